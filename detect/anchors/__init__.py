@@ -1,0 +1,1 @@
+"""Anchors from data: the shapes, how good they are, and the file that holds them."""

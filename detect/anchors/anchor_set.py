@@ -1,0 +1,185 @@
+"""AnchorSet: shapes on pyramid levels, the resize rule they were made for, and ``anchors.yaml``, the file that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import yaml
+from jaxtyping import Float64
+from msgspec import Meta, Struct
+from numpy import ndarray
+
+from detect.errors import AnchorFileError, ResizeError
+from detect.files import write_whole
+from detect.resize import parse_resize
+
+FORMAT = 1
+DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes
+CENTER_OF_CELL = 0.5
+MAX_FILE_BYTES = 2**20
+
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class AnchorLevel(Struct, frozen=True):
+    """One pyramid level: its stride in pixels and its shapes, (width, height) in pixels after the resize rule."""
+
+    name: str
+    stride: Annotated[int, Meta(ge=1, le=2**20)]
+    shapes: list[tuple[Positive, Positive]]
+
+
+class SourceFile(Struct, frozen=True):
+    """A file that anchors were fitted to, and the SHA-256 of its bytes."""
+
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str) -> SourceFile:
+        digest = hashlib.sha256()
+        with open(path, "rb") as stream:
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
+        return cls(path, digest.hexdigest())
+
+
+class _AnchorFile(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    format: int
+    resize: str
+    levels: Annotated[list[AnchorLevel], Meta(min_length=1)]
+    center_offset: Annotated[float, Meta(ge=0, le=1)] = CENTER_OF_CELL
+    scores: dict[str, float] = {}
+    sources: list[SourceFile] = []
+    command: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class AnchorSet:
+    """Anchors as they are passed around: by commands, by heads, between frameworks.
+
+    ``levels`` run from the finest stride to the coarsest; within a level shapes keep their order, which is the order of the
+    head's channels. ``center_offset`` is where anchors sit in a cell: 0.5, its middle, or 0, its corner.
+
+    >>> anchors = AnchorSet.of([[(10, 20), (30, 20)], [(60, 60)]], strides=(8, 16), resize="letterbox:640")
+    >>> anchors.num_anchors, [level.name for level in anchors.levels]
+    (3, ['P3', 'P4'])
+    >>> anchors.shapes
+    array([[10., 20.],
+           [30., 20.],
+           [60., 60.]])
+    """
+
+    levels: tuple[AnchorLevel, ...]
+    resize: str = "none"
+    center_offset: float = CENTER_OF_CELL
+    name: str = "anchors"
+    scores: Mapping[str, float] = field(default_factory=dict)
+    sources: tuple[SourceFile, ...] = ()
+    command: str = ""
+    version: str = ""
+
+    @classmethod
+    def of(cls, shapes: Sequence[Sequence[tuple[float, float]]], *, strides: Sequence[int], **fields: Any) -> AnchorSet:
+        """From one list of (width, height) for each stride; ``fields`` are those of the class."""
+        pairs = sorted(zip(strides, shapes, strict=True), key=lambda pair: pair[0])
+        levels = [
+            AnchorLevel(level_name(stride), stride, [(_rounded(w), _rounded(h)) for w, h in level])
+            for stride, level in pairs
+        ]
+        return cls(tuple(levels), **fields)
+
+    @property
+    def shapes(self) -> Float64[ndarray, "a 2"]:
+        """All shapes, sorted by area."""
+        shapes = np.array([shape for level in self.levels for shape in level.shapes], float).reshape(-1, 2)
+        return shapes[np.lexsort((shapes[:, 0], shapes.prod(axis=1)))]
+
+    @property
+    def num_anchors(self) -> int:
+        return sum(len(level.shapes) for level in self.levels)
+
+    def save(self, path: Path) -> None:
+        """Write ``anchors.yaml``: whole or not at all."""
+        write_whole(path, self.to_yaml())
+
+    def to_yaml(self) -> str:
+        """The text of ``anchors.yaml``."""
+        content = _AnchorFile(
+            format=FORMAT,
+            resize=self.resize,
+            levels=list(self.levels),
+            center_offset=self.center_offset,
+            scores=dict(self.scores),
+            sources=list(self.sources),
+            command=self.command,
+            version=self.version,
+        )
+        header = "# Shapes are [width, height] in pixels after the resize rule, on levels from fine to coarse.\n"
+        builtin = msgspec.to_builtins(content)
+        return header + yaml.dump(builtin, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+    @classmethod
+    def load(cls, path: Path) -> AnchorSet:
+        """Read ``anchors.yaml``.
+
+        Raises:
+            AnchorFileError: the file is not there, not YAML, or a field is missing or wrong; the message names it.
+        """
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise AnchorFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: not an anchors file")
+            content = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), _AnchorFile)
+            parse_resize(content.resize)
+        except OSError as error:
+            raise AnchorFileError(f"{path}: {error.strerror or error}") from None
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise AnchorFileError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        except msgspec.ValidationError as error:
+            raise AnchorFileError(f"{path}: not an anchors file: {str(error).replace('`', '')}") from None
+        except ResizeError as error:
+            raise AnchorFileError(f"{path}: {error}") from None
+        if content.format != FORMAT:
+            raise AnchorFileError(f"{path}: format {content.format}, this version reads format {FORMAT}")
+        levels = tuple(sorted(content.levels, key=lambda level: level.stride))
+        return cls(
+            levels=levels,
+            resize=content.resize,
+            center_offset=content.center_offset,
+            name=str(path),
+            scores=content.scores,
+            sources=tuple(content.sources),
+            command=content.command,
+            version=content.version,
+        )
+
+
+def level_name(stride: int) -> str:
+    """P and the number of halvings, for a power of two; otherwise the stride itself.
+
+    >>> level_name(8), level_name(12)
+    ('P3', 'stride12')
+    """
+    return f"P{stride.bit_length() - 1}" if stride & (stride - 1) == 0 else f"stride{stride}"
+
+
+def _rounded(extent: float) -> float:
+    return float(f"{extent:.{DIGITS}g}")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style, but pairs of numbers on one line."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        flow_style = all(isinstance(item, int | float) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=flow_style)
+
+
+_Dumper.add_representer(tuple, _Dumper.represent_list)

@@ -1,0 +1,154 @@
+"""From boxes to an AnchorSet: count shapes, cluster them, put them on pyramid levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.clustering import EuclideanKMeans, IoUKMeans, ShapeClustering
+from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.mixture import LogGaussianMixture
+from detect.anchors.pyramid import levels_of_shapes, place_shapes
+from detect.errors import FitError
+
+METHODS = ("kmeans", "euclidean", "log-euclidean", "mixture")
+COARSE_CELLS_PER_OCTAVE = 16  # starts run on this many; the best of them is then improved on the full histogram
+CURVE_KS = tuple(range(1, 16))
+MAX_ANCHORS = 1000
+
+
+@dataclass(frozen=True)
+class KCurve:
+    """Average IoU for each number of shapes, and its knee: where more shapes begin to buy little."""
+
+    average_iou: Mapping[int, float]
+    knee: int
+
+
+def fit_anchors(
+    instances: ResizedInstances,
+    *,
+    k: int = 9,
+    per_level: int | None = None,
+    method: str = "kmeans",
+    strides: Sequence[int] = (8, 16, 32, 64, 128),
+    seed: int = 0,
+    covariance_type: str = "full",
+    shrinkage: str | None = None,
+) -> AnchorSet:
+    """Anchors for the instances of a dataset, on pyramid levels.
+
+    Args:
+        instances: boxes after the detector's resize rule.
+        k: number of shapes in all, each put on the level of its size.
+        per_level: instead of ``k``: split the boxes by size over the levels, and fit this many shapes to each level's
+            boxes, as frameworks want it whose heads are shared by all levels.
+        method: one of ``METHODS``.
+        strides: of the pyramid's levels, in pixels.
+        seed: of the random starts; equal input and seed give equal anchors, whatever the order of the boxes.
+        covariance_type, shrinkage: of the mixture, see :class:`LogGaussianMixture`.
+
+    Raises:
+        FitError: no usable boxes, or fewer distinct shapes than asked for.
+    """
+    if method not in METHODS:
+        raise FitError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if not 1 <= (per_level or k) <= MAX_ANCHORS:
+        raise FitError(f"the number of anchors must lie between 1 and {MAX_ANCHORS}, got {per_level or k}")
+    _require_boxes(instances)
+    settings = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
+    resize = str(instances.rule)
+    if per_level is None:
+        shapes = fit_shapes(ShapeHistogram.of(instances.shapes), k, method, **settings)
+        placed = place_shapes(shapes, strides)
+        return AnchorSet(placed.levels, resize=resize)
+    strides = sorted(strides)
+    level_of = levels_of_shapes(instances.shapes, strides)
+    used = np.unique(level_of)  # a level without boxes gets no anchors
+    groups = []
+    for level in used:
+        histogram = ShapeHistogram.of(instances.shapes[level_of == level])
+        try:
+            shapes = fit_shapes(histogram, per_level, method, **settings)
+        except FitError as error:
+            stride = strides[level]
+            raise FitError(f"level of stride {stride}: {error}, or leave the level out (--levels)") from None
+        groups.append([(float(width), float(height)) for width, height in shapes])
+    return AnchorSet.of(groups, strides=[strides[level] for level in used], resize=resize)
+
+
+def fit_shapes(
+    histogram: ShapeHistogram,
+    k: int,
+    method: str = "kmeans",
+    *,
+    seed: int = 0,
+    covariance_type: str = "full",
+    shrinkage: str | None = None,
+) -> Float64[ndarray, "k 2"]:
+    """k shapes for a histogram, sorted by area."""
+    makers: dict[str, Callable[[], ShapeClustering]] = {
+        "euclidean": lambda: EuclideanKMeans(k, random_state=seed),
+        "log-euclidean": lambda: EuclideanKMeans(k, log=True, random_state=seed),
+        "mixture": lambda: LogGaussianMixture(
+            k, covariance_type=covariance_type, shrinkage=shrinkage, random_state=seed
+        ),
+        "kmeans": lambda: IoUKMeans(k, init=_coarse_start(histogram, k, seed), random_state=seed),
+    }
+    model: Any = makers[method]()
+    centers: Float64[ndarray, "k 2"] = model.fit(histogram.shapes, sample_weight=histogram.counts).cluster_centers_
+    return centers
+
+
+def k_curve(histogram: ShapeHistogram, ks: Sequence[int] = CURVE_KS, *, seed: int = 0) -> KCurve:
+    """Average IoU over numbers of shapes, on a coarse histogram: it is there to be looked at."""
+    coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE // 2)
+    scores = {}
+    for k in ks:
+        if k <= len(coarse):
+            model = IoUKMeans(k, n_init=5, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts)
+            scores[k] = model.score(histogram.shapes, sample_weight=histogram.counts)
+    return KCurve(scores, knee(scores))
+
+
+def knee(scores: Mapping[int, float]) -> int:
+    """The point of a rising, flattening curve that lies highest above the chord between its ends (Satopaa et al. 2011).
+
+    >>> knee({1: 0.2, 2: 0.5, 3: 0.58, 4: 0.61, 5: 0.63})
+    2
+    """
+    ks, heights = np.array(list(scores), float), np.array(list(scores.values()))
+    if len(ks) < 3:
+        return int(ks[-1])
+    chord = heights[0] + (heights[-1] - heights[0]) * (ks - ks[0]) / (ks[-1] - ks[0])
+    return int(ks[np.argmax(heights - chord)])
+
+
+def _coarse_start(histogram: ShapeHistogram, k: int, seed: int) -> Float64[ndarray, "k 2"] | str:
+    coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE)
+    if len(coarse) < k:
+        return "k-means++"
+    model: Any = IoUKMeans(k, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts)
+    centers: Float64[ndarray, "k 2"] = model.cluster_centers_
+    return centers
+
+
+def _coarsened(histogram: ShapeHistogram, cells_per_octave: int) -> ShapeHistogram:
+    return ShapeHistogram.of(histogram.shapes, counts=histogram.counts, cells_per_octave=cells_per_octave)
+
+
+def _require_boxes(instances: ResizedInstances) -> None:
+    if len(instances):
+        return
+    dataset = instances.dataset
+    crowd = f", {len(dataset.crowd)} are crowd regions" if len(dataset.crowd) else ""
+    first = f": {dataset.refused[0]}" if dataset.refused else ""
+    where = ", ".join(dataset.files)
+    raise FitError(f"{where}: no usable boxes; {len(dataset.refused)} entries refused{crowd}{first}")

@@ -1,0 +1,80 @@
+"""Box arithmetic. Boxes are (x0, y0, x1, y1) in continuous pixels unless a name says xywh; shapes are (width, height)."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+
+def xywh_to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
+    """Corner and size to two corners.
+
+    >>> xywh_to_xyxy(np.array([[10.0, 20.0, 30.0, 40.0]]))
+    array([[10., 20., 40., 60.]])
+    """
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
+
+def xyxy_to_xywh(boxes: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
+    """Two corners to corner and size.
+
+    >>> xyxy_to_xywh(np.array([[10.0, 20.0, 40.0, 60.0]]))
+    array([[10., 20., 30., 40.]])
+    """
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def clip_boxes(boxes: Float64[ndarray, "n 4"], image_wh: Float64[ndarray, "n 2"]) -> Float64[ndarray, "n 4"]:
+    """Cut each box to its own image; a box wholly outside becomes empty.
+
+    >>> clip_boxes(np.array([[-5.0, 2.0, 8.0, 12.0]]), np.array([[10.0, 10.0]]))
+    array([[ 0.,  2.,  8., 10.]])
+    """
+    limits = np.concatenate([image_wh, image_wh], axis=1)
+    return np.clip(boxes, 0.0, limits)
+
+
+def shape_iou(shapes: Float64[ndarray, "n d"], shape: Float64[ndarray, " d"]) -> Float64[ndarray, " n"]:
+    """IoU of each shape with one other when both share a centre; in two dimensions (width, height), or any other number.
+
+    1 - IoU is a metric on shapes: the Jaccard distance of boxes that share a corner.
+
+    >>> shape_iou(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([10.0, 10.0]))
+    array([1.        , 0.33333333])
+    """
+    columns = np.ascontiguousarray(shapes.T)
+    return _iou_of_columns(columns, columns.prod(axis=0), shape)
+
+
+def best_shape_iou(
+    shapes: Float64[ndarray, "n d"], others: Float64[ndarray, "a d"]
+) -> tuple[Float64[ndarray, " n"], Int64[ndarray, " n"]]:
+    """The best IoU of each shape with any of the others, and which one gives it (the first on ties).
+
+    Memory is O(n), whatever the number of others.
+
+    >>> best_shape_iou(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([[10.0, 10.0], [16.0, 5.0]]))
+    (array([1. , 0.8]), array([0, 1]))
+    """
+    columns = np.ascontiguousarray(shapes.T)  # a product over a short last axis is several times slower
+    volumes = columns.prod(axis=0)
+    best = np.full(len(shapes), -1.0)
+    which = np.zeros(len(shapes), np.int64)
+    for index, other in enumerate(others):
+        iou = _iou_of_columns(columns, volumes, other)
+        better = iou > best
+        np.copyto(best, iou, where=better)
+        np.copyto(which, index, where=better)
+    return best, which
+
+
+def _iou_of_columns(
+    columns: Float64[ndarray, "d n"], volumes: Float64[ndarray, " n"], shape: Float64[ndarray, " d"]
+) -> Float64[ndarray, " n"]:
+    intersection = np.minimum(columns[0], shape[0])
+    for column, extent in zip(columns[1:], shape[1:], strict=True):
+        intersection *= np.minimum(column, extent)
+    union = volumes - intersection
+    union += shape.prod()
+    return np.divide(intersection, union, out=intersection)

@@ -1,0 +1,259 @@
+"""COCO JSON to rows: typed decoding that reads only the fields asked for and steps over the rest (polygons, licences).
+
+A file whose every entry has the right types is decoded in one pass. One that does not, or that spells NaN as Python's
+json module does, is read again entry by entry, and each entry that cannot be read becomes a :class:`Finding`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from gzip import BadGzipFile, GzipFile
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from detect.errors import CocoError
+
+EXPECTED = "expected a COCO file: an object with images, annotations and categories"
+NO_ID = -1
+MAX_JSON_BYTES = 16 * 2**30  # refused beyond this before memory is taken, also while unpacking .gz
+CHUNK_BYTES = 16 * 2**20
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """Something wrong with one entry of a file, in words; ``annotation_id`` is None where an image is at fault."""
+
+    file: str
+    annotation_id: int | None
+    image_id: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        names = [] if self.annotation_id is None else [f"annotation {self.annotation_id}"]
+        names += [] if self.image_id is None else [f"image {self.image_id}"]
+        return f"{self.file}: {', '.join(names) or 'an entry'}: {self.reason}"
+
+
+Id = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits the columns
+
+
+class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Annotation(Struct, gc=False):
+    image_id: Id
+    category_id: Id
+    bbox: Box | None = None
+    id: Id = NO_ID
+    iscrowd: int | bool = 0
+    area: float | None = None
+
+
+class KeypointAnnotation(Annotation, gc=False):
+    keypoints: list[float] | None = None
+
+
+class Image(Struct, gc=False):
+    id: Id
+    width: Id
+    height: Id
+    file_name: str = ""
+
+
+class Category(Struct, gc=False):
+    id: Id
+    name: str = ""
+
+
+class _File(Struct):
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category] | None = None
+
+
+class _KeypointFile(Struct):
+    images: list[Image]
+    annotations: list[KeypointAnnotation]
+    categories: list[Category] | None = None
+
+
+@dataclass
+class Rows:
+    """The readable entries of one file, and what could not be read."""
+
+    file: str
+    images: Sequence[Image]
+    annotations: Sequence[Annotation]
+    categories: Sequence[Category] | None
+    faults: list[Finding] = field(default_factory=list)
+
+
+def read_rows(path: Path, *, keypoints: bool = False, progress: Progress | None = None) -> Rows:
+    """Decode one ``.json`` or ``.json.gz`` file.
+
+    Raises:
+        CocoError: the file cannot be opened, is not JSON, or is not COCO; the message says what it is instead.
+    """
+    try:
+        with open(path, "rb") as stream:
+            magic = stream.read(2)
+            if not magic:
+                raise CocoError(f"{path}: the file is empty: {EXPECTED}")
+            if path.stat().st_size > MAX_JSON_BYTES:
+                raise CocoError(f"{path}: larger than {MAX_JSON_BYTES >> 30} GiB: cut it into shards")
+            if magic == b"\x1f\x8b":
+                return _decode(_unpack(path, progress), path, keypoints)
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _decode(data, path, keypoints)
+    except IsADirectoryError:
+        raise CocoError(f"{path}: a folder: give the JSON file in it, or a pattern such as {path}/*.json") from None
+    except OSError as error:
+        raise CocoError(f"{path}: {error.strerror or error}") from None
+
+
+def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Rows:
+    """The rows of a COCO structure that is already in memory, entry by entry.
+
+    Raises:
+        CocoError: it is not COCO; the message says what it is instead.
+    """
+    _require_coco(content, file)
+    faults: list[Finding] = []
+    entry_type = KeypointAnnotation if keypoints else Annotation
+    images = _convert(content["images"], Image, file, faults)
+    annotations = _convert(content["annotations"], entry_type, file, faults)
+    categories = content.get("categories")
+    if categories is not None:
+        categories = _convert(categories, Category, file, faults)
+    return Rows(file, images, annotations, categories, faults)
+
+
+def _unpack(path: Path, progress: Progress | None) -> bytes:
+    packed_bytes = path.stat().st_size
+    parts: list[bytes] = []
+    unpacked_bytes = 0
+    try:
+        with open(path, "rb") as stream, GzipFile(fileobj=stream) as unpacked:
+            while part := unpacked.read(CHUNK_BYTES):
+                parts.append(part)
+                unpacked_bytes += len(part)
+                if unpacked_bytes > MAX_JSON_BYTES:
+                    raise CocoError(f"{path}: unpacks to more than {MAX_JSON_BYTES >> 30} GiB: cut it into shards")
+                if progress:
+                    progress(f"unpacking {path.name}", min(stream.tell(), packed_bytes), packed_bytes)
+    except (BadGzipFile, EOFError, zlib.error) as error:
+        raise CocoError(f"{path}: a damaged or truncated .gz file ({error})") from None
+    return b"".join(parts)
+
+
+def _decode(data: bytes | mmap.mmap, path: Path, keypoints: bool) -> Rows:
+    try:
+        file = msgspec.json.decode(data, type=_KeypointFile if keypoints else _File)
+        return Rows(str(path), file.images, file.annotations, file.categories)
+    except msgspec.ValidationError:
+        pass  # valid so far as it was read, but some entry is not as expected: find which
+    except msgspec.DecodeError as error:
+        if "truncated" in str(error):
+            raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
+    except (RecursionError, UnicodeDecodeError):
+        pass
+    return rows_from_object(_parse_plainly(bytes(data), path), file=str(path), keypoints=keypoints)
+
+
+def _parse_plainly(data: bytes, path: Path) -> Any:
+    """Python's own reader: slower, but it takes NaN and a byte order mark, and says where the text goes wrong."""
+    try:
+        return json.loads(data, object_hook=_without_polygons)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise CocoError(f"{path}: not JSON ({where}): {EXPECTED}") from None
+    except UnicodeDecodeError as error:
+        raise CocoError(f"{path}: not text (byte {error.start:,} is not {error.encoding}): {EXPECTED}") from None
+    except RecursionError:
+        raise CocoError(f"{path}: nested too deeply: {EXPECTED}") from None
+    except ValueError as error:  # a whole number of more digits than Python converts
+        raise CocoError(f"{path}: a number is too long ({str(error).split(';')[0]})") from None
+
+
+def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)  # the bulk of a file, let go while it is read
+    return entry
+
+
+def _require_coco(content: Any, file: str) -> None:
+    if isinstance(content, list):
+        first = content[0] if content else None
+        scored = isinstance(first, Mapping) and "score" in first
+        what = "a results file (a list of detections with scores)" if scored else "a list at the top"
+        raise CocoError(f"{file}: {what}: {EXPECTED}")
+    if not isinstance(content, Mapping):
+        raise CocoError(f"{file}: {_kind(content)} at the top: {EXPECTED}")
+    for name in ("images", "annotations"):
+        if name not in content:
+            has = ", ".join(sorted(map(str, content))[:8]) or "nothing"
+            raise CocoError(f"{file}: no {name!r} in it (it has {has}): {EXPECTED}")
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content.get(name, []), list | tuple):
+            raise CocoError(f"{file}: {name!r} is {_kind(content[name])}, not a list: {EXPECTED}")
+
+
+def _convert(entries: Iterable[Any], entry_type: type[Any], file: str, faults: list[Finding]) -> list[Any]:
+    rows = []
+    for number, entry in enumerate(entries):
+        try:
+            rows.append(msgspec.convert(_plain(entry), entry_type))
+        except msgspec.ValidationError as error:
+            faults.append(_fault(entry, number, entry_type, str(error), file))
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, which a structure made in Python may hold, to Python's."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if key != "segmentation"}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _fault(entry: Any, number: int, entry_type: type[Any], error: str, file: str) -> Finding:
+    kind = "annotation" if issubclass(entry_type, Annotation) else entry_type.__name__.lower()
+    if not isinstance(entry, Mapping):
+        return Finding(file, None, None, f"entry {number} of the {kind} list is {_kind(entry)}, not an object")
+    message, _, where = error.partition(" - at ")
+    reason = f"{where.strip('`').removeprefix('$.')}: {message}".removeprefix(": ").replace("`", "")
+    own_id = _whole(entry.get("id"))
+    if kind == "annotation":
+        box = entry.get("bbox")
+        if isinstance(box, list | tuple) and len(box) != 4:
+            reason = f"bbox has {len(box)} numbers, not 4 (x, y, width, height)"
+        named = own_id if own_id is not None else NO_ID
+        return Finding(file, named, _whole(entry.get("image_id")), reason)
+    place = f"entry {number} of the {kind} list: {reason}"
+    return Finding(file, None, own_id if kind == "image" else None, place)
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _kind(value: Any) -> str:
+    names = {str: "a text", bool: "true or false", type(None): "null", dict: "an object", list: "a list"}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "a number" if math.isfinite(value) else str(value)
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,43 @@
+"""What a user can get wrong, as a tree.
+
+DetectError                 one line on stderr and exit code 2; anything else is our bug and keeps its traceback
+├── CocoError               a file that is not COCO, or (strict) an annotation that cannot be used
+├── ResizeError             a resize rule that does not parse
+├── AnchorFileError         an anchors file that cannot be read, or a name that is not known
+├── ConfigError             a configuration file with a wrong field
+├── FitError                data that cannot give the anchors asked for
+├── ConvertError            anchors that a framework's format cannot hold
+└── MissingExtraError       an optional package that is not installed; the message names the extra
+"""
+
+
+class DetectError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class CocoError(DetectError, ValueError):
+    """A file that is not COCO, or an annotation that cannot be used."""
+
+
+class ResizeError(DetectError, ValueError):
+    """A resize rule that does not parse."""
+
+
+class AnchorFileError(DetectError, ValueError):
+    """An anchors file that cannot be read, or a name that is not known."""
+
+
+class ConfigError(DetectError, ValueError):
+    """A configuration file with a wrong field."""
+
+
+class FitError(DetectError, ValueError):
+    """Data that cannot give the anchors asked for."""
+
+
+class ConvertError(DetectError, ValueError):
+    """Anchors that a framework's format cannot hold."""
+
+
+class MissingExtraError(DetectError, ImportError):
+    """An optional package that is not installed."""

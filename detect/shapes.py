@@ -1,0 +1,28 @@
+"""The words and axes used everywhere in this package.
+
+Axes in array annotations, one letter each::
+
+    b  images of a batch          c  classes
+    n  instances (boxes)          d  channels, or the extents of a shape (2: width, height)
+    a  anchors                    j  joints (landmark types)
+    l  pyramid levels             h w  rows and columns of cells
+
+Boxes
+    Inside the package ``(x0, y0, x1, y1)`` in continuous pixels: pixel i covers [i, i + 1), its centre is i + 0.5.
+    In COCO files, and in the columns read from them, ``(x, y, width, height)``.
+Shapes
+    ``(width, height)`` in pixels after the detector's resize rule. The aspect ratio is height / width, as in
+    torchvision, detectron2 and mmdetection.
+Sizes
+    ``image_wh`` is (width, height), ``image_hw`` is (height, width): a name carries its order. A length carries its
+    unit: ``stride_px``, ``sigma_cells``.
+Size bands
+    small, medium, large: square root of width * height below 32, from 32 to 96, from 96 pixels (COCO's limits, here
+    taken after the resize rule).
+Placing
+    Cell i of a level with stride s has its centre at (i + center_offset) * s: 0.5 is the middle of the cell; 0, its
+    corner, is what torchvision, detectron2 and mmdetection use.
+"""
+
+SMALL_MEDIUM_PX = 32.0  # COCO's area limits 32**2 and 96**2, pycocotools.cocoeval.Params
+MEDIUM_LARGE_PX = 96.0
