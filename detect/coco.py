@@ -67,8 +67,15 @@ class Annotations:
     def take(self, rows: Int64[ndarray, " m"]) -> Annotations:
         """These rows, in this order."""
         keypoints = None if self.keypoints is None else tuple(self.keypoints[row] for row in rows)
-        columns = (self.ids, self.image_rows, self.category_ids, self.boxes_xywh, self.iscrowd, self.area)
-        return Annotations(*(column[rows] for column in columns), keypoints=keypoints)
+        return Annotations(
+            self.ids[rows],
+            self.image_rows[rows],
+            self.category_ids[rows],
+            self.boxes_xywh[rows],
+            self.iscrowd[rows],
+            self.area[rows],
+            keypoints,
+        )
 
 
 @dataclass(frozen=True)
@@ -278,9 +285,9 @@ def _sift(
     tests: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
         (rows.image_rows == NO_ROW, unknown_image),
         (_unknown(rows.category_ids, categories), lambda row: f"no category has the id {rows.category_ids[row]}"),
-        (~raw.has_box, lambda row: "it has no bbox"),
+        (~raw.has_box, lambda _: "it has no bbox"),
         (~np.isfinite(boxes).all(axis=1), lambda row: f"bbox {_text(boxes[row])} is not finite"),
-        ((size <= 0).any(axis=1), not_positive),
+        (np.any(size <= 0, axis=1), not_positive),
         (outside, lambda row: f"bbox {_text(boxes[row])} lies wholly outside its {_by(image_wh[row])} image"),
     ]
     usable = np.ones(len(rows), bool)
@@ -288,7 +295,7 @@ def _sift(
     for fails, reason in tests:
         failing = np.flatnonzero(fails & usable)
         usable[failing] = False
-        findings += [raw.finding(row, reason(row)) for row in failing]
+        findings += [raw.finding(row, reason(row)) for row in failing.tolist()]
     return np.flatnonzero(usable), findings
 
 
@@ -316,7 +323,7 @@ def _tidy(raw: _Raw, images: Images) -> tuple[Annotations, list[Finding]]:
     corner, size = boxes_xywh[:, :2], boxes_xywh[:, 2:]
     partly_outside = ((corner < -FLOAT_NOISE_PX) | (corner + size > image_wh + FLOAT_NOISE_PX)).any(axis=1)
     odd = []
-    for row in np.flatnonzero(partly_outside):
+    for row in np.flatnonzero(partly_outside).tolist():
         reason = f"bbox {_text(boxes_xywh[row])} reaches outside its {_by(image_wh[row])} image: clipped"
         odd.append(raw.finding(row, reason))
     clipped = clip_boxes(xywh_to_xyxy(boxes_xywh[partly_outside]), image_wh[partly_outside].astype(float))
@@ -329,10 +336,12 @@ def _tidy(raw: _Raw, images: Images) -> tuple[Annotations, list[Finding]]:
 def _repeated_ids(raw: _Raw) -> list[Finding]:
     ids = raw.annotations.ids
     values, counts = np.unique(ids, return_counts=True)
-    findings = [raw.finding(row, "it has no id: kept") for row in np.flatnonzero(ids == NO_ID)]
-    for row in np.flatnonzero(np.isin(ids, values[(counts > 1) & (values != NO_ID)])):
-        findings.append(raw.finding(row, f"its id stands {counts[np.searchsorted(values, ids[row])]} times: kept"))
-    return findings
+    times = dict(zip(values[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
+    repeated = np.flatnonzero(np.isin(ids, [value for value in times if value != NO_ID])).tolist()
+    missing = np.flatnonzero(ids == NO_ID).tolist()
+    return [raw.finding(row, "it has no id: kept") for row in missing] + [
+        raw.finding(row, f"its id stands {times[int(ids[row])]} times: kept") for row in repeated
+    ]
 
 
 def _repeated_boxes(raw: _Raw) -> list[Finding]:
@@ -342,7 +351,7 @@ def _repeated_boxes(raw: _Raw) -> list[Finding]:
     values, counts = np.unique(mixed, return_counts=True)
     first: dict[tuple[float, ...], int] = {}
     findings = []
-    for row in np.flatnonzero(np.isin(mixed, values[counts > 1])):
+    for row in np.flatnonzero(np.isin(mixed, values[counts > 1])).tolist():
         other = first.setdefault((rows.image_rows[row], *rows.boxes_xywh[row]), row)
         if other != row:
             same = rows.category_ids[other] == rows.category_ids[row]

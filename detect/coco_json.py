@@ -110,7 +110,7 @@ def read_rows(path: Path, *, keypoints: bool = False, progress: Progress | None 
         CocoError: the file cannot be opened, is not JSON, or is not COCO; the message says what it is instead.
     """
     try:
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             magic = stream.read(2)
             if not magic:
                 raise CocoError(f"{path}: the file is empty: {EXPECTED}")
@@ -148,7 +148,7 @@ def _unpack(path: Path, progress: Progress | None) -> bytes:
     parts: list[bytes] = []
     unpacked_bytes = 0
     try:
-        with open(path, "rb") as stream, GzipFile(fileobj=stream) as unpacked:
+        with path.open("rb") as stream, GzipFile(fileobj=stream) as unpacked:
             while part := unpacked.read(CHUNK_BYTES):
                 parts.append(part)
                 unpacked_bytes += len(part)
@@ -163,7 +163,7 @@ def _unpack(path: Path, progress: Progress | None) -> bytes:
 
 def _decode(data: bytes | mmap.mmap, path: Path, keypoints: bool) -> Rows:
     try:
-        file = msgspec.json.decode(data, type=_KeypointFile if keypoints else _File)
+        file: Any = msgspec.json.decode(data, type=_KeypointFile if keypoints else _File)
         return Rows(str(path), file.images, file.annotations, file.categories)
     except msgspec.ValidationError:
         pass  # valid so far as it was read, but some entry is not as expected: find which
@@ -217,7 +217,7 @@ def _convert(entries: Iterable[Any], entry_type: type[Any], file: str, faults: l
     for number, entry in enumerate(entries):
         try:
             rows.append(msgspec.convert(_plain(entry), entry_type))
-        except msgspec.ValidationError as error:
+        except msgspec.ValidationError as error:  # noqa: PERF203 - each entry on its own
             faults.append(_fault(entry, number, entry_type, str(error), file))
     return rows
 

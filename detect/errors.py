@@ -7,6 +7,7 @@ DetectError                 one line on stderr and exit code 2; anything else is
 ├── ConfigError             a configuration file with a wrong field
 ├── FitError                data that cannot give the anchors asked for
 ├── ConvertError            anchors that a framework's format cannot hold
+├── OutputError             a result that cannot be written where it was asked for
 └── MissingExtraError       an optional package that is not installed; the message names the extra
 """
 
@@ -37,6 +38,10 @@ class FitError(DetectError, ValueError):
 
 class ConvertError(DetectError, ValueError):
     """Anchors that a framework's format cannot hold."""
+
+
+class OutputError(DetectError, OSError):
+    """A result that cannot be written where it was asked for."""
 
 
 class MissingExtraError(DetectError, ImportError):

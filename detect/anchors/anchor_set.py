@@ -1,4 +1,4 @@
-"""AnchorSet: shapes on pyramid levels, the resize rule they were made for, and ``anchors.yaml``, the file that holds them."""
+"""AnchorSet: shapes on pyramid levels, the resize rule they were made for, and their file, ``anchors.yaml``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SourceFile(Struct, frozen=True):
     @classmethod
     def of(cls, path: str) -> SourceFile:
         digest = hashlib.sha256()
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             while chunk := stream.read(2**20):
                 digest.update(chunk)
         return cls(path, digest.hexdigest())

@@ -8,6 +8,7 @@ and a weight of w is w copies.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ LARGEST_STRETCH = 8.0
 SMALLEST_GAIN = 1e-7  # relative: below it a start has converged
 
 
-class ShapeClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What is common to all: checks of the data, centres sorted by area, and how good they are in IoU."""
 
     n_clusters: int
@@ -65,8 +66,11 @@ class ShapeClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         return float(np.average(best_shape_iou(X, self.cluster_centers_)[0], weights=weights))
 
-    def _fit_distinct(self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]) -> Any:
-        raise TypeError(f"{type(self).__name__} says nothing of how it clusters")
+    @abstractmethod
+    def _fit_distinct(
+        self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]
+    ) -> Float64[ndarray, "k d"]:
+        """Centres for different shapes of positive weight, in a fixed order."""
 
     def _validated(self, X: Any, *, reset: bool) -> Float64[ndarray, "n d"]:
         X = validate_data(self, X, dtype=np.float64, reset=reset)
@@ -160,7 +164,9 @@ class IoUKMeans(ShapeClustering):
         """Lloyd's iteration with stretched steps: the summed IoU reached, the number of updates, the centres."""
         best, update, stretch = -np.inf, centers, 1.0
         trial = centers
-        for iteration in range(1, self.max_iter + 1):
+        updates = 0
+        while updates < self.max_iter:
+            updates += 1
             iou, labels = best_shape_iou(members.shapes, trial)
             total = float(members.weights @ iou)
             if total > best * (1 + SMALLEST_GAIN):
@@ -173,7 +179,7 @@ class IoUKMeans(ShapeClustering):
             else:
                 stretch = 1.0
             trial = centers * (update / centers) ** stretch
-        return best, iteration, centers
+        return best, updates, centers
 
 
 class EuclideanKMeans(ShapeClustering):

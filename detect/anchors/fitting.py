@@ -53,7 +53,8 @@ def fit_anchors(
         method: one of ``METHODS``.
         strides: of the pyramid's levels, in pixels.
         seed: of the random starts; equal input and seed give equal anchors, whatever the order of the boxes.
-        covariance_type, shrinkage: of the mixture, see :class:`LogGaussianMixture`.
+        covariance_type: of the mixture, see :class:`LogGaussianMixture`.
+        shrinkage: likewise.
 
     Raises:
         FitError: no usable boxes, or fewer distinct shapes than asked for.
@@ -63,12 +64,12 @@ def fit_anchors(
     if not 1 <= (per_level or k) <= MAX_ANCHORS:
         raise FitError(f"the number of anchors must lie between 1 and {MAX_ANCHORS}, got {per_level or k}")
     _require_boxes(instances)
-    settings = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
+    settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     resize = str(instances.rule)
     if per_level is None:
         shapes = fit_shapes(ShapeHistogram.of(instances.shapes), k, method, **settings)
         placed = place_shapes(shapes, strides)
-        return AnchorSet(placed.levels, resize=resize)
+        return AnchorSet(placed.levels, resize=resize, name="fitted")
     strides = sorted(strides)
     level_of = levels_of_shapes(instances.shapes, strides)
     used = np.unique(level_of)  # a level without boxes gets no anchors
@@ -81,7 +82,7 @@ def fit_anchors(
             stride = strides[level]
             raise FitError(f"level of stride {stride}: {error}, or leave the level out (--levels)") from None
         groups.append([(float(width), float(height)) for width, height in shapes])
-    return AnchorSet.of(groups, strides=[strides[level] for level in used], resize=resize)
+    return AnchorSet.of(groups, strides=[strides[level] for level in used], resize=resize, name="fitted")
 
 
 def fit_shapes(

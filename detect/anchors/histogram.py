@@ -123,6 +123,8 @@ class ShapeHistogram:
             )
         )
 
+    __hash__ = None  # type: ignore[assignment] # compared by value, as arrays are
+
     def __len__(self) -> int:
         """Number of occupied cells."""
         return len(self.counts)

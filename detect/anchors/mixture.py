@@ -7,6 +7,7 @@ that Ledoit and Wolf (2004) or Chen et al. (2010, OAS) derive from the data; dia
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from sklearn.mixture import GaussianMixture
 
 from detect.anchors.clustering import ShapeClustering
 from detect.errors import FitError
+
+Shrinkage = Callable[[Float64[ndarray, "n d"], Float64[ndarray, " n"], Float64[ndarray, "d d"]], float]
 
 
 class LogGaussianMixture(ShapeClustering):
@@ -111,9 +114,9 @@ class _WeightedMixture(GaussianMixture):  # type: ignore[misc]
 
     def _initialize(self, X: Float64[ndarray, "n d"], resp: Float64[ndarray, "n k"], **kwargs: Any) -> None:
         super()._initialize(X, resp * self.row_weights[:, None], **kwargs)
-        self.weights_ = self.weights_ / self.weights_.sum()
+        self.weights_: Float64[ndarray, " k"] = self.weights_ / self.weights_.sum()
 
-    def _e_step(self, X: Float64[ndarray, "n d"], **kwargs: Any) -> tuple[float, Float64[ndarray, "n k"]]:
+    def _e_step(self, X: Float64[ndarray, "n d"], **_: Any) -> tuple[float, Float64[ndarray, "n k"]]:
         log_prob, log_resp = self._estimate_log_prob_resp(X)
         return float(np.average(log_prob, weights=self.row_weights)), log_resp
 
@@ -121,13 +124,13 @@ class _WeightedMixture(GaussianMixture):  # type: ignore[misc]
         super()._m_step(X, log_resp + np.log(self.row_weights)[:, None], **kwargs)
         if self.shrinkage:
             resp = np.exp(log_resp) * self.row_weights[:, None]
-            self._shrink(X, resp)
+            self._shrink(X, resp, _SHRINKAGES[self.shrinkage])
 
-    def _shrink(self, X: Float64[ndarray, "n d"], resp: Float64[ndarray, "n k"]) -> None:
+    def _shrink(self, X: Float64[ndarray, "n d"], resp: Float64[ndarray, "n k"], amount_of: Shrinkage) -> None:
         identity = np.eye(X.shape[1])
         for component, (mean, covariance) in enumerate(zip(self.means_, self.covariances_, strict=True)):
             scatter = covariance - self.reg_covar * identity
-            amount = _SHRINKAGES[self.shrinkage](X - mean, resp[:, component], scatter)
+            amount = amount_of(X - mean, resp[:, component], scatter)
             level = np.trace(scatter) / len(scatter)
             self.covariances_[component] = covariance + amount * (level * identity - scatter)
         self.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(self.covariances_)).swapaxes(1, 2)
@@ -144,7 +147,7 @@ def _ledoit_wolf(
     return float(min(max(error, 0.0), distance) / distance) if distance > 0 else 0.0
 
 
-def _oas(centred: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"], scatter: Float64[ndarray, "d d"]) -> float:
+def _oas(_: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"], scatter: Float64[ndarray, "d d"]) -> float:
     """Oracle approximating shrinkage: Chen et al. (2010), eq. 23, in scikit-learn's form, which leaves out its 2 / d."""
     squared_trace = np.trace(scatter) ** 2
     above = _squared_norm(scatter) + squared_trace
@@ -156,4 +159,4 @@ def _squared_norm(matrix: Float64[ndarray, "d d"]) -> float:
     return float((matrix**2).sum())
 
 
-_SHRINKAGES = {"ledoit-wolf": _ledoit_wolf, "oas": _oas}
+_SHRINKAGES: dict[str, Shrinkage] = {"ledoit-wolf": _ledoit_wolf, "oas": _oas}

@@ -1,0 +1,40 @@
+# Every target makes the environment it needs: .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint check bench clean
+
+demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw the pages
+	$(BIN)/detect demo
+
+test: $(VENV)/.test  ## unit tests, property tests and doctests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## format, lint, types, import layers
+	tools/check --no-tests
+
+check: $(VENV)/.dev  ## lint and test
+	tools/check
+
+bench: $(VENV)/.dev  ## side by side with other packages; takes several minutes
+	$(BIN)/python tools/bench.py
+
+clean:
+	rm -rf $(VENV) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[test]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,5 @@
+"""``python -m detect`` is ``detect``."""
+
+from detect.cli.app import main
+
+main()

@@ -1,0 +1,191 @@
+"""What the ``detect anchors`` commands share: read, score, and write results down."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from detect.anchors.anchor_set import AnchorSet, SourceFile
+from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
+from detect.anchors.fitting import KCurve
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import load_anchors
+from detect.cli import output
+from detect.coco import CocoDataset, read_coco
+from detect.coco_json import Finding
+from detect.errors import OutputError
+from detect.files import write_whole
+from detect.resize import parse_resize
+
+MAX_LISTED = 1000  # findings in a JSON object; their number is always whole
+
+
+def read_instances(files: Sequence[str], resize: str, *, strict: bool, list_findings: bool) -> ResizedInstances:
+    """The instances of the files under a resize rule."""
+    rule = parse_resize(resize)  # before a long read, not after it
+    with output.reading_bar() as progress:
+        dataset = read_coco(list(files), strict=strict, progress=progress)
+    if list_findings:
+        for kind, finding in _findings(dataset):
+            output.note(f"{kind}: {finding}")
+    if resize == "none":
+        output.note("note: no --resize: shapes are in pixels of the images as they are, which few detectors see")
+    return ResizedInstances.of(dataset, rule)
+
+
+def load_all(names: Sequence[str]) -> list[AnchorSet]:
+    """Anchors by name or path."""
+    return [load_anchors(name) for name in names]
+
+
+def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], *, own_rules: bool = False) -> list[Coverage]:
+    """Each set on the instances; with ``own_rules`` each under the resize rule that it was made for."""
+    by_rule = {str(instances.rule): instances}
+    for anchor_set in sets if own_rules else ():
+        if anchor_set.resize not in by_rule:
+            by_rule[anchor_set.resize] = ResizedInstances.of(instances.dataset, parse_resize(anchor_set.resize))
+    rule = str(instances.rule)
+    return [coverage(by_rule[each.resize if own_rules else rule], each) for each in sets]
+
+
+def with_provenance(score: Coverage) -> Coverage:
+    """The score, its anchors told how good they are and where they come from."""
+    by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
+    placed = {"placed_average_iou": score.placed_average_iou, "placed_recall_at_0.5": score.placed_recall(0.5)}
+    anchors = replace(
+        score.anchors,
+        scores={name: round(value, 6) for name, value in (by_shape | placed).items()},
+        sources=tuple(SourceFile.of(path) for path in score.instances.dataset.files),
+        command=shlex.join(["detect", *sys.argv[1:]]),
+        version=version("detect-heads"),
+    )
+    return replace(score, anchors=anchors)
+
+
+def page(scores: Sequence[Coverage], k_scores: KCurve | None, *, title: str) -> str:
+    """The text of ``report.html``."""
+    from detect.report.page import anchor_page
+
+    return anchor_page(scores, k_scores, title=title)
+
+
+def findings_csv(dataset: CocoDataset) -> str:
+    """The text of ``findings.csv``: everything refused or odd."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["kind", "file", "annotation_id", "image_id", "reason"])
+    for kind, each in _findings(dataset):
+        writer.writerow([kind, each.file, each.annotation_id, each.image_id, each.reason])
+    return text.getvalue()
+
+
+def save_fit(
+    folder: Path, scores: Sequence[Coverage], k_scores: KCurve | None, *, title: str, with_page: bool = True
+) -> None:
+    """Write ``anchors.yaml``, ``report.html``, and ``findings.csv`` where something was refused or odd."""
+    fitted = with_provenance(scores[0])
+    dataset = fitted.instances.dataset
+    files = {"anchors.yaml": fitted.anchors.to_yaml()}
+    if dataset.refused or dataset.odd:
+        files["findings.csv"] = findings_csv(dataset)
+    if with_page:
+        files["report.html"] = page([fitted, *scores[1:]], k_scores, title=title)
+    save(folder, files)
+
+
+def save(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the files of a result, all made before the first is written, and say where they are."""
+    try:
+        for name, text in files.items():
+            write_whole(folder / name, text)
+            output.note(f"wrote {folder / name}")
+    except OSError as error:
+        raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+
+
+def print_fit(scores: Sequence[Coverage], k_scores: KCurve | None) -> None:
+    """A fit, for people."""
+    console = _console()
+    fitted = scores[0]
+    output.print_dataset(fitted.instances.dataset, str(fitted.instances.rule), console)
+    output.print_levels(fitted, console)
+    output.print_scores(scores, console)
+    if k_scores:
+        told = "  ".join(f"{k}: {value:.3f}" for k, value in k_scores.average_iou.items())
+        console.print(f"average IoU by k  {told}; knee at k = {k_scores.knee}")
+    for score in scores:
+        output.warn_if_parted(score)
+
+
+def print_score(scores: Sequence[Coverage], worst: int) -> None:
+    """Sets of anchors side by side, then each in detail, for people."""
+    console = _console()
+    rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
+    output.print_dataset(scores[0].instances.dataset, rules, console)
+    output.print_scores(scores, console)
+    for score in scores:
+        console.print(f"\n{score.anchors.name}", style="bold", markup=False)
+        output.print_groups(score, console)
+        if worst:
+            output.print_worst(score, worst, console)
+    for score in scores:
+        output.warn_if_parted(score)
+
+
+def print_fit_object(scores: Sequence[Coverage], method: str, k_scores: KCurve | None) -> None:
+    """A fit, for machines."""
+    content = score_object(scores[0]) | {"method": method}
+    if k_scores:
+        content["k_curve"] = {str(k): value for k, value in k_scores.average_iou.items()}
+        content["knee"] = k_scores.knee
+    if scores[1:]:
+        content["compare"] = [{"name": score.anchors.name} | score_object(score) for score in scores[1:]]
+    output.print_json(content)
+
+
+def print_score_objects(scores: Sequence[Coverage]) -> None:
+    """Scores, for machines."""
+    output.print_json({"anchors": [{"name": s.anchors.name, "method": "given"} | score_object(s) for s in scores]})
+
+
+def score_object(score: Coverage) -> dict[str, Any]:
+    """A score for machines; no file names in it, so that shards of a dataset give what the whole gives."""
+    dataset = score.instances.dataset
+    return {
+        "boxes": len(score.instances),
+        "refused": len(dataset.refused),
+        "odd": len(dataset.odd),
+        "crowd": len(dataset.crowd),
+        "resize": str(score.instances.rule),
+        "shapes": score.anchors.shapes.tolist(),
+        "levels": [
+            {"name": level.name, "stride": level.stride, "shapes": [list(shape) for shape in level.shapes]}
+            for level in score.anchors.levels
+        ],
+        "average_iou": score.average_iou,
+        "recall": {str(t): score.recall(t) for t in THRESHOLDS},
+        "placed_average_iou": score.placed_average_iou,
+        "placed_recall": {str(t): score.placed_recall(t) for t in THRESHOLDS},
+        "yolov5_ratio_recall": score.ratio_recall,
+        "findings": [
+            {"kind": kind, "annotation_id": each.annotation_id, "image_id": each.image_id, "reason": each.reason}
+            for kind, each in _findings(dataset)[:MAX_LISTED]
+        ],
+    }
+
+
+def _findings(dataset: CocoDataset) -> list[tuple[str, Finding]]:
+    return [("refused", each) for each in dataset.refused] + [("odd", each) for each in dataset.odd]
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)

@@ -1,0 +1,168 @@
+"""``detect anchors``: fit anchors to a dataset, score any anchors on it, convert them to other frameworks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from detect.errors import AnchorFileError
+
+RESIZE_HELP = (
+    "The detector's resize rule: none, stretch:WxH, letterbox:S (YOLO), shortest:S:MAX (torchvision; add :detectron2 or "
+    ":mmdet for their rounding). Anchors are fitted and scored in pixels after it."
+)
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Anchors: fit, score, convert.")
+
+
+def _use_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the fields of a configuration file the defaults of the command's options."""
+    if path is not None and not context.resilient_parsing:
+        from detect.config import FitConfig, ScoreConfig, read_config
+
+        models: dict[str, Any] = {"fit": FitConfig, "score": ScoreConfig}
+        context.default_map = read_config(path, models[str(context.info_name)])
+    return path
+
+
+# spelled out, so that --help and shell completion need not import what implements them; a test holds them equal to it
+Method = Literal["kmeans", "euclidean", "log-euclidean", "mixture"]
+Covariance = Literal["full", "tied", "diag", "spherical"]
+Shrinkage = Literal["none", "ledoit-wolf", "oas"]
+Format = Literal["torchvision", "detectron2", "mmdet", "yolov5", "ultralytics-yaml", "json"]
+
+Files = Annotated[list[str], typer.Argument(help="COCO annotation files (.json, .json.gz) or patterns: one dataset.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", callback=_use_config, is_eager=True, help="YAML with any of these options as fields."),
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; it is made if need be.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Strict = Annotated[bool, typer.Option(help="Make the first annotation that cannot be used an error.")]
+Findings = Annotated[bool, typer.Option("--findings", help="List everything that was refused or is odd.")]
+
+
+@app.command()
+def fit(
+    files: Files,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of anchor shapes.")] = 9,
+    per_level: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Instead of -k: split boxes by size over levels, fit this many to each."),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="kmeans measures distance in IoU.")] = "kmeans",
+    resize: Annotated[str, typer.Option(help=RESIZE_HELP)] = "none",
+    levels: Annotated[
+        str, typer.Option(help="Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32).")
+    ] = "p3-p7",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random starts.")] = 0,
+    covariance: Annotated[Covariance, typer.Option(help="Form of the mixture's covariances.")] = "full",
+    shrinkage: Annotated[Shrinkage, typer.Option(help="Of the mixture's full covariances.")] = "none",
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Anchors to score beside the fitted: a known name or an anchors.yaml.")
+    ] = None,
+    suggest_k: Annotated[
+        bool, typer.Option("--suggest-k", help="Show average IoU for k = 1..15 and its knee.")
+    ] = False,
+    output: Output = None,
+    report: Annotated[bool, typer.Option(help="With -o: write report.html too.")] = True,
+    findings: Findings = False,
+    strict: Strict = False,
+    json: AsJson = False,
+    config: Config = None,  # noqa: ARG001 - its callback does the work
+) -> None:
+    """Fit anchor shapes to the boxes of a COCO dataset.
+
+    `detect anchors fit instances.json -k 9 --resize letterbox:640 -o anchors` writes `anchors/anchors.yaml`, which every
+    other command and `detect.AnchorSet.load` read, and `anchors/report.html`.
+    """
+    from detect.anchors.fitting import fit_anchors, k_curve
+    from detect.anchors.histogram import ShapeHistogram
+    from detect.anchors.pyramid import strides_of
+    from detect.cli import anchor_results
+
+    instances = anchor_results.read_instances(files, resize, strict=strict, list_findings=findings)
+    fitted = fit_anchors(
+        instances,
+        k=k,
+        per_level=per_level,
+        method=method,
+        strides=strides_of(levels),
+        seed=seed,
+        covariance_type=covariance,
+        shrinkage=None if shrinkage == "none" else shrinkage,
+    )
+    scores = anchor_results.score_all(instances, [fitted, *anchor_results.load_all(compare or [])])
+    with_page = output is not None and report
+    curve = k_curve(ShapeHistogram.of(instances.shapes), seed=seed) if suggest_k or with_page else None
+    if json:
+        anchor_results.print_fit_object(scores, method, curve)
+    else:
+        anchor_results.print_fit(scores, curve)
+    if output:
+        anchor_results.save_fit(output, scores, curve, with_page=report, title="Anchors fitted to data")
+
+
+@app.command()
+def score(
+    files: Files,
+    anchors: Annotated[
+        list[str] | None, typer.Option(help="A known name, an anchors.yaml or its folder; give several to compare.")
+    ] = None,
+    resize: Annotated[str | None, typer.Option(help=f"{RESIZE_HELP} Default: the rule each set was made for.")] = None,
+    worst: Annotated[
+        int, typer.Option(min=0, max=10_000, help="How many of the worst covered instances to list.")
+    ] = 10,
+    output: Output = None,
+    findings: Findings = False,
+    strict: Strict = False,
+    json: AsJson = False,
+    config: Config = None,  # noqa: ARG001 - its callback does the work
+) -> None:
+    """Score anchors on a COCO dataset, side by side.
+
+    `detect anchors score instances.json --anchors retinanet --anchors anchors/anchors.yaml --resize shortest:800:1333`
+    """
+    from detect.cli import anchor_results
+
+    if not anchors:
+        raise AnchorFileError(
+            "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
+        )
+    sets = anchor_results.load_all(anchors)
+    instances = anchor_results.read_instances(files, resize or sets[0].resize, strict=strict, list_findings=findings)
+    scores = anchor_results.score_all(instances, sets, own_rules=resize is None)
+    if json:
+        anchor_results.print_score_objects(scores)
+    else:
+        anchor_results.print_score(scores, worst)
+    if output:
+        anchor_results.save(output, {"report.html": anchor_results.page(scores, None, title="Anchors side by side")})
+
+
+@app.command()
+def convert(
+    anchors: Annotated[str, typer.Argument(help="An anchors.yaml, its folder, or a known name.")],
+    to: Annotated[Format, typer.Option(help="The framework.")],
+) -> None:
+    """Print anchors as another framework's configuration text."""
+    from detect.anchors.known import load_anchors
+    from detect.cli.output import note
+    from detect.interop.anchor_formats import convert_anchors
+
+    conversion = convert_anchors(load_anchors(anchors), to)
+    print(conversion.text)
+    for told in conversion.notes:
+        note(f"note: {told}")
+
+
+@app.command()
+def known() -> None:
+    """List the anchors that are known by name."""
+    from detect.anchors.known import KNOWN_ANCHORS
+
+    for name, anchor_set in sorted(KNOWN_ANCHORS.items()):
+        levels = ", ".join(level.name for level in anchor_set.levels)
+        print(f"{name:16} {anchor_set.num_anchors:3} shapes on {levels}; {anchor_set.resize}")

@@ -1,0 +1,86 @@
+"""Pydantic models of the YAML files that commands take with ``--config``: each option of a command is a field here.
+
+A field's name, default and range are the command's own; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from detect.errors import ConfigError
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class FitConfig(_Config):
+    """Options of ``detect anchors fit``."""
+
+    files: list[str] = Field(default=[], description="annotation files or patterns, read as shards of one dataset")
+    k: int = Field(default=9, ge=1, le=1000, description="number of anchor shapes")
+    per_level: int | None = Field(default=None, ge=1, le=1000, description="fit this many to each level's boxes")
+    method: Literal["kmeans", "euclidean", "log-euclidean", "mixture"] = "kmeans"
+    resize: str = Field(default="none", description="the detector's resize rule")
+    levels: str = Field(default="p3-p7", description="pyramid levels, or strides in pixels")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    covariance: Literal["full", "tied", "diag", "spherical"] = "full"
+    shrinkage: Literal["none", "ledoit-wolf", "oas"] = "none"
+    compare: list[str] = Field(default=[], description="anchors to score beside the fitted ones")
+    suggest_k: bool = False
+    output: Path | None = Field(default=None, description="folder for anchors.yaml and report.html")
+    report: bool = True
+    findings: bool = False
+    strict: bool = False
+    json_: bool = Field(default=False, alias="json")
+
+
+class ScoreConfig(_Config):
+    """Options of ``detect anchors score``."""
+
+    files: list[str] = []
+    anchors: list[str] = []
+    resize: str | None = Field(
+        default=None, description="the detector's resize rule; each set's own, where none is given"
+    )
+    worst: int = Field(default=10, ge=0, le=10_000)
+    output: Path | None = None
+    findings: bool = False
+    strict: bool = False
+    json_: bool = Field(default=False, alias="json")
+
+
+AnyConfig = TypeVar("AnyConfig", bound=_Config)
+
+
+def read_config(path: Path, model: type[AnyConfig]) -> dict[str, Any]:
+    """The fields that a YAML file sets, checked against a model.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is unknown, of the wrong type or out of range; all such fields are
+            named in one line.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected fields such as 'k: 9', got {type(content).__name__}")
+    try:
+        checked = model.model_validate(content or {})
+    except ValidationError as error:
+        faults = "; ".join(_fault(fault) for fault in error.errors())
+        raise ConfigError(f"{path}: {faults}") from None
+    return checked.model_dump(exclude_unset=True, by_alias=True)
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    return f"no option {name!r}" if fault["type"] == "extra_forbidden" else f"{name}: {fault['msg']}"

@@ -1,0 +1,280 @@
+"""An AnchorSet as the configuration text of other frameworks, with their orders, ratios (height / width) and rounding.
+
+torchvision, detectron2, mmdetection: one head runs over all levels, so each level should have the same number of anchors
+(``detect anchors fit --per-level 3``). mmdetection and YOLO cannot be written otherwise: a level that has fewer is then
+filled up with the shapes of its neighbours, which covers more and never less; the conversion says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from detect.anchors.anchor_set import CENTER_OF_CELL, AnchorLevel, AnchorSet
+from detect.anchors.pyramid import SIZE_IN_STRIDES
+from detect.errors import ConvertError
+
+SAME = 1e-4  # relative: shapes in files carry six digits
+Shape = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A configuration text, and what a user should know about it."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A level whose shapes are all sizes by all ratios: (size / sqrt(ratio), size * sqrt(ratio))."""
+
+    sizes: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+
+def convert_anchors(anchors: AnchorSet, to: str) -> Conversion:
+    """The configuration text of another framework.
+
+    Args:
+        anchors: the set to write.
+        to: one of ``FORMATS``.
+
+    Raises:
+        ConvertError: the format is not known.
+
+    >>> print(convert_anchors(AnchorSet.of([[(10, 13), (16, 30)]], strides=[8]), "yolov5").text)
+    anchors:
+      - [10,13, 16,30]  # P3/8
+    """
+    if to not in FORMATS:
+        raise ConvertError(f"format {to!r} is not one of {', '.join(FORMATS)}")
+    return FORMATS[to](anchors)
+
+
+def _torchvision(anchors: AnchorSet) -> Conversion:
+    grids = _grids(anchors)
+    sizes = [grid.sizes for grid in grids] or [
+        tuple(math.sqrt(w * h) for w, h in level.shapes) for level in anchors.levels
+    ]
+    ratios = [grid.ratios for grid in grids] or [(1.0,)] * len(anchors.levels)
+    rows = [
+        f"    torch.tensor({_numbers(_corners(level, anchors.center_offset))}),  # {level.name}, stride {level.stride}"
+        for level in anchors.levels
+    ]
+    where = "the middle of the cell" if anchors.center_offset == CENTER_OF_CELL else "torchvision's place"
+    text = "\n".join(
+        [
+            "import torch",
+            "from torchvision.models.detection.anchor_utils import AnchorGenerator",
+            "",
+            "anchor_generator = AnchorGenerator(",
+            f"    sizes={_tuples(sizes)},",
+            f"    aspect_ratios={_tuples(ratios)},  # height / width",
+            ")",
+            f"# the very shapes, on {where}; torchvision would round their corners to whole pixels",
+            "anchor_generator.cell_anchors = [",
+            *rows,
+            "]",
+        ]
+    )
+    return Conversion(text, _unequal(anchors))
+
+
+def _detectron2(anchors: AnchorSet) -> Conversion:
+    grids = _grids(anchors)
+    if grids:
+        lines = [
+            "MODEL:",
+            "  ANCHOR_GENERATOR:",
+            "    NAME: DefaultAnchorGenerator",
+            f"    SIZES: {_numbers([list(grid.sizes) for grid in grids])}",
+            f"    ASPECT_RATIOS: {_numbers([list(grid.ratios) for grid in grids])}  # height / width, within each size",
+            f"    OFFSET: {anchors.center_offset:g}",
+        ]
+        return Conversion("\n".join(lines), _unequal(anchors))
+    rows = [f"        {_numbers(level.shapes)},  # {level.name}, stride {level.stride}" for level in anchors.levels]
+    lines = [
+        "import torch",
+        "from detectron2.modeling.anchor_generator import (",
+        "    ANCHOR_GENERATOR_REGISTRY, BufferList, DefaultAnchorGenerator,",
+        ")",
+        "",
+        "",
+        "@ANCHOR_GENERATOR_REGISTRY.register()",
+        "class FittedAnchorGenerator(DefaultAnchorGenerator):",
+        '    """Free (width, height) shapes on each level, which sizes by ratios cannot say."""',
+        "",
+        "    SHAPES = [",
+        *rows,
+        "    ]",
+        "",
+        "    def _calculate_anchors(self, sizes, aspect_ratios):",
+        "        corners = [[(-w / 2, -h / 2, w / 2, h / 2) for w, h in level] for level in self.SHAPES]",
+        "        return BufferList([torch.tensor(level) for level in corners])",
+        "",
+        "",
+        "def use_fitted_anchors(cfg):",
+        '    cfg.MODEL.ANCHOR_GENERATOR.NAME = "FittedAnchorGenerator"',
+        f"    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = {anchors.center_offset:g}",
+    ]
+    return Conversion("\n".join(lines), _unequal(anchors))
+
+
+def _mmdet(anchors: AnchorSet) -> Conversion:
+    strides = [level.stride for level in anchors.levels]
+    scales = _shared_scales(anchors)
+    if scales:
+        lines = [
+            "anchor_generator=dict(",
+            "    type='AnchorGenerator',",
+            f"    scales={_numbers(list(scales.sizes))},  # in strides",
+            f"    ratios={_numbers(list(scales.ratios))},  # height / width",
+            f"    strides={strides},",
+            f"    center_offset={anchors.center_offset:g})",
+        ]
+        return Conversion("\n".join(lines))
+    levels, notes = _filled(anchors, "mmdetection's YOLOAnchorGenerator")
+    if anchors.center_offset != CENTER_OF_CELL:
+        notes += ("mmdetection's YOLOAnchorGenerator centres anchors on the middle of the cell",)
+    rows = [f"        {_numbers(level.shapes, '()')},  # {level.name}" for level in levels]
+    lines = [
+        "anchor_generator=dict(",
+        "    type='YOLOAnchorGenerator',",
+        "    base_sizes=[",
+        *rows,
+        "    ],",
+        f"    strides={strides})",
+    ]
+    return Conversion("\n".join(lines), notes)
+
+
+def _yolo(anchors: AnchorSet) -> Conversion:
+    """One row a level, width and height in turn, smallest area first (YOLOv5's models/yolov5s.yaml)."""
+    levels, notes = _filled(anchors, "YOLO")
+    rows = []
+    for level in levels:
+        shapes = sorted(level.shapes, key=lambda shape: shape[0] * shape[1])
+        pairs = ", ".join(f"{round(w, 1):g},{round(h, 1):g}" for w, h in shapes)
+        rows.append(f"  - [{pairs}]  # {level.name}/{level.stride}")
+    return Conversion("\n".join(["anchors:", *rows]), notes)
+
+
+def _json(anchors: AnchorSet) -> Conversion:
+    content = {
+        "resize": anchors.resize,
+        "center_offset": anchors.center_offset,
+        "levels": [msgspec.to_builtins(level) for level in anchors.levels],
+    }
+    return Conversion(json.dumps(content, indent=2))
+
+
+FORMATS: dict[str, Callable[[AnchorSet], Conversion]] = {
+    "torchvision": _torchvision,
+    "detectron2": _detectron2,
+    "mmdet": _mmdet,
+    "yolov5": _yolo,
+    "ultralytics-yaml": _yolo,
+    "json": _json,
+}
+
+
+def _grids(anchors: AnchorSet) -> list[_Grid]:
+    """Sizes and ratios of every level, or nothing where some level is not sizes by ratios."""
+    grids = [_grid_of(level.shapes) for level in anchors.levels]
+    return [grid for grid in grids if grid is not None] if None not in grids else []
+
+
+def _grid_of(shapes: Sequence[Shape]) -> _Grid | None:
+    sizes = _distinct(math.sqrt(w * h) for w, h in shapes)
+    ratios = _distinct(h / w for w, h in shapes)
+    if len(sizes) * len(ratios) != len(shapes):
+        return None
+    expected = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size in sizes for ratio in ratios]
+    found = all(any(_same(*pair, *shape) for shape in shapes) for pair in expected)
+    return _Grid(tuple(sizes), tuple(ratios)) if found else None
+
+
+def _same(w: float, h: float, other_w: float, other_h: float) -> bool:
+    return math.isclose(w, other_w, rel_tol=SAME) and math.isclose(h, other_h, rel_tol=SAME)
+
+
+def _distinct(values: Iterable[float]) -> list[float]:
+    kept: list[float] = []
+    for value in sorted(values):
+        if not kept or not math.isclose(value, kept[-1], rel_tol=SAME):
+            kept.append(value)
+    return [float(f"{value:.5g}") for value in kept]
+
+
+def _shared_scales(anchors: AnchorSet) -> _Grid | None:
+    """Sizes in strides and ratios, where all levels have the same: the form of mmdetection's AnchorGenerator."""
+    in_strides = [_grid_of([(w / level.stride, h / level.stride) for w, h in level.shapes]) for level in anchors.levels]
+    first = in_strides[0]
+    for other in in_strides:
+        if (
+            first is None
+            or other is None
+            or len(other.sizes) != len(first.sizes)
+            or len(other.ratios) != len(first.ratios)
+        ):
+            return None
+        pairs = zip(first.sizes + first.ratios, other.sizes + other.ratios, strict=True)
+        if not all(math.isclose(mine, theirs, rel_tol=2 * SAME) for mine, theirs in pairs):
+            return None
+    return first
+
+
+def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tuple[str, ...]]:
+    """Levels of equal length: shapes of other levels, those nearest in size first, fill the shorter ones."""
+    most = max(len(level.shapes) for level in anchors.levels)
+    levels = []
+    for level in anchors.levels:
+        others = [shape for other in anchors.levels if other is not level for shape in other.shapes]
+        own_size = SIZE_IN_STRIDES * level.stride
+        others.sort(key=lambda shape: abs(math.log(math.sqrt(shape[0] * shape[1]) / own_size)))
+        added = others[: most - len(level.shapes)]
+        levels.append(AnchorLevel(level.name, level.stride, [*level.shapes, *added]))
+    if not _unequal(anchors):
+        return levels, ()
+    counts = ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
+    note = (
+        f"{framework} wants the same number of anchors on every level, this set has {counts}: filled up to {most} each "
+        "with shapes of other levels; `detect anchors fit --per-level` fits equal numbers"
+    )
+    return levels, (note,)
+
+
+def _unequal(anchors: AnchorSet) -> tuple[str, ...]:
+    counts = {level.name: len(level.shapes) for level in anchors.levels}
+    if len(set(counts.values())) == 1:
+        return ()
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return (
+        f"levels have different numbers of anchors ({told}): a head shared by all levels wants equal ones; "
+        "`detect anchors fit --per-level` fits equal numbers",
+    )
+
+
+def _corners(level: AnchorLevel, center_offset: float) -> list[tuple[float, ...]]:
+    center = center_offset * level.stride
+    return [(center - w / 2, center - h / 2, center + w / 2, center + h / 2) for w, h in level.shapes]
+
+
+def _numbers(rows: Sequence[float] | Sequence[Sequence[float]], inner: str = "[]") -> str:
+    """Numbers as a Python, JSON and YAML list; lists within it in the brackets asked for."""
+    if not rows or isinstance(rows[0], int | float):
+        return "[" + ", ".join(f"{value:.9g}" for value in rows) + "]"  # type: ignore[str-bytes-safe]
+    parts = [_numbers(row)[1:-1] for row in rows]  # type: ignore[arg-type]
+    return "[" + ", ".join(f"{inner[0]}{part}{inner[1]}" for part in parts) + "]"
+
+
+def _tuples(rows: Sequence[Sequence[float]]) -> str:
+    return (
+        "(" + "".join("(" + "".join(f"{value:.6g}, " for value in row).rstrip() + "), " for row in rows).rstrip() + ")"
+    )

@@ -1,0 +1,155 @@
+"""Figures of the dataset itself: image sizes, boxes per image, classes, where boxes lie and how large they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.anchors.coverage import Coverage
+from detect.anchors.instances import ResizedInstances
+from detect.coco import CocoDataset
+from detect.report.anchor_plots import names_axis
+from detect.report.plots import MAX_CATEGORIES, MUTED, PLAIN, Panel, figure, label, pixels_axis, plural
+from detect.shapes import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
+
+MAX_SIZES = 2_000
+MAX_BARS = 50
+BARS_PER_OCTAVE = 4
+CENTER_CELLS = 32
+
+
+def dataset_panels(score: Coverage) -> list[Panel]:
+    """Everything about the dataset that needs no anchors."""
+    dataset = score.instances.dataset
+    return [
+        image_sizes(dataset),
+        boxes_per_image(dataset),
+        object_sizes(score.instances),
+        box_centers(dataset),
+        class_balance(score),
+    ]
+
+
+def image_sizes(dataset: CocoDataset) -> Panel:
+    """Width against height of the images, one dot for each size."""
+    sizes, counts = np.unique(dataset.images.wh, axis=0, return_counts=True)
+    common = np.argsort(-counts, kind="stable")[:MAX_SIZES]
+    width, height = sizes[common].T
+    marker = {"size": _diameters(counts[common]), "color": PLAIN, "opacity": 0.65, "line": {"width": 0}}
+    dots = go.Scatter(x=width, y=height, customdata=counts[common], mode="markers", marker=marker)
+    dots.hovertemplate = "%{x} x %{y} px<br>%{customdata:,} images<extra></extra>"
+    chart = figure(
+        [dots],
+        xaxis={"title": {"text": "width, px"}, "rangemode": "tozero", "nticks": 6, "tickformat": "d"},
+        yaxis={"title": {"text": "height, px"}, "rangemode": "tozero", "nticks": 6, "tickformat": "d"},
+    )
+    cut = f"; the {MAX_SIZES:,} most common are drawn" if len(sizes) > MAX_SIZES else ""
+    caption = f"{plural(len(dataset.images), 'image')} of {plural(len(sizes), 'size')}, before the resize rule: the "
+    return Panel("image-sizes", "Image sizes", f"{caption}larger a dot, the more images have its size{cut}.", chart, 4)
+
+
+def boxes_per_image(dataset: CocoDataset) -> Panel:
+    """How many images hold how many boxes."""
+    boxes = np.bincount(dataset.instances.image_rows, minlength=len(dataset.images))
+    step = max(1, -(-(int(boxes.max(initial=0)) + 1) // MAX_BARS))
+    counts = np.bincount(boxes // step)
+    lowest = np.arange(len(counts)) * step
+    names = [f"{low}" if step == 1 else f"{low} to {low + step - 1}" for low in lowest]
+    bars = go.Bar(x=lowest + (step - 1) / 2, y=counts, width=0.9 * step, marker={"color": PLAIN}, customdata=names)
+    bars.hovertemplate = "%{customdata} boxes: %{y:,} images<extra></extra>"
+    chart = figure([bars], xaxis=_axis("boxes in an image", nticks=8), yaxis=_axis("images", nticks=6))
+    caption = f"How many images hold how many boxes; {plural(int((boxes == 0).sum()), 'image')} without any."
+    return Panel("boxes-per-image", "Boxes per image", caption, chart, 4)
+
+
+def object_sizes(instances: ResizedInstances) -> Panel:
+    """The root of the area after the resize rule, with COCO's limits."""
+    size = np.sqrt(instances.shapes.prod(axis=1))
+    edges, counts = _octave_histogram(size)
+    bars = go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0, marker={"color": PLAIN})
+    bars.marker.line = {"color": "white", "width": 1}
+    bars.customdata = [f"{low:.3g} to {high:.3g} px" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    bars.hovertemplate = "%{customdata}: %{y:,} boxes<extra></extra>"
+    low, high = min(edges[0], SMALL_MEDIUM_PX / 4), max(edges[-1], MEDIUM_LARGE_PX * 4)
+    xaxis = pixels_axis("root of the area, px", low, high)
+    yaxis = _axis("boxes", nticks=6, range=[0, float(counts.max()) * 1.15 + 1])
+    chart = figure([bars], xaxis=xaxis, yaxis=yaxis, bargap=0)
+    for limit in (SMALL_MEDIUM_PX, MEDIUM_LARGE_PX):
+        chart.add_vline(x=limit, line={"color": MUTED, "width": 1, "dash": "dot"})
+    _name_bands(chart, xaxis["range"])
+    caption = f"After {instances.rule}; the dotted lines are COCO's limits of {SMALL_MEDIUM_PX:.0f} and "
+    return Panel("object-sizes", "Object sizes", f"{caption}{MEDIUM_LARGE_PX:.0f} px.", chart, 4)
+
+
+def box_centers(dataset: CocoDataset) -> Panel:
+    """Where in their images boxes lie."""
+    instances = dataset.instances
+    centers = instances.boxes_xywh[:, :2] + instances.boxes_xywh[:, 2:] / 2
+    cells = np.floor(centers / dataset.images.wh[instances.image_rows] * CENTER_CELLS).astype(int)
+    column, row = np.clip(cells, 0, CENTER_CELLS - 1).T
+    counts = np.bincount(row * CENTER_CELLS + column, minlength=CENTER_CELLS**2).reshape(CENTER_CELLS, CENTER_CELLS)
+    edges = np.linspace(0, 1, CENTER_CELLS + 1)
+    cloud = go.Heatmap(x=edges, y=edges, z=counts, coloraxis="coloraxis")
+    cloud.hovertemplate = "%{z:,} boxes<extra></extra>"
+    chart = figure(
+        [cloud],
+        xaxis={"title": {"text": "across the image"}, "range": [0, 1], "showgrid": False},
+        yaxis={"title": {"text": "down the image"}, "range": [1, 0], "showgrid": False},
+        height=380,
+        coloraxis={"cmin": 0, "colorbar": {"tickformat": ",d", "nticks": 5}},
+    )
+    caption = (
+        "Box centres in relative image coordinates: darker cells hold more; an even cloud means position says little."
+    )
+    return Panel("centers", "Where boxes lie", caption, chart, 5)
+
+
+def class_balance(score: Coverage) -> Panel:
+    """How many boxes each category has."""
+    ranked = sorted(score.by_category, key=lambda group: -group.count)
+    shown = ranked[:MAX_CATEGORIES]
+    bars = go.Bar(
+        x=list(range(len(shown))),
+        y=[group.count for group in shown],
+        width=min(0.72, 0.14 * len(shown)),
+        marker={"color": PLAIN},
+        hovertext=[f"<b>{label(group.name, 60)}</b><br>{plural(group.count, 'box')}" for group in shown],
+        hoverinfo="text",
+    )
+    xaxis = names_axis([(group.name, group.count) for group in shown])
+    chart = figure([bars], xaxis=xaxis, yaxis=_axis("boxes", nticks=6), height=380)
+    empty = len(score.instances.dataset.categories) - len(ranked)
+    without = f" {plural(empty, 'categor')[:-1]}ies have none." if empty > 1 else ""
+    cut = f", the {len(shown)} largest of {len(ranked)} categories" if len(ranked) > len(shown) else ""
+    return Panel("classes", "Class balance", f"Boxes of each category{cut}.{without}", chart, 7)
+
+
+def _octave_histogram(
+    size: Float64[ndarray, " n"],
+) -> tuple[Float64[ndarray, " edges"], Int64[ndarray, " bars"]]:
+    cells = np.floor(np.log2(size) * BARS_PER_OCTAVE).astype(np.int64)
+    first, last = (int(cells.min()), int(cells.max())) if len(cells) else (0, 0)
+    edges = 2.0 ** (np.arange(first, last + 2) / BARS_PER_OCTAVE)
+    return edges, np.bincount(cells - first, minlength=last - first + 1)
+
+
+def _name_bands(chart: go.Figure, log_range: list[float]) -> None:
+    """small, medium, large over the bars, each in the middle of its band."""
+    stops = [log_range[0], np.log10(SMALL_MEDIUM_PX), np.log10(MEDIUM_LARGE_PX), log_range[1]]
+    for name, low, high in zip(("small", "medium", "large"), stops[:-1], stops[1:], strict=True):
+        middle = (low + high) / 2  # an annotation on a logarithmic axis is placed by its logarithm
+        chart.add_annotation(x=middle, y=1, yref="paper", yanchor="top", text=name, showarrow=False)
+    chart.update_annotations(font={"color": MUTED, "size": 11})
+
+
+def _diameters(counts: Int64[ndarray, " n"]) -> Float64[ndarray, " n"]:
+    """Area of a dot grows with the count, up to 26 pixels across, and none is too small to see."""
+    return np.maximum(26 * np.sqrt(counts / counts.max(initial=1)), 4.0)
+
+
+def _axis(title: str, **options: Any) -> dict[str, Any]:
+    return {"title": {"text": title}, "tickformat": ",d", **options}
