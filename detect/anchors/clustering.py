@@ -34,7 +34,7 @@ class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     n_clusters: int
 
-    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> Any:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Learn ``cluster_centers_`` (n_clusters, d), sorted by area, ``labels_`` and ``inertia_``.
 
         Raises:
@@ -59,7 +59,7 @@ class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
         check_is_fitted(self)
         return best_shape_iou(self._validated(X, reset=False), self.cluster_centers_)[1]
 
-    def score(self, X: Any, y: None = None, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The average best IoU, from 0 to 1 (Redmon and Farhadi 2017, table 1)."""
         check_is_fitted(self)
         X = self._validated(X, reset=False)
@@ -76,7 +76,8 @@ class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
         X = validate_data(self, X, dtype=np.float64, reset=reset)
         if (X <= 0).any():
             row = int(np.flatnonzero((X <= 0).any(axis=1))[0])
-            raise ValueError(f"Negative or zero values in data passed to {type(self).__name__}: row {row}, {X[row]}")
+            what = "Negative" if (X < 0).any() else "Zero"  # scikit-learn's words
+            raise ValueError(f"{what} values in data passed to {type(self).__name__}: shapes are positive; row {row}, {X[row]}")
         return X
 
     def __sklearn_tags__(self) -> Tags:

@@ -71,10 +71,10 @@ class Coverage:
 
         The share of instances for which some anchor differs by less than a factor of 4 in width and in height.
         """
-        logs, limit = np.log(self.instances.shapes), np.log(YOLOV5_RATIO)
-        reached = np.zeros(len(logs), bool)
-        for shape in np.log(self.anchors.shapes):
-            reached |= (np.abs(logs - shape) < limit).all(axis=1)
+        shapes = self.instances.shapes
+        reached = np.zeros(len(shapes), bool)
+        for shape in self.anchors.shapes:
+            reached |= ((shapes < YOLOV5_RATIO * shape) & (shape < YOLOV5_RATIO * shapes)).all(axis=1)
         return _mean(reached)
 
     @cached_property

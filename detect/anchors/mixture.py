@@ -66,7 +66,7 @@ class LogGaussianMixture(ShapeClustering):
         if self.shrinkage and self.covariance_type != "full":
             raise ValueError(f"shrinkage is for covariance_type='full', got {self.covariance_type!r}")
         if len(shapes) < 2:
-            raise FitError(f"a mixture needs at least 2 distinct shapes, got {len(shapes)}")
+            raise FitError(f"a mixture needs at least 2 distinct shapes, got n_samples = {len(shapes)}")
         mixture = _WeightedMixture(weights, self.shrinkage, **self._mixture_parameters()).fit(np.log(shapes))
         self.n_iter_ = mixture.n_iter_
         self.lower_bound_ = float(mixture.lower_bound_)

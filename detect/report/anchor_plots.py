@@ -60,7 +60,7 @@ def boxes_and_shapes(score: Coverage, colors: Mapping[int, str]) -> Panel:
         coloraxis=_count_axis(traces),
     )
     keys = [Key("box", BOX, "dot"), Key(f"box under IoU {MISSED_IOU} with every shape", MISSED, "dot")] if few else []
-    caption = f"{how}; diamonds are the shapes of {score.anchors.name}, and on the dotted line width equals height."
+    caption = f"{how}; diamonds are the shapes of “{score.anchors.name}”, and on the dotted line width equals height."
     return Panel("boxes", "Boxes and shapes", caption, chart, 6, (*keys, *_level_keys(score, colors)))
 
 
@@ -75,7 +75,7 @@ def shapes_to_scale(score: Coverage, colors: Mapping[int, str]) -> Panel:
         yaxis={**axis, "scaleanchor": "x", "title": {"text": "px from the centre"}},
         height=500,
     )
-    caption = f"The shapes of {score.anchors.name} around one centre, all to one scale: gaps between outlines are "
+    caption = f"The shapes of “{score.anchors.name}” around one centre, all to one scale: gaps between outlines are "
     caption += "sizes that nothing was made for."
     return Panel("scale", "Shapes to scale", caption, chart, 6, _level_keys(score, colors))
 
@@ -137,7 +137,7 @@ def average_iou_panels(scores: Sequence[Coverage]) -> list[Panel]:
     """Average IoU by size, by aspect ratio and by category."""
     ranked = sorted(range(len(scores[0].by_category)), key=lambda row: -scores[0].by_category[row].count)
     shown = ranked[:MAX_CATEGORIES]
-    widths = (3, 5, 4) if len(shown) <= FEW_GROUPS else (5, 7, 12)
+    widths = (3, 6, 3) if len(shown) <= FEW_GROUPS else (5, 7, 12)
     caption = "Average best IoU by shape, the number of boxes under each name"
     cut = f"; the {len(shown)} of {len(ranked)} categories with the most boxes" if len(ranked) > len(shown) else ""
     sizes = [score.by_size for score in scores]
@@ -167,7 +167,7 @@ def _group_panel(
         color = set_color(number)
         look: dict[str, Any] = {"x": rows, "y": heights, "hovertext": hover, "hoverinfo": "text"}
         if number == 0:
-            traces.append(go.Bar(**look, marker={"color": color}, width=min(0.72, 0.14 * len(rows))))
+            traces.append(go.Bar(**look, marker={"color": color, "opacity": 0.72}, width=min(0.72, 0.14 * len(rows))))
         else:
             marker = {"color": color, "symbol": "diamond", "size": 8, "line": {"color": "white", "width": 1}}
             traces.append(go.Scatter(**look, mode="markers", marker=marker))
@@ -176,7 +176,7 @@ def _group_panel(
         xaxis=names_axis([(group.name, group.count) for group in groups[0]]),
         yaxis={"title": {"text": "average IoU"}, "range": [0, 1], "dtick": 0.2, "tickformat": ".1f"},
     )
-    return Panel(name, title, caption, chart, columns, set_keys(scores, others="dot"))
+    return Panel(name, title, caption, chart, columns, set_keys(scores, others="diamond"))
 
 
 def names_axis(names: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def names_axis(names: Sequence[tuple[str, int]]) -> dict[str, Any]:
         "range": [-0.6, len(names) - 0.4],
         "showgrid": False,
         "ticks": "",
-        "autotickangles": [0, 90] if few else [90],
+        "autotickangles": [0, -90] if few else [-90],
         "tickfont": {"size": 11},
     }
 
@@ -284,7 +284,7 @@ def _outlines(level: AnchorLevel, color: str) -> Any:
 
 def _level_keys(score: Coverage, colors: Mapping[int, str]) -> tuple[Key, ...]:
     levels = score.anchors.levels
-    return tuple(Key(f"{level.name} (stride {level.stride})", colors[level.stride]) for level in levels)
+    return tuple(Key(f"{level.name} (stride {level.stride})", colors[level.stride], "diamond") for level in levels)
 
 
 def _name(score: Coverage) -> str:

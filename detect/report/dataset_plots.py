@@ -13,7 +13,7 @@ from detect.anchors.coverage import Coverage
 from detect.anchors.instances import ResizedInstances
 from detect.coco import CocoDataset
 from detect.report.anchor_plots import names_axis
-from detect.report.plots import MAX_CATEGORIES, MUTED, PLAIN, Panel, figure, label, pixels_axis, plural
+from detect.report.plots import INK, MAX_CATEGORIES, MUTED, PLAIN, Panel, figure, label, pixels_axis, plural
 from detect.shapes import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 
 MAX_SIZES = 2_000
@@ -62,7 +62,7 @@ def boxes_per_image(dataset: CocoDataset) -> Panel:
     bars = go.Bar(x=lowest + (step - 1) / 2, y=counts, width=0.9 * step, marker={"color": PLAIN}, customdata=names)
     bars.hovertemplate = "%{customdata} boxes: %{y:,} images<extra></extra>"
     chart = figure([bars], xaxis=_axis("boxes in an image", nticks=8), yaxis=_axis("images", nticks=6))
-    caption = f"How many images hold how many boxes; {plural(int((boxes == 0).sum()), 'image')} without any."
+    caption = f"How many images hold how many boxes; {plural(int((boxes == 0).sum()), 'image')} with none."
     return Panel("boxes-per-image", "Boxes per image", caption, chart, 4)
 
 
@@ -79,7 +79,7 @@ def object_sizes(instances: ResizedInstances) -> Panel:
     yaxis = _axis("boxes", nticks=6, range=[0, float(counts.max()) * 1.15 + 1])
     chart = figure([bars], xaxis=xaxis, yaxis=yaxis, bargap=0)
     for limit in (SMALL_MEDIUM_PX, MEDIUM_LARGE_PX):
-        chart.add_vline(x=limit, line={"color": MUTED, "width": 1, "dash": "dot"})
+        chart.add_vline(x=limit, line={"color": INK, "width": 1.2, "dash": "dot"})
     _name_bands(chart, xaxis["range"])
     caption = f"After {instances.rule}; the dotted lines are COCO's limits of {SMALL_MEDIUM_PX:.0f} and "
     return Panel("object-sizes", "Object sizes", f"{caption}{MEDIUM_LARGE_PX:.0f} px.", chart, 4)
@@ -123,7 +123,7 @@ def class_balance(score: Coverage) -> Panel:
     xaxis = names_axis([(group.name, group.count) for group in shown])
     chart = figure([bars], xaxis=xaxis, yaxis=_axis("boxes", nticks=6), height=380)
     empty = len(score.instances.dataset.categories) - len(ranked)
-    without = f" {plural(empty, 'categor')[:-1]}ies have none." if empty > 1 else ""
+    without = f" Without any box: {empty:,} more." if empty > 0 else ""
     cut = f", the {len(shown)} largest of {len(ranked)} categories" if len(ranked) > len(shown) else ""
     return Panel("classes", "Class balance", f"Boxes of each category{cut}.{without}", chart, 7)
 

@@ -32,11 +32,11 @@ OCTAVE = math.log10(2)  # one step of a logarithmic axis
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend; ``mark`` is ``"line"``, ``"dash"``, ``"dot"`` or ``"block"``."""
+    """One entry of a legend; ``mark`` is ``"line"``, ``"dash"``, ``"dot"``, ``"diamond"`` or ``"square"``."""
 
     label: str
     color: str
-    mark: str = "block"
+    mark: str = "square"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def set_color(number: int) -> str:
     return SET_COLORS[number % len(SET_COLORS)]
 
 
-def set_keys(scores: Sequence[Coverage], *, first: str = "block", others: str = "block") -> tuple[Key, ...]:
+def set_keys(scores: Sequence[Coverage], *, first: str = "square", others: str = "square") -> tuple[Key, ...]:
     """A legend entry for each set."""
     return tuple(
         Key(score.anchors.name, set_color(number), others if number else first) for number, score in enumerate(scores)
@@ -112,7 +112,7 @@ def plural(count: int, noun: str) -> str:
 def pixels_axis(title: str, low: float, high: float) -> dict[str, Any]:
     """A logarithmic axis in pixels with a tick at every power of two, or at fewer where they are many."""
     low, high = math.log10(low) - 0.06, math.log10(high) + 0.06
-    step = max(1, math.ceil((high - low) / OCTAVE / 10))
+    step = max(1, math.ceil((high - low) / OCTAVE / 12))
     return {
         "title": {"text": title},
         "type": "log",

@@ -1,0 +1,166 @@
+"""Tables of the page, as HTML; every text from a file is escaped here."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from detect.anchors.coverage import THRESHOLDS, YOLOV5_RATIO, Coverage
+from detect.coco_json import Finding
+from detect.report.plots import set_color, visible
+
+MAX_WORST = 50
+MAX_FINDINGS = 100
+MAX_KINDS = 20
+_VARYING = re.compile(r"\[[^\]]*\]|'[^']*'|-?\b\d[\d.]*(?:e[+-]?\d+)?(?:x\d+)?")
+
+
+@dataclass(frozen=True)
+class Html:
+    """Markup that is safe by how it was made; any other text in a table is escaped."""
+
+    markup: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's title; numbers stand to the right."""
+
+    title: str
+    numeric: bool = False
+
+
+def escape(text: str) -> str:
+    """Text from a file as markup that shows it literally, its direction kept to itself.
+
+    >>> escape("<b>")
+    '<bdi>&lt;b&gt;</bdi>'
+    """
+    return f"<bdi>{html.escape(visible(text))}</bdi>"
+
+
+def table(
+    columns: Sequence[Column], rows: Iterable[Sequence[str | Html]], *, groups: str = "", scroll: bool = False
+) -> str:
+    """A table; ``groups`` is a ready row above the titles, ``scroll`` gives a long table a window of its own."""
+    sides = [' class="number"' if column.numeric else "" for column in columns]
+    titles = "".join(f"<th{side}>{html.escape(column.title)}</th>" for side, column in zip(sides, columns, strict=True))
+    lines = []
+    for row in rows:
+        cells = (f"<td{side}>{_content(value)}</td>" for side, value in zip(sides, row, strict=True))
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    window = "table scroll" if scroll else "table"
+    body = "\n".join(lines)
+    return (
+        f'<div class="{window}"><table>\n<thead>{groups}<tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def headline_table(scores: Sequence[Coverage]) -> str:
+    """Each set of anchors in one row."""
+    recalls = [f"R@{threshold:g}" for threshold in THRESHOLDS]
+    numbers = ["anchors", "average IoU", *recalls, "average IoU", recalls[0], f"w, h within {YOLOV5_RATIO:g}x"]
+    columns = [Column("anchor set"), Column("made for"), *(Column(title, numeric=True) for title in numbers)]
+    groups = (("", 3), ("by shape", 1 + len(recalls)), ("placed on the grid", 2), ("ratio test (YOLOv5), no IoU", 1))
+    above = "".join(f'<th colspan="{width}" class="group">{name}</th>' for name, width in groups)
+    rows = [_headline_row(number, score) for number, score in enumerate(scores)]
+    return table(columns, rows, groups=f"<tr>{above}</tr>")
+
+
+def _headline_row(number: int, score: Coverage) -> list[str | Html]:
+    return [
+        _swatch(set_color(number), score.anchors.name),
+        score.anchors.resize,
+        f"{score.anchors.num_anchors}",
+        _decimal(score.average_iou),
+        *(_percent(score.recall(threshold)) for threshold in THRESHOLDS),
+        _decimal(score.placed_average_iou),
+        _percent(score.placed_recall(THRESHOLDS[0])),
+        _percent(score.ratio_recall),
+    ]
+
+
+def anchors_table(scores: Sequence[Coverage], colors: Mapping[int, str]) -> str:
+    """Shapes of each level of each set, in the order of the head's channels."""
+    columns = [Column("anchor set"), Column("level"), Column("stride, px", numeric=True)]
+    rows: list[list[str | Html]] = []
+    for number, score in enumerate(scores):
+        for row, level in enumerate(score.anchors.levels):
+            name = "" if row else _swatch(set_color(number), score.anchors.name)
+            sizes = "".join(f"<span>{width:.4g} × {height:.4g}</span>" for width, height in level.shapes)
+            shapes = Html(f'<div class="shapes">{sizes}</div>')
+            rows.append([name, _swatch(colors[level.stride], level.name), f"{level.stride}", f"{len(level.shapes)}", shapes])
+    return table([*columns, Column("anchors", numeric=True), Column("width × height, px")], rows)
+
+
+def worst_table(score: Coverage) -> str:
+    """The instances that the set covers worst."""
+    titles = ("width × height, px", "best IoU", "placed")
+    columns = [Column("annotation", numeric=True), Column("file"), Column("category")]
+    columns += [Column(title, numeric=True) for title in titles]
+    return table(columns, [_worst_row(score, int(row)) for row in score.worst(MAX_WORST)], scroll=True)
+
+
+def _worst_row(score: Coverage, row: int) -> list[str | Html]:
+    dataset, (width, height) = score.instances.dataset, score.instances.shapes[row]
+    instances = dataset.instances
+    image = int(instances.image_rows[row])
+    return [
+        f"{instances.ids[row]}",
+        dataset.images.file_names[image] or f"image {dataset.images.ids[image]}",
+        dataset.category_name(int(instances.category_ids[row])),
+        f"{width:.1f} × {height:.1f}",
+        _decimal(float(score.best_iou[row])),
+        _decimal(float(score.placed_best_iou[row])),
+    ]
+
+
+def findings(name: str, what: str, found: Sequence[Finding]) -> str:
+    """How many findings of each kind, and the first of them in words."""
+    kinds = Counter(kind_of(finding.reason) for finding in found).most_common()
+    more = f"; {len(kinds) - MAX_KINDS:,} more kinds" if len(kinds) > MAX_KINDS else ""
+    head = f'<h3 id="{name}">{name.capitalize()} <b>{len(found):,}</b></h3><p class="caption">{what}{more}</p>'
+    if not found:
+        return head + '<p class="none">None.</p>'
+    rows = [[f"{count:,}", kind] for kind, count in kinds[:MAX_KINDS]]
+    listed = [[finding.file, _id(finding.annotation_id), _id(finding.image_id), finding.reason] for finding in found]
+    columns = [Column("file"), Column("annotation", numeric=True), Column("image", numeric=True), Column("what")]
+    first = f"all {len(found)}" if len(found) <= MAX_FINDINGS else f"the first {MAX_FINDINGS} of {len(found):,}"
+    entries = table(columns, listed[:MAX_FINDINGS], scroll=True)
+    counts = table([Column("count", numeric=True), Column("kind")], rows)
+    return f"{head}{counts}<details><summary>Show {first}</summary>{entries}</details>"
+
+
+def kind_of(reason: str) -> str:
+    """A reason without its numbers, quoted words and boxes.
+
+    >>> kind_of("bbox [1, 2, 3, 4] reaches outside its 640x480 image: clipped")
+    'bbox … reaches outside its … image: clipped'
+    """
+    return _VARYING.sub("…", reason)
+
+
+def _content(value: str | Html) -> str:
+    if isinstance(value, Html):
+        return value.markup
+    return escape(value) if value else ""
+
+
+def _swatch(color: str, text: str) -> Html:
+    return Html(f'<span class="name"><i style="--color:{color}"></i>{escape(text)}</span>')
+
+
+def _decimal(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"
+
+
+def _id(value: int | None) -> str:
+    return "–" if value is None else f"{value}"

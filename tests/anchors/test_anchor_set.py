@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import yaml
+from numpy.testing import assert_allclose
+
+from detect.anchors.anchor_set import AnchorSet, SourceFile, level_name
+from detect.anchors.known import KNOWN_ANCHORS, load_anchors
+from detect.errors import AnchorFileError
+
+GOOD = "format: 1\nresize: none\nlevels: [{name: P3, stride: 8, shapes: [[10, 20]]}]\n"
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    anchors = AnchorSet.of(
+        [[(10.25, 20), (1 / 3, 20)], [(60, 60)]],
+        strides=(8, 16),
+        resize="letterbox:640",
+        center_offset=0.0,
+        name=str(tmp_path / "anchors.yaml"),
+        scores={"average_iou": 0.5},
+        sources=(SourceFile("a.json", "0" * 64),),
+        command="detect anchors fit a.json",
+        version="0.1.0",
+    )
+    anchors.save(tmp_path / "anchors.yaml")
+    assert AnchorSet.load(tmp_path / "anchors.yaml") == anchors
+    assert [path.name for path in tmp_path.iterdir()] == ["anchors.yaml"]  # nothing left beside it
+
+
+def test_the_file_is_plain_yaml_with_a_shape_a_line(tmp_path):
+    text = AnchorSet.of([[(10, 20)]], strides=[8]).to_yaml()
+    assert yaml.safe_load(text)["levels"] == [{"name": "P3", "stride": 8, "shapes": [[10.0, 20.0]]}]
+    assert "  - [10.0, 20.0]\n" in text
+
+
+def test_levels_are_sorted_by_stride_and_shapes_by_area():
+    anchors = AnchorSet.of([[(60, 60)], [(10, 20), (5, 5)]], strides=(16, 8))
+    assert [level.stride for level in anchors.levels] == [8, 16]
+    assert_allclose(anchors.shapes, [[5, 5], [10, 20], [60, 60]])
+    assert anchors.levels[0].shapes == [(10.0, 20.0), (5.0, 5.0)]  # the order of channels is kept
+
+
+def test_names_of_levels():
+    assert [level_name(stride) for stride in (1, 4, 8, 128, 12)] == ["P0", "P2", "P3", "P7", "stride12"]
+
+
+def test_a_source_is_told_by_its_digest(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"abc")
+    assert SourceFile.of(str(tmp_path / "a.json")).sha256 == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not an anchors file: Expected object"),
+        ("a: [", "not YAML"),
+        ("- 1\n", "Expected object, got array"),
+        (GOOD.replace("format: 1", "format: 2"), "format 2, this version reads format 1"),
+        (GOOD.replace("stride: 8", "stride: 0"), r"Expected int >= 1.*levels\[0\].stride"),
+        (GOOD.replace("[[10, 20]]", "[[10]]"), r"length 2.*levels\[0\].shapes\[0\]"),
+        (GOOD.replace("[[10, 20]]", "[[-10, 20]]"), r"> 0.*shapes\[0\]\[0\]"),
+        (GOOD.replace("[[10, 20]]", "[[.nan, 20]]"), r"shapes\[0\]\[0\]"),
+        (GOOD.replace("resize: none", "resize: big"), "resize rule 'big' is not known"),
+        (GOOD.replace("resize: none\n", ""), "missing required field resize"),
+        (GOOD + "colour: red\n", "unknown field colour"),
+        (GOOD.replace("[{name: P3, stride: 8, shapes: [[10, 20]]}]", "[]"), "levels"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+    ],
+)
+def test_a_broken_file_gets_one_line_that_names_it(tmp_path, text, message):
+    path = tmp_path / "anchors.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(AnchorFileError, match=message) as caught:
+        AnchorSet.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_names_are_refused_with_those_that_are_known():
+    with pytest.raises(AnchorFileError, match=r"yolov9: no such file; known by name: .*retinanet.*yolov3-coco"):
+        load_anchors("yolov9")
+
+
+def test_a_folder_stands_for_the_file_in_it(tmp_path):
+    (tmp_path / "anchors.yaml").write_text(GOOD, "utf-8")
+    assert load_anchors(str(tmp_path)).shapes.tolist() == [[10.0, 20.0]]
+
+
+def test_known_anchors_are_the_published_ones():
+    # 32 px on P3 with ratio h/w = 1/2: 32 * sqrt(2) by 32 / sqrt(2); the last of P7 is 812.7 px with ratio 2
+    retinanet = KNOWN_ANCHORS["retinanet"]
+    assert retinanet.num_anchors == 45
+    assert_allclose(retinanet.levels[0].shapes[0], [32 * 2**0.5, 32 / 2**0.5], rtol=1e-5)
+    assert_allclose(np.prod(retinanet.levels[-1].shapes[-1]) ** 0.5, 512 * 2 ** (2 / 3), rtol=1e-5)
+    # YOLO9000's VOC anchors are in cells of 32 px
+    assert_allclose(KNOWN_ANCHORS["yolov2-voc"].shapes[0], [1.3221 * 32, 1.73145 * 32], rtol=1e-5)
+    assert KNOWN_ANCHORS["yolov3-coco"].levels[2].shapes == [(116.0, 90.0), (156.0, 198.0), (373.0, 326.0)]
+    assert all(name == anchors.name for name, anchors in KNOWN_ANCHORS.items())

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.coverage import CURVE, THRESHOLDS, coverage, recall_curve
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import load_anchors
+from detect.coco import read_coco
+from detect.resize import parse_resize
+
+
+@pytest.fixture
+def three_boxes() -> ResizedInstances:
+    """20 x 20 of a, 20 x 40 of b, 300 x 100 of a; each in its own 640 x 480 image."""
+    boxes = [[10, 10, 20, 20], [100, 100, 20, 40], [50, 60, 300, 100]]
+    content = {
+        "images": [{"id": number, "width": 640, "height": 480} for number in range(3)],
+        "categories": [{"id": 5, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [
+            {"id": 10 + number, "image_id": number, "category_id": category, "bbox": box}
+            for number, (box, category) in enumerate(zip(boxes, (5, 2, 5), strict=True))
+        ],
+    }
+    return ResizedInstances.of(read_coco(content), parse_resize("none"))
+
+
+def test_numbers_by_hand(three_boxes):
+    score = coverage(three_boxes, AnchorSet.of([[(20, 20), (200, 100)]], strides=[8]))
+    # 20x20: 1 with the first; 20x40: 400 / 800; 300x100: 200 / 300
+    assert_allclose(score.best_iou, [1.0, 0.5, 2 / 3])
+    assert_array_equal(score.nearest, [0, 0, 1])
+    assert_allclose(score.average_iou, (1 + 0.5 + 2 / 3) / 3)
+    assert [score.recall(t) for t in (0.5, 0.6, 0.7)] == pytest.approx([1, 2 / 3, 1 / 3])
+    assert score.ratio_recall == 1.0
+
+
+def test_a_threshold_is_reached_by_equality(three_boxes):
+    score = coverage(three_boxes, AnchorSet.of([[(20, 20)]], strides=[8]))
+    assert score.best_iou[1] == 0.5
+    assert score.recall(0.5) == pytest.approx(2 / 3)
+
+
+def test_yolov5s_ratio_is_a_strict_factor_of_four(three_boxes):
+    # widths 20, 20, 300 against 80: exactly 4 does not count (YOLOv5: best > 1 / thr)
+    assert coverage(three_boxes, AnchorSet.of([[(80, 80)]], strides=[8])).ratio_recall == pytest.approx(1 / 3)
+    assert coverage(three_boxes, AnchorSet.of([[(79, 79)]], strides=[8])).ratio_recall == 1.0
+
+
+def test_groups_add_up_to_the_whole(bccd):
+    score = coverage(bccd, load_anchors("yolov3-coco"))
+    for groups in (score.by_size, score.by_ratio, score.by_category):
+        counts = np.array([group.count for group in groups])
+        assert counts.sum() == len(bccd)
+        averages = np.array([group.average_iou if group.count else 0.0 for group in groups])
+        assert_allclose(counts @ averages / counts.sum(), score.average_iou)
+        for threshold in THRESHOLDS:
+            recalls = np.array([group.recall[threshold] if group.count else 0.0 for group in groups])
+            assert_allclose(counts @ recalls / counts.sum(), score.recall(threshold))
+
+
+def test_bands_by_hand(three_boxes):
+    score = coverage(three_boxes, AnchorSet.of([[(20, 20)]], strides=[8]))
+    # sizes 20, 28.3, 173.2: two small, one large; ratios h/w 1, 2, 1/3
+    assert [group.count for group in score.by_size] == [2, 0, 1]
+    assert [group.count for group in score.by_ratio] == [0, 1, 1, 1, 0]
+    assert [(group.name, group.count) for group in score.by_category] == [("b", 1), ("a", 2)]
+
+
+def test_the_worst_come_first_with_ties_by_annotation_id(three_boxes):
+    score = coverage(three_boxes, AnchorSet.of([[(20, 20), (200, 100)]], strides=[8]))
+    ids = three_boxes.dataset.instances.ids
+    assert ids[score.worst(2)].tolist() == [11, 12]
+    assert ids[score.worst(99)].tolist() == [11, 12, 10]
+    flat = coverage(three_boxes, AnchorSet.of([[(20, 20), (20, 40), (300, 100)]], strides=[8]))
+    assert ids[flat.worst(2)].tolist() == [10, 11]
+
+
+def test_the_curve_is_the_recall_at_every_threshold(bccd):
+    score = coverage(bccd, load_anchors("retinanet"))
+    assert_allclose(recall_curve(score.best_iou), [score.recall(float(threshold)) for threshold in CURVE])
+    assert recall_curve(score.best_iou)[0] == 1.0
+
+
+def test_the_grid_never_covers_more_than_shapes_that_share_a_centre(bccd, nuclei):
+    for instances in (bccd, nuclei):
+        for name in ("retinanet", "yolov5-coco"):
+            score = coverage(instances, load_anchors(name))
+            assert (score.placed_best_iou <= score.best_iou + 1e-12).all()
+
+
+def test_no_boxes_give_no_score():
+    empty = read_coco({"images": [], "annotations": [], "categories": []})
+    score = coverage(ResizedInstances.of(empty, parse_resize("none")), load_anchors("retinanet"))
+    assert np.isnan(score.average_iou)
+    assert score.by_category == ()
+    assert len(score.worst(5)) == 0

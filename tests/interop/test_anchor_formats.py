@@ -1,0 +1,156 @@
+"""Converted anchors against the frameworks themselves (torchvision) and against their documented examples."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.testing import assert_allclose
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.fitting import fit_anchors
+from detect.anchors.known import load_anchors
+from detect.errors import ConvertError
+from detect.interop.anchor_formats import FORMATS, convert_anchors
+from detect.interop.torchvision import import_torchvision
+
+import_torchvision()
+from torchvision.models.detection.anchor_utils import AnchorGenerator  # noqa: E402
+from torchvision.models.detection.image_list import ImageList  # noqa: E402
+
+UNEQUAL = AnchorSet.of([[(10.123, 20), (30, 20.5)], [(60, 61)]], strides=(8, 16), resize="letterbox:640")
+
+
+def run(text: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(text, names)  # noqa: S102 - the text is what a user would paste
+    return names
+
+
+def laid_out(anchors: AnchorSet, height: int, width: int) -> np.ndarray:
+    """Every anchor as a box, in torchvision's order: level, row, column, shape."""
+    boxes = []
+    for level in anchors.levels:
+        for row in range(height // level.stride):
+            for column in range(width // level.stride):
+                x, y = (np.array([column, row]) + anchors.center_offset) * level.stride
+                boxes += [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for w, h in level.shapes]
+    return np.array(boxes)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "yolov3-coco", "faster-rcnn-fpn", "unequal", "fitted"])
+def test_torchvisions_text_builds_a_generator_of_the_same_boxes(name, bccd):
+    anchors = {"unequal": UNEQUAL, "fitted": fit_anchors(bccd, k=9)}.get(name) or load_anchors(name)
+    generator = run(convert_anchors(anchors, "torchvision").text)["anchor_generator"]
+    assert isinstance(generator, AnchorGenerator)
+    assert generator.num_anchors_per_location() == [len(level.shapes) for level in anchors.levels]
+    image = ImageList(torch.zeros(1, 3, 128, 256), [(128, 256)])
+    maps = [torch.zeros(1, 1, 128 // level.stride, 256 // level.stride) for level in anchors.levels]
+    assert_allclose(generator(image, maps)[0].numpy(), laid_out(anchors, 128, 256), rtol=1e-5, atol=1e-4)
+
+
+def test_torchvisions_sizes_and_ratios_make_the_same_shapes_up_to_its_rounding():
+    text = convert_anchors(load_anchors("retinanet"), "torchvision").text
+    generator = run(text)["anchor_generator"]
+    exact = [cell.clone() for cell in generator.cell_anchors]
+    for level, (sizes, ratios) in enumerate(zip(generator.sizes, generator.aspect_ratios, strict=True)):
+        rounded = generator.generate_anchors(sizes, ratios)  # torchvision's own rule: ratio outer, size inner, rounded
+        assert_allclose(rounded.numpy(), exact[level].numpy(), atol=0.51)
+
+
+def test_mmdetections_retinanet_is_its_documented_configuration():
+    # configs/_base_/models/retinanet_r50_fpn.py: octave_base_scale=4, scales_per_octave=3, ratios .5, 1, 2, strides 8..128;
+    # its scales are 4 * 2**(i / 3)
+    text = convert_anchors(load_anchors("retinanet"), "mmdet").text
+    generator = run(text.replace("anchor_generator=", "generator="))["generator"]
+    assert generator["type"] == "AnchorGenerator"
+    assert_allclose(generator["scales"], [4 * 2 ** (i / 3) for i in range(3)], rtol=1e-4)
+    assert generator["ratios"] == [0.5, 1, 2]
+    assert generator["strides"] == [8, 16, 32, 64, 128]
+    assert generator["center_offset"] == 0
+
+
+def test_mmdetections_yolo_is_its_documented_configuration():
+    # configs/yolo/yolov3_d53_8xb8-ms-608-273e_coco.py, fine to coarse
+    generator = run(convert_anchors(load_anchors("yolov3-coco"), "mmdet").text.replace("anchor_generator=", "g="))["g"]
+    assert generator == {
+        "type": "YOLOAnchorGenerator",
+        "base_sizes": [
+            [(10, 13), (16, 30), (33, 23)],
+            [(30, 61), (62, 45), (59, 119)],
+            [(116, 90), (156, 198), (373, 326)],
+        ],
+        "strides": [8, 16, 32],
+    }
+
+
+def test_detectron2s_retinanet_is_its_documented_configuration():
+    # configs/Base-RetinaNet.yaml: SIZES [[x, x * 2**(1/3), x * 2**(2/3)] for x in 32, 64, 128, 256, 512]
+    text = convert_anchors(load_anchors("retinanet"), "detectron2").text
+    generator = yaml.safe_load(text)["MODEL"]["ANCHOR_GENERATOR"]
+    assert generator["NAME"] == "DefaultAnchorGenerator"
+    assert_allclose(
+        generator["SIZES"], [[x * 2 ** (i / 3) for i in range(3)] for x in (32, 64, 128, 256, 512)], rtol=1e-4
+    )
+    assert generator["ASPECT_RATIOS"] == [[0.5, 1, 2]] * 5
+    assert generator["OFFSET"] == 0
+
+
+def test_detectron2s_free_shapes_are_a_generator_that_python_reads():
+    text = convert_anchors(UNEQUAL, "detectron2").text
+    tree = ast.parse(text)
+    (cls,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    (shapes,) = [node for node in cls.body if isinstance(node, ast.Assign)]
+    assert ast.literal_eval(shapes.value) == [[[10.123, 20], [30, 20.5]], [[60, 61]]]
+    assert "cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5" in text
+
+
+@pytest.mark.parametrize("to", ["yolov5", "ultralytics-yaml"])
+def test_yolos_coco_anchors_are_its_documented_configuration(to):
+    # models/yolov5s.yaml
+    text = convert_anchors(load_anchors("yolov5-coco"), to).text
+    assert text.splitlines() == [
+        "anchors:",
+        "  - [10,13, 16,30, 33,23]  # P3/8",
+        "  - [30,61, 62,45, 59,119]  # P4/16",
+        "  - [116,90, 156,198, 373,326]  # P5/32",
+    ]
+
+
+def test_levels_that_have_fewer_are_filled_up_and_it_is_said():
+    conversion = convert_anchors(UNEQUAL, "yolov5")
+    rows = yaml.safe_load(conversion.text)["anchors"]
+    # P4 takes the shape of P3 that is nearest to four strides, 64 px, in size: 30 x 20.5
+    assert rows == [[10.1, 20, 30, 20.5], [30, 20.5, 60, 61]]
+    assert "P3 2, P4 1: filled up to 2" in conversion.notes[0]
+    assert "--per-level" in conversion.notes[0]
+
+
+@pytest.mark.parametrize("to", ["torchvision", "detectron2"])
+def test_unequal_levels_are_said_where_they_are_kept(to):
+    assert "P3 2, P4 1" in convert_anchors(UNEQUAL, to).notes[0]
+    assert convert_anchors(load_anchors("yolov3-coco"), to).notes == ()
+
+
+def test_json_holds_the_levels():
+    content = json.loads(convert_anchors(UNEQUAL, "json").text)
+    assert content["resize"] == "letterbox:640"
+    assert content["levels"][1] == {"name": "P4", "stride": 16, "shapes": [[60.0, 61.0]]}
+
+
+def test_tiny_and_huge_shapes_keep_their_digits():
+    anchors = AnchorSet.of([[(1.5, 0.8), (12345.6, 9.9)]], strides=[4])
+    generator = run(convert_anchors(anchors, "torchvision").text)["anchor_generator"]
+    sizes = generator.cell_anchors[0][:, 2:] - generator.cell_anchors[0][:, :2]
+    assert_allclose(sizes.numpy(), [[1.5, 0.8], [12345.6, 9.9]], rtol=1e-5)
+
+
+def test_an_unknown_format_is_refused_with_those_that_are_known():
+    with pytest.raises(ConvertError, match=re.escape(f"format 'caffe' is not one of {', '.join(FORMATS)}")):
+        convert_anchors(UNEQUAL, "caffe")
