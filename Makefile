@@ -18,8 +18,10 @@ lint: $(VENV)/.dev  ## format, lint, types, import layers
 check: $(VENV)/.dev  ## lint and test
 	tools/check
 
-bench: $(VENV)/.dev  ## side by side with other packages; takes several minutes
-	$(BIN)/python tools/bench.py
+bench: $(VENV)/.core  ## side by side with other packages; takes a quarter of an hour
+	$(INSTALL) tqdm
+	$(INSTALL) --no-deps yolov5
+	$(BIN)/python tools/bench.py -o docs/benchmarks.md
 
 clean:
 	rm -rf $(VENV) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -77,7 +77,9 @@ class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if (X <= 0).any():
             row = int(np.flatnonzero((X <= 0).any(axis=1))[0])
             what = "Negative" if (X < 0).any() else "Zero"  # scikit-learn's words
-            raise ValueError(f"{what} values in data passed to {type(self).__name__}: shapes are positive; row {row}, {X[row]}")
+            raise ValueError(
+                f"{what} values in data passed to {type(self).__name__}: shapes are positive; row {row}, {X[row]}"
+            )
         return X
 
     def __sklearn_tags__(self) -> Tags:

@@ -27,10 +27,11 @@ app.add_typer(anchors.app, name="anchors")
 app.command("demo")(demo.demo)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"detect {version('detect-heads')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

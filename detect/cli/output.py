@@ -58,7 +58,8 @@ def reading_bar() -> Iterator[Any]:
     try:
         yield progress
     finally:
-        bar.stop()
+        if tasks:
+            bar.stop()
 
 
 def print_dataset(dataset: CocoDataset, resize: str, console: Console) -> None:

@@ -35,6 +35,7 @@ MAX_POINTS = 6_000  # as SVG, which every browser draws; more are drawn as count
 CELLS_PER_OCTAVE = 6
 LABEL_DISTANCE = 0.07  # of the axis: shapes nearer to a labelled one than this have their level by colour alone
 FEW_GROUPS = 8
+HALO = "0 0 2px white, 0 0 2px white, 0 0 3px white"
 
 
 def boxes_and_shapes(score: Coverage, colors: Mapping[int, str]) -> Panel:
@@ -49,7 +50,7 @@ def boxes_and_shapes(score: Coverage, colors: Mapping[int, str]) -> Panel:
         traces = [_box_density(shapes)]
         how = f"Darker cells hold more of the {len(shapes):,} boxes, on a logarithmic scale"
     diagonal = go.Scatter(
-        x=[low / 2, high * 2], y=[low / 2, high * 2], mode="lines", line={"color": "#d4dae0", "dash": "dot"}
+        x=[low / 8, high * 8], y=[low / 8, high * 8], mode="lines", line={"color": "#d4dae0", "dash": "dot"}
     )
     diagonal.hoverinfo = "skip"
     chart = figure(
@@ -175,6 +176,7 @@ def _group_panel(
         traces,
         xaxis=names_axis([(group.name, group.count) for group in groups[0]]),
         yaxis={"title": {"text": "average IoU"}, "range": [0, 1], "dtick": 0.2, "tickformat": ".1f"},
+        height=330 if len(rows) <= FEW_GROUPS else 400,
     )
     return Panel(name, title, caption, chart, columns, set_keys(scores, others="diamond"))
 
@@ -264,7 +266,7 @@ def _shape_markers(score: Coverage, colors: Mapping[int, str], span: float) -> l
             "line": {"color": "white", "width": 1.5},
         }
         trace = go.Scatter(x=width, y=height, mode="markers+text", marker=marker, text=texts, textposition="top center")
-        trace.textfont = {"color": INK, "size": 12}
+        trace.textfont = {"color": INK, "size": 12, "shadow": HALO}
         trace.hovertemplate = f"{label(level.name)}, stride {level.stride}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
         traces.append(trace)
     return traces
@@ -278,8 +280,7 @@ def _outlines(level: AnchorLevel, color: str) -> Any:
         xs += [-width / 2, width / 2, width / 2, -width / 2, -width / 2, None]
         ys += [-height / 2, -height / 2, height / 2, height / 2, -height / 2, None]
         texts += [f"{label(level.name)}: {width:g} x {height:g} px"] * 6
-    trace = go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, text=texts, hoverinfo="text")
-    return trace
+    return go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, text=texts, hoverinfo="text")
 
 
 def _level_keys(score: Coverage, colors: Mapping[int, str]) -> tuple[Key, ...]:

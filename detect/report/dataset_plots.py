@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from detect.shapes import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 MAX_SIZES = 2_000
 MAX_BARS = 50
 BARS_PER_OCTAVE = 4
-CENTER_CELLS = 32
+CENTER_CELLS, FEW_BOXES = 32, 4_000  # half as many cells along an axis where boxes are few
 
 
 def dataset_panels(score: Coverage) -> list[Panel]:
@@ -61,7 +62,9 @@ def boxes_per_image(dataset: CocoDataset) -> Panel:
     names = [f"{low}" if step == 1 else f"{low} to {low + step - 1}" for low in lowest]
     bars = go.Bar(x=lowest + (step - 1) / 2, y=counts, width=0.9 * step, marker={"color": PLAIN}, customdata=names)
     bars.hovertemplate = "%{customdata} boxes: %{y:,} images<extra></extra>"
-    chart = figure([bars], xaxis=_axis("boxes in an image", nticks=8), yaxis=_axis("images", nticks=6))
+    chart = figure(
+        [bars], xaxis=_axis("boxes in an image", len(lowest) * step), yaxis=_axis("images", int(counts.max(initial=0)))
+    )
     caption = f"How many images hold how many boxes; {plural(int((boxes == 0).sum()), 'image')} with none."
     return Panel("boxes-per-image", "Boxes per image", caption, chart, 4)
 
@@ -72,11 +75,12 @@ def object_sizes(instances: ResizedInstances) -> Panel:
     edges, counts = _octave_histogram(size)
     bars = go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0, marker={"color": PLAIN})
     bars.marker.line = {"color": "white", "width": 1}
-    bars.customdata = [f"{low:.3g} to {high:.3g} px" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    bars.customdata = [f"{low:.3g} to {high:.3g} px" for low, high in pairwise(edges)]
     bars.hovertemplate = "%{customdata}: %{y:,} boxes<extra></extra>"
     low, high = min(edges[0], SMALL_MEDIUM_PX / 4), max(edges[-1], MEDIUM_LARGE_PX * 4)
     xaxis = pixels_axis("root of the area, px", low, high)
-    yaxis = _axis("boxes", nticks=6, range=[0, float(counts.max()) * 1.15 + 1])
+    highest = max(int(counts.max()), 1)
+    yaxis = _axis("boxes", highest, range=[0, highest * 1.15])  # room for the names of the bands
     chart = figure([bars], xaxis=xaxis, yaxis=yaxis, bargap=0)
     for limit in (SMALL_MEDIUM_PX, MEDIUM_LARGE_PX):
         chart.add_vline(x=limit, line={"color": INK, "width": 1.2, "dash": "dot"})
@@ -89,10 +93,11 @@ def box_centers(dataset: CocoDataset) -> Panel:
     """Where in their images boxes lie."""
     instances = dataset.instances
     centers = instances.boxes_xywh[:, :2] + instances.boxes_xywh[:, 2:] / 2
-    cells = np.floor(centers / dataset.images.wh[instances.image_rows] * CENTER_CELLS).astype(int)
-    column, row = np.clip(cells, 0, CENTER_CELLS - 1).T
-    counts = np.bincount(row * CENTER_CELLS + column, minlength=CENTER_CELLS**2).reshape(CENTER_CELLS, CENTER_CELLS)
-    edges = np.linspace(0, 1, CENTER_CELLS + 1)
+    along = CENTER_CELLS if len(centers) >= FEW_BOXES else CENTER_CELLS // 2
+    cells = np.floor(centers / dataset.images.wh[instances.image_rows] * along).astype(int)
+    column, row = np.clip(cells, 0, along - 1).T
+    counts = np.bincount(row * along + column, minlength=along**2).reshape(along, along)
+    edges = np.linspace(0, 1, along + 1)
     cloud = go.Heatmap(x=edges, y=edges, z=counts, coloraxis="coloraxis")
     cloud.hovertemplate = "%{z:,} boxes<extra></extra>"
     chart = figure(
@@ -121,7 +126,8 @@ def class_balance(score: Coverage) -> Panel:
         hoverinfo="text",
     )
     xaxis = names_axis([(group.name, group.count) for group in shown])
-    chart = figure([bars], xaxis=xaxis, yaxis=_axis("boxes", nticks=6), height=380)
+    yaxis = _axis("boxes", max(group.count for group in shown) if shown else 0)
+    chart = figure([bars], xaxis=xaxis, yaxis=yaxis, height=380)
     empty = len(score.instances.dataset.categories) - len(ranked)
     without = f" Without any box: {empty:,} more." if empty > 0 else ""
     cut = f", the {len(shown)} largest of {len(ranked)} categories" if len(ranked) > len(shown) else ""
@@ -140,16 +146,19 @@ def _octave_histogram(
 def _name_bands(chart: go.Figure, log_range: list[float]) -> None:
     """small, medium, large over the bars, each in the middle of its band."""
     stops = [log_range[0], np.log10(SMALL_MEDIUM_PX), np.log10(MEDIUM_LARGE_PX), log_range[1]]
-    for name, low, high in zip(("small", "medium", "large"), stops[:-1], stops[1:], strict=True):
+    for name, low, high in zip(("small", "medium", "large"), stops, stops[1:], strict=False):
         middle = (low + high) / 2  # an annotation on a logarithmic axis is placed by its logarithm
         chart.add_annotation(x=middle, y=1, yref="paper", yanchor="top", text=name, showarrow=False)
     chart.update_annotations(font={"color": MUTED, "size": 11})
 
 
 def _diameters(counts: Int64[ndarray, " n"]) -> Float64[ndarray, " n"]:
-    """Area of a dot grows with the count, up to 26 pixels across, and none is too small to see."""
-    return np.maximum(26 * np.sqrt(counts / counts.max(initial=1)), 4.0)
+    """Area of a dot grows with the count; the largest is 26 pixels across, or fewer where dots are many."""
+    largest = np.clip(260 / np.sqrt(max(len(counts), 1)), 6, 26)
+    return np.maximum(largest * np.sqrt(counts / counts.max(initial=1)), 3.0)
 
 
-def _axis(title: str, **options: Any) -> dict[str, Any]:
-    return {"title": {"text": title}, "tickformat": ",d", **options}
+def _axis(title: str, highest: float, **options: Any) -> dict[str, Any]:
+    """An axis of counts: no tick between whole numbers."""
+    steps = {"dtick": 1} if highest < 6 else {"nticks": 7}
+    return {"title": {"text": title}, "tickformat": ",d", **steps, **options}

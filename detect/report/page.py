@@ -14,7 +14,7 @@ from importlib.resources import files
 
 from plotly.offline import get_plotlyjs
 
-from detect.anchors.coverage import Coverage
+from detect.anchors.coverage import YOLOV5_RATIO, Coverage
 from detect.anchors.fitting import KCurve
 from detect.report.anchor_plots import (
     average_iou_panels,
@@ -37,12 +37,14 @@ for (const [name, figure] of Object.entries(figures)) Plotly.newPlot(name, figur
 REFUSED = "Entries that cannot be used: nothing on this page counts them."
 ODD = "Entries that are used, though something about them is not as it should be."
 ANCHORS = "Shapes after the resize rule, level by level, in the order of the head's channels."
+HEADLINE = f"""R@t is the share of boxes whose best IoU reaches t: by shape where box and anchor share a centre, placed
+where the grid puts the anchors. The last column is YOLOv5's “best possible recall”, a ratio test: the share of boxes for
+which some anchor is within a factor of {YOLOV5_RATIO:g} in width and in height, whatever their IoU."""
+OTHER_RULE = " A set made for another resize rule is scored as it stands."
 WORST = "Where to look first: boxes that no shape comes near, with the best IoU by shape and as placed on the grid."
 
 
-def anchor_page(
-    scores: Sequence[Coverage], curve: KCurve | None, *, title: str, notes: Sequence[str] = ()
-) -> str:
+def anchor_page(scores: Sequence[Coverage], curve: KCurve | None, *, title: str, notes: Sequence[str] = ()) -> str:
     """The report of a fit, as the text of one HTML file; equal input gives equal text.
 
     Args:
@@ -59,7 +61,7 @@ def anchor_page(
     panels = _panels(scores, curve)
     body = [
         _header(scores[0], title, notes),
-        _section("summary", "Summary", _counts(scores[0]) + headline_table(scores)),
+        _section("summary", "Summary", _counts(scores[0]) + _headline(scores)),
         _section("shapes", "Shapes", _grid(panels["shapes"]) + _block("Anchors by level", ANCHORS, _anchors(scores))),
         _section("coverage", "Coverage", _grid(panels["coverage"]) + _worst(scores[0])),
         _section("dataset", "Dataset", _grid(panels["dataset"])),
@@ -137,6 +139,12 @@ def _counts(score: Coverage) -> str:
     }
     tiles = "".join(f"<div><b>{count:,}</b><span>{name}</span></div>" for name, count in counts.items())
     return f'<div class="tiles">{tiles}</div>'
+
+
+def _headline(scores: Sequence[Coverage]) -> str:
+    rules = {score.anchors.resize for score in scores}
+    caption = HEADLINE if rules == {str(scores[0].instances.rule)} else HEADLINE + OTHER_RULE
+    return _block("Anchor sets", caption, headline_table(scores))
 
 
 def _section(name: str, title: str, content: str) -> str:

@@ -19,7 +19,7 @@ from detect.anchors.coverage import Coverage
 
 INK, MUTED, GRID = "#1f2933", "#64707d", "#e8ebef"
 BOX, MISSED, PLAIN = "#9aa7b5", "#d1495b", "#7c93ab"
-DENSITY = [[0.0, "#eaf1f8"], [0.35, "#a8c4dd"], [0.7, "#4f81ae"], [1.0, "#173f66"]]
+DENSITY = [[0.0, "#eaf1f8"], [0.35, "#a8c4dd"], [0.7, "#5b8cb8"], [1.0, "#2a5d8f"]]
 SET_COLORS = ("#2b6ca3", "#dd8a2e", "#7d5ba6", "#3f9c8f", "#b0476a", "#77808a")
 LEVEL_COLORS = ("#46327e", "#2a7f9e", "#1fa287", "#86b817", "#d9a406", "#96602c")  # fine to coarse
 
@@ -28,6 +28,7 @@ MAX_TEXT_CHARS = 300
 MAX_CATEGORIES = 40
 JOINERS = "\u200c\u200d"  # invisible, but part of how some scripts and emoji are spelled
 OCTAVE = math.log10(2)  # one step of a logarithmic axis
+LEAST_OCTAVES = 3
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def label(text: str, limit: int = LABEL_CHARS) -> str:
     >>> label("<b>R&D</b>")
     '&lt;b&gt;R&amp;D&lt;/b&gt;'
     """
-    return html.escape(visible(text, limit), quote=False)
+    return html.escape(visible(text, limit), quote=False).replace("$", "&#36;")  # no formula for MathJax
 
 
 def level_colors(scores: Sequence[Coverage]) -> dict[int, str]:
@@ -111,7 +112,9 @@ def plural(count: int, noun: str) -> str:
 
 def pixels_axis(title: str, low: float, high: float) -> dict[str, Any]:
     """A logarithmic axis in pixels with a tick at every power of two, or at fewer where they are many."""
-    low, high = math.log10(low) - 0.06, math.log10(high) + 0.06
+    low, high = math.log10(low), math.log10(high)
+    beside = max(0.06, (LEAST_OCTAVES * OCTAVE - (high - low)) / 2)
+    low, high = low - beside, high + beside
     step = max(1, math.ceil((high - low) / OCTAVE / 12))
     return {
         "title": {"text": title},

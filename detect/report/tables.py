@@ -54,10 +54,8 @@ def table(
         cells = (f"<td{side}>{_content(value)}</td>" for side, value in zip(sides, row, strict=True))
         lines.append(f"<tr>{''.join(cells)}</tr>")
     window = "table scroll" if scroll else "table"
-    body = "\n".join(lines)
-    return (
-        f'<div class="{window}"><table>\n<thead>{groups}<tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    )
+    head, body = f"<thead>{groups}<tr>{titles}</tr></thead>", "\n".join(lines)
+    return f'<div class="{window}"><table>\n{head}\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 def headline_table(scores: Sequence[Coverage]) -> str:
@@ -65,7 +63,7 @@ def headline_table(scores: Sequence[Coverage]) -> str:
     recalls = [f"R@{threshold:g}" for threshold in THRESHOLDS]
     numbers = ["anchors", "average IoU", *recalls, "average IoU", recalls[0], f"w, h within {YOLOV5_RATIO:g}x"]
     columns = [Column("anchor set"), Column("made for"), *(Column(title, numeric=True) for title in numbers)]
-    groups = (("", 3), ("by shape", 1 + len(recalls)), ("placed on the grid", 2), ("ratio test (YOLOv5), no IoU", 1))
+    groups = (("", 3), ("by shape", 1 + len(recalls)), ("placed on the grid", 2), ("ratio test (YOLOv5), not IoU", 1))
     above = "".join(f'<th colspan="{width}" class="group">{name}</th>' for name, width in groups)
     rows = [_headline_row(number, score) for number, score in enumerate(scores)]
     return table(columns, rows, groups=f"<tr>{above}</tr>")
@@ -91,15 +89,17 @@ def anchors_table(scores: Sequence[Coverage], colors: Mapping[int, str]) -> str:
     for number, score in enumerate(scores):
         for row, level in enumerate(score.anchors.levels):
             name = "" if row else _swatch(set_color(number), score.anchors.name)
-            sizes = "".join(f"<span>{width:.4g} × {height:.4g}</span>" for width, height in level.shapes)
+            sizes = "".join(f"<span>{width:.4g} x {height:.4g}</span>" for width, height in level.shapes)
             shapes = Html(f'<div class="shapes">{sizes}</div>')
-            rows.append([name, _swatch(colors[level.stride], level.name), f"{level.stride}", f"{len(level.shapes)}", shapes])
-    return table([*columns, Column("anchors", numeric=True), Column("width × height, px")], rows)
+            rows.append(
+                [name, _swatch(colors[level.stride], level.name), f"{level.stride}", f"{len(level.shapes)}", shapes]
+            )
+    return table([*columns, Column("anchors", numeric=True), Column("width x height, px")], rows)
 
 
 def worst_table(score: Coverage) -> str:
     """The instances that the set covers worst."""
-    titles = ("width × height, px", "best IoU", "placed")
+    titles = ("width x height, px", "best IoU", "placed")
     columns = [Column("annotation", numeric=True), Column("file"), Column("category")]
     columns += [Column(title, numeric=True) for title in titles]
     return table(columns, [_worst_row(score, int(row)) for row in score.worst(MAX_WORST)], scroll=True)
@@ -113,7 +113,7 @@ def _worst_row(score: Coverage, row: int) -> list[str | Html]:
         f"{instances.ids[row]}",
         dataset.images.file_names[image] or f"image {dataset.images.ids[image]}",
         dataset.category_name(int(instances.category_ids[row])),
-        f"{width:.1f} × {height:.1f}",
+        f"{width:.1f} x {height:.1f}",
         _decimal(float(score.best_iou[row])),
         _decimal(float(score.placed_best_iou[row])),
     ]
@@ -155,12 +155,12 @@ def _swatch(color: str, text: str) -> Html:
 
 
 def _decimal(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1%}"
+    return "-" if math.isnan(value) else f"{value:.1%}"
 
 
 def _id(value: int | None) -> str:
-    return "–" if value is None else f"{value}"
+    return "-" if value is None else f"{value}"

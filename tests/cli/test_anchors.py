@@ -1,0 +1,277 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+from detect import AnchorSet, read_coco
+from detect.cli.app import main
+from detect.samples import sample_annotations
+
+BCCD = str(sample_annotations("bccd"))
+NUCLEI = str(sample_annotations("nuclei"))
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def detect(monkeypatch, capsys):
+    """Run a command line in this process."""
+
+    def run(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["detect", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return Run(code, *capsys.readouterr())
+
+    return run
+
+
+def cut(path: str, folder: Path, count: int) -> list[str]:
+    """Shards of a file: every image with its annotations to one of them."""
+    content = json.loads(Path(path).read_text("utf-8"))
+    names = []
+    for number in range(count):
+        images = content["images"][number::count]
+        ids = {image["id"] for image in images}
+        part = content | {
+            "images": images,
+            "annotations": [entry for entry in content["annotations"] if entry["image_id"] in ids],
+        }
+        names.append(str(folder / f"shard{number}.json"))
+        Path(names[-1]).write_text(json.dumps(part), "utf-8")
+    return names
+
+
+def test_fit_prints_one_object_with_the_promised_fields(detect):
+    result = detect("anchors", "fit", BCCD, "-k", 5, "--resize", "letterbox:640", "--json")
+    assert result.code == 0
+    content = result.json
+    assert content["boxes"] == 4886
+    assert content["refused"] == 2
+    assert content["method"] == "kmeans"
+    assert content["resize"] == "letterbox:640"
+    areas = [w * h for w, h in content["shapes"]]
+    assert len(areas) == 5
+    assert areas == sorted(areas)
+    assert set(content["recall"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
+    assert content["average_iou"] > 0.84
+
+
+def test_fit_is_the_same_twice_and_from_shards_in_any_order(detect, tmp_path):
+    arguments = ("-k", 9, "--resize", "letterbox:640", "--method", "kmeans", "--json")
+    whole = detect("anchors", "fit", BCCD, *arguments).out
+    assert detect("anchors", "fit", BCCD, *arguments).out == whole
+    shards = cut(BCCD, tmp_path, 7)
+    assert detect("anchors", "fit", *shards, *arguments).out == whole
+    assert detect("anchors", "fit", *shards[::-1], *arguments).out == whole
+    assert detect("anchors", "fit", str(tmp_path / "shard*.json"), *arguments).out == whole
+
+
+def test_what_fit_writes_is_read_back_and_scores_the_same(detect, tmp_path):
+    fit = detect("anchors", "fit", NUCLEI, "-k", 4, "--levels", "p2-p4", "-o", tmp_path / "out", "--json").json
+    anchors = AnchorSet.load(tmp_path / "out" / "anchors.yaml")
+    assert anchors.shapes.tolist() == fit["shapes"]
+    assert anchors.sources[0].path == NUCLEI
+    assert anchors.command.startswith(f"detect anchors fit {NUCLEI} -k 4")
+    assert anchors.scores["average_iou"] == pytest.approx(fit["average_iou"], abs=1e-6)
+    score = detect("anchors", "score", NUCLEI, "--anchors", tmp_path / "out", "--json").json["anchors"][0]
+    assert score["average_iou"] == fit["average_iou"]
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert f"{fit['average_iou']:.3f}" in page
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["anchors.yaml", "report.html"]
+
+
+def test_findings_are_named_printed_and_written(detect, tmp_path):
+    result = detect("anchors", "fit", BCCD, "--resize", "letterbox:640", "-o", tmp_path, "--no-report", "--findings")
+    assert "annotation 3951, image 300: width 0 and height 0 are not positive" in result.out
+    assert "refused: " in result.err
+    with (tmp_path / "findings.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["kind"], row["annotation_id"]) for row in rows] == [("refused", "3951"), ("refused", "4005")]
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_strict_makes_the_first_refusal_the_error_and_writes_nothing(detect, tmp_path):
+    result = detect("anchors", "fit", BCCD, "--strict", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "annotation 3951" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_score_compares_sets_side_by_side(detect):
+    result = detect(
+        "anchors",
+        "score",
+        BCCD,
+        "--anchors",
+        "retinanet",
+        "--anchors",
+        "yolov3-coco",
+        "--resize",
+        "letterbox:640",
+        "--json",
+    )
+    sets = result.json["anchors"]
+    assert [each["name"] for each in sets] == ["retinanet", "yolov3-coco"]
+    assert [len(each["shapes"]) for each in sets] == [45, 9]
+    assert {each["resize"] for each in sets} == {"letterbox:640"}
+
+
+def test_score_uses_each_sets_own_rule_unless_told(detect):
+    sets = detect("anchors", "score", BCCD, "--anchors", "retinanet", "--anchors", "yolov3-coco", "--json").json[
+        "anchors"
+    ]
+    assert [each["resize"] for each in sets] == ["shortest:800:1333", "stretch:416x416"]
+
+
+def test_score_lists_groups_and_the_worst_instances(detect):
+    out = detect("anchors", "score", BCCD, "--anchors", "yolov3-coco", "--resize", "letterbox:640", "--worst", 3).out
+    assert "by size" in out
+    assert "by category" in out
+    assert "Platelets" in out
+    assert out.count("annotation ") >= 3
+    assert "BloodImage_00002.jpg" in out
+
+
+@pytest.mark.parametrize("method", ["euclidean", "log-euclidean", "mixture"])
+def test_other_methods(detect, method):
+    content = detect("anchors", "fit", NUCLEI, "-k", 3, "--method", method, "--json").json
+    assert content["method"] == method
+    assert len(content["shapes"]) == 3
+
+
+def test_suggest_k_prints_the_curve(detect):
+    content = detect("anchors", "fit", NUCLEI, "-k", 3, "--suggest-k", "--json").json
+    assert list(content["k_curve"]) == [str(k) for k in range(1, 16)]
+    assert str(content["knee"]) in content["k_curve"]
+
+
+def test_shapes_and_grid_parting_is_warned_of(detect):
+    result = detect("anchors", "fit", NUCLEI, "-k", 5, "--levels", "p4-p5")
+    assert "warning: fitted: by shape" in result.err
+    assert "finer level than P4" in result.err
+    assert "warning" not in detect("anchors", "fit", NUCLEI, "-k", 5, "--levels", "p2-p4").err
+
+
+def test_without_a_resize_rule_it_says_what_that_means(detect):
+    assert "no --resize" in detect("anchors", "fit", NUCLEI, "-k", 2).err
+    assert detect("anchors", "fit", BCCD, "-k", 2, "--resize", "letterbox:640").err == ""
+
+
+@pytest.mark.parametrize("to", ["torchvision", "detectron2", "mmdet", "yolov5", "ultralytics-yaml", "json"])
+def test_convert_prints_text_alone_on_stdout(detect, to):
+    result = detect("anchors", "convert", "yolov3-coco", "--to", to)
+    assert result.code == 0
+    assert "116" in result.out or "-62, -83" in result.out
+    assert result.err == ""
+
+
+def test_convert_tells_on_stderr_what_it_changed(detect, tmp_path):
+    detect("anchors", "fit", BCCD, "-k", 9, "--resize", "letterbox:640", "-o", tmp_path, "--no-report")
+    result = detect("anchors", "convert", tmp_path, "--to", "yolov5")
+    rows = yaml.safe_load(result.out)["anchors"]
+    assert len({len(row) for row in rows}) == 1
+    assert "filled up" in result.err
+
+
+def test_known_lists_names(detect):
+    assert "retinanet         45 shapes on P3, P4, P5, P6, P7; shortest:800:1333" in detect("anchors", "known").out
+
+
+def test_a_configuration_file_sets_options_and_the_command_line_wins(detect, tmp_path):
+    path = tmp_path / "fit.yaml"
+    path.write_text(yaml.safe_dump({"files": [NUCLEI], "k": 4, "levels": "p2-p4", "json": True}), "utf-8")
+    content = detect("anchors", "fit", "--config", path).json
+    assert len(content["shapes"]) == 4
+    assert content["levels"][0]["name"] == "P2"
+    assert len(detect("anchors", "fit", "--config", path, "-k", 2).json["shapes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "nothing.json"), "nothing.json: No such file"),
+        (("fit", "no*.json"), "no*.json: no file matches this pattern"),
+        (("fit", NUCLEI, "--resize", "big"), "resize rule 'big' is not known: use none, stretch"),
+        (("fit", NUCLEI, "--levels", "p9-p1"), "levels 'p9-p1'"),
+        (("fit", NUCLEI, "-k", "999"), "clusters asked of"),
+        (("fit", NUCLEI, "--compare", "yolov9"), "yolov9: no such file; known by name"),
+        (("score", NUCLEI), "no anchors given"),
+        (("score", NUCLEI, "--anchors", "yolov9"), "yolov9: no such file"),
+        (("convert", "yolov9", "--to", "json"), "yolov9: no such file"),
+        (("fit", "--config", "nothing.yaml"), "nothing.yaml: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(detect, arguments, message):
+    result = detect("anchors", *arguments)
+    assert result.code == 2
+    assert result.out == ""
+    lines = [line for line in result.err.splitlines() if not line.startswith("note:")]
+    assert len(lines) == 1
+    assert lines[0].startswith("detect: ")
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kk: 3", "no option 'kk'"),
+        ("k: many", "k: Input should be a valid integer"),
+        ("k: 0", "k: Input should be greater than or equal to 1"),
+        ("method: magic", "method: Input should be 'kmeans'"),
+        ("[1]", "expected fields such as 'k: 9', got list"),
+        ("k: [", "not YAML"),
+    ],
+)
+def test_a_wrong_configuration_names_the_field(detect, tmp_path, text, message):
+    (tmp_path / "fit.yaml").write_text(text, "utf-8")
+    result = detect("anchors", "fit", NUCLEI, "--config", tmp_path / "fit.yaml")
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(detect, tmp_path):
+    (tmp_path / "taken").write_text("", "utf-8")
+    result = detect("anchors", "fit", NUCLEI, "-k", 2, "--resize", "none", "-o", tmp_path / "taken")
+    assert result.code == 2
+    assert "cannot be written" in result.err
+
+
+def test_names_from_the_file_are_printed_as_they_are(detect, tmp_path):
+    content = json.loads(Path(NUCLEI).read_text("utf-8"))
+    content["categories"][0]["name"] = "[red]cell[/red]"
+    path = tmp_path / "markup.json"
+    path.write_text(json.dumps(content), "utf-8")
+    assert "[red]cell[/red]" in detect("anchors", "score", path, "--anchors", "retinanet").out
+
+
+def test_the_python_interface_gives_what_the_command_gives(detect):
+    from detect import ResizedInstances, coverage, fit_anchors, parse_resize
+
+    content = detect("anchors", "fit", BCCD, "-k", 5, "--resize", "letterbox:640", "--json").json
+    instances = ResizedInstances.of(read_coco(BCCD), parse_resize("letterbox:640"))
+    anchors = fit_anchors(instances, k=5)
+    np.testing.assert_array_equal(anchors.shapes, content["shapes"])
+    assert coverage(instances, anchors).average_iou == content["average_iou"]

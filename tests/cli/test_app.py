@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "sklearn", "plotly", "scipy", "pandas", "pycocotools")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["anchors", "--help"], ["anchors", "fit", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\n"
+        "from detect.cli.app import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_completion_imports_nothing_heavy_and_knows_the_methods():
+    code = (
+        "import os, sys\n"
+        "os.environ.update(_DETECT_COMPLETE='complete_bash', COMP_WORDS='detect anchors fit --method k', COMP_CWORD='4')\n"
+        "from detect.cli.app import app\n"
+        "try: app(prog_name='detect')\n"
+        "except SystemExit: pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["kmeans", "HEAVY []"]
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = f"import sys, detect; print([name for name in {(*HEAVY, 'numpy')!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_demo_fits_scores_and_draws(tmp_path):
+    command = [sys.executable, "-m", "detect", "demo", "-o", str(tmp_path / "demo")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    for sample in ("bccd", "nuclei"):
+        folder = tmp_path / "demo" / sample
+        assert (folder / "anchors.yaml").exists()
+        assert (folder / "report.html").stat().st_size > 1_000_000  # plotly is inside
+    assert "retinanet" in run.stdout
+    assert "yolov3-coco" in run.stdout
+    assert "average IoU" in run.stdout
+    assert "report.html" in run.stdout
+
+
+def test_the_tool_in_the_checkout_is_the_command(tmp_path):
+    sample = str(ROOT / "detect" / "samples" / "nuclei" / "annotations.json")
+    tool = [sys.executable, str(ROOT / "tools" / "cluster_anchors.py"), sample, "-k", "3", "--json"]
+    command = [sys.executable, "-m", "detect", "anchors", "fit", sample, "-k", "3", "--json"]
+    outputs = [subprocess.run(line, capture_output=True, text=True, check=True).stdout for line in (tool, command)]
+    assert outputs[0] == outputs[1] != ""
