@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.clustering import EuclideanKMeans, IoUKMeans, ShapeClustering
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.mixture import LogGaussianMixture
+from detect.anchors.mixture import LogGaussianMixture, bic_curve
 from detect.anchors.pyramid import levels_of_shapes, place_shapes
 from detect.errors import FitError
 
@@ -30,6 +30,8 @@ class KCurve:
 
     average_iou: Mapping[int, float]
     knee: int
+    bic: Mapping[int, float] = field(default_factory=dict)
+    """Of mixtures, where asked for: the Bayesian information criterion, whose least value names their k."""
 
 
 def fit_anchors(
@@ -108,15 +110,21 @@ def fit_shapes(
     return centers
 
 
-def k_curve(histogram: ShapeHistogram, ks: Sequence[int] = CURVE_KS, *, seed: int = 0) -> KCurve:
-    """Average IoU over numbers of shapes, on a coarse histogram: it is there to be looked at."""
+def k_curve(
+    histogram: ShapeHistogram, ks: Sequence[int] = CURVE_KS, *, seed: int = 0, mixture: Mapping[str, Any] | None = None
+) -> KCurve:
+    """Average IoU over numbers of shapes, on a coarse histogram: it is there to be looked at.
+
+    With ``mixture``, the options of :class:`LogGaussianMixture`, the curve of their BIC as well.
+    """
     coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE // 2)
     scores = {}
     for k in ks:
         if k <= len(coarse):
             model = IoUKMeans(k, n_init=5, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts)
             scores[k] = model.score(histogram.shapes, sample_weight=histogram.counts)
-    return KCurve(scores, knee(scores))
+    bic = {} if mixture is None else bic_curve(coarse.shapes, coarse.counts, tuple(scores), **mixture)
+    return KCurve(scores, knee(scores), bic)
 
 
 def knee(scores: Mapping[int, float]) -> int:

@@ -7,11 +7,11 @@ that Ledoit and Wolf (2004) or Chen et al. (2010, OAS) derive from the data; dia
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 from sklearn.mixture import GaussianMixture
 
@@ -81,8 +81,8 @@ class LogGaussianMixture(ShapeClustering):
 
 def bic_curve(
     shapes: Float64[ndarray, "n d"],
-    weights: Float64[ndarray, " n"],
-    ks: range,
+    weights: Float64[ndarray, " n"] | Int64[ndarray, " n"],
+    ks: Sequence[int],
     *,
     covariance_type: str = "full",
     shrinkage: str | None = None,

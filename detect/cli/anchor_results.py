@@ -120,8 +120,7 @@ def print_fit(scores: Sequence[Coverage], k_scores: KCurve | None) -> None:
     output.print_levels(fitted, console)
     output.print_scores(scores, console)
     if k_scores:
-        told = "  ".join(f"{k}: {value:.3f}" for k, value in k_scores.average_iou.items())
-        console.print(f"average IoU by k  {told}; knee at k = {k_scores.knee}")
+        output.print_k_curve(k_scores, console)
     for score in scores:
         output.warn_if_parted(score)
 
@@ -147,6 +146,7 @@ def print_fit_object(scores: Sequence[Coverage], method: str, k_scores: KCurve |
     if k_scores:
         content["k_curve"] = {str(k): value for k, value in k_scores.average_iou.items()}
         content["knee"] = k_scores.knee
+        content["bic"] = {str(k): value for k, value in k_scores.bic.items()}
     if scores[1:]:
         content["compare"] = [{"name": score.anchors.name} | score_object(score) for score in scores[1:]]
     output.print_json(content)

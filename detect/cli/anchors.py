@@ -64,7 +64,7 @@ def fit(
         list[str] | None, typer.Option(help="Anchors to score beside the fitted: a known name or an anchors.yaml.")
     ] = None,
     suggest_k: Annotated[
-        bool, typer.Option("--suggest-k", help="Show average IoU for k = 1..15 and its knee.")
+        bool, typer.Option("--suggest-k", help="Show average IoU for k = 1..15 and its knee (BIC too, of mixtures).")
     ] = False,
     output: Output = None,
     report: Annotated[bool, typer.Option(help="With -o: write report.html too.")] = True,
@@ -92,17 +92,24 @@ def fit(
         strides=strides_of(levels),
         seed=seed,
         covariance_type=covariance,
-        shrinkage=None if shrinkage == "none" else shrinkage,
+        shrinkage=_or_none(shrinkage),
     )
     scores = anchor_results.score_all(instances, [fitted, *anchor_results.load_all(compare or [])])
     with_page = output is not None and report
-    curve = k_curve(ShapeHistogram.of(instances.shapes), seed=seed) if suggest_k or with_page else None
+    curve = None
+    if suggest_k or with_page:
+        mixture = {"covariance_type": covariance, "shrinkage": _or_none(shrinkage)} if method == "mixture" else None
+        curve = k_curve(ShapeHistogram.of(instances.shapes), seed=seed, mixture=mixture)
     if json:
         anchor_results.print_fit_object(scores, method, curve)
     else:
         anchor_results.print_fit(scores, curve)
     if output:
         anchor_results.save_fit(output, scores, curve, with_page=report, title="Anchors fitted to data")
+
+
+def _or_none(shrinkage: Shrinkage) -> str | None:
+    return None if shrinkage == "none" else shrinkage
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from detect.anchors.coverage import Coverage, Group
+    from detect.anchors.fitting import KCurve
     from detect.coco import CocoDataset
 
 BAR_AFTER_S = 1.0
@@ -139,6 +140,16 @@ def print_worst(score: Coverage, count: int, console: Console) -> None:
             f"{score.best_iou[row]:.3f}",
             f"{score.placed_best_iou[row]:.3f}",
         )
+    console.print(table)
+
+
+def print_k_curve(curve: KCurve, console: Console) -> None:
+    """Average IoU for each number of shapes, its knee marked; and the BIC of mixtures, its least marked."""
+    table = _table("k", "average IoU", *(["BIC"] if curve.bic else []))
+    least = min(curve.bic, key=curve.bic.__getitem__) if curve.bic else None
+    for k, value in curve.average_iou.items():
+        bic = [f"{curve.bic[k]:.0f}{' least' if k == least else ''}"] if curve.bic else []
+        table.add_row(str(k), f"{value:.3f}{' knee' if k == curve.knee else ''}", *bic)
     console.print(table)
 
 

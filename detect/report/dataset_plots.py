@@ -65,7 +65,7 @@ def boxes_per_image(dataset: CocoDataset) -> Panel:
     chart = figure(
         [bars], xaxis=_axis("boxes in an image", len(lowest) * step), yaxis=_axis("images", int(counts.max(initial=0)))
     )
-    caption = f"How many images hold how many boxes; {plural(int((boxes == 0).sum()), 'image')} with none."
+    caption = f"How many images hold how many boxes; images without any: {(boxes == 0).sum():,}."
     return Panel("boxes-per-image", "Boxes per image", caption, chart, 4)
 
 

@@ -72,7 +72,7 @@ def headline_table(scores: Sequence[Coverage]) -> str:
 def _headline_row(number: int, score: Coverage) -> list[str | Html]:
     return [
         _swatch(set_color(number), score.anchors.name),
-        score.anchors.resize,
+        Html(f'<span class="whole">{escape(score.anchors.resize)}</span>'),
         f"{score.anchors.num_anchors}",
         _decimal(score.average_iou),
         *(_percent(score.recall(threshold)) for threshold in THRESHOLDS),

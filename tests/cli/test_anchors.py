@@ -167,6 +167,15 @@ def test_suggest_k_prints_the_curve(detect):
     assert str(content["knee"]) in content["k_curve"]
 
 
+def test_suggest_k_for_a_mixture_gives_its_bic_too(detect):
+    arguments = ("anchors", "fit", NUCLEI, "-k", 3, "--method", "mixture", "--suggest-k")
+    content = detect(*arguments, "--json").json
+    assert list(content["bic"]) == list(content["k_curve"])
+    least = min(content["bic"], key=content["bic"].__getitem__)
+    (marked,) = [line for line in detect(*arguments).out.splitlines() if line.endswith("least")]
+    assert marked.split()[0] == least
+
+
 def test_shapes_and_grid_parting_is_warned_of(detect):
     result = detect("anchors", "fit", NUCLEI, "-k", 5, "--levels", "p4-p5")
     assert "warning: fitted: by shape" in result.err
