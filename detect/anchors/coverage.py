@@ -71,10 +71,15 @@ class Coverage:
 
         The share of instances for which some anchor differs by less than a factor of 4 in width and in height.
         """
-        shapes = self.instances.shapes
-        reached = np.zeros(len(shapes), bool)
-        for shape in self.anchors.shapes:
-            reached |= ((shapes < YOLOV5_RATIO * shape) & (shape < YOLOV5_RATIO * shapes)).all(axis=1)
+        widths, heights = self.instances.shapes.T.copy()
+        reached = np.zeros(len(widths), bool)
+        for width, height in self.anchors.shapes:
+            reached |= (
+                (widths < YOLOV5_RATIO * width)
+                & (width < YOLOV5_RATIO * widths)
+                & (heights < YOLOV5_RATIO * height)
+                & (height < YOLOV5_RATIO * heights)
+            )
         return _mean(reached)
 
     @cached_property
