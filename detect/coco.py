@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,17 +146,18 @@ def read_coco(
     (in memory): annotation 2, image 1: width 0 is not positive
     """
     shards = _read_shards(source, keypoints, progress)
-    images, broken_images = _merge_images(shards)
+    images, broken_images, repeated_images = _merge_images(shards)
     raw = _Raw.of(shards, images, keypoints)
-    categories = {category.id: category.name for rows in shards for category in rows.categories or ()}
+    categories = _merge_categories(shards)
     named = all(rows.categories is not None for rows in shards)
-    usable, unusable = _sift(
-        raw, images, {finding.image_id for finding in broken_images}, categories if named else None
-    )
-    refused = sorted(chain(broken_images, unusable, *(rows.faults for rows in shards)), key=_by_id)
+    faults = [*broken_images, *chain.from_iterable(rows.faults for rows in shards)]
+    broken_ids = {fault.image_id for fault in faults if fault.annotation_id is None}
+    usable, unusable = _sift(raw, images, broken_ids, categories if named else None)
+    refused = sorted(faults + unusable, key=_by_id)
     if strict and refused:
         raise CocoError(str(refused[0]))
     annotations, odd = _tidy(raw.take(_in_order(raw.annotations, usable)), images)
+    odd = sorted(repeated_images + odd, key=_by_id)
     return CocoDataset(images, annotations, categories, tuple(refused), tuple(odd), raw.files)
 
 
@@ -164,7 +167,7 @@ def _read_shards(source: Any, keypoints: bool, progress: Progress | None) -> lis
     if isinstance(getattr(source, "dataset", None), Mapping):  # a pycocotools.coco.COCO
         return [rows_from_object(source.dataset, file=IN_MEMORY, keypoints=keypoints)]
     paths = _paths(source)
-    sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+    sizes = [_size_bytes(path) for path in paths]
     shards = []
     for number, path in enumerate(paths):
         shards.append(read_rows(path, keypoints=keypoints, progress=progress))
@@ -173,24 +176,47 @@ def _read_shards(source: Any, keypoints: bool, progress: Progress | None) -> lis
     return shards
 
 
-def _paths(source: str | Path | Iterable[str | Path]) -> list[Path]:
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # opening it will say why
+
+
+def _paths(source: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
     """Paths in the order given, patterns opened up, each file once."""
     paths: list[Path] = []
-    for item in [source] if isinstance(source, str | Path) else source:
-        found = sorted(glob.glob(str(item), recursive=True)) if glob.has_magic(str(item)) else [str(item)]
-        if not found:
-            raise CocoError(f"{item}: no file matches this pattern")
-        paths += map(Path, found)
+    for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:
+        if not isinstance(item, str | PathLike) or "\0" in str(item):
+            what = repr(item) if isinstance(item, str) else type(item).__name__
+            raise CocoError(f"expected paths, patterns or one COCO structure in memory, got {what}")
+        paths += _files_of(str(item))
     if not paths:
         raise CocoError("no annotation file given")
-    twice = [path for number, path in enumerate(paths) if path in paths[:number]]
-    if twice:
-        raise CocoError(f"{twice[0]}: given twice: each shard is read once")
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(os.path.realpath(path), path)
+        if other is not path:
+            same = "" if other == path else f", also as {other}"
+            raise CocoError(f"{path}: given twice{same}: each shard is read once")
     return paths
 
 
-def _merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
-    """One row for each image; the same image may stand in several shards, but two images may not share an id."""
+def _files_of(path_or_pattern: str) -> list[Path]:
+    if not glob.has_magic(path_or_pattern):
+        return [Path(path_or_pattern)]
+    literal = glob.glob(glob.escape(path_or_pattern))  # brackets may also be part of a name
+    found = literal or sorted(glob.glob(path_or_pattern, recursive=True))
+    if not found:
+        raise CocoError(f"{path_or_pattern}: no file matches this pattern")
+    return [Path(name) for name in found]
+
+
+def _merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Finding]]:
+    """One row for each image, those that are broken, and those that a file repeats.
+
+    The same image may stand in several shards, but two images may not share an id.
+    """
     entries = [(image, rows.file) for rows in shards for image in rows.images]
     ids = np.fromiter((image.id for image, _ in entries), np.int64, len(entries))
     wh = np.array([(image.width, image.height) for image, _ in entries], np.int64).reshape(-1, 2)
@@ -201,15 +227,32 @@ def _merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
         broken.append(Finding(file, None, image.id, f"size {image.width}x{image.height} is not positive"))
     order = np.flatnonzero(positive)[np.argsort(ids[positive], kind="stable")]
     again = np.flatnonzero(np.diff(ids[order]) == 0) + 1
+    repeated = []
     for row, before in zip(order[again], order[again - 1], strict=True):
-        (image, file), (other, _) = entries[row], entries[before]
+        (image, file), (other, other_file) = entries[row], entries[before]
         if (image.width, image.height, image.file_name) != (other.width, other.height, other.file_name):
             raise CocoError(
                 f"{file}: image id {image.id} stands for {other.file_name!r} ({other.width}x{other.height}) and for "
                 f"{image.file_name!r} ({image.width}x{image.height}): ids must be unique over all files read together"
             )
+        if file == other_file:
+            repeated.append(Finding(file, None, image.id, "it stands more than once in the file: kept once"))
     order = np.delete(order, again)
-    return Images(ids[order], wh[order], tuple(entries[row][0].file_name for row in order)), broken
+    return Images(ids[order], wh[order], tuple(entries[row][0].file_name for row in order)), broken, repeated
+
+
+def _merge_categories(shards: list[Rows]) -> dict[int, str]:
+    """Names by id, in order of ids; an id may stand for one name only."""
+    names: dict[int, str] = {}
+    for rows in shards:
+        for category in rows.categories or ():
+            name = names.setdefault(category.id, category.name)
+            if name != category.name:
+                raise CocoError(
+                    f"{rows.file}: category id {category.id} stands for {name!r} and for {category.name!r}: "
+                    f"ids must be unique over all files read together"
+                )
+    return dict(sorted(names.items()))
 
 
 @dataclass(frozen=True)
@@ -265,6 +308,7 @@ def _points(entry: Annotation) -> Float64[ndarray, "j 3"]:
     return np.array(getattr(entry, "keypoints", None) or [], float).reshape(-1, 3)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers near the end of the floats are refused or clipped like others
 def _sift(
     raw: _Raw, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
 ) -> tuple[Int64[ndarray, " m"], list[Finding]]:
@@ -316,6 +360,7 @@ def _in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[n
     return order[np.lexsort((annotations.category_ids[order], *boxes.T[::-1], ids, image_rows))]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _tidy(raw: _Raw, images: Images) -> tuple[Annotations, list[Finding]]:
     """Clip boxes to their images, fill in missing areas, and say what is odd."""
     rows, image_wh = raw.annotations, images.wh[raw.annotations.image_rows]
@@ -328,9 +373,9 @@ def _tidy(raw: _Raw, images: Images) -> tuple[Annotations, list[Finding]]:
         odd.append(raw.finding(row, reason))
     clipped = clip_boxes(xywh_to_xyxy(boxes_xywh[partly_outside]), image_wh[partly_outside].astype(float))
     boxes_xywh[partly_outside] = xyxy_to_xywh(clipped)
-    area = np.where(np.isnan(rows.area), boxes_xywh[:, 2] * boxes_xywh[:, 3], rows.area)
+    area = np.where(~np.isfinite(rows.area), boxes_xywh[:, 2] * boxes_xywh[:, 3], rows.area)
     odd += _repeated_ids(raw) + _repeated_boxes(raw)
-    return replace(rows, boxes_xywh=boxes_xywh, area=area), sorted(odd, key=_by_id)
+    return replace(rows, boxes_xywh=boxes_xywh, area=area), odd
 
 
 def _repeated_ids(raw: _Raw) -> list[Finding]:

@@ -40,9 +40,10 @@ class Finding:
     reason: str
 
     def __str__(self) -> str:
-        names = [] if self.annotation_id is None else [f"annotation {self.annotation_id}"]
+        own = "an annotation without a usable id" if self.annotation_id == NO_ID else f"annotation {self.annotation_id}"
+        names = [] if self.annotation_id is None else [own]
         names += [] if self.image_id is None else [f"image {self.image_id}"]
-        return f"{self.file}: {', '.join(names) or 'an entry'}: {self.reason}"
+        return ": ".join(filter(None, (self.file, ", ".join(names), self.reason)))
 
 
 Id = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits the columns
@@ -66,6 +67,10 @@ class Annotation(Struct, gc=False):
 
 class KeypointAnnotation(Annotation, gc=False):
     keypoints: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.keypoints and len(self.keypoints) % 3:
+            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three (x, y, visibility) for each")
 
 
 class Image(Struct, gc=False):
@@ -110,6 +115,8 @@ def read_rows(path: Path, *, keypoints: bool = False, progress: Progress | None 
         CocoError: the file cannot be opened, is not JSON, or is not COCO; the message says what it is instead.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe without a writer would wait for ever
+            raise CocoError(f"{path}: not a regular file: write it to disk first")
         with path.open("rb") as stream:
             magic = stream.read(2)
             if not magic:
@@ -205,27 +212,31 @@ def _require_coco(content: Any, file: str) -> None:
         raise CocoError(f"{file}: {_kind(content)} at the top: {EXPECTED}")
     for name in ("images", "annotations"):
         if name not in content:
-            has = ", ".join(sorted(map(str, content))[:8]) or "nothing"
+            has = ", ".join(repr(key[:40]) for key in sorted(map(str, content))[:8]) or "nothing"
             raise CocoError(f"{file}: no {name!r} in it (it has {has}): {EXPECTED}")
     for name in ("images", "annotations", "categories"):
-        if not isinstance(content.get(name, []), list | tuple):
+        absent = name == "categories" and content.get(name) is None
+        if not (absent or isinstance(content[name], list | tuple)):
             raise CocoError(f"{file}: {name!r} is {_kind(content[name])}, not a list: {EXPECTED}")
 
 
 def _convert(entries: Iterable[Any], entry_type: type[Any], file: str, faults: list[Finding]) -> list[Any]:
     rows = []
     for number, entry in enumerate(entries):
+        wanted = entry
         try:
-            rows.append(msgspec.convert(_plain(entry), entry_type))
-        except msgspec.ValidationError as error:  # noqa: PERF203 - each entry on its own
-            faults.append(_fault(entry, number, entry_type, str(error), file))
+            if isinstance(entry, Mapping):
+                wanted = {name: _plain(entry[name]) for name in entry_type.__struct_fields__ if name in entry}
+            rows.append(msgspec.convert(wanted, entry_type))
+        except msgspec.ValidationError as error:
+            faults.append(_fault(wanted, number, entry_type, str(error), file))
+        except RecursionError:
+            faults.append(_fault(wanted, number, entry_type, "nested too deeply", file))
     return rows
 
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers and arrays, which a structure made in Python may hold, to Python's."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items() if key != "segmentation"}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
@@ -242,14 +253,17 @@ def _fault(entry: Any, number: int, entry_type: type[Any], error: str, file: str
         box = entry.get("bbox")
         if isinstance(box, list | tuple) and len(box) != 4:
             reason = f"bbox has {len(box)} numbers, not 4 (x, y, width, height)"
-        named = own_id if own_id is not None else NO_ID
-        return Finding(file, named, _whole(entry.get("image_id")), reason)
+        image_id = _whole(entry.get("image_id"))
+        if own_id is not None:
+            return Finding(file, own_id, image_id, reason)
+        return Finding(file, NO_ID, image_id, f"entry {number} of the annotation list: {reason}")
     place = f"entry {number} of the {kind} list: {reason}"
     return Finding(file, None, own_id if kind == "image" else None, place)
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+    """A whole number that can be an id, or nearly: one of thousands of digits would fill the message."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 128 else None
 
 
 def _kind(value: Any) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.cluster import KMeans
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -33,8 +32,9 @@ class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What is common to all: checks of the data, centres sorted by area, and how good they are in IoU."""
 
     n_clusters: int
+    cluster_centers_: Float64[ndarray, "k d"]
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> ShapeClustering:
         """Learn ``cluster_centers_`` (n_clusters, d), sorted by area, ``labels_`` and ``inertia_``.
 
         Raises:
@@ -204,6 +204,8 @@ class EuclideanKMeans(ShapeClustering):
     def _fit_distinct(
         self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]
     ) -> Float64[ndarray, "k d"]:
+        from sklearn.cluster import KMeans
+
         kmeans = KMeans(self.n_clusters, n_init=self.n_init, random_state=self.random_state)
         kmeans.fit(np.log(shapes) if self.log else shapes, sample_weight=weights)
         self.n_iter_ = kmeans.n_iter_

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.clustering import EuclideanKMeans, IoUKMeans, ShapeClustering
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.mixture import LogGaussianMixture, bic_curve
 from detect.anchors.pyramid import levels_of_shapes, place_shapes
 from detect.errors import FitError
 
@@ -97,17 +96,16 @@ def fit_shapes(
     shrinkage: str | None = None,
 ) -> Float64[ndarray, "k 2"]:
     """k shapes for a histogram, sorted by area."""
-    makers: dict[str, Callable[[], ShapeClustering]] = {
-        "euclidean": lambda: EuclideanKMeans(k, random_state=seed),
-        "log-euclidean": lambda: EuclideanKMeans(k, log=True, random_state=seed),
-        "mixture": lambda: LogGaussianMixture(
-            k, covariance_type=covariance_type, shrinkage=shrinkage, random_state=seed
-        ),
-        "kmeans": lambda: IoUKMeans(k, init=_coarse_start(histogram, k, seed), random_state=seed),
-    }
-    model: Any = makers[method]()
-    centers: Float64[ndarray, "k 2"] = model.fit(histogram.shapes, sample_weight=histogram.counts).cluster_centers_
-    return centers
+    model: ShapeClustering
+    if method == "kmeans":
+        model = IoUKMeans(k, init=_coarse_start(histogram, k, seed), random_state=seed)
+    elif method == "mixture":
+        from detect.anchors.mixture import LogGaussianMixture
+
+        model = LogGaussianMixture(k, covariance_type=covariance_type, shrinkage=shrinkage, random_state=seed)
+    else:
+        model = EuclideanKMeans(k, log=method == "log-euclidean", random_state=seed)
+    return model.fit(histogram.shapes, sample_weight=histogram.counts).cluster_centers_
 
 
 def k_curve(
@@ -121,10 +119,13 @@ def k_curve(
     scores = {}
     for k in ks:
         if k <= len(coarse):
-            model = IoUKMeans(k, n_init=5, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts)
+            model: Any = IoUKMeans(k, n_init=3, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts)
             scores[k] = model.score(histogram.shapes, sample_weight=histogram.counts)
-    bic = {} if mixture is None else bic_curve(coarse.shapes, coarse.counts, tuple(scores), **mixture)
-    return KCurve(scores, knee(scores), bic)
+    if mixture is None:
+        return KCurve(scores, knee(scores))
+    from detect.anchors.mixture import bic_curve
+
+    return KCurve(scores, knee(scores), bic_curve(coarse.shapes, coarse.counts, tuple(scores), **mixture))
 
 
 def knee(scores: Mapping[int, float]) -> int:
@@ -144,9 +145,7 @@ def _coarse_start(histogram: ShapeHistogram, k: int, seed: int) -> Float64[ndarr
     coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE)
     if len(coarse) < k:
         return "k-means++"
-    model: Any = IoUKMeans(k, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts)
-    centers: Float64[ndarray, "k 2"] = model.cluster_centers_
-    return centers
+    return IoUKMeans(k, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts).cluster_centers_
 
 
 def _coarsened(histogram: ShapeHistogram, cells_per_octave: int) -> ShapeHistogram:

@@ -71,14 +71,29 @@ def placed_iou(
     Overlap separates by axis and only shrinks with the distance of centres, so the nearest cell is the best one. A level of
     stride s has ceil(canvas / s) cells along an axis.
     """
-    centers, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    x0, y0, x1, y1 = np.ascontiguousarray(boxes.T)
+    areas = (x1 - x0) * (y1 - y0)
     best = np.zeros(len(boxes))
     for level in anchors.levels:
-        cells = -(-canvas_wh // level.stride)
-        nearest = np.clip(np.rint(centers / level.stride - anchors.center_offset), 0, cells - 1)
-        shift = np.abs(centers - (nearest + anchors.center_offset) * level.stride)
-        for shape in np.array(level.shapes, float):
-            overlap = np.minimum((sizes + shape) / 2 - shift, np.minimum(sizes, shape))
-            intersection = np.maximum(overlap, 0.0).prod(axis=1)
-            np.maximum(best, intersection / (sizes.prod(axis=1) + shape.prod() - intersection), out=best)
+        shift_x = _distance_to_grid((x0 + x1) / 2, canvas_wh[:, 0], level.stride, anchors.center_offset)
+        shift_y = _distance_to_grid((y0 + y1) / 2, canvas_wh[:, 1], level.stride, anchors.center_offset)
+        for width, height in level.shapes:
+            intersection = _overlap(x1 - x0, width, shift_x) * _overlap(y1 - y0, height, shift_y)
+            np.maximum(best, intersection / (areas + width * height - intersection), out=best)
     return best
+
+
+def _distance_to_grid(
+    centers: Float64[ndarray, " n"], canvas: Int64[ndarray, " n"], stride: int, center_offset: float
+) -> Float64[ndarray, " n"]:
+    last = -(-canvas // stride) - 1
+    nearest = np.clip(np.rint(centers / stride - center_offset), 0, last)
+    return np.abs(centers - (nearest + center_offset) * stride)
+
+
+def _overlap(extents: Float64[ndarray, " n"], extent: float, shift: Float64[ndarray, " n"]) -> Float64[ndarray, " n"]:
+    """Overlap along one axis of intervals whose centres lie ``shift`` apart."""
+    overlap = (extents + extent) / 2
+    overlap -= shift
+    np.minimum(overlap, extents, out=overlap)
+    return np.clip(overlap, 0.0, extent, out=overlap)
