@@ -183,7 +183,7 @@ def _size_bytes(path: Path) -> int:
         return 0  # opening it will say why
 
 
-def _paths(source: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
+def _paths(source: Any) -> list[Path]:
     """Paths in the order given, patterns opened up, each file once."""
     paths: list[Path] = []
     for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:

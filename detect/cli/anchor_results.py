@@ -37,8 +37,6 @@ def read_instances(files: Sequence[str], resize: str, *, strict: bool, list_find
     if list_findings:
         for kind, finding in _findings(dataset):
             output.note(f"{kind}: {finding}")
-    if resize == "none":
-        output.note("note: no --resize: shapes are in pixels of the images as they are, which few detectors see")
     return ResizedInstances.of(dataset, rule)
 
 
@@ -112,15 +110,18 @@ def save(folder: Path, files: Mapping[str, str]) -> None:
         raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
 
 
-def print_fit(scores: Sequence[Coverage], k_scores: KCurve | None) -> None:
-    """A fit, for people."""
+def print_fit(scores: Sequence[Coverage], k_scores: KCurve | None, *, whole_curve: bool = False) -> None:
+    """A fit, for people; of the curve over k the knee, or all of it."""
     console = _console()
     fitted = scores[0]
     output.print_dataset(fitted.instances.dataset, str(fitted.instances.rule), console)
     output.print_levels(fitted, console)
     output.print_scores(scores, console)
-    if k_scores:
+    if k_scores and whole_curve:
         output.print_k_curve(k_scores, console)
+    elif k_scores:
+        at_knee = k_scores.average_iou[k_scores.knee]
+        console.print(f"more shapes buy little beyond k = {k_scores.knee}, average IoU {at_knee:.3f} (--suggest-k)")
     for score in scores:
         output.warn_if_parted(score)
 

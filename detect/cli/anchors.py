@@ -82,8 +82,11 @@ def fit(
     from detect.anchors.histogram import ShapeHistogram
     from detect.anchors.pyramid import strides_of
     from detect.cli import anchor_results
+    from detect.cli.output import note
 
     instances = anchor_results.read_instances(files, resize, strict=strict, list_findings=findings)
+    if resize == "none":
+        note("note: --resize none: shapes are in pixels of the images as they are, which few detectors see")
     fitted = fit_anchors(
         instances,
         k=k,
@@ -103,7 +106,7 @@ def fit(
     if json:
         anchor_results.print_fit_object(scores, method, curve)
     else:
-        anchor_results.print_fit(scores, curve)
+        anchor_results.print_fit(scores, curve, whole_curve=suggest_k)
     if output:
         anchor_results.save_fit(output, scores, curve, with_page=report, title="Anchors fitted to data")
 

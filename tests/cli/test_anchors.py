@@ -184,7 +184,7 @@ def test_shapes_and_grid_parting_is_warned_of(detect):
 
 
 def test_without_a_resize_rule_it_says_what_that_means(detect):
-    assert "no --resize" in detect("anchors", "fit", NUCLEI, "-k", 2).err
+    assert "--resize none: shapes are in pixels of the images" in detect("anchors", "fit", NUCLEI, "-k", 2).err
     assert detect("anchors", "fit", BCCD, "-k", 2, "--resize", "letterbox:640").err == ""
 
 
