@@ -61,7 +61,7 @@ class Annotations:
     boxes_xywh: Float64[ndarray, "n 4"]
     iscrowd: Bool[ndarray, " n"]
     area: Float64[ndarray, " n"]
-    keypoints: tuple[Float64[ndarray, "j 3"], ...] | None = None
+    keypoints: tuple[Float64[ndarray, "_ 3"], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

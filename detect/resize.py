@@ -78,7 +78,7 @@ def parse_resize(text: str) -> ResizeRule:
         ResizeError: the text is none of the forms above, or a size is not from 1 to 65,536.
     """
     name, *fields = text.strip().lower().split(":")
-    dialect = fields.pop() if name == "shortest" and len(fields) == 3 else ""
+    dialect = fields.pop() or "none" if name == "shortest" and len(fields) == 3 else ""
     if name == "stretch":
         fields = fields[0].split("x") if len(fields) == 1 else []
     if (name, dialect) not in _RULES or len(fields) != _NUM_SIZES[name]:
@@ -110,18 +110,17 @@ def _letterbox(image_wh: Int64[ndarray, "n 2"], size: int) -> ResizedImages:
 
 
 def _shortest_floor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
-    """As torchvision's GeneralizedRCNNTransform, whose factor is a float32: 480 * float32(800 / 480) is just under 800."""
-    sides = image_wh.astype(np.float32)
-    shorter, longer = sides.min(axis=1), sides.max(axis=1)
-    scale = np.minimum(np.float32(size) / shorter, np.float32(largest) / longer).astype(np.float64)
-    return _pad_below(image_wh, np.floor(image_wh * scale[:, None]))
+    """As torchvision's GeneralizedRCNNTransform (interpolate with recompute_scale_factor), which cuts."""
+    return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest)))
 
 
 def _shortest_round(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
     """As detectron2's ResizeShortestEdge and mmcv's rescale_size, which add one half and cut."""
-    shorter, longer = image_wh.min(axis=1), image_wh.max(axis=1)
-    scale = np.minimum(size / shorter, largest / longer)
-    return _pad_below(image_wh, np.floor(image_wh * scale[:, None] + 0.5))
+    return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest) + 0.5))
+
+
+def _shortest_factor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> Float64[ndarray, "n 1"]:
+    return np.minimum(size / image_wh.min(axis=1, keepdims=True), largest / image_wh.max(axis=1, keepdims=True))
 
 
 def _pad_below(image_wh: Int64[ndarray, "n 2"], content: Float64[ndarray, "n 2"]) -> ResizedImages:
