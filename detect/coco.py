@@ -350,14 +350,14 @@ def _unknown(category_ids: Int64[ndarray, " n"], categories: Mapping[int, str] |
 
 
 def _in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[ndarray, " m"]:
-    """The usable rows by image, id and, where one id stands twice in an image, box and category."""
+    """The usable rows by image, id and, where one id stands twice in an image, all their numbers."""
     image_rows, ids = annotations.image_rows[usable], annotations.ids[usable]
     order = usable[np.lexsort((ids, image_rows))]
     image_rows, ids = annotations.image_rows[order], annotations.ids[order]
     if not ((image_rows[1:] == image_rows[:-1]) & (ids[1:] == ids[:-1])).any():
         return order
-    boxes = annotations.boxes_xywh[order]
-    return order[np.lexsort((annotations.category_ids[order], *boxes.T[::-1], ids, image_rows))]
+    numbers = (annotations.area, annotations.iscrowd, annotations.category_ids, *annotations.boxes_xywh.T[::-1])
+    return order[np.lexsort((*(column[order] for column in numbers), ids, image_rows))]
 
 
 @np.errstate(over="ignore", invalid="ignore")

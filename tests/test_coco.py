@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
@@ -155,6 +155,11 @@ crowded_entries = st.fixed_dictionaries(
 )
 
 
+twin = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
+
+
+@example(entries=[({**twin, "area": 2}, 0), (twin, 1)], order=[1, 0, 2], reverse=False)
+@example(entries=[({**twin, "iscrowd": 1}, 0), (twin, 1)], order=[1, 0, 2], reverse=False)
 @given(
     entries=st.lists(st.tuples(crowded_entries, st.integers(0, 2)), max_size=12),
     order=st.permutations(range(3)),
