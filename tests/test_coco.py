@@ -191,6 +191,18 @@ def test_rows_are_in_order_of_images_then_ids():
     assert_array_equal(dataset.annotations.image_rows, [0, 1, 2, 2])
 
 
+def test_categories_of_all_shards_are_in_order_of_ids(tmp_path):
+    names = {5: "e", 1: "a", 3: "c"}
+    empty = {"images": [], "annotations": []}
+    shards = [
+        write(
+            tmp_path, f"{number}.json", {**empty, "categories": [{"id": number, "name": name}, {"id": 3, "name": "c"}]}
+        )
+        for number, name in names.items()
+    ]
+    assert list(read_coco(shards).categories.items()) == [(1, "a"), (3, "c"), (5, "e")]
+
+
 def test_crowds_are_kept_apart():
     box = {"bbox": [1, 2, 3, 4]}
     dataset = read_coco(boxes_on_one_image({**box, "iscrowd": 1}, {"bbox": [5, 6, 7, 8]}, {"bbox": [2, 2, 2, 2]}))

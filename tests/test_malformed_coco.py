@@ -21,7 +21,6 @@ from detect.errors import CocoError
 MISSING = object()
 DEEP = 100_000
 LONG = b"9" * 5_000_000
-FLOAT_LIMIT = 4300  # digits that Python turns into a whole number
 
 
 def content() -> dict[str, Any]:
@@ -48,7 +47,7 @@ def content_with(kind: str, field: str | None, value: Any) -> dict[str, Any]:
 
 TEXT = json.dumps(content()).encode()
 PACKED = gzip.compress(TEXT, mtime=0)
-DIGITS = f"a number is too long (Exceeds the limit ({FLOAT_LIMIT} digits) for integer string conversion"
+DIGITS = "a number is too long (Exceeds the limit (4300"  # the rest is worded differently by each Python
 TOO_DEEP = f"nested too deeply: {EXPECTED}"
 
 
@@ -116,7 +115,7 @@ BROKEN_FILES = {
         TOO_DEEP,
     ),
     "objects_beside_the_lists": (TEXT[:-1] + b', "info": ' + nested(b'{"a": ', b"}", b"1") + b"}", TOO_DEEP),
-    "a_long_id": (text_with(b'"id": 7', b'"id": ' + LONG), f"{DIGITS}: value has {len(LONG)} digits)"),
+    "a_long_id": (text_with(b'"id": 7', b'"id": ' + LONG), DIGITS),
     "a_long_area": (text_with(b'"area": 12', b'"area": ' + LONG), DIGITS),
     "a_long_coordinate": (text_with(b"[1, 2", b"[" + LONG + b", 2"), DIGITS),
     "image_ids_that_disagree": (

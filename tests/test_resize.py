@@ -164,6 +164,13 @@ def test_yolos_letterbox_by_hand(image_wh, scale, content, offset):
     assert_array_equal(ours.canvas_wh, [[640, 640]])
 
 
+def test_letterbox_moves_boxes_by_the_padding():
+    # 640 x 425: factor 1, 107 above; 320 x 640: factor 1, 160 to the left; 1280 x 640: factor .5, 160 above
+    boxes_xywh = np.array([[10.0, 20, 30, 40], [0, 0, 320, 640], [100, 200, 50, 60]])
+    boxes = parse_resize("letterbox:640").resize_boxes(boxes_xywh, sizes((640, 425), (320, 640), (1280, 640)))
+    assert_array_equal(boxes, [[10, 127, 40, 167], [160, 0, 480, 640], [50, 260, 75, 290]])
+
+
 def test_stretch_by_hand():
     rule = parse_resize("stretch:300x200")
     ours = rule.resize_images(sizes((600, 100), (150, 800)))

@@ -1,0 +1,137 @@
+"""Which annotations can be used, which are odd, and why: all of it in words that name the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from numpy import ndarray
+
+from detect.boxes import clip_boxes, xywh_to_xyxy, xyxy_to_xywh
+from detect.coco_columns import NO_ROW, Annotations, Images, ReadAnnotations
+from detect.coco_json import NO_ID, Finding
+
+ROUNDING_PX = (
+    1e-6  # x + width of a box that ends at the image's edge may pass it by a rounding error; nothing is as thin
+)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # numbers near the end of the floats are refused or clipped like others
+def usable_rows(
+    read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
+) -> tuple[Int64[ndarray, " m"], list[Finding]]:
+    """The rows that can be used, and a finding for each of the others, by the first test it fails."""
+    rows, boxes = read.columns, read.columns.boxes_xywh
+    x, y, width, height = boxes.T  # views: copies of whole columns are what takes time here
+    image_w, image_h = (np.append(column, 1)[rows.image_rows] for column in images.wh.T)  # row -1: looked at by no test
+    finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(width) & np.isfinite(height)
+    outside = (x > image_w - ROUNDING_PX) | (y > image_h - ROUNDING_PX)
+    outside |= (x + width < ROUNDING_PX) | (y + height < ROUNDING_PX)
+
+    def unknown_image(row: int) -> str:
+        known = read.image_ids[row] in broken
+        return "its image cannot be used" if known else "no image has this id"
+
+    def not_positive(row: int) -> str:
+        sizes = (("width", width[row]), ("height", height[row]))
+        names = [f"{name} {value:g}" for name, value in sizes if value < ROUNDING_PX]
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not positive"
+
+    tests: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
+        (rows.image_rows == NO_ROW, unknown_image),
+        (_unknown(rows.category_ids, categories), lambda row: f"no category has the id {rows.category_ids[row]}"),
+        (~read.has_box, lambda _: "it has no bbox"),
+        (~finite, lambda row: f"bbox {_text(boxes[row])} is not finite"),
+        ((width < ROUNDING_PX) | (height < ROUNDING_PX), not_positive),
+        (outside, lambda row: f"bbox {_text(boxes[row])} lies wholly outside its {image_w[row]}x{image_h[row]} image"),
+    ]
+    usable = np.ones(len(rows), bool)
+    findings = []
+    for fails, reason in tests:
+        failing = np.flatnonzero(fails & usable)
+        usable[failing] = False
+        findings += [read.finding(row, reason(row)) for row in failing.tolist()]
+    return np.flatnonzero(usable), findings
+
+
+def _unknown(category_ids: Int64[ndarray, " n"], categories: Mapping[int, str] | None) -> Bool[ndarray, " n"]:
+    if categories is None:
+        return np.zeros(len(category_ids), bool)
+    return ~np.isin(category_ids, np.array(sorted(categories), np.int64))
+
+
+def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[ndarray, " m"]:
+    """The usable rows by image, id and, where one id stands twice in an image, all their numbers."""
+    image_rows, ids = annotations.image_rows[usable], annotations.ids[usable]
+    order = usable[np.lexsort((ids, image_rows))]
+    image_rows, ids = annotations.image_rows[order], annotations.ids[order]
+    if not ((image_rows[1:] == image_rows[:-1]) & (ids[1:] == ids[:-1])).any():
+        return order
+    numbers = (annotations.area, annotations.iscrowd, annotations.category_ids, *annotations.boxes_xywh.T[::-1])
+    return order[np.lexsort((*(column[order] for column in numbers), ids, image_rows))]
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def tidy(read: ReadAnnotations, images: Images) -> tuple[Annotations, list[Finding]]:
+    """Clip boxes to their images, fill in missing areas, and say what is odd."""
+    rows, boxes_xywh, area = read.columns, read.columns.boxes_xywh, read.columns.area
+    x, y, width, height = boxes_xywh.T
+    image_w, image_h = (column[rows.image_rows] for column in images.wh.T)
+    reaches_out = (x < -ROUNDING_PX) | (y < -ROUNDING_PX)
+    reaches_out |= (x + width > image_w + ROUNDING_PX) | (y + height > image_h + ROUNDING_PX)
+    partly = np.flatnonzero(reaches_out)
+    odd = []
+    for row in partly.tolist():
+        size = f"{image_w[row]}x{image_h[row]}"
+        reason = f"bbox {_text(boxes_xywh[row])} reaches outside its {size} image: clipped"
+        odd.append(read.finding(row, reason))
+    if odd:
+        limits = np.stack([image_w[partly], image_h[partly]], axis=1).astype(float)
+        boxes_xywh = boxes_xywh.copy()
+        boxes_xywh[partly] = xyxy_to_xywh(clip_boxes(xywh_to_xyxy(boxes_xywh[partly]), limits))
+    if not np.isfinite(area).all():
+        area = np.where(np.isfinite(area), area, boxes_xywh[:, 2] * boxes_xywh[:, 3])
+    odd += _repeated_ids(read) + _repeated_boxes(read)
+    return replace(rows, boxes_xywh=boxes_xywh, area=area), odd
+
+
+def _repeated_ids(read: ReadAnnotations) -> list[Finding]:
+    ids = read.columns.ids
+    values, counts = np.unique(ids, return_counts=True)
+    times = dict(zip(values[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
+    repeated = np.flatnonzero(np.isin(ids, [value for value in times if value != NO_ID])).tolist()
+    missing = np.flatnonzero(ids == NO_ID).tolist()
+    return [read.finding(row, "it has no id: kept") for row in missing] + [
+        read.finding(row, f"its id stands {times[int(ids[row])]} times: kept") for row in repeated
+    ]
+
+
+def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
+    """Rows whose image and box stand before; sums that only equal rows are sure to share pick the few to compare."""
+    rows = read.columns
+    x, y, width, height = rows.boxes_xywh.T
+    mixed = x + math.pi * y + math.e * width + math.sqrt(2) * height + math.sqrt(3) * rows.image_rows
+    values, counts = np.unique(mixed, return_counts=True)
+    first: dict[tuple[float, ...], int] = {}
+    findings = []
+    for row in np.flatnonzero(np.isin(mixed, values[counts > 1])).tolist():
+        other = first.setdefault((rows.image_rows[row], *rows.boxes_xywh[row]), row)
+        if other != row:
+            same = rows.category_ids[other] == rows.category_ids[row]
+            reason = f"the same box as annotation {rows.ids[other]}{'' if same else ', of another category'}: kept"
+            findings.append(read.finding(row, reason))
+    return findings
+
+
+def by_id(finding: Finding) -> tuple[int, int, str, str]:
+    """The order that findings are listed in."""
+    annotation_id = NO_ID if finding.annotation_id is None else finding.annotation_id
+    image_id = NO_ID if finding.image_id is None else finding.image_id
+    return annotation_id, image_id, finding.reason, finding.file
+
+
+def _text(box_xywh: Float64[ndarray, " 4"]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box_xywh) + "]"
