@@ -156,7 +156,11 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Findin
         if files[row] == files[before]:
             repeated.append(Finding(files[row], None, image.id, "it stands more than once in the file: kept once"))
     order = np.delete(order, again)
-    return Images(ids[order], wh[order], tuple(entries[row].file_name for row in order.tolist())), broken, repeated
+    return (
+        Images(ids[order], wh[order], tuple(entries[row].file_name or "" for row in order.tolist())),
+        broken,
+        repeated,
+    )
 
 
 def merge_categories(shards: list[Rows]) -> dict[int, str]:
@@ -164,8 +168,8 @@ def merge_categories(shards: list[Rows]) -> dict[int, str]:
     names: dict[int, str] = {}
     for rows in shards:
         for category in rows.categories or ():
-            name = names.setdefault(category.id, category.name)
-            if name != category.name:
+            name = names.setdefault(category.id, category.name or "")
+            if name != (category.name or ""):
                 raise CocoError(
                     f"{rows.file}: category id {category.id} stands for {name!r} and for {category.name!r}: "
                     f"ids must be unique over all files read together"

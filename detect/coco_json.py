@@ -23,6 +23,7 @@ from detect.errors import CocoError
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
 NO_ID = -1
+WHOLE = frozenset({"id", "image_id", "category_id", "width", "height", "iscrowd"})
 MAX_JSON_BYTES = 16 * 2**30  # refused beyond this before memory is taken, also while unpacking .gz
 CHUNK_BYTES = 16 * 2**20
 
@@ -77,12 +78,12 @@ class Image(Struct, gc=False):
     id: Id
     width: Id
     height: Id
-    file_name: str = ""
+    file_name: str | None = None
 
 
 class Category(Struct, gc=False):
     id: Id
-    name: str = ""
+    name: str | None = None
 
 
 class _File(Struct):
@@ -227,6 +228,7 @@ def _convert(entries: Iterable[Any], entry_type: type[Any], file: str, faults: l
         try:
             if isinstance(entry, Mapping):
                 wanted = {name: _plain(entry[name]) for name in entry_type.__struct_fields__ if name in entry}
+                wanted |= {name: int(wanted[name]) for name in WHOLE & wanted.keys() if _is_whole_float(wanted[name])}
             rows.append(msgspec.convert(wanted, entry_type))
         except msgspec.ValidationError as error:
             faults.append(_fault(wanted, number, entry_type, str(error), file))
@@ -240,6 +242,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_whole_float(value: Any) -> bool:
+    """640.0, as tables write whole numbers."""
+    return isinstance(value, float) and value.is_integer()
 
 
 def _fault(entry: Any, number: int, entry_type: type[Any], error: str, file: str) -> Finding:

@@ -114,9 +114,18 @@ def _shortest_floor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) ->
     return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest)))
 
 
-def _shortest_round(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
-    """As detectron2's ResizeShortestEdge and mmcv's rescale_size, which add one half and cut."""
+def _shortest_mmdet(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
+    """As mmcv's rescale_size, which adds one half and cuts."""
     return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest) + 0.5))
+
+
+def _shortest_detectron2(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
+    """As detectron2's ResizeShortestEdge, in its two steps: they differ from one where a side ends on a half."""
+    shorter = image_wh.min(axis=1, keepdims=True)
+    content = np.where(image_wh == shorter, float(size), size / shorter * image_wh)
+    longer = content.max(axis=1, keepdims=True)
+    content *= np.where(longer > largest, largest / longer, 1.0)
+    return _pad_below(image_wh, np.floor(content + 0.5))
 
 
 def _shortest_factor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> Float64[ndarray, "n 1"]:
@@ -134,7 +143,7 @@ _RULES: dict[tuple[str, str], Callable[..., ResizedImages]] = {
     ("stretch", ""): _stretch,
     ("letterbox", ""): _letterbox,
     ("shortest", ""): _shortest_floor,
-    ("shortest", "detectron2"): _shortest_round,
-    ("shortest", "mmdet"): _shortest_round,
+    ("shortest", "detectron2"): _shortest_detectron2,
+    ("shortest", "mmdet"): _shortest_mmdet,
 }
 _NUM_SIZES = {"none": 0, "stretch": 2, "letterbox": 1, "shortest": 2}

@@ -324,10 +324,10 @@ REFUSED = [
     ("images", "width", 0, "image 1: size 0x80 is not positive"),
     ("images", "height", -80, "image 1: size 100x-80 is not positive"),
     ("images", "height", 80.5, "image 1: entry 0 of the image list: height: Expected int, got float"),
-    ("images", "file_name", 3.5, "image 1: entry 0 of the image list: file_name: Expected str, got float"),
+    ("images", "file_name", 3.5, "image 1: entry 0 of the image list: file_name: Expected str | null, got float"),
     ("categories", "*", [], "entry 0 of the category list is a list, not an object"),
     ("categories", "id", MISSING, "entry 0 of the category list: Object missing required field id"),
-    ("categories", "name", 3.5, "entry 0 of the category list: name: Expected str, got float"),
+    ("categories", "name", 3.5, "entry 0 of the category list: name: Expected str | null, got float"),
 ]
 
 
@@ -564,3 +564,22 @@ def test_any_damaged_byte_gives_a_dataset_or_one_line(tmp_path_factory, cut, byt
     for data in (TEXT[:cut] + bytes([byte]) + TEXT[cut + 1 :], PACKED[:cut] + bytes([byte]) + PACKED[cut + 1 :]):
         path.write_bytes(data)
         outcome(path)
+
+
+def test_whole_numbers_written_as_floats_and_missing_names_are_read(tmp_path):
+    """As tables write them: 640.0 for a size, 7.0 for an id, null for a name."""
+    table = {
+        "images": [{"id": 1.0, "width": 640.0, "height": 480.0, "file_name": None}],
+        "categories": [{"id": 1, "name": None}],
+        "annotations": [{"id": 7.0, "image_id": 1.0, "category_id": 1.0, "bbox": [1, 2, 3, 4], "iscrowd": 0.0}],
+    }
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(table), "utf-8")
+    for source in (table, path):
+        dataset = read_coco(source)
+        accepts_one_box(dataset)
+        assert dataset.refused == ()
+        assert dataset.instances.ids.tolist() == [7]
+        assert dataset.images.wh.tolist() == [[640, 480]]
+        assert dataset.images.file_names == ("",)
+        assert dataset.category_name(1) == "category 1"

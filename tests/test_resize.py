@@ -338,3 +338,10 @@ def test_every_error_is_one_line(text):
     with pytest.raises(ResizeError) as caught:
         parse_resize(text + "\n")
     assert "\n" not in str(caught.value)
+
+
+def test_detectron2_scales_in_two_steps_where_mmdetection_takes_one():
+    # shorter side 209: 800 / 209, so the longer is 1634 * 800 / 209 = 6254.5, over 1333. In one step the shorter side is
+    # 209 * 1333 / 1634 = 170.5, up to 171; in two, 800 * (1333 / 6254.5...) comes out just under 170.5
+    assert_array_equal(resized("shortest:800:1333:mmdet", (1634, 209)).content_wh, [(1333, 171)])
+    assert_array_equal(resized("shortest:800:1333:detectron2", (1634, 209)).content_wh, [(1333, 170)])
