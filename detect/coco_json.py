@@ -23,7 +23,7 @@ from detect.errors import CocoError
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
 NO_ID = -1
-WHOLE = frozenset({"id", "image_id", "category_id", "width", "height", "iscrowd"})
+WHOLE_FIELDS = frozenset({"id", "image_id", "category_id", "width", "height", "iscrowd"})
 MAX_JSON_BYTES = 16 * 2**30  # refused beyond this before memory is taken, also while unpacking .gz
 CHUNK_BYTES = 16 * 2**20
 
@@ -47,7 +47,7 @@ class Finding:
         return ": ".join(filter(None, (self.file, ", ".join(names), self.reason)))
 
 
-Id = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits the columns
+Whole = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits the columns
 
 
 class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -58,10 +58,10 @@ class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 
 
 class Annotation(Struct, gc=False):
-    image_id: Id
-    category_id: Id
+    image_id: Whole
+    category_id: Whole
     bbox: Box | None = None
-    id: Id = NO_ID
+    id: Whole = NO_ID
     iscrowd: int | bool = 0
     area: float | None = None
 
@@ -75,14 +75,14 @@ class KeypointAnnotation(Annotation, gc=False):
 
 
 class Image(Struct, gc=False):
-    id: Id
-    width: Id
-    height: Id
+    id: Whole
+    width: Whole
+    height: Whole
     file_name: str | None = None
 
 
 class Category(Struct, gc=False):
-    id: Id
+    id: Whole
     name: str | None = None
 
 
@@ -228,7 +228,9 @@ def _convert(entries: Iterable[Any], entry_type: type[Any], file: str, faults: l
         try:
             if isinstance(entry, Mapping):
                 wanted = {name: _plain(entry[name]) for name in entry_type.__struct_fields__ if name in entry}
-                wanted |= {name: int(wanted[name]) for name in WHOLE & wanted.keys() if _is_whole_float(wanted[name])}
+                wanted |= {
+                    name: int(wanted[name]) for name in WHOLE_FIELDS & wanted.keys() if _is_whole_float(wanted[name])
+                }
             rows.append(msgspec.convert(wanted, entry_type))
         except msgspec.ValidationError as error:
             faults.append(_fault(wanted, number, entry_type, str(error), file))

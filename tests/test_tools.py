@@ -1,0 +1,95 @@
+"""The programs that are run from a checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from detect import read_coco
+from detect.samples import sample_annotations
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bench(monkeypatch) -> ModuleType:
+    module = load("bench")
+    monkeypatch.setattr(module, "__file__", str(ROOT / "tools" / "bench.py"))
+    return module
+
+
+def test_bench_makes_a_coco_file_that_pycocotools_reads_too(bench, tmp_path, capsys):
+    from pycocotools.coco import COCO
+
+    path = tmp_path / "made" / "coco.json"
+    bench.make_coco_file(path, num_annotations=500, num_images=70)
+    dataset = read_coco(path)
+    assert len(dataset.annotations) == 500
+    assert dataset.refused == ()
+    reference = COCO(str(path))
+    assert len(reference.anns) == 500
+    polygon = reference.anns[1]["segmentation"][0]
+    assert 2 * 9 <= len(polygon) <= 2 * 42
+    size = path.stat().st_size / 500
+    assert 300 < size < 700  # as in the files it stands for: 436 MB for 860,001
+
+
+def test_bench_measures_in_processes_of_their_own_and_gives_ratios(bench, tmp_path):
+    path = tmp_path / "coco.json"
+    bench.make_coco_file(path, num_annotations=300, num_images=40)
+    table = bench.compare("Reading", path, {"read_ours": "ours", "read_json": "theirs"}, rounds=1)
+    rows = [line.split("|")[1:-1] for line in table.splitlines()[4:]]
+    assert [row[0].strip() for row in rows] == ["ours", "theirs"]
+    assert float(rows[0][2]) == 1.0
+    assert all(float(row[3]) > 10 for row in rows)  # megabytes of a Python process
+
+
+def test_bench_says_what_could_not_be_measured(bench, tmp_path, capsys):
+    assert bench.measure("fit_ours", tmp_path / "missing.npy") is None
+    assert "fit_ours: not measured" in capsys.readouterr().err
+
+
+def test_samples_are_made_from_their_sources(tmp_path, monkeypatch):
+    tool = load("make_samples")
+    monkeypatch.setattr(tool, "SAMPLES", tmp_path / "samples")
+    monkeypatch.setattr(tool, "NUM_NUCLEI_IMAGES", 10)
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(sample_annotations("bccd"), source / "bccd_coco.json")
+    shutil.copy(sample_annotations("bccd").parent / "LICENSE", source / "LICENSE")
+    shutil.copy(sample_annotations("nuclei"), source / "nuclei_train.json")
+    shutil.copytree(sample_annotations("nuclei").parent / "images", source / "images")
+    tool.make_bccd(source)
+    tool.make_nuclei(source)
+    assert (tmp_path / "samples/bccd/annotations.json").read_bytes() == sample_annotations("bccd").read_bytes()
+    made = json.loads((tmp_path / "samples/nuclei/annotations.json").read_text("utf-8"))
+    names = {image["file_name"] for image in made["images"]}
+    assert len(names) == 10
+    assert {path.name for path in (tmp_path / "samples/nuclei/images").iterdir()} == names
+    assert {entry["image_id"] for entry in made["annotations"]} <= {image["id"] for image in made["images"]}
+
+
+def test_samples_are_whole():
+    content = json.loads(sample_annotations("nuclei").read_text("utf-8"))
+    folder = sample_annotations("nuclei").parent / "images"
+    assert {image["file_name"] for image in content["images"]} == {path.name for path in folder.iterdir()}
+    assert 60 <= len(content["images"]) <= 100
+    for name in ("bccd", "nuclei"):
+        assert (sample_annotations(name).parent / "LICENSE").exists()
+        assert "Licence" in (sample_annotations(name).parent / "README.md").read_text("utf-8")
