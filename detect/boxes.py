@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
+
+ROWS_AT_ONCE = 2**16  # columns of so many rows stay in the processor's cache, and need no fresh pages of memory
+
+
+def row_blocks(num_rows: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
+    """Slices that cover the rows of long columns, a block at a time.
+
+    >>> list(row_blocks(100_000))
+    [slice(0, 65536, None), slice(65536, 100000, None)]
+    """
+    return (slice(start, min(start + at_once, num_rows)) for start in range(0, num_rows, at_once))
 
 
 def xywh_to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
@@ -57,15 +70,16 @@ def best_shape_iou(
     >>> best_shape_iou(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([[10.0, 10.0], [16.0, 5.0]]))
     (array([1. , 0.8]), array([0, 1]))
     """
-    columns = np.ascontiguousarray(shapes.T)  # a product over a short last axis is several times slower
-    volumes = columns.prod(axis=0)
     best = np.full(len(shapes), -1.0)
     which = np.zeros(len(shapes), np.int64)
-    for index, other in enumerate(others):
-        iou = _iou_of_columns(columns, volumes, other)
-        better = iou > best
-        np.copyto(best, iou, where=better)
-        np.copyto(which, index, where=better)
+    for rows in row_blocks(len(shapes)):
+        columns = np.ascontiguousarray(shapes[rows].T)  # a product over a short last axis is several times slower
+        volumes = columns.prod(axis=0)
+        for index, other in enumerate(others):
+            iou = _iou_of_columns(columns, volumes, other)
+            better = iou > best[rows]
+            np.copyto(best[rows], iou, where=better)
+            np.copyto(which[rows], index, where=better)
     return best, which
 
 

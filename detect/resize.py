@@ -42,6 +42,14 @@ class ResizedImages:
     content_wh: Int64[ndarray, "n 2"]
     canvas_wh: Int64[ndarray, "n 2"]
 
+    def take(self, rows: Int64[ndarray, " m"]) -> ResizedImages:
+        """These images, in this order."""
+        return ResizedImages(self.scale_xy[rows], self.offset_xy[rows], self.content_wh[rows], self.canvas_wh[rows])
+
+    def move_boxes(self, boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
+        """One box (x, y, width, height) of each image to (x0, y0, x1, y1) in pixels of the network's input."""
+        return xywh_to_xyxy(boxes_xywh) * np.tile(self.scale_xy, 2) + np.tile(self.offset_xy, 2)
+
 
 @dataclass(frozen=True)
 class ResizeRule:
@@ -63,8 +71,7 @@ class ResizeRule:
         self, boxes_xywh: Float64[ndarray, "n 4"], image_wh: Int64[ndarray, "n 2"]
     ) -> Float64[ndarray, "n 4"]:
         """Boxes (x, y, width, height), each in its image's pixels, to (x0, y0, x1, y1) in pixels of the network's input."""
-        resized = self.resize_images(image_wh)
-        return xywh_to_xyxy(boxes_xywh) * np.tile(resized.scale_xy, 2) + np.tile(resized.offset_xy, 2)
+        return self.resize_images(image_wh).move_boxes(boxes_xywh)
 
 
 def parse_resize(text: str) -> ResizeRule:

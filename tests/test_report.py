@@ -15,8 +15,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
 from detect.anchors.fitting import KCurve
 from detect.anchors.instances import ResizedInstances
-from detect.coco import Annotations, CocoDataset, Images, read_coco
-from detect.coco_json import Finding
+from detect.coco import Annotations, CocoDataset, Finding, Images, read_coco
 from detect.report.anchor_plots import MAX_POINTS, average_iou_panels, boxes_and_shapes, k_curve_panel, shapes_to_scale
 from detect.report.dataset_plots import MAX_BARS, MAX_SIZES, box_centers, boxes_per_image, image_sizes, object_sizes
 from detect.report.page import anchor_page

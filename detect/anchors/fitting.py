@@ -11,14 +11,23 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.clustering import EuclideanKMeans, IoUKMeans, ShapeClustering
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
+from detect.anchors.iou_kmeans import (
+    Members,
+    best_of_starts,
+    improve_centers,
+    require_enough,
+    sorted_by_area,
+    spread_seeds,
+)
 from detect.anchors.pyramid import levels_of_shapes, place_shapes
+from detect.boxes import best_shape_iou
 from detect.errors import FitError
 
 METHODS = ("kmeans", "euclidean", "log-euclidean", "mixture")
 COARSE_CELLS_PER_OCTAVE = 16  # starts run on this many; the best of them is then improved on the full histogram
+CURVE_CELLS_PER_OCTAVE = 8
 CURVE_KS = tuple(range(1, 16))
 MAX_ANCHORS = 1000
 
@@ -68,7 +77,7 @@ def fit_anchors(
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     resize = str(instances.rule)
     if per_level is None:
-        shapes = fit_shapes(ShapeHistogram.of(instances.shapes), k, method, **settings)
+        shapes = fit_shapes(instances.histogram, k, method, **settings)
         placed = place_shapes(shapes, strides)
         return AnchorSet(placed.levels, resize=resize, name="fitted")
     strides = sorted(strides)
@@ -95,13 +104,21 @@ def fit_shapes(
     covariance_type: str = "full",
     shrinkage: str | None = None,
 ) -> Float64[ndarray, "k 2"]:
-    """k shapes for a histogram, sorted by area."""
-    model: ShapeClustering
-    if method == "kmeans":
-        model = IoUKMeans(k, init=_coarse_start(histogram, k, seed), random_state=seed)
-    elif method == "mixture":
-        from detect.anchors.mixture import LogGaussianMixture
+    """k shapes for a histogram, sorted by area.
 
+    Raises:
+        FitError: fewer distinct shapes than k.
+    """
+    if method == "kmeans":
+        return _fit_in_iou(histogram, k, seed)
+    from detect.anchors.clustering import (  # scikit-learn takes longer to import than to fit
+        EuclideanKMeans,
+        ShapeClustering,
+    )
+    from detect.anchors.mixture import LogGaussianMixture
+
+    model: ShapeClustering
+    if method == "mixture":
         model = LogGaussianMixture(k, covariance_type=covariance_type, shrinkage=shrinkage, random_state=seed)
     else:
         model = EuclideanKMeans(k, log=method == "log-euclidean", random_state=seed)
@@ -115,12 +132,16 @@ def k_curve(
 
     With ``mixture``, the options of :class:`LogGaussianMixture`, the curve of their BIC as well.
     """
-    coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE // 2)
+    coarse, finer = _coarsened(histogram, CURVE_CELLS_PER_OCTAVE), _coarsened(histogram, COARSE_CELLS_PER_OCTAVE)
+    members = _members(coarse)
+    random = _random(seed)
+    shapes = np.zeros((0, 2))
     scores = {}
-    for k in ks:
-        if k <= len(coarse):
-            model: Any = IoUKMeans(k, n_init=3, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts)
-            scores[k] = model.score(histogram.shapes, sample_weight=histogram.counts)
+    for k in sorted(k for k in ks if k <= len(coarse)):
+        one_more = improve_centers(members, spread_seeds(members, k, random, after=shapes))  # so that the curve rises
+        fresh = best_of_starts(members, k, random, n_init=2)
+        shapes = max(one_more, fresh, key=lambda solution: solution.total_iou).centers
+        scores[k] = float(np.average(best_shape_iou(finer.shapes, shapes)[0], weights=finer.counts))
     if mixture is None:
         return KCurve(scores, knee(scores))
     from detect.anchors.mixture import bic_curve
@@ -141,11 +162,20 @@ def knee(scores: Mapping[int, float]) -> int:
     return int(ks[np.argmax(heights - chord)])
 
 
-def _coarse_start(histogram: ShapeHistogram, k: int, seed: int) -> Float64[ndarray, "k 2"] | str:
+def _fit_in_iou(histogram: ShapeHistogram, k: int, seed: int) -> Float64[ndarray, "k 2"]:
+    """Starts are cheap on few cells; the best of them is improved on all."""
+    require_enough(histogram.shapes, k)
     coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE)
-    if len(coarse) < k:
-        return "k-means++"
-    return IoUKMeans(k, random_state=seed).fit(coarse.shapes, sample_weight=coarse.counts).cluster_centers_
+    start = best_of_starts(_members(coarse if len(coarse) >= k else histogram), k, _random(seed))
+    return sorted_by_area(improve_centers(_members(histogram), start.centers).centers)
+
+
+def _members(histogram: ShapeHistogram) -> Members:
+    return Members(histogram.shapes, histogram.counts.astype(float))
+
+
+def _random(seed: int) -> np.random.RandomState:
+    return np.random.RandomState(seed)
 
 
 def _coarsened(histogram: ShapeHistogram, cells_per_octave: int) -> ShapeHistogram:

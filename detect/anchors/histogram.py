@@ -6,11 +6,14 @@ the same, to the last bit, for any split and any order of the boxes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
+
+from detect.boxes import row_blocks
 
 CELLS_PER_OCTAVE = 32
 OFFSET_BITS = 32  # where a box lies in its cell is kept to 2**-32 of the cell's width
@@ -65,14 +68,21 @@ class ShapeHistogram:
             raise ValueError(f"need 1 <= cells_per_octave <= 1024, got {cells_per_octave=}")
         if not (np.isfinite(shapes).all() and (shapes > 0).all()):
             raise ValueError("widths and heights must be positive and finite")
+        if counts is None:
+            counts = np.ones(len(shapes), np.int64)
+        blocks = [cls._of_block(shapes[rows], counts[rows], cells_per_octave) for rows in row_blocks(len(shapes))]
+        return cls._add_up(blocks, cells_per_octave)
+
+    @classmethod
+    def _of_block(
+        cls, shapes: Float64[ndarray, "n 2"], counts: Int64[ndarray, " n"], cells_per_octave: int
+    ) -> ShapeHistogram:
         octaves = np.log2(shapes)
         if (np.abs(octaves) > MAX_EXPONENT).any():
             raise ValueError(f"widths and heights must lie between 2**-{MAX_EXPONENT} and 2**{MAX_EXPONENT}")
         positions = np.rint(octaves * (cells_per_octave * 2.0**OFFSET_BITS)).astype(np.int64)
-        offsets = positions & (2**OFFSET_BITS - 1)
-        if counts is None:
-            counts = np.ones(len(shapes), np.int64)
-        return cls._add_up(positions >> OFFSET_BITS, counts, offsets * counts[:, None], cells_per_octave)
+        offsets = (positions & (2**OFFSET_BITS - 1)) * counts[:, None]
+        return cls._add_up([cls(positions >> OFFSET_BITS, counts, offsets, cells_per_octave)], cells_per_octave)
 
     @classmethod
     def empty(cls, *, cells_per_octave: int = CELLS_PER_OCTAVE) -> ShapeHistogram:
@@ -80,22 +90,22 @@ class ShapeHistogram:
         return cls.of(np.zeros((0, 2)), cells_per_octave=cells_per_octave)
 
     @classmethod
-    def _add_up(
-        cls,
-        cells: Int64[ndarray, "m 2"],
-        counts: Int64[ndarray, " m"],
-        offset_sums: Int64[ndarray, "m 2"],
-        cells_per_octave: int,
-    ) -> ShapeHistogram:
+    def _add_up(cls, parts: Sequence[ShapeHistogram], cells_per_octave: int) -> ShapeHistogram:
+        """Parts, in which one cell may stand several times, as one histogram."""
+        cells = np.concatenate([np.zeros((0, 2), np.int64), *(part.cells for part in parts)])
+        counts = np.concatenate([np.zeros(0, np.int64), *(part.counts for part in parts)])
+        offset_sums = np.concatenate([np.zeros((0, 2), np.int64), *(part.offset_sums for part in parts)])
         if counts.sum() > MAX_BOXES:
             raise ValueError(f"more than {MAX_BOXES:,} boxes in one histogram")
         code = cells[:, 0] * 2**32 + cells[:, 1]  # one number a cell, in the order of (column, row)
         order = np.argsort(code)  # not stable, and it need not be: whole numbers add up alike in any order
         starts = np.flatnonzero(np.diff(code[order], prepend=code[order][:1] - 1))
+        if not len(starts):
+            return cls(cells, counts, offset_sums, cells_per_octave)
         return cls(
             cells[order][starts],
-            np.add.reduceat(counts[order], starts) if len(starts) else counts,
-            np.add.reduceat(offset_sums[order], starts, axis=0) if len(starts) else offset_sums,
+            np.add.reduceat(counts[order], starts),
+            np.add.reduceat(offset_sums[order], starts, axis=0),
             cells_per_octave,
         )
 
@@ -104,12 +114,7 @@ class ShapeHistogram:
             raise ValueError(
                 f"histograms of {self.cells_per_octave} and of {other.cells_per_octave} cells an octave do not add"
             )
-        return self._add_up(
-            np.concatenate([self.cells, other.cells]),
-            np.concatenate([self.counts, other.counts]),
-            np.concatenate([self.offset_sums, other.offset_sums]),
-            self.cells_per_octave,
-        )
+        return self._add_up([self, other], self.cells_per_octave)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ShapeHistogram):

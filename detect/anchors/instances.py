@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from detect.anchors.histogram import ShapeHistogram
+from detect.boxes import row_blocks
 from detect.coco import CocoDataset
 from detect.resize import ResizeRule
 
@@ -28,10 +32,18 @@ class ResizedInstances:
     def of(cls, dataset: CocoDataset, rule: ResizeRule) -> ResizedInstances:
         """The instances of a dataset under a resize rule."""
         instances = dataset.instances
-        image_wh = dataset.images.wh[instances.image_rows]
-        resized = rule.resize_images(image_wh)
-        boxes = rule.resize_boxes(instances.boxes_xywh, image_wh)
-        return cls(dataset, rule, boxes, instances.boxes_xywh[:, 2:] * resized.scale_xy, resized.canvas_wh)
+        images = rule.resize_images(dataset.images.wh)
+        boxes, shapes = np.empty((len(instances), 4)), np.empty((len(instances), 2))
+        for rows in row_blocks(len(instances)):
+            boxes_xywh, resized = instances.boxes_xywh[rows], images.take(instances.image_rows[rows])
+            boxes[rows] = resized.move_boxes(boxes_xywh)
+            shapes[rows] = boxes_xywh[:, 2:] * resized.scale_xy
+        return cls(dataset, rule, boxes, shapes, images.canvas_wh[instances.image_rows])
+
+    @cached_property
+    def histogram(self) -> ShapeHistogram:
+        """The counts of their shapes."""
+        return ShapeHistogram.of(self.shapes)
 
     def __len__(self) -> int:
         return len(self.boxes)

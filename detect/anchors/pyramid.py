@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.boxes import row_blocks
 from detect.errors import FitError
 
 SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4: anchors from 32 pixels on stride 8 to 512 on stride 128
@@ -71,6 +72,15 @@ def placed_iou(
     Overlap separates by axis and only shrinks with the distance of centres, so the nearest cell is the best one. A level of
     stride s has ceil(canvas / s) cells along an axis.
     """
+    best = np.zeros(len(boxes))
+    for rows in row_blocks(len(boxes)):
+        best[rows] = _placed_iou_of_block(boxes[rows], canvas_wh[rows], anchors)
+    return best
+
+
+def _placed_iou_of_block(
+    boxes: Float64[ndarray, "n 4"], canvas_wh: Int64[ndarray, "n 2"], anchors: AnchorSet
+) -> Float64[ndarray, " n"]:
     x0, y0, x1, y1 = np.ascontiguousarray(boxes.T)
     areas = (x1 - x0) * (y1 - y0)
     best = np.zeros(len(boxes))

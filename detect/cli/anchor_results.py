@@ -20,8 +20,7 @@ from detect.anchors.fitting import KCurve
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.cli import output
-from detect.coco import CocoDataset, read_coco
-from detect.coco_json import Finding
+from detect.coco import CocoDataset, Finding, read_coco
 from detect.errors import OutputError
 from detect.files import write_whole
 from detect.resize import parse_resize

@@ -79,7 +79,6 @@ def fit(
     other command and `detect.AnchorSet.load` read, and `anchors/report.html`.
     """
     from detect.anchors.fitting import fit_anchors, k_curve
-    from detect.anchors.histogram import ShapeHistogram
     from detect.anchors.pyramid import strides_of
     from detect.cli import anchor_results
     from detect.cli.output import note
@@ -102,7 +101,7 @@ def fit(
     curve = None
     if suggest_k or with_page:
         mixture = {"covariance_type": covariance, "shrinkage": _or_none(shrinkage)} if method == "mixture" else None
-        curve = k_curve(ShapeHistogram.of(instances.shapes), seed=seed, mixture=mixture)
+        curve = k_curve(instances.histogram, seed=seed, mixture=mixture)
     if json:
         anchor_results.print_fit_object(scores, method, curve)
     else:

@@ -30,7 +30,6 @@ def demo(
 ) -> None:
     """Fit anchors to two small datasets, compare them with known ones and draw the pages. Takes seconds."""
     from detect.anchors.fitting import fit_anchors, k_curve
-    from detect.anchors.histogram import ShapeHistogram
     from detect.anchors.pyramid import strides_of
     from detect.cli import anchor_results
     from detect.samples import sample_annotations
@@ -41,7 +40,7 @@ def demo(
         instances = anchor_results.read_instances(files, story.resize, strict=False, list_findings=False)
         fitted = fit_anchors(instances, k=story.k, strides=strides_of(story.levels))
         scores = anchor_results.score_all(instances, [fitted, *anchor_results.load_all(KNOWN)])
-        curve = k_curve(ShapeHistogram.of(instances.shapes))
+        curve = k_curve(instances.histogram)
         anchor_results.print_fit(scores, curve)
         anchor_results.save_fit(output / story.sample, scores, curve, title=story.told)
     typer.echo(f"\nOpen {output / STORIES[0].sample / 'report.html'} in a browser. Next, on your own data:")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from detect.anchors.coverage import THRESHOLDS, YOLOV5_RATIO, Coverage
-from detect.coco_json import Finding
+from detect.coco import Finding
 from detect.report.plots import set_color, visible
 
 MAX_WORST = 50

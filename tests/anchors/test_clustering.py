@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 
-from detect.anchors.clustering import EuclideanKMeans, IoUKMeans, _Members, _weighted_median_update
+from detect.anchors.clustering import EuclideanKMeans, IoUKMeans
+from detect.anchors.iou_kmeans import UPDATES, Members
 from detect.anchors.mixture import LogGaussianMixture
 from detect.boxes import best_shape_iou, shape_iou
 from detect.errors import FitError
@@ -87,8 +88,8 @@ def test_weights_of_the_median_are_the_derivatives_of_iou():
     order = np.argsort(shapes[:, 0])
     reach = np.cumsum(slopes[order])
     expected = shapes[order][np.searchsorted(reach, reach[-1] / 2), 0]
-    members = _Members(shapes, np.ones(3))
-    update = _weighted_median_update(members, np.zeros(3, np.int64), center[None])
+    members = Members(shapes, np.ones(3))
+    update = UPDATES["weighted_median"](members, np.zeros(3, np.int64), center[None])
     assert update[0, 0] == expected
 
 

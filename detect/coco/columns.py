@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from msgspec.structs import astuple
 from numpy import ndarray
 
-from detect.coco_json import Annotation, Box, Finding, Rows
+from detect.coco.entries import AnnotationEntries, Finding, Rows, column
 from detect.errors import CocoError
 
 NO_ROW = -1
-_NO_BOX = Box(math.nan, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -51,9 +46,15 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: Int64[ndarray, " m"]) -> Annotations:
-        """These rows, in this order."""
-        keypoints = None if self.keypoints is None else tuple(self.keypoints[row] for row in rows)
+    def take(self, rows: Int64[ndarray, " m"] | slice) -> Annotations:
+        """These rows, in this order; of a slice, views."""
+        keypoints = self.keypoints
+        if isinstance(rows, slice):
+            keypoints = keypoints and keypoints[rows]
+        elif _is_every_row(rows, len(self)):
+            return self
+        elif keypoints is not None:
+            keypoints = tuple(keypoints[row] for row in rows.tolist())
         return Annotations(
             self.ids[rows],
             self.image_rows[rows],
@@ -76,28 +77,25 @@ class ReadAnnotations:
     columns: Annotations
 
     @classmethod
-    def of(cls, shards: list[Rows], images: Images, *, keypoints: bool) -> ReadAnnotations:
+    def of(cls, shards: list[Rows], images: Images) -> ReadAnnotations:
         """The annotations of all shards, one after the other."""
-        entries = list(chain.from_iterable(rows.annotations for rows in shards))
-        boxes = [entry.bbox or _NO_BOX for entry in entries]
-        image_ids = _column(entries, "image_id", np.int64)
+        entries = AnnotationEntries.join([rows.annotations for rows in shards])
         columns = Annotations(
-            ids=_column(entries, "id", np.int64),
-            image_rows=_rows_of(image_ids, images.ids),
-            category_ids=_column(entries, "category_id", np.int64),
-            boxes_xywh=np.fromiter(chain.from_iterable(map(astuple, boxes)), float, 4 * len(boxes)).reshape(-1, 4),
-            iscrowd=_column(entries, "iscrowd", bool),
-            area=_areas(entries),
-            keypoints=tuple(map(_points, entries)) if keypoints else None,
+            entries.ids,
+            _rows_of(entries.image_ids, images.ids),
+            entries.category_ids,
+            entries.boxes_xywh,
+            entries.iscrowd,
+            entries.area,
+            entries.keypoints,
         )
-        has_box = np.ones(len(entries), bool)
-        for row in np.flatnonzero(np.isnan(columns.boxes_xywh[:, 0])):
-            has_box[row] = entries[row].bbox is not None
         shard = np.repeat(np.arange(len(shards)), [len(rows.annotations) for rows in shards])
-        return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, columns)
+        return cls(tuple(rows.file for rows in shards), shard, entries.image_ids, entries.has_box, columns)
 
-    def take(self, rows: Int64[ndarray, " m"]) -> ReadAnnotations:
-        """These rows, in this order."""
+    def take(self, rows: Int64[ndarray, " m"] | slice) -> ReadAnnotations:
+        """These rows, in this order; of a slice, views."""
+        if not isinstance(rows, slice) and _is_every_row(rows, len(self.columns)):
+            return self
         return ReadAnnotations(
             self.files, self.shard[rows], self.image_ids[rows], self.has_box[rows], self.columns.take(rows)
         )
@@ -108,25 +106,15 @@ class ReadAnnotations:
         return Finding(file, int(self.columns.ids[row]), int(self.image_ids[row]), reason)
 
 
-def _areas(entries: list[Annotation]) -> Float64[ndarray, " n"]:
-    try:
-        return _column(entries, "area", float)
-    except TypeError:  # some are missing: None becomes NaN
-        return np.array([entry.area for entry in entries], float)
-
-
-def _column(entries: list[Any], name: str, dtype: type) -> Any:
-    return np.fromiter(map(attrgetter(name), entries), dtype, len(entries))
+def _is_every_row(rows: Int64[ndarray, " m"], count: int) -> bool:
+    """Whether nothing is left out or moved, as in most files: then there is nothing to copy."""
+    return len(rows) == count and bool((rows == np.arange(count)).all())
 
 
 def _rows_of(ids: Int64[ndarray, " n"], sorted_ids: Int64[ndarray, " b"]) -> Int64[ndarray, " n"]:
     rows = np.searchsorted(sorted_ids, ids)
     padded = np.append(sorted_ids, NO_ROW)
     return np.where((padded[rows] == ids) & (rows < len(sorted_ids)), rows, NO_ROW)
-
-
-def _points(entry: Annotation) -> Float64[ndarray, "j 3"]:
-    return np.array(getattr(entry, "keypoints", None) or [], float).reshape(-1, 3)
 
 
 def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Finding]]:
@@ -136,8 +124,8 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Findin
     """
     entries = [image for rows in shards for image in rows.images]
     files = list(chain.from_iterable([rows.file] * len(rows.images) for rows in shards))
-    ids = _column(entries, "id", np.int64)
-    wh = np.stack([_column(entries, "width", np.int64), _column(entries, "height", np.int64)], axis=1)
+    ids = column(entries, "id", np.int64)
+    wh = np.stack([column(entries, "width", np.int64), column(entries, "height", np.int64)], axis=1)
     positive = (wh > 0).all(axis=1)
     broken = []
     for row in np.flatnonzero(~positive):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from detect.coco import CocoDataset, read_coco
-from detect.coco_json import EXPECTED
+from detect.coco.reading import EXPECTED
 from detect.errors import CocoError
 
 MISSING = object()
@@ -134,7 +134,7 @@ BROKEN_PACKED_FILES = {
     "wrong_checksum": (PACKED[:-8] + bytes(8), "a damaged or truncated .gz file (CRC check failed"),
     "rubbish_behind": (PACKED + b"rubbish", "a damaged or truncated .gz file (Not a gzipped file"),
     "rubbish_inside": (PACKED[:20] + b"\xff" * 20 + PACKED[40:], "a damaged or truncated .gz file (Error -3"),
-    "nothing_inside": (gzip.compress(b""), "the JSON breaks off: the file is truncated (0 bytes)"),
+    "nothing_inside": (gzip.compress(b""), "the file is empty"),
     "no_json_inside": (gzip.compress(b"hello"), f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
     "truncated_json_inside": (gzip.compress(TEXT[:-5]), "the JSON breaks off: the file is truncated"),
     "packed_twice": (gzip.compress(PACKED), f"not text (byte 1 is not utf-8): {EXPECTED}"),

@@ -1,6 +1,6 @@
 """COCO annotations as columns: what can be used, what is odd about it, and what cannot be used, by id and reason.
 
-The only module that opens annotation files. Boxes are (x, y, width, height) in pixels of their own image.
+Boxes are (x, y, width, height) in pixels of their own image.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detect.coco_checks import by_id, in_order, tidy, usable_rows
-from detect.coco_columns import Annotations, Images, ReadAnnotations, merge_categories, merge_images
-from detect.coco_json import Finding, Progress, Rows, read_rows, rows_from_object
+from detect.coco.checks import by_id, in_order, tidy, usable_rows
+from detect.coco.columns import Annotations, Images, ReadAnnotations, merge_categories, merge_images
+from detect.coco.entries import Finding, Rows
+from detect.coco.reading import Progress, read_rows, rows_from_object
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def read_coco(
     """
     shards = _read_shards(source, keypoints, progress)
     images, broken_images, repeated_images = merge_images(shards)
-    read = ReadAnnotations.of(shards, images, keypoints=keypoints)
+    read = ReadAnnotations.of(shards, images)
     categories = merge_categories(shards)
     named = all(rows.categories is not None for rows in shards)
     faults = [*broken_images, *chain.from_iterable(rows.faults for rows in shards)]
@@ -118,9 +119,12 @@ def _read_shards(source: Any, keypoints: bool, progress: Progress | None) -> lis
     sizes = [_size_bytes(path) for path in paths]
     shards = []
     for number, path in enumerate(paths):
-        shards.append(read_rows(path, keypoints=keypoints, progress=progress))
-        if progress:
-            progress(f"reading {path.name}", sum(sizes[: number + 1]), sum(sizes))
+
+        def of_all(what: str, done: int, _: int, before: int = sum(sizes[:number])) -> None:
+            if progress:
+                progress(what, before + done, sum(sizes))
+
+        shards.append(read_rows(path, keypoints=keypoints, progress=of_all))
     return shards
 
 

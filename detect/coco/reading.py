@@ -1,112 +1,41 @@
-"""COCO JSON to rows: typed decoding that reads only the fields asked for and steps over the rest (polygons, licences).
+"""COCO files and structures to rows, reading only the fields asked for and stepping over the rest (polygons, licences).
 
-A file whose every entry has the right types is decoded in one pass. One that does not, or that spells NaN as Python's
-json module does, is read again entry by entry, and each entry that cannot be read becomes a :class:`Finding`.
+A file whose every entry has the right types is decoded at once. One that does not, or that spells NaN as Python's json
+module does, is read again entry by entry, and each entry that cannot be read becomes a :class:`Finding`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from gzip import BadGzipFile, GzipFile
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 
+from detect.coco.entries import (
+    NO_ID,
+    Annotation,
+    AnnotationEntries,
+    Category,
+    Finding,
+    Image,
+    KeypointAnnotation,
+    Rows,
+)
+from detect.coco.stream import CocoFile, read_in_blocks, read_to_end
 from detect.errors import CocoError
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
-NO_ID = -1
 WHOLE_FIELDS = frozenset({"id", "image_id", "category_id", "width", "height", "iscrowd"})
-MAX_JSON_BYTES = 16 * 2**30  # refused beyond this before memory is taken, also while unpacking .gz
-CHUNK_BYTES = 16 * 2**20
+MAX_JSON_BYTES = 16 * 2**30  # refused beyond this, also while unpacking .gz
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
-
-
-@dataclass(frozen=True, order=True)
-class Finding:
-    """Something wrong with one entry of a file, in words; ``annotation_id`` is None where an image is at fault."""
-
-    file: str
-    annotation_id: int | None
-    image_id: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        own = "an annotation without a usable id" if self.annotation_id == NO_ID else f"annotation {self.annotation_id}"
-        names = [] if self.annotation_id is None else [own]
-        names += [] if self.image_id is None else [f"image {self.image_id}"]
-        return ": ".join(filter(None, (self.file, ", ".join(names), self.reason)))
-
-
-Whole = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits the columns
-
-
-class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-class Annotation(Struct, gc=False):
-    image_id: Whole
-    category_id: Whole
-    bbox: Box | None = None
-    id: Whole = NO_ID
-    iscrowd: int | bool = 0
-    area: float | None = None
-
-
-class KeypointAnnotation(Annotation, gc=False):
-    keypoints: list[float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.keypoints and len(self.keypoints) % 3:
-            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three (x, y, visibility) for each")
-
-
-class Image(Struct, gc=False):
-    id: Whole
-    width: Whole
-    height: Whole
-    file_name: str | None = None
-
-
-class Category(Struct, gc=False):
-    id: Whole
-    name: str | None = None
-
-
-class _File(Struct):
-    images: list[Image]
-    annotations: list[Annotation]
-    categories: list[Category] | None = None
-
-
-class _KeypointFile(Struct):
-    images: list[Image]
-    annotations: list[KeypointAnnotation]
-    categories: list[Category] | None = None
-
-
-@dataclass
-class Rows:
-    """The readable entries of one file, and what could not be read."""
-
-    file: str
-    images: Sequence[Image]
-    annotations: Sequence[Annotation]
-    categories: Sequence[Category] | None
-    faults: list[Finding] = field(default_factory=list)
 
 
 def read_rows(path: Path, *, keypoints: bool = False, progress: Progress | None = None) -> Rows:
@@ -118,20 +47,52 @@ def read_rows(path: Path, *, keypoints: bool = False, progress: Progress | None 
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe without a writer would wait for ever
             raise CocoError(f"{path}: not a regular file: write it to disk first")
-        with path.open("rb") as stream:
-            magic = stream.read(2)
-            if not magic:
-                raise CocoError(f"{path}: the file is empty: {EXPECTED}")
-            if path.stat().st_size > MAX_JSON_BYTES:
-                raise CocoError(f"{path}: larger than {MAX_JSON_BYTES >> 30} GiB: cut it into shards")
-            if magic == b"\x1f\x8b":
-                return _decode(_unpack(path, progress), path, keypoints)
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _decode(data, path, keypoints)
+        with path.open("rb") as file:
+            return _read_open(file, path, keypoints, progress)
     except IsADirectoryError:
         raise CocoError(f"{path}: a folder: give the JSON file in it, or a pattern such as {path}/*.json") from None
+    except (BadGzipFile, EOFError, zlib.error) as error:
+        raise CocoError(f"{path}: a damaged or truncated .gz file ({error})") from None
     except OSError as error:
         raise CocoError(f"{path}: {error.strerror or error}") from None
+
+
+def _read_open(file: BufferedIOBase, path: Path, keypoints: bool, progress: Progress | None) -> Rows:
+    size_bytes = path.stat().st_size
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    stream: BufferedIOBase = GzipFile(fileobj=file) if packed else file
+
+    def tell() -> None:
+        if stream.tell() > MAX_JSON_BYTES:
+            unpacks = "unpacks to" if packed else "has"
+            raise CocoError(f"{path}: {unpacks} more than {MAX_JSON_BYTES >> 30} GiB: cut it into shards")
+        if progress:
+            progress(f"reading {path.name}", min(file.tell(), size_bytes), size_bytes)
+
+    if rows := read_in_blocks(stream, str(path), keypoints=keypoints, told=tell):
+        return rows
+    stream.seek(0)
+    return _decode(read_to_end(stream, tell), path, keypoints)
+
+
+def _decode(data: bytearray, path: Path, keypoints: bool) -> Rows:
+    """A whole file, whatever is wrong with it."""
+    if not data:
+        raise CocoError(f"{path}: the file is empty: {EXPECTED}")
+    try:
+        file: Any = msgspec.json.decode(data, type=CocoFile[KeypointAnnotation] if keypoints else CocoFile[Annotation])
+        return Rows(
+            str(path), file.images, AnnotationEntries.of(file.annotations, keypoints=keypoints), file.categories
+        )
+    except msgspec.ValidationError:
+        pass  # valid so far as it was read, but some entry is not as expected: find which
+    except msgspec.DecodeError as error:
+        if "truncated" in str(error):
+            raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
+    except (RecursionError, UnicodeDecodeError):
+        pass
+    return rows_from_object(_parse_plainly(data, path), file=str(path), keypoints=keypoints)
 
 
 def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Rows:
@@ -148,42 +109,10 @@ def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Row
     categories = content.get("categories")
     if categories is not None:
         categories = _convert(categories, Category, file, faults)
-    return Rows(file, images, annotations, categories, faults)
+    return Rows(file, images, AnnotationEntries.of(annotations, keypoints=keypoints), categories, faults)
 
 
-def _unpack(path: Path, progress: Progress | None) -> bytes:
-    packed_bytes = path.stat().st_size
-    parts: list[bytes] = []
-    unpacked_bytes = 0
-    try:
-        with path.open("rb") as stream, GzipFile(fileobj=stream) as unpacked:
-            while part := unpacked.read(CHUNK_BYTES):
-                parts.append(part)
-                unpacked_bytes += len(part)
-                if unpacked_bytes > MAX_JSON_BYTES:
-                    raise CocoError(f"{path}: unpacks to more than {MAX_JSON_BYTES >> 30} GiB: cut it into shards")
-                if progress:
-                    progress(f"unpacking {path.name}", min(stream.tell(), packed_bytes), packed_bytes)
-    except (BadGzipFile, EOFError, zlib.error) as error:
-        raise CocoError(f"{path}: a damaged or truncated .gz file ({error})") from None
-    return b"".join(parts)
-
-
-def _decode(data: bytes | mmap.mmap, path: Path, keypoints: bool) -> Rows:
-    try:
-        file: Any = msgspec.json.decode(data, type=_KeypointFile if keypoints else _File)
-        return Rows(str(path), file.images, file.annotations, file.categories)
-    except msgspec.ValidationError:
-        pass  # valid so far as it was read, but some entry is not as expected: find which
-    except msgspec.DecodeError as error:
-        if "truncated" in str(error):
-            raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
-    except (RecursionError, UnicodeDecodeError):
-        pass
-    return rows_from_object(_parse_plainly(bytes(data), path), file=str(path), keypoints=keypoints)
-
-
-def _parse_plainly(data: bytes, path: Path) -> Any:
+def _parse_plainly(data: bytearray, path: Path) -> Any:
     """Python's own reader: slower, but it takes NaN and a byte order mark, and says where the text goes wrong."""
     try:
         return json.loads(data, object_hook=_without_polygons)

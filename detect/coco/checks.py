@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -10,13 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from detect.boxes import clip_boxes, xywh_to_xyxy, xyxy_to_xywh
-from detect.coco_columns import NO_ROW, Annotations, Images, ReadAnnotations
-from detect.coco_json import NO_ID, Finding
+from detect.boxes import clip_boxes, row_blocks, xywh_to_xyxy, xyxy_to_xywh
+from detect.coco.columns import NO_ROW, Annotations, Images, ReadAnnotations
+from detect.coco.entries import NO_ID, Finding
 
-ROUNDING_PX = (
-    1e-6  # x + width of a box that ends at the image's edge may pass it by a rounding error; nothing is as thin
-)
+ROUNDING_PX = 1e-6  # x + width of a box that ends at the image's edge may pass it by so much; nothing is as thin
 
 
 @np.errstate(over="ignore", invalid="ignore")  # numbers near the end of the floats are refused or clipped like others
@@ -24,6 +23,17 @@ def usable_rows(
     read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
 ) -> tuple[Int64[ndarray, " m"], list[Finding]]:
     """The rows that can be used, and a finding for each of the others, by the first test it fails."""
+    usable, findings = [np.zeros(0, np.int64)], []
+    for block in row_blocks(len(read.columns)):
+        rows, refused = _usable_in_block(read.take(block), images, broken, categories)
+        usable.append(rows + block.start)
+        findings += refused
+    return np.concatenate(usable), findings
+
+
+def _usable_in_block(
+    read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
+) -> tuple[Int64[ndarray, " m"], list[Finding]]:
     rows, boxes = read.columns, read.columns.boxes_xywh
     x, y, width, height = boxes.T  # views: copies of whole columns are what takes time here
     image_w, image_h = (np.append(column, 1)[rows.image_rows] for column in images.wh.T)  # row -1: looked at by no test
@@ -77,53 +87,68 @@ def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[nd
 @np.errstate(over="ignore", invalid="ignore")
 def tidy(read: ReadAnnotations, images: Images) -> tuple[Annotations, list[Finding]]:
     """Clip boxes to their images, fill in missing areas, and say what is odd."""
-    rows, boxes_xywh, area = read.columns, read.columns.boxes_xywh, read.columns.area
-    x, y, width, height = boxes_xywh.T
-    image_w, image_h = (column[rows.image_rows] for column in images.wh.T)
-    reaches_out = (x < -ROUNDING_PX) | (y < -ROUNDING_PX)
-    reaches_out |= (x + width > image_w + ROUNDING_PX) | (y + height > image_h + ROUNDING_PX)
-    partly = np.flatnonzero(reaches_out)
+    boxes_xywh, area = read.columns.boxes_xywh, read.columns.area
+    partly = _reaching_out(read.columns, images)
+    image_wh = images.wh[read.columns.image_rows[partly]]
     odd = []
-    for row in partly.tolist():
-        size = f"{image_w[row]}x{image_h[row]}"
-        reason = f"bbox {_text(boxes_xywh[row])} reaches outside its {size} image: clipped"
+    for row, (image_w, image_h) in zip(partly.tolist(), image_wh.tolist(), strict=True):
+        reason = f"bbox {_text(boxes_xywh[row])} reaches outside its {image_w}x{image_h} image: clipped"
         odd.append(read.finding(row, reason))
     if odd:
-        limits = np.stack([image_w[partly], image_h[partly]], axis=1).astype(float)
         boxes_xywh = boxes_xywh.copy()
-        boxes_xywh[partly] = xyxy_to_xywh(clip_boxes(xywh_to_xyxy(boxes_xywh[partly]), limits))
+        boxes_xywh[partly] = xyxy_to_xywh(clip_boxes(xywh_to_xyxy(boxes_xywh[partly]), image_wh.astype(float)))
     if not np.isfinite(area).all():
         area = np.where(np.isfinite(area), area, boxes_xywh[:, 2] * boxes_xywh[:, 3])
     odd += _repeated_ids(read) + _repeated_boxes(read)
-    return replace(rows, boxes_xywh=boxes_xywh, area=area), odd
+    return replace(read.columns, boxes_xywh=boxes_xywh, area=area), odd
+
+
+def _reaching_out(annotations: Annotations, images: Images) -> Int64[ndarray, " m"]:
+    """Rows whose box reaches outside its image by more than a rounding error."""
+    reaching = [np.zeros(0, np.int64)]
+    for block in row_blocks(len(annotations)):
+        x, y, width, height = annotations.boxes_xywh[block].T
+        image_w, image_h = images.wh[annotations.image_rows[block]].T
+        outside = (x < -ROUNDING_PX) | (y < -ROUNDING_PX)
+        outside |= (x + width > image_w + ROUNDING_PX) | (y + height > image_h + ROUNDING_PX)
+        reaching.append(np.flatnonzero(outside) + block.start)
+    return np.concatenate(reaching)
 
 
 def _repeated_ids(read: ReadAnnotations) -> list[Finding]:
     ids = read.columns.ids
-    values, counts = np.unique(ids, return_counts=True)
-    times = dict(zip(values[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
-    repeated = np.flatnonzero(np.isin(ids, [value for value in times if value != NO_ID])).tolist()
+    repeated = _rows_that_share(ids)
+    times = Counter(ids[repeated].tolist())
     missing = np.flatnonzero(ids == NO_ID).tolist()
     return [read.finding(row, "it has no id: kept") for row in missing] + [
-        read.finding(row, f"its id stands {times[int(ids[row])]} times: kept") for row in repeated
+        read.finding(row, f"its id stands {times[int(ids[row])]} times: kept")
+        for row in repeated.tolist()
+        if ids[row] != NO_ID
     ]
 
 
 def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
     """Rows whose image and box stand before; sums that only equal rows are sure to share pick the few to compare."""
     rows = read.columns
-    x, y, width, height = rows.boxes_xywh.T
-    mixed = x + math.pi * y + math.e * width + math.sqrt(2) * height + math.sqrt(3) * rows.image_rows
-    values, counts = np.unique(mixed, return_counts=True)
+    mixed = np.empty(len(rows))
+    for block in row_blocks(len(rows)):
+        x, y, width, height = rows.boxes_xywh[block].T
+        mixed[block] = x + math.pi * y + math.e * width + math.sqrt(2) * height + math.sqrt(3) * rows.image_rows[block]
     first: dict[tuple[float, ...], int] = {}
     findings = []
-    for row in np.flatnonzero(np.isin(mixed, values[counts > 1])).tolist():
+    for row in _rows_that_share(mixed).tolist():
         other = first.setdefault((rows.image_rows[row], *rows.boxes_xywh[row]), row)
         if other != row:
             same = rows.category_ids[other] == rows.category_ids[row]
             reason = f"the same box as annotation {rows.ids[other]}{'' if same else ', of another category'}: kept"
             findings.append(read.finding(row, reason))
     return findings
+
+
+def _rows_that_share(values: Int64[ndarray, " n"] | Float64[ndarray, " n"]) -> Int64[ndarray, " m"]:
+    """Rows whose value stands in another row too."""
+    ordered = np.sort(values)
+    return np.flatnonzero(np.isin(values, ordered[1:][ordered[1:] == ordered[:-1]]))
 
 
 def by_id(finding: Finding) -> tuple[int, int, str, str]:

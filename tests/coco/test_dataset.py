@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 
-from detect.coco import Annotations, CocoDataset, read_coco
-from detect.coco_json import Finding
+from detect.coco import Annotations, CocoDataset, Finding, read_coco, stream
 from detect.samples import sample_annotations
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 TACO, BCCD = DATA / "taco" / "faults.json", DATA / "bccd" / "faults.json"
 NUM_SHARDS = 7
 
@@ -303,21 +302,22 @@ def test_take_gives_these_rows_in_this_order():
         assert_array_equal(taken.keypoints[row], annotations.keypoints[rows[row]])
 
 
-def test_progress_tells_what_is_done_of_how_much(tmp_path):
-    paths = [write(tmp_path, f"{name}.json", content_of(BCCD)) for name in "ab"]
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_progress_rises_to_all_bytes_of_all_files(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 256)
+    paths = [tmp_path / f"{name}.json" for name in "ab"]
+    for path in paths:
+        path.write_bytes(pack(BCCD.read_bytes()))
     calls: list[tuple[str, int, int]] = []
     read_coco(paths, progress=lambda *call: calls.append(call))
     size = paths[0].stat().st_size
-    assert calls == [("reading a.json", size, 2 * size), ("reading b.json", 2 * size, 2 * size)]
-
-
-def test_progress_tells_of_unpacking(tmp_path):
-    path = tmp_path / "a.json.gz"
-    path.write_bytes(gzip.compress(BCCD.read_bytes()))
-    size = path.stat().st_size
-    calls: list[tuple[str, int, int]] = []
-    read_coco(path, progress=lambda *call: calls.append(call))
-    assert calls == [("unpacking a.json.gz", size, size), ("reading a.json.gz", size, size)]
+    done = [call[1] for call in calls]
+    assert done == sorted(done)
+    assert {call[2] for call in calls} == {2 * size}
+    assert list(dict.fromkeys(call[0] for call in calls)) == ["reading a.json", "reading b.json"]
+    assert max(done for what, done, _ in calls if what == "reading a.json") == size
+    assert done[-1] == 2 * size
+    assert len(calls) >= 6
 
 
 def test_the_input_is_not_changed():

@@ -1,0 +1,7 @@
+"""COCO annotations, the only folder that opens annotation files: entries as they stand, columns, checks, one dataset."""
+
+from detect.coco.columns import Annotations, Images
+from detect.coco.dataset import CocoDataset, read_coco
+from detect.coco.entries import Finding
+
+__all__ = ["Annotations", "CocoDataset", "Finding", "Images", "read_coco"]

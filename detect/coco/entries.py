@@ -1,0 +1,144 @@
+"""The entries of a COCO file: typed as they stand in it, and its annotations as columns, before anything is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from msgspec import Meta, Struct
+from msgspec.structs import astuple
+from numpy import ndarray
+
+NO_ID = -1
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """Something wrong with one entry of a file, in words; ``annotation_id`` is None where an image is at fault."""
+
+    file: str
+    annotation_id: int | None
+    image_id: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        own = "an annotation without a usable id" if self.annotation_id == NO_ID else f"annotation {self.annotation_id}"
+        names = [] if self.annotation_id is None else [own]
+        names += [] if self.image_id is None else [f"image {self.image_id}"]
+        return ": ".join(filter(None, (self.file, ", ".join(names), self.reason)))
+
+
+Whole = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits the columns
+
+
+class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+NO_BOX = Box(math.nan, math.nan, math.nan, math.nan)
+
+
+class Annotation(Struct, gc=False):
+    image_id: Whole
+    category_id: Whole
+    bbox: Box | None = None
+    id: Whole = NO_ID
+    iscrowd: int | bool = 0
+    area: float | None = None
+
+
+class KeypointAnnotation(Annotation, gc=False):
+    keypoints: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.keypoints and len(self.keypoints) % 3:
+            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three (x, y, visibility) for each")
+
+
+class Image(Struct, gc=False):
+    id: Whole
+    width: Whole
+    height: Whole
+    file_name: str | None = None
+
+
+class Category(Struct, gc=False):
+    id: Whole
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class AnnotationEntries:
+    """Annotations as columns. A missing area, and every number of a missing box, is NaN."""
+
+    ids: Int64[ndarray, " n"]
+    image_ids: Int64[ndarray, " n"]
+    category_ids: Int64[ndarray, " n"]
+    boxes_xywh: Float64[ndarray, "n 4"]
+    has_box: Bool[ndarray, " n"]
+    iscrowd: Bool[ndarray, " n"]
+    area: Float64[ndarray, " n"]
+    keypoints: tuple[Float64[ndarray, "_ 3"], ...] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, entries: Sequence[Annotation], *, keypoints: bool) -> AnnotationEntries:
+        """The columns of decoded entries."""
+        boxes = [entry.bbox or NO_BOX for entry in entries]
+        boxes_xywh = np.fromiter(chain.from_iterable(map(astuple, boxes)), float, 4 * len(boxes)).reshape(-1, 4)
+        has_box = np.ones(len(entries), bool)
+        for row in np.flatnonzero(np.isnan(boxes_xywh[:, 0])).tolist():
+            has_box[row] = entries[row].bbox is not None
+        return cls(
+            column(entries, "id", np.int64),
+            column(entries, "image_id", np.int64),
+            column(entries, "category_id", np.int64),
+            boxes_xywh,
+            has_box,
+            column(entries, "iscrowd", bool),
+            column(entries, "area", float),  # None becomes NaN
+            tuple(map(_points, entries)) if keypoints else None,
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[AnnotationEntries]) -> AnnotationEntries:
+        """The rows of several, at least one, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        names = ("ids", "image_ids", "category_ids", "boxes_xywh", "has_box", "iscrowd", "area")
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        with_points = parts[0].keypoints is not None
+        return cls(
+            **columns, keypoints=tuple(chain(*(part.keypoints or () for part in parts))) if with_points else None
+        )
+
+
+@dataclass
+class Rows:
+    """The readable entries of one file, and what could not be read."""
+
+    file: str
+    images: Sequence[Image]
+    annotations: AnnotationEntries
+    categories: Sequence[Category] | None
+    faults: list[Finding] = field(default_factory=list)
+
+
+def column(entries: Sequence[Any], name: str, dtype: type) -> Any:
+    """One field of all entries."""
+    return np.array(list(map(attrgetter(name), entries)), dtype)
+
+
+def _points(entry: Annotation) -> Float64[ndarray, "j 3"]:
+    return np.array(getattr(entry, "keypoints", None) or [], float).reshape(-1, 3)
