@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.boxes import xywh_to_xyxy
 from detect.errors import ResizeError
 
 SIZE_DIVISOR = 32  # torchvision's GeneralizedRCNNTransform, detectron2's and mmdetection's RetinaNet
@@ -48,7 +47,8 @@ class ResizedImages:
 
     def move_boxes(self, boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
         """One box (x, y, width, height) of each image to (x0, y0, x1, y1) in pixels of the network's input."""
-        return xywh_to_xyxy(boxes_xywh) * np.tile(self.scale_xy, 2) + np.tile(self.offset_xy, 2)
+        corners = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+        return np.concatenate([corner * self.scale_xy + self.offset_xy for corner in corners], axis=1)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,13 @@ class ResizedInstances:
         instances = dataset.instances
         images = rule.resize_images(dataset.images.wh)
         boxes, shapes = np.empty((len(instances), 4)), np.empty((len(instances), 2))
+        canvas_wh = np.empty((len(instances), 2), np.int64)
         for rows in row_blocks(len(instances)):
             boxes_xywh, resized = instances.boxes_xywh[rows], images.take(instances.image_rows[rows])
             boxes[rows] = resized.move_boxes(boxes_xywh)
             shapes[rows] = boxes_xywh[:, 2:] * resized.scale_xy
-        return cls(dataset, rule, boxes, shapes, images.canvas_wh[instances.image_rows])
+            canvas_wh[rows] = resized.canvas_wh
+        return cls(dataset, rule, boxes, shapes, canvas_wh)
 
     @cached_property
     def histogram(self) -> ShapeHistogram:

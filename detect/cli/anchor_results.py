@@ -7,6 +7,7 @@ import io
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -54,18 +55,25 @@ def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], *, own_rul
     return [coverage(by_rule[each.resize if own_rules else rule], each) for each in sets]
 
 
-def with_provenance(score: Coverage) -> Coverage:
-    """The score, its anchors told how good they are and where they come from."""
+def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
+    """The digests of the files of a dataset, made beside other work."""
+    with_thread = ThreadPoolExecutor(max_workers=1)
+    sources = with_thread.submit(lambda: tuple(SourceFile.of(path) for path in dataset.files))
+    with_thread.shutdown(wait=False)
+    return sources
+
+
+def with_provenance(score: Coverage, sources: tuple[SourceFile, ...]) -> AnchorSet:
+    """The anchors of a score, told how good they are and where they come from."""
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
     placed = {"placed_average_iou": score.placed_average_iou, "placed_recall_at_0.5": score.placed_recall(0.5)}
-    anchors = replace(
+    return replace(
         score.anchors,
         scores={name: round(value, 6) for name, value in (by_shape | placed).items()},
-        sources=tuple(SourceFile.of(path) for path in score.instances.dataset.files),
+        sources=sources,
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
     )
-    return replace(score, anchors=anchors)
 
 
 def page(scores: Sequence[Coverage], k_scores: KCurve | None, *, title: str) -> str:
@@ -86,16 +94,21 @@ def findings_csv(dataset: CocoDataset) -> str:
 
 
 def save_fit(
-    folder: Path, scores: Sequence[Coverage], k_scores: KCurve | None, *, title: str, with_page: bool = True
+    folder: Path,
+    scores: Sequence[Coverage],
+    k_scores: KCurve | None,
+    sources: Future[tuple[SourceFile, ...]],
+    *,
+    title: str,
+    with_page: bool = True,
 ) -> None:
     """Write ``anchors.yaml``, ``report.html``, and ``findings.csv`` where something was refused or odd."""
-    fitted = with_provenance(scores[0])
-    dataset = fitted.instances.dataset
-    files = {"anchors.yaml": fitted.anchors.to_yaml()}
+    dataset = scores[0].instances.dataset
+    files = {"anchors.yaml": with_provenance(scores[0], sources.result()).to_yaml()}
     if dataset.refused or dataset.odd:
         files["findings.csv"] = findings_csv(dataset)
     if with_page:
-        files["report.html"] = page([fitted, *scores[1:]], k_scores, title=title)
+        files["report.html"] = page(scores, k_scores, title=title)
     save(folder, files)
 
 

@@ -86,6 +86,7 @@ def fit(
     instances = anchor_results.read_instances(files, resize, strict=strict, list_findings=findings)
     if resize == "none":
         note("note: --resize none: shapes are in pixels of the images as they are, which few detectors see")
+    sources = anchor_results.start_hashing(instances.dataset) if output else None
     fitted = fit_anchors(
         instances,
         k=k,
@@ -106,8 +107,8 @@ def fit(
         anchor_results.print_fit_object(scores, method, curve)
     else:
         anchor_results.print_fit(scores, curve, whole_curve=suggest_k)
-    if output:
-        anchor_results.save_fit(output, scores, curve, with_page=report, title="Anchors fitted to data")
+    if output and sources:
+        anchor_results.save_fit(output, scores, curve, sources, with_page=report, title="Anchors fitted to data")
 
 
 def _or_none(shrinkage: Shrinkage) -> str | None:

@@ -42,6 +42,7 @@ def demo(
         scores = anchor_results.score_all(instances, [fitted, *anchor_results.load_all(KNOWN)])
         curve = k_curve(instances.histogram)
         anchor_results.print_fit(scores, curve)
-        anchor_results.save_fit(output / story.sample, scores, curve, title=story.told)
+        sources = anchor_results.start_hashing(instances.dataset)
+        anchor_results.save_fit(output / story.sample, scores, curve, sources, title=story.told)
     typer.echo(f"\nOpen {output / STORIES[0].sample / 'report.html'} in a browser. Next, on your own data:")
     typer.echo("  detect anchors fit instances.json --resize letterbox:640 -o anchors")

@@ -224,10 +224,10 @@ def _box_points(score: Coverage) -> list[Any]:
 
 def _box_density(shapes: Float64[ndarray, "n 2"]) -> Any:
     """Counts in cells of the plane (log2 w, log2 h); an empty cell is NaN, which is not drawn."""
-    cells = np.floor(np.log2(shapes) * CELLS_PER_OCTAVE).astype(int)
-    first = cells.min(axis=0)
-    columns, rows = cells.max(axis=0) - first + 1
-    flat = (cells[:, 1] - first[1]) * columns + cells[:, 0] - first[0]
+    cells = np.floor(np.log2(shapes.T.copy()) * CELLS_PER_OCTAVE).astype(int)
+    first = cells.min(axis=1)
+    columns, rows = cells.max(axis=1) - first + 1
+    flat = (cells[1] - first[1]) * columns + cells[0] - first[0]
     counts = np.bincount(flat, minlength=rows * columns).reshape(rows, columns).astype(float)
     counts[counts == 0] = np.nan
     x, y = (

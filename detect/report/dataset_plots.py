@@ -92,10 +92,12 @@ def object_sizes(instances: ResizedInstances) -> Panel:
 def box_centers(dataset: CocoDataset) -> Panel:
     """Where in their images boxes lie."""
     instances = dataset.instances
-    centers = instances.boxes_xywh[:, :2] + instances.boxes_xywh[:, 2:] / 2
-    along = CENTER_CELLS if len(centers) >= FEW_BOXES else CENTER_CELLS // 2
-    cells = np.floor(centers / dataset.images.wh[instances.image_rows] * along).astype(int)
-    column, row = np.clip(cells, 0, along - 1).T
+    x, y, width, height = instances.boxes_xywh.T
+    image_w, image_h = dataset.images.wh.T
+    along = CENTER_CELLS if len(x) >= FEW_BOXES else CENTER_CELLS // 2
+    across = np.floor((x + width / 2) / image_w[instances.image_rows] * along)
+    down = np.floor((y + height / 2) / image_h[instances.image_rows] * along)
+    column, row = (np.clip(cells, 0, along - 1).astype(int) for cells in (across, down))
     counts = np.bincount(row * along + column, minlength=along**2).reshape(along, along)
     edges = np.linspace(0, 1, along + 1)
     cloud = go.Heatmap(x=edges, y=edges, z=counts, coloraxis="coloraxis")
