@@ -105,10 +105,10 @@ class _Blocks:
         while self._filled < LONGEST_ANNOTATION_BYTES:
             at_end = not self._fill()
             for cut in islice(self._cuts(), GUESSES):
-                if part := self._try(cut):
+                if (part := self._try(cut)) is not None:
                     return part
             for end in islice(_LIST_ENDS.finditer(self._buffer, 1, self._filled), GUESSES):
-                if part := self._try(end.end() - 1):
+                if (part := self._try(end.end() - 1)) is not None:
                     self.ended = True
                     return part
             if at_end:
