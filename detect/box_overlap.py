@@ -1,0 +1,76 @@
+"""Areas and overlaps of boxes (x0, y0, x1, y1) in continuous pixels: a side is x1 - x0, with no pixel added.
+
+A box that is turned over or without a side has area 0 and overlaps nothing: its IoU is 0, even with itself, and never NaN.
+Half precision, in which the area of a box of 256 pixels is infinite, is computed and returned in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def box_area(boxes: Float[Tensor, "*rows 4"]) -> Float[Tensor, "*rows"]:
+    """Area in square pixels.
+
+    >>> box_area(torch.tensor([[0.0, 0.0, 4.0, 3.0], [4.0, 3.0, 0.0, 0.0]]))
+    tensor([12.,  0.])
+    """
+    x0, y0, x1, y1 = _columns(boxes)
+    return (x1 - x0).clamp_(min=0).mul_((y1 - y0).clamp_(min=0))
+
+
+def pairwise_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """Intersection over union of each box with each other one.
+
+    >>> pairwise_iou(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 6.0, 3.0], [5.0, 0.0, 6.0, 3.0]]))
+    tensor([[0.3333, 0.0000]])
+    """
+    return _iou(boxes[:, None], others)
+
+
+def pairwise_ioa(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """Intersection over the area of the first: the share of each box that lies in each other one, as COCO's crowd rule.
+
+    >>> pairwise_ioa(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 60.0, 30.0]]))
+    tensor([[0.5000]])
+    """
+    return _ratio(intersection_area(boxes[:, None], others), box_area(boxes)[:, None])
+
+
+def matched_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
+    """Intersection over union, row by row.
+
+    >>> matched_iou(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 6.0, 3.0]]))
+    tensor([0.3333])
+    """
+    return _iou(boxes, others)
+
+
+def intersection_area(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*#rows 4"]) -> Float[Tensor, "*rows"]:
+    """Area that two boxes share, over leading axes that broadcast.
+
+    >>> intersection_area(torch.tensor([0.0, 0.0, 4.0, 3.0]), torch.tensor([2.0, 1.0, 6.0, 9.0]))
+    tensor(4.)
+    """
+    x0, y0, x1, y1 = _columns(boxes)
+    other_x0, other_y0, other_x1, other_y1 = _columns(others)
+    widths = torch.minimum(x1, other_x1).sub_(torch.maximum(x0, other_x0)).relu_()
+    heights = torch.minimum(y1, other_y1).sub_(torch.maximum(y0, other_y0)).relu_()
+    return widths.mul_(heights)
+
+
+def _iou(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*#rows 4"]) -> Float[Tensor, "*rows"]:
+    intersection = intersection_area(boxes, others)
+    union = (box_area(boxes) + box_area(others)).sub_(intersection)  # in torchvision's order: the same to the last bit
+    return _ratio(intersection, union)
+
+
+def _ratio(part: Float[Tensor, "*#rows"], whole: Float[Tensor, "*#rows"]) -> Float[Tensor, "*rows"]:
+    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)  # 0 / 0 is 0
+
+
+def _columns(boxes: Float[Tensor, "*rows 4"]) -> tuple[Tensor, ...]:
+    wide = boxes.float() if boxes.dtype.itemsize < 4 else boxes
+    return wide.movedim(-1, 0).contiguous().unbind()  # four strided reads of an axis cost more than one copy
