@@ -6,7 +6,7 @@ DetectError                 one line on stderr and exit code 2; anything else is
 ├── AnchorFileError         an anchors file that cannot be read, or a name that is not known
 ├── ConfigError             a configuration file with a wrong field
 ├── FitError                data that cannot give the anchors asked for
-├── ConvertError            anchors that a framework's format cannot hold
+├── ConvertError            anchors or weights that a framework cannot hold, or that are not what they seem
 ├── OutputError             a result that cannot be written where it was asked for
 └── MissingExtraError       an optional package that is not installed; the message names the extra
 """
@@ -37,7 +37,7 @@ class FitError(DetectError, ValueError):
 
 
 class ConvertError(DetectError, ValueError):
-    """Anchors that a framework's format cannot hold."""
+    """Anchors or weights that a framework cannot hold, or that are not what they are said to be."""
 
 
 class OutputError(DetectError, OSError):

@@ -42,7 +42,7 @@ DIALECTS = {
     # detectron2, modeling/anchor_generator.py; MODEL.ANCHOR_GENERATOR.OFFSET is 0.0
     "detectron2": Dialect(size_outer=True, rounded=False, center_offset=0.0, strides="exact"),
     # mmdetection 3, models/task_modules/prior_generators/anchor_generator.py; scale_major is True
-    "mmdetection": Dialect(size_outer=False, rounded=False, center_offset=0.0, strides="exact"),
+    "mmdet": Dialect(size_outer=False, rounded=False, center_offset=0.0, strides="exact"),
     # efficientdet-pytorch, effdet/anchors.py
     "effdet": Dialect(size_outer=True, rounded=False, center_offset=0.5, strides="ratio"),
 }

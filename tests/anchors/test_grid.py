@@ -66,7 +66,7 @@ def test_detectron2s_order_by_hand():
 
 
 def test_mmdetections_order_by_hand():
-    boxes = AnchorGrid.of_sizes(SIZES, dialect="mmdetection").place(HW_800_1344).boxes
+    boxes = AnchorGrid.of_sizes(SIZES, dialect="mmdet").place(HW_800_1344).boxes
     # ratios outer, sizes inner: the fourth anchor is size 32 at ratio 1
     assert_close(boxes[3], torch.tensor([-16.0, -16.0, 16.0, 16.0]))
     assert_close(boxes[0], torch.tensor([-22.627417, -11.313708, 22.627417, 11.313708]))

@@ -1,0 +1,277 @@
+"""Weights of a whole RetinaNet (ResNet, pyramid and head) from one framework to another, without changing what it computes.
+
+Between torchvision, detectron2, mmdetection and this package ("ours") differ: names (weight_names.py), the rows of the
+classes, the order of anchors in a cell, what the stem wants to see, and the eps of batch norms. All of that is in the
+weights and is converted. What is not in them - strides, where P6 starts, a ReLU, which norm - is said in the notes.
+
+Stems want ``"rgb"``: red, green, blue, less the mean and divided by the standard deviation of ImageNet (torchvision in
+units of 1, mmdetection in units of 1/255: the same numbers); or ``"bgr"``: blue, green, red from 0 to 255, less the mean
+only (the ResNets of Caffe's making: detectron2, and mmdetection's configurations with ``caffe`` in their name).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from detect.errors import ConvertError
+from detect.interop.weight_names import (
+    COCO_IDS,
+    EPS,
+    FRAMEWORKS,
+    NO_CATEGORY,
+    PRIOR,
+    REMADE,
+    TRACKED,
+    Layout,
+    batch_norms,
+    keys_of,
+    modern_key,
+    read_layout,
+    recognise_framework,
+)
+from detect.interop.weight_notes import RESNET50, Facts, notes_on
+
+SLOTS = len(COCO_IDS) + len(NO_CATEGORY)  # torchvision's rows: every id below 91
+PRIOR_BIAS = -math.log((1 - PRIOR) / PRIOR)
+STD_RGB = (58.395, 57.12, 57.375)  # 255 * (0.229, 0.224, 0.225), torchvision's and mmdetection's
+
+STEM = "backbone.conv1.weight"
+P6 = "pyramid.extra.0.weight"
+CLASSES = ("head.class_outputs.0.weight", "head.class_outputs.0.bias")
+BOXES = ("head.box_outputs.0.weight", "head.box_outputs.0.bias")
+
+
+@dataclass(frozen=True)
+class ConvertedWeights:
+    """A state dict for the target, and what a user should know about it. Tensors that did not change are the source's."""
+
+    state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def convert_weights(
+    state: Mapping[str, Tensor],
+    to: str,
+    *,
+    source: str | None = None,
+    num_classes: int | None = None,
+    num_sizes: int = 3,
+    num_ratios: int = 3,
+    source_input: str | None = None,
+    source_eps: float | None = None,
+) -> ConvertedWeights:
+    """The weights of a RetinaNet for another framework.
+
+    There and back gives the same tensors, bit for bit but for those that a note names: the stem (rounding), rows of classes
+    that no category has, and batch norms whose eps changed.
+
+    Args:
+        state: every tensor of the network by its name, as ``state_dict()`` gives them.
+        to: ``"torchvision"``, ``"detectron2"``, ``"mmdet"`` or ``"ours"``.
+        source: one of the same; recognised by the names where it is not given.
+        num_classes: rows of classes to write, 80 or 91, where the source has COCO's 80 or 91; by default 91 for
+            torchvision, 80 for detectron2 and mmdetection, and for ours as many as come. Other numbers pass unchanged.
+        num_sizes: sizes of anchors in a cell; a head with free shapes has so many sizes and one ratio.
+        num_ratios: aspect ratios of anchors in a cell.
+        source_input: ``"rgb"`` or ``"bgr"``, what the source's stem wants to see; by default ``"bgr"`` for detectron2.
+        source_eps: eps of the source's batch norms; by default 0 for what looks like torchvision's COCO_V1 (v1, frozen
+            norms, 91 rows), else 1e-5.
+
+    Raises:
+        ConvertError: a framework that is not known, keys that are missing or have no place, or tensors that do not fit
+            the numbers of anchors and classes.
+
+    >>> from detect.interop.torchvision import import_torchvision
+    >>> models = import_torchvision().models.detection
+    >>> with torch.device("meta"):
+    ...     model = models.retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    >>> converted = convert_weights(model.state_dict(), "detectron2")
+    >>> converted.state["head.cls_score.weight"].shape  # 9 anchors * 80 classes
+    torch.Size([720, 256, 3, 3])
+    """
+    if to not in FRAMEWORKS or source not in (None, *FRAMEWORKS) or source_input not in (None, "rgb", "bgr"):
+        known = ", ".join(FRAMEWORKS)
+        raise ConvertError(f"{to=} and {source=} are of {known}; {source_input=} is 'rgb' or 'bgr'")
+    kept = {modern_key(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
+    source = source or recognise_framework(kept)
+    layout = read_layout(source, kept)
+    names = zip(keys_of("ours", layout), keys_of(source, layout), strict=True)
+    weights = {ours: kept[theirs] for ours, theirs in names}
+
+    rows = _class_rows(weights, num_sizes * num_ratios)
+    facts = Facts(
+        source=source,
+        to=to,
+        layout=layout,
+        stem_input=source_input or FRAMEWORKS[source].stem_input,
+        eps=_eps_of(source, weights, layout, rows) if source_eps is None else source_eps,
+        p6_from_p5=_p6_from_p5(weights),
+        rows=(rows, _new_class_rows(rows, source, to, num_classes)),
+    )
+    weights |= _convert_backbone(weights, facts)
+    weights |= _convert_outputs(weights, facts, num_sizes, num_ratios)
+    fitted, new_layout = _fit(weights, facts)
+
+    dropped = Counter(key.split(".")[0] for key in state if key.startswith(REMADE))
+    dropped.update(_kind(key) for key in weights if key not in fitted)
+    added = Counter(_kind(key) for key in fitted if key not in weights)
+    names = zip(keys_of(to, new_layout), keys_of("ours", new_layout), strict=True)
+    return ConvertedWeights({theirs: fitted[ours] for theirs, ours in names}, notes_on(facts, dropped, added))
+
+
+def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint, without running any code that it may carry.
+
+    What trainers put around them is taken off: ``{"model": ...}`` (detectron2, torchvision's references),
+    ``{"state_dict": ...}`` (mmdetection).
+
+    Raises:
+        ConvertError: the file cannot be read, is one of detectron2's ``.pkl`` files, or holds other things than tensors.
+    """
+    path = Path(path)
+    if path.suffix == ".pkl":
+        raise ConvertError(f"{path}: NumPy arrays in a pickle, which can run code when it is read; {_HOW_TO_REPACK}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConvertError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # damaged bytes make torch.load raise whatever they happen to hit
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConvertError(f"{path}: not a file of tensors alone, or damaged ({reason})") from None
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise ConvertError(f"{path}: holds a {type(content).__name__}, not tensors by their names")
+    others = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
+        raise ConvertError(f"{path}: {others[0]!r} is not the name of a tensor; expected a network's state dict")
+    return content
+
+
+_HOW_TO_REPACK = (
+    "if you trust it: torch.save({k: torch.as_tensor(v) for k, v in pickle.loads(Path(path).read_bytes(), "
+    "encoding='latin1')['model'].items()}, 'weights.pth')"
+)
+
+
+def _class_rows(weights: Mapping[str, Tensor], num_anchors: int) -> int:
+    """Rows of classes for each anchor; the outputs for boxes must agree."""
+    class_channels, box_channels = len(weights[CLASSES[0]]), len(weights[BOXES[0]])
+    if num_anchors < 1 or class_channels % num_anchors or not class_channels or box_channels != 4 * num_anchors:
+        raise ConvertError(
+            f"{class_channels} outputs for classes and {box_channels} for boxes do not fit {num_anchors} anchors in a cell "
+            "(num_sizes * num_ratios): classes * anchors and 4 * anchors"
+        )
+    return class_channels // num_anchors
+
+
+def _new_class_rows(rows: int, source: str, to: str, asked: int | None) -> int:
+    if asked not in (None, rows) and not {rows, asked} <= {SLOTS, len(COCO_IDS)}:
+        raise ConvertError(f"{rows} rows of classes cannot become {asked}: only COCO's {SLOTS} and {len(COCO_IDS)} can")
+    if asked is not None:
+        return asked
+    of_coco = rows in (SLOTS, len(COCO_IDS)) and FRAMEWORKS[source].coco_rows in (None, rows)
+    return (of_coco and FRAMEWORKS[to].coco_rows) or rows
+
+
+def _p6_from_p5(weights: Mapping[str, Tensor]) -> bool:
+    """torchvision's own rule (LastLevelP6P7): as many channels in as out."""
+    return weights[P6].shape[0] == weights[P6].shape[1]
+
+
+def _eps_of(source: str, weights: Mapping[str, Tensor], layout: Layout, rows: int) -> float:
+    """0 for what looks like torchvision's COCO_V1: its v1, trained with frozen norms on COCO."""
+    resnet50 = layout.bottleneck and layout.blocks == RESNET50
+    coco_v1 = source == "torchvision" and resnet50 and not layout.tracked and _p6_from_p5(weights) and rows == SLOTS
+    return 0.0 if coco_v1 else EPS
+
+
+def _convert_backbone(weights: Mapping[str, Tensor], facts: Facts) -> dict[str, Tensor]:
+    """The stem for the target's input, and batch norms for its eps."""
+    converted = {}
+    if weights[STEM].shape[1] != len(STD_RGB):
+        raise ConvertError(f"the stem takes {weights[STEM].shape[1]} channels, not 3 of colour")
+    if facts.stem_input != facts.after.stem_input:
+        converted[STEM] = _turn_stem(weights[STEM], to_bgr=facts.stem_input == "rgb")
+    if facts.eps != EPS and facts.source != facts.to:
+        for norm in batch_norms(facts.layout):
+            weight, variance = weights[f"{norm}.weight"], weights[f"{norm}.running_var"]
+            converted[f"{norm}.weight"] = _carry_eps(weight, variance, facts.eps)
+    return converted
+
+
+def _turn_stem(weight: Float[Tensor, "d 3 h w"], *, to_bgr: bool) -> Float[Tensor, "d 3 h w"]:
+    """What sees (x - mean) / std in RGB, for x - mean in BGR; or back."""
+    std = torch.tensor(STD_RGB, dtype=torch.float64, device=weight.device)[:, None, None]
+    exact = weight.double()
+    return ((exact / std).flip(1) if to_bgr else exact.flip(1) * std).to(weight.dtype)
+
+
+def _carry_eps(weight: Float[Tensor, " d"], variance: Float[Tensor, " d"], eps: float) -> Float[Tensor, " d"]:
+    """The scale that with EPS does what this one does with eps.
+
+    In the scale and not in the variance, which var + eps - EPS would make negative where a channel hardly varies.
+    """
+    if not (variance + eps > 0).all():
+        raise ConvertError(f"a batch norm has channels of no variance, which with {eps=:g} have no scale")
+    exact = variance.double()
+    return (weight * ((exact + EPS) / (exact + eps)).sqrt()).to(weight.dtype)
+
+
+def _convert_outputs(weights: Mapping[str, Tensor], facts: Facts, num_sizes: int, num_ratios: int) -> dict[str, Tensor]:
+    """The last convolutions: rows of classes, then the order of anchors."""
+    outputs = {key: weights[key] for key in CLASSES + BOXES}
+    if facts.rows[0] != facts.rows[1]:
+        for key, fill in zip(CLASSES, (0.0, PRIOR_BIAS), strict=True):
+            outputs[key] = _move_classes(outputs[key], num_sizes * num_ratios, fill)
+    if facts.before.size_major != facts.after.size_major:
+        outer, inner = (num_sizes, num_ratios) if facts.before.size_major else (num_ratios, num_sizes)
+        outputs = {key: _turn_anchors(output, outer, inner) for key, output in outputs.items()}
+    return outputs
+
+
+def _move_classes(output: Float[Tensor, "ac ..."], num_anchors: int, fill: float) -> Float[Tensor, "new ..."]:
+    """COCO's 80 rows from among 91, or to their places there, for every anchor."""
+    rows = output.reshape(num_anchors, -1, *output.shape[1:])
+    if rows.shape[1] == SLOTS:
+        return rows[:, list(COCO_IDS)].flatten(0, 1)
+    slots = rows.new_full((num_anchors, SLOTS, *rows.shape[2:]), fill)
+    slots[:, list(COCO_IDS)] = rows
+    return slots.flatten(0, 1)
+
+
+def _turn_anchors(output: Float[Tensor, "ad ..."], outer: int, inner: int) -> Float[Tensor, "ad ..."]:
+    """From anchors i * inner + j to anchors j * outer + i."""
+    return output.reshape(outer, inner, -1, *output.shape[1:]).transpose(0, 1).flatten(0, 2)
+
+
+def _fit(weights: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], Layout]:
+    """The tensors that the target has, by our names: without those that it has not, and with zeros for those it has more."""
+    after = facts.after
+    layout = replace(
+        facts.layout,
+        biased=not facts.layout.normed or after.biased_with_norm,
+        tracked=facts.layout.tracked if after.tracked is None else after.tracked,
+    )
+    fitted = {}
+    for key in keys_of("ours", layout):
+        beside = weights[key.rpartition(".")[0] + ".weight"]
+        zeros = beside.new_zeros((), dtype=torch.int64) if key.endswith(TRACKED) else beside.new_zeros(len(beside))
+        fitted[key] = weights.get(key, zeros)
+    for key in weights.keys() - fitted.keys():
+        if key.endswith("bias") and weights[key].any():
+            raise ConvertError(f"{key} (our name) is not zero: {facts.to} has no bias before a GroupNorm")
+    return fitted, layout
+
+
+def _kind(key: str) -> str:
+    return TRACKED if key.endswith(TRACKED) else "biases before a GroupNorm"
