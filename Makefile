@@ -21,7 +21,9 @@ check: $(VENV)/.dev  ## lint and test
 bench: $(VENV)/.core  ## side by side with other packages; takes a quarter of an hour
 	$(INSTALL) tqdm
 	$(INSTALL) --no-deps yolov5
-	$(BIN)/python tools/bench.py -o docs/benchmarks.md
+	$(INSTALL) torchvision
+	$(BIN)/python tools/bench.py anchors -o docs/benchmarks.md
+	$(BIN)/python tools/bench.py heads -o docs/benchmarks_heads.md
 
 clean:
 	rm -rf $(VENV) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

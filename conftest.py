@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 
 from jaxtyping import install_import_hook
 
 import detect
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads would wait for each other longer than they work
 
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int will do for a float
 

@@ -58,7 +58,7 @@ def intersection_area(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*
     other_x0, other_y0, other_x1, other_y1 = _columns(others)
     widths = torch.minimum(x1, other_x1).sub_(torch.maximum(x0, other_x0)).relu_()
     heights = torch.minimum(y1, other_y1).sub_(torch.maximum(y0, other_y0)).relu_()
-    return widths.mul_(heights)
+    return widths * heights  # not in place: relu keeps its result for the gradient, which is 0 where boxes only touch
 
 
 def _iou(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*#rows 4"]) -> Float[Tensor, "*rows"]:
@@ -68,7 +68,7 @@ def _iou(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*#rows 4"]) ->
 
 
 def _ratio(part: Float[Tensor, "*#rows"], whole: Float[Tensor, "*#rows"]) -> Float[Tensor, "*rows"]:
-    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)  # 0 / 0 is 0
+    return part.div_(whole.clamp_(min=torch.finfo(whole.dtype).tiny))  # 0 / 0 is 0; both are fresh, and large
 
 
 def _columns(boxes: Float[Tensor, "*rows 4"]) -> tuple[Tensor, ...]:

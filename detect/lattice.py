@@ -28,9 +28,9 @@ class Lattice:
     stride_xy: tuple[float, float]
     cell_boxes: Float[Tensor, "k 4"]
 
-    def __len__(self) -> int:
-        """Number of anchors."""
-        return self.height * self.width * len(self.cell_boxes)
+    @property
+    def num_anchors(self) -> int:
+        return self.height * self.width * self.cell_boxes.shape[0]
 
     def boxes(self) -> Float[Tensor, "a 4"]:
         """All anchors, in the order of row, column, k: that of a head's outputs."""

@@ -108,7 +108,7 @@ class _Cells:
         for lattice in lattices:
             count = len(lattice.cell_boxes)
             kinds += [(*lattice.stride_xy, lattice.width, lattice.height, total + k, count) for k in range(count)]
-            total += len(lattice)
+            total += lattice.num_anchors
         table = torch.tensor(kinds, dtype=torch.float64, device=like.device).reshape(-1, 6)
         whole = table[:, 2:].to(torch.int64)
         return cls(

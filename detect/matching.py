@@ -14,9 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from detect.box_overlap import matched_iou, pairwise_ioa, pairwise_iou
+from detect.shapes import BACKGROUND, IGNORE
 
-BACKGROUND = -1
-IGNORE = -2
 CHUNK_PAIRS = 2**22  # pairs of anchor and instance looked at together
 
 

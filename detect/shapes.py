@@ -19,6 +19,8 @@ Sizes
 Size bands
     small, medium, large: square root of width * height below 32, from 32 to 96, from 96 pixels (COCO's limits, here
     taken after the resize rule).
+Classes
+    An index from 0, or ``BACKGROUND``, or ``IGNORE``: no part in the loss.
 Placing
     Cell i of a level with stride s has its centre at (i + center_offset) * s: 0.5 is the middle of the cell; 0, its
     corner, is what torchvision, detectron2 and mmdetection use.
@@ -26,3 +28,6 @@ Placing
 
 SMALL_MEDIUM_PX = 32.0  # COCO's area limits 32**2 and 96**2, pycocotools.cocoeval.Params
 MEDIUM_LARGE_PX = 96.0
+
+BACKGROUND = -1
+IGNORE = -2

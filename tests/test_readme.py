@@ -2,20 +2,32 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_python_example_runs_and_prints_what_it_says(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len([line for line in example.splitlines() if line and not line.startswith(("from", "import"))]) <= 10
-    exec(example, {})  # noqa: S102 - it is ours
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_first_example_runs_and_prints_what_it_says(capsys):
+    assert len([line for line in EXAMPLES[0].splitlines() if line and not line.startswith(("from", "import"))]) <= 10
+    exec(EXAMPLES[0], {})  # noqa: S102 - it is ours
     out = capsys.readouterr().out
     assert "annotation 3951, image 300: width 0 and height 0 are not positive" in out
     averages = dict(re.findall(r"(\S+): average IoU (\S+),", out))
     assert float(averages["fitted"]) > float(averages["yolov5-coco"]) + 0.05
     assert "# P3/8" in out
+
+
+def test_the_example_of_the_head_runs():
+    names: dict[str, Any] = {}
+    exec(EXAMPLES[1], names)  # noqa: S102
+    assert names["output"].logits.shape == (1, len(names["placed"].boxes), 3)
+    assert names["losses"].classification > 0
+    assert names["losses"].box > 0
+    assert len(names["found"]) == 1
 
 
 def test_links_lead_somewhere():

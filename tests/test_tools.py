@@ -29,6 +29,7 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture
 def bench(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "tools")
     module = load("bench")
     monkeypatch.setattr(module, "__file__", str(ROOT / "tools" / "bench.py"))
     return module
@@ -38,7 +39,7 @@ def test_bench_makes_a_coco_file_that_pycocotools_reads_too(bench, tmp_path, cap
     from pycocotools.coco import COCO
 
     path = tmp_path / "made" / "coco.json"
-    bench.make_coco_file(path, num_annotations=500, num_images=70)
+    bench.anchors.make_coco_file(path, num_annotations=500, num_images=70)
     dataset = read_coco(path)
     assert len(dataset.annotations) == 500
     assert dataset.refused == ()
@@ -52,9 +53,9 @@ def test_bench_makes_a_coco_file_that_pycocotools_reads_too(bench, tmp_path, cap
 
 def test_bench_measures_in_processes_of_their_own_and_gives_ratios(bench, tmp_path):
     path = tmp_path / "coco.json"
-    bench.make_coco_file(path, num_annotations=300, num_images=40)
-    table = bench.compare("Reading", path, {"read_ours": "ours", "read_json": "theirs"}, rounds=1)
-    rows = [line.split("|")[1:-1] for line in table.splitlines()[4:]]
+    bench.anchors.make_coco_file(path, num_annotations=300, num_images=40)
+    reading = bench.Table("Reading", path, {"read_ours": "ours", "read_json": "theirs"})
+    rows = [line.split("|")[1:-1] for line in bench.compare(reading, rounds=1).splitlines()[4:]]
     assert [row[0].strip() for row in rows] == ["ours", "theirs"]
     assert float(rows[0][2]) == 1.0
     assert all(0 <= float(row[3]) < 60 for row in rows)  # CPU seconds
@@ -64,6 +65,12 @@ def test_bench_measures_in_processes_of_their_own_and_gives_ratios(bench, tmp_pa
 def test_bench_says_what_could_not_be_measured(bench, tmp_path, capsys):
     assert bench.measure("fit_ours", tmp_path / "missing.npy") is None
     assert "fit_ours: not measured" in capsys.readouterr().err
+
+
+def test_every_row_of_the_heads_tables_is_a_known_piece_of_work(bench):
+    tables = bench.heads.tables()
+    assert {work for table in tables for work in table.names} == set(bench.heads.WORK)
+    assert bench.measure("match_ours_20", bench.heads.NOWHERE).seconds > 0
 
 
 def test_samples_are_made_from_their_sources(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ class PlacedAnchors:
 
     @property
     def num_per_level(self) -> list[int]:
-        return [len(lattice) for lattice in self.lattices]
+        return [lattice.num_anchors for lattice in self.lattices]
 
 
 class AnchorGrid:
@@ -144,13 +144,13 @@ class AnchorGrid:
             raise ValueError(f"{len(level_hw)} feature levels for anchors on {len(self.anchors.levels)} ({names})")
         if image_hw is None and self.strides != "exact":
             raise ValueError(f"strides={self.strides!r} follow from the input's size: image_hw is missing")
-        key = (tuple(level_hw), image_hw, dtype, torch.device(device))
+        device = torch.device(device)
+        if torch.compiler.is_compiling():  # traced tensors are not to outlive the trace
+            return self._place(level_hw, image_hw, dtype, device)
+        key = (tuple(level_hw), image_hw, dtype, device)
         if key not in self._kept:
             with torch.inference_mode(False), torch.no_grad():  # what is kept must serve training as well
-                placed = self._place(level_hw, image_hw, dtype, torch.device(device))
-            if torch.compiler.is_compiling():  # traced tensors are not to outlive the trace
-                return placed
-            self._kept[key] = placed
+                self._kept[key] = self._place(level_hw, image_hw, dtype, device)
             if len(self._kept) > MAX_CACHED:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

@@ -1,0 +1,272 @@
+"""RetinaNet's head: two convolutional subnets, one for classes and one for boxes, shared by all pyramid levels.
+
+Lin et al. 2017, section 4. Outputs are rows of anchors in the order level, row, column, anchor, and the last
+convolutions' channels are in the order anchor, class: as in torchvision, detectron2 and mmdetection.
+
+Everything runs channels-last: the convolutions are faster so, and a level's rows are a view of its output, copied once,
+into the result.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+PRIOR = 0.01  # Lin et al. 2017, section 4.1: start from a rare foreground
+WEIGHT_STD = 0.01  # likewise
+GROUPS = 32  # Wu and He 2018, section 4; torchvision's second RetinaNet
+
+
+class HeadOutput(NamedTuple):
+    """Class logits and box deltas (dx, dy, dw, dh) of every anchor, in the order level, row, column, anchor."""
+
+    logits: Float[Tensor, "b a c"]
+    deltas: Float[Tensor, "b a 4"]
+
+
+class RetinaNetHead(nn.Module):
+    """Class logits and box deltas for the anchors of any number of feature maps.
+
+    Two feature maps, of 8 x 10 and 4 x 5 cells: 9 * (80 + 20) anchors.
+
+    >>> head = RetinaNetHead(in_channels=16, num_anchors=9, num_classes=3)
+    >>> logits, deltas = head([torch.zeros(2, 16, 8, 10), torch.zeros(2, 16, 4, 5)])
+    >>> logits.shape, deltas.shape, round(logits.sigmoid().mean().item(), 4)
+    (torch.Size([2, 900, 3]), torch.Size([2, 900, 4]), 0.01)
+
+    Args:
+        in_channels: channels of every feature map.
+        num_anchors: anchors to a cell: one number, for whatever levels there are, or one for each level. Levels that
+            differ have last convolutions of their own; equal ones share them, as all share the towers.
+        num_classes: logits of an anchor; background has none.
+        num_convs: convolutions of a tower, before the last.
+        hidden_channels: channels of the towers; by default ``in_channels``.
+        norm: after each convolution of a tower, which then has no bias: None, ``"group"`` (32 groups) or ``"batch"``,
+            with weights and statistics of its own for each level, as in EfficientDet's code.
+        prior: probability of every class at the start (section 4.1).
+        generator: what draws the weights; by default torch's global one.
+
+    Raises:
+        ValueError: a number below one (``num_convs``: below zero), a prior not between 0 and 1, an unknown norm, channels
+            that do not divide into groups, or batch norm without a number of anchors for each level.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_anchors: int | Sequence[int],
+        num_classes: int,
+        *,
+        num_convs: int = 4,
+        hidden_channels: int | None = None,
+        norm: str | None = None,
+        prior: float = PRIOR,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.num_anchors = num_anchors if isinstance(num_anchors, int) else tuple(num_anchors)
+        self.num_classes = num_classes
+        self.num_convs = num_convs
+        self.hidden_channels = in_channels if hidden_channels is None else hidden_channels
+        self.norm = norm
+        self.prior = prior
+        self._check_arguments()
+        channels = [in_channels] + [self.hidden_channels] * num_convs
+        self.class_tower = _Tower(channels, norm, self.num_levels or 1, generator)
+        self.box_tower = _Tower(channels, norm, self.num_levels or 1, generator)
+        counts = [self.num_anchors] if isinstance(self.num_anchors, int) else self.num_anchors
+        counts = counts[:1] if len(set(counts)) == 1 else counts
+        class_bias = -math.log((1 - prior) / prior)
+        self.class_outputs = nn.ModuleList(
+            _conv(channels[-1], count * num_classes, generator, bias=class_bias) for count in counts
+        )
+        self.box_outputs = nn.ModuleList(_conv(channels[-1], count * 4, generator) for count in counts)
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    @property
+    def num_levels(self) -> int | None:
+        """Levels that the head was built for; None where one number of anchors stands for any."""
+        return None if isinstance(self.num_anchors, int) else len(self.num_anchors)
+
+    def forward(self, features: Sequence[Float[Tensor, "b d _ _"]]) -> HeadOutput:
+        """Logits and deltas of all anchors of these feature maps, one for each level.
+
+        Where levels share all weights, there may be fewer than the head was built for.
+
+        Raises:
+            ValueError: another number of channels or of levels than the head's.
+        """
+        self._check_features(features)
+        features = [cells.contiguous(memory_format=torch.channels_last) for cells in features]
+        return HeadOutput(
+            _rows(features, self.class_tower, self.class_outputs, self.num_classes),
+            _rows(features, self.box_tower, self.box_outputs, 4),
+        )
+
+    def check_anchors(self, num_anchors: Sequence[int]) -> None:
+        """Fail where anchors, so many to a cell of each level, are not those that the head was built for.
+
+        Raises:
+            ValueError: another number of levels, or of anchors on a level.
+        """
+        own = (self.num_anchors,) * len(num_anchors) if isinstance(self.num_anchors, int) else self.num_anchors
+        if tuple(num_anchors) != own:
+            raise ValueError(
+                f"the head was built for {own} anchors to a cell of each level, got {tuple(num_anchors)}: "
+                "see its with_anchors and select_levels"
+            )
+
+    def select_levels(self, levels: Sequence[int]) -> RetinaNetHead:
+        """A head for some of the levels, in this order, with a copy of their weights.
+
+        With one number of anchors for any levels there is nothing to select: a whole copy.
+
+        Raises:
+            ValueError: no level, one twice, or one that the head does not have.
+        """
+        last = max(levels, default=0) if self.num_levels is None else self.num_levels - 1
+        if not levels or len(set(levels)) < len(levels) or not 0 <= min(levels) <= max(levels) <= last:
+            raise ValueError(f"need one or more different levels of {self.num_levels or 'any'}, got {tuple(levels)}")
+        head = copy.deepcopy(self)
+        if isinstance(self.num_anchors, int):
+            return head
+        head.num_anchors = tuple(self.num_anchors[level] for level in levels)
+        head.class_outputs = _select(head.class_outputs, levels)
+        head.box_outputs = _select(head.box_outputs, levels)
+        for tower in (head.class_tower, head.box_tower):
+            tower.select_levels(levels)
+        return head
+
+    def with_classes(self, num_classes: int, *, generator: Generator | None = None) -> RetinaNetHead:
+        """A head for other classes: fresh class outputs, and a copy of all other weights.
+
+        Raises:
+            ValueError: ``num_classes`` is below one.
+        """
+        head = self._with_fresh_outputs(self.num_anchors, num_classes, generator)
+        head.box_outputs = copy.deepcopy(self.box_outputs)
+        return head
+
+    def with_anchors(self, num_anchors: int | Sequence[int], *, generator: Generator | None = None) -> RetinaNetHead:
+        """A head for other anchors: fresh outputs, and a copy of the towers. One number is for all levels there are.
+
+        Raises:
+            ValueError: a number below one, or another number of levels than batch norm has statistics of.
+        """
+        if isinstance(num_anchors, int) and self.num_levels is not None:
+            num_anchors = (num_anchors,) * self.num_levels
+        head = self._with_fresh_outputs(num_anchors, self.num_classes, generator)
+        if self.norm == "batch" and head.num_levels != self.num_levels:
+            raise ValueError(f"batch norm has statistics of {self.num_levels} levels, got {num_anchors=}")
+        return head
+
+    def _with_fresh_outputs(
+        self, num_anchors: int | Sequence[int], num_classes: int, generator: Generator | None
+    ) -> RetinaNetHead:
+        head = RetinaNetHead(
+            self.in_channels,
+            num_anchors,
+            num_classes,
+            num_convs=self.num_convs,
+            hidden_channels=self.hidden_channels,
+            norm=self.norm,
+            prior=self.prior,
+            generator=generator,
+        )
+        head.to(next(self.parameters())).train(self.training)
+        head.class_tower = copy.deepcopy(self.class_tower)
+        head.box_tower = copy.deepcopy(self.box_tower)
+        return head
+
+    def _check_arguments(self) -> None:
+        counts = [self.num_anchors] if isinstance(self.num_anchors, int) else self.num_anchors
+        least = min([self.in_channels, self.num_classes, self.hidden_channels, *counts])
+        if least < 1 or not counts or self.num_convs < 0 or not 0 < self.prior < 1:
+            raise ValueError(
+                "need in_channels, num_anchors, num_classes and hidden_channels from 1, num_convs from 0 and a prior "
+                f"between 0 and 1, got {self.in_channels}, {self.num_anchors}, {self.num_classes}, "
+                f"{self.hidden_channels}, {self.num_convs} and {self.prior}"
+            )
+        if self.norm not in {None, "group", "batch"}:
+            raise ValueError(f"norm is None, 'group' or 'batch', got {self.norm!r}")
+        if self.norm == "group" and self.hidden_channels % GROUPS:
+            raise ValueError(f"norm='group' needs a multiple of {GROUPS} channels, got {self.hidden_channels}")
+        if self.norm == "batch" and self.num_levels is None:
+            raise ValueError(f"norm='batch' needs the levels: give num_anchors as ({self.num_anchors},) * 5, say")
+
+    def _check_features(self, features: Sequence[Tensor]) -> None:
+        channels = [cells.shape[1] for cells in features]
+        if set(channels) != {self.in_channels}:
+            raise ValueError(f"the head reads maps of {self.in_channels} channels, got {channels}")
+        if self.num_levels is None:
+            return
+        shared = self.norm != "batch" and len(self.class_outputs) == len(self.box_outputs) == 1
+        if len(features) > self.num_levels or (len(features) < self.num_levels and not shared):
+            raise ValueError(
+                f"the head was built for {self.num_levels} levels, with {self.num_anchors} anchors, got "
+                f"{len(features)} feature maps: see its select_levels"
+            )
+
+
+class _Tower(nn.Module):
+    """Convolutions, each with its norm and ReLU, shared by the levels; batch norm is each level's own."""
+
+    def __init__(self, channels: list[int], norm: str | None, num_levels: int, generator: Generator | None) -> None:
+        super().__init__()
+        bias = None if norm else 0.0
+        self.convs = nn.ModuleList(
+            _conv(before, after, generator, bias=bias) for before, after in itertools.pairwise(channels)
+        )
+        self.norms = nn.ModuleList(_norm(norm, after, num_levels) for after in channels[1:] if norm)
+
+    def forward(self, cells: Tensor, level: int) -> Tensor:
+        for index, conv in enumerate(self.convs):
+            cells = conv(cells)
+            if self.norms:
+                norm = self.norms[index]
+                cells = (norm[level] if isinstance(norm, nn.ModuleList) else norm)(cells)
+            cells = functional.relu(cells, inplace=True)  # no gradient of a convolution or norm needs its output
+        return cells
+
+    def select_levels(self, levels: Sequence[int]) -> None:
+        for index, norm in enumerate(self.norms):
+            if isinstance(norm, nn.ModuleList):
+                self.norms[index] = nn.ModuleList(norm[level] for level in levels)
+
+
+def _rows(features: Sequence[Tensor], tower: _Tower, outputs: nn.ModuleList, per_anchor: int) -> Tensor:
+    """A subnet's outputs, (b, a, per_anchor)."""
+    rows = []
+    for level, cells in enumerate(features):
+        output = outputs[level if len(outputs) > 1 else 0](tower(cells, level)).permute(0, 2, 3, 1)
+        b, h, w, channels = output.shape
+        rows.append(output.reshape(b, h * w * (channels // per_anchor), per_anchor))
+    return torch.cat(rows, dim=1)
+
+
+def _conv(in_channels: int, out_channels: int, generator: Generator | None, *, bias: float | None = 0.0) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias is not None)
+    nn.init.normal_(conv.weight, std=WEIGHT_STD, generator=generator)
+    if bias is not None and conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)
+    return conv
+
+
+def _norm(name: str | None, channels: int, num_levels: int) -> nn.Module:
+    if name == "group":
+        return nn.GroupNorm(GROUPS, channels)
+    return nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(num_levels))
+
+
+def _select(outputs: nn.ModuleList, levels: Sequence[int]) -> nn.ModuleList:
+    """The last convolutions of these levels; those that are shared stay."""
+    return outputs if len(outputs) == 1 else nn.ModuleList(outputs[level] for level in levels)

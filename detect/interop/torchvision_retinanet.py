@@ -1,0 +1,146 @@
+"""This package's head, anchors, matching, losses and post-processing inside torchvision's RetinaNet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
+from detect.anchors.grid import AnchorGrid
+from detect.heads.detections import PostProcess
+from detect.heads.retinanet import RetinaNetHead
+from detect.heads.targets import ImageTargets, RetinaNetCriterion
+from detect.interop.torchvision import import_torchvision
+from detect.matching import MaxIoU
+
+import_torchvision()
+
+from torchvision.models.detection.anchor_utils import AnchorGenerator  # noqa: E402 - not before the line above
+from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet  # noqa: E402
+
+
+class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
+    """A torchvision RetinaNet whose parts behind the backbone are this package's; made by :func:`import_head`.
+
+    It takes and gives what torchvision's does: images and targets (``boxes``, ``labels``, and ``iscrowd``, whose boxes no
+    anchor learns as background) in training, for a dict of two losses; images in evaluation, for a list of dicts of
+    ``boxes``, ``scores`` and ``labels``.
+    """
+
+    def __init__(
+        self,
+        model: TorchvisionRetinaNet,
+        head: RetinaNetHead,
+        grid: AnchorGrid,
+        criterion: nn.Module,
+        post_process: PostProcess,
+        levels: tuple[int, ...] | None,
+    ) -> None:
+        nn.Module.__init__(self)  # torchvision's own would build a head and anchors only to drop them
+        self.transform = model.transform
+        self.backbone = model.backbone
+        self.head = head
+        self.grid = grid
+        self.criterion = criterion
+        self.post_process = post_process
+        self.levels = levels
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, detections in evaluation.
+
+        Raises:
+            ValueError: no targets in training, or other feature maps than the anchors have levels.
+        """
+        if self.training and targets is None:
+            raise ValueError("targets are missing: in training each image needs boxes and labels")
+        original_hw = [(image.shape[-2], image.shape[-1]) for image in images]
+        batch, resized = self.transform(images, targets)
+        features = self._features(batch.tensors)
+        output = self.head(features)
+        level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
+        placed = self.grid.place(level_hw, tuple(batch.tensors.shape[-2:]), device=batch.tensors.device)
+        if self.training:
+            losses = self.criterion(output, placed, [_image_targets(target) for target in resized])
+            return {"classification": losses.classification, "bbox_regression": losses.box}
+        found = self.post_process(
+            *output,
+            anchors=placed.boxes,
+            anchors_per_level=placed.num_per_level,
+            image_hw=batch.image_sizes,
+            original_hw=original_hw,
+        )
+        return [{"boxes": each.boxes, "scores": each.scores, "labels": each.classes} for each in found]
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        maps = self.backbone(images)
+        features = [maps] if isinstance(maps, Tensor) else list(maps.values())
+        return features if self.levels is None else [features[level] for level in self.levels]
+
+
+def import_head(
+    model: TorchvisionRetinaNet,
+    head: RetinaNetHead,
+    grid: AnchorGrid,
+    *,
+    criterion: nn.Module | None = None,
+    post_process: PostProcess | None = None,
+    levels: Sequence[int] | None = None,
+) -> RetinaNet:
+    """A torchvision RetinaNet with this head and these anchors; transform and backbone are the model's own, not copies.
+
+    Args:
+        model: from ``torchvision.models.detection``, version 1 or 2.
+        head: with as many anchors to a cell as the grid.
+        grid: where anchors lie; :func:`grid_of` gives the model's.
+        criterion: by default the model's rule of matching and its losses.
+        post_process: by default with the model's thresholds and numbers.
+        levels: which of the backbone's feature maps are used, by index from fine to coarse; by default all.
+
+    Raises:
+        ValueError: head and grid differ in anchors, or grid and ``levels`` in number.
+    """
+    head.check_anchors(grid.num_anchors)
+    if levels is not None and len(levels) != len(grid.num_anchors):
+        raise ValueError(f"{len(levels)} levels of the backbone for anchors on {len(grid.num_anchors)}")
+    chosen = None if levels is None else tuple(levels)
+    criterion = criterion or _criterion_of(model)
+    imported = RetinaNet(model, head, grid, criterion, post_process or _post_process_of(model), chosen)
+    imported.train(model.training)
+    return imported
+
+
+def grid_of(generator: AnchorGenerator, strides: Sequence[int] = (8, 16, 32, 64, 128)) -> AnchorGrid:
+    """The anchors of a torchvision ``AnchorGenerator``, with its rounding and strides; ``strides`` name the levels."""
+    levels = []
+    for stride, cell in zip(strides, generator.cell_anchors, strict=True):
+        shapes = [(width, height) for width, height in (cell[:, 2:] - cell[:, :2]).tolist()]
+        levels.append(AnchorLevel(level_name(stride), stride, shapes))
+    return AnchorGrid(AnchorSet(tuple(levels), center_offset=0.0, name="torchvision"), strides="floor")
+
+
+def _criterion_of(model: TorchvisionRetinaNet) -> RetinaNetCriterion:
+    matcher = model.proposal_matcher
+    return RetinaNetCriterion(
+        rule=MaxIoU(matcher.high_threshold, matcher.low_threshold), box_loss=model.head.regression_head._loss_type
+    )
+
+
+def _post_process_of(model: TorchvisionRetinaNet) -> PostProcess:
+    return PostProcess(
+        score_threshold=model.score_thresh,
+        topk_per_level=model.topk_candidates,
+        iou_threshold=model.nms_thresh,
+        detections_per_image=model.detections_per_img,
+    )
+
+
+def _image_targets(target: Mapping[str, Tensor]) -> ImageTargets:
+    boxes, labels = target["boxes"], target["labels"]
+    if "iscrowd" not in target:
+        return ImageTargets(boxes, labels)
+    crowd = target["iscrowd"].to(torch.bool)
+    return ImageTargets(boxes[~crowd], labels[~crowd], boxes[crowd])

@@ -1,0 +1,117 @@
+"""The criterion by hand; against torchvision's it is tested in tests/interop/test_torchvision_retinanet.py."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.grid import AnchorGrid, PlacedAnchors
+from detect.box_coding import BoxCoder
+from detect.heads.retinanet import HeadOutput
+from detect.heads.targets import ImageTargets, RetinaNetCriterion
+from detect.losses import MovingDivisors, batch_divisors
+from detect.matching import BACKGROUND, IGNORE
+
+NO_BOXES = ImageTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.fixture
+def placed() -> PlacedAnchors:
+    """Four anchors of 8 x 8 pixels side by side."""
+    return AnchorGrid(AnchorSet.of([[(8, 8)]], strides=(8,))).place([(1, 4)])
+
+
+def zeros(num_images: int, num_classes: int = 2) -> HeadOutput:
+    logits = torch.zeros(num_images, 4, num_classes, requires_grad=True)
+    return HeadOutput(logits, torch.zeros(num_images, 4, 4, requires_grad=True))
+
+
+def test_one_image_by_hand(placed):
+    # the box is anchor 1, moved right by 2 of its 8 pixels and as high: IoU 6 / 10; anchor 2 has IoU 2 / 14
+    target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
+    losses = RetinaNetCriterion()(zeros(1), placed, [target])
+    # at p = 1/2 each logit costs ln 2 / 4, times 1/4 for the one positive and 3/4 for the seven negatives
+    assert_close(losses.classification, torch.tensor(math.log(2) / 4 * (0.25 + 7 * 0.75)))
+    assert_close(losses.box, torch.tensor(0.25))  # dx = 2 / 8, the rest 0
+
+
+def test_images_without_instances_are_ordinary(placed):
+    losses = RetinaNetCriterion()(output := zeros(2), placed, [NO_BOXES, NO_BOXES])
+    assert_close(losses.classification, torch.tensor(math.log(2) / 4 * 8 * 0.75))  # the mean over images that are alike
+    assert losses.box == 0
+    gradients = torch.autograd.grad(losses.classification + losses.box, output, allow_unused=True)
+    assert gradients[0].abs().sum() > 0
+    assert not gradients[1].any()
+
+
+def test_each_image_has_its_own_instances(placed):
+    first = ImageTargets(torch.tensor([[0.0, 0.0, 8.0, 8.0], [24.0, 0.0, 32.0, 8.0]]), torch.tensor([0, 1]))
+    second = ImageTargets(torch.tensor([[8.0, 0.0, 16.0, 8.0]]), torch.tensor([1]))
+    matches = RetinaNetCriterion().match(placed, [first, NO_BOXES, second])
+    assert matches.tolist() == [[0, -1, -1, 1], [-1] * 4, [-1, 0, -1, -1]]
+    output = HeadOutput(torch.full((3, 4, 2), -20.0), torch.zeros(3, 4, 4))
+    for image, anchor, label in ((0, 0, 0), (0, 3, 1), (2, 1, 1)):
+        output.logits[image, anchor, label] = 20.0  # the right answers, and only they, cost nothing
+    losses = RetinaNetCriterion()(output, placed, [first, NO_BOXES, second])
+    assert_close(losses.classification, torch.tensor(0.0), atol=1e-6, rtol=0)
+    assert losses.box == 0
+
+
+def test_ignored_regions_are_not_background(placed):
+    crowd = ImageTargets(*vars_of(NO_BOXES), ignored=torch.tensor([[0.0, 0.0, 12.0, 8.0]]))
+    matches = RetinaNetCriterion().match(placed, [crowd])
+    assert matches.tolist() == [[IGNORE, IGNORE, BACKGROUND, BACKGROUND]]  # all of the first, one half of the second
+    losses = RetinaNetCriterion()(zeros(1), placed, [crowd])
+    assert_close(losses.classification, torch.tensor(math.log(2) / 4 * 4 * 0.75))
+
+
+def vars_of(target: ImageTargets) -> tuple[torch.Tensor, torch.Tensor]:
+    return target.boxes, target.classes
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"box_loss": "l1"}, 0.25),
+        ({"box_loss": "l1", "box_weight": 4.0}, 1.0),
+        ({"box_loss": "l1", "coder": BoxCoder((10.0, 10.0, 5.0, 5.0))}, 2.5),
+        ({"box_loss": "smooth_l1", "beta": 0.5}, 0.25**2 / (2 * 0.5)),
+        ({"box_loss": "giou"}, 1 - 6 / 10),  # as high as each other: the box around both is filled
+        ({"box_loss": "diou"}, 1 - 6 / 10 + 4 / (10**2 + 8**2)),
+        ({"box_loss": "ciou"}, 1 - 6 / 10 + 4 / (10**2 + 8**2)),  # of one shape
+    ],
+)
+def test_box_losses_by_hand(placed, options, expected):
+    target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
+    assert_close(RetinaNetCriterion(**options)(zeros(1), placed, [target]).box, torch.tensor(expected))
+
+
+def test_divisors_of_the_frameworks(placed):
+    two = ImageTargets(torch.tensor([[0.0, 0.0, 8.0, 8.0], [18.0, 0.0, 26.0, 8.0]]), torch.tensor([0, 1]))
+    # one box fits, the other lies 2 pixels beside its anchor: L1 of .25 in all; the second image has no positives
+    for divisors, expected in ((None, 0.25 / 2 / 2), (batch_divisors, 0.25 / 3), (MovingDivisors(), 0.25 / 90.2)):
+        options = {} if divisors is None else {"divisors": divisors}
+        losses = RetinaNetCriterion(**options)(zeros(2), placed, [two, NO_BOXES])
+        assert_close(losses.box, torch.tensor(expected))
+
+
+def test_moving_divisors_are_part_of_the_state(placed):
+    criterion = RetinaNetCriterion(divisors=MovingDivisors())
+    criterion(zeros(1), placed, [NO_BOXES])
+    assert_close(criterion.state_dict()["divisors.average"], torch.tensor(90.1))
+
+
+def test_mistakes_are_named_with_their_numbers(placed):
+    criterion = RetinaNetCriterion()
+    with pytest.raises(ValueError, match=r"the head gave 3 rows for 4 anchors \(4 on its levels\)"):
+        criterion(HeadOutput(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4)), placed, [NO_BOXES])
+    with pytest.raises(ValueError, match="targets of 2 images for outputs of 1"):
+        criterion(zeros(1), placed, [NO_BOXES, NO_BOXES])
+    with pytest.raises(ValueError, match="class 2 among classes"):
+        criterion(zeros(1), placed, [ImageTargets(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([2]))])
+    with pytest.raises(ValueError, match="box_loss 'iou'"):
+        RetinaNetCriterion(box_loss="iou")

@@ -1,0 +1,165 @@
+"""torchvision's RetinaNet with this package's parts gives what torchvision's own gives."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.grid import AnchorGrid
+from detect.heads.retinanet import RetinaNetHead
+from detect.interop.torchvision import import_torchvision
+
+import_torchvision()
+
+from torchvision.models.detection.anchor_utils import AnchorGenerator  # noqa: E402 - after the import above
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: E402
+from torchvision.models.detection.retinanet import RetinaNet  # noqa: E402
+from torchvision.models.detection.retinanet import RetinaNetHead as TorchvisionHead  # noqa: E402
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
+
+from detect.interop.torchvision_retinanet import grid_of, import_head  # noqa: E402
+
+SIZES = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
+
+
+def torchvision_model(version: str = "v1") -> RetinaNet:
+    """As retinanet_resnet50_fpn and its v2 are put together, on the smallest ResNet; heads loud enough for detections."""
+    extra = LastLevelP6P7(256, 256) if version == "v1" else LastLevelP6P7(512, 256)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, returned_layers=[2, 3, 4], extra_blocks=extra, trainable_layers=5
+    )
+    norm = partial(nn.GroupNorm, 32) if version == "v2" else None
+    head = TorchvisionHead(256, 9, 7, norm_layer=norm)
+    if version == "v2":
+        head.regression_head._loss_type = "giou"
+    generator = AnchorGenerator(SIZES, ((0.5, 1.0, 2.0),) * 5)
+    model = RetinaNet(backbone, 7, anchor_generator=generator, head=head, min_size=96, max_size=133)
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter, generator=random)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1, generator=random)
+    with torch.no_grad():  # so that scores are neither all alike nor all 1
+        model.head.classification_head.cls_logits.weight *= 0.02
+        model.head.regression_head.bbox_reg.weight *= 0.02
+    return model
+
+
+def head_with_weights_of(model: RetinaNet, version: str) -> RetinaNetHead:
+    """By hand, layer by layer: the names of the two have nothing in common."""
+    head = RetinaNetHead(256, 9, 7, norm="group" if version == "v2" else None)
+    for tower, theirs in (
+        (head.class_tower, model.head.classification_head.conv),
+        (head.box_tower, model.head.regression_head.conv),
+    ):
+        for index, block in enumerate(theirs):
+            tower.convs[index].load_state_dict(block[0].state_dict())
+            if version == "v2":
+                tower.norms[index].load_state_dict(block[1].state_dict())
+    head.class_outputs[0].load_state_dict(model.head.classification_head.cls_logits.state_dict())
+    head.box_outputs[0].load_state_dict(model.head.regression_head.bbox_reg.state_dict())
+    return head
+
+
+def images_and_targets() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    random = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 121, 97, generator=random), torch.rand(3, 75, 133, generator=random)]
+    boxes = torch.tensor([[5.0, 5.0, 60.0, 50.0], [40.0, 60.0, 90.0, 118.0], [2.0, 80.0, 9.0, 110.0]])
+    targets = [
+        {"boxes": boxes, "labels": torch.tensor([1, 6, 3])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    return images, targets
+
+
+@pytest.fixture(scope="module", params=["v1", "v2"])
+def pair(request) -> tuple[RetinaNet, RetinaNet]:
+    theirs = torchvision_model(request.param)
+    head = head_with_weights_of(theirs, request.param)
+    return theirs, import_head(theirs, head, grid_of(theirs.anchor_generator))
+
+
+def test_losses_and_their_gradients_are_torchvisions(pair):
+    theirs, ours = pair
+    images, targets = images_and_targets()
+    gradients = []
+    for model in (theirs.train(), ours.train()):
+        theirs.backbone.zero_grad()
+        losses = model(images, copy.deepcopy(targets))
+        sum(losses.values()).backward()
+        gradients.append((losses, theirs.backbone.body.conv1.weight.grad.clone()))
+    (their_losses, their_gradient), (our_losses, our_gradient) = gradients
+    assert set(our_losses) == set(their_losses)
+    for name, loss in their_losses.items():
+        assert_close(our_losses[name], loss, rtol=1e-5, atol=1e-6)
+    assert_close(our_gradient, their_gradient, rtol=1e-3, atol=1e-4 * their_gradient.abs().max().item())
+
+
+def test_detections_are_torchvisions(pair):
+    theirs, ours = pair
+    images, _ = images_and_targets()
+    with torch.no_grad():
+        expected, found = theirs.eval()(images), ours.eval()(images)
+    assert sum(len(each["scores"]) for each in expected) > 50
+    for each, other in zip(found, expected, strict=True):
+        assert_close(each["scores"], other["scores"], rtol=1e-4, atol=1e-6)
+        # scores that differ in the last digit may change places: each of ours is one of theirs and the other way
+        apart = (each["boxes"][:, None] - other["boxes"]).abs().amax(dim=2)
+        apart += 1000 * (each["labels"][:, None] != other["labels"])
+        assert apart.amin(dim=1).max() < 1e-3
+        assert apart.amin(dim=0).max() < 1e-3
+
+
+def test_a_fitted_set_with_its_own_number_of_anchors_on_each_level_and_levels_left_out():
+    anchors = AnchorSet.of([[(10, 14), (24, 20)], [(60, 50), (40, 70), (90, 80)]], strides=(8, 32))
+    grid = AnchorGrid(anchors)
+    head = RetinaNetHead(256, grid.num_anchors, num_classes=7)
+    model = import_head(torchvision_model(), head, grid, levels=(0, 2))
+    images, targets = images_and_targets()
+    losses = model.train()(images, targets)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert head.class_outputs[1].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        found = model.eval()(images)
+    assert [set(each) for each in found] == [{"boxes", "scores", "labels"}] * 2
+    state = model.state_dict()
+    again = import_head(torchvision_model(), RetinaNetHead(256, grid.num_anchors, num_classes=7), grid, levels=(0, 2))
+    again.load_state_dict(state)
+    with torch.no_grad():
+        for each, other in zip(again.eval()(images), found, strict=True):
+            assert_close(each["scores"], other["scores"])
+
+
+def test_crowds_are_no_instances_and_no_background():
+    model = import_head(
+        torchvision_model(), RetinaNetHead(256, 9, num_classes=7), grid_of(torchvision_model().anchor_generator)
+    )
+    images, targets = images_and_targets()
+    plain = model.train()(images, targets)
+    crowd = [dict(targets[0], iscrowd=torch.tensor([0, 1, 0])), targets[1]]
+    with_crowd = model(images, crowd)
+    without = model(images, [{name: rows[[0, 2]] for name, rows in targets[0].items()}, targets[1]])
+    assert with_crowd["bbox_regression"] == without["bbox_regression"] != plain["bbox_regression"]
+    assert with_crowd["classification"] < without["classification"]  # fewer negatives, the same positives
+
+
+def test_mistakes_are_named_with_their_numbers():
+    model = torchvision_model()
+    head, grid = RetinaNetHead(256, 9, num_classes=7), grid_of(model.anchor_generator)
+    with pytest.raises(ValueError, match=r"\(6, 6, 6, 6, 6\) anchors to a cell of each level, got \(9, 9, 9, 9, 9\)"):
+        import_head(model, RetinaNetHead(256, 6, num_classes=7), grid)
+    with pytest.raises(ValueError, match="2 levels of the backbone for anchors on 5"):
+        import_head(model, head, grid, levels=(0, 1))
+    with pytest.raises(ValueError, match="targets are missing"):
+        import_head(model, head, grid).train()([torch.rand(3, 64, 64)])
+    fewer = import_head(model, head, grid.select_levels([0, 1, 2]))
+    with pytest.raises(ValueError, match="5 feature levels for anchors on 3"):
+        fewer.eval()([torch.rand(3, 64, 64)])

@@ -1,0 +1,1 @@
+"""The pieces of work that tools/bench.py measures side by side."""

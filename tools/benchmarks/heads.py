@@ -1,0 +1,214 @@
+"""The RetinaNet head and what goes with it beside torchvision's: matching, training criterion, head, post-processing.
+
+Inputs of 800 x 800 pixels, 9 anchors to a cell, 91 classes: 120,087 anchors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import Table, report_median
+
+IMAGE_HW = (800, 800)
+LEVEL_HW = [(100, 100), (50, 50), (25, 25), (13, 13), (7, 7)]
+SIZES = [(x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)]  # torchvision's
+NUM_CLASSES = 91
+NOWHERE = Path()
+
+
+def _placed() -> Any:
+    from detect.anchors.grid import AnchorGrid
+
+    return AnchorGrid.of_sizes(SIZES).place(LEVEL_HW, IMAGE_HW)
+
+
+def _boxes(count: int, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    size = 60 * torch.exp(torch.randn(count, 1, generator=random))
+    ratio = torch.exp(torch.randn(count, 1, generator=random) * 0.5)
+    wh = torch.cat([size / ratio, size * ratio], dim=1).clamp(4, 700)
+    xy = torch.rand(count, 2, generator=random) * (800 - wh)
+    return torch.cat([xy, xy + wh], dim=1)
+
+
+def _output(num_images: int, likely: float = -4.6, spread: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    num_anchors = 9 * sum(height * width for height, width in LEVEL_HW)
+    logits = likely + spread * torch.randn(num_images, num_anchors, NUM_CLASSES, generator=random)
+    return logits, 0.2 * torch.randn(num_images, num_anchors, 4, generator=random)
+
+
+def match_ours(count: int, _: Path) -> None:
+    from detect.lattice_matching import match_lattices
+
+    placed, boxes = _placed(), _boxes(count)
+    report_median(lambda: match_lattices(placed.lattices, boxes))
+
+
+def match_torchvision(count: int, _: Path) -> None:
+    from detect.interop.torchvision import import_torchvision
+
+    import_torchvision()
+    from torchvision.models.detection._utils import Matcher
+    from torchvision.ops import box_iou
+
+    anchors, boxes = _placed().boxes, _boxes(count)
+    matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+    report_median(lambda: matcher(box_iou(boxes, anchors)))
+
+
+def _targets() -> list[dict[str, torch.Tensor]]:
+    random = torch.Generator().manual_seed(1)
+    classes = torch.randint(0, NUM_CLASSES, (2, 20), generator=random)
+    return [{"boxes": _boxes(20, seed), "labels": classes[seed]} for seed in range(2)]
+
+
+def criterion_ours(_: Path) -> None:
+    """Matching and both losses, forward and backward, of two images with 20 boxes each."""
+    from detect.heads.retinanet import HeadOutput
+    from detect.heads.targets import ImageTargets, RetinaNetCriterion
+
+    placed, output = _placed(), [values.requires_grad_() for values in _output(2)]
+    targets = [ImageTargets(target["boxes"], target["labels"]) for target in _targets()]
+    criterion = RetinaNetCriterion()
+
+    def work() -> None:
+        losses = criterion(HeadOutput(*output), placed, targets)
+        torch.autograd.grad(losses.classification + losses.box, output)
+
+    report_median(work)
+
+
+def criterion_torchvision(_: Path) -> None:
+    model = _torchvision_model()
+    logits, deltas = (values.requires_grad_() for values in _output(2))
+    anchors, targets = [_placed().boxes] * 2, _targets()
+
+    def work() -> None:
+        losses = model.compute_loss(targets, {"cls_logits": logits, "bbox_regression": deltas}, anchors)
+        torch.autograd.grad(sum(losses.values()), (logits, deltas))
+
+    report_median(work)
+
+
+def head_ours(_: Path, *, half: bool = False) -> None:
+    """Forward of both subnets over five levels of one image."""
+    from detect.heads.retinanet import RetinaNetHead
+
+    _time_head(RetinaNetHead(256, 9, NUM_CLASSES), half)
+
+
+def head_torchvision(_: Path, *, half: bool = False) -> None:
+    from detect.interop.torchvision import import_torchvision
+
+    import_torchvision()
+    from torchvision.models.detection.retinanet import RetinaNetHead
+
+    _time_head(RetinaNetHead(256, 9, NUM_CLASSES), half)
+
+
+def _time_head(head: Callable[[list[torch.Tensor]], Any], half: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    features = [torch.randn(1, 256, *hw, generator=random) for hw in LEVEL_HW]
+
+    def work() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            head(features)
+
+    report_median(work, repeats=3)
+
+
+def detections_ours(_: Path) -> None:
+    """From 17,000 pairs of anchor and class above .05 to 300 detections of one image."""
+    from detect.heads.detections import PostProcess
+
+    placed, (logits, deltas) = _placed(), _output(1, *CANDIDATES)
+    post = partial(PostProcess(), anchors=placed.boxes, anchors_per_level=placed.num_per_level, image_hw=[IMAGE_HW])
+    report_median(lambda: post(logits, deltas))
+
+
+def detections_torchvision(_: Path) -> None:
+    """With the same suppression underneath."""
+    model, placed = _torchvision_model(), _placed()
+    per_level = placed.num_per_level
+    logits, deltas = (list(torch.split(values, per_level, dim=1)) for values in _output(1, *CANDIDATES))
+    anchors = [list(placed.boxes.split(per_level))]
+    outputs = {"cls_logits": logits, "bbox_regression": deltas}
+    report_median(lambda: model.postprocess_detections(outputs, anchors, [IMAGE_HW]))
+
+
+CANDIDATES = (-8.0, 1.71)  # mean and spread of logits, of which some 17,000 are then above the threshold's
+
+
+def _torchvision_model() -> Any:
+    from detect.interop.torchvision import import_torchvision
+
+    import_torchvision()
+    from torchvision.models.detection import retinanet_resnet50_fpn
+
+    return retinanet_resnet50_fpn(weights=None, weights_backbone=None).eval()
+
+
+BOXES = (20, 100, 1000)
+
+WORK: dict[str, Callable[[Path], None]] = {
+    **{f"match_ours_{count}": partial(match_ours, count) for count in BOXES},
+    **{f"match_torchvision_{count}": partial(match_torchvision, count) for count in BOXES},
+    "criterion_ours": criterion_ours,
+    "criterion_torchvision": criterion_torchvision,
+    "head_ours": head_ours,
+    "head_torchvision": head_torchvision,
+    "half_head_ours": partial(head_ours, half=True),
+    "half_head_torchvision": partial(head_torchvision, half=True),
+    "detections_ours": detections_ours,
+    "detections_torchvision": detections_torchvision,
+}
+
+
+def tables() -> list[Table]:
+    """What to compare."""
+
+    def table(title: str, ours: str, work: str, names: tuple[str, str]) -> Table:
+        return Table(title, NOWHERE, {ours: names[0], work: names[1]}, extra_memory=True)
+
+    matching = [
+        table(
+            f"Matching {count} boxes to 120,087 anchors",
+            f"match_ours_{count}",
+            f"match_torchvision_{count}",
+            ("detect.lattice_matching.match_lattices", "torchvision box_iou and Matcher"),
+        )
+        for count in BOXES
+    ]
+    return [
+        *matching,
+        table(
+            "Matching and losses, forward and backward, two images of 20 boxes",
+            "criterion_ours",
+            "criterion_torchvision",
+            ("detect RetinaNetCriterion", "torchvision RetinaNet.compute_loss"),
+        ),
+        table(
+            "Head, forward, one image of 800 x 800, float32",
+            "head_ours",
+            "head_torchvision",
+            ("detect RetinaNetHead", "torchvision RetinaNetHead"),
+        ),
+        table(
+            "Head, forward, one image of 800 x 800, bfloat16 autocast",
+            "half_head_ours",
+            "half_head_torchvision",
+            ("detect RetinaNetHead", "torchvision RetinaNetHead"),
+        ),
+        table(
+            "Post-processing of one image with some 17,000 candidates",
+            "detections_ours",
+            "detections_torchvision",
+            ("detect PostProcess", "torchvision postprocess_detections, with detect's NMS"),
+        ),
+    ]
