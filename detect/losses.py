@@ -37,8 +37,8 @@ def focal_loss(
     """Sigmoid focal loss (Lin et al. 2017, section 3.2), summed over the anchors and classes of each image.
 
     An anchor of class k has target 1 for k and 0 for the others; background has 0 for all. ``IGNORE`` adds nothing and gets
-    no gradient, whatever its logits. The gradient is made along with the sums, chunk by chunk: the memory it takes is its
-    own. Under ``torch.compile`` the plain formula is left to the compiler.
+    no gradient, whatever its logits. The gradient is made along with the sums, chunk by chunk, and takes little more memory
+    than itself. To ``torch.compile`` all of it is one operator.
 
     >>> from detect.shapes import BACKGROUND
     >>> logits = torch.zeros(1, 3, 2)  # p = 1/2 everywhere: 1/4 ln 2 times 1/4 for the positive, 3/4 for each negative
@@ -282,19 +282,19 @@ def _sum_image(
     total = weights.new_zeros(())
     for start, of_positive, of_ignored in zip(starts, *apart, strict=True):
         chunk = logits[start : start + num_rows].to(weights.dtype)
-        p, cost, slopes = work[:, : len(chunk)]
+        p, cost, scratch = work[:, : len(chunk)]
         torch.sigmoid(chunk, out=p)
         torch.ops.aten.softplus(chunk, out=cost)
         for buffer in (p, cost):
             buffer[of_positive, classes[start + of_positive]] = 0
             buffer.index_fill_(0, of_ignored, 0)
-        total += _sum_negatives(p, cost, (1 - alpha) * weights, gamma, None if gradient is None else slopes)
-        if gradient is not None:
-            gradient[start : start + num_rows] = slopes
+        slopes = None if gradient is None else gradient[start : start + num_rows]
+        total += _sum_negatives(p, cost, scratch, (1 - alpha) * weights, gamma, slopes)
     entries = positive, classes[positive]
     mirrored = -logits[entries].to(weights.dtype)  # a positive costs what a negative with the opposite logit does
     p, cost, slopes = mirrored.sigmoid(), functional.softplus(mirrored), torch.empty_like(mirrored)
-    total += _sum_negatives(p, cost, alpha * weights.expand(logits.shape[1])[entries[1]], gamma, slopes)
+    of_entries = alpha * weights.expand(logits.shape[1])[entries[1]]
+    total += _sum_negatives(p, cost, slopes, of_entries, gamma, slopes)
     if gradient is not None:
         gradient[entries] = -slopes.to(gradient.dtype)
     return total
@@ -306,18 +306,22 @@ def _split_rows(rows: Tensor, num_rows: int, num_chunks: int) -> tuple[Tensor, .
     return torch.split(rows % num_rows, counts.tolist())
 
 
-def _sum_negatives(p: Tensor, cost: Tensor, weights: Tensor, gamma: float, slopes: Tensor | None) -> Tensor:
+def _sum_negatives(
+    p: Tensor, cost: Tensor, scratch: Tensor, weights: Tensor, gamma: float, slopes: Tensor | None
+) -> Tensor:
     """The sum of weight * p**gamma * cost, where cost = -ln(1 - p), and its slopes in the logits; p is used up.
 
-    d p**gamma = gamma p**gamma (1 - p) and d cost = p: the slope is weight * p**gamma * (p + gamma cost (1 - p)).
+    d p**gamma = gamma p**gamma (1 - p) and d cost = p: the slope is p**gamma * (weight p + gamma weight cost (1 - p)).
     """
     if slopes is not None:
-        torch.mul(cost, gamma, out=slopes)
-        torch.lerp(slopes, slopes.new_ones(()), p, out=slopes)
-    p.pow_(gamma).mul_(weights)
+        torch.mul(cost, gamma * weights, out=scratch)
+        torch.lerp(scratch, weights, p, out=scratch)
+    p.pow_(gamma)
     if slopes is not None:
-        slopes.mul_(p)
-    return torch.dot(p.view(-1), cost.view(-1))
+        torch.mul(scratch, p, out=slopes)
+    if len(weights) == 1:
+        return weights[0] * torch.dot(p.view(-1), cost.view(-1))
+    return torch.dot(p.mul_(weights).view(-1), cost.view(-1))
 
 
 def _soft_sums(logits: Tensor, targets: Tensor, ignored: Tensor, factors: Tensor, alpha: float, gamma: float) -> Tensor:
