@@ -12,14 +12,15 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CHECKS = {
     "custom_detector": """
+m.torch.manual_seed(0)
 detector, truth = m.Detector(num_classes=1), m.ImageTargets(m.torch.tensor([[30.0, 40.0, 52.0, 60.0]]), m.torch.tensor([0]))
-optimizer, images = m.torch.optim.Adam(detector.parameters(), 1e-3), m.torch.rand(1, 3, 128, 128)
+optimizer, images = m.torch.optim.Adam(detector.parameters(), 3e-4), m.torch.rand(1, 3, 128, 128)
 losses = []
-for _ in range(5):
+for _ in range(12):
     loss = detector(images, [truth])
     optimizer.zero_grad(), loss.backward(), optimizer.step()
     losses.append(loss.item())
-assert losses[-1] < losses[0], losses
+assert min(losses[-3:]) < 0.95 * losses[0], losses
 assert len(detector.eval()(images)) == 1
 """,
     "torchvision_retinanet": """
