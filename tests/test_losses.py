@@ -459,25 +459,29 @@ def test_a_moving_average_that_cannot_move_is_refused(options):
 
 
 PROCESS = """
+import os
 import sys
 import torch
 from torch import distributed, nn
 from detect.losses import MovingDivisors, batch_divisors
-rank, store, answer = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-values, positives = torch.load(answer + ".data")
-values, positives = values[2 * rank : 2 * rank + 2], positives[2 * rank : 2 * rank + 2]
-answers = []
-for divisors in (batch_divisors, MovingDivisors(initial=50.0)):
+
+def gradient_of(divisors):
     model = nn.parallel.DistributedDataParallel(nn.Linear(3, 1, bias=False))
     nn.init.ones_(model.module.weight)
     for _ in range(2):
         model.zero_grad()
         (model(values)[:, 0].square() / divisors(positives)).sum().backward()
-    answers.append(model.module.weight.grad)
+    return model.module.weight.grad
+
+rank, store, answer = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+values, positives = torch.load(answer + ".data")
+values, positives = values[2 * rank : 2 * rank + 2], positives[2 * rank : 2 * rank + 2]
+answers = [gradient_of(divisors) for divisors in (batch_divisors, MovingDivisors(initial=50.0))]
 if rank == 1:
     torch.save(answers, answer)
-distributed.destroy_process_group()
+distributed.barrier()
+os._exit(0)  # gloo's threads can abort an interpreter that takes itself down beneath them
 """
 
 
