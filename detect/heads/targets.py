@@ -47,6 +47,9 @@ class RetinaNetLosses(NamedTuple):
 class RetinaNetCriterion(nn.Module):
     """Matches anchors to instances and gives the losses of a head's output; no matrix of anchors and instances is made.
 
+    Beneath ``torch.compile`` it runs as it does without: the number of matches depends on the data, and the focal loss is
+    one operator already.
+
     Args:
         rule: which anchors are positive, ignored, background.
         coder: how boxes are encoded against anchors.
@@ -98,6 +101,7 @@ class RetinaNetCriterion(nn.Module):
             rows.append(matches)
         return torch.stack(rows)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, output: HeadOutput, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
         """The losses of a batch.
 

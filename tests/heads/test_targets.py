@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -115,3 +117,40 @@ def test_mistakes_are_named_with_their_numbers(placed):
         criterion(zeros(1), placed, [ImageTargets(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([2]))])
     with pytest.raises(ValueError, match="box_loss 'iou'"):
         RetinaNetCriterion(box_loss="iou")
+
+
+COMPILED = """
+import torch
+from torch import nn
+from torch.testing import assert_close
+from detect import AnchorGrid, AnchorSet, ImageTargets, RetinaNetCriterion, RetinaNetHead
+
+class Training(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.criterion = RetinaNetHead(4, 2, 3), RetinaNetCriterion()
+
+    def forward(self, features, placed, targets):
+        return sum(self.criterion(self.head(features), placed, targets))
+
+training, random = Training(), torch.Generator().manual_seed(0)
+features = [torch.rand(2, 4, 6, 8, generator=random), torch.rand(2, 4, 3, 4, generator=random)]
+grid = AnchorGrid(AnchorSet.of([[(10, 20), (20, 10)], [(30, 30), (40, 20)]], strides=(8, 16)))
+placed = grid.place([(6, 8), (3, 4)])
+boxes = torch.tensor([[3.0, 3.0, 15.0, 24.0], [20.0, 10.0, 50.0, 40.0]])
+compiled = torch.compile(training, backend="aot_eager")
+for count in (2, 0, 1):  # another number of boxes compiles nothing anew
+    targets = [ImageTargets(boxes[:count], torch.arange(count)), ImageTargets(boxes[:0], torch.arange(0))]
+    results = []
+    for function in (compiled, training):
+        loss = function(features, placed, targets)
+        results.append((loss, torch.autograd.grad(loss, list(training.parameters()))))
+    assert_close(*results)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled(features, placed, targets)
+"""
+
+
+def test_a_compiled_training_step_learns_the_same():
+    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

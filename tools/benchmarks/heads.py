@@ -68,14 +68,14 @@ def _targets() -> list[dict[str, torch.Tensor]]:
     return [{"boxes": _boxes(20, seed), "labels": classes[seed]} for seed in range(2)]
 
 
-def criterion_ours(_: Path) -> None:
+def criterion_ours(_: Path, *, compiled: bool = False) -> None:
     """Matching and both losses, forward and backward, of two images with 20 boxes each."""
     from detect.heads.retinanet import HeadOutput
     from detect.heads.targets import ImageTargets, RetinaNetCriterion
 
     placed, output = _placed(), [values.requires_grad_() for values in _output(2)]
     targets = [ImageTargets(target["boxes"], target["labels"]) for target in _targets()]
-    criterion = RetinaNetCriterion()
+    criterion = torch.compile(RetinaNetCriterion()) if compiled else RetinaNetCriterion()
 
     def work() -> None:
         losses = criterion(HeadOutput(*output), placed, targets)
@@ -160,6 +160,7 @@ WORK: dict[str, Callable[[Path], None]] = {
     **{f"match_ours_{count}": partial(match_ours, count) for count in BOXES},
     **{f"match_torchvision_{count}": partial(match_torchvision, count) for count in BOXES},
     "criterion_ours": criterion_ours,
+    "criterion_compiled": partial(criterion_ours, compiled=True),
     "criterion_torchvision": criterion_torchvision,
     "head_ours": head_ours,
     "head_torchvision": head_torchvision,
@@ -173,15 +174,14 @@ WORK: dict[str, Callable[[Path], None]] = {
 def tables() -> list[Table]:
     """What to compare."""
 
-    def table(title: str, ours: str, work: str, names: tuple[str, str]) -> Table:
-        return Table(title, NOWHERE, {ours: names[0], work: names[1]}, extra_memory=True)
+    def table(title: str, **names: str) -> Table:
+        return Table(title, NOWHERE, names, extra_memory=True)
 
+    ours, torchvision = "detect.lattice_matching.match_lattices", "torchvision box_iou and Matcher"
     matching = [
         table(
             f"Matching {count} boxes to 120,087 anchors",
-            f"match_ours_{count}",
-            f"match_torchvision_{count}",
-            ("detect.lattice_matching.match_lattices", "torchvision box_iou and Matcher"),
+            **{f"match_ours_{count}": ours, f"match_torchvision_{count}": torchvision},
         )
         for count in BOXES
     ]
@@ -189,26 +189,23 @@ def tables() -> list[Table]:
         *matching,
         table(
             "Matching and losses, forward and backward, two images of 20 boxes",
-            "criterion_ours",
-            "criterion_torchvision",
-            ("detect RetinaNetCriterion", "torchvision RetinaNet.compute_loss"),
+            criterion_ours="detect RetinaNetCriterion",
+            criterion_compiled="the same beneath torch.compile",
+            criterion_torchvision="torchvision RetinaNet.compute_loss",
         ),
         table(
             "Head, forward, one image of 800 x 800, float32",
-            "head_ours",
-            "head_torchvision",
-            ("detect RetinaNetHead", "torchvision RetinaNetHead"),
+            head_ours="detect RetinaNetHead",
+            head_torchvision="torchvision RetinaNetHead",
         ),
         table(
             "Head, forward, one image of 800 x 800, bfloat16 autocast",
-            "half_head_ours",
-            "half_head_torchvision",
-            ("detect RetinaNetHead", "torchvision RetinaNetHead"),
+            half_head_ours="detect RetinaNetHead",
+            half_head_torchvision="torchvision RetinaNetHead",
         ),
         table(
             "Post-processing of one image with some 17,000 candidates",
-            "detections_ours",
-            "detections_torchvision",
-            ("detect PostProcess", "torchvision postprocess_detections, with detect's NMS"),
+            detections_ours="detect PostProcess",
+            detections_torchvision="torchvision postprocess_detections, with detect's NMS",
         ),
     ]

@@ -1,36 +1,22 @@
-"""The losses of heads: by hand, at their limits, against torchvision, and over two processes."""
+"""The focal losses: by hand, at their limits, against torchvision."""
 
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from detect import losses
 from detect.interop.torchvision import import_torchvision
-from detect.losses import (
-    MovingDivisors,
-    batch_divisors,
-    ciou_loss,
-    diou_loss,
-    focal_loss,
-    giou_loss,
-    image_divisors,
-    l1_loss,
-    smooth_l1_loss,
-    soft_focal_loss,
-)
+from detect.losses import focal, focal_loss, image_divisors, soft_focal_loss
 from detect.shapes import BACKGROUND, IGNORE
 
 import_torchvision()
@@ -39,12 +25,6 @@ from torchvision import ops  # noqa: E402 - after the import above
 
 LN2, LN3 = math.log(2), math.log(3)
 SETTINGS = [{}, {"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 1.5, "alpha": 0.6}, {"gamma": 3, "alpha": 1}, {"alpha": 0.0}]
-IOU_LOSSES = {
-    giou_loss: ops.generalized_box_iou_loss,
-    diou_loss: ops.distance_box_iou_loss,
-    ciou_loss: ops.complete_box_iou_loss,
-}
-Loss = Callable[..., Tensor]
 
 
 def random_heads(seed: int, shape: tuple[int, int, int] = (2, 40, 5)) -> tuple[Tensor, Tensor]:
@@ -57,13 +37,7 @@ def one_hot(classes: Tensor, logits: Tensor) -> Tensor:
     return functional.one_hot(classes.clamp(min=0), logits.shape[2]).to(logits) * (classes >= 0)[..., None]
 
 
-def random_boxes(seed: int, count: int = 50) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    corner, size = torch.rand(2, count, 2, generator=random, dtype=torch.float64) * 50
-    return torch.cat([corner, corner + 1 + size], dim=1)
-
-
-def slopes(loss: Loss, values: Tensor, *args: Tensor, **options: float) -> Tensor:
+def slopes(loss: Callable[..., Tensor], values: Tensor, *args: Tensor, **options: float) -> Tensor:
     values = values.detach().clone().requires_grad_()
     return torch.autograd.grad(loss(values, *args, **options).sum(), values)[0]
 
@@ -130,7 +104,7 @@ def test_chunks_do_not_show(monkeypatch, elements):
     targets = one_hot(classes, logits)
     calls = ((focal_loss, classes), (soft_focal_loss, targets))
     expected = [(loss(logits, goal), slopes(loss, logits, goal)) for loss, goal in calls]
-    monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", elements)
+    monkeypatch.setitem(focal.CHUNK_ELEMENTS, "cpu", elements)
     for (loss, goal), (value, slope) in zip(calls, expected, strict=True):
         assert_close(loss(logits, goal), value)
         assert_close(slopes(loss, logits, goal), slope)
@@ -306,202 +280,3 @@ for loss, goal in ((focal_loss, classes), (soft_focal_loss, targets)):
     torch.testing.assert_close(*results)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_differences_by_hand():
-    deltas, targets = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[1.5, 2.0, 1.0, 4.25]])
-    # differences .5, 0, 2, .25; with beta .5: .5^2 / 1 = .25 = .5 - .25, 0, 2 - .25, .25^2 / 1
-    assert_close(l1_loss(deltas, targets), torch.tensor([2.75]))
-    assert_close(smooth_l1_loss(deltas, targets, beta=0.5), torch.tensor([0.25 + 1.75 + 0.0625]))
-    assert_close(smooth_l1_loss(deltas, targets, beta=0), l1_loss(deltas, targets))
-
-
-def test_iou_losses_by_hand():
-    box, target = torch.tensor([[0.0, 0, 4, 2]]), torch.tensor([[2.0, 0, 4, 4]])
-    # 8 and 8 share 2x2 = 4 of 12; the box around both is 4x4 = 16, its diagonal squared 32; centres (2, 1) and (3, 2)
-    iou = 4 / 12
-    assert_close(giou_loss(box, target), torch.tensor([1 - iou + (16 - 12) / 16]))
-    assert_close(diou_loss(box, target), torch.tensor([1 - iou + 2 / 32]))
-    v = (2 / math.pi * (math.atan(2 / 4) - math.atan(4 / 2))) ** 2
-    assert_close(ciou_loss(box, target), torch.tensor([1 - iou + 2 / 32 + v * v / (1 - iou + v)]))
-
-
-@pytest.mark.parametrize("loss", IOU_LOSSES)
-def test_torchvision_finds_the_same_iou_losses_and_slopes(loss):
-    boxes, targets = random_boxes(0), random_boxes(1)
-    assert_close(loss(boxes, targets), IOU_LOSSES[loss](boxes, targets))
-    assert_close(slopes(loss, boxes, targets), slopes(IOU_LOSSES[loss], boxes, targets))
-    assert_close(loss(boxes.float(), targets.float()), IOU_LOSSES[loss](boxes, targets).float())
-
-
-@pytest.mark.parametrize("loss", IOU_LOSSES)
-def test_iou_losses_vanish_only_for_equal_boxes_and_forget_place_and_scale(loss):
-    boxes, targets = random_boxes(2), random_boxes(3)
-    assert_close(loss(boxes, boxes), torch.zeros(50, dtype=torch.float64))
-    assert (loss(boxes, targets) > 0.01).all()
-    assert_close(loss(8 * boxes - 3, 8 * targets - 3), loss(boxes, targets))
-    assert_close(loss(targets, boxes), loss(boxes, targets))
-
-
-def test_far_boxes_are_worse_than_near_ones():
-    box, near, far = (
-        torch.tensor([[0.0, 0, 1, 1]]),
-        torch.tensor([[2.0, 0, 3, 1]]),
-        torch.tensor([[1e4, 0, 1e4 + 1, 1]]),
-    )
-    for loss in IOU_LOSSES:
-        assert loss(box, near) < loss(box, far) <= 2
-
-
-@pytest.mark.parametrize("loss", [l1_loss, smooth_l1_loss, giou_loss, diou_loss])
-def test_slopes_of_the_box_losses_are_those_of_the_values(loss):
-    boxes, targets = random_boxes(4, 6).requires_grad_(), random_boxes(5, 6).requires_grad_()
-    weights = torch.rand(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda b, t, w: loss(b, t, weights=w), (boxes, targets, weights))
-
-
-def test_slopes_of_ciou_take_the_share_as_a_weight():
-    boxes, targets = random_boxes(6, 6).requires_grad_(), random_boxes(7, 6)
-
-    def angle_term(boxes):
-        width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
-        goal_width, goal_height = (targets[:, 2:] - targets[:, :2]).unbind(dim=1)
-        return 4 / math.pi**2 * (torch.atan(goal_width / goal_height) - torch.atan(width / height)) ** 2
-
-    v = angle_term(boxes.detach())
-    frozen = v / (1 - ops.box_iou(boxes.detach(), targets).diagonal() + v)
-    assert torch.autograd.gradcheck(lambda b: diou_loss(b, targets) + frozen * angle_term(b), boxes)
-    expected = slopes(lambda b: diou_loss(b, targets) + frozen * angle_term(b), boxes)
-    assert_close(slopes(ciou_loss, boxes, targets), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("loss", IOU_LOSSES)
-def test_boxes_without_area_have_finite_losses_and_slopes(loss, dtype):
-    odd = [[3.0, 3, 3, 3], [3.0, 0, 3, 9], [0.0, 3, 9, 3], [9.0, 9, 0, 0], [0.0, 0, 9, 9], [0.0, 0, 500, 500]]
-    table = torch.tensor(odd, dtype=dtype)
-    boxes, targets = table.repeat_interleave(6, 0).requires_grad_(), table.repeat(6, 1).requires_grad_()
-    rows = loss(boxes, targets)
-    assert rows.isfinite().all()
-    for slope in torch.autograd.grad(rows.sum(), (boxes, targets)):
-        assert slope.isfinite().all()
-
-
-def test_a_target_without_area_is_missed_wholly():
-    # a point in the middle of a box 4x4: IoU 0, and the box around both is filled
-    box, point = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[2.0, 2, 2, 2]])
-    assert_close(giou_loss(box, point), torch.tensor([1.0]))
-    assert_close(diou_loss(box, point), torch.tensor([1.0]))
-
-
-@pytest.mark.parametrize("loss", [l1_loss, smooth_l1_loss, *IOU_LOSSES])
-def test_box_losses_weigh_rows_and_take_none(loss):
-    boxes, targets = random_boxes(8), random_boxes(9)
-    weights = torch.linspace(0, 2, 50, dtype=torch.float64)
-    assert_close(loss(boxes, targets, weights=weights), weights * loss(boxes, targets))
-    none = torch.zeros(0, 4, requires_grad=True)
-    rows = loss(none, torch.zeros(0, 4), weights=torch.zeros(0))
-    assert rows.shape == (0,)
-    rows.sum().backward()
-    assert_close(none.grad, torch.zeros(0, 4))
-
-
-@pytest.mark.parametrize("loss", [l1_loss, smooth_l1_loss, *IOU_LOSSES])
-def test_half_precision_boxes_are_computed_in_single(loss):
-    boxes, targets = ((8 * random_boxes(seed)).half() for seed in (10, 11))
-    assert_close(loss(boxes, targets), loss(boxes.float(), targets.float()), rtol=0, atol=0)
-
-
-def test_a_negative_beta_is_refused():
-    with pytest.raises(ValueError, match=r"need beta >= 0, got beta=-1"):
-        smooth_l1_loss(torch.zeros(1, 4), torch.zeros(1, 4), beta=-1)
-
-
-def test_divisors_by_hand():
-    sums, positives = torch.tensor([6.0, 8.0, 5.0]), torch.tensor([3, 4, 0])
-    # per image: the mean of 6 / 3, 8 / 4 and 5 / 1; per batch: 19 / (3 + 4 + 1); moving: 19 / (.9 * 100 + .1 * 7)
-    assert_close((sums / image_divisors(positives)).sum(), torch.tensor((2.0 + 2 + 5) / 3))
-    assert_close((sums / batch_divisors(positives)).sum(), torch.tensor(19 / 8))
-    assert_close((sums / MovingDivisors()(positives)).sum(), torch.tensor(19 / 90.7))
-
-
-def test_the_moving_average_counts_an_empty_batch_as_one():
-    divisors, average = MovingDivisors(initial=10, momentum=0.5), 10.0
-    for positives in ([4, 2], [0, 0], [100, 0]):
-        average = 0.5 * average + 0.5 * max(1, sum(positives))
-        assert_close(divisors(torch.tensor(positives)), torch.full((2,), average))
-
-
-def test_a_checkpoint_keeps_the_moving_average():
-    divisors = MovingDivisors()
-    before = divisors(torch.tensor([300]))
-    again = MovingDivisors()
-    again.load_state_dict(divisors.state_dict())
-    assert_close(again(torch.tensor([7])), divisors(torch.tensor([7])))
-    assert_close(before, torch.tensor([120.0]))  # what was goal out does not move with the average
-
-
-def test_the_moving_average_rests_in_evaluation():
-    divisors = MovingDivisors().eval()
-    assert_close(divisors(torch.tensor([5, 5])), torch.tensor([100.0, 100.0]))
-    assert_close(divisors.average, torch.tensor(100.0))
-
-
-@pytest.mark.parametrize("divisors", [image_divisors, batch_divisors, MovingDivisors()])
-def test_no_images_have_no_divisors(divisors):
-    assert divisors(torch.zeros(0, dtype=torch.int64)).shape == (0,)
-
-
-@pytest.mark.parametrize("options", [{"initial": 0}, {"momentum": 1}, {"momentum": -0.1}])
-def test_a_moving_average_that_cannot_move_is_refused(options):
-    with pytest.raises(ValueError, match="need initial > 0 and 0 <= momentum < 1"):
-        MovingDivisors(**options)
-
-
-PROCESS = """
-import os
-import sys
-import torch
-from torch import distributed, nn
-from detect.losses import MovingDivisors, batch_divisors
-
-def gradient_of(divisors):
-    model = nn.parallel.DistributedDataParallel(nn.Linear(3, 1, bias=False))
-    nn.init.ones_(model.module.weight)
-    for _ in range(2):
-        model.zero_grad()
-        (model(values)[:, 0].square() / divisors(positives)).sum().backward()
-    return model.module.weight.grad
-
-rank, store, answer = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-values, positives = torch.load(answer + ".data")
-values, positives = values[2 * rank : 2 * rank + 2], positives[2 * rank : 2 * rank + 2]
-answers = [gradient_of(divisors) for divisors in (batch_divisors, MovingDivisors(initial=50.0))]
-if rank == 1:
-    torch.save(answers, answer)
-distributed.barrier()
-os._exit(0)  # gloo's threads can abort an interpreter that takes itself down beneath them
-"""
-
-
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path):
-    random = torch.Generator().manual_seed(0)
-    values, positives = torch.randn(4, 3, generator=random), torch.tensor([3, 40, 0, 500])
-    answer = tmp_path / "answer"
-    torch.save((values, positives), f"{answer}.data")
-    command = [sys.executable, "-c", PROCESS]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store"), str(answer)], env=environment)
-        for rank in (0, 1)
-    ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    # the average of a process moves from 50 by its share of the positives: the whole batch's from 100
-    for divisors, ours in zip((batch_divisors, MovingDivisors(initial=100)), torch.load(answer), strict=True):
-        model = nn.Linear(3, 1, bias=False)
-        nn.init.ones_(model.weight)
-        for _ in range(2):
-            model.zero_grad()
-            (model(values)[:, 0].square() / divisors(positives)).sum().backward()
-        assert_close(ours, model.weight.grad)
