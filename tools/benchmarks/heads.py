@@ -142,6 +142,40 @@ def detections_torchvision(_: Path) -> None:
     report_median(lambda: model.postprocess_detections(outputs, anchors, [IMAGE_HW]))
 
 
+def nms_ours(count: int, _: Path) -> None:
+    from detect.nms import class_nms
+
+    boxes, scores = _boxes(count), _scores(count)
+    report_median(lambda: class_nms(boxes, scores, torch.zeros(count, dtype=torch.int64), IOU_THRESHOLD))
+
+
+def nms_compiled(count: int, _: Path) -> None:
+    """A compiled kernel that is to be had on every machine; it takes float32 and sorts and suppresses as ours does."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    kinds = {
+        "boxes": TensorProto.FLOAT,
+        "scores": TensorProto.FLOAT,
+        "most": TensorProto.INT64,
+        "iou": TensorProto.FLOAT,
+    }
+    inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    output = helper.make_tensor_value_info("kept", TensorProto.INT64, None)
+    node = helper.make_node("NonMaxSuppression", list(kinds), ["kept"])
+    graph = helper.make_graph([node], "nms", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    feed = {"boxes": _boxes(count)[None].numpy(), "scores": _scores(count)[None, None].numpy()}
+    feed |= {"most": torch.tensor([count]).numpy(), "iou": torch.tensor([IOU_THRESHOLD]).numpy()}
+    report_median(lambda: session.run(None, feed))
+
+
+def _scores(count: int) -> torch.Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(2))
+
+
+IOU_THRESHOLD = 0.5
 CANDIDATES = (-8.0, 1.71)  # mean and spread of logits, of which some 17,000 are then above the threshold's
 
 
@@ -155,6 +189,7 @@ def _torchvision_model() -> Any:
 
 
 BOXES = (20, 100, 1000)
+SUPPRESSED = (300, 1000, 5000)
 
 WORK: dict[str, Callable[[Path], None]] = {
     **{f"match_ours_{count}": partial(match_ours, count) for count in BOXES},
@@ -168,6 +203,8 @@ WORK: dict[str, Callable[[Path], None]] = {
     "half_head_torchvision": partial(head_torchvision, half=True),
     "detections_ours": detections_ours,
     "detections_torchvision": detections_torchvision,
+    **{f"nms_ours_{count}": partial(nms_ours, count) for count in SUPPRESSED},
+    **{f"nms_compiled_{count}": partial(nms_compiled, count) for count in SUPPRESSED},
 }
 
 
@@ -184,6 +221,11 @@ def tables() -> list[Table]:
             **{f"match_ours_{count}": ours, f"match_torchvision_{count}": torchvision},
         )
         for count in BOXES
+    ]
+    ours, compiled = "detect.nms.class_nms, pure torch", "onnxruntime NonMaxSuppression, compiled"
+    suppression = [
+        table(f"Suppression of {count} boxes", **{f"nms_ours_{count}": ours, f"nms_compiled_{count}": compiled})
+        for count in SUPPRESSED
     ]
     return [
         *matching,
@@ -208,4 +250,5 @@ def tables() -> list[Table]:
             detections_ours="detect PostProcess",
             detections_torchvision="torchvision postprocess_detections, with detect's NMS",
         ),
+        *suppression,
     ]
