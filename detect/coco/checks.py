@@ -14,6 +14,7 @@ from numpy import ndarray
 from detect.boxes import clip_boxes, row_blocks, xywh_to_xyxy, xyxy_to_xywh
 from detect.coco.columns import NO_ROW, Annotations, Images, ReadAnnotations
 from detect.coco.entries import NO_ID, Finding
+from detect.coco.keypoints import broken_points, why_broken
 
 ROUNDING_PX = 1e-6  # x + width of a box that ends at the image's edge may pass it by so much; nothing is as thin
 
@@ -58,6 +59,8 @@ def _usable_in_block(
         ((width < ROUNDING_PX) | (height < ROUNDING_PX), not_positive),
         (outside, lambda row: f"bbox {_text(boxes[row])} lies wholly outside its {image_w[row]}x{image_h[row]} image"),
     ]
+    if (points := rows.keypoints) is not None:
+        tests.append((broken_points(points), lambda row: why_broken(points[row])))
     usable = np.ones(len(rows), bool)
     findings = []
     for fails, reason in tests:

@@ -20,6 +20,7 @@ import numpy as np
 from detect.coco.checks import by_id, in_order, tidy, usable_rows
 from detect.coco.columns import Annotations, Images, ReadAnnotations, merge_categories, merge_images
 from detect.coco.entries import Finding, Rows
+from detect.coco.keypoints import with_point_boxes
 from detect.coco.reading import Progress, read_rows, rows_from_object
 from detect.errors import CocoError
 
@@ -73,7 +74,8 @@ def read_coco(
     Args:
         source: a path (``.json`` or ``.json.gz``), a glob pattern, several of them (shards of one dataset), a COCO
             structure in memory, or a ``pycocotools.coco.COCO``.
-        keypoints: read the keypoints column too.
+        keypoints: read the keypoints column too. An annotation without a box, or one of no size, then has the box of its
+            labelled points.
         strict: make the first annotation that cannot be used an error, instead of listing it in ``refused``.
         progress: called as ``progress(what, done, total)`` while files are read.
 
@@ -97,6 +99,8 @@ def read_coco(
     shards = _read_shards(source, keypoints, progress)
     images, broken_images, repeated_images = merge_images(shards)
     read = ReadAnnotations.of(shards, images)
+    if keypoints:
+        read = with_point_boxes(read, images)
     categories = merge_categories(shards)
     named = all(rows.categories is not None for rows in shards)
     faults = [*broken_images, *chain.from_iterable(rows.faults for rows in shards)]

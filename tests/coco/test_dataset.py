@@ -293,6 +293,32 @@ def test_keypoints_are_read_where_they_are_asked_for():
     assert [len(points) for points in dataset.instances.keypoints] == [0]
 
 
+@pytest.mark.parametrize("box", [{}, {"bbox": [9, 9, 0, 0]}, {"bbox": [3, 4, 0, 5]}])
+def test_points_alone_give_the_box_that_is_missing(box):
+    content = boxes_on_one_image(
+        {"bbox": [1, 1, 2, 2]}, {"keypoints": [3, 4, 2, 90, 90, 0, 7, 5, 1]}, {"keypoints": [9, 9, 0]}
+    )
+    for entry in content["annotations"][1:]:
+        entry.pop("bbox", None)
+        entry.update(box)
+    dataset = read_coco(content, keypoints=True)
+    # from x 3 to 7 and y 4 to 5, half a pixel more on each side; the point that is not labelled counts nowhere
+    assert_array_equal(dataset.instances.boxes_xywh, [[1, 1, 2, 2], [2.5, 3.5, 5, 2]])
+    assert_array_equal(dataset.instances.area, [4, 10])
+    assert [finding.annotation_id for finding in dataset.refused] == [3]
+    assert dataset.odd == ()
+    assert len(read_coco(content).instances) == 1
+
+
+def test_the_box_of_points_stays_within_the_image():
+    content = boxes_on_one_image({"keypoints": [0, 0, 2]}, {"keypoints": [-9, 0, 2]})
+    for entry in content["annotations"]:
+        entry.pop("bbox", None)
+    dataset = read_coco(content, keypoints=True)
+    assert_array_equal(dataset.instances.boxes_xywh, [[0, 0, 0.5, 0.5]])
+    assert [finding.annotation_id for finding in dataset.refused] == [2]
+
+
 def test_take_gives_these_rows_in_this_order():
     annotations = read_coco(sample_annotations("nuclei"), keypoints=True).annotations
     rows = np.array([5, 0, 5])

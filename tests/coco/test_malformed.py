@@ -503,6 +503,9 @@ def test_a_list_inside_itself_is_refused():
         ("here", "keypoints: Expected array | null, got str"),
         ([[1, 2, 2]], "keypoints[0]: Expected float, got array"),
         ([None, 1, 2], "keypoints[0]: Expected float, got null"),
+        ([1, 2, 2, 1, 2, 3], "keypoint 1 has visibility 3, not 0, 1 or 2"),
+        ([1, 2, 0.5], "keypoint 0 has visibility 0.5, not 0, 1 or 2"),
+        ([1, 2, 0, float("inf"), 2, 1], "keypoint 1 (inf, 2) is not finite"),
     ],
 )
 def test_broken_keypoints_are_refused_where_they_are_asked_for(tmp_path, value, reason):
