@@ -1,0 +1,138 @@
+"""Landmarks of COCO files: whose they are, which type, and what says nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pycocotools.coco import COCO
+
+from detect.coco import CocoDataset, read_coco
+from detect.errors import CocoError
+from detect.keypoints.coco_landmarks import box_landmarks, keypoint_landmarks
+from detect.samples import sample_annotations
+
+
+def dataset_of(*annotations: dict[str, Any]) -> CocoDataset:
+    """Two images of 100 x 80 pixels and a third without annotations; categories of two and of one keypoint."""
+    entries = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30], **entry}
+        for number, entry in enumerate(annotations, 1)
+    ]
+    return read_coco(
+        {
+            "images": [{"id": number, "width": 100, "height": 80} for number in (1, 2, 3)],
+            "categories": [{"id": 1, "name": "person"}, {"id": 5, "name": "ball"}],
+            "annotations": entries,
+        },
+        keypoints=True,
+    )
+
+
+PAIR = [12, 13, 2, 14, 15, 1]
+
+
+def test_each_category_has_its_own_types():
+    found = keypoint_landmarks(
+        dataset_of(
+            {"keypoints": PAIR, "image_id": 2},
+            {"keypoints": [50, 60, 2], "category_id": 5},
+            {"keypoints": [1, 1, 0, 4, 4, 2]},
+        )
+    )
+    landmarks = found.landmarks
+    assert found.joint_names == ("person 0", "person 1", "ball")
+    assert_array_equal(landmarks.points, [[50, 60], [1, 1], [4, 4], [12, 13], [14, 15]])
+    assert_array_equal(landmarks.image, [0, 0, 0, 1, 1])
+    assert_array_equal(landmarks.joint, [2, 0, 1, 0, 1])
+    assert_array_equal(landmarks.visibility, [2, 0, 2, 2, 1])
+    assert_array_equal(found.dataset.instances.ids[found.rows], [2, 3, 3, 1, 1])
+    assert_array_equal(found.sizes_wh, [[20, 30]] * 5)
+    assert (landmarks.num_images, landmarks.num_joints) == (3, 3)
+
+
+def test_merged_they_are_all_of_one_type():
+    dataset = dataset_of({"keypoints": PAIR}, {"keypoints": [50, 60, 2], "category_id": 5})
+    for found in (keypoint_landmarks(dataset, merge=True), box_landmarks(dataset, merge=True)):
+        assert not found.landmarks.joint.any()
+        assert found.landmarks.num_joints == len(found.joint_names) == 1
+
+
+def test_crowds_and_instances_without_a_labelled_point_are_ignored():
+    found = keypoint_landmarks(
+        dataset_of(
+            {"keypoints": PAIR, "iscrowd": 1, "bbox": [0, 0, 5, 5]},
+            {"keypoints": [0, 0, 0, 0, 0, 0], "bbox": [1, 2, 3, 4], "image_id": 2},
+            {"bbox": [5, 6, 7, 8], "image_id": 2},
+            {"keypoints": PAIR, "image_id": 2},
+        )
+    )
+    assert_array_equal(found.landmarks.points, [[12, 13], [14, 15]])
+    for boxes, expected in zip(found.ignored, [[[0, 0, 5, 5]], [[1, 2, 4, 6], [5, 6, 12, 14]], []], strict=True):
+        assert_array_equal(boxes, np.reshape(expected, (-1, 4)))
+
+
+def test_pycocotools_ignores_the_same():
+    content = {
+        "images": [{"id": 1, "width": 100, "height": 80}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "bbox": [5, 5, 9, 9], "area": 81, "iscrowd": crowd}
+            | {"keypoints": [12, 13, seen, 14, 15, 0], "num_keypoints": int(seen > 0)}
+            for number, (crowd, seen) in enumerate([(0, 2), (0, 0), (1, 2), (0, 1), (1, 0)], 1)
+        ],
+    }
+    peer = COCO()
+    peer.dataset = content
+    peer.createIndex()
+    kept = [each["id"] for each in peer.anns.values() if not (each["iscrowd"] or each["num_keypoints"] == 0)]
+    found = keypoint_landmarks(read_coco(content, keypoints=True))
+    assert sorted(set(found.dataset.instances.ids[found.rows].tolist())) == kept == [1, 4]
+    assert len(found.ignored[0]) == 3
+
+
+def test_boxes_are_points_at_their_centres_in_continuous_pixels():
+    found = box_landmarks(
+        dataset_of({}, {"category_id": 5, "bbox": [0, 0, 1, 3]}, {"iscrowd": 1, "bbox": [1, 1, 1, 1]})
+    )
+    assert found.pixel == "corner"
+    assert_array_equal(found.landmarks.points, [[20, 25], [0.5, 1.5]])
+    assert_array_equal(found.landmarks.joint, [0, 1])
+    assert_array_equal(found.ignored[0], [[1, 1, 2, 2]])
+
+
+def test_images_are_taken_in_any_order():
+    every = keypoint_landmarks(read_coco(sample_annotations("nuclei"), keypoints=True))
+    images = [3, 60, 7]
+    batch = every.take(images)
+    assert batch.landmarks.num_images == 3
+    for number, image in enumerate(images):
+        own, whole = batch.landmarks.image == number, every.landmarks.image == image
+        assert own.any()
+        assert_array_equal(batch.landmarks.points[own], every.landmarks.points[whole])
+        assert_array_equal(batch.rows[own], every.rows[whole])
+
+
+def test_interior_nuclei_lie_half_a_pixel_before_the_middle_of_their_box():
+    dataset = read_coco(sample_annotations("nuclei"), keypoints=True)
+    points, centers = keypoint_landmarks(dataset).landmarks.points, box_landmarks(dataset).landmarks.points
+    x, y, width, height = dataset.instances.boxes_xywh.T
+    inside = (x > 0) & (y > 0) & (x + width < 128) & (y + height < 128)
+    assert_allclose((points - centers)[inside].mean(axis=0), [-0.5, -0.5], atol=0.1)  # the two conventions
+
+
+@pytest.mark.parametrize(
+    ("annotations", "reason"),
+    [
+        ([{}], r"\(in memory\): no annotation has keypoints"),
+        (
+            [{"keypoints": PAIR}, {"keypoints": [1, 2, 2]}],
+            "annotation 2 has 1 keypoints, others of category 'person' have 2",
+        ),
+    ],
+)
+def test_what_has_no_points_is_refused(annotations, reason):
+    with pytest.raises(CocoError, match=reason):
+        keypoint_landmarks(dataset_of(*annotations))
