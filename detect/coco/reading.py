@@ -92,7 +92,7 @@ def _decode(data: bytearray, path: Path, keypoints: bool) -> Rows:
             raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
     except (RecursionError, UnicodeDecodeError):
         pass
-    return rows_from_object(_parse_plainly(data, path), file=str(path), keypoints=keypoints)
+    return rows_from_object(parse_plainly(data, path), file=str(path), keypoints=keypoints)
 
 
 def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Rows:
@@ -104,25 +104,25 @@ def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Row
     _require_coco(content, file)
     faults: list[Finding] = []
     entry_type = KeypointAnnotation if keypoints else Annotation
-    images = _convert(content["images"], Image, file, faults)
-    annotations = _convert(content["annotations"], entry_type, file, faults)
+    images = convert_entries(content["images"], Image, file, faults)
+    annotations = convert_entries(content["annotations"], entry_type, file, faults)
     categories = content.get("categories")
     if categories is not None:
-        categories = _convert(categories, Category, file, faults)
+        categories = convert_entries(categories, Category, file, faults)
     return Rows(file, images, AnnotationEntries.of(annotations, keypoints=keypoints), categories, faults)
 
 
-def _parse_plainly(data: bytearray, path: Path) -> Any:
+def parse_plainly(data: bytearray, path: Path, expected: str = EXPECTED) -> Any:
     """Python's own reader: slower, but it takes NaN and a byte order mark, and says where the text goes wrong."""
     try:
         return json.loads(data, object_hook=_without_polygons)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise CocoError(f"{path}: not JSON ({where}): {EXPECTED}") from None
+        raise CocoError(f"{path}: not JSON ({where}): {expected}") from None
     except UnicodeDecodeError as error:
-        raise CocoError(f"{path}: not text (byte {error.start:,} is not {error.encoding}): {EXPECTED}") from None
+        raise CocoError(f"{path}: not text (byte {error.start:,} is not {error.encoding}): {expected}") from None
     except RecursionError:
-        raise CocoError(f"{path}: nested too deeply: {EXPECTED}") from None
+        raise CocoError(f"{path}: nested too deeply: {expected}") from None
     except ValueError as error:  # a whole number of more digits than Python converts
         raise CocoError(f"{path}: a number is too long ({str(error).split(';')[0]})") from None
 
@@ -150,7 +150,8 @@ def _require_coco(content: Any, file: str) -> None:
             raise CocoError(f"{file}: {name!r} is {_kind(content[name])}, not a list: {EXPECTED}")
 
 
-def _convert(entries: Iterable[Any], entry_type: type[Any], file: str, faults: list[Finding]) -> list[Any]:
+def convert_entries(entries: Iterable[Any], entry_type: type[Any], file: str, faults: list[Finding]) -> list[Any]:
+    """Entries one by one; each that is not of the type becomes a finding."""
     rows = []
     for number, entry in enumerate(entries):
         wanted = entry
@@ -181,7 +182,7 @@ def _is_whole_float(value: Any) -> bool:
 
 
 def _fault(entry: Any, number: int, entry_type: type[Any], error: str, file: str) -> Finding:
-    kind = "annotation" if issubclass(entry_type, Annotation) else entry_type.__name__.lower()
+    kind = "annotation" if issubclass(entry_type, Annotation) else entry_type.__name__.strip("_").lower()
     if not isinstance(entry, Mapping):
         return Finding(file, None, None, f"entry {number} of the {kind} list is {_kind(entry)}, not an object")
     message, _, where = error.partition(" - at ")
