@@ -4,6 +4,7 @@ DetectError                 one line on stderr and exit code 2; anything else is
 ├── CocoError               a file that is not COCO, or (strict) an annotation that cannot be used
 ├── ResizeError             a resize rule that does not parse
 ├── AnchorFileError         an anchors file that cannot be read, or a name that is not known
+├── ImageError              an image that is missing, broken or not as its annotations say
 ├── ConfigError             a configuration file with a wrong field
 ├── FitError                data that cannot give the anchors asked for
 ├── ConvertError            anchors or weights that a framework cannot hold, or that are not what they seem
@@ -26,6 +27,10 @@ class ResizeError(DetectError, ValueError):
 
 class AnchorFileError(DetectError, ValueError):
     """An anchors file that cannot be read, or a name that is not known."""
+
+
+class ImageError(DetectError, ValueError):
+    """An image that is missing, broken or not as its annotations say."""
 
 
 class ConfigError(DetectError, ValueError):

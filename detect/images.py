@@ -1,0 +1,47 @@
+"""Opening the images that annotations name: only inside the folder given, whole, and of the size they say."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from detect.errors import ImageError
+
+
+def open_image(folder: Path, file_name: str, *, image_wh: tuple[int, int] | None = None) -> Image.Image:
+    """One image, decoded; as it is stored, without the rotation its EXIF data may ask for, as annotations see it.
+
+    Raises:
+        ImageError: the name leads out of the folder, the file is missing or broken, or it has another size than
+            ``image_wh``.
+    """
+    path = folder / file_name
+    if not file_name or not path.resolve().is_relative_to(folder.resolve()):
+        raise ImageError(f"file name {file_name!r} leads to no file in {folder}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image that can be read") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if image_wh is not None and image.size != tuple(image_wh):
+        has, said = (f"{width}x{height}" for width, height in (image.size, image_wh))
+        raise ImageError(f"{path}: the image is {has}, its annotations say {said}")
+    return image
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits a channel; the range of deeper images is stretched to it."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, float)
+        low, high = float(values.min()), float(values.max())
+        image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+    return image.convert("RGB")
