@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
 from detect.anchors.fitting import KCurve
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.cli import output
-from detect.coco import CocoDataset, Finding, read_coco
-from detect.errors import OutputError
-from detect.files import write_whole
+from detect.cli import anchor_tables, output
+from detect.coco import CocoDataset, read_coco
 from detect.resize import parse_resize
 
 MAX_LISTED = 1000  # findings in a JSON object; their number is always whole
@@ -35,8 +29,7 @@ def read_instances(files: Sequence[str], resize: str, *, strict: bool, list_find
     with output.reading_bar() as progress:
         dataset = read_coco(list(files), strict=strict, progress=progress)
     if list_findings:
-        for kind, finding in _findings(dataset):
-            output.note(f"{kind}: {finding}")
+        output.list_findings(dataset)
     return ResizedInstances.of(dataset, rule)
 
 
@@ -83,16 +76,6 @@ def page(scores: Sequence[Coverage], k_scores: KCurve | None, *, title: str) -> 
     return anchor_page(scores, k_scores, title=title)
 
 
-def findings_csv(dataset: CocoDataset) -> str:
-    """The text of ``findings.csv``: everything refused or odd."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["kind", "file", "annotation_id", "image_id", "reason"])
-    for kind, each in _findings(dataset):
-        writer.writerow([kind, each.file, each.annotation_id, each.image_id, each.reason])
-    return text.getvalue()
-
-
 def save_fit(
     folder: Path,
     scores: Sequence[Coverage],
@@ -106,51 +89,41 @@ def save_fit(
     dataset = scores[0].instances.dataset
     files = {"anchors.yaml": with_provenance(scores[0], sources.result()).to_yaml()}
     if dataset.refused or dataset.odd:
-        files["findings.csv"] = findings_csv(dataset)
+        files["findings.csv"] = output.findings_csv(dataset)
     if with_page:
         files["report.html"] = page(scores, k_scores, title=title)
-    save(folder, files)
-
-
-def save(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files of a result, all made before the first is written, and say where they are."""
-    try:
-        for name, text in files.items():
-            write_whole(folder / name, text)
-            output.note(f"wrote {folder / name}")
-    except OSError as error:
-        raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+    output.save(folder, files)
 
 
 def print_fit(scores: Sequence[Coverage], k_scores: KCurve | None, *, whole_curve: bool = False) -> None:
     """A fit, for people; of the curve over k the knee, or all of it."""
-    console = _console()
+    console = output.console()
     fitted = scores[0]
     output.print_dataset(fitted.instances.dataset, str(fitted.instances.rule), console)
-    output.print_levels(fitted, console)
-    output.print_scores(scores, console)
+    anchor_tables.print_levels(fitted, console)
+    anchor_tables.print_scores(scores, console)
     if k_scores and whole_curve:
-        output.print_k_curve(k_scores, console)
+        anchor_tables.print_k_curve(k_scores, console)
     elif k_scores:
         at_knee = k_scores.average_iou[k_scores.knee]
         console.print(f"more shapes buy little beyond k = {k_scores.knee}, average IoU {at_knee:.3f} (--suggest-k)")
     for score in scores:
-        output.warn_if_parted(score)
+        anchor_tables.warn_if_parted(score)
 
 
 def print_score(scores: Sequence[Coverage], worst: int) -> None:
     """Sets of anchors side by side, then each in detail, for people."""
-    console = _console()
+    console = output.console()
     rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
     output.print_dataset(scores[0].instances.dataset, rules, console)
-    output.print_scores(scores, console)
+    anchor_tables.print_scores(scores, console)
     for score in scores:
         console.print(f"\n{score.anchors.name}", style="bold", markup=False)
-        output.print_groups(score, console)
+        anchor_tables.print_groups(score, console)
         if worst:
-            output.print_worst(score, worst, console)
+            anchor_tables.print_worst(score, worst, console)
     for score in scores:
-        output.warn_if_parted(score)
+        anchor_tables.warn_if_parted(score)
 
 
 def print_fit_object(scores: Sequence[Coverage], method: str, k_scores: KCurve | None) -> None:
@@ -191,14 +164,6 @@ def score_object(score: Coverage) -> dict[str, Any]:
         "yolov5_ratio_recall": score.ratio_recall,
         "findings": [
             {"kind": kind, "annotation_id": each.annotation_id, "image_id": each.image_id, "reason": each.reason}
-            for kind, each in _findings(dataset)[:MAX_LISTED]
+            for kind, each in output.findings_of(dataset)[:MAX_LISTED]
         ],
     }
-
-
-def _findings(dataset: CocoDataset) -> list[tuple[str, Finding]]:
-    return [("refused", each) for each in dataset.refused] + [("odd", each) for each in dataset.odd]
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)

@@ -136,6 +136,7 @@ def score(
     `detect anchors score instances.json --anchors retinanet --anchors anchors/anchors.yaml --resize shortest:800:1333`
     """
     from detect.cli import anchor_results
+    from detect.cli.output import save
 
     if not anchors:
         raise AnchorFileError(
@@ -149,7 +150,7 @@ def score(
     else:
         anchor_results.print_score(scores, worst)
     if output:
-        anchor_results.save(output, {"report.html": anchor_results.page(scores, None, title="Anchors side by side")})
+        save(output, {"report.html": anchor_results.page(scores, None, title="Anchors side by side")})
 
 
 @app.command()
