@@ -16,9 +16,9 @@ from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
 from detect.anchors.fitting import KCurve
 from detect.anchors.instances import ResizedInstances
 from detect.coco import Annotations, CocoDataset, Finding, Images, read_coco
+from detect.report.anchor_page import anchor_page
 from detect.report.anchor_plots import MAX_POINTS, average_iou_panels, boxes_and_shapes, k_curve_panel, shapes_to_scale
 from detect.report.dataset_plots import MAX_BARS, MAX_SIZES, box_centers, boxes_per_image, image_sizes, object_sizes
-from detect.report.page import anchor_page
 from detect.report.plots import MAX_CATEGORIES, label, level_colors, visible
 from detect.report.tables import MAX_FINDINGS, MAX_WORST, findings, kind_of
 from detect.resize import parse_resize

@@ -71,7 +71,7 @@ def with_provenance(score: Coverage, sources: tuple[SourceFile, ...]) -> AnchorS
 
 def page(scores: Sequence[Coverage], k_scores: KCurve | None, *, title: str) -> str:
     """The text of ``report.html``."""
-    from detect.report.page import anchor_page
+    from detect.report.anchor_page import anchor_page
 
     return anchor_page(scores, k_scores, title=title)
 
