@@ -10,7 +10,6 @@ into the result.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,11 +17,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.nn import functional
+
+from detect.heads.tower import GROUPS, Tower, conv
 
 PRIOR = 0.01  # Lin et al. 2017, section 4.1: start from a rare foreground
-WEIGHT_STD = 0.01  # likewise
-GROUPS = 32  # Wu and He 2018, section 4; torchvision's second RetinaNet
 
 
 class HeadOutput(NamedTuple):
@@ -81,15 +79,15 @@ class RetinaNetHead(nn.Module):
         self.prior = prior
         self._check_arguments()
         channels = [in_channels] + [self.hidden_channels] * num_convs
-        self.class_tower = _Tower(channels, norm, self.num_levels or 1, generator)
-        self.box_tower = _Tower(channels, norm, self.num_levels or 1, generator)
+        self.class_tower = Tower(channels, norm, self.num_levels or 1, generator)
+        self.box_tower = Tower(channels, norm, self.num_levels or 1, generator)
         counts = [self.num_anchors] if isinstance(self.num_anchors, int) else self.num_anchors
         counts = counts[:1] if len(set(counts)) == 1 else counts
         class_bias = -math.log((1 - prior) / prior)
         self.class_outputs = nn.ModuleList(
-            _conv(channels[-1], count * num_classes, generator, bias=class_bias) for count in counts
+            conv(channels[-1], count * num_classes, generator, bias=class_bias) for count in counts
         )
-        self.box_outputs = nn.ModuleList(_conv(channels[-1], count * 4, generator) for count in counts)
+        self.box_outputs = nn.ModuleList(conv(channels[-1], count * 4, generator) for count in counts)
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     @property
@@ -217,33 +215,7 @@ class RetinaNetHead(nn.Module):
             )
 
 
-class _Tower(nn.Module):
-    """Convolutions, each with its norm and ReLU, shared by the levels; batch norm is each level's own."""
-
-    def __init__(self, channels: list[int], norm: str | None, num_levels: int, generator: Generator | None) -> None:
-        super().__init__()
-        bias = None if norm else 0.0
-        self.convs = nn.ModuleList(
-            _conv(before, after, generator, bias=bias) for before, after in itertools.pairwise(channels)
-        )
-        self.norms = nn.ModuleList(_norm(norm, after, num_levels) for after in channels[1:] if norm)
-
-    def forward(self, cells: Tensor, level: int) -> Tensor:
-        for index, conv in enumerate(self.convs):
-            cells = conv(cells)
-            if self.norms:
-                norm = self.norms[index]
-                cells = (norm[level] if isinstance(norm, nn.ModuleList) else norm)(cells)
-            cells = functional.relu(cells, inplace=True)  # no gradient of a convolution or norm needs its output
-        return cells
-
-    def select_levels(self, levels: Sequence[int]) -> None:
-        for index, norm in enumerate(self.norms):
-            if isinstance(norm, nn.ModuleList):
-                self.norms[index] = nn.ModuleList(norm[level] for level in levels)
-
-
-def _rows(features: Sequence[Tensor], tower: _Tower, outputs: nn.ModuleList, per_anchor: int) -> Tensor:
+def _rows(features: Sequence[Tensor], tower: Tower, outputs: nn.ModuleList, per_anchor: int) -> Tensor:
     """A subnet's outputs, (b, a, per_anchor)."""
     rows = []
     for level, cells in enumerate(features):
@@ -251,20 +223,6 @@ def _rows(features: Sequence[Tensor], tower: _Tower, outputs: nn.ModuleList, per
         b, h, w, channels = output.shape
         rows.append(output.reshape(b, h * w * (channels // per_anchor), per_anchor))
     return torch.cat(rows, dim=1)
-
-
-def _conv(in_channels: int, out_channels: int, generator: Generator | None, *, bias: float | None = 0.0) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias is not None)
-    nn.init.normal_(conv.weight, std=WEIGHT_STD, generator=generator)
-    if bias is not None and conv.bias is not None:
-        nn.init.constant_(conv.bias, bias)
-    return conv
-
-
-def _norm(name: str | None, channels: int, num_levels: int) -> nn.Module:
-    if name == "group":
-        return nn.GroupNorm(GROUPS, channels)
-    return nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(num_levels))
 
 
 def _select(outputs: nn.ModuleList, levels: Sequence[int]) -> nn.ModuleList:
