@@ -18,12 +18,12 @@ lint: $(VENV)/.dev  ## format, lint, types, import layers
 check: $(VENV)/.dev  ## lint and test
 	tools/check
 
-bench: $(VENV)/.core  ## side by side with other packages; takes a quarter of an hour
+bench: $(VENV)/.test  ## side by side with other packages; takes a quarter of an hour
 	$(INSTALL) tqdm
-	$(INSTALL) --no-deps yolov5
-	$(INSTALL) torchvision
+	$(INSTALL) --no-deps yolov5 mmpose==1.3.2 mmdet==3.3.0 paddledet==2.6.0
 	$(BIN)/python tools/bench.py anchors -o docs/benchmarks.md
 	$(BIN)/python tools/bench.py heads -o docs/benchmarks_heads.md
+	$(BIN)/python tools/bench.py heatmaps -o docs/benchmarks_heatmaps.md
 
 clean:
 	rm -rf $(VENV) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -30,6 +30,14 @@ def test_the_example_of_the_head_runs():
     assert len(names["found"]) == 1
 
 
+def test_the_example_of_landmarks_runs_and_prints_what_it_says(capsys):
+    names: dict[str, Any] = {}
+    exec(EXAMPLES[2], names)  # noqa: S102
+    assert names["targets"].heatmaps.shape == (80, 1, 32, 32)
+    assert abs(len(names["found"]) - len(names["nuclei"].landmarks.points)) <= 6  # of cells that touch only one is a peak
+    assert float(capsys.readouterr().out) > 0.996
+
+
 def test_links_lead_somewhere():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links
@@ -37,10 +45,13 @@ def test_links_lead_somewhere():
 
 
 def test_commands_in_it_exist():
-    from detect.cli import anchors
+    from detect.cli import anchors, heatmaps
 
-    commands = {command.callback.__name__ for command in anchors.app.registered_commands if command.callback}
-    assert set(re.findall(r"\$ detect anchors (\w+)", README)) <= commands
+    for noun, group in (("anchors", anchors), ("heatmaps", heatmaps)):
+        commands = {command.callback.__name__ for command in group.app.registered_commands if command.callback}
+        written = set(re.findall(rf"\$ detect {noun} (\w+)", README))
+        assert written
+        assert written <= commands
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"\$ make (\w+)", README):
         assert f"\n{target}:" in makefile

@@ -1,4 +1,4 @@
-"""Side by side with other packages, in one run: python tools/bench.py anchors|heads [--rounds 3] [-o FILE.md].
+"""Side by side with other packages, in one run: python tools/bench.py anchors|heads|heatmaps [--rounds 3] [-o FILE.md].
 
 Every measurement is a process of its own: seconds and peak memory of one piece of work, its imports left out of the time.
 Competitors take turns, round by round, and what is printed are medians and their ratios to ours. The data are made here.
@@ -13,11 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import anchors, heads
+from benchmarks import anchors, heads, heatmaps, peaks
 from benchmarks.measuring import Result, Table
 
 DATA = Path("bench-data")
-WORK = anchors.WORK | heads.WORK
+WORK = anchors.WORK | heads.WORK | heatmaps.WORK | peaks.WORK
+KINDS = ("anchors", "heads", "heatmaps")
 HEAD = (
     "# Benchmarks: {title}\n\nMade by `make bench` (tools/bench.py): each row a process of its own, seconds of the work "
     "without imports (of commands with them), medians over rounds in which the rows take turns; ratios are to the first "
@@ -47,28 +48,24 @@ def compare(table: Table, rounds: int) -> str:
                 results[work].append(result)
     medians = {work: _median(of_work) for work, of_work in results.items() if of_work}
     memory = "extra MB" if table.extra_memory else "peak MB"
-    lines = [
-        f"## {table.title}",
-        "",
-        f"| | s | ratio | CPU s | {memory} | ratio | average IoU |",
-        "|---|" + "---:|" * 6,
-    ]
+    with_iou = any(result.average_iou is not None for result in medians.values())
+    columns = ["s", "ratio", "CPU s", memory, "ratio", *(["average IoU"] if with_iou else [])]
+    lines = [f"## {table.title}", "", f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for work, name in table.names.items():
         if work in medians:
-            lines.append(_row(name, medians[work], medians[next(iter(table.names))], table.extra_memory))
+            row = _row(medians[work], medians[next(iter(table.names))], table.extra_memory)[: len(columns)]
         else:
-            lines.append(f"| {name} | not installed | | | | | |")
+            row = ["not installed", *[""] * (len(columns) - 1)]
+        lines.append(f"| {name} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 
-def _row(name: str, result: Result, ours: Result, extra_memory: bool) -> str:
+def _row(result: Result, ours: Result, extra_memory: bool) -> list[str]:
     iou = "" if result.average_iou is None else f"{result.average_iou:.4f}"
     own, other = (each.extra_megabytes if extra_memory else each.megabytes for each in (ours, result))
     memory = f"{other / own:.1f}" if own > 0 else "-"
-    times = result.seconds / ours.seconds
-    return (
-        f"| {name} | {result.seconds:.4g} | {times:.2f} | {result.cpu_seconds:.4g} | {other:.0f} | {memory} | {iou} |"
-    )
+    times = f"{result.seconds:.4g}", f"{result.seconds / ours.seconds:.2f}", f"{result.cpu_seconds:.4g}"
+    return [*times, f"{other:.0f}", memory, iou]
 
 
 def _median(results: list[Result]) -> Result:
@@ -82,10 +79,16 @@ def _median(results: list[Result]) -> Result:
     )
 
 
+def _tables(kind: str, num_annotations: int) -> list[Table]:
+    if kind == "anchors":
+        return anchors.tables(DATA, num_annotations)
+    return heads.tables() if kind == "heads" else [*heatmaps.tables(), *peaks.tables()]
+
+
 def main() -> None:
     """Measure one piece of work (for the processes started here), or all tables of a kind."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("kind", nargs="?", choices=("anchors", "heads"), default="anchors", help="which tables")
+    parser.add_argument("kind", nargs="?", choices=KINDS, default="anchors", help="which tables")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default 3)")
     parser.add_argument("--annotations", type=int, default=anchors.NUM_ANNOTATIONS, help="size of the COCO file")
     parser.add_argument("-o", "--output", type=Path, help="write the tables here as well")
@@ -95,8 +98,7 @@ def main() -> None:
     if arguments.work:
         WORK[arguments.work](arguments.on)
         return
-    tables = anchors.tables(DATA, arguments.annotations) if arguments.kind == "anchors" else heads.tables()
-    text = "\n\n".join(compare(table, arguments.rounds) for table in tables)
+    text = "\n\n".join(compare(table, arguments.rounds) for table in _tables(arguments.kind, arguments.annotations))
     print(text)
     if arguments.output:
         from detect.files import write_whole

@@ -7,16 +7,17 @@ ignore: nobody said what is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from detect.boxes import xywh_to_xyxy
 from detect.coco import Annotations, CocoDataset
 from detect.errors import CocoError
+from detect.keypoints.cells import SHIFTS
 from detect.keypoints.landmarks import VISIBLE, Landmarks
 
 
@@ -31,8 +32,10 @@ class CocoLandmarks:
     rows: Int64[ndarray, " n"]
     """The instance of each point, a row of ``dataset.instances``."""
     ignored: tuple[Float64[ndarray, "_ 4"], ...]
-    """For each image boxes (x0, y0, x1, y1) in continuous pixels."""
+    """For each image boxes (x0, y0, x1, y1), in the points' convention."""
     joint_names: tuple[str, ...]
+    joints: Mapping[int, tuple[int, ...]]
+    """The landmark type of each point that an instance of a category has."""
 
     @property
     def sizes_wh(self) -> Float64[ndarray, "n 2"]:
@@ -53,7 +56,7 @@ class CocoLandmarks:
             points.num_joints,
         )
         ignored = tuple(self.ignored[image] for image in images)
-        return CocoLandmarks(self.dataset, batch, self.pixel, self.rows[where], ignored, self.joint_names)
+        return replace(self, landmarks=batch, rows=self.rows[where], ignored=ignored)
 
 
 def keypoint_landmarks(dataset: CocoDataset, *, pixel: str = "center", merge: bool = False) -> CocoLandmarks:
@@ -65,7 +68,7 @@ def keypoint_landmarks(dataset: CocoDataset, *, pixel: str = "center", merge: bo
         merge: take all keypoints of all categories for one type of landmark.
 
     Raises:
-        CocoError: there are no keypoints, or instances of one category differ in their number.
+        CocoError: there is no labelled keypoint, or instances of one category differ in their number.
 
     >>> from detect.coco import read_coco
     >>> from detect.samples import sample_annotations
@@ -73,22 +76,25 @@ def keypoint_landmarks(dataset: CocoDataset, *, pixel: str = "center", merge: bo
     >>> len(nuclei.landmarks.points), nuclei.joint_names
     (318, ('nucleus',))
     """
+    if pixel not in SHIFTS:
+        raise ValueError(f"pixel is one of {', '.join(SHIFTS)}, got {pixel!r}")
     instances = dataset.instances
     tables = instances.keypoints
-    if tables is None or not any(len(table) for table in tables):
-        raise CocoError(f"{', '.join(dataset.files)}: no annotation has keypoints")
-    labelled = np.array([bool((table[:, 2] > 0).any()) for table in tables])
-    first, names = _joints_of_categories(dataset, labelled)
+    labelled = np.array([bool((table[:, 2] > 0).any()) for table in tables or ()])
+    if tables is None or not labelled.any():
+        raise CocoError(f"{', '.join(dataset.files)}: no annotation has a labelled keypoint")
+    joints, names = _joints_of_categories(dataset, labelled)
     rows = np.repeat(np.arange(len(tables)), [len(table) * keep for table, keep in zip(tables, labelled, strict=True)])
     flat = np.concatenate([np.zeros((0, 3)), *(table for table, keep in zip(tables, labelled, strict=True) if keep)])
-    number = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    joint = number + np.array([first[category] for category in instances.category_ids[rows].tolist()], np.int64)
     silent = instances.take(np.flatnonzero(~labelled))
-    return _landmarks(dataset, flat, rows, joint, names, pixel=pixel, silent=silent, merge=merge)
+    return _landmarks(dataset, flat, rows, joints, names, pixel=pixel, silent=silent, merge=merge)
 
 
 def box_landmarks(dataset: CocoDataset, *, merge: bool = False) -> CocoLandmarks:
     """The centres of a dataset's boxes, one type of landmark for each category: the objects as points of CenterNet.
+
+    Raises:
+        CocoError: there are no boxes.
 
     >>> from detect.coco import read_coco
     >>> from detect.samples import sample_annotations
@@ -97,18 +103,20 @@ def box_landmarks(dataset: CocoDataset, *, merge: bool = False) -> CocoLandmarks
     (3, ('WBC', 'RBC', 'Platelets'))
     """
     instances = dataset.instances
+    if not len(instances):
+        raise CocoError(f"{', '.join(dataset.files)}: no boxes that can be used")
     centers = instances.boxes_xywh[:, :2] + instances.boxes_xywh[:, 2:] / 2
     flat = np.concatenate([centers, np.full((len(centers), 1), float(VISIBLE))], axis=1)
     categories = sorted(set(instances.category_ids.tolist()))
-    joint = np.searchsorted(np.array(categories, np.int64), instances.category_ids)
-    names = tuple(map(dataset.category_name, categories))
-    return _landmarks(
-        dataset, flat, np.arange(len(flat)), joint, names, pixel="corner", silent=instances.take(slice(0)), merge=merge
-    )
+    joints = {category: (number,) for number, category in enumerate(categories)}
+    names, silent = tuple(map(dataset.category_name, categories)), instances.take(slice(0))
+    return _landmarks(dataset, flat, np.arange(len(flat)), joints, names, pixel="corner", silent=silent, merge=merge)
 
 
-def _joints_of_categories(dataset: CocoDataset, labelled: ndarray) -> tuple[dict[int, int], tuple[str, ...]]:
-    """The first landmark type of each category, and the names of all types."""
+def _joints_of_categories(
+    dataset: CocoDataset, labelled: Bool[ndarray, " n"]
+) -> tuple[dict[int, tuple[int, ...]], tuple[str, ...]]:
+    """The landmark types of each category, and the names of all types."""
     instances = dataset.instances
     counts: dict[int, int] = {}
     for row in np.flatnonzero(labelled).tolist():
@@ -118,20 +126,20 @@ def _joints_of_categories(dataset: CocoDataset, labelled: ndarray) -> tuple[dict
                 f"annotation {instances.ids[row]} has {count} keypoints, others of category "
                 f"{dataset.category_name(category)!r} have {counts[category]}"
             )
-    first: dict[int, int] = {}
+    joints: dict[int, tuple[int, ...]] = {}
     names: list[str] = []
     for category in sorted(counts):
-        first[category] = len(names)
+        joints[category] = tuple(range(len(names), len(names) + counts[category]))
         name = dataset.category_name(category)
         names += [name] if counts[category] == 1 else [f"{name} {number}" for number in range(counts[category])]
-    return first, tuple(names)
+    return joints, tuple(names)
 
 
 def _landmarks(
     dataset: CocoDataset,
     flat: Float64[ndarray, "n 3"],
     rows: Int64[ndarray, " n"],
-    joint: Int64[ndarray, " n"],
+    joints: Mapping[int, tuple[int, ...]],
     names: tuple[str, ...],
     *,
     pixel: str,
@@ -141,15 +149,21 @@ def _landmarks(
     num_images = len(dataset.images)
     regions = [dataset.crowd, silent]
     image = np.concatenate([each.image_rows for each in regions])
-    boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions]))
+    boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions])) - SHIFTS[pixel]
+    order = image.argsort(kind="stable")
+    ignored = tuple(np.split(boxes[order], np.searchsorted(image[order], np.arange(1, num_images))))
+    if merge:
+        joints = {category: (0,) * len(own) for category, own in joints.items()}
+        names = (" / ".join(names),)
+    categories = dataset.instances.category_ids[rows].tolist()
+    number = np.arange(len(rows)) - np.searchsorted(rows, rows)  # of each point in its instance
+    joint = [joints[category][place] for category, place in zip(categories, number.tolist(), strict=True)]
     landmarks = Landmarks(
         flat[:, :2],
         dataset.instances.image_rows[rows],
-        joint * (not merge),
+        np.array(joint, np.int64),
         flat[:, 2].astype(np.int64),
         num_images,
-        1 if merge else len(names),
+        len(names),
     )
-    order = image.argsort(kind="stable")
-    ignored = tuple(np.split(boxes[order], np.searchsorted(image[order], np.arange(1, num_images))))
-    return CocoLandmarks(dataset, landmarks, pixel, rows, ignored, (" / ".join(names),) if merge else names)
+    return CocoLandmarks(dataset, landmarks, pixel, rows, ignored, names, joints)

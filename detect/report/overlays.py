@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from detect.images import as_rgb
 
 HEAT = np.array([[10, 20, 80], [40, 90, 220], [60, 220, 220], [250, 220, 60], [240, 60, 40]], float)  # cold to hot
-MOST_OPAQUE = 0.65
+MOST_OPAQUE = 0.6
+DARKEST_AND_LIGHTEST = 0.5  # percent of pixels: the rest is stretched over all greys, or dim images would show nothing
 LONGEST_PX = 512  # small images are enlarged to about this
 MARK = 0.012  # of the picture's longer side
 POINT_COLORS = ((255, 255, 255), (255, 80, 220))  # what was asked for, what was found
@@ -27,10 +28,11 @@ def heatmap_overlay(
     """
     factor = max(1, LONGEST_PX // max(image.size))
     wide, high = image.width * factor, image.height * factor
-    picture = np.asarray(as_rgb(image).resize((wide, high), Image.Resampling.NEAREST), float)
+    stretched = ImageOps.autocontrast(as_rgb(image), cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
+    picture = np.asarray(stretched.resize((wide, high), Image.Resampling.NEAREST), float)
     rows, columns = (np.arange(side) * cells // side for side, cells in zip((high, wide), heatmap.shape, strict=True))
     heat = np.clip(heatmap[rows[:, None], columns], 0, 1)
-    opacity = MOST_OPAQUE * np.sqrt(heat)[..., None]
+    opacity = MOST_OPAQUE * heat[..., None] ** 0.75
     blended = Image.fromarray((picture * (1 - opacity) + _colors(heat) * opacity).astype(np.uint8))
     draw, arm = ImageDraw.Draw(blended), max(3.0, MARK * max(wide, high))
     for each, color in zip(points, POINT_COLORS, strict=False):

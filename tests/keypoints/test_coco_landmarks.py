@@ -70,8 +70,9 @@ def test_crowds_and_instances_without_a_labelled_point_are_ignored():
         )
     )
     assert_array_equal(found.landmarks.points, [[12, 13], [14, 15]])
+    # boxes are continuous, the points are not: the middle of pixel 0 is .5 there and 0 here
     for boxes, expected in zip(found.ignored, [[[0, 0, 5, 5]], [[1, 2, 4, 6], [5, 6, 12, 14]], []], strict=True):
-        assert_array_equal(boxes, np.reshape(expected, (-1, 4)))
+        assert_array_equal(boxes + 0.5, np.reshape(expected, (-1, 4)))
 
 
 def test_pycocotools_ignores_the_same():
@@ -126,7 +127,8 @@ def test_interior_nuclei_lie_half_a_pixel_before_the_middle_of_their_box():
 @pytest.mark.parametrize(
     ("annotations", "reason"),
     [
-        ([{}], r"\(in memory\): no annotation has keypoints"),
+        ([{}], r"\(in memory\): no annotation has a labelled keypoint"),
+        ([{"keypoints": [1, 1, 0]}], r"\(in memory\): no annotation has a labelled keypoint"),
         (
             [{"keypoints": PAIR}, {"keypoints": [1, 2, 2]}],
             "annotation 2 has 1 keypoints, others of category 'person' have 2",
@@ -136,3 +138,8 @@ def test_interior_nuclei_lie_half_a_pixel_before_the_middle_of_their_box():
 def test_what_has_no_points_is_refused(annotations, reason):
     with pytest.raises(CocoError, match=reason):
         keypoint_landmarks(dataset_of(*annotations))
+
+
+def test_no_boxes_are_no_landmarks():
+    with pytest.raises(CocoError, match="no boxes that can be used"):
+        box_landmarks(dataset_of())

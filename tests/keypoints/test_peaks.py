@@ -1,0 +1,323 @@
+"""Peaks of maps: summits and plateaus, borders, distances, batches."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch.testing import assert_close
+
+from detect.keypoints.peaks import Peaks, find_peaks
+from detect.keypoints.summits import close_pairs, find_summits
+
+
+def one(rows) -> torch.Tensor:
+    """One map of a batch of one."""
+    return torch.as_tensor(rows, dtype=torch.float32)[None, None]
+
+
+def bells(points, *, hw=(32, 32), sigma=2.0) -> torch.Tensor:
+    """The maximum of Gaussian bells at points (x, y)."""
+    y, x = torch.meshgrid(*(torch.arange(float(extent)) for extent in hw), indexing="ij")
+    maps = [torch.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2)) for px, py in points]
+    return torch.stack([*maps, torch.zeros(hw)]).amax(dim=0)[None, None]
+
+
+def cells_of(heatmaps, **options) -> list[list[float]]:
+    return find_peaks(heatmaps, **{"refine": "none"} | options).cells.tolist()
+
+
+def middles_by_components(volume: np.ndarray, threshold: float) -> set[tuple[float, ...]]:
+    """Connected components of every value, kept where no cell around is higher: by SciPy, from the definition."""
+    around = np.ones((3,) * volume.ndim)
+    middles = set()
+    for value in np.unique(volume[volume > threshold]):
+        labels, count = ndimage.label(volume == value, structure=around)
+        for label in range(1, count + 1):
+            member = labels == label
+            if volume[ndimage.binary_dilation(member, structure=around)].max() == value:
+                middles.add(tuple(np.round(np.argwhere(member).mean(axis=0)[::-1], 4).tolist()))
+    return middles
+
+
+def test_by_hand():
+    heatmaps = one([[0.0, 0.3, 0.0, 0.0], [0.2, 0.5, 0.4, 0.0], [0.0, 0.0, 0.0, 0.9]])
+    # .5 is higher than the 8 around it, .9 than the 3 beside its corner; .4 lies between them
+    peaks = find_peaks(heatmaps, refine="none")
+    assert_close(peaks.cells, torch.tensor([[3.0, 2.0], [1.0, 1.0]]))  # by falling score
+    assert_close(peaks.scores, torch.tensor([0.9, 0.5]))
+    assert peaks.covariance is None
+
+
+def test_a_value_at_the_threshold_is_not_above_it():
+    heatmaps = one([[0.5, 0.0, 0.25]])
+    assert cells_of(heatmaps, threshold=0.5) == []
+    assert cells_of(heatmaps, threshold=0.25) == [[0.0, 0.0]]
+    assert cells_of(heatmaps, threshold=0.249) == [[0.0, 0.0], [2.0, 0.0]]
+
+
+def test_two_equal_cells_are_one_peak_between_them():
+    assert cells_of(one([[0.1, 0.7, 0.7, 0.1]])) == [[1.5, 0.0]]
+
+
+def test_a_plateau_with_a_way_up_is_no_peak():
+    # the row of .5 touches .6 at one end only
+    assert cells_of(one([[0.5, 0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0, 0.6]])) == [[4.0, 1.0]]
+
+
+def test_a_winding_plateau_is_one_peak():
+    lines = ["#####", "....#", "#####", "#....", "#####"]
+    winding = one([[float(sign == "#") for sign in line] for line in lines])
+    assert cells_of(winding) == [[2.0, 2.0]]  # turned by half it is the same
+    assert len(cells_of(winding.repeat(1, 1, 1, 30))) == 1
+
+
+def test_a_long_spiral_is_one_peak():
+    size = 61
+    spiral = np.zeros((size, size))
+    row, column, step = 0, 0, (0, 1)
+    spiral[0, 0] = 1
+    for length in [size - 1, *np.repeat(np.arange(size - 1, 1, -2), 2)]:
+        for _ in range(length):
+            row, column = row + step[0], column + step[1]
+            spiral[row, column] = 1
+        step = (step[1], -step[0])
+    assert ndimage.label(spiral)[1] == 1
+    assert find_peaks(one(spiral)).counts().item() == 1
+
+
+def test_a_map_full_of_ones_is_one_peak_in_its_middle():
+    assert cells_of(torch.ones(2, 1, 101, 201)) == [[100.0, 50.0]] * 2
+    assert cells_of(torch.zeros(2, 1, 101, 201)) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (1, 7), (6, 5), (9, 33), (12, 64), (5, 71)]), st.integers(2, 6)
+)
+def test_plateaus_are_the_components_without_a_higher_cell_around(seed, hw, levels):
+    values = np.random.default_rng(seed).integers(0, levels, (2, 2, *hw)) / levels
+    peaks = find_peaks(torch.tensor(values), refine="none", threshold=0.3)
+    for image, joint in product(range(2), range(2)):
+        rows = (peaks.image == image) & (peaks.joint == joint)
+        found = {tuple(np.round(cell, 4).tolist()) for cell in peaks.cells[rows].numpy()}
+        assert found == middles_by_components(values[image, joint], 0.3)
+        assert len(found) == rows.sum() == peaks.counts()[image, joint]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, 3, 4), (4, 5, 36), (1, 6, 6)]))
+def test_plateaus_of_volumes_too(seed, extents):
+    values = np.random.default_rng(seed).integers(0, 9, extents) / 9
+    found = find_peaks(torch.tensor(values)[None, None], refine="none", threshold=0.5).cells
+    assert {tuple(np.round(cell, 4).tolist()) for cell in found.numpy()} == middles_by_components(values, 0.5)
+
+
+def test_borders_and_corners_hide_no_peak():
+    # landmarker misses the last rows and columns, tlpss and kornia's nms2d all of the border
+    for x, y in product((0, 1, 8, 14, 15), repeat=2):
+        assert cells_of(bells([(x, y)], hw=(16, 16))) == [[x, y]]
+
+
+def test_the_last_rows_and_columns_show_peaks_at_any_distance():
+    points = [(39.0, 3.0), (38.0, 20.0), (20.0, 39.0), (3.0, 38.0), (39.0, 39.0)]
+    for min_distance in (2.0, 5.0, 15.0):
+        assert sorted(map(tuple, cells_of(bells(points, hw=(40, 40)), min_distance=min_distance))) == sorted(points)
+
+
+def test_a_landmark_midway_between_cells_is_found_once():
+    # where all neighbours must be lower, as in SLEAP, it is lost; where none may be higher, as in CenterNet, it is 2 or 4
+    for x, y in ((7.5, 8.0), (8.0, 7.5), (7.5, 7.5), (0.5, 0.5), (14.5, 3.0)):
+        heatmaps = bells([(x, y)], hw=(16, 16))
+        assert find_peaks(heatmaps).counts().item() == 1
+        assert_close(find_peaks(heatmaps).cells, torch.tensor([[x, y]]), rtol=0, atol=1e-4)
+
+
+def test_no_peak_is_doubled_or_missing_where_a_detector_saturates():
+    heatmaps = (3 * bells([(5.2, 6.1), (20.7, 9.5), (12.0, 25.5)])).clamp(max=1.0)
+    peaks = find_peaks(heatmaps)
+    assert peaks.counts().item() == 3
+    truth = torch.tensor([[5.2, 6.1], [20.7, 9.5], [12.0, 25.5]])
+    assert torch.cdist(peaks.cells, truth).amin(dim=0).max() < 0.3
+
+
+def greedy(cells: np.ndarray, scores: np.ndarray, distance: float) -> set[tuple[float, ...]]:
+    """From the definition; ties are settled by the order of cells in memory."""
+    kept: list[np.ndarray] = []
+    for row in sorted(range(len(cells)), key=lambda row: (-scores[row], *cells[row][::-1])):
+        if all(np.linalg.norm(cells[row] - other) >= distance for other in kept):
+            kept.append(cells[row])
+    return {tuple(cell.tolist()) for cell in kept}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([2.0, 3.0, 3.5, 5.0, 9.0, 100.0]), st.sampled_from([(20, 31), (4, 8, 9)])
+)
+def test_lower_peaks_fall_to_higher_ones_within_the_distance(seed, distance, extents):
+    values = np.random.default_rng(seed).integers(0, 12, extents) / 12
+    values[tuple(slice(None, None, 2) for _ in extents)] += 1  # no two summits touch, some are equal
+    values = np.where(values >= 1, values, 0.0)
+    heatmaps = torch.tensor(values)[None, None]
+    before = find_peaks(heatmaps, refine="none")
+    after = find_peaks(heatmaps, refine="none", min_distance=distance)
+    expected = greedy(before.cells.numpy(), before.scores.numpy(), distance)
+    assert {tuple(cell) for cell in after.cells.tolist()} == expected
+
+
+def test_a_peak_that_falls_takes_out_none():
+    # .9 takes out .8, which is 3 away; .7 is 3 from .8 and 6 from .9
+    row = one([[0.9, 0.0, 0.0, 0.8, 0.0, 0.0, 0.7]])
+    assert cells_of(row, min_distance=3.5) == [[0.0, 0.0], [6.0, 0.0]]
+    assert cells_of(row, min_distance=3.0) == [[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]]
+
+
+def test_peaks_of_other_joints_and_images_are_no_neighbours():
+    heatmaps = bells([(8.0, 8.0)]).repeat(2, 3, 1, 1)
+    assert_close(find_peaks(heatmaps, min_distance=50.0).counts(), torch.ones(2, 3, dtype=torch.int64))
+
+
+def test_pairs_of_neighbouring_maps_do_not_meet():
+    # the last row of a map is next to the first of the next one in memory
+    maps = torch.zeros(3, 4, 5)
+    maps[0, 3, 4] = maps[1, 0, 0] = maps[1, 0, 4] = maps[1, 2, 0] = 1.0
+    summits = find_summits(maps, 0.5)
+    pairs = [pair for part in close_pairs(summits, (4, 5), 10.0) for pair in torch.stack(part, dim=1).tolist()]
+    assert sorted(pairs) == [[1, 2, 16], [1, 3, 4], [2, 3, 20]]
+
+
+def test_at_most_so_many_of_each_image_and_joint():
+    heatmaps = torch.zeros(2, 2, 1, 9)
+    heatmaps[0, 0, 0, ::2] = torch.tensor([0.5, 0.9, 0.6, 0.9, 0.7])
+    heatmaps[1, 1, 0, 4] = 0.3
+    peaks = find_peaks(heatmaps, max_peaks=3, refine="none")
+    assert peaks.cells[:, 0].tolist() == [2.0, 6.0, 8.0, 4.0]  # of equal ones the first in memory comes first
+    assert peaks.counts().tolist() == [[3, 0], [0, 1]]
+
+
+def test_rows_are_ordered_by_image_joint_and_falling_score():
+    random = torch.Generator().manual_seed(0)
+    peaks = find_peaks(torch.rand(3, 2, 20, 20, generator=random))
+    keys = list(zip(peaks.image.tolist(), peaks.joint.tolist(), (-peaks.scores).tolist(), strict=True))
+    assert keys == sorted(keys)
+
+
+def test_the_split_into_batches_changes_nothing():
+    random = torch.Generator().manual_seed(1)
+    heatmaps = torch.rand(5, 2, 30, 45, generator=random) ** 4
+    options = {"threshold": 0.2, "min_distance": 4.0, "max_peaks": 20}
+    together = find_peaks(heatmaps, **options)
+    for number in range(5):
+        alone, among = find_peaks(heatmaps[number : number + 1], **options), together.of_image(number)
+        for name in ("scores", "image", "joint"):
+            assert_close(getattr(alone, name), getattr(among, name), rtol=0, atol=0)
+        for name in ("cells", "covariance"):
+            assert_close(getattr(alone, name), getattr(among, name), rtol=0, atol=1e-5)
+
+
+def test_maps_beyond_the_budget_are_taken_some_at_a_time(monkeypatch):
+    random = torch.Generator().manual_seed(2)
+    heatmaps = torch.rand(5, 3, 17, 40, generator=random)
+    whole = find_peaks(heatmaps, min_distance=5.0)
+    monkeypatch.setattr("detect.keypoints.summits.CELLS_AT_ONCE", {"cpu": 1500})
+    monkeypatch.setattr("detect.keypoints.summits.TOPS_AT_ONCE", 60)
+    monkeypatch.setattr("detect.keypoints.summits.PLACES_AT_ONCE", 50)
+    monkeypatch.setattr("detect.keypoints.refinement.VALUES_AT_ONCE", 500)
+    parts = find_peaks(heatmaps, min_distance=5.0)
+    for name in ("scores", "image", "joint"):
+        assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=0)
+    assert_close(parts.cells, whole.cells, rtol=0, atol=1e-5)
+
+
+def test_a_map_turned_over_has_its_peaks_turned_over():
+    random = torch.Generator().manual_seed(3)
+    heatmaps = torch.rand(1, 1, 24, 37, generator=random)
+    upright = find_peaks(heatmaps, threshold=0.6)
+    turned = find_peaks(heatmaps.transpose(2, 3), threshold=0.6)
+    assert_close(turned.cells.flip(1), upright.cells, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    heatmaps = bells([(10.3, 12.8), (22.6, 4.2)]).to(dtype)
+    peaks, wide = find_peaks(heatmaps), find_peaks(heatmaps.float())
+    assert peaks.cells.dtype == peaks.scores.dtype == torch.float32
+    assert_close(peaks.cells, wide.cells)
+
+
+def test_float64_stays():
+    assert find_peaks(bells([(3.0, 4.0)]).double()).cells.dtype == torch.float64
+
+
+def test_maps_of_a_network_are_taken_as_they_come():
+    heatmaps = bells([(10.3, 12.8), (22.6, 4.2)]).repeat(2, 3, 1, 1)
+    expected = find_peaks(heatmaps)
+    learned = heatmaps.contiguous(memory_format=torch.channels_last).requires_grad_()
+    before = learned.detach().clone()
+    peaks = find_peaks(learned)
+    assert not peaks.cells.requires_grad
+    assert_close(peaks.cells, expected.cells)
+    assert_close(learned.detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 0, 8, 8), (2, 3, 8, 8), (1, 1, 1, 1), (2, 1, 3, 4, 5)])
+@pytest.mark.parametrize("refine", ["none", "quarter", "dark", "dark_udp", "log_parabola", "least_squares"])
+def test_maps_with_nothing_above_the_threshold_give_nothing(shape, refine):
+    if len(shape) == 5 and refine in {"quarter", "dark", "dark_udp"}:
+        pytest.skip("not made for volumes")
+    peaks = find_peaks(torch.zeros(shape), refine=refine, min_distance=6.0, max_peaks=3)
+    assert peaks.cells.shape == (0, len(shape) - 2)
+    assert_close(peaks.counts(), torch.zeros(shape[:2], dtype=torch.int64))
+
+
+def test_a_cell_that_is_not_a_number_hides_no_other():
+    heatmaps = bells([(10.3, 12.8)])
+    heatmaps[0, 0, 12, 10] = torch.nan
+    peaks = find_peaks(heatmaps)
+    assert peaks.counts().item() == 1
+    assert_close(peaks.cells, torch.tensor([[10.3, 12.8]]), rtol=0, atol=1e-3)
+
+
+def test_a_cell_that_is_not_a_number_hides_nothing_in_its_row():
+    row = torch.zeros(1, 1, 1, 64)
+    row[0, 0, 0, [5, 40]] = 1.0
+    row[0, 0, 0, [20, 60]] = torch.nan
+    assert cells_of(row) == [[5.0, 0.0], [40.0, 0.0]]
+
+
+def test_points_go_back_to_the_image():
+    peaks = find_peaks(bells([(10.0, 12.0)]))
+    # cell 10 of stride 4 covers pixels 40 to 43, whose middle is 41.5 by centres and 42 by corners
+    assert_close(peaks.in_image(4.0), torch.tensor([[41.5, 49.5]]), rtol=0, atol=1e-3)
+    assert_close(peaks.in_image(4.0, pixel="corner"), torch.tensor([[42.0, 50.0]]), rtol=0, atol=1e-3)
+
+
+def test_one_image_of_a_batch():
+    heatmaps = torch.cat([bells([(3.0, 4.0)]), bells([]), bells([(5.0, 6.0), (20.0, 9.0)])])
+    peaks = find_peaks(heatmaps)
+    assert isinstance(peaks.of_image(2), Peaks)
+    assert peaks.of_image(2).counts().tolist() == [[2]]
+    assert peaks.of_image(1).cells.shape == (0, 2)
+    with pytest.raises(ValueError, match="no image 3 among 3"):
+        peaks.of_image(3)
+
+
+def test_refusals():
+    heatmaps = torch.zeros(1, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"heatmaps are \(b, j, h, w\).*got \(1, 4, 4\)"):
+        find_peaks(heatmaps[0])
+    with pytest.raises(ValueError, match=r"with cells, got \(1, 1, 0, 4\)"):
+        find_peaks(heatmaps[:, :, :0])
+    with pytest.raises(ValueError, match=r"min_distance=-1\.0"):
+        find_peaks(heatmaps, min_distance=-1.0)
+    with pytest.raises(ValueError, match="max_peaks=0"):
+        find_peaks(heatmaps, max_peaks=0)
+    with pytest.raises(
+        ValueError, match=r"one of none, quarter, dark, dark_udp, log_parabola, least_squares.*'taylor'"
+    ):
+        find_peaks(heatmaps, refine="taylor")
