@@ -55,6 +55,65 @@ class ScoreConfig(_Config):
     json_: bool = Field(default=False, alias="json")
 
 
+class RenderConfig(_Config):
+    """Options of ``detect heatmaps render``."""
+
+    files: list[str] = []
+    output: Path | None = None
+    images: Path | None = Field(default=None, description="folder of the images")
+    source: Literal["keypoints", "boxes"] = Field(default="keypoints", validation_alias="from")
+    stride: float = Field(default=4.0, ge=0.25, le=10_000, description="image pixels to a cell")
+    sigma: float = Field(default=2.0, ge=0.05, le=10_000, description="in cells")
+    sigma_of_size: float | None = Field(default=None, ge=0.001, le=10, description="sigma as a fraction of the box")
+    shape: Literal["gaussian", "disc", "pixel"] = "gaussian"
+    overlap: Literal["max", "sum"] = "max"
+    hidden: Literal["draw", "ignore"] = "draw"
+    pixel: Literal["center", "corner"] = "center"
+    merge: bool = False
+    pack: Literal["npz", "pt"] = "npz"
+    per_shard: int = Field(default=64, ge=1, le=100_000)
+    pictures: int = Field(default=12, ge=0, le=400)
+    findings: bool = False
+    strict: bool = False
+    json_: bool = Field(default=False, alias="json")
+
+
+class CeilingConfig(_Config):
+    """Options of ``detect heatmaps ceiling``."""
+
+    files: list[str] = []
+    source: Literal["keypoints", "boxes"] = Field(default="keypoints", validation_alias="from")
+    strides: str = Field(default="2,4,8", coerce_numbers_to_str=True, description="image pixels to a cell")
+    sigmas: str = Field(default="1,1.5,2,3", coerce_numbers_to_str=True, description="in cells")
+    radius: float = Field(default=3.0, ge=0.01, le=100_000, description="image pixels within which a point is found")
+    threshold: float = Field(default=0.3, ge=0.001, le=0.999)
+    split: bool = True
+    pixel: Literal["center", "corner"] = "center"
+    merge: bool = False
+    output: Path | None = None
+    findings: bool = False
+    strict: bool = False
+    json_: bool = Field(default=False, alias="json")
+
+
+class ScorePointsConfig(_Config):
+    """Options of ``detect heatmaps score``."""
+
+    truth: list[str] = Field(default=[], validation_alias="gt")
+    pred: Path | None = None
+    source: Literal["keypoints", "boxes"] = Field(default="keypoints", validation_alias="from")
+    radius: float = Field(default=3.0, ge=0.01, le=100_000, description="image pixels within which a point is found")
+    radii: str | None = Field(default=None, coerce_numbers_to_str=True, description="of average precision")
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
+    choose: Literal["f1", "count"] | None = None
+    oks_sigmas: str | None = Field(default=None, coerce_numbers_to_str=True, description="one for each keypoint")
+    pixel: Literal["center", "corner"] = "center"
+    merge: bool = False
+    findings: bool = False
+    strict: bool = False
+    json_: bool = Field(default=False, alias="json")
+
+
 AnyConfig = TypeVar("AnyConfig", bound=_Config)
 
 

@@ -5,7 +5,7 @@ DetectError                 one line on stderr and exit code 2; anything else is
 ├── ResizeError             a resize rule that does not parse
 ├── AnchorFileError         an anchors file that cannot be read, or a name that is not known
 ├── ImageError              an image that is missing, broken or not as its annotations say
-├── ConfigError             a configuration file with a wrong field
+├── ConfigError             an option, or a field of a configuration file, with a wrong value
 ├── FitError                data that cannot give the anchors asked for
 ├── ConvertError            anchors or weights that a framework cannot hold, or that are not what they seem
 ├── OutputError             a result that cannot be written where it was asked for
@@ -34,7 +34,7 @@ class ImageError(DetectError, ValueError):
 
 
 class ConfigError(DetectError, ValueError):
-    """A configuration file with a wrong field."""
+    """An option, or a field of a configuration file, with a wrong value."""
 
 
 class FitError(DetectError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +92,18 @@ def test_samples_are_made_from_their_sources(tmp_path, monkeypatch):
     assert len(names) == 10
     assert {path.name for path in (tmp_path / "samples/nuclei/images").iterdir()} == names
     assert {entry["image_id"] for entry in made["annotations"]} <= {image["id"] for image in made["images"]}
+
+
+def test_heatmaps_from_a_checkout_are_those_of_the_command(tmp_path):
+    sample = str(sample_annotations("nuclei"))
+    tool = [sys.executable, str(ROOT / "tools" / "generate_heatmaps.py")]
+    command = [sys.executable, "-m", "detect", "heatmaps", "render"]
+    for number, line in enumerate((tool, command)):
+        subprocess.run([*line, sample, "-o", str(tmp_path / str(number)), "--stride", "8"], check=True)
+    files = [sorted(path.name for path in (tmp_path / number).iterdir()) for number in "01"]
+    assert files[0] == files[1] == ["overlays.png", "targets-00000.npz", "targets-00001.npz", "targets.json"]
+    for name in ("overlays.png", "targets.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
 
 
 def test_samples_are_whole():

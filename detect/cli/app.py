@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from detect.cli import anchors, demo
+from detect.cli import anchors, demo, heatmaps
 from detect.errors import DetectError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     """,
 )
 app.add_typer(anchors.app, name="anchors")
+app.add_typer(heatmaps.app, name="heatmaps")
 app.command("demo")(demo.demo)
 
 

@@ -93,24 +93,30 @@ def findings_csv(dataset: CocoDataset) -> str:
     return text.getvalue()
 
 
-def save(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write the files of a result, all made before the first is written, and say where they are."""
+def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False) -> None:
+    """Write the files of a result, all made before the first is written, and say where they are, or not where ``quiet``."""
     try:
         for name, content in files.items():
             write_whole(folder / name, content)
-            note(f"wrote {folder / name}")
+            if not quiet:
+                note(f"wrote {folder / name}")
     except OSError as error:
         raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
 
 
 def print_dataset(dataset: CocoDataset, resize: str, console: Console) -> None:
-    """What was read, and what was wrong with it."""
+    """The boxes that were read, and what was wrong with the rest."""
     crowd = f", {len(dataset.crowd):,} crowd regions left out" if len(dataset.crowd) else ""
     console.print(
         f"{len(dataset.instances):,} boxes in {len(dataset.images):,} images, {len(dataset.categories):,} "
         f"categories{crowd}; resize {resize}",
         markup=False,
     )
+    print_findings(dataset, console)
+
+
+def print_findings(dataset: CocoDataset, console: Console) -> None:
+    """The first of what was refused or is odd, and how many there are."""
     for kind, findings in (("refused", dataset.refused), ("odd but kept", dataset.odd)):
         if findings:
             console.print(f"{len(findings):,} {kind}:", style="yellow")

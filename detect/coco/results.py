@@ -37,6 +37,8 @@ class _Result(Struct, gc=False):
 class CocoResults:
     """Detections as columns, in the order of the file; ``image_rows`` index the dataset's images."""
 
+    places: Int64[ndarray, " n"]
+    """Of each entry in the list of the file, from 0; those of ``refused`` are missing."""
     image_rows: Int64[ndarray, " n"]
     category_ids: Int64[ndarray, " n"]
     scores: Float64[ndarray, " n"]
@@ -52,7 +54,7 @@ def read_results(path: Path, dataset: CocoDataset) -> CocoResults:
     Raises:
         CocoError: the file cannot be read or is not a list of results.
     """
-    entries, faults = _entries(path)
+    entries, places, faults = _entries(path)
     image_ids, category_ids = column(entries, "image_id", np.int64), column(entries, "category_id", np.int64)
     scores = column(entries, "score", float)
     rows = np.searchsorted(dataset.images.ids, image_ids)
@@ -63,22 +65,30 @@ def read_results(path: Path, dataset: CocoDataset) -> CocoResults:
     for row in np.flatnonzero(~usable).tolist():
         reason = f"score {scores[row]:g} is not finite" if known[row] else f"no category has the id {category_ids[row]}"
         reason = reason if rows[row] != NO_ROW else "no image has this id"
-        faults.append(Finding(str(path), None, int(image_ids[row]), f"entry {row} of the results: {reason}"))
+        faults.append(Finding(str(path), None, int(image_ids[row]), f"entry {places[row]} of the results: {reason}"))
     kept = np.flatnonzero(usable)
     boxes = [msgspec.structs.astuple(entries[row].bbox or NO_BOX) for row in kept.tolist()]
     points = tuple(np.array(entries[row].keypoints or [], float).reshape(-1, 3) for row in kept.tolist())
     return CocoResults(
-        rows[kept], category_ids[kept], scores[kept], np.array(boxes, float).reshape(-1, 4), points, tuple(faults)
+        places[kept],
+        rows[kept],
+        category_ids[kept],
+        scores[kept],
+        np.array(boxes, float).reshape(-1, 4),
+        points,
+        tuple(faults),
     )
 
 
-def _entries(path: Path) -> tuple[list[_Result], list[Finding]]:
+def _entries(path: Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:
+    """Those that have the right types, their places in the list, and the faults of the others."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CocoError(f"{path}: {error.strerror or error}") from None
     try:
-        return msgspec.json.decode(data, type=list[_Result]), []
+        entries = msgspec.json.decode(data, type=list[_Result])
+        return entries, np.arange(len(entries)), []
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass  # find out what is wrong
     content: Any = parse_plainly(bytearray(data), path, EXPECTED)
@@ -86,4 +96,6 @@ def _entries(path: Path) -> tuple[list[_Result], list[Finding]]:
         what = "a dataset, not results" if isinstance(content, dict) and "annotations" in content else "no list"
         raise CocoError(f"{path}: {what}: {EXPECTED}")
     faults: list[Finding] = []
-    return convert_entries(content, _Result, str(path), faults), faults
+    entries = convert_entries(content, _Result, str(path), faults)
+    places = [place for place, entry in enumerate(content) if convert_entries([entry], _Result, "", [])]
+    return entries, np.array(places, np.int64), faults

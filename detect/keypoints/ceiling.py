@@ -99,9 +99,9 @@ def ceiling(
 
 
 def coarsest_good(ceilings: Sequence[Ceiling], *, least_f1: float = GOOD_F1) -> Ceiling | None:
-    """Of those that lose next to nothing the one with the largest stride, then the largest sigma: the easiest to learn."""
+    """Of those that lose next to nothing the largest stride, and of its sigmas the one that loses least; the larger of equals."""
     good = [each for each in ceilings if each.scores.micro.f1 >= least_f1]
-    return max(good, key=lambda each: (each.stride, each.sigma), default=None)
+    return max(good, key=lambda each: (each.stride, each.scores.micro.f1, each.sigma), default=None)
 
 
 def batches_of_one_size(found: CocoLandmarks, at_once: int) -> Iterator[list[int]]:

@@ -18,8 +18,8 @@ from detect.report.plots import LEVEL_COLORS, PLAIN, Key, Panel, figure, pixels_
 from detect.report.tables import Column, Html, table
 
 CAPTION = f"""Targets drawn for the data and read back as if a network had learnt them perfectly: no training gets beyond.
-Merged points lie inside their image, but share the peak of another. Bold is the coarsest stride, then the largest sigma,
-with an F1 of at least {GOOD_F1:g}: the easiest maps to learn that lose next to nothing."""
+Merged points lie inside their image, but share the peak of another. Bold is the best sigma of the coarsest
+stride with an F1 of at least {GOOD_F1:g}: the smallest maps that lose next to nothing."""
 
 
 def ceiling_page(ceilings: Sequence[Ceiling], found: CocoLandmarks, *, title: str) -> str:
@@ -32,15 +32,9 @@ def ceiling_page(ceilings: Sequence[Ceiling], found: CocoLandmarks, *, title: st
         raise ValueError("a page needs at least one ceiling, got none")
     radius, dataset = ceilings[0].scores.radius, found.dataset
     panels = [
-        _curves("f1", "F1", f"F1 within {radius:g} px of the image.", ceilings, lambda each: each.scores.micro.f1),
-        _curves(
-            "error",
-            "mean error, px",
-            "How far a peak lies from its point.",
-            ceilings,
-            mean_error,
-        ),
-        _curves("merged", "points merged", "Points that no peak stands for.", ceilings, lambda each: each.merged),
+        _curves("f1", "F1", f"Of points found within {radius:g} px.", ceilings, lambda each: each.scores.micro.f1),
+        _curves("error", "Mean error, px", "How far the peaks lie from their points.", ceilings, mean_error),
+        _curves("merged", "Points merged", "Points that no peak stands for.", ceilings, lambda each: each.merged),
         _neighbours(found),
     ]
     about = f"Radius {radius:g} px · pixel <code>{found.pixel}</code>"
@@ -109,7 +103,7 @@ def _neighbours(found: CocoLandmarks) -> Panel:
     caption += f"{np.isinf(distances).sum():,}."
     near = distances[np.isfinite(distances) & (distances > 0)]
     low, high = (float(near.min()), float(near.max())) if len(near) else (1.0, 100.0)
-    edges = np.geomspace(low, high * 1.0001, 30)
+    edges = np.geomspace(low, max(high * 1.0001, low * 2), 30)  # a bar that can be seen, where all are as far
     counts, _ = np.histogram(near, edges)
     bars = go.Bar(x=np.sqrt(edges[1:] * edges[:-1]), y=counts, width=np.diff(edges), marker={"color": PLAIN})
     bars.hovertemplate = "%{x:.1f} px: %{y}<extra></extra>"

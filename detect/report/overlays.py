@@ -14,42 +14,64 @@ from detect.images import as_rgb
 HEAT = np.array([[10, 20, 80], [40, 90, 220], [60, 220, 220], [250, 220, 60], [240, 60, 40]], float)  # cold to hot
 MOST_OPAQUE = 0.6
 DARKEST_AND_LIGHTEST = 0.5  # percent of pixels: the rest is stretched over all greys, or dim images would show nothing
-LONGEST_PX = 512  # small images are enlarged to about this
+LONGEST_PX = 512  # small images are enlarged by whole factors to at most this, large ones are made as small
 MARK = 0.012  # of the picture's longer side
-POINT_COLORS = ((255, 255, 255), (255, 80, 220))  # what was asked for, what was found
+POINT_COLOR = (255, 255, 255)
 
 
 def heatmap_overlay(
-    image: Image.Image, heatmap: Float[ndarray, "h w"], points: Sequence[Float[ndarray, "_ 2"]] = ()
+    image: Image.Image, heatmap: Float[ndarray, "h w"], points: Float[ndarray, "n 2"], *, stride: float
 ) -> Image.Image:
-    """One map, from 0 to 1, over its image, and up to two sets of points (x, y) in continuous pixels of the image.
+    """One map, from 0 to 1, over its image, and points (x, y) in continuous pixels of the image as crosses.
 
     Each cell of the map covers the pixels that it stands for, so a shift by half a cell would be seen.
+
+    >>> picture = heatmap_overlay(Image.new("L", (8, 4)), np.eye(1, 2), np.array([[2.0, 2.0]]), stride=4)
+    >>> picture.size, picture.getpixel((10, 10)), picture.getpixel((500, 10))  # MOST_OPAQUE of the hottest colour
+    ((512, 256), (144, 36, 24), (0, 0, 0))
     """
-    factor = max(1, LONGEST_PX // max(image.size))
-    wide, high = image.width * factor, image.height * factor
-    stretched = ImageOps.autocontrast(as_rgb(image), cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
-    picture = np.asarray(stretched.resize((wide, high), Image.Resampling.NEAREST), float)
-    rows, columns = (np.arange(side) * cells // side for side, cells in zip((high, wide), heatmap.shape, strict=True))
+    factor = LONGEST_PX / max(image.size)
+    factor = max(1, int(factor)) if factor >= 1 else factor
+    picture = _stretched(image, factor)
+    rows, columns = (
+        np.minimum((np.arange(side) + 0.5) / factor / stride, cells - 1).astype(int)
+        for side, cells in zip(picture.shape[:2], heatmap.shape, strict=True)
+    )
     heat = np.clip(heatmap[rows[:, None], columns], 0, 1)
     opacity = MOST_OPAQUE * heat[..., None] ** 0.75
     blended = Image.fromarray((picture * (1 - opacity) + _colors(heat) * opacity).astype(np.uint8))
-    draw, arm = ImageDraw.Draw(blended), max(3.0, MARK * max(wide, high))
-    for each, color in zip(points, POINT_COLORS, strict=False):
-        for x, y in (each * factor).tolist():
-            draw.line((x - arm, y, x + arm, y), fill=color)
-            draw.line((x, y - arm, x, y + arm), fill=color)
+    draw, arm = ImageDraw.Draw(blended), max(3.0, MARK * max(blended.size))
+    for x, y in (points * factor).tolist():
+        draw.line((x - arm, y, x + arm, y), fill=POINT_COLOR)
+        draw.line((x, y - arm, x, y + arm), fill=POINT_COLOR)
     return blended
 
 
 def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 4, gap: int = 8) -> Image.Image:
-    """Pictures side by side, row by row, on white."""
+    """Pictures side by side, row by row, on white.
+
+    >>> contact_sheet([Image.new("RGB", (20, 10))] * 5, columns=3, gap=1).size  # 3 * (20 + 1) + 1, 2 * (10 + 1) + 1
+    (64, 23)
+
+    Raises:
+        ValueError: no pictures.
+    """
+    if not pictures:
+        raise ValueError("a sheet needs at least one picture, got none")
     wide, high = (max(picture.size[axis] for picture in pictures) + gap for axis in (0, 1))
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (min(columns, len(pictures)) * wide + gap, rows * high + gap), "white")
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (gap + number % columns * wide, gap + number // columns * high))
     return sheet
+
+
+def _stretched(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
+    """Made larger or smaller, over all greys."""
+    stretched = ImageOps.autocontrast(as_rgb(image), cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
+    size = [max(1, round(side * factor)) for side in image.size]
+    smooth = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
+    return np.asarray(stretched.resize((size[0], size[1]), smooth), float)
 
 
 def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:

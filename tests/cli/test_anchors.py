@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import yaml
 
 from detect import AnchorSet, read_coco
-from detect.cli.app import main
 from detect.samples import sample_annotations
 
 BCCD = str(sample_annotations("bccd"))
 NUCLEI = str(sample_annotations("nuclei"))
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def detect(monkeypatch, capsys):
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["detect", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Run(code, *capsys.readouterr())
-
-    return run
 
 
 def cut(path: str, folder: Path, count: int) -> list[str]:

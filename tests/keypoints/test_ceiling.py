@@ -83,10 +83,11 @@ def test_images_without_points_and_progress():
 
 
 def test_the_coarsest_good_one_is_chosen(nuclei):
-    every = [ceiling(nuclei, stride=stride, sigma=sigma) for stride in (2, 4, 8) for sigma in (1.5, 2)]
+    every = [ceiling(nuclei, stride=stride, sigma=sigma) for stride in (2, 4, 8) for sigma in (1, 2)]
     best = coarsest_good(every)
-    assert (best.stride, best.sigma) == (4, 2)
+    assert (best.stride, best.sigma) == (4, 1)  # of stride 4, where sigma 1 loses less
     assert coarsest_good(every[-2:]) is None
+    assert coarsest_good(every[:2]).sigma == 2  # as good as sigma 1 at stride 2, and larger
 
 
 def test_batches_hold_images_of_one_size_and_every_image_once():
