@@ -99,7 +99,7 @@ def ceiling(
 
 
 def coarsest_good(ceilings: Sequence[Ceiling], *, least_f1: float = GOOD_F1) -> Ceiling | None:
-    """Of those that lose next to nothing the largest stride, and of its sigmas the one that loses least; if equal the larger."""
+    """The largest stride that loses next to nothing, with its best sigma; of equally good ones the larger."""
     good = [each for each in ceilings if each.scores.micro.f1 >= least_f1]
     return max(good, key=lambda each: (each.stride, each.scores.micro.f1, each.sigma), default=None)
 
