@@ -79,6 +79,15 @@ def match_atss(
     whose IoU reaches the mean plus the standard deviation of the candidates' IoUs, and whose centre lies inside the
     instance. An anchor that several instances want takes the one that it overlaps most.
     """
+    candidates, instances, iou = atss_pairs(anchors, boxes, num_candidates)
+    best, instance = best_per_anchor(candidates, iou, instances, sum(map(len, anchors)))
+    return torch.where(best > 0, instance, BACKGROUND)
+
+
+def atss_pairs(
+    anchors: Sequence[Float[Tensor, "_ 4"]], boxes: Float[Tensor, "n 4"], num_candidates: int
+) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Float[Tensor, " p"]]:
+    """Anchors that each instance would get were it alone (:func:`match_atss`), the instances, and their IoU."""
     every = torch.cat(list(anchors))
     offsets = [0]
     for level in anchors:
@@ -92,9 +101,8 @@ def match_atss(
     deviation = ((iou - mean).square().sum(dim=1, keepdim=True) / max(iou.shape[1] - 1, 1)).sqrt()
     centers = (every[:, :2] + every[:, 2:])[candidates] / 2
     inside = ((centers > boxes[:, None, :2]) & (centers < boxes[:, None, 2:])).all(dim=2)
-    positive = (iou >= mean + deviation) & inside & (iou > 0)
-    best, instance = best_per_anchor(candidates[positive], iou[positive], row[positive], len(every))
-    return torch.where(best > 0, instance, BACKGROUND)
+    wanted = (iou >= mean + deviation) & inside & (iou > 0)
+    return candidates[wanted], row[wanted], iou[wanted]
 
 
 def ignore_regions(

@@ -11,6 +11,9 @@ A rule is written as text, the same on the command line, in ``anchors.yaml`` and
 ``shortest:S:MAX``
     the shorter side to S unless the longer would pass MAX; padded right and below to a multiple of 32. As torchvision
     rounds (down, boxes by the sizes that come out); ``shortest:S:MAX:detectron2`` and ``:mmdet`` round to the nearest.
+``tiles:S:OVERLAP``
+    inference on windows of S x S pixels that overlap by so many: pixels as they are, a smaller image padded right and
+    below. The images that this rule takes are the windows themselves: see :mod:`detect.anchors.tiles`, which cuts them.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from detect.errors import ResizeError
 
 SIZE_DIVISOR = 32  # torchvision's GeneralizedRCNNTransform, detectron2's and mmdetection's RetinaNet
 LARGEST_SIDE_PX = 65_536
-FORMS = "none, stretch:WxH, letterbox:S, shortest:S:MAX, shortest:S:MAX:detectron2 or shortest:S:MAX:mmdet"
+FORMS = (
+    "none, stretch:WxH, letterbox:S, shortest:S:MAX, shortest:S:MAX:detectron2, shortest:S:MAX:mmdet or tiles:S:OVERLAP"
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def parse_resize(text: str) -> ResizeRule:
     array([[  0.,  80.,  50., 110.]])
 
     Raises:
-        ResizeError: the text is none of the forms above, or a size is not from 1 to 65,536.
+        ResizeError: the text is none of the forms above, a size is not from 1 to 65,536, or tiles overlap wholly.
     """
     name, *fields = text.strip().lower().split(":")
     dialect = fields.pop() or "none" if name == "shortest" and len(fields) == 3 else ""
@@ -91,8 +96,13 @@ def parse_resize(text: str) -> ResizeRule:
     if (name, dialect) not in _RULES or len(fields) != _NUM_SIZES[name]:
         raise ResizeError(f"resize rule {text!r} is not known: use {FORMS}")
     sizes = tuple(int(field) for field in fields if field.isascii() and field.isdigit() and len(field) <= 6)
-    if len(sizes) != len(fields) or not all(1 <= size <= LARGEST_SIDE_PX for size in sizes):
+    extents = sizes[:1] if name == "tiles" else sizes
+    if len(sizes) != len(fields) or not all(1 <= size <= LARGEST_SIDE_PX for size in extents):
         raise ResizeError(f"resize rule {text!r}: sizes are whole pixels from 1 to {LARGEST_SIDE_PX}; use {FORMS}")
+    if name == "tiles" and sizes[1] >= sizes[0]:
+        raise ResizeError(
+            f"resize rule {text!r}: tiles of {sizes[0]} pixels overlap by less than that, not by {sizes[1]}"
+        )
     return ResizeRule(name, sizes, dialect)
 
 
@@ -114,6 +124,14 @@ def _letterbox(image_wh: Int64[ndarray, "n 2"], size: int) -> ResizedImages:
     canvas_wh = np.full(image_wh.shape, size, np.int64)
     offset_xy = np.rint((canvas_wh - content_wh) / 2 - 0.1)  # an odd pixel goes to the right and below, as there
     return ResizedImages(np.tile(scale, 2), offset_xy, content_wh, canvas_wh)
+
+
+def _tile(image_wh: Int64[ndarray, "n 2"], size: int, overlap: int) -> ResizedImages:
+    if (image_wh > size).any():
+        largest = "x".join(map(str, image_wh.max(axis=0).tolist()))
+        raise ResizeError(f"images of up to {largest} pixels are to be cut for tiles:{size}:{overlap}: see cut_tiles")
+    canvas_wh = np.full(image_wh.shape, size, np.int64)
+    return ResizedImages(np.ones(image_wh.shape), np.zeros(image_wh.shape), image_wh, canvas_wh)
 
 
 def _shortest_floor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
@@ -152,5 +170,6 @@ _RULES: dict[tuple[str, str], Callable[..., ResizedImages]] = {
     ("shortest", ""): _shortest_floor,
     ("shortest", "detectron2"): _shortest_detectron2,
     ("shortest", "mmdet"): _shortest_mmdet,
+    ("tiles", ""): _tile,
 }
-_NUM_SIZES = {"none": 0, "stretch": 2, "letterbox": 1, "shortest": 2}
+_NUM_SIZES = {"none": 0, "stretch": 2, "letterbox": 1, "shortest": 2, "tiles": 2}

@@ -5,7 +5,7 @@ By shape: a box and an anchor share a centre. Placed: the anchor lies where its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,15 +14,14 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.bands import Band, category_bands, ratio_bands, size_bands
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.pyramid import placed_iou
+from detect.anchors.placed import placed_iou_by_level
 from detect.boxes import best_shape_iou
-from detect.shapes import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 CURVE = np.linspace(0.0, 1.0, 101)
 YOLOV5_RATIO = 4.0  # anchor_t in YOLOv5's hyperparameters
-RATIO_EDGES = (1 / 3, 2 / 3, 3 / 2, 3.0)
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,24 @@ class Group:
 class Coverage:
     """How well one set of anchors covers the instances of a dataset; made by :func:`coverage`.
 
-    ``best_iou`` and ``nearest`` (the row of ``anchors.shapes``) are by shape; ``placed_best_iou`` is on the grid.
+    ``best_iou`` and ``nearest`` (the row of ``anchors.shapes``) are by shape; ``placed_level_iou`` is on the grid, the best
+    with the anchors of each level, and ``placed_best_iou`` the best of all.
     """
 
     anchors: AnchorSet
     instances: ResizedInstances
     best_iou: Float64[ndarray, " n"]
     nearest: Int64[ndarray, " n"]
-    placed_best_iou: Float64[ndarray, " n"]
+    placed_level_iou: Float64[ndarray, "n l"]
+
+    @cached_property
+    def placed_best_iou(self) -> Float64[ndarray, " n"]:
+        return self.placed_level_iou.max(axis=1, initial=0.0)
+
+    @cached_property
+    def placed_level(self) -> Int64[ndarray, " n"]:
+        """The level on which each instance finds its best anchor, by index; of equals the finest."""
+        return self.placed_level_iou.argmax(axis=1)
 
     @property
     def average_iou(self) -> float:
@@ -84,26 +93,41 @@ class Coverage:
 
     @cached_property
     def by_size(self) -> tuple[Group, ...]:
-        """Small, medium and large, by the square root of the area after the resize rule (COCO's 32 and 96 pixels)."""
-        size = np.sqrt(self.instances.shapes.prod(axis=1))
-        names = (f"small, under {SMALL_MEDIUM_PX:.0f} px", "medium", f"large, from {MEDIUM_LARGE_PX:.0f} px")
-        return self._banded(size, (SMALL_MEDIUM_PX, MEDIUM_LARGE_PX), names)
+        """Small, medium and large after the resize rule, by shape."""
+        return _groups(size_bands(self.instances), self.best_iou)
 
     @cached_property
     def by_ratio(self) -> tuple[Group, ...]:
-        """Bands of height / width."""
-        ratio = self.instances.shapes[:, 1] / self.instances.shapes[:, 0]
-        names = ("wide, h/w under 1/3", "h/w 1/3 to 2/3", "h/w 2/3 to 3/2", "h/w 3/2 to 3", "tall, h/w from 3")
-        return self._banded(ratio, RATIO_EDGES, names)
+        """Bands of height / width, by shape."""
+        return _groups(ratio_bands(self.instances), self.best_iou)
 
     @cached_property
     def by_category(self) -> tuple[Group, ...]:
-        """One group for each category that has instances, in the order of their ids."""
-        ids, rows = np.unique(self.instances.dataset.instances.category_ids, return_inverse=True)
-        order = np.argsort(rows, kind="stable")
-        parts = np.split(order, np.cumsum(np.bincount(rows, minlength=len(ids)))[:-1])
-        name = self.instances.dataset.category_name
-        return tuple(self._group(name(int(key)), part) for key, part in zip(ids, parts, strict=False) if len(part))
+        """One group for each category that has instances, in the order of their ids, by shape."""
+        return _groups(category_bands(self.instances), self.best_iou)
+
+    @cached_property
+    def placed_by_size(self) -> tuple[Group, ...]:
+        return _groups(size_bands(self.instances), self.placed_best_iou)
+
+    @cached_property
+    def placed_by_ratio(self) -> tuple[Group, ...]:
+        return _groups(ratio_bands(self.instances), self.placed_best_iou)
+
+    @cached_property
+    def placed_by_category(self) -> tuple[Group, ...]:
+        return _groups(category_bands(self.instances), self.placed_best_iou)
+
+    @cached_property
+    def placed_by_level(self) -> tuple[Group, ...]:
+        """The instances whose best anchor lies on each level."""
+        levels = enumerate(self.anchors.levels)
+        bands = [Band(level.name, np.flatnonzero(self.placed_level == number)) for number, level in levels]
+        return _groups(bands, self.placed_best_iou)
+
+    def uncovered(self, threshold: float = 0.5) -> Int64[ndarray, " m"]:
+        """Rows of the instances that no anchor of the grid reaches with this IoU."""
+        return np.flatnonzero(self.placed_best_iou < threshold)
 
     def worst(self, count: int) -> Int64[ndarray, " m"]:
         """Rows of the worst covered instances, by best IoU, then by annotation id."""
@@ -115,19 +139,13 @@ class Coverage:
         ids = self.instances.dataset.instances.ids[rows]
         return rows[np.lexsort((rows, ids, self.best_iou[rows]))][:count]
 
-    def _banded(
-        self, values: Float64[ndarray, " n"], edges: tuple[float, ...], names: tuple[str, ...]
-    ) -> tuple[Group, ...]:
-        band = np.searchsorted(edges, values, side="right")
-        return tuple(self._group(name, np.flatnonzero(band == number)) for number, name in enumerate(names))
 
-    def _group(self, name: str, rows: Int64[ndarray, " m"]) -> Group:
-        best = self.best_iou[rows]
-        return Group(name, len(rows), _mean(best), {t: _mean(best >= t) for t in THRESHOLDS})
-
-
-def coverage(instances: ResizedInstances, anchors: AnchorSet) -> Coverage:
+def coverage(
+    instances: ResizedInstances, anchors: AnchorSet, *, strides: str = "exact", rounded: bool = False
+) -> Coverage:
     """Score anchors on the instances of a dataset, by shape and as placed on the grid.
+
+    ``strides`` and ``rounded`` tell how a framework lays anchors, see :class:`detect.anchors.grid.AnchorGrid`.
 
     >>> from detect.coco import read_coco
     >>> from detect.resize import parse_resize
@@ -141,7 +159,7 @@ def coverage(instances: ResizedInstances, anchors: AnchorSet) -> Coverage:
     (0.5, 1.0, 0.333)
     """
     best, nearest = best_shape_iou(instances.shapes, anchors.shapes)
-    placed = placed_iou(instances.boxes, instances.canvas_wh, anchors)
+    placed = placed_iou_by_level(instances.boxes, instances.canvas_wh, anchors, strides=strides, rounded=rounded)
     return Coverage(anchors, instances, best, nearest, placed)
 
 
@@ -149,6 +167,14 @@ def recall_curve(best_iou: Float64[ndarray, " n"]) -> Float64[ndarray, " thresho
     """Recall at each threshold of ``CURVE``."""
     ordered = np.sort(best_iou)
     return 1 - np.searchsorted(ordered, CURVE, side="left") / max(len(ordered), 1)
+
+
+def _groups(bands: Sequence[Band], best_iou: Float64[ndarray, " n"]) -> tuple[Group, ...]:
+    return tuple(_group(band.name, best_iou[band.rows]) for band in bands)
+
+
+def _group(name: str, best_iou: Float64[ndarray, " m"]) -> Group:
+    return Group(name, len(best_iou), _mean(best_iou), {t: _mean(best_iou >= t) for t in THRESHOLDS})
 
 
 def _mean(values: Float64[ndarray, " n"] | Bool[ndarray, " n"]) -> float:

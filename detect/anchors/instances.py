@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.tiles import cut_tiles
 from detect.boxes import row_blocks
 from detect.coco import CocoDataset
 from detect.resize import ResizeRule
@@ -30,7 +31,8 @@ class ResizedInstances:
 
     @classmethod
     def of(cls, dataset: CocoDataset, rule: ResizeRule) -> ResizedInstances:
-        """The instances of a dataset under a resize rule."""
+        """The instances of a dataset under a resize rule; ``tiles`` cut it first (:mod:`detect.anchors.tiles`)."""
+        dataset = cut_tiles(dataset, rule)
         instances = dataset.instances
         images = rule.resize_images(dataset.images.wh)
         boxes, shapes = np.empty((len(instances), 4)), np.empty((len(instances), 2))

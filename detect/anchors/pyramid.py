@@ -10,7 +10,6 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.boxes import row_blocks
 from detect.errors import FitError
 
 SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4: anchors from 32 pixels on stride 8 to 512 on stride 128
@@ -62,48 +61,3 @@ def place_shapes(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> Anc
     used = [level for level in range(len(strides)) if (level_of == level).any()]
     groups = [[(float(w), float(h)) for w, h in shapes[level_of == level]] for level in used]
     return AnchorSet.of(groups, strides=[strides[level] for level in used])
-
-
-def placed_iou(
-    boxes: Float64[ndarray, "n 4"], canvas_wh: Int64[ndarray, "n 2"], anchors: AnchorSet
-) -> Float64[ndarray, " n"]:
-    """The best IoU of each box with any anchor of the whole grid, exactly, in one evaluation for each level and shape.
-
-    Overlap separates by axis and only shrinks with the distance of centres, so the nearest cell is the best one. A level of
-    stride s has ceil(canvas / s) cells along an axis.
-    """
-    best = np.zeros(len(boxes))
-    for rows in row_blocks(len(boxes)):
-        best[rows] = _placed_iou_of_block(boxes[rows], canvas_wh[rows], anchors)
-    return best
-
-
-def _placed_iou_of_block(
-    boxes: Float64[ndarray, "n 4"], canvas_wh: Int64[ndarray, "n 2"], anchors: AnchorSet
-) -> Float64[ndarray, " n"]:
-    x0, y0, x1, y1 = np.ascontiguousarray(boxes.T)
-    areas = (x1 - x0) * (y1 - y0)
-    best = np.zeros(len(boxes))
-    for level in anchors.levels:
-        shift_x = _distance_to_grid((x0 + x1) / 2, canvas_wh[:, 0], level.stride, anchors.center_offset)
-        shift_y = _distance_to_grid((y0 + y1) / 2, canvas_wh[:, 1], level.stride, anchors.center_offset)
-        for width, height in level.shapes:
-            intersection = _overlap(x1 - x0, width, shift_x) * _overlap(y1 - y0, height, shift_y)
-            np.maximum(best, intersection / (areas + width * height - intersection), out=best)
-    return best
-
-
-def _distance_to_grid(
-    centers: Float64[ndarray, " n"], canvas: Int64[ndarray, " n"], stride: int, center_offset: float
-) -> Float64[ndarray, " n"]:
-    last = -(-canvas // stride) - 1
-    nearest = np.clip(np.rint(centers / stride - center_offset), 0, last)
-    return np.abs(centers - (nearest + center_offset) * stride)
-
-
-def _overlap(extents: Float64[ndarray, " n"], extent: float, shift: Float64[ndarray, " n"]) -> Float64[ndarray, " n"]:
-    """Overlap along one axis of intervals whose centres lie ``shift`` apart."""
-    overlap = (extents + extent) / 2
-    overlap -= shift
-    np.minimum(overlap, extents, out=overlap)
-    return np.clip(overlap, 0.0, extent, out=overlap)

@@ -26,11 +26,16 @@ MAX_LISTED = 1000  # findings in a JSON object; their number is always whole
 def read_instances(files: Sequence[str], resize: str, *, strict: bool, list_findings: bool) -> ResizedInstances:
     """The instances of the files under a resize rule."""
     rule = parse_resize(resize)  # before a long read, not after it
+    return ResizedInstances.of(read_dataset(files, strict=strict, list_findings=list_findings), rule)
+
+
+def read_dataset(files: Sequence[str], *, strict: bool, list_findings: bool) -> CocoDataset:
+    """What is in the files."""
     with output.reading_bar() as progress:
         dataset = read_coco(list(files), strict=strict, progress=progress)
     if list_findings:
         output.list_findings(dataset)
-    return ResizedInstances.of(dataset, rule)
+    return dataset
 
 
 def load_all(names: Sequence[str]) -> list[AnchorSet]:
@@ -38,14 +43,15 @@ def load_all(names: Sequence[str]) -> list[AnchorSet]:
     return [load_anchors(name) for name in names]
 
 
-def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], *, own_rules: bool = False) -> list[Coverage]:
-    """Each set on the instances; with ``own_rules`` each under the resize rule that it was made for."""
-    by_rule = {str(instances.rule): instances}
-    for anchor_set in sets if own_rules else ():
-        if anchor_set.resize not in by_rule:
-            by_rule[anchor_set.resize] = ResizedInstances.of(instances.dataset, parse_resize(anchor_set.resize))
-    rule = str(instances.rule)
-    return [coverage(by_rule[each.resize if own_rules else rule], each) for each in sets]
+def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet]) -> list[Coverage]:
+    """Each set on the instances, whatever rule it was made for."""
+    return [coverage(instances, each) for each in sets]
+
+
+def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet]) -> list[Coverage]:
+    """Each set on the dataset under the resize rule that it was made for."""
+    by_rule = {each.resize: ResizedInstances.of(dataset, parse_resize(each.resize)) for each in sets}
+    return [coverage(by_rule[each.resize], each) for each in sets]
 
 
 def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:

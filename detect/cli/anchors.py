@@ -143,8 +143,12 @@ def score(
             "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
         )
     sets = anchor_results.load_all(anchors)
-    instances = anchor_results.read_instances(files, resize or sets[0].resize, strict=strict, list_findings=findings)
-    scores = anchor_results.score_all(instances, sets, own_rules=resize is None)
+    if resize is None:
+        dataset = anchor_results.read_dataset(files, strict=strict, list_findings=findings)
+        scores = anchor_results.score_by_own_rules(dataset, sets)
+    else:
+        instances = anchor_results.read_instances(files, resize, strict=strict, list_findings=findings)
+        scores = anchor_results.score_all(instances, sets)
     if json:
         anchor_results.print_score_objects(scores)
     else:

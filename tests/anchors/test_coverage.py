@@ -97,3 +97,19 @@ def test_no_boxes_give_no_score():
     assert np.isnan(score.average_iou)
     assert score.by_category == ()
     assert len(score.worst(5)) == 0
+
+
+def test_placed_tables_add_up_and_name_the_level_of_the_best_anchor(three_boxes):
+    # strides 8 and 64: 20 x 20 and 20 x 40 find theirs on P3, 300 x 100 on P6
+    score = coverage(three_boxes, AnchorSet.of([[(20, 20)], [(200, 100)]], strides=(8, 64)))
+    assert_array_equal(score.placed_level, [0, 0, 1])
+    assert [(group.name, group.count) for group in score.placed_by_level] == [("P3", 2), ("P6", 1)]
+    for groups in (score.placed_by_size, score.placed_by_ratio, score.placed_by_category, score.placed_by_level):
+        total = sum(group.count * group.average_iou for group in groups if group.count)
+        assert_allclose(total / 3, score.placed_average_iou)
+
+
+def test_uncovered_are_those_below_the_threshold(bccd):
+    score = coverage(bccd, load_anchors("retinanet"), strides="floor", rounded=True)
+    assert_allclose(1 - len(score.uncovered(0.6)) / len(bccd), score.placed_recall(0.6))
+    assert (score.placed_best_iou[score.uncovered(0.6)] < 0.6).all()

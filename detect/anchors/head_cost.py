@@ -1,0 +1,71 @@
+"""What the levels of a RetinaNet head cost: anchors, and floating point operations."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.placed import cells_of
+
+KERNEL_CELLS = 9  # every convolution is 3 x 3
+BOX_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class HeadSize:
+    """The arguments of :class:`detect.heads.retinanet.RetinaNetHead` that its operations follow from."""
+
+    num_classes: int
+    in_channels: int = 256
+    num_convs: int = 4
+    hidden_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        hidden = self.in_channels if self.hidden_channels is None else self.hidden_channels
+        if min(self.num_classes, self.in_channels, hidden) < 1 or self.num_convs < 0:
+            raise ValueError(f"need channels and num_classes from 1 and num_convs from 0, got {self}")
+
+    def flops_per_cell(self, num_anchors: int) -> int:
+        """Floating point operations of both subnets for one cell; a multiplication with its addition counts as two.
+
+        Biases, norms and ReLUs are left out, as fvcore and ``torch.utils.flop_counter`` leave them out.
+
+        >>> HeadSize(num_classes=80).flops_per_cell(9)  # 2 * 9 * (2 * 4 * 256 * 256 + 256 * 9 * (80 + 4))
+        12920832
+        """
+        hidden = self.in_channels if self.hidden_channels is None else self.hidden_channels
+        channels = [self.in_channels] + [hidden] * self.num_convs
+        towers = 2 * sum(before * after for before, after in itertools.pairwise(channels))
+        outputs = channels[-1] * num_anchors * (self.num_classes + BOX_CHANNELS)
+        return 2 * KERNEL_CELLS * (towers + outputs)
+
+
+@dataclass(frozen=True)
+class LevelCost:
+    """What one level costs for an image of the dataset, on average."""
+
+    cells: float
+    anchors: float
+    flops: float
+
+
+def level_costs(canvas_wh: Int64[ndarray, "b 2"], anchors: AnchorSet, head: HeadSize) -> tuple[LevelCost, ...]:
+    """What each level costs for inputs of these sizes, on average.
+
+    >>> import numpy as np
+    >>> anchors = AnchorSet.of([[(8, 8)], [(32, 32)]], strides=(8, 32))
+    >>> costs = level_costs(np.array([[64, 64], [64, 32]]), anchors, HeadSize(num_classes=1))
+    >>> [(cost.cells, cost.anchors) for cost in costs]
+    [(48.0, 48.0), (3.0, 3.0)]
+    """
+    costs = []
+    for level in anchors.levels:
+        cells: Float64[ndarray, " b"] = cells_of(canvas_wh, level.stride).prod(axis=1).astype(float)
+        mean = float(cells.mean()) if len(cells) else float("nan")
+        num_anchors = len(level.shapes)
+        costs.append(LevelCost(mean, mean * num_anchors, mean * head.flops_per_cell(num_anchors)))
+    return tuple(costs)

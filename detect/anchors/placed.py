@@ -1,0 +1,104 @@
+"""The best IoU of boxes with all anchors of a grid, exactly, in one evaluation for each level and shape.
+
+Anchors of one shape share their centres with the cells' points, rounded or not. Overlap separates by axis and only shrinks
+with the distance of centres, so along each axis the nearest column (row) that the level has is the best one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorLevel, AnchorSet
+from detect.boxes import row_blocks
+
+
+def placed_iou_by_level(
+    boxes: Float64[ndarray, "n 4"],
+    canvas_wh: Int64[ndarray, "n 2"],
+    anchors: AnchorSet,
+    *,
+    strides: str = "exact",
+    rounded: bool = False,
+) -> Float64[ndarray, "n l"]:
+    """The best IoU of each box with any anchor of each level; on all anchors of ``AnchorGrid.place`` it comes to the same.
+
+    A level of stride s has ceil(canvas / s) cells along an axis: what every halving with padding leaves, of odd sizes too.
+
+    Args:
+        boxes: (x0, y0, x1, y1) in pixels of the network's input.
+        canvas_wh: width and height of the padded input that each box is in.
+        anchors: shapes, strides, and where in its cell an anchor lies.
+        strides: ``"exact"``, ``"floor"`` or ``"ratio"``, see :class:`detect.anchors.grid.Dialect`.
+        rounded: corners are whole pixels, see :class:`detect.anchors.grid.AnchorGrid`.
+
+    Raises:
+        ValueError: ``strides`` is none of these.
+
+    A box of 32 pixels midway between four anchors of its size, 8 pixels from each: 24 * 24 / (2 * 32 * 32 - 24 * 24).
+
+    >>> anchors = AnchorSet.of([[(32, 32)], [(64, 64)]], strides=[16, 32])
+    >>> placed_iou_by_level(np.array([[0.0, 0.0, 32.0, 32.0]]), np.array([[64, 64]]), anchors).round(4)
+    array([[0.3913, 0.25  ]])
+    """
+    if strides not in {"exact", "floor", "ratio"}:
+        raise ValueError(f"strides is 'exact', 'floor' or 'ratio', got {strides!r}")
+    best = np.zeros((len(anchors.levels), len(boxes)))
+    for rows in row_blocks(len(boxes)):
+        x0, y0, x1, y1 = np.ascontiguousarray(boxes[rows].T)
+        for number, level in enumerate(anchors.levels):
+            far = [
+                _distance_to_grid((low + high) / 2, canvas, level.stride, strides, anchors.center_offset)
+                for low, high, canvas in ((x0, x1, canvas_wh[rows, 0]), (y0, y1, canvas_wh[rows, 1]))
+            ]
+            best[number, rows] = _best_iou(x1 - x0, y1 - y0, far[0], far[1], _extents(level, rounded))
+    return best.T
+
+
+def cells_of(canvas: Int64[ndarray, "*n"], stride: int) -> Int64[ndarray, "*n"]:
+    """Cells of a level along an axis: the last one may reach over the edge.
+
+    >>> cells_of(np.array([640, 100]), 64)
+    array([10,  2])
+    """
+    return -(-canvas // stride)
+
+
+def _extents(level: AnchorLevel, rounded: bool) -> Float64[ndarray, "k 2"]:
+    shapes = np.array(level.shapes, float).reshape(-1, 2)
+    if rounded:  # each corner, from the centre, in single precision: as the grid's
+        shapes = 2.0 * np.rint(shapes.astype(np.float32) / 2).astype(float)
+    return shapes
+
+
+def _best_iou(
+    widths: Float64[ndarray, " n"],
+    heights: Float64[ndarray, " n"],
+    far_x: Float64[ndarray, " n"],
+    far_y: Float64[ndarray, " n"],
+    shapes: Float64[ndarray, "k 2"],
+) -> Float64[ndarray, " n"]:
+    areas = widths * heights
+    best = np.zeros(len(areas))
+    for width, height in shapes.tolist():
+        intersection = _overlap(widths, width, far_x) * _overlap(heights, height, far_y)
+        np.maximum(best, intersection / (areas + width * height - intersection), out=best)
+    return best
+
+
+def _distance_to_grid(
+    centers: Float64[ndarray, " n"], canvas: Int64[ndarray, " n"], stride: int, strides: str, center_offset: float
+) -> Float64[ndarray, " n"]:
+    cells = cells_of(canvas, stride)
+    step = {"exact": float(stride), "ratio": canvas / cells, "floor": (canvas // cells).astype(float)}[strides]
+    nearest = np.clip(np.rint(centers / step - center_offset), 0, cells - 1)
+    return np.abs(centers - (nearest + center_offset) * step)
+
+
+def _overlap(extents: Float64[ndarray, " n"], extent: float, far: Float64[ndarray, " n"]) -> Float64[ndarray, " n"]:
+    """Overlap along one axis of intervals whose centres lie ``far`` apart."""
+    overlap = (extents + extent) / 2
+    overlap -= far
+    np.minimum(overlap, extents, out=overlap)
+    return np.clip(overlap, 0.0, extent, out=overlap)

@@ -1,0 +1,213 @@
+"""The level table, dropping levels, and the head that runs on what is kept."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from torch.testing import assert_close
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.assignment import Atss, assign
+from detect.anchors.coverage import coverage
+from detect.anchors.grid import AnchorGrid
+from detect.anchors.head_cost import HeadSize, level_costs
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import load_anchors
+from detect.anchors.levels import LevelPreference, level_preference
+from detect.coco import read_coco
+from detect.errors import FitError
+from detect.heads.retinanet import RetinaNetHead
+from detect.matching import MaxIoU
+from detect.resize import parse_resize
+from detect.samples import sample_annotations
+
+NUCLEI = AnchorSet.of(
+    [[(9, 9), (13, 13)], [(18, 18)], [(24, 18), (18, 24), (26, 26)], [(80, 80)], [(300, 300)]],
+    strides=(4, 8, 16, 32, 64),
+)
+
+
+def of(boxes: list[list[float]], side: int = 128) -> ResizedInstances:
+    annotations = [{"id": 5 + 4 * row, "image_id": 1, "category_id": 1, "bbox": box} for row, box in enumerate(boxes)]
+    images = [{"id": 1, "width": side, "height": side}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    return ResizedInstances.of(read_coco(content), parse_resize("none"))
+
+
+def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
+    """Every so many images of a sample."""
+    content = json.loads(sample_annotations(sample).read_text())
+    content["images"] = content["images"][::step]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+    return ResizedInstances.of(read_coco(content), parse_resize(resize))
+
+
+@pytest.fixture(scope="module")
+def of_nuclei(nuclei) -> LevelPreference:
+    return level_preference(nuclei, AnchorGrid(NUCLEI))
+
+
+def test_numbers_by_hand():
+    # anchors 16 on stride 16, 40 on 32, 64 on 64, all squares in the middle of their cells. The first two boxes are cells
+    # of P4, the third, 60 x 60 at (2, 2), is the first cell of P6 but for its rim: 3600 / 4096
+    anchors = AnchorSet.of([[(16, 16)], [(40, 40)], [(64, 64)]], strides=(16, 32, 64))
+    found = level_preference(of([[0, 0, 16, 16], [16, 32, 16, 16], [2, 2, 60, 60]]), AnchorGrid(anchors), HeadSize(1))
+    assert_allclose([level.preferred for level in found.levels], [2 / 3, 0, 1 / 3])
+    assert_allclose([level.positives for level in found.levels], [2 / 3, 0, 1 / 3])
+    assert [level.cost.anchors for level in found.levels] == [64, 16, 4]
+    without_p4, without_p5, without_p6 = found.without_each
+    assert without_p4.lost.tolist() == [5, 9]
+    assert without_p5.lost.tolist() == []
+    assert without_p6.lost.tolist() == [13]
+    # without P6 the best of the third has 32 x 32 = (16, 16) .. (32, 32) of P5: anchors (-4, -4, 36, 36) and so on:
+    # 34 * 34 / (3600 + 1600 - 1156), where the other cell's anchor (28, 28, 68, 68) overlaps as much
+    assert_allclose(without_p6.average_iou, (2 + 1156 / 4044) / 3)
+    assert without_p6.without_threshold == 1
+    assert_allclose([without_p5.anchors_saved, without_p5.flops_saved], [16 / 84, 16 / 84])
+    assert found.suggested.levels == (0, 2)
+    assert found.advice == (
+        "P4 takes 66.7% of positives and is the best level of 66.7% of instances; without it 2 instances are lost: "
+        "annotations 5, 9; it is 76.2% of the anchors and 76.2% of the head's operations",
+        "P5 takes 0.0% of positives and is the best level of 0.0% of instances; without it no instance is lost; "
+        "it is 19.0% of the anchors and 19.0% of the head's operations",
+        "P6 takes 33.3% of positives and is the best level of 33.3% of instances; without it 1 instance is lost: "
+        "annotation 13; it is 4.8% of the anchors and 4.8% of the head's operations",
+        "keep P4, P6: no instance is lost; saved are 19.0% of the anchors and 19.0% of the head's operations",
+        "P3 with the shapes of P4 halved would cover 0 more instances (0.0%), for 3.0 times the anchors and 3.0 times the "
+        "operations in addition: it does not pay",
+    )
+
+
+@pytest.mark.parametrize("dialect", ["torchvision", "effdet"])
+def test_every_subset_is_what_its_own_grid_covers_and_gives(dialect):
+    nuclei = part_of("nuclei", "none", step=8)
+    grid = AnchorGrid.of_sizes([(10, 14), (22,), (40,)], strides=(4, 8, 16), dialect=dialect)
+    found = level_preference(nuclei, grid, HeadSize(1), threshold=0.6)
+    ids = nuclei.dataset.instances.ids
+    whole = found.score.placed_best_iou >= 0.6
+    subsets = list(found.subsets())
+    assert [kept.levels for kept in subsets] == [(0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,)]
+    for kept in subsets:
+        own = grid.select_levels(kept.levels)
+        alone = coverage(nuclei, own.anchors, strides=own.strides, rounded=own.rounded)
+        assert_allclose([kept.recall, kept.average_iou], [alone.placed_recall(0.6), alone.placed_average_iou])
+        assert_array_equal(kept.lost, ids[whole & (alone.placed_best_iou < 0.6)])
+        assert kept.without_threshold == len(assign(nuclei, own, MaxIoU(low_quality=None)).unassigned)
+        costs = level_costs(nuclei.canvas_wh[:1], own.anchors, HeadSize(1))  # images are all of one size
+        of_all = sum(level.cost.flops for level in found.levels)
+        assert_allclose(1 - kept.flops_saved, sum(cost.flops for cost in costs) / of_all)
+
+
+def test_shares_add_up_and_dropping_never_gains(of_nuclei):
+    assert_allclose(sum(level.preferred for level in of_nuclei.levels), 1)
+    assert_allclose(sum(level.positives for level in of_nuclei.levels), 1)
+    whole = of_nuclei.keep(range(5))
+    assert (len(whole.lost), whole.anchors_saved, whole.dropped) == (0, 0, ())
+    for kept in of_nuclei.subsets():
+        for level in range(len(kept.levels) if len(kept.levels) > 1 else 0):
+            fewer = of_nuclei.keep(kept.levels[:level] + kept.levels[level + 1 :])
+            assert fewer.recall <= kept.recall
+            assert set(kept.lost.tolist()) <= set(fewer.lost.tolist())
+            assert fewer.flops_saved > kept.flops_saved
+
+
+def test_suggested_are_the_cheapest_levels_that_lose_next_to_nothing(of_nuclei, nuclei):
+    assert "P6" in of_nuclei.suggested.dropped  # 300 px, in images of 128
+    assert of_nuclei.suggested.recall >= of_nuclei.score.placed_recall(0.5) - 0.001
+    cheaper = [kept for kept in of_nuclei.subsets() if kept.flops_saved > of_nuclei.suggested.flops_saved]
+    assert cheaper
+    assert all(len(kept.lost) > 0.001 * len(nuclei) for kept in cheaper)
+
+
+@pytest.mark.parametrize("norm", [None, "group", "batch"])
+@pytest.mark.parametrize("per_level", [True, False])
+def test_the_head_gives_the_same_on_the_levels_that_are_kept(of_nuclei, nuclei, norm, per_level):
+    anchors = (
+        NUCLEI
+        if per_level
+        else AnchorSet.of([[(2 * s, 2 * s)] for s in (4, 8, 16, 32, 64)], strides=(4, 8, 16, 32, 64))
+    )
+    grid, kept = AnchorGrid(anchors), of_nuclei.suggested.levels
+    random = torch.Generator().manual_seed(0)
+    head = RetinaNetHead(32, grid.num_anchors, 1, num_convs=1, norm=norm, generator=random).eval()
+    name = nuclei.dataset.images.file_names[0]
+    with Image.open(sample_annotations("nuclei").parent / "images" / name) as image:
+        pixels = torch.from_numpy(np.array(image.convert("L"))).float()[None, None] / 255
+    weight = torch.randn(32, 1, 1, 1, generator=random)
+    maps = [
+        torch.nn.functional.conv2d(torch.nn.functional.avg_pool2d(pixels, stride), weight)
+        for stride in (4, 8, 16, 32, 64)
+    ]
+    with torch.no_grad():
+        whole, some = head(maps), head.select_levels(kept)([maps[level] for level in kept])
+    placed = grid.place([(level.shape[2], level.shape[3]) for level in maps])
+    rows = torch.cat([torch.arange(len(placed.boxes)).split(placed.num_per_level)[level] for level in kept])
+    assert len(kept) < 5
+    assert_close(some.logits, whole.logits[:, rows])
+    assert_close(some.deltas, whole.deltas[:, rows])
+    selected = grid.select_levels(kept).place([(maps[level].shape[2], maps[level].shape[3]) for level in kept])
+    assert_close(selected.boxes, placed.boxes[rows])
+
+
+@pytest.mark.parametrize(("sample", "resize", "step"), [("bccd", "letterbox:160", 9), ("nuclei", "none", 2)])
+def test_the_table_before_and_after_dropping_levels_of_the_samples(sample, resize, step):
+    instances = part_of(sample, resize, step)
+    grid = AnchorGrid(load_anchors("faster-rcnn-fpn"))
+    before = level_preference(instances, grid)
+    kept = before.suggested
+    after = level_preference(instances, grid.select_levels(kept.levels))
+    assert [level.name for level in after.levels] == list(kept.names)
+    assert_allclose(after.score.placed_recall(0.5), kept.recall)
+    for level, number in zip(after.levels, kept.levels, strict=True):
+        assert level.preferred >= before.levels[number].preferred
+        assert level.cost == before.levels[number].cost
+    assert len(after.suggested.names) <= len(kept.names)
+
+
+def test_atss_and_its_shares(nuclei):
+    found = level_preference(nuclei, AnchorGrid(NUCLEI), rule=Atss())
+    assert_allclose(sum(level.positives for level in found.levels), 1)
+
+
+def test_advice_lists_ten_ids_and_counts_the_rest():
+    boxes = [[float(16 * row), 0.0, 16.0, 16.0] for row in range(8)] + [
+        [float(16 * row), 32.0, 16.0, 16.0] for row in range(4)
+    ]
+    grid = AnchorGrid(AnchorSet.of([[(16, 16)], [(128, 128)]], strides=(16, 128)))
+    found = level_preference(of(boxes), grid)
+    ids = ", ".join(str(5 + 4 * row) for row in range(10))
+    assert f"12 instances are lost: annotations {ids} and 2 more" in found.advice[0]
+
+
+def test_to_dict_is_json(of_nuclei):
+    content = json.loads(json.dumps(of_nuclei.to_dict()))
+    assert len(content["subsets"]) == 31
+    assert content["suggested"] == list(of_nuclei.suggested.levels)
+    for subset, kept in zip(content["subsets"], of_nuclei.subsets(), strict=True):
+        assert subset["lost"] == len(subset["lost_ids"]) == len(kept.lost)
+
+
+def test_one_level_has_no_other_and_no_instances_give_no_advice_to_drop():
+    one = level_preference(of([[0, 0, 16, 16]]), AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[7])))
+    assert one.without_each == ()
+    assert one.finer is None
+    assert one.advice == ("keep all levels: each covers instances that no other does",)
+    empty = level_preference(of([]), AnchorGrid(NUCLEI))
+    assert np.isnan(empty.levels[0].preferred)
+    assert not empty.finer.pays
+    assert empty.suggested.levels == (0, 1, 2, 3, 4)
+
+
+def test_wrong_levels_are_named(of_nuclei):
+    for wrong in ([], [0, 0], [5], [-1]):
+        with pytest.raises(ValueError, match="need one or more different levels from 0 to 4"):
+            of_nuclei.keep(wrong)
+    many = AnchorSet.of([[(8, 8)]] * 11, strides=[2**power for power in range(11)])
+    with pytest.raises(FitError, match="11 levels: their subsets are compared for at most 10"):
+        level_preference(of([[0, 0, 16, 16]]), AnchorGrid(many))

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.coverage import coverage
+from detect.anchors.fitting import fit_anchors
+from detect.anchors.head_cost import HeadSize
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import load_anchors
+from detect.anchors.sweep import rules_of_sizes, sweep_resize
+from detect.coco import read_coco
+from detect.errors import ResizeError
+from detect.resize import parse_resize
+
+
+def test_numbers_by_hand():
+    dataset = read_coco(
+        {
+            "images": [{"id": 1, "width": 64, "height": 64}, {"id": 2, "width": 64, "height": 64}],
+            "categories": [{"id": 1, "name": "a"}],
+            "annotations": [
+                {"id": 7, "image_id": 1, "category_id": 1, "bbox": [0, 0, 16, 16]},
+                {"id": 8, "image_id": 1, "category_id": 1, "bbox": [0, 0, 8, 8]},
+            ],
+        }
+    )
+    rules = rules_of_sizes(parse_resize("letterbox:64"), [64, 128])
+    small, large = sweep_resize(dataset, AnchorSet.of([[(16, 16)]], strides=[16]), rules, HeadSize(1))
+    # at 64: the first is a cell, the second has 64 / 256; at 128 the second is a cell and the first 256 / 1024
+    assert (small.placed_recall, small.placed_average_iou, small.uncovered.tolist()) == (0.5, 0.625, [8])
+    assert (large.placed_recall, large.placed_average_iou, large.uncovered.tolist()) == (0.5, 0.625, [7])
+    # sizes 16 and 8, then 32 and 16: under 8, under 16, under 32 px
+    assert (small.under_px, large.under_px) == ((0, 0.5, 1), (0, 0, 0.5))
+    assert (small.num_anchors, large.num_anchors) == (16, 64)
+    assert (small.flops, large.flops) == tuple(cells * HeadSize(1).flops_per_cell(1) for cells in (16, 64))
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_each_setting_is_the_coverage_under_its_rule(bccd, fitted):
+    fit = partial(fit_anchors, k=3, strides=(8, 16, 32))
+    rules = rules_of_sizes(parse_resize("shortest:320:512"), [200, 320])
+    settings = sweep_resize(bccd.dataset, fit if fitted else load_anchors("yolov3-coco"), rules, strides="floor")
+    for rule, setting in zip(rules, settings, strict=True):
+        instances = ResizedInstances.of(bccd.dataset, rule)
+        score = coverage(instances, fit(instances) if fitted else load_anchors("yolov3-coco"), strides="floor")
+        assert setting.resize == str(rule)
+        assert_allclose(setting.placed_recall, score.placed_recall(0.5))
+        assert_allclose(setting.placed_average_iou, score.placed_average_iou)
+        assert_array_equal(setting.uncovered, bccd.dataset.instances.ids[score.placed_best_iou < 0.5])
+
+
+def test_a_larger_input_has_fewer_small_boxes_and_costs_its_area(bccd):
+    rules = rules_of_sizes(parse_resize("letterbox:640"), [160, 320, 640])
+    settings = sweep_resize(bccd.dataset, load_anchors("yolov5-coco"), rules)
+    shares = np.array([setting.under_px for setting in settings])
+    assert (np.diff(shares, axis=0) <= 0).all()
+    assert (np.diff(shares, axis=1) >= 0).all()
+    assert_allclose([setting.flops / settings[0].flops for setting in settings], [1, 4, 16])
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "expected"),
+    [
+        ("letterbox:640", 1024, "letterbox:1024"),
+        ("stretch:400x300", 200, "stretch:200x150"),
+        ("shortest:800:1333", 800, "shortest:800:1333"),
+        ("shortest:600:1000:mmdet", 300, "shortest:300:500:mmdet"),
+    ],
+)
+def test_the_other_size_keeps_its_ratio(rule, size, expected):
+    assert str(rules_of_sizes(parse_resize(rule), [size])[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "message"),
+    [
+        ("none", 640, "'none' has no size to change"),
+        ("letterbox:640", 0, "for size 0"),
+        ("shortest:8:16", 60_000, "120000"),
+    ],
+)
+def test_wrong_sizes_are_named(rule, size, message):
+    with pytest.raises(ResizeError, match=message):
+        rules_of_sizes(parse_resize(rule), [size])
+
+
+def test_no_instances_and_json(bccd):
+    empty = read_coco({"images": [], "annotations": [], "categories": []})
+    (setting,) = sweep_resize(empty, load_anchors("retinanet"), [parse_resize("none")])
+    assert np.isnan(setting.placed_recall)
+    assert len(setting.uncovered) == 0
+    (setting,) = sweep_resize(bccd.dataset, load_anchors("retinanet"), [parse_resize("letterbox:200")])
+    content = json.loads(json.dumps(setting.to_dict()))
+    assert content["uncovered"] == len(setting.uncovered)
+    assert list(content["under_px"]) == ["8", "16", "32"]
