@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy.optimize import linprog
+
+from detect.anchors.facility import (
+    bound_of_choice,
+    choose,
+    choose_by_removal,
+    choose_greedily,
+    find_multipliers,
+    improve_by_swaps,
+    likely_swaps,
+)
+
+BY_HAND = np.array([[3.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.5]])
+seeds = st.integers(0, 10_000)
+
+
+def random_table(seed: int, rows: int = 9, columns: int = 12) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return random.random((rows, columns)) * (random.random((rows, columns)) < 0.6)
+
+
+def value(gains, rows) -> float:
+    return gains[list(rows)].max(axis=0, initial=0.0).sum()
+
+
+def best_value(gains, count, fixed=()) -> float:
+    return max(
+        value(gains, rows) for rows in itertools.combinations(range(len(gains)), count) if set(fixed) <= set(rows)
+    )
+
+
+def test_greed_takes_the_most_and_then_what_adds_most_by_hand():
+    # sums 3, 4, 1.5: row 1 first (4); then row 0 adds 1, row 2 adds 1.5
+    choice = choose_greedily(BY_HAND, 2, fixed=(), costs=np.zeros(3))
+    assert choice.rows == (1, 2)
+    assert choice.value == 5.5
+
+
+def test_lazy_greed_chooses_as_greed_that_looks_at_all():
+    for seed in range(30):
+        gains = random_table(seed, 15, 20)
+        rows: list[int] = []
+        for _ in range(5):
+            rows.append(max((row for row in range(15) if row not in rows), key=lambda row: value(gains, [*rows, row])))
+        assert choose_greedily(gains, 5, fixed=(), costs=np.zeros(15)).rows == tuple(rows)
+
+
+def test_a_swap_mends_what_greed_missed():
+    # greed takes the middle row (5) and one other (1); the two others alone give 8
+    gains = np.array([[2.0, 2.0, 0.0, 0.0], [0.0, 2.5, 2.5, 0.0], [0.0, 0.0, 2.0, 2.0]])
+    assert choose_greedily(gains, 2, fixed=(), costs=np.zeros(3)).value == 7
+    choice = choose(gains, 2)
+    assert (sorted(choice.rows), choice.value) == ([0, 2], 8)
+
+
+@given(seeds, st.integers(1, 4))
+def test_no_single_swap_betters_a_choice_and_the_value_is_that_of_its_rows(seed, count):
+    gains = random_table(seed)
+    choice = choose(gains, count)
+    assert_allclose(choice.value, value(gains, choice.rows))
+    for position, row in itertools.product(range(count), range(len(gains))):
+        rows = list(choice.rows)
+        rows[position] = row
+        assert value(gains, rows) <= choice.value + 1e-8
+
+
+@given(seeds, st.integers(1, 4))
+def test_a_choice_is_worth_at_least_1_minus_1_over_e_of_the_best(seed, count):
+    gains = random_table(seed)
+    assert choose(gains, count).value >= (1 - 1 / np.e) * best_value(gains, count)
+
+
+@given(seeds)
+def test_fixed_rows_stay(seed):
+    gains = random_table(seed)
+    choice = choose(gains, 3, fixed=[4])
+    assert choice.rows[0] == 4
+    assert choice.value <= best_value(gains, 3, [4]) + 1e-9
+    assert choose(gains, 1, fixed=[4]).rows == (4,)
+
+
+def test_what_costs_more_than_it_adds_is_not_chosen():
+    # with costs of 2 the rows are worth 1, 2, -0.5; after row 1, row 0 adds 1 - 2 and row 2 adds 1.5 - 2
+    choice = choose(BY_HAND, 3, costs=np.full(3, 2.0))
+    assert (choice.rows, choice.value) == ((1,), 2)
+
+
+@given(seeds)
+def test_a_swap_counts_what_both_cost(seed):
+    gains, costs = random_table(seed), np.random.default_rng(seed).random(9)
+    choice = improve_by_swaps(gains, [0, 1, 2], costs=costs)
+    worth = {rows: value(gains, rows) - costs[list(rows)].sum() for rows in itertools.combinations(range(9), 3)}
+    assert_allclose(choice.value, worth[tuple(sorted(choice.rows))])
+    near = [rows for rows in worth if len({*rows} & {*choice.rows}) == 2]
+    assert choice.value >= max(worth[rows] for rows in near) - 1e-8
+
+
+def test_leaving_out_starts_with_what_is_missed_least():
+    # of all three, row 0 is missed by 1 (3 - 2), row 1 by 2, row 2 by 1.5
+    assert choose_by_removal(BY_HAND, [0, 1, 2], 2) == (1, 2)
+    assert choose_by_removal(BY_HAND, [0, 1, 2], 2, num_fixed=1) == (0, 1)
+
+
+def test_likely_swaps_start_with_the_one_that_gains_most():
+    gains = random_table(3)
+    for position, row in likely_swaps(gains, [0, 1], count=1):
+        rows = {other: value(gains, [other if at == position else at for at in (0, 1)]) for other in range(2, 9)}
+        assert row == max(rows, key=rows.__getitem__)
+    assert {position for position, _ in likely_swaps(gains, [0, 1, 2], num_fixed=2)} == {2}
+
+
+@given(seeds, st.integers(1, 4))
+def test_no_choice_exceeds_the_bound_of_any_multipliers(seed, count):
+    gains = random_table(seed)
+    multipliers = np.random.default_rng(seed + 1).random(12)
+    assert best_value(gains, count) <= bound_of_choice(gains, multipliers, count) + 1e-9
+
+
+def relaxed_optimum(gains: np.ndarray, count: int) -> float:
+    """The linear relaxation, by HiGHS: open x, serve y <= x, each instance at most once."""
+    a, n = gains.shape
+    served_once = np.hstack([np.zeros((n, a)), np.tile(np.eye(n), a)])
+    open_first = np.hstack([-np.repeat(np.eye(a), n, axis=0), np.eye(a * n)])
+    total = np.append(np.ones(a), np.zeros(a * n))[None]
+    result = linprog(
+        -np.append(np.zeros(a), gains.ravel()),
+        A_ub=np.vstack([served_once, open_first, total]),
+        b_ub=np.concatenate([np.ones(n), np.zeros(a * n), [count]]),
+    )
+    return -result.fun
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_multipliers_come_close_to_the_linear_relaxation(seed):
+    gains = random_table(seed, 15, 40)
+    best = relaxed_optimum(gains, 3)
+    multipliers, opened = find_multipliers(gains, 3, np.full(15, 3 / 15), steps=400)
+    bound = bound_of_choice(gains, multipliers, 3)
+    assert best - 1e-6 <= bound <= 1.01 * best
+    assert_allclose(opened.sum(), 3, rtol=1e-6)
+
+
+def test_multipliers_are_at_least_what_fixed_candidates_give():
+    gains = random_table(0)
+    multipliers, _ = find_multipliers(gains[1:], 2, np.full(8, 0.25), at_least=gains[0], steps=50)
+    assert (multipliers >= gains[0]).all()
+    assert best_value(gains, 3, [0]) <= bound_of_choice(gains[1:], multipliers, 2) + 1e-9
+
+
+def test_no_instances_are_worth_nothing():
+    assert choose(np.zeros((3, 0)), 2).value == 0
+
+
+def test_more_than_there_are_is_refused():
+    with pytest.raises(ValueError, match=r"need 1 fixed <= count <= 3 candidates, got count=4"):
+        choose(BY_HAND, 4, fixed=[0])
+    with pytest.raises(ValueError, match=r"need 2 fixed <= count"):
+        choose(BY_HAND, 1, fixed=[0, 1])
