@@ -6,7 +6,9 @@ from .anchors.grid import AnchorGrid
 from .anchors.histogram import ShapeHistogram
 from .anchors.instances import ResizedInstances
 from .anchors.known import load_anchors
+from .anchors.levels import level_preference
 from .anchors.mixture import LogGaussianMixture
+from .anchors.optimal import OptimalAnchors, optimal_anchors
 from .box_coding import BoxCoder
 from .coco import CocoDataset, read_coco, read_results
 from .errors import DetectError
@@ -49,6 +51,7 @@ __all__ = [
     "Landmarks",
     "LogGaussianMixture",
     "MaxIoU",
+    "OptimalAnchors",
     "Peaks",
     "PointScores",
     "PostProcess",
@@ -69,9 +72,11 @@ __all__ = [
     "import_head",
     "k_curve",
     "keypoint_landmarks",
+    "level_preference",
     "load_anchors",
     "load_checkpoint",
     "match_points",
+    "optimal_anchors",
     "parse_resize",
     "read_coco",
     "read_results",

@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.models import OptionInfo
 
 from detect.anchors.fitting import METHODS
+from detect.anchors.grid import DIALECTS
 from detect.anchors.mixture import _SHRINKAGES
 from detect.cli import anchors as commands
 from detect.cli import heatmaps
@@ -80,6 +81,7 @@ def test_fields_are_spelled_as_options_are_typed(command, model):
 def test_choices_are_what_the_code_offers():
     assert get_args(commands.Method) == METHODS
     assert get_args(commands.Format) == tuple(FORMATS)
+    assert get_args(commands.Grid) == ("exact", *DIALECTS)
     assert get_args(commands.Shrinkage) == ("none", *_SHRINKAGES)
     assert get_args(heatmaps.Source) == SOURCES
     assert get_args(heatmaps.Pixel) == tuple(SHIFTS)
@@ -90,7 +92,7 @@ def test_choices_are_what_the_code_offers():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("anchors_*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configurations_load(path):
-    assert read_config(path, FitConfig)["method"] == "kmeans"
+    assert read_config(path, FitConfig)["method"] == "optimal"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("heatmaps_*.yaml")), ids=lambda path: path.stem)

@@ -43,7 +43,7 @@ class FinerLevel:
         """All of it in a sentence."""
         shapes = f"the shapes of {self.beside}" + (" halved" if self.scale < 1 else "")
         return (
-            f"{self.name} with {shapes} would cover {self.gained:,} more instances ({self.gained_share:.1%}), for "
+            f"{self.name} with {shapes} would cover {self.gained:,} more ({self.gained_share:.1%} of instances), for "
             f"{self.anchors_added:.1f} times the anchors and {self.flops_added:.1f} times the operations in addition: "
             f"it {'pays' if self.pays else 'does not pay'}"
         )

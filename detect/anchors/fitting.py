@@ -1,4 +1,4 @@
-"""From boxes to an AnchorSet: count shapes, cluster them, put them on pyramid levels."""
+"""From boxes to an AnchorSet: count shapes, find the best or cluster them, put them on pyramid levels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from detect.anchors.iou_kmeans import (
     sorted_by_area,
     spread_seeds,
 )
+from detect.anchors.optimal import optimal_anchors
 from detect.anchors.pyramid import levels_of_shapes, place_shapes
 from detect.boxes import best_shape_iou
 from detect.errors import FitError
 
-METHODS = ("kmeans", "euclidean", "log-euclidean", "mixture")
+METHODS = ("optimal", "kmeans", "euclidean", "log-euclidean", "mixture")
+UPPER_BOUND = "average_iou_upper_bound"  # among the scores of an AnchorSet: what no k shapes exceed on its boxes
+FEW_BOXES = 20_000  # counted in cells so fine that they tell the boxes apart
+FINE_CELLS_PER_OCTAVE = 1024
 COARSE_CELLS_PER_OCTAVE = 16  # starts run on this many; the best of them is then improved on the full histogram
 CURVE_CELLS_PER_OCTAVE = 8
 CURVE_KS = tuple(range(1, 16))
@@ -47,9 +51,10 @@ def fit_anchors(
     *,
     k: int = 9,
     per_level: int | None = None,
-    method: str = "kmeans",
+    method: str = "optimal",
     strides: Sequence[int] = (8, 16, 32, 64, 128),
     seed: int = 0,
+    certify: float | None = None,
     covariance_type: str = "full",
     shrinkage: str | None = None,
 ) -> AnchorSet:
@@ -60,9 +65,12 @@ def fit_anchors(
         k: number of shapes in all, each put on the level of its size.
         per_level: instead of ``k``: split the boxes by size over the levels, and fit this many shapes to each level's
             boxes, as frameworks want it whose heads are shared by all levels.
-        method: one of ``METHODS``.
+        method: one of ``METHODS``; ``optimal`` and ``kmeans`` are for IoU, the others baselines.
         strides: of the pyramid's levels, in pixels.
-        seed: of the random starts; equal input and seed give equal anchors, whatever the order of the boxes.
+        seed: of the random starts, which ``optimal`` has none of; equal input and seed give equal anchors, whatever the
+            order of the boxes.
+        certify: with ``optimal`` and ``k``: prove that no k shapes reach an average IoU higher by more than this share, or
+            come as close to it as time allows. What was proved is ``scores[UPPER_BOUND]`` of the answer.
         covariance_type: of the mixture, see :class:`LogGaussianMixture`.
         shrinkage: likewise.
 
@@ -77,15 +85,17 @@ def fit_anchors(
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     resize = str(instances.rule)
     if per_level is None:
-        shapes = fit_shapes(instances.histogram, k, method, **settings)
-        placed = place_shapes(shapes, strides)
-        return AnchorSet(placed.levels, resize=resize, name="fitted")
+        histogram = _histogram_for(instances.shapes, method)
+        best = optimal_anchors(histogram, k, certify=certify) if method == "optimal" else None
+        shapes = best.shapes if best else fit_shapes(histogram, k, method, **settings)
+        proved = {} if best is None or best.upper_bound is None else {UPPER_BOUND: best.upper_bound}
+        return AnchorSet(place_shapes(shapes, strides).levels, resize=resize, name="fitted", scores=proved)
     strides = sorted(strides)
     level_of = levels_of_shapes(instances.shapes, strides)
     used = np.unique(level_of)  # a level without boxes gets no anchors
     groups = []
     for level in used:
-        histogram = ShapeHistogram.of(instances.shapes[level_of == level])
+        histogram = _histogram_for(instances.shapes[level_of == level], method)
         try:
             shapes = fit_shapes(histogram, per_level, method, **settings)
         except FitError as error:
@@ -98,7 +108,7 @@ def fit_anchors(
 def fit_shapes(
     histogram: ShapeHistogram,
     k: int,
-    method: str = "kmeans",
+    method: str = "optimal",
     *,
     seed: int = 0,
     covariance_type: str = "full",
@@ -109,6 +119,8 @@ def fit_shapes(
     Raises:
         FitError: fewer distinct shapes than k.
     """
+    if method == "optimal":
+        return optimal_anchors(histogram, k, certify=None).shapes
     if method == "kmeans":
         return _fit_in_iou(histogram, k, seed)
     from detect.anchors.clustering import (  # scikit-learn takes longer to import than to fit
@@ -168,6 +180,13 @@ def _fit_in_iou(histogram: ShapeHistogram, k: int, seed: int) -> Float64[ndarray
     coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE)
     start = best_of_starts(_members(coarse if len(coarse) >= k else histogram), k, _random(seed))
     return sorted_by_area(improve_centers(_members(histogram), start.centers).centers)
+
+
+def _histogram_for(shapes: Float64[ndarray, "n 2"], method: str) -> ShapeHistogram:
+    """The finer its cells, the closer to the best and the tighter the proof."""
+    if method == "optimal" and len(shapes) <= FEW_BOXES:
+        return ShapeHistogram.of(shapes, cells_per_octave=FINE_CELLS_PER_OCTAVE)
+    return ShapeHistogram.of(shapes)
 
 
 def _members(histogram: ShapeHistogram) -> Members:

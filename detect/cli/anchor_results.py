@@ -13,7 +13,7 @@ from typing import Any
 
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
-from detect.anchors.fitting import KCurve
+from detect.anchors.fitting import UPPER_BOUND, KCurve
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.cli import anchor_tables, output
@@ -68,7 +68,7 @@ def with_provenance(score: Coverage, sources: tuple[SourceFile, ...]) -> AnchorS
     placed = {"placed_average_iou": score.placed_average_iou, "placed_recall_at_0.5": score.placed_recall(0.5)}
     return replace(
         score.anchors,
-        scores={name: round(value, 6) for name, value in (by_shape | placed).items()},
+        scores={name: round(value, 6) for name, value in (by_shape | placed | dict(score.anchors.scores)).items()},
         sources=sources,
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
@@ -108,6 +108,7 @@ def print_fit(scores: Sequence[Coverage], k_scores: KCurve | None, *, whole_curv
     output.print_dataset(fitted.instances.dataset, str(fitted.instances.rule), console)
     anchor_tables.print_levels(fitted, console)
     anchor_tables.print_scores(scores, console)
+    anchor_tables.print_bound(fitted, console)
     if k_scores and whole_curve:
         anchor_tables.print_k_curve(k_scores, console)
     elif k_scores:
@@ -134,7 +135,9 @@ def print_score(scores: Sequence[Coverage], worst: int) -> None:
 
 def print_fit_object(scores: Sequence[Coverage], method: str, k_scores: KCurve | None) -> None:
     """A fit, for machines."""
-    content = score_object(scores[0]) | {"method": method}
+    bound = scores[0].anchors.scores.get(UPPER_BOUND)
+    gap = None if bound is None else bound / scores[0].average_iou - 1
+    content = score_object(scores[0]) | {"method": method, "upper_bound": bound, "gap": gap}
     if k_scores:
         content["k_curve"] = {str(k): value for k, value in k_scores.average_iou.items()}
         content["knee"] = k_scores.knee

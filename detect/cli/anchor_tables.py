@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from detect.anchors.coverage import Coverage, Group
-from detect.anchors.fitting import KCurve
+from detect.anchors.fitting import UPPER_BOUND, KCurve
+from detect.anchors.levels import LevelPreference
+from detect.anchors.sweep import SMALL_PX, Setting
 from detect.cli import output
 
 PARTED = 0.05  # recall lost between shape and grid that is worth a warning
@@ -31,6 +33,16 @@ def print_scores(scores: Sequence[Coverage], console: Console) -> None:
         "ratios and not of IoU",
         style="dim",
     )
+
+
+def print_bound(score: Coverage, console: Console) -> None:
+    """How close the fitted shapes are to the best there can be, where it was proved."""
+    bound = score.anchors.scores.get(UPPER_BOUND)
+    if bound is not None:
+        console.print(
+            f"average IoU {score.average_iou:.4f}, at most {bound:.4f} possible for k = {score.anchors.num_anchors}: within "
+            f"{bound / score.average_iou - 1:.2%} of the best"
+        )
 
 
 def print_groups(score: Coverage, console: Console, *, most: int = 20) -> None:
@@ -96,3 +108,29 @@ def warn_if_parted(score: Coverage) -> None:
             f"the grid puts the anchors: its cells are too far apart for the small ones. Placed coverage is what average "
             f"precision follows; add a finer level than {finest.name} (stride {finest.stride}), or enlarge the input."
         )
+
+
+def print_preference(preference: LevelPreference, console: Console) -> None:
+    """What each level takes and costs, what is left without it, and what to keep, in words."""
+    output.print_dataset(preference.score.instances.dataset, str(preference.score.instances.rule), console)
+    table = output.table("level", "stride", "shapes", "best for", "positives", "anchors", "GFLOPs", "lost without it")
+    lost = [f"{len(without.lost):,}" for without in preference.without_each] or ["-"]
+    for level, without in zip(preference.levels, lost, strict=True):
+        shares = (f"{level.preferred:.1%}", f"{level.positives:.1%}")
+        costs = (f"{level.cost.anchors:,.0f}", f"{level.cost.flops / 1e9:.1f}")
+        table.add_row(level.name, str(level.stride), str(level.num_shapes), *shares, *costs, without)
+    console.print(table)
+    for line in preference.advice:
+        console.print(line, markup=False)
+
+
+def print_sweep(settings: Sequence[Setting], console: Console) -> None:
+    """A row for each input size."""
+    small = [f"under {size} px" for size in SMALL_PX]
+    table = output.table("resize", "placed IoU", "placed .5", "uncovered", *small, "anchors", "GFLOPs")
+    for each in settings:
+        coverage = f"{each.placed_average_iou:.3f}", f"{each.placed_recall:.3f}", f"{len(each.uncovered):,}"
+        shares = (f"{share:.1%}" for share in each.under_px)
+        table.add_row(each.resize, *coverage, *shares, f"{each.num_anchors:,.0f}", f"{each.flops / 1e9:.1f}")
+    console.print(table)
+    console.print("placed: where the grid puts the anchors; operations of RetinaNet's head, for an image", style="dim")

@@ -14,7 +14,9 @@ RESIZE_HELP = (
     ":mmdet for their rounding). Anchors are fitted and scored in pixels after it."
 )
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Anchors: fit, score, convert.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Anchors: fit, score, compare levels and sizes, convert."
+)
 
 
 def _use_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -28,11 +30,17 @@ def _use_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 # spelled out, so that --help and shell completion need not import what implements them; a test holds them equal to it
-Method = Literal["kmeans", "euclidean", "log-euclidean", "mixture"]
+Method = Literal["optimal", "kmeans", "euclidean", "log-euclidean", "mixture"]
 Covariance = Literal["full", "tied", "diag", "spherical"]
 Shrinkage = Literal["none", "ledoit-wolf", "oas"]
 Format = Literal["torchvision", "detectron2", "mmdet", "yolov5", "ultralytics-yaml", "json"]
 
+Grid = Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"]
+Assigner = Literal["max-iou", "atss"]
+
+GridOption = Annotated[
+    Grid, typer.Option(help="Whose way to lay anchors on feature maps: its strides, and whether corners are rounded.")
+]
 Files = Annotated[list[str], typer.Argument(help="COCO annotation files (.json, .json.gz) or patterns: one dataset.")]
 Config = Annotated[
     Path | None,
@@ -52,12 +60,18 @@ def fit(
         int | None,
         typer.Option(min=1, max=1000, help="Instead of -k: split boxes by size over levels, fit this many to each."),
     ] = None,
-    method: Annotated[Method, typer.Option(help="kmeans measures distance in IoU.")] = "kmeans",
+    method: Annotated[
+        Method, typer.Option(help="optimal and kmeans are for IoU; the others are baselines to compare with.")
+    ] = "optimal",
+    certify: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Prove optimal shapes to be this close to the best there can be; 1: no proof."),
+    ] = 0.01,
     resize: Annotated[str, typer.Option(help=RESIZE_HELP)] = "none",
     levels: Annotated[
         str, typer.Option(help="Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32).")
     ] = "p3-p7",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random starts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random starts; optimal has none.")] = 0,
     covariance: Annotated[Covariance, typer.Option(help="Form of the mixture's covariances.")] = "full",
     shrinkage: Annotated[Shrinkage, typer.Option(help="Of the mixture's full covariances.")] = "none",
     compare: Annotated[
@@ -94,6 +108,7 @@ def fit(
         method=method,
         strides=strides_of(levels),
         seed=seed,
+        certify=certify if certify < 1 else None,
         covariance_type=covariance,
         shrinkage=_or_none(shrinkage),
     )
@@ -155,6 +170,81 @@ def score(
         anchor_results.print_score(scores, worst)
     if output:
         save(output, {"report.html": anchor_results.page(scores, None, title="Anchors side by side")})
+
+
+@app.command()
+def levels(
+    files: Files,
+    anchors: Annotated[str, typer.Option(help="A known name, an anchors.yaml or its folder.")],
+    resize: Annotated[str | None, typer.Option(help=f"{RESIZE_HELP} Default: the rule the set was made for.")] = None,
+    grid: GridOption = "exact",
+    assigner: Annotated[Assigner, typer.Option(help="Which anchors learn an instance.")] = "max-iou",
+    findings: Findings = False,
+    strict: Strict = False,
+    json: AsJson = False,
+) -> None:
+    """Which pyramid levels the boxes prefer, what dropping each costs and saves, whether a finer one would pay.
+
+    `detect anchors levels instances.json --anchors retinanet` tells it in words; `RetinaNetHead.select_levels` and
+    `AnchorGrid.select_levels` take the levels to keep. Nothing is trained: the anchors are matched as a detector would.
+    """
+    from detect.anchors.assignment import Atss
+    from detect.anchors.grid import DIALECTS, AnchorGrid
+    from detect.anchors.known import load_anchors
+    from detect.anchors.levels import level_preference
+    from detect.cli import anchor_results, anchor_tables
+    from detect.cli.output import console, print_json
+
+    chosen = load_anchors(anchors)
+    instances = anchor_results.read_instances(files, resize or chosen.resize, strict=strict, list_findings=findings)
+    strides, rounded = ("exact", False) if grid == "exact" else (DIALECTS[grid].strides, DIALECTS[grid].rounded)
+    laid = AnchorGrid(chosen, strides=strides, rounded=rounded)
+    preference = level_preference(instances, laid, rule=Atss() if assigner == "atss" else None)
+    if json:
+        print_json(preference.to_dict())
+    else:
+        anchor_tables.print_preference(preference, console())
+
+
+@app.command()
+def sweep(
+    files: Files,
+    sizes: Annotated[str, typer.Option(help="The first size of the resize rule, one after the other.")],
+    resize: Annotated[str, typer.Option(help=RESIZE_HELP)] = "letterbox:640",
+    anchors: Annotated[
+        str | None, typer.Option(help="A known name or an anchors.yaml; default: fitted anew at each size.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of shapes, where they are fitted.")] = 9,
+    levels: Annotated[str, typer.Option(help="Pyramid levels, where shapes are fitted.")] = "p3-p7",
+    grid: GridOption = "exact",
+    findings: Findings = False,
+    strict: Strict = False,
+    json: AsJson = False,
+) -> None:
+    """What a larger input buys: coverage, small boxes, anchors and operations at several sizes.
+
+    `detect anchors sweep instances.json --sizes 320,480,640,800,1024 --resize letterbox:640`
+    """
+    from functools import partial
+
+    from detect.anchors.fitting import fit_anchors
+    from detect.anchors.grid import DIALECTS
+    from detect.anchors.known import load_anchors
+    from detect.anchors.pyramid import strides_of
+    from detect.anchors.sweep import rules_of_sizes, sweep_resize
+    from detect.cli import anchor_results, anchor_tables
+    from detect.cli.output import console, numbers, print_json
+    from detect.resize import parse_resize
+
+    rules = rules_of_sizes(parse_resize(resize), [round(size) for size in numbers(sizes, "--sizes", least=1)])
+    chosen = load_anchors(anchors) if anchors else partial(fit_anchors, k=k, strides=strides_of(levels))
+    dataset = anchor_results.read_dataset(files, strict=strict, list_findings=findings)
+    strides, rounded = ("exact", False) if grid == "exact" else (DIALECTS[grid].strides, DIALECTS[grid].rounded)
+    settings = sweep_resize(dataset, chosen, rules, strides=strides, rounded=rounded)
+    if json:
+        print_json({"settings": [setting.to_dict() for setting in settings]})
+    else:
+        anchor_tables.print_sweep(settings, console())
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -46,6 +47,7 @@ def options(
 
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin stall each other on a busy machine
     try:
         app()
     except DetectError as error:

@@ -20,21 +20,6 @@ from detect.keypoints.scores import PointScores, score_points
 from detect.keypoints.thresholds import choose_threshold
 
 
-def numbers(text: str, option: str, *, least: float) -> list[float]:
-    """Numbers between commas, from ``least`` on.
-
-    Raises:
-        ConfigError: something else.
-    """
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or not all(least <= value < math.inf for value in values):
-        raise ConfigError(f"{option}: expected numbers of {least:g} or more between commas, got {text!r}")
-    return values
-
-
 def ceilings_of(
     found: CocoLandmarks, strides: Sequence[float], sigmas: Sequence[float], **options: Any
 ) -> list[Ceiling]:

@@ -148,11 +148,11 @@ def ceiling(
     training begins. Of the strides that lose next to nothing the coarsest is marked, with the sigma that loses least.
     """
     from detect.cli import heatmap_results, heatmap_scores
-    from detect.cli.output import console, print_json, save
+    from detect.cli.output import console, numbers, print_json, save
 
     grid = (
-        heatmap_scores.numbers(strides, "--strides", least=0.25),
-        heatmap_scores.numbers(sigmas, "--sigmas", least=0.05),
+        numbers(strides, "--strides", least=0.25),
+        numbers(sigmas, "--sigmas", least=0.05),
     )
     found = heatmap_results.read_landmarks(
         files, source, pixel=pixel, merge=merge, strict=strict, list_findings=findings
@@ -206,10 +206,10 @@ def score(
     AP the average precision over all scores, presence AUC how well the highest score says whether there is any point.
     """
     from detect.cli import heatmap_results, heatmap_scores
-    from detect.cli.output import console, print_json
+    from detect.cli.output import console, numbers, print_json
 
-    of_radii = None if radii is None else heatmap_scores.numbers(radii, "--radii", least=0.01)
-    of_keypoints = None if oks_sigmas is None else heatmap_scores.numbers(oks_sigmas, "--oks-sigmas", least=1e-6)
+    of_radii = None if radii is None else numbers(radii, "--radii", least=0.01)
+    of_keypoints = None if oks_sigmas is None else numbers(oks_sigmas, "--oks-sigmas", least=1e-6)
     scoring = heatmap_scores.Scoring(source, radius, of_radii, threshold, choose, of_keypoints)
     found = heatmap_results.read_landmarks(
         truth, source, pixel=pixel, merge=merge, strict=strict, list_findings=findings

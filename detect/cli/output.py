@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from detect.errors import OutputError
+from detect.errors import ConfigError, OutputError
 from detect.files import write_whole
 
 if TYPE_CHECKING:
@@ -37,6 +38,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and value != value else value  # noqa: PLR0124 - only NaN differs from itself
+
+
+def numbers(text: str, option: str, *, least: float) -> list[float]:
+    """Numbers between commas, from ``least`` on.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(least <= value < math.inf for value in values):
+        raise ConfigError(f"{option}: expected numbers of {least:g} or more between commas, got {text!r}")
+    return values
 
 
 def note(text: str) -> None:

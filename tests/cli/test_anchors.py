@@ -39,7 +39,9 @@ def test_fit_prints_one_object_with_the_promised_fields(detect):
     content = result.json
     assert content["boxes"] == 4886
     assert content["refused"] == 2
-    assert content["method"] == "kmeans"
+    assert content["method"] == "optimal"
+    assert content["average_iou"] < content["upper_bound"] <= content["average_iou"] * 1.01
+    assert content["gap"] == pytest.approx(content["upper_bound"] / content["average_iou"] - 1)
     assert content["resize"] == "letterbox:640"
     areas = [w * h for w, h in content["shapes"]]
     assert len(areas) == 5
@@ -219,7 +221,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(detect, arguments, message):
         ("kk: 3", "no option 'kk'"),
         ("k: many", "k: Input should be a valid integer"),
         ("k: 0", "k: Input should be greater than or equal to 1"),
-        ("method: magic", "method: Input should be 'kmeans'"),
+        ("method: magic", "method: Input should be 'optimal'"),
         ("[1]", "expected fields such as 'k: 9', got list"),
         ("k: [", "not YAML"),
     ],
@@ -255,3 +257,47 @@ def test_the_python_interface_gives_what_the_command_gives(detect):
     anchors = fit_anchors(instances, k=5)
     np.testing.assert_array_equal(anchors.shapes, content["shapes"])
     assert coverage(instances, anchors).average_iou == content["average_iou"]
+
+
+def test_levels_are_told_in_words_and_as_an_object(detect):
+    arguments = ("anchors", "levels", BCCD, "--anchors", "retinanet", "--resize", "letterbox:640")
+    result = detect(*arguments)
+    assert result.code == 0
+    assert "keep P3, P4, P5: 1 instance is lost: annotation 4133" in " ".join(result.out.split())
+    content = detect(*arguments, "--grid", "torchvision", "--assigner", "atss", "--json").json
+    assert [level["name"] for level in content["levels"]] == ["P3", "P4", "P5", "P6", "P7"]
+    assert sum(level["positives"] for level in content["levels"]) == pytest.approx(1)
+    assert content["suggested"] == [0, 1, 2]
+
+
+def test_a_sweep_shows_what_a_larger_input_buys(detect):
+    arguments = ("anchors", "sweep", BCCD, "--sizes", "320,640", "--anchors", "retinanet")
+    small, large = detect(*arguments, "--json").json["settings"]
+    assert (small["resize"], large["resize"]) == ("letterbox:320", "letterbox:640")
+    assert large["flops"] == pytest.approx(4 * small["flops"], rel=0.01)  # but for cells at the edge
+    assert small["uncovered"] > large["uncovered"]
+    lines = detect(*arguments).out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("letterbox")] == ["letterbox:320", "letterbox:640"]
+    fitted = detect("anchors", "sweep", NUCLEI, "--sizes", "128,256", "-k", 3, "--levels", "p2-p4", "--json").json
+    shapes = [[shape for level in each["levels"] for shape in level["shapes"]] for each in fitted["settings"]]
+    np.testing.assert_allclose(2 * np.array(shapes[0]), shapes[1], rtol=0.02)  # twice the size, the same shapes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sweep", BCCD, "--sizes", "320,x"), "--sizes: expected numbers of 1 or more between commas, got '320,x'"),
+        (("sweep", BCCD, "--sizes", "320", "--resize", "none"), "resize rule 'none' has no size to change"),
+        (("levels", BCCD, "--anchors", "nothing"), "nothing"),
+    ],
+)
+def test_mistakes_in_levels_and_sweeps_are_one_line(detect, arguments, message):
+    result = detect("anchors", *arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_tiles_are_a_resize_rule(detect):
+    content = detect("anchors", "score", BCCD, "--anchors", "retinanet", "--resize", "tiles:320:64", "--json").json
+    assert content["anchors"][0]["boxes"] > 4886  # a box in several tiles counts in each
