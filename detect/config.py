@@ -26,7 +26,7 @@ class FitConfig(_Config):
     k: int = Field(default=9, ge=1, le=1000, description="number of anchor shapes")
     per_level: int | None = Field(default=None, ge=1, le=1000, description="fit this many to each level's boxes")
     method: Literal["optimal", "kmeans", "euclidean", "log-euclidean", "mixture"] = "optimal"
-    certify: float = Field(default=0.01, ge=0, le=1, description="how close to the best there can be; 1: no proof")
+    certify: float | None = Field(default=None, ge=0, le=1, description="how close to the best; 1: no proof")
     resize: str = Field(default="none", description="the detector's resize rule")
     levels: str = Field(default="p3-p7", description="pyramid levels, or strides in pixels")
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -30,8 +30,9 @@ MAX_CANDIDATES = 800
 FINEST_STEP = 0.03
 MAX_GAINS = 600_000
 FEW_POINTS = 24  # for so few, every pair of a width and a height is a candidate
-POINTS_TO_CHOOSE_ON = 1200
+POINTS_TO_CHOOSE_ON = 600
 POINTS_TO_SWAP_ON = 5000
+POINTS_TO_POLISH_ON = 12_000
 MAX_SWAPS = 10
 SWAP_STEP = 0.2  # nepers between places that are tried for a swap
 POINTS_TO_PROVE_ON = 12_000
@@ -126,8 +127,10 @@ def _fit(points: ShapePoints, k: int, gain: ShapeGain, fixed: Float64[ndarray, "
     shapes = max(fits, key=lambda fit: score_of(few, fit, gain))
     if len(few) == len(points):
         return shapes
-    improve = _swap_and_polish if len(points) <= POINTS_TO_SWAP_ON else polish_shapes
-    return improve(points, shapes, gain, num_fixed=num_fixed)
+    if len(points) <= POINTS_TO_SWAP_ON:
+        return _swap_and_polish(points, shapes, gain, num_fixed=num_fixed)
+    shapes = polish_shapes(_at_most(points, POINTS_TO_POLISH_ON), shapes, gain, num_fixed=num_fixed)
+    return settle_shapes(points, shapes, gain, num_fixed=num_fixed)
 
 
 def _swap_and_polish(

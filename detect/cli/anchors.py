@@ -64,9 +64,14 @@ def fit(
         Method, typer.Option(help="optimal and kmeans are for IoU; the others are baselines to compare with.")
     ] = "optimal",
     certify: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Prove optimal shapes to be this close to the best there can be; 1: no proof."),
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Prove optimal shapes to be this close to the best there can be; 1: no proof. Default: 0.01, but of more than "
+            "20,000 boxes no proof, which takes longer there.",
+        ),
+    ] = None,
     resize: Annotated[str, typer.Option(help=RESIZE_HELP)] = "none",
     levels: Annotated[
         str, typer.Option(help="Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32).")
@@ -108,7 +113,7 @@ def fit(
         method=method,
         strides=strides_of(levels),
         seed=seed,
-        certify=certify if certify < 1 else None,
+        certify=_effort(certify, len(instances)),
         covariance_type=covariance,
         shrinkage=_or_none(shrinkage),
     )
@@ -124,6 +129,14 @@ def fit(
         anchor_results.print_fit(scores, curve, whole_curve=suggest_k)
     if output and sources:
         anchor_results.save_fit(output, scores, curve, sources, with_page=report, title="Anchors fitted to data")
+
+
+def _effort(certify: float | None, num_boxes: int) -> float | None:
+    from detect.anchors.fitting import FEW_BOXES
+
+    if certify is None:
+        certify = PROVED if num_boxes <= FEW_BOXES else 1.0
+    return certify if certify < 1 else None
 
 
 def _or_none(shrinkage: Shrinkage) -> str | None:

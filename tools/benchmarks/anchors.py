@@ -102,7 +102,7 @@ def command_without_page(path: Path) -> None:
 
 
 def command_with_kmeans(path: Path) -> None:
-    """Clustered, with no proof."""
+    """Clustered, not optimal."""
     whole_command(path, "--no-report", "--method", "kmeans")
 
 
@@ -244,7 +244,7 @@ def tables(folder: Path, num_annotations: int = NUM_ANNOTATIONS) -> list[Table]:
         "read_pycocotools": "pycocotools.COCO",
         "read_json": "json.load",
         "command_with_kmeans": "detect anchors fit -o --no-report --method kmeans: read, fit, score, write",
-        "command_without_page": "detect anchors fit -o --no-report: the same, optimal, with a proof to 1 %",
+        "command_without_page": "detect anchors fit -o --no-report: the same, with optimal shapes",
         "whole_command": "detect anchors fit -o: the same, and the page",
     }
     fits = {
