@@ -9,6 +9,7 @@ import typer
 
 from detect.errors import AnchorFileError
 
+PROVED = 0.01  # how close to the best few boxes are proved to be fitted
 RESIZE_HELP = (
     "The detector's resize rule: none, stretch:WxH, letterbox:S (YOLO), shortest:S:MAX (torchvision; add :detectron2 or "
     ":mmdet for their rounding). Anchors are fitted and scored in pixels after it."
@@ -68,7 +69,7 @@ def fit(
         typer.Option(
             min=0,
             max=1,
-            help="Prove optimal shapes to be this close to the best there can be; 1: no proof. Default: 0.01, but of more than "
+            help="Prove optimal shapes to be this close to the best there can be; 1: no proof. Default: 0.01, but of over "
             "20,000 boxes no proof, which takes longer there.",
         ),
     ] = None,
