@@ -69,7 +69,7 @@ def finer_level(score: Coverage, grid: AnchorGrid, head: HeadSize, *, threshold:
     >>> grid = AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[16]))
     >>> score = coverage(ResizedInstances.of(dataset, parse_resize("none")), grid.anchors)
     >>> finer_level(score, grid, HeadSize(num_classes=1), threshold=0.5).words
-    'P3 with the shapes of P4 halved would cover 1 more instances (100.0%), for 4.0 times the anchors and 4.0 times the
+    'P3 with the shapes of P4 halved would cover 1 more (100.0% of instances), for 4.0 times the anchors and 4.0 times the
     operations in addition: it pays'
     """
     if grid.anchors.levels[0].stride % 2:

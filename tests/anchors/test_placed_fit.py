@@ -1,0 +1,133 @@
+"""Shapes and levels fitted together, as they lie on the grid."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from detect.anchors.coverage import coverage
+from detect.anchors.fitting import fit_anchors
+from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.placed_fit import fit_placed, grid_candidates, placed_score, shape_costs
+from detect.anchors.placed_gain import AnyPosition, OwnPositions
+from detect.coco import read_coco
+from detect.resize import parse_resize
+from detect.samples import sample_annotations
+
+STRIDES = (4, 8, 16)
+
+
+@pytest.fixture(scope="module")
+def nuclei() -> ResizedInstances:
+    return ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
+
+
+@pytest.mark.parametrize("objective", ["iou", "recall@0.5"])
+def test_it_beats_k_means_per_level_by_far_and_comes_with_a_bound(nuclei, objective):
+    boxes = OwnPositions.of(nuclei, STRIDES, objective=objective)
+    fit = fit_placed(boxes, per_level=2)
+    assert fit.num_per_level == [2, 2, 2]
+    kmeans = coverage(nuclei, fit_anchors(nuclei, per_level=2, strides=STRIDES))
+    ours = coverage(nuclei, fit.anchors)  # another computation of the same score
+    reached, before = (
+        each.placed_average_iou if objective == "iou" else each.placed_recall(0.5) for each in (ours, kmeans)
+    )
+    assert_allclose(fit.score, reached)
+    assert reached > before + 0.02
+    assert fit.score <= fit.upper_bound
+    assert fit.gap < (0.02 if objective == "iou" else 0.05)
+
+
+def test_shape_clustering_dealt_out_by_area_is_no_match(nuclei):
+    # the fault that the fit is there for: shapes fitted without their grid
+    dealt = coverage(nuclei, fit_anchors(nuclei, k=9, strides=STRIDES)).placed_average_iou
+    assert fit_placed(OwnPositions.of(nuclei, STRIDES), total=9, certify=None).score > dealt + 0.01
+
+
+def test_the_order_of_the_data_changes_nothing(nuclei):
+    data = json.loads(sample_annotations("nuclei").read_text())
+    data["annotations"].reverse()
+    data["images"].reverse()
+    reverse = ResizedInstances.of(read_coco(data), parse_resize("none"))
+    fits = [fit_placed(OwnPositions.of(each, STRIDES), per_level=2) for each in (nuclei, reverse, nuclei)]
+    assert fits[0].anchors.levels == fits[1].anchors.levels == fits[2].anchors.levels
+    assert fits[0].score == fits[1].score == fits[2].score
+    assert fits[0].upper_bound == fits[1].upper_bound == fits[2].upper_bound
+
+
+def test_one_box_gets_itself():
+    # at any position on a stride of 1 a 40 x 80 box is all but matched by itself
+    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[40.0, 80.0]])), (1,))
+    fit = fit_placed(boxes, per_level=1)
+    assert_allclose(fit.anchors.shapes, [[40, 80]], rtol=0.02)
+    assert fit.score > 0.97
+    assert fit.gap < 0.02
+
+
+def test_three_are_chosen_where_nine_buy_nothing():
+    shapes = np.array([[20.0, 20.0], [20.0, 60.0], [60.0, 20.0]])
+    boxes = AnyPosition.of(ShapeHistogram.of(shapes), (2,))
+    assert fit_placed(boxes, per_level=9, certify=None).num_per_level == [9]
+    costs = shape_costs(np.array([[640, 640]]), (2,))
+    fit = fit_placed(boxes, per_level=9, costs=costs)
+    assert fit.num_per_level == [3]
+    assert_allclose(fit.cost, 0.03)
+    assert fit.score - fit.cost <= fit.upper_bound
+    assert fit.gap < 0.02
+
+
+def test_costs_move_shapes_to_coarse_levels(nuclei):
+    boxes = OwnPositions.of(nuclei, STRIDES)
+    costs = shape_costs(np.unique(nuclei.canvas_wh, axis=0), STRIDES, price=0.05)
+    free, priced = (fit_placed(boxes, total=9, costs=each, certify=None) for each in (None, costs))
+    cells = {level.stride: len(level.shapes) / level.stride**2 for level in free.anchors.levels}
+    fewer = {level.stride: len(level.shapes) / level.stride**2 for level in priced.anchors.levels}
+    assert sum(fewer.values()) < sum(cells.values())
+    assert free.score - sum(costs) * 9 < priced.score - priced.cost
+
+
+def test_costs_by_hand():
+    # 64 x 32 at stride 8: 32 cells; at 16: 8 cells
+    assert_allclose(shape_costs(np.array([[64, 32]]), (8, 16), price=0.5), [0.4, 0.1])
+
+
+def test_free_numbers_reach_at_least_as_much_as_fixed_ones(nuclei):
+    boxes = OwnPositions.of(nuclei, STRIDES)
+    assert fit_placed(boxes, total=6, certify=None).score > fit_placed(boxes, per_level=2, certify=None).score - 0.002
+
+
+def test_numbers_for_each_level_are_kept(nuclei):
+    boxes = OwnPositions.of(nuclei, STRIDES)
+    fit = fit_placed(boxes, per_level=[1, 0, 3], certify=None)
+    assert [(level.stride, len(level.shapes)) for level in fit.anchors.levels] == [(4, 1), (16, 3)]
+    assert_allclose(placed_score(boxes, fit.anchors), fit.score)
+    assert fit.upper_bound is None
+    assert fit.gap is None
+
+
+def test_centres_on_corners_are_fitted_as_such(nuclei):
+    boxes = OwnPositions.of(nuclei, STRIDES, center_offset=0.0)
+    fit = fit_placed(boxes, per_level=1, certify=None)
+    assert fit.anchors.center_offset == 0.0
+    assert_allclose(coverage(nuclei, fit.anchors).placed_average_iou, fit.score)
+
+
+def test_candidates_stay_within_their_memory(nuclei, monkeypatch):
+    boxes = OwnPositions.of(nuclei, STRIDES)
+    fine = grid_candidates(boxes)
+    monkeypatch.setattr("detect.anchors.placed_fit.MAX_TABLE", fine.gains.size // 2)
+    coarse = grid_candidates(boxes)
+    assert coarse.gains.size <= fine.gains.size // 2
+    assert_array_equal(np.unique(coarse.levels), [0, 1, 2])
+
+
+def test_wrong_arguments_are_named(nuclei):
+    boxes = OwnPositions.of(nuclei, STRIDES)
+    with pytest.raises(ValueError, match=r"certify=-1"):
+        fit_placed(boxes, per_level=1, certify=-1)
+    with pytest.raises(ValueError, match="per_level or total"):
+        fit_placed(boxes)

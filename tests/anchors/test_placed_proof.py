@@ -1,0 +1,102 @@
+"""The bound of a fit holds for every choice of shapes."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from detect.anchors.facility import bound_of_choice
+from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.placed_choice import Candidates, Limits
+from detect.anchors.placed_fit import fit_placed, grid_candidates
+from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain
+from detect.anchors.placed_proof import find_multipliers
+from detect.anchors.shape_gain import ShapeGain
+
+OBJECTIVES = ("iou", "recall@0.6")
+
+
+def tiny(seed: int, objective: str, *, own: bool, count: int = 7) -> PlacedGain:
+    random = np.random.default_rng(seed)
+    shapes = np.exp(random.uniform(2, 3.5, (count, 2)))
+    if not own:
+        return AnyPosition.of(ShapeHistogram.of(shapes), (4, 16), objective=objective)
+    far = random.uniform(0, 1, (2, 2, count)) * np.array([2, 8])[:, None, None]
+    return OwnPositions(shapes.T.copy(), far, np.full(count, 1 / count), (4, 16), 0.5, ShapeGain.parse(objective))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_choice_from_an_exhaustive_search_beats_the_bound(objective, own, seed):
+    boxes = tiny(seed, objective, own=own)
+    fit = fit_placed(boxes, per_level=1, certify=0.0, rounds=3 if own else 1)
+    axis = np.exp(np.linspace(1.8, 3.9, 24))
+    shapes = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    gains = [boxes.weights * boxes.gains(level, shapes) for level in (0, 1)]
+    best = max(float(np.maximum(gains[0], each).sum(axis=1).max()) for each in gains[1])  # every pair
+    assert best <= fit.upper_bound
+    assert fit.score <= fit.upper_bound
+    more = 0.02 if objective == "iou" or not own else 1 / 7  # of recall, one box
+    assert best <= fit.score + more + 1e-9  # nor does it find much that the fit did not
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("limits", [{"per_level": 2}, {"total": 3}])
+def test_a_thousand_random_restarts_do_not_beat_the_bound(objective, limits):
+    boxes = tiny(11, objective, own=True, count=30)
+    fit = fit_placed(boxes, certify=0.0, rounds=3, **limits)
+    random = np.random.default_rng(0)
+    count = 4 if "per_level" in limits else 3
+    pool = 400
+    levels = np.repeat([0, 1], pool // 2)
+    shapes = boxes.extents.T[random.integers(0, 30, pool)] * np.exp(random.normal(0, 0.1, (pool, 2)))
+    gains = Candidates.of(boxes, shapes, levels).gains
+    best = 0.0
+    for _ in range(1000):
+        rows = random.integers(0, pool, count)
+        if "per_level" in limits:
+            rows = np.concatenate([random.integers(0, 200, 2), random.integers(200, 400, 2)])
+        for place in range(count):  # each in turn to its best, the others held
+            others = np.delete(gains[rows], place, axis=0).max(axis=0)
+            half = slice(None) if "total" in limits else slice(*((0, 200), (200, 400))[place // 2])
+            rows[place] = int(np.maximum(gains[half], others).sum(axis=1).argmax()) + (half.start or 0)
+        best = max(best, float(gains[rows].max(axis=0).sum()))
+    assert best <= fit.upper_bound
+    assert best <= fit.score + 0.01
+
+
+def test_costs_are_part_of_the_bound():
+    boxes = tiny(4, "iou", own=True, count=12)
+    fit = fit_placed(boxes, per_level=3, costs=(0.05, 0.01), certify=0.0, rounds=3)
+    free = fit_placed(boxes, per_level=3, certify=0.0, rounds=3)
+    assert fit.cost > 0
+    assert fit.score - fit.cost <= fit.upper_bound <= free.upper_bound + 1e-9
+    axis = np.exp(np.linspace(1.8, 3.9, 20))
+    shapes = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    one = [boxes.weights * boxes.gains(level, shapes) for level in (0, 1)]
+    pairs = max(float(np.maximum(one[1], each).sum(axis=1).max()) for each in one[1]) - 0.02
+    assert max(pairs, float(one[0].sum(axis=1).max()) - 0.05) <= fit.upper_bound
+
+
+def test_with_one_group_the_multipliers_bound_as_well_as_those_of_facility():
+    boxes = tiny(2, "iou", own=True, count=25)
+    candidates, limits = grid_candidates(boxes), Limits.of(2, None, 3, None)
+    multipliers, opened = find_multipliers(candidates, np.ones(len(candidates)), limits)
+    assert_allclose(opened.sum(), 3, rtol=0.01)
+    bound = bound_of_choice(candidates.gains, multipliers, 3)
+    some = [candidates.take(list(rows)).best.sum() for rows in itertools.combinations(range(0, len(candidates), 9), 3)]
+    assert max(some) <= bound <= 1.05 * float(fit_placed(boxes, total=3, certify=None).score)
+
+
+def test_the_error_of_a_histogram_is_part_of_the_bound():
+    shapes = np.exp(np.random.default_rng(0).uniform(2, 3.5, (60, 2)))
+    coarse = ShapeHistogram.of(shapes, cells_per_octave=4)
+    fit = fit_placed(AnyPosition.of(coarse, (4, 16)), per_level=2, certify=0.0, rounds=1)
+    exact = AnyPosition.of(ShapeHistogram.of(shapes, cells_per_octave=256), (4, 16))
+    ours = fit_placed(exact, per_level=2, certify=None)
+    assert ours.score <= fit.upper_bound
+    assert fit.upper_bound - fit.score >= coarse.iou_error_bound
