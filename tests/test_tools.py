@@ -40,7 +40,7 @@ def test_bench_makes_a_coco_file_that_pycocotools_reads_too(bench, tmp_path, cap
     from pycocotools.coco import COCO
 
     path = tmp_path / "made" / "coco.json"
-    bench.anchors.make_coco_file(path, num_annotations=500, num_images=70)
+    bench.modules("anchors")[0].make_coco_file(path, num_annotations=500, num_images=70)
     dataset = read_coco(path)
     assert len(dataset.annotations) == 500
     assert dataset.refused == ()
@@ -54,9 +54,9 @@ def test_bench_makes_a_coco_file_that_pycocotools_reads_too(bench, tmp_path, cap
 
 def test_bench_measures_in_processes_of_their_own_and_gives_ratios(bench, tmp_path):
     path = tmp_path / "coco.json"
-    bench.anchors.make_coco_file(path, num_annotations=300, num_images=40)
+    bench.modules("anchors")[0].make_coco_file(path, num_annotations=300, num_images=40)
     reading = bench.Table("Reading", path, {"read_ours": "ours", "read_json": "theirs"})
-    rows = [line.split("|")[1:-1] for line in bench.compare(reading, rounds=1).splitlines()[4:]]
+    rows = [line.split("|")[1:-1] for line in bench.compare("anchors", reading, rounds=1).splitlines()[4:]]
     assert [row[0].strip() for row in rows] == ["ours", "theirs"]
     assert float(rows[0][2]) == 1.0
     assert all(0 <= float(row[3]) < 60 for row in rows)  # CPU seconds
@@ -64,14 +64,19 @@ def test_bench_measures_in_processes_of_their_own_and_gives_ratios(bench, tmp_pa
 
 
 def test_bench_says_what_could_not_be_measured(bench, tmp_path, capsys):
-    assert bench.measure("fit_ours", tmp_path / "missing.npy") is None
+    assert bench.measure("anchors", "fit_ours", tmp_path / "missing.npy") is None
     assert "fit_ours: not measured" in capsys.readouterr().err
 
 
-def test_every_row_of_the_heads_tables_is_a_known_piece_of_work(bench):
-    tables = bench.heads.tables()
-    assert {work for table in tables for work in table.names} == set(bench.heads.WORK)
-    assert bench.measure("match_ours_20", bench.heads.NOWHERE).seconds > 0
+@pytest.mark.parametrize("kind", ["heads", "heatmaps"])
+def test_every_row_of_the_tables_is_a_known_piece_of_work(bench, kind):
+    modules = bench.modules(kind)
+    rows = {work for module in modules for table in module.tables() for work in table.names}
+    assert rows == {work for module in modules for work in module.WORK}
+
+
+def test_a_piece_of_work_with_tensors_is_measured(bench, tmp_path):
+    assert bench.measure("heads", "match_ours_20", tmp_path).seconds > 0
 
 
 def test_samples_are_made_from_their_sources(tmp_path, monkeypatch):

@@ -7,18 +7,18 @@ Competitors take turns, round by round, and what is printed are medians and thei
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks import anchors, heads, heatmaps, peaks
 from benchmarks.measuring import Result, Table
 
 DATA = Path("bench-data")
-WORK = anchors.WORK | heads.WORK | heatmaps.WORK | peaks.WORK
-KINDS = ("anchors", "heads", "heatmaps")
+MODULES = {"anchors": ("anchors",), "heads": ("heads",), "heatmaps": ("heatmaps", "peaks")}
 HEAD = (
     "# Benchmarks: {title}\n\nMade by `make bench` (tools/bench.py): each row a process of its own, seconds of the work "
     "without imports (of commands with them), medians over rounds in which the rows take turns; ratios are to the first "
@@ -26,9 +26,14 @@ HEAD = (
 )
 
 
-def measure(work: str, path: Path) -> Result | None:
+def modules(kind: str) -> list[Any]:
+    """The benchmarks of a kind, and no others: what they import counts as memory."""
+    return [importlib.import_module(f"benchmarks.{name}") for name in MODULES[kind]]
+
+
+def measure(kind: str, work: str, path: Path) -> Result | None:
     """One piece of work in a process of its own; None where it cannot run."""
-    command = [sys.executable, __file__, "--work", work, "--on", str(path)]
+    command = [sys.executable, __file__, kind, "--work", work, "--on", str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -37,13 +42,13 @@ def measure(work: str, path: Path) -> Result | None:
     return Result(*json.loads(lines[-1].removeprefix("RESULT ")))
 
 
-def compare(table: Table, rounds: int) -> str:
+def compare(kind: str, table: Table, rounds: int) -> str:
     """A table as text: the first of its names is ours, and every ratio is to it."""
     results: dict[str, list[Result]] = {work: [] for work in table.names}
     for number in range(rounds):
         for work in table.names:
             print(f"{table.title}: round {number + 1} of {rounds}: {work}", file=sys.stderr)
-            result = measure(work, table.path)
+            result = measure(kind, work, table.path)
             if result:
                 results[work].append(result)
     medians = {work: _median(of_work) for work, of_work in results.items() if of_work}
@@ -79,26 +84,29 @@ def _median(results: list[Result]) -> Result:
     )
 
 
-def _tables(kind: str, num_annotations: int) -> list[Table]:
+def _tables(kind: str, num_annotations: int | None) -> list[Table]:
     if kind == "anchors":
-        return anchors.tables(DATA, num_annotations)
-    return heads.tables() if kind == "heads" else [*heatmaps.tables(), *peaks.tables()]
+        (anchors,) = modules(kind)
+        return anchors.tables(DATA, num_annotations or anchors.NUM_ANNOTATIONS)
+    return [table for module in modules(kind) for table in module.tables()]
 
 
 def main() -> None:
     """Measure one piece of work (for the processes started here), or all tables of a kind."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("kind", nargs="?", choices=KINDS, default="anchors", help="which tables")
+    parser.add_argument("kind", nargs="?", choices=tuple(MODULES), default="anchors", help="which tables")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default 3)")
-    parser.add_argument("--annotations", type=int, default=anchors.NUM_ANNOTATIONS, help="size of the COCO file")
+    parser.add_argument("--annotations", type=int, help="size of the COCO file")
     parser.add_argument("-o", "--output", type=Path, help="write the tables here as well")
-    parser.add_argument("--work", choices=sorted(WORK), help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--on", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        WORK[arguments.work](arguments.on)
+        work = {name: run for module in modules(arguments.kind) for name, run in module.WORK.items()}
+        work[arguments.work](arguments.on)
         return
-    text = "\n\n".join(compare(table, arguments.rounds) for table in _tables(arguments.kind, arguments.annotations))
+    tables = _tables(arguments.kind, arguments.annotations)
+    text = "\n\n".join(compare(arguments.kind, table, arguments.rounds) for table in tables)
     print(text)
     if arguments.output:
         from detect.files import write_whole

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from detect.anchors.coverage import Coverage, Group
 from detect.anchors.fitting import UPPER_BOUND, KCurve
-from detect.anchors.levels import LevelPreference
-from detect.anchors.sweep import SMALL_PX, Setting
 from detect.cli import output
+
+if TYPE_CHECKING:
+    from detect.anchors.levels import LevelPreference  # which needs torch: seconds, for commands that do without
+    from detect.anchors.sweep import Setting
 
 PARTED = 0.05  # recall lost between shape and grid that is worth a warning
 
@@ -126,6 +129,8 @@ def print_preference(preference: LevelPreference, console: Console) -> None:
 
 def print_sweep(settings: Sequence[Setting], console: Console) -> None:
     """A row for each input size."""
+    from detect.anchors.sweep import SMALL_PX
+
     small = [f"under {size} px" for size in SMALL_PX]
     table = output.table("resize", "placed IoU", "placed .5", "uncovered", *small, "anchors", "GFLOPs")
     for each in settings:

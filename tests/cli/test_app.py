@@ -36,6 +36,18 @@ def test_completion_imports_nothing_heavy_and_knows_the_methods():
     assert run.stdout.splitlines() == ["kmeans", "HEAVY []"]
 
 
+def test_fitting_anchors_imports_neither_torch_nor_scikit_learn():
+    code = (
+        "import sys\n"
+        "from detect.cli.app import app\n"
+        "from detect.samples import sample_annotations\n"
+        "app(['anchors', 'fit', str(sample_annotations('nuclei')), '-k', '2'], standalone_mode=False)\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "HEAVY []"
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, detect; print([name for name in {(*HEAVY, 'numpy')!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
