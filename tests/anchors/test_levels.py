@@ -79,8 +79,8 @@ def test_numbers_by_hand():
         "P6 takes 33.3% of positives and is the best level of 33.3% of instances; without it 1 instance is lost: "
         "annotation 13; it is 4.8% of the anchors and 4.8% of the head's operations",
         "keep P4, P6: no instance is lost; saved are 19.0% of the anchors and 19.0% of the head's operations",
-        "P3 with the shapes of P4 halved would cover 0 more (0.0% of instances), for 3.0 times the anchors and 3.0 times the "
-        "operations in addition: it does not pay",
+        "P3 with the shapes of P4 halved would cover 0 more (0.0% of instances), for 3.0 times the anchors and 3.0 times "
+        "the operations in addition: it does not pay",
     )
 
 
