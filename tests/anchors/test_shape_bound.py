@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from detect.anchors.histogram import ShapeHistogram
-from detect.anchors.shape_bound import Offers, highest_offer
+from detect.anchors.shape_bound import Offers, _bound_block, highest_offer
 from detect.anchors.shape_gain import ShapeGain
 from detect.anchors.shape_points import ShapePoints
 from detect.boxes import shape_iou
@@ -67,6 +67,21 @@ def test_one_square_alone_is_bounded(seed, spread):
     offers = Offers(points, np.random.default_rng(seed).random(len(points)), GAINS[seed % 3])
     grid = np.log(grid_over(boxes, 9))
     assert offers.at(grid).max() <= highest_offer(offers, max_pairs=0).bound + 1e-9
+
+
+@settings(max_examples=300)
+@given(seed=seeds)
+def test_no_shape_within_a_square_of_any_size_and_place_offers_more(seed):
+    random = np.random.default_rng(seed)
+    points = exact_points(np.exp(random.normal(3, 0.4, (1 + seed % 5, 2))))
+    offers = Offers(points, random.random(len(points)) * 0.6, GAINS[seed % 3])
+    half = 10 ** random.uniform(-3, -0.3, 2)
+    near = np.array([random.choice(offers.x), random.choice(offers.y)])  # where boxes have their kinks
+    center = near + random.uniform(-3, 3, 2) * half
+    within = center + half * np.stack(np.meshgrid(*[np.linspace(-1, 1, 21)] * 2), axis=-1).reshape(-1, 2)
+    upper, value = _bound_block(offers, center[None], half)
+    assert offers.at(within).max() <= upper[0] + 1e-12
+    assert_allclose(value, offers.at(center[None]))
 
 
 @given(seed=seeds)
