@@ -6,6 +6,7 @@ from .anchors.grid import AnchorGrid
 from .anchors.histogram import ShapeHistogram
 from .anchors.instances import ResizedInstances
 from .anchors.known import load_anchors
+from .anchors.level_fitting import fit_levels
 from .anchors.levels import level_preference
 from .anchors.mixture import LogGaussianMixture
 from .anchors.optimal import OptimalAnchors, optimal_anchors
@@ -68,6 +69,7 @@ __all__ = [
     "coverage",
     "find_peaks",
     "fit_anchors",
+    "fit_levels",
     "heatmap_focal_loss",
     "import_head",
     "k_curve",

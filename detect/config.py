@@ -23,17 +23,30 @@ class FitConfig(_Config):
     """Options of ``detect anchors fit``."""
 
     files: list[str] = Field(default=[], description="annotation files or patterns, read as shards of one dataset")
-    k: int = Field(default=9, ge=1, le=1000, description="number of anchor shapes")
-    per_level: int | None = Field(default=None, ge=1, le=1000, description="fit this many to each level's boxes")
+    k: int = Field(default=9, ge=1, le=1000, description="number of anchor shapes in all")
+    levels: str | None = Field(default=None, description="pyramid levels, or strides in pixels")
+    per_level: int | None = Field(default=None, ge=1, le=1000, description="just so many on each level")
+    max_anchors: int | None = Field(default=None, ge=1, le=1000, description="so many on each level at most")
+    price: float = Field(default=0.01, ge=0, le=1, description="what a shape on every level must add to the score")
+    layout: Literal["free", "octaves", "grid", "level-grids"] = "free"
+    scales: int = Field(default=3, ge=1, le=30, description="sizes on each level, of a layout")
+    ratios: int = Field(default=3, ge=1, le=30, description="ratios on each level, of a layout")
+    objective: str | None = Field(default=None, description="shape, placed, recall@0.5, ...")
+    balance: Literal["none", "category", "size"] = "none"
+    weight: list[str] = Field(default=[], description="NAME=FACTOR of a category or size")
+    fixed: list[str] = Field(default=[], description="WxH in pixels after the resize rule")
+    grid: Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"] = "exact"
     method: Literal["optimal", "kmeans", "euclidean", "log-euclidean", "mixture"] = "optimal"
     certify: float | None = Field(default=None, ge=0, le=1, description="how close to the best; 1: no proof")
     resize: str = Field(default="none", description="the detector's resize rule")
-    levels: str = Field(default="p3-p7", description="pyramid levels, or strides in pixels")
     seed: int = Field(default=0, ge=0, lt=2**32)
     covariance: Literal["full", "tied", "diag", "spherical"] = "full"
     shrinkage: Literal["none", "ledoit-wolf", "oas"] = "none"
     compare: list[str] = Field(default=[], description="anchors to score beside the fitted ones")
     suggest_k: bool = False
+    bootstrap: int = Field(default=0, ge=0, le=10_000, description="resamples of the images to fit to")
+    validation: list[str] = Field(default=[], description="annotation files of other images")
+    images: Path | None = Field(default=None, description="folder of the images")
     output: Path | None = Field(default=None, description="folder for anchors.yaml and report.html")
     report: bool = True
     findings: bool = False
@@ -49,7 +62,10 @@ class ScoreConfig(_Config):
     resize: str | None = Field(
         default=None, description="the detector's resize rule; each set's own, where none is given"
     )
+    grid: Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"] = "exact"
+    assigner: Literal["max-iou", "atss"] | None = None
     worst: int = Field(default=10, ge=0, le=10_000)
+    images: Path | None = Field(default=None, description="folder of the images")
     output: Path | None = None
     findings: bool = False
     strict: bool = False

@@ -15,9 +15,12 @@ from typer.models import OptionInfo
 
 from detect.anchors.fitting import METHODS
 from detect.anchors.grid import DIALECTS
+from detect.anchors.level_fitting import FREE
 from detect.anchors.mixture import _SHRINKAGES
+from detect.anchors.structured import LAYOUTS
+from detect.anchors.weighting import BALANCES
+from detect.cli import anchor_fit, anchor_options, heatmaps
 from detect.cli import anchors as commands
-from detect.cli import heatmaps
 from detect.cli.app import main
 from detect.config import CeilingConfig, FitConfig, RenderConfig, ScoreConfig, ScorePointsConfig, read_config
 from detect.errors import ConfigError
@@ -34,7 +37,7 @@ HEATMAPS = [
     (heatmaps.ceiling, CeilingConfig),
     (heatmaps.score, ScorePointsConfig),
 ]
-COMMANDS = [(commands.fit, FitConfig), (commands.score, ScoreConfig), *HEATMAPS]
+COMMANDS = [(anchor_fit.fit, FitConfig), (commands.score, ScoreConfig), *HEATMAPS]
 
 
 @pytest.mark.parametrize(("command", "model"), COMMANDS)
@@ -79,10 +82,12 @@ def test_fields_are_spelled_as_options_are_typed(command, model):
 
 
 def test_choices_are_what_the_code_offers():
-    assert get_args(commands.Method) == METHODS
-    assert get_args(commands.Format) == tuple(FORMATS)
-    assert get_args(commands.Grid) == ("exact", *DIALECTS)
-    assert get_args(commands.Shrinkage) == ("none", *_SHRINKAGES)
+    assert get_args(anchor_options.Method) == METHODS
+    assert get_args(anchor_options.Layout) == (FREE, *LAYOUTS)
+    assert get_args(anchor_options.Balance) == BALANCES
+    assert get_args(anchor_options.Format) == tuple(FORMATS)
+    assert get_args(anchor_options.Grid) == ("exact", *DIALECTS)
+    assert get_args(anchor_options.Shrinkage) == ("none", *_SHRINKAGES)
     assert get_args(heatmaps.Source) == SOURCES
     assert get_args(heatmaps.Pixel) == tuple(SHIFTS)
     assert get_args(heatmaps.Goal) == GOALS

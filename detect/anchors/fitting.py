@@ -21,13 +21,14 @@ from detect.anchors.iou_kmeans import (
     sorted_by_area,
     spread_seeds,
 )
+from detect.anchors.objective import UPPER_BOUND, Objective
 from detect.anchors.optimal import optimal_anchors
 from detect.anchors.pyramid import levels_of_shapes, place_shapes
+from detect.anchors.weighting import weighted_histograms
 from detect.boxes import best_shape_iou
 from detect.errors import FitError
 
 METHODS = ("optimal", "kmeans", "euclidean", "log-euclidean", "mixture")
-UPPER_BOUND = "average_iou_upper_bound"  # among the scores of an AnchorSet: what no k shapes exceed on its boxes
 FEW_BOXES = 20_000  # counted in cells so fine that they tell the boxes apart
 FINE_CELLS_PER_OCTAVE = 1024
 COARSE_CELLS_PER_OCTAVE = 16  # starts run on this many; the best of them is then improved on the full histogram
@@ -55,10 +56,15 @@ def fit_anchors(
     strides: Sequence[int] = (8, 16, 32, 64, 128),
     seed: int = 0,
     certify: float | None = None,
+    objective: Objective | None = None,
+    fixed: Sequence[tuple[float, float]] = (),
+    weights: Float64[ndarray, " n"] | None = None,
     covariance_type: str = "full",
     shrinkage: str | None = None,
 ) -> AnchorSet:
-    """Anchors for the instances of a dataset, on pyramid levels.
+    """Anchors for the instances of a dataset by their shapes, each shape on the pyramid level of its size.
+
+    Where they will lie on the grid takes no part: for that, see :func:`detect.anchors.level_fitting.fit_levels`.
 
     Args:
         instances: boxes after the detector's resize rule.
@@ -69,27 +75,36 @@ def fit_anchors(
         strides: of the pyramid's levels, in pixels.
         seed: of the random starts, which ``optimal`` has none of; equal input and seed give equal anchors, whatever the
             order of the boxes.
-        certify: with ``optimal`` and ``k``: prove that no k shapes reach an average IoU higher by more than this share, or
-            come as close to it as time allows. What was proved is ``scores[UPPER_BOUND]`` of the answer.
+        certify: with ``optimal`` and ``k``: prove that no k shapes reach a score higher by more than this share, or come as
+            close to it as time allows. What was proved is among the scores of the answer.
+        objective: by shape; another than the average IoU, and the next two, with ``optimal`` and ``k`` only.
+        fixed: (width, height) of anchors that are there in any case, among the k.
+        weights: how much each instance counts, see :func:`detect.anchors.weighting.instance_weights`.
         covariance_type: of the mixture, see :class:`LogGaussianMixture`.
         shrinkage: likewise.
 
     Raises:
-        FitError: no usable boxes, or fewer distinct shapes than asked for.
+        FitError: no usable boxes, fewer distinct shapes than asked for, or options that do not go together.
     """
+    objective = objective or Objective()
     if method not in METHODS:
         raise FitError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if not 1 <= (per_level or k) <= MAX_ANCHORS:
         raise FitError(f"the number of anchors must lie between 1 and {MAX_ANCHORS}, got {per_level or k}")
-    _require_boxes(instances)
+    instances.require_boxes()
+    if objective.placed:
+        raise FitError("shapes alone are fitted here: of a placed objective, see fit_levels")
+    if (method != "optimal" or per_level is not None) and (objective != Objective() or fixed or weights is not None):
+        raise FitError("an objective, fixed shapes and weights need the method optimal, and k")
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     resize = str(instances.rule)
     if per_level is None:
-        histogram = _histogram_for(instances.shapes, method)
-        best = optimal_anchors(histogram, k, certify=certify) if method == "optimal" else None
-        shapes = best.shapes if best else fit_shapes(histogram, k, method, **settings)
-        proved = {} if best is None or best.upper_bound is None else {UPPER_BOUND: best.upper_bound}
-        return AnchorSet(place_shapes(shapes, strides).levels, resize=resize, name="fitted", scores=proved)
+        scores: dict[str, float] = {}
+        if method == "optimal":
+            shapes, scores = _fit_optimal(instances, k, objective, fixed, weights, certify)
+        else:
+            shapes = fit_shapes(_histogram_for(instances.shapes, method), k, method, **settings)
+        return AnchorSet(place_shapes(shapes, strides).levels, resize=resize, name="fitted", scores=scores)
     strides = sorted(strides)
     level_of = levels_of_shapes(instances.shapes, strides)
     used = np.unique(level_of)  # a level without boxes gets no anchors
@@ -103,6 +118,28 @@ def fit_anchors(
             raise FitError(f"level of stride {stride}: {error}, or leave the level out (--levels)") from None
         groups.append([(float(width), float(height)) for width, height in shapes])
     return AnchorSet.of(groups, strides=[strides[level] for level in used], resize=resize, name="fitted")
+
+
+def _fit_optimal(
+    instances: ResizedInstances,
+    k: int,
+    objective: Objective,
+    fixed: Sequence[tuple[float, float]],
+    weights: Float64[ndarray, " n"] | None,
+    certify: float | None,
+) -> tuple[Float64[ndarray, "k 2"], dict[str, float]]:
+    """Shapes, and their scores."""
+    counts: Any = None
+    histogram: Any = _histogram_for(instances.shapes, "optimal")
+    if weights is not None:
+        histogram, counts = weighted_histograms(instances.shapes, weights, histogram.cells_per_octave)
+    try:
+        best = optimal_anchors(histogram, k, objective=objective.gain, weights=counts, fixed=fixed, certify=certify)
+    except ValueError as error:
+        raise FitError(str(error)) from None
+    name = objective.score_name(weighted=weights is not None)
+    proved = {} if best.upper_bound is None else {name + UPPER_BOUND: best.upper_bound}
+    return best.shapes, {name: best.score} | proved
 
 
 def fit_shapes(
@@ -199,13 +236,3 @@ def _random(seed: int) -> np.random.RandomState:
 
 def _coarsened(histogram: ShapeHistogram, cells_per_octave: int) -> ShapeHistogram:
     return ShapeHistogram.of(histogram.shapes, counts=histogram.counts, cells_per_octave=cells_per_octave)
-
-
-def _require_boxes(instances: ResizedInstances) -> None:
-    if len(instances):
-        return
-    dataset = instances.dataset
-    crowd = f", {len(dataset.crowd)} are crowd regions" if len(dataset.crowd) else ""
-    first = f": {dataset.refused[0]}" if dataset.refused else ""
-    where = ", ".join(dataset.files)
-    raise FitError(f"{where}: no usable boxes; {len(dataset.refused)} entries refused{crowd}{first}")

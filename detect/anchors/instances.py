@@ -13,6 +13,7 @@ from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.tiles import cut_tiles
 from detect.boxes import row_blocks
 from detect.coco import CocoDataset
+from detect.errors import FitError
 from detect.resize import ResizeRule
 
 
@@ -48,6 +49,20 @@ class ResizedInstances:
     def histogram(self) -> ShapeHistogram:
         """The counts of their shapes."""
         return ShapeHistogram.of(self.shapes)
+
+    def require_boxes(self) -> None:
+        """Fail where there is nothing to fit to, and say what became of the entries.
+
+        Raises:
+            FitError: no usable boxes.
+        """
+        if len(self):
+            return
+        dataset = self.dataset
+        crowd = f", {len(dataset.crowd)} are crowd regions" if len(dataset.crowd) else ""
+        first = f": {dataset.refused[0]}" if dataset.refused else ""
+        where = ", ".join(dataset.files)
+        raise FitError(f"{where}: no usable boxes; {len(dataset.refused)} entries refused{crowd}{first}")
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -2,9 +2,9 @@
 
 Three layouts, each a case of the next, and all of them of free (width, height) lists:
 
-    octaves   one list of ratios, and sizes in strides 2**(i / s) times one base    mmdetection's octave_base_scale
-    sizes     one list of ratios, and a list of sizes for each level                 detectron2, torchvision
-    levels    a list of ratios and a list of sizes for each level                    torchvision's AnchorGenerator
+    octaves       one list of ratios, and sizes in strides 2**(i / s) times one base    mmdetection's octave_base_scale
+    grid          one list of ratios, and a list of sizes for each level                 detectron2, torchvision
+    level-grids   a list of ratios and a list of sizes for each level                    torchvision's AnchorGenerator
 
 A size is the root of an area in pixels, a ratio is height / width. What a layout loses against free lists is its price.
 """
@@ -23,7 +23,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.placed_fit import PlacedFit, fit_placed, placed_score
 from detect.anchors.placed_gain import PlacedGain
 
-LAYOUTS = ("octaves", "sizes", "levels")
+LAYOUTS = ("octaves", "grid", "level-grids")
 DEFAULT_SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4; the default of torchvision, detectron2 and mmdetection
 FACTOR_STEP = 0.03  # nepers
 FIRST_STEP = 0.24  # nepers
@@ -83,7 +83,7 @@ class _Move:
 
 
 def fit_structured(
-    boxes: PlacedGain, *, layout: str = "sizes", scales: int = 3, ratios: int = 3, free: PlacedFit | None = None
+    boxes: PlacedGain, *, layout: str = "grid", scales: int = 3, ratios: int = 3, free: PlacedFit | None = None
 ) -> StructuredFit:
     """The best sizes and ratios that a search from several starts finds; never worse than scaled default anchors.
 
@@ -106,22 +106,34 @@ def fit_structured(
     >>> fit.price < 0.01 < fit.score - fit.default_score
     True
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    return fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free)[-1]
+
+
+def fit_layouts(
+    boxes: PlacedGain, *, widest: str = "level-grids", scales: int = 3, ratios: int = 3, free: PlacedFit | None = None
+) -> tuple[StructuredFit, ...]:
+    """:func:`fit_structured` for each of ``LAYOUTS`` up to the widest: what a narrower one reaches is a start for the next.
+
+    Raises:
+        ValueError: likewise.
+    """
+    if widest not in LAYOUTS:
+        raise ValueError(f"layout {widest!r} is not one of {', '.join(LAYOUTS)}")
     if min(scales, ratios) < 1:
         raise ValueError(f"need scales >= 1 and ratios >= 1, got {scales=}, {ratios=}")
     free = free or fit_placed(boxes, per_level=scales * ratios, certify=None)
-    default = _default(boxes, scales, ratios)
-    factor, scaled = _best_factor(boxes, default)
-    best = scaled
-    for each in LAYOUTS[: LAYOUTS.index(layout) + 1]:  # what a narrower layout reaches is a start for the next
-        starts = [best, scaled, *_starts(boxes, each, scales, ratios, free)]
-        ends = [_searched(boxes, start, list(_moves(each, start))) for start in starts]
+    factor, scaled = _best_factor(boxes, _default(boxes, scales, ratios))
+    default_score = placed_score(boxes, _anchors(boxes, scaled))
+    best, fits = scaled, []
+    for layout in LAYOUTS[: LAYOUTS.index(widest) + 1]:
+        starts = [best, scaled, *_starts(boxes, layout, scales, ratios, free)]
+        ends = [_searched(boxes, start, list(_moves(layout, start))) for start in starts]
         best = max([*ends, best], key=lambda grid: placed_score(boxes, _anchors(boxes, grid)))
-    anchors = _anchors(boxes, best)
-    of_levels = [tuple(tuple(np.exp(row).tolist()) for row in part) for part in (best.sizes, best.ratios)]
-    score, default_score = placed_score(boxes, anchors), placed_score(boxes, _anchors(boxes, scaled))
-    return StructuredFit(layout, of_levels[0], of_levels[1], anchors, score, default_score, factor, free)
+        anchors = _anchors(boxes, best)
+        sizes, of_level = (tuple(tuple(np.exp(row).tolist()) for row in part) for part in (best.sizes, best.ratios))
+        score = placed_score(boxes, anchors)
+        fits.append(StructuredFit(layout, sizes, of_level, anchors, score, default_score, factor, free))
+    return tuple(fits)
 
 
 def _default(boxes: PlacedGain, scales: int, ratios: int) -> _Grid:
@@ -159,7 +171,7 @@ def _starts(boxes: PlacedGain, layout: str, scales: int, ratios: int, free: Plac
     shapes = np.log(np.array([level.shapes for level in free.anchors.levels]))
     sizes, of_level = np.sort(shapes.sum(axis=2) / 2, axis=1), np.sort(shapes[:, :, 1] - shapes[:, :, 0], axis=1)
     split = of_level.reshape(len(sizes), ratios, scales).mean(axis=2)
-    if layout == "sizes":
+    if layout == "grid":
         split = np.tile(np.sort(of_level.ravel()).reshape(ratios, -1).mean(axis=1), (len(sizes), 1))
     yield _Grid(sizes.reshape(len(sizes), scales, ratios).mean(axis=2), split)
 
@@ -173,7 +185,7 @@ def _moves(layout: str, grid: _Grid) -> Iterator[_Move]:
             yield _Move(_one(no_sizes, level, number), no_ratios)
     for number in range(no_ratios.shape[1]):
         yield _Move(no_sizes, _one(no_ratios, slice(None), number))
-        if layout == "levels":
+        if layout == "level-grids":
             for level in range(len(no_ratios)):
                 yield _Move(no_sizes, _one(no_ratios, level, number))
 

@@ -6,19 +6,21 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
-from detect.anchors.fitting import UPPER_BOUND, KCurve
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.cli import anchor_tables, output
+from detect.cli.anchor_options import grid_rule
 from detect.coco import CocoDataset, read_coco
 from detect.resize import parse_resize
+
+if TYPE_CHECKING:
+    from detect.anchors.assignment import Assignment
 
 MAX_LISTED = 1000  # findings in a JSON object; their number is always whole
 
@@ -43,15 +45,16 @@ def load_all(names: Sequence[str]) -> list[AnchorSet]:
     return [load_anchors(name) for name in names]
 
 
-def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet]) -> list[Coverage]:
-    """Each set on the instances, whatever rule it was made for."""
-    return [coverage(instances, each) for each in sets]
+def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], grid: str = "exact") -> list[Coverage]:
+    """Each set on the instances, whatever rule it was made for, laid as a framework lays anchors."""
+    strides, rounded, _ = grid_rule(grid)
+    return [coverage(instances, each, strides=strides, rounded=rounded) for each in sets]
 
 
-def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet]) -> list[Coverage]:
+def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet], grid: str = "exact") -> list[Coverage]:
     """Each set on the dataset under the resize rule that it was made for."""
     by_rule = {each.resize: ResizedInstances.of(dataset, parse_resize(each.resize)) for each in sets}
-    return [coverage(by_rule[each.resize], each) for each in sets]
+    return [score for each in sets for score in score_all(by_rule[each.resize], [each], grid)]
 
 
 def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
@@ -68,88 +71,59 @@ def with_provenance(score: Coverage, sources: tuple[SourceFile, ...]) -> AnchorS
     placed = {"placed_average_iou": score.placed_average_iou, "placed_recall_at_0.5": score.placed_recall(0.5)}
     return replace(
         score.anchors,
-        scores={name: round(value, 6) for name, value in (by_shape | placed | dict(score.anchors.scores)).items()},
+        scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | placed).items()},
         sources=sources,
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
     )
 
 
-def page(scores: Sequence[Coverage], k_scores: KCurve | None, *, title: str) -> str:
-    """The text of ``report.html``."""
-    from detect.report.anchor_page import anchor_page
+def assigned(score: Coverage, grid: str, assigner: str) -> Assignment:
+    """What a matcher does with the anchors of a score."""
+    from detect.anchors.assignment import Atss, assign  # which need torch
+    from detect.anchors.grid import AnchorGrid
 
-    return anchor_page(scores, k_scores, title=title)
-
-
-def save_fit(
-    folder: Path,
-    scores: Sequence[Coverage],
-    k_scores: KCurve | None,
-    sources: Future[tuple[SourceFile, ...]],
-    *,
-    title: str,
-    with_page: bool = True,
-) -> None:
-    """Write ``anchors.yaml``, ``report.html``, and ``findings.csv`` where something was refused or odd."""
-    dataset = scores[0].instances.dataset
-    files = {"anchors.yaml": with_provenance(scores[0], sources.result()).to_yaml()}
-    if dataset.refused or dataset.odd:
-        files["findings.csv"] = output.findings_csv(dataset)
-    if with_page:
-        files["report.html"] = page(scores, k_scores, title=title)
-    output.save(folder, files)
+    strides, rounded, _ = grid_rule(grid)
+    laid = AnchorGrid(score.anchors, strides=strides, rounded=rounded)
+    return assign(score.instances, laid, Atss() if assigner == "atss" else None)
 
 
-def print_fit(scores: Sequence[Coverage], k_scores: KCurve | None, *, whole_curve: bool = False) -> None:
-    """A fit, for people; of the curve over k the knee, or all of it."""
-    console = output.console()
-    fitted = scores[0]
-    output.print_dataset(fitted.instances.dataset, str(fitted.instances.rule), console)
-    anchor_tables.print_levels(fitted, console)
-    anchor_tables.print_scores(scores, console)
-    anchor_tables.print_bound(fitted, console)
-    if k_scores and whole_curve:
-        anchor_tables.print_k_curve(k_scores, console)
-    elif k_scores:
-        at_knee = k_scores.average_iou[k_scores.knee]
-        console.print(f"more shapes buy little beyond k = {k_scores.knee}, average IoU {at_knee:.3f} (--suggest-k)")
-    for score in scores:
-        anchor_tables.warn_if_parted(score)
-
-
-def print_score(scores: Sequence[Coverage], worst: int) -> None:
-    """Sets of anchors side by side, then each in detail, for people."""
+def print_score(scores: Sequence[Coverage], worst: int, assignments: Sequence[Assignment] = ()) -> None:
+    """Sets of anchors side by side, then each in detail, for people; assignments are none, or one for each set."""
     console = output.console()
     rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
     output.print_dataset(scores[0].instances.dataset, rules, console)
     anchor_tables.print_scores(scores, console)
-    for score in scores:
+    for number, score in enumerate(scores):
         console.print(f"\n{score.anchors.name}", style="bold", markup=False)
         anchor_tables.print_groups(score, console)
+        if assignments:
+            anchor_tables.print_assignment(assignments[number], console)
         if worst:
             anchor_tables.print_worst(score, worst, console)
     for score in scores:
         anchor_tables.warn_if_parted(score)
 
 
-def print_fit_object(scores: Sequence[Coverage], method: str, k_scores: KCurve | None) -> None:
-    """A fit, for machines."""
-    bound = scores[0].anchors.scores.get(UPPER_BOUND)
-    gap = None if bound is None else bound / scores[0].average_iou - 1
-    content = score_object(scores[0]) | {"method": method, "upper_bound": bound, "gap": gap}
-    if k_scores:
-        content["k_curve"] = {str(k): value for k, value in k_scores.average_iou.items()}
-        content["knee"] = k_scores.knee
-        content["bic"] = {str(k): value for k, value in k_scores.bic.items()}
-    if scores[1:]:
-        content["compare"] = [{"name": score.anchors.name} | score_object(score) for score in scores[1:]]
-    output.print_json(content)
-
-
-def print_score_objects(scores: Sequence[Coverage]) -> None:
+def print_score_objects(scores: Sequence[Coverage], assignments: Sequence[Assignment] = ()) -> None:
     """Scores, for machines."""
-    output.print_json({"anchors": [{"name": s.anchors.name, "method": "given"} | score_object(s) for s in scores]})
+    objects = [{"name": each.anchors.name, "method": "given"} | score_object(each) for each in scores]
+    for content, assignment in zip(objects, assignments, strict=False):
+        content["assignment"] = assignment_object(assignment)
+    output.print_json({"anchors": objects})
+
+
+def assignment_object(assignment: Assignment) -> dict[str, Any]:
+    """What a matcher does, for machines."""
+    ids = assignment.instances.dataset.instances.ids
+    groups = {"by_size": assignment.by_size, "by_ratio": assignment.by_ratio, "by_category": assignment.by_category}
+    return {
+        "overall": asdict(assignment.overall),
+        "levels": [asdict(level) for level in assignment.by_level],
+        **{name: [asdict(group) for group in of_kind] for name, of_kind in groups.items()},
+        "low_quality_only_ids": ids[assignment.low_quality_only][:MAX_LISTED].tolist(),
+        "unassigned_ids": ids[assignment.unassigned][:MAX_LISTED].tolist(),
+    }
 
 
 def score_object(score: Coverage) -> dict[str, Any]:

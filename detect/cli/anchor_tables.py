@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from detect.anchors.coverage import Coverage, Group
-from detect.anchors.fitting import UPPER_BOUND, KCurve
+from detect.anchors.fitting import KCurve
+from detect.anchors.objective import UPPER_BOUND
 from detect.cli import output
 
 if TYPE_CHECKING:
+    from detect.anchors.assignment import Assignment
     from detect.anchors.levels import LevelPreference  # which needs torch: seconds, for commands that do without
+    from detect.anchors.stability import Generalisation, Stability
+    from detect.anchors.structured import StructuredFit
     from detect.anchors.sweep import Setting
 
+MOST_GROUPS = 20
 PARTED = 0.05  # recall lost between shape and grid that is worth a warning
 
 
@@ -38,26 +43,119 @@ def print_scores(scores: Sequence[Coverage], console: Console) -> None:
     )
 
 
-def print_bound(score: Coverage, console: Console) -> None:
-    """How close the fitted shapes are to the best there can be, where it was proved."""
-    bound = score.anchors.scores.get(UPPER_BOUND)
-    if bound is not None:
-        console.print(
-            f"average IoU {score.average_iou:.4f}, at most {bound:.4f} possible for k = {score.anchors.num_anchors}: within "
-            f"{bound / score.average_iou - 1:.2%} of the best"
-        )
+def proofs(score: Coverage) -> list[tuple[str, float, float]]:
+    """What the anchors were fitted for and is proved: the name of the score, what they reach, what nothing exceeds."""
+    scores = score.anchors.scores
+    bounded = [name.removesuffix(UPPER_BOUND) for name in scores if name.endswith(UPPER_BOUND)]
+    return [(name, scores[name], scores[name + UPPER_BOUND]) for name in bounded if name in scores]
 
 
-def print_groups(score: Coverage, console: Console, *, most: int = 20) -> None:
-    """One set of anchors by size, ratio and category."""
-    for title, groups in (("size", score.by_size), ("ratio", score.by_ratio), ("category", score.by_category)):
-        kept = sorted(groups, key=lambda group: -group.count)[:most] if len(groups) > most else groups
-        table = output.table(f"by {title}", "boxes", "average IoU", "recall .5", ".7", ".9")
-        for group in kept:
-            table.add_row(output.plain(group.name), f"{group.count:,}", *_group_numbers(group))
+def print_bounds(score: Coverage, among: str, console: Console) -> None:
+    """How close the fitted anchors are to the best there can be, where it was proved."""
+    for name, reached, bound in proofs(score):
+        gap = f"within {bound / reached - 1:.2%} of the best"
+        console.print(f"{_words(name)} {reached:.4f}, at most {bound:.4f} possible {among}: {gap}")
+
+
+def _words(score_name: str) -> str:
+    return score_name.replace("_", " ").replace("iou", "IoU")
+
+
+def print_layouts(layouts: Sequence[StructuredFit], console: Console) -> None:
+    """What sizes by ratios reach, beside default anchors and free shapes, and what they cost against these."""
+    table = output.table("layout", "score", "price", "sizes on each level", "ratios, h/w")
+    one, free = layouts[0], layouts[0].free
+    table.add_row(
+        f"default x {one.default_factor:.3g}", f"{one.default_score:.4f}", f"{free.score - one.default_score:.4f}"
+    )
+    for each in layouts:
+        sizes = " | ".join(" ".join(f"{size:.4g}" for size in sorted(level)) for level in each.sizes)
+        ratios = " | ".join(dict.fromkeys(" ".join(f"{ratio:.3g}" for ratio in sorted(level)) for level in each.ratios))
+        table.add_row(each.layout, f"{each.score:.4f}", f"{each.price:.4f}", sizes, ratios)
+    table.add_row("free", f"{free.score:.4f}", "0")
+    console.print(table)
+    console.print("price: what the structure loses against as many free shapes on each level", style="dim")
+
+
+def print_stability(stability: Stability, console: Console) -> None:
+    """How far shapes and scores move with the choice of images."""
+    table = output.table("stable to", "width", "from", "to", "height", "from", "to", "found again")
+    for number, shape in enumerate(stability.shapes, start=1):
+        sides = (f"{value:.4g}" for side in (shape.width, shape.height) for value in (side.value, side.low, side.high))
+        table.add_row(f"shape {number}", *sides, f"{shape.found:.0%}")
+    console.print(table)
+    table = output.table("score", "value", "from", "to", "on images left out", "from", "to")
+    for name, interval in stability.scores.items():
+        other = stability.held_out[name]
+        numbers = (interval.value, interval.low, interval.high, other.value, other.low, other.high)
+        table.add_row(_words(name), *(f"{value:.3f}" for value in numbers))
+    console.print(table)
+    failed = f"; {stability.failed} of them had too few distinct shapes" if stability.failed else ""
+    console.print(f"of {stability.resamples} resamples of the images, 95 % lie between{failed}", style="dim")
+
+
+def print_generalisation(generalisation: Generalisation, console: Console) -> None:
+    """Scores on the images fitted to, and on others."""
+    table = output.table("score", "train", "validation", "loss", "from", "to")
+    for name, loss in generalisation.loss.items():
+        sides = (generalisation.train[name].value, generalisation.validation[name].value)
+        table.add_row(_words(name), *(f"{value:.3f}" for value in (*sides, loss.value, loss.low, loss.high)))
+    console.print(table)
+    names = ", ".join(_words(name) for name in generalisation.overfitted)
+    verdict = f"over-fitted: {names} surely lower on the validation images" if names else "no over-fitting is seen"
+    console.print(verdict)
+
+
+def print_groups(score: Coverage, console: Console, *, most: int = MOST_GROUPS) -> None:
+    """One set of anchors by size, ratio, category and level: by shape, then as placed."""
+    kinds = (
+        ("size", score.by_size, score.placed_by_size),
+        ("ratio", score.by_ratio, score.placed_by_ratio),
+        ("category", score.by_category, score.placed_by_category),
+    )
+    for title, by_shape, placed in kinds:
+        rows = _largest([group.count for group in by_shape], most)
+        table = output.table(f"by {title}", "boxes", "average IoU", "recall .5", ".7", ".9", "placed IoU", "placed .5")
+        for row in rows:
+            numbers = [*_group_numbers(by_shape[row]), *_group_numbers(placed[row])[:2]]
+            table.add_row(output.plain(by_shape[row].name), f"{by_shape[row].count:,}", *numbers)
         console.print(table)
-        if len(kept) < len(groups):
-            console.print(f"  the {most} categories with most boxes, of {len(groups)}", style="dim")
+        if len(rows) < len(by_shape):
+            console.print(f"  the {most} categories with most boxes, of {len(by_shape)}", style="dim")
+    table = output.table("best anchor on", "boxes", "placed IoU", "placed .5", ".7", ".9")
+    for group in score.placed_by_level:
+        table.add_row(group.name, f"{group.count:,}", *_group_numbers(group))
+    console.print(table)
+
+
+def print_assignment(assignment: Assignment, console: Console, *, most: int = MOST_GROUPS) -> None:
+    """Which anchors learn what: by level, then by size, ratio and category."""
+    table = output.table("matching", "anchors", "positives", "by threshold", "ignored", "suit several boxes")
+    for level in assignment.by_level:
+        numbers = (level.num_anchors, level.positives, level.by_threshold, level.ignored, level.collisions)
+        table.add_row(level.name, *(f"{number:,}" for number in numbers))
+    console.print(table)
+    kinds = (("size", assignment.by_size), ("ratio", assignment.by_ratio), ("category", assignment.by_category))
+    for title, groups in (("", (assignment.overall,)), *kinds):
+        head = f"matched, by {title}" if title else "matched"
+        table = output.table(head, "boxes", "positives a box", "low quality only", "none", "outbid")
+        for row in _largest([group.count for group in groups], most):
+            group = groups[row]
+            positives = f"{group.positives:.2f}" if group.count else "-"
+            counts = (group.low_quality_only, group.unassigned, group.outbid)
+            table.add_row(output.plain(group.name), f"{group.count:,}", positives, *(f"{each:,}" for each in counts))
+        console.print(table)
+    console.print(
+        "low quality only: boxes whose anchors all lie below the threshold; none: boxes that no anchor learns; outbid: "
+        "anchors that would suit a box and learn another",
+        style="dim",
+    )
+
+
+def _largest(counts: Sequence[int], most: int) -> list[int]:
+    """All rows in their order; of more than so many, the largest first."""
+    every = range(len(counts))
+    return sorted(every, key=lambda row: -counts[row])[:most] if len(counts) > most else list(every)
 
 
 def _group_numbers(group: Group) -> list[str]:
@@ -99,6 +197,15 @@ def print_k_curve(curve: KCurve, console: Console) -> None:
         bic = [f"{curve.bic[k]:.0f}{' least' if k == least else ''}"] if curve.bic else []
         table.add_row(str(k), f"{value:.3f}{' knee' if k == curve.knee else ''}", *bic)
     console.print(table)
+
+
+def print_knee(curve: KCurve, console: Console, *, whole: bool) -> None:
+    """Where more shapes begin to buy little; or the whole curve."""
+    if whole:
+        print_k_curve(curve, console)
+    else:
+        at_knee = curve.average_iou[curve.knee]
+        console.print(f"more shapes buy little beyond k = {curve.knee}, average IoU {at_knee:.3f} (--suggest-k)")
 
 
 def warn_if_parted(score: Coverage) -> None:

@@ -8,10 +8,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -22,6 +22,8 @@ from detect.files import write_whole
 
 if TYPE_CHECKING:
     from detect.coco import CocoDataset, Finding
+
+Item = TypeVar("Item")
 
 BAR_AFTER_S = 1.0
 SHOWN_FINDINGS = 5
@@ -81,6 +83,21 @@ def reading_bar() -> Iterator[Any]:
     finally:
         if tasks:
             bar.stop()
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A sign on stderr, where that is a terminal, that something is being done of which nobody knows how far it is."""
+    with Console(stderr=True).status(what):
+        yield
+
+
+def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items, with a bar on stderr once a second has gone by."""
+    with reading_bar() as progress:
+        for done, item in enumerate(items):
+            progress(what, done, len(items))
+            yield item
 
 
 def console() -> Console:

@@ -51,7 +51,7 @@ def plant(sizes: list[list[float]], ratios: list[float], strides: tuple[int, ...
 
 def test_a_planted_structure_is_found():
     boxes = plant([[16, 24], [64, 96]], [0.3, 1.5], (1, 4))
-    fit = fit_structured(boxes, layout="sizes", scales=2, ratios=2)
+    fit = fit_structured(boxes, layout="grid", scales=2, ratios=2)
     assert_allclose(np.sort(fit.sizes, axis=1), [[16, 24], [64, 96]], rtol=0.06)
     assert_allclose(np.sort(fit.ratios, axis=1), [[0.3, 1.5]] * 2, rtol=0.06)
     assert abs(fit.price) < 0.01
@@ -95,12 +95,12 @@ def test_octaves_are_one_base_in_strides_and_one_list_of_ratios(nuclei, two_free
 
 
 def test_sizes_share_their_ratios_and_levels_need_not(nuclei, two_free):
-    assert len(set(fit_structured(nuclei, layout="sizes", scales=1, ratios=2, free=two_free).ratios)) == 1
-    assert len(set(fit_structured(nuclei, layout="levels", scales=1, ratios=2, free=two_free).ratios)) > 1
+    assert len(set(fit_structured(nuclei, layout="grid", scales=1, ratios=2, free=two_free).ratios)) == 1
+    assert len(set(fit_structured(nuclei, layout="level-grids", scales=1, ratios=2, free=two_free).ratios)) > 1
 
 
 def test_sizes_and_ratios_give_the_anchors_in_the_frameworks_order(nuclei, two_free):
-    fit = fit_structured(nuclei, layout="sizes", scales=1, ratios=2, free=two_free)
+    fit = fit_structured(nuclei, layout="grid", scales=1, ratios=2, free=two_free)
     grid = AnchorGrid.of_sizes(fit.sizes, fit.ratios[0], STRIDES, dialect="torchvision")
     for ours, theirs in zip(fit.anchors.levels, grid.anchors.levels, strict=True):
         assert_allclose(ours.shapes, theirs.shapes, rtol=1e-5)
@@ -112,7 +112,7 @@ def test_twice_the_same_is_the_same(nuclei):
 
 
 def test_wrong_arguments_are_named(nuclei):
-    with pytest.raises(ValueError, match="layout 'grid' is not one of octaves, sizes, levels"):
-        fit_structured(nuclei, layout="grid")
+    with pytest.raises(ValueError, match="layout 'free' is not one of octaves, grid, level-grids"):
+        fit_structured(nuclei, layout="free")
     with pytest.raises(ValueError, match="scales=0"):
         fit_structured(nuclei, scales=0)

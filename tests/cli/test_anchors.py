@@ -301,3 +301,112 @@ def test_mistakes_in_levels_and_sweeps_are_one_line(detect, arguments, message):
 def test_tiles_are_a_resize_rule(detect):
     content = detect("anchors", "score", BCCD, "--anchors", "retinanet", "--resize", "tiles:320:64", "--json").json
     assert content["anchors"][0]["boxes"] > 4886  # a box in several tiles counts in each
+
+
+def test_levels_are_fitted_as_placed_and_beat_shapes_alone(detect):
+    arguments = ("anchors", "fit", NUCLEI, "--levels", "p2-p4")
+    placed = detect(*arguments, "--per-level", 2, "--json").json
+    assert [len(level["shapes"]) for level in placed["levels"]] == [2, 2, 2]
+    assert placed["objective"] == "placed_average_iou"
+    assert placed["placed_average_iou"] <= placed["upper_bound"] <= placed["placed_average_iou"] * 1.02
+    by_shape = detect(*arguments, "-k", 6, "--objective", "shape", "--json").json
+    free = detect(*arguments, "-k", 6, "--price", 0, "--json").json
+    assert by_shape["objective"] == "average_iou"
+    assert by_shape["average_iou"] > free["average_iou"]
+    assert by_shape["placed_average_iou"] < free["placed_average_iou"] - 0.005
+    told = detect(*arguments, "--per-level", 2).out
+    assert f"at most {placed['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
+
+
+def test_a_layout_prints_its_price(detect):
+    arguments = ("anchors", "fit", NUCLEI, "--levels", "p2-p3", "--layout", "grid", "--scales", 2, "--ratios", 1)
+    octaves, grid = detect(*arguments, "--certify", 1, "--json").json["layouts"]
+    assert (octaves["layout"], grid["layout"]) == ("octaves", "grid")
+    assert [len(sizes) for sizes in grid["sizes"]] == [2, 2]
+    assert grid["price"] == pytest.approx(grid["free_score"] - grid["score"])
+    assert grid["default_score"] <= octaves["score"] <= grid["score"] <= grid["free_score"]
+    lines = detect(*arguments, "--certify", 1).out.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("grid")]
+    assert row[1:3] == [f"{grid['score']:.4f}", f"{grid['price']:.4f}"]
+
+
+def test_rare_categories_can_be_made_to_count_alike(detect):
+    arguments = ("anchors", "fit", BCCD, "-k", 1, "--resize", "letterbox:640", "--certify", 1)
+    alike = detect(*arguments, "--json").json
+    balanced = detect(*arguments, "--balance", "category", "--json").json
+    heavy = detect(*arguments, "--weight", "Platelets=50", "--json").json
+    assert balanced["objective"] == "weighted_average_iou"
+    areas = [np.prod(each["shapes"][0]) for each in (alike, balanced, heavy)]
+    assert areas[1] > 1.05 * areas[0]  # white cells, which are few, are larger than the red ones, of which most are
+    assert areas[2] < 0.5 * areas[0]  # platelets are far smaller
+
+
+def test_fixed_shapes_are_kept(detect):
+    content = detect("anchors", "fit", NUCLEI, "-k", 3, "--fixed", "33x44", "--json").json
+    assert [33.0, 44.0] in content["shapes"]
+    assert len(content["shapes"]) == 3
+
+
+def test_stability_and_other_images_are_told(detect, tmp_path):
+    train, validation = cut(NUCLEI, tmp_path, 2)
+    arguments = ("anchors", "fit", train, "-k", 2, "--bootstrap", 8, "--validation", validation)
+    content = detect(*arguments, "--json").json
+    width = content["stability"]["shapes"][0]["width"]
+    assert width["low"] <= width["value"] <= width["high"]
+    assert content["stability"]["resamples"] == 8
+    measured = detect("anchors", "fit", validation, "-k", 2, "--fixed", "8x8", "--json").json["boxes"]
+    assert measured + content["boxes"] == 318
+    generalisation = content["generalisation"]
+    assert generalisation["train"]["average_iou"]["value"] == pytest.approx(content["average_iou"])
+    result = detect(*arguments, "-o", tmp_path / "out")
+    assert "of 8 resamples of the images, 95 % lie between" in result.out
+    assert "over-fit" in result.out
+    assert "validation" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("assigner", ["max-iou", "atss"])
+def test_scores_tell_what_a_matcher_would_do(detect, assigner):
+    arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--assigner", assigner, "--resize", "none")
+    (content,) = detect(*arguments, "--grid", "torchvision", "--json").json["anchors"]
+    told = content["assignment"]
+    levels, overall = told["levels"], told["overall"]
+    assert sum(level["positives"] for level in levels) == pytest.approx(overall["positives"] * overall["count"])
+    assert sum(group["count"] for group in told["by_size"]) == overall["count"] == 318
+    assert overall["low_quality_only"] == len(told["low_quality_only_ids"])
+    out = detect(*arguments).out
+    assert "positives a box" in out
+    assert "best anchor on" in out
+
+
+def test_a_grid_moves_placed_scores_but_not_those_by_shape(detect):
+    arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--resize", "none", "--json")
+    (exact,), (rounded,) = (detect(*arguments, "--grid", grid).json["anchors"] for grid in ("exact", "torchvision"))
+    assert exact["average_iou"] == rounded["average_iou"]
+    assert exact["placed_average_iou"] != rounded["placed_average_iou"]
+
+
+def test_levels_write_a_page(detect, tmp_path):
+    result = detect("anchors", "levels", NUCLEI, "--anchors", "retinanet", "-o", tmp_path / "out")
+    assert result.code == 0
+    assert "P3" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--fixed", "3y4"), "--fixed: expected a width and a height in pixels such as 32x64, got '3y4'"),
+        (("--fixed", "0x4"), "--fixed: expected a width and a height"),
+        (("--weight", "cell"), "--weight: expected a name and a factor from 0 such as platelets=5, got 'cell'"),
+        (("--weight", "dog=2"), "no category or size is named 'dog'"),
+        (("--objective", "area"), "objective 'area' is not iou, recall@T"),
+        (("--objective", "placed", "--fixed", "3x4"), "--method and --fixed are for shapes alone"),
+        (("--objective", "shape", "--layout", "grid"), "--layout and --max-anchors are for anchors as placed"),
+        (("--per-level", "2", "--max-anchors", "3"), "--per-level, --max-anchors and --layout each say"),
+        (("--method", "kmeans", "--balance", "size"), "weights need the method optimal"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(detect, arguments, message):
+    result = detect("anchors", "fit", NUCLEI, "--resize", "stretch:128x128", *arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
