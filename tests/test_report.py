@@ -16,11 +16,13 @@ from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
 from detect.anchors.fitting import KCurve
 from detect.anchors.instances import ResizedInstances
 from detect.coco import Annotations, CocoDataset, Finding, Images, read_coco
+from detect.report.anchor_curves import k_curve_panel
+from detect.report.anchor_groups import average_iou_panels
 from detect.report.anchor_page import anchor_page
-from detect.report.anchor_plots import MAX_POINTS, average_iou_panels, boxes_and_shapes, k_curve_panel, shapes_to_scale
+from detect.report.anchor_plots import MAX_POINTS, boxes_and_shapes, shapes_to_scale
 from detect.report.dataset_plots import MAX_BARS, MAX_SIZES, box_centers, boxes_per_image, image_sizes, object_sizes
 from detect.report.plots import MAX_CATEGORIES, label, level_colors, visible
-from detect.report.tables import MAX_FINDINGS, MAX_WORST, findings, kind_of
+from detect.report.tables import MAX_FINDINGS, MAX_WORST, bounds_in_words, findings, kind_of
 from detect.resize import parse_resize
 
 HOSTILE = [
@@ -124,8 +126,9 @@ def page(scores: list[Coverage]) -> Parsed:
 
 
 def test_every_section_and_figure_is_there(page: Parsed) -> None:
-    sections = {"summary", "shapes", "coverage", "dataset", "findings", "refused", "odd", "figures"}
+    sections = {"summary", "shapes", "coverage", "levels", "worst", "dataset", "findings", "refused", "odd", "figures"}
     of_anchors = {"boxes", "scale", "recall", "k-curve", "by-size", "by-ratio", "by-category"}
+    of_anchors |= {"iou-map", "recall-by-size", "iou-by-level"}
     of_dataset = {"image-sizes", "boxes-per-image", "object-sizes", "centers", "classes"}
     assert page.ids() == sections | of_anchors | of_dataset
     assert set(page.figures) == of_anchors | of_dataset
@@ -304,7 +307,7 @@ def test_at_most_forty_categories_the_largest_first() -> None:
     panel = average_iou_panels([score])[2]
     shown = panel.figure.data[0].y
     counts = sorted((group.count for group in score.by_category), reverse=True)
-    largest = max(score.by_category, key=lambda group: group.count)
+    largest = max(score.placed_by_category, key=lambda group: group.count)
     assert len(shown) == MAX_CATEGORIES == 40
     assert shown[0] == largest.average_iou
     assert panel.figure.layout.xaxis.ticktext[0].endswith(f"  {counts[0]}")
@@ -378,3 +381,43 @@ def test_large_data_make_a_page_of_bounded_size() -> None:
 def test_no_scores_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one Coverage"):
         anchor_page([], None, title="a")
+
+
+def with_scores(told: dict[str, float], version: str = "") -> Coverage:
+    """One box of 20 x 20, its cell in its middle, under an anchor of 40 x 20: the average IoU is 1 / 2."""
+    anchors = AnchorSet.of([[(40, 20)]], strides=[8], scores=told, version=version)
+    return coverage(instances([[50, 50, 20, 20]]), anchors)
+
+
+def test_the_bound_is_told_in_words() -> None:
+    assert bounds_in_words(with_scores({"average_iou": 0.5, "average_iou_upper_bound": 0.505})) == [
+        "average IoU 0.500, at most 0.505 possible for 1 shape: within 1.0% of the best"
+    ]
+    page = anchor_page([with_scores({"average_iou": 0.5, "average_iou_upper_bound": 0.505})], None, title="a")
+    assert "within 1.0% of the best" in page
+
+
+def test_the_gap_is_rounded_up_and_never_negative() -> None:
+    lines = [
+        bounds_in_words(with_scores({"average_iou": 0.5, "average_iou_upper_bound": b})) for b in (0.50026, 0.4999999)
+    ]
+    assert [line.rpartition("within ")[2] for (line,) in lines] == ["0.1% of the best", "0.0% of the best"]
+
+
+def test_bounds_of_placed_scores_are_told_beside_what_was_reached() -> None:
+    told = {"placed_recall_at_0.5_less_cost": 0.8, "placed_recall_at_0.5_less_cost_upper_bound": 0.9}
+    line = "placed recall at 0.5 less cost 0.800, at most 0.900 possible with as many shapes on each level: within 12.5% of the best"
+    assert bounds_in_words(with_scores(told)) == [line]
+
+
+def test_a_bound_from_a_file_holds_for_the_boxes_of_that_file_only() -> None:
+    placed = with_scores({}).placed_average_iou
+    told = {"average_iou": 0.5, "average_iou_upper_bound": 0.505, "placed_average_iou": round(placed, 6)}
+    assert len(bounds_in_words(with_scores(told, version="1"))) == 1
+    assert bounds_in_words(with_scores(told | {"average_iou": 0.6}, version="1")) == []
+    assert bounds_in_words(with_scores({"average_iou_upper_bound": 0.505}, version="1")) == []
+
+
+def test_hundreds_of_categories_make_a_page() -> None:
+    parsed = parse(anchor_page([coverage(many(2000, num_categories=600), ANCHORS)], None, title="a"))
+    assert len(parsed.figures["by-category"]["layout"]["xaxis"]["ticktext"]) == MAX_CATEGORIES

@@ -16,7 +16,7 @@ from numpy import ndarray
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.bands import Band, category_bands, ratio_bands, size_bands
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.placed import placed_iou_by_level
+from detect.anchors.placed import best_placed_anchors, placed_iou_by_level
 from detect.boxes import best_shape_iou
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -39,7 +39,7 @@ class Coverage:
     """How well one set of anchors covers the instances of a dataset; made by :func:`coverage`.
 
     ``best_iou`` and ``nearest`` (the row of ``anchors.shapes``) are by shape; ``placed_level_iou`` is on the grid, the best
-    with the anchors of each level, and ``placed_best_iou`` the best of all.
+    with the anchors of each level, and ``placed_best_iou`` the best of all; ``strides`` and ``rounded`` are how they lie.
     """
 
     anchors: AnchorSet
@@ -47,6 +47,8 @@ class Coverage:
     best_iou: Float64[ndarray, " n"]
     nearest: Int64[ndarray, " n"]
     placed_level_iou: Float64[ndarray, "n l"]
+    strides: str = "exact"
+    rounded: bool = False
 
     @cached_property
     def placed_best_iou(self) -> Float64[ndarray, " n"]:
@@ -129,6 +131,16 @@ class Coverage:
         """Rows of the instances that no anchor of the grid reaches with this IoU."""
         return np.flatnonzero(self.placed_best_iou < threshold)
 
+    def only_on_level(self, threshold: float = 0.5) -> Int64[ndarray, " l"]:
+        """How many instances each level alone reaches with this IoU on the grid: those that are lost without it."""
+        reached = self.placed_level_iou >= threshold
+        return (reached & (reached.sum(axis=1, keepdims=True) == 1)).sum(axis=0)
+
+    def best_anchors(self, rows: Int64[ndarray, " m"]) -> Float64[ndarray, "m 4"]:
+        """The anchor (x0, y0, x1, y1) of the grid that overlaps each of these instances most, in pixels of the input."""
+        boxes, canvas_wh = self.instances.boxes[rows], self.instances.canvas_wh[rows]
+        return best_placed_anchors(boxes, canvas_wh, self.anchors, strides=self.strides, rounded=self.rounded)
+
     def worst(self, count: int) -> Int64[ndarray, " m"]:
         """Rows of the worst covered instances, by best IoU, then by annotation id."""
         if count < len(self.best_iou):
@@ -160,7 +172,7 @@ def coverage(
     """
     best, nearest = best_shape_iou(instances.shapes, anchors.shapes)
     placed = placed_iou_by_level(instances.boxes, instances.canvas_wh, anchors, strides=strides, rounded=rounded)
-    return Coverage(anchors, instances, best, nearest, placed)
+    return Coverage(anchors, instances, best, nearest, placed, strides, rounded)
 
 
 def recall_curve(best_iou: Float64[ndarray, " n"]) -> Float64[ndarray, " thresholds"]:

@@ -13,7 +13,7 @@ from numpy import ndarray
 from detect.anchors.coverage import Coverage
 from detect.anchors.instances import ResizedInstances
 from detect.coco import CocoDataset
-from detect.report.anchor_plots import names_axis
+from detect.report.anchor_groups import names_axis
 from detect.report.plots import INK, MAX_CATEGORIES, MUTED, PLAIN, Panel, figure, label, pixels_axis, plural
 from detect.shapes import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 

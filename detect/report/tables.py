@@ -10,9 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from detect.anchors.coverage import THRESHOLDS, YOLOV5_RATIO, Coverage
+from detect.anchors.objective import UPPER_BOUND
 from detect.coco import Finding
-from detect.report.plots import set_color, visible
+from detect.report.plots import plural, set_color, visible
 
+SAME_SCORE = 5e-4  # those of fits are of histograms, and rounded
+TINY = 1e-9
 MAX_WORST = 50
 MAX_FINDINGS = 100
 MAX_KINDS = 20
@@ -58,6 +61,21 @@ def table(
     return f'<div class="{window}"><table>\n{head}\n<tbody>\n{body}\n</tbody></table></div>'
 
 
+def swatch(color: str, text: str) -> Html:
+    """A name behind a patch of its colour."""
+    return Html(f'<span class="name"><i style="--color:{color}"></i>{escape(text)}</span>')
+
+
+def decimal(value: float) -> str:
+    """Three digits, or a dash for what is not known."""
+    return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
+
+
+def percent(value: float) -> str:
+    """A share in percent, or a dash for what is not known."""
+    return "-" if math.isnan(value) else f"{value:.1%}"
+
+
 def headline_table(scores: Sequence[Coverage]) -> str:
     """Each set of anchors in one row."""
     recalls = [f"R@{threshold:g}" for threshold in THRESHOLDS]
@@ -71,15 +89,42 @@ def headline_table(scores: Sequence[Coverage]) -> str:
 
 def _headline_row(number: int, score: Coverage) -> list[str | Html]:
     return [
-        _swatch(set_color(number), score.anchors.name),
+        swatch(set_color(number), score.anchors.name),
         Html(f'<span class="whole">{escape(score.anchors.resize)}</span>'),
         f"{score.anchors.num_anchors}",
-        _decimal(score.average_iou),
-        *(_percent(score.recall(threshold)) for threshold in THRESHOLDS),
-        _decimal(score.placed_average_iou),
-        _percent(score.placed_recall(THRESHOLDS[0])),
-        _percent(score.ratio_recall),
+        decimal(score.average_iou),
+        *(percent(score.recall(threshold)) for threshold in THRESHOLDS),
+        decimal(score.placed_average_iou),
+        percent(score.placed_recall(THRESHOLDS[0])),
+        percent(score.ratio_recall),
     ]
+
+
+def bounds_in_words(score: Coverage) -> list[str]:
+    """How close a set comes to the best there can be, for each of its scores that has a proved bound on these boxes."""
+    told, k = score.anchors.scores, plural(score.anchors.num_anchors, "shape")
+    here = {"average_iou": score.average_iou, "placed_average_iou": score.placed_average_iou}
+    lines = []
+    for name in told if _of_these_boxes(score) else ():
+        value, bound = here.get(name, told[name]), told.get(name + UPPER_BOUND)
+        if bound is not None and value > 0:
+            gap = math.ceil(max(bound / value - 1, 0) * 1000 - TINY) / 1000
+            among = "with as many shapes on each level" if "placed" in name else f"for {k}"
+            most = f"at most {bound:.3f} possible {among}"
+            lines.append(
+                f"{name.replace('_', ' ').replace('iou', 'IoU')} {value:.3f}, {most}: within {gap:.1%} of the best"
+            )
+    return lines
+
+
+def _of_these_boxes(score: Coverage) -> bool:
+    """Whether what a set tells of itself holds here: a set from a file may tell of other boxes."""
+    told = score.anchors.scores
+    if not score.anchors.version:
+        return True  # just fitted
+    then = (told.get("average_iou", math.nan), told.get("placed_average_iou", math.nan))
+    now = (score.average_iou, score.placed_average_iou)
+    return all(abs(before - after) < SAME_SCORE for before, after in zip(then, now, strict=True))
 
 
 def anchors_table(scores: Sequence[Coverage], colors: Mapping[int, str]) -> str:
@@ -88,11 +133,11 @@ def anchors_table(scores: Sequence[Coverage], colors: Mapping[int, str]) -> str:
     rows: list[list[str | Html]] = []
     for number, score in enumerate(scores):
         for row, level in enumerate(score.anchors.levels):
-            name = "" if row else _swatch(set_color(number), score.anchors.name)
+            name = "" if row else swatch(set_color(number), score.anchors.name)
             sizes = "".join(f"<span>{width:.4g} x {height:.4g}</span>" for width, height in level.shapes)
             shapes = Html(f'<div class="shapes">{sizes}</div>')
             rows.append(
-                [name, _swatch(colors[level.stride], level.name), f"{level.stride}", f"{len(level.shapes)}", shapes]
+                [name, swatch(colors[level.stride], level.name), f"{level.stride}", f"{len(level.shapes)}", shapes]
             )
     return table([*columns, Column("anchors", numeric=True), Column("width x height, px")], rows)
 
@@ -114,8 +159,8 @@ def _worst_row(score: Coverage, row: int) -> list[str | Html]:
         dataset.images.file_names[image] or f"image {dataset.images.ids[image]}",
         dataset.category_name(int(instances.category_ids[row])),
         f"{width:.1f} x {height:.1f}",
-        _decimal(float(score.best_iou[row])),
-        _decimal(float(score.placed_best_iou[row])),
+        decimal(float(score.best_iou[row])),
+        decimal(float(score.placed_best_iou[row])),
     ]
 
 
@@ -148,18 +193,6 @@ def _content(value: str | Html) -> str:
     if isinstance(value, Html):
         return value.markup
     return escape(value) if value else ""
-
-
-def _swatch(color: str, text: str) -> Html:
-    return Html(f'<span class="name"><i style="--color:{color}"></i>{escape(text)}</span>')
-
-
-def _decimal(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}"
 
 
 def _id(value: int | None) -> str:

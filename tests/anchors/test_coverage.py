@@ -113,3 +113,26 @@ def test_uncovered_are_those_below_the_threshold(bccd):
     score = coverage(bccd, load_anchors("retinanet"), strides="floor", rounded=True)
     assert_allclose(1 - len(score.uncovered(0.6)) / len(bccd), score.placed_recall(0.6))
     assert (score.placed_best_iou[score.uncovered(0.6)] < 0.6).all()
+
+
+def test_what_only_one_level_reaches_by_hand(three_boxes):
+    # strides 8 and 64: 20 x 20 is reached by P3 alone, 300 x 100 by P6 alone; 20 x 40 by both from a threshold of 0
+    score = coverage(three_boxes, AnchorSet.of([[(20, 20)], [(200, 100)]], strides=(8, 64)))
+    reached = score.placed_level_iou >= 0.3
+    assert_array_equal(
+        score.only_on_level(0.3), [(reached[:, 0] & ~reached[:, 1]).sum(), (reached[:, 1] & ~reached[:, 0]).sum()]
+    )
+    assert_array_equal(score.only_on_level(0.0), [0, 0])
+    alone = coverage(three_boxes, AnchorSet.of([[(20, 20)]], strides=[8]))
+    assert_array_equal(alone.only_on_level(0.0), [3])
+
+
+@pytest.mark.parametrize(("strides", "rounded"), [("exact", False), ("floor", True), ("ratio", False)])
+def test_the_best_anchors_have_the_best_iou_however_they_are_laid(bccd, strides, rounded):
+    score = coverage(bccd, load_anchors("retinanet"), strides=strides, rounded=rounded)
+    rows = score.worst(200)
+    boxes, anchors = bccd.boxes[rows], score.best_anchors(rows)
+    low, high = np.maximum(boxes[:, :2], anchors[:, :2]), np.minimum(boxes[:, 2:], anchors[:, 2:])
+    shared = (high - low).prod(axis=1)
+    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (boxes, anchors)]
+    assert_allclose(shared / (sum(areas) - shared), score.placed_best_iou[rows])

@@ -1,0 +1,189 @@
+"""The worst covered instances over their images, as markup that holds the pictures; all in the images' own pixels."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+from PIL import Image, ImageOps
+
+from detect.anchors.coverage import Coverage
+from detect.errors import ImageError
+from detect.images import as_rgb, open_image
+from detect.report.page import block
+from detect.report.plots import plural
+from detect.report.tables import escape
+
+MAX_PICTURES, MAX_TRIED = 12, 50
+CONTEXT = 2.5  # of the box's longer side
+LEAST_PX = 64
+BESIDE_ANCHOR = 1.1
+RIM_PX = 2  # beside the image, so that its edge is seen
+LONGEST_PX = 320  # of a picture as it is stored
+JPEG_QUALITY = 85
+DARKEST_AND_LIGHTEST = 0.5  # percent of pixels: the rest is stretched over all greys, or dim images would show nothing
+BOX_COLOR, ANCHOR_COLOR, HALO_COLOR = "#ffd23f", "#4cc9f0", "#10202c"
+
+Corners = Float64[ndarray, " 4"]
+
+
+@dataclass(frozen=True, eq=False)
+class WorstPicture:
+    """One instance over its image: the box and the best anchor (x0, y0, x1, y1) in pixels of the image.
+
+    ``window`` is the square that is shown, ``part`` what of it lies in the image, ``jpeg`` the pixels of that part.
+    """
+
+    row: int
+    box: Corners
+    anchor: Corners
+    window: tuple[int, int, int, int]
+    part: tuple[int, int, int, int]
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class WorstPictures:
+    """Pictures of the worst covered instances, and why others that are as bad are left out."""
+
+    drawn: tuple[WorstPicture, ...]
+    left_out: tuple[str, ...]
+
+
+def worst_pictures(score: Coverage, folder: Path, count: int = MAX_PICTURES) -> WorstPictures:
+    """The worst covered instances that have an image in the folder; those that have none are told.
+
+    Raises:
+        ValueError: the images are tiles, and where these lie is not kept.
+    """
+    if score.instances.rule.name == "tiles":
+        raise ValueError("instances of tiles cannot be drawn: where a tile lies in its image is not kept")
+    rows = score.worst(max(MAX_TRIED, count))
+    boxes, anchors = _in_image_pixels(score, rows)
+    drawn, left_out = [], []
+    for row, box, anchor in zip(rows.tolist(), boxes, anchors, strict=True):
+        try:
+            drawn.append(_picture(score, row, box, anchor, folder))
+        except ImageError as error:
+            left_out.append(str(error))
+        if len(drawn) == count:
+            break
+    return WorstPictures(tuple(drawn), tuple(left_out))
+
+
+def worst_block(score: Coverage, folder: Path) -> str:
+    """The pictures with a sentence on how to read them, as markup."""
+    title = "Worst covered instances over their images"
+    if score.instances.rule.name == "tiles":
+        return block(title, "Not drawn: the instances are those of tiles, and where these lie is not kept.", "")
+    found = worst_pictures(score, folder)
+    caption = (
+        "The yellow box is the instance; the dashed blue one is the best anchor of "
+        f"“{escape(score.anchors.name)}” where the grid puts it. Contrast is stretched."
+    )
+    if found.left_out:
+        first = escape(found.left_out[0])
+        caption += f" {plural(len(found.left_out), 'instance')} left out: {first}"
+        caption += " and so on." if len(found.left_out) > 1 else "."
+    figures = "\n".join(_figure(score, picture) for picture in found.drawn)
+    content = f'<div class="pictures">\n{figures}\n</div>' if found.drawn else '<p class="none">No picture.</p>'
+    return block(f"{title} <b>{len(found.drawn)}</b>", caption, content)
+
+
+def _in_image_pixels(
+    score: Coverage, rows: Int64[ndarray, " m"]
+) -> tuple[Float64[ndarray, "m 4"], Float64[ndarray, "m 4"]]:
+    """Boxes and best anchors, the resize rule undone."""
+    dataset = score.instances.dataset
+    resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
+    scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
+    boxes, anchors = score.instances.boxes[rows], score.best_anchors(rows)
+    return (boxes - offset) / scale, (anchors - offset) / scale
+
+
+def _picture(score: Coverage, row: int, box: Corners, anchor: Corners, folder: Path) -> WorstPicture:
+    dataset = score.instances.dataset
+    number = int(dataset.instances.image_rows[row])
+    width, height = dataset.images.wh[number].tolist()
+    image = as_rgb(open_image(folder, dataset.images.file_names[number], image_wh=(width, height)))
+    window = window_around(box, anchor, (width, height))
+    x0, y0, x1, y1 = window
+    part = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+    stretched = ImageOps.autocontrast(image, cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
+    return WorstPicture(row, box, anchor, window, part, _jpeg(stretched.crop(part)))
+
+
+def window_around(box: Corners, anchor: Corners, image_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A square of whole pixels with a box, all of its anchor, and as much beside them as helps.
+
+    The box is in its middle, unless there is more to see of the image on one side.
+
+    >>> box, anchor = np.array([100.0, 100.0, 140.0, 110.0]), np.array([90.0, 90.0, 150.0, 120.0])
+    >>> window_around(box, anchor, (640, 480))  # 2.5 * 40 is 100
+    (70, 55, 170, 155)
+    >>> window_around(box, anchor, (150, 480))
+    (52, 55, 152, 155)
+    """
+    middle = (box[:2] + box[2:]) / 2
+    reach = float(np.abs(anchor - np.tile(middle, 2)).max()) * 2 * BESIDE_ANCHOR
+    helpful = max(LEAST_PX, CONTEXT * float((box[2:] - box[:2]).max()))
+    side = math.ceil(max(reach, min(helpful, max(image_wh) + 2 * RIM_PX)))
+    x0, y0 = (
+        _start(math.floor(float(middle[axis]) - side / 2), side, anchor[[axis, axis + 2]].tolist(), image_wh[axis])
+        for axis in (0, 1)
+    )
+    return x0, y0, x0 + side, y0 + side
+
+
+def _start(centred: int, side: int, anchor: Sequence[float], extent: int) -> int:
+    """Where a window begins along an axis: within the image and the anchor, if it has room there."""
+    low, high = min(0, math.floor(anchor[0])) - RIM_PX, max(extent, math.ceil(anchor[1])) + RIM_PX
+    return min(max(centred, low), high - side) if side <= high - low else (low + high - side) // 2
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    factor = min(1.0, LONGEST_PX / max(picture.size))
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    small = picture.resize((width, height), Image.Resampling.BOX)
+    stored = io.BytesIO()
+    small.save(stored, "JPEG", quality=JPEG_QUALITY)
+    return stored.getvalue()
+
+
+def _figure(score: Coverage, picture: WorstPicture) -> str:
+    dataset, row = score.instances.dataset, picture.row
+    instances = dataset.instances
+    image = int(instances.image_rows[row])
+    name = dataset.images.file_names[image]
+    category = dataset.category_name(int(instances.category_ids[row]))
+    x0, y0, x1, y1 = picture.part
+    content = base64.b64encode(picture.jpeg).decode()
+    left, top, right, bottom = picture.window
+    view = f"{left} {top} {right - left} {bottom - top}"
+    return f"""<figure>
+<svg viewBox="{view}" role="img" aria-label="annotation {instances.ids[row]}">
+<image x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}" preserveAspectRatio="none"
+href="data:image/jpeg;base64,{content}"/>
+{_outline(picture.box, BOX_COLOR)}
+{_outline(picture.anchor, ANCHOR_COLOR, dashed=True)}
+</svg>
+<figcaption><b>IoU {score.best_iou[row]:.3f}</b>, placed {score.placed_best_iou[row]:.3f}<br>
+{escape(category)}, annotation {instances.ids[row]}<br>{escape(name)}</figcaption>
+</figure>"""
+
+
+def _outline(corners: Sequence[float] | Corners, color: str, *, dashed: bool = False) -> str:
+    """A dark rectangle under a coloured one, to be seen on any image."""
+    x0, y0, x1, y1 = map(float, corners)
+    place = f'x="{x0:.2f}" y="{y0:.2f}" width="{x1 - x0:.2f}" height="{y1 - y0:.2f}" fill="none"'
+    dashes = ' stroke-dasharray="6 4"' if dashed else ""
+    look = f'{dashes} vector-effect="non-scaling-stroke"'
+    under = f'<rect {place} stroke="{HALO_COLOR}" stroke-opacity=".7" stroke-width="4"{look}/>'
+    return f'{under}\n<rect {place} stroke="{color}" stroke-width="2"{look}/>'

@@ -1,0 +1,154 @@
+"""How sure fitted anchors are: intervals over the choice of images, and scores on images not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.stability import Generalisation, Interval, Stability
+from detect.report.page import block
+from detect.report.plots import PLAIN, Key, Panel, figure, label, pixels_axis
+from detect.report.tables import Column, Html, decimal, percent, swatch, table
+
+NAMES = {
+    "average_iou": "average IoU, by shape",
+    "recall": "recall, by shape",
+    "placed_average_iou": "average IoU, placed",
+    "placed_recall": "recall, placed",
+}
+UNSURE = 1.5  # times from the lower to the upper end of an interval
+
+
+def stability_blocks(stability: Stability, colors: Mapping[int, str]) -> str:
+    """The tables of a bootstrap: scores, and shapes with their intervals."""
+    failed = f"; {stability.failed:,} of them could not be fitted" if stability.failed else ""
+    caption = (
+        f"From {stability.resamples:,} resamples of the images{failed}. Refitted: anchors fitted to a resample, on the "
+        "images that it leaves out; well below the score, the anchors were fitted to too few boxes."
+    )
+    columns = [Column("score"), Column("all images", numeric=True), Column("interval", numeric=True)]
+    columns += [Column("refitted, images left out", numeric=True), Column("interval", numeric=True)]
+    rows = [
+        [NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(stability.held_out[name])]
+        for name, interval in stability.scores.items()
+    ]
+    scores = block("Scores with other images", caption, table(columns, rows))
+    return scores + block("Shapes with other images", stability_words(stability), _shapes_table(stability, colors))
+
+
+def stability_words(stability: Stability) -> str:
+    """Which shapes would be others, had other images been drawn."""
+    unsure = [
+        f"{shape.width.value:.4g} x {shape.height.value:.4g}"
+        for shape in stability.shapes
+        if max(_spread(shape.width), _spread(shape.height)) > UNSURE
+    ]
+    if not unsure:
+        return f"No interval of a width or height spans more than a factor of {UNSURE:g}: the shapes are sure."
+    are = "is unsure: the interval of its" if len(unsure) == 1 else "are unsure: the intervals of their"
+    return f"{', '.join(unsure)} px {are} width or height spans more than a factor of {UNSURE:g}."
+
+
+def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Panel:
+    """Each shape as a cross as wide and high as its intervals."""
+    strides = strides_of_shapes(stability.anchors)
+    ends = [
+        value
+        for shape in stability.shapes
+        for side in (shape.width, shape.height)
+        for value in (side.value, side.low, side.high)
+    ]
+    told = [value for value in ends if value > 0]  # none is told where no refit has a counterpart
+    traces = []
+    for level in stability.anchors.levels:
+        shapes = [shape for shape, stride in zip(stability.shapes, strides, strict=True) if stride == level.stride]
+        color, xs, ys = colors.get(level.stride, PLAIN), [], []
+        for shape in shapes:
+            width, height = shape.width, shape.height
+            xs += [width.low, width.high, None, width.value, width.value, None]
+            ys += [height.value, height.value, None, height.low, height.high, None]
+        traces.append(go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, hoverinfo="skip"))
+        points = go.Scatter(x=[shape.width.value for shape in shapes], y=[shape.height.value for shape in shapes])
+        points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
+        points.hovertemplate = f"{label(level.name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
+        traces.append(points)
+    low, high = min(told, default=1.0), max(told, default=2.0)
+    xaxis, yaxis = pixels_axis("width, px", low, high), pixels_axis("height, px", low, high)
+    chart = figure(traces, xaxis=xaxis, yaxis=yaxis, height=420)
+    levels = stability.anchors.levels
+    keys = tuple(
+        Key(f"{level.name} (stride {level.stride})", colors.get(level.stride, PLAIN), "diamond") for level in levels
+    )
+    caption = (
+        "Each fitted shape with the intervals of its width and height: long arms would have come out otherwise, had "
+    )
+    return Panel("stable-shapes", "How sure the shapes are", f"{caption}other images been at hand.", chart, 12, keys)
+
+
+def generalisation_block(generalisation: Generalisation) -> str:
+    """Scores on the images that the anchors were fitted to, beside those on others."""
+    titles = ("train", "interval", "validation", "interval", "train less validation", "interval")
+    columns = [Column("score"), *(Column(title, numeric=True) for title in titles), Column("over-fitted")]
+    sides = (generalisation.train, generalisation.validation, generalisation.loss)
+    rows: list[list[str | Html]] = []
+    for name in generalisation.train:
+        cells = [cell for side in sides for cell in _value_and_interval(side[name])]
+        over = name in generalisation.overfitted
+        rows.append([NAMES.get(name, name), *cells, Html("<b>yes</b>") if over else "no"])
+    return block("Train and validation images", generalisation_words(generalisation), table(columns, rows))
+
+
+def generalisation_words(generalisation: Generalisation) -> str:
+    """What is over-fitted."""
+    over = [NAMES.get(name, name) for name in generalisation.overfitted]
+    if not over:
+        return "No score is surely lower on the validation images: nothing shows that the anchors are over-fitted."
+    return (
+        f"Over-fitted: {'; '.join(over)} {'is' if len(over) == 1 else 'are'} surely lower on the validation images, since "
+        "the whole interval of the difference lies above zero."
+    )
+
+
+def strides_of_shapes(anchors: AnchorSet) -> list[int]:
+    """The stride of each of ``anchors.shapes``, which stand by area.
+
+    >>> strides_of_shapes(AnchorSet.of([[(9, 9), (30, 30)], [(20, 20)]], strides=(8, 16)))
+    [8, 16, 8]
+    """
+    shapes: Float64[ndarray, "a 2"] = np.array([shape for level in anchors.levels for shape in level.shapes], float)
+    strides = [level.stride for level in anchors.levels for _ in level.shapes]
+    return [strides[row] for row in np.lexsort((shapes[:, 0], shapes.prod(axis=1)))]
+
+
+def _shapes_table(stability: Stability, colors: Mapping[int, str]) -> str:
+    names = {level.stride: level.name for level in stability.anchors.levels}
+    titles = ("width, px", "interval", "height, px", "interval", "found in refits")
+    rows: list[Sequence[Any]] = [
+        [
+            swatch(colors.get(stride, PLAIN), names[stride]),
+            *_value_and_interval(shape.width, pixels=True),
+            *_value_and_interval(shape.height, pixels=True),
+            percent(shape.found),
+        ]
+        for shape, stride in zip(stability.shapes, strides_of_shapes(stability.anchors), strict=True)
+    ]
+    return table([Column("level"), *(Column(title, numeric=True) for title in titles)], rows)
+
+
+def _value_and_interval(interval: Interval, *, pixels: bool = False) -> list[str]:
+    value, low, high = (
+        f"{number:.1f}" if pixels and not math.isnan(number) else decimal(number)
+        for number in (interval.value, interval.low, interval.high)
+    )
+    return [value, "-" if math.isnan(interval.low) else f"{low} to {high}"]
+
+
+def _spread(interval: Interval) -> float:
+    return interval.high / interval.low  # NaN where no refit tells, which is above nothing

@@ -1,0 +1,121 @@
+"""Intervals and what is over-fitted, as tables, a figure and words."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.coverage import coverage
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.stability import SCORES, Generalisation, Interval, Stability, StableShape
+from detect.coco import read_coco
+from detect.report.anchor_page import anchor_page
+from detect.report.anchor_stability import (
+    NAMES,
+    generalisation_block,
+    generalisation_words,
+    stability_blocks,
+    stability_words,
+    stable_shapes_panel,
+    strides_of_shapes,
+)
+from detect.resize import parse_resize
+
+NAN = math.nan
+ANCHORS = AnchorSet.of([[(10, 20)], [(40, 30)]], strides=(8, 16))
+COLORS = {8: "red", 16: "blue"}
+
+
+def rows_of(markup: str) -> list[list[str]]:
+    markup = re.sub(r'</?(bdi|b)>|<span class="name">|<i style="[^"]*"></i>|</span>', "", markup)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", markup, re.DOTALL)]
+
+
+def stability(high: float = 12.0, failed: int = 0) -> Stability:
+    shapes = (
+        StableShape(Interval(10, 9, high), Interval(20, 19, 21), 1.0),
+        StableShape(Interval(40, NAN, NAN), Interval(30, NAN, NAN), 0.25),
+    )
+    scores = {name: Interval(0.8 + n / 100, 0.7, 0.9) for n, name in enumerate(SCORES)}
+    held_out = {name: Interval(0.6 + n / 100, 0.5, NAN if n else 0.7) for n, name in enumerate(SCORES)}
+    return Stability(ANCHORS, shapes, scores, held_out, 50, failed)
+
+
+def generalisation(*losses: tuple[float, float, float]) -> Generalisation:
+    train = {name: Interval(0.8, 0.75, 0.85) for name in SCORES}
+    validation = {name: Interval(0.7, 0.65, 0.75) for name in SCORES}
+    return Generalisation(train, validation, {n: Interval(*loss) for n, loss in zip(SCORES, losses, strict=True)})
+
+
+NO, YES = (0.0, -0.02, 0.03), (0.1, 0.01, 0.2)
+
+
+def test_every_score_and_shape_has_its_interval():
+    rows = rows_of(stability_blocks(stability(), COLORS))
+    assert ["average IoU, by shape", "0.800", "0.700 to 0.900", "0.600", "0.500 to 0.700"] in rows
+    assert ["recall, placed", "0.830", "0.700 to 0.900", "0.630", "0.500 to -"] in rows
+    assert ["P3", "10.0", "9.0 to 12.0", "20.0", "19.0 to 21.0", "100.0%"] in rows
+    assert ["P4", "40.0", "-", "30.0", "-", "25.0%"] in rows
+
+
+def test_every_score_has_words():
+    assert set(NAMES) == set(SCORES)
+
+
+def test_shapes_that_might_be_others_are_named():
+    assert stability_words(stability(high=12)).startswith("No interval")  # 12 / 9 is less than 1.5
+    assert stability_words(stability(high=14)).startswith("10 x 20 px is unsure")
+
+
+@pytest.mark.parametrize("failed", [0, 3])
+def test_resamples_that_could_not_be_fitted_are_told(failed):
+    markup = stability_blocks(stability(failed=failed), COLORS)
+    assert ("3 of them could not be fitted" in markup) == bool(failed)
+
+
+def test_arms_are_as_long_as_the_intervals():
+    arms, points, *_ = stable_shapes_panel(stability(), COLORS).figure.data
+    assert list(arms.x) == [9, 12, None, 10, 10, None]
+    assert list(arms.y) == [20, 20, None, 19, 21, None]
+    assert (list(points.x), list(points.y)) == ([10], [20])
+    chart = stable_shapes_panel(stability(), {}).figure
+    assert "NaN" not in chart.to_json()
+
+
+def test_shapes_by_area_keep_their_level():
+    anchors = AnchorSet.of([[(10, 10), (5, 40)], [(2, 2), (20, 10)]], strides=(8, 16))
+    # areas 100, 200, 4, 200: of equal areas the narrower first, as AnchorSet.shapes has them
+    assert anchors.shapes.tolist() == [[2, 2], [10, 10], [5, 40], [20, 10]]
+    assert strides_of_shapes(anchors) == [16, 8, 8, 16]
+
+
+def test_what_is_over_fitted_is_said():
+    assert generalisation_words(generalisation(NO, NO, NO, NO)).startswith("No score is surely lower")
+    words = generalisation_words(generalisation(YES, NO, NO, YES))
+    assert words.startswith("Over-fitted: average IoU, by shape; recall, placed are surely lower")
+    assert "recall, placed is surely" in generalisation_words(generalisation(NO, NO, NO, YES))
+
+
+def test_train_and_validation_stand_side_by_side():
+    rows = rows_of(generalisation_block(generalisation(YES, NO, NO, NO)))
+    both = ["0.800", "0.750 to 0.850", "0.700", "0.650 to 0.750"]
+    assert ["average IoU, by shape", *both, "0.100", "0.010 to 0.200", "yes"] in rows
+    assert ["recall, by shape", *both, "0.000", "-0.020 to 0.030", "no"] in rows
+
+
+def test_the_page_has_a_section_of_it_only_where_it_is_known():
+    content = {
+        "images": [{"id": 1, "width": 64, "height": 64}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    score = coverage(ResizedInstances.of(read_coco(content), parse_resize("none")), ANCHORS)
+    for options in ({"stability": stability()}, {"generalisation": generalisation(NO, NO, NO, YES)}):
+        page = anchor_page([score], None, title="a", **options)
+        assert '<a href="#stability">Stability</a>' in page
+        assert ('id="stable-shapes"' in page) == ("stability" in options)
+        assert page == anchor_page([score], None, title="a", **options)
+    assert "#stability" not in anchor_page([score], None, title="a")

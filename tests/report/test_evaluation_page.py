@@ -1,0 +1,81 @@
+"""The page of an evaluation: what it is given, escaped, and nothing worked out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from detect.report.evaluation_page import MAX_LINES, Curve, CurvePanel, Pictures, ScoreTable, evaluation_page
+
+NAN = float("nan")
+TABLE = ScoreTable("Boxes", "What is what.", ("", "AP", "found"), (("all", 0.51239, 1200), ("<b>", None, 3)))
+CURVE = Curve("IoU .50", np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.8, 0.0]), np.array([0.9, 0.4, NAN]))
+
+
+def page_of(**changes: Any) -> str:
+    options: dict[str, Any] = {
+        "read_from": ["val.json"],
+        "counts": {"images": 1234, "results": 5},
+        "tables": [TABLE],
+        "curves": [CurvePanel("All", "How.", (CURVE,))],
+        **changes,
+    }
+    return evaluation_page("Evaluation", "Of best.pt", **options)
+
+
+def figures_of(page: str) -> dict[str, Any]:
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
+    return json.loads(next(script for script in scripts if '"curves-0"' in script))
+
+
+def test_the_numbers_stand_as_they_were_given():
+    page = page_of()
+    rows = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    assert [re.sub(r"</?bdi>", "", cell) for cell in rows] == ["all", "0.512", "1,200", "&lt;b&gt;", "-", "3"]
+    assert "<b>1,234</b><span>images</span>" in page
+    assert "val.json" in page
+
+
+def test_a_curve_is_drawn_as_it_is_with_scores_where_they_are_known():
+    (line,) = figures_of(page_of())["curves-0"]["data"]
+    assert line["customdata"] == ["<br>score from 0.900", "<br>score from 0.400", ""]
+    packed = line["y"]
+    assert np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).tolist() == [1.0, 0.8, 0.0]
+
+
+def test_more_lines_than_can_be_told_apart_are_counted():
+    many = tuple(Curve(f"kind {number}", CURVE.recall, CURVE.precision, CURVE.scores) for number in range(20))
+    page = page_of(curves=[CurvePanel("All", "How.", (CURVE,)), CurvePanel("Each", "How.", many)])
+    lines = figures_of(page)["curves-1"]["data"]
+    assert len(lines) == MAX_LINES
+    assert len({(line["line"]["color"], line["line"]["dash"]) for line in lines}) == MAX_LINES
+    assert f"Drawn are the first {MAX_LINES} of 20." in page
+
+
+def test_pictures_are_inside_the_page():
+    page = page_of(pictures=Pictures("Look.", b"not really a picture"))
+    source = re.search(r'src="data:image/png;base64,([^"]*)"', page)
+    assert source is not None
+    assert base64.b64decode(source[1]) == b"not really a picture"
+    assert 'id="pictures"' not in page_of()
+
+
+def test_equal_input_gives_equal_text_and_no_curves_a_page():
+    assert page_of() == page_of()
+    assert "Precision and recall" in page_of(curves=[], tables=[], counts={})
+
+
+def test_names_from_files_are_text_and_no_markup():
+    hostile = "<img src=x onerror=alert(1)>"
+    page = page_of(
+        read_from=[hostile],
+        tables=[ScoreTable(hostile, hostile, (hostile,), ((hostile,),))],
+        curves=[CurvePanel(hostile, hostile, (Curve(hostile, CURVE.recall, CURVE.precision, CURVE.scores),))],
+        pictures=Pictures(hostile, b""),
+        notes=[hostile],
+    )
+    assert hostile not in page
