@@ -1,16 +1,11 @@
-"""Facility location: choose k columns of anything so that the sum of each instance's best gain is largest.
+"""Facility location: choose k of many candidates so that the sum of each instance's best gain is largest.
 
 Who offers what to whom is one table, ``gains[a, n]``: what instance n has from candidate a (weight times IoU, or whatever
 adds up). The sum of best gains is monotone and submodular, so the greedy choice reaches 1 - 1/e of the best (Nemhauser,
 Wolsey and Fisher 1978) and its marginal gains only fall, which makes it lazy (Minoux 1978); swaps of one chosen candidate
 for one that is not then lead to a local optimum (Teitz and Bart 1968; all swaps in one pass, Schubert and Rousseeuw 2021).
 
-**How good it can be at all.** For any multipliers, one of at least 0 for each instance, no choice of k candidates exceeds
-
-    sum of multipliers + sum of the k largest f(a),    f(a) = sum over n of max(gains[a, n] - multiplier[n], 0)
-
-since an instance's best gain is at most its multiplier plus what any chosen candidate offers above it. The least such bound
-is the value of the linear relaxation, in which candidates are opened in part (Cornuejols, Fisher and Nemhauser 1977).
+How good a choice can be at all is :mod:`detect.anchors.facility_bound`'s.
 
 Sums are NumPy's own and not BLAS's, whose threads add up in another order on another machine.
 """
@@ -27,8 +22,6 @@ from numpy import ndarray
 
 SMALLEST_SWAP = 1e-9  # relative: a swap that gains less is none
 BLOCK = 2**18  # entries of the table at once, which stay in the processor's cache
-FADED = 1e-6  # a candidate opened by less takes no part in finding the multipliers
-SETTLED = 8  # steps after which the opened candidates are looked through for such
 
 
 @dataclass(frozen=True)
@@ -73,17 +66,32 @@ def choose(
 
 
 def choose_greedily(
-    gains: Float64[ndarray, "a n"], count: int, *, fixed: Sequence[int], costs: Float64[ndarray, " a"]
+    gains: Float64[ndarray, "a n"],
+    counts: int | Sequence[int],
+    *,
+    fixed: Sequence[int],
+    costs: Float64[ndarray, " a"],
+    groups: Int64[ndarray, " a"] | None = None,
 ) -> Choice:
-    """Each time the candidate that adds most. A candidate is looked at again only when what it once added still leads."""
+    """Each time the candidate that adds most, of those groups that have room; all are one group where none are given.
+
+    A candidate is looked at again only when what it once added still leads.
+    """
+    group_of = [0] * len(gains) if groups is None else groups.tolist()
+    room = [counts] if isinstance(counts, int) else list(counts)
     rows = list(fixed)
+    for row in rows:
+        room[group_of[row]] -= 1
     best = gains[rows].max(axis=0, initial=0.0)
     value = float(best.sum() - costs[rows].sum())
-    added = _added(gains, best) - costs
+    added = offers_above(gains, best) - costs
     queue = [(-worth, row) for row, worth in enumerate(added.tolist()) if row not in rows]
     heapq.heapify(queue)
-    while len(rows) < count:
+    while queue and any(room):
         row = queue[0][1]
+        if not room[group_of[row]]:
+            heapq.heappop(queue)
+            continue
         worth = float(np.maximum(gains[row] - best, 0).sum() - costs[row])
         heapq.heapreplace(queue, (-worth, row))
         if queue[0][1] != row:
@@ -92,6 +100,7 @@ def choose_greedily(
             break
         heapq.heappop(queue)
         rows.append(row)
+        room[group_of[row]] -= 1
         value += worth
         best = np.maximum(best, gains[row])
     return Choice(tuple(rows), value)
@@ -119,9 +128,11 @@ def improve_by_swaps(
     *,
     num_fixed: int = 0,
     costs: Float64[ndarray, " a"] | None = None,
+    groups: Int64[ndarray, " a"] | None = None,
 ) -> Choice:
-    """The best swap of a chosen candidate for another, until none gains; the first ``num_fixed`` rows stay."""
+    """The best swap of a chosen candidate for another of its group, until none gains; the first ``num_fixed`` rows stay."""
     costs = np.zeros(len(gains)) if costs is None else costs
+    groups = np.zeros(len(gains), np.int64) if groups is None else groups
     chosen = list(rows)
     while True:
         value = _value(gains, chosen, costs)
@@ -129,6 +140,7 @@ def improve_by_swaps(
             return Choice(tuple(chosen), value)
         gained = _swap_gains(gains, chosen, costs)[:, num_fixed:]
         gained[chosen] = -np.inf
+        gained[groups[:, None] != groups[chosen[num_fixed:]]] = -np.inf
         row, position = divmod(int(np.argmax(gained)), gained.shape[1])
         if not gained[row, position] > SMALLEST_SWAP * abs(value):
             return Choice(tuple(chosen), value)
@@ -151,84 +163,12 @@ def likely_swaps(
     return [(position, row) for position in range(num_fixed, len(rows)) for row in best[:, position].tolist()]
 
 
-def bound_of_choice(
-    gains: Float64[ndarray, "a n"],
-    multipliers: Float64[ndarray, " n"],
-    count: int,
-    *,
-    costs: Float64[ndarray, " a"] | None = None,
-) -> float:
-    """What no choice of ``count`` of these candidates exceeds; where some are fixed, see :func:`find_multipliers`.
+def offers_above(gains: Float64[ndarray, "a n"], above: Float64[ndarray, " n"]) -> Float64[ndarray, " a"]:
+    """For each candidate the sum of what it offers above something: multipliers, or what is there.
 
-    >>> gains = np.array([[3.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
-    >>> bound_of_choice(gains, np.array([2.0, 0.0, 0.0]), 2)  # 2 + the two largest of 1, 2, 1
-    5.0
+    >>> offers_above(np.array([[3.0, 0.0], [2.0, 2.0]]), np.array([1.0, 1.0]))
+    array([2., 2.])
     """
-    worth = _added(gains, multipliers) - (0 if costs is None else costs)
-    return float(multipliers.sum() + np.sort(np.maximum(worth, 0))[::-1][:count].sum())
-
-
-def find_multipliers(
-    gains: Float64[ndarray, "a n"],
-    count: int,
-    opened: Float64[ndarray, " a"],
-    *,
-    at_least: Float64[ndarray, " n"] | None = None,
-    costs: Float64[ndarray, " a"] | None = None,
-    steps: int = 100,
-) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " a"]]:
-    """Multipliers whose bound is close to the least there is, and how far each candidate is opened.
-
-    Candidates opened in part serve an instance in the order of its gains until they add up to one; the gain of the last is
-    its multiplier, the best answer to what is opened. What is opened then moves in proportion to f(a), taken at the mean of
-    the multipliers so far, later ones weighing more: without the mean the two chase each other.
-
-    Args:
-        gains: as in :func:`choose`.
-        count: candidates to choose, beside those that are fixed.
-        opened: where to start, more than 0 for every candidate that may be opened.
-        at_least: an instance's best gain from fixed candidates. With it the bound is
-            ``multipliers.sum() + sum of the largest f(a)``, with f(a) over candidates that are not fixed.
-        costs: as in :func:`choose`.
-        steps: number of moves.
-    """
-    costs = np.zeros(len(gains)) if costs is None else costs
-    floor = np.zeros(gains.shape[1]) if at_least is None else at_least
-    mean, best, least = floor, floor, np.inf
-    active = order = np.zeros(0, np.int64)
-    for step in range(steps if count else 0):
-        if step % SETTLED == 0:
-            active = np.flatnonzero(opened > FADED)
-            order = np.argsort(-gains[active], axis=0, kind="stable")
-        answer = np.maximum(_marginal_gains(gains, opened, active, order), floor)
-        mean = mean + (answer - mean) * 2 / (step + 2)
-        worth = np.maximum(_added(gains, mean) - costs, 0)
-        bound = float(mean.sum() + count * worth.max())
-        if bound < least:
-            best, least = mean, bound
-        scale = max(float((opened * worth).sum()) / count, 1e-300)
-        opened = opened * np.clip(worth / scale, 0.5, 2)
-        opened = np.minimum(opened * (count / opened.sum()), 1)
-    return best, opened
-
-
-def _marginal_gains(
-    gains: Float64[ndarray, "a n"],
-    opened: Float64[ndarray, " a"],
-    active: Int64[ndarray, " m"],
-    order: Int64[ndarray, "m n"],
-) -> Float64[ndarray, " n"]:
-    """The gain at which each instance has been served once; 0 where all that is opened does not suffice."""
-    share = np.cumsum(opened[active][order], axis=0)
-    last = (share < 1 - 1e-9).sum(axis=0)
-    enough = last < len(active)
-    instances = np.arange(gains.shape[1])
-    found = gains[active[order[last.clip(max=len(active) - 1), instances]], instances]
-    return np.where(enough, found, 0.0)
-
-
-def _added(gains: Float64[ndarray, "a n"], above: Float64[ndarray, " n"]) -> Float64[ndarray, " a"]:
-    """For each candidate the sum of what it offers above something."""
     total = np.empty(len(gains))
     for rows in _blocks(gains):
         offered = gains[rows] - above

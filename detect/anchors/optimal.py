@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.facility import FADED, choose, choose_by_removal, find_multipliers, improve_by_swaps, likely_swaps
+from detect.anchors.facility import choose, choose_by_removal, improve_by_swaps, likely_swaps
+from detect.anchors.facility_bound import FADED, find_multipliers
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.iou_kmeans import require_enough, sorted_by_area
 from detect.anchors.shape_bound import Offers, highest_offer
@@ -221,7 +222,7 @@ def _with_rivals(
     keep = opened > FADED
     shares = np.full(len(rivals), SPREAD_OUT * num_free / (keep.sum() + len(rivals)))
     opened = np.concatenate([opened[keep], shares])
-    return np.concatenate([candidates[keep], np.exp(rivals)]), opened * (num_free / opened.sum())
+    return np.concatenate([candidates[keep], np.exp(rivals)]), opened
 
 
 def _candidates(points: ShapePoints, k: int, gain: ShapeGain) -> Float64[ndarray, "a 2"]:

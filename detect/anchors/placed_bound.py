@@ -31,7 +31,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain, mean_gain, overlap_at, overlaps_of
+from detect.anchors.placed import overlap_at
+from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain
+from detect.anchors.position_means import mean_gain, overlaps_of
 
 FIRST_HALF_SIDE = 0.125  # nepers
 SMALLEST_HALF_SIDE = 1e-6

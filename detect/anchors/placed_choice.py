@@ -69,7 +69,7 @@ class Candidates:
         gains = np.empty((len(shapes), len(boxes.weights)))
         for level in range(len(boxes.strides)):
             rows = np.flatnonzero(levels == level)
-            for block in np.array_split(rows, max(1, len(rows) * gains.shape[1] >> 18)):
+            for block in np.array_split(rows, max(1, len(rows) * gains.shape[1] // TABLE_BLOCK)):
                 gains[block] = boxes.weights * boxes.gains(level, shapes[block])
         return cls(shapes, levels, gains)
 
@@ -107,38 +107,16 @@ def swap_rows(candidates: Candidates, rows: Sequence[int], limits: Limits) -> li
     groups, prices = limits.groups(candidates.levels), limits.prices(candidates.levels)
     chosen = sorted(rows)
     while True:
-        before = chosen
-        for group in np.unique(groups[chosen]).tolist():
-            others = [row for row in chosen if groups[row] != group]
-            members = np.flatnonzero(groups == group)
-            above = np.maximum(candidates.gains[members] - candidates.take(others).best, 0)
-            own = np.searchsorted(members, [row for row in chosen if groups[row] == group]).tolist()
-            swapped = improve_by_swaps(above, own, costs=prices[members])
-            chosen = others + members[list(swapped.rows)].tolist()
-        chosen = sorted(_without_idle(candidates, chosen, prices) if limits.priced else chosen)
-        if chosen == before:
+        swapped = sorted(improve_by_swaps(candidates.gains, chosen, costs=prices, groups=groups).rows)
+        after = _without_idle(candidates, swapped, prices) if limits.priced else swapped
+        if after == chosen:
             return chosen
+        chosen = after
 
 
-def _greedy(candidates: Candidates, limits: Limits, start: list[int]) -> list[int]:
-    """Each time the candidate that adds most, of those groups that have room."""
+def _greedy(candidates: Candidates, limits: Limits, start: Sequence[int]) -> tuple[int, ...]:
     groups, prices = limits.groups(candidates.levels), limits.prices(candidates.levels)
-    chosen, room = list(start), np.array(limits.counts)
-    np.subtract.at(room, groups[chosen], 1)
-    while room.any():
-        roomy = np.flatnonzero((room[groups] > 0) & ~np.isin(np.arange(len(groups)), chosen))
-        allowed = np.concatenate([np.array(chosen, np.int64), roomy])
-        count = min(len(chosen) + int(room.sum()), len(allowed))
-        taken = choose_greedily(candidates.gains[allowed], count, fixed=range(len(chosen)), costs=prices[allowed])
-        new = allowed[list(taken.rows[len(chosen) :])].tolist()
-        for row in new:
-            chosen.append(row)
-            room[groups[row]] -= 1
-            if room[groups[row]] == 0:
-                break
-        if not new:
-            break
-    return chosen
+    return choose_greedily(candidates.gains, limits.counts, fixed=start, costs=prices, groups=groups).rows
 
 
 def _without_idle(candidates: Candidates, chosen: list[int], prices: Float64[ndarray, " a"]) -> list[int]:

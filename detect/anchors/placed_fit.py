@@ -74,7 +74,8 @@ def fit_placed(
         per_level: number of shapes on each level, or one number for all.
         total: instead, the number of shapes on all levels; how many a level gets is free.
         costs: of a shape on each level, in units of the score, see :func:`shape_costs`. The numbers are then upper limits.
-        certify: stop proving when the gap is this small; None proves nothing and is faster.
+        certify: stop proving when the gap is this small, what a histogram's error adds apart, which no round lessens; None
+            proves nothing and is faster.
         rounds: of the proof, at most.
 
     Raises:

@@ -1,36 +1,28 @@
 """What a box gains from a shape that lies on the grid of a pyramid level: at its own position, or at any.
 
 Centres of one level are a stride apart along each axis, and the nearest is the best (:mod:`detect.anchors.placed`).
-Along an axis, a box of extent w and an anchor of extent W whose centres lie u apart overlap by
 
-    x(u) = min(w, W, (w + W) / 2 - u),  at least 0:  a plateau of min(w, W) up to u = |w - W| / 2, then a ramp of slope -1.
-
-**At its own position** (:class:`OwnPositions`) u is known for each level. **At any position** (:class:`AnyPosition`),
-where a cell of a histogram stands for many boxes, u and v are uniform from 0 to half a stride, which leaves out the
-borders of the image. With S the sum of both areas, IoU is x y / (S - x y), and its mean has a closed form: over
-plateaus it is constant, over a plateau P and a ramp its integral is a logarithm, and over two ramps a dilogarithm,
-since
-
-    d2/dxdy Li2(x y / S) = 1 / (S - x y).
-
-IoU reaches t where x y >= S t / (1 + t): the share of positions is an area under a hyperbola.
+**At its own position** (:class:`OwnPositions`) how far a box lies from the nearest centre is known for each level. **At any
+position** (:class:`AnyPosition`), where a cell of a histogram stands for many boxes, the distance is uniform from 0 to half
+a stride along each axis (:mod:`detect.anchors.position_means`), which leaves out the borders of the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy.special import spence
 
 from detect.anchors.anchor_set import CENTER_OF_CELL
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.placed import _distance_to_grid
+from detect.anchors.placed import distance_to_grid, overlap_at
+from detect.anchors.position_means import mean_gain, overlaps_of
 from detect.anchors.shape_gain import ShapeGain
+from detect.anchors.weighting import weighted_histograms
 from detect.errors import FitError
 
 FEW_BOXES = 5000  # so many are fitted at their own positions
@@ -59,6 +51,7 @@ class OwnPositions:
         strides: Sequence[int],
         *,
         objective: str = "iou",
+        weights: Float64[ndarray, " n"] | None = None,
         center_offset: float = CENTER_OF_CELL,
         stride_rule: str = "exact",
     ) -> OwnPositions:
@@ -68,12 +61,13 @@ class OwnPositions:
             instances: boxes after the detector's resize rule.
             strides: of the levels, in pixels, from fine to coarse.
             objective: see :meth:`ShapeGain.parse`.
+            weights: how much each instance counts, alike by default; those of weight 0 are left out.
             center_offset: where in its cell an anchor lies, from 0 (corner) to 1; 0.5 is the middle.
             stride_rule: what a level's stride is, see :class:`detect.anchors.grid.Dialect`.
 
         Raises:
             FitError: no boxes.
-            ValueError: an objective that does not parse, or strides that do not rise.
+            ValueError: an objective that does not parse, negative weights, strides that do not rise, or an unknown rule.
         """
         _check(len(instances), strides)
         corners = instances.boxes.T
@@ -81,15 +75,17 @@ class OwnPositions:
         canvas = instances.canvas_wh.T
         far = np.array(
             [
-                [_distance_to_grid(centers[k], canvas[k], stride, stride_rule, center_offset) for k in (0, 1)]
+                [distance_to_grid(centers[k], canvas[k], stride, stride_rule, center_offset) for k in (0, 1)]
                 for stride in strides
             ]
         )
-        order = np.lexsort((*far.reshape(-1, far.shape[-1]), *extents))  # sums then do not depend on the data's order
-        weights = np.full(len(instances), 1 / len(instances))
-        return cls(
-            extents[:, order], far[:, :, order], weights, tuple(strides), center_offset, ShapeGain.parse(objective)
-        )
+        shares = _shares(len(instances), weights)
+        order = np.lexsort(
+            (shares, *far.reshape(-1, far.shape[-1]), *extents)
+        )  # sums do not depend on the data's order
+        order = order[shares[order] > 0]
+        gain = ShapeGain.parse(objective)
+        return cls(extents[:, order], far[:, :, order], shares[order], tuple(strides), center_offset, gain)
 
     def gains(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
         """What each box has from each shape on a level: that of the best of all anchors of this shape and level.
@@ -125,13 +121,16 @@ class AnyPosition:
     @classmethod
     def of(
         cls,
-        histogram: ShapeHistogram,
+        histogram: ShapeHistogram | Sequence[ShapeHistogram],
         strides: Sequence[int],
         *,
         objective: str = "iou",
+        weights: Sequence[float] | None = None,
         center_offset: float = CENTER_OF_CELL,
     ) -> AnyPosition:
         """The cells of a histogram on levels of these strides; a cell's boxes are all taken for its mean.
+
+        Of several histograms, ``weights`` are those of a box in each.
 
         A mean over positions of IoU changes by no more than \\|d ln w\\| + \\|d ln h\\|, as IoU itself does: the histogram's
         error bound holds.
@@ -140,11 +139,14 @@ class AnyPosition:
             FitError: no boxes.
             ValueError: an objective that does not parse, or strides that do not rise.
         """
-        _check(len(histogram), strides)
+        parts = [histogram] if isinstance(histogram, ShapeHistogram) else list(histogram)
+        _check(sum(map(len, parts)), strides)
         gain = ShapeGain.parse(objective)
-        weights = histogram.counts / histogram.num_boxes
-        error = (1 - gain.recall_share) * histogram.iou_error_bound
-        return cls(histogram.shapes.T.copy(), weights, tuple(strides), center_offset, gain, error)
+        factors = np.ones(len(parts)) if weights is None else np.array(weights, np.float64)
+        totals = np.concatenate([part.counts * factor for part, factor in zip(parts, factors, strict=True)])
+        error = (1 - gain.recall_share) * max(part.iou_error_bound for part in parts)
+        extents = np.concatenate([part.shapes.T for part in parts], axis=1)
+        return cls(extents, totals / totals.sum(), tuple(strides), center_offset, gain, error)
 
     def gains(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
         """What each cell has from each shape on a level, in the mean over positions.
@@ -168,6 +170,7 @@ def placed_gain(
     strides: Sequence[int],
     *,
     objective: str = "iou",
+    weights: Float64[ndarray, " n"] | None = None,
     center_offset: float = CENTER_OF_CELL,
     stride_rule: str = "exact",
     few_boxes: int = FEW_BOXES,
@@ -185,82 +188,20 @@ def placed_gain(
     """
     if len(instances) <= few_boxes:
         return OwnPositions.of(
-            instances, strides, objective=objective, center_offset=center_offset, stride_rule=stride_rule
+            instances,
+            strides,
+            objective=objective,
+            weights=weights,
+            center_offset=center_offset,
+            stride_rule=stride_rule,
         )
-    return AnyPosition.of(_few_cells(instances.histogram), strides, objective=objective, center_offset=center_offset)
-
-
-@dataclass(frozen=True, eq=False)
-class Overlap:
-    """How far two intervals overlap along an axis when their centres lie anywhere from 0 to half a stride apart."""
-
-    highest: Float64[ndarray, "*s"]
-    """On the plateau."""
-    lowest: Float64[ndarray, "*s"]
-    """At half a stride."""
-    level: Float64[ndarray, "*s"]
-    """Share of positions on the plateau."""
-    half: float
-    """Half a stride, in pixels."""
-
-    @classmethod
-    def of(cls, extents: Float64[ndarray, "*n"], others: Float64[ndarray, "*a"], stride: int) -> Overlap:
-        half = stride / 2
-        highest = np.minimum(extents, others)
-        lowest = np.clip((extents + others) / 2 - half, 0, highest)
-        return cls(highest, lowest, np.minimum(np.abs(extents - others) / 2, half) / half, half)
-
-    @property
-    def ramp(self) -> Float64[ndarray, "*s"]:
-        return self.highest - self.lowest
-
-
-def overlaps_of(
-    extents: Float64[ndarray, "2 n"], shapes: Float64[ndarray, "a 2"], stride: int
-) -> tuple[Overlap, Overlap]:
-    """Along both axes, of each box with each shape."""
-    return Overlap.of(extents[0], shapes[:, :1], stride), Overlap.of(extents[1], shapes[:, 1:], stride)
-
-
-def mean_gain(x: Overlap, y: Overlap, areas: Float64[ndarray, "*s"], gain: ShapeGain) -> Float64[ndarray, "*s"]:
-    """The mean over positions of the gain, for overlaps along both axes and sums of both areas."""
-    result = np.zeros(np.broadcast_shapes(x.highest.shape, y.highest.shape, areas.shape))
-    if gain.recall_share < 1:
-        result += (1 - gain.recall_share) * mean_iou(x, y, areas)
-    if gain.recall_share > 0:
-        result += gain.recall_share * share_above(x, y, areas * (gain.reaches / (1 + gain.reaches)))
-    return result
-
-
-def mean_iou(x: Overlap, y: Overlap, areas: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
-    """The mean of x y / (areas - x y), in closed form."""
-    flat = x.highest * y.highest
-    total = x.level * y.level * (flat / (areas - flat))
-    for one, other in ((x, y), (y, x)):
-        high, low = one.highest * other.highest, one.highest * other.lowest
-        ramp = areas / one.highest * np.log((areas - low) / (areas - high)) - other.ramp
-        total += one.level * ramp / other.half
-    corner = _dilogarithm(flat / areas) + _dilogarithm(x.lowest * y.lowest / areas)
-    corner -= _dilogarithm(x.lowest * y.highest / areas) + _dilogarithm(x.highest * y.lowest / areas)
-    return total + (areas * corner - x.ramp * y.ramp) / (x.half * y.half)
-
-
-def share_above(x: Overlap, y: Overlap, least: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
-    """The share of positions at which x y is at least so much, in closed form."""
-    total = x.level * y.level * (x.highest * y.highest >= least)
-    for one, other in ((x, y), (y, x)):
-        reached = other.highest - np.clip(least / one.highest, other.lowest, other.highest)
-        total += one.level * reached / other.half
-    # on two ramps: for x from a on some y >= least / x reach it, from b on all
-    a = np.clip(least / y.highest, x.lowest, x.highest)
-    b = np.clip(np.divide(least, y.lowest, out=np.full_like(a, np.inf), where=y.lowest > 0), a, x.highest)
-    some = y.highest * (b - a) - least * np.log(b / np.maximum(a, 1e-300))
-    return total + (some + y.ramp * (x.highest - b)) / (x.half * y.half)
-
-
-def _dilogarithm(z: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
-    result: Float64[ndarray, "*s"] = spence(1 - z)
-    return result
+    parts, factors = [instances.histogram], [1.0]
+    if weights is not None:
+        parts, factors = weighted_histograms(instances.shapes, weights, instances.histogram.cells_per_octave)
+    few = _few_cells(parts)
+    cells = AnyPosition.of(few, strides, objective=objective, weights=factors, center_offset=center_offset)
+    error = max(_error_of_joining(part, joined) for part, joined in zip(parts, few, strict=True))
+    return replace(cells, histogram_error=(1 - cells.gain.recall_share) * error)
 
 
 def _iou(
@@ -273,22 +214,31 @@ def _iou(
     return np.divide(both, union, out=both)
 
 
-def overlap_at(
-    extents: Float64[ndarray, "*n"], far: Float64[ndarray, "*n"], others: Float64[ndarray, "a 1"]
-) -> Float64[ndarray, "a n"]:
-    """Overlap along one axis of intervals whose centres lie ``far`` apart."""
-    overlap = others / 2 + (extents / 2 - far)
-    np.minimum(overlap, extents, out=overlap)
-    return np.clip(overlap, 0.0, others, out=overlap)
-
-
-def _few_cells(histogram: ShapeHistogram) -> ShapeHistogram:
+def _few_cells(histograms: Sequence[ShapeHistogram]) -> list[ShapeHistogram]:
     """Neighbouring cells joined until few are left."""
-    joined, cells_per_octave = histogram, histogram.cells_per_octave
-    while len(joined) > MAX_CELLS and cells_per_octave % 2 == 0:
+    joined, cells_per_octave = list(histograms), histograms[0].cells_per_octave
+    while sum(map(len, joined)) > MAX_CELLS and cells_per_octave % 2 == 0:
         cells_per_octave //= 2
-        joined = ShapeHistogram.of(histogram.shapes, counts=histogram.counts, cells_per_octave=cells_per_octave)
+        joined = [
+            ShapeHistogram.of(each.shapes, counts=each.counts, cells_per_octave=cells_per_octave) for each in histograms
+        ]
     return joined
+
+
+def _error_of_joining(fine: ShapeHistogram, joined: ShapeHistogram) -> float:
+    """How far the mean IoU over joined cells can lie from that over the boxes, as their means are known to lie apart."""
+    factor = fine.cells_per_octave // joined.cells_per_octave
+    row = np.unique(fine.cells // factor, axis=0, return_inverse=True)[1].reshape(-1)
+    moved = np.abs(np.log(fine.shapes / joined.shapes[row])).sum(axis=1)
+    known = fine.iou_error_bound + float((moved * fine.counts).sum()) / max(fine.num_boxes, 1)
+    return min(known, joined.iou_error_bound)
+
+
+def _shares(count: int, weights: Float64[ndarray, " n"] | None) -> Float64[ndarray, " n"]:
+    given = np.ones(count) if weights is None else weights
+    if len(given) != count or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
+        raise ValueError(f"need a finite weight from 0 for each of {count} boxes, not all 0")
+    return given / given.sum()
 
 
 def _check(count: int, strides: Sequence[int]) -> None:

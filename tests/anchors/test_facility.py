@@ -7,14 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from scipy.optimize import linprog
 
 from detect.anchors.facility import (
-    bound_of_choice,
     choose,
     choose_by_removal,
     choose_greedily,
-    find_multipliers,
     improve_by_swaps,
     likely_swaps,
 )
@@ -118,42 +115,31 @@ def test_likely_swaps_start_with_the_one_that_gains_most():
     assert {position for position, _ in likely_swaps(gains, [0, 1, 2], num_fixed=2)} == {2}
 
 
-@given(seeds, st.integers(1, 4))
-def test_no_choice_exceeds_the_bound_of_any_multipliers(seed, count):
-    gains = random_table(seed)
-    multipliers = np.random.default_rng(seed + 1).random(12)
-    assert best_value(gains, count) <= bound_of_choice(gains, multipliers, count) + 1e-9
+def test_greed_keeps_to_the_room_of_each_group():
+    # the two best rows share a group; with one of each, row 1 (4) and then row 2 (1.5)
+    groups = np.array([0, 0, 1])
+    choice = choose_greedily(BY_HAND, [1, 1], fixed=(), costs=np.zeros(3), groups=groups)
+    assert (choice.rows, choice.value) == ((1, 2), 5.5)
+    assert choose_greedily(BY_HAND, [2, 0], fixed=(), costs=np.zeros(3), groups=groups).rows == (1, 0)
+    # one that is fixed takes a place of its group, not of another
+    assert choose_greedily(BY_HAND, [1, 1], fixed=[0], costs=np.zeros(3), groups=groups).rows == (0, 2)
+    # with costs of 2 the last is worth less than nothing
+    assert choose_greedily(BY_HAND, [1, 1], fixed=(), costs=np.full(3, 2.0), groups=groups).rows == (1,)
+    # a group smaller than its number
+    assert choose_greedily(BY_HAND, [3, 3], fixed=(), costs=np.zeros(3), groups=groups).rows == (1, 2, 0)
 
 
-def relaxed_optimum(gains: np.ndarray, count: int) -> float:
-    """The linear relaxation, by HiGHS: open x, serve y <= x, each instance at most once."""
-    a, n = gains.shape
-    served_once = np.hstack([np.zeros((n, a)), np.tile(np.eye(n), a)])
-    open_first = np.hstack([-np.repeat(np.eye(a), n, axis=0), np.eye(a * n)])
-    total = np.append(np.ones(a), np.zeros(a * n))[None]
-    result = linprog(
-        -np.append(np.zeros(a), gains.ravel()),
-        A_ub=np.vstack([served_once, open_first, total]),
-        b_ub=np.concatenate([np.ones(n), np.zeros(a * n), [count]]),
-    )
-    return -result.fun
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_multipliers_come_close_to_the_linear_relaxation(seed):
-    gains = random_table(seed, 15, 40)
-    best = relaxed_optimum(gains, 3)
-    multipliers, opened = find_multipliers(gains, 3, np.full(15, 3 / 15), steps=400)
-    bound = bound_of_choice(gains, multipliers, 3)
-    assert best - 1e-6 <= bound <= 1.01 * best
-    assert_allclose(opened.sum(), 3, rtol=1e-6)
-
-
-def test_multipliers_are_at_least_what_fixed_candidates_give():
-    gains = random_table(0)
-    multipliers, _ = find_multipliers(gains[1:], 2, np.full(8, 0.25), at_least=gains[0], steps=50)
-    assert (multipliers >= gains[0]).all()
-    assert best_value(gains, 3, [0]) <= bound_of_choice(gains[1:], multipliers, 2) + 1e-9
+@given(seeds)
+def test_swaps_stay_within_groups(seed):
+    gains, groups = random_table(seed), np.arange(9) % 2
+    choice = improve_by_swaps(gains, [0, 1, 2], groups=groups, num_fixed=1)
+    assert choice.rows[0] == 0
+    assert groups[list(choice.rows)].tolist() == [0, 1, 0]
+    for position, row in itertools.product((1, 2), range(9)):
+        if groups[row] == position % 2:
+            rows = list(choice.rows)
+            rows[position] = row
+            assert value(gains, rows) <= choice.value + 1e-8
 
 
 def test_no_instances_are_worth_nothing():

@@ -143,6 +143,14 @@ def test_fixed_anchors_stay_and_the_rest_is_the_best_beside_them():
     assert best.score <= free.score + 1e-9
 
 
+def test_boxes_that_share_a_cell_stay_below_the_bound_of_fixed_anchors_by_hand():
+    # 33 and 60 wide in one cell of an octave, of mean sqrt(33 * 60); a fixed 10 x 10 has more of the two than of their mean
+    histogram = ShapeHistogram.of(np.array([[33.0, 10.0], [60.0, 10.0]]), cells_per_octave=1)
+    best = optimal_anchors(histogram, 1, fixed=[(10.0, 10.0)])
+    assert_allclose(best.score, 10 / np.sqrt(33 * 60), rtol=1e-6)
+    assert best.score < (10 / 33 + 10 / 60) / 2 <= best.upper_bound
+
+
 def test_when_all_are_fixed_their_score_is_the_bound():
     boxes = random_boxes(3, 8)
     best = optimal_anchors(histogram_of(boxes), 1, fixed=[(30.0, 10.0)])

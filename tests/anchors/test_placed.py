@@ -15,7 +15,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
 from detect.anchors.grid import DIALECTS, STRIDES, AnchorGrid
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.placed import cells_of, placed_iou_by_level
+from detect.anchors.placed import best_placed_anchors, cells_of, placed_iou_by_level
 from detect.coco import read_coco
 from detect.interop.torchvision import import_torchvision
 from detect.resize import parse_resize
@@ -50,6 +50,15 @@ def test_one_box_between_four_cells_by_hand():
     # on the corner of the cell there is a centre at 16: a perfect match
     on_corners = AnchorSet.of([[(32, 32)]], strides=[16], center_offset=0.0)
     assert_allclose(placed_iou_by_level(box, canvas, on_corners), [[1.0]])
+
+
+def test_the_best_anchor_by_hand():
+    # centres 8, 24, 40, 56 and 16, 48; the box (20, 0, 30, 12) is centred on (25, 6): next to (24, 8) of the first level
+    anchors = AnchorSet.of([[(16, 16), (16, 12)], [(64, 64)]], strides=[16, 32])
+    boxes, canvas = np.array([[20.0, 0.0, 30.0, 12.0], [0.0, 0.0, 60.0, 50.0]]), np.array([[64, 64], [64, 64]])
+    # the second is centred on (30, 25), next to (16, 16) of the second level
+    assert_allclose(best_placed_anchors(boxes, canvas, anchors), [[16, 2, 32, 14], [-16, -16, 48, 48]])
+    assert best_placed_anchors(boxes[:0], canvas[:0], anchors).shape == (0, 4)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
@@ -140,8 +149,13 @@ def test_any_boxes_on_any_grid(places, canvas_wh, shapes, how):
     boxes = np.stack([x, y, x + w, y + h], axis=1)
     anchors = AnchorSet.of([shapes[:1], shapes[1:]], strides=(7, 32), center_offset=offset)
     grid = AnchorGrid(anchors, strides=strides, rounded=rounded)
-    ours = by_level(boxes, np.tile(canvas_wh, (len(boxes), 1)), grid)
+    canvases = np.tile(canvas_wh, (len(boxes), 1))
+    ours = by_level(boxes, canvases, grid)
     assert_allclose(ours, dense(boxes, canvas_wh, grid), rtol=1e-4, atol=1e-5)
+    # and the anchor that is named is one that has the best IoU
+    named = best_placed_anchors(boxes, canvases, anchors, strides=strides, rounded=rounded)
+    iou = box_iou(torch.from_numpy(boxes), torch.from_numpy(named)).diagonal().numpy()
+    assert_allclose(iou, ours.max(axis=1), atol=1e-9)
 
 
 def test_levels_by_repeated_halving_have_as_many_cells():

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.placed_choice import Candidates, Limits, choose_rows, swap_rows
+from detect.anchors.placed_gain import AnyPosition
 
 
 def candidates_of(gains: list[list[float]] | np.ndarray, levels: list[int]) -> Candidates:
@@ -48,6 +50,34 @@ def test_what_is_not_worth_its_cost_is_left_out():
 def test_a_start_among_few_is_filled_up_from_all():
     candidates = candidates_of([[3, 0, 0], [0, 2, 0], [0, 0, 1]], [0, 0, 1])
     assert choose_rows(candidates, Limits.of(2, [2, 1], None, None), np.array([1])) == [0, 1, 2]
+
+
+def test_where_the_search_starts_decides_between_local_optima_by_hand():
+    # rows 0 and 1 give 4 to all; 2 and 3 give 3 to all, and no single swap betters them: 0 with 3 is 4 + 0 + 4 + 3 < 12
+    candidates = candidates_of([[4, 0, 4, 0], [0, 4, 0, 4], [3, 3, 0, 0], [0, 0, 3, 3]], [0, 0, 0, 0])
+    limits = Limits.of(1, None, 2, None)
+    assert choose_rows(candidates, limits) == [0, 1]
+    assert choose_rows(candidates, limits, np.array([2, 3])) == [2, 3]
+
+
+def test_a_swap_to_a_cheaper_level_counts_what_both_cost():
+    # 3 - 2 on the first level, 2.5 - 0 on the second
+    candidates = candidates_of([[3.0], [2.5]], [0, 1])
+    for start in (0, 1):
+        assert swap_rows(candidates, [start], Limits.of(2, None, 1, [2.0, 0.0])) == [1]
+        assert swap_rows(candidates, [start], Limits.of(2, None, 1, None)) == [0]
+
+
+def test_it_is_the_idle_one_that_is_left_out():
+    candidates = candidates_of([[3, 0], [0, 0.5]], [0, 1])
+    assert swap_rows(candidates, [0, 1], Limits.of(2, 1, None, [0.6, 0.6])) == [0]
+
+
+def test_each_candidate_gains_on_its_own_level():
+    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[12.0, 12.0], [12.0, 12.0], [60.0, 40.0]])), (4, 16))
+    shapes, levels = np.array([[12.0, 12.0], [12.0, 12.0], [30.0, 30.0]]), [1, 0, 1]
+    gains = [boxes.gains(level, shape[None])[0] for level, shape in zip(levels, shapes, strict=True)]
+    assert_allclose(Candidates.of(boxes, shapes, np.array(levels)).gains, np.array(gains) * [2 / 3, 1 / 3])
 
 
 @given(st.integers(0, 10**6), st.booleans())

@@ -12,7 +12,18 @@ from detect.anchors.coverage import coverage
 from detect.anchors.fitting import fit_anchors
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.placed_fit import fit_placed, grid_candidates, placed_score, shape_costs
+from detect.anchors.placed_choice import Candidates, Limits
+from detect.anchors.placed_fit import (
+    PlacedFit,
+    _neighbours,
+    _polished,
+    _value,
+    anchors_of,
+    fit_placed,
+    grid_candidates,
+    placed_score,
+    shape_costs,
+)
 from detect.anchors.placed_gain import AnyPosition, OwnPositions
 from detect.coco import read_coco
 from detect.resize import parse_resize
@@ -88,6 +99,57 @@ def test_costs_move_shapes_to_coarse_levels(nuclei):
     fewer = {level.stride: len(level.shapes) / level.stride**2 for level in priced.anchors.levels}
     assert sum(fewer.values()) < sum(cells.values())
     assert free.score - sum(costs) * 9 < priced.score - priced.cost
+
+
+def test_the_gap_is_relative_to_what_is_left_after_costs_by_hand(nuclei):
+    anchors = fit_anchors(nuclei, k=3, strides=STRIDES)
+    assert PlacedFit(anchors, 0.6, 0.1, 0.55).gap == pytest.approx(0.1)
+
+
+def test_the_proof_stops_at_the_gap_asked_for_after_costs(monkeypatch):
+    targets = []
+    monkeypatch.setattr("detect.anchors.placed_fit.prove", lambda *_, target, rounds: targets.append(target) or 1.0)
+    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0], [60.0, 60.0]])), (4, 16))
+    fit = fit_placed(boxes, per_level=1, costs=(0.1, 0.05), certify=0.5)
+    assert fit.cost > 0
+    assert_allclose(targets, [1.5 * (fit.score - fit.cost)])
+
+
+def test_anchors_keep_their_levels_and_sides_by_hand():
+    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0]])), (4, 8, 16), center_offset=0.0)
+    anchors = anchors_of(boxes, np.array([[30.0, 20.0], [9.0, 5.0], [10.0, 12.0]]), np.array([2, 1, 2]))
+    assert [(level.stride, level.shapes) for level in anchors.levels] == [(8, [(9, 5)]), (16, [(10, 12), (30, 20)])]
+    assert anchors.center_offset == 0.0
+    assert_allclose(
+        placed_score(boxes, anchors),
+        max(
+            boxes.gains(1, np.array([[9.0, 5.0]]))[0, 0], *boxes.gains(2, np.array([[10.0, 12.0], [30.0, 20.0]]))[:, 0]
+        ),
+    )
+
+
+def test_the_polish_follows_the_weights_to_the_heavier_box():
+    # between 20 x 20 (nine of ten) and 40 x 40, nearer to the second: d/dW of 0.9 * 400 / W**2 + 0.1 * W**2 / 1600 at 30 is
+    # -0.9 * 0.0296 + 0.1 * 0.0375 < 0; of equal weight it would grow. It is four tenths of a neper to 20
+    shapes = np.array([[20.0, 20.0]] * 9 + [[40.0, 40.0]])
+    boxes = AnyPosition.of(ShapeHistogram.of(shapes), (1,))
+    polished = _polished(boxes, Candidates.of(boxes, np.array([[30.0, 30.0]]), np.array([0])))
+    assert_allclose(polished.shapes, [[20, 20]], rtol=0.03)
+    assert_allclose(polished.gains, boxes.weights * boxes.gains(0, polished.shapes))
+
+
+def test_every_candidate_is_there_on_every_level():
+    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0]])), (4, 16))
+    chosen = Candidates.of(boxes, np.array([[20.0, 20.0], [30.0, 50.0]]), np.array([0, 0]))
+    for candidates, number in ((grid_candidates(boxes), 4), (_neighbours(boxes, chosen), 50)):
+        on_fine, on_coarse = (candidates.shapes[candidates.levels == level] for level in (0, 1))
+        assert_array_equal(on_fine, on_coarse)
+        assert len(np.unique(on_fine, axis=0)) == number
+
+
+def test_what_shapes_are_worth_is_their_gain_without_their_price_by_hand():
+    chosen = Candidates(np.ones((2, 2)), np.array([0, 1]), np.array([[0.3, 0.1], [0.2, 0.4]]))
+    assert _value(chosen, Limits.of(2, 1, None, [0.2, 0.05])) == pytest.approx(0.3 + 0.4 - 0.25)
 
 
 def test_costs_by_hand():

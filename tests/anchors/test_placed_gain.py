@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from scipy.integrate import dblquad
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.grid import DIALECTS, STRIDES, AnchorGrid
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.placed_gain import AnyPosition, OwnPositions, placed_gain
@@ -114,30 +115,55 @@ def test_any_position_is_the_mean_of_own_positions():
     assert_allclose(cell(14, 10, 8).gains(0, shapes)[:, 0], own, atol=2e-4)
 
 
-@pytest.mark.parametrize("offset", [0.0, 0.5])
+@pytest.mark.parametrize(("offset", "stride_rule"), list(itertools.product((0.0, 0.3, 0.5), STRIDES)))
+@pytest.mark.parametrize("rule", ["none", "letterbox:109", "stretch:157x97"])  # as they are, and of odd sizes
 @pytest.mark.parametrize("name", SAMPLES)
-def test_gains_are_the_best_over_all_anchors_of_the_grid(name, offset):
-    for rule in ("none", "shortest:101:173"):  # odd sizes
-        instances = ResizedInstances.of(read_coco(sample_annotations(name)), parse_resize(rule))
-        canvas = instances.canvas_wh[0]
-        rows = np.flatnonzero((instances.canvas_wh == canvas).all(axis=1))[:60]
-        few = OwnPositions.of(
-            ResizedInstances(
-                instances.dataset,
-                instances.rule,
-                instances.boxes[rows],
-                instances.shapes[rows],
-                instances.canvas_wh[rows],
-            ),
-            (8, 32),
-            center_offset=offset,
-        )
-        height, width = canvas[::-1].tolist()
-        for level, shape in ((0, (21.0, 13.0)), (1, (60.0, 75.0))):
-            grid = AnchorGrid(AnchorSet.of([[shape]], strides=[(8, 32)[level]], center_offset=offset))
-            placed = grid.place(level_hw(grid, (height, width)), (height, width), dtype=torch.float64)
-            dense = box_iou(torch.from_numpy(instances.boxes[rows]), placed.boxes).max(dim=1).values.numpy()
-            assert_allclose(np.sort(few.gains(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
+def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, stride_rule):
+    instances = ResizedInstances.of(read_coco(sample_annotations(name)), parse_resize(rule))
+    canvas = instances.canvas_wh[0]
+    rows = np.flatnonzero((instances.canvas_wh == canvas).all(axis=1))[:40]
+    columns = (instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows])
+    few = ResizedInstances(instances.dataset, instances.rule, *columns)
+    placed = OwnPositions.of(few, (8, 32), center_offset=offset, stride_rule=stride_rule)
+    hw = (int(canvas[1]), int(canvas[0]))
+    for level, shape in ((0, (21.0, 13.0)), (1, (60.0, 75.0))):
+        anchors = AnchorSet.of([[shape]], strides=[(8, 32)[level]], center_offset=offset)
+        grid = AnchorGrid(anchors, strides=stride_rule)
+        all_anchors = grid.place(level_hw(grid, hw), hw, dtype=torch.float64).boxes
+        dense = box_iou(torch.from_numpy(instances.boxes[rows]), all_anchors).max(dim=1).values.numpy()
+        assert_allclose(np.sort(placed.gains(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(dialect):
+    how = DIALECTS[dialect]
+    random = np.random.default_rng(0)
+    width, height = 211, 97
+    corners = random.uniform(0, 0.7, (60, 2)) * [width, height]
+    boxes = [(*corner, *extent) for corner, extent in zip(corners, random.uniform(3, 60, (60, 2)), strict=True)]
+    instances = instances_of(boxes, (width, height))
+    placed = OwnPositions.of(instances, (16, 64), center_offset=how.center_offset, stride_rule=how.strides)
+    grid = AnchorGrid.of_sizes([[24], [70]], [1.0], (16, 64), dialect=dialect)  # square and even: rounded or not
+    all_anchors = grid.place(level_hw(grid, (height, width)), (height, width), dtype=torch.float64)
+    for level, of_level in enumerate(torch.split(all_anchors.boxes, all_anchors.num_per_level)):
+        dense = box_iou(torch.from_numpy(instances.boxes), of_level).max(dim=1).values.numpy()
+        shape = np.array([[(24.0, 24.0), (70.0, 70.0)][level]])
+        assert_allclose(np.sort(placed.gains(level, shape)[0]), np.sort(dense), atol=1e-9)
+
+
+def test_strides_cut_or_not_by_hand():
+    # 100 px at stride 16: 7 cells of 14 (cut from 14.29) px, with corners at 0, 14, ... 84; a box centred on (90, 70)
+    boxes = instances_of([(85.0, 65.0, 10.0, 10.0)], (100, 100))
+    shape = np.array([[10.0, 10.0]])
+    gains = [
+        OwnPositions.of(boxes, (16,), center_offset=0.0, stride_rule=rule).gains(0, shape)
+        for rule in ("exact", "floor", "ratio")
+    ]
+    # 6 from 96 and from 64: 4 x 4; 6 from 84 and none from 70: 4 x 10; 90 - 85.714 and 71.429 - 70: 5.714 x 8.571
+    overlap = 40 / 7 * 60 / 7
+    assert_allclose(np.ravel(gains), [16 / 184, 40 / 160, overlap / (200 - overlap)])
+    with pytest.raises(ValueError, match="strides is 'exact', 'floor' or 'ratio', got 'ceil'"):
+        OwnPositions.of(boxes, (16,), stride_rule="ceil")
 
 
 def test_the_order_of_the_data_changes_nothing():
@@ -167,12 +193,38 @@ def test_few_boxes_stay_where_they_are_and_many_are_counted():
     assert_allclose(means[0], means[1], atol=0.02)
 
 
+def test_all_that_is_said_of_the_grid_reaches_the_boxes():
+    instances = instances_of([(3.0, 5.0, 10.0, 12.0), (40.0, 70.5, 10.0, 12.0)], (61, 91))
+    for how in ({"stride_rule": "ratio"}, {"center_offset": 0.0}, {"objective": "recall@0.4"}):
+        one, other = placed_gain(instances, (4, 16), **how), OwnPositions.of(instances, (4, 16), **how)
+        assert_array_equal(one.far, other.far)
+        assert (one.center_offset, one.gain) == (other.center_offset, other.gain)
+    plain = placed_gain(instances, (4, 16))
+    assert (plain.far != placed_gain(instances, (4, 16), stride_rule="ratio").far).any()
+
+
 def test_fine_cells_are_joined_until_few_are_left(monkeypatch):
     monkeypatch.setattr("detect.anchors.placed_gain.MAX_CELLS", 20)
     instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
     counted = placed_gain(instances, (4, 8), few_boxes=0)
     assert len(counted.weights) <= 20 or len(counted.weights) < len(instances.histogram)
     assert counted.histogram_error > instances.histogram.iou_error_bound
+    every = AnyPosition.of(ShapeHistogram.of(instances.shapes, cells_per_octave=1024), (4, 8))
+    for shape in np.array([[[12.0, 12.0]], [[20.0, 9.0]]]):
+        means = [(each.weights * each.gains(1, shape)).sum() for each in (every, counted)]
+        assert abs(means[0] - means[1]) <= counted.histogram_error
+
+
+def test_the_error_of_joined_cells_by_hand(monkeypatch):
+    # two boxes in neighbouring cells of a 32nd octave, a 64th from their joint mean on either side, of the same height
+    monkeypatch.setattr("detect.anchors.placed_gain.MAX_CELLS", 1)
+    height = 16 * 2 ** (1 / 64)
+    instances = instances_of([(0, 0, 16 * 2 ** (1 / 64), height), (0, 0, 16 * 2 ** (3 / 64), height)])
+    cells = placed_gain(instances, (4,), few_boxes=0)
+    assert_allclose(cells.extents, [[16 * 2 ** (2 / 64)], [height]])
+    assert_allclose(cells.histogram_error, math.log(2) / 64, rtol=1e-6)
+    blend = placed_gain(instances, (4,), few_boxes=0, objective="0.25*iou+0.75*recall@0.5")
+    assert_allclose(blend.histogram_error, math.log(2) / 256, rtol=1e-6)
 
 
 def test_what_cannot_be_fitted_says_so():

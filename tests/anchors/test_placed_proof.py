@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
-from detect.anchors.facility import bound_of_choice
 from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.placed_bound import Peak
 from detect.anchors.placed_choice import Candidates, Limits
 from detect.anchors.placed_fit import fit_placed, grid_candidates
 from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain
-from detect.anchors.placed_proof import find_multipliers
+from detect.anchors.placed_proof import prove
 from detect.anchors.shape_gain import ShapeGain
 
 OBJECTIVES = ("iou", "recall@0.6")
@@ -82,14 +79,22 @@ def test_costs_are_part_of_the_bound():
     assert max(pairs, float(one[0].sum(axis=1).max()) - 0.05) <= fit.upper_bound
 
 
-def test_with_one_group_the_multipliers_bound_as_well_as_those_of_facility():
-    boxes = tiny(2, "iou", own=True, count=25)
-    candidates, limits = grid_candidates(boxes), Limits.of(2, None, 3, None)
-    multipliers, opened = find_multipliers(candidates, np.ones(len(candidates)), limits)
-    assert_allclose(opened.sum(), 3, rtol=0.01)
-    bound = bound_of_choice(candidates.gains, multipliers, 3)
-    some = [candidates.take(list(rows)).best.sum() for rows in itertools.combinations(range(0, len(candidates), 9), 3)]
-    assert max(some) <= bound <= 1.05 * float(fit_placed(boxes, total=3, certify=None).score)
+def test_rounds_end_at_the_target_what_the_error_of_a_histogram_adds_apart(monkeypatch):
+    shapes = np.exp(np.random.default_rng(0).uniform(2, 3.5, (60, 2)))
+    coarse = AnyPosition.of(ShapeHistogram.of(shapes, cells_per_octave=4), (4, 16))
+    levels = []
+    monkeypatch.setattr(
+        "detect.anchors.placed_proof.highest_offer",
+        lambda boxes, level, multipliers, **_: levels.append(level) or Peak(0.0, 0.0, np.array([[20.0, 20.0]])),
+    )
+    grid = grid_candidates(coarse)
+    given = (coarse, grid.take([0]), grid, np.ones(len(grid)), Limits.of(2, 1, None, None))
+    bound = prove(*given, target=1.0, rounds=3)
+    assert levels == [0, 1]  # one round
+    assert prove(*given, target=bound - 0.9 * coarse.histogram_error, rounds=3) == pytest.approx(bound)
+    assert levels == [0, 1] * 2
+    prove(*given, target=0.0, rounds=3)
+    assert levels == [0, 1] * 5
 
 
 def test_the_error_of_a_histogram_is_part_of_the_bound():
