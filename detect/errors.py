@@ -8,6 +8,8 @@ DetectError                 one line on stderr and exit code 2; anything else is
 ├── ConfigError             an option, or a field of a configuration file, with a wrong value
 ├── FitError                data that cannot give the anchors asked for
 ├── ConvertError            anchors or weights that a framework cannot hold, or that are not what they seem
+├── TrainingError           a run that cannot go on, or a checkpoint that cannot be read or resumed
+├── ExportError             a model that cannot be exported, or does something else once it is
 ├── OutputError             a result that cannot be written where it was asked for
 └── MissingExtraError       an optional package that is not installed; the message names the extra
 """
@@ -43,6 +45,14 @@ class FitError(DetectError, ValueError):
 
 class ConvertError(DetectError, ValueError):
     """Anchors or weights that a framework cannot hold, or that are not what they are said to be."""
+
+
+class TrainingError(DetectError, RuntimeError):
+    """A training run that cannot go on, or a checkpoint that cannot be read or resumed."""
+
+
+class ExportError(DetectError, RuntimeError):
+    """A model that cannot be exported, or does something else once it is."""
 
 
 class OutputError(DetectError, OSError):

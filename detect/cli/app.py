@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from detect.cli import anchors, demo, heatmaps
+from detect.cli import anchors, demo, evaluate, export, heatmaps, predict, train
 from detect.errors import DetectError
 
 app = typer.Typer(
@@ -27,6 +27,10 @@ app = typer.Typer(
 app.add_typer(anchors.app, name="anchors")
 app.add_typer(heatmaps.app, name="heatmaps")
 app.command("demo")(demo.demo)
+app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("predict")(predict.predict)
+app.command("train")(train.train)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -30,9 +30,8 @@ def heatmap_overlay(
     >>> picture.size, picture.getpixel((10, 10)), picture.getpixel((500, 10))  # MOST_OPAQUE of the hottest colour
     ((512, 256), (144, 36, 24), (0, 0, 0))
     """
-    factor = LONGEST_PX / max(image.size)
-    factor = max(1, int(factor)) if factor >= 1 else factor
-    picture = _stretched(image, factor)
+    factor = picture_factor(image)
+    picture = stretched(image, factor)
     rows, columns = (
         np.minimum((np.arange(side) + 0.5) / factor / stride, cells - 1).astype(int)
         for side, cells in zip(picture.shape[:2], heatmap.shape, strict=True)
@@ -66,12 +65,22 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 4, gap: int
     return sheet
 
 
-def _stretched(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
-    """Made larger or smaller, over all greys."""
-    stretched = ImageOps.autocontrast(as_rgb(image), cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
+def picture_factor(image: Image.Image) -> float:
+    """How much larger, by a whole number, or smaller an image is drawn.
+
+    >>> picture_factor(Image.new("L", (200, 100))), picture_factor(Image.new("L", (1024, 512)))
+    (2, 0.5)
+    """
+    factor = LONGEST_PX / max(image.size)
+    return max(1, int(factor)) if factor >= 1 else factor
+
+
+def stretched(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
+    """The colours of an image made larger or smaller, over all greys."""
+    all_greys = ImageOps.autocontrast(as_rgb(image), cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
     size = [max(1, round(side * factor)) for side in image.size]
     smooth = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    return np.asarray(stretched.resize((size[0], size[1]), smooth), float)
+    return np.asarray(all_greys.resize((size[0], size[1]), smooth), float)
 
 
 def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:

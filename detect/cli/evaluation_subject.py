@@ -1,0 +1,113 @@
+"""What ``detect evaluate`` scores: a results file, or a detector that is run first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detect.cli import output
+from detect.cli.detection_marks import Drawer
+from detect.cli.detector import load_on
+from detect.coco import CocoDataset, CocoResults, read_coco, read_results
+from detect.errors import ConfigError
+from detect.keypoints.coco_landmarks import CocoLandmarks, keypoint_landmarks
+from detect.training.checkpoints import TrainedDetector
+from detect.training.data import DetectionData
+from detect.training.evaluation import BoxEvaluation, LandmarkEvaluation, evaluate_boxes, evaluate_landmarks
+from detect.training.inference import find_objects
+
+LANDMARK_FLOOR = 0.05  # scores from here on make the curves; counts go by the detector's own threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Results on a dataset; with ``landmarks`` they are points."""
+
+    name: str
+    dataset: CocoDataset
+    landmarks: CocoLandmarks | None
+    results: CocoResults
+    images: Path | None
+    threshold: float | None = None
+    """Of the detector's own."""
+
+    def evaluate(self, radii: Sequence[float], threshold: float | None) -> BoxEvaluation | LandmarkEvaluation:
+        """As boxes or as points."""
+        if self.landmarks is None:
+            if threshold is not None:
+                raise ConfigError("--threshold: it is for landmarks; average precision takes all boxes")
+            return evaluate_boxes(self.dataset, self.results)
+        threshold = self.threshold if threshold is None else threshold
+        return evaluate_landmarks(self.landmarks, self.results, radii=radii, threshold=threshold)
+
+    def drawer(self, least: float) -> Drawer:
+        """What pictures show."""
+        pixel = "center" if self.landmarks is None else self.landmarks.pixel
+        return Drawer(self.dataset, self.results, least, self.landmarks, pixel)
+
+
+def of_results(
+    path: Path, files: Sequence[str], images: Path | None, *, task: str | None, pixel: str, strict: bool
+) -> Subject:
+    """The content of a results file."""
+    dataset = _read(files, keypoints=task == "landmarks", strict=strict)
+    results = read_results(path, dataset)
+    if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
+        task, dataset = "landmarks", _read(files, keypoints=True, strict=strict)
+    landmarks = keypoint_landmarks(dataset, pixel=pixel) if task == "landmarks" else None
+    return Subject(str(path), dataset, landmarks, results, images)
+
+
+def of_detector(paths: Sequence[str], images: Path | None, *, device: str, batch_size: int, strict: bool) -> Subject:
+    """What the detector of a run finds in the images."""
+    trained = load_on(Path(paths[0]), device)
+    fields = trained.config.data
+    files = list(paths[1:]) or fields.val
+    if not files:
+        raise ConfigError(f"{paths[0]}: the run has no data to validate on: give annotation files")
+    if len(paths) > 1 and images is None:
+        raise ConfigError("--images: needed, the folder of the images that the annotation files name")
+    folder = images or fields.val_images or fields.images
+    dataset = _read(files, keypoints=trained.task == "landmarks", strict=strict)
+    landmarks = keypoint_landmarks(dataset, pixel=fields.pixel) if trained.task == "landmarks" else None
+    results = _run(trained, dataset, landmarks, folder, device, batch_size)
+    threshold = None if landmarks is None else float(trained.config.model.threshold)
+    return Subject(trained.name, dataset, landmarks, results, folder, threshold)
+
+
+def _run(
+    trained: TrainedDetector,
+    dataset: CocoDataset,
+    landmarks: CocoLandmarks | None,
+    folder: Path,
+    device: str,
+    batch_size: int,
+) -> CocoResults:
+    data = DetectionData(
+        dataset,
+        folder,
+        resize=trained.resize,
+        channels=trained.channels,
+        landmarks=landmarks,
+        category_ids=trained.category_ids,
+    )
+    floor = None if landmarks is None else min(LANDMARK_FLOOR, float(trained.config.model.threshold))
+    with output.reading_bar() as progress:
+        return find_objects(
+            trained.model,
+            data,
+            trained.labels,
+            batch_size=batch_size,
+            device=device,
+            score_threshold=floor,
+            pixel=trained.config.data.pixel,
+            progress=progress,
+        )
+
+
+def _read(files: Sequence[str], *, keypoints: bool, strict: bool) -> CocoDataset:
+    with output.reading_bar() as progress:
+        return read_coco(list(files), keypoints=keypoints, strict=strict, progress=progress)

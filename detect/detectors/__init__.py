@@ -1,0 +1,1 @@
+"""Whole detectors: a backbone, a pyramid and a head, with their losses and what is read from their outputs."""

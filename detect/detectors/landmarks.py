@@ -1,0 +1,162 @@
+"""A detector of landmarks: backbone, pyramid and heatmaps, what they learn from, and the points that are read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor, nn
+
+from detect.detectors.backbones import Backbone, Normalise
+from detect.detectors.levels import PyramidLevels
+from detect.heads.heatmap import HeatmapHead, HeatmapOutput
+from detect.heads.targets import Divisors
+from detect.keypoints.heatmaps import HeatmapTargets, render_heatmaps
+from detect.keypoints.landmarks import Landmarks
+from detect.keypoints.peaks import Peaks, find_peaks
+from detect.losses import batch_divisors, heatmap_focal_loss
+
+PIXEL = "center"  # points are in indices of pixels: the first pixel's centre is (0, 0)
+
+
+class LandmarkLosses(NamedTuple):
+    """One number, divided already: what is minimised."""
+
+    heatmap: Float[Tensor, ""]
+
+
+class LandmarkDetector(nn.Module):
+    """A backbone, a feature pyramid and heatmaps at one stride, one for each landmark type.
+
+    It learns Gaussian bells by the focal loss over the number of points (Law and Deng 2018, equation 1), and finds the
+    summits. Images are batches of floats from 0 to 1, padded right and below; points are (x, y) in indices of pixels.
+
+    >>> from detect.detectors.backbones import build_backbone
+    >>> detector = LandmarkDetector(build_backbone("small", strides=(2, 4, 8), in_channels=1), num_joints=3)
+    >>> detector(torch.rand(1, 1, 32, 47)).logits.shape
+    torch.Size([1, 3, 16, 24])
+
+    Args:
+        backbone: with a map of the stride; the coarser ones tell it what they know.
+        num_joints: landmark types.
+        stride: image pixels to a cell of the heatmaps.
+        sigma_cells: of the bells.
+        threshold: a point's value in the heatmap is above it.
+        pyramid_channels: channels of the pyramid and of the head.
+        num_convs: convolutions of the head's tower.
+        norm: in the tower, see :class:`~detect.heads.heatmap.HeatmapHead`.
+        prior: probability of a landmark at every cell at the start.
+        mean: of the images, one number or one for each channel.
+        std: likewise.
+        divisors: from each image's number of points what divides its loss, see :mod:`detect.losses.divisors`.
+        seed: of the weights of pyramid and head; by default they are drawn from torch's global generator.
+
+    Raises:
+        ConfigError: the backbone has no map of the stride.
+        ValueError: numbers that the head does not take.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_joints: int = 1,
+        *,
+        stride: int = 2,
+        sigma_cells: float = 2.0,
+        threshold: float = 0.3,
+        pyramid_channels: int = 32,
+        num_convs: int = 1,
+        norm: str | None = None,
+        prior: float = 0.01,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.25,),
+        divisors: Divisors = batch_divisors,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        generator = None if seed is None else Generator().manual_seed(seed)
+        self.stride = stride
+        self.sigma_cells = sigma_cells
+        self.threshold = threshold
+        self.divisors = divisors
+        self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
+        self.backbone = backbone
+        self.pyramid = PyramidLevels(backbone, [stride], channels=pyramid_channels, generator=generator)
+        self.head = HeatmapHead(
+            pyramid_channels, num_joints, num_convs=num_convs, norm=norm, prior=prior, generator=generator
+        )
+
+    def forward(self, images: Float[Tensor, "b d h w"]) -> HeatmapOutput:
+        """Heatmaps as logits, of ceil(h / stride) rows and ceil(w / stride) columns."""
+        (level,) = self.pyramid(self.backbone(self.normalise(images)))
+        return self.head(level)
+
+    def losses(
+        self,
+        images: Float[Tensor, "b d h w"],
+        targets: Landmarks,
+        *,
+        ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,
+    ) -> LandmarkLosses:
+        """What is minimised.
+
+        Args:
+            images: the batch.
+            targets: its points.
+            ignored: for each image boxes (x0, y0, x1, y1) in continuous pixels, in which nothing is taught but what lies at
+                the points.
+
+        Raises:
+            ValueError: targets of another number of images or landmark types.
+        """
+        logits = self(images).logits
+        if (targets.num_images, targets.num_joints) != tuple(logits.shape[:2]):
+            raise ValueError(
+                f"targets of {targets.num_images} images and {targets.num_joints} landmark types for heatmaps of "
+                f"{logits.shape[0]} and {logits.shape[1]}"
+            )
+        wanted = self.targets(images, targets, ignored)
+        maps, positives, counts = map(torch.as_tensor, (wanted.heatmaps, wanted.positives, wanted.counts))
+        weights = None if wanted.weights is None else torch.as_tensor(wanted.weights)
+        sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
+        return LandmarkLosses((sums / self.divisors(counts.sum(dim=1))).sum())
+
+    def targets(
+        self, images: Float[Tensor, "b d h w"], targets: Landmarks, ignored: Sequence[Tensor | None] | None = None
+    ) -> HeatmapTargets:
+        """The maps that the detector learns for these points, on the images' device."""
+        regions = None
+        if ignored is not None and any(each is not None and len(each) for each in ignored):
+            none = images.new_zeros(0, 4)
+            regions = [none if each is None else each - 0.5 for each in ignored]  # in indices of pixels, as the points
+        return render_heatmaps(
+            replace(targets, points=torch.as_tensor(targets.points, device=images.device)),  # maps are where points are
+            (images.shape[-2], images.shape[-1]),
+            stride=self.stride,
+            sigma=self.sigma_cells,
+            pixel=PIXEL,
+            ignore=regions,
+        )
+
+    @torch.no_grad()
+    def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
+        """The points that are found, in pixels of the input; ``image_hw`` is (height, width) without padding.
+
+        Their ``cells`` are pixels, as of a map of stride 1; in cells that only cover padding there are none. The detector is
+        used as it is: set it to evaluation first.
+        """
+        return self.read_points(self(images).logits.float().sigmoid(), image_hw)
+
+    def read_points(self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
+        """The points of heatmaps, which are probabilities, as :meth:`detect` gives them."""
+        rows, columns = (
+            torch.arange(extent, device=heatmaps.device) * self.stride < image_hw[:, axis, None].to(heatmaps.device)
+            for axis, extent in enumerate(heatmaps.shape[-2:])
+        )
+        covers = rows[:, None, :, None] & columns[:, None, None, :]
+        peaks = find_peaks(heatmaps.where(covers, 0), threshold=self.threshold)
+        covariance = None if peaks.covariance is None else peaks.covariance * self.stride**2
+        return replace(peaks, cells=peaks.in_image(self.stride, PIXEL), covariance=covariance)

@@ -1,0 +1,87 @@
+"""The levels that a head reads, made from a backbone's maps: a feature pyramid, and convolutions for what is coarser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from detect.detectors.backbones import Backbone
+from detect.errors import ConfigError
+from detect.heads.pyramid import FeaturePyramid
+
+
+class PyramidLevels(FeaturePyramid):
+    """A feature pyramid over all maps of a backbone that gives the levels of some strides.
+
+    Two levels coarser by 2 and 4 than the coarsest map are P6 and P7, as RetinaNet makes them from that map; any other
+    coarser ones are convolutions of stride 2 on the last level, one after the other. What no level needs has no weights, so
+    every weight gets a gradient.
+
+    >>> from detect.detectors.backbones import build_backbone
+    >>> pyramid = PyramidLevels(build_backbone("small", strides=(8, 16, 32)), (8, 64), channels=4)
+    >>> maps = [torch.zeros(1, channels, size, size) for channels, size in ((48, 16), (64, 8), (96, 4))]
+    >>> [tuple(level.shape) for level in pyramid(maps)]
+    [(1, 4, 16, 16), (1, 4, 2, 2)]
+
+    Args:
+        backbone: whose maps are read.
+        strides: of the levels, fine to coarse.
+        channels: of every level.
+        generator: what draws the weights; by default torch's global one.
+
+    Raises:
+        ConfigError: no stride, or one that is neither the backbone's nor its coarsest doubled some times.
+    """
+
+    def __init__(
+        self, backbone: Backbone, strides: Sequence[int], *, channels: int, generator: Generator | None = None
+    ) -> None:
+        _check(strides, backbone.strides)
+        top = backbone.strides[-1]
+        coarser = [stride for stride in strides if stride > top]
+        as_retinanet = coarser == [2 * top, 4 * top] != list(strides)
+        finest = sum(stride < min(strides) for stride in backbone.strides)
+        finest = min(finest, len(backbone.strides) - 1)
+        super().__init__(
+            backbone.channels[finest:], channels, extra="c5" if as_retinanet else None, generator=generator
+        )
+        self.strides = tuple(strides)
+        self.finest = finest
+        self.map_strides = backbone.strides[finest:]
+        doublings = 0 if as_retinanet or not coarser else (coarser[-1] // top).bit_length() - 1
+        self.coarser = nn.ModuleList(halving(channels, generator) for _ in range(doublings))
+        for level, stride in enumerate(self.map_strides):
+            if stride not in strides and not (doublings and stride == top):
+                self.output[level] = nn.Identity()
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _ _"]]:
+        """One map for each stride."""
+        levels = super().forward(maps[self.finest :])
+        for conv in self.coarser:
+            levels.append(conv(functional.relu(levels[-1])))
+        top = self.map_strides[-1]
+        made = [*self.map_strides, *(top << n for n in range(1, 1 + len(levels) - len(self.map_strides)))]
+        return [levels[made.index(stride)] for stride in self.strides]
+
+
+def halving(channels: int, generator: Generator | None) -> nn.Conv2d:
+    """A convolution of stride 2, drawn as the pyramid's own."""
+    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1, generator=generator)
+    conv.bias = nn.Parameter(torch.zeros(channels))
+    return conv
+
+
+def _check(strides: Sequence[int], of_maps: Sequence[int]) -> None:
+    doubled = {of_maps[-1] << n for n in range(1, 20)}
+    wrong = [stride for stride in strides if stride not in of_maps and stride not in doubled]
+    if wrong or not strides:
+        raise ConfigError(
+            f"levels of strides {list(strides)} need maps of {wrong}: the backbone's have {list(of_maps)}, and only "
+            f"{of_maps[-1]} can be doubled"
+        )

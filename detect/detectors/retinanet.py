@@ -1,0 +1,116 @@
+"""RetinaNet, whole (Lin et al. 2017, "Focal Loss"): backbone, pyramid and head, what it learns from, what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor, nn
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.grid import AnchorGrid, PlacedAnchors
+from detect.detectors.backbones import Backbone, Normalise
+from detect.detectors.levels import PyramidLevels
+from detect.heads.detections import Detections, PostProcess
+from detect.heads.retinanet import HeadOutput, RetinaNetHead
+from detect.heads.targets import ImageTargets, RetinaNetCriterion, RetinaNetLosses
+
+
+class RetinaNetDetector(nn.Module):
+    """A backbone, a feature pyramid and a head for the anchors of a set, with levels, strides and shapes from the set.
+
+    Levels coarser than the backbone's maps are made by convolutions of stride 2; maps of the backbone without anchors only
+    tell the finer ones what they know. Images are batches of floats from 0 to 1, padded right and below.
+
+    >>> from detect.detectors.backbones import build_backbone
+    >>> anchors = AnchorSet.of([[(8, 8), (12, 9)], [(20, 20)]], strides=(4, 8))
+    >>> backbone = build_backbone("small", strides=(4, 8, 16), in_channels=1)
+    >>> detector = RetinaNetDetector(backbone, anchors, num_classes=2)
+    >>> detector(torch.rand(1, 1, 32, 48)).logits.shape  # 2 anchors on 8 x 12 cells, 1 on 4 x 6
+    torch.Size([1, 216, 2])
+
+    Args:
+        backbone: with maps of the finest level's stride, and of all others but for those coarser than its maps.
+        anchors: the shapes of each level; a level without shapes is left out.
+        num_classes: classes are numbers from 0.
+        pyramid_channels: channels of the levels and of the head.
+        num_convs: convolutions of each of the head's two towers.
+        norm: in the towers, see :class:`~detect.heads.retinanet.RetinaNetHead`.
+        mean: of the images, one number or one for each channel.
+        std: likewise.
+        criterion: by default the focal loss and twice the GIoU loss.
+        post_process: by default that of torchvision's RetinaNet.
+        seed: of the weights of pyramid and head; by default they are drawn from torch's global generator.
+
+    Raises:
+        ConfigError: anchors on levels that neither the backbone nor convolutions of stride 2 can give.
+        ValueError: numbers that the head does not take.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        anchors: AnchorSet,
+        num_classes: int,
+        *,
+        pyramid_channels: int = 64,
+        num_convs: int = 2,
+        norm: str | None = "group",
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.25,),
+        criterion: RetinaNetCriterion | None = None,
+        post_process: PostProcess | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        generator = None if seed is None else Generator().manual_seed(seed)
+        levels = tuple(level for level in anchors.levels if level.shapes)
+        self.grid = AnchorGrid(replace(anchors, levels=levels))
+        self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
+        self.backbone = backbone
+        self.pyramid = PyramidLevels(
+            backbone, [level.stride for level in levels], channels=pyramid_channels, generator=generator
+        )
+        self.head = RetinaNetHead(
+            pyramid_channels, self.grid.num_anchors, num_classes, num_convs=num_convs, norm=norm, generator=generator
+        )
+        self.criterion = criterion or RetinaNetCriterion(box_loss="giou", box_weight=2.0)
+        self.post_process = post_process or PostProcess()
+
+    def features(self, images: Float[Tensor, "b d h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """The maps that the head reads, one for each level of the anchors."""
+        return self.pyramid(self.backbone(self.normalise(images)))
+
+    def forward(self, images: Float[Tensor, "b d h w"]) -> HeadOutput:
+        """Logits and deltas of every anchor."""
+        return self.head(self.features(images))
+
+    def losses(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> RetinaNetLosses:
+        """What is minimised, for one target to an image.
+
+        Raises:
+            ValueError: another number of targets than images.
+        """
+        return self.criterion(*self._output_and_anchors(images), targets)
+
+    @torch.no_grad()
+    def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> list[Detections]:
+        """What is found in each image, in pixels of the input; ``image_hw`` is (height, width) without padding.
+
+        The detector is used as it is: set it to evaluation first.
+        """
+        output, placed = self._output_and_anchors(images)
+        return self.post_process(
+            output.logits,
+            output.deltas,
+            anchors=placed.boxes,
+            anchors_per_level=placed.num_per_level,
+            image_hw=image_hw,
+        )
+
+    def _output_and_anchors(self, images: Tensor) -> tuple[HeadOutput, PlacedAnchors]:
+        features = self.features(images)
+        level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
+        return self.head(features), self.grid.place(level_hw, device=images.device)

@@ -1,0 +1,1 @@
+"""Training: real data to a detector that is measured, saved and resumed."""

@@ -1,0 +1,218 @@
+"""Checkpoints: one file with all that a detector is, and all that its training needs to go on as if never stopped.
+
+A file is written whole or not at all, and read by torch's loader of plain values and tensors: it can run no code. It holds
+the configuration, the anchors, what is told apart and the averaged weights; ``last.pt`` also the state of training.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from detect.anchors.anchor_set import AnchorLevel, AnchorSet
+from detect.errors import ConfigError, OutputError, TrainingError
+from detect.files import write_whole
+from detect.resize import ResizeRule, parse_resize
+from detect.training.config import TrainConfig, parse_config
+from detect.training.model import Detector, Labels, build_detector
+
+FORMAT = 1
+LAST, BEST = "last.pt", "best.pt"
+FREE = (  # what may change when a run is resumed: where things are, and what does not touch the numbers
+    *("data.images", "data.val_images", "data.num_workers"),
+    *("optimisation.patience", "optimisation.accelerator", "optimisation.devices", "output"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a file holds; made by training, read by :func:`read_checkpoint`."""
+
+    config: TrainConfig
+    labels: Labels
+    anchors: AnchorSet | None
+    weights: Mapping[str, Tensor]
+    """The averaged ones: what a detector is used with."""
+    step: int
+    metrics: Mapping[str, float]
+    """Of the last validation; empty where there was none."""
+    training: Mapping[str, Any] | None = None
+    """All that training needs to go on: plain values and tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedDetector:
+    """A detector to be used: with averaged weights, set to evaluation; made by :func:`load_detector`."""
+
+    model: Detector
+    config: TrainConfig
+    labels: Labels
+    anchors: AnchorSet | None
+    resize: ResizeRule
+    name: str
+    """The file that it comes from."""
+
+    @property
+    def task(self) -> str:
+        """``boxes`` or ``landmarks``."""
+        return self.config.task
+
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return self.config.data.channels
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Of each class."""
+        return self.labels.category_ids
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Of each class."""
+        return self.labels.category_names
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint: whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "version": version("detect-heads"),
+        "config": checkpoint.config.to_yaml(),
+        "labels": {**asdict(checkpoint.labels), "joints": dict(checkpoint.labels.joints)},
+        "anchors": None if checkpoint.anchors is None else _plain_anchors(checkpoint.anchors),
+        "weights": dict(checkpoint.weights),
+        "step": checkpoint.step,
+        "metrics": dict(checkpoint.metrics),
+        "training": checkpoint.training,
+    }
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    try:
+        write_whole(path, stream.getvalue())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, with tensors on the CPU.
+
+    Raises:
+        TrainingError: the file is not there, not a checkpoint, or one of another format.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror or error}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError):
+        raise TrainingError(f"{path}: not a checkpoint, or a damaged one") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise TrainingError(f"{path}: not a checkpoint of detect train")
+    if content["format"] != FORMAT:
+        raise TrainingError(f"{path}: format {content['format']}, this version reads format {FORMAT}")
+    try:
+        return _from_content(content)
+    except (KeyError, TypeError, yaml.YAMLError, ConfigError) as error:
+        raise TrainingError(f"{path}: not a whole checkpoint: {' '.join(str(error).split())}") from None
+
+
+def load_detector(path: Path, device: str | torch.device = "cpu") -> TrainedDetector:
+    """The detector of a checkpoint, or of the best (else the last) one in a run's folder, ready to be used.
+
+    Raises:
+        TrainingError: no such file, not a checkpoint, or weights that are not its configuration's.
+    """
+    if path.is_dir():
+        path = path / (BEST if (path / BEST).exists() else LAST)
+    checkpoint = read_checkpoint(path)
+    mean, std = (checkpoint.weights.get(f"normalise.{name}") for name in ("mean", "std"))
+    if mean is None or std is None:
+        raise TrainingError(f"{path}: not a whole checkpoint: no mean and deviation of the images")
+    untrained = checkpoint.config.model.model_copy(update={"pretrained": False})  # its weights come from the file
+    model = build_detector(
+        checkpoint.config.model_copy(update={"model": untrained}),
+        checkpoint.labels,
+        anchors=checkpoint.anchors,
+        mean=_numbers(mean),
+        std=_numbers(std),
+    )
+    try:
+        model.load_state_dict(dict(checkpoint.weights))
+    except RuntimeError as error:
+        raise TrainingError(f"{path}: weights of another detector: {' '.join(str(error).split())[:200]}") from None
+    nn.utils.convert_conv2d_weight_memory_format(model.to(torch.device(device)), torch.channels_last).eval()
+    resize = parse_resize(checkpoint.config.data.resize)
+    return TrainedDetector(model, checkpoint.config, checkpoint.labels, checkpoint.anchors, resize, str(path))
+
+
+def check_same_run(path: Path, before: TrainConfig, now: TrainConfig) -> None:
+    """Fail where a configuration would not go on as the resumed run began.
+
+    Raises:
+        TrainingError: fields that change the numbers differ; all are named.
+    """
+    differing = [
+        f"{name} (was {old!r}, is {new!r})"
+        for name, old, new in _differences(before.model_dump(mode="json"), now.model_dump(mode="json"))
+        if name not in FREE and name.split(".")[0] not in FREE
+    ]
+    if differing:
+        raise TrainingError(f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for name in now:
+        old, new = before.get(name), now[name]
+        if isinstance(new, dict) and isinstance(old, dict):
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append((prefix + name, old, new))
+    return found
+
+
+def _from_content(content: Mapping[str, Any]) -> Checkpoint:
+    anchors = content["anchors"]
+    return Checkpoint(
+        config=parse_config(yaml.safe_load(content["config"])),
+        labels=Labels(**content["labels"]),
+        anchors=None if anchors is None else _anchors_of(anchors),
+        weights=content["weights"],
+        step=content["step"],
+        metrics=content["metrics"],
+        training=content["training"],
+    )
+
+
+def _plain_anchors(anchors: AnchorSet) -> dict[str, Any]:
+    levels = [(level.name, level.stride, [tuple(shape) for shape in level.shapes]) for level in anchors.levels]
+    return {
+        "levels": levels,
+        "resize": anchors.resize,
+        "center_offset": anchors.center_offset,
+        "name": anchors.name,
+        "scores": dict(anchors.scores),
+    }
+
+
+def _anchors_of(plain: Mapping[str, Any]) -> AnchorSet:
+    levels = tuple(AnchorLevel(name, stride, shapes) for name, stride, shapes in plain["levels"])
+    return AnchorSet(**{**plain, "levels": levels})
+
+
+def _numbers(values: Float[Tensor, "1 d 1 1"]) -> list[float]:
+    return [float(each) for each in values.flatten().tolist()]

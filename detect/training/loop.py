@@ -1,0 +1,366 @@
+"""The training loop: epochs of steps, measured, logged and saved, on one device or several.
+
+All that a step depends on is the configuration, its number, and the state that a checkpoint holds: a run that was killed and
+is resumed gives, on the same machine, the very numbers of one that was not. Each step learns from the same images however
+many processes there are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.errors import ConfigError, TrainingError
+from detect.files import write_whole
+from detect.training.checkpoints import BEST, LAST, Checkpoint, check_same_run, read_checkpoint, save_checkpoint
+from detect.training.config import TrainConfig
+from detect.training.data import Batch, Draw, collate
+from detect.training.diagnosis import OverfitVerdict, is_flat
+from detect.training.inputs import Inputs, read_inputs
+from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
+from detect.training.model import build_detector, training_anchors
+from detect.training.sampling import EpochBatches, repeat_factors
+from detect.training.schedule import rate_factor
+from detect.training.steps import Stepper, launch
+from detect.training.validation import MAIN_METRIC, validate
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Progress = Callable[[str, int, int], None]
+Note = Callable[[str], None]
+
+OVERFIT_STEPS = 300
+OVERFIT_WARMUP = 20
+OVERFIT_ENDS = 5  # steps that the last loss is the mean of
+FLAT_ABOVE = 0.1  # of the highest learning rate: below, a loss that hardly falls is ordinary
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What came of a run."""
+
+    folder: Path
+    epochs: int
+    steps: int
+    metrics: Mapping[str, float]
+    """Of the last validation; empty without."""
+    best: float | None
+    """The best main metric: AP of boxes, F1 at 5 pixels of landmarks."""
+    stopped_early: bool
+    seconds: float
+    is_main: bool
+    """Whether this is the process that writes and speaks."""
+    num_processes: int
+
+
+@dataclass
+class RunState:
+    """Where a run is; plain values, as checkpoints keep them."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Steps of the epoch that are done."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of the losses of these."""
+    epoch_losses: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    validations_since_best: int = 0
+    told_flat: bool = False
+    stopped: bool = False
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, progress: Progress | None = None, note: Note | None = None
+) -> TrainingResult:
+    """Train a detector, from the beginning or from where a run was cut short.
+
+    The folder of the configuration gets ``last.pt`` after each epoch, ``best.pt`` when a validation is the best so far,
+    ``config.yaml``, of a box run ``anchors.yaml``, ``steps.csv``, ``epochs.csv``, ``validation.csv``, and TensorBoard's.
+
+    Args:
+        config: of the run.
+        resume: go on from ``last.pt``, where there is one.
+        progress: called as ``progress(what, done, total)``, in steps.
+        note: called with lines for people.
+
+    Raises:
+        TrainingError: the loss is not finite; a run is there already; or it cannot be resumed.
+        DetectError: data, anchors or configuration that do not fit, see :mod:`detect.training.inputs`.
+    """
+    started = time.monotonic()
+    last = config.output.folder / LAST
+    before = read_checkpoint(last) if resume and last.exists() else None
+    if before:
+        check_same_run(last, before.config, config)
+    elif last.exists():
+        raise TrainingError(f"{config.output.folder} holds a run: --resume it, delete it or set output.folder")
+    fabric = launch(config)
+    run = _Run(config, fabric, before, progress, note)
+    fabric.barrier()  # all have read what one is about to write
+    with run.open_log() as run.log:
+        run.go()
+    state = run.state
+    return TrainingResult(
+        folder=config.output.folder,
+        epochs=state.epoch,
+        steps=state.step,
+        metrics=state.metrics,
+        best=state.best,
+        stopped_early=state.stopped,
+        seconds=time.monotonic() - started,
+        is_main=run.is_main,
+        num_processes=fabric.world_size,
+    )
+
+
+def overfit(
+    config: TrainConfig, num_images: int, *, num_steps: int = OVERFIT_STEPS, progress: Progress | None = None
+) -> OverfitVerdict:
+    """Learn a few images by heart, without augmentation, at a constant rate: a test of the learning problem.
+
+    Raises:
+        ConfigError: too few images with objects, or several processes.
+        TrainingError: the loss is not finite.
+    """
+    fabric = launch(config)
+    if fabric.world_size > 1:
+        raise ConfigError("--overfit runs in one process")
+    inputs = read_inputs(config, overfit=num_images)
+    stepper = _stepper(config, fabric, inputs, _anchors(config, inputs))
+    batch = collate([inputs.train[place] for place in range(num_images)])
+    losses = []
+    for step in range(num_steps):
+        rate = config.optimisation.learning_rate * min(1.0, (step + 1) / OVERFIT_WARMUP)
+        losses.append(stepper.take([batch], rate=rate)["loss"])
+        if progress:
+            progress(f"loss {losses[-1]:.3f}", step + 1, num_steps)
+    ends = losses[-OVERFIT_ENDS:]
+    diagnosis = stepper.diagnose(batch, rate=config.optimisation.learning_rate)
+    return OverfitVerdict(num_images, num_steps, losses[0], sum(ends) / len(ends), diagnosis)
+
+
+class _Run:
+    """Everything that a run has in its hands."""
+
+    log: RunLog | None = None
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        fabric: Fabric,
+        before: Checkpoint | None,
+        progress: Progress | None,
+        note: Note | None,
+    ) -> None:
+        self.config, self.fabric = config, fabric
+        self.is_main = bool(fabric.is_global_zero)
+        self.progress = progress if self.is_main else None
+        self.note = note if note and self.is_main else lambda _: None
+        self.inputs = read_inputs(config)
+        self.anchors = before.anchors if before else _anchors(config, self.inputs)
+        self.stepper = _stepper(config, fabric, self.inputs, self.anchors)
+        self.state = RunState()
+        if before and before.training:
+            self.state = RunState(**before.training["state"])
+            self.stepper.load_state_dict(before.training["stepper"])
+            self.note(f"resumed after step {self.state.step}")
+        self.batches = _batches(config, self.inputs, fabric)
+        self.loader = _loader(config, self.inputs, self.batches)
+        broken = self.inputs.train.broken
+        if broken:
+            self.note(f"{len(broken)} images cannot be used and are skipped: {broken[0].reason}")
+
+    def open_log(self) -> RunLog | nullcontext[None]:
+        """The run's tables, which one process writes."""
+        output = self.config.output
+        if not self.is_main:
+            return nullcontext()
+        log = RunLog(output.folder, from_step=self.state.step, tensorboard=output.tensorboard)
+        write_whole(output.folder / "config.yaml", self.config.to_yaml())
+        if self.anchors:
+            self.anchors.save(output.folder / "anchors.yaml")
+        return log
+
+    def go(self) -> None:
+        """Train to the end."""
+        while self.state.epoch < self.config.optimisation.epochs and not self.state.stopped:
+            began = time.monotonic()
+            self.train_epoch()
+            self.end_epoch(time.monotonic() - began)
+            self.save(LAST)
+
+    def train_epoch(self) -> None:
+        """The steps of the epoch that are left."""
+        state, accumulate = self.state, self.config.optimisation.accumulate
+        self.batches.start_at(state.epoch, state.batch)
+        for parts in _in_groups(iter(self.loader), accumulate):
+            rate = self.rate()
+            try:
+                losses = self.stepper.take(parts, rate=rate)
+            except TrainingError as error:
+                raise TrainingError(
+                    f"epoch {state.epoch + 1}, step {state.step + 1}: {error}; {self._kept()}"
+                ) from None
+            state.step, state.batch = state.step + 1, state.batch + 1
+            for name, value in losses.items():
+                state.sums[name] = state.sums.get(name, 0.0) + value
+            self._tell(losses, rate)
+            if self.config.output.save_steps and state.step % self.config.output.save_steps == 0:
+                self.save(LAST)
+            self._look_if_flat(parts[0], rate)
+
+    def end_epoch(self, seconds: float) -> None:
+        """Means of the epoch, and a validation where it is time for one."""
+        state, output = self.state, self.config.output
+        means = {name: value / state.batch for name, value in state.sums.items()}
+        if self.log:
+            self.log.write(EPOCHS, state.step, {"epoch": state.epoch + 1, **means, "seconds": round(seconds, 3)})
+        state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
+        state.epoch_losses.append(means["loss"])
+        is_last = state.epoch == self.config.optimisation.epochs
+        if self.inputs.val is not None and (is_last or state.epoch % output.validate_epochs == 0):
+            self.validate()
+
+    def validate(self) -> None:
+        """Measure the averaged weights, in one process for all; keep the best, and see whether it gets no better."""
+        state, data = self.state, self.config.data
+        metrics: dict[str, float] = {}
+        if self.is_main and self.inputs.val is not None:
+            metrics = validate(
+                self.stepper.average.model,
+                self.inputs.val,
+                self.inputs.labels,
+                batch_size=self.config.optimisation.batch_size,
+                device=self.fabric.device,
+                num_workers=data.num_workers,
+                pixel=data.pixel,
+            )
+        state.metrics = self.fabric.broadcast(metrics)
+        main = state.metrics[MAIN_METRIC[self.config.task]]
+        if main == main and (state.best is None or main > state.best):  # noqa: PLR0124 - not NaN
+            state.best, state.validations_since_best = main, 0
+            self.save(BEST)
+        else:
+            state.validations_since_best += 1
+        state.stopped = state.validations_since_best == self.config.optimisation.patience
+        if self.log:
+            self.log.write(VALIDATION, state.step, {"epoch": state.epoch, **state.metrics})
+        self.note(f"epoch {state.epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in state.metrics.items()))
+
+    def rate(self) -> float:
+        """The learning rate of the step to come."""
+        optimisation = self.config.optimisation
+        factor = rate_factor(
+            self.state.step,
+            optimisation.epochs * self.batches.num_batches,
+            warmup_steps=optimisation.warmup_steps,
+            schedule=optimisation.schedule,
+            milestones=optimisation.milestones,
+        )
+        return optimisation.learning_rate * factor
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint; only that of the last step has what training needs."""
+        if not self.is_main:
+            return
+        training = {"state": asdict(self.state), "stepper": self.stepper.state_dict()} if name == LAST else None
+        state = self.state
+        weights = self.stepper.average.model.state_dict()
+        checkpoint = Checkpoint(
+            self.config, self.inputs.labels, self.anchors, weights, state.step, state.metrics, training
+        )
+        save_checkpoint(self.config.output.folder / name, checkpoint)
+
+    def _tell(self, losses: Mapping[str, float], rate: float) -> None:
+        state, epochs = self.state, self.config.optimisation.epochs
+        if self.log:
+            self.log.write(STEPS, state.step, {"epoch": state.epoch + 1, "learning_rate": rate, **losses})
+        if self.progress:
+            what = f"epoch {state.epoch + 1}/{epochs}, loss {losses['loss']:.3f}"
+            self.progress(what, state.step, epochs * self.batches.num_batches)
+
+    def _look_if_flat(self, batch: Batch, rate: float) -> None:
+        """Say once why learning may have stopped, while the rate is still high."""
+        state, optimisation = self.state, self.config.optimisation
+        if state.told_flat or state.batch != 1 or rate < FLAT_ABOVE * optimisation.learning_rate:
+            return
+        if not is_flat(state.epoch_losses, optimisation.flat_epochs):
+            return
+        state.told_flat = True
+        if self.is_main:
+            text = self.stepper.diagnose(batch, rate=rate).to_text()
+            write_whole(self.config.output.folder / "diagnosis.txt", text)
+            self.note(f"the loss has not fallen for {optimisation.flat_epochs} epochs; diagnosis.txt says:\n{text}")
+
+    def _kept(self) -> str:
+        last = self.config.output.folder / LAST
+        return f"{last} is from before" if last.exists() else "no checkpoint was written before"
+
+
+class _InParts(Sampler[list[Draw]]):
+    """Batches, each in so many parts of equal size."""
+
+    def __init__(self, batches: EpochBatches, parts: int) -> None:
+        self.batches, self.parts = batches, parts
+
+    def __len__(self) -> int:
+        return len(self.batches) * self.parts
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for batch in self.batches:
+            yield from (batch[part :: self.parts] for part in range(self.parts))
+
+
+def _in_groups(parts: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    """Parts put together again, as many as a step takes."""
+    for first in parts:
+        yield [first, *(next(parts) for _ in range(count - 1))]
+
+
+def _anchors(config: TrainConfig, inputs: Inputs) -> AnchorSet | None:
+    return training_anchors(config, inputs.train.dataset) if config.task == "boxes" else None
+
+
+def _stepper(config: TrainConfig, fabric: Fabric, inputs: Inputs, anchors: AnchorSet | None) -> Stepper:
+    detector = build_detector(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
+    return Stepper(config, fabric, detector, file_names=inputs.train.dataset.images.file_names)
+
+
+def _batches(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> EpochBatches:
+    data, optimisation = inputs.train, config.optimisation
+    if optimisation.batch_size % (fabric.world_size * optimisation.accumulate):
+        raise ConfigError(
+            f"optimisation: a batch of {optimisation.batch_size} images cannot be divided among {fabric.world_size} "
+            f"processes with {optimisation.accumulate} parts each"
+        )
+    threshold = config.data.repeat_threshold
+    return EpochBatches(
+        len(data),
+        batch_size=optimisation.batch_size,
+        seed=config.seed,
+        repeats=None if threshold is None else repeat_factors(data.dataset, data.image_rows, threshold=threshold),
+        rank=fabric.global_rank,
+        num_processes=fabric.world_size,
+    )
+
+
+def _loader(config: TrainConfig, inputs: Inputs, batches: EpochBatches) -> DataLoader[Any]:
+    return DataLoader(
+        inputs.train,
+        batch_sampler=_InParts(batches, config.optimisation.accumulate),
+        collate_fn=collate,
+        num_workers=config.data.num_workers,
+        persistent_workers=config.data.num_workers > 0,
+        generator=torch.Generator(),  # or the loader would draw from torch's global one
+    )

@@ -1,0 +1,185 @@
+"""One step of training: the losses of a batch, their gradient, and weights moved along it, on any number of processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from detect.errors import ConfigError, MissingExtraError, TrainingError
+from detect.keypoints.cells import SHIFTS
+from detect.keypoints.landmarks import Landmarks
+from detect.training.averaging import WeightAverage
+from detect.training.config import TrainConfig
+from detect.training.data import Batch
+from detect.training.diagnosis import Diagnosis, diagnose
+from detect.training.model import Detector
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def launch(config: TrainConfig) -> Fabric:
+    """Devices and precision of a configuration; beneath torchrun, its processes.
+
+    Raises:
+        MissingExtraError: lightning-fabric is not installed.
+        ConfigError: devices that are not there.
+    """
+    try:
+        from lightning_fabric import Fabric  # noqa: PLC0415 - only who trains pays for it
+    except ImportError:
+        raise MissingExtraError("training needs lightning-fabric: pip install 'detect-heads[train]'") from None
+    optimisation = config.optimisation
+    processes = devices = optimisation.devices
+    if distributed.is_available() and distributed.is_torchelastic_launched():
+        processes, devices = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    try:
+        fabric = Fabric(
+            accelerator=optimisation.accelerator,
+            devices=devices,
+            num_nodes=max(processes // devices, 1),
+            strategy="ddp" if processes > 1 else "auto",
+            precision=optimisation.precision,
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"optimisation: {' '.join(str(error).split())}") from None
+    return fabric
+
+
+class Stepper:
+    """A detector with its optimiser and its averaged weights.
+
+    Args:
+        config: of the run.
+        fabric: devices, processes and precision.
+        detector: with fresh weights; it is moved to the device.
+        file_names: of the rows of images, for messages.
+    """
+
+    def __init__(self, config: TrainConfig, fabric: Fabric, detector: Detector, *, file_names: Sequence[str]) -> None:
+        self.config, self.fabric, self.file_names = config, fabric, file_names
+        self.detector = nn.utils.convert_conv2d_weight_memory_format(detector, torch.channels_last).train()
+        self.model, self.optimizer = fabric.setup(self.detector, _optimizer(self.detector, config))
+        self.model.mark_forward_method("losses")
+        self.average = WeightAverage(self.detector, decay=config.optimisation.ema_decay)
+
+    def take(self, parts: Sequence[Batch], *, rate: float) -> dict[str, float]:
+        """Learn from a batch, given in parts of equal size, and give its losses, their sum and the norm of the gradient.
+
+        All are means over the parts and the processes.
+
+        Raises:
+            TrainingError: the loss or its gradient is not finite. The weights are then as they were.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sums: dict[str, float] = {}
+        for number, part in enumerate(parts):
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(parts) - 1):
+                losses = losses_of(self.model, part.to(self.fabric.device), self.config)
+                for name, value in self._checked(losses, part).items():
+                    sums[name] = sums.get(name, 0.0) + value / len(parts)
+                self.fabric.backward(_total(losses) / len(parts))
+        norm = self._clipped_norm()
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise TrainingError(f"the gradient is not finite (loss {sums}) on {self._names(parts)}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.detector)
+        return {**sums, "grad_norm": norm}
+
+    def diagnose(self, part: Batch, *, rate: float) -> Diagnosis:
+        """Why nothing is learned from this batch, see :func:`detect.training.diagnosis.diagnose`."""
+        batch = part.to(self.fabric.device)
+        boxes = sum(len(image.boxes) for image in batch.targets)
+        points = int((torch.as_tensor(batch.landmarks.visibility) > 0).sum())
+        return diagnose(
+            self.detector,
+            lambda: _total(losses_of(self.detector, batch, self.config)),
+            images=self.detector.normalise(batch.images),
+            num_positives=points if self.config.task == "landmarks" else boxes,
+            learning_rate=rate,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, averaged weights and the optimiser's state."""
+        return {
+            "weights": self.detector.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.detector.load_state_dict(state["weights"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _clipped_norm(self) -> float:
+        """The norm of the gradient before it was clipped."""
+        most = self.config.optimisation.clip_norm
+        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=most, error_if_nonfinite=False)
+        return math.nan if norm is None else float(norm)
+
+    def _checked(self, losses: Mapping[str, Tensor], part: Batch) -> dict[str, float]:
+        """The losses as numbers, the same in all processes, so that all stop where one does."""
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        if self.fabric.world_size > 1:
+            values = torch.as_tensor(self.fabric.all_reduce(values, reduce_op="mean"))
+        numbers = dict(zip(losses, values.tolist(), strict=True))
+        if not all(map(math.isfinite, numbers.values())):
+            told = ", ".join(f"{name} {number:g}" for name, number in numbers.items())
+            raise TrainingError(f"the loss is not finite ({told}) on {self._names([part])}")
+        return {"loss": sum(numbers.values()), **numbers}
+
+    def _names(self, parts: Sequence[Batch]) -> str:
+        """The files of a batch, of all processes, and which of them have pixels that are no numbers."""
+        names, broken = [], []
+        for part in parts:
+            finite = torch.isfinite(part.images).flatten(1).all(dim=1)
+            for row, is_finite in zip(part.image_rows.tolist(), finite.tolist(), strict=True):
+                names.append(self.file_names[row])
+                broken += [] if is_finite else [self.file_names[row]]
+        if self.fabric.world_size > 1:
+            gathered: list[Any] = [None] * self.fabric.world_size
+            distributed.all_gather_object(gathered, (names, broken))
+            names, broken = ([name for each in gathered for name in each[k]] for k in (0, 1))
+        pixels = f" (pixels that are not finite: {', '.join(broken)})" if broken else ""
+        return f"the batch of {', '.join(names)}{pixels}"
+
+
+def losses_of(model: Any, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
+    """The losses of a batch by name; their sum is what is minimised."""
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+    if config.task == "boxes":
+        return dict(model.losses(images, batch.targets)._asdict())
+    shift = SHIFTS[config.data.pixel]
+    ignored = [boxes + shift for boxes in batch.unlabelled]  # continuous
+    return dict(model.losses(images, _in_pixel_indices(batch.landmarks, shift), ignored=ignored)._asdict())
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
+def _in_pixel_indices(points: Landmarks, shift: float) -> Landmarks:
+    """As the detector takes them."""
+    moved = points.points + (shift - SHIFTS["center"])
+    return Landmarks(moved, points.image, points.joint, points.visibility, points.num_images, points.num_joints)
+
+
+def _optimizer(detector: Detector, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019); biases and the scales of norms do not decay."""
+    parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": config.optimisation.weight_decay},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.optimisation.learning_rate)

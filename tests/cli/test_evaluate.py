@@ -1,0 +1,228 @@
+"""``detect evaluate`` as a user types it: the numbers of pycocotools run by hand, and what a mistake looks like."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.coco import read_coco, read_results
+from detect.samples import sample_annotations
+from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
+from detect.training.config import parse_config
+from detect.training.data import DetectionData
+from detect.training.inference import find_objects
+from detect.training.model import Labels, build_detector
+
+NUCLEI = sample_annotations("nuclei")
+IMAGES = NUCLEI.parent / "images"
+TWELVE = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+TWELVE += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+
+
+def by_hand(truth: Path, results: Path) -> np.ndarray:
+    """As pycocotools' own documentation goes about it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects = COCO(str(truth))
+        evaluation = COCOeval(objects, objects.loadRes(str(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def twelve(scores: dict[str, Any]) -> list[float]:
+    return [-1.0 if scores[name] is None else scores[name] for name in TWELVE]
+
+
+def written(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content), "utf-8")
+    return path
+
+
+@pytest.fixture
+def truth(tmp_path) -> Path:
+    """The first images of the nuclei, an id with a gap, a category without objects, a crowd, an image without boxes."""
+    content = json.loads(NUCLEI.read_text("utf-8"))
+    images = content["images"][:8]
+    ids = {image["id"] for image in images}
+    annotations = [each | {"category_id": 4} for each in content["annotations"] if each["image_id"] in ids]
+    annotations[0]["iscrowd"] = 1
+    bare = annotations[-1]["image_id"]
+    annotations = [each for each in annotations if each["image_id"] != bare]
+    categories = [{"id": 4, "name": "nucleus"}, {"id": 9, "name": "[debris]"}]
+    return written(tmp_path / "truth.json", {"images": images, "categories": categories, "annotations": annotations})
+
+
+@pytest.fixture
+def results(tmp_path, truth) -> Path:
+    """Boxes near the true ones, some twice, some of the wrong category, some of nothing; scores with ties."""
+    draws = np.random.default_rng(2)
+    content = json.loads(truth.read_text("utf-8"))
+    found = []
+    for each in content["annotations"] * 2:
+        box = np.array(each["bbox"]) + draws.normal(0, 1.5, 4) * [1, 1, 1, 1]
+        category = int(draws.choice([4, 4, 4, 9]))
+        found.append(result(each["image_id"], category, np.abs(box).tolist(), round(float(draws.random()), 1)))
+    found += [result(image["id"], 4, [5.0, 5.0, 20.0, 20.0], 0.35) for image in content["images"]]
+    return written(tmp_path / "results.json", found)
+
+
+def result(image: int, category: int, box: list[float], score: float) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+def trained(folder: Path, task: str, **model: Any) -> Path:
+    """A run's folder with a detector that has learnt nothing, of categories 4 and 9."""
+    sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": 1}
+    fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.001, "threshold": 0.001, **model}
+    config = parse_config({"task": task, "data": sections, "model": fields})
+    joints = {"joint_names": ("nucleus",), "joints": {4: (0,)}} if task == "landmarks" else {}
+    labels = Labels((4, 9), ("nucleus", "[debris]"), **joints)
+    anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
+    detector = build_detector(config, labels, anchors=anchors)
+    save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
+    return folder
+
+
+def test_the_numbers_are_those_of_pycocotools_run_by_hand(detect, truth, results):
+    run = detect("evaluate", "--results", results, truth, "--json")
+    assert run.code == 0
+    wanted = by_hand(truth, results)
+    assert 0 < wanted[0] < 1
+    assert_array_equal(twelve(run.json["overall"]), wanted)
+    assert [each["name"] for each in run.json["by_category"]] == ["nucleus", "[debris]"]
+    assert run.json["by_category"][1]["ap"] is None
+
+
+def test_a_detector_s_numbers_are_pycocotools_on_the_file_it_writes(detect, truth, tmp_path):
+    folder = trained(tmp_path / "run", "boxes")
+    run = detect("evaluate", folder, truth, "--images", IMAGES, "-o", tmp_path / "out", "--json")
+    assert run.code == 0
+    found = tmp_path / "out" / "results.json"
+    assert len(json.loads(found.read_text("utf-8"))) > 100
+    assert_array_equal(twelve(run.json["overall"]), by_hand(truth, found))
+    again = detect("evaluate", "--results", found, truth, "--json").json
+    assert again["overall"] == run.json["overall"]
+    detector, dataset = load_detector(folder), read_coco(truth)
+    data = DetectionData(dataset, IMAGES, resize=detector.resize, channels=1, category_ids=detector.category_ids)
+    wanted, written_down = find_objects(detector.model, data, detector.labels), read_results(found, dataset)
+    assert_array_equal(written_down.scores, wanted.scores)
+    assert_array_equal(written_down.boxes_xywh, wanted.boxes_xywh)
+
+
+def test_what_is_written(detect, truth, results, tmp_path):
+    run = detect("evaluate", "--results", results, truth, "--images", IMAGES, "-o", tmp_path / "out")
+    assert run.code == 0
+    assert "AP50" in run.out
+    assert "[debris]" in run.out
+    assert "per image evaluation" not in run.out  # pycocotools is quiet
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["curves.csv", "metrics.json", "report.html"]
+    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+    assert_array_equal(twelve(metrics["overall"]), by_hand(truth, results))
+    rows = list(csv.DictReader((out / "curves.csv").read_text("utf-8").splitlines()))
+    own = [float(row["precision"]) for row in rows if (row["category"], row["at"]) == ("nucleus", "IoU .50")]
+    assert_allclose(np.mean(own), metrics["overall"]["ap50"])
+    page = (out / "report.html").read_text("utf-8")
+    assert f"{metrics['overall']['ap']:.3f}" in page
+    assert "data:image/png;base64," in page
+
+
+def test_an_empty_results_file_scores_0(detect, truth, tmp_path):
+    run = detect("evaluate", "--results", written(tmp_path / "none.json", []), truth, "--json")
+    assert (run.code, run.json["overall"]["ap"], run.json["results"]) == (0, 0, 0)
+
+
+def test_refused_results_are_told(detect, truth, tmp_path):
+    image = json.loads(truth.read_text("utf-8"))["images"][0]["id"]
+    content = [result(image, 5, [1, 1, 9, 9], 0.5), result(10**6, 4, [1, 1, 9, 9], 0.5)]
+    run = detect("evaluate", "--results", written(tmp_path / "odd.json", content), truth)
+    assert "2 results refused:" in run.out
+    assert "no category has the id 5" in run.out
+    assert "no image has this id" in run.out
+    run = detect("evaluate", "--results", tmp_path / "odd.json", truth, "--strict")
+    assert (run.code, run.err.count("\n")) == (2, 1)
+
+
+def test_landmarks_are_scored_as_heatmaps_score_scores_them(detect, tmp_path):
+    """Another command of ours, itself tested by hand, on the true points moved by 1.5 px."""
+    content = json.loads(NUCLEI.read_text("utf-8"))["annotations"]
+    found = [
+        {"image_id": each["image_id"], "category_id": 1, "score": 0.2 + 0.6 * (number % 2),
+         "keypoints": [each["keypoints"][0] + 1.5, each["keypoints"][1], 1]}
+        for number, each in enumerate(content)
+    ]  # fmt: skip
+    path = written(tmp_path / "points.json", found)
+    own = detect("evaluate", "--results", path, NUCLEI, "--threshold", 0.5, "--radii", "1,3", "--json").json
+    other = detect(
+        "heatmaps", "score", "--gt", NUCLEI, "--pred", path, "--threshold", 0.5, "--radius", 3, "--json"
+    ).json
+    assert own["task"] == "landmarks"
+    assert own["overall"][1] == other["all"]
+    assert 0 < own["overall"][1]["micro"]["f1"] < 1
+    assert own["overall"][0]["micro"]["f1"] < 0.2
+
+
+def test_a_landmark_run_is_scored_on_the_data_it_validates_on(detect, tmp_path):
+    folder = trained(tmp_path / "run", "landmarks", threshold=0.5)
+    content = json.loads(NUCLEI.read_text("utf-8"))
+    content["categories"][0]["id"] = 4
+    content["annotations"] = [each | {"category_id": 4} for each in content["annotations"] if each["image_id"] <= 8]
+    content["images"] = [each for each in content["images"] if each["id"] <= 8]
+    files = written(tmp_path / "points.json", content)
+    run = detect("evaluate", folder, files, "--images", IMAGES, "-o", tmp_path / "out", "--json")
+    assert run.code == 0
+    assert run.json["overall"][0]["threshold"] == 0.5  # the detector's own
+    assert run.json["overall"][0]["num_predicted"] == 0
+    assert (tmp_path / "out" / "results.json").exists()
+    run = detect("evaluate", folder)  # a category that the detector does not know
+    assert run.code == 2
+    assert "category" in run.err
+
+
+MISTAKES = {
+    "no images": (["{run}", "{truth}"], "--images: needed"),
+    "no such run": (["nowhere", "{truth}", "--images", "{images}"], "nowhere: No such file"),
+    "not a checkpoint": (["{truth}", "{truth}", "--images", "{images}"], "not a checkpoint"),
+    "no such device": (["{run}", "{truth}", "--images", "{images}", "--device", "gpu"], "--device gpu:"),
+    "missing images": (["{run}", "{truth}", "--images", "{empty}"], "8 of 8 images cannot be used"),
+    "no results": (["--results", "nowhere.json", "{truth}"], "nowhere.json: No such file"),
+    "boxes with a threshold": (["--results", "{results}", "{truth}", "--threshold", "0.5"], "it is for landmarks"),
+    "no landmarks": (
+        ["--results", "{results}", "{boxes}", "--task", "landmarks"],
+        "no annotation has a labelled keypoint",
+    ),
+    "radii": (["--results", "{results}", "{truth}", "--radii", "a"], "--radii: expected numbers"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(detect, truth, results, tmp_path, mistake):
+    arguments, message = MISTAKES[mistake]
+    (tmp_path / "empty").mkdir()
+    boxes = json.loads(truth.read_text("utf-8"))
+    for each in boxes["annotations"]:
+        del each["keypoints"]
+    places = {
+        "run": trained(tmp_path / "run", "boxes"),
+        "truth": truth,
+        "results": results,
+        "images": IMAGES,
+        "empty": tmp_path / "empty",
+        "boxes": written(tmp_path / "boxes.json", boxes),
+    }
+    run = detect("evaluate", *(argument.format(**places) for argument in arguments))
+    assert run.code == 2
+    assert message in run.err
+    assert run.err.count("\n") == 1

@@ -1,0 +1,110 @@
+"""``detect export`` as a user types it; the exporter itself runs in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.images import open_image
+from detect.samples import sample_annotations
+from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
+from detect.training.config import parse_config
+from detect.training.model import Labels, build_detector
+
+NUCLEI = sample_annotations("nuclei")
+IMAGES = NUCLEI.parent / "images"
+
+
+def trained(folder: Path, task: str, anchors: AnchorSet | None = None, **model: Any) -> Path:
+    """A checkpoint of a detector that has learnt nothing, so that every score is near .01."""
+    fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.0095, "threshold": 0.0095, **model}
+    channels = 3 if "backbone" in model else 1
+    sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": channels}
+    config = parse_config({"task": task, "data": sections, "model": fields})
+    joints = {"joint_names": ("nucleus",), "joints": {1: (0,)}} if task == "landmarks" else {}
+    labels = Labels((1,), ("nucleus",), **joints)
+    anchors = anchors or (AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None)
+    detector = build_detector(config, labels, anchors=anchors)
+    save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
+    return folder
+
+
+def export(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "detect", "export", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_landmarks_go_to_a_file_that_gives_the_same_heatmaps(tmp_path):
+    import onnxruntime
+
+    run = trained(tmp_path / "run", "landmarks")
+    done = export(run, "-o", tmp_path / "out", "--images", IMAGES, "--num-images", 3, "--json")
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
+    assert about == json.loads(done.stdout)
+    assert (about["checked_images"], about["input_hw"], about["landmarks"]) == (3, [128, 128], ["nucleus"])
+    assert about["found"] > 0
+    picture = np.asarray(open_image(IMAGES, sorted(path.name for path in IMAGES.iterdir())[-1]), np.float32) / 255
+    images = picture[None, None]
+    (heatmaps,) = onnxruntime.InferenceSession(str(tmp_path / "out" / "detector.onnx")).run(None, {"images": images})
+    with torch.no_grad():
+        wanted = load_detector(run).model(torch.from_numpy(images)).logits.sigmoid()
+    torch.testing.assert_close(torch.from_numpy(heatmaps), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path):
+    done = export(trained(tmp_path / "run", "boxes"), "-o", tmp_path / "out", "--num-images", 4)
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
+    assert (about["checked_images"], about["found"] > 0) == (4, True)
+    assert about["largest_difference_px"] < 0.05
+    assert about["classes"] == [{"category_id": 1, "name": "nucleus"}]
+    assert "checked on 4 images" in done.stderr
+
+
+def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path):
+    from detect.interop.torchvision import import_torchvision
+
+    import_torchvision()
+    from torchvision.models import resnet18
+    from torchvision.models.detection import RetinaNet
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+    strides = (8, 16, 32, 64, 128)
+    anchors = AnchorSet.of([[(4 * stride, 4 * stride)] for stride in strides], strides=strides)
+    fields = {"backbone": "torchvision:resnet18", "num_convs": 4, "pyramid_channels": 256, "norm": None}
+    run = detect("export", trained(tmp_path / "run", "boxes", anchors, **fields), "--to", "torchvision", "-o", tmp_path)
+    assert run.code == 0, run.err
+    extractor = _resnet_fpn_extractor(resnet18(), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(512, 256))
+    sizes = AnchorGenerator(tuple((4 * stride,) for stride in strides), ((1.0,),) * 5)
+    model = RetinaNet(extractor, 1, anchor_generator=sizes)
+    missing = model.load_state_dict(torch.load(tmp_path / "torchvision.pt", weights_only=True), strict=False)
+    assert [name for name in missing.missing_keys if "num_batches_tracked" not in name] == []
+    assert [name for name in missing.unexpected_keys if ".fc." not in name] == []
+    assert any("image_mean" in note for note in json.loads((tmp_path / "detector.json").read_text("utf-8"))["notes"])
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("boxes", ["--to", "torchvision"], "ResNets"),
+        ("landmarks", ["--to", "torchvision"], "no detector of landmarks"),
+        ("boxes", ["--images", "nowhere"], "nowhere: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_file(detect, tmp_path, task, options, message):
+    run = detect("export", trained(tmp_path / "run", task), "-o", tmp_path / "out", *options)
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert message in run.err
+    assert not (tmp_path / "out").exists()

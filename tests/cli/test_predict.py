@@ -1,0 +1,119 @@
+"""``detect predict`` as a user types it: results that can be read again, a picture for each image, broken files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.cli.predict import picture_names
+from detect.coco import read_coco, read_results
+from detect.samples import sample_annotations
+from detect.training.checkpoints import Checkpoint, save_checkpoint
+from detect.training.config import parse_config
+from detect.training.model import Labels, build_detector
+
+IMAGES = sample_annotations("nuclei").parent / "images"
+
+
+def trained(folder: Path, task: str, resize: str = "none") -> Path:
+    """A checkpoint of a detector that has learnt nothing, so that every score is near .01."""
+    fields: dict[str, Any] = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.009, "threshold": 0.009}
+    sections = {"train": ["a.json"], "images": "images", "channels": 1, "resize": resize}
+    config = parse_config({"task": task, "data": sections, "model": fields})
+    joints = {"joint_names": ("nucleus",), "joints": {4: (0,)}} if task == "landmarks" else {}
+    labels = Labels((4, 9), ("nucleus", "debris"), **joints)
+    anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
+    detector = build_detector(config, labels, anchors=anchors)
+    save_checkpoint(folder / "last.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
+    return folder / "last.pt"
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Three nuclei in a folder and in one within it; a text file beside them."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for source, name in zip(sorted(IMAGES.iterdir()), ("a.png", "b.png", "more/a.png"), strict=False):
+        shutil.copy(source, folder / name)
+    (folder / "notes.txt").write_text("no image", "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(("task", "resize"), [("boxes", "none"), ("landmarks", "letterbox:160")])
+def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp_path, task, resize):
+    out = tmp_path / "out"
+    run = detect("predict", trained(tmp_path, task, resize), photos, "-o", out, "--picture-score", 0.009)
+    assert run.code == 0
+    assert "in 3 images" in run.out
+    dataset = read_coco(out / "images.json")
+    assert dataset.images.file_names == ("a.png", "b.png", "more/a.png")
+    results = read_results(out / "results.json", dataset)
+    assert results.refused == ()
+    assert len(results.scores) > 10
+    if task == "boxes":
+        assert (results.boxes_xywh[:, :2] >= 0).all()
+        assert (results.boxes_xywh[:, :2] + results.boxes_xywh[:, 2:] <= 128).all()
+    else:
+        assert (np.concatenate(results.keypoints)[:, :2] < 130).all()
+    pictures = sorted(path.relative_to(out / "pictures").as_posix() for path in (out / "pictures").rglob("*.png"))
+    assert pictures == ["a.png", "b.png", "more/a.png"]
+    with Image.open(out / "pictures" / "more" / "a.png") as picture:
+        assert picture.size == (512, 512)
+        assert len({color for _, color in picture.getcolors(2**20)} - {(grey,) * 3 for grey in range(256)}) > 0
+
+
+def test_pictures_are_left_out_if_asked(detect, photos, tmp_path):
+    run = detect(
+        "predict", trained(tmp_path, "boxes"), photos / "a.png", "-o", tmp_path / "out", "--no-pictures", "--json"
+    )
+    assert run.json["images"] == 1
+    assert not (tmp_path / "out" / "pictures").exists()
+    assert read_coco(tmp_path / "out" / "images.json").images.file_names == ("a.png",)
+
+
+def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_path):
+    (photos / "c.png").write_bytes((photos / "a.png").read_bytes()[:300])
+    (photos / "d.jpg").write_bytes(b"nothing like a picture")
+    checkpoint = trained(tmp_path, "boxes")
+    run = detect("predict", checkpoint, photos, "-o", tmp_path / "out")
+    assert run.code == 2
+    assert "2 of 5 images cannot be used" in run.err
+    assert "c.png" in run.err
+    assert "d.jpg" in run.err
+    assert not (tmp_path / "out").exists()
+    run = detect("predict", checkpoint, photos, "-o", tmp_path / "out", "--skip-broken", "--json")
+    assert (run.code, run.json["images"], run.json["skipped"]) == (0, 3, 2)
+    assert run.err.count("skipped: ") == 2
+    assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3
+
+
+def test_sixteen_bits_grey_and_colour_images_of_any_size_are_taken(detect, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draws = np.random.default_rng(0)
+    Image.fromarray(draws.integers(0, 2**16, (50, 70), np.uint16)).save(folder / "deep.png")
+    Image.fromarray(draws.integers(0, 255, (33, 64, 3), np.uint8)).save(folder / "colour.jpg")
+    Image.fromarray(draws.integers(0, 255, (40, 40), np.uint8)).save(folder / "grey.png")
+    run = detect("predict", trained(tmp_path, "boxes"), folder, "-o", tmp_path / "out", "--json")
+    assert (run.code, run.json["images"]) == (0, 3)
+    entries = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert {entry["image_id"] for entry in entries} == {1, 2, 3}
+
+
+def test_no_images_are_one_line(detect, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for place, message in ((tmp_path / "empty", "no image in this folder"), (tmp_path / "no.png", "No such file")):
+        run = detect("predict", trained(tmp_path, "boxes"), place)
+        assert (run.code, run.err.count("\n")) == (2, 1)
+        assert message in run.err
+
+
+def test_pictures_of_one_name_keep_their_endings():
+    assert picture_names(["a.jpg", "a.png", "b.jpg", "c/a.jpg"]) == ["a.jpg.png", "a.png.png", "b.png", "c/a.png"]

@@ -1,0 +1,116 @@
+"""``detect train`` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.training import loop
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def squares(tmp_path) -> Path:
+    """A configuration over four images of one bright square each, in the folder beside it."""
+    images, annotations = [], []
+    (tmp_path / "images").mkdir()
+    for number in range(1, 5):
+        pixels = np.zeros((32, 32), np.uint8)
+        pixels[8:20, number : number + 12] = 200
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 32, "height": 32})
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": [number, 8, 12, 12]})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
+    (tmp_path / "squares.json").write_text(json.dumps(content))
+    AnchorSet.of([[(12, 12)]], strides=(4,)).save(tmp_path / "anchors.yaml")
+    file = str(tmp_path / "squares.json")
+    fields = {
+        "data": {"train": [file], "val": [file], "images": str(tmp_path / "images"), "channels": 1},
+        "model": {"anchors": str(tmp_path / "anchors.yaml"), "pyramid_channels": 32, "num_convs": 0},
+        "optimisation": {"epochs": 1, "batch_size": 2, "warmup_steps": 0},
+        "output": {"folder": str(tmp_path / "run"), "tensorboard": False},
+    }
+    path = tmp_path / "squares.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def test_a_run_prints_its_numbers(detect, squares):
+    ended = detect("train", squares, "optimisation.epochs=2")
+    assert ended.code == 0
+    assert "2 epochs, 4 steps" in ended.out
+    assert "ap50" in ended.out
+    assert (squares.parent / "run" / "last.pt").exists()
+
+
+def test_json_is_one_object(detect, squares):
+    told = detect("train", squares, "--json").json
+    assert (told["epochs"], told["steps"], told["stopped_early"]) == (1, 2, False)
+    assert set(told["metrics"]) >= {"ap", "ap50", "ar100"}
+
+
+def test_a_second_run_needs_resume(detect, squares):
+    assert detect("train", squares).code == 0
+    ended = detect("train", squares)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "holds a run: --resume it" in ended.err
+    assert detect("train", squares, "--resume").code == 0
+
+
+def test_images_may_be_elsewhere(detect, squares, tmp_path):
+    shutil.move(tmp_path / "images", tmp_path / "other place")
+    ended = detect("train", squares)
+    assert ended.code == 2
+    assert "4 of 4 images cannot be used" in ended.err
+    assert detect("train", squares, "--images", tmp_path / "other place").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optimisation.epoch=3"], "no field 'optimisation.epoch'"),
+        (["data.train=[none.json]"], "none.json"),
+        (["model.backbone=huge"], "no backbone 'huge'"),
+        (["--overfit", "9"], "there are 4 images with objects"),
+    ],
+)
+def test_a_mistake_is_one_line(detect, squares, arguments, message):
+    ended = detect("train", squares, *arguments)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert message in ended.err
+
+
+def test_overfitting_says_whether_it_passed(detect, squares, monkeypatch):
+    monkeypatch.setattr("detect.training.loop.overfit", partial(loop.overfit, num_steps=3))
+    ended = detect("train", squares, "--overfit", 2)
+    assert ended.code == 1  # three steps are too few
+    assert "NOT learned by heart" in ended.out
+    assert not (squares.parent / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "fields", "floors"),
+    [
+        ("smoke", [], {"ap": 0.46, "ap50": 0.76}),
+        (
+            "nuclei_landmarks",
+            ["optimisation.epochs=12", "output.validate_epochs=12"],
+            {"f1_5px": 0.72, "f1_3px": 0.64},
+        ),
+    ],
+)
+def test_smoke_runs_reach_their_floors(detect, tmp_path, monkeypatch, name, fields, floors):
+    monkeypatch.chdir(CONFIGS.parent)
+    told = detect("train", CONFIGS / f"{name}.yaml", *fields, f"output.folder={tmp_path}", "--json").json
+    for metric, floor in floors.items():
+        assert told["metrics"][metric] >= floor, metric

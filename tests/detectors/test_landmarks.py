@@ -1,0 +1,127 @@
+"""A landmark detector: it learns real points, and what it reads from the maps it learns from are the points themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from detect.detectors import landmarks
+from detect.detectors.backbones import build_backbone
+from detect.detectors.landmarks import LandmarkDetector
+from detect.errors import ConfigError
+from detect.keypoints.landmarks import Landmarks
+from detect.keypoints.peaks import Peaks
+from detect.losses import batch_divisors, image_divisors
+
+
+def detector_of(num_joints: int = 1, stride: int = 2, **options: object) -> LandmarkDetector:
+    backbone = build_backbone("small", strides=(2, 4, 8, 16), in_channels=1, seed=0)
+    return LandmarkDetector(backbone, num_joints, stride=stride, seed=0, **options)
+
+
+def test_it_learns_a_few_images_and_finds_their_points(nuclei_batch):
+    """In 40 steps: as many points as there are, each within 5 px."""
+    images, points = nuclei_batch.images, nuclei_batch.landmarks
+    detector = detector_of(mean=(images.mean().item(),), std=(images.std().item(),))
+    optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(40):
+        loss = detector.losses(images, points).heatmap
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    peaks = detector.eval().detect(images, nuclei_batch.image_hw)
+    counts = torch.bincount(torch.from_numpy(points.image))
+    assert_close(peaks.counts()[:, 0], counts, rtol=0, atol=1)
+    for number in range(len(images)):
+        truth = torch.from_numpy(points.points[points.image == number]).float()
+        assert torch.cdist(truth, peaks.of_image(number).cells).amin(dim=1).median() < 3
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_the_maps_that_it_learns_give_back_the_points(stride):
+    """To between the pixels, in indices of pixels; beyond the image but inside the padding there are none."""
+    points = [torch.tensor([[10.25, 20.5], [40.0, 7.75]]), torch.tensor([[30.0, 30.0], [55.0, 30.0]])]
+    detector = detector_of(stride=stride)
+    targets = detector.targets(torch.zeros(2, 1, 60, 61), Landmarks.of(points))
+    assert targets.heatmaps.shape == (2, 1, 60 // stride, -(-61 // stride))
+    peaks = detector.read_points(targets.heatmaps, torch.tensor([[60, 61], [60, 40]]))
+    assert_close(peaks.of_image(0).cells.sort(dim=0).values, points[0].sort(dim=0).values, rtol=0, atol=1e-3)
+    assert_close(peaks.of_image(1).cells, points[1][:1], rtol=0, atol=1e-3)
+    assert_close(peaks.in_image(1), peaks.cells)  # maps of stride 1 are the image
+
+
+def test_covariance_is_in_square_pixels(monkeypatch):
+    """1 and .25 square cells of stride 4 are 16 and 4 square pixels."""
+    in_cells = torch.diag(torch.tensor([1.0, 0.25]))[None]
+    one = Peaks(torch.ones(1, 2), torch.ones(1), *torch.zeros(2, 1, dtype=torch.int64), in_cells, 1, 1)
+    monkeypatch.setattr(landmarks, "find_peaks", lambda *_, **__: one)
+    peaks = detector_of(stride=4).read_points(torch.zeros(1, 1, 4, 4), torch.tensor([[16, 16]]))
+    assert_close(peaks.covariance, torch.diag(torch.tensor([16.0, 4.0]))[None])
+    assert_close(peaks.cells, torch.full((1, 2), 5.5))  # the middle of pixels 4 to 7
+
+
+def test_before_anything_is_learnt_every_cell_has_the_prior(nuclei_batch):
+    """A logit of -4.6; the focal loss of a negative with p = .01 is 1e-4 * .01, that of each point .98 * 4.6."""
+    detector = detector_of(num_joints=2)
+    logits = detector(nuclei_batch.images).logits
+    assert logits.shape == (4, 2, 64, 64)
+    assert_close(logits.mean().item(), math.log(0.01 / 0.99), rtol=0.02, atol=0.0)
+    loss = detector.losses(nuclei_batch.images[:1], Landmarks.of([torch.tensor([[[9.0, 9.0], [50.0, 9.0]]])]))
+    assert_close(loss.heatmap.item(), 0.99**2 * -math.log(0.01), rtol=0.05, atol=0.0)
+
+
+def test_losses_are_divided_over_the_points():
+    """By the batch's, 3 and 0 but at least one an image: 4. Or by each image's: 2 * 3 (the first has nearly all)."""
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    points = Landmarks.of([torch.tensor([[5.0, 5.0], [20.0, 5.0], [9.0, 25.0]]), torch.zeros(0, 2)])
+    given = {"batch": batch_divisors, "image": image_divisors, "none": torch.ones_like}
+    loss = {name: detector_of(divisors=rule).losses(images, points).heatmap for name, rule in given.items()}
+    assert_close(loss["batch"], loss["none"] / 4)
+    assert_close(loss["image"], loss["none"] / 6, rtol=0.01, atol=0.0)
+
+
+def test_numpy_and_torch_landmarks_give_the_same_loss(nuclei_batch):
+    own = nuclei_batch.landmarks
+    tensors = Landmarks(
+        *(torch.from_numpy(np.asarray(each)) for each in (own.points, own.image, own.joint, own.visibility)),
+        own.num_images,
+    )
+    detector = detector_of()
+    assert_close(detector.losses(nuclei_batch.images, own), detector.losses(nuclei_batch.images, tensors))
+
+
+def test_nothing_is_taught_in_ignored_regions():
+    """They are boxes in continuous pixels: pixels 16 to 19 are columns 8 and 9 of stride 2, and none beside."""
+    detector = detector_of()
+    images = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    none = Landmarks.of([torch.zeros(0, 2)])
+    strip = torch.tensor([[16.0, 0.0, 20.0, 32.0]])
+    weights = detector.targets(images, none, [strip]).weights
+    assert_close(weights[0, 0].sum(dim=0), torch.tensor([16.0] * 8 + [0.0] * 2 + [16.0] * 6))
+    everything, nothing = detector.losses(images, none, ignored=[None]), detector.losses(images, none)
+    assert_close(everything, nothing)
+    assert 0 < detector.losses(images, none, ignored=[strip]).heatmap < nothing.heatmap
+    detector.losses(images, none).heatmap.backward()
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_every_weight_learns(stride, nuclei_batch):
+    detector = detector_of(stride=stride)
+    detector.losses(nuclei_batch.images, nuclei_batch.landmarks).heatmap.backward()
+    assert all(parameter.grad is not None for parameter in detector.parameters())
+
+
+def test_mistakes_are_named(nuclei_batch):
+    with pytest.raises(ConfigError, match=r"need maps of \[1\]"):
+        detector_of(stride=1)
+    with pytest.raises(ValueError, match="targets of 4 images and 1 landmark types for heatmaps of 4 and 2"):
+        detector_of(num_joints=2).losses(nuclei_batch.images, nuclei_batch.landmarks)

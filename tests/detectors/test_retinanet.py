@@ -1,0 +1,154 @@
+"""A whole RetinaNet: it learns real images, agrees with torchvision's, and takes its levels and shapes from the anchors."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.box_overlap import pairwise_iou
+from detect.detectors.backbones import build_backbone
+from detect.detectors.retinanet import RetinaNetDetector
+from detect.errors import ConfigError
+from detect.heads.detections import PostProcess
+from detect.heads.retinanet import HeadOutput
+from detect.heads.targets import ImageTargets, RetinaNetCriterion
+
+ANCHORS = AnchorSet.of(
+    [[(8, 8), (12, 9), (9, 12)], [(16, 16), (24, 16), (16, 24)], [(32, 32), (48, 32), (32, 48)]], strides=(4, 8, 16)
+)
+
+
+def detector_of(anchors: AnchorSet = ANCHORS, num_classes: int = 1, **options: object) -> RetinaNetDetector:
+    backbone = build_backbone("small", strides=(4, 8, 16, 32), in_channels=1, seed=0)
+    return RetinaNetDetector(backbone, anchors, num_classes, seed=0, **options)
+
+
+def test_it_learns_a_few_images_and_finds_their_boxes(nuclei_batch):
+    """In 25 steps; each instance is found with an IoU of .5 or more, with as many detections as there are instances."""
+    images, targets = nuclei_batch.images, nuclei_batch.targets
+    detector = detector_of(mean=(images.mean().item(),), std=(images.std().item(),))
+    optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(25):
+        loss = sum(detector.losses(images, targets))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+    for found, image in zip(detector.eval().detect(images, nuclei_batch.image_hw), targets, strict=True):
+        best = found.boxes[: len(image.boxes)]
+        assert pairwise_iou(image.boxes, best).amax(dim=1).mean() > 0.5
+
+
+def test_every_weight_learns(nuclei_batch):
+    for anchors in (ANCHORS, AnchorSet.of([[(8, 8)], [(64, 64), (99, 64)]], strides=(4, 64))):
+        detector = detector_of(anchors)
+        sum(detector.losses(nuclei_batch.images, nuclei_batch.targets)).backward()
+        assert all(parameter.grad is not None for parameter in detector.parameters())
+
+
+def test_levels_and_shapes_are_those_of_the_anchors():
+    """2 shapes on 8 x 12 cells, 1 on 1 x 1, and a level without shapes, which is none."""
+    anchors = AnchorSet.of([[(8, 8), (9, 9)], [], [(64, 64)]], strides=(4, 8, 64))
+    detector = detector_of(anchors, num_classes=3)
+    logits, deltas = detector(torch.rand(1, 1, 32, 48))
+    assert (logits.shape, deltas.shape) == ((1, 2 * 8 * 12 + 1, 3), (1, 2 * 8 * 12 + 1, 4))
+    assert_close(logits.sigmoid().mean(), torch.tensor(0.01), rtol=0.1, atol=0.0)
+
+
+def test_anchors_lie_where_their_levels_are(monkeypatch):
+    """Of one sure cell with deltas of 0 the anchor is found: cell (3, 5) of stride 8 has its middle at (44, 28)."""
+    detector = detector_of(AnchorSet.of([[(8, 8)], [(20, 10)]], strides=(4, 8))).eval()
+    logits = torch.full((1, 32 * 32 + 16 * 16, 1), -9.0)
+    logits[0, 32 * 32 + 3 * 16 + 5] = 3.0
+    monkeypatch.setattr(
+        detector.head, "forward", lambda features: HeadOutput(logits, torch.zeros(1, len(logits[0]), 4))
+    )
+    (found,) = detector.detect(torch.rand(1, 1, 128, 128), torch.tensor([[128, 128]]))
+    assert_close(found.boxes, torch.tensor([[34.0, 23.0, 54.0, 33.0]]))
+    (found,) = detector.detect(torch.rand(1, 1, 128, 128), torch.tensor([[30, 40]]))  # cut to the image without padding
+    assert_close(found.boxes, torch.tensor([[34.0, 23.0, 40.0, 30.0]]))
+
+
+def test_the_losses_are_those_of_the_criterion(nuclei_batch):
+    criterion = RetinaNetCriterion(box_loss="l1", box_weight=3.0)
+    detector = detector_of(criterion=criterion)
+    images, targets = nuclei_batch.images, nuclei_batch.targets
+    placed = detector.grid.place([(32, 32), (16, 16), (8, 8)])
+    assert_close(detector.losses(images, targets), criterion(detector(images), placed, targets))
+
+
+def test_the_default_losses_are_the_recipe_s():
+    criterion = detector_of().criterion
+    assert (criterion.alpha, criterion.gamma, criterion.box_weight, criterion.on_boxes) == (0.25, 2.0, 2.0, True)
+    assert (criterion.rule.foreground, criterion.rule.background, criterion.rule.low_quality) == (0.5, 0.4, "own")
+
+
+def test_images_without_boxes_and_regions_to_ignore_are_ordinary(nuclei_batch):
+    none = ImageTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    everything = torch.tensor([[0.0, 0.0, 128.0, 128.0]])
+    detector, images = detector_of(), nuclei_batch.images[:1]
+    empty = detector.losses(images, [none])
+    ignored = detector.losses(images, [ImageTargets(none.boxes, none.classes, everything)])
+    assert empty.box == 0
+    assert empty.classification > 0
+    assert ignored.classification < 0.2 * empty.classification  # but for anchors that are mostly outside the image
+    sum(empty).backward()
+
+
+def test_part_of_a_batch_is_found_as_in_the_whole(nuclei_batch):
+    """Norms of groups: no image changes what another one gives."""
+    detector = detector_of(post_process=PostProcess(score_threshold=0.005))
+    whole = detector.detect(nuclei_batch.images, nuclei_batch.image_hw)
+    (alone,) = detector.detect(nuclei_batch.images[2:3], nuclei_batch.image_hw[2:3])
+    assert len(alone.scores) > 10
+    assert_close(alone.scores, whole[2].scores)
+    assert_close(alone.boxes, whole[2].boxes, rtol=0, atol=1e-3)
+
+
+def test_images_are_normalised_inside(nuclei_batch):
+    images = nuclei_batch.images
+    plain, own = detector_of(mean=(0.0,), std=(1.0,)), detector_of(mean=(0.2,), std=(0.1,))
+    assert_close(own(images), plain((images - 0.2) / 0.1), rtol=1e-4, atol=1e-5)
+    assert {"normalise.mean", "normalise.std"} <= set(own.state_dict())
+
+
+def test_a_seed_draws_the_weights_of_pyramid_and_head():
+    first, again = (detector_of().state_dict() for _ in range(2))
+    assert_close(first, again, rtol=0, atol=0)
+
+
+def test_detecting_leaves_the_detector_and_gradients_alone(nuclei_batch):
+    detector = detector_of()
+    before = copy.deepcopy(detector.state_dict())
+    detector.detect(nuclei_batch.images, nuclei_batch.image_hw)
+    assert detector.training
+    assert_close(detector.state_dict(), before, rtol=0, atol=0)
+    loss: Tensor = sum(detector.losses(nuclei_batch.images, nuclei_batch.targets))
+    assert loss.requires_grad  # anchors that were first placed without gradients serve training too
+
+
+def test_bfloat16_gives_losses_near_those_of_float(nuclei_batch):
+    detector = detector_of()
+    wide = detector.losses(nuclei_batch.images, nuclei_batch.targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = detector.losses(nuclei_batch.images, nuclei_batch.targets)
+    assert_close(narrow, wide, rtol=0.05, atol=0.0)
+    assert narrow.classification.dtype == torch.float32
+
+
+def test_anchors_that_no_level_can_hold_are_named():
+    with pytest.raises(ConfigError, match=r"need maps of \[2\]"):
+        detector_of(AnchorSet.of([[(8, 8)], [(9, 9)]], strides=(2, 4)))
+
+
+def test_targets_of_another_number_of_images_are_named(nuclei_batch):
+    with pytest.raises(ValueError, match="targets of 3 images for outputs of 4"):
+        detector_of().losses(nuclei_batch.images, nuclei_batch.targets[:3])

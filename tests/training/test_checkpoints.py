@@ -1,0 +1,143 @@
+"""Checkpoints: what goes in comes out, whole or not at all, and nothing that runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.errors import OutputError, TrainingError
+from detect.training.checkpoints import Checkpoint, check_same_run, load_detector, read_checkpoint, save_checkpoint
+from detect.training.model import Labels, build_detector
+
+LABELS = Labels((3, 90), ("round", "square"))
+
+
+@pytest.fixture
+def checkpoint(tiny, squares) -> Checkpoint:
+    config, anchors = tiny("seed=4"), AnchorSet.load(squares / "anchors.yaml")
+    weights = build_detector(config, LABELS, anchors=anchors, mean=(0.25,), std=(0.125,)).state_dict()
+    return Checkpoint(config, LABELS, anchors, weights, 12, {"ap": 0.5}, {"state": {"step": 12}, "rates": [0.1, None]})
+
+
+def test_what_is_saved_is_read(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    read = read_checkpoint(tmp_path / "last.pt")
+    assert (read.config, read.labels, read.step, read.metrics) == (checkpoint.config, LABELS, 12, {"ap": 0.5})
+    assert read.training == checkpoint.training
+    assert read.anchors.levels == checkpoint.anchors.levels
+    assert_close(dict(read.weights), dict(checkpoint.weights), rtol=0, atol=0)
+
+
+def test_landmark_types_are_kept(checkpoint, tiny, tmp_path):
+    labels = Labels((7,), ("square",), ("a", "b"), {7: (0, 1)})
+    config = tiny(task="landmarks")
+    weights = build_detector(config, labels).state_dict()
+    save_checkpoint(tmp_path / "last.pt", Checkpoint(config, labels, None, weights, 1, {}))
+    loaded = load_detector(tmp_path / "last.pt")
+    assert loaded.labels == labels
+    assert (loaded.task, loaded.anchors) == ("landmarks", None)
+
+
+def test_a_loaded_detector_is_the_saved_one_and_ready(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    loaded = load_detector(tmp_path)
+    assert not loaded.model.training
+    assert (loaded.category_ids, loaded.category_names, str(loaded.resize)) == ((3, 90), ("round", "square"), "none")
+    assert_close(loaded.model.state_dict(), dict(checkpoint.weights), rtol=0, atol=0)
+    images = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    again = build_detector(checkpoint.config, LABELS, anchors=checkpoint.anchors, mean=(0.25,), std=(0.125,)).eval()
+    assert_close(loaded.model(images), again(images), rtol=0, atol=0)
+
+
+def test_of_a_folder_the_best_is_loaded_else_the_last(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    assert load_detector(tmp_path).name == str(tmp_path / "last.pt")
+    save_checkpoint(tmp_path / "best.pt", checkpoint)
+    assert load_detector(tmp_path).name == str(tmp_path / "best.pt")
+
+
+def test_a_failed_save_leaves_the_old_file(checkpoint, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save_checkpoint(tmp_path / "last.pt", checkpoint)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["last.pt"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a checkpoint"),
+        (b"not a checkpoint", "not a checkpoint"),
+        (None, "No such file"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, content, message):
+    path = tmp_path / "a.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TrainingError, match=message):
+        read_checkpoint(path)
+
+
+def test_half_a_file_is_damaged(checkpoint, tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, checkpoint)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(TrainingError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "harm"),))
+
+    torch.save({"format": 1, "config": Harm()}, tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Harm(), protocol=2))
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(TrainingError, match="not a checkpoint"):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "not a checkpoint of detect train"),
+        ({"weights": {}}, "not a checkpoint of detect train"),
+        ({"format": 2}, "format 2, this version reads format 1"),
+        ({"format": 1}, "not a whole checkpoint"),
+        ({"format": 1, "config": "a: [", "labels": {}, "anchors": None}, "not a whole checkpoint"),
+    ],
+)
+def test_other_files_of_torch(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(TrainingError, match=message):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_weights_of_another_detector(checkpoint, tmp_path):
+    other = {name: value for name, value in checkpoint.weights.items() if "head" not in name}
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(checkpoint.config, LABELS, checkpoint.anchors, other, 1, {}))
+    with pytest.raises(TrainingError, match=r"weights of another detector: .*Missing key"):
+        load_detector(tmp_path / "a.pt")
+
+
+def test_a_run_is_resumed_with_its_own_configuration_alone(tiny, tmp_path):
+    path = tmp_path / "last.pt"
+    check_same_run(path, tiny(), tiny("output.folder=elsewhere", "data.num_workers=2", "optimisation.devices=2"))
+    with pytest.raises(TrainingError) as raised:
+        check_same_run(path, tiny(), tiny("optimisation.epochs=9", "seed=1"))
+    assert "seed (was 0, is 1); optimisation.epochs (was 2, is 9)" in str(raised.value)

@@ -1,0 +1,117 @@
+"""Configurations of runs: fields, their ranges, and what is set over them."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detect.errors import ConfigError
+from detect.training.augment import Augment
+from detect.training.config import AugmentConfig, TrainConfig, parse_config, read_train_config, with_overrides
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LEAST = {"data": {"train": ["a.json"], "images": "images"}}
+
+
+@pytest.mark.parametrize("name", ["nuclei_retinanet", "nuclei_landmarks", "bccd_retinanet", "smoke"])
+def test_shipped_configurations_load(name):
+    config = read_train_config(CONFIGS / f"{name}.yaml")
+    assert config.task == ("landmarks" if "landmarks" in name else "boxes")
+    assert config.output.folder == Path("runs") / name
+    for file in [*config.data.train, *config.data.val]:
+        assert (CONFIGS.parent / file).exists()
+
+
+def test_smoke_is_the_nuclei_run_but_shorter():
+    fields = yaml.safe_load((CONFIGS / "nuclei_retinanet.yaml").read_text())
+    smoke = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    assert smoke == with_overrides(
+        fields, ["optimisation.epochs=8", "output.folder=runs/smoke", "output.validate_epochs=8"]
+    )
+
+
+def test_augmentation_has_the_arguments_of_what_it_builds():
+    parameters = inspect.signature(Augment).parameters
+    fields = {name: field.default for name, field in AugmentConfig.model_fields.items() if name != "enabled"}
+    assert fields == {name: parameter.default for name, parameter in parameters.items()}
+
+
+def test_what_is_written_reads_back_the_same():
+    config = parse_config({**LEAST, "seed": 3, "augment": {"zoom": [1, 2]}})
+    assert TrainConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_overrides_win_and_leave_the_rest(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {train: [a.json], images: images, channels: 1}\n")
+    config = read_train_config(
+        file, ["optimisation.epochs=8", "data.val=[b.json]", "model.norm=null", "optimisation.learning_rate=1e-3"]
+    )
+    assert (config.optimisation.epochs, config.data.val, config.data.channels) == (8, ["b.json"], 1)
+    assert config.model.norm is None
+    assert config.optimisation.learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
+
+
+def test_overrides_do_not_change_their_input():
+    fields = {"data": {"train": ["a.json"]}}
+    with_overrides(fields, ["data.train=[b.json]", "seed=1"])
+    assert fields == {"data": {"train": ["a.json"]}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimisation.epoch=3", "no field 'optimisation.epoch'"),
+        ("sed=3", "no field 'sed'"),
+        ("optimisation.epochs=0", "optimisation.epochs: Input should be greater than or equal to 1"),
+        ("optimisation.epochs", "write section.field=value"),
+        ("=3", "write section.field=value"),
+        ("seed.value=3", "'seed' is no section"),
+        ("data.train=[a", "the value is not YAML"),
+        ("data.resize=big", "data.resize: resize rule 'big' is not known"),
+        ("model.levels=x", "model.levels: levels 'x'"),
+        ("model.background=0.9", "background 0.9 is above foreground 0.5"),
+        ("optimisation.milestones=[.9,.5]", "shares of the run between 0 and 1, rising"),
+        ("data.mean=[.5]", "mean has 1 numbers for 3 channels"),
+        ("data.channels=2", "data.channels"),
+        ("augment.zoom=[2, 1]", "a range of factors from low to high"),
+        ("data.images=null", "data.images"),
+        ("optimisation.learning_rate=.nan", "optimisation.learning_rate"),
+    ],
+)
+def test_a_wrong_field_is_one_clear_line(tmp_path, override, message):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({**LEAST, "seed": 1}))
+    with pytest.raises(ConfigError) as raised:
+        read_train_config(file, [override])
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1, 2]", "expected sections"), ("a: [", "not YAML"), ("", "data: missing"), ("data: {}", "data.train: missing")],
+)
+def test_a_file_that_is_no_configuration(tmp_path, text, message):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_train_config(file)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_train_config(tmp_path / "none.yaml")
+
+
+def test_all_faults_are_named_at_once():
+    with pytest.raises(ConfigError, match=r"run: .*seed: .*; .*no field 'optimisation.x'"):
+        parse_config({**LEAST, "seed": -1, "optimisation": {"x": 1}}, source="run")
+
+
+def test_validation_files_and_a_share_exclude_each_other():
+    with pytest.raises(ConfigError, match="not both"):
+        parse_config(with_overrides(LEAST, ["data.val=[b.json]", "data.val_share=0.1"]))

@@ -1,0 +1,247 @@
+"""A detector run over images: results in the images' own pixels, whatever the resize rule, the batch and the order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.coco import read_coco, read_results
+from detect.detectors.backbones import build_backbone
+from detect.detectors.landmarks import LandmarkDetector
+from detect.detectors.retinanet import RetinaNetDetector
+from detect.errors import ConfigError
+from detect.heads.detections import Detections
+from detect.keypoints.coco_landmarks import keypoint_landmarks
+from detect.keypoints.peaks import Peaks
+from detect.resize import parse_resize
+from detect.samples import sample_annotations
+from detect.training.data import DetectionData
+from detect.training.evaluation import evaluate_landmarks
+from detect.training.inference import find_objects, places_by_size, with_threshold
+from detect.training.model import Labels
+from detect.training.results_file import results_json
+
+LABELS = Labels((3, 7), ("cell", "speck"))
+POINTS = Labels((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
+NUCLEI = sample_annotations("nuclei")
+
+
+def box_detector(num_classes: int = 2) -> RetinaNetDetector:
+    anchors = AnchorSet.of([[(10, 10)], [(20, 20)]], strides=(4, 8))
+    backbone = build_backbone("small", strides=(4, 8), in_channels=1, seed=0)
+    return RetinaNetDetector(backbone, anchors, num_classes, pyramid_channels=32, num_convs=1, seed=1).eval()
+
+
+def landmark_detector(num_joints: int = 2) -> LandmarkDetector:
+    backbone = build_backbone("small", strides=(2, 4), in_channels=1, seed=0)
+    return LandmarkDetector(backbone, num_joints, pyramid_channels=8, num_convs=0, seed=1).eval()
+
+
+def data_of(folder: Path, *sizes_wh: tuple[int, int], resize: str = "none") -> DetectionData:
+    """Images of noise, ids 10, 20, ..., each of its own size."""
+    draws = np.random.default_rng(0)
+    images = []
+    for number, (width, height) in enumerate(sizes_wh, 1):
+        Image.fromarray(draws.integers(0, 255, (height, width), np.uint8)).save(folder / f"{number}.png")
+        images.append({"id": 10 * number, "width": width, "height": height, "file_name": f"{number}.png"})
+    categories = [{"id": 3, "name": "cell"}, {"id": 7, "name": "speck"}]
+    dataset = read_coco({"images": images, "categories": categories, "annotations": []})
+    return DetectionData(dataset, folder, resize=parse_resize(resize), channels=1)
+
+
+def finds_boxes(*found: tuple[list[float], float, int]) -> RetinaNetDetector:
+    """A detector that finds the same boxes in every image."""
+
+    def detect(images: Any, image_hw: Any) -> list[Detections]:
+        boxes, scores, classes = zip(*found, strict=True) if found else ((), (), ())
+        columns = (torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(classes, dtype=torch.int64))
+        return [Detections(*columns) for _ in images]
+
+    model = box_detector()
+    model.detect = detect
+    return model
+
+
+def finds_points(*found: tuple[list[float], float, int]) -> LandmarkDetector:
+    """A detector that finds the same points in every image."""
+
+    def detect(images: Any, image_hw: Any) -> Peaks:
+        points, scores, joint = (torch.tensor(column) for column in zip(*found, strict=True))
+        count = len(images)
+        image = torch.arange(count).repeat_interleave(len(points))
+        return Peaks(points.repeat(count, 1), scores.repeat(count), image, joint.repeat(count), None, count, 2)
+
+    model = landmark_detector()
+    model.detect = detect
+    return model
+
+
+def test_boxes_come_back_from_a_letterbox_by_hand(tmp_path):
+    """An image of 80 x 40 in letterbox:160 has the factor 2 and 40 rows of padding above."""
+    model = finds_boxes(([20.0, 60.0, 40.0, 80.0], 0.5, 1), ([150.0, 100.0, 160.0, 150.0], 0.75, 0))
+    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), LABELS)
+    assert_allclose(found.boxes_xywh, [[75, 30, 5, 10], [10, 10, 10, 10]])  # the first cut to the image
+    assert_array_equal(found.category_ids, [3, 7])
+    assert_array_equal(found.scores, [0.75, 0.5])
+    assert all(len(points) == 0 for points in found.keypoints)
+
+
+def test_boxes_in_the_padding_are_dropped(tmp_path):
+    model = finds_boxes(([0.0, 0.0, 160.0, 40.0], 0.9, 0), ([0.0, 0.0, 160.0, 41.0], 0.8, 0))
+    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), LABELS)
+    assert_allclose(found.boxes_xywh, [[0, 0, 80, 0.5]])
+
+
+def test_points_come_back_as_indices_of_pixels_by_hand(tmp_path):
+    """The middle of the image, 40 x 20 in continuous pixels, is at (80, 80) of the letterbox: indices 79.5 and 39.5."""
+    model = finds_points(([79.5, 79.5], 0.5, 1))
+    data = data_of(tmp_path, (80, 40), resize="letterbox:160")
+    center, corner = (find_objects(model, data, POINTS, pixel=pixel) for pixel in ("center", "corner"))
+    assert_allclose(center.keypoints[0], [[39.5, 19.5, 1]])
+    assert_allclose(corner.keypoints[0], [[40, 20, 1]])
+    assert_array_equal(center.category_ids, [7])
+    assert np.isnan(center.boxes_xywh).all()
+
+
+def test_points_far_into_the_padding_are_dropped_and_those_at_the_edge_stay(tmp_path):
+    """The image's rows are 40 to 120 of the input, indices 39.5 to 119.5, and a cell of the heatmap is 2."""
+    model = finds_points(
+        ([10.0, 37.4], 0.9, 0), ([10.0, 37.6], 0.8, 0), ([10.0, 121.4], 0.7, 0), ([10.0, 121.6], 0.6, 0)
+    )
+    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), POINTS)
+    assert_allclose(found.scores, [0.8, 0.7], rtol=1e-6)
+
+
+@pytest.mark.parametrize("resize", ["none", "shortest:40:96", "stretch:64x48", "letterbox:64"])
+@pytest.mark.parametrize("task", ["boxes", "landmarks"])
+def test_neither_the_batch_nor_the_other_images_change_what_is_found(tmp_path, resize, task):
+    data = data_of(tmp_path, (48, 40), (64, 32), (48, 40), (32, 64), resize=resize)
+    model = box_detector() if task == "boxes" else landmark_detector()
+    labels = LABELS if task == "boxes" else POINTS
+    least = 0.009
+    every = find_objects(model, data, labels, score_threshold=least)
+    assert len(every.scores) > 20
+    data.image_rows = np.array([3, 2, 1, 0])
+    one_by_one = find_objects(model, data, labels, score_threshold=least, batch_size=1)
+    assert_array_equal(one_by_one.image_rows, every.image_rows)
+    for name in ("scores", "boxes_xywh"):
+        assert_allclose(getattr(one_by_one, name), getattr(every, name), atol=2e-3)
+    for own, other in zip(every.keypoints, one_by_one.keypoints, strict=True):
+        assert_allclose(own, other, atol=2e-3)
+
+
+def test_results_are_what_the_detector_says_of_each_image(tmp_path):
+    """A plain loop; without a resize rule nothing has to be brought back."""
+    data, model = data_of(tmp_path, (48, 40), (32, 64)), with_threshold(box_detector(), 0.0095)
+    found = find_objects(model, data, LABELS)
+    for place in range(2):
+        sample = data[place]
+        (own,) = model.detect(sample.image[None], sample.image_hw[None])
+        rows = np.flatnonzero(found.image_rows == place)
+        assert len(rows) == len(own.scores) > 0
+        assert_allclose(found.scores[rows], own.scores.numpy(), rtol=1e-5)
+        corners = found.boxes_xywh[rows] + np.pad(found.boxes_xywh[rows, :2], ((0, 0), (2, 0)))
+        assert_allclose(corners, own.boxes.numpy(), atol=1e-3)
+        assert_array_equal(found.category_ids[rows], np.array([3, 7])[own.classes.numpy()])
+
+
+def test_results_go_by_image_and_falling_score(tmp_path):
+    data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))
+    found = find_objects(landmark_detector(), data, POINTS, score_threshold=0.009)
+    order = np.lexsort((-found.scores, found.image_rows))
+    assert_array_equal(order, np.arange(len(order)))
+    assert set(found.image_rows.tolist()) == {0, 1, 2}
+    assert set(found.category_ids.tolist()) == {3, 7}
+
+
+def test_batches_hold_images_of_one_size(tmp_path):
+    data = data_of(tmp_path, (48, 40), (64, 32), (48, 40), (48, 40))
+    assert places_by_size(data, 2) == [[0, 2], [3], [1]]
+
+
+def test_the_detector_keeps_its_own_threshold(tmp_path):
+    for model in (box_detector(), landmark_detector()):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        lower = with_threshold(model, 0.001)
+        assert next(lower.parameters()) is next(model.parameters())
+        labels = LABELS if isinstance(model, RetinaNetDetector) else POINTS
+        data = data_of(tmp_path, (48, 40))
+        assert len(find_objects(lower, data, labels).scores) > 0
+        assert len(find_objects(model, data, labels).scores) == 0  # at first all scores are near .01
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_nothing_found_gives_empty_results_and_an_empty_file(tmp_path):
+    data = data_of(tmp_path, (48, 40))
+    found = find_objects(finds_boxes(), data, LABELS)
+    assert found.boxes_xywh.shape == (0, 4)
+    assert results_json(found, data.dataset) == b"[]"
+
+
+def test_torch_s_global_generator_is_left_alone(tmp_path):
+    model, data = box_detector(), data_of(tmp_path, (48, 40))
+    before = torch.random.get_rng_state()
+    find_objects(model, data, LABELS)
+    torch.testing.assert_close(torch.random.get_rng_state(), before, rtol=0, atol=0)
+
+
+def test_progress_counts_the_images(tmp_path):
+    told: list[tuple[str, int, int]] = []
+    data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))
+    find_objects(finds_boxes(), data, LABELS, batch_size=1, progress=lambda *each: told.append(each))
+    assert told == [("detecting", done, 3) for done in (1, 2, 3)]
+
+
+def test_categories_of_several_keypoints_are_refused(tmp_path):
+    labels = Labels((5,), ("person",), ("person 0", "person 1"), {5: (0, 1)})
+    with pytest.raises(ConfigError, match="'person' has 2 keypoints"):
+        find_objects(landmark_detector(), data_of(tmp_path, (48, 40)), labels)
+
+
+@pytest.mark.parametrize("task", ["boxes", "landmarks"])
+def test_a_results_file_is_read_back_number_by_number(tmp_path, task):
+    data = data_of(tmp_path, (48, 40), (33, 65), resize="letterbox:50")
+    model, labels = (box_detector(), LABELS) if task == "boxes" else (landmark_detector(), POINTS)
+    found = find_objects(model, data, labels, score_threshold=0.009)
+    path = tmp_path / "results.json"
+    path.write_bytes(results_json(found, data.dataset))
+    again = read_results(path, data.dataset)
+    assert again.refused == ()
+    for name in ("image_rows", "category_ids", "scores", "boxes_xywh"):
+        assert_array_equal(getattr(again, name), getattr(found, name))
+    for own, other in zip(again.keypoints, found.keypoints, strict=True):
+        assert_array_equal(own, other)
+    entries = json.loads(path.read_text("utf-8"))
+    assert {entry["image_id"] for entry in entries} == {10, 20}
+    assert all(("bbox" in entry, "keypoints" in entry) == (task == "boxes", task != "boxes") for entry in entries)
+
+
+@pytest.mark.parametrize("resize", ["none", "letterbox:200", "shortest:200:400"])
+def test_a_detector_that_finds_the_true_points_scores_1(resize):
+    """Real images and labels: the truth in the network's pixels, given back as found, is the truth again."""
+    dataset = read_coco(NUCLEI, keypoints=True)
+    data = DetectionData(dataset, NUCLEI.parent / "images", resize=parse_resize(resize), channels=1)
+    data.image_rows = data.image_rows[:24]
+    model = landmark_detector(1)
+    batches = [data[place] for place in range(24)]
+
+    def detect(images: Any, image_hw: Any) -> Peaks:
+        own, batches[:] = batches[: len(images)], batches[len(images) :]
+        points = torch.cat([sample.points for sample in own])
+        image = torch.arange(len(own)).repeat_interleave(torch.tensor([len(sample.points) for sample in own]))
+        return Peaks(points, torch.ones(len(points)), image, torch.zeros_like(image), None, len(own), 1)
+
+    model.detect = detect
+    labels = Labels.of(dataset, keypoint_landmarks(dataset))
+    found = find_objects(model, data, labels)
+    scores = evaluate_landmarks(keypoint_landmarks(dataset), found, radii=(0.01,)).overall[0]
+    assert scores.micro.precision == 1
+    assert scores.num_matched == len(found.scores) > 60

@@ -1,0 +1,69 @@
+"""What a run reads: data, labels, mean and deviation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from detect.coco import read_coco
+from detect.errors import ConfigError, ImageError
+from detect.training.inputs import hold_out, read_inputs
+
+
+def test_training_is_augmented_and_validation_is_not(tiny):
+    inputs = read_inputs(tiny("augment.noise=0.5"))
+    assert inputs.train.augment.noise == 0.5
+    assert inputs.val.augment is None
+    assert read_inputs(tiny("augment.enabled=false")).train.augment is None
+
+
+def test_mean_and_deviation_are_those_of_the_pixels_unless_given(tiny, squares):
+    inputs = read_inputs(tiny())
+    pixels = np.stack([inputs.train[place].image[0].numpy() for place in range(8)])
+    unaugmented = np.stack([inputs.val[place].image[0].numpy() for place in range(8)])
+    assert pixels.shape == (8, 32, 32)
+    assert_allclose([inputs.mean, inputs.std], [[unaugmented.mean()], [unaugmented.std()]], rtol=1e-5)
+    given = read_inputs(tiny("data.mean=[0.5]", "data.std=[0.25]"))
+    assert (given.mean, given.std) == ((0.5,), (0.25,))
+
+
+def test_a_share_held_out_is_in_one_part_alone(squares):
+    dataset = read_coco(squares / "annotations.json", keypoints=True)
+    train, val = hold_out(dataset, 0.25)
+    assert val.images.ids.tolist() == [4, 8]
+    assert sorted([*train.images.ids.tolist(), *val.images.ids.tolist()]) == dataset.images.ids.tolist()
+    for part in (train, val):  # each box is still with its image
+        own = part.annotations
+        before = np.searchsorted(dataset.annotations.ids, own.ids)
+        assert_array_equal(own.boxes_xywh, dataset.annotations.boxes_xywh[before])
+        images = dataset.images.ids[dataset.annotations.image_rows[before]]
+        assert_array_equal(part.images.ids[own.image_rows], images)
+        assert [part.images.file_names[row] for row in own.image_rows] == [f"{image}.png" for image in images]
+
+
+def test_a_share_of_none_is_none(squares):
+    train, val = hold_out(read_coco(squares / "annotations.json"), 0.01)
+    assert (len(train.images), len(val.images)) == (8, 0)
+
+
+def test_overfitting_takes_few_images_as_they_are(tiny):
+    inputs = read_inputs(tiny(), overfit=3)
+    assert (len(inputs.train), inputs.train.augment, inputs.val) == (3, None, None)
+    with pytest.raises(ConfigError, match="there are 8 images with objects"):
+        read_inputs(tiny(), overfit=9)
+
+
+def test_keypoints_are_read_for_landmarks_alone(tiny):
+    assert read_inputs(tiny()).labels.joint_names == ()
+    assert read_inputs(tiny(task="landmarks")).labels.joints == {7: (0,)}
+
+
+def test_missing_images_are_an_error_or_skipped(tiny, tmp_path, squares):
+    for number in range(1, 8):
+        (tmp_path / f"{number}.png").write_bytes((squares / f"{number}.png").read_bytes())
+    with pytest.raises(ImageError, match=r"1 of 8 images cannot be used: .*8\.png"):
+        read_inputs(tiny(f"data.images={tmp_path}"))
+    inputs = read_inputs(tiny(f"data.images={tmp_path}", "data.on_broken=skip", "data.val=[]"))
+    assert len(inputs.train) == 7
+    assert inputs.train.broken[0].image_row == 7

@@ -1,0 +1,248 @@
+"""Whole runs: learned, saved, resumed, stopped, divided among processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.testing import assert_close
+
+from detect.errors import ConfigError, TrainingError
+from detect.training import loop
+from detect.training.checkpoints import load_detector, read_checkpoint
+from detect.training.data import DetectionData
+from detect.training.logs import read_log
+from detect.training.loop import overfit, train
+from detect.training.schedule import rate_factor
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "train.py"
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from detect.training.config import read_train_config
+from detect.training.loop import train
+kill = lambda what, done, total: done == int(sys.argv[2]) and os.kill(os.getpid(), signal.SIGKILL)
+train(read_train_config(Path(sys.argv[1])), progress=kill)
+"""
+
+
+def tables(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """All that a run measured, but for the time."""
+    found = {name: read_log(folder / f"{name}.csv") for name in ("steps", "epochs", "validation")}
+    for row in found["epochs"]:
+        row.pop("seconds")
+    return found
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert tables(one) == tables(other)  # to the last digit
+    first, second = (read_checkpoint(folder / "last.pt") for folder in (one, other))
+    assert_close(dict(first.weights), dict(second.weights), rtol=0, atol=0)
+    assert repr(first.training["state"]) == repr(second.training["state"])  # repr, as NaN is no NaN
+
+
+def stop_at(step: int):
+    """A progress callback that ends the run in the middle, as a fault would."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def run_python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_run_is_logged_saved_and_loaded(tiny, tmp_path):
+    config = tiny("output.tensorboard=true")
+    result = train(config)
+    assert (result.epochs, result.steps, result.stopped_early) == (2, 8, False)
+    found = tables(tmp_path / "run")
+    assert [row["step"] for row in found["steps"]] == list(range(1, 9))
+    rates = [2e-3 * rate_factor(step, 8, warmup_steps=2) for step in range(8)]
+    assert_allclose([row["learning_rate"] for row in found["steps"]], rates)
+    for row in found["steps"]:
+        assert_allclose(row["loss"], row["classification"] + row["box"], rtol=1e-6)
+    first = [row["loss"] for row in found["steps"][:4]]
+    assert_allclose(found["epochs"][0]["loss"], sum(first) / 4)
+    assert found["validation"][1]["ap"] == result.metrics["ap"]
+    detector = load_detector(tmp_path / "run" / "last.pt")
+    assert detector.config == config
+    assert detector.anchors.shapes.tolist() == [[8, 8], [12, 12]]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"last.pt", "best.pt", "config.yaml", "anchors.yaml", "tensorboard"}
+
+
+@pytest.mark.parametrize("task", ["boxes", "landmarks"])
+def test_a_run_cut_short_in_mid_epoch_goes_on_as_if_it_had_not_been(tiny, tmp_path, task):
+    whole, cut = (
+        tiny("output.save_steps=3", f"output.folder={tmp_path / name}", task=task) for name in ("whole", "cut")
+    )
+    train(whole)
+    for step in (1, 7):  # before anything was saved; a step after a checkpoint in mid-epoch
+        with pytest.raises(KeyboardInterrupt):
+            train(cut, resume=True, progress=stop_at(step))
+    notes: list[str] = []
+    train(cut, resume=True, note=notes.append)
+    assert notes[0] == "resumed after step 6"  # of 3, 4, the end of the epoch, and 6
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_killed_process_is_resumed_exactly(tiny, tmp_path):
+    whole, killed = (tiny("output.save_steps=1", f"output.folder={tmp_path / name}") for name in ("whole", "killed"))
+    (tmp_path / "run.yaml").write_text(killed.to_yaml())
+    ended = run_python("-c", KILLED, tmp_path / "run.yaml", 6)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert [row["step"] for row in read_log(tmp_path / "killed" / "steps.csv")][-1] == 6
+    train(whole)
+    train(killed, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("task", ["boxes", pytest.param("landmarks", marks=pytest.mark.slow)])
+def test_two_processes_learn_what_one_does(tiny, tmp_path, task):
+    fields = ("optimisation.batch_size=4", "optimisation.epochs=3")
+    one, two = (tiny(*fields, f"output.folder={tmp_path / name}", task=task) for name in ("one", "two"))
+    (tmp_path / "run.yaml").write_text(two.to_yaml())
+    train(one)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    ended = run_python(*torchrun, TOOL, tmp_path / "run.yaml", "--json")
+    assert ended.returncode == 0, ended.stderr
+    (said,) = [line for line in ended.stdout.splitlines() if line.startswith("{")]  # one of them speaks
+    assert json.loads(said)["steps"] == 6
+    for mine, theirs in zip(tables(tmp_path / "one")["steps"], tables(tmp_path / "two")["steps"], strict=True):
+        assert_allclose(list(theirs.values()), list(mine.values()), rtol=1e-3, atol=1e-5)
+    first, second = (read_checkpoint(tmp_path / name / "last.pt").weights for name in ("one", "two"))
+    assert_close(dict(first), dict(second), rtol=1e-2, atol=1e-3)
+
+
+def test_a_batch_in_parts_is_the_same_step(tiny, tmp_path):
+    runs = []
+    for name, parts in (("one", 1), ("two", 2)):
+        fields = ("optimisation.batch_size=4", f"optimisation.accumulate={parts}", f"output.folder={tmp_path / name}")
+        train(tiny(*fields))
+        runs.append(tables(tmp_path / name)["steps"])
+    for one, two in zip(*runs, strict=True):
+        assert_allclose(list(one.values()), list(two.values()), rtol=1e-3, atol=1e-5)
+
+
+def test_workers_change_nothing(tiny, tmp_path):
+    for name, workers in (("own", 0), ("other", 1)):
+        train(tiny(f"data.num_workers={workers}", "optimisation.epochs=1", f"output.folder={tmp_path / name}"))
+    assert tables(tmp_path / "own") == tables(tmp_path / "other")
+
+
+def test_the_seed_decides_everything_and_the_global_generator_nothing(tiny, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        state = torch.get_rng_state()
+        train(tiny(f"seed={seed}", "optimisation.epochs=1", f"output.folder={tmp_path / name}"))
+        assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+        torch.rand(3)  # what others draw in between
+    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+    assert tables(tmp_path / "a") != tables(tmp_path / "c")
+
+
+def test_a_loss_that_is_not_finite_names_its_batch_and_leaves_the_last_checkpoint(tiny, tmp_path, monkeypatch):
+    # the first image of the second epoch has a pixel that is no number, as a power of a negative one would be
+    config = tiny()
+    drawn: list[int] = []
+    original = DetectionData.__getitem__
+
+    def poisoned(self, draw):
+        sample = original(self, draw)
+        if self.augment is not None:
+            drawn.append(sample.image_row)
+            if len(drawn) == 9:
+                sample.image[0, 3, 3] = float("nan")
+        return sample
+
+    monkeypatch.setattr(DetectionData, "__getitem__", poisoned)
+    with pytest.raises(TrainingError) as raised:
+        train(config)
+    message = str(raised.value)
+    assert "epoch 2, step 5: the loss is not finite (classification nan" in message
+    assert (
+        f"the batch of {drawn[8] + 1}.png, {drawn[9] + 1}.png (pixels that are not finite: {drawn[8] + 1}.png)"
+        in message
+    )
+    assert "last.pt is from before" in message
+    checkpoint = read_checkpoint(tmp_path / "run" / "last.pt")
+    assert checkpoint.step == 4
+    assert all(torch.isfinite(each).all() for each in checkpoint.weights.values())
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(tiny, monkeypatch):
+    monkeypatch.setattr(loop.Stepper, "_clipped_norm", lambda self: float("nan"))
+    with pytest.raises(TrainingError, match=r"step 1: the gradient is not finite .*; no checkpoint was written before"):
+        train(tiny())
+
+
+def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny, tmp_path, monkeypatch):
+    values = iter([0.2, 0.5, 0.5, float("nan"), 0.9])
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: {"ap": next(values)})
+    config = tiny("optimisation.epochs=5", "optimisation.patience=2")
+    result = train(config)
+    assert (result.stopped_early, result.epochs, result.best) == (True, 4, 0.5)
+    assert read_checkpoint(tmp_path / "run" / "best.pt").step == 8
+    assert train(config, resume=True).epochs == 4  # it stays stopped
+
+
+def test_validation_comes_when_it_is_time_and_at_the_end(tiny, tmp_path):
+    train(tiny("optimisation.epochs=3", "output.validate_epochs=2"))
+    assert [row["epoch"] for row in tables(tmp_path / "run")["validation"]] == [2, 3]
+
+
+def test_a_flat_loss_is_looked_into_once(tiny, tmp_path):
+    fields = ("optimisation.learning_rate=1e-9", "optimisation.flat_epochs=1", "optimisation.epochs=4", "data.val=[]")
+    notes: list[str] = []
+    train(tiny(*fields, "augment.enabled=false", "optimisation.warmup_steps=0"), note=notes.append)
+    (said,) = notes
+    assert "the loss has not fallen for 1 epochs" in said
+    assert "a learning rate of" in said
+    assert "is too small" in (tmp_path / "run" / "diagnosis.txt").read_text()
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(tiny):
+    config = tiny("optimisation.epochs=1", "data.val=[]")
+    train(config)
+    with pytest.raises(TrainingError, match="holds a run: --resume it"):
+        train(config)
+    with pytest.raises(TrainingError, match=r"seed \(was 0, is 5\)"):
+        train(config.model_copy(update={"seed": 5}), resume=True)
+    assert train(config, resume=True).steps == 4  # there is nothing left to do
+
+
+def test_a_batch_that_cannot_be_divided(tiny):
+    with pytest.raises(ConfigError, match="a batch of 2 images cannot be divided among 1 processes with 3 parts"):
+        train(tiny("optimisation.accumulate=3"))
+
+
+def test_few_images_are_learned_by_heart_but_not_at_a_rate_of_nothing(tiny):
+    config = tiny("optimisation.learning_rate=5e-3")
+    assert overfit(config, 2, num_steps=60).passed
+    slow = overfit(tiny("optimisation.learning_rate=1e-9"), 2, num_steps=5)
+    assert not slow.passed
+    assert any("too small" in finding for finding in slow.diagnosis.findings)
+
+
+def test_half_precision_learns_too(tiny, tmp_path):
+    train(tiny("optimisation.precision=bf16-mixed", "optimisation.epochs=1"))
+    losses = [row["loss"] for row in tables(tmp_path / "run")["steps"]]
+    assert all(0 < loss < 10 for loss in losses)
