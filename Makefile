@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint check bench clean
+.PHONY: demo test slow lint check bench clean
 
 demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw the pages
 	$(BIN)/detect demo
 
 test: $(VENV)/.test  ## unit tests, property tests and doctests
 	$(BIN)/python -m pytest
+
+slow: $(VENV)/.test  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev  ## format, lint, types, import layers
 	tools/check --no-tests
@@ -26,7 +29,7 @@ bench: $(VENV)/.test  ## side by side with other packages; takes a quarter of an
 	$(BIN)/python tools/bench.py heatmaps -o docs/benchmarks_heatmaps.md
 
 clean:
-	rm -rf $(VENV) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) detect-demo bench-data runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

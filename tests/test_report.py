@@ -406,8 +406,8 @@ def test_the_gap_is_rounded_up_and_never_negative() -> None:
 
 def test_bounds_of_placed_scores_are_told_beside_what_was_reached() -> None:
     told = {"placed_recall_at_0.5_less_cost": 0.8, "placed_recall_at_0.5_less_cost_upper_bound": 0.9}
-    line = "placed recall at 0.5 less cost 0.800, at most 0.900 possible with as many shapes on each level: within 12.5% of the best"
-    assert bounds_in_words(with_scores(told)) == [line]
+    bound = "at most 0.900 possible with as many shapes on each level: within 12.5% of the best"
+    assert bounds_in_words(with_scores(told)) == [f"placed recall at 0.5 less cost 0.800, {bound}"]
 
 
 def test_a_bound_from_a_file_holds_for_the_boxes_of_that_file_only() -> None:
