@@ -88,14 +88,13 @@ class OverfitVerdict:
 
 
 def is_flat(losses: Sequence[float], epochs: int) -> bool:
-    """Whether the best loss of the last epochs is no better, by one per cent, than the best before them.
+    """Whether the mean loss of the last epochs is no better, by one per cent, than that of as many before them.
 
-    >>> is_flat([3.0, 2.0, 1.0, 1.0, 0.995], epochs=2), is_flat([3.0, 2.0, 1.0, 0.9, 0.8], epochs=2)
+    >>> is_flat([3.0, 1.01, 1.0, 1.02, 1.0], epochs=2), is_flat([3.0, 1.0, 1.1, 0.9, 1.05], epochs=2)
     (True, False)
     """
-    if len(losses) <= epochs:
-        return False
-    return min(losses[-epochs:]) > (1 - FLAT_SHARE) * min(losses[:-epochs])
+    before, last = losses[-2 * epochs : -epochs], losses[-epochs:]
+    return len(before) == epochs and sum(last) > (1 - FLAT_SHARE) * sum(before)
 
 
 def diagnose(

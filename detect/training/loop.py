@@ -8,26 +8,23 @@ many processes there are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch.utils.data import DataLoader, Sampler
+from typing import TYPE_CHECKING
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.errors import ConfigError, TrainingError
 from detect.files import write_whole
 from detect.training.checkpoints import BEST, LAST, Checkpoint, check_same_run, read_checkpoint, save_checkpoint
 from detect.training.config import TrainConfig
-from detect.training.data import Batch, Draw, collate
+from detect.training.data import Batch, collate
 from detect.training.diagnosis import OverfitVerdict, is_flat
+from detect.training.feeding import epoch_batches, in_groups, part_loader
 from detect.training.inputs import Inputs, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
 from detect.training.model import build_detector, training_anchors
-from detect.training.sampling import EpochBatches, repeat_factors
 from detect.training.schedule import rate_factor
 from detect.training.steps import Stepper, launch
 from detect.training.validation import MAIN_METRIC, validate
@@ -175,8 +172,8 @@ class _Run:
             self.state = RunState(**before.training["state"])
             self.stepper.load_state_dict(before.training["stepper"])
             self.note(f"resumed after step {self.state.step}")
-        self.batches = _batches(config, self.inputs, fabric)
-        self.loader = _loader(config, self.inputs, self.batches)
+        self.batches = epoch_batches(config, self.inputs.train, fabric)
+        self.loader = part_loader(config, self.inputs.train, self.batches)
         broken = self.inputs.train.broken
         if broken:
             self.note(f"{len(broken)} images cannot be used and are skipped: {broken[0].reason}")
@@ -204,7 +201,7 @@ class _Run:
         """The steps of the epoch that are left."""
         state, accumulate = self.state, self.config.optimisation.accumulate
         self.batches.start_at(state.epoch, state.batch)
-        for parts in _in_groups(iter(self.loader), accumulate):
+        for parts in in_groups(iter(self.loader), accumulate):
             rate = self.rate()
             try:
                 losses = self.stepper.take(parts, rate=rate)
@@ -308,26 +305,6 @@ class _Run:
         return f"{last} is from before" if last.exists() else "no checkpoint was written before"
 
 
-class _InParts(Sampler[list[Draw]]):
-    """Batches, each in so many parts of equal size."""
-
-    def __init__(self, batches: EpochBatches, parts: int) -> None:
-        self.batches, self.parts = batches, parts
-
-    def __len__(self) -> int:
-        return len(self.batches) * self.parts
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for batch in self.batches:
-            yield from (batch[part :: self.parts] for part in range(self.parts))
-
-
-def _in_groups(parts: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
-    """Parts put together again, as many as a step takes."""
-    for first in parts:
-        yield [first, *(next(parts) for _ in range(count - 1))]
-
-
 def _anchors(config: TrainConfig, inputs: Inputs) -> AnchorSet | None:
     return training_anchors(config, inputs.train.dataset) if config.task == "boxes" else None
 
@@ -335,32 +312,3 @@ def _anchors(config: TrainConfig, inputs: Inputs) -> AnchorSet | None:
 def _stepper(config: TrainConfig, fabric: Fabric, inputs: Inputs, anchors: AnchorSet | None) -> Stepper:
     detector = build_detector(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
     return Stepper(config, fabric, detector, file_names=inputs.train.dataset.images.file_names)
-
-
-def _batches(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> EpochBatches:
-    data, optimisation = inputs.train, config.optimisation
-    if optimisation.batch_size % (fabric.world_size * optimisation.accumulate):
-        raise ConfigError(
-            f"optimisation: a batch of {optimisation.batch_size} images cannot be divided among {fabric.world_size} "
-            f"processes with {optimisation.accumulate} parts each"
-        )
-    threshold = config.data.repeat_threshold
-    return EpochBatches(
-        len(data),
-        batch_size=optimisation.batch_size,
-        seed=config.seed,
-        repeats=None if threshold is None else repeat_factors(data.dataset, data.image_rows, threshold=threshold),
-        rank=fabric.global_rank,
-        num_processes=fabric.world_size,
-    )
-
-
-def _loader(config: TrainConfig, inputs: Inputs, batches: EpochBatches) -> DataLoader[Any]:
-    return DataLoader(
-        inputs.train,
-        batch_sampler=_InParts(batches, config.optimisation.accumulate),
-        collate_fn=collate,
-        num_workers=config.data.num_workers,
-        persistent_workers=config.data.num_workers > 0,
-        generator=torch.Generator(),  # or the loader would draw from torch's global one
-    )

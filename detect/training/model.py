@@ -10,8 +10,7 @@ import torch
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import KNOWN_ANCHORS, load_anchors
-from detect.anchors.placed_fit import fit_placed
-from detect.anchors.placed_gain import placed_gain
+from detect.anchors.level_fitting import fit_levels
 from detect.anchors.pyramid import strides_of
 from detect.coco import CocoDataset
 from detect.detectors.backbones import Backbone, build_backbone
@@ -66,9 +65,8 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet:
     """
     resize = parse_resize(config.data.resize)
     if config.model.anchors == FIT:
-        boxes = placed_gain(ResizedInstances.of(dataset, resize), strides_of(config.model.levels))
-        fit = fit_placed(boxes, per_level=config.model.per_level, certify=None)
-        return replace(fit.anchors, resize=str(resize), scores={"placed_average_iou": fit.score})
+        instances = ResizedInstances.of(dataset, resize)
+        return fit_levels(instances, strides_of(config.model.levels), per_level=config.model.per_level).anchors
     anchors = load_anchors(config.model.anchors)
     made_for = parse_resize(anchors.resize)
     if made_for != resize and config.model.anchors not in KNOWN_ANCHORS:  # known ones are there to compare with

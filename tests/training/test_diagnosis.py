@@ -98,7 +98,9 @@ def test_flat_is_less_than_one_per_cent_better():
     assert not is_flat([1.0, 0.98], epochs=1)
     assert not is_flat([1.0, 1.0], epochs=2)  # too early to say
     assert not is_flat([], epochs=1)
-    assert is_flat([2.0, 1.0, 5.0, 1.0], epochs=2)  # better than the epochs before, not than the best
+    assert not is_flat([1.0, 1.0, 1.0], epochs=2)
+    assert is_flat([2.0, 1.0, 1.0, 1.0, 1.0], epochs=2)  # as good as the two before; what came earlier tells nothing
+    assert not is_flat([1.1, 0.9, 1.05, 0.9], epochs=2)  # 1.95 after 2.0, though the best is no better
 
 
 def test_the_verdict_says_what_was_reached(net):
