@@ -10,7 +10,7 @@ demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw t
 	$(BIN)/detect demo
 
 test: $(VENV)/.test  ## unit tests, property tests and doctests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

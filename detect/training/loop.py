@@ -24,7 +24,7 @@ from detect.training.diagnosis import OverfitVerdict, is_flat
 from detect.training.feeding import epoch_batches, in_groups, part_loader
 from detect.training.inputs import Inputs, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
-from detect.training.model import build_detector, training_anchors
+from detect.training.model import Detector, build_detector, training_anchors
 from detect.training.schedule import rate_factor
 from detect.training.steps import Stepper, launch
 from detect.training.validation import MAIN_METRIC, validate
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
+Build = Callable[..., Detector]
 
 OVERFIT_STEPS = 300
 OVERFIT_WARMUP = 20
@@ -78,7 +79,12 @@ class RunState:
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, progress: Progress | None = None, note: Note | None = None
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    note: Note | None = None,
+    build: Build = build_detector,
 ) -> TrainingResult:
     """Train a detector, from the beginning or from where a run was cut short.
 
@@ -90,6 +96,8 @@ def train(
         resume: go on from ``last.pt``, where there is one.
         progress: called as ``progress(what, done, total)``, in steps.
         note: called with lines for people.
+        build: makes the detector, called as :func:`detect.training.model.build_detector`; experiments put in their own. What
+            it makes is not in the configuration: checkpoints are resumed with the same, and loaded if the weights fit.
 
     Raises:
         TrainingError: the loss is not finite; a run is there already; or it cannot be resumed.
@@ -103,7 +111,7 @@ def train(
     elif last.exists():
         raise TrainingError(f"{config.output.folder} holds a run: --resume it, delete it or set output.folder")
     fabric = launch(config)
-    run = _Run(config, fabric, before, progress, note)
+    run = _Run(config, fabric, before, progress, note, build)
     fabric.barrier()  # all have read what one is about to write
     with run.open_log() as run.log:
         run.go()
@@ -159,6 +167,7 @@ class _Run:
         before: Checkpoint | None,
         progress: Progress | None,
         note: Note | None,
+        build: Build,
     ) -> None:
         self.config, self.fabric = config, fabric
         self.is_main = bool(fabric.is_global_zero)
@@ -166,7 +175,7 @@ class _Run:
         self.note = note if note and self.is_main else lambda _: None
         self.inputs = read_inputs(config)
         self.anchors = before.anchors if before else _anchors(config, self.inputs)
-        self.stepper = _stepper(config, fabric, self.inputs, self.anchors)
+        self.stepper = _stepper(config, fabric, self.inputs, self.anchors, build)
         self.state = RunState()
         if before and before.training:
             self.state = RunState(**before.training["state"])
@@ -309,6 +318,8 @@ def _anchors(config: TrainConfig, inputs: Inputs) -> AnchorSet | None:
     return training_anchors(config, inputs.train.dataset) if config.task == "boxes" else None
 
 
-def _stepper(config: TrainConfig, fabric: Fabric, inputs: Inputs, anchors: AnchorSet | None) -> Stepper:
-    detector = build_detector(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
+def _stepper(
+    config: TrainConfig, fabric: Fabric, inputs: Inputs, anchors: AnchorSet | None, build: Build = build_detector
+) -> Stepper:
+    detector = build(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
     return Stepper(config, fabric, detector, file_names=inputs.train.dataset.images.file_names)

@@ -7,9 +7,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 from detect.anchors.coverage import coverage
-from detect.anchors.fitting import METHODS, UPPER_BOUND, fit_anchors, fit_shapes, k_curve, knee
+from detect.anchors.fitting import METHODS, fit_anchors, fit_shapes, k_curve, knee
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
+from detect.anchors.objective import UPPER_BOUND, Objective
+from detect.anchors.weighting import instance_weights
 from detect.boxes import best_shape_iou
 from detect.coco import read_coco
 from detect.errors import FitError
@@ -42,9 +44,39 @@ def test_the_optimum_beats_clustering_in_iou_which_beats_the_baselines(nuclei):
 def test_what_was_proved_is_among_the_scores(nuclei):
     anchors = fit_anchors(nuclei, k=5, certify=0.01)
     reached = coverage(nuclei, anchors).average_iou
-    assert reached <= anchors.scores[UPPER_BOUND] <= 1.01 * reached
+    assert reached <= anchors.scores["average_iou" + UPPER_BOUND] <= 1.01 * reached
     for options in ({}, {"method": "kmeans", "certify": 0.01}, {"per_level": 1, "certify": 0.01}):
-        assert UPPER_BOUND not in fit_anchors(nuclei, **options).scores
+        assert not any(name.endswith(UPPER_BOUND) for name in fit_anchors(nuclei, **options).scores)
+
+
+def test_another_objective_is_fitted_and_named(nuclei):
+    recall = fit_anchors(nuclei, k=3, objective=Objective("recall@0.7"), certify=0.05)
+    assert recall.scores["recall_at_0.7"] <= recall.scores["recall_at_0.7" + UPPER_BOUND]
+    reached = [coverage(nuclei, each).recall(0.7) for each in (recall, fit_anchors(nuclei, k=3))]
+    assert_allclose(recall.scores["recall_at_0.7"], reached[0], atol=1e-9)
+    assert reached[0] > reached[1]
+
+
+def test_weights_and_fixed_shapes_are_those_of_the_optimum(nuclei):
+    weights = instance_weights(nuclei, balance="size")
+    fit = fit_anchors(nuclei, k=3, weights=weights, fixed=[(30.0, 30.0)])
+    assert (30.0, 30.0) in [shape for level in fit.levels for shape in level.shapes]
+    best = coverage(nuclei, fit).best_iou
+    assert_allclose(fit.scores["weighted_average_iou"], np.average(best, weights=weights), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": Objective(placed=True)}, "see fit_levels"),
+        ({"per_level": 2, "fixed": [(3.0, 3.0)]}, "need the method optimal, and k"),
+        ({"method": "kmeans", "weights": np.ones(318)}, "need the method optimal, and k"),
+        ({"k": 1, "fixed": [(3.0, 3.0), (4.0, 4.0)]}, "fixed"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(nuclei, options, message):
+    with pytest.raises(FitError, match=message):
+        fit_anchors(nuclei, **options)
 
 
 def test_the_same_data_in_shards_give_the_same_anchors(bccd):

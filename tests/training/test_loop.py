@@ -15,11 +15,13 @@ from numpy.testing import assert_allclose
 from torch.testing import assert_close
 
 from detect.errors import ConfigError, TrainingError
+from detect.heads.targets import RetinaNetCriterion
 from detect.training import loop
 from detect.training.checkpoints import load_detector, read_checkpoint
 from detect.training.data import DetectionData
 from detect.training.logs import read_log
 from detect.training.loop import overfit, train
+from detect.training.model import build_detector
 from detect.training.schedule import rate_factor
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "train.py"
@@ -68,6 +70,19 @@ def run_python(*arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=300,
         check=False,
     )
+
+
+def test_an_experiment_puts_in_its_own_detector(tiny, tmp_path):
+    built = []
+
+    def build(*arguments, **options):
+        built.append(build_detector(*arguments, **options))
+        built[0].criterion = RetinaNetCriterion(box_weight=0.0)
+        return built[0]
+
+    train(tiny("optimisation.epochs=1"), build=build)
+    assert [row["box"] for row in tables(tmp_path / "run")["steps"]] == [0.0] * 4
+    built[0].load_state_dict(dict(read_checkpoint(tmp_path / "run" / "last.pt").weights))  # it is what was saved
 
 
 def test_a_run_is_logged_saved_and_loaded(tiny, tmp_path):

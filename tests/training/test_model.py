@@ -13,7 +13,7 @@ from detect.anchors.coverage import coverage
 from detect.anchors.instances import ResizedInstances
 from detect.coco import read_coco
 from detect.detectors.landmarks import LandmarkDetector
-from detect.errors import AnchorFileError, ConfigError
+from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.heads.targets import ImageTargets
 from detect.keypoints.coco_landmarks import keypoint_landmarks
 from detect.resize import parse_resize
@@ -120,5 +120,5 @@ def test_channels_that_do_not_fit_are_one_line(tiny, dataset):
 def test_of_no_boxes_nothing_is_fitted(tiny):
     empty = read_coco({"images": [], "categories": [{"id": 1, "name": "a"}], "annotations": []})
     assert np.size(empty.images.ids) == 0
-    with pytest.raises(ValueError, match="no boxes"):
+    with pytest.raises(FitError, match="no usable boxes"):
         training_anchors(tiny("model.anchors=fit"), empty)
