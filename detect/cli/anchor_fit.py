@@ -25,6 +25,12 @@ from detect.cli.anchor_options import (
 from detect.errors import ConfigError
 
 LEVELS = "p3-p7"
+GRID, WEIGHTS, METHODS, TOLD = (
+    "As the grid lays them",
+    "What counts more",
+    "Baselines",
+    "What is told besides",
+)  # panels
 
 
 def fit(
@@ -32,29 +38,44 @@ def fit(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of anchor shapes in all.")] = 9,
     levels: Annotated[
         str | None,
-        typer.Option(help=f"Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32). Default: {LEVELS}."),
+        typer.Option(
+            rich_help_panel=GRID,
+            help=f"Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32). Default: {LEVELS}.",
+        ),
     ] = None,
     per_level: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Instead of -k: just so many shapes on each level.")
+        int | None,
+        typer.Option(min=1, max=1000, rich_help_panel=GRID, help="Instead of -k: just so many shapes on each level."),
     ] = None,
     max_anchors: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Instead of -k: so many on each level at most, where they pay.")
+        int | None,
+        typer.Option(
+            min=1, max=1000, rich_help_panel=GRID, help="Instead of -k: so many on each level at most, where they pay."
+        ),
     ] = None,
     price: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="What a shape on every level must add to the score to pay for its operations, as placed."
+            min=0,
+            max=1,
+            rich_help_panel=GRID,
+            help="What a shape on every level must add to the score to pay for its operations, as placed.",
         ),
     ] = 0.01,
     layout: Annotated[
         Layout,
         typer.Option(
+            rich_help_panel=GRID,
             help="free (w, h) lists; or sizes by ratios: octaves (mmdetection), grid (detectron2, torchvision), "
-            "level-grids (ratios of each level's own)."
+            "level-grids (ratios of each level's own).",
         ),
     ] = "free",
-    scales: Annotated[int, typer.Option(min=1, max=30, help="Sizes on each level, of a layout.")] = 3,
-    ratios: Annotated[int, typer.Option(min=1, max=30, help="Ratios on each level, of a layout.")] = 3,
+    scales: Annotated[
+        int, typer.Option(min=1, max=30, rich_help_panel=GRID, help="Sizes on each level, of a layout.")
+    ] = 3,
+    ratios: Annotated[
+        int, typer.Option(min=1, max=30, rich_help_panel=GRID, help="Ratios on each level, of a layout.")
+    ] = 3,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -64,17 +85,27 @@ def fit(
         ),
     ] = None,
     balance: Annotated[
-        Balance, typer.Option(help="Let every category, or small, medium and large, count alike in all.")
+        Balance,
+        typer.Option(
+            rich_help_panel=WEIGHTS, help="Let every category, or small, medium and large, count alike in all."
+        ),
     ] = "none",
     weight: Annotated[
-        list[str] | None, typer.Option(help="NAME=FACTOR: let a category, or small, medium, large, count so much more.")
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=WEIGHTS, help="NAME=FACTOR: let a category, or small, medium, large, count so much more."
+        ),
     ] = None,
     fixed: Annotated[
-        list[str] | None, typer.Option(help="WxH: a shape that is there in any case, among the k.")
+        list[str] | None,
+        typer.Option(rich_help_panel=WEIGHTS, help="WxH: a shape that is there in any case, among the k."),
     ] = None,
     grid: GridOption = "exact",
     method: Annotated[
-        Method, typer.Option(help="optimal and kmeans are for IoU; the others are baselines to compare with.")
+        Method,
+        typer.Option(
+            rich_help_panel=METHODS, help="optimal and kmeans are for IoU; the others are baselines to compare with."
+        ),
     ] = "optimal",
     certify: Annotated[
         float | None,
@@ -86,24 +117,44 @@ def fit(
         ),
     ] = None,
     resize: Annotated[str, typer.Option(help=RESIZE_HELP)] = "none",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random starts; optimal has none.")] = 0,
-    covariance: Annotated[Covariance, typer.Option(help="Form of the mixture's covariances.")] = "full",
-    shrinkage: Annotated[Shrinkage, typer.Option(help="Of the mixture's full covariances.")] = "none",
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**32 - 1, rich_help_panel=METHODS, help="Seed of random starts; optimal has none."),
+    ] = 0,
+    covariance: Annotated[
+        Covariance, typer.Option(rich_help_panel=METHODS, help="Form of the mixture's covariances.")
+    ] = "full",
+    shrinkage: Annotated[
+        Shrinkage, typer.Option(rich_help_panel=METHODS, help="Of the mixture's full covariances.")
+    ] = "none",
     compare: Annotated[
-        list[str] | None, typer.Option(help="Anchors to score beside the fitted: a known name or an anchors.yaml.")
+        list[str] | None,
+        typer.Option(rich_help_panel=TOLD, help="Anchors to score beside the fitted: a known name or an anchors.yaml."),
     ] = None,
     suggest_k: Annotated[
-        bool, typer.Option("--suggest-k", help="Show average IoU for k = 1..15 and its knee (BIC too, of mixtures).")
+        bool,
+        typer.Option(
+            "--suggest-k",
+            rich_help_panel=TOLD,
+            help="Show average IoU for k = 1..15 and its knee (BIC too, of mixtures).",
+        ),
     ] = False,
     bootstrap: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Fit again to so many resamples of the images: how stable it all is.")
+        int,
+        typer.Option(
+            min=0,
+            max=10_000,
+            rich_help_panel=TOLD,
+            help="Fit again to so many resamples of the images: how stable it all is.",
+        ),
     ] = 0,
     validation: Annotated[
-        list[str] | None, typer.Option(help="COCO files of other images: do the anchors cover them as well?")
+        list[str] | None,
+        typer.Option(rich_help_panel=TOLD, help="COCO files of other images: do the anchors cover them as well?"),
     ] = None,
     images: Images = None,
     output: Output = None,
-    report: Annotated[bool, typer.Option(help="With -o: write report.html too.")] = True,
+    report: Annotated[bool, typer.Option(rich_help_panel=TOLD, help="With -o: write report.html too.")] = True,
     findings: Findings = False,
     strict: Strict = False,
     json: AsJson = False,
