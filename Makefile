@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test slow lint check bench clean
+.PHONY: demo test slow lint check bench evidence clean
 
 demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw the pages
 	$(BIN)/detect demo
@@ -27,6 +27,9 @@ bench: $(VENV)/.test  ## side by side with other packages; takes a quarter of an
 	$(BIN)/python tools/bench.py anchors -o docs/benchmarks.md
 	$(BIN)/python tools/bench.py heads -o docs/benchmarks_heads.md
 	$(BIN)/python tools/bench.py heatmaps -o docs/benchmarks_heatmaps.md
+
+evidence: $(VENV)/.test  ## what anchors, levels and targets are worth in trained detectors; hours; BCCD=FOLDER for its images
+	$(BIN)/python tools/evidence.py $(if $(BCCD),--bccd $(BCCD))
 
 clean:
 	rm -rf $(VENV) detect-demo bench-data runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

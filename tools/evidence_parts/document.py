@@ -1,0 +1,235 @@
+"""docs/evidence.md and its pictures, from the rows of finished runs: whatever they say, and whatever is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evidence_parts.correlations import correlation_section
+from evidence_parts.drawing import Series, draw
+from evidence_parts.gathered import Gathered, Group
+from evidence_parts.plan import BOXES, FREE, HEATMAP, POINTS, REFERENCE, SLOTS, VARIANTS, Run
+from evidence_parts.resampling import CONFIDENCE, RESAMPLES, mean_and_deviation
+from evidence_parts.wording import NOTHING, between, listed, number, signed, table, verdict, with_deviation
+
+HEAD = f"""# Evidence: what priors are worth
+
+Made by `make evidence` (tools/evidence.py) from `evidence/runs.csv`, a row for each finished run, and the detections beside
+it. All networks start from random weights: the small backbone of the configurations, and within a table the same recipe and
+epochs; only what the head's predictions start from, or who learns what, differs.
+
+A number is the mean over seeds, ± its standard deviation. An interval holds {CONFIDENCE:.0%} of {RESAMPLES} resamples, each
+of source images and of seeds, drawn with replacement (percentile bootstrap): other images, and other seeds, would move the
+number so far. Differences are of pairs: the same seeds, and the same images in each resample. **Within noise** says that the
+interval of the difference holds zero, not that there is no difference; with many comparisons some will leave zero out by
+chance. A few seeds tell their deviation only roughly.
+"""
+ABOUT = {
+    "nuclei": "Validated on {images} images of 128 x 128, cut from {sources} source images, none of them trained on.",
+    "bccd": "Blood cells of three kinds in 320 x 320, every fourth image held out ({images}). The files do not tell which "
+    "images show the same slide, so that each counts as a source and intervals may be too narrow.",
+}
+
+
+def build_document(of_datasets: Sequence[Gathered], missing: Sequence[Run]) -> dict[str, str]:
+    """The texts of files by name, ``evidence.md`` first; the names of pictures begin with ``evidence/``."""
+    files: dict[str, str] = {}
+    parts = [HEAD]
+    for gathered in of_datasets:
+        if gathered.groups:
+            parts += _of_dataset(gathered, files)
+        else:
+            parts.append(f"## {gathered.dataset.name}\n\nNothing has been run yet.\n")
+    parts.append(_missing(missing))
+    return {"evidence.md": "\n".join(parts), **files}
+
+
+def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
+    name = gathered.dataset.name
+    about = ABOUT.get(name, "Validated on {images} images of {sources} sources.")
+    parts = [
+        f"## {name}\n\n" + about.format(images=gathered.num_images, sources=gathered.num_sources) + "\n",
+        *(box_section(gathered, epochs) for epochs in gathered.budgets),
+        _given_time(gathered),
+    ]
+    if gathered.budgets:
+        parts.append(_equal_time(gathered, gathered.budgets[0], files))
+        parts.append(correlation_section(gathered, gathered.budgets[0], files))
+    parts += [_landmarks(gathered), _threads(gathered)]
+    return [part for part in parts if part]
+
+
+def box_section(gathered: Gathered, epochs: int) -> str:
+    """The tables of the box variants with so many epochs, and what differs from the reference."""
+    groups = gathered.of_task(BOXES, epochs)
+    if not any(group.epochs for group in groups):
+        return f"### Boxes, {epochs} epochs\n\nNothing has been run yet.\n"
+    others = [group for group in groups if group.variant != REFERENCE]
+    against = {group.variant: gathered.against_reference(group, epochs) for group in others}
+    rows = [
+        [
+            f"{group.variant}: {VARIANTS[group.variant].words}",
+            str(len(group.rows)),
+            with_deviation(group.spread("ap")),
+            between(gathered.interval(group, "ap")),
+            with_deviation(group.spread("ap50")),
+            signed(against.get(group.variant)),
+            verdict(against.get(group.variant)),
+        ]
+        for group in groups
+    ]
+    headers = ["", "seeds", "AP", "interval", "AP50", f"AP less that of {REFERENCE}", "which is"]
+    parts = [f"### Boxes, {epochs} epochs\n", table(headers, rows), ""]
+    told = {words: [name for name, each in against.items() if verdict(each) == words] for words in VERDICTS}
+    if any(told.values()):
+        parts.append(
+            f"Against {REFERENCE}: better by more than the noise: {listed(told['better'])}; worse by more than the noise: "
+            f"{listed(told['worse'])}; within noise: {listed(told['within noise'])}.\n"
+        )
+    return "\n".join([*parts, _anchor_table(groups)])
+
+
+VERDICTS = ("better", "worse", "within noise")
+
+
+def _anchor_table(groups: Sequence[Group]) -> str:
+    """What is known of the anchors before training, and what they cost."""
+    columns = {
+        "average IoU by shape": ("average_iou", 3),
+        "placed": ("placed_average_iou", 3),
+        "placed recall at .5": ("placed_recall", 3),
+        "positives an instance": ("positives", 1),
+        "anchors an image": ("anchors", 0),
+        "head GFLOPs": ("gflops", 3),
+        "s an epoch": ("epoch_seconds", 1),
+    }
+    rows = [
+        [group.variant, *(number(group.mean(name), digits) for name, digits in columns.values()), group.rows[0].detail]
+        for group in groups
+        if group.epochs
+    ]
+    return "Anchors on the validation boxes, and what they cost:\n\n" + table(["", *columns, "shapes"], rows) + "\n"
+
+
+def _given_time(gathered: Gathered) -> str:
+    """Whether free predictors come nearer with more epochs."""
+    if len(gathered.budgets) < 2 or not any(name == FREE for name, _ in gathered.dataset.budgets):
+        return ""
+    gaps, said = [], []
+    for epochs in gathered.budgets:
+        free, fitted = (gathered.group(name, epochs) for name in (FREE, REFERENCE))
+        gap = None if free is None or fitted is None else gathered.difference(free, fitted, "ap")
+        gaps.append(gap)
+        told = f"{signed(gap)} AP, {verdict(gap)}" if gap else "not known yet"
+        said.append(f"{told} after {epochs} epochs")
+    text = f"Can free predictors match priors, given time? {FREE} less {REFERENCE}: {'; '.join(said)}."
+    first, last = gaps[0], gaps[-1]
+    if first and last:
+        moved = "shrinks" if abs(last.value) < abs(first.value) else "does not shrink"
+        text += f" In size the difference {moved} between them, from {abs(first.value):.3f} to {abs(last.value):.3f}"
+        text += (
+            "; by less than the width of either interval."
+            if abs(abs(last.value) - abs(first.value)) < min(last.high - last.low, first.high - first.low)
+            else "."
+        )
+    return f"### Given time\n\n{text}\n"
+
+
+def _equal_time(gathered: Gathered, epochs: int, files: dict[str, str]) -> str:
+    """Scores at the training time of the fastest variant, and the curves."""
+    groups = [group for group in gathered.of_task(BOXES, epochs) if group.epochs and group.arrays]
+    totals = [group.total_seconds for group in groups if group.total_seconds is not None]
+    if not totals:
+        return ""
+    budget = min(totals)
+    reached = {group.variant: group.at_time(budget) for group in groups}
+    rows = [
+        [
+            group.variant,
+            number(group.total_seconds, 0),
+            with_deviation(mean_and_deviation(reached[group.variant])) if reached[group.variant] else NOTHING,
+            with_deviation(group.spread("ap")),
+        ]
+        for group in groups
+    ]
+    name = f"evidence/{gathered.dataset.name}-seconds.svg"
+    files[name] = draw(
+        [_mean_curve(group) for group in groups], x_title="seconds of training", y_title=f"AP, {epochs} epochs"
+    )
+    told = (
+        f"The fastest took {budget:.0f} s. AP there is read off its validations, a straight line between two; a dash: "
+        "not between two. Seconds are epochs times the median epoch, without validation, on a machine whose other work "
+        "varies. The learning rate falls to zero over a run's own epochs, so a slower variant is seen before its end: a "
+        "schedule made for that time would do better."
+    )
+    return "\n".join(
+        [
+            f"### Equal time, {gathered.dataset.name}\n\n{told}\n",
+            table(["", "s in all", f"AP after {budget:.0f} s", "AP at its end"], rows),
+            f"\n![AP over seconds of training]({name})\n",
+        ]
+    )
+
+
+def _mean_curve(group: Group) -> Series:
+    """The mean over seeds at each validation that all have."""
+    curves = [each["curve"].tolist() for each in group.arrays.values() if "curve" in each]
+    length = min((len(curve) for curve in curves), default=0)
+    points = []
+    for place in range(length):
+        seconds, scores = ([float(curve[place][axis]) for curve in curves] for axis in (1, 2))
+        points.append((sum(seconds) / len(seconds), sum(scores) / len(scores)))
+    return Series(group.variant, points, joined=True)
+
+
+def _landmarks(gathered: Gathered) -> str:
+    groups = gathered.of_task(POINTS)
+    if not any(VARIANTS[name].task == POINTS for name, _ in gathered.dataset.budgets):
+        return ""
+    if not groups:
+        return "### Landmarks\n\nNothing has been run yet.\n"
+    metrics = {"f1_3px": "F1 at 3 px", "f1_5px": "F1 at 5 px", "count_mae": "count MAE"}
+    rows = [
+        [
+            f"{group.variant}: {VARIANTS[group.variant].words}",
+            str(group.epochs),
+            str(len(group.rows)),
+            *(f"{with_deviation(group.spread(name))} ({between(gathered.interval(group, name))})" for name in metrics),
+        ]
+        for group in groups
+    ]
+    by_name = {group.variant: group for group in groups}
+    lines = []
+    for other in (each for each in groups if each.variant != HEATMAP and HEATMAP in by_name):
+        said = []
+        for metric, words in metrics.items():
+            gap = gathered.difference(by_name[HEATMAP], other, metric)
+            said.append(f"{words} {signed(gap)}, {verdict(gap, more_is_better=metric != 'count_mae')}")
+        lines.append(f"- {HEATMAP} less {other.variant}: {'; '.join(said)}")
+    about = (
+        f"A heatmap against fixed slots ({SLOTS}): the same backbone, its last map pooled to 4 x 4 cells, 2 linear layers, "
+        "ten slots of presence and (x, y), the i-th instance of the annotation in slot i; cross-entropy and smooth L1. A "
+        "smaller count MAE is better. Thresholds, .3 of heatmaps and .5 of slots, are not tuned."
+    )
+    headers = ["", "epochs", "seeds", *metrics.values()]
+    return "\n".join([f"### Landmarks\n\n{about}\n", table(headers, rows), "", *lines, ""])
+
+
+def _threads(gathered: Gathered) -> str:
+    counts = sorted({str(row.threads) for group in gathered.groups.values() for row in group.rows if row.threads})
+    tuned = [f"{group.variant}: {group.rows[0].detail}" for group in gathered.groups.values() if not group.epochs]
+    parts = [f"Threads of PyTorch in these runs: {listed(counts)}."] if counts else []
+    parts += [f"Tuned on the training images alone: {'; '.join(tuned)}."] if tuned else []
+    return " ".join(parts) + "\n" if parts else ""
+
+
+def _missing(missing: Sequence[Run]) -> str:
+    if not missing:
+        return "## Missing\n\nNothing: all planned runs are in the tables.\n"
+    seeds: dict[tuple[str, str, int], list[str]] = {}
+    for run in missing:
+        seeds.setdefault((run.dataset, run.variant, run.epochs), []).append(str(run.seed))
+    lines = [
+        f"- {dataset}/{variant}, {epochs} epochs: seeds {listed(own)}" if epochs else f"- {dataset}/{variant}"
+        for (dataset, variant, epochs), own in seeds.items()
+    ]
+    return f"## Missing\n\n{len(missing)} planned runs are not in the tables:\n\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,176 @@
+"""Finished runs of a dataset, put together for the document: means over seeds, intervals, differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from detect.coco import CocoDataset
+from evidence_parts.plan import BOXES, POINTS, REFERENCE, VARIANTS, Dataset, Run
+from evidence_parts.records import Arrays, Row, load_arrays, unpacked_boxes
+from evidence_parts.resampling import Draws, Interval, mean_and_deviation, value_at
+from evidence_parts.scoring import BoxMatches, point_scores, sources_of
+from evidence_parts.training_runs import config_of, split
+
+METRICS = {BOXES: ("ap", "ap50"), POINTS: ("f1_3px", "f1_5px", "count_mae")}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(eq=False)
+class Group:
+    """The seeds of one variant with one number of epochs."""
+
+    variant: str
+    epochs: int
+    rows: list[Row]
+    arrays: dict[int, Arrays]
+    """Of each seed; missing where the file is not there."""
+    scores: dict[str, dict[int, Float64[ndarray, " r"]]]
+    """By metric and seed, on each resample."""
+
+    def values(self, name: str) -> dict[int, float]:
+        """A column by seed, where it is defined."""
+        told = {row.seed: getattr(row, name) for row in self.rows}
+        return {seed: float(value) for seed, value in told.items() if value is not None}
+
+    def mean(self, name: str) -> float | None:
+        """Of a column over seeds."""
+        values = self.values(name)
+        return mean(values.values()) if values else None
+
+    def spread(self, name: str) -> tuple[float, float | None] | None:
+        """Mean and deviation of a column over seeds."""
+        values = self.values(name)
+        return mean_and_deviation(list(values.values())) if values else None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Of training, without validations."""
+        seconds = self.mean("epoch_seconds")
+        return None if seconds is None else seconds * self.epochs
+
+    def at_time(self, seconds: float) -> list[float]:
+        """The score of each seed after so long, where it is between two validations."""
+        found = [value_at(each["curve"], seconds) for each in self.arrays.values() if "curve" in each]
+        return [value for value in found if value is not None]
+
+
+@dataclass(eq=False)
+class Gathered:
+    """The finished runs of a dataset; made by :func:`gather`."""
+
+    dataset: Dataset
+    groups: dict[tuple[str, int], Group]
+    draws: Draws
+    num_images: int
+    num_sources: int
+
+    def group(self, variant: str, epochs: int) -> Group | None:
+        """Its seeds, None where there is none."""
+        return self.groups.get((variant, epochs))
+
+    def of_task(self, task: str, epochs: int | None = None) -> list[Group]:
+        """Of these epochs, and what does not learn, in the order of the plan."""
+        return [
+            group
+            for (variant, own), group in self.groups.items()
+            if VARIANTS[variant].task == task and (epochs is None or own in {0, epochs})
+        ]
+
+    @cached_property
+    def budgets(self) -> list[int]:
+        """The numbers of epochs of box runs, the shortest first."""
+        own = {epochs for name, epochs in self.dataset.budgets if VARIANTS[name].task == BOXES and epochs}
+        return sorted(own)
+
+    def interval(self, group: Group, metric: str) -> Interval | None:
+        """Around the mean over seeds."""
+        value = group.mean(metric)
+        return None if value is None else self.draws.interval(value, group.scores.get(metric, {}))
+
+    def difference(self, group: Group, other: Group, metric: str) -> Interval | None:
+        """Of the first less the second, over the seeds that both have; what does not learn stands against every seed."""
+        values, others = _facing(group, other, group.values(metric), other.values(metric))
+        scores, of_other = _facing(group, other, group.scores.get(metric, {}), other.scores.get(metric, {}))
+        common = sorted(set(values) & set(others) & set(scores) & set(of_other))
+        if not common:
+            return None
+        value = mean(values[seed] - others[seed] for seed in common)
+        return self.draws.difference(value, *({seed: each[seed] for seed in common} for each in (scores, of_other)))
+
+    def against_reference(self, group: Group, epochs: int) -> Interval | None:
+        """The AP of a variant less that of the reference with so many epochs; None for the reference itself."""
+        reference = self.group(REFERENCE, epochs)
+        return None if reference is None or reference is group else self.difference(group, reference, "ap")
+
+
+def gather(
+    dataset: Dataset, rows: list[Row], folder: Path, *, draws: Draws | None = None, progress: Progress | None = None
+) -> Gathered:
+    """All that rows and files tell of a dataset's budgets.
+
+    Args:
+        dataset: whose annotations are read, but no images.
+        rows: of any datasets.
+        folder: of the runs' arrays.
+        draws: by default of the validation images' sources.
+        progress: called as ``progress(what, done, total)``.
+    """
+    truth = split(config_of(Run(dataset.name, dataset.budgets[0][0], 1, 0), dataset, Path("unused")))[1]
+    sources = sources_of(truth)
+    draws = draws or Draws.of(sources)
+    own = {row.run: row for row in rows if row.dataset == dataset.name}
+    groups: dict[tuple[str, int], Group] = {}
+    done = 0
+    for variant, epochs in dataset.budgets:
+        of_group = sorted(
+            (row for run, row in own.items() if (run.variant, run.epochs) == (variant, epochs)),
+            key=lambda row: row.seed,
+        )
+        group = Group(variant, epochs, of_group, {}, {name: {} for name in METRICS[VARIANTS[variant].task]})
+        for row in of_group:
+            path = folder / f"{row.run.key}.npz"
+            if path.exists():
+                group.arrays[row.seed] = load_arrays(path)
+                _add_scores(group, row.seed, truth, draws)
+            done += 1
+            if progress:
+                progress(f"resampling {row.run.key}", done, len(own))
+        if of_group:
+            groups[variant, epochs] = group
+    return Gathered(dataset, groups, draws, len(truth.images), int(sources.max(initial=-1)) + 1)
+
+
+def _add_scores(group: Group, seed: int, truth: CocoDataset, draws: Draws) -> None:
+    """Score a run on each resample."""
+    arrays = group.arrays[seed]
+    score: Callable[[Any], tuple[float, ...]]
+    if VARIANTS[group.variant].task == BOXES:
+        score = BoxMatches.of(truth, unpacked_boxes(arrays)).average_precision
+    else:
+        counts = arrays["counts"].astype(np.int64)
+
+        def score(weights: Any) -> tuple[float, ...]:
+            return point_scores(counts, weights)
+
+    table = np.array([score(weights) for weights in draws.weights])
+    for name, column in zip(group.scores, table.T, strict=True):
+        group.scores[name][seed] = column
+
+
+def _facing(group: Group, other: Group, of_group: Any, of_other: Any) -> tuple[Any, Any]:
+    """By seed; the one run of what does not learn has all seeds of the other."""
+    if not VARIANTS[group.variant].trained:
+        return {seed: of_group[0] for seed in of_other if 0 in of_group}, of_other
+    if not VARIANTS[other.variant].trained:
+        return of_group, {seed: of_other[0] for seed in of_group if 0 in of_other}
+    return of_group, of_other

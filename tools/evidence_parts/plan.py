@@ -1,0 +1,157 @@
+"""What is to be trained: datasets, variants, epochs, seeds; and how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+BOXES, POINTS = "boxes", "points"
+SEEDS = (0, 1, 2)
+UNTRAINED_SECONDS = 30.0
+AROUND_SECONDS = 20.0  # reading, fitting anchors, validations
+REFERENCE = "fitted"  # what box variants are compared with
+HEATMAP, SLOTS, OTSU_BOXES, OTSU_POINTS, FREE = "heatmap", "slots", "otsu", "otsu-points", "free-predictors"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to do it; ``epoch_seconds`` is a first guess, on one core, until there are rows."""
+
+    name: str
+    words: str
+    task: str = BOXES
+    trained: bool = True
+    epoch_seconds: float = 8.5
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("default", "RetinaNet's anchors, 32 to 512 px, nine a cell, P3 to P7"),
+        Variant(REFERENCE, "fitted, free shapes, three a cell"),
+        Variant("structured-3", "fitted, three sizes by one ratio"),
+        Variant("structured-9", "fitted, three sizes by three ratios"),
+        Variant("wide", "fitted, three a cell, on more levels"),
+        Variant("dropped", "the same, without the levels that were advised to be dropped"),
+        Variant("single", "fitted, one a cell"),
+        Variant(FREE, "three free predictors a cell, the responsible one by predicted IoU"),
+        Variant("stride-rule", "sizes of 2, 2.5 and 3.2 strides by three ratios, nine a cell"),
+        Variant("kmeans", "nine k-means shapes by IoU, each on the level of its size"),
+        Variant("kmeans-ranked", "k-means shapes by IoU, three a cell, to levels by rank of area as in YOLOv3"),
+        Variant(OTSU_BOXES, "no learning: blur, Otsu, connected components", trained=False),
+        Variant(HEATMAP, "bells at stride 2, summits above a threshold", POINTS, epoch_seconds=5.0),
+        Variant(SLOTS, "ten fixed slots of presence and coordinates", POINTS, epoch_seconds=5.0),
+        Variant(OTSU_POINTS, "no learning: blur, Otsu, connected components", POINTS, trained=False),
+    )
+}
+TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BOXES and each.trained)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the data of a dataset are and what is trained on them; paths of configurations are from the checkout."""
+
+    name: str
+    config: Path
+    overrides: tuple[str, ...]
+    strides: tuple[int, ...]
+    """Of the levels of fitted anchors."""
+    wide_strides: tuple[int, ...]
+    rule_strides: tuple[int, ...]
+    """Of the levels of the rule of strides."""
+    budgets: tuple[tuple[str, int], ...]
+    """(variant, epochs)."""
+    landmarks: Path | None = None
+    """The configuration of landmark runs."""
+    epoch_factor: float = 1.0
+    """Time of an epoch, against the variants' guesses."""
+
+
+NUCLEI = Dataset(
+    "nuclei",
+    Path("configs/nuclei_retinanet.yaml"),
+    (),
+    strides=(4, 8, 16),
+    wide_strides=(4, 8, 16, 32, 64),
+    rule_strides=(4, 8, 16, 32),
+    budgets=(
+        *((name, 20) for name in TRAINED_BOXES),
+        *((name, 45) for name in ("default", REFERENCE, FREE)),
+        (OTSU_BOXES, 0),
+        (HEATMAP, 40),
+        (SLOTS, 40),
+        (OTSU_POINTS, 0),
+    ),
+    landmarks=Path("configs/nuclei_landmarks.yaml"),
+)
+BCCD = Dataset(
+    "bccd",
+    Path("configs/bccd_retinanet.yaml"),
+    ("data.resize=letterbox:320", "data.val_share=0.25", "data.repeat_threshold=null"),  # every 4th image is held out
+    strides=(8, 16, 32, 64),
+    wide_strides=(8, 16, 32, 64, 128),
+    rule_strides=(8, 16, 32, 64),
+    budgets=tuple((name, 12) for name in TRAINED_BOXES),
+    epoch_factor=2.2,
+)
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One training, or one tuning of what does not learn."""
+
+    dataset: str
+    variant: str
+    epochs: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The name of its files."""
+        return f"{self.dataset}-{self.variant}-{self.epochs}-{self.seed}"
+
+
+def planned_runs(datasets: Sequence[Dataset], *, seeds: Sequence[int] = SEEDS, only: Sequence[str] = ()) -> list[Run]:
+    """All runs, one seed after the other, so that every variant has one before any has two.
+
+    Args:
+        datasets: to run on.
+        seeds: of the runs; what does not learn has the seed 0 alone.
+        only: ``dataset/variant`` or ``dataset``; by default all.
+    """
+    runs = []
+    for number, seed in enumerate(seeds):
+        for dataset in datasets:
+            for name, epochs in dataset.budgets:
+                if only and dataset.name not in only and f"{dataset.name}/{name}" not in only:
+                    continue
+                if VARIANTS[name].trained or number == 0:
+                    runs.append(Run(dataset.name, name, epochs, seed if VARIANTS[name].trained else 0))
+    return runs
+
+
+def with_images(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with its images in a folder."""
+    return replace(dataset, overrides=(*dataset.overrides, f"data.images={folder}"))
+
+
+def with_epochs(dataset: Dataset, epochs: int) -> Dataset:
+    """The dataset with so many epochs for all that learns."""
+    budgets = ((name, epochs if VARIANTS[name].trained else 0) for name, _ in dataset.budgets)
+    return replace(dataset, budgets=tuple(dict.fromkeys(budgets)))
+
+
+def estimated_seconds(run: Run, dataset: Dataset, known: Mapping[tuple[str, str], float]) -> float:
+    """How long a run will take, validations with it.
+
+    Args:
+        run: that is to come.
+        dataset: of it.
+        known: seconds of an epoch by dataset and variant, from runs that are finished.
+    """
+    variant = VARIANTS[run.variant]
+    if not variant.trained:
+        return UNTRAINED_SECONDS
+    seconds = known.get((run.dataset, run.variant), variant.epoch_seconds * dataset.epoch_factor)
+    return AROUND_SECONDS + run.epochs * seconds

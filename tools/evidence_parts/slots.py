@@ -1,0 +1,114 @@
+"""Landmarks by fixed slots: a network that gives ten coordinates and whether each is there, the i-th instance in slot i."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from detect.detectors.backbones import Backbone, Normalise
+from detect.detectors.landmarks import LandmarkDetector
+from detect.keypoints.landmarks import Landmarks
+from detect.keypoints.peaks import Peaks
+
+NUM_SLOTS = 10
+POOLED_CELLS = 4  # to a side: a mean over the whole image would forget where things are
+HIDDEN = 256
+BETA = 0.05  # of the smooth L1 loss, in extents of the image
+POINT_WEIGHT = 5.0  # of coordinates as shares of the image against presence: Carion et al. 2020, appendix A.4
+
+
+class SlotLosses(NamedTuple):
+    """Two numbers; their sum is what is minimised."""
+
+    presence: Float[Tensor, ""]
+    point: Float[Tensor, ""]
+
+
+class SlotDetector(LandmarkDetector):
+    """A backbone, its coarsest map pooled to 4 x 4 cells, two linear layers: a logit and (x, y) for each slot.
+
+    It stands where a heatmap detector stands, but has no map: points are rows of (x, y) as shares of the image.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_slots: int = NUM_SLOTS,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.25,),
+        seed: int = 0,
+    ) -> None:
+        nn.Module.__init__(self)  # the base's would make a pyramid and a head
+        self.stride, self.threshold, self.num_slots = 1, 0.5, num_slots
+        self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
+        self.backbone = backbone
+        with torch.random.fork_rng(devices=[]):
+            self.hidden = nn.Linear(backbone.channels[-1] * POOLED_CELLS**2, HIDDEN)
+            self.output = nn.Linear(HIDDEN, num_slots * 3)
+        generator = Generator().manual_seed(seed)
+        for layer in (self.hidden, self.output):
+            nn.init.kaiming_uniform_(layer.weight, a=1, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def slots(self, images: Float[Tensor, "b d h w"]) -> Float[Tensor, "b k 3"]:
+        """Logit of presence, x and y of each slot; a share of .5 is the middle of the image."""
+        cells = functional.adaptive_avg_pool2d(self.backbone(self.normalise(images))[-1], POOLED_CELLS)
+        output = self.output(self.hidden(cells.flatten(1)).relu()).view(-1, self.num_slots, 3)
+        return torch.cat([output[..., :1], output[..., 1:] + 0.5], dim=2)
+
+    def losses(  # type: ignore[override]
+        self,
+        images: Float[Tensor, "b d h w"],
+        targets: Landmarks,
+        *,
+        ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,  # noqa: ARG002 - a slot has no place to ignore
+    ) -> SlotLosses:
+        """What is minimised."""
+        extent = images.new_tensor([images.shape[-1], images.shape[-2]])
+        points, present = slot_targets(targets, self.num_slots, device=images.device)
+        return slot_losses(self.slots(images), points / extent, present)
+
+    @torch.no_grad()
+    def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:  # noqa: ARG002
+        """The points of the slots that are present, in indices of pixels."""
+        slots = self.slots(images)
+        scores = slots[..., 0].sigmoid()
+        image, slot = (scores > self.threshold).nonzero(as_tuple=True)
+        extent = images.new_tensor([images.shape[-1], images.shape[-2]])
+        points = slots[image, slot, 1:] * extent
+        return Peaks(points, scores[image, slot], image, torch.zeros_like(image), None, len(images), 1)
+
+
+def slot_targets(
+    targets: Landmarks, num_slots: int, *, device: torch.device | str
+) -> tuple[Float[Tensor, "b k 2"], Bool[Tensor, "b k"]]:
+    """Points in the slots of their places among the image's instances; those beyond the last slot have none."""
+    points = torch.as_tensor(targets.points, device=device).float()
+    image = torch.as_tensor(targets.image, device=device)
+    seen = torch.as_tensor(targets.visibility, device=device) > 0
+    counts = torch.bincount(image, minlength=targets.num_images)
+    order = image.argsort(stable=True)
+    slot = torch.empty_like(image)
+    slot[order] = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image[order]]
+    kept = seen & (slot < num_slots)
+    placed = points.new_zeros(targets.num_images, num_slots, 2)
+    present = torch.zeros(targets.num_images, num_slots, dtype=torch.bool, device=image.device)
+    placed[image[kept], slot[kept]] = points[kept]
+    present[image[kept], slot[kept]] = True
+    return placed, present
+
+
+def slot_losses(
+    slots: Float[Tensor, "b k 3"], points: Float[Tensor, "b k 2"], present: Bool[Tensor, "b k"]
+) -> SlotLosses:
+    """Cross-entropy of presence, its mean over slots; smooth L1 of x plus y, its mean over slots with a point, weighted."""
+    presence = functional.binary_cross_entropy_with_logits(slots[..., 0], present.float())
+    rows = functional.smooth_l1_loss(slots[..., 1:], points, beta=BETA, reduction="none").sum(dim=2)
+    point = (rows * present).sum() / present.sum().clamp(min=1)
+    return SlotLosses(presence, POINT_WEIGHT * point)

@@ -1,0 +1,274 @@
+"""From a planned run to its row: anchors chosen, a detector trained, what it finds in the validation images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.assignment import assign
+from detect.anchors.coverage import coverage
+from detect.anchors.fitting import fit_anchors
+from detect.anchors.grid import AnchorGrid
+from detect.anchors.head_cost import HeadSize, level_costs
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import OCTAVE, RATIOS, load_anchors
+from detect.anchors.level_fitting import fit_levels
+from detect.anchors.levels import level_preference
+from detect.coco import CocoDataset, CocoResults, read_coco
+from detect.detectors.backbones import build_backbone
+from detect.keypoints.coco_landmarks import keypoint_landmarks
+from detect.resize import parse_resize
+from detect.training.checkpoints import LAST, read_checkpoint
+from detect.training.config import TrainConfig, read_train_config
+from detect.training.inference import find_objects
+from detect.training.inputs import Inputs, hold_out, read_inputs
+from detect.training.logs import read_log
+from detect.training.loop import train
+from detect.training.model import BACKBONE_STRIDES, Detector, Labels, build_detector
+from evidence_parts.classical import SIGMAS_PX, TUNINGS, Components, find_components
+from evidence_parts.free_predictors import FreePredictorCriterion, free_priors, positives_per_instance
+from evidence_parts.plan import BOXES, FREE, POINTS, SLOTS, VARIANTS, Dataset, Run
+from evidence_parts.records import Arrays, Row, box_results, packed_boxes, unpacked_boxes
+from evidence_parts.scoring import BoxMatches, point_counts, point_scores
+from evidence_parts.slots import SlotDetector
+
+PER_CELL = 3
+VALIDATIONS = 5  # of a run, evenly spaced
+COVERED = 0.5
+FITS: dict[str, dict[str, Any]] = {
+    "single": {"per_level": 1},
+    "structured-3": {"per_level": 3, "layout": "grid", "scales": 3, "ratios": 1},
+    "structured-9": {"per_level": 9, "layout": "grid", "scales": 3, "ratios": 3},
+}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run leaves."""
+
+    row: Row
+    arrays: Arrays
+
+
+def execute(run: Run, dataset: Dataset, *, work: Path, progress: Progress | None = None) -> Outcome:
+    """Do a run, or go on with it where it was cut short; ``work`` is a folder for what is deleted at its end.
+
+    Raises:
+        DetectError: data or configuration that do not fit.
+    """
+    if not VARIANTS[run.variant].trained:
+        return _without_learning(run, dataset)
+    folder = work / run.key
+    config = config_of(run, dataset, folder)
+    known: dict[str, Any] = {}
+    if config.task == BOXES:
+        training, validation = split(config)
+        rule = parse_resize(config.data.resize)
+        anchors = choose_anchors(run.variant, dataset, ResizedInstances.of(training, rule), config)
+        on_validation = ResizedInstances.of(validation, rule)
+        anchors.save(folder / "start.yaml")
+        config = config_of(run, dataset, folder, f"model.anchors={folder / 'start.yaml'}")
+        known = anchor_numbers(anchors, on_validation, config)
+        known["detail"] = ", ".join(f"{each.name}: {len(each.shapes)}" for each in anchors.levels if each.shapes)
+        if run.variant == FREE:
+            known["positives"] = positives_per_instance(on_validation, anchors)
+    built: list[Detector] = []
+    build = partial(_build, run.variant, built)
+    train(config, resume=True, progress=progress, build=build)
+    inputs, detector = read_inputs(config), built[0]
+    detector.load_state_dict(dict(read_checkpoint(folder / LAST).weights))
+    if inputs.val is None:
+        raise ValueError(f"{run.dataset}: nothing to validate on")
+    results = find_objects(detector.eval(), inputs.val, inputs.labels, pixel=config.data.pixel)
+    scores, arrays = _scored(config.task, inputs, results)
+    seconds = median(row["seconds"] for row in read_log(folder / "epochs.csv"))
+    row = Row(
+        run.dataset,
+        run.variant,
+        run.epochs,
+        run.seed,
+        **scores,
+        **known,
+        epoch_seconds=seconds,
+        threads=torch.get_num_threads(),
+    )
+    arrays["curve"] = _curve(folder, config.task)
+    shutil.rmtree(folder)
+    return Outcome(row, arrays)
+
+
+def config_of(run: Run, dataset: Dataset, folder: Path, *overrides: str) -> TrainConfig:
+    """The configuration of a run."""
+    path = dataset.landmarks if VARIANTS[run.variant].task == POINTS else dataset.config
+    if path is None:
+        raise ValueError(f"{dataset.name} has no landmarks")
+    fields = [
+        *dataset.overrides,
+        f"seed={run.seed}",
+        f"optimisation.epochs={max(run.epochs, 1)}",
+        f"output.folder={folder}",
+        f"output.validate_epochs={max(run.epochs // VALIDATIONS, 1)}",
+        "output.tensorboard=false",
+        *overrides,
+    ]
+    return read_train_config(path, fields)
+
+
+def split(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
+    """The images to train on and those to validate on."""
+    keypoints = config.task == "landmarks"
+    training = read_coco(config.data.train, keypoints=keypoints)
+    if config.data.val_share:
+        return hold_out(training, config.data.val_share)
+    return training, read_coco(config.data.val, keypoints=keypoints)
+
+
+def choose_anchors(variant: str, dataset: Dataset, instances: ResizedInstances, config: TrainConfig) -> AnchorSet:
+    """The anchors of a box variant, for the training instances."""
+    resize = str(instances.rule)
+    if variant == "default":
+        return replace(load_anchors("retinanet"), resize=resize)
+    if variant == FREE:
+        return free_priors(dataset.strides, PER_CELL, resize=resize)
+    if variant == "stride-rule":
+        return _by_stride(dataset.rule_strides, resize)
+    if variant == "kmeans":
+        return fit_anchors(instances, k=9, method="kmeans", strides=dataset.strides)
+    if variant == "kmeans-ranked":
+        return _by_rank(instances, dataset.strides)
+    strides = dataset.wide_strides if variant in {"wide", "dropped"} else dataset.strides
+    anchors = fit_levels(instances, strides, **FITS.get(variant, {"per_level": PER_CELL})).anchors
+    if variant == "dropped":
+        grid = AnchorGrid(anchors)
+        kept = level_preference(instances, grid, _head_size(instances.dataset, config)).suggested.levels
+        anchors = grid.select_levels(kept).anchors
+    return anchors
+
+
+def _by_rank(instances: ResizedInstances, strides: Sequence[int]) -> AnchorSet:
+    """As many k-means shapes to each level, the smallest to the finest."""
+    found = fit_anchors(instances, k=PER_CELL * len(strides), method="kmeans", strides=strides).shapes
+    groups = [[(float(w), float(h)) for w, h in part] for part in np.split(found, len(strides))]
+    return AnchorSet.of(groups, strides=strides, resize=str(instances.rule))
+
+
+def _by_stride(strides: Sequence[int], resize: str) -> AnchorSet:
+    """Sizes of 2 strides by octave steps, by ratios."""
+    sizes = [[2 * stride * step for step in OCTAVE] for stride in strides]
+    return replace(AnchorGrid.of_sizes(sizes, RATIOS, strides, dialect="effdet").anchors, resize=resize)
+
+
+def anchor_numbers(anchors: AnchorSet, instances: ResizedInstances, config: TrainConfig) -> dict[str, Any]:
+    """What is known of anchors before training, on the validation instances."""
+    score = coverage(instances, anchors)
+    canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
+    costs = level_costs(canvas_wh, anchors, _head_size(instances.dataset, config))
+    return {
+        "average_iou": score.average_iou,
+        "placed_average_iou": score.placed_average_iou,
+        "placed_recall": score.placed_recall(COVERED),
+        "positives": assign(instances, AnchorGrid(anchors)).overall.positives,
+        "anchors": sum(cost.anchors for cost in costs),
+        "gflops": sum(cost.flops for cost in costs) / 1e9,
+    }
+
+
+def _head_size(dataset: CocoDataset, config: TrainConfig) -> HeadSize:
+    model = config.model
+    return HeadSize(len(dataset.categories), in_channels=model.pyramid_channels, num_convs=model.num_convs)
+
+
+def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Labels, **options: Any) -> Detector:
+    """The detector of a variant, which is told to who asked."""
+    if variant == SLOTS:
+        with torch.random.fork_rng(devices=[]):
+            backbone = build_backbone(
+                config.model.backbone, strides=BACKBONE_STRIDES, in_channels=config.data.channels, seed=config.seed
+            )
+        detector: Detector = SlotDetector(backbone, mean=options["mean"], std=options["std"], seed=config.seed + 1)
+    else:
+        detector = build_detector(config, labels, **options)
+    if variant == FREE:
+        model = config.model
+        detector.criterion = FreePredictorCriterion(
+            box_loss=model.box_loss, box_weight=model.box_weight, alpha=model.alpha, gamma=model.gamma
+        )
+    built.append(detector)
+    return detector
+
+
+def _scored(task: str, inputs: Inputs, results: CocoResults) -> tuple[dict[str, Any], Arrays]:
+    """Scores as a row has them, and what they are computed from."""
+    if inputs.val is None:
+        raise ValueError("nothing to validate on")
+    if task == BOXES:
+        arrays = packed_boxes(results)
+        ap, ap50 = BoxMatches.of(inputs.val.dataset, unpacked_boxes(arrays)).average_precision()
+        return {"ap": ap, "ap50": ap50}, arrays
+    counts = point_counts(keypoint_landmarks(inputs.val.dataset), results)
+    return dict(zip(("f1_3px", "f1_5px", "count_mae"), point_scores(counts), strict=True)), {
+        "counts": counts.astype(np.uint16)
+    }
+
+
+def _curve(folder: Path, task: str) -> Any:
+    """Rows of epoch, seconds of training until its end, and AP or F1 at 5 px; all epochs are as long as the median."""
+    seconds = median(row["seconds"] for row in read_log(folder / "epochs.csv"))
+    name = "ap" if task == BOXES else "f1_5px"
+    rows = [(row["epoch"], row["epoch"] * seconds, row.get(name, 0.0)) for row in read_log(folder / "validation.csv")]
+    return np.array(rows, np.float32)
+
+
+def _without_learning(run: Run, dataset: Dataset) -> Outcome:
+    """Otsu's method, tuned on the training images: to AP, or to F1 at 5 px."""
+    config = config_of(run, dataset, Path("unused"), "augment.enabled=false")
+    inputs = read_inputs(config)
+    if inputs.val is None:
+        raise ValueError(f"{run.dataset}: nothing to validate on")
+    of_sigma = {}
+    for sigma in SIGMAS_PX:
+        of_sigma[sigma] = [_components(inputs.train, place, sigma) for place in range(len(inputs.train))]
+    best = (-1.0, TUNINGS[0])
+    for tuning in TUNINGS:
+        found = [each.at_least(tuning.least_area_px) for each in of_sigma[tuning.sigma_px]]
+        score = _tuned_for(config.task, inputs.train, _results(inputs.labels, found))
+        best = max(best, (score, tuning), key=lambda pair: pair[0])
+    tuning = best[1]
+    in_val = [_components(inputs.val, place, tuning.sigma_px) for place in range(len(inputs.val))]
+    results = _results(inputs.labels, [each.at_least(tuning.least_area_px) for each in in_val])
+    scores, arrays = _scored(config.task, inputs, results)
+    return Outcome(Row(run.dataset, run.variant, run.epochs, run.seed, **scores, detail=str(tuning)), arrays)
+
+
+def _components(data: Any, place: int, sigma: float) -> Components:
+    return find_components(data[place].image.mean(dim=0).double().numpy(), sigma)
+
+
+def _tuned_for(task: str, data: Any, results: CocoResults) -> float:
+    if task == BOXES:
+        return BoxMatches.of(data.dataset, results).average_precision()[0]
+    return point_scores(point_counts(keypoint_landmarks(data.dataset), results))[1]
+
+
+def _results(labels: Labels, found: list[Components]) -> CocoResults:
+    """Of images of which each is a row of the dataset, without a resize rule."""
+    counts = [len(each.scores) for each in found]
+    rows = np.repeat(np.arange(len(found)), counts)
+    boxes = np.concatenate([each.boxes for each in found])
+    boxes[:, 2:] -= boxes[:, :2]
+    scores = np.concatenate([each.scores for each in found])
+    results = box_results(rows, np.full(len(rows), labels.category_ids[0]), scores, boxes)
+    centroids = np.concatenate([each.centroids for each in found])
+    points = tuple(np.array([[x, y, 1.0]]) for x, y in centroids.tolist())
+    return replace(results, keypoints=points)
