@@ -89,11 +89,11 @@ def test_cells_grow_finer_with_the_number_of_boxes_within_limits():
 
 
 def test_recall_by_size_by_hand():
-    # small: 20 x 20 at the middle of its cell, IoU 400 / 1024 = .39; large: 200 x 100, and the best of 128 x 64 lies within
-    # it: 8192 / 20000 = .41; medium: none
-    panel = recall_by_size(score_of([[14, 14, 20, 20], [100, 100, 200, 100]]), 6)
+    # small: 20 x 20 half way between centres at 24 and 40, so that 18 x 18 are shared: 324 / (1424 - 324), and by shape
+    # 400 / 1024; large: 200 x 100, and the best of 128 x 64 lies within it: 8192 / 20000; medium: none
+    panel = recall_by_size(score_of([[22, 22, 20, 20], [100, 100, 200, 100]]), 6)
     small, large = panel.figure.data
-    assert_allclose(small.y, CURVE <= 400 / 1024)
+    assert_allclose(small.y, CURVE <= 324 / 1100)
     assert_allclose(large.y, CURVE <= 8192 / 20000)
     assert [key.label for key in panel.keys] == ["small, under 32 px: 1 box", "large, from 96 px: 1 box"]
     assert "Medium: none." in panel.caption

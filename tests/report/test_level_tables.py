@@ -137,6 +137,8 @@ def test_the_page_of_levels_says_all_of_it():
     tiles = re.findall(r"<div><b>([\d,]+)</b><span>(.*?)</span></div>", page)
     assert ("2", "levels to keep") in tiles
     assert ("0", "instances lost with these") in tiles
+    (without,) = re.findall(r"Without one level.*?</table>", page, flags=re.DOTALL)
+    assert without.count("<tr") == 1 + 1 + 3  # the heading, all levels, without each of three
 
 
 def test_a_page_of_one_level_and_one_without_boxes():
