@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # these import scipy, which fits by shape do without
 FREE = "free"  # the layout without one
 PROVED = 0.01  # how close to the best few boxes are proved to be fitted by shape
 PROVED_PLACED = 0.02  # as placed on the grid, where a proof takes longer
-FEW_BOXES_PLACED = 5000  # which are fitted at their own positions
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,11 @@ class Request:
 
     def _effort(self, num_boxes: int) -> float | None:
         """How close to prove: nothing where it was not asked for and takes long."""
-        few, proved = (FEW_BOXES_PLACED, PROVED_PLACED) if self.objective.placed else (FEW_BOXES, PROVED)
+        few, proved = FEW_BOXES, PROVED
+        if self.objective.placed:
+            from detect.anchors import placed_gain
+
+            few, proved = placed_gain.FEW_BOXES, PROVED_PLACED
         certify = self.certify
         if certify is None:
             certify = proved if num_boxes <= few else 1.0
