@@ -141,6 +141,10 @@ class LandmarkDetector(nn.Module):
             ignore=regions,
         )
 
+    def num_positives(self, images: Float[Tensor, "b d h w"], targets: Landmarks) -> Int64[Tensor, " b"]:
+        """Of each image the number of points that are drawn, which divide the losses."""
+        return torch.as_tensor(self.targets(images, targets).counts).sum(dim=1)
+
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
         """The points that are found, in pixels of the input; ``image_hw`` is (height, width) without padding.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.assignment import level_hw
 from detect.anchors.grid import AnchorGrid, PlacedAnchors
 from detect.detectors.backbones import Backbone, Normalise
 from detect.detectors.levels import PyramidLevels
@@ -94,6 +95,13 @@ class RetinaNetDetector(nn.Module):
             ValueError: another number of targets than images.
         """
         return self.criterion(*self._output_and_anchors(images), targets)
+
+    @torch.no_grad()
+    def num_positives(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> Int64[Tensor, " b"]:
+        """Of each image the number of anchors that have an instance to learn, which divide the losses."""
+        height, width = images.shape[-2:]
+        placed = self.grid.place(level_hw(self.grid, (height, width)), device=images.device)
+        return (self.criterion.match(placed, targets) >= 0).sum(dim=1)
 
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> list[Detections]:

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from detect.errors import ConfigError, MissingExtraError, TrainingError
 from detect.keypoints.cells import SHIFTS
 from detect.keypoints.landmarks import Landmarks
+from detect.losses import batch_divisors
 from detect.training.averaging import WeightAverage
 from detect.training.config import TrainConfig
 from detect.training.data import Batch
@@ -70,9 +71,9 @@ class Stepper:
         self.average = WeightAverage(self.detector, decay=config.optimisation.ema_decay)
 
     def take(self, parts: Sequence[Batch], *, rate: float) -> dict[str, float]:
-        """Learn from a batch, given in parts of equal size, and give its losses, their sum and the norm of the gradient.
+        """Learn from a batch, given in parts, and give its losses, their sum and the norm of the gradient.
 
-        All are means over the parts and the processes.
+        All are those of the whole batch, of all processes.
 
         Raises:
             TrainingError: the loss or its gradient is not finite. The weights are then as they were.
@@ -80,12 +81,13 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums: dict[str, float] = {}
-        for number, part in enumerate(parts):
+        shares = self._shares(parts)
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(parts) - 1):
                 losses = losses_of(self.model, part.to(self.fabric.device), self.config)
                 for name, value in self._checked(losses, part).items():
-                    sums[name] = sums.get(name, 0.0) + value / len(parts)
-                self.fabric.backward(_total(losses) / len(parts))
+                    sums[name] = sums.get(name, 0.0) + value * share
+                self.fabric.backward(_total(losses) * share)
         norm = self._clipped_norm()
         if not math.isfinite(norm):
             self.optimizer.zero_grad()
@@ -121,6 +123,17 @@ class Stepper:
         self.detector.load_state_dict(state["weights"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _shares(self, parts: Sequence[Batch]) -> list[float]:
+        """What the losses of each part, which are divided by its own positives, weigh in those of the batch."""
+        if len(parts) == 1:
+            return [1.0]
+        divisors = []
+        for part in parts:
+            batch = part.to(self.fabric.device)
+            positives = self.detector.num_positives(batch.images, _targets_of(batch, self.config))
+            divisors.append(float(batch_divisors(positives)[0]))
+        return [divisor / sum(divisors) for divisor in divisors]
 
     def _clipped_norm(self) -> float:
         """The norm of the gradient before it was clipped."""
@@ -158,20 +171,23 @@ class Stepper:
 def losses_of(model: Any, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
     """The losses of a batch by name; their sum is what is minimised."""
     images = batch.images.contiguous(memory_format=torch.channels_last)
+    targets = _targets_of(batch, config)
     if config.task == "boxes":
-        return dict(model.losses(images, batch.targets)._asdict())
-    shift = SHIFTS[config.data.pixel]
-    ignored = [boxes + shift for boxes in batch.unlabelled]  # continuous
-    return dict(model.losses(images, _in_pixel_indices(batch.landmarks, shift), ignored=ignored)._asdict())
+        return dict(model.losses(images, targets)._asdict())
+    ignored = [boxes + SHIFTS[config.data.pixel] for boxes in batch.unlabelled]  # continuous
+    return dict(model.losses(images, targets, ignored=ignored)._asdict())
 
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def _in_pixel_indices(points: Landmarks, shift: float) -> Landmarks:
-    """As the detector takes them."""
-    moved = points.points + (shift - SHIFTS["center"])
+def _targets_of(batch: Batch, config: TrainConfig) -> Any:
+    """As the detector takes them: boxes, or points in indices of pixels."""
+    if config.task == "boxes":
+        return batch.targets
+    points = batch.landmarks
+    moved = points.points + (SHIFTS[config.data.pixel] - SHIFTS["center"])
     return Landmarks(moved, points.image, points.joint, points.visibility, points.num_images, points.num_joints)
 
 

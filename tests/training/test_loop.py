@@ -148,11 +148,12 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path, task):
     assert_close(dict(first), dict(second), rtol=1e-2, atol=1e-3)
 
 
-def test_a_batch_in_parts_is_the_same_step(tiny, tmp_path):
+@pytest.mark.parametrize("task", ["boxes", "landmarks"])
+def test_a_batch_in_parts_is_the_same_step(tiny, tmp_path, task):
     runs = []
     for name, parts in (("one", 1), ("two", 2)):
         fields = ("optimisation.batch_size=4", f"optimisation.accumulate={parts}", f"output.folder={tmp_path / name}")
-        train(tiny(*fields))
+        train(tiny(*fields, task=task))
         runs.append(tables(tmp_path / name)["steps"])
     for one, two in zip(*runs, strict=True):
         assert_allclose(list(one.values()), list(two.values()), rtol=1e-3, atol=1e-5)
