@@ -1,0 +1,125 @@
+"""What the document says of made-up rows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import evidence
+import numpy as np
+import pytest
+from evidence_parts import correlations, drawing, gathered, plan, records
+
+from detect.coco import read_coco
+
+
+def a_row(variant: str, seed: int, ap: float, epochs: int = 20, **more: float) -> records.Row:
+    known = {"average_iou": ap, "placed_average_iou": ap, "placed_recall": ap, "anchors": 100.0, "epoch_seconds": 2.0}
+    return records.Row("nuclei", variant, epochs, seed, ap=ap, ap50=ap + 0.2, **{**known, **more})
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """A document of made-up rows: three seeds of two variants, one seed of a third, curves, heatmap and slots."""
+    output = tmp_path_factory.mktemp("docs")
+    table, folder = output / "evidence" / "runs.csv", output / "evidence" / "detections"
+    rows = [a_row("fitted", seed, 0.5 + seed / 10) for seed in range(3)]
+    rows += [a_row("default", seed, 0.1 + seed / 10, epoch_seconds=4.0) for seed in range(3)]
+    rows += [a_row("single", 0, 0.7), a_row("fitted", 0, 0.6, 45), a_row("free-predictors", 0, 0.4, 45)]
+    rows += [records.Row("nuclei", "heatmap", 40, seed, f1_3px=0.5, f1_5px=0.75, count_mae=0.5) for seed in range(2)]
+    rows += [records.Row("nuclei", "slots", 40, seed, f1_3px=0.25, f1_5px=0.5, count_mae=1.0) for seed in range(2)]
+    truth = read_coco("data/nuclei/nuclei_val.json")
+    found = [np.arange(142), np.ones(142, np.int64), np.ones(142), np.tile([0.0, 0, 9, 9], (142, 1))]
+    counts = np.tile([4, 4, 2, 3], (142, 1))
+    nothing = records.box_results(*(column[:0] for column in found))
+    perfect = records.box_results(
+        truth.instances.image_rows,
+        truth.instances.category_ids,
+        np.ones(len(truth.instances)),
+        truth.instances.boxes_xywh,
+    )
+    for row in rows:
+        records.append_row(table, row)
+        if row.ap is None:
+            arrays = {"counts": counts if row.variant == "heatmap" else counts - [0, 1, 1, 1]}
+        else:
+            curve = np.array([[10, 10 * row.epoch_seconds, row.ap / 2], [20, 20 * row.epoch_seconds, row.ap]])
+            arrays = {**records.packed_boxes(nothing if row.variant == "default" else perfect), "curve": curve}
+        records.save_arrays(folder / f"{row.run.key}.npz", arrays)
+    assert evidence.main(["--report", "-o", str(output)]) == 0
+    return output
+
+
+def test_the_document_gives_means_deviations_and_differences(report):
+    text = (report / "evidence.md").read_text("utf-8")
+    (line,) = [each for each in text.splitlines() if each.startswith("| default: ") and "± 0.100" in each]
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    # means of .1, .2, .3 and of .5, .6, .7; on all resamples AP is 0 against 1
+    assert cells[:2] == ["3", "0.200 ± 0.100"]
+    assert cells[2] == "0.000 to 0.000"
+    assert cells[3] == "0.400 ± 0.100"
+    assert cells[4] == "-0.400 (-1.000 to -1.000)"
+    assert cells[5] == "worse"
+    assert "better by more than the noise: none; worse by more than the noise: default; within noise: single." in text
+
+
+def test_the_document_compares_at_equal_time(report):
+    text = (report / "evidence.md").read_text("utf-8")
+    # fitted needs 40 s, default 80: after 40 s default is where its first validation was, at half its AP
+    assert "The fastest took 40 s." in text
+    assert "| default | 80 | 0.100 ± 0.050 | 0.200 ± 0.100 |" in text
+    assert "| fitted | 40 | 0.600 ± 0.100 | 0.600 ± 0.100 |" in text
+
+
+def test_the_document_tells_of_free_predictors_given_time(report):
+    text = (report / "evidence.md").read_text("utf-8")
+    assert "free-predictors less fitted: not known yet after 20 epochs; -0.200 (+0.000 to +0.000) AP" in text
+
+
+def test_the_document_compares_landmarks(report):
+    text = (report / "evidence.md").read_text("utf-8")
+    # counts: 2 * 2 / 8 = .5 less 2 * 1 / 7 in every resample; the rows say .5 and .25
+    assert "F1 at 3 px +0.250 (+0.214 to +0.214), better" in text
+    assert "count MAE -0.500 (-1.000 to -1.000), better" in text
+
+
+def test_the_document_tells_what_is_missing(report):
+    text = (report / "evidence.md").read_text("utf-8")
+    assert "- nuclei/single, 20 epochs: seeds 1 and 2" in text
+    assert "- nuclei/otsu\n" in text
+    assert "## bccd\n\nNothing has been run yet." in text
+    assert f"{83 - 13} planned runs are not in the tables" in text
+
+
+def test_pictures_are_xml_and_named_in_the_document(report):
+    named = re.findall(r"\((evidence/[^)]*svg)\)", (report / "evidence.md").read_text("utf-8"))
+    assert len(named) == 3
+    for name in named:
+        root = ET.fromstring((report / name).read_text("utf-8"))  # noqa: S314
+        assert len(root.findall(".//{*}circle")) >= 4
+
+
+def test_correlations_leave_free_predictors_out(report):
+    rows = records.read_rows(report / "evidence" / "runs.csv")
+    rows.append(a_row("free-predictors", 0, 0.01, average_iou=0.99, placed_recall=0.99))
+    found = gathered.gather(plan.NUCLEI, rows, report / "evidence" / "detections")
+    text = correlations.correlation_section(found, 20, {})
+    assert (
+        "Spearman's rank correlation +1.00 over 3 configurations (free-predictors, hollow" in text
+    )  # AP was made equal to both predictors
+    assert "within noise: difference of the correlations +0.000" in text
+
+
+def test_an_empty_table_is_told_to_be_empty(tmp_path):
+    assert evidence.main(["--report", "-o", str(tmp_path)]) == 0
+    text = (tmp_path / "evidence.md").read_text("utf-8")
+    assert "## nuclei\n\nNothing has been run yet." in text
+    assert "83 planned runs are not in the tables" in text
+
+
+def test_drawings_put_points_where_their_values_are():
+    text = drawing.draw([drawing.Series("a & b", [(0.0, 0.0), (1.0, 2.0)])], x_title="x", y_title="y")
+    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', text)
+    assert dots[:2] == [("60.0", "350.0"), ("440.0", "20.0")]  # the corners of the plot
+    assert "a &amp; b" in text
