@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from detect.boxes import xyxy_to_xywh
 from detect.coco import CocoResults
 from detect.detectors.landmarks import LandmarkDetector
-from detect.errors import ConfigError
 from detect.heads.detections import Detections
 from detect.keypoints.cells import SHIFTS
 from detect.keypoints.peaks import Peaks
@@ -72,9 +71,6 @@ def find_objects(
         score_threshold: results have scores above it; by default the model's own.
         pixel: convention of the landmarks that the model was trained on, see :mod:`detect.keypoints.cells`.
         progress: called as ``progress(what, done, total)``.
-
-    Raises:
-        ConfigError: a category has several keypoints: heatmaps do not say which of them belong to one object.
     """
     read = _reader(model, labels, pixel)
     model = model if score_threshold is None else with_threshold(model, score_threshold)
@@ -166,13 +162,7 @@ def _landmark_reader(
 def _categories_of_joints(labels: Labels) -> Int64[ndarray, " j"]:
     ids = np.zeros(len(labels.joint_names), np.int64)
     for category, joints in labels.joints.items():
-        if len(joints) != 1:
-            name = labels.category_names[labels.category_ids.index(category)]
-            raise ConfigError(
-                f"category {name!r} has {len(joints)} keypoints: points found in heatmaps belong to no object, so COCO's "
-                "format cannot hold them; give each landmark type a category of one keypoint"
-            )
-        ids[joints[0]] = category
+        ids[list(joints)] = category
     return ids
 
 

@@ -45,7 +45,8 @@ class Labels:
         """The categories of a dataset, and the landmark types of its keypoints.
 
         Raises:
-            ConfigError: there are no categories.
+            ConfigError: there are no categories, or one has several keypoints: heatmaps do not say which of them belong to
+                one object.
         """
         ids = sorted(set(dataset.categories) | set(dataset.instances.category_ids.tolist()))
         if not ids:
@@ -53,6 +54,13 @@ class Labels:
         names = tuple(map(dataset.category_name, ids))
         if landmarks is None:
             return cls(tuple(ids), names)
+        for category, joints in landmarks.joints.items():
+            if len(joints) != 1:
+                raise ConfigError(
+                    f"category {dataset.category_name(category)!r} has {len(joints)} keypoints: points found in heatmaps "
+                    "belong to no object, so COCO's format cannot hold them; give each landmark type a category of one "
+                    "keypoint"
+                )
         return cls(tuple(ids), names, landmarks.joint_names, dict(landmarks.joints))
 
 

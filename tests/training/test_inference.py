@@ -17,7 +17,6 @@ from detect.coco import read_coco, read_results
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.errors import ConfigError
 from detect.heads.detections import Detections
 from detect.keypoints.coco_landmarks import keypoint_landmarks
 from detect.keypoints.peaks import Peaks
@@ -198,12 +197,6 @@ def test_progress_counts_the_images(tmp_path):
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))
     find_objects(finds_boxes(), data, LABELS, batch_size=1, progress=lambda *each: told.append(each))
     assert told == [("detecting", done, 3) for done in (1, 2, 3)]
-
-
-def test_categories_of_several_keypoints_are_refused(tmp_path):
-    labels = Labels((5,), ("person",), ("person 0", "person 1"), {5: (0, 1)})
-    with pytest.raises(ConfigError, match="'person' has 2 keypoints"):
-        find_objects(landmark_detector(), data_of(tmp_path, (48, 40)), labels)
 
 
 @pytest.mark.parametrize("task", ["boxes", "landmarks"])

@@ -65,6 +65,16 @@ def test_landmark_types_are_those_of_the_keypoints(dataset):
     assert (labels.joint_names, labels.joints) == (("square",), {7: (0,)})
 
 
+def test_a_category_of_several_keypoints_is_refused():
+    person = {"id": 5, "name": "person", "keypoints": ["nose", "tail"], "skeleton": []}
+    images = [{"id": 1, "width": 9, "height": 9, "file_name": "a.png"}]
+    points = {"bbox": [1, 1, 6, 6], "area": 36, "iscrowd": 0, "keypoints": [2, 2, 2, 5, 5, 2], "num_keypoints": 2}
+    annotations = [{"id": 1, "image_id": 1, "category_id": 5, **points}]
+    dataset = read_coco({"images": images, "categories": [person], "annotations": annotations}, keypoints=True)
+    with pytest.raises(ConfigError, match="'person' has 2 keypoints"):
+        Labels.of(dataset, keypoint_landmarks(dataset))
+
+
 def test_nothing_to_detect():
     dataset = read_coco({"images": [], "categories": [], "annotations": []})
     with pytest.raises(ConfigError, match="no categories"):

@@ -26,6 +26,7 @@ from detect.anchors.levels import level_preference
 from detect.coco import CocoDataset, CocoResults, read_coco
 from detect.detectors.backbones import build_backbone
 from detect.keypoints.coco_landmarks import keypoint_landmarks
+from detect.losses import batch_divisors
 from detect.resize import parse_resize
 from detect.training.checkpoints import LAST, read_checkpoint
 from detect.training.config import TrainConfig, read_train_config
@@ -202,7 +203,11 @@ def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Lab
     if variant == FREE:
         model = config.model
         detector.criterion = FreePredictorCriterion(
-            box_loss=model.box_loss, box_weight=model.box_weight, alpha=model.alpha, gamma=model.gamma
+            box_loss=model.box_loss,
+            box_weight=model.box_weight,
+            alpha=model.alpha,
+            gamma=model.gamma,
+            divisors=batch_divisors,
         )
     built.append(detector)
     return detector
