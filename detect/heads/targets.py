@@ -13,15 +13,26 @@ from torch import Tensor, nn
 
 from detect.anchors.grid import PlacedAnchors
 from detect.box_coding import BoxCoder
+from detect.box_overlap import matched_iou
 from detect.heads.retinanet import HeadOutput
 from detect.lattice_matching import match_lattices
-from detect.losses import ciou_loss, diou_loss, focal_loss, giou_loss, image_divisors, l1_loss, smooth_l1_loss
+from detect.losses import (
+    ciou_loss,
+    diou_loss,
+    focal_loss,
+    giou_loss,
+    image_divisors,
+    l1_loss,
+    quality_focal_loss,
+    smooth_l1_loss,
+)
 from detect.matching import MaxIoU, ignore_regions
 
 Divisors = Callable[[Tensor], Tensor]
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
+CLASS_LOSSES = ("focal", "quality_focal")
 IOU_LOSSES: dict[str, RowLoss] = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
@@ -56,14 +67,16 @@ class RetinaNetCriterion(nn.Module):
         box_loss: ``"l1"`` or ``"smooth_l1"`` of the deltas; ``"giou"``, ``"diou"`` or ``"ciou"`` of the decoded boxes.
         beta: of the smooth L1 loss.
         box_weight: factor of the box loss.
-        alpha: of the focal loss, see :func:`detect.losses.focal_loss`.
-        gamma: likewise.
+        class_loss: ``"focal"``, or ``"quality_focal"`` (Li et al. 2020), which teaches a positive anchor's class the IoU of
+            its predicted box with its instance.
+        alpha: of the focal loss, see :func:`detect.losses.focal_loss`; the other has none.
+        gamma: of either.
         divisors: from each image's number of positives what divides its losses: :func:`detect.losses.image_divisors` as
             torchvision, :func:`detect.losses.batch_divisors` as mmdetection, :class:`detect.losses.MovingDivisors` as
             detectron2.
 
     Raises:
-        ValueError: the box loss is not known.
+        ValueError: a loss that is not known.
     """
 
     def __init__(
@@ -74,6 +87,7 @@ class RetinaNetCriterion(nn.Module):
         box_loss: str = "l1",
         beta: float = 1.0,
         box_weight: float = 1.0,
+        class_loss: str = "focal",
         alpha: float = 0.25,
         gamma: float = 2.0,
         divisors: Divisors = image_divisors,
@@ -82,11 +96,14 @@ class RetinaNetCriterion(nn.Module):
         losses: dict[str, RowLoss] = {"l1": l1_loss, "smooth_l1": partial(smooth_l1_loss, beta=beta), **IOU_LOSSES}
         if box_loss not in losses:
             raise ValueError(f"box_loss {box_loss!r} is not one of {', '.join(losses)}")
+        if class_loss not in CLASS_LOSSES:
+            raise ValueError(f"class_loss {class_loss!r} is not one of {', '.join(CLASS_LOSSES)}")
         self.rule = rule or MaxIoU()
         self.coder = coder or BoxCoder()
         self.box_loss = losses[box_loss]
         self.on_boxes = box_loss in IOU_LOSSES
         self.box_weight = box_weight
+        self.class_loss = class_loss
         self.alpha = alpha
         self.gamma = gamma
         self.divisors = divisors
@@ -111,12 +128,17 @@ class RetinaNetCriterion(nn.Module):
         _check_sizes(output, placed, targets)
         matches = self.match(placed, targets)
         divisors = self.divisors((matches >= 0).sum(dim=1))
-        classes = _classes_of(matches, targets)
-        focal = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma)
         image, anchor = torch.nonzero(matches >= 0, as_tuple=True)
         boxes = _rows_of([each.boxes for each in targets], matches, image, anchor)
-        rows = self._box_losses(output.deltas[image, anchor], placed.boxes[anchor], boxes)
-        box = (rows / divisors[image]).sum() * self.box_weight
+        deltas, anchors = output.deltas[image, anchor], placed.boxes[anchor]
+        classes = _classes_of(matches, targets)
+        if self.class_loss == "focal":
+            focal = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma)
+        else:
+            quality = placed.boxes.new_zeros(matches.shape)
+            quality[image, anchor] = matched_iou(self.coder.decode(deltas.detach(), anchors), boxes)
+            focal = quality_focal_loss(output.logits, classes, quality, gamma=self.gamma)
+        box = (self._box_losses(deltas, anchors, boxes) / divisors[image]).sum() * self.box_weight
         return RetinaNetLosses((focal / divisors).sum(), box)
 
     def _box_losses(

@@ -8,7 +8,7 @@ Images without positives, and no rows, are ordinary. Half precision is computed 
 
 from detect.losses.boxes import ciou_loss, diou_loss, giou_loss, l1_loss, smooth_l1_loss
 from detect.losses.divisors import MovingDivisors, batch_divisors, image_divisors, mean_over_processes
-from detect.losses.focal import focal_loss, soft_focal_loss
+from detect.losses.focal import focal_loss, quality_focal_loss, soft_focal_loss
 from detect.losses.heatmaps import (
     adaptive_wing_loss,
     heatmap_bce_loss,
@@ -32,6 +32,7 @@ __all__ = [
     "l1_loss",
     "mean_over_processes",
     "points_l1_loss",
+    "quality_focal_loss",
     "smooth_l1_loss",
     "soft_focal_loss",
 ]

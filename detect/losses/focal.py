@@ -1,4 +1,4 @@
-"""Sigmoid focal loss of one sum for each image, from classes or from soft targets."""
+"""Sigmoid focal loss of one sum for each image, from classes, from soft targets or from the quality of boxes."""
 
 from __future__ import annotations
 
@@ -83,6 +83,47 @@ def soft_focal_loss(
             _soft_sums, *piece, factors, alpha, gamma, use_reentrant=False, preserve_rng_state=False
         )
     return sums
+
+
+def quality_focal_loss(
+    logits: Float[Tensor, "b a c"],
+    classes: Int64[Tensor, "b a"],
+    quality: Float[Tensor, "b a"],
+    *,
+    gamma: float = 2.0,
+    class_weights: Float[Tensor, " c"] | None = None,
+) -> Float[Tensor, " b"]:
+    """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", equation 6), summed for each image.
+
+    An anchor of class k has for k not the target 1 but its quality q, such as the overlap of its predicted box with the
+    instance: scores then rank boxes by how well they lie. The cross-entropy is times abs(q - p) ** gamma. Nothing balances
+    positives and negatives. Quality gets no gradient, and is read at positives alone. Ignored anchors, and the memory taken,
+    are as of :func:`focal_loss`.
+
+    >>> import math
+    >>> from detect.shapes import BACKGROUND
+    >>> logits, classes = torch.zeros(1, 2, 1), torch.tensor([[0, BACKGROUND]])  # p = 1/2
+    >>> quality_focal_loss(logits, classes, torch.tensor([[1.0, 0.0]])) / math.log(2)  # 1/4 ln 2, twice
+    tensor([0.5000])
+    >>> quality_focal_loss(logits, classes, torch.tensor([[0.5, 0.0]])) / math.log(2)  # the first is right as it is
+    tensor([0.2500])
+
+    Args:
+        quality: the target of an anchor's own class, from 0 to 1.
+        gamma: exponent, at least 0.
+
+    Raises:
+        ValueError: as :func:`focal_loss`.
+    """
+    _check_focal(logits, quality, 0.0, gamma)
+    sums = focal_loss(logits, classes, alpha=0.0, gamma=gamma, class_weights=class_weights)  # of negatives alone
+    image, anchor = (classes >= 0).nonzero(as_tuple=True)
+    own = widened(logits[image, anchor, classes[image, anchor]])
+    target = quality.detach()[image, anchor].to(own)
+    miss = (target - own.sigmoid()).abs().clamp(min=torch.finfo(own.dtype).tiny)  # 0**gamma as in _soft_sums
+    cost = miss**gamma * functional.binary_cross_entropy_with_logits(own, target, reduction="none")
+    factors = _class_factors(logits, class_weights).expand(logits.shape[2])[classes[image, anchor]]
+    return sums.index_add(0, image, factors * cost)
 
 
 class _FocalSums(torch.autograd.Function):

@@ -94,8 +94,9 @@ class ModelConfig(_Section):
     low_quality: Literal["own", "forced"] | None = "own"
     box_loss: Literal["l1", "smooth_l1", "giou", "diou", "ciou"] = "giou"
     box_weight: float = Field(default=2.0, gt=0, le=1000)
-    alpha: float = Field(default=0.25, gt=0, lt=1, description="of the focal loss")
-    gamma: float = Field(default=2.0, ge=0, le=10, description="of the focal loss")
+    class_loss: Literal["focal", "quality_focal"] = "focal"
+    alpha: float = Field(default=0.25, gt=0, lt=1, description="of the focal loss; quality_focal has none")
+    gamma: float = Field(default=2.0, ge=0, le=10, description="of both")
     score_threshold: float = Field(default=0.05, ge=0, lt=1, description="a detection is above it")
     iou_threshold: float = Field(default=0.5, ge=0, le=1, description="of suppression")
     # landmarks

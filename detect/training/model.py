@@ -150,6 +150,7 @@ def _box_detector(
         rule=MaxIoU(model.foreground, model.background, model.low_quality),
         box_loss=model.box_loss,
         box_weight=model.box_weight,
+        class_loss=model.class_loss,
         alpha=model.alpha,
         gamma=model.gamma,
         divisors=batch_divisors,  # after 8 epochs on the nuclei .017 AP above image_divisors

@@ -41,6 +41,22 @@ def test_one_image_by_hand(placed):
     assert_close(losses.box, torch.tensor(0.25))  # dx = 2 / 8, the rest 0
 
 
+@pytest.mark.parametrize("box_loss", ["l1", "giou"])
+def test_quality_is_the_overlap_of_the_predicted_box(placed, box_loss):
+    # anchor 1, predicted 2 pixels to the right of where it is, has IoU 1 with the box there, and .6 where it is
+    target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
+    for right, quality in ((0.0, 0.6), (0.25, 1.0)):
+        output = zeros(1)
+        moved = output.deltas.detach().clone()
+        moved[0, 1, 0] = right  # of its 8 pixels
+        output = HeadOutput(output.logits, moved.requires_grad_())
+        criterion = RetinaNetCriterion(class_loss="quality_focal", box_loss=box_loss)
+        losses = criterion(output, placed, [target])
+        # at p = 1/2 the seven negatives cost ln 2 / 4, the positive ln 2 times the square of what its quality is from p
+        assert_close(losses.classification, torch.tensor(math.log(2) * (7 / 4 + (quality - 0.5) ** 2)))
+        assert torch.autograd.grad(losses.classification, output, allow_unused=True)[1] is None
+
+
 def test_images_without_instances_are_ordinary(placed):
     losses = RetinaNetCriterion()(output := zeros(2), placed, [NO_BOXES, NO_BOXES])
     assert_close(losses.classification, torch.tensor(math.log(2) / 4 * 8 * 0.75))  # the mean over images that are alike

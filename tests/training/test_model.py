@@ -16,6 +16,7 @@ from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.heads.targets import ImageTargets
 from detect.keypoints.coco_landmarks import keypoint_landmarks
+from detect.losses import batch_divisors
 from detect.resize import parse_resize
 from detect.training.model import Labels, build_detector, training_anchors
 
@@ -95,13 +96,14 @@ def test_the_fields_reach_the_detector(tiny, dataset):
     config = tiny(
         *("model.foreground=.6", "model.background=.3", "model.low_quality=null", "model.box_loss=ciou"),
         *("model.box_weight=3", "model.alpha=.4", "model.gamma=1", "model.score_threshold=.2"),
-        "model.iou_threshold=.7",
+        *("model.iou_threshold=.7", "model.class_loss=quality_focal"),
     )
     detector = build_detector(config, LABELS, anchors=training_anchors(config, dataset), mean=[0.25], std=[0.125])
     rule, criterion, post = detector.criterion.rule, detector.criterion, detector.post_process
     assert (rule.foreground, rule.background, rule.low_quality) == (0.6, 0.3, None)
     assert criterion.box_loss.__name__ == "ciou_loss"
     assert (criterion.box_weight, criterion.alpha, criterion.gamma) == (3, 0.4, 1)
+    assert (criterion.class_loss, criterion.divisors) == ("quality_focal", batch_divisors)
     assert (post.score_threshold, post.iou_threshold) == (0.2, 0.7)
     assert_close(detector.normalise(torch.full((1, 1, 1, 1), 0.5)), torch.full((1, 1, 1, 1), 2.0))
     config = tiny("model.stride=8", "model.sigma_cells=1.5", "model.threshold=.4", task="landmarks")

@@ -205,6 +205,7 @@ def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Lab
         detector.criterion = FreePredictorCriterion(
             box_loss=model.box_loss,
             box_weight=model.box_weight,
+            class_loss=model.class_loss,
             alpha=model.alpha,
             gamma=model.gamma,
             divisors=batch_divisors,
