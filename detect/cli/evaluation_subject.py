@@ -86,16 +86,17 @@ def _run(
     device: str,
     batch_size: int,
 ) -> CocoResults:
-    data = DetectionData(
-        dataset,
-        folder,
-        resize=trained.resize,
-        channels=trained.channels,
-        landmarks=landmarks,
-        category_ids=trained.category_ids,
-    )
     floor = None if landmarks is None else min(LANDMARK_FLOOR, float(trained.config.model.threshold))
     with output.reading_bar() as progress:
+        data = DetectionData(
+            dataset,
+            folder,
+            resize=trained.resize,
+            channels=trained.channels,
+            landmarks=landmarks,
+            category_ids=trained.category_ids,
+            progress=progress,
+        )
         return find_objects(
             trained.model,
             data,

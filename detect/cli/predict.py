@@ -44,14 +44,16 @@ def predict(
 
     trained = load_on(checkpoint, device)
     dataset, folder = dataset_of_files(images, trained.labels)
-    data = DetectionData(
-        dataset,
-        folder,
-        resize=trained.resize,
-        channels=trained.channels,
-        on_broken="skip" if skip_broken else "fail",
-        category_ids=trained.category_ids,
-    )
+    with reading_bar() as progress:
+        data = DetectionData(
+            dataset,
+            folder,
+            resize=trained.resize,
+            channels=trained.channels,
+            on_broken="skip" if skip_broken else "fail",
+            category_ids=trained.category_ids,
+            progress=progress,
+        )
     for broken in data.broken:
         note(f"skipped: {broken.reason}")
     pixel = trained.config.data.pixel

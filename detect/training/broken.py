@@ -11,6 +11,7 @@ from os import cpu_count
 
 from PIL import Image
 
+from detect.coco.reading import Progress
 from detect.errors import ImageError
 
 NAMED = 5  # in a message; the others are counted
@@ -24,16 +25,23 @@ class BrokenImage:
     reason: str
 
 
-def find_broken_images(open_image: Callable[[int], object], num_images: int) -> tuple[BrokenImage, ...]:
+def find_broken_images(
+    open_image: Callable[[int], object], num_images: int, *, progress: Progress | None = None
+) -> tuple[BrokenImage, ...]:
     """Open every image, by its row; those that raise an ImageError are the broken ones.
 
     A header says nothing of a file that was cut off, so each is decoded, several at once.
     """
+    broken = []
     # opening an image sets Python's filters of warnings and puts them back, which threads would do in each other's way
     with warnings.catch_warnings(), ThreadPoolExecutor(min(cpu_count() or 1, 16)) as threads:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        reasons = list(threads.map(partial(_why_broken, open_image), range(num_images)))
-    return tuple(BrokenImage(row, reason) for row, reason in enumerate(reasons) if reason)
+        for row, reason in enumerate(threads.map(partial(_why_broken, open_image), range(num_images))):
+            if reason:
+                broken.append(BrokenImage(row, reason))
+            if progress:
+                progress("checking images", row + 1, num_images)
+    return tuple(broken)
 
 
 def broken_message(broken: Sequence[BrokenImage], num_images: int) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detect.coco import CocoDataset
+from detect.coco.reading import Progress
 from detect.errors import ImageError
 from detect.heads.targets import ImageTargets
 from detect.images import open_image
@@ -118,6 +119,7 @@ class DetectionData(Dataset[Sample]):
         landmarks: the points, of all images of the dataset; by default its keypoints, where it was read with them.
         category_ids: the categories of the classes, rising; by default all of the dataset. Of data to validate on, those
             trained on.
+        progress: called as ``progress(what, done, total)`` while the images are checked.
 
     Raises:
         ImageError: images are missing or broken (how many and which), or none is left.
@@ -138,6 +140,7 @@ class DetectionData(Dataset[Sample]):
         on_broken: str = "fail",
         landmarks: CocoLandmarks | None = None,
         category_ids: Sequence[int] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if on_broken not in {"fail", "skip"} or seed < 0:
             raise ValueError(f"on_broken is 'fail' or 'skip', and a seed at least 0, got {on_broken!r} and {seed}")
@@ -151,7 +154,7 @@ class DetectionData(Dataset[Sample]):
         self.landmarks = _keypoints_of(dataset) if landmarks is None else landmarks
         self.category_ids = _all_categories(dataset) if category_ids is None else tuple(category_ids)
         self._labels = LabelTable(dataset, self.landmarks, self.category_ids)
-        self.broken = find_broken_images(self.open, len(dataset.images))
+        self.broken = find_broken_images(self.open, len(dataset.images), progress=progress)
         if self.broken and (on_broken == "fail" or len(self.broken) == len(dataset.images)):
             raise ImageError(broken_message(self.broken, len(dataset.images)))
         broken_rows = [each.image_row for each in self.broken]

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from detect.boxes import xyxy_to_xywh
 from detect.coco import CocoResults
+from detect.coco.reading import Progress
 from detect.detectors.landmarks import LandmarkDetector
 from detect.heads.detections import Detections
 from detect.keypoints.cells import SHIFTS
@@ -24,7 +25,6 @@ from detect.training.data import Batch, DetectionData, collate
 from detect.training.model import Detector, Labels
 from detect.training.views import View, resized_view
 
-Progress = Callable[[str, int, int], None]
 FOUND = 1.0  # what COCO's results have for a keypoint's visibility
 
 

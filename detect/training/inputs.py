@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from detect.coco import CocoDataset, read_coco
 from detect.coco.columns import Images
+from detect.coco.reading import Progress
 from detect.errors import ConfigError
 from detect.keypoints.coco_landmarks import CocoLandmarks, keypoint_landmarks
 from detect.resize import parse_resize
@@ -34,12 +35,13 @@ class Inputs:
     std: tuple[float, ...]
 
 
-def read_inputs(config: TrainConfig, *, overfit: int | None = None) -> Inputs:
+def read_inputs(config: TrainConfig, *, overfit: int | None = None, progress: Progress | None = None) -> Inputs:
     """The data that a configuration names.
 
     Args:
         config: of the run.
         overfit: instead of all, so many images that have objects, without augmentation and without validation.
+        progress: called as ``progress(what, done, total)`` while the images are checked.
 
     Raises:
         CocoError: annotations that cannot be read, or a category of the validation data that training does not have.
@@ -52,8 +54,8 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None) -> Inputs:
         dataset, held_out = hold_out(dataset, config.data.val_share)
     landmarks = _landmarks(config, dataset)
     labels = Labels.of(dataset, landmarks)
-    train = _data(config, dataset, landmarks, labels, config.data.images, augmented=overfit is None)
-    val = None if held_out is None or overfit is not None else _validation(config, held_out, labels)
+    train = _data(config, dataset, landmarks, labels, config.data.images, progress, augmented=overfit is None)
+    val = None if held_out is None or overfit is not None else _validation(config, held_out, labels, progress)
     if overfit is not None:
         _keep_few(train, overfit)
     if config.data.mean and config.data.std:
@@ -91,13 +93,13 @@ def _landmarks(config: TrainConfig, dataset: CocoDataset) -> CocoLandmarks | Non
     return keypoint_landmarks(dataset, pixel=config.data.pixel) if config.task == "landmarks" else None
 
 
-def _validation(config: TrainConfig, dataset: CocoDataset, labels: Labels) -> DetectionData:
+def _validation(config: TrainConfig, dataset: CocoDataset, labels: Labels, progress: Progress | None) -> DetectionData:
     landmarks = _landmarks(config, dataset)
     for category, joints in landmarks.joints.items() if landmarks else ():
         if labels.joints.get(category) != joints:
             raise ConfigError(f"data.val: category {category} has other keypoints than in data.train")
     folder = config.data.val_images or config.data.images
-    return _data(config, dataset, landmarks, labels, folder, augmented=False)
+    return _data(config, dataset, landmarks, labels, folder, progress, augmented=False)
 
 
 def _data(
@@ -106,6 +108,7 @@ def _data(
     landmarks: CocoLandmarks | None,
     labels: Labels,
     folder: Path,
+    progress: Progress | None,
     *,
     augmented: bool,
 ) -> DetectionData:
@@ -121,6 +124,7 @@ def _data(
         on_broken=config.data.on_broken,
         landmarks=landmarks,
         category_ids=labels.category_ids,
+        progress=progress,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.coco.reading import Progress
 from detect.errors import ConfigError, TrainingError
 from detect.files import write_whole
 from detect.training.checkpoints import BEST, LAST, Checkpoint, check_same_run, read_checkpoint, save_checkpoint
@@ -32,7 +33,6 @@ from detect.training.validation import MAIN_METRIC, validate
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 Build = Callable[..., Detector]
 
@@ -94,7 +94,7 @@ def train(
     Args:
         config: of the run.
         resume: go on from ``last.pt``, where there is one.
-        progress: called as ``progress(what, done, total)``, in steps.
+        progress: called as ``progress(what, done, total)``: images that are checked, then steps.
         note: called with lines for people.
         build: makes the detector, called as :func:`detect.training.model.build_detector`; experiments put in their own. What
             it makes is not in the configuration: checkpoints are resumed with the same, and loaded if the weights fit.
@@ -141,7 +141,7 @@ def overfit(
     fabric = launch(config)
     if fabric.world_size > 1:
         raise ConfigError("--overfit runs in one process")
-    inputs = read_inputs(config, overfit=num_images)
+    inputs = read_inputs(config, overfit=num_images, progress=progress)
     stepper = _stepper(config, fabric, inputs, _anchors(config, inputs))
     batch = collate([inputs.train[place] for place in range(num_images)])
     losses = []
@@ -173,7 +173,7 @@ class _Run:
         self.is_main = bool(fabric.is_global_zero)
         self.progress = progress if self.is_main else None
         self.note = note if note and self.is_main else lambda _: None
-        self.inputs = read_inputs(config)
+        self.inputs = read_inputs(config, progress=self.progress)
         self.anchors = before.anchors if before else _anchors(config, self.inputs)
         self.stepper = _stepper(config, fabric, self.inputs, self.anchors, build)
         self.state = RunState()

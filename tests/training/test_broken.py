@@ -20,6 +20,12 @@ def test_the_rows_of_broken_images_come_in_order_with_their_reasons():
     assert broken == (BrokenImage(1, "1.png: broken"), BrokenImage(4, "4.png: broken"), BrokenImage(7, "7.png: broken"))
 
 
+def test_progress_counts_the_images():
+    told: list[tuple[str, int, int]] = []
+    find_broken_images(lambda row: row, 3, progress=lambda *each: told.append(each))
+    assert told == [("checking images", done, 3) for done in (1, 2, 3)]
+
+
 def test_no_images_are_not_broken():
     assert find_broken_images(open, 0) == ()
 
