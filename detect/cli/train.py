@@ -85,7 +85,7 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
     from dataclasses import asdict
 
     from detect.cli.output import print_json, reading_bar
-    from detect.training.loop import overfit
+    from detect.training.overfitting import overfit
 
     with reading_bar() as progress:
         verdict = overfit(config, num_images, progress=progress)

@@ -14,31 +14,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detect.anchors.anchor_set import AnchorSet
 from detect.coco.reading import Progress
-from detect.errors import ConfigError, TrainingError
+from detect.errors import TrainingError
 from detect.files import write_whole
 from detect.training.checkpoints import BEST, LAST, Checkpoint, check_same_run, read_checkpoint, save_checkpoint
 from detect.training.config import TrainConfig
-from detect.training.data import Batch, collate
-from detect.training.diagnosis import OverfitVerdict, is_flat
+from detect.training.data import Batch
+from detect.training.diagnosis import is_flat
 from detect.training.feeding import epoch_batches, in_groups, part_loader
-from detect.training.inputs import Inputs, read_inputs
+from detect.training.inputs import read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
-from detect.training.model import Detector, build_detector, training_anchors
+from detect.training.model import build_detector, training_anchors
 from detect.training.schedule import rate_factor
-from detect.training.steps import Stepper, launch
+from detect.training.steps import Build, Stepper, launch
 from detect.training.validation import MAIN_METRIC, validate
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Note = Callable[[str], None]
-Build = Callable[..., Detector]
 
-OVERFIT_STEPS = 300
-OVERFIT_WARMUP = 20
-OVERFIT_ENDS = 5  # steps that the last loss is the mean of
 FLAT_ABOVE = 0.1  # of the highest learning rate: below, a loss that hardly falls is ordinary
 
 
@@ -129,32 +124,6 @@ def train(
     )
 
 
-def overfit(
-    config: TrainConfig, num_images: int, *, num_steps: int = OVERFIT_STEPS, progress: Progress | None = None
-) -> OverfitVerdict:
-    """Learn a few images by heart, without augmentation, at a constant rate: a test of the learning problem.
-
-    Raises:
-        ConfigError: too few images with objects, or several processes.
-        TrainingError: the loss is not finite.
-    """
-    fabric = launch(config)
-    if fabric.world_size > 1:
-        raise ConfigError("--overfit runs in one process")
-    inputs = read_inputs(config, overfit=num_images, progress=progress)
-    stepper = _stepper(config, fabric, inputs, _anchors(config, inputs))
-    batch = collate([inputs.train[place] for place in range(num_images)])
-    losses = []
-    for step in range(num_steps):
-        rate = config.optimisation.learning_rate * min(1.0, (step + 1) / OVERFIT_WARMUP)
-        losses.append(stepper.take([batch], rate=rate)["loss"])
-        if progress:
-            progress(f"loss {losses[-1]:.3f}", step + 1, num_steps)
-    ends = losses[-OVERFIT_ENDS:]
-    diagnosis = stepper.diagnose(batch, rate=config.optimisation.learning_rate)
-    return OverfitVerdict(num_images, num_steps, losses[0], sum(ends) / len(ends), diagnosis)
-
-
 class _Run:
     """Everything that a run has in its hands."""
 
@@ -174,8 +143,8 @@ class _Run:
         self.progress = progress if self.is_main else None
         self.note = note if note and self.is_main else lambda _: None
         self.inputs = read_inputs(config, progress=self.progress)
-        self.anchors = before.anchors if before else _anchors(config, self.inputs)
-        self.stepper = _stepper(config, fabric, self.inputs, self.anchors, build)
+        self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
+        self.stepper = Stepper.of(config, fabric, self.inputs, self.anchors, build)
         self.state = RunState()
         if before and before.training:
             self.state = RunState(**before.training["state"])
@@ -312,14 +281,3 @@ class _Run:
     def _kept(self) -> str:
         last = self.config.output.folder / LAST
         return f"{last} is from before" if last.exists() else "no checkpoint was written before"
-
-
-def _anchors(config: TrainConfig, inputs: Inputs) -> AnchorSet | None:
-    return training_anchors(config, inputs.train.dataset) if config.task == "boxes" else None
-
-
-def _stepper(
-    config: TrainConfig, fabric: Fabric, inputs: Inputs, anchors: AnchorSet | None, build: Build = build_detector
-) -> Stepper:
-    detector = build(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
-    return Stepper(config, fabric, detector, file_names=inputs.train.dataset.images.file_names)

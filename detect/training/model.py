@@ -64,14 +64,18 @@ class Labels:
         return cls(tuple(ids), names, landmarks.joint_names, dict(landmarks.joints))
 
 
-def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet:
+def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | None:
     """The anchors of a box run: from their file or by their name, or fitted to the training boxes after the resize rule.
+
+    A run of landmarks has none.
 
     Raises:
         AnchorFileError: neither a known name nor a readable file.
         ConfigError: anchors made for another resize rule.
         FitError: no boxes to fit to.
     """
+    if config.task == "landmarks":
+        return None
     resize = parse_resize(config.data.resize)
     if config.model.anchors == FIT:
         instances = ResizedInstances.of(dataset, resize)

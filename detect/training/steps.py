@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from detect.anchors.anchor_set import AnchorSet
 from detect.errors import ConfigError, MissingExtraError, TrainingError
 from detect.keypoints.cells import SHIFTS
 from detect.keypoints.landmarks import Landmarks
@@ -18,10 +19,13 @@ from detect.training.averaging import WeightAverage
 from detect.training.config import TrainConfig
 from detect.training.data import Batch
 from detect.training.diagnosis import Diagnosis, diagnose
-from detect.training.model import Detector
+from detect.training.inputs import Inputs
+from detect.training.model import Detector, build_detector
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+Build = Callable[..., Detector]
 
 
 def launch(config: TrainConfig) -> Fabric:
@@ -69,6 +73,19 @@ class Stepper:
         self.model, self.optimizer = fabric.setup(self.detector, _optimizer(self.detector, config))
         self.model.mark_forward_method("losses")
         self.average = WeightAverage(self.detector, decay=config.optimisation.ema_decay)
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainConfig,
+        fabric: Fabric,
+        inputs: Inputs,
+        anchors: AnchorSet | None,
+        build: Build = build_detector,
+    ) -> Stepper:
+        """For the detector of a configuration and its inputs, or for another that ``build`` makes."""
+        detector = build(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
+        return cls(config, fabric, detector, file_names=inputs.train.dataset.images.file_names)
 
     def take(self, parts: Sequence[Batch], *, rate: float) -> dict[str, float]:
         """Learn from a batch, given in parts, and give its losses, their sum and the norm of the gradient.

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.training import loop
+from detect.training import overfitting
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line(detect, squares, arguments, message):
 
 
 def test_overfitting_says_whether_it_passed(detect, squares, monkeypatch):
-    monkeypatch.setattr("detect.training.loop.overfit", partial(loop.overfit, num_steps=3))
+    monkeypatch.setattr("detect.training.overfitting.overfit", partial(overfitting.overfit, num_steps=3))
     ended = detect("train", squares, "--overfit", 2)
     assert ended.code == 1  # three steps are too few
     assert "NOT learned by heart" in ended.out

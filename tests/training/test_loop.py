@@ -20,7 +20,7 @@ from detect.training import loop
 from detect.training.checkpoints import load_detector, read_checkpoint
 from detect.training.data import DetectionData
 from detect.training.logs import read_log
-from detect.training.loop import overfit, train
+from detect.training.loop import train
 from detect.training.model import build_detector
 from detect.training.schedule import rate_factor
 
@@ -248,14 +248,6 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(tiny):
 def test_a_batch_that_cannot_be_divided(tiny):
     with pytest.raises(ConfigError, match="a batch of 2 images cannot be divided among 1 processes with 3 parts"):
         train(tiny("optimisation.accumulate=3"))
-
-
-def test_few_images_are_learned_by_heart_but_not_at_a_rate_of_nothing(tiny):
-    config = tiny("optimisation.learning_rate=5e-3")
-    assert overfit(config, 2, num_steps=60).passed
-    slow = overfit(tiny("optimisation.learning_rate=1e-9"), 2, num_steps=5)
-    assert not slow.passed
-    assert any("too small" in finding for finding in slow.diagnosis.findings)
 
 
 def test_half_precision_learns_too(tiny, tmp_path):
