@@ -31,12 +31,13 @@ from .keypoints.point_matching import match_points
 from .keypoints.scores import PointScores, score_points
 from .keypoints.thresholds import choose_threshold
 from .losses import heatmap_focal_loss
-from .matching import MaxIoU
+from .matching import Atss, MaxIoU
 from .resize import ResizeRule, parse_resize
 
 __all__ = [
     "AnchorGrid",
     "AnchorSet",
+    "Atss",
     "BoxCoder",
     "CocoDataset",
     "Coverage",

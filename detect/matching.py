@@ -39,6 +39,17 @@ class MaxIoU:
             raise ValueError(f"low_quality is 'own', 'forced' or None, got {self.low_quality!r}")
 
 
+@dataclass(frozen=True)
+class Atss:
+    """Adaptive training sample selection, with so many candidates of each level: see :func:`match_atss`."""
+
+    num_candidates: int = 9
+
+    def __post_init__(self) -> None:
+        if self.num_candidates < 1:
+            raise ValueError(f"need num_candidates from 1, got {self.num_candidates}")
+
+
 def match_boxes(
     anchors: Float[Tensor, "a 4"], boxes: Float[Tensor, "n 4"], rule: MaxIoU | None = None
 ) -> Int64[Tensor, " a"]:

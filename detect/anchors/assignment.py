@@ -23,19 +23,8 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.placed import cells_of
 from detect.box_overlap import pairwise_iou
 from detect.lattice_matching import match_lattices
-from detect.matching import CHUNK_PAIRS, MaxIoU, atss_pairs, best_per_anchor
+from detect.matching import CHUNK_PAIRS, Atss, MaxIoU, atss_pairs, best_per_anchor
 from detect.shapes import BACKGROUND, IGNORE
-
-
-@dataclass(frozen=True)
-class Atss:
-    """Adaptive training sample selection, with so many candidates of each level: see :func:`detect.matching.match_atss`."""
-
-    num_candidates: int = 9
-
-    def __post_init__(self) -> None:
-        if self.num_candidates < 1:
-            raise ValueError(f"need num_candidates from 1, got {self.num_candidates}")
 
 
 @dataclass(frozen=True)

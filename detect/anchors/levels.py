@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from numpy import ndarray
 
-from detect.anchors.assignment import Assignment, Atss, assign
+from detect.anchors.assignment import Assignment, assign
 from detect.anchors.coverage import Coverage, coverage
 from detect.anchors.finer_level import FinerLevel, finer_level
 from detect.anchors.grid import AnchorGrid
 from detect.anchors.head_cost import HeadSize, LevelCost, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.errors import FitError
-from detect.matching import MaxIoU
+from detect.matching import Atss, MaxIoU
 
 COVERED = 0.5  # IoU on the grid from which an instance counts as covered
 MAY_LOSE = 0.001  # share of instances that a suggestion may leave uncovered

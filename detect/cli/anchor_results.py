@@ -80,8 +80,9 @@ def with_provenance(score: Coverage, sources: tuple[SourceFile, ...]) -> AnchorS
 
 def assigned(score: Coverage, grid: str, assigner: str) -> Assignment:
     """What a matcher does with the anchors of a score."""
-    from detect.anchors.assignment import Atss, assign  # which need torch
+    from detect.anchors.assignment import assign  # which needs torch
     from detect.anchors.grid import AnchorGrid
+    from detect.matching import Atss
 
     strides, rounded, _ = grid_rule(grid)
     laid = AnchorGrid(score.anchors, strides=strides, rounded=rounded)

@@ -105,12 +105,12 @@ def levels(
     `AnchorGrid.select_levels` take the levels to keep, and `detect anchors fit --levels p3-p5` fits to these. Nothing is
     trained: the anchors are matched as a detector would.
     """
-    from detect.anchors.assignment import Atss
     from detect.anchors.grid import AnchorGrid
     from detect.anchors.known import load_anchors
     from detect.anchors.levels import level_preference
     from detect.cli import anchor_results, anchor_tables
     from detect.cli.output import console, print_json, save
+    from detect.matching import Atss
 
     chosen = load_anchors(anchors)
     instances = anchor_results.read_instances(files, resize or chosen.resize, strict=strict, list_findings=findings)

@@ -26,7 +26,7 @@ from detect.losses import (
     quality_focal_loss,
     smooth_l1_loss,
 )
-from detect.matching import MaxIoU, ignore_regions
+from detect.matching import Atss, MaxIoU, ignore_regions, match_atss
 
 Divisors = Callable[[Tensor], Tensor]
 
@@ -62,7 +62,7 @@ class RetinaNetCriterion(nn.Module):
     one operator already.
 
     Args:
-        rule: which anchors are positive, ignored, background.
+        rule: which anchors are positive, ignored, background; by default :class:`~detect.matching.MaxIoU`.
         coder: how boxes are encoded against anchors.
         box_loss: ``"l1"`` or ``"smooth_l1"`` of the deltas; ``"giou"``, ``"diou"`` or ``"ciou"`` of the decoded boxes.
         beta: of the smooth L1 loss.
@@ -82,7 +82,7 @@ class RetinaNetCriterion(nn.Module):
     def __init__(
         self,
         *,
-        rule: MaxIoU | None = None,
+        rule: MaxIoU | Atss | None = None,
         coder: BoxCoder | None = None,
         box_loss: str = "l1",
         beta: float = 1.0,
@@ -98,7 +98,7 @@ class RetinaNetCriterion(nn.Module):
             raise ValueError(f"box_loss {box_loss!r} is not one of {', '.join(losses)}")
         if class_loss not in CLASS_LOSSES:
             raise ValueError(f"class_loss {class_loss!r} is not one of {', '.join(CLASS_LOSSES)}")
-        self.rule = rule or MaxIoU()
+        self.rule: MaxIoU | Atss = rule or MaxIoU()
         self.coder = coder or BoxCoder()
         self.box_loss = losses[box_loss]
         self.on_boxes = box_loss in IOU_LOSSES
@@ -112,11 +112,17 @@ class RetinaNetCriterion(nn.Module):
         """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
         rows = []
         for image in targets:
-            matches = match_lattices(placed.lattices, image.boxes, self.rule)
+            matches = self._match_image(placed, image.boxes)
             if image.ignored is not None:
                 matches = ignore_regions(matches, placed.boxes, image.ignored)
             rows.append(matches)
         return torch.stack(rows)
+
+    def _match_image(self, placed: PlacedAnchors, boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, " a"]:
+        if isinstance(self.rule, MaxIoU):
+            return match_lattices(placed.lattices, boxes, self.rule)
+        levels = torch.split(placed.boxes, placed.num_per_level)
+        return match_atss(levels, boxes, num_candidates=self.rule.num_candidates)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, output: HeadOutput, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:

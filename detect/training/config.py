@@ -89,9 +89,12 @@ class ModelConfig(_Section):
     anchors: str = Field(default=FIT, description="fit, a known name or an anchors.yaml")
     levels: str = Field(default="p2-p4", description="for fit: pyramid levels, or strides in pixels")
     per_level: int = Field(default=3, ge=1, le=100, description="for fit: shapes on each level")
-    foreground: float = Field(default=0.5, gt=0, le=1, description="IoU from which an anchor is positive")
-    background: float = Field(default=0.4, gt=0, le=1, description="IoU below which it is background")
-    low_quality: Literal["own", "forced"] | None = "own"
+    assigner: Literal["max_iou", "atss"] = Field(default="max_iou", description="what matches anchors to instances")
+    foreground: float = Field(default=0.5, gt=0, le=1, description="of max_iou: from this IoU on an anchor is positive")
+    background: float = Field(default=0.4, gt=0, le=1, description="of max_iou: below this IoU it is background")
+    low_quality: Literal["own", "forced"] | None = Field(
+        default="own", description="of max_iou: an instance's best anchors are positive however low their IoU"
+    )
     box_loss: Literal["l1", "smooth_l1", "giou", "diou", "ciou"] = "giou"
     box_weight: float = Field(default=2.0, gt=0, le=1000)
     class_loss: Literal["focal", "quality_focal"] = "focal"

@@ -21,7 +21,7 @@ from detect.heads.detections import PostProcess
 from detect.heads.targets import RetinaNetCriterion
 from detect.keypoints.coco_landmarks import CocoLandmarks
 from detect.losses import batch_divisors
-from detect.matching import MaxIoU
+from detect.matching import Atss, MaxIoU
 from detect.resize import parse_resize
 from detect.training.config import FIT, TrainConfig
 
@@ -151,7 +151,7 @@ def _box_detector(
 ) -> RetinaNetDetector:
     model = config.model
     criterion = RetinaNetCriterion(
-        rule=MaxIoU(model.foreground, model.background, model.low_quality),
+        rule=Atss() if model.assigner == "atss" else MaxIoU(model.foreground, model.background, model.low_quality),
         box_loss=model.box_loss,
         box_weight=model.box_weight,
         class_loss=model.class_loss,

@@ -10,12 +10,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import Atss, assign, level_hw
+from detect.anchors.assignment import assign, level_hw
 from detect.anchors.grid import AnchorGrid
 from detect.anchors.instances import ResizedInstances
 from detect.coco import read_coco
 from detect.interop.torchvision import import_torchvision
-from detect.matching import MaxIoU, match_atss
+from detect.matching import Atss, MaxIoU, match_atss
 from detect.resize import parse_resize
 from detect.samples import SAMPLES, sample_annotations
 

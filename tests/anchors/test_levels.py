@@ -12,7 +12,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import Atss, assign
+from detect.anchors.assignment import assign
 from detect.anchors.coverage import coverage
 from detect.anchors.grid import AnchorGrid
 from detect.anchors.head_cost import HeadSize, level_costs
@@ -22,7 +22,7 @@ from detect.anchors.levels import LevelPreference, level_preference
 from detect.coco import read_coco
 from detect.errors import FitError
 from detect.heads.retinanet import RetinaNetHead
-from detect.matching import MaxIoU
+from detect.matching import Atss, MaxIoU
 from detect.resize import parse_resize
 from detect.samples import sample_annotations
 

@@ -16,7 +16,7 @@ from detect.box_coding import BoxCoder
 from detect.heads.retinanet import HeadOutput
 from detect.heads.targets import ImageTargets, RetinaNetCriterion
 from detect.losses import MovingDivisors, batch_divisors
-from detect.matching import BACKGROUND, IGNORE
+from detect.matching import BACKGROUND, IGNORE, Atss, ignore_regions, match_atss
 
 NO_BOXES = ImageTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
@@ -77,6 +77,18 @@ def test_each_image_has_its_own_instances(placed):
     losses = RetinaNetCriterion()(output, placed, [first, NO_BOXES, second])
     assert_close(losses.classification, torch.tensor(0.0), atol=1e-6, rtol=0)
     assert losses.box == 0
+
+
+def test_adaptive_selection_matches_each_image_by_itself():
+    grid = AnchorGrid(AnchorSet.of([[(8, 8)], [(16, 16)]], strides=(8, 16))).place([(6, 6), (3, 3)])
+    boxes = torch.tensor([[3.0, 3.0, 20.0, 17.0], [20.0, 22.0, 31.0, 30.0]])
+    crowd = torch.tensor([[32.0, 0.0, 48.0, 16.0]])
+    target = ImageTargets(boxes, torch.tensor([0, 1]), ignored=crowd)
+    own, none = RetinaNetCriterion(rule=Atss(4)).match(grid, [target, NO_BOXES])
+    expected = match_atss(torch.split(grid.boxes, grid.num_per_level), boxes, num_candidates=4)
+    assert_close(own, ignore_regions(expected, grid.boxes, crowd))
+    assert {int(row) for row in own} == {0, 1, BACKGROUND, IGNORE}
+    assert (none == BACKGROUND).all()
 
 
 def test_ignored_regions_are_not_background(placed):

@@ -17,6 +17,7 @@ from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.heads.targets import ImageTargets
 from detect.keypoints.coco_landmarks import keypoint_landmarks
 from detect.losses import batch_divisors
+from detect.matching import Atss
 from detect.resize import parse_resize
 from detect.training.model import Labels, build_detector, training_anchors
 
@@ -105,6 +106,8 @@ def test_the_fields_reach_the_detector(tiny, dataset):
     assert (criterion.box_weight, criterion.alpha, criterion.gamma) == (3, 0.4, 1)
     assert (criterion.class_loss, criterion.divisors) == ("quality_focal", batch_divisors)
     assert (post.score_threshold, post.iou_threshold) == (0.2, 0.7)
+    adaptive = build_detector(tiny("model.assigner=atss"), LABELS, anchors=training_anchors(tiny(), dataset))
+    assert adaptive.criterion.rule == Atss()
     assert_close(detector.normalise(torch.full((1, 1, 1, 1), 0.5)), torch.full((1, 1, 1, 1), 2.0))
     config = tiny("model.stride=8", "model.sigma_cells=1.5", "model.threshold=.4", task="landmarks")
     landmarks = build_detector(config, Labels((7,), ("square",), ("square",), {7: (0,)}))
