@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detect.cli.train_fields import show_fields
+
 if TYPE_CHECKING:
     from detect.training.config import TrainConfig
 
@@ -30,6 +32,12 @@ def train(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    fields: Annotated[  # noqa: ARG001 - the callback ends the command
+        bool,
+        typer.Option(
+            "--fields", is_eager=True, callback=show_fields, help="List every field of a configuration, and leave."
+        ),
+    ] = False,
 ) -> None:
     """Train a detector on a COCO dataset.
 
@@ -44,8 +52,8 @@ def train(
     from detect.errors import DetectError
     from detect.training.config import read_train_config
 
-    fields = [*(overrides or []), *([f"data.images={json_text(str(images))}"] if images else [])]
-    read = read_train_config(config, fields)
+    given = [*(overrides or []), *([f"data.images={json_text(str(images))}"] if images else [])]
+    read = read_train_config(config, given)
     try:
         several = _overfit(read, overfit, json) if overfit else _train(read, resume, json)
     except DetectError as error:

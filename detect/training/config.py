@@ -82,7 +82,7 @@ class ModelConfig(_Section):
 
     backbone: str = Field(default="small", description="small, timm:NAME or torchvision:NAME")
     pretrained: bool = Field(default=False, description="start from weights of ImageNet")
-    pyramid_channels: int = Field(default=64, ge=1, le=4096)
+    pyramid_channels: int = Field(default=64, ge=1, le=4096, description="of every level, and of the head")
     num_convs: int = Field(default=2, ge=0, le=16, description="of a tower of the head, before the last")
     norm: Literal["group", "batch"] | None = Field(default="group", description="of the towers")
     # boxes
@@ -95,17 +95,23 @@ class ModelConfig(_Section):
     low_quality: Literal["own", "forced"] | None = Field(
         default="own", description="of max_iou: an instance's best anchors are positive however low their IoU"
     )
-    box_loss: Literal["l1", "smooth_l1", "giou", "diou", "ciou"] = "giou"
-    box_weight: float = Field(default=2.0, gt=0, le=1000)
-    class_loss: Literal["focal", "quality_focal"] = "focal"
-    alpha: float = Field(default=0.25, gt=0, lt=1, description="of the focal loss; quality_focal has none")
-    gamma: float = Field(default=2.0, ge=0, le=10, description="of both")
+    box_loss: Literal["l1", "smooth_l1", "giou", "diou", "ciou"] = Field(
+        default="giou", description="the first two of deltas, the others of decoded boxes"
+    )
+    box_weight: float = Field(default=2.0, gt=0, le=1000, description="factor of the box loss")
+    class_loss: Literal["focal", "quality_focal"] = Field(
+        default="focal", description="quality_focal teaches the IoU of the predicted box (Li et al. 2020)"
+    )
+    alpha: float = Field(default=0.25, gt=0, lt=1, description="weight of positives in the focal loss")
+    gamma: float = Field(
+        default=2.0, ge=0, le=10, description="of both losses: the higher, the less easy anchors count"
+    )
     score_threshold: float = Field(default=0.05, ge=0, lt=1, description="a detection is above it")
     iou_threshold: float = Field(default=0.5, ge=0, le=1, description="of suppression")
     # landmarks
-    stride: int = Field(default=2, ge=1, le=64, description="image pixels to a cell of the heatmap")
-    sigma_cells: float = Field(default=2.0, ge=0.05, le=100, description="of a bell")
-    threshold: float = Field(default=0.3, gt=0, lt=1, description="a peak is higher")
+    stride: int = Field(default=2, ge=1, le=64, description="of landmarks: image pixels to a cell of the heatmap")
+    sigma_cells: float = Field(default=2.0, ge=0.05, le=100, description="of a landmark's bell in the heatmap")
+    threshold: float = Field(default=0.3, gt=0, lt=1, description="a peak of the heatmap is higher")
 
     @field_validator("levels")
     @classmethod
@@ -126,13 +132,13 @@ class ModelConfig(_Section):
 class OptimisationConfig(_Section):
     """AdamW; the learning rate after a linear warm-up along a cosine, or in steps."""
 
-    epochs: int = Field(default=45, ge=1, le=100_000)
+    epochs: int = Field(default=45, ge=1, le=100_000, description="times that all images are seen")
     batch_size: int = Field(default=16, ge=1, le=65_536, description="images of a step, over all devices")
     accumulate: int = Field(default=1, ge=1, le=1024, description="parts that a step's batch is computed in")
     learning_rate: float = Field(default=2e-3, gt=0, le=10, description="the highest")
     weight_decay: float = Field(default=0.01, ge=0, le=10, description="of weights of two axes or more")
-    warmup_steps: int = Field(default=50, ge=0, le=1_000_000)
-    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_steps: int = Field(default=50, ge=0, le=1_000_000, description="in which the rate rises from near 0")
+    schedule: Literal["cosine", "step"] = Field(default="cosine", description="how the rate falls")
     milestones: list[float] = Field(
         default=[2 / 3, 8 / 9], description="of step: shares of the run after which the rate falls to a tenth"
     )
@@ -144,9 +150,9 @@ class OptimisationConfig(_Section):
     flat_epochs: int = Field(
         default=5, ge=1, description="a loss that has not fallen for so many epochs is looked into"
     )
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(default="cpu", description="what to train on")
     devices: int = Field(default=1, ge=1, le=4096, description="of one machine; beneath torchrun its processes")
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of the network's numbers")
 
     @field_validator("milestones")
     @classmethod
@@ -159,15 +165,15 @@ class OptimisationConfig(_Section):
 class AugmentConfig(_Section):
     """What training images undergo: the arguments of :class:`detect.training.augment.Augment`."""
 
-    enabled: bool = True
-    flips: bool = True
-    turns: bool = True
-    zoom: tuple[Factor, Factor] = (0.75, 1.4)
+    enabled: bool = Field(default=True, description="whether anything is done")
+    flips: bool = Field(default=True, description="mirror left and right, up and down")
+    turns: bool = Field(default=True, description="turn by quarters")
+    zoom: tuple[Factor, Factor] = Field(default=(0.75, 1.4), description="enlarge by a factor in this range")
     min_visible: float = Field(default=0.4, ge=0, le=1, description="a box keeps this part of its area or is ignored")
-    gain: tuple[Factor, Factor] = (0.7, 1.4)
-    gamma: tuple[Factor, Factor] = (0.7, 1.4)
-    noise: float = Field(default=0.1, ge=0, le=10, description="the most")
-    blur_px: float = Field(default=1.0, ge=0, le=100, description="the most, in pixels of the network's input")
+    gain: tuple[Factor, Factor] = Field(default=(0.7, 1.4), description="intensities times a factor in this range")
+    gamma: tuple[Factor, Factor] = Field(default=(0.7, 1.4), description="intensities to a power in this range")
+    noise: float = Field(default=0.1, ge=0, le=10, description="the most, of the picture's own deviation")
+    blur_px: float = Field(default=1.0, ge=0, le=100, description="the most, sigma in pixels of the network's input")
 
     @field_validator("zoom", "gain", "gamma")
     @classmethod
@@ -183,14 +189,14 @@ class OutputConfig(_Section):
     folder: Path = Field(default=Path("runs/run"), description="last.pt, best.pt, epochs.csv, steps.csv, TensorBoard")
     validate_epochs: int = Field(default=5, ge=1, description="epochs between validations; the last is one always")
     save_steps: int | None = Field(default=None, ge=1, description="save within an epoch too, every so many steps")
-    tensorboard: bool = True
+    tensorboard: bool = Field(default=True, description="write its files too, if it is installed")
 
 
 class TrainConfig(_Section):
     """A whole training run."""
 
-    task: Literal["boxes", "landmarks"] = "boxes"
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    task: Literal["boxes", "landmarks"] = Field(default="boxes", description="what is to be found")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of weights, order and augmentation")
     data: DataConfig
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -266,7 +272,7 @@ def with_overrides(fields: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 def _fault(fault: Mapping[str, Any]) -> str:
     name = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
-        return f"no field {name!r}"
+        return f"no field {name!r} (detect train --fields lists them)"
     if fault["type"] == "missing":
         return f"{name}: missing"
     return f"{name}: {str(fault['msg']).removeprefix('Value error, ')}".removeprefix(": ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import yaml
 from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.cli.train_fields import fields_of
 from detect.training import overfitting
+from detect.training.config import DataConfig, TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -90,6 +93,23 @@ def test_a_mistake_is_one_line(detect, squares, arguments, message):
     ended = detect("train", squares, *arguments)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert message in ended.err
+
+
+def test_every_field_is_listed_with_what_it_takes_and_is(detect):
+    ended = detect("train", "--fields")
+    assert ended.code == 0
+    rows = {line.split()[0]: line for line in ended.out.splitlines()[1:] if not line.startswith(" ")}
+    sections = TrainConfig(data=DataConfig(train=["a.json"], images=Path("images"))).model_dump()
+    names = [f"{section}.{name}" for section, fields in sections.items() if isinstance(fields, dict) for name in fields]
+    assert sorted(rows) == sorted(["task", "seed", *names])
+    for row, parts in (
+        ("data.images", ["needed", "path", "folder of the images"]),
+        ("model.norm", ["group", "group | batch | null", "of the towers"]),
+        ("augment.zoom", ["[0.75, 1.4]", "[low, high], above 0 to 100", "enlarge by a factor in this range"]),
+        ("optimisation.clip_norm", ["5.0", "above 0 to 1,000,000", "of all gradients together"]),
+    ):
+        assert re.split("  +", rows[row].strip()) == [row, *parts]
+    assert all(field.get("description") for _, field in fields_of(TrainConfig.model_json_schema()))
 
 
 def test_overfitting_says_whether_it_passed(detect, squares, monkeypatch):
