@@ -84,6 +84,7 @@ def fit_levels(
     weights: Float64[ndarray, " n"] | None = None,
     stride_rule: str = "exact",
     center_offset: float = CENTER_OF_CELL,
+    max_strides: float | None = None,
     certify: float | None = None,
 ) -> LevelFit:
     """The anchors that cover the instances best where the grid puts them.
@@ -103,6 +104,8 @@ def fit_levels(
         weights: how much each instance counts, see :func:`detect.anchors.weighting.instance_weights`.
         stride_rule: what a level's stride is, see :class:`detect.anchors.grid.Dialect`.
         center_offset: where in its cell an anchor lies.
+        max_strides: an instance counts on levels of whose stride its size, the root of its area, is at most so many times,
+            and on the coarsest: large instances then have no more positive anchors than small ones. No limit by default.
         certify: prove that nothing is better by more than this share, or come as close to it as a few rounds do.
 
     Raises:
@@ -118,6 +121,8 @@ def fit_levels(
     """
     objective, numbers = objective or Objective(placed=True), Numbers(total, per_level, at_most, price)
     _check(objective, layout, numbers, scales * ratios)
+    if max_strides is not None and not 0 < max_strides < np.inf:
+        raise FitError(f"max_strides is above 0, got {max_strides:g}")
     instances.require_boxes()
     strides = sorted(set(strides))
     boxes = placed_gain(
@@ -127,6 +132,7 @@ def fit_levels(
         weights=weights,
         stride_rule=stride_rule,
         center_offset=center_offset,
+        max_strides=max_strides,
     )
     costs = _costs(instances, strides, price) if numbers.priced else None
     of_level = per_level if at_most is None else at_most
@@ -135,6 +141,7 @@ def fit_levels(
     anchors, score = (widest[-1].anchors, widest[-1].score) if widest else (free.anchors, free.score - free.cost)
     name = objective.score_name(weighted=weights is not None, priced=numbers.priced)
     name = name if isinstance(boxes, OwnPositions) else f"expected_{name}"
+    name = name if max_strides is None else f"{name}_up_to_{max_strides:g}_strides"
     scores = {name: score} | ({} if free.upper_bound is None else {name + UPPER_BOUND: free.upper_bound})
     return LevelFit(replace(anchors, resize=str(instances.rule), name="fitted", scores=scores), numbers, free, widest)
 

@@ -201,9 +201,9 @@ def _highest_gain(
     """At least the gain of every shape between two: overlaps of the larger, area of the smaller."""
     if isinstance(boxes, OwnPositions):
         ratio = _highest_ratio(boxes, level, low, high)
-        return boxes.gain.of_iou(ratio / (1 - ratio))
+        return boxes.gain.of_iou(ratio / (1 - ratio)) * boxes.served[level]
     areas = boxes.extents.prod(axis=0) + low.prod(axis=1)[:, None]
-    return mean_gain(*overlaps_of(boxes.extents, high, boxes.strides[level]), areas, boxes.gain)
+    return mean_gain(*overlaps_of(boxes.extents, high, boxes.strides[level]), areas, boxes.gain) * boxes.served[level]
 
 
 def _highest_ratio(
@@ -215,7 +215,8 @@ def _highest_ratio(
 
 
 def _take(boxes: PlacedGain, rows: Int64[ndarray, " m"]) -> PlacedGain:
-    columns = (boxes.weights[rows], boxes.strides, boxes.center_offset, boxes.gain, boxes.histogram_error)
+    own = (boxes.weights[rows], boxes.served[:, rows])
+    columns = (*own, boxes.strides, boxes.center_offset, boxes.gain, boxes.histogram_error)
     if isinstance(boxes, OwnPositions):
         return OwnPositions(boxes.extents[:, rows], boxes.far[:, :, rows], *columns)
     return AnyPosition(boxes.extents[:, rows], *columns)

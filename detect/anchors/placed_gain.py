@@ -5,6 +5,10 @@ Centres of one level are a stride apart along each axis, and the nearest is the 
 **At its own position** (:class:`OwnPositions`) how far a box lies from the nearest centre is known for each level. **At any
 position** (:class:`AnyPosition`), where a cell of a histogram stands for many boxes, the distance is uniform from 0 to half
 a stride along each axis (:mod:`detect.anchors.position_means`), which leaves out the borders of the image.
+
+**Levels by size** (``max_strides``). The finest grid covers every box best, but of a large box many anchors of a fine level
+are then positive, and in a detector's loss large objects outvote small ones. With ``max_strides`` a box gains nothing from
+levels of whose stride its size, the root of its area, is more than so many times; the coarsest level is for all.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import CENTER_OF_CELL
@@ -39,6 +43,8 @@ class OwnPositions:
     """Distance in pixels to the nearest centre of each level, along x and y."""
     weights: Float64[ndarray, " n"]
     """Positive; their sum is 1."""
+    served: Bool[ndarray, "l n"]
+    """Which levels are for which box."""
     strides: tuple[int, ...]
     center_offset: float
     gain: ShapeGain
@@ -54,6 +60,7 @@ class OwnPositions:
         weights: Float64[ndarray, " n"] | None = None,
         center_offset: float = CENTER_OF_CELL,
         stride_rule: str = "exact",
+        max_strides: float | None = None,
     ) -> OwnPositions:
         """The instances of a dataset on levels of these strides.
 
@@ -64,10 +71,12 @@ class OwnPositions:
             weights: how much each instance counts, alike by default; those of weight 0 are left out.
             center_offset: where in its cell an anchor lies, from 0 (corner) to 1; 0.5 is the middle.
             stride_rule: what a level's stride is, see :class:`detect.anchors.grid.Dialect`.
+            max_strides: how many of a level's strides a box's size is at most; no limit by default.
 
         Raises:
             FitError: no boxes.
-            ValueError: an objective that does not parse, negative weights, strides that do not rise, or an unknown rule.
+            ValueError: an objective that does not parse, negative weights, strides that do not rise, an unknown rule, or a
+                limit that is not positive.
         """
         _check(len(instances), strides)
         corners = instances.boxes.T
@@ -85,7 +94,9 @@ class OwnPositions:
         )  # sums do not depend on the data's order
         order = order[shares[order] > 0]
         gain = ShapeGain.parse(objective)
-        return cls(extents[:, order], far[:, :, order], shares[order], tuple(strides), center_offset, gain)
+        own = extents[:, order]
+        served = levels_by_size(own, strides, max_strides)
+        return cls(own, far[:, :, order], shares[order], served, tuple(strides), center_offset, gain)
 
     def gains(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
         """What each box has from each shape on a level: that of the best of all anchors of this shape and level.
@@ -101,7 +112,7 @@ class OwnPositions:
         array([[0.3913],
                [0.4444]])
         """
-        return self.gain.of_iou(_iou(self.extents, self.far[level], shapes))
+        return self.gain.of_iou(_iou(self.extents, self.far[level], shapes)) * self.served[level]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +123,8 @@ class AnyPosition:
     """Widths, and heights, in pixels."""
     weights: Float64[ndarray, " n"]
     """Positive; their sum is 1."""
+    served: Bool[ndarray, "l n"]
+    """Which levels are for which box."""
     strides: tuple[int, ...]
     center_offset: float
     gain: ShapeGain
@@ -127,13 +140,14 @@ class AnyPosition:
         objective: str = "iou",
         weights: Sequence[float] | None = None,
         center_offset: float = CENTER_OF_CELL,
+        max_strides: float | None = None,
     ) -> AnyPosition:
         """The cells of a histogram on levels of these strides; a cell's boxes are all taken for its mean.
 
         Of several histograms, ``weights`` are those of a box in each.
 
         A mean over positions of IoU changes by no more than \\|d ln w\\| + \\|d ln h\\|, as IoU itself does: the histogram's
-        error bound holds.
+        error bound holds. Of a cell that a limit of sizes may cut in two, all is counted as error.
 
         Raises:
             FitError: no boxes.
@@ -145,8 +159,12 @@ class AnyPosition:
         factors = np.ones(len(parts)) if weights is None else np.array(weights, np.float64)
         totals = np.concatenate([part.counts * factor for part, factor in zip(parts, factors, strict=True)])
         error = (1 - gain.recall_share) * max(part.iou_error_bound for part in parts)
-        extents = np.concatenate([part.shapes.T for part in parts], axis=1)
-        return cls(extents, totals / totals.sum(), tuple(strides), center_offset, gain, error)
+        extents, shares = np.concatenate([part.shapes.T for part in parts], axis=1), totals / totals.sum()
+        cell = 2 ** (1 / min(part.cells_per_octave for part in parts))
+        served, larger = (levels_by_size(extents * factor, strides, max_strides) for factor in (1.0, cell))
+        smaller = levels_by_size(extents / cell, strides, max_strides)
+        error += float(shares[(larger != smaller).any(axis=0)].sum())
+        return cls(extents, shares, served, tuple(strides), center_offset, gain, error)
 
     def gains(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
         """What each cell has from each shape on a level, in the mean over positions.
@@ -159,7 +177,7 @@ class AnyPosition:
                [0.4148]])
         """
         areas = self.extents.prod(axis=0) + shapes.prod(axis=1)[:, None]
-        return mean_gain(*overlaps_of(self.extents, shapes, self.strides[level]), areas, self.gain)
+        return mean_gain(*overlaps_of(self.extents, shapes, self.strides[level]), areas, self.gain) * self.served[level]
 
 
 PlacedGain = OwnPositions | AnyPosition
@@ -173,6 +191,7 @@ def placed_gain(
     weights: Float64[ndarray, " n"] | None = None,
     center_offset: float = CENTER_OF_CELL,
     stride_rule: str = "exact",
+    max_strides: float | None = None,
     few_boxes: int = FEW_BOXES,
 ) -> PlacedGain:
     """The instances at their own positions where there are few, else their shapes at any position.
@@ -194,14 +213,40 @@ def placed_gain(
             weights=weights,
             center_offset=center_offset,
             stride_rule=stride_rule,
+            max_strides=max_strides,
         )
     parts, factors = [instances.histogram], [1.0]
     if weights is not None:
         parts, factors = weighted_histograms(instances.shapes, weights, instances.histogram.cells_per_octave)
     few = _few_cells(parts)
-    cells = AnyPosition.of(few, strides, objective=objective, weights=factors, center_offset=center_offset)
+    cells = AnyPosition.of(
+        few, strides, objective=objective, weights=factors, center_offset=center_offset, max_strides=max_strides
+    )
+    share = 1 - cells.gain.recall_share
     error = max(_error_of_joining(part, joined) for part, joined in zip(parts, few, strict=True))
-    return replace(cells, histogram_error=(1 - cells.gain.recall_share) * error)
+    worst = max(joined.iou_error_bound for joined in few)  # in place of which the error is known better
+    return replace(cells, histogram_error=cells.histogram_error + share * (error - worst))
+
+
+def levels_by_size(
+    extents: Float64[ndarray, "2 n"], strides: Sequence[int], max_strides: float | None
+) -> Bool[ndarray, "l n"]:
+    """Which levels are for boxes of which size; the last is for all.
+
+    >>> levels_by_size(np.array([[8.0, 32.0, 99.0], [8.0, 50.0, 99.0]]), (4, 8, 16), 4)
+    array([[ True, False, False],
+           [ True, False, False],
+           [ True,  True,  True]])
+
+    Raises:
+        ValueError: a limit that is not positive.
+    """
+    if max_strides is not None and not 0 < max_strides < np.inf:
+        raise ValueError(f"need a positive limit of sizes in strides, got {max_strides}")
+    limit = np.inf if max_strides is None else max_strides
+    limits = np.array([*(limit * stride for stride in strides[:-1]), np.inf])
+    served: Bool[ndarray, "l n"] = np.sqrt(extents.prod(axis=0)) <= limits[:, None]
+    return served
 
 
 def _iou(

@@ -62,6 +62,14 @@ def fit(
             help="What a shape on every level must add to the score to pay for its operations, as placed.",
         ),
     ] = 0.01,
+    max_strides: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=GRID,
+            help="A level is for instances of up to so many of its strides, the coarsest for all: 4 keeps large ones "
+            "from having many times the positive anchors of small ones. Default: no limit.",
+        ),
+    ] = None,
     layout: Annotated[
         Layout,
         typer.Option(
@@ -175,7 +183,7 @@ def fit(
     from detect.cli.fit_result import FitResult
     from detect.cli.output import busy, note
 
-    for_levels = layout != "free" or any(each is not None for each in (levels, per_level, max_anchors))
+    for_levels = layout != "free" or any(each is not None for each in (levels, per_level, max_anchors, max_strides))
     placed = for_levels and method == "optimal"
     request = Request(
         objective=Objective.parse(objective or ("placed" if placed else "shape"), placed=placed),
@@ -184,6 +192,7 @@ def fit(
         per_level=per_level,
         max_anchors=max_anchors,
         price=price,
+        max_strides=max_strides,
         layout=layout,
         scales=scales,
         ratios=ratios,

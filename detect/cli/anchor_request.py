@@ -43,6 +43,7 @@ class Request:
     per_level: int | None
     max_anchors: int | None
     price: float
+    max_strides: float | None
     layout: str
     scales: int
     ratios: int
@@ -57,8 +58,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.objective.placed and (self.method != "optimal" or self.fixed):
             raise ConfigError("--method and --fixed are for shapes alone: --objective shape")
-        if not self.objective.placed and (self.layout != FREE or self.max_anchors is not None):
-            raise ConfigError("--layout and --max-anchors are for anchors as placed on the grid: --objective placed")
+        if not self.objective.placed and (self.layout != FREE or self.max_anchors or self.max_strides is not None):
+            raise ConfigError(
+                "--layout, --max-anchors and --max-strides are for anchors as placed on the grid: --objective placed"
+            )
         given = [self.per_level is not None, self.max_anchors is not None, self.layout != FREE]
         if sum(given) > 1:
             raise ConfigError("--per-level, --max-anchors and --layout each say how many shapes a level has: give one")
@@ -96,6 +99,7 @@ class Request:
             total=total,
             at_most=self.max_anchors,
             price=self.price,
+            max_strides=self.max_strides,
             objective=self.objective,
             layout=self.layout,
             scales=self.scales,

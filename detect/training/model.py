@@ -79,7 +79,9 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
     resize = parse_resize(config.data.resize)
     if config.model.anchors == FIT:
         instances = ResizedInstances.of(dataset, resize)
-        return fit_levels(instances, strides_of(config.model.levels), per_level=config.model.per_level).anchors
+        model = config.model
+        strides = strides_of(model.levels)
+        return fit_levels(instances, strides, per_level=model.per_level, max_strides=model.max_strides).anchors
     anchors = load_anchors(config.model.anchors)
     made_for = parse_resize(anchors.resize)
     if made_for != resize and config.model.anchors not in KNOWN_ANCHORS:  # known ones are there to compare with

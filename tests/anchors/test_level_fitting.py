@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from detect.anchors.assignment import assign
 from detect.anchors.bands import size_bands
 from detect.anchors.coverage import coverage
+from detect.anchors.grid import AnchorGrid
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.level_fitting import Numbers, fit_levels
 from detect.anchors.objective import Objective
@@ -45,6 +47,25 @@ def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nu
     cost = sum(0.01 * {4: 16, 8: 4, 16: 1}[level.stride] / 21 * len(level.shapes) for level in priced.anchors.levels)
     assert_allclose(priced.free.cost, cost)
     assert_allclose(priced.anchors.scores["placed_average_iou_less_cost"], priced.free.score - cost)
+
+
+def test_levels_by_size_spare_large_instances_the_fine_grid():
+    bccd = ResizedInstances.of(read_coco(sample_annotations("bccd")), parse_resize("letterbox:320"))
+    strides, category = (8, 16, 32), bccd.dataset.instances.category_ids
+    plain = fit_levels(bccd, strides, per_level=3)
+    limited = fit_levels(bccd, strides, per_level=3, max_strides=4, certify=0.02)
+    scores = limited.anchors.scores
+    assert scores["placed_average_iou_up_to_4_strides"] <= scores["placed_average_iou_up_to_4_strides_upper_bound"]
+    assert scores["placed_average_iou_up_to_4_strides"] < plain.free.score
+    red, platelets = 2, 3
+    shares = []
+    for fit in (plain, limited):
+        positives = assign(bccd, AnchorGrid(fit.anchors)).positives.sum(axis=1)
+        shares.append(positives[category == platelets].mean() / positives[category == red].mean())
+    assert shares[0] < 0.1  # of platelets few anchors are positive for each that a red cell has: they are outvoted
+    assert shares[1] > 0.4
+    with pytest.raises(FitError, match="max_strides is above 0, got -1"):
+        fit_levels(bccd, strides, per_level=3, max_strides=-1)
 
 
 def test_a_dear_shape_is_left_out(nuclei):

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.placed_bound import _bound_squares, highest_offer
-from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain
+from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain, levels_by_size
 from detect.anchors.shape_gain import ShapeGain
 
 OBJECTIVES = ("iou", "recall@0.5", "0.6*iou+0.4*recall@0.4")
@@ -20,11 +20,20 @@ def boxes_of(kind: str, seed: int, objective: str, count: int = 12) -> PlacedGai
     random = np.random.default_rng(seed)
     shapes = np.exp(random.uniform(1, 4, (count, 2)))
     strides = (4, 16)
+    limit = 4.0 if seed % 2 else None  # of sizes, in strides: on the finer level half of the boxes do not count
     if kind == "any":
-        return AnyPosition.of(ShapeHistogram.of(shapes), strides, objective=objective)
+        return AnyPosition.of(ShapeHistogram.of(shapes), strides, objective=objective, max_strides=limit)
     far = random.uniform(0, 1, (2, 2, count)) * np.array(strides)[:, None, None] / 2
     far[:, :, 0] = 0  # a box on a centre, where the middle piece of its overlap is none
-    return OwnPositions(shapes.T.copy(), far, np.full(count, 1 / count), strides, 0.5, ShapeGain.parse(objective))
+    return OwnPositions(
+        shapes.T.copy(),
+        far,
+        np.full(count, 1 / count),
+        levels_by_size(shapes.T, strides, limit),
+        strides,
+        0.5,
+        ShapeGain.parse(objective),
+    )
 
 
 def offers(boxes: PlacedGain, level: int, multipliers: np.ndarray, shapes: np.ndarray) -> np.ndarray:
@@ -83,11 +92,15 @@ def test_the_peak_lies_above_a_dense_grid_of_shapes(kind, objective, level):
 
 def test_one_box_by_hand():
     # one box of 10 x 20 on a centre, multiplier .4: the same shape offers 1 - .4
-    boxes = OwnPositions(np.array([[10.0], [20.0]]), np.zeros((1, 2, 1)), np.ones(1), (8,), 0.5, ShapeGain())
+    boxes = OwnPositions(
+        np.array([[10.0], [20.0]]), np.zeros((1, 2, 1)), np.ones(1), np.ones((1, 1), bool), (8,), 0.5, ShapeGain()
+    )
     peak = highest_offer(boxes, 0, np.array([0.4]), tolerance=1e-4)
     assert 0.6 <= peak.bound <= 0.6002
     # 3 away along x: an anchor of width W covers 2 + W / 2 of the box's 10, up to all of it at W = 16: 10 of 16 is the best
-    away = OwnPositions(boxes.extents, np.array([[[3.0], [0.0]]]), np.ones(1), (8,), 0.5, ShapeGain())
+    away = OwnPositions(
+        boxes.extents, np.array([[[3.0], [0.0]]]), np.ones(1), np.ones((1, 1), bool), (8,), 0.5, ShapeGain()
+    )
     widths = np.linspace(2, 20, 1801)
     overlap = np.clip(np.minimum(np.minimum(10, widths), 5 + widths / 2 - 3), 0, None)
     best = (overlap / (10 + widths - overlap)).max()
@@ -111,7 +124,15 @@ def test_a_proof_cut_short_is_looser_and_still_valid():
 
 def test_an_overlap_that_grows_ever_faster_stays_below_its_bound():
     # 10 x 100, 4 away along x; 6 x 5: the overlap (6 + 2) / 2 has a slope of 3/4 in ln W that rises, area counts for little
-    boxes = OwnPositions(np.array([[10.0], [100.0]]), np.array([[[4.0], [0.0]]]), np.ones(1), (8,), 0.5, ShapeGain())
+    boxes = OwnPositions(
+        np.array([[10.0], [100.0]]),
+        np.array([[[4.0], [0.0]]]),
+        np.ones(1),
+        np.ones((1, 1), bool),
+        (8,),
+        0.5,
+        ShapeGain(),
+    )
     center, half = np.log([[6.0, 5.0]]), np.array([0.125, 0.001])
     upper = _bound_squares(boxes, 0, np.zeros(1), center, half)[0]
     assert offers(boxes, 0, np.zeros(1), np.exp(center + half))[0] <= upper[0]

@@ -203,6 +203,34 @@ def test_all_that_is_said_of_the_grid_reaches_the_boxes():
     assert (plain.far != placed_gain(instances, (4, 16), stride_rule="ratio").far).any()
 
 
+def test_a_level_is_for_boxes_of_up_to_so_many_of_its_strides():
+    # 16 x 4 and 20 x 20 on strides 4, 8: sizes 8 and 20, limits 8 and, as the coarsest, none
+    instances = instances_of([(0.0, 0.0, 16.0, 4.0), (0.0, 0.0, 20.0, 20.0)])
+    shapes = np.array([[16.0, 4.0], [20.0, 20.0]])
+    for made in (OwnPositions.of, lambda boxes, *args, **how: AnyPosition.of(boxes.histogram, *args, **how)):
+        plain, limited = made(instances, (4, 8)), made(instances, (4, 8), max_strides=2)
+        order = np.argsort(plain.extents[0])
+        fine = limited.gains(0, shapes)[:, order]
+        assert_array_equal(fine[:, 0], plain.gains(0, shapes)[:, order[0]])
+        assert_array_equal(fine[:, 1], 0)
+        assert_array_equal(limited.gains(1, shapes), plain.gains(1, shapes))
+    with pytest.raises(ValueError, match="positive limit of sizes in strides, got 0"):
+        OwnPositions.of(instances, (4, 8), max_strides=0)
+
+
+def test_cells_that_a_limit_may_cut_count_as_error():
+    # cells of a 4th octave: 16 x 16 and 40 x 40, and the limit is 16 on the finer level
+    histogram = ShapeHistogram.of(np.array([[16.0, 16.0], [40.0, 40.0], [40.0, 40.0]]), cells_per_octave=4)
+    plain, limited = (AnyPosition.of(histogram, (4, 8), max_strides=limit) for limit in (None, 4))
+    assert_allclose(limited.histogram_error - plain.histogram_error, 1 / 3)
+    instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
+    joined = placed_gain(instances, (4, 8), few_boxes=0, max_strides=4)
+    every = AnyPosition.of(ShapeHistogram.of(instances.shapes, cells_per_octave=1024), (4, 8), max_strides=4)
+    for shape in np.array([[[12.0, 12.0]], [[20.0, 9.0]]]):
+        means = [(each.weights * each.gains(0, shape)).sum() for each in (every, joined)]
+        assert abs(means[0] - means[1]) <= joined.histogram_error
+
+
 def test_fine_cells_are_joined_until_few_are_left(monkeypatch):
     monkeypatch.setattr("detect.anchors.placed_gain.MAX_CELLS", 20)
     instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))

@@ -9,7 +9,7 @@ from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.placed_bound import Peak
 from detect.anchors.placed_choice import Candidates, Limits
 from detect.anchors.placed_fit import fit_placed, grid_candidates
-from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain
+from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain, levels_by_size
 from detect.anchors.placed_proof import prove
 from detect.anchors.shape_gain import ShapeGain
 
@@ -19,10 +19,19 @@ OBJECTIVES = ("iou", "recall@0.6")
 def tiny(seed: int, objective: str, *, own: bool, count: int = 7) -> PlacedGain:
     random = np.random.default_rng(seed)
     shapes = np.exp(random.uniform(2, 3.5, (count, 2)))
+    limit = 4.0 if seed % 2 else None  # of sizes, in strides
     if not own:
-        return AnyPosition.of(ShapeHistogram.of(shapes), (4, 16), objective=objective)
+        return AnyPosition.of(ShapeHistogram.of(shapes), (4, 16), objective=objective, max_strides=limit)
     far = random.uniform(0, 1, (2, 2, count)) * np.array([2, 8])[:, None, None]
-    return OwnPositions(shapes.T.copy(), far, np.full(count, 1 / count), (4, 16), 0.5, ShapeGain.parse(objective))
+    return OwnPositions(
+        shapes.T.copy(),
+        far,
+        np.full(count, 1 / count),
+        levels_by_size(shapes.T, (4, 16), limit),
+        (4, 16),
+        0.5,
+        ShapeGain.parse(objective),
+    )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -400,7 +400,7 @@ def test_levels_write_a_page(detect, tmp_path):
         (("--weight", "dog=2"), "no category or size is named 'dog'"),
         (("--objective", "area"), "objective 'area' is not iou, recall@T"),
         (("--objective", "placed", "--fixed", "3x4"), "--method and --fixed are for shapes alone"),
-        (("--objective", "shape", "--layout", "grid"), "--layout and --max-anchors are for anchors as placed"),
+        (("--objective", "shape", "--layout", "grid"), "--layout, --max-anchors and --max-strides are for anchors as"),
         (("--per-level", "2", "--max-anchors", "3"), "--per-level, --max-anchors and --layout each say"),
         (("--method", "kmeans", "--balance", "size"), "weights need the method optimal"),
     ],

@@ -22,7 +22,7 @@ from detect.samples import sample_annotations
 
 def test_the_plan_has_every_variant_and_no_run_twice():
     runs = plan.planned_runs([plan.NUCLEI, plan.BCCD])
-    assert len(runs) == len(set(runs)) == 83
+    assert len(runs) == len(set(runs)) == 89
     assert {run.variant for run in runs} == set(plan.VARIANTS)
     assert [run.key for run in plan.planned_runs([plan.NUCLEI], only=["nuclei/otsu"])] == ["nuclei-otsu-0-0"]
 
@@ -40,6 +40,7 @@ def test_anchors_of_all_variants_fit_the_data():
     for variant in (
         "default",
         "single",
+        "by-size",
         "stride-rule",
         "kmeans",
         "kmeans-ranked",
@@ -51,6 +52,7 @@ def test_anchors_of_all_variants_fit_the_data():
         shapes[variant] = [(level.stride, len(level.shapes)) for level in anchors.levels]
     assert shapes["default"] == [(stride, 9) for stride in (8, 16, 32, 64, 128)]
     assert shapes["single"] == [(4, 1), (8, 1), (16, 1)]
+    assert shapes["by-size"] == [(4, 3), (8, 3), (16, 3)]
     assert shapes["stride-rule"] == [(4, 9), (8, 9), (16, 9), (32, 9)]
     assert sum(count for _, count in shapes["kmeans"]) == 9
     assert shapes["kmeans-ranked"] == [(4, 3), (8, 3), (16, 3)]

@@ -30,6 +30,7 @@ VARIANTS = {
     for variant in (
         Variant("default", "RetinaNet's anchors, 32 to 512 px, nine a cell, P3 to P7"),
         Variant(REFERENCE, "fitted, free shapes, three a cell"),
+        Variant("by-size", "fitted, three a cell, a level for instances of up to four of its strides"),
         Variant("structured-3", "fitted, three sizes by one ratio"),
         Variant("structured-9", "fitted, three sizes by three ratios"),
         Variant("wide", "fitted, three a cell, on more levels"),

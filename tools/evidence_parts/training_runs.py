@@ -47,6 +47,7 @@ VALIDATIONS = 5  # of a run, evenly spaced
 COVERED = 0.5
 FITS: dict[str, dict[str, Any]] = {
     "single": {"per_level": 1},
+    "by-size": {"per_level": 3, "max_strides": 4.0},
     "structured-3": {"per_level": 3, "layout": "grid", "scales": 3, "ratios": 1},
     "structured-9": {"per_level": 9, "layout": "grid", "scales": 3, "ratios": 3},
 }
