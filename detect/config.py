@@ -28,6 +28,9 @@ class FitConfig(_Config):
     per_level: int | None = Field(default=None, ge=1, le=1000, description="just so many on each level")
     max_anchors: int | None = Field(default=None, ge=1, le=1000, description="so many on each level at most")
     price: float = Field(default=0.01, ge=0, le=1, description="what a shape on every level must add to the score")
+    max_strides: float | None = Field(
+        default=None, gt=0, description="a level is for instances of up to so many strides"
+    )
     layout: Literal["free", "octaves", "grid", "level-grids"] = "free"
     scales: int = Field(default=3, ge=1, le=30, description="sizes on each level, of a layout")
     ratios: int = Field(default=3, ge=1, le=30, description="ratios on each level, of a layout")

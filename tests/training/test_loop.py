@@ -30,7 +30,8 @@ import os, signal, sys
 from pathlib import Path
 from detect.training.config import read_train_config
 from detect.training.loop import train
-kill = lambda what, done, total: done == int(sys.argv[2]) and os.kill(os.getpid(), signal.SIGKILL)
+step = int(sys.argv[2])
+kill = lambda what, done, total: what.startswith("epoch") and done == step and os.kill(os.getpid(), signal.SIGKILL)
 train(read_train_config(Path(sys.argv[1])), progress=kill)
 """
 
@@ -54,7 +55,7 @@ def stop_at(step: int):
     """A progress callback that ends the run in the middle, as a fault would."""
 
     def progress(what: str, done: int, total: int) -> None:
-        if done == step:
+        if done == step and what.startswith("epoch"):
             raise KeyboardInterrupt
 
     return progress
