@@ -105,11 +105,13 @@ def fit_levels(
         stride_rule: what a level's stride is, see :class:`detect.anchors.grid.Dialect`.
         center_offset: where in its cell an anchor lies.
         max_strides: an instance counts on levels of whose stride its size, the root of its area, is at most so many times,
-            and on the coarsest: large instances then have no more positive anchors than small ones. No limit by default.
+            and on the coarsest: large instances then do not get many times the positive anchors of small ones. No limit by
+            default.
         certify: prove that nothing is better by more than this share, or come as close to it as a few rounds do.
 
     Raises:
-        FitError: no usable boxes; an objective by shape; numbers that do not go with the layout; an unknown layout.
+        FitError: no usable boxes; an objective by shape; numbers that do not go with the layout; an unknown layout; a limit
+            that is not positive.
 
     >>> from detect.coco import read_coco
     >>> from detect.resize import parse_resize

@@ -142,7 +142,8 @@ class RetinaNetCriterion(nn.Module):
             focal = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma)
         else:
             quality = placed.boxes.new_zeros(matches.shape)
-            quality[image, anchor] = matched_iou(self.coder.decode(deltas.detach(), anchors), boxes)
+            overlaps = matched_iou(self.coder.decode(deltas.detach(), anchors), boxes)
+            quality[image, anchor] = overlaps.to(quality)  # of logits and deltas in double precision, too
             focal = quality_focal_loss(output.logits, classes, quality, gamma=self.gamma)
         box = (self._box_losses(deltas, anchors, boxes) / divisors[image]).sum() * self.box_weight
         return RetinaNetLosses((focal / divisors).sum(), box)

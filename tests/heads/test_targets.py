@@ -79,6 +79,16 @@ def test_each_image_has_its_own_instances(placed):
     assert losses.box == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_quality_takes_outputs_of_any_precision(placed, dtype):
+    target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
+    output = HeadOutput(*(each.detach().to(dtype).requires_grad_() for each in zeros(1)))
+    losses = RetinaNetCriterion(class_loss="quality_focal", box_loss="giou")(output, placed, [target])
+    expected = torch.tensor(math.log(2) * (7 / 4 + 0.1**2))
+    assert_close(losses.classification, expected, check_dtype=False)
+    assert all(gradient.any() for gradient in torch.autograd.grad(sum(losses), output))
+
+
 def test_adaptive_selection_matches_each_image_by_itself():
     grid = AnchorGrid(AnchorSet.of([[(8, 8)], [(16, 16)]], strides=(8, 16))).place([(6, 6), (3, 3)])
     boxes = torch.tensor([[3.0, 3.0, 20.0, 17.0], [20.0, 22.0, 31.0, 30.0]])

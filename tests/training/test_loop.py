@@ -251,7 +251,8 @@ def test_a_batch_that_cannot_be_divided(tiny):
         train(tiny("optimisation.accumulate=3"))
 
 
-def test_half_precision_learns_too(tiny, tmp_path):
-    train(tiny("optimisation.precision=bf16-mixed", "optimisation.epochs=1"))
+@pytest.mark.parametrize("class_loss", ["focal", "quality_focal"])
+def test_half_precision_learns_too(tiny, tmp_path, class_loss):
+    train(tiny("optimisation.precision=bf16-mixed", "optimisation.epochs=1", f"model.class_loss={class_loss}"))
     losses = [row["loss"] for row in tables(tmp_path / "run")["steps"]]
     assert all(0 < loss < 10 for loss in losses)
