@@ -42,6 +42,14 @@ def test_average_precision_is_that_of_pycocotools(made):
     assert_allclose(scoring.BoxMatches.of(dataset, results).average_precision(), (wanted.ap, wanted.ap50), atol=1e-12)
 
 
+def test_average_precision_of_each_category_is_that_of_pycocotools(made):
+    content, results = made
+    dataset = read_coco(content)
+    wanted = [scores.ap for scores in evaluate_boxes(dataset, results).by_category.values()]
+    assert len(wanted) == 2
+    assert_allclose(scoring.BoxMatches.of(dataset, results).by_category(), wanted, atol=1e-12)
+
+
 def test_a_weight_stands_for_copies_of_an_image(made):
     content, results = made
     weights = np.array([0, 1, 2, 3, 1, 1, 0, 2, 1, 1, 4, 0])

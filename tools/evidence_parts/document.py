@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evidence_parts.categories import category_section
 from evidence_parts.correlations import correlation_section
 from evidence_parts.drawing import Series, draw
 from evidence_parts.gathered import Gathered, Group
@@ -47,11 +48,12 @@ def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
     name = gathered.dataset.name
     about = ABOUT.get(name, "Validated on {images} images of {sources} sources.")
     parts = [
-        f"## {name}\n\n" + about.format(images=gathered.num_images, sources=gathered.num_sources) + "\n",
+        f"## {name}\n\n" + about.format(images=len(gathered.truth.images), sources=gathered.num_sources) + "\n",
         *(box_section(gathered, epochs) for epochs in gathered.budgets),
         _given_time(gathered),
     ]
     if gathered.budgets:
+        parts.append(category_section(gathered, gathered.budgets[0]))
         parts.append(_equal_time(gathered, gathered.budgets[0], files))
         parts.append(correlation_section(gathered, gathered.budgets[0], files))
     parts += [_landmarks(gathered), _threads(gathered)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -36,6 +36,8 @@ class Group:
     """Of each seed; missing where the file is not there."""
     scores: dict[str, dict[int, Float64[ndarray, " r"]]]
     """By metric and seed, on each resample."""
+    category_ap: dict[int, Float64[ndarray, " c"]] = field(default_factory=dict)
+    """Of each seed of a box variant."""
 
     def values(self, name: str) -> dict[int, float]:
         """A column by seed, where it is defined."""
@@ -71,7 +73,7 @@ class Gathered:
     dataset: Dataset
     groups: dict[tuple[str, int], Group]
     draws: Draws
-    num_images: int
+    truth: CocoDataset
     num_sources: int
 
     def group(self, variant: str, epochs: int) -> Group | None:
@@ -147,7 +149,7 @@ def gather(
                 progress(f"resampling {row.run.key}", done, len(own))
         if of_group:
             groups[variant, epochs] = group
-    return Gathered(dataset, groups, draws, len(truth.images), int(sources.max(initial=-1)) + 1)
+    return Gathered(dataset, groups, draws, truth, int(sources.max(initial=-1)) + 1)
 
 
 def _add_scores(group: Group, seed: int, truth: CocoDataset, draws: Draws) -> None:
@@ -155,7 +157,9 @@ def _add_scores(group: Group, seed: int, truth: CocoDataset, draws: Draws) -> No
     arrays = group.arrays[seed]
     score: Callable[[Any], tuple[float, ...]]
     if VARIANTS[group.variant].task == BOXES:
-        score = BoxMatches.of(truth, unpacked_boxes(arrays)).average_precision
+        matches = BoxMatches.of(truth, unpacked_boxes(arrays))
+        group.category_ap[seed] = matches.by_category()
+        score = matches.average_precision
     else:
         counts = arrays["counts"].astype(np.int64)
 

@@ -66,6 +66,10 @@ class BoxMatches:
             return float("nan"), float("nan")
         return float(told.mean()), float(told[:, 0].mean())
 
+    def by_category(self) -> Float64[ndarray, " c"]:
+        """AP of each category in the order of the dataset's ids, NaN where there is nothing to find."""
+        return np.array([_precision(each, np.ones(self.num_images)).mean() for each in self.categories])
+
 
 def _category(of_images: Sequence[dict[str, Any] | None], thresholds: int) -> _Category:
     told = [(row, each) for row, each in enumerate(of_images) if each is not None]

@@ -1,0 +1,47 @@
+"""AP and positives by category, of made-up detections and real anchors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from evidence_parts import categories, gathered, plan, records, training_runs
+
+
+def a_row(variant: str, positives: float | None = None) -> records.Row:
+    return records.Row("bccd", variant, 12, 0, ap=1 / 3, ap50=1 / 3, positives=positives)
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Three variants that find every white cell and nothing else; the positives of one are not those of its anchors."""
+    rows = [a_row("default", 34.2386), a_row("stride-rule", 9.9), a_row("free-predictors", 1.0)]
+    config = training_runs.config_of(rows[0].run, plan.BCCD, tmp_path)
+    truth = training_runs.split(config)[1]
+    (white,) = [key for key, name in truth.categories.items() if name == "WBC"]
+    own = np.flatnonzero(truth.instances.category_ids == white)
+    columns = (truth.instances.image_rows[own], np.full(len(own), white), np.ones(len(own)))
+    detections = records.packed_boxes(records.box_results(*columns, truth.instances.boxes_xywh[own]))
+    for row in rows:
+        records.save_arrays(tmp_path / f"{row.run.key}.npz", detections)
+    return gathered.gather(plan.BCCD, rows, tmp_path)
+
+
+def test_each_category_has_its_score_and_its_positives(found):
+    text = categories.category_section(found, 12)
+    assert "| default | 1.000; 36.3 | 0.000; 36.6 | 0.000; 4.3 | 0.118 |" in text
+    assert "| free-predictors | 1.000; - | 0.000; - | 0.000; - | - |" in text
+
+
+def test_positives_of_other_anchors_than_those_of_the_run_are_left_out(found):
+    text = categories.category_section(found, 12)
+    assert "| stride-rule | 1.000; - | 0.000; - | 0.000; - | - |" in text
+    assert "not defined yet" in text  # one configuration is left
+
+
+def test_one_category_needs_no_table(tmp_path):
+    rows = [records.Row("nuclei", "default", 20, 0, ap=0.5, ap50=0.5, positives=1.0)]
+    nothing = records.box_results(*(np.zeros(0, np.int64),) * 2, np.zeros(0), np.zeros((0, 4)))
+    records.save_arrays(tmp_path / f"{rows[0].run.key}.npz", records.packed_boxes(nothing))
+    found = gathered.gather(plan.NUCLEI, rows, tmp_path)
+    assert found.groups["default", 20].category_ap[0].tolist() == [0.0]
+    assert categories.category_section(found, 20) == ""

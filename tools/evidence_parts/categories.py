@@ -1,0 +1,76 @@
+"""Who learns what: the AP of each category, beside the anchors that learn an instance of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from detect.anchors.assignment import assign
+from detect.anchors.grid import AnchorGrid
+from detect.anchors.instances import ResizedInstances
+from detect.resize import parse_resize
+from evidence_parts.gathered import Gathered, Group
+from evidence_parts.plan import BOXES, FREE, Run
+from evidence_parts.resampling import mean_and_deviation, rank_correlation
+from evidence_parts.training_runs import choose_anchors, config_of, split
+from evidence_parts.wording import NOTHING, number, table, with_deviation
+
+SAME = 1e-4  # relative; a row has six digits
+
+ABOUT = (
+    "A cell: AP, and the anchors that learn an instance of the category in the validation images. The share is the fewest "
+    "positives of a category over the most: 1 where all categories have as many, near 0 where one is hardly learned "
+    "from. It is known before training."
+)
+
+
+def category_section(gathered: Gathered, epochs: int) -> str:
+    """AP and positives of each category, and whether AP follows how evenly they are shared; nothing for one category."""
+    names = [name for _, name in sorted(gathered.truth.categories.items())]
+    groups = [group for group in gathered.of_task(BOXES, epochs) if group.epochs and group.category_ap]
+    if len(names) < 2 or not groups:
+        return ""
+    positives = _positives(gathered, groups, names)
+    shares = {name: min(own) / max(own) for name, own in positives.items()}
+    rows = [
+        [group.variant, *_cells(group, positives.get(group.variant)), number(shares.get(group.variant))]
+        for group in groups
+    ]
+    pairs = [(shares[group.variant], group.mean("ap") or 0.0) for group in groups if group.variant in shares]
+    rho = rank_correlation(pairs)
+    told = "not defined yet" if rho is None else f"{rho:+.2f} over {len(pairs)} configurations"
+    return "\n".join(
+        [
+            f"### Categories, {epochs} epochs\n\n{ABOUT}\n",
+            table(["", *names, "share"], rows),
+            f"\nAP over the share: Spearman's rank correlation {told} ({FREE} aside: one predictor learns an instance).\n",
+        ]
+    )
+
+
+def _cells(group: Group, positives: list[float] | None) -> list[str]:
+    """AP over seeds of each category, and its positives."""
+    of_seeds = np.stack(list(group.category_ap.values()))
+    told = [with_deviation(mean_and_deviation(column)) for column in of_seeds.T.tolist()]
+    counts = [number(each, 1) for each in positives] if positives else [NOTHING] * len(told)
+    return [f"{ap}; {count}" for ap, count in zip(told, counts, strict=True)]
+
+
+def _positives(gathered: Gathered, groups: list[Group], names: list[str]) -> dict[str, list[float]]:
+    """By variant, of each category: its anchors are chosen again, and left out if they are not those of its rows."""
+    dataset = gathered.dataset
+    config = config_of(Run(dataset.name, groups[0].variant, 1, 0), dataset, Path("unused"))
+    rule = parse_resize(config.data.resize)
+    training, validation = (ResizedInstances.of(part, rule) for part in split(config))
+    found = {}
+    for group in groups:
+        if group.variant == FREE:
+            continue
+        anchors = choose_anchors(group.variant, dataset, training, config)
+        assigned = assign(validation, AnchorGrid(anchors))
+        if math.isclose(assigned.overall.positives, group.mean("positives") or 0.0, rel_tol=SAME):
+            of_category = {each.name: each.positives for each in assigned.by_category}
+            found[group.variant] = [of_category[name] for name in names]
+    return found
