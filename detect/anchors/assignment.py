@@ -26,6 +26,9 @@ from detect.lattice_matching import match_lattices
 from detect.matching import CHUNK_PAIRS, Atss, MaxIoU, atss_pairs, best_per_anchor
 from detect.shapes import BACKGROUND, IGNORE
 
+NEGLECTED = 0.2
+MOST_TOLD = 3
+
 
 @dataclass(frozen=True)
 class AssignedGroup:
@@ -114,6 +117,15 @@ class Assignment:
         return self._groups(category_bands(self.instances))
 
     @cached_property
+    def neglected(self) -> tuple[AssignedGroup, ...]:
+        """Categories whose instances have less than ``NEGLECTED`` of the positives that those of another have, rising.
+
+        The others then take nearly all of the loss: in docs/evidence.md such a category is hardly learned in a short run.
+        """
+        groups = sorted(self.by_category, key=lambda group: group.positives)
+        return tuple(group for group in groups if group.positives < NEGLECTED * groups[-1].positives)
+
+    @cached_property
     def overall(self) -> AssignedGroup:
         return self._groups([Band("all", np.arange(len(self.instances)))])[0]
 
@@ -131,6 +143,18 @@ class Assignment:
                 int(outbid[band.rows].sum()),
             )
             for band in bands
+        )
+
+    def neglect_in_words(self) -> str | None:
+        """Which categories are neglected, beside the one that has most, and what helps; None where none is."""
+        if not self.neglected:
+            return None
+        most = max(self.by_category, key=lambda group: group.positives)
+        told = ", ".join(f"{group.name} {group.positives:.1f}" for group in self.neglected[:MOST_TOLD])
+        more = f" and {len(self.neglected) - MOST_TOLD} more" if len(self.neglected) > MOST_TOLD else ""
+        return (
+            f"unevenly shared: {told}{more}, but {most.name} {most.positives:.1f} positive anchors a box; what has few is "
+            "learned late. Fit with max strides 4, or match by ATSS, to share them more evenly"
         )
 
 

@@ -150,6 +150,8 @@ def print_assignment(assignment: Assignment, console: Console, *, most: int = MO
         "anchors that would suit a box and learn another",
         style="dim",
     )
+    if assignment.neglected:
+        console.print(output.plain(assignment.neglect_in_words() or ""), style="yellow")
 
 
 def _largest(counts: Sequence[int], most: int) -> list[int]:

@@ -25,6 +25,7 @@ from detect.training.feeding import epoch_batches, in_groups, part_loader
 from detect.training.inputs import read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
 from detect.training.model import build_detector, training_anchors
+from detect.training.positives import neglect_note
 from detect.training.schedule import rate_factor
 from detect.training.steps import Build, Stepper, launch
 from detect.training.validation import MAIN_METRIC, validate
@@ -155,6 +156,10 @@ class _Run:
         broken = self.inputs.train.broken
         if broken:
             self.note(f"{len(broken)} images cannot be used and are skipped: {broken[0].reason}")
+        if self.anchors and self.is_main and not before:
+            neglect = neglect_note(config, self.anchors, self.inputs.train.dataset)
+            if neglect:
+                self.note(neglect)
 
     def open_log(self) -> RunLog | nullcontext[None]:
         """The run's tables, which one process writes."""

@@ -92,6 +92,12 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
     return replace(anchors, resize=str(resize))
 
 
+def matching_rule(config: TrainConfig) -> MaxIoU | Atss:
+    """Which anchors learn which instances."""
+    model = config.model
+    return Atss() if model.assigner == "atss" else MaxIoU(model.foreground, model.background, model.low_quality)
+
+
 def build_detector(
     config: TrainConfig,
     labels: Labels,
@@ -153,7 +159,7 @@ def _box_detector(
 ) -> RetinaNetDetector:
     model = config.model
     criterion = RetinaNetCriterion(
-        rule=Atss() if model.assigner == "atss" else MaxIoU(model.foreground, model.background, model.low_quality),
+        rule=matching_rule(config),
         box_loss=model.box_loss,
         box_weight=model.box_weight,
         class_loss=model.class_loss,

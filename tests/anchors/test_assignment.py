@@ -195,6 +195,27 @@ def test_groups_add_up_to_the_whole():
         assert sum(level.positives for level in result.by_level) == result.positives.sum()
 
 
+def test_categories_with_a_fifth_of_anothers_positives_are_neglected():
+    # anchors of 16 x 16 every 2 px, and of 4 x 4 every 4
+    content = {
+        "images": [{"id": 1, "width": 64, "height": 64}],
+        "categories": [{"id": number, "name": f"side {side}"} for number, side in enumerate((4, 5, 16), 1)],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": number, "bbox": [20 * number - 19, 21, side, side]}
+            for number, side in enumerate((4, 5, 16), 1)
+        ],
+    }
+    instances = ResizedInstances.of(read_coco(content), parse_resize("none"))
+    result = assign(instances, AnchorGrid(AnchorSet.of([[(16, 16)], [(4, 4)]], strides=(2, 4))))
+    positives = {group.name: group.positives for group in result.by_category}
+    assert positives["side 16"] > 5 * positives["side 5"] > 0
+    assert [group.name for group in result.neglected] == sorted(("side 4", "side 5"), key=lambda name: positives[name])
+    words = result.neglect_in_words()
+    assert f", but side 16 {positives['side 16']:.1f} positive" in words
+    assert f"side 5 {positives['side 5']:.1f}" in words
+    assert assign(part_of("nuclei", "none", step=4), AnchorGrid.of_sizes(SIZES)).neglect_in_words() is None
+
+
 def test_images_do_not_meet():
     # the same boxes in two images each get what they get in one
     boxes = [[0, 0, 16, 16], [0, 0, 16, 15]]
@@ -222,7 +243,7 @@ def test_nothing_to_assign_and_a_wrong_number():
     empty = ResizedInstances.of(read_coco({"images": [], "annotations": [], "categories": []}), parse_resize("none"))
     result = assign(empty, AnchorGrid.of_sizes(SIZES))
     assert result.positives.shape == (0, 5)
-    assert result.by_category == ()
+    assert result.by_category == result.neglected == ()
     assert np.isnan(result.overall.positives)
     with pytest.raises(ValueError, match="num_candidates from 1, got 0"):
         Atss(0)

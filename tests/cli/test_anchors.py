@@ -378,6 +378,13 @@ def test_scores_tell_what_a_matcher_would_do(detect, assigner):
     assert "best anchor on" in out
 
 
+def test_scores_warn_of_categories_that_few_anchors_learn(detect):
+    arguments = ("anchors", "score", BCCD, "--anchors", "retinanet", "--resize", "stretch:160x120")
+    out = " ".join(detect(*arguments, "--assigner", "max-iou").out.split())
+    assert "unevenly shared: Platelets 2.8, RBC 5.8, but WBC 32.2 positive anchors a box" in out
+    assert "unevenly" not in detect("anchors", "score", NUCLEI, "--anchors", "retinanet", "--assigner", "atss").out
+
+
 def test_a_grid_moves_placed_scores_but_not_those_by_shape(detect):
     arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--resize", "none", "--json")
     (exact,), (rounded,) = (detect(*arguments, "--grid", grid).json["anchors"] for grid in ("exact", "torchvision"))

@@ -14,6 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch.testing import assert_close
 
+from detect.anchors.anchor_set import AnchorSet
 from detect.errors import ConfigError, TrainingError
 from detect.heads.targets import RetinaNetCriterion
 from detect.training import loop
@@ -104,6 +105,23 @@ def test_a_run_is_logged_saved_and_loaded(tiny, tmp_path):
     assert detector.anchors.shapes.tolist() == [[8, 8], [12, 12]]
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names >= {"last.pt", "best.pt", "config.yaml", "anchors.yaml", "tensorboard"}
+
+
+def test_categories_that_few_anchors_learn_are_told_before_the_first_step(tiny, squares, tmp_path):
+    content = json.loads((squares / "annotations.json").read_text())
+    content["categories"].append({"id": 9, "name": "dot"})
+    for image in content["images"]:  # the best anchor is that of 2 x 2 around (8, 8)
+        new = {"id": 100 + image["id"], "image_id": image["id"], "category_id": 9, "bbox": [8, 8, 1, 1]}
+        content["annotations"].append(new)
+    (tmp_path / "two.json").write_text(json.dumps(content))
+    fields = (f"data.train=['{tmp_path}/two.json']", "data.val=[]", "optimisation.epochs=1")
+    notes: list[str] = []
+    AnchorSet.of([[(12, 12), (13, 13)], [(2, 2)]], strides=(2, 16)).save(tmp_path / "anchors.yaml")
+    train(tiny(*fields, f"model.anchors={tmp_path}/anchors.yaml"), note=notes.append)
+    assert notes[0].startswith("unevenly shared: dot")
+    notes.clear()
+    train(tiny(*fields[1:], "output.folder=" + str(tmp_path / "other")), note=notes.append)
+    assert notes == []
 
 
 @pytest.mark.parametrize("task", ["boxes", "landmarks"])
