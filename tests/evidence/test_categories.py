@@ -13,29 +13,44 @@ def a_row(variant: str, positives: float | None = None) -> records.Row:
 
 @pytest.fixture
 def found(tmp_path):
-    """Three variants that find every white cell and nothing else; the positives of one are not those of its anchors."""
-    rows = [a_row("default", 34.2386), a_row("stride-rule", 9.9), a_row("free-predictors", 1.0)]
+    """Variants that find every white cell; one finds the platelets too. The positives of one are not its anchors'."""
+    rows = [
+        a_row("default", 34.2386),
+        a_row("stride-rule", 8.99669),
+        a_row("single", 9.9),
+        a_row("free-predictors", 1.0),
+    ]
     config = training_runs.config_of(rows[0].run, plan.BCCD, tmp_path)
     truth = training_runs.split(config)[1]
-    (white,) = [key for key, name in truth.categories.items() if name == "WBC"]
-    own = np.flatnonzero(truth.instances.category_ids == white)
-    columns = (truth.instances.image_rows[own], np.full(len(own), white), np.ones(len(own)))
-    detections = records.packed_boxes(records.box_results(*columns, truth.instances.boxes_xywh[own]))
+    ids = {name: key for key, name in truth.categories.items()}
     for row in rows:
+        wanted = [ids["WBC"], ids["Platelets"]] if row.variant == "stride-rule" else [ids["WBC"]]
+        own = np.flatnonzero(np.isin(truth.instances.category_ids, wanted))
+        columns = (truth.instances.image_rows[own], truth.instances.category_ids[own], np.ones(len(own)))
+        detections = records.packed_boxes(records.box_results(*columns, truth.instances.boxes_xywh[own]))
         records.save_arrays(tmp_path / f"{row.run.key}.npz", detections)
     return gathered.gather(plan.BCCD, rows, tmp_path)
 
 
 def test_each_category_has_its_score_and_its_positives(found):
     text = categories.category_section(found, 12)
+    assert "|  | WBC | RBC | Platelets | share |" in text
     assert "| default | 1.000; 36.3 | 0.000; 36.6 | 0.000; 4.3 | 0.118 |" in text
+    assert "| stride-rule | 1.000; 9.2 | 0.000; 9.1 | 1.000; 7.1 | 0.774 |" in text
     assert "| free-predictors | 1.000; - | 0.000; - | 0.000; - | - |" in text
 
 
-def test_positives_of_other_anchors_than_those_of_the_run_are_left_out(found):
+def test_the_score_of_the_category_with_fewest_positives_is_ranked_with_its_share(found):
     text = categories.category_section(found, 12)
-    assert "| stride-rule | 1.000; - | 0.000; - | 0.000; - | - |" in text
-    assert "not defined yet" in text  # one configuration is left
+    assert "Platelets: the fewest positives." in text
+    assert (
+        "its share of the most +0.87, " in text
+    )  # shares .118, .110, .774 and AP 0, 0, 1: ranks 2, 1, 3 and 1.5, 1.5, 3
+    assert "not defined yet, over 3 configurations" in text  # the others' AP are equal
+
+
+def test_positives_of_other_anchors_than_those_of_the_run_are_left_out(found):
+    assert "| wide | 1.000; - | 0.000; - | 0.000; - | - |" in categories.category_section(found, 12)
 
 
 def test_one_category_needs_no_table(tmp_path):

@@ -38,16 +38,33 @@ def category_section(gathered: Gathered, epochs: int) -> str:
         [group.variant, *_cells(group, positives.get(group.variant)), number(shares.get(group.variant))]
         for group in groups
     ]
-    pairs = [(shares[group.variant], group.mean("ap") or 0.0) for group in groups if group.variant in shares]
-    rho = rank_correlation(pairs)
-    told = "not defined yet" if rho is None else f"{rho:+.2f} over {len(pairs)} configurations"
     return "\n".join(
         [
             f"### Categories, {epochs} epochs\n\n{ABOUT}\n",
             table(["", *names, "share"], rows),
-            f"\nAP over the share: Spearman's rank correlation {told} ({FREE} aside: one predictor learns an instance).\n",
+            f"\n{_told([group for group in groups if group.variant in positives], positives, names)}\n",
         ]
     )
+
+
+def _told(groups: list[Group], positives: dict[str, list[float]], names: list[str]) -> str:
+    """What the AP of the category with fewest positives follows, and what that of the others does."""
+    if not groups:
+        return "Positives are known of no configuration."
+    least = int(np.argmin(np.sum([np.array(own) / max(own) for own in positives.values()], axis=0)))
+    ap = {group.variant: np.stack(list(group.category_ap.values())).mean(axis=0) for group in groups}
+    own = [(positives[name][least] / max(positives[name]), ap[name][least]) for name in ap]
+    others = [(group.mean("placed_recall") or 0.0, np.delete(ap[group.variant], least).mean()) for group in groups]
+    return (
+        f"{names[least]}: the fewest positives. Spearman's rank correlation of its AP with its share of the most "
+        f"{_rho(own)}, of the mean AP of the other categories with placed recall at .5 {_rho(others)}, over {len(groups)} "
+        f"configurations ({FREE} aside: one predictor learns an instance)."
+    )
+
+
+def _rho(pairs: list[tuple[float, float]]) -> str:
+    rho = rank_correlation(pairs)
+    return "not defined yet" if rho is None else f"{rho:+.2f}"
 
 
 def _cells(group: Group, positives: list[float] | None) -> list[str]:
