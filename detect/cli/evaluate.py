@@ -44,6 +44,12 @@ def evaluate(
     device: Annotated[str, typer.Option(help="To run the detector on, such as cuda.")] = "cpu",
     pictures: Annotated[int, typer.Option(min=0, max=400, help="How many images the report shows.")] = 12,
     picture_score: Annotated[float, typer.Option(min=0, max=1, help="Results of this score or more are drawn.")] = 0.3,
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            help="Leave out images that cannot be read, and say which; the default is the run's data.on_broken."
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option(help="Make the first annotation or result that cannot be used an error.")
     ] = False,
@@ -62,7 +68,9 @@ def evaluate(
     if results is not None:
         subject = evaluation_subject.of_results(results, paths, images, task=task, pixel=pixel, strict=strict)
     else:
-        subject = evaluation_subject.of_detector(paths, images, device=device, batch_size=batch_size, strict=strict)
+        subject = evaluation_subject.of_detector(
+            paths, images, device=device, batch_size=batch_size, strict=strict, skip_broken=skip_broken
+        )
     evaluation = subject.evaluate(at, threshold)
     if strict and evaluation.refused:
         raise CocoError(str(evaluation.refused[0]))

@@ -18,6 +18,7 @@ from detect.training.checkpoints import TrainedDetector
 from detect.training.data import DetectionData
 from detect.training.evaluation import BoxEvaluation, LandmarkEvaluation, evaluate_boxes, evaluate_landmarks
 from detect.training.inference import find_objects
+from detect.training.inputs import hold_out, validation_folder
 
 LANDMARK_FLOOR = 0.05  # scores from here on make the curves; counts go by the detector's own threshold
 
@@ -61,42 +62,55 @@ def of_results(
     return Subject(str(path), dataset, landmarks, results, images)
 
 
-def of_detector(paths: Sequence[str], images: Path | None, *, device: str, batch_size: int, strict: bool) -> Subject:
-    """What the detector of a run finds in the images."""
+def of_detector(
+    paths: Sequence[str], images: Path | None, *, device: str, batch_size: int, strict: bool, skip_broken: bool
+) -> Subject:
+    """What the detector of a run finds in the images: those it validates on, or those of files."""
     trained = load_on(Path(paths[0]), device)
-    fields = trained.config.data
-    files = list(paths[1:]) or fields.val
-    if not files:
-        raise ConfigError(f"{paths[0]}: the run has no data to validate on: give annotation files")
     if len(paths) > 1 and images is None:
         raise ConfigError("--images: needed, the folder of the images that the annotation files name")
-    folder = images or fields.val_images or fields.images
-    dataset = _read(files, keypoints=trained.task == "landmarks", strict=strict)
+    dataset = _validated_on(trained, strict) if len(paths) == 1 else _of_task(paths[1:], trained, strict)
+    data = _open(trained, dataset, images or validation_folder(trained.config), skip_broken=skip_broken)
+    for broken in data.broken:
+        output.note(f"skipped: {broken.reason}")
+    results = _run(trained, data, device, batch_size)
+    threshold = None if data.landmarks is None else float(trained.config.model.threshold)
+    return Subject(trained.name, data.dataset, data.landmarks, results, data.folder, threshold)
+
+
+def _validated_on(trained: TrainedDetector, strict: bool) -> CocoDataset:
+    """What the run validates on; of a share that it held out, the same images."""
+    fields = trained.config.data
+    if not fields.val and not fields.val_share:
+        raise ConfigError(f"{trained.name}: the run has no data to validate on: give annotation files")
+    read = _of_task(fields.val or fields.train, trained, strict)
+    return hold_out(read, fields.val_share)[1] if fields.val_share else read
+
+
+def _of_task(files: Sequence[str], trained: TrainedDetector, strict: bool) -> CocoDataset:
+    return _read(files, keypoints=trained.task == "landmarks", strict=strict)
+
+
+def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_broken: bool) -> DetectionData:
+    """The images that can be used; the others are left out only if asked for, here or by the run."""
+    fields = trained.config.data
     landmarks = keypoint_landmarks(dataset, pixel=fields.pixel) if trained.task == "landmarks" else None
-    results = _run(trained, dataset, landmarks, folder, device, batch_size)
-    threshold = None if landmarks is None else float(trained.config.model.threshold)
-    return Subject(trained.name, dataset, landmarks, results, folder, threshold)
-
-
-def _run(
-    trained: TrainedDetector,
-    dataset: CocoDataset,
-    landmarks: CocoLandmarks | None,
-    folder: Path,
-    device: str,
-    batch_size: int,
-) -> CocoResults:
-    floor = None if landmarks is None else min(LANDMARK_FLOOR, float(trained.config.model.threshold))
     with output.reading_bar() as progress:
-        data = DetectionData(
+        return DetectionData(
             dataset,
             folder,
             resize=trained.resize,
             channels=trained.channels,
+            on_broken="skip" if skip_broken else fields.on_broken,
             landmarks=landmarks,
             category_ids=trained.category_ids,
             progress=progress,
-        )
+        ).usable()
+
+
+def _run(trained: TrainedDetector, data: DetectionData, device: str, batch_size: int) -> CocoResults:
+    floor = None if data.landmarks is None else min(LANDMARK_FLOOR, float(trained.config.model.threshold))
+    with output.reading_bar() as progress:
         return find_objects(
             trained.model,
             data,

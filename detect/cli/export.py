@@ -93,21 +93,26 @@ def _check_images(
     trained: TrainedDetector, paths: list[Path] | None, num_images: int
 ) -> tuple[Float[Tensor, "b d h w"], Int64[Tensor, "b 2"]]:
     """The first images that have the first one's size in the network's input."""
-    from detect.coco import read_coco
     from detect.errors import ConfigError
     from detect.training.data import DetectionData, collate
     from detect.training.image_files import dataset_of_files
     from detect.training.inference import places_by_size
+    from detect.training.inputs import read_annotations, validation_folder
 
-    fields = trained.config.data
     if paths:
         dataset, folder = dataset_of_files(paths, trained.labels)
-    elif fields.val:
-        dataset, folder = read_coco(fields.val), fields.val_images or fields.images
     else:
-        raise ConfigError("--images: needed, since the run has no data to validate on")
+        validation, folder = read_annotations(trained.config)[1], validation_folder(trained.config)
+        if validation is None:
+            raise ConfigError("--images: needed, since the run has no data to validate on")
+        dataset = validation
     data = DetectionData(
-        dataset, folder, resize=trained.resize, channels=trained.channels, category_ids=trained.category_ids
+        dataset,
+        folder,
+        resize=trained.resize,
+        channels=trained.channels,
+        on_broken=trained.config.data.on_broken,
+        category_ids=trained.category_ids,
     )
     batch = collate([data[place] for place in places_by_size(data, num_images)[0]])
     return batch.images, batch.image_hw

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from os import PathLike
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
 
 from detect.coco.checks import by_id, in_order, tidy, usable_rows
 from detect.coco.columns import Annotations, Images, ReadAnnotations, merge_categories, merge_images
@@ -56,6 +58,22 @@ class CocoDataset:
     def crowd(self) -> Annotations:
         """The regions that stand for many objects (``iscrowd``): to be ignored, not to be fitted or matched."""
         return self.annotations.take(np.flatnonzero(self.annotations.iscrowd))
+
+    def take_images(self, rows: Int64[ndarray, " m"]) -> CocoDataset:
+        """These images, rows of ``images`` that rise, with their annotations.
+
+        >>> from detect.samples import sample_annotations
+        >>> dataset = read_coco(sample_annotations("bccd"))
+        >>> part = dataset.take_images(np.array([0, 2]))
+        >>> part.images.ids, len(part.annotations)
+        (array([1, 3]), 36)
+        """
+        place = np.full(len(self.images), -1)
+        place[rows] = np.arange(len(rows))
+        kept = self.annotations.take(np.flatnonzero(place[self.annotations.image_rows] >= 0))
+        kept = replace(kept, image_rows=place[kept.image_rows])
+        names = tuple(self.images.file_names[row] for row in rows.tolist())
+        return replace(self, images=Images(self.images.ids[rows], self.images.wh[rows], names), annotations=kept)
 
     def category_name(self, category_id: int) -> str:
         """The file's name for a category, or one made of its id where the file has none."""

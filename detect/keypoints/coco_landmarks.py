@@ -58,6 +58,12 @@ class CocoLandmarks:
         ignored = tuple(self.ignored[image] for image in images)
         return replace(self, landmarks=batch, rows=self.rows[where], ignored=ignored)
 
+    def take_images(self, images: Int64[ndarray, " m"]) -> CocoLandmarks:
+        """These images, rows that rise, as a dataset of their own; the types of landmark stay."""
+        kept = np.isin(self.dataset.instances.image_rows, images)
+        taken = self.take(images.tolist())
+        return replace(taken, dataset=self.dataset.take_images(images), rows=(np.cumsum(kept) - 1)[taken.rows])
+
 
 def keypoint_landmarks(dataset: CocoDataset, *, pixel: str = "center", merge: bool = False) -> CocoLandmarks:
     """The keypoints of a dataset that was read with ``keypoints=True``.

@@ -111,6 +111,10 @@ class ModelConfig(_Section):
     )
     score_threshold: float = Field(default=0.05, ge=0, lt=1, description="a detection is above it")
     iou_threshold: float = Field(default=0.5, ge=0, le=1, description="of suppression")
+    topk_per_level: int = Field(default=1000, ge=1, description="pairs of anchor and class that a level may give")
+    detections_per_image: int = Field(
+        default=300, ge=1, description="the best are kept; COCO's numbers look at 100 of each category"
+    )
     # landmarks
     stride: int = Field(default=2, ge=1, le=64, description="of landmarks: image pixels to a cell of the heatmap")
     sigma_cells: float = Field(default=2.0, ge=0.05, le=100, description="of a landmark's bell in the heatmap")

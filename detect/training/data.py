@@ -6,6 +6,7 @@ Coordinates are pixels of the network's input. Boxes are continuous; points are 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,17 @@ class DetectionData(Dataset[Sample]):
         broken_rows = [each.image_row for each in self.broken]
         self.image_rows: Int64[ndarray, " b"] = np.delete(np.arange(len(dataset.images)), broken_rows)
         """The rows of ``dataset.images`` that can be drawn, a row for each place."""
+
+    def usable(self) -> DetectionData:
+        """The same, its dataset having only the images that are used: what is skipped is not to be scored as missed."""
+        if not self.broken:
+            return self
+        made = copy.copy(self)
+        made.dataset = self.dataset.take_images(self.image_rows)
+        made.landmarks = None if self.landmarks is None else self.landmarks.take_images(self.image_rows)
+        made._labels = LabelTable(made.dataset, made.landmarks, self.category_ids)
+        made.image_rows = np.arange(len(self.image_rows))
+        return made
 
     @property
     def num_classes(self) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
-from numpy import ndarray
 
 from detect.coco import CocoDataset, read_coco
-from detect.coco.columns import Images
 from detect.coco.reading import Progress
 from detect.errors import ConfigError
 from detect.keypoints.coco_landmarks import CocoLandmarks, keypoint_landmarks
@@ -48,10 +45,7 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, progress: Pr
         ImageError: images are missing or broken, and are not to be skipped.
         ConfigError: nothing to detect, or too few images with objects to overfit.
     """
-    dataset = _annotations(config, config.data.train)
-    held_out = _annotations(config, config.data.val) if config.data.val else None
-    if config.data.val_share:
-        dataset, held_out = hold_out(dataset, config.data.val_share)
+    dataset, held_out = read_annotations(config)
     landmarks = _landmarks(config, dataset)
     labels = Labels.of(dataset, landmarks)
     train = _data(config, dataset, landmarks, labels, config.data.images, progress, augmented=overfit is None)
@@ -64,6 +58,23 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, progress: Pr
     return Inputs(train, val, labels, measured.mean, measured.std)
 
 
+def read_annotations(config: TrainConfig) -> tuple[CocoDataset, CocoDataset | None]:
+    """The annotations of the images to train on, and of those to validate on, if there are any.
+
+    Raises:
+        CocoError: annotations that cannot be read.
+    """
+    training, share = _annotations(config, config.data.train), config.data.val_share
+    if share:
+        return hold_out(training, share)
+    return training, _annotations(config, config.data.val) if config.data.val else None
+
+
+def validation_folder(config: TrainConfig) -> Path:
+    """Where the images to validate on are."""
+    return config.data.val_images or config.data.images
+
+
 def hold_out(dataset: CocoDataset, share: float) -> tuple[CocoDataset, CocoDataset]:
     """The images to train on, and a share of all, evenly spaced in the order of ids, to validate on.
 
@@ -74,15 +85,7 @@ def hold_out(dataset: CocoDataset, share: float) -> tuple[CocoDataset, CocoDatas
     """
     rows = np.arange(len(dataset.images))
     is_held = np.floor((rows + 1) * share) > np.floor(rows * share)
-    return _of_images(dataset, ~is_held), _of_images(dataset, is_held)
-
-
-def _of_images(dataset: CocoDataset, wanted: Bool[ndarray, " b"]) -> CocoDataset:
-    images, annotations = dataset.images, dataset.annotations
-    names = tuple(name for name, keep in zip(images.file_names, wanted.tolist(), strict=True) if keep)
-    kept = annotations.take(np.flatnonzero(wanted[annotations.image_rows]))
-    kept = replace(kept, image_rows=(np.cumsum(wanted) - 1)[kept.image_rows])
-    return replace(dataset, images=Images(images.ids[wanted], images.wh[wanted], names), annotations=kept)
+    return dataset.take_images(np.flatnonzero(~is_held)), dataset.take_images(np.flatnonzero(is_held))
 
 
 def _annotations(config: TrainConfig, files: list[str]) -> CocoDataset:
@@ -98,8 +101,8 @@ def _validation(config: TrainConfig, dataset: CocoDataset, labels: Labels, progr
     for category, joints in landmarks.joints.items() if landmarks else ():
         if labels.joints.get(category) != joints:
             raise ConfigError(f"data.val: category {category} has other keypoints than in data.train")
-    folder = config.data.val_images or config.data.images
-    return _data(config, dataset, landmarks, labels, folder, progress, augmented=False)
+    data = _data(config, dataset, landmarks, labels, validation_folder(config), progress, augmented=False)
+    return data.usable()
 
 
 def _data(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from detect.coco.reading import Progress
 from detect.errors import TrainingError
 from detect.files import write_whole
+from detect.training.broken import broken_message
 from detect.training.checkpoints import BEST, LAST, Checkpoint, check_same_run, read_checkpoint, save_checkpoint
 from detect.training.config import TrainConfig
 from detect.training.data import Batch
@@ -153,9 +154,9 @@ class _Run:
             self.note(f"resumed after step {self.state.step}")
         self.batches = epoch_batches(config, self.inputs.train, fabric)
         self.loader = part_loader(config, self.inputs.train, self.batches)
-        broken = self.inputs.train.broken
-        if broken:
-            self.note(f"{len(broken)} images cannot be used and are skipped: {broken[0].reason}")
+        for data in filter(None, (self.inputs.train, self.inputs.val)):
+            if data.broken:
+                self.note(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
         if self.anchors and self.is_main and not before:
             neglect = neglect_note(config, self.anchors, self.inputs.train.dataset)
             if neglect:

@@ -177,7 +177,12 @@ def _box_detector(
         mean=mean,
         std=std,
         criterion=criterion,
-        post_process=PostProcess(score_threshold=model.score_threshold, iou_threshold=model.iou_threshold),
+        post_process=PostProcess(
+            score_threshold=model.score_threshold,
+            topk_per_level=model.topk_per_level,
+            iou_threshold=model.iou_threshold,
+            detections_per_image=model.detections_per_image,
+        ),
         seed=config.seed + 1,  # not the backbone's, lest both draw the same numbers
     )
 

@@ -82,13 +82,13 @@ def result(image: int, category: int, box: list[float], score: float) -> dict[st
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
 
 
-def trained(folder: Path, task: str, **model: Any) -> Path:
-    """A run's folder with a detector that has learnt nothing, of categories 4 and 9."""
-    sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": 1}
+def trained(folder: Path, task: str, *, nucleus: int = 4, data: dict[str, Any] | None = None, **model: Any) -> Path:
+    """A run's folder with a detector that has learnt nothing, of two categories."""
+    sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": 1, **(data or {})}
     fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.001, "threshold": 0.001, **model}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"joint_names": ("nucleus",), "joints": {4: (0,)}} if task == "landmarks" else {}
-    labels = Labels((4, 9), ("nucleus", "[debris]"), **joints)
+    joints = {"joint_names": ("nucleus",), "joints": {nucleus: (0,)}} if task == "landmarks" else {}
+    labels = Labels((nucleus, 9), ("nucleus", "[debris]"), **joints)
     anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
     detector = build_detector(config, labels, anchors=anchors)
     save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
@@ -189,6 +189,37 @@ def test_a_landmark_run_is_scored_on_the_data_it_validates_on(detect, tmp_path):
     run = detect("evaluate", folder)  # a category that the detector does not know
     assert run.code == 2
     assert "category" in run.err
+
+
+def test_a_run_that_held_out_a_share_is_scored_on_that_share(detect, tmp_path):
+    folder = trained(tmp_path / "run", "boxes", nucleus=1, data={"val": [], "val_share": 0.25})
+    content = json.loads(NUCLEI.read_text("utf-8"))
+    content["images"] = content["images"][3::4]  # by id
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+    held_out = written(tmp_path / "held_out.json", content)
+    own = detect("evaluate", folder, "--json").json
+    assert own["images"] == 20
+    assert own == detect("evaluate", folder, held_out, "--images", IMAGES, "--json").json
+    assert own["overall"]["ap"] > 0
+
+
+def test_images_that_are_skipped_are_not_scored_as_missed(detect, truth, tmp_path):
+    folder = trained(tmp_path / "run", "boxes")
+    content = json.loads(truth.read_text("utf-8"))
+    first = content["images"][0]
+    photos = tmp_path / "photos"
+    for image in content["images"][1:]:
+        (photos / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+        (photos / image["file_name"]).write_bytes((IMAGES / image["file_name"]).read_bytes())
+    run = detect("evaluate", folder, truth, "--images", photos, "--skip-broken", "--json")
+    assert run.code == 0
+    assert run.err.count("skipped: ") == 1
+    assert first["file_name"] in run.err
+    content["images"] = content["images"][1:]
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] != first["id"]]
+    others = written(tmp_path / "others.json", content)
+    assert run.json == detect("evaluate", folder, others, "--images", photos, "--json").json
 
 
 MISTAKES = {

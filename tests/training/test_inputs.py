@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from torch.testing import assert_close
 
 from detect.coco import read_coco
 from detect.errors import ConfigError, ImageError
@@ -67,3 +68,21 @@ def test_missing_images_are_an_error_or_skipped(tiny, tmp_path, squares):
     inputs = read_inputs(tiny(f"data.images={tmp_path}", "data.on_broken=skip", "data.val=[]"))
     assert len(inputs.train) == 7
     assert inputs.train.broken[0].image_row == 7
+
+
+def test_images_to_validate_on_that_are_skipped_are_not_scored(tiny, tmp_path, squares):
+    for number in range(1, 9):
+        if number != 3:
+            (tmp_path / f"{number}.png").write_bytes((squares / f"{number}.png").read_bytes())
+    for task in ("boxes", "landmarks"):
+        val = read_inputs(tiny(f"data.images={tmp_path}", "data.on_broken=skip", task=task)).val
+        assert val.dataset.images.ids.tolist() == [1, 2, 4, 5, 6, 7, 8]
+        assert len(val.broken) == 1
+        assert [sample.image_row for sample in map(val.__getitem__, range(7))] == list(range(7))
+        whole = read_inputs(tiny(task=task)).val
+        for place, other in enumerate([0, 1, 3, 4, 5, 6, 7]):
+            assert_close(val[place].image, whole[other].image)
+            assert_close(val[place].targets.boxes, whole[other].targets.boxes)
+            assert_close(val[place].points, whole[other].points)
+    assert val.landmarks.landmarks.num_images == 7
+    assert_allclose(val.landmarks.sizes_wh, val.dataset.instances.boxes_xywh[:, 2:])  # a point for each instance
