@@ -67,7 +67,7 @@ class Drawer:
 
     @cached_property
     def _categories(self) -> Int64[ndarray, " c"]:
-        return np.array(sorted(self.dataset.categories), np.int64)
+        return np.array(self.dataset.category_ids, np.int64)
 
     def _text(self, row: int) -> str:
         category = int(self.results.category_ids[row])

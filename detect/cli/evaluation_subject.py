@@ -18,7 +18,7 @@ from detect.training.checkpoints import TrainedDetector
 from detect.training.data import DetectionData
 from detect.training.evaluation import BoxEvaluation, LandmarkEvaluation, evaluate_boxes, evaluate_landmarks
 from detect.training.inference import find_objects
-from detect.training.inputs import hold_out, validation_folder
+from detect.training.inputs import read_validation, validation_folder
 
 LANDMARK_FLOOR = 0.05  # scores from here on make the curves; counts go by the detector's own threshold
 
@@ -69,7 +69,11 @@ def of_detector(
     trained = load_on(Path(paths[0]), device)
     if len(paths) > 1 and images is None:
         raise ConfigError("--images: needed, the folder of the images that the annotation files name")
-    dataset = _validated_on(trained, strict) if len(paths) == 1 else _of_task(paths[1:], trained, strict)
+    if len(paths) == 1:
+        dataset = _validated_on(trained, strict)
+    else:
+        dataset = _read(paths[1:], keypoints=trained.task == "landmarks", strict=strict)
+    trained.labels.check_names(dataset)
     data = _open(trained, dataset, images or validation_folder(trained.config), skip_broken=skip_broken)
     for broken in data.broken:
         output.note(f"skipped: {broken.reason}")
@@ -79,16 +83,11 @@ def of_detector(
 
 
 def _validated_on(trained: TrainedDetector, strict: bool) -> CocoDataset:
-    """What the run validates on; of a share that it held out, the same images."""
-    fields = trained.config.data
-    if not fields.val and not fields.val_share:
+    with output.reading_bar() as progress:
+        dataset = read_validation(trained.config, strict=strict, progress=progress)
+    if dataset is None:
         raise ConfigError(f"{trained.name}: the run has no data to validate on: give annotation files")
-    read = _of_task(fields.val or fields.train, trained, strict)
-    return hold_out(read, fields.val_share)[1] if fields.val_share else read
-
-
-def _of_task(files: Sequence[str], trained: TrainedDetector, strict: bool) -> CocoDataset:
-    return _read(files, keypoints=trained.task == "landmarks", strict=strict)
+    return dataset
 
 
 def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_broken: bool) -> DetectionData:

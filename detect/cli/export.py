@@ -26,6 +26,14 @@ def export(
         list[Path] | None,
         typer.Option(help="Image files and folders to check the ONNX file on; by default the run's validation images."),
     ] = None,
+    max_candidates: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Of boxes: so many of an image meet in suppression; low score thresholds ask for more.",
+        ),
+    ] = 1000,
     num_images: Annotated[int, typer.Option(min=1, max=10_000, help="On how many at most.")] = 16,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -42,7 +50,11 @@ def export(
     from detect.cli.output import print_json, save
 
     trained = load_on(checkpoint, "cpu")
-    told = _to_onnx(trained, output, images, num_images) if to == "onnx" else _to_torchvision(trained, output)
+    told = (
+        _to_onnx(trained, output, images, num_images, max_candidates)
+        if to == "onnx"
+        else _to_torchvision(trained, output)
+    )
     about = {"format": to, "checkpoint": trained.name, **_description(trained), **told}
     save(output, {"detector.json": dumps(about, indent=2, allow_nan=False) + "\n"})
     if json:
@@ -62,7 +74,9 @@ def _description(trained: TrainedDetector) -> dict[str, Any]:
     }
 
 
-def _to_onnx(trained: TrainedDetector, output: Path, paths: list[Path] | None, num_images: int) -> dict[str, Any]:
+def _to_onnx(
+    trained: TrainedDetector, output: Path, paths: list[Path] | None, num_images: int, max_candidates: int
+) -> dict[str, Any]:
     from detect.cli.output import note
     from detect.detectors.export import export_onnx
     from detect.errors import OutputError
@@ -70,7 +84,7 @@ def _to_onnx(trained: TrainedDetector, output: Path, paths: list[Path] | None, n
     images, image_hw = _check_images(trained, paths, num_images)
     path = output / "detector.onnx"
     try:
-        check = export_onnx(trained.model, path, images, image_hw)
+        check = export_onnx(trained.model, path, images, image_hw, max_candidates=max_candidates)
     except OSError as error:
         raise OutputError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None
     note(f"wrote {path}")
@@ -97,12 +111,12 @@ def _check_images(
     from detect.training.data import DetectionData, collate
     from detect.training.image_files import dataset_of_files
     from detect.training.inference import places_by_size
-    from detect.training.inputs import read_annotations, validation_folder
+    from detect.training.inputs import read_validation, validation_folder
 
     if paths:
         dataset, folder = dataset_of_files(paths, trained.labels)
     else:
-        validation, folder = read_annotations(trained.config)[1], validation_folder(trained.config)
+        validation, folder = read_validation(trained.config), validation_folder(trained.config)
         if validation is None:
             raise ConfigError("--images: needed, since the run has no data to validate on")
         dataset = validation

@@ -52,7 +52,7 @@ def train(
     from detect.errors import DetectError
     from detect.training.config import read_train_config
 
-    given = [*(overrides or []), *([f"data.images={json_text(str(images))}"] if images else [])]
+    given = [*(overrides or []), *([f"data.images={json_text(str(images), ensure_ascii=False)}"] if images else [])]
     read = read_train_config(config, given)
     try:
         several = _overfit(read, overfit, json) if overfit else _train(read, resume, json)

@@ -59,6 +59,11 @@ class CocoDataset:
         """The regions that stand for many objects (``iscrowd``): to be ignored, not to be fitted or matched."""
         return self.annotations.take(np.flatnonzero(self.annotations.iscrowd))
 
+    @cached_property
+    def category_ids(self) -> tuple[int, ...]:
+        """Those the files name and those the annotations have, which may not be among them; rising."""
+        return tuple(sorted({*self.categories, *self.annotations.category_ids.tolist()}))
+
     def take_images(self, rows: Int64[ndarray, " m"]) -> CocoDataset:
         """These images, rows of ``images`` that rise, with their annotations.
 

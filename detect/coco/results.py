@@ -60,7 +60,7 @@ def read_results(path: Path, dataset: CocoDataset) -> CocoResults:
     rows = np.searchsorted(dataset.images.ids, image_ids)
     rows = np.where(np.append(dataset.images.ids, 0)[rows] == image_ids, rows, NO_ROW)
     rows[rows == len(dataset.images)] = NO_ROW
-    known = np.isin(category_ids, np.array(sorted(dataset.categories), np.int64))
+    known = np.isin(category_ids, np.array(dataset.category_ids, np.int64))
     usable = (rows != NO_ROW) & known & np.isfinite(scores)
     for row in np.flatnonzero(~usable).tolist():
         reason = f"score {scores[row]:g} is not finite" if known[row] else f"no category has the id {category_ids[row]}"

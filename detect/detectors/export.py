@@ -242,7 +242,7 @@ def _compare(wanted: Sequence[_Found], got: Sequence[_Found], check: ExportCheck
             raise ExportError(
                 f"{check.path}: in image {check.num_images} PyTorch finds {len(own.scores)}, the ONNX file "
                 f"{len(other.scores)}, and {len(alone)} of them have no counterpart, with scores up to {alone.max():.3f}: "
-                "nothing was written"
+                "nothing was written. Where PyTorch finds more, more candidates may be needed than the file takes"
             )
         check = replace(
             check,

@@ -174,6 +174,24 @@ def check_same_run(path: Path, before: TrainConfig, now: TrainConfig) -> None:
         raise TrainingError(f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}")
 
 
+def check_same_data(path: Path, before: Checkpoint, labels: Labels, num_images: int) -> None:
+    """Fail where the annotation files are no longer those that the resumed run began with.
+
+    Raises:
+        TrainingError: other categories or landmarks, or another number of images to train on.
+    """
+    if before.labels != labels:
+        raise TrainingError(
+            f"{path}: cannot be resumed: categories or landmarks of data.train have changed, from "
+            f"{', '.join(before.labels.category_names)} to {', '.join(labels.category_names)}"
+        )
+    images = (before.training or {}).get("images", num_images)
+    if images != num_images:
+        raise TrainingError(
+            f"{path}: cannot be resumed: data.train has {num_images} images, the run began with {images}"
+        )
+
+
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     found = []
     for name in now:

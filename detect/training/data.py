@@ -153,7 +153,7 @@ class DetectionData(Dataset[Sample]):
         self.augment = augment
         self.seed = seed
         self.landmarks = _keypoints_of(dataset) if landmarks is None else landmarks
-        self.category_ids = _all_categories(dataset) if category_ids is None else tuple(category_ids)
+        self.category_ids = dataset.category_ids if category_ids is None else tuple(category_ids)
         self._labels = LabelTable(dataset, self.landmarks, self.category_ids)
         self.broken = find_broken_images(self.open, len(dataset.images), progress=progress)
         if self.broken and (on_broken == "fail" or len(self.broken) == len(dataset.images)):
@@ -275,8 +275,3 @@ def _keypoints_of(dataset: CocoDataset) -> CocoLandmarks | None:
     """The keypoints, where there are any."""
     labelled = any((table[:, 2] > UNLABELLED).any() for table in dataset.instances.keypoints or ())
     return keypoint_landmarks(dataset) if labelled else None
-
-
-def _all_categories(dataset: CocoDataset) -> tuple[int, ...]:
-    """Those the file names, or, where it names none, those its annotations have."""
-    return tuple(sorted({*dataset.categories, *dataset.annotations.category_ids.tolist()}))

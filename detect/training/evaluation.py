@@ -244,7 +244,7 @@ def _pycocotools_dataset(dataset: CocoDataset, entries: Sequence[Mapping[str, An
     made = COCO()
     made.dataset = {
         "images": [{"id": image_id} for image_id in dataset.images.ids.tolist()],
-        "categories": [{"id": category} for category in dataset.categories],
+        "categories": [{"id": category} for category in dataset.category_ids],
         "annotations": [{**entry, "id": number} for number, entry in enumerate(entries, 1)],
     }
     made.createIndex()

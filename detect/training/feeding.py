@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,14 +43,32 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
 
 def part_loader(config: TrainConfig, data: DetectionData, batches: EpochBatches) -> DataLoader[Any]:
     """What reads them, one part after the other."""
+    return image_loader(data, _InParts(batches, config.optimisation.accumulate), num_workers=config.data.num_workers)
+
+
+def image_loader(data: DetectionData, batches: Iterable[Any], *, num_workers: int) -> DataLoader[Any]:
+    """What reads batches of images; ``batches`` gives what ``data`` is asked for, batch by batch."""
+    if num_workers:
+        _allow_open_files()
     return DataLoader(
         data,
-        batch_sampler=_InParts(batches, config.optimisation.accumulate),
+        batch_sampler=batches,
         collate_fn=collate,
-        num_workers=config.data.num_workers,
-        persistent_workers=config.data.num_workers > 0,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # or the loader would draw from torch's global one
     )
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets a process have: each tensor of a worker is one, and where they run out workers hang."""
+    try:
+        import resource  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def in_groups(parts: Iterator[Batch], count: int) -> Iterator[list[Batch]]:

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from detect.boxes import xyxy_to_xywh
 from detect.coco import CocoResults
@@ -21,7 +20,8 @@ from detect.detectors.landmarks import LandmarkDetector
 from detect.heads.detections import Detections
 from detect.keypoints.cells import SHIFTS
 from detect.keypoints.peaks import Peaks
-from detect.training.data import Batch, DetectionData, collate
+from detect.training.data import Batch, DetectionData
+from detect.training.feeding import image_loader
 from detect.training.model import Detector, Labels
 from detect.training.views import View, resized_view
 
@@ -98,8 +98,7 @@ def with_threshold(model: Detector, score_threshold: float) -> Detector:
 
 def _batches(data: DetectionData, batch_size: int, num_workers: int) -> Iterator[tuple[Batch, list[View]]]:
     places = places_by_size(data, batch_size)
-    own = torch.Generator()  # or the loader would draw from torch's global one
-    for batch in DataLoader(data, batch_sampler=places, num_workers=num_workers, collate_fn=collate, generator=own):
+    for batch in image_loader(data, places, num_workers=num_workers):
         sizes = data.dataset.images.wh[batch.image_rows.numpy()].tolist()
         yield batch, [resized_view(data.resize, (width, height)) for width, height in sizes]
 
@@ -183,4 +182,4 @@ def _as_results(rows: list[int], found: list[_Found]) -> CocoResults:
 
 
 def _numbers(values: Tensor) -> ndarray:
-    return values.double().cpu().numpy()
+    return values.cpu().double().numpy()  # on the CPU: not every device has doubles

@@ -45,7 +45,14 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, progress: Pr
         ImageError: images are missing or broken, and are not to be skipped.
         ConfigError: nothing to detect, or too few images with objects to overfit.
     """
-    dataset, held_out = read_annotations(config)
+    dataset: CocoDataset = read_coco(config.data.train, keypoints=config.task == "landmarks")
+    held_out: CocoDataset | None
+    if config.data.val_share:
+        dataset, held_out = hold_out(dataset, config.data.val_share)
+    else:
+        held_out = read_validation(config)
+    if not len(dataset.images):
+        raise ConfigError(f"{', '.join(dataset.files)}: no images to train on")
     landmarks = _landmarks(config, dataset)
     labels = Labels.of(dataset, landmarks)
     train = _data(config, dataset, landmarks, labels, config.data.images, progress, augmented=overfit is None)
@@ -58,16 +65,20 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, progress: Pr
     return Inputs(train, val, labels, measured.mean, measured.std)
 
 
-def read_annotations(config: TrainConfig) -> tuple[CocoDataset, CocoDataset | None]:
-    """The annotations of the images to train on, and of those to validate on, if there are any.
+def read_validation(
+    config: TrainConfig, *, strict: bool = False, progress: Progress | None = None
+) -> CocoDataset | None:
+    """The annotations of the images that a run validates on, those of a share held out among them; None without.
 
     Raises:
         CocoError: annotations that cannot be read.
     """
-    training, share = _annotations(config, config.data.train), config.data.val_share
-    if share:
-        return hold_out(training, share)
-    return training, _annotations(config, config.data.val) if config.data.val else None
+    data = config.data
+    files = data.train if data.val_share else data.val
+    if not files:
+        return None
+    read = read_coco(files, keypoints=config.task == "landmarks", strict=strict, progress=progress)
+    return hold_out(read, data.val_share)[1] if data.val_share else read
 
 
 def validation_folder(config: TrainConfig) -> Path:
@@ -76,7 +87,7 @@ def validation_folder(config: TrainConfig) -> Path:
 
 
 def hold_out(dataset: CocoDataset, share: float) -> tuple[CocoDataset, CocoDataset]:
-    """The images to train on, and a share of all, evenly spaced in the order of ids, to validate on.
+    """The images to train on, and a share of all, evenly spaced in the order of ids, to validate on: one at least.
 
     >>> from detect.samples import sample_annotations
     >>> train, val = hold_out(read_coco(sample_annotations("bccd")), 0.25)
@@ -85,11 +96,8 @@ def hold_out(dataset: CocoDataset, share: float) -> tuple[CocoDataset, CocoDatas
     """
     rows = np.arange(len(dataset.images))
     is_held = np.floor((rows + 1) * share) > np.floor(rows * share)
+    is_held[-1:] |= not is_held.any()
     return dataset.take_images(np.flatnonzero(~is_held)), dataset.take_images(np.flatnonzero(is_held))
-
-
-def _annotations(config: TrainConfig, files: list[str]) -> CocoDataset:
-    return read_coco(files, keypoints=config.task == "landmarks")
 
 
 def _landmarks(config: TrainConfig, dataset: CocoDataset) -> CocoLandmarks | None:
@@ -98,8 +106,9 @@ def _landmarks(config: TrainConfig, dataset: CocoDataset) -> CocoLandmarks | Non
 
 def _validation(config: TrainConfig, dataset: CocoDataset, labels: Labels, progress: Progress | None) -> DetectionData:
     landmarks = _landmarks(config, dataset)
+    labels.check_names(dataset)
     for category, joints in landmarks.joints.items() if landmarks else ():
-        if labels.joints.get(category) != joints:
+        if len(labels.joints.get(category, ())) != len(joints):  # their numbers go by what is there
             raise ConfigError(f"data.val: category {category} has other keypoints than in data.train")
     data = _data(config, dataset, landmarks, labels, validation_folder(config), progress, augmented=False)
     return data.usable()

@@ -26,18 +26,19 @@ class RunLog:
     Args:
         folder: where the files are; it is made if need be.
         from_step: rows of later steps, of a run that was cut short after its checkpoint, are taken out; 0: all rows.
+        mid_epoch: the checkpoint is from before the end of an epoch, so that rows of epochs at its step are taken out too.
         tensorboard: whether to write for TensorBoard too.
 
     Raises:
         OutputError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, *, from_step: int = 0, tensorboard: bool = True) -> None:
+    def __init__(self, folder: Path, *, from_step: int = 0, mid_epoch: bool = False, tensorboard: bool = True) -> None:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for path in (folder / f"{table}.csv" for table in (STEPS, EPOCHS, VALIDATION)):
-                _cut_back(path, from_step)
+            for table in (STEPS, EPOCHS, VALIDATION):
+                _cut_back(folder / f"{table}.csv", from_step - (mid_epoch and table != STEPS))
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
         self._writer = _tensorboard(folder / "tensorboard", from_step) if tensorboard else None

@@ -10,15 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detect.coco.reading import Progress
 from detect.errors import TrainingError
 from detect.files import write_whole
-from detect.training.broken import broken_message
-from detect.training.checkpoints import BEST, LAST, Checkpoint, check_same_run, read_checkpoint, save_checkpoint
+from detect.training.checkpoints import (
+    BEST,
+    LAST,
+    Checkpoint,
+    check_same_data,
+    check_same_run,
+    read_checkpoint,
+    save_checkpoint,
+)
 from detect.training.config import TrainConfig
 from detect.training.data import Batch
 from detect.training.diagnosis import is_flat
@@ -26,8 +33,9 @@ from detect.training.feeding import epoch_batches, in_groups, part_loader
 from detect.training.inputs import read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
 from detect.training.model import build_detector, training_anchors
-from detect.training.positives import neglect_note
+from detect.training.notices import notices
 from detect.training.schedule import rate_factor
+from detect.training.state import RunState, TrainingResult
 from detect.training.steps import Build, Stepper, launch
 from detect.training.validation import MAIN_METRIC, validate
 
@@ -37,42 +45,6 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 
 FLAT_ABOVE = 0.1  # of the highest learning rate: below, a loss that hardly falls is ordinary
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingResult:
-    """What came of a run."""
-
-    folder: Path
-    epochs: int
-    steps: int
-    metrics: Mapping[str, float]
-    """Of the last validation; empty without."""
-    best: float | None
-    """The best main metric: AP of boxes, F1 at 5 pixels of landmarks."""
-    stopped_early: bool
-    seconds: float
-    is_main: bool
-    """Whether this is the process that writes and speaks."""
-    num_processes: int
-
-
-@dataclass
-class RunState:
-    """Where a run is; plain values, as checkpoints keep them."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    """Steps of the epoch that are done."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Of the losses of these."""
-    epoch_losses: list[float] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    best: float | None = None
-    validations_since_best: int = 0
-    told_flat: bool = False
-    stopped: bool = False
 
 
 def train(
@@ -101,7 +73,7 @@ def train(
         DetectError: data, anchors or configuration that do not fit, see :mod:`detect.training.inputs`.
     """
     started = time.monotonic()
-    last = config.output.folder / LAST
+    last = last_of(config)
     before = read_checkpoint(last) if resume and last.exists() else None
     if before:
         check_same_run(last, before.config, config)
@@ -126,6 +98,11 @@ def train(
     )
 
 
+def last_of(config: TrainConfig) -> Path:
+    """The checkpoint of a run's last epoch."""
+    return config.output.folder / LAST
+
+
 class _Run:
     """Everything that a run has in its hands."""
 
@@ -145,29 +122,32 @@ class _Run:
         self.progress = progress if self.is_main else None
         self.note = note if note and self.is_main else lambda _: None
         self.inputs = read_inputs(config, progress=self.progress)
+        if before:
+            check_same_data(last_of(config), before, self.inputs.labels, len(self.inputs.train))
         self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
         self.stepper = Stepper.of(config, fabric, self.inputs, self.anchors, build)
         self.state = RunState()
         if before and before.training:
             self.state = RunState(**before.training["state"])
+            self.state.stopped = self.state.is_out_of(config.optimisation.patience)
             self.stepper.load_state_dict(before.training["stepper"])
             self.note(f"resumed after step {self.state.step}")
         self.batches = epoch_batches(config, self.inputs.train, fabric)
         self.loader = part_loader(config, self.inputs.train, self.batches)
-        for data in filter(None, (self.inputs.train, self.inputs.val)):
-            if data.broken:
-                self.note(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
-        if self.anchors and self.is_main and not before:
-            neglect = neglect_note(config, self.anchors, self.inputs.train.dataset)
-            if neglect:
-                self.note(neglect)
+        for line in notices(config, self.inputs, self.anchors) if self.is_main and not before else ():
+            self.note(line)
 
     def open_log(self) -> RunLog | nullcontext[None]:
         """The run's tables, which one process writes."""
         output = self.config.output
         if not self.is_main:
             return nullcontext()
-        log = RunLog(output.folder, from_step=self.state.step, tensorboard=output.tensorboard)
+        log = RunLog(
+            output.folder,
+            from_step=self.state.step,
+            mid_epoch=self.state.batch > 0,
+            tensorboard=output.tensorboard,
+        )
         write_whole(output.folder / "config.yaml", self.config.to_yaml())
         if self.anchors:
             self.anchors.save(output.folder / "anchors.yaml")
@@ -188,7 +168,7 @@ class _Run:
         for parts in in_groups(iter(self.loader), accumulate):
             rate = self.rate()
             try:
-                losses = self.stepper.take(parts, rate=rate)
+                losses = self.stepper.take(parts, rate=rate, step=state.step)
             except TrainingError as error:
                 raise TrainingError(
                     f"epoch {state.epoch + 1}, step {state.step + 1}: {error}; {self._kept()}"
@@ -222,7 +202,7 @@ class _Run:
                 self.stepper.average.model,
                 self.inputs.val,
                 self.inputs.labels,
-                batch_size=self.config.optimisation.batch_size,
+                batch_size=self.batch_size_at_once,
                 device=self.fabric.device,
                 num_workers=data.num_workers,
                 pixel=data.pixel,
@@ -234,10 +214,16 @@ class _Run:
             self.save(BEST)
         else:
             state.validations_since_best += 1
-        state.stopped = state.validations_since_best == self.config.optimisation.patience
+        state.stopped = state.is_out_of(self.config.optimisation.patience)
         if self.log:
             self.log.write(VALIDATION, state.step, {"epoch": state.epoch, **state.metrics})
         self.note(f"epoch {state.epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in state.metrics.items()))
+
+    @property
+    def batch_size_at_once(self) -> int:
+        """Images that a device holds in training."""
+        optimisation = self.config.optimisation
+        return optimisation.batch_size // (self.fabric.world_size * optimisation.accumulate)
 
     def rate(self) -> float:
         """The learning rate of the step to come."""
@@ -255,8 +241,10 @@ class _Run:
         """Write a checkpoint; only that of the last step has what training needs."""
         if not self.is_main:
             return
-        training = {"state": asdict(self.state), "stepper": self.stepper.state_dict()} if name == LAST else None
-        state = self.state
+        state, training = self.state, None
+        if name == LAST:
+            images = len(self.inputs.train)
+            training = {"state": asdict(state), "stepper": self.stepper.state_dict(), "images": images}
         weights = self.stepper.average.model.state_dict()
         checkpoint = Checkpoint(
             self.config, self.inputs.labels, self.anchors, weights, state.step, state.metrics, training
@@ -279,11 +267,11 @@ class _Run:
         if not is_flat(state.epoch_losses, optimisation.flat_epochs):
             return
         state.told_flat = True
+        text = self.stepper.diagnose(batch, rate=rate).to_text()  # all processes, which divide by common positives
         if self.is_main:
-            text = self.stepper.diagnose(batch, rate=rate).to_text()
             write_whole(self.config.output.folder / "diagnosis.txt", text)
             self.note(f"the loss has not fallen for {optimisation.flat_epochs} epochs; diagnosis.txt says:\n{text}")
 
     def _kept(self) -> str:
-        last = self.config.output.folder / LAST
+        last = last_of(self.config)
         return f"{last} is from before" if last.exists() else "no checkpoint was written before"

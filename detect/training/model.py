@@ -16,7 +16,7 @@ from detect.coco import CocoDataset
 from detect.detectors.backbones import Backbone, build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.errors import ConfigError
+from detect.errors import CocoError, ConfigError
 from detect.heads.detections import PostProcess
 from detect.heads.targets import RetinaNetCriterion
 from detect.keypoints.coco_landmarks import CocoLandmarks
@@ -48,12 +48,12 @@ class Labels:
             ConfigError: there are no categories, or one has several keypoints: heatmaps do not say which of them belong to
                 one object.
         """
-        ids = sorted(set(dataset.categories) | set(dataset.instances.category_ids.tolist()))
+        ids = dataset.category_ids
         if not ids:
             raise ConfigError(f"{', '.join(dataset.files)}: no categories, so nothing to detect")
         names = tuple(map(dataset.category_name, ids))
         if landmarks is None:
-            return cls(tuple(ids), names)
+            return cls(ids, names)
         for category, joints in landmarks.joints.items():
             if len(joints) != 1:
                 raise ConfigError(
@@ -61,7 +61,20 @@ class Labels:
                     "belong to no object, so COCO's format cannot hold them; give each landmark type a category of one "
                     "keypoint"
                 )
-        return cls(tuple(ids), names, landmarks.joint_names, dict(landmarks.joints))
+        return cls(ids, names, landmarks.joint_names, dict(landmarks.joints))
+
+    def check_names(self, dataset: CocoDataset) -> None:
+        """Fail where a dataset gives a category another name: ids alone do not tell that files number them differently.
+
+        Raises:
+            CocoError: a category is called otherwise, not only in other letters.
+        """
+        for category, name in zip(self.category_ids, self.category_names, strict=True):
+            own = dataset.category_name(category)
+            if category in dataset.categories and own.casefold() != name.casefold():
+                raise CocoError(
+                    f"{', '.join(dataset.files)}: category {category} is {own!r}; it was learned as {name!r}"
+                )
 
 
 def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | None:

@@ -34,7 +34,7 @@ def overfit(
     losses = []
     for step in range(num_steps):
         rate = config.optimisation.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
-        losses.append(stepper.take([batch], rate=rate)["loss"])
+        losses.append(stepper.take([batch], rate=rate, step=step)["loss"])
         if progress:
             progress(f"loss {losses[-1]:.3f}", step + 1, num_steps)
     ends = losses[-LAST_STEPS:]

@@ -75,7 +75,7 @@ def picture_of(image: Image.Image, *, channels: int = 3) -> Picture:
 
     Raises:
         ValueError: ``channels`` is none of 1, 3 and 4.
-        ImageError: values beyond sixteen bits, or fractions beyond 0..1.
+        ImageError: values beyond sixteen bits, fractions beyond 0..1, or colours that cannot be converted.
     """
     if channels not in MODES:
         raise ValueError(f"images have 1, 3 or 4 channels, got {channels}")
@@ -83,7 +83,10 @@ def picture_of(image: Image.Image, *, channels: int = 3) -> Picture:
         values = torch.from_numpy(_deep(image)).permute(2, 0, 1)
     else:
         is_grey = image.mode in {"1", "L"} and channels < 4
-        array = np.array(image.convert("L" if is_grey else MODES[channels]))
+        try:
+            array = np.array(image.convert("L" if is_grey else MODES[channels]))
+        except ValueError as error:
+            raise ImageError(str(error)) from None
         values = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
     return Picture(values, View(image.size), image.size)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -37,6 +38,7 @@ def launch(config: TrainConfig) -> Fabric:
     """
     try:
         from lightning_fabric import Fabric  # noqa: PLC0415 - only who trains pays for it
+        from lightning_fabric.utilities.exceptions import MisconfigurationException  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("training needs lightning-fabric: pip install 'detect-heads[train]'") from None
     optimisation = config.optimisation
@@ -52,7 +54,7 @@ def launch(config: TrainConfig) -> Fabric:
             precision=optimisation.precision,
         )
         fabric.launch()
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"optimisation: {' '.join(str(error).split())}") from None
     return fabric
 
@@ -87,14 +89,22 @@ class Stepper:
         detector = build(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
         return cls(config, fabric, detector, file_names=inputs.train.dataset.images.file_names)
 
-    def take(self, parts: Sequence[Batch], *, rate: float) -> dict[str, float]:
+    def take(self, parts: Sequence[Batch], *, rate: float, step: int = 0) -> dict[str, float]:
         """Learn from a batch, given in parts, and give its losses, their sum and the norm of the gradient.
 
-        All are those of the whole batch, of all processes.
+        All are those of the whole batch, of all processes. What layers draw, such as those of stochastic depth, depends
+        on the seed, the step and the process alone.
 
         Raises:
             TrainingError: the loss or its gradient is not finite. The weights are then as they were.
         """
+        device = self.fabric.device
+        seed = np.random.SeedSequence((self.config.seed, step, self.fabric.global_rank)).generate_state(1)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(seed[0]))  # noqa: TID251 - of a fork; layers know no other
+            return self._take(parts, rate=rate)
+
+    def _take(self, parts: Sequence[Batch], *, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums: dict[str, float] = {}

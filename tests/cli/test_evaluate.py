@@ -222,7 +222,16 @@ def test_images_that_are_skipped_are_not_scored_as_missed(detect, truth, tmp_pat
     assert run.json == detect("evaluate", folder, others, "--images", photos, "--json").json
 
 
+def test_a_run_s_training_files_need_not_be_there(detect, truth, tmp_path):
+    folder = trained(tmp_path / "run", "boxes", data={"train": ["nowhere.json"], "val": [str(truth)]})
+    assert detect("evaluate", folder).code == 0
+
+
 MISTAKES = {
+    "another name": (
+        ["{run}", "{renamed}", "--images", "{images}"],
+        "category 4 is 'cell'; it was learned as 'nucleus'",
+    ),
     "no images": (["{run}", "{truth}"], "--images: needed"),
     "no such run": (["nowhere", "{truth}", "--images", "{images}"], "nowhere: No such file"),
     "not a checkpoint": (["{truth}", "{truth}", "--images", "{images}"], "not a checkpoint"),
@@ -252,6 +261,7 @@ def test_a_mistake_is_one_line(detect, truth, results, tmp_path, mistake):
         "images": IMAGES,
         "empty": tmp_path / "empty",
         "boxes": written(tmp_path / "boxes.json", boxes),
+        "renamed": written(tmp_path / "renamed.json", {**boxes, "categories": [{"id": 4, "name": "cell"}]}),
     }
     run = detect("evaluate", *(argument.format(**places) for argument in arguments))
     assert run.code == 2

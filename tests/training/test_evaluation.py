@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detect.coco import read_coco, read_results
+from detect.coco import CocoResults, read_coco, read_results
 from detect.keypoints.coco_landmarks import keypoint_landmarks
 from detect.training.evaluation import evaluate_boxes, evaluate_landmarks
 
@@ -233,6 +233,15 @@ def test_results_without_a_box_and_of_unknown_images_are_told(tmp_path):
         "entry 2 of the results: no image has this id",
         "entry 1 of the results: no bbox of four finite numbers",
     ]
+
+
+def test_a_file_without_categories_is_scored_by_the_ids_of_its_annotations():
+    images = [{"id": 1, "width": 50, "height": 50, "file_name": "a.png"}]
+    annotations = [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [3, 4, 20, 10]}]
+    dataset = read_coco({"images": images, "annotations": annotations})
+    columns = np.zeros(1, np.int64), np.array([5]), np.array([0.9]), dataset.annotations.boxes_xywh
+    found = CocoResults(np.zeros(1, np.int64), *columns, (np.zeros((0, 3)),), ())
+    assert evaluate_boxes(dataset, found).overall.ap == pytest.approx(1.0)
 
 
 def test_nothing_is_printed_and_the_object_is_plain_json(tmp_path, capsys):

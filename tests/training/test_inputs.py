@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
 from detect.coco import read_coco
-from detect.errors import ConfigError, ImageError
+from detect.errors import CocoError, ConfigError, ImageError
 from detect.training.inputs import hold_out, read_inputs
 
 
@@ -43,9 +45,46 @@ def test_a_share_held_out_is_in_one_part_alone(squares):
         assert [part.images.file_names[row] for row in own.image_rows] == [f"{image}.png" for image in images]
 
 
-def test_a_share_of_none_is_none(squares):
+def test_a_small_share_is_one_image(squares):
     train, val = hold_out(read_coco(squares / "annotations.json"), 0.01)
-    assert (len(train.images), len(val.images)) == (8, 0)
+    assert (train.images.ids.tolist(), val.images.ids.tolist()) == ([1, 2, 3, 4, 5, 6, 7], [8])
+
+
+def changed(squares, tmp_path, name: str, change) -> str:
+    """A copy of the annotations, ``change`` having been called with their content; as a field's value."""
+    content = json.loads((squares / "annotations.json").read_text())
+    change(content)
+    (tmp_path / name).write_text(json.dumps(content))
+    return f"['{tmp_path / name}']"
+
+
+def test_nothing_to_train_on(tiny, squares, tmp_path):
+    none = changed(squares, tmp_path, "none.json", lambda content: content.update(images=[], annotations=[]))
+    with pytest.raises(ConfigError, match=r"none\.json: no images to train on"):
+        read_inputs(tiny(f"data.train={none}"))
+
+
+def test_a_category_of_another_name_in_the_validation_data_is_refused(tiny, squares, tmp_path):
+    def rename(content):
+        content["categories"][0]["name"] = "Square"
+
+    def swap(content):
+        content["categories"][0]["name"] = "circle"
+
+    read_inputs(tiny(f"data.val={changed(squares, tmp_path, 'same.json', rename)}"))
+    with pytest.raises(CocoError, match=r"other\.json: category 7 is 'circle'; it was learned as 'square'"):
+        read_inputs(tiny(f"data.val={changed(squares, tmp_path, 'other.json', swap)}"))
+
+
+def test_validation_data_may_lack_a_landmark_that_training_has(tiny, squares, tmp_path):
+    def second(content):
+        content["categories"].insert(0, {"id": 3, "name": "dot", "keypoints": ["centre"], "skeleton": []})
+        content["annotations"][0]["category_id"] = 3
+
+    train = changed(squares, tmp_path, "both.json", second)
+    inputs = read_inputs(tiny(f"data.train={train}", task="landmarks"))
+    assert inputs.labels.joints == {3: (0,), 7: (1,)}
+    assert inputs.val.landmarks.joints == {7: (0,)}
 
 
 def test_overfitting_takes_few_images_as_they_are(tiny):

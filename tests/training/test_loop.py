@@ -26,6 +26,7 @@ from detect.training.model import build_detector
 from detect.training.schedule import rate_factor
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "train.py"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -139,6 +140,37 @@ def test_a_run_cut_short_in_mid_epoch_goes_on_as_if_it_had_not_been(tiny, tmp_pa
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_layers_that_draw_at_random_draw_the_same_when_resumed(tiny, tmp_path):
+    def build(*arguments, **options):
+        detector = build_detector(*arguments, **options)
+        detector.normalise = torch.nn.Sequential(detector.normalise, torch.nn.Dropout(0.5))
+        detector.normalise.mean, detector.normalise.std = detector.normalise[0].mean, detector.normalise[0].std
+        return detector
+
+    whole, cut = (tiny("output.save_steps=3", f"output.folder={tmp_path / name}") for name in ("whole", "cut"))
+    train(whole, build=build)
+    torch.rand(5)  # the global generator is elsewhere
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, build=build, progress=stop_at(4))
+    train(cut, build=build, resume=True)
+    assert tables(tmp_path / "whole") == tables(tmp_path / "cut")
+    losses = [row["loss"] for row in tables(tmp_path / "cut")["steps"]]
+    train(tiny(f"output.folder={tmp_path / 'plain'}"))
+    assert losses[0] != tables(tmp_path / "plain")["steps"][0]["loss"]  # something was dropped
+
+
+def test_an_epoch_that_ended_without_its_checkpoint_has_one_row(tiny, tmp_path, monkeypatch):
+    whole, cut = (tiny("output.save_steps=4", f"output.folder={tmp_path / name}") for name in ("whole", "cut"))
+    train(whole)
+    validate = loop.validate
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):  # after the epoch's row was written
+        train(cut)
+    monkeypatch.setattr(loop, "validate", validate)
+    train(cut, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_killed_process_is_resumed_exactly(tiny, tmp_path):
     whole, killed = (tiny("output.save_steps=1", f"output.folder={tmp_path / name}") for name in ("whole", "killed"))
     (tmp_path / "run.yaml").write_text(killed.to_yaml())
@@ -156,8 +188,7 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path, task):
     one, two = (tiny(*fields, f"output.folder={tmp_path / name}", task=task) for name in ("one", "two"))
     (tmp_path / "run.yaml").write_text(two.to_yaml())
     train(one)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    ended = run_python(*torchrun, TOOL, tmp_path / "run.yaml", "--json")
+    ended = run_python(*TORCHRUN, TOOL, tmp_path / "run.yaml", "--json")
     assert ended.returncode == 0, ended.stderr
     (said,) = [line for line in ended.stdout.splitlines() if line.startswith("{")]  # one of them speaks
     assert json.loads(said)["steps"] == 6
@@ -165,6 +196,20 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path, task):
         assert_allclose(list(theirs.values()), list(mine.values()), rtol=1e-3, atol=1e-5)
     first, second = (read_checkpoint(tmp_path / name / "last.pt").weights for name in ("one", "two"))
     assert_close(dict(first), dict(second), rtol=1e-2, atol=1e-3)
+
+
+def test_two_processes_look_into_a_flat_loss_together(tiny, tmp_path):
+    flat = ("optimisation.learning_rate=1e-9", "optimisation.flat_epochs=1", "augment.enabled=false")
+    fields = (*flat, "optimisation.warmup_steps=0", "optimisation.batch_size=4", "optimisation.epochs=4")
+    one, two = (tiny(*fields, f"output.folder={tmp_path / name}") for name in ("one", "two"))
+    (tmp_path / "run.yaml").write_text(two.to_yaml())
+    train(one)
+    ended = run_python(*TORCHRUN, TOOL, tmp_path / "run.yaml")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("the loss has not fallen for 1 epochs") == 1
+    assert "is too small" in (tmp_path / "two" / "diagnosis.txt").read_text()
+    for mine, theirs in zip(tables(tmp_path / "one")["steps"], tables(tmp_path / "two")["steps"], strict=True):
+        assert_allclose(list(theirs.values()), list(mine.values()), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", ["boxes", "landmarks"])
@@ -237,6 +282,17 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny, tmp_path, monk
     assert (result.stopped_early, result.epochs, result.best) == (True, 4, 0.5)
     assert read_checkpoint(tmp_path / "run" / "best.pt").step == 8
     assert train(config, resume=True).epochs == 4  # it stays stopped
+    more = tiny("optimisation.epochs=5", "optimisation.patience=9")
+    assert train(more, resume=True).epochs == 5  # unless there is more patience
+
+
+def test_less_patience_than_was_needed_already_stops_it(tiny, monkeypatch):
+    values = iter([0.9, 0.5, 0.5, 0.5])
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: {"ap": next(values)})
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny("optimisation.epochs=9"), progress=stop_at(17))  # after 4 epochs
+    result = train(tiny("optimisation.epochs=9", "optimisation.patience=2"), resume=True)
+    assert (result.stopped_early, result.epochs) == (True, 4)
 
 
 def test_validation_comes_when_it_is_time_and_at_the_end(tiny, tmp_path):
@@ -262,6 +318,39 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(tiny):
     with pytest.raises(TrainingError, match=r"seed \(was 0, is 5\)"):
         train(config.model_copy(update={"seed": 5}), resume=True)
     assert train(config, resume=True).steps == 4  # there is nothing left to do
+
+
+def test_a_run_is_not_resumed_with_other_categories_or_images(tiny, squares, tmp_path):
+    content = json.loads((squares / "annotations.json").read_text())
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(content))
+    config = tiny(f"data.train=['{file}']", "optimisation.epochs=1", "data.val=[]")
+    train(config)
+    file.write_text(json.dumps({**content, "images": content["images"][:6], "annotations": content["annotations"][:3]}))
+    with pytest.raises(TrainingError, match=r"data\.train has 6 images, the run began with 8"):
+        train(config, resume=True)
+    content["categories"][0]["name"] = "circle"
+    file.write_text(json.dumps(content))
+    with pytest.raises(
+        TrainingError, match=r"categories or landmarks of data\.train have changed, from square to circle"
+    ):
+        train(config, resume=True)
+
+
+def test_what_is_left_out_is_told_once(tiny, squares, tmp_path):
+    content = json.loads((squares / "annotations.json").read_text())
+    content["annotations"][0]["category_id"] = 99  # no such category
+    content["annotations"][1]["keypoints"] = [40, 3, 2]
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    fields = (f"data.train=['{tmp_path}/odd.json']", "data.val=[]", "data.val_share=0.25", "optimisation.epochs=1")
+    notes: list[str] = []
+    train(tiny(*fields, "output.validate_epochs=9"), note=notes.append)
+    assert notes[0].startswith("refused: 1 entries of the annotation files, such as ")
+    assert "annotation 1, image 1" in notes[0]
+    notes.clear()
+    train(tiny(*fields, f"output.folder={tmp_path}/points", task="landmarks"), note=notes.append)
+    assert notes[1] == f"left out: 1 labelled points that lie outside their images, of {tmp_path}/odd.json"
+    assert sum("refused" in line for line in notes) == 1
 
 
 def test_a_batch_that_cannot_be_divided(tiny):

@@ -65,6 +65,11 @@ def test_colours_of_any_mode_become_three_channels(mode):
     assert canvas_of(red).shape == (3, 2, 3)
 
 
+def test_colours_that_cannot_be_converted_are_an_image_s_fault():
+    with pytest.raises(ImageError, match="conversion from LAB to RGB not supported"):
+        picture_of(Image.new("LAB", (2, 2)), channels=1)
+
+
 def test_colours_become_grey_by_their_luma():
     # ITU-R 601: .299 of red
     assert_allclose(canvas_of(Image.new("RGB", (1, 1), (255, 0, 0)), channels=1), [[[0.299]]], atol=0.003)
