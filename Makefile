@@ -31,8 +31,8 @@ bench: $(VENV)/.test  ## side by side with other packages; takes a quarter of an
 evidence: $(VENV)/.test  ## what anchors, levels and targets are worth in trained detectors; hours; BCCD=FOLDER for its images
 	$(BIN)/python tools/evidence.py $(if $(BCCD),--bccd $(BCCD))
 
-clean:
-	rm -rf $(VENV) detect-demo bench-data runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean:  ## all that is made again by itself; not runs/, where trained detectors are
+	rm -rf $(VENV) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -21,7 +21,12 @@ def predict(
         Path, typer.Option("-o", "--output", help="Folder for results.json, images.json and pictures.")
     ] = Path("predictions"),
     picture_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Results of this score or more are drawn; results.json has all.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Results of this score or more are drawn; results.json has all above the model's score threshold.",
+        ),
     ] = 0.3,
     pictures: Annotated[bool, typer.Option(help="Draw what was found over each image.")] = True,
     skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be read, and say which.")] = False,

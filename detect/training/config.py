@@ -155,7 +155,7 @@ class OptimisationConfig(_Section):
         default=None, ge=1, description="stop after so many validations without a better metric"
     )
     flat_epochs: int = Field(
-        default=5, ge=1, description="a loss that has not fallen for so many epochs is looked into"
+        default=10, ge=1, description="a loss that has not fallen for so many epochs is looked into"
     )
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(default="cpu", description="what to train on")
     devices: int = Field(default=1, ge=1, le=4096, description="of one machine; beneath torchrun its processes")

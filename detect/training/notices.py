@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import assign
 from detect.anchors.grid import AnchorGrid
@@ -26,6 +28,8 @@ def notices(config: TrainConfig, inputs: Inputs, anchors: AnchorSet | None) -> l
         anchors: of a box run.
     """
     lines = _left_out(inputs.train) + (_left_out(inputs.val) if inputs.val else [])
+    if config.optimisation.accelerator == "cpu" and torch.cuda.is_available():
+        lines.append("there is a GPU, and this runs on the CPU: optimisation.accelerator=cuda")
     neglect = neglect_notice(config, anchors, inputs.train.dataset) if anchors else None
     return list(dict.fromkeys([*lines, *([neglect] if neglect else [])]))
 
