@@ -10,6 +10,7 @@ from evidence_parts.drawing import Series, draw
 from evidence_parts.gathered import Gathered, Group
 from evidence_parts.plan import BOXES, FREE, HEATMAP, POINTS, REFERENCE, SLOTS, VARIANTS, Run
 from evidence_parts.resampling import CONFIDENCE, RESAMPLES, mean_and_deviation
+from evidence_parts.summary import summary_section
 from evidence_parts.wording import NOTHING, between, listed, number, signed, table, verdict, with_deviation
 
 HEAD = f"""# Evidence: what priors are worth
@@ -34,7 +35,7 @@ ABOUT = {
 def build_document(of_datasets: Sequence[Gathered], missing: Sequence[Run]) -> dict[str, str]:
     """The texts of files by name, ``evidence.md`` first; the names of pictures begin with ``evidence/``."""
     files: dict[str, str] = {}
-    parts = [HEAD]
+    parts = [HEAD, *filter(None, [summary_section(of_datasets)])]
     for gathered in of_datasets:
         if gathered.groups:
             parts += _of_dataset(gathered, files)
