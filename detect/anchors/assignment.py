@@ -118,12 +118,12 @@ class Assignment:
 
     @cached_property
     def neglected(self) -> tuple[AssignedGroup, ...]:
-        """Categories whose instances have less than ``NEGLECTED`` of the positives that those of another have, rising.
+        """Categories whose instances have less than ``NEGLECTED`` of the positives that instances have on average, rising.
 
-        The others then take nearly all of the loss: in docs/evidence.md such a category is hardly learned in a short run.
+        Nearly all of the loss is of the others: in docs/evidence.md such a category is hardly learned in a short run.
         """
         groups = sorted(self.by_category, key=lambda group: group.positives)
-        return tuple(group for group in groups if group.positives < NEGLECTED * groups[-1].positives)
+        return tuple(group for group in groups if group.positives < NEGLECTED * self.overall.positives)
 
     @cached_property
     def overall(self) -> AssignedGroup:
@@ -146,16 +146,12 @@ class Assignment:
         )
 
     def neglect_in_words(self) -> str | None:
-        """Which categories are neglected, beside the one that has most, and what helps; None where none is."""
+        """Which categories are neglected, beside the mean of all instances; None where none is."""
         if not self.neglected:
             return None
-        most = max(self.by_category, key=lambda group: group.positives)
         told = ", ".join(f"{group.name} {group.positives:.1f}" for group in self.neglected[:MOST_TOLD])
-        more = f" and {len(self.neglected) - MOST_TOLD} more" if len(self.neglected) > MOST_TOLD else ""
-        return (
-            f"unevenly shared: {told}{more}, but {most.name} {most.positives:.1f} positive anchors a box; what has few is "
-            "learned late. Fit with max strides 4, or match by ATSS, to share them more evenly"
-        )
+        more = f" and {len(self.neglected) - MOST_TOLD} more categories" if len(self.neglected) > MOST_TOLD else ""
+        return f"unevenly shared: positive anchors a box {told}{more}, on average {self.overall.positives:.1f}"
 
 
 def assign(instances: ResizedInstances, grid: AnchorGrid, rule: MaxIoU | Atss | None = None) -> Assignment:

@@ -18,7 +18,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.objective import UPPER_BOUND, Objective
 from detect.anchors.placed_choice import MAX_ANCHORS
 from detect.anchors.placed_fit import PRICE, PlacedFit, fit_placed, shape_costs
-from detect.anchors.placed_gain import OwnPositions, placed_gain
+from detect.anchors.placed_gain import OwnPositions, levels_by_size, placed_gain
 from detect.anchors.structured import LAYOUTS, StructuredFit, fit_layouts
 from detect.errors import FitError
 
@@ -105,8 +105,8 @@ def fit_levels(
         stride_rule: what a level's stride is, see :class:`detect.anchors.grid.Dialect`.
         center_offset: where in its cell an anchor lies.
         max_strides: an instance counts on levels of whose stride its size, the root of its area, is at most so many times,
-            and on the coarsest: large instances then do not get many times the positive anchors of small ones. No limit by
-            default.
+            and on the coarsest: large instances then do not get many times the positive anchors of small ones. A level of
+            no instance gets no shapes. No limit by default.
         certify: prove that nothing is better by more than this share, or come as close to it as a few rounds do.
 
     Raises:
@@ -127,6 +127,8 @@ def fit_levels(
         raise FitError(f"max_strides is above 0, got {max_strides:g}")
     instances.require_boxes()
     strides = sorted(set(strides))
+    served = levels_by_size(instances.shapes.T, strides, max_strides)
+    strides = [stride for stride, own in zip(strides, served, strict=True) if own.any()]
     boxes = placed_gain(
         instances,
         strides,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detect.anchors.sweep import Setting
 
 MOST_GROUPS = 20
+NEGLECT = "what has few is learned late: --max-strides 4 in the fit, ATSS or a coarser level shares them more evenly"
 PARTED = 0.05  # recall lost between shape and grid that is worth a warning
 
 
@@ -151,7 +152,7 @@ def print_assignment(assignment: Assignment, console: Console, *, most: int = MO
         style="dim",
     )
     if assignment.neglected:
-        console.print(output.plain(assignment.neglect_in_words() or ""), style="yellow")
+        console.print(f"{output.plain(assignment.neglect_in_words() or '')}; {NEGLECT}", style="yellow")
 
 
 def _largest(counts: Sequence[int], most: int) -> list[int]:

@@ -45,11 +45,11 @@ def evaluate(
     pictures: Annotated[int, typer.Option(min=0, max=400, help="How many images the report shows.")] = 12,
     picture_score: Annotated[float, typer.Option(min=0, max=1, help="Results of this score or more are drawn.")] = 0.3,
     skip_broken: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="Leave out images that cannot be read, and say which; the default is the run's data.on_broken."
+            help="Leave out images that cannot be read, and say which; by default as the run's data.on_broken."
         ),
-    ] = False,
+    ] = None,
     strict: Annotated[
         bool, typer.Option(help="Make the first annotation or result that cannot be used an error.")
     ] = False,

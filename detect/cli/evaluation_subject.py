@@ -63,7 +63,7 @@ def of_results(
 
 
 def of_detector(
-    paths: Sequence[str], images: Path | None, *, device: str, batch_size: int, strict: bool, skip_broken: bool
+    paths: Sequence[str], images: Path | None, *, device: str, batch_size: int, strict: bool, skip_broken: bool | None
 ) -> Subject:
     """What the detector of a run finds in the images: those it validates on, or those of files."""
     trained = load_on(Path(paths[0]), device)
@@ -90,17 +90,20 @@ def _validated_on(trained: TrainedDetector, strict: bool) -> CocoDataset:
     return dataset
 
 
-def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_broken: bool) -> DetectionData:
-    """The images that can be used; the others are left out only if asked for, here or by the run."""
+def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_broken: bool | None) -> DetectionData:
+    """The images that can be used; whether the others are left out is said here, or by the run."""
     fields = trained.config.data
-    landmarks = keypoint_landmarks(dataset, pixel=fields.pixel) if trained.task == "landmarks" else None
+    landmarks = None
+    if trained.task == "landmarks":
+        learned = trained.labels
+        landmarks = keypoint_landmarks(dataset, pixel=fields.pixel).with_types(learned.joint_names, learned.joints)
     with output.reading_bar() as progress:
         return DetectionData(
             dataset,
             folder,
             resize=trained.resize,
             channels=trained.channels,
-            on_broken="skip" if skip_broken else fields.on_broken,
+            on_broken=fields.on_broken if skip_broken is None else "skip" if skip_broken else "fail",
             landmarks=landmarks,
             category_ids=trained.category_ids,
             progress=progress,

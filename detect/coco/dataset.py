@@ -82,7 +82,12 @@ class CocoDataset:
 
     def category_name(self, category_id: int) -> str:
         """The file's name for a category, or one made of its id where the file has none."""
-        return self.categories.get(category_id) or f"category {category_id}"
+        return self.categories.get(category_id) or unnamed(category_id)
+
+
+def unnamed(category_id: int) -> str:
+    """What a category is called that has no name."""
+    return f"category {category_id}"
 
 
 def read_coco(

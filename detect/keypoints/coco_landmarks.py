@@ -58,6 +58,24 @@ class CocoLandmarks:
         ignored = tuple(self.ignored[image] for image in images)
         return replace(self, landmarks=batch, rows=self.rows[where], ignored=ignored)
 
+    def with_types(self, names: Sequence[str], joints: Mapping[int, tuple[int, ...]]) -> CocoLandmarks:
+        """The same points by other numbers of their types: those of a dataset that may have more of them.
+
+        Raises:
+            CocoError: a category has no types there, or another number of them.
+        """
+        number = np.zeros(self.landmarks.num_joints, np.int64)
+        for category, own in self.joints.items():
+            wanted = joints.get(category, ())
+            if len(wanted) != len(own):
+                name = self.dataset.category_name(category)
+                raise CocoError(
+                    f"category {name!r} has {len(own)} keypoints here, and {len(wanted)} where it was learned"
+                )
+            number[list(own)] = wanted
+        landmarks = replace(self.landmarks, joint=number[self.landmarks.joint], num_joints=len(names))
+        return replace(self, landmarks=landmarks, joint_names=tuple(names), joints=dict(joints))
+
     def take_images(self, images: Int64[ndarray, " m"]) -> CocoLandmarks:
         """These images, rows that rise, as a dataset of their own; the types of landmark stay."""
         kept = np.isin(self.dataset.instances.image_rows, images)

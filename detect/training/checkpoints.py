@@ -31,6 +31,7 @@ LAST, BEST = "last.pt", "best.pt"
 FREE = (  # what may change when a run is resumed: where things are, and what does not touch the numbers
     *("data.images", "data.val_images", "data.num_workers"),
     *("optimisation.patience", "optimisation.accelerator", "optimisation.devices", "output"),
+    "optimisation.flat_epochs",
 )
 
 
@@ -183,13 +184,19 @@ def check_same_data(path: Path, before: Checkpoint, labels: Labels, num_images: 
     if before.labels != labels:
         raise TrainingError(
             f"{path}: cannot be resumed: categories or landmarks of data.train have changed, from "
-            f"{', '.join(before.labels.category_names)} to {', '.join(labels.category_names)}"
+            f"{_labels_in_words(before.labels)} to {_labels_in_words(labels)}"
         )
     images = (before.training or {}).get("images", num_images)
     if images != num_images:
         raise TrainingError(
             f"{path}: cannot be resumed: data.train has {num_images} images, the run began with {images}"
         )
+
+
+def _labels_in_words(labels: Labels) -> str:
+    named = zip(labels.category_ids, labels.category_names, strict=True)
+    told = ", ".join(f"{category} {name!r}" for category, name in named)
+    return f"{told} with the landmarks {', '.join(labels.joint_names)}" if labels.joint_names else told
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

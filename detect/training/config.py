@@ -90,7 +90,7 @@ class ModelConfig(_Section):
     levels: str = Field(default="p2-p4", description="for fit: pyramid levels, or strides in pixels")
     per_level: int = Field(default=3, ge=1, le=100, description="for fit: shapes on each level")
     max_strides: float | None = Field(
-        default=4.0, gt=0, le=1000, description="for fit: a level is for instances of up to so many of its strides"
+        default=None, gt=0, le=1000, description="for fit: a level is for instances of up to so many of its strides"
     )
     assigner: Literal["max_iou", "atss"] = Field(default="max_iou", description="what matches anchors to instances")
     foreground: float = Field(default=0.5, gt=0, le=1, description="of max_iou: from this IoU on an anchor is positive")

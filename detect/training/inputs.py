@@ -107,9 +107,8 @@ def _landmarks(config: TrainConfig, dataset: CocoDataset) -> CocoLandmarks | Non
 def _validation(config: TrainConfig, dataset: CocoDataset, labels: Labels, progress: Progress | None) -> DetectionData:
     landmarks = _landmarks(config, dataset)
     labels.check_names(dataset)
-    for category, joints in landmarks.joints.items() if landmarks else ():
-        if len(labels.joints.get(category, ())) != len(joints):  # their numbers go by what is there
-            raise ConfigError(f"data.val: category {category} has other keypoints than in data.train")
+    if landmarks:
+        landmarks = landmarks.with_types(labels.joint_names, labels.joints)
     data = _data(config, dataset, landmarks, labels, validation_folder(config), progress, augmented=False)
     return data.usable()
 

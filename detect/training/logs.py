@@ -26,7 +26,8 @@ class RunLog:
     Args:
         folder: where the files are; it is made if need be.
         from_step: rows of later steps, of a run that was cut short after its checkpoint, are taken out; 0: all rows.
-        mid_epoch: the checkpoint is from before the end of an epoch, so that rows of epochs at its step are taken out too.
+        mid_epoch: the checkpoint is from before the end of an epoch, so that rows of epochs at its step are taken out of the
+            tables too; TensorBoard has those points twice.
         tensorboard: whether to write for TensorBoard too.
 
     Raises:

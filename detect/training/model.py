@@ -13,6 +13,7 @@ from detect.anchors.known import KNOWN_ANCHORS, load_anchors
 from detect.anchors.level_fitting import fit_levels
 from detect.anchors.pyramid import strides_of
 from detect.coco import CocoDataset
+from detect.coco.dataset import unnamed
 from detect.detectors.backbones import Backbone, build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
@@ -70,8 +71,8 @@ class Labels:
             CocoError: a category is called otherwise, not only in other letters.
         """
         for category, name in zip(self.category_ids, self.category_names, strict=True):
-            own = dataset.category_name(category)
-            if category in dataset.categories and own.casefold() != name.casefold():
+            own = dataset.categories.get(category)
+            if own and name != unnamed(category) and own.casefold() != name.casefold():
                 raise CocoError(
                     f"{', '.join(dataset.files)}: category {category} is {own!r}; it was learned as {name!r}"
                 )

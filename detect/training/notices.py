@@ -11,7 +11,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.coco import CocoDataset
 from detect.resize import parse_resize
 from detect.training.broken import broken_message
-from detect.training.config import TrainConfig
+from detect.training.config import FIT, TrainConfig
 from detect.training.data import DetectionData
 from detect.training.inputs import Inputs, hold_out
 from detect.training.model import matching_rule
@@ -27,11 +27,11 @@ def notices(config: TrainConfig, inputs: Inputs, anchors: AnchorSet | None) -> l
         inputs: that were read.
         anchors: of a box run.
     """
-    lines = _left_out(inputs.train) + (_left_out(inputs.val) if inputs.val else [])
+    lines = _left_out(inputs.train, "train") + (_left_out(inputs.val, "validate") if inputs.val else [])
     if config.optimisation.accelerator == "cpu" and torch.cuda.is_available():
         lines.append("there is a GPU, and this runs on the CPU: optimisation.accelerator=cuda")
     neglect = neglect_notice(config, anchors, inputs.train.dataset) if anchors else None
-    return list(dict.fromkeys([*lines, *([neglect] if neglect else [])]))
+    return list(dict.fromkeys([*lines, *([neglect] if neglect else [])]))  # of files that both are of, once
 
 
 def neglect_notice(config: TrainConfig, anchors: AnchorSet, dataset: CocoDataset) -> str | None:
@@ -44,14 +44,22 @@ def neglect_notice(config: TrainConfig, anchors: AnchorSet, dataset: CocoDataset
     >>> config, anchors = parse_config({"task": "boxes", "data": given}), AnchorSet.of([[(20, 20), (50, 50)]], strides=[8])
     >>> notice = neglect_notice(config, anchors, read_coco(sample_annotations("bccd")))
     >>> notice.split(";")[0]
-    'unevenly shared: Platelets 1.6, but WBC 34.4 positive anchors a box'
+    'unevenly shared: positive anchors a box Platelets 1.6, on average 10.6'
     """
     share = min(LOOKED_AT / max(len(dataset.images), 1), 1.0)
     instances = ResizedInstances.of(hold_out(dataset, share)[1], parse_resize(config.data.resize))
-    return assign(instances, AnchorGrid(anchors), matching_rule(config)).neglect_in_words()
+    neglect = assign(instances, AnchorGrid(anchors), matching_rule(config)).neglect_in_words()
+    return None if neglect is None else f"{neglect}; what has few is learned late: {' or '.join(_remedies(config))}"
 
 
-def _left_out(data: DetectionData) -> list[str]:
+def _remedies(config: TrainConfig) -> list[str]:
+    """What shares anchors more evenly and is not done yet."""
+    model = config.model
+    by_size = ["model.max_strides=4"] if model.anchors == FIT and model.max_strides is None else []
+    return [*by_size, *(["model.assigner=atss"] if model.assigner == "max_iou" else []), "a coarser level"]
+
+
+def _left_out(data: DetectionData, purpose: str) -> list[str]:
     """Images, annotations and points that are not learned or scored."""
     lines, refused = [], data.dataset.refused
     if data.broken:
@@ -59,6 +67,6 @@ def _left_out(data: DetectionData) -> list[str]:
     if refused:
         lines.append(f"refused: {len(refused):,} entries of the annotation files, such as {refused[0]}")
     if data.points_outside:
-        files = ", ".join(data.dataset.files)
-        lines.append(f"left out: {data.points_outside:,} labelled points that lie outside their images, of {files}")
+        outside = f"{data.points_outside:,} labelled points lie outside their images"
+        lines.append(f"left out: of the images to {purpose} on, {outside}")
     return lines

@@ -13,6 +13,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import assign, level_hw
 from detect.anchors.grid import AnchorGrid
 from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import load_anchors
 from detect.coco import read_coco
 from detect.interop.torchvision import import_torchvision
 from detect.matching import Atss, MaxIoU, match_atss
@@ -195,25 +196,20 @@ def test_groups_add_up_to_the_whole():
         assert sum(level.positives for level in result.by_level) == result.positives.sum()
 
 
-def test_categories_with_a_fifth_of_anothers_positives_are_neglected():
-    # anchors of 16 x 16 every 2 px, and of 4 x 4 every 4
-    content = {
-        "images": [{"id": 1, "width": 64, "height": 64}],
-        "categories": [{"id": number, "name": f"side {side}"} for number, side in enumerate((4, 5, 16), 1)],
-        "annotations": [
-            {"id": number, "image_id": 1, "category_id": number, "bbox": [20 * number - 19, 21, side, side]}
-            for number, side in enumerate((4, 5, 16), 1)
-        ],
-    }
-    instances = ResizedInstances.of(read_coco(content), parse_resize("none"))
-    result = assign(instances, AnchorGrid(AnchorSet.of([[(16, 16)], [(4, 4)]], strides=(2, 4))))
-    positives = {group.name: group.positives for group in result.by_category}
-    assert positives["side 16"] > 5 * positives["side 5"] > 0
-    assert [group.name for group in result.neglected] == sorted(("side 4", "side 5"), key=lambda name: positives[name])
-    words = result.neglect_in_words()
-    assert f", but side 16 {positives['side 16']:.1f} positive" in words
-    assert f"side 5 {positives['side 5']:.1f}" in words
-    assert assign(part_of("nuclei", "none", step=4), AnchorGrid.of_sizes(SIZES)).neglect_in_words() is None
+def test_categories_with_few_positives_are_neglected():
+    bccd = part_of("bccd", "stretch:320x240", step=6)
+    grid = AnchorGrid(load_anchors("retinanet"))
+    result = assign(bccd, grid)
+    (platelets,) = result.neglected
+    assert platelets.name == "Platelets"
+    mean = result.positives.sum() / len(bccd)
+    assert 0 < platelets.positives < 0.2 * mean
+    assert result.neglect_in_words() == (
+        f"unevenly shared: positive anchors a box Platelets {platelets.positives:.1f}, on average {mean:.1f}"
+    )
+    even = assign(bccd, grid, Atss())
+    assert (even.neglected, even.neglect_in_words()) == ((), None)
+    assert even.by_category[2].positives > 0.5 * even.overall.positives
 
 
 def test_images_do_not_meet():

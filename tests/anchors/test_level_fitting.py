@@ -49,6 +49,14 @@ def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nu
     assert_allclose(priced.anchors.scores["placed_average_iou_less_cost"], priced.free.score - cost)
 
 
+def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
+    large = ResizedInstances.of(read_coco(sample_annotations("bccd")), parse_resize("stretch:2560x1920"))
+    assert 4 * 16 < large.shapes.prod(axis=1).min() ** 0.5 < 4 * 32
+    fit = fit_levels(large, (8, 16, 32, 64), per_level=2, max_strides=4)
+    assert [(level.stride, len(level.shapes)) for level in fit.anchors.levels] == [(32, 2), (64, 2)]
+    assert fit.anchors.levels == fit_levels(large, (32, 64), per_level=2, max_strides=4).anchors.levels
+
+
 def test_levels_by_size_spare_large_instances_the_fine_grid():
     bccd = ResizedInstances.of(read_coco(sample_annotations("bccd")), parse_resize("letterbox:320"))
     strides, category = (8, 16, 32), bccd.dataset.instances.category_ids

@@ -83,8 +83,18 @@ def test_validation_data_may_lack_a_landmark_that_training_has(tiny, squares, tm
 
     train = changed(squares, tmp_path, "both.json", second)
     inputs = read_inputs(tiny(f"data.train={train}", task="landmarks"))
-    assert inputs.labels.joints == {3: (0,), 7: (1,)}
-    assert inputs.val.landmarks.joints == {7: (0,)}
+    assert inputs.labels.joints == inputs.val.landmarks.joints == {3: (0,), 7: (1,)}
+    points = inputs.val.landmarks.landmarks
+    assert (set(points.joint.tolist()), points.num_joints) == ({1}, 2)
+    assert inputs.val[0].joint.tolist() == [1] * len(inputs.val[0].points)
+    with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, and 0 where it was learned"):
+        read_inputs(tiny(f"data.val={train}", task="landmarks"))
+
+
+def test_files_that_do_not_name_their_categories_are_taken_by_their_ids(tiny, squares, tmp_path):
+    nameless = changed(squares, tmp_path, "nameless.json", lambda content: content.pop("categories"))
+    assert read_inputs(tiny(f"data.val={nameless}")).val.category_ids == (7,)
+    assert read_inputs(tiny(f"data.train={nameless}")).labels.category_names == ("category 7",)
 
 
 def test_overfitting_takes_few_images_as_they_are(tiny):

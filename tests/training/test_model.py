@@ -32,14 +32,15 @@ def dataset(squares):
 
 def test_fitted_anchors_have_the_levels_asked_for_and_their_score(dataset, tiny):
     fields = ("model.anchors=fit", "model.levels=p2-p3", "model.per_level=2", "data.resize=stretch:64x64")
-    anchors = training_anchors(tiny(*fields, "model.max_strides=null"), dataset)
+    anchors = training_anchors(tiny(*fields), dataset)
     assert [(level.stride, len(level.shapes)) for level in anchors.levels] == [(4, 2), (8, 2)]
     assert anchors.resize == "stretch:64x64"
     instances = ResizedInstances.of(dataset, parse_resize("stretch:64x64"))
     # another computation of the same score, after the same resize
     assert_allclose(anchors.scores["placed_average_iou"], coverage(instances, anchors).placed_average_iou)
     limited = fit_levels(instances, (4, 8), per_level=2, max_strides=4).anchors
-    assert training_anchors(tiny(*fields), dataset).levels == limited.levels != anchors.levels
+    by_size = training_anchors(tiny(*fields, "model.max_strides=4"), dataset)
+    assert by_size.levels == limited.levels != anchors.levels
 
 
 def test_anchors_come_from_a_file_or_by_name(dataset, tiny, squares):
