@@ -22,7 +22,7 @@ from detect.samples import sample_annotations
 
 def test_the_plan_has_every_variant_and_no_run_twice():
     runs = plan.planned_runs([plan.NUCLEI, plan.BCCD])
-    assert len(runs) == len(set(runs)) == 89
+    assert len(runs) == len(set(runs)) == 92
     assert {run.variant for run in runs} == set(plan.VARIANTS)
     assert [run.key for run in plan.planned_runs([plan.NUCLEI], only=["nuclei/otsu"])] == ["nuclei-otsu-0-0"]
 

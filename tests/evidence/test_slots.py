@@ -22,6 +22,15 @@ def test_instances_are_in_the_slots_of_their_places():
     assert_close(placed[1], torch.tensor([[1.0, 2], [0, 0], [7, 8]]))  # the fourth of the image has no slot
 
 
+def test_sorted_instances_are_in_slots_from_left_to_right():
+    points = np.array([[5.0, 2], [3, 4], [1, 6], [7, 8], [2, 9]])
+    targets = Landmarks(points, np.array([0, 1, 0, 1, 0]), np.zeros(5, np.int64), np.full(5, 2), 2)
+    placed, present = slots.slot_targets(targets, 3, is_sorted=True, device="cpu")
+    assert present.tolist() == [[True] * 3, [True, True, False]]
+    assert_close(placed[0], torch.tensor([[1.0, 6], [2, 9], [5, 2]]))
+    assert_close(placed[1, :2], torch.tensor([[3.0, 4], [7, 8]]))
+
+
 def test_losses_of_slots_by_hand():
     output = torch.tensor([[[0.0, 0.5, 0.5], [math.log(3), 0.2, 0.9]]])
     points, present = torch.tensor([[[0.52, 0.8], [0.0, 0.0]]]), torch.tensor([[True, False]])

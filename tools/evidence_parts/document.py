@@ -210,8 +210,9 @@ def _landmarks(gathered: Gathered) -> str:
         lines.append(f"- {HEATMAP} less {other.variant}: {'; '.join(said)}")
     about = (
         f"A heatmap against fixed slots ({SLOTS}): the same backbone, its last map pooled to 4 x 4 cells, 2 linear layers, "
-        "ten slots of presence and (x, y), the i-th instance of the annotation in slot i; cross-entropy and smooth L1. A "
-        "smaller count MAE is better. The threshold of heatmaps, .25, was chosen on the training images, between those "
+        "ten slots of presence and (x, y), the i-th instance in slot i, by the order of the annotation or sorted from left "
+        "to right; cross-entropy and smooth L1. A smaller count MAE is better. The threshold of heatmaps, .25, was chosen on the "
+        "training images, between those "
         "of the best F1 and the best count; that of slots, .5, is where presence is likelier than not."
     )
     headers = ["", "epochs", "seeds", *metrics.values()]

@@ -11,7 +11,8 @@ SEEDS = (0, 1, 2)
 UNTRAINED_SECONDS = 30.0
 AROUND_SECONDS = 20.0  # reading, fitting anchors, validations
 REFERENCE = "fitted"  # what box variants are compared with
-HEATMAP, SLOTS, OTSU_BOXES, OTSU_POINTS, FREE = "heatmap", "slots", "otsu", "otsu-points", "free-predictors"
+HEATMAP, SLOTS, SORTED_SLOTS = "heatmap", "slots", "slots-sorted"
+OTSU_BOXES, OTSU_POINTS, FREE = "otsu", "otsu-points", "free-predictors"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ VARIANTS = {
         Variant(OTSU_BOXES, "no learning: blur, Otsu, connected components", trained=False),
         Variant(HEATMAP, "bells at stride 2, summits above a threshold", POINTS, epoch_seconds=5.0),
         Variant(SLOTS, "ten fixed slots of presence and coordinates", POINTS, epoch_seconds=5.0),
+        Variant(SORTED_SLOTS, "the same, instances sorted from left to right", POINTS, epoch_seconds=5.0),
         Variant(OTSU_POINTS, "no learning: blur, Otsu, connected components", POINTS, trained=False),
     )
 }
@@ -82,6 +84,7 @@ NUCLEI = Dataset(
         (OTSU_BOXES, 0),
         (HEATMAP, 40),
         (SLOTS, 40),
+        (SORTED_SLOTS, 40),
         (OTSU_POINTS, 0),
     ),
     landmarks=Path("configs/nuclei_landmarks.yaml"),

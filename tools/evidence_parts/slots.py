@@ -1,4 +1,5 @@
-"""Landmarks by fixed slots: a network that gives ten coordinates and whether each is there, the i-th instance in slot i."""
+"""Landmarks by fixed slots: a network that gives ten coordinates and whether each is there, the i-th instance in slot i,
+by the order of the annotation or from left to right."""
 
 from __future__ import annotations
 
@@ -40,12 +41,13 @@ class SlotDetector(LandmarkDetector):
         backbone: Backbone,
         *,
         num_slots: int = NUM_SLOTS,
+        is_sorted: bool = False,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.25,),
         seed: int = 0,
     ) -> None:
         nn.Module.__init__(self)  # the base's would make a pyramid and a head
-        self.stride, self.threshold, self.num_slots = 1, 0.5, num_slots
+        self.stride, self.threshold, self.num_slots, self.is_sorted = 1, 0.5, num_slots, is_sorted
         self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
@@ -71,7 +73,7 @@ class SlotDetector(LandmarkDetector):
     ) -> SlotLosses:
         """What is minimised."""
         extent = images.new_tensor([images.shape[-1], images.shape[-2]])
-        points, present = slot_targets(targets, self.num_slots, device=images.device)
+        points, present = slot_targets(targets, self.num_slots, is_sorted=self.is_sorted, device=images.device)
         return slot_losses(self.slots(images), points / extent, present)
 
     @torch.no_grad()
@@ -86,14 +88,18 @@ class SlotDetector(LandmarkDetector):
 
 
 def slot_targets(
-    targets: Landmarks, num_slots: int, *, device: torch.device | str
+    targets: Landmarks, num_slots: int, *, is_sorted: bool = False, device: torch.device | str
 ) -> tuple[Float[Tensor, "b k 2"], Bool[Tensor, "b k"]]:
-    """Points in the slots of their places among the image's instances; those beyond the last slot have none."""
+    """Points in the slots of their places among the image's instances; those beyond the last slot have none.
+
+    Places go by the annotation, or, sorted, from left to right in what augmentation made of the image.
+    """
     points = torch.as_tensor(targets.points, device=device).float()
     image = torch.as_tensor(targets.image, device=device)
     seen = torch.as_tensor(targets.visibility, device=device) > 0
     counts = torch.bincount(image, minlength=targets.num_images)
-    order = image.argsort(stable=True)
+    order = points[:, 0].argsort(stable=True) if is_sorted else torch.arange(len(image), device=image.device)
+    order = order[image[order].argsort(stable=True)]
     slot = torch.empty_like(image)
     slot[order] = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image[order]]
     kept = seen & (slot < num_slots)

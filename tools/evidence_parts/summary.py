@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evidence_parts.gathered import Gathered
-from evidence_parts.plan import FREE, HEATMAP, OTSU_BOXES, OTSU_POINTS, REFERENCE, SLOTS
+from evidence_parts.plan import FREE, HEATMAP, OTSU_BOXES, OTSU_POINTS, REFERENCE, SLOTS, SORTED_SLOTS
 from evidence_parts.wording import NOTHING, signed, table, verdict
 
 QUESTIONS = {  # what it is about: this variant less that one
@@ -23,6 +23,7 @@ QUESTIONS = {  # what it is about: this variant less that one
 }
 POINT_QUESTIONS = {
     "heatmaps, instead of fixed slots": (HEATMAP, SLOTS),
+    "heatmaps, instead of fixed slots sorted from left to right": (HEATMAP, SORTED_SLOTS),
     "heatmaps, instead of blur, Otsu and components": (HEATMAP, OTSU_POINTS),
 }
 

@@ -37,7 +37,7 @@ from detect.training.loop import train
 from detect.training.model import BACKBONE_STRIDES, Detector, Labels, build_detector
 from evidence_parts.classical import SIGMAS_PX, TUNINGS, Components, find_components
 from evidence_parts.free_predictors import FreePredictorCriterion, free_priors, positives_per_instance
-from evidence_parts.plan import BOXES, FREE, POINTS, SLOTS, VARIANTS, Dataset, Run
+from evidence_parts.plan import BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
 from evidence_parts.records import Arrays, Row, box_results, packed_boxes, unpacked_boxes
 from evidence_parts.scoring import BoxMatches, point_counts, point_scores
 from evidence_parts.slots import SlotDetector
@@ -193,12 +193,14 @@ def _head_size(dataset: CocoDataset, config: TrainConfig) -> HeadSize:
 
 def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Labels, **options: Any) -> Detector:
     """The detector of a variant, which is told to who asked."""
-    if variant == SLOTS:
+    if variant in {SLOTS, SORTED_SLOTS}:
         with torch.random.fork_rng(devices=[]):
             backbone = build_backbone(
                 config.model.backbone, strides=BACKBONE_STRIDES, in_channels=config.data.channels, seed=config.seed
             )
-        detector: Detector = SlotDetector(backbone, mean=options["mean"], std=options["std"], seed=config.seed + 1)
+        normalised = {"mean": options["mean"], "std": options["std"]}
+        is_sorted = variant == SORTED_SLOTS
+        detector: Detector = SlotDetector(backbone, is_sorted=is_sorted, **normalised, seed=config.seed + 1)
     else:
         detector = build_detector(config, labels, **options)
     if variant == FREE:
