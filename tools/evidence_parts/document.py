@@ -211,9 +211,9 @@ def _landmarks(gathered: Gathered) -> str:
     about = (
         f"A heatmap against fixed slots ({SLOTS}): the same backbone, its last map pooled to 4 x 4 cells, 2 linear layers, "
         "ten slots of presence and (x, y), the i-th instance in slot i, by the order of the annotation or sorted from left "
-        "to right; cross-entropy and smooth L1. A smaller count MAE is better. The threshold of heatmaps, .25, was chosen on "
-        "the training images, between those of the best F1 and the best count; that of slots, .5, is where presence is "
-        "likelier than not."
+        "to right; cross-entropy and smooth L1. A smaller count MAE is better. The threshold of heatmaps, .25, was chosen "
+        "on the training images, between those of the best F1 and the best count; that of slots, .5, is where presence "
+        "is likelier than not."
     )
     headers = ["", "epochs", "seeds", *metrics.values()]
     return "\n".join([f"### Landmarks\n\n{about}\n", table(headers, rows), "", *lines, ""])
