@@ -1,18 +1,21 @@
-"""Importing torchvision where its compiled operators are missing.
+"""Import torchvision, with a stand-in for ``nms`` where its compiled operators cannot be loaded.
 
 A torchvision wheel beside a torch of another build (CPU-only, say) cannot load its compiled operators, and then fails to
 import at all: it adds to the schemas of ``torchvision::nms`` and ``torchvision::qnms``, which only the operators define.
 With those schemas declared, and :mod:`detect.nms` behind the first, everything written in Python works, detectors
-included; what needs another compiled operator still says so when called.
+included; an operator without a stand-in still raises torchvision's own error when it is called.
+
+A schema that is declared twice aborts the interpreter. So torchvision first loads its library itself, whatever the file is
+called (``_C*.so`` before release 0.29, ``_C_stable*.so`` since), and a schema is declared only if it is still missing.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
-from importlib.machinery import EXTENSION_SUFFIXES
-from importlib.util import find_spec
-from pathlib import Path
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
+from threading import RLock
 from types import ModuleType
 
 import torch
@@ -25,30 +28,46 @@ _SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 _declared: list[torch.library.Library] = []  # a library's schemas live as long as it does
+_importing = RLock()
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, untouched where it is healthy.
+    """torchvision, untouched where its compiled operators load.
 
     Raises:
         MissingExtraError: torchvision is not installed.
     """
-    if "torchvision" in sys.modules:
-        return sys.modules["torchvision"]
-    spec = find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError("torchvision is not installed: pip install 'detect-heads[backbones]'")
-    # look before the import: one that fails leaves its schemas half registered
-    if _operators_load(Path(spec.origin).parent):
-        return importlib.import_module("torchvision")
+    with _importing:
+        if "torchvision" not in sys.modules:
+            spec = find_spec("torchvision")
+            if spec is None or spec.origin is None:
+                raise MissingExtraError("torchvision is not installed: pip install 'detect-heads[backbones]'")
+            _import_from(spec)
+        return import_module("torchvision")
+
+
+def _import_from(spec: ModuleSpec) -> None:
+    """Import torchvision in two steps: the module that loads its operators, then the package."""
+    assert spec.loader is not None  # noqa: S101 - a package with a file has one
+    package = sys.modules["torchvision"] = module_from_spec(spec)
+    try:
+        import_module("torchvision.extension")
+        if not hasattr(torch.ops.torchvision, "nms"):
+            _declare_schemas()
+        spec.loader.exec_module(package)
+    except BaseException:
+        del sys.modules["torchvision"]
+        raise
+    if _declared:
+        package.ops.boxes._assert_has_ops = _assert_has_ops  # for nms alone: other operators stay missing
+
+
+def _declare_schemas() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         library.define(schema)  # type: ignore[no-untyped-call]
     library.impl("nms", _nms, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]  # on every device
     _declared.append(library)
-    module = importlib.import_module("torchvision")
-    module.ops.boxes._assert_has_ops = _assert_has_ops  # for nms alone: other operators stay missing
-    return module
 
 
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
@@ -57,15 +76,3 @@ def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> tor
 
 def _assert_has_ops() -> None:
     """In place of torchvision's check before ``nms``."""
-
-
-def _operators_load(folder: Path) -> bool:
-    for suffix in (*EXTENSION_SUFFIXES, ".pyd"):
-        extension = folder / f"_C{suffix}"
-        if extension.exists():
-            try:
-                torch.ops.load_library(extension)  # type: ignore[no-untyped-call]
-            except (ImportError, OSError):
-                return False
-            return True
-    return False
