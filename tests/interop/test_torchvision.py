@@ -88,10 +88,9 @@ def small_torchvision(folder: Path, library: str) -> Path:
     "way_in",
     [
         "from detect import import_head; import_head",
-        "from detect.detectors.backbones import build_backbone as build; build('torchvision:resnet18', strides=(8,), seed=0)",
-        "from detect.detectors.backbones import build_backbone as build; build('timm:resnet10t', strides=(8,), seed=0)",
-        "from detect.training.pixels import torchvision_functional; torchvision_functional()",
+        "from detect.detectors.backbones import build_backbone\nbuild_backbone('timm:resnet10t', strides=(8,), seed=0)",
     ],
+    ids=["import_head", "timm"],
 )
 def test_no_way_in_aborts_the_interpreter(way_in):
     run(way_in)
@@ -104,7 +103,7 @@ def test_operators_that_load_are_left_alone_whatever_their_file_is_called(tmp_pa
     run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [7]", folder)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", LIBRARIES[:2])
 def test_a_library_for_another_torch_has_a_stand_in(tmp_path, library):
     folder = small_torchvision(tmp_path, library)
     (folder / "torchvision" / library).write_text("built for another torch")
@@ -117,10 +116,8 @@ def test_a_torchvision_without_a_library_has_a_stand_in(tmp_path):
     run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]", folder)
 
 
-@pytest.mark.parametrize("content", ["healthy", "built for another torch"])
-def test_an_import_that_fails_can_be_tried_again(tmp_path, content):
+def test_an_import_that_fails_can_be_tried_again(tmp_path):
     folder = small_torchvision(tmp_path, "_C.so")
-    (folder / "torchvision" / "_C.so").write_text(content)
     code = """
 import os
 os.environ["BREAKS"] = "1"
@@ -132,7 +129,7 @@ else:
     raise AssertionError("it did not fail")
 assert "torchvision" not in sys.modules
 del os.environ["BREAKS"]
-assert len(import_torchvision().ops.boxes.nms(boxes, scores, 0.5)) == 1
+assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]
 """
     run(LOADING + code, folder)
 
