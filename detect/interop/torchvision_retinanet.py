@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.grid import AnchorGrid
 from detect.heads.detections import PostProcess
+from detect.heads.pyramid import list_maps
 from detect.heads.retinanet import RetinaNetHead
 from detect.heads.targets import ImageTargets, RetinaNetCriterion
 from detect.interop.torchvision import import_torchvision
@@ -76,8 +77,7 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
         return [{"boxes": each.boxes, "scores": each.scores, "labels": each.classes} for each in found]
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        maps = self.backbone(images)
-        features = [maps] if isinstance(maps, Tensor) else list(maps.values())
+        features = list_maps(self.backbone(images))
         return features if self.levels is None else [features[level] for level in self.levels]
 
 
