@@ -99,7 +99,8 @@ class RetinaNetHead(nn.Module):
     def forward(self, features: FeatureMaps) -> HeadOutput:
         """Logits and deltas of all anchors of these feature maps, one for each level.
 
-        A mapping of maps, as pyramids of torchvision and detectron2 return it, is read in its order. Where levels share all weights, there may be fewer than the head was built for.
+        A mapping, as pyramids of torchvision and detectron2 return it, is read in its order. Where levels share all weights,
+        there may be fewer than the head was built for.
 
         Raises:
             ValueError: another number of channels or of levels than the head's.

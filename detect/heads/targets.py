@@ -46,9 +46,9 @@ class ImageTargets:
     no boxes are (0, 4) or (0,). What cannot be learned is refused by :func:`checked_targets`, which knows the whole batch.
     """
 
-    boxes: Float[Tensor, "n 4"] | Float[Tensor, "0"]
-    classes: Integer[Tensor, " n"] | Float[Tensor, "0"]
-    ignored: Float[Tensor, "r 4"] | Float[Tensor, "0"] | None = None
+    boxes: Float[Tensor, "n 4"] | Float[Tensor, " 0"]
+    classes: Integer[Tensor, " n"] | Float[Tensor, " 0"]
+    ignored: Float[Tensor, "r 4"] | Float[Tensor, " 0"] | None = None
 
 
 def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = None) -> list[ImageTargets]:

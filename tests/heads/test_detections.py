@@ -380,8 +380,10 @@ def test_mistakes_are_told():
         ((2, 3, 2), (2, 3, 4)),
         ((2, 4, 2), (2, 5, 4)),
         ((2, 4, 2), (3, 4, 4)),
-    ]
-    + [((2, 4, 2), (1, 4, 4)), ((2, 4, 2), (2, 4, 5)), ((4, 2), (2, 4, 4))],
+        ((2, 4, 2), (1, 4, 4)),
+        ((2, 4, 2), (2, 4, 5)),
+        ((4, 2), (2, 4, 4)),
+    ],
 )
 def test_rows_of_the_head_that_are_not_the_anchors_are_refused(logits, deltas, padded):
     # with fewer rows the first anchors would be taken for them, and with deltas of more the last rows be left out
