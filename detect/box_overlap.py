@@ -44,7 +44,12 @@ def matched_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "n 4"]) -> Fl
 
     >>> matched_iou(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 6.0, 3.0]]))
     tensor([0.3333])
+
+    Raises:
+        ValueError: other numbers of rows.
     """
+    if boxes.shape != others.shape:
+        raise ValueError(f"boxes are compared row by row, got {tuple(boxes.shape)} and {tuple(others.shape)}")
     return _iou(boxes, others)
 
 

@@ -123,7 +123,13 @@ def ignore_regions(
     *,
     threshold: float = 0.5,
 ) -> Int64[Tensor, " a"]:
-    """Background anchors of whose area a region (crowd, unlabelled) covers ``threshold`` take no part in the loss."""
+    """Background anchors of whose area a region (crowd, unlabelled) covers ``threshold`` take no part in the loss.
+
+    Raises:
+        ValueError: other matches than one for each anchor.
+    """
+    if matches.shape != (len(anchors),):
+        raise ValueError(f"{len(anchors)} anchors need one match each, got {tuple(matches.shape)}")
     covered = anchors.new_zeros(len(anchors))
     step = max(1, CHUNK_PAIRS // max(len(anchors), 1))
     for start in range(0, len(regions), step):

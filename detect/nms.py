@@ -30,10 +30,11 @@ def nms(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], iou_threshold:
     tensor([1, 2])
 
     Raises:
-        ValueError: the threshold is not between 0 and 1.
+        ValueError: the threshold is not between 0 and 1, or there is not one number of each kind for each box.
     """
     if _has_kernel(boxes, scores):
         _check_threshold(iou_threshold)
+        _check_lengths(boxes.shape[:1], scores=scores)
         return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
     return class_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
 
@@ -51,9 +52,10 @@ def class_nms(
     tensor([2, 1])
 
     Raises:
-        ValueError: the threshold is not between 0 and 1.
+        ValueError: the threshold is not between 0 and 1, or there is not one number of each kind for each box.
     """
     _check_threshold(iou_threshold)
+    _check_lengths(boxes.shape[:1], scores=scores, classes=classes)
     by_score = scores.argsort(descending=True, stable=True)
     order = by_score[classes[by_score].argsort(stable=True)]
     stays = torch.zeros_like(scores, dtype=torch.bool)
@@ -75,9 +77,10 @@ def nms_mask(
     tensor([[ True, False,  True]])
 
     Raises:
-        ValueError: the threshold is not between 0 and 1.
+        ValueError: the threshold is not between 0 and 1, or there is not one number of each kind for each box.
     """
     _check_threshold(iou_threshold)
+    _check_lengths(boxes.shape[:2], classes=classes, valid=valid)
     suppresses = _suppresses(boxes, classes, iou_threshold).float()
 
     def unsettled(stays: Tensor, before: Tensor) -> Tensor:
@@ -154,6 +157,12 @@ def _compared(iou_threshold: float, dtype: torch.dtype) -> float:
     bits = 24 if dtype == torch.float32 else 53
     mantissa, exponent = math.frexp(iou_threshold)
     return math.ldexp(math.floor(math.ldexp(mantissa, bits)), exponent - bits)
+
+
+def _check_lengths(shape: torch.Size, **columns: Tensor) -> None:
+    for name, column in columns.items():
+        if column.shape != shape:
+            raise ValueError(f"{name} are one for each box, {tuple(shape)}, got {tuple(column.shape)}")
 
 
 def _check_threshold(iou_threshold: float) -> None:

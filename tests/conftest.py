@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -24,3 +25,9 @@ def bccd() -> ResizedInstances:
 def nuclei() -> ResizedInstances:
     """Nuclei, in pixels of their own small images."""
     return ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked, as in a user's process: what is refused is refused by the code itself."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

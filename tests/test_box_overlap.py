@@ -157,3 +157,11 @@ def test_slopes_of_boxes_without_area_are_finite():
     for table in (boxes, others):
         assert table.grad is not None
         assert table.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_boxes_of_other_numbers_are_not_compared_row_by_row():
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 3.0]]).repeat(5, 1)
+    for one, other in ((boxes, boxes[:1]), (boxes[:1], boxes), (boxes[0], boxes)):
+        with pytest.raises(ValueError, match=r"boxes are compared row by row, got \(.*\) and \(.*\)"):
+            matched_iou(one, other)

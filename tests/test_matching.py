@@ -129,3 +129,11 @@ def test_regions_are_ignored_by_the_share_of_the_anchor_that_they_cover():
     assert ignore_regions(matches, anchors, crowd).tolist() == [IGNORE, IGNORE, BACKGROUND, 0]
     assert ignore_regions(matches, anchors, crowd, threshold=0.9).tolist() == [IGNORE, BACKGROUND, BACKGROUND, 0]
     assert ignore_regions(matches, anchors, torch.zeros(0, 4)).tolist() == matches.tolist()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("num_matches", "num_anchors"), [(1, 4), (4, 1), (3, 4)])
+def test_matches_of_another_number_than_the_anchors_are_refused(num_matches, num_anchors):
+    matches, anchors = torch.full((num_matches,), BACKGROUND), random_boxes(num_anchors, seed=0)
+    with pytest.raises(ValueError, match=rf"{num_anchors} anchors need one match each, got \({num_matches},\)"):
+        ignore_regions(matches, anchors, anchors[:1])

@@ -239,3 +239,20 @@ def test_a_threshold_that_is_no_overlap_is_refused(threshold):
     ):
         with pytest.raises(ValueError, match=r"need 0 <= iou_threshold <= 1, got iou_threshold="):
             call()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_scores_and_classes_are_one_for_each_box(count):
+    # of fewer scores the last boxes would be left out, of more classes the last be read by no one
+    boxes, scores, classes = torch.rand(5, 4), torch.rand(5), torch.zeros(5, dtype=torch.int64)
+    others, valid = torch.zeros(count, dtype=torch.int64), torch.ones(1, 5, dtype=torch.bool)
+    for call, name in (
+        (lambda: nms(boxes, torch.rand(count), 0.5), "scores"),
+        (lambda: class_nms(boxes, torch.rand(count), classes, 0.5), "scores"),
+        (lambda: class_nms(boxes, scores, others, 0.5), "classes"),
+        (lambda: nms_mask(boxes[None], others[None], valid, 0.5), "classes"),
+        (lambda: nms_mask(boxes[None], classes[None], others[None] > 0, 0.5), "valid"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} are one for each box, \(.*5,?\), got \(.*{count},?\)"):
+            call()

@@ -6,7 +6,7 @@ images are padded right and below with zeros, and the maps cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional
 from detect.detectors.borrowed import timm_network, torchvision_network
 from detect.detectors.small import small_network
 from detect.errors import ConfigError
+from detect.heads.pyramid import list_maps
 
 NETWORKS = {"small": small_network, "timm": timm_network, "torchvision": torchvision_network}
 PROBE_PX = 128  # an image of this size tells strides up to 64
@@ -57,7 +58,7 @@ class Backbone(nn.Module):
         below, right = (-extent % self.multiple for extent in (height, width))
         if below or right:
             images = functional.pad(images, (0, right, 0, below))
-        maps = _listed(self.model(images.contiguous(memory_format=torch.channels_last)))
+        maps = list_maps(self.model(images.contiguous(memory_format=torch.channels_last)))
         return [
             cells[..., : -(-height // stride), : -(-width // stride)]
             for cells, stride in zip(maps, self.strides, strict=True)
@@ -153,14 +154,10 @@ def _chosen(name: str, own: Sequence[int], wanted: Sequence[int]) -> list[int]:
 def _run_once(model: nn.Module, in_channels: int) -> list[Tensor]:
     """The maps of an image; weights that none of them depends on take no part in training from here on."""
     training = model.training
-    maps = _listed(model.eval()(torch.zeros(1, in_channels, PROBE_PX, PROBE_PX)))
+    maps = list_maps(model.eval()(torch.zeros(1, in_channels, PROBE_PX, PROBE_PX)))
     torch.stack([cells.sum() for cells in maps]).sum().backward()  # type: ignore[no-untyped-call]
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.grad is not None)
     model.zero_grad(set_to_none=True)
     model.train(training)
     return [cells.detach() for cells in maps]
-
-
-def _listed(maps: Sequence[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
-    return list(maps.values() if isinstance(maps, Mapping) else maps)

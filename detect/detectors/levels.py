@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from detect.detectors.backbones import Backbone
 from detect.errors import ConfigError
-from detect.heads.pyramid import FeaturePyramid
+from detect.heads.pyramid import FeatureMaps, FeaturePyramid, list_maps
 
 
 class PyramidLevels(FeaturePyramid):
@@ -59,9 +59,9 @@ class PyramidLevels(FeaturePyramid):
                 self.output[level] = nn.Identity()
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
-    def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _ _"]]:
+    def forward(self, maps: FeatureMaps) -> list[Float[Tensor, "b _ _ _"]]:
         """One map for each stride."""
-        levels = super().forward(maps[self.finest :])
+        levels = super().forward(list_maps(maps)[self.finest :])
         for conv in self.coarser:
             levels.append(conv(functional.relu(levels[-1])))
         top = self.map_strides[-1]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from detect.anchors.grid import AnchorGrid
 from detect.heads.detections import PaddedDetections, PostProcess
+from detect.heads.pyramid import FeatureMaps, list_maps
 from detect.heads.retinanet import RetinaNetHead
 
 
@@ -51,10 +50,11 @@ class DetectionHead(nn.Module):
         self.post_process = post_process or PostProcess()
         self.max_candidates = max_candidates
 
-    def forward(self, features: Sequence[Float[Tensor, "b d _ _"]], image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:
+    def forward(self, features: FeatureMaps, image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:
         """Detections; ``image_hw`` is (height, width) of each image without padding."""
-        logits, deltas = self.head(features)
-        placed = self.grid.place([(level.shape[-2], level.shape[-1]) for level in features], device=logits.device)
+        maps = list_maps(features)
+        logits, deltas = self.head(maps)
+        placed = self.grid.place([(level.shape[-2], level.shape[-1]) for level in maps], device=logits.device)
         return self.post_process.padded(
             logits,
             deltas,

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from detect.box_coding import BoxCoder
+from detect.errors import ExportError
 from detect.nms import class_nms, nms_mask
 
 Step = Literal["clip_to_input", "rescale", "clip_to_original", "drop_empty"]
@@ -38,11 +39,20 @@ DETECTIONS_PER_IMAGE: dict[str, int] = {"torchvision": 300, "detectron2": 100, "
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What is found in one image, in falling order of score; a class is a column of the head's logits."""
+    """What is found in one image, in falling order of score; a class is a column of the head's logits.
+
+    Raises:
+        ValueError: boxes, scores and classes differ in number.
+    """
 
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]
     classes: Int64[Tensor, " n"]
+
+    def __post_init__(self) -> None:
+        num_boxes, num_scores, num_classes = len(self.boxes), len(self.scores), len(self.classes)
+        if not num_boxes == num_scores == num_classes:
+            raise ValueError(f"detections have {num_boxes} boxes, {num_scores} scores and {num_classes} classes")
 
 
 class PaddedDetections(NamedTuple):
@@ -119,12 +129,13 @@ class PostProcess:
             original_hw: (height, width) of each image before it was resized; if None, boxes stay in the input's scale.
 
         Raises:
-            ValueError: ``anchors_per_level`` does not add up to the number of anchors.
+            ValueError: logits and deltas are not one row for each anchor, ``anchors_per_level`` does not add up to the
+                number of anchors, or there is not one size for each image.
         """
-        _check_levels(anchors_per_level, anchors.shape[0])
+        _check_rows(logits, deltas, anchors, anchors_per_level)
         image, anchor, classes, scores = self._best_pairs(logits, anchors_per_level)
         boxes = self.coder.decode(deltas[image, anchor], anchors[anchor])
-        extents = _extents(image_hw, original_hw, like=boxes)
+        extents = _extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)
         before, after = STEPS[self.dialect]
         boxes, valid = _take_steps(before, boxes, extents[:, image])
         rows = valid.nonzero()[:, 0]
@@ -153,11 +164,17 @@ class PostProcess:
         Only the best ``max_candidates`` pairs of an image, over all levels, meet in suppression, in memory
         O(b max_candidates^2). The detections are those of a call, but where more pairs than that pass the threshold and
         fewer than ``detections_per_image`` of them stay, the lowest are missing.
+
+        Raises:
+            ValueError: as a call.
+            ExportError: beneath ``torch.jit.trace``, which would keep the number of rounds that suppression took.
         """
-        _check_levels(anchors_per_level, anchors.shape[0])
+        if torch.jit.is_tracing():
+            raise ExportError("suppression cannot be traced: use torch.export, or trace the head without it")
+        _check_rows(logits, deltas, anchors, anchors_per_level)
         anchor, classes, scores = self._top_pairs(logits, anchors_per_level, max_candidates)
         boxes = self.coder.decode(_rows(deltas, anchor), anchors[anchor])
-        extents = _extents(image_hw, original_hw, like=boxes)[:, :, None]
+        extents = _extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)[:, :, None]
         before, after = STEPS[self.dialect]
         boxes, valid = _take_steps(before, boxes, extents)
         stays = nms_mask(boxes, classes, valid & (scores > self.score_threshold), self.iou_threshold)
@@ -237,11 +254,14 @@ def _take_steps(
     return boxes, valid
 
 
-def _extents(image_hw: Sizes, original_hw: Sizes | None, like: Tensor) -> Float[Tensor, "2 b 4"]:
+def _extents(image_hw: Sizes, original_hw: Sizes | None, *, num_images: int, like: Tensor) -> Float[Tensor, "2 b 4"]:
     """(width, height, width, height) of each image: as the network sees it, and originally."""
-    both = [
-        torch.as_tensor(hw, device=like.device) for hw in (image_hw, image_hw if original_hw is None else original_hw)
-    ]
+    both = []
+    for name, sizes in (("image_hw", image_hw), ("original_hw", image_hw if original_hw is None else original_hw)):
+        hw = torch.as_tensor(sizes, device=like.device)
+        if hw.shape != (num_images, 2) and (num_images or hw.numel()):  # no images may be an empty list
+            raise ValueError(f"{name} is one height and width for each of {num_images} images, got {tuple(hw.shape)}")
+        both.append(hw)
     return torch.stack(both).reshape(2, -1, 2).flip(-1).repeat(1, 1, 2).to(like.dtype)
 
 
@@ -262,7 +282,12 @@ def _logit_below(score: float, dtype: torch.dtype) -> float:
     return logit - 4 * torch.finfo(dtype).eps * (1 + abs(logit)) / (1 - score)
 
 
-def _check_levels(anchors_per_level: Sequence[int], num_anchors: int) -> None:
-    total = sum(anchors_per_level)
+def _check_rows(logits: Tensor, deltas: Tensor, anchors: Tensor, anchors_per_level: Sequence[int]) -> None:
+    total, num_anchors = sum(anchors_per_level), anchors.shape[0]
     if total != num_anchors:
         raise ValueError(f"{anchors_per_level=} adds up to {total}, but there are {num_anchors} anchors")
+    if logits.ndim != 3 or logits.shape[1] != num_anchors or deltas.shape != (logits.shape[0], num_anchors, 4):
+        raise ValueError(
+            f"{num_anchors} anchors need logits (images, {num_anchors}, classes) and deltas (images, {num_anchors}, 4), "
+            f"got {tuple(logits.shape)} and {tuple(deltas.shape)}"
+        )

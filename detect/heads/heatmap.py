@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from detect.heads.pyramid import FeatureMaps, channels_differ, list_maps
 from detect.heads.tower import GROUPS, Tower, conv
 
 PRIOR = 0.1  # of the code of Law and Deng 2018 and Zhou et al. 2019, where the last bias is -2.19
@@ -88,14 +89,13 @@ class HeatmapHead(nn.Module):
         self.orientation_output = conv(channels[-1], 2, generator) if orientation else None
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
-    def forward(self, features: Float[Tensor, "b d h w"]) -> HeatmapOutput:
-        """Maps of as many rows and columns as the feature map.
+    def forward(self, features: FeatureMaps) -> HeatmapOutput:
+        """Maps of as many rows and columns as the feature map, which may come in a list or mapping of one.
 
         Raises:
-            ValueError: another number of channels than the head's.
+            ValueError: several maps, or another number of channels than the head's.
         """
-        _check_features(features, self.in_channels)
-        cells = features.contiguous(memory_format=torch.channels_last)
+        cells = _only_map(features, self.in_channels).contiguous(memory_format=torch.channels_last)
         logits = self.heatmap_output(self.heatmap_tower(cells, 0))
         if self.shared_tower is None:
             return HeatmapOutput(logits, None, None, None)
@@ -156,14 +156,13 @@ class ImageHead(nn.Module):
         self.rates = conv(hidden, num_joints, generator, kernel=1, bias=math.log(math.expm1(rate)))
         self.presence = conv(hidden, num_joints, generator, kernel=1, bias=math.log(prior / (1 - prior)))
 
-    def forward(self, features: Float[Tensor, "b d h w"]) -> ImageOutput:
+    def forward(self, features: FeatureMaps) -> ImageOutput:
         """Counts and presence.
 
         Raises:
-            ValueError: another number of channels than the head's.
+            ValueError: several maps, or another number of channels than the head's.
         """
-        _check_features(features, self.in_channels)
-        hidden = functional.relu(self.hidden(features))
+        hidden = functional.relu(self.hidden(_only_map(features, self.in_channels)))
         rates = functional.softplus(self.rates(hidden).float())  # half precision cannot add up thousands of cells
         largest = hidden.amax(dim=(2, 3), keepdim=True)
         return ImageOutput(rates.sum(dim=(2, 3)), self.presence(largest).flatten(1))
@@ -177,6 +176,10 @@ def _check_arguments(in_channels: int, num_joints: int, hidden_channels: int, nu
         )
 
 
-def _check_features(features: Tensor, in_channels: int) -> None:
-    if features.shape[1] != in_channels:
-        raise ValueError(f"the head reads maps of {in_channels} channels, got {features.shape[1]}")
+def _only_map(features: FeatureMaps, in_channels: int) -> Float[Tensor, "b d h w"]:
+    maps = list_maps(features)
+    if len(maps) != 1:
+        raise ValueError(f"the head reads one feature map, got {len(maps)}: choose the level of its stride")
+    if channels_differ(maps, [in_channels]):
+        raise ValueError(f"the head reads maps of {in_channels} channels, got {maps[0].shape[1]}")
+    return maps[0]

@@ -15,12 +15,35 @@ mmdetection                   ``"c5"``   False
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+
+FeatureMaps = Sequence[Float[Tensor, "b _ _ _"]] | Mapping[str, Float[Tensor, "b _ _ _"]] | Float[Tensor, "b _ _ _"]
+"""Feature maps from fine to coarse: a list, a mapping in this order as torchvision and detectron2 return it, or one map."""
+
+
+def list_maps(maps: FeatureMaps) -> list[Float[Tensor, "b _ _ _"]]:
+    """Feature maps as a list, in the order given.
+
+    >>> [tuple(cells.shape) for cells in list_maps({"p3": torch.zeros(1, 4, 8, 8), "p4": torch.zeros(1, 4, 4, 4)})]
+    [(1, 4, 8, 8), (1, 4, 4, 4)]
+    """
+    if isinstance(maps, Tensor):
+        return [maps]
+    return list(maps.values() if isinstance(maps, Mapping) else maps)
+
+
+def channels_differ(maps: Sequence[Float[Tensor, "b _ _ _"]], channels: Sequence[int]) -> bool:
+    """Whether the maps have other channels than these.
+
+    ``torch.jit.trace`` and the ONNX exporter built on it make tensors of sizes, which cannot be compared without a warning:
+    there the convolutions tell.
+    """
+    return not torch.jit.is_tracing() and [cells.shape[1] for cells in maps] != list(channels)
 
 
 class FeaturePyramid(nn.Module):
@@ -72,14 +95,15 @@ class FeaturePyramid(nn.Module):
                 nn.init.zeros_(conv.bias)
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
-    def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b d _ _"]]:
+    def forward(self, maps: FeatureMaps) -> list[Float[Tensor, "b d _ _"]]:
         """Levels P3, P4, P5 (as many as there are maps), then P6 and P7.
 
         Raises:
             ValueError: another number of maps, or of channels, than the pyramid was built for.
         """
-        channels = tuple(cells.shape[1] for cells in maps)
-        if channels != self.in_channels:
+        maps = list_maps(maps)
+        if len(maps) != len(self.in_channels) or channels_differ(maps, self.in_channels):
+            channels = tuple(cells.shape[1] for cells in maps)
             raise ValueError(f"the pyramid reads maps of {self.in_channels} channels, fine to coarse, got {channels}")
         sums = [lateral(cells) for lateral, cells in zip(self.lateral, maps, strict=True)]
         for level in range(len(sums) - 2, -1, -1):

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from detect.heads.pyramid import FeatureMaps, channels_differ, list_maps
 from detect.heads.tower import GROUPS, Tower, conv
 
 PRIOR = 0.01  # Lin et al. 2017, section 4.1: start from a rare foreground
@@ -95,19 +96,21 @@ class RetinaNetHead(nn.Module):
         """Levels that the head was built for; None where one number of anchors stands for any."""
         return None if isinstance(self.num_anchors, int) else len(self.num_anchors)
 
-    def forward(self, features: Sequence[Float[Tensor, "b d _ _"]]) -> HeadOutput:
+    def forward(self, features: FeatureMaps) -> HeadOutput:
         """Logits and deltas of all anchors of these feature maps, one for each level.
 
-        Where levels share all weights, there may be fewer than the head was built for.
+        A mapping, as pyramids of torchvision and detectron2 return it, is read in its order. Where levels share all weights,
+        there may be fewer than the head was built for.
 
         Raises:
             ValueError: another number of channels or of levels than the head's.
         """
-        self._check_features(features)
-        features = [cells.contiguous(memory_format=torch.channels_last) for cells in features]
+        maps = list_maps(features)
+        self._check_maps(maps)
+        maps = [cells.contiguous(memory_format=torch.channels_last) for cells in maps]
         return HeadOutput(
-            _rows(features, self.class_tower, self.class_outputs, self.num_classes),
-            _rows(features, self.box_tower, self.box_outputs, 4),
+            _rows(maps, self.class_tower, self.class_outputs, self.num_classes),
+            _rows(maps, self.box_tower, self.box_outputs, 4),
         )
 
     def check_anchors(self, num_anchors: Sequence[int]) -> None:
@@ -201,17 +204,18 @@ class RetinaNetHead(nn.Module):
         if self.norm == "batch" and self.num_levels is None:
             raise ValueError(f"norm='batch' needs the levels: give num_anchors as ({self.num_anchors},) * 5, say")
 
-    def _check_features(self, features: Sequence[Tensor]) -> None:
-        channels = [cells.shape[1] for cells in features]
-        if set(channels) != {self.in_channels}:
-            raise ValueError(f"the head reads maps of {self.in_channels} channels, got {channels}")
+    def _check_maps(self, maps: Sequence[Tensor]) -> None:
+        if not maps or channels_differ(maps, [self.in_channels] * len(maps)):
+            raise ValueError(
+                f"the head reads maps of {self.in_channels} channels, got {[cells.shape[1] for cells in maps]}"
+            )
         if self.num_levels is None:
             return
         shared = self.norm != "batch" and len(self.class_outputs) == len(self.box_outputs) == 1
-        if len(features) > self.num_levels or (len(features) < self.num_levels and not shared):
+        if len(maps) > self.num_levels or (len(maps) < self.num_levels and not shared):
             raise ValueError(
                 f"the head was built for {self.num_levels} levels, with {self.num_anchors} anchors, got "
-                f"{len(features)} feature maps: see its select_levels"
+                f"{len(maps)} feature maps: see its select_levels"
             )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor, nn
 
 from detect.anchors.grid import PlacedAnchors
@@ -33,6 +34,7 @@ Divisors = Callable[[Tensor], Tensor]
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 CLASS_LOSSES = ("focal", "quality_focal")
+INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 IOU_LOSSES: dict[str, RowLoss] = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
@@ -40,12 +42,41 @@ IOU_LOSSES: dict[str, RowLoss] = {"giou": giou_loss, "diou": diou_loss, "ciou": 
 class ImageTargets:
     """The instances of one image, boxes (x0, y0, x1, y1) in pixels of the network's input.
 
-    Anchors of which ``ignored`` regions (crowds) cover half are not taught to be background. An image may have no instances.
+    Anchors of which ``ignored`` regions (crowds) cover half are not taught to be background. An image may have no instances:
+    no boxes are (0, 4) or (0,). What cannot be learned is refused by :func:`checked_targets`, which knows the whole batch.
     """
 
-    boxes: Float[Tensor, "n 4"]
-    classes: Int64[Tensor, " n"]
-    ignored: Float[Tensor, "r 4"] | None = None
+    boxes: Float[Tensor, "n 4"] | Float[Tensor, " 0"]
+    classes: Integer[Tensor, " n"] | Float[Tensor, " 0"]
+    ignored: Float[Tensor, "r 4"] | Float[Tensor, " 0"] | None = None
+
+
+def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = None) -> list[ImageTargets]:
+    """Targets that can be learned, in one form: boxes (n, 4) and classes in int64.
+
+    >>> checked_targets([ImageTargets(torch.tensor([[24.0, 8.0, 16.0, 9.0]]), torch.tensor([0]))])  # a width, a height
+    Traceback (most recent call last):
+    ValueError: targets of image 0: box 0 is [24.0, 8.0, 16.0, 9.0], need finite x0 < x1 and y0 < y1
+
+    Args:
+        targets: one for each image of a batch.
+        num_classes: classes are from 0 to ``num_classes`` - 1; None leaves them open.
+
+    Raises:
+        ValueError: boxes, regions or classes of another shape or type, a class out of range, or a box or region that is not
+            finite or has no extent; the message names the image by its place in the batch, and the row.
+    """
+    plain = [_in_one_form(image, number) for number, image in enumerate(targets)]
+    if not plain:
+        return plain
+    boxes = torch.cat([rows for image in plain for rows in (image.boxes, image.ignored) if rows is not None])
+    classes = torch.cat([image.classes for image in plain])
+    right = torch.cat([_have_extent(boxes), _are_classes(classes, num_classes)])
+    if (
+        not right.all()
+    ):  # waits for the device once a batch: what is wrong would be learned, or left out, without a sign
+        raise ValueError(next(_faults(plain, num_classes)))
+    return plain
 
 
 class RetinaNetLosses(NamedTuple):
@@ -109,7 +140,15 @@ class RetinaNetCriterion(nn.Module):
         self.divisors = divisors
 
     def match(self, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
-        """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
+        """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``.
+
+        Raises:
+            ValueError: what :func:`checked_targets` refuses.
+        """
+        return self.match_checked(placed, checked_targets(targets))
+
+    def match_checked(self, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
+        """As :meth:`match`, for checked targets: the method that a subclass with another rule replaces."""
         rows = []
         for image in targets:
             matches = self._match_image(placed, image.boxes)
@@ -129,10 +168,12 @@ class RetinaNetCriterion(nn.Module):
         """The losses of a batch.
 
         Raises:
-            ValueError: outputs, anchors and targets are not of one number of images and anchors.
+            ValueError: outputs, anchors and targets are not of one number of images and anchors, or what
+                :func:`checked_targets` refuses.
         """
         _check_sizes(output, placed, targets)
-        matches = self.match(placed, targets)
+        targets = checked_targets(targets, num_classes=output.logits.shape[2])
+        matches = self.match_checked(placed, targets)
         divisors = self.divisors((matches >= 0).sum(dim=1))
         image, anchor = torch.nonzero(matches >= 0, as_tuple=True)
         boxes = _rows_of([each.boxes for each in targets], matches, image, anchor)
@@ -178,5 +219,51 @@ def _check_sizes(output: HeadOutput, placed: PlacedAnchors, targets: Sequence[Im
     if num_anchors != len(placed.boxes):
         levels = ", ".join(map(str, placed.num_per_level))
         raise ValueError(f"the head gave {num_anchors} rows for {len(placed.boxes)} anchors ({levels} on its levels)")
+    if output.deltas.shape != (num_images, num_anchors, 4):
+        raise ValueError(
+            f"deltas are ({num_images}, {num_anchors}, 4), one row for each of the logits, got {tuple(output.deltas.shape)}"
+        )
     if num_images != len(targets):
         raise ValueError(f"targets of {len(targets)} images for outputs of {num_images}")
+
+
+def _in_one_form(image: ImageTargets, number: int) -> ImageTargets:
+    """Boxes and regions as (n, 4) floats, classes in int64. Only shapes and types are read: no wait for the device."""
+    name = f"targets of image {number}"
+    boxes = _four_columns(image.boxes, f"{name}: boxes")
+    regions = None if image.ignored is None else _four_columns(image.ignored, f"{name}: ignored regions")
+    classes = image.classes
+    if classes.shape != (len(boxes),):
+        raise ValueError(f"{name}: one class for each box, got {len(boxes)} boxes and classes {tuple(classes.shape)}")
+    if len(classes) and classes.dtype not in INTEGERS:
+        raise ValueError(f"{name}: classes are integers, got {classes.dtype}")
+    return ImageTargets(boxes, classes.long(), regions)
+
+
+def _four_columns(rows: Tensor, name: str) -> Float[Tensor, "n 4"]:
+    if rows.shape != (0,) and (rows.ndim != 2 or rows.shape[1] != 4):
+        raise ValueError(f"{name} are (n, 4), got {tuple(rows.shape)}")
+    rows = rows.reshape(-1, 4)
+    return rows if rows.is_floating_point() else rows.float()
+
+
+def _have_extent(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
+    size = boxes[:, 2:] - boxes[:, :2]  # NaN or infinite where a corner is
+    return ((size > 0) & (size < math.inf)).all(dim=1)
+
+
+def _are_classes(classes: Int64[Tensor, " n"], num_classes: int | None) -> Bool[Tensor, " n"]:
+    return (classes >= 0) if num_classes is None else (classes >= 0) & (classes < num_classes)
+
+
+def _faults(targets: Sequence[ImageTargets], num_classes: int | None) -> Iterator[str]:
+    last = "" if num_classes is None else f" to {num_classes - 1}"
+    for number, image in enumerate(targets):
+        regions = image.boxes[:0] if image.ignored is None else image.ignored
+        for name, rows, right, need in (
+            ("box", image.boxes, _have_extent(image.boxes), "finite x0 < x1 and y0 < y1"),
+            ("the class of box", image.classes, _are_classes(image.classes, num_classes), f"a class from 0{last}"),
+            ("ignored region", regions, _have_extent(regions), "finite x0 < x1 and y0 < y1"),
+        ):
+            for row in (~right).nonzero()[:, 0].tolist():
+                yield f"targets of image {number}: {name} {row} is {rows[row].tolist()}, need {need}"

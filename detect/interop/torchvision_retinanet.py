@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.grid import AnchorGrid
 from detect.heads.detections import PostProcess
+from detect.heads.pyramid import list_maps
 from detect.heads.retinanet import RetinaNetHead
-from detect.heads.targets import ImageTargets, RetinaNetCriterion
+from detect.heads.targets import ImageTargets, RetinaNetCriterion, checked_targets
 from detect.interop.torchvision import import_torchvision
 from detect.matching import MaxIoU
 
@@ -53,10 +54,11 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
         """Losses in training, detections in evaluation.
 
         Raises:
-            ValueError: no targets in training, or other feature maps than the anchors have levels.
+            ValueError: no targets in training, targets that cannot be learned (the image and the row are named), or other
+                feature maps than the anchors have levels.
         """
-        if self.training and targets is None:
-            raise ValueError("targets are missing: in training each image needs boxes and labels")
+        if self.training:
+            targets = self._checked(targets, len(images))
         original_hw = [(image.shape[-2], image.shape[-1]) for image in images]
         batch, resized = self.transform(images, targets)
         features = self._features(batch.tensors)
@@ -75,9 +77,24 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
         )
         return [{"boxes": each.boxes, "scores": each.scores, "labels": each.classes} for each in found]
 
+    def _checked(self, targets: Sequence[Mapping[str, Tensor]] | None, num_images: int) -> list[dict[str, Tensor]]:
+        """The user's targets, checked here because resizing and crowds change numbers and rows."""
+        if targets is None:
+            raise ValueError("targets are missing: in training each image needs boxes and labels")
+        if len(targets) != num_images:
+            raise ValueError(f"targets of {len(targets)} images for {num_images} images")
+        plain = [ImageTargets(target["boxes"], target["labels"]) for target in targets]
+        plain = checked_targets(plain, self.head.num_classes)
+        for number, (target, each) in enumerate(zip(targets, plain, strict=True)):
+            if "iscrowd" in target and target["iscrowd"].shape != each.classes.shape:
+                shape = tuple(target["iscrowd"].shape)
+                raise ValueError(f"targets of image {number}: {len(each.classes)} labels, but iscrowd is {shape}")
+        return [
+            {**target, "boxes": each.boxes, "labels": each.classes} for target, each in zip(targets, plain, strict=True)
+        ]
+
     def _features(self, images: Tensor) -> list[Tensor]:
-        maps = self.backbone(images)
-        features = [maps] if isinstance(maps, Tensor) else list(maps.values())
+        features = list_maps(self.backbone(images))
         return features if self.levels is None else [features[level] for level in self.levels]
 
 

@@ -1,4 +1,7 @@
-"""Losses of boxes, one value for each row: L1 of deltas, IoU losses of boxes (x0, y0, x1, y1)."""
+"""Losses of boxes, one value for each row: L1 of deltas, IoU losses of boxes (x0, y0, x1, y1).
+
+Targets of other shapes and weights that are not one for each row are refused with a ValueError: nothing is broadcast.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ def smooth_l1_loss(
     """
     if not beta >= 0:
         raise ValueError(f"need beta >= 0, got {beta=}")
+    _check_rows(deltas, targets)
     rows = functional.smooth_l1_loss(widened(deltas), widened(targets), reduction="none", beta=beta).sum(dim=1)
     return _weighted(rows, weights)
 
@@ -88,6 +92,7 @@ def ciou_loss(
 
 
 def _iou_and_union(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    _check_rows(boxes, targets)
     intersection = intersection_area(boxes, targets)
     union = box_area(boxes) + box_area(targets) - intersection
     return intersection / (union + EPS), union
@@ -112,4 +117,13 @@ def _diagonal_angle(boxes: Tensor) -> Tensor:
 
 
 def _weighted(rows: Tensor, weights: Tensor | None) -> Tensor:
-    return rows if weights is None else rows * weights
+    if weights is None:
+        return rows
+    if weights.shape != rows.shape:
+        raise ValueError(f"weights are one for each row, {tuple(rows.shape)}, got {tuple(weights.shape)}")
+    return rows * weights
+
+
+def _check_rows(boxes: Tensor, targets: Tensor) -> None:
+    if boxes.shape != targets.shape:
+        raise ValueError(f"a target for each row: got {tuple(boxes.shape)} and targets {tuple(targets.shape)}")

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from detect.losses.precision import is_half, wide, widened
-from detect.shapes import IGNORE
+from detect.shapes import BACKGROUND, IGNORE
 
 CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of so many floats fit a cache; less, and threads wait for each other
 CHUNK_ELEMENTS_ELSEWHERE = 2**24  # few kernels
@@ -44,12 +44,12 @@ def focal_loss(
         class_weights: a factor for each class, of positives and negatives alike.
 
     Raises:
-        ValueError: alpha or gamma out of range, shapes that differ, or a class beyond the logits' (on the CPU).
+        ValueError: alpha or gamma out of range, shapes that differ, or (on the CPU) a class beyond the logits' or below that
+            of ignored anchors.
     """
-    _check_focal(logits, classes, alpha, gamma)
-    check = classes.device.type == "cpu" and classes.numel() > 0 and not torch.compiler.is_compiling()
-    if check and (largest := int(classes.max())) >= logits.shape[2]:  # CUDA asserts it by itself
-        raise ValueError(f"class {largest} among classes, but the logits have {logits.shape[2]}, counted from 0")
+    _check_focal(logits, classes, logits.shape[:2], alpha, gamma)
+    if classes.device.type == "cpu" and classes.numel() > 0 and not torch.compiler.is_compiling():
+        _check_classes(classes, logits.shape[2])  # CUDA asserts it by itself
     factors = _class_factors(logits, class_weights)
     return _FocalSums.apply(logits, classes, factors, float(alpha), float(gamma))  # type: ignore[no-untyped-call]
 
@@ -72,7 +72,9 @@ def soft_focal_loss(
     >>> soft_focal_loss(torch.zeros(1, 1, 2), torch.tensor([[[1.0, 0.5]]]), alpha=0.5) / math.log(2)
     tensor([0.2500])
     """
-    _check_focal(logits, targets, alpha, gamma)
+    _check_focal(logits, targets, logits.shape, alpha, gamma)
+    if ignored is not None and ignored.shape != logits.shape[:2]:
+        raise ValueError(f"logits are {tuple(logits.shape)}, and which of them are ignored is {tuple(ignored.shape)}")
     ignored = logits.new_zeros(logits.shape[:2], dtype=torch.bool) if ignored is None else ignored
     factors = _class_factors(logits, class_weights)
     num_rows = _rows_at_once(len(logits) * logits.shape[2], logits.device)
@@ -115,7 +117,7 @@ def quality_focal_loss(
     Raises:
         ValueError: as :func:`focal_loss`.
     """
-    _check_focal(logits, quality, 0.0, gamma)
+    _check_focal(logits, quality, logits.shape[:2], 0.0, gamma)
     sums = focal_loss(logits, classes, alpha=0.0, gamma=gamma, class_weights=class_weights)  # of negatives alone
     image, anchor = (classes >= 0).nonzero(as_tuple=True)
     own = widened(logits[image, anchor, classes[image, anchor]])
@@ -245,11 +247,25 @@ def _rows_at_once(num_columns: int, device: torch.device) -> int:
 
 def _class_factors(logits: Tensor, class_weights: Tensor | None) -> Tensor:
     ones = torch.ones(1, dtype=wide(logits), device=logits.device)
-    return ones if class_weights is None else class_weights.detach().to(ones)
+    if class_weights is None:
+        return ones
+    if class_weights.shape != logits.shape[2:]:
+        raise ValueError(
+            f"class_weights are one for each of {logits.shape[2]} classes, got {tuple(class_weights.shape)}"
+        )
+    return class_weights.detach().to(ones)
 
 
-def _check_focal(logits: Tensor, others: Tensor, alpha: float, gamma: float) -> None:
+def _check_focal(logits: Tensor, others: Tensor, wanted: torch.Size, alpha: float, gamma: float) -> None:
     if not (0 <= alpha <= 1 and gamma >= 0):
         raise ValueError(f"need 0 <= alpha <= 1 and gamma >= 0, got {alpha=}, {gamma=}")
-    if others.shape != logits.shape[: others.ndim]:
+    if others.shape != wanted:
         raise ValueError(f"logits are {tuple(logits.shape)}, what they should say is {tuple(others.shape)}")
+
+
+def _check_classes(classes: Tensor, num_classes: int) -> None:
+    least, largest = (int(each) for each in classes.aminmax())
+    if largest >= num_classes:
+        raise ValueError(f"class {largest} among classes, but the logits have {num_classes}, counted from 0")
+    if least < IGNORE:
+        raise ValueError(f"class {least} among classes: below 0 there are only background, {BACKGROUND}, and {IGNORE}")

@@ -7,6 +7,8 @@ because it is listed, whatever the target says there, and is so once however man
 The focal loss and the cross-entropy read logits. The squared error and adaptive wing compare maps as they come: those of a
 network without a last sigmoid, or ``logits.sigmoid()`` where it has one.
 
+Shapes that differ are refused with a ValueError: nothing is broadcast but the one channel of weights.
+
 The sums are divided as the other losses' are: ``(sums / image_divisors(counts)).sum()``, where the counts of positives are
 ``torch.bincount(positives[:, 0], minlength=b)``. An image without points is ordinary. Half precision is computed and
 returned in float32.
@@ -48,6 +50,7 @@ def heatmap_focal_loss(
     Raises:
         ValueError: positives of another number of axes, or (on the CPU) beyond the map.
     """
+    _check_same(logits, targets)
     listed = _mask(positives, logits)
     signed = widened(logits)
     signed = torch.where(listed, -signed, signed)  # a positive costs what a negative with the opposite logit does
@@ -73,6 +76,7 @@ def heatmap_bce_loss(
     >>> heatmap_bce_loss(torch.zeros(1, 1, 1, 3), targets, pos_weight=3.0) / math.log(2)
     tensor([6.])
     """
+    _check_same(logits, targets)
     _check_positive(pos_weight=pos_weight)
     wide = widened(logits)
     balance = wide.new_tensor(pos_weight)
@@ -97,6 +101,7 @@ def heatmap_mse_loss(
     >>> heatmap_mse_loss(maps, targets, foreground_weight=9.0)  # 9 * 1 + (4.5 + .5) * .25
     tensor([10.2500])
     """
+    _check_same(maps, targets)
     _check_positive(foreground_weight=foreground_weight)
     wide = widened(maps)
     goal = targets.detach().to(wide)
@@ -127,6 +132,7 @@ def adaptive_wing_loss(
     Raises:
         ValueError: need alpha > 2, lest the slope at y = 1 be infinite, and positive omega, epsilon and theta.
     """
+    _check_same(maps, targets)
     _check_positive(omega=omega, epsilon=epsilon, theta=theta)
     if not alpha > 2 or not shown_weight >= 0:
         raise ValueError(f"need alpha > 2 and shown_weight >= 0, got {alpha=}, {shown_weight=}")
@@ -164,8 +170,13 @@ def points_l1_loss(
         weights: of cells, (b, 1, *cells) or one channel for each joint.
 
     Raises:
-        ValueError: positives of another number of axes, or (on the CPU) beyond the map.
+        ValueError: positives of another number of axes, or (on the CPU) beyond the map, or not one row of values for each.
     """
+    if values.shape != (len(positives), maps.shape[1]):
+        wanted = len(positives), maps.shape[1]
+        raise ValueError(f"values are one row for each positive, {wanted}, got {tuple(values.shape)}")
+    if weights is not None:
+        _check_weights(weights, (len(maps), *weights.shape[1:2], *maps.shape[2:]))
     num_joints = ANY_JOINT if weights is None or weights.shape[1] == 1 else weights.shape[1]
     _check_positives(positives, (len(maps), num_joints, *maps.shape[2:]))
     image, joint, *cell = positives.unbind(dim=1)
@@ -179,10 +190,19 @@ def points_l1_loss(
 
 def _image_sums(cost: Tensor, weights: Tensor | None) -> Tensor:
     if weights is not None:
-        if weights.shape[1] not in {1, cost.shape[1]}:
-            raise ValueError(f"weights have one channel or that of each joint, {cost.shape[1]}, got {weights.shape[1]}")
+        _check_weights(weights, cost.shape)
         cost = cost * weights.detach().to(cost)
     return cost.sum(dim=tuple(range(1, cost.ndim)))
+
+
+def _check_same(maps: Tensor, targets: Tensor) -> None:
+    if targets.shape != maps.shape:
+        raise ValueError(f"targets are as the maps, {tuple(maps.shape)}, got {tuple(targets.shape)}")
+
+
+def _check_weights(weights: Tensor, shape: Sequence[int]) -> None:
+    if tuple(weights.shape) not in {(shape[0], 1, *shape[2:]), tuple(shape)}:
+        raise ValueError(f"weights are as the maps, {tuple(shape)}, or of one channel, got {tuple(weights.shape)}")
 
 
 def _mask(positives: Tensor, maps: Tensor) -> Bool[Tensor, "b j *cells"]:

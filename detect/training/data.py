@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -184,6 +184,13 @@ class DetectionData(Dataset[Sample]):
         return 1 if self.landmarks is None else self.landmarks.landmarks.num_joints
 
     @property
+    def boxes_too_thin(self) -> int:
+        """Boxes without extent after the resize rule, in the single precision of samples: they are in none of them."""
+        instances = self.dataset.instances
+        boxes = self.resize.resize_boxes(instances.boxes_xywh, self.dataset.images.wh[instances.image_rows])
+        return int((~_have_extent(torch.from_numpy(boxes).float())).sum())
+
+    @property
     def points_outside(self) -> int:
         """Labelled points that lie outside their images: they are in no sample."""
         return self._labels.points_outside
@@ -253,10 +260,11 @@ def _sample(content: Content, labels: ImageLabels, image_row: int, channels: int
     boxes, crowd, points, unlabelled = (
         torch.from_numpy(each).float() for each in (labels.boxes, labels.crowd, labels.points, labels.unlabelled)
     )
+    thick = _have_extent(boxes)
     return Sample(
         content.on_canvas(channels),
         content.end_hw,
-        ImageTargets(boxes, torch.from_numpy(labels.classes), crowd),
+        ImageTargets(boxes[thick], torch.from_numpy(labels.classes)[thick], crowd[_have_extent(crowd)]),
         points,
         torch.from_numpy(labels.joint),
         torch.from_numpy(labels.visibility),
@@ -264,6 +272,11 @@ def _sample(content: Content, labels: ImageLabels, image_row: int, channels: int
         image_row,
         num_joints,
     )
+
+
+def _have_extent(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
+    """Whether a box is still one in single precision, in which a sliver that a crop left may end where it begins."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
 
 
 def _targets_to(targets: ImageTargets, device: torch.device | str) -> ImageTargets:

@@ -66,6 +66,10 @@ def _left_out(data: DetectionData, purpose: str) -> list[str]:
         lines.append(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
     if refused:
         lines.append(f"refused: {len(refused):,} entries of the annotation files, such as {refused[0]}")
+    if data.boxes_too_thin:
+        lines.append(
+            f"left out: of the images to {purpose} on, {data.boxes_too_thin:,} boxes have no extent when resized"
+        )
     if data.points_outside:
         outside = f"{data.points_outside:,} labelled points lie outside their images"
         lines.append(f"left out: of the images to {purpose} on, {outside}")

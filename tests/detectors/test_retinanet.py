@@ -85,6 +85,26 @@ def test_the_losses_are_those_of_the_criterion(nuclei_batch):
     assert_close(detector.losses(images, targets), criterion(detector(images), placed, targets))
 
 
+class NamedMaps(nn.Module):
+    """A backbone whose maps have names, as those of torchvision and detectron2."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {f"res{number}": cells for number, cells in enumerate(self.backbone(images), start=2)}
+
+
+def test_the_backbone_may_return_a_mapping(nuclei_batch):
+    images, targets = nuclei_batch.images, nuclei_batch.targets
+    detector = detector_of()
+    expected = detector.losses(images, targets)
+    detector.backbone = NamedMaps(detector.backbone)
+    assert_close(detector.losses(images, targets), expected)
+    assert len(detector.detect(images, nuclei_batch.image_hw)) == len(images)
+
+
 def test_the_default_losses_are_the_recipe_s():
     criterion = detector_of().criterion
     assert (criterion.alpha, criterion.gamma, criterion.box_weight, criterion.on_boxes) == (0.25, 2.0, 2.0, True)

@@ -81,6 +81,15 @@ def test_it_is_head_grid_and_post_processing():
     assert len(expected.scores) > 10
 
 
+def test_maps_may_come_in_a_mapping():
+    grid = AnchorGrid(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
+    model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=2, prior=0.3), grid)
+    features, image_hw = [torch.rand(1, 16, 4, 6), torch.rand(1, 16, 2, 3)], torch.tensor([[32, 48]])
+    expected = model(features, image_hw)
+    assert expected.valid.any()
+    assert_close(tuple(model({"p3": features[0], "p4": features[1]}, image_hw)), tuple(expected), rtol=0, atol=0)
+
+
 def test_mistakes_are_named():
     sizes = [(32.0,), (64.0,)]
     with pytest.raises(ValueError, match="got 'floor'"):

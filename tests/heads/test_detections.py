@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -367,3 +368,84 @@ def test_mistakes_are_told():
         PostProcess(topk_per_level=0)
     with pytest.raises(ValueError, match=r"anchors_per_level=\[2, 2\] adds up to 4, but there are 3 anchors"):
         found_on([[0.0, 0.0, 1.0, 1.0]] * 3, [[0.0]] * 3, PostProcess(), per_level=[2, 2])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(
+    ("logits", "deltas"),
+    [
+        ((2, 3, 2), (2, 4, 4)),
+        ((2, 5, 2), (2, 5, 4)),
+        ((2, 3, 2), (2, 3, 4)),
+        ((2, 4, 2), (2, 5, 4)),
+        ((2, 4, 2), (3, 4, 4)),
+        ((2, 4, 2), (1, 4, 4)),
+        ((2, 4, 2), (2, 4, 5)),
+        ((4, 2), (2, 4, 4)),
+    ],
+)
+def test_rows_of_the_head_that_are_not_the_anchors_are_refused(logits, deltas, padded):
+    # with fewer rows the first anchors would be taken for them, and with deltas of more the last rows be left out
+    form = PostProcess().padded if padded else PostProcess()
+    message = f"4 anchors need logits (images, 4, classes) and deltas (images, 4, 4), got {logits} and {deltas}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        form(
+            torch.ones(logits),
+            torch.zeros(deltas),
+            anchors=torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(4, 1),
+            anchors_per_level=[3, 1],
+            image_hw=[(8, 8)] * 2,
+        )
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["image_hw", "original_hw"])
+@pytest.mark.parametrize("sizes", [[(8, 16)], [(8, 16)] * 3, [8, 16, 8, 16], [(8, 16, 3)] * 2, []])
+def test_sizes_of_another_number_of_images_are_refused(sizes, name, padded):
+    # one size would stand for both images, and of three the last would be left out
+    form = PostProcess().padded if padded else PostProcess()
+    shape = tuple(torch.tensor(sizes).shape)
+    message = f"{name} is one height and width for each of 2 images, got {shape}"
+    for given in (sizes, torch.tensor(sizes)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            form(
+                torch.ones(2, 4, 2),
+                torch.zeros(2, 4, 4),
+                anchors=torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(4, 1),
+                anchors_per_level=[3, 1],
+                **{"image_hw": [(8, 8)] * 2, name: given},
+            )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_detections_have_a_score_and_a_class_for_each_box():
+    with pytest.raises(ValueError, match="detections have 3 boxes, 2 scores and 3 classes"):
+        Detections(torch.zeros(3, 4), torch.zeros(2), torch.zeros(3, dtype=torch.int64))
+
+
+TRACED = """
+import torch
+from detect import PostProcess
+from detect.errors import ExportError
+
+
+def found(logits):
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    return PostProcess().padded(
+        logits, torch.zeros(1, 1, 4), anchors=boxes, anchors_per_level=[1], image_hw=[(8, 8)]
+    )
+
+
+try:
+    torch.jit.trace(found, torch.zeros(1, 1, 2))
+except ExportError as error:
+    print(error)
+"""
+
+
+def test_suppression_refuses_to_be_traced():
+    # a trace would keep the number of rounds that it took for the one input
+    run = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=False)
+    assert run.stdout == "suppression cannot be traced: use torch.export, or trace the head without it\n", run.stderr

@@ -190,6 +190,16 @@ def test_image_heads_and_feature_maps_that_do_not_fit_are_refused():
             head(torch.zeros(1, 5, 4, 4))
 
 
+def test_the_map_may_come_in_a_list_or_mapping_of_one():
+    features = random_map((2, 6, 4, 5))
+    for head in (small_head(offset=True, size=True, orientation=True), ImageHead(6, 2)):
+        expected = head(features)
+        for form in ([features], {"p2": features}):
+            assert_close(tuple(head(form)), tuple(expected), rtol=0, atol=0)
+        with pytest.raises(ValueError, match="the head reads one feature map, got 2: choose the level of its stride"):
+            head({"p2": features, "p3": features})
+
+
 # compilers: in a process of their own, since the checks of shapes are not to be traced
 
 COMPILERS = """
@@ -235,4 +245,37 @@ for size in sizes:
 
 def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size():
     run = subprocess.run([sys.executable, "-c", COMPILERS], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+TRACERS = """
+import io, warnings
+import onnxruntime, torch
+from torch import Generator
+from torch.testing import assert_close
+from detect.heads.heatmap import HeatmapHead, ImageHead
+
+warnings.simplefilter("error")  # a size that is kept as a number is a TracerWarning
+warnings.simplefilter("ignore", DeprecationWarning)  # of tracing as such
+
+def inputs(batch, height, width):
+    return torch.randn(batch, 6, height, width, generator=Generator().manual_seed(height))
+
+with torch.no_grad():
+    for head in (HeatmapHead(6, 2, offset=True, size=True, orientation=True), HeatmapHead(6, 2), ImageHead(6, 3)):
+        file, axes = io.BytesIO(), {"features": {0: "b", 2: "h", 3: "w"}}
+        options = {"input_names": ["features"], "dynamic_axes": axes}
+        torch.onnx.export(head, (inputs(2, 8, 10),), file, dynamo=False, **options)
+        session = onnxruntime.InferenceSession(file.getvalue())
+        for size in ((1, 16, 16), (3, 9, 31)):
+            expected = [cells for cells in head(inputs(*size)) if cells is not None]
+            found = [torch.from_numpy(cells) for cells in session.run(None, {"features": inputs(*size).numpy()})]
+            assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            if len(expected) == len(head(inputs(*size))):  # what is traced may not return None
+                assert_close(list(torch.jit.trace(head, (inputs(2, 8, 10),))(inputs(*size))), expected)
+"""
+
+
+def test_traced_and_as_onnx_of_the_older_exporter_the_outputs_are_the_same_at_any_size():
+    run = subprocess.run([sys.executable, "-c", TRACERS], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -66,6 +66,21 @@ def test_p6_and_p7_of_each_framework_by_hand(extra, relu, p7):
     assert_close(levels[3], torch.full((1, 1, 1, 1), p7))
 
 
+def test_maps_may_come_in_a_mapping_and_are_read_in_its_order():
+    pyramid = FeaturePyramid((4, 6), 8)
+    maps = random_maps((4, 6), [(9, 7), (5, 4)])
+    for names in (("res4", "res5"), ("1", "0")):
+        assert_close(pyramid(OrderedDict(zip(names, maps, strict=True))), pyramid(maps), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"maps of \(4, 6\) channels, fine to coarse, got \(6, 4\)"):
+        pyramid({"coarse": maps[1], "fine": maps[0]})
+
+
+def test_one_map_needs_no_list():
+    pyramid = FeaturePyramid((4,), 8, extra="p5")
+    (cells,) = random_maps((4,), [(9, 7)])
+    assert_close(pyramid(cells), pyramid([cells]), rtol=0, atol=0)
+
+
 def test_weights_start_kaiming_uniform_with_a_of_one():
     # within sqrt(6 / ((1 + 1) * fan_in)) = sqrt(3 / fan_in), evenly: of deviation 1 / sqrt(fan_in); biases 0
     pyramid = FeaturePyramid((64, 128), 64, generator=Generator().manual_seed(0))

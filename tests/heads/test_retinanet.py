@@ -4,6 +4,7 @@ import copy
 import math
 import subprocess
 import sys
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -18,6 +19,8 @@ from detect.interop.torchvision import import_torchvision
 
 import_torchvision()
 from torchvision.models.detection import retinanet as torchvision_retinanet  # noqa: E402
+from torchvision.ops import FeaturePyramidNetwork  # noqa: E402
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
 
 ODD_SIZES = [(13, 9), (7, 5), (4, 3), (2, 2), (1, 1)]
 
@@ -305,6 +308,32 @@ def test_classes_after_a_selection_of_levels():
     assert_close(other(maps).deltas, selected(maps).deltas)
 
 
+@pytest.mark.parametrize(
+    "names", [["0", "1", "2", "p6", "pool"], ["p3", "p4", "p5", "p6", "p7"], ["b", "a", "d", "c", "e"]]
+)
+def test_maps_may_come_in_a_mapping_and_are_read_in_its_order(names):
+    head = enlarge_weights(small_head((3, 1, 2, 1, 3)))
+    maps = random_maps(6, ODD_SIZES)
+    same_outputs(head(OrderedDict(zip(names, maps, strict=True))), head(maps), rtol=0, atol=0)
+    same_outputs(head(dict(zip(names, maps, strict=True))), head(tuple(maps)), rtol=0, atol=0)
+
+
+def test_one_map_needs_no_list():
+    head = enlarge_weights(small_head())
+    (cells,) = random_maps(6, ODD_SIZES[:1])
+    same_outputs(head(cells), head([cells]), rtol=0, atol=0)
+
+
+def test_what_torchvisions_pyramid_returns_is_read():
+    pyramid = FeaturePyramidNetwork([4, 8], 6, extra_blocks=LastLevelP6P7(6, 6))
+    maps = pyramid({"c4": torch.rand(1, 4, 8, 8), "c5": torch.rand(1, 8, 4, 4)})
+    assert list(maps) == ["c4", "c5", "p6", "p7"]
+    head = small_head()
+    same_outputs(head(maps), head(list(maps.values())), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"6 channels, got \[5, 5, 5, 5\]"):
+        head({name: cells[:, :5] for name, cells in maps.items()})
+
+
 # limits
 
 
@@ -450,4 +479,83 @@ for size in sizes:
 
 def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size():
     run = subprocess.run([sys.executable, "-c", COMPILERS], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+TRACERS = """
+import io, warnings
+import onnxruntime, torch
+from torch import Generator, nn
+from torch.testing import assert_close
+from detect import FeaturePyramid, RetinaNetHead
+
+warnings.simplefilter("error")  # a size that is kept as a number is a TracerWarning
+warnings.simplefilter("ignore", DeprecationWarning)  # of tracing as such
+NAMES = ("p3", "p4", "pool")
+
+def enlarged(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.2, generator=Generator().manual_seed(parameter.numel()))
+    return module.eval()
+
+class OfMapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pyramid, self.head = FeaturePyramid((4, 6), 64), RetinaNetHead(64, (3, 2, 1, 1), 3, num_convs=1)
+
+    def forward(self, c4, c5):
+        return self.head(dict(zip("abcd", self.pyramid({"c4": c4, "c5": c5}))))
+
+def levels(batch, height, width, channels=6):
+    draws = Generator().manual_seed(height)
+    return [torch.randn(batch, channels, -(-height // s), -(-width // s), generator=draws) for s in (1, 2, 4)]
+
+def run_onnx(model, args, names, *others):
+    file = io.BytesIO()
+    axes = {name: {0: "b", 2: f"h{name}", 3: f"w{name}"} for name in names}
+    torch.onnx.export(
+        model, args, file, dynamo=False, input_names=list(names), output_names=["logits", "deltas"], dynamic_axes=axes
+    )
+    session = onnxruntime.InferenceSession(file.getvalue())
+    for maps in others:
+        feed = {name: cells.numpy() for name, cells in zip(names, maps, strict=True)}
+        assert_close([torch.from_numpy(each) for each in session.run(None, feed)], list(model(*maps)), rtol=1e-4, atol=1e-4)
+
+class OfList(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, *maps):
+        return self.head(list(maps))
+
+other_sizes = [levels(1, 9, 31), levels(3, 8, 8)]
+with torch.no_grad():
+    for num_anchors in (3, (3, 3, 3), (3, 2, 1)):
+        head = enlarged(RetinaNetHead(6, num_anchors, 4, num_convs=1))
+        for form in (list, lambda maps: dict(zip(NAMES, maps))):
+            traced = torch.jit.trace(head, (form(levels(2, 16, 12)),))
+            for maps in other_sizes:
+                assert_close(tuple(traced(form(maps))), tuple(head(maps)))
+        run_onnx(OfList(head), tuple(levels(2, 16, 12)), NAMES, *other_sizes)
+    network = enlarged(OfMapping())
+    backbone = lambda maps: (maps[0][:, :4], maps[1])
+    traced = torch.jit.trace(network, backbone(levels(2, 16, 12)))
+    for maps in other_sizes:
+        assert_close(tuple(traced(*backbone(maps))), tuple(network(*backbone(maps))))
+    run_onnx(network, backbone(levels(2, 16, 12)), ("c4", "c5"), *map(backbone, other_sizes))
+    too_few, narrow = levels(1, 8, 8)[:2], [cells[:, :5] for cells in levels(1, 8, 8)]
+    for wrong, message in ((too_few, "built for 3 levels"), (narrow, "channels")):
+        try:
+            torch.jit.trace(head, (wrong,))
+        except (ValueError, RuntimeError) as error:
+            assert message in str(error), error
+        else:
+            raise AssertionError(f"traced without {message}")
+"""
+
+
+def test_traced_and_as_onnx_of_the_older_exporter_the_outputs_are_the_same_at_any_size():
+    run = subprocess.run([sys.executable, "-c", TRACERS], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

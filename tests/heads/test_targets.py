@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid import AnchorGrid, PlacedAnchors
 from detect.box_coding import BoxCoder
 from detect.heads.retinanet import HeadOutput
-from detect.heads.targets import ImageTargets, RetinaNetCriterion
+from detect.heads.targets import ImageTargets, RetinaNetCriterion, checked_targets
 from detect.losses import MovingDivisors, batch_divisors
 from detect.matching import BACKGROUND, IGNORE, Atss, ignore_regions, match_atss
 
@@ -151,10 +152,126 @@ def test_mistakes_are_named_with_their_numbers(placed):
         criterion(HeadOutput(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4)), placed, [NO_BOXES])
     with pytest.raises(ValueError, match="targets of 2 images for outputs of 1"):
         criterion(zeros(1), placed, [NO_BOXES, NO_BOXES])
-    with pytest.raises(ValueError, match="class 2 among classes"):
-        criterion(zeros(1), placed, [ImageTargets(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([2]))])
     with pytest.raises(ValueError, match="box_loss 'iou'"):
         RetinaNetCriterion(box_loss="iou")
+
+
+# targets that cannot be learned; of a user, whose arrays no annotation checks
+
+BOX, OTHER_BOX = [0.0, 0.0, 8.0, 8.0], [24.0, 0.0, 32.0, 8.0]
+
+
+def targets_of(boxes: list[list[float]], classes: list[int], **ignored: torch.Tensor) -> ImageTargets:
+    return ImageTargets(torch.tensor(boxes), torch.tensor(classes), **ignored)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("classes", [[0], [0, 1, 1], [[0], [1]]])
+def test_boxes_and_classes_of_different_numbers_are_refused_by_image(placed, classes):
+    # taken row by row over the batch, the first image's second box would have the class of the third image
+    batch = [NO_BOXES, ImageTargets(torch.tensor([BOX, OTHER_BOX]), torch.tensor(classes)), targets_of([BOX], [1])]
+    shape = str(tuple(torch.tensor(classes).shape))
+    for refuse in (lambda: RetinaNetCriterion()(zeros(3), placed, batch), lambda: checked_targets(batch)):
+        with pytest.raises(ValueError, match="image 1: one class for each box, got 2 boxes and classes") as raised:
+            refuse()
+        assert str(raised.value).endswith(shape)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("class_loss", ["focal", "quality_focal"])
+@pytest.mark.parametrize(("wrong", "named"), [(-1, "-1"), (-2, "-2"), (2, "2")])
+def test_a_class_that_the_head_does_not_have_is_refused_by_image_and_row(placed, wrong, named, class_loss):
+    # -1 is BACKGROUND and -2 IGNORE for an anchor: a box of this class would be taught as nothing
+    batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX], [0, wrong])]
+    message = f"targets of image 1: the class of box 1 is {named}, need a class from 0 to 1$"
+    with pytest.raises(ValueError, match=message):
+        RetinaNetCriterion(class_loss=class_loss)(zeros(2), placed, batch)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("rule", [None, Atss(4)])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [8.0, 8.0, 0.0, 0.0],  # turned over
+        [16.0, 0.0, 8.0, 8.0],  # x, y, width, height of a box at 16
+        [8.0, 0.0, 8.0, 8.0],  # no width
+        [0.0, 8.0, 8.0, 8.0],  # no height
+        [math.nan, 0.0, 8.0, 8.0],
+        [0.0, 0.0, 8.0, math.nan],
+        [0.0, 0.0, math.inf, 8.0],
+        [-math.inf, 0.0, 8.0, 8.0],
+        [math.inf, 0.0, math.inf, 8.0],
+    ],
+)
+def test_a_box_without_extent_or_end_is_refused_by_image_and_row(placed, box, rule):
+    batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX, box], [0, 1, 1])]
+    message = rf"targets of image 1: box 2 is {re.escape(str(box))}, need finite x0 < x1 and y0 < y1$"
+    criterion = RetinaNetCriterion(rule=rule)
+    with pytest.raises(ValueError, match=message):
+        criterion(zeros(2), placed, batch)
+    with pytest.raises(ValueError, match=message):
+        criterion.match(placed, batch)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_region_to_ignore_without_extent_is_refused_by_image_and_row(placed):
+    regions = torch.tensor([BOX, [8.0, 0.0, 4.0, 8.0]])
+    with pytest.raises(ValueError, match=r"image 1: ignored region 1 is \[8\.0, 0\.0, 4\.0, 8\.0\], need finite"):
+        RetinaNetCriterion()(zeros(2), placed, [NO_BOXES, targets_of([BOX], [1], ignored=regions)])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arrays_of_another_form_are_refused_by_image(placed):
+    right = torch.tensor([BOX])
+    for target, message in (
+        (ImageTargets(torch.tensor([[*BOX, 0.9]]), torch.tensor([0])), r"boxes are \(n, 4\), got \(1, 5\)"),
+        (ImageTargets(torch.tensor(BOX), torch.tensor([0])), r"boxes are \(n, 4\), got \(4,\)"),
+        (ImageTargets(right, torch.tensor([0]), torch.tensor(BOX)), r"ignored regions are \(n, 4\), got \(4,\)"),
+        (ImageTargets(right, torch.tensor([0.0])), r"classes are integers, got torch\.float32"),
+        (ImageTargets(right, torch.tensor([True])), r"classes are integers, got torch\.bool"),
+    ):
+        with pytest.raises(ValueError, match=f"^targets of image 1: {message}$"):
+            RetinaNetCriterion()(zeros(2), placed, [NO_BOXES, target])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
+def test_classes_may_be_integers_of_any_size(placed, dtype):
+    boxes, classes = torch.tensor([BOX, OTHER_BOX]), torch.tensor([1, 0])
+    for class_loss in ("focal", "quality_focal"):
+        criterion = RetinaNetCriterion(class_loss=class_loss)
+        expected = criterion(zeros(1), placed, [ImageTargets(boxes, classes)])
+        assert_close(criterion(zeros(1), placed, [ImageTargets(boxes, classes.to(dtype))]), expected)
+
+
+def test_no_boxes_may_be_an_empty_list(placed):
+    nothing = torch.tensor([])  # of shape (0,), float
+    some = targets_of([BOX], [1])
+    expected = RetinaNetCriterion()(zeros(2), placed, [NO_BOXES, some])
+    for empty in (ImageTargets(nothing, nothing), ImageTargets(nothing, nothing.int(), ignored=nothing)):
+        assert_close(RetinaNetCriterion()(zeros(2), placed, [empty, some]), expected)
+    assert checked_targets([ImageTargets(nothing, nothing)])[0].boxes.shape == (0, 4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_boxes_may_be_whole_numbers(placed):
+    whole = ImageTargets(torch.tensor([[10, 0, 18, 8]]), torch.tensor([1]))
+    expected = RetinaNetCriterion(box_loss="giou")(zeros(1), placed, [targets_of([[10.0, 0.0, 18.0, 8.0]], [1])])
+    assert_close(RetinaNetCriterion(box_loss="giou")(zeros(1), placed, [whole]), expected)
+
+
+def test_targets_are_left_as_they_were(placed):
+    target = ImageTargets(torch.tensor([BOX]), torch.tensor([1], dtype=torch.int32), ignored=torch.tensor([OTHER_BOX]))
+    before = [each.clone() for each in (target.boxes, target.classes, target.ignored)]
+    RetinaNetCriterion()(zeros(1), placed, [target])
+    assert_close([target.boxes, target.classes, target.ignored], before, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_deltas_of_other_rows_than_the_logits_are_refused(placed):
+    output = HeadOutput(torch.zeros(1, 4, 2), torch.zeros(1, 5, 4))
+    with pytest.raises(ValueError, match=r"deltas are \(1, 4, 4\), one row for each of the logits, got \(1, 5, 4\)"):
+        RetinaNetCriterion()(output, placed, [NO_BOXES])
 
 
 COMPILED = """

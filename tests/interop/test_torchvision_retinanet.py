@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 
 import pytest
@@ -149,6 +150,57 @@ def test_crowds_are_no_instances_and_no_background():
     without = model(images, [{name: rows[[0, 2]] for name, rows in targets[0].items()}, targets[1]])
     assert with_crowd["bbox_regression"] == without["bbox_regression"] != plain["bbox_regression"]
     assert with_crowd["classification"] < without["classification"]  # fewer negatives, the same positives
+
+
+@pytest.fixture(scope="module")
+def imported() -> RetinaNet:
+    """A model in training."""
+    model = torchvision_model()
+    return import_head(model, RetinaNetHead(256, 9, num_classes=7), grid_of(model.anchor_generator)).train()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # as torchvision's own check, which import_head leaves behind; the row is the user's, crowds counted
+        (
+            {"boxes": [[40.0, 60.0, 40.0, 58.0]]},
+            r"box 2 is \[40\.0, 60\.0, 40\.0, 58\.0\], need finite x0 < x1 and y0 < y1",
+        ),
+        ({"boxes": [[40.0, 60.0, math.nan, 90.0]]}, r"box 2 is \[40\.0, 60\.0, nan, 90\.0\], need finite"),
+        ({"labels": [7]}, "the class of box 2 is 7, need a class from 0 to 6"),
+        ({"labels": [-1]}, "the class of box 2 is -1, need a class from 0 to 6"),
+        ({"labels": []}, r"one class for each box, got 3 boxes and classes \(2,\)"),
+        ({"iscrowd": []}, r"3 labels, but iscrowd is \(2,\)"),
+    ],
+)
+def test_targets_that_cannot_be_learned_are_named_by_image_and_row(imported, change, message):
+    rows = {
+        "boxes": [[5.0, 5.0, 60.0, 50.0], [2.0, 80.0, 9.0, 110.0]],
+        "labels": [1, 6],
+        "iscrowd": [1, 0],
+    }
+    last = {"boxes": [[40.0, 60.0, 90.0, 118.0]], "labels": [3], "iscrowd": [0]} | change
+    images, targets = images_and_targets()
+    wrong = {name: torch.tensor([*rows[name], *last[name]]) for name in rows}
+    with pytest.raises(ValueError, match=f"^targets of image 1: {message}"):
+        imported(images, [targets[0], wrong])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_targets_of_another_number_of_images_are_refused(imported, count):
+    images, targets = images_and_targets()
+    with pytest.raises(ValueError, match=f"targets of {count} images for 2 images"):
+        imported(images, [targets[0]] * count)
+
+
+def test_labels_may_be_int32_and_no_boxes_an_empty_list(imported):
+    images, targets = images_and_targets()
+    expected = imported(images, copy.deepcopy(targets))
+    first = dict(targets[0], labels=targets[0]["labels"].int())
+    losses = imported(images, [first, {"boxes": torch.tensor([]), "labels": torch.tensor([])}])
+    assert_close(losses, expected)
 
 
 def test_mistakes_are_named_with_their_numbers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -142,3 +143,16 @@ def test_half_precision_boxes_are_computed_in_single(loss):
 def test_a_negative_beta_is_refused():
     with pytest.raises(ValueError, match=r"need beta >= 0, got beta=-1"):
         smooth_l1_loss(torch.zeros(1, 4), torch.zeros(1, 4), beta=-1)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("loss", [l1_loss, smooth_l1_loss, *IOU_LOSSES])
+def test_box_losses_go_row_by_row_and_spread_nothing(loss):
+    boxes = random_boxes(8)
+    for one, other in ((boxes, boxes[:1]), (boxes[:1], boxes), (boxes, boxes[:49])):
+        shapes = re.escape(f"got {tuple(one.shape)} and targets {tuple(other.shape)}")
+        with pytest.raises(ValueError, match=f"a target for each row: {shapes}"):
+            loss(one, other)
+    for shape in ((50, 1), (1,), ()):  # of (50, 1) the result would be 50 x 50
+        with pytest.raises(ValueError, match=re.escape(f"weights are one for each row, (50,), got {shape}")):
+            loss(boxes, boxes, weights=torch.ones(shape))

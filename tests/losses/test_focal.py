@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from detect.interop.torchvision import import_torchvision
-from detect.losses import focal, focal_loss, image_divisors, soft_focal_loss
+from detect.losses import focal, focal_loss, image_divisors, quality_focal_loss, soft_focal_loss
 from detect.shapes import BACKGROUND, IGNORE
 
 import_torchvision()
@@ -260,6 +261,42 @@ def test_balance_and_focus_out_of_range_are_refused(loss, options):
 def test_a_class_beyond_the_logits_is_refused():
     with pytest.raises(ValueError, match="class 3 among classes, but the logits have 3, counted from 0"):
         focal_loss(torch.zeros(1, 2, 3), torch.tensor([[0, 3]]))
+
+
+def test_a_class_below_the_ignored_one_is_refused():
+    # counted from 0, -1 is background and -2 ignored; -3 would be taken for background
+    with pytest.raises(ValueError, match="class -3 among classes: below 0 there are only background, -1, and -2"):
+        focal_loss(torch.zeros(1, 2, 3), torch.tensor([[0, -3]]))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arrays_of_other_shapes_are_not_spread_over_the_logits():
+    logits, classes = torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64)
+    for call, message in (
+        (lambda: focal_loss(logits, classes[:, :1]), r"should say is \(2, 1\)"),
+        (lambda: focal_loss(logits, classes[:, 0]), r"should say is \(2,\)"),
+        (lambda: soft_focal_loss(logits, logits[..., 0]), r"should say is \(2, 4\)"),
+        (lambda: soft_focal_loss(logits, logits, ignored=classes[:, :1] > 0), r"which of them are ignored is \(2, 1\)"),
+        (lambda: soft_focal_loss(logits, logits, ignored=classes[:1] > 0), r"which of them are ignored is \(1, 4\)"),
+        (lambda: quality_focal_loss(logits, classes, logits[:, 0, 0]), r"should say is \(2,\)"),
+        (lambda: quality_focal_loss(logits, classes, logits), r"should say is \(2, 4, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"logits are \(2, 4, 3\), .*{message}"):
+            call()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 1), ()])
+def test_class_weights_are_one_for_each_class(shape):
+    logits, classes = torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64)
+    weights = torch.ones(shape)
+    for call in (
+        lambda: focal_loss(logits, classes, class_weights=weights),
+        lambda: soft_focal_loss(logits, logits, class_weights=weights),
+        lambda: quality_focal_loss(logits, classes, logits[..., 0], class_weights=weights),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"class_weights are one for each of 3 classes, got {shape}")):
+            call()
 
 
 def test_a_compiled_graph_has_the_focal_losses_whole():

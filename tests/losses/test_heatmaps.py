@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -344,7 +345,7 @@ def test_points_that_are_not_on_the_map_are_refused():
 
 def test_weights_of_more_joints_than_the_maps_are_refused():
     maps = torch.zeros(2, 1, 4, 5)
-    with pytest.raises(ValueError, match="one channel or that of each joint, 1, got 3"):
+    with pytest.raises(ValueError, match=r"as the maps, \(2, 1, 4, 5\), or of one channel, got \(2, 3, 4, 5\)"):
         heatmap_mse_loss(maps, maps, weights=torch.ones(2, 3, 4, 5))
 
 
@@ -361,3 +362,35 @@ def test_weights_of_more_joints_than_the_maps_are_refused():
 def test_numbers_without_meaning_are_refused(loss, options, message):
     with pytest.raises(ValueError, match=message):
         loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("loss", MAP_LOSSES)
+@pytest.mark.parametrize("shape", [(1, 2, 4, 5), (2, 1, 4, 5), (2, 2, 4, 1), (2, 4, 5), (2, 2, 20)])
+def test_targets_of_another_shape_are_not_spread_over_the_maps(loss, shape):
+    maps, targets = torch.zeros(2, 2, 4, 5), torch.zeros(shape)
+    for pair in ((maps, targets), (targets, maps)) if len(shape) == 4 else ((maps, targets),):
+        with pytest.raises(ValueError, match=r"targets are as the maps, \(.*\), got \(.*\)"):
+            loss(*pair)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(1, 1, 4, 5), (2, 1, 1, 5), (2, 1, 4), (2, 3, 4, 5), (1,)])
+def test_weights_of_another_shape_are_not_spread_over_the_maps(shape):
+    maps, weights = torch.zeros(2, 2, 4, 5), torch.ones(shape)
+    message = re.escape(f"weights are as the maps, (2, 2, 4, 5), or of one channel, got {shape}")
+    for loss in MAP_LOSSES:
+        with pytest.raises(ValueError, match=message):
+            loss(maps, maps, weights=weights)
+    if shape != (2, 3, 4, 5):  # maps of points are shared by any number of joints
+        with pytest.raises(ValueError, match="weights are as the maps"):
+            points_l1_loss(maps, torch.zeros(0, 2), positives=NONE, weights=weights)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(1, 2), (3, 1), (2,), (2, 2), (3, 3)])
+def test_values_of_another_number_than_the_positives_are_refused(shape):
+    # one row would be the target of all three points
+    positives = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 2], [1, 0, 3, 3]])
+    with pytest.raises(ValueError, match=re.escape(f"one row for each positive, (3, 2), got {shape}")):
+        points_l1_loss(torch.zeros(2, 2, 4, 5), torch.zeros(shape), positives=positives)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from detect.coco import CocoDataset, read_coco
 from detect.errors import CocoError, ImageError, ResizeError
+from detect.heads.targets import checked_targets
 from detect.keypoints.coco_landmarks import box_landmarks
 from detect.keypoints.heatmaps import render_heatmaps
 from detect.resize import parse_resize
@@ -257,6 +258,27 @@ def test_a_crowd_is_a_region_to_ignore(tmp_path):
     assert_allclose(
         batch.unlabelled[0], [[7.5, 11.5, 23.5, 31.5]], rtol=1e-6
     )  # where nobody said what points there are
+
+
+def test_a_box_without_extent_in_single_precision_is_counted_and_in_no_sample(tmp_path):
+    # the floats about 39.5 are 3.8e-6 apart; stretched to half the width they are half as far apart about half of it
+    write_images(tmp_path, a=(40, 20))
+    sliver = {"image_id": 10, "bbox": [39.5, 5, 1.5e-6, 10]}
+    dataset = dataset_of(["a.png"], [{"image_id": 10, "category_id": 8}, sliver, {**sliver, "iscrowd": 1}])
+    for rule in ("none", "stretch:20x20"):
+        data = data_of(dataset, tmp_path, rule)
+        targets = data[0].targets
+        assert data.boxes_too_thin == 1
+        assert (len(targets.boxes), targets.classes.tolist(), len(targets.ignored)) == (1, [1], 0)
+        assert len(checked_targets([targets], num_classes=2)) == 1
+    assert data_of(dataset_of([], []), tmp_path).boxes_too_thin == 0
+
+
+def test_every_augmented_target_can_be_learned(nuclei):
+    data = nuclei_data(nuclei, augment=Augment(min_visible=0.0, zoom=(0.5, 4.0)))
+    for epoch in range(3):
+        targets = [data[Draw(epoch, place)].targets for place in range(len(data))]
+        assert len(checked_targets(targets, num_classes=1)) == len(data)
 
 
 def broken_folder(tmp_path: Path) -> CocoDataset:

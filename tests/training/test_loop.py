@@ -357,6 +357,19 @@ def test_what_is_left_out_is_told_once(tiny, squares, tmp_path):
     assert sum("refused" in line for line in notes) == 1
 
 
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_box_without_extent_in_single_precision_ends_no_run_and_is_counted(tiny, squares, tmp_path, augmented):
+    # the floats about 31.5 are 1.9e-6 apart: from 31.4999996 to 31.5000007 begins and ends at one of them
+    content = json.loads((squares / "annotations.json").read_text())
+    sliver = {"image_id": 1, "category_id": 7, "bbox": [31.4999996, 3, 1.1e-6, 5], "area": 1}
+    content["annotations"] += [{"id": 98, "iscrowd": 0, **sliver}, {"id": 99, "iscrowd": 1, **sliver}]
+    (tmp_path / "slivers.json").write_text(json.dumps(content))
+    fields = (f"data.train=['{tmp_path}/slivers.json']", "data.val=[]", f"augment.enabled={str(augmented).lower()}")
+    notes: list[str] = []
+    train(tiny(*fields), note=notes.append)
+    assert notes[0] == "left out: of the images to train on, 1 boxes have no extent when resized"
+
+
 def test_a_batch_that_cannot_be_divided(tiny):
     with pytest.raises(ConfigError, match="a batch of 2 images cannot be divided among 1 processes with 3 parts"):
         train(tiny("optimisation.accumulate=3"))

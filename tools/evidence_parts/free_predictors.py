@@ -52,7 +52,7 @@ class FreePredictorCriterion(RetinaNetCriterion):
         return super().forward(output, placed, targets)
 
     @torch.no_grad()
-    def match(self, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
+    def match_checked(self, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
         """For each image and predictor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
         rows = []
         for boxes, image in zip(self._predicted, targets, strict=True):
