@@ -161,12 +161,19 @@ def test_without_a_resize_rule_it_says_what_that_means(detect):
     assert detect("anchors", "fit", BCCD, "-k", 2, "--resize", "letterbox:640").err == ""
 
 
-@pytest.mark.parametrize("to", ["torchvision", "detectron2", "mmdet", "yolov5", "ultralytics-yaml", "json"])
+@pytest.mark.parametrize("to", ["torchvision", "detectron2", "mmdet", "mmdet-yolo", "yolov5", "json"])
 def test_convert_prints_text_alone_on_stdout(detect, to):
     result = detect("anchors", "convert", "yolov3-coco", "--to", to)
     assert result.code == 0
     assert "116" in result.out or "-62, -83" in result.out
     assert result.err == ""
+
+
+def test_convert_prints_notes_on_stderr(detect):
+    plain, result = (detect("anchors", "convert", "yolov3-coco", "--to", to) for to in ("yolov5", "ultralytics-yaml"))
+    assert (result.code, result.out) == (0, plain.out)
+    assert result.err.startswith("note: the ultralytics package reads no anchors")
+    assert result.err.count("\n") == 1
 
 
 def test_convert_tells_on_stderr_what_it_changed(detect, tmp_path):
