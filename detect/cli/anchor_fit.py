@@ -88,7 +88,7 @@ def fit(
         str | None,
         typer.Option(
             help="placed: mean IoU where the grid puts the anchors; shape: as if they shared the box's centre. Also "
-            "recall@0.5 or 0.8*iou+0.2*recall@0.5, with shape: or placed: before it. Default: placed where levels, "
+            "recall@0.5 or `0.8*iou+0.2*recall@0.5`, with shape: or placed: before it. Default: placed where levels, "
             "numbers on them or a layout are given, else shape."
         ),
     ] = None,
