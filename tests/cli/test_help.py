@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,8 @@ EXAMPLES = [
     for name, command in COMMANDS.items()
     for example in re.findall(r"`(detect .+?)`", command.help, flags=re.DOTALL)
 ]
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+EXAMPLES += [("README", example) for example in re.findall(r"^\$ (detect .+)$", README, flags=re.MULTILINE)]
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +70,20 @@ def test_no_character_of_a_help_text_is_taken_for_markup(name, rendered):
 
 
 def test_there_are_examples():
-    assert {name for name, _ in EXAMPLES} >= {"", "anchors fit", "anchors score", "heatmaps score", "train", "export"}
+    assert {name for name, _ in EXAMPLES} >= {
+        "README",
+        "",
+        "anchors fit",
+        "anchors score",
+        "heatmaps score",
+        "train",
+        "export",
+    }
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
-def test_a_command_line_in_help_can_be_typed(name, example):
-    words = shlex.split(example)[1:]
+def test_a_command_line_in_help_and_readme_can_be_typed(name, example):
+    words = shlex.split(example, comments=True)[1:]
     command = COMMANDS[""]
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
