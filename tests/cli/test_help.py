@@ -69,6 +69,12 @@ def test_no_character_of_a_help_text_is_taken_for_markup(name, rendered):
     assert [text for text in map(written, texts) if text not in rendered[name]] == []
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_help_says_that_average_precision_follows_from_coverage(name, rendered):
+    # docs/evidence.md: over three categories of different sizes it did not
+    assert not re.search(r"precision follows|AP follows|follows? (coverage|recall)", rendered[name])
+
+
 def test_there_are_examples():
     assert {name for name, _ in EXAMPLES} >= {
         "README",
