@@ -137,7 +137,7 @@ class ScorePointsConfig(_Config):
 AnyConfig = TypeVar("AnyConfig", bound=_Config)
 
 
-def read_config(path: Path, model: type[AnyConfig]) -> dict[str, Any]:
+def read_config(path: str | Path, model: type[AnyConfig]) -> dict[str, Any]:
     """The fields that a YAML file sets, checked against a model.
 
     Raises:
@@ -145,7 +145,7 @@ def read_config(path: Path, model: type[AnyConfig]) -> dict[str, Any]:
             named in one line.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -11,13 +11,14 @@ from PIL import Image, UnidentifiedImageError
 from detect.errors import ImageError
 
 
-def open_image(folder: Path, file_name: str, *, image_wh: tuple[int, int] | None = None) -> Image.Image:
+def open_image(folder: str | Path, file_name: str, *, image_wh: tuple[int, int] | None = None) -> Image.Image:
     """One image, decoded; as it is stored, without the rotation its EXIF data may ask for, as annotations see it.
 
     Raises:
         ImageError: the name leads out of the folder, the file is missing or broken, or it has another size than
             ``image_wh``.
     """
+    folder = Path(folder)
     path = folder / file_name
     if not file_name or not path.resolve().is_relative_to(folder.resolve()):
         raise ImageError(f"file name {file_name!r} leads to no file in {folder}")

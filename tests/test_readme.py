@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from detect import AnchorGrid, AnchorSet, load_anchors
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -30,6 +32,15 @@ def test_the_example_of_the_head_runs():
     assert len(names["found"]) == 1
 
 
+def test_anchors_of_ones_own_load_as_the_example_says(tmp_path, monkeypatch):
+    load_anchors("yolov5-coco").save(
+        tmp_path / "anchors" / "anchors.yaml"
+    )  # where `detect anchors fit -o anchors` writes
+    monkeypatch.chdir(tmp_path)
+    (own,) = re.findall(r"# or your own: (\S+\(AnchorSet\.load\(.*\)\))", EXAMPLES[1])
+    assert eval(own, {"AnchorGrid": AnchorGrid, "AnchorSet": AnchorSet}).num_anchors == [3, 3, 3]  # noqa: S307 - it is ours
+
+
 def test_the_example_of_landmarks_runs_and_prints_what_it_says(capsys):
     names: dict[str, Any] = {}
     exec(EXAMPLES[2], names)  # noqa: S102
@@ -38,6 +49,21 @@ def test_the_example_of_landmarks_runs_and_prints_what_it_says(capsys):
         abs(len(names["found"]) - len(names["nuclei"].landmarks.points)) <= 6
     )  # of cells that touch only one is a peak
     assert float(capsys.readouterr().out) > 0.996
+
+
+def test_what_it_says_of_coverage_and_ap_is_what_the_evidence_says():
+    text = " ".join(README.split())
+    told = re.search(r"\(Spearman's correlation (\S+) against (\S+)\).*?\((\S+) against (\S+)\).*?\((\S+)\)", text)
+    assert told
+    evidence = (ROOT / "docs" / "evidence.md").read_text("utf-8")
+    nuclei, bccd = evidence.split("\n## bccd\n")
+    measured = [
+        re.search(rf"{what}: Spearman's rank correlation (\S+) over 11", part)[1]
+        for part in (nuclei, bccd)
+        for what in ("AP over placed recall at .5", "AP over average IoU by shape")
+    ]
+    measured.append(re.search(r"its AP with its share of the most (\S+),", bccd)[1])
+    assert list(map(float, told.groups())) == list(map(float, measured))
 
 
 def test_links_lead_somewhere():

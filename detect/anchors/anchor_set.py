@@ -42,12 +42,12 @@ class SourceFile(Struct, frozen=True):
     sha256: str
 
     @classmethod
-    def of(cls, path: str) -> SourceFile:
+    def of(cls, path: str | Path) -> SourceFile:
         digest = hashlib.sha256()
         with Path(path).open("rb") as stream:
             while chunk := stream.read(2**20):
                 digest.update(chunk)
-        return cls(path, digest.hexdigest())
+        return cls(str(path), digest.hexdigest())
 
 
 class _AnchorFile(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -106,7 +106,7 @@ class AnchorSet:
     def num_anchors(self) -> int:
         return sum(len(level.shapes) for level in self.levels)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write ``anchors.yaml``: whole or not at all."""
         write_whole(path, self.to_yaml())
 
@@ -127,12 +127,13 @@ class AnchorSet:
         return header + yaml.dump(builtin, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
     @classmethod
-    def load(cls, path: Path) -> AnchorSet:
+    def load(cls, path: str | Path) -> AnchorSet:
         """Read ``anchors.yaml``.
 
         Raises:
             AnchorFileError: the file is not there, not YAML, or a field is missing or wrong; the message names it.
         """
+        path = Path(path)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise AnchorFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: not an anchors file")

@@ -13,7 +13,7 @@ OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # Lin et al. 2017, section 4: three 
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
-def load_anchors(name_or_path: str) -> AnchorSet:
+def load_anchors(name_or_path: str | Path) -> AnchorSet:
     """A known set by its name, or an ``anchors.yaml`` by its path.
 
     Raises:
@@ -22,8 +22,8 @@ def load_anchors(name_or_path: str) -> AnchorSet:
     >>> load_anchors("yolov2-voc").num_anchors
     5
     """
-    if name_or_path in KNOWN_ANCHORS:
-        return KNOWN_ANCHORS[name_or_path]
+    if known := KNOWN_ANCHORS.get(str(name_or_path)):
+        return known
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "anchors.yaml"

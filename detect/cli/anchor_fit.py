@@ -88,7 +88,7 @@ def fit(
         str | None,
         typer.Option(
             help="placed: mean IoU where the grid puts the anchors; shape: as if they shared the box's centre. Also "
-            "recall@0.5 or 0.8*iou+0.2*recall@0.5, with shape: or placed: before it. Default: placed where levels, "
+            "recall@0.5 or `0.8*iou+0.2*recall@0.5`, with shape: or placed: before it. Default: placed where levels, "
             "numbers on them or a layout are given, else shape."
         ),
     ] = None,
@@ -174,7 +174,7 @@ def fit(
     other command and `detect.AnchorSet.load` read, and `anchors/report.html`.
 
     `detect anchors fit instances.json --levels p2-p4 --per-level 3` fits shapes and levels together, as the detector's grid
-    will lay them: what average precision follows.
+    will lay them. Where categories differ in size, `--max-strides 4` lets them have more equal numbers of positive anchors.
     """
     from detect.anchors.objective import Objective
     from detect.anchors.pyramid import strides_of

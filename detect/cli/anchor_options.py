@@ -29,7 +29,7 @@ Layout = Literal["free", "octaves", "grid", "level-grids"]
 Balance = Literal["none", "category", "size"]
 Covariance = Literal["full", "tied", "diag", "spherical"]
 Shrinkage = Literal["none", "ledoit-wolf", "oas"]
-Format = Literal["torchvision", "detectron2", "mmdet", "yolov5", "ultralytics-yaml", "json"]
+Format = Literal["torchvision", "detectron2", "mmdet", "mmdet-yolo", "yolov5", "ultralytics-yaml", "json"]
 Grid = Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"]
 Assigner = Literal["max-iou", "atss"]
 

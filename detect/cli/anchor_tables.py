@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from detect.anchors.sweep import Setting
 
 MOST_GROUPS = 20
-NEGLECT = "what has few is learned late: --max-strides 4 in the fit, ATSS or a coarser level shares them more evenly"
+NEGLECT = (
+    "what has few is hardly learned in a short training: --max-strides 4 in the fit, or ATSS, shares them more evenly"
+)
 PARTED = 0.05  # recall lost between shape and grid that is worth a warning
 
 
@@ -218,8 +220,8 @@ def warn_if_parted(score: Coverage) -> None:
         finest = score.anchors.levels[0]
         output.note(
             f"warning: {score.anchors.name}: by shape {by_shape:.3f} of the boxes reach IoU .5, but only {placed:.3f} where "
-            f"the grid puts the anchors: its cells are too far apart for the small ones. Placed coverage is what average "
-            f"precision follows; add a finer level than {finest.name} (stride {finest.stride}), or enlarge the input."
+            f"the grid puts the anchors: its cells are too far apart for the others. A detector matches anchors where they "
+            f"lie: add a finer level than {finest.name} (stride {finest.stride}), or enlarge the input."
         )
 
 

@@ -102,8 +102,8 @@ def levels(
     """Which pyramid levels the boxes prefer, what dropping each costs and saves, whether a finer one would pay.
 
     `detect anchors levels instances.json --anchors retinanet` tells it in words; `RetinaNetHead.select_levels` and
-    `AnchorGrid.select_levels` take the levels to keep, and `detect anchors fit --levels p3-p5` fits to these. Nothing is
-    trained: the anchors are matched as a detector would.
+    `AnchorGrid.select_levels` take the levels to keep, and `detect anchors fit instances.json --levels p3-p5` fits to these.
+    Nothing is trained: the anchors are matched as a detector would.
     """
     from detect.anchors.grid import AnchorGrid
     from detect.anchors.known import load_anchors

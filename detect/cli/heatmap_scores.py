@@ -58,7 +58,7 @@ def print_ceilings(ceilings: Sequence[Ceiling], dataset: CocoDataset, console: C
     )
     if best is None:
         output.note(
-            f"warning: none of these reaches an F1 of {GOOD_F1:g}: no training could; try a finer stride or another sigma"
+            f"warning: none of these reaches an F1 of {GOOD_F1:g}, not even learned perfectly; try a finer stride or another sigma"
         )
 
 

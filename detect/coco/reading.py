@@ -38,12 +38,13 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
-def read_rows(path: Path, *, keypoints: bool = False, progress: Progress | None = None) -> Rows:
+def read_rows(path: str | Path, *, keypoints: bool = False, progress: Progress | None = None) -> Rows:
     """Decode one ``.json`` or ``.json.gz`` file.
 
     Raises:
         CocoError: the file cannot be opened, is not JSON, or is not COCO; the message says what it is instead.
     """
+    path = Path(path)
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe without a writer would wait for ever
             raise CocoError(f"{path}: not a regular file: write it to disk first")
@@ -112,7 +113,7 @@ def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Row
     return Rows(file, images, AnnotationEntries.of(annotations, keypoints=keypoints), categories, faults)
 
 
-def parse_plainly(data: bytearray, path: Path, expected: str = EXPECTED) -> Any:
+def parse_plainly(data: bytearray, path: str | Path, expected: str = EXPECTED) -> Any:
     """Python's own reader: slower, but it takes NaN and a byte order mark, and says where the text goes wrong."""
     try:
         return json.loads(data, object_hook=_without_polygons)

@@ -48,7 +48,7 @@ class CocoResults:
     refused: tuple[Finding, ...]
 
 
-def read_results(path: Path, dataset: CocoDataset) -> CocoResults:
+def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
     """Read detections on the images of a dataset; what cannot be used is listed in ``refused``.
 
     Raises:
@@ -80,10 +80,10 @@ def read_results(path: Path, dataset: CocoDataset) -> CocoResults:
     )
 
 
-def _entries(path: Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:
+def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:
     """Those that have the right types, their places in the list, and the faults of the others."""
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise CocoError(f"{path}: {error.strerror or error}") from None
     try:

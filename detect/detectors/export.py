@@ -49,7 +49,7 @@ class ExportCheck:
 
 def export_onnx(
     detector: Detector,
-    path: Path,
+    path: str | Path,
     images: Float[Tensor, "b d h w"],
     image_hw: Int64[Tensor, "b 2"],
     *,
@@ -80,6 +80,7 @@ def export_onnx(
     runtime = _import_packages()
     model = copy.deepcopy(detector).cpu().float().eval()
     images, image_hw = images.detach().cpu().float(), image_hw.cpu()
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnx-") as folder:
         beside = Path(folder) / path.name

@@ -1,8 +1,8 @@
 """An AnchorSet as the configuration text of other frameworks, with their orders, ratios (height / width) and rounding.
 
-torchvision, detectron2, mmdetection: one head runs over all levels, so each level should have the same number of anchors
-(``detect anchors fit --per-level 3``). mmdetection and YOLO cannot be written otherwise: a level that has fewer is then
-filled up with the shapes of its neighbours, which covers more and never less; the conversion says so.
+Levels go from fine to coarse; for mmdetection's YOLOV3Head from coarse to fine. One head runs over all levels, so each
+should have the same number of anchors (``detect anchors fit --per-level 3``). mmdetection and YOLO cannot be written
+otherwise: a level that has fewer is filled up with the shapes of its neighbours, and the conversion says so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -19,6 +20,7 @@ from detect.anchors.pyramid import SIZE_IN_STRIDES
 from detect.errors import ConvertError
 
 SAME = 1e-4  # relative: shapes in files carry six digits
+YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # of YOLOv5's layers: models/yolov5s.yaml, models/hub/yolov5s6.yaml
 Shape = tuple[float, float]
 
 
@@ -36,6 +38,12 @@ class _Grid:
 
     sizes: tuple[float, ...]
     ratios: tuple[float, ...]
+
+    def is_like(self, other: _Grid) -> bool:
+        if (len(self.sizes), len(self.ratios)) != (len(other.sizes), len(other.ratios)):
+            return False
+        pairs = zip(self.sizes + self.ratios, other.sizes + other.ratios, strict=True)
+        return all(math.isclose(own, others, rel_tol=2 * SAME) for own, others in pairs)
 
 
 def convert_anchors(anchors: AnchorSet, to: str) -> Conversion:
@@ -127,50 +135,67 @@ def _detectron2(anchors: AnchorSet) -> Conversion:
 
 
 def _mmdet(anchors: AnchorSet) -> Conversion:
-    strides = [level.stride for level in anchors.levels]
-    scales = _shared_scales(anchors)
-    if scales:
+    if scales := _shared_scales(anchors):
         lines = [
             "anchor_generator=dict(",
             "    type='AnchorGenerator',",
             f"    scales={_numbers(list(scales.sizes))},  # in strides",
             f"    ratios={_numbers(list(scales.ratios))},  # height / width",
-            f"    strides={strides},",
+            f"    strides={_strides(anchors)},",
             f"    center_offset={anchors.center_offset:g})",
         ]
         return Conversion("\n".join(lines))
+    text, notes = _mmdet_free_shapes(anchors)
+    order = "# levels from fine to coarse, for heads over an FPN; YOLOV3Head takes them the other way: --to mmdet-yolo"
+    return Conversion(f"{order}\n{text}", notes)
+
+
+def _mmdet_yolo(anchors: AnchorSet) -> Conversion:
+    """Arguments of YOLOV3Head, whose neck gives the coarsest map first; the head compares numbers of levels alone."""
+    text, notes = _mmdet_free_shapes(anchors, step=-1)
+    return Conversion(f"{text},\nfeatmap_strides={_strides(anchors)[::-1]}", notes)
+
+
+def _mmdet_free_shapes(anchors: AnchorSet, step: int = 1) -> tuple[str, tuple[str, ...]]:
+    """A YOLOAnchorGenerator, its levels from fine to coarse or, with step -1, from coarse to fine; and notes."""
     levels, notes = _filled(anchors, "mmdetection's YOLOAnchorGenerator")
     if anchors.center_offset != CENTER_OF_CELL:
         notes += ("mmdetection's YOLOAnchorGenerator centres anchors on the middle of the cell",)
-    rows = [f"        {_numbers(level.shapes, '()')},  # {level.name}" for level in levels]
     lines = [
         "anchor_generator=dict(",
         "    type='YOLOAnchorGenerator',",
         "    base_sizes=[",
-        *rows,
+        *(f"        {_numbers(level.shapes, '()')},  # {level.name}" for level in levels[::step]),
         "    ],",
-        f"    strides={strides})",
+        f"    strides={_strides(anchors)[::step]})",
     ]
-    return Conversion("\n".join(lines), notes)
+    return "\n".join(lines), notes
 
 
-def _yolo(anchors: AnchorSet) -> Conversion:
+def _yolo(anchors: AnchorSet, *more_notes: str) -> Conversion:
     """One row a level, width and height in turn, smallest area first (YOLOv5's models/yolov5s.yaml)."""
     levels, notes = _filled(anchors, "YOLO")
     rows = []
     for level in levels:
-        shapes = sorted(level.shapes, key=lambda shape: shape[0] * shape[1])
+        shapes = sorted(level.shapes, key=math.prod)
         pairs = ", ".join(f"{round(w, 1):g},{round(h, 1):g}" for w, h in shapes)
         rows.append(f"  - [{pairs}]  # {level.name}/{level.stride}")
-    return Conversion("\n".join(["anchors:", *rows]), notes)
+    if tuple(_strides(anchors)) not in YOLO_STRIDES:
+        notes += (
+            "YOLO takes rows for its own layers in turn, whatever the comments say: strides 8, 16, 32, of P6 models 64 too; "
+            f"this set is for strides {', '.join(map(str, _strides(anchors)))}",
+        )
+    return Conversion("\n".join(["anchors:", *rows]), (*more_notes, *notes))
+
+
+def _ultralytics(anchors: AnchorSet) -> Conversion:
+    note = "the ultralytics package reads no anchors: this is for models of ultralytics/yolov3 and ultralytics/yolov5"
+    return _yolo(anchors, note)
 
 
 def _json(anchors: AnchorSet) -> Conversion:
-    content = {
-        "resize": anchors.resize,
-        "center_offset": anchors.center_offset,
-        "levels": [msgspec.to_builtins(level) for level in anchors.levels],
-    }
+    levels = msgspec.to_builtins(anchors.levels)
+    content = {"resize": anchors.resize, "center_offset": anchors.center_offset, "levels": levels}
     return Conversion(json.dumps(content, indent=2))
 
 
@@ -178,10 +203,15 @@ FORMATS: dict[str, Callable[[AnchorSet], Conversion]] = {
     "torchvision": _torchvision,
     "detectron2": _detectron2,
     "mmdet": _mmdet,
+    "mmdet-yolo": _mmdet_yolo,
     "yolov5": _yolo,
-    "ultralytics-yaml": _yolo,
+    "ultralytics-yaml": _ultralytics,
     "json": _json,
 }
+
+
+def _strides(anchors: AnchorSet) -> list[int]:
+    return [level.stride for level in anchors.levels]
 
 
 def _grids(anchors: AnchorSet) -> list[_Grid]:
@@ -196,12 +226,9 @@ def _grid_of(shapes: Sequence[Shape]) -> _Grid | None:
     if len(sizes) * len(ratios) != len(shapes):
         return None
     expected = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size in sizes for ratio in ratios]
-    found = all(any(_same(*pair, *shape) for shape in shapes) for pair in expected)
+    same = partial(math.isclose, rel_tol=SAME)
+    found = all(any(all(map(same, pair, shape)) for shape in shapes) for pair in expected)
     return _Grid(tuple(sizes), tuple(ratios)) if found else None
-
-
-def _same(w: float, h: float, other_w: float, other_h: float) -> bool:
-    return math.isclose(w, other_w, rel_tol=SAME) and math.isclose(h, other_h, rel_tol=SAME)
 
 
 def _distinct(values: Iterable[float]) -> list[float]:
@@ -214,20 +241,9 @@ def _distinct(values: Iterable[float]) -> list[float]:
 
 def _shared_scales(anchors: AnchorSet) -> _Grid | None:
     """Sizes in strides and ratios, where all levels have the same: the form of mmdetection's AnchorGenerator."""
-    in_strides = [_grid_of([(w / level.stride, h / level.stride) for w, h in level.shapes]) for level in anchors.levels]
-    first = in_strides[0]
-    for other in in_strides:
-        if (
-            first is None
-            or other is None
-            or len(other.sizes) != len(first.sizes)
-            or len(other.ratios) != len(first.ratios)
-        ):
-            return None
-        pairs = zip(first.sizes + first.ratios, other.sizes + other.ratios, strict=True)
-        if not all(math.isclose(mine, theirs, rel_tol=2 * SAME) for mine, theirs in pairs):
-            return None
-    return first
+    grids = [_grid_of([(w / level.stride, h / level.stride) for w, h in level.shapes]) for level in anchors.levels]
+    first = grids[0]
+    return first if first and all(other and first.is_like(other) for other in grids) else None
 
 
 def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tuple[str, ...]]:
@@ -240,9 +256,8 @@ def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tupl
         others.sort(key=lambda shape: abs(math.log(math.sqrt(shape[0] * shape[1]) / own_size)))
         added = others[: most - len(level.shapes)]
         levels.append(AnchorLevel(level.name, level.stride, [*level.shapes, *added]))
-    if not _unequal(anchors):
+    if not (counts := _unequal_counts(anchors)):
         return levels, ()
-    counts = ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
     note = (
         f"{framework} wants the same number of anchors on every level, this set has {counts}: filled up to {most} each "
         "with shapes of other levels; `detect anchors fit --per-level` fits equal numbers"
@@ -251,14 +266,19 @@ def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tupl
 
 
 def _unequal(anchors: AnchorSet) -> tuple[str, ...]:
-    counts = {level.name: len(level.shapes) for level in anchors.levels}
-    if len(set(counts.values())) == 1:
+    if not (counts := _unequal_counts(anchors)):
         return ()
-    told = ", ".join(f"{name} {count}" for name, count in counts.items())
     return (
-        f"levels have different numbers of anchors ({told}): a head shared by all levels wants equal ones; "
+        f"levels have different numbers of anchors ({counts}): a head shared by all levels wants equal ones; "
         "`detect anchors fit --per-level` fits equal numbers",
     )
+
+
+def _unequal_counts(anchors: AnchorSet) -> str:
+    """The number of shapes of each level, empty where they are equal."""
+    if len({len(level.shapes) for level in anchors.levels}) == 1:
+        return ""
+    return ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
 
 
 def _corners(level: AnchorLevel, center_offset: float) -> list[tuple[float, ...]]:

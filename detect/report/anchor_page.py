@@ -48,7 +48,7 @@ def anchor_page(
     *,
     title: str,
     notes: Sequence[str] = (),
-    images: Path | None = None,
+    images: str | Path | None = None,
     stability: Stability | None = None,
     generalisation: Generalisation | None = None,
     preference: LevelPreference | None = None,

@@ -57,7 +57,7 @@ class WorstPictures:
     left_out: tuple[str, ...]
 
 
-def worst_pictures(score: Coverage, folder: Path, count: int = MAX_PICTURES) -> WorstPictures:
+def worst_pictures(score: Coverage, folder: str | Path, count: int = MAX_PICTURES) -> WorstPictures:
     """The worst covered instances that have an image in the folder; those that have none are told.
 
     Raises:
@@ -78,7 +78,7 @@ def worst_pictures(score: Coverage, folder: Path, count: int = MAX_PICTURES) -> 
     return WorstPictures(tuple(drawn), tuple(left_out))
 
 
-def worst_block(score: Coverage, folder: Path) -> str:
+def worst_block(score: Coverage, folder: str | Path) -> str:
     """The pictures with a sentence on how to read them, as markup."""
     title = "Worst covered instances over their images"
     if score.instances.rule.name == "tiles":
@@ -108,7 +108,7 @@ def _in_image_pixels(
     return (boxes - offset) / scale, (anchors - offset) / scale
 
 
-def _picture(score: Coverage, row: int, box: Corners, anchor: Corners, folder: Path) -> WorstPicture:
+def _picture(score: Coverage, row: int, box: Corners, anchor: Corners, folder: str | Path) -> WorstPicture:
     dataset = score.instances.dataset
     number = int(dataset.instances.image_rows[row])
     width, height = dataset.images.wh[number].tolist()

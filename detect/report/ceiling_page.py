@@ -17,7 +17,7 @@ from detect.report.page import block, document, grid, header, section, tiles
 from detect.report.plots import LEVEL_COLORS, PLAIN, Key, Panel, figure, pixels_axis
 from detect.report.tables import Column, Html, table
 
-CAPTION = f"""Targets drawn for the data and read back as if a network had learnt them perfectly: no training gets beyond.
+CAPTION = f"""Targets drawn for the data and read back, as if a network had learnt them perfectly.
 Merged points lie inside their image, but share the peak of another. Bold is the best sigma of the coarsest
 stride with an F1 of at least {GOOD_F1:g}: the smallest maps that lose next to nothing."""
 

@@ -84,7 +84,7 @@ class TrainedDetector:
         return self.labels.category_names
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint: whole or not at all.
 
     Raises:
@@ -109,7 +109,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, with tensors on the CPU.
 
     Raises:
@@ -131,12 +131,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise TrainingError(f"{path}: not a whole checkpoint: {' '.join(str(error).split())}") from None
 
 
-def load_detector(path: Path, device: str | torch.device = "cpu") -> TrainedDetector:
+def load_detector(path: str | Path, device: str | torch.device = "cpu") -> TrainedDetector:
     """The detector of a checkpoint, or of the best (else the last) one in a run's folder, ready to be used.
 
     Raises:
         TrainingError: no such file, not a checkpoint, or weights that are not its configuration's.
     """
+    path = Path(path)
     if path.is_dir():
         path = path / (BEST if (path / BEST).exists() else LAST)
     checkpoint = read_checkpoint(path)
@@ -160,7 +161,7 @@ def load_detector(path: Path, device: str | torch.device = "cpu") -> TrainedDete
     return TrainedDetector(model, checkpoint.config, checkpoint.labels, checkpoint.anchors, resize, str(path))
 
 
-def check_same_run(path: Path, before: TrainConfig, now: TrainConfig) -> None:
+def check_same_run(path: str | Path, before: TrainConfig, now: TrainConfig) -> None:
     """Fail where a configuration would not go on as the resumed run began.
 
     Raises:
@@ -175,7 +176,7 @@ def check_same_run(path: Path, before: TrainConfig, now: TrainConfig) -> None:
         raise TrainingError(f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}")
 
 
-def check_same_data(path: Path, before: Checkpoint, labels: Labels, num_images: int) -> None:
+def check_same_data(path: str | Path, before: Checkpoint, labels: Labels, num_images: int) -> None:
     """Fail where the annotation files are no longer those that the resumed run began with.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from detect.anchors.pyramid import strides_of
 from detect.errors import ConfigError, FitError, ResizeError
@@ -22,6 +22,7 @@ from detect.resize import parse_resize
 FIT = "fit"
 
 Factor = Annotated[float, Field(gt=0, le=100)]
+PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
 
 
 class _Section(BaseModel):
@@ -31,8 +32,8 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Which images and annotations, and how they come to the network."""
 
-    train: list[str] = Field(min_length=1, description="COCO files or patterns, shards of one dataset")
-    val: list[str] = Field(default=[], description="likewise, to validate on")
+    train: list[PathText] = Field(min_length=1, description="COCO files or patterns, shards of one dataset")
+    val: list[PathText] = Field(default=[], description="likewise, to validate on")
     val_share: float = Field(
         default=0.0, ge=0, le=0.5, description="without val: this share of the images, evenly spaced, is held out"
     )
@@ -86,7 +87,7 @@ class ModelConfig(_Section):
     num_convs: int = Field(default=2, ge=0, le=16, description="of a tower of the head, before the last")
     norm: Literal["group", "batch"] | None = Field(default="group", description="of the towers")
     # boxes
-    anchors: str = Field(default=FIT, description="fit, a known name or an anchors.yaml")
+    anchors: PathText = Field(default=FIT, description="fit, a known name or an anchors.yaml")
     levels: str = Field(default="p2-p4", description="for fit: pyramid levels, or strides in pixels")
     per_level: int = Field(default=3, ge=1, le=100, description="for fit: shapes on each level")
     max_strides: float | None = Field(
@@ -215,7 +216,7 @@ class TrainConfig(_Section):
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120))
 
 
-def read_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def read_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration of a YAML file with fields set over it, such as ``optimisation.epochs=8``.
 
     Raises:
@@ -223,7 +224,7 @@ def read_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             out of range; all such fields are named in one line.
     """
     try:
-        fields = yaml.safe_load(path.read_text("utf-8"))
+        fields = yaml.safe_load(Path(path).read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

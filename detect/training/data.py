@@ -132,7 +132,7 @@ class DetectionData(Dataset[Sample]):
     def __init__(
         self,
         dataset: CocoDataset,
-        folder: Path,
+        folder: str | Path,
         *,
         resize: ResizeRule,
         channels: int = 3,
@@ -147,7 +147,7 @@ class DetectionData(Dataset[Sample]):
             raise ValueError(f"on_broken is 'fail' or 'skip', and a seed at least 0, got {on_broken!r} and {seed}")
         resize.resize_images(dataset.images.wh)  # refuses images it does not take
         self.dataset = dataset
-        self.folder = folder
+        self.folder = Path(folder)
         self.resize = resize
         self.channels = channels
         self.augment = augment

@@ -15,7 +15,7 @@ from detect.errors import ImageError
 from detect.training.model import Labels
 
 
-def dataset_of_files(paths: Sequence[Path], labels: Labels) -> tuple[CocoDataset, Path]:
+def dataset_of_files(paths: Sequence[str | Path], labels: Labels) -> tuple[CocoDataset, Path]:
     """A dataset of image files, ids from 1 in the order given, and the folder that their names start from.
 
     A folder stands for the images in it and in the folders within, by name; a file that comes again is taken once. A file
@@ -24,7 +24,7 @@ def dataset_of_files(paths: Sequence[Path], labels: Labels) -> tuple[CocoDataset
     Raises:
         ImageError: there is no such file, or no image in a folder.
     """
-    files = list(dict.fromkeys(file.resolve() for path in paths for file in _files_of(path)))
+    files = list(dict.fromkeys(file.resolve() for path in paths for file in _files_of(Path(path))))
     if not files:
         raise ImageError("no image given")
     folder = Path(os.path.commonpath([file.parent for file in files]))

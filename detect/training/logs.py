@@ -34,8 +34,10 @@ class RunLog:
         OutputError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, *, from_step: int = 0, mid_epoch: bool = False, tensorboard: bool = True) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: str | Path, *, from_step: int = 0, mid_epoch: bool = False, tensorboard: bool = True
+    ) -> None:
+        self.folder = folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for table in (STEPS, EPOCHS, VALIDATION):
@@ -75,9 +77,9 @@ class RunLog:
         self.close()
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: str | Path) -> list[dict[str, float]]:
     """The rows of a table; empty fields are left out."""
-    with path.open(encoding="utf-8", newline="") as stream:
+    with Path(path).open(encoding="utf-8", newline="") as stream:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
 
 

@@ -49,14 +49,17 @@ def neglect_notice(config: TrainConfig, anchors: AnchorSet, dataset: CocoDataset
     share = min(LOOKED_AT / max(len(dataset.images), 1), 1.0)
     instances = ResizedInstances.of(hold_out(dataset, share)[1], parse_resize(config.data.resize))
     neglect = assign(instances, AnchorGrid(anchors), matching_rule(config)).neglect_in_words()
-    return None if neglect is None else f"{neglect}; what has few is learned late: {' or '.join(_remedies(config))}"
+    if neglect is None:
+        return None
+    remedies = " or ".join(_remedies(config))
+    return f"{neglect}; what has few is hardly learned in a short training{': ' if remedies else ''}{remedies}"
 
 
 def _remedies(config: TrainConfig) -> list[str]:
     """What shares anchors more evenly and is not done yet."""
     model = config.model
     by_size = ["model.max_strides=4"] if model.anchors == FIT and model.max_strides is None else []
-    return [*by_size, *(["model.assigner=atss"] if model.assigner == "max_iou" else []), "a coarser level"]
+    return [*by_size, *(["model.assigner=atss"] if model.assigner == "max_iou" else [])]
 
 
 def _left_out(data: DetectionData, purpose: str) -> list[str]:

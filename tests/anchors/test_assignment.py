@@ -14,6 +14,7 @@ from detect.anchors.assignment import assign, level_hw
 from detect.anchors.grid import AnchorGrid
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
+from detect.anchors.level_fitting import fit_levels
 from detect.coco import read_coco
 from detect.interop.torchvision import import_torchvision
 from detect.matching import Atss, MaxIoU, match_atss
@@ -210,6 +211,21 @@ def test_categories_with_few_positives_are_neglected():
     even = assign(bccd, grid, Atss())
     assert (even.neglected, even.neglect_in_words()) == ((), None)
     assert even.by_category[2].positives > 0.5 * even.overall.positives
+
+
+def test_what_is_advised_against_neglect_shares_anchors_more_evenly():
+    # fewest positives of a category over the most; coarser levels alone, as many of them, change little
+    bccd = part_of("bccd", "letterbox:640", step=6)
+
+    def share(strides, rule=None, **options):
+        anchors = fit_levels(bccd, strides, per_level=3, **options).anchors
+        positives = [group.positives for group in assign(bccd, AnchorGrid(anchors), rule).by_category]
+        return min(positives) / max(positives)
+
+    uneven = share((8, 16, 32))
+    assert share((16, 32, 64)) < 2 * uneven
+    assert share((8, 16, 32), max_strides=4) > 4 * uneven
+    assert share((8, 16, 32), Atss()) > 4 * uneven
 
 
 def test_images_do_not_meet():

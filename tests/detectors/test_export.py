@@ -65,7 +65,7 @@ def boxes(found):
 
 EXPORT_BOXES = """
 detector = boxes(50)
-check = export_onnx(detector, folder / "boxes.onnx", images, image_hw)
+check = export_onnx(detector, str(folder / "boxes.onnx"), images, image_hw)
 assert (check.num_images, check.num_found) == (3, 150), check
 assert 0 < check.position_px < 0.05 and check.score < 1e-3, check
 assert detector.training and [each.name for each in folder.iterdir()] == ["boxes.onnx"]

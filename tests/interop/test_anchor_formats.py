@@ -33,6 +33,11 @@ def run(text: str) -> dict[str, Any]:
     return names
 
 
+def pasted(text: str) -> dict[str, Any]:
+    """Keyword arguments as they stand in a configuration of mmdetection."""
+    return eval(f"dict(\n{text}\n)")  # noqa: S307 - likewise
+
+
 def laid_out(anchors: AnchorSet, height: int, width: int) -> np.ndarray:
     """Every anchor as a box, in torchvision's order: level, row, column, shape."""
     boxes = []
@@ -68,7 +73,7 @@ def test_mmdetections_retinanet_is_its_documented_configuration():
     # configs/_base_/models/retinanet_r50_fpn.py: octave_base_scale=4, scales_per_octave=3, ratios .5, 1, 2, strides 8..128;
     # its scales are 4 * 2**(i / 3)
     text = convert_anchors(load_anchors("retinanet"), "mmdet").text
-    generator = run(text.replace("anchor_generator=", "generator="))["generator"]
+    generator = pasted(text)["anchor_generator"]
     assert generator["type"] == "AnchorGenerator"
     assert_allclose(generator["scales"], [4 * 2 ** (i / 3) for i in range(3)], rtol=1e-4)
     assert generator["ratios"] == [0.5, 1, 2]
@@ -76,18 +81,37 @@ def test_mmdetections_retinanet_is_its_documented_configuration():
     assert generator["center_offset"] == 0
 
 
-def test_mmdetections_yolo_is_its_documented_configuration():
-    # configs/yolo/yolov3_d53_8xb8-ms-608-273e_coco.py, fine to coarse
-    generator = run(convert_anchors(load_anchors("yolov3-coco"), "mmdet").text.replace("anchor_generator=", "g="))["g"]
-    assert generator == {
-        "type": "YOLOAnchorGenerator",
-        "base_sizes": [
-            [(10, 13), (16, 30), (33, 23)],
-            [(30, 61), (62, 45), (59, 119)],
-            [(116, 90), (156, 198), (373, 326)],
-        ],
-        "strides": [8, 16, 32],
+def test_mmdetections_yolov3_is_its_documented_configuration_from_coarse_to_fine():
+    # configs/yolo/yolov3_d53_8xb8-ms-608-273e_coco.py; the first map of YOLOV3Neck is the coarsest (its forward begins with
+    # feats[-1]), and YOLOV3Head compares the number of levels alone
+    head = pasted(convert_anchors(load_anchors("yolov3-coco"), "mmdet-yolo").text)
+    assert head == {
+        "anchor_generator": {
+            "type": "YOLOAnchorGenerator",
+            "base_sizes": [
+                [(116, 90), (156, 198), (373, 326)],
+                [(30, 61), (62, 45), (59, 119)],
+                [(10, 13), (16, 30), (33, 23)],
+            ],
+            "strides": [32, 16, 8],
+        },
+        "featmap_strides": [32, 16, 8],
     }
+
+
+def test_mmdetections_yolo_has_its_own_format_even_where_scales_and_ratios_would_do():
+    head = pasted(convert_anchors(load_anchors("retinanet"), "mmdet-yolo").text)
+    assert head["anchor_generator"]["type"] == "YOLOAnchorGenerator"
+    assert head["featmap_strides"] == head["anchor_generator"]["strides"] == [128, 64, 32, 16, 8]
+
+
+def test_mmdetections_heads_over_an_fpn_have_free_shapes_from_fine_to_coarse():
+    # the first map of mmdetection's FPN is the finest; AnchorHead, like YOLOV3Head, compares the number of levels alone
+    text = convert_anchors(load_anchors("yolov3-coco"), "mmdet").text
+    generator = pasted(text)["anchor_generator"]
+    assert generator["strides"] == [8, 16, 32]
+    assert generator["base_sizes"][0] == [(10, 13), (16, 30), (33, 23)]
+    assert re.match("# levels from fine to coarse, .*YOLOV3Head.* mmdet-yolo\n", text)
 
 
 def test_detectron2s_retinanet_is_its_documented_configuration():
@@ -121,6 +145,60 @@ def test_yolos_coco_anchors_are_its_documented_configuration(to):
         "  - [30,61, 62,45, 59,119]  # P4/16",
         "  - [116,90, 156,198, 373,326]  # P5/32",
     ]
+
+
+@pytest.mark.parametrize("to", ["yolov5", "ultralytics-yaml"])
+def test_yolo_rows_of_other_strides_than_its_models_have_are_told(to):
+    # YOLOv5 takes the strides of its own layers, whatever the comments beside the rows say
+    on_p2 = AnchorSet.of([[(8, 8)], [(16, 16)], [(32, 32)]], strides=(4, 8, 16))
+    (told,) = [note for note in convert_anchors(on_p2, to).notes if "stride" in note]
+    assert "4, 8, 16" in told
+    assert "8, 16, 32" in told
+
+
+@pytest.mark.parametrize("strides", [(8, 16, 32), (8, 16, 32, 64)])
+def test_yolo_rows_of_the_strides_of_its_models_need_no_note(strides):
+    anchors = AnchorSet.of([[(stride, stride)] for stride in strides], strides=strides)
+    assert convert_anchors(anchors, "yolov5").notes == ()
+
+
+def test_it_is_told_that_the_ultralytics_package_reads_no_anchors():
+    # ultralytics 8.4: its model files, of YOLOv3 and YOLOv5 too, have no field anchors, and nothing reads one
+    assert "reads no anchors" in convert_anchors(load_anchors("yolov5-coco"), "ultralytics-yaml").notes[0]
+
+
+# which way the framework's own configuration lists levels: +1 from fine to coarse, -1 from coarse to fine. torchvision: the
+# maps of its FPN in turn; detectron2: IN_FEATURES p3 to p7; mmdetection: its FPN's and YOLOV3Neck's maps in turn;
+# YOLOv5: Detect's layers, P3 to P5
+ORDERS = {
+    "torchvision": 1,
+    "detectron2": 1,
+    "mmdet": 1,
+    "mmdet-yolo": -1,
+    "yolov5": 1,
+    "ultralytics-yaml": 1,
+    "json": 1,
+}
+
+
+def widths_by_level(text: str, to: str) -> list[float]:
+    """The width of the first shape of each level, in the order of the text."""
+    if to == "torchvision":
+        return [float(cell[0, 2] - cell[0, 0]) for cell in run(text)["anchor_generator"].cell_anchors]
+    if to == "detectron2":
+        (rows,) = re.findall(r"SHAPES = (\[.*?\n    \])", text, flags=re.DOTALL)
+        return [level[0][0] for level in ast.literal_eval(rows)]
+    if to.startswith("mmdet"):
+        return [level[0][0] for level in pasted(text)["anchor_generator"]["base_sizes"]]
+    if to == "json":
+        return [level["shapes"][0][0] for level in json.loads(text)["levels"]]
+    return [row[0] for row in yaml.safe_load(text)["anchors"]]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_levels_are_in_the_order_in_which_the_framework_takes_them(to):
+    anchors = AnchorSet.of([[(10, 13), (16, 30)], [(30, 61), (62, 45)], [(116, 90), (156, 198)]], strides=(8, 16, 32))
+    assert widths_by_level(convert_anchors(anchors, to).text, to) == [10, 30, 116][:: ORDERS[to]]
 
 
 def test_levels_that_have_fewer_are_filled_up_and_it_is_said():

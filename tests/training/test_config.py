@@ -50,6 +50,17 @@ def test_what_is_written_reads_back_the_same():
     assert TrainConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
 
 
+def test_fields_that_name_files_take_text_and_paths_alike():
+    def config(as_):
+        files = {"train": [as_("a.json")], "val": [as_("b.json")], "images": as_("images"), "val_images": as_("more")}
+        return parse_config(
+            {"data": files, "model": {"anchors": as_("anchors.yaml")}, "output": {"folder": as_("runs/new")}}
+        )
+
+    assert config(Path) == config(str)
+    assert config(Path).to_yaml() == config(str).to_yaml()
+
+
 def test_overrides_win_and_leave_the_rest(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("data: {train: [a.json], images: images, channels: 1}\n")

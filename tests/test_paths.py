@@ -1,0 +1,190 @@
+"""Paths are text or ``pathlib.Path``, in every public function that takes one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import detect
+from detect.anchors.anchor_set import AnchorSet, SourceFile
+from detect.anchors.coverage import Coverage, coverage
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import load_anchors
+from detect.coco import CocoDataset, read_coco, read_results
+from detect.coco.reading import parse_plainly, read_rows
+from detect.config import FitConfig, read_config
+from detect.files import write_whole
+from detect.images import open_image
+from detect.interop.weights import load_checkpoint
+from detect.report.anchor_page import anchor_page
+from detect.report.anchor_pictures import worst_block, worst_pictures
+from detect.resize import parse_resize
+from detect.samples import sample_annotations
+from detect.training.checkpoints import (
+    Checkpoint,
+    check_same_data,
+    check_same_run,
+    load_detector,
+    read_checkpoint,
+    save_checkpoint,
+)
+from detect.training.config import parse_config, read_train_config
+from detect.training.data import DetectionData
+from detect.training.image_files import dataset_of_files
+from detect.training.logs import STEPS, RunLog, read_log
+from detect.training.model import Labels, build_detector
+
+NAMES = {"path", "paths", "folder", "name_or_path"}
+IN_ANOTHER_PROCESS = {"detect.detectors.export.export_onnx"}  # tests/detectors/test_export.py calls it with text
+SAMPLE = sample_annotations("nuclei")
+LABELS = Labels((1,), ("nucleus",))
+
+
+def public_callables(module: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Functions, constructors and methods of a module; constructors of results, which callers do not call, aside."""
+    for name, found in vars(module).items():
+        if name.startswith("_") or getattr(found, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(found):
+            yield f"{module.__name__}.{name}", found
+        elif inspect.isclass(found):
+            for inner, method in vars(found).items():
+                made = inner == "__init__" and not dataclasses.is_dataclass(found)
+                plain = method.__func__ if isinstance(method, classmethod | staticmethod) else method
+                if inspect.isfunction(plain) and (made or not inner.startswith("_")):
+                    yield f"{module.__name__}.{name}.{inner}".removesuffix(".__init__"), plain
+
+
+def path_parameters() -> dict[str, list[str]]:
+    """The annotations of parameters that are paths, by the name of what takes them."""
+    taken: dict[str, list[str]] = {}
+    for module in pkgutil.walk_packages(detect.__path__, "detect."):
+        if module.name.startswith(("detect.cli", "detect.__main__")):
+            continue  # there typer makes the paths
+        for name, function in public_callables(importlib.import_module(module.name)):
+            for parameter in inspect.signature(function).parameters.values():
+                kind = parameter.annotation
+                text = kind if isinstance(kind, str) else inspect.formatannotation(kind)
+                if "Path" in text or parameter.name in NAMES:
+                    taken.setdefault(name, []).append(text)
+    return taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """One file of each kind, and what goes with them."""
+
+    folder: Path
+    dataset: CocoDataset
+    score: Coverage
+    checkpoint: Checkpoint
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    dataset = read_coco(SAMPLE)
+    anchors = AnchorSet.of([[(8, 8)], [(16, 16)]], strides=(4, 8))
+    anchors.save(folder / "anchors.yaml")
+    (folder / "results.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "score": 0.5}]), "utf-8")
+    (folder / "fit.yaml").write_text("k: 5\n", "utf-8")
+    fields = {"data": {"train": [str(SAMPLE)], "images": str(SAMPLE.parent / "images"), "channels": 1}}
+    config = parse_config(fields)
+    (folder / "train.yaml").write_text(config.to_yaml(), "utf-8")
+    weights = build_detector(config, LABELS, anchors=anchors, mean=(0.5,), std=(0.5,)).state_dict()
+    checkpoint = Checkpoint(config, LABELS, anchors, weights, 1, {})
+    save_checkpoint(folder / "last.pt", checkpoint)
+    torch.save({"weight": torch.ones(1)}, folder / "weights.pt")
+    with RunLog(folder / "log", tensorboard=False) as log:
+        log.write(STEPS, 1, {"loss": 0.5})
+    score = coverage(ResizedInstances.of(dataset, parse_resize("none")), anchors)
+    return Files(folder, dataset, score, checkpoint)
+
+
+def written(path: Path, write: Callable[[], None]) -> bytes:
+    path.unlink(missing_ok=True)
+    write()
+    return path.read_bytes()
+
+
+def logged(folder: Path, given: str | Path) -> list[str]:
+    with RunLog(given, tensorboard=False) as log:
+        log.write(STEPS, 1, {"loss": 0.25})
+    return sorted(path.name for path in folder.iterdir())
+
+
+As = Callable[[Path], Any]
+IMAGES = SAMPLE.parent / "images"
+CALLS: dict[str, Callable[[Files, As], Any]] = {
+    "detect.anchors.anchor_set.AnchorSet.load": lambda files, as_: AnchorSet.load(as_(files / "anchors.yaml")),
+    "detect.anchors.anchor_set.AnchorSet.save": lambda files, as_: written(
+        files / "saved.yaml", lambda: load_anchors("yolov2-voc").save(as_(files / "saved.yaml"))
+    ),
+    "detect.anchors.anchor_set.SourceFile.of": lambda files, as_: SourceFile.of(as_(files / "fit.yaml")),
+    "detect.anchors.known.load_anchors": lambda files, as_: load_anchors(as_(files.folder)),
+    "detect.coco.dataset.read_coco": lambda _, as_: len(read_coco([as_(SAMPLE)]).instances),
+    "detect.coco.reading.parse_plainly": lambda files, as_: parse_plainly(bytearray(b"[1]"), as_(files / "a.json")),
+    "detect.coco.reading.read_rows": lambda _, as_: len(read_rows(as_(SAMPLE)).images),
+    "detect.coco.results.read_results": lambda files, as_: read_results(
+        as_(files / "results.json"), files.dataset
+    ).scores.tolist(),
+    "detect.config.read_config": lambda files, as_: read_config(as_(files / "fit.yaml"), FitConfig),
+    "detect.files.write_whole": lambda files, as_: written(
+        files / "whole.txt", lambda: write_whole(as_(files / "whole.txt"), "text")
+    ),
+    "detect.images.open_image": lambda files, as_: open_image(as_(IMAGES), files.dataset.images.file_names[0]).size,
+    "detect.interop.weights.load_checkpoint": lambda files, as_: list(load_checkpoint(as_(files / "weights.pt"))),
+    "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(
+        [files.score], None, title="Anchors", images=as_(IMAGES)
+    ),
+    "detect.report.anchor_pictures.worst_block": lambda files, as_: worst_block(files.score, as_(IMAGES)),
+    "detect.report.anchor_pictures.worst_pictures": lambda files, as_: len(
+        worst_pictures(files.score, as_(IMAGES)).drawn
+    ),
+    "detect.training.checkpoints.check_same_data": lambda files, as_: check_same_data(
+        as_(files / "last.pt"), files.checkpoint, LABELS, 1
+    ),
+    "detect.training.checkpoints.check_same_run": lambda files, as_: check_same_run(
+        as_(files / "last.pt"), files.checkpoint.config, files.checkpoint.config
+    ),
+    "detect.training.checkpoints.load_detector": lambda files, as_: load_detector(as_(files.folder)).name,
+    "detect.training.checkpoints.read_checkpoint": lambda files, as_: read_checkpoint(as_(files / "last.pt")).step,
+    "detect.training.checkpoints.save_checkpoint": lambda files, as_: written(
+        files / "saved.pt", lambda: save_checkpoint(as_(files / "saved.pt"), files.checkpoint)
+    ),
+    "detect.training.config.read_train_config": lambda files, as_: read_train_config(as_(files / "train.yaml")),
+    "detect.training.data.DetectionData": lambda files, as_: (
+        DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).folder
+    ),
+    "detect.training.image_files.dataset_of_files": lambda _, as_: dataset_of_files([as_(IMAGES)], LABELS)[1],
+    "detect.training.logs.RunLog": lambda files, as_: logged(files / "other", as_(files / "other")),
+    "detect.training.logs.read_log": lambda files, as_: read_log(as_(files / "log" / "steps.csv")),
+}
+
+
+def test_whatever_takes_a_path_says_that_it_takes_text_too():
+    taken = path_parameters()
+    assert {name: kinds for name, kinds in taken.items() if not all("str" in kind for kind in kinds)} == {}
+    assert {name: kinds for name, kinds in taken.items() if not all("Path" in kind for kind in kinds)} == {}
+
+
+def test_whatever_takes_a_path_is_called_below():
+    assert set(path_parameters()) - IN_ANOTHER_PROCESS == set(CALLS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_text_does_what_a_path_does(name, files):
+    of_path = CALLS[name](files, Path)
+    assert CALLS[name](files, str) == of_path
