@@ -15,3 +15,7 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))" 
 
 modules = [f"detect.{module.name}" for module in pkgutil.iter_modules(detect.__path__)]
 install_import_hook([name for name in modules if name not in ("detect.cli", "detect.__main__")], CHECKER)
+
+from detect.ops.torchvision_import import import_torchvision  # noqa: E402 - checked like the others, so after the hook
+
+import_torchvision()  # tests import torchvision as users do, with compiled operators or without

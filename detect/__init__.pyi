@@ -1,46 +1,44 @@
 from .anchors.anchor_set import AnchorSet
 from .anchors.clustering import EuclideanKMeans, IoUKMeans
-from .anchors.coverage import Coverage, coverage
 from .anchors.fitting import fit_anchors, k_curve
-from .anchors.grid import AnchorGrid
+from .anchors.generator import AnchorGenerator
 from .anchors.histogram import ShapeHistogram
 from .anchors.instances import ResizedInstances
 from .anchors.known import load_anchors
 from .anchors.level_fitting import fit_levels
-from .anchors.levels import level_preference
+from .anchors.levels import level_report
+from .anchors.metrics import AnchorMetrics, anchor_metrics
 from .anchors.mixture import LogGaussianMixture
 from .anchors.optimal import OptimalAnchors, optimal_anchors
-from .box_coding import BoxCoder
-from .coco import CocoDataset, read_coco, read_results
+from .data import CocoDataset, read_coco, read_results
+from .data.resize import ResizeRule, parse_resize
 from .errors import DetectError
-from .heads.detections import Detections, PostProcess
+from .evaluation.oracle import oracle_round_trip
+from .evaluation.point_matching import match_points
+from .evaluation.points import PointScores, choose_threshold, score_points
+from .heads.criterion import ImageTargets, RetinaNetCriterion
+from .heads.fpn import FeaturePyramid
 from .heads.heatmap import HeatmapHead
-from .heads.pyramid import FeaturePyramid
+from .heads.postprocess import Detections, PostProcess
 from .heads.retinanet import HeadOutput, RetinaNetHead
-from .heads.targets import ImageTargets, RetinaNetCriterion
 from .interop.anchor_formats import convert_anchors
-from .interop.torchvision_retinanet import import_head
+from .interop.torchvision import import_head
 from .interop.weights import convert_weights, load_checkpoint
-from .keypoints.ceiling import ceiling
-from .keypoints.coco_landmarks import box_landmarks, keypoint_landmarks
-from .keypoints.crowds import split_crowds
-from .keypoints.heatmaps import HeatmapTargets, render_heatmaps
-from .keypoints.landmarks import Landmarks
+from .keypoints.keypoints import Keypoints, box_keypoints, coco_keypoints
 from .keypoints.peaks import Peaks, find_peaks
-from .keypoints.point_matching import match_points
-from .keypoints.scores import PointScores, score_points
-from .keypoints.thresholds import choose_threshold
+from .keypoints.split_peaks import split_peaks
+from .keypoints.targets import HeatmapTargets, render_heatmaps
 from .losses import heatmap_focal_loss
-from .matching import Atss, MaxIoU
-from .resize import ResizeRule, parse_resize
+from .ops.boxes import BoxCoder
+from .ops.matcher import Atss, MaxIoU
 
 __all__ = [
-    "AnchorGrid",
+    "AnchorGenerator",
+    "AnchorMetrics",
     "AnchorSet",
     "Atss",
     "BoxCoder",
     "CocoDataset",
-    "Coverage",
     "DetectError",
     "Detections",
     "EuclideanKMeans",
@@ -50,7 +48,7 @@ __all__ = [
     "HeatmapTargets",
     "ImageTargets",
     "IoUKMeans",
-    "Landmarks",
+    "Keypoints",
     "LogGaussianMixture",
     "MaxIoU",
     "OptimalAnchors",
@@ -62,28 +60,28 @@ __all__ = [
     "RetinaNetCriterion",
     "RetinaNetHead",
     "ShapeHistogram",
-    "box_landmarks",
-    "ceiling",
+    "anchor_metrics",
+    "box_keypoints",
     "choose_threshold",
+    "coco_keypoints",
     "convert_anchors",
     "convert_weights",
-    "coverage",
     "find_peaks",
     "fit_anchors",
     "fit_levels",
     "heatmap_focal_loss",
     "import_head",
     "k_curve",
-    "keypoint_landmarks",
-    "level_preference",
+    "level_report",
     "load_anchors",
     "load_checkpoint",
     "match_points",
     "optimal_anchors",
+    "oracle_round_trip",
     "parse_resize",
     "read_coco",
     "read_results",
     "render_heatmaps",
     "score_points",
-    "split_crowds",
+    "split_peaks",
 ]

@@ -88,7 +88,7 @@ class RenderConfig(_Config):
     shape: Literal["gaussian", "disc", "pixel"] = "gaussian"
     overlap: Literal["max", "sum"] = "max"
     hidden: Literal["draw", "ignore"] = "draw"
-    pixel: Literal["center", "corner"] = "center"
+    pixel_origin: Literal["center", "corner"] = "center"
     merge: bool = False
     pack: Literal["npz", "pt"] = "npz"
     per_shard: int = Field(default=64, ge=1, le=100_000)
@@ -99,7 +99,7 @@ class RenderConfig(_Config):
 
 
 class CeilingConfig(_Config):
-    """Options of ``detect heatmaps ceiling``."""
+    """Options of ``detect heatmaps oracle``."""
 
     files: list[str] = []
     source: Literal["keypoints", "boxes"] = Field(default="keypoints", validation_alias="from")
@@ -108,7 +108,7 @@ class CeilingConfig(_Config):
     radius: float = Field(default=3.0, ge=0.01, le=100_000, description="image pixels within which a point is found")
     threshold: float = Field(default=0.3, ge=0.001, le=0.999)
     split: bool = True
-    pixel: Literal["center", "corner"] = "center"
+    pixel_origin: Literal["center", "corner"] = "center"
     merge: bool = False
     output: Path | None = None
     findings: bool = False
@@ -127,7 +127,7 @@ class ScorePointsConfig(_Config):
     threshold: float | None = Field(default=None, allow_inf_nan=False)
     choose: Literal["f1", "count"] | None = None
     oks_sigmas: str | None = Field(default=None, coerce_numbers_to_str=True, description="one for each keypoint")
-    pixel: Literal["center", "corner"] = "center"
+    pixel_origin: Literal["center", "corner"] = "center"
     merge: bool = False
     findings: bool = False
     strict: bool = False

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from detect import ResizedInstances, fit_anchors, parse_resize, read_coco
-from detect.anchors.grid import AnchorGrid
-from detect.heads.detections import PostProcess
-from detect.heads.pyramid import FeaturePyramid
+from detect.anchors.generator import AnchorGenerator
+from detect.heads.criterion import ImageTargets, RetinaNetCriterion
+from detect.heads.fpn import FeaturePyramid
+from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import RetinaNetHead
-from detect.heads.targets import ImageTargets, RetinaNetCriterion
 from detect.samples import sample_annotations
 
 boxes = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
-grid = AnchorGrid(fit_anchors(boxes, per_level=3, strides=(4, 8)))
+grid = AnchorGenerator(fit_anchors(boxes, per_level=3, strides=(4, 8)))
 
 
 class Detector(nn.Module):
@@ -27,7 +27,7 @@ class Detector(nn.Module):
     def forward(self, images: Tensor, targets: list[ImageTargets] | None = None):
         features = [images := stage(images) for stage in self.stages][1:]  # strides 4 and 8
         output = self.head(self.pyramid(features))
-        placed = grid.place([level.shape[-2:] for level in features], device=images.device)
+        placed = grid.generate([level.shape[-2:] for level in features], device=images.device)
         if targets is not None:
             return sum(self.criterion(output, placed, targets))
         sizes = [tuple(4 * side for side in features[0].shape[-2:])] * len(images)

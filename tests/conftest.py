@@ -1,15 +1,24 @@
-"""What tests share: the samples inside the package, and the shapes of their boxes."""
+"""What tests share: the samples inside the package, a tiny data set of bright squares, and runs on it that take a second."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import jaxtyping
+import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
+from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
-from detect.coco import read_coco
-from detect.resize import parse_resize
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.samples import sample_annotations
+from detect.training.config import TrainConfig, parse_config, with_overrides
 
 settings.register_profile("detect", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("detect")
@@ -25,6 +34,60 @@ def bccd() -> ResizedInstances:
 def nuclei() -> ResizedInstances:
     """Nuclei, in pixels of their own small images."""
     return ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
+
+
+NUM_IMAGES, SIZE = 8, 32
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory) -> Path:
+    """A folder with ``annotations.json``, ``anchors.yaml`` and eight images of one or two bright squares."""
+    folder = tmp_path_factory.mktemp("squares")
+    random = np.random.default_rng(0)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(1, NUM_IMAGES + 1):
+        pixels = random.integers(0, 40, (SIZE, SIZE)).astype(np.uint8)
+        for _ in range(1 + number % 2):
+            x, y, side = (int(value) for value in random.integers([0, 0, 8], [16, 16, 15]))
+            pixels[y : y + side, x : x + side] = 200
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 7,
+                    "bbox": [x, y, side, side],
+                    "area": side * side,
+                    "iscrowd": 0,
+                    "keypoints": [x + (side - 1) / 2, y + (side - 1) / 2, 2],
+                    "num_keypoints": 1,
+                }
+            )
+        images.append({"id": number, "file_name": f"{number}.png", "width": SIZE, "height": SIZE})
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    categories = [{"id": 7, "name": "square", "keypoints": ["centre"], "skeleton": []}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    AnchorSet.of([[(8, 8)], [(12, 12)]], strides=(4, 8)).save(folder / "anchors.yaml")
+    return folder
+
+
+@pytest.fixture
+def tiny(squares, tmp_path) -> Callable[..., TrainConfig]:
+    """The configuration of a run on the squares: two epochs of four steps, with fields set over it."""
+
+    def config(*overrides: str, task: str = "boxes") -> TrainConfig:
+        file = str(squares / "annotations.json")
+        fields = {
+            "task": task,
+            "data": {"train": [file], "val": [file], "images": str(squares), "channels": 1},
+            "model": {"anchors": str(squares / "anchors.yaml"), "pyramid_channels": 32, "num_convs": 1, "stride": 4},
+            "optimisation": {"epochs": 2, "batch_size": 2, "warmup_steps": 2},
+            "output": {"folder": str(tmp_path / "run"), "validate_epochs": 1, "tensorboard": False},
+        }
+        return parse_config(with_overrides(fields, overrides))
+
+    return config
 
 
 @pytest.fixture

@@ -14,27 +14,27 @@ from typer.main import get_command
 from typer.models import OptionInfo
 
 from detect.anchors.fitting import METHODS
-from detect.anchors.grid import DIALECTS
+from detect.anchors.generator import CONVENTIONS
+from detect.anchors.instances import BALANCES
 from detect.anchors.level_fitting import FREE
 from detect.anchors.mixture import _SHRINKAGES
 from detect.anchors.structured import LAYOUTS
-from detect.anchors.weighting import BALANCES
 from detect.cli import anchor_fit, anchor_options, heatmaps
 from detect.cli import anchors as commands
 from detect.cli.app import main
 from detect.config import CeilingConfig, FitConfig, RenderConfig, ScoreConfig, ScorePointsConfig, read_config
 from detect.errors import ConfigError
+from detect.evaluation.coco_points import SOURCES
+from detect.evaluation.points import GOALS
 from detect.interop.anchor_formats import FORMATS
-from detect.keypoints.cells import SHIFTS
-from detect.keypoints.coco_scores import SOURCES
-from detect.keypoints.heatmaps import CHOICES
-from detect.keypoints.thresholds import GOALS
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.targets import CHOICES
 from detect.samples import sample_annotations
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HEATMAPS = [
     (heatmaps.render, RenderConfig),
-    (heatmaps.ceiling, CeilingConfig),
+    (heatmaps.oracle, CeilingConfig),
     (heatmaps.score, ScorePointsConfig),
 ]
 COMMANDS = [(anchor_fit.fit, FitConfig), (commands.score, ScoreConfig), *HEATMAPS]
@@ -86,7 +86,7 @@ def test_choices_are_what_the_code_offers():
     assert get_args(anchor_options.Layout) == (FREE, *LAYOUTS)
     assert get_args(anchor_options.Balance) == BALANCES
     assert get_args(anchor_options.Format) == tuple(FORMATS)
-    assert get_args(anchor_options.Grid) == ("exact", *DIALECTS)
+    assert get_args(anchor_options.Grid) == ("exact", *CONVENTIONS)
     assert get_args(anchor_options.Shrinkage) == ("none", *_SHRINKAGES)
     assert get_args(heatmaps.Source) == SOURCES
     assert get_args(heatmaps.Pixel) == tuple(SHIFTS)

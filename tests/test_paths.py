@@ -16,19 +16,22 @@ import torch
 
 import detect
 from detect.anchors.anchor_set import AnchorSet, SourceFile
-from detect.anchors.coverage import Coverage, coverage
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.coco import CocoDataset, read_coco, read_results
-from detect.coco.reading import parse_plainly, read_rows
+from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.config import FitConfig, read_config
+from detect.data import CocoDataset, read_coco, read_results
+from detect.data.coco_reader import parse_plainly, read_rows
+from detect.data.images import open_image
+from detect.data.resize import parse_resize
 from detect.files import write_whole
-from detect.images import open_image
 from detect.interop.weights import load_checkpoint
+from detect.loading.dataset import DetectionData
+from detect.loading.image_files import dataset_of_files
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import worst_block, worst_pictures
-from detect.resize import parse_resize
 from detect.samples import sample_annotations
+from detect.training.builder import Labels, build_detector
 from detect.training.checkpoints import (
     Checkpoint,
     check_same_data,
@@ -38,13 +41,10 @@ from detect.training.checkpoints import (
     save_checkpoint,
 )
 from detect.training.config import parse_config, read_train_config
-from detect.training.data import DetectionData
-from detect.training.image_files import dataset_of_files
 from detect.training.logs import STEPS, RunLog, read_log
-from detect.training.model import Labels, build_detector
 
 NAMES = {"path", "paths", "folder", "name_or_path"}
-IN_ANOTHER_PROCESS = {"detect.detectors.export.export_onnx"}  # tests/detectors/test_export.py calls it with text
+IN_ANOTHER_PROCESS = {"detect.detectors.onnx.export_onnx"}  # tests/detectors/test_export.py calls it with text
 SAMPLE = sample_annotations("nuclei")
 LABELS = Labels((1,), ("nucleus",))
 
@@ -85,7 +85,7 @@ class Files:
 
     folder: Path
     dataset: CocoDataset
-    score: Coverage
+    score: AnchorMetrics
     checkpoint: Checkpoint
 
     def __truediv__(self, name: str) -> Path:
@@ -109,7 +109,7 @@ def files(tmp_path_factory) -> Files:
     torch.save({"weight": torch.ones(1)}, folder / "weights.pt")
     with RunLog(folder / "log", tensorboard=False) as log:
         log.write(STEPS, 1, {"loss": 0.5})
-    score = coverage(ResizedInstances.of(dataset, parse_resize("none")), anchors)
+    score = anchor_metrics(ResizedInstances.of(dataset, parse_resize("none")), anchors)
     return Files(folder, dataset, score, checkpoint)
 
 
@@ -134,17 +134,19 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     ),
     "detect.anchors.anchor_set.SourceFile.of": lambda files, as_: SourceFile.of(as_(files / "fit.yaml")),
     "detect.anchors.known.load_anchors": lambda files, as_: load_anchors(as_(files.folder)),
-    "detect.coco.dataset.read_coco": lambda _, as_: len(read_coco([as_(SAMPLE)]).instances),
-    "detect.coco.reading.parse_plainly": lambda files, as_: parse_plainly(bytearray(b"[1]"), as_(files / "a.json")),
-    "detect.coco.reading.read_rows": lambda _, as_: len(read_rows(as_(SAMPLE)).images),
-    "detect.coco.results.read_results": lambda files, as_: read_results(
+    "detect.data.coco_dataset.read_coco": lambda _, as_: len(read_coco([as_(SAMPLE)]).instances),
+    "detect.data.coco_reader.parse_plainly": lambda files, as_: parse_plainly(bytearray(b"[1]"), as_(files / "a.json")),
+    "detect.data.coco_reader.read_rows": lambda _, as_: len(read_rows(as_(SAMPLE)).images),
+    "detect.data.coco_results.read_results": lambda files, as_: read_results(
         as_(files / "results.json"), files.dataset
     ).scores.tolist(),
     "detect.config.read_config": lambda files, as_: read_config(as_(files / "fit.yaml"), FitConfig),
     "detect.files.write_whole": lambda files, as_: written(
         files / "whole.txt", lambda: write_whole(as_(files / "whole.txt"), "text")
     ),
-    "detect.images.open_image": lambda files, as_: open_image(as_(IMAGES), files.dataset.images.file_names[0]).size,
+    "detect.data.images.open_image": lambda files, as_: (
+        open_image(as_(IMAGES), files.dataset.images.file_names[0]).size
+    ),
     "detect.interop.weights.load_checkpoint": lambda files, as_: list(load_checkpoint(as_(files / "weights.pt"))),
     "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(
         [files.score], None, title="Anchors", images=as_(IMAGES)
@@ -165,10 +167,10 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
         files / "saved.pt", lambda: save_checkpoint(as_(files / "saved.pt"), files.checkpoint)
     ),
     "detect.training.config.read_train_config": lambda files, as_: read_train_config(as_(files / "train.yaml")),
-    "detect.training.data.DetectionData": lambda files, as_: (
+    "detect.loading.dataset.DetectionData": lambda files, as_: (
         DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).folder
     ),
-    "detect.training.image_files.dataset_of_files": lambda _, as_: dataset_of_files([as_(IMAGES)], LABELS)[1],
+    "detect.loading.image_files.dataset_of_files": lambda _, as_: dataset_of_files([as_(IMAGES)], LABELS)[1],
     "detect.training.logs.RunLog": lambda files, as_: logged(files / "other", as_(files / "other")),
     "detect.training.logs.read_log": lambda files, as_: read_log(as_(files / "log" / "steps.csv")),
 }

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from detect import AnchorGrid, AnchorSet, load_anchors
+from detect import AnchorGenerator, AnchorSet, load_anchors
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -38,7 +38,7 @@ def test_anchors_of_ones_own_load_as_the_example_says(tmp_path, monkeypatch):
     )  # where `detect anchors fit -o anchors` writes
     monkeypatch.chdir(tmp_path)
     (own,) = re.findall(r"# or your own: (\S+\(AnchorSet\.load\(.*\)\))", EXAMPLES[1])
-    assert eval(own, {"AnchorGrid": AnchorGrid, "AnchorSet": AnchorSet}).num_anchors == [3, 3, 3]  # noqa: S307 - it is ours
+    assert eval(own, {"AnchorGenerator": AnchorGenerator, "AnchorSet": AnchorSet}).num_anchors == [3, 3, 3]  # noqa: S307 - it is ours
 
 
 def test_the_example_of_landmarks_runs_and_prints_what_it_says(capsys):

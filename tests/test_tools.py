@@ -43,7 +43,7 @@ def test_bench_makes_a_coco_file_that_pycocotools_reads_too(bench, tmp_path, cap
     bench.modules("anchors")[0].make_coco_file(path, num_annotations=500, num_images=70)
     dataset = read_coco(path)
     assert len(dataset.annotations) == 500
-    assert dataset.refused == ()
+    assert dataset.invalid == ()
     reference = COCO(str(path))
     assert len(reference.anns) == 500
     polygon = reference.anns[1]["segmentation"][0]

@@ -52,8 +52,8 @@ class Evidence:
 
     def do(self, run: Run, work: Path) -> None:
         """Run it, with a bar on stderr, and keep what it leaves."""
-        with reading_bar() as progress:
-            outcome = execute(run, self.datasets[run.dataset], work=work, progress=progress)
+        with reading_bar() as on_progress:
+            outcome = execute(run, self.datasets[run.dataset], work=work, on_progress=on_progress)
         save_arrays(self._arrays_of(run), outcome.arrays)
         append_row(self.table, outcome.row)
 
@@ -65,8 +65,8 @@ class Evidence:
     def report(self) -> None:
         """Write the document and its pictures."""
         rows = read_rows(self.table)
-        with reading_bar() as progress:
-            found = [gather(each, rows, self.detections, progress=progress) for each in self.datasets.values()]
+        with reading_bar() as on_progress:
+            found = [gather(each, rows, self.detections, on_progress=on_progress) for each in self.datasets.values()]
         for name, text in build_document(found, self.missing()).items():
             write_whole(self.output / name, text)
         print(f"{self.output / 'evidence.md'}: of {len(rows)} runs")

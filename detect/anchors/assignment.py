@@ -17,14 +17,13 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from detect.anchors.bands import Band, category_bands, ratio_bands, size_bands
-from detect.anchors.grid import AnchorGrid, PlacedAnchors
-from detect.anchors.instances import ResizedInstances
-from detect.anchors.placed import cells_of
-from detect.box_overlap import pairwise_iou
-from detect.lattice_matching import match_lattices
-from detect.matching import CHUNK_PAIRS, Atss, MaxIoU, atss_pairs, best_per_anchor
-from detect.shapes import BACKGROUND, IGNORE
+from detect.anchors.generator import AnchorGenerator, GridAnchors
+from detect.anchors.grid_iou import cells_of
+from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
+from detect.conventions import BACKGROUND, IGNORE
+from detect.ops.boxes import pairwise_iou
+from detect.ops.grid_matcher import match_level_grids
+from detect.ops.matcher import CHUNK_PAIRS, Atss, MaxIoU, atss_pairs, best_per_anchor
 
 NEGLECTED = 0.2
 MOST_TOLD = 3
@@ -106,15 +105,15 @@ class Assignment:
 
     @cached_property
     def by_size(self) -> tuple[AssignedGroup, ...]:
-        return self._groups(size_bands(self.instances))
+        return self._groups(area_ranges(self.instances))
 
     @cached_property
     def by_ratio(self) -> tuple[AssignedGroup, ...]:
-        return self._groups(ratio_bands(self.instances))
+        return self._groups(ratio_bins(self.instances))
 
     @cached_property
     def by_category(self) -> tuple[AssignedGroup, ...]:
-        return self._groups(category_bands(self.instances))
+        return self._groups(category_groups(self.instances))
 
     @cached_property
     def neglected(self) -> tuple[AssignedGroup, ...]:
@@ -127,9 +126,9 @@ class Assignment:
 
     @cached_property
     def overall(self) -> AssignedGroup:
-        return self._groups([Band("all", np.arange(len(self.instances)))])[0]
+        return self._groups([InstanceGroup("all", np.arange(len(self.instances)))])[0]
 
-    def _groups(self, bands: Sequence[Band]) -> tuple[AssignedGroup, ...]:
+    def _groups(self, bands: Sequence[InstanceGroup]) -> tuple[AssignedGroup, ...]:
         positives, outbid = self.positives.sum(axis=1), (self.suitable - self.by_threshold).sum(axis=1)
         saved, none = np.zeros((2, len(positives)), bool)
         saved[self.low_quality_only] = none[self.unassigned] = True
@@ -154,17 +153,17 @@ class Assignment:
         return f"unevenly shared: positive anchors a box {told}{more}, on average {self.overall.positives:.1f}"
 
 
-def assign(instances: ResizedInstances, grid: AnchorGrid, rule: MaxIoU | Atss | None = None) -> Assignment:
+def assign(instances: ResizedInstances, grid: AnchorGenerator, rule: MaxIoU | Atss | None = None) -> Assignment:
     """Match the anchors of a grid with the instances of each image.
 
     Args:
         instances: boxes after the detector's resize rule.
         grid: anchors, and how they are laid; a level of stride s has ceil(canvas / s) cells along an axis.
-        rule: of matching, by default :class:`detect.matching.MaxIoU`.
+        rule: of matching, by default :class:`detect.ops.matcher.MaxIoU`.
 
     >>> from detect.anchors.anchor_set import AnchorSet
-    >>> from detect.coco import read_coco
-    >>> from detect.resize import parse_resize
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
     >>> dataset = read_coco({
     ...     "images": [{"id": 1, "width": 64, "height": 64}], "categories": [{"id": 1, "name": "cell"}],
     ...     "annotations": [
@@ -174,7 +173,7 @@ def assign(instances: ResizedInstances, grid: AnchorGrid, rule: MaxIoU | Atss | 
     ...     ],
     ... })
     >>> instances = ResizedInstances.of(dataset, parse_resize("none"))
-    >>> assignment = assign(instances, AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[16])))
+    >>> assignment = assign(instances, AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16])))
     >>> assignment.positives.ravel(), assignment.low_quality_only, assignment.unassigned, assignment.collisions
     (array([1, 0, 1]), array([2]), array([1]), array([1]))
     """
@@ -185,18 +184,18 @@ def assign(instances: ResizedInstances, grid: AnchorGrid, rule: MaxIoU | Atss | 
     for rows in _rows_by_image(instances):
         boxes = torch.from_numpy(instances.boxes[rows]).float()
         width, height = instances.canvas_wh[rows[0]].tolist()
-        placed = grid.place(level_hw(grid, (height, width)), (height, width))
+        placed = grid.generate(level_hw(grid, (height, width)), (height, width))
         matched = _matched(placed, boxes, rule)
         counts[:, rows], in_image = _counted(matched, placed.num_per_level, len(boxes))
         totals += in_image
     return Assignment(instances, tuple(level.name for level in levels), *counts, *totals)
 
 
-def level_hw(grid: AnchorGrid, image_hw: tuple[int, int]) -> list[tuple[int, int]]:
+def level_hw(grid: AnchorGenerator, image_hw: tuple[int, int]) -> list[tuple[int, int]]:
     """Rows and columns of each level for a padded input of this size, as halvings with padding leave them.
 
     >>> from detect.anchors.anchor_set import AnchorSet
-    >>> level_hw(AnchorGrid(AnchorSet.of([[(8, 8)], [(99, 99)]], strides=(8, 64))), (100, 640))
+    >>> level_hw(AnchorGenerator(AnchorSet.of([[(8, 8)], [(99, 99)]], strides=(8, 64))), (100, 640))
     [(13, 80), (2, 10)]
     """
     sizes = [cells_of(np.array(image_hw), level.stride).tolist() for level in grid.anchors.levels]
@@ -211,14 +210,14 @@ class _Matched(NamedTuple):
     suited: Int64[Tensor, " m"]
 
 
-def _matched(placed: PlacedAnchors, boxes: Float[Tensor, "n 4"], rule: MaxIoU | Atss) -> _Matched:
+def _matched(placed: GridAnchors, boxes: Float[Tensor, "n 4"], rule: MaxIoU | Atss) -> _Matched:
     if isinstance(rule, Atss):
         suiting, suited, iou = atss_pairs(torch.split(placed.boxes, placed.num_per_level), boxes, rule.num_candidates)
         best, instance = best_per_anchor(suiting, iou, suited, len(placed.boxes))
         matches = torch.where(best > 0, instance, BACKGROUND)
         return _Matched(matches, matches, suiting, suited)
-    by_threshold = match_lattices(placed.lattices, boxes, MaxIoU(rule.foreground, rule.background, None))
-    matches = match_lattices(placed.lattices, boxes, rule) if rule.low_quality else by_threshold
+    by_threshold = match_level_grids(placed.lattices, boxes, MaxIoU(rule.foreground, rule.background, None))
+    matches = match_level_grids(placed.lattices, boxes, rule) if rule.low_quality else by_threshold
     reaching = torch.nonzero(by_threshold >= 0)[:, 0]  # an anchor that suits any instance is one of these
     suiting, suited = _pairs_reaching(placed.boxes[reaching], boxes, rule.foreground)
     return _Matched(matches, by_threshold, reaching[suiting], suited)

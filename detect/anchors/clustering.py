@@ -28,7 +28,7 @@ from detect.anchors.iou_kmeans import (
     require_enough,
     sorted_by_area,
 )
-from detect.boxes import best_shape_iou
+from detect.ops.box_arrays import best_shape_iou
 
 
 class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.anchor_set import AnchorSet, levels_of_shapes, place_shapes
 from detect.anchors.histogram import ShapeHistogram
-from detect.anchors.instances import ResizedInstances
+from detect.anchors.instances import ResizedInstances, weighted_histograms
 from detect.anchors.iou_kmeans import (
     Members,
     best_of_starts,
@@ -23,10 +23,8 @@ from detect.anchors.iou_kmeans import (
 )
 from detect.anchors.objective import UPPER_BOUND, Objective
 from detect.anchors.optimal import optimal_anchors
-from detect.anchors.pyramid import levels_of_shapes, place_shapes
-from detect.anchors.weighting import weighted_histograms
-from detect.boxes import best_shape_iou
 from detect.errors import FitError
+from detect.ops.box_arrays import best_shape_iou
 
 METHODS = ("optimal", "kmeans", "euclidean", "log-euclidean", "mixture")
 FEW_BOXES = 20_000  # counted in cells so fine that they tell the boxes apart
@@ -79,7 +77,7 @@ def fit_anchors(
             close to it as time allows. What was proved is among the scores of the answer.
         objective: by shape; another than the average IoU, and the next two, with ``optimal`` and ``k`` only.
         fixed: (width, height) of anchors that are there in any case, among the k.
-        weights: how much each instance counts, see :func:`detect.anchors.weighting.instance_weights`.
+        weights: how much each instance counts, see :func:`detect.anchors.instances.instance_weights`.
         covariance_type: of the mixture, see :class:`LogGaussianMixture`.
         shrinkage: likewise.
 

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.placed import cells_of
+from detect.anchors.grid_iou import cells_of
 
 KERNEL_CELLS = 9  # every convolution is 3 x 3
 BOX_CHANNELS = 4

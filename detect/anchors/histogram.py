@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.boxes import row_blocks
+from detect.ops.box_arrays import row_blocks
 
 CELLS_PER_OCTAVE = 32
 OFFSET_BITS = 32  # where a box lies in its cell is kept to 2**-32 of the cell's width

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.boxes import best_shape_iou, shape_iou
 from detect.errors import FitError
+from detect.ops.box_arrays import best_shape_iou, shape_iou
 
 CANDIDATES = 4  # draws for each seed, of which the best is kept
 STRETCH = 1.3  # a step that gains makes the next this much longer

@@ -82,7 +82,7 @@ def fit_levels(
     scales: int = 3,
     ratios: int = 3,
     weights: Float64[ndarray, " n"] | None = None,
-    stride_rule: str = "exact",
+    stride_mode: str = "exact",
     center_offset: float = CENTER_OF_CELL,
     max_strides: float | None = None,
     certify: float | None = None,
@@ -101,8 +101,8 @@ def fit_levels(
         layout: ``free`` shapes, or one of ``LAYOUTS``, whose price against free ones the answer tells.
         scales: sizes on each level, of a layout.
         ratios: likewise.
-        weights: how much each instance counts, see :func:`detect.anchors.weighting.instance_weights`.
-        stride_rule: what a level's stride is, see :class:`detect.anchors.grid.Dialect`.
+        weights: how much each instance counts, see :func:`detect.anchors.instances.instance_weights`.
+        stride_mode: what a level's stride is, see :class:`detect.anchors.generator.Convention`.
         center_offset: where in its cell an anchor lies.
         max_strides: an instance counts on levels of whose stride its size, the root of its area, is at most so many times,
             and on the coarsest: large instances then do not get many times the positive anchors of small ones. A level of
@@ -113,8 +113,8 @@ def fit_levels(
         FitError: no usable boxes; an objective by shape; numbers that do not go with the layout; an unknown layout; a limit
             that is not positive.
 
-    >>> from detect.coco import read_coco
-    >>> from detect.resize import parse_resize
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
     >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
     >>> fit = fit_levels(instances, (4, 8, 16), per_level=1)
@@ -134,7 +134,7 @@ def fit_levels(
         strides,
         objective=objective.gain,
         weights=weights,
-        stride_rule=stride_rule,
+        stride_mode=stride_mode,
         center_offset=center_offset,
         max_strides=max_strides,
     )

@@ -12,14 +12,111 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from numpy import ndarray
 
+from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.assignment import Assignment, assign
-from detect.anchors.coverage import Coverage, coverage
-from detect.anchors.finer_level import FinerLevel, finer_level
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
+from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.head_cost import HeadSize, LevelCost, level_costs
 from detect.anchors.instances import ResizedInstances
+from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.errors import FitError
-from detect.matching import Atss, MaxIoU
+from detect.ops.matcher import Atss, MaxIoU
+
+SCALES = (0.5, 1.0)  # of the finest level's shapes: as the next of a pyramid would be; as they are, but laid closer
+MUST_GAIN = 0.01  # share of instances
+
+
+@dataclass(frozen=True)
+class ExtraLevel:
+    """A level of half the finest stride, beside the others; ``pays`` where it covers 1 % of the instances in addition."""
+
+    name: str
+    stride: int
+    beside: str
+    """The finest level so far, whose shapes times ``scale`` are ``shapes``."""
+    scale: float
+    shapes: tuple[tuple[float, float], ...]
+    recall: float
+    average_iou: float
+    """Both as placed on the grid, with all levels."""
+    gained: int
+    """Instances that it covers and no other level does."""
+    gained_share: float
+    anchors_added: float
+    flops_added: float
+    """As shares of the head without it."""
+    pays: bool
+
+    @property
+    def words(self) -> str:
+        """All of it in a sentence."""
+        shapes = f"the shapes of {self.beside}" + (" halved" if self.scale < 1 else "")
+        return (
+            f"{self.name} with {shapes} would cover {self.gained:,} more ({self.gained_share:.1%} of instances), for "
+            f"{self.anchors_added:.1f} times the anchors and {self.flops_added:.1f} times the operations in addition: "
+            f"it {'pays' if self.pays else 'does not pay'}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for JSON."""
+        return vars(self) | {"shapes": [list(shape) for shape in self.shapes]}
+
+
+def extra_level(score: AnchorMetrics, grid: AnchorGenerator, head: HeadSize, *, threshold: float) -> ExtraLevel | None:
+    """Half the finest stride, with the finest level's shapes at one of ``SCALES``: that which covers more.
+
+    None where the finest stride is odd.
+
+    >>> from detect.anchors.metrics import anchor_metrics
+    >>> from detect.anchors.instances import ResizedInstances
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
+    >>> dataset = read_coco({
+    ...     "images": [{"id": 1, "width": 64, "height": 64}], "categories": [{"id": 1, "name": "cell"}],
+    ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 8, 8]}],
+    ... })
+    >>> grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
+    >>> score = anchor_metrics(ResizedInstances.of(dataset, parse_resize("none")), grid.anchors)
+    >>> extra_level(score, grid, HeadSize(num_classes=1), threshold=0.5).words
+    'P3 with the shapes of P4 halved would cover 1 more (100.0% of instances), for 4.0 times the anchors and 4.0 times the
+    operations in addition: it pays'
+    """
+    if grid.anchors.levels[0].stride % 2:
+        return None
+    tried = [_at_scale(scale, score, grid, head, threshold) for scale in SCALES]
+    return max(tried, key=lambda finer: (finer.gained, finer.average_iou))
+
+
+def _at_scale(
+    scale: float, score: AnchorMetrics, grid: AnchorGenerator, head: HeadSize, threshold: float
+) -> ExtraLevel:
+    finest, instances = grid.anchors.levels[0], score.instances
+    stride = finest.stride // 2
+    shapes = [(width * scale, height * scale) for width, height in finest.shapes]
+    alone = AnchorSet((AnchorLevel(level_name(stride), stride, shapes),), center_offset=grid.anchors.center_offset)
+    iou = grid_iou_by_level(
+        instances.boxes, instances.canvas_wh, alone, strides=grid.strides, rounded=grid.rounded
+    ).max(axis=1)
+    best = np.maximum(iou, score.placed_best_iou)
+    gained = int(((iou >= threshold) & (score.placed_best_iou < threshold)).sum())
+    canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
+    (cost,), others = level_costs(canvas_wh, alone, head), level_costs(canvas_wh, grid.anchors, head)
+    count = len(best)
+    return ExtraLevel(
+        name=level_name(stride),
+        stride=stride,
+        beside=finest.name,
+        scale=scale,
+        shapes=tuple(shapes),
+        recall=float((best >= threshold).mean()) if count else float("nan"),
+        average_iou=float(best.mean()) if count else float("nan"),
+        gained=gained,
+        gained_share=gained / count if count else float("nan"),
+        anchors_added=cost.anchors / sum(other.anchors for other in others),
+        flops_added=cost.flops / sum(other.flops for other in others),
+        pays=gained >= max(1, MUST_GAIN * count),
+    )
+
 
 COVERED = 0.5  # IoU on the grid from which an instance counts as covered
 MAY_LOSE = 0.001  # share of instances that a suggestion may leave uncovered
@@ -67,13 +164,13 @@ class KeptLevels:
 
 
 @dataclass(frozen=True, eq=False)
-class LevelPreference:
-    """Which levels a dataset prefers; made by :func:`level_preference`."""
+class LevelReport:
+    """Which levels a dataset prefers; made by :func:`level_report`."""
 
-    score: Coverage
+    score: AnchorMetrics
     assignment: Assignment
     costs: tuple[LevelCost, ...]
-    finer: FinerLevel | None
+    finer: ExtraLevel | None
     threshold: float = COVERED
 
     @cached_property
@@ -163,8 +260,8 @@ class LevelPreference:
         """Plain numbers and lists, for JSON."""
         return {
             "threshold": self.threshold,
-            "recall": self.score.placed_recall(self.threshold),
-            "average_iou": self.score.placed_average_iou,
+            "recall": self.score.grid_recall(self.threshold),
+            "average_iou": self.score.grid_average_iou,
             "levels": [asdict(level) for level in self.levels],
             "subsets": [kept.to_dict() for kept in self.subsets()],
             "suggested": list(self.suggested.levels),
@@ -177,28 +274,28 @@ class LevelPreference:
         return self.score.placed_best_iou >= self.threshold
 
 
-def level_preference(
+def level_report(
     instances: ResizedInstances,
-    grid: AnchorGrid,
+    grid: AnchorGenerator,
     head: HeadSize | None = None,
     *,
     rule: MaxIoU | Atss | None = None,
     threshold: float = COVERED,
-) -> LevelPreference:
+) -> LevelReport:
     """Which levels the instances prefer, by position and by what the matcher does.
 
     Args:
         instances: boxes after the detector's resize rule.
         grid: anchors, and how they are laid.
         head: what operations are counted for; by default RetinaNet's, for the categories of the dataset.
-        rule: of matching, by default :class:`detect.matching.MaxIoU`.
+        rule: of matching, by default :class:`detect.ops.matcher.MaxIoU`.
         threshold: IoU on the grid from which an instance counts as covered.
 
     Raises:
         FitError: more than ``MAX_LEVELS`` levels.
 
-    >>> from detect.coco import read_coco
-    >>> from detect.resize import parse_resize
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
     >>> dataset = read_coco({
     ...     "images": [{"id": 1, "width": 64, "height": 64}], "categories": [{"id": 1, "name": "cell"}],
     ...     "annotations": [
@@ -207,8 +304,8 @@ def level_preference(
     ...     ],
     ... })
     >>> from detect.anchors.anchor_set import AnchorSet
-    >>> grid = AnchorGrid(AnchorSet.of([[(16, 16)], [(32, 32)], [(60, 60)]], strides=(16, 32, 64)))
-    >>> preference = level_preference(ResizedInstances.of(dataset, parse_resize("none")), grid)
+    >>> grid = AnchorGenerator(AnchorSet.of([[(16, 16)], [(32, 32)], [(60, 60)]], strides=(16, 32, 64)))
+    >>> preference = level_report(ResizedInstances.of(dataset, parse_resize("none")), grid)
     >>> preference.advice[3].partition(";")[0]
     'keep P4, P6: no instance is lost'
     >>> grid.select_levels(preference.suggested.levels).num_anchors
@@ -217,10 +314,10 @@ def level_preference(
     if len(grid.anchors.levels) > MAX_LEVELS:
         raise FitError(f"{len(grid.anchors.levels)} levels: their subsets are compared for at most {MAX_LEVELS}")
     head = head or HeadSize(max(1, len(instances.dataset.categories)))
-    score = coverage(instances, grid.anchors, strides=grid.strides, rounded=grid.rounded)
+    score = anchor_metrics(instances, grid.anchors, strides=grid.strides, rounded=grid.rounded)
     costs = level_costs(instances.rule.resize_images(instances.dataset.images.wh).canvas_wh, grid.anchors, head)
-    finer = finer_level(score, grid, head, threshold=threshold)
-    return LevelPreference(score, assign(instances, grid, rule), costs, finer, threshold)
+    finer = extra_level(score, grid, head, threshold=threshold)
+    return LevelReport(score, assign(instances, grid, rule), costs, finer, threshold)
 
 
 def _lost(kept: KeptLevels) -> str:

@@ -23,8 +23,8 @@ from detect.anchors.shape_bound import Offers, highest_offer
 from detect.anchors.shape_gain import ShapeGain
 from detect.anchors.shape_points import ShapePoints, iou_table
 from detect.anchors.shape_polish import SMALLEST_GAIN, polish_shapes, score_of, settle_shapes
-from detect.boxes import best_shape_iou
 from detect.errors import FitError
+from detect.ops.box_arrays import best_shape_iou
 
 GRID_STEPS = (1 / 9, 1 / 12, 1 / 18, 1 / 24, 1 / 36)  # nepers between candidates: the finest that leaves them few
 MAX_CANDIDATES = 800

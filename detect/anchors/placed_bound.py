@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.anchors.placed import overlap_at
+from detect.anchors.grid_iou import overlap_at
 from detect.anchors.placed_gain import AnyPosition, OwnPositions, PlacedGain
 from detect.anchors.position_means import mean_gain, overlaps_of
 

@@ -1,6 +1,6 @@
 """What a box gains from a shape that lies on the grid of a pyramid level: at its own position, or at any.
 
-Centres of one level are a stride apart along each axis, and the nearest is the best (:mod:`detect.anchors.placed`).
+Centres of one level are a stride apart along each axis, and the nearest is the best (:mod:`detect.anchors.grid_iou`).
 
 **At its own position** (:class:`OwnPositions`) how far a box lies from the nearest centre is known for each level. **At any
 position** (:class:`AnyPosition`), where a cell of a histogram stands for many boxes, the distance is uniform from 0 to half
@@ -21,12 +21,11 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import CENTER_OF_CELL
+from detect.anchors.grid_iou import distance_to_grid, overlap_at
 from detect.anchors.histogram import ShapeHistogram
-from detect.anchors.instances import ResizedInstances
-from detect.anchors.placed import distance_to_grid, overlap_at
+from detect.anchors.instances import ResizedInstances, weighted_histograms
 from detect.anchors.position_means import mean_gain, overlaps_of
 from detect.anchors.shape_gain import ShapeGain
-from detect.anchors.weighting import weighted_histograms
 from detect.errors import FitError
 
 FEW_BOXES = 5000  # so many are fitted at their own positions
@@ -59,7 +58,7 @@ class OwnPositions:
         objective: str = "iou",
         weights: Float64[ndarray, " n"] | None = None,
         center_offset: float = CENTER_OF_CELL,
-        stride_rule: str = "exact",
+        stride_mode: str = "exact",
         max_strides: float | None = None,
     ) -> OwnPositions:
         """The instances of a dataset on levels of these strides.
@@ -70,7 +69,7 @@ class OwnPositions:
             objective: see :meth:`ShapeGain.parse`.
             weights: how much each instance counts, alike by default; those of weight 0 are left out.
             center_offset: where in its cell an anchor lies, from 0 (corner) to 1; 0.5 is the middle.
-            stride_rule: what a level's stride is, see :class:`detect.anchors.grid.Dialect`.
+            stride_mode: what a level's stride is, see :class:`detect.anchors.generator.Convention`.
             max_strides: how many of a level's strides a box's size is at most; no limit by default.
 
         Raises:
@@ -84,7 +83,7 @@ class OwnPositions:
         canvas = instances.canvas_wh.T
         far = np.array(
             [
-                [distance_to_grid(centers[k], canvas[k], stride, stride_rule, center_offset) for k in (0, 1)]
+                [distance_to_grid(centers[k], canvas[k], stride, stride_mode, center_offset) for k in (0, 1)]
                 for stride in strides
             ]
         )
@@ -101,8 +100,8 @@ class OwnPositions:
     def gains(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
         """What each box has from each shape on a level: that of the best of all anchors of this shape and level.
 
-        >>> from detect.coco import read_coco
-        >>> from detect.resize import parse_resize
+        >>> from detect.data import read_coco
+        >>> from detect.data.resize import parse_resize
         >>> dataset = read_coco({
         ...     "images": [{"id": 1, "width": 64, "height": 64}], "categories": [{"id": 1, "name": "cell"}],
         ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 32, 32]}],
@@ -190,7 +189,7 @@ def placed_gain(
     objective: str = "iou",
     weights: Float64[ndarray, " n"] | None = None,
     center_offset: float = CENTER_OF_CELL,
-    stride_rule: str = "exact",
+    stride_mode: str = "exact",
     max_strides: float | None = None,
     few_boxes: int = FEW_BOXES,
 ) -> PlacedGain:
@@ -198,8 +197,8 @@ def placed_gain(
 
     Arguments are those of :class:`OwnPositions`; at any position, offset and rule of the centres make no difference.
 
-    >>> from detect.coco import read_coco
-    >>> from detect.resize import parse_resize
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
     >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
     >>> placed_gain(instances, (4, 8, 16)).far.shape[2] == len(instances)
@@ -212,7 +211,7 @@ def placed_gain(
             objective=objective,
             weights=weights,
             center_offset=center_offset,
-            stride_rule=stride_rule,
+            stride_mode=stride_mode,
             max_strides=max_strides,
         )
     parts, factors = [instances.histogram], [1.0]

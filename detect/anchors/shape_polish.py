@@ -11,7 +11,7 @@ from numpy import ndarray
 from detect.anchors.iou_kmeans import LARGEST_STRETCH, STRETCH, UPDATES, Members
 from detect.anchors.shape_gain import ShapeGain
 from detect.anchors.shape_points import ShapePoints, iou_table
-from detect.boxes import best_shape_iou, shape_iou
+from detect.ops.box_arrays import best_shape_iou, shape_iou
 
 FIRST_STEP = 0.12  # nepers
 SECOND_STEP = 0.06

@@ -17,13 +17,13 @@ from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.coverage import Coverage, coverage
 from detect.anchors.instances import ResizedInstances
-from detect.boxes import shape_iou
+from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.errors import FitError
+from detect.ops.box_arrays import shape_iou
 
 COVERED = 0.5
-SCORES = ("average_iou", "recall", "placed_average_iou", "placed_recall")
+SCORES = ("average_iou", "recall", "grid_average_iou", "grid_recall")
 
 Fit = Callable[[ResizedInstances], AnchorSet]
 
@@ -114,7 +114,7 @@ def bootstrap(
         resamples: how many.
         confidence: share of the resamples that an interval holds.
         threshold: IoU of the recalls.
-        strides: how anchors are laid, see :class:`detect.anchors.grid.AnchorGrid`.
+        strides: how anchors are laid, see :class:`detect.anchors.generator.AnchorGenerator`.
         rounded: likewise.
         seed: of the draws.
 
@@ -123,17 +123,17 @@ def bootstrap(
         FitError: the whole data, or no resample of it, can be fitted.
 
     >>> from detect.anchors.fitting import fit_anchors
-    >>> from detect.coco import read_coco
-    >>> from detect.resize import parse_resize
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
     >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
     >>> result = bootstrap(instances, partial(fit_anchors, k=2, strides=(4, 8)), resamples=10)
-    >>> width, placed = result.shapes[0].width, result.scores["placed_average_iou"]
+    >>> width, placed = result.shapes[0].width, result.scores["grid_average_iou"]
     >>> width.low <= width.value <= width.high, placed.low < placed.value < placed.high
     (True, True)
     """
     _check(resamples, confidence)
-    scored = partial(coverage, strides=strides, rounded=rounded)
+    scored = partial(anchor_metrics, strides=strides, rounded=rounded)
     anchors = fit(instances)
     whole = _columns(scored(instances, anchors), threshold)
     shapes, held_out = [], []
@@ -179,8 +179,8 @@ def train_and_validation(
         ValueError: no resamples, a confidence not between 0 and 1, or no instances on one side.
 
     >>> from detect.anchors.known import load_anchors
-    >>> from detect.coco import read_coco
-    >>> from detect.resize import parse_resize
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
     >>> instances = ResizedInstances.of(read_coco(sample_annotations("bccd")), parse_resize("letterbox:640"))
     >>> train_and_validation(instances, instances, load_anchors("yolov5-coco"), resamples=100).overfitted
@@ -191,7 +191,7 @@ def train_and_validation(
         raise ValueError(f"need instances on both sides, got {len(train)} and {len(validation)}")
     values, moved = [], []
     for side, instances in enumerate((train, validation)):
-        whole = _columns(coverage(instances, anchors, strides=strides, rounded=rounded), threshold)
+        whole = _columns(anchor_metrics(instances, anchors, strides=strides, rounded=rounded), threshold)
         values.append(_mean(whole))
         moved.append(_moved(whole, instances, _draws(instances, resamples, seed, side)))
     return Generalisation(
@@ -229,7 +229,7 @@ def _taken(instances: ResizedInstances, rows: Int64[ndarray, " m"]) -> ResizedIn
     )
 
 
-def _columns(score: Coverage, threshold: float) -> Float64[ndarray, "s n"]:
+def _columns(score: AnchorMetrics, threshold: float) -> Float64[ndarray, "s n"]:
     """What each instance adds to each of ``SCORES``."""
     by_shape, placed = score.best_iou, score.placed_best_iou
     return np.stack([by_shape, by_shape >= threshold, placed, placed >= threshold])

@@ -11,12 +11,12 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.coverage import coverage
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.coco import CocoDataset
+from detect.anchors.metrics import anchor_metrics
+from detect.data import CocoDataset
+from detect.data.resize import LARGEST_SIDE_PX, ResizeRule
 from detect.errors import ResizeError
-from detect.resize import LARGEST_SIDE_PX, ResizeRule
 
 COVERED = 0.5
 SMALL_PX = (8, 16, 32)
@@ -29,8 +29,8 @@ class Setting:
 
     resize: str
     anchors: AnchorSet
-    placed_average_iou: float
-    placed_recall: float
+    grid_average_iou: float
+    grid_recall: float
     uncovered: Int64[ndarray, " m"]
     """Ids of the annotations that no anchor of the grid reaches; one in several tiles may stand here several times."""
     under_px: tuple[float, ...]
@@ -47,8 +47,8 @@ class Setting:
                 {"name": level.name, "stride": level.stride, "shapes": [list(shape) for shape in level.shapes]}
                 for level in self.anchors.levels
             ],
-            "placed_average_iou": self.placed_average_iou,
-            "placed_recall": self.placed_recall,
+            "grid_average_iou": self.grid_average_iou,
+            "grid_recall": self.grid_recall,
             "uncovered": len(self.uncovered),
             "uncovered_ids": self.uncovered[:MAX_LISTED].tolist(),
             "under_px": {str(size): share for size, share in zip(SMALL_PX, self.under_px, strict=True)},
@@ -75,16 +75,16 @@ def sweep_resize(
         rules: such as those of :func:`rules_of_sizes`.
         head: what operations are counted for; by default RetinaNet's, for the categories of the dataset.
         threshold: IoU on the grid from which an instance counts as covered.
-        strides: how anchors are laid, see :class:`detect.anchors.grid.AnchorGrid`.
+        strides: how anchors are laid, see :class:`detect.anchors.generator.AnchorGenerator`.
         rounded: likewise.
 
     >>> from detect.anchors.known import load_anchors
-    >>> from detect.coco import read_coco
-    >>> from detect.resize import parse_resize
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
     >>> rules = rules_of_sizes(parse_resize("letterbox:640"), [320, 640])
     >>> small, large = sweep_resize(read_coco(sample_annotations("bccd")), load_anchors("retinanet"), rules)
-    >>> small.placed_recall < large.placed_recall, round(large.flops / small.flops, 1)
+    >>> small.grid_recall < large.grid_recall, round(large.flops / small.flops, 1)
     (True, 4.0)
     """
     head = head or HeadSize(max(1, len(dataset.categories)))
@@ -92,7 +92,7 @@ def sweep_resize(
     for rule in rules:
         instances = ResizedInstances.of(dataset, rule)
         own = anchors if isinstance(anchors, AnchorSet) else anchors(instances)
-        score = coverage(instances, own, strides=strides, rounded=rounded)
+        score = anchor_metrics(instances, own, strides=strides, rounded=rounded)
         images = instances.dataset.images
         costs = level_costs(rule.resize_images(images.wh).canvas_wh, own, head)
         inputs = len(images) / max(len(dataset.images), 1)  # tiles to an image
@@ -101,8 +101,8 @@ def sweep_resize(
             Setting(
                 str(rule),
                 own,
-                score.placed_average_iou,
-                score.placed_recall(threshold),
+                score.grid_average_iou,
+                score.grid_recall(threshold),
                 instances.dataset.instances.ids[score.uncovered(threshold)],
                 tuple(float((size < limit).mean()) if len(size) else float("nan") for limit in SMALL_PX),
                 inputs * sum(cost.anchors for cost in costs),
@@ -115,7 +115,7 @@ def sweep_resize(
 def rules_of_sizes(rule: ResizeRule, sizes: Sequence[int]) -> tuple[ResizeRule, ...]:
     """The rule with its first size replaced by each of these; a second one keeps its ratio to the first.
 
-    >>> from detect.resize import parse_resize
+    >>> from detect.data.resize import parse_resize
     >>> [str(each) for each in rules_of_sizes(parse_resize("shortest:800:1333"), [400, 1200])]
     ['shortest:400:666', 'shortest:1200:2000']
 

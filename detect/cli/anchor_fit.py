@@ -176,8 +176,8 @@ def fit(
     `detect anchors fit instances.json --levels p2-p4 --per-level 3` fits shapes and levels together, as the detector's grid
     will lay them. Where categories differ in size, `--max-strides 4` lets them have more equal numbers of positive anchors.
     """
+    from detect.anchors.anchor_set import strides_of
     from detect.anchors.objective import Objective
-    from detect.anchors.pyramid import strides_of
     from detect.cli import anchor_results
     from detect.cli.anchor_request import Request
     from detect.cli.fit_result import FitResult

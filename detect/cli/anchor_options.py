@@ -54,7 +54,7 @@ def grid_rule(grid: str) -> tuple[str, bool, float | None]:
     """How a framework lays anchors: its strides, whether corners are rounded, and where in a cell they lie."""
     if grid == "exact":
         return "exact", False, None
-    from detect.anchors.grid import DIALECTS
+    from detect.anchors.generator import CONVENTIONS
 
-    dialect = DIALECTS[grid]
-    return dialect.strides, dialect.rounded, dialect.center_offset
+    convention = CONVENTIONS[grid]
+    return convention.strides, convention.rounded, convention.center_offset

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.fitting import FEW_BOXES, KCurve, fit_anchors, k_curve
-from detect.anchors.instances import ResizedInstances
+from detect.anchors.instances import ResizedInstances, instance_weights
 from detect.anchors.objective import Objective
-from detect.anchors.weighting import instance_weights
 from detect.cli.anchor_options import grid_rule
 from detect.cli.output import reading_bar
 from detect.errors import ConfigError
@@ -91,7 +90,7 @@ class Request:
 
         per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
         total = self.k if per_level is None and self.max_anchors is None else None
-        stride_rule, _, center_offset = grid_rule(self.grid)
+        stride_mode, _, center_offset = grid_rule(self.grid)
         fit = fit_levels(
             instances,
             self.strides,
@@ -105,7 +104,7 @@ class Request:
             scales=self.scales,
             ratios=self.ratios,
             weights=self._weights(instances),
-            stride_rule=stride_rule,
+            stride_mode=stride_mode,
             certify=certify,
             **({} if center_offset is None else {"center_offset": center_offset}),
         )
@@ -122,11 +121,11 @@ class Request:
         from detect.anchors.stability import bootstrap
 
         strides, rounded, _ = grid_rule(self.grid)
-        with reading_bar() as progress:
+        with reading_bar() as on_progress:
             done = itertools.count()
 
             def refit(drawn: ResizedInstances) -> AnchorSet:
-                progress("fitting to resamples", next(done), resamples + 1)
+                on_progress("fitting to resamples", next(done), resamples + 1)
                 return self.fit(drawn, prove=False).anchors
 
             return bootstrap(instances, refit, resamples=resamples, strides=strides, rounded=rounded)

@@ -11,13 +11,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import AnchorSet, SourceFile
-from detect.anchors.coverage import THRESHOLDS, Coverage, coverage
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
+from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
 from detect.cli import anchor_tables, output
 from detect.cli.anchor_options import grid_rule
-from detect.coco import CocoDataset, read_coco
-from detect.resize import parse_resize
+from detect.data import CocoDataset, read_coco
+from detect.data.resize import parse_resize
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
@@ -33,8 +33,8 @@ def read_instances(files: Sequence[str], resize: str, *, strict: bool, list_find
 
 def read_dataset(files: Sequence[str], *, strict: bool, list_findings: bool) -> CocoDataset:
     """What is in the files."""
-    with output.reading_bar() as progress:
-        dataset = read_coco(list(files), strict=strict, progress=progress)
+    with output.reading_bar() as on_progress:
+        dataset = read_coco(list(files), strict=strict, on_progress=on_progress)
     if list_findings:
         output.list_findings(dataset)
     return dataset
@@ -45,13 +45,13 @@ def load_all(names: Sequence[str]) -> list[AnchorSet]:
     return [load_anchors(name) for name in names]
 
 
-def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], grid: str = "exact") -> list[Coverage]:
+def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], grid: str = "exact") -> list[AnchorMetrics]:
     """Each set on the instances, whatever rule it was made for, laid as a framework lays anchors."""
     strides, rounded, _ = grid_rule(grid)
-    return [coverage(instances, each, strides=strides, rounded=rounded) for each in sets]
+    return [anchor_metrics(instances, each, strides=strides, rounded=rounded) for each in sets]
 
 
-def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet], grid: str = "exact") -> list[Coverage]:
+def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet], grid: str = "exact") -> list[AnchorMetrics]:
     """Each set on the dataset under the resize rule that it was made for."""
     by_rule = {each.resize: ResizedInstances.of(dataset, parse_resize(each.resize)) for each in sets}
     return [score for each in sets for score in score_all(by_rule[each.resize], [each], grid)]
@@ -65,10 +65,10 @@ def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
     return sources
 
 
-def with_provenance(score: Coverage, sources: tuple[SourceFile, ...]) -> AnchorSet:
+def with_provenance(score: AnchorMetrics, sources: tuple[SourceFile, ...]) -> AnchorSet:
     """The anchors of a score, told how good they are and where they come from."""
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
-    placed = {"placed_average_iou": score.placed_average_iou, "placed_recall_at_0.5": score.placed_recall(0.5)}
+    placed = {"grid_average_iou": score.grid_average_iou, "placed_recall_at_0.5": score.grid_recall(0.5)}
     return replace(
         score.anchors,
         scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | placed).items()},
@@ -78,18 +78,18 @@ def with_provenance(score: Coverage, sources: tuple[SourceFile, ...]) -> AnchorS
     )
 
 
-def assigned(score: Coverage, grid: str, assigner: str) -> Assignment:
+def assigned(score: AnchorMetrics, grid: str, assigner: str) -> Assignment:
     """What a matcher does with the anchors of a score."""
     from detect.anchors.assignment import assign  # which needs torch
-    from detect.anchors.grid import AnchorGrid
-    from detect.matching import Atss
+    from detect.anchors.generator import AnchorGenerator
+    from detect.ops.matcher import Atss
 
     strides, rounded, _ = grid_rule(grid)
-    laid = AnchorGrid(score.anchors, strides=strides, rounded=rounded)
+    laid = AnchorGenerator(score.anchors, strides=strides, rounded=rounded)
     return assign(score.instances, laid, Atss() if assigner == "atss" else None)
 
 
-def print_score(scores: Sequence[Coverage], worst: int, assignments: Sequence[Assignment] = ()) -> None:
+def print_score(scores: Sequence[AnchorMetrics], worst: int, assignments: Sequence[Assignment] = ()) -> None:
     """Sets of anchors side by side, then each in detail, for people; assignments are none, or one for each set."""
     console = output.console()
     rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
@@ -106,7 +106,7 @@ def print_score(scores: Sequence[Coverage], worst: int, assignments: Sequence[As
         anchor_tables.warn_if_parted(score)
 
 
-def print_score_objects(scores: Sequence[Coverage], assignments: Sequence[Assignment] = ()) -> None:
+def print_score_objects(scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment] = ()) -> None:
     """Scores, for machines."""
     objects = [{"name": each.anchors.name, "method": "given"} | score_object(each) for each in scores]
     for content, assignment in zip(objects, assignments, strict=False):
@@ -127,13 +127,13 @@ def assignment_object(assignment: Assignment) -> dict[str, Any]:
     }
 
 
-def score_object(score: Coverage) -> dict[str, Any]:
+def score_object(score: AnchorMetrics) -> dict[str, Any]:
     """A score for machines; no file names in it, so that shards of a dataset give what the whole gives."""
     dataset = score.instances.dataset
     return {
         "boxes": len(score.instances),
-        "refused": len(dataset.refused),
-        "odd": len(dataset.odd),
+        "refused": len(dataset.invalid),
+        "odd": len(dataset.suspicious),
         "crowd": len(dataset.crowd),
         "resize": str(score.instances.rule),
         "shapes": score.anchors.shapes.tolist(),
@@ -143,8 +143,8 @@ def score_object(score: Coverage) -> dict[str, Any]:
         ],
         "average_iou": score.average_iou,
         "recall": {str(t): score.recall(t) for t in THRESHOLDS},
-        "placed_average_iou": score.placed_average_iou,
-        "placed_recall": {str(t): score.placed_recall(t) for t in THRESHOLDS},
+        "grid_average_iou": score.grid_average_iou,
+        "grid_recall": {str(t): score.grid_recall(t) for t in THRESHOLDS},
         "yolov5_ratio_recall": score.ratio_recall,
         "findings": [
             {"kind": kind, "annotation_id": each.annotation_id, "image_id": each.image_id, "reason": each.reason}

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from detect.anchors.coverage import Coverage, Group
 from detect.anchors.fitting import KCurve
+from detect.anchors.metrics import AnchorMetrics, Group
 from detect.anchors.objective import UPPER_BOUND
 from detect.cli import output
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
-    from detect.anchors.levels import LevelPreference  # which needs torch: seconds, for commands that do without
+    from detect.anchors.levels import LevelReport  # which needs torch: seconds, for commands that do without
     from detect.anchors.stability import Generalisation, Stability
     from detect.anchors.structured import StructuredFit
     from detect.anchors.sweep import Setting
@@ -26,14 +26,14 @@ NEGLECT = (
 PARTED = 0.05  # recall lost between shape and grid that is worth a warning
 
 
-def print_scores(scores: Sequence[Coverage], console: Console) -> None:
+def print_scores(scores: Sequence[AnchorMetrics], console: Console) -> None:
     """Sets of anchors side by side, then by size of object."""
     table = output.table(
         "", "anchors", "average IoU", "recall .5", ".6", ".7", ".8", ".9", "placed IoU", "placed .5", "ratio<4"
     )
     for score in scores:
         recalls = (score.recall(t) for t in (0.5, 0.6, 0.7, 0.8, 0.9))
-        placed = (score.placed_average_iou, score.placed_recall(0.5), score.ratio_recall)
+        placed = (score.grid_average_iou, score.grid_recall(0.5), score.ratio_recall)
         numbers = (score.average_iou, *recalls, *placed)
         table.add_row(
             output.plain(score.anchors.name), str(score.anchors.num_anchors), *(f"{value:.3f}" for value in numbers)
@@ -46,14 +46,14 @@ def print_scores(scores: Sequence[Coverage], console: Console) -> None:
     )
 
 
-def proofs(score: Coverage) -> list[tuple[str, float, float]]:
+def proofs(score: AnchorMetrics) -> list[tuple[str, float, float]]:
     """What the anchors were fitted for and is proved: the name of the score, what they reach, what nothing exceeds."""
     scores = score.anchors.scores
     bounded = [name.removesuffix(UPPER_BOUND) for name in scores if name.endswith(UPPER_BOUND)]
     return [(name, scores[name], scores[name + UPPER_BOUND]) for name in bounded if name in scores]
 
 
-def print_bounds(score: Coverage, among: str, console: Console) -> None:
+def print_bounds(score: AnchorMetrics, among: str, console: Console) -> None:
     """How close the fitted anchors are to the best there can be, where it was proved."""
     for name, reached, bound in proofs(score):
         gap = f"within {bound / reached - 1:.2%} of the best"
@@ -109,7 +109,7 @@ def print_generalisation(generalisation: Generalisation, console: Console) -> No
     console.print(verdict)
 
 
-def print_groups(score: Coverage, console: Console, *, most: int = MOST_GROUPS) -> None:
+def print_groups(score: AnchorMetrics, console: Console, *, most: int = MOST_GROUPS) -> None:
     """One set of anchors by size, ratio, category and level: by shape, then as placed."""
     kinds = (
         ("size", score.by_size, score.placed_by_size),
@@ -169,7 +169,7 @@ def _group_numbers(group: Group) -> list[str]:
     return [f"{value:.3f}" for value in (group.average_iou, group.recall[0.5], group.recall[0.7], group.recall[0.9])]
 
 
-def print_levels(score: Coverage, console: Console) -> None:
+def print_levels(score: AnchorMetrics, console: Console) -> None:
     """The shapes of a set, level by level."""
     table = output.table("level", "stride", "shapes, width x height")
     for level in score.anchors.levels:
@@ -177,7 +177,7 @@ def print_levels(score: Coverage, console: Console) -> None:
     console.print(table)
 
 
-def print_worst(score: Coverage, count: int, console: Console) -> None:
+def print_worst(score: AnchorMetrics, count: int, console: Console) -> None:
     """The instances that a set covers worst."""
     annotations, images = score.instances.dataset.instances, score.instances.dataset.images
     table = output.table("worst covered", "image", "category", "width x height", "best IoU", "placed")
@@ -213,9 +213,9 @@ def print_knee(curve: KCurve, console: Console, *, whole: bool) -> None:
         console.print(f"more shapes buy little beyond k = {curve.knee}, average IoU {at_knee:.3f} (--suggest-k)")
 
 
-def warn_if_parted(score: Coverage) -> None:
+def warn_if_parted(score: AnchorMetrics) -> None:
     """Say so where the grid loses what the shapes promise."""
-    by_shape, placed = score.recall(0.5), score.placed_recall(0.5)
+    by_shape, placed = score.recall(0.5), score.grid_recall(0.5)
     if by_shape - placed > PARTED:
         finest = score.anchors.levels[0]
         output.note(
@@ -225,7 +225,7 @@ def warn_if_parted(score: Coverage) -> None:
         )
 
 
-def print_preference(preference: LevelPreference, console: Console) -> None:
+def print_preference(preference: LevelReport, console: Console) -> None:
     """What each level takes and costs, what is left without it, and what to keep, in words."""
     output.print_dataset(preference.score.instances.dataset, str(preference.score.instances.rule), console)
     table = output.table("level", "stride", "shapes", "best for", "positives", "anchors", "GFLOPs", "lost without it")
@@ -246,8 +246,8 @@ def print_sweep(settings: Sequence[Setting], console: Console) -> None:
     small = [f"under {size} px" for size in SMALL_PX]
     table = output.table("resize", "placed IoU", "placed .5", "uncovered", *small, "anchors", "GFLOPs")
     for each in settings:
-        coverage = f"{each.placed_average_iou:.3f}", f"{each.placed_recall:.3f}", f"{len(each.uncovered):,}"
+        covered = f"{each.grid_average_iou:.3f}", f"{each.grid_recall:.3f}", f"{len(each.uncovered):,}"
         shares = (f"{share:.1%}" for share in each.under_px)
-        table.add_row(each.resize, *coverage, *shares, f"{each.num_anchors:,.0f}", f"{each.flops / 1e9:.1f}")
+        table.add_row(each.resize, *covered, *shares, f"{each.num_anchors:,.0f}", f"{each.flops / 1e9:.1f}")
     console.print(table)
     console.print("placed: where the grid puts the anchors; operations of RetinaNet's head, for an image", style="dim")

@@ -102,21 +102,21 @@ def levels(
     """Which pyramid levels the boxes prefer, what dropping each costs and saves, whether a finer one would pay.
 
     `detect anchors levels instances.json --anchors retinanet` tells it in words; `RetinaNetHead.select_levels` and
-    `AnchorGrid.select_levels` take the levels to keep, and `detect anchors fit instances.json --levels p3-p5` fits to these.
-    Nothing is trained: the anchors are matched as a detector would.
+    `AnchorGenerator.select_levels` take the levels to keep, and `detect anchors fit instances.json --levels p3-p5`
+    fits to these. Nothing is trained: the anchors are matched as a detector would.
     """
-    from detect.anchors.grid import AnchorGrid
+    from detect.anchors.generator import AnchorGenerator
     from detect.anchors.known import load_anchors
-    from detect.anchors.levels import level_preference
+    from detect.anchors.levels import level_report
     from detect.cli import anchor_results, anchor_tables
     from detect.cli.output import console, print_json, save
-    from detect.matching import Atss
+    from detect.ops.matcher import Atss
 
     chosen = load_anchors(anchors)
     instances = anchor_results.read_instances(files, resize or chosen.resize, strict=strict, list_findings=findings)
     strides, rounded, _ = grid_rule(grid)
-    laid = AnchorGrid(chosen, strides=strides, rounded=rounded)
-    preference = level_preference(instances, laid, rule=Atss() if assigner == "atss" else None)
+    laid = AnchorGenerator(chosen, strides=strides, rounded=rounded)
+    preference = level_report(instances, laid, rule=Atss() if assigner == "atss" else None)
     if json:
         print_json(preference.to_dict())
     else:
@@ -148,13 +148,13 @@ def sweep(
     """
     from functools import partial
 
+    from detect.anchors.anchor_set import strides_of
     from detect.anchors.fitting import fit_anchors
     from detect.anchors.known import load_anchors
-    from detect.anchors.pyramid import strides_of
     from detect.anchors.sweep import rules_of_sizes, sweep_resize
     from detect.cli import anchor_results, anchor_tables
     from detect.cli.output import console, numbers, print_json
-    from detect.resize import parse_resize
+    from detect.data.resize import parse_resize
 
     rules = rules_of_sizes(parse_resize(resize), [round(size) for size in numbers(sizes, "--sizes", least=1)])
     chosen = load_anchors(anchors) if anchors else partial(fit_anchors, k=k, strides=strides_of(levels))

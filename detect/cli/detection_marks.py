@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.boxes import xywh_to_xyxy
-from detect.coco import CocoDataset, CocoResults
-from detect.keypoints.cells import SHIFTS
-from detect.keypoints.coco_landmarks import CocoLandmarks
-from detect.keypoints.landmarks import UNLABELLED
-from detect.report.detection_pictures import Marks, score_text
+from detect.data import CocoDataset, CocoResults
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.ops.box_arrays import xywh_to_xyxy
+from detect.report.pictures import Marks, score_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +26,8 @@ class Drawer:
     dataset: CocoDataset
     results: CocoResults
     least: float
-    landmarks: CocoLandmarks | None = None
-    pixel: str = "center"
+    landmarks: CocoKeypoints | None = None
+    pixel_origin: str = "center"
 
     def found(self, image_row: int) -> Marks:
         """What was found in an image, the best on top."""
@@ -37,7 +36,7 @@ class Drawer:
         rows = rows[self.results.scores[rows] >= self.least]
         boxed = rows[np.isfinite(self.results.boxes_xywh[rows]).all(axis=1)]
         tables = [self.results.keypoints[row][:, :2] for row in rows.tolist()]
-        points = np.concatenate([np.zeros((0, 2)), *tables]) + SHIFTS[self.pixel]
+        points = np.concatenate([np.zeros((0, 2)), *tables]) + SHIFTS[self.pixel_origin]
         of_points = np.repeat(rows, [len(table) for table in tables])
         classes = np.searchsorted(self._categories, self.results.category_ids[np.concatenate([boxed, of_points])])
         return Marks(
@@ -53,7 +52,7 @@ class Drawer:
             return Marks(xywh_to_xyxy(instances.boxes_xywh[own]), np.zeros((0, 2)), classes)
         points = self.landmarks.landmarks
         own = (np.asarray(points.image) == image_row) & (np.asarray(points.visibility) != UNLABELLED)
-        placed = np.asarray(points.points)[own] + SHIFTS[self.landmarks.pixel]
+        placed = np.asarray(points.points)[own] + SHIFTS[self.landmarks.pixel_origin]
         return Marks(np.zeros((0, 4)), placed, np.asarray(points.joint)[own].astype(np.int64))
 
     @cached_property

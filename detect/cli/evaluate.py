@@ -34,10 +34,10 @@ def evaluate(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Landmarks of this score or more count; by default the detector's own, of results all."),
+        typer.Option(help="Keypoints of this score or more count; by default the detector's own, of results all."),
     ] = None,
     radii: Annotated[str, typer.Option(help="A landmark is found within so many image pixels.")] = "1,2,3,5",
-    pixel: Annotated[
+    pixel_origin: Annotated[
         Pixel, typer.Option(help="With --results, of keypoints: pixel i has its centre at i, or its left corner.")
     ] = "center",
     batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images at once.")] = 16,
@@ -66,14 +66,16 @@ def evaluate(
 
     at = numbers(radii, "--radii", least=0.01)
     if results is not None:
-        subject = evaluation_subject.of_results(results, paths, images, task=task, pixel=pixel, strict=strict)
+        subject = evaluation_subject.of_results(
+            results, paths, images, task=task, pixel_origin=pixel_origin, strict=strict
+        )
     else:
         subject = evaluation_subject.of_detector(
             paths, images, device=device, batch_size=batch_size, strict=strict, skip_broken=skip_broken
         )
     evaluation = subject.evaluate(at, threshold)
-    if strict and evaluation.refused:
-        raise CocoError(str(evaluation.refused[0]))
+    if strict and evaluation.invalid:
+        raise CocoError(str(evaluation.invalid[0]))
     if json:
         print_json(evaluation.to_dict())
     else:
@@ -85,6 +87,6 @@ def evaluate(
 
 
 def _found(subject: Subject, by_detector: bool) -> dict[str, str | bytes]:
-    from detect.training.results_file import results_json
+    from detect.data.coco_results import results_json
 
     return {"results.json": results_json(subject.results, subject.dataset)} if by_detector else {}

@@ -14,13 +14,12 @@ from rich.console import Console
 
 from detect.cli import output
 from detect.cli.detection_marks import Drawer
-from detect.coco import CocoDataset
-from detect.images import open_image
-from detect.keypoints.scores import PointScores
-from detect.report.detection_pictures import detection_picture
+from detect.data import CocoDataset
+from detect.data.images import open_image
+from detect.evaluation.boxes import BoxEvaluation, LandmarkEvaluation, PrecisionRecall
+from detect.evaluation.points import PointScores
 from detect.report.evaluation_page import Curve, CurvePanel, Pictures, ScoreTable, evaluation_page, score_cell
-from detect.report.overlays import contact_sheet
-from detect.training.evaluation import BoxEvaluation, LandmarkEvaluation, PrecisionRecall
+from detect.report.pictures import contact_sheet, detection_picture
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
 
@@ -88,13 +87,13 @@ def _count_table(evaluation: LandmarkEvaluation) -> ScoreTable:
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """What was scored, tables, and what was refused."""
     output.print_findings(_dataset(evaluation), console)
-    refused = evaluation.refused
-    if refused:
-        console.print(f"{len(refused):,} results refused:", style="yellow")
-        for finding in refused[: output.SHOWN_FINDINGS]:
+    invalid = evaluation.invalid
+    if invalid:
+        console.print(f"{len(invalid):,} results refused:", style="yellow")
+        for finding in invalid[: output.SHOWN_FINDINGS]:
             console.print(f"  {finding}", markup=False, soft_wrap=True)
-        if len(refused) > output.SHOWN_FINDINGS:
-            console.print(f"  and {len(refused) - output.SHOWN_FINDINGS:,} more")
+        if len(invalid) > output.SHOWN_FINDINGS:
+            console.print(f"  and {len(invalid) - output.SHOWN_FINDINGS:,} more")
     counts = ", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items())
     console.print(counts)
     for scores in tables_of(evaluation):
@@ -120,7 +119,7 @@ def _page(evaluation: Evaluation, source: Source, drawer: Drawer) -> str:
     if source.images is not None and source.num_pictures and len(dataset.images):
         sheet = Pictures(SHEET_CAPTION.format(least=source.least_score), _sheet(dataset, source, drawer))
     notes = (
-        [f"{len(evaluation.refused):,} results refused, such as: {evaluation.refused[0]}"] if evaluation.refused else []
+        [f"{len(evaluation.invalid):,} results refused, such as: {evaluation.invalid[0]}"] if evaluation.invalid else []
     )
     return evaluation_page(
         "Evaluation",
@@ -181,7 +180,7 @@ def _counts(evaluation: Evaluation) -> dict[str, int]:
         "instances": len(dataset.instances),
         "crowd regions": len(dataset.crowd),
         "results": evaluation.num_results,
-        "refused results": len(evaluation.refused),
+        "refused results": len(evaluation.invalid),
     }
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from detect.cli import output
 from detect.cli.detection_marks import Drawer
 from detect.cli.detector import load_on
-from detect.coco import CocoDataset, CocoResults, read_coco, read_results
+from detect.data import CocoDataset, CocoResults, read_coco, read_results
 from detect.errors import ConfigError
-from detect.keypoints.coco_landmarks import CocoLandmarks, keypoint_landmarks
+from detect.evaluation.boxes import BoxEvaluation, LandmarkEvaluation, evaluate_boxes, evaluate_landmarks
+from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.loading.dataset import DetectionData
 from detect.training.checkpoints import TrainedDetector
-from detect.training.data import DetectionData
-from detect.training.evaluation import BoxEvaluation, LandmarkEvaluation, evaluate_boxes, evaluate_landmarks
 from detect.training.inference import find_objects
 from detect.training.inputs import read_validation, validation_folder
 
@@ -29,7 +29,7 @@ class Subject:
 
     name: str
     dataset: CocoDataset
-    landmarks: CocoLandmarks | None
+    landmarks: CocoKeypoints | None
     results: CocoResults
     images: Path | None
     threshold: float | None = None
@@ -46,19 +46,19 @@ class Subject:
 
     def drawer(self, least: float) -> Drawer:
         """What pictures show."""
-        pixel = "center" if self.landmarks is None else self.landmarks.pixel
-        return Drawer(self.dataset, self.results, least, self.landmarks, pixel)
+        pixel_origin = "center" if self.landmarks is None else self.landmarks.pixel_origin
+        return Drawer(self.dataset, self.results, least, self.landmarks, pixel_origin)
 
 
 def of_results(
-    path: Path, files: Sequence[str], images: Path | None, *, task: str | None, pixel: str, strict: bool
+    path: Path, files: Sequence[str], images: Path | None, *, task: str | None, pixel_origin: str, strict: bool
 ) -> Subject:
     """The content of a results file."""
     dataset = _read(files, keypoints=task == "landmarks", strict=strict)
     results = read_results(path, dataset)
     if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
         task, dataset = "landmarks", _read(files, keypoints=True, strict=strict)
-    landmarks = keypoint_landmarks(dataset, pixel=pixel) if task == "landmarks" else None
+    landmarks = coco_keypoints(dataset, pixel_origin=pixel_origin) if task == "landmarks" else None
     return Subject(str(path), dataset, landmarks, results, images)
 
 
@@ -83,8 +83,8 @@ def of_detector(
 
 
 def _validated_on(trained: TrainedDetector, strict: bool) -> CocoDataset:
-    with output.reading_bar() as progress:
-        dataset = read_validation(trained.config, strict=strict, progress=progress)
+    with output.reading_bar() as on_progress:
+        dataset = read_validation(trained.config, strict=strict, on_progress=on_progress)
     if dataset is None:
         raise ConfigError(f"{trained.name}: the run has no data to validate on: give annotation files")
     return dataset
@@ -96,8 +96,10 @@ def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_
     landmarks = None
     if trained.task == "landmarks":
         learned = trained.labels
-        landmarks = keypoint_landmarks(dataset, pixel=fields.pixel).with_types(learned.joint_names, learned.joints)
-    with output.reading_bar() as progress:
+        landmarks = coco_keypoints(dataset, pixel_origin=fields.pixel_origin).with_types(
+            learned.type_names, learned.joints
+        )
+    with output.reading_bar() as on_progress:
         return DetectionData(
             dataset,
             folder,
@@ -106,13 +108,13 @@ def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_
             on_broken=fields.on_broken if skip_broken is None else "skip" if skip_broken else "fail",
             landmarks=landmarks,
             category_ids=trained.category_ids,
-            progress=progress,
+            on_progress=on_progress,
         ).usable()
 
 
 def _run(trained: TrainedDetector, data: DetectionData, device: str, batch_size: int) -> CocoResults:
     floor = None if data.landmarks is None else min(LANDMARK_FLOOR, float(trained.config.model.threshold))
-    with output.reading_bar() as progress:
+    with output.reading_bar() as on_progress:
         return find_objects(
             trained.model,
             data,
@@ -120,11 +122,11 @@ def _run(trained: TrainedDetector, data: DetectionData, device: str, batch_size:
             batch_size=batch_size,
             device=device,
             score_threshold=floor,
-            pixel=trained.config.data.pixel,
-            progress=progress,
+            pixel_origin=trained.config.data.pixel_origin,
+            on_progress=on_progress,
         )
 
 
 def _read(files: Sequence[str], *, keypoints: bool, strict: bool) -> CocoDataset:
-    with output.reading_bar() as progress:
-        return read_coco(list(files), keypoints=keypoints, strict=strict, progress=progress)
+    with output.reading_bar() as on_progress:
+        return read_coco(list(files), keypoints=keypoints, strict=strict, on_progress=on_progress)

@@ -67,7 +67,7 @@ def _description(trained: TrainedDetector) -> dict[str, Any]:
     return {
         "task": trained.task,
         "classes": [{"category_id": category, "name": name} for category, name in categories],
-        "landmarks": list(trained.labels.joint_names),
+        "landmarks": list(trained.labels.type_names),
         "resize": str(trained.resize),
         "channels": trained.channels,
         "stride": None if trained.task == "boxes" else trained.config.model.stride,
@@ -78,7 +78,7 @@ def _to_onnx(
     trained: TrainedDetector, output: Path, paths: list[Path] | None, num_images: int, max_candidates: int
 ) -> dict[str, Any]:
     from detect.cli.output import note
-    from detect.detectors.export import export_onnx
+    from detect.detectors.onnx import export_onnx
     from detect.errors import OutputError
 
     images, image_hw = _check_images(trained, paths, num_images)
@@ -108,8 +108,8 @@ def _check_images(
 ) -> tuple[Float[Tensor, "b d h w"], Int64[Tensor, "b 2"]]:
     """The first images that have the first one's size in the network's input."""
     from detect.errors import ConfigError
-    from detect.training.data import DetectionData, collate
-    from detect.training.image_files import dataset_of_files
+    from detect.loading.dataset import DetectionData, collate
+    from detect.loading.image_files import dataset_of_files
     from detect.training.inference import places_by_size
     from detect.training.inputs import read_validation, validation_folder
 
@@ -138,9 +138,9 @@ def _to_torchvision(trained: TrainedDetector, output: Path) -> dict[str, Any]:
     import torch
 
     from detect.cli.output import note, save
-    from detect.detectors.export import torchvision_weights
     from detect.detectors.retinanet import RetinaNetDetector
     from detect.errors import ConvertError
+    from detect.interop.weights import torchvision_weights
 
     if not isinstance(trained.model, RetinaNetDetector):
         raise ConvertError("torchvision has no detector of landmarks in heatmaps: export it to ONNX")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import SourceFile
-from detect.anchors.coverage import Coverage
 from detect.anchors.fitting import KCurve
+from detect.anchors.metrics import AnchorMetrics
 from detect.anchors.objective import UPPER_BOUND
 from detect.cli import anchor_results, anchor_tables, output
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class FitResult:
     """Scores of the fitted anchors and of those they are compared with, and what else was asked for."""
 
-    scores: Sequence[Coverage]
+    scores: Sequence[AnchorMetrics]
     among: str
     """What an upper bound is the highest of, in words."""
     method: str = "optimal"
@@ -81,7 +81,7 @@ class FitResult:
         """Write ``anchors.yaml``, ``report.html``, and ``findings.csv`` where something was refused or odd."""
         dataset = self.scores[0].instances.dataset
         files = {"anchors.yaml": anchor_results.with_provenance(self.scores[0], sources.result()).to_yaml()}
-        if dataset.refused or dataset.odd:
+        if dataset.invalid or dataset.suspicious:
             files["findings.csv"] = output.findings_csv(dataset)
         if with_page:
             from detect.report.anchor_page import anchor_page

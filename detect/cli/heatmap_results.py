@@ -15,32 +15,31 @@ from PIL import Image
 from rich.console import Console
 
 from detect.cli import output
-from detect.coco import CocoDataset, read_coco
-from detect.images import open_image
-from detect.keypoints.ceiling import batches_of_one_size
-from detect.keypoints.cells import SHIFTS
-from detect.keypoints.coco_landmarks import CocoLandmarks, box_landmarks, keypoint_landmarks
-from detect.keypoints.heatmaps import HeatmapTargets, render_heatmaps
-from detect.keypoints.landmarks import UNLABELLED
-from detect.keypoints.radius import sigma_from_size
-from detect.report.overlays import contact_sheet, heatmap_overlay
+from detect.data import CocoDataset, read_coco
+from detect.data.images import open_image
+from detect.evaluation.oracle import batches_of_one_size
+from detect.keypoints.box_centers import sigma_from_size
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, box_keypoints, coco_keypoints
+from detect.keypoints.targets import HeatmapTargets, render_heatmaps
+from detect.report.pictures import contact_sheet, heatmap_overlay
 
 BLANK = 70  # grey of the ground where no images are given
 LEFT_OUT = ("outside", "ignored", "unlabelled")
 
 
 def read_landmarks(
-    files: Sequence[str], source: str, *, pixel: str, merge: bool, strict: bool, list_findings: bool
-) -> CocoLandmarks:
+    files: Sequence[str], source: str, *, pixel_origin: str, merge: bool, strict: bool, list_findings: bool
+) -> CocoKeypoints:
     """The points of the files: their keypoints, or the centres of their boxes."""
-    with output.reading_bar() as progress:
-        dataset = read_coco(list(files), keypoints=source == "keypoints", strict=strict, progress=progress)
+    with output.reading_bar() as on_progress:
+        dataset = read_coco(list(files), keypoints=source == "keypoints", strict=strict, on_progress=on_progress)
     if list_findings:
         output.list_findings(dataset)
     return (
-        box_landmarks(dataset, merge=merge)
+        box_keypoints(dataset, merge=merge)
         if source == "boxes"
-        else keypoint_landmarks(dataset, pixel=pixel, merge=merge)
+        else coco_keypoints(dataset, pixel_origin=pixel_origin, merge=merge)
     )
 
 
@@ -53,7 +52,7 @@ class Drawing:
     sigma_of_size: float | None
     options: Mapping[str, Any]
 
-    def targets(self, found: CocoLandmarks, images: Sequence[int]) -> HeatmapTargets:
+    def targets(self, found: CocoKeypoints, images: Sequence[int]) -> HeatmapTargets:
         """Of images of one size, as a batch."""
         batch = found.take(images)
         sigma: Any = self.sigma
@@ -66,7 +65,7 @@ class Drawing:
             found.dataset.images.wh[images[0], ::-1].tolist(),
             stride=self.stride,
             sigma=sigma,
-            pixel=batch.pixel,
+            pixel_origin=batch.pixel_origin,
             ignore=batch.ignored if any(map(len, found.ignored)) else None,
             sizes=batch.sizes_wh,
             **self.options,
@@ -74,7 +73,7 @@ class Drawing:
 
 
 def shards(
-    found: CocoLandmarks, drawing: Drawing, *, per_shard: int, pack: str
+    found: CocoKeypoints, drawing: Drawing, *, per_shard: int, pack: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Description and content of one file after the other; the images of a file are of one size."""
     for number, images in enumerate(batches_of_one_size(found, per_shard)):
@@ -90,7 +89,7 @@ def shards(
         yield about, _content(found, images, targets, drawing)
 
 
-def _content(found: CocoLandmarks, images: Sequence[int], targets: HeatmapTargets, drawing: Drawing) -> dict[str, Any]:
+def _content(found: CocoKeypoints, images: Sequence[int], targets: HeatmapTargets, drawing: Drawing) -> dict[str, Any]:
     """Arrays, and plain values on how to read them."""
     dataset = found.dataset
     rows = found.take(images).rows[targets.instances]
@@ -102,9 +101,9 @@ def _content(found: CocoLandmarks, images: Sequence[int], targets: HeatmapTarget
         "annotation_ids": dataset.instances.ids[rows],
         "image_ids": dataset.images.ids[list(images)],
         "file_names": np.array([dataset.images.file_names[row] for row in images]),
-        "joint_names": np.array(found.joint_names),
+        "type_names": np.array(found.type_names),
         "stride": np.array(drawing.stride),
-        "pixel": np.array(found.pixel),
+        "pixel": np.array(found.pixel_origin),
     }
     return content | ({} if targets.weights is None else {"weights": targets.weights})
 
@@ -123,7 +122,7 @@ def _tensor_or_text(value: ndarray) -> Any:
     return value.tolist() if value.dtype.kind == "U" else torch.from_numpy(value)
 
 
-def overlays(found: CocoLandmarks, drawing: Drawing, folder: Path | None, count: int) -> bytes:
+def overlays(found: CocoKeypoints, drawing: Drawing, folder: Path | None, count: int) -> bytes:
     """A sheet of images with their maps, evenly spread over the dataset, as PNG."""
     with_points = np.unique(np.asarray(found.landmarks.image))
     chosen = with_points[np.linspace(0, len(with_points) - 1, min(count, len(with_points))).round().astype(int)]
@@ -133,7 +132,7 @@ def overlays(found: CocoLandmarks, drawing: Drawing, folder: Path | None, count:
         name = found.dataset.images.file_names[row]
         image = open_image(folder, name, image_wh=(width, height)) if folder else Image.new("L", (width, height), BLANK)
         targets, own = drawing.targets(found, [row]), found.take([row]).landmarks
-        points = np.asarray(own.points)[np.asarray(own.visibility) != UNLABELLED] + SHIFTS[found.pixel]
+        points = np.asarray(own.points)[np.asarray(own.visibility) != UNLABELLED] + SHIFTS[found.pixel_origin]
         pictures.append(
             heatmap_overlay(image, np.asarray(targets.heatmaps[0]).max(axis=0), points, stride=drawing.stride)
         )
@@ -142,20 +141,20 @@ def overlays(found: CocoLandmarks, drawing: Drawing, folder: Path | None, count:
     return sheet.getvalue()
 
 
-def index_of(found: CocoLandmarks, drawing: Drawing, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def index_of(found: CocoKeypoints, drawing: Drawing, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What ``targets.json`` says."""
     kinds = ("images", "drawn", *LEFT_OUT, "collisions")
     return {
-        "joints": list(found.joint_names),
-        "pixel": found.pixel,
+        "joints": list(found.type_names),
+        "pixel": found.pixel_origin,
         "stride": drawing.stride,
         "sigma": drawing.sigma,
         "sigma_of_size": drawing.sigma_of_size,
         **drawing.options,
         **{kind: sum(each[kind] for each in files) for kind in kinds},
         "ignored_regions": sum(map(len, found.ignored)),
-        "refused": len(found.dataset.refused),
-        "odd": len(found.dataset.odd),
+        "refused": len(found.dataset.invalid),
+        "odd": len(found.dataset.suspicious),
         "files": list(files),
     }
 

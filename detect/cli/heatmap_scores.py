@@ -11,33 +11,32 @@ from typing import Any
 from rich.console import Console
 
 from detect.cli import output
-from detect.coco import CocoDataset, Finding, read_results
+from detect.data import CocoDataset, Finding, read_results
 from detect.errors import CocoError, ConfigError
-from detect.keypoints.ceiling import GOOD_F1, Ceiling, ceiling, coarsest_good
-from detect.keypoints.coco_landmarks import CocoLandmarks
-from detect.keypoints.coco_scores import PointResults, oks_of, point_results
-from detect.keypoints.scores import PointScores, score_points
-from detect.keypoints.thresholds import choose_threshold
+from detect.evaluation.coco_points import PointResults, oks_of, point_results
+from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
+from detect.evaluation.points import PointScores, choose_threshold, score_points
+from detect.keypoints.keypoints import CocoKeypoints
 
 
 def ceilings_of(
-    found: CocoLandmarks, strides: Sequence[float], sigmas: Sequence[float], **options: Any
-) -> list[Ceiling]:
-    """One for each stride and sigma; the options are those of :func:`detect.keypoints.ceiling.ceiling`."""
+    found: CocoKeypoints, strides: Sequence[float], sigmas: Sequence[float], **options: Any
+) -> list[OracleScores]:
+    """One for each stride and sigma; the options are those of :func:`detect.evaluation.oracle.ceiling`."""
     grid = [(stride, sigma) for stride in strides for sigma in sigmas]
     num_images = len(found.dataset.images)
-    ceilings: list[Ceiling] = []
-    with output.reading_bar() as progress:
+    ceilings: list[OracleScores] = []
+    with output.reading_bar() as on_progress:
 
         def tell(num_done: int) -> None:
-            progress("drawing and finding", len(ceilings) * num_images + num_done, len(grid) * num_images)
+            on_progress("drawing and finding", len(ceilings) * num_images + num_done, len(grid) * num_images)
 
         for stride, sigma in grid:
-            ceilings.append(ceiling(found, stride=stride, sigma=sigma, told=tell, **options))
+            ceilings.append(oracle_round_trip(found, stride=stride, sigma=sigma, told=tell, **options))
     return ceilings
 
 
-def print_ceilings(ceilings: Sequence[Ceiling], dataset: CocoDataset, console: Console) -> None:
+def print_ceilings(ceilings: Sequence[OracleScores], dataset: CocoDataset, console: Console) -> None:
     """A row for each stride and sigma, the recommended one marked."""
     output.print_findings(dataset, console)
     best = coarsest_good(ceilings)
@@ -58,11 +57,12 @@ def print_ceilings(ceilings: Sequence[Ceiling], dataset: CocoDataset, console: C
     )
     if best is None:
         output.note(
-            f"warning: none of these reaches an F1 of {GOOD_F1:g}, not even learned perfectly; try a finer stride or another sigma"
+            f"warning: none of these reaches an F1 of {GOOD_F1:g}, not even learned perfectly; "
+            "try a finer stride or another sigma"
         )
 
 
-def ceilings_object(ceilings: Sequence[Ceiling]) -> dict[str, Any]:
+def ceilings_object(ceilings: Sequence[OracleScores]) -> dict[str, Any]:
     """Ceilings for machines."""
     best = coarsest_good(ceilings)
     own = ("stride", "sigma", "merged", "collisions", "outside")
@@ -102,7 +102,7 @@ class Scoring:
 
 
 def score_file(
-    found: CocoLandmarks, pred: Path, scoring: Scoring, *, strict: bool, list_findings: bool
+    found: CocoKeypoints, pred: Path, scoring: Scoring, *, strict: bool, list_findings: bool
 ) -> dict[str, Any]:
     """Scores of all points, of each landmark type where there are several, and by OKS where sigmas are given."""
     results = read_results(pred, found.dataset)
@@ -114,19 +114,19 @@ def score_file(
         threshold = choose_threshold(*tables, goal=scoring.choose, radius=scoring.radius).threshold
     every = scoring.of(points, threshold).to_dict() | {"num_images": len(found.dataset.images)}  # not times types
     scored: dict[str, Any] = {"all": every}
-    if points.num_joints > 1:
-        joints = enumerate(found.joint_names)
+    if points.num_types > 1:
+        joints = enumerate(found.type_names)
         scored["joints"] = {name: scoring.of(points.of_joint(joint), threshold).to_dict() for joint, name in joints}
     if scoring.oks_sigmas:
         scored["oks"] = oks_of(found, results, scoring.oks_sigmas).to_dict()
-    refused = [{"image_id": each.image_id, "reason": each.reason} for each in points.refused]
-    return scored | {"in_ignored_regions": points.num_ignored, "refused_results": refused}
+    invalid = [{"image_id": each.image_id, "reason": each.reason} for each in points.invalid]
+    return scored | {"in_ignored_regions": points.num_ignored, "refused_results": invalid}
 
 
 def _check_refused(points: PointResults, pred: Path, *, strict: bool, list_findings: bool) -> None:
     """An error where nothing is left, or of the first where ``strict``; else a line for each if they are asked for."""
     nothing_left = not points.num_ignored and not any(map(len, points.predicted))
-    for finding in points.refused:
+    for finding in points.invalid:
         message = str(replace(finding, file=str(pred)))
         if strict or nothing_left:
             raise CocoError(message if strict else f"{message}; nor can any other result be used")
@@ -158,13 +158,13 @@ def print_scored(scored: Mapping[str, Any], dataset: CocoDataset, console: Conso
         console.print(table)
 
 
-def _print_refused(refused: Sequence[Mapping[str, Any]], console: Console) -> None:
-    if refused:
-        console.print(f"{len(refused):,} results refused:", style="yellow")
-    for each in refused[: output.SHOWN_FINDINGS]:
+def _print_refused(invalid: Sequence[Mapping[str, Any]], console: Console) -> None:
+    if invalid:
+        console.print(f"{len(invalid):,} results refused:", style="yellow")
+    for each in invalid[: output.SHOWN_FINDINGS]:
         console.print(f"  {Finding('', None, **each)}", markup=False)
-    if len(refused) > output.SHOWN_FINDINGS:
-        console.print(f"  and {len(refused) - output.SHOWN_FINDINGS:,} more: --findings lists them all")
+    if len(invalid) > output.SHOWN_FINDINGS:
+        console.print(f"  and {len(invalid) - output.SHOWN_FINDINGS:,} more: --findings lists them all")
 
 
 def _cells(scores: Mapping[str, Any]) -> list[str]:

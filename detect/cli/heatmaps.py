@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Landmarks as heatmaps: targets, their limits, scores."
+    no_args_is_help=True, rich_markup_mode="markdown", help="Keypoints as heatmaps: targets, their limits, scores."
 )
 
 
@@ -17,7 +17,7 @@ def _use_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None and not context.resilient_parsing:
         from detect.config import CeilingConfig, RenderConfig, ScorePointsConfig, read_config
 
-        models: dict[str, Any] = {"render": RenderConfig, "ceiling": CeilingConfig, "score": ScorePointsConfig}
+        models: dict[str, Any] = {"render": RenderConfig, "oracle": CeilingConfig, "score": ScorePointsConfig}
         context.default_map = read_config(path, models[str(context.info_name)])
     return path
 
@@ -75,7 +75,7 @@ def render(
     hidden: Annotated[
         Hidden, typer.Option(help="Points of visibility 1: draw them like others, or give them weight 0.")
     ] = "draw",
-    pixel: PixelOption = "center",
+    pixel_origin: PixelOption = "center",
     merge: Merge = False,
     pack: Annotated[Pack, typer.Option(help="Files of NumPy, or of torch.")] = "npz",
     per_shard: Annotated[int, typer.Option(min=1, max=100_000, help="Images in a file, at most.")] = 64,
@@ -101,19 +101,19 @@ def render(
     from detect.cli.output import console, print_json, reading_bar, save
 
     found = heatmap_results.read_landmarks(
-        files, source, pixel=pixel, merge=merge, strict=strict, list_findings=findings
+        files, source, pixel_origin=pixel_origin, merge=merge, strict=strict, list_findings=findings
     )
     options = {"shape": shape, "overlap": overlap, "hidden": hidden}
     drawing = heatmap_results.Drawing(stride, sigma, sigma_of_size, options)
     if output and pictures:
         save(output, {"overlays.png": heatmap_results.overlays(found, drawing, images, pictures)})
     told = []
-    with reading_bar() as progress:
+    with reading_bar() as on_progress:
         for about, content in heatmap_results.shards(found, drawing, per_shard=per_shard, pack=pack):
             if output:
                 save(output, {about["file"]: heatmap_results.packed_shard(content, pack)}, quiet=True)
             told.append(about)
-            progress("drawing", sum(each["images"] for each in told), len(found.dataset.images))
+            on_progress("drawing", sum(each["images"] for each in told), len(found.dataset.images))
     index = heatmap_results.index_of(found, drawing, told)
     if output:
         save(output, {"targets.json": dumps(index, indent=2) + "\n"})
@@ -125,7 +125,7 @@ def render(
 
 
 @app.command()
-def ceiling(
+def oracle(
     files: Files,
     source: From = "keypoints",
     strides: Annotated[str, typer.Option(help="Image pixels to a cell, one after the other.")] = "2,4,8",
@@ -133,7 +133,7 @@ def ceiling(
     radius: Radius = 3.0,
     threshold: Annotated[float, typer.Option(min=0.001, max=0.999, help="A peak is higher than this.")] = 0.3,
     split: Annotated[bool, typer.Option(help="Tell points apart that are too close to be peaks of their own.")] = True,
-    pixel: PixelOption = "center",
+    pixel_origin: PixelOption = "center",
     merge: Merge = False,
     output: Output = None,
     findings: Findings = False,
@@ -143,7 +143,7 @@ def ceiling(
 ) -> None:
     """What a perfect network would reach: targets drawn and read back, at several strides and sigmas.
 
-    `detect heatmaps ceiling instances.json --strides 2,4,8 -o ceiling` prints a row for each and writes
+    `detect heatmaps oracle instances.json --strides 2,4,8 -o ceiling` prints a row for each and writes
     `ceiling/report.html`. Points that merge at a stride, or are read back farther off than --radius, are lost before
     training begins. Of the strides that lose next to nothing the coarsest is marked, with the sigma that loses least.
     """
@@ -155,7 +155,7 @@ def ceiling(
         numbers(sigmas, "--sigmas", least=0.05),
     )
     found = heatmap_results.read_landmarks(
-        files, source, pixel=pixel, merge=merge, strict=strict, list_findings=findings
+        files, source, pixel_origin=pixel_origin, merge=merge, strict=strict, list_findings=findings
     )
     ceilings = heatmap_scores.ceilings_of(found, *grid, radius=radius, threshold=threshold, split=split)
     if json:
@@ -163,7 +163,7 @@ def ceiling(
     else:
         heatmap_scores.print_ceilings(ceilings, found.dataset, console())
     if output:
-        from detect.report.ceiling_page import ceiling_page
+        from detect.report.oracle_page import ceiling_page
 
         page = ceiling_page(ceilings, found, title="What a perfect network would reach")
         save(output, {"report.html": page})
@@ -190,7 +190,7 @@ def score(
         str | None,
         typer.Option(help="One for each keypoint, such as .026,.025: add COCO's own evaluation, by pycocotools."),
     ] = None,
-    pixel: PixelOption = "center",
+    pixel_origin: PixelOption = "center",
     merge: Merge = False,
     findings: Findings = False,
     strict: Strict = False,
@@ -212,7 +212,7 @@ def score(
     of_keypoints = None if oks_sigmas is None else numbers(oks_sigmas, "--oks-sigmas", least=1e-6)
     scoring = heatmap_scores.Scoring(source, radius, of_radii, threshold, choose, of_keypoints)
     found = heatmap_results.read_landmarks(
-        truth, source, pixel=pixel, merge=merge, strict=strict, list_findings=findings
+        truth, source, pixel_origin=pixel_origin, merge=merge, strict=strict, list_findings=findings
     )
     scored = heatmap_scores.score_file(found, pred, scoring, strict=strict, list_findings=findings)
     if json:

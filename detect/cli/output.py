@@ -21,7 +21,7 @@ from detect.errors import ConfigError, OutputError
 from detect.files import write_whole
 
 if TYPE_CHECKING:
-    from detect.coco import CocoDataset, Finding
+    from detect.data import CocoDataset, Finding
 
 Item = TypeVar("Item")
 
@@ -70,7 +70,7 @@ def reading_bar() -> Iterator[Any]:
     started = time.monotonic()
     tasks: list[TaskID] = []
 
-    def progress(what: str, done: int, total: int) -> None:
+    def on_progress(what: str, done: int, total: int) -> None:
         if not tasks and time.monotonic() - started < BAR_AFTER_S:
             return
         if not tasks:
@@ -79,7 +79,7 @@ def reading_bar() -> Iterator[Any]:
         bar.update(tasks[0], description=what, completed=done, total=total)
 
     try:
-        yield progress
+        yield on_progress
     finally:
         if tasks:
             bar.stop()
@@ -94,9 +94,9 @@ def busy(what: str) -> Iterator[None]:
 
 def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:
     """The items, with a bar on stderr once a second has gone by."""
-    with reading_bar() as progress:
+    with reading_bar() as on_progress:
         for done, item in enumerate(items):
-            progress(what, done, len(items))
+            on_progress(what, done, len(items))
             yield item
 
 
@@ -107,7 +107,7 @@ def console() -> Console:
 
 def findings_of(dataset: CocoDataset) -> list[tuple[str, Finding]]:
     """Everything refused or odd, and which of the two."""
-    return [("refused", each) for each in dataset.refused] + [("odd", each) for each in dataset.odd]
+    return [("refused", each) for each in dataset.invalid] + [("odd", each) for each in dataset.suspicious]
 
 
 def list_findings(dataset: CocoDataset) -> None:
@@ -150,7 +150,7 @@ def print_dataset(dataset: CocoDataset, resize: str, console: Console) -> None:
 
 def print_findings(dataset: CocoDataset, console: Console) -> None:
     """The first of what was refused or is odd, and how many there are."""
-    for kind, findings in (("refused", dataset.refused), ("odd but kept", dataset.odd)):
+    for kind, findings in (("refused", dataset.invalid), ("odd but kept", dataset.suspicious)):
         if findings:
             console.print(f"{len(findings):,} {kind}:", style="yellow")
             for finding in findings[:SHOWN_FINDINGS]:

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from detect.cli.detection_marks import Drawer
-    from detect.training.data import DetectionData
+    from detect.loading.dataset import DetectionData
 
 
 def predict(
@@ -42,14 +42,14 @@ def predict(
     from detect.cli.detection_marks import Drawer
     from detect.cli.detector import load_on
     from detect.cli.output import note, print_json, reading_bar, save
-    from detect.training.data import DetectionData
-    from detect.training.image_files import dataset_of_files, images_json
+    from detect.data.coco_results import results_json
+    from detect.loading.dataset import DetectionData
+    from detect.loading.image_files import dataset_of_files, images_json
     from detect.training.inference import find_objects
-    from detect.training.results_file import results_json
 
     trained = load_on(checkpoint, device)
     dataset, folder = dataset_of_files(images, trained.labels)
-    with reading_bar() as progress:
+    with reading_bar() as on_progress:
         data = DetectionData(
             dataset,
             folder,
@@ -57,18 +57,24 @@ def predict(
             channels=trained.channels,
             on_broken="skip" if skip_broken else "fail",
             category_ids=trained.category_ids,
-            progress=progress,
+            on_progress=on_progress,
         )
     for broken in data.broken:
         note(f"skipped: {broken.reason}")
-    pixel = trained.config.data.pixel
-    with reading_bar() as progress:
+    pixel_origin = trained.config.data.pixel_origin
+    with reading_bar() as on_progress:
         results = find_objects(
-            trained.model, data, trained.labels, batch_size=batch_size, device=device, pixel=pixel, progress=progress
+            trained.model,
+            data,
+            trained.labels,
+            batch_size=batch_size,
+            device=device,
+            pixel_origin=pixel_origin,
+            on_progress=on_progress,
         )
     save(output, {"results.json": results_json(results, dataset), "images.json": images_json(dataset)})
     if pictures:
-        _draw(output / "pictures", data, Drawer(dataset, results, picture_score, pixel=pixel))
+        _draw(output / "pictures", data, Drawer(dataset, results, picture_score, pixel_origin=pixel_origin))
     found = {"images": len(data), "skipped": len(data.broken), "results": len(results.scores)}
     if json:
         print_json({**found, "output": str(output)})
@@ -84,8 +90,8 @@ def _draw(folder: Path, data: DetectionData, drawer: Drawer) -> None:
     import io
 
     from detect.cli.output import note, progress_over, save
-    from detect.images import open_image
-    from detect.report.detection_pictures import detection_picture
+    from detect.data.images import open_image
+    from detect.report.pictures import detection_picture
 
     names = picture_names(data.dataset.images.file_names)
     for row in progress_over(data.image_rows.tolist(), "drawing"):

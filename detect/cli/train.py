@@ -70,8 +70,8 @@ def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
     from detect.cli.output import note, print_json, reading_bar
     from detect.training.loop import train
 
-    with reading_bar() as progress:
-        result = train(config, resume=resume, progress=progress, note=note)
+    with reading_bar() as on_progress:
+        result = train(config, resume=resume, on_progress=on_progress, note=note)
     if result.is_main:
         told = {
             "folder": str(result.folder),
@@ -95,8 +95,8 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
     from detect.cli.output import print_json, reading_bar
     from detect.training.overfitting import overfit
 
-    with reading_bar() as progress:
-        verdict = overfit(config, num_images, progress=progress)
+    with reading_bar() as on_progress:
+        verdict = overfit(config, num_images, on_progress=on_progress)
     if json:
         print_json({"passed": verdict.passed, **asdict(verdict)})
     else:

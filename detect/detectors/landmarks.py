@@ -12,12 +12,12 @@ from torch import Generator, Tensor, nn
 
 from detect.detectors.backbones import Backbone, Normalise
 from detect.detectors.levels import PyramidLevels
+from detect.heads.criterion import Normalizer
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput
-from detect.heads.targets import Divisors
-from detect.keypoints.heatmaps import HeatmapTargets, render_heatmaps
-from detect.keypoints.landmarks import Landmarks
+from detect.keypoints.keypoints import Keypoints
 from detect.keypoints.peaks import Peaks, find_peaks
-from detect.losses import batch_divisors, heatmap_focal_loss
+from detect.keypoints.targets import HeatmapTargets, render_heatmaps
+from detect.losses import batch_normalizer, heatmap_focal_loss
 
 PIXEL = "center"  # points are in indices of pixels: the first pixel's centre is (0, 0)
 
@@ -35,13 +35,13 @@ class LandmarkDetector(nn.Module):
     summits. Images are batches of floats from 0 to 1, padded right and below; points are (x, y) in indices of pixels.
 
     >>> from detect.detectors.backbones import build_backbone
-    >>> detector = LandmarkDetector(build_backbone("small", strides=(2, 4, 8), in_channels=1), num_joints=3)
+    >>> detector = LandmarkDetector(build_backbone("small", strides=(2, 4, 8), in_channels=1), num_types=3)
     >>> detector(torch.rand(1, 1, 32, 47)).logits.shape
     torch.Size([1, 3, 16, 24])
 
     Args:
         backbone: with a map of the stride; the coarser ones tell it what they know.
-        num_joints: landmark types.
+        num_types: landmark types.
         stride: image pixels to a cell of the heatmaps.
         sigma_cells: of the bells.
         threshold: a point's value in the heatmap is above it.
@@ -51,7 +51,7 @@ class LandmarkDetector(nn.Module):
         prior: probability of a landmark at every cell at the start.
         mean: of the images, one number or one for each channel.
         std: likewise.
-        divisors: from each image's number of points what divides its loss, see :mod:`detect.losses.divisors`.
+        normalizers: from each image's number of points what divides its loss, see :mod:`detect.losses.normalizers`.
         seed: of the weights of pyramid and head; by default they are drawn from torch's global generator.
 
     Raises:
@@ -62,7 +62,7 @@ class LandmarkDetector(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        num_joints: int = 1,
+        num_types: int = 1,
         *,
         stride: int = 2,
         sigma_cells: float = 2.0,
@@ -73,7 +73,7 @@ class LandmarkDetector(nn.Module):
         prior: float = 0.01,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.25,),
-        divisors: Divisors = batch_divisors,
+        normalizers: Normalizer = batch_normalizer,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -81,12 +81,12 @@ class LandmarkDetector(nn.Module):
         self.stride = stride
         self.sigma_cells = sigma_cells
         self.threshold = threshold
-        self.divisors = divisors
+        self.normalizers = normalizers
         self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
         self.backbone = backbone
         self.pyramid = PyramidLevels(backbone, [stride], channels=pyramid_channels, generator=generator)
         self.head = HeatmapHead(
-            pyramid_channels, num_joints, num_convs=num_convs, norm=norm, prior=prior, generator=generator
+            pyramid_channels, num_types, num_convs=num_convs, norm=norm, prior=prior, generator=generator
         )
 
     def forward(self, images: Float[Tensor, "b d h w"]) -> HeatmapOutput:
@@ -97,7 +97,7 @@ class LandmarkDetector(nn.Module):
     def losses(
         self,
         images: Float[Tensor, "b d h w"],
-        targets: Landmarks,
+        targets: Keypoints,
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,
     ) -> LandmarkLosses:
@@ -113,19 +113,19 @@ class LandmarkDetector(nn.Module):
             ValueError: targets of another number of images or landmark types.
         """
         logits = self(images).logits
-        if (targets.num_images, targets.num_joints) != tuple(logits.shape[:2]):
+        if (targets.num_images, targets.num_types) != tuple(logits.shape[:2]):
             raise ValueError(
-                f"targets of {targets.num_images} images and {targets.num_joints} landmark types for heatmaps of "
+                f"targets of {targets.num_images} images and {targets.num_types} landmark types for heatmaps of "
                 f"{logits.shape[0]} and {logits.shape[1]}"
             )
         wanted = self.targets(images, targets, ignored)
         maps, positives, counts = map(torch.as_tensor, (wanted.heatmaps, wanted.positives, wanted.counts))
         weights = None if wanted.weights is None else torch.as_tensor(wanted.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
-        return LandmarkLosses((sums / self.divisors(counts.sum(dim=1))).sum())
+        return LandmarkLosses((sums / self.normalizers(counts.sum(dim=1))).sum())
 
     def targets(
-        self, images: Float[Tensor, "b d h w"], targets: Landmarks, ignored: Sequence[Tensor | None] | None = None
+        self, images: Float[Tensor, "b d h w"], targets: Keypoints, ignored: Sequence[Tensor | None] | None = None
     ) -> HeatmapTargets:
         """The maps that the detector learns for these points, on the images' device."""
         regions = None
@@ -137,11 +137,11 @@ class LandmarkDetector(nn.Module):
             (images.shape[-2], images.shape[-1]),
             stride=self.stride,
             sigma=self.sigma_cells,
-            pixel=PIXEL,
+            pixel_origin=PIXEL,
             ignore=regions,
         )
 
-    def num_positives(self, images: Float[Tensor, "b d h w"], targets: Landmarks) -> Int64[Tensor, " b"]:
+    def num_positives(self, images: Float[Tensor, "b d h w"], targets: Keypoints) -> Int64[Tensor, " b"]:
         """Of each image the number of points that are drawn, which divide the losses."""
         return torch.as_tensor(self.targets(images, targets).counts).sum(dim=1)
 

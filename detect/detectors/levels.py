@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from detect.detectors.backbones import Backbone
 from detect.errors import ConfigError
-from detect.heads.pyramid import FeatureMaps, FeaturePyramid, list_maps
+from detect.heads.fpn import FeatureMaps, FeaturePyramid, list_maps
 
 
 class PyramidLevels(FeaturePyramid):

@@ -11,12 +11,12 @@ from torch import Generator, Tensor, nn
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
-from detect.anchors.grid import AnchorGrid, PlacedAnchors
+from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.detectors.backbones import Backbone, Normalise
 from detect.detectors.levels import PyramidLevels
-from detect.heads.detections import Detections, PostProcess
+from detect.heads.criterion import ImageTargets, RetinaNetCriterion, RetinaNetLosses
+from detect.heads.postprocess import Detections, PostProcess
 from detect.heads.retinanet import HeadOutput, RetinaNetHead
-from detect.heads.targets import ImageTargets, RetinaNetCriterion, RetinaNetLosses
 
 
 class RetinaNetDetector(nn.Module):
@@ -68,7 +68,7 @@ class RetinaNetDetector(nn.Module):
         super().__init__()
         generator = None if seed is None else Generator().manual_seed(seed)
         levels = tuple(level for level in anchors.levels if level.shapes)
-        self.grid = AnchorGrid(replace(anchors, levels=levels))
+        self.grid = AnchorGenerator(replace(anchors, levels=levels))
         self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
         self.backbone = backbone
         self.pyramid = PyramidLevels(
@@ -100,7 +100,7 @@ class RetinaNetDetector(nn.Module):
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> Int64[Tensor, " b"]:
         """Of each image the number of anchors that have an instance to learn, which divide the losses."""
         height, width = images.shape[-2:]
-        placed = self.grid.place(level_hw(self.grid, (height, width)), device=images.device)
+        placed = self.grid.generate(level_hw(self.grid, (height, width)), device=images.device)
         return (self.criterion.match(placed, targets) >= 0).sum(dim=1)
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class RetinaNetDetector(nn.Module):
             image_hw=image_hw,
         )
 
-    def _output_and_anchors(self, images: Tensor) -> tuple[HeadOutput, PlacedAnchors]:
+    def _output_and_anchors(self, images: Tensor) -> tuple[HeadOutput, GridAnchors]:
         features = self.features(images)
         level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
-        return self.head(features), self.grid.place(level_hw, device=images.device)
+        return self.head(features), self.grid.generate(level_hw, device=images.device)

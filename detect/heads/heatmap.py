@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from detect.heads.pyramid import FeatureMaps, channels_differ, list_maps
-from detect.heads.tower import GROUPS, Tower, conv
+from detect.heads.fpn import FeatureMaps, channels_differ, list_maps
+from detect.heads.retinanet import GROUPS, Tower, conv
 
 PRIOR = 0.1  # of the code of Law and Deng 2018 and Zhou et al. 2019, where the last bias is -2.19
 RATE = 1e-3  # landmarks to a cell at the start: of the order of 10 in a map of 128 x 128
@@ -35,14 +35,14 @@ class HeatmapHead(nn.Module):
 
     One tower is for the heatmaps, another, which there is only where it is needed, for the other maps.
 
-    >>> head = HeatmapHead(in_channels=16, num_joints=3, offset=True)
+    >>> head = HeatmapHead(in_channels=16, num_types=3, offset=True)
     >>> output = head(torch.zeros(2, 16, 8, 10))
     >>> output.logits.shape, output.offsets.shape, output.sizes, round(output.logits.sigmoid().mean().item(), 4)
     (torch.Size([2, 3, 8, 10]), torch.Size([2, 2, 8, 10]), None, 0.1)
 
     Args:
         in_channels: channels of the feature map.
-        num_joints: types of landmark, each with a heatmap.
+        num_types: types of landmark, each with a heatmap.
         offset: whether to say where in its cell a point lies.
         size: whether to say its object's width and height.
         orientation: whether to say its object's direction.
@@ -60,7 +60,7 @@ class HeatmapHead(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        num_joints: int,
+        num_types: int,
         *,
         offset: bool = False,
         size: bool = False,
@@ -73,16 +73,16 @@ class HeatmapHead(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.num_joints = num_joints
+        self.num_types = num_types
         hidden = in_channels if hidden_channels is None else hidden_channels
-        _check_arguments(in_channels, num_joints, hidden, num_convs, prior)
+        _check_arguments(in_channels, num_types, hidden, num_convs, prior)
         if norm not in {None, "group", "batch"}:
             raise ValueError(f"norm is None, 'group' or 'batch', got {norm!r}")
         if norm == "group" and hidden % GROUPS:
             raise ValueError(f"norm='group' needs a multiple of {GROUPS} channels, got {hidden}")
         channels = [in_channels] + [hidden] * num_convs
         self.heatmap_tower = Tower(channels, norm, 1, generator)
-        self.heatmap_output = conv(channels[-1], num_joints, generator, bias=math.log(prior / (1 - prior)))
+        self.heatmap_output = conv(channels[-1], num_types, generator, bias=math.log(prior / (1 - prior)))
         self.shared_tower = Tower(channels, norm, 1, generator) if offset or size or orientation else None
         self.offset_output = conv(channels[-1], 2, generator) if offset else None
         self.size_output = conv(channels[-1], 2, generator) if size else None
@@ -119,14 +119,14 @@ class ImageHead(nn.Module):
     ``torch.nn.functional.poisson_nll_loss(counts, ..., log_input=False)``, say, or an L1 loss, and presence with a binary
     cross-entropy.
 
-    >>> head = ImageHead(in_channels=16, num_joints=3)
+    >>> head = ImageHead(in_channels=16, num_types=3)
     >>> output = head(torch.zeros(2, 16, 8, 10))
     >>> output.counts.shape, output.presence.shape
     (torch.Size([2, 3]), torch.Size([2, 3]))
 
     Args:
         in_channels: channels of the feature map.
-        num_joints: types of landmark.
+        num_types: types of landmark.
         hidden_channels: channels of the one layer before pooling; by default ``in_channels``.
         rate: landmarks to a cell at the start.
         prior: probability of presence at the start.
@@ -139,7 +139,7 @@ class ImageHead(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        num_joints: int,
+        num_types: int,
         *,
         hidden_channels: int | None = None,
         rate: float = RATE,
@@ -148,13 +148,13 @@ class ImageHead(nn.Module):
     ) -> None:
         super().__init__()
         hidden = in_channels if hidden_channels is None else hidden_channels
-        _check_arguments(in_channels, num_joints, hidden, 0, prior)
+        _check_arguments(in_channels, num_types, hidden, 0, prior)
         if not 0 < rate < math.inf:
             raise ValueError(f"need a positive rate, got {rate}")
         self.in_channels = in_channels
         self.hidden = conv(in_channels, hidden, generator, kernel=1)
-        self.rates = conv(hidden, num_joints, generator, kernel=1, bias=math.log(math.expm1(rate)))
-        self.presence = conv(hidden, num_joints, generator, kernel=1, bias=math.log(prior / (1 - prior)))
+        self.rates = conv(hidden, num_types, generator, kernel=1, bias=math.log(math.expm1(rate)))
+        self.presence = conv(hidden, num_types, generator, kernel=1, bias=math.log(prior / (1 - prior)))
 
     def forward(self, features: FeatureMaps) -> ImageOutput:
         """Counts and presence.
@@ -168,11 +168,11 @@ class ImageHead(nn.Module):
         return ImageOutput(rates.sum(dim=(2, 3)), self.presence(largest).flatten(1))
 
 
-def _check_arguments(in_channels: int, num_joints: int, hidden_channels: int, num_convs: int, prior: float) -> None:
-    if min(in_channels, num_joints, hidden_channels) < 1 or num_convs < 0 or not 0 < prior < 1:
+def _check_arguments(in_channels: int, num_types: int, hidden_channels: int, num_convs: int, prior: float) -> None:
+    if min(in_channels, num_types, hidden_channels) < 1 or num_convs < 0 or not 0 < prior < 1:
         raise ValueError(
-            "need in_channels, num_joints and hidden_channels from 1, num_convs from 0 and a prior between 0 and 1, got "
-            f"{in_channels}, {num_joints}, {hidden_channels}, {num_convs} and {prior}"
+            "need in_channels, num_types and hidden_channels from 1, num_convs from 0 and a prior between 0 and 1, got "
+            f"{in_channels}, {num_types}, {hidden_channels}, {num_convs} and {prior}"
         )
 
 

@@ -15,8 +15,7 @@ from functools import partial
 
 import msgspec
 
-from detect.anchors.anchor_set import CENTER_OF_CELL, AnchorLevel, AnchorSet
-from detect.anchors.pyramid import SIZE_IN_STRIDES
+from detect.anchors.anchor_set import CENTER_OF_CELL, SIZE_IN_STRIDES, AnchorLevel, AnchorSet
 from detect.errors import ConvertError
 
 SAME = 1e-4  # relative: shapes in files carry six digits

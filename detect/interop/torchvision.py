@@ -1,78 +1,163 @@
-"""Import torchvision, with a stand-in for ``nms`` where its compiled operators cannot be loaded.
-
-A torchvision wheel beside a torch of another build (CPU-only, say) cannot load its compiled operators, and then fails to
-import at all: it adds to the schemas of ``torchvision::nms`` and ``torchvision::qnms``, which only the operators define.
-With those schemas declared, and :mod:`detect.nms` behind the first, everything written in Python works, detectors
-included; an operator without a stand-in still raises torchvision's own error when it is called.
-
-A schema that is declared twice aborts the interpreter. So torchvision first loads its library itself, whatever the file is
-called (``_C*.so`` before release 0.29, ``_C_stable*.so`` since), and a schema is declared only if it is still missing.
-"""
+"""This package's head, anchors, matching, losses and post-processing inside torchvision's RetinaNet."""
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec, module_from_spec
-from threading import RLock
-from types import ModuleType
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
-from detect.errors import MissingExtraError
-from detect.nms import class_nms
+from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
+from detect.anchors.generator import AnchorGenerator
+from detect.heads.criterion import ImageTargets, RetinaNetCriterion, checked_targets
+from detect.heads.fpn import list_maps
+from detect.heads.postprocess import PostProcess
+from detect.heads.retinanet import RetinaNetHead
+from detect.ops.matcher import MaxIoU
+from detect.ops.torchvision_import import import_torchvision
 
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-_declared: list[torch.library.Library] = []  # a library's schemas live as long as it does
-_importing = RLock()
+import_torchvision()
+
+from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402 - not before the line above
+from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet  # noqa: E402
 
 
-def import_torchvision() -> ModuleType:
-    """torchvision, untouched where its compiled operators load.
+class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
+    """A torchvision RetinaNet whose parts behind the backbone are this package's; made by :func:`import_head`.
+
+    It takes and gives what torchvision's does: images and targets (``boxes``, ``labels``, and ``iscrowd``, whose boxes no
+    anchor learns as background) in training, for a dict of two losses; images in evaluation, for a list of dicts of
+    ``boxes``, ``scores`` and ``labels``.
+    """
+
+    def __init__(
+        self,
+        model: TorchvisionRetinaNet,
+        head: RetinaNetHead,
+        grid: AnchorGenerator,
+        criterion: nn.Module,
+        post_process: PostProcess,
+        levels: tuple[int, ...] | None,
+    ) -> None:
+        nn.Module.__init__(self)  # torchvision's own would build a head and anchors only to drop them
+        self.transform = model.transform
+        self.backbone = model.backbone
+        self.head = head
+        self.grid = grid
+        self.criterion = criterion
+        self.post_process = post_process
+        self.levels = levels
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, detections in evaluation.
+
+        Raises:
+            ValueError: no targets in training, targets that cannot be learned (the image and the row are named), or other
+                feature maps than the anchors have levels.
+        """
+        if self.training:
+            targets = self._checked(targets, len(images))
+        original_hw = [(image.shape[-2], image.shape[-1]) for image in images]
+        batch, resized = self.transform(images, targets)
+        features = self._features(batch.tensors)
+        output = self.head(features)
+        level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
+        placed = self.grid.generate(level_hw, tuple(batch.tensors.shape[-2:]), device=batch.tensors.device)
+        if self.training:
+            losses = self.criterion(output, placed, [_image_targets(target) for target in resized])
+            return {"classification": losses.classification, "bbox_regression": losses.box}
+        found = self.post_process(
+            *output,
+            anchors=placed.boxes,
+            anchors_per_level=placed.num_per_level,
+            image_hw=batch.image_sizes,
+            original_hw=original_hw,
+        )
+        return [{"boxes": each.boxes, "scores": each.scores, "labels": each.classes} for each in found]
+
+    def _checked(self, targets: Sequence[Mapping[str, Tensor]] | None, num_images: int) -> list[dict[str, Tensor]]:
+        """The user's targets, checked here because resizing and crowds change numbers and rows."""
+        if targets is None:
+            raise ValueError("targets are missing: in training each image needs boxes and labels")
+        if len(targets) != num_images:
+            raise ValueError(f"targets of {len(targets)} images for {num_images} images")
+        plain = [ImageTargets(target["boxes"], target["labels"]) for target in targets]
+        plain = checked_targets(plain, self.head.num_classes)
+        for number, (target, each) in enumerate(zip(targets, plain, strict=True)):
+            if "iscrowd" in target and target["iscrowd"].shape != each.classes.shape:
+                shape = tuple(target["iscrowd"].shape)
+                raise ValueError(f"targets of image {number}: {len(each.classes)} labels, but iscrowd is {shape}")
+        return [
+            {**target, "boxes": each.boxes, "labels": each.classes} for target, each in zip(targets, plain, strict=True)
+        ]
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        features = list_maps(self.backbone(images))
+        return features if self.levels is None else [features[level] for level in self.levels]
+
+
+def import_head(
+    model: TorchvisionRetinaNet,
+    head: RetinaNetHead,
+    grid: AnchorGenerator,
+    *,
+    criterion: nn.Module | None = None,
+    post_process: PostProcess | None = None,
+    levels: Sequence[int] | None = None,
+) -> RetinaNet:
+    """A torchvision RetinaNet with this head and these anchors; transform and backbone are the model's own, not copies.
+
+    Args:
+        model: from ``torchvision.models.detection``, version 1 or 2.
+        head: with as many anchors to a cell as the grid.
+        grid: where anchors lie; :func:`grid_of` gives the model's.
+        criterion: by default the model's rule of matching and its losses.
+        post_process: by default with the model's thresholds and numbers.
+        levels: which of the backbone's feature maps are used, by index from fine to coarse; by default all.
 
     Raises:
-        MissingExtraError: torchvision is not installed.
+        ValueError: head and grid differ in anchors, or grid and ``levels`` in number.
     """
-    with _importing:
-        if "torchvision" not in sys.modules:
-            spec = find_spec("torchvision")
-            if spec is None or spec.origin is None:
-                raise MissingExtraError("torchvision is not installed: pip install 'detect-heads[backbones]'")
-            _import_from(spec)
-        return import_module("torchvision")
+    head.check_anchors(grid.num_anchors)
+    if levels is not None and len(levels) != len(grid.num_anchors):
+        raise ValueError(f"{len(levels)} levels of the backbone for anchors on {len(grid.num_anchors)}")
+    chosen = None if levels is None else tuple(levels)
+    criterion = criterion or _criterion_of(model)
+    imported = RetinaNet(model, head, grid, criterion, post_process or _post_process_of(model), chosen)
+    imported.train(model.training)
+    return imported
 
 
-def _import_from(spec: ModuleSpec) -> None:
-    """Import torchvision in two steps: the module that loads its operators, then the package."""
-    assert spec.loader is not None  # noqa: S101 - a package with a file has one
-    package = sys.modules["torchvision"] = module_from_spec(spec)
-    try:
-        import_module("torchvision.extension")
-        if not hasattr(torch.ops.torchvision, "nms"):
-            _declare_schemas()
-        spec.loader.exec_module(package)
-    except BaseException:
-        del sys.modules["torchvision"]
-        raise
-    if _declared:
-        package.ops.boxes._assert_has_ops = _assert_has_ops  # for nms alone: other operators stay missing
+def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = (8, 16, 32, 64, 128)) -> AnchorGenerator:
+    """The anchors of a torchvision ``TorchvisionAnchors``, with its rounding and strides; ``strides`` name the levels."""
+    levels = []
+    for stride, cell in zip(strides, generator.cell_anchors, strict=True):
+        shapes = [(width, height) for width, height in (cell[:, 2:] - cell[:, :2]).tolist()]
+        levels.append(AnchorLevel(level_name(stride), stride, shapes))
+    return AnchorGenerator(AnchorSet(tuple(levels), center_offset=0.0, name="torchvision"), strides="floor")
 
 
-def _declare_schemas() -> None:
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for schema in _SCHEMAS:
-        library.define(schema)  # type: ignore[no-untyped-call]
-    library.impl("nms", _nms, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]  # on every device
-    _declared.append(library)
+def _criterion_of(model: TorchvisionRetinaNet) -> RetinaNetCriterion:
+    matcher = model.proposal_matcher
+    return RetinaNetCriterion(
+        rule=MaxIoU(matcher.high_threshold, matcher.low_threshold), box_loss=model.head.regression_head._loss_type
+    )
 
 
-def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    return class_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+def _post_process_of(model: TorchvisionRetinaNet) -> PostProcess:
+    return PostProcess(
+        score_threshold=model.score_thresh,
+        topk_per_level=model.topk_candidates,
+        iou_threshold=model.nms_thresh,
+        detections_per_image=model.detections_per_img,
+    )
 
 
-def _assert_has_ops() -> None:
-    """In place of torchvision's check before ``nms``."""
+def _image_targets(target: Mapping[str, Tensor]) -> ImageTargets:
+    boxes, labels = target["boxes"], target["labels"]
+    if "iscrowd" not in target:
+        return ImageTargets(boxes, labels)
+    crowd = target["iscrowd"].to(torch.bool)
+    return ImageTargets(boxes[~crowd], labels[~crowd], boxes[crowd])

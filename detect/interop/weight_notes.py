@@ -172,7 +172,7 @@ def _head_notes(facts: Facts) -> Iterator[str]:
         )
     before, after = ANCHORS.get(facts.source), ANCHORS.get(facts.to)
     if before and after != before:
-        how = f"; AnchorGrid.of_sizes(dialect={DIALECT_OF_OURS[facts.source]!r})" if facts.to == "ours" else ""
+        how = f"; AnchorGenerator.of_sizes(convention={DIALECT_OF_OURS[facts.source]!r})" if facts.to == "ours" else ""
         yield f"anchors are no weights: lay them as {facts.source} does ({before}), or boxes move a little{how}"
     if facts.layout.normed:
         yield f"the head's towers have GroupNorm: set {GROUP_NORM[facts.to]}"

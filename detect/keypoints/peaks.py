@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from detect.keypoints.cells import Stride, cells_to_image
-from detect.keypoints.refinement import REFINEMENTS, Refinement
-from detect.keypoints.summits import Summits, close_pairs, find_summits
+from detect.keypoints.coordinates import Stride, cells_to_image
+from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima
+from detect.keypoints.subpixel import REFINEMENTS, Refinement
 
 FARTHEST = 11.0  # cells: a summit beyond is too far to be felt by any refinement
 
@@ -33,17 +33,17 @@ class Peaks:
     joint: Int64[Tensor, " n"]
     covariance: Float[Tensor, "n D D"] | None
     num_images: int
-    num_joints: int
+    num_types: int
 
     def counts(self) -> Int64[Tensor, "b j"]:
         """How many there are in each image of each joint."""
-        maps = self.image * self.num_joints + self.joint
-        counts = torch.bincount(maps, minlength=self.num_images * self.num_joints)
-        return counts.view(self.num_images, self.num_joints)
+        maps = self.image * self.num_types + self.joint
+        counts = torch.bincount(maps, minlength=self.num_images * self.num_types)
+        return counts.view(self.num_images, self.num_types)
 
-    def in_image(self, stride: Stride, pixel: str = "center") -> Float[Tensor, "n D"]:
-        """Points in image pixels, of maps that are this many times smaller (:mod:`detect.keypoints.cells`)."""
-        return cells_to_image(self.cells, stride, pixel=pixel)
+    def in_image(self, stride: Stride, pixel_origin: str = "center") -> Float[Tensor, "n D"]:
+        """Points in image pixels, of maps that are this many times smaller (:mod:`detect.keypoints.coordinates`)."""
+        return cells_to_image(self.cells, stride, pixel_origin=pixel_origin)
 
     def of_image(self, number: int) -> Peaks:
         """Those of one image, as of a batch of one.
@@ -56,7 +56,7 @@ class Peaks:
         rows = self.image == number
         covariance = None if self.covariance is None else self.covariance[rows]
         image = torch.zeros_like(self.image[rows])
-        return Peaks(self.cells[rows], self.scores[rows], image, self.joint[rows], covariance, 1, self.num_joints)
+        return Peaks(self.cells[rows], self.scores[rows], image, self.joint[rows], covariance, 1, self.num_types)
 
 
 @torch.no_grad()
@@ -89,25 +89,25 @@ def find_peaks(
     """
     _check(heatmaps, min_distance, max_peaks, refine)
     maps = heatmaps.contiguous().flatten(0, 1)
-    summits = find_summits(maps, threshold)
+    summits = find_local_maxima(maps, threshold)
     if min_distance > 2:
         summits = summits.rows(_suppress(summits, maps.shape[1:], min_distance))
     summits = _spaced(summits, maps.shape[1:])
     summits = summits.rows(_best(summits, len(maps), max_peaks))
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, summits)
-    num_images, num_joints = heatmaps.shape[:2]
+    num_images, num_types = heatmaps.shape[:2]
     return Peaks(
         refined.points.to(summits.scores),
         summits.scores,
-        summits.map // max(1, num_joints),
-        summits.map % max(1, num_joints),
+        summits.map // max(1, num_types),
+        summits.map % max(1, num_types),
         None if refined.covariance is None else refined.covariance.to(summits.scores),
         num_images,
-        num_joints,
+        num_types,
     )
 
 
-def _suppress(summits: Summits, extents: torch.Size, min_distance: float) -> Bool[Tensor, " n"]:
+def _suppress(summits: LocalMaxima, extents: torch.Size, min_distance: float) -> Bool[Tensor, " n"]:
     """Which stay: those with no higher one that stays within the distance, a rule repeated until nothing changes."""
     rank = torch.empty_like(summits.map)
     order = summits.scores.argsort(descending=True, stable=True)
@@ -125,16 +125,16 @@ def _suppress(summits: Summits, extents: torch.Size, min_distance: float) -> Boo
         stays = after
 
 
-def _spaced(summits: Summits, extents: torch.Size) -> Summits:
+def _spaced(summits: LocalMaxima, extents: torch.Size) -> LocalMaxima:
     """With the distance to the next one."""
     squared = torch.full_like(summits.spacing, torch.inf, dtype=torch.float64)
     for first, second, apart in close_pairs(summits, extents, FARTHEST):
         for rows in (first, second):
             squared.scatter_reduce_(0, rows, apart.double(), "amin")
-    return Summits(summits.map, summits.at, summits.middle, summits.scores, squared.sqrt())
+    return LocalMaxima(summits.map, summits.at, summits.middle, summits.scores, squared.sqrt())
 
 
-def _best(summits: Summits, num_maps: int, max_peaks: int | None) -> Int64[Tensor, " n"]:
+def _best(summits: LocalMaxima, num_maps: int, max_peaks: int | None) -> Int64[Tensor, " n"]:
     """By map and falling score, as many of each as may be."""
     order = summits.scores.argsort(descending=True, stable=True)
     order = order[summits.map[order].argsort(stable=True)]

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from detect.box_overlap import box_area, intersection_area
 from detect.losses.precision import widened
+from detect.ops.boxes import box_area, intersection_area
 
 EPS = 1e-7  # of the IoU losses, as torchvision's
 

@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from detect.conventions import BACKGROUND, IGNORE
 from detect.losses.precision import is_half, wide, widened
-from detect.shapes import BACKGROUND, IGNORE
 
 CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of so many floats fit a cache; less, and threads wait for each other
 CHUNK_ELEMENTS_ELSEWHERE = 2**24  # few kernels
@@ -33,7 +33,7 @@ def focal_loss(
     than itself. To ``torch.compile`` all of it is one operator.
 
     >>> import math
-    >>> from detect.shapes import BACKGROUND
+    >>> from detect.conventions import BACKGROUND
     >>> logits = torch.zeros(1, 3, 2)  # p = 1/2 everywhere: 1/4 ln 2 times 1/4 for the positive, 3/4 for each negative
     >>> focal_loss(logits, torch.tensor([[1, BACKGROUND, IGNORE]])) / math.log(2)
     tensor([0.6250])
@@ -103,7 +103,7 @@ def quality_focal_loss(
     are as of :func:`focal_loss`.
 
     >>> import math
-    >>> from detect.shapes import BACKGROUND
+    >>> from detect.conventions import BACKGROUND
     >>> logits, classes = torch.zeros(1, 2, 1), torch.tensor([[0, BACKGROUND]])  # p = 1/2
     >>> quality_focal_loss(logits, classes, torch.tensor([[1.0, 0.0]])) / math.log(2)  # 1/4 ln 2, twice
     tensor([0.5000])

@@ -9,7 +9,7 @@ network without a last sigmoid, or ``logits.sigmoid()`` where it has one.
 
 Shapes that differ are refused with a ValueError: nothing is broadcast but the one channel of weights.
 
-The sums are divided as the other losses' are: ``(sums / image_divisors(counts)).sum()``, where the counts of positives are
+The sums are divided as the other losses' are: ``(sums / image_normalizer(counts)).sum()``, where the counts of positives are
 ``torch.bincount(positives[:, 0], minlength=b)``. An image without points is ordinary. Half precision is computed and
 returned in float32.
 """
@@ -177,8 +177,8 @@ def points_l1_loss(
         raise ValueError(f"values are one row for each positive, {wanted}, got {tuple(values.shape)}")
     if weights is not None:
         _check_weights(weights, (len(maps), *weights.shape[1:2], *maps.shape[2:]))
-    num_joints = ANY_JOINT if weights is None or weights.shape[1] == 1 else weights.shape[1]
-    _check_positives(positives, (len(maps), num_joints, *maps.shape[2:]))
+    num_types = ANY_JOINT if weights is None or weights.shape[1] == 1 else weights.shape[1]
+    _check_positives(positives, (len(maps), num_types, *maps.shape[2:]))
     image, joint, *cell = positives.unbind(dim=1)
     wide = widened(maps.movedim(1, -1)[(image, *cell)])
     rows = (wide - values.detach().to(wide)).abs().sum(dim=1)

@@ -6,16 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detect.anchors.coverage import YOLOV5_RATIO, Coverage
 from detect.anchors.fitting import KCurve
+from detect.anchors.metrics import YOLOV5_RATIO, AnchorMetrics
 from detect.anchors.stability import Generalisation, Stability
-from detect.report.anchor_curves import k_curve_panel, recall_by_size, recall_over_iou
-from detect.report.anchor_groups import average_iou_panels
+from detect.report.anchor_figures import (
+    boxes_and_shapes,
+    iou_map,
+    k_curve_panel,
+    recall_by_size,
+    recall_over_iou,
+    shapes_to_scale,
+)
 from detect.report.anchor_pictures import worst_block
-from detect.report.anchor_plots import boxes_and_shapes, iou_map, shapes_to_scale
 from detect.report.anchor_stability import generalisation_block, stability_blocks, stable_shapes_panel
-from detect.report.dataset_plots import dataset_panels
-from detect.report.level_tables import advice_list, level_caption, level_table, placed_iou_by_level
+from detect.report.dataset_figures import average_iou_panels, dataset_panels
+from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
 from detect.report.page import block, document, grid, header, section, tiles
 from detect.report.plots import Panel, level_colors
 from detect.report.tables import (
@@ -29,7 +34,7 @@ from detect.report.tables import (
 )
 
 if TYPE_CHECKING:
-    from detect.anchors.levels import LevelPreference  # which needs torch: seconds, for pages that do without
+    from detect.anchors.levels import LevelReport  # which needs torch: seconds, for pages that do without
 
 TITLES = {"worst": "Worst covered"}
 REFUSED = "Entries that cannot be used: nothing on this page counts them."
@@ -43,7 +48,7 @@ WORST = "Where to look first: boxes that no shape comes near, with the best IoU 
 
 
 def anchor_page(
-    scores: Sequence[Coverage],
+    scores: Sequence[AnchorMetrics],
     curve: KCurve | None,
     *,
     title: str,
@@ -51,7 +56,7 @@ def anchor_page(
     images: str | Path | None = None,
     stability: Stability | None = None,
     generalisation: Generalisation | None = None,
-    preference: LevelPreference | None = None,
+    preference: LevelReport | None = None,
 ) -> str:
     """The report of a fit, as the text of one HTML file; equal input gives equal text.
 
@@ -95,8 +100,8 @@ def anchor_page(
 
 
 def _panels(
-    scores: Sequence[Coverage],
-    of_levels: Coverage,
+    scores: Sequence[AnchorMetrics],
+    of_levels: AnchorMetrics,
     colors: Mapping[int, str],
     curve: KCurve | None,
     stability: Stability | None,
@@ -112,13 +117,13 @@ def _panels(
             *k_curve,
             *average_iou_panels(scores),
         ],
-        "levels": [placed_iou_by_level(of_levels, colors, 12)],
+        "levels": [grid_iou_by_level(of_levels, colors, 12)],
         "stability": [stable_shapes_panel(stability, colors)] if stability else [],
         "dataset": dataset_panels(scores[0]),
     }
 
 
-def _levels(score: Coverage, colors: Mapping[int, str], preference: LevelPreference | None) -> str:
+def _levels(score: AnchorMetrics, colors: Mapping[int, str], preference: LevelReport | None) -> str:
     caption = level_caption(preference.threshold) if preference else level_caption()
     words = advice_list(preference) if preference else ""
     return block("Levels", caption, level_table(score, colors, preference) + words)
@@ -134,7 +139,7 @@ def _stability(
     return of_shapes + (generalisation_block(generalisation) if generalisation else "")
 
 
-def _counts(score: Coverage) -> str:
+def _counts(score: AnchorMetrics) -> str:
     dataset = score.instances.dataset
     return tiles(
         {
@@ -142,13 +147,13 @@ def _counts(score: Coverage) -> str:
             "instances": len(score.instances),
             "categories": len(dataset.categories),
             "crowd regions": len(dataset.crowd),
-            "refused": len(dataset.refused),
-            "odd": len(dataset.odd),
+            "refused": len(dataset.invalid),
+            "odd": len(dataset.suspicious),
         }
     )
 
 
-def _headline(scores: Sequence[Coverage]) -> str:
+def _headline(scores: Sequence[AnchorMetrics]) -> str:
     rules = {score.anchors.resize for score in scores}
     caption = HEADLINE if rules == {str(scores[0].instances.rule)} else HEADLINE + OTHER_RULE
     lines = "".join(f"<li>{escape(line)}</li>" for line in bounds_in_words(scores[0]))
@@ -156,12 +161,12 @@ def _headline(scores: Sequence[Coverage]) -> str:
     return block("Anchor sets", caption, headline_table(scores) + bounds)
 
 
-def _worst(score: Coverage) -> str:
+def _worst(score: AnchorMetrics) -> str:
     count = min(MAX_WORST, len(score.instances))
     return block(f"Worst covered instances <b>{count}</b>", WORST, worst_table(score))
 
 
-def _findings(score: Coverage) -> str:
+def _findings(score: AnchorMetrics) -> str:
     dataset = score.instances.dataset
-    tables = findings("refused", REFUSED, dataset.refused), findings("odd", ODD, dataset.odd)
+    tables = findings("refused", REFUSED, dataset.invalid), findings("odd", ODD, dataset.suspicious)
     return "\n".join(f'<div class="block">{content}</div>' for content in tables)

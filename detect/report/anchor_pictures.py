@@ -14,9 +14,9 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 from PIL import Image, ImageOps
 
-from detect.anchors.coverage import Coverage
+from detect.anchors.metrics import AnchorMetrics
+from detect.data.images import as_rgb, open_image
 from detect.errors import ImageError
-from detect.images import as_rgb, open_image
 from detect.report.page import block
 from detect.report.plots import plural
 from detect.report.tables import escape
@@ -57,7 +57,7 @@ class WorstPictures:
     left_out: tuple[str, ...]
 
 
-def worst_pictures(score: Coverage, folder: str | Path, count: int = MAX_PICTURES) -> WorstPictures:
+def worst_pictures(score: AnchorMetrics, folder: str | Path, count: int = MAX_PICTURES) -> WorstPictures:
     """The worst covered instances that have an image in the folder; those that have none are told.
 
     Raises:
@@ -78,7 +78,7 @@ def worst_pictures(score: Coverage, folder: str | Path, count: int = MAX_PICTURE
     return WorstPictures(tuple(drawn), tuple(left_out))
 
 
-def worst_block(score: Coverage, folder: str | Path) -> str:
+def worst_block(score: AnchorMetrics, folder: str | Path) -> str:
     """The pictures with a sentence on how to read them, as markup."""
     title = "Worst covered instances over their images"
     if score.instances.rule.name == "tiles":
@@ -98,7 +98,7 @@ def worst_block(score: Coverage, folder: str | Path) -> str:
 
 
 def _in_image_pixels(
-    score: Coverage, rows: Int64[ndarray, " m"]
+    score: AnchorMetrics, rows: Int64[ndarray, " m"]
 ) -> tuple[Float64[ndarray, "m 4"], Float64[ndarray, "m 4"]]:
     """Boxes and best anchors, the resize rule undone."""
     dataset = score.instances.dataset
@@ -108,7 +108,7 @@ def _in_image_pixels(
     return (boxes - offset) / scale, (anchors - offset) / scale
 
 
-def _picture(score: Coverage, row: int, box: Corners, anchor: Corners, folder: str | Path) -> WorstPicture:
+def _picture(score: AnchorMetrics, row: int, box: Corners, anchor: Corners, folder: str | Path) -> WorstPicture:
     dataset = score.instances.dataset
     number = int(dataset.instances.image_rows[row])
     width, height = dataset.images.wh[number].tolist()
@@ -157,7 +157,7 @@ def _jpeg(picture: Image.Image) -> bytes:
     return stored.getvalue()
 
 
-def _figure(score: Coverage, picture: WorstPicture) -> str:
+def _figure(score: AnchorMetrics, picture: WorstPicture) -> str:
     dataset, row = score.instances.dataset, picture.row
     instances = dataset.instances
     image = int(instances.image_rows[row])

@@ -20,8 +20,8 @@ from detect.report.tables import Column, Html, decimal, percent, swatch, table
 NAMES = {
     "average_iou": "average IoU, by shape",
     "recall": "recall, by shape",
-    "placed_average_iou": "average IoU, placed",
-    "placed_recall": "recall, placed",
+    "grid_average_iou": "average IoU, placed",
+    "grid_recall": "recall, placed",
 }
 UNSURE = 1.5  # times from the lower to the upper end of an interval
 

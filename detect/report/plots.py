@@ -15,7 +15,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from detect.anchors.coverage import Coverage
+from detect.anchors.metrics import AnchorMetrics
 
 INK, MUTED, GRID = "#1f2933", "#64707d", "#e8ebef"
 BOX, MISSED, PLAIN = "#9aa7b5", "#d1495b", "#7c93ab"
@@ -84,7 +84,7 @@ def label(text: str, limit: int = LABEL_CHARS) -> str:
     return html.escape(visible(text, limit), quote=False).replace("$", "&#36;")  # no formula for MathJax
 
 
-def level_colors(scores: Sequence[Coverage]) -> dict[int, str]:
+def level_colors(scores: Sequence[AnchorMetrics]) -> dict[int, str]:
     """The colour of each stride in any of the sets."""
     strides = sorted({level.stride for score in scores for level in score.anchors.levels})
     return {stride: LEVEL_COLORS[row % len(LEVEL_COLORS)] for row, stride in enumerate(strides)}
@@ -94,7 +94,7 @@ def set_color(number: int) -> str:
     return SET_COLORS[number % len(SET_COLORS)]
 
 
-def set_keys(scores: Sequence[Coverage], *, first: str = "square", others: str = "square") -> tuple[Key, ...]:
+def set_keys(scores: Sequence[AnchorMetrics], *, first: str = "square", others: str = "square") -> tuple[Key, ...]:
     """A legend entry for each set."""
     return tuple(
         Key(score.anchors.name, set_color(number), others if number else first) for number, score in enumerate(scores)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from detect.anchors.coverage import THRESHOLDS, YOLOV5_RATIO, Coverage
+from detect.anchors.metrics import THRESHOLDS, YOLOV5_RATIO, AnchorMetrics
 from detect.anchors.objective import UPPER_BOUND
-from detect.coco import Finding
+from detect.data import Finding
 from detect.report.plots import plural, set_color, visible
 
 SAME_SCORE = 5e-4  # those of fits are of histograms, and rounded
@@ -76,7 +76,7 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1%}"
 
 
-def headline_table(scores: Sequence[Coverage]) -> str:
+def headline_table(scores: Sequence[AnchorMetrics]) -> str:
     """Each set of anchors in one row."""
     recalls = [f"R@{threshold:g}" for threshold in THRESHOLDS]
     numbers = ["anchors", "average IoU", *recalls, "average IoU", recalls[0], f"w, h within {YOLOV5_RATIO:g}x"]
@@ -87,23 +87,23 @@ def headline_table(scores: Sequence[Coverage]) -> str:
     return table(columns, rows, groups=f"<tr>{above}</tr>")
 
 
-def _headline_row(number: int, score: Coverage) -> list[str | Html]:
+def _headline_row(number: int, score: AnchorMetrics) -> list[str | Html]:
     return [
         swatch(set_color(number), score.anchors.name),
         Html(f'<span class="whole">{escape(score.anchors.resize)}</span>'),
         f"{score.anchors.num_anchors}",
         decimal(score.average_iou),
         *(percent(score.recall(threshold)) for threshold in THRESHOLDS),
-        decimal(score.placed_average_iou),
-        percent(score.placed_recall(THRESHOLDS[0])),
+        decimal(score.grid_average_iou),
+        percent(score.grid_recall(THRESHOLDS[0])),
         percent(score.ratio_recall),
     ]
 
 
-def bounds_in_words(score: Coverage) -> list[str]:
+def bounds_in_words(score: AnchorMetrics) -> list[str]:
     """How close a set comes to the best there can be, for each of its scores that has a proved bound on these boxes."""
     told, k = score.anchors.scores, plural(score.anchors.num_anchors, "shape")
-    here = {"average_iou": score.average_iou, "placed_average_iou": score.placed_average_iou}
+    here = {"average_iou": score.average_iou, "grid_average_iou": score.grid_average_iou}
     lines = []
     for name in told if _of_these_boxes(score) else ():
         value, bound = here.get(name, told[name]), told.get(name + UPPER_BOUND)
@@ -117,17 +117,17 @@ def bounds_in_words(score: Coverage) -> list[str]:
     return lines
 
 
-def _of_these_boxes(score: Coverage) -> bool:
+def _of_these_boxes(score: AnchorMetrics) -> bool:
     """Whether what a set tells of itself holds here: a set from a file may tell of other boxes."""
     told = score.anchors.scores
     if not score.anchors.version:
         return True  # just fitted
-    then = (told.get("average_iou", math.nan), told.get("placed_average_iou", math.nan))
-    now = (score.average_iou, score.placed_average_iou)
+    then = (told.get("average_iou", math.nan), told.get("grid_average_iou", math.nan))
+    now = (score.average_iou, score.grid_average_iou)
     return all(abs(before - after) < SAME_SCORE for before, after in zip(then, now, strict=True))
 
 
-def anchors_table(scores: Sequence[Coverage], colors: Mapping[int, str]) -> str:
+def anchors_table(scores: Sequence[AnchorMetrics], colors: Mapping[int, str]) -> str:
     """Shapes of each level of each set, in the order of the head's channels."""
     columns = [Column("anchor set"), Column("level"), Column("stride, px", numeric=True)]
     rows: list[list[str | Html]] = []
@@ -142,7 +142,7 @@ def anchors_table(scores: Sequence[Coverage], colors: Mapping[int, str]) -> str:
     return table([*columns, Column("anchors", numeric=True), Column("width x height, px")], rows)
 
 
-def worst_table(score: Coverage) -> str:
+def worst_table(score: AnchorMetrics) -> str:
     """The instances that the set covers worst."""
     titles = ("width x height, px", "best IoU", "placed")
     columns = [Column("annotation", numeric=True), Column("file"), Column("category")]
@@ -150,7 +150,7 @@ def worst_table(score: Coverage) -> str:
     return table(columns, [_worst_row(score, int(row)) for row in score.worst(MAX_WORST)], scroll=True)
 
 
-def _worst_row(score: Coverage, row: int) -> list[str | Html]:
+def _worst_row(score: AnchorMetrics, row: int) -> list[str | Html]:
     dataset, (width, height) = score.instances.dataset, score.instances.shapes[row]
     instances = dataset.instances
     image = int(instances.image_rows[row])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet
+from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import ConfigError, OutputError, TrainingError
 from detect.files import write_whole
-from detect.resize import ResizeRule, parse_resize
+from detect.loading.labels import Labels
+from detect.training.builder import Detector, build_detector
 from detect.training.config import TrainConfig, parse_config
-from detect.training.model import Detector, Labels, build_detector
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
@@ -197,7 +198,7 @@ def check_same_data(path: str | Path, before: Checkpoint, labels: Labels, num_im
 def _labels_in_words(labels: Labels) -> str:
     named = zip(labels.category_ids, labels.category_names, strict=True)
     told = ", ".join(f"{category} {name!r}" for category, name in named)
-    return f"{told} with the landmarks {', '.join(labels.joint_names)}" if labels.joint_names else told
+    return f"{told} with the landmarks {', '.join(labels.type_names)}" if labels.type_names else told
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -242,3 +243,43 @@ def _anchors_of(plain: Mapping[str, Any]) -> AnchorSet:
 
 def _numbers(values: Float[Tensor, "1 d 1 1"]) -> list[float]:
     return [float(each) for each in values.flatten().tolist()]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What came of a run."""
+
+    folder: Path
+    epochs: int
+    steps: int
+    metrics: Mapping[str, float]
+    """Of the last validation; empty without."""
+    best: float | None
+    """The best main metric: AP of boxes, F1 at 5 pixels of landmarks."""
+    stopped_early: bool
+    seconds: float
+    is_main: bool
+    """Whether this is the process that writes and speaks."""
+    num_processes: int
+
+
+@dataclass
+class RunState:
+    """Where a run is; plain values, as checkpoints keep them."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Steps of the epoch that are done."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of the losses of these."""
+    epoch_losses: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    validations_since_best: int = 0
+    told_flat: bool = False
+    stopped: bool = False
+
+    def is_out_of(self, patience: int | None) -> bool:
+        """Whether so many validations have gone by without a better one; never where there is no limit."""
+        return patience is not None and self.validations_since_best >= patience

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from detect.anchors.pyramid import strides_of
+from detect.anchors.anchor_set import strides_of
+from detect.data.resize import parse_resize
 from detect.errors import ConfigError, FitError, ResizeError
-from detect.resize import parse_resize
 
 FIT = "fit"
 
@@ -41,7 +41,7 @@ class DataConfig(_Section):
     val_images: Path | None = Field(default=None, description="folder of the validation images, if another")
     resize: str = Field(default="none", description="the detector's resize rule, as of the anchors")
     channels: Literal[1, 3, 4] = Field(default=3, description="of the network's input")
-    pixel: Literal["center", "corner"] = Field(
+    pixel_origin: Literal["center", "corner"] = Field(
         default="center", description="of keypoints: pixel i has its centre at i, or its left corner"
     )
     mean: list[float] | None = Field(default=None, description="of each channel, in 0..1; measured where not given")
@@ -171,7 +171,7 @@ class OptimisationConfig(_Section):
 
 
 class AugmentConfig(_Section):
-    """What training images undergo: the arguments of :class:`detect.training.augment.Augment`."""
+    """What training images undergo: the arguments of :class:`detect.loading.augment.Augment`."""
 
     enabled: bool = Field(default=True, description="whether anything is done")
     flips: bool = Field(default=True, description="mirror left and right, up and down")

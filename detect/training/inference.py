@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,20 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from detect.boxes import xyxy_to_xywh
-from detect.coco import CocoResults
-from detect.coco.reading import Progress
+from detect.data import CocoResults
+from detect.data.coco_reader import Progress
 from detect.detectors.landmarks import LandmarkDetector
-from detect.heads.detections import Detections
-from detect.keypoints.cells import SHIFTS
+from detect.evaluation.boxes import evaluate_boxes, evaluate_landmarks
+from detect.heads.postprocess import Detections
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.keypoints import CocoKeypoints
 from detect.keypoints.peaks import Peaks
-from detect.training.data import Batch, DetectionData
-from detect.training.feeding import image_loader
-from detect.training.model import Detector, Labels
-from detect.training.views import View, resized_view
+from detect.loading.dataset import Batch, DetectionData
+from detect.loading.labels import Labels
+from detect.loading.transforms import View, resized_view
+from detect.ops.box_arrays import xyxy_to_xywh
+from detect.training.builder import Detector
+from detect.training.loaders import image_loader
 
 FOUND = 1.0  # what COCO's results have for a keypoint's visibility
 
@@ -52,8 +56,8 @@ def find_objects(
     device: torch.device | str = "cpu",
     num_workers: int = 0,
     score_threshold: float | None = None,
-    pixel: str = "center",
-    progress: Progress | None = None,
+    pixel_origin: str = "center",
+    on_progress: Progress | None = None,
 ) -> CocoResults:
     """What a detector finds in the images of a dataset: by image, in falling order of score.
 
@@ -69,10 +73,10 @@ def find_objects(
         device: to run on.
         num_workers: processes that read images.
         score_threshold: results have scores above it; by default the model's own.
-        pixel: convention of the landmarks that the model was trained on, see :mod:`detect.keypoints.cells`.
+        pixel: convention of the landmarks that the model was trained on, see :mod:`detect.keypoints.coordinates`.
         progress: called as ``progress(what, done, total)``.
     """
-    read = _reader(model, labels, pixel)
+    read = _reader(model, labels, pixel_origin)
     model = model if score_threshold is None else with_threshold(model, score_threshold)
     rows: list[int] = []
     found: list[_Found] = []
@@ -81,8 +85,8 @@ def find_objects(
             each = model.detect(batch.images.to(device), batch.image_hw.to(device))
         found += [of_image.by_score() for of_image in read(each, views)]
         rows += batch.image_rows.tolist()
-        if progress:
-            progress("detecting", len(rows), len(data))
+        if on_progress:
+            on_progress("detecting", len(rows), len(data))
     return _as_results(rows, found)
 
 
@@ -114,10 +118,10 @@ def places_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
     ]
 
 
-def _reader(model: Detector, labels: Labels, pixel: str) -> Callable[[Any, list[View]], list[_Found]]:
+def _reader(model: Detector, labels: Labels, pixel_origin: str) -> Callable[[Any, list[View]], list[_Found]]:
     """From what the model gives for a batch to what is in each image."""
     if isinstance(model, LandmarkDetector):
-        return _landmark_reader(model, labels, pixel)
+        return _landmark_reader(model, labels, pixel_origin)
     return _box_reader(labels)
 
 
@@ -138,7 +142,7 @@ def _box_reader(labels: Labels) -> Callable[[list[Detections], list[View]], list
 
 
 def _landmark_reader(
-    model: LandmarkDetector, labels: Labels, pixel: str
+    model: LandmarkDetector, labels: Labels, pixel_origin: str
 ) -> Callable[[Peaks, list[View]], list[_Found]]:
     ids, margin = _categories_of_joints(labels), float(model.stride)
 
@@ -150,7 +154,7 @@ def _landmark_reader(
             points, joint = _numbers(found.cells)[own], found.joint.cpu().numpy()[own]
             corner, end = view.move_points(np.array([[0.0, 0.0], view.image_wh])) - SHIFTS["center"]
             there = ((points >= corner - margin) & (points <= end + margin)).all(axis=1)
-            placed = view.restore_points(points[there], pixel="center") + SHIFTS["center"] - SHIFTS[pixel]
+            placed = view.restore_points(points[there], pixel_origin="center") + SHIFTS["center"] - SHIFTS[pixel_origin]
             scores = _numbers(found.scores)[own][there]
             of_images.append(_Found(ids[joint[there]], scores, np.full((len(scores), 4), np.nan), placed))
         return of_images
@@ -159,7 +163,7 @@ def _landmark_reader(
 
 
 def _categories_of_joints(labels: Labels) -> Int64[ndarray, " j"]:
-    ids = np.zeros(len(labels.joint_names), np.int64)
+    ids = np.zeros(len(labels.type_names), np.int64)
     for category, joints in labels.joints.items():
         ids[list(joints)] = category
     return ids
@@ -183,3 +187,35 @@ def _as_results(rows: list[int], found: list[_Found]) -> CocoResults:
 
 def _numbers(values: Tensor) -> ndarray:
     return values.cpu().double().numpy()  # on the CPU: not every device has doubles
+
+
+MAIN_METRIC = {"boxes": "ap", "landmarks": "f1_5px"}  # the best checkpoint has most of it
+
+
+def validate(
+    model: Detector,
+    data: DetectionData,
+    labels: Labels,
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    pixel_origin: str = "center",
+) -> dict[str, float]:
+    """Of boxes COCO's twelve numbers; of landmarks F1 at each radius and the mean error of the count. NaN: not defined.
+
+    Arguments are those of :func:`detect.training.inference.find_objects`.
+    """
+    results = find_objects(
+        model, data, labels, batch_size=batch_size, device=device, num_workers=num_workers, pixel_origin=pixel_origin
+    )
+    if data.landmarks is None or not labels.joints:
+        scores = asdict(evaluate_boxes(data.dataset, results).overall)
+        return {name: math.nan if value is None else float(value) for name, value in scores.items()}
+    return _of_landmarks(data.landmarks, results)
+
+
+def _of_landmarks(landmarks: CocoKeypoints, results: CocoResults) -> dict[str, float]:
+    evaluation = evaluate_landmarks(landmarks, results)
+    numbers = {f"f1_{scores.radius:g}px": float(scores.micro.f1) for scores in evaluation.overall}
+    return {**numbers, "count_mae": float(evaluation.overall[0].count.mae)}

@@ -14,30 +14,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detect.coco.reading import Progress
+from detect.data.coco_reader import Progress
 from detect.errors import TrainingError
 from detect.files import write_whole
+from detect.loading.dataset import Batch
+from detect.training.builder import build_detector, training_anchors
 from detect.training.checkpoints import (
     BEST,
     LAST,
     Checkpoint,
+    RunState,
+    TrainingResult,
     check_same_data,
     check_same_run,
     read_checkpoint,
     save_checkpoint,
 )
 from detect.training.config import TrainConfig
-from detect.training.data import Batch
 from detect.training.diagnosis import is_flat
-from detect.training.feeding import epoch_batches, in_groups, part_loader
-from detect.training.inputs import read_inputs
+from detect.training.inference import MAIN_METRIC, validate
+from detect.training.inputs import notices, read_inputs
+from detect.training.loaders import epoch_batches, in_groups, part_loader
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
-from detect.training.model import build_detector, training_anchors
-from detect.training.notices import notices
-from detect.training.schedule import rate_factor
-from detect.training.state import RunState, TrainingResult
-from detect.training.steps import Build, Stepper, launch
-from detect.training.validation import MAIN_METRIC, validate
+from detect.training.step import Build, Stepper, launch, rate_factor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,7 +50,7 @@ def train(
     config: TrainConfig,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    on_progress: Progress | None = None,
     note: Note | None = None,
     build: Build = build_detector,
 ) -> TrainingResult:
@@ -65,8 +64,8 @@ def train(
         resume: go on from ``last.pt``, where there is one.
         progress: called as ``progress(what, done, total)``: images that are checked, then steps.
         note: called with lines for people.
-        build: makes the detector, called as :func:`detect.training.model.build_detector`; experiments put in their own. What
-            it makes is not in the configuration: checkpoints are resumed with the same, and loaded if the weights fit.
+        build: makes the detector, called as :func:`detect.training.builder.build_detector`; experiments put in their own.
+            What it makes is not in the configuration: checkpoints are resumed with the same, and loaded if the weights fit.
 
     Raises:
         TrainingError: the loss is not finite; a run is there already; or it cannot be resumed.
@@ -80,7 +79,7 @@ def train(
     elif last.exists():
         raise TrainingError(f"{config.output.folder} holds a run: --resume it, delete it or set output.folder")
     fabric = launch(config)
-    run = _Run(config, fabric, before, progress, note, build)
+    run = _Run(config, fabric, before, on_progress, note, build)
     fabric.barrier()  # all have read what one is about to write
     with run.open_log() as run.log:
         run.go()
@@ -113,15 +112,15 @@ class _Run:
         config: TrainConfig,
         fabric: Fabric,
         before: Checkpoint | None,
-        progress: Progress | None,
+        on_progress: Progress | None,
         note: Note | None,
         build: Build,
     ) -> None:
         self.config, self.fabric = config, fabric
         self.is_main = bool(fabric.is_global_zero)
-        self.progress = progress if self.is_main else None
+        self.on_progress = on_progress if self.is_main else None
         self.note = note if note and self.is_main else lambda _: None
-        self.inputs = read_inputs(config, progress=self.progress)
+        self.inputs = read_inputs(config, on_progress=self.on_progress)
         if before:
             check_same_data(last_of(config), before, self.inputs.labels, len(self.inputs.train))
         self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
@@ -205,7 +204,7 @@ class _Run:
                 batch_size=self.batch_size_at_once,
                 device=self.fabric.device,
                 num_workers=data.num_workers,
-                pixel=data.pixel,
+                pixel_origin=data.pixel_origin,
             )
         state.metrics = self.fabric.broadcast(metrics)
         main = state.metrics[MAIN_METRIC[self.config.task]]
@@ -255,9 +254,9 @@ class _Run:
         state, epochs = self.state, self.config.optimisation.epochs
         if self.log:
             self.log.write(STEPS, state.step, {"epoch": state.epoch + 1, "learning_rate": rate, **losses})
-        if self.progress:
+        if self.on_progress:
             what = f"epoch {state.epoch + 1}/{epochs}, loss {losses['loss']:.3f}"
-            self.progress(what, state.step, epochs * self.batches.num_batches)
+            self.on_progress(what, state.step, epochs * self.batches.num_batches)
 
     def _look_if_flat(self, batch: Batch, rate: float) -> None:
         """Say once why learning may have stopped, while the rate is still high."""

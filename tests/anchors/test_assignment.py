@@ -8,22 +8,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import assign, level_hw
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.anchors.level_fitting import fit_levels
-from detect.coco import read_coco
-from detect.interop.torchvision import import_torchvision
-from detect.matching import Atss, MaxIoU, match_atss
-from detect.resize import parse_resize
+from detect.data import read_coco
+from detect.data.resize import parse_resize
+from detect.ops.matcher import Atss, MaxIoU, match_atss
 from detect.samples import SAMPLES, sample_annotations
-
-import_torchvision()
-from torchvision.models.detection._utils import Matcher  # noqa: E402
-from torchvision.ops import box_iou  # noqa: E402
 
 SIZES = [(20.0, 27.3), (45.0,), (99.0,), (160.0,), (300.0,)]
 
@@ -51,13 +48,13 @@ def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
     return ResizedInstances.of(read_coco(content), parse_resize(resize))
 
 
-def images_of(instances: ResizedInstances, grid: AnchorGrid):
+def images_of(instances: ResizedInstances, grid: AnchorGenerator):
     """Rows, boxes, anchors and numbers of anchors of the levels for each image."""
     image_rows = instances.dataset.instances.image_rows
     for image in np.unique(image_rows):
         rows = np.flatnonzero(image_rows == image)
         width, height = instances.canvas_wh[rows[0]].tolist()
-        placed = grid.place(level_hw(grid, (height, width)), (height, width))
+        placed = grid.generate(level_hw(grid, (height, width)), (height, width))
         yield rows, torch.from_numpy(instances.boxes[rows]).float(), placed.boxes, placed.num_per_level
 
 
@@ -77,7 +74,7 @@ def test_numbers_by_hand():
     # 1 is cell (0, 0), IoU 1; 2 reaches it with 240 / 256 and loses it; 3, 5 x 5 in one cell, has 25 / 256;
     # 4, 16 x 14, has 224 / 256 with its own cell; 5 is midway between two cells: 128 / 384 with each
     boxes = [[0, 0, 16, 16], [0, 0, 16, 15], [40, 40, 5, 5], [16, 48, 16, 14], [24, 16, 16, 16]]
-    result = assign(of(boxes), AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[16])))
+    result = assign(of(boxes), AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16])))
     assert_array_equal(result.positives.ravel(), [1, 0, 1, 1, 2])
     assert_array_equal(result.by_threshold.ravel(), [1, 0, 0, 1, 0])
     assert_array_equal(result.suitable.ravel(), [1, 1, 0, 1, 0])
@@ -95,7 +92,7 @@ def test_numbers_by_hand():
 def test_the_first_and_last_anchors_of_a_level_are_its_own():
     # the corners of both levels: cells of 16 px and of 32 px
     boxes = [[0, 0, 16, 16], [48, 48, 16, 16], [0, 0, 32, 32], [32, 32, 32, 32]]
-    result = assign(of(boxes), AnchorGrid(AnchorSet.of([[(16, 16)], [(32, 32)]], strides=(16, 32))))
+    result = assign(of(boxes), AnchorGenerator(AnchorSet.of([[(16, 16)], [(32, 32)]], strides=(16, 32))))
     assert_array_equal(result.positives, [[1, 0], [1, 0], [0, 1], [0, 1]])
     assert_array_equal(result.suitable, result.positives)
     assert_array_equal(result.num_anchors, [16, 4])
@@ -103,7 +100,7 @@ def test_the_first_and_last_anchors_of_a_level_are_its_own():
 
 def test_forced_an_outbid_instance_is_saved_and_leaves_the_better_one_with_nothing():
     # both have the first cell as their best anchor, by 1 and by 240 / 256: the last of them takes it
-    grid = AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[16]))
+    grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
     result = assign(of([[0, 0, 16, 16], [0, 0, 16, 15]]), grid, MaxIoU(low_quality="forced"))
     assert_array_equal(result.suitable.ravel(), [1, 1])
     assert_array_equal(result.low_quality_only, [1])
@@ -112,7 +109,7 @@ def test_forced_an_outbid_instance_is_saved_and_leaves_the_better_one_with_nothi
 
 def test_an_anchor_between_the_thresholds_is_ignored():
     # 16 x 7 in a cell of 16 x 16: 112 / 256 = .4375; the low-quality rule makes it positive
-    grid = AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[16]))
+    grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
     assert assign(of([[0, 0, 16, 7]]), grid, MaxIoU(low_quality=None)).ignored.tolist() == [1]
     assert assign(of([[0, 0, 16, 7]]), grid).ignored.tolist() == [0]
 
@@ -122,7 +119,7 @@ def test_an_anchor_between_the_thresholds_is_ignored():
 )
 def test_every_sample_has_the_counts_of_torchvisions_matcher(sample, resize, step, torchvision_matcher):
     instances = part_of(sample, resize, step)
-    grid = AnchorGrid.of_sizes(SIZES)
+    grid = AnchorGenerator.of_sizes(SIZES)
     result = assign(instances, grid)
     ignored, collisions, anchors = np.zeros((3, 5), np.int64)
     for rows, boxes, every, per_level in images_of(instances, grid):
@@ -148,7 +145,7 @@ def test_every_sample_has_the_counts_of_torchvisions_matcher(sample, resize, ste
 def test_forced_low_quality_matches_are_mmdetections(sample):
     """As MaxIoUAssigner.assign_wrt_overlaps with gt_max_assign_all: each instance in turn takes its best anchors."""
     instances = part_of(sample, "letterbox:128", step=9)
-    grid = AnchorGrid.of_sizes(SIZES, dialect="mmdet")
+    grid = AnchorGenerator.of_sizes(SIZES, convention="mmdet")
     result = assign(instances, grid, MaxIoU(low_quality="forced"))
     for rows, boxes, every, per_level in images_of(instances, grid):
         iou = box_iou(boxes, every)
@@ -164,7 +161,7 @@ def test_forced_low_quality_matches_are_mmdetections(sample):
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_atss_is_the_matchers(sample, shapes):
     instances = part_of(sample, "letterbox:200", step=9)
-    grid = AnchorGrid(AnchorSet.of(shapes, strides=(8, 16, 32)[: len(shapes)]))
+    grid = AnchorGenerator(AnchorSet.of(shapes, strides=(8, 16, 32)[: len(shapes)]))
     result = assign(instances, grid, Atss())
     for rows, boxes, every, per_level in images_of(instances, grid):
         matches = match_atss(every.split(per_level), boxes)
@@ -176,7 +173,7 @@ def test_atss_is_the_matchers(sample, shapes):
 def test_atss_suits_an_instance_with_what_it_would_get_alone():
     random = np.random.default_rng(0)
     boxes = np.concatenate([random.uniform(10, 90, (40, 2)), random.uniform(15, 60, (40, 2))], axis=1).round(3)
-    grid = AnchorGrid(AnchorSet.of([[(24, 24)], [(48, 48)]], strides=(8, 16)))
+    grid = AnchorGenerator(AnchorSet.of([[(24, 24)], [(48, 48)]], strides=(8, 16)))
     crowded = assign(of(boxes.tolist(), side=160), grid, Atss())
     apart = assign(of(boxes.tolist(), side=160, images=list(range(1, 41))), grid, Atss())
     assert_array_equal(crowded.suitable, apart.positives)
@@ -186,7 +183,7 @@ def test_atss_suits_an_instance_with_what_it_would_get_alone():
 
 def test_groups_add_up_to_the_whole():
     for instances in (part_of("bccd", "letterbox:96", step=30), part_of("nuclei", "none", step=2)):
-        result = assign(instances, AnchorGrid.of_sizes(SIZES))
+        result = assign(instances, AnchorGenerator.of_sizes(SIZES))
         whole = result.overall
         for groups in (result.by_size, result.by_ratio, result.by_category):
             for field in ("count", "low_quality_only", "unassigned", "outbid"):
@@ -199,7 +196,7 @@ def test_groups_add_up_to_the_whole():
 
 def test_categories_with_few_positives_are_neglected():
     bccd = part_of("bccd", "stretch:320x240", step=6)
-    grid = AnchorGrid(load_anchors("retinanet"))
+    grid = AnchorGenerator(load_anchors("retinanet"))
     result = assign(bccd, grid)
     (platelets,) = result.neglected
     assert platelets.name == "Platelets"
@@ -219,7 +216,7 @@ def test_what_is_advised_against_neglect_shares_anchors_more_evenly():
 
     def share(strides, rule=None, **options):
         anchors = fit_levels(bccd, strides, per_level=3, **options).anchors
-        positives = [group.positives for group in assign(bccd, AnchorGrid(anchors), rule).by_category]
+        positives = [group.positives for group in assign(bccd, AnchorGenerator(anchors), rule).by_category]
         return min(positives) / max(positives)
 
     uneven = share((8, 16, 32))
@@ -231,14 +228,14 @@ def test_what_is_advised_against_neglect_shares_anchors_more_evenly():
 def test_images_do_not_meet():
     # the same boxes in two images each get what they get in one
     boxes = [[0, 0, 16, 16], [0, 0, 16, 15]]
-    grid = AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[16]))
+    grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
     one, two = assign(of(boxes), grid), assign(of(boxes * 2, images=[1, 1, 2, 2]), grid)
     assert_array_equal(two.positives, np.tile(one.positives, (2, 1)))
     assert_array_equal(two.collisions, 2 * one.collisions)
 
 
 def test_without_the_low_quality_rule_both_counts_are_one():
-    result = assign(part_of("nuclei", "none", step=4), AnchorGrid.of_sizes(SIZES), MaxIoU(low_quality=None))
+    result = assign(part_of("nuclei", "none", step=4), AnchorGenerator.of_sizes(SIZES), MaxIoU(low_quality=None))
     assert_array_equal(result.positives, result.by_threshold)
     assert len(result.low_quality_only) == 0
     assert len(result.unassigned) > 0
@@ -246,14 +243,14 @@ def test_without_the_low_quality_rule_both_counts_are_one():
 
 def test_a_box_that_meets_no_anchor_is_unassigned():
     # stride 32, anchors of 4 x 4 around (16, 16) and (48, 48): nothing at (0, 0)
-    grid = AnchorGrid(AnchorSet.of([[(4, 4)]], strides=[32]))
+    grid = AnchorGenerator(AnchorSet.of([[(4, 4)]], strides=[32]))
     for rule in (MaxIoU(), MaxIoU(low_quality="forced"), Atss()):
         assert_array_equal(assign(of([[0, 0, 4, 4], [14, 14, 4, 4]]), grid, rule).unassigned, [0])
 
 
 def test_nothing_to_assign_and_a_wrong_number():
     empty = ResizedInstances.of(read_coco({"images": [], "annotations": [], "categories": []}), parse_resize("none"))
-    result = assign(empty, AnchorGrid.of_sizes(SIZES))
+    result = assign(empty, AnchorGenerator.of_sizes(SIZES))
     assert result.positives.shape == (0, 5)
     assert result.by_category == result.neglected == ()
     assert np.isnan(result.overall.positives)

@@ -14,8 +14,8 @@ from sklearn.cluster import KMeans
 from detect.anchors.clustering import EuclideanKMeans, IoUKMeans
 from detect.anchors.iou_kmeans import UPDATES, Members
 from detect.anchors.mixture import LogGaussianMixture
-from detect.boxes import best_shape_iou, shape_iou
 from detect.errors import FitError
+from detect.ops.box_arrays import best_shape_iou, shape_iou
 
 SEEDS = [0, 1, 7]
 LEFT_OUT = {

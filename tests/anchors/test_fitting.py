@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from detect.anchors.coverage import coverage
 from detect.anchors.fitting import METHODS, fit_anchors, fit_shapes, k_curve, knee
 from detect.anchors.histogram import ShapeHistogram
-from detect.anchors.instances import ResizedInstances
+from detect.anchors.instances import ResizedInstances, instance_weights
+from detect.anchors.metrics import anchor_metrics
 from detect.anchors.objective import UPPER_BOUND, Objective
-from detect.anchors.weighting import instance_weights
-from detect.boxes import best_shape_iou
-from detect.coco import read_coco
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import FitError
-from detect.resize import parse_resize
+from detect.ops.box_arrays import best_shape_iou
 
 
 def test_blood_cells_are_covered_as_well_as_a_long_search_finds(bccd):
-    average = coverage(bccd, fit_anchors(bccd, k=9)).average_iou
+    average = anchor_metrics(bccd, fit_anchors(bccd, k=9)).average_iou
     random = np.random.default_rng(0)
     best = max(
         best_shape_iou(bccd.shapes, bccd.shapes[random.choice(len(bccd), 9, replace=False)])[0].mean()
@@ -33,17 +32,17 @@ def test_every_method_gives_k_shapes_of_fair_quality(bccd, method):
     anchors = fit_anchors(bccd, k=5, method=method)
     assert anchors.num_anchors == 5
     assert anchors.resize == "letterbox:640"
-    assert coverage(bccd, anchors).average_iou > 0.78
+    assert anchor_metrics(bccd, anchors).average_iou > 0.78
 
 
 def test_the_optimum_beats_clustering_in_iou_which_beats_the_baselines(nuclei):
-    scores = {method: coverage(nuclei, fit_anchors(nuclei, k=5, method=method)).average_iou for method in METHODS}
+    scores = {method: anchor_metrics(nuclei, fit_anchors(nuclei, k=5, method=method)).average_iou for method in METHODS}
     assert sorted(scores, key=scores.__getitem__)[-2:] == ["kmeans", "optimal"]
 
 
 def test_what_was_proved_is_among_the_scores(nuclei):
     anchors = fit_anchors(nuclei, k=5, certify=0.01)
-    reached = coverage(nuclei, anchors).average_iou
+    reached = anchor_metrics(nuclei, anchors).average_iou
     assert reached <= anchors.scores["average_iou" + UPPER_BOUND] <= 1.01 * reached
     for options in ({}, {"method": "kmeans", "certify": 0.01}, {"per_level": 1, "certify": 0.01}):
         assert not any(name.endswith(UPPER_BOUND) for name in fit_anchors(nuclei, **options).scores)
@@ -52,7 +51,7 @@ def test_what_was_proved_is_among_the_scores(nuclei):
 def test_another_objective_is_fitted_and_named(nuclei):
     recall = fit_anchors(nuclei, k=3, objective=Objective("recall@0.7"), certify=0.05)
     assert recall.scores["recall_at_0.7"] <= recall.scores["recall_at_0.7" + UPPER_BOUND]
-    reached = [coverage(nuclei, each).recall(0.7) for each in (recall, fit_anchors(nuclei, k=3))]
+    reached = [anchor_metrics(nuclei, each).recall(0.7) for each in (recall, fit_anchors(nuclei, k=3))]
     assert_allclose(recall.scores["recall_at_0.7"], reached[0], atol=1e-9)
     assert reached[0] > reached[1]
 
@@ -61,7 +60,7 @@ def test_weights_and_fixed_shapes_are_those_of_the_optimum(nuclei):
     weights = instance_weights(nuclei, balance="size")
     fit = fit_anchors(nuclei, k=3, weights=weights, fixed=[(30.0, 30.0)])
     assert (30.0, 30.0) in [shape for level in fit.levels for shape in level.shapes]
-    best = coverage(nuclei, fit).best_iou
+    best = anchor_metrics(nuclei, fit).best_iou
     assert_allclose(fit.scores["weighted_average_iou"], np.average(best, weights=weights), rtol=1e-3)
 
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.heads.retinanet import RetinaNetHead
 
@@ -21,7 +21,7 @@ def test_operations_of_a_cell_by_hand():
 @pytest.mark.parametrize(("num_convs", "hidden", "norm"), [(4, None, None), (0, None, None), (2, 32, "group")])
 def test_operations_are_those_that_torch_counts_for_the_head(num_convs, hidden, norm):
     anchors = AnchorSet.of([[(8, 8)] * 3, [(16, 16)], [(64, 64)] * 2], strides=(8, 16, 64))
-    grid = AnchorGrid(anchors)
+    grid = AnchorGenerator(anchors)
     head = RetinaNetHead(16, grid.num_anchors, 5, num_convs=num_convs, hidden_channels=hidden, norm=norm)
     size = HeadSize(5, in_channels=16, num_convs=num_convs, hidden_channels=hidden)
     costs = level_costs(np.array([[131, 75]]), anchors, size)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.anchors.histogram import ShapeHistogram
-from detect.boxes import best_shape_iou
+from detect.ops.box_arrays import best_shape_iou
 
 shapes_2d = arrays(np.float64, st.tuples(st.integers(1, 60), st.just(2)), elements=st.floats(0.5, 2000))
 

@@ -7,16 +7,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from detect.anchors.assignment import assign
-from detect.anchors.bands import size_bands
-from detect.anchors.coverage import coverage
-from detect.anchors.grid import AnchorGrid
-from detect.anchors.instances import ResizedInstances
+from detect.anchors.generator import AnchorGenerator
+from detect.anchors.instances import ResizedInstances, area_ranges, instance_weights
 from detect.anchors.level_fitting import Numbers, fit_levels
+from detect.anchors.metrics import anchor_metrics
 from detect.anchors.objective import Objective
-from detect.anchors.weighting import instance_weights
-from detect.coco import read_coco
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import FitError
-from detect.resize import parse_resize
 from detect.samples import sample_annotations
 
 STRIDES = (4, 8, 16)
@@ -30,8 +28,8 @@ def nuclei() -> ResizedInstances:
 def test_the_score_is_what_coverage_measures_and_no_more_than_the_bound(nuclei):
     fit = fit_levels(nuclei, STRIDES, per_level=2, certify=0.02)
     assert [len(level.shapes) for level in fit.anchors.levels] == [2, 2, 2]
-    scores, measured = fit.anchors.scores, coverage(nuclei, fit.anchors).placed_average_iou
-    assert_allclose(scores["placed_average_iou"], measured)
+    scores, measured = fit.anchors.scores, anchor_metrics(nuclei, fit.anchors).grid_average_iou
+    assert_allclose(scores["grid_average_iou"], measured)
     assert measured <= scores["placed_average_iou_upper_bound"] <= measured * 1.02
     assert (fit.anchors.resize, fit.anchors.name, str(fit.numbers)) == ("none", "fitted", "2 shapes on each level")
 
@@ -68,7 +66,7 @@ def test_levels_by_size_spare_large_instances_the_fine_grid():
     red, platelets = 2, 3
     shares = []
     for fit in (plain, limited):
-        positives = assign(bccd, AnchorGrid(fit.anchors)).positives.sum(axis=1)
+        positives = assign(bccd, AnchorGenerator(fit.anchors)).positives.sum(axis=1)
         shares.append(positives[category == platelets].mean() / positives[category == red].mean())
     assert shares[0] < 0.1  # of platelets few anchors are positive for each that a red cell has: they are outvoted
     assert shares[1] > 0.4
@@ -89,24 +87,24 @@ def test_a_layout_tells_each_narrower_one_and_their_price(nuclei):
     octaves, grid = fit.layouts
     assert octaves.default_score <= octaves.score <= grid.score <= fit.free.score
     assert fit.anchors.levels == grid.anchors.levels
-    assert_allclose(fit.anchors.scores["placed_average_iou"], grid.score)
+    assert_allclose(fit.anchors.scores["grid_average_iou"], grid.score)
 
 
 def test_weights_turn_the_fit_to_what_counts(nuclei):
-    small = size_bands(nuclei)[0].rows
+    small = area_ranges(nuclei)[0].rows
     alike = fit_levels(nuclei, STRIDES, per_level=1)
     weights = instance_weights(nuclei, factors={"small": 20.0})
     turned = fit_levels(nuclei, STRIDES, per_level=1, weights=weights)
-    reached = [coverage(nuclei, each.anchors).placed_best_iou for each in (alike, turned)]
+    reached = [anchor_metrics(nuclei, each.anchors).placed_best_iou for each in (alike, turned)]
     assert reached[1][small].mean() > reached[0][small].mean()
     assert_allclose(turned.anchors.scores["weighted_placed_average_iou"], np.average(reached[1], weights=weights))
 
 
 def test_of_weight_nothing_is_as_not_being_there(nuclei):
-    small = size_bands(nuclei)[0].rows
+    small = area_ranges(nuclei)[0].rows
     weights = instance_weights(nuclei, factors={"medium": 0.0, "large": 0.0})
     fit = fit_levels(nuclei, STRIDES, per_level=1, weights=weights)
-    assert_allclose(fit.free.score, coverage(nuclei, fit.anchors).placed_best_iou[small].mean())
+    assert_allclose(fit.free.score, anchor_metrics(nuclei, fit.anchors).placed_best_iou[small].mean())
 
 
 def test_of_many_boxes_the_score_is_one_over_positions(nuclei):
@@ -120,7 +118,7 @@ def test_of_many_boxes_the_score_is_one_over_positions(nuclei):
     fit = fit_levels(many, STRIDES, per_level=1, weights=np.tile(np.linspace(1, 2, len(nuclei)), 20))
     (name,) = fit.anchors.scores
     assert name == "expected_weighted_placed_average_iou"
-    assert_allclose(fit.free.score, coverage(nuclei, fit.anchors).placed_average_iou, atol=0.03)
+    assert_allclose(fit.free.score, anchor_metrics(nuclei, fit.anchors).grid_average_iou, atol=0.03)
 
 
 @pytest.mark.parametrize(

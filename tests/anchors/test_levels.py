@@ -13,17 +13,17 @@ from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import assign
-from detect.anchors.coverage import coverage
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.anchors.levels import LevelPreference, level_preference
-from detect.coco import read_coco
+from detect.anchors.levels import ExtraLevel, LevelReport, extra_level, level_report
+from detect.anchors.metrics import anchor_metrics
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.heads.retinanet import RetinaNetHead
-from detect.matching import Atss, MaxIoU
-from detect.resize import parse_resize
+from detect.ops.matcher import Atss, MaxIoU
 from detect.samples import sample_annotations
 
 NUCLEI = AnchorSet.of(
@@ -49,15 +49,15 @@ def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
 
 
 @pytest.fixture(scope="module")
-def of_nuclei(nuclei) -> LevelPreference:
-    return level_preference(nuclei, AnchorGrid(NUCLEI))
+def of_nuclei(nuclei) -> LevelReport:
+    return level_report(nuclei, AnchorGenerator(NUCLEI))
 
 
 def test_numbers_by_hand():
     # anchors 16 on stride 16, 40 on 32, 64 on 64, all squares in the middle of their cells. The first two boxes are cells
     # of P4, the third, 60 x 60 at (2, 2), is the first cell of P6 but for its rim: 3600 / 4096
     anchors = AnchorSet.of([[(16, 16)], [(40, 40)], [(64, 64)]], strides=(16, 32, 64))
-    found = level_preference(of([[0, 0, 16, 16], [16, 32, 16, 16], [2, 2, 60, 60]]), AnchorGrid(anchors), HeadSize(1))
+    found = level_report(of([[0, 0, 16, 16], [16, 32, 16, 16], [2, 2, 60, 60]]), AnchorGenerator(anchors), HeadSize(1))
     assert_allclose([level.preferred for level in found.levels], [2 / 3, 0, 1 / 3])
     assert_allclose([level.positives for level in found.levels], [2 / 3, 0, 1 / 3])
     assert [level.cost.anchors for level in found.levels] == [64, 16, 4]
@@ -84,19 +84,19 @@ def test_numbers_by_hand():
     )
 
 
-@pytest.mark.parametrize("dialect", ["torchvision", "effdet"])
-def test_every_subset_is_what_its_own_grid_covers_and_gives(dialect):
+@pytest.mark.parametrize("convention", ["torchvision", "effdet"])
+def test_every_subset_is_what_its_own_grid_covers_and_gives(convention):
     nuclei = part_of("nuclei", "none", step=8)
-    grid = AnchorGrid.of_sizes([(10, 14), (22,), (40,)], strides=(4, 8, 16), dialect=dialect)
-    found = level_preference(nuclei, grid, HeadSize(1), threshold=0.6)
+    grid = AnchorGenerator.of_sizes([(10, 14), (22,), (40,)], strides=(4, 8, 16), convention=convention)
+    found = level_report(nuclei, grid, HeadSize(1), threshold=0.6)
     ids = nuclei.dataset.instances.ids
     whole = found.score.placed_best_iou >= 0.6
     subsets = list(found.subsets())
     assert [kept.levels for kept in subsets] == [(0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,)]
     for kept in subsets:
         own = grid.select_levels(kept.levels)
-        alone = coverage(nuclei, own.anchors, strides=own.strides, rounded=own.rounded)
-        assert_allclose([kept.recall, kept.average_iou], [alone.placed_recall(0.6), alone.placed_average_iou])
+        alone = anchor_metrics(nuclei, own.anchors, strides=own.strides, rounded=own.rounded)
+        assert_allclose([kept.recall, kept.average_iou], [alone.grid_recall(0.6), alone.grid_average_iou])
         assert_array_equal(kept.lost, ids[whole & (alone.placed_best_iou < 0.6)])
         assert kept.without_threshold == len(assign(nuclei, own, MaxIoU(low_quality=None)).unassigned)
         costs = level_costs(nuclei.canvas_wh[:1], own.anchors, HeadSize(1))  # images are all of one size
@@ -119,7 +119,7 @@ def test_shares_add_up_and_dropping_never_gains(of_nuclei):
 
 def test_suggested_are_the_cheapest_levels_that_lose_next_to_nothing(of_nuclei, nuclei):
     assert "P6" in of_nuclei.suggested.dropped  # 300 px, in images of 128
-    assert of_nuclei.suggested.recall >= of_nuclei.score.placed_recall(0.5) - 0.001
+    assert of_nuclei.suggested.recall >= of_nuclei.score.grid_recall(0.5) - 0.001
     cheaper = [kept for kept in of_nuclei.subsets() if kept.flops_saved > of_nuclei.suggested.flops_saved]
     assert cheaper
     assert all(len(kept.lost) > 0.001 * len(nuclei) for kept in cheaper)
@@ -133,7 +133,7 @@ def test_the_head_gives_the_same_on_the_levels_that_are_kept(of_nuclei, nuclei, 
         if per_level
         else AnchorSet.of([[(2 * s, 2 * s)] for s in (4, 8, 16, 32, 64)], strides=(4, 8, 16, 32, 64))
     )
-    grid, kept = AnchorGrid(anchors), of_nuclei.suggested.levels
+    grid, kept = AnchorGenerator(anchors), of_nuclei.suggested.levels
     random = torch.Generator().manual_seed(0)
     head = RetinaNetHead(32, grid.num_anchors, 1, num_convs=1, norm=norm, generator=random).eval()
     name = nuclei.dataset.images.file_names[0]
@@ -146,24 +146,24 @@ def test_the_head_gives_the_same_on_the_levels_that_are_kept(of_nuclei, nuclei, 
     ]
     with torch.no_grad():
         whole, some = head(maps), head.select_levels(kept)([maps[level] for level in kept])
-    placed = grid.place([(level.shape[2], level.shape[3]) for level in maps])
+    placed = grid.generate([(level.shape[2], level.shape[3]) for level in maps])
     rows = torch.cat([torch.arange(len(placed.boxes)).split(placed.num_per_level)[level] for level in kept])
     assert len(kept) < 5
     assert_close(some.logits, whole.logits[:, rows])
     assert_close(some.deltas, whole.deltas[:, rows])
-    selected = grid.select_levels(kept).place([(maps[level].shape[2], maps[level].shape[3]) for level in kept])
+    selected = grid.select_levels(kept).generate([(maps[level].shape[2], maps[level].shape[3]) for level in kept])
     assert_close(selected.boxes, placed.boxes[rows])
 
 
 @pytest.mark.parametrize(("sample", "resize", "step"), [("bccd", "letterbox:160", 9), ("nuclei", "none", 2)])
 def test_the_table_before_and_after_dropping_levels_of_the_samples(sample, resize, step):
     instances = part_of(sample, resize, step)
-    grid = AnchorGrid(load_anchors("faster-rcnn-fpn"))
-    before = level_preference(instances, grid)
+    grid = AnchorGenerator(load_anchors("faster-rcnn-fpn"))
+    before = level_report(instances, grid)
     kept = before.suggested
-    after = level_preference(instances, grid.select_levels(kept.levels))
+    after = level_report(instances, grid.select_levels(kept.levels))
     assert [level.name for level in after.levels] == list(kept.names)
-    assert_allclose(after.score.placed_recall(0.5), kept.recall)
+    assert_allclose(after.score.grid_recall(0.5), kept.recall)
     for level, number in zip(after.levels, kept.levels, strict=True):
         assert level.preferred >= before.levels[number].preferred
         assert level.cost == before.levels[number].cost
@@ -171,7 +171,7 @@ def test_the_table_before_and_after_dropping_levels_of_the_samples(sample, resiz
 
 
 def test_atss_and_its_shares(nuclei):
-    found = level_preference(nuclei, AnchorGrid(NUCLEI), rule=Atss())
+    found = level_report(nuclei, AnchorGenerator(NUCLEI), rule=Atss())
     assert_allclose(sum(level.positives for level in found.levels), 1)
 
 
@@ -179,8 +179,8 @@ def test_advice_lists_ten_ids_and_counts_the_rest():
     boxes = [[float(16 * row), 0.0, 16.0, 16.0] for row in range(8)] + [
         [float(16 * row), 32.0, 16.0, 16.0] for row in range(4)
     ]
-    grid = AnchorGrid(AnchorSet.of([[(16, 16)], [(128, 128)]], strides=(16, 128)))
-    found = level_preference(of(boxes), grid)
+    grid = AnchorGenerator(AnchorSet.of([[(16, 16)], [(128, 128)]], strides=(16, 128)))
+    found = level_report(of(boxes), grid)
     ids = ", ".join(str(5 + 4 * row) for row in range(10))
     assert f"12 instances are lost: annotations {ids} and 2 more" in found.advice[0]
 
@@ -194,11 +194,11 @@ def test_to_dict_is_json(of_nuclei):
 
 
 def test_one_level_has_no_other_and_no_instances_give_no_advice_to_drop():
-    one = level_preference(of([[0, 0, 16, 16]]), AnchorGrid(AnchorSet.of([[(16, 16)]], strides=[7])))
+    one = level_report(of([[0, 0, 16, 16]]), AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[7])))
     assert one.without_each == ()
     assert one.finer is None
     assert one.advice == ("keep all levels: each covers instances that no other does",)
-    empty = level_preference(of([]), AnchorGrid(NUCLEI))
+    empty = level_report(of([]), AnchorGenerator(NUCLEI))
     assert np.isnan(empty.levels[0].preferred)
     assert not empty.finer.pays
     assert empty.suggested.levels == (0, 1, 2, 3, 4)
@@ -210,4 +210,57 @@ def test_wrong_levels_are_named(of_nuclei):
             of_nuclei.keep(wrong)
     many = AnchorSet.of([[(8, 8)]] * 11, strides=[2**power for power in range(11)])
     with pytest.raises(FitError, match="11 levels: their subsets are compared for at most 10"):
-        level_preference(of([[0, 0, 16, 16]]), AnchorGrid(many))
+        level_report(of([[0, 0, 16, 16]]), AnchorGenerator(many))
+
+
+def found(instances: ResizedInstances, grid: AnchorGenerator) -> ExtraLevel:
+    score = anchor_metrics(instances, grid.anchors, strides=grid.strides, rounded=grid.rounded)
+    finer = extra_level(score, grid, HeadSize(1), threshold=0.5)
+    assert finer is not None
+    return finer
+
+
+def of_finer_level(boxes: list[list[float]]) -> ResizedInstances:
+    annotations = [{"id": row + 1, "image_id": 1, "category_id": 1, "bbox": box} for row, box in enumerate(boxes)]
+    images = [{"id": 1, "width": 64, "height": 64}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    return ResizedInstances.of(read_coco(content), parse_resize("none"))
+
+
+def test_small_boxes_want_halved_shapes_and_misplaced_ones_a_closer_grid():
+    grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
+    # 8 x 8 in the first cell of_finer_level stride 8: 64 / 256 with 16 x 16, 1 with its half
+    small = found(of_finer_level([[0, 0, 8, 8], [0, 0, 16, 16]]), grid)
+    assert (small.scale, small.shapes, small.gained, small.recall, small.average_iou) == (
+        0.5,
+        ((8.0, 8.0),),
+        1,
+        1.0,
+        1.0,
+    )
+    # 16 x 16 at (4, 4): centre (12, 12). Of stride 16 the nearest is (8, 8): 144 / 368; of stride 8 it is (12, 12)
+    misplaced = found(of_finer_level([[4, 4, 16, 16]]), grid)
+    assert (misplaced.scale, misplaced.gained, misplaced.average_iou) == (1.0, 1, 1.0)
+    # 16 cells of_finer_level 16 px, 64 of_finer_level 8 px: four times as many
+    assert (misplaced.anchors_added, misplaced.flops_added, misplaced.pays) == (4.0, 4.0, True)
+    assert (misplaced.name, misplaced.stride, misplaced.beside) == ("P3", 8, "P4")
+
+
+@pytest.mark.parametrize("convention", ["torchvision", "effdet"])
+def test_it_is_what_a_set_with_that_level_covers(nuclei, convention):
+    sizes = [(16, 24), (40,)]
+    grid = AnchorGenerator.of_sizes(sizes, strides=(8, 16), convention=convention)
+    finer = found(nuclei, grid)
+    size = tuple(finer.scale * each for each in sizes[0])
+    whole = AnchorGenerator.of_sizes([size, *sizes], strides=(4, 8, 16), convention=convention)
+    score = anchor_metrics(nuclei, whole.anchors, strides=whole.strides, rounded=whole.rounded)
+    assert_allclose([finer.recall, finer.average_iou], [score.grid_recall(0.5), score.grid_average_iou])
+    before = anchor_metrics(nuclei, grid.anchors, strides=grid.strides, rounded=grid.rounded)
+    assert_allclose(finer.gained_share, finer.recall - before.grid_recall(0.5))
+    assert json.loads(json.dumps(finer.to_dict()))["stride"] == 4
+
+
+def test_what_is_covered_already_does_not_pay():
+    finer = found(of_finer_level([[0, 0, 16, 16]]), AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16])))
+    assert (finer.gained, finer.pays) == (0, False)
+    assert finer.words.endswith("it does not pay")

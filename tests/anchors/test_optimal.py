@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from detect.anchors.clustering import IoUKMeans
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.optimal import optimal_anchors
-from detect.boxes import best_shape_iou
 from detect.errors import FitError
+from detect.ops.box_arrays import best_shape_iou
 
 seeds = st.integers(0, 10_000)
 FINE = 1024  # cells to an octave, where there are few boxes

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detect.anchors.coverage import coverage
 from detect.anchors.fitting import fit_anchors
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
+from detect.anchors.metrics import anchor_metrics
 from detect.anchors.placed_choice import Candidates, Limits
 from detect.anchors.placed_fit import (
     PlacedFit,
@@ -25,8 +25,8 @@ from detect.anchors.placed_fit import (
     shape_costs,
 )
 from detect.anchors.placed_gain import AnyPosition, OwnPositions
-from detect.coco import read_coco
-from detect.resize import parse_resize
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.samples import sample_annotations
 
 STRIDES = (4, 8, 16)
@@ -42,10 +42,10 @@ def test_it_beats_k_means_per_level_by_far_and_comes_with_a_bound(nuclei, object
     boxes = OwnPositions.of(nuclei, STRIDES, objective=objective)
     fit = fit_placed(boxes, per_level=2)
     assert fit.num_per_level == [2, 2, 2]
-    kmeans = coverage(nuclei, fit_anchors(nuclei, per_level=2, strides=STRIDES))
-    ours = coverage(nuclei, fit.anchors)  # another computation of the same score
+    kmeans = anchor_metrics(nuclei, fit_anchors(nuclei, per_level=2, strides=STRIDES))
+    ours = anchor_metrics(nuclei, fit.anchors)  # another computation of the same score
     reached, before = (
-        each.placed_average_iou if objective == "iou" else each.placed_recall(0.5) for each in (ours, kmeans)
+        each.grid_average_iou if objective == "iou" else each.grid_recall(0.5) for each in (ours, kmeans)
     )
     assert_allclose(fit.score, reached)
     assert reached > before + 0.02
@@ -55,7 +55,7 @@ def test_it_beats_k_means_per_level_by_far_and_comes_with_a_bound(nuclei, object
 
 def test_shape_clustering_dealt_out_by_area_is_no_match(nuclei):
     # the fault that the fit is there for: shapes fitted without their grid
-    dealt = coverage(nuclei, fit_anchors(nuclei, k=9, strides=STRIDES)).placed_average_iou
+    dealt = anchor_metrics(nuclei, fit_anchors(nuclei, k=9, strides=STRIDES)).grid_average_iou
     assert fit_placed(OwnPositions.of(nuclei, STRIDES), total=9, certify=None).score > dealt + 0.01
 
 
@@ -175,7 +175,7 @@ def test_centres_on_corners_are_fitted_as_such(nuclei):
     boxes = OwnPositions.of(nuclei, STRIDES, center_offset=0.0)
     fit = fit_placed(boxes, per_level=1, certify=None)
     assert fit.anchors.center_offset == 0.0
-    assert_allclose(coverage(nuclei, fit.anchors).placed_average_iou, fit.score)
+    assert_allclose(anchor_metrics(nuclei, fit.anchors).grid_average_iou, fit.score)
 
 
 def test_candidates_stay_within_their_memory(nuclei, monkeypatch):

@@ -13,22 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.integrate import dblquad
+from torchvision.ops import box_iou
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
-from detect.anchors.grid import DIALECTS, STRIDES, AnchorGrid
+from detect.anchors.generator import CONVENTIONS, STRIDES, AnchorGenerator
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.placed_gain import AnyPosition, OwnPositions, placed_gain
 from detect.anchors.shape_gain import ShapeGain
-from detect.coco import read_coco
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import FitError
-from detect.interop.torchvision import import_torchvision
-from detect.resize import parse_resize
 from detect.samples import SAMPLES, sample_annotations
-
-import_torchvision()
-from torchvision.ops import box_iou  # noqa: E402
 
 EXTENT = st.floats(2, 200)
 
@@ -115,36 +112,38 @@ def test_any_position_is_the_mean_of_own_positions():
     assert_allclose(cell(14, 10, 8).gains(0, shapes)[:, 0], own, atol=2e-4)
 
 
-@pytest.mark.parametrize(("offset", "stride_rule"), list(itertools.product((0.0, 0.3, 0.5), STRIDES)))
+@pytest.mark.parametrize(("offset", "stride_mode"), list(itertools.product((0.0, 0.3, 0.5), STRIDES)))
 @pytest.mark.parametrize("rule", ["none", "letterbox:109", "stretch:157x97"])  # as they are, and of odd sizes
 @pytest.mark.parametrize("name", SAMPLES)
-def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, stride_rule):
+def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, stride_mode):
     instances = ResizedInstances.of(read_coco(sample_annotations(name)), parse_resize(rule))
     canvas = instances.canvas_wh[0]
     rows = np.flatnonzero((instances.canvas_wh == canvas).all(axis=1))[:40]
     columns = (instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows])
     few = ResizedInstances(instances.dataset, instances.rule, *columns)
-    placed = OwnPositions.of(few, (8, 32), center_offset=offset, stride_rule=stride_rule)
+    placed = OwnPositions.of(few, (8, 32), center_offset=offset, stride_mode=stride_mode)
     hw = (int(canvas[1]), int(canvas[0]))
     for level, shape in ((0, (21.0, 13.0)), (1, (60.0, 75.0))):
         anchors = AnchorSet.of([[shape]], strides=[(8, 32)[level]], center_offset=offset)
-        grid = AnchorGrid(anchors, strides=stride_rule)
-        all_anchors = grid.place(level_hw(grid, hw), hw, dtype=torch.float64).boxes
+        grid = AnchorGenerator(anchors, strides=stride_mode)
+        all_anchors = grid.generate(level_hw(grid, hw), hw, dtype=torch.float64).boxes
         dense = box_iou(torch.from_numpy(instances.boxes[rows]), all_anchors).max(dim=1).values.numpy()
         assert_allclose(np.sort(placed.gains(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(dialect):
-    how = DIALECTS[dialect]
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(convention):
+    how = CONVENTIONS[convention]
     random = np.random.default_rng(0)
     width, height = 211, 97
     corners = random.uniform(0, 0.7, (60, 2)) * [width, height]
     boxes = [(*corner, *extent) for corner, extent in zip(corners, random.uniform(3, 60, (60, 2)), strict=True)]
     instances = instances_of(boxes, (width, height))
-    placed = OwnPositions.of(instances, (16, 64), center_offset=how.center_offset, stride_rule=how.strides)
-    grid = AnchorGrid.of_sizes([[24], [70]], [1.0], (16, 64), dialect=dialect)  # square and even: rounded or not
-    all_anchors = grid.place(level_hw(grid, (height, width)), (height, width), dtype=torch.float64)
+    placed = OwnPositions.of(instances, (16, 64), center_offset=how.center_offset, stride_mode=how.strides)
+    grid = AnchorGenerator.of_sizes(
+        [[24], [70]], [1.0], (16, 64), convention=convention
+    )  # square and even: rounded or not
+    all_anchors = grid.generate(level_hw(grid, (height, width)), (height, width), dtype=torch.float64)
     for level, of_level in enumerate(torch.split(all_anchors.boxes, all_anchors.num_per_level)):
         dense = box_iou(torch.from_numpy(instances.boxes), of_level).max(dim=1).values.numpy()
         shape = np.array([[(24.0, 24.0), (70.0, 70.0)][level]])
@@ -156,14 +155,14 @@ def test_strides_cut_or_not_by_hand():
     boxes = instances_of([(85.0, 65.0, 10.0, 10.0)], (100, 100))
     shape = np.array([[10.0, 10.0]])
     gains = [
-        OwnPositions.of(boxes, (16,), center_offset=0.0, stride_rule=rule).gains(0, shape)
+        OwnPositions.of(boxes, (16,), center_offset=0.0, stride_mode=rule).gains(0, shape)
         for rule in ("exact", "floor", "ratio")
     ]
     # 6 from 96 and from 64: 4 x 4; 6 from 84 and none from 70: 4 x 10; 90 - 85.714 and 71.429 - 70: 5.714 x 8.571
     overlap = 40 / 7 * 60 / 7
     assert_allclose(np.ravel(gains), [16 / 184, 40 / 160, overlap / (200 - overlap)])
     with pytest.raises(ValueError, match="strides is 'exact', 'floor' or 'ratio', got 'ceil'"):
-        OwnPositions.of(boxes, (16,), stride_rule="ceil")
+        OwnPositions.of(boxes, (16,), stride_mode="ceil")
 
 
 def test_the_order_of_the_data_changes_nothing():
@@ -195,12 +194,12 @@ def test_few_boxes_stay_where_they_are_and_many_are_counted():
 
 def test_all_that_is_said_of_the_grid_reaches_the_boxes():
     instances = instances_of([(3.0, 5.0, 10.0, 12.0), (40.0, 70.5, 10.0, 12.0)], (61, 91))
-    for how in ({"stride_rule": "ratio"}, {"center_offset": 0.0}, {"objective": "recall@0.4"}):
+    for how in ({"stride_mode": "ratio"}, {"center_offset": 0.0}, {"objective": "recall@0.4"}):
         one, other = placed_gain(instances, (4, 16), **how), OwnPositions.of(instances, (4, 16), **how)
         assert_array_equal(one.far, other.far)
         assert (one.center_offset, one.gain) == (other.center_offset, other.gain)
     plain = placed_gain(instances, (4, 16))
-    assert (plain.far != placed_gain(instances, (4, 16), stride_rule="ratio").far).any()
+    assert (plain.far != placed_gain(instances, (4, 16), stride_mode="ratio").far).any()
 
 
 def test_a_level_is_for_boxes_of_up_to_so_many_of_its_strides():

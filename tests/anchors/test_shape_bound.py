@@ -10,7 +10,7 @@ from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.shape_bound import Offers, _bound_block, highest_offer
 from detect.anchors.shape_gain import ShapeGain
 from detect.anchors.shape_points import ShapePoints
-from detect.boxes import shape_iou
+from detect.ops.box_arrays import shape_iou
 
 GAINS = [ShapeGain.parse(text) for text in ("iou", "recall@0.5", "0.6*iou+0.4*recall@0.7")]
 seeds = st.integers(0, 10_000)

@@ -11,14 +11,14 @@ from numpy.testing import assert_allclose
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.coverage import coverage
 from detect.anchors.fitting import fit_anchors
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
+from detect.anchors.metrics import anchor_metrics
 from detect.anchors.stability import SCORES, bootstrap, train_and_validation
-from detect.coco import read_coco
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import FitError
-from detect.resize import parse_resize
 
 SQUARE = AnchorSet.of([[(20, 20)]], strides=[8])
 
@@ -69,7 +69,7 @@ def test_images_count_by_their_boxes():
 def test_with_one_box_to_an_image_intervals_are_scipys():
     instances = of(random_shapes(150), np.arange(150))
     result = bootstrap(instances, given(SQUARE), resamples=1000, confidence=0.9)
-    best = coverage(instances, SQUARE).best_iou
+    best = anchor_metrics(instances, SQUARE).best_iou
     random = np.random.default_rng(1)
     expected = scipy_bootstrap(
         (best,), np.mean, confidence_level=0.9, method="percentile", n_resamples=1000, random_state=random
@@ -161,7 +161,7 @@ def test_train_and_validation_show_over_fitting():
     result = train_and_validation(few, many, fitted, resamples=300)
     assert "average_iou" in result.overfitted
     loss = result.loss["average_iou"]
-    assert_allclose(loss.value, coverage(few, fitted).average_iou - coverage(many, fitted).average_iou)
+    assert_allclose(loss.value, anchor_metrics(few, fitted).average_iou - anchor_metrics(many, fitted).average_iou)
     fair = train_and_validation(many, of(random_shapes(400, seed=2), np.arange(400)), SQUARE, resamples=300)
     assert fair.overfitted == ()
 

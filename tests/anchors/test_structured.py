@@ -7,16 +7,16 @@ import pytest
 from numpy.testing import assert_allclose
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.coverage import coverage
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
+from detect.anchors.metrics import anchor_metrics
 from detect.anchors.placed_fit import PlacedFit, fit_placed, placed_score
 from detect.anchors.placed_gain import AnyPosition, OwnPositions
 from detect.anchors.structured import LAYOUTS, fit_structured
-from detect.coco import read_coco
-from detect.resize import parse_resize
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.samples import sample_annotations
 
 STRIDES = (4, 8, 16)
@@ -68,8 +68,8 @@ def test_each_layout_is_at_least_the_narrower_and_the_scaled_default(objective, 
     assert scores == sorted(scores)
     assert free.upper_bound >= free.score
     for fit in fits:
-        score = coverage(instances, fit.anchors)
-        assert_allclose(fit.score, score.placed_average_iou if objective == "iou" else score.placed_recall(0.5))
+        score = anchor_metrics(instances, fit.anchors)
+        assert_allclose(fit.score, score.grid_average_iou if objective == "iou" else score.grid_recall(0.5))
         assert_allclose(fit.price, free.score - fit.score)
 
 
@@ -101,7 +101,7 @@ def test_sizes_share_their_ratios_and_levels_need_not(nuclei, two_free):
 
 def test_sizes_and_ratios_give_the_anchors_in_the_frameworks_order(nuclei, two_free):
     fit = fit_structured(nuclei, layout="grid", scales=1, ratios=2, free=two_free)
-    grid = AnchorGrid.of_sizes(fit.sizes, fit.ratios[0], STRIDES, dialect="torchvision")
+    grid = AnchorGenerator.of_sizes(fit.sizes, fit.ratios[0], STRIDES, convention="torchvision")
     for ours, theirs in zip(fit.anchors.levels, grid.anchors.levels, strict=True):
         assert_allclose(ours.shapes, theirs.shapes, rtol=1e-5)
 

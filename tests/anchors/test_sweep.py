@@ -8,15 +8,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.coverage import coverage
 from detect.anchors.fitting import fit_anchors
 from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
+from detect.anchors.metrics import anchor_metrics
 from detect.anchors.sweep import rules_of_sizes, sweep_resize
-from detect.coco import read_coco
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import ResizeError
-from detect.resize import parse_resize
 
 
 def test_numbers_by_hand():
@@ -33,8 +33,8 @@ def test_numbers_by_hand():
     rules = rules_of_sizes(parse_resize("letterbox:64"), [64, 128])
     small, large = sweep_resize(dataset, AnchorSet.of([[(16, 16)]], strides=[16]), rules, HeadSize(1))
     # at 64: the first is a cell, the second has 64 / 256; at 128 the second is a cell and the first 256 / 1024
-    assert (small.placed_recall, small.placed_average_iou, small.uncovered.tolist()) == (0.5, 0.625, [8])
-    assert (large.placed_recall, large.placed_average_iou, large.uncovered.tolist()) == (0.5, 0.625, [7])
+    assert (small.grid_recall, small.grid_average_iou, small.uncovered.tolist()) == (0.5, 0.625, [8])
+    assert (large.grid_recall, large.grid_average_iou, large.uncovered.tolist()) == (0.5, 0.625, [7])
     # sizes 16 and 8, then 32 and 16: under 8, under 16, under 32 px
     assert (small.under_px, large.under_px) == ((0, 0.5, 1), (0, 0, 0.5))
     assert (small.num_anchors, large.num_anchors) == (16, 64)
@@ -48,10 +48,10 @@ def test_each_setting_is_the_coverage_under_its_rule(bccd, fitted):
     settings = sweep_resize(bccd.dataset, fit if fitted else load_anchors("yolov3-coco"), rules, strides="floor")
     for rule, setting in zip(rules, settings, strict=True):
         instances = ResizedInstances.of(bccd.dataset, rule)
-        score = coverage(instances, fit(instances) if fitted else load_anchors("yolov3-coco"), strides="floor")
+        score = anchor_metrics(instances, fit(instances) if fitted else load_anchors("yolov3-coco"), strides="floor")
         assert setting.resize == str(rule)
-        assert_allclose(setting.placed_recall, score.placed_recall(0.5))
-        assert_allclose(setting.placed_average_iou, score.placed_average_iou)
+        assert_allclose(setting.grid_recall, score.grid_recall(0.5))
+        assert_allclose(setting.grid_average_iou, score.grid_average_iou)
         assert_array_equal(setting.uncovered, bccd.dataset.instances.ids[score.placed_best_iou < 0.5])
 
 
@@ -93,7 +93,7 @@ def test_wrong_sizes_are_named(rule, size, message):
 def test_no_instances_and_json(bccd):
     empty = read_coco({"images": [], "annotations": [], "categories": []})
     (setting,) = sweep_resize(empty, load_anchors("retinanet"), [parse_resize("none")])
-    assert np.isnan(setting.placed_recall)
+    assert np.isnan(setting.grid_recall)
     assert len(setting.uncovered) == 0
     (setting,) = sweep_resize(bccd.dataset, load_anchors("retinanet"), [parse_resize("letterbox:200")])
     content = json.loads(json.dumps(setting.to_dict()))

@@ -258,13 +258,13 @@ def test_names_from_the_file_are_printed_as_they_are(detect, tmp_path):
 
 
 def test_the_python_interface_gives_what_the_command_gives(detect):
-    from detect import ResizedInstances, coverage, fit_anchors, parse_resize
+    from detect import ResizedInstances, anchor_metrics, fit_anchors, parse_resize
 
     content = detect("anchors", "fit", BCCD, "-k", 5, "--resize", "letterbox:640", "--json").json
     instances = ResizedInstances.of(read_coco(BCCD), parse_resize("letterbox:640"))
     anchors = fit_anchors(instances, k=5)
     np.testing.assert_array_equal(anchors.shapes, content["shapes"])
-    assert coverage(instances, anchors).average_iou == content["average_iou"]
+    assert anchor_metrics(instances, anchors).average_iou == content["average_iou"]
 
 
 def test_levels_are_told_in_words_and_as_an_object(detect):
@@ -315,13 +315,13 @@ def test_levels_are_fitted_as_placed_and_beat_shapes_alone(detect):
     arguments = ("anchors", "fit", NUCLEI, "--levels", "p2-p4")
     placed = detect(*arguments, "--per-level", 2, "--json").json
     assert [len(level["shapes"]) for level in placed["levels"]] == [2, 2, 2]
-    assert placed["objective"] == "placed_average_iou"
-    assert placed["placed_average_iou"] <= placed["upper_bound"] <= placed["placed_average_iou"] * 1.02
+    assert placed["objective"] == "grid_average_iou"
+    assert placed["grid_average_iou"] <= placed["upper_bound"] <= placed["grid_average_iou"] * 1.02
     by_shape = detect(*arguments, "-k", 6, "--objective", "shape", "--json").json
     free = detect(*arguments, "-k", 6, "--price", 0, "--json").json
     assert by_shape["objective"] == "average_iou"
     assert by_shape["average_iou"] > free["average_iou"]
-    assert by_shape["placed_average_iou"] < free["placed_average_iou"] - 0.005
+    assert by_shape["grid_average_iou"] < free["grid_average_iou"] - 0.005
     told = detect(*arguments, "--per-level", 2).out
     assert f"at most {placed['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
 
@@ -399,7 +399,7 @@ def test_a_grid_moves_placed_scores_but_not_those_by_shape(detect):
     arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--resize", "none", "--json")
     (exact,), (rounded,) = (detect(*arguments, "--grid", grid).json["anchors"] for grid in ("exact", "torchvision"))
     assert exact["average_iou"] == rounded["average_iou"]
-    assert exact["placed_average_iou"] != rounded["placed_average_iou"]
+    assert exact["grid_average_iou"] != rounded["grid_average_iou"]
 
 
 def test_levels_write_a_page(detect, tmp_path):

@@ -16,13 +16,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.coco import read_coco, read_results
+from detect.data import read_coco, read_results
+from detect.loading.dataset import DetectionData
+from detect.loading.labels import Labels
 from detect.samples import sample_annotations
+from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
 from detect.training.config import parse_config
-from detect.training.data import DetectionData
 from detect.training.inference import find_objects
-from detect.training.model import Labels, build_detector
 
 NUCLEI = sample_annotations("nuclei")
 IMAGES = NUCLEI.parent / "images"
@@ -87,7 +88,7 @@ def trained(folder: Path, task: str, *, nucleus: int = 4, data: dict[str, Any] |
     sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": 1, **(data or {})}
     fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.001, "threshold": 0.001, **model}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"joint_names": ("nucleus",), "joints": {nucleus: (0,)}} if task == "landmarks" else {}
+    joints = {"type_names": ("nucleus",), "joints": {nucleus: (0,)}} if task == "landmarks" else {}
     labels = Labels((nucleus, 9), ("nucleus", "[debris]"), **joints)
     anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
     detector = build_detector(config, labels, anchors=anchors)

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.images import open_image
+from detect.data.images import open_image
+from detect.loading.labels import Labels
 from detect.samples import sample_annotations
+from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
 from detect.training.config import parse_config
-from detect.training.model import Labels, build_detector
 
 NUCLEI = sample_annotations("nuclei")
 IMAGES = NUCLEI.parent / "images"
@@ -29,7 +30,7 @@ def trained(folder: Path, task: str, anchors: AnchorSet | None = None, **model: 
     channels = 3 if "backbone" in model else 1
     sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": channels}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"joint_names": ("nucleus",), "joints": {1: (0,)}} if task == "landmarks" else {}
+    joints = {"type_names": ("nucleus",), "joints": {1: (0,)}} if task == "landmarks" else {}
     labels = Labels((1,), ("nucleus",), **joints)
     anchors = anchors or (AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None)
     detector = build_detector(config, labels, anchors=anchors)
@@ -72,7 +73,7 @@ def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path):
 
 
 def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path):
-    from detect.interop.torchvision import import_torchvision
+    from detect.ops.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.models import resnet18

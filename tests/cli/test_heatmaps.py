@@ -17,7 +17,7 @@ import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from detect.keypoints.heatmaps import render_heatmaps
+from detect.keypoints.targets import render_heatmaps
 from detect.samples import sample_annotations
 
 NUCLEI = sample_annotations("nuclei")
@@ -96,7 +96,7 @@ def test_shards_hold_the_maps_of_all_images_and_are_read_without_running_code(de
         assert_array_equal(np.asarray(shard["heatmaps"]), expected.heatmaps)
         assert_array_equal(np.asarray(shard["positives"]), expected.positives)
         assert_array_equal(np.asarray(shard["offsets"]), expected.offsets)
-        assert list(shard["joint_names"]) == ["nucleus"]
+        assert list(shard["type_names"]) == ["nucleus"]
         assert (float(shard["stride"]), str(shard["pixel"])) == (2.0, "center")
         seen += ids
     assert sorted(seen) == sorted(POINTS)
@@ -202,7 +202,7 @@ def test_files_of_another_run_are_told(detect, tmp_path, truth):
 
 
 def test_the_ceiling_of_the_nuclei_is_reached_at_stride_4_and_not_at_8(detect, tmp_path):
-    arguments = ("heatmaps", "ceiling", NUCLEI, "--strides", "4,8", "--sigmas", "2")
+    arguments = ("heatmaps", "oracle", NUCLEI, "--strides", "4,8", "--sigmas", "2")
     content = detect(*arguments, "--json", "-o", tmp_path).json
     fine, coarse = content["ceilings"]
     assert fine["micro"]["f1"] >= 0.995 > coarse["micro"]["f1"]
@@ -212,11 +212,11 @@ def test_the_ceiling_of_the_nuclei_is_reached_at_stride_4_and_not_at_8(detect, t
 
 
 def test_the_table_marks_the_coarsest_good_one_or_warns(detect, truth):
-    result = detect("heatmaps", "ceiling", truth, "--strides", "2,4", "--sigmas", "1,2")
+    result = detect("heatmaps", "oracle", truth, "--strides", "2,4", "--sigmas", "1,2")
     (marked,) = [line for line in result.out.splitlines() if line.endswith("<- coarsest good one")]
     assert marked.split()[:3] == ["4", "2", "1.0000"]
     assert result.err == ""
-    coarse = detect("heatmaps", "ceiling", truth, "--strides", "64", "--sigmas", "1", "--no-split", "--radius", 1)
+    coarse = detect("heatmaps", "oracle", truth, "--strides", "64", "--sigmas", "1", "--no-split", "--radius", 1)
     assert "warning: none of these reaches an F1 of 0.995" in coarse.err
 
 
@@ -286,13 +286,13 @@ def test_points_of_several_types_are_scored_by_type(detect, tmp_path):
 
 
 def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detect, tmp_path, truth):
-    odd = predictions()
-    odd[0]["keypoints"] = [1, 2]
-    odd[1]["keypoints"] = [1, 2, 3, 4, 5, 6]
-    odd[2]["image_id"] = 77
-    odd[3]["score"] = float("nan")
-    odd[4]["keypoints"][0] = float("nan")
-    path = written(tmp_path / "odd.json", odd)
+    suspicious = predictions()
+    suspicious[0]["keypoints"] = [1, 2]
+    suspicious[1]["keypoints"] = [1, 2, 3, 4, 5, 6]
+    suspicious[2]["image_id"] = 77
+    suspicious[3]["score"] = float("nan")
+    suspicious[4]["keypoints"][0] = float("nan")
+    path = written(tmp_path / "odd.json", suspicious)
     arguments = ("heatmaps", "score", "--gt", truth, "--pred", path)
     reasons = sorted(each["reason"] for each in detect(*arguments, "--json").json["refused_results"])
     assert [reason[:8] for reason in reasons] == [f"entry {place} " for place in range(5)]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from detect.anchors.anchor_set import strides_of
 from detect.anchors.objective import Objective
-from detect.anchors.pyramid import strides_of
 from detect.cli.app import app
 
 # in a process of its own, since typer reads the width of the terminal when it is imported

@@ -13,11 +13,12 @@ from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.cli.predict import picture_names
-from detect.coco import read_coco, read_results
+from detect.data import read_coco, read_results
+from detect.loading.labels import Labels
 from detect.samples import sample_annotations
+from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, save_checkpoint
 from detect.training.config import parse_config
-from detect.training.model import Labels, build_detector
 
 IMAGES = sample_annotations("nuclei").parent / "images"
 
@@ -27,7 +28,7 @@ def trained(folder: Path, task: str, resize: str = "none") -> Path:
     fields: dict[str, Any] = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.009, "threshold": 0.009}
     sections = {"train": ["a.json"], "images": "images", "channels": 1, "resize": resize}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"joint_names": ("nucleus",), "joints": {4: (0,)}} if task == "landmarks" else {}
+    joints = {"type_names": ("nucleus",), "joints": {4: (0,)}} if task == "landmarks" else {}
     labels = Labels((4, 9), ("nucleus", "debris"), **joints)
     anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
     detector = build_detector(config, labels, anchors=anchors)
@@ -55,7 +56,7 @@ def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp
     dataset = read_coco(out / "images.json")
     assert dataset.images.file_names == ("a.png", "b.png", "more/a.png")
     results = read_results(out / "results.json", dataset)
-    assert results.refused == ()
+    assert results.invalid == ()
     assert len(results.scores) > 10
     if task == "boxes":
         assert (results.boxes_xywh[:, :2] >= 0).all()

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detect.boxes import xywh_to_xyxy
-from detect.coco import read_coco
-from detect.heads.targets import ImageTargets
-from detect.images import open_image
-from detect.keypoints.coco_landmarks import keypoint_landmarks
-from detect.keypoints.landmarks import Landmarks
+from detect.data import read_coco
+from detect.data.images import open_image
+from detect.heads.criterion import ImageTargets
+from detect.keypoints.keypoints import Keypoints, coco_keypoints
+from detect.ops.box_arrays import xywh_to_xyxy
 
 NUCLEI = Path(__file__).parents[2] / "data" / "nuclei"
 
@@ -27,7 +26,7 @@ class NucleiBatch:
     images: Tensor
     image_hw: Tensor
     targets: list[ImageTargets]
-    landmarks: Landmarks
+    landmarks: Keypoints
 
 
 @pytest.fixture(scope="session")
@@ -43,5 +42,5 @@ def nuclei_batch() -> NucleiBatch:
         torch.from_numpy(np.stack(images))[:, None].float() / 255,
         torch.tensor([image.shape for image in images]),
         targets,
-        keypoint_landmarks(dataset).take(rows).landmarks,
+        coco_keypoints(dataset).take(rows).landmarks,
     )

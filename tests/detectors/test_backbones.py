@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from detect.detectors.backbones import Normalise, build_backbone
 from detect.errors import ConfigError, MissingExtraError
-from detect.interop.torchvision import import_torchvision
+from detect.ops.torchvision_import import import_torchvision
 
 BORROWED = ["timm:resnet18", "torchvision:resnet18"]
 

@@ -14,14 +14,14 @@ from detect.detectors import landmarks
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import ConfigError
-from detect.keypoints.landmarks import Landmarks
+from detect.keypoints.keypoints import Keypoints
 from detect.keypoints.peaks import Peaks
-from detect.losses import batch_divisors, image_divisors
+from detect.losses import batch_normalizer, image_normalizer
 
 
-def detector_of(num_joints: int = 1, stride: int = 2, **options: object) -> LandmarkDetector:
+def detector_of(num_types: int = 1, stride: int = 2, **options: object) -> LandmarkDetector:
     backbone = build_backbone("small", strides=(2, 4, 8, 16), in_channels=1, seed=0)
-    return LandmarkDetector(backbone, num_joints, stride=stride, seed=0, **options)
+    return LandmarkDetector(backbone, num_types, stride=stride, seed=0, **options)
 
 
 def test_it_learns_a_few_images_and_finds_their_points(nuclei_batch):
@@ -51,7 +51,7 @@ def test_the_maps_that_it_learns_give_back_the_points(stride):
     """To between the pixels, in indices of pixels; beyond the image but inside the padding there are none."""
     points = [torch.tensor([[10.25, 20.5], [40.0, 7.75]]), torch.tensor([[30.0, 30.0], [55.0, 30.0]])]
     detector = detector_of(stride=stride)
-    targets = detector.targets(torch.zeros(2, 1, 60, 61), Landmarks.of(points))
+    targets = detector.targets(torch.zeros(2, 1, 60, 61), Keypoints.of(points))
     assert targets.heatmaps.shape == (2, 1, 60 // stride, -(-61 // stride))
     peaks = detector.read_points(targets.heatmaps, torch.tensor([[60, 61], [60, 40]]))
     assert_close(peaks.of_image(0).cells.sort(dim=0).values, points[0].sort(dim=0).values, rtol=0, atol=1e-3)
@@ -71,27 +71,27 @@ def test_covariance_is_in_square_pixels(monkeypatch):
 
 def test_before_anything_is_learnt_every_cell_has_the_prior(nuclei_batch):
     """A logit of -4.6; the focal loss of a negative with p = .01 is 1e-4 * .01, that of each point .98 * 4.6."""
-    detector = detector_of(num_joints=2)
+    detector = detector_of(num_types=2)
     logits = detector(nuclei_batch.images).logits
     assert logits.shape == (4, 2, 64, 64)
     assert_close(logits.mean().item(), math.log(0.01 / 0.99), rtol=0.02, atol=0.0)
-    loss = detector.losses(nuclei_batch.images[:1], Landmarks.of([torch.tensor([[[9.0, 9.0], [50.0, 9.0]]])]))
+    loss = detector.losses(nuclei_batch.images[:1], Keypoints.of([torch.tensor([[[9.0, 9.0], [50.0, 9.0]]])]))
     assert_close(loss.heatmap.item(), 0.99**2 * -math.log(0.01), rtol=0.05, atol=0.0)
 
 
 def test_losses_are_divided_over_the_points():
     """By the batch's, 3 and 0 but at least one an image: 4. Or by each image's: 2 * 3 (the first has nearly all)."""
     images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    points = Landmarks.of([torch.tensor([[5.0, 5.0], [20.0, 5.0], [9.0, 25.0]]), torch.zeros(0, 2)])
-    given = {"batch": batch_divisors, "image": image_divisors, "none": torch.ones_like}
-    loss = {name: detector_of(divisors=rule).losses(images, points).heatmap for name, rule in given.items()}
+    points = Keypoints.of([torch.tensor([[5.0, 5.0], [20.0, 5.0], [9.0, 25.0]]), torch.zeros(0, 2)])
+    given = {"batch": batch_normalizer, "image": image_normalizer, "none": torch.ones_like}
+    loss = {name: detector_of(normalizers=rule).losses(images, points).heatmap for name, rule in given.items()}
     assert_close(loss["batch"], loss["none"] / 4)
     assert_close(loss["image"], loss["none"] / 6, rtol=0.01, atol=0.0)
 
 
 def test_numpy_and_torch_landmarks_give_the_same_loss(nuclei_batch):
     own = nuclei_batch.landmarks
-    tensors = Landmarks(
+    tensors = Keypoints(
         *(torch.from_numpy(np.asarray(each)) for each in (own.points, own.image, own.joint, own.visibility)),
         own.num_images,
     )
@@ -103,7 +103,7 @@ def test_nothing_is_taught_in_ignored_regions():
     """They are boxes in continuous pixels: pixels 16 to 19 are columns 8 and 9 of stride 2, and none beside."""
     detector = detector_of()
     images = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    none = Landmarks.of([torch.zeros(0, 2)])
+    none = Keypoints.of([torch.zeros(0, 2)])
     strip = torch.tensor([[16.0, 0.0, 20.0, 32.0]])
     weights = detector.targets(images, none, [strip]).weights
     assert_close(weights[0, 0].sum(dim=0), torch.tensor([16.0] * 8 + [0.0] * 2 + [16.0] * 6))
@@ -124,4 +124,4 @@ def test_mistakes_are_named(nuclei_batch):
     with pytest.raises(ConfigError, match=r"need maps of \[1\]"):
         detector_of(stride=1)
     with pytest.raises(ValueError, match="targets of 4 images and 1 landmark types for heatmaps of 4 and 2"):
-        detector_of(num_joints=2).losses(nuclei_batch.images, nuclei_batch.landmarks)
+        detector_of(num_types=2).losses(nuclei_batch.images, nuclei_batch.landmarks)

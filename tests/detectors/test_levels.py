@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from detect.detectors.backbones import Backbone, build_backbone
 from detect.detectors.levels import PyramidLevels
 from detect.errors import ConfigError
-from detect.heads.pyramid import FeaturePyramid
+from detect.heads.fpn import FeaturePyramid
 
 OWN = (4, 8, 16)
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.box_overlap import pairwise_iou
 from detect.detectors.backbones import build_backbone
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
-from detect.heads.detections import PostProcess
+from detect.heads.criterion import ImageTargets, RetinaNetCriterion
+from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import HeadOutput
-from detect.heads.targets import ImageTargets, RetinaNetCriterion
+from detect.ops.boxes import pairwise_iou
 
 ANCHORS = AnchorSet.of(
     [[(8, 8), (12, 9), (9, 12)], [(16, 16), (24, 16), (16, 24)], [(32, 32), (48, 32), (32, 48)]], strides=(4, 8, 16)
@@ -81,7 +81,7 @@ def test_the_losses_are_those_of_the_criterion(nuclei_batch):
     criterion = RetinaNetCriterion(box_loss="l1", box_weight=3.0)
     detector = detector_of(criterion=criterion)
     images, targets = nuclei_batch.images, nuclei_batch.targets
-    placed = detector.grid.place([(32, 32), (16, 16), (8, 8)])
+    placed = detector.grid.generate([(32, 32), (16, 16), (8, 8)])
     assert_close(detector.losses(images, targets), criterion(detector(images), placed, targets))
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from evidence_parts import correlations, drawing, gathered, plan, records
 
-from detect.coco import read_coco
+from detect.data import read_coco
 
 
 def a_row(variant: str, seed: int, ap: float, epochs: int = 20, **more: float) -> records.Row:
-    known = {"average_iou": ap, "placed_average_iou": ap, "placed_recall": ap, "anchors": 100.0, "epoch_seconds": 2.0}
+    known = {"average_iou": ap, "grid_average_iou": ap, "grid_recall": ap, "anchors": 100.0, "epoch_seconds": 2.0}
     return records.Row("nuclei", variant, epochs, seed, ap=ap, ap50=ap + 0.2, **{**known, **more})
 
 
@@ -111,7 +111,7 @@ def test_pictures_are_xml_and_named_in_the_document(report):
 
 def test_correlations_leave_free_predictors_out(report):
     rows = records.read_rows(report / "evidence" / "runs.csv")
-    rows.append(a_row("free-predictors", 0, 0.01, average_iou=0.99, placed_recall=0.99))
+    rows.append(a_row("free-predictors", 0, 0.01, average_iou=0.99, grid_recall=0.99))
     found = gathered.gather(plan.NUCLEI, rows, report / "evidence" / "detections")
     text = correlations.correlation_section(found, 20, {})
     assert (

@@ -9,20 +9,20 @@ import torch
 from evidence_parts import free_predictors
 from torch.testing import assert_close
 
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
-from detect.coco import read_coco
+from detect.conventions import BACKGROUND, IGNORE
+from detect.data import read_coco
+from detect.data.resize import parse_resize
+from detect.heads.criterion import ImageTargets
 from detect.heads.retinanet import HeadOutput
-from detect.heads.targets import ImageTargets
-from detect.resize import parse_resize
-from detect.shapes import BACKGROUND, IGNORE
 
 
 @pytest.fixture
 def placed():
     """Levels of 2 x 2 cells of 8 px and 1 x 1 of 16 px, two predictors to a cell: rows 0 to 7, then 8 and 9."""
     anchors = free_predictors.free_priors((8, 16), 2)
-    return AnchorGrid(anchors).place([(2, 2), (1, 1)])
+    return AnchorGenerator(anchors).generate([(2, 2), (1, 1)])
 
 
 def test_an_instance_has_the_level_of_its_size_and_the_cell_of_its_centre(placed):

@@ -14,9 +14,9 @@ from evidence_parts import plan, records, training_runs
 from PIL import Image
 
 from detect.anchors.instances import ResizedInstances
-from detect.coco import read_coco
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import FitError
-from detect.resize import parse_resize
 from detect.samples import sample_annotations
 
 

@@ -9,8 +9,8 @@ import pytest
 from evidence_parts import records, scoring
 from numpy.testing import assert_allclose
 
-from detect.coco import read_coco
-from detect.training.evaluation import evaluate_boxes
+from detect.data import read_coco
+from detect.evaluation.boxes import evaluate_boxes
 
 
 @pytest.fixture

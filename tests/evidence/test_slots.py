@@ -1,4 +1,4 @@
-"""Landmarks by fixed slots: which slot has which point, and what it learns."""
+"""Keypoints by fixed slots: which slot has which point, and what it learns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from evidence_parts import slots
 from torch.testing import assert_close
 
 from detect.detectors.backbones import build_backbone
-from detect.keypoints.landmarks import Landmarks
+from detect.keypoints.keypoints import Keypoints
 
 
 def test_instances_are_in_the_slots_of_their_places():
     points = np.array([[1.0, 2], [3, 4], [5, 6], [7, 8], [9, 9]])
     image, seen = np.array([1, 0, 1, 1, 1]), np.array([2, 2, 0, 1, 2])
-    targets = Landmarks(points, image, np.zeros(5, np.int64), seen, 3)
+    targets = Keypoints(points, image, np.zeros(5, np.int64), seen, 3)
     placed, present = slots.slot_targets(targets, 3, device="cpu")
     assert present.tolist() == [[True, False, False], [True, False, True], [False] * 3]  # the hidden one leaves a gap
     assert_close(placed[1], torch.tensor([[1.0, 2], [0, 0], [7, 8]]))  # the fourth of the image has no slot
@@ -24,7 +24,7 @@ def test_instances_are_in_the_slots_of_their_places():
 
 def test_sorted_instances_are_in_slots_from_left_to_right():
     points = np.array([[5.0, 2], [3, 4], [1, 6], [7, 8], [2, 9]])
-    targets = Landmarks(points, np.array([0, 1, 0, 1, 0]), np.zeros(5, np.int64), np.full(5, 2), 2)
+    targets = Keypoints(points, np.array([0, 1, 0, 1, 0]), np.zeros(5, np.int64), np.full(5, 2), 2)
     placed, present = slots.slot_targets(targets, 3, is_sorted=True, device="cpu")
     assert present.tolist() == [[True] * 3, [True, True, False]]
     assert_close(placed[0], torch.tensor([[1.0, 6], [2, 9], [5, 2]]))

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput, ImageHead
-from detect.losses import heatmap_focal_loss, image_divisors, points_l1_loss
+from detect.losses import heatmap_focal_loss, image_normalizer, points_l1_loss
 
 OUTPUTS = ("offset", "size", "orientation")
 
@@ -21,7 +21,7 @@ def random_map(shape, seed=0, dtype=torch.float32):
 
 
 def small_head(**options):
-    options = {"in_channels": 6, "num_joints": 3, "generator": Generator().manual_seed(1)} | options
+    options = {"in_channels": 6, "num_types": 3, "generator": Generator().manual_seed(1)} | options
     return HeatmapHead(**options)
 
 
@@ -107,12 +107,12 @@ def test_a_head_learns_points_their_offsets_and_their_number():
         ImageHead(3, 1, hidden_channels=16, generator=draws),
     )
     optimizer = torch.optim.Adam([*head.parameters(), *image_head.parameters()], lr=0.02)
-    divisors = image_divisors(torch.bincount(positives[:, 0], minlength=8))
+    normalizers = image_normalizer(torch.bincount(positives[:, 0], minlength=8))
     for _ in range(250):
         output, numbers = head(features), image_head(features)
         sums = heatmap_focal_loss(output.logits, targets, positives=positives)
         sums = sums + points_l1_loss(output.offsets, offsets, positives=positives)
-        loss = (sums / divisors).sum() + functional.poisson_nll_loss(numbers.counts, counts, log_input=False)
+        loss = (sums / normalizers).sum() + functional.poisson_nll_loss(numbers.counts, counts, log_input=False)
         loss = loss + functional.binary_cross_entropy_with_logits(numbers.presence, (counts > 0).float())
         optimizer.zero_grad()
         loss.backward()
@@ -166,7 +166,7 @@ def test_a_generator_decides_the_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_joints": 0}, r"num_joints.* from 1.*got 6, 0, 6, 1 and 0\.1"),
+        ({"num_types": 0}, r"num_types.* from 1.*got 6, 0, 6, 1 and 0\.1"),
         ({"in_channels": 0}, "got 0, 3, 0"),
         ({"hidden_channels": 0}, "got 6, 3, 0"),
         ({"num_convs": -1}, "-1 and"),

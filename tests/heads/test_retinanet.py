@@ -13,14 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, nn
 from torch.testing import assert_close
+from torchvision.models.detection import retinanet as torchvision_retinanet
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detect.heads.retinanet import HeadOutput, RetinaNetHead
-from detect.interop.torchvision import import_torchvision
-
-import_torchvision()
-from torchvision.models.detection import retinanet as torchvision_retinanet  # noqa: E402
-from torchvision.ops import FeaturePyramidNetwork  # noqa: E402
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
 
 ODD_SIZES = [(13, 9), (7, 5), (4, 3), (2, 2), (1, 1)]
 
@@ -440,7 +437,7 @@ import onnxruntime, torch
 from torch import Generator, nn
 from torch.export import Dim
 from torch.testing import assert_close
-from detect.heads.pyramid import FeaturePyramid
+from detect.heads.fpn import FeaturePyramid
 from detect.heads.retinanet import HeadOutput, RetinaNetHead
 
 class Network(nn.Module):

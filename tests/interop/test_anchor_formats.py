@@ -12,17 +12,14 @@ import pytest
 import torch
 import yaml
 from numpy.testing import assert_allclose
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.fitting import fit_anchors
 from detect.anchors.known import load_anchors
 from detect.errors import ConvertError
 from detect.interop.anchor_formats import FORMATS, convert_anchors
-from detect.interop.torchvision import import_torchvision
-
-import_torchvision()
-from torchvision.models.detection.anchor_utils import AnchorGenerator  # noqa: E402
-from torchvision.models.detection.image_list import ImageList  # noqa: E402
 
 UNEQUAL = AnchorSet.of([[(10.123, 20), (30, 20.5)], [(60, 61)]], strides=(8, 16), resize="letterbox:640")
 

@@ -1,210 +1,217 @@
+"""torchvision's RetinaNet with this package's parts gives what torchvision's own gives."""
+
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import copy
+import math
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
+from torch.testing import assert_close
 
-from detect.errors import MissingExtraError
-from detect.interop import torchvision as module
-from detect.interop.torchvision import import_torchvision
-from detect.nms import nms
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.generator import AnchorGenerator
+from detect.heads.retinanet import RetinaNetHead
+from detect.ops.torchvision_import import import_torchvision
 
-LIBRARIES = ("_C.so", "_C_stable.so", "_C_of_a_later_release.so")  # up to 0.28, since 0.29, and who knows
+import_torchvision()
 
-# A torchvision as small as it can be: it loads the library that it looks for, and adds to the schemas of two operators.
-SMALL_TORCHVISION = {
-    "__init__.py": """
-import os
-if os.environ.get("BREAKS"):
-    raise ImportError("no Pillow")
-from . import extension, registrations, ops
-""",
-    "extension.py": """
-from pathlib import Path
-import torch
-try:
-    torch.ops.load_library(Path(__file__).with_name("LIBRARY"))
-except OSError:
-    loaded = False
-else:
-    loaded = True
-def _assert_has_ops():
-    if not loaded:
-        raise RuntimeError("no operators")
-""",
-    "registrations.py": """
-import torch
-for name in ("nms", "qnms"):
-    torch.library.register_fake(f"torchvision::{name}", lambda dets, scores, iou_threshold: dets.new_empty(0))
-""",
-    "ops/__init__.py": "from . import boxes",
-    "ops/boxes.py": """
-import torch
-from ..extension import _assert_has_ops
-def nms(boxes, scores, threshold):
-    _assert_has_ops()
-    return torch.ops.torchvision.nms(boxes, scores, threshold)
-""",
-}
+from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402 - after the import above
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: E402
+from torchvision.models.detection.retinanet import RetinaNet  # noqa: E402
+from torchvision.models.detection.retinanet import RetinaNetHead as TorchvisionHead  # noqa: E402
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
 
-# Loading a library defines its schemas, the first time only; one that was built for another torch raises an OSError.
-# Where a real library would now abort the interpreter, torch.library raises an error.
-LOADING = """
-import torch
-loaded = {}
-def load_library(path):
-    if path.read_text() != "healthy":
-        raise OSError(f"{path}: undefined symbol")
-    if path.name not in loaded:
-        library = loaded[path.name] = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            library.impl(name, lambda dets, scores, iou_threshold: torch.tensor([7]), "CPU")
-torch.ops.load_library = load_library
-boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]), torch.tensor([0.5, 0.6])
-from detect.interop.torchvision import import_torchvision
-"""
+from detect.interop.torchvision import grid_of, import_head  # noqa: E402
+
+SIZES = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
 
 
-def run(code: str, *folders: Path) -> None:
-    """Run code in an interpreter of its own, where these folders are looked in first."""
-    code = f"import sys\nsys.path[:0] = {list(map(str, folders))}\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def small_torchvision(folder: Path, library: str) -> Path:
-    for name, text in SMALL_TORCHVISION.items():
-        path = folder / "torchvision" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace("LIBRARY", library))
-    return folder
-
-
-@pytest.mark.parametrize(
-    "way_in",
-    [
-        "from detect import import_head; import_head",
-        "from detect.detectors.backbones import build_backbone\nbuild_backbone('timm:resnet10t', strides=(8,), seed=0)",
-    ],
-    ids=["import_head", "timm"],
-)
-def test_no_way_in_aborts_the_interpreter(way_in):
-    run(way_in)
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_operators_that_load_are_left_alone_whatever_their_file_is_called(tmp_path, library):
-    folder = small_torchvision(tmp_path, library)
-    (folder / "torchvision" / library).write_text("healthy")
-    run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [7]", folder)
-
-
-@pytest.mark.parametrize("library", LIBRARIES[:2])
-def test_a_library_for_another_torch_has_a_stand_in(tmp_path, library):
-    folder = small_torchvision(tmp_path, library)
-    (folder / "torchvision" / library).write_text("built for another torch")
-    run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]", folder)
-
-
-def test_a_torchvision_without_a_library_has_a_stand_in(tmp_path):
-    folder = small_torchvision(tmp_path, "_C_stable.so")
-    (folder / "torchvision" / "_C.so").write_text("healthy")  # of another release, which this one does not look for
-    run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]", folder)
-
-
-def test_an_import_that_fails_can_be_tried_again(tmp_path):
-    folder = small_torchvision(tmp_path, "_C.so")
-    code = """
-import os
-os.environ["BREAKS"] = "1"
-try:
-    import_torchvision()
-except ImportError as error:
-    assert str(error) == "no Pillow", error
-else:
-    raise AssertionError("it did not fail")
-assert "torchvision" not in sys.modules
-del os.environ["BREAKS"]
-assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]
-"""
-    run(LOADING + code, folder)
-
-
-def test_threads_that_import_at_once_all_get_the_whole_package(tmp_path):
-    folder = small_torchvision(tmp_path, "_C.so")
-    slow = folder / "torchvision" / "extension.py"
-    slow.write_text("import time\ntime.sleep(0.5)\n" + slow.read_text())
-    code = """
-from concurrent.futures import ThreadPoolExecutor
-with ThreadPoolExecutor(4) as threads:
-    kept = list(threads.map(lambda _: import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist(), range(4)))
-assert kept == [[1]] * 4, kept
-"""
-    run(LOADING + code, folder)
-
-
-def test_torchvision_is_imported_and_works_where_its_operators_are_missing():
-    import_torchvision()
-    from torchvision.models.detection import retinanet_resnet50_fpn
-
-    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
-    assert model.head.classification_head.num_classes == 91
-
-
-def test_a_second_import_is_the_first(monkeypatch):
-    assert import_torchvision() is import_torchvision()
-
-
-def test_a_missing_torchvision_names_the_extra(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    with pytest.raises(MissingExtraError, match=r"pip install 'detect-heads\[backbones\]'"):
-        import_torchvision()
-
-
-def test_a_retinanet_detects_as_a_user_would_run_it():
-    # in a process of its own; a fresh model gives every class the score .01
-    code = (
-        "from detect.interop.torchvision import import_torchvision\n"
-        "import_torchvision()\n"
-        "import torch\n"
-        "from torchvision.models.detection import retinanet_resnet50_fpn\n"
-        "from torchvision.ops import batched_nms, nms\n"
-        "sizes = {'min_size': 96, 'max_size': 128, 'score_thresh': 0.005}\n"
-        "model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, **sizes).eval()\n"
-        "with torch.inference_mode():\n"
-        "    found = model([torch.rand(3, 60, 80)])[0]\n"
-        "assert found['boxes'].shape == (300, 4), found['boxes'].shape\n"
-        "assert found['boxes'].min() >= 0 and found['boxes'].amax(0).tolist() <= [80, 60, 80, 60]\n"
-        "assert found['scores'].diff().max() <= 0 < found['scores'].min()\n"
-        "boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]), torch.tensor([0.5, 0.6])\n"
-        "assert nms(boxes, scores, 0.5).tolist() == [1]\n"
-        "assert batched_nms(boxes, scores, torch.tensor([0, 1]), 0.5).tolist() == [1, 0]\n"
-        "with torch.autocast('cpu'):\n"
-        "    assert nms(boxes.bfloat16(), scores.bfloat16(), 0.5).tolist() == [1]\n"
+def torchvision_model(version: str = "v1") -> RetinaNet:
+    """As retinanet_resnet50_fpn and its v2 are put together, on the smallest ResNet; heads loud enough for detections."""
+    extra = LastLevelP6P7(256, 256) if version == "v1" else LastLevelP6P7(512, 256)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, returned_layers=[2, 3, 4], extra_blocks=extra, trainable_layers=5
     )
-    run(code)
+    norm = partial(nn.GroupNorm, 32) if version == "v2" else None
+    head = TorchvisionHead(256, 9, 7, norm_layer=norm)
+    if version == "v2":
+        head.regression_head._loss_type = "giou"
+    generator = TorchvisionAnchors(SIZES, ((0.5, 1.0, 2.0),) * 5)
+    model = RetinaNet(backbone, 7, anchor_generator=generator, head=head, min_size=96, max_size=133)
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter, generator=random)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1, generator=random)
+    with torch.no_grad():  # so that scores are neither all alike nor all 1
+        model.head.classification_head.cls_logits.weight *= 0.02
+        model.head.regression_head.bbox_reg.weight *= 0.02
+    return model
 
 
-def test_operators_that_are_missing_still_say_so():
-    torchvision = import_torchvision()
-    from torchvision.ops import roi_pool
+def head_with_weights_of(model: RetinaNet, version: str) -> RetinaNetHead:
+    """By hand, layer by layer: the names of the two have nothing in common."""
+    head = RetinaNetHead(256, 9, 7, norm="group" if version == "v2" else None)
+    for tower, theirs in (
+        (head.class_tower, model.head.classification_head.conv),
+        (head.box_tower, model.head.regression_head.conv),
+    ):
+        for index, block in enumerate(theirs):
+            tower.convs[index].load_state_dict(block[0].state_dict())
+            if version == "v2":
+                tower.norms[index].load_state_dict(block[1].state_dict())
+    head.class_outputs[0].load_state_dict(model.head.classification_head.cls_logits.state_dict())
+    head.box_outputs[0].load_state_dict(model.head.regression_head.bbox_reg.state_dict())
+    return head
 
-    features, boxes = torch.zeros(1, 1, 8, 8), [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
-    if torchvision.extension._has_ops():
-        assert roi_pool(features, boxes, output_size=2).shape == (1, 1, 2, 2)
-    else:
-        with pytest.raises(RuntimeError, match=r"Couldn't load custom C\+\+ ops"):
-            roi_pool(features, boxes, output_size=2)
+
+def images_and_targets() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    random = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 121, 97, generator=random), torch.rand(3, 75, 133, generator=random)]
+    boxes = torch.tensor([[5.0, 5.0, 60.0, 50.0], [40.0, 60.0, 90.0, 118.0], [2.0, 80.0, 9.0, 110.0]])
+    targets = [
+        {"boxes": boxes, "labels": torch.tensor([1, 6, 3])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    return images, targets
 
 
-def test_the_stand_in_serves_every_device_and_does_not_call_itself():
-    if import_torchvision().extension._has_ops():
-        pytest.skip("torchvision's compiled operators are loaded")
-    assert torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CompositeExplicitAutograd")
-    boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]), torch.tensor([0.5, 0.6])
-    assert nms(boxes, scores, 0.5).tolist() == torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1]
+@pytest.fixture(scope="module", params=["v1", "v2"])
+def pair(request) -> tuple[RetinaNet, RetinaNet]:
+    theirs = torchvision_model(request.param)
+    head = head_with_weights_of(theirs, request.param)
+    return theirs, import_head(theirs, head, grid_of(theirs.anchor_generator))
+
+
+def test_losses_and_their_gradients_are_torchvisions(pair):
+    theirs, ours = pair
+    images, targets = images_and_targets()
+    gradients = []
+    for model in (theirs.train(), ours.train()):
+        theirs.backbone.zero_grad()
+        losses = model(images, copy.deepcopy(targets))
+        sum(losses.values()).backward()
+        gradients.append((losses, theirs.backbone.body.conv1.weight.grad.clone()))
+    (their_losses, their_gradient), (our_losses, our_gradient) = gradients
+    assert set(our_losses) == set(their_losses)
+    for name, loss in their_losses.items():
+        assert_close(our_losses[name], loss, rtol=1e-5, atol=1e-6)
+    assert_close(our_gradient, their_gradient, rtol=1e-3, atol=1e-4 * their_gradient.abs().max().item())
+
+
+def test_detections_are_torchvisions(pair):
+    theirs, ours = pair
+    images, _ = images_and_targets()
+    with torch.no_grad():
+        expected, found = theirs.eval()(images), ours.eval()(images)
+    assert sum(len(each["scores"]) for each in expected) > 50
+    for each, other in zip(found, expected, strict=True):
+        assert_close(each["scores"], other["scores"], rtol=1e-4, atol=1e-6)
+        # scores that differ in the last digit may change places: each of ours is one of theirs and the other way
+        apart = (each["boxes"][:, None] - other["boxes"]).abs().amax(dim=2)
+        apart += 1000 * (each["labels"][:, None] != other["labels"])
+        assert apart.amin(dim=1).max() < 1e-3
+        assert apart.amin(dim=0).max() < 1e-3
+
+
+def test_a_fitted_set_with_its_own_number_of_anchors_on_each_level_and_levels_left_out():
+    anchors = AnchorSet.of([[(10, 14), (24, 20)], [(60, 50), (40, 70), (90, 80)]], strides=(8, 32))
+    grid = AnchorGenerator(anchors)
+    head = RetinaNetHead(256, grid.num_anchors, num_classes=7)
+    model = import_head(torchvision_model(), head, grid, levels=(0, 2))
+    images, targets = images_and_targets()
+    losses = model.train()(images, targets)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert head.class_outputs[1].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        found = model.eval()(images)
+    assert [set(each) for each in found] == [{"boxes", "scores", "labels"}] * 2
+    state = model.state_dict()
+    again = import_head(torchvision_model(), RetinaNetHead(256, grid.num_anchors, num_classes=7), grid, levels=(0, 2))
+    again.load_state_dict(state)
+    with torch.no_grad():
+        for each, other in zip(again.eval()(images), found, strict=True):
+            assert_close(each["scores"], other["scores"])
+
+
+def test_crowds_are_no_instances_and_no_background():
+    model = import_head(
+        torchvision_model(), RetinaNetHead(256, 9, num_classes=7), grid_of(torchvision_model().anchor_generator)
+    )
+    images, targets = images_and_targets()
+    plain = model.train()(images, targets)
+    crowd = [dict(targets[0], iscrowd=torch.tensor([0, 1, 0])), targets[1]]
+    with_crowd = model(images, crowd)
+    without = model(images, [{name: rows[[0, 2]] for name, rows in targets[0].items()}, targets[1]])
+    assert with_crowd["bbox_regression"] == without["bbox_regression"] != plain["bbox_regression"]
+    assert with_crowd["classification"] < without["classification"]  # fewer negatives, the same positives
+
+
+@pytest.fixture(scope="module")
+def imported() -> RetinaNet:
+    """A model in training."""
+    model = torchvision_model()
+    return import_head(model, RetinaNetHead(256, 9, num_classes=7), grid_of(model.anchor_generator)).train()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # as torchvision's own check, which import_head leaves behind; the row is the user's, crowds counted
+        (
+            {"boxes": [[40.0, 60.0, 40.0, 58.0]]},
+            r"box 2 is \[40\.0, 60\.0, 40\.0, 58\.0\], need finite x0 < x1 and y0 < y1",
+        ),
+        ({"boxes": [[40.0, 60.0, math.nan, 90.0]]}, r"box 2 is \[40\.0, 60\.0, nan, 90\.0\], need finite"),
+        ({"labels": [7]}, "the class of box 2 is 7, need a class from 0 to 6"),
+        ({"labels": [-1]}, "the class of box 2 is -1, need a class from 0 to 6"),
+        ({"labels": []}, r"one class for each box, got 3 boxes and classes \(2,\)"),
+        ({"iscrowd": []}, r"3 labels, but iscrowd is \(2,\)"),
+    ],
+)
+def test_targets_that_cannot_be_learned_are_named_by_image_and_row(imported, change, message):
+    rows = {
+        "boxes": [[5.0, 5.0, 60.0, 50.0], [2.0, 80.0, 9.0, 110.0]],
+        "labels": [1, 6],
+        "iscrowd": [1, 0],
+    }
+    last = {"boxes": [[40.0, 60.0, 90.0, 118.0]], "labels": [3], "iscrowd": [0]} | change
+    images, targets = images_and_targets()
+    wrong = {name: torch.tensor([*rows[name], *last[name]]) for name in rows}
+    with pytest.raises(ValueError, match=f"^targets of image 1: {message}"):
+        imported(images, [targets[0], wrong])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_targets_of_another_number_of_images_are_refused(imported, count):
+    images, targets = images_and_targets()
+    with pytest.raises(ValueError, match=f"targets of {count} images for 2 images"):
+        imported(images, [targets[0]] * count)
+
+
+def test_labels_may_be_int32_and_no_boxes_an_empty_list(imported):
+    images, targets = images_and_targets()
+    expected = imported(images, copy.deepcopy(targets))
+    first = dict(targets[0], labels=targets[0]["labels"].int())
+    losses = imported(images, [first, {"boxes": torch.tensor([]), "labels": torch.tensor([])}])
+    assert_close(losses, expected)
+
+
+def test_mistakes_are_named_with_their_numbers():
+    model = torchvision_model()
+    head, grid = RetinaNetHead(256, 9, num_classes=7), grid_of(model.anchor_generator)
+    with pytest.raises(ValueError, match=r"\(6, 6, 6, 6, 6\) anchors to a cell of each level, got \(9, 9, 9, 9, 9\)"):
+        import_head(model, RetinaNetHead(256, 6, num_classes=7), grid)
+    with pytest.raises(ValueError, match="2 levels of the backbone for anchors on 5"):
+        import_head(model, head, grid, levels=(0, 1))
+    with pytest.raises(ValueError, match="targets are missing"):
+        import_head(model, head, grid).train()([torch.rand(3, 64, 64)])
+    fewer = import_head(model, head, grid.select_levels([0, 1, 2]))
+    with pytest.raises(ValueError, match="5 feature levels for anchors on 3"):
+        fewer.eval()([torch.rand(3, 64, 64)])

@@ -18,20 +18,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 from torch.testing import assert_close
+from torchvision.models import resnet
+from torchvision.models.detection import retinanet, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detect.errors import ConvertError
-from detect.heads.pyramid import FeaturePyramid
+from detect.heads.fpn import FeaturePyramid
 from detect.heads.retinanet import RetinaNetHead
-from detect.interop.torchvision import import_torchvision
 from detect.interop.weight_names import COCO_IDS, FRAMEWORKS, Layout, keys_of
 from detect.interop.weights import convert_weights, load_checkpoint
-
-import_torchvision()
-from torchvision.models import resnet  # noqa: E402
-from torchvision.models.detection import retinanet, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2  # noqa: E402
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: E402
-from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
 
 State = Mapping[str, Tensor]
 NAMES = tuple(FRAMEWORKS)
@@ -557,8 +554,8 @@ def test_counters_of_batches_are_dropped_and_added() -> None:
         ("torchvision v1", "detectron2", ["the 11 that no category has are left out"]),
         ("torchvision v1", "detectron2", ["ratios by sizes to sizes by ratios"]),
         ("torchvision v1", "ours", ["91 rows pass unchanged"]),
-        ("torchvision v1", "ours", ["lay them as torchvision does", "dialect='torchvision'"]),
-        ("detectron2", "ours", ["lay them as detectron2 does", "dialect='mmdet'"]),
+        ("torchvision v1", "ours", ["lay them as torchvision does", "convention='torchvision'"]),
+        ("detectron2", "ours", ["lay them as detectron2 does", "convention='mmdet'"]),
         ("torchvision v2", "ours", ["RetinaNetHead(norm='group')"]),
         ("torchvision v2", "mmdet", ["GroupNorm", "type='GN', num_groups=32"]),
         ("torchvision v2", "detectron2", ["stem", "now wants BGR from 0 to 255"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
 from detect.keypoints import drawing
-from detect.keypoints.drawing import Stamps, blend_stamps, draw_points
+from detect.keypoints.drawing import Patches, PlacedPoints, along_axes, blend_patches, draw_points, map_size
+from detect.keypoints.keypoints import Keypoints
 
 MAPS_SHAPE = (3, 24, 31)
 
@@ -50,7 +52,7 @@ def test_a_window_by_hand():
     # an outer product of rows (1, .5) and columns (1, .25, 0), its first cell in row 1, column 2
     maps = np.zeros((1, 3, 5), np.float32)
     factors = np.array([[1.0, 0.5]], np.float32), np.array([[1.0, 0.25, 0.0]], np.float32)
-    blend_stamps(maps, Stamps(np.array([0]), np.array([[1, 2]]), factors))
+    blend_patches(maps, Patches(np.array([0]), np.array([[1, 2]]), factors))
     assert_array_equal(maps[0], [[0, 0, 0, 0, 0], [0, 0, 1, 0.25, 0], [0, 0, 0.5, 0.125, 0]])
 
 
@@ -71,7 +73,7 @@ def test_slices_flat_indices_and_scattering_draw_the_same_maxima_to_the_last_bit
         monkeypatch.setattr(drawing, "LARGE_WINDOW", large)
         assert_array_equal(drawn(*points, maps_shape=maps_shape, shape=shape), ours)
     on_device = torch.zeros(maps_shape)
-    monkeypatch.setattr(drawing, "blend_stamps", scatter)
+    monkeypatch.setattr(drawing, "blend_patches", scatter)
     draw_points(on_device, *points, shape=shape)
     assert_close(on_device, torch.from_numpy(ours), rtol=0, atol=0)
 
@@ -85,7 +87,7 @@ def test_a_tensor_is_drawn_into_where_it_lies(overlap):
 def test_scattering_sums_as_the_others_do(monkeypatch):
     points = scattered(30)
     ours, on_device = drawn(*points, overlap="sum"), torch.zeros(MAPS_SHAPE)
-    monkeypatch.setattr(drawing, "blend_stamps", scatter)
+    monkeypatch.setattr(drawing, "blend_patches", scatter)
     draw_points(on_device, *points, overlap="sum")
     assert_close(on_device, torch.from_numpy(ours), rtol=1e-5, atol=1e-6)
 
@@ -129,3 +131,57 @@ def test_no_points():
     nothing = np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 2))
     assert_array_equal(drawn(*nothing), np.zeros(MAPS_SHAPE))
     assert_array_equal(drawn(*nothing, tensor=True, shape="disc"), np.zeros(MAPS_SHAPE))
+
+
+def test_maps_cover_their_image():
+    assert map_size((480, 640), 4) == (160, 120)
+    assert map_size((481, 637), 4) == (160, 121)  # 120.25 rows are 121
+    assert map_size((5, 7), 16) == (1, 1)
+    assert map_size((10, 20, 30), (3, 2, 1)) == (10, 10, 10)
+
+
+def test_cells_reach_half_a_cell_to_each_side():
+    x = np.array([-0.5, -0.500001, 0.5, 0.499999, 7.499999, 7.5, math.nan])
+    points = np.stack([x, np.zeros(7)], axis=1)
+    placed = PlacedPoints.of([points], (1, 8), 1)
+    assert_array_equal(placed.inside(), [1, 0, 1, 1, 1, 0, 0])
+    assert_array_equal(placed.nearest(np.flatnonzero(placed.inside()))[:, 0], [0, 1, 0, 7])
+
+
+def test_the_last_cell_before_the_edge_of_a_map_of_one_cell():
+    # .49999999999999994 + .5 is 1 in floating point, and there is no cell 1
+    row = np.zeros(1, np.int64)
+    placed = PlacedPoints(np.array([[math.nextafter(0.5, 0), 0.0]]), row, row, row, 1, 1, (1, 1))
+    assert_array_equal(placed.inside(), [1])
+    assert_array_equal(placed.nearest(np.array([0])), [[0, 0]])
+
+
+def test_one_number_for_each_point_and_axis():
+    assert_array_equal(along_axes(2.0, (2, 2), "sigma"), [[2, 2], [2, 2]])
+    assert_array_equal(along_axes((1.0, 3.0), (2, 2), "sigma"), [[1, 3], [1, 3]])
+    assert_array_equal(along_axes(np.array([1.0, 3.0]), (2, 2), "sigma"), [[1, 1], [3, 3]])
+    assert_array_equal(along_axes(torch.tensor([[1.0, 3.0]]), (1, 2), "sigma"), [[1, 3]])
+    assert along_axes(np.zeros((0, 2)), (0, 2), "sigma").shape == (0, 2)
+
+
+def test_errors_name_what_was_given():
+    with pytest.raises(
+        ValueError, match=r"sigma is a number, a tuple of 2, or an array \(3, 2\) or \(3,\), got \(2,\)"
+    ):
+        along_axes(np.ones(2), (3, 2), "sigma")
+    with pytest.raises(ValueError, match=r"positive and finite, got -1.0"):
+        along_axes((1.0, -1.0), (3, 2), "sigma")
+    with pytest.raises(ValueError, match=r"got \(8, 8\) and \(1, 3\)"):
+        PlacedPoints.of(Keypoints.of([np.zeros((1, 3))], dims=3), (8, 8), 1)
+    columns = np.zeros((1, 2)), np.array([2]), np.array([0]), np.array([2])
+    with pytest.raises(ValueError, match="image 2 among the points, but there are 2"):
+        PlacedPoints.of(Keypoints(*columns, num_images=2), (8, 8), 1)
+    with pytest.raises(ValueError, match="joint 2 among the points, but there are 1"):
+        PlacedPoints.of(Keypoints(columns[0], columns[2], columns[1], columns[3], num_images=1), (8, 8), 1)
+
+
+def test_counts_are_of_each_map():
+    points = np.zeros((3, 2, 2))
+    placed = PlacedPoints.of([points, points[:0]], (8, 8), 1)
+    assert_array_equal(placed.count(np.array([1, 0, 1, 1, 1, 0], bool)), [[3, 1], [0, 0]])
+    assert_allclose(placed.cells, np.zeros((6, 2)))

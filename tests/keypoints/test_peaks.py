@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch.testing import assert_close
 
+from detect.keypoints.local_maxima import close_pairs, find_local_maxima
 from detect.keypoints.peaks import Peaks, find_peaks
-from detect.keypoints.summits import close_pairs, find_summits
 
 
 def one(rows) -> torch.Tensor:
@@ -186,7 +186,7 @@ def test_pairs_of_neighbouring_maps_do_not_meet():
     # the last row of a map is next to the first of the next one in memory
     maps = torch.zeros(3, 4, 5)
     maps[0, 3, 4] = maps[1, 0, 0] = maps[1, 0, 4] = maps[1, 2, 0] = 1.0
-    summits = find_summits(maps, 0.5)
+    summits = find_local_maxima(maps, 0.5)
     pairs = [pair for part in close_pairs(summits, (4, 5), 10.0) for pair in torch.stack(part, dim=1).tolist()]
     assert sorted(pairs) == [[1, 2, 16], [1, 3, 4], [2, 3, 20]]
 
@@ -224,10 +224,10 @@ def test_maps_beyond_the_budget_are_taken_some_at_a_time(monkeypatch):
     random = torch.Generator().manual_seed(2)
     heatmaps = torch.rand(5, 3, 17, 40, generator=random)
     whole = find_peaks(heatmaps, min_distance=5.0)
-    monkeypatch.setattr("detect.keypoints.summits.CELLS_AT_ONCE", {"cpu": 1500})
-    monkeypatch.setattr("detect.keypoints.summits.TOPS_AT_ONCE", 60)
-    monkeypatch.setattr("detect.keypoints.summits.PLACES_AT_ONCE", 50)
-    monkeypatch.setattr("detect.keypoints.refinement.VALUES_AT_ONCE", 500)
+    monkeypatch.setattr("detect.keypoints.local_maxima.CELLS_AT_ONCE", {"cpu": 1500})
+    monkeypatch.setattr("detect.keypoints.local_maxima.TOPS_AT_ONCE", 60)
+    monkeypatch.setattr("detect.keypoints.local_maxima.PLACES_AT_ONCE", 50)
+    monkeypatch.setattr("detect.keypoints.subpixel.VALUES_AT_ONCE", 500)
     parts = find_peaks(heatmaps, min_distance=5.0)
     for name in ("scores", "image", "joint"):
         assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=0)
@@ -294,7 +294,7 @@ def test_points_go_back_to_the_image():
     peaks = find_peaks(bells([(10.0, 12.0)]))
     # cell 10 of stride 4 covers pixels 40 to 43, whose middle is 41.5 by centres and 42 by corners
     assert_close(peaks.in_image(4.0), torch.tensor([[41.5, 49.5]]), rtol=0, atol=1e-3)
-    assert_close(peaks.in_image(4.0, pixel="corner"), torch.tensor([[42.0, 50.0]]), rtol=0, atol=1e-3)
+    assert_close(peaks.in_image(4.0, pixel_origin="corner"), torch.tensor([[42.0, 50.0]]), rtol=0, atol=1e-3)
 
 
 def test_one_image_of_a_batch():

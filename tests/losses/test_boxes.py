@@ -10,13 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torchvision import ops
 
-from detect.interop.torchvision import import_torchvision
 from detect.losses import ciou_loss, diou_loss, giou_loss, l1_loss, smooth_l1_loss
-
-import_torchvision()
-
-from torchvision import ops  # noqa: E402 - after the import above
 
 IOU_LOSSES = {
     giou_loss: ops.generalized_box_iou_loss,
@@ -106,8 +102,8 @@ def test_slopes_of_ciou_take_the_share_as_a_weight():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("loss", IOU_LOSSES)
 def test_boxes_without_area_have_finite_losses_and_slopes(loss, dtype):
-    odd = [[3.0, 3, 3, 3], [3.0, 0, 3, 9], [0.0, 3, 9, 3], [9.0, 9, 0, 0], [0.0, 0, 9, 9], [0.0, 0, 500, 500]]
-    table = torch.tensor(odd, dtype=dtype)
+    suspicious = [[3.0, 3, 3, 3], [3.0, 0, 3, 9], [0.0, 3, 9, 3], [9.0, 9, 0, 0], [0.0, 0, 9, 9], [0.0, 0, 500, 500]]
+    table = torch.tensor(suspicious, dtype=dtype)
     boxes, targets = table.repeat_interleave(6, 0).requires_grad_(), table.repeat(6, 1).requires_grad_()
     rows = loss(boxes, targets)
     assert rows.isfinite().all()

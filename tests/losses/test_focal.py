@@ -15,14 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
+from torchvision import ops
 
-from detect.interop.torchvision import import_torchvision
-from detect.losses import focal, focal_loss, image_divisors, quality_focal_loss, soft_focal_loss
-from detect.shapes import BACKGROUND, IGNORE
-
-import_torchvision()
-
-from torchvision import ops  # noqa: E402 - after the import above
+from detect.conventions import BACKGROUND, IGNORE
+from detect.losses import focal, focal_loss, image_normalizer, quality_focal_loss, soft_focal_loss
 
 LN2, LN3 = math.log(2), math.log(3)
 SETTINGS = [{}, {"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 1.5, "alpha": 0.6}, {"gamma": 3, "alpha": 1}, {"alpha": 0.0}]
@@ -122,10 +118,10 @@ def test_images_are_summed_each_by_itself(seed):
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 3.0])
-def test_ignored_anchors_add_nothing_whatever_their_logits(odd):
+def test_ignored_anchors_add_nothing_whatever_their_logits(suspicious):
     logits, classes = random_heads(4)
     clean = logits.clone()
-    logits[classes == IGNORE] = odd
+    logits[classes == IGNORE] = suspicious
     targets, ignored = one_hot(classes, logits), classes == IGNORE
     for loss, goal, options in ((focal_loss, classes, {}), (soft_focal_loss, targets, {"ignored": ignored})):
         assert_close(loss(logits, goal, **options), loss(clean, goal, **options))
@@ -246,7 +242,7 @@ def test_no_images_anchors_or_classes_are_ordinary(shape):
 def test_an_image_without_objects_costs_its_false_alarms():
     # four anchors, three classes, p = 1/2: 12 negatives of 3/4 * 1/4 * ln 2
     sums = focal_loss(torch.zeros(1, 4, 3), torch.full((1, 4), BACKGROUND))
-    assert_close((sums / image_divisors(torch.tensor([0]))).sum(), torch.tensor(12 * 0.75 * 0.25 * LN2))
+    assert_close((sums / image_normalizer(torch.tensor([0]))).sum(), torch.tensor(12 * 0.75 * 0.25 * LN2))
 
 
 @pytest.mark.parametrize("loss", [focal_loss, soft_focal_loss])

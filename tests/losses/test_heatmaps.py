@@ -18,11 +18,11 @@ from torch.testing import assert_close
 
 from detect.losses import (
     adaptive_wing_loss,
-    batch_divisors,
+    batch_normalizer,
     heatmap_bce_loss,
     heatmap_focal_loss,
     heatmap_mse_loss,
-    image_divisors,
+    image_normalizer,
     points_l1_loss,
 )
 
@@ -119,7 +119,7 @@ def test_an_empty_image_has_a_finite_loss_of_its_own():
     # p = .1 in 32 x 32 cells without points: -1024 * .1^2 * ln .9 = 1.0789
     logits = torch.full((1, 1, 32, 32), -math.log(9))
     sums = heatmap_focal_loss(logits, torch.zeros(1, 1, 32, 32), positives=NONE)
-    assert_close(sums / image_divisors(torch.tensor([0])), torch.tensor([1.0789]), rtol=0, atol=5e-5)
+    assert_close(sums / image_normalizer(torch.tensor([0])), torch.tensor([1.0789]), rtol=0, atol=5e-5)
     assert slopes(heatmap_focal_loss, logits, torch.zeros(1, 1, 32, 32), positives=NONE).isfinite().all()
 
 
@@ -135,8 +135,8 @@ def test_the_loss_of_an_image_does_not_depend_on_the_rest_of_its_batch():
     alone = heatmap_focal_loss(logits[:1], targets[:1], positives=positives)
     assert_close(both[:1], alone, rtol=0, atol=0)
     counts = torch.bincount(positives[:, 0], minlength=2)
-    assert_close((both / image_divisors(counts)).sum(), (both[0] + both[1]) / 2)
-    assert_close((both / batch_divisors(counts)).sum(), (both[0] + both[1]) / 2)
+    assert_close((both / image_normalizer(counts)).sum(), (both[0] + both[1]) / 2)
+    assert_close((both / batch_normalizer(counts)).sum(), (both[0] + both[1]) / 2)
 
 
 @given(st.permutations(range(6)), st.integers(0, 99))

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
+from detect.conventions import BACKGROUND, IGNORE
 from detect.losses import focal_loss, quality_focal_loss
-from detect.shapes import BACKGROUND, IGNORE
 
 
 @pytest.fixture

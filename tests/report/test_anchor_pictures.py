@@ -16,25 +16,25 @@ from PIL import Image
 
 import detect.report.anchor_pictures as pictures
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.coverage import Coverage, coverage
 from detect.anchors.instances import ResizedInstances
-from detect.coco import read_coco
+from detect.anchors.metrics import AnchorMetrics, anchor_metrics
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import LONGEST_PX, MAX_PICTURES, RIM_PX, window_around, worst_block, worst_pictures
-from detect.resize import parse_resize
 
 HOSTILE = '"><img src=x onerror=alert(1)>.png'
 
 
 def score_of(
     names: list[str], boxes: list[list[float]], *, wh: tuple[int, int] = (100, 80), rule: str = "none"
-) -> Coverage:
+) -> AnchorMetrics:
     """Each box in an image of its own; one anchor of 32 x 32 on stride 16."""
     images = [{"id": n, "width": wh[0], "height": wh[1], "file_name": name} for n, name in enumerate(names)]
     annotations = [{"id": 7 + n, "image_id": n, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "<b>cell</b>"}]}
     instances = ResizedInstances.of(read_coco(content), parse_resize(rule))
-    return coverage(instances, AnchorSet.of([[(32, 32)]], strides=[16]))
+    return anchor_metrics(instances, AnchorSet.of([[(32, 32)]], strides=[16]))
 
 
 def save(folder: Path, name: str, wh: tuple[int, int] = (100, 80)) -> None:

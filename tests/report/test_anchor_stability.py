@@ -8,10 +8,11 @@ import re
 import pytest
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.coverage import coverage
 from detect.anchors.instances import ResizedInstances
+from detect.anchors.metrics import anchor_metrics
 from detect.anchors.stability import SCORES, Generalisation, Interval, Stability, StableShape
-from detect.coco import read_coco
+from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_stability import (
     NAMES,
@@ -22,7 +23,6 @@ from detect.report.anchor_stability import (
     stable_shapes_panel,
     strides_of_shapes,
 )
-from detect.resize import parse_resize
 
 NAN = math.nan
 ANCHORS = AnchorSet.of([[(10, 20)], [(40, 30)]], strides=(8, 16))
@@ -112,7 +112,7 @@ def test_the_page_has_a_section_of_it_only_where_it_is_known():
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}],
         "categories": [{"id": 1, "name": "a"}],
     }
-    score = coverage(ResizedInstances.of(read_coco(content), parse_resize("none")), ANCHORS)
+    score = anchor_metrics(ResizedInstances.of(read_coco(content), parse_resize("none")), ANCHORS)
     for options in ({"stability": stability()}, {"generalisation": generalisation(NO, NO, NO, YES)}):
         page = anchor_page([score], None, title="a", **options)
         assert '<a href="#stability">Stability</a>' in page

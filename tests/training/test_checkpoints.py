@@ -11,8 +11,9 @@ from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.errors import OutputError, TrainingError
+from detect.loading.labels import Labels
+from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, check_same_run, load_detector, read_checkpoint, save_checkpoint
-from detect.training.model import Labels, build_detector
 
 LABELS = Labels((3, 90), ("round", "square"))
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from detect.errors import ConfigError
-from detect.training.augment import Augment
+from detect.loading.augment import Augment
 from detect.training.config import AugmentConfig, TrainConfig, parse_config, read_train_config, with_overrides
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

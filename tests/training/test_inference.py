@@ -13,20 +13,20 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.coco import read_coco, read_results
+from detect.data import read_coco, read_results
+from detect.data.coco_results import results_json
+from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.heads.detections import Detections
-from detect.keypoints.coco_landmarks import keypoint_landmarks
+from detect.evaluation.boxes import evaluate_landmarks
+from detect.heads.postprocess import Detections
+from detect.keypoints.keypoints import coco_keypoints
 from detect.keypoints.peaks import Peaks
-from detect.resize import parse_resize
+from detect.loading.dataset import DetectionData
+from detect.loading.labels import Labels
 from detect.samples import sample_annotations
-from detect.training.data import DetectionData
-from detect.training.evaluation import evaluate_landmarks
 from detect.training.inference import find_objects, places_by_size, with_threshold
-from detect.training.model import Labels
-from detect.training.results_file import results_json
 
 LABELS = Labels((3, 7), ("cell", "speck"))
 POINTS = Labels((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
@@ -39,9 +39,9 @@ def box_detector(num_classes: int = 2) -> RetinaNetDetector:
     return RetinaNetDetector(backbone, anchors, num_classes, pyramid_channels=32, num_convs=1, seed=1).eval()
 
 
-def landmark_detector(num_joints: int = 2) -> LandmarkDetector:
+def landmark_detector(num_types: int = 2) -> LandmarkDetector:
     backbone = build_backbone("small", strides=(2, 4), in_channels=1, seed=0)
-    return LandmarkDetector(backbone, num_joints, pyramid_channels=8, num_convs=0, seed=1).eval()
+    return LandmarkDetector(backbone, num_types, pyramid_channels=8, num_convs=0, seed=1).eval()
 
 
 def data_of(folder: Path, *sizes_wh: tuple[int, int], resize: str = "none") -> DetectionData:
@@ -103,7 +103,9 @@ def test_points_come_back_as_indices_of_pixels_by_hand(tmp_path):
     """The middle of the image, 40 x 20 in continuous pixels, is at (80, 80) of the letterbox: indices 79.5 and 39.5."""
     model = finds_points(([79.5, 79.5], 0.5, 1))
     data = data_of(tmp_path, (80, 40), resize="letterbox:160")
-    center, corner = (find_objects(model, data, POINTS, pixel=pixel) for pixel in ("center", "corner"))
+    center, corner = (
+        find_objects(model, data, POINTS, pixel_origin=pixel_origin) for pixel_origin in ("center", "corner")
+    )
     assert_allclose(center.keypoints[0], [[39.5, 19.5, 1]])
     assert_allclose(corner.keypoints[0], [[40, 20, 1]])
     assert_array_equal(center.category_ids, [7])
@@ -195,7 +197,7 @@ def test_torch_s_global_generator_is_left_alone(tmp_path):
 def test_progress_counts_the_images(tmp_path):
     told: list[tuple[str, int, int]] = []
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))
-    find_objects(finds_boxes(), data, LABELS, batch_size=1, progress=lambda *each: told.append(each))
+    find_objects(finds_boxes(), data, LABELS, batch_size=1, on_progress=lambda *each: told.append(each))
     assert told == [("detecting", done, 3) for done in (1, 2, 3)]
 
 
@@ -207,7 +209,7 @@ def test_a_results_file_is_read_back_number_by_number(tmp_path, task):
     path = tmp_path / "results.json"
     path.write_bytes(results_json(found, data.dataset))
     again = read_results(path, data.dataset)
-    assert again.refused == ()
+    assert again.invalid == ()
     for name in ("image_rows", "category_ids", "scores", "boxes_xywh"):
         assert_array_equal(getattr(again, name), getattr(found, name))
     for own, other in zip(again.keypoints, found.keypoints, strict=True):
@@ -233,8 +235,8 @@ def test_a_detector_that_finds_the_true_points_scores_1(resize):
         return Peaks(points, torch.ones(len(points)), image, torch.zeros_like(image), None, len(own), 1)
 
     model.detect = detect
-    labels = Labels.of(dataset, keypoint_landmarks(dataset))
+    labels = Labels.of(dataset, coco_keypoints(dataset))
     found = find_objects(model, data, labels)
-    scores = evaluate_landmarks(keypoint_landmarks(dataset), found, radii=(0.01,)).overall[0]
+    scores = evaluate_landmarks(coco_keypoints(dataset), found, radii=(0.01,)).overall[0]
     assert scores.micro.precision == 1
     assert scores.num_matched == len(found.scores) > 60

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
-from detect.coco import read_coco
+from detect.data import read_coco
 from detect.errors import CocoError, ConfigError, ImageError
 from detect.training.inputs import hold_out, read_inputs
 
@@ -85,7 +85,7 @@ def test_validation_data_may_lack_a_landmark_that_training_has(tiny, squares, tm
     inputs = read_inputs(tiny(f"data.train={train}", task="landmarks"))
     assert inputs.labels.joints == inputs.val.landmarks.joints == {3: (0,), 7: (1,)}
     points = inputs.val.landmarks.landmarks
-    assert (set(points.joint.tolist()), points.num_joints) == ({1}, 2)
+    assert (set(points.joint.tolist()), points.num_types) == ({1}, 2)
     assert inputs.val[0].joint.tolist() == [1] * len(inputs.val[0].points)
     with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, and 0 where it was learned"):
         read_inputs(tiny(f"data.val={train}", task="landmarks"))
@@ -105,7 +105,7 @@ def test_overfitting_takes_few_images_as_they_are(tiny):
 
 
 def test_keypoints_are_read_for_landmarks_alone(tiny):
-    assert read_inputs(tiny()).labels.joint_names == ()
+    assert read_inputs(tiny()).labels.type_names == ()
     assert read_inputs(tiny(task="landmarks")).labels.joints == {7: (0,)}
 
 

@@ -16,14 +16,14 @@ from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.errors import ConfigError, TrainingError
-from detect.heads.targets import RetinaNetCriterion
+from detect.heads.criterion import RetinaNetCriterion
+from detect.loading.dataset import DetectionData
 from detect.training import loop
+from detect.training.builder import build_detector
 from detect.training.checkpoints import load_detector, read_checkpoint
-from detect.training.data import DetectionData
 from detect.training.logs import read_log
 from detect.training.loop import train
-from detect.training.model import build_detector
-from detect.training.schedule import rate_factor
+from detect.training.step import rate_factor
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "train.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
@@ -56,11 +56,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 def stop_at(step: int):
     """A progress callback that ends the run in the middle, as a fault would."""
 
-    def progress(what: str, done: int, total: int) -> None:
+    def on_progress(what: str, done: int, total: int) -> None:
         if done == step and what.startswith("epoch"):
             raise KeyboardInterrupt
 
-    return progress
+    return on_progress
 
 
 def run_python(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -137,7 +137,7 @@ def test_a_run_cut_short_in_mid_epoch_goes_on_as_if_it_had_not_been(tiny, tmp_pa
     train(whole)
     for step in (1, 7):  # before anything was saved; a step after a checkpoint in mid-epoch
         with pytest.raises(KeyboardInterrupt):
-            train(cut, resume=True, progress=stop_at(step))
+            train(cut, resume=True, on_progress=stop_at(step))
     notes: list[str] = []
     train(cut, resume=True, note=notes.append)
     assert notes[0] == "resumed after step 6"  # of 3, 4, the end of the epoch, and 6
@@ -155,7 +155,7 @@ def test_layers_that_draw_at_random_draw_the_same_when_resumed(tiny, tmp_path):
     train(whole, build=build)
     torch.rand(5)  # the global generator is elsewhere
     with pytest.raises(KeyboardInterrupt):
-        train(cut, build=build, progress=stop_at(4))
+        train(cut, build=build, on_progress=stop_at(4))
     train(cut, build=build, resume=True)
     assert tables(tmp_path / "whole") == tables(tmp_path / "cut")
     losses = [row["loss"] for row in tables(tmp_path / "cut")["steps"]]
@@ -294,7 +294,7 @@ def test_less_patience_than_was_needed_already_stops_it(tiny, monkeypatch):
     values = iter([0.9, 0.5, 0.5, 0.5])
     monkeypatch.setattr(loop, "validate", lambda *_, **__: {"ap": next(values)})
     with pytest.raises(KeyboardInterrupt):
-        train(tiny("optimisation.epochs=9"), progress=stop_at(17))  # after 4 epochs
+        train(tiny("optimisation.epochs=9"), on_progress=stop_at(17))  # after 4 epochs
     result = train(tiny("optimisation.epochs=9", "optimisation.patience=2"), resume=True)
     assert (result.stopped_early, result.epochs) == (True, 4)
 

@@ -201,7 +201,7 @@ def fit_yolov5(path: Path) -> None:
 
 
 def _average_iou(shapes: np.ndarray, boxes: np.ndarray) -> float:
-    from detect.boxes import best_shape_iou
+    from detect.ops.box_arrays import best_shape_iou
 
     return float(best_shape_iou(boxes, np.asarray(shapes, float))[0].mean())
 

@@ -22,9 +22,9 @@ NOWHERE = Path()
 
 
 def _placed() -> Any:
-    from detect.anchors.grid import AnchorGrid
+    from detect.anchors.generator import AnchorGenerator
 
-    return AnchorGrid.of_sizes(SIZES).place(LEVEL_HW, IMAGE_HW)
+    return AnchorGenerator.of_sizes(SIZES).generate(LEVEL_HW, IMAGE_HW)
 
 
 def _boxes(count: int, seed: int = 0) -> torch.Tensor:
@@ -44,14 +44,14 @@ def _output(num_images: int, likely: float = -4.6, spread: float = 0.5) -> tuple
 
 
 def match_ours(count: int, _: Path) -> None:
-    from detect.lattice_matching import match_lattices
+    from detect.ops.grid_matcher import match_level_grids
 
     placed, boxes = _placed(), _boxes(count)
-    report_median(lambda: match_lattices(placed.lattices, boxes))
+    report_median(lambda: match_level_grids(placed.lattices, boxes))
 
 
 def match_torchvision(count: int, _: Path) -> None:
-    from detect.interop.torchvision import import_torchvision
+    from detect.ops.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.models.detection._utils import Matcher
@@ -70,8 +70,8 @@ def _targets() -> list[dict[str, torch.Tensor]]:
 
 def criterion_ours(_: Path, *, compiled: bool = False) -> None:
     """Matching and both losses, forward and backward, of two images with 20 boxes each."""
+    from detect.heads.criterion import ImageTargets, RetinaNetCriterion
     from detect.heads.retinanet import HeadOutput
-    from detect.heads.targets import ImageTargets, RetinaNetCriterion
 
     placed, output = _placed(), [values.requires_grad_() for values in _output(2)]
     targets = [ImageTargets(target["boxes"], target["labels"]) for target in _targets()]
@@ -104,7 +104,7 @@ def head_ours(_: Path, *, half: bool = False) -> None:
 
 
 def head_torchvision(_: Path, *, half: bool = False) -> None:
-    from detect.interop.torchvision import import_torchvision
+    from detect.ops.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.models.detection.retinanet import RetinaNetHead
@@ -125,7 +125,7 @@ def _time_head(head: Callable[[list[torch.Tensor]], Any], half: bool) -> None:
 
 def detections_ours(_: Path) -> None:
     """From 17,000 pairs of anchor and class above .05 to 300 detections of one image."""
-    from detect.heads.detections import PostProcess
+    from detect.heads.postprocess import PostProcess
 
     placed, (logits, deltas) = _placed(), _output(1, *CANDIDATES)
     post = partial(PostProcess(), anchors=placed.boxes, anchors_per_level=placed.num_per_level, image_hw=[IMAGE_HW])
@@ -143,7 +143,7 @@ def detections_torchvision(_: Path) -> None:
 
 
 def nms_ours(count: int, _: Path) -> None:
-    from detect.nms import class_nms
+    from detect.ops.nms import class_nms
 
     boxes, scores = _boxes(count), _scores(count)
     report_median(lambda: class_nms(boxes, scores, torch.zeros(count, dtype=torch.int64), IOU_THRESHOLD))
@@ -180,7 +180,7 @@ CANDIDATES = (-8.0, 1.71)  # mean and spread of logits, of which some 17,000 are
 
 
 def _torchvision_model() -> Any:
-    from detect.interop.torchvision import import_torchvision
+    from detect.ops.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.models.detection import retinanet_resnet50_fpn
@@ -214,7 +214,7 @@ def tables() -> list[Table]:
     def table(title: str, **names: str) -> Table:
         return Table(title, NOWHERE, names, extra_memory=True)
 
-    ours, torchvision = "detect.lattice_matching.match_lattices", "torchvision box_iou and Matcher"
+    ours, torchvision = "detect.ops.grid_matcher.match_level_grids", "torchvision box_iou and Matcher"
     matching = [
         table(
             f"Matching {count} boxes to 120,087 anchors",
@@ -222,7 +222,7 @@ def tables() -> list[Table]:
         )
         for count in BOXES
     ]
-    ours, compiled = "detect.nms.class_nms, pure torch", "onnxruntime NonMaxSuppression, compiled"
+    ours, compiled = "detect.ops.nms.class_nms, pure torch", "onnxruntime NonMaxSuppression, compiled"
     suppression = [
         table(f"Suppression of {count} boxes", **{f"nms_ours_{count}": ours, f"nms_compiled_{count}": compiled})
         for count in SUPPRESSED

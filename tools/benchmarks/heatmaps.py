@@ -48,7 +48,7 @@ def _load(package: str, file: str, install: str) -> Any:
 
 def targets_ours(case: str, _: Path, *, tensors: bool = False) -> None:
     """Maps, and with them positives, offsets, weights and counts."""
-    from detect.keypoints.heatmaps import render_heatmaps
+    from detect.keypoints.targets import render_heatmaps
 
     size, points = _points(case)
     given = [torch.from_numpy(each) for each in points] if tensors else points

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from detect.anchors.assignment import assign
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
-from detect.resize import parse_resize
+from detect.data.resize import parse_resize
 from evidence_parts.gathered import Gathered, Group
 from evidence_parts.plan import BOXES, FREE, Run
 from evidence_parts.resampling import mean_and_deviation, rank_correlation
@@ -54,7 +54,7 @@ def _told(groups: list[Group], positives: dict[str, list[float]], names: list[st
     least = int(np.argmin(np.sum([np.array(own) / max(own) for own in positives.values()], axis=0)))
     ap = {group.variant: np.stack(list(group.category_ap.values())).mean(axis=0) for group in groups}
     own = [(positives[name][least] / max(positives[name]), ap[name][least]) for name in ap]
-    others = [(group.mean("placed_recall") or 0.0, np.delete(ap[group.variant], least).mean()) for group in groups]
+    others = [(group.mean("grid_recall") or 0.0, np.delete(ap[group.variant], least).mean()) for group in groups]
     return (
         f"{names[least]}: the fewest positives. Spearman's rank correlation of its AP with its share of the most "
         f"{_rho(own)}, of the mean AP of the other categories with placed recall at .5 {_rho(others)}, over {len(groups)} "
@@ -86,7 +86,7 @@ def _positives(gathered: Gathered, groups: list[Group], names: list[str]) -> dic
         if group.variant == FREE:
             continue
         anchors = choose_anchors(group.variant, dataset, training, config)
-        assigned = assign(validation, AnchorGrid(anchors))
+        assigned = assign(validation, AnchorGenerator(anchors))
         if math.isclose(assigned.overall.positives, group.mean("positives") or 0.0, rel_tol=SAME):
             of_category = {each.name: each.positives for each in assigned.by_category}
             found[group.variant] = [of_category[name] for name in names]

@@ -98,8 +98,8 @@ def _anchor_table(groups: Sequence[Group]) -> str:
     """What is known of the anchors before training, and what they cost."""
     columns = {
         "average IoU by shape": ("average_iou", 3),
-        "placed": ("placed_average_iou", 3),
-        "placed recall at .5": ("placed_recall", 3),
+        "placed": ("grid_average_iou", 3),
+        "placed recall at .5": ("grid_recall", 3),
         "positives an instance": ("positives", 1),
         "anchors an image": ("anchors", 0),
         "head GFLOPs": ("gflops", 3),
@@ -189,7 +189,7 @@ def _landmarks(gathered: Gathered) -> str:
     if not any(VARIANTS[name].task == POINTS for name, _ in gathered.dataset.budgets):
         return ""
     if not groups:
-        return "### Landmarks\n\nNothing has been run yet.\n"
+        return "### Keypoints\n\nNothing has been run yet.\n"
     metrics = {"f1_3px": "F1 at 3 px", "f1_5px": "F1 at 5 px", "count_mae": "count MAE"}
     rows = [
         [
@@ -216,7 +216,7 @@ def _landmarks(gathered: Gathered) -> str:
         "is likelier than not."
     )
     headers = ["", "epochs", "seeds", *metrics.values()]
-    return "\n".join([f"### Landmarks\n\n{about}\n", table(headers, rows), "", *lines, ""])
+    return "\n".join([f"### Keypoints\n\n{about}\n", table(headers, rows), "", *lines, ""])
 
 
 def _threads(gathered: Gathered) -> str:

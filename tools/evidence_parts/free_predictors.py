@@ -14,13 +14,13 @@ from torch import Tensor
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
-from detect.anchors.grid import AnchorGrid, PlacedAnchors
+from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.anchors.instances import ResizedInstances
-from detect.box_overlap import pairwise_iou
+from detect.conventions import BACKGROUND, IGNORE
+from detect.heads.criterion import ImageTargets, RetinaNetCriterion, RetinaNetLosses
 from detect.heads.retinanet import HeadOutput
-from detect.heads.targets import ImageTargets, RetinaNetCriterion, RetinaNetLosses
-from detect.matching import ignore_regions
-from detect.shapes import BACKGROUND, IGNORE
+from detect.ops.boxes import pairwise_iou
+from detect.ops.matcher import ignore_regions
 
 PRIOR_STRIDES = 2.0  # the side of a prior: nothing is learned from data
 IGNORED_IOU = 0.5  # Redmon and Farhadi 2018, section 2.1
@@ -45,14 +45,14 @@ class FreePredictorCriterion(RetinaNetCriterion):
     others are background, or ignored where they overlap some instance by ``IGNORED_IOU``. Arguments are those of the base.
     """
 
-    def forward(self, output: HeadOutput, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
+    def forward(self, output: HeadOutput, placed: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
         """The losses of a batch."""
         with torch.no_grad():
             self._predicted = self.coder.decode(output.deltas, placed.boxes)
         return super().forward(output, placed, targets)
 
     @torch.no_grad()
-    def match_checked(self, placed: PlacedAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
+    def match_checked(self, placed: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
         """For each image and predictor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
         rows = []
         for boxes, image in zip(self._predicted, targets, strict=True):
@@ -62,7 +62,7 @@ class FreePredictorCriterion(RetinaNetCriterion):
 
 
 def responsible(
-    predicted: Float[Tensor, "a 4"], placed: PlacedAnchors, boxes: Float[Tensor, "n 4"]
+    predicted: Float[Tensor, "a 4"], placed: GridAnchors, boxes: Float[Tensor, "n 4"]
 ) -> Int64[Tensor, " a"]:
     """For each predictor of an image the row of the instance that it is to learn, ``BACKGROUND`` or ``IGNORE``."""
     matches = torch.full((len(predicted),), BACKGROUND, device=predicted.device)
@@ -86,7 +86,7 @@ def responsible(
     return matches
 
 
-def predictors_of(placed: PlacedAnchors, boxes: Float[Tensor, "n 4"]) -> list[list[int]]:
+def predictors_of(placed: GridAnchors, boxes: Float[Tensor, "n 4"]) -> list[list[int]]:
     """The predictors of each instance's cell, as rows of the head's output."""
     starts = [0]
     for lattice in placed.lattices:
@@ -107,12 +107,12 @@ def predictors_of(placed: PlacedAnchors, boxes: Float[Tensor, "n 4"]) -> list[li
 
 def positives_per_instance(instances: ResizedInstances, anchors: AnchorSet) -> float:
     """Predictors that learn an instance, on average: one, but where more instances than predictors share a cell."""
-    grid, image_rows = AnchorGrid(anchors), instances.dataset.instances.image_rows
+    grid, image_rows = AnchorGenerator(anchors), instances.dataset.instances.image_rows
     learned = 0
     for image in np.unique(image_rows).tolist():
         rows = np.flatnonzero(image_rows == image)
         width, height = instances.canvas_wh[rows[0]].tolist()
-        placed = grid.place(level_hw(grid, (height, width)))
+        placed = grid.generate(level_hw(grid, (height, width)))
         cells = Counter(map(tuple, predictors_of(placed, torch.from_numpy(instances.boxes[rows]))))
         learned += sum(min(count, len(predictors)) for predictors, count in cells.items())
     return learned / max(len(instances), 1)

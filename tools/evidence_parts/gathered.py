@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.coco import CocoDataset
+from detect.data import CocoDataset
 from evidence_parts.plan import BOXES, POINTS, REFERENCE, VARIANTS, Dataset, Run
 from evidence_parts.records import Arrays, Row, load_arrays, unpacked_boxes
 from evidence_parts.resampling import Draws, Interval, mean_and_deviation, value_at
@@ -116,7 +116,7 @@ class Gathered:
 
 
 def gather(
-    dataset: Dataset, rows: list[Row], folder: Path, *, draws: Draws | None = None, progress: Progress | None = None
+    dataset: Dataset, rows: list[Row], folder: Path, *, draws: Draws | None = None, on_progress: Progress | None = None
 ) -> Gathered:
     """All that rows and files tell of a dataset's budgets.
 
@@ -145,8 +145,8 @@ def gather(
                 group.arrays[row.seed] = load_arrays(path)
                 _add_scores(group, row.seed, truth, draws)
             done += 1
-            if progress:
-                progress(f"resampling {row.run.key}", done, len(own))
+            if on_progress:
+                on_progress(f"resampling {row.run.key}", done, len(own))
         if of_group:
             groups[variant, epochs] = group
     return Gathered(dataset, groups, draws, truth, int(sources.max(initial=-1)) + 1)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.coco import CocoResults
+from detect.data import CocoResults
 from detect.files import write_whole
 from evidence_parts.plan import Run
 
@@ -45,8 +45,8 @@ class Row:
     f1_5px: float | None = None
     count_mae: float | None = None
     average_iou: float | None = None
-    placed_average_iou: float | None = None
-    placed_recall: float | None = None
+    grid_average_iou: float | None = None
+    grid_recall: float | None = None
     positives: float | None = None
     """Anchors that learn an instance."""
     anchors: float | None = None

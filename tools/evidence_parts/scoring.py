@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from detect.coco import CocoDataset, CocoResults
-from detect.keypoints.coco_landmarks import CocoLandmarks
-from detect.keypoints.coco_scores import point_results
-from detect.keypoints.point_matching import match_points
+from detect.data import CocoDataset, CocoResults
+from detect.evaluation.coco_points import point_results
+from detect.evaluation.point_matching import match_points
+from detect.keypoints.keypoints import CocoKeypoints
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # pycocotools' recThrs
 RADII_PX = (3.0, 5.0)
@@ -131,7 +131,7 @@ def _coco(dataset: CocoDataset, entries: Sequence[dict[str, Any]]) -> Any:
     return made
 
 
-def point_counts(landmarks: CocoLandmarks, results: CocoResults) -> Int64[ndarray, "b 4"]:
+def point_counts(landmarks: CocoKeypoints, results: CocoResults) -> Int64[ndarray, "b 4"]:
     """Of each image the points that are there, those predicted, and the pairs within each of ``RADII_PX``."""
     tables = [point_results(landmarks, results, radius=radius) for radius in RADII_PX]
     counts = [[len(points) for points in tables[0].truth], [len(points) for points in tables[0].predicted]]

@@ -1,4 +1,4 @@
-"""Landmarks by fixed slots: a network that gives ten coordinates and whether each is there, the i-th instance in slot i,
+"""Keypoints by fixed slots: a network that gives ten coordinates and whether each is there, the i-th instance in slot i,
 by the order of the annotation or from left to right."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from detect.detectors.backbones import Backbone, Normalise
 from detect.detectors.landmarks import LandmarkDetector
-from detect.keypoints.landmarks import Landmarks
+from detect.keypoints.keypoints import Keypoints
 from detect.keypoints.peaks import Peaks
 
 NUM_SLOTS = 10
@@ -67,7 +67,7 @@ class SlotDetector(LandmarkDetector):
     def losses(  # type: ignore[override]
         self,
         images: Float[Tensor, "b d h w"],
-        targets: Landmarks,
+        targets: Keypoints,
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,  # noqa: ARG002 - a slot has no place to ignore
     ) -> SlotLosses:
@@ -88,7 +88,7 @@ class SlotDetector(LandmarkDetector):
 
 
 def slot_targets(
-    targets: Landmarks, num_slots: int, *, is_sorted: bool = False, device: torch.device | str
+    targets: Keypoints, num_slots: int, *, is_sorted: bool = False, device: torch.device | str
 ) -> tuple[Float[Tensor, "b k 2"], Bool[Tensor, "b k"]]:
     """Points in the slots of their places among the image's instances; those beyond the last slot have none.
 

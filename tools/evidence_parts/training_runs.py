@@ -15,26 +15,27 @@ import torch
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import assign
-from detect.anchors.coverage import coverage
 from detect.anchors.fitting import fit_anchors
-from detect.anchors.grid import AnchorGrid
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import OCTAVE, RATIOS, load_anchors
 from detect.anchors.level_fitting import fit_levels
-from detect.anchors.levels import level_preference
-from detect.coco import CocoDataset, CocoResults, read_coco
+from detect.anchors.levels import level_report
+from detect.anchors.metrics import anchor_metrics
+from detect.data import CocoDataset, CocoResults, read_coco
+from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
-from detect.keypoints.coco_landmarks import keypoint_landmarks
-from detect.losses import batch_divisors
-from detect.resize import parse_resize
+from detect.keypoints.keypoints import coco_keypoints
+from detect.loading.labels import Labels
+from detect.losses import batch_normalizer
+from detect.training.builder import BACKBONE_STRIDES, Detector, build_detector
 from detect.training.checkpoints import LAST, read_checkpoint
 from detect.training.config import TrainConfig, read_train_config
 from detect.training.inference import find_objects
 from detect.training.inputs import Inputs, hold_out, read_inputs
 from detect.training.logs import read_log
 from detect.training.loop import train
-from detect.training.model import BACKBONE_STRIDES, Detector, Labels, build_detector
 from evidence_parts.classical import SIGMAS_PX, TUNINGS, Components, find_components
 from evidence_parts.free_predictors import FreePredictorCriterion, free_priors, positives_per_instance
 from evidence_parts.plan import BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
@@ -63,7 +64,7 @@ class Outcome:
     arrays: Arrays
 
 
-def execute(run: Run, dataset: Dataset, *, work: Path, progress: Progress | None = None) -> Outcome:
+def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | None = None) -> Outcome:
     """Do a run, or go on with it where it was cut short; ``work`` is a folder for what is deleted at its end.
 
     Raises:
@@ -87,12 +88,12 @@ def execute(run: Run, dataset: Dataset, *, work: Path, progress: Progress | None
             known["positives"] = positives_per_instance(on_validation, anchors)
     built: list[Detector] = []
     build = partial(_build, run.variant, built)
-    train(config, resume=True, progress=progress, build=build)
+    train(config, resume=True, on_progress=on_progress, build=build)
     inputs, detector = read_inputs(config), built[0]
     detector.load_state_dict(dict(read_checkpoint(folder / LAST).weights))
     if inputs.val is None:
         raise ValueError(f"{run.dataset}: nothing to validate on")
-    results = find_objects(detector.eval(), inputs.val, inputs.labels, pixel=config.data.pixel)
+    results = find_objects(detector.eval(), inputs.val, inputs.labels, pixel_origin=config.data.pixel_origin)
     scores, arrays = _scored(config.task, inputs, results)
     seconds = median(row["seconds"] for row in read_log(folder / "epochs.csv"))
     row = Row(
@@ -152,8 +153,8 @@ def choose_anchors(variant: str, dataset: Dataset, instances: ResizedInstances, 
     strides = dataset.wide_strides if variant in {"wide", "dropped"} else dataset.strides
     anchors = fit_levels(instances, strides, **FITS.get(variant, {"per_level": PER_CELL})).anchors
     if variant == "dropped":
-        grid = AnchorGrid(anchors)
-        kept = level_preference(instances, grid, _head_size(instances.dataset, config)).suggested.levels
+        grid = AnchorGenerator(anchors)
+        kept = level_report(instances, grid, _head_size(instances.dataset, config)).suggested.levels
         anchors = grid.select_levels(kept).anchors
     return anchors
 
@@ -168,19 +169,19 @@ def _by_rank(instances: ResizedInstances, strides: Sequence[int]) -> AnchorSet:
 def _by_stride(strides: Sequence[int], resize: str) -> AnchorSet:
     """Sizes of 2 strides by octave steps, by ratios."""
     sizes = [[2 * stride * step for step in OCTAVE] for stride in strides]
-    return replace(AnchorGrid.of_sizes(sizes, RATIOS, strides, dialect="effdet").anchors, resize=resize)
+    return replace(AnchorGenerator.of_sizes(sizes, RATIOS, strides, convention="effdet").anchors, resize=resize)
 
 
 def anchor_numbers(anchors: AnchorSet, instances: ResizedInstances, config: TrainConfig) -> dict[str, Any]:
     """What is known of anchors before training, on the validation instances."""
-    score = coverage(instances, anchors)
+    score = anchor_metrics(instances, anchors)
     canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
     costs = level_costs(canvas_wh, anchors, _head_size(instances.dataset, config))
     return {
         "average_iou": score.average_iou,
-        "placed_average_iou": score.placed_average_iou,
-        "placed_recall": score.placed_recall(COVERED),
-        "positives": assign(instances, AnchorGrid(anchors)).overall.positives,
+        "grid_average_iou": score.grid_average_iou,
+        "grid_recall": score.grid_recall(COVERED),
+        "positives": assign(instances, AnchorGenerator(anchors)).overall.positives,
         "anchors": sum(cost.anchors for cost in costs),
         "gflops": sum(cost.flops for cost in costs) / 1e9,
     }
@@ -211,7 +212,7 @@ def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Lab
             class_loss=model.class_loss,
             alpha=model.alpha,
             gamma=model.gamma,
-            divisors=batch_divisors,
+            normalizers=batch_normalizer,
         )
     built.append(detector)
     return detector
@@ -225,7 +226,7 @@ def _scored(task: str, inputs: Inputs, results: CocoResults) -> tuple[dict[str, 
         arrays = packed_boxes(results)
         ap, ap50 = BoxMatches.of(inputs.val.dataset, unpacked_boxes(arrays)).average_precision()
         return {"ap": ap, "ap50": ap50}, arrays
-    counts = point_counts(keypoint_landmarks(inputs.val.dataset), results)
+    counts = point_counts(coco_keypoints(inputs.val.dataset), results)
     return dict(zip(("f1_3px", "f1_5px", "count_mae"), point_scores(counts), strict=True)), {
         "counts": counts.astype(np.uint16)
     }
@@ -267,7 +268,7 @@ def _components(data: Any, place: int, sigma: float) -> Components:
 def _tuned_for(task: str, data: Any, results: CocoResults) -> float:
     if task == BOXES:
         return BoxMatches.of(data.dataset, results).average_precision()[0]
-    return point_scores(point_counts(keypoint_landmarks(data.dataset), results))[1]
+    return point_scores(point_counts(coco_keypoints(data.dataset), results))[1]
 
 
 def _results(labels: Labels, found: list[Components]) -> CocoResults:

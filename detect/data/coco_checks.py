@@ -1,0 +1,200 @@
+"""Which annotations can be used, which are odd, and why: all of it in words that name the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from numpy import ndarray
+
+from detect.data.coco_entries import NO_ID, NO_ROW, Annotations, Finding, Images, ReadAnnotations
+from detect.ops.box_arrays import clip_boxes, row_blocks, xywh_to_xyxy, xyxy_to_xywh
+
+Points = tuple[Float64[ndarray, "_ 3"], ...]
+
+
+def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
+    """Where the box is missing or has no size, that of the labelled points: a pixel about each, within the image."""
+    columns = read.columns
+    width, height = columns.boxes_xywh[:, 2], columns.boxes_xywh[:, 3]
+    without = ~read.has_box | ((width == 0) | (height == 0))
+    boxes_xywh, has_box = columns.boxes_xywh.copy(), read.has_box.copy()
+    for row in np.flatnonzero(without & (columns.image_rows != NO_ROW)).tolist():
+        points = (columns.keypoints or ())[row]
+        xy = points[points[:, 2] > 0, :2]
+        if len(xy) and np.isfinite(xy).all():
+            corner = np.maximum(xy.min(axis=0) - 0.5, 0)
+            end = np.minimum(xy.max(axis=0) + 0.5, images.wh[columns.image_rows[row]])
+            boxes_xywh[row], has_box[row] = (*corner, *(end - corner)), True
+    return replace(read, has_box=has_box, columns=replace(columns, boxes_xywh=boxes_xywh))
+
+
+def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
+    """Annotations with a labelled point that is nowhere, or a visibility that COCO does not know."""
+    counts = np.array([len(points) for points in keypoints], np.int64)
+    x, y, visibility = np.concatenate([np.zeros((0, 3)), *keypoints]).T
+    bad = ~np.isin(visibility, (0, 1, 2)) | ((visibility > 0) & ~(np.isfinite(x) & np.isfinite(y)))
+    return np.bincount(np.repeat(np.arange(len(counts)), counts), weights=bad, minlength=len(counts)) > 0
+
+
+def why_broken(points: Float64[ndarray, "_ 3"]) -> str:
+    """The first such point of an annotation, in words."""
+    for number, (x, y, visibility) in enumerate(points.tolist()):
+        if visibility not in {0, 1, 2}:
+            return f"keypoint {number} has visibility {visibility:g}, not 0, 1 or 2"
+        if visibility and not (np.isfinite(x) and np.isfinite(y)):
+            return f"keypoint {number} ({x:g}, {y:g}) is not finite"
+    raise ValueError("no point is broken")
+
+
+ROUNDING_PX = 1e-6  # x + width of a box that ends at the image's edge may pass it by so much; nothing is as thin
+
+
+@np.errstate(over="ignore", invalid="ignore")  # numbers near the end of the floats are refused or clipped like others
+def usable_rows(
+    read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
+) -> tuple[Int64[ndarray, " m"], list[Finding]]:
+    """The rows that can be used, and a finding for each of the others, by the first test it fails."""
+    usable, findings = [np.zeros(0, np.int64)], []
+    for block in row_blocks(len(read.columns)):
+        rows, invalid = _usable_in_block(read.take(block), images, broken, categories)
+        usable.append(rows + block.start)
+        findings += invalid
+    return np.concatenate(usable), findings
+
+
+def _usable_in_block(
+    read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
+) -> tuple[Int64[ndarray, " m"], list[Finding]]:
+    rows, boxes = read.columns, read.columns.boxes_xywh
+    x, y, width, height = boxes.T  # views: copies of whole columns are what takes time here
+    image_w, image_h = (np.append(column, 1)[rows.image_rows] for column in images.wh.T)  # row -1: looked at by no test
+    finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(width) & np.isfinite(height)
+    outside = (x > image_w - ROUNDING_PX) | (y > image_h - ROUNDING_PX)
+    outside |= (x + width < ROUNDING_PX) | (y + height < ROUNDING_PX)
+
+    def unknown_image(row: int) -> str:
+        known = read.image_ids[row] in broken
+        return "its image cannot be used" if known else "no image has this id"
+
+    def not_positive(row: int) -> str:
+        sizes = (("width", width[row]), ("height", height[row]))
+        names = [f"{name} {value:g}" for name, value in sizes if value < ROUNDING_PX]
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not positive"
+
+    tests: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
+        (rows.image_rows == NO_ROW, unknown_image),
+        (_unknown(rows.category_ids, categories), lambda row: f"no category has the id {rows.category_ids[row]}"),
+        (~read.has_box, lambda _: "it has no bbox"),
+        (~finite, lambda row: f"bbox {_text(boxes[row])} is not finite"),
+        ((width < ROUNDING_PX) | (height < ROUNDING_PX), not_positive),
+        (outside, lambda row: f"bbox {_text(boxes[row])} lies wholly outside its {image_w[row]}x{image_h[row]} image"),
+    ]
+    if (points := rows.keypoints) is not None:
+        tests.append((broken_points(points), lambda row: why_broken(points[row])))
+    usable = np.ones(len(rows), bool)
+    findings = []
+    for fails, reason in tests:
+        failing = np.flatnonzero(fails & usable)
+        usable[failing] = False
+        findings += [read.finding(row, reason(row)) for row in failing.tolist()]
+    return np.flatnonzero(usable), findings
+
+
+def _unknown(category_ids: Int64[ndarray, " n"], categories: Mapping[int, str] | None) -> Bool[ndarray, " n"]:
+    if categories is None:
+        return np.zeros(len(category_ids), bool)
+    return ~np.isin(category_ids, np.array(sorted(categories), np.int64))
+
+
+def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[ndarray, " m"]:
+    """The usable rows by image, id and, where one id stands twice in an image, all their numbers."""
+    image_rows, ids = annotations.image_rows[usable], annotations.ids[usable]
+    order = usable[np.lexsort((ids, image_rows))]
+    image_rows, ids = annotations.image_rows[order], annotations.ids[order]
+    if not ((image_rows[1:] == image_rows[:-1]) & (ids[1:] == ids[:-1])).any():
+        return order
+    numbers = (annotations.area, annotations.iscrowd, annotations.category_ids, *annotations.boxes_xywh.T[::-1])
+    return order[np.lexsort((*(column[order] for column in numbers), ids, image_rows))]
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def tidy(read: ReadAnnotations, images: Images) -> tuple[Annotations, list[Finding]]:
+    """Clip boxes to their images, fill in missing areas, and say what is odd."""
+    boxes_xywh, area = read.columns.boxes_xywh, read.columns.area
+    partly = _reaching_out(read.columns, images)
+    image_wh = images.wh[read.columns.image_rows[partly]]
+    suspicious = []
+    for row, (image_w, image_h) in zip(partly.tolist(), image_wh.tolist(), strict=True):
+        reason = f"bbox {_text(boxes_xywh[row])} reaches outside its {image_w}x{image_h} image: clipped"
+        suspicious.append(read.finding(row, reason))
+    if suspicious:
+        boxes_xywh = boxes_xywh.copy()
+        boxes_xywh[partly] = xyxy_to_xywh(clip_boxes(xywh_to_xyxy(boxes_xywh[partly]), image_wh.astype(float)))
+    if not np.isfinite(area).all():
+        area = np.where(np.isfinite(area), area, boxes_xywh[:, 2] * boxes_xywh[:, 3])
+    suspicious += _repeated_ids(read) + _repeated_boxes(read)
+    return replace(read.columns, boxes_xywh=boxes_xywh, area=area), suspicious
+
+
+def _reaching_out(annotations: Annotations, images: Images) -> Int64[ndarray, " m"]:
+    """Rows whose box reaches outside its image by more than a rounding error."""
+    reaching = [np.zeros(0, np.int64)]
+    for block in row_blocks(len(annotations)):
+        x, y, width, height = annotations.boxes_xywh[block].T
+        image_w, image_h = images.wh[annotations.image_rows[block]].T
+        outside = (x < -ROUNDING_PX) | (y < -ROUNDING_PX)
+        outside |= (x + width > image_w + ROUNDING_PX) | (y + height > image_h + ROUNDING_PX)
+        reaching.append(np.flatnonzero(outside) + block.start)
+    return np.concatenate(reaching)
+
+
+def _repeated_ids(read: ReadAnnotations) -> list[Finding]:
+    ids = read.columns.ids
+    repeated = _rows_that_share(ids)
+    times = Counter(ids[repeated].tolist())
+    missing = np.flatnonzero(ids == NO_ID).tolist()
+    return [read.finding(row, "it has no id: kept") for row in missing] + [
+        read.finding(row, f"its id stands {times[int(ids[row])]} times: kept")
+        for row in repeated.tolist()
+        if ids[row] != NO_ID
+    ]
+
+
+def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
+    """Rows whose image and box stand before; sums that only equal rows are sure to share pick the few to compare."""
+    rows = read.columns
+    mixed = np.empty(len(rows))
+    for block in row_blocks(len(rows)):
+        x, y, width, height = rows.boxes_xywh[block].T
+        mixed[block] = x + math.pi * y + math.e * width + math.sqrt(2) * height + math.sqrt(3) * rows.image_rows[block]
+    first: dict[tuple[float, ...], int] = {}
+    findings = []
+    for row in _rows_that_share(mixed).tolist():
+        other = first.setdefault((rows.image_rows[row], *rows.boxes_xywh[row]), row)
+        if other != row:
+            same = rows.category_ids[other] == rows.category_ids[row]
+            reason = f"the same box as annotation {rows.ids[other]}{'' if same else ', of another category'}: kept"
+            findings.append(read.finding(row, reason))
+    return findings
+
+
+def _rows_that_share(values: Int64[ndarray, " n"] | Float64[ndarray, " n"]) -> Int64[ndarray, " m"]:
+    """Rows whose value stands in another row too."""
+    ordered = np.sort(values)
+    return np.flatnonzero(np.isin(values, ordered[1:][ordered[1:] == ordered[:-1]]))
+
+
+def by_id(finding: Finding) -> tuple[int, int, str, str]:
+    """The order that findings are listed in."""
+    annotation_id = NO_ID if finding.annotation_id is None else finding.annotation_id
+    image_id = NO_ID if finding.image_id is None else finding.image_id
+    return annotation_id, image_id, finding.reason, finding.file
+
+
+def _text(box_xywh: Float64[ndarray, " 4"]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box_xywh) + "]"

@@ -1,0 +1,194 @@
+"""COCO annotations as columns: what can be used, what is odd about it, and what cannot be used, by id and reason.
+
+Boxes are (x, y, width, height) in pixels of their own image.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from detect.data.coco_checks import by_id, in_order, tidy, usable_rows, with_point_boxes
+from detect.data.coco_entries import Annotations, Finding, Images, ReadAnnotations, Rows, merge_categories, merge_images
+from detect.data.coco_reader import Progress, read_rows, rows_from_object
+from detect.errors import CocoError
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+IN_MEMORY = "(in memory)"
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """Usable annotations as columns, and everything that was said about the rest.
+
+    The order of rows depends only on what is read, not on the order of files or entries: images by id; annotations by
+    image id, annotation id, then box.
+    """
+
+    images: Images
+    annotations: Annotations
+    categories: Mapping[int, str]
+    invalid: tuple[Finding, ...]
+    """Entries that cannot be used, each with its id and the reason."""
+    suspicious: tuple[Finding, ...]
+    """Entries that are used, though something about them is not as it should be."""
+    files: tuple[str, ...]
+
+    @cached_property
+    def instances(self) -> Annotations:
+        """The annotations of single objects."""
+        return self.annotations.take(np.flatnonzero(~self.annotations.iscrowd))
+
+    @cached_property
+    def crowd(self) -> Annotations:
+        """The regions that stand for many objects (``iscrowd``): to be ignored, not to be fitted or matched."""
+        return self.annotations.take(np.flatnonzero(self.annotations.iscrowd))
+
+    @cached_property
+    def category_ids(self) -> tuple[int, ...]:
+        """Those the files name and those the annotations have, which may not be among them; rising."""
+        return tuple(sorted({*self.categories, *self.annotations.category_ids.tolist()}))
+
+    def take_images(self, rows: Int64[ndarray, " m"]) -> CocoDataset:
+        """These images, rows of ``images`` that rise, with their annotations.
+
+        >>> from detect.samples import sample_annotations
+        >>> dataset = read_coco(sample_annotations("bccd"))
+        >>> part = dataset.take_images(np.array([0, 2]))
+        >>> part.images.ids, len(part.annotations)
+        (array([1, 3]), 36)
+        """
+        place = np.full(len(self.images), -1)
+        place[rows] = np.arange(len(rows))
+        kept = self.annotations.take(np.flatnonzero(place[self.annotations.image_rows] >= 0))
+        kept = replace(kept, image_rows=place[kept.image_rows])
+        names = tuple(self.images.file_names[row] for row in rows.tolist())
+        return replace(self, images=Images(self.images.ids[rows], self.images.wh[rows], names), annotations=kept)
+
+    def category_name(self, category_id: int) -> str:
+        """The file's name for a category, or one made of its id where the file has none."""
+        return self.categories.get(category_id) or unnamed(category_id)
+
+
+def unnamed(category_id: int) -> str:
+    """What a category is called that has no name."""
+    return f"category {category_id}"
+
+
+def read_coco(
+    source: str | Path | Mapping[str, Any] | COCO | Iterable[str | Path],
+    *,
+    keypoints: bool = False,
+    strict: bool = False,
+    on_progress: Progress | None = None,
+) -> CocoDataset:
+    """Read COCO annotations into columns.
+
+    Args:
+        source: a path (``.json`` or ``.json.gz``), a glob pattern, several of them (shards of one dataset), a COCO
+            structure in memory, or a ``pycocotools.coco.COCO``.
+        keypoints: read the keypoints column too. An annotation without a box, or one of no size, then has the box of its
+            labelled points.
+        strict: make the first annotation that cannot be used an error, instead of listing it in ``refused``.
+        progress: called as ``progress(what, done, total)`` while files are read.
+
+    Raises:
+        CocoError: a file is not there or not COCO, two files disagree about an image, or (strict) an annotation
+            cannot be used. The message names the file, the id and the reason.
+
+    >>> dataset = read_coco({
+    ...     "images": [{"id": 1, "width": 640, "height": 480, "file_name": "a.jpg"}],
+    ...     "categories": [{"id": 1, "name": "cell"}],
+    ...     "annotations": [
+    ...         {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40]},
+    ...         {"id": 2, "image_id": 1, "category_id": 1, "bbox": [10, 20, 0, 40]},
+    ...     ],
+    ... })
+    >>> dataset.instances.boxes_xywh
+    array([[10., 20., 30., 40.]])
+    >>> print(dataset.refused[0])
+    (in memory): annotation 2, image 1: width 0 is not positive
+    """
+    shards = _read_shards(source, keypoints, on_progress)
+    images, broken_images, repeated_images = merge_images(shards)
+    read = ReadAnnotations.of(shards, images)
+    if keypoints:
+        read = with_point_boxes(read, images)
+    categories = merge_categories(shards)
+    named = all(rows.categories is not None for rows in shards)
+    faults = [*broken_images, *chain.from_iterable(rows.faults for rows in shards)]
+    broken_ids = {fault.image_id for fault in faults if fault.annotation_id is None}
+    usable, unusable = usable_rows(read, images, broken_ids, categories if named else None)
+    invalid = sorted(faults + unusable, key=by_id)
+    if strict and invalid:
+        raise CocoError(str(invalid[0]))
+    annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
+    suspicious = sorted(repeated_images + suspicious, key=by_id)
+    return CocoDataset(images, annotations, categories, tuple(invalid), tuple(suspicious), read.files)
+
+
+def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> list[Rows]:
+    if isinstance(source, Mapping):
+        return [rows_from_object(source, file=IN_MEMORY, keypoints=keypoints)]
+    if isinstance(getattr(source, "dataset", None), Mapping):  # a pycocotools.coco.COCO
+        return [rows_from_object(source.dataset, file=IN_MEMORY, keypoints=keypoints)]
+    paths = _paths(source)
+    sizes = [_size_bytes(path) for path in paths]
+    shards = []
+    for number, path in enumerate(paths):
+
+        def of_all(what: str, done: int, _: int, before: int = sum(sizes[:number])) -> None:
+            if on_progress:
+                on_progress(what, before + done, sum(sizes))
+
+        shards.append(read_rows(path, keypoints=keypoints, on_progress=of_all))
+    return shards
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # opening it will say why
+
+
+def _paths(source: Any) -> list[Path]:
+    """Paths in the order given, patterns opened up, each file once."""
+    paths: list[Path] = []
+    for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:
+        if not isinstance(item, str | PathLike) or "\0" in str(item):
+            what = repr(item) if isinstance(item, str) else type(item).__name__
+            raise CocoError(f"expected paths, patterns or one COCO structure in memory, got {what}")
+        paths += _files_of(str(item))
+    if not paths:
+        raise CocoError("no annotation file given")
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(os.path.realpath(path), path)
+        if other is not path:
+            same = "" if other == path else f", also as {other}"
+            raise CocoError(f"{path}: given twice{same}: each shard is read once")
+    return paths
+
+
+def _files_of(path_or_pattern: str) -> list[Path]:
+    if not glob.has_magic(path_or_pattern):
+        return [Path(path_or_pattern)]
+    literal = glob.glob(glob.escape(path_or_pattern))  # brackets may also be part of a name
+    found = literal or sorted(glob.glob(path_or_pattern, recursive=True))
+    if not found:
+        raise CocoError(f"{path_or_pattern}: no file matches this pattern")
+    return [Path(name) for name in found]

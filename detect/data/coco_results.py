@@ -1,0 +1,122 @@
+"""Results in COCO's format: a list of detections with scores, each of an image and a category of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Float64, Int64
+from msgspec import Struct
+from numpy import ndarray
+
+from detect.data.coco_dataset import CocoDataset
+from detect.data.coco_entries import NO_BOX, NO_ROW, Box, Finding, Whole, column
+from detect.data.coco_reader import convert_entries, parse_plainly
+from detect.errors import CocoError
+
+EXPECTED = 'expected COCO results: a list of {"image_id", "category_id", "score", and "keypoints" or "bbox"}'
+
+
+class _Result(Struct, gc=False):
+    image_id: Whole
+    category_id: Whole
+    score: float
+    bbox: Box | None = None
+    keypoints: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.keypoints and len(self.keypoints) % 3:
+            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three for each")
+
+
+@dataclass(frozen=True)
+class CocoResults:
+    """Detections as columns, in the order of the file; ``image_rows`` index the dataset's images."""
+
+    places: Int64[ndarray, " n"]
+    """Of each entry in the list of the file, from 0; those of ``refused`` are missing."""
+    image_rows: Int64[ndarray, " n"]
+    category_ids: Int64[ndarray, " n"]
+    scores: Float64[ndarray, " n"]
+    boxes_xywh: Float64[ndarray, "n 4"]
+    """NaN where an entry has none."""
+    keypoints: tuple[Float64[ndarray, "_ 3"], ...]
+    invalid: tuple[Finding, ...]
+
+
+def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
+    """Read detections on the images of a dataset; what cannot be used is listed in ``refused``.
+
+    Raises:
+        CocoError: the file cannot be read or is not a list of results.
+    """
+    entries, places, faults = _entries(path)
+    image_ids, category_ids = column(entries, "image_id", np.int64), column(entries, "category_id", np.int64)
+    scores = column(entries, "score", float)
+    rows = np.searchsorted(dataset.images.ids, image_ids)
+    rows = np.where(np.append(dataset.images.ids, 0)[rows] == image_ids, rows, NO_ROW)
+    rows[rows == len(dataset.images)] = NO_ROW
+    known = np.isin(category_ids, np.array(dataset.category_ids, np.int64))
+    usable = (rows != NO_ROW) & known & np.isfinite(scores)
+    for row in np.flatnonzero(~usable).tolist():
+        reason = f"score {scores[row]:g} is not finite" if known[row] else f"no category has the id {category_ids[row]}"
+        reason = reason if rows[row] != NO_ROW else "no image has this id"
+        faults.append(Finding(str(path), None, int(image_ids[row]), f"entry {places[row]} of the results: {reason}"))
+    kept = np.flatnonzero(usable)
+    boxes = [msgspec.structs.astuple(entries[row].bbox or NO_BOX) for row in kept.tolist()]
+    points = tuple(np.array(entries[row].keypoints or [], float).reshape(-1, 3) for row in kept.tolist())
+    return CocoResults(
+        places[kept],
+        rows[kept],
+        category_ids[kept],
+        scores[kept],
+        np.array(boxes, float).reshape(-1, 4),
+        points,
+        tuple(faults),
+    )
+
+
+def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:
+    """Those that have the right types, their places in the list, and the faults of the others."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CocoError(f"{path}: {error.strerror or error}") from None
+    try:
+        entries = msgspec.json.decode(data, type=list[_Result])
+        return entries, np.arange(len(entries)), []
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        pass  # find out what is wrong
+    content: Any = parse_plainly(bytearray(data), path, EXPECTED)
+    if not isinstance(content, list):
+        what = "a dataset, not results" if isinstance(content, dict) and "annotations" in content else "no list"
+        raise CocoError(f"{path}: {what}: {EXPECTED}")
+    faults: list[Finding] = []
+    entries = convert_entries(content, _Result, str(path), faults)
+    places = [place for place, entry in enumerate(content) if convert_entries([entry], _Result, "", [])]
+    return entries, np.array(places, np.int64), faults
+
+
+def results_json(results: CocoResults, dataset: CocoDataset) -> bytes:
+    """A list of ``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y, width, height) or ``keypoints`` (x, y, v).
+
+    Numbers are written so that they are the same when read again.
+
+    >>> from detect.data import read_coco
+    >>> dataset = read_coco({"images": [{"id": 7, "width": 9, "height": 9}], "categories": [], "annotations": []})
+    >>> rows = np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([3]), np.array([0.5]), np.array([[1.0, 2.0, 3.0, 4.0]])
+    >>> results_json(CocoResults(*rows, (np.zeros((0, 3)),), ()), dataset)
+    b'[{"image_id":7,"category_id":3,"bbox":[1.0,2.0,3.0,4.0],"score":0.5}]'
+    """
+    entries: list[dict[str, Any]] = []
+    columns = (dataset.images.ids[results.image_rows], results.category_ids, results.scores, results.boxes_xywh)
+    for image, category, score, box, points in zip(
+        *(values.tolist() for values in columns), results.keypoints, strict=True
+    ):
+        where: dict[str, Any] = {"keypoints": points.reshape(-1).tolist()} if len(points) else {}
+        where |= {} if np.isnan(box).any() else {"bbox": box}
+        entries.append({"image_id": image, "category_id": category, **where, "score": score})
+    return msgspec.json.encode(entries)

@@ -1,0 +1,175 @@
+"""The resize rules of detectors: what a framework does to an image, and so to its boxes, before the network sees it.
+
+A rule is written as text, the same on the command line, in ``anchors.yaml`` and in Python:
+
+``none``
+    pixels of the images as they are
+``stretch:WxH``
+    both axes to a fixed size, each with its own factor (darknet, SSD)
+``letterbox:S``
+    the longer side to S, the other padded on both sides to S (YOLO)
+``shortest:S:MAX``
+    the shorter side to S unless the longer would pass MAX; padded right and below to a multiple of 32. As torchvision
+    rounds (down, boxes by the sizes that come out); ``shortest:S:MAX:detectron2`` and ``:mmdet`` round to the nearest.
+``tiles:S:OVERLAP``
+    inference on windows of S x S pixels that overlap by so many: pixels as they are, a smaller image padded right and
+    below. The images that this rule takes are the windows themselves: see :mod:`detect.data.tiles`, which cuts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.errors import ResizeError
+
+SIZE_DIVISOR = 32  # torchvision's GeneralizedRCNNTransform, detectron2's and mmdetection's RetinaNet
+LARGEST_SIDE_PX = 65_536
+FORMS = (
+    "none, stretch:WxH, letterbox:S, shortest:S:MAX, shortest:S:MAX:detectron2, shortest:S:MAX:mmdet or tiles:S:OVERLAP"
+)
+
+
+@dataclass(frozen=True)
+class ResizedImages:
+    """What a rule makes of n images: a box (x, y) goes to (x, y) * scale_xy + offset_xy.
+
+    ``content_wh`` is the image after scaling, in whole pixels; ``canvas_wh`` is the network's input, padding included.
+    """
+
+    scale_xy: Float64[ndarray, "n 2"]
+    offset_xy: Float64[ndarray, "n 2"]
+    content_wh: Int64[ndarray, "n 2"]
+    canvas_wh: Int64[ndarray, "n 2"]
+
+    def take(self, rows: Int64[ndarray, " m"]) -> ResizedImages:
+        """These images, in this order."""
+        return ResizedImages(self.scale_xy[rows], self.offset_xy[rows], self.content_wh[rows], self.canvas_wh[rows])
+
+    def move_boxes(self, boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
+        """One box (x, y, width, height) of each image to (x0, y0, x1, y1) in pixels of the network's input."""
+        corners = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+        return np.concatenate([corner * self.scale_xy + self.offset_xy for corner in corners], axis=1)
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """A resize rule, made by :func:`parse_resize`; ``str(rule)`` is its text."""
+
+    name: str
+    sizes: tuple[int, ...] = ()
+    convention: str = ""
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(str, self.sizes)) if self.name == "stretch" else ":".join(map(str, self.sizes))
+        return ":".join(filter(None, (self.name, sizes, self.convention)))
+
+    def resize_images(self, image_wh: Int64[ndarray, "n 2"]) -> ResizedImages:
+        """Factors, padding and final size for images of these sizes."""
+        return _RULES[self.name, self.convention](image_wh, *self.sizes)
+
+    def resize_boxes(
+        self, boxes_xywh: Float64[ndarray, "n 4"], image_wh: Int64[ndarray, "n 2"]
+    ) -> Float64[ndarray, "n 4"]:
+        """Boxes (x, y, width, height), each in its image's pixels, to (x0, y0, x1, y1) in pixels of the network's input."""
+        return self.resize_images(image_wh).move_boxes(boxes_xywh)
+
+
+def parse_resize(text: str) -> ResizeRule:
+    """The rule that a text names.
+
+    >>> rule = parse_resize("letterbox:640")
+    >>> rule.resize_boxes(np.array([[0.0, 0.0, 100.0, 60.0]]), np.array([[1280, 960]]))
+    array([[  0.,  80.,  50., 110.]])
+
+    Raises:
+        ResizeError: the text is none of the forms above, a size is not from 1 to 65,536, or tiles overlap wholly.
+    """
+    name, *fields = text.strip().lower().split(":")
+    convention = fields.pop() or "none" if name == "shortest" and len(fields) == 3 else ""
+    if name == "stretch":
+        fields = fields[0].split("x") if len(fields) == 1 else []
+    if (name, convention) not in _RULES or len(fields) != _NUM_SIZES[name]:
+        raise ResizeError(f"resize rule {text!r} is not known: use {FORMS}")
+    sizes = tuple(int(field) for field in fields if field.isascii() and field.isdigit() and len(field) <= 6)
+    extents = sizes[:1] if name == "tiles" else sizes
+    if len(sizes) != len(fields) or not all(1 <= size <= LARGEST_SIDE_PX for size in extents):
+        raise ResizeError(f"resize rule {text!r}: sizes are whole pixels from 1 to {LARGEST_SIDE_PX}; use {FORMS}")
+    if name == "tiles" and sizes[1] >= sizes[0]:
+        raise ResizeError(
+            f"resize rule {text!r}: tiles of {sizes[0]} pixels overlap by less than that, not by {sizes[1]}"
+        )
+    return ResizeRule(name, sizes, convention)
+
+
+def _keep(image_wh: Int64[ndarray, "n 2"]) -> ResizedImages:
+    ones = np.ones(image_wh.shape)
+    return ResizedImages(ones, 0.0 * ones, image_wh, image_wh)
+
+
+def _stretch(image_wh: Int64[ndarray, "n 2"], width: int, height: int) -> ResizedImages:
+    canvas_wh = np.broadcast_to(np.array([width, height], np.int64), image_wh.shape)
+    scale_xy = canvas_wh / image_wh
+    return ResizedImages(scale_xy, np.zeros(image_wh.shape), canvas_wh, canvas_wh)
+
+
+def _letterbox(image_wh: Int64[ndarray, "n 2"], size: int) -> ResizedImages:
+    """As YOLOv5's and Ultralytics' LetterBox: one factor for both axes of the boxes, whatever the image is rounded to."""
+    scale = size / image_wh.max(axis=1, keepdims=True)
+    content_wh = np.maximum(np.rint(image_wh * scale), 1).astype(np.int64)
+    canvas_wh = np.full(image_wh.shape, size, np.int64)
+    offset_xy = np.rint((canvas_wh - content_wh) / 2 - 0.1)  # an odd pixel goes to the right and below, as there
+    return ResizedImages(np.tile(scale, 2), offset_xy, content_wh, canvas_wh)
+
+
+def _tile(image_wh: Int64[ndarray, "n 2"], size: int, overlap: int) -> ResizedImages:
+    if (image_wh > size).any():
+        largest = "x".join(map(str, image_wh.max(axis=0).tolist()))
+        raise ResizeError(f"images of up to {largest} pixels are to be cut for tiles:{size}:{overlap}: see cut_tiles")
+    canvas_wh = np.full(image_wh.shape, size, np.int64)
+    return ResizedImages(np.ones(image_wh.shape), np.zeros(image_wh.shape), image_wh, canvas_wh)
+
+
+def _shortest_floor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
+    """As torchvision's GeneralizedRCNNTransform (interpolate with recompute_scale_factor), which cuts."""
+    return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest)))
+
+
+def _shortest_mmdet(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
+    """As mmcv's rescale_size, which adds one half and cuts."""
+    return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest) + 0.5))
+
+
+def _shortest_detectron2(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
+    """As detectron2's ResizeShortestEdge, in its two steps: they differ from one where a side ends on a half."""
+    shorter = image_wh.min(axis=1, keepdims=True)
+    content = np.where(image_wh == shorter, float(size), size / shorter * image_wh)
+    longer = content.max(axis=1, keepdims=True)
+    content *= np.where(longer > largest, largest / longer, 1.0)
+    return _pad_below(image_wh, np.floor(content + 0.5))
+
+
+def _shortest_factor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> Float64[ndarray, "n 1"]:
+    return np.minimum(size / image_wh.min(axis=1, keepdims=True), largest / image_wh.max(axis=1, keepdims=True))
+
+
+def _pad_below(image_wh: Int64[ndarray, "n 2"], content: Float64[ndarray, "n 2"]) -> ResizedImages:
+    content_wh = np.maximum(content, 1).astype(np.int64)
+    canvas_wh = -(-content_wh // SIZE_DIVISOR) * SIZE_DIVISOR
+    return ResizedImages(content_wh / image_wh, np.zeros(image_wh.shape), content_wh, canvas_wh)
+
+
+_RULES: dict[tuple[str, str], Callable[..., ResizedImages]] = {
+    ("none", ""): _keep,
+    ("stretch", ""): _stretch,
+    ("letterbox", ""): _letterbox,
+    ("shortest", ""): _shortest_floor,
+    ("shortest", "detectron2"): _shortest_detectron2,
+    ("shortest", "mmdet"): _shortest_mmdet,
+    ("tiles", ""): _tile,
+}
+_NUM_SIZES = {"none": 0, "stretch": 2, "letterbox": 1, "shortest": 2, "tiles": 2}

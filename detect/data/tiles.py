@@ -1,0 +1,120 @@
+"""A dataset as a detector sees it that runs on overlapping tiles of each image.
+
+Along each axis windows of S pixels begin at 0, S - overlap, 2 (S - overlap) and so on; the last is moved back to end with
+the image (as SAHI cuts them, Akyon et al. 2022). Every window is an image of its own. A box is cut to every window that it
+meets, and each piece is an instance; small rests are left out, but never the largest piece.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.data.coco_dataset import CocoDataset
+from detect.data.coco_entries import Annotations, Images
+from detect.data.resize import ResizeRule
+
+MIN_SHARE = 0.1  # of a box's area, that a piece needs to stay: SAHI's min_area_ratio
+
+
+def cut_tiles(dataset: CocoDataset, rule: ResizeRule) -> CocoDataset:
+    """The tiles of a dataset for a rule ``tiles:S:OVERLAP``; for any other rule the dataset itself.
+
+    Tiles are numbered from 1 by image, row and column, and keep the name of their image's file; annotations keep their ids,
+    so that one may stand in several tiles. Tiles cut again stay as they are.
+
+    Raises:
+        ValueError: the dataset has keypoints, which are not cut.
+
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
+    >>> dataset = read_coco({
+    ...     "images": [{"id": 4, "width": 150, "height": 90}], "categories": [{"id": 1, "name": "cell"}],
+    ...     "annotations": [{"id": 7, "image_id": 4, "category_id": 1, "bbox": [40, 10, 40, 20]}],
+    ... })
+    >>> tiled = cut_tiles(dataset, parse_resize("tiles:100:20"))  # windows at 0 and, not at 80, at 50
+    >>> tiled.images.wh.tolist(), tiled.instances.boxes_xywh.tolist()
+    ([[100, 90], [100, 90]], [[40.0, 10.0, 40.0, 20.0], [0.0, 10.0, 30.0, 20.0]])
+    """
+    if rule.name != "tiles":
+        return dataset
+    if dataset.annotations.keypoints is not None:
+        raise ValueError("keypoints are not cut into tiles: read the dataset without them")
+    size, overlap = rule.sizes
+    images = dataset.images
+    counts = _num_windows(images.wh, size, overlap)
+    per_image = counts.prod(axis=1)
+    of_image = np.repeat(np.arange(len(images)), per_image)
+    tiles = Images(
+        np.arange(1, len(of_image) + 1),
+        np.minimum(images.wh, size)[of_image],
+        tuple(images.file_names[row] for row in of_image.tolist()),
+    )
+    first = np.cumsum(per_image) - per_image
+    return replace(dataset, images=tiles, annotations=_cut(dataset.annotations, images, counts, first, size, overlap))
+
+
+def _cut(
+    annotations: Annotations,
+    images: Images,
+    counts: Int64[ndarray, "b 2"],
+    first: Int64[ndarray, " b"],
+    size: int,
+    overlap: int,
+) -> Annotations:
+    """The pieces that stay; ``counts`` are columns and rows of tiles of each image, ``first`` its first tile."""
+    rows, windows = _windows_of(annotations, images, counts, size, overlap)
+    of_image = annotations.image_rows[rows]
+    starts = np.minimum(windows * (size - overlap), np.maximum(images.wh[of_image] - size, 0))
+    boxes = annotations.boxes_xywh[rows]
+    low = np.clip(boxes[:, :2] - starts, 0, size)
+    extents = np.clip(boxes[:, :2] + boxes[:, 2:] - starts, 0, size) - low
+    share = extents.prod(axis=1) / boxes[:, 2:].prod(axis=1)
+    kept = np.flatnonzero(
+        (share >= MIN_SHARE) | (np.arange(len(rows)) == _largest(share, rows, len(annotations))[rows])
+    )
+    tile = first[of_image] + windows[:, 1] * counts[of_image, 0] + windows[:, 0]
+    kept = kept[np.lexsort((rows[kept], tile[kept]))]
+    pieces = annotations.take(rows[kept])
+    return replace(
+        pieces,
+        image_rows=tile[kept],
+        boxes_xywh=np.concatenate([low, extents], axis=1)[kept],
+        area=pieces.area * share[kept],
+    )
+
+
+def _num_windows(wh: Int64[ndarray, "b 2"], size: int, overlap: int) -> Int64[ndarray, "b 2"]:
+    """Columns and rows of windows."""
+    return -(-np.maximum(wh - size, 0) // (size - overlap)) + 1
+
+
+def _windows_of(
+    annotations: Annotations, images: Images, counts: Int64[ndarray, "b 2"], size: int, overlap: int
+) -> tuple[Int64[ndarray, " m"], Int64[ndarray, "m 2"]]:
+    """Every pair of a box and a window that share some area: the box's row, the window's column and row."""
+    boxes, step = annotations.boxes_xywh, size - overlap
+    last = counts[annotations.image_rows] - 1
+    low = np.clip(np.floor((boxes[:, :2] - size) / step).astype(np.int64) + 1, 0, last)
+    end = boxes[:, :2] + boxes[:, 2:]
+    high = np.clip(np.ceil(end / step).astype(np.int64) - 1, 0, last)
+    high = np.where(
+        images.wh[annotations.image_rows] - size < end, last, high
+    )  # the last window begins before its turn
+    spans = high - low + 1
+    per_box = spans.prod(axis=1)
+    rows = np.repeat(np.arange(len(boxes)), per_box)
+    within = np.arange(len(rows)) - (np.cumsum(per_box) - per_box)[rows]
+    across, down = within % spans[rows, 0], within // spans[rows, 0]
+    return rows, low[rows] + np.stack([across, down], axis=1)
+
+
+def _largest(share: Float64[ndarray, " m"], rows: Int64[ndarray, " m"], num_boxes: int) -> Int64[ndarray, " n"]:
+    """Of each box the piece with the largest share, the first of equals."""
+    order = np.lexsort((-np.arange(len(rows)), share, rows))
+    largest = np.zeros(num_boxes, np.int64)
+    largest[rows[order]] = order  # the last one written stays: the largest share, of equals the first piece
+    return largest

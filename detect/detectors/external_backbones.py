@@ -1,0 +1,172 @@
+"""Networks of timm and torchvision, cut to the layers that the wanted maps need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from detect.errors import ConfigError, MissingExtraError
+from detect.ops.torchvision_import import import_torchvision
+
+TRIED_PX = 256
+# so that networks of one image size take others: vision transformers, those with windows
+ANY_SIZE: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
+
+Network = tuple[list[int], Callable[[Sequence[int]], nn.Module]]
+
+
+def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
+    """The strides of the maps of a model of timm, and what makes the network that gives some of them.
+
+    Raises:
+        ConfigError: no such model, one without maps, or weights that are not to be had.
+        MissingExtraError: timm or torchvision is not installed.
+    """
+    timm = _import_timm()
+    label = f"timm:{name}"
+    if not timm.is_model(name):
+        raise ConfigError(f"backbone {label!r}: timm has no such model")
+    model, options = _options_of(timm, name, in_channels)
+    info = model.feature_info
+    indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # of several of one stride the last
+
+    def make(strides: Sequence[int]) -> nn.Module:
+        with _telling(label, "weights are not to be had" if pretrained else "cannot be built"):
+            chosen = [indices[stride] for stride in strides]
+            made = timm.create_model(name, pretrained=pretrained, out_indices=chosen, **options)
+        last = getattr(getattr(made, "output_fmt", None), "name", "NCHW") == "NHWC"
+        return _ChannelsFirst(made) if last else made
+
+    return list(indices), make
+
+
+def torchvision_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
+    """The strides of the maps of a classification network of torchvision, and what makes the one that gives some of them.
+
+    A stride's map is the output of the last of its layers, of those nearest to the root: of a ResNet its stages.
+
+    Raises:
+        ConfigError: no such network, one without maps, or weights that are not to be had.
+        MissingExtraError: torchvision is not installed.
+    """
+    models = import_torchvision().models
+    label = f"torchvision:{name}"
+    if name not in models.list_models(module=models):
+        raise ConfigError(f"backbone {label!r}: torchvision has no such classification network")
+    with _telling(label, "weights are not to be had" if pretrained else "cannot be built"):
+        model = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    _take_channels(model, in_channels, pretrained)
+    with _telling(label, "has no maps of an image of any size"):
+        layers = _layers_of_strides(model, in_channels)
+    if not layers:
+        raise ConfigError(f"backbone {label!r} has no maps that halve the image")
+    extract = import_module("torchvision.models.feature_extraction").create_feature_extractor
+
+    def make(strides: Sequence[int]) -> nn.Module:
+        nodes = {layers[stride]: str(stride) for stride in strides}
+        return extract(model, nodes, suppress_diff_warning=True)
+
+    return sorted(layers), make
+
+
+class _ChannelsFirst(nn.Module):
+    """A model whose maps are (b, h, w, d)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Float[Tensor, "b d h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        return [cells.permute(0, 3, 1, 2) for cells in self.model(images)]
+
+
+def _import_timm() -> ModuleType:
+    import_torchvision()  # timm imports it
+    try:
+        return import_module("timm")
+    except ImportError:
+        raise MissingExtraError("timm is not installed: pip install 'detect-heads[backbones]'") from None
+
+
+def _options_of(timm: ModuleType, name: str, in_channels: int) -> tuple[Any, dict[str, Any]]:
+    """The model with random weights, and the options with which it gives maps of images of any size."""
+    reasons = []
+    for more in ANY_SIZE:
+        options = {"features_only": True, "in_chans": in_channels, **more}
+        model, reason = _tried(timm, name, options)
+        if model is not None:
+            return model, options
+        reasons.append(reason)
+    raise ConfigError(f"backbone 'timm:{name}' has no maps of an image of any size: {reasons[0]}")
+
+
+def _tried(timm: ModuleType, name: str, options: dict[str, Any]) -> tuple[Any, str]:
+    try:
+        model = timm.create_model(name, **options).eval()
+        with torch.no_grad():
+            model(torch.zeros(1, options["in_chans"], TRIED_PX, TRIED_PX))
+    except Exception as error:  # whatever a model may raise: another option may help
+        return None, _reason(error)
+    return model, ""
+
+
+@contextmanager
+def _telling(label: str, what: str) -> Iterator[None]:
+    """What another package raises, in one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(f"backbone {label!r}: {what}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _take_channels(model: nn.Module, in_channels: int, pretrained: bool) -> None:
+    """Let the first convolution read so many channels; an image of equal ones gives what it gave with three."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    if first.in_channels == in_channels:
+        return
+    weight = first.weight.detach()
+    shape = (weight.shape[0], in_channels, *weight.shape[2:])
+    if pretrained:
+        fresh = (weight.sum(dim=1, keepdim=True) / in_channels).expand(shape).clone()
+    else:
+        fresh = nn.init.kaiming_normal_(weight.new_empty(shape), mode="fan_out", nonlinearity="relu")
+    first.weight = nn.Parameter(fresh)
+    first.in_channels = in_channels
+
+
+def _layers_of_strides(model: nn.Module, in_channels: int) -> dict[int, str]:
+    """Names of the layers whose outputs are the maps, by stride."""
+    found: dict[int, str] = {}
+
+    def look_at(name: str) -> Callable[..., None]:
+        def look(_: nn.Module, __: object, output: object) -> None:
+            if not isinstance(output, Tensor) or output.ndim != 4:
+                return
+            extent = output.shape[-1]
+            if extent < 2 or output.shape[-2] != extent or TRIED_PX % extent or extent == TRIED_PX:
+                return
+            before = found.get(TRIED_PX // extent)
+            if before is None or name.count(".") <= before.count("."):
+                found[TRIED_PX // extent] = name
+
+        return look
+
+    hooks = [module.register_forward_hook(look_at(name)) for name, module in model.named_modules() if name]
+    training = model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, in_channels, TRIED_PX, TRIED_PX))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return found

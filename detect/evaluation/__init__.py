@@ -1,0 +1,1 @@
+"""How good predictions are: boxes by pycocotools, points by matching and by OKS."""

@@ -1,0 +1,161 @@
+"""COCO's score of landmarks that belong to one object each, by object keypoint similarity (OKS), as pycocotools finds it.
+
+A landmark is as good as its distance is small against the object's size and against how precisely people label such a
+landmark: ``sigmas``, one for each landmark type, are the deviations of their labels over the square root of the object's
+area. Those of COCO's persons mean nothing on other data: measure them on objects that two people have labelled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+PERSON_SIGMAS = (
+    np.array(  # pycocotools.cocoeval.Params, to the last bit
+        [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89]
+    )
+    / 10
+)
+
+
+@dataclass(frozen=True)
+class OksScores:
+    """COCO's ten numbers: averages over OKS .5 to .95, at .5 and at .75, and of objects of medium and large area.
+
+    Precision and recall of at most 20 detections of an image. None where there is no object that counts.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: float | None
+    ar50: float | None
+    ar75: float | None
+    ar_medium: float | None
+    ar_large: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The numbers by name."""
+        return asdict(self)
+
+
+def pairwise_oks(
+    predicted: Float[ndarray, "n j 2"],
+    truth: Float[ndarray, "m j 3"],
+    *,
+    areas: Float[ndarray, " m"],
+    boxes: Float[ndarray, "m 4"],
+    sigmas: Float[ndarray, " j"],
+) -> Float[ndarray, "n m"]:
+    """Similarity of each prediction with each object, from 0 to 1, as ``pycocotools.cocoeval.COCOeval.computeOks``.
+
+    The mean over labelled landmarks, visible or hidden, of exp(-d**2 / (2 area (2 sigma)**2)). For an object of which none
+    is labelled, the mean over all, where d is the distance to its box, grown by its own width and height on each side.
+
+    >>> truth = np.array([[[10.0, 10.0, 2.0], [0.0, 0.0, 0.0]]])  # the second landmark is not labelled
+    >>> predicted = np.array([[[10.0, 12.0], [99.0, 99.0]]])  # exp(-2**2 / (2 * 50 * .2**2))
+    >>> pairwise_oks(
+    ...     predicted, truth, areas=np.array([50.0]), boxes=np.zeros((1, 4)), sigmas=np.array([0.1, 0.1])
+    ... ).round(4)
+    array([[0.3679]])
+
+    Args:
+        predicted: x, y of each landmark.
+        truth: x, y and COCO's visibility.
+        areas: of the objects, in square pixels; COCO's are those of their segments.
+        boxes: of the objects, as COCO's x, y, width, height.
+        sigmas: of the landmark types.
+    """
+    labelled = truth[..., 2] > 0
+    nothing = labelled.sum(axis=1, keepdims=True) == 0
+    corner, extent = boxes[:, None, :2], boxes[:, None, 2:]
+    points = predicted[:, None]
+    outside = np.maximum(corner - extent - points, 0) + np.maximum(points - (corner + 2 * extent), 0)
+    shift = np.where(nothing[..., None], outside, points - truth[..., :2])
+    spread = 2 * (2 * sigmas) ** 2 * (areas[:, None] + np.spacing(1.0))
+    counted = labelled | nothing
+    similar = np.exp(-np.square(shift).sum(axis=-1) / spread) * counted
+    return similar.sum(axis=-1) / counted.sum(axis=-1)
+
+
+def evaluate_oks(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    sigmas: Sequence[float] | Float[ndarray, " j"] = PERSON_SIGMAS,
+) -> OksScores:
+    """Average precision and recall by pycocotools' own evaluation, quietly.
+
+    Crowds and objects with ``num_keypoints`` 0 are ignored, as detections are that suit them best. Where an annotation has
+    no ``num_keypoints``, those with visibility above 0 are counted.
+
+    >>> person = {"id": 1, "image_id": 1, "category_id": 1, "keypoints": [50, 50, 2], "area": 5000.0, "iscrowd": 0}
+    >>> truth = {
+    ...     "images": [{"id": 1}],
+    ...     "categories": [{"id": 1, "name": "nose"}],
+    ...     "annotations": [person | {"bbox": [0, 0, 100, 100]}],
+    ... }
+    >>> found = {"image_id": 1, "category_id": 1, "keypoints": [51, 50, 1], "score": 0.9}
+    >>> round(evaluate_oks(truth, [found], sigmas=[0.05]).ap, 4), evaluate_oks(truth, [], sigmas=[0.05]).ap
+    (1.0, 0.0)
+
+    Args:
+        truth: the content of a COCO file of keypoints.
+        results: COCO's form of results: image_id, category_id, keypoints (x, y and anything, for each landmark) and score.
+        sigmas: one for each landmark type; by default those of COCO's persons.
+
+    Raises:
+        ValueError: annotations or results of another number of landmarks than sigmas, or results of images that are not
+            in the truth.
+    """
+    from pycocotools.coco import COCO  # noqa: PLC0415 - only who evaluates pays for it
+    from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
+
+    spreads = np.asarray(sigmas, dtype=np.float64)
+    _check_lengths(truth, results, len(spreads))
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        objects, found = COCO(), COCO()
+        objects.dataset = {**truth, "annotations": [_counted(each) for each in truth["annotations"]]}
+        found.dataset = {**truth, "annotations": [_as_annotation(*each) for each in enumerate(results, 1)]}
+        objects.createIndex()
+        found.createIndex()
+        evaluation = COCOeval(objects, found, "keypoints")
+        evaluation.params.kpt_oks_sigmas = spreads
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return OksScores(*(float(number) if number >= 0 else None for number in evaluation.stats))
+
+
+def _counted(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy, for pycocotools writes into its annotations."""
+    labelled = sum(visibility > 0 for visibility in annotation["keypoints"][2::3])
+    return {"num_keypoints": labelled, **annotation}
+
+
+def _as_annotation(number: int, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as ``COCO.loadRes`` takes it, which fails where there are none: area and box are those of its points."""
+    x, y = np.array(result["keypoints"][0::3]), np.array(result["keypoints"][1::3])
+    left, top, width, height = float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))
+    return {**result, "id": number, "area": width * height, "bbox": [left, top, width, height]}
+
+
+def _check_lengths(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], num_types: int) -> None:
+    for kind, entries in (("annotation", truth["annotations"]), ("result", results)):
+        for place, entry in enumerate(entries):
+            if (count := len(entry["keypoints"])) != 3 * num_types:
+                raise ValueError(
+                    f"{kind} {place} has {count} numbers in keypoints, not 3 for each of {num_types} sigmas"
+                )
+    strange = {result["image_id"] for result in results} - {image["id"] for image in truth["images"]}
+    if strange:
+        raise ValueError(f"results of images that are not in the truth: {sorted(strange)[:5]}")

@@ -1,0 +1,155 @@
+"""Target maps as other systems make them, number for number, their faults included: for weights that were trained on them.
+
+``"mmpose-msra"``
+    MMPose's MSRAHeatmap (Xiao et al. 2018): u = x W / w cells, the bell at the cell of u + .5 truncated, cut at 3 sigmas.
+    The truncation makes points up to 1.5 cells outside, on the left or above, points of the first cell; one keeps its weight
+    though its window ends where the map begins; where 3 sigmas are no whole number of cells, bells near the left and upper
+    border move by one.
+``"mmpose-udp"``
+    MMPose's UDPHeatmap (Huang et al. 2020): u = x (W - 1) / (w - 1), the bell at u itself in the same window, with the same
+    faults. Its decoder multiplies by w / (W - 1): points come back w / (w - 1) times as far from the corner.
+``"mmpose-unbiased"``
+    MSRAHeatmap with ``unbiased`` (Zhang et al. 2020): the bell at u, over the whole map.
+``"centernet"``
+    CenterNet's draw_umich_gaussian (Zhou et al. 2019): the bell at u truncated toward zero, r cells wide with a sigma of
+    (2 r + 1) / 6, of points outside the map too. Radii are those of
+    :func:`detect.keypoints.box_centers.iou_radius`, ``"centernet"``.
+
+Coordinates are what these systems take: x image pixels from the left, without a shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int64
+from numpy import ndarray
+
+from detect.keypoints.drawing import Array, Patches, PlacedPoints, blend_patches, like, to_numpy, zeros
+from detect.keypoints.keypoints import UNLABELLED, Keypoints
+
+
+@dataclass(frozen=True, eq=False)
+class CodecTargets:
+    """``heatmaps`` (b, j, h, w), float32, and ``point_weights`` (n,), 0 or 1: 1 of some that were not drawn as well."""
+
+    heatmaps: Array
+    point_weights: Array
+
+
+def render_as(
+    codec: str,
+    points: Keypoints | Sequence[Array],
+    image_hw: tuple[int, int],
+    *,
+    stride: float = 4.0,
+    sigma: float = 2.0,
+    radius: int | Array = 2,
+) -> CodecTargets:
+    """Draw landmarks as another system does; points of one type share a map, the larger value taken.
+
+    >>> render_as("centernet", [np.array([[2.6, 1.5]])], (3, 4), stride=1, radius=0).heatmaps[0, 0]
+    array([[0., 0., 0., 0.],
+           [0., 0., 1., 0.],
+           [0., 0., 0., 0.]], dtype=float32)
+
+    Args:
+        codec: one of ``CODECS``.
+        sigma: in cells, of MMPose's codecs.
+        radius: in cells, of CenterNet's: one for all, or whole numbers (n,).
+
+    Raises:
+        ValueError: a codec of another name, a sigma that is not positive, a radius below 0.
+    """
+    landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points)
+    placed = PlacedPoints.of(landmarks, image_hw, stride)
+    cells = image_to_cells_as(codec, to_numpy(landmarks.points), image_hw, placed.map_hw)
+    scales = np.broadcast_to(np.asarray(to_numpy(radius if codec == "centernet" else sigma), np.float64), len(cells))
+    if not (sigma > 0 and (scales >= 0).all()):
+        raise ValueError(f"sigma is positive, a radius at least 0, got {sigma=}, {radius=}")
+    maps = zeros((placed.num_images * placed.num_types, *placed.map_hw), landmarks.points)
+    weights = np.zeros(len(cells), np.float32)
+    for row in np.flatnonzero(placed.visibility != UNLABELLED).tolist():
+        places = zip(cells[row].tolist(), placed.map_size, strict=True)
+        factors = [CODECS[codec](u, size, float(scales[row])) for u, size in places]
+        weights[row] = all(factor is not None for factor in factors)
+        if weights[row]:
+            blend_patches(maps, _stamp(placed.of_map()[row : row + 1], factors[::-1]))
+    maps = maps.reshape(placed.num_images, placed.num_types, *placed.map_hw)
+    return CodecTargets(maps, like(weights, landmarks.points))
+
+
+def image_to_cells_as(
+    codec: str, points: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
+) -> Float64[ndarray, "n 2"]:
+    """Where another system puts points of an image on its map.
+
+    >>> image_to_cells_as("mmpose-udp", np.array([[191.0, 255.0]]), (256, 192), (64, 48)).round(3)
+    array([[47., 63.]])
+    """
+    return points.astype(np.float64) / _pixels_to_a_cell(codec, image_hw, map_hw)
+
+
+def cells_to_image_as(
+    codec: str, cells: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
+) -> Float64[ndarray, "n 2"]:
+    """Where another system's decoder puts points of a map: for ``"mmpose-udp"`` not where they came from.
+
+    >>> cells_to_image_as("mmpose-udp", np.array([[47.0, 63.0]]), (256, 192), (64, 48))
+    array([[192., 256.]])
+    """
+    if codec == "mmpose-udp":
+        return cells.astype(np.float64) / (np.array(map_hw[::-1]) - 1) * np.array(image_hw[::-1])
+    return cells.astype(np.float64) * _pixels_to_a_cell(codec, image_hw, map_hw)
+
+
+def _pixels_to_a_cell(codec: str, image_hw: tuple[int, int], map_hw: tuple[int, ...]) -> Float32[ndarray, " 2"]:
+    if codec not in CODECS:
+        raise ValueError(f"codec is one of {', '.join(CODECS)}, got {codec!r}")
+    less = 1 if codec == "mmpose-udp" else 0
+    return ((np.array(image_hw[::-1]) - less) / (np.array(map_hw[::-1]) - less)).astype(np.float32)
+
+
+def _stamp(of_map: Int64[ndarray, " 1"], factors: Sequence[Float64[ndarray, " _"] | None]) -> Patches:
+    """The rows of factors along whole maps, cut to where they are not 0."""
+    spans = [np.flatnonzero(np.asarray(factor)) for factor in factors]
+    ends = [(span[0], span[-1] + 1) if len(span) else (0, 1) for span in spans]
+    first = np.array([[start for start, _ in ends]], np.int64)
+    cut = (np.asarray(factor)[None, start:end] for factor, (start, end) in zip(factors, ends, strict=True))
+    return Patches(of_map, first, tuple(each.astype(np.float32) for each in cut))
+
+
+def _msra(u: float, size: int, sigma: float, *, exact: bool = False) -> Float64[ndarray, " size"] | None:
+    """Factors along one axis, or None where the point is taken to be outside."""
+    reach, middle = 3 * sigma, int(u + 0.5)
+    left, right = int(middle - reach), int(middle + reach + 1)
+    if left >= size or right < 0:
+        return None
+    peak = left + (2 * reach + 1) // 2 + (u - middle if exact else 0)
+    cells = np.arange(size)
+    return np.where((cells >= left) & (cells < right), _bell(cells - peak, sigma), 0.0)
+
+
+def _unbiased(u: float, size: int, sigma: float) -> Float64[ndarray, " size"] | None:
+    outside = u - 3 * sigma >= size or u + 3 * sigma + 1 < 0
+    return None if outside else _bell(np.arange(size) - u, sigma)
+
+
+def _umich(u: float, size: int, radius: float) -> Float64[ndarray, " size"]:
+    apart = np.arange(size) - int(u)
+    return np.where(np.abs(apart) <= radius, _bell(apart, (2 * radius + 1) / 6), 0.0)
+
+
+def _bell(apart: ndarray, sigma: float) -> Float64[ndarray, " n"]:
+    return np.exp(-(apart**2) / (2 * sigma**2))
+
+
+CODECS: dict[str, Callable[[float, int, float], ndarray | None]] = {
+    "mmpose-msra": _msra,
+    "mmpose-udp": partial(_msra, exact=True),
+    "mmpose-unbiased": _unbiased,
+    "centernet": _umich,
+}

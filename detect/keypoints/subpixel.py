@@ -1,0 +1,295 @@
+"""Where between the cells of its map a peak is: refinements, each a function of the maps and their summits.
+
+All look at a few cells around each summit, in float64. For a Gaussian bell the logarithm is a parabola, so that
+``log_parabola`` and ``least_squares`` are exact without its width. A point that a method cannot tell, since nothing bends
+down around it (a single cell of 1, a plateau as wide as the window), is the middle of its plateau.
+
+``quarter``, ``dark`` and ``dark_udp`` are those of MMPose, with what they get wrong at borders and in crowds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from detect.keypoints.local_maxima import LocalMaxima
+
+SMALLEST = 1e-12  # in the place of values that have no logarithm
+RADIUS = 4.5  # cells; for a bell of sigma 1 to 3 within 15 % of the error with the best radius, under noise of 2 %
+SHARE = 0.2  # of the summit's value: cells below tell more of noise and of other bells than of this one
+MARGIN = 0.7  # cells from the middle between two summits within which a cell may be the other's
+SMALLEST_PIVOT = 1e-7  # relative: what rounding leaves of a pivot that should be 0 is less
+VALUES_AT_ONCE = 2**20
+SMALL_KERNELS = {  # what OpenCV takes for a Gaussian of these lengths
+    1: [1.0],
+    3: [0.25, 0.5, 0.25],
+    5: [0.0625, 0.25, 0.375, 0.25, 0.0625],
+    7: [0.03125, 0.109375, 0.21875, 0.28125, 0.21875, 0.109375, 0.03125],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """Points (x, y[, z]) in cells and, where the method tells, their covariance in squared cells."""
+
+    points: Float[Tensor, "n D"]
+    covariance: Float[Tensor, "n D D"] | None = None
+
+
+Refinement = Callable[[Tensor, LocalMaxima], Refined]
+
+
+def unrefined(_: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+    """The cell itself, or the middle of its plateau: for a bell on average .38 cells from the truth."""
+    return Refined(summits.middle)
+
+
+def quarter(maps: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+    """A quarter of a cell towards the higher neighbour, not in the two first columns, the first row and the last ones.
+
+    Newell et al. 2016, section 4, as in MMPose.
+    """
+    x, y = _plane(summits)
+    near = _window(maps, summits.map, summits.at, (1, 1))[0]
+    inside = (x > 1) & (x < maps.shape[2] - 1) & (y > 0) & (y < maps.shape[1] - 1)
+    shift = 0.25 * torch.stack([near[:, 1, 2] - near[:, 1, 0], near[:, 2, 1] - near[:, 0, 1]], dim=1).sign()
+    return Refined(summits.at + shift * inside[:, None])
+
+
+def dark(maps: Float[Tensor, " m *cells"], summits: LocalMaxima, *, kernel: int = 11) -> Refined:
+    """One step of Newton's method on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
+
+    As in MMPose: second differences over two cells to either side, none within two cells of the border.
+
+    Args:
+        kernel: length of the blur, in cells, odd; 11 goes with sigma 2, 17 with sigma 3.
+    """
+    _plane(summits)
+    logs = _blurred(maps, kernel).clamp_(min=1e-10).log_()
+    near = _window(logs, summits.map, summits.at, (2, 2))[0]
+    dxx = 0.25 * (near[:, 2, 4] - 2 * near[:, 2, 2] + near[:, 2, 0])
+    dyy = 0.25 * (near[:, 4, 2] - 2 * near[:, 2, 2] + near[:, 0, 2])
+    dxy = 0.25 * (near[:, 3, 3] - near[:, 1, 3] - near[:, 3, 1] + near[:, 1, 1])
+    extents = torch.tensor([maps.shape[2], maps.shape[1]], device=maps.device)
+    inside = ((summits.at > 1) & (summits.at < extents - 2)).all(dim=1)
+    step = _newton_step(near[:, 1:4, 1:4], dxx, dyy, dxy)
+    return Refined(summits.at + torch.where(inside[:, None], step, 0.0))
+
+
+def dark_udp(maps: Float[Tensor, " m *cells"], summits: LocalMaxima, *, kernel: int = 11) -> Refined:
+    """As :func:`dark` with differences over one cell, the map's edge repeated beyond it (Huang et al. 2020).
+
+    As in MMPose: no test of where the step goes, which at the border is as far off as the blur makes it.
+    """
+    _plane(summits)
+    logs = _blurred(maps, kernel).clamp_(1e-3, 50.0).log_()
+    near = _window(logs, summits.map, summits.at, (1, 1))[0]
+    here, (left, right), (above, below) = near[:, 1, 1], near[:, 1, ::2].unbind(dim=1), near[:, ::2, 1].unbind(dim=1)
+    dxx, dyy = right - 2 * here + left, below - 2 * here + above
+    dxy = 0.5 * (near[:, 2, 2] - right - below + 2 * here - left - above + near[:, 0, 0])
+    ridge = torch.finfo(torch.float32).eps
+    step = _newton_step(near, dxx + ridge, dyy + ridge, dxy)
+    return Refined(summits.at + step)
+
+
+def log_parabola(maps: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+    """Along each axis the vertex of the parabola through the logarithms of three cells.
+
+    At the border the three next to it. Exact for bells along the axes, and sensitive to noise.
+    """
+    centre = _inner(maps, summits.at)
+    columns = []
+    for axis in range(centre.shape[1]):
+        along = [int(other == axis) for other in range(centre.shape[1])]
+        cells = summits.at.clone()
+        cells[:, axis] = centre[:, axis]
+        values, inside = (each.flatten(1) for each in _window(maps, summits.map, cells, along))
+        before, here, after = values.clamp(min=SMALLEST).log().unbind(dim=1)
+        bend = before - 2 * here + after
+        vertex = centre[:, axis] + 0.5 * (before - after) / bend
+        stands = inside.all(dim=1) & (bend < 0) & ((vertex - summits.at[:, axis]).abs() <= 1)
+        columns.append(torch.where(stands, vertex, summits.middle[:, axis]))
+    return Refined(torch.stack(columns, dim=1))
+
+
+def least_squares(maps: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+    """The vertex of a paraboloid fitted to logarithms, weighted by the squared values (Guo 2011, equation 7).
+
+    Values with equal noise have logarithms with noise inverse to them, so that these weights are the best ones. Fitted are
+    the cells within ``RADIUS`` of the summit that reach ``SHARE`` of its value; between summits no cell that may be the
+    other's: those from half their distance, less ``MARGIN``. The nine (27) cells around the summit are always among them,
+    at the border the nine next to it, so that a bell of any width, form and tilt is told exactly up to the border and next
+    to others, where bells overlap by maximum. The covariance is that of the fit: the noise is what the fit leaves over.
+    A point not told has the variance of one somewhere in its cell, 1/12 along each axis.
+    """
+    num_values = (2 * int(RADIUS) + 1) ** summits.at.shape[1]
+    chunks = torch.split(torch.arange(len(summits.at), device=maps.device), max(1, VALUES_AT_ONCE // num_values))
+    points, covariance = zip(*(_fit(maps, summits.rows(rows)) for rows in chunks), strict=True)
+    return Refined(torch.cat(points), torch.cat(covariance))
+
+
+def learned_offsets(
+    maps: Float[Tensor, " m *cells"], summits: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]
+) -> Refined:
+    """The cell and what a network says is missing: the offset (x, y[, z]) at this cell, in cells.
+
+    Args:
+        offsets: one map for each axis, shared by the joints, or one after the other for each joint: k = D or j * D.
+
+    Raises:
+        ValueError: maps of another number or size.
+    """
+    num_axes = maps.ndim - 1
+    num_types = len(maps) // max(1, len(offsets))
+    fits = offsets.shape[2:] == maps.shape[1:] and len(offsets) * num_types == len(maps)
+    if not fits or offsets.shape[1] not in {num_axes, num_types * num_axes}:
+        raise ValueError(
+            f"offsets {tuple(offsets.shape)} do not go with {len(maps)} maps of {tuple(maps.shape[1:])} cells"
+        )
+    image, joint = summits.map // max(1, num_types), summits.map % max(1, num_types)
+    first = joint * num_axes if offsets.shape[1] > num_axes else torch.zeros_like(joint)
+    cells = summits.at.flip(1).unbind(dim=1)
+    columns = [offsets[(image, first + axis, *cells)] for axis in range(num_axes)]
+    return Refined(summits.at + torch.stack(columns, dim=1).double())
+
+
+REFINEMENTS: dict[str, Refinement] = {
+    "none": unrefined,
+    "quarter": quarter,
+    "dark": dark,
+    "dark_udp": dark_udp,
+    "log_parabola": log_parabola,
+    "least_squares": least_squares,
+}
+
+
+def _fit(maps: Tensor, summits: LocalMaxima) -> tuple[Tensor, Tensor]:
+    """Points and covariances of some summits."""
+    num_axes = summits.at.shape[1]
+    centre = _inner(maps, summits.at)
+    steps = torch.arange(-int(RADIUS), int(RADIUS) + 1, device=maps.device)
+    moves = torch.cartesian_prod(*[steps] * num_axes).view(-1, num_axes).flip(1).double()  # x is a window's last axis
+    reach = (summits.spacing.double() / 2 - MARGIN).clamp(math.sqrt(num_axes), RADIUS)
+    values, inside = (each.flatten(1) for each in _window(maps, summits.map, centre, [int(RADIUS)] * num_axes))
+    relative = values / summits.scores[:, None]
+    used = torch.cdist((summits.at - centre).double(), moves) <= reach[:, None]
+    used &= relative >= SHARE
+    used |= moves.abs().amax(dim=1) <= 1
+    used &= inside & (values > 0)
+    vertex, covariance, stands = _vertex(torch.where(used, relative, 0.0), moves / RADIUS)
+    points = centre + RADIUS * vertex
+    stands &= (points - summits.at).square().sum(dim=1) <= reach.square()
+    somewhere = torch.eye(num_axes, dtype=torch.float64, device=maps.device) / 12
+    return (
+        torch.where(stands[:, None], points, summits.middle),
+        torch.where(stands[:, None, None], RADIUS**2 * covariance, somewhere),
+    )
+
+
+def _vertex(
+    values: Float[Tensor, "n k"], moves: Float[Tensor, "k D"]
+) -> tuple[Float[Tensor, "n D"], Float[Tensor, "n D D"], Bool[Tensor, " n"]]:
+    """Vertex of the paraboloid through ln(values), its covariance, and whether there is one; a value of 0 takes no part.
+
+    Where A b is the paraboloid, with Hessian H, and G(x) b its gradient, the vertex is where G b = 0: it moves by
+    -H^-1 G db when the fit moves by db.
+    """
+    num_axes = moves.shape[1]
+    squares = list(combinations_with_replacement(range(num_axes), 2))
+    design = torch.cat(
+        [torch.ones_like(moves[:, :1]), moves, *(moves[:, [i]] * moves[:, [j]] for i, j in squares)], dim=1
+    )
+    weights, logs = values.square(), values.clamp(min=SMALLEST).log()
+    normal = weights @ (design[:, :, None] * design[:, None]).flatten(1)
+    inverse, full = _inverse(normal.view(-1, design.shape[1], design.shape[1]))
+    solution = (inverse @ ((weights * logs) @ design)[:, :, None])[:, :, 0]
+    bend = values.new_zeros(len(values), num_axes, num_axes)
+    for (i, j), column in zip(squares, solution[:, 1 + num_axes :].unbind(dim=1), strict=True):
+        bend[:, i, j] -= column
+        bend[:, j, i] -= column
+    unbend, falls = _inverse(bend)
+    vertex = (unbend @ solution[:, 1 : 1 + num_axes, None])[:, :, 0]
+    slope = values.new_zeros(len(values), num_axes, design.shape[1])
+    slope[:, :, 1 : 1 + num_axes] = torch.eye(num_axes).to(slope)
+    for place, (i, j) in enumerate(squares, start=1 + num_axes):
+        slope[:, i, place] += vertex[:, j]
+        slope[:, j, place] += vertex[:, i]
+    turned = unbend @ slope
+    freedom = (weights > 0).sum(dim=1) - design.shape[1]
+    noise = (weights * (logs - solution @ design.T).square()).sum(dim=1) / freedom.clamp(min=1)
+    covariance = turned @ inverse @ turned.mT * noise[:, None, None]
+    return vertex, covariance, full & falls & (freedom > 0) & vertex.isfinite().all(dim=1)
+
+
+def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], Bool[Tensor, " n"]]:
+    """Inverses, and whether the matrix is positive definite; one that is not is replaced by the identity."""
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    pivots = factor.diagonal(dim1=1, dim2=2)
+    definite = (failed == 0) & (pivots.amin(dim=1) > SMALLEST_PIVOT * pivots.amax(dim=1))
+    identity = torch.eye(matrices.shape[1]).to(matrices)
+    return torch.linalg.inv_ex(torch.where(definite[:, None, None], matrices, identity))[0], definite
+
+
+def _window(
+    maps: Float[Tensor, " m *cells"], number: Int64[Tensor, " n"], centre: Int64[Tensor, "n D"], reaches: Sequence[int]
+) -> tuple[Float[Tensor, " n *window"], Bool[Tensor, " n *window"]]:
+    """Values in float64 of the cells around others, so far along x, y[, z]; and whether they are on the map.
+
+    Beyond its border the values of its edge. Axes of the window are those of the map: [z,] y, x.
+    """
+    places, inside = number, torch.ones_like(number, dtype=torch.bool)
+    for axis, (reach, extent) in enumerate(zip(reversed(reaches), maps.shape[1:], strict=True)):
+        steps = torch.arange(-reach, reach + 1, device=maps.device)
+        cells = centre[:, len(reaches) - 1 - axis, None] + steps
+        nearest = cells.clamp(0, extent - 1)
+        alone = (len(cells), *[1] * axis, len(steps))
+        places = places[..., None] * extent + nearest.view(alone)
+        inside = inside[..., None] & (cells == nearest).view(alone)
+    return maps.reshape(-1).take(places).double(), inside
+
+
+def _inner(maps: Float[Tensor, " m *cells"], at: Int64[Tensor, "n D"]) -> Int64[Tensor, "n D"]:
+    """The nearest cells with a neighbour on each side."""
+    extents = torch.tensor(maps.shape[:0:-1], device=maps.device)
+    return torch.minimum(at.clamp(min=1), extents - 2).clamp(min=0)
+
+
+def _plane(summits: LocalMaxima) -> tuple[Tensor, ...]:
+    """Columns x and y of the cells."""
+    if summits.at.shape[1] != 2:
+        raise ValueError("this refinement is for maps (b, j, h, w); of volumes take 'log_parabola' or 'least_squares'")
+    return summits.at.unbind(dim=1)
+
+
+def _newton_step(near: Float[Tensor, "n 3 3"], dxx: Tensor, dyy: Tensor, dxy: Tensor) -> Float[Tensor, "n 2"]:
+    """Minus the inverse Hessian times the gradient by central differences; none where it has no inverse."""
+    dx, dy = 0.5 * (near[:, 1, 2] - near[:, 1, 0]), 0.5 * (near[:, 2, 1] - near[:, 0, 1])
+    determinant = dxx * dyy - dxy * dxy
+    step = -torch.stack([dyy * dx - dxy * dy, dxx * dy - dxy * dx], dim=1) / determinant[:, None]
+    return torch.where((determinant != 0)[:, None], step, 0.0)
+
+
+def _blurred(maps: Float[Tensor, "m h w"], kernel: int) -> Float[Tensor, "m h w"]:
+    """Blurred as by OpenCV with zeros beyond the border, then scaled so that each map keeps its maximum."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"the blur's kernel is an odd number of cells, got {kernel}")
+    wide = maps.float() if maps.dtype.itemsize < 4 else maps
+    taps = _blur_taps(kernel).to(wide)
+    blurred = functional.conv2d(wide[:, None], taps[:, None][None, None], padding=(kernel // 2, 0))
+    blurred = functional.conv2d(blurred, taps[None][None, None], padding=(0, kernel // 2))[:, 0]
+    return blurred * (wide.amax(dim=(1, 2)) / blurred.amax(dim=(1, 2)).clamp(min=SMALLEST))[:, None, None]
+
+
+def _blur_taps(kernel: int) -> Float[Tensor, " k"]:
+    if kernel in SMALL_KERNELS:
+        return torch.tensor(SMALL_KERNELS[kernel], dtype=torch.float64)
+    sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8
+    taps = torch.exp(-(torch.arange(kernel, dtype=torch.float64) - kernel // 2).square() / (2 * sigma**2))
+    return taps / taps.sum()

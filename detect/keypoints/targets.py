@@ -1,0 +1,295 @@
+"""Target maps of landmarks: any number of points of one type in a map, of any number of images, of any number of types.
+
+Coordinates, the stride and the size of a map are those of :mod:`detect.keypoints.coordinates`; a map has as many cells as
+it takes to cover the image. Every choice here is made in NumPy on the CPU, for the few numbers of the points, and only
+the drawing depends on where the maps are: NumPy arrays give arrays, tensors give tensors on their device, with the same
+values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from numpy import ndarray
+
+from detect.keypoints.coordinates import Stride, image_to_cells
+from detect.keypoints.drawing import (
+    BUDGET_BYTES,
+    OVERLAPS,
+    SHAPES,
+    Array,
+    PlacedPoints,
+    along_axes,
+    draw_points,
+    like,
+    to_numpy,
+    zeros,
+)
+from detect.keypoints.keypoints import HIDDEN, UNLABELLED, Keypoints
+
+
+def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:
+    """1, but 0 where maps (b, j, *cells) of ignored points are above 0, and in the cells that boxes of each image touch.
+
+    Boxes are rows x0, y0, x1, y1 in image pixels, of volumes x0, y0, z0, x1, y1, z1.
+
+    Raises:
+        ValueError: not one array of boxes for each image, or of another shape.
+    """
+    weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
+    dims = weights.ndim - 2
+    if regions is not None and len(regions) != len(weights):
+        raise ValueError(f"need regions to ignore for each of {len(weights)} images, got {len(regions)}")
+    for of_image, boxes in zip(weights, regions or (), strict=False):
+        corners = to_numpy(boxes).astype(np.float64)
+        if corners.ndim != 2 or corners.shape[1] != 2 * dims:
+            raise ValueError(f"regions to ignore are (r, {2 * dims}), got {corners.shape}")
+        low, high = (
+            image_to_cells(each, stride, pixel_origin=pixel_origin) + 0.5 for each in np.split(corners, 2, axis=1)
+        )
+        for start, end in zip(np.floor(low).clip(0), np.ceil(high).clip(0), strict=True):
+            window = tuple(slice(int(a), int(b)) for a, b in zip(start[::-1], end[::-1], strict=True))
+            of_image[(slice(None), *window)] = 0
+    return weights
+
+
+def set_own_cells(
+    weights: Array, placed: PlacedPoints, rows: Int64[ndarray, " m"], of_points: Float32[ndarray, " m"]
+) -> None:
+    """Give the cells that points lie in their weight, in place; where several lie, the largest."""
+    at = np.ravel_multi_index(
+        (placed.image[rows], placed.joint[rows], *placed.nearest(rows).T[::-1]), tuple(weights.shape)
+    )
+    different, which = np.unique(at, return_inverse=True)
+    largest = np.zeros(len(different), np.float32)
+    np.maximum.at(largest, which, of_points)
+    weights.reshape(-1)[like(different, weights)] = like(largest, weights)
+
+
+Sigma = float | tuple[float, ...] | Array
+CHOICES = {"shape": SHAPES, "center": ("exact", "cell"), "overlap": tuple(OVERLAPS), "hidden": ("draw", "ignore")}
+
+
+@dataclass(frozen=True, eq=False)
+class HeatmapTargets:
+    """What a network should say of a batch, and where. Rows of m are the drawn points, in the order of the points given.
+
+    ``heatmaps`` (b, j, h, w) or (b, j, d, h, w), float32. ``weights`` of the same shape, or None where nothing asks for
+    them: 0 where the map means nothing (ignored regions, the surroundings of ignored points), else 1; the cell of a drawn
+    point always has the point's own weight. ``positives`` (m, 2 + D) are rows (image, joint, [depth,] row, column),
+    ``instances`` (m,) the points' rows, ``offsets`` (m, D) the points less their cells' centres, in cells, (x, y[, z]), from
+    -.5 to .5; ``sizes`` (m, D) in cells and ``orientations`` (m, 2), cosine and sine, where asked for.
+
+    ``point_weights`` (n,) is above 0 for a point that was drawn, and only then. ``counts`` (b, j) are drawn; those left out
+    are ``outside`` the map, ``ignored`` (hidden and not wanted, or of weight 0) or ``unlabelled``, each (b, j).
+    """
+
+    heatmaps: Array
+    weights: Array | None
+    positives: Array
+    instances: Array
+    offsets: Array
+    point_weights: Array
+    counts: Array
+    outside: Array
+    ignored: Array
+    unlabelled: Array
+    sizes: Array | None = None
+    orientations: Array | None = None
+
+    def num_collisions(self) -> int:
+        """Drawn points that share their cell with another one before them."""
+        return len(self.positives) - len(np.unique(to_numpy(self.positives), axis=0))
+
+    def spread(self, values: Array) -> tuple[Array, Array]:
+        """Maps (b, k, *cells) with the values (m, k) of the drawn points in their cells, and a mask (b, 1, *cells) of these.
+
+        All joints share the maps. Of points in one cell the nearest to its centre is taken, whatever their order.
+        """
+        rows = _one_for_each_cell(*(to_numpy(each) for each in (self.positives, self.offsets, values)))
+        maps, mask = (
+            zeros((len(self.heatmaps), channels, *self.heatmaps.shape[2:]), self.heatmaps)
+            for channels in (values.shape[1], 1)
+        )
+        chosen = like(rows, self.heatmaps)
+        image, _, *cell = self.positives[chosen].T
+        maps[(image, slice(None), *cell)] = like(to_numpy(values)[rows], self.heatmaps)
+        mask[(image, 0, *cell)] = 1
+        return maps, mask
+
+
+def render_heatmaps(
+    points: Keypoints | Sequence[Array],
+    image_hw: Sequence[int],
+    *,
+    stride: Stride = 4.0,
+    sigma: Sigma = 2.0,
+    shape: str = "gaussian",
+    center: str = "exact",
+    window: float = 3.0,
+    overlap: str = "max",
+    pixel_origin: str = "center",
+    hidden: str = "draw",
+    instance_weights: Array | None = None,
+    ignore: Sequence[Array] | None = None,
+    sizes: Array | None = None,
+    angles: Array | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> HeatmapTargets:
+    """Draw landmarks into maps.
+
+    A Gaussian is exp(-(dx^2 / sx^2 + dy^2 / sy^2) / 2), 1 at the point itself: its cell has less, unless the centre is set
+    ``"cell"``. Where bells overlap the map has their maximum, or their sum. Beyond ``window`` sigmas along an axis a bell is
+    0: by that a value is at most exp(-window^2 / 2) too small, .0111 for 3 sigmas and .0003 for 4.
+
+    COCO's visibility: 0 is no label, and its coordinates are not read; 1 (hidden) is drawn like 2, or with
+    ``hidden="ignore"`` neither drawn nor held against the network. A point outside the map, or not a number, is not drawn.
+
+    >>> targets = render_heatmaps([np.array([[1.0, 0.0], [4.0, 1.0]]), np.zeros((0, 2))], (2, 5), stride=1, shape="pixel")
+    >>> targets.heatmaps[0, 0]
+    array([[0., 1., 0., 0., 0.],
+           [0., 0., 0., 0., 1.]], dtype=float32)
+    >>> targets.positives.tolist(), targets.counts.tolist()
+    ([[0, 0, 0, 1], [0, 0, 1, 4]], [[2], [0]])
+
+    Args:
+        points: landmarks, or for each image an array as :meth:`Keypoints.of` takes them.
+        image_hw: rows and columns of all images; of volumes (d, h, w), and points have three coordinates.
+        stride: image pixels to a cell, for all axes or each of x, y(, z).
+        sigma: in cells: a number, a tuple with one for each of x, y(, z), an array (n,) with one for each point, or (n, D).
+            Below some .05 cells a bell half-way between cells is 0 in float32; ``center="cell"`` and other shapes never are.
+        shape: ``"gaussian"``, ``"disc"`` of radius sigma, or ``"pixel"``, the nearest cell alone.
+        center: ``"exact"``, or ``"cell"``: drawn at the centre of the nearest cell.
+        pixel: the points' convention, see :mod:`detect.keypoints.coordinates`.
+        instance_weights: (n,), one for each row of the landmarks; a point of weight 0 is ignored.
+        ignore: for each image boxes (r, 4), x0 y0 x1 y1 in the points' convention (of volumes x0 y0 z0 x1 y1 z1): the cells
+            that they touch get weight 0.
+        sizes: (n, D) in image pixels, x before y, for ``sizes``.
+        angles: (n,) in radians, for ``orientations``.
+        budget_bytes: memory taken beyond the maps; at least that of one window is needed.
+
+    Raises:
+        ValueError: arrays of another shape, a sigma or size that is not positive, a name that is none of the choices.
+    """
+    _check_choices(shape=shape, center=center, overlap=overlap, hidden=hidden)
+    pen = _Pen(shape, center, window, overlap, budget_bytes)
+    placed = PlacedPoints.of(points, image_hw, stride, pixel_origin=pixel_origin)
+    scale = along_axes(sigma, placed.cells.shape, "sigma")
+    of_points = _point_weights(instance_weights, len(placed.cells))
+    labelled, inside = placed.visibility != UNLABELLED, placed.inside()
+    unwanted = (of_points == 0) | ((placed.visibility == HIDDEN) & (hidden == "ignore"))
+    is_drawn, is_ignored = labelled & inside & ~unwanted, labelled & inside & unwanted
+    drawn, ignored = np.flatnonzero(is_drawn), np.flatnonzero(is_ignored)
+    reference = points.points if isinstance(points, Keypoints) else points[0]
+    weights = None
+    if ignore is not None or instance_weights is not None or hidden == "ignore":
+        surroundings = pen.draw(placed, ignored, scale, reference)
+        weights = pixel_weights(surroundings, ignore, stride, pixel_origin)
+        set_own_cells(weights, placed, drawn, of_points[drawn])
+    outcomes = is_drawn, labelled & ~inside, is_ignored, ~labelled
+    counts, outside, num_ignored, unlabelled = (like(placed.count(each), reference) for each in outcomes)
+    return HeatmapTargets(
+        pen.draw(placed, drawn, scale, reference),
+        weights,
+        like(_positives(placed, drawn), reference),
+        like(drawn, reference),
+        like((placed.cells[drawn] - placed.nearest(drawn)).astype(np.float32), reference),
+        like(np.where(is_drawn, of_points, np.float32(0)), reference),
+        counts,
+        outside,
+        num_ignored,
+        unlabelled,
+        sizes=_sizes(sizes, drawn, placed, stride, reference),
+        orientations=_orientations(angles, drawn, placed, reference),
+    )
+
+
+@dataclass(frozen=True)
+class _Pen:
+    """How points are drawn."""
+
+    shape: str
+    center: str
+    window: float
+    overlap: str
+    budget_bytes: int
+
+    def __post_init__(self) -> None:
+        if not (self.window > 0 and self.budget_bytes > 0):
+            raise ValueError(
+                f"need a positive window and budget, got {self.window} sigmas and {self.budget_bytes} bytes"
+            )
+
+    def draw(
+        self, placed: PlacedPoints, rows: Int64[ndarray, " m"], scale: Float64[ndarray, "n d"], reference: Array
+    ) -> Array:
+        """Maps (b, j, *cells) of some of the points."""
+        maps = zeros((placed.num_images * placed.num_types, *placed.map_hw), reference)
+        cells = placed.nearest(rows).astype(np.float64) if self.center == "cell" else placed.cells[rows]
+        draw_points(
+            maps,
+            placed.of_map()[rows],
+            cells[:, ::-1],
+            scale[rows, ::-1],
+            shape=self.shape,
+            window=self.window,
+            overlap=self.overlap,
+            budget_bytes=self.budget_bytes,
+        )
+        return maps.reshape(placed.num_images, placed.num_types, *placed.map_hw)
+
+
+def _check_choices(**given: str) -> None:
+    for name, choice in given.items():
+        if choice not in CHOICES[name]:
+            raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, got {choice!r}")
+
+
+def _point_weights(given: Array | None, count: int) -> Float32[ndarray, " n"]:
+    if given is None:
+        return np.ones(count, np.float32)
+    weights = to_numpy(given).astype(np.float32)
+    if weights.shape != (count,) or not ((weights >= 0) & np.isfinite(weights)).all():
+        raise ValueError(f"instance weights are ({count},), finite and not negative, got {weights.shape}: {weights}")
+    return weights
+
+
+def _positives(placed: PlacedPoints, drawn: Int64[ndarray, " m"]) -> Int64[ndarray, "m _"]:
+    columns = placed.image[drawn], placed.joint[drawn], *placed.nearest(drawn).T[::-1]
+    return np.stack(columns, axis=1)
+
+
+def _sizes(
+    given: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, stride: Stride, reference: Array
+) -> Array | None:
+    if given is None:
+        return None
+    sizes = to_numpy(given).astype(np.float64)
+    if sizes.shape != placed.cells.shape or not (sizes[drawn] > 0).all():
+        raise ValueError(f"sizes are {placed.cells.shape} and positive, got {sizes.shape}: {sizes}")
+    return like((sizes[drawn] / np.asarray(stride, np.float64)).astype(np.float32), reference)
+
+
+def _orientations(
+    given: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, reference: Array
+) -> Array | None:
+    if given is None:
+        return None
+    angles = to_numpy(given).astype(np.float64)
+    if angles.shape != (len(placed.cells),):
+        raise ValueError(f"angles are ({len(placed.cells)},), got {angles.shape}")
+    return like(np.stack([np.cos(angles[drawn]), np.sin(angles[drawn])], axis=1).astype(np.float32), reference)
+
+
+def _one_for_each_cell(positives: ndarray, offsets: ndarray, values: ndarray) -> Int64[ndarray, " m"]:
+    """Rows of the nearest in each cell; of those as near, a choice that does not hang on their order."""
+    of_map = [positives[:, 0], *positives.T[2:]]  # of any joint
+    distance = (offsets.astype(np.float64) ** 2).sum(axis=1)
+    order = np.lexsort((*values.T, *offsets.T, distance, *of_map))
+    cells = np.stack(of_map, axis=1)[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (cells[1:] != cells[:-1]).any(axis=1)
+    return order[new]

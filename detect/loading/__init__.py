@@ -1,0 +1,1 @@
+"""From annotations and image files to the batches a network trains on."""

@@ -1,0 +1,1 @@
+"""Box geometry, suppression and matching: the arithmetic that every other folder builds on."""

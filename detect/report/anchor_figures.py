@@ -1,0 +1,311 @@
+"""Figures of anchors: the shapes among the boxes, where in the plane of shapes coverage has holes, shapes to scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorLevel
+from detect.anchors.fitting import KCurve
+from detect.anchors.instances import area_ranges
+from detect.anchors.metrics import CURVE, AnchorMetrics, recall_curve
+from detect.report.plots import (
+    BOX,
+    INK,
+    MISSED,
+    MUTED,
+    OCTAVE,
+    Key,
+    Panel,
+    figure,
+    label,
+    pixels_axis,
+    plural,
+    set_color,
+    set_keys,
+)
+
+MISSED_IOU = 0.5
+MAX_POINTS = 6_000  # as SVG, which every browser draws; more are drawn as counts in cells
+CELLS_PER_OCTAVE = 6
+LABEL_DISTANCE = 0.07  # of the axis: shapes nearer to a labelled one than this have their level by colour alone
+IOU_COLORS = [  # ColorBrewer's RdBu, which colour-blind readers tell apart
+    [0.0, "#67001f"],
+    [0.15, "#b2182b"],
+    [0.3, "#d6604d"],
+    [0.42, "#f4a582"],
+    [0.5, "#f7f7f7"],
+    [0.65, "#92c5de"],
+    [0.8, "#4393c3"],
+    [1.0, "#2166ac"],
+]
+HALO = "0 0 2px white, 0 0 2px white, 0 0 3px white"
+
+
+def boxes_and_shapes(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
+    """Width against height of all boxes, or of how many there are, with the shapes over them."""
+    shapes = score.instances.shapes
+    every = np.concatenate([shapes, score.anchors.shapes])
+    low, high = float(every.min()), float(every.max())
+    if few := len(shapes) <= MAX_POINTS:
+        traces = _box_points(score)
+        how = f"Each dot is one of {plural(len(shapes), 'box')} after the resize rule"
+    else:
+        traces = [_box_density(shapes)]
+        how = f"Darker cells hold more of the {len(shapes):,} boxes, on a logarithmic scale"
+    diagonal = go.Scatter(
+        x=[low / 8, high * 8], y=[low / 8, high * 8], mode="lines", line={"color": "#d4dae0", "dash": "dot"}
+    )
+    diagonal.hoverinfo = "skip"
+    chart = figure(
+        [diagonal, *traces, *shape_markers(score, colors, OCTAVE / 10 + np.log10(high / low))],
+        xaxis=pixels_axis("width, px", low, high),
+        yaxis=pixels_axis("height, px", low, high),
+        height=500,
+        coloraxis=_count_axis(traces),
+    )
+    keys = [Key("box", BOX, "dot"), Key(f"box under IoU {MISSED_IOU} with every shape", MISSED, "dot")] if few else []
+    caption = f"{how}; diamonds are the shapes of “{score.anchors.name}”, and on the dotted line width equals height."
+    return Panel("boxes", "Boxes and shapes", caption, chart, 6, (*keys, *level_keys(score, colors)))
+
+
+def shapes_to_scale(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
+    """All shapes around one centre, in true proportion."""
+    reach = float(score.anchors.shapes.max()) * 0.54
+    traces = [_outlines(level, colors[level.stride]) for level in score.anchors.levels]
+    axis = {"range": [-reach, reach], "constrain": "domain"}
+    chart = figure(
+        traces,
+        xaxis={**axis, "title": {"text": "px from the centre"}},
+        yaxis={**axis, "scaleanchor": "x", "title": {"text": "px from the centre"}},
+        height=500,
+    )
+    caption = f"The shapes of “{score.anchors.name}” around one centre, all to one scale: gaps between outlines are "
+    caption += "sizes that nothing was made for."
+    return Panel("scale", "Shapes to scale", caption, chart, 6, level_keys(score, colors))
+
+
+def iou_map(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
+    """The mean best IoU on the grid of the boxes in each cell of the plane (width, height), with the shapes over it."""
+    shapes = score.instances.shapes
+    every = np.concatenate([shapes, score.anchors.shapes])
+    low, high = float(every.min()), float(every.max())
+    chart = figure(
+        [_mean_iou_cells(score), *shape_markers(score, colors, OCTAVE / 10 + np.log10(high / low))],
+        xaxis=pixels_axis("width, px", low, high),
+        yaxis=pixels_axis("height, px", low, high),
+        height=500,
+        coloraxis={"cmin": 0, "cmax": 1, "colorscale": IOU_COLORS, "colorbar": {"dtick": 0.25, "tickformat": ".2f"}},
+    )
+    caption = (
+        f"Mean best IoU of the boxes in each cell, where the grid puts the anchors of “{score.anchors.name}”: red "
+    )
+    caption += "cells are kinds of boxes that these anchors miss, white lies at 0.5."
+    return Panel("iou-map", "Where coverage has holes", caption, chart, 6, level_keys(score, colors))
+
+
+def _mean_iou_cells(score: AnchorMetrics) -> Any:
+    """A cell without boxes is NaN, which is not drawn."""
+    shapes = score.instances.shapes
+    cells = PlaneCells.of(shapes, cells_per_octave(len(shapes)))
+    counts = cells.sums(np.ones(len(shapes)))
+    means = cells.sums(score.placed_best_iou) / counts
+    heat = go.Heatmap(x=cells.x, y=cells.y, z=means, customdata=counts, coloraxis="coloraxis")
+    heat.hovertemplate = "%{x:.3g} x %{y:.3g} px<br>boxes: %{customdata:,}<br>mean IoU %{z:.3f}<extra></extra>"
+    return heat
+
+
+def cells_per_octave(num_boxes: int) -> int:
+    """Finer cells for more boxes, so that most hold several.
+
+    >>> [cells_per_octave(count) for count in (10, 2_000, 50_000, 1_000_000)]
+    [3, 4, 6, 8]
+    """
+    return min(max(math.ceil(math.log2(max(num_boxes, 1)) / 2) - 2, 3), 8)
+
+
+@dataclass(frozen=True)
+class PlaneCells:
+    """Cells of the plane (log2 width, log2 height), as many to an octave along each axis, and which one each shape is in."""
+
+    x: Float64[ndarray, " columns_and_1"]
+    y: Float64[ndarray, " rows_and_1"]
+    """Edges, in pixels."""
+    flat: Int64[ndarray, " n"]
+
+    @classmethod
+    def of(cls, shapes: Float64[ndarray, "n 2"], per_octave: int) -> PlaneCells:
+        """The cells that shapes are in, and all between."""
+        if not len(shapes):
+            return cls(np.ones(1), np.ones(1), np.zeros(0, np.int64))
+        cells = np.floor(np.log2(shapes.T.copy()) * per_octave).astype(np.int64)
+        first, last = cells.min(axis=1), cells.max(axis=1)
+        x, y = (2.0 ** (np.arange(*ends) / per_octave) for ends in zip(first, last + 2, strict=True))
+        return cls(x, y, (cells[1] - first[1]) * (len(x) - 1) + cells[0] - first[0])
+
+    def sums(self, values: Float64[ndarray, " n"]) -> Float64[ndarray, "rows columns"]:
+        """The values of the shapes in each cell together, NaN where there are none."""
+        size = (len(self.y) - 1, len(self.x) - 1)
+        total = np.bincount(self.flat, weights=values, minlength=size[0] * size[1])
+        empty = np.bincount(self.flat, minlength=len(total)) == 0
+        return np.where(empty, np.nan, total).reshape(size)
+
+
+def _box_points(score: AnchorMetrics) -> list[Any]:
+    missed = score.best_iou < MISSED_IOU
+    traces = []
+    for rows, color in ((~missed, BOX), (missed, MISSED)):
+        width, height = score.instances.shapes[rows].T
+        points = go.Scatter(x=width, y=height, mode="markers", marker={"color": color, "size": 4, "opacity": 0.5})
+        points.hovertemplate = "%{x:.1f} x %{y:.1f} px<extra></extra>"
+        traces.append(points)
+    return traces
+
+
+def _box_density(shapes: Float64[ndarray, "n 2"]) -> Any:
+    """Counts in cells of the plane; an empty cell is NaN, which is not drawn."""
+    cells = PlaneCells.of(shapes, CELLS_PER_OCTAVE)
+    counts = cells.sums(np.ones(len(shapes)))
+    density = go.Heatmap(x=cells.x, y=cells.y, z=np.log10(counts), customdata=counts, coloraxis="coloraxis")
+    density.hovertemplate = "%{customdata:,} boxes<extra></extra>"
+    return density
+
+
+def _count_axis(traces: Sequence[Any]) -> dict[str, Any]:
+    """The colours of a density's logarithms, read as counts."""
+    if not isinstance(traces[0], go.Heatmap):
+        return {}
+    powers = range(int(np.nanmax(traces[0].z)) + 1)
+    return {"cmin": 0, "colorbar": {"tickvals": list(powers), "ticktext": [f"{10**power:,}" for power in powers]}}
+
+
+def shape_markers(score: AnchorMetrics, colors: Mapping[int, str], span: float) -> list[Any]:
+    """One trace a level; a label stands only where no other is near."""
+    labelled: list[Float64[ndarray, " 2"]] = []
+    traces = []
+    for level in score.anchors.levels:
+        texts = []
+        for shape in level.shapes:
+            place = np.log10(shape) / span
+            free = all(np.abs(place - other).max() > LABEL_DISTANCE for other in labelled)
+            texts.append(f"<b>{label(level.name)}</b>" if free else "")
+            labelled += [place] if free else []
+        width, height = zip(*level.shapes, strict=True) if level.shapes else ((), ())
+        marker = {
+            "color": colors[level.stride],
+            "symbol": "diamond",
+            "size": 12,
+            "line": {"color": "white", "width": 1.5},
+        }
+        trace = go.Scatter(x=width, y=height, mode="markers+text", marker=marker, text=texts, textposition="top center")
+        trace.textfont = {"color": INK, "size": 12, "shadow": HALO}
+        trace.hovertemplate = f"{label(level.name)}, stride {level.stride}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
+        traces.append(trace)
+    return traces
+
+
+def _outlines(level: AnchorLevel, color: str) -> Any:
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    texts: list[str] = []
+    for width, height in level.shapes:
+        xs += [-width / 2, width / 2, width / 2, -width / 2, -width / 2, None]
+        ys += [-height / 2, -height / 2, height / 2, height / 2, -height / 2, None]
+        texts += [f"{label(level.name)}: {width:g} x {height:g} px"] * 6
+    return go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, text=texts, hoverinfo="text")
+
+
+def level_keys(score: AnchorMetrics, colors: Mapping[int, str]) -> tuple[Key, ...]:
+    """A legend entry for each level."""
+    levels = score.anchors.levels
+    return tuple(Key(f"{level.name} (stride {level.stride})", colors[level.stride], "diamond") for level in levels)
+
+
+SIZE_COLORS = ("#0f4c81", "#2f93c8", "#e08a2b")  # small, medium, large
+
+
+def recall_over_iou(scores: Sequence[AnchorMetrics], columns: int) -> Panel:
+    """Recall at each IoU threshold, by shape and placed."""
+    traces = []
+    for number, score in enumerate(scores):
+        for kind, best_iou, dash in (
+            ("by shape", score.best_iou, "solid"),
+            ("placed", score.placed_best_iou, "dash"),
+        ):
+            line = go.Scatter(
+                x=CURVE, y=recall_curve(best_iou), mode="lines", name=f"{label(score.anchors.name)}, {kind}"
+            )
+            line.line = {"color": set_color(number), "dash": dash, "width": 2}
+            line.hovertemplate = "%{y:.3f}"
+            traces.append(line)
+    caption = (
+        "Share of boxes that some anchor reaches: solid with a shared centre, dashed where the grid puts the anchors. "
+    )
+    caption += "What lies between the two is lost to strides, not to shapes."
+    keys = (
+        *set_keys(scores, first="line", others="line"),
+        Key("by shape", MUTED, "line"),
+        Key("placed", MUTED, "dash"),
+    )
+    return Panel("recall", "Recall over the IoU threshold", caption, _recall_chart(traces, 500), columns, keys)
+
+
+def recall_by_size(score: AnchorMetrics, columns: int) -> Panel:
+    """Recall at each IoU threshold of small, medium and large boxes, where the grid puts the anchors."""
+    bands = area_ranges(score.instances)
+    traces, keys = [], []
+    for band, color in zip(bands, SIZE_COLORS, strict=True):
+        if len(band.rows):
+            line = go.Scatter(x=CURVE, y=recall_curve(score.placed_best_iou[band.rows]), mode="lines")
+            line.update(line={"color": color, "width": 2}, name=label(band.name), hovertemplate="%{y:.3f}")
+            traces.append(line)
+            keys.append(Key(f"{band.name}: {plural(len(band.rows), 'box')}", color, "line"))
+    without = "".join(f" {band.name.split(',')[0].capitalize()}: none." for band in bands if not len(band.rows))
+    caption = (
+        f"Share of boxes that some anchor of “{score.anchors.name}” reaches where the grid puts it; size is the root "
+    )
+    caption += f"of the area.{without}"
+    return Panel("recall-by-size", "Recall by size of box", caption, _recall_chart(traces, 330), columns, tuple(keys))
+
+
+def _recall_chart(traces: Sequence[Any], height: int) -> go.Figure:
+    return figure(
+        traces,
+        xaxis={"title": {"text": "IoU threshold"}, "range": [0, 1], "dtick": 0.1, "hoverformat": ".2f"},
+        yaxis={"title": {"text": "recall"}, "range": [0, 1.02], "dtick": 0.2, "tickformat": ".1f"},
+        height=height,
+        hovermode="x unified",
+    )
+
+
+def k_curve_panel(curve: KCurve) -> Panel:
+    """Average IoU over the number of shapes, with its knee."""
+    ks, heights = list(curve.average_iou), list(curve.average_iou.values())
+    knee_iou = curve.average_iou[curve.knee]
+    line = go.Scatter(x=ks, y=heights, mode="lines+markers", line={"color": set_color(0), "width": 2})
+    line.hovertemplate = "k = %{x}<br>average IoU %{y:.3f}<extra></extra>"
+    knee = go.Scatter(x=[curve.knee], y=[knee_iou], mode="markers", hoverinfo="skip")
+    knee.marker = {"size": 15, "color": "rgba(0,0,0,0)", "line": {"color": MISSED, "width": 2}}
+    chart = figure(
+        [line, knee],
+        xaxis={"title": {"text": "number of shapes, k"}, "dtick": 1 if len(ks) <= 20 else None},
+        yaxis={"title": {"text": "average IoU by shape"}, "tickformat": ".2f", "nticks": 7},
+    )
+    text = f"knee: k = {curve.knee}, average IoU {knee_iou:.3f}"
+    chart.add_annotation(x=0.97, y=0.06, xref="paper", yref="paper", xanchor="right", yanchor="bottom", text=text)
+    chart.update_annotations(showarrow=False, font={"color": MISSED, "size": 13})
+    caption = (
+        "Average IoU that k shapes can reach, fitted on a coarse histogram; after the circled knee each further shape "
+    )
+    caption += "buys little."
+    if curve.bic:
+        least = min(curve.bic, key=curve.bic.__getitem__)
+        caption += f" Of mixtures, the Bayesian information criterion is least at k = {least}."
+    return Panel("k-curve", "How many shapes", caption, chart, 6)

@@ -1,0 +1,588 @@
+"""Broken COCO input: each file gets one line that names it and the reason, each entry its id and the reason."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from detect.data import CocoDataset, read_coco
+from detect.data.coco_reader import EXPECTED
+from detect.errors import CocoError
+
+MISSING = object()
+DEEP = 100_000
+LONG = b"9" * 5_000_000
+
+
+def content() -> dict[str, Any]:
+    """One image with one box, nothing wrong."""
+    return {
+        "images": [{"id": 1, "width": 100, "height": 80, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [{"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0, "area": 12}],
+    }
+
+
+def content_with(kind: str, field: str | None, value: Any) -> dict[str, Any]:
+    """The same with one field of an entry, one entry, or (``kind`` at the top) one list replaced or left out."""
+    broken = content()
+    parent, key = (broken, kind) if field is None else (broken[kind][0], field)
+    if field == "*":
+        parent, key = broken[kind], 0
+    if value is MISSING:
+        del parent[key]
+    else:
+        parent[key] = value
+    return broken
+
+
+TEXT = json.dumps(content()).encode()
+PACKED = gzip.compress(TEXT, mtime=0)
+DIGITS = "a number is too long (Exceeds the limit (4300"  # the rest is worded differently by each Python
+TOO_DEEP = f"nested too deeply: {EXPECTED}"
+
+
+def text_with(old: bytes, new: bytes) -> bytes:
+    assert TEXT.count(old) == 1
+    return TEXT.replace(old, new)
+
+
+def nested(opening: bytes, closing: bytes = b"", inner: bytes = b"") -> bytes:
+    return opening * DEEP + inner + closing * DEEP
+
+
+def accepts_one_box(dataset: CocoDataset) -> None:
+    assert (dataset.invalid, dataset.suspicious) == ((), ())
+    assert_array_equal(dataset.instances.ids, [7])
+    assert_array_equal(dataset.instances.boxes_xywh, [[1.0, 2.0, 3.0, 4.0]])
+
+
+# Whole files: what stands after the file's name, in full or as far as it is ours to say.
+BROKEN_FILES = {
+    "empty": (b"", f"the file is empty: {EXPECTED}"),
+    "blank": (b" \n\n", "the JSON breaks off: the file is truncated (3 bytes)"),
+    "words": (b"hello world", f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+    "one_bracket": (b"{", "the JSON breaks off: the file is truncated (1 bytes)"),
+    "truncated": (TEXT[:-5], f"the JSON breaks off: the file is truncated ({len(TEXT) - 5} bytes)"),
+    "truncated_in_a_text": (TEXT[:40], "the JSON breaks off: the file is truncated (40 bytes)"),
+    "two_files_in_one": (TEXT + TEXT, f"not JSON (line 1, column {len(TEXT) + 1}: Extra data): {EXPECTED}"),
+    "zeros_behind": (TEXT + bytes(9), f"not JSON (line 1, column {len(TEXT) + 1}: Extra data): {EXPECTED}"),
+    "a_last_comma": (TEXT[:-1] + b",}", "not JSON (line 1, column "),
+    "latin_1": (text_with(b"a.jpg", "\xe4.jpg".encode("latin-1")), "not text (byte 64 is not utf-8)"),
+    "broken_utf_8": (text_with(b"a.jpg", b"\xff\xfe"), "not text (byte 64 is not utf-8)"),
+    "control_character": (text_with(b"a.jpg", b"a\x01"), "not JSON (line 1, column 66: Invalid control character"),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(50), f"not text (byte 0 is not utf-8): {EXPECTED}"),
+    "zip": (b"PK\x03\x04" + bytes(50), f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+    "list": (b"[]", f"a list at the top: {EXPECTED}"),
+    "results": (
+        b'[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]',
+        f"a results file (a list of detections with scores): {EXPECTED}",
+    ),
+    "number": (b"3", f"a number at the top: {EXPECTED}"),
+    "nan": (b"NaN", f"nan at the top: {EXPECTED}"),
+    "text": (b'"images"', f"a text at the top: {EXPECTED}"),
+    "null": (b"null", f"null at the top: {EXPECTED}"),
+    "true": (b"true", f"true or false at the top: {EXPECTED}"),
+    "empty_object": (b"{}", f"no 'images' in it (it has nothing): {EXPECTED}"),
+    "no_annotations": (b'{"images": []}', f"no 'annotations' in it (it has 'images'): {EXPECTED}"),
+    "no_images": (b'{"info": 1, "annotations": []}', f"no 'images' in it (it has 'annotations', 'info'): {EXPECTED}"),
+    "a_line_break_in_a_key": (b'{"a\\nb": 1}', f"no 'images' in it (it has 'a\\nb'): {EXPECTED}"),
+    "a_key_of_a_megabyte": (b'{"' + b"k" * 2**20 + b'": 1}', f"no 'images' in it (it has '{'k' * 40}'): {EXPECTED}"),
+    "annotations_an_object": (
+        b'{"images": [], "annotations": {}}',
+        f"'annotations' is an object, not a list: {EXPECTED}",
+    ),
+    "images_null": (b'{"images": null, "annotations": []}', f"'images' is null, not a list: {EXPECTED}"),
+    "categories_a_text": (
+        b'{"images": [], "annotations": [], "categories": "cat"}',
+        f"'categories' is a text, not a list: {EXPECTED}",
+    ),
+    "brackets": (nested(b"["), TOO_DEEP),
+    "closed_brackets": (nested(b"[", b"]"), TOO_DEEP),
+    "objects": (nested(b'{"a": ', b"}", b"1"), TOO_DEEP),
+    "brackets_in_bbox": (text_with(b"[1, 2, 3, 4]", nested(b"[", b"]")), TOO_DEEP),
+    "brackets_in_a_field_stepped_over": (
+        text_with(b'"area"', b'"segmentation": ' + nested(b"[", b"]") + b', "area"'),
+        TOO_DEEP,
+    ),
+    "objects_beside_the_lists": (TEXT[:-1] + b', "info": ' + nested(b'{"a": ', b"}", b"1") + b"}", TOO_DEEP),
+    "a_long_id": (text_with(b'"id": 7', b'"id": ' + LONG), DIGITS),
+    "a_long_area": (text_with(b'"area": 12', b'"area": ' + LONG), DIGITS),
+    "a_long_coordinate": (text_with(b"[1, 2", b"[" + LONG + b", 2"), DIGITS),
+    "image_ids_that_disagree": (
+        text_with(b'"images": [', b'"images": [{"id": 1, "width": 9, "height": 80, "file_name": "b.jpg"}, '),
+        "image id 1 stands for 'b.jpg' (9x80) and for 'a.jpg' (100x80): ids must be unique over all files read together",
+    ),
+    "category_ids_that_disagree": (
+        text_with(b'"categories": [', b'"categories": [{"id": 1, "name": "dog"}, '),
+        "category id 1 stands for 'dog' and for 'cell': ids must be unique over all files read together",
+    ),
+}
+BROKEN_PACKED_FILES = {
+    "truncated": (PACKED[:-12], "a damaged or truncated .gz file (Compressed file ended before"),
+    "only_the_magic": (PACKED[:2], "a damaged or truncated .gz file (Compressed file ended before"),
+    "only_half_a_header": (PACKED[:5], "a damaged or truncated .gz file (Compressed file ended before"),
+    "wrong_checksum": (PACKED[:-8] + bytes(8), "a damaged or truncated .gz file (CRC check failed"),
+    "rubbish_behind": (PACKED + b"rubbish", "a damaged or truncated .gz file (Not a gzipped file"),
+    "rubbish_inside": (PACKED[:20] + b"\xff" * 20 + PACKED[40:], "a damaged or truncated .gz file (Error -3"),
+    "nothing_inside": (gzip.compress(b""), "the file is empty"),
+    "no_json_inside": (gzip.compress(b"hello"), f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+    "truncated_json_inside": (gzip.compress(TEXT[:-5]), "the JSON breaks off: the file is truncated"),
+    "packed_twice": (gzip.compress(PACKED), f"not text (byte 1 is not utf-8): {EXPECTED}"),
+    "neither_gz_nor_json": (b"hello world", f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+}
+GOOD_FILES = {
+    "utf_8": TEXT,
+    "byte_order_mark": b"\xef\xbb\xbf" + TEXT,
+    "utf_16_without_mark": TEXT.decode().encode("utf-16-le"),
+    "utf_16": TEXT.decode().encode("utf-16"),
+    "packed_under_another_name": PACKED,
+    "a_key_twice_the_last_counts": text_with(b'"id": 7', b'"id": 6, "id": 7'),
+    "half_a_surrogate_pair": text_with(b"a.jpg", b"\\ud800"),
+    "a_long_number_stepped_over": text_with(b'"area"', b'"score": ' + LONG + b', "area"'),
+    "a_long_fraction": text_with(b"[1, 2", b"[1." + b"0" * 5_000_000 + b", 2"),
+}
+
+
+def one_line_error(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises(CocoError) as caught:
+        read_coco(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 1000
+    return message
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_a_broken_file_is_named_with_what_it_is(tmp_path, name):
+    data, reason = BROKEN_FILES[name]
+    path = tmp_path / "broken.json"
+    path.write_bytes(data)
+    assert one_line_error(path).startswith(f"{path}: {reason}")
+
+
+@pytest.mark.parametrize("name", BROKEN_PACKED_FILES)
+def test_a_broken_gz_file_is_named_with_what_it_is(tmp_path, name):
+    data, reason = BROKEN_PACKED_FILES[name]
+    path = tmp_path / "broken.json.gz"
+    path.write_bytes(data)
+    assert one_line_error(path).startswith(f"{path}: {reason}")
+
+
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_an_unusual_file_is_read(tmp_path, name):
+    path = tmp_path / "unusual.json"
+    path.write_bytes(GOOD_FILES[name])
+    accepts_one_box(read_coco(path))
+
+
+def test_a_text_named_gz_is_read(tmp_path):
+    path = tmp_path / "plain.json.gz"
+    path.write_bytes(TEXT)
+    accepts_one_box(read_coco(path))
+
+
+def test_brackets_in_a_name_need_not_be_a_pattern(tmp_path):
+    path = tmp_path / "fold[1].json"
+    path.write_bytes(TEXT)
+    accepts_one_box(read_coco(path))
+
+
+def test_a_pattern_matches_before_and_after_such_a_name_exists(tmp_path):
+    (tmp_path / "fold1.json").write_bytes(TEXT)
+    accepts_one_box(read_coco(tmp_path / "fold[1].json"))
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    reason = f"a folder: give the JSON file in it, or a pattern such as {tmp_path}/*.json"
+    assert one_line_error(tmp_path) == f"{tmp_path}: {reason}"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "none.json"
+    assert one_line_error(path) == f"{path}: No such file or directory"
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / "a.json").write_bytes(TEXT)
+    path = tmp_path / "a.json" / "b.json"
+    assert one_line_error(path) == f"{path}: Not a directory"
+
+
+def test_a_pattern_without_match_is_named(tmp_path):
+    pattern = str(tmp_path / "train_*.json")
+    assert one_line_error(pattern) == f"{pattern}: no file matches this pattern"
+
+
+def test_a_name_may_be_too_long():
+    name = "a" * 300
+    assert one_line_error(name) == f"{name}: File name too long"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "pipe.json"
+    os.mkfifo(path)
+    assert one_line_error(path) == f"{path}: not a regular file: write it to disk first"
+
+
+@pytest.mark.parametrize("source", [None, 3, 2.5, object(), b"a.json", [None], [3], [[]], [content()], "a\0b"])
+def test_what_is_no_source_at_all(source):
+    assert one_line_error(source).startswith("expected paths, patterns or one COCO structure in memory, got ")
+
+
+def test_no_file_at_all():
+    assert one_line_error([]) == "no annotation file given"
+
+
+def test_the_same_shard_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.json"
+    path.write_bytes(TEXT)
+    assert one_line_error([path, path]) == f"{path}: given twice: each shard is read once"
+    assert one_line_error([path, str(tmp_path / "*.json")]) == f"{path}: given twice: each shard is read once"
+    assert one_line_error([path, "a.json"]) == f"a.json: given twice, also as {path}: each shard is read once"
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    assert one_line_error([path, link]) == f"{link}: given twice, also as {path}: each shard is read once"
+
+
+def test_shards_that_disagree_about_an_image(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_bytes(TEXT)
+    second.write_bytes(text_with(b'"width": 100', b'"width": 99'))
+    reason = "image id 1 stands for 'a.jpg' (100x80) and for 'a.jpg' (99x80)"
+    assert one_line_error([first, second]).startswith(f"{second}: {reason}")
+
+
+def test_shards_that_disagree_about_a_category(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_bytes(TEXT)
+    second.write_bytes(text_with(b'"cell"', b'"dog"'))
+    assert one_line_error([first, second]).startswith(f"{second}: category id 1 stands for 'cell' and for 'dog'")
+
+
+# Single entries: kind of entry, field, value, and the first finding. "*" replaces the whole entry.
+NAN, INF = float("nan"), float("inf")
+LIMIT = "Expected int <= 4611686018427387904"
+NO_ID = "an annotation without a usable id"
+REFUSED = [
+    ("annotations", "*", 3, "entry 0 of the annotation list is a number, not an object"),
+    ("annotations", "*", None, "entry 0 of the annotation list is null, not an object"),
+    ("annotations", "*", "box", "entry 0 of the annotation list is a text, not an object"),
+    ("annotations", "*", [1, 2, 3, 4], "entry 0 of the annotation list is a list, not an object"),
+    ("annotations", "*", True, "entry 0 of the annotation list is true or false, not an object"),
+    ("annotations", "*", {}, f"{NO_ID}: entry 0 of the annotation list: Object missing required field image_id"),
+    ("annotations", "bbox", MISSING, "annotation 7, image 1: it has no bbox"),
+    ("annotations", "bbox", None, "annotation 7, image 1: it has no bbox"),
+    ("annotations", "bbox", "1 2 3 4", "annotation 7, image 1: bbox: Expected array | null, got str"),
+    ("annotations", "bbox", {"x": 1}, "annotation 7, image 1: bbox: Expected array | null, got object"),
+    ("annotations", "bbox", [], "annotation 7, image 1: bbox has 0 numbers, not 4 (x, y, width, height)"),
+    ("annotations", "bbox", [1, 2, 3], "annotation 7, image 1: bbox has 3 numbers, not 4 (x, y, width, height)"),
+    ("annotations", "bbox", [1, 2, 3, 4, 5], "annotation 7, image 1: bbox has 5 numbers, not 4 (x, y, width, height)"),
+    ("annotations", "bbox", ["1", "2", "3", "4"], "annotation 7, image 1: bbox[0]: Expected float, got str"),
+    ("annotations", "bbox", [1, 2, None, 4], "annotation 7, image 1: bbox[2]: Expected float, got null"),
+    ("annotations", "bbox", [10**400, 2, 3, 4], "annotation 7, image 1: bbox[0]: Number out of range"),
+    ("annotations", "bbox", [NAN, 2, 3, 4], "annotation 7, image 1: bbox [nan, 2, 3, 4] is not finite"),
+    ("annotations", "bbox", [1, 2, INF, 4], "annotation 7, image 1: bbox [1, 2, inf, 4] is not finite"),
+    ("annotations", "bbox", [-INF, 2, INF, 4], "annotation 7, image 1: bbox [-inf, 2, inf, 4] is not finite"),
+    ("annotations", "bbox", [1, 2, 0, 4], "annotation 7, image 1: width 0 is not positive"),
+    ("annotations", "bbox", [1, 2, 3, -4], "annotation 7, image 1: height -4 is not positive"),
+    ("annotations", "bbox", [1, 2, 0, -4], "annotation 7, image 1: width 0 and height -4 are not positive"),
+    ("annotations", "bbox", [200, 2, 3, 4], "bbox [200, 2, 3, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "bbox", [100, 2, 3, 4], "bbox [100, 2, 3, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "bbox", [1, -4, 3, 4], "bbox [1, -4, 3, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "bbox", [1e308, 2, 1e308, 4], "bbox [1e+308, 2, 1e+308, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "image_id", 2, "annotation 7, image 2: no image has this id"),
+    ("annotations", "image_id", MISSING, "annotation 7: Object missing required field image_id"),
+    ("annotations", "image_id", True, "annotation 7: image_id: Expected int, got bool"),
+    ("annotations", "category_id", 5, "annotation 7, image 1: no category has the id 5"),
+    ("annotations", "category_id", None, "annotation 7, image 1: category_id: Expected int, got null"),
+    ("annotations", "id", "7", f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got str"),
+    ("annotations", "id", True, f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got bool"),
+    ("annotations", "id", 7.5, f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got float"),
+    ("annotations", "id", 2**64, f"annotation 18446744073709551616, image 1: id: {LIMIT}"),
+    ("annotations", "id", 2**62 + 1, f"annotation 4611686018427387905, image 1: id: {LIMIT}"),
+    ("annotations", "id", 10**4000, f"{NO_ID}, image 1: entry 0 of the annotation list: id: {LIMIT}"),
+    ("annotations", "iscrowd", "no", "annotation 7, image 1: iscrowd: Expected bool | int, got str"),
+    ("annotations", "area", "big", "annotation 7, image 1: area: Expected float | null, got str"),
+    ("images", "*", None, "entry 0 of the image list is null, not an object"),
+    ("images", "id", "1", "entry 0 of the image list: id: Expected int, got str"),
+    ("images", "id", 1.5, "entry 0 of the image list: id: Expected int, got float"),
+    ("images", "id", MISSING, "entry 0 of the image list: Object missing required field id"),
+    ("images", "id", 2**63, f"image 9223372036854775808: entry 0 of the image list: id: {LIMIT}"),
+    ("images", "width", MISSING, "image 1: entry 0 of the image list: Object missing required field width"),
+    ("images", "width", 0, "image 1: size 0x80 is not positive"),
+    ("images", "height", -80, "image 1: size 100x-80 is not positive"),
+    ("images", "height", 80.5, "image 1: entry 0 of the image list: height: Expected int, got float"),
+    ("images", "file_name", 3.5, "image 1: entry 0 of the image list: file_name: Expected str | null, got float"),
+    ("categories", "*", [], "entry 0 of the category list is a list, not an object"),
+    ("categories", "id", MISSING, "entry 0 of the category list: Object missing required field id"),
+    ("categories", "name", 3.5, "entry 0 of the category list: name: Expected str | null, got float"),
+]
+
+
+def name_of(value: Any) -> str | None:
+    return "missing" if value is MISSING else None
+
+
+@pytest.mark.parametrize(("kind", "field", "value", "reason"), REFUSED, ids=name_of)
+def test_a_broken_entry_is_refused_by_id_and_reason(tmp_path, kind, field, value, reason):
+    broken = content_with(kind, field, value)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    for source, file in ((broken, "(in memory)"), (path, str(path))):
+        dataset = read_coco(source)
+        assert len(dataset.annotations) == 0
+        first = str(dataset.invalid[0])
+        assert first.startswith(f"{file}: ")
+        assert first.endswith(reason)
+        assert one_line_error(source, strict=True) == first
+
+
+@pytest.mark.parametrize(
+    ("literal", "text"), [(b"NaN", "nan"), (b"Infinity", "inf"), (b"-Infinity", "-inf"), (b"1e999", "inf")]
+)
+def test_numbers_that_are_none_in_json_are_refused(tmp_path, literal, text):
+    path = tmp_path / "broken.json"
+    path.write_bytes(text_with(b"[1, 2", b"[" + literal + b", 2"))
+    (finding,) = read_coco(path).invalid
+    assert str(finding) == f"{path}: annotation 7, image 1: bbox [{text}, 2, 3, 4] is not finite"
+
+
+@pytest.mark.parametrize("field", ["id", "width"])
+def test_boxes_of_a_broken_image_say_so(field):
+    broken = content()
+    broken["images"].append({"id": 2, "width": 0 if field == "width" else 5, "height": 5})
+    broken["annotations"].append({"id": 8, "image_id": 2, "category_id": 1, "bbox": [1, 1, 2, 2]})
+    if field == "id":
+        broken["images"][1]["width"] = None
+    dataset = read_coco(broken)
+    assert_array_equal(dataset.annotations.ids, [7])
+    assert_array_equal(dataset.images.ids, [1])
+    assert [finding.annotation_id for finding in dataset.invalid] == [None, 8]
+    assert str(dataset.invalid[1]) == "(in memory): annotation 8, image 2: its image cannot be used"
+
+
+def test_one_broken_entry_leaves_the_others_alone(tmp_path):
+    broken = content()
+    broken["annotations"].append(dict(broken["annotations"][0], id=8, bbox=[1, 2, "3", 4]))
+    broken["annotations"].append(dict(broken["annotations"][0], id=9, bbox=[5, 6, 7, 8]))
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    dataset = read_coco(path)
+    assert_array_equal(dataset.annotations.ids, [7, 9])
+    assert [finding.annotation_id for finding in dataset.invalid] == [8]
+
+
+def test_strict_raises_the_first_refusal_by_id():
+    broken = content()
+    broken["annotations"] = [dict(broken["annotations"][0], id=number, bbox=[1, 2, 0, 4]) for number in (30, 20, 25)]
+    assert one_line_error(broken, strict=True) == "(in memory): annotation 20, image 1: width 0 is not positive"
+
+
+def test_strict_takes_what_is_only_odd():
+    assert len(read_coco(content_with("annotations", "bbox", [-1, 2, 3, 4]), strict=True).suspicious) == 1
+
+
+ODD = [
+    ("annotations", "id", MISSING, f"{NO_ID}, image 1: it has no id: kept"),
+    ("annotations", "bbox", [-1, 2, 3, 4], "bbox [-1, 2, 3, 4] reaches outside its 100x80 image: clipped"),
+    (
+        "annotations",
+        "bbox",
+        [-1e300, 2, 2e300, 4],
+        "bbox [-1e+300, 2, 2e+300, 4] reaches outside its 100x80 image: clipped",
+    ),
+    ("images", None, content()["images"] * 2, "(in memory): image 1: it stands more than once in the file: kept once"),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value", "reason"), ODD, ids=name_of)
+def test_an_odd_entry_is_kept_and_named(kind, field, value, reason):
+    dataset = read_coco(content_with(kind, field, value))
+    assert (len(dataset.images), len(dataset.annotations), dataset.invalid) == (1, 1, ())
+    (finding,) = dataset.suspicious
+    assert str(finding).endswith(reason)
+
+
+@pytest.mark.parametrize(("value", "crowd"), [(True, 1), (False, 0), (1, 1), (0, 0), (MISSING, 0)], ids=name_of)
+def test_iscrowd_may_be_true_or_false(value, crowd):
+    dataset = read_coco(content_with("annotations", "iscrowd", value))
+    assert (len(dataset.crowd), len(dataset.instances)) == (crowd, 1 - crowd)
+    assert dataset.invalid == ()
+
+
+@pytest.mark.parametrize("value", [MISSING, None, NAN, INF], ids=name_of)
+def test_an_area_that_says_nothing_is_width_times_height(value):
+    assert_array_equal(read_coco(content_with("annotations", "area", value)).instances.area, [12.0])
+
+
+def test_no_annotations_is_an_ordinary_dataset():
+    dataset = read_coco(content_with("annotations", None, []))
+    assert (len(dataset.images), len(dataset.annotations), len(dataset.instances), len(dataset.crowd)) == (1, 0, 0, 0)
+    assert dataset.annotations.boxes_xywh.shape == (0, 4)
+    assert dataset.images.wh.shape == (1, 2)
+    assert (dataset.invalid, dataset.suspicious) == ((), ())
+
+
+def test_nothing_at_all_is_an_ordinary_dataset():
+    dataset = read_coco({"images": [], "annotations": []})
+    assert (len(dataset.images), len(dataset.annotations)) == (0, 0)
+    assert dataset.images.wh.shape == (0, 2)
+
+
+@pytest.mark.parametrize("value", [MISSING, None], ids=name_of)
+def test_without_categories_every_id_is_taken(tmp_path, value):
+    nameless = content_with("categories", None, value)
+    path = tmp_path / "nameless.json"
+    path.write_text(json.dumps(nameless), encoding="utf-8")
+    for source in (nameless, path):
+        dataset = read_coco(source)
+        accepts_one_box(dataset)
+        assert dataset.category_name(1) == "category 1"
+
+
+def test_no_categories_and_one_broken_entry_are_two_matters(tmp_path):
+    nameless = content_with("categories", None, None)
+    nameless["annotations"].append(3)
+    path = tmp_path / "nameless.json"
+    path.write_text(json.dumps(nameless), encoding="utf-8")
+    assert_array_equal(read_coco(path).instances.ids, [7])
+
+
+def test_an_empty_list_of_categories_names_none():
+    (finding,) = read_coco(content_with("categories", None, [])).invalid
+    assert str(finding) == "(in memory): annotation 7, image 1: no category has the id 1"
+
+
+def test_numpy_values_are_numbers():
+    made = content()
+    made["images"][0].update(id=np.int64(1), width=np.int32(100), file_name=np.str_("a.jpg"))
+    made["annotations"][0].update(
+        id=np.int64(7), image_id=np.int32(1), bbox=np.array([1, 2, 3, 4], np.float32), iscrowd=np.bool_(False)
+    )
+    accepts_one_box(read_coco(made))
+
+
+def test_a_broken_entry_of_numpy_values_is_named_too():
+    made = content()
+    made["annotations"][0].update(id=np.int64(7), image_id=np.int64(1), bbox=np.ones(3))
+    (finding,) = read_coco(made).invalid
+    assert str(finding).endswith("annotation 7, image 1: bbox has 3 numbers, not 4 (x, y, width, height)")
+
+
+def test_fields_not_asked_for_are_not_looked_at():
+    made = content()
+    made["annotations"][0].update({"itself": made["annotations"][0], 3: "a key that is no text", "object": object()})
+    accepts_one_box(read_coco(made))
+
+
+def test_a_list_inside_itself_is_refused():
+    made = content()
+    box: list[Any] = [1, 2, 3]
+    box.append(box)
+    made["annotations"][0]["bbox"] = box
+    (finding,) = read_coco(made).invalid
+    assert str(finding).endswith("annotation 7, image 1: nested too deeply")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([1, 2], "keypoints has 2 numbers, not three (x, y, visibility) for each"),
+        ("here", "keypoints: Expected array | null, got str"),
+        ([[1, 2, 2]], "keypoints[0]: Expected float, got array"),
+        ([None, 1, 2], "keypoints[0]: Expected float, got null"),
+        ([1, 2, 2, 1, 2, 3], "keypoint 1 has visibility 3, not 0, 1 or 2"),
+        ([1, 2, 0.5], "keypoint 0 has visibility 0.5, not 0, 1 or 2"),
+        ([1, 2, 0, float("inf"), 2, 1], "keypoint 1 (inf, 2) is not finite"),
+    ],
+)
+def test_broken_keypoints_are_refused_where_they_are_asked_for(tmp_path, value, reason):
+    broken = content_with("annotations", "keypoints", value)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    for source in (broken, path):
+        (finding,) = read_coco(source, keypoints=True).invalid
+        assert str(finding).endswith(f"annotation 7, image 1: {reason}")
+        accepts_one_box(read_coco(source))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-3, 120) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+places = st.sampled_from(
+    [(kind, field) for kind in ("images", "categories", "annotations") for field in (None, "*", "id")]
+    + [("images", field) for field in ("width", "height", "file_name")]
+    + [("annotations", field) for field in ("image_id", "category_id", "bbox", "iscrowd", "area", "keypoints")]
+    + [("categories", "name")]
+)
+
+
+def outcome(source: Any) -> tuple[Any, ...]:
+    """Everything that reading gives, without the name of the file."""
+    try:
+        dataset = read_coco(source, keypoints=True)
+    except CocoError as error:
+        (line,) = str(error).splitlines()
+        return ("error", line.partition(": ")[2])
+    annotations = dataset.annotations
+    assert np.isfinite(annotations.boxes_xywh).all()
+    assert (annotations.boxes_xywh >= 0).all()
+    columns = (annotations.ids, annotations.category_ids, annotations.boxes_xywh, annotations.area)
+    findings = [(each.annotation_id, each.image_id, each.reason) for each in dataset.invalid + dataset.suspicious]
+    return (*(column.tolist() for column in columns), dataset.images.wh.tolist(), findings)
+
+
+@given(value=json_values)
+def test_any_json_at_the_top_gives_one_line(tmp_path_factory, value):
+    path = Path(tmp_path_factory.getbasetemp()) / "any.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert outcome(path)[0] == "error"
+
+
+@given(place=places, value=json_values)
+def test_any_json_in_any_place_reads_the_same_from_file_and_memory(tmp_path_factory, place, value):
+    broken = content_with(*place, value)
+    path = Path(tmp_path_factory.getbasetemp()) / "any.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    assert outcome(path) == outcome(broken)
+
+
+@given(cut=st.integers(0, len(TEXT) - 1), byte=st.integers(0, 255))
+def test_any_damaged_byte_gives_a_dataset_or_one_line(tmp_path_factory, cut, byte):
+    path = Path(tmp_path_factory.getbasetemp()) / "damaged.json"
+    for data in (TEXT[:cut] + bytes([byte]) + TEXT[cut + 1 :], PACKED[:cut] + bytes([byte]) + PACKED[cut + 1 :]):
+        path.write_bytes(data)
+        outcome(path)
+
+
+def test_whole_numbers_written_as_floats_and_missing_names_are_read(tmp_path):
+    """As tables write them: 640.0 for a size, 7.0 for an id, null for a name."""
+    table = {
+        "images": [{"id": 1.0, "width": 640.0, "height": 480.0, "file_name": None}],
+        "categories": [{"id": 1, "name": None}],
+        "annotations": [{"id": 7.0, "image_id": 1.0, "category_id": 1.0, "bbox": [1, 2, 3, 4], "iscrowd": 0.0}],
+    }
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(table), "utf-8")
+    for source in (table, path):
+        dataset = read_coco(source)
+        accepts_one_box(dataset)
+        assert dataset.invalid == ()
+        assert dataset.instances.ids.tolist() == [7]
+        assert dataset.images.wh.tolist() == [[640, 480]]
+        assert dataset.images.file_names == ("",)
+        assert dataset.category_name(1) == "category 1"

@@ -1,0 +1,81 @@
+"""Results in COCO's format: rows of a dataset, and the file that is not one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from detect.data import CocoDataset, read_coco, read_results
+from detect.errors import CocoError
+
+
+@pytest.fixture
+def dataset() -> CocoDataset:
+    images = [{"id": number, "width": 64, "height": 64} for number in (30, 10)]
+    return read_coco({"images": images, "categories": [{"id": 2, "name": "cell"}], "annotations": []})
+
+
+def written(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_columns_follow_the_file_and_images_the_dataset(tmp_path, dataset):
+    entries = [
+        {"image_id": 30, "category_id": 2, "score": 0.5, "keypoints": [1, 2, 0.9], "more": [1]},
+        {"image_id": 10, "category_id": 2, "score": 1, "bbox": [1, 2, 3, 4]},
+    ]
+    results = read_results(written(tmp_path, entries), dataset)
+    assert_array_equal(results.image_rows, [1, 0])
+    assert_array_equal(results.scores, [0.5, 1])
+    assert_array_equal(results.keypoints[0], [[1, 2, 0.9]])
+    assert results.keypoints[1].shape == (0, 3)
+    assert_array_equal(results.boxes_xywh, [[np.nan] * 4, [1, 2, 3, 4]])
+    assert results.invalid == ()
+
+
+def test_no_results_are_results(tmp_path, dataset):
+    results = read_results(written(tmp_path, []), dataset)
+    assert results.scores.shape == (0,)
+    assert results.boxes_xywh.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"image_id": 31}, "image 31: entry 1 of the results: no image has this id"),
+        ({"image_id": 10, "category_id": 1}, "image 10: entry 1 of the results: no category has the id 1"),
+        ({"score": float("nan")}, "image 10: entry 1 of the results: score nan is not finite"),
+        ({"score": "high"}, "entry 1 of the result list: score: Expected float, got str"),
+        ({"keypoints": [1, 2]}, "entry 1 of the result list: keypoints has 2 numbers, not three for each"),
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_listed_and_the_others_kept(tmp_path, dataset, entry, reason):
+    sound = {"image_id": 10, "category_id": 2, "score": 0.5}
+    results = read_results(written(tmp_path, [sound, {**sound, **entry}]), dataset)
+    (finding,) = results.invalid
+    assert str(finding).endswith(reason)
+    assert len(results.scores) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"images": [], "annotations": []}, "a dataset, not results: expected COCO results"),
+        ({}, "no list: expected COCO results"),
+        ("[{", "not JSON .*: expected COCO results"),
+        ("", "not JSON .*: expected COCO results"),
+    ],
+)
+def test_a_file_that_holds_no_results_is_told_from_one_that_does(tmp_path, dataset, content, what):
+    with pytest.raises(CocoError, match=what):
+        read_results(written(tmp_path, content), dataset)
+
+
+def test_a_file_that_is_not_there(tmp_path, dataset):
+    with pytest.raises(CocoError, match="No such file"):
+        read_results(tmp_path / "none.json", dataset)

@@ -1,0 +1,227 @@
+"""What leaves the package computes the same: as ONNX, checked in the export itself, and in torchvision's own RetinaNet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models.detection import retinanet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.detectors.backbones import build_backbone
+from detect.detectors.landmarks import LandmarkDetector
+from detect.detectors.onnx import export_onnx
+from detect.detectors.retinanet import RetinaNetDetector
+from detect.errors import ConvertError, ExportError, MissingExtraError
+from detect.heads.postprocess import PostProcess
+from detect.interop.weights import torchvision_weights
+
+NUCLEI = Path(__file__).parents[2] / "data" / "nuclei" / "images"
+
+# in a process of its own: what is exported is the code without the tests' checks of shapes
+EXPORT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy, onnxruntime, torch
+from PIL import Image
+from torch import nn
+from torch.testing import assert_close
+from detect.anchors.anchor_set import AnchorSet
+from detect.detectors.backbones import build_backbone
+from detect.detectors.onnx import export_onnx
+from detect.detectors.landmarks import LandmarkDetector
+from detect.detectors.retinanet import RetinaNetDetector
+from detect.errors import ExportError
+from detect.heads.postprocess import PostProcess
+
+name, folder, pictures = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+images = torch.stack([torch.from_numpy(numpy.array(Image.open(each).convert("L"))) for each in pictures])[:, None] / 255
+image_hw = torch.tensor([[128, 128], [100, 90], [128, 128]])
+random = torch.Generator().manual_seed(0)
+
+def boxes(found):
+    detector = RetinaNetDetector(
+        build_backbone(name, strides=(4, 8, 16), in_channels=1, seed=0),
+        AnchorSet.of([[(8, 8), (12, 9)], [(16, 16)], [(64, 64)]], strides=(4, 8, 64)),
+        2, mean=(.1,), std=(.1,), post_process=PostProcess(detections_per_image=found), seed=0,
+    )
+    for output in detector.head.class_outputs:
+        nn.init.normal_(output.weight, std=0.1, generator=random)
+    return detector
+"""
+
+EXPORT_BOXES = """
+detector = boxes(50)
+check = export_onnx(detector, str(folder / "boxes.onnx"), images, image_hw)
+assert (check.num_images, check.num_found) == (3, 150), check
+assert 0 < check.position_px < 0.05 and check.score < 1e-3, check
+assert detector.training and [each.name for each in folder.iterdir()] == ["boxes.onnx"]
+
+session = onnxruntime.InferenceSession(str(check.path))
+detector.eval()
+for rows in ([1], [2, 0, 1]):  # any number of images
+    expected = detector.detect(images[rows], image_hw[rows])
+    outputs = session.run(None, {"images": images[rows].numpy(), "image_hw": image_hw[rows].numpy()})
+    for each, found_boxes, scores, classes, valid in zip(expected, *outputs, strict=True):
+        assert_close(torch.from_numpy(found_boxes[valid]), each.boxes, rtol=0, atol=1e-2)
+        assert_close(torch.from_numpy(scores[valid]), each.scores, rtol=0, atol=1e-4)
+        assert_close(torch.from_numpy(classes[valid]), each.classes)
+"""
+
+EXPORT_LANDMARKS = """
+backbone = build_backbone(name, strides=(2, 4, 8), in_channels=1, seed=0)
+detector = LandmarkDetector(backbone, 2, prior=.3, mean=(.1,), std=(.1,), seed=0)
+nn.init.normal_(detector.head.heatmap_output.weight, std=0.2, generator=random)
+check = export_onnx(detector, folder / "landmarks.onnx", images, image_hw)
+assert check.num_images == 3 and check.num_found > 30, check
+session = onnxruntime.InferenceSession(str(check.path))
+(heatmaps,) = session.run(None, {"images": images[:2].numpy()})
+with torch.no_grad():
+    expected = detector.eval()(images[:2]).logits.sigmoid()
+assert_close(torch.from_numpy(heatmaps), expected, rtol=0, atol=1e-3)
+
+find = LandmarkDetector.detect
+def elsewhere(self, images, image_hw):
+    peaks = find(self, images, image_hw)
+    return replace(peaks, cells=peaks.cells + 0.1)
+LandmarkDetector.detect = elsewhere  # as if the file were of another network
+try:
+    export_onnx(detector, folder / "other.onnx", images, image_hw)
+except ExportError as error:
+    assert "in image 0 PyTorch finds" in str(error) and "nothing was written" in str(error), error
+else:
+    raise AssertionError("points a tenth of a pixel away are not the same")
+assert [each.name for each in folder.iterdir()] == ["landmarks.onnx"]
+"""
+
+
+def run_export(code: str, name: str, folder: Path) -> None:
+    pictures = [str(each) for each in sorted(NUCLEI.iterdir())[:3]]
+    command = [sys.executable, "-W", "error", "-c", EXPORT + code, name, str(folder), *pictures]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_box_detector_in_one_file_finds_what_pytorch_finds(tmp_path):
+    run_export(EXPORT_BOXES, "small", tmp_path)
+
+
+def test_a_landmark_detector_in_a_file_gives_its_heatmaps_and_a_file_of_others_is_refused(tmp_path):
+    run_export(EXPORT_LANDMARKS, "small", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_borrowed_backbones_are_exported_too(name, tmp_path):
+    run_export(EXPORT_BOXES, name, tmp_path)
+
+
+def small_landmarks() -> LandmarkDetector:
+    return LandmarkDetector(build_backbone("small", strides=(2, 4), in_channels=1))
+
+
+def test_what_has_no_form_in_onnx_is_told(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, images):
+            raise RuntimeError("an operator of my own\nwith details")
+
+    detector = small_landmarks()
+    detector.backbone.model = Odd()
+    with pytest.raises(ExportError, match=r"odd\.onnx: the detector has no form in ONNX"):
+        export_onnx(detector, tmp_path / "odd.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed.*export"):
+        export_onnx(small_landmarks(), tmp_path / "x.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
+
+
+SIZES = (16, 20, 24)  # halves are whole, so torchvision's rounding does nothing
+STRIDES = (8, 16, 32, 64, 128)
+SCORE = 0.2
+
+
+def on_a_resnet(norm: str | None = None, num_classes: int = 3) -> RetinaNetDetector:
+    """A detector as torchvision builds one, with anchors where torchvision puts them."""
+    shapes = [[(size * stride / 8, size * stride / 8) for size in SIZES] for stride in STRIDES]
+    detector = RetinaNetDetector(
+        build_backbone("torchvision:resnet18", strides=STRIDES, seed=0),
+        AnchorSet.of(shapes, strides=STRIDES, center_offset=0.0),
+        num_classes,
+        pyramid_channels=256,
+        num_convs=4,
+        norm=norm,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.25),
+        post_process=PostProcess(score_threshold=SCORE),
+        seed=0,
+    )
+    for output in detector.head.class_outputs:  # scores on both sides of the threshold, none too near to another
+        nn.init.normal_(output.weight, std=0.04 if norm else 0.7, generator=torch.Generator().manual_seed(0))
+    return detector
+
+
+def torchvision_network(norm: str | None, num_classes: int) -> nn.Module:
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18",
+        weights=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(512, 256),
+    )
+    anchors = AnchorGenerator(
+        sizes=tuple(tuple(size * stride // 8 for size in SIZES) for stride in STRIDES), aspect_ratios=((1.0,),) * 5
+    )
+    head = retinanet.RetinaNetHead(256, 3, num_classes, norm_layer=norm and partial(nn.GroupNorm, 32))
+    size = {"min_size": 128, "max_size": 256, "score_thresh": SCORE}
+    means = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
+    return retinanet.RetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **size, **means)
+
+
+@pytest.mark.parametrize("norm", [None, "group"])
+def test_in_torchvision_s_network_the_weights_find_the_same(norm):
+    detector, other = on_a_resnet(norm), torchvision_network(norm, 3)
+    converted = torchvision_weights(detector)
+    other.load_state_dict(converted.state)
+    images = torch.rand(1, 3, 128, 256, generator=torch.Generator().manual_seed(1))
+    (found,) = detector.eval().detect(images, torch.tensor([[128, 256]]))
+    with torch.no_grad():
+        (expected,) = other.eval()([images[0]])
+    assert 10 < len(found.scores) < 300
+    assert_close(found.scores, expected["scores"], rtol=1e-4, atol=1e-5)
+    assert_close(found.boxes, expected["boxes"], rtol=1e-4, atol=1e-2)
+    assert_close(found.classes, expected["labels"])
+    assert "image_mean=[0.4" in "\n".join(converted.notes)
+    assert "detect anchors convert" in "\n".join(converted.notes)
+
+
+def test_classes_are_not_taken_for_coco_s():
+    """80 classes stay 80 rows: torchvision's 91 are for weights of COCO alone."""
+    state = torchvision_weights(on_a_resnet(num_classes=80)).state
+    assert len(state["head.classification_head.cls_logits.bias"]) == 3 * 80
+
+
+def test_what_torchvision_cannot_hold_is_named():
+    small = build_backbone("small", strides=(8, 16, 32))
+    shapes = [[(8, 8)]] * 5
+    with pytest.raises(ConvertError, match="stands on one of its ResNets, this one on 'small'"):
+        torchvision_weights(RetinaNetDetector(small, AnchorSet.of(shapes, strides=STRIDES), 1))
+    resnet = build_backbone("torchvision:resnet18", strides=(8, 16, 32))
+    with pytest.raises(ConvertError, match=r"this one has \(8, 16\)"):
+        torchvision_weights(RetinaNetDetector(resnet, AnchorSet.of(shapes[:2], strides=(8, 16)), 1))
+    uneven = AnchorSet.of([*shapes[:4], [(8, 8), (9, 9)]], strides=STRIDES)
+    with pytest.raises(ConvertError, match=r"this one \[1, 1, 1, 1, 2\]"):
+        torchvision_weights(RetinaNetDetector(resnet, uneven, 1, post_process=PostProcess()))

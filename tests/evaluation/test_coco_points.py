@@ -1,0 +1,240 @@
+"""Results scored as points of a dataset: grouped by hand, ignored regions, and OKS as pycocotools has it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detect.data import CocoResults, read_coco, read_results
+from detect.errors import CocoError
+from detect.evaluation.coco_points import oks_of, point_results
+from detect.keypoints.keypoints import CocoKeypoints, box_keypoints, coco_keypoints
+
+NUM_JOINTS = 3
+SIGMAS = (0.03, 0.1, 0.05)
+
+
+def dataset_of(*annotations: dict[str, Any]) -> dict[str, Any]:
+    """Two images of 200 x 200 pixels, a category of two keypoints and one of one."""
+    entries = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30], **entry}
+        for number, entry in enumerate(annotations, 1)
+    ]
+    return {
+        "images": [{"id": number, "width": 200, "height": 200} for number in (1, 2)],
+        "categories": [{"id": 1, "name": "rod"}, {"id": 5, "name": "ball"}],
+        "annotations": entries,
+    }
+
+
+ROD = {"keypoints": [12, 13, 2, 14, 15, 1]}
+BALL = {"keypoints": [50, 60, 2], "category_id": 5, "image_id": 2}
+
+
+def results_of(found: CocoKeypoints, entries: list[dict[str, Any]], tmp_path: Path) -> CocoResults:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(entries), "utf-8")
+    return read_results(path, found.dataset)
+
+
+def landmarks(*annotations: dict[str, Any], pixel_origin: str = "center") -> CocoKeypoints:
+    return coco_keypoints(read_coco(dataset_of(*annotations), keypoints=True), pixel_origin=pixel_origin)
+
+
+def test_points_stand_with_those_of_their_image_and_type(tmp_path):
+    found = landmarks(ROD, BALL)
+    entries = [
+        {"image_id": 2, "category_id": 5, "score": 0.4, "keypoints": [51, 61, 1]},
+        {"image_id": 2, "category_id": 1, "score": 0.7, "keypoints": [1, 2, 1, 3, 4, 1]},
+        {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [5, 6, 1, 7, 8, 1]},
+    ]
+    points = point_results(found, results_of(found, entries, tmp_path))
+    # groups: rod 0, rod 1, ball of image 1, then of image 2
+    assert [own.tolist() for own in points.predicted] == [[[5, 6]], [[7, 8]], [], [[1, 2]], [[3, 4]], [[51, 61]]]
+    assert [own.tolist() for own in points.scores] == [[0.9], [0.9], [], [0.7], [0.7], [0.4]]
+    assert [own.tolist() for own in points.truth] == [[[12, 13]], [[14, 15]], [], [], [], [[50, 60]]]
+    ball = points.of_joint(2)
+    assert (ball.num_types, [own.tolist() for own in ball.predicted]) == (1, [[], [[51, 61]]])
+    assert [own.tolist() for own in ball.truth] == [[], [[50, 60]]]
+
+
+def test_points_without_a_label_are_no_truth_and_hidden_ones_are(tmp_path):
+    found = landmarks({"keypoints": [12, 13, 0, 14, 15, 1]})
+    points = point_results(found, results_of(found, [], tmp_path))
+    assert [own.tolist() for own in points.truth] == [[], [[14, 15]], [], []]
+
+
+def test_centres_of_boxes_are_points(tmp_path):
+    found = box_keypoints(read_coco(dataset_of({"bbox": [10, 10, 20, 30]})))
+    entries = [{"image_id": 1, "category_id": 1, "score": 0.4, "bbox": [0, 2, 10, 20]}]
+    points = point_results(found, results_of(found, entries, tmp_path), source="boxes")
+    assert_array_equal(points.predicted[0], [[5, 12]])
+    assert_array_equal(points.truth[0], [[20, 25]])
+
+
+CROWD = {"keypoints": [0] * 6, "bbox": [100, 100, 40, 40], "iscrowd": 1}
+SILENT = {"keypoints": [0] * 6, "bbox": [100, 100, 40, 40]}
+
+
+@pytest.mark.parametrize("region", [CROWD, SILENT])
+@pytest.mark.parametrize(
+    ("x", "y", "num_left"),
+    [
+        (120, 120, 0),  # inside, far from the point of its type
+        (141, 120, 1),  # outside: the box ends at 140 - .5, for pixel indices
+        (110, 113, 1),  # inside, 3 from the point
+        (110, 113.5, 0),
+    ],
+)
+def test_predictions_in_a_region_nobody_labelled_do_not_count_unless_a_true_point_is_near(
+    tmp_path, region, x, y, num_left
+):
+    found = landmarks({"keypoints": [110, 110, 2, 190, 190, 2]}, region)
+    entries = [{"image_id": 1, "category_id": 1, "score": 0.4, "keypoints": [x, y, 1, 5, 5, 1]}]
+    points = point_results(found, results_of(found, entries, tmp_path), radius=3.0)
+    assert [len(own) for own in points.predicted] == [num_left, 1, 0, 0]
+    assert points.num_ignored == 1 - num_left
+
+
+def test_near_means_a_point_of_the_same_type(tmp_path):
+    found = landmarks({"keypoints": [110, 110, 2, 190, 190, 2]}, CROWD)
+    entries = [{"image_id": 1, "category_id": 1, "score": 0.4, "keypoints": [190, 190, 1, 110, 110, 1]}]
+    points = point_results(found, results_of(found, entries, tmp_path))
+    assert [len(own) for own in points.predicted] == [1, 0, 0, 0]
+
+
+def test_a_region_says_nothing_of_other_images(tmp_path):
+    found = landmarks(ROD, CROWD)
+    entries = [{"image_id": 2, "category_id": 1, "score": 0.4, "keypoints": [120, 120, 1, 120, 120, 1]}]
+    assert point_results(found, results_of(found, entries, tmp_path)).num_ignored == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 2), st.floats(0, 199), st.floats(0, 199), st.floats(0, 1)), max_size=12))
+def test_every_prediction_counts_or_is_ignored_or_refused(tmp_path_factory, rows):
+    found = landmarks({**BALL, "image_id": 1}, {**CROWD, "keypoints": [0, 0, 0], "category_id": 5})
+    entries = [
+        {"image_id": image, "category_id": 5, "score": score, "keypoints": [x, y, 1]} for image, x, y, score in rows
+    ]
+    strange = {"image_id": 1, "category_id": 5, "score": 0.5, "keypoints": []}
+    points = point_results(found, results_of(found, [*entries, strange], tmp_path_factory.mktemp("a")))
+    assert sum(map(len, points.predicted)) + points.num_ignored == len(rows)
+    assert [len(own) for own in points.predicted] == [len(own) for own in points.scores]
+    assert len(points.invalid) == 1
+    inside = sum(image == 1 and 99.5 <= x <= 139.5 and 99.5 <= y <= 139.5 for image, x, y, _ in rows)
+    assert points.num_ignored == inside  # (50, 60) is far from it
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"keypoints": [1, 2, 3]}, "category 1 has 2 keypoints in the truth, this has 1 that are finite"),
+        ({"keypoints": [1, 2, 3, float("nan"), 5, 6]}, "has 2 keypoints in the truth, this has 1 that are finite"),
+        ({"bbox": [1, 2, 3, 4]}, "this has 0 that are finite"),
+        ({"keypoints": [1, 2, 3], "category_id": 5}, "category 5 has 0 keypoints in the truth"),
+    ],
+)
+def test_results_without_the_points_of_their_category_are_refused_with_their_place(tmp_path, entry, reason):
+    found = landmarks(ROD)
+    rubbish: Any = "rubbish"
+    entries = [rubbish, {"image_id": 2, "category_id": 1, "score": 0.4, **entry}]
+    points = point_results(found, results_of(found, entries, tmp_path))
+    assert not any(map(len, points.predicted))
+    finding = points.invalid[1]
+    assert finding.image_id == 2
+    assert finding.reason.startswith("entry 1 of the results: ")
+    assert reason in finding.reason
+
+
+def test_another_source_is_refused(tmp_path):
+    found = landmarks(ROD)
+    with pytest.raises(ValueError, match="source is one of keypoints, boxes, got 'masks'"):
+        point_results(found, results_of(found, [], tmp_path), source="masks")
+
+
+# OKS
+
+
+def persons(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """As in COCO's files: points of visibility 0, 1 and 2, crowds, num_keypoints 0; and results near and far."""
+    draws = np.random.default_rng(seed)
+    annotations, results = [], []
+    for image in range(1, 6):
+        for _ in range(int(draws.integers(0, 6))):
+            points = draws.uniform(20, 180, (NUM_JOINTS, 2))
+            seen = draws.integers(0, 3, NUM_JOINTS) * (draws.random() < 0.75)
+            crowd = int(draws.random() < 0.2)
+            low, high = points.min(axis=0), points.max(axis=0)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "keypoints": np.column_stack([points * (seen > 0)[:, None], seen]).ravel().tolist(),
+                    "num_keypoints": int((seen > 0).sum()),
+                    "area": float(draws.uniform(500, 20000)),
+                    "bbox": [*low.tolist(), *(high - low).tolist()],
+                    "iscrowd": crowd,
+                }
+            )
+            for _ in range(int(draws.integers(0, 3))):
+                placed = points + draws.normal(scale=draws.choice([1.0, 6.0, 40.0]), size=points.shape)
+                results.append(
+                    {
+                        "image_id": image,
+                        "category_id": 1,
+                        "keypoints": np.column_stack([placed, np.ones(NUM_JOINTS)]).ravel().tolist(),
+                        "score": float(draws.random()),
+                    }
+                )
+    images = [{"id": image, "height": 200, "width": 200} for image in range(1, 6)]
+    return {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": annotations}, results
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_oks_of_files_is_pycocotools_own(seed, tmp_path):
+    truth, results = persons(seed)
+    for name, content in (("truth.json", truth), ("results.json", results)):
+        (tmp_path / name).write_text(json.dumps(content), "utf-8")
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects = COCO(tmp_path / "truth.json")
+        evaluation = COCOeval(objects, objects.loadRes(str(tmp_path / "results.json")), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(SIGMAS)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    found = coco_keypoints(read_coco(tmp_path / "truth.json", keypoints=True))
+    own = oks_of(found, read_results(tmp_path / "results.json", found.dataset), SIGMAS)
+    assert_allclose([-1 if number is None else number for number in own.to_dict().values()], evaluation.stats)
+
+
+def test_the_persons_have_all_that_the_comparison_is_about():
+    annotations = [entry for seed in range(8) for entry in persons(seed)[0]["annotations"]]
+    assert {seen for entry in annotations for seen in entry["keypoints"][2::3]} == {0, 1, 2}
+    assert {(entry["iscrowd"], entry["num_keypoints"] == 0) for entry in annotations} == {
+        (crowd, silent) for crowd in (0, 1) for silent in (False, True)
+    }
+
+
+def test_refused_results_take_no_part_in_oks(tmp_path):
+    truth, results = persons(3)
+    found = coco_keypoints(read_coco(truth, keypoints=True))
+    without = oks_of(found, results_of(found, results, tmp_path), SIGMAS)
+    short, unknown = {**results[0], "keypoints": [1, 2, 1]}, {**results[0], "keypoints": [float("nan")] * 9}
+    assert oks_of(found, results_of(found, [short, *results, unknown], tmp_path), SIGMAS) == without
+
+
+def test_oks_needs_one_sigma_for_each_keypoint(tmp_path):
+    found = landmarks(ROD)
+    with pytest.raises(CocoError, match="one sigma for each of 2 keypoints of 'rod', got 1"):
+        oks_of(found, results_of(found, [], tmp_path), [0.1])

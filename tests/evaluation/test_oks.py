@@ -1,0 +1,217 @@
+"""Object keypoint similarity: by hand, and as pycocotools has it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+from detect.evaluation.oks import PERSON_SIGMAS, evaluate_oks, pairwise_oks
+
+NUM_JOINTS = 4
+SIGMAS = np.array([0.03, 0.1, 0.05, 0.08])
+
+
+def random_persons(seed, num_images=6):
+    """Objects of each kind in each image: labelled in part, in nothing, crowds; and results near and far from them."""
+    draws = np.random.default_rng(seed)
+    annotations, results = [], []
+    for image in range(1, num_images + 1):
+        for _ in range(int(draws.integers(0, 6))):
+            points = draws.uniform(0, 200, (NUM_JOINTS, 2))
+            seen = draws.integers(0, 3, NUM_JOINTS) * (draws.random() < 0.8)
+            box = [*points.min(axis=0), *np.ptp(points, axis=0)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "keypoints": np.column_stack([points * (seen > 0)[:, None], seen]).ravel().tolist(),
+                    "num_keypoints": int((seen > 0).sum()),
+                    "area": float(draws.uniform(500, 40000)),
+                    "bbox": [float(number) for number in box],
+                    "iscrowd": int(draws.random() < 0.2),
+                }
+            )
+            for _ in range(int(draws.integers(0, 3))):
+                placed = points + draws.normal(scale=draws.choice([1.0, 8.0, 40.0]), size=points.shape)
+                results.append(
+                    {
+                        "image_id": image,
+                        "category_id": 1,
+                        "keypoints": np.column_stack([placed, np.ones(NUM_JOINTS)]).ravel().tolist(),
+                        "score": float(np.round(draws.random(), 1)),
+                    }
+                )
+    images = [{"id": image, "height": 200, "width": 200} for image in range(1, num_images + 1)]
+    categories = [{"id": 1, "name": "thing"}]
+    return {"images": images, "categories": categories, "annotations": annotations}, results
+
+
+def by_pycocotools(truth, results, sigmas, folder):
+    """As its own documentation goes about it, from files."""
+    for name, content in (("truth.json", truth), ("results.json", results)):
+        (folder / name).write_text(json.dumps(content), "utf-8")
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects = COCO(folder / "truth.json")
+        evaluation = COCOeval(objects, objects.loadRes(str(folder / "results.json")), "keypoints")
+        evaluation.params.kpt_oks_sigmas = sigmas
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def tables(annotations, results):
+    """The arrays that pairwise_oks takes."""
+    truth = np.array([each["keypoints"] for each in annotations], float).reshape(-1, NUM_JOINTS, 3)
+    predicted = np.array([each["keypoints"] for each in results], float).reshape(-1, NUM_JOINTS, 3)[..., :2]
+    areas = np.array([each["area"] for each in annotations], float)
+    boxes = np.array([each["bbox"] for each in annotations], float).reshape(-1, 4)
+    return predicted, truth, areas, boxes
+
+
+# similarity
+
+
+def test_similarity_by_hand():
+    # k = 2 sigma = .2, .4; area 100. Landmark 0 is off by 2, exp(-4 / (2 * 100 * .04)); 1 by 5, exp(-25 / (2 * 100 * .16))
+    truth = np.array([[[0.0, 0.0, 2.0], [10.0, 10.0, 1.0]]])
+    predicted = np.array([[[2.0, 0.0], [13.0, 14.0]]])
+    found = pairwise_oks(predicted, truth, areas=np.array([100.0]), boxes=np.zeros((1, 4)), sigmas=np.array([0.1, 0.2]))
+    assert_allclose(found, [[(math.exp(-4 / 8) + math.exp(-25 / 32)) / 2]])
+
+
+def test_an_object_without_labels_is_near_where_its_box_grown_three_times_is():
+    # box (10, 10) to (20, 20), grown to (0, 0) to (30, 30): inside is 0 away, (33, 34) is 5: exp(-25 / (2 * 100 * .04))
+    truth = np.zeros((1, 2, 3))
+    predicted = np.array([[[29.0, 1.0], [33.0, 34.0]]])
+    box = np.array([[10.0, 10.0, 10.0, 10.0]])
+    found = pairwise_oks(predicted, truth, areas=np.array([100.0]), boxes=box, sigmas=np.array([0.1, 0.1]))
+    assert_allclose(found, [[(1 + math.exp(-25 / 8)) / 2]])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_similarities_are_pycocotools(seed, tmp_path):
+    truth, results = random_persons(seed)
+    evaluation = by_pycocotools(truth, results, SIGMAS, tmp_path)
+    for image in range(1, 7):
+        annotations = [each for each in truth["annotations"] if each["image_id"] == image]
+        own = sorted((each for each in results if each["image_id"] == image), key=lambda each: -each["score"])
+        expected = np.array(evaluation.computeOks(image, 1)).reshape(len(own), len(annotations))
+        predicted, points, areas, boxes = tables(annotations, own)
+        found = pairwise_oks(predicted, points, areas=areas, boxes=boxes, sigmas=SIGMAS)
+        assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_an_object_without_area_is_found_only_exactly():
+    truth = np.array([[[5.0, 5.0, 2.0]]])
+    predicted = np.array([[[5.0, 5.0]], [[5.1, 5.0]]])
+    found = pairwise_oks(predicted, truth, areas=np.zeros(1), boxes=np.zeros((1, 4)), sigmas=np.array([0.1]))
+    assert_allclose(found, [[1.0], [0.0]])
+
+
+def test_no_objects_or_predictions_have_no_similarities():
+    for count, others in ((0, 2), (2, 0), (0, 0)):
+        found = pairwise_oks(
+            np.zeros((count, 3, 2)),
+            np.zeros((others, 3, 3)),
+            areas=np.ones(others),
+            boxes=np.ones((others, 4)),
+            sigmas=np.ones(3),
+        )
+        assert found.shape == (count, others)
+
+
+def test_the_sigmas_of_persons_are_pycocotools():
+    assert_array_equal(PERSON_SIGMAS, Params(iouType="keypoints").kpt_oks_sigmas)
+
+
+# evaluation
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_precision_and_recall_are_pycocotools(seed, tmp_path):
+    truth, results = random_persons(seed)
+    expected = by_pycocotools(truth, results, SIGMAS, tmp_path).stats
+    found = evaluate_oks(truth, results, sigmas=SIGMAS)
+    assert_allclose([-1 if number is None else number for number in found.to_dict().values()], expected)
+
+
+def test_perfect_results_score_1_and_other_sigmas_change_others():
+    truth, _ = random_persons(3)
+    truth["annotations"] = [each for each in truth["annotations"] if each["num_keypoints"] and not each["iscrowd"]]
+    results = [
+        {"image_id": each["image_id"], "category_id": 1, "keypoints": each["keypoints"], "score": 0.5}
+        for each in truth["annotations"]
+    ]
+    assert evaluate_oks(truth, results, sigmas=SIGMAS).ap == pytest.approx(1.0)
+    shifted = [each | {"keypoints": (np.array(each["keypoints"]) + 5).tolist()} for each in results]
+    strict, lenient = (evaluate_oks(truth, shifted, sigmas=factor * SIGMAS).ap for factor in (0.3, 3))
+    assert strict < 0.5 < lenient
+
+
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"num_keypoints": 0}])
+def test_crowds_and_objects_without_keypoints_are_ignored_with_what_finds_them(change):
+    truth, _ = random_persons(0)
+    annotation = truth["annotations"][0] | {
+        "keypoints": [50.0, 50.0, 2] * 4,
+        "num_keypoints": 4,
+        "iscrowd": 0,
+        "area": 5000.0,
+    }
+    far = annotation | {"id": 2, "keypoints": [150.0, 150.0, 2] * 4}
+    results = [
+        {"image_id": annotation["image_id"], "category_id": 1, "keypoints": each["keypoints"], "score": score}
+        for each, score in ((annotation, 0.5), (far, 0.9))
+    ]
+    found = evaluate_oks(truth | {"annotations": [annotation, far | change]}, results, sigmas=SIGMAS)
+    assert found.ap == pytest.approx(1.0)
+    unseen = evaluate_oks(truth | {"annotations": [annotation, far | change]}, results[:1], sigmas=SIGMAS)
+    assert unseen.ap == pytest.approx(1.0)  # not missed
+    alone = evaluate_oks(truth | {"annotations": [annotation]}, results, sigmas=SIGMAS)
+    assert alone.ap == pytest.approx(0.5)  # not ignored, the better score finds nothing
+
+
+def test_keypoints_are_counted_where_the_file_does_not():
+    truth, results = random_persons(1)
+    plain = truth | {
+        "annotations": [{k: v for k, v in each.items() if k != "num_keypoints"} for each in truth["annotations"]]
+    }
+    assert evaluate_oks(plain, results, sigmas=SIGMAS) == evaluate_oks(truth, results, sigmas=SIGMAS)
+
+
+def test_nothing_found_scores_0_and_nothing_to_find_has_no_score():
+    truth, results = random_persons(2)
+    assert evaluate_oks(truth, [], sigmas=SIGMAS).ap == 0.0
+    nothing = evaluate_oks(truth | {"annotations": []}, results, sigmas=SIGMAS)
+    assert set(nothing.to_dict().values()) == {None}
+
+
+def test_inputs_stay_as_they_are_and_nothing_is_printed(capsys):
+    truth, results = random_persons(2)
+    before = copy.deepcopy((truth, results))
+    evaluate_oks(truth, results, sigmas=SIGMAS.tolist())
+    assert (truth, results) == before
+    assert capsys.readouterr().out == ""
+
+
+# refusals
+
+
+def test_what_does_not_fit_the_sigmas_or_the_images_is_refused():
+    truth, results = random_persons(2)
+    with pytest.raises(ValueError, match="annotation 0 has 12 numbers in keypoints, not 3 for each of 17 sigmas"):
+        evaluate_oks(truth, results)
+    with pytest.raises(ValueError, match="result 1 has 3 numbers"):
+        evaluate_oks(truth, [results[0], results[0] | {"keypoints": [1.0, 2.0, 1]}], sigmas=SIGMAS)
+    with pytest.raises(ValueError, match=r"not in the truth: \[99\]"):
+        evaluate_oks(truth, [results[0] | {"image_id": 99}], sigmas=SIGMAS)

@@ -1,0 +1,107 @@
+"""What a perfect network would reach: on points laid so that the answer is known, and on the samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from detect.data import read_coco
+from detect.evaluation.oracle import batches_of_one_size, by_group, coarsest_good, oracle_round_trip
+from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.samples import sample_annotations
+
+
+def landmarks_of(*images, wh=(64, 48)) -> CocoKeypoints:
+    """Images with these points, as pixel indices."""
+    return coco_keypoints(
+        read_coco(
+            {
+                "images": [{"id": number, "width": wh[0], "height": wh[1] + number} for number in range(len(images))],
+                "categories": [{"id": 1, "name": "spot"}],
+                "annotations": [
+                    {
+                        "id": 100 * image + row,
+                        "image_id": image,
+                        "category_id": 1,
+                        "keypoints": [x, y, 2],
+                        "bbox": [0, 0, 9, 9],
+                    }
+                    for image, points in enumerate(images)
+                    for row, (x, y) in enumerate(points)
+                ],
+            },
+            keypoints=True,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def nuclei() -> CocoKeypoints:
+    return coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
+
+
+def test_points_apart_lose_nothing():
+    found = oracle_round_trip(landmarks_of([(10, 10), (40, 30)], [(5, 7)]), stride=4, sigma=1.5)
+    assert found.scores.micro.f1 == 1
+    assert (found.merged, found.collisions, found.outside) == (0, 0, 0)
+    assert found.scores.error.mean < 0.01
+
+
+def test_points_in_one_cell_are_one_and_points_outside_none():
+    # at stride 8 cell 1 covers pixels 8 to 15; x = 70 is outside the 64 pixels
+    found = oracle_round_trip(landmarks_of([(10, 10), (13, 12), (40, 30), (70, 20)]), stride=8, radius=1.0)
+    assert (found.collisions, found.outside) == (1, 1)
+    assert found.merged >= 1
+    assert found.scores.num_matched == 4 - found.merged - found.outside
+
+
+def test_the_samples_lose_less_than_one_in_two_hundred_at_stride_4(nuclei):
+    assert oracle_round_trip(nuclei, stride=4, sigma=2, radius=3).scores.micro.f1 >= 0.995
+    assert oracle_round_trip(nuclei, stride=2, sigma=2, radius=3).scores.micro.f1 == 1
+
+
+def test_peaks_alone_merge_what_is_closer_than_two_cells(nuclei):
+    alone, split = (oracle_round_trip(nuclei, stride=4, split=choice) for choice in (False, True))
+    assert alone.merged == 5
+    assert split.merged <= 2
+    assert split.scores.error.mean < alone.scores.error.mean
+
+
+def test_the_convention_of_pixels_does_not_matter_as_long_as_it_is_kept():
+    dataset = landmarks_of([(10.3, 10.2), (40, 30)]).dataset
+    errors = [
+        oracle_round_trip(coco_keypoints(dataset, pixel_origin=pixel_origin)).scores.error.mean
+        for pixel_origin in ("center", "corner")
+    ]
+    assert max(errors) < 0.02
+
+
+def test_images_without_points_and_progress():
+    done = []
+    found = oracle_round_trip(landmarks_of([(10, 10)], [], []), told=done.append)
+    assert found.scores.num_images == 3
+    assert found.scores.count.mae == 0
+    assert done == [1, 2, 3]  # of three sizes
+
+
+def test_the_coarsest_good_one_is_chosen(nuclei):
+    every = [oracle_round_trip(nuclei, stride=stride, sigma=sigma) for stride in (2, 4, 8) for sigma in (1, 2)]
+    best = coarsest_good(every)
+    assert (best.stride, best.sigma) == (4, 1)  # of stride 4, where sigma 1 loses less
+    assert coarsest_good(every[-2:]) is None
+    assert coarsest_good(every[:2]).sigma == 2  # as good as sigma 1 at stride 2, and larger
+
+
+def test_batches_hold_images_of_one_size_and_every_image_once():
+    found = landmarks_of([], [(1, 1)], [], [])
+    batches = list(batches_of_one_size(found, 2))
+    assert sorted(row for batch in batches for row in batch) == [0, 1, 2, 3]
+    for batch in batches:
+        assert len(np.unique(found.dataset.images.wh[batch], axis=0)) == 1
+
+
+def test_groups_keep_their_order():
+    values, groups = np.arange(6), np.array([2, 0, 2, 3, 0, 2])
+    for got, expected in zip(by_group(values, groups, 5), [[1, 4], [], [0, 2, 5], [3], []], strict=True):
+        assert_array_equal(got, expected)

@@ -1,0 +1,194 @@
+"""The ragged container of points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from pycocotools.coco import COCO
+from torch.testing import assert_close
+
+from detect.data import CocoDataset, read_coco
+from detect.errors import CocoError
+from detect.keypoints.keypoints import VISIBLE, Keypoints, box_keypoints, coco_keypoints
+from detect.samples import sample_annotations
+
+
+def test_images_of_any_number_of_points():
+    landmarks = Keypoints.of([np.array([[1.0, 2.0]]), np.zeros((0, 2)), np.array([[3.0, 4.0], [5.0, 6.0]])])
+    assert_array_equal(landmarks.points, [[1, 2], [3, 4], [5, 6]])
+    assert_array_equal(landmarks.image, [0, 2, 2])
+    assert_array_equal(landmarks.joint, [0, 0, 0])
+    assert_array_equal(landmarks.visibility, [VISIBLE] * 3)
+    assert (landmarks.num_images, landmarks.num_types) == (3, 1)
+
+
+def test_joints_of_instances_with_their_visibility():
+    # two instances of three joints: x = instance, y = joint, visibility = joint
+    table = np.array([[[i, j, j] for j in range(3)] for i in range(2)], float)
+    landmarks = Keypoints.of([table])
+    assert_array_equal(landmarks.joint, [0, 1, 2, 0, 1, 2])
+    assert_array_equal(landmarks.points, [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]])
+    assert_array_equal(landmarks.visibility, [0, 1, 2, 0, 1, 2])
+    assert landmarks.num_types == 3
+
+
+def test_a_third_column_is_depth_in_a_volume_and_visibility_in_an_image():
+    rows = np.array([[1.0, 2.0, 1.0]])
+    assert_array_equal(Keypoints.of([rows]).visibility, [1])
+    assert_array_equal(Keypoints.of([rows], dims=3).points, rows)
+
+
+def test_tensors_stay_tensors():
+    landmarks = Keypoints.of([torch.zeros(0, 2), torch.tensor([[1.0, 2.0]])])
+    assert_close(landmarks.points, torch.tensor([[1.0, 2.0]]))
+    assert_close(landmarks.image, torch.tensor([1]))
+    assert_close(landmarks.visibility, torch.tensor([VISIBLE]))
+
+
+def test_a_batch_without_points():
+    landmarks = Keypoints.of([np.zeros((0, 2)), np.zeros((0, 2))])
+    assert landmarks.points.shape == (0, 2)
+    assert landmarks.num_images == 2
+
+
+def test_errors_name_what_was_given():
+    with pytest.raises(ValueError, match="at least one image"):
+        Keypoints.of([])
+    with pytest.raises(ValueError, match=r"got \(2, 4\)"):
+        Keypoints.of([np.zeros((2, 4))])
+    with pytest.raises(ValueError, match=r"differ in landmark types: \[3, 2\]"):
+        Keypoints.of([np.zeros((1, 3, 2)), np.zeros((1, 2, 2))])
+
+
+def dataset_of(*annotations: dict[str, Any]) -> CocoDataset:
+    """Two images of 100 x 80 pixels and a third without annotations; categories of two and of one keypoint."""
+    entries = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30], **entry}
+        for number, entry in enumerate(annotations, 1)
+    ]
+    return read_coco(
+        {
+            "images": [{"id": number, "width": 100, "height": 80} for number in (1, 2, 3)],
+            "categories": [{"id": 1, "name": "person"}, {"id": 5, "name": "ball"}],
+            "annotations": entries,
+        },
+        keypoints=True,
+    )
+
+
+PAIR = [12, 13, 2, 14, 15, 1]
+
+
+def test_each_category_has_its_own_types():
+    found = coco_keypoints(
+        dataset_of(
+            {"keypoints": PAIR, "image_id": 2},
+            {"keypoints": [50, 60, 2], "category_id": 5},
+            {"keypoints": [1, 1, 0, 4, 4, 2]},
+        )
+    )
+    landmarks = found.landmarks
+    assert found.type_names == ("person 0", "person 1", "ball")
+    assert_array_equal(landmarks.points, [[50, 60], [1, 1], [4, 4], [12, 13], [14, 15]])
+    assert_array_equal(landmarks.image, [0, 0, 0, 1, 1])
+    assert_array_equal(landmarks.joint, [2, 0, 1, 0, 1])
+    assert_array_equal(landmarks.visibility, [2, 0, 2, 2, 1])
+    assert_array_equal(found.dataset.instances.ids[found.rows], [2, 3, 3, 1, 1])
+    assert_array_equal(found.sizes_wh, [[20, 30]] * 5)
+    assert (landmarks.num_images, landmarks.num_types) == (3, 3)
+
+
+def test_merged_they_are_all_of_one_type():
+    dataset = dataset_of({"keypoints": PAIR}, {"keypoints": [50, 60, 2], "category_id": 5})
+    for found in (coco_keypoints(dataset, merge=True), box_keypoints(dataset, merge=True)):
+        assert not found.landmarks.joint.any()
+        assert found.landmarks.num_types == len(found.type_names) == 1
+
+
+def test_crowds_and_instances_without_a_labelled_point_are_ignored():
+    found = coco_keypoints(
+        dataset_of(
+            {"keypoints": PAIR, "iscrowd": 1, "bbox": [0, 0, 5, 5]},
+            {"keypoints": [0, 0, 0, 0, 0, 0], "bbox": [1, 2, 3, 4], "image_id": 2},
+            {"bbox": [5, 6, 7, 8], "image_id": 2},
+            {"keypoints": PAIR, "image_id": 2},
+        )
+    )
+    assert_array_equal(found.landmarks.points, [[12, 13], [14, 15]])
+    # boxes are continuous, the points are not: the middle of pixel 0 is .5 there and 0 here
+    for boxes, expected in zip(found.ignored, [[[0, 0, 5, 5]], [[1, 2, 4, 6], [5, 6, 12, 14]], []], strict=True):
+        assert_array_equal(boxes + 0.5, np.reshape(expected, (-1, 4)))
+
+
+def test_pycocotools_ignores_the_same():
+    content = {
+        "images": [{"id": 1, "width": 100, "height": 80}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "bbox": [5, 5, 9, 9], "area": 81, "iscrowd": crowd}
+            | {"keypoints": [12, 13, seen, 14, 15, 0], "num_keypoints": int(seen > 0)}
+            for number, (crowd, seen) in enumerate([(0, 2), (0, 0), (1, 2), (0, 1), (1, 0)], 1)
+        ],
+    }
+    peer = COCO()
+    peer.dataset = content
+    peer.createIndex()
+    kept = [each["id"] for each in peer.anns.values() if not (each["iscrowd"] or each["num_keypoints"] == 0)]
+    found = coco_keypoints(read_coco(content, keypoints=True))
+    assert sorted(set(found.dataset.instances.ids[found.rows].tolist())) == kept == [1, 4]
+    assert len(found.ignored[0]) == 3
+
+
+def test_boxes_are_points_at_their_centres_in_continuous_pixels():
+    found = box_keypoints(
+        dataset_of({}, {"category_id": 5, "bbox": [0, 0, 1, 3]}, {"iscrowd": 1, "bbox": [1, 1, 1, 1]})
+    )
+    assert found.pixel_origin == "corner"
+    assert_array_equal(found.landmarks.points, [[20, 25], [0.5, 1.5]])
+    assert_array_equal(found.landmarks.joint, [0, 1])
+    assert_array_equal(found.ignored[0], [[1, 1, 2, 2]])
+
+
+def test_images_are_taken_in_any_order():
+    every = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
+    images = [3, 60, 7]
+    batch = every.take(images)
+    assert batch.landmarks.num_images == 3
+    for number, image in enumerate(images):
+        own, whole = batch.landmarks.image == number, every.landmarks.image == image
+        assert own.any()
+        assert_array_equal(batch.landmarks.points[own], every.landmarks.points[whole])
+        assert_array_equal(batch.rows[own], every.rows[whole])
+
+
+def test_interior_nuclei_lie_half_a_pixel_before_the_middle_of_their_box():
+    dataset = read_coco(sample_annotations("nuclei"), keypoints=True)
+    points, centers = coco_keypoints(dataset).landmarks.points, box_keypoints(dataset).landmarks.points
+    x, y, width, height = dataset.instances.boxes_xywh.T
+    inside = (x > 0) & (y > 0) & (x + width < 128) & (y + height < 128)
+    assert_allclose((points - centers)[inside].mean(axis=0), [-0.5, -0.5], atol=0.1)  # the two conventions
+
+
+@pytest.mark.parametrize(
+    ("annotations", "reason"),
+    [
+        ([{}], r"\(in memory\): no annotation has a labelled keypoint"),
+        ([{"keypoints": [1, 1, 0]}], r"\(in memory\): no annotation has a labelled keypoint"),
+        (
+            [{"keypoints": PAIR}, {"keypoints": [1, 2, 2]}],
+            "annotation 2 has 1 keypoints, others of category 'person' have 2",
+        ),
+    ],
+)
+def test_what_has_no_points_is_refused(annotations, reason):
+    with pytest.raises(CocoError, match=reason):
+        coco_keypoints(dataset_of(*annotations))
+
+
+def test_no_boxes_are_no_landmarks():
+    with pytest.raises(CocoError, match="no boxes that can be used"):
+        box_keypoints(dataset_of())

@@ -1,0 +1,371 @@
+"""Target maps: by hand, at borders, their properties, a KD-tree, and free of the faults known elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial import KDTree
+from torch.testing import assert_close
+
+from detect.keypoints.coordinates import cells_to_image
+from detect.keypoints.drawing import PlacedPoints
+from detect.keypoints.keypoints import Keypoints
+from detect.keypoints.targets import pixel_weights, render_heatmaps, set_own_cells
+
+HW = (20, 24)
+
+
+def some_points(count=40, seed=0, around=3.0, hw=HW):
+    """Points in the map, and some outside."""
+    random = np.random.default_rng(seed)
+    return random.uniform(-around, np.array(hw[::-1]) - 1 + around, (count, len(hw)))
+
+
+def same(ours, other, names=None):
+    for field in fields(ours):
+        if names is None or field.name in names:
+            one, two = getattr(ours, field.name), getattr(other, field.name)
+            assert (one is None) == (two is None)
+            if one is not None:
+                assert_array_equal(np.asarray(one), np.asarray(two), err_msg=field.name)
+
+
+def test_bells_by_hand():
+    # sigma 1, stride 1: at the point 1, a cell beside it e^-.5, across the corner e^-1; half-way between two points e^-.125
+    maps = render_heatmaps([np.array([[2.0, 2.0], [2.5, 4.0]])], (5, 6), stride=1, sigma=1.0).heatmaps[0, 0]
+    assert_allclose(maps[2, :4], np.exp([-2, -0.5, 0, -0.5]), rtol=1e-6)
+    assert_allclose(maps[1, 1], math.exp(-1), rtol=1e-6)
+    assert_allclose(maps[4, 2:4], np.exp([-0.125, -0.125]), rtol=1e-6)
+    # row 3 is one cell from both: of the two the larger
+    assert_allclose(maps[3, 2:4], np.exp([-0.5, -0.625]), rtol=1e-6)
+
+
+def test_a_point_of_an_image_is_half_a_cell_exact_through_the_stride():
+    # pixel 13, 6 at stride 4: (13.5 / 4 - .5, 6.5 / 4 - .5) = (2.875, 1.125), cell (3, 1) less (.125, -.125)
+    targets = render_heatmaps([np.array([[13.0, 6.0]])], (30, 33))
+    assert targets.heatmaps.shape == (1, 1, 8, 9)
+    assert_array_equal(targets.positives, [[0, 0, 1, 3]])
+    assert_array_equal(targets.offsets, [[-0.125, 0.125]])
+    assert_allclose(targets.heatmaps[0, 0, 1, 3], math.exp(-(2 * 0.125**2) / 8), rtol=1e-6)
+    same(render_heatmaps([np.array([[13.5, 6.5]])], (30, 33), pixel_origin="corner"), targets)
+
+
+def test_shapes_by_hand():
+    point = [np.array([[2.2, 1.0]])]
+    pixel_origin = render_heatmaps(point, (3, 6), stride=1, shape="pixel").heatmaps[0, 0]
+    assert_array_equal(np.argwhere(pixel_origin), [[1, 2]])
+    disc = render_heatmaps(point, (3, 6), stride=1, shape="disc", sigma=1.2).heatmaps[0, 0]
+    # from 2.2: columns 1 and 3 are 1.2 and .8 away; rows beside are 1 away, and with .2 across 1.02
+    assert_array_equal(disc, [[0, 0, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0]])
+    on_cell = render_heatmaps(point, (3, 6), stride=1, sigma=1.0, center="cell").heatmaps[0, 0]
+    assert_allclose(on_cell[1, :4], np.exp([-2, -0.5, 0, -0.5]), rtol=1e-6)
+
+
+def test_overlaps_add_up_where_asked_for():
+    points = [np.array([[1.0, 1.0], [1.0, 1.0], [4.0, 1.0]])]
+    assert_array_equal(
+        render_heatmaps(points, (3, 6), stride=1, shape="pixel", overlap="sum").heatmaps[0, 0, 1], [0, 2, 0, 0, 1, 0]
+    )
+    options = {"stride": 1, "sigma": 1.5, "window": 9.0}
+    alone = [render_heatmaps([points[0][[i]]], HW, **options).heatmaps for i in range(3)]
+    assert_allclose(render_heatmaps(points, HW, overlap="sum", **options).heatmaps, sum(alone), rtol=1e-6, atol=1e-7)
+
+
+def test_sigmas_by_axis_and_by_point():
+    options = {"stride": 1, "window": 9.0}
+    point = [np.array([[8.0, 8.0]])]
+    maps = render_heatmaps(point, HW, sigma=(1.0, 2.0), **options).heatmaps[0, 0]
+    assert_allclose([maps[8, 9], maps[9, 8]], np.exp([-1 / 2, -1 / 8]), rtol=1e-6)
+    both = [np.array([[4.0, 8.0], [18.0, 8.0]])]
+    by_point = render_heatmaps(both, HW, sigma=np.array([1.0, 3.0]), **options).heatmaps[0, 0]
+    assert_allclose([by_point[9, 4], by_point[9, 18]], np.exp([-1 / 2, -1 / 18]), rtol=1e-6)
+    by_both = render_heatmaps(both, HW, sigma=np.array([[1.0, 2.0], [3.0, 1.0]]), **options).heatmaps[0, 0]
+    assert_allclose([by_both[9, 4], by_both[8, 19], by_both[9, 18]], np.exp([-1 / 8, -1 / 18, -1 / 2]), rtol=1e-6)
+
+
+def test_a_volume():
+    # (x, y, z) = (3, 2, 1) at stride (1, 1, .5): z is at (1.5 / .5) - .5 = 2.5, between layers 2 and 3
+    targets = render_heatmaps([np.array([[3.0, 2.0, 1.0]])], (2, 4, 5), stride=(1, 1, 0.5), sigma=(1.0, 1.0, 0.5))
+    assert targets.heatmaps.shape == (1, 1, 4, 4, 5)
+    assert_array_equal(targets.positives, [[0, 0, 3, 2, 3]])
+    assert_array_equal(targets.offsets, [[0, 0, -0.5]])
+    assert_allclose(targets.heatmaps[0, 0, 2:, 2, 3], np.exp([-0.5, -0.5]), rtol=1e-6)
+    assert_allclose(targets.heatmaps[0, 0, 3, 1, 3], np.exp(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("window", [2.0, 3.0, 4.0])
+@pytest.mark.parametrize("hw", [HW, (9, 10, 11)])
+def test_equal_bells_are_those_of_the_nearest_point_of_a_tree_but_for_the_window(window, hw):
+    points, sigma = some_points(12, around=-0.5, hw=hw), 1.3
+    maps = render_heatmaps([points], hw, stride=1, sigma=sigma, window=window).heatmaps[0, 0]
+    cells = np.stack(np.indices(hw)[::-1], axis=-1).reshape(-1, len(hw))
+    distance, nearest = KDTree(points).query(cells)
+    expected = np.exp(-(distance**2) / (2 * sigma**2))
+    within = (np.abs(cells - points[nearest]) <= window * sigma).all(axis=1)
+    assert_allclose(maps.reshape(-1)[within], expected[within], rtol=1e-5, atol=0)
+    error = expected - maps.reshape(-1)
+    assert error.min() > -1e-6
+    assert error.max() <= math.exp(-(window**2) / 2) + 1e-6  # .135, .0111, .0003
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["gaussian", "disc", "pixel"]), st.sampled_from(["exact", "cell"]))
+def test_order_of_points_does_not_matter(seed, shape, center):
+    points, random = some_points(seed=seed), np.random.default_rng(seed)
+    order, sigma = random.permutation(40), random.uniform(0.5, 4, 40)
+    options = {"stride": 1, "shape": shape, "center": center, "hidden": "ignore"}
+    ours = render_heatmaps([points], HW, sigma=sigma, **options)
+    other = render_heatmaps([points[order]], HW, sigma=sigma[order], **options)
+    same(ours, other, {"heatmaps", "weights", "counts", "outside"})
+    assert_array_equal(ours.point_weights[order], other.point_weights)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["max", "sum"]))
+def test_images_do_not_know_of_each_other(seed, overlap):
+    batch = [some_points(count, seed + count) for count in (7, 0, 30, 1)]
+    together = render_heatmaps(batch, HW, stride=1, overlap=overlap)
+    for number, points in enumerate(batch):
+        alone = render_heatmaps([points], HW, stride=1, overlap=overlap)
+        assert_array_equal(together.heatmaps[number], alone.heatmaps[0])
+        rows = together.positives[:, 0] == number
+        assert_array_equal(together.positives[rows, 1:], alone.positives[:, 1:])
+        assert_array_equal(together.offsets[rows], alone.offsets)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["draw", "ignore"]), st.booleans())
+def test_a_point_has_weight_if_and_only_if_it_was_drawn(seed, hidden, weighted):
+    random = np.random.default_rng(seed)
+    points = np.concatenate([some_points(seed=seed), random.integers(0, 3, (40, 1))], axis=1).reshape(10, 4, 3)
+    weights = random.choice([0.0, 0.5, 2.0], 40) if weighted else None
+    targets = render_heatmaps([points], HW, stride=1, hidden=hidden, instance_weights=weights)
+    assert_array_equal(np.flatnonzero(targets.point_weights), targets.instances)
+    for number in range(40):  # by itself
+        alone = Keypoints.of([points.reshape(40, 1, 3)[[number]]])
+        weight = None if weights is None else weights[[number]]
+        drawn = render_heatmaps(alone, HW, stride=1, hidden=hidden, instance_weights=weight).heatmaps.any()
+        assert drawn == (targets.point_weights[number] > 0)
+    assert (targets.heatmaps[tuple(targets.positives.T)] > 0).all()
+    if targets.weights is not None:
+        assert (targets.weights[tuple(targets.positives.T)] > 0).all()
+    everything = targets.counts + targets.outside + targets.ignored + targets.unlabelled
+    assert_array_equal(everything, [[10, 10, 10, 10]])
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 4, (3, 2)]), st.sampled_from(["center", "corner"]))
+def test_cells_and_offsets_lead_back_to_the_points(seed, stride, pixel_origin):
+    points = some_points(seed=seed)
+    targets = render_heatmaps([points], HW, stride=stride, pixel_origin=pixel_origin)
+    assert (np.abs(targets.offsets) <= 0.5).all()
+    back = cells_to_image(
+        targets.positives[:, :1:-1] + targets.offsets.astype(float), stride, pixel_origin=pixel_origin
+    )
+    assert_allclose(back, points[targets.instances], rtol=0, atol=1e-5)
+
+
+@given(st.integers(0, 10**6))
+def test_a_mirrored_image_has_mirrored_maps(seed):
+    points = some_points(seed=seed)
+    mirrored = np.array([95.0, 0.0]) + [-1, 1] * (4 * points + 1.5)
+    ours = render_heatmaps([4 * points + 1.5], (80, 96), sigma=1.7).heatmaps
+    assert_allclose(render_heatmaps([mirrored], (80, 96), sigma=1.7).heatmaps[..., ::-1], ours, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("hw", [HW, (6, 9, 8)])
+def test_tensors_and_arrays_give_the_same_to_the_last_bit(hw):
+    points = some_points(hw=hw).reshape(20, 2, len(hw))
+    options = {
+        "sigma": np.linspace(0.3, 5, 40),
+        "instance_weights": np.linspace(0, 2, 40),
+        "ignore": [np.array([[1.0] * len(hw) + [5.0] * len(hw)])],
+        "sizes": np.full((40, len(hw)), 7.0),
+        "angles": np.linspace(0, 9, 40),
+    }
+    ours = render_heatmaps([torch.from_numpy(points)], hw, stride=1, **options)
+    assert all(isinstance(getattr(ours, field.name), torch.Tensor) for field in fields(ours))
+    same(ours, render_heatmaps([points], hw, stride=1, **options))
+
+
+def test_nothing_given_is_changed():
+    points, weights = some_points(), np.linspace(0, 1, 40)
+    given_points, given_weights = points.copy(), weights.copy()
+    render_heatmaps([points], HW, instance_weights=weights, hidden="ignore")
+    assert_array_equal(points, given_points)
+    assert_array_equal(weights, given_weights)
+
+
+def test_visibility_is_kept_apart():
+    table = np.array([[[4.0, 4, 0]], [[10, 4, 1]], [[16, 4, 2]], [[np.nan, 4, 0]]])
+    drawn = render_heatmaps([table], HW, stride=1)
+    assert_array_equal(drawn.point_weights, [0, 1, 1, 0])
+    assert_array_equal([drawn.counts, drawn.unlabelled, drawn.outside, drawn.ignored], [[[2]], [[2]], [[0]], [[0]]])
+    assert drawn.weights is None
+    ignoring = render_heatmaps([table], HW, stride=1, hidden="ignore")
+    assert_array_equal(ignoring.point_weights, [0, 0, 1, 0])
+    assert_array_equal([ignoring.counts, ignoring.ignored], [[[1]], [[1]]])
+    assert_array_equal(ignoring.weights[0, 0, 4], [1] * 4 + [0] * 12 + [1] * 8)
+    assert_array_equal(ignoring.heatmaps, render_heatmaps([table[2]], HW, stride=1).heatmaps)
+
+
+def test_weights_of_instances_are_in_their_own_cells_and_zero_ignores():
+    points = [np.array([[4.0, 4.0], [18.0, 4.0], [11.0, 15.0]])]
+    targets = render_heatmaps(points, HW, stride=1, sigma=1.0, instance_weights=np.array([0.5, 3.0, 0.0]))
+    assert_array_equal(targets.point_weights, [0.5, 3, 0])
+    expected = np.ones(HW)
+    expected[4, 4], expected[4, 18], expected[12:19, 8:15] = 0.5, 3, 0
+    assert_array_equal(targets.weights[0, 0], expected)
+
+
+def test_joints_are_weighted_by_themselves_and_regions_for_all():
+    table = np.array([[[4.0, 4, 1], [16, 4, 2]]])
+    region = np.array([[20.0, 10, 22, 12]])
+    targets = render_heatmaps([table], HW, stride=1, sigma=0.5, hidden="ignore", ignore=[region], pixel_origin="corner")
+    assert targets.weights[0, 0, 4, 4] == 0
+    assert targets.weights[0, 1, 4, 4] == 1
+    assert_array_equal(targets.weights[0, :, 10:12, 20:22], np.zeros((2, 2, 2)))
+
+
+def test_sizes_and_orientations_at_the_instances_and_as_maps():
+    points, sizes = [np.array([[4.0, 8.0], [99.0, 0.0], [20.0, 8.0]])], np.array([[8.0, 4], [1, 1], [2, 2]])
+    targets = render_heatmaps(points, (24, 32), stride=(4, 2), sizes=sizes, angles=np.array([0.0, 9.0, math.pi / 2]))
+    assert_allclose(targets.sizes, [[2, 2], [0.5, 1]])
+    assert_allclose(targets.orientations, [[1, 0], [0, 1]], atol=1e-7)
+    maps, mask = targets.spread(np.concatenate([targets.sizes, targets.orientations], axis=1))
+    assert maps.shape == (1, 4, 12, 8)
+    assert_array_equal(np.argwhere(mask), [[0, 0, 4, 1], [0, 0, 4, 5]])  # x 4.5 / 4 - .5, 20.5 / 4 - .5; y 8.5 / 2 - .5
+    assert_allclose(maps[0, :, 4, 5], [0.5, 1, 0, 1], atol=1e-7)
+    assert_array_equal(maps * (1 - mask), 0 * maps)
+
+
+def test_maps_of_tensors_are_tensors():
+    targets = render_heatmaps([torch.tensor([[4.0, 8.0]])], HW, stride=1)
+    maps, mask = targets.spread(targets.offsets + 0.25)
+    assert_close(maps[0, :, 8, 4], torch.tensor([0.25, 0.25]))
+    assert_close(mask.sum(), torch.tensor(1.0))
+
+
+def test_a_batch_without_points():
+    targets = render_heatmaps([np.zeros((0, 2)), np.zeros((0, 2))], HW, ignore=[np.zeros((0, 4))] * 2)
+    assert_array_equal(targets.heatmaps, np.zeros((2, 1, 5, 6)))
+    assert_array_equal(targets.weights, np.ones((2, 1, 5, 6)))
+    assert targets.positives.shape == (0, 4)
+    assert targets.offsets.shape == (0, 2)
+    assert_array_equal(targets.counts, [[0], [0]])
+    maps, mask = targets.spread(targets.offsets)
+    assert maps.shape == (2, 2, 5, 6)
+    assert not mask.any()
+
+
+def test_fault_6_every_instance_has_its_own_offset():
+    # DeepLabCut writes the last animal's over the whole map
+    targets = render_heatmaps([np.array([[4.25, 4.0], [18.0, 9.75]])], HW, stride=1)
+    maps, mask = targets.spread(targets.offsets)
+    assert_array_equal(maps[0, :, 4, 4], [0.25, 0])
+    assert_array_equal(maps[0, :, 10, 18], [0, -0.25])
+    assert mask.sum() == 2
+
+
+def test_fault_7_no_image_has_the_points_of_another():
+    # sleap-nn draws every sample's points on every sample
+    targets = render_heatmaps([np.array([[4.0, 4.0]]), np.array([[18.0, 9.0]])], HW, stride=1, shape="pixel")
+    assert_array_equal(np.argwhere(targets.heatmaps), [[0, 0, 4, 4], [1, 0, 9, 18]])
+
+
+def test_fault_8_two_points_in_a_cell_leave_its_peak_and_both_are_kept():
+    # FIDTM erases both; and moves points of the first row or column to the second
+    points = [np.array([[4.0, 4.0], [4.0, 4.0], [0.2, 0.0]])]
+    targets = render_heatmaps(points, HW, stride=1, center="cell")
+    assert targets.heatmaps[0, 0, 4, 4] == 1
+    assert targets.heatmaps[0, 0, 0, 0] == 1
+    assert_array_equal(targets.positives, [[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 0, 0]])
+    assert_array_equal(targets.point_weights, [1, 1, 1])
+    assert targets.num_collisions() == 1
+
+
+def test_fault_of_overwriting_the_nearest_of_a_cell_is_taken_whatever_the_order():
+    # MMPose's combined UDP and CenterNet keep the last
+    points = np.array([[4.4, 4.0], [4.1, 4.0], [3.7, 4.0], [4.1, 4.0]])
+    values = np.array([[1.0], [2.0], [3.0], [5.0]])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
+        maps, _ = render_heatmaps([points[order]], HW, stride=1).spread(values[order])
+        assert maps[0, 0, 4, 4] == 2  # of the two at the very same place the lesser value
+
+
+def test_no_number_of_points_is_cut_off():
+    # CenterNet keeps 128 of an image
+    points = some_points(1000, around=-0.5)
+    assert_array_equal(render_heatmaps([points], HW, stride=1).counts, [[1000]])
+
+
+def test_errors_name_what_was_given():
+    points = [np.array([[4.0, 4.0]])]
+    for name in ("shape", "center", "overlap", "hidden", "pixel"):
+        with pytest.raises(ValueError, match=f"{name} is one of .*, got 'other'"):
+            render_heatmaps(points, HW, **{name: "other"})
+    with pytest.raises(ValueError, match=r"sigma is positive and finite, got 0.0"):
+        render_heatmaps(points, HW, sigma=0.0)
+    with pytest.raises(ValueError, match=r"window and budget, got -1.0 sigmas"):
+        render_heatmaps(points, HW, window=-1.0)
+    with pytest.raises(ValueError, match=r"instance weights are \(1,\), finite and not negative, got \(2,\)"):
+        render_heatmaps(points, HW, instance_weights=np.ones(2))
+    with pytest.raises(ValueError, match=r"instance weights .* \[-1.\]"):
+        render_heatmaps(points, HW, instance_weights=np.array([-1.0]))
+    with pytest.raises(ValueError, match=r"sizes are \(1, 2\) and positive, got \(1,\)"):
+        render_heatmaps(points, HW, sizes=np.ones(1))
+    with pytest.raises(ValueError, match=r"angles are \(1,\), got \(1, 1\)"):
+        render_heatmaps(points, HW, angles=np.ones((1, 1)))
+    with pytest.raises(ValueError, match="regions to ignore for each of 1 images, got 0"):
+        render_heatmaps(points, HW, ignore=[])
+
+
+NOTHING = np.zeros((1, 1, 4, 6), np.float32)
+
+
+def test_cells_that_a_region_touches_have_no_weight():
+    # continuous pixels, stride 2: x from 3.9 to 8 touches cells 1, 2 and 3 and ends with the last of them; y 2 to 2.1 row 1
+    weights = pixel_weights(NOTHING, [np.array([[3.9, 2.0, 8.0, 2.1]])], 2, "corner")
+    assert_array_equal(weights[0, 0, 1], [1, 0, 0, 0, 1, 1])
+    assert_array_equal(weights[0, 0, [0, 2, 3]], np.ones((3, 6)))
+
+
+def test_regions_reach_beyond_the_map_and_may_be_empty():
+    weights = pixel_weights(NOTHING, [np.array([[-9.0, -9.0, 1.0, 99.0], [20.0, 0.0, 30.0, 9.0]])], 1, "corner")
+    assert_array_equal(weights[0, 0], [[0, 1, 1, 1, 1, 1]] * 4)
+    for empty in (np.zeros((0, 4)), np.array([[3.0, 3.0, 2.0, 2.0]]), np.array([[-9.0, -9.0, -3.0, -3.0]])):
+        assert_array_equal(pixel_weights(NOTHING, [empty], 1, "corner"), NOTHING + 1)
+
+
+def test_regions_of_volumes():
+    weights = pixel_weights(np.zeros((1, 2, 3, 4, 5), np.float32), [np.array([[1.0, 2, 0, 2, 4, 1]])], 1, "corner")
+    assert_array_equal(np.argwhere(weights[0, 1] == 0), [[0, 2, 1], [0, 3, 1]])
+    assert_array_equal(weights[:, 0], weights[:, 1])
+
+
+def test_ignored_points_take_the_weight_around_them():
+    ignored = NOTHING.copy()
+    ignored[0, 0, 1, 2:4] = 0.3
+    weights = pixel_weights(ignored, None, 1, "center")
+    assert_array_equal(weights, ignored == 0)
+    assert_close(pixel_weights(torch.from_numpy(ignored), None, 1, "center"), torch.from_numpy(weights), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_the_largest_weight_of_the_points_in_a_cell_is_its_own(tensor):
+    placed = PlacedPoints.of([np.array([[2.0, 1.0], [2.2, 0.9], [5.0, 3.0]])], (4, 6), 1)
+    weights = torch.zeros(1, 1, 4, 6) if tensor else np.zeros((1, 1, 4, 6), np.float32)
+    set_own_cells(weights, placed, np.arange(3), np.array([3.0, 0.5, 0.25], np.float32))
+    expected = np.zeros((4, 6))
+    expected[1, 2], expected[3, 5] = 3, 0.25
+    assert_array_equal(np.asarray(weights)[0, 0], expected)
+
+
+def test_errors_name_what_was_given_pixel_weights():
+    with pytest.raises(ValueError, match="each of 1 images, got 2"):
+        pixel_weights(NOTHING, [np.zeros((0, 4))] * 2, 1, "corner")
+    with pytest.raises(ValueError, match=r"\(r, 4\), got \(1, 5\)"):
+        pixel_weights(NOTHING, [np.zeros((1, 5))], 1, "corner")

@@ -1,0 +1,78 @@
+"""Image files as a dataset: order, names, folders within folders, and files that are no images."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from detect.data import read_coco
+from detect.data.resize import parse_resize
+from detect.errors import ImageError
+from detect.loading.dataset import DetectionData
+from detect.loading.image_files import dataset_of_files, images_json
+from detect.loading.labels import Labels
+
+LABELS = Labels((3, 7), ("cell", "speck"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for number, name in enumerate(("a/2.png", "a/1.jpg", "a/b/3.PNG", "4.tif"), 1):
+        Image.new("L", (10 * number, 20)).save(tmp_path / name)
+    for name in ("notes.txt", "paper.pdf"):
+        (tmp_path / "a" / name).write_text("no image", "utf-8")
+    return tmp_path
+
+
+def test_files_come_in_the_order_given_and_those_of_a_folder_by_name(folder):
+    dataset, root = dataset_of_files([folder / "4.tif", folder / "a"], LABELS)
+    assert root == folder.resolve()
+    assert dataset.images.file_names == ("4.tif", "a/1.jpg", "a/2.png", "a/b/3.PNG")
+    assert dataset.images.ids.tolist() == [1, 2, 3, 4]
+    assert dataset.images.wh.tolist() == [[40, 20], [20, 20], [10, 20], [30, 20]]
+    assert dataset.categories == {3: "cell", 7: "speck"}
+
+
+def test_a_file_that_comes_again_is_taken_once(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    dataset, root = dataset_of_files(
+        [folder / "a" / "2.png", folder / "a", (folder / "a" / ".." / "a" / "2.png")], LABELS
+    )
+    assert root == (folder / "a").resolve()
+    assert dataset.images.file_names == ("2.png", "1.jpg", "b/3.PNG")
+
+
+def test_a_link_is_followed(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("links")
+    (elsewhere / "link.png").symlink_to(folder / "a" / "2.png")
+    dataset, root = dataset_of_files([elsewhere], LABELS)
+    assert (root / dataset.images.file_names[0]) == (folder / "a" / "2.png").resolve()
+
+
+def test_the_images_are_a_coco_file_that_results_belong_to(folder):
+    dataset, _ = dataset_of_files([folder], LABELS)
+    again = read_coco(json.loads(images_json(dataset)))
+    assert again.images.file_names == dataset.images.file_names
+    assert again.images.wh.tolist() == dataset.images.wh.tolist()
+    assert again.categories == dataset.categories
+
+
+def test_a_broken_file_is_told_by_who_opens_it(folder):
+    (folder / "a" / "0.png").write_bytes(b"nothing like a picture")
+    (folder / "a" / "5.png").write_bytes((folder / "a" / "2.png").read_bytes()[:45])
+    dataset, root = dataset_of_files([folder / "a"], LABELS)
+    with pytest.raises(ImageError, match=r"2 of 5 images cannot be used: .*0\.png: not an image.*; .*5\.png: "):
+        DetectionData(dataset, root, resize=parse_resize("none"))
+    assert len(DetectionData(dataset, root, resize=parse_resize("none"), on_broken="skip")) == 3
+
+
+def test_what_is_not_there_is_an_error(folder, tmp_path_factory):
+    with pytest.raises(ImageError, match=r"no\.png: No such file"):
+        dataset_of_files([folder / "no.png"], LABELS)
+    with pytest.raises(ImageError, match="no image in this folder"):
+        dataset_of_files([tmp_path_factory.mktemp("empty")], LABELS)
+    with pytest.raises(ImageError, match="no image given"):
+        dataset_of_files([], LABELS)

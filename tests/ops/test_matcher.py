@@ -1,0 +1,135 @@
+"""Matching any anchors: by hand, against torchvision's matcher, and by loops written from the definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
+
+from detect.ops import matcher as matching
+from detect.ops.boxes import pairwise_iou
+from detect.ops.matcher import BACKGROUND, IGNORE, MaxIoU, ignore_regions, match_atss, match_boxes
+
+
+def random_boxes(count: int, seed: int, side: float = 100) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=random) * side
+    size = torch.rand(count, 2, generator=random) * side / 2 + 1
+    return torch.cat([corner, corner + size], dim=1).round()  # whole pixels: many ties
+
+
+def test_the_three_grades_by_hand():
+    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    # anchors 10 wide and 10, 20, 22.5, 25.1, 30 high hold the box: IoU 1, .5, .44, .398, .33
+    anchors = torch.tensor([[0, 0, 10, height] for height in (10, 20, 22.5, 25.1, 30)])
+    assert match_boxes(anchors, box).tolist() == [0, 0, IGNORE, BACKGROUND, BACKGROUND]
+
+
+def test_an_instance_with_only_poor_anchors_gets_all_of_its_best():
+    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    anchors = torch.tensor([[0.0, 0.0, 10, 30], [0.0, 0.0, 30, 10], [0.0, 0.0, 10, 31]])
+    assert match_boxes(anchors, box).tolist() == [0, 0, BACKGROUND]
+    assert match_boxes(anchors, box, MaxIoU(low_quality=None)).tolist() == [BACKGROUND] * 3
+
+
+def test_low_quality_own_and_forced_by_hand():
+    # the anchor is 10 x 10; instance 0 is 10 x 6 of it (IoU .6), instance 1 is 10 x 2 of it (IoU .2), and has no better one
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [200.0, 200.0, 210.0, 210.0]])
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 6.0], [0.0, 6.0, 10.0, 8.0]])
+    assert match_boxes(anchors, boxes, MaxIoU(low_quality="own")).tolist() == [0, BACKGROUND]
+    assert match_boxes(anchors, boxes, MaxIoU(low_quality="forced")).tolist() == [1, BACKGROUND]
+    # both fight for it: of several the last instance has it
+    twice = torch.cat([boxes, boxes[1:]])
+    assert match_boxes(anchors, twice, MaxIoU(low_quality="forced")).tolist() == [2, BACKGROUND]
+
+
+@pytest.mark.parametrize("low_quality", ["own", "forced"])
+def test_a_box_that_meets_no_anchor_makes_none_positive(low_quality):
+    anchors = random_boxes(500, seed=0)
+    far = torch.tensor([[900.0, 900.0, 950.0, 950.0], [5.0, 5.0, 5.0, 9.0]])  # beyond all anchors, and without a width
+    assert (match_boxes(anchors, far, MaxIoU(low_quality=low_quality)) == BACKGROUND).all()
+
+
+@pytest.mark.parametrize("low_quality", ["own", None])
+@pytest.mark.parametrize("num_boxes", [1, 7, 60])
+@pytest.mark.parametrize("chunk", [1, 5000, 2**22])
+def test_it_is_torchvisions_matcher(monkeypatch, low_quality, num_boxes, chunk):
+    monkeypatch.setattr(matching, "CHUNK_PAIRS", chunk)
+    anchors, boxes = random_boxes(700, seed=1), random_boxes(num_boxes, seed=2)
+    matcher = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality is not None)
+    assert_close(match_boxes(anchors, boxes, MaxIoU(low_quality=low_quality)), matcher(box_iou(boxes, anchors)))
+
+
+def test_forced_matches_follow_mmdetections_loop(monkeypatch):
+    monkeypatch.setattr(matching, "CHUNK_PAIRS", 3000)
+    anchors, boxes = random_boxes(700, seed=3), random_boxes(40, seed=4)
+    iou = pairwise_iou(boxes, anchors)
+    best, instance = iou.max(dim=0)
+    expected = torch.where(best >= 0.5, instance, IGNORE)
+    expected[best < 0.4] = BACKGROUND
+    for row, of_box in enumerate(iou):  # max_iou_assigner.py: each in turn takes all that tie with its best
+        if of_box.max() > 0:
+            expected[of_box == of_box.max()] = row
+    assert_close(match_boxes(anchors, boxes, MaxIoU(low_quality="forced")), expected)
+
+
+def test_nothing_to_match_is_background():
+    anchors = random_boxes(5, seed=0)
+    assert match_boxes(anchors, torch.zeros(0, 4)).tolist() == [BACKGROUND] * 5
+    assert match_boxes(torch.zeros(0, 4), anchors).tolist() == []
+    assert match_atss([anchors], torch.zeros(0, 4)).tolist() == [BACKGROUND] * 5
+
+
+def test_bad_thresholds_are_named():
+    with pytest.raises(ValueError, match="need 0 < background <= foreground <= 1"):
+        MaxIoU(foreground=0.3)
+    with pytest.raises(ValueError, match="low_quality is"):
+        MaxIoU(low_quality="yes")
+
+
+def test_atss_is_the_papers_algorithm():
+    levels, boxes = (
+        [random_boxes(300, seed=5), random_boxes(80, seed=6), random_boxes(6, seed=7)],
+        random_boxes(15, seed=8),
+    )
+    anchors = torch.cat(levels)
+    iou = pairwise_iou(boxes, anchors)
+    expected, taken = [BACKGROUND] * len(anchors), [0.0] * len(anchors)
+    starts = [0, 300, 380]
+    for row, box in enumerate(boxes):
+        center = (box[:2] + box[2:]) / 2
+        candidates = []
+        for start, level in zip(starts, levels, strict=True):
+            distance = ((level[:, :2] + level[:, 2:]) / 2 - center).norm(dim=1)
+            candidates += [start + index for index in distance.argsort(stable=True)[:9].tolist()]
+        overlaps = iou[row, candidates]
+        least = overlaps.mean() + overlaps.std()
+        for index in candidates:
+            x, y = ((anchors[index, :2] + anchors[index, 2:]) / 2).tolist()
+            inside = box[0] < x < box[2] and box[1] < y < box[3]
+            if iou[row, index] >= least and inside and iou[row, index] > taken[index]:
+                expected[index], taken[index] = row, float(iou[row, index])
+    assert match_atss(levels, boxes).tolist() == expected
+    assert sum(match >= 0 for match in expected) > 20
+
+
+def test_regions_are_ignored_by_the_share_of_the_anchor_that_they_cover():
+    anchors = torch.tensor(
+        [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 20.0], [0.0, 0.0, 10.0, 21.0], [0.0, 0.0, 10.0, 9.0]]
+    )
+    crowd = torch.tensor([[0.0, 0.0, 100.0, 10.0]])
+    # the crowd covers all, one half, a little less than one half of the first three; the last is an instance's
+    matches = torch.tensor([BACKGROUND, BACKGROUND, BACKGROUND, 0])
+    assert ignore_regions(matches, anchors, crowd).tolist() == [IGNORE, IGNORE, BACKGROUND, 0]
+    assert ignore_regions(matches, anchors, crowd, threshold=0.9).tolist() == [IGNORE, BACKGROUND, BACKGROUND, 0]
+    assert ignore_regions(matches, anchors, torch.zeros(0, 4)).tolist() == matches.tolist()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("num_matches", "num_anchors"), [(1, 4), (4, 1), (3, 4)])
+def test_matches_of_another_number_than_the_anchors_are_refused(num_matches, num_anchors):
+    matches, anchors = torch.full((num_matches,), BACKGROUND), random_boxes(num_anchors, seed=0)
+    with pytest.raises(ValueError, match=rf"{num_anchors} anchors need one match each, got \({num_matches},\)"):
+        ignore_regions(matches, anchors, anchors[:1])

@@ -1,0 +1,126 @@
+"""The map of coverage over the plane of shapes, and the curves by size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.fitting import KCurve
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.metrics import CURVE, AnchorMetrics, anchor_metrics
+from detect.data import read_coco
+from detect.data.resize import parse_resize
+from detect.report.anchor_figures import (
+    IOU_COLORS,
+    PlaneCells,
+    cells_per_octave,
+    iou_map,
+    k_curve_panel,
+    recall_by_size,
+)
+from detect.report.dataset_figures import average_iou_panels
+from detect.report.plots import level_colors
+
+ANCHORS = AnchorSet.of([[(32, 32)], [(128, 64)]], strides=(16, 32))
+
+
+def score_of(boxes: list[list[float]], anchors: AnchorSet = ANCHORS) -> AnchorMetrics:
+    annotations = [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)]
+    content = {
+        "images": [{"id": 1, "width": 640, "height": 640}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    return anchor_metrics(ResizedInstances.of(read_coco(content), parse_resize("none")), anchors)
+
+
+def test_a_cell_is_the_mean_of_the_placed_iou_of_its_boxes():
+    # stride 16 has centres 8, 24, 40: the first box lies on a cell's anchor, the second is 8 px from two of them, where
+    # 24 * 32 are shared: 768 / (2048 - 768)
+    score = score_of([[8, 8, 32, 32], [16, 8, 32, 32], [140, 150, 100, 100]])
+    cells = iou_map(score, level_colors([score])).figure.data[0]
+    means, counts = np.array(cells.z), np.array(cells.customdata)
+    assert sorted(counts[~np.isnan(counts)].tolist()) == [1, 2]
+    twice = np.argwhere(counts == 2)[0]
+    assert_allclose(means[tuple(twice)], (1 + 0.6) / 2)
+    (x0, x1), (y0, y1) = cells.x[twice[1] : twice[1] + 2], cells.y[twice[0] : twice[0] + 2]
+    assert x0 <= 32 < x1
+    assert y0 <= 32 < y1
+    assert np.isnan(means[np.isnan(counts)]).all()
+
+
+def test_colours_run_from_alarm_to_calm_over_all_ious_and_turn_at_one_half():
+    axis = iou_map(score_of([[14, 14, 20, 20]]), {16: "red", 32: "blue"}).figure.layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (0, 1)
+    assert next(color for at, color in IOU_COLORS if at == 0.5) == "#f7f7f7"
+    red, blue = (tuple(int(color[at : at + 2], 16) for at in (1, 5)) for _, color in (IOU_COLORS[1], IOU_COLORS[-2]))
+    assert red[0] > 2 * red[1]
+    assert blue[1] > 2 * blue[0]
+
+
+def test_shapes_stand_over_the_map():
+    markers = iou_map(score_of([[14, 14, 20, 20]]), {16: "red", 32: "blue"}).figure.data[1:]
+    assert [(list(trace.x), list(trace.y)) for trace in markers] == [([32], [32]), ([128], [64])]
+
+
+def test_no_boxes_make_a_map_of_shapes_alone():
+    chart = iou_map(score_of([]), {16: "red", 32: "blue"}).figure
+    assert len(chart.data) == 3
+    assert "NaN" not in chart.to_json()
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 4000), st.floats(0.1, 4000), st.floats(0, 1)), min_size=1, max_size=40),
+    st.integers(3, 8),
+)
+def test_cells_hold_every_value_once_and_have_their_shapes_between_their_edges(rows, per_octave):
+    shapes, values = np.array([row[:2] for row in rows]), np.array([row[2] for row in rows])
+    cells = PlaneCells.of(shapes, per_octave)
+    sums = cells.sums(values)
+    assert_allclose(np.nansum(sums), values.sum(), atol=1e-9)
+    down, across = np.divmod(cells.flat, len(cells.x) - 1)
+    for edges, at, side in ((cells.x, across, shapes[:, 0]), (cells.y, down, shapes[:, 1])):
+        assert (edges[at] <= side * (1 + 1e-9)).all()
+        assert (side <= edges[at + 1] * (1 + 1e-9)).all()
+
+
+def test_cells_grow_finer_with_the_number_of_boxes_within_limits():
+    counts = [cells_per_octave(count) for count in (0, 1, 100, 1000, 10_000, 10**5, 10**9)]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (3, 8)
+
+
+def test_recall_by_size_by_hand():
+    # small: 20 x 20 half way between centres at 24 and 40, so that 18 x 18 are shared: 324 / (1424 - 324), and by shape
+    # 400 / 1024; large: 200 x 100, and the best of 128 x 64 lies within it: 8192 / 20000; medium: none
+    panel = recall_by_size(score_of([[22, 22, 20, 20], [100, 100, 200, 100]]), 6)
+    small, large = panel.figure.data
+    assert_allclose(small.y, CURVE <= 324 / 1100)
+    assert_allclose(large.y, CURVE <= 8192 / 20000)
+    assert [key.label for key in panel.keys] == ["small, under 32 px: 1 box", "large, from 96 px: 1 box"]
+    assert "Medium: none." in panel.caption
+
+
+def test_bars_are_placed_and_lines_by_shape():
+    score = score_of([[14, 14, 20, 20], [22, 22, 20, 20]])
+    bars, lines = average_iou_panels([score])[2].figure.data
+    assert (bars.type, lines.mode) == ("bar", "markers")
+    assert_allclose(bars.y, [score.grid_average_iou])
+    assert_allclose(lines.y, [score.average_iou])
+    assert score.grid_average_iou < score.average_iou
+
+
+def test_other_sets_are_diamonds_at_their_placed_average():
+    first, second = (score_of([[14, 14, 20, 20]], AnchorSet.of([[(side, side)]], strides=[16])) for side in (20, 40))
+    diamonds = average_iou_panels([first, second])[0].figure.data[2]
+    assert_allclose(diamonds.y[0], 400 / 1600)
+
+
+@pytest.mark.parametrize("bic", [{}, {1: -5.0, 2: -9.0, 3: -7.0}])
+def test_the_least_bic_is_told_where_there_is_one(bic):
+    caption = k_curve_panel(KCurve({1: 0.4, 2: 0.6, 3: 0.65}, 2, bic)).caption
+    assert ("least at k = 2" in caption) == bool(bic)

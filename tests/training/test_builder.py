@@ -1,0 +1,144 @@
+"""From a configuration to anchors and a detector."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.testing import assert_close
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.level_fitting import fit_levels
+from detect.anchors.metrics import anchor_metrics
+from detect.data import read_coco
+from detect.data.resize import parse_resize
+from detect.detectors.landmarks import LandmarkDetector
+from detect.errors import AnchorFileError, ConfigError, FitError
+from detect.heads.criterion import ImageTargets
+from detect.keypoints.keypoints import coco_keypoints
+from detect.loading.labels import Labels
+from detect.losses import batch_normalizer
+from detect.ops.matcher import Atss
+from detect.training.builder import build_detector, training_anchors
+
+LABELS = Labels((7,), ("square",))
+
+
+@pytest.fixture
+def dataset(squares):
+    return read_coco(squares / "annotations.json", keypoints=True)
+
+
+def test_fitted_anchors_have_the_levels_asked_for_and_their_score(dataset, tiny):
+    fields = ("model.anchors=fit", "model.levels=p2-p3", "model.per_level=2", "data.resize=stretch:64x64")
+    anchors = training_anchors(tiny(*fields), dataset)
+    assert [(level.stride, len(level.shapes)) for level in anchors.levels] == [(4, 2), (8, 2)]
+    assert anchors.resize == "stretch:64x64"
+    instances = ResizedInstances.of(dataset, parse_resize("stretch:64x64"))
+    # another computation of the same score, after the same resize
+    assert_allclose(anchors.scores["grid_average_iou"], anchor_metrics(instances, anchors).grid_average_iou)
+    limited = fit_levels(instances, (4, 8), per_level=2, max_strides=4).anchors
+    by_size = training_anchors(tiny(*fields, "model.max_strides=4"), dataset)
+    assert by_size.levels == limited.levels != anchors.levels
+
+
+def test_anchors_come_from_a_file_or_by_name(dataset, tiny, squares):
+    assert training_anchors(tiny(), dataset).levels == AnchorSet.load(squares / "anchors.yaml").levels
+    assert training_anchors(tiny("model.anchors=retinanet"), dataset).num_anchors == 45
+    with pytest.raises(AnchorFileError, match="known by name"):
+        training_anchors(tiny("model.anchors=resnet"), dataset)
+
+
+def test_anchors_made_for_another_resize_rule_are_refused(dataset, tiny):
+    with pytest.raises(ConfigError, match="made for resize none, the run resizes by letterbox:64"):
+        training_anchors(tiny("data.resize=letterbox:64"), dataset)
+
+
+def test_classes_are_the_rows_of_sorted_ids_with_gaps():
+    dataset = read_coco(
+        {
+            "images": [{"id": 1, "width": 9, "height": 9, "file_name": "a.png"}],
+            "categories": [{"id": 90, "name": "b"}, {"id": 3, "name": "a"}],
+            "annotations": [],
+        }
+    )
+    assert Labels.of(dataset) == Labels((3, 90), ("a", "b"))
+
+
+def test_landmark_types_are_those_of_the_keypoints(dataset):
+    labels = Labels.of(dataset, coco_keypoints(dataset))
+    assert (labels.type_names, labels.joints) == (("square",), {7: (0,)})
+
+
+def test_a_category_of_several_keypoints_is_refused():
+    person = {"id": 5, "name": "person", "keypoints": ["nose", "tail"], "skeleton": []}
+    images = [{"id": 1, "width": 9, "height": 9, "file_name": "a.png"}]
+    points = {"bbox": [1, 1, 6, 6], "area": 36, "iscrowd": 0, "keypoints": [2, 2, 2, 5, 5, 2], "num_keypoints": 2}
+    annotations = [{"id": 1, "image_id": 1, "category_id": 5, **points}]
+    dataset = read_coco({"images": images, "categories": [person], "annotations": annotations}, keypoints=True)
+    with pytest.raises(ConfigError, match="'person' has 2 keypoints"):
+        Labels.of(dataset, coco_keypoints(dataset))
+
+
+def test_nothing_to_detect():
+    dataset = read_coco({"images": [], "categories": [], "annotations": []})
+    with pytest.raises(ConfigError, match="no categories"):
+        Labels.of(dataset)
+
+
+def test_the_seed_decides_the_weights_and_torchs_own_generator_does_not_move(tiny, dataset):
+    anchors = training_anchors(tiny(), dataset)
+    state = torch.get_rng_state()
+    one, same, other = (build_detector(tiny(f"seed={seed}"), LABELS, anchors=anchors) for seed in (1, 1, 2))
+    assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+    assert_close(one.state_dict(), same.state_dict(), rtol=0, atol=0)
+    first = next(iter(one.backbone.parameters()))
+    assert (first != next(iter(other.backbone.parameters()))).any()
+
+
+def test_the_fields_reach_the_detector(tiny, dataset):
+    config = tiny(
+        *("model.foreground=.6", "model.background=.3", "model.low_quality=null", "model.box_loss=ciou"),
+        *("model.box_weight=3", "model.alpha=.4", "model.gamma=1", "model.score_threshold=.2"),
+        *("model.iou_threshold=.7", "model.class_loss=quality_focal"),
+    )
+    detector = build_detector(config, LABELS, anchors=training_anchors(config, dataset), mean=[0.25], std=[0.125])
+    rule, criterion, post = detector.criterion.rule, detector.criterion, detector.post_process
+    assert (rule.foreground, rule.background, rule.low_quality) == (0.6, 0.3, None)
+    assert criterion.box_loss.__name__ == "ciou_loss"
+    assert (criterion.box_weight, criterion.alpha, criterion.gamma) == (3, 0.4, 1)
+    assert (criterion.class_loss, criterion.normalizers) == ("quality_focal", batch_normalizer)
+    assert (post.score_threshold, post.iou_threshold) == (0.2, 0.7)
+    adaptive = build_detector(tiny("model.assigner=atss"), LABELS, anchors=training_anchors(tiny(), dataset))
+    assert adaptive.criterion.rule == Atss()
+    assert_close(detector.normalise(torch.full((1, 1, 1, 1), 0.5)), torch.full((1, 1, 1, 1), 2.0))
+    config = tiny("model.stride=8", "model.sigma_cells=1.5", "model.threshold=.4", task="landmarks")
+    landmarks = build_detector(config, Labels((7,), ("square",), ("square",), {7: (0,)}))
+    assert isinstance(landmarks, LandmarkDetector)
+    assert (landmarks.stride, landmarks.sigma_cells, landmarks.threshold) == (8, 1.5, 0.4)
+
+
+def test_parts_of_a_batch_learn_what_the_whole_does(tiny, dataset):
+    # an image's losses are divided by its own positives and the number of images: parts of equal size add up
+    detector = build_detector(tiny(), LABELS, anchors=training_anchors(tiny(), dataset))
+    images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    boxes = [torch.tensor([[4.0, 4.0, 12.0, 12.0]]), torch.zeros(0, 4), torch.tensor([[8.0, 8.0, 20.0, 20.0]] * 3)]
+    targets = [ImageTargets(each, torch.zeros(len(each), dtype=torch.int64)) for each in (*boxes, boxes[0])]
+    whole = torch.stack(detector.losses(images, targets))
+    parts = [torch.stack(detector.losses(images[part::2], targets[part::2])) for part in (0, 1)]
+    assert_close(sum(parts) / 2, whole)
+
+
+def test_channels_that_do_not_fit_are_one_line(tiny, dataset):
+    config = tiny("model.pyramid_channels=48")
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        build_detector(config, LABELS, anchors=training_anchors(config, dataset))
+
+
+def test_of_no_boxes_nothing_is_fitted(tiny):
+    empty = read_coco({"images": [], "categories": [{"id": 1, "name": "a"}], "annotations": []})
+    assert np.size(empty.images.ids) == 0
+    with pytest.raises(FitError, match="no usable boxes"):
+        training_anchors(tiny("model.anchors=fit"), empty)
