@@ -174,7 +174,7 @@ def fit(
     other command and `detect.AnchorSet.load` read, and `anchors/report.html`.
 
     `detect anchors fit instances.json --levels p2-p4 --per-level 3` fits shapes and levels together, as the detector's grid
-    will lay them. Where categories differ in size, `--max-strides 4` lets them have more equal numbers of positive anchors.
+    will lay them. Where categories differ in size, `--max-strides 4` shares positive anchors among them more evenly.
     """
     from detect.anchors.anchor_set import strides_of
     from detect.anchors.objective import Objective

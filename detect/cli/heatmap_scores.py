@@ -57,8 +57,7 @@ def print_ceilings(ceilings: Sequence[OracleScores], dataset: CocoDataset, conso
     )
     if best is None:
         output.note(
-            f"warning: none of these reaches an F1 of {GOOD_F1:g}, not even learned perfectly; "
-            "try a finer stride or another sigma"
+            f"warning: none of these reaches an F1 of {GOOD_F1:g}, learned perfectly: try a finer stride or another sigma"
         )
 
 

@@ -34,7 +34,11 @@ class _Result(Struct, gc=False):
 
 @dataclass(frozen=True)
 class CocoResults:
-    """Detections as columns, in the order of the file; ``image_rows`` index the dataset's images."""
+    """Detections as columns, in the order of the file; ``image_rows`` index the dataset's images.
+
+    Raises:
+        ValueError: columns of different lengths.
+    """
 
     places: Int64[ndarray, " n"]
     """Of each entry in the list of the file, from 0; those of ``refused`` are missing."""
@@ -45,6 +49,12 @@ class CocoResults:
     """NaN where an entry has none."""
     keypoints: tuple[Float64[ndarray, "_ 3"], ...]
     invalid: tuple[Finding, ...]
+
+    def __post_init__(self) -> None:
+        columns = (self.places, self.image_rows, self.category_ids, self.scores, self.boxes_xywh, self.keypoints)
+        lengths = [len(column) for column in columns]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"results are columns of one length, got {lengths}")
 
 
 def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:

@@ -112,13 +112,8 @@ class LandmarkDetector(nn.Module):
         Raises:
             ValueError: targets of another number of images or landmark types.
         """
-        logits = self(images).logits
-        if (targets.num_images, targets.num_types) != tuple(logits.shape[:2]):
-            raise ValueError(
-                f"targets of {targets.num_images} images and {targets.num_types} landmark types for heatmaps of "
-                f"{logits.shape[0]} and {logits.shape[1]}"
-            )
         wanted = self.targets(images, targets, ignored)
+        logits = self(images).logits
         maps, positives, counts = map(torch.as_tensor, (wanted.heatmaps, wanted.positives, wanted.counts))
         weights = None if wanted.weights is None else torch.as_tensor(wanted.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
@@ -127,7 +122,19 @@ class LandmarkDetector(nn.Module):
     def targets(
         self, images: Float[Tensor, "b d h w"], targets: Keypoints, ignored: Sequence[Tensor | None] | None = None
     ) -> HeatmapTargets:
-        """The maps that the detector learns for these points, on the images' device."""
+        """The maps that the detector learns for these points, on the images' device.
+
+        Raises:
+            ValueError: targets of another number of images or landmark types, or regions of another number of images.
+        """
+        num_images, num_types = images.shape[0], self.head.num_types
+        if (targets.num_images, targets.num_types) != (num_images, num_types):
+            raise ValueError(
+                f"targets of {targets.num_images} images and {targets.num_types} landmark types for heatmaps of "
+                f"{num_images} and {num_types}"
+            )
+        if ignored is not None and len(ignored) != num_images:
+            raise ValueError(f"regions to ignore of {len(ignored)} images for {num_images}")
         regions = None
         if ignored is not None and any(each is not None and len(each) for each in ignored):
             none = images.new_zeros(0, 4)
@@ -155,7 +162,14 @@ class LandmarkDetector(nn.Module):
         return self.read_points(self(images).logits.float().sigmoid(), image_hw)
 
     def read_points(self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
-        """The points of heatmaps, which are probabilities, as :meth:`detect` gives them."""
+        """The points of heatmaps, which are probabilities, as :meth:`detect` gives them.
+
+        Raises:
+            ValueError: there is not one size for each image.
+        """
+        wanted = (heatmaps.shape[0], 2)
+        if tuple(image_hw.shape) != wanted:
+            raise ValueError(f"image_hw is one height and width for each image, {wanted}, got {tuple(image_hw.shape)}")
         rows, columns = (
             torch.arange(extent, device=heatmaps.device) * self.stride < image_hw[:, axis, None].to(heatmaps.device)
             for axis, extent in enumerate(heatmaps.shape[-2:])

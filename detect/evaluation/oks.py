@@ -74,7 +74,22 @@ def pairwise_oks(
         areas: of the objects, in square pixels; COCO's are those of their segments.
         boxes: of the objects, as COCO's x, y, width, height.
         sigmas: of the landmark types.
+
+    Raises:
+        ValueError: arrays of other shapes.
     """
+    num_objects, num_types = truth.shape[0], truth.shape[1]
+    for name, values, wanted in (
+        ("predicted", predicted, (len(predicted), num_types, 2)),
+        ("truth", truth, (num_objects, num_types, 3)),
+        ("areas", areas, (num_objects,)),
+        ("boxes", boxes, (num_objects, 4)),
+        ("sigmas", sigmas, (num_types,)),
+    ):
+        if values.shape != wanted:
+            raise ValueError(
+                f"{name} of {num_objects} objects with {num_types} landmarks: {wanted}, got {values.shape}"
+            )
     labelled = truth[..., 2] > 0
     nothing = labelled.sum(axis=1, keepdims=True) == 0
     corner, extent = boxes[:, None, :2], boxes[:, None, 2:]

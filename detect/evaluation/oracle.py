@@ -1,7 +1,7 @@
 """The most that maps of a stride and sigma can give: targets drawn for a dataset, read back as if by a perfect network.
 
-What is lost here is lost to a network that learns its targets perfectly: points that share a bell, points beyond the
-map, and the error of reading a place from cells.
+A network that learns its targets perfectly still loses this: points that share a bell, points beyond the map, and the
+error of reading a place from cells.
 """
 
 from __future__ import annotations

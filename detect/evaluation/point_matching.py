@@ -42,7 +42,8 @@ def match_points(
     (array([0, 1]), array([0, 1]))
 
     Raises:
-        ValueError: a radius or spacing that is not positive, or coordinates that are not finite.
+        ValueError: a radius or spacing that is not positive, points of different dimensions, or coordinates that are not
+            finite.
     """
     rows, columns, distances = near_pairs(predicted, truth, radius=radius, spacing=spacing)
     num_rows, num_columns = len(predicted), len(truth)
@@ -77,6 +78,8 @@ def matches_by_score(
     >>> matches_by_score(predicted, np.array([0.9, 0.8, 0.7]), truth, radius=1.0)  # the first gives way to the second
     array([ True,  True, False])
     """
+    if scores.shape != (len(predicted),):
+        raise ValueError(f"{len(predicted)} predicted points need one score each, got {scores.shape}")
     rows, columns, distances = near_pairs(predicted, truth, radius=radius, spacing=spacing)
     order = np.lexsort((distances, rows))
     ends = np.searchsorted(rows[order], np.arange(1, len(predicted)))
@@ -94,14 +97,16 @@ def check_images(
     """Fail unless there is an image, and for each image predicted and true points, and a score for each that is predicted.
 
     Raises:
-        ValueError: none, or lists of unequal lengths.
+        ValueError: none, or lists of unequal lengths; of an image it tells the number.
     """
     lengths = [len(predicted), len(truth)] + ([] if scores is None else [len(scores)])
     if len(set(lengths)) > 1 or not len(truth):
         raise ValueError(f"need predictions, truths and scores of the same images, one or more, got {lengths}")
-    for image, points in enumerate(predicted):
-        if scores is not None and len(scores[image]) != len(points):
-            raise ValueError(f"image {image} has {len(points)} predicted points and {len(scores[image])} scores")
+    for image, (points, others) in enumerate(zip(predicted, truth, strict=True)):
+        if points.ndim != 2 or others.ndim != 2 or points.shape[1] != others.shape[1]:
+            raise ValueError(f"points of image {image} are rows (x, y[, z]), got {points.shape} and {others.shape}")
+        if scores is not None and scores[image].shape != (len(points),):
+            raise ValueError(f"image {image} has {len(points)} predicted points, but scores {scores[image].shape}")
 
 
 def near_pairs(
@@ -110,6 +115,8 @@ def near_pairs(
     """All pairs within the radius: row of the predicted, row of the true, distance."""
     if not 0 < radius < float("inf"):
         raise ValueError(f"need a positive radius, got {radius}")
+    if predicted.ndim != 2 or truth.ndim != 2 or predicted.shape[1] != truth.shape[1]:
+        raise ValueError(f"points are rows (x, y[, z]), got {predicted.shape} and {truth.shape}")
     placed, others = _placed(predicted, spacing), _placed(truth, spacing)
     if not (np.isfinite(placed).all() and np.isfinite(others).all()):
         raise ValueError("points with coordinates that are not finite")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from detect.keypoints.drawing import BUDGET_BYTES, Array, like, to_numpy
 from detect.keypoints.keypoints import VISIBLE, Keypoints
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
+from detect.ops.box_arrays import check_corners
 
 RULES = ("corrected", "centernet")
 
@@ -115,8 +116,12 @@ def render_box_centers(
         crowd: for each image (n,), true for regions that stand for many objects.
         rule, min_overlap: of a radius r, :func:`detect.keypoints.box_centers.iou_radius`; the sigma is (2 r + 1) / 6 cells.
         min_radius: in cells; r is below 1 for squares of less than 12 cells, and at 0 hardly more than a cell is drawn.
+
+    Raises:
+        ValueError: arrays of another shape or number, a class out of range, or a box that is turned over or not finite: the
+            message names the image and the row.
     """
-    tables = [to_numpy(each).astype(np.float64).reshape(-1, 4) for each in boxes]
+    tables = [_table(each, number) for number, each in enumerate(boxes)]
     labels = (
         [np.zeros(len(each), np.int64) for each in tables] if classes is None else _columns(classes, tables, "classes")
     )
@@ -143,6 +148,15 @@ def render_box_centers(
         sizes=sizes,
         budget_bytes=budget_bytes,
     )
+
+
+def _table(boxes: Array, number: int) -> Float64[ndarray, "n 4"]:
+    table = to_numpy(boxes).astype(np.float64)
+    if table.shape != (0,) and (table.ndim != 2 or table.shape[1] != 4):
+        raise ValueError(f"boxes of image {number} are (n, 4), got {table.shape}")
+    table = table.reshape(-1, 4)
+    check_corners(table, f"boxes of image {number}")
+    return table
 
 
 def _columns(given: Sequence[Array], tables: Sequence[ndarray], name: str) -> list[ndarray]:

@@ -28,6 +28,9 @@ class Keypoints:
     ``points`` (n, 2) or (n, 3) are x, y(, z) in the coordinates of their image; ``image`` and ``joint`` (n,) are whole
     numbers from 0, ``joint`` the type of landmark; ``visibility`` (n,) is COCO's: 0 not labelled (the point means nothing),
     1 labelled but hidden, 2 visible.
+
+    Raises:
+        ValueError: another number of rows in one column than in the others.
     """
 
     points: Array
@@ -36,6 +39,12 @@ class Keypoints:
     visibility: Array
     num_images: int
     num_types: int = 1
+
+    def __post_init__(self) -> None:
+        for name, column in (("image", self.image), ("joint", self.joint), ("visibility", self.visibility)):
+            if tuple(column.shape) != (len(self.points),):
+                shape = tuple(column.shape)
+                raise ValueError(f"landmarks have one {name} for each of {len(self.points)} points, got {shape}")
 
     @classmethod
     def of(cls, images: Sequence[Array], *, dims: int = 2) -> Keypoints:

@@ -57,8 +57,14 @@ def split_peaks(
             less than twice as far apart stay one; noise of .05 in a map of sigma 2 moves a distance by .2.
 
     Raises:
-        ValueError: sigma or tolerance are not positive, or the threshold is not between 0 and 1.
+        ValueError: sigma or tolerance are not positive, the threshold is not between 0 and 1, or the peaks are those of
+            another number of maps.
     """
+    if tuple(heatmaps.shape[:2]) != (peaks.num_images, peaks.num_types):
+        raise ValueError(
+            f"peaks of {peaks.num_images} images and {peaks.num_types} landmark types for heatmaps of "
+            f"{heatmaps.shape[0]} and {heatmaps.shape[1]}"
+        )
     if not (sigma > 0 and tolerance > 0 and 0 < threshold < 1):
         raise ValueError(
             f"need positive sigma, tolerance and 0 < threshold < 1, got {sigma=}, {tolerance=}, {threshold=}"

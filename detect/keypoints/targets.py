@@ -29,6 +29,7 @@ from detect.keypoints.drawing import (
     zeros,
 )
 from detect.keypoints.keypoints import HIDDEN, UNLABELLED, Keypoints
+from detect.ops.box_arrays import check_corners
 
 
 def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:
@@ -37,16 +38,17 @@ def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Strid
     Boxes are rows x0, y0, x1, y1 in image pixels, of volumes x0, y0, z0, x1, y1, z1.
 
     Raises:
-        ValueError: not one array of boxes for each image, or of another shape.
+        ValueError: not one array of boxes for each image, or of another shape, or a box that is turned over or not finite.
     """
     weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
     dims = weights.ndim - 2
     if regions is not None and len(regions) != len(weights):
         raise ValueError(f"need regions to ignore for each of {len(weights)} images, got {len(regions)}")
-    for of_image, boxes in zip(weights, regions or (), strict=False):
+    for number, (of_image, boxes) in enumerate(zip(weights, regions or (), strict=False)):
         corners = to_numpy(boxes).astype(np.float64)
         if corners.ndim != 2 or corners.shape[1] != 2 * dims:
             raise ValueError(f"regions to ignore are (r, {2 * dims}), got {corners.shape}")
+        check_corners(corners, f"regions to ignore of image {number}")
         low, high = (
             image_to_cells(each, stride, pixel_origin=pixel_origin) + 0.5 for each in np.split(corners, 2, axis=1)
         )

@@ -172,11 +172,11 @@ def points_l1_loss(
     Raises:
         ValueError: positives of another number of axes, or (on the CPU) beyond the map, or not one row of values for each.
     """
-    if values.shape != (len(positives), maps.shape[1]):
-        wanted = len(positives), maps.shape[1]
+    wanted = positives.shape[0], maps.shape[1]
+    if tuple(values.shape) != wanted:
         raise ValueError(f"values are one row for each positive, {wanted}, got {tuple(values.shape)}")
     if weights is not None:
-        _check_weights(weights, (len(maps), *weights.shape[1:2], *maps.shape[2:]))
+        _check_weights(weights, (maps.shape[0], *weights.shape[1:2], *maps.shape[2:]))
     num_types = ANY_JOINT if weights is None or weights.shape[1] == 1 else weights.shape[1]
     _check_positives(positives, (len(maps), num_types, *maps.shape[2:]))
     image, joint, *cell = positives.unbind(dim=1)
@@ -201,7 +201,7 @@ def _check_same(maps: Tensor, targets: Tensor) -> None:
 
 
 def _check_weights(weights: Tensor, shape: Sequence[int]) -> None:
-    if tuple(weights.shape) not in {(shape[0], 1, *shape[2:]), tuple(shape)}:
+    if tuple(weights.shape) not in ((shape[0], 1, *shape[2:]), tuple(shape)):
         raise ValueError(f"weights are as the maps, {tuple(shape)}, or of one channel, got {tuple(weights.shape)}")
 
 

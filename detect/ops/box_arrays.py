@@ -48,6 +48,20 @@ def clip_boxes(boxes: Float64[ndarray, "n 4"], image_wh: Float64[ndarray, "n 2"]
     return np.clip(boxes, 0.0, limits)
 
 
+def check_corners(corners: Float64[ndarray, "n k"], name: str) -> None:
+    """Fail at a box (x0, y0[, z0], x1, y1[, z1]) that is turned over or not finite; one without extent passes.
+
+    >>> check_corners(np.array([[0.0, 0.0, 9.0, 9.0], [40.0, 20.0, 9.0, 9.0]]), "boxes of image 3")
+    Traceback (most recent call last):
+    ValueError: boxes of image 3: row 1 is [40.0, 20.0, 9.0, 9.0], need finite corners, the lower ones first
+    """
+    low, high = np.split(corners, 2, axis=1)
+    wrong = ~(np.isfinite(corners).all(axis=1) & (low <= high).all(axis=1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{name}: row {row} is {corners[row].tolist()}, need finite corners, the lower ones first")
+
+
 def shape_iou(shapes: Float64[ndarray, "n d"], shape: Float64[ndarray, " d"]) -> Float64[ndarray, " n"]:
     """IoU of each shape with one other when both share a centre; in two dimensions (width, height), or any other number.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from detect.data import CocoDataset, read_coco, read_results
+from detect.data import CocoDataset, CocoResults, read_coco, read_results
 from detect.errors import CocoError
 
 
@@ -79,3 +80,13 @@ def test_a_file_that_holds_no_results_is_told_from_one_that_does(tmp_path, datas
 def test_a_file_that_is_not_there(tmp_path, dataset):
     with pytest.raises(CocoError, match="No such file"):
         read_results(tmp_path / "none.json", dataset)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_columns_of_different_lengths_are_refused():
+    columns = [np.zeros(2, int)] * 3 + [np.zeros(2), np.zeros((2, 4)), (np.zeros((0, 3)),) * 2]
+    for place in range(len(columns)):
+        shorter = [column[: 1 if place == number else 2] for number, column in enumerate(columns)]
+        lengths = [len(column) for column in shorter]
+        with pytest.raises(ValueError, match=rf"columns of one length, got {re.escape(str(lengths))}"):
+            CocoResults(*shorter, ())

@@ -125,3 +125,24 @@ def test_mistakes_are_named(nuclei_batch):
         detector_of(stride=1)
     with pytest.raises(ValueError, match="targets of 4 images and 1 landmark types for heatmaps of 4 and 2"):
         detector_of(num_types=2).losses(nuclei_batch.images, nuclei_batch.landmarks)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("count", [1, 3])
+def test_sizes_of_another_number_of_images_are_refused(nuclei_batch, count):
+    # one size would be that of both images; with three and one image there would be points of three
+    sizes = nuclei_batch.image_hw[:1].repeat(count, 1)
+    with pytest.raises(ValueError, match=rf"one height and width for each image, \(2, 2\), got \({count}, 2\)"):
+        detector_of().detect(nuclei_batch.images[:2], sizes)
+    if count == 3:
+        with pytest.raises(ValueError, match=r"for each image, \(1, 2\), got \(3, 2\)"):
+            detector_of().detect(nuclei_batch.images[:1], sizes)
+
+
+def test_targets_and_regions_of_another_number_of_images_are_refused(nuclei_batch):
+    detector, images, points = detector_of(), nuclei_batch.images, nuclei_batch.landmarks
+    with pytest.raises(ValueError, match="targets of 4 images and 1 landmark types for heatmaps of 3 and 1"):
+        detector.num_positives(images[:3], points)
+    for ignored in ([None] * 3, [None] * 5, [torch.zeros(0, 4)]):
+        with pytest.raises(ValueError, match=f"regions to ignore of {len(ignored)} images for 4"):
+            detector.losses(images, points, ignored=ignored)

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -215,3 +216,22 @@ def test_what_does_not_fit_the_sigmas_or_the_images_is_refused():
         evaluate_oks(truth, [results[0], results[0] | {"keypoints": [1.0, 2.0, 1]}], sigmas=SIGMAS)
     with pytest.raises(ValueError, match=r"not in the truth: \[99\]"):
         evaluate_oks(truth, [results[0] | {"image_id": 99}], sigmas=SIGMAS)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("areas", (1,)),
+        ("areas", (2, 1)),
+        ("boxes", (1, 4)),
+        ("sigmas", (1,)),
+        ("predicted", (5, 1, 2)),
+        ("truth", (2, 3, 2)),
+    ],
+)
+def test_arrays_of_other_shapes_are_not_spread_over_the_objects(name, shape):
+    given = {"predicted": (5, 3, 2), "truth": (2, 3, 3), "areas": (2,), "boxes": (2, 4), "sigmas": (3,), name: shape}
+    arrays = {each: np.ones(own) for each, own in given.items()}
+    with pytest.raises(ValueError, match=rf"{name} of 2 objects with 3 landmarks: \(.*\), got {re.escape(str(shape))}"):
+        pairwise_oks(**arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -248,5 +249,28 @@ def test_images_that_do_not_fit_together_are_refused():
     for lists in (([], []), (one, one * 2), (one, one, [])):
         with pytest.raises(ValueError, match="of the same images, one or more, got"):
             check_images(*lists)
-    with pytest.raises(ValueError, match="image 0 has 1 predicted points and 2 scores"):
+    with pytest.raises(ValueError, match=r"image 0 has 1 predicted points, but scores \(2,\)"):
         check_images(one, one, [np.zeros(2)])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1)])
+def test_scores_of_another_number_than_the_points_are_refused(shape):
+    # of fewer scores the last points would be left out
+    points = np.zeros((2, 2))
+    with pytest.raises(ValueError, match=re.escape(f"2 predicted points need one score each, got {shape}")):
+        matches_by_score(points, np.ones(shape), points, radius=1.0)
+    with pytest.raises(ValueError, match=re.escape(f"image 1 has 2 predicted points, but scores {shape}")):
+        check_images([points[:0], points], [points, points], [np.zeros(0), np.ones(shape)])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("others", [np.zeros((1, 3)), np.zeros(2), np.zeros(0)])
+def test_points_of_other_dimensions_are_not_matched(others):
+    points = np.zeros((2, 2))
+    for pair in ((points, others), (others, points)):
+        shapes = re.escape(f"{pair[0].shape} and {pair[1].shape}")
+        with pytest.raises(ValueError, match=rf"points are rows \(x, y\[, z\]\), got {shapes}"):
+            match_points(*pair, radius=1.0)
+        with pytest.raises(ValueError, match=rf"points of image 1 are rows \(x, y\[, z\]\), got {shapes}"):
+            check_images([points, pair[0]], [points, pair[1]])

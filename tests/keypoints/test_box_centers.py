@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,26 @@ def test_errors_name_what_was_given():
         render_box_centers(boxes, (16, 16), classes=[np.array([1])])
     with pytest.raises(ValueError, match="rule='fixed'"):
         render_box_centers(boxes, (16, 16), rule="fixed")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "wrong", [[8.0, 4.0, 4.0, 8.0], [4.0, 8.0, 8.0, 4.0], [0.0, np.nan, 8.0, 8.0], [0.0, 0.0, np.inf, 8.0]]
+)
+def test_a_box_that_is_turned_over_or_not_finite_is_named_by_image_and_row(wrong):
+    # it would be counted as outside, as one that is x, y, width, height mostly is
+    boxes = [np.zeros((0, 4)), np.array([[0.0, 0.0, 8.0, 8.0], wrong])]
+    message = rf"boxes of image 1: row 1 is {re.escape(str(wrong))}, need finite corners, the lower ones first"
+    with pytest.raises(ValueError, match=message):
+        render_box_centers(boxes, (16, 16))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_boxes_of_another_shape_are_named_by_image():
+    for wrong in (np.zeros(4), np.zeros((2, 8)), np.zeros((4, 2))):
+        with pytest.raises(ValueError, match=rf"boxes of image 1 are \(n, 4\), got {re.escape(str(wrong.shape))}"):
+            render_box_centers([np.zeros((0, 4)), wrong], (16, 16))
+    assert render_box_centers([np.zeros(0)], (16, 16)).counts.tolist() == [[0]]
 
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["gaussian_radius_min_overlap_0.7"]

@@ -113,3 +113,12 @@ def test_options_out_of_range_are_refused(options):
     maps = torch.zeros(1, 1, 8, 8)
     with pytest.raises(ValueError, match="need positive sigma, tolerance and 0 < threshold < 1"):
         split_peaks(maps, find_peaks(maps), **options)
+
+
+def test_peaks_of_other_maps_are_refused():
+    maps = torch.zeros(3, 2, 8, 8)
+    peaks = find_peaks(maps)
+    for others in (maps[:1], maps[:, :1]):
+        counts = f"{others.shape[0]} and {others.shape[1]}"
+        with pytest.raises(ValueError, match=f"peaks of 3 images and 2 landmark types for heatmaps of {counts}"):
+            split_peaks(others, peaks, sigma=2.0)

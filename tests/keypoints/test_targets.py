@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -336,7 +337,7 @@ def test_cells_that_a_region_touches_have_no_weight():
 def test_regions_reach_beyond_the_map_and_may_be_empty():
     weights = pixel_weights(NOTHING, [np.array([[-9.0, -9.0, 1.0, 99.0], [20.0, 0.0, 30.0, 9.0]])], 1, "corner")
     assert_array_equal(weights[0, 0], [[0, 1, 1, 1, 1, 1]] * 4)
-    for empty in (np.zeros((0, 4)), np.array([[3.0, 3.0, 2.0, 2.0]]), np.array([[-9.0, -9.0, -3.0, -3.0]])):
+    for empty in (np.zeros((0, 4)), np.array([[3.0, 1.0, 3.0, 2.0]]), np.array([[-9.0, -9.0, -3.0, -3.0]])):
         assert_array_equal(pixel_weights(NOTHING, [empty], 1, "corner"), NOTHING + 1)
 
 
@@ -369,3 +370,16 @@ def test_errors_name_what_was_given_pixel_weights():
         pixel_weights(NOTHING, [np.zeros((0, 4))] * 2, 1, "corner")
     with pytest.raises(ValueError, match=r"\(r, 4\), got \(1, 5\)"):
         pixel_weights(NOTHING, [np.zeros((1, 5))], 1, "corner")
+
+
+@pytest.mark.parametrize(
+    "wrong", [[3.0, 3.0, 2.0, 4.0], [3.0, 3.0, 4.0, 2.0], [0.0, np.nan, 9.0, 9.0], [0.0, 0.0, np.inf, 9.0]]
+)
+def test_a_region_that_is_turned_over_or_not_finite_is_named_by_image_and_row(wrong):
+    # taken as it is, [3, 3, 2, 4] ignores nothing: perhaps it is x, y, width, height
+    regions = [np.zeros((0, 4)), np.array([[0.0, 0.0, 1.0, 1.0], wrong])]
+    message = (
+        rf"regions to ignore of image 1: row 1 is {re.escape(str(wrong))}, need finite corners, the lower ones first"
+    )
+    with pytest.raises(ValueError, match=message):
+        pixel_weights(np.concatenate([NOTHING, NOTHING]), regions, 1, "corner")
