@@ -12,6 +12,7 @@ only (the ResNets of Caffe's making: detectron2, and mmdetection's configuration
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

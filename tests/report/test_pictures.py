@@ -104,7 +104,7 @@ def test_hostile_names_are_cut():
 
 
 NO_POINTS = np.zeros((0, 2))
-BLACK = Image.new("L", (32, 24))
+BLACK_IMAGE = Image.new("L", (32, 24))
 
 
 def colored_overlays(picture: Image.Image) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_a_cell_covers_the_pixels_it_stands_for():
     # 32 x 24 is enlarged 16 times; cell (column 2, row 1) of stride 4 covers pixels 8 to 12 and 4 to 8
     heatmap = np.zeros((6, 8))
     heatmap[1, 2] = 1
-    found = colored_overlays(heatmap_overlay(BLACK, heatmap, NO_POINTS, stride=4))
+    found = colored_overlays(heatmap_overlay(BLACK_IMAGE, heatmap, NO_POINTS, stride=4))
     expected = np.zeros((24 * 16, 32 * 16), bool)
     expected[4 * 16 : 8 * 16, 8 * 16 : 12 * 16] = True
     assert_array_equal(found, expected)
@@ -146,7 +146,7 @@ def test_the_hotter_the_more_it_hides_and_zero_hides_nothing():
 
 
 def test_a_cross_is_at_its_point():
-    picture = np.asarray(heatmap_overlay(BLACK, np.zeros((6, 8)), np.array([[8.5, 4.0]]), stride=4))
+    picture = np.asarray(heatmap_overlay(BLACK_IMAGE, np.zeros((6, 8)), np.array([[8.5, 4.0]]), stride=4))
     rows, columns = np.nonzero((picture == POINT_COLOR).all(axis=2))
     assert (columns.min() + columns.max() + 1) / 2 == 8.5 * 16  # pixel i of the picture reaches to i + 1
     assert (rows.min() + rows.max() + 1) / 2 == 4 * 16
@@ -154,7 +154,8 @@ def test_a_cross_is_at_its_point():
 
 def test_values_beyond_0_and_1_look_like_0_and_1():
     wild, tame = (
-        heatmap_overlay(BLACK, np.array([[low, high]]), NO_POINTS, stride=16) for low, high in ((-2.0, 3.0), (0.0, 1.0))
+        heatmap_overlay(BLACK_IMAGE, np.array([[low, high]]), NO_POINTS, stride=16)
+        for low, high in ((-2.0, 3.0), (0.0, 1.0))
     )
     assert_array_equal(np.asarray(wild), np.asarray(tame))
 
