@@ -55,7 +55,7 @@ def test_crowds_and_unlabelled_regions_are_cut_and_let_go_when_nothing_is_left()
     assert_array_equal(cut.unlabelled, [[-0.5, 0, 5, 10]])  # in pixel indices an image begins at -.5
 
 
-@pytest.mark.parametrize(("pixel", "first", "last"), [("center", -0.5, 19.5), ("corner", 0.0, 20.0)])
+@pytest.mark.parametrize(("pixel_origin", "first", "last"), [("center", -0.5, 19.5), ("corner", 0.0, 20.0)])
 def test_points_on_the_edge_are_inside_and_beyond_it_they_are_not_labelled(pixel_origin, first, last):
     points = np.array([[first, 5], [last, 5], [first - 0.1, 5], [last + 0.1, 5], [5, first - 0.1], [5, last + 0.1]])
     given = labels_of(points=points, joint=np.arange(6), visibility=np.full(6, 2), pixel_origin=pixel_origin)

@@ -34,7 +34,7 @@ from detect.training.config import read_train_config
 from detect.training.loop import train
 step = int(sys.argv[2])
 kill = lambda what, done, total: what.startswith("epoch") and done == step and os.kill(os.getpid(), signal.SIGKILL)
-train(read_train_config(Path(sys.argv[1])), progress=kill)
+train(read_train_config(Path(sys.argv[1])), on_progress=kill)
 """
 
 
