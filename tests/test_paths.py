@@ -27,11 +27,11 @@ from detect.data.resize import parse_resize
 from detect.files import write_whole
 from detect.interop.weights import load_checkpoint
 from detect.loading.dataset import DetectionData
-from detect.loading.image_files import dataset_of_files
+from detect.loading.image_files import dataset_from_files
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import worst_block, worst_pictures
 from detect.samples import sample_annotations
-from detect.training.builder import Labels, build_detector
+from detect.training.builder import LabelMap, build_detector
 from detect.training.checkpoints import (
     Checkpoint,
     check_same_data,
@@ -46,7 +46,7 @@ from detect.training.logs import STEPS, RunLog, read_log
 NAMES = {"path", "paths", "folder", "name_or_path"}
 IN_ANOTHER_PROCESS = {"detect.detectors.onnx.export_onnx"}  # tests/detectors/test_export.py calls it with text
 SAMPLE = sample_annotations("nuclei")
-LABELS = Labels((1,), ("nucleus",))
+LABELS = LabelMap((1,), ("nucleus",))
 
 
 def public_callables(module: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -170,7 +170,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.loading.dataset.DetectionData": lambda files, as_: (
         DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).folder
     ),
-    "detect.loading.image_files.dataset_of_files": lambda _, as_: dataset_of_files([as_(IMAGES)], LABELS)[1],
+    "detect.loading.image_files.dataset_from_files": lambda _, as_: dataset_from_files([as_(IMAGES)], LABELS)[1],
     "detect.training.logs.RunLog": lambda files, as_: logged(files / "other", as_(files / "other")),
     "detect.training.logs.read_log": lambda files, as_: read_log(as_(files / "log" / "steps.csv")),
 }

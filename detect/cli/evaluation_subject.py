@@ -109,7 +109,7 @@ def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_
             landmarks=landmarks,
             category_ids=trained.category_ids,
             on_progress=on_progress,
-        ).usable()
+        ).without_broken()
 
 
 def _run(trained: TrainedDetector, data: DetectionData, device: str, batch_size: int) -> CocoResults:

@@ -19,7 +19,7 @@ from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
 from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.postprocess import PostProcess
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.ops.matcher import Atss, MaxIoU
 from detect.training.config import FIT, TrainConfig
@@ -65,7 +65,7 @@ def matching_rule(config: TrainConfig) -> MaxIoU | Atss:
 
 def build_detector(
     config: TrainConfig,
-    labels: Labels,
+    labels: LabelMap,
     *,
     anchors: AnchorSet | None = None,
     mean: Sequence[float] = (0.5,),
@@ -75,7 +75,7 @@ def build_detector(
 
     >>> from detect.training.config import parse_config
     >>> config = parse_config({"task": "landmarks", "data": {"train": ["a.json"], "images": "images", "channels": 1}})
-    >>> detector = build_detector(config, Labels((1,), ("cell",), ("cell",), {1: (0,)}))
+    >>> detector = build_detector(config, LabelMap((1,), ("cell",), ("cell",), {1: (0,)}))
     >>> type(detector).__name__, detector.stride
     ('LandmarkDetector', 2)
 
@@ -117,7 +117,7 @@ def _backbone(config: TrainConfig, anchors: AnchorSet | None) -> Backbone:
 def _box_detector(
     config: TrainConfig,
     backbone: Backbone,
-    labels: Labels,
+    labels: LabelMap,
     anchors: AnchorSet,
     mean: Sequence[float],
     std: Sequence[float],
@@ -153,7 +153,7 @@ def _box_detector(
 
 
 def _landmark_detector(
-    config: TrainConfig, backbone: Backbone, labels: Labels, mean: Sequence[float], std: Sequence[float]
+    config: TrainConfig, backbone: Backbone, labels: LabelMap, mean: Sequence[float], std: Sequence[float]
 ) -> LandmarkDetector:
     model = config.model
     return LandmarkDetector(

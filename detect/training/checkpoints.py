@@ -23,7 +23,7 @@ from detect.anchors.anchor_set import AnchorLevel, AnchorSet
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import ConfigError, OutputError, TrainingError
 from detect.files import write_whole
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.training.builder import Detector, build_detector
 from detect.training.config import TrainConfig, parse_config
 
@@ -41,7 +41,7 @@ class Checkpoint:
     """What a file holds; made by training, read by :func:`read_checkpoint`."""
 
     config: TrainConfig
-    labels: Labels
+    labels: LabelMap
     anchors: AnchorSet | None
     weights: Mapping[str, Tensor]
     """The averaged ones: what a detector is used with."""
@@ -58,7 +58,7 @@ class TrainedDetector:
 
     model: Detector
     config: TrainConfig
-    labels: Labels
+    labels: LabelMap
     anchors: AnchorSet | None
     resize: ResizeRule
     name: str
@@ -177,7 +177,7 @@ def check_same_run(path: str | Path, before: TrainConfig, now: TrainConfig) -> N
         raise TrainingError(f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}")
 
 
-def check_same_data(path: str | Path, before: Checkpoint, labels: Labels, num_images: int) -> None:
+def check_same_data(path: str | Path, before: Checkpoint, labels: LabelMap, num_images: int) -> None:
     """Fail where the annotation files are no longer those that the resumed run began with.
 
     Raises:
@@ -195,7 +195,7 @@ def check_same_data(path: str | Path, before: Checkpoint, labels: Labels, num_im
         )
 
 
-def _labels_in_words(labels: Labels) -> str:
+def _labels_in_words(labels: LabelMap) -> str:
     named = zip(labels.category_ids, labels.category_names, strict=True)
     told = ", ".join(f"{category} {name!r}" for category, name in named)
     return f"{told} with the landmarks {', '.join(labels.type_names)}" if labels.type_names else told
@@ -216,7 +216,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
     anchors = content["anchors"]
     return Checkpoint(
         config=parse_config(yaml.safe_load(content["config"])),
-        labels=Labels(**content["labels"]),
+        labels=LabelMap(**content["labels"]),
         anchors=None if anchors is None else _anchors_of(anchors),
         weights=content["weights"],
         step=content["step"],

@@ -23,8 +23,8 @@ from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import CocoKeypoints
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import Batch, DetectionData
-from detect.loading.labels import Labels
-from detect.loading.transforms import View, resized_view
+from detect.loading.labels import LabelMap
+from detect.loading.transforms import Transform, resize_transform
 from detect.ops.box_arrays import xyxy_to_xywh
 from detect.training.builder import Detector
 from detect.training.loaders import image_loader
@@ -50,7 +50,7 @@ class _Found:
 def find_objects(
     model: Detector,
     data: DetectionData,
-    labels: Labels,
+    labels: LabelMap,
     *,
     batch_size: int = 16,
     device: torch.device | str = "cpu",
@@ -80,10 +80,10 @@ def find_objects(
     model = model if score_threshold is None else with_threshold(model, score_threshold)
     rows: list[int] = []
     found: list[_Found] = []
-    for batch, views in _batches(data, batch_size, num_workers):
+    for batch, transforms in _batches(data, batch_size, num_workers):
         with torch.inference_mode():
             each = model.detect(batch.images.to(device), batch.image_hw.to(device))
-        found += [of_image.by_score() for of_image in read(each, views)]
+        found += [of_image.by_score() for of_image in read(each, transforms)]
         rows += batch.image_rows.tolist()
         if on_progress:
             on_progress("detecting", len(rows), len(data))
@@ -100,14 +100,14 @@ def with_threshold(model: Detector, score_threshold: float) -> Detector:
     return model
 
 
-def _batches(data: DetectionData, batch_size: int, num_workers: int) -> Iterator[tuple[Batch, list[View]]]:
-    places = places_by_size(data, batch_size)
+def _batches(data: DetectionData, batch_size: int, num_workers: int) -> Iterator[tuple[Batch, list[Transform]]]:
+    places = batches_by_size(data, batch_size)
     for batch in image_loader(data, places, num_workers=num_workers):
         sizes = data.dataset.images.wh[batch.image_rows.numpy()].tolist()
-        yield batch, [resized_view(data.resize, (width, height)) for width, height in sizes]
+        yield batch, [resize_transform(data.resize, (width, height)) for width, height in sizes]
 
 
-def places_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
+def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
     """The places of batches of images that the resize rule gives one size."""
     canvas_wh = data.resize.resize_images(data.dataset.images.wh[data.image_rows]).canvas_wh
     by_size: dict[tuple[int, ...], list[int]] = {}
@@ -118,20 +118,20 @@ def places_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
     ]
 
 
-def _reader(model: Detector, labels: Labels, pixel_origin: str) -> Callable[[Any, list[View]], list[_Found]]:
+def _reader(model: Detector, labels: LabelMap, pixel_origin: str) -> Callable[[Any, list[Transform]], list[_Found]]:
     """From what the model gives for a batch to what is in each image."""
     if isinstance(model, LandmarkDetector):
         return _landmark_reader(model, labels, pixel_origin)
     return _box_reader(labels)
 
 
-def _box_reader(labels: Labels) -> Callable[[list[Detections], list[View]], list[_Found]]:
+def _box_reader(labels: LabelMap) -> Callable[[list[Detections], list[Transform]], list[_Found]]:
     ids = np.array(labels.category_ids, np.int64)
 
-    def read(found: list[Detections], views: list[View]) -> list[_Found]:
+    def read(found: list[Detections], transforms: list[Transform]) -> list[_Found]:
         of_images: list[_Found] = []
-        for each, view in zip(found, views, strict=True):
-            boxes = view.restore_boxes(_numbers(each.boxes))
+        for each, transform in zip(found, transforms, strict=True):
+            boxes = transform.invert_boxes(_numbers(each.boxes))
             there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
             scores, classes = _numbers(each.scores)[there], each.classes.cpu().numpy()[there]
             nowhere = np.full((len(scores), 2), np.nan)
@@ -142,19 +142,19 @@ def _box_reader(labels: Labels) -> Callable[[list[Detections], list[View]], list
 
 
 def _landmark_reader(
-    model: LandmarkDetector, labels: Labels, pixel_origin: str
-) -> Callable[[Peaks, list[View]], list[_Found]]:
+    model: LandmarkDetector, labels: LabelMap, pixel_origin: str
+) -> Callable[[Peaks, list[Transform]], list[_Found]]:
     ids, margin = _categories_of_joints(labels), float(model.stride)
 
-    def read(found: Peaks, views: list[View]) -> list[_Found]:
+    def read(found: Peaks, transforms: list[Transform]) -> list[_Found]:
         of_images: list[_Found] = []
         image = found.image.cpu().numpy()
-        for number, view in enumerate(views):
+        for number, transform in enumerate(transforms):
             own = image == number
             points, joint = _numbers(found.cells)[own], found.joint.cpu().numpy()[own]
-            corner, end = view.move_points(np.array([[0.0, 0.0], view.image_wh])) - SHIFTS["center"]
+            corner, end = transform.apply_to_points(np.array([[0.0, 0.0], transform.image_wh])) - SHIFTS["center"]
             there = ((points >= corner - margin) & (points <= end + margin)).all(axis=1)
-            placed = view.restore_points(points[there], pixel_origin="center") + SHIFTS["center"] - SHIFTS[pixel_origin]
+            placed = transform.invert_points(points[there], pixel_origin="center") + SHIFTS["center"] - SHIFTS[pixel_origin]
             scores = _numbers(found.scores)[own][there]
             of_images.append(_Found(ids[joint[there]], scores, np.full((len(scores), 4), np.nan), placed))
         return of_images
@@ -162,7 +162,7 @@ def _landmark_reader(
     return read
 
 
-def _categories_of_joints(labels: Labels) -> Int64[ndarray, " j"]:
+def _categories_of_joints(labels: LabelMap) -> Int64[ndarray, " j"]:
     ids = np.zeros(len(labels.type_names), np.int64)
     for category, joints in labels.joints.items():
         ids[list(joints)] = category
@@ -195,7 +195,7 @@ MAIN_METRIC = {"boxes": "ap", "landmarks": "f1_5px"}  # the best checkpoint has 
 def validate(
     model: Detector,
     data: DetectionData,
-    labels: Labels,
+    labels: LabelMap,
     *,
     batch_size: int = 16,
     device: torch.device | str = "cpu",

@@ -20,8 +20,8 @@ from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData
 from detect.loading.image_check import broken_message
-from detect.loading.labels import Labels
-from detect.loading.normalization import measure_normalisation
+from detect.loading.labels import LabelMap
+from detect.loading.normalization import measure_normalization
 from detect.training.builder import matching_rule
 from detect.training.config import FIT, TrainConfig
 
@@ -34,7 +34,7 @@ class Inputs:
 
     train: DetectionData
     val: DetectionData | None
-    labels: Labels
+    labels: LabelMap
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -61,14 +61,14 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, on_progress:
     if not len(dataset.images):
         raise ConfigError(f"{', '.join(dataset.files)}: no images to train on")
     landmarks = _landmarks(config, dataset)
-    labels = Labels.of(dataset, landmarks)
+    labels = LabelMap.of(dataset, landmarks)
     train = _data(config, dataset, landmarks, labels, config.data.images, on_progress, augmented=overfit is None)
     val = None if held_out is None or overfit is not None else _validation(config, held_out, labels, on_progress)
     if overfit is not None:
         _keep_few(train, overfit)
     if config.data.mean and config.data.std:
         return Inputs(train, val, labels, tuple(config.data.mean), tuple(config.data.std))
-    measured = measure_normalisation(train, max_images=MEASURED_IMAGES)
+    measured = measure_normalization(train, max_images=MEASURED_IMAGES)
     return Inputs(train, val, labels, measured.mean, measured.std)
 
 
@@ -112,21 +112,21 @@ def _landmarks(config: TrainConfig, dataset: CocoDataset) -> CocoKeypoints | Non
 
 
 def _validation(
-    config: TrainConfig, dataset: CocoDataset, labels: Labels, on_progress: Progress | None
+    config: TrainConfig, dataset: CocoDataset, labels: LabelMap, on_progress: Progress | None
 ) -> DetectionData:
     landmarks = _landmarks(config, dataset)
     labels.check_names(dataset)
     if landmarks:
         landmarks = landmarks.with_types(labels.type_names, labels.joints)
     data = _data(config, dataset, landmarks, labels, validation_folder(config), on_progress, augmented=False)
-    return data.usable()
+    return data.without_broken()
 
 
 def _data(
     config: TrainConfig,
     dataset: CocoDataset,
     landmarks: CocoKeypoints | None,
-    labels: Labels,
+    labels: LabelMap,
     folder: Path,
     on_progress: Progress | None,
     *,
@@ -209,11 +209,11 @@ def _left_out(data: DetectionData, purpose: str) -> list[str]:
         lines.append(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
     if invalid:
         lines.append(f"refused: {len(invalid):,} entries of the annotation files, such as {invalid[0]}")
-    if data.boxes_too_thin:
+    if data.num_degenerate_boxes:
         lines.append(
-            f"left out: of the images to {purpose} on, {data.boxes_too_thin:,} boxes have no extent when resized"
+            f"left out: of the images to {purpose} on, {data.num_degenerate_boxes:,} boxes have no extent when resized"
         )
-    if data.points_outside:
-        outside = f"{data.points_outside:,} labelled points lie outside their images"
+    if data.num_points_outside:
+        outside = f"{data.num_points_outside:,} labelled points lie outside their images"
         lines.append(f"left out: of the images to {purpose} on, {outside}")
     return lines

@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from detect.errors import ConfigError
 from detect.loading.dataset import Batch, DetectionData, Draw, collate
-from detect.loading.sampling import EpochBatches, repeat_factors
+from detect.loading.sampling import EpochBatchSampler, repeat_factors
 from detect.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> EpochBatches:
+def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> EpochBatchSampler:
     """Which images each step of this process learns from.
 
     Raises:
@@ -31,7 +31,7 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
             f"processes with {optimisation.accumulate} parts each"
         )
     threshold = config.data.repeat_threshold
-    return EpochBatches(
+    return EpochBatchSampler(
         len(data),
         batch_size=optimisation.batch_size,
         seed=config.seed,
@@ -41,7 +41,7 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
     )
 
 
-def part_loader(config: TrainConfig, data: DetectionData, batches: EpochBatches) -> DataLoader[Any]:
+def part_loader(config: TrainConfig, data: DetectionData, batches: EpochBatchSampler) -> DataLoader[Any]:
     """What reads them, one part after the other."""
     return image_loader(data, _InParts(batches, config.optimisation.accumulate), num_workers=config.data.num_workers)
 
@@ -80,7 +80,7 @@ def in_groups(parts: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
 class _InParts(Sampler[list[Draw]]):
     """Batches, each in so many parts of equal size."""
 
-    def __init__(self, batches: EpochBatches, parts: int) -> None:
+    def __init__(self, batches: EpochBatchSampler, parts: int) -> None:
         self.batches, self.parts = batches, parts
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from detect.anchors.anchor_set import AnchorSet
 from detect.data import read_coco, read_results
 from detect.loading.dataset import DetectionData
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
 from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
@@ -89,7 +89,7 @@ def trained(folder: Path, task: str, *, nucleus: int = 4, data: dict[str, Any] |
     fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.001, "threshold": 0.001, **model}
     config = parse_config({"task": task, "data": sections, "model": fields})
     joints = {"type_names": ("nucleus",), "joints": {nucleus: (0,)}} if task == "landmarks" else {}
-    labels = Labels((nucleus, 9), ("nucleus", "[debris]"), **joints)
+    labels = LabelMap((nucleus, 9), ("nucleus", "[debris]"), **joints)
     anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
     detector = build_detector(config, labels, anchors=anchors)
     save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))

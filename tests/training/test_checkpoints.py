@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.errors import OutputError, TrainingError
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, check_same_run, load_detector, read_checkpoint, save_checkpoint
 
-LABELS = Labels((3, 90), ("round", "square"))
+LABELS = LabelMap((3, 90), ("round", "square"))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_what_is_saved_is_read(checkpoint, tmp_path):
 
 
 def test_landmark_types_are_kept(checkpoint, tiny, tmp_path):
-    labels = Labels((7,), ("square",), ("a", "b"), {7: (0, 1)})
+    labels = LabelMap((7,), ("square",), ("a", "b"), {7: (0, 1)})
     config = tiny(task="landmarks")
     weights = build_detector(config, labels).state_dict()
     save_checkpoint(tmp_path / "last.pt", Checkpoint(config, labels, None, weights, 1, {}))

@@ -24,12 +24,12 @@ from detect.heads.postprocess import Detections
 from detect.keypoints.keypoints import coco_keypoints
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
-from detect.training.inference import find_objects, places_by_size, with_threshold
+from detect.training.inference import find_objects, batches_by_size, with_threshold
 
-LABELS = Labels((3, 7), ("cell", "speck"))
-POINTS = Labels((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
+LABELS = LabelMap((3, 7), ("cell", "speck"))
+POINTS = LabelMap((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
 NUCLEI = sample_annotations("nuclei")
 
 
@@ -165,7 +165,7 @@ def test_results_go_by_image_and_falling_score(tmp_path):
 
 def test_batches_hold_images_of_one_size(tmp_path):
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40), (48, 40))
-    assert places_by_size(data, 2) == [[0, 2], [3], [1]]
+    assert batches_by_size(data, 2) == [[0, 2], [3], [1]]
 
 
 def test_the_detector_keeps_its_own_threshold(tmp_path):
@@ -235,7 +235,7 @@ def test_a_detector_that_finds_the_true_points_scores_1(resize):
         return Peaks(points, torch.ones(len(points)), image, torch.zeros_like(image), None, len(own), 1)
 
     model.detect = detect
-    labels = Labels.of(dataset, coco_keypoints(dataset))
+    labels = LabelMap.of(dataset, coco_keypoints(dataset))
     found = find_objects(model, data, labels)
     scores = evaluate_landmarks(coco_keypoints(dataset), found, radii=(0.01,)).overall[0]
     assert scores.micro.precision == 1
