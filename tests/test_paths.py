@@ -28,20 +28,20 @@ from detect.files import write_whole
 from detect.interop.weights import load_checkpoint
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
+from detect.loading.labels import LabelMap
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import worst_block, worst_pictures
 from detect.samples import sample_annotations
-from detect.training.builder import LabelMap, build_detector
+from detect.training.builder import build_detector
 from detect.training.checkpoints import (
     Checkpoint,
-    check_same_data,
-    check_same_run,
     load_detector,
     read_checkpoint,
     save_checkpoint,
 )
 from detect.training.config import parse_config, read_train_config
 from detect.training.logs import STEPS, RunLog, read_log
+from detect.training.resuming import check_same_data, check_same_run
 
 NAMES = {"path", "paths", "folder", "name_or_path"}
 IN_ANOTHER_PROCESS = {"detect.detectors.onnx.export_onnx"}  # tests/detectors/test_export.py calls it with text
@@ -155,11 +155,11 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.report.anchor_pictures.worst_pictures": lambda files, as_: len(
         worst_pictures(files.score, as_(IMAGES)).drawn
     ),
-    "detect.training.checkpoints.check_same_data": lambda files, as_: check_same_data(
-        as_(files / "last.pt"), files.checkpoint, LABELS, 1
+    "detect.training.resuming.check_same_data": lambda files, as_: check_same_data(
+        as_(files / "last.pt"), files.checkpoint, labels=LABELS, num_images=1
     ),
-    "detect.training.checkpoints.check_same_run": lambda files, as_: check_same_run(
-        as_(files / "last.pt"), files.checkpoint.config, files.checkpoint.config
+    "detect.training.resuming.check_same_run": lambda files, as_: check_same_run(
+        as_(files / "last.pt"), before=files.checkpoint.config, now=files.checkpoint.config
     ),
     "detect.training.checkpoints.load_detector": lambda files, as_: load_detector(as_(files.folder)).name,
     "detect.training.checkpoints.read_checkpoint": lambda files, as_: read_checkpoint(as_(files / "last.pt")).step,

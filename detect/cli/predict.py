@@ -66,7 +66,7 @@ def predict(
         results = find_objects(
             trained.model,
             data,
-            trained.labels,
+            labels=trained.labels,
             batch_size=batch_size,
             device=device,
             pixel_origin=pixel_origin,

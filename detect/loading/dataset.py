@@ -80,12 +80,12 @@ class Batch:
         """Copy the batch to a device."""
         points = self.keypoints
         columns = (points.points, points.image, points.joint, points.visibility)
-        moved = (torch.as_tensor(column).to(device) for column in columns)
+        coordinates, image, types, visibility = (torch.as_tensor(column).to(device) for column in columns)
         return Batch(
             images=self.images.to(device),
             image_hw=self.image_hw.to(device),
             targets=[_targets_to(each, device) for each in self.targets],
-            keypoints=Keypoints(*moved, points.num_images, points.num_types),
+            keypoints=Keypoints(coordinates, image, types, visibility, points.num_images, points.num_types),
             unlabelled=[each.to(device) for each in self.unlabelled],
             image_rows=self.image_rows.to(device),
         )

@@ -140,24 +140,30 @@ def labels_by_image(
     _check_categories(dataset.annotations, category_ids)
     num_images = len(dataset.images)
     instances, crowd = dataset.instances, dataset.crowd
-    classes = np.searchsorted(np.array(category_ids, np.int64), instances.category_ids)
-    columns = [
-        _by_image(xywh_to_xyxy(instances.boxes_xywh), instances.image_rows, num_images),
-        _by_image(classes, instances.image_rows, num_images),
-        _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images),
-    ]
+    boxes = _by_image(xywh_to_xyxy(instances.boxes_xywh), instances.image_rows, num_images)
+    rows = np.searchsorted(np.array(category_ids, np.int64), instances.category_ids)
+    classes = _by_image(rows, instances.image_rows, num_images)
+    regions = _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images)
+    none = np.zeros(0, np.int64)
+    no_points = (np.zeros((0, 2)), none, none, np.zeros((0, 4)))
+    labels = [ImageLabels(*each, *no_points) for each in zip(boxes, classes, regions, strict=True)]
     if keypoints is None:
-        none = np.zeros(0, np.int64)
-        return [
-            ImageLabels(*labels, np.zeros((0, 2)), none, none, np.zeros((0, 4)))
-            for labels in zip(*columns, strict=True)
-        ]
-    points = keypoints.landmarks
-    image = np.asarray(points.image)
-    point_columns = (points.points, points.joint, points.visibility)
-    columns += [_by_image(np.asarray(column), image, num_images) for column in point_columns]
-    columns.append(list(keypoints.ignored))
-    return [ImageLabels(*labels, pixel_origin=keypoints.pixel_origin) for labels in zip(*columns, strict=True)]
+        return labels
+    table, image = keypoints.landmarks, np.asarray(keypoints.landmarks.image)
+    points, types, visibility = (
+        _by_image(np.asarray(column), image, num_images) for column in (table.points, table.joint, table.visibility)
+    )
+    return [
+        replace(
+            each,
+            points=points[row],
+            types=types[row],
+            visibility=visibility[row],
+            unlabelled=keypoints.ignored[row],
+            pixel_origin=keypoints.pixel_origin,
+        )
+        for row, each in enumerate(labels)
+    ]
 
 
 def _check_categories(annotations: Annotations, category_ids: Sequence[int]) -> None:

@@ -67,8 +67,8 @@ def test_the_seed_decides_the_weights_and_torchs_own_generator_does_not_move(tin
 
 def test_the_fields_reach_the_detector(tiny, dataset):
     config = tiny(
-        *("model.foreground=.6", "model.background=.3", "model.low_quality=null", "model.box_loss=ciou"),
-        *("model.box_weight=3", "model.alpha=.4", "model.gamma=1", "model.score_threshold=.2"),
+        *("model.fg_iou_thresh=.6", "model.bg_iou_thresh=.3", "model.allow_low_quality_matches=false"),
+        *("model.box_loss=ciou", "model.box_weight=3", "model.alpha=.4", "model.gamma=1", "model.score_threshold=.2"),
         *("model.iou_threshold=.7", "model.class_loss=quality_focal"),
     )
     detector = build_detector(config, LABELS, anchors=training_anchors(config, dataset), mean=[0.25], std=[0.125])

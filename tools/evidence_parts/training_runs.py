@@ -93,7 +93,7 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
     detector.load_state_dict(dict(read_checkpoint(folder / LAST).weights))
     if inputs.val is None:
         raise ValueError(f"{run.dataset}: nothing to validate on")
-    results = find_objects(detector.eval(), inputs.val, inputs.labels, pixel_origin=config.data.pixel_origin)
+    results = find_objects(detector.eval(), inputs.val, labels=inputs.labels, pixel_origin=config.data.pixel_origin)
     scores, arrays = _scored(config.task, inputs, results)
     seconds = median(row["seconds"] for row in read_log(folder / "epochs.csv"))
     row = Row(
