@@ -27,26 +27,26 @@ from detect.data.resize import parse_resize
 from detect.files import write_whole
 from detect.interop.weights import load_checkpoint
 from detect.loading.dataset import DetectionData
-from detect.loading.image_files import dataset_of_files
+from detect.loading.image_files import dataset_from_files
+from detect.loading.labels import LabelMap
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import worst_block, worst_pictures
 from detect.samples import sample_annotations
-from detect.training.builder import Labels, build_detector
+from detect.training.builder import build_detector
 from detect.training.checkpoints import (
     Checkpoint,
-    check_same_data,
-    check_same_run,
     load_detector,
     read_checkpoint,
     save_checkpoint,
 )
 from detect.training.config import parse_config, read_train_config
 from detect.training.logs import STEPS, RunLog, read_log
+from detect.training.resuming import check_same_data, check_same_run
 
 NAMES = {"path", "paths", "folder", "name_or_path"}
 IN_ANOTHER_PROCESS = {"detect.detectors.onnx.export_onnx"}  # tests/detectors/test_export.py calls it with text
 SAMPLE = sample_annotations("nuclei")
-LABELS = Labels((1,), ("nucleus",))
+LABELS = LabelMap((1,), ("nucleus",))
 
 
 def public_callables(module: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -155,11 +155,11 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.report.anchor_pictures.worst_pictures": lambda files, as_: len(
         worst_pictures(files.score, as_(IMAGES)).drawn
     ),
-    "detect.training.checkpoints.check_same_data": lambda files, as_: check_same_data(
-        as_(files / "last.pt"), files.checkpoint, LABELS, 1
+    "detect.training.resuming.check_same_data": lambda files, as_: check_same_data(
+        as_(files / "last.pt"), files.checkpoint, labels=LABELS, num_images=1
     ),
-    "detect.training.checkpoints.check_same_run": lambda files, as_: check_same_run(
-        as_(files / "last.pt"), files.checkpoint.config, files.checkpoint.config
+    "detect.training.resuming.check_same_run": lambda files, as_: check_same_run(
+        as_(files / "last.pt"), before=files.checkpoint.config, now=files.checkpoint.config
     ),
     "detect.training.checkpoints.load_detector": lambda files, as_: load_detector(as_(files.folder)).name,
     "detect.training.checkpoints.read_checkpoint": lambda files, as_: read_checkpoint(as_(files / "last.pt")).step,
@@ -170,7 +170,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.loading.dataset.DetectionData": lambda files, as_: (
         DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).folder
     ),
-    "detect.loading.image_files.dataset_of_files": lambda _, as_: dataset_of_files([as_(IMAGES)], LABELS)[1],
+    "detect.loading.image_files.dataset_from_files": lambda _, as_: dataset_from_files([as_(IMAGES)], LABELS)[1],
     "detect.training.logs.RunLog": lambda files, as_: logged(files / "other", as_(files / "other")),
     "detect.training.logs.read_log": lambda files, as_: read_log(as_(files / "log" / "steps.csv")),
 }

@@ -78,8 +78,8 @@ def of_detector(
     for broken in data.broken:
         output.note(f"skipped: {broken.reason}")
     results = _run(trained, data, device, batch_size)
-    threshold = None if data.landmarks is None else float(trained.config.model.threshold)
-    return Subject(trained.name, data.dataset, data.landmarks, results, data.folder, threshold)
+    threshold = None if data.keypoints is None else float(trained.config.model.threshold)
+    return Subject(trained.name, data.dataset, data.keypoints, results, data.folder, threshold)
 
 
 def _validated_on(trained: TrainedDetector, strict: bool) -> CocoDataset:
@@ -97,7 +97,7 @@ def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_
     if trained.task == "landmarks":
         learned = trained.labels
         landmarks = coco_keypoints(dataset, pixel_origin=fields.pixel_origin).with_types(
-            learned.type_names, learned.joints
+            learned.type_names, learned.category_types
         )
     with output.reading_bar() as on_progress:
         return DetectionData(
@@ -106,19 +106,19 @@ def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_
             resize=trained.resize,
             channels=trained.channels,
             on_broken=fields.on_broken if skip_broken is None else "skip" if skip_broken else "fail",
-            landmarks=landmarks,
+            keypoints=landmarks,
             category_ids=trained.category_ids,
             on_progress=on_progress,
-        ).usable()
+        ).without_broken()
 
 
 def _run(trained: TrainedDetector, data: DetectionData, device: str, batch_size: int) -> CocoResults:
-    floor = None if data.landmarks is None else min(LANDMARK_FLOOR, float(trained.config.model.threshold))
+    floor = None if data.keypoints is None else min(LANDMARK_FLOOR, float(trained.config.model.threshold))
     with output.reading_bar() as on_progress:
         return find_objects(
             trained.model,
             data,
-            trained.labels,
+            labels=trained.labels,
             batch_size=batch_size,
             device=device,
             score_threshold=floor,

@@ -109,12 +109,12 @@ def _check_images(
     """The first images that have the first one's size in the network's input."""
     from detect.errors import ConfigError
     from detect.loading.dataset import DetectionData, collate
-    from detect.loading.image_files import dataset_of_files
-    from detect.training.inference import places_by_size
+    from detect.loading.image_files import dataset_from_files
+    from detect.training.inference import batches_by_size
     from detect.training.inputs import read_validation, validation_folder
 
     if paths:
-        dataset, folder = dataset_of_files(paths, trained.labels)
+        dataset, folder = dataset_from_files(paths, trained.labels)
     else:
         validation, folder = read_validation(trained.config), validation_folder(trained.config)
         if validation is None:
@@ -128,7 +128,7 @@ def _check_images(
         on_broken=trained.config.data.on_broken,
         category_ids=trained.category_ids,
     )
-    batch = collate([data[place] for place in places_by_size(data, num_images)[0]])
+    batch = collate([data[place] for place in batches_by_size(data, num_images)[0]])
     return batch.images, batch.image_hw
 
 

@@ -44,11 +44,11 @@ def predict(
     from detect.cli.output import note, print_json, reading_bar, save
     from detect.data.coco_results import results_json
     from detect.loading.dataset import DetectionData
-    from detect.loading.image_files import dataset_of_files, images_json
+    from detect.loading.image_files import dataset_from_files, images_json
     from detect.training.inference import find_objects
 
     trained = load_on(checkpoint, device)
-    dataset, folder = dataset_of_files(images, trained.labels)
+    dataset, folder = dataset_from_files(images, trained.labels)
     with reading_bar() as on_progress:
         data = DetectionData(
             dataset,
@@ -66,7 +66,7 @@ def predict(
         results = find_objects(
             trained.model,
             data,
-            trained.labels,
+            labels=trained.labels,
             batch_size=batch_size,
             device=device,
             pixel_origin=pixel_origin,

@@ -71,7 +71,7 @@ def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
     from detect.training.loop import train
 
     with reading_bar() as on_progress:
-        result = train(config, resume=resume, on_progress=on_progress, note=note)
+        result = train(config, resume=resume, on_progress=on_progress, log=note)
     if result.is_main:
         told = {
             "folder": str(result.folder),

@@ -1,1 +1,1 @@
-"""From annotations and image files to the batches a network trains on."""
+"""Annotations and image files to training batches."""

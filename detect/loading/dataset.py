@@ -1,7 +1,7 @@
-"""Images and their annotations as the network sees them, one by one and in batches.
+"""Images and targets for a network, one by one and in batches.
 
-Coordinates are pixels of the network's input. Boxes are continuous; points are in the convention of the landmarks given
-(:mod:`detect.keypoints.coordinates`). A class is the row of its category in ``category_ids``, so ids may have gaps.
+Coordinates are pixels of the network's input. Boxes are continuous; points keep the convention of their keypoints
+(:mod:`detect.keypoints.coordinates`). A class is an index into ``category_ids``, so ids may have gaps.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from torch.utils.data import Dataset
 from detect.data import CocoDataset
 from detect.data.coco_reader import Progress
 from detect.data.images import open_image
-from detect.data.resize import ResizeRule
+from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import ImageError
 from detect.heads.criterion import ImageTargets
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, Keypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.image_check import broken_message, find_broken_images
-from detect.loading.image_ops import Content, Picture, picture_of, resize_picture
-from detect.loading.labels import ImageLabels, LabelTable
+from detect.loading.image_ops import Content, Picture, decode_image, resize_picture
+from detect.loading.labels import ImageLabels, labels_by_image
 
 
 class Draw(NamedTuple):
-    """One image drawn: in which epoch, its place in the data, and how often the epoch had it before."""
+    """A draw of an image: the epoch, the image's place in the data, and the number of earlier draws in the epoch."""
 
     epoch: int
     place: int
@@ -45,31 +45,31 @@ class Sample:
     """One image with its targets."""
 
     image: Float[Tensor, "d h w"]
-    """0..1, of the rule's canvas."""
+    """Values from 0 to 1; the size is the canvas of the resize rule."""
     image_hw: Int64[Tensor, " 2"]
     targets: ImageTargets
     points: Float[Tensor, "m 2"]
-    joint: Int64[Tensor, " m"]
+    types: Int64[Tensor, " m"]
     visibility: Int64[Tensor, " m"]
-    """0 too for a point that augmentation left no place for."""
+    """0 also for a point that augmentation moved out of the image."""
     unlabelled: Float[Tensor, "u 4"]
-    """Boxes where it is not known what landmarks there are, in the points' convention."""
+    """Boxes where the keypoints are unknown, in the points' convention."""
     image_row: int
     num_types: int
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images padded right and below to one size, with their targets."""
+    """Images padded on the right and below to one size, with their targets."""
 
     images: Float[Tensor, "b d h w"]
-    """0..1."""
+    """Values from 0 to 1."""
     image_hw: Int64[Tensor, "b 2"]
-    """Where the image ends in each, padding not counted."""
+    """The size of each image without padding."""
     targets: list[ImageTargets]
-    landmarks: Keypoints
+    keypoints: Keypoints
     unlabelled: list[Float[Tensor, "_ 4"]]
-    """Of each image the boxes where it is not known what landmarks there are, in the points' convention."""
+    """For each image, boxes where the keypoints are unknown, in the points' convention."""
     image_rows: Int64[Tensor, " b"]
     """Rows of ``dataset.images``."""
 
@@ -77,27 +77,26 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
-        points = self.landmarks
-        coordinates, image, joint, visibility = (
-            torch.as_tensor(each).to(device) for each in (points.points, points.image, points.joint, points.visibility)
-        )
+        """Copy the batch to a device."""
+        points = self.keypoints
+        columns = (points.points, points.image, points.joint, points.visibility)
+        coordinates, image, types, visibility = (torch.as_tensor(column).to(device) for column in columns)
         return Batch(
-            self.images.to(device),
-            self.image_hw.to(device),
-            [_targets_to(each, device) for each in self.targets],
-            Keypoints(coordinates, image, joint, visibility, points.num_images, points.num_types),
-            [each.to(device) for each in self.unlabelled],
-            self.image_rows.to(device),
+            images=self.images.to(device),
+            image_hw=self.image_hw.to(device),
+            targets=[_targets_to(each, device) for each in self.targets],
+            keypoints=Keypoints(coordinates, image, types, visibility, points.num_images, points.num_types),
+            unlabelled=[each.to(device) for each in self.unlabelled],
+            image_rows=self.image_rows.to(device),
         )
 
 
 class DetectionData(Dataset[Sample]):
-    """The images of a COCO dataset, opened, augmented, resized, with their targets.
+    """The images of a COCO dataset, opened, augmented and resized, with their targets.
 
-    What a sample is depends on the seed, the epoch, the image and the copy alone: not on what was drawn before, nor on how
-    many processes draw. A box of which augmentation leaves too little (:class:`detect.loading.augment.Augment`) becomes an
-    ignored region, like a crowd; a point that it leaves no place for has visibility 0. Images without boxes are ordinary.
+    A sample depends only on the seed, the epoch, the image and the copy: not on earlier draws, nor on the number of
+    processes. A box that augmentation hides too far (:class:`detect.loading.augment.Augment`) becomes an ignored region,
+    like a crowd; a point outside the image gets visibility 0. Images without boxes are ordinary samples.
 
     >>> from detect.data import read_coco
     >>> from detect.data.resize import parse_resize
@@ -105,27 +104,27 @@ class DetectionData(Dataset[Sample]):
     >>> file = sample_annotations("nuclei")
     >>> data = DetectionData(read_coco(file, keypoints=True), file.parent / "images", resize=parse_resize("none"))
     >>> batch = collate([data[0], data[1]])
-    >>> batch.images.shape, len(batch.targets), batch.landmarks.num_types
+    >>> batch.images.shape, len(batch.targets), batch.keypoints.num_types
     (torch.Size([2, 3, 128, 128]), 2, 1)
 
     Args:
         dataset: images and annotations.
-        folder: of the images.
-        resize: what the network's input is.
-        channels: 1, 3 or 4.
-        augment: what images undergo before; by default nothing.
-        seed: of augmentation.
-        on_broken: about images that are missing or broken: ``"fail"``, or ``"skip"``, which lists them in ``broken``.
-        landmarks: the points, of all images of the dataset; by default its keypoints, where it was read with them.
-        category_ids: the categories of the classes, rising; by default all of the dataset. Of data to validate on, those
-            trained on.
-        progress: called as ``progress(what, done, total)`` while the images are checked.
+        folder: the folder of the images.
+        resize: the rule that makes the network's input, or its text.
+        channels: channels of the input, 1, 3 or 4.
+        augment: augmentation before resizing; by default none.
+        seed: seed of the augmentation, from 0.
+        on_broken: ``"fail"`` raises for missing or broken images, ``"skip"`` lists them in ``broken``.
+        keypoints: points of all images of the dataset; by default its own, if it was read with keypoints.
+        category_ids: the category of each class, rising; by default all of the dataset. For validation data, pass the
+            categories of the training data.
+        on_progress: called as ``on_progress(what, done, total)`` while the images are checked.
 
     Raises:
-        ImageError: images are missing or broken (how many and which), or none is left.
+        ImageError: images are missing or broken (their number and the first ones), or all are.
         ResizeError: the rule does not take images of these sizes.
-        CocoError: an annotation's category is none of ``category_ids``.
-        ValueError: a choice that is not known, or a seed below 0.
+        CocoError: an annotation has a category that is not in ``category_ids``.
+        ValueError: ``on_broken`` is unknown, or the seed is negative.
     """
 
     def __init__(
@@ -133,102 +132,121 @@ class DetectionData(Dataset[Sample]):
         dataset: CocoDataset,
         folder: str | Path,
         *,
-        resize: ResizeRule,
+        resize: ResizeRule | str,
         channels: int = 3,
         augment: Augment | None = None,
         seed: int = 0,
         on_broken: str = "fail",
-        landmarks: CocoKeypoints | None = None,
+        keypoints: CocoKeypoints | None = None,
         category_ids: Sequence[int] | None = None,
         on_progress: Progress | None = None,
     ) -> None:
         if on_broken not in {"fail", "skip"} or seed < 0:
             raise ValueError(f"on_broken is 'fail' or 'skip', and a seed at least 0, got {on_broken!r} and {seed}")
-        resize.resize_images(dataset.images.wh)  # refuses images it does not take
+        self.resize = parse_resize(resize) if isinstance(resize, str) else resize
+        self.resize.resize_images(dataset.images.wh)  # raises ResizeError
         self.dataset = dataset
         self.folder = Path(folder)
-        self.resize = resize
         self.channels = channels
         self.augment = augment
         self.seed = seed
-        self.landmarks = _keypoints_of(dataset) if landmarks is None else landmarks
+        self.keypoints = _keypoints_of(dataset) if keypoints is None else keypoints
         self.category_ids = dataset.category_ids if category_ids is None else tuple(category_ids)
-        self._labels = LabelTable(dataset, self.landmarks, self.category_ids)
+        self._labels = labels_by_image(dataset, self.keypoints, category_ids=self.category_ids)
         self.broken = find_broken_images(self.open, len(dataset.images), on_progress=on_progress)
         if self.broken and (on_broken == "fail" or len(self.broken) == len(dataset.images)):
             raise ImageError(broken_message(self.broken, len(dataset.images)))
         broken_rows = [each.image_row for each in self.broken]
         self.image_rows: Int64[ndarray, " b"] = np.delete(np.arange(len(dataset.images)), broken_rows)
-        """The rows of ``dataset.images`` that can be drawn, a row for each place."""
+        """The row of ``dataset.images`` at each place."""
 
-    def usable(self) -> DetectionData:
-        """The same, its dataset having only the images that are used: what is skipped is not to be scored as missed."""
+    def without_broken(self) -> DetectionData:
+        """The same data, with broken images removed from its dataset, so that they do not count as missed in scores."""
         if not self.broken:
             return self
-        made = copy.copy(self)
-        made.dataset = self.dataset.take_images(self.image_rows)
-        made.landmarks = None if self.landmarks is None else self.landmarks.take_images(self.image_rows)
-        made._labels = LabelTable(made.dataset, made.landmarks, self.category_ids)
-        made.image_rows = np.arange(len(self.image_rows))
-        return made
+        data = copy.copy(self)
+        data.dataset = self.dataset.take_images(self.image_rows)
+        data.keypoints = None if self.keypoints is None else self.keypoints.take_images(self.image_rows)
+        data._labels = [self._labels[row] for row in self.image_rows]
+        data.image_rows = np.arange(len(self.image_rows))
+        return data
 
     @property
     def num_classes(self) -> int:
-        """How many categories there are."""
+        """The number of categories."""
         return len(self.category_ids)
 
     @property
     def num_types(self) -> int:
-        """How many types of landmark there are; 1 where there are no landmarks."""
-        return 1 if self.landmarks is None else self.landmarks.landmarks.num_types
+        """The number of keypoint types; 1 without keypoints."""
+        return 1 if self.keypoints is None else self.keypoints.landmarks.num_types
 
     @property
-    def boxes_too_thin(self) -> int:
-        """Boxes without extent after the resize rule, in the single precision of samples: they are in none of them."""
+    def num_degenerate_boxes(self) -> int:
+        """Boxes without extent after resizing, in single precision; samples leave them out."""
         instances = self.dataset.instances
         boxes = self.resize.resize_boxes(instances.boxes_xywh, self.dataset.images.wh[instances.image_rows])
         return int((~_have_extent(torch.from_numpy(boxes).float())).sum())
 
     @property
-    def points_outside(self) -> int:
-        """Labelled points that lie outside their images: they are in no sample."""
-        return self._labels.points_outside
+    def num_points_outside(self) -> int:
+        """Labelled points outside their images; samples mark them as not labelled."""
+        sizes_wh = self.dataset.images.wh.tolist()
+        return sum(labels.num_points_outside((w, h)) for labels, (w, h) in zip(self._labels, sizes_wh, strict=True))
 
     def __len__(self) -> int:
         return len(self.image_rows)
 
     def __getitem__(self, draw: int | tuple[int, ...]) -> Sample:
-        """One image: ``Draw(epoch, place)``, or a place alone, which means epoch 0."""
+        """One image, by ``Draw(epoch, place)`` or by its place alone, in epoch 0."""
         draw = Draw(0, draw) if isinstance(draw, int) else Draw(*draw)
         row = int(self.image_rows[draw.place])
         random = np.random.default_rng((self.seed, draw.epoch, row, draw.copy))
         picture = self.open(row)
         if self.augment is not None:
-            picture = self.augment.move(picture, random)
+            picture = self.augment.apply_geometric(picture, random)
         content = resize_picture(picture, self.resize)
         if self.augment is not None:
-            content = self.augment.recolour(content, random)
-        labels = self._labels.of_image(row).moved(picture.view)
-        labels = labels.cut(picture.wh, min_visible=0.0 if self.augment is None else self.augment.min_visible)
-        return _sample(content, labels.moved(content.view), row, self.channels, self.num_types)
+            content = self.augment.apply_photometric(content, random)
+        labels = self._labels[row].transformed(picture.transform)
+        labels = labels.clipped(picture.wh, min_visible=0.0 if self.augment is None else self.augment.min_visible)
+        return self._sample(content, labels.transformed(content.transform), row)
 
     def open(self, image_row: int) -> Picture:
-        """An image of the dataset as it is stored.
+        """Open an image of the dataset at its own size.
 
         Raises:
-            ImageError: it cannot be read, or has another size than the dataset says, or values out of range.
+            ImageError: the image cannot be read, its size differs from the dataset's, or its values are out of range.
         """
         width, height = self.dataset.images.wh[image_row].tolist()
         name = self.dataset.images.file_names[image_row]
         image = open_image(self.folder, name, image_wh=(width, height))
         try:
-            return picture_of(image, channels=self.channels)
+            return decode_image(image, channels=self.channels)
         except ImageError as error:
             raise ImageError(f"{self.folder / name}: {error}") from None
 
+    def _sample(self, content: Content, labels: ImageLabels, image_row: int) -> Sample:
+        boxes, crowd, points, unlabelled = (
+            torch.from_numpy(each).float() for each in (labels.boxes, labels.crowd, labels.points, labels.unlabelled)
+        )
+        has_extent = _have_extent(boxes)
+        classes = torch.from_numpy(labels.classes)[has_extent]
+        return Sample(
+            image=content.on_canvas(self.channels),
+            image_hw=content.end_hw,
+            targets=ImageTargets(boxes[has_extent], classes, crowd[_have_extent(crowd)]),
+            points=points,
+            types=torch.from_numpy(labels.types),
+            visibility=torch.from_numpy(labels.visibility),
+            unlabelled=unlabelled,
+            image_row=image_row,
+            num_types=self.num_types,
+        )
+
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """A batch of samples, as a ``DataLoader``'s ``collate_fn``: images are padded with black, right and below.
+    """Batch samples, as the ``collate_fn`` of a ``DataLoader``: images are padded with black, right and below.
 
     Raises:
         ValueError: there is no sample.
@@ -239,42 +257,27 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images = samples[0].image.new_zeros(len(samples), samples[0].image.shape[0], height, width)
     for image, sample in zip(images, samples, strict=True):
         image[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
-    counts = torch.tensor([len(sample.points) for sample in samples])
-    points, joint, visibility = (
-        torch.cat(columns)
-        for columns in zip(*((each.points, each.joint, each.visibility) for each in samples), strict=True)
+    image_of_point = [torch.full_like(sample.types, row) for row, sample in enumerate(samples)]
+    keypoints = Keypoints(
+        torch.cat([sample.points for sample in samples]),
+        torch.cat(image_of_point),
+        torch.cat([sample.types for sample in samples]),
+        torch.cat([sample.visibility for sample in samples]),
+        num_images=len(samples),
+        num_types=samples[0].num_types,
     )
-    image_of_point = torch.arange(len(samples)).repeat_interleave(counts)
     return Batch(
-        images,
-        torch.stack([sample.image_hw for sample in samples]),
-        [sample.targets for sample in samples],
-        Keypoints(points, image_of_point, joint, visibility, len(samples), samples[0].num_types),
-        [sample.unlabelled for sample in samples],
-        torch.tensor([sample.image_row for sample in samples]),
-    )
-
-
-def _sample(content: Content, labels: ImageLabels, image_row: int, channels: int, num_types: int) -> Sample:
-    boxes, crowd, points, unlabelled = (
-        torch.from_numpy(each).float() for each in (labels.boxes, labels.crowd, labels.points, labels.unlabelled)
-    )
-    thick = _have_extent(boxes)
-    return Sample(
-        content.on_canvas(channels),
-        content.end_hw,
-        ImageTargets(boxes[thick], torch.from_numpy(labels.classes)[thick], crowd[_have_extent(crowd)]),
-        points,
-        torch.from_numpy(labels.joint),
-        torch.from_numpy(labels.visibility),
-        unlabelled,
-        image_row,
-        num_types,
+        images=images,
+        image_hw=torch.stack([sample.image_hw for sample in samples]),
+        targets=[sample.targets for sample in samples],
+        keypoints=keypoints,
+        unlabelled=[sample.unlabelled for sample in samples],
+        image_rows=torch.tensor([sample.image_row for sample in samples]),
     )
 
 
 def _have_extent(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
-    """Whether a box is still one in single precision, in which a sliver that a crop left may end where it begins."""
+    """Whether boxes have an extent in single precision, in which a sliver left by a crop may end where it begins."""
     return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
 
 
@@ -284,6 +287,6 @@ def _targets_to(targets: ImageTargets, device: torch.device | str) -> ImageTarge
 
 
 def _keypoints_of(dataset: CocoDataset) -> CocoKeypoints | None:
-    """The keypoints, where there are any."""
+    """The keypoints of a dataset that has labelled ones."""
     labelled = any((table[:, 2] > UNLABELLED).any() for table in dataset.instances.keypoints or ())
     return coco_keypoints(dataset) if labelled else None

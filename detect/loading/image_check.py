@@ -1,4 +1,4 @@
-"""Images that annotations name and that cannot be used: all of them, found before training begins."""
+"""Find all missing and broken images before training begins."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 from detect.data.coco_reader import Progress
 from detect.errors import ImageError
 
-NAMED = 5  # in a message; the others are counted
+MAX_NAMED = 5  # images that a message names; the others are counted
 
 
 @dataclass(frozen=True)
 class BrokenImage:
-    """An image that cannot be read: its row in ``dataset.images``, and why, beginning with its path."""
+    """An image that cannot be read: its row in ``dataset.images``, and the reason, which begins with its path."""
 
     image_row: int
     reason: str
@@ -28,12 +28,12 @@ class BrokenImage:
 def find_broken_images(
     open_image: Callable[[int], object], num_images: int, *, on_progress: Progress | None = None
 ) -> tuple[BrokenImage, ...]:
-    """Open every image, by its row; those that raise an ImageError are the broken ones.
+    """Open every image by its row and collect those that raise an ImageError.
 
-    A header says nothing of a file that was cut off, so each is decoded, several at once.
+    Images are decoded in full, several at once, because a truncated file has a sound header.
     """
     broken = []
-    # opening an image sets Python's filters of warnings and puts them back, which threads would do in each other's way
+    # opening an image sets Python's warning filters and restores them, and threads would restore each other's
     with warnings.catch_warnings(), ThreadPoolExecutor(min(cpu_count() or 1, 16)) as threads:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for row, reason in enumerate(threads.map(partial(_why_broken, open_image), range(num_images))):
@@ -45,13 +45,13 @@ def find_broken_images(
 
 
 def broken_message(broken: Sequence[BrokenImage], num_images: int) -> str:
-    """How many of how many are broken, and which.
+    """Count the broken images and name the first ones.
 
     >>> broken_message([BrokenImage(3, "images/a.png: No such file or directory")], 10)
     '1 of 10 images cannot be used: images/a.png: No such file or directory'
     """
-    named = "; ".join(image.reason for image in broken[:NAMED])
-    others = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    named = "; ".join(image.reason for image in broken[:MAX_NAMED])
+    others = f"; and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
     return f"{len(broken)} of {num_images} images cannot be used: {named}{others}"
 
 

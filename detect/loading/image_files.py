@@ -1,4 +1,4 @@
-"""Image files and folders of them as a dataset without annotations, for a detector to look at."""
+"""Image files and folders as a dataset without annotations, to run a detector on."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from PIL import Image
 
 from detect.data import CocoDataset, read_coco
 from detect.errors import ImageError
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 
 
-def dataset_of_files(paths: Sequence[str | Path], labels: Labels) -> tuple[CocoDataset, Path]:
-    """A dataset of image files, ids from 1 in the order given, and the folder that their names start from.
+def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[CocoDataset, Path]:
+    """Make a dataset of image files, with ids from 1 in the order given, and find the folder its file names start from.
 
-    A folder stands for the images in it and in the folders within, by name; a file that comes again is taken once. A file
-    that cannot be read gets the size 1 x 1: who opens it finds out what is wrong.
+    A folder stands for the images in it and in its subfolders, sorted by name. A file given twice is used once. A file that
+    cannot be read gets the size 1 x 1, so that opening it reports the reason.
 
     Raises:
-        ImageError: there is no such file, or no image in a folder.
+        ImageError: a file does not exist, or a folder has no image.
     """
     files = list(dict.fromkeys(file.resolve() for path in paths for file in _files_of(Path(path))))
     if not files:
@@ -33,15 +33,13 @@ def dataset_of_files(paths: Sequence[str | Path], labels: Labels) -> tuple[CocoD
         width, height = _size_wh(file)
         name = file.relative_to(folder).as_posix()
         images.append({"id": number, "width": width, "height": height, "file_name": name})
-    categories = [
-        {"id": category, "name": name}
-        for category, name in zip(labels.category_ids, labels.category_names, strict=True)
-    ]
+    named = zip(labels.category_ids, labels.category_names, strict=True)
+    categories = [{"id": category, "name": name} for category, name in named]
     return read_coco({"images": images, "categories": categories, "annotations": []}), folder
 
 
 def images_json(dataset: CocoDataset) -> bytes:
-    """The images and categories of a dataset as a COCO file without annotations: what results belong to."""
+    """Encode the images and categories of a dataset as a COCO file without annotations, which results refer to."""
     columns = (dataset.images.ids.tolist(), dataset.images.wh.tolist(), dataset.images.file_names)
     images = [
         {"id": number, "width": width, "height": height, "file_name": name}
@@ -65,10 +63,10 @@ def _files_of(path: Path) -> Iterator[Path]:
 
 
 def _size_wh(file: Path) -> tuple[int, int]:
-    """As the file's first bytes say."""
+    """The size in the file's header, or 1 x 1 if it has none."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # who opens it refuses it
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # opening the image reports it
             with Image.open(file) as image:
                 return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

@@ -1,4 +1,4 @@
-"""Images as tensors: decoded, resized by a detector's rule, put on a canvas."""
+"""Images as tensors: decoded, resized by a detector's rule, and padded to the network's input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detect.data.resize import ResizeRule
 from detect.errors import ImageError
-from detect.loading.transforms import View
+from detect.loading.transforms import Transform
 from detect.ops.torchvision_import import import_torchvision
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
@@ -24,63 +24,63 @@ SIXTEEN_BITS = 2**16 - 1
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """The stored values of an image, or of a window onto it: uint8, or float32 of 0..1.
+    """Pixel values of an image or of a window of it, as uint8 or as float32 from 0 to 1.
 
-    ``view`` leads from the image to these values' pixels. ``frame_wh`` is the size that the resize rule goes by: the
-    image's, turned like it, however much of it the window shows.
+    ``transform`` maps the image to these pixels. ``frame_wh`` is the size that the resize rule applies to: that of the
+    whole image, rotated with it, whatever the window shows.
     """
 
     values: Shaped[Tensor, "d h w"]
-    view: View
+    transform: Transform
     frame_wh: tuple[int, int]
 
     @property
     def wh(self) -> tuple[int, int]:
-        """Columns and rows of the values."""
+        """Width and height of the values."""
         return self.values.shape[2], self.values.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """A picture at its size in the network's input, float32 of 0..1, and its place there."""
+    """A resized picture, as float32 from 0 to 1, and its position in the network's input."""
 
     values: Float[Tensor, "d h w"]
-    view: View
-    """From the picture to the network's input."""
+    transform: Transform
+    """Maps the picture to the network's input."""
     offset_xy: tuple[int, int]
     canvas_wh: tuple[int, int]
 
     @property
     def end_hw(self) -> Int64[Tensor, " 2"]:
-        """Rows and columns up to where the content ends: what the rule pads right and below is not counted."""
+        """Height and width up to the end of the content, without the padding on the right and below."""
         (x, y), (_, height, width) = self.offset_xy, self.values.shape
         return torch.tensor([y + height, x + width])
 
     def on_canvas(self, channels: int) -> Float[Tensor, "{channels} h2 w2"]:
-        """The network's input: the content on black, grey repeated in all channels."""
+        """The network's input: the content on black; grey is repeated in all channels."""
         (x, y), (width, height) = self.offset_xy, self.canvas_wh
         canvas = self.values.new_zeros(channels, height, width)
         canvas[:, y : y + self.values.shape[1], x : x + self.values.shape[2]] = self.values
         return canvas
 
 
-def picture_of(image: Image.Image, *, channels: int = 3) -> Picture:
-    """The values of an image as they are stored.
+def decode_image(image: Image.Image, *, channels: int = 3) -> Picture:
+    """Decode the pixel values of an image.
 
-    Grey images have one channel even where ``channels`` is 3; :meth:`Content.on_canvas` repeats it. Sixteen bits are divided
-    by 65,535: neither cut to eight, nor stretched, which would make intensities of different images incomparable.
+    Grey images keep one channel even if ``channels`` is 3; :meth:`Content.on_canvas` repeats it. 16-bit values are divided
+    by 65,535: cutting them to 8 bits would lose contrast, and stretching them would make images incomparable.
 
-    >>> picture_of(Image.new("I;16", (2, 1), 13107)).values
+    >>> decode_image(Image.new("I;16", (2, 1), 13107)).values
     tensor([[[0.2000, 0.2000]]])
 
     Raises:
-        ValueError: ``channels`` is none of 1, 3 and 4.
-        ImageError: values beyond sixteen bits, fractions beyond 0..1, or colours that cannot be converted.
+        ValueError: ``channels`` is not 1, 3 or 4.
+        ImageError: values exceed 16 bits, fractions exceed 0 to 1, or the colours cannot be converted.
     """
     if channels not in MODES:
         raise ValueError(f"images have 1, 3 or 4 channels, got {channels}")
     if image.mode[0] in "IF":
-        values = torch.from_numpy(_deep(image)).permute(2, 0, 1)
+        values = torch.from_numpy(_deep_values(image)).permute(2, 0, 1)
     else:
         is_grey = image.mode in {"1", "L"} and channels < 4
         try:
@@ -88,14 +88,14 @@ def picture_of(image: Image.Image, *, channels: int = 3) -> Picture:
         except ValueError as error:
             raise ImageError(str(error)) from None
         values = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
-    return Picture(values, View(image.size), image.size)
+    return Picture(values, Transform(image.size), image.size)
 
 
 def resize_picture(picture: Picture, rule: ResizeRule) -> Content:
-    """A picture as a rule resizes it: bilinear; when it shrinks, a pixel is the mean over its area.
+    """Resize a picture by a rule: bilinear, and antialiased if it shrinks.
 
     >>> from detect.data.resize import parse_resize
-    >>> content = resize_picture(picture_of(Image.new("L", (100, 50), 255)), parse_resize("letterbox:64"))
+    >>> content = resize_picture(decode_image(Image.new("L", (100, 50), 255)), parse_resize("letterbox:64"))
     >>> content.values.shape, content.offset_xy, content.end_hw.tolist(), content.on_canvas(3).shape
     (torch.Size([1, 32, 64]), (0, 16), [48, 64], torch.Size([3, 64, 64]))
     """
@@ -108,13 +108,14 @@ def resize_picture(picture: Picture, rule: ResizeRule) -> Content:
         values = torchvision_functional().resize(values, content[::-1], antialias=True)
     if values.dtype == torch.uint8:
         values = values / 255
-    of_window = [each * frame / size for each, frame, size in zip(scale, picture.frame_wh, picture.wh, strict=True)]
-    view = View(picture.wh, (of_window[0], of_window[1]), (offset[0], offset[1]))
-    return Content(values, view, (int(offset[0]), int(offset[1])), (canvas[0], canvas[1]))
+    (frame_w, frame_h), (width, height) = picture.frame_wh, picture.wh
+    window_scale = (scale[0] * frame_w / width, scale[1] * frame_h / height)
+    transform = Transform(picture.wh, window_scale, (offset[0], offset[1]))
+    return Content(values, transform, (int(offset[0]), int(offset[1])), (canvas[0], canvas[1]))
 
 
 def torchvision_functional() -> ModuleType:
-    """torchvision's transforms v2 as functions.
+    """Import torchvision's functional transforms, version 2.
 
     Raises:
         MissingExtraError: torchvision is not installed.
@@ -123,8 +124,8 @@ def torchvision_functional() -> ModuleType:
     return import_module("torchvision.transforms.v2.functional")
 
 
-def _deep(image: Image.Image) -> Float32[ndarray, "h w 1"]:
-    """Values of 16-bit integers or of fractions, from 0 to 1."""
+def _deep_values(image: Image.Image) -> Float32[ndarray, "h w 1"]:
+    """Scale 16-bit integers to 0..1, and check that fractions lie in it."""
     largest = 1 if image.mode.startswith("F") else SIXTEEN_BITS
     values = np.asarray(image)
     low, high = values.min(), values.max()

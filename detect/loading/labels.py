@@ -1,4 +1,4 @@
-"""What annotations say of each image, and how it moves with the image."""
+"""The labels of each image, transformed and clipped with it, and the numbering of categories that a detector learns."""
 
 from __future__ import annotations
 
@@ -14,172 +14,49 @@ from detect.data.coco_dataset import unnamed
 from detect.errors import CocoError, ConfigError
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
-from detect.loading.transforms import View, box_areas, cut_boxes
+from detect.loading.transforms import Transform, box_areas, clip_to_window
 from detect.ops.box_arrays import xywh_to_xyxy
 
 
-@dataclass(frozen=True, eq=False)
-class ImageLabels:
-    """The labels of one image. Boxes x0 y0 x1 y1 are continuous, points and ``unlabelled`` in their own convention."""
-
-    boxes: Float64[ndarray, "n 4"]
-    classes: Int64[ndarray, " n"]
-    crowd: Float64[ndarray, "r 4"]
-    """Regions in which boxes are not to be learned or refuted."""
-    points: Float64[ndarray, "m 2"]
-    joint: Int64[ndarray, " m"]
-    visibility: Int64[ndarray, " m"]
-    unlabelled: Float64[ndarray, "u 4"]
-    """Regions in which points are not."""
-    pixel_origin: str = "center"
-
-    def cut(self, window_wh: tuple[int, int], *, min_visible: float) -> ImageLabels:
-        """What is left where the image ends at a window's edges.
-
-        A box of which less than ``min_visible`` of the area is left becomes a crowd region; a point outside has visibility
-        0.
-        """
-        width, height = map(float, window_wh)
-        boxes = cut_boxes(self.boxes, (0.0, 0.0, width, height))
-        area = box_areas(boxes)
-        is_seen = (area > 0) & (area >= min_visible * box_areas(self.boxes))
-        regions = cut_boxes(np.concatenate([self.crowd, self.boxes[~is_seen]]), (0.0, 0.0, width, height))
-        shift = SHIFTS[self.pixel_origin]
-        unlabelled = cut_boxes(self.unlabelled, (-shift, -shift, width - shift, height - shift))
-        return replace(
-            self,
-            boxes=boxes[is_seen],
-            classes=self.classes[is_seen],
-            crowd=regions[box_areas(regions) > 0],
-            visibility=np.where(_within(self.points + shift, window_wh), self.visibility, UNLABELLED),
-            unlabelled=unlabelled[box_areas(unlabelled) > 0],
-        )
-
-    def moved(self, view: View) -> ImageLabels:
-        """Where all of it comes to lie."""
-        corners = self.unlabelled.reshape(-1, 2) + SHIFTS[self.pixel_origin]
-        unlabelled = view.move_boxes(corners.reshape(-1, 4)) - SHIFTS[self.pixel_origin]
-        return replace(
-            self,
-            boxes=view.move_boxes(self.boxes),
-            crowd=view.move_boxes(self.crowd),
-            points=view.move_points(self.points, pixel_origin=self.pixel_origin),
-            unlabelled=unlabelled,
-        )
-
-
-class LabelTable:
-    """The labels of all images of a dataset.
-
-    Args:
-        dataset: images and annotations.
-        landmarks: the dataset's points; None: none.
-        category_ids: the category of each class, rising.
-
-    Raises:
-        CocoError: a category of an annotation is none of these.
-    """
-
-    def __init__(self, dataset: CocoDataset, landmarks: CocoKeypoints | None, category_ids: Sequence[int]) -> None:
-        _check_categories(dataset.annotations, category_ids)
-        num_images = len(dataset.images)
-        instances, crowd = dataset.instances, dataset.crowd
-        classes = np.searchsorted(np.array(category_ids, np.int64), instances.category_ids)
-        self._boxes = _by_image(xywh_to_xyxy(instances.boxes_xywh), instances.image_rows, num_images)
-        self._classes = _by_image(classes, instances.image_rows, num_images)
-        self._crowd = _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images)
-        self._pixel = "center" if landmarks is None else landmarks.pixel_origin
-        self._points, self._joint, self._visibility = (
-            _by_image(column, image, num_images) for column, image in _point_columns(landmarks)
-        )
-        self._unlabelled = [np.zeros((0, 4))] * num_images if landmarks is None else list(landmarks.ignored)
-        self.points_outside = sum(
-            int(((visibility > 0) & ~_within(points + SHIFTS[self._pixel], wh)).sum())
-            for points, visibility, wh in zip(self._points, self._visibility, dataset.images.wh, strict=True)
-        )
-        """Labelled points outside their images."""
-
-    def of_image(self, row: int) -> ImageLabels:
-        """The labels of one image, in its own pixels."""
-        return ImageLabels(
-            self._boxes[row],
-            self._classes[row],
-            self._crowd[row],
-            self._points[row],
-            self._joint[row],
-            self._visibility[row],
-            self._unlabelled[row],
-            self._pixel,
-        )
-
-
-def _check_categories(annotations: Annotations, category_ids: Sequence[int]) -> None:
-    if list(category_ids) != sorted(set(category_ids)):
-        raise ValueError(f"category ids rise, each stands once, got {list(category_ids)}")
-    unknown = sorted(set(annotations.category_ids.tolist()) - set(category_ids))
-    if unknown:
-        known = ", ".join(map(str, category_ids))
-        raise CocoError(f"annotations are of category {', '.join(map(str, unknown))}; the classes are of {known}")
-
-
-def _by_image(column: ndarray, image_rows: Int64[ndarray, " n"], num_images: int) -> list[ndarray]:
-    """A column sorted by image, cut between images."""
-    return np.split(column, np.searchsorted(image_rows, np.arange(1, num_images))) if num_images else []
-
-
-def _point_columns(landmarks: CocoKeypoints | None) -> list[tuple[ndarray, ndarray]]:
-    if landmarks is None:
-        nothing = np.zeros(0, np.int64)
-        return [(np.zeros((0, 2)), nothing), (nothing, nothing), (nothing, nothing)]
-    points = landmarks.landmarks
-    return [
-        (np.asarray(column), np.asarray(points.image)) for column in (points.points, points.joint, points.visibility)
-    ]
-
-
-def _within(points: Float64[ndarray, "n 2"], wh: tuple[int, int] | Int64[ndarray, " 2"]) -> Bool[ndarray, " n"]:
-    """Continuous points within 0..width and 0..height."""
-    return np.all((points >= 0) & (points <= np.asarray(wh)), axis=1)
-
-
 @dataclass(frozen=True)
-class Labels:
-    """What a detector tells apart: classes are the rows of the category ids, which rise; joints those of the landmarks."""
+class LabelMap:
+    """What a detector tells apart: class i is the i-th category id, and ids rise."""
 
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
     type_names: tuple[str, ...] = ()
-    joints: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """The landmark type of each point that an instance of a category has; empty for boxes."""
+    """Names of the keypoint types; empty for boxes."""
+    category_types: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """The keypoint types of an instance of each category; empty for boxes."""
 
     @classmethod
-    def of(cls, dataset: CocoDataset, landmarks: CocoKeypoints | None = None) -> Labels:
-        """The categories of a dataset, and the landmark types of its keypoints.
+    def of(cls, dataset: CocoDataset, keypoints: CocoKeypoints | None = None) -> LabelMap:
+        """The categories of a dataset, and the types of its keypoints.
 
         Raises:
-            ConfigError: there are no categories, or one has several keypoints: heatmaps do not say which of them belong to
-                one object.
+            ConfigError: there are no categories, or a category has several keypoints, which heatmaps do not group into
+                objects.
         """
         ids = dataset.category_ids
         if not ids:
             raise ConfigError(f"{', '.join(dataset.files)}: no categories, so nothing to detect")
         names = tuple(map(dataset.category_name, ids))
-        if landmarks is None:
+        if keypoints is None:
             return cls(ids, names)
-        for category, joints in landmarks.joints.items():
-            if len(joints) != 1:
+        for category, types in keypoints.joints.items():
+            if len(types) != 1:
                 raise ConfigError(
-                    f"category {dataset.category_name(category)!r} has {len(joints)} keypoints: points found in heatmaps "
-                    "belong to no object, so COCO's format cannot hold them; give each landmark type a category of one "
-                    "keypoint"
+                    f"category {dataset.category_name(category)!r} has {len(types)} keypoints: points found in heatmaps "
+                    "are not grouped into objects, which COCO results with several keypoints need; give each keypoint "
+                    "type a category of its own"
                 )
-        return cls(ids, names, landmarks.type_names, dict(landmarks.joints))
+        return cls(ids, names, keypoints.type_names, dict(keypoints.joints))
 
     def check_names(self, dataset: CocoDataset) -> None:
-        """Fail where a dataset gives a category another name: ids alone do not tell that files number them differently.
+        """Check that a dataset gives the same name to each category, since files may number categories differently.
 
         Raises:
-            CocoError: a category is called otherwise, not only in other letters.
+            CocoError: a category has another name; upper and lower case are the same.
         """
         for category, name in zip(self.category_ids, self.category_names, strict=True):
             own = dataset.categories.get(category)
@@ -187,3 +64,117 @@ class Labels:
                 raise CocoError(
                     f"{', '.join(dataset.files)}: category {category} is {own!r}; it was learned as {name!r}"
                 )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLabels:
+    """The labels of one image. Boxes are x0 y0 x1 y1, continuous; points and ``unlabelled`` follow ``pixel_origin``."""
+
+    boxes: Float64[ndarray, "n 4"]
+    classes: Int64[ndarray, " n"]
+    crowd: Float64[ndarray, "r 4"]
+    """Regions where a box is neither positive nor negative."""
+    points: Float64[ndarray, "m 2"]
+    types: Int64[ndarray, " m"]
+    """The keypoint type of each point."""
+    visibility: Int64[ndarray, " m"]
+    unlabelled: Float64[ndarray, "u 4"]
+    """Regions where the keypoints are unknown."""
+    pixel_origin: str = "center"
+
+    def transformed(self, transform: Transform) -> ImageLabels:
+        """Move all labels with the image."""
+        shift = SHIFTS[self.pixel_origin]
+        return replace(
+            self,
+            boxes=transform.apply_to_boxes(self.boxes),
+            crowd=transform.apply_to_boxes(self.crowd),
+            points=transform.apply_to_points(self.points, pixel_origin=self.pixel_origin),
+            unlabelled=transform.apply_to_boxes(self.unlabelled + shift) - shift,
+        )
+
+    def clipped(self, image_wh: tuple[int, int], *, min_visible: float) -> ImageLabels:
+        """Clip labels to an image of this size.
+
+        A box that keeps less than ``min_visible`` of its area becomes a crowd region; a point outside gets visibility 0.
+        """
+        width, height = map(float, image_wh)
+        boxes = clip_to_window(self.boxes, (0.0, 0.0, width, height))
+        area = box_areas(boxes)
+        is_visible = (area > 0) & (area >= min_visible * box_areas(self.boxes))
+        regions = clip_to_window(np.concatenate([self.crowd, self.boxes[~is_visible]]), (0.0, 0.0, width, height))
+        shift = SHIFTS[self.pixel_origin]
+        unlabelled = clip_to_window(self.unlabelled, (-shift, -shift, width - shift, height - shift))
+        return replace(
+            self,
+            boxes=boxes[is_visible],
+            classes=self.classes[is_visible],
+            crowd=regions[box_areas(regions) > 0],
+            visibility=np.where(self._inside(image_wh), self.visibility, UNLABELLED),
+            unlabelled=unlabelled[box_areas(unlabelled) > 0],
+        )
+
+    def num_points_outside(self, image_wh: tuple[int, int]) -> int:
+        """Count labelled points outside an image of this size."""
+        return int(((self.visibility != UNLABELLED) & ~self._inside(image_wh)).sum())
+
+    def _inside(self, image_wh: tuple[int, int]) -> Bool[ndarray, " m"]:
+        points = self.points + SHIFTS[self.pixel_origin]
+        return np.all((points >= 0) & (points <= np.asarray(image_wh)), axis=1)
+
+
+def labels_by_image(
+    dataset: CocoDataset, keypoints: CocoKeypoints | None, *, category_ids: Sequence[int]
+) -> list[ImageLabels]:
+    """Split the labels of a dataset by image, in pixels of the images.
+
+    Args:
+        dataset: images and annotations.
+        keypoints: the points of the dataset; None: no points.
+        category_ids: the category of each class, rising.
+
+    Raises:
+        CocoError: an annotation has another category.
+        ValueError: the category ids do not rise.
+    """
+    _check_categories(dataset.annotations, category_ids)
+    num_images = len(dataset.images)
+    instances, crowd = dataset.instances, dataset.crowd
+    boxes = _by_image(xywh_to_xyxy(instances.boxes_xywh), instances.image_rows, num_images)
+    rows = np.searchsorted(np.array(category_ids, np.int64), instances.category_ids)
+    classes = _by_image(rows, instances.image_rows, num_images)
+    regions = _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images)
+    none = np.zeros(0, np.int64)
+    no_points = (np.zeros((0, 2)), none, none, np.zeros((0, 4)))
+    labels = [ImageLabels(*each, *no_points) for each in zip(boxes, classes, regions, strict=True)]
+    if keypoints is None:
+        return labels
+    table, image = keypoints.landmarks, np.asarray(keypoints.landmarks.image)
+    points, types, visibility = (
+        _by_image(np.asarray(column), image, num_images) for column in (table.points, table.joint, table.visibility)
+    )
+    return [
+        replace(
+            each,
+            points=points[row],
+            types=types[row],
+            visibility=visibility[row],
+            unlabelled=keypoints.ignored[row],
+            pixel_origin=keypoints.pixel_origin,
+        )
+        for row, each in enumerate(labels)
+    ]
+
+
+def _check_categories(annotations: Annotations, category_ids: Sequence[int]) -> None:
+    if list(category_ids) != sorted(set(category_ids)):
+        raise ValueError(f"need category ids that rise, got {list(category_ids)}")
+    unknown = sorted(set(annotations.category_ids.tolist()) - set(category_ids))
+    if unknown:
+        known = ", ".join(map(str, category_ids))
+        raise CocoError(f"annotations have category {', '.join(map(str, unknown))}; the classes are {known}")
+
+
+def _by_image(column: ndarray, image_rows: Int64[ndarray, " n"], num_images: int) -> list[ndarray]:
+    """Split a column that is sorted by image."""
+    return np.split(column, np.searchsorted(image_rows, np.arange(1, num_images))) if num_images else []

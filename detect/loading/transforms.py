@@ -1,8 +1,8 @@
-"""Where the points of an image come to lie when it is turned, cropped, resized and put on a canvas; and back again.
+"""Coordinates of an image that is flipped, cropped and resized: where its points and boxes go, and the way back.
 
-Here points and boxes are continuous: pixel i covers [i, i + 1). Keypoints that are indices of pixels
-(``pixel_origin="center"``, see :mod:`detect.keypoints.coordinates`) are moved by half a pixel before and back by
-half a pixel after: scaled as they stand, they would end up beside their place.
+Points and boxes are continuous here: pixel i covers [i, i + 1). Keypoints given as pixel indices (``pixel_origin="center"``,
+see :mod:`detect.keypoints.coordinates`) are shifted by half a pixel before a transform and back after it; scaled without
+the shift, they would end up beside their pixel.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class View:
-    """An image as it is seen: (x, y), or with ``swapped`` axes (y, x), goes to (x, y) * scale_xy + offset_xy.
+class Transform:
+    """Map (x, y), or (y, x) if ``swapped``, to (x, y) * scale_xy + offset_xy.
 
-    A negative factor is a mirror. ``image_wh`` is the image's own size, and what is restored is cut to it.
+    A negative scale is a flip. ``image_wh`` is the size of the original image; inverted boxes are clipped to it.
     """
 
     image_wh: tuple[int, int]
@@ -35,57 +35,57 @@ class View:
     offset_xy: Pair = (0.0, 0.0)
     swapped: bool = False
 
-    def then(self, scale_xy: Pair = (1.0, 1.0), offset_xy: Pair = (0.0, 0.0), *, swapped: bool = False) -> View:
-        """This view, and of what it shows another one.
+    def then(self, scale_xy: Pair = (1.0, 1.0), offset_xy: Pair = (0.0, 0.0), *, swapped: bool = False) -> Transform:
+        """Compose: this transform first, then another.
 
-        >>> View((8, 4)).then(swapped=True).then((-1.0, 1.0), (4.0, 0.0)).move_points(np.array([[8.0, 0.0]]))
+        >>> Transform((8, 4)).then(swapped=True).then((-1.0, 1.0), (4.0, 0.0)).apply_to_points(np.array([[8.0, 0.0]]))
         array([[4., 8.]])
         """
         order = -1 if swapped else 1
         (scale_x, scale_y), (offset_x, offset_y) = self.scale_xy[::order], self.offset_xy[::order]
         scale = (scale_x * scale_xy[0], scale_y * scale_xy[1])
         offset = (offset_x * scale_xy[0] + offset_xy[0], offset_y * scale_xy[1] + offset_xy[1])
-        return View(self.image_wh, scale, offset, self.swapped != swapped)
+        return Transform(self.image_wh, scale, offset, self.swapped != swapped)
 
-    def move_points(self, points: Array, *, pixel_origin: str = "corner") -> Array:
-        """Points (n, 2) of the image to where they are seen, in the same convention."""
+    def apply_to_points(self, points: Array, *, pixel_origin: str = "corner") -> Array:
+        """Transform points (n, 2) of the image; the convention stays the same."""
         points = points + SHIFTS[pixel_origin]
         points = points[:, [1, 0]] if self.swapped else points
         return points * _like(self.scale_xy, points) + _like(self.offset_xy, points) - SHIFTS[pixel_origin]
 
-    def restore_points(self, points: Array, *, pixel_origin: str = "corner") -> Array:
-        """Points (n, 2) as they are seen back to the image's own pixels, in the same convention; they are not cut.
+    def invert_points(self, points: Array, *, pixel_origin: str = "corner") -> Array:
+        """Map transformed points (n, 2) back to pixels of the image; points outside the image stay outside.
 
-        >>> View((64, 64), (2.0, 2.0)).restore_points(np.array([[0.5, 2.5]]), pixel_origin="center")
+        >>> Transform((64, 64), (2.0, 2.0)).invert_points(np.array([[0.5, 2.5]]), pixel_origin="center")
         array([[0., 1.]])
         """
         points = (points + SHIFTS[pixel_origin] - _like(self.offset_xy, points)) / _like(self.scale_xy, points)
         return (points[:, [1, 0]] if self.swapped else points) - SHIFTS[pixel_origin]
 
-    def move_boxes(self, boxes: Array) -> Array:
-        """Boxes (n, 4), x0 y0 x1 y1, of the image to where they are seen; those of a mirror have their corners in order."""
-        return _boxes(self.move_points(boxes[:, :2]), self.move_points(boxes[:, 2:]))
+    def apply_to_boxes(self, boxes: Array) -> Array:
+        """Transform boxes (n, 4), x0 y0 x1 y1, of the image; corners stay in order after a flip."""
+        return _boxes(self.apply_to_points(boxes[:, :2]), self.apply_to_points(boxes[:, 2:]))
 
-    def restore_boxes(self, boxes: Array) -> Array:
-        """Boxes (n, 4) as they are seen back to the image's own pixels, cut to the image."""
-        restored = _boxes(self.restore_points(boxes[:, :2]), self.restore_points(boxes[:, 2:]))
-        return cut_boxes(restored, (0.0, 0.0, float(self.image_wh[0]), float(self.image_wh[1])))
+    def invert_boxes(self, boxes: Array) -> Array:
+        """Map transformed boxes (n, 4) back to pixels of the image, clipped to the image."""
+        inverted = _boxes(self.invert_points(boxes[:, :2]), self.invert_points(boxes[:, 2:]))
+        return clip_to_window(inverted, (0.0, 0.0, float(self.image_wh[0]), float(self.image_wh[1])))
 
 
-def resized_view(rule: ResizeRule, image_wh: tuple[int, int]) -> View:
-    """An image of this size as a resize rule shows it to the network.
+def resize_transform(rule: ResizeRule, image_wh: tuple[int, int]) -> Transform:
+    """The transform by which a resize rule brings an image of this size to the network's input.
 
     >>> from detect.data.resize import parse_resize
-    >>> resized_view(parse_resize("letterbox:640"), (1280, 960)).move_points(np.array([[100.0, 60.0]]))
+    >>> resize_transform(parse_resize("letterbox:640"), (1280, 960)).apply_to_points(np.array([[100.0, 60.0]]))
     array([[ 50., 110.]])
     """
     resized = rule.resize_images(np.array([image_wh], np.int64))
     (scale,), (offset,) = resized.scale_xy.tolist(), resized.offset_xy.tolist()
-    return View(image_wh, tuple(scale), tuple(offset))
+    return Transform(image_wh, tuple(scale), tuple(offset))
 
 
-def cut_boxes(boxes: Array, window: tuple[float, float, float, float]) -> Array:
-    """What of each box lies in a window (x0, y0, x1, y1); of a box outside, an edge of it without area."""
+def clip_to_window(boxes: Array, window: tuple[float, float, float, float]) -> Array:
+    """Clip boxes to a window (x0, y0, x1, y1); a box outside collapses onto the nearest edge and has no area."""
     if isinstance(boxes, Tensor):
         low, high = (boxes.new_tensor(ends * 2) for ends in (window[:2], window[2:]))
         return boxes.clamp(low, high)

@@ -1,1 +1,1 @@
-"""Training: real data to a detector that is measured, saved and resumed."""
+"""From a configuration to a trained detector, and from a trained detector to results."""

@@ -1,4 +1,4 @@
-"""From a configuration and what is to be told apart to a detector; and the anchors that it is built on."""
+"""Build the anchors and the detector of a configuration."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
 from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.postprocess import PostProcess
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.ops.matcher import Atss, MaxIoU
 from detect.training.config import FIT, TrainConfig
 
-BACKBONE_STRIDES = (2, 4, 8, 16, 32)  # those coarser than the levels tell the finer ones what they know
+BACKBONE_STRIDES = (2, 4, 8, 16, 32)  # maps coarser than the levels feed the pyramid's top-down path
 
 Detector = RetinaNetDetector | LandmarkDetector
 
 
 def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | None:
-    """The anchors of a box run: from their file or by their name, or fitted to the training boxes after the resize rule.
+    """The anchors of a box run: read from a file, known by name, or fitted to the resized training boxes.
 
-    A run of landmarks has none.
+    A run on landmarks has no anchors.
 
     Raises:
-        AnchorFileError: neither a known name nor a readable file.
-        ConfigError: anchors made for another resize rule.
-        FitError: no boxes to fit to.
+        AnchorFileError: ``model.anchors`` is neither a known name nor a readable file.
+        ConfigError: the anchors are for another resize rule.
+        FitError: there are no boxes to fit to.
     """
     if config.task == "landmarks":
         return None
@@ -49,54 +49,62 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
         return fit_levels(instances, strides, per_level=model.per_level, max_strides=model.max_strides).anchors
     anchors = load_anchors(config.model.anchors)
     made_for = parse_resize(anchors.resize)
-    if made_for != resize and config.model.anchors not in KNOWN_ANCHORS:  # known ones are there to compare with
+    if made_for != resize and config.model.anchors not in KNOWN_ANCHORS:  # known anchors serve as baselines at any size
         raise ConfigError(
             f"{config.model.anchors}: made for resize {made_for}, the run resizes by {resize}: "
-            "fit anchors for it, or set data.resize"
+            "fit anchors for this rule, or set data.resize"
         )
     return replace(anchors, resize=str(resize))
 
 
 def matching_rule(config: TrainConfig) -> MaxIoU | Atss:
-    """Which anchors learn which instances."""
+    """The rule that matches anchors to instances."""
     model = config.model
-    return Atss() if model.assigner == "atss" else MaxIoU(model.foreground, model.background, model.low_quality)
+    return (
+        Atss()
+        if model.assigner == "atss"
+        else MaxIoU(
+            model.fg_iou_thresh,
+            model.bg_iou_thresh,
+            model.low_quality_mode if model.allow_low_quality_matches else None,
+        )
+    )
 
 
 def build_detector(
     config: TrainConfig,
-    labels: Labels,
+    labels: LabelMap,
     *,
     anchors: AnchorSet | None = None,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
 ) -> Detector:
-    """The detector of a configuration, with weights drawn from its seed.
+    """Build the detector of a configuration, with weights drawn from its seed.
 
     >>> from detect.training.config import parse_config
     >>> config = parse_config({"task": "landmarks", "data": {"train": ["a.json"], "images": "images", "channels": 1}})
-    >>> detector = build_detector(config, Labels((1,), ("cell",), ("cell",), {1: (0,)}))
+    >>> detector = build_detector(config, LabelMap((1,), ("cell",), ("cell",), {1: (0,)}))
     >>> type(detector).__name__, detector.stride
     ('LandmarkDetector', 2)
 
     Args:
-        config: of the run.
-        labels: what is told apart.
-        anchors: of a box run.
-        mean: of the images, from 0 to 1; one number or one for each channel.
-        std: likewise.
+        config: the run.
+        labels: the classes or keypoint types.
+        anchors: the anchors of a box run.
+        mean: mean of the images, from 0 to 1: one number, or one for each channel.
+        std: standard deviation of the images, likewise.
 
     Raises:
-        ConfigError: a backbone that is not known, or levels or channels that do not fit.
+        ConfigError: the backbone is unknown, or levels or channels do not fit.
     """
-    with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator before they are given their own
+    with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator before they are seeded
         try:
             backbone = _backbone(config, anchors)
             if config.task == "landmarks":
-                return _landmark_detector(config, backbone, labels, mean, std)
+                return _landmark_detector(config, backbone, len(labels.type_names), mean=mean, std=std)
             if anchors is None:
                 raise ValueError("a box detector needs anchors")
-            return _box_detector(config, backbone, labels, anchors, mean, std)
+            return _box_detector(config, backbone, len(labels.category_ids), anchors=anchors, mean=mean, std=std)
         except ConfigError:
             raise
         except ValueError as error:
@@ -104,10 +112,10 @@ def build_detector(
 
 
 def _backbone(config: TrainConfig, anchors: AnchorSet | None) -> Backbone:
-    own = [level.stride for level in anchors.levels if level.shapes] if anchors else [config.model.stride]
+    levels = [level.stride for level in anchors.levels if level.shapes] if anchors else [config.model.stride]
     return build_backbone(
         config.model.backbone,
-        strides=sorted({*own, *(stride for stride in BACKBONE_STRIDES if stride >= min(own))}),
+        strides=sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))}),
         in_channels=config.data.channels,
         pretrained=config.model.pretrained,
         seed=config.seed,
@@ -117,7 +125,8 @@ def _backbone(config: TrainConfig, anchors: AnchorSet | None) -> Backbone:
 def _box_detector(
     config: TrainConfig,
     backbone: Backbone,
-    labels: Labels,
+    num_classes: int,
+    *,
     anchors: AnchorSet,
     mean: Sequence[float],
     std: Sequence[float],
@@ -135,7 +144,7 @@ def _box_detector(
     return RetinaNetDetector(
         backbone,
         anchors,
-        len(labels.category_ids),
+        num_classes,
         pyramid_channels=model.pyramid_channels,
         num_convs=model.num_convs,
         norm=model.norm,
@@ -148,17 +157,17 @@ def _box_detector(
             iou_threshold=model.iou_threshold,
             detections_per_image=model.detections_per_image,
         ),
-        seed=config.seed + 1,  # not the backbone's, lest both draw the same numbers
+        seed=config.seed + 1,  # the backbone has config.seed, and both should draw different numbers
     )
 
 
 def _landmark_detector(
-    config: TrainConfig, backbone: Backbone, labels: Labels, mean: Sequence[float], std: Sequence[float]
+    config: TrainConfig, backbone: Backbone, num_types: int, *, mean: Sequence[float], std: Sequence[float]
 ) -> LandmarkDetector:
     model = config.model
     return LandmarkDetector(
         backbone,
-        len(labels.type_names),
+        num_types,
         stride=model.stride,
         sigma_cells=model.sigma_cells,
         threshold=model.threshold,

@@ -1,25 +1,28 @@
-"""What a training run is: one YAML file of five sections, each field with its unit, default and range.
+"""The configuration of a training run: one YAML file of five sections, each field with its unit, default and range.
 
-    task: boxes or landmarks        data: files, images, resize rule        model: backbone, anchors, head
-    augment: what images undergo    optimisation: steps and their size      output: folder, and what is saved when
+    task: boxes or landmarks        data: files, images, resize rule              model: backbone, anchors, head
+    augment: changes of images      optimisation: steps and learning rate         output: folder, and when to save
 
-A field may be set over the file's as ``section.field=value``, the value being YAML.
+A field can be overridden as ``section.field=value``, where the value is YAML. Names and choices may be written with hyphens
+or underscores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from detect.anchors.anchor_set import strides_of
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError, FitError, ResizeError
 
 FIT = "fit"
+OLD_NAMES = {"foreground": "fg_iou_thresh", "background": "bg_iou_thresh", "pixel": "pixel_origin"}  # in older files
 
 Factor = Annotated[float, Field(gt=0, le=100)]
 PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
@@ -28,27 +31,47 @@ PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _current_spelling(cls, fields: Any) -> Any:
+        """Accept hyphens for underscores, and the other way round, and names of earlier versions."""
+        if not isinstance(fields, Mapping):
+            return fields
+        names = {name: str(name).replace("-", "_") for name in fields}
+        current = {OLD_NAMES.get(names[name], names[name]): value for name, value in fields.items()}
+        if "low_quality" in current:
+            mode = current.pop("low_quality")
+            current |= {"allow_low_quality_matches": mode is not None, "low_quality_mode": mode or "own"}
+        return {name: _choice(cls.model_fields.get(name), value) for name, value in current.items()}
+
+
+def _choice(field: FieldInfo | None, value: Any) -> Any:
+    """The choice of a field that the value spells, with hyphens or underscores."""
+    choices = (each for each in get_args(field.annotation if field else None) if isinstance(each, str))
+    spelled = value.replace("-", "_") if isinstance(value, str) else None
+    return next((each for each in choices if each.replace("-", "_") == spelled), value)
+
 
 class DataConfig(_Section):
-    """Which images and annotations, and how they come to the network."""
+    """Annotations, images, and how images reach the network."""
 
     train: list[PathText] = Field(min_length=1, description="COCO files or patterns, shards of one dataset")
-    val: list[PathText] = Field(default=[], description="likewise, to validate on")
+    val: list[PathText] = Field(default=[], description="COCO files or patterns of the validation data")
     val_share: float = Field(
-        default=0.0, ge=0, le=0.5, description="without val: this share of the images, evenly spaced, is held out"
+        default=0.0, ge=0, le=0.5, description="without val: share of the images, evenly spaced, to validate on"
     )
     images: Path = Field(description="folder of the images")
-    val_images: Path | None = Field(default=None, description="folder of the validation images, if another")
-    resize: str = Field(default="none", description="the detector's resize rule, as of the anchors")
-    channels: Literal[1, 3, 4] = Field(default=3, description="of the network's input")
+    val_images: Path | None = Field(default=None, description="folder of the validation images, if it differs")
+    resize: str = Field(default="none", description="resize rule of the detector, the one the anchors are made for")
+    channels: Literal[1, 3, 4] = Field(default=3, description="channels of the network's input")
     pixel_origin: Literal["center", "corner"] = Field(
-        default="center", description="of keypoints: pixel i has its centre at i, or its left corner"
+        default="center", description="keypoints: pixel i has its centre at i, or its left edge"
     )
-    mean: list[float] | None = Field(default=None, description="of each channel, in 0..1; measured where not given")
-    std: list[float] | None = Field(default=None, description="likewise")
+    mean: list[float] | None = Field(default=None, description="mean of each channel, 0 to 1; measured by default")
+    std: list[float] | None = Field(default=None, description="standard deviation of each channel; measured by default")
     on_broken: Literal["fail", "skip"] = Field(default="fail", description="what to do about unreadable images")
     repeat_threshold: float | None = Field(
-        default=None, gt=0, le=1, description="images of categories rarer than this share come more often (LVIS)"
+        default=None, gt=0, le=1, description="repeat images of categories that are rarer than this share (LVIS)"
     )
     num_workers: int = Field(default=0, ge=0, le=256, description="processes that read images")
 
@@ -67,59 +90,63 @@ class DataConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _of_each_channel(self) -> DataConfig:
+    def _one_number_per_channel(self) -> DataConfig:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.channels:
                 raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both mean and std, or neither")
         if self.std is not None and min(self.std) <= 0:
-            raise ValueError("std is above 0")
+            raise ValueError("std must be above 0")
         return self
 
 
 class ModelConfig(_Section):
-    """Backbone, pyramid and head, and what the head learns; fields of the other task are not read."""
+    """Backbone, pyramid, head and losses; fields of the other task are ignored."""
 
     backbone: str = Field(default="small", description="small, timm:NAME or torchvision:NAME")
-    pretrained: bool = Field(default=False, description="start from weights of ImageNet")
-    pyramid_channels: int = Field(default=64, ge=1, le=4096, description="of every level, and of the head")
-    num_convs: int = Field(default=2, ge=0, le=16, description="of a tower of the head, before the last")
-    norm: Literal["group", "batch"] | None = Field(default="group", description="of the towers")
+    pretrained: bool = Field(default=False, description="start from ImageNet weights")
+    pyramid_channels: int = Field(default=64, ge=1, le=4096, description="channels of every level and of the head")
+    num_convs: int = Field(default=2, ge=0, le=16, description="convolutions of each tower of the head")
+    norm: Literal["group", "batch"] | None = Field(default="group", description="normalization in the towers")
     # boxes
     anchors: PathText = Field(default=FIT, description="fit, a known name or an anchors.yaml")
-    levels: str = Field(default="p2-p4", description="for fit: pyramid levels, or strides in pixels")
-    per_level: int = Field(default=3, ge=1, le=100, description="for fit: shapes on each level")
+    levels: str = Field(default="p2-p4", description="fit: pyramid levels, or strides in pixels")
+    per_level: int = Field(default=3, ge=1, le=100, description="fit: anchors on each level")
     max_strides: float | None = Field(
-        default=None, gt=0, le=1000, description="for fit: a level is for instances of up to so many of its strides"
+        default=None,
+        gt=0,
+        le=1000,
+        description="fit: a box uses a level only if sqrt(area) <= max_strides * stride; the coarsest takes all",
     )
-    assigner: Literal["max_iou", "atss"] = Field(default="max_iou", description="what matches anchors to instances")
-    foreground: float = Field(default=0.5, gt=0, le=1, description="of max_iou: from this IoU on an anchor is positive")
-    background: float = Field(default=0.4, gt=0, le=1, description="of max_iou: below this IoU it is background")
-    low_quality: Literal["own", "forced"] | None = Field(
-        default="own", description="of max_iou: an instance's best anchors are positive however low their IoU"
+    assigner: Literal["max_iou", "atss"] = Field(default="max_iou", description="how anchors match instances")
+    fg_iou_thresh: float = Field(default=0.5, gt=0, le=1, description="max_iou: an anchor is positive from this IoU on")
+    bg_iou_thresh: float = Field(default=0.4, gt=0, le=1, description="max_iou: an anchor is background below this IoU")
+    allow_low_quality_matches: bool = Field(
+        default=True, description="max_iou: the best anchors of an instance are positive at any IoU"
+    )
+    low_quality_mode: Literal["own", "forced"] = Field(
+        default="own", description="max_iou: such an anchor takes its own best instance, or is forced to that one"
     )
     box_loss: Literal["l1", "smooth_l1", "giou", "diou", "ciou"] = Field(
-        default="giou", description="the first two of deltas, the others of decoded boxes"
+        default="giou", description="the first two compare deltas, the others decoded boxes"
     )
     box_weight: float = Field(default=2.0, gt=0, le=1000, description="factor of the box loss")
     class_loss: Literal["focal", "quality_focal"] = Field(
-        default="focal", description="quality_focal teaches the IoU of the predicted box (Li et al. 2020)"
+        default="focal", description="quality_focal learns the IoU of the predicted box (Li et al. 2020)"
     )
     alpha: float = Field(default=0.25, gt=0, lt=1, description="weight of positives in the focal loss")
-    gamma: float = Field(
-        default=2.0, ge=0, le=10, description="of both losses: the higher, the less easy anchors count"
-    )
-    score_threshold: float = Field(default=0.05, ge=0, lt=1, description="a detection is above it")
-    iou_threshold: float = Field(default=0.5, ge=0, le=1, description="of suppression")
-    topk_per_level: int = Field(default=1000, ge=1, description="pairs of anchor and class that a level may give")
+    gamma: float = Field(default=2.0, ge=0, le=10, description="exponent that reduces the loss of easy anchors")
+    score_threshold: float = Field(default=0.05, ge=0, lt=1, description="detections have a higher score")
+    iou_threshold: float = Field(default=0.5, ge=0, le=1, description="IoU threshold of non-maximum suppression")
+    topk_per_level: int = Field(default=1000, ge=1, description="pairs of anchor and class kept per level before NMS")
     detections_per_image: int = Field(
-        default=300, ge=1, description="the best are kept; COCO's numbers look at 100 of each category"
+        default=300, ge=1, description="detections kept per image; COCO's AP uses 100 per category"
     )
     # landmarks
-    stride: int = Field(default=2, ge=1, le=64, description="of landmarks: image pixels to a cell of the heatmap")
-    sigma_cells: float = Field(default=2.0, ge=0.05, le=100, description="of a landmark's bell in the heatmap")
-    threshold: float = Field(default=0.3, gt=0, lt=1, description="a peak of the heatmap is higher")
+    stride: int = Field(default=2, ge=1, le=64, description="landmarks: image pixels per heatmap cell")
+    sigma_cells: float = Field(default=2.0, ge=0.05, le=100, description="landmarks: sigma of the Gaussian targets")
+    threshold: float = Field(default=0.3, gt=0, lt=1, description="landmarks: peaks have a higher value")
 
     @field_validator("levels")
     @classmethod
@@ -132,56 +159,52 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> ModelConfig:
-        if self.background > self.foreground:
-            raise ValueError(f"background {self.background} is above foreground {self.foreground}")
+        if self.bg_iou_thresh > self.fg_iou_thresh:
+            raise ValueError(f"bg_iou_thresh {self.bg_iou_thresh} is above fg_iou_thresh {self.fg_iou_thresh}")
         return self
 
 
 class OptimisationConfig(_Section):
-    """AdamW; the learning rate after a linear warm-up along a cosine, or in steps."""
+    """AdamW with a linear warm-up, then a cosine or step schedule."""
 
-    epochs: int = Field(default=45, ge=1, le=100_000, description="times that all images are seen")
-    batch_size: int = Field(default=16, ge=1, le=65_536, description="images of a step, over all devices")
-    accumulate: int = Field(default=1, ge=1, le=1024, description="parts that a step's batch is computed in")
-    learning_rate: float = Field(default=2e-3, gt=0, le=10, description="the highest")
-    weight_decay: float = Field(default=0.01, ge=0, le=10, description="of weights of two axes or more")
-    warmup_steps: int = Field(default=50, ge=0, le=1_000_000, description="in which the rate rises from near 0")
-    schedule: Literal["cosine", "step"] = Field(default="cosine", description="how the rate falls")
+    epochs: int = Field(default=45, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(default=16, ge=1, le=65_536, description="images per step, over all devices")
+    accumulate: int = Field(default=1, ge=1, le=1024, description="parts that a batch is computed in, to save memory")
+    learning_rate: float = Field(default=2e-3, gt=0, le=10, description="highest learning rate")
+    weight_decay: float = Field(default=0.01, ge=0, le=10, description="decay of weights with two axes or more")
+    warmup_steps: int = Field(default=50, ge=0, le=1_000_000, description="steps of linear warm-up")
+    schedule: Literal["cosine", "step"] = Field(default="cosine", description="how the learning rate falls")
     milestones: list[float] = Field(
-        default=[2 / 3, 8 / 9], description="of step: shares of the run after which the rate falls to a tenth"
+        default=[2 / 3, 8 / 9], description="step: shares of the run after which the rate falls to a tenth"
     )
-    clip_norm: float = Field(default=5.0, gt=0, le=1e6, description="of all gradients together")
-    ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the averaged weights; 0: none")
-    patience: int | None = Field(
-        default=None, ge=1, description="stop after so many validations without a better metric"
-    )
-    flat_epochs: int = Field(
-        default=10, ge=1, description="a loss that has not fallen for so many epochs is looked into"
-    )
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(default="cpu", description="what to train on")
-    devices: int = Field(default=1, ge=1, le=4096, description="of one machine; beneath torchrun its processes")
-    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of the network's numbers")
+    clip_norm: float = Field(default=5.0, gt=0, le=1e6, description="largest norm of the gradient")
+    ema_decay: float = Field(default=0.995, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
+    patience: int | None = Field(default=None, ge=1, description="validations without a better metric before stopping")
+    flat_epochs: int = Field(default=10, ge=1, description="epochs without a lower loss before a diagnosis is written")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(default="cpu", description="device to train on")
+    devices: int = Field(default=1, ge=1, le=4096, description="devices of this machine; torchrun sets its own number")
+    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="precision of the network")
 
     @field_validator("milestones")
     @classmethod
     def _rise(cls, shares: list[float]) -> list[float]:
         if shares != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
-            raise ValueError("shares of the run between 0 and 1, rising")
+            raise ValueError("milestones must rise and lie between 0 and 1")
         return shares
 
 
 class AugmentConfig(_Section):
-    """What training images undergo: the arguments of :class:`detect.loading.augment.Augment`."""
+    """The arguments of :class:`detect.loading.augment.Augment`."""
 
-    enabled: bool = Field(default=True, description="whether anything is done")
-    flips: bool = Field(default=True, description="mirror left and right, up and down")
-    turns: bool = Field(default=True, description="turn by quarters")
-    zoom: tuple[Factor, Factor] = Field(default=(0.75, 1.4), description="enlarge by a factor in this range")
-    min_visible: float = Field(default=0.4, ge=0, le=1, description="a box keeps this part of its area or is ignored")
-    gain: tuple[Factor, Factor] = Field(default=(0.7, 1.4), description="intensities times a factor in this range")
-    gamma: tuple[Factor, Factor] = Field(default=(0.7, 1.4), description="intensities to a power in this range")
-    noise: float = Field(default=0.1, ge=0, le=10, description="the most, of the picture's own deviation")
-    blur_px: float = Field(default=1.0, ge=0, le=100, description="the most, sigma in pixels of the network's input")
+    enabled: bool = Field(default=True, description="augment training images")
+    flips: bool = Field(default=True, description="flip horizontally and vertically")
+    turns: bool = Field(default=True, description="rotate by quarter turns")
+    zoom: tuple[Factor, Factor] = Field(default=(0.75, 1.4), description="range of the scale factor")
+    min_visible: float = Field(default=0.4, ge=0, le=1, description="boxes that keep less of their area are ignored")
+    gain: tuple[Factor, Factor] = Field(default=(0.7, 1.4), description="range of the factor on intensities")
+    gamma: tuple[Factor, Factor] = Field(default=(0.7, 1.4), description="range of the exponent on intensities")
+    noise: float = Field(default=0.1, ge=0, le=10, description="largest noise, relative to the image's deviation")
+    blur_px: float = Field(default=1.0, ge=0, le=100, description="largest sigma of the blur, in pixels of the input")
 
     @field_validator("zoom", "gain", "gamma")
     @classmethod
@@ -195,16 +218,16 @@ class OutputConfig(_Section):
     """Where a run is written, and how often."""
 
     folder: Path = Field(default=Path("runs/run"), description="last.pt, best.pt, epochs.csv, steps.csv, TensorBoard")
-    validate_epochs: int = Field(default=5, ge=1, description="epochs between validations; the last is one always")
-    save_steps: int | None = Field(default=None, ge=1, description="save within an epoch too, every so many steps")
-    tensorboard: bool = Field(default=True, description="write its files too, if it is installed")
+    validate_epochs: int = Field(default=5, ge=1, description="epochs between validations; the last epoch has one")
+    save_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints within an epoch")
+    tensorboard: bool = Field(default=True, description="also write TensorBoard files, if it is installed")
 
 
 class TrainConfig(_Section):
-    """A whole training run."""
+    """A training run."""
 
-    task: Literal["boxes", "landmarks"] = Field(default="boxes", description="what is to be found")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="of weights, order and augmentation")
+    task: Literal["boxes", "landmarks"] = Field(default="boxes", description="what to detect")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of weights, order and augmentation")
     data: DataConfig
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -212,16 +235,16 @@ class TrainConfig(_Section):
     output: OutputConfig = OutputConfig()
 
     def to_yaml(self) -> str:
-        """The text of a file that gives this configuration, every field spelled out."""
+        """A YAML file of this configuration, with every field."""
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120))
 
 
 def read_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The configuration of a YAML file with fields set over it, such as ``optimisation.epochs=8``.
+    """Read a YAML file, with overrides such as ``optimisation.epochs=8``.
 
     Raises:
         ConfigError: the file cannot be read, an override has no ``=``, or a field is unknown, missing, of the wrong type or
-            out of range; all such fields are named in one line.
+            out of range; one line names all such fields.
     """
     try:
         fields = yaml.safe_load(Path(path).read_text("utf-8"))
@@ -235,7 +258,7 @@ def read_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
 
 
 def parse_config(fields: Mapping[str, Any], *, source: str = "configuration") -> TrainConfig:
-    """Fields checked; ``source`` begins the message.
+    """Check nested fields; ``source`` begins the error message.
 
     >>> config = parse_config({"data": {"train": ["a.json"], "images": "images"}})
     >>> config.optimisation.learning_rate, config.model.anchors
@@ -247,29 +270,29 @@ def parse_config(fields: Mapping[str, Any], *, source: str = "configuration") ->
     try:
         return TrainConfig.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {'; '.join(_fault(fault) for fault in error.errors())}") from None
+        raise ConfigError(f"{source}: {'; '.join(_message(fault) for fault in error.errors())}") from None
 
 
 def with_overrides(fields: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of nested fields with some set: ``a.b=value``, the value read as YAML.
+    """Copy nested fields and set some: ``a.b=value``, where the value is YAML.
 
     >>> with_overrides({"optimisation": {"epochs": 45}}, ["optimisation.epochs=8", "data.train=[a.json, b.json]"])
     {'optimisation': {'epochs': 8}, 'data': {'train': ['a.json', 'b.json']}}
 
     Raises:
-        ConfigError: no ``=``, a value that is not YAML, or a field within something that is not a section.
+        ConfigError: an override has no ``=``, its value is not YAML, or it names a field of something else than a section.
     """
     result: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in fields.items()}
     for text in overrides:
         name, equals, value = text.partition("=")
-        *sections, field = name.strip().split(".")
+        *sections, field = name.strip().replace("-", "_").split(".")
         if not equals or not field:
             raise ConfigError(f"{text!r}: to set a field write section.field=value, such as optimisation.epochs=8")
         inner = result
         for section in sections:
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"{text!r}: {section!r} is no section")
+                raise ConfigError(f"{text!r}: {section!r} is not a section")
         try:
             inner[field] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -277,7 +300,7 @@ def with_overrides(fields: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     return result
 
 
-def _fault(fault: Mapping[str, Any]) -> str:
+def _message(fault: Mapping[str, Any]) -> str:
     name = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"no field {name!r} (detect train --fields lists them)"

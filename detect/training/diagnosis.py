@@ -1,4 +1,4 @@
-"""Why nothing is learned: what reaches the network, which units are dead, where no gradient arrives, how large steps are."""
+"""Diagnose why a detector does not learn: its images, dead units, missing gradients and learning rate."""
 
 from __future__ import annotations
 
@@ -11,84 +11,56 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 MOSTLY_DEAD = 0.5
-SMALLEST_RATE, LARGEST_RATE = 1e-6, 0.1  # of an optimiser such as Adam, whose steps are about as large as its rate
+SMALLEST_RATE, LARGEST_RATE = 1e-6, 0.1  # for Adam-like optimizers, whose steps are about as large as the rate
 SMALLEST_NORM = 1e-8
-SMALLEST_STD, LARGEST_STD, LARGEST_MEAN = 0.05, 10.0, 5.0  # of normalised images: measured ones have 1, 1 and 0
-FLAT_SHARE = 0.01  # a loss that falls by less than this share does not fall
-NEAR_ZERO = 0.2  # of the loss at the start
-PARTS = 2  # components of a module's name that gradients are summed up by: head.class_tower
+SMALLEST_STD, LARGEST_STD, LARGEST_MEAN = 0.05, 10.0, 5.0  # of normalized images, which should have std 1 and mean 0
+FLAT_SHARE = 0.01  # a loss that falls by a smaller share counts as flat
+PART_DEPTH = 2  # gradients are summed by the first components of a module's name, such as head.class_tower
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Of a batch of images as the network takes them, that is, normalised; without padding they would differ a little."""
+    """Statistics of a batch of normalized images, including padding."""
 
     mean: float
     std: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was measured on one batch, and what of it would explain that nothing is learned; made by :func:`diagnose`."""
+    """Measurements on one batch, and those that explain why nothing is learned; made by :func:`diagnose`."""
 
     loss: float
     learning_rate: float
     images: ImageStatistics
-    num_positives: int
+    num_objects: int
     """Instances or points in the batch."""
     dead_units: Mapping[str, float]
-    """Of each rectified layer the share of channels that are 0 everywhere, on all images."""
+    """For each rectified layer, the share of channels that are 0 everywhere in all images."""
     gradient_norms: Mapping[str, float]
-    """Of each part of the network."""
+    """The norm of the gradient of each part of the network."""
     findings: tuple[str, ...]
-    """What is wrong, in words; empty where nothing here explains it."""
+    """What is wrong, in words; empty if no measurement explains it."""
 
     def to_text(self) -> str:
-        """For people: findings first, then the numbers."""
+        """Text for people: findings first, then the numbers."""
         images = self.images
-        found = self.findings or ("inputs, units, gradients and rate look healthy: look at the labels",)
-        lines = [f"- {each}" for each in found]
+        findings = self.findings or ("images, units, gradients and learning rate look healthy: check the labels",)
+        lines = [f"- {each}" for each in findings]
         lines += [
-            f"loss {self.loss:.4g}, learning rate {self.learning_rate:.3g}, {self.num_positives} objects in the batch",
-            f"normalised images: mean {images.mean:.3g}, std {images.std:.3g}, {images.least:.3g} to {images.most:.3g}",
+            f"loss {self.loss:.4g}, learning rate {self.learning_rate:.3g}, {self.num_objects} objects in the batch",
+            f"normalized images: mean {images.mean:.3g}, std {images.std:.3g}, "
+            f"from {images.minimum:.3g} to {images.maximum:.3g}",
             "dead units: " + _listed({name: share for name, share in self.dead_units.items() if share}, "{:.0%}"),
             "gradient norms: " + _listed(self.gradient_norms, "{:.3g}"),
         ]
         return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class OverfitVerdict:
-    """Whether a few images could be learned by heart: where not, something other than the amount of data is wrong."""
-
-    num_images: int
-    num_steps: int
-    first_loss: float
-    last_loss: float
-    diagnosis: Diagnosis
-
-    @property
-    def passed(self) -> bool:
-        """The loss came near zero."""
-        return self.last_loss <= NEAR_ZERO * self.first_loss
-
-    def to_text(self) -> str:
-        """For people."""
-        fall = (
-            f"loss {self.first_loss:.4g} -> {self.last_loss:.4g} on {self.num_images} images in {self.num_steps} steps"
-        )
-        if self.passed:
-            return f"learned by heart: {fall}\n"
-        return (
-            f"NOT learned by heart: {fall}: expected {NEAR_ZERO * self.first_loss:.3g} or less. Boxes or points, "
-            f"anchors, learning rate or network are wrong, and more data will not mend it.\n{self.diagnosis.to_text()}"
-        )
-
-
-def is_flat(losses: Sequence[float], epochs: int) -> bool:
-    """Whether the mean loss of the last epochs is no better, by one per cent, than that of as many before them.
+def is_flat(losses: Sequence[float], *, epochs: int) -> bool:
+    """Whether the mean loss of the last epochs is less than one per cent below that of as many epochs before.
 
     >>> is_flat([3.0, 1.01, 1.0, 1.02, 1.0], epochs=2), is_flat([3.0, 1.0, 1.1, 0.9, 1.05], epochs=2)
     (True, False)
@@ -102,17 +74,17 @@ def diagnose(
     loss: Callable[[], Tensor],
     *,
     images: Float[Tensor, "b d h w"],
-    num_positives: int,
+    num_objects: int,
     learning_rate: float,
 ) -> Diagnosis:
-    """Measure one batch: forward and backward once; gradients are as they were afterwards.
+    """Measure one forward and backward pass; gradients are restored afterwards.
 
     Args:
-        model: whose modules and parameters are looked at, as it is used in ``loss``.
-        loss: computes what is minimised.
-        images: of the batch, normalised.
-        num_positives: instances or points in it.
-        learning_rate: of the step.
+        model: the network whose modules and parameters are measured.
+        loss: computes the loss of the batch with ``model``.
+        images: the normalized images of the batch.
+        num_objects: instances or points in the batch.
+        learning_rate: the learning rate of the step.
     """
     kept = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad(set_to_none=True)
@@ -126,27 +98,33 @@ def diagnose(
             parameter.grad = kept[name]
     statistics = _statistics(images)
     findings = [
-        *_of_images(statistics, num_positives),
+        *_image_findings(statistics, num_objects),
         *(
             f"{share:.0%} of the units of {name} are 0 on all images"
             for name, share in dead.items()
             if share > MOSTLY_DEAD
         ),
-        *_of_gradients(norms),
-        *_of_rate(learning_rate),
+        *_gradient_findings(norms),
+        *_rate_findings(learning_rate),
     ]
     return Diagnosis(
-        float(value.detach()), learning_rate, statistics, num_positives, dict(dead), norms, tuple(findings)
+        loss=float(value.detach()),
+        learning_rate=learning_rate,
+        images=statistics,
+        num_objects=num_objects,
+        dead_units=dict(dead),
+        gradient_norms=norms,
+        findings=tuple(findings),
     )
 
 
 @contextmanager
 def _watch_units(model: nn.Module) -> Iterator[dict[str, float]]:
-    """While it lasts, the dead share of every module's output that is nowhere negative: it has been rectified."""
+    """Collect the dead share of every rectified layer, that is, of every output without a negative value."""
     dead: dict[str, float] = {}
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_: nn.Module, inputs: object, output: object) -> None:  # noqa: ARG001 - what torch calls it with
+        def hook(_: nn.Module, inputs: object, output: object) -> None:  # noqa: ARG001 - torch's signature
             if isinstance(output, Tensor) and output.ndim == 4 and output.numel() and float(output.detach().min()) >= 0:
                 dead[name] = float((output.detach().amax(dim=(0, 2, 3)) <= 0).float().mean())
 
@@ -168,7 +146,7 @@ def _gradient_norms(model: nn.Module) -> dict[str, float]:
     squares: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = ".".join(name.split(".")[:-1][:PARTS])
+            part = ".".join(name.split(".")[:-1][:PART_DEPTH])
             square = 0.0 if parameter.grad is None else float(parameter.grad.float().square().sum())
             squares[part] = squares.get(part, 0.0) + square
     return {part: math.sqrt(square) for part, square in squares.items()}
@@ -179,21 +157,21 @@ def _statistics(images: Tensor) -> ImageStatistics:
     return ImageStatistics(float(values.mean()), float(values.std()), float(values.min()), float(values.max()))
 
 
-def _of_images(images: ImageStatistics, num_positives: int) -> Iterator[str]:
-    if not all(map(math.isfinite, (images.mean, images.least, images.most))):
-        yield "the images hold numbers that are not finite"
-    elif images.least == images.most:
-        yield f"the images are constant, {images.least:.3g} everywhere"
+def _image_findings(images: ImageStatistics, num_objects: int) -> Iterator[str]:
+    if not all(map(math.isfinite, (images.mean, images.minimum, images.maximum))):
+        yield "the images have values that are not finite"
+    elif images.minimum == images.maximum:
+        yield f"the images are constant, {images.minimum:.3g} everywhere"
     elif not (SMALLEST_STD <= images.std <= LARGEST_STD and abs(images.mean) <= LARGEST_MEAN):
         yield (
-            f"normalised images have mean {images.mean:.3g} and standard deviation {images.std:.3g}, not near 0 and 1: "
-            "leave out data.mean and data.std to have them measured"
+            f"normalized images have mean {images.mean:.3g} and standard deviation {images.std:.3g}, not near 0 and 1: "
+            "remove data.mean and data.std from the configuration, so that they are measured"
         )
-    if not num_positives:
+    if not num_objects:
         yield "no image of the batch has an object"
 
 
-def _of_gradients(norms: Mapping[str, float]) -> Iterator[str]:
+def _gradient_findings(norms: Mapping[str, float]) -> Iterator[str]:
     for part, norm in norms.items():
         if not math.isfinite(norm):
             yield f"the gradient of {part} is not finite"
@@ -201,7 +179,7 @@ def _of_gradients(norms: Mapping[str, float]) -> Iterator[str]:
             yield f"no gradient reaches {part}"
 
 
-def _of_rate(learning_rate: float) -> Iterator[str]:
+def _rate_findings(learning_rate: float) -> Iterator[str]:
     if not SMALLEST_RATE <= learning_rate <= LARGEST_RATE:
         size = "small" if learning_rate < SMALLEST_RATE else "large"
         yield f"a learning rate of {learning_rate:.3g} is too {size}"

@@ -1,8 +1,9 @@
-"""Batches of a run, step after step: shuffled, shared out among processes, and each in the parts it is computed in."""
+"""Data loaders of a run: shuffled batches, divided among processes, each in the parts it is computed in."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,18 @@ from torch.utils.data import DataLoader, Sampler
 
 from detect.errors import ConfigError
 from detect.loading.dataset import Batch, DetectionData, Draw, collate
-from detect.loading.sampling import EpochBatches, repeat_factors
+from detect.loading.sampling import EpochBatchSampler, repeat_factors
 from detect.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> EpochBatches:
-    """Which images each step of this process learns from.
+def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> EpochBatchSampler:
+    """The batches of this process.
 
     Raises:
-        ConfigError: a batch cannot be divided among processes and parts.
+        ConfigError: a batch cannot be divided equally among processes and parts.
     """
     optimisation = config.optimisation
     if optimisation.batch_size % (fabric.world_size * optimisation.accumulate):
@@ -31,7 +32,7 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
             f"processes with {optimisation.accumulate} parts each"
         )
     threshold = config.data.repeat_threshold
-    return EpochBatches(
+    return EpochBatchSampler(
         len(data),
         batch_size=optimisation.batch_size,
         seed=config.seed,
@@ -41,13 +42,13 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
     )
 
 
-def part_loader(config: TrainConfig, data: DetectionData, batches: EpochBatches) -> DataLoader[Any]:
-    """What reads them, one part after the other."""
+def part_loader(config: TrainConfig, data: DetectionData, batches: EpochBatchSampler) -> DataLoader[Any]:
+    """A loader of these batches, one part after the other."""
     return image_loader(data, _InParts(batches, config.optimisation.accumulate), num_workers=config.data.num_workers)
 
 
 def image_loader(data: DetectionData, batches: Iterable[Any], *, num_workers: int) -> DataLoader[Any]:
-    """What reads batches of images; ``batches`` gives what ``data`` is asked for, batch by batch."""
+    """A loader of batches; ``batches`` yields lists of places or draws of ``data``."""
     if num_workers:
         _allow_open_files()
     return DataLoader(
@@ -56,12 +57,12 @@ def image_loader(data: DetectionData, batches: Iterable[Any], *, num_workers: in
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        generator=torch.Generator(),  # or the loader would draw from torch's global one
+        generator=torch.Generator(),  # the default would draw from torch's global generator
     )
 
 
 def _allow_open_files() -> None:
-    """As many as the system lets a process have: each tensor of a worker is one, and where they run out workers hang."""
+    """Raise the limit of open files to the system's: each tensor of a worker is one, and workers hang when they run out."""
     try:
         import resource  # noqa: PLC0415 - not on every system
     except ImportError:
@@ -72,15 +73,15 @@ def _allow_open_files() -> None:
 
 
 def in_groups(parts: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
-    """Parts put together again, as many as a step takes."""
-    for first in parts:
-        yield [first, *(next(parts) for _ in range(count - 1))]
+    """Collect the parts of each step."""
+    while group := list(itertools.islice(parts, count)):
+        yield group
 
 
 class _InParts(Sampler[list[Draw]]):
-    """Batches, each in so many parts of equal size."""
+    """Divide each batch into parts of equal size."""
 
-    def __init__(self, batches: EpochBatches, parts: int) -> None:
+    def __init__(self, batches: EpochBatchSampler, parts: int) -> None:
         self.batches, self.parts = batches, parts
 
     def __len__(self) -> int:

@@ -1,9 +1,10 @@
-"""What a run says of itself: tables as CSV files and, for TensorBoard, curves; both cut back when a run is resumed."""
+"""The numbers of a run as CSV tables and TensorBoard curves; resuming a run removes what came after its checkpoint."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +20,16 @@ STEPS, EPOCHS, VALIDATION = "steps", "epochs", "validation"
 
 
 class RunLog:
-    """Rows of numbers by table and step: ``steps.csv``, ``epochs.csv``, ``validation.csv``, and TensorBoard's files.
+    """The tables ``steps.csv``, ``epochs.csv`` and ``validation.csv``, and TensorBoard files.
 
-    A row is on disk when :meth:`write` returns. The first row of a table says what its columns are.
+    A row is on disk when :meth:`write` returns. The first row of a table sets its columns.
 
     Args:
-        folder: where the files are; it is made if need be.
-        from_step: rows of later steps, of a run that was cut short after its checkpoint, are taken out; 0: all rows.
-        mid_epoch: the checkpoint is from before the end of an epoch, so that rows of epochs at its step are taken out of the
-            tables too; TensorBoard has those points twice.
-        tensorboard: whether to write for TensorBoard too.
+        folder: the folder of the files, created if it does not exist.
+        from_step: the step of the checkpoint to resume from; rows of later steps are removed. 0 removes all rows.
+        mid_epoch: whether that checkpoint is from within an epoch; rows of epochs at its step are then removed too, and
+            TensorBoard has those points twice.
+        tensorboard: also write TensorBoard files.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -41,14 +42,14 @@ class RunLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for table in (STEPS, EPOCHS, VALIDATION):
-                _cut_back(folder / f"{table}.csv", from_step - (mid_epoch and table != STEPS))
+                _truncate(folder / f"{table}.csv", from_step - (mid_epoch and table != STEPS))
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
         self._writer = _tensorboard(folder / "tensorboard", from_step) if tensorboard else None
 
     def write(self, table: str, step: int, numbers: Mapping[str, float | None]) -> None:
-        """Add a row; None or NaN is an empty field, and no point of a curve."""
-        numbers = {name: None if value != value else value for name, value in numbers.items()}  # noqa: PLR0124
+        """Add a row; None and NaN become an empty field and no point of a curve."""
+        numbers = {name: None if value is None or math.isnan(value) else value for name, value in numbers.items()}
         path = self.folder / f"{table}.csv"
         is_new = not path.exists()
         row = {"step": step, **numbers}
@@ -59,12 +60,13 @@ class RunLog:
         writer.writerow({name: "" if value is None else value for name, value in row.items()})
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text.getvalue())
-        for name, value in numbers.items() if self._writer else ():
-            if value is not None and self._writer:
-                self._writer.add_scalar(f"{table}/{name}", value, step)
+        if self._writer:
+            for name, value in numbers.items():
+                if value is not None:
+                    self._writer.add_scalar(f"{table}/{name}", value, step)
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Close the TensorBoard file."""
         if self._writer:
             self._writer.close()
 
@@ -78,13 +80,13 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a table; empty fields are left out."""
+    """Read the rows of a table, without empty fields."""
     with Path(path).open(encoding="utf-8", newline="") as stream:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def _cut_back(path: Path, from_step: int) -> None:
-    """Keep the rows up to a step; a row that was cut short is of a later one."""
+def _truncate(path: Path, from_step: int) -> None:
+    """Keep the rows up to a step; a truncated row belongs to a later one."""
     if not path.exists():
         return
     header, *rows = path.read_text("utf-8").splitlines(keepends=True) or [""]
@@ -96,7 +98,7 @@ def _cut_back(path: Path, from_step: int) -> None:
 
 
 def _tensorboard(folder: Path, from_step: int) -> SummaryWriter | None:
-    """A writer, or None where TensorBoard is not installed: the tables say the same."""
+    """A writer, or None if TensorBoard is not installed: the tables hold the same numbers."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow to load
     except ImportError:

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from detect.anchors.anchor_set import AnchorSet
 from detect.data import read_coco, read_results
 from detect.loading.dataset import DetectionData
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
 from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
@@ -88,8 +88,8 @@ def trained(folder: Path, task: str, *, nucleus: int = 4, data: dict[str, Any] |
     sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": 1, **(data or {})}
     fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.001, "threshold": 0.001, **model}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"type_names": ("nucleus",), "joints": {nucleus: (0,)}} if task == "landmarks" else {}
-    labels = Labels((nucleus, 9), ("nucleus", "[debris]"), **joints)
+    types = {"type_names": ("nucleus",), "category_types": {nucleus: (0,)}} if task == "landmarks" else {}
+    labels = LabelMap((nucleus, 9), ("nucleus", "[debris]"), **types)
     anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
     detector = build_detector(config, labels, anchors=anchors)
     save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
@@ -117,7 +117,7 @@ def test_a_detector_s_numbers_are_pycocotools_on_the_file_it_writes(detect, trut
     assert again["overall"] == run.json["overall"]
     detector, dataset = load_detector(folder), read_coco(truth)
     data = DetectionData(dataset, IMAGES, resize=detector.resize, channels=1, category_ids=detector.category_ids)
-    wanted, written_down = find_objects(detector.model, data, detector.labels), read_results(found, dataset)
+    wanted, written_down = find_objects(detector.model, data, labels=detector.labels), read_results(found, dataset)
     assert_array_equal(written_down.scores, wanted.scores)
     assert_array_equal(written_down.boxes_xywh, wanted.boxes_xywh)
 

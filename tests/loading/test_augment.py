@@ -15,34 +15,34 @@ from PIL import Image
 from torch.testing import assert_close
 
 from detect.data.resize import parse_resize
-from detect.loading.augment import Augment, blurred, mirror, turn, zoom_picture
-from detect.loading.image_ops import Content, Picture, picture_of, resize_picture
-from detect.loading.transforms import View
+from detect.loading.augment import Augment, flip, gaussian_blur, rotate90, zoom_window
+from detect.loading.image_ops import Content, Picture, decode_image, resize_picture
+from detect.loading.transforms import Transform
 
 STILL = Augment(flips=False, turns=False, zoom=(1, 1), gain=(1, 1), gamma=(1, 1), noise=0, blur_px=0)
 NUMBERED = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 4 columns, 3 rows
 
 
 def numbered() -> Picture:
-    return picture_of(Image.fromarray(NUMBERED), channels=1)
+    return decode_image(Image.fromarray(NUMBERED), channels=1)
 
 
 def content_of(values: Any) -> Content:
     image = torch.as_tensor(values, dtype=torch.float32)
     size = (image.shape[2], image.shape[1])
-    return Content(image, View(size), (0, 0), size)
+    return Content(image, Transform(size), (0, 0), size)
 
 
 def test_mirrored_columns_are_in_reverse():
-    picture = mirror(numbered(), along_x=True, along_y=False)
+    picture = flip(numbered(), along_x=True, along_y=False)
     assert_array_equal(picture.values[0], NUMBERED[:, ::-1])
     # pixel (x 0, y 2) is now at x 3
-    assert_array_equal(picture.view.move_points(np.array([[0.0, 2.0]]), pixel_origin="center"), [[3, 2]])
+    assert_array_equal(picture.transform.apply_to_points(np.array([[0.0, 2.0]]), pixel_origin="center"), [[3, 2]])
 
 
 @pytest.mark.parametrize("quarters", range(5))
 def test_turns_are_those_of_numpy(quarters):
-    picture = turn(numbered(), quarters)
+    picture = rotate90(numbered(), quarters)
     assert_array_equal(picture.values[0], np.rot90(NUMBERED, quarters))
     assert picture.wh == picture.frame_wh == ((3, 4) if quarters % 2 else (4, 3))
 
@@ -50,10 +50,12 @@ def test_turns_are_those_of_numpy(quarters):
 @given(st.booleans(), st.booleans(), st.integers(0, 3), st.floats(0.5, 2), st.floats(0, 1), st.floats(0, 1))
 def test_every_pixel_that_is_left_is_where_the_view_says(along_x, along_y, quarters, factor, place_x, place_y):
     """Nothing is resampled before the resize, so that the values tell where each pixel went."""
-    turned = mirror(turn(numbered(), quarters), along_x=along_x, along_y=along_y)
-    picture = zoom_picture(turned, factor, (place_x, place_y))
+    turned = flip(rotate90(numbered(), quarters), along_x=along_x, along_y=along_y)
+    picture = zoom_window(turned, factor, (place_x, place_y))
     rows, columns = np.indices(NUMBERED.shape)
-    seen = picture.view.move_points(np.stack([columns.ravel(), rows.ravel()], 1).astype(float), pixel_origin="center")
+    seen = picture.transform.apply_to_points(
+        np.stack([columns.ravel(), rows.ravel()], 1).astype(float), pixel_origin="center"
+    )
     for value, (x, y) in zip(NUMBERED.ravel(), seen, strict=True):
         if 0 <= x < picture.wh[0] and 0 <= y < picture.wh[1]:
             assert picture.values[0, round(y), round(x)] == value
@@ -63,11 +65,11 @@ def test_every_pixel_that_is_left_is_where_the_view_says(along_x, along_y, quart
 def test_zoomed_in_a_part_is_seen_and_zoomed_out_all_of_it_on_the_median_colour():
     image = Image.fromarray(np.full((20, 40), 7, np.uint8))
     image.putpixel((0, 0), 255)
-    closer = zoom_picture(picture_of(image, channels=1), 2.0, (1.0, 0.5))
-    assert (closer.wh, closer.view.offset_xy) == ((20, 10), (-20.0, -5.0))  # of 40 - 20 and 20 - 10: all, and half
-    farther = zoom_picture(picture_of(image, channels=1), 0.5, (0.25, 1.0))
+    closer = zoom_window(decode_image(image, channels=1), 2.0, (1.0, 0.5))
+    assert (closer.wh, closer.transform.offset_xy) == ((20, 10), (-20.0, -5.0))  # of 40 - 20 and 20 - 10: all, and half
+    farther = zoom_window(decode_image(image, channels=1), 0.5, (0.25, 1.0))
     # of 40 - 80 and 20 - 40: a quarter, and all
-    assert (farther.wh, farther.view.offset_xy) == ((80, 40), (10.0, 20.0))
+    assert (farther.wh, farther.transform.offset_xy) == ((80, 40), (10.0, 20.0))
     assert_array_equal(np.unique(farther.values, return_counts=True), [[7, 255], [80 * 40 - 1, 1]])
     assert farther.values[0, 20, 10] == 255
 
@@ -75,7 +77,7 @@ def test_zoomed_in_a_part_is_seen_and_zoomed_out_all_of_it_on_the_median_colour(
 def bright_rectangle(x: int, y: int, width: int, height: int) -> Picture:
     values = np.zeros((96, 120), np.uint8)
     values[y : y + height, x : x + width] = 255
-    return picture_of(Image.fromarray(values), channels=1)
+    return decode_image(Image.fromarray(values), channels=1)
 
 
 @settings(max_examples=60)
@@ -83,11 +85,15 @@ def bright_rectangle(x: int, y: int, width: int, height: int) -> Picture:
 def test_box_and_centroid_stay_on_a_bright_rectangle_whatever_is_drawn(seed, rule):
     """Half a pixel off would be seen: the tolerance is a fifth of a pixel, the factors reach from .4 to 2.4."""
     x, y, width, height = 44, 40, 24, 12
-    picture = Augment().move(bright_rectangle(x, y, width, height), np.random.default_rng(seed))
+    picture = Augment().apply_geometric(bright_rectangle(x, y, width, height), np.random.default_rng(seed))
     content = resize_picture(picture, parse_resize(rule))
-    boxes = content.view.move_boxes(picture.view.move_boxes(np.array([[x, y, x + width, y + height]], float)))
+    boxes = content.transform.apply_to_boxes(
+        picture.transform.apply_to_boxes(np.array([[x, y, x + width, y + height]], float))
+    )
     middle = np.array([[x + width / 2 - 0.5, y + height / 2 - 0.5]])
-    points = content.view.move_points(picture.view.move_points(middle, pixel_origin="center"), pixel_origin="center")
+    points = content.transform.apply_to_points(
+        picture.transform.apply_to_points(middle, pixel_origin="center"), pixel_origin="center"
+    )
     canvas = content.on_canvas(1)[0].double()
     if (boxes[0, :2] < 1).any() or (boxes[0, 2:] > np.array(canvas.shape[::-1]) - 1).any():
         return  # cut
@@ -101,8 +107,8 @@ def test_box_and_centroid_stay_on_a_bright_rectangle_whatever_is_drawn(seed, rul
 def test_what_is_drawn_is_a_function_of_the_generator():
     def once(seed: int) -> torch.Tensor:
         random = np.random.default_rng(seed)
-        picture = Augment().move(bright_rectangle(44, 40, 24, 12), random)
-        return Augment().recolour(resize_picture(picture, parse_resize("stretch:60x60")), random).values
+        picture = Augment().apply_geometric(bright_rectangle(44, 40, 24, 12), random)
+        return Augment().apply_photometric(resize_picture(picture, parse_resize("stretch:60x60")), random).values
 
     assert_close(once(1), once(1), rtol=0, atol=0)
     assert (once(1) - once(2)).abs().max() > 0.1
@@ -110,27 +116,27 @@ def test_what_is_drawn_is_a_function_of_the_generator():
 
 def test_global_randomness_is_neither_used_nor_moved():
     before = torch.random.get_rng_state()
-    Augment().recolour(content_of(torch.rand(1, 8, 8, generator=torch.Generator())), np.random.default_rng(0))
+    Augment().apply_photometric(content_of(torch.rand(1, 8, 8, generator=torch.Generator())), np.random.default_rng(0))
     assert_close(torch.random.get_rng_state(), before, rtol=0, atol=0)
 
 
 def test_nothing_asked_for_changes_nothing():
     content = content_of(NUMBERED[None] / 12)
     random = np.random.default_rng(0)
-    assert_array_equal(STILL.move(numbered(), random).values, numbered().values)
-    assert STILL.move(numbered(), random).view == View((4, 3))
-    assert_close(STILL.recolour(content, random).values, content.values)
+    assert_array_equal(STILL.apply_geometric(numbered(), random).values, numbered().values)
+    assert STILL.apply_geometric(numbered(), random).transform == Transform((4, 3))
+    assert_close(STILL.apply_photometric(content, random).values, content.values)
 
 
 def test_gamma_and_gain_by_hand():
     # parts of the highest, .4: (.5, 1) squared are (.25, 1); times .4 and a gain of 2: (.2, .8)
     given_values = content_of([[[0.2, 0.4]]])
-    changed = replace(STILL, gamma=(2, 2), gain=(2, 2)).recolour(given_values, np.random.default_rng(0))
+    changed = replace(STILL, gamma=(2, 2), gain=(2, 2)).apply_photometric(given_values, np.random.default_rng(0))
     assert_close(changed.values, torch.tensor([[[0.2, 0.8]]]))
     # the input is not touched
     assert_close(given_values.values, torch.tensor([[[0.2, 0.4]]]))
     negative = content_of([[[-0.2, 0.4]]])
-    STILL.recolour(negative, np.random.default_rng(0))
+    STILL.apply_photometric(negative, np.random.default_rng(0))
     assert_close(negative.values, torch.tensor([[[-0.2, 0.4]]]))
 
 
@@ -140,7 +146,9 @@ def test_intensities_are_finite_and_from_0_to_1_whatever_is_drawn(seed, darkest)
     values = torch.linspace(darkest, max(darkest, 0.0), 64).reshape(1, 8, 8)
     random = np.random.default_rng(seed)
     changed = (
-        Augment(gamma=(0.3, 3), gain=(0.1, 10), noise=2.0, blur_px=3.0).recolour(content_of(values), random).values
+        Augment(gamma=(0.3, 3), gain=(0.1, 10), noise=2.0, blur_px=3.0)
+        .apply_photometric(content_of(values), random)
+        .values
     )
     assert torch.isfinite(changed).all()
     assert 0 <= changed.min() <= changed.max() <= 1
@@ -151,7 +159,10 @@ def test_noise_is_in_proportion_to_the_contrast_of_the_picture():
     for contrast in (1.0, 0.1):
         content = content_of(0.5 + (values - 0.5) * contrast)
         noises = [
-            (replace(STILL, noise=0.5).recolour(content, np.random.default_rng(seed)).values - content.values).std()
+            (
+                replace(STILL, noise=0.5).apply_photometric(content, np.random.default_rng(seed)).values
+                - content.values
+            ).std()
             for seed in range(40)
         ]
         # up to half of .1 times the contrast, uniform: .025 in the middle
@@ -162,23 +173,23 @@ def test_noise_is_in_proportion_to_the_contrast_of_the_picture():
 def test_blur_keeps_a_picture_s_sum_and_widens_a_point_by_its_sigma():
     point = torch.zeros(1, 21, 21)
     point[0, 10, 10] = 1
-    spread = blurred(point, 1.0)
+    spread = gaussian_blur(point, 1.0)
     variance = ((torch.arange(21) - 10.0) ** 2 * spread[0].sum(0)).sum()
     assert_close(spread.sum(), torch.tensor(1.0))
     assert_allclose(variance, 1.0, atol=0.25)  # of a bell cut at 2 sigmas it is .77
-    assert_close(blurred(point, 0.2), point, rtol=0, atol=0)
+    assert_close(gaussian_blur(point, 0.2), point, rtol=0, atol=0)
 
 
 def test_a_picture_smaller_than_the_blur_is_left_as_it_is():
     tiny = torch.rand(1, 2, 9, generator=torch.Generator().manual_seed(0))
-    assert_close(blurred(tiny, 3.0), tiny, rtol=0, atol=0)
+    assert_close(gaussian_blur(tiny, 3.0), tiny, rtol=0, atol=0)
 
 
 def test_a_picture_of_one_pixel_can_be_augmented():
     for seed in range(20):
         random = np.random.default_rng(seed)
-        picture = Augment().move(picture_of(Image.new("L", (1, 1), 9)), random)
-        Augment().recolour(resize_picture(picture, parse_resize("letterbox:8")), random)
+        picture = Augment().apply_geometric(decode_image(Image.new("L", (1, 1), 9)), random)
+        Augment().apply_photometric(resize_picture(picture, parse_resize("letterbox:8")), random)
 
 
 @pytest.mark.parametrize(

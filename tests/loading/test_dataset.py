@@ -21,8 +21,8 @@ from detect.keypoints.keypoints import box_keypoints
 from detect.keypoints.targets import render_heatmaps
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData, Draw, Sample, collate
-from detect.loading.sampling import EpochBatches
-from detect.loading.transforms import resized_view
+from detect.loading.sampling import EpochBatchSampler
+from detect.loading.transforms import resize_transform
 from detect.samples import sample_annotations
 
 NUCLEI = sample_annotations("nuclei")
@@ -55,11 +55,11 @@ def dataset_of(names: list[str], annotations: list[dict[str, Any]], *, wh: tuple
 
 
 def data_of(dataset: CocoDataset, folder: Path, rule: str = "none", **options: Any) -> DetectionData:
-    return DetectionData(dataset, folder, resize=parse_resize(rule), **options)
+    return DetectionData(dataset, folder, resize=rule, **options)
 
 
 def assert_same(one: Sample, other: Sample) -> None:
-    for name in ("image", "image_hw", "points", "joint", "visibility", "unlabelled"):
+    for name in ("image", "image_hw", "points", "types", "visibility", "unlabelled"):
         assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0)
     assert_close(one.targets.boxes, other.targets.boxes, rtol=0, atol=0)
     assert one.image_row == other.image_row
@@ -91,18 +91,18 @@ def test_a_batch_is_padded_right_and_below_with_black(tmp_path):
     assert batch.images[0, :, 20:].max() == batch.images[1, :, :, 30:].max() == 0
     assert_close(batch.images[1, :, :, :30], tall.image, rtol=0, atol=0)
     assert [len(targets.boxes) for targets in batch.targets] == [1, 1]
-    landmarks = batch.landmarks
-    assert_array_equal(landmarks.points, [[1, 2], [3, 4], [1, 2], [3, 4]])
-    assert_array_equal(landmarks.image, [0, 0, 1, 1])
-    assert_array_equal(landmarks.joint, [0, 1, 0, 1])
-    assert_array_equal(landmarks.visibility, [2, 1, 2, 1])
-    assert (landmarks.num_images, landmarks.num_types) == (2, 2)
+    keypoints = batch.keypoints
+    assert_array_equal(keypoints.points, [[1, 2], [3, 4], [1, 2], [3, 4]])
+    assert_array_equal(keypoints.image, [0, 0, 1, 1])
+    assert_array_equal(keypoints.joint, [0, 1, 0, 1])
+    assert_array_equal(keypoints.visibility, [2, 1, 2, 1])
+    assert (keypoints.num_images, keypoints.num_types) == (2, 2)
 
 
 def test_a_batch_moves_to_a_device_whole(nuclei):
     batch = collate([nuclei_data(nuclei)[place] for place in range(3)]).to("meta")
     tensors = [batch.images, batch.image_hw, batch.image_rows, *batch.unlabelled]
-    tensors += [batch.landmarks.points, batch.landmarks.image, batch.landmarks.joint, batch.landmarks.visibility]
+    tensors += [batch.keypoints.points, batch.keypoints.image, batch.keypoints.joint, batch.keypoints.visibility]
     tensors += [each for image in batch.targets for each in (image.boxes, image.classes, image.ignored)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
@@ -117,10 +117,10 @@ def test_nothing_of_the_nuclei_is_lost(nuclei):
     batch = collate([data[place] for place in range(len(data))])
     assert sum(len(targets.boxes) for targets in batch.targets) == len(nuclei.instances)
     assert_array_equal(batch.image_rows, np.arange(len(nuclei.images)))
-    assert_allclose(batch.landmarks.points, np.concatenate(nuclei.instances.keypoints)[:, :2], rtol=1e-6)
-    assert (batch.landmarks.visibility == 2).all()
+    assert_allclose(batch.keypoints.points, np.concatenate(nuclei.instances.keypoints)[:, :2], rtol=1e-6)
+    assert (batch.keypoints.visibility == 2).all()
     # and the maps that are drawn of them have them all
-    assert render_heatmaps(batch.landmarks, (128, 128), stride=2).counts.sum() == len(nuclei.instances)
+    assert render_heatmaps(batch.keypoints, (128, 128), stride=2).counts.sum() == len(nuclei.instances)
 
 
 def test_a_sample_depends_on_epoch_image_and_copy_alone(nuclei):
@@ -138,7 +138,7 @@ def test_a_sample_depends_on_epoch_image_and_copy_alone(nuclei):
 @pytest.mark.slow
 def test_processes_that_read_see_the_same_pixels(nuclei):
     data = nuclei_data(nuclei, augment=Augment())
-    batches = EpochBatches(len(data), batch_size=16)
+    batches = EpochBatchSampler(len(data), batch_size=16)
     options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "spawn"}
     own, theirs = (list(DataLoader(data, batch_sampler=batches, collate_fn=collate, **each)) for each in ({}, options))
     assert len(own) == len(theirs) == 5
@@ -156,9 +156,9 @@ def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):
             assert (boxes[:, 2:] > boxes[:, :2]).all()
             assert (boxes >= 0).all()
             assert (boxes[:, 2:] <= torch.tensor([width, height]) + 1e-4).all()
-        labelled = batch.landmarks.points[batch.landmarks.visibility > 0]
+        labelled = batch.keypoints.points[batch.keypoints.visibility > 0]
         assert ((labelled >= -0.5) & (labelled <= 127.5)).all()
-        assert len(batch.landmarks.points) == len(nuclei.instances)
+        assert len(batch.keypoints.points) == len(nuclei.instances)
 
 
 def test_points_lie_in_their_boxes_after_augmentation_as_before(nuclei):
@@ -176,21 +176,21 @@ def test_points_lie_in_their_boxes_after_augmentation_as_before(nuclei):
     assert num_checked > 20
 
 
-def test_landmarks_may_be_the_middles_of_boxes(tmp_path):
+def test_keypoints_may_be_the_centres_of_boxes(tmp_path):
     write_images(tmp_path, a=(40, 20))
     dataset = dataset_of(["a.png"], [{"image_id": 10}, {"image_id": 10, "category_id": 8}])
-    sample = data_of(dataset, tmp_path, "stretch:80x40", landmarks=box_keypoints(dataset))[0]
+    sample = data_of(dataset, tmp_path, "stretch:80x40", keypoints=box_keypoints(dataset))[0]
     # middles are continuous: (8, 11) twice as large
     assert_allclose(sample.points, [[16, 22], [16, 22]], rtol=1e-6)
-    assert sample.joint.tolist() == [0, 1]
+    assert sample.types.tolist() == [0, 1]
     assert sample.num_types == 2
 
 
-def test_without_keypoints_there_are_no_landmarks_and_one_type(tmp_path):
+def test_without_keypoints_there_are_no_points_and_one_type(tmp_path):
     write_images(tmp_path, a=(40, 20))
     data = data_of(dataset_of(["a.png"], [{"image_id": 10}]), tmp_path)
     batch = collate([data[0]])
-    assert (data.num_types, len(batch.landmarks.points), batch.landmarks.num_types) == (1, 0, 1)
+    assert (data.num_types, len(batch.keypoints.points), batch.keypoints.num_types) == (1, 0, 1)
 
 
 # What is wrong with data, one after the other.
@@ -207,7 +207,7 @@ def test_classes_are_those_trained_on_where_they_are_given(tmp_path):
     write_images(tmp_path, a=(40, 20))
     dataset = dataset_of(["a.png"], [{"image_id": 10, "category_id": 8}])
     assert data_of(dataset, tmp_path, category_ids=[1, 3, 8])[0].targets.classes.tolist() == [2]
-    with pytest.raises(CocoError, match="annotations are of category 8; the classes are of 3"):
+    with pytest.raises(CocoError, match="annotations have category 8; the classes are 3"):
         data_of(dataset, tmp_path, category_ids=[3])
 
 
@@ -228,9 +228,9 @@ def test_an_image_without_boxes_is_drawn_like_others(tmp_path):
     batch = collate([data_of(dataset, tmp_path, augment=Augment(turns=False))[place] for place in (0, 1)])
     assert [len(targets.boxes) for targets in batch.targets] == [0, 1]
     assert batch.targets[0].boxes.shape == (0, 4)
-    assert batch.landmarks.image.tolist() == [1]
+    assert batch.keypoints.image.tolist() == [1]
     only = collate([data_of(dataset, tmp_path)[0]])
-    assert only.landmarks.points.shape == (0, 2)
+    assert only.keypoints.points.shape == (0, 2)
 
 
 def test_a_box_outside_is_refused_and_one_partly_outside_is_clipped(tmp_path):
@@ -245,7 +245,7 @@ def test_a_box_outside_is_refused_and_one_partly_outside_is_clipped(tmp_path):
 def test_a_point_outside_is_counted_and_not_labelled(tmp_path):
     write_images(tmp_path, a=(40, 20))
     data = data_of(dataset_of(["a.png"], [{"image_id": 10, "keypoints": [50, 5, 2, 5, 5, 1]}]), tmp_path)
-    assert data.points_outside == 1
+    assert data.num_points_outside == 1
     assert data[0].visibility.tolist() == [0, 1]
 
 
@@ -268,10 +268,10 @@ def test_a_box_without_extent_in_single_precision_is_counted_and_in_no_sample(tm
     for rule in ("none", "stretch:20x20"):
         data = data_of(dataset, tmp_path, rule)
         targets = data[0].targets
-        assert data.boxes_too_thin == 1
+        assert data.num_degenerate_boxes == 1
         assert (len(targets.boxes), targets.classes.tolist(), len(targets.ignored)) == (1, [1], 0)
         assert len(checked_targets([targets], num_classes=2)) == 1
-    assert data_of(dataset_of([], []), tmp_path).boxes_too_thin == 0
+    assert data_of(dataset_of([], []), tmp_path).num_degenerate_boxes == 0
 
 
 def test_every_augmented_target_can_be_learned(nuclei):
@@ -371,6 +371,6 @@ def test_what_is_found_in_the_network_s_pixels_is_restored_to_the_image_s(tmp_pa
     write_images(tmp_path, a=(40, 20))
     dataset = dataset_of(["a.png"], [{"image_id": 10, "keypoints": [7, 10, 2]}])
     sample = data_of(dataset, tmp_path, rule)[0]
-    view = resized_view(parse_resize(rule), (40, 20))
-    assert_allclose(view.restore_boxes(sample.targets.boxes), [[4, 6, 12, 16]], atol=1e-4)
-    assert_allclose(view.restore_points(sample.points, pixel_origin="center"), [[7, 10]], atol=1e-4)
+    transform = resize_transform(parse_resize(rule), (40, 20))
+    assert_allclose(transform.invert_boxes(sample.targets.boxes), [[4, 6, 12, 16]], atol=1e-4)
+    assert_allclose(transform.invert_points(sample.points, pixel_origin="center"), [[7, 10]], atol=1e-4)

@@ -11,10 +11,10 @@ from detect.data import read_coco
 from detect.data.resize import parse_resize
 from detect.errors import ImageError
 from detect.loading.dataset import DetectionData
-from detect.loading.image_files import dataset_of_files, images_json
-from detect.loading.labels import Labels
+from detect.loading.image_files import dataset_from_files, images_json
+from detect.loading.labels import LabelMap
 
-LABELS = Labels((3, 7), ("cell", "speck"))
+LABELS = LabelMap((3, 7), ("cell", "speck"))
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 
 def test_files_come_in_the_order_given_and_those_of_a_folder_by_name(folder):
-    dataset, root = dataset_of_files([folder / "4.tif", folder / "a"], LABELS)
+    dataset, root = dataset_from_files([folder / "4.tif", folder / "a"], LABELS)
     assert root == folder.resolve()
     assert dataset.images.file_names == ("4.tif", "a/1.jpg", "a/2.png", "a/b/3.PNG")
     assert dataset.images.ids.tolist() == [1, 2, 3, 4]
@@ -38,7 +38,7 @@ def test_files_come_in_the_order_given_and_those_of_a_folder_by_name(folder):
 
 def test_a_file_that_comes_again_is_taken_once(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    dataset, root = dataset_of_files(
+    dataset, root = dataset_from_files(
         [folder / "a" / "2.png", folder / "a", (folder / "a" / ".." / "a" / "2.png")], LABELS
     )
     assert root == (folder / "a").resolve()
@@ -48,12 +48,12 @@ def test_a_file_that_comes_again_is_taken_once(folder, monkeypatch):
 def test_a_link_is_followed(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("links")
     (elsewhere / "link.png").symlink_to(folder / "a" / "2.png")
-    dataset, root = dataset_of_files([elsewhere], LABELS)
+    dataset, root = dataset_from_files([elsewhere], LABELS)
     assert (root / dataset.images.file_names[0]) == (folder / "a" / "2.png").resolve()
 
 
 def test_the_images_are_a_coco_file_that_results_belong_to(folder):
-    dataset, _ = dataset_of_files([folder], LABELS)
+    dataset, _ = dataset_from_files([folder], LABELS)
     again = read_coco(json.loads(images_json(dataset)))
     assert again.images.file_names == dataset.images.file_names
     assert again.images.wh.tolist() == dataset.images.wh.tolist()
@@ -63,7 +63,7 @@ def test_the_images_are_a_coco_file_that_results_belong_to(folder):
 def test_a_broken_file_is_told_by_who_opens_it(folder):
     (folder / "a" / "0.png").write_bytes(b"nothing like a picture")
     (folder / "a" / "5.png").write_bytes((folder / "a" / "2.png").read_bytes()[:45])
-    dataset, root = dataset_of_files([folder / "a"], LABELS)
+    dataset, root = dataset_from_files([folder / "a"], LABELS)
     with pytest.raises(ImageError, match=r"2 of 5 images cannot be used: .*0\.png: not an image.*; .*5\.png: "):
         DetectionData(dataset, root, resize=parse_resize("none"))
     assert len(DetectionData(dataset, root, resize=parse_resize("none"), on_broken="skip")) == 3
@@ -71,8 +71,8 @@ def test_a_broken_file_is_told_by_who_opens_it(folder):
 
 def test_what_is_not_there_is_an_error(folder, tmp_path_factory):
     with pytest.raises(ImageError, match=r"no\.png: No such file"):
-        dataset_of_files([folder / "no.png"], LABELS)
+        dataset_from_files([folder / "no.png"], LABELS)
     with pytest.raises(ImageError, match="no image in this folder"):
-        dataset_of_files([tmp_path_factory.mktemp("empty")], LABELS)
+        dataset_from_files([tmp_path_factory.mktemp("empty")], LABELS)
     with pytest.raises(ImageError, match="no image given"):
-        dataset_of_files([], LABELS)
+        dataset_from_files([], LABELS)

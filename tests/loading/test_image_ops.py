@@ -11,13 +11,13 @@ from torch.testing import assert_close
 
 from detect.data.resize import parse_resize
 from detect.errors import ImageError
-from detect.loading.image_ops import picture_of, resize_picture
+from detect.loading.image_ops import decode_image, resize_picture
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
 
 def canvas_of(image: Image.Image, rule: str = "none", *, channels: int = 3) -> np.ndarray:
-    return resize_picture(picture_of(image, channels=channels), parse_resize(rule)).on_canvas(channels).numpy()
+    return resize_picture(decode_image(image, channels=channels), parse_resize(rule)).on_canvas(channels).numpy()
 
 
 def test_eight_bits_are_divided_by_255():
@@ -49,13 +49,13 @@ def test_fractions_are_taken_as_they_are():
 @pytest.mark.parametrize("value", [-1, 65536])
 def test_a_value_beyond_16_bits_is_refused(value):
     with pytest.raises(ImageError, match=f"values from {value} to {value}: a deep image has 16 bits"):
-        picture_of(Image.new("I", (2, 2), value))
+        decode_image(Image.new("I", (2, 2), value))
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5, float("nan")])
 def test_a_fraction_beyond_one_is_refused(value):
     with pytest.raises(ImageError, match=f"values from {value:g} to {value:g}: .* fractions from 0 to 1"):
-        picture_of(Image.new("F", (2, 2), value))
+        decode_image(Image.new("F", (2, 2), value))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "YCbCr"])
@@ -67,7 +67,7 @@ def test_colours_of_any_mode_become_three_channels(mode):
 
 def test_colours_that_cannot_be_converted_are_an_image_s_fault():
     with pytest.raises(ImageError, match="conversion from LAB to RGB not supported"):
-        picture_of(Image.new("LAB", (2, 2)), channels=1)
+        decode_image(Image.new("LAB", (2, 2)), channels=1)
 
 
 def test_colours_become_grey_by_their_luma():
@@ -81,7 +81,7 @@ def test_black_and_white_are_zero_and_one():
 
 def test_two_channels_are_refused():
     with pytest.raises(ValueError, match="images have 1, 3 or 4 channels, got 2"):
-        picture_of(Image.new("L", (2, 2)), channels=2)
+        decode_image(Image.new("L", (2, 2)), channels=2)
 
 
 def test_shrinking_takes_the_mean_of_an_area():
@@ -118,7 +118,7 @@ def test_deep_images_are_resized_without_rounding_to_eight_bits():
     ],
 )
 def test_content_and_canvas_are_those_of_the_rule(rule, offset, canvas_wh, content_wh):
-    content = resize_picture(picture_of(Image.new("L", (100, 51), 255)), parse_resize(rule))
+    content = resize_picture(decode_image(Image.new("L", (100, 51), 255)), parse_resize(rule))
     assert (content.offset_xy, content.canvas_wh) == (offset, canvas_wh)
     assert_array_equal(content.end_hw, [offset[1] + content_wh[1], offset[0] + content_wh[0]])
     canvas = content.on_canvas(3)
@@ -133,11 +133,11 @@ def test_pixels_go_where_the_view_says(rule):
     """The centroid of a bright square; letterbox's factor of .5 is that of the pixels too where no side is rounded."""
     values = np.zeros((62, 100), np.uint8)
     values[20:40, 50:70] = 250
-    content = resize_picture(picture_of(Image.fromarray(values), channels=1), parse_resize(rule))
+    content = resize_picture(decode_image(Image.fromarray(values), channels=1), parse_resize(rule))
     canvas = content.on_canvas(1)[0].double()
     rows, columns = torch.meshgrid(*(torch.arange(size) for size in canvas.shape), indexing="ij")
     centroid = [float((axis * canvas).sum() / canvas.sum()) for axis in (columns, rows)]
-    moved = content.view.move_points(
+    moved = content.transform.apply_to_points(
         np.array([[59.5, 29.5]]), pixel_origin="center"
     )  # the middle of pixels 50..69 and 20..39
     assert_allclose(moved, [centroid], atol=0.03)

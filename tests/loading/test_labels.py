@@ -1,4 +1,4 @@
-"""Labels of one image, moved and cut with it."""
+"""LabelMap of one image, moved and cut with it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.data import CocoDataset, read_coco
-from detect.errors import CocoError
+from detect.errors import CocoError, ConfigError
 from detect.keypoints.keypoints import coco_keypoints
-from detect.loading.labels import ImageLabels, LabelTable
-from detect.loading.transforms import View
+from detect.loading.labels import ImageLabels, LabelMap, labels_by_image
+from detect.loading.transforms import Transform
 
 
 def labels_of(**given: Any) -> ImageLabels:
@@ -22,7 +22,7 @@ def labels_of(**given: Any) -> ImageLabels:
         classes=np.zeros(0, np.int64),
         crowd=np.zeros((0, 4)),
         points=np.zeros((0, 2)),
-        joint=np.zeros(0, np.int64),
+        types=np.zeros(0, np.int64),
         visibility=np.zeros(0, np.int64),
         unlabelled=np.zeros((0, 4)),
     )
@@ -32,43 +32,45 @@ def labels_of(**given: Any) -> ImageLabels:
 def test_a_box_keeps_what_is_inside_and_one_with_little_left_becomes_a_region_to_ignore():
     # of 10 x 10 boxes that reach 5, 7 and 10 columns over the right edge at 20: .5, .3 and 0 are left
     boxes = np.array([[15.0, 0, 25, 10], [17.0, 0, 27, 10], [20.0, 0, 30, 10]])
-    cut = labels_of(boxes=boxes, classes=np.array([4, 5, 6])).cut((20, 20), min_visible=0.4)
+    cut = labels_of(boxes=boxes, classes=np.array([4, 5, 6])).clipped((20, 20), min_visible=0.4)
     assert_array_equal(cut.boxes, [[15, 0, 20, 10]])
     assert_array_equal(cut.classes, [4])
     assert_array_equal(cut.crowd, [[17, 0, 20, 10]])
 
 
 def test_a_box_that_is_exactly_as_visible_as_it_must_be_stays():
-    cut = labels_of(boxes=np.array([[15.0, 0, 25, 10]]), classes=np.array([0])).cut((20, 20), min_visible=0.5)
+    cut = labels_of(boxes=np.array([[15.0, 0, 25, 10]]), classes=np.array([0])).clipped((20, 20), min_visible=0.5)
     assert len(cut.boxes) == 1
 
 
 def test_a_box_outside_is_gone_even_where_any_part_would_do():
-    cut = labels_of(boxes=np.array([[20.0, 0, 30, 10]]), classes=np.array([0])).cut((20, 20), min_visible=0.0)
+    cut = labels_of(boxes=np.array([[20.0, 0, 30, 10]]), classes=np.array([0])).clipped((20, 20), min_visible=0.0)
     assert len(cut.boxes) == len(cut.crowd) == 0
 
 
 def test_crowds_and_unlabelled_regions_are_cut_and_let_go_when_nothing_is_left():
     regions = np.array([[-5.0, 0, 5, 10], [30.0, 0, 40, 10]])
-    cut = labels_of(crowd=regions, unlabelled=regions).cut((20, 20), min_visible=0.4)
+    cut = labels_of(crowd=regions, unlabelled=regions).clipped((20, 20), min_visible=0.4)
     assert_array_equal(cut.crowd, [[0, 0, 5, 10]])
     assert_array_equal(cut.unlabelled, [[-0.5, 0, 5, 10]])  # in pixel indices an image begins at -.5
 
 
-@pytest.mark.parametrize(("pixel", "first", "last"), [("center", -0.5, 19.5), ("corner", 0.0, 20.0)])
+@pytest.mark.parametrize(("pixel_origin", "first", "last"), [("center", -0.5, 19.5), ("corner", 0.0, 20.0)])
 def test_points_on_the_edge_are_inside_and_beyond_it_they_are_not_labelled(pixel_origin, first, last):
     points = np.array([[first, 5], [last, 5], [first - 0.1, 5], [last + 0.1, 5], [5, first - 0.1], [5, last + 0.1]])
-    given = labels_of(points=points, joint=np.arange(6), visibility=np.full(6, 2), pixel_origin=pixel_origin)
-    cut = given.cut((20, 20), min_visible=0.4)
+    given = labels_of(points=points, types=np.arange(6), visibility=np.full(6, 2), pixel_origin=pixel_origin)
+    cut = given.clipped((20, 20), min_visible=0.4)
     assert_array_equal(cut.visibility, [2, 2, 0, 0, 0, 0])
-    assert_array_equal(cut.joint, np.arange(6))  # rows stay, so that points of an instance stay together
+    assert_array_equal(cut.types, np.arange(6))  # rows stay, so that points of an instance stay together
 
 
 def test_regions_about_points_move_as_the_points_do():
     corners = np.array([[3.0, 4.0], [9.0, 8.0]])
     for pixel_origin in ("center", "corner"):
-        given = labels_of(points=corners, joint=np.zeros(2, int), visibility=np.ones(2, int), pixel_origin=pixel_origin)
-        moved = replace(given, unlabelled=corners.reshape(1, 4)).moved(View((20, 20), (2.0, 3.0), (1.0, 0.0)))
+        given = labels_of(points=corners, types=np.zeros(2, int), visibility=np.ones(2, int), pixel_origin=pixel_origin)
+        moved = replace(given, unlabelled=corners.reshape(1, 4)).transformed(
+            Transform((20, 20), (2.0, 3.0), (1.0, 0.0))
+        )
         assert_allclose(moved.unlabelled.reshape(2, 2), moved.points, rtol=1e-12)
 
 
@@ -91,8 +93,7 @@ def test_each_image_has_its_own_labels_and_classes_count_over_gaps_in_the_ids():
         {"image_id": 9, "category_id": 2, "bbox": [5, 5, 10, 10], "iscrowd": 1},
         {"image_id": 9, "category_id": 2},
     )
-    table = LabelTable(dataset, coco_keypoints(dataset), (2, 7, 90))
-    first, second, third = map(table.of_image, range(3))
+    first, second, third = labels_by_image(dataset, coco_keypoints(dataset), category_ids=(2, 7, 90))
     assert_array_equal(first.boxes, [[1, 2, 4, 6]])
     assert_array_equal(first.classes, [1])
     assert_array_equal(first.points, [[5, 6]])
@@ -108,15 +109,46 @@ def test_labelled_points_outside_their_image_are_counted():
         {"image_id": 3, "category_id": 2, "keypoints": [25, 6, 1]},
         {"image_id": 5, "category_id": 2, "keypoints": [5, -6, 2]},
     )
-    assert LabelTable(dataset, coco_keypoints(dataset), (2, 7, 90)).points_outside == 2
+    labels = labels_by_image(dataset, coco_keypoints(dataset), category_ids=(2, 7, 90))
+    assert [each.num_points_outside((20, 20)) for each in labels] == [1, 1, 0]
 
 
 def test_a_category_that_is_no_class_is_named():
     dataset = dataset_of({"image_id": 3, "category_id": 7}, {"image_id": 3, "category_id": 90, "iscrowd": 1})
-    with pytest.raises(CocoError, match="annotations are of category 7, 90; the classes are of 1, 2"):
-        LabelTable(dataset, None, (1, 2))
+    with pytest.raises(CocoError, match="annotations have category 7, 90; the classes are 1, 2"):
+        labels_by_image(dataset, None, category_ids=(1, 2))
 
 
 def test_category_ids_rise():
-    with pytest.raises(ValueError, match=r"category ids rise, each stands once, got \[2, 2\]"):
-        LabelTable(dataset_of(), None, (2, 2))
+    with pytest.raises(ValueError, match=r"need category ids that rise, got \[2, 2\]"):
+        labels_by_image(dataset_of(), None, category_ids=(2, 2))
+
+
+def test_classes_are_the_rows_of_sorted_ids_with_gaps():
+    dataset = read_coco(
+        {"images": [], "categories": [{"id": 90, "name": "b"}, {"id": 3, "name": "a"}], "annotations": []}
+    )
+    assert LabelMap.of(dataset) == LabelMap((3, 90), ("a", "b"))
+
+
+def test_keypoint_types_are_those_of_the_keypoints():
+    dataset = dataset_of({"image_id": 3, "category_id": 7, "keypoints": [5, 6, 2]})
+    labels = LabelMap.of(dataset, coco_keypoints(dataset))
+    assert (labels.type_names, labels.category_types[7]) == (("b",), (0,))
+
+
+def test_a_category_of_several_keypoints_is_refused():
+    dataset = dataset_of({"image_id": 3, "category_id": 7, "keypoints": [2, 2, 2, 5, 5, 2]})
+    with pytest.raises(ConfigError, match=r"'b' has 2 keypoints: .*; give each keypoint type a category of its own"):
+        LabelMap.of(dataset, coco_keypoints(dataset))
+
+
+def test_without_categories_there_is_nothing_to_detect():
+    with pytest.raises(ConfigError, match="no categories"):
+        LabelMap.of(read_coco({"images": [], "categories": [], "annotations": []}))
+
+
+def test_a_dataset_that_numbers_its_categories_otherwise_is_refused():
+    LabelMap((2, 7), ("A", "b")).check_names(dataset_of())
+    with pytest.raises(CocoError, match="category 7 is 'b'; it was learned as 'c'"):
+        LabelMap((2, 7), ("a", "c")).check_names(dataset_of())

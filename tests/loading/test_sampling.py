@@ -14,11 +14,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.data import CocoDataset, read_coco
 from detect.loading.dataset import Draw
-from detect.loading.sampling import EpochBatches, epoch_order, repeat_factors
+from detect.loading.sampling import EpochBatchSampler, epoch_order, repeat_factors
 
 
 def batches_of(num_images: int, epoch: int = 0, first: int = 0, **options: Any) -> list[list[Draw]]:
-    batches = EpochBatches(num_images, **options)
+    batches = EpochBatchSampler(num_images, **options)
     batches.start_at(epoch, first)
     return list(batches)
 
@@ -66,13 +66,13 @@ def test_a_resumed_epoch_goes_on_where_it_stopped():
     whole = batches_of(30, 3, **options)
     assert batches_of(30, 3, 5, **options) == whole[5:]
     assert batches_of(30, 3, len(whole), **options) == []
-    batches = EpochBatches(30, **options)
+    batches = EpochBatchSampler(30, **options)
     batches.start_at(3, 5)
     assert len(batches) == len(whole) - 5
 
 
 def test_a_pass_without_a_start_is_the_same_again():
-    batches = EpochBatches(9, batch_size=3)
+    batches = EpochBatchSampler(9, batch_size=3)
     assert list(batches) == list(batches)
 
 
@@ -94,7 +94,7 @@ def test_repeated_images_come_on_average_as_often_as_asked():
 
 def test_every_epoch_has_the_same_number_of_batches():
     repeats = np.array([1.3, 1.1, 1.2])  # 3.6: three or four draws, in two batches of two
-    batches = EpochBatches(3, batch_size=2, repeats=repeats)
+    batches = EpochBatchSampler(3, batch_size=2, repeats=repeats)
     assert batches.num_batches == 2
     for epoch in range(20):
         batches.start_at(epoch)
@@ -144,7 +144,7 @@ def test_shares_are_of_the_images_that_can_be_drawn():
 
 @pytest.mark.parametrize("threshold", [0.0, 1.5, float("nan")])
 def test_a_threshold_is_a_share(threshold):
-    with pytest.raises(ValueError, match="the threshold is a share of images above 0 and at most 1"):
+    with pytest.raises(ValueError, match="need a threshold above 0 and at most 1"):
         factors_of(dataset_of([[5]]), threshold)
 
 
@@ -159,9 +159,9 @@ def test_a_threshold_is_a_share(threshold):
 )
 def test_numbers_that_make_no_batches_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        EpochBatches(**{"num_images": 8, "batch_size": 4, **options})
+        EpochBatchSampler(**{"num_images": 8, "batch_size": 4, **options})
 
 
 def test_an_epoch_cannot_be_resumed_behind_its_end():
     with pytest.raises(ValueError, match="an epoch has 2 batches, got epoch=0, first_batch=3"):
-        EpochBatches(8, batch_size=4).start_at(0, 3)
+        EpochBatchSampler(8, batch_size=4).start_at(0, 3)

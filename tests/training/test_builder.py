@@ -17,13 +17,12 @@ from detect.data.resize import parse_resize
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.heads.criterion import ImageTargets
-from detect.keypoints.keypoints import coco_keypoints
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.ops.matcher import Atss
 from detect.training.builder import build_detector, training_anchors
 
-LABELS = Labels((7,), ("square",))
+LABELS = LabelMap((7,), ("square",))
 
 
 @pytest.fixture
@@ -56,38 +55,6 @@ def test_anchors_made_for_another_resize_rule_are_refused(dataset, tiny):
         training_anchors(tiny("data.resize=letterbox:64"), dataset)
 
 
-def test_classes_are_the_rows_of_sorted_ids_with_gaps():
-    dataset = read_coco(
-        {
-            "images": [{"id": 1, "width": 9, "height": 9, "file_name": "a.png"}],
-            "categories": [{"id": 90, "name": "b"}, {"id": 3, "name": "a"}],
-            "annotations": [],
-        }
-    )
-    assert Labels.of(dataset) == Labels((3, 90), ("a", "b"))
-
-
-def test_landmark_types_are_those_of_the_keypoints(dataset):
-    labels = Labels.of(dataset, coco_keypoints(dataset))
-    assert (labels.type_names, labels.joints) == (("square",), {7: (0,)})
-
-
-def test_a_category_of_several_keypoints_is_refused():
-    person = {"id": 5, "name": "person", "keypoints": ["nose", "tail"], "skeleton": []}
-    images = [{"id": 1, "width": 9, "height": 9, "file_name": "a.png"}]
-    points = {"bbox": [1, 1, 6, 6], "area": 36, "iscrowd": 0, "keypoints": [2, 2, 2, 5, 5, 2], "num_keypoints": 2}
-    annotations = [{"id": 1, "image_id": 1, "category_id": 5, **points}]
-    dataset = read_coco({"images": images, "categories": [person], "annotations": annotations}, keypoints=True)
-    with pytest.raises(ConfigError, match="'person' has 2 keypoints"):
-        Labels.of(dataset, coco_keypoints(dataset))
-
-
-def test_nothing_to_detect():
-    dataset = read_coco({"images": [], "categories": [], "annotations": []})
-    with pytest.raises(ConfigError, match="no categories"):
-        Labels.of(dataset)
-
-
 def test_the_seed_decides_the_weights_and_torchs_own_generator_does_not_move(tiny, dataset):
     anchors = training_anchors(tiny(), dataset)
     state = torch.get_rng_state()
@@ -100,8 +67,8 @@ def test_the_seed_decides_the_weights_and_torchs_own_generator_does_not_move(tin
 
 def test_the_fields_reach_the_detector(tiny, dataset):
     config = tiny(
-        *("model.foreground=.6", "model.background=.3", "model.low_quality=null", "model.box_loss=ciou"),
-        *("model.box_weight=3", "model.alpha=.4", "model.gamma=1", "model.score_threshold=.2"),
+        *("model.fg_iou_thresh=.6", "model.bg_iou_thresh=.3", "model.allow_low_quality_matches=false"),
+        *("model.box_loss=ciou", "model.box_weight=3", "model.alpha=.4", "model.gamma=1", "model.score_threshold=.2"),
         *("model.iou_threshold=.7", "model.class_loss=quality_focal"),
     )
     detector = build_detector(config, LABELS, anchors=training_anchors(config, dataset), mean=[0.25], std=[0.125])
@@ -115,7 +82,7 @@ def test_the_fields_reach_the_detector(tiny, dataset):
     assert adaptive.criterion.rule == Atss()
     assert_close(detector.normalise(torch.full((1, 1, 1, 1), 0.5)), torch.full((1, 1, 1, 1), 2.0))
     config = tiny("model.stride=8", "model.sigma_cells=1.5", "model.threshold=.4", task="landmarks")
-    landmarks = build_detector(config, Labels((7,), ("square",), ("square",), {7: (0,)}))
+    landmarks = build_detector(config, LabelMap((7,), ("square",), ("square",), {7: (0,)}))
     assert isinstance(landmarks, LandmarkDetector)
     assert (landmarks.stride, landmarks.sigma_cells, landmarks.threshold) == (8, 1.5, 0.4)
 

@@ -10,7 +10,13 @@ import yaml
 
 from detect.errors import ConfigError
 from detect.loading.augment import Augment
-from detect.training.config import AugmentConfig, TrainConfig, parse_config, read_train_config, with_overrides
+from detect.training.config import (
+    AugmentConfig,
+    TrainConfig,
+    parse_config,
+    read_train_config,
+    with_overrides,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAST = {"data": {"train": ["a.json"], "images": "images"}}
@@ -78,6 +84,26 @@ def test_overrides_do_not_change_their_input():
     assert fields == {"data": {"train": ["a.json"]}}
 
 
+def test_hyphens_and_underscores_are_the_same_in_names_and_choices(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "data: {train: [a.json], images: images, val-share: 0.25}\nmodel: {assigner: max-iou, num_convs: 4}\n"
+    )
+    config = read_train_config(
+        file, ["model.box-loss=smooth-l1", "model.num-convs=3", "optimisation.precision=bf16_mixed"]
+    )
+    assert (config.data.val_share, config.model.assigner, config.model.num_convs) == (0.25, "max_iou", 3)
+    assert (config.model.box_loss, config.optimisation.precision) == ("smooth_l1", "bf16-mixed")
+
+
+@pytest.mark.parametrize(("mode", "current"), [("forced", (True, "forced")), (None, (False, "own"))])
+def test_names_of_earlier_versions_are_read(mode, current):
+    model = {"foreground": 0.6, "background": 0.3, "low_quality": mode}
+    config = parse_config({"data": {**LEAST["data"], "pixel": "corner"}, "model": model})
+    assert (config.data.pixel_origin, config.model.fg_iou_thresh, config.model.bg_iou_thresh) == ("corner", 0.6, 0.3)
+    assert (config.model.allow_low_quality_matches, config.model.low_quality_mode) == current
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -86,12 +112,12 @@ def test_overrides_do_not_change_their_input():
         ("optimisation.epochs=0", "optimisation.epochs: Input should be greater than or equal to 1"),
         ("optimisation.epochs", "write section.field=value"),
         ("=3", "write section.field=value"),
-        ("seed.value=3", "'seed' is no section"),
+        ("seed.value=3", "'seed' is not a section"),
         ("data.train=[a", "the value is not YAML"),
         ("data.resize=big", "data.resize: resize rule 'big' is not known"),
         ("model.levels=x", "model.levels: levels 'x'"),
-        ("model.background=0.9", "background 0.9 is above foreground 0.5"),
-        ("optimisation.milestones=[.9,.5]", "shares of the run between 0 and 1, rising"),
+        ("model.bg_iou_thresh=0.9", "bg_iou_thresh 0.9 is above fg_iou_thresh 0.5"),
+        ("optimisation.milestones=[.9,.5]", "milestones must rise and lie between 0 and 1"),
         ("data.mean=[.5]", "mean has 1 numbers for 3 channels"),
         ("data.channels=2", "data.channels"),
         ("augment.zoom=[2, 1]", "a range of factors from low to high"),

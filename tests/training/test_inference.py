@@ -24,12 +24,12 @@ from detect.heads.postprocess import Detections
 from detect.keypoints.keypoints import coco_keypoints
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
-from detect.training.inference import find_objects, places_by_size, with_threshold
+from detect.training.inference import batches_by_size, find_objects, with_threshold
 
-LABELS = Labels((3, 7), ("cell", "speck"))
-POINTS = Labels((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
+LABELS = LabelMap((3, 7), ("cell", "speck"))
+POINTS = LabelMap((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
 NUCLEI = sample_annotations("nuclei")
 
 
@@ -86,7 +86,7 @@ def finds_points(*found: tuple[list[float], float, int]) -> LandmarkDetector:
 def test_boxes_come_back_from_a_letterbox_by_hand(tmp_path):
     """An image of 80 x 40 in letterbox:160 has the factor 2 and 40 rows of padding above."""
     model = finds_boxes(([20.0, 60.0, 40.0, 80.0], 0.5, 1), ([150.0, 100.0, 160.0, 150.0], 0.75, 0))
-    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), LABELS)
+    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), labels=LABELS)
     assert_allclose(found.boxes_xywh, [[75, 30, 5, 10], [10, 10, 10, 10]])  # the first cut to the image
     assert_array_equal(found.category_ids, [3, 7])
     assert_array_equal(found.scores, [0.75, 0.5])
@@ -95,7 +95,7 @@ def test_boxes_come_back_from_a_letterbox_by_hand(tmp_path):
 
 def test_boxes_in_the_padding_are_dropped(tmp_path):
     model = finds_boxes(([0.0, 0.0, 160.0, 40.0], 0.9, 0), ([0.0, 0.0, 160.0, 41.0], 0.8, 0))
-    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), LABELS)
+    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), labels=LABELS)
     assert_allclose(found.boxes_xywh, [[0, 0, 80, 0.5]])
 
 
@@ -104,7 +104,7 @@ def test_points_come_back_as_indices_of_pixels_by_hand(tmp_path):
     model = finds_points(([79.5, 79.5], 0.5, 1))
     data = data_of(tmp_path, (80, 40), resize="letterbox:160")
     center, corner = (
-        find_objects(model, data, POINTS, pixel_origin=pixel_origin) for pixel_origin in ("center", "corner")
+        find_objects(model, data, labels=POINTS, pixel_origin=pixel_origin) for pixel_origin in ("center", "corner")
     )
     assert_allclose(center.keypoints[0], [[39.5, 19.5, 1]])
     assert_allclose(corner.keypoints[0], [[40, 20, 1]])
@@ -117,7 +117,7 @@ def test_points_far_into_the_padding_are_dropped_and_those_at_the_edge_stay(tmp_
     model = finds_points(
         ([10.0, 37.4], 0.9, 0), ([10.0, 37.6], 0.8, 0), ([10.0, 121.4], 0.7, 0), ([10.0, 121.6], 0.6, 0)
     )
-    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), POINTS)
+    found = find_objects(model, data_of(tmp_path, (80, 40), resize="letterbox:160"), labels=POINTS)
     assert_allclose(found.scores, [0.8, 0.7], rtol=1e-6)
 
 
@@ -128,10 +128,10 @@ def test_neither_the_batch_nor_the_other_images_change_what_is_found(tmp_path, r
     model = box_detector() if task == "boxes" else landmark_detector()
     labels = LABELS if task == "boxes" else POINTS
     least = 0.009
-    every = find_objects(model, data, labels, score_threshold=least)
+    every = find_objects(model, data, labels=labels, score_threshold=least)
     assert len(every.scores) > 20
     data.image_rows = np.array([3, 2, 1, 0])
-    one_by_one = find_objects(model, data, labels, score_threshold=least, batch_size=1)
+    one_by_one = find_objects(model, data, labels=labels, score_threshold=least, batch_size=1)
     assert_array_equal(one_by_one.image_rows, every.image_rows)
     for name in ("scores", "boxes_xywh"):
         assert_allclose(getattr(one_by_one, name), getattr(every, name), atol=2e-3)
@@ -142,7 +142,7 @@ def test_neither_the_batch_nor_the_other_images_change_what_is_found(tmp_path, r
 def test_results_are_what_the_detector_says_of_each_image(tmp_path):
     """A plain loop; without a resize rule nothing has to be brought back."""
     data, model = data_of(tmp_path, (48, 40), (32, 64)), with_threshold(box_detector(), 0.0095)
-    found = find_objects(model, data, LABELS)
+    found = find_objects(model, data, labels=LABELS)
     for place in range(2):
         sample = data[place]
         (own,) = model.detect(sample.image[None], sample.image_hw[None])
@@ -156,7 +156,7 @@ def test_results_are_what_the_detector_says_of_each_image(tmp_path):
 
 def test_results_go_by_image_and_falling_score(tmp_path):
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))
-    found = find_objects(landmark_detector(), data, POINTS, score_threshold=0.009)
+    found = find_objects(landmark_detector(), data, labels=POINTS, score_threshold=0.009)
     order = np.lexsort((-found.scores, found.image_rows))
     assert_array_equal(order, np.arange(len(order)))
     assert set(found.image_rows.tolist()) == {0, 1, 2}
@@ -165,7 +165,7 @@ def test_results_go_by_image_and_falling_score(tmp_path):
 
 def test_batches_hold_images_of_one_size(tmp_path):
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40), (48, 40))
-    assert places_by_size(data, 2) == [[0, 2], [3], [1]]
+    assert batches_by_size(data, 2) == [[0, 2], [3], [1]]
 
 
 def test_the_detector_keeps_its_own_threshold(tmp_path):
@@ -175,14 +175,14 @@ def test_the_detector_keeps_its_own_threshold(tmp_path):
         assert next(lower.parameters()) is next(model.parameters())
         labels = LABELS if isinstance(model, RetinaNetDetector) else POINTS
         data = data_of(tmp_path, (48, 40))
-        assert len(find_objects(lower, data, labels).scores) > 0
-        assert len(find_objects(model, data, labels).scores) == 0  # at first all scores are near .01
+        assert len(find_objects(lower, data, labels=labels).scores) > 0
+        assert len(find_objects(model, data, labels=labels).scores) == 0  # at first all scores are near .01
         torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_nothing_found_gives_empty_results_and_an_empty_file(tmp_path):
     data = data_of(tmp_path, (48, 40))
-    found = find_objects(finds_boxes(), data, LABELS)
+    found = find_objects(finds_boxes(), data, labels=LABELS)
     assert found.boxes_xywh.shape == (0, 4)
     assert results_json(found, data.dataset) == b"[]"
 
@@ -190,14 +190,14 @@ def test_nothing_found_gives_empty_results_and_an_empty_file(tmp_path):
 def test_torch_s_global_generator_is_left_alone(tmp_path):
     model, data = box_detector(), data_of(tmp_path, (48, 40))
     before = torch.random.get_rng_state()
-    find_objects(model, data, LABELS)
+    find_objects(model, data, labels=LABELS)
     torch.testing.assert_close(torch.random.get_rng_state(), before, rtol=0, atol=0)
 
 
 def test_progress_counts_the_images(tmp_path):
     told: list[tuple[str, int, int]] = []
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))
-    find_objects(finds_boxes(), data, LABELS, batch_size=1, on_progress=lambda *each: told.append(each))
+    find_objects(finds_boxes(), data, labels=LABELS, batch_size=1, on_progress=lambda *each: told.append(each))
     assert told == [("detecting", done, 3) for done in (1, 2, 3)]
 
 
@@ -205,7 +205,7 @@ def test_progress_counts_the_images(tmp_path):
 def test_a_results_file_is_read_back_number_by_number(tmp_path, task):
     data = data_of(tmp_path, (48, 40), (33, 65), resize="letterbox:50")
     model, labels = (box_detector(), LABELS) if task == "boxes" else (landmark_detector(), POINTS)
-    found = find_objects(model, data, labels, score_threshold=0.009)
+    found = find_objects(model, data, labels=labels, score_threshold=0.009)
     path = tmp_path / "results.json"
     path.write_bytes(results_json(found, data.dataset))
     again = read_results(path, data.dataset)
@@ -235,8 +235,8 @@ def test_a_detector_that_finds_the_true_points_scores_1(resize):
         return Peaks(points, torch.ones(len(points)), image, torch.zeros_like(image), None, len(own), 1)
 
     model.detect = detect
-    labels = Labels.of(dataset, coco_keypoints(dataset))
-    found = find_objects(model, data, labels)
+    labels = LabelMap.of(dataset, coco_keypoints(dataset))
+    found = find_objects(model, data, labels=labels)
     scores = evaluate_landmarks(coco_keypoints(dataset), found, radii=(0.01,)).overall[0]
     assert scores.micro.precision == 1
     assert scores.num_matched == len(found.scores) > 60

@@ -14,8 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch.testing import assert_close
 
-from detect.anchors.anchor_set import AnchorSet
-from detect.errors import ConfigError, TrainingError
+from detect.errors import TrainingError
 from detect.heads.criterion import RetinaNetCriterion
 from detect.loading.dataset import DetectionData
 from detect.training import loop
@@ -23,7 +22,7 @@ from detect.training.builder import build_detector
 from detect.training.checkpoints import load_detector, read_checkpoint
 from detect.training.logs import read_log
 from detect.training.loop import train
-from detect.training.step import rate_factor
+from detect.training.optimization import rate_factor
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "train.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
@@ -34,7 +33,7 @@ from detect.training.config import read_train_config
 from detect.training.loop import train
 step = int(sys.argv[2])
 kill = lambda what, done, total: what.startswith("epoch") and done == step and os.kill(os.getpid(), signal.SIGKILL)
-train(read_train_config(Path(sys.argv[1])), progress=kill)
+train(read_train_config(Path(sys.argv[1])), on_progress=kill)
 """
 
 
@@ -83,7 +82,7 @@ def test_an_experiment_puts_in_its_own_detector(tiny, tmp_path):
         built[0].criterion = RetinaNetCriterion(box_weight=0.0)
         return built[0]
 
-    train(tiny("optimisation.epochs=1"), build=build)
+    train(tiny("optimisation.epochs=1", "data.val=[]"), build=build)
     assert [row["box"] for row in tables(tmp_path / "run")["steps"]] == [0.0] * 4
     built[0].load_state_dict(dict(read_checkpoint(tmp_path / "run" / "last.pt").weights))  # it is what was saved
 
@@ -108,27 +107,6 @@ def test_a_run_is_logged_saved_and_loaded(tiny, tmp_path):
     assert names >= {"last.pt", "best.pt", "config.yaml", "anchors.yaml", "tensorboard"}
 
 
-def test_categories_that_few_anchors_learn_are_told_before_the_first_step(tiny, squares, tmp_path):
-    content = json.loads((squares / "annotations.json").read_text())
-    content["categories"].append({"id": 9, "name": "dot"})
-    for image in content["images"]:  # the best anchor is that of 2 x 2 around (8, 8)
-        new = {"id": 100 + image["id"], "image_id": image["id"], "category_id": 9, "bbox": [8, 8, 1, 1]}
-        content["annotations"].append(new)
-    (tmp_path / "two.json").write_text(json.dumps(content))
-    fields = (f"data.train=['{tmp_path}/two.json']", "data.val=[]", "optimisation.epochs=1")
-    notes: list[str] = []
-    AnchorSet.of([[(12, 12), (13, 13)], [(2, 2)]], strides=(2, 16)).save(tmp_path / "anchors.yaml")
-    train(tiny(*fields, f"model.anchors={tmp_path}/anchors.yaml"), note=notes.append)
-    assert notes[0].startswith("unevenly shared: positive anchors a box dot 1.0, on average ")
-    assert notes[0].endswith("what has few is hardly learned in a short training: model.assigner=atss")
-    fields += ("model.assigner=atss", "model.anchors=fit", "model.levels=p3-p4", f"output.folder={tmp_path / 'atss'}")
-    train(tiny(*fields, "model.per_level=1"), note=notes.append)
-    assert notes[1].startswith(
-        "unevenly shared: positive anchors a box dot 0.0, on average "
-    )  # ATSS has nothing for a pixel
-    assert notes[1].endswith("what has few is hardly learned in a short training: model.max_strides=4")
-
-
 @pytest.mark.parametrize("task", ["boxes", "landmarks"])
 def test_a_run_cut_short_in_mid_epoch_goes_on_as_if_it_had_not_been(tiny, tmp_path, task):
     whole, cut = (
@@ -138,9 +116,9 @@ def test_a_run_cut_short_in_mid_epoch_goes_on_as_if_it_had_not_been(tiny, tmp_pa
     for step in (1, 7):  # before anything was saved; a step after a checkpoint in mid-epoch
         with pytest.raises(KeyboardInterrupt):
             train(cut, resume=True, on_progress=stop_at(step))
-    notes: list[str] = []
-    train(cut, resume=True, note=notes.append)
-    assert notes[0] == "resumed after step 6"  # of 3, 4, the end of the epoch, and 6
+    lines: list[str] = []
+    train(cut, resume=True, log=lines.append)
+    assert lines[0] == "resumed after step 6"  # of 3, 4, the end of the epoch, and 6
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -151,20 +129,23 @@ def test_layers_that_draw_at_random_draw_the_same_when_resumed(tiny, tmp_path):
         detector.normalise.mean, detector.normalise.std = detector.normalise[0].mean, detector.normalise[0].std
         return detector
 
-    whole, cut = (tiny("output.save_steps=3", f"output.folder={tmp_path / name}") for name in ("whole", "cut"))
+    fields = ("optimisation.epochs=1", "output.save_steps=2", "data.val=[]")
+    whole, cut, plain = (tiny(*fields, f"output.folder={tmp_path / name}") for name in ("whole", "cut", "plain"))
     train(whole, build=build)
-    torch.rand(5)  # the global generator is elsewhere
+    torch.rand(5)  # moves the global generator
     with pytest.raises(KeyboardInterrupt):
-        train(cut, build=build, on_progress=stop_at(4))
+        train(cut, build=build, on_progress=stop_at(3))
     train(cut, build=build, resume=True)
     assert tables(tmp_path / "whole") == tables(tmp_path / "cut")
     losses = [row["loss"] for row in tables(tmp_path / "cut")["steps"]]
-    train(tiny(f"output.folder={tmp_path / 'plain'}"))
-    assert losses[0] != tables(tmp_path / "plain")["steps"][0]["loss"]  # something was dropped
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, on_progress=stop_at(1))
+    assert losses[0] != read_log(tmp_path / "plain" / "steps.csv")[0]["loss"]  # something was dropped
 
 
 def test_an_epoch_that_ended_without_its_checkpoint_has_one_row(tiny, tmp_path, monkeypatch):
-    whole, cut = (tiny("output.save_steps=4", f"output.folder={tmp_path / name}") for name in ("whole", "cut"))
+    fields = ("optimisation.batch_size=8", "output.save_steps=1")  # one step an epoch
+    whole, cut = (tiny(*fields, f"output.folder={tmp_path / name}") for name in ("whole", "cut"))
     train(whole)
     validate = loop.validate
     monkeypatch.setattr(loop, "validate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -176,11 +157,12 @@ def test_an_epoch_that_ended_without_its_checkpoint_has_one_row(tiny, tmp_path, 
 
 
 def test_a_killed_process_is_resumed_exactly(tiny, tmp_path):
-    whole, killed = (tiny("output.save_steps=1", f"output.folder={tmp_path / name}") for name in ("whole", "killed"))
+    fields = ("optimisation.epochs=1", "output.save_steps=1", "data.val=[]")
+    whole, killed = (tiny(*fields, f"output.folder={tmp_path / name}") for name in ("whole", "killed"))
     (tmp_path / "run.yaml").write_text(killed.to_yaml())
-    ended = run_python("-c", KILLED, tmp_path / "run.yaml", 6)
+    ended = run_python("-c", KILLED, tmp_path / "run.yaml", 3)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert [row["step"] for row in read_log(tmp_path / "killed" / "steps.csv")][-1] == 6
+    assert [row["step"] for row in read_log(tmp_path / "killed" / "steps.csv")][-1] == 3
     train(whole)
     train(killed, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
@@ -204,7 +186,7 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path, task):
 
 def test_two_processes_look_into_a_flat_loss_together(tiny, tmp_path):
     flat = ("optimisation.learning_rate=1e-9", "optimisation.flat_epochs=1", "augment.enabled=false")
-    fields = (*flat, "optimisation.warmup_steps=0", "optimisation.batch_size=4", "optimisation.epochs=4")
+    fields = (*flat, "optimisation.warmup_steps=0", "optimisation.batch_size=4", "optimisation.epochs=3", "data.val=[]")
     one, two = (tiny(*fields, f"output.folder={tmp_path / name}") for name in ("one", "two"))
     (tmp_path / "run.yaml").write_text(two.to_yaml())
     train(one)
@@ -216,27 +198,18 @@ def test_two_processes_look_into_a_flat_loss_together(tiny, tmp_path):
         assert_allclose(list(theirs.values()), list(mine.values()), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", ["boxes", "landmarks"])
-def test_a_batch_in_parts_is_the_same_step(tiny, tmp_path, task):
-    runs = []
-    for name, parts in (("one", 1), ("two", 2)):
-        fields = ("optimisation.batch_size=4", f"optimisation.accumulate={parts}", f"output.folder={tmp_path / name}")
-        train(tiny(*fields, task=task))
-        runs.append(tables(tmp_path / name)["steps"])
-    for one, two in zip(*runs, strict=True):
-        assert_allclose(list(one.values()), list(two.values()), rtol=1e-3, atol=1e-5)
-
-
 def test_workers_change_nothing(tiny, tmp_path):
     for name, workers in (("own", 0), ("other", 1)):
-        train(tiny(f"data.num_workers={workers}", "optimisation.epochs=1", f"output.folder={tmp_path / name}"))
+        fields = (f"data.num_workers={workers}", "optimisation.epochs=1", "data.val=[]")
+        train(tiny(*fields, f"output.folder={tmp_path / name}"))
     assert tables(tmp_path / "own") == tables(tmp_path / "other")
 
 
 def test_the_seed_decides_everything_and_the_global_generator_nothing(tiny, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         state = torch.get_rng_state()
-        train(tiny(f"seed={seed}", "optimisation.epochs=1", f"output.folder={tmp_path / name}"))
+        fields = (f"seed={seed}", "optimisation.epochs=1", "data.val=[]")
+        train(tiny(*fields, f"output.folder={tmp_path / name}"))
         assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
         torch.rand(3)  # what others draw in between
     assert tables(tmp_path / "a") == tables(tmp_path / "b")
@@ -272,111 +245,69 @@ def test_a_loss_that_is_not_finite_names_its_batch_and_leaves_the_last_checkpoin
     assert all(torch.isfinite(each).all() for each in checkpoint.weights.values())
 
 
-def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(tiny, monkeypatch):
-    monkeypatch.setattr(loop.Stepper, "_clipped_norm", lambda self: float("nan"))
-    with pytest.raises(TrainingError, match=r"step 1: the gradient is not finite .*; no checkpoint was written before"):
-        train(tiny())
-
-
 def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny, tmp_path, monkeypatch):
     values = iter([0.2, 0.5, 0.5, float("nan"), 0.9])
     monkeypatch.setattr(loop, "validate", lambda *_, **__: {"ap": next(values)})
-    config = tiny("optimisation.epochs=5", "optimisation.patience=2")
+    fields = ("optimisation.epochs=5", "optimisation.batch_size=8")  # one step an epoch
+    config = tiny(*fields, "optimisation.patience=2")
     result = train(config)
     assert (result.stopped_early, result.epochs, result.best) == (True, 4, 0.5)
-    assert read_checkpoint(tmp_path / "run" / "best.pt").step == 8
+    assert read_checkpoint(tmp_path / "run" / "best.pt").step == 2
     assert train(config, resume=True).epochs == 4  # it stays stopped
-    more = tiny("optimisation.epochs=5", "optimisation.patience=9")
+    more = tiny(*fields, "optimisation.patience=9")
     assert train(more, resume=True).epochs == 5  # unless there is more patience
 
 
 def test_less_patience_than_was_needed_already_stops_it(tiny, monkeypatch):
     values = iter([0.9, 0.5, 0.5, 0.5])
     monkeypatch.setattr(loop, "validate", lambda *_, **__: {"ap": next(values)})
+    fields = ("optimisation.epochs=9", "optimisation.batch_size=8")  # one step an epoch
     with pytest.raises(KeyboardInterrupt):
-        train(tiny("optimisation.epochs=9"), on_progress=stop_at(17))  # after 4 epochs
-    result = train(tiny("optimisation.epochs=9", "optimisation.patience=2"), resume=True)
+        train(tiny(*fields), on_progress=stop_at(5))  # after 4 epochs
+    result = train(tiny(*fields, "optimisation.patience=2"), resume=True)
     assert (result.stopped_early, result.epochs) == (True, 4)
 
 
 def test_validation_comes_when_it_is_time_and_at_the_end(tiny, tmp_path):
-    train(tiny("optimisation.epochs=3", "output.validate_epochs=2"))
+    train(tiny("optimisation.epochs=3", "output.validate_epochs=2", "optimisation.batch_size=8"))
     assert [row["epoch"] for row in tables(tmp_path / "run")["validation"]] == [2, 3]
 
 
 def test_a_flat_loss_is_looked_into_once(tiny, tmp_path):
     fields = ("optimisation.learning_rate=1e-9", "optimisation.flat_epochs=1", "optimisation.epochs=4", "data.val=[]")
-    notes: list[str] = []
-    train(tiny(*fields, "augment.enabled=false", "optimisation.warmup_steps=0"), note=notes.append)
-    (said,) = notes
+    fields += ("optimisation.batch_size=8",)  # one step an epoch
+    lines: list[str] = []
+    train(tiny(*fields, "augment.enabled=false", "optimisation.warmup_steps=0"), log=lines.append)
+    (said,) = lines
     assert "the loss has not fallen for 1 epochs" in said
     assert "a learning rate of" in said
     assert "is too small" in (tmp_path / "run" / "diagnosis.txt").read_text()
 
 
-def test_a_run_is_not_overwritten_nor_resumed_as_another(tiny):
-    config = tiny("optimisation.epochs=1", "data.val=[]")
+def test_a_run_is_not_overwritten_nor_resumed_as_another(tiny, squares, tmp_path):
+    content = json.loads((squares / "annotations.json").read_text())
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(content))
+    config = tiny(f"data.train=['{file}']", "optimisation.epochs=1", "data.val=[]")
     train(config)
     with pytest.raises(TrainingError, match="holds a run: --resume it"):
         train(config)
     with pytest.raises(TrainingError, match=r"seed \(was 0, is 5\)"):
         train(config.model_copy(update={"seed": 5}), resume=True)
     assert train(config, resume=True).steps == 4  # there is nothing left to do
-
-
-def test_a_run_is_not_resumed_with_other_categories_or_images(tiny, squares, tmp_path):
-    content = json.loads((squares / "annotations.json").read_text())
-    file = tmp_path / "train.json"
-    file.write_text(json.dumps(content))
-    config = tiny(f"data.train=['{file}']", "optimisation.epochs=1", "data.val=[]")
-    train(config)
-    file.write_text(json.dumps({**content, "images": content["images"][:6], "annotations": content["annotations"][:3]}))
-    with pytest.raises(TrainingError, match=r"data\.train has 6 images, the run began with 8"):
-        train(config, resume=True)
     content["categories"][0]["name"] = "circle"
     file.write_text(json.dumps(content))
-    with pytest.raises(
-        TrainingError, match=r"categories or landmarks of data\.train have changed, from 7 'square' to 7 'circle'"
-    ):
+    with pytest.raises(TrainingError, match="have changed, from 7 'square' to 7 'circle'"):
         train(config, resume=True)
-
-
-def test_what_is_left_out_is_told_once(tiny, squares, tmp_path):
-    content = json.loads((squares / "annotations.json").read_text())
-    content["annotations"][0]["category_id"] = 99  # no such category
-    content["annotations"][1]["keypoints"] = [40, 3, 2]
-    (tmp_path / "odd.json").write_text(json.dumps(content))
-    fields = (f"data.train=['{tmp_path}/odd.json']", "data.val=[]", "data.val_share=0.25", "optimisation.epochs=1")
-    notes: list[str] = []
-    train(tiny(*fields, "output.validate_epochs=9"), note=notes.append)
-    assert notes[0].startswith("refused: 1 entries of the annotation files, such as ")
-    assert "annotation 1, image 1" in notes[0]
-    notes.clear()
-    train(tiny(*fields, f"output.folder={tmp_path}/points", task="landmarks"), note=notes.append)
-    assert notes[1] == "left out: of the images to train on, 1 labelled points lie outside their images"
-    assert sum("refused" in line for line in notes) == 1
 
 
 @pytest.mark.parametrize("augmented", [True, False])
-def test_a_box_without_extent_in_single_precision_ends_no_run_and_is_counted(tiny, squares, tmp_path, augmented):
-    # the floats about 31.5 are 1.9e-6 apart: from 31.4999996 to 31.5000007 begins and ends at one of them
+def test_a_box_without_extent_in_single_precision_ends_no_run(tiny, squares, tmp_path, augmented):
     content = json.loads((squares / "annotations.json").read_text())
     sliver = {"image_id": 1, "category_id": 7, "bbox": [31.4999996, 3, 1.1e-6, 5], "area": 1}
     content["annotations"] += [{"id": 98, "iscrowd": 0, **sliver}, {"id": 99, "iscrowd": 1, **sliver}]
     (tmp_path / "slivers.json").write_text(json.dumps(content))
     fields = (f"data.train=['{tmp_path}/slivers.json']", "data.val=[]", f"augment.enabled={str(augmented).lower()}")
-    notes: list[str] = []
-    train(tiny(*fields), note=notes.append)
-    assert notes[0] == "left out: of the images to train on, 1 boxes have no extent when resized"
-
-
-def test_a_batch_that_cannot_be_divided(tiny):
-    with pytest.raises(ConfigError, match="a batch of 2 images cannot be divided among 1 processes with 3 parts"):
-        train(tiny("optimisation.accumulate=3"))
-
-
-@pytest.mark.parametrize("class_loss", ["focal", "quality_focal"])
-def test_half_precision_learns_too(tiny, tmp_path, class_loss):
-    train(tiny("optimisation.precision=bf16-mixed", "optimisation.epochs=1", f"model.class_loss={class_loss}"))
-    losses = [row["loss"] for row in tables(tmp_path / "run")["steps"]]
-    assert all(0 < loss < 10 for loss in losses)
+    lines: list[str] = []
+    train(tiny(*fields, "optimisation.epochs=1"), log=lines.append)
+    assert lines == ["left out: 1 training boxes have no extent after resizing"]

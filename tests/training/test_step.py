@@ -1,47 +1,70 @@
-"""The learning rate of a step."""
+"""Single training steps: the same in parts, in half precision, and without effect if a gradient is not finite."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.testing import assert_close
 
-from detect.training.step import rate_factor
-
-
-def test_cosine_by_hand():
-    # five steps of warm-up to 1, then of 10 - 5 = 5 steps the halves of 1 + cos(pi * k / 5)
-    found = [rate_factor(step, 10, warmup_steps=5) for step in range(10)]
-    assert_allclose(found[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
-    assert_allclose(found[5:], [0.9045085, 0.6545085, 0.3454915, 0.0954915, 0.0], atol=1e-7)
+from detect.errors import TrainingError
+from detect.loading.dataset import collate
+from detect.training.builder import Detector, build_detector, training_anchors
+from detect.training.config import TrainConfig
+from detect.training.inputs import Inputs, read_inputs
+from detect.training.step import Stepper, launch
 
 
-def test_cosine_is_torchs():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = CosineAnnealingLR(optimizer, T_max=20)
-    for step in range(20):
-        optimizer.step()
-        scheduler.step()
-        assert_allclose(rate_factor(step, 20), scheduler.get_last_lr()[0], atol=1e-12)
+def stepper_of(config: TrainConfig, **options: Any) -> tuple[Stepper, Inputs]:
+    inputs = read_inputs(config)
+    anchors = training_anchors(config, inputs.train.dataset)
+    return Stepper(config, launch(config), inputs=inputs, anchors=anchors, **options), inputs
 
 
-def test_steps_fall_to_a_tenth_at_each_share():
-    found = [rate_factor(step, 9, schedule="step", milestones=(2 / 3, 8 / 9)) for step in range(9)]
-    assert_allclose(found, [1, 1, 1, 1, 1, 1, 0.1, 0.1, 0.01])
+@pytest.mark.parametrize("task", ["boxes", "landmarks"])
+def test_a_batch_in_parts_is_the_same_step(tiny, task):
+    config = tiny(task=task)
+    (whole, inputs), (parted, _) = stepper_of(config), stepper_of(config)
+    for step in range(3):
+        samples = [inputs.train[step, place] for place in range(4)]
+        one = whole.training_step([collate(samples)], rate=2e-3, step=step)
+        two = parted.training_step([collate(samples[::2]), collate(samples[1::2])], rate=2e-3, step=step)
+        assert_allclose(list(two.values()), list(one.values()), rtol=1e-3, atol=1e-5)
+        assert one["loss"] > 0
 
 
-@given(st.integers(1, 500), st.integers(0, 600), st.sampled_from(["cosine", "step"]))
-def test_it_rises_then_falls_and_never_exceeds_one(num_steps, warmup, schedule):
-    found = [rate_factor(step, num_steps, warmup_steps=warmup, schedule=schedule) for step in range(num_steps)]
-    rising, falling = found[: warmup or 1], found[max(warmup - 1, 0) :]
-    assert all(0 <= factor <= 1 for factor in found)
-    assert rising == sorted(rising)
-    assert falling == sorted(falling, reverse=True)
+@pytest.mark.parametrize("class_loss", ["focal", "quality_focal"])
+def test_half_precision_learns_too(tiny, class_loss):
+    stepper, inputs = stepper_of(tiny("optimisation.precision=bf16-mixed", f"model.class_loss={class_loss}"))
+    batch = collate([inputs.train[place] for place in range(4)])
+    losses = [stepper.training_step([batch], rate=2e-3, step=step)["loss"] for step in range(6)]
+    assert 0 < losses[-1] < losses[0] < 10
 
 
-def test_an_unknown_schedule():
-    with pytest.raises(ValueError, match="'linear'"):
-        rate_factor(0, 1, schedule="linear")
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(tiny):
+    def build(*arguments: Any, **options: Any) -> Detector:
+        detector = build_detector(*arguments, **options)
+        next(detector.head.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        return detector
+
+    stepper, inputs = stepper_of(tiny(), build=build)
+    before = {name: value.clone() for name, value in stepper.detector.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"the gradient is not finite \(loss .*\) on the batch of 1.png, 2.png"):
+        stepper.training_step([collate([inputs.train[0], inputs.train[1]])], rate=1e-3)
+    assert_close(stepper.detector.state_dict(), before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in stepper.detector.parameters())
+
+
+def test_a_restored_stepper_continues_exactly(tiny):
+    (first, inputs), (restored, _) = stepper_of(tiny()), stepper_of(tiny("seed=5"))
+    batches = [collate([inputs.train[step, place] for place in range(2)]) for step in range(3)]
+    for step, batch in enumerate(batches[:2]):
+        first.training_step([batch], rate=1e-3, step=step)
+    restored.load_state_dict(first.state_dict())
+    restored.config = first.config  # the seed of random layers
+    numbers = [each.training_step([batches[2]], rate=1e-3, step=2) for each in (first, restored)]
+    assert numbers[0] == numbers[1]
+    assert_close(restored.state_dict(), first.state_dict(), rtol=0, atol=0)
+    averages = [each.averaged_detector.state_dict() for each in (first, restored)]
+    assert_close(averages[1], averages[0], rtol=0, atol=0)

@@ -27,7 +27,7 @@ from detect.data import CocoDataset, CocoResults, read_coco
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.keypoints.keypoints import coco_keypoints
-from detect.loading.labels import Labels
+from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.training.builder import BACKBONE_STRIDES, Detector, build_detector
 from detect.training.checkpoints import LAST, read_checkpoint
@@ -93,7 +93,7 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
     detector.load_state_dict(dict(read_checkpoint(folder / LAST).weights))
     if inputs.val is None:
         raise ValueError(f"{run.dataset}: nothing to validate on")
-    results = find_objects(detector.eval(), inputs.val, inputs.labels, pixel_origin=config.data.pixel_origin)
+    results = find_objects(detector.eval(), inputs.val, labels=inputs.labels, pixel_origin=config.data.pixel_origin)
     scores, arrays = _scored(config.task, inputs, results)
     seconds = median(row["seconds"] for row in read_log(folder / "epochs.csv"))
     row = Row(
@@ -192,7 +192,7 @@ def _head_size(dataset: CocoDataset, config: TrainConfig) -> HeadSize:
     return HeadSize(len(dataset.categories), in_channels=model.pyramid_channels, num_convs=model.num_convs)
 
 
-def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Labels, **options: Any) -> Detector:
+def _build(variant: str, built: list[Detector], config: TrainConfig, labels: LabelMap, **options: Any) -> Detector:
     """The detector of a variant, which is told to who asked."""
     if variant in {SLOTS, SORTED_SLOTS}:
         with torch.random.fork_rng(devices=[]):
@@ -271,7 +271,7 @@ def _tuned_for(task: str, data: Any, results: CocoResults) -> float:
     return point_scores(point_counts(coco_keypoints(data.dataset), results))[1]
 
 
-def _results(labels: Labels, found: list[Components]) -> CocoResults:
+def _results(labels: LabelMap, found: list[Components]) -> CocoResults:
     """Of images of which each is a row of the dataset, without a resize rule."""
     counts = [len(each.scores) for each in found]
     rows = np.repeat(np.arange(len(found)), counts)
