@@ -51,7 +51,7 @@ class LandmarkDetector(nn.Module):
         prior: probability of a landmark at every cell at the start.
         mean: of the images, one number or one for each channel.
         std: likewise.
-        normalizers: from each image's number of points what divides its loss, see :mod:`detect.losses.normalizers`.
+        normalizer: maps the number of points of each image to the divisor of its loss, see :mod:`detect.losses.normalizers`.
         seed: of the weights of pyramid and head; by default they are drawn from torch's global generator.
 
     Raises:
@@ -73,7 +73,7 @@ class LandmarkDetector(nn.Module):
         prior: float = 0.01,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.25,),
-        normalizers: Normalizer = batch_normalizer,
+        normalizer: Normalizer = batch_normalizer,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class LandmarkDetector(nn.Module):
         self.stride = stride
         self.sigma_cells = sigma_cells
         self.threshold = threshold
-        self.normalizers = normalizers
+        self.normalizer = normalizer
         self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
         self.backbone = backbone
         self.pyramid = PyramidLevels(backbone, [stride], channels=pyramid_channels, generator=generator)
@@ -122,7 +122,7 @@ class LandmarkDetector(nn.Module):
         maps, positives, counts = map(torch.as_tensor, (wanted.heatmaps, wanted.positives, wanted.counts))
         weights = None if wanted.weights is None else torch.as_tensor(wanted.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
-        return LandmarkLosses((sums / self.normalizers(counts.sum(dim=1))).sum())
+        return LandmarkLosses((sums / self.normalizer(counts.sum(dim=1))).sum())
 
     def targets(
         self, images: Float[Tensor, "b d h w"], targets: Keypoints, ignored: Sequence[Tensor | None] | None = None

@@ -18,10 +18,13 @@ from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from detect.anchors.generator import AnchorGenerator
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ExportError, MissingExtraError
-from detect.heads.postprocess import DetectionHead
+from detect.heads.fpn import FeatureMaps, list_maps
+from detect.heads.postprocess import PaddedDetections, PostProcess
+from detect.heads.retinanet import RetinaNetHead
 
 IMAGES_AT_ONCE = 8  # in the check
 POSITION_PX = 0.05  # what counts as the same: float32 in another order of operations
@@ -88,6 +91,54 @@ def export_onnx(
             check = _compare(*_of_batch(model, session, *batch), check, least=_least_score(model))
         beside.replace(path)
     return check
+
+
+class DetectionHead(nn.Module):
+    """A head with its post-processing: from feature maps of any size to a fixed number of detections for each image.
+
+    >>> from detect.anchors.anchor_set import AnchorSet
+    >>> grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
+    >>> model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=3), grid)
+    >>> found = model([torch.rand(2, 16, 4, 6), torch.rand(2, 16, 2, 3)], torch.tensor([[32, 48], [30, 40]]))
+    >>> found.boxes.shape, found.valid.any().item()  # 30 anchors of 3 classes; every score starts at .01
+    (torch.Size([2, 90, 4]), False)
+
+    Args:
+        head: built for the generator's number of anchors.
+        grid: an anchor generator with exact strides; other strides depend on the size of the padded input, which feature
+            maps do not give.
+        post_process: thresholds and numbers.
+        max_candidates: pairs of anchor and class that enter suppression, see
+            :meth:`~detect.heads.postprocess.PostProcess.padded`.
+
+    Raises:
+        ValueError: head and grid differ in anchors, or strides are not exact.
+    """
+
+    def __init__(
+        self,
+        head: RetinaNetHead,
+        grid: AnchorGenerator,
+        post_process: PostProcess | None = None,
+        *,
+        max_candidates: int = 1000,
+    ) -> None:
+        super().__init__()
+        head.check_anchors(grid.num_anchors)
+        if grid.strides != "exact":
+            raise ValueError(f"need a grid with strides='exact', got {grid.strides!r}")
+        self.head = head
+        self.grid = grid
+        self.post_process = post_process or PostProcess()
+        self.max_candidates = max_candidates
+
+    def forward(self, features: FeatureMaps, image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:
+        """The detections; ``image_hw`` is (height, width) of each image without padding."""
+        maps = list_maps(features)
+        output = self.head(maps)
+        level_hw = [(level.shape[-2], level.shape[-1]) for level in maps]
+        anchors = self.grid.generate(level_hw, device=output.logits.device)
+        return self.post_process.padded(output, anchors, image_hw=image_hw, max_candidates=self.max_candidates)
 
 
 class _Found(NamedTuple):

@@ -100,8 +100,8 @@ class RetinaNetDetector(nn.Module):
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> Int64[Tensor, " b"]:
         """Of each image the number of anchors that have an instance to learn, which divide the losses."""
         height, width = images.shape[-2:]
-        placed = self.grid.generate(level_hw(self.grid, (height, width)), device=images.device)
-        return (self.criterion.match(placed, targets) >= 0).sum(dim=1)
+        anchors = self.grid.generate(level_hw(self.grid, (height, width)), device=images.device)
+        return (self.criterion.match(anchors, targets) >= 0).sum(dim=1)
 
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> list[Detections]:
@@ -109,14 +109,8 @@ class RetinaNetDetector(nn.Module):
 
         The detector is used as it is: set it to evaluation first.
         """
-        output, placed = self._output_and_anchors(images)
-        return self.post_process(
-            output.logits,
-            output.deltas,
-            anchors=placed.boxes,
-            anchors_per_level=placed.num_per_level,
-            image_hw=image_hw,
-        )
+        output, anchors = self._output_and_anchors(images)
+        return self.post_process(output, anchors, image_hw=image_hw)
 
     def _output_and_anchors(self, images: Tensor) -> tuple[HeadOutput, GridAnchors]:
         features = self.features(images)

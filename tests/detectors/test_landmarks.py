@@ -84,7 +84,7 @@ def test_losses_are_divided_over_the_points():
     images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     points = Keypoints.of([torch.tensor([[5.0, 5.0], [20.0, 5.0], [9.0, 25.0]]), torch.zeros(0, 2)])
     given = {"batch": batch_normalizer, "image": image_normalizer, "none": torch.ones_like}
-    loss = {name: detector_of(normalizers=rule).losses(images, points).heatmap for name, rule in given.items()}
+    loss = {name: detector_of(normalizer=rule).losses(images, points).heatmap for name, rule in given.items()}
     assert_close(loss["batch"], loss["none"] / 4)
     assert_close(loss["image"], loss["none"] / 6, rtol=0.01, atol=0.0)
 
