@@ -1,4 +1,4 @@
-"""A detector of one's own: any backbone, a feature pyramid, anchors fitted to the data, the RetinaNet head."""
+"""A custom detector: any backbone, a feature pyramid, anchors fitted to the data, the RetinaNet head."""
 
 import torch
 from torch import Tensor, nn

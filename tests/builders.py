@@ -30,3 +30,8 @@ def random_boxes(count: int, seed: int, *, side: float = 100.0) -> Tensor:
     corner = torch.rand(count, 2, generator=random) * side
     size = torch.rand(count, 2, generator=random) * side / 2 + 1
     return torch.cat([corner, corner + size], dim=1).round()
+
+
+def random_images(*shape: int) -> Tensor:
+    """Images (b, d, h, w) from 0 to 1."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))

@@ -178,7 +178,7 @@ class RetinaNetCriterion(nn.Module):
         else:
             iou = matched_iou(self.coder.decode(deltas.detach(), of_deltas), boxes)
             quality = iou.new_zeros(classes.shape).index_put((image, anchor), iou)
-            sums = quality_focal_loss(output.logits, classes, quality, gamma=self.gamma)
+            sums = quality_focal_loss(output.logits, classes, quality=quality, gamma=self.gamma)
         box = (self._box_losses(deltas, of_deltas, boxes) / divisors[image]).sum() * self.box_weight
         return RetinaNetLosses((sums / divisors).sum(), box)
 

@@ -31,7 +31,7 @@ from detect.ops.nms import class_nms, nms_mask
 Step = Literal["clip_to_input", "rescale", "clip_to_original", "drop_empty"]
 Sizes = Sequence[tuple[int, int]] | Int64[Tensor, "b 2"]
 
-STEPS: dict[str, tuple[tuple[Step, ...], tuple[Step, ...]]] = {  # before and after suppression
+BOX_STEPS: dict[str, tuple[tuple[Step, ...], tuple[Step, ...]]] = {  # before and after suppression
     "torchvision": (("clip_to_input",), ("rescale",)),
     "detectron2": ((), ("rescale", "clip_to_original", "drop_empty")),
     "mmdet": (("clip_to_input", "rescale", "drop_empty"), ()),
@@ -97,8 +97,8 @@ class PostProcess:
     convention: str = "torchvision"
 
     def __post_init__(self) -> None:
-        if self.convention not in STEPS:
-            raise ValueError(f"convention is one of {', '.join(STEPS)}, got {self.convention!r}")
+        if self.convention not in BOX_STEPS:
+            raise ValueError(f"convention is one of {', '.join(BOX_STEPS)}, got {self.convention!r}")
         if not 0 <= self.score_threshold < 1 or not 0 <= self.iou_threshold <= 1:
             raise ValueError(
                 f"need 0 <= score_threshold < 1 and 0 <= iou_threshold <= 1, got {self.score_threshold=}, "
@@ -133,11 +133,11 @@ class PostProcess:
         image, anchor, classes, scores = self._best_pairs(logits, anchors.num_per_level)
         boxes = self.coder.decode(deltas[image, anchor], anchors.boxes[anchor])
         extents = _extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)
-        before, after = STEPS[self.convention]
+        before, after = BOX_STEPS[self.convention]
         boxes, valid = _take_steps(before, boxes, extents[:, image])
         rows = valid.nonzero()[:, 0]
         groups = image * logits.shape[-1] + classes  # one suppression for all images
-        rows = rows[class_nms(boxes[rows], scores[rows], groups[rows], self.iou_threshold)]
+        rows = rows[class_nms(boxes[rows], scores[rows], classes=groups[rows], iou_threshold=self.iou_threshold)]
         detections = []
         for index in range(len(logits)):
             own = rows[image[rows] == index][: self.max_detections]
@@ -170,9 +170,11 @@ class PostProcess:
         anchor, classes, scores = self._top_pairs(logits, anchors.num_per_level, max_candidates)
         boxes = self.coder.decode(_rows(deltas, anchor), anchors.boxes[anchor])
         extents = _extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)[:, :, None]
-        before, after = STEPS[self.convention]
+        before, after = BOX_STEPS[self.convention]
         boxes, valid = _take_steps(before, boxes, extents)
-        stays = nms_mask(boxes, classes, valid & (scores > self.score_threshold), self.iou_threshold)
+        stays = nms_mask(
+            boxes, classes, valid=valid & (scores > self.score_threshold), iou_threshold=self.iou_threshold
+        )
         count = stays.shape[1]
         in_order = stays * torch.arange(count, 0, -1, device=stays.device)
         places = in_order.topk(_at_most(self.max_detections, count)).indices

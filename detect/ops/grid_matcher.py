@@ -20,7 +20,9 @@ from torch import Tensor
 
 from detect.ops.boxes import matched_iou
 
-SLACK = 1e-3  # share of an overlap, and of a cell: far above single precision's rounding, too small to cost time
+OVERLAP_SLACK = (
+    1e-3  # share of an overlap, and of a cell: far above single precision's rounding, too small to cost time
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +112,13 @@ class GridPairs:
         """All pairs with IoU >= ``iou_thresh``, which is above 0."""
         kind, instance = self._every_kind_with(torch.arange(len(boxes), device=boxes.device))
         anchor, box = self.boxes.double()[kind], boxes.double()[instance]
-        least = (_area(anchor) + _area(box)) * (iou_thresh / (1 + iou_thresh) * (1 - SLACK))
+        least = (_area(anchor) + _area(box)) * (iou_thresh / (1 + iou_thresh) * (1 - OVERLAP_SLACK))
         narrow = torch.minimum(_extents(anchor), _extents(box))
         possible = _where((least <= narrow.prod(dim=1)) & (least > 0))
         kind, instance, least, narrow = kind[possible], instance[possible], least[possible], narrow[possible]
         at, row = _every(*self._interval(kind, boxes[instance], least / narrow[:, 0], axis=1))
         kind, instance, least, narrow = kind[at], instance[at], least[at], narrow[at]
-        high = self._overlap(kind, boxes[instance], row, axis=1) * (1 + SLACK)
+        high = self._overlap(kind, boxes[instance], row, axis=1) * (1 + OVERLAP_SLACK)
         reach = _where(least <= high * narrow[:, 0])
         kind, instance, row, wide = kind[reach], instance[reach], row[reach], least[reach] / high[reach]
         at, column = _every(*self._interval(kind, boxes[instance], wide, axis=0))
@@ -141,11 +143,11 @@ class GridPairs:
         union = _area(self.boxes.double()[kind]) + _area(boxes.double()[instance]) - wide * high
         iou = wide * high / union
         top = iou.new_zeros(len(boxes)).scatter_reduce_(0, instance, iou, "amax")[instance]
-        likely = _where((iou >= top * (1 - SLACK)) & (top > 0))
+        likely = _where((iou >= top * (1 - OVERLAP_SLACK)) & (top > 0))
         kind, instance, wide, high = kind[likely], instance[likely], wide[likely], high[likely]
-        at, row = _every(*self._interval(kind, boxes[instance], high * (1 - SLACK), axis=1))
+        at, row = _every(*self._interval(kind, boxes[instance], high * (1 - OVERLAP_SLACK), axis=1))
         kind, instance, wide = kind[at], instance[at], wide[at]
-        at, column = _every(*self._interval(kind, boxes[instance], wide * (1 - SLACK), axis=0))
+        at, column = _every(*self._interval(kind, boxes[instance], wide * (1 - OVERLAP_SLACK), axis=0))
         return self._pairs(kind[at], instance[at], column, row[at], boxes)
 
     def _every_kind_with(self, rows: Int64[Tensor, " r"]) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
@@ -157,8 +159,8 @@ class GridPairs:
     ) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
         """First and last column (row) in which the overlap along the axis reaches a value, less a little slack."""
         cell, box, stride = self.boxes.double()[kind], boxes.double(), self.stride_xy[kind, axis].double()
-        first = (box[:, axis] + overlap - cell[:, axis + 2]) / stride - SLACK
-        last = (box[:, axis + 2] - overlap - cell[:, axis]) / stride + SLACK
+        first = (box[:, axis] + overlap - cell[:, axis + 2]) / stride - OVERLAP_SLACK
+        last = (box[:, axis + 2] - overlap - cell[:, axis]) / stride + OVERLAP_SLACK
         return first.ceil().long().clamp_min(0), torch.minimum(last.floor().long(), self.size_wh[kind, axis] - 1)
 
     def _overlap(

@@ -165,7 +165,7 @@ class Atss:
 
 
 def match_boxes(
-    anchors: Float[Tensor, "a 4"], boxes: Float[Tensor, "n 4"], matcher: MaxIoU | None = None
+    anchors: Float[Tensor, "a 4"], boxes: Float[Tensor, "n 4"], *, matcher: MaxIoU | None = None
 ) -> Int64[Tensor, " a"]:
     """Match anchors that lie on no grid by maximum IoU, some instances at a time: memory is O(a).
 

@@ -81,7 +81,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Backbone, pyramid and head, and what the head learns; fields of the other task are not read."""
 
-    backbone: str = Field(default="small", description="small, timm:NAME or torchvision:NAME")
+    backbone: str = Field(default="tiny", description="tiny, timm:NAME or torchvision:NAME")
     pretrained: bool = Field(default=False, description="start from weights of ImageNet")
     pyramid_channels: int = Field(default=64, ge=1, le=4096, description="of every level, and of the head")
     num_convs: int = Field(default=2, ge=0, le=16, description="of a tower of the head, before the last")

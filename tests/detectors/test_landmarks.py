@@ -20,7 +20,7 @@ from detect.losses import batch_normalizer, image_normalizer
 
 
 def detector_of(num_types: int = 1, stride: int = 2, **options: object) -> LandmarkDetector:
-    backbone = build_backbone("small", strides=(2, 4, 8, 16), in_channels=1, seed=0)
+    backbone = build_backbone("tiny", strides=(2, 4, 8, 16), in_channels=1, seed=0)
     return LandmarkDetector(backbone, num_types, stride=stride, seed=0, **options)
 
 
@@ -123,5 +123,5 @@ def test_every_weight_learns(stride, nuclei_batch):
 def test_mistakes_are_named(nuclei_batch):
     with pytest.raises(ConfigError, match=r"need maps of \[1\]"):
         detector_of(stride=1)
-    with pytest.raises(ValueError, match="targets of 4 images and 1 landmark types for heatmaps of 4 and 2"):
+    with pytest.raises(ValueError, match="targets of 4 images and 1 keypoint types for heatmaps of 4 and 2"):
         detector_of(num_types=2).losses(nuclei_batch.images, nuclei_batch.landmarks)

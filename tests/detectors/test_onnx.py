@@ -114,11 +114,11 @@ def run_export(code: str, name: str, folder: Path) -> None:
 
 
 def test_a_box_detector_in_one_file_finds_what_pytorch_finds(tmp_path):
-    run_export(EXPORT_BOXES, "small", tmp_path)
+    run_export(EXPORT_BOXES, "tiny", tmp_path)
 
 
 def test_a_landmark_detector_in_a_file_gives_its_heatmaps_and_a_file_of_others_is_refused(tmp_path):
-    run_export(EXPORT_LANDMARKS, "small", tmp_path)
+    run_export(EXPORT_LANDMARKS, "tiny", tmp_path)
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_borrowed_backbones_are_exported_too(name, tmp_path):
 
 
 def small_landmarks() -> LandmarkDetector:
-    return LandmarkDetector(build_backbone("small", strides=(2, 4), in_channels=1))
+    return LandmarkDetector(build_backbone("tiny", strides=(2, 4), in_channels=1))
 
 
 def test_what_has_no_form_in_onnx_is_told(tmp_path):
@@ -138,7 +138,7 @@ def test_what_has_no_form_in_onnx_is_told(tmp_path):
 
     detector = small_landmarks()
     detector.backbone.model = Odd()
-    with pytest.raises(ExportError, match=r"odd\.onnx: the detector has no form in ONNX"):
+    with pytest.raises(ExportError, match=r"odd\.onnx: ONNX has no form for the detector"):
         export_onnx(detector, tmp_path / "odd.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
     assert not list(tmp_path.iterdir())
 
@@ -216,9 +216,9 @@ def test_classes_are_not_taken_for_coco_s():
 
 
 def test_what_torchvision_cannot_hold_is_named():
-    small = build_backbone("small", strides=(8, 16, 32))
+    small = build_backbone("tiny", strides=(8, 16, 32))
     shapes = [[(8, 8)]] * 5
-    with pytest.raises(ConvertError, match="stands on one of its ResNets, this one on 'small'"):
+    with pytest.raises(ConvertError, match="stands on one of its ResNets, this one on 'tiny'"):
         torchvision_weights(RetinaNetDetector(small, AnchorSet.of(shapes, strides=STRIDES), 1))
     resnet = build_backbone("torchvision:resnet18", strides=(8, 16, 32))
     with pytest.raises(ConvertError, match=r"this one has \(8, 16\)"):
@@ -304,5 +304,5 @@ def test_a_head_for_other_anchors_and_strides_that_need_a_size_are_refused():
     sizes = [(32.0,), (64.0,)]
     with pytest.raises(ValueError, match="got 'floor'"):
         DetectionHead(RetinaNetHead(8, 3, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16)))
-    with pytest.raises(ValueError, match="anchors to a cell"):
+    with pytest.raises(ValueError, match="anchors per cell"):
         DetectionHead(RetinaNetHead(8, 2, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16), convention="mmdet"))

@@ -25,7 +25,7 @@ ANCHORS = AnchorSet.of(
 
 
 def detector_of(anchors: AnchorSet = ANCHORS, num_classes: int = 1, **options: object) -> RetinaNetDetector:
-    backbone = build_backbone("small", strides=(4, 8, 16, 32), in_channels=1, seed=0)
+    backbone = build_backbone("tiny", strides=(4, 8, 16, 32), in_channels=1, seed=0)
     return RetinaNetDetector(backbone, anchors, num_classes, seed=0, **options)
 
 

@@ -14,14 +14,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from detect.anchors.generator import GridAnchors
-from detect.heads.postprocess import DETECTIONS_PER_IMAGE, STEPS, Detections, PostProcess
+from detect.heads.postprocess import BOX_STEPS, DETECTIONS_PER_IMAGE, Detections, PostProcess
 from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import BoxCoder
 from detect.ops.torchvision_import import import_torchvision
 
 PER_LEVEL = [1200, 300, 75]
 NUM_CLASSES = 7
-CONVENTIONS = list(STEPS)
+CONVENTIONS = list(BOX_STEPS)
 
 
 def some_anchors() -> GridAnchors:

@@ -50,7 +50,7 @@ def test_random_boxes(matcher, num_boxes, side, convention):
     boxes = random_boxes(num_boxes, seed=num_boxes, side=side)
     boxes[::3] = boxes[::3].round()  # whole pixels: many ties
     sparse = matcher.match(anchors.level_grids, boxes)
-    assert_close(sparse, match_boxes(anchors.boxes, boxes, matcher))
+    assert_close(sparse, match_boxes(anchors.boxes, boxes, matcher=matcher))
     assert (sparse >= 0).any()
 
 
@@ -69,7 +69,7 @@ def test_all_sample_annotations(matcher, sample, resize, name):
         width, height = instances.canvas_wh[of_image][0].tolist()
         anchors = grid.generate(level_hw((height, width), strides))
         boxes = torch.from_numpy(instances.boxes[of_image]).float()
-        assert_close(matcher.match(anchors.level_grids, boxes), match_boxes(anchors.boxes, boxes, matcher))
+        assert_close(matcher.match(anchors.level_grids, boxes), match_boxes(anchors.boxes, boxes, matcher=matcher))
 
 
 corners = st.floats(-100, 300, width=32) | st.integers(-100, 300).map(float)
@@ -90,7 +90,7 @@ def test_any_boxes_on_any_grids(boxes, shapes, hw, stride, matcher):
     level_grids = [LevelGrid(*hw, (stride, stride), cell_boxes), LevelGrid(2, 3, (40.0, 30.0), cell_boxes[:1])]
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     anchors = torch.cat([level.boxes() for level in level_grids])
-    assert_close(matcher.match(level_grids, boxes), match_boxes(anchors, boxes, matcher))
+    assert_close(matcher.match(level_grids, boxes), match_boxes(anchors, boxes, matcher=matcher))
 
 
 def test_boxes_inside_one_anchor_and_around_all():
@@ -99,7 +99,7 @@ def test_boxes_inside_one_anchor_and_around_all():
     for boxes in ([tiny], [huge], [tiny, huge], [huge, tiny, tiny]):
         rows = torch.tensor(boxes)
         for matcher in MATCHERS:
-            assert_close(matcher.match([level], rows), match_boxes(level.boxes(), rows, matcher))
+            assert_close(matcher.match([level], rows), match_boxes(level.boxes(), rows, matcher=matcher))
 
 
 @pytest.mark.parametrize("mode", ["own", "forced"])

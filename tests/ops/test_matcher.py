@@ -25,25 +25,25 @@ def test_an_instance_with_only_poor_anchors_gets_all_of_its_best():
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     anchors = torch.tensor([[0.0, 0.0, 10, 30], [0.0, 0.0, 30, 10], [0.0, 0.0, 10, 31]])
     assert match_boxes(anchors, box).tolist() == [0, 0, BACKGROUND]
-    assert match_boxes(anchors, box, MaxIoU(allow_low_quality_matches=False)).tolist() == [BACKGROUND] * 3
+    assert match_boxes(anchors, box, matcher=MaxIoU(allow_low_quality_matches=False)).tolist() == [BACKGROUND] * 3
 
 
 def test_low_quality_own_and_forced_by_hand():
     # the anchor is 10 x 10; instance 0 is 10 x 6 of it (IoU .6), instance 1 is 10 x 2 of it (IoU .2), and has no better one
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [200.0, 200.0, 210.0, 210.0]])
     boxes = torch.tensor([[0.0, 0.0, 10.0, 6.0], [0.0, 6.0, 10.0, 8.0]])
-    assert match_boxes(anchors, boxes, MaxIoU(low_quality_mode="own")).tolist() == [0, BACKGROUND]
-    assert match_boxes(anchors, boxes, MaxIoU(low_quality_mode="forced")).tolist() == [1, BACKGROUND]
+    assert match_boxes(anchors, boxes, matcher=MaxIoU(low_quality_mode="own")).tolist() == [0, BACKGROUND]
+    assert match_boxes(anchors, boxes, matcher=MaxIoU(low_quality_mode="forced")).tolist() == [1, BACKGROUND]
     # both fight for it: of several the last instance has it
     twice = torch.cat([boxes, boxes[1:]])
-    assert match_boxes(anchors, twice, MaxIoU(low_quality_mode="forced")).tolist() == [2, BACKGROUND]
+    assert match_boxes(anchors, twice, matcher=MaxIoU(low_quality_mode="forced")).tolist() == [2, BACKGROUND]
 
 
 @pytest.mark.parametrize("mode", ["own", "forced"])
 def test_a_box_that_meets_no_anchor_makes_none_positive(mode):
     anchors = random_boxes(500, seed=0)
     far = torch.tensor([[900.0, 900.0, 950.0, 950.0], [5.0, 5.0, 5.0, 9.0]])  # beyond all anchors, and without a width
-    assert (match_boxes(anchors, far, MaxIoU(low_quality_mode=mode)) == BACKGROUND).all()
+    assert (match_boxes(anchors, far, matcher=MaxIoU(low_quality_mode=mode)) == BACKGROUND).all()
 
 
 @pytest.mark.parametrize("low_quality", [True, False])
@@ -53,7 +53,7 @@ def test_it_is_torchvisions_matcher(monkeypatch, low_quality, num_boxes, chunk):
     monkeypatch.setattr(matching, "CHUNK_PAIRS", chunk)
     anchors, boxes = random_boxes(700, seed=1), random_boxes(num_boxes, seed=2)
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality)
-    ours = match_boxes(anchors, boxes, MaxIoU(allow_low_quality_matches=low_quality))
+    ours = match_boxes(anchors, boxes, matcher=MaxIoU(allow_low_quality_matches=low_quality))
     assert_close(ours, matcher(box_iou(boxes, anchors)))
 
 
@@ -67,7 +67,7 @@ def test_forced_matches_follow_mmdetections_loop(monkeypatch):
     for row, of_box in enumerate(iou):  # max_iou_assigner.py: each in turn takes all that tie with its best
         if of_box.max() > 0:
             expected[of_box == of_box.max()] = row
-    assert_close(match_boxes(anchors, boxes, MaxIoU(low_quality_mode="forced")), expected)
+    assert_close(match_boxes(anchors, boxes, matcher=MaxIoU(low_quality_mode="forced")), expected)
 
 
 def test_nothing_to_match_is_background():

@@ -146,7 +146,9 @@ def nms_ours(count: int, _: Path) -> None:
     from detect.ops.nms import class_nms
 
     boxes, scores = _boxes(count), _scores(count)
-    report_median(lambda: class_nms(boxes, scores, torch.zeros(count, dtype=torch.int64), IOU_THRESHOLD))
+    report_median(
+        lambda: class_nms(boxes, scores, classes=torch.zeros(count, dtype=torch.int64), iou_threshold=IOU_THRESHOLD)
+    )
 
 
 def nms_compiled(count: int, _: Path) -> None:
