@@ -1,4 +1,4 @@
-"""A detector of one's own: any backbone, a feature pyramid, anchors fitted to the data, the RetinaNet head."""
+"""A custom detector: any backbone, a feature pyramid, anchors fitted to the data, the RetinaNet head."""
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,16 @@ class Detector(nn.Module):
         self.stages = nn.ModuleList([stem, *(nn.Sequential(nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()) for _ in range(2))])
         self.pyramid = FeaturePyramid([32, 32], out_channels=64, extra=None)
         self.head = RetinaNetHead(64, grid.num_anchors, num_classes)
-        self.criterion, self.post = RetinaNetCriterion(), PostProcess()
+        self.criterion, self.post_process = RetinaNetCriterion(), PostProcess()
 
     def forward(self, images: Tensor, targets: list[ImageTargets] | None = None):
         features = [images := stage(images) for stage in self.stages][1:]  # strides 4 and 8
         output = self.head(self.pyramid(features))
-        placed = grid.generate([level.shape[-2:] for level in features], device=images.device)
+        anchors = grid.generate([level.shape[-2:] for level in features], device=images.device)
         if targets is not None:
-            return sum(self.criterion(output, placed, targets))
+            return sum(self.criterion(output, anchors, targets))
         sizes = [tuple(4 * side for side in features[0].shape[-2:])] * len(images)
-        return self.post(*output, anchors=placed.boxes, anchors_per_level=placed.num_per_level, image_hw=sizes)
+        return self.post_process(output, anchors, image_hw=sizes)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from detect.anchors.generator import AnchorGenerator, GridAnchors
+from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_iou import cells_of
 from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
-from detect.conventions import BACKGROUND, IGNORE
-from detect.ops.boxes import pairwise_iou
-from detect.ops.grid_matcher import match_level_grids
-from detect.ops.matcher import CHUNK_PAIRS, Atss, MaxIoU, atss_pairs, best_per_anchor
+from detect.conventions import IGNORE
+from detect.ops.grid_matcher import AnchorPairs
+from detect.ops.matcher import Matcher, MaxIoU, best_per_anchor
 
 NEGLECTED = 0.2
 MOST_TOLD = 3
@@ -153,13 +151,13 @@ class Assignment:
         return f"unevenly shared: positive anchors a box {told}{more}, on average {self.overall.positives:.1f}"
 
 
-def assign(instances: ResizedInstances, grid: AnchorGenerator, rule: MaxIoU | Atss | None = None) -> Assignment:
+def assign(instances: ResizedInstances, grid: AnchorGenerator, matcher: Matcher | None = None) -> Assignment:
     """Match the anchors of a grid with the instances of each image.
 
     Args:
         instances: boxes after the detector's resize rule.
         grid: anchors, and how they are laid; a level of stride s has ceil(canvas / s) cells along an axis.
-        rule: of matching, by default :class:`detect.ops.matcher.MaxIoU`.
+        matcher: by default :class:`detect.ops.matcher.MaxIoU`.
 
     >>> from detect.anchors.anchor_set import AnchorSet
     >>> from detect.data import read_coco
@@ -177,16 +175,17 @@ def assign(instances: ResizedInstances, grid: AnchorGenerator, rule: MaxIoU | At
     >>> assignment.positives.ravel(), assignment.low_quality_only, assignment.unassigned, assignment.collisions
     (array([1, 0, 1]), array([2]), array([1]), array([1]))
     """
-    rule = rule or MaxIoU()
+    matcher = matcher or MaxIoU()
     levels = grid.anchors.levels
     counts = np.zeros((3, len(instances), len(levels)), np.int64)
     totals = np.zeros((3, len(levels)), np.int64)
     for rows in _rows_by_image(instances):
         boxes = torch.from_numpy(instances.boxes[rows]).float()
         width, height = instances.canvas_wh[rows[0]].tolist()
-        placed = grid.generate(level_hw(grid, (height, width)), (height, width))
-        matched = _matched(placed, boxes, rule)
-        counts[:, rows], in_image = _counted(matched, placed.num_per_level, len(boxes))
+        anchors = grid.generate(level_hw(grid, (height, width)), (height, width))
+        pairs = matcher.foreground_pairs(anchors.level_grids, boxes)
+        matches = matcher.match(anchors.level_grids, boxes)
+        counts[:, rows], in_image = _counted(matches, pairs, anchors.num_per_level, len(boxes))
         totals += in_image
     return Assignment(instances, tuple(level.name for level in levels), *counts, *totals)
 
@@ -202,41 +201,8 @@ def level_hw(grid: AnchorGenerator, image_hw: tuple[int, int]) -> list[tuple[int
     return [(rows, columns) for rows, columns in sizes]
 
 
-class _Matched(NamedTuple):
-    matches: Int64[Tensor, " a"]
-    by_threshold: Int64[Tensor, " a"]
-    suiting: Int64[Tensor, " m"]
-    """Anchors of pairs that suit each other, and their instances."""
-    suited: Int64[Tensor, " m"]
-
-
-def _matched(placed: GridAnchors, boxes: Float[Tensor, "n 4"], rule: MaxIoU | Atss) -> _Matched:
-    if isinstance(rule, Atss):
-        suiting, suited, iou = atss_pairs(torch.split(placed.boxes, placed.num_per_level), boxes, rule.num_candidates)
-        best, instance = best_per_anchor(suiting, iou, suited, len(placed.boxes))
-        matches = torch.where(best > 0, instance, BACKGROUND)
-        return _Matched(matches, matches, suiting, suited)
-    by_threshold = match_level_grids(placed.lattices, boxes, MaxIoU(rule.foreground, rule.background, None))
-    matches = match_level_grids(placed.lattices, boxes, rule) if rule.low_quality else by_threshold
-    reaching = torch.nonzero(by_threshold >= 0)[:, 0]  # an anchor that suits any instance is one of these
-    suiting, suited = _pairs_reaching(placed.boxes[reaching], boxes, rule.foreground)
-    return _Matched(matches, by_threshold, reaching[suiting], suited)
-
-
-def _pairs_reaching(
-    anchors: Float[Tensor, "m 4"], boxes: Float[Tensor, "n 4"], threshold: float
-) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    step = max(1, CHUNK_PAIRS // max(len(anchors), 1))
-    pairs = [torch.zeros(0, 2, dtype=torch.int64)]
-    for start in range(0, len(boxes), step):
-        found = torch.nonzero(pairwise_iou(boxes[start : start + step], anchors) >= threshold)
-        pairs.append(found + torch.tensor([start, 0]))
-    instance, anchor = torch.cat(pairs).unbind(1)
-    return anchor, instance
-
-
 def _counted(
-    matched: _Matched, num_per_level: Sequence[int], num_instances: int
+    matches: Int64[Tensor, " a"], pairs: AnchorPairs, num_per_level: Sequence[int], num_instances: int
 ) -> tuple[Int64[ndarray, "3 n l"], Int64[ndarray, "3 l"]]:
     """Per instance and level: positives, those by threshold, suitable; per level: anchors, ignored, collisions."""
     ends = np.cumsum(num_per_level)
@@ -252,13 +218,16 @@ def _counted(
     def by_level(chosen: Bool[ndarray, " a"] | Int64[ndarray, " m"]) -> Int64[ndarray, " l"]:
         return np.bincount(levels_of(np.flatnonzero(chosen)), minlength=num_levels)
 
-    tables = []
-    for matches in (matched.matches.numpy(), matched.by_threshold.numpy()):
-        positive = np.flatnonzero(matches >= 0)
-        tables.append(table(positive, matches[positive]))
-    suiting = matched.suiting.numpy()
-    tables.append(table(suiting, matched.suited.numpy()))
-    ignored = by_level(matched.matches.numpy() == IGNORE)
+    best, instance = best_per_anchor(pairs, len(matches))
+    learned = np.flatnonzero(matches.numpy() >= 0)
+    by_threshold = np.flatnonzero(best.numpy() > 0)
+    suiting = pairs.anchors.numpy()
+    tables = [
+        table(learned, matches.numpy()[learned]),
+        table(by_threshold, instance.numpy()[by_threshold]),
+        table(suiting, pairs.instances.numpy()),
+    ]
+    ignored = by_level(matches.numpy() == IGNORE)
     collisions = by_level(np.bincount(suiting) > 1)
     return np.stack(tables), np.stack([np.array(num_per_level), ignored, collisions])
 

@@ -53,11 +53,11 @@ class GridAnchors:
     """Anchors of a pyramid, in the order of level, row, column, shape: that of a head's outputs. Not to be written to."""
 
     boxes: Float[Tensor, "a 4"]
-    lattices: tuple[LevelGrid, ...]
+    level_grids: tuple[LevelGrid, ...]
 
     @property
     def num_per_level(self) -> list[int]:
-        return [lattice.num_anchors for lattice in self.lattices]
+        return [level.num_anchors for level in self.level_grids]
 
 
 class AnchorGenerator:
@@ -163,7 +163,7 @@ class AnchorGenerator:
         dtype: torch.dtype,
         device: torch.device,
     ) -> GridAnchors:
-        lattices = []
+        level_grids = []
         for level, (height, width) in zip(self.anchors.levels, level_hw, strict=True):
             stride_x, stride_y = self._stride_xy(level.stride, (height, width), image_hw)
             half = torch.tensor(level.shapes, dtype=dtype, device=device).reshape(-1, 2) / 2
@@ -171,8 +171,8 @@ class AnchorGenerator:
             if self.rounded:
                 corners = corners.round()
             center = corners.new_tensor([stride_x, stride_y]).repeat(2) * self.anchors.center_offset
-            lattices.append(LevelGrid(height, width, (stride_x, stride_y), corners + center))
-        return GridAnchors(torch.cat([lattice.boxes() for lattice in lattices]), tuple(lattices))
+            level_grids.append(LevelGrid(height, width, (stride_x, stride_y), corners + center))
+        return GridAnchors(torch.cat([level.boxes() for level in level_grids]), tuple(level_grids))
 
     def _stride_xy(
         self, stride: int, level_hw: tuple[int, int], image_hw: tuple[int, int] | None

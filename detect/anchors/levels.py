@@ -20,7 +20,7 @@ from detect.anchors.head_cost import HeadSize, LevelCost, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.errors import FitError
-from detect.ops.matcher import Atss, MaxIoU
+from detect.ops.matcher import Matcher
 
 SCALES = (0.5, 1.0)  # of the finest level's shapes: as the next of a pyramid would be; as they are, but laid closer
 MUST_GAIN = 0.01  # share of instances
@@ -279,7 +279,7 @@ def level_report(
     grid: AnchorGenerator,
     head: HeadSize | None = None,
     *,
-    rule: MaxIoU | Atss | None = None,
+    matcher: Matcher | None = None,
     threshold: float = COVERED,
 ) -> LevelReport:
     """Which levels the instances prefer, by position and by what the matcher does.
@@ -288,7 +288,7 @@ def level_report(
         instances: boxes after the detector's resize rule.
         grid: anchors, and how they are laid.
         head: what operations are counted for; by default RetinaNet's, for the categories of the dataset.
-        rule: of matching, by default :class:`detect.ops.matcher.MaxIoU`.
+        matcher: by default :class:`detect.ops.matcher.MaxIoU`.
         threshold: IoU on the grid from which an instance counts as covered.
 
     Raises:
@@ -317,7 +317,7 @@ def level_report(
     score = anchor_metrics(instances, grid.anchors, strides=grid.strides, rounded=grid.rounded)
     costs = level_costs(instances.rule.resize_images(instances.dataset.images.wh).canvas_wh, grid.anchors, head)
     finer = extra_level(score, grid, head, threshold=threshold)
-    return LevelReport(score, assign(instances, grid, rule), costs, finer, threshold)
+    return LevelReport(score, assign(instances, grid, matcher), costs, finer, threshold)
 
 
 def _lost(kept: KeptLevels) -> str:

@@ -116,7 +116,7 @@ def levels(
     instances = anchor_results.read_instances(files, resize or chosen.resize, strict=strict, list_findings=findings)
     strides, rounded, _ = grid_rule(grid)
     laid = AnchorGenerator(chosen, strides=strides, rounded=rounded)
-    preference = level_report(instances, laid, rule=Atss() if assigner == "atss" else None)
+    preference = level_report(instances, laid, matcher=Atss() if assigner == "atss" else None)
     if json:
         print_json(preference.to_dict())
     else:

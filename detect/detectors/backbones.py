@@ -1,13 +1,13 @@
-"""Feature maps of several strides from an image: a small network for the CPU, or any of timm's and torchvision's.
+"""Backbones: feature maps of several strides from a tiny network for the CPU, or from any of timm's and torchvision's.
 
-A map of stride s has ceil(h / s) rows and ceil(w / s) columns, whatever the network does with sizes that it does not divide:
-images are padded right and below with zeros, and the maps cut.
+A map of stride s has ceil(h / s) rows and ceil(w / s) columns for any image: images are padded right and below with zeros,
+and the maps cropped.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,37 +15,35 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detect.detectors.external_backbones import timm_network, torchvision_network
+from detect.detectors.external_backbones import Network, timm_network, torchvision_network
 from detect.errors import ConfigError
 from detect.heads.fpn import list_maps
 
-CHANNELS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}  # of each stride
-GROUPS = 8
+TINY_CHANNELS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}  # by stride
+TINY_GROUPS = 8
 
 
-def tiny_network(
-    _: str, *, in_channels: int, pretrained: bool
-) -> tuple[list[int], Callable[[Sequence[int]], nn.Module]]:
-    """The strides of its maps, and what makes the network that gives some of them.
+def tiny_network(_: str, *, in_channels: int, pretrained: bool) -> Network:
+    """The strides of :class:`TinyNetwork`, and a function that builds it for some of them.
 
     Raises:
-        ConfigError: pretrained weights were asked for.
+        ConfigError: there are no pretrained weights.
     """
     if pretrained:
-        raise ConfigError("backbone 'small' has no pretrained weights")
-    return list(CHANNELS), lambda strides: TinyNetwork(in_channels, strides)
+        raise ConfigError("backbone 'tiny' has no pretrained weights")
+    return list(TINY_CHANNELS), lambda strides: TinyNetwork(in_channels, strides)
 
 
 class TinyNetwork(nn.Module):
-    """A 5 x 5 convolution of stride 2, then a residual block of two convolutions for each stride.
+    """A 5 x 5 convolution of stride 2, then one residual block for each stride.
 
-    Norms are of groups: they need no batch, so that a part of a batch learns what it learns in the whole.
+    Norms are group norms, which do not depend on the batch: gradients can be accumulated over parts of it.
     """
 
     def __init__(self, in_channels: int, strides: Sequence[int]) -> None:
         super().__init__()
-        own = [stride for stride in CHANNELS if stride <= max(strides)]
-        widths = [CHANNELS[own[0]], *(CHANNELS[stride] for stride in own)]
+        own = [stride for stride in TINY_CHANNELS if stride <= max(strides)]
+        widths = [TINY_CHANNELS[own[0]], *(TINY_CHANNELS[stride] for stride in own)]
         self.stem = nn.Sequential(*_conv_norm(in_channels, widths[0], kernel=5, stride=2), nn.ReLU(inplace=True))
         self.stages = nn.ModuleList(
             Block(before, after, stride=2 if stage else 1)
@@ -78,24 +76,24 @@ class Block(nn.Module):
 
 def _conv_norm(before: int, after: int, *, kernel: int = 3, stride: int = 1) -> tuple[nn.Module, nn.Module]:
     conv = nn.Conv2d(before, after, kernel, stride=stride, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015; as torchvision's ResNet
-    return conv, nn.GroupNorm(GROUPS, after)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015, as torchvision's ResNet
+    return conv, nn.GroupNorm(TINY_GROUPS, after)
 
 
-NETWORKS = {"small": tiny_network, "timm": timm_network, "torchvision": torchvision_network}
-PROBE_PX = 128  # an image of this size tells strides up to 64
+NETWORKS = {"tiny": tiny_network, "timm": timm_network, "torchvision": torchvision_network}
+PROBE_PX = 128  # an image of this size shows strides up to 64
 
 
 class Backbone(nn.Module):
-    """A network that turns images into feature maps, fine to coarse; made by :func:`build_backbone`.
+    """A network that computes feature maps of images, fine to coarse; built by :func:`build_backbone`.
 
-    Weights that none of the maps depends on learn nothing, and are set so.
+    Weights that no map depends on are excluded from training.
 
     Args:
-        name: what it was asked for by.
-        model: gives the maps, fine to coarse, as a list or a mapping.
+        name: see :func:`build_backbone`.
+        model: returns the maps, fine to coarse, as a list or a mapping.
         in_channels: channels of the images.
-        multiple: images are padded to multiples of so many pixels.
+        multiple: images are padded to multiples of this, in pixels.
     """
 
     def __init__(self, name: str, model: nn.Module, *, in_channels: int, multiple: int) -> None:
@@ -113,7 +111,7 @@ class Backbone(nn.Module):
         """The maps of normalised images.
 
         Raises:
-            ValueError: images of another number of channels.
+            ValueError: the images have another number of channels.
         """
         if images.shape[1] != self.in_channels:
             raise ValueError(f"the backbone reads images of {self.in_channels} channels, got {images.shape[1]}")
@@ -129,7 +127,7 @@ class Backbone(nn.Module):
 
 
 class Normalise(nn.Module):
-    """Images less the mean, divided by the standard deviation of each channel; both are buffers, kept with the weights.
+    """Subtracts the mean of each channel and divides by its standard deviation; both are buffers, saved with the weights.
 
     >>> Normalise(3, mean=(0.5,), std=(0.25, 0.25, 0.5))(torch.ones(1, 3, 1, 1)).flatten()
     tensor([2., 2., 1.])
@@ -137,10 +135,10 @@ class Normalise(nn.Module):
     Args:
         in_channels: channels of the images.
         mean: one number for all channels, or one for each.
-        std: likewise.
+        std: likewise, above 0.
 
     Raises:
-        ConfigError: another number of them, or a deviation that is not positive.
+        ConfigError: there are other numbers of them, or a deviation is not positive.
     """
 
     mean: Tensor
@@ -163,40 +161,41 @@ class Normalise(nn.Module):
 def build_backbone(
     name: str, *, strides: Sequence[int], in_channels: int = 3, pretrained: bool = False, seed: int | None = None
 ) -> Backbone:
-    """A network that gives maps of these strides, and has no more layers than they need.
+    """Build a network that computes maps of these strides, without the layers that they do not need.
 
-    Strides coarser than the coarsest of the network are left out: what reads the maps makes them.
+    Strides coarser than the network's coarsest are left out; :class:`~detect.detectors.levels.PyramidLevels` makes them.
 
-    >>> backbone = build_backbone("small", strides=(4, 8, 16), in_channels=1, seed=0)
+    >>> backbone = build_backbone("tiny", strides=(4, 8, 16), in_channels=1, seed=0)
     >>> backbone.channels, [tuple(level.shape) for level in backbone(torch.zeros(1, 1, 50, 64))]
     ((32, 48, 64), [(1, 32, 13, 16), (1, 48, 7, 8), (1, 64, 4, 4)])
 
     Args:
-        name: ``"small"``, one residual block a stage with strides from 2 to 32; ``"timm:NAME"``, any model that timm has
-            with ``features_only``; ``"torchvision:NAME"``, any convolutional classification network of torchvision.
+        name: ``"tiny"`` (also ``"small"``), :class:`TinyNetwork` with strides from 2 to 32; ``"timm:NAME"``, any model
+            that timm offers with ``features_only``; ``"torchvision:NAME"``, any convolutional classification network.
         strides: in pixels, in any order.
         in_channels: channels of the images.
-        pretrained: with the weights that the package offers, which are downloaded, and whose first convolution is spread
-            over the channels where these are not 3.
-        seed: of the random weights; by default they are drawn from torch's global generator.
+        pretrained: start from the weights that timm or torchvision downloads. If the images do not have 3 channels, the
+            first convolution is adapted: equal channels give what three gave.
+        seed: of the random weights; None draws them from torch's global generator.
 
     Raises:
-        ConfigError: an unknown name, a stride that the network does not have, or weights that are not to be had.
+        ConfigError: the name is unknown, the network lacks a stride, or its weights are not available.
         MissingExtraError: timm or torchvision is not installed.
     """
     if not strides or min(*strides, in_channels) < 1:
         raise ConfigError(f"need strides and channels from 1, got {strides=}, {in_channels=}")
+    name = "tiny" if name == "small" else name
     source, _, model_name = name.partition(":")
-    if source not in NETWORKS or bool(model_name) != (source != "small"):
-        raise ConfigError(f"no backbone {name!r}: it is 'small', 'timm:NAME' or 'torchvision:NAME'")
-    with _drawn_from(seed):
+    if source not in NETWORKS or bool(model_name) != (source != "tiny"):
+        raise ConfigError(f"no backbone {name!r}: need 'tiny', 'timm:NAME' or 'torchvision:NAME'")
+    with _seeded(seed):
         own, make = NETWORKS[source](model_name, in_channels=in_channels, pretrained=pretrained)
         return Backbone(name, make(_chosen(name, own, strides)), in_channels=in_channels, multiple=max(own))
 
 
 @contextmanager
-def _drawn_from(seed: int | None) -> Iterator[None]:
-    """Weights that are drawn in here follow from the seed, and torch's global generator stays as it was."""
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw weights from a seed, if there is one, and leave torch's global generator as it was."""
     if seed is None:
         yield
         return
@@ -206,16 +205,16 @@ def _drawn_from(seed: int | None) -> Iterator[None]:
 
 
 def _chosen(name: str, own: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """The strides to give: those wanted, but for coarser ones than there are."""
+    """The wanted strides that the network has, or its coarsest if all wanted ones are coarser."""
     missing = sorted(set(wanted) - set(own))
     if missing and missing[0] < max(own):
-        raise ConfigError(f"backbone {name!r} has maps of strides {sorted(own)}, none of {missing[0]}")
+        raise ConfigError(f"backbone {name!r} has maps of strides {sorted(own)}, not of {missing[0]}")
     return sorted(set(wanted) & set(own)) or [max(own)]
 
 
 @torch.enable_grad()
 def _run_once(model: nn.Module, in_channels: int) -> list[Tensor]:
-    """The maps of an image; weights that none of them depends on take no part in training from here on."""
+    """The maps of an empty image; also excludes weights from training that no map depends on."""
     training = model.training
     maps = list_maps(model.eval()(torch.zeros(1, in_channels, PROBE_PX, PROBE_PX)))
     torch.stack([cells.sum() for cells in maps]).sum().backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision, cut to the layers that the wanted maps need."""
+"""Networks of timm and torchvision as backbones, without the layers that the wanted maps do not need."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from detect.errors import ConfigError, MissingExtraError
 from detect.ops.torchvision_import import import_torchvision
 
 TRIED_PX = 256
-# so that networks of one image size take others: vision transformers, those with windows
+# options with which networks made for one image size, such as vision transformers, take others
 ANY_SIZE: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
 Network = tuple[list[int], Callable[[Sequence[int]], nn.Module]]
 
 
 def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
-    """The strides of the maps of a model of timm, and what makes the network that gives some of them.
+    """The strides of a timm model's maps, and a function that builds the network for some of them.
 
     Raises:
-        ConfigError: no such model, one without maps, or weights that are not to be had.
+        ConfigError: timm has no such model, the model has no maps, or its weights are not available.
         MissingExtraError: timm or torchvision is not installed.
     """
     timm = _import_timm()
@@ -35,10 +35,10 @@ def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
         raise ConfigError(f"backbone {label!r}: timm has no such model")
     model, options = _options_of(timm, name, in_channels)
     info = model.feature_info
-    indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # of several of one stride the last
+    indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last of those of one stride
 
     def make(strides: Sequence[int]) -> nn.Module:
-        with _telling(label, "weights are not to be had" if pretrained else "cannot be built"):
+        with _reported(label, "weights are not available" if pretrained else "cannot be built"):
             chosen = [indices[stride] for stride in strides]
             made = timm.create_model(name, pretrained=pretrained, out_indices=chosen, **options)
         last = getattr(getattr(made, "output_fmt", None), "name", "NCHW") == "NHWC"
@@ -48,25 +48,25 @@ def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
 
 
 def torchvision_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
-    """The strides of the maps of a classification network of torchvision, and what makes the one that gives some of them.
+    """The strides of a torchvision network's maps, and a function that builds the network for some of them.
 
-    A stride's map is the output of the last of its layers, of those nearest to the root: of a ResNet its stages.
+    The map of a stride is the output of its last layer among those highest in the module tree: of a stage in a ResNet.
 
     Raises:
-        ConfigError: no such network, one without maps, or weights that are not to be had.
+        ConfigError: torchvision has no such classification network, it has no maps, or its weights are not available.
         MissingExtraError: torchvision is not installed.
     """
     models = import_torchvision().models
     label = f"torchvision:{name}"
     if name not in models.list_models(module=models):
         raise ConfigError(f"backbone {label!r}: torchvision has no such classification network")
-    with _telling(label, "weights are not to be had" if pretrained else "cannot be built"):
+    with _reported(label, "weights are not available" if pretrained else "cannot be built"):
         model = models.get_model(name, weights="DEFAULT" if pretrained else None)
     _take_channels(model, in_channels, pretrained)
-    with _telling(label, "has no maps of an image of any size"):
+    with _reported(label, "has no maps for images of any size"):
         layers = _layers_of_strides(model, in_channels)
     if not layers:
-        raise ConfigError(f"backbone {label!r} has no maps that halve the image")
+        raise ConfigError(f"backbone {label!r} has no maps of half the image's size or less")
     extract = import_module("torchvision.models.feature_extraction").create_feature_extractor
 
     def make(strides: Sequence[int]) -> nn.Module:
@@ -77,7 +77,7 @@ def torchvision_network(name: str, *, in_channels: int, pretrained: bool) -> Net
 
 
 class _ChannelsFirst(nn.Module):
-    """A model whose maps are (b, h, w, d)."""
+    """Turns the maps of a model, (b, h, w, d), into (b, d, h, w)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _import_timm() -> ModuleType:
 
 
 def _options_of(timm: ModuleType, name: str, in_channels: int) -> tuple[Any, dict[str, Any]]:
-    """The model with random weights, and the options with which it gives maps of images of any size."""
+    """The model with random weights, and the options with which it takes images of any size."""
     reasons = []
     for more in ANY_SIZE:
         options = {"features_only": True, "in_chans": in_channels, **more}
@@ -104,7 +104,7 @@ def _options_of(timm: ModuleType, name: str, in_channels: int) -> tuple[Any, dic
         if model is not None:
             return model, options
         reasons.append(reason)
-    raise ConfigError(f"backbone 'timm:{name}' has no maps of an image of any size: {reasons[0]}")
+    raise ConfigError(f"backbone 'timm:{name}' has no maps for images of any size: {reasons[0]}")
 
 
 def _tried(timm: ModuleType, name: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -112,14 +112,14 @@ def _tried(timm: ModuleType, name: str, options: dict[str, Any]) -> tuple[Any, s
         model = timm.create_model(name, **options).eval()
         with torch.no_grad():
             model(torch.zeros(1, options["in_chans"], TRIED_PX, TRIED_PX))
-    except Exception as error:  # whatever a model may raise: another option may help
+    except Exception as error:  # models raise many types, and another option may help
         return None, _reason(error)
     return model, ""
 
 
 @contextmanager
-def _telling(label: str, what: str) -> Iterator[None]:
-    """What another package raises, in one line."""
+def _reported(label: str, what: str) -> Iterator[None]:
+    """Report any error of another package in one line."""
     try:
         yield
     except Exception as error:
@@ -131,7 +131,7 @@ def _reason(error: Exception) -> str:
 
 
 def _take_channels(model: nn.Module, in_channels: int, pretrained: bool) -> None:
-    """Let the first convolution read so many channels; an image of equal ones gives what it gave with three."""
+    """Change the first convolution's number of channels; pretrained, equal channels give what three gave."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     if first.in_channels == in_channels:
         return

@@ -1,4 +1,4 @@
-"""A detector of landmarks: backbone, pyramid and heatmaps, what they learn from, and the points that are read from them."""
+"""A complete landmark detector: backbone, pyramid, heatmaps, loss and the points read from the heatmaps."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from detect.keypoints.peaks import Peaks, find_peaks
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.losses import batch_normalizer, heatmap_focal_loss
 
-PIXEL = "center"  # points are in indices of pixels: the first pixel's centre is (0, 0)
+PIXEL_ORIGIN = "center"  # points are in pixel indices: the first pixel's centre is (0, 0)
 
 
 class LandmarkLosses(NamedTuple):
-    """One number, divided already: what is minimised."""
+    """The loss of a batch, normalised already."""
 
     heatmap: Float[Tensor, ""]
 
 
 class LandmarkDetector(nn.Module):
-    """A backbone, a feature pyramid and heatmaps at one stride, one for each landmark type.
+    """A backbone, a feature pyramid and heatmaps of one stride, one for each keypoint type.
 
-    It learns Gaussian bells by the focal loss over the number of points (Law and Deng 2018, equation 1), and finds the
-    summits. Images are batches of floats from 0 to 1, padded right and below; points are (x, y) in indices of pixels.
+    The heatmaps learn Gaussians at the points by the focal loss (Law and Deng 2018, equation 1); the detections are their
+    peaks. Images are batches of floats from 0 to 1, padded right and below; points are (x, y) in pixel indices.
 
     >>> from detect.detectors.backbones import build_backbone
-    >>> detector = LandmarkDetector(build_backbone("small", strides=(2, 4, 8), in_channels=1), num_types=3)
+    >>> detector = LandmarkDetector(build_backbone("tiny", strides=(2, 4, 8), in_channels=1), num_types=3)
     >>> detector(torch.rand(1, 1, 32, 47)).logits.shape
     torch.Size([1, 3, 16, 24])
 
     Args:
-        backbone: with a map of the stride; the coarser ones tell it what they know.
-        num_types: landmark types.
-        stride: image pixels to a cell of the heatmaps.
-        sigma_cells: of the bells.
-        threshold: a point's value in the heatmap is above it.
+        backbone: has a map of the stride; its coarser maps feed that level.
+        num_types: keypoint types.
+        stride: of the heatmaps, in image pixels.
+        sigma_cells: standard deviation of the Gaussians, in cells.
+        threshold: a peak's value in the heatmap is above it.
         pyramid_channels: channels of the pyramid and of the head.
         num_convs: convolutions of the head's tower.
         norm: in the tower, see :class:`~detect.heads.heatmap.HeatmapHead`.
-        prior: probability of a landmark at every cell at the start.
+        prior: probability of a keypoint in every cell at the start.
         mean: of the images, one number or one for each channel.
         std: likewise.
-        normalizers: from each image's number of points what divides its loss, see :mod:`detect.losses.normalizers`.
-        seed: of the weights of pyramid and head; by default they are drawn from torch's global generator.
+        normalizer: maps the number of points of each image to the divisor of its loss, see :mod:`detect.losses.normalizers`.
+        seed: of the weights of pyramid and head; None draws them from torch's global generator.
 
     Raises:
         ConfigError: the backbone has no map of the stride.
-        ValueError: numbers that the head does not take.
+        ValueError: the head refuses a number.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LandmarkDetector(nn.Module):
         prior: float = 0.01,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.25,),
-        normalizers: Normalizer = batch_normalizer,
+        normalizer: Normalizer = batch_normalizer,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class LandmarkDetector(nn.Module):
         self.stride = stride
         self.sigma_cells = sigma_cells
         self.threshold = threshold
-        self.normalizers = normalizers
+        self.normalizer = normalizer
         self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
         self.backbone = backbone
         self.pyramid = PyramidLevels(backbone, [stride], channels=pyramid_channels, generator=generator)
@@ -101,36 +101,35 @@ class LandmarkDetector(nn.Module):
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,
     ) -> LandmarkLosses:
-        """What is minimised.
+        """The loss of a batch.
 
         Args:
             images: the batch.
             targets: its points.
-            ignored: for each image boxes (x0, y0, x1, y1) in continuous pixels, in which nothing is taught but what lies at
-                the points.
+            ignored: boxes (x0, y0, x1, y1) for each image, in continuous pixels; inside them only cells at the points count.
 
         Raises:
-            ValueError: targets of another number of images or landmark types.
+            ValueError: images and targets differ in number, or detector and targets in their keypoint types.
         """
-        wanted = self.targets(images, targets, ignored)
+        drawn = self.targets(images, targets, ignored)
         logits = self(images).logits
-        maps, positives, counts = map(torch.as_tensor, (wanted.heatmaps, wanted.positives, wanted.counts))
-        weights = None if wanted.weights is None else torch.as_tensor(wanted.weights)
+        maps, positives, counts = map(torch.as_tensor, (drawn.heatmaps, drawn.positives, drawn.counts))
+        weights = None if drawn.weights is None else torch.as_tensor(drawn.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
-        return LandmarkLosses((sums / self.normalizers(counts.sum(dim=1))).sum())
+        return LandmarkLosses((sums / self.normalizer(counts.sum(dim=1))).sum())
 
     def targets(
         self, images: Float[Tensor, "b d h w"], targets: Keypoints, ignored: Sequence[Tensor | None] | None = None
     ) -> HeatmapTargets:
-        """The maps that the detector learns for these points, on the images' device.
+        """The targets that these points give, on the images' device.
 
         Raises:
-            ValueError: targets of another number of images or landmark types, or regions of another number of images.
+            ValueError: targets, images and regions differ in number, or the keypoint types do.
         """
         num_images, num_types = images.shape[0], self.head.num_types
         if (targets.num_images, targets.num_types) != (num_images, num_types):
             raise ValueError(
-                f"targets of {targets.num_images} images and {targets.num_types} landmark types for heatmaps of "
+                f"targets of {targets.num_images} images and {targets.num_types} keypoint types for heatmaps of "
                 f"{num_images} and {num_types}"
             )
         if ignored is not None and len(ignored) != num_images:
@@ -138,34 +137,36 @@ class LandmarkDetector(nn.Module):
         regions = None
         if ignored is not None and any(each is not None and len(each) for each in ignored):
             none = images.new_zeros(0, 4)
-            regions = [none if each is None else each - 0.5 for each in ignored]  # in indices of pixels, as the points
+            regions = [none if each is None else each - 0.5 for each in ignored]  # in pixel indices, as the points
         return render_heatmaps(
-            replace(targets, points=torch.as_tensor(targets.points, device=images.device)),  # maps are where points are
+            replace(
+                targets, points=torch.as_tensor(targets.points, device=images.device)
+            ),  # maps are made on the points' device
             (images.shape[-2], images.shape[-1]),
             stride=self.stride,
             sigma=self.sigma_cells,
-            pixel_origin=PIXEL,
+            pixel_origin=PIXEL_ORIGIN,
             ignore=regions,
         )
 
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Keypoints) -> Int64[Tensor, " b"]:
-        """Of each image the number of points that are drawn, which divide the losses."""
+        """The number of drawn points of each image, from which the normalizer takes the divisors of the loss."""
         return torch.as_tensor(self.targets(images, targets).counts).sum(dim=1)
 
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
-        """The points that are found, in pixels of the input; ``image_hw`` is (height, width) without padding.
+        """The points found in each image, in pixels of the input; ``image_hw`` is (height, width) without padding.
 
-        Their ``cells`` are pixels, as of a map of stride 1; in cells that only cover padding there are none. The detector is
-        used as it is: set it to evaluation first.
+        Their ``cells`` are pixels, as in a map of stride 1. Cells that cover only padding have no points. Call ``eval()``
+        first: the mode of the detector is left as it is.
         """
         return self.read_points(self(images).logits.float().sigmoid(), image_hw)
 
     def read_points(self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
-        """The points of heatmaps, which are probabilities, as :meth:`detect` gives them.
+        """The points of heatmaps of probabilities, in the form that :meth:`detect` returns.
 
         Raises:
-            ValueError: there is not one size for each image.
+            ValueError: image_hw does not hold one size per image.
         """
         wanted = (heatmaps.shape[0], 2)
         if tuple(image_hw.shape) != wanted:
@@ -177,4 +178,4 @@ class LandmarkDetector(nn.Module):
         covers = rows[:, None, :, None] & columns[:, None, None, :]
         peaks = find_peaks(heatmaps.where(covers, 0), threshold=self.threshold)
         covariance = None if peaks.covariance is None else peaks.covariance * self.stride**2
-        return replace(peaks, cells=peaks.in_image(self.stride, PIXEL), covariance=covariance)
+        return replace(peaks, cells=peaks.in_image(self.stride, PIXEL_ORIGIN), covariance=covariance)

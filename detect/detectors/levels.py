@@ -1,4 +1,4 @@
-"""The levels that a head reads, made from a backbone's maps: a feature pyramid, and convolutions for what is coarser."""
+"""The levels that a head reads: a feature pyramid over a backbone's maps, and convolutions for coarser levels."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from detect.heads.fpn import FeatureMaps, FeaturePyramid, list_maps
 
 
 class PyramidLevels(FeaturePyramid):
-    """A feature pyramid over all maps of a backbone that gives the levels of some strides.
+    """A feature pyramid over the maps of a backbone that returns the levels of some strides.
 
-    Two levels coarser by 2 and 4 than the coarsest map are P6 and P7, as RetinaNet makes them from that map; any other
-    coarser ones are convolutions of stride 2 on the last level, one after the other. What no level needs has no weights, so
-    every weight gets a gradient.
+    If exactly two levels, of 2 and 4 times the coarsest map's stride, are coarser than the maps, they are RetinaNet's P6 and
+    P7, made from that map. Any other coarser levels are made by convolutions of stride 2, each on the level before. Layers
+    that no level needs are left out, so every weight gets a gradient.
 
     >>> from detect.detectors.backbones import build_backbone
-    >>> pyramid = PyramidLevels(build_backbone("small", strides=(8, 16, 32)), (8, 64), channels=4)
+    >>> pyramid = PyramidLevels(build_backbone("tiny", strides=(8, 16, 32)), (8, 64), channels=4)
     >>> maps = [torch.zeros(1, channels, size, size) for channels, size in ((48, 16), (64, 8), (96, 4))]
     >>> [tuple(level.shape) for level in pyramid(maps)]
     [(1, 4, 16, 16), (1, 4, 2, 2)]
 
     Args:
-        backbone: whose maps are read.
-        strides: of the levels, fine to coarse.
+        backbone: its maps are the input.
+        strides: of the levels in pixels, fine to coarse.
         channels: of every level.
-        generator: what draws the weights; by default torch's global one.
+        generator: draws the weights; by default torch's global one.
 
     Raises:
-        ConfigError: no stride, or one that is neither the backbone's nor its coarsest doubled some times.
+        ConfigError: there is no stride, or one that is neither the backbone's nor its coarsest times a power of 2.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class PyramidLevels(FeaturePyramid):
         self.finest = finest
         self.map_strides = backbone.strides[finest:]
         doublings = 0 if as_retinanet or not coarser else (coarser[-1] // top).bit_length() - 1
-        self.coarser = nn.ModuleList(halving(channels, generator) for _ in range(doublings))
+        self.coarser = nn.ModuleList(_strided_conv(channels, generator) for _ in range(doublings))
         for level, stride in enumerate(self.map_strides):
             if stride not in strides and not (doublings and stride == top):
                 self.output[level] = nn.Identity()
@@ -65,23 +65,23 @@ class PyramidLevels(FeaturePyramid):
         for conv in self.coarser:
             levels.append(conv(functional.relu(levels[-1])))
         top = self.map_strides[-1]
-        made = [*self.map_strides, *(top << n for n in range(1, 1 + len(levels) - len(self.map_strides)))]
-        return [levels[made.index(stride)] for stride in self.strides]
+        strides = [*self.map_strides, *(top << n for n in range(1, 1 + len(levels) - len(self.map_strides)))]
+        return [levels[strides.index(stride)] for stride in self.strides]
 
 
-def halving(channels: int, generator: Generator | None) -> nn.Conv2d:
-    """A convolution of stride 2, drawn as the pyramid's own."""
+def _strided_conv(channels: int, generator: Generator | None) -> nn.Conv2d:
+    """A convolution of stride 2 with weights drawn as those of the pyramid."""
     conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1, generator=generator)
     conv.bias = nn.Parameter(torch.zeros(channels))
     return conv
 
 
-def _check(strides: Sequence[int], of_maps: Sequence[int]) -> None:
-    doubled = {of_maps[-1] << n for n in range(1, 20)}
-    wrong = [stride for stride in strides if stride not in of_maps and stride not in doubled]
+def _check(strides: Sequence[int], map_strides: Sequence[int]) -> None:
+    doubled = {map_strides[-1] << n for n in range(1, 20)}
+    wrong = [stride for stride in strides if stride not in map_strides and stride not in doubled]
     if wrong or not strides:
         raise ConfigError(
-            f"levels of strides {list(strides)} need maps of {wrong}: the backbone's have {list(of_maps)}, and only "
-            f"{of_maps[-1]} can be doubled"
+            f"levels of strides {list(strides)} need maps of {wrong}: the backbone's have {list(map_strides)}, and only "
+            f"{map_strides[-1]} can be doubled"
         )

@@ -1,4 +1,4 @@
-"""RetinaNet, whole (Lin et al. 2017, "Focal Loss"): backbone, pyramid and head, what it learns from, what it finds."""
+"""A complete RetinaNet (Lin et al. 2017, "Focal Loss"): backbone, pyramid, head, losses and detections."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from detect.heads.retinanet import HeadOutput, RetinaNetHead
 
 
 class RetinaNetDetector(nn.Module):
-    """A backbone, a feature pyramid and a head for the anchors of a set, with levels, strides and shapes from the set.
+    """A backbone, a feature pyramid and a head for the levels, strides and shapes of an anchor set.
 
-    Levels coarser than the backbone's maps are made by convolutions of stride 2; maps of the backbone without anchors only
-    tell the finer ones what they know. Images are batches of floats from 0 to 1, padded right and below.
+    Levels coarser than the backbone's maps are made by convolutions of stride 2. Maps without anchors still feed the finer
+    levels of the pyramid. Images are batches of floats from 0 to 1, padded right and below.
 
     >>> from detect.detectors.backbones import build_backbone
     >>> anchors = AnchorSet.of([[(8, 8), (12, 9)], [(20, 20)]], strides=(4, 8))
-    >>> backbone = build_backbone("small", strides=(4, 8, 16), in_channels=1)
+    >>> backbone = build_backbone("tiny", strides=(4, 8, 16), in_channels=1)
     >>> detector = RetinaNetDetector(backbone, anchors, num_classes=2)
     >>> detector(torch.rand(1, 1, 32, 48)).logits.shape  # 2 anchors on 8 x 12 cells, 1 on 4 x 6
     torch.Size([1, 216, 2])
 
     Args:
-        backbone: with maps of the finest level's stride, and of all others but for those coarser than its maps.
+        backbone: has a map for the stride of every level that is not coarser than its maps.
         anchors: the shapes of each level; a level without shapes is left out.
-        num_classes: classes are numbers from 0.
+        num_classes: classes are indices from 0.
         pyramid_channels: channels of the levels and of the head.
         num_convs: convolutions of each of the head's two towers.
         norm: in the towers, see :class:`~detect.heads.retinanet.RetinaNetHead`.
@@ -43,11 +43,11 @@ class RetinaNetDetector(nn.Module):
         std: likewise.
         criterion: by default the focal loss and twice the GIoU loss.
         post_process: by default that of torchvision's RetinaNet.
-        seed: of the weights of pyramid and head; by default they are drawn from torch's global generator.
+        seed: of the weights of pyramid and head; None draws them from torch's global generator.
 
     Raises:
-        ConfigError: anchors on levels that neither the backbone nor convolutions of stride 2 can give.
-        ValueError: numbers that the head does not take.
+        ConfigError: neither the backbone nor convolutions of stride 2 can make a level of the anchors.
+        ValueError: the head refuses a number.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RetinaNetDetector(nn.Module):
         self.post_process = post_process or PostProcess()
 
     def features(self, images: Float[Tensor, "b d h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The maps that the head reads, one for each level of the anchors."""
+        """The input of the head: one map for each level of the anchors."""
         return self.pyramid(self.backbone(self.normalise(images)))
 
     def forward(self, images: Float[Tensor, "b d h w"]) -> HeadOutput:
@@ -89,34 +89,28 @@ class RetinaNetDetector(nn.Module):
         return self.head(self.features(images))
 
     def losses(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> RetinaNetLosses:
-        """What is minimised, for one target to an image.
+        """The losses of a batch, with one target for each image.
 
         Raises:
-            ValueError: another number of targets than images.
+            ValueError: targets and images differ in number, or a target cannot be learned.
         """
         return self.criterion(*self._output_and_anchors(images), targets)
 
     @torch.no_grad()
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> Int64[Tensor, " b"]:
-        """Of each image the number of anchors that have an instance to learn, which divide the losses."""
+        """The number of positive anchors of each image, from which the normalizer takes the divisors of the losses."""
         height, width = images.shape[-2:]
-        placed = self.grid.generate(level_hw(self.grid, (height, width)), device=images.device)
-        return (self.criterion.match(placed, targets) >= 0).sum(dim=1)
+        anchors = self.grid.generate(level_hw(self.grid, (height, width)), device=images.device)
+        return (self.criterion.match(anchors, targets) >= 0).sum(dim=1)
 
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> list[Detections]:
-        """What is found in each image, in pixels of the input; ``image_hw`` is (height, width) without padding.
+        """The detections of each image, in pixels of the input; ``image_hw`` is (height, width) without padding.
 
-        The detector is used as it is: set it to evaluation first.
+        Call ``eval()`` first: the mode of the detector is left as it is.
         """
-        output, placed = self._output_and_anchors(images)
-        return self.post_process(
-            output.logits,
-            output.deltas,
-            anchors=placed.boxes,
-            anchors_per_level=placed.num_per_level,
-            image_hw=image_hw,
-        )
+        output, anchors = self._output_and_anchors(images)
+        return self.post_process(output, anchors, image_hw=image_hw)
 
     def _output_and_anchors(self, images: Tensor) -> tuple[HeadOutput, GridAnchors]:
         features = self.features(images)

@@ -1,1 +1,1 @@
-"""The networks that read feature maps, what they are taught, and what their outputs mean."""
+"""Networks that read feature maps, the losses they learn from, and the decoding of their outputs."""

@@ -1,4 +1,4 @@
-"""What a RetinaNet head learns: anchors matched to instances; the losses of its output (Lin et al. 2017, section 4.1)."""
+"""What a RetinaNet head learns: anchors matched to instances, and the losses of its output (Lin et al. 2017, 4.1)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ from detect.losses import (
     smooth_l1_loss,
 )
 from detect.ops.boxes import BoxCoder, matched_iou
-from detect.ops.grid_matcher import match_level_grids
-from detect.ops.matcher import Atss, MaxIoU, ignore_regions, match_atss
+from detect.ops.matcher import Matcher, MaxIoU, ignore_regions
 
 Normalizer = Callable[[Tensor], Tensor]
-
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 CLASS_LOSSES = ("focal", "quality_focal")
@@ -39,10 +37,12 @@ IOU_LOSSES: dict[str, RowLoss] = {"giou": giou_loss, "diou": diou_loss, "ciou": 
 
 @dataclass(frozen=True, eq=False)
 class ImageTargets:
-    """The instances of one image, boxes (x0, y0, x1, y1) in pixels of the network's input.
+    """The instances of one image.
 
-    Anchors of which ``ignored`` regions (crowds) cover half are not taught to be background. An image may have no instances:
-    no boxes are (0, 4) or (0,). What cannot be learned is refused by :func:`checked_targets`, which knows the whole batch.
+    Args:
+        boxes: (x0, y0, x1, y1) in pixels of the network's input; (0, 4) or (0,) for an image without instances.
+        classes: one for each box, from 0.
+        ignored: regions such as crowds, boxes too. An anchor that one of them covers by half is not taught as background.
     """
 
     boxes: Float[Tensor, "n 4"] | Float[Tensor, " 0"]
@@ -51,68 +51,66 @@ class ImageTargets:
 
 
 def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = None) -> list[ImageTargets]:
-    """Targets that can be learned, in one form: boxes (n, 4) and classes in int64.
+    """The targets of a batch in one form, boxes (n, 4) and classes int64, if a detector can learn them.
 
     >>> checked_targets([ImageTargets(torch.tensor([[24.0, 8.0, 16.0, 9.0]]), torch.tensor([0]))])  # a width, a height
     Traceback (most recent call last):
     ValueError: targets of image 0: box 0 is [24.0, 8.0, 16.0, 9.0], need finite x0 < x1 and y0 < y1
 
     Args:
-        targets: one for each image of a batch.
-        num_classes: classes are from 0 to ``num_classes`` - 1; None leaves them open.
+        targets: one for each image.
+        num_classes: classes are from 0 to ``num_classes`` - 1; None sets no upper limit.
 
     Raises:
-        ValueError: boxes, regions or classes of another shape or type, a class out of range, or a box or region that is not
-            finite or has no extent; the message names the image by its place in the batch, and the row.
+        ValueError: an array has another shape or type, a class is out of range, or a box or region is not finite or has no
+            extent. The message gives the image's place in the batch and the row.
     """
     plain = [_in_one_form(image, number) for number, image in enumerate(targets)]
     if not plain:
         return plain
     boxes = torch.cat([rows for image in plain for rows in (image.boxes, image.ignored) if rows is not None])
     classes = torch.cat([image.classes for image in plain])
-    right = torch.cat([_have_extent(boxes), _are_classes(classes, num_classes)])
-    if (
-        not right.all()
-    ):  # waits for the device once a batch: what is wrong would be learned, or left out, without a sign
+    valid = torch.cat([_have_extent(boxes), _are_classes(classes, num_classes)])
+    if not valid.all():  # waits for the device, once a batch: an invalid target would train without a sign of it
         raise ValueError(next(_faults(plain, num_classes)))
     return plain
 
 
 class RetinaNetLosses(NamedTuple):
-    """Two numbers, each divided already: their sum is what is minimised."""
+    """The two losses of a batch, normalised already: training minimises their sum."""
 
     classification: Float[Tensor, ""]
     box: Float[Tensor, ""]
 
 
 class RetinaNetCriterion(nn.Module):
-    """Matches anchors to instances and gives the losses of a head's output; no matrix of anchors and instances is made.
+    """Matches anchors to instances and computes the losses of a head's output.
 
-    Beneath ``torch.compile`` it runs as it does without: the number of matches depends on the data, and the focal loss is
-    one operator already.
+    ``torch.compile`` runs it uncompiled: the number of matches depends on the data, and the focal loss is one operator
+    already.
 
     Args:
-        rule: which anchors are positive, ignored, background; by default :class:`~detect.ops.matcher.MaxIoU`.
+        matcher: which anchors are positive, ignored and background; by default :class:`~detect.ops.matcher.MaxIoU`.
         coder: how boxes are encoded against anchors.
         box_loss: ``"l1"`` or ``"smooth_l1"`` of the deltas; ``"giou"``, ``"diou"`` or ``"ciou"`` of the decoded boxes.
         beta: of the smooth L1 loss.
         box_weight: factor of the box loss.
-        class_loss: ``"focal"``, or ``"quality_focal"`` (Li et al. 2020), which teaches a positive anchor's class the IoU of
-            its predicted box with its instance.
-        alpha: of the focal loss, see :func:`detect.losses.focal_loss`; the other has none.
-        gamma: of either.
-        normalizers: from each image's number of positives what divides its losses: :func:`detect.losses.image_normalizer` as
-            torchvision, :func:`detect.losses.batch_normalizer` as mmdetection, :class:`detect.losses.EmaNormalizer` as
-            detectron2.
+        class_loss: ``"focal"``, or ``"quality_focal"`` (Li et al. 2020), whose target for the class of a positive anchor is
+            the IoU of its predicted box with its instance.
+        alpha: weight of positives in the focal loss, see :func:`detect.losses.focal_loss`.
+        gamma: exponent of either class loss.
+        normalizer: maps the number of positives of each image to the divisor of its losses:
+            :func:`detect.losses.image_normalizer` as torchvision, :func:`detect.losses.batch_normalizer` as mmdetection,
+            :class:`detect.losses.EmaNormalizer` as detectron2.
 
     Raises:
-        ValueError: a loss that is not known.
+        ValueError: a loss is unknown.
     """
 
     def __init__(
         self,
         *,
-        rule: MaxIoU | Atss | None = None,
+        matcher: Matcher | None = None,
         coder: BoxCoder | None = None,
         box_loss: str = "l1",
         beta: float = 1.0,
@@ -120,7 +118,7 @@ class RetinaNetCriterion(nn.Module):
         class_loss: str = "focal",
         alpha: float = 0.25,
         gamma: float = 2.0,
-        normalizers: Normalizer = image_normalizer,
+        normalizer: Normalizer = image_normalizer,
     ) -> None:
         super().__init__()
         losses: dict[str, RowLoss] = {"l1": l1_loss, "smooth_l1": partial(smooth_l1_loss, beta=beta), **IOU_LOSSES}
@@ -128,96 +126,82 @@ class RetinaNetCriterion(nn.Module):
             raise ValueError(f"box_loss {box_loss!r} is not one of {', '.join(losses)}")
         if class_loss not in CLASS_LOSSES:
             raise ValueError(f"class_loss {class_loss!r} is not one of {', '.join(CLASS_LOSSES)}")
-        self.rule: MaxIoU | Atss = rule or MaxIoU()
+        self.matcher: Matcher = matcher or MaxIoU()
         self.coder = coder or BoxCoder()
         self.box_loss = losses[box_loss]
-        self.on_boxes = box_loss in IOU_LOSSES
+        self.decodes_boxes = box_loss in IOU_LOSSES
         self.box_weight = box_weight
         self.class_loss = class_loss
         self.alpha = alpha
         self.gamma = gamma
-        self.normalizers = normalizers
+        self.normalizer = normalizer
 
-    def match(self, placed: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
+    def match(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
         """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``.
 
         Raises:
-            ValueError: what :func:`checked_targets` refuses.
+            ValueError: see :func:`checked_targets`.
         """
-        return self.match_checked(placed, checked_targets(targets))
+        return self.match_checked(anchors, checked_targets(targets))
 
-    def match_checked(self, placed: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
-        """As :meth:`match`, for checked targets: the method that a subclass with another rule replaces."""
+    def match_checked(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
+        """The same for checked targets: the method to override where the matches depend on more than the boxes."""
         rows = []
         for image in targets:
-            matches = self._match_image(placed, image.boxes)
+            matches = self.matcher.match(anchors.level_grids, image.boxes)
             if image.ignored is not None:
-                matches = ignore_regions(matches, placed.boxes, image.ignored)
+                matches = ignore_regions(matches, anchors.boxes, image.ignored)
             rows.append(matches)
         return torch.stack(rows)
 
-    def _match_image(self, placed: GridAnchors, boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, " a"]:
-        if isinstance(self.rule, MaxIoU):
-            return match_level_grids(placed.lattices, boxes, self.rule)
-        levels = torch.split(placed.boxes, placed.num_per_level)
-        return match_atss(levels, boxes, num_candidates=self.rule.num_candidates)
-
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, output: HeadOutput, placed: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
+    def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
         """The losses of a batch.
 
         Raises:
-            ValueError: outputs, anchors and targets are not of one number of images and anchors, or what
-                :func:`checked_targets` refuses.
+            ValueError: outputs, anchors and targets differ in their number of images or anchors, or a target cannot be
+                learned, see :func:`checked_targets`.
         """
-        _check_sizes(output, placed, targets)
+        _check_sizes(output, anchors, targets)
         targets = checked_targets(targets, num_classes=output.logits.shape[2])
-        matches = self.match_checked(placed, targets)
-        normalizers = self.normalizers((matches >= 0).sum(dim=1))
-        image, anchor = torch.nonzero(matches >= 0, as_tuple=True)
-        boxes = _rows_of([each.boxes for each in targets], matches, image, anchor)
-        deltas, anchors = output.deltas[image, anchor], placed.boxes[anchor]
-        classes = _classes_of(matches, targets)
+        matches = self.match_checked(anchors, targets)
+        positive = matches >= 0
+        divisors = self.normalizer(positive.sum(dim=1))
+        image, anchor = torch.nonzero(positive, as_tuple=True)
+        instance = matches[image, anchor]
+        boxes = _matched_rows([each.boxes for each in targets], image, instance)
+        classes = matches.clone()  # BACKGROUND and IGNORE are classes already
+        classes[image, anchor] = _matched_rows([each.classes for each in targets], image, instance)
+        deltas, of_deltas = output.deltas[image, anchor], anchors.boxes[anchor]
         if self.class_loss == "focal":
-            focal = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma)
+            sums = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma)
         else:
-            quality = placed.boxes.new_zeros(matches.shape)
-            overlaps = matched_iou(self.coder.decode(deltas.detach(), anchors), boxes)
-            quality[image, anchor] = overlaps.to(quality)  # of logits and deltas in double precision, too
-            focal = quality_focal_loss(output.logits, classes, quality, gamma=self.gamma)
-        box = (self._box_losses(deltas, anchors, boxes) / normalizers[image]).sum() * self.box_weight
-        return RetinaNetLosses((focal / normalizers).sum(), box)
+            iou = matched_iou(self.coder.decode(deltas.detach(), of_deltas), boxes)
+            quality = iou.new_zeros(classes.shape).index_put((image, anchor), iou)
+            sums = quality_focal_loss(output.logits, classes, quality=quality, gamma=self.gamma)
+        box = (self._box_losses(deltas, of_deltas, boxes) / divisors[image]).sum() * self.box_weight
+        return RetinaNetLosses((sums / divisors).sum(), box)
 
     def _box_losses(
         self, deltas: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"], boxes: Float[Tensor, "n 4"]
     ) -> Float[Tensor, " n"]:
-        if self.on_boxes:
+        if self.decodes_boxes:
             return self.box_loss(self.coder.decode(deltas, anchors), boxes)
         return self.box_loss(deltas, self.coder.encode(boxes, anchors))
 
 
-def _classes_of(matches: Int64[Tensor, "b a"], targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
-    """The class of each positive anchor; background and ignored anchors are so already."""
-    classes = matches.clone()
-    image, anchor = torch.nonzero(matches >= 0, as_tuple=True)
-    classes[image, anchor] = _rows_of([each.classes for each in targets], matches, image, anchor)
-    return classes
-
-
-def _rows_of(
-    of_images: list[Tensor], matches: Int64[Tensor, "b a"], image: Int64[Tensor, " n"], anchor: Int64[Tensor, " n"]
-) -> Tensor:
-    """Of each positive anchor, the row of its instance."""
-    counts = torch.tensor([len(rows) for rows in of_images], device=matches.device)
+def _matched_rows(images: list[Tensor], image: Int64[Tensor, " n"], instance: Int64[Tensor, " n"]) -> Tensor:
+    """The row of each positive anchor's instance, from one tensor for each image."""
+    counts = torch.tensor([len(rows) for rows in images], device=image.device)
     first = counts.cumsum(0) - counts
-    return torch.cat(of_images)[first[image] + matches[image, anchor]]
+    return torch.cat(images)[first[image] + instance]
 
 
-def _check_sizes(output: HeadOutput, placed: GridAnchors, targets: Sequence[ImageTargets]) -> None:
+def _check_sizes(output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> None:
     num_images, num_anchors = output.logits.shape[:2]
-    if num_anchors != len(placed.boxes):
-        levels = ", ".join(map(str, placed.num_per_level))
-        raise ValueError(f"the head gave {num_anchors} rows for {len(placed.boxes)} anchors ({levels} on its levels)")
+    if num_anchors != len(anchors.boxes):
+        levels = ", ".join(map(str, anchors.num_per_level))
+        raise ValueError(f"the head gave {num_anchors} rows for {len(anchors.boxes)} anchors ({levels} on its levels)")
     if output.deltas.shape != (num_images, num_anchors, 4):
         raise ValueError(
             f"deltas are ({num_images}, {num_anchors}, 4), one row for each of the logits, got {tuple(output.deltas.shape)}"
@@ -227,7 +211,7 @@ def _check_sizes(output: HeadOutput, placed: GridAnchors, targets: Sequence[Imag
 
 
 def _in_one_form(image: ImageTargets, number: int) -> ImageTargets:
-    """Boxes and regions as (n, 4) floats, classes in int64. Only shapes and types are read: no wait for the device."""
+    """Boxes and regions as (n, 4) floats, classes in int64. Reads only shapes and types, so it does not wait."""
     name = f"targets of image {number}"
     boxes = _four_columns(image.boxes, f"{name}: boxes")
     regions = None if image.ignored is None else _four_columns(image.ignored, f"{name}: ignored regions")
@@ -259,10 +243,10 @@ def _faults(targets: Sequence[ImageTargets], num_classes: int | None) -> Iterato
     last = "" if num_classes is None else f" to {num_classes - 1}"
     for number, image in enumerate(targets):
         regions = image.boxes[:0] if image.ignored is None else image.ignored
-        for name, rows, right, need in (
+        for name, rows, valid, need in (
             ("box", image.boxes, _have_extent(image.boxes), "finite x0 < x1 and y0 < y1"),
             ("the class of box", image.classes, _are_classes(image.classes, num_classes), f"a class from 0{last}"),
             ("ignored region", regions, _have_extent(regions), "finite x0 < x1 and y0 < y1"),
         ):
-            for row in (~right).nonzero()[:, 0].tolist():
+            for row in (~valid).nonzero()[:, 0].tolist():
                 yield f"targets of image {number}: {name} {row} is {rows[row].tolist()}, need {need}"

@@ -1,7 +1,7 @@
-"""The feature pyramid under a RetinaNet head: levels of one width, each with what the coarser ones know.
+"""The feature pyramid below a RetinaNet head: levels of one width, each with features of the coarser ones added.
 
 Lin et al. 2017, "Feature Pyramid Networks", section 3, and "Focal Loss", section 4, footnote 2. Frameworks differ in the
-two levels on top:
+two coarsest levels:
 
 ============================  =========  ==================
 framework                     ``extra``  ``relu_before_p7``
@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 FeatureMaps = Sequence[Float[Tensor, "b _ _ _"]] | Mapping[str, Float[Tensor, "b _ _ _"]] | Float[Tensor, "b _ _ _"]
-"""Feature maps from fine to coarse: a list, a mapping in this order as torchvision and detectron2 return it, or one map."""
+"""Feature maps from fine to coarse: a list, a mapping in this order (torchvision, detectron2), or one map."""
 
 
 def list_maps(maps: FeatureMaps) -> list[Float[Tensor, "b _ _ _"]]:
@@ -38,19 +38,18 @@ def list_maps(maps: FeatureMaps) -> list[Float[Tensor, "b _ _ _"]]:
 
 
 def channels_differ(maps: Sequence[Float[Tensor, "b _ _ _"]], channels: Sequence[int]) -> bool:
-    """Whether the maps have other channels than these.
+    """Whether the maps have other numbers of channels than these; always False under ``torch.jit.trace``.
 
-    ``torch.jit.trace`` and the ONNX exporter built on it make tensors of sizes, which cannot be compared without a warning:
-    there the convolutions tell.
+    A trace turns sizes into tensors, whose comparison raises a warning. There the convolutions check the channels.
     """
     return not torch.jit.is_tracing() and [cells.shape[1] for cells in maps] != list(channels)  # type: ignore[attr-defined,no-untyped-call]
 
 
 class FeaturePyramid(nn.Module):
-    """Feature maps of one width from a backbone's, fine to coarse.
+    """Makes levels of one width from a backbone's feature maps, fine to coarse.
 
-    Each is brought to one width, the next coarser is added to it, upsampled to its exact size by nearest neighbours, and a
-    3 x 3 convolution follows. P6 and P7 are convolutions of stride 2 on top.
+    A 1 x 1 convolution brings each map to one width, the next coarser level is upsampled to its exact size (nearest
+    neighbour) and added, and a 3 x 3 convolution follows. P6 and P7 are convolutions of stride 2 on top.
 
     >>> pyramid = FeaturePyramid(in_channels=(8, 16, 32), out_channels=4)
     >>> maps = pyramid([torch.zeros(1, 8, 25, 38), torch.zeros(1, 16, 13, 19), torch.zeros(1, 32, 7, 10)])
@@ -60,12 +59,12 @@ class FeaturePyramid(nn.Module):
     Args:
         in_channels: channels of the backbone's maps (C3, C4, C5), fine to coarse.
         out_channels: channels of every level.
-        extra: what P6 is made from: ``"c5"``, the backbone's last map, ``"p5"``, the last level, or None: no P6, no P7.
-        relu_before_p7: P7 is made from the positive part of P6.
-        generator: what draws the weights; by default torch's global one.
+        extra: input of P6: ``"c5"``, the backbone's last map, or ``"p5"``, the last level. None makes no P6 and P7.
+        relu_before_p7: apply a ReLU to P6 before the convolution to P7.
+        generator: draws the weights; by default torch's global one.
 
     Raises:
-        ValueError: no maps, channels below one, or another ``extra``.
+        ValueError: there are no maps, a number of channels is below 1, or ``extra`` is unknown.
     """
 
     def __init__(
@@ -96,10 +95,10 @@ class FeaturePyramid(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, maps: FeatureMaps) -> list[Float[Tensor, "b d _ _"]]:
-        """Levels P3, P4, P5 (as many as there are maps), then P6 and P7.
+        """Levels P3, P4, P5 (one for each map), then P6 and P7.
 
         Raises:
-            ValueError: another number of maps, or of channels, than the pyramid was built for.
+            ValueError: the pyramid was built for other numbers of maps or channels.
         """
         maps = list_maps(maps)
         if len(maps) != len(self.in_channels) or channels_differ(maps, self.in_channels):

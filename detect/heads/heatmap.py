@@ -1,7 +1,7 @@
-"""Heads of landmark heatmaps: maps of one stride, from which points are read, and numbers of a whole image.
+"""Heads for keypoints: heatmaps of one stride, from which points are read, and counts of a whole image.
 
-Maps are (b, channels, h, w) with the rows and columns of the feature map. What lies at the cell of a point is x before y, in
-cells; the meaning of all maps is that of the targets they learn from.
+Maps are (b, channels, h, w) with the rows and columns of the feature map. Offsets and sizes are in cells, x before y.
+:mod:`detect.keypoints.targets` makes the maps that these heads learn.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch.nn import functional
 from detect.heads.fpn import FeatureMaps, channels_differ, list_maps
 from detect.heads.retinanet import GROUPS, Tower, conv
 
-PRIOR = 0.1  # of the code of Law and Deng 2018 and Zhou et al. 2019, where the last bias is -2.19
-RATE = 1e-3  # landmarks to a cell at the start: of the order of 10 in a map of 128 x 128
+HEATMAP_PRIOR = 0.1  # the code of Law and Deng 2018 and Zhou et al. 2019 sets the last bias to -2.19
+RATE = 1e-3  # keypoints per cell at the start: about 16 in a map of 128 x 128
 
 
 class HeatmapOutput(NamedTuple):
-    """Logits of the heatmaps, one for each joint; and, where the head has them, maps that the joints share."""
+    """Logits of a heatmap for each keypoint type, and the maps that all types share, if the head has them."""
 
     logits: Float[Tensor, "b j h w"]
-    offsets: Float[Tensor, "b 2 h w"] | None  # point minus centre of the cell, in cells
+    offsets: Float[Tensor, "b 2 h w"] | None  # point minus cell centre, in cells
     sizes: Float[Tensor, "b 2 h w"] | None  # width and height
     orientations: Float[Tensor, "b 2 h w"] | None  # cosine and sine, of any length: the angle is atan2(sine, cosine)
 
 
 class HeatmapHead(nn.Module):
-    """Heatmaps of landmarks from one feature map; if asked for, offsets, sizes and orientations.
+    """Heatmaps of keypoints from one feature map and, as an option, offsets, sizes and orientations.
 
-    One tower is for the heatmaps, another, which there is only where it is needed, for the other maps.
+    The heatmaps have one tower of convolutions; the optional maps share a second one.
 
     >>> head = HeatmapHead(in_channels=16, num_types=3, offset=True)
     >>> output = head(torch.zeros(2, 16, 8, 10))
@@ -42,19 +42,19 @@ class HeatmapHead(nn.Module):
 
     Args:
         in_channels: channels of the feature map.
-        num_types: types of landmark, each with a heatmap.
-        offset: whether to say where in its cell a point lies.
-        size: whether to say its object's width and height.
-        orientation: whether to say its object's direction.
-        num_convs: convolutions of a tower, before the last.
+        num_types: keypoint types, each with a heatmap.
+        offset: predict where in its cell a point lies.
+        size: predict the width and height of its object.
+        orientation: predict the direction of its object.
+        num_convs: convolutions of a tower, without the output convolution.
         hidden_channels: channels of the towers; by default ``in_channels``.
         norm: after each convolution of a tower, which then has no bias: None, ``"group"`` (32 groups) or ``"batch"``.
-        prior: probability of a landmark at every cell at the start.
-        generator: what draws the weights; by default torch's global one.
+        prior: probability of a keypoint in every cell at the start.
+        generator: draws the weights; by default torch's global one.
 
     Raises:
-        ValueError: a number below one (``num_convs``: below zero), a prior not between 0 and 1, an unknown norm, or channels
-            that do not divide into groups.
+        ValueError: a number is below 1 (``num_convs``: below 0), the prior is not between 0 and 1, the norm is unknown, or
+            the channels do not divide into groups.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HeatmapHead(nn.Module):
         num_convs: int = 1,
         hidden_channels: int | None = None,
         norm: str | None = None,
-        prior: float = PRIOR,
+        prior: float = HEATMAP_PRIOR,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ class HeatmapHead(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, features: FeatureMaps) -> HeatmapOutput:
-        """Maps of as many rows and columns as the feature map, which may come in a list or mapping of one.
+        """Maps with the rows and columns of the feature map, which may come in a list or mapping of one.
 
         Raises:
-            ValueError: several maps, or another number of channels than the head's.
+            ValueError: there are several maps, or the head was built for another number of channels.
         """
         cells = _only_map(features, self.in_channels).contiguous(memory_format=torch.channels_last)
         logits = self.heatmap_output(self.heatmap_tower(cells, 0))
@@ -105,18 +105,18 @@ class HeatmapHead(nn.Module):
 
 
 class ImageOutput(NamedTuple):
-    """Of each joint in an image: how many there are, at least 0, and the logit of there being any."""
+    """For each image and keypoint type: the expected count, at least 0, and the logit that there is any."""
 
     counts: Float[Tensor, "b j"]
     presence: Float[Tensor, "b j"]
 
 
 class ImageHead(nn.Module):
-    """How many landmarks of each type an image has and whether it has any, from features pooled over its cells.
+    """Predicts the number of keypoints of each type in an image and whether there are any.
 
-    Counts are sums over the cells, of a rate that is nowhere negative, so that they grow with the image: two images side by
-    side have the sum of their counts. Presence is read from the largest of each feature. Counts learn with
-    ``torch.nn.functional.poisson_nll_loss(counts, ..., log_input=False)``, say, or an L1 loss, and presence with a binary
+    A count is the sum over cells of a rate >= 0, so it grows with the image: two images side by side have the sum of their
+    counts. Presence is predicted from the maximum of each feature over the cells. Train counts with
+    ``torch.nn.functional.poisson_nll_loss(counts, ..., log_input=False)`` or an L1 loss, and presence with a binary
     cross-entropy.
 
     >>> head = ImageHead(in_channels=16, num_types=3)
@@ -126,14 +126,14 @@ class ImageHead(nn.Module):
 
     Args:
         in_channels: channels of the feature map.
-        num_types: types of landmark.
-        hidden_channels: channels of the one layer before pooling; by default ``in_channels``.
-        rate: landmarks to a cell at the start.
+        num_types: keypoint types.
+        hidden_channels: channels of the layer before pooling; by default ``in_channels``.
+        rate: keypoints per cell at the start.
         prior: probability of presence at the start.
-        generator: what draws the weights; by default torch's global one.
+        generator: draws the weights; by default torch's global one.
 
     Raises:
-        ValueError: a number below one, a rate that is not positive, or a prior not between 0 and 1.
+        ValueError: a number is below 1, the rate is not positive, or the prior is not between 0 and 1.
     """
 
     def __init__(
@@ -160,10 +160,10 @@ class ImageHead(nn.Module):
         """Counts and presence.
 
         Raises:
-            ValueError: several maps, or another number of channels than the head's.
+            ValueError: there are several maps, or the head was built for another number of channels.
         """
         hidden = functional.relu(self.hidden(_only_map(features, self.in_channels)))
-        rates = functional.softplus(self.rates(hidden).float())  # half precision cannot add up thousands of cells
+        rates = functional.softplus(self.rates(hidden).float())  # half precision cannot sum thousands of cells
         largest = hidden.amax(dim=(2, 3), keepdim=True)
         return ImageOutput(rates.sum(dim=(2, 3)), self.presence(largest).flatten(1))
 

@@ -1,10 +1,10 @@
 """RetinaNet's head: two convolutional subnets, one for classes and one for boxes, shared by all pyramid levels.
 
-Lin et al. 2017, section 4. Outputs are rows of anchors in the order level, row, column, anchor, and the last
-convolutions' channels are in the order anchor, class: as in torchvision, detectron2 and mmdetection.
+Lin et al. 2017, section 4. Outputs have one row for each anchor in the order level, row, column, anchor, and the channels of
+the output convolutions are in the order anchor, class: as in torchvision, detectron2 and mmdetection.
 
-Everything runs channels-last: the convolutions are faster so, and a level's rows are a view of its output, copied once,
-into the result.
+Everything runs channels-last: the convolutions are faster, and the rows of a level are a view of its output, which is copied
+only once, into the result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GROUPS = 32  # Wu and He 2018, section 4; torchvision's second RetinaNet
 
 
 class Tower(nn.Module):
-    """Convolutions, each with its norm and ReLU, shared by the levels; batch norm is each level's own."""
+    """Convolutions, each with a norm and a ReLU, shared by the levels; each level has batch norms of its own."""
 
     def __init__(self, channels: list[int], norm: str | None, num_levels: int, generator: Generator | None) -> None:
         super().__init__()
@@ -43,11 +43,13 @@ class Tower(nn.Module):
             if self.norms:
                 norm = self.norms[index]
                 cells = (norm[level] if isinstance(norm, nn.ModuleList) else norm)(cells)
-            cells = functional.relu(cells, inplace=True)  # no gradient of a convolution or norm needs its output
+            cells = functional.relu(
+                cells, inplace=True
+            )  # the gradients of convolutions and norms do not need their outputs
         return cells
 
     def select_levels(self, levels: Sequence[int]) -> None:
-        """Keep the norms of these levels, in this order."""
+        """Keep only the batch norms of these levels, in this order."""
         for index, norm in enumerate(self.norms):
             if isinstance(norm, nn.ModuleList):
                 self.norms[index] = nn.ModuleList(norm[level] for level in levels)
@@ -56,7 +58,7 @@ class Tower(nn.Module):
 def conv(
     in_channels: int, out_channels: int, generator: Generator | None, *, kernel: int = 3, bias: float | None = 0.0
 ) -> nn.Conv2d:
-    """A convolution with weights from a normal distribution and one bias, or none."""
+    """A convolution with normally distributed weights and a constant bias, or none."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias is not None)
     nn.init.normal_(layer.weight, std=WEIGHT_STD, generator=generator)
     if bias is not None and layer.bias is not None:
@@ -92,19 +94,19 @@ class RetinaNetHead(nn.Module):
 
     Args:
         in_channels: channels of every feature map.
-        num_anchors: anchors to a cell: one number, for whatever levels there are, or one for each level. Levels that
-            differ have last convolutions of their own; equal ones share them, as all share the towers.
+        num_anchors: anchors per cell: one number for any levels, or one for each level. If the numbers are equal, all levels
+            share the output convolutions as they share the towers; else each level has its own.
         num_classes: logits of an anchor; background has none.
-        num_convs: convolutions of a tower, before the last.
+        num_convs: convolutions of a tower, without the output convolution.
         hidden_channels: channels of the towers; by default ``in_channels``.
         norm: after each convolution of a tower, which then has no bias: None, ``"group"`` (32 groups) or ``"batch"``,
-            with weights and statistics of its own for each level, as in EfficientDet's code.
+            with separate weights and statistics for each level, as in EfficientDet's code.
         prior: probability of every class at the start (section 4.1).
-        generator: what draws the weights; by default torch's global one.
+        generator: draws the weights; by default torch's global one.
 
     Raises:
-        ValueError: a number below one (``num_convs``: below zero), a prior not between 0 and 1, an unknown norm, channels
-            that do not divide into groups, or batch norm without a number of anchors for each level.
+        ValueError: a number is below 1 (``num_convs``: below 0), the prior is not between 0 and 1, the norm is unknown, the
+            channels do not divide into groups, or batch norm has no number of anchors for each level.
     """
 
     def __init__(
@@ -142,17 +144,17 @@ class RetinaNetHead(nn.Module):
 
     @property
     def num_levels(self) -> int | None:
-        """Levels that the head was built for; None where one number of anchors stands for any."""
+        """Levels that the head was built for; None if one number of anchors stands for any levels."""
         return None if isinstance(self.num_anchors, int) else len(self.num_anchors)
 
     def forward(self, features: FeatureMaps) -> HeadOutput:
-        """Logits and deltas of all anchors of these feature maps, one for each level.
+        """Logits and deltas of all anchors, from one feature map for each level.
 
-        A mapping, as pyramids of torchvision and detectron2 return it, is read in its order. Where levels share all weights,
-        there may be fewer than the head was built for.
+        A mapping, as pyramids of torchvision and detectron2 return it, is read in its order. If the levels share all
+        weights, there may be fewer than the head was built for.
 
         Raises:
-            ValueError: another number of channels or of levels than the head's.
+            ValueError: the head was built for other numbers of channels or levels.
         """
         maps = list_maps(features)
         self._check_maps(maps)
@@ -163,25 +165,25 @@ class RetinaNetHead(nn.Module):
         )
 
     def check_anchors(self, num_anchors: Sequence[int]) -> None:
-        """Fail where anchors, so many to a cell of each level, are not those that the head was built for.
+        """Check that the head was built for these anchors per cell of each level.
 
         Raises:
-            ValueError: another number of levels, or of anchors on a level.
+            ValueError: the number of levels, or of anchors on a level, differs.
         """
         own = (self.num_anchors,) * len(num_anchors) if isinstance(self.num_anchors, int) else self.num_anchors
         if tuple(num_anchors) != own:
             raise ValueError(
-                f"the head was built for {own} anchors to a cell of each level, got {tuple(num_anchors)}: "
+                f"the head was built for {own} anchors per cell of each level, got {tuple(num_anchors)}: "
                 "see its with_anchors and select_levels"
             )
 
     def select_levels(self, levels: Sequence[int]) -> RetinaNetHead:
         """A head for some of the levels, in this order, with a copy of their weights.
 
-        With one number of anchors for any levels there is nothing to select: a whole copy.
+        With one number of anchors for any levels, the whole head is copied.
 
         Raises:
-            ValueError: no level, one twice, or one that the head does not have.
+            ValueError: a level is selected twice or does not exist, or none is selected.
         """
         last = max(levels, default=0) if self.num_levels is None else self.num_levels - 1
         if not levels or len(set(levels)) < len(levels) or not 0 <= min(levels) <= max(levels) <= last:
@@ -197,29 +199,29 @@ class RetinaNetHead(nn.Module):
         return head
 
     def with_classes(self, num_classes: int, *, generator: Generator | None = None) -> RetinaNetHead:
-        """A head for other classes: fresh class outputs, and a copy of all other weights.
+        """A head for other classes: new class outputs and a copy of all other weights.
 
         Raises:
             ValueError: ``num_classes`` is below one.
         """
-        head = self._with_fresh_outputs(self.num_anchors, num_classes, generator)
+        head = self._with_new_outputs(self.num_anchors, num_classes, generator)
         head.box_outputs = copy.deepcopy(self.box_outputs)
         return head
 
     def with_anchors(self, num_anchors: int | Sequence[int], *, generator: Generator | None = None) -> RetinaNetHead:
-        """A head for other anchors: fresh outputs, and a copy of the towers. One number is for all levels there are.
+        """A head for other anchors: new output convolutions and a copy of the towers. One number stands for all levels.
 
         Raises:
-            ValueError: a number below one, or another number of levels than batch norm has statistics of.
+            ValueError: a number is below 1, or batch norm has statistics for another number of levels.
         """
         if isinstance(num_anchors, int) and self.num_levels is not None:
             num_anchors = (num_anchors,) * self.num_levels
-        head = self._with_fresh_outputs(num_anchors, self.num_classes, generator)
+        head = self._with_new_outputs(num_anchors, self.num_classes, generator)
         if self.norm == "batch" and head.num_levels != self.num_levels:
-            raise ValueError(f"batch norm has statistics of {self.num_levels} levels, got {num_anchors=}")
+            raise ValueError(f"batch norm has statistics for {self.num_levels} levels, got {num_anchors=}")
         return head
 
-    def _with_fresh_outputs(
+    def _with_new_outputs(
         self, num_anchors: int | Sequence[int], num_classes: int, generator: Generator | None
     ) -> RetinaNetHead:
         head = RetinaNetHead(
@@ -269,7 +271,7 @@ class RetinaNetHead(nn.Module):
 
 
 def _rows(features: Sequence[Tensor], tower: Tower, outputs: nn.ModuleList, per_anchor: int) -> Tensor:
-    """A subnet's outputs, (b, a, per_anchor)."""
+    """The outputs of a subnet, (b, a, per_anchor)."""
     rows = []
     for level, cells in enumerate(features):
         output = outputs[level if len(outputs) > 1 else 0](tower(cells, level)).permute(0, 2, 3, 1)
@@ -279,5 +281,5 @@ def _rows(features: Sequence[Tensor], tower: Tower, outputs: nn.ModuleList, per_
 
 
 def _select(outputs: nn.ModuleList, levels: Sequence[int]) -> nn.ModuleList:
-    """The last convolutions of these levels; those that are shared stay."""
+    """The output convolutions of these levels; shared ones stay."""
     return outputs if len(outputs) == 1 else nn.ModuleList(outputs[level] for level in levels)

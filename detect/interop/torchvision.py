@@ -64,17 +64,11 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
         features = self._features(batch.tensors)
         output = self.head(features)
         level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
-        placed = self.grid.generate(level_hw, tuple(batch.tensors.shape[-2:]), device=batch.tensors.device)
+        anchors = self.grid.generate(level_hw, tuple(batch.tensors.shape[-2:]), device=batch.tensors.device)
         if self.training:
-            losses = self.criterion(output, placed, [_image_targets(target) for target in resized])
+            losses = self.criterion(output, anchors, [_image_targets(target) for target in resized])
             return {"classification": losses.classification, "bbox_regression": losses.box}
-        found = self.post_process(
-            *output,
-            anchors=placed.boxes,
-            anchors_per_level=placed.num_per_level,
-            image_hw=batch.image_sizes,
-            original_hw=original_hw,
-        )
+        found = self.post_process(output, anchors, image_hw=batch.image_sizes, original_hw=original_hw)
         return [{"boxes": each.boxes, "scores": each.scores, "labels": each.classes} for each in found]
 
     def _checked(self, targets: Sequence[Mapping[str, Tensor]] | None, num_images: int) -> list[dict[str, Tensor]]:
@@ -142,7 +136,8 @@ def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = (8, 16, 32, 
 def _criterion_of(model: TorchvisionRetinaNet) -> RetinaNetCriterion:
     matcher = model.proposal_matcher
     return RetinaNetCriterion(
-        rule=MaxIoU(matcher.high_threshold, matcher.low_threshold), box_loss=model.head.regression_head._loss_type
+        matcher=MaxIoU(fg_iou_thresh=matcher.high_threshold, bg_iou_thresh=matcher.low_threshold),
+        box_loss=model.head.regression_head._loss_type,
     )
 
 

@@ -1,10 +1,9 @@
-"""The losses of detector heads: for classes, boxes and heatmaps, and what divides their sums.
+"""Losses of detector heads for classes, boxes and heatmaps, and their normalizers.
 
-A class is an index from 0, ``BACKGROUND`` or ``IGNORE``. The losses of classes and of heatmaps give one sum for each image,
-the box losses one value for each row. A batch's loss is ``(sums / normalizers).sum()``, where one rule makes the
-normalizers, one for each image, from the numbers of positives: :func:`image_normalizer`, :func:`batch_normalizer` or
-:class:`EmaNormalizer`. Images without positives, and no rows, are ordinary. Half precision is computed and returned
-in float32.
+A class is an index from 0, ``BACKGROUND`` or ``IGNORE``. Class and heatmap losses return one sum for each image, box losses
+one value for each row. The loss of a batch is ``(sums / normalizer(num_positives)).sum()`` with :func:`image_normalizer`,
+:func:`batch_normalizer` or :class:`EmaNormalizer`, which return one divisor for each image. Images without positives and
+empty rows need no special case. Half precision is computed and returned in float32.
 """
 
 from detect.losses.boxes import ciou_loss, diou_loss, giou_loss, l1_loss, smooth_l1_loss

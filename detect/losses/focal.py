@@ -1,4 +1,4 @@
-"""Sigmoid focal loss of one sum for each image, from classes, from soft targets or from the quality of boxes."""
+"""Sigmoid focal losses, one sum for each image, with classes, soft targets or box quality as targets."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from detect.conventions import BACKGROUND, IGNORE
-from detect.losses.precision import is_half, wide, widened
+from detect.ops.boxes import widened
 
-CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of so many floats fit a cache; less, and threads wait for each other
-CHUNK_ELEMENTS_ELSEWHERE = 2**24  # few kernels
+CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of this size fit a cache; smaller ones leave threads waiting
+CHUNK_ELEMENTS_ELSEWHERE = 2**24  # fewer kernel launches
 
 
 def focal_loss(
@@ -28,9 +28,9 @@ def focal_loss(
 ) -> Float[Tensor, " b"]:
     """Sigmoid focal loss (Lin et al. 2017, section 3.2), summed over the anchors and classes of each image.
 
-    An anchor of class k has target 1 for k and 0 for the others; background has 0 for all. ``IGNORE`` adds nothing and gets
-    no gradient, whatever its logits. The gradient is made along with the sums, chunk by chunk, and takes little more memory
-    than itself. To ``torch.compile`` all of it is one operator.
+    An anchor of class k has target 1 for k and 0 for the other classes; background has 0 for all. An anchor with ``IGNORE``
+    adds nothing and gets no gradient. The gradient is computed with the sums, chunk by chunk, in little more memory than its
+    own. ``torch.compile`` sees one operator.
 
     >>> import math
     >>> from detect.conventions import BACKGROUND
@@ -39,17 +39,18 @@ def focal_loss(
     tensor([0.6250])
 
     Args:
-        alpha: weight of positives, 1 - alpha that of negatives; from 0 to 1.
-        gamma: exponent of 1 - p of the right answer; at least 0, which leaves the cross-entropy.
-        class_weights: a factor for each class, of positives and negatives alike.
+        logits: before the sigmoid.
+        classes: an index from 0, ``BACKGROUND`` or ``IGNORE`` for each anchor.
+        alpha: weight of positives, from 0 to 1; negatives weigh 1 - alpha.
+        gamma: exponent of 1 - p of the right answer, at least 0; 0 leaves the cross-entropy.
+        class_weights: a factor for each class, for positives and negatives.
 
     Raises:
-        ValueError: alpha or gamma out of range, shapes that differ, or (on the CPU) a class beyond the logits' or below that
-            of ignored anchors.
+        ValueError: alpha or gamma is out of range, shapes differ, or (on the CPU) a class is out of range.
     """
     _check_focal(logits, classes, logits.shape[:2], alpha, gamma)
     if classes.device.type == "cpu" and classes.numel() > 0 and not torch.compiler.is_compiling():
-        _check_classes(classes, logits.shape[2])  # CUDA asserts it by itself
+        _check_classes(classes, logits.shape[2])  # on a GPU, indexing asserts it
     factors = _class_factors(logits, class_weights)
     return _FocalSums.apply(logits, classes, factors, float(alpha), float(gamma))  # type: ignore[no-untyped-call]
 
@@ -65,8 +66,9 @@ def soft_focal_loss(
 ) -> Float[Tensor, " b"]:
     """Focal loss for targets between 0 and 1 (smoothed or mixed labels), summed for each image.
 
-    As torchvision's ``sigmoid_focal_loss``, with target t: the cross-entropy, times (p (1 - t) + (1 - p) t) ** gamma, times
-    t alpha + (1 - t)(1 - alpha). The targets get no gradient. The other arguments are those of :func:`focal_loss`.
+    The formula of torchvision's ``sigmoid_focal_loss`` for a target t: the cross-entropy, times
+    (p (1 - t) + (1 - p) t)**gamma, times t alpha + (1 - t)(1 - alpha). The targets get no gradient. Anchors that are
+    ``ignored`` add nothing. For the other arguments see :func:`focal_loss`.
 
     >>> import math
     >>> soft_focal_loss(torch.zeros(1, 1, 2), torch.tensor([[[1.0, 0.5]]]), alpha=0.5) / math.log(2)
@@ -74,7 +76,7 @@ def soft_focal_loss(
     """
     _check_focal(logits, targets, logits.shape, alpha, gamma)
     if ignored is not None and ignored.shape != logits.shape[:2]:
-        raise ValueError(f"logits are {tuple(logits.shape)}, and which of them are ignored is {tuple(ignored.shape)}")
+        raise ValueError(f"logits are {tuple(logits.shape)}, ignored is {tuple(ignored.shape)}")
     ignored = logits.new_zeros(logits.shape[:2], dtype=torch.bool) if ignored is None else ignored
     factors = _class_factors(logits, class_weights)
     num_rows = _rows_at_once(len(logits) * logits.shape[2], logits.device)
@@ -90,52 +92,58 @@ def soft_focal_loss(
 def quality_focal_loss(
     logits: Float[Tensor, "b a c"],
     classes: Int64[Tensor, "b a"],
-    quality: Float[Tensor, "b a"],
     *,
+    quality: Float[Tensor, "b a"],
     gamma: float = 2.0,
     class_weights: Float[Tensor, " c"] | None = None,
 ) -> Float[Tensor, " b"]:
     """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", equation 6), summed for each image.
 
-    An anchor of class k has for k not the target 1 but its quality q, such as the overlap of its predicted box with the
-    instance: scores then rank boxes by how well they lie. The cross-entropy is times abs(q - p) ** gamma. Nothing balances
-    positives and negatives. Quality gets no gradient, and is read at positives alone. Ignored anchors, and the memory taken,
-    are as of :func:`focal_loss`.
+    The target of an anchor of class k is for k not 1 but its quality q, such as the IoU of its predicted box with the
+    instance, so that scores rank boxes by their accuracy. The cross-entropy is multiplied by abs(q - p)**gamma. Positives
+    and negatives are not balanced. Only the quality of positives is read, and it gets no gradient. Ignored anchors and
+    memory are as in :func:`focal_loss`.
 
     >>> import math
     >>> from detect.conventions import BACKGROUND
     >>> logits, classes = torch.zeros(1, 2, 1), torch.tensor([[0, BACKGROUND]])  # p = 1/2
-    >>> quality_focal_loss(logits, classes, torch.tensor([[1.0, 0.0]])) / math.log(2)  # 1/4 ln 2, twice
+    >>> quality_focal_loss(logits, classes, quality=torch.tensor([[1.0, 0.0]])) / math.log(2)  # 1/4 ln 2, twice
     tensor([0.5000])
-    >>> quality_focal_loss(logits, classes, torch.tensor([[0.5, 0.0]])) / math.log(2)  # the first is right as it is
+    >>> quality_focal_loss(logits, classes, quality=torch.tensor([[0.5, 0.0]])) / math.log(2)  # the first equals its target
     tensor([0.2500])
 
     Args:
+        logits: before the sigmoid.
+        classes: an index from 0, ``BACKGROUND`` or ``IGNORE`` for each anchor.
         quality: the target of an anchor's own class, from 0 to 1.
         gamma: exponent, at least 0.
+        class_weights: a factor for each class, for positives and negatives.
 
     Raises:
-        ValueError: as :func:`focal_loss`.
+        ValueError: see :func:`focal_loss`.
     """
     _check_focal(logits, quality, logits.shape[:2], 0.0, gamma)
-    sums = focal_loss(logits, classes, alpha=0.0, gamma=gamma, class_weights=class_weights)  # of negatives alone
+    sums = focal_loss(logits, classes, alpha=0.0, gamma=gamma, class_weights=class_weights)  # negatives only
     image, anchor = (classes >= 0).nonzero(as_tuple=True)
     own = widened(logits[image, anchor, classes[image, anchor]])
     target = quality.detach()[image, anchor].to(own)
-    miss = (target - own.sigmoid()).abs().clamp(min=torch.finfo(own.dtype).tiny)  # 0**gamma as in _soft_sums
+    miss = (
+        (target - own.sigmoid()).abs().clamp(min=torch.finfo(own.dtype).tiny)
+    )  # the gradient of 0**gamma is infinite for gamma < 1
     cost = miss**gamma * functional.binary_cross_entropy_with_logits(own, target, reduction="none")
     factors = _class_factors(logits, class_weights).expand(logits.shape[2])[classes[image, anchor]]
     return sums.index_add(0, image, factors * cost)
 
 
 class _FocalSums(torch.autograd.Function):
-    """The gradient is made along with the sums, and backward only scales it."""
+    """Computes the gradient with the sums; backward only scales it."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, classes: Tensor, factors: Tensor, alpha: float, gamma: float) -> Tensor:
         ctx.save_for_backward(logits, classes, factors)
         ctx.alpha, ctx.gamma = alpha, gamma
-        at_once = ctx.needs_input_grad[0] and not is_half(logits)  # half: scaled before it is rounded, or it vanishes
+        half = logits.dtype.itemsize < 4  # scaled in backward before it is rounded, or it would vanish
+        at_once = ctx.needs_input_grad[0] and not half
         sums, gradient = _focal_sums(logits, classes, factors.expand(len(logits), -1), alpha, gamma, at_once)
         ctx.gradient = gradient if at_once else None
         return sums
@@ -143,7 +151,7 @@ class _FocalSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scales: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, ctx.gradient = ctx.gradient, None  # given away once: autograd may add to it in place
+        gradient, ctx.gradient = ctx.gradient, None  # used once: autograd may add to it in place
         if gradient is None:
             logits, classes, factors = ctx.saved_tensors
             gradient = _focal_sums(logits, classes, scales[:, None] * factors, ctx.alpha, ctx.gamma, True)[1]
@@ -154,14 +162,14 @@ class _FocalSums(torch.autograd.Function):
 
 
 @torch.library.custom_op(
-    "detect::focal_sums",  # one operator to torch.compile, which makes nothing faster of it
+    "detect::focal_sums",  # torch.compile cannot make it faster, so it sees one operator
     mutates_args=(),
     schema="(Tensor logits, Tensor classes, Tensor weights, float alpha, float gamma, bool slopes) -> (Tensor, Tensor)",
 )
 def _focal_sums(
     logits: Tensor, classes: Tensor, weights: Tensor, alpha: float, gamma: float, slopes: bool
 ) -> tuple[Tensor, Tensor]:
-    """Each image's sum, and the slopes in the logits, which are empty where none are asked for."""
+    """The sum of each image and, with ``slopes``, the gradient in the logits, else an empty tensor."""
     gradient = logits.new_empty(logits.shape if slopes else (0,))
     sums = weights.new_zeros(len(logits))
     for image in range(len(logits)):
@@ -180,7 +188,7 @@ def _shapes_of_focal_sums(
 def _sum_image(
     logits: Tensor, classes: Tensor, weights: Tensor, alpha: float, gamma: float, gradient: Tensor | None
 ) -> Tensor:
-    """Every logit as a negative, but for ignored rows and the few positives, which follow by themselves."""
+    """Sum all logits as negatives, except ignored rows and the few positives, which are added at the end."""
     num_rows = _rows_at_once(logits.shape[1], logits.device)
     starts = range(0, len(logits), num_rows)
     positive, ignored = (classes >= 0).nonzero()[:, 0], (classes == IGNORE).nonzero()[:, 0]
@@ -198,7 +206,7 @@ def _sum_image(
         slopes = None if gradient is None else gradient[start : start + num_rows]
         total += _sum_negatives(p, cost, scratch, (1 - alpha) * weights, gamma, slopes)
     entries = positive, classes[positive]
-    mirrored = -logits[entries].to(weights.dtype)  # a positive costs what a negative with the opposite logit does
+    mirrored = -logits[entries].to(weights.dtype)  # a positive costs the same as a negative with the opposite logit
     p, cost, slopes = mirrored.sigmoid(), functional.softplus(mirrored), torch.empty_like(mirrored)
     of_entries = alpha * weights.expand(logits.shape[1])[entries[1]]
     total += _sum_negatives(p, cost, slopes, of_entries, gamma, slopes)
@@ -208,7 +216,7 @@ def _sum_image(
 
 
 def _split_rows(rows: Tensor, num_rows: int, num_chunks: int) -> tuple[Tensor, ...]:
-    """Sorted rows by the chunk they are in, counted from its start."""
+    """Split sorted rows by chunk, and count them from the start of their chunk."""
     counts = torch.bincount(rows // num_rows, minlength=num_chunks)
     return torch.split(rows % num_rows, counts.tolist())
 
@@ -216,9 +224,9 @@ def _split_rows(rows: Tensor, num_rows: int, num_chunks: int) -> tuple[Tensor, .
 def _sum_negatives(
     p: Tensor, cost: Tensor, scratch: Tensor, weights: Tensor, gamma: float, slopes: Tensor | None
 ) -> Tensor:
-    """The sum of weight * p**gamma * cost, where cost = -ln(1 - p), and its slopes in the logits; p is used up.
+    """The sum of weight * p**gamma * cost with cost = -ln(1 - p); writes the gradient to ``slopes`` and overwrites p.
 
-    d p**gamma = gamma p**gamma (1 - p) and d cost = p: the slope is p**gamma * (weight p + gamma weight cost (1 - p)).
+    Since d p**gamma = gamma p**gamma (1 - p) and d cost = p, the slope is p**gamma (weight p + gamma weight cost (1 - p)).
     """
     if slopes is not None:
         torch.mul(cost, gamma * weights, out=scratch)
@@ -236,7 +244,7 @@ def _soft_sums(logits: Tensor, targets: Tensor, ignored: Tensor, factors: Tensor
     negative = 1 - positive
     cost = positive * functional.softplus(-logits) + negative * functional.softplus(logits)
     miss = positive * torch.sigmoid(-logits) + negative * torch.sigmoid(logits)
-    miss = miss.clamp(min=torch.finfo(miss.dtype).tiny)  # the slope of 0**gamma is infinite for gamma < 1
+    miss = miss.clamp(min=torch.finfo(miss.dtype).tiny)  # the gradient of 0**gamma is infinite for gamma < 1
     balance = positive * alpha + negative * (1 - alpha)
     return (factors * balance * miss**gamma * cost).masked_fill(ignored[..., None], 0.0).sum(dim=(1, 2))
 
@@ -246,12 +254,12 @@ def _rows_at_once(num_columns: int, device: torch.device) -> int:
 
 
 def _class_factors(logits: Tensor, class_weights: Tensor | None) -> Tensor:
-    ones = torch.ones(1, dtype=wide(logits), device=logits.device)
+    ones = widened(logits.new_ones(1))
     if class_weights is None:
         return ones
     if class_weights.shape != logits.shape[2:]:
         raise ValueError(
-            f"class_weights are one for each of {logits.shape[2]} classes, got {tuple(class_weights.shape)}"
+            f"need one class weight for each of {logits.shape[2]} classes, got {tuple(class_weights.shape)}"
         )
     return class_weights.detach().to(ones)
 
@@ -260,12 +268,14 @@ def _check_focal(logits: Tensor, others: Tensor, wanted: torch.Size, alpha: floa
     if not (0 <= alpha <= 1 and gamma >= 0):
         raise ValueError(f"need 0 <= alpha <= 1 and gamma >= 0, got {alpha=}, {gamma=}")
     if others.shape != wanted:
-        raise ValueError(f"logits are {tuple(logits.shape)}, what they should say is {tuple(others.shape)}")
+        raise ValueError(f"logits are {tuple(logits.shape)}, their targets are {tuple(others.shape)}")
 
 
 def _check_classes(classes: Tensor, num_classes: int) -> None:
     least, largest = (int(each) for each in classes.aminmax())
     if largest >= num_classes:
-        raise ValueError(f"class {largest} among classes, but the logits have {num_classes}, counted from 0")
+        raise ValueError(f"class {largest} is out of range: the logits have classes 0 to {num_classes - 1}")
     if least < IGNORE:
-        raise ValueError(f"class {least} among classes: below 0 there are only background, {BACKGROUND}, and {IGNORE}")
+        raise ValueError(
+            f"class {least} is out of range: below 0 are only {BACKGROUND} (background) and {IGNORE} (ignored)"
+        )

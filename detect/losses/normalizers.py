@@ -1,4 +1,4 @@
-"""What divides the sums of a batch: one number for each image, from the numbers of positives."""
+"""Normalizers: the divisor of each image's loss, from the number of positives of each image of a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 
 
 def image_normalizer(num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Each image by its own positives, at least 1, then the mean over images: torchvision's rule.
+    """Divide each image by its own positives, at least 1, and average over images, as torchvision does.
 
     >>> image_normalizer(torch.tensor([3, 0]))
     tensor([6., 2.])
@@ -17,10 +17,10 @@ def image_normalizer(num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 
 def batch_normalizer(num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The batch by its positives, at least 1 for each image: mmdetection's rule, over the batch of all processes.
+    """Divide the batch by its positives, at least 1 for each image, as mmdetection does.
 
-    Where ``torch.distributed`` is initialised, the count is the mean over processes, and every process has to call this:
-    DistributedDataParallel's mean of gradients is then the gradient of the whole batch on one process.
+    If ``torch.distributed`` is initialised, the count is averaged over processes, so every process must call this. The mean
+    of gradients that DistributedDataParallel takes is then the gradient of the whole batch on one process.
 
     >>> batch_normalizer(torch.tensor([3, 0]))
     tensor([4., 4.])
@@ -29,14 +29,21 @@ def batch_normalizer(num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 
 class EmaNormalizer(nn.Module):
-    """A moving average of the batches' positives, which one odd batch hardly moves: detectron2's rule.
+    """Divide the batch by a moving average of the positives of batches, as detectron2 does.
 
-    average <- momentum * average + (1 - momentum) * max(positives, 1), before it divides. It is a buffer, so checkpoints
-    keep it. Each call in training is a step: call once and divide all losses by the answer. In evaluation it stays.
-    With several processes as :func:`batch_normalizer`.
+    Each call in training first sets average <- momentum * average + (1 - momentum) * max(positives, 1): call it once a step
+    and divide all losses by the result. The average is a buffer, so checkpoints keep it, and it stays as it is in
+    evaluation. Several processes share one average, see :func:`batch_normalizer`.
 
     >>> EmaNormalizer()(torch.tensor([40, 10]))
     tensor([95., 95.])
+
+    Args:
+        initial: the average at the start, above 0.
+        momentum: share of the average that a step keeps; from 0, below 1.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     average: Tensor
@@ -49,7 +56,7 @@ class EmaNormalizer(nn.Module):
         self.register_buffer("average", torch.tensor(float(initial)))
 
     def forward(self, num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """One normalizer for all images of the batch."""
+        """The average, for every image of the batch."""
         if self.training:
             positives = mean_over_processes(num_positives.sum().clamp(min=1).to(self.average.dtype))
             self.average.lerp_(positives, 1 - self.momentum)
@@ -57,7 +64,7 @@ class EmaNormalizer(nn.Module):
 
 
 def mean_over_processes(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The mean of a number over the processes of ``torch.distributed``, or the number itself where there are none."""
+    """The mean of a number over the processes of ``torch.distributed``; without them the number itself."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return value
     total = value.clone()

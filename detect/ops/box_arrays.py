@@ -1,4 +1,7 @@
-"""Box arithmetic. Boxes are (x0, y0, x1, y1) in continuous pixels unless a name says xywh; shapes are (width, height)."""
+"""Box arithmetic in NumPy, so that fitting anchors loads no torch.
+
+Boxes are (x0, y0, x1, y1) in continuous pixels unless a name says xywh; shapes are (width, height).
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-ROWS_AT_ONCE = 2**16  # columns of so many rows stay in the processor's cache, and need no fresh pages of memory
+ROWS_AT_ONCE = 2**16  # columns of this length stay in the processor's cache and reuse its memory pages
 
 
 def row_blocks(num_rows: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
-    """Slices that cover the rows of long columns, a block at a time.
+    """Slices that cover long columns in blocks of rows.
 
     >>> list(row_blocks(100_000))
     [slice(0, 65536, None), slice(65536, 100000, None)]
@@ -21,7 +24,7 @@ def row_blocks(num_rows: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
 
 
 def xywh_to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
-    """Corner and size to two corners.
+    """Convert (x, y, width, height) to two corners.
 
     >>> xywh_to_xyxy(np.array([[10.0, 20.0, 30.0, 40.0]]))
     array([[10., 20., 40., 60.]])
@@ -30,7 +33,7 @@ def xywh_to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]
 
 
 def xyxy_to_xywh(boxes: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
-    """Two corners to corner and size.
+    """Convert two corners to (x, y, width, height).
 
     >>> xyxy_to_xywh(np.array([[10.0, 20.0, 40.0, 60.0]]))
     array([[10., 20., 30., 40.]])
@@ -39,7 +42,7 @@ def xyxy_to_xywh(boxes: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
 
 
 def clip_boxes(boxes: Float64[ndarray, "n 4"], image_wh: Float64[ndarray, "n 2"]) -> Float64[ndarray, "n 4"]:
-    """Cut each box to its own image; a box wholly outside becomes empty.
+    """Clip each box to its own image; a box outside it becomes empty.
 
     >>> clip_boxes(np.array([[-5.0, 2.0, 8.0, 12.0]]), np.array([[10.0, 10.0]]))
     array([[ 0.,  2.,  8., 10.]])
@@ -63,7 +66,7 @@ def check_corners(corners: Float64[ndarray, "n k"], name: str) -> None:
 
 
 def shape_iou(shapes: Float64[ndarray, "n d"], shape: Float64[ndarray, " d"]) -> Float64[ndarray, " n"]:
-    """IoU of each shape with one other when both share a centre; in two dimensions (width, height), or any other number.
+    """IoU of each shape with another one when both share a centre. Shapes are (width, height), or have any other dimensions.
 
     1 - IoU is a metric on shapes: the Jaccard distance of boxes that share a corner.
 
@@ -77,9 +80,9 @@ def shape_iou(shapes: Float64[ndarray, "n d"], shape: Float64[ndarray, " d"]) ->
 def best_shape_iou(
     shapes: Float64[ndarray, "n d"], others: Float64[ndarray, "a d"]
 ) -> tuple[Float64[ndarray, " n"], Int64[ndarray, " n"]]:
-    """The best IoU of each shape with any of the others, and which one gives it (the first on ties).
+    """The best IoU of each shape with any of the others, and the index of that one (the first on ties).
 
-    Memory is O(n), whatever the number of others.
+    Memory is O(n) for any number of others.
 
     >>> best_shape_iou(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([[10.0, 10.0], [16.0, 5.0]]))
     (array([1. , 0.8]), array([0, 1]))

@@ -1,13 +1,13 @@
-"""Areas and overlaps of boxes (x0, y0, x1, y1) in continuous pixels: a side is x1 - x0, with no pixel added.
+"""Areas, IoU and encoding of boxes (x0, y0, x1, y1) in continuous pixels: a side is x1 - x0, with no pixel added.
 
-A box that is turned over or without a side has area 0 and overlaps nothing: its IoU is 0, even with itself, and never NaN.
-Half precision, in which the area of a box of 256 pixels is infinite, is computed and returned in float32.
+An inverted box, or one with a side of 0, has area 0 and overlaps nothing: its IoU is 0, even with itself, and never NaN.
+Half precision is computed and returned in float32, since the area of a box of 256 pixels would be infinite.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ def box_area(boxes: Float[Tensor, "*rows 4"]) -> Float[Tensor, "*rows"]:
 
 
 def pairwise_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
-    """Intersection over union of each box with each other one.
+    """Intersection over union of each box with each of the others.
 
     >>> pairwise_iou(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 6.0, 3.0], [5.0, 0.0, 6.0, 3.0]]))
     tensor([[0.3333, 0.0000]])
@@ -34,7 +34,7 @@ def pairwise_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> F
 
 
 def pairwise_ioa(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
-    """Intersection over the area of the first: the share of each box that lies in each other one, as COCO's crowd rule.
+    """The share of each box that lies in each of the others: intersection over its own area, as in COCO's crowd rule.
 
     >>> pairwise_ioa(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 60.0, 30.0]]))
     tensor([[0.5000]])
@@ -49,7 +49,7 @@ def matched_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "n 4"]) -> Fl
     tensor([0.3333])
 
     Raises:
-        ValueError: other numbers of rows.
+        ValueError: boxes and others differ in number.
     """
     if boxes.shape != others.shape:
         raise ValueError(f"boxes are compared row by row, got {tuple(boxes.shape)} and {tuple(others.shape)}")
@@ -57,7 +57,7 @@ def matched_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "n 4"]) -> Fl
 
 
 def intersection_area(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*#rows 4"]) -> Float[Tensor, "*rows"]:
-    """Area that two boxes share, over leading axes that broadcast.
+    """Area of the intersection in square pixels; leading axes broadcast.
 
     >>> intersection_area(torch.tensor([0.0, 0.0, 4.0, 3.0]), torch.tensor([2.0, 1.0, 6.0, 9.0]))
     tensor(4.)
@@ -66,33 +66,36 @@ def intersection_area(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*
     other_x0, other_y0, other_x1, other_y1 = _columns(others)
     widths = torch.minimum(x1, other_x1).sub_(torch.maximum(x0, other_x0)).relu_()
     heights = torch.minimum(y1, other_y1).sub_(torch.maximum(y0, other_y0)).relu_()
-    return widths * heights  # not in place: relu keeps its result for the gradient, which is 0 where boxes only touch
+    return widths * heights  # not in place: the gradient of relu needs its result
 
 
 def _iou(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*#rows 4"]) -> Float[Tensor, "*rows"]:
     intersection = intersection_area(boxes, others)
-    union = (box_area(boxes) + box_area(others)).sub_(intersection)  # in torchvision's order: the same to the last bit
+    union = (box_area(boxes) + box_area(others)).sub_(
+        intersection
+    )  # torchvision's order of operations: equal bit for bit
     return _ratio(intersection, union)
 
 
 def _ratio(part: Float[Tensor, "*#rows"], whole: Float[Tensor, "*#rows"]) -> Float[Tensor, "*rows"]:
-    return part.div_(whole.clamp_(min=torch.finfo(whole.dtype).tiny))  # 0 / 0 is 0; both are fresh, and large
+    return part.div_(whole.clamp_(min=torch.finfo(whole.dtype).tiny))  # 0 / 0 is 0; both are new tensors, so in place
 
 
 def _columns(boxes: Float[Tensor, "*rows 4"]) -> tuple[Tensor, ...]:
-    wide = boxes.float() if boxes.dtype.itemsize < 4 else boxes
-    return wide.movedim(-1, 0).contiguous().unbind()  # four strided reads of an axis cost more than one copy
+    return widened(boxes).movedim(-1, 0).contiguous().unbind()  # one copy costs less than four strided reads
 
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # Detectron's BBOX_XFORM_CLIP: a 16 pixel anchor grows to 1000 pixels at most
+def widened(values: Tensor) -> Tensor:
+    """Half precision as float32, any other precision as it is."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+MAX_LOG_SCALE = math.log(1000 / 16)  # Detectron's BBOX_XFORM_CLIP: a 16 pixel anchor grows to at most 1000 pixels
 
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Encodes boxes against anchors, and decodes what a head predicts.
-
-    ``weights`` multiply (dx, dy, dw, dh). Decoded dw and dh are cut at ``max_log_scale``, as in torchvision and
-    detectron2; with ``clamp_below`` also at its negative, as in mmdetection.
+    """Encodes boxes as deltas from anchors, and decodes a head's deltas.
 
     >>> coder = BoxCoder()
     >>> anchors = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
@@ -101,24 +104,30 @@ class BoxCoder:
     tensor([[1.0000, 0.0000, 0.6931, 0.0000]])
     >>> coder.decode(deltas, anchors)
     tensor([[ 5.,  0., 25., 20.]])
+
+    Args:
+        weights: factors of (dx, dy, dw, dh).
+        max_log_scale: decoded dw and dh are at most this, as in torchvision and detectron2.
+        clamp_below: decoded dw and dh are also at least ``-max_log_scale``, as in mmdetection.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    _: KW_ONLY
     max_log_scale: float = MAX_LOG_SCALE
     clamp_below: bool = False
 
     def encode(self, boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*a 4"]) -> Float[Tensor, "*na 4"]:
-        """Offsets of boxes from anchors; leading axes broadcast. Extents must be positive."""
-        center, size = _center_and_size(_at_least_single(boxes))
-        anchor_center, anchor_size = _center_and_size(_at_least_single(anchors))
+        """The deltas (dx, dy, dw, dh) of boxes from anchors, both with positive sides; leading axes broadcast."""
+        center, size = _center_and_size(widened(boxes))
+        anchor_center, anchor_size = _center_and_size(widened(anchors))
         offsets = torch.cat([(center - anchor_center) / anchor_size, torch.log(size / anchor_size)], dim=-1)
         return offsets * offsets.new_tensor(self.weights)
 
     def decode(self, deltas: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*a 4"]) -> Float[Tensor, "*na 4"]:
-        """Boxes at these offsets from anchors; leading axes broadcast."""
-        deltas = _at_least_single(deltas)
+        """The boxes at these deltas from anchors; leading axes broadcast."""
+        deltas = widened(deltas)
         deltas = deltas / deltas.new_tensor(self.weights)
-        anchor_center, anchor_size = _center_and_size(_at_least_single(anchors))
+        anchor_center, anchor_size = _center_and_size(widened(anchors))
         least = -self.max_log_scale if self.clamp_below else None
         center = deltas[..., :2] * anchor_size + anchor_center
         half = deltas[..., 2:].clamp(least, self.max_log_scale).exp() * anchor_size / 2
@@ -128,7 +137,3 @@ class BoxCoder:
 def _center_and_size(boxes: Float[Tensor, "*n 4"]) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n 2"]]:
     size = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + size / 2, size
-
-
-def _at_least_single(values: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,11 +1,12 @@
-"""Maximum-IoU matching of anchors on lattices without the matrix of all pairs, and with the same answer on every anchor.
+"""IoU of grid anchors with boxes, pair by pair, without the matrix of all pairs.
 
 Where a box of size (w, h) has IoU >= t with an anchor of size (w_a, h_a), their intersection is at least
-t / (1 + t) * (w h + w_a h_a). That confines the rows of the lattice to an interval, and within a row, whose overlap in y is
-then known, the columns: what is left is looked at pair by pair, in the arithmetic that the matrix would have used. The best
-anchors of an instance that reaches t nowhere lie where the overlap along each axis is greatest, which is an interval too.
+t / (1 + t) * (w h + w_a h_a). This confines the rows of the grid to an interval. The overlap in y is then known, which
+confines the columns of each row. The remaining pairs are compared in the arithmetic that the matrix would use, so the result
+is the same on every anchor. A box that reaches t nowhere has its best anchors where the overlap along each axis is largest,
+which is an interval too.
 
-Intervals are computed in double precision and widened by more than its rounding, so none leaves a pair out.
+Intervals are computed in double precision and widened by more than its rounding error, so no pair is lost.
 """
 
 from __future__ import annotations
@@ -17,19 +18,28 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from detect.ops.boxes import matched_iou, pairwise_iou
-from detect.ops.matcher import CHUNK_PAIRS, MaxIoU, add_low_quality, best_per_anchor, graded
+from detect.ops.boxes import matched_iou
+
+OVERLAP_SLACK = (
+    1e-3  # share of an overlap, and of a cell: far above single precision's rounding, too small to cost time
+)
 
 
 @dataclass(frozen=True, eq=False)
 class LevelGrid:
-    """Anchor (row, column, k) of a level is ``cell_boxes[k]`` moved right by column * stride_x, down by row * stride_y.
+    """The anchors of one pyramid level.
 
-    Strides are in pixels of the network's input; ``cell_boxes`` (x0, y0, x1, y1) are those of the first cell.
+    Anchor (row, column, k) is ``cell_boxes[k]`` moved right by column * stride_x and down by row * stride_y.
 
     >>> LevelGrid(1, 2, (8.0, 8.0), torch.tensor([[0.0, 0.0, 4.0, 2.0]])).boxes()
     tensor([[ 0.,  0.,  4.,  2.],
             [ 8.,  0., 12.,  2.]])
+
+    Args:
+        height: rows of cells.
+        width: columns of cells.
+        stride_xy: distance between cells, in pixels of the network's input.
+        cell_boxes: anchors of the first cell, (x0, y0, x1, y1) in the same pixels.
     """
 
     height: int
@@ -42,7 +52,7 @@ class LevelGrid:
         return self.height * self.width * self.cell_boxes.shape[0]
 
     def boxes(self) -> Float[Tensor, "a 4"]:
-        """All anchors, in the order of row, column, k: that of a head's outputs."""
+        """All anchors in the order row, column, k: the order of a head's outputs."""
         like = self.cell_boxes
         x = torch.arange(self.width, dtype=like.dtype, device=like.device) * self.stride_xy[0]
         y = torch.arange(self.height, dtype=like.dtype, device=like.device) * self.stride_xy[1]
@@ -50,62 +60,23 @@ class LevelGrid:
         return (shifts[:, :, None] + like).reshape(-1, 4)
 
 
-SLACK = 1e-3  # of an overlap, and of a cell: far above single precision's rounding, far below what would cost time
-
-
-def match_level_grids(
-    lattices: Sequence[LevelGrid], boxes: Float[Tensor, "n 4"], rule: MaxIoU | None = None
-) -> Int64[Tensor, " a"]:
-    """Match the anchors of a pyramid by maximum IoU; the same as ``match_boxes`` on all of them, without the product.
-
-    >>> lattice = LevelGrid(2, 3, (8.0, 8.0), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
-    >>> match_level_grids([lattice], torch.tensor([[8.0, 0.0, 16.0, 9.0], [0.0, 8.0, 5.0, 16.0]]))
-    tensor([-1,  0, -1,  1, -1, -1])
-    """
-    rule = rule or MaxIoU()
-    cells = _Cells.of(lattices)
-    dtype = torch.promote_types(boxes.dtype, cells.boxes.dtype)
-    boxes = boxes.to(dtype)
-    close = cells.pairs_reaching(boxes, rule.background)
-    best, instance = best_per_anchor(close.anchors, close.iou, close.instances, cells.num_anchors)
-    matches = graded(best, instance, rule)
-    if not rule.low_quality or not len(boxes):
-        return matches
-    top = boxes.new_zeros(len(boxes)).scatter_reduce_(0, close.instances, close.iou, "amax")
-    far = torch.nonzero(top == 0)[:, 0]  # these reach the threshold nowhere
-    remote = cells.best_pairs(boxes, far)
-    top.scatter_reduce_(0, remote.instances, remote.iou, "amax")
-    pairs = close.joined(remote)
-    best_ones = (pairs.iou == top[pairs.instances]) & (pairs.iou > 0)
-    anchors, triggers = pairs.anchors[best_ones], pairs.instances[best_ones]
-    own = instance[anchors]
-    unknown = torch.nonzero(best[anchors] == 0)[:, 0]
-    own[unknown] = _own_instance(pairs.anchor_boxes[best_ones][unknown], boxes)
-    add_low_quality(matches, anchors, triggers, own, rule)
-    return matches
-
-
-def _own_instance(anchors: Float[Tensor, "m 4"], boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, " m"]:
-    """The instance that each anchor overlaps most, the first of equals."""
-    step = max(1, CHUNK_PAIRS // max(len(boxes), 1))
-    parts = [pairwise_iou(some, boxes).argmax(dim=1) for some in torch.split(anchors, step)]
-    return torch.cat([torch.zeros(0, dtype=torch.int64, device=anchors.device), *parts])
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Anchors and instances that were looked at, and their IoU."""
+@dataclass(frozen=True, eq=False)
+class AnchorPairs:
+    """Pairs of an anchor and an instance with their IoU; both are given by row."""
 
     anchors: Int64[Tensor, " m"]
     anchor_boxes: Float[Tensor, "m 4"]
     instances: Int64[Tensor, " m"]
     iou: Float[Tensor, " m"]
 
-    def take(self, rows: Int64[Tensor, " r"]) -> _Pairs:
-        return _Pairs(self.anchors[rows], self.anchor_boxes[rows], self.instances[rows], self.iou[rows])
+    def where(self, mask: Bool[Tensor, " m"]) -> AnchorPairs:
+        """The pairs that a mask selects."""
+        rows = _where(mask)
+        return AnchorPairs(self.anchors[rows], self.anchor_boxes[rows], self.instances[rows], self.iou[rows])
 
-    def joined(self, other: _Pairs) -> _Pairs:
-        return _Pairs(
+    def joined(self, other: AnchorPairs) -> AnchorPairs:
+        """These pairs and, after them, others."""
+        return AnchorPairs(
             torch.cat([self.anchors, other.anchors]),
             torch.cat([self.anchor_boxes, other.anchor_boxes]),
             torch.cat([self.instances, other.instances]),
@@ -113,71 +84,70 @@ class _Pairs:
         )
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """The kinds of anchors of all lattices: one row for each level and each box of its cell."""
+class GridPairs:
+    """Finds pairs of boxes with the anchors of a pyramid, one row of a table for each level and each anchor of its cell.
 
-    boxes: Float[Tensor, "m 4"]
-    stride_xy: Float[Tensor, "m 2"]
-    size_wh: Int64[Tensor, "m 2"]
-    """Columns and rows of the level."""
-    first: Int64[Tensor, " m"]
-    """The anchor of this kind in the level's first cell."""
-    step: Int64[Tensor, " m"]
-    """Anchors in a cell."""
-    num_anchors: int
+    Raises:
+        ValueError: there are no levels.
+    """
 
-    @classmethod
-    def of(cls, lattices: Sequence[LevelGrid]) -> _Cells:
-        if not lattices:
-            raise ValueError("need at least one lattice")
-        like = lattices[0].cell_boxes
-        kinds: list[tuple[float, float, int, int, int, int]] = []
+    def __init__(self, levels: Sequence[LevelGrid]) -> None:
+        if not levels:
+            raise ValueError("need at least one level grid")
+        like = levels[0].cell_boxes
+        table: list[tuple[float, float, int, int, int, int]] = []
         total = 0
-        for lattice in lattices:
-            count = len(lattice.cell_boxes)
-            kinds += [(*lattice.stride_xy, lattice.width, lattice.height, total + k, count) for k in range(count)]
-            total += lattice.num_anchors
-        table = torch.tensor(kinds, dtype=torch.float64, device=like.device).reshape(-1, 6)
-        whole = table[:, 2:].to(torch.int64)
-        return cls(
-            torch.cat([lattice.cell_boxes for lattice in lattices]),
-            table[:, :2].to(like.dtype),
-            whole[:, :2],
-            whole[:, 2],
-            whole[:, 3],
-            total,
-        )
+        for level in levels:
+            per_cell = len(level.cell_boxes)
+            table += [(*level.stride_xy, level.width, level.height, total + k, per_cell) for k in range(per_cell)]
+            total += level.num_anchors
+        columns = torch.tensor(table, dtype=torch.float64, device=like.device).reshape(-1, 6)
+        self.num_anchors = total
+        self.boxes = torch.cat([level.cell_boxes for level in levels])
+        self.stride_xy = columns[:, :2].to(like.dtype)
+        whole = columns[:, 2:].to(torch.int64)
+        self.size_wh, self.first, self.per_cell = whole[:, :2], whole[:, 2], whole[:, 3]
 
-    def pairs_reaching(self, boxes: Float[Tensor, "n 4"], threshold: float) -> _Pairs:
-        """All pairs whose IoU reaches the threshold."""
+    def reaching(self, boxes: Float[Tensor, "n 4"], iou_thresh: float) -> AnchorPairs:
+        """All pairs with IoU >= ``iou_thresh``, which is above 0."""
         kind, instance = self._every_kind_with(torch.arange(len(boxes), device=boxes.device))
         anchor, box = self.boxes.double()[kind], boxes.double()[instance]
-        least = (_area(anchor) + _area(box)) * (threshold / (1 + threshold) * (1 - SLACK))
+        least = (_area(anchor) + _area(box)) * (iou_thresh / (1 + iou_thresh) * (1 - OVERLAP_SLACK))
         narrow = torch.minimum(_extents(anchor), _extents(box))
         possible = _where((least <= narrow.prod(dim=1)) & (least > 0))
         kind, instance, least, narrow = kind[possible], instance[possible], least[possible], narrow[possible]
         at, row = _every(*self._interval(kind, boxes[instance], least / narrow[:, 0], axis=1))
         kind, instance, least, narrow = kind[at], instance[at], least[at], narrow[at]
-        high = self._overlap(kind, boxes[instance], row, axis=1) * (1 + SLACK)
+        high = self._overlap(kind, boxes[instance], row, axis=1) * (1 + OVERLAP_SLACK)
         reach = _where(least <= high * narrow[:, 0])
         kind, instance, row, wide = kind[reach], instance[reach], row[reach], least[reach] / high[reach]
         at, column = _every(*self._interval(kind, boxes[instance], wide, axis=0))
         pairs = self._pairs(kind[at], instance[at], column, row[at], boxes)
-        return pairs.take(_where(pairs.iou >= threshold))
+        return pairs.where(pairs.iou >= iou_thresh)
 
-    def best_pairs(self, boxes: Float[Tensor, "n 4"], rows: Int64[Tensor, " r"]) -> _Pairs:
-        """For these instances all pairs whose IoU is, but for rounding, the highest that they have with any anchor."""
+    def best(self, boxes: Float[Tensor, "n 4"], close: AnchorPairs) -> AnchorPairs:
+        """Each instance with its best anchors, all that tie, if their IoU is above 0.
+
+        ``close`` are the pairs above some threshold: only instances without any are searched for again.
+        """
+        top = boxes.new_zeros(len(boxes)).scatter_reduce_(0, close.instances, close.iou, "amax")
+        far = self._near_best(boxes, _where(top == 0))
+        top.scatter_reduce_(0, far.instances, far.iou, "amax")
+        pairs = close.joined(far)
+        return pairs.where((pairs.iou == top[pairs.instances]) & (pairs.iou > 0))
+
+    def _near_best(self, boxes: Float[Tensor, "n 4"], rows: Int64[Tensor, " r"]) -> AnchorPairs:
+        """Pairs of these instances that include every pair of their highest IoU."""
         kind, instance = self._every_kind_with(rows)
         wide, high = (self._greatest_overlap(kind, boxes[instance], axis) for axis in (0, 1))
         union = _area(self.boxes.double()[kind]) + _area(boxes.double()[instance]) - wide * high
         iou = wide * high / union
         top = iou.new_zeros(len(boxes)).scatter_reduce_(0, instance, iou, "amax")[instance]
-        likely = _where((iou >= top * (1 - SLACK)) & (top > 0))
+        likely = _where((iou >= top * (1 - OVERLAP_SLACK)) & (top > 0))
         kind, instance, wide, high = kind[likely], instance[likely], wide[likely], high[likely]
-        at, row = _every(*self._interval(kind, boxes[instance], high * (1 - SLACK), axis=1))
+        at, row = _every(*self._interval(kind, boxes[instance], high * (1 - OVERLAP_SLACK), axis=1))
         kind, instance, wide = kind[at], instance[at], wide[at]
-        at, column = _every(*self._interval(kind, boxes[instance], wide * (1 - SLACK), axis=0))
+        at, column = _every(*self._interval(kind, boxes[instance], wide * (1 - OVERLAP_SLACK), axis=0))
         return self._pairs(kind[at], instance[at], column, row[at], boxes)
 
     def _every_kind_with(self, rows: Int64[Tensor, " r"]) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
@@ -187,10 +157,10 @@ class _Cells:
     def _interval(
         self, kind: Int64[Tensor, " m"], boxes: Float[Tensor, "m 4"], overlap: Float64[Tensor, " m"], axis: int
     ) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
-        """First and last column (row) in which the overlap along the axis reaches what is asked for, or somewhat less."""
+        """First and last column (row) in which the overlap along the axis reaches a value, less a little slack."""
         cell, box, stride = self.boxes.double()[kind], boxes.double(), self.stride_xy[kind, axis].double()
-        first = (box[:, axis] + overlap - cell[:, axis + 2]) / stride - SLACK
-        last = (box[:, axis + 2] - overlap - cell[:, axis]) / stride + SLACK
+        first = (box[:, axis] + overlap - cell[:, axis + 2]) / stride - OVERLAP_SLACK
+        last = (box[:, axis + 2] - overlap - cell[:, axis]) / stride + OVERLAP_SLACK
         return first.ceil().long().clamp_min(0), torch.minimum(last.floor().long(), self.size_wh[kind, axis] - 1)
 
     def _overlap(
@@ -204,7 +174,7 @@ class _Cells:
     def _greatest_overlap(
         self, kind: Int64[Tensor, " m"], boxes: Float[Tensor, "m 4"], axis: int
     ) -> Float64[Tensor, " m"]:
-        """Overlap along an axis only shrinks with the distance of centres: the nearest column (row) has the most."""
+        """The overlap along an axis falls with the distance of centres, so the nearest column (row) has the largest."""
         cell, box = self.boxes.double()[kind], boxes.double()
         distance = (box[:, axis] + box[:, axis + 2] - cell[:, axis] - cell[:, axis + 2]) / 2
         index = (distance / self.stride_xy[kind, axis].double()).round().long()
@@ -218,11 +188,11 @@ class _Cells:
         column: Int64[Tensor, " m"],
         row: Int64[Tensor, " m"],
         boxes: Float[Tensor, "n 4"],
-    ) -> _Pairs:
+    ) -> AnchorPairs:
         shift = torch.stack([column, row], dim=1) * self.stride_xy[kind]
-        anchor_boxes = shift.repeat(1, 2) + self.boxes[kind]  # as LevelGrid.boxes adds them, to the bit
-        anchors = self.first[kind] + (row * self.size_wh[kind, 0] + column) * self.step[kind]
-        return _Pairs(anchors, anchor_boxes, instance, matched_iou(boxes[instance], anchor_boxes))
+        anchor_boxes = shift.repeat(1, 2) + self.boxes[kind]  # the same additions as LevelGrid.boxes, bit for bit
+        anchors = self.first[kind] + (row * self.size_wh[kind, 0] + column) * self.per_cell[kind]
+        return AnchorPairs(anchors, anchor_boxes, instance, matched_iou(boxes[instance], anchor_boxes))
 
 
 def _extents(boxes: Float64[Tensor, "m 4"]) -> Float64[Tensor, "m 2"]:
@@ -240,7 +210,7 @@ def _where(mask: Bool[Tensor, " m"]) -> Int64[Tensor, " r"]:
 def _every(
     first: Int64[Tensor, " m"], last: Int64[Tensor, " m"]
 ) -> tuple[Int64[Tensor, " total"], Int64[Tensor, " total"]]:
-    """All whole numbers of each interval, and the interval that each is from."""
+    """The row of the interval that each whole number comes from, and the number, over all intervals."""
     counts = (last - first + 1).clamp_min(0)
     at = torch.repeat_interleave(counts)
     before = counts.cumsum(0) - counts

@@ -1,8 +1,9 @@
-"""Non-maximum suppression: of boxes that overlap too much, only the one with the highest score stays.
+"""Non-maximum suppression: among boxes that overlap too much, only the one with the highest score stays.
 
-Greedy and exact: in falling order of score, the lower index first among equal scores, a box stays unless a box that stays
-already overlaps it with IoU > threshold. IoU is computed in the precision of the boxes and compared in double, as
-torchvision's kernel does on a CPU. Boxes are (x0, y0, x1, y1) in continuous pixels; one without extent overlaps nothing.
+The greedy rule, computed exactly: in falling order of score, with the lower index first among equal scores, a box stays
+unless a box that already stays overlaps it with IoU > threshold. IoU is computed in the precision of the boxes and compared
+in double, as torchvision's CPU kernel does. Boxes are (x0, y0, x1, y1) in continuous pixels; one without extent overlaps
+nothing.
 """
 
 from __future__ import annotations
@@ -17,42 +18,42 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from detect.ops.boxes import box_area, intersection_area, pairwise_iou
 
-ROWS_AT_ONCE = 128  # boxes settled together: more waste overlaps on boxes that fall, fewer make many small steps
+BLOCK_ROWS = 128  # boxes settled together: larger blocks waste IoU on suppressed boxes, smaller ones make more steps
 
 
-def nms(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], iou_threshold: float) -> Int64[Tensor, " k"]:
+def nms(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], *, iou_threshold: float) -> Int64[Tensor, " k"]:
     """Indices of the boxes that stay, in falling order of score.
 
-    By torchvision's compiled kernel where that is loaded for the device of the boxes, else as :func:`class_nms`.
+    Uses torchvision's compiled kernel if it is loaded for the device of the boxes, else :func:`class_nms`.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [5.0, 0.0, 15.0, 10.0]])
-    >>> nms(boxes, torch.tensor([0.8, 0.9, 0.7]), 0.5)  # IoU of the first two: 90 / 100; of the last two: 45 / 145
+    >>> nms(boxes, torch.tensor([0.8, 0.9, 0.7]), iou_threshold=0.5)  # IoU 90 / 100 and 45 / 145
     tensor([1, 2])
 
     Raises:
-        ValueError: the threshold is not between 0 and 1, or there is not one number of each kind for each box.
+        ValueError: the threshold is not between 0 and 1, or there is not one value for each box.
     """
     if _has_kernel(boxes, scores):
         _check_threshold(iou_threshold)
         _check_lengths(boxes.shape[:1], scores=scores)
         return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
-    return class_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+    return class_nms(boxes, scores, classes=torch.zeros_like(scores, dtype=torch.int64), iou_threshold=iou_threshold)
 
 
 def class_nms(
-    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], classes: Int64[Tensor, " n"], iou_threshold: float
+    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], *, classes: Int64[Tensor, " n"], iou_threshold: float
 ) -> Int64[Tensor, " k"]:
-    """As :func:`nms`, but boxes of different classes do not meet.
+    """:func:`nms` within each class: boxes of different classes do not suppress each other.
 
-    Sorted by class, so that no coordinate is moved and nothing rounded. At worst as many overlaps are computed as there
-    are pairs within classes, in memory O(n); a box that has fallen takes no further part.
+    Boxes are sorted by class, so no coordinate is shifted and rounded. In the worst case IoU is computed for every pair of
+    a class, in memory O(n); a suppressed box takes no further part.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [0.0, 0.0, 10.0, 8.0]])
-    >>> class_nms(boxes, torch.tensor([0.7, 0.8, 0.9]), torch.tensor([5, 3, 5]), 0.5)
+    >>> class_nms(boxes, torch.tensor([0.7, 0.8, 0.9]), classes=torch.tensor([5, 3, 5]), iou_threshold=0.5)
     tensor([2, 1])
 
     Raises:
-        ValueError: the threshold is not between 0 and 1, or there is not one number of each kind for each box.
+        ValueError: the threshold is not between 0 and 1, or there is not one value for each box.
     """
     _check_threshold(iou_threshold)
     _check_lengths(boxes.shape[:1], scores=scores, classes=classes)
@@ -64,20 +65,21 @@ def class_nms(
 
 
 def nms_mask(
-    boxes: Float[Tensor, "b n 4"], classes: Int64[Tensor, "b n"], valid: Bool[Tensor, "b n"], iou_threshold: float
+    boxes: Float[Tensor, "b n 4"], classes: Int64[Tensor, "b n"], *, valid: Bool[Tensor, "b n"], iou_threshold: float
 ) -> Bool[Tensor, "b n"]:
-    """Which boxes stay, of boxes that are in falling order of score already; those not valid take no part.
+    """Which boxes stay, for boxes already in falling order of score; boxes that are not valid take no part.
 
-    The form for export and compilation: no shape depends on the data. What stays is the only solution of "a valid box
-    stays unless an earlier one that stays overlaps it"; it is found by repeating that rule until nothing changes, after
-    at most as many rounds as the longest chain of overlaps. Memory is O(b n^2).
+    No shape depends on the data, as export and compilation need. The boxes that stay are the only solution of "a valid box
+    stays unless an earlier one that stays overlaps it". The rule is repeated until nothing changes, which takes at most as
+    many rounds as the longest chain of overlaps. Memory is O(b n^2).
 
     >>> boxes = torch.tensor([[[0.0, 0.0, 10.0, 9.0], [0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 15.0, 10.0]]])
-    >>> nms_mask(boxes, torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool), 0.5)
+    >>> classes, valid = torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)
+    >>> nms_mask(boxes, classes, valid=valid, iou_threshold=0.5)
     tensor([[ True, False,  True]])
 
     Raises:
-        ValueError: the threshold is not between 0 and 1, or there is not one number of each kind for each box.
+        ValueError: the threshold is not between 0 and 1, or there is not one value for each box.
     """
     _check_threshold(iou_threshold)
     _check_lengths(boxes.shape[:2], classes=classes, valid=valid)
@@ -88,7 +90,7 @@ def nms_mask(
 
     def apply_rule(stays: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
         fallen = torch.matmul(stays.float()[:, None], suppresses)[:, 0] > 0
-        return valid & ~fallen, stays.clone()  # a loop's body may not return what it was given
+        return valid & ~fallen, stays.clone()  # the body of while_loop may not return its input
 
     state = (valid.clone(), torch.zeros_like(valid))
     if torch.compiler.is_compiling():
@@ -101,7 +103,7 @@ def nms_mask(
 def _suppresses(
     boxes: Float[Tensor, "b n 4"], classes: Int64[Tensor, "b n"], iou_threshold: float
 ) -> Bool[Tensor, "b n n"]:
-    """Whether the box of a row, if it stays, takes out the box of a column."""
+    """Whether the box of a row, if it stays, suppresses the box of a column."""
     intersection = intersection_area(boxes[:, :, None], boxes[:, None])
     area = box_area(boxes)
     union = (area[:, :, None] + area[:, None] - intersection).clamp(min=torch.finfo(area.dtype).tiny)
@@ -110,13 +112,13 @@ def _suppresses(
 
 
 def _settle(boxes: Float[Tensor, "n 4"], classes: Int64[Tensor, " n"], iou_threshold: float) -> Int64[Tensor, " k"]:
-    """Places of the boxes that stay, of boxes sorted by class and, within a class, by falling score."""
+    """Places of the boxes that stay, for boxes sorted by class and by falling score within a class."""
     ends = torch.searchsorted(classes, classes, right=True).cpu().numpy()  # where the class of each box ends
     rest = np.arange(len(boxes))
     staying = [rest[:0]]
     while len(rest):
-        rows = rest[:ROWS_AT_ONCE]
-        reach = np.searchsorted(rest, ends[rows])  # how many of the rest are of the class of a row, or of one before
+        rows = rest[:BLOCK_ROWS]
+        reach = np.searchsorted(rest, ends[rows])  # boxes of the rest up to the end of a row's class
         columns = rest[: reach[-1]]
         candidates = boxes[torch.from_numpy(columns).to(boxes.device)]
         overlaps = pairwise_iou(candidates[: len(rows)], candidates)
@@ -129,9 +131,9 @@ def _settle(boxes: Float[Tensor, "n 4"], classes: Int64[Tensor, " n"], iou_thres
 def _settle_rows(
     overlap: Bool[Tensor, "r m"], reach: Int64[np.ndarray, " r"]
 ) -> tuple[Bool[np.ndarray, " r"], Bool[np.ndarray, " m"]]:
-    """Which of the rows stay, and which of the columns (the rows and what comes after them) fall to one that stays.
+    """Which rows stay, and which columns (the rows and the boxes after them) a row that stays suppresses.
 
-    Each row of the matrix is one long integer, a bit for each column up to its reach: a row that stays is one "or".
+    Each row of the matrix is one long integer with a bit for each column up to its reach, so a row costs one "or".
     """
     rows = np.packbits(overlap.cpu().numpy(), axis=1, bitorder="little")
     stays = np.zeros(len(rows), bool)
@@ -145,7 +147,7 @@ def _settle_rows(
 
 
 def _has_kernel(boxes: Tensor, scores: Tensor) -> bool:
-    """Whether torchvision's own kernel is loaded for these tensors; a stand-in written in Python does not count."""
+    """Whether torchvision's compiled kernel is loaded for these tensors; a stand-in in Python does not count."""
     if not hasattr(torch.ops.torchvision, "nms") or boxes.dtype != scores.dtype or boxes.dtype.itemsize < 4:
         return False
     key = torch._C._dispatch_key_for_device(boxes.device.type)
@@ -153,7 +155,7 @@ def _has_kernel(boxes: Tensor, scores: Tensor) -> bool:
 
 
 def _compared(iou_threshold: float, dtype: torch.dtype) -> float:
-    """The largest number of this precision up to the threshold: to be above one is to be above the other."""
+    """The largest number of this precision up to the threshold: exactly the same values are above either."""
     bits = 24 if dtype == torch.float32 else 53
     mantissa, exponent = math.frexp(iou_threshold)
     return math.ldexp(math.floor(math.ldexp(mantissa, bits)), exponent - bits)
@@ -162,7 +164,7 @@ def _compared(iou_threshold: float, dtype: torch.dtype) -> float:
 def _check_lengths(shape: torch.Size, **columns: Tensor) -> None:
     for name, column in columns.items():
         if column.shape != shape:
-            raise ValueError(f"{name} are one for each box, {tuple(shape)}, got {tuple(column.shape)}")
+            raise ValueError(f"need {name} of shape {tuple(shape)}, one for each box, got {tuple(column.shape)}")
 
 
 def _check_threshold(iou_threshold: float) -> None:

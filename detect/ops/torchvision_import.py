@@ -1,12 +1,12 @@
-"""Import torchvision, with a stand-in for ``nms`` where its compiled operators cannot be loaded.
+"""Import torchvision, with a stand-in for ``nms`` if its compiled operators cannot be loaded.
 
-A torchvision wheel beside a torch of another build (CPU-only, say) cannot load its compiled operators, and then fails to
-import at all: it adds to the schemas of ``torchvision::nms`` and ``torchvision::qnms``, which only the operators define.
-With those schemas declared, and :mod:`detect.ops.nms` behind the first, everything written in Python works, detectors
-included; an operator without a stand-in still raises torchvision's own error when it is called.
+A torchvision wheel cannot load its compiled operators beside another build of torch (CPU-only, for example). Its import then
+fails, because it registers fake kernels for ``torchvision::nms`` and ``torchvision::qnms``, whose schemas only the operators
+define. If those schemas are declared, and :mod:`detect.ops.nms` implements the first, everything written in Python works,
+detectors included. An operator without a stand-in still raises torchvision's own error when it is called.
 
-A schema that is declared twice aborts the interpreter. So torchvision first loads its library itself, whatever the file is
-called (``_C*.so`` before release 0.29, ``_C_stable*.so`` since), and a schema is declared only if it is still missing.
+Declaring a schema twice aborts the interpreter. So torchvision first loads its library itself, whatever its file is called
+(``_C*.so`` before release 0.29, ``_C_stable*.so`` since), and a schema is declared only if it is still missing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _importing = RLock()
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, untouched where its compiled operators load.
+    """The package torchvision, unchanged if its compiled operators load.
 
     Raises:
         MissingExtraError: torchvision is not installed.
@@ -59,7 +59,7 @@ def _import_from(spec: ModuleSpec) -> None:
         del sys.modules["torchvision"]
         raise
     if _declared:
-        package.ops.boxes._assert_has_ops = _assert_has_ops  # for nms alone: other operators stay missing
+        package.ops.boxes._assert_has_ops = _assert_has_ops  # only nms has a stand-in
 
 
 def _declare_schemas() -> None:
@@ -71,8 +71,8 @@ def _declare_schemas() -> None:
 
 
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    return class_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+    return class_nms(boxes, scores, classes=torch.zeros_like(scores, dtype=torch.int64), iou_threshold=iou_threshold)
 
 
 def _assert_has_ops() -> None:
-    """In place of torchvision's check before ``nms``."""
+    """Replaces torchvision's check before ``nms``."""

@@ -104,7 +104,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Backbone, pyramid, head and losses; fields of the other task are ignored."""
 
-    backbone: str = Field(default="small", description="small, timm:NAME or torchvision:NAME")
+    backbone: str = Field(default="tiny", description="tiny, timm:NAME or torchvision:NAME")
     pretrained: bool = Field(default=False, description="start from ImageNet weights")
     pyramid_channels: int = Field(default=64, ge=1, le=4096, description="channels of every level and of the head")
     num_convs: int = Field(default=2, ge=0, le=16, description="convolutions of each tower of the head")

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from builders import grid_anchors
 from numpy.testing import assert_allclose, assert_array_equal
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
@@ -19,7 +20,7 @@ from detect.anchors.known import load_anchors
 from detect.anchors.level_fitting import fit_levels
 from detect.data import read_coco
 from detect.data.resize import parse_resize
-from detect.ops.matcher import Atss, MaxIoU, match_atss
+from detect.ops.matcher import Atss, MaxIoU
 from detect.samples import SAMPLES, sample_annotations
 
 SIZES = [(20.0, 27.3), (45.0,), (99.0,), (160.0,), (300.0,)]
@@ -101,7 +102,7 @@ def test_the_first_and_last_anchors_of_a_level_are_its_own():
 def test_forced_an_outbid_instance_is_saved_and_leaves_the_better_one_with_nothing():
     # both have the first cell as their best anchor, by 1 and by 240 / 256: the last of them takes it
     grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
-    result = assign(of([[0, 0, 16, 16], [0, 0, 16, 15]]), grid, MaxIoU(low_quality="forced"))
+    result = assign(of([[0, 0, 16, 16], [0, 0, 16, 15]]), grid, MaxIoU(low_quality_mode="forced"))
     assert_array_equal(result.suitable.ravel(), [1, 1])
     assert_array_equal(result.low_quality_only, [1])
     assert_array_equal(result.unassigned, [0])
@@ -110,7 +111,7 @@ def test_forced_an_outbid_instance_is_saved_and_leaves_the_better_one_with_nothi
 def test_an_anchor_between_the_thresholds_is_ignored():
     # 16 x 7 in a cell of 16 x 16: 112 / 256 = .4375; the low-quality rule makes it positive
     grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
-    assert assign(of([[0, 0, 16, 7]]), grid, MaxIoU(low_quality=None)).ignored.tolist() == [1]
+    assert assign(of([[0, 0, 16, 7]]), grid, MaxIoU(allow_low_quality_matches=False)).ignored.tolist() == [1]
     assert assign(of([[0, 0, 16, 7]]), grid).ignored.tolist() == [0]
 
 
@@ -146,7 +147,7 @@ def test_forced_low_quality_matches_are_mmdetections(sample):
     """As MaxIoUAssigner.assign_wrt_overlaps with gt_max_assign_all: each instance in turn takes its best anchors."""
     instances = part_of(sample, "letterbox:128", step=9)
     grid = AnchorGenerator.of_sizes(SIZES, convention="mmdet")
-    result = assign(instances, grid, MaxIoU(low_quality="forced"))
+    result = assign(instances, grid, MaxIoU(low_quality_mode="forced"))
     for rows, boxes, every, per_level in images_of(instances, grid):
         iou = box_iou(boxes, every)
         best, matches = iou.max(dim=0)
@@ -164,7 +165,7 @@ def test_atss_is_the_matchers(sample, shapes):
     grid = AnchorGenerator(AnchorSet.of(shapes, strides=(8, 16, 32)[: len(shapes)]))
     result = assign(instances, grid, Atss())
     for rows, boxes, every, per_level in images_of(instances, grid):
-        matches = match_atss(every.split(per_level), boxes)
+        matches = Atss().match(grid_anchors(every, per_level).level_grids, boxes)
         assert_array_equal(result.positives[rows], counted(matches, per_level, len(rows)))
     assert_array_equal(result.by_threshold, result.positives)
     assert len(result.low_quality_only) == result.ignored.sum() == 0
@@ -235,7 +236,9 @@ def test_images_do_not_meet():
 
 
 def test_without_the_low_quality_rule_both_counts_are_one():
-    result = assign(part_of("nuclei", "none", step=4), AnchorGenerator.of_sizes(SIZES), MaxIoU(low_quality=None))
+    result = assign(
+        part_of("nuclei", "none", step=4), AnchorGenerator.of_sizes(SIZES), MaxIoU(allow_low_quality_matches=False)
+    )
     assert_array_equal(result.positives, result.by_threshold)
     assert len(result.low_quality_only) == 0
     assert len(result.unassigned) > 0
@@ -244,7 +247,7 @@ def test_without_the_low_quality_rule_both_counts_are_one():
 def test_a_box_that_meets_no_anchor_is_unassigned():
     # stride 32, anchors of 4 x 4 around (16, 16) and (48, 48): nothing at (0, 0)
     grid = AnchorGenerator(AnchorSet.of([[(4, 4)]], strides=[32]))
-    for rule in (MaxIoU(), MaxIoU(low_quality="forced"), Atss()):
+    for rule in (MaxIoU(), MaxIoU(low_quality_mode="forced"), Atss()):
         assert_array_equal(assign(of([[0, 0, 4, 4], [14, 14, 4, 4]]), grid, rule).unassigned, [0])
 
 

@@ -42,7 +42,7 @@ def test_torchvisions_rounding_and_strides_by_hand():
     # 32 at ratio 1/2 is 45.25 x 22.63: halves 22.6 and 11.3 round to 23 and 11
     assert placed.boxes[0].tolist() == [-23, -11, 23, 11]
     # P6: 800 / 13 = 61.5, 1344 / 21 = 64; P7: 800 / 7 = 114.3, 1344 / 11 = 122.2, cut
-    assert [lattice.stride_xy for lattice in placed.lattices[3:]] == [(64, 61), (122, 114)]
+    assert [level.stride_xy for level in placed.level_grids[3:]] == [(64, 61), (122, 114)]
     last = placed.boxes[-1]
     assert ((last[0] + last[2]) / 2, (last[1] + last[3]) / 2) == (1220, 684)
     assert len(placed.boxes) == 201_600

@@ -98,7 +98,7 @@ def test_every_subset_is_what_its_own_grid_covers_and_gives(convention):
         alone = anchor_metrics(nuclei, own.anchors, strides=own.strides, rounded=own.rounded)
         assert_allclose([kept.recall, kept.average_iou], [alone.grid_recall(0.6), alone.grid_average_iou])
         assert_array_equal(kept.lost, ids[whole & (alone.placed_best_iou < 0.6)])
-        assert kept.without_threshold == len(assign(nuclei, own, MaxIoU(low_quality=None)).unassigned)
+        assert kept.without_threshold == len(assign(nuclei, own, MaxIoU(allow_low_quality_matches=False)).unassigned)
         costs = level_costs(nuclei.canvas_wh[:1], own.anchors, HeadSize(1))  # images are all of one size
         of_all = sum(level.cost.flops for level in found.levels)
         assert_allclose(1 - kept.flops_saved, sum(cost.flops for cost in costs) / of_all)
@@ -171,7 +171,7 @@ def test_the_table_before_and_after_dropping_levels_of_the_samples(sample, resiz
 
 
 def test_atss_and_its_shares(nuclei):
-    found = level_report(nuclei, AnchorGenerator(NUCLEI), rule=Atss())
+    found = level_report(nuclei, AnchorGenerator(NUCLEI), matcher=Atss())
     assert_allclose(sum(level.positives for level in found.levels), 1)
 
 

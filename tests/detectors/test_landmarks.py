@@ -20,7 +20,7 @@ from detect.losses import batch_normalizer, image_normalizer
 
 
 def detector_of(num_types: int = 1, stride: int = 2, **options: object) -> LandmarkDetector:
-    backbone = build_backbone("small", strides=(2, 4, 8, 16), in_channels=1, seed=0)
+    backbone = build_backbone("tiny", strides=(2, 4, 8, 16), in_channels=1, seed=0)
     return LandmarkDetector(backbone, num_types, stride=stride, seed=0, **options)
 
 
@@ -84,7 +84,7 @@ def test_losses_are_divided_over_the_points():
     images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     points = Keypoints.of([torch.tensor([[5.0, 5.0], [20.0, 5.0], [9.0, 25.0]]), torch.zeros(0, 2)])
     given = {"batch": batch_normalizer, "image": image_normalizer, "none": torch.ones_like}
-    loss = {name: detector_of(normalizers=rule).losses(images, points).heatmap for name, rule in given.items()}
+    loss = {name: detector_of(normalizer=rule).losses(images, points).heatmap for name, rule in given.items()}
     assert_close(loss["batch"], loss["none"] / 4)
     assert_close(loss["image"], loss["none"] / 6, rtol=0.01, atol=0.0)
 
@@ -123,7 +123,7 @@ def test_every_weight_learns(stride, nuclei_batch):
 def test_mistakes_are_named(nuclei_batch):
     with pytest.raises(ConfigError, match=r"need maps of \[1\]"):
         detector_of(stride=1)
-    with pytest.raises(ValueError, match="targets of 4 images and 1 landmark types for heatmaps of 4 and 2"):
+    with pytest.raises(ValueError, match="targets of 4 images and 1 keypoint types for heatmaps of 4 and 2"):
         detector_of(num_types=2).losses(nuclei_batch.images, nuclei_batch.landmarks)
 
 

@@ -18,7 +18,7 @@ OWN = (4, 8, 16)
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return build_backbone("small", strides=OWN, in_channels=1, seed=0)
+    return build_backbone("tiny", strides=OWN, in_channels=1, seed=0)
 
 
 @given(strides=st.sets(st.sampled_from((4, 8, 16, 32, 64, 128, 256)), min_size=1))

@@ -17,6 +17,7 @@ from detect.heads.criterion import ImageTargets, RetinaNetCriterion
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import pairwise_iou
+from detect.ops.matcher import MaxIoU
 
 ANCHORS = AnchorSet.of(
     [[(8, 8), (12, 9), (9, 12)], [(16, 16), (24, 16), (16, 24)], [(32, 32), (48, 32), (32, 48)]], strides=(4, 8, 16)
@@ -24,7 +25,7 @@ ANCHORS = AnchorSet.of(
 
 
 def detector_of(anchors: AnchorSet = ANCHORS, num_classes: int = 1, **options: object) -> RetinaNetDetector:
-    backbone = build_backbone("small", strides=(4, 8, 16, 32), in_channels=1, seed=0)
+    backbone = build_backbone("tiny", strides=(4, 8, 16, 32), in_channels=1, seed=0)
     return RetinaNetDetector(backbone, anchors, num_classes, seed=0, **options)
 
 
@@ -81,8 +82,8 @@ def test_the_losses_are_those_of_the_criterion(nuclei_batch):
     criterion = RetinaNetCriterion(box_loss="l1", box_weight=3.0)
     detector = detector_of(criterion=criterion)
     images, targets = nuclei_batch.images, nuclei_batch.targets
-    placed = detector.grid.generate([(32, 32), (16, 16), (8, 8)])
-    assert_close(detector.losses(images, targets), criterion(detector(images), placed, targets))
+    anchors = detector.grid.generate([(32, 32), (16, 16), (8, 8)])
+    assert_close(detector.losses(images, targets), criterion(detector(images), anchors, targets))
 
 
 class NamedMaps(nn.Module):
@@ -107,8 +108,8 @@ def test_the_backbone_may_return_a_mapping(nuclei_batch):
 
 def test_the_default_losses_are_the_recipe_s():
     criterion = detector_of().criterion
-    assert (criterion.alpha, criterion.gamma, criterion.box_weight, criterion.on_boxes) == (0.25, 2.0, 2.0, True)
-    assert (criterion.rule.foreground, criterion.rule.background, criterion.rule.low_quality) == (0.5, 0.4, "own")
+    assert (criterion.alpha, criterion.gamma, criterion.box_weight, criterion.decodes_boxes) == (0.25, 2.0, 2.0, True)
+    assert criterion.matcher == MaxIoU(fg_iou_thresh=0.5, bg_iou_thresh=0.4, low_quality_mode="own")
 
 
 def test_images_without_boxes_and_regions_to_ignore_are_ordinary(nuclei_batch):
@@ -152,7 +153,7 @@ def test_detecting_leaves_the_detector_and_gradients_alone(nuclei_batch):
     assert detector.training
     assert_close(detector.state_dict(), before, rtol=0, atol=0)
     loss: Tensor = sum(detector.losses(nuclei_batch.images, nuclei_batch.targets))
-    assert loss.requires_grad  # anchors that were first placed without gradients serve training too
+    assert loss.requires_grad  # anchors that were first anchors without gradients serve training too
 
 
 def test_bfloat16_gives_losses_near_those_of_float(nuclei_batch):

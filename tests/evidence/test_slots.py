@@ -50,7 +50,7 @@ def test_slots_without_any_point_learn_absence_alone():
 
 
 def test_slots_are_read_in_pixels_of_the_input():
-    backbone = build_backbone("small", strides=(2, 4, 8, 16, 32), in_channels=1, seed=0)
+    backbone = build_backbone("tiny", strides=(2, 4, 8, 16, 32), in_channels=1, seed=0)
     detector = slots.SlotDetector(backbone, seed=1).eval()
     detector.output.weight.data.zero_()
     bias = detector.output.bias.data.view(10, 3)

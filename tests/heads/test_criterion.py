@@ -17,13 +17,13 @@ from detect.heads.criterion import ImageTargets, RetinaNetCriterion, checked_tar
 from detect.heads.retinanet import HeadOutput
 from detect.losses import EmaNormalizer, batch_normalizer
 from detect.ops.boxes import BoxCoder
-from detect.ops.matcher import BACKGROUND, IGNORE, Atss, ignore_regions, match_atss
+from detect.ops.matcher import BACKGROUND, IGNORE, Atss, ignore_regions
 
 NO_BOXES = ImageTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
 @pytest.fixture
-def placed() -> GridAnchors:
+def anchors() -> GridAnchors:
     """Four anchors of 8 x 8 pixels side by side."""
     return AnchorGenerator(AnchorSet.of([[(8, 8)]], strides=(8,))).generate([(1, 4)])
 
@@ -33,17 +33,17 @@ def zeros(num_images: int, num_classes: int = 2) -> HeadOutput:
     return HeadOutput(logits, torch.zeros(num_images, 4, 4, requires_grad=True))
 
 
-def test_one_image_by_hand(placed):
+def test_one_image_by_hand(anchors):
     # the box is anchor 1, moved right by 2 of its 8 pixels and as high: IoU 6 / 10; anchor 2 has IoU 2 / 14
     target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
-    losses = RetinaNetCriterion()(zeros(1), placed, [target])
+    losses = RetinaNetCriterion()(zeros(1), anchors, [target])
     # at p = 1/2 each logit costs ln 2 / 4, times 1/4 for the one positive and 3/4 for the seven negatives
     assert_close(losses.classification, torch.tensor(math.log(2) / 4 * (0.25 + 7 * 0.75)))
     assert_close(losses.box, torch.tensor(0.25))  # dx = 2 / 8, the rest 0
 
 
 @pytest.mark.parametrize("box_loss", ["l1", "giou"])
-def test_quality_is_the_overlap_of_the_predicted_box(placed, box_loss):
+def test_quality_is_the_overlap_of_the_predicted_box(anchors, box_loss):
     # anchor 1, predicted 2 pixels to the right of where it is, has IoU 1 with the box there, and .6 where it is
     target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
     for right, quality in ((0.0, 0.6), (0.25, 1.0)):
@@ -52,14 +52,14 @@ def test_quality_is_the_overlap_of_the_predicted_box(placed, box_loss):
         moved[0, 1, 0] = right  # of its 8 pixels
         output = HeadOutput(output.logits, moved.requires_grad_())
         criterion = RetinaNetCriterion(class_loss="quality_focal", box_loss=box_loss)
-        losses = criterion(output, placed, [target])
+        losses = criterion(output, anchors, [target])
         # at p = 1/2 the seven negatives cost ln 2 / 4, the positive ln 2 times the square of what its quality is from p
         assert_close(losses.classification, torch.tensor(math.log(2) * (7 / 4 + (quality - 0.5) ** 2)))
         assert torch.autograd.grad(losses.classification, output, allow_unused=True)[1] is None
 
 
-def test_images_without_instances_are_ordinary(placed):
-    losses = RetinaNetCriterion()(output := zeros(2), placed, [NO_BOXES, NO_BOXES])
+def test_images_without_instances_are_ordinary(anchors):
+    losses = RetinaNetCriterion()(output := zeros(2), anchors, [NO_BOXES, NO_BOXES])
     assert_close(losses.classification, torch.tensor(math.log(2) / 4 * 8 * 0.75))  # the mean over images that are alike
     assert losses.box == 0
     gradients = torch.autograd.grad(losses.classification + losses.box, output, allow_unused=True)
@@ -67,24 +67,24 @@ def test_images_without_instances_are_ordinary(placed):
     assert not gradients[1].any()
 
 
-def test_each_image_has_its_own_instances(placed):
+def test_each_image_has_its_own_instances(anchors):
     first = ImageTargets(torch.tensor([[0.0, 0.0, 8.0, 8.0], [24.0, 0.0, 32.0, 8.0]]), torch.tensor([0, 1]))
     second = ImageTargets(torch.tensor([[8.0, 0.0, 16.0, 8.0]]), torch.tensor([1]))
-    matches = RetinaNetCriterion().match(placed, [first, NO_BOXES, second])
+    matches = RetinaNetCriterion().match(anchors, [first, NO_BOXES, second])
     assert matches.tolist() == [[0, -1, -1, 1], [-1] * 4, [-1, 0, -1, -1]]
     output = HeadOutput(torch.full((3, 4, 2), -20.0), torch.zeros(3, 4, 4))
     for image, anchor, label in ((0, 0, 0), (0, 3, 1), (2, 1, 1)):
         output.logits[image, anchor, label] = 20.0  # the right answers, and only they, cost nothing
-    losses = RetinaNetCriterion()(output, placed, [first, NO_BOXES, second])
+    losses = RetinaNetCriterion()(output, anchors, [first, NO_BOXES, second])
     assert_close(losses.classification, torch.tensor(0.0), atol=1e-6, rtol=0)
     assert losses.box == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_quality_takes_outputs_of_any_precision(placed, dtype):
+def test_quality_takes_outputs_of_any_precision(anchors, dtype):
     target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
     output = HeadOutput(*(each.detach().to(dtype).requires_grad_() for each in zeros(1)))
-    losses = RetinaNetCriterion(class_loss="quality_focal", box_loss="giou")(output, placed, [target])
+    losses = RetinaNetCriterion(class_loss="quality_focal", box_loss="giou")(output, anchors, [target])
     expected = torch.tensor(math.log(2) * (7 / 4 + 0.1**2))
     assert_close(losses.classification, expected, check_dtype=False)
     assert all(gradient.any() for gradient in torch.autograd.grad(sum(losses), output))
@@ -95,18 +95,18 @@ def test_adaptive_selection_matches_each_image_by_itself():
     boxes = torch.tensor([[3.0, 3.0, 20.0, 17.0], [20.0, 22.0, 31.0, 30.0]])
     crowd = torch.tensor([[32.0, 0.0, 48.0, 16.0]])
     target = ImageTargets(boxes, torch.tensor([0, 1]), ignored=crowd)
-    own, none = RetinaNetCriterion(rule=Atss(4)).match(grid, [target, NO_BOXES])
-    expected = match_atss(torch.split(grid.boxes, grid.num_per_level), boxes, num_candidates=4)
+    own, none = RetinaNetCriterion(matcher=Atss(4)).match(grid, [target, NO_BOXES])
+    expected = Atss(4).match(grid.level_grids, boxes)
     assert_close(own, ignore_regions(expected, grid.boxes, crowd))
     assert {int(row) for row in own} == {0, 1, BACKGROUND, IGNORE}
     assert (none == BACKGROUND).all()
 
 
-def test_ignored_regions_are_not_background(placed):
+def test_ignored_regions_are_not_background(anchors):
     crowd = ImageTargets(*vars_of(NO_BOXES), ignored=torch.tensor([[0.0, 0.0, 12.0, 8.0]]))
-    matches = RetinaNetCriterion().match(placed, [crowd])
+    matches = RetinaNetCriterion().match(anchors, [crowd])
     assert matches.tolist() == [[IGNORE, IGNORE, BACKGROUND, BACKGROUND]]  # all of the first, one half of the second
-    losses = RetinaNetCriterion()(zeros(1), placed, [crowd])
+    losses = RetinaNetCriterion()(zeros(1), anchors, [crowd])
     assert_close(losses.classification, torch.tensor(math.log(2) / 4 * 4 * 0.75))
 
 
@@ -126,32 +126,32 @@ def vars_of(target: ImageTargets) -> tuple[torch.Tensor, torch.Tensor]:
         ({"box_loss": "ciou"}, 1 - 6 / 10 + 4 / (10**2 + 8**2)),  # of one shape
     ],
 )
-def test_box_losses_by_hand(placed, options, expected):
+def test_box_losses_by_hand(anchors, options, expected):
     target = ImageTargets(torch.tensor([[10.0, 0.0, 18.0, 8.0]]), torch.tensor([1]))
-    assert_close(RetinaNetCriterion(**options)(zeros(1), placed, [target]).box, torch.tensor(expected))
+    assert_close(RetinaNetCriterion(**options)(zeros(1), anchors, [target]).box, torch.tensor(expected))
 
 
-def test_divisors_of_the_frameworks(placed):
+def test_normalizers_of_the_frameworks(anchors):
     two = ImageTargets(torch.tensor([[0.0, 0.0, 8.0, 8.0], [18.0, 0.0, 26.0, 8.0]]), torch.tensor([0, 1]))
     # one box fits, the other lies 2 pixels beside its anchor: L1 of .25 in all; the second image has no positives
-    for normalizers, expected in ((None, 0.25 / 2 / 2), (batch_normalizer, 0.25 / 3), (EmaNormalizer(), 0.25 / 90.2)):
-        options = {} if normalizers is None else {"normalizers": normalizers}
-        losses = RetinaNetCriterion(**options)(zeros(2), placed, [two, NO_BOXES])
+    for normalizer, expected in ((None, 0.25 / 2 / 2), (batch_normalizer, 0.25 / 3), (EmaNormalizer(), 0.25 / 90.2)):
+        options = {} if normalizer is None else {"normalizer": normalizer}
+        losses = RetinaNetCriterion(**options)(zeros(2), anchors, [two, NO_BOXES])
         assert_close(losses.box, torch.tensor(expected))
 
 
-def test_moving_divisors_are_part_of_the_state(placed):
-    criterion = RetinaNetCriterion(normalizers=EmaNormalizer())
-    criterion(zeros(1), placed, [NO_BOXES])
-    assert_close(criterion.state_dict()["normalizers.average"], torch.tensor(90.1))
+def test_a_moving_average_is_part_of_the_state(anchors):
+    criterion = RetinaNetCriterion(normalizer=EmaNormalizer())
+    criterion(zeros(1), anchors, [NO_BOXES])
+    assert_close(criterion.state_dict()["normalizer.average"], torch.tensor(90.1))
 
 
-def test_mistakes_are_named_with_their_numbers(placed):
+def test_mistakes_are_named_with_their_numbers(anchors):
     criterion = RetinaNetCriterion()
     with pytest.raises(ValueError, match=r"the head gave 3 rows for 4 anchors \(4 on its levels\)"):
-        criterion(HeadOutput(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4)), placed, [NO_BOXES])
+        criterion(HeadOutput(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4)), anchors, [NO_BOXES])
     with pytest.raises(ValueError, match="targets of 2 images for outputs of 1"):
-        criterion(zeros(1), placed, [NO_BOXES, NO_BOXES])
+        criterion(zeros(1), anchors, [NO_BOXES, NO_BOXES])
     with pytest.raises(ValueError, match="box_loss 'iou'"):
         RetinaNetCriterion(box_loss="iou")
 
@@ -167,11 +167,11 @@ def targets_of(boxes: list[list[float]], classes: list[int], **ignored: torch.Te
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("classes", [[0], [0, 1, 1], [[0], [1]]])
-def test_boxes_and_classes_of_different_numbers_are_refused_by_image(placed, classes):
+def test_boxes_and_classes_of_different_numbers_are_refused_by_image(anchors, classes):
     # taken row by row over the batch, the first image's second box would have the class of the third image
     batch = [NO_BOXES, ImageTargets(torch.tensor([BOX, OTHER_BOX]), torch.tensor(classes)), targets_of([BOX], [1])]
     shape = str(tuple(torch.tensor(classes).shape))
-    for refuse in (lambda: RetinaNetCriterion()(zeros(3), placed, batch), lambda: checked_targets(batch)):
+    for refuse in (lambda: RetinaNetCriterion()(zeros(3), anchors, batch), lambda: checked_targets(batch)):
         with pytest.raises(ValueError, match="image 1: one class for each box, got 2 boxes and classes") as raised:
             refuse()
         assert str(raised.value).endswith(shape)
@@ -180,16 +180,16 @@ def test_boxes_and_classes_of_different_numbers_are_refused_by_image(placed, cla
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("class_loss", ["focal", "quality_focal"])
 @pytest.mark.parametrize(("wrong", "named"), [(-1, "-1"), (-2, "-2"), (2, "2")])
-def test_a_class_that_the_head_does_not_have_is_refused_by_image_and_row(placed, wrong, named, class_loss):
+def test_a_class_that_the_head_does_not_have_is_refused_by_image_and_row(anchors, wrong, named, class_loss):
     # -1 is BACKGROUND and -2 IGNORE for an anchor: a box of this class would be taught as nothing
     batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX], [0, wrong])]
     message = f"targets of image 1: the class of box 1 is {named}, need a class from 0 to 1$"
     with pytest.raises(ValueError, match=message):
-        RetinaNetCriterion(class_loss=class_loss)(zeros(2), placed, batch)
+        RetinaNetCriterion(class_loss=class_loss)(zeros(2), anchors, batch)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("rule", [None, Atss(4)])
+@pytest.mark.parametrize("matcher", [None, Atss(4)])
 @pytest.mark.parametrize(
     "box",
     [
@@ -204,25 +204,25 @@ def test_a_class_that_the_head_does_not_have_is_refused_by_image_and_row(placed,
         [math.inf, 0.0, math.inf, 8.0],
     ],
 )
-def test_a_box_without_extent_or_end_is_refused_by_image_and_row(placed, box, rule):
+def test_a_box_without_extent_or_end_is_refused_by_image_and_row(anchors, box, matcher):
     batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX, box], [0, 1, 1])]
     message = rf"targets of image 1: box 2 is {re.escape(str(box))}, need finite x0 < x1 and y0 < y1$"
-    criterion = RetinaNetCriterion(rule=rule)
+    criterion = RetinaNetCriterion(matcher=matcher)
     with pytest.raises(ValueError, match=message):
-        criterion(zeros(2), placed, batch)
+        criterion(zeros(2), anchors, batch)
     with pytest.raises(ValueError, match=message):
-        criterion.match(placed, batch)
+        criterion.match(anchors, batch)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_region_to_ignore_without_extent_is_refused_by_image_and_row(placed):
+def test_a_region_to_ignore_without_extent_is_refused_by_image_and_row(anchors):
     regions = torch.tensor([BOX, [8.0, 0.0, 4.0, 8.0]])
     with pytest.raises(ValueError, match=r"image 1: ignored region 1 is \[8\.0, 0\.0, 4\.0, 8\.0\], need finite"):
-        RetinaNetCriterion()(zeros(2), placed, [NO_BOXES, targets_of([BOX], [1], ignored=regions)])
+        RetinaNetCriterion()(zeros(2), anchors, [NO_BOXES, targets_of([BOX], [1], ignored=regions)])
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_arrays_of_another_form_are_refused_by_image(placed):
+def test_arrays_of_another_form_are_refused_by_image(anchors):
     right = torch.tensor([BOX])
     for target, message in (
         (ImageTargets(torch.tensor([[*BOX, 0.9]]), torch.tensor([0])), r"boxes are \(n, 4\), got \(1, 5\)"),
@@ -232,46 +232,46 @@ def test_arrays_of_another_form_are_refused_by_image(placed):
         (ImageTargets(right, torch.tensor([True])), r"classes are integers, got torch\.bool"),
     ):
         with pytest.raises(ValueError, match=f"^targets of image 1: {message}$"):
-            RetinaNetCriterion()(zeros(2), placed, [NO_BOXES, target])
+            RetinaNetCriterion()(zeros(2), anchors, [NO_BOXES, target])
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
-def test_classes_may_be_integers_of_any_size(placed, dtype):
+def test_classes_may_be_integers_of_any_size(anchors, dtype):
     boxes, classes = torch.tensor([BOX, OTHER_BOX]), torch.tensor([1, 0])
     for class_loss in ("focal", "quality_focal"):
         criterion = RetinaNetCriterion(class_loss=class_loss)
-        expected = criterion(zeros(1), placed, [ImageTargets(boxes, classes)])
-        assert_close(criterion(zeros(1), placed, [ImageTargets(boxes, classes.to(dtype))]), expected)
+        expected = criterion(zeros(1), anchors, [ImageTargets(boxes, classes)])
+        assert_close(criterion(zeros(1), anchors, [ImageTargets(boxes, classes.to(dtype))]), expected)
 
 
-def test_no_boxes_may_be_an_empty_list(placed):
+def test_no_boxes_may_be_an_empty_list(anchors):
     nothing = torch.tensor([])  # of shape (0,), float
     some = targets_of([BOX], [1])
-    expected = RetinaNetCriterion()(zeros(2), placed, [NO_BOXES, some])
+    expected = RetinaNetCriterion()(zeros(2), anchors, [NO_BOXES, some])
     for empty in (ImageTargets(nothing, nothing), ImageTargets(nothing, nothing.int(), ignored=nothing)):
-        assert_close(RetinaNetCriterion()(zeros(2), placed, [empty, some]), expected)
+        assert_close(RetinaNetCriterion()(zeros(2), anchors, [empty, some]), expected)
     assert checked_targets([ImageTargets(nothing, nothing)])[0].boxes.shape == (0, 4)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_boxes_may_be_whole_numbers(placed):
+def test_boxes_may_be_whole_numbers(anchors):
     whole = ImageTargets(torch.tensor([[10, 0, 18, 8]]), torch.tensor([1]))
-    expected = RetinaNetCriterion(box_loss="giou")(zeros(1), placed, [targets_of([[10.0, 0.0, 18.0, 8.0]], [1])])
-    assert_close(RetinaNetCriterion(box_loss="giou")(zeros(1), placed, [whole]), expected)
+    expected = RetinaNetCriterion(box_loss="giou")(zeros(1), anchors, [targets_of([[10.0, 0.0, 18.0, 8.0]], [1])])
+    assert_close(RetinaNetCriterion(box_loss="giou")(zeros(1), anchors, [whole]), expected)
 
 
-def test_targets_are_left_as_they_were(placed):
+def test_targets_are_left_as_they_were(anchors):
     target = ImageTargets(torch.tensor([BOX]), torch.tensor([1], dtype=torch.int32), ignored=torch.tensor([OTHER_BOX]))
     before = [each.clone() for each in (target.boxes, target.classes, target.ignored)]
-    RetinaNetCriterion()(zeros(1), placed, [target])
+    RetinaNetCriterion()(zeros(1), anchors, [target])
     assert_close([target.boxes, target.classes, target.ignored], before, rtol=0, atol=0)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_deltas_of_other_rows_than_the_logits_are_refused(placed):
+def test_deltas_of_other_rows_than_the_logits_are_refused(anchors):
     output = HeadOutput(torch.zeros(1, 4, 2), torch.zeros(1, 5, 4))
     with pytest.raises(ValueError, match=r"deltas are \(1, 4, 4\), one row for each of the logits, got \(1, 5, 4\)"):
-        RetinaNetCriterion()(output, placed, [NO_BOXES])
+        RetinaNetCriterion()(output, anchors, [NO_BOXES])
 
 
 COMPILED = """
@@ -285,24 +285,24 @@ class Training(nn.Module):
         super().__init__()
         self.head, self.criterion = RetinaNetHead(4, 2, 3), RetinaNetCriterion()
 
-    def forward(self, features, placed, targets):
-        return sum(self.criterion(self.head(features), placed, targets))
+    def forward(self, features, anchors, targets):
+        return sum(self.criterion(self.head(features), anchors, targets))
 
 training, random = Training(), torch.Generator().manual_seed(0)
 features = [torch.rand(2, 4, 6, 8, generator=random), torch.rand(2, 4, 3, 4, generator=random)]
 grid = AnchorGenerator(AnchorSet.of([[(10, 20), (20, 10)], [(30, 30), (40, 20)]], strides=(8, 16)))
-placed = grid.generate([(6, 8), (3, 4)])
+anchors = grid.generate([(6, 8), (3, 4)])
 boxes = torch.tensor([[3.0, 3.0, 15.0, 24.0], [20.0, 10.0, 50.0, 40.0]])
 compiled = torch.compile(training, backend="aot_eager")
 for count in (2, 0, 1):  # another number of boxes compiles nothing anew
     targets = [ImageTargets(boxes[:count], torch.arange(count)), ImageTargets(boxes[:0], torch.arange(0))]
     results = []
     for function in (compiled, training):
-        loss = function(features, placed, targets)
+        loss = function(features, anchors, targets)
         results.append((loss, torch.autograd.grad(loss, list(training.parameters()))))
     assert_close(*results)
     with torch.compiler.set_stance("fail_on_recompile"):
-        compiled(features, placed, targets)
+        compiled(features, anchors, targets)
 """
 
 

@@ -9,22 +9,22 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from torch import Tensor, nn
+from builders import grid_anchors
+from torch import nn
 from torch.testing import assert_close
 
-from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.generator import AnchorGenerator
-from detect.heads.postprocess import DETECTIONS_PER_IMAGE, STEPS, DetectionHead, Detections, PostProcess
-from detect.heads.retinanet import RetinaNetHead
+from detect.anchors.generator import GridAnchors
+from detect.heads.postprocess import BOX_STEPS, DETECTIONS_PER_IMAGE, Detections, PostProcess
+from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import BoxCoder
 from detect.ops.torchvision_import import import_torchvision
 
 PER_LEVEL = [1200, 300, 75]
 NUM_CLASSES = 7
-CONVENTIONS = list(STEPS)
+CONVENTIONS = list(BOX_STEPS)
 
 
-def some_anchors() -> Tensor:
+def some_anchors() -> GridAnchors:
     """Three shapes on grids of 20, 10 and 5 cells, which make 160 pixels."""
     levels = []
     for cells in (20, 10, 5):
@@ -32,15 +32,15 @@ def some_anchors() -> Tensor:
         sizes = 320 / cells * torch.tensor([[1.0, 1.0], [1.4, 0.7], [0.7, 1.4]])
         boxes = torch.stack([corner[:, None] - sizes / 2, corner[:, None] + sizes / 2], dim=2)
         levels.append(boxes.reshape(-1, 4))
-    return torch.cat(levels)
+    return grid_anchors(torch.cat(levels), PER_LEVEL)
 
 
-def some_output(num_images: int, *, mean: float = -4.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+def some_output(num_images: int, *, mean: float = -4.0, seed: int = 0) -> HeadOutput:
     """Logits spread evenly over mean - 5 to mean + 5, no two of an image with the same sigmoid in single precision."""
     random = torch.Generator().manual_seed(seed)
     values = torch.linspace(mean - 5, mean + 5, sum(PER_LEVEL) * NUM_CLASSES)
     logits = [values[torch.randperm(len(values), generator=random)].reshape(-1, NUM_CLASSES) for _ in range(num_images)]
-    return torch.stack(logits), torch.randn(num_images, sum(PER_LEVEL), 4, generator=random) * 0.4
+    return HeadOutput(torch.stack(logits), torch.randn(num_images, sum(PER_LEVEL), 4, generator=random) * 0.4)
 
 
 def found_on(
@@ -48,10 +48,8 @@ def found_on(
 ) -> Detections:
     """What is found in one image whose boxes are the anchors themselves."""
     (found,) = post(
-        torch.tensor([logits]),
-        torch.zeros(1, len(anchors), 4),
-        anchors=torch.tensor(anchors),
-        anchors_per_level=per_level or [len(anchors)],
+        HeadOutput(torch.tensor([logits]), torch.zeros(1, len(anchors), 4)),
+        grid_anchors(torch.tensor(anchors), per_level),
         image_hw=[hw],
         original_hw=to and [to],
     )
@@ -82,7 +80,7 @@ A_OR_B = [100.0, 0.0, 200.0, 50.0]  # what becomes of A, and of B, in the origin
         ("mmdet", 1, {"A": A_OR_B}),  # C was dropped first
     ],
 )
-def test_a_box_over_the_edge_in_each_dialect(convention, most, expected):
+def test_a_box_over_the_edge_in_each_convention(convention, most, expected):
     logits = {"A": 2.0, "B": 1.0, "C": 3.0 if most == 1 else 0.0}
     post = PostProcess(convention=convention, detections_per_image=most)
     anchors = list(OVER_THE_EDGE.values())
@@ -111,10 +109,8 @@ def test_offsets_are_decoded_by_the_coder():
     # dx = 1 at a weight of 10 moves the box of width 20 by 2; dh = ln 2 at a weight of 5 doubles the height of 10
     post = PostProcess(coder=BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)))
     (found,) = post(
-        torch.tensor([[[0.0]]]),
-        torch.tensor([[[1.0, 0.0, 0.0, 5 * 0.6931472]]]),
-        anchors=torch.tensor([[20.0, 40.0, 40.0, 50.0]]),
-        anchors_per_level=[1],
+        HeadOutput(torch.tensor([[[0.0]]]), torch.tensor([[[1.0, 0.0, 0.0, 5 * 0.6931472]]])),
+        grid_anchors(torch.tensor([[20.0, 40.0, 40.0, 50.0]])),
         image_hw=[(100, 100)],
     )
     assert_close(found.boxes, torch.tensor([[22.0, 35.0, 42.0, 55.0]]))
@@ -137,7 +133,7 @@ def test_pairs_are_those_whose_sigmoid_is_above_the_threshold(threshold, dtype):
     anchor, classes = (scores[0] > threshold).nonzero(as_tuple=True)
     anchors = torch.arange(27.0)[:, None] + torch.tensor([0.0, 0.0, 0.5, 0.5])
     (found,) = PostProcess(score_threshold=threshold)(
-        logits, torch.zeros(1, 27, 4), anchors=anchors, anchors_per_level=[27], image_hw=[(100, 100)]
+        HeadOutput(logits, torch.zeros(1, 27, 4)), grid_anchors(anchors), image_hw=[(100, 100)]
     )
     assert sorted(zip(found.boxes[:, 0].tolist(), found.classes.tolist(), strict=True)) == list(
         zip(anchor.tolist(), classes.tolist(), strict=True)
@@ -195,7 +191,7 @@ def test_as_torchvision(mean, options):
     model = torchvisions(**options)
     theirs = model.postprocess_detections(
         {"cls_logits": list(logits.split(PER_LEVEL, 1)), "bbox_regression": list(deltas.split(PER_LEVEL, 1))},
-        [list(anchors.split(PER_LEVEL))] * 2,
+        [list(anchors.boxes.split(PER_LEVEL))] * 2,
         image_hw,
     )
     post = PostProcess(
@@ -203,11 +199,11 @@ def test_as_torchvision(mean, options):
         iou_threshold=model.nms_thresh,
         detections_per_image=model.detections_per_img,
     )
-    inputs = {"anchors": anchors, "anchors_per_level": PER_LEVEL, "image_hw": image_hw}
-    ours = post(logits, deltas, **inputs)
+    output = HeadOutput(logits, deltas)
+    ours = post(output, anchors, image_hw=image_hw)
     for found, expected in zip(ours, theirs, strict=True):
         assert_same(found, Detections(expected["boxes"], expected["scores"], expected["labels"]))
-    rescaled = post(logits, deltas, **inputs, original_hw=original_hw)
+    rescaled = post(output, anchors, image_hw=image_hw, original_hw=original_hw)
     theirs = model.transform.postprocess(theirs, image_hw, original_hw)
     for found, expected in zip(rescaled, theirs, strict=True):
         assert_close(found.boxes, expected["boxes"])
@@ -219,23 +215,23 @@ def test_a_batch_is_its_images_one_by_one(convention):
     logits[1] -= 20  # an image in which nothing is found
     post = PostProcess(convention=convention)
     hw, original_hw = torch.tensor([[160, 150], [131, 160], [90, 90]]), torch.tensor([[320, 300], [50, 60], [90, 90]])
-    levels = {"anchors": some_anchors(), "anchors_per_level": PER_LEVEL}
-    together = post(logits, deltas, **levels, image_hw=hw, original_hw=original_hw)
+    anchors = some_anchors()
+    together = post(HeadOutput(logits, deltas), anchors, image_hw=hw, original_hw=original_hw)
     assert len(together[1].scores) == 0
     for index, found in enumerate(together):
         one = slice(index, index + 1)
-        (alone,) = post(logits[one], deltas[one], **levels, image_hw=hw[one], original_hw=original_hw[one])
+        output = HeadOutput(logits[one], deltas[one])
+        (alone,) = post(output, anchors, image_hw=hw[one], original_hw=original_hw[one])
         assert_same(found, alone)
         assert (found.scores.diff() <= 0).all()
 
 
 def test_sizes_may_be_pairs_or_a_tensor():
-    logits, deltas = some_output(2)
-    levels = {"anchors": some_anchors(), "anchors_per_level": PER_LEVEL}
-    pairs = PostProcess()(logits, deltas, **levels, image_hw=[(100, 80), (90, 160)], original_hw=[(50, 40), (45, 80)])
+    output, anchors = some_output(2), some_anchors()
+    pairs = PostProcess()(output, anchors, image_hw=[(100, 80), (90, 160)], original_hw=[(50, 40), (45, 80)])
     sizes = torch.tensor([[100, 80], [90, 160]])
     for found, expected in zip(
-        PostProcess()(logits, deltas, **levels, image_hw=sizes, original_hw=sizes // 2), pairs, strict=True
+        PostProcess()(output, anchors, image_hw=sizes, original_hw=sizes // 2), pairs, strict=True
     ):
         assert_same(found, expected)
 
@@ -246,16 +242,12 @@ def test_the_padded_form_finds_the_same(convention):
     logits = logits.round(decimals=1)  # many equal scores
     logits[1] -= 1.9  # fewer than there is room for
     post = PostProcess(convention=convention, detections_per_image=150)
-    inputs = {
-        "anchors": some_anchors(),
-        "anchors_per_level": PER_LEVEL,
-        "image_hw": [(160, 150), (120, 160)],
-        "original_hw": [(80, 75), (480, 640)],
-    }
-    padded = post.padded(logits, deltas, **inputs)
+    output, anchors = HeadOutput(logits, deltas), some_anchors()
+    sizes = {"image_hw": [(160, 150), (120, 160)], "original_hw": [(80, 75), (480, 640)]}
+    padded = post.padded(output, anchors, **sizes)
     assert padded.boxes.shape == (2, 150, 4)
     assert (padded.scores.unique().numel()) < 80
-    for index, found in enumerate(post(logits, deltas, **inputs)):
+    for index, found in enumerate(post(output, anchors, **sizes)):
         valid = padded.valid[index]
         assert_same(
             Detections(padded.boxes[index, valid], padded.scores[index, valid], padded.classes[index, valid]), found
@@ -266,10 +258,9 @@ def test_the_padded_form_finds_the_same(convention):
 
 
 def test_with_fewer_candidates_the_padded_form_finds_the_first_of_the_same():
-    logits, deltas = some_output(1)
-    inputs = {"anchors": some_anchors(), "anchors_per_level": PER_LEVEL, "image_hw": [(160, 160)]}
-    (found,) = PostProcess()(logits, deltas, **inputs)
-    padded = PostProcess().padded(logits, deltas, **inputs, max_candidates=100)
+    output, anchors, sizes = some_output(1), some_anchors(), [(160, 160)]
+    (found,) = PostProcess()(output, anchors, image_hw=sizes)
+    padded = PostProcess().padded(output, anchors, image_hw=sizes, max_candidates=100)
     count = int(padded.valid.sum())
     assert 20 < count < len(found.scores)
     assert padded.boxes.shape == (1, 100, 4)
@@ -279,20 +270,23 @@ def test_with_fewer_candidates_the_padded_form_finds_the_first_of_the_same():
 EXPORT = """
 import sys, warnings
 import torch
+from detect.anchors.generator import GridAnchors
 from detect.heads.postprocess import PostProcess
+from detect.heads.retinanet import HeadOutput
+from detect.ops.grid_matcher import LevelGrid
 warnings.simplefilter("ignore")
 
 random = torch.Generator().manual_seed(0)
 corner = torch.rand(120, 2, generator=random) * 100
-anchors = torch.cat([corner, corner + 10 + torch.rand(120, 2, generator=random) * 50], dim=1)
+boxes = torch.cat([corner, corner + 10 + torch.rand(120, 2, generator=random) * 50], dim=1)
+anchors = GridAnchors(boxes, tuple(LevelGrid(1, 1, (1.0, 1.0), level) for level in boxes.split([100, 20])))
 post = PostProcess(convention="mmdet", detections_per_image=40)  # whose suppression takes out boxes dropped before
 
 
 class Model(torch.nn.Module):
     def forward(self, logits, deltas, image_hw, original_hw):
         sizes = {"image_hw": image_hw, "original_hw": original_hw}
-        levels = {"anchors": anchors, "anchors_per_level": [100, 20]}
-        return post.padded(logits, deltas, **levels, **sizes, max_candidates=90)
+        return post.padded(HeadOutput(logits, deltas), anchors, **sizes, max_candidates=90)
 
 
 def inputs(b):
@@ -335,17 +329,18 @@ def test_the_padded_form_is_exported_and_runs_in_onnx(tmp_path):
 def test_no_anchors_and_no_images(convention):
     post = PostProcess(convention=convention)
     for num_images, num_anchors in ((0, 3), (2, 0), (0, 0)):
-        logits, deltas = torch.zeros(num_images, num_anchors, 2), torch.zeros(num_images, num_anchors, 4)
-        inputs = {"anchors": torch.zeros(num_anchors, 4), "anchors_per_level": [num_anchors]}
-        sizes = [(10, 10)] * num_images
-        found = post(logits, deltas, **inputs, image_hw=sizes)
+        output = HeadOutput(torch.zeros(num_images, num_anchors, 2), torch.zeros(num_images, num_anchors, 4))
+        anchors, sizes = grid_anchors(torch.zeros(num_anchors, 4)), [(10, 10)] * num_images
+        found = post(output, anchors, image_hw=sizes)
         assert [len(one.scores) for one in found] == [0] * num_images
-        assert len(post.padded(logits, deltas, **inputs, image_hw=sizes).valid) == num_images
+        assert len(post.padded(output, anchors, image_hw=sizes).valid) == num_images
 
 
 def test_as_many_detections_as_the_framework_keeps():
-    assert {convention: PostProcess(convention=convention).most for convention in CONVENTIONS} == DETECTIONS_PER_IMAGE
-    assert replace(PostProcess(), detections_per_image=7).most == 7
+    assert {
+        convention: PostProcess(convention=convention).max_detections for convention in CONVENTIONS
+    } == DETECTIONS_PER_IMAGE
+    assert replace(PostProcess(), detections_per_image=7).max_detections == 7
     boxes = [[20.0 * index, 0.0, 20.0 * index + 10, 10.0] for index in range(120)]
     found = found_on(
         boxes, [[1 - index / 100] for index in range(120)], PostProcess(convention="mmdet"), hw=(100, 2400)
@@ -354,12 +349,11 @@ def test_as_many_detections_as_the_framework_keeps():
 
 
 def test_inputs_are_left_as_they_were():
-    logits, deltas = some_output(1)
-    anchors = some_anchors()
-    before = logits.clone(), deltas.clone(), anchors.clone()
+    (logits, deltas), anchors = output, _ = some_output(1), some_anchors()
+    before = logits.clone(), deltas.clone(), anchors.boxes.clone()
     for form in (PostProcess(), PostProcess().padded):
-        form(logits, deltas, anchors=anchors, anchors_per_level=PER_LEVEL, image_hw=[(100, 100)])
-    assert_close((logits, deltas, anchors), before, rtol=0, atol=0)
+        form(output, anchors, image_hw=[(100, 100)])
+    assert_close((logits, deltas, anchors.boxes), before, rtol=0, atol=0)
 
 
 def test_mistakes_are_told():
@@ -369,10 +363,8 @@ def test_mistakes_are_told():
         PostProcess(score_threshold=1.0)
     with pytest.raises(ValueError, match=r"iou_threshold <= 1, got .*self\.iou_threshold=-0\.5"):
         PostProcess(iou_threshold=-0.5)
-    with pytest.raises(ValueError, match=r"at least 1 of .* got self\.topk_per_level=0"):
+    with pytest.raises(ValueError, match=r"topk_per_level and .* from 1, got self\.topk_per_level=0"):
         PostProcess(topk_per_level=0)
-    with pytest.raises(ValueError, match=r"anchors_per_level=\[2, 2\] adds up to 4, but there are 3 anchors"):
-        found_on([[0.0, 0.0, 1.0, 1.0]] * 3, [[0.0]] * 3, PostProcess(), per_level=[2, 2])
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -396,10 +388,8 @@ def test_rows_of_the_head_that_are_not_the_anchors_are_refused(logits, deltas, p
     message = f"4 anchors need logits (images, 4, classes) and deltas (images, 4, 4), got {logits} and {deltas}"
     with pytest.raises(ValueError, match=re.escape(message)):
         form(
-            torch.ones(logits),
-            torch.zeros(deltas),
-            anchors=torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(4, 1),
-            anchors_per_level=[3, 1],
+            HeadOutput(torch.ones(logits), torch.zeros(deltas)),
+            grid_anchors(torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(4, 1), [3, 1]),
             image_hw=[(8, 8)] * 2,
         )
 
@@ -416,10 +406,8 @@ def test_sizes_of_another_number_of_images_are_refused(sizes, name, padded):
     for given in (sizes, torch.tensor(sizes)):
         with pytest.raises(ValueError, match=re.escape(message)):
             form(
-                torch.ones(2, 4, 2),
-                torch.zeros(2, 4, 4),
-                anchors=torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(4, 1),
-                anchors_per_level=[3, 1],
+                HeadOutput(torch.ones(2, 4, 2), torch.zeros(2, 4, 4)),
+                grid_anchors(torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(4, 1), [3, 1]),
                 **{"image_hw": [(8, 8)] * 2, name: given},
             )
 
@@ -432,15 +420,14 @@ def test_detections_have_a_score_and_a_class_for_each_box():
 
 TRACED = """
 import torch
-from detect import PostProcess
+from detect import AnchorGenerator, AnchorSet, HeadOutput, PostProcess
 from detect.errors import ExportError
+
+anchors = AnchorGenerator(AnchorSet.of([[(8, 8)]], strides=(8,))).generate([(1, 1)])
 
 
 def found(logits):
-    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-    return PostProcess().padded(
-        logits, torch.zeros(1, 1, 4), anchors=boxes, anchors_per_level=[1], image_hw=[(8, 8)]
-    )
+    return PostProcess().padded(HeadOutput(logits, torch.zeros(1, 1, 4)), anchors, image_hw=[(8, 8)])
 
 
 try:
@@ -454,86 +441,3 @@ def test_suppression_refuses_to_be_traced():
     # a trace would keep the number of rounds that it took for the one input
     run = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=False)
     assert run.stdout == "suppression cannot be traced: use torch.export, or trace the head without it\n", run.stderr
-
-
-# in a process of its own: what is exported is the code without the tests' checks of shapes
-EXPORT_detection_head = """
-import sys
-import onnxruntime, torch
-from torch import nn
-from torch.testing import assert_close
-from detect import AnchorGenerator, AnchorSet, PostProcess, RetinaNetHead
-from detect.heads.postprocess import DetectionHead
-
-grid = AnchorGenerator(AnchorSet.of([[(10, 20), (20, 12)], [(30, 30)]], strides=(8, 16)))
-random = torch.Generator().manual_seed(0)
-head = RetinaNetHead(8, grid.num_anchors, 3, num_convs=1, prior=0.3, generator=random)
-for output in head.class_outputs:
-    nn.init.normal_(output.weight, std=1.0, generator=random)
-model = DetectionHead(head, grid, PostProcess(score_threshold=0.2, detections_per_image=20), max_candidates=60).eval()
-
-def inputs(num_images, height, width):
-    features = [torch.rand(num_images, 8, height // s, width // s, generator=random) for s in (8, 16)]
-    return features, torch.tensor([[height - 3, width]] * num_images)
-
-def check(run):
-    for sizes in ((1, 32, 48), (3, 64, 32), (2, 48, 80)):
-        features, image_hw = inputs(*sizes)
-        expected = model(features, image_hw)
-        assert expected.valid.sum() > 5 * sizes[0]
-        found = run(features, image_hw)
-        for mine, theirs in zip(found, expected):
-            assert_close(torch.as_tensor(mine), theirs, rtol=1e-4, atol=1e-4)
-
-Dim = torch.export.Dim
-b, h, w = Dim("b", max=8), Dim("h", max=64), Dim("w", max=64)
-levels = [{0: b, 2: 2 * h, 3: 2 * w}, {0: b, 2: h, 3: w}]
-with torch.no_grad():
-    program = torch.export.export(model, inputs(2, 64, 96), dynamic_shapes=(levels, {0: b}))
-    check(program.module())
-    torch.onnx.export(program, dynamo=True, verbose=False).save(sys.argv[1])
-    session = onnxruntime.InferenceSession(sys.argv[1])
-    names = [value.name for value in session.get_inputs()]
-    check(lambda features, hw: session.run(None, dict(zip(names, [f.numpy() for f in features] + [hw.numpy()]))))
-"""
-
-
-def test_exported_and_as_onnx_the_detections_are_the_same_at_any_size(tmp_path):
-    command = [sys.executable, "-c", EXPORT_detection_head, str(tmp_path / "detections.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_it_is_head_grid_and_post_processing():
-    grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    random = torch.Generator().manual_seed(0)
-    head = RetinaNetHead(16, grid.num_anchors, num_classes=2, prior=0.3, num_convs=0, generator=random)
-    for output in head.class_outputs:
-        torch.nn.init.normal_(output.weight, std=0.3, generator=random)  # scores well apart
-    features = [torch.rand(1, 16, 4, 6, generator=random), torch.rand(1, 16, 2, 3, generator=random)]
-    image_hw = [(32, 48)]
-    found = DetectionHead(head, grid)(features, torch.tensor(image_hw))
-    placed = grid.generate([(4, 6), (2, 3)])
-    (expected,) = PostProcess()(
-        *head(features), anchors=placed.boxes, anchors_per_level=placed.num_per_level, image_hw=image_hw
-    )
-    assert_close(found.boxes[found.valid], expected.boxes)
-    assert_close(found.scores[found.valid], expected.scores)
-    assert len(expected.scores) > 10
-
-
-def test_maps_may_come_in_a_mapping():
-    grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=2, prior=0.3), grid)
-    features, image_hw = [torch.rand(1, 16, 4, 6), torch.rand(1, 16, 2, 3)], torch.tensor([[32, 48]])
-    expected = model(features, image_hw)
-    assert expected.valid.any()
-    assert_close(tuple(model({"p3": features[0], "p4": features[1]}, image_hw)), tuple(expected), rtol=0, atol=0)
-
-
-def test_mistakes_are_named():
-    sizes = [(32.0,), (64.0,)]
-    with pytest.raises(ValueError, match="got 'floor'"):
-        DetectionHead(RetinaNetHead(8, 3, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16)))
-    with pytest.raises(ValueError, match="anchors to a cell"):
-        DetectionHead(RetinaNetHead(8, 2, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16), convention="mmdet"))

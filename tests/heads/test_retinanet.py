@@ -426,7 +426,7 @@ def test_levels_that_the_head_does_not_have_are_refused(levels):
 
 
 def test_batch_norm_refuses_another_number_of_levels():
-    with pytest.raises(ValueError, match=r"statistics of 2 levels, got num_anchors=\(3, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"statistics for 2 levels, got num_anchors=\(3, 3, 3\)"):
         small_head((3, 3), norm="batch").with_anchors((3, 3, 3))
 
 

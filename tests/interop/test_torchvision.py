@@ -206,7 +206,7 @@ def test_labels_may_be_int32_and_no_boxes_an_empty_list(imported):
 def test_mistakes_are_named_with_their_numbers():
     model = torchvision_model()
     head, grid = RetinaNetHead(256, 9, num_classes=7), grid_of(model.anchor_generator)
-    with pytest.raises(ValueError, match=r"\(6, 6, 6, 6, 6\) anchors to a cell of each level, got \(9, 9, 9, 9, 9\)"):
+    with pytest.raises(ValueError, match=r"\(6, 6, 6, 6, 6\) anchors per cell of each level, got \(9, 9, 9, 9, 9\)"):
         import_head(model, RetinaNetHead(256, 6, num_classes=7), grid)
     with pytest.raises(ValueError, match="2 levels of the backbone for anchors on 5"):
         import_head(model, head, grid, levels=(0, 1))

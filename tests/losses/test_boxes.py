@@ -143,12 +143,12 @@ def test_a_negative_beta_is_refused():
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("loss", [l1_loss, smooth_l1_loss, *IOU_LOSSES])
-def test_box_losses_go_row_by_row_and_spread_nothing(loss):
+def test_box_losses_go_row_by_row_and_broadcast_nothing(loss):
     boxes = random_boxes(8)
     for one, other in ((boxes, boxes[:1]), (boxes[:1], boxes), (boxes, boxes[:49])):
         shapes = re.escape(f"got {tuple(one.shape)} and targets {tuple(other.shape)}")
-        with pytest.raises(ValueError, match=f"a target for each row: {shapes}"):
+        with pytest.raises(ValueError, match=f"need one target for each row, {shapes}"):
             loss(one, other)
     for shape in ((50, 1), (1,), ()):  # of (50, 1) the result would be 50 x 50
-        with pytest.raises(ValueError, match=re.escape(f"weights are one for each row, (50,), got {shape}")):
+        with pytest.raises(ValueError, match=re.escape(f"need one weight for each row, (50,), got {shape}")):
             loss(boxes, boxes, weights=torch.ones(shape))

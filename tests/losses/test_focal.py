@@ -117,11 +117,11 @@ def test_images_are_summed_each_by_itself(seed):
     assert_close(together, scales[:, None, None] * slopes(focal_loss, logits, classes))
 
 
-@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 3.0])
-def test_ignored_anchors_add_nothing_whatever_their_logits(suspicious):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3.0])
+def test_ignored_anchors_add_nothing_whatever_their_logits(value):
     logits, classes = random_heads(4)
     clean = logits.clone()
-    logits[classes == IGNORE] = suspicious
+    logits[classes == IGNORE] = value
     targets, ignored = one_hot(classes, logits), classes == IGNORE
     for loss, goal, options in ((focal_loss, classes, {}), (soft_focal_loss, targets, {"ignored": ignored})):
         assert_close(loss(logits, goal, **options), loss(clean, goal, **options))
@@ -255,27 +255,29 @@ def test_balance_and_focus_out_of_range_are_refused(loss, options):
 
 
 def test_a_class_beyond_the_logits_is_refused():
-    with pytest.raises(ValueError, match="class 3 among classes, but the logits have 3, counted from 0"):
+    with pytest.raises(ValueError, match="class 3 is out of range: the logits have classes 0 to 2"):
         focal_loss(torch.zeros(1, 2, 3), torch.tensor([[0, 3]]))
 
 
 def test_a_class_below_the_ignored_one_is_refused():
     # counted from 0, -1 is background and -2 ignored; -3 would be taken for background
-    with pytest.raises(ValueError, match="class -3 among classes: below 0 there are only background, -1, and -2"):
+    with pytest.raises(
+        ValueError, match=r"class -3 is out of range: below 0 are only -1 \(background\) and -2 \(ignored\)"
+    ):
         focal_loss(torch.zeros(1, 2, 3), torch.tensor([[0, -3]]))
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_arrays_of_other_shapes_are_not_spread_over_the_logits():
+def test_arrays_of_other_shapes_do_not_broadcast():
     logits, classes = torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64)
     for call, message in (
-        (lambda: focal_loss(logits, classes[:, :1]), r"should say is \(2, 1\)"),
-        (lambda: focal_loss(logits, classes[:, 0]), r"should say is \(2,\)"),
-        (lambda: soft_focal_loss(logits, logits[..., 0]), r"should say is \(2, 4\)"),
-        (lambda: soft_focal_loss(logits, logits, ignored=classes[:, :1] > 0), r"which of them are ignored is \(2, 1\)"),
-        (lambda: soft_focal_loss(logits, logits, ignored=classes[:1] > 0), r"which of them are ignored is \(1, 4\)"),
-        (lambda: quality_focal_loss(logits, classes, logits[:, 0, 0]), r"should say is \(2,\)"),
-        (lambda: quality_focal_loss(logits, classes, logits), r"should say is \(2, 4, 3\)"),
+        (lambda: focal_loss(logits, classes[:, :1]), r"their targets are \(2, 1\)"),
+        (lambda: focal_loss(logits, classes[:, 0]), r"their targets are \(2,\)"),
+        (lambda: soft_focal_loss(logits, logits[..., 0]), r"their targets are \(2, 4\)"),
+        (lambda: soft_focal_loss(logits, logits, ignored=classes[:, :1] > 0), r"ignored is \(2, 1\)"),
+        (lambda: soft_focal_loss(logits, logits, ignored=classes[:1] > 0), r"ignored is \(1, 4\)"),
+        (lambda: quality_focal_loss(logits, classes, quality=logits[:, 0, 0]), r"their targets are \(2,\)"),
+        (lambda: quality_focal_loss(logits, classes, quality=logits), r"their targets are \(2, 4, 3\)"),
     ):
         with pytest.raises(ValueError, match=rf"logits are \(2, 4, 3\), .*{message}"):
             call()
@@ -289,9 +291,9 @@ def test_class_weights_are_one_for_each_class(shape):
     for call in (
         lambda: focal_loss(logits, classes, class_weights=weights),
         lambda: soft_focal_loss(logits, logits, class_weights=weights),
-        lambda: quality_focal_loss(logits, classes, logits[..., 0], class_weights=weights),
+        lambda: quality_focal_loss(logits, classes, quality=logits[..., 0], class_weights=weights),
     ):
-        with pytest.raises(ValueError, match=re.escape(f"class_weights are one for each of 3 classes, got {shape}")):
+        with pytest.raises(ValueError, match=re.escape(f"need one class weight for each of 3 classes, got {shape}")):
             call()
 
 
@@ -313,3 +315,88 @@ for loss, goal in ((focal_loss, classes), (soft_focal_loss, targets)):
     torch.testing.assert_close(*results)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.fixture
+def quality_heads() -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 40, 5, generator=random, dtype=torch.float64)
+    classes = torch.randint(IGNORE, 5, (2, 40), generator=random)
+    return logits, classes, torch.rand(2, 40, generator=random, dtype=torch.float64)
+
+
+def written_out(logits: Tensor, classes: Tensor, quality: Tensor, gamma: float, weights: Tensor) -> Tensor:
+    """abs(y - p)**gamma * cross-entropy of every logit (Li et al. 2020, equation 6)."""
+    own = functional.one_hot(classes.clamp(min=0), logits.shape[2]).bool() & (classes >= 0)[..., None]
+    target = torch.where(own, quality[..., None], 0.0)
+    p = logits.sigmoid()
+    entropy = -target * p.log() - (1 - target) * (1 - p).log()
+    costs = weights * (target - p).abs() ** gamma * entropy
+    return (costs * (classes != IGNORE)[..., None]).sum(dim=(1, 2))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1, 2, 3, 1], dtype=torch.float64)])
+def test_quality_focal_loss_and_its_gradient_are_the_formulas(quality_heads, gamma, weights):
+    logits, classes, quality = quality_heads
+    logits.requires_grad_()
+    factors = torch.ones(5, dtype=torch.float64) if weights is None else weights
+    expected = written_out(logits, classes, quality, gamma, factors)
+    found = quality_focal_loss(logits, classes, quality=quality, gamma=gamma, class_weights=weights)
+    assert_close(found, expected)
+    scales = torch.tensor([1.0, 3.0], dtype=torch.float64)  # images are summed each by itself
+    gradients = [torch.autograd.grad((sums * scales).sum(), logits)[0] for sums in (found, expected)]
+    assert_close(*gradients)
+
+
+def test_with_full_quality_it_is_the_focal_loss_without_its_balance(quality_heads):
+    logits, classes, quality = quality_heads
+    found = quality_focal_loss(logits, classes, quality=torch.ones_like(quality))
+    assert_close(found, 2 * focal_loss(logits, classes, alpha=0.5))
+
+
+def test_a_score_that_is_its_quality_costs_nothing_and_has_no_slope():
+    quality = torch.tensor([[0.5, 0.75]])
+    logits = quality.logit()[..., None].requires_grad_()
+    cost = quality_focal_loss(logits, torch.tensor([[0, 0]]), quality=quality)
+    (slope,) = torch.autograd.grad(cost.sum(), logits)
+    assert_close(cost, torch.zeros(1))
+    assert_close(slope, torch.zeros(1, 2, 1))
+
+
+def test_ignored_anchors_and_the_quality_of_background_are_not_read():
+    logits = torch.tensor([[[0.0], [math.nan], [0.0]]])
+    classes, quality = torch.tensor([[0, IGNORE, BACKGROUND]]), torch.tensor([[1.0, math.nan, math.nan]])
+    assert_close(quality_focal_loss(logits, classes, quality=quality), torch.tensor([math.log(2) / 2]))
+
+
+def test_quality_gets_no_gradient(quality_heads):
+    logits, classes, quality = quality_heads
+    quality.requires_grad_()
+    assert not quality_focal_loss(logits, classes, quality=quality).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_quality_focal_loss_of_half_precision_is_summed_in_float32(quality_heads, dtype):
+    logits, classes, quality = quality_heads
+    logits = logits.to(dtype)
+    found = quality_focal_loss(logits, classes, quality=quality)
+    assert_close(found, quality_focal_loss(logits.float(), classes, quality=quality))
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_quality_focal_loss_of_logits_of_a_hundred_stays_finite(gamma):
+    logits = torch.tensor([[[100.0, -100.0], [100.0, -100.0]]], requires_grad=True)
+    # a miss of 100, and two false alarms of 100
+    found = quality_focal_loss(logits, torch.tensor([[1, BACKGROUND]]), quality=torch.ones(1, 2), gamma=gamma)
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    assert_close(found, torch.tensor([300.0]))
+    assert_close(slope, torch.tensor([[[1.0, -1.0], [1.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3), (2, 4, 3)])
+def test_without_positives_the_quality_focal_loss_is_zero(shape):
+    logits = torch.full(shape, -200.0)
+    classes = torch.full(shape[:2], BACKGROUND)
+    assert_close(quality_focal_loss(logits, classes, quality=torch.zeros(shape[:2])), torch.zeros(shape[0]))

@@ -33,7 +33,7 @@ MAP_LOSSES = [
     partial(heatmap_focal_loss, positives=torch.tensor([[0, 1, 2, 3], [1, 0, 0, 0]])),
     partial(heatmap_bce_loss, pos_weight=3.0),
     partial(heatmap_mse_loss, foreground_weight=5.0),
-    partial(adaptive_wing_loss, shown_weight=10.0),
+    partial(adaptive_wing_loss, map_weight=10.0),
 ]
 
 
@@ -215,10 +215,10 @@ def test_the_weighted_map_of_adaptive_wing_reaches_one_cell_beyond_the_foregroun
     targets[0, 0, 2, 2] = 0.2
     each = [adaptive_wing_loss(torch.full((1, 1, 1, 1), 1 + y).double(), torch.full((1, 1, 1, 1), y).double())
             for y in (0.0, 0.2)]  # fmt: skip
-    weighted = adaptive_wing_loss(targets + 1, targets, shown_weight=10.0)
+    weighted = adaptive_wing_loss(targets + 1, targets, map_weight=10.0)
     assert_close(weighted, 16 * each[0] + 11 * (8 * each[0] + each[1]))
     volume = targets[:, :, None].expand(-1, -1, 3, -1, -1)
-    assert_close(adaptive_wing_loss(volume + 1, volume, shown_weight=10.0), 3 * weighted)
+    assert_close(adaptive_wing_loss(volume + 1, volume, map_weight=10.0), 3 * weighted)
 
 
 @pytest.mark.parametrize("loss", MAP_LOSSES)
@@ -328,24 +328,24 @@ def test_volumes_are_maps_of_three_axes():
         assert_close(loss(maps, targets), loss(flat, flat_targets))
 
 
-# refusals
+# invalid input
 
 
 def test_points_that_are_not_on_the_map_are_refused():
     maps = torch.zeros(2, 1, 4, 5)
     for row in ([2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 4, 0], [0, 0, 0, 5], [0, 0, -1, 0]):
-        with pytest.raises(ValueError, match=r"positive \[.*\] is beyond the maps \(2, 1, 4, 5\)"):
+        with pytest.raises(ValueError, match=r"positive \[.*\] is outside the maps \(2, 1, 4, 5\)"):
             heatmap_focal_loss(maps, maps, positives=torch.tensor([row]))
         if row[1] == 0:
-            with pytest.raises(ValueError, match="is beyond the maps"):
+            with pytest.raises(ValueError, match="is outside the maps"):
                 points_l1_loss(maps, torch.zeros(1, 1), positives=torch.tensor([row]))
-    with pytest.raises(ValueError, match=r"rows of 4, got 3"):
+    with pytest.raises(ValueError, match=r"positives of 4 columns for maps .*, got 3"):
         heatmap_focal_loss(maps, maps, positives=torch.zeros(0, 3, dtype=torch.int64))
 
 
-def test_weights_of_more_joints_than_the_maps_are_refused():
+def test_weights_of_more_types_than_the_maps_are_refused():
     maps = torch.zeros(2, 1, 4, 5)
-    with pytest.raises(ValueError, match=r"as the maps, \(2, 1, 4, 5\), or of one channel, got \(2, 3, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"the maps' shape \(2, 1, 4, 5\) or of one channel, got \(2, 3, 4, 5\)"):
         heatmap_mse_loss(maps, maps, weights=torch.ones(2, 3, 4, 5))
 
 
@@ -355,8 +355,8 @@ def test_weights_of_more_joints_than_the_maps_are_refused():
         (heatmap_bce_loss, {"pos_weight": 0.0}, "positive pos_weight, got 0.0"),
         (heatmap_mse_loss, {"foreground_weight": math.inf}, "positive foreground_weight, got inf"),
         (adaptive_wing_loss, {"theta": -1.0}, r"positive theta, got -1\.0"),
-        (adaptive_wing_loss, {"alpha": 2.0}, r"alpha > 2 and shown_weight >= 0, got alpha=2\.0"),
-        (adaptive_wing_loss, {"shown_weight": -1.0}, r"shown_weight=-1\.0"),
+        (adaptive_wing_loss, {"alpha": 2.0}, r"alpha > 2 and map_weight >= 0, got alpha=2\.0"),
+        (adaptive_wing_loss, {"map_weight": -1.0}, r"map_weight=-1\.0"),
     ],
 )
 def test_numbers_without_meaning_are_refused(loss, options, message):
@@ -367,23 +367,23 @@ def test_numbers_without_meaning_are_refused(loss, options, message):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("loss", MAP_LOSSES)
 @pytest.mark.parametrize("shape", [(1, 2, 4, 5), (2, 1, 4, 5), (2, 2, 4, 1), (2, 4, 5), (2, 2, 20)])
-def test_targets_of_another_shape_are_not_spread_over_the_maps(loss, shape):
+def test_targets_of_another_shape_do_not_broadcast(loss, shape):
     maps, targets = torch.zeros(2, 2, 4, 5), torch.zeros(shape)
     for pair in ((maps, targets), (targets, maps)) if len(shape) == 4 else ((maps, targets),):
-        with pytest.raises(ValueError, match=r"targets are as the maps, \(.*\), got \(.*\)"):
+        with pytest.raises(ValueError, match=r"need targets of the maps' shape \(.*\), got \(.*\)"):
             loss(*pair)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(1, 1, 4, 5), (2, 1, 1, 5), (2, 1, 4), (2, 3, 4, 5), (1,)])
-def test_weights_of_another_shape_are_not_spread_over_the_maps(shape):
+def test_weights_of_another_shape_do_not_broadcast(shape):
     maps, weights = torch.zeros(2, 2, 4, 5), torch.ones(shape)
-    message = re.escape(f"weights are as the maps, (2, 2, 4, 5), or of one channel, got {shape}")
+    message = re.escape(f"need weights of the maps' shape (2, 2, 4, 5) or of one channel, got {shape}")
     for loss in MAP_LOSSES:
         with pytest.raises(ValueError, match=message):
             loss(maps, maps, weights=weights)
-    if shape != (2, 3, 4, 5):  # maps of points are shared by any number of joints
-        with pytest.raises(ValueError, match="weights are as the maps"):
+    if shape != (2, 3, 4, 5):  # maps of points are shared by any number of keypoint types
+        with pytest.raises(ValueError, match="need weights of the maps' shape"):
             points_l1_loss(maps, torch.zeros(0, 2), positives=NONE, weights=weights)
 
 
@@ -392,5 +392,5 @@ def test_weights_of_another_shape_are_not_spread_over_the_maps(shape):
 def test_values_of_another_number_than_the_positives_are_refused(shape):
     # one row would be the target of all three points
     positives = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 2], [1, 0, 3, 3]])
-    with pytest.raises(ValueError, match=re.escape(f"one row for each positive, (3, 2), got {shape}")):
+    with pytest.raises(ValueError, match=re.escape(f"one row of values for each positive, (3, 2), got {shape}")):
         points_l1_loss(torch.zeros(2, 2, 4, 5), torch.zeros(shape), positives=positives)

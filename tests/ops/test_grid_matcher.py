@@ -14,11 +14,16 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.data import read_coco
 from detect.data.resize import parse_resize
-from detect.ops.grid_matcher import LevelGrid, match_level_grids
+from detect.ops.grid_matcher import LevelGrid
 from detect.ops.matcher import BACKGROUND, MaxIoU, match_boxes
 from detect.samples import sample_annotations
 
-RULES = [MaxIoU(), MaxIoU(low_quality="forced"), MaxIoU(low_quality=None), MaxIoU(foreground=0.7, background=0.05)]
+MATCHERS = [
+    MaxIoU(),
+    MaxIoU(low_quality_mode="forced"),
+    MaxIoU(allow_low_quality_matches=False),
+    MaxIoU(fg_iou_thresh=0.7, bg_iou_thresh=0.05),
+]
 SIZES = [tuple(x * 2 ** (third / 3) for third in range(3)) for x in (32.0, 64.0, 128.0, 256.0, 512.0)]
 
 
@@ -35,36 +40,36 @@ def random_boxes(count: int, seed: int, side: float, median: float = 60) -> torc
     return torch.cat([xy, xy + wh], dim=1)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("matcher", MATCHERS, ids=str)
 @pytest.mark.parametrize(
     ("num_boxes", "side", "convention"),
     [(10, 800, "torchvision"), (1000, 250, "torchvision"), *((100, 300, convention) for convention in CONVENTIONS)],
 )
-def test_random_boxes(rule, num_boxes, side, convention):
-    placed = AnchorGenerator.of_sizes(SIZES, convention=convention).generate(level_hw((side, side)), (side, side))
+def test_random_boxes(matcher, num_boxes, side, convention):
+    anchors = AnchorGenerator.of_sizes(SIZES, convention=convention).generate(level_hw((side, side)), (side, side))
     boxes = random_boxes(num_boxes, seed=num_boxes, side=side)
     boxes[::3] = boxes[::3].round()  # whole pixels: many ties
-    sparse = match_level_grids(placed.lattices, boxes, rule)
-    assert_close(sparse, match_boxes(placed.boxes, boxes, rule))
+    sparse = matcher.match(anchors.level_grids, boxes)
+    assert_close(sparse, match_boxes(anchors.boxes, boxes, matcher=matcher))
     assert (sparse >= 0).any()
 
 
-@pytest.mark.parametrize("rule", RULES[:2], ids=str)
+@pytest.mark.parametrize("matcher", MATCHERS[:2], ids=str)
 @pytest.mark.parametrize(
-    ("sample", "resize", "anchors"),
+    ("sample", "resize", "name"),
     [("bccd", "letterbox:640", "retinanet"), ("bccd", "none", "yolov3-coco"), ("nuclei", "none", "retinanet")],
 )
-def test_all_sample_annotations(rule, sample, resize, anchors):
+def test_all_sample_annotations(matcher, sample, resize, name):
     instances = ResizedInstances.of(read_coco(sample_annotations(sample)), parse_resize(resize))
-    grid = AnchorGenerator(load_anchors(anchors))
+    grid = AnchorGenerator(load_anchors(name))
     strides = [level.stride for level in grid.anchors.levels]
     image_rows = instances.dataset.instances.image_rows
-    for row in np.unique(image_rows)[:: 1 if rule.low_quality == "own" else 9]:
+    for row in np.unique(image_rows)[:: 1 if matcher.low_quality_mode == "own" else 9]:
         of_image = image_rows == row
         width, height = instances.canvas_wh[of_image][0].tolist()
-        placed = grid.generate(level_hw((height, width), strides))
+        anchors = grid.generate(level_hw((height, width), strides))
         boxes = torch.from_numpy(instances.boxes[of_image]).float()
-        assert_close(match_level_grids(placed.lattices, boxes, rule), match_boxes(placed.boxes, boxes, rule))
+        assert_close(matcher.match(anchors.level_grids, boxes), match_boxes(anchors.boxes, boxes, matcher=matcher))
 
 
 corners = st.floats(-100, 300, width=32) | st.integers(-100, 300).map(float)
@@ -77,37 +82,37 @@ any_box = st.tuples(corners, corners, sides, sides).map(lambda box: (box[0], box
     st.lists(st.tuples(st.floats(1, 200), st.floats(1, 200)), min_size=1, max_size=3),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.sampled_from([3.0, 8.0, 17.5, 64.0]),
-    st.sampled_from(RULES),
+    st.sampled_from(MATCHERS),
 )
-def test_any_boxes_on_any_lattices(boxes, shapes, hw, stride, rule):
+def test_any_boxes_on_any_grids(boxes, shapes, hw, stride, matcher):
     half = torch.tensor(shapes) / 2
     cell_boxes = torch.cat([-half, half], dim=1) + stride / 2
-    lattices = [LevelGrid(*hw, (stride, stride), cell_boxes), LevelGrid(2, 3, (40.0, 30.0), cell_boxes[:1])]
+    level_grids = [LevelGrid(*hw, (stride, stride), cell_boxes), LevelGrid(2, 3, (40.0, 30.0), cell_boxes[:1])]
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    anchors = torch.cat([lattice.boxes() for lattice in lattices])
-    assert_close(match_level_grids(lattices, boxes, rule), match_boxes(anchors, boxes, rule))
+    anchors = torch.cat([level.boxes() for level in level_grids])
+    assert_close(matcher.match(level_grids, boxes), match_boxes(anchors, boxes, matcher=matcher))
 
 
 def test_boxes_inside_one_anchor_and_around_all():
-    lattice = LevelGrid(6, 6, (8.0, 8.0), torch.tensor([[-16.0, -16.0, 24.0, 24.0], [0.0, 0.0, 8.0, 8.0]]))
+    level = LevelGrid(6, 6, (8.0, 8.0), torch.tensor([[-16.0, -16.0, 24.0, 24.0], [0.0, 0.0, 8.0, 8.0]]))
     tiny, huge = [20.3, 20.3, 20.6, 20.7], [-500.0, -500.0, 900.0, 900.0]
     for boxes in ([tiny], [huge], [tiny, huge], [huge, tiny, tiny]):
         rows = torch.tensor(boxes)
-        for rule in RULES:
-            assert_close(match_level_grids([lattice], rows, rule), match_boxes(lattice.boxes(), rows, rule))
+        for matcher in MATCHERS:
+            assert_close(matcher.match([level], rows), match_boxes(level.boxes(), rows, matcher=matcher))
 
 
-@pytest.mark.parametrize("low_quality", ["own", "forced"])
-def test_a_box_outside_makes_nothing_positive(low_quality):
-    placed = AnchorGenerator.of_sizes(SIZES).generate(level_hw((256, 256)), (256, 256))
+@pytest.mark.parametrize("mode", ["own", "forced"])
+def test_a_box_outside_makes_nothing_positive(mode):
+    anchors = AnchorGenerator.of_sizes(SIZES).generate(level_hw((256, 256)), (256, 256))
     outside = torch.tensor([[5000.0, 5000.0, 5050.0, 5050.0], [10.0, 10.0, 10.0, 40.0]])
-    assert (match_level_grids(placed.lattices, outside, MaxIoU(low_quality=low_quality)) == BACKGROUND).all()
+    assert (MaxIoU(low_quality_mode=mode).match(anchors.level_grids, outside) == BACKGROUND).all()
 
 
 def test_no_boxes_and_double_precision():
-    placed = AnchorGenerator.of_sizes(SIZES).generate(level_hw((256, 256)), (256, 256), dtype=torch.float64)
-    assert (match_level_grids(placed.lattices, torch.zeros(0, 4)) == BACKGROUND).all()
+    anchors = AnchorGenerator.of_sizes(SIZES).generate(level_hw((256, 256)), (256, 256), dtype=torch.float64)
+    assert (MaxIoU().match(anchors.level_grids, torch.zeros(0, 4)) == BACKGROUND).all()
     boxes = random_boxes(20, seed=0, side=256).double()
-    assert_close(match_level_grids(placed.lattices, boxes), match_boxes(placed.boxes, boxes))
-    with pytest.raises(ValueError, match="at least one lattice"):
-        match_level_grids([], boxes)
+    assert_close(MaxIoU().match(anchors.level_grids, boxes), match_boxes(anchors.boxes, boxes))
+    with pytest.raises(ValueError, match="at least one level grid"):
+        MaxIoU().match([], boxes)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from builders import one_cell, random_boxes
 from torch.testing import assert_close
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from detect.ops import matcher as matching
 from detect.ops.boxes import pairwise_iou
-from detect.ops.matcher import BACKGROUND, IGNORE, MaxIoU, ignore_regions, match_atss, match_boxes
-
-
-def random_boxes(count: int, seed: int, side: float = 100) -> torch.Tensor:
-    random = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=random) * side
-    size = torch.rand(count, 2, generator=random) * side / 2 + 1
-    return torch.cat([corner, corner + size], dim=1).round()  # whole pixels: many ties
+from detect.ops.matcher import BACKGROUND, IGNORE, Atss, MaxIoU, ignore_regions, match_boxes
 
 
 def test_the_three_grades_by_hand():
@@ -31,35 +25,36 @@ def test_an_instance_with_only_poor_anchors_gets_all_of_its_best():
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     anchors = torch.tensor([[0.0, 0.0, 10, 30], [0.0, 0.0, 30, 10], [0.0, 0.0, 10, 31]])
     assert match_boxes(anchors, box).tolist() == [0, 0, BACKGROUND]
-    assert match_boxes(anchors, box, MaxIoU(low_quality=None)).tolist() == [BACKGROUND] * 3
+    assert match_boxes(anchors, box, matcher=MaxIoU(allow_low_quality_matches=False)).tolist() == [BACKGROUND] * 3
 
 
 def test_low_quality_own_and_forced_by_hand():
     # the anchor is 10 x 10; instance 0 is 10 x 6 of it (IoU .6), instance 1 is 10 x 2 of it (IoU .2), and has no better one
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [200.0, 200.0, 210.0, 210.0]])
     boxes = torch.tensor([[0.0, 0.0, 10.0, 6.0], [0.0, 6.0, 10.0, 8.0]])
-    assert match_boxes(anchors, boxes, MaxIoU(low_quality="own")).tolist() == [0, BACKGROUND]
-    assert match_boxes(anchors, boxes, MaxIoU(low_quality="forced")).tolist() == [1, BACKGROUND]
+    assert match_boxes(anchors, boxes, matcher=MaxIoU(low_quality_mode="own")).tolist() == [0, BACKGROUND]
+    assert match_boxes(anchors, boxes, matcher=MaxIoU(low_quality_mode="forced")).tolist() == [1, BACKGROUND]
     # both fight for it: of several the last instance has it
     twice = torch.cat([boxes, boxes[1:]])
-    assert match_boxes(anchors, twice, MaxIoU(low_quality="forced")).tolist() == [2, BACKGROUND]
+    assert match_boxes(anchors, twice, matcher=MaxIoU(low_quality_mode="forced")).tolist() == [2, BACKGROUND]
 
 
-@pytest.mark.parametrize("low_quality", ["own", "forced"])
-def test_a_box_that_meets_no_anchor_makes_none_positive(low_quality):
+@pytest.mark.parametrize("mode", ["own", "forced"])
+def test_a_box_that_meets_no_anchor_makes_none_positive(mode):
     anchors = random_boxes(500, seed=0)
     far = torch.tensor([[900.0, 900.0, 950.0, 950.0], [5.0, 5.0, 5.0, 9.0]])  # beyond all anchors, and without a width
-    assert (match_boxes(anchors, far, MaxIoU(low_quality=low_quality)) == BACKGROUND).all()
+    assert (match_boxes(anchors, far, matcher=MaxIoU(low_quality_mode=mode)) == BACKGROUND).all()
 
 
-@pytest.mark.parametrize("low_quality", ["own", None])
+@pytest.mark.parametrize("low_quality", [True, False])
 @pytest.mark.parametrize("num_boxes", [1, 7, 60])
 @pytest.mark.parametrize("chunk", [1, 5000, 2**22])
 def test_it_is_torchvisions_matcher(monkeypatch, low_quality, num_boxes, chunk):
     monkeypatch.setattr(matching, "CHUNK_PAIRS", chunk)
     anchors, boxes = random_boxes(700, seed=1), random_boxes(num_boxes, seed=2)
-    matcher = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality is not None)
-    assert_close(match_boxes(anchors, boxes, MaxIoU(low_quality=low_quality)), matcher(box_iou(boxes, anchors)))
+    matcher = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality)
+    ours = match_boxes(anchors, boxes, matcher=MaxIoU(allow_low_quality_matches=low_quality))
+    assert_close(ours, matcher(box_iou(boxes, anchors)))
 
 
 def test_forced_matches_follow_mmdetections_loop(monkeypatch):
@@ -72,21 +67,21 @@ def test_forced_matches_follow_mmdetections_loop(monkeypatch):
     for row, of_box in enumerate(iou):  # max_iou_assigner.py: each in turn takes all that tie with its best
         if of_box.max() > 0:
             expected[of_box == of_box.max()] = row
-    assert_close(match_boxes(anchors, boxes, MaxIoU(low_quality="forced")), expected)
+    assert_close(match_boxes(anchors, boxes, matcher=MaxIoU(low_quality_mode="forced")), expected)
 
 
 def test_nothing_to_match_is_background():
     anchors = random_boxes(5, seed=0)
     assert match_boxes(anchors, torch.zeros(0, 4)).tolist() == [BACKGROUND] * 5
     assert match_boxes(torch.zeros(0, 4), anchors).tolist() == []
-    assert match_atss([anchors], torch.zeros(0, 4)).tolist() == [BACKGROUND] * 5
+    assert Atss().match([one_cell(anchors)], torch.zeros(0, 4)).tolist() == [BACKGROUND] * 5
 
 
 def test_bad_thresholds_are_named():
-    with pytest.raises(ValueError, match="need 0 < background <= foreground <= 1"):
-        MaxIoU(foreground=0.3)
-    with pytest.raises(ValueError, match="low_quality is"):
-        MaxIoU(low_quality="yes")
+    with pytest.raises(ValueError, match="need 0 < bg_iou_thresh <= fg_iou_thresh <= 1"):
+        MaxIoU(fg_iou_thresh=0.3)
+    with pytest.raises(ValueError, match="low_quality_mode is"):
+        MaxIoU(low_quality_mode="yes")
 
 
 def test_atss_is_the_papers_algorithm():
@@ -111,7 +106,7 @@ def test_atss_is_the_papers_algorithm():
             inside = box[0] < x < box[2] and box[1] < y < box[3]
             if iou[row, index] >= least and inside and iou[row, index] > taken[index]:
                 expected[index], taken[index] = row, float(iou[row, index])
-    assert match_atss(levels, boxes).tolist() == expected
+    assert Atss().match([one_cell(level) for level in levels], boxes).tolist() == expected
     assert sum(match >= 0 for match in expected) > 20
 
 

@@ -19,7 +19,7 @@ from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.heads.criterion import ImageTargets
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
-from detect.ops.matcher import Atss
+from detect.ops.matcher import Atss, MaxIoU
 from detect.training.builder import build_detector, training_anchors
 
 LABELS = LabelMap((7,), ("square",))
@@ -72,14 +72,14 @@ def test_the_fields_reach_the_detector(tiny, dataset):
         *("model.iou_threshold=.7", "model.class_loss=quality_focal"),
     )
     detector = build_detector(config, LABELS, anchors=training_anchors(config, dataset), mean=[0.25], std=[0.125])
-    rule, criterion, post = detector.criterion.rule, detector.criterion, detector.post_process
-    assert (rule.foreground, rule.background, rule.low_quality) == (0.6, 0.3, None)
+    matcher, criterion, post = detector.criterion.matcher, detector.criterion, detector.post_process
+    assert matcher == MaxIoU(fg_iou_thresh=0.6, bg_iou_thresh=0.3, allow_low_quality_matches=False)
     assert criterion.box_loss.__name__ == "ciou_loss"
     assert (criterion.box_weight, criterion.alpha, criterion.gamma) == (3, 0.4, 1)
     assert (criterion.class_loss, criterion.normalizers) == ("quality_focal", batch_normalizer)
     assert (post.score_threshold, post.iou_threshold) == (0.2, 0.7)
     adaptive = build_detector(tiny("model.assigner=atss"), LABELS, anchors=training_anchors(tiny(), dataset))
-    assert adaptive.criterion.rule == Atss()
+    assert adaptive.criterion.matcher == Atss()
     assert_close(detector.normalise(torch.full((1, 1, 1, 1), 0.5)), torch.full((1, 1, 1, 1), 2.0))
     config = tiny("model.stride=8", "model.sigma_cells=1.5", "model.threshold=.4", task="landmarks")
     landmarks = build_detector(config, LabelMap((7,), ("square",), ("square",), {7: (0,)}))

@@ -35,12 +35,12 @@ NUCLEI = sample_annotations("nuclei")
 
 def box_detector(num_classes: int = 2) -> RetinaNetDetector:
     anchors = AnchorSet.of([[(10, 10)], [(20, 20)]], strides=(4, 8))
-    backbone = build_backbone("small", strides=(4, 8), in_channels=1, seed=0)
+    backbone = build_backbone("tiny", strides=(4, 8), in_channels=1, seed=0)
     return RetinaNetDetector(backbone, anchors, num_classes, pyramid_channels=32, num_convs=1, seed=1).eval()
 
 
 def landmark_detector(num_types: int = 2) -> LandmarkDetector:
-    backbone = build_backbone("small", strides=(2, 4), in_channels=1, seed=0)
+    backbone = build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0)
     return LandmarkDetector(backbone, num_types, pyramid_channels=8, num_convs=0, seed=1).eval()
 
 

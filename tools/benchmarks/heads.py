@@ -21,7 +21,7 @@ NUM_CLASSES = 91
 NOWHERE = Path()
 
 
-def _placed() -> Any:
+def _anchors() -> Any:
     from detect.anchors.generator import AnchorGenerator
 
     return AnchorGenerator.of_sizes(SIZES).generate(LEVEL_HW, IMAGE_HW)
@@ -44,10 +44,10 @@ def _output(num_images: int, likely: float = -4.6, spread: float = 0.5) -> tuple
 
 
 def match_ours(count: int, _: Path) -> None:
-    from detect.ops.grid_matcher import match_level_grids
+    from detect.ops.matcher import MaxIoU
 
-    placed, boxes = _placed(), _boxes(count)
-    report_median(lambda: match_level_grids(placed.lattices, boxes))
+    anchors, boxes = _anchors(), _boxes(count)
+    report_median(lambda: MaxIoU().match(anchors.level_grids, boxes))
 
 
 def match_torchvision(count: int, _: Path) -> None:
@@ -57,7 +57,7 @@ def match_torchvision(count: int, _: Path) -> None:
     from torchvision.models.detection._utils import Matcher
     from torchvision.ops import box_iou
 
-    anchors, boxes = _placed().boxes, _boxes(count)
+    anchors, boxes = _anchors().boxes, _boxes(count)
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     report_median(lambda: matcher(box_iou(boxes, anchors)))
 
@@ -73,12 +73,12 @@ def criterion_ours(_: Path, *, compiled: bool = False) -> None:
     from detect.heads.criterion import ImageTargets, RetinaNetCriterion
     from detect.heads.retinanet import HeadOutput
 
-    placed, output = _placed(), [values.requires_grad_() for values in _output(2)]
+    anchors, output = _anchors(), [values.requires_grad_() for values in _output(2)]
     targets = [ImageTargets(target["boxes"], target["labels"]) for target in _targets()]
     criterion = torch.compile(RetinaNetCriterion()) if compiled else RetinaNetCriterion()
 
     def work() -> None:
-        losses = criterion(HeadOutput(*output), placed, targets)
+        losses = criterion(HeadOutput(*output), anchors, targets)
         torch.autograd.grad(losses.classification + losses.box, output)
 
     report_median(work)
@@ -87,7 +87,7 @@ def criterion_ours(_: Path, *, compiled: bool = False) -> None:
 def criterion_torchvision(_: Path) -> None:
     model = _torchvision_model()
     logits, deltas = (values.requires_grad_() for values in _output(2))
-    anchors, targets = [_placed().boxes] * 2, _targets()
+    anchors, targets = [_anchors().boxes] * 2, _targets()
 
     def work() -> None:
         losses = model.compute_loss(targets, {"cls_logits": logits, "bbox_regression": deltas}, anchors)
@@ -126,15 +126,15 @@ def _time_head(head: Callable[[list[torch.Tensor]], Any], half: bool) -> None:
 def detections_ours(_: Path) -> None:
     """From 17,000 pairs of anchor and class above .05 to 300 detections of one image."""
     from detect.heads.postprocess import PostProcess
+    from detect.heads.retinanet import HeadOutput
 
-    placed, (logits, deltas) = _placed(), _output(1, *CANDIDATES)
-    post = partial(PostProcess(), anchors=placed.boxes, anchors_per_level=placed.num_per_level, image_hw=[IMAGE_HW])
-    report_median(lambda: post(logits, deltas))
+    anchors, output = _anchors(), HeadOutput(*_output(1, *CANDIDATES))
+    report_median(lambda: PostProcess()(output, anchors, image_hw=[IMAGE_HW]))
 
 
 def detections_torchvision(_: Path) -> None:
     """With the same suppression underneath."""
-    model, placed = _torchvision_model(), _placed()
+    model, placed = _torchvision_model(), _anchors()
     per_level = placed.num_per_level
     logits, deltas = (list(torch.split(values, per_level, dim=1)) for values in _output(1, *CANDIDATES))
     anchors = [list(placed.boxes.split(per_level))]
@@ -146,7 +146,9 @@ def nms_ours(count: int, _: Path) -> None:
     from detect.ops.nms import class_nms
 
     boxes, scores = _boxes(count), _scores(count)
-    report_median(lambda: class_nms(boxes, scores, torch.zeros(count, dtype=torch.int64), IOU_THRESHOLD))
+    report_median(
+        lambda: class_nms(boxes, scores, classes=torch.zeros(count, dtype=torch.int64), iou_threshold=IOU_THRESHOLD)
+    )
 
 
 def nms_compiled(count: int, _: Path) -> None:
@@ -214,7 +216,7 @@ def tables() -> list[Table]:
     def table(title: str, **names: str) -> Table:
         return Table(title, NOWHERE, names, extra_memory=True)
 
-    ours, torchvision = "detect.ops.grid_matcher.match_level_grids", "torchvision box_iou and Matcher"
+    ours, torchvision = "detect.ops.matcher.MaxIoU", "torchvision box_iou and Matcher"
     matching = [
         table(
             f"Matching {count} boxes to 120,087 anchors",

@@ -16,7 +16,7 @@ from evidence_parts.wording import NOTHING, between, listed, number, signed, tab
 HEAD = f"""# Evidence: what priors are worth
 
 Made by `make evidence` (tools/evidence.py) from `evidence/runs.csv`, a row for each finished run, and the detections beside
-it. All networks start from random weights: the small backbone of the configurations, and within a table the same recipe and
+it. All networks start from random weights: the tiny backbone of the configurations, and within a table the same recipe and
 epochs; only what the head's predictions start from, or who learns what, differs.
 
 A number is the mean over seeds, ± its standard deviation. An interval holds {CONFIDENCE:.0%} of {RESAMPLES} resamples, each

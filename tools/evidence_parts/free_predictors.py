@@ -45,24 +45,24 @@ class FreePredictorCriterion(RetinaNetCriterion):
     others are background, or ignored where they overlap some instance by ``IGNORED_IOU``. Arguments are those of the base.
     """
 
-    def forward(self, output: HeadOutput, placed: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
+    def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
         """The losses of a batch."""
         with torch.no_grad():
-            self._predicted = self.coder.decode(output.deltas, placed.boxes)
-        return super().forward(output, placed, targets)
+            self._predicted = self.coder.decode(output.deltas, anchors.boxes)
+        return super().forward(output, anchors, targets)
 
     @torch.no_grad()
-    def match_checked(self, placed: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
+    def match_checked(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
         """For each image and predictor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
         rows = []
         for boxes, image in zip(self._predicted, targets, strict=True):
-            matches = responsible(boxes, placed, image.boxes)
+            matches = responsible(boxes, anchors, image.boxes)
             rows.append(matches if image.ignored is None else ignore_regions(matches, boxes, image.ignored))
         return torch.stack(rows)
 
 
 def responsible(
-    predicted: Float[Tensor, "a 4"], placed: GridAnchors, boxes: Float[Tensor, "n 4"]
+    predicted: Float[Tensor, "a 4"], anchors: GridAnchors, boxes: Float[Tensor, "n 4"]
 ) -> Int64[Tensor, " a"]:
     """For each predictor of an image the row of the instance that it is to learn, ``BACKGROUND`` or ``IGNORE``."""
     matches = torch.full((len(predicted),), BACKGROUND, device=predicted.device)
@@ -70,7 +70,7 @@ def responsible(
         return matches
     iou = pairwise_iou(predicted, boxes)
     matches[iou.max(dim=1).values >= IGNORED_IOU] = IGNORE
-    own = predictors_of(placed, boxes)
+    own = predictors_of(anchors, boxes)
     pairs = [
         (-overlap, row, predictor)
         for row, predictors in enumerate(own)
@@ -86,21 +86,21 @@ def responsible(
     return matches
 
 
-def predictors_of(placed: GridAnchors, boxes: Float[Tensor, "n 4"]) -> list[list[int]]:
+def predictors_of(anchors: GridAnchors, boxes: Float[Tensor, "n 4"]) -> list[list[int]]:
     """The predictors of each instance's cell, as rows of the head's output."""
     starts = [0]
-    for lattice in placed.lattices:
-        starts.append(starts[-1] + lattice.num_anchors)
+    for level in anchors.level_grids:
+        starts.append(starts[-1] + level.num_anchors)
     own = []
     for x0, y0, x1, y1 in boxes.tolist():
         size = math.sqrt(max((x1 - x0) * (y1 - y0), 1e-6))
-        far = [abs(math.log(size / (PRIOR_STRIDES * lattice.stride_xy[0]))) for lattice in placed.lattices]
-        level = far.index(min(far))
-        lattice = placed.lattices[level]
-        column = min(max(int((x0 + x1) / 2 / lattice.stride_xy[0]), 0), lattice.width - 1)
-        row = min(max(int((y0 + y1) / 2 / lattice.stride_xy[1]), 0), lattice.height - 1)
-        per_cell = len(lattice.cell_boxes)
-        first = starts[level] + (row * lattice.width + column) * per_cell
+        far = [abs(math.log(size / (PRIOR_STRIDES * level.stride_xy[0]))) for level in anchors.level_grids]
+        nearest = far.index(min(far))
+        level = anchors.level_grids[nearest]
+        column = min(max(int((x0 + x1) / 2 / level.stride_xy[0]), 0), level.width - 1)
+        row = min(max(int((y0 + y1) / 2 / level.stride_xy[1]), 0), level.height - 1)
+        per_cell = len(level.cell_boxes)
+        first = starts[nearest] + (row * level.width + column) * per_cell
         own.append(list(range(first, first + per_cell)))
     return own
 
@@ -112,7 +112,7 @@ def positives_per_instance(instances: ResizedInstances, anchors: AnchorSet) -> f
     for image in np.unique(image_rows).tolist():
         rows = np.flatnonzero(image_rows == image)
         width, height = instances.canvas_wh[rows[0]].tolist()
-        placed = grid.generate(level_hw(grid, (height, width)))
-        cells = Counter(map(tuple, predictors_of(placed, torch.from_numpy(instances.boxes[rows]))))
+        on_grid = grid.generate(level_hw(grid, (height, width)))
+        cells = Counter(map(tuple, predictors_of(on_grid, torch.from_numpy(instances.boxes[rows]))))
         learned += sum(min(count, len(predictors)) for predictors, count in cells.items())
     return learned / max(len(instances), 1)

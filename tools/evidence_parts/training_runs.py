@@ -212,7 +212,7 @@ def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Lab
             class_loss=model.class_loss,
             alpha=model.alpha,
             gamma=model.gamma,
-            normalizers=batch_normalizer,
+            normalizer=batch_normalizer,
         )
     built.append(detector)
     return detector
