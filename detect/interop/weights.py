@@ -39,7 +39,7 @@ from detect.interop.weight_names import (
     read_layout,
     recognise_framework,
 )
-from detect.interop.weight_notes import RESNET50, Facts, notes_on
+from detect.interop.weight_notes import RESNET50, Conversion, notes_on
 
 TORCHVISION_STRIDES = (8, 16, 32, 64, 128)
 SLOTS = len(COCO_IDS) + len(NO_CATEGORY)  # torchvision's rows: every id below 91
@@ -110,7 +110,7 @@ def convert_weights(
     weights = {ours: kept[theirs] for ours, theirs in names}
 
     rows = _class_rows(weights, num_sizes * num_ratios)
-    facts = Facts(
+    conversion = Conversion(
         source=source,
         to=to,
         layout=layout,
@@ -119,15 +119,15 @@ def convert_weights(
         p6_from_p5=_p6_from_p5(weights),
         rows=(rows, _new_class_rows(rows, source, to, num_classes)),
     )
-    weights |= _convert_backbone(weights, facts)
-    weights |= _convert_outputs(weights, facts, num_sizes, num_ratios)
-    fitted, new_layout = _fit(weights, facts)
+    weights |= _convert_backbone(weights, conversion)
+    weights |= _convert_outputs(weights, conversion, num_sizes, num_ratios)
+    fitted, new_layout = _fit(weights, conversion)
 
     dropped = Counter(key.split(".")[0] for key in state if key.startswith(REMADE))
     dropped.update(_kind(key) for key in weights if key not in fitted)
     added = Counter(_kind(key) for key in fitted if key not in weights)
     names = zip(keys_of(to, new_layout), keys_of("ours", new_layout), strict=True)
-    return ConvertedWeights({theirs: fitted[ours] for theirs, ours in names}, notes_on(facts, dropped, added))
+    return ConvertedWeights({theirs: fitted[ours] for theirs, ours in names}, notes_on(conversion, dropped, added))
 
 
 def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
@@ -198,17 +198,17 @@ def _eps_of(source: str, weights: Mapping[str, Tensor], layout: Layout, rows: in
     return 0.0 if coco_v1 else EPS
 
 
-def _convert_backbone(weights: Mapping[str, Tensor], facts: Facts) -> dict[str, Tensor]:
+def _convert_backbone(weights: Mapping[str, Tensor], conversion: Conversion) -> dict[str, Tensor]:
     """The stem for the target's input, and batch norms for its eps."""
     converted = {}
     if weights[STEM].shape[1] != len(STD_RGB):
         raise ConvertError(f"the stem takes {weights[STEM].shape[1]} channels, not 3 of colour")
-    if facts.stem_input != facts.after.stem_input:
-        converted[STEM] = _turn_stem(weights[STEM], to_bgr=facts.stem_input == "rgb")
-    if facts.eps != EPS and facts.source != facts.to:
-        for norm in batch_norms(facts.layout):
+    if conversion.stem_input != conversion.after.stem_input:
+        converted[STEM] = _turn_stem(weights[STEM], to_bgr=conversion.stem_input == "rgb")
+    if conversion.eps != EPS and conversion.source != conversion.to:
+        for norm in batch_norms(conversion.layout):
             weight, variance = weights[f"{norm}.weight"], weights[f"{norm}.running_var"]
-            converted[f"{norm}.weight"] = _carry_eps(weight, variance, facts.eps)
+            converted[f"{norm}.weight"] = _carry_eps(weight, variance, conversion.eps)
     return converted
 
 
@@ -230,14 +230,16 @@ def _carry_eps(weight: Float[Tensor, " d"], variance: Float[Tensor, " d"], eps: 
     return (weight * ((exact + EPS) / (exact + eps)).sqrt()).to(weight.dtype)
 
 
-def _convert_outputs(weights: Mapping[str, Tensor], facts: Facts, num_sizes: int, num_ratios: int) -> dict[str, Tensor]:
+def _convert_outputs(
+    weights: Mapping[str, Tensor], conversion: Conversion, num_sizes: int, num_ratios: int
+) -> dict[str, Tensor]:
     """The last convolutions: rows of classes, then the order of anchors."""
     outputs = {key: weights[key] for key in CLASSES + BOXES}
-    if facts.rows[0] != facts.rows[1]:
+    if conversion.rows[0] != conversion.rows[1]:
         for key, fill in zip(CLASSES, (0.0, PRIOR_BIAS), strict=True):
             outputs[key] = _move_classes(outputs[key], num_sizes * num_ratios, fill)
-    if facts.before.size_major != facts.after.size_major:
-        outer, inner = (num_sizes, num_ratios) if facts.before.size_major else (num_ratios, num_sizes)
+    if conversion.before.size_major != conversion.after.size_major:
+        outer, inner = (num_sizes, num_ratios) if conversion.before.size_major else (num_ratios, num_sizes)
         outputs = {key: _turn_anchors(output, outer, inner) for key, output in outputs.items()}
     return outputs
 
@@ -257,13 +259,13 @@ def _turn_anchors(output: Float[Tensor, "ad ..."], outer: int, inner: int) -> Fl
     return output.reshape(outer, inner, -1, *output.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
-def _fit(weights: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], Layout]:
+def _fit(weights: Mapping[str, Tensor], conversion: Conversion) -> tuple[dict[str, Tensor], Layout]:
     """The tensors that the target has, by our names: without those that it has not, and with zeros for those it has more."""
-    after = facts.after
+    after = conversion.after
     layout = replace(
-        facts.layout,
-        biased=not facts.layout.normed or after.biased_with_norm,
-        tracked=facts.layout.tracked if after.tracked is None else after.tracked,
+        conversion.layout,
+        biased=not conversion.layout.normed or after.biased_with_norm,
+        tracked=conversion.layout.tracked if after.tracked is None else after.tracked,
     )
     fitted = {}
     for key in keys_of("ours", layout):
@@ -272,7 +274,7 @@ def _fit(weights: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor]
         fitted[key] = weights.get(key, zeros)
     for key in weights.keys() - fitted.keys():
         if key.endswith("bias") and weights[key].any():
-            raise ConvertError(f"{key} (our name) is not zero: {facts.to} has no bias before a GroupNorm")
+            raise ConvertError(f"{key} (our name) is not zero: {conversion.to} has no bias before a GroupNorm")
     return fitted, layout
 
 
