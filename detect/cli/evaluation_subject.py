@@ -97,7 +97,7 @@ def _open(trained: TrainedDetector, dataset: CocoDataset, folder: Path, *, skip_
     if trained.task == "landmarks":
         learned = trained.labels
         landmarks = coco_keypoints(dataset, pixel_origin=fields.pixel_origin).with_types(
-            learned.type_names, learned.joints
+            learned.type_names, learned.category_types
         )
     with output.reading_bar() as on_progress:
         return DetectionData(

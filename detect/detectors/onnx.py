@@ -176,7 +176,7 @@ def _of_batch(model: Detector, session: Any, images: Tensor, image_hw: Tensor) -
     else:
         both = model.detect(images, image_hw), model.read_points(torch.as_tensor(outputs[0]), image_hw)
         wanted, got = (
-            [(each.cells, each.scores, each.joint) for each in map(peaks.of_image, range(len(images)))]
+            [(each.cells, each.scores, each.types) for each in map(peaks.of_image, range(len(images)))]
             for peaks in both
         )
     return [_Found(*map(np.asarray, each)) for each in wanted], [_Found(*map(np.asarray, each)) for each in got]

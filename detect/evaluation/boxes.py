@@ -194,9 +194,9 @@ def evaluate_landmarks(
         overall.append(replace(scores, num_images=num_images))  # not times the types
         curves.append(_point_curve(table, radius))
         for joint, name in enumerate(landmarks.type_names):
-            own[name].append(_point_scores(table.of_joint(joint), radius, threshold))
+            own[name].append(_point_scores(table.of_type(joint), radius, threshold))
             if len(landmarks.type_names) > 1:
-                curves.append(replace(_point_curve(table.of_joint(joint), radius), category=name))
+                curves.append(replace(_point_curve(table.of_type(joint), radius), category=name))
     return LandmarkEvaluation(
         landmarks,
         tuple(overall),

@@ -33,7 +33,7 @@ class PointResults:
     num_ignored: int
     invalid: tuple[Finding, ...]
 
-    def of_joint(self, joint: int) -> PointResults:
+    def of_type(self, joint: int) -> PointResults:
         """Those of one landmark type."""
         own = slice(joint, None, self.num_types)
         return replace(self, predicted=self.predicted[own], scores=self.scores[own], truth=self.truth[own], num_types=1)
@@ -63,7 +63,7 @@ def point_results(
     landmarks, num_types = found.landmarks, found.landmarks.num_types
     num_groups = landmarks.num_images * num_types
     labelled = np.asarray(landmarks.visibility) != UNLABELLED
-    truth_group = (np.asarray(landmarks.image) * num_types + np.asarray(landmarks.joint))[labelled]
+    truth_group = (np.asarray(landmarks.image) * num_types + np.asarray(landmarks.types))[labelled]
     truth = by_group(np.asarray(landmarks.points)[labelled], truth_group, num_groups)
     group = results.image_rows[row] * num_types + joint
     kept = _counted(points, group, truth, found, radius)
@@ -84,7 +84,7 @@ def oks_of(found: CocoKeypoints, results: CocoResults, sigmas: Sequence[float]) 
         CocoError: instances have another number of keypoints than there are sigmas.
     """
     dataset = found.dataset
-    for category, joints in found.joints.items():
+    for category, joints in found.category_types.items():
         if len(joints) != len(sigmas):
             name = dataset.category_name(category)
             raise CocoError(f"OKS needs one sigma for each of {len(joints)} keypoints of {name!r}, got {len(sigmas)}")
@@ -139,7 +139,7 @@ def _points_of(
         category = int(results.category_ids[row])
         own = centers[row : row + 1] if source == "boxes" else table[:, :2]
         own = own[np.isfinite(own).all(axis=1)]
-        wanted = found.joints.get(category, ())
+        wanted = found.category_types.get(category, ())
         if len(own) == len(wanted) > 0:
             points.append(own)
             joints.append(np.array(wanted, np.int64))

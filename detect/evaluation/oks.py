@@ -58,7 +58,7 @@ def pairwise_oks(
 ) -> Float[ndarray, "n m"]:
     """Similarity of each prediction with each object, from 0 to 1, as ``pycocotools.cocoeval.COCOeval.computeOks``.
 
-    The mean over labelled landmarks, visible or hidden, of exp(-d**2 / (2 area (2 sigma)**2)). For an object of which none
+    The mean over labelled landmarks, visible or occluded, of exp(-d**2 / (2 area (2 sigma)**2)). For an object of which none
     is labelled, the mean over all, where d is the distance to its box, grown by its own width and height on each side.
 
     >>> truth = np.array([[[10.0, 10.0, 2.0], [0.0, 0.0, 0.0]]])  # the second landmark is not labelled

@@ -85,8 +85,8 @@ def oracle_round_trip(
         xy = peaks.in_image(stride, pixel_origin=batch.pixel_origin).double().numpy()
         landmarks, num_types = batch.landmarks, batch.landmarks.num_types
         labelled = to_numpy(landmarks.visibility) != UNLABELLED
-        group = (to_numpy(landmarks.image) * num_types + to_numpy(landmarks.joint))[labelled]
-        own = (peaks.image * num_types + peaks.joint).numpy()
+        group = (to_numpy(landmarks.image) * num_types + to_numpy(landmarks.types))[labelled]
+        own = (peaks.image * num_types + peaks.types).numpy()
         num_groups = len(images) * num_types
         predicted += by_group(xy, own, num_groups)
         scores += by_group(peaks.scores.double().numpy(), own, num_groups)
@@ -101,9 +101,9 @@ def oracle_round_trip(
     )
 
 
-def coarsest_good(ceilings: Sequence[OracleScores], *, least_f1: float = GOOD_F1) -> OracleScores | None:
+def coarsest_good(oracles: Sequence[OracleScores], *, least_f1: float = GOOD_F1) -> OracleScores | None:
     """The largest stride that loses next to nothing, with its best sigma; of equally good ones the larger."""
-    good = [each for each in ceilings if each.scores.micro.f1 >= least_f1]
+    good = [each for each in oracles if each.scores.micro.f1 >= least_f1]
     return max(good, key=lambda each: (each.stride, each.scores.micro.f1, each.sigma), default=None)
 
 

@@ -49,7 +49,7 @@ class Sample:
     image_hw: Int64[Tensor, " 2"]
     targets: ImageTargets
     points: Float[Tensor, "m 2"]
-    joint: Int64[Tensor, " m"]
+    types: Int64[Tensor, " m"]
     visibility: Int64[Tensor, " m"]
     """0 too for a point that augmentation left no place for."""
     unlabelled: Float[Tensor, "u 4"]
@@ -79,14 +79,14 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device."""
         points = self.landmarks
-        coordinates, image, joint, visibility = (
-            torch.as_tensor(each).to(device) for each in (points.points, points.image, points.joint, points.visibility)
+        coordinates, image, types, visibility = (
+            torch.as_tensor(each).to(device) for each in (points.points, points.image, points.types, points.visibility)
         )
         return Batch(
             self.images.to(device),
             self.image_hw.to(device),
             [_targets_to(each, device) for each in self.targets],
-            Keypoints(coordinates, image, joint, visibility, points.num_images, points.num_types),
+            Keypoints(coordinates, image, types, visibility, points.num_images, points.num_types),
             [each.to(device) for each in self.unlabelled],
             self.image_rows.to(device),
         )
@@ -240,16 +240,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for image, sample in zip(images, samples, strict=True):
         image[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
     counts = torch.tensor([len(sample.points) for sample in samples])
-    points, joint, visibility = (
+    points, types, visibility = (
         torch.cat(columns)
-        for columns in zip(*((each.points, each.joint, each.visibility) for each in samples), strict=True)
+        for columns in zip(*((each.points, each.types, each.visibility) for each in samples), strict=True)
     )
     image_of_point = torch.arange(len(samples)).repeat_interleave(counts)
     return Batch(
         images,
         torch.stack([sample.image_hw for sample in samples]),
         [sample.targets for sample in samples],
-        Keypoints(points, image_of_point, joint, visibility, len(samples), samples[0].num_types),
+        Keypoints(points, image_of_point, types, visibility, len(samples), samples[0].num_types),
         [sample.unlabelled for sample in samples],
         torch.tensor([sample.image_row for sample in samples]),
     )
@@ -265,7 +265,7 @@ def _sample(content: Content, labels: ImageLabels, image_row: int, channels: int
         content.end_hw,
         ImageTargets(boxes[thick], torch.from_numpy(labels.classes)[thick], crowd[_have_extent(crowd)]),
         points,
-        torch.from_numpy(labels.joint),
+        torch.from_numpy(labels.types),
         torch.from_numpy(labels.visibility),
         unlabelled,
         image_row,

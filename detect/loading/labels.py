@@ -27,7 +27,7 @@ class ImageLabels:
     crowd: Float64[ndarray, "r 4"]
     """Regions in which boxes are not to be learned or refuted."""
     points: Float64[ndarray, "m 2"]
-    joint: Int64[ndarray, " m"]
+    types: Int64[ndarray, " m"]
     visibility: Int64[ndarray, " m"]
     unlabelled: Float64[ndarray, "u 4"]
     """Regions in which points are not."""
@@ -89,7 +89,7 @@ class LabelTable:
         self._classes = _by_image(classes, instances.image_rows, num_images)
         self._crowd = _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images)
         self._pixel = "center" if landmarks is None else landmarks.pixel_origin
-        self._points, self._joint, self._visibility = (
+        self._points, self._types, self._visibility = (
             _by_image(column, image, num_images) for column, image in _point_columns(landmarks)
         )
         self._unlabelled = [np.zeros((0, 4))] * num_images if landmarks is None else list(landmarks.ignored)
@@ -106,7 +106,7 @@ class LabelTable:
             self._classes[row],
             self._crowd[row],
             self._points[row],
-            self._joint[row],
+            self._types[row],
             self._visibility[row],
             self._unlabelled[row],
             self._pixel,
@@ -133,7 +133,7 @@ def _point_columns(landmarks: CocoKeypoints | None) -> list[tuple[ndarray, ndarr
         return [(np.zeros((0, 2)), nothing), (nothing, nothing), (nothing, nothing)]
     points = landmarks.landmarks
     return [
-        (np.asarray(column), np.asarray(points.image)) for column in (points.points, points.joint, points.visibility)
+        (np.asarray(column), np.asarray(points.image)) for column in (points.points, points.types, points.visibility)
     ]
 
 
@@ -144,12 +144,12 @@ def _within(points: Float64[ndarray, "n 2"], wh: tuple[int, int] | Int64[ndarray
 
 @dataclass(frozen=True)
 class Labels:
-    """What a detector tells apart: classes are the rows of the category ids, which rise; joints those of the landmarks."""
+    """What a detector tells apart: classes are the rows of the category ids, which rise; types those of the keypoints."""
 
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
     type_names: tuple[str, ...] = ()
-    joints: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    category_types: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """The landmark type of each point that an instance of a category has; empty for boxes."""
 
     @classmethod
@@ -166,14 +166,14 @@ class Labels:
         names = tuple(map(dataset.category_name, ids))
         if landmarks is None:
             return cls(ids, names)
-        for category, joints in landmarks.joints.items():
-            if len(joints) != 1:
+        for category, types in landmarks.category_types.items():
+            if len(types) != 1:
                 raise ConfigError(
-                    f"category {dataset.category_name(category)!r} has {len(joints)} keypoints: points found in heatmaps "
+                    f"category {dataset.category_name(category)!r} has {len(types)} keypoints: points found in heatmaps "
                     "belong to no object, so COCO's format cannot hold them; give each landmark type a category of one "
                     "keypoint"
                 )
-        return cls(ids, names, landmarks.type_names, dict(landmarks.joints))
+        return cls(ids, names, landmarks.type_names, dict(landmarks.category_types))
 
     def check_names(self, dataset: CocoDataset) -> None:
         """Fail where a dataset gives a category another name: ids alone do not tell that files number them differently.

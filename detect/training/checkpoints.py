@@ -95,7 +95,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "version": version("detect-heads"),
         "config": checkpoint.config.to_yaml(),
-        "labels": {**asdict(checkpoint.labels), "joints": dict(checkpoint.labels.joints)},
+        "labels": {**asdict(checkpoint.labels), "category_types": dict(checkpoint.labels.category_types)},
         "anchors": None if checkpoint.anchors is None else _plain_anchors(checkpoint.anchors),
         "weights": dict(checkpoint.weights),
         "step": checkpoint.step,
@@ -213,10 +213,13 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def _from_content(content: Mapping[str, Any]) -> Checkpoint:
-    anchors = content["anchors"]
+    anchors, labels = content["anchors"], dict(content["labels"])
+    for old, new in (("joint_names", "type_names"), ("joints", "category_types")):  # names in older checkpoints
+        if old in labels:
+            labels[new] = labels.pop(old)
     return Checkpoint(
         config=parse_config(yaml.safe_load(content["config"])),
-        labels=Labels(**content["labels"]),
+        labels=Labels(**labels),
         anchors=None if anchors is None else _anchors_of(anchors),
         weights=content["weights"],
         step=content["step"],

@@ -144,28 +144,28 @@ def _box_reader(labels: Labels) -> Callable[[list[Detections], list[View]], list
 def _landmark_reader(
     model: LandmarkDetector, labels: Labels, pixel_origin: str
 ) -> Callable[[Peaks, list[View]], list[_Found]]:
-    ids, margin = _categories_of_joints(labels), float(model.stride)
+    ids, margin = _categories_of_types(labels), float(model.stride)
 
     def read(found: Peaks, views: list[View]) -> list[_Found]:
         of_images: list[_Found] = []
         image = found.image.cpu().numpy()
         for number, view in enumerate(views):
             own = image == number
-            points, joint = _numbers(found.cells)[own], found.joint.cpu().numpy()[own]
+            points, types = _numbers(found.cells)[own], found.types.cpu().numpy()[own]
             corner, end = view.move_points(np.array([[0.0, 0.0], view.image_wh])) - SHIFTS["center"]
             there = ((points >= corner - margin) & (points <= end + margin)).all(axis=1)
             placed = view.restore_points(points[there], pixel_origin="center") + SHIFTS["center"] - SHIFTS[pixel_origin]
             scores = _numbers(found.scores)[own][there]
-            of_images.append(_Found(ids[joint[there]], scores, np.full((len(scores), 4), np.nan), placed))
+            of_images.append(_Found(ids[types[there]], scores, np.full((len(scores), 4), np.nan), placed))
         return of_images
 
     return read
 
 
-def _categories_of_joints(labels: Labels) -> Int64[ndarray, " j"]:
+def _categories_of_types(labels: Labels) -> Int64[ndarray, " j"]:
     ids = np.zeros(len(labels.type_names), np.int64)
-    for category, joints in labels.joints.items():
-        ids[list(joints)] = category
+    for category, types in labels.category_types.items():
+        ids[list(types)] = category
     return ids
 
 
@@ -209,7 +209,7 @@ def validate(
     results = find_objects(
         model, data, labels, batch_size=batch_size, device=device, num_workers=num_workers, pixel_origin=pixel_origin
     )
-    if data.landmarks is None or not labels.joints:
+    if data.landmarks is None or not labels.category_types:
         scores = asdict(evaluate_boxes(data.dataset, results).overall)
         return {name: math.nan if value is None else float(value) for name, value in scores.items()}
     return _of_landmarks(data.landmarks, results)

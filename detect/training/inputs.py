@@ -117,7 +117,7 @@ def _validation(
     landmarks = _landmarks(config, dataset)
     labels.check_names(dataset)
     if landmarks:
-        landmarks = landmarks.with_types(labels.type_names, labels.joints)
+        landmarks = landmarks.with_types(labels.type_names, labels.category_types)
     data = _data(config, dataset, landmarks, labels, validation_folder(config), on_progress, augmented=False)
     return data.usable()
 

@@ -215,7 +215,7 @@ def _targets_of(batch: Batch, config: TrainConfig) -> Any:
         return batch.targets
     points = batch.landmarks
     moved = points.points + (SHIFTS[config.data.pixel_origin] - SHIFTS["center"])
-    return Keypoints(moved, points.image, points.joint, points.visibility, points.num_images, points.num_types)
+    return Keypoints(moved, points.image, points.types, points.visibility, points.num_images, points.num_types)
 
 
 def _optimizer(detector: Detector, config: TrainConfig) -> torch.optim.Optimizer:

@@ -88,8 +88,8 @@ def trained(folder: Path, task: str, *, nucleus: int = 4, data: dict[str, Any] |
     sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": 1, **(data or {})}
     fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.001, "threshold": 0.001, **model}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"type_names": ("nucleus",), "joints": {nucleus: (0,)}} if task == "landmarks" else {}
-    labels = Labels((nucleus, 9), ("nucleus", "[debris]"), **joints)
+    types = {"type_names": ("nucleus",), "category_types": {nucleus: (0,)}} if task == "landmarks" else {}
+    labels = Labels((nucleus, 9), ("nucleus", "[debris]"), **types)
     anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
     detector = build_detector(config, labels, anchors=anchors)
     save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))

@@ -30,8 +30,8 @@ def trained(folder: Path, task: str, anchors: AnchorSet | None = None, **model: 
     channels = 3 if "backbone" in model else 1
     sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": channels}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"type_names": ("nucleus",), "joints": {1: (0,)}} if task == "landmarks" else {}
-    labels = Labels((1,), ("nucleus",), **joints)
+    types = {"type_names": ("nucleus",), "category_types": {1: (0,)}} if task == "landmarks" else {}
+    labels = Labels((1,), ("nucleus",), **types)
     anchors = anchors or (AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None)
     detector = build_detector(config, labels, anchors=anchors)
     save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))

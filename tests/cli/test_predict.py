@@ -28,8 +28,8 @@ def trained(folder: Path, task: str, resize: str = "none") -> Path:
     fields: dict[str, Any] = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.009, "threshold": 0.009}
     sections = {"train": ["a.json"], "images": "images", "channels": 1, "resize": resize}
     config = parse_config({"task": task, "data": sections, "model": fields})
-    joints = {"type_names": ("nucleus",), "joints": {4: (0,)}} if task == "landmarks" else {}
-    labels = Labels((4, 9), ("nucleus", "debris"), **joints)
+    types = {"type_names": ("nucleus",), "category_types": {4: (0,)}} if task == "landmarks" else {}
+    labels = Labels((4, 9), ("nucleus", "debris"), **types)
     anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
     detector = build_detector(config, labels, anchors=anchors)
     save_checkpoint(folder / "last.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))

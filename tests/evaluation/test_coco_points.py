@@ -64,7 +64,7 @@ def test_points_stand_with_those_of_their_image_and_type(tmp_path):
     assert [own.tolist() for own in points.predicted] == [[[5, 6]], [[7, 8]], [], [[1, 2]], [[3, 4]], [[51, 61]]]
     assert [own.tolist() for own in points.scores] == [[0.9], [0.9], [], [0.7], [0.7], [0.4]]
     assert [own.tolist() for own in points.truth] == [[[12, 13]], [[14, 15]], [], [], [], [[50, 60]]]
-    ball = points.of_joint(2)
+    ball = points.of_type(2)
     assert (ball.num_types, [own.tolist() for own in ball.predicted]) == (1, [[], [[51, 61]]])
     assert [own.tolist() for own in ball.truth] == [[], [[50, 60]]]
 

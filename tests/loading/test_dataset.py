@@ -59,7 +59,7 @@ def data_of(dataset: CocoDataset, folder: Path, rule: str = "none", **options: A
 
 
 def assert_same(one: Sample, other: Sample) -> None:
-    for name in ("image", "image_hw", "points", "joint", "visibility", "unlabelled"):
+    for name in ("image", "image_hw", "points", "types", "visibility", "unlabelled"):
         assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0)
     assert_close(one.targets.boxes, other.targets.boxes, rtol=0, atol=0)
     assert one.image_row == other.image_row
@@ -94,7 +94,7 @@ def test_a_batch_is_padded_right_and_below_with_black(tmp_path):
     landmarks = batch.landmarks
     assert_array_equal(landmarks.points, [[1, 2], [3, 4], [1, 2], [3, 4]])
     assert_array_equal(landmarks.image, [0, 0, 1, 1])
-    assert_array_equal(landmarks.joint, [0, 1, 0, 1])
+    assert_array_equal(landmarks.types, [0, 1, 0, 1])
     assert_array_equal(landmarks.visibility, [2, 1, 2, 1])
     assert (landmarks.num_images, landmarks.num_types) == (2, 2)
 
@@ -102,7 +102,7 @@ def test_a_batch_is_padded_right_and_below_with_black(tmp_path):
 def test_a_batch_moves_to_a_device_whole(nuclei):
     batch = collate([nuclei_data(nuclei)[place] for place in range(3)]).to("meta")
     tensors = [batch.images, batch.image_hw, batch.image_rows, *batch.unlabelled]
-    tensors += [batch.landmarks.points, batch.landmarks.image, batch.landmarks.joint, batch.landmarks.visibility]
+    tensors += [batch.landmarks.points, batch.landmarks.image, batch.landmarks.types, batch.landmarks.visibility]
     tensors += [each for image in batch.targets for each in (image.boxes, image.classes, image.ignored)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
@@ -182,7 +182,7 @@ def test_landmarks_may_be_the_middles_of_boxes(tmp_path):
     sample = data_of(dataset, tmp_path, "stretch:80x40", landmarks=box_keypoints(dataset))[0]
     # middles are continuous: (8, 11) twice as large
     assert_allclose(sample.points, [[16, 22], [16, 22]], rtol=1e-6)
-    assert sample.joint.tolist() == [0, 1]
+    assert sample.types.tolist() == [0, 1]
     assert sample.num_types == 2
 
 

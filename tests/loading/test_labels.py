@@ -22,7 +22,7 @@ def labels_of(**given: Any) -> ImageLabels:
         classes=np.zeros(0, np.int64),
         crowd=np.zeros((0, 4)),
         points=np.zeros((0, 2)),
-        joint=np.zeros(0, np.int64),
+        types=np.zeros(0, np.int64),
         visibility=np.zeros(0, np.int64),
         unlabelled=np.zeros((0, 4)),
     )
@@ -58,16 +58,16 @@ def test_crowds_and_unlabelled_regions_are_cut_and_let_go_when_nothing_is_left()
 @pytest.mark.parametrize(("pixel", "first", "last"), [("center", -0.5, 19.5), ("corner", 0.0, 20.0)])
 def test_points_on_the_edge_are_inside_and_beyond_it_they_are_not_labelled(pixel_origin, first, last):
     points = np.array([[first, 5], [last, 5], [first - 0.1, 5], [last + 0.1, 5], [5, first - 0.1], [5, last + 0.1]])
-    given = labels_of(points=points, joint=np.arange(6), visibility=np.full(6, 2), pixel_origin=pixel_origin)
+    given = labels_of(points=points, types=np.arange(6), visibility=np.full(6, 2), pixel_origin=pixel_origin)
     cut = given.cut((20, 20), min_visible=0.4)
     assert_array_equal(cut.visibility, [2, 2, 0, 0, 0, 0])
-    assert_array_equal(cut.joint, np.arange(6))  # rows stay, so that points of an instance stay together
+    assert_array_equal(cut.types, np.arange(6))  # rows stay, so that points of an instance stay together
 
 
 def test_regions_about_points_move_as_the_points_do():
     corners = np.array([[3.0, 4.0], [9.0, 8.0]])
     for pixel_origin in ("center", "corner"):
-        given = labels_of(points=corners, joint=np.zeros(2, int), visibility=np.ones(2, int), pixel_origin=pixel_origin)
+        given = labels_of(points=corners, types=np.zeros(2, int), visibility=np.ones(2, int), pixel_origin=pixel_origin)
         moved = replace(given, unlabelled=corners.reshape(1, 4)).moved(View((20, 20), (2.0, 3.0), (1.0, 0.0)))
         assert_allclose(moved.unlabelled.reshape(2, 2), moved.points, rtol=1e-12)
 

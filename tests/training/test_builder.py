@@ -69,7 +69,7 @@ def test_classes_are_the_rows_of_sorted_ids_with_gaps():
 
 def test_landmark_types_are_those_of_the_keypoints(dataset):
     labels = Labels.of(dataset, coco_keypoints(dataset))
-    assert (labels.type_names, labels.joints) == (("square",), {7: (0,)})
+    assert (labels.type_names, labels.category_types) == (("square",), {7: (0,)})
 
 
 def test_a_category_of_several_keypoints_is_refused():

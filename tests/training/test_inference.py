@@ -73,10 +73,10 @@ def finds_points(*found: tuple[list[float], float, int]) -> LandmarkDetector:
     """A detector that finds the same points in every image."""
 
     def detect(images: Any, image_hw: Any) -> Peaks:
-        points, scores, joint = (torch.tensor(column) for column in zip(*found, strict=True))
+        points, scores, types = (torch.tensor(column) for column in zip(*found, strict=True))
         count = len(images)
         image = torch.arange(count).repeat_interleave(len(points))
-        return Peaks(points.repeat(count, 1), scores.repeat(count), image, joint.repeat(count), None, count, 2)
+        return Peaks(points.repeat(count, 1), scores.repeat(count), image, types.repeat(count), None, count, 2)
 
     model = landmark_detector()
     model.detect = detect

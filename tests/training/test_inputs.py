@@ -83,11 +83,11 @@ def test_validation_data_may_lack_a_landmark_that_training_has(tiny, squares, tm
 
     train = changed(squares, tmp_path, "both.json", second)
     inputs = read_inputs(tiny(f"data.train={train}", task="landmarks"))
-    assert inputs.labels.joints == inputs.val.landmarks.joints == {3: (0,), 7: (1,)}
+    assert inputs.labels.category_types == inputs.val.landmarks.category_types == {3: (0,), 7: (1,)}
     points = inputs.val.landmarks.landmarks
-    assert (set(points.joint.tolist()), points.num_types) == ({1}, 2)
-    assert inputs.val[0].joint.tolist() == [1] * len(inputs.val[0].points)
-    with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, and 0 where it was learned"):
+    assert (set(points.types.tolist()), points.num_types) == ({1}, 2)
+    assert inputs.val[0].types.tolist() == [1] * len(inputs.val[0].points)
+    with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, but 0 in the training data"):
         read_inputs(tiny(f"data.val={train}", task="landmarks"))
 
 
@@ -106,7 +106,7 @@ def test_overfitting_takes_few_images_as_they_are(tiny):
 
 def test_keypoints_are_read_for_landmarks_alone(tiny):
     assert read_inputs(tiny()).labels.type_names == ()
-    assert read_inputs(tiny(task="landmarks")).labels.joints == {7: (0,)}
+    assert read_inputs(tiny(task="landmarks")).labels.category_types == {7: (0,)}
 
 
 def test_missing_images_are_an_error_or_skipped(tiny, tmp_path, squares):
