@@ -25,9 +25,8 @@ UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility of a keypoint
 class Keypoints:
     """One row for each keypoint, in NumPy arrays or tensors: its position, image, type and visibility.
 
-    ``points`` (n, 2) or (n, 3) are x, y(, z) in pixels of their image. ``image`` and ``types`` (n,) are indices from 0 of the
-    image and of the keypoint type. ``visibility`` (n,) is COCO's: 0 not labelled (the coordinates mean nothing), 1 labelled
-    but occluded, 2 visible.
+    ``points`` (n, 2) or (n, 3) are x, y(, z) in pixels of their image. ``image`` and ``types`` (n,) are indices from 0.
+    ``visibility`` (n,) is COCO's: 0 not labelled (the coordinates mean nothing), 1 labelled but occluded, 2 visible.
     """
 
     points: Array
@@ -87,7 +86,7 @@ def to_numpy(values: object) -> ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def by_group(values: Shaped[ndarray, "n *rest"], group: Int64[ndarray, " n"], num_groups: int) -> list[ndarray]:
+def by_group(values: Shaped[ndarray, "n ..."], group: Int64[ndarray, " n"], num_groups: int) -> list[ndarray]:
     """Split rows into one array for each group from 0 to ``num_groups`` - 1; rows of a group keep their order.
 
     >>> by_group(np.array([5.0, 6.0, 7.0]), np.array([1, 0, 1]), 3)

@@ -25,9 +25,9 @@ FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window tog
 class Peaks:
     """Points found in a batch of heatmaps: one row each, ordered by image, keypoint type and falling score.
 
-    ``cells`` (n, 2) or (n, 3) are x, y[, z] in cells; cell centres are whole numbers. ``scores`` (n,) are the map's values at
-    the maxima. ``image`` and ``types`` (n,) are indices from 0. ``covariance`` (n, D, D) is in squared cells, or None if the
-    refinement gives none.
+    ``cells`` (n, 2) or (n, 3) are x, y[, z] in cells; cell centres are whole numbers. ``scores`` (n,) are the map's values
+    at the maxima. ``image`` and ``types`` (n,) are indices from 0. ``covariance`` (n, D, D) is in squared cells, or None if
+    the refinement gives none.
     """
 
     cells: Float[Tensor, "n D"]
@@ -113,8 +113,8 @@ def find_peaks(
     Args:
         heatmaps: values from 0, where there is nothing, to 1. Half precision is computed and returned in float32.
         threshold: the value of a point is above it.
-        min_distance: in cells. From the highest down, a maximum suppresses those nearer than this; of equal ones the first in
-            memory stays. Maxima of a map are at least 2 cells apart, so that 2 suppresses none.
+        min_distance: in cells. From the highest down, a maximum suppresses those nearer than this; of equal ones the first
+            in memory stays. Maxima of a map are at least 2 cells apart, so that 2 suppresses none.
         max_peaks: number of points kept of each image and type, the highest first; None keeps all.
         refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
             ``functools.partial(learned_offsets, offsets=offsets)``.

@@ -17,8 +17,8 @@ from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
 from detect.keypoints.drawing import (
-    BUDGET_BYTES,
     BLENDS,
+    BUDGET_BYTES,
     SHAPES,
     Array,
     PlacedPoints,

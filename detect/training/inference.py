@@ -17,7 +17,8 @@ from torch import Tensor
 from detect.data import CocoResults
 from detect.data.coco_reader import Progress
 from detect.detectors.landmarks import LandmarkDetector
-from detect.evaluation.boxes import evaluate_boxes, evaluate_landmarks
+from detect.evaluation.boxes import evaluate_boxes
+from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import CocoKeypoints
@@ -210,12 +211,12 @@ def validate(
         model, data, labels, batch_size=batch_size, device=device, num_workers=num_workers, pixel_origin=pixel_origin
     )
     if data.landmarks is None or not labels.category_types:
-        scores = asdict(evaluate_boxes(data.dataset, results).overall)
+        scores = asdict(evaluate_boxes(results, data.dataset).overall)
         return {name: math.nan if value is None else float(value) for name, value in scores.items()}
     return _of_landmarks(data.landmarks, results)
 
 
 def _of_landmarks(landmarks: CocoKeypoints, results: CocoResults) -> dict[str, float]:
-    evaluation = evaluate_landmarks(landmarks, results)
+    evaluation = evaluate_landmarks(results, landmarks)
     numbers = {f"f1_{scores.radius:g}px": float(scores.micro.f1) for scores in evaluation.overall}
     return {**numbers, "count_mae": float(evaluation.overall[0].count.mae)}

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from detect.data import CocoDataset, read_coco
 from detect.errors import CocoError
-from detect.keypoints.keypoints import VISIBLE, Keypoints, box_keypoints, coco_keypoints
+from detect.keypoints.keypoints import VISIBLE, Keypoints, box_keypoints, by_group, coco_keypoints
 from detect.samples import sample_annotations
 
 
@@ -192,3 +192,17 @@ def test_what_has_no_points_is_refused(annotations, reason):
 def test_no_boxes_are_no_landmarks():
     with pytest.raises(CocoError, match="no valid boxes"):
         box_keypoints(dataset_of())
+
+
+def test_groups_keep_their_order():
+    values, groups = np.arange(6), np.array([2, 0, 2, 3, 0, 2])
+    for got, expected in zip(by_group(values, groups, 5), [[1, 4], [], [0, 2, 5], [3], []], strict=True):
+        assert_array_equal(got, expected)
+
+
+def test_labelled_points_come_per_image_and_type():
+    # visibility 0 is no truth, 1 (occluded) is; types vary fastest
+    table = np.array([[[1.0, 2.0, 2.0], [3.0, 4.0, 1.0]], [[5.0, 6.0, 0.0], [7.0, 8.0, 2.0]]])
+    for images in ([table, np.zeros((0, 2, 3))], [torch.from_numpy(table), torch.zeros(0, 2, 3)]):
+        groups = Keypoints.of(images).per_image()
+        assert [own.tolist() for own in groups] == [[[1, 2]], [[3, 4], [7, 8]], [], []]

@@ -19,7 +19,7 @@ from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.evaluation.boxes import evaluate_landmarks
+from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.keypoints import coco_keypoints
 from detect.keypoints.peaks import Peaks
@@ -237,6 +237,6 @@ def test_a_detector_that_finds_the_true_points_scores_1(resize):
     model.detect = detect
     labels = Labels.of(dataset, coco_keypoints(dataset))
     found = find_objects(model, data, labels)
-    scores = evaluate_landmarks(coco_keypoints(dataset), found, radii=(0.01,)).overall[0]
+    scores = evaluate_landmarks(found, coco_keypoints(dataset), radii=(0.01,)).overall[0]
     assert scores.micro.precision == 1
     assert scores.num_matched == len(found.scores) > 60
