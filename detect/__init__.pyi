@@ -15,7 +15,8 @@ from .data.resize import ResizeRule, parse_resize
 from .errors import DetectError
 from .evaluation.oracle import oracle_round_trip
 from .evaluation.point_matching import match_points
-from .evaluation.points import PointScores, choose_threshold, score_points
+from .evaluation.points import PointScores, score_points
+from .evaluation.precision_recall import choose_threshold
 from .heads.criterion import ImageTargets, RetinaNetCriterion
 from .heads.fpn import FeaturePyramid
 from .heads.heatmap import HeatmapHead

@@ -86,8 +86,8 @@ class RenderConfig(_Config):
     sigma: float = Field(default=2.0, ge=0.05, le=10_000, description="in cells")
     sigma_of_size: float | None = Field(default=None, ge=0.001, le=10, description="sigma as a fraction of the box")
     shape: Literal["gaussian", "disc", "pixel"] = "gaussian"
-    overlap: Literal["max", "sum"] = "max"
-    hidden: Literal["draw", "ignore"] = "draw"
+    blend: Literal["max", "sum"] = "max"
+    occluded: Literal["draw", "ignore"] = "draw"
     pixel_origin: Literal["center", "corner"] = "center"
     merge: bool = False
     pack: Literal["npz", "pt"] = "npz"

@@ -4,7 +4,7 @@ Axes in array annotations, one letter each::
 
     b  images of a batch          c  classes
     n  instances (boxes)          d  channels, or the extents of a shape (2: width, height)
-    a  anchors                    j  joints (landmark types)
+    a  anchors                    j  keypoint types
     l  pyramid levels             h w  rows and columns of cells
 
 Boxes

@@ -25,7 +25,7 @@ from detect.cli.app import main
 from detect.config import CeilingConfig, FitConfig, RenderConfig, ScoreConfig, ScorePointsConfig, read_config
 from detect.errors import ConfigError
 from detect.evaluation.coco_points import SOURCES
-from detect.evaluation.points import GOALS
+from detect.evaluation.precision_recall import GOALS
 from detect.interop.anchor_formats import FORMATS
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.targets import CHOICES
@@ -91,7 +91,7 @@ def test_choices_are_what_the_code_offers():
     assert get_args(heatmaps.Source) == SOURCES
     assert get_args(heatmaps.Pixel) == tuple(SHIFTS)
     assert get_args(heatmaps.Goal) == GOALS
-    for name, choices in (("shape", heatmaps.Shape), ("overlap", heatmaps.Overlap), ("hidden", heatmaps.Hidden)):
+    for name, choices in (("shape", heatmaps.Shape), ("blend", heatmaps.Blend), ("occluded", heatmaps.Occluded)):
         assert get_args(choices) == tuple(CHOICES[name])
 
 

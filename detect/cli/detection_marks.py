@@ -53,7 +53,7 @@ class Drawer:
         points = self.landmarks.landmarks
         own = (np.asarray(points.image) == image_row) & (np.asarray(points.visibility) != UNLABELLED)
         placed = np.asarray(points.points)[own] + SHIFTS[self.landmarks.pixel_origin]
-        return Marks(np.zeros((0, 4)), placed, np.asarray(points.joint)[own].astype(np.int64))
+        return Marks(np.zeros((0, 4)), placed, np.asarray(points.types)[own].astype(np.int64))
 
     @cached_property
     def _order(self) -> Int64[ndarray, " n"]:

@@ -16,8 +16,10 @@ from detect.cli import output
 from detect.cli.detection_marks import Drawer
 from detect.data import CocoDataset
 from detect.data.images import open_image
-from detect.evaluation.boxes import BoxEvaluation, LandmarkEvaluation, PrecisionRecall
+from detect.evaluation.boxes import BoxEvaluation
+from detect.evaluation.coco_points import LandmarkEvaluation
 from detect.evaluation.points import PointScores
+from detect.evaluation.precision_recall import PrecisionRecall
 from detect.report.evaluation_page import Curve, CurvePanel, Pictures, ScoreTable, evaluation_page, score_cell
 from detect.report.pictures import contact_sheet, detection_picture
 

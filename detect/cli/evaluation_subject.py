@@ -13,7 +13,8 @@ from detect.cli.detection_marks import Drawer
 from detect.cli.detector import load_on
 from detect.data import CocoDataset, CocoResults, read_coco, read_results
 from detect.errors import ConfigError
-from detect.evaluation.boxes import BoxEvaluation, LandmarkEvaluation, evaluate_boxes, evaluate_landmarks
+from detect.evaluation.boxes import BoxEvaluation, evaluate_boxes
+from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.loading.dataset import DetectionData
 from detect.training.checkpoints import TrainedDetector
@@ -40,9 +41,9 @@ class Subject:
         if self.landmarks is None:
             if threshold is not None:
                 raise ConfigError("--threshold: it is for landmarks; average precision takes all boxes")
-            return evaluate_boxes(self.dataset, self.results)
+            return evaluate_boxes(self.results, self.dataset)
         threshold = self.threshold if threshold is None else threshold
-        return evaluate_landmarks(self.landmarks, self.results, radii=radii, threshold=threshold)
+        return evaluate_landmarks(self.results, self.landmarks, radii=radii, threshold=threshold)
 
     def drawer(self, least: float) -> Drawer:
         """What pictures show."""

@@ -145,7 +145,7 @@ def index_of(found: CocoKeypoints, drawing: Drawing, files: Sequence[Mapping[str
     """What ``targets.json`` says."""
     kinds = ("images", "drawn", *LEFT_OUT, "collisions")
     return {
-        "joints": list(found.type_names),
+        "type_names": list(found.type_names),
         "pixel": found.pixel_origin,
         "stride": drawing.stride,
         "sigma": drawing.sigma,
@@ -170,7 +170,7 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset, console: Console
     """What was drawn and what was not, for people."""
     output.print_findings(dataset, console)
     left_out = ", ".join(f"{index[kind]:,} {kind}" for kind in LEFT_OUT if index[kind])
-    maps = "1 map" if len(index["joints"]) == 1 else f"{len(index['joints'])} maps"
+    maps = "1 map" if len(index["type_names"]) == 1 else f"{len(index['type_names'])} maps"
     console.print(
         f"{index['drawn']:,} points drawn in {index['images']:,} images, {maps} each"
         f"{f'; left out: {left_out}' if left_out else ''}; {index['collisions']:,} share the cell of another; "

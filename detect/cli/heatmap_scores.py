@@ -15,7 +15,8 @@ from detect.data import CocoDataset, Finding, read_results
 from detect.errors import CocoError, ConfigError
 from detect.evaluation.coco_points import PointResults, oks_of, point_results
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
-from detect.evaluation.points import PointScores, choose_threshold, score_points
+from detect.evaluation.points import PointScores, score_points
+from detect.evaluation.precision_recall import choose_threshold
 from detect.keypoints.keypoints import CocoKeypoints
 
 
@@ -32,7 +33,7 @@ def ceilings_of(
             on_progress("drawing and finding", len(ceilings) * num_images + num_done, len(grid) * num_images)
 
         for stride, sigma in grid:
-            ceilings.append(oracle_round_trip(found, stride=stride, sigma=sigma, told=tell, **options))
+            ceilings.append(oracle_round_trip(found, stride=stride, sigma=sigma, on_progress=tell, **options))
     return ceilings
 
 
@@ -105,19 +106,20 @@ def score_file(
 ) -> dict[str, Any]:
     """Scores of all points, of each landmark type where there are several, and by OKS where sigmas are given."""
     results = read_results(pred, found.dataset)
-    points = point_results(found, results, source=scoring.source, radius=scoring.radius)
+    points = point_results(results, found, source=scoring.source, radius=scoring.radius)
     _check_refused(points, pred, strict=strict, list_findings=list_findings)
     threshold = scoring.threshold
     if scoring.choose:
-        tables = points.predicted, points.scores, points.truth
-        threshold = choose_threshold(*tables, goal=scoring.choose, radius=scoring.radius).threshold
+        columns = points.predicted, points.truth
+        goal, radius = scoring.choose, scoring.radius
+        threshold = choose_threshold(*columns, scores=points.scores, goal=goal, radius=radius).threshold
     every = scoring.of(points, threshold).to_dict() | {"num_images": len(found.dataset.images)}  # not times types
     scored: dict[str, Any] = {"all": every}
     if points.num_types > 1:
-        joints = enumerate(found.type_names)
-        scored["joints"] = {name: scoring.of(points.of_joint(joint), threshold).to_dict() for joint, name in joints}
+        types = enumerate(found.type_names)
+        scored["by_type"] = {name: scoring.of(points.of_type(each), threshold).to_dict() for each, name in types}
     if scoring.oks_sigmas:
-        scored["oks"] = oks_of(found, results, scoring.oks_sigmas).to_dict()
+        scored["oks"] = oks_of(results, found, sigmas=scoring.oks_sigmas).to_dict()
     invalid = [{"image_id": each.image_id, "reason": each.reason} for each in points.invalid]
     return scored | {"in_ignored_regions": points.num_ignored, "refused_results": invalid}
 
@@ -138,13 +140,13 @@ def print_scored(scored: Mapping[str, Any], dataset: CocoDataset, console: Conso
     output.print_findings(dataset, console)
     _print_refused(scored["refused_results"], console)
     table = output.table("", "points", "found", "wrong", "precision", "recall", "F1", "error px", "AP")
-    for name, each in {"all": scored["all"], **scored.get("joints", {})}.items():
+    for name, each in {"all": scored["all"], **scored.get("by_type", {})}.items():
         table.add_row(output.plain(name), *_cells(each))
     console.print(table)
     every = scored["all"]
     count, threshold = every["count"], every["threshold"]
     kept = "all predictions" if threshold is None else f"threshold {threshold:.4g}"
-    each = "an image and type" if "joints" in scored else "an image"
+    each = "an image and type" if "by_type" in scored else "an image"
     console.print(
         f"within {every['radius']:g} px, {kept}; error of the count of {each}: mean {count['mae']:.3f}, root mean square "
         f"{count['rmse']:.3f}, bias {count['bias']:+.3f}; presence AUC {_rate(every['presence_auc'])}"

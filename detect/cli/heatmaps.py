@@ -26,8 +26,8 @@ def _use_config(context: typer.Context, path: Path | None) -> Path | None:
 Source = Literal["keypoints", "boxes"]
 Pixel = Literal["center", "corner"]
 Shape = Literal["gaussian", "disc", "pixel"]
-Overlap = Literal["max", "sum"]
-Hidden = Literal["draw", "ignore"]
+Blend = Literal["max", "sum"]
+Occluded = Literal["draw", "ignore"]
 Pack = Literal["npz", "pt"]
 Goal = Literal["f1", "count"]
 
@@ -71,9 +71,9 @@ def render(
         ),
     ] = None,
     shape: Annotated[Shape, typer.Option(help="What a point is drawn as.")] = "gaussian",
-    overlap: Annotated[Overlap, typer.Option(help="Where bells meet: the larger value, or the sum.")] = "max",
-    hidden: Annotated[
-        Hidden, typer.Option(help="Points of visibility 1: draw them like others, or give them weight 0.")
+    blend: Annotated[Blend, typer.Option(help="Value where Gaussians overlap: the maximum, or the sum.")] = "max",
+    occluded: Annotated[
+        Occluded, typer.Option(help="Points of visibility 1: draw them like others, or give them weight 0.")
     ] = "draw",
     pixel_origin: PixelOption = "center",
     merge: Merge = False,
@@ -93,7 +93,7 @@ def render(
 
     A file holds images of one size: `heatmaps` (images, types, rows, columns), and for each point drawn `positives` (image,
     type, row, column), `offsets` from the cell's centre and `sizes` of the box, both (x, y) in cells. `weights`, like the
-    maps, are there where something is to be ignored: crowds, objects of which no keypoint is labelled, hidden points.
+    maps, are there where something is to be ignored: crowds, objects of which no keypoint is labelled, occluded points.
     """
     from json import dumps
 
@@ -103,7 +103,7 @@ def render(
     found = heatmap_results.read_landmarks(
         files, source, pixel_origin=pixel_origin, merge=merge, strict=strict, list_findings=findings
     )
-    options = {"shape": shape, "overlap": overlap, "hidden": hidden}
+    options = {"shape": shape, "blend": blend, "occluded": occluded}
     drawing = heatmap_results.Drawing(stride, sigma, sigma_of_size, options)
     if output and pictures:
         save(output, {"overlays.png": heatmap_results.overlays(found, drawing, images, pictures)})

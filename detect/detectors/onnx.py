@@ -206,7 +206,7 @@ class _Heatmaps(nn.Module):
     @staticmethod
     def _by_image(peaks: Peaks, num_images: int) -> list[_Found]:
         images = map(peaks.of_image, range(num_images))
-        return [_Found(*map(np.asarray, (each.cells, each.scores, each.joint))) for each in images]
+        return [_Found(*map(np.asarray, (each.cells, each.scores, each.types))) for each in images]
 
 
 def _import_packages() -> Any:

@@ -1,8 +1,8 @@
-"""Results in COCO's format scored as points: by type of landmark and all together, or by OKS."""
+"""Results in COCO's format scored as keypoints: by distance, for each keypoint type and all together, and by OKS."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,108 +12,214 @@ from numpy import ndarray
 
 from detect.data import CocoResults, Finding
 from detect.errors import CocoError
+from detect.evaluation.boxes import as_dicts
 from detect.evaluation.oks import OksScores, evaluate_oks
-from detect.evaluation.oracle import by_group
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores, score_points
+from detect.evaluation.precision_recall import PrecisionRecall, choose_threshold, point_curve
+from detect.keypoints.keypoints import CocoKeypoints, by_group
 
 SOURCES = ("keypoints", "boxes")
 
 
 @dataclass(frozen=True, eq=False)
-class PointResults:
-    """Predicted and true points of each image and landmark type, as :func:`score_points` takes them.
+class LandmarkEvaluation:
+    """The result of :func:`evaluate_landmarks`: scores at each radius; the keys of ``by_type`` are names of types."""
 
-    Groups are in the order image, type. Predictions in ignored regions that are near no true point are left out and counted.
+    landmarks: CocoKeypoints
+    overall: tuple[PointScores, ...]
+    by_type: Mapping[str, tuple[PointScores, ...]]
+    curves: tuple[PrecisionRecall, ...]
+    threshold: float | None
+    oks: OksScores | None
+    num_results: int
+    num_ignored: int
+    invalid: tuple[Finding, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores as plain values for JSON, without the curves."""
+        oks = {} if self.oks is None else {"oks": self.oks.to_dict()}
+        return {
+            "task": "landmarks",
+            "images": len(self.landmarks.dataset.images),
+            "results": self.num_results,
+            "in_ignored_regions": self.num_ignored,
+            "threshold": self.threshold,
+            "overall": [each.to_dict() for each in self.overall],
+            "by_type": {name: [each.to_dict() for each in scores] for name, scores in self.by_type.items()},
+            **oks,
+            "refused_results": as_dicts(self.invalid),
+        }
+
+
+def evaluate_landmarks(
+    predicted: CocoResults,
+    truth: CocoKeypoints,
+    *,
+    radii: Sequence[float] = RADII_PX,
+    threshold: float | None = None,
+    choose: str | None = None,
+    choose_radius: float = RADIUS_PX,
+    source: str = "keypoints",
+    oks_sigmas: Sequence[float] | None = None,
+) -> LandmarkEvaluation:
+    """Compute precision, recall, F1, distance error and count error at each radius, over all keypoint types and for each.
+
+    >>> from detect.data import read_coco
+    >>> from detect.keypoints.keypoints import coco_keypoints
+    >>> from detect.samples import sample_annotations
+    >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
+    >>> nothing = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())
+    >>> found = evaluate_landmarks(nothing, nuclei)
+    >>> found.overall[0].micro.f1, round(found.overall[0].count.mae, 3)  # 318 points in 80 images, all missed
+    (0.0, 3.975)
+
+    Args:
+        predicted: results; each has as many keypoints as the dataset's instances of its category.
+        truth: keypoints of the dataset, see :func:`detect.keypoints.keypoints.coco_keypoints`.
+        radii: largest distances of a pair, in image pixels; average precision is given at each radius too.
+        threshold: lowest score of the results that count; average precision and the curves use all results.
+        choose: choose the threshold on this data instead, by the goal ``"f1"`` or ``"count"``.
+        choose_radius: radius of the goal ``"f1"``, in image pixels.
+        source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes; the same as for ``truth``.
+        oks_sigmas: one for each keypoint of an instance, to add COCO's scores by object keypoint similarity.
+
+    Raises:
+        ValueError: there is no radius, or both a threshold and a goal are given.
+        CocoError: the number of sigmas is not that of an instance's keypoints.
+    """
+    if not radii or (threshold is not None and choose is not None):
+        raise ValueError(f"need one radius or more, and a threshold or a goal, got {radii=}, {threshold=}, {choose=}")
+    if choose is not None:
+        table = point_results(predicted, truth, source=source, radius=choose_radius)
+        columns = table.predicted, table.truth
+        threshold = choose_threshold(*columns, scores=table.scores, goal=choose, radius=choose_radius).threshold
+    tables = [point_results(predicted, truth, source=source, radius=radius) for radius in radii]
+    names = truth.type_names
+    overall, curves = [], []
+    by_type: dict[str, list[PointScores]] = {name: [] for name in names}
+    for radius, table in zip(radii, tables, strict=True):
+        scores = table.score(radius, threshold)
+        overall.append(replace(scores, num_images=len(truth.dataset.images)))  # not times the types
+        curves.append(table.curve(radius))
+        for number, name in enumerate(names):
+            own = table.of_type(number)
+            by_type[name].append(own.score(radius, threshold))
+            if len(names) > 1:
+                curves.append(replace(own.curve(radius), category=name))
+    return LandmarkEvaluation(
+        truth,
+        tuple(overall),
+        {name: tuple(scores) for name, scores in by_type.items()},
+        tuple(curves),
+        threshold,
+        None if oks_sigmas is None else oks_of(predicted, truth, sigmas=oks_sigmas),
+        len(predicted.scores),
+        tables[0].num_ignored,
+        tables[0].invalid,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PointResults:
+    """Predicted and true points of each image and keypoint type, as :func:`score_points` takes them.
+
+    Groups are ordered by image, then type. Predictions in ignored regions that are near no true point are left out.
     """
 
     predicted: list[Float64[ndarray, "_ 2"]]
-    scores: list[Float64[ndarray, " _"]]
     truth: list[Float64[ndarray, "_ 2"]]
+    scores: list[Float64[ndarray, " _"]]
     num_types: int
     num_ignored: int
     invalid: tuple[Finding, ...]
 
-    def of_joint(self, joint: int) -> PointResults:
-        """Those of one landmark type."""
-        own = slice(joint, None, self.num_types)
-        return replace(self, predicted=self.predicted[own], scores=self.scores[own], truth=self.truth[own], num_types=1)
+    def of_type(self, number: int) -> PointResults:
+        """Select the groups of one keypoint type."""
+        own = slice(number, None, self.num_types)
+        return replace(self, predicted=self.predicted[own], truth=self.truth[own], scores=self.scores[own], num_types=1)
+
+    def score(self, radius: float, threshold: float | None) -> PointScores:
+        """Score the points within a radius in image pixels."""
+        return score_points(self.predicted, self.truth, scores=self.scores, radius=radius, threshold=threshold)
+
+    def curve(self, radius: float) -> PrecisionRecall:
+        """Precision over recall within a radius in image pixels."""
+        return point_curve(self.predicted, self.truth, scores=self.scores, radius=radius)
 
 
 def point_results(
-    found: CocoKeypoints, results: CocoResults, *, source: str = "keypoints", radius: float = 3.0
+    predicted: CocoResults, truth: CocoKeypoints, *, source: str = "keypoints", radius: float = RADIUS_PX
 ) -> PointResults:
-    """Results on the images of a dataset, beside its landmarks.
+    """Group results and true points by image and keypoint type.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
     >>> from detect.samples import sample_annotations
     >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
     >>> none = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())
-    >>> points = point_results(nuclei, none)
+    >>> points = point_results(none, nuclei)
     >>> len(points.truth), sum(map(len, points.truth)), sum(map(len, points.predicted))
     (80, 318, 0)
 
     Args:
-        found: the landmarks of the dataset.
-        results: what was predicted on its images.
-        source: ``"keypoints"``, or ``"boxes"``, whose centres are the points; as the landmarks were read.
-        radius: predictions in an ignored region are kept where a true point lies within it, in image pixels.
+        predicted: results on the images of the dataset.
+        truth: keypoints of the dataset.
+        source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes; the same as for ``truth``.
+        radius: in image pixels. A prediction in an ignored region counts only if a true point is within the radius.
     """
-    points, joint, row, invalid = _points_of(found, results, source)
-    landmarks, num_types = found.landmarks, found.landmarks.num_types
-    num_groups = landmarks.num_images * num_types
-    labelled = np.asarray(landmarks.visibility) != UNLABELLED
-    truth_group = (np.asarray(landmarks.image) * num_types + np.asarray(landmarks.joint))[labelled]
-    truth = by_group(np.asarray(landmarks.points)[labelled], truth_group, num_groups)
-    group = results.image_rows[row] * num_types + joint
-    kept = _counted(points, group, truth, found, radius)
+    points, types, row, invalid = _points_of(predicted, truth, source)
+    num_types = truth.landmarks.num_types
+    num_groups = truth.landmarks.num_images * num_types
+    true_points = truth.landmarks.per_image()
+    group = predicted.image_rows[row] * num_types + types
+    kept = _counted(points, group, true_points, truth, radius)
     return PointResults(
         by_group(points[kept], group[kept], num_groups),
-        by_group(results.scores[row][kept], group[kept], num_groups),
-        truth,
+        true_points,
+        by_group(predicted.scores[row][kept], group[kept], num_groups),
         num_types,
         int((~kept).sum()),
-        (*results.invalid, *invalid),
+        (*predicted.invalid, *invalid),
     )
 
 
-def oks_of(found: CocoKeypoints, results: CocoResults, sigmas: Sequence[float]) -> OksScores:
-    """COCO's keypoint evaluation, with one sigma for each keypoint; results that :func:`point_results` refuses are left out.
+def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:
+    """Compute COCO's keypoint metrics with one sigma for each keypoint, without the results :func:`point_results` rejects.
 
     Raises:
         CocoError: instances have another number of keypoints than there are sigmas.
     """
-    dataset = found.dataset
-    for category, joints in found.joints.items():
-        if len(joints) != len(sigmas):
+    dataset = truth.dataset
+    for category, types in truth.category_types.items():
+        if len(types) != len(sigmas):
             name = dataset.category_name(category)
-            raise CocoError(f"OKS needs one sigma for each of {len(joints)} keypoints of {name!r}, got {len(sigmas)}")
+            raise CocoError(f"OKS needs one sigma for each of {len(types)} keypoints of {name!r}, got {len(sigmas)}")
     entries = [
         {
-            "image_id": int(dataset.images.ids[results.image_rows[row]]),
-            "category_id": int(results.category_ids[row]),
+            "image_id": int(dataset.images.ids[predicted.image_rows[row]]),
+            "category_id": int(predicted.category_ids[row]),
             "keypoints": points.reshape(-1).tolist(),
-            "score": float(results.scores[row]),
+            "score": float(predicted.scores[row]),
         }
-        for row, points in enumerate(results.keypoints)
+        for row, points in enumerate(predicted.keypoints)
         if len(points) == len(sigmas) and np.isfinite(points[:, :2]).all()
     ]
     try:
-        return evaluate_oks(_as_coco(found, len(sigmas)), entries, sigmas=sigmas)
+        return evaluate_oks(entries, _as_coco(truth, len(sigmas)), sigmas=sigmas)
     except ValueError as error:
         raise CocoError(str(error)) from None
 
 
-def _as_coco(found: CocoKeypoints, num_types: int) -> dict[str, Any]:
-    """The dataset as pycocotools takes it; annotations without keypoints get as many that are not labelled."""
-    dataset, every = found.dataset, found.dataset.annotations
-    nothing = [0.0] * 3 * num_types
+def _as_coco(truth: CocoKeypoints, num_types: int) -> dict[str, Any]:
+    """The dataset in pycocotools' form; annotations without keypoints get unlabelled ones."""
+    dataset, every = truth.dataset, truth.dataset.annotations
+    unlabelled = [0.0] * 3 * num_types
     annotations = [
         {
-            "id": row + 1,  # pycocotools takes 0 for none
+            "id": row + 1,  # pycocotools mistakes 0 for no match
             "image_id": int(dataset.images.ids[every.image_rows[row]]),
             "category_id": int(every.category_ids[row]),
-            "keypoints": points.reshape(-1).tolist() or nothing,
+            "keypoints": points.reshape(-1).tolist() or unlabelled,
             "bbox": every.boxes_xywh[row].tolist(),
             "area": float(every.area[row]),
             "iscrowd": int(every.iscrowd[row]),
@@ -128,43 +234,43 @@ def _as_coco(found: CocoKeypoints, num_types: int) -> dict[str, Any]:
 
 
 def _points_of(
-    found: CocoKeypoints, results: CocoResults, source: str
+    predicted: CocoResults, truth: CocoKeypoints, source: str
 ) -> tuple[Float64[ndarray, "n 2"], Int64[ndarray, " n"], Int64[ndarray, " n"], list[Finding]]:
-    """Points, their types and the rows of their results."""
+    """Points, their keypoint types, the rows of their results, and the results without the points of their category."""
     if source not in SOURCES:
         raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}")
-    points, joints, rows, invalid = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
-    centers = results.boxes_xywh[:, :2] + results.boxes_xywh[:, 2:] / 2
-    for row, table in enumerate(results.keypoints):
-        category = int(results.category_ids[row])
+    points, types, rows, invalid = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
+    centers = predicted.boxes_xywh[:, :2] + predicted.boxes_xywh[:, 2:] / 2
+    for row, table in enumerate(predicted.keypoints):
+        category = int(predicted.category_ids[row])
         own = centers[row : row + 1] if source == "boxes" else table[:, :2]
         own = own[np.isfinite(own).all(axis=1)]
-        wanted = found.joints.get(category, ())
+        wanted = truth.category_types.get(category, ())
         if len(own) == len(wanted) > 0:
             points.append(own)
-            joints.append(np.array(wanted, np.int64))
+            types.append(np.array(wanted, np.int64))
             rows.append(np.full(len(own), row))
         else:
             reason = f"category {category} has {len(wanted)} {source} in the truth, this has {len(own)} that are finite"
-            image_id = int(found.dataset.images.ids[results.image_rows[row]])
-            invalid.append(Finding("", None, image_id, f"entry {results.places[row]} of the results: {reason}"))
-    return np.concatenate(points), np.concatenate(joints), np.concatenate(rows), invalid
+            image_id = int(truth.dataset.images.ids[predicted.image_rows[row]])
+            invalid.append(Finding("", None, image_id, f"entry {predicted.places[row]} of the results: {reason}"))
+    return np.concatenate(points), np.concatenate(types), np.concatenate(rows), invalid
 
 
 def _counted(
     points: Float64[ndarray, "n 2"],
     group: Int64[ndarray, " n"],
-    truth: Sequence[Float64[ndarray, "_ 2"]],
-    found: CocoKeypoints,
+    true_points: Sequence[Float64[ndarray, "_ 2"]],
+    truth: CocoKeypoints,
     radius: float,
 ) -> Bool[ndarray, " n"]:
-    """Whether a prediction counts: it lies in no ignored region, or near a true point."""
+    """Whether each prediction counts: it is outside all ignored regions, or near a true point."""
     counted = np.ones(len(points), bool)
-    image = group // found.landmarks.num_types
-    doubtful = np.array([len(regions) > 0 for regions in found.ignored], bool)[image]
-    for at in np.flatnonzero(doubtful).tolist():
-        point, regions = points[at], found.ignored[image[at]]
+    image = group // truth.landmarks.num_types
+    has_regions = np.array([len(regions) > 0 for regions in truth.ignored], bool)[image]
+    for at in np.flatnonzero(has_regions).tolist():
+        point, regions = points[at], truth.ignored[image[at]]
         inside = ((regions[:, :2] <= point) & (point <= regions[:, 2:])).all(axis=1).any()
-        near = (np.linalg.norm(truth[group[at]] - point, axis=1) <= radius).any()
+        near = (np.linalg.norm(true_points[group[at]] - point, axis=1) <= radius).any()
         counted[at] = near or not inside
     return counted

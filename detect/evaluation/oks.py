@@ -1,8 +1,8 @@
-"""COCO's score of landmarks that belong to one object each, by object keypoint similarity (OKS), as pycocotools finds it.
+"""COCO's metrics of keypoints grouped into objects, by object keypoint similarity (OKS), computed by pycocotools.
 
-A landmark is as good as its distance is small against the object's size and against how precisely people label such a
-landmark: ``sigmas``, one for each landmark type, are the deviations of their labels over the square root of the object's
-area. Those of COCO's persons mean nothing on other data: measure them on objects that two people have labelled.
+OKS measures the distance of a keypoint relative to the object's size and to the precision of human labels: ``sigmas``, one
+for each keypoint type, are the standard deviations of labels over the square root of the object's area. COCO's sigmas of
+persons do not apply to other data: measure them on objects that two people have labelled.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PERSON_SIGMAS = (
 
 @dataclass(frozen=True)
 class OksScores:
-    """COCO's ten numbers: averages over OKS .5 to .95, at .5 and at .75, and of objects of medium and large area.
+    """COCO's ten keypoint metrics: average precision and recall over OKS .5 to .95, at .5, at .75, and by object area.
 
-    Precision and recall of at most 20 detections of an image. None where there is no object that counts.
+    At most 20 detections of an image count. A metric is None if no object counts for it.
     """
 
     ap: float | None
@@ -44,7 +44,7 @@ class OksScores:
     ar_large: float | None
 
     def to_dict(self) -> dict[str, float | None]:
-        """The numbers by name."""
+        """Return the metrics by name."""
         return asdict(self)
 
 
@@ -56,12 +56,13 @@ def pairwise_oks(
     boxes: Float[ndarray, "m 4"],
     sigmas: Float[ndarray, " j"],
 ) -> Float[ndarray, "n m"]:
-    """Similarity of each prediction with each object, from 0 to 1, as ``pycocotools.cocoeval.COCOeval.computeOks``.
+    """Compute the OKS of each prediction with each object, from 0 to 1, as ``pycocotools.cocoeval.COCOeval.computeOks``.
 
-    The mean over labelled landmarks, visible or hidden, of exp(-d**2 / (2 area (2 sigma)**2)). For an object of which none
-    is labelled, the mean over all, where d is the distance to its box, grown by its own width and height on each side.
+    It is the mean over labelled keypoints, visible or occluded, of exp(-d**2 / (2 area (2 sigma)**2)). For an object without
+    labelled keypoints it is the mean over all keypoints, d being the distance to the object's box, extended by its own width
+    and height on each side.
 
-    >>> truth = np.array([[[10.0, 10.0, 2.0], [0.0, 0.0, 0.0]]])  # the second landmark is not labelled
+    >>> truth = np.array([[[10.0, 10.0, 2.0], [0.0, 0.0, 0.0]]])  # the second keypoint is not labelled
     >>> predicted = np.array([[[10.0, 12.0], [99.0, 99.0]]])  # exp(-2**2 / (2 * 50 * .2**2))
     >>> pairwise_oks(
     ...     predicted, truth, areas=np.array([50.0]), boxes=np.zeros((1, 4)), sigmas=np.array([0.1, 0.1])
@@ -69,14 +70,14 @@ def pairwise_oks(
     array([[0.3679]])
 
     Args:
-        predicted: x, y of each landmark.
-        truth: x, y and COCO's visibility.
-        areas: of the objects, in square pixels; COCO's are those of their segments.
-        boxes: of the objects, as COCO's x, y, width, height.
-        sigmas: of the landmark types.
+        predicted: x, y of each keypoint, in pixels.
+        truth: x, y and COCO's visibility of each keypoint.
+        areas: areas of the objects, in square pixels; COCO uses those of the segments.
+        boxes: boxes of the objects: x, y, width, height.
+        sigmas: one for each keypoint type.
 
     Raises:
-        ValueError: arrays of other shapes.
+        ValueError: an array has another shape.
     """
     num_objects, num_types = truth.shape[0], truth.shape[1]
     for name, values, wanted in (
@@ -103,15 +104,15 @@ def pairwise_oks(
 
 
 def evaluate_oks(
+    predicted: Sequence[Mapping[str, Any]],
     truth: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
     *,
     sigmas: Sequence[float] | Float[ndarray, " j"] = PERSON_SIGMAS,
 ) -> OksScores:
-    """Average precision and recall by pycocotools' own evaluation, quietly.
+    """Compute average precision and recall by pycocotools.
 
-    Crowds and objects with ``num_keypoints`` 0 are ignored, as detections are that suit them best. Where an annotation has
-    no ``num_keypoints``, those with visibility above 0 are counted.
+    Crowds and objects with ``num_keypoints`` 0 are ignored, together with the detections that match them best. If an
+    annotation lacks ``num_keypoints``, its keypoints of visibility above 0 are counted.
 
     >>> person = {"id": 1, "image_id": 1, "category_id": 1, "keypoints": [50, 50, 2], "area": 5000.0, "iscrowd": 0}
     >>> truth = {
@@ -120,27 +121,27 @@ def evaluate_oks(
     ...     "annotations": [person | {"bbox": [0, 0, 100, 100]}],
     ... }
     >>> found = {"image_id": 1, "category_id": 1, "keypoints": [51, 50, 1], "score": 0.9}
-    >>> round(evaluate_oks(truth, [found], sigmas=[0.05]).ap, 4), evaluate_oks(truth, [], sigmas=[0.05]).ap
+    >>> round(evaluate_oks([found], truth, sigmas=[0.05]).ap, 4), evaluate_oks([], truth, sigmas=[0.05]).ap
     (1.0, 0.0)
 
     Args:
-        truth: the content of a COCO file of keypoints.
-        results: COCO's form of results: image_id, category_id, keypoints (x, y and anything, for each landmark) and score.
-        sigmas: one for each landmark type; by default those of COCO's persons.
+        predicted: results in COCO's form: image_id, category_id, keypoints (x, y and any third number for each) and score.
+        truth: the content of a COCO keypoint file.
+        sigmas: one for each keypoint type; those of COCO's persons by default.
 
     Raises:
-        ValueError: annotations or results of another number of landmarks than sigmas, or results of images that are not
-            in the truth.
+        ValueError: an annotation or result has another number of keypoints than there are sigmas, or the image of a result
+            is not in the truth.
     """
-    from pycocotools.coco import COCO  # noqa: PLC0415 - only who evaluates pays for it
+    from pycocotools.coco import COCO  # noqa: PLC0415 - loaded only for an evaluation
     from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
 
     spreads = np.asarray(sigmas, dtype=np.float64)
-    _check_lengths(truth, results, len(spreads))
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+    _check_lengths(predicted, truth, len(spreads))
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         objects, found = COCO(), COCO()
         objects.dataset = {**truth, "annotations": [_counted(each) for each in truth["annotations"]]}
-        found.dataset = {**truth, "annotations": [_as_annotation(*each) for each in enumerate(results, 1)]}
+        found.dataset = {**truth, "annotations": [_as_annotation(*each) for each in enumerate(predicted, 1)]}
         objects.createIndex()
         found.createIndex()
         evaluation = COCOeval(objects, found, "keypoints")
@@ -152,25 +153,25 @@ def evaluate_oks(
 
 
 def _counted(annotation: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy, for pycocotools writes into its annotations."""
+    """A copy with ``num_keypoints``; pycocotools writes into its annotations."""
     labelled = sum(visibility > 0 for visibility in annotation["keypoints"][2::3])
     return {"num_keypoints": labelled, **annotation}
 
 
 def _as_annotation(number: int, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result as ``COCO.loadRes`` takes it, which fails where there are none: area and box are those of its points."""
+    """A result as ``COCO.loadRes`` makes it, with the area and box of its points; ``loadRes`` fails on an empty list."""
     x, y = np.array(result["keypoints"][0::3]), np.array(result["keypoints"][1::3])
     left, top, width, height = float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))
     return {**result, "id": number, "area": width * height, "bbox": [left, top, width, height]}
 
 
-def _check_lengths(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], num_types: int) -> None:
-    for kind, entries in (("annotation", truth["annotations"]), ("result", results)):
+def _check_lengths(predicted: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], num_types: int) -> None:
+    for kind, entries in (("annotation", truth["annotations"]), ("result", predicted)):
         for place, entry in enumerate(entries):
             if (count := len(entry["keypoints"])) != 3 * num_types:
                 raise ValueError(
                     f"{kind} {place} has {count} numbers in keypoints, not 3 for each of {num_types} sigmas"
                 )
-    strange = {result["image_id"] for result in results} - {image["id"] for image in truth["images"]}
-    if strange:
-        raise ValueError(f"results of images that are not in the truth: {sorted(strange)[:5]}")
+    unknown = {result["image_id"] for result in predicted} - {image["id"] for image in truth["images"]}
+    if unknown:
+        raise ValueError(f"results of images that are not in the truth: {sorted(unknown)[:5]}")

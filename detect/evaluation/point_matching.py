@@ -1,7 +1,8 @@
-"""Which predicted points are which true ones: pairs within a radius, each point in one pair at most.
+"""One-to-one matching of predicted and true points within a radius.
 
-Points are rows (x, y) or (x, y, z). The radius is in their unit, or, given ``spacing``, the size of a pixel along each axis,
-in that of the spacing: micrometres, say, for volumes whose slices lie farther apart than their pixels.
+Points are rows (x, y) or (x, y, z). The radius is in their unit. ``spacing``, the size of a pixel along each axis, converts
+points to physical units, such as micrometres in volumes whose slices are farther apart than their pixels; the radius is then
+in that unit.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from scipy.spatial import KDTree
 
 Spacing = float | Sequence[float]
 
-MARGIN = 1e-9  # relative, of the tree's search: the exact distances decide
+MARGIN = 1e-9  # relative widening of the tree search; exact distances decide
 
 
 @dataclass(frozen=True, eq=False)
 class PointMatches:
-    """Pairs of a predicted and a true point, in the order of the predicted, and their distances."""
+    """Pairs as rows of the predicted and the true points, in the order of the predicted, and their distances."""
 
     predicted: Int64[ndarray, " k"]
     truth: Int64[ndarray, " k"]
@@ -33,49 +34,54 @@ class PointMatches:
 def match_points(
     predicted: Float[ndarray, "n d"], truth: Float[ndarray, "m d"], *, radius: float, spacing: Spacing = 1.0
 ) -> PointMatches:
-    """As many pairs within the radius (or at it) as there can be, and of those choices one of least total distance.
+    """Match as many pairs at most ``radius`` apart as possible, and among those choices minimise the total distance.
 
-    Only near pairs are ever looked at: thousands of points take time and memory as their neighbours do.
+    Only pairs within the radius are considered: time and memory grow with the number of neighbours, not of all pairs.
 
     >>> matches = match_points(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[2.0, 1.0], [4.0, 0.0]]), radius=2.5)
-    >>> matches.predicted, matches.truth  # (2, 0) is nearer to (2, 1), but then (0, 0) would be left alone
+    >>> matches.predicted, matches.truth  # (2, 0) is nearer to (2, 1), but then (0, 0) would stay unmatched
     (array([0, 1]), array([0, 1]))
 
+    Args:
+        predicted: rows (x, y[, z]).
+        truth: rows (x, y[, z]).
+        radius: largest distance of a pair.
+        spacing: size of a pixel, along each axis (x, y[, z]) or all.
+
     Raises:
-        ValueError: a radius or spacing that is not positive, points of different dimensions, or coordinates that are not
-            finite.
+        ValueError: the radius or the spacing is not positive, points differ in dimension, or coordinates are not finite.
     """
     rows, columns, distances = near_pairs(predicted, truth, radius=radius, spacing=spacing)
     num_rows, num_columns = len(predicted), len(truth)
-    # each row may stay alone, at a column of its own. Alone costs more than all that distances can save, and no more than
-    # that, or small distances would drown in it; the 1 is because the solver takes a cost of 0 for no edge
+    # An unmatched row takes a column of its own. Its cost exceeds all that distances can save, but only just, so that small
+    # distances keep their precision. Edges cost 1 more because the solver takes a cost of 0 for no edge.
     alone = 2.0 + min(num_rows, num_columns)
     costs = np.concatenate([1 + distances / radius, np.full(num_rows, alone)])
     both = np.concatenate([rows, np.arange(num_rows)]), np.concatenate([columns, num_columns + np.arange(num_rows)])
     graph = csr_array((costs, both), shape=(num_rows, num_columns + num_rows))
     row, column = min_weight_full_bipartite_matching(graph)
     row, column = row[column < num_columns].astype(np.int64), column[column < num_columns].astype(np.int64)
-    shift = _placed(predicted[row], spacing) - _placed(truth[column], spacing)
+    shift = _scaled(predicted[row], spacing) - _scaled(truth[column], spacing)
     return PointMatches(row, column, np.linalg.norm(shift, axis=1))
 
 
 def matches_by_score(
     predicted: Float[ndarray, "n d"],
-    scores: Float[ndarray, " n"],
     truth: Float[ndarray, "m d"],
     *,
+    scores: Float[ndarray, " n"],
     radius: float,
     spacing: Spacing = 1.0,
 ) -> Bool[ndarray, " n"]:
-    """Which predictions add a pair, when they come one by one in falling order of score.
+    """Tell which predictions add a pair to the best matching if they are added one by one in falling order of score.
 
-    For any threshold, the largest number of pairs among the predictions that reach it is the number of true values among
-    them. With one more prediction either none of the paired has to go and a pair is gained, by an augmenting path, or none
-    can be gained now or later: the sets that can be paired are a matroid's (Edmonds and Fulkerson 1965). Of equal scores
-    the earlier comes first.
+    For any threshold, the largest possible number of pairs is the number of true values among the predictions kept. An added
+    prediction either gains a pair by an augmenting path, which keeps all matched predictions matched, or can never gain one:
+    the sets that can be matched are the independent sets of a matroid (Edmonds and Fulkerson 1965). Of equal scores the
+    earlier prediction comes first.
 
     >>> predicted, truth = np.array([[1.0, 0.0], [0.0, 0.0], [3.0, 0.0]]), np.array([[0.0, 0.0], [2.0, 0.0]])
-    >>> matches_by_score(predicted, np.array([0.9, 0.8, 0.7]), truth, radius=1.0)  # the first gives way to the second
+    >>> matches_by_score(predicted, truth, scores=np.array([0.9, 0.8, 0.7]), radius=1.0)  # the second moves the first
     array([ True,  True, False])
     """
     if scores.shape != (len(predicted),):
@@ -85,19 +91,19 @@ def matches_by_score(
     ends = np.searchsorted(rows[order], np.arange(1, len(predicted)))
     near = [each.tolist() for each in np.split(columns[order], ends)] if len(predicted) else []
     gained = np.zeros(len(predicted), dtype=np.bool_)
-    pairing = _Pairing(near, len(truth))
+    matching = _GrowingMatching(near, len(truth))
     for row in np.argsort(-scores, kind="stable").tolist():
-        gained[row] = pairing.add(row)
+        gained[row] = matching.add(row)
     return gained
 
 
 def check_images(
-    predicted: Sequence[ndarray], truth: Sequence[ndarray], scores: Sequence[ndarray] | None = None
+    predicted: Sequence[ndarray], truth: Sequence[ndarray], *, scores: Sequence[ndarray] | None = None
 ) -> None:
-    """Fail unless there is an image, and for each image predicted and true points, and a score for each that is predicted.
+    """Check that there is an image, that all lists have one entry for each image, and each predicted point has a score.
 
     Raises:
-        ValueError: none, or lists of unequal lengths; of an image it tells the number.
+        ValueError: one of these does not hold.
     """
     lengths = [len(predicted), len(truth)] + ([] if scores is None else [len(scores)])
     if len(set(lengths)) > 1 or not len(truth):
@@ -112,22 +118,22 @@ def check_images(
 def near_pairs(
     predicted: Float[ndarray, "n d"], truth: Float[ndarray, "m d"], *, radius: float, spacing: Spacing = 1.0
 ) -> tuple[Int64[ndarray, " k"], Int64[ndarray, " k"], Float[ndarray, " k"]]:
-    """All pairs within the radius: row of the predicted, row of the true, distance."""
+    """Find all pairs within the radius: rows of the predicted points, rows of the true points, distances."""
     if not 0 < radius < float("inf"):
         raise ValueError(f"need a positive radius, got {radius}")
     if predicted.ndim != 2 or truth.ndim != 2 or predicted.shape[1] != truth.shape[1]:
         raise ValueError(f"points are rows (x, y[, z]), got {predicted.shape} and {truth.shape}")
-    placed, others = _placed(predicted, spacing), _placed(truth, spacing)
-    if not (np.isfinite(placed).all() and np.isfinite(others).all()):
+    scaled, others = _scaled(predicted, spacing), _scaled(truth, spacing)
+    if not (np.isfinite(scaled).all() and np.isfinite(others).all()):
         raise ValueError("points with coordinates that are not finite")
-    found = KDTree(placed).sparse_distance_matrix(KDTree(others), radius * (1 + MARGIN), output_type="ndarray")
+    found = KDTree(scaled).sparse_distance_matrix(KDTree(others), radius * (1 + MARGIN), output_type="ndarray")
     rows, columns = found["i"].astype(np.int64), found["j"].astype(np.int64)
-    distances = np.linalg.norm(placed[rows] - others[columns], axis=1)
+    distances = np.linalg.norm(scaled[rows] - others[columns], axis=1)
     inside = distances <= radius
     return rows[inside], columns[inside], distances[inside]
 
 
-def _placed(points: ndarray, spacing: Spacing) -> ndarray:
+def _scaled(points: ndarray, spacing: Spacing) -> ndarray:
     """Points in physical units, in float64."""
     sizes = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
     if len(sizes) not in {1, points.shape[1]} or not ((sizes > 0) & (sizes < np.inf)).all():
@@ -135,17 +141,17 @@ def _placed(points: ndarray, spacing: Spacing) -> ndarray:
     return points.astype(np.float64) * sizes
 
 
-class _Pairing:
-    """Rows, each near some columns, paired one by one."""
+class _GrowingMatching:
+    """A bipartite matching that grows by one row at a time; ``near`` lists the columns each row may take."""
 
     def __init__(self, near: list[list[int]], num_columns: int) -> None:
         self.near = near
         self.row_of = [-1] * num_columns
         self.column_of = [-1] * len(near)
-        self.dead: set[int] = set()  # what a vain search has seen has no free column in reach, now or later
+        self.dead: set[int] = set()  # columns from which no free column can be reached, now or later
 
     def add(self, row: int) -> bool:
-        """Whether one more row can be paired, for which others may change their columns: a search in breadth."""
+        """Match one more row if an augmenting path exists, found by breadth-first search; return whether it does."""
         came_from: dict[int, int] = {}  # column: the row that reached it first
         queue = [row]
         for reached in queue:
@@ -161,7 +167,7 @@ class _Pairing:
         return False
 
     def _switch(self, column: int, came_from: dict[int, int]) -> None:
-        """Give each row of the path the column that it reached, from the free one back to the new row."""
+        """Give each row of the path the column it reached, from the free column back to the new row."""
         while column >= 0:
             row = came_from[column]
             self.row_of[column] = row

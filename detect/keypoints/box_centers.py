@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 from numpy import ndarray
 
-from detect.keypoints.drawing import BUDGET_BYTES, Array, like, to_numpy
-from detect.keypoints.keypoints import VISIBLE, Keypoints
+from detect.keypoints.drawing import BUDGET_BYTES, Array, like
+from detect.keypoints.keypoints import VISIBLE, Keypoints, to_numpy
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.ops.box_arrays import check_corners
 
@@ -97,7 +97,7 @@ def render_box_centers(
     rule: str = "corrected",
     min_overlap: float = 0.7,
     min_radius: float = 1.0,
-    overlap: str = "max",
+    blend: str = "max",
     budget_bytes: int = BUDGET_BYTES,
 ) -> HeatmapTargets:
     """Centres of boxes as heatmaps, one channel for each class, with ``sizes`` and ``offsets`` of the boxes.
@@ -127,7 +127,7 @@ def render_box_centers(
     )
     of_crowd = [np.zeros(len(each), bool) for each in tables] if crowd is None else _columns(crowd, tables, "crowd")
     kept = [table[~mask.astype(bool)] for table, mask in zip(tables, of_crowd, strict=True)]
-    joint = np.concatenate([label[~mask.astype(bool)] for label, mask in zip(labels, of_crowd, strict=True)])
+    types = np.concatenate([label[~mask.astype(bool)] for label, mask in zip(labels, of_crowd, strict=True)])
     image = np.repeat(np.arange(len(kept)), [len(each) for each in kept])
     low, high = np.split(np.concatenate(kept), 2, axis=1)
     low, high = np.maximum(low, 0), np.minimum(high, image_hw[::-1])
@@ -135,15 +135,15 @@ def render_box_centers(
     sizes = np.where(there, high - low, 1.0)
     centers = np.where(there, (low + high) / 2, np.nan)  # what is no number is outside
     radius = np.maximum(iou_radius(sizes / stride, min_overlap=min_overlap, rule=rule), min_radius)
-    columns = (centers, image, joint.astype(np.int64), np.full(len(image), VISIBLE))
-    points, of_image, of_joint, visibility = (like(each, boxes[0]) for each in columns)
+    columns = (centers, image, types.astype(np.int64), np.full(len(image), VISIBLE))
+    points, of_image, of_types, visibility = (like(each, boxes[0]) for each in columns)
     return render_heatmaps(
-        Keypoints(points, of_image, of_joint, visibility, len(kept), num_classes),
+        Keypoints(points, of_image, of_types, visibility, len(kept), num_classes),
         image_hw,
         stride=stride,
         sigma=sigma_from_radius(radius),
         pixel_origin="corner",
-        overlap=overlap,
+        blend=blend,
         ignore=None if crowd is None else [t[m.astype(bool)] for t, m in zip(tables, of_crowd, strict=True)],
         sizes=sizes,
         budget_bytes=budget_bytes,

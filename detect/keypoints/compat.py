@@ -3,7 +3,7 @@
 ``"mmpose-msra"``
     MMPose's MSRAHeatmap (Xiao et al. 2018): u = x W / w cells, the bell at the cell of u + .5 truncated, cut at 3 sigmas.
     The truncation makes points up to 1.5 cells outside, on the left or above, points of the first cell; one keeps its weight
-    though its window ends where the map begins; where 3 sigmas are no whole number of cells, bells near the left and upper
+    though its window ends where the map begins; where 3 sigmas are no whole number of cells, Gaussians near the left and upper
     border move by one.
 ``"mmpose-udp"``
     MMPose's UDPHeatmap (Huang et al. 2020): u = x (W - 1) / (w - 1), the bell at u itself in the same window, with the same
@@ -28,8 +28,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
 
-from detect.keypoints.drawing import Array, Patches, PlacedPoints, blend_patches, like, to_numpy, zeros
-from detect.keypoints.keypoints import UNLABELLED, Keypoints
+from detect.keypoints.drawing import Array, Patches, PlacedPoints, blend_patches, like, zeros
+from detect.keypoints.keypoints import UNLABELLED, Keypoints, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def render_as(
         factors = [CODECS[codec](u, size, float(scales[row])) for u, size in places]
         weights[row] = all(factor is not None for factor in factors)
         if weights[row]:
-            blend_patches(maps, _stamp(placed.of_map()[row : row + 1], factors[::-1]))
+            blend_patches(maps, _patch(placed.of_map()[row : row + 1], factors[::-1]))
     maps = maps.reshape(placed.num_images, placed.num_types, *placed.map_hw)
     return CodecTargets(maps, like(weights, landmarks.points))
 
@@ -113,7 +113,7 @@ def _pixels_to_a_cell(codec: str, image_hw: tuple[int, int], map_hw: tuple[int, 
     return ((np.array(image_hw[::-1]) - less) / (np.array(map_hw[::-1]) - less)).astype(np.float32)
 
 
-def _stamp(of_map: Int64[ndarray, " 1"], factors: Sequence[Float64[ndarray, " _"] | None]) -> Patches:
+def _patch(of_map: Int64[ndarray, " 1"], factors: Sequence[Float64[ndarray, " _"] | None]) -> Patches:
     """The rows of factors along whole maps, cut to where they are not 0."""
     spans = [np.flatnonzero(np.asarray(factor)) for factor in factors]
     ends = [(span[0], span[-1] + 1) if len(span) else (0, 1) for span in spans]

@@ -47,7 +47,7 @@ def cells_to_image(cells: Points, stride: Stride, *, pixel_origin: str = "center
 
 def _shift(pixel_origin: str) -> float:
     if pixel_origin not in SHIFTS:
-        raise ValueError(f"pixel is one of {', '.join(SHIFTS)}, got {pixel_origin!r}")
+        raise ValueError(f"pixel_origin is one of {', '.join(SHIFTS)}, got {pixel_origin!r}")
     return SHIFTS[pixel_origin]
 
 

@@ -25,9 +25,7 @@ from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, image_to_cells
-from detect.keypoints.keypoints import Keypoints
-
-Array = np.ndarray | Tensor
+from detect.keypoints.keypoints import Array, Keypoints, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +34,7 @@ class PlacedPoints:
 
     cells: Float64[ndarray, "n d"]
     image: Int64[ndarray, " n"]
-    joint: Int64[ndarray, " n"]
+    types: Int64[ndarray, " n"]
     visibility: Int64[ndarray, " n"]
     num_images: int
     num_types: int
@@ -54,7 +52,7 @@ class PlacedPoints:
         """Of landmarks, or one array for each image, on maps that cover images of (height, width), volumes (d, h, w).
 
         Raises:
-            ValueError: points of other dimensions than the images, or rows of images or joints that are not there.
+            ValueError: points of other dimensions than the images, or rows of images or keypoint types that do not exist.
         """
         dims = len(image_hw)
         landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points, dims=dims)
@@ -64,13 +62,16 @@ class PlacedPoints:
                 f"images are (h, w) with points (n, 2), or (d, h, w) with (n, 3), got {image_hw} and {found}"
             )
         cells = image_to_cells(to_numpy(landmarks.points).astype(np.float64), stride, pixel_origin=pixel_origin)
-        rows = (to_numpy(each).astype(np.int64) for each in (landmarks.image, landmarks.joint, landmarks.visibility))
-        image, joint, visibility = rows
-        for name, values, count in (("image", image, landmarks.num_images), ("joint", joint, landmarks.num_types)):
+        rows = (to_numpy(each).astype(np.int64) for each in (landmarks.image, landmarks.types, landmarks.visibility))
+        image, types, visibility = rows
+        for name, values, count in (
+            ("image", image, landmarks.num_images),
+            ("keypoint type", types, landmarks.num_types),
+        ):
             if (wrong := values[(values < 0) | (values >= count)]).size:
                 raise ValueError(f"{name} {wrong[0]} among the points, but there are {count}, counted from 0")
         return cls(
-            cells, image, joint, visibility, landmarks.num_images, landmarks.num_types, map_size(image_hw, stride)
+            cells, image, types, visibility, landmarks.num_images, landmarks.num_types, map_size(image_hw, stride)
         )
 
     @property
@@ -80,7 +81,7 @@ class PlacedPoints:
 
     def of_map(self) -> Int64[ndarray, " n"]:
         """Each point's map among b * j."""
-        return self.image * self.num_types + self.joint
+        return self.image * self.num_types + self.types
 
     def inside(self) -> Bool[ndarray, " n"]:
         """Which points lie in a cell of their map: from -.5 up to, not including, its number of cells less .5."""
@@ -129,11 +130,6 @@ def along_axes(values: float | tuple[float, ...] | Array, shape: tuple[int, int]
     return np.broadcast_to(per_point, shape)
 
 
-def to_numpy(values: object) -> ndarray:
-    """Anything like an array, in NumPy; a tensor on the CPU shares its memory."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
 def like(values: ndarray, reference: Array) -> Any:
     """The same numbers where the reference is: NumPy, or a tensor on its device."""
     if isinstance(reference, Tensor):
@@ -149,7 +145,7 @@ def zeros(shape: Sequence[int], reference: Array) -> Any:
 
 
 SHAPES = ("gaussian", "disc", "pixel")
-OVERLAPS: dict[str, np.ufunc] = {"max": np.maximum, "sum": np.add}
+BLENDS: dict[str, np.ufunc] = {"max": np.maximum, "sum": np.add}
 BUDGET_BYTES = 2**26
 BYTES_PER_CELL = 28  # of a window: its index, its value, and what making them takes
 CACHE_CELLS = 2**16  # of windows at once on the CPU
@@ -184,7 +180,7 @@ def draw_points(
     *,
     shape: str = "gaussian",
     window: float = 3.0,
-    overlap: str = "max",
+    blend: str = "max",
     budget_bytes: int = BUDGET_BYTES,
 ) -> None:
     """Draw points into maps (k, *cells) of float32, in place; the last axis of points and sigmas is in the maps' order.
@@ -211,21 +207,21 @@ def draw_points(
             chunk = rows[start : start + at_once]
             first = np.clip(np.ceil(cells[chunk] - reach[chunk]), 0, sizes - width).astype(np.int64)
             factors = _factors(first, width, cells[chunk], sigma[chunk], reach[chunk], shape == "disc")
-            blend_patches(maps, Patches(of_map[chunk], first, factors, shape == "disc"), overlap=overlap)
+            blend_patches(maps, Patches(of_map[chunk], first, factors, shape == "disc"), blend=blend)
 
 
-def blend_patches(maps: Array, stamps: Patches, *, overlap: str = "max") -> None:
+def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
     """Blend windows into maps (k, *cells), in place: the larger value, or the sum."""
-    starts = _starts(maps, stamps)
+    starts = _starts(maps, patches)
     if isinstance(maps, Tensor) and maps.device.type == "cpu":
         maps = maps.numpy()
     if isinstance(maps, Tensor):
-        _blend_scattered(maps, stamps, starts, overlap)
-    elif np.prod(stamps.window) < LARGE_WINDOW:
-        at = starts[:, None] + _window_offsets(maps.shape, stamps.window)
-        OVERLAPS[overlap].at(maps.reshape(-1), at.reshape(-1), _outer(stamps.factors, stamps.disc).reshape(-1))
+        _blend_scattered(maps, patches, starts, blend)
+    elif np.prod(patches.window) < LARGE_WINDOW:
+        at = starts[:, None] + _window_offsets(maps.shape, patches.window)
+        BLENDS[blend].at(maps.reshape(-1), at.reshape(-1), _outer(patches.factors, patches.disc).reshape(-1))
     else:
-        _blend_slices(maps, starts, _outer(stamps.factors, stamps.disc), OVERLAPS[overlap])
+        _blend_slices(maps, starts, _outer(patches.factors, patches.disc), BLENDS[blend])
 
 
 def _rows_of_one_width(widths: Int64[ndarray, "n d"]) -> Iterator[tuple[Int64[ndarray, " m"], Int64[ndarray, " d"]]]:
@@ -274,9 +270,9 @@ def _outer(factors: Sequence[Array], disc: bool) -> Any:
     return (total <= 1).astype(np.float32) if isinstance(total, ndarray) else (total <= 1).float()
 
 
-def _starts(maps: Array, stamps: Patches) -> Int64[ndarray, " n"]:
+def _starts(maps: Array, patches: Patches) -> Int64[ndarray, " n"]:
     """Where the first cells of windows are in the flat maps."""
-    return np.ravel_multi_index((stamps.maps, *stamps.first.T), tuple(maps.shape))
+    return np.ravel_multi_index((patches.maps, *patches.first.T), tuple(maps.shape))
 
 
 def _window_offsets(shape: tuple[int, ...], window: tuple[int, ...]) -> Int64[ndarray, " w"]:
@@ -284,17 +280,17 @@ def _window_offsets(shape: tuple[int, ...], window: tuple[int, ...]) -> Int64[nd
     return np.ravel_multi_index((0, *np.indices(window).reshape(len(window), -1)), (1, *shape[1:]))
 
 
-def _blend_slices(maps: ndarray, starts: Int64[ndarray, " n"], values: ndarray, blend: np.ufunc) -> None:
+def _blend_slices(maps: ndarray, starts: Int64[ndarray, " n"], values: ndarray, combine: np.ufunc) -> None:
     flat, window = maps.reshape(-1), values.shape[1:]
     last = _window_offsets(maps.shape, window)[-1]
     views = as_strided(flat, (flat.size - last, *window), (flat.strides[0], *maps.strides[1:]))
     for start, value in zip(starts.tolist(), values, strict=True):
         view = views[start]
-        blend(view, value, out=view)
+        combine(view, value, out=view)
 
 
-def _blend_scattered(maps: Tensor, stamps: Patches, starts: Int64[ndarray, " n"], overlap: str) -> None:
-    values = _outer(tuple(torch.from_numpy(each).to(maps.device) for each in stamps.factors), stamps.disc)
-    offsets = torch.from_numpy(_window_offsets(tuple(maps.shape), stamps.window)).to(maps.device)
+def _blend_scattered(maps: Tensor, patches: Patches, starts: Int64[ndarray, " n"], blend: str) -> None:
+    values = _outer(tuple(torch.from_numpy(each).to(maps.device) for each in patches.factors), patches.disc)
+    offsets = torch.from_numpy(_window_offsets(tuple(maps.shape), patches.window)).to(maps.device)
     at = (torch.from_numpy(starts).to(maps.device)[:, None] + offsets).view(-1)
-    maps.view(-1).scatter_reduce_(0, at, torch.as_tensor(values).reshape(-1), "amax" if overlap == "max" else "sum")
+    maps.view(-1).scatter_reduce_(0, at, torch.as_tensor(values).reshape(-1), "amax" if blend == "max" else "sum")

@@ -78,7 +78,7 @@ def laplacian_kernel(
 def sharpen_blobs(
     heatmaps: Float[Tensor, "b j *cells"], *, sigma: float, order: int = 1, smoothing: float = 0.5
 ) -> Float[Tensor, "b j *cells"]:
-    """Maps in which bells of ``sigma`` cells that run into one another come apart: minus the Laplacian of Gaussian, above 0.
+    """Maps in which Gaussians of ``sigma`` cells that run into one another come apart: minus the Laplacian of Gaussian, above 0.
 
     The bend of a bell is narrower than the bell. The sum of two has two peaks where they are more than 2 sigma apart, their
     bend from 1.9 sigma on with order 1, from 1.7 with order 2; at 2.2 sigma it is off by .1 sigma, the sum itself by .5. A
@@ -92,9 +92,9 @@ def sharpen_blobs(
     (tensor(True), tensor(True))
 
     Args:
-        sigma: of the bells, in cells.
+        sigma: of the Gaussians, in cells.
         order: of Laplacians; more are sharper, and noisier.
-        smoothing: sigma of the Gaussian, in that of the bells: less is sharper, and noisier.
+        smoothing: sigma of the Gaussian, in that of the Gaussians: less is sharper, and noisier.
 
     Raises:
         ValueError: an argument out of range.
@@ -107,10 +107,10 @@ def sharpen_blobs(
         )
     kernel = laplacian_kernel(order, method="log", sigma=smoothing * sigma, dims=dims)
     half = kernel.shape[0] // 2
-    bell = torch.exp(-torch.arange(-half, half + 1, dtype=torch.float64).square() / (2 * sigma**2))
+    gaussian = torch.exp(-torch.arange(-half, half + 1, dtype=torch.float64).square() / (2 * sigma**2))
     response = kernel.clone()
     for _ in range(dims):
-        response = response @ bell  # at the centre of a bell, axis by axis
+        response = response @ gaussian  # at the centre of a Gaussian, axis by axis
     wide = heatmaps.float() if heatmaps.dtype.itemsize < 4 else heatmaps
     padded = functional.pad(wide.flatten(0, 1)[:, None], [half] * (2 * dims), mode="replicate")
     convolve = functional.conv2d if dims == 2 else functional.conv3d

@@ -1,7 +1,7 @@
 """LocalMaxima of maps: cells, or plateaus of equal cells, with nothing higher around them.
 
 Neighbours are the cells that share a side or a corner, 8 on a map and 26 in a volume; at the border there are fewer. A
-plateau, whatever its shape, is one summit where all its neighbours are lower, and none where one is higher. Two summits
+plateau, whatever its shape, is one maximum where all its neighbours are lower, and none where one is higher. Two maxima
 are therefore never side by side: they are 2 cells apart or more.
 
 Only cells above the threshold are looked at, which are few, in each step fewer.
@@ -22,7 +22,7 @@ BLOCK = 32  # cells judged at once by their maximum
 CELLS_AT_ONCE = {"cpu": 2**22}  # what is done to the cells of some maps at once, at worst to all of them, fits a budget
 CELLS_AT_ONCE_ELSEWHERE = 2**24
 TOPS_AT_ONCE = 2**18  # of which the plateaus are sought
-PLACES_AT_ONCE = 2**19  # rows of cells searched for summits near others
+PLACES_AT_ONCE = 2**19  # rows of cells searched for maxima near others
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class LocalMaxima:
 
     ``map`` (n,) counts maps, ``at`` (n, D) is a cell (x, y[, z]): of a plateau the one nearest to ``middle`` (n, D), the
     mean of its cells. ``scores`` (n,) are the map's own values, and ``spacing`` (n,) the cells from ``at`` to the next
-    summit of the map, infinite where none is near.
+    maximum of the map, infinite where none is near.
     """
 
     map: Int64[Tensor, " n"]
@@ -46,7 +46,7 @@ class LocalMaxima:
 
 
 def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> LocalMaxima:
-    """All summits above a threshold, their spacing not yet known.
+    """All maxima above a threshold, their spacing not yet known.
 
     >>> find_local_maxima(torch.tensor([[[0.0, 0.9, 0.9], [0.2, 0.0, 0.0], [0.0, 0.0, 0.5]]]), 0.1).middle
     tensor([[1.5000, 0.0000],
@@ -58,20 +58,20 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
 
 
 def close_pairs(
-    summits: LocalMaxima, extents: Sequence[int], radius: float
+    maxima: LocalMaxima, extents: Sequence[int], radius: float
 ) -> Iterator[tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]]:
-    """Pairs of summits of one map less than a radius apart, each pair once: rows of both, and the squared distance.
+    """Pairs of maxima of one map less than a radius apart, each pair once: rows of both, and the squared distance.
 
-    In the order of memory the others near a summit are some runs, one in each row of cells: a search finds their ends. The
+    In the order of memory the others near a maximum are some runs, one in each row of cells: a search finds their ends. The
     pairs come in portions, of which no one is large.
     """
     reach = min(math.ceil(radius), sum(extents))
-    keys = ravel(summits.map, summits.at, extents)
+    keys = ravel(maxima.map, maxima.at, extents)
     ranges = [range(-min(reach, extent - 1), min(reach, extent - 1) + 1) for extent in extents[:-1]]
     shifts = [shift for shift in product(*ranges) if shift >= (0,) * len(shift) and math.hypot(*shift) <= reach]
     for rows in torch.split(torch.arange(len(keys), device=keys.device), max(1, PLACES_AT_ONCE // len(shifts))):
-        first, second = _pairs_of(rows, keys, summits.at[rows], extents, shifts, reach)
-        apart = (summits.at[first] - summits.at[second]).square().sum(dim=1)
+        first, second = _pairs_of(rows, keys, maxima.at[rows], extents, shifts, reach)
+        apart = (maxima.at[first] - maxima.at[second]).square().sum(dim=1)
         near = apart < radius * radius
         yield first[near], second[near], apart[near]
 

@@ -1,62 +1,92 @@
-"""From maps back to points: the summits of each map above a threshold, refined to between the cells.
+"""Read points from heatmaps: local maxima above a threshold, refined to sub-pixel positions.
 
-Nothing is done but look for what a map shows: a plateau is one point, a border hides none, a map without summits gives
-none. Maps are taken each by itself, so neither the split into batches nor the order of images changes anything.
+A plateau is one point, maxima at the border count, and a map without maxima gives no points. Each map is read by itself, so
+the result does not depend on how images are batched or ordered.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
+from numpy import ndarray
 from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, cells_to_image
+from detect.keypoints.keypoints import by_group
 from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima
 from detect.keypoints.subpixel import REFINEMENTS, Refinement
 
-FARTHEST = 11.0  # cells: a summit beyond is too far to be felt by any refinement
+FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window together
 
 
 @dataclass(frozen=True, eq=False)
 class Peaks:
-    """Points found in a batch of maps: one row for each, by image, joint and falling score.
+    """Points found in a batch of heatmaps: one row each, ordered by image, keypoint type and falling score.
 
-    ``cells`` (n, 2) or (n, 3) are x, y[, z] in cells, whose centres are whole numbers; ``scores`` (n,) the maps' values at
-    the summits; ``covariance`` (n, D, D) in squared cells, where the refinement tells it.
+    ``cells`` (n, 2) or (n, 3) are x, y[, z] in cells; cell centres are whole numbers. ``scores`` (n,) are the map's values
+    at the maxima. ``image`` and ``types`` (n,) are indices from 0. ``covariance`` (n, D, D) is in squared cells, or None if
+    the refinement gives none.
     """
 
     cells: Float[Tensor, "n D"]
     scores: Float[Tensor, " n"]
     image: Int64[Tensor, " n"]
-    joint: Int64[Tensor, " n"]
+    types: Int64[Tensor, " n"]
     covariance: Float[Tensor, "n D D"] | None
     num_images: int
     num_types: int
 
+    @property
+    def maps(self) -> Int64[Tensor, " n"]:
+        """The map of each point among ``num_images * num_types``, types varying fastest."""
+        return self.image * self.num_types + self.types
+
     def counts(self) -> Int64[Tensor, "b j"]:
-        """How many there are in each image of each joint."""
-        maps = self.image * self.num_types + self.joint
-        counts = torch.bincount(maps, minlength=self.num_images * self.num_types)
+        """Count the points of each image and keypoint type."""
+        counts = torch.bincount(self.maps, minlength=self.num_images * self.num_types)
         return counts.view(self.num_images, self.num_types)
 
     def in_image(self, stride: Stride, pixel_origin: str = "center") -> Float[Tensor, "n D"]:
-        """Points in image pixels, of maps that are this many times smaller (:mod:`detect.keypoints.coordinates`)."""
+        """Convert ``cells`` to image pixels; ``stride`` is in pixels per cell (:mod:`detect.keypoints.coordinates`)."""
         return cells_to_image(self.cells, stride, pixel_origin=pixel_origin)
 
+    def per_image(
+        self, stride: Stride, *, pixel_origin: str = "center"
+    ) -> tuple[list[Float64[ndarray, "_ D"]], list[Float64[ndarray, " _"]]]:
+        """Return points in image pixels and their scores, as :func:`detect.evaluation.points.score_points` takes them.
+
+        Both lists have one array for each image; with several keypoint types one for each image and type, ordered by image,
+        then type, like :meth:`detect.keypoints.keypoints.Keypoints.per_image`.
+
+        >>> import numpy as np
+        >>> from detect import Keypoints, render_heatmaps, score_points
+        >>> truth = Keypoints.of([np.array([[3.0, 4.0], [20.5, 9.0]]), np.array([[11.0, 7.0]])])
+        >>> heatmaps = torch.from_numpy(render_heatmaps(truth, (16, 32), stride=2).heatmaps)  # as from a network
+        >>> points, scores = find_peaks(heatmaps).per_image(stride=2)
+        >>> score_points(points, truth.per_image(), scores=scores, radius=3.0).micro.f1
+        1.0
+        """
+        xy = self.in_image(stride, pixel_origin).double().cpu().numpy()
+        group, num_groups = self.maps.cpu().numpy(), self.num_images * self.num_types
+        return by_group(xy, group, num_groups), by_group(self.scores.double().cpu().numpy(), group, num_groups)
+
     def of_image(self, number: int) -> Peaks:
-        """Those of one image, as of a batch of one.
+        """Select the points of one image, as a batch of one.
 
         Raises:
             ValueError: there is no such image.
         """
         if not 0 <= number < self.num_images:
             raise ValueError(f"no image {number} among {self.num_images}, counted from 0")
-        rows = self.image == number
-        covariance = None if self.covariance is None else self.covariance[rows]
-        image = torch.zeros_like(self.image[rows])
-        return Peaks(self.cells[rows], self.scores[rows], image, self.joint[rows], covariance, 1, self.num_types)
+        own = self.take(self.image == number)
+        return replace(own, image=torch.zeros_like(own.image), num_images=1)
+
+    def take(self, index: Tensor) -> Peaks:
+        """Select rows by their numbers or by a mask."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: each[index] for name, each in columns.items() if isinstance(each, Tensor)})
 
 
 @torch.no_grad()
@@ -67,52 +97,68 @@ def find_peaks(
     min_distance: float = 2.0,
     max_peaks: int | None = None,
     refine: str | Refinement = "least_squares",
+    split: bool = False,
+    sigma: float = 2.0,
 ) -> Peaks:
-    """Points of maps (b, j, h, w), or of volumes (b, j, d, h, w): one for each cell or plateau with nothing higher around.
+    """Find the points of maps (b, j, h, w) or volumes (b, j, d, h, w): cells or plateaus with no higher neighbour.
 
     >>> y, x = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
-    >>> bell = torch.exp(-((x - 7.3) ** 2 + (y - 0.2) ** 2) / 8)
-    >>> find_peaks(bell[None, None]).cells
-    tensor([[7.3000, 0.2000]])
+    >>> first, second = (torch.exp(-((x - at) ** 2 + (y - 0.2) ** 2) / 8) for at in (5.3, 6.5))
+    >>> find_peaks(first[None, None]).cells
+    tensor([[5.3000, 0.2000]])
+    >>> overlapping = torch.maximum(first, second)[None, None]  # 1.2 cells apart: one local maximum
+    >>> len(find_peaks(overlapping).cells), len(find_peaks(overlapping, split=True, sigma=2.0).cells)
+    (1, 2)
 
     Args:
-        heatmaps: probabilities, 0 where nothing is. Half precision is computed and returned in float32.
-        threshold: a point's value is above it.
-        min_distance: from the highest down, a summit takes out those less than so many cells away, the first in memory
-            among equals. Two summits of a map are never closer than 2 cells, which therefore leaves all.
-        max_peaks: the highest so many of each image and joint; None for all.
-        refine: a name among ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
+        heatmaps: values from 0, where there is nothing, to 1. Half precision is computed and returned in float32.
+        threshold: the value of a point is above it.
+        min_distance: in cells. From the highest down, a maximum suppresses those nearer than this; of equal ones the first
+            in memory stays. Maxima of a map are at least 2 cells apart, so that 2 suppresses none.
+        max_peaks: number of points kept of each image and type, the highest first; None keeps all.
+        refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
             ``functools.partial(learned_offsets, offsets=offsets)``.
+        split: also find points whose Gaussians overlap so much that they have one maximum together, by
+            :func:`detect.keypoints.split_peaks.split_peaks`, which needs 0 < threshold < 1 and gives no covariance.
+        sigma: of the Gaussians of the training targets, in cells; used by ``split`` alone.
 
     Raises:
-        ValueError: another number of axes, a refinement unknown or not made for volumes, an option out of range.
+        ValueError: the number of axes is wrong, the refinement is unknown or not for volumes, or an option is out of range.
     """
     _check(heatmaps, min_distance, max_peaks, refine)
     maps = heatmaps.contiguous().flatten(0, 1)
-    summits = find_local_maxima(maps, threshold)
+    maxima = find_local_maxima(maps, threshold)
     if min_distance > 2:
-        summits = summits.rows(_suppress(summits, maps.shape[1:], min_distance))
-    summits = _spaced(summits, maps.shape[1:])
-    summits = summits.rows(_best(summits, len(maps), max_peaks))
-    refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, summits)
+        maxima = maxima.rows(_suppress(maxima, maps.shape[1:], min_distance))
+    maxima = _spaced(maxima, maps.shape[1:])
+    maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
+    refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
     num_images, num_types = heatmaps.shape[:2]
-    return Peaks(
-        refined.points.to(summits.scores),
-        summits.scores,
-        summits.map // max(1, num_types),
-        summits.map % max(1, num_types),
-        None if refined.covariance is None else refined.covariance.to(summits.scores),
+    peaks = Peaks(
+        refined.points.to(maxima.scores),
+        maxima.scores,
+        maxima.map // max(1, num_types),
+        maxima.map % max(1, num_types),
+        None if refined.covariance is None else refined.covariance.to(maxima.scores),
         num_images,
         num_types,
     )
+    return _split(heatmaps, peaks, sigma, threshold, max_peaks) if split else peaks
 
 
-def _suppress(summits: LocalMaxima, extents: torch.Size, min_distance: float) -> Bool[Tensor, " n"]:
-    """Which stay: those with no higher one that stays within the distance, a rule repeated until nothing changes."""
-    rank = torch.empty_like(summits.map)
-    order = summits.scores.argsort(descending=True, stable=True)
+def _split(heatmaps: Tensor, peaks: Peaks, sigma: float, threshold: float, max_peaks: int | None) -> Peaks:
+    from detect.keypoints.split_peaks import split_peaks  # noqa: PLC0415 - it needs Peaks
+
+    peaks = split_peaks(heatmaps, peaks, sigma=sigma, threshold=threshold)
+    return peaks.take(_highest(peaks.maps, peaks.scores, peaks.num_images * peaks.num_types, max_peaks))
+
+
+def _suppress(maxima: LocalMaxima, extents: torch.Size, min_distance: float) -> Bool[Tensor, " n"]:
+    """Greedy suppression: a maximum stays if no higher one that stays is near; the rule is repeated until it is stable."""
+    rank = torch.empty_like(maxima.map)
+    order = maxima.scores.argsort(descending=True, stable=True)
     rank[order] = torch.arange(len(order), device=order.device)
-    pairs = [torch.stack(pair[:2]) for pair in close_pairs(summits, extents, min_distance)]
+    pairs = [torch.stack(pair[:2]) for pair in close_pairs(maxima, extents, min_distance)]
     first, second = torch.cat(pairs, dim=1)
     ahead = rank[first] < rank[second]
     higher, lower = torch.where(ahead, first, second), torch.where(ahead, second, first)
@@ -125,24 +171,26 @@ def _suppress(summits: LocalMaxima, extents: torch.Size, min_distance: float) ->
         stays = after
 
 
-def _spaced(summits: LocalMaxima, extents: torch.Size) -> LocalMaxima:
-    """With the distance to the next one."""
-    squared = torch.full_like(summits.spacing, torch.inf, dtype=torch.float64)
-    for first, second, apart in close_pairs(summits, extents, FARTHEST):
+def _spaced(maxima: LocalMaxima, extents: torch.Size) -> LocalMaxima:
+    """Fill in the distance of each maximum to the nearest other one of its map."""
+    squared = torch.full_like(maxima.spacing, torch.inf, dtype=torch.float64)
+    for first, second, apart in close_pairs(maxima, extents, FARTHEST):
         for rows in (first, second):
             squared.scatter_reduce_(0, rows, apart.double(), "amin")
-    return LocalMaxima(summits.map, summits.at, summits.middle, summits.scores, squared.sqrt())
+    return replace(maxima, spacing=squared.sqrt())
 
 
-def _best(summits: LocalMaxima, num_maps: int, max_peaks: int | None) -> Int64[Tensor, " n"]:
-    """By map and falling score, as many of each as may be."""
-    order = summits.scores.argsort(descending=True, stable=True)
-    order = order[summits.map[order].argsort(stable=True)]
+def _highest(
+    maps: Int64[Tensor, " n"], scores: Float[Tensor, " n"], num_maps: int, max_peaks: int | None
+) -> Int64[Tensor, " m"]:
+    """Rows by map and falling score, at most ``max_peaks`` of each map."""
+    order = scores.argsort(descending=True, stable=True)
+    order = order[maps[order].argsort(stable=True)]
     if max_peaks is None:
         return order
-    counts = torch.bincount(summits.map, minlength=num_maps)
-    place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[summits.map[order]]
-    return order[place < max_peaks]
+    counts = torch.bincount(maps, minlength=num_maps)
+    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[maps[order]]
+    return order[rank < max_peaks]
 
 
 def _check(heatmaps: Tensor, min_distance: float, max_peaks: int | None, refine: str | Refinement) -> None:

@@ -1,6 +1,6 @@
-"""Points so close that their cells touch, of which only one can be a summit: read from what the summits leave unexplained.
+"""Points so close that their cells touch, of which only one can be a maximum: read from what the maxima leave unexplained.
 
-Where bells of one known sigma overlap by their maximum, -2 sigma^2 ln(h) at a cell x is the squared distance d^2 to the
+Where Gaussians of one known sigma overlap by their maximum, -2 sigma^2 ln(h) at a cell x is the squared distance d^2 to the
 nearest point, so d^2 - |x|^2 = min_i (|p_i|^2 - 2 p_i x): pieces linear in x, whose coefficients are the points. A cell
 whose value says that a point is nearer than all that were found betrays another. It is put there, and the points and the
 parts of the map that are nearest to each are fitted in turn, as by k-means, until they agree. It stays where its
@@ -41,17 +41,17 @@ def split_peaks(
     """Peaks with those that their neighbours hid; close ones are moved to where both together explain the map.
 
     >>> y, x = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
-    >>> bells = [torch.exp(-((x - at) ** 2 + (y - 4) ** 2) / 8) for at in (5.2, 6.4)]
+    >>> Gaussians = [torch.exp(-((x - at) ** 2 + (y - 4) ** 2) / 8) for at in (5.2, 6.4)]
     >>> from detect.keypoints.peaks import find_peaks
-    >>> maps = torch.maximum(*bells)[None, None]
+    >>> maps = torch.maximum(*Gaussians)[None, None]
     >>> len(find_peaks(maps).cells), split_peaks(maps, find_peaks(maps), sigma=2.0).cells.sort(dim=0).values
     (1, tensor([[5.2000, 4.0000],
             [6.4000, 4.0000]]))
 
     Args:
-        heatmaps: of the peaks; bells that overlap by their maximum.
+        heatmaps: of the peaks; Gaussians that overlap by their maximum.
         peaks: as :func:`detect.keypoints.peaks.find_peaks` gives them.
-        sigma: of the bells, in cells.
+        sigma: of the Gaussians, in cells.
         threshold: cells with a higher value are looked at.
         tolerance: in cells: how much nearer a point has to be than those found for a cell to tell of another. Two points
             less than twice as far apart stay one; noise of .05 in a map of sigma 2 moves a distance by .2.
@@ -70,7 +70,7 @@ def split_peaks(
             f"need positive sigma, tolerance and 0 < threshold < 1, got {sigma=}, {tolerance=}, {threshold=}"
         )
     maps = heatmaps.detach().double().flatten(0, 1).cpu().numpy()
-    number = (peaks.image * peaks.num_types + peaks.joint).cpu().numpy()
+    number = (peaks.image * peaks.num_types + peaks.types).cpu().numpy()
     found = peaks.cells.double().cpu().numpy()
     points, heights, of_map = [found[:0]], [np.zeros(0)], [number[:0]]
     for row, values in enumerate(maps):
@@ -86,7 +86,7 @@ def split_peaks(
         cells=torch.from_numpy(np.concatenate(points)).to(peaks.cells),
         scores=torch.from_numpy(np.concatenate(heights)).to(peaks.scores),
         image=at // max(1, peaks.num_types),
-        joint=at % max(1, peaks.num_types),
+        types=at % max(1, peaks.num_types),
         covariance=None,
     )
 

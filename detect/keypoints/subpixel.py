@@ -1,6 +1,6 @@
-"""Where between the cells of its map a peak is: refinements, each a function of the maps and their summits.
+"""Where between the cells of its map a peak is: refinements, each a function of the maps and their maxima.
 
-All look at a few cells around each summit, in float64. For a Gaussian bell the logarithm is a parabola, so that
+All look at a few cells around each maximum, in float64. For a Gaussian bell the logarithm is a parabola, so that
 ``log_parabola`` and ``least_squares`` are exact without its width. A point that a method cannot tell, since nothing bends
 down around it (a single cell of 1, a plateau as wide as the window), is the middle of its plateau.
 
@@ -23,8 +23,8 @@ from detect.keypoints.local_maxima import LocalMaxima
 
 SMALLEST = 1e-12  # in the place of values that have no logarithm
 RADIUS = 4.5  # cells; for a bell of sigma 1 to 3 within 15 % of the error with the best radius, under noise of 2 %
-SHARE = 0.2  # of the summit's value: cells below tell more of noise and of other bells than of this one
-MARGIN = 0.7  # cells from the middle between two summits within which a cell may be the other's
+SHARE = 0.2  # of the maximum's value: cells below tell more of noise and of other Gaussians than of this one
+MARGIN = 0.7  # cells from the middle between two maxima within which a cell may be the other's
 SMALLEST_PIVOT = 1e-7  # relative: what rounding leaves of a pivot that should be 0 is less
 VALUES_AT_ONCE = 2**20
 SMALL_KERNELS = {  # what OpenCV takes for a Gaussian of these lengths
@@ -46,24 +46,24 @@ class Refined:
 Refinement = Callable[[Tensor, LocalMaxima], Refined]
 
 
-def unrefined(_: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+def unrefined(_: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
     """The cell itself, or the middle of its plateau: for a bell on average .38 cells from the truth."""
-    return Refined(summits.middle)
+    return Refined(maxima.middle)
 
 
-def quarter(maps: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+def quarter(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
     """A quarter of a cell towards the higher neighbour, not in the two first columns, the first row and the last ones.
 
     Newell et al. 2016, section 4, as in MMPose.
     """
-    x, y = _plane(summits)
-    near = _window(maps, summits.map, summits.at, (1, 1))[0]
+    x, y = _plane(maxima)
+    near = _window(maps, maxima.map, maxima.at, (1, 1))[0]
     inside = (x > 1) & (x < maps.shape[2] - 1) & (y > 0) & (y < maps.shape[1] - 1)
     shift = 0.25 * torch.stack([near[:, 1, 2] - near[:, 1, 0], near[:, 2, 1] - near[:, 0, 1]], dim=1).sign()
-    return Refined(summits.at + shift * inside[:, None])
+    return Refined(maxima.at + shift * inside[:, None])
 
 
-def dark(maps: Float[Tensor, " m *cells"], summits: LocalMaxima, *, kernel: int = 11) -> Refined:
+def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """One step of Newton's method on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
 
     As in MMPose: second differences over two cells to either side, none within two cells of the border.
@@ -71,72 +71,72 @@ def dark(maps: Float[Tensor, " m *cells"], summits: LocalMaxima, *, kernel: int 
     Args:
         kernel: length of the blur, in cells, odd; 11 goes with sigma 2, 17 with sigma 3.
     """
-    _plane(summits)
+    _plane(maxima)
     logs = _blurred(maps, kernel).clamp_(min=1e-10).log_()
-    near = _window(logs, summits.map, summits.at, (2, 2))[0]
+    near = _window(logs, maxima.map, maxima.at, (2, 2))[0]
     dxx = 0.25 * (near[:, 2, 4] - 2 * near[:, 2, 2] + near[:, 2, 0])
     dyy = 0.25 * (near[:, 4, 2] - 2 * near[:, 2, 2] + near[:, 0, 2])
     dxy = 0.25 * (near[:, 3, 3] - near[:, 1, 3] - near[:, 3, 1] + near[:, 1, 1])
     extents = torch.tensor([maps.shape[2], maps.shape[1]], device=maps.device)
-    inside = ((summits.at > 1) & (summits.at < extents - 2)).all(dim=1)
+    inside = ((maxima.at > 1) & (maxima.at < extents - 2)).all(dim=1)
     step = _newton_step(near[:, 1:4, 1:4], dxx, dyy, dxy)
-    return Refined(summits.at + torch.where(inside[:, None], step, 0.0))
+    return Refined(maxima.at + torch.where(inside[:, None], step, 0.0))
 
 
-def dark_udp(maps: Float[Tensor, " m *cells"], summits: LocalMaxima, *, kernel: int = 11) -> Refined:
+def dark_udp(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """As :func:`dark` with differences over one cell, the map's edge repeated beyond it (Huang et al. 2020).
 
     As in MMPose: no test of where the step goes, which at the border is as far off as the blur makes it.
     """
-    _plane(summits)
+    _plane(maxima)
     logs = _blurred(maps, kernel).clamp_(1e-3, 50.0).log_()
-    near = _window(logs, summits.map, summits.at, (1, 1))[0]
+    near = _window(logs, maxima.map, maxima.at, (1, 1))[0]
     here, (left, right), (above, below) = near[:, 1, 1], near[:, 1, ::2].unbind(dim=1), near[:, ::2, 1].unbind(dim=1)
     dxx, dyy = right - 2 * here + left, below - 2 * here + above
     dxy = 0.5 * (near[:, 2, 2] - right - below + 2 * here - left - above + near[:, 0, 0])
     ridge = torch.finfo(torch.float32).eps
     step = _newton_step(near, dxx + ridge, dyy + ridge, dxy)
-    return Refined(summits.at + step)
+    return Refined(maxima.at + step)
 
 
-def log_parabola(maps: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+def log_parabola(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
     """Along each axis the vertex of the parabola through the logarithms of three cells.
 
-    At the border the three next to it. Exact for bells along the axes, and sensitive to noise.
+    At the border the three next to it. Exact for Gaussians along the axes, and sensitive to noise.
     """
-    centre = _inner(maps, summits.at)
+    centre = _inner(maps, maxima.at)
     columns = []
     for axis in range(centre.shape[1]):
         along = [int(other == axis) for other in range(centre.shape[1])]
-        cells = summits.at.clone()
+        cells = maxima.at.clone()
         cells[:, axis] = centre[:, axis]
-        values, inside = (each.flatten(1) for each in _window(maps, summits.map, cells, along))
+        values, inside = (each.flatten(1) for each in _window(maps, maxima.map, cells, along))
         before, here, after = values.clamp(min=SMALLEST).log().unbind(dim=1)
         bend = before - 2 * here + after
         vertex = centre[:, axis] + 0.5 * (before - after) / bend
-        stands = inside.all(dim=1) & (bend < 0) & ((vertex - summits.at[:, axis]).abs() <= 1)
-        columns.append(torch.where(stands, vertex, summits.middle[:, axis]))
+        stands = inside.all(dim=1) & (bend < 0) & ((vertex - maxima.at[:, axis]).abs() <= 1)
+        columns.append(torch.where(stands, vertex, maxima.middle[:, axis]))
     return Refined(torch.stack(columns, dim=1))
 
 
-def least_squares(maps: Float[Tensor, " m *cells"], summits: LocalMaxima) -> Refined:
+def least_squares(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
     """The vertex of a paraboloid fitted to logarithms, weighted by the squared values (Guo 2011, equation 7).
 
     Values with equal noise have logarithms with noise inverse to them, so that these weights are the best ones. Fitted are
-    the cells within ``RADIUS`` of the summit that reach ``SHARE`` of its value; between summits no cell that may be the
-    other's: those from half their distance, less ``MARGIN``. The nine (27) cells around the summit are always among them,
+    the cells within ``RADIUS`` of the maximum that reach ``SHARE`` of its value; between maxima no cell that may be the
+    other's: those from half their distance, less ``MARGIN``. The nine (27) cells around the maximum are always among them,
     at the border the nine next to it, so that a bell of any width, form and tilt is told exactly up to the border and next
-    to others, where bells overlap by maximum. The covariance is that of the fit: the noise is what the fit leaves over.
+    to others, where Gaussians overlap by maximum. The covariance is that of the fit: the noise is what the fit leaves over.
     A point not told has the variance of one somewhere in its cell, 1/12 along each axis.
     """
-    num_values = (2 * int(RADIUS) + 1) ** summits.at.shape[1]
-    chunks = torch.split(torch.arange(len(summits.at), device=maps.device), max(1, VALUES_AT_ONCE // num_values))
-    points, covariance = zip(*(_fit(maps, summits.rows(rows)) for rows in chunks), strict=True)
+    num_values = (2 * int(RADIUS) + 1) ** maxima.at.shape[1]
+    chunks = torch.split(torch.arange(len(maxima.at), device=maps.device), max(1, VALUES_AT_ONCE // num_values))
+    points, covariance = zip(*(_fit(maps, maxima.rows(rows)) for rows in chunks), strict=True)
     return Refined(torch.cat(points), torch.cat(covariance))
 
 
 def learned_offsets(
-    maps: Float[Tensor, " m *cells"], summits: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]
+    maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]
 ) -> Refined:
     """The cell and what a network says is missing: the offset (x, y[, z]) at this cell, in cells.
 
@@ -153,11 +153,11 @@ def learned_offsets(
         raise ValueError(
             f"offsets {tuple(offsets.shape)} do not go with {len(maps)} maps of {tuple(maps.shape[1:])} cells"
         )
-    image, joint = summits.map // max(1, num_types), summits.map % max(1, num_types)
+    image, joint = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
     first = joint * num_axes if offsets.shape[1] > num_axes else torch.zeros_like(joint)
-    cells = summits.at.flip(1).unbind(dim=1)
+    cells = maxima.at.flip(1).unbind(dim=1)
     columns = [offsets[(image, first + axis, *cells)] for axis in range(num_axes)]
-    return Refined(summits.at + torch.stack(columns, dim=1).double())
+    return Refined(maxima.at + torch.stack(columns, dim=1).double())
 
 
 REFINEMENTS: dict[str, Refinement] = {
@@ -170,25 +170,25 @@ REFINEMENTS: dict[str, Refinement] = {
 }
 
 
-def _fit(maps: Tensor, summits: LocalMaxima) -> tuple[Tensor, Tensor]:
-    """Points and covariances of some summits."""
-    num_axes = summits.at.shape[1]
-    centre = _inner(maps, summits.at)
+def _fit(maps: Tensor, maxima: LocalMaxima) -> tuple[Tensor, Tensor]:
+    """Points and covariances of some maxima."""
+    num_axes = maxima.at.shape[1]
+    centre = _inner(maps, maxima.at)
     steps = torch.arange(-int(RADIUS), int(RADIUS) + 1, device=maps.device)
     moves = torch.cartesian_prod(*[steps] * num_axes).view(-1, num_axes).flip(1).double()  # x is a window's last axis
-    reach = (summits.spacing.double() / 2 - MARGIN).clamp(math.sqrt(num_axes), RADIUS)
-    values, inside = (each.flatten(1) for each in _window(maps, summits.map, centre, [int(RADIUS)] * num_axes))
-    relative = values / summits.scores[:, None]
-    used = torch.cdist((summits.at - centre).double(), moves) <= reach[:, None]
+    reach = (maxima.spacing.double() / 2 - MARGIN).clamp(math.sqrt(num_axes), RADIUS)
+    values, inside = (each.flatten(1) for each in _window(maps, maxima.map, centre, [int(RADIUS)] * num_axes))
+    relative = values / maxima.scores[:, None]
+    used = torch.cdist((maxima.at - centre).double(), moves) <= reach[:, None]
     used &= relative >= SHARE
     used |= moves.abs().amax(dim=1) <= 1
     used &= inside & (values > 0)
     vertex, covariance, stands = _vertex(torch.where(used, relative, 0.0), moves / RADIUS)
     points = centre + RADIUS * vertex
-    stands &= (points - summits.at).square().sum(dim=1) <= reach.square()
+    stands &= (points - maxima.at).square().sum(dim=1) <= reach.square()
     somewhere = torch.eye(num_axes, dtype=torch.float64, device=maps.device) / 12
     return (
-        torch.where(stands[:, None], points, summits.middle),
+        torch.where(stands[:, None], points, maxima.middle),
         torch.where(stands[:, None, None], RADIUS**2 * covariance, somewhere),
     )
 
@@ -261,11 +261,11 @@ def _inner(maps: Float[Tensor, " m *cells"], at: Int64[Tensor, "n D"]) -> Int64[
     return torch.minimum(at.clamp(min=1), extents - 2).clamp(min=0)
 
 
-def _plane(summits: LocalMaxima) -> tuple[Tensor, ...]:
+def _plane(maxima: LocalMaxima) -> tuple[Tensor, ...]:
     """Columns x and y of the cells."""
-    if summits.at.shape[1] != 2:
+    if maxima.at.shape[1] != 2:
         raise ValueError("this refinement is for maps (b, j, h, w); of volumes take 'log_parabola' or 'least_squares'")
-    return summits.at.unbind(dim=1)
+    return maxima.at.unbind(dim=1)
 
 
 def _newton_step(near: Float[Tensor, "n 3 3"], dxx: Tensor, dyy: Tensor, dxy: Tensor) -> Float[Tensor, "n 2"]:

@@ -17,18 +17,17 @@ from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
 from detect.keypoints.drawing import (
+    BLENDS,
     BUDGET_BYTES,
-    OVERLAPS,
     SHAPES,
     Array,
     PlacedPoints,
     along_axes,
     draw_points,
     like,
-    to_numpy,
     zeros,
 )
-from detect.keypoints.keypoints import HIDDEN, UNLABELLED, Keypoints
+from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Keypoints, to_numpy
 from detect.ops.box_arrays import check_corners
 
 
@@ -63,7 +62,7 @@ def set_own_cells(
 ) -> None:
     """Give the cells that points lie in their weight, in place; where several lie, the largest."""
     at = np.ravel_multi_index(
-        (placed.image[rows], placed.joint[rows], *placed.nearest(rows).T[::-1]), tuple(weights.shape)
+        (placed.image[rows], placed.types[rows], *placed.nearest(rows).T[::-1]), tuple(weights.shape)
     )
     different, which = np.unique(at, return_inverse=True)
     largest = np.zeros(len(different), np.float32)
@@ -72,7 +71,7 @@ def set_own_cells(
 
 
 Sigma = float | tuple[float, ...] | Array
-CHOICES = {"shape": SHAPES, "center": ("exact", "cell"), "overlap": tuple(OVERLAPS), "hidden": ("draw", "ignore")}
+CHOICES = {"shape": SHAPES, "center": ("exact", "cell"), "blend": tuple(BLENDS), "occluded": ("draw", "ignore")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +80,12 @@ class HeatmapTargets:
 
     ``heatmaps`` (b, j, h, w) or (b, j, d, h, w), float32. ``weights`` of the same shape, or None where nothing asks for
     them: 0 where the map means nothing (ignored regions, the surroundings of ignored points), else 1; the cell of a drawn
-    point always has the point's own weight. ``positives`` (m, 2 + D) are rows (image, joint, [depth,] row, column),
+    point always has the point's own weight. ``positives`` (m, 2 + D) are rows (image, type, [depth,] row, column),
     ``instances`` (m,) the points' rows, ``offsets`` (m, D) the points less their cells' centres, in cells, (x, y[, z]), from
     -.5 to .5; ``sizes`` (m, D) in cells and ``orientations`` (m, 2), cosine and sine, where asked for.
 
     ``point_weights`` (n,) is above 0 for a point that was drawn, and only then. ``counts`` (b, j) are drawn; those left out
-    are ``outside`` the map, ``ignored`` (hidden and not wanted, or of weight 0) or ``unlabelled``, each (b, j).
+    are ``outside`` the map, ``ignored`` (occluded and not wanted, or of weight 0) or ``unlabelled``, each (b, j).
     """
 
     heatmaps: Array
@@ -109,7 +108,7 @@ class HeatmapTargets:
     def spread(self, values: Array) -> tuple[Array, Array]:
         """Maps (b, k, *cells) with the values (m, k) of the drawn points in their cells, and a mask (b, 1, *cells) of these.
 
-        All joints share the maps. Of points in one cell the nearest to its centre is taken, whatever their order.
+        All keypoint types share the maps. Of points in one cell the nearest to its centre is taken, whatever their order.
         """
         rows = _one_for_each_cell(*(to_numpy(each) for each in (self.positives, self.offsets, values)))
         maps, mask = (
@@ -132,9 +131,9 @@ def render_heatmaps(
     shape: str = "gaussian",
     center: str = "exact",
     window: float = 3.0,
-    overlap: str = "max",
+    blend: str = "max",
     pixel_origin: str = "center",
-    hidden: str = "draw",
+    occluded: str = "draw",
     instance_weights: Array | None = None,
     ignore: Sequence[Array] | None = None,
     sizes: Array | None = None,
@@ -144,11 +143,11 @@ def render_heatmaps(
     """Draw landmarks into maps.
 
     A Gaussian is exp(-(dx^2 / sx^2 + dy^2 / sy^2) / 2), 1 at the point itself: its cell has less, unless the centre is set
-    ``"cell"``. Where bells overlap the map has their maximum, or their sum. Beyond ``window`` sigmas along an axis a bell is
+    ``"cell"``. Where Gaussians overlap the map has their maximum, or their sum. Beyond ``window`` sigmas along an axis a bell is
     0: by that a value is at most exp(-window^2 / 2) too small, .0111 for 3 sigmas and .0003 for 4.
 
-    COCO's visibility: 0 is no label, and its coordinates are not read; 1 (hidden) is drawn like 2, or with
-    ``hidden="ignore"`` neither drawn nor held against the network. A point outside the map, or not a number, is not drawn.
+    COCO's visibility: 0 is no label, and its coordinates are not read; 1 (occluded) is drawn like 2, or with
+    ``occluded="ignore"`` neither drawn nor held against the network. A point outside the map, or not a number, is not drawn.
 
     >>> targets = render_heatmaps([np.array([[1.0, 0.0], [4.0, 1.0]]), np.zeros((0, 2))], (2, 5), stride=1, shape="pixel")
     >>> targets.heatmaps[0, 0]
@@ -176,18 +175,18 @@ def render_heatmaps(
     Raises:
         ValueError: arrays of another shape, a sigma or size that is not positive, a name that is none of the choices.
     """
-    _check_choices(shape=shape, center=center, overlap=overlap, hidden=hidden)
-    pen = _Pen(shape, center, window, overlap, budget_bytes)
+    _check_choices(shape=shape, center=center, blend=blend, occluded=occluded)
+    pen = _Pen(shape, center, window, blend, budget_bytes)
     placed = PlacedPoints.of(points, image_hw, stride, pixel_origin=pixel_origin)
     scale = along_axes(sigma, placed.cells.shape, "sigma")
     of_points = _point_weights(instance_weights, len(placed.cells))
     labelled, inside = placed.visibility != UNLABELLED, placed.inside()
-    unwanted = (of_points == 0) | ((placed.visibility == HIDDEN) & (hidden == "ignore"))
+    unwanted = (of_points == 0) | ((placed.visibility == OCCLUDED) & (occluded == "ignore"))
     is_drawn, is_ignored = labelled & inside & ~unwanted, labelled & inside & unwanted
     drawn, ignored = np.flatnonzero(is_drawn), np.flatnonzero(is_ignored)
     reference = points.points if isinstance(points, Keypoints) else points[0]
     weights = None
-    if ignore is not None or instance_weights is not None or hidden == "ignore":
+    if ignore is not None or instance_weights is not None or occluded == "ignore":
         surroundings = pen.draw(placed, ignored, scale, reference)
         weights = pixel_weights(surroundings, ignore, stride, pixel_origin)
         set_own_cells(weights, placed, drawn, of_points[drawn])
@@ -216,7 +215,7 @@ class _Pen:
     shape: str
     center: str
     window: float
-    overlap: str
+    blend: str
     budget_bytes: int
 
     def __post_init__(self) -> None:
@@ -238,7 +237,7 @@ class _Pen:
             scale[rows, ::-1],
             shape=self.shape,
             window=self.window,
-            overlap=self.overlap,
+            blend=self.blend,
             budget_bytes=self.budget_bytes,
         )
         return maps.reshape(placed.num_images, placed.num_types, *placed.map_hw)
@@ -260,7 +259,7 @@ def _point_weights(given: Array | None, count: int) -> Float32[ndarray, " n"]:
 
 
 def _positives(placed: PlacedPoints, drawn: Int64[ndarray, " m"]) -> Int64[ndarray, "m _"]:
-    columns = placed.image[drawn], placed.joint[drawn], *placed.nearest(drawn).T[::-1]
+    columns = placed.image[drawn], placed.types[drawn], *placed.nearest(drawn).T[::-1]
     return np.stack(columns, axis=1)
 
 
@@ -288,7 +287,7 @@ def _orientations(
 
 def _one_for_each_cell(positives: ndarray, offsets: ndarray, values: ndarray) -> Int64[ndarray, " m"]:
     """Rows of the nearest in each cell; of those as near, a choice that does not hang on their order."""
-    of_map = [positives[:, 0], *positives.T[2:]]  # of any joint
+    of_map = [positives[:, 0], *positives.T[2:]]  # of any type
     distance = (offsets.astype(np.float64) ** 2).sum(axis=1)
     order = np.lexsort((*values.T, *offsets.T, distance, *of_map))
     cells = np.stack(of_map, axis=1)[order]

@@ -79,7 +79,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
         points = self.keypoints
-        columns = (points.points, points.image, points.joint, points.visibility)
+        columns = (points.points, points.image, points.types, points.visibility)
         coordinates, image, types, visibility = (torch.as_tensor(column).to(device) for column in columns)
         return Batch(
             images=self.images.to(device),

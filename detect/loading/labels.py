@@ -43,14 +43,14 @@ class LabelMap:
         names = tuple(map(dataset.category_name, ids))
         if keypoints is None:
             return cls(ids, names)
-        for category, types in keypoints.joints.items():
+        for category, types in keypoints.category_types.items():
             if len(types) != 1:
                 raise ConfigError(
                     f"category {dataset.category_name(category)!r} has {len(types)} keypoints: points found in heatmaps "
                     "are not grouped into objects, which COCO results with several keypoints need; give each keypoint "
                     "type a category of its own"
                 )
-        return cls(ids, names, keypoints.type_names, dict(keypoints.joints))
+        return cls(ids, names, keypoints.type_names, dict(keypoints.category_types))
 
     def check_names(self, dataset: CocoDataset) -> None:
         """Check that a dataset gives the same name to each category, since files may number categories differently.
@@ -151,7 +151,7 @@ def labels_by_image(
         return labels
     table, image = keypoints.landmarks, np.asarray(keypoints.landmarks.image)
     points, types, visibility = (
-        _by_image(np.asarray(column), image, num_images) for column in (table.points, table.joint, table.visibility)
+        _by_image(np.asarray(column), image, num_images) for column in (table.points, table.types, table.visibility)
     )
     return [
         replace(

@@ -115,7 +115,7 @@ def nearest_neighbours(found: CocoKeypoints) -> Float[ndarray, " n"]:
     landmarks = found.landmarks
     labelled = np.asarray(landmarks.visibility) != UNLABELLED
     points = np.asarray(landmarks.points)[labelled]
-    group = (np.asarray(landmarks.image) * landmarks.num_types + np.asarray(landmarks.joint))[labelled]
+    group = (np.asarray(landmarks.image) * landmarks.num_types + np.asarray(landmarks.types))[labelled]
     apart = 4 * (np.abs(points).max(initial=0) + 1)  # farther than any two points of one image
     placed = np.concatenate([points, group[:, None] * apart], axis=1)
     distances = KDTree(placed).query(placed, k=2)[0][:, 1] if len(placed) else np.zeros(0)

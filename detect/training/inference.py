@@ -17,7 +17,8 @@ from torch import Tensor
 from detect.data import CocoResults
 from detect.data.coco_reader import Progress
 from detect.detectors.landmarks import LandmarkDetector
-from detect.evaluation.boxes import evaluate_boxes, evaluate_landmarks
+from detect.evaluation.boxes import evaluate_boxes
+from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.peaks import Peaks
@@ -133,9 +134,9 @@ def validate(
         pixel_origin=pixel_origin,
     )
     if data.keypoints is None or not labels.category_types:
-        scores = asdict(evaluate_boxes(data.dataset, results).overall)
+        scores = asdict(evaluate_boxes(results, data.dataset).overall)
         return {name: math.nan if value is None else float(value) for name, value in scores.items()}
-    overall = evaluate_landmarks(data.keypoints, results).overall
+    overall = evaluate_landmarks(results, data.keypoints).overall
     f1 = {f"f1_{scores.radius:g}px": float(scores.micro.f1) for scores in overall}
     return {**f1, "count_mae": float(overall[0].count.mae)}
 
@@ -161,7 +162,7 @@ def _points_found(peaks: Peaks, transform: Transform, labels: LabelMap, margin_p
     category_of_type = np.zeros(len(labels.type_names), np.int64)
     for category, types in labels.category_types.items():
         category_of_type[list(types)] = category
-    category_ids, scores = category_of_type[peaks.joint.cpu().numpy()[inside]], _numbers(peaks.scores)[inside]
+    category_ids, scores = category_of_type[peaks.types.cpu().numpy()[inside]], _numbers(peaks.scores)[inside]
     restored = transform.invert_points(points[inside], pixel_origin="center") + SHIFTS["center"] - SHIFTS[pixel_origin]
     return _Found(category_ids, scores, np.full((len(scores), 4), np.nan), restored)
 

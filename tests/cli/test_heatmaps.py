@@ -131,11 +131,11 @@ def test_crowds_have_weight_0_but_for_the_points_in_them(detect, tmp_path, truth
 
 def test_the_index_counts_what_is_in_the_files(detect, tmp_path):
     content = cells()
-    content["annotations"][0]["keypoints"] = [10, 10, 1]  # hidden
+    content["annotations"][0]["keypoints"] = [10, 10, 1]  # occluded
     content["annotations"][1]["keypoints"] = [120, 50, 2]  # outside
     content["images"][2]["width"] = 60  # a file of its own
     path = written(tmp_path / "a.json", content)
-    printed = detect("heatmaps", "render", path, "-o", tmp_path / "out", "--hidden", "ignore", "--json").json
+    printed = detect("heatmaps", "render", path, "-o", tmp_path / "out", "--occluded", "ignore", "--json").json
     index = json.loads((tmp_path / "out" / "targets.json").read_text("utf-8"))
     assert printed == index
     assert {
@@ -236,7 +236,7 @@ def test_scores_by_hand(detect, truth, pred):
     assert every["presence_auc"] == 1.0  # .9, .4 and .6 where there are points, .3 where there is none
     assert content["in_ignored_regions"] == 1
     assert content["refused_results"] == []
-    assert "joints" not in content
+    assert "by_type" not in content
 
 
 # F1 is best with the three right ones, 6 / 7: half-way from .6 to .4; the count with .4 too, half-way from it to .3
@@ -277,12 +277,12 @@ def test_points_of_several_types_are_scored_by_type(detect, tmp_path):
     path = written(tmp_path / "truth.json", cells(annotations=[annotation]))
     pred = written(tmp_path / "pred.json", [result])
     content = detect("heatmaps", "score", "--gt", path, "--pred", pred, "--json").json
-    assert {name: each["num_matched"] for name, each in content["joints"].items()} == {"cell 0": 1, "cell 1": 0}
+    assert {name: each["num_matched"] for name, each in content["by_type"].items()} == {"cell 0": 1, "cell 1": 0}
     assert content["all"]["num_images"] == 4
     printed = detect("heatmaps", "score", "--gt", path, "--pred", pred).out
     assert "cell 1" in printed
     assert "error of the count of an image and type" in printed
-    assert "joints" not in detect("heatmaps", "score", "--gt", path, "--pred", pred, "--merge", "--json").json
+    assert "by_type" not in detect("heatmaps", "score", "--gt", path, "--pred", pred, "--merge", "--json").json
 
 
 def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detect, tmp_path, truth):

@@ -92,7 +92,7 @@ def test_losses_are_divided_over_the_points():
 def test_numpy_and_torch_landmarks_give_the_same_loss(nuclei_batch):
     own = nuclei_batch.landmarks
     tensors = Keypoints(
-        *(torch.from_numpy(np.asarray(each)) for each in (own.points, own.image, own.joint, own.visibility)),
+        *(torch.from_numpy(np.asarray(each)) for each in (own.points, own.image, own.types, own.visibility)),
         own.num_images,
     )
     detector = detector_of()

@@ -1,4 +1,4 @@
-"""Results scored: boxes by hand and as pycocotools has it from files, landmarks by hand and as their scores have it."""
+"""Boxes scored: by hand, and as pycocotools scores files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detect.data import CocoResults, read_coco, read_results
-from detect.evaluation.boxes import evaluate_boxes, evaluate_landmarks
-from detect.keypoints.keypoints import coco_keypoints
+from detect.evaluation.boxes import evaluate_boxes
 
 GAPPED = (3, 7, 90)  # ids of categories as COCO's own: with gaps
 AREAS = ("all", "small", "medium", "large")
@@ -94,7 +93,7 @@ def numbers(scores: Any) -> list[float]:
 def evaluated(folder: Path, truth: Any, results: Any) -> Any:
     paths = written(folder, truth, results)
     dataset = read_coco(paths[0])
-    return evaluate_boxes(dataset, read_results(paths[1], dataset))
+    return evaluate_boxes(read_results(paths[1], dataset), dataset)
 
 
 def one_object(**changes: Any) -> dict[str, Any]:
@@ -241,7 +240,7 @@ def test_a_file_without_categories_is_scored_by_the_ids_of_its_annotations():
     dataset = read_coco({"images": images, "annotations": annotations})
     columns = np.zeros(1, np.int64), np.array([5]), np.array([0.9]), dataset.annotations.boxes_xywh
     found = CocoResults(np.zeros(1, np.int64), *columns, (np.zeros((0, 3)),), ())
-    assert evaluate_boxes(dataset, found).overall.ap == pytest.approx(1.0)
+    assert evaluate_boxes(found, dataset).overall.ap == pytest.approx(1.0)
 
 
 def test_nothing_is_printed_and_the_object_is_plain_json(tmp_path, capsys):
@@ -249,104 +248,3 @@ def test_nothing_is_printed_and_the_object_is_plain_json(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert [each["id"] for each in content["by_category"]] == list(GAPPED)
-
-
-def points(**changes: Any) -> dict[str, Any]:
-    """Three images with two points, one and none; ids with a gap."""
-    rows = [(1, 10, 10), (1, 50, 50), (2, 20, 20)]
-    annotations = [
-        {"id": number, "image_id": image, "category_id": 5, "keypoints": [x, y, 2], "bbox": [x - 5, y - 4, 10, 8]}
-        for number, (image, x, y) in enumerate(rows, 1)
-    ]
-    images = [{"id": number, "width": 100, "height": 100, "file_name": f"{number}.png"} for number in range(1, 4)]
-    return {"images": images, "categories": named((5,)), "annotations": annotations, **changes}
-
-
-def found_points() -> list[dict[str, Any]]:
-    rows = [(1, 10, 10, 0.9), (1, 52, 50, 0.8), (2, 20, 24, 0.4), (3, 5, 5, 0.3)]  # 0, 2 and 4 px off, and a false one
-    return [
-        {"image_id": image, "category_id": 5, "score": score, "keypoints": [x, y, 1]} for image, x, y, score in rows
-    ]
-
-
-def landmarks_evaluated(folder: Path, truth: Any, results: Any, **options: Any) -> Any:
-    paths = written(folder, truth, results)
-    found = coco_keypoints(read_coco(paths[0], keypoints=True))
-    return evaluate_landmarks(found, read_results(paths[1], found.dataset), **options)
-
-
-def test_landmarks_by_hand(tmp_path):
-    """Within 1, 2 and 5 px 1, 2 and 3 of 3 points are found, with 4 results; image 3 has one too many."""
-    found = landmarks_evaluated(tmp_path, points(), found_points(), radii=(1.0, 2.0, 5.0))
-    assert_allclose([each.micro.f1 for each in found.overall], [2 / 7, 4 / 7, 6 / 7])
-    assert_allclose([each.mean_average_precision for each in found.overall], [1 / 3, 2 / 3, 1])
-    assert [each.count.mae for each in found.overall] == [1 / 3] * 3
-    assert [each.num_images for each in found.overall] == [3] * 3
-    assert [curve.at for curve in found.curves] == ["within 1 px", "within 2 px", "within 5 px"]
-    assert_allclose(found.curves[1].recall, [1 / 3, 2 / 3, 2 / 3, 2 / 3])
-    assert_allclose(found.curves[1].precision, [1, 1, 2 / 3, 1 / 2])
-    assert_allclose(found.curves[1].scores, [0.9, 0.8, 0.4, 0.3])
-
-
-def test_a_threshold_cuts_the_counts_and_leaves_average_precision(tmp_path):
-    every, cut = (
-        landmarks_evaluated(tmp_path, points(), found_points(), radii=(5.0,), threshold=threshold).overall[0]
-        for threshold in (None, 0.35)
-    )
-    assert (every.count.mae, cut.count.mae) == (1 / 3, 0)
-    assert cut.micro.f1 == 1
-    assert every.mean_average_precision == cut.mean_average_precision == 1
-
-
-def test_each_type_of_landmark_is_scored_by_itself(tmp_path):
-    """Kind 5 is found, kind 9 is not: its one result lies 30 px off."""
-    truth = points(categories=named((5, 9)))
-    truth["annotations"].append(
-        {"id": 9, "image_id": 3, "category_id": 9, "keypoints": [70, 70, 2], "bbox": [60, 60, 20, 20]}
-    )
-    results = [*found_points()[:2], {"image_id": 3, "category_id": 9, "score": 0.7, "keypoints": [40, 70, 1]}]
-    found = landmarks_evaluated(tmp_path, truth, results, radii=(3.0,))
-    assert {name: scores[0].num_matched for name, scores in found.by_type.items()} == {"kind 5": 2, "kind 9": 0}
-    assert found.overall[0].num_matched == 2
-    assert found.overall[0].num_images == 3
-    assert [curve.category for curve in found.curves] == ["", "kind 5", "kind 9"]
-
-
-def test_landmark_curves_enclose_average_precision(tmp_path):
-    """Everingham's area, by a plain loop over the points of the curve."""
-    draws = np.random.default_rng(0)
-    results = [
-        {"image_id": int(draws.integers(1, 4)), "category_id": 5, "score": round(draws.random(), 1),
-         "keypoints": [*draws.uniform(0, 60, 2).tolist(), 1]}
-        for _ in range(40)
-    ] + found_points()  # fmt: skip
-    found = landmarks_evaluated(tmp_path, points(), results, radii=(5.0, 20.0))
-    for scores, curve in zip(found.overall, found.curves, strict=True):
-        area, before = 0.0, 0.0
-        for place, recall in enumerate(curve.recall.tolist()):
-            area += (recall - before) * float(curve.precision[place:].max())
-            before = recall
-        assert_allclose(area, scores.mean_average_precision)
-
-
-def test_no_points_found_is_no_special_case(tmp_path):
-    found = landmarks_evaluated(tmp_path, points(), [])
-    assert [each.micro.f1 for each in found.overall] == [0] * 4
-    assert found.overall[0].count.bias == -1
-    assert all(len(curve.recall) == 0 for curve in found.curves)
-    json.dumps(found.to_dict(), allow_nan=False)
-
-
-def test_landmarks_need_a_radius(tmp_path):
-    with pytest.raises(ValueError, match="one radius or more"):
-        landmarks_evaluated(tmp_path, points(), [], radii=())
-
-
-def test_results_that_are_boxes_are_refused_as_landmarks(tmp_path):
-    results = [{"image_id": 1, "category_id": 5, "bbox": [1, 1, 9, 9], "score": 0.5}]
-    found = landmarks_evaluated(tmp_path, points(), results)
-    (invalid,) = found.to_dict()["refused_results"]
-    assert (
-        invalid["reason"]
-        == "entry 0 of the results: category 5 has 1 keypoints in the truth, this has 0 that are finite"
-    )

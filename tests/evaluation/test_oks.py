@@ -143,7 +143,7 @@ def test_the_sigmas_of_persons_are_pycocotools():
 def test_precision_and_recall_are_pycocotools(seed, tmp_path):
     truth, results = random_persons(seed)
     expected = by_pycocotools(truth, results, SIGMAS, tmp_path).stats
-    found = evaluate_oks(truth, results, sigmas=SIGMAS)
+    found = evaluate_oks(results, truth, sigmas=SIGMAS)
     assert_allclose([-1 if number is None else number for number in found.to_dict().values()], expected)
 
 
@@ -154,9 +154,9 @@ def test_perfect_results_score_1_and_other_sigmas_change_others():
         {"image_id": each["image_id"], "category_id": 1, "keypoints": each["keypoints"], "score": 0.5}
         for each in truth["annotations"]
     ]
-    assert evaluate_oks(truth, results, sigmas=SIGMAS).ap == pytest.approx(1.0)
+    assert evaluate_oks(results, truth, sigmas=SIGMAS).ap == pytest.approx(1.0)
     shifted = [each | {"keypoints": (np.array(each["keypoints"]) + 5).tolist()} for each in results]
-    strict, lenient = (evaluate_oks(truth, shifted, sigmas=factor * SIGMAS).ap for factor in (0.3, 3))
+    strict, lenient = (evaluate_oks(shifted, truth, sigmas=factor * SIGMAS).ap for factor in (0.3, 3))
     assert strict < 0.5 < lenient
 
 
@@ -174,11 +174,11 @@ def test_crowds_and_objects_without_keypoints_are_ignored_with_what_finds_them(c
         {"image_id": annotation["image_id"], "category_id": 1, "keypoints": each["keypoints"], "score": score}
         for each, score in ((annotation, 0.5), (far, 0.9))
     ]
-    found = evaluate_oks(truth | {"annotations": [annotation, far | change]}, results, sigmas=SIGMAS)
+    found = evaluate_oks(results, truth | {"annotations": [annotation, far | change]}, sigmas=SIGMAS)
     assert found.ap == pytest.approx(1.0)
-    unseen = evaluate_oks(truth | {"annotations": [annotation, far | change]}, results[:1], sigmas=SIGMAS)
+    unseen = evaluate_oks(results[:1], truth | {"annotations": [annotation, far | change]}, sigmas=SIGMAS)
     assert unseen.ap == pytest.approx(1.0)  # not missed
-    alone = evaluate_oks(truth | {"annotations": [annotation]}, results, sigmas=SIGMAS)
+    alone = evaluate_oks(results, truth | {"annotations": [annotation]}, sigmas=SIGMAS)
     assert alone.ap == pytest.approx(0.5)  # not ignored, the better score finds nothing
 
 
@@ -187,20 +187,20 @@ def test_keypoints_are_counted_where_the_file_does_not():
     plain = truth | {
         "annotations": [{k: v for k, v in each.items() if k != "num_keypoints"} for each in truth["annotations"]]
     }
-    assert evaluate_oks(plain, results, sigmas=SIGMAS) == evaluate_oks(truth, results, sigmas=SIGMAS)
+    assert evaluate_oks(results, plain, sigmas=SIGMAS) == evaluate_oks(results, truth, sigmas=SIGMAS)
 
 
 def test_nothing_found_scores_0_and_nothing_to_find_has_no_score():
     truth, results = random_persons(2)
-    assert evaluate_oks(truth, [], sigmas=SIGMAS).ap == 0.0
-    nothing = evaluate_oks(truth | {"annotations": []}, results, sigmas=SIGMAS)
+    assert evaluate_oks([], truth, sigmas=SIGMAS).ap == 0.0
+    nothing = evaluate_oks(results, truth | {"annotations": []}, sigmas=SIGMAS)
     assert set(nothing.to_dict().values()) == {None}
 
 
 def test_inputs_stay_as_they_are_and_nothing_is_printed(capsys):
     truth, results = random_persons(2)
     before = copy.deepcopy((truth, results))
-    evaluate_oks(truth, results, sigmas=SIGMAS.tolist())
+    evaluate_oks(results, truth, sigmas=SIGMAS.tolist())
     assert (truth, results) == before
     assert capsys.readouterr().out == ""
 
@@ -211,11 +211,11 @@ def test_inputs_stay_as_they_are_and_nothing_is_printed(capsys):
 def test_what_does_not_fit_the_sigmas_or_the_images_is_refused():
     truth, results = random_persons(2)
     with pytest.raises(ValueError, match="annotation 0 has 12 numbers in keypoints, not 3 for each of 17 sigmas"):
-        evaluate_oks(truth, results)
+        evaluate_oks(results, truth)
     with pytest.raises(ValueError, match="result 1 has 3 numbers"):
-        evaluate_oks(truth, [results[0], results[0] | {"keypoints": [1.0, 2.0, 1]}], sigmas=SIGMAS)
+        evaluate_oks([results[0], results[0] | {"keypoints": [1.0, 2.0, 1]}], truth, sigmas=SIGMAS)
     with pytest.raises(ValueError, match=r"not in the truth: \[99\]"):
-        evaluate_oks(truth, [results[0] | {"image_id": 99}], sigmas=SIGMAS)
+        evaluate_oks([results[0] | {"image_id": 99}], truth, sigmas=SIGMAS)
 
 
 @pytest.mark.usefixtures("unchecked")

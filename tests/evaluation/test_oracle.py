@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
 
 from detect.data import read_coco
-from detect.evaluation.oracle import batches_of_one_size, by_group, coarsest_good, oracle_round_trip
+from detect.evaluation.oracle import batches_of_one_size, coarsest_good, oracle_round_trip
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.samples import sample_annotations
 
@@ -79,7 +78,7 @@ def test_the_convention_of_pixels_does_not_matter_as_long_as_it_is_kept():
 
 def test_images_without_points_and_progress():
     done = []
-    found = oracle_round_trip(landmarks_of([(10, 10)], [], []), told=done.append)
+    found = oracle_round_trip(landmarks_of([(10, 10)], [], []), on_progress=done.append)
     assert found.scores.num_images == 3
     assert found.scores.count.mae == 0
     assert done == [1, 2, 3]  # of three sizes
@@ -99,9 +98,3 @@ def test_batches_hold_images_of_one_size_and_every_image_once():
     assert sorted(row for batch in batches for row in batch) == [0, 1, 2, 3]
     for batch in batches:
         assert len(np.unique(found.dataset.images.wh[batch], axis=0)) == 1
-
-
-def test_groups_keep_their_order():
-    values, groups = np.arange(6), np.array([2, 0, 2, 3, 0, 2])
-    for got, expected in zip(by_group(values, groups, 5), [[1, 4], [], [0, 2, 5], [3], []], strict=True):
-        assert_array_equal(got, expected)

@@ -126,7 +126,7 @@ def test_no_points_are_ordinary():
     none, some = np.zeros((0, 2)), np.ones((3, 2))
     for pair in ((none, none), (none, some), (some, none)):
         assert number_and_total(*pair, radius=1.0) == (0, 0)
-        assert matches_by_score(pair[0], np.ones(len(pair[0])), pair[1], radius=1.0).tolist() == [False] * len(pair[0])
+        assert matches_by_score(*pair, scores=np.ones(len(pair[0])), radius=1.0).tolist() == [False] * len(pair[0])
 
 
 def test_points_in_one_place_are_paired_one_to_one():
@@ -205,7 +205,7 @@ def test_distances_do_not_drown_in_the_cost_of_staying_alone_as_spotiflows():
 @given(small, small, st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=4, max_size=4))
 def test_pairs_by_score_are_the_largest_matching_at_every_threshold(predicted, truth, scores):
     scores = np.array(scores)[: len(predicted)]
-    gained = matches_by_score(predicted, scores, truth, radius=1.5)
+    gained = matches_by_score(predicted, truth, scores=scores, radius=1.5)
     for threshold in (0.1, 0.2, 0.3, 0.4):
         kept = scores >= threshold
         assert gained[kept].sum() == best_of_all_matchings(predicted[kept], truth, 1.5)[0]
@@ -215,7 +215,7 @@ def test_pairs_by_score_are_the_largest_matching_at_every_threshold(predicted, t
 def test_scipys_largest_matching_has_as_many_pairs_as_those_by_score(seed):
     predicted, truth = crowd(seed, 150, extent=50.0)
     scores = np.random.default_rng(seed).random(len(predicted))
-    gained = matches_by_score(predicted, scores, truth, radius=3.0)
+    gained = matches_by_score(predicted, truth, scores=scores, radius=3.0)
     for threshold in np.linspace(0, 1, 30):
         kept = scores >= threshold
         near = csr_array(distances(predicted[kept], truth) <= 3.0)
@@ -246,11 +246,11 @@ def test_points_without_a_place_are_refused():
 
 def test_images_that_do_not_fit_together_are_refused():
     one = [np.zeros((1, 2))]
-    for lists in (([], []), (one, one * 2), (one, one, [])):
+    for *lists, scores in (([], [], None), (one, one * 2, None), (one, one, [])):
         with pytest.raises(ValueError, match="of the same images, one or more, got"):
-            check_images(*lists)
+            check_images(*lists, scores=scores)
     with pytest.raises(ValueError, match=r"image 0 has 1 predicted points, but scores \(2,\)"):
-        check_images(one, one, [np.zeros(2)])
+        check_images(one, one, scores=[np.zeros(2)])
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -259,9 +259,9 @@ def test_scores_of_another_number_than_the_points_are_refused(shape):
     # of fewer scores the last points would be left out
     points = np.zeros((2, 2))
     with pytest.raises(ValueError, match=re.escape(f"2 predicted points need one score each, got {shape}")):
-        matches_by_score(points, np.ones(shape), points, radius=1.0)
+        matches_by_score(points, points, scores=np.ones(shape), radius=1.0)
     with pytest.raises(ValueError, match=re.escape(f"image 1 has 2 predicted points, but scores {shape}")):
-        check_images([points[:0], points], [points, points], [np.zeros(0), np.ones(shape)])
+        check_images([points[:0], points], [points, points], scores=[np.zeros(0), np.ones(shape)])
 
 
 @pytest.mark.usefixtures("unchecked")

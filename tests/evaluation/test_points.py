@@ -9,13 +9,13 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from detect.evaluation.points import CountScores, ErrorScores, Rates, ScoreCuts, choose_threshold, score_points
+from detect.evaluation.points import CountScores, ErrorScores, Rates, score_points
 
 NONE = np.zeros((0, 2))
 
@@ -216,115 +216,3 @@ def test_what_does_not_fit_together_is_refused():
         score_points([], [], radius=1.0)
     with pytest.raises(ValueError, match=r"image 1 has 1 predicted points, but scores \(0,\)"):
         score_points([NONE, at(1)], [NONE, at(1)], radius=1.0, scores=[np.zeros(0), np.zeros(0)])
-
-
-def test_cuts_by_hand():
-    cuts = ScoreCuts.of(np.array([0.2, 0.8, 0.5, 0.8]))
-    assert_array_equal(cuts.num_kept, [0, 2, 3, 4])
-    assert_array_equal(cuts.totals(np.array([1.0, 10.0, 100.0, 1000.0])), [0, 1010, 1110, 1111])
-    assert_allclose([cuts.threshold(cut) for cut in (1, 2, 3)], [0.65, 0.35, 0.2], rtol=1e-6)
-    assert 0.8 < cuts.threshold(0) < 0.8 + 1e-6
-
-
-@given(st.lists(st.floats(-1024, 1024, width=32), max_size=8), st.sampled_from([np.float32, np.float64]))
-def test_thresholds_keep_as_many_as_their_cut_says(scores, dtype):
-    table = np.array(scores, dtype)
-    cuts = ScoreCuts.of(table)
-    assert len(cuts.num_kept) == len(set(scores)) + 1
-    for cut, count in enumerate(cuts.num_kept.tolist()):
-        assert (table >= cuts.threshold(cut)).sum() == count
-
-
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=8), st.sampled_from([np.float32, np.float64]))
-def test_it_makes_no_difference_whether_a_threshold_is_to_be_reached_or_exceeded(hundredths, dtype):
-    table = np.array(hundredths, dtype) / 100
-    cuts = ScoreCuts.of(table)
-    for cut, count in enumerate(cuts.num_kept.tolist()):
-        assert (table > cuts.threshold(cut)).sum() == (table.astype(np.float32) > cuts.threshold(cut)).sum() == count
-
-
-def test_neighbours_in_single_precision_are_kept_apart():
-    scores = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(1))], np.float32)
-    assert (scores >= ScoreCuts.of(scores).threshold(1)).tolist() == [False, True]
-
-
-def test_no_scores_have_one_cut():
-    cuts = ScoreCuts.of(np.zeros(0))
-    assert_array_equal(cuts.num_kept, [0])
-    assert_array_equal(cuts.totals(np.zeros(0)), [0.0])
-    assert cuts.threshold(0) == 0.0
-
-
-def test_scores_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="scores that are not finite"):
-        ScoreCuts.of(np.array([0.5, np.nan]))
-
-
-NONE_thresholds = np.zeros((0, 2))
-
-
-def random_images_thresholds(seed, num_images=4, most=6):
-    draws = np.random.default_rng(seed)
-    counts = draws.integers(0, most + 1, (2, num_images))
-    predicted, truth = ([draws.random((count, 2)) * 8 for count in row] for row in counts)
-    return predicted, [np.round(draws.random(len(own)), 1) for own in predicted], truth
-
-
-def test_best_f1_by_hand():
-    # by falling score: found, found, false, found, false, of 4: F1 2/5, 4/6, 4/7, 6/8, 6/9; between .4 and .2
-    points = [np.array([[0.0, 0.0], [9.0, 0.0]]), np.array([[5.0, 5.0], [50.0, 50.0], [70.0, 70.0]])]
-    truth = [np.array([[0.0, 0.0], [9.0, 0.0]]), np.array([[5.0, 5.0], [99.0, 0.0]])]
-    chosen = choose_threshold(points, [np.array([0.9, 0.4]), np.array([0.8, 0.6, 0.2])], truth, radius=1.0)
-    assert_allclose([chosen.threshold, chosen.value], [0.3, 0.75])
-
-
-def test_best_count_by_hand():
-    # one true point each; scores .9 .8 | .7: keeping .9 errs by 1 of 2 images, keeping .8 too by 2, all by 1; so the highest
-    points, truth = [np.zeros((2, 2)), np.zeros((1, 2))], [np.ones((1, 2))] * 2
-    chosen = choose_threshold(points, [np.array([0.9, 0.8]), np.array([0.7])], truth, goal="count")
-    assert_allclose([chosen.threshold, chosen.value], [0.85, 0.5])
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 300))
-def test_no_other_threshold_has_a_better_f1(seed):
-    predicted, scores, truth = random_images_thresholds(seed)
-    chosen = choose_threshold(predicted, scores, truth, radius=1.5)
-    f1 = [
-        score_points(predicted, truth, radius=1.5, scores=scores, threshold=threshold).micro.f1
-        for threshold in (*np.linspace(-0.05, 1.05, 12).tolist(), chosen.threshold)
-    ]
-    assert_allclose([max(f1), f1[-1]], chosen.value)
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 300))
-def test_no_other_threshold_has_a_better_count(seed):
-    predicted, scores, truth = random_images_thresholds(seed)
-    chosen = choose_threshold(predicted, scores, truth, goal="count")
-    errors = [
-        score_points(predicted, truth, radius=1.0, scores=scores, threshold=threshold).count.mae
-        for threshold in (*np.linspace(-0.05, 1.05, 12).tolist(), chosen.threshold)
-    ]
-    assert_allclose([min(errors), errors[-1]], chosen.value)
-
-
-def test_where_nothing_is_to_be_found_nothing_is_kept():
-    predicted, scores = [np.ones((2, 2))], [np.array([0.3, 0.6])]
-    for options in ({"radius": 1.0}, {"goal": "count"}):
-        chosen = choose_threshold(predicted, scores, [NONE_thresholds], **options)
-        assert chosen.threshold > 0.6
-        assert chosen.value == (1.0 if "radius" in options else 0.0)
-
-
-def test_without_predictions_any_threshold_does():
-    found = choose_threshold([NONE_thresholds], [np.zeros(0)], [np.ones((3, 2))], radius=1.0)
-    assert (found.threshold, found.value) == (0.0, 0.0)
-    assert choose_threshold([NONE_thresholds], [np.zeros(0)], [np.ones((3, 2))], goal="count").value == 3.0
-    assert choose_threshold([NONE_thresholds], [np.zeros(0)], [NONE_thresholds], radius=1.0).value == 1.0
-
-
-@pytest.mark.parametrize("options", [{"goal": "recall", "radius": 1.0}, {}])
-def test_goals_that_are_not_known_or_lack_the_radius_are_refused(options):
-    with pytest.raises(ValueError, match="goal is 'count', or 'f1' with a radius, got"):
-        choose_threshold([NONE_thresholds], [np.zeros(0)], [NONE_thresholds], **options)

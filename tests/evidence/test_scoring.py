@@ -38,14 +38,14 @@ def made():
 def test_average_precision_is_that_of_pycocotools(made):
     content, results = made
     dataset = read_coco(content)
-    wanted = evaluate_boxes(dataset, results).overall
+    wanted = evaluate_boxes(results, dataset).overall
     assert_allclose(scoring.BoxMatches.of(dataset, results).average_precision(), (wanted.ap, wanted.ap50), atol=1e-12)
 
 
 def test_average_precision_of_each_category_is_that_of_pycocotools(made):
     content, results = made
     dataset = read_coco(content)
-    wanted = [scores.ap for scores in evaluate_boxes(dataset, results).by_category.values()]
+    wanted = [scores.ap for scores in evaluate_boxes(results, dataset).by_category.values()]
     assert len(wanted) == 2
     assert_allclose(scoring.BoxMatches.of(dataset, results).by_category(), wanted, atol=1e-12)
 
@@ -64,7 +64,7 @@ def test_a_weight_stands_for_copies_of_an_image(made):
     taken = np.concatenate(parts)
     rows = np.repeat(np.arange(len(copies)), [len(part) for part in parts])
     columns = (results.category_ids[taken], results.scores[taken], results.boxes_xywh[taken])
-    wanted = evaluate_boxes(dataset, records.box_results(rows, *columns)).overall
+    wanted = evaluate_boxes(records.box_results(rows, *columns), dataset).overall
     found = scoring.BoxMatches.of(read_coco(content), results).average_precision(weights.astype(float))
     assert_allclose(found, (wanted.ap, wanted.ap50), atol=1e-12)
 

@@ -101,7 +101,7 @@ def test_errors_name_what_was_given():
     boxes = [np.array([[0.0, 0, 8, 8]])]
     with pytest.raises(ValueError, match=r"classes are one for each box, \[\(1,\)\] for each image, got \[\(2,\)\]"):
         render_box_centers(boxes, (16, 16), classes=[np.array([0, 0])])
-    with pytest.raises(ValueError, match="joint 1 among the points, but there are 1"):
+    with pytest.raises(ValueError, match="keypoint type 1 among the points, but there are 1"):
         render_box_centers(boxes, (16, 16), classes=[np.array([1])])
     with pytest.raises(ValueError, match="rule='fixed'"):
         render_box_centers(boxes, (16, 16), rule="fixed")

@@ -30,21 +30,21 @@ def drawn(*args, maps_shape=MAPS_SHAPE, tensor=False, **options):
     return maps
 
 
-def scatter(maps, stamps, overlap):
+def scatter(maps, patches, blend):
     """What other devices do, on the CPU."""
-    drawing._blend_scattered(maps, stamps, drawing._starts(maps, stamps), overlap)
+    drawing._blend_scattered(maps, patches, drawing._starts(maps, patches), blend)
 
 
-def drawn_plainly(of_map, cells, sigma, window, overlap, shape=MAPS_SHAPE):
+def drawn_plainly(of_map, cells, sigma, window, blend, shape=MAPS_SHAPE):
     """The definition, cell by cell."""
     maps = np.zeros(shape)
     grid = np.stack(np.indices(shape[1:]), axis=-1)
     for each, center, scale in zip(of_map, cells, sigma, strict=True):
         apart = np.abs(grid - center)
-        bell = np.exp(-((apart / scale) ** 2).sum(axis=-1) / 2) * (apart <= np.maximum(window * scale, 0.5)).all(
+        gaussian = np.exp(-((apart / scale) ** 2).sum(axis=-1) / 2) * (apart <= np.maximum(window * scale, 0.5)).all(
             axis=-1
         )
-        maps[each] = np.maximum(maps[each], bell) if overlap == "max" else maps[each] + bell
+        maps[each] = np.maximum(maps[each], gaussian) if blend == "max" else maps[each] + gaussian
     return maps
 
 
@@ -56,12 +56,12 @@ def test_a_window_by_hand():
     assert_array_equal(maps[0], [[0, 0, 0, 0, 0], [0, 0, 1, 0.25, 0], [0, 0, 0.5, 0.125, 0]])
 
 
-@pytest.mark.parametrize("overlap", ["max", "sum"])
+@pytest.mark.parametrize("blend", ["max", "sum"])
 @pytest.mark.parametrize("shape", [MAPS_SHAPE, (2, 7, 12, 9)])
-def test_every_bell_is_what_the_definition_says(overlap, shape):
+def test_every_bell_is_what_the_definition_says(blend, shape):
     points = scattered(60, shape=shape)
-    ours = drawn(*points, maps_shape=shape, overlap=overlap, window=2.0)
-    assert_allclose(ours, drawn_plainly(*points, 2.0, overlap, shape), rtol=1e-5, atol=1e-6)
+    ours = drawn(*points, maps_shape=shape, blend=blend, window=2.0)
+    assert_allclose(ours, drawn_plainly(*points, 2.0, blend, shape), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", ["gaussian", "disc", "pixel"])
@@ -78,17 +78,17 @@ def test_slices_flat_indices_and_scattering_draw_the_same_maxima_to_the_last_bit
     assert_close(on_device, torch.from_numpy(ours), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("overlap", ["max", "sum"])
-def test_a_tensor_is_drawn_into_where_it_lies(overlap):
+@pytest.mark.parametrize("blend", ["max", "sum"])
+def test_a_tensor_is_drawn_into_where_it_lies(blend):
     points = scattered()
-    assert_array_equal(drawn(*points, tensor=True, overlap=overlap), drawn(*points, overlap=overlap))
+    assert_array_equal(drawn(*points, tensor=True, blend=blend), drawn(*points, blend=blend))
 
 
 def test_scattering_sums_as_the_others_do(monkeypatch):
     points = scattered(30)
-    ours, on_device = drawn(*points, overlap="sum"), torch.zeros(MAPS_SHAPE)
+    ours, on_device = drawn(*points, blend="sum"), torch.zeros(MAPS_SHAPE)
     monkeypatch.setattr(drawing, "blend_patches", scatter)
-    draw_points(on_device, *points, overlap="sum")
+    draw_points(on_device, *points, blend="sum")
     assert_close(on_device, torch.from_numpy(ours), rtol=1e-5, atol=1e-6)
 
 
@@ -176,7 +176,7 @@ def test_errors_name_what_was_given():
     columns = np.zeros((1, 2)), np.array([2]), np.array([0]), np.array([2])
     with pytest.raises(ValueError, match="image 2 among the points, but there are 2"):
         PlacedPoints.of(Keypoints(*columns, num_images=2), (8, 8), 1)
-    with pytest.raises(ValueError, match="joint 2 among the points, but there are 1"):
+    with pytest.raises(ValueError, match="keypoint type 2 among the points, but there are 1"):
         PlacedPoints.of(Keypoints(columns[0], columns[2], columns[1], columns[3], num_images=1), (8, 8), 1)
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from detect.data import CocoDataset, read_coco
 from detect.errors import CocoError
-from detect.keypoints.keypoints import VISIBLE, Keypoints, box_keypoints, coco_keypoints
+from detect.keypoints.keypoints import VISIBLE, Keypoints, box_keypoints, by_group, coco_keypoints
 from detect.samples import sample_annotations
 
 
@@ -22,7 +22,7 @@ def test_images_of_any_number_of_points():
     landmarks = Keypoints.of([np.array([[1.0, 2.0]]), np.zeros((0, 2)), np.array([[3.0, 4.0], [5.0, 6.0]])])
     assert_array_equal(landmarks.points, [[1, 2], [3, 4], [5, 6]])
     assert_array_equal(landmarks.image, [0, 2, 2])
-    assert_array_equal(landmarks.joint, [0, 0, 0])
+    assert_array_equal(landmarks.types, [0, 0, 0])
     assert_array_equal(landmarks.visibility, [VISIBLE] * 3)
     assert (landmarks.num_images, landmarks.num_types) == (3, 1)
 
@@ -31,7 +31,7 @@ def test_joints_of_instances_with_their_visibility():
     # two instances of three joints: x = instance, y = joint, visibility = joint
     table = np.array([[[i, j, j] for j in range(3)] for i in range(2)], float)
     landmarks = Keypoints.of([table])
-    assert_array_equal(landmarks.joint, [0, 1, 2, 0, 1, 2])
+    assert_array_equal(landmarks.types, [0, 1, 2, 0, 1, 2])
     assert_array_equal(landmarks.points, [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]])
     assert_array_equal(landmarks.visibility, [0, 1, 2, 0, 1, 2])
     assert landmarks.num_types == 3
@@ -61,7 +61,7 @@ def test_errors_name_what_was_given():
         Keypoints.of([])
     with pytest.raises(ValueError, match=r"got \(2, 4\)"):
         Keypoints.of([np.zeros((2, 4))])
-    with pytest.raises(ValueError, match=r"differ in landmark types: \[3, 2\]"):
+    with pytest.raises(ValueError, match=r"differ in keypoint types: \[3, 2\]"):
         Keypoints.of([np.zeros((1, 3, 2)), np.zeros((1, 2, 2))])
 
 
@@ -106,7 +106,7 @@ def test_each_category_has_its_own_types():
     assert found.type_names == ("person 0", "person 1", "ball")
     assert_array_equal(landmarks.points, [[50, 60], [1, 1], [4, 4], [12, 13], [14, 15]])
     assert_array_equal(landmarks.image, [0, 0, 0, 1, 1])
-    assert_array_equal(landmarks.joint, [2, 0, 1, 0, 1])
+    assert_array_equal(landmarks.types, [2, 0, 1, 0, 1])
     assert_array_equal(landmarks.visibility, [2, 0, 2, 2, 1])
     assert_array_equal(found.dataset.instances.ids[found.rows], [2, 3, 3, 1, 1])
     assert_array_equal(found.sizes_wh, [[20, 30]] * 5)
@@ -116,7 +116,7 @@ def test_each_category_has_its_own_types():
 def test_merged_they_are_all_of_one_type():
     dataset = dataset_of({"keypoints": PAIR}, {"keypoints": [50, 60, 2], "category_id": 5})
     for found in (coco_keypoints(dataset, merge=True), box_keypoints(dataset, merge=True)):
-        assert not found.landmarks.joint.any()
+        assert not found.landmarks.types.any()
         assert found.landmarks.num_types == len(found.type_names) == 1
 
 
@@ -160,7 +160,7 @@ def test_boxes_are_points_at_their_centres_in_continuous_pixels():
     )
     assert found.pixel_origin == "corner"
     assert_array_equal(found.landmarks.points, [[20, 25], [0.5, 1.5]])
-    assert_array_equal(found.landmarks.joint, [0, 1])
+    assert_array_equal(found.landmarks.types, [0, 1])
     assert_array_equal(found.ignored[0], [[1, 1, 2, 2]])
 
 
@@ -201,5 +201,19 @@ def test_what_has_no_points_is_refused(annotations, reason):
 
 
 def test_no_boxes_are_no_landmarks():
-    with pytest.raises(CocoError, match="no boxes that can be used"):
+    with pytest.raises(CocoError, match="no valid boxes"):
         box_keypoints(dataset_of())
+
+
+def test_groups_keep_their_order():
+    values, groups = np.arange(6), np.array([2, 0, 2, 3, 0, 2])
+    for got, expected in zip(by_group(values, groups, 5), [[1, 4], [], [0, 2, 5], [3], []], strict=True):
+        assert_array_equal(got, expected)
+
+
+def test_labelled_points_come_per_image_and_type():
+    # visibility 0 is no truth, 1 (occluded) is; types vary fastest
+    table = np.array([[[1.0, 2.0, 2.0], [3.0, 4.0, 1.0]], [[5.0, 6.0, 0.0], [7.0, 8.0, 2.0]]])
+    for images in ([table, np.zeros((0, 2, 3))], [torch.from_numpy(table), torch.zeros(0, 2, 3)]):
+        groups = Keypoints.of(images).per_image()
+        assert [own.tolist() for own in groups] == [[[1, 2]], [[3, 4], [7, 8]], [], []]

@@ -45,8 +45,8 @@ def laplacian_of_monomial(order: int, powers: tuple[int, ...]) -> float:
     return times * math.prod(map(math.factorial, powers))
 
 
-def bells(points, *, sigma=2.0, hw=(41, 41)) -> torch.Tensor:
-    """The sum of Gaussian bells, as one map."""
+def gaussian_maps(points, *, sigma=2.0, hw=(41, 41)) -> torch.Tensor:
+    """The sum of Gaussian Gaussians, as one map."""
     y, x = torch.meshgrid(*(torch.arange(float(extent)) for extent in hw), indexing="ij")
     return sum(torch.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2)) for px, py in points)[None, None]
 
@@ -175,19 +175,19 @@ def test_kernels_are_the_same_from_all_sides(method, order, extra, dims):
 
 def test_touching_blobs_come_apart():
     middle = np.array([20.2, 20.3])
-    # the sum of two bells has one peak up to 2 sigma; sharpened, two from 1.9 sigma on, of order 2 from 1.7
+    # the sum of two Gaussians has one peak up to 2 sigma; sharpened, two from 1.9 sigma on, of order 2 from 1.7
     for separation, order in ((1.9, 1), (1.7, 2)):
         for angle in (0.0, 0.4, math.pi / 4):
             half = np.array([math.cos(angle), math.sin(angle)]) * separation
             truth = torch.tensor(np.array([middle - half, middle + half]), dtype=torch.float32)
-            heatmaps = bells(truth.tolist())
+            heatmaps = gaussian_maps(truth.tolist())
             assert find_peaks(heatmaps).counts().item() == 1
             assert find_peaks(sharpen_blobs(heatmaps, sigma=2.0, order=order), threshold=0.3).counts().item() == 2
 
 
 def test_sharpened_blobs_are_where_they_are_better_than_before():
     truth = torch.tensor([[17.8, 20.3], [22.2, 20.3]])
-    heatmaps = bells(truth.tolist())
+    heatmaps = gaussian_maps(truth.tolist())
     before, after = (find_peaks(maps, threshold=0.3).cells for maps in (heatmaps, sharpen_blobs(heatmaps, sigma=2.0)))
     assert torch.cdist(before, truth).amin(dim=1).min() > 0.9
     assert torch.cdist(after, truth).amin(dim=1).max() < 0.2
@@ -196,7 +196,7 @@ def test_sharpened_blobs_are_where_they_are_better_than_before():
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_blob_alone_keeps_its_place_and_height(sigma, order):
-    peaks = find_peaks(sharpen_blobs(0.7 * bells([(20.0, 18.0)], sigma=sigma), sigma=sigma, order=order))
+    peaks = find_peaks(sharpen_blobs(0.7 * gaussian_maps([(20.0, 18.0)], sigma=sigma), sigma=sigma, order=order))
     assert_close(peaks.cells, torch.tensor([[20.0, 18.0]]), rtol=0, atol=1e-3)
     assert_close(peaks.scores, torch.tensor([0.7]), rtol=1e-4, atol=0)
 
@@ -211,9 +211,9 @@ def test_sharpened_volumes_and_half_precision():
     volume = (along[:, None, None] * along[:, None] * along)[None, None]
     sharp = sharpen_blobs(volume, sigma=1.5)
     assert_close(sharp[0, 0, 7, 7, 7], torch.tensor(1.0), rtol=1e-4, atol=0)
-    half = sharpen_blobs(bells([(20.0, 18.0)]).half(), sigma=2.0)
+    half = sharpen_blobs(gaussian_maps([(20.0, 18.0)]).half(), sigma=2.0)
     assert half.dtype == torch.float32
-    assert_close(half, sharpen_blobs(bells([(20.0, 18.0)]), sigma=2.0), rtol=0, atol=0.01)
+    assert_close(half, sharpen_blobs(gaussian_maps([(20.0, 18.0)]), sigma=2.0), rtol=0, atol=0.01)
     assert sharpen_blobs(torch.zeros(0, 2, 8, 8), sigma=2.0).shape == (0, 2, 8, 8)
 
 

@@ -1,4 +1,4 @@
-"""Peaks of maps: summits and plateaus, borders, distances, batches."""
+"""Peaks of maps: maxima and plateaus, borders, distances, batches."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def one(rows) -> torch.Tensor:
     return torch.as_tensor(rows, dtype=torch.float32)[None, None]
 
 
-def bells(points, *, hw=(32, 32), sigma=2.0) -> torch.Tensor:
-    """The maximum of Gaussian bells at points (x, y)."""
+def gaussian_maps(points, *, hw=(32, 32), sigma=2.0) -> torch.Tensor:
+    """The maximum of Gaussians at points (x, y)."""
     y, x = torch.meshgrid(*(torch.arange(float(extent)) for extent in hw), indexing="ij")
     maps = [torch.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2)) for px, py in points]
     return torch.stack([*maps, torch.zeros(hw)]).amax(dim=0)[None, None]
@@ -104,7 +104,7 @@ def test_plateaus_are_the_components_without_a_higher_cell_around(seed, hw, leve
     values = np.random.default_rng(seed).integers(0, levels, (2, 2, *hw)) / levels
     peaks = find_peaks(torch.tensor(values), refine="none", threshold=0.3)
     for image, joint in product(range(2), range(2)):
-        rows = (peaks.image == image) & (peaks.joint == joint)
+        rows = (peaks.image == image) & (peaks.types == joint)
         found = {tuple(np.round(cell, 4).tolist()) for cell in peaks.cells[rows].numpy()}
         assert found == middles_by_components(values[image, joint], 0.3)
         assert len(found) == rows.sum() == peaks.counts()[image, joint]
@@ -121,25 +121,27 @@ def test_plateaus_of_volumes_too(seed, extents):
 def test_borders_and_corners_hide_no_peak():
     # landmarker misses the last rows and columns, tlpss and kornia's nms2d all of the border
     for x, y in product((0, 1, 8, 14, 15), repeat=2):
-        assert cells_of(bells([(x, y)], hw=(16, 16))) == [[x, y]]
+        assert cells_of(gaussian_maps([(x, y)], hw=(16, 16))) == [[x, y]]
 
 
 def test_the_last_rows_and_columns_show_peaks_at_any_distance():
     points = [(39.0, 3.0), (38.0, 20.0), (20.0, 39.0), (3.0, 38.0), (39.0, 39.0)]
     for min_distance in (2.0, 5.0, 15.0):
-        assert sorted(map(tuple, cells_of(bells(points, hw=(40, 40)), min_distance=min_distance))) == sorted(points)
+        assert sorted(map(tuple, cells_of(gaussian_maps(points, hw=(40, 40)), min_distance=min_distance))) == sorted(
+            points
+        )
 
 
 def test_a_landmark_midway_between_cells_is_found_once():
     # where all neighbours must be lower, as in SLEAP, it is lost; where none may be higher, as in CenterNet, it is 2 or 4
     for x, y in ((7.5, 8.0), (8.0, 7.5), (7.5, 7.5), (0.5, 0.5), (14.5, 3.0)):
-        heatmaps = bells([(x, y)], hw=(16, 16))
+        heatmaps = gaussian_maps([(x, y)], hw=(16, 16))
         assert find_peaks(heatmaps).counts().item() == 1
         assert_close(find_peaks(heatmaps).cells, torch.tensor([[x, y]]), rtol=0, atol=1e-4)
 
 
 def test_no_peak_is_doubled_or_missing_where_a_detector_saturates():
-    heatmaps = (3 * bells([(5.2, 6.1), (20.7, 9.5), (12.0, 25.5)])).clamp(max=1.0)
+    heatmaps = (3 * gaussian_maps([(5.2, 6.1), (20.7, 9.5), (12.0, 25.5)])).clamp(max=1.0)
     peaks = find_peaks(heatmaps)
     assert peaks.counts().item() == 3
     truth = torch.tensor([[5.2, 6.1], [20.7, 9.5], [12.0, 25.5]])
@@ -161,7 +163,7 @@ def greedy(cells: np.ndarray, scores: np.ndarray, distance: float) -> set[tuple[
 )
 def test_lower_peaks_fall_to_higher_ones_within_the_distance(seed, distance, extents):
     values = np.random.default_rng(seed).integers(0, 12, extents) / 12
-    values[tuple(slice(None, None, 2) for _ in extents)] += 1  # no two summits touch, some are equal
+    values[tuple(slice(None, None, 2) for _ in extents)] += 1  # no two maxima touch, some are equal
     values = np.where(values >= 1, values, 0.0)
     heatmaps = torch.tensor(values)[None, None]
     before = find_peaks(heatmaps, refine="none")
@@ -178,7 +180,7 @@ def test_a_peak_that_falls_takes_out_none():
 
 
 def test_peaks_of_other_joints_and_images_are_no_neighbours():
-    heatmaps = bells([(8.0, 8.0)]).repeat(2, 3, 1, 1)
+    heatmaps = gaussian_maps([(8.0, 8.0)]).repeat(2, 3, 1, 1)
     assert_close(find_peaks(heatmaps, min_distance=50.0).counts(), torch.ones(2, 3, dtype=torch.int64))
 
 
@@ -186,8 +188,8 @@ def test_pairs_of_neighbouring_maps_do_not_meet():
     # the last row of a map is next to the first of the next one in memory
     maps = torch.zeros(3, 4, 5)
     maps[0, 3, 4] = maps[1, 0, 0] = maps[1, 0, 4] = maps[1, 2, 0] = 1.0
-    summits = find_local_maxima(maps, 0.5)
-    pairs = [pair for part in close_pairs(summits, (4, 5), 10.0) for pair in torch.stack(part, dim=1).tolist()]
+    maxima = find_local_maxima(maps, 0.5)
+    pairs = [pair for part in close_pairs(maxima, (4, 5), 10.0) for pair in torch.stack(part, dim=1).tolist()]
     assert sorted(pairs) == [[1, 2, 16], [1, 3, 4], [2, 3, 20]]
 
 
@@ -203,7 +205,7 @@ def test_at_most_so_many_of_each_image_and_joint():
 def test_rows_are_ordered_by_image_joint_and_falling_score():
     random = torch.Generator().manual_seed(0)
     peaks = find_peaks(torch.rand(3, 2, 20, 20, generator=random))
-    keys = list(zip(peaks.image.tolist(), peaks.joint.tolist(), (-peaks.scores).tolist(), strict=True))
+    keys = list(zip(peaks.image.tolist(), peaks.types.tolist(), (-peaks.scores).tolist(), strict=True))
     assert keys == sorted(keys)
 
 
@@ -214,7 +216,7 @@ def test_the_split_into_batches_changes_nothing():
     together = find_peaks(heatmaps, **options)
     for number in range(5):
         alone, among = find_peaks(heatmaps[number : number + 1], **options), together.of_image(number)
-        for name in ("scores", "image", "joint"):
+        for name in ("scores", "image", "types"):
             assert_close(getattr(alone, name), getattr(among, name), rtol=0, atol=0)
         for name in ("cells", "covariance"):
             assert_close(getattr(alone, name), getattr(among, name), rtol=0, atol=1e-5)
@@ -229,7 +231,7 @@ def test_maps_beyond_the_budget_are_taken_some_at_a_time(monkeypatch):
     monkeypatch.setattr("detect.keypoints.local_maxima.PLACES_AT_ONCE", 50)
     monkeypatch.setattr("detect.keypoints.subpixel.VALUES_AT_ONCE", 500)
     parts = find_peaks(heatmaps, min_distance=5.0)
-    for name in ("scores", "image", "joint"):
+    for name in ("scores", "image", "types"):
         assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=0)
     assert_close(parts.cells, whole.cells, rtol=0, atol=1e-5)
 
@@ -244,18 +246,18 @@ def test_a_map_turned_over_has_its_peaks_turned_over():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
-    heatmaps = bells([(10.3, 12.8), (22.6, 4.2)]).to(dtype)
+    heatmaps = gaussian_maps([(10.3, 12.8), (22.6, 4.2)]).to(dtype)
     peaks, wide = find_peaks(heatmaps), find_peaks(heatmaps.float())
     assert peaks.cells.dtype == peaks.scores.dtype == torch.float32
     assert_close(peaks.cells, wide.cells)
 
 
 def test_float64_stays():
-    assert find_peaks(bells([(3.0, 4.0)]).double()).cells.dtype == torch.float64
+    assert find_peaks(gaussian_maps([(3.0, 4.0)]).double()).cells.dtype == torch.float64
 
 
 def test_maps_of_a_network_are_taken_as_they_come():
-    heatmaps = bells([(10.3, 12.8), (22.6, 4.2)]).repeat(2, 3, 1, 1)
+    heatmaps = gaussian_maps([(10.3, 12.8), (22.6, 4.2)]).repeat(2, 3, 1, 1)
     expected = find_peaks(heatmaps)
     learned = heatmaps.contiguous(memory_format=torch.channels_last).requires_grad_()
     before = learned.detach().clone()
@@ -276,7 +278,7 @@ def test_maps_with_nothing_above_the_threshold_give_nothing(shape, refine):
 
 
 def test_a_cell_that_is_not_a_number_hides_no_other():
-    heatmaps = bells([(10.3, 12.8)])
+    heatmaps = gaussian_maps([(10.3, 12.8)])
     heatmaps[0, 0, 12, 10] = torch.nan
     peaks = find_peaks(heatmaps)
     assert peaks.counts().item() == 1
@@ -291,14 +293,14 @@ def test_a_cell_that_is_not_a_number_hides_nothing_in_its_row():
 
 
 def test_points_go_back_to_the_image():
-    peaks = find_peaks(bells([(10.0, 12.0)]))
+    peaks = find_peaks(gaussian_maps([(10.0, 12.0)]))
     # cell 10 of stride 4 covers pixels 40 to 43, whose middle is 41.5 by centres and 42 by corners
     assert_close(peaks.in_image(4.0), torch.tensor([[41.5, 49.5]]), rtol=0, atol=1e-3)
     assert_close(peaks.in_image(4.0, pixel_origin="corner"), torch.tensor([[42.0, 50.0]]), rtol=0, atol=1e-3)
 
 
 def test_one_image_of_a_batch():
-    heatmaps = torch.cat([bells([(3.0, 4.0)]), bells([]), bells([(5.0, 6.0), (20.0, 9.0)])])
+    heatmaps = torch.cat([gaussian_maps([(3.0, 4.0)]), gaussian_maps([]), gaussian_maps([(5.0, 6.0), (20.0, 9.0)])])
     peaks = find_peaks(heatmaps)
     assert isinstance(peaks.of_image(2), Peaks)
     assert peaks.of_image(2).counts().tolist() == [[2]]
@@ -321,3 +323,27 @@ def test_refusals():
         ValueError, match=r"one of none, quarter, dark, dark_udp, log_parabola, least_squares.*'taylor'"
     ):
         find_peaks(heatmaps, refine="taylor")
+
+
+def test_points_come_per_image_and_type_in_pixels():
+    # stride 4: cell (1, 2) has its centre at 4 (1 + .5) - .5 = 5.5 and 9.5 as a pixel index, at 6 and 10 as a continuous point
+    heatmaps = torch.zeros(2, 2, 5, 6)
+    heatmaps[0, 1, 2, 1], heatmaps[0, 1, 4, 5], heatmaps[1, 0, 0, 0] = 0.9, 0.4, 0.7
+    peaks = find_peaks(heatmaps, refine="none")
+    points, scores = peaks.per_image(4)
+    assert [own.tolist() for own in points] == [[], [[5.5, 9.5], [21.5, 17.5]], [[1.5, 1.5]], []]
+    assert [np.round(own, 6).tolist() for own in scores] == [[], [0.9, 0.4], [0.7], []]
+    assert peaks.per_image(4, pixel_origin="corner")[0][1].tolist() == [[6, 10], [22, 18]]
+
+
+def test_overlapping_peaks_are_split_where_asked_for_and_the_highest_kept():
+    close = [(8.2, 8.0), (9.4, 8.0), (20.0, 20.0)]
+    heatmaps = torch.cat([gaussian_maps(close), gaussian_maps([])])
+    assert find_peaks(heatmaps, threshold=0.3).counts().tolist() == [[2], [0]]
+    peaks = find_peaks(heatmaps, threshold=0.3, split=True, sigma=2.0)
+    assert_close(peaks.cells[peaks.cells[:, 0].argsort()], torch.tensor(close), rtol=0, atol=0.01)
+    assert peaks.scores.tolist() == sorted(peaks.scores.tolist(), reverse=True)
+    highest = find_peaks(heatmaps, threshold=0.3, split=True, sigma=2.0, max_peaks=2)
+    assert_close(highest.cells, peaks.cells[:2])
+    with pytest.raises(ValueError, match="need positive sigma"):
+        find_peaks(heatmaps, split=True, sigma=0.0)

@@ -35,7 +35,7 @@ def assert_same_points(cells: torch.Tensor, points, atol: float = 1e-3) -> None:
 def test_two_points_in_cells_that_touch_are_two(shift, sigma):
     points = [(10.2, 9.8), (10.2 + shift[0], 9.8 + shift[1])]
     maps = map_of(points, sigma)
-    assert len(find_peaks(maps, threshold=0.3).cells) == 1  # of cells that touch only one can be a summit
+    assert len(find_peaks(maps, threshold=0.3).cells) == 1  # of cells that touch only one can be a maximum
     assert_same_points(found_in(maps, sigma).cells, points)
 
 
@@ -92,14 +92,14 @@ def test_maps_keep_their_points_to_themselves():
     peaks = found_in(maps.view(2, 2, 24, 28))
     assert peaks.counts().tolist() == [[2, 0], [1, 2]]
     assert peaks.covariance is None
-    assert_same_points(peaks.of_image(1).cells[peaks.of_image(1).joint == 1], points)
+    assert_same_points(peaks.of_image(1).cells[peaks.of_image(1).types == 1], points)
 
 
 def test_volumes_are_split_too():
     z, y, x = torch.meshgrid(torch.arange(12.0), torch.arange(14.0), torch.arange(16.0), indexing="ij")
     points = [(7.2, 6.1, 5.3), (8.3, 6.9, 5.0)]
-    bells = [torch.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 8) for a, b, c in points]
-    maps = torch.maximum(*bells)[None, None]
+    Gaussians = [torch.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 8) for a, b, c in points]
+    maps = torch.maximum(*Gaussians)[None, None]
     assert_same_points(found_in(maps).cells, points, atol=0.01)
 
 

@@ -28,7 +28,7 @@ KERNELS = {1.0: 3, 1.5: 7, 2.0: 11, 3.0: 17}  # the blur that DARK takes with a 
 NUM_POINTS = 1000
 
 
-def bells(points: torch.Tensor, sigma: float, *, hw: tuple[int, int] = (33, 33)) -> torch.Tensor:
+def gaussian_maps(points: torch.Tensor, sigma: float, *, hw: tuple[int, int] = (33, 33)) -> torch.Tensor:
     """A map for each point (x, y), (n, 1, h, w)."""
     y, x = (torch.arange(extent, dtype=torch.float64) for extent in hw)
     along_x = torch.exp(-((x - points[:, :1]) ** 2) / (2 * sigma**2))
@@ -55,7 +55,9 @@ def error_of_pairs(separation: float, refine) -> torch.Tensor:
     angles = 2 * math.pi * torch.rand(NUM_POINTS, 1, generator=random, dtype=torch.float64)
     first = drawn() - separation / 2 * torch.cat([angles.cos(), angles.sin()], dim=1)
     second = first + separation * torch.cat([angles.cos(), angles.sin()], dim=1)
-    peaks = find_peaks(torch.maximum(bells(first, 2.0), bells(second, 2.0)), threshold=0.3, refine=refine)
+    peaks = find_peaks(
+        torch.maximum(gaussian_maps(first, 2.0), gaussian_maps(second, 2.0)), threshold=0.3, refine=refine
+    )
     assert_close(peaks.counts(), torch.full((NUM_POINTS, 1), 2))
     apart = [(peaks.cells - points[peaks.image]).norm(dim=1) for points in (first, second)]
     return torch.minimum(*apart)
@@ -64,7 +66,7 @@ def error_of_pairs(separation: float, refine) -> torch.Tensor:
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["truth"]))
 @pytest.mark.parametrize("name", COMPATIBLE)
 def test_numbers_of_mmpose(case, name):
-    heatmaps = bells(torch.tensor([case["truth"]], dtype=torch.float64), 2.0, hw=(24, 24))
+    heatmaps = gaussian_maps(torch.tensor([case["truth"]], dtype=torch.float64), 2.0, hw=(24, 24))
     found = find_peaks(heatmaps, refine=COMPATIBLE[name]).cells
     assert_close(found, torch.tensor([case[name]], dtype=torch.float64), rtol=0, atol=2e-6)
 
@@ -112,9 +114,9 @@ def test_maps_without_logarithms_give_their_cells():
 @pytest.mark.parametrize("sigma", [1.0, 1.5, 2.0, 3.0])
 def test_points_alone_are_told_within_a_thousandth_of_a_cell(sigma):
     truth = drawn()
-    assert errors(bells(truth, sigma), truth, "least_squares").mean() < 1e-6
-    assert errors(bells(truth, sigma).float(), truth, "least_squares").max() < 1e-3
-    assert errors(bells(truth, sigma), truth, "log_parabola").mean() < 1e-6
+    assert errors(gaussian_maps(truth, sigma), truth, "least_squares").mean() < 1e-6
+    assert errors(gaussian_maps(truth, sigma).float(), truth, "least_squares").max() < 1e-3
+    assert errors(gaussian_maps(truth, sigma), truth, "log_parabola").mean() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_points_alone_are_told_within_a_thousandth_of_a_cell(sigma):
 )
 def test_errors_of_the_other_refinements_are_those_published(sigma, of_dark, of_udp):
     truth = drawn()
-    heatmaps = bells(truth, sigma)
+    heatmaps = gaussian_maps(truth, sigma)
     by_dark = errors(heatmaps, truth, partial(dark, kernel=KERNELS[sigma])).mean().item()
     by_udp = errors(heatmaps, truth, partial(dark_udp, kernel=KERNELS[sigma])).mean().item()
     assert by_dark == pytest.approx(of_dark, abs=2e-4)
@@ -150,14 +152,14 @@ def test_borders_move_no_point(column):
     truth = drawn()
     truth[:, 0] = (truth[:, 0] - 16 + column).clamp(0, 32)
     for points in (truth, truth.flip(1)):
-        assert errors(bells(points, 2.0), points, "least_squares").max() < 1e-3
-        assert errors(bells(points, 2.0), points, "log_parabola").max() < 1e-3
-    assert errors(bells(truth, 2.0), truth, "dark_udp").mean() > 0.2  # which the blur draws inwards, or beyond
+        assert errors(gaussian_maps(points, 2.0), points, "least_squares").max() < 1e-3
+        assert errors(gaussian_maps(points, 2.0), points, "log_parabola").max() < 1e-3
+    assert errors(gaussian_maps(truth, 2.0), truth, "dark_udp").mean() > 0.2  # which the blur draws inwards, or beyond
 
 
 def test_two_points_close_together_at_a_corner():
     points = torch.tensor([[0.3, 0.2], [5.2, 0.4]], dtype=torch.float64)
-    found = find_peaks(bells(points, 2.0).amax(dim=0, keepdim=True)).cells
+    found = find_peaks(gaussian_maps(points, 2.0).amax(dim=0, keepdim=True)).cells
     assert_close(found[found[:, 0].argsort()], points, rtol=0, atol=1e-4)
 
 
@@ -166,7 +168,7 @@ def test_noise_tells_about_as_little_as_it_does_to_dark(sigma):
     truth = drawn(2000)
     noise = 0.02 * torch.randn(2000, 1, 33, 33, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     options = {"threshold": 0.5, "min_distance": 6.0, "max_peaks": 1}
-    heatmaps = bells(truth, sigma) + noise
+    heatmaps = gaussian_maps(truth, sigma) + noise
     by_default = errors(heatmaps, truth, "least_squares", **options).mean()
     by_dark = errors(heatmaps, truth, partial(dark, kernel=KERNELS[sigma]), **options).mean()
     assert by_default < (1.2 if sigma < 3 else 1.35) * by_dark

@@ -72,11 +72,11 @@ def test_shapes_by_hand():
 def test_overlaps_add_up_where_asked_for():
     points = [np.array([[1.0, 1.0], [1.0, 1.0], [4.0, 1.0]])]
     assert_array_equal(
-        render_heatmaps(points, (3, 6), stride=1, shape="pixel", overlap="sum").heatmaps[0, 0, 1], [0, 2, 0, 0, 1, 0]
+        render_heatmaps(points, (3, 6), stride=1, shape="pixel", blend="sum").heatmaps[0, 0, 1], [0, 2, 0, 0, 1, 0]
     )
     options = {"stride": 1, "sigma": 1.5, "window": 9.0}
     alone = [render_heatmaps([points[0][[i]]], HW, **options).heatmaps for i in range(3)]
-    assert_allclose(render_heatmaps(points, HW, overlap="sum", **options).heatmaps, sum(alone), rtol=1e-6, atol=1e-7)
+    assert_allclose(render_heatmaps(points, HW, blend="sum", **options).heatmaps, sum(alone), rtol=1e-6, atol=1e-7)
 
 
 def test_sigmas_by_axis_and_by_point():
@@ -120,7 +120,7 @@ def test_equal_bells_are_those_of_the_nearest_point_of_a_tree_but_for_the_window
 def test_order_of_points_does_not_matter(seed, shape, center):
     points, random = some_points(seed=seed), np.random.default_rng(seed)
     order, sigma = random.permutation(40), random.uniform(0.5, 4, 40)
-    options = {"stride": 1, "shape": shape, "center": center, "hidden": "ignore"}
+    options = {"stride": 1, "shape": shape, "center": center, "occluded": "ignore"}
     ours = render_heatmaps([points], HW, sigma=sigma, **options)
     other = render_heatmaps([points[order]], HW, sigma=sigma[order], **options)
     same(ours, other, {"heatmaps", "weights", "counts", "outside"})
@@ -128,11 +128,11 @@ def test_order_of_points_does_not_matter(seed, shape, center):
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["max", "sum"]))
-def test_images_do_not_know_of_each_other(seed, overlap):
+def test_images_do_not_know_of_each_other(seed, blend):
     batch = [some_points(count, seed + count) for count in (7, 0, 30, 1)]
-    together = render_heatmaps(batch, HW, stride=1, overlap=overlap)
+    together = render_heatmaps(batch, HW, stride=1, blend=blend)
     for number, points in enumerate(batch):
-        alone = render_heatmaps([points], HW, stride=1, overlap=overlap)
+        alone = render_heatmaps([points], HW, stride=1, blend=blend)
         assert_array_equal(together.heatmaps[number], alone.heatmaps[0])
         rows = together.positives[:, 0] == number
         assert_array_equal(together.positives[rows, 1:], alone.positives[:, 1:])
@@ -140,16 +140,16 @@ def test_images_do_not_know_of_each_other(seed, overlap):
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["draw", "ignore"]), st.booleans())
-def test_a_point_has_weight_if_and_only_if_it_was_drawn(seed, hidden, weighted):
+def test_a_point_has_weight_if_and_only_if_it_was_drawn(seed, occluded, weighted):
     random = np.random.default_rng(seed)
     points = np.concatenate([some_points(seed=seed), random.integers(0, 3, (40, 1))], axis=1).reshape(10, 4, 3)
     weights = random.choice([0.0, 0.5, 2.0], 40) if weighted else None
-    targets = render_heatmaps([points], HW, stride=1, hidden=hidden, instance_weights=weights)
+    targets = render_heatmaps([points], HW, stride=1, occluded=occluded, instance_weights=weights)
     assert_array_equal(np.flatnonzero(targets.point_weights), targets.instances)
     for number in range(40):  # by itself
         alone = Keypoints.of([points.reshape(40, 1, 3)[[number]]])
         weight = None if weights is None else weights[[number]]
-        drawn = render_heatmaps(alone, HW, stride=1, hidden=hidden, instance_weights=weight).heatmaps.any()
+        drawn = render_heatmaps(alone, HW, stride=1, occluded=occluded, instance_weights=weight).heatmaps.any()
         assert drawn == (targets.point_weights[number] > 0)
     assert (targets.heatmaps[tuple(targets.positives.T)] > 0).all()
     if targets.weights is not None:
@@ -195,7 +195,7 @@ def test_tensors_and_arrays_give_the_same_to_the_last_bit(hw):
 def test_nothing_given_is_changed():
     points, weights = some_points(), np.linspace(0, 1, 40)
     given_points, given_weights = points.copy(), weights.copy()
-    render_heatmaps([points], HW, instance_weights=weights, hidden="ignore")
+    render_heatmaps([points], HW, instance_weights=weights, occluded="ignore")
     assert_array_equal(points, given_points)
     assert_array_equal(weights, given_weights)
 
@@ -206,7 +206,7 @@ def test_visibility_is_kept_apart():
     assert_array_equal(drawn.point_weights, [0, 1, 1, 0])
     assert_array_equal([drawn.counts, drawn.unlabelled, drawn.outside, drawn.ignored], [[[2]], [[2]], [[0]], [[0]]])
     assert drawn.weights is None
-    ignoring = render_heatmaps([table], HW, stride=1, hidden="ignore")
+    ignoring = render_heatmaps([table], HW, stride=1, occluded="ignore")
     assert_array_equal(ignoring.point_weights, [0, 0, 1, 0])
     assert_array_equal([ignoring.counts, ignoring.ignored], [[[1]], [[1]]])
     assert_array_equal(ignoring.weights[0, 0, 4], [1] * 4 + [0] * 12 + [1] * 8)
@@ -225,7 +225,9 @@ def test_weights_of_instances_are_in_their_own_cells_and_zero_ignores():
 def test_joints_are_weighted_by_themselves_and_regions_for_all():
     table = np.array([[[4.0, 4, 1], [16, 4, 2]]])
     region = np.array([[20.0, 10, 22, 12]])
-    targets = render_heatmaps([table], HW, stride=1, sigma=0.5, hidden="ignore", ignore=[region], pixel_origin="corner")
+    targets = render_heatmaps(
+        [table], HW, stride=1, sigma=0.5, occluded="ignore", ignore=[region], pixel_origin="corner"
+    )
     assert targets.weights[0, 0, 4, 4] == 0
     assert targets.weights[0, 1, 4, 4] == 1
     assert_array_equal(targets.weights[0, :, 10:12, 20:22], np.zeros((2, 2, 2)))
@@ -305,7 +307,7 @@ def test_no_number_of_points_is_cut_off():
 
 def test_errors_name_what_was_given():
     points = [np.array([[4.0, 4.0]])]
-    for name in ("shape", "center", "overlap", "hidden", "pixel"):
+    for name in ("shape", "center", "blend", "occluded", "pixel_origin"):
         with pytest.raises(ValueError, match=f"{name} is one of .*, got 'other'"):
             render_heatmaps(points, HW, **{name: "other"})
     with pytest.raises(ValueError, match=r"sigma is positive and finite, got 0.0"):

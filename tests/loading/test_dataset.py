@@ -94,7 +94,7 @@ def test_a_batch_is_padded_right_and_below_with_black(tmp_path):
     keypoints = batch.keypoints
     assert_array_equal(keypoints.points, [[1, 2], [3, 4], [1, 2], [3, 4]])
     assert_array_equal(keypoints.image, [0, 0, 1, 1])
-    assert_array_equal(keypoints.joint, [0, 1, 0, 1])
+    assert_array_equal(keypoints.types, [0, 1, 0, 1])
     assert_array_equal(keypoints.visibility, [2, 1, 2, 1])
     assert (keypoints.num_images, keypoints.num_types) == (2, 2)
 
@@ -102,7 +102,7 @@ def test_a_batch_is_padded_right_and_below_with_black(tmp_path):
 def test_a_batch_moves_to_a_device_whole(nuclei):
     batch = collate([nuclei_data(nuclei)[place] for place in range(3)]).to("meta")
     tensors = [batch.images, batch.image_hw, batch.image_rows, *batch.unlabelled]
-    tensors += [batch.keypoints.points, batch.keypoints.image, batch.keypoints.joint, batch.keypoints.visibility]
+    tensors += [batch.keypoints.points, batch.keypoints.image, batch.keypoints.types, batch.keypoints.visibility]
     tensors += [each for image in batch.targets for each in (image.boxes, image.classes, image.ignored)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 

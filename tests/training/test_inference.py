@@ -19,7 +19,7 @@ from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.evaluation.boxes import evaluate_landmarks
+from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.keypoints import coco_keypoints
 from detect.keypoints.peaks import Peaks
@@ -73,10 +73,10 @@ def finds_points(*found: tuple[list[float], float, int]) -> LandmarkDetector:
     """A detector that finds the same points in every image."""
 
     def detect(images: Any, image_hw: Any) -> Peaks:
-        points, scores, joint = (torch.tensor(column) for column in zip(*found, strict=True))
+        points, scores, types = (torch.tensor(column) for column in zip(*found, strict=True))
         count = len(images)
         image = torch.arange(count).repeat_interleave(len(points))
-        return Peaks(points.repeat(count, 1), scores.repeat(count), image, joint.repeat(count), None, count, 2)
+        return Peaks(points.repeat(count, 1), scores.repeat(count), image, types.repeat(count), None, count, 2)
 
     model = landmark_detector()
     model.detect = detect
@@ -237,6 +237,6 @@ def test_a_detector_that_finds_the_true_points_scores_1(resize):
     model.detect = detect
     labels = LabelMap.of(dataset, coco_keypoints(dataset))
     found = find_objects(model, data, labels=labels)
-    scores = evaluate_landmarks(coco_keypoints(dataset), found, radii=(0.01,)).overall[0]
+    scores = evaluate_landmarks(found, coco_keypoints(dataset), radii=(0.01,)).overall[0]
     assert scores.micro.precision == 1
     assert scores.num_matched == len(found.scores) > 60

@@ -83,9 +83,9 @@ def test_validation_data_may_lack_a_landmark_that_training_has(tiny, squares, tm
 
     train = changed(squares, tmp_path, "both.json", second)
     inputs = read_inputs(tiny(f"data.train={train}", task="landmarks"))
-    assert inputs.labels.category_types == inputs.val.keypoints.joints == {3: (0,), 7: (1,)}
+    assert inputs.labels.category_types == inputs.val.keypoints.category_types == {3: (0,), 7: (1,)}
     points = inputs.val.keypoints.landmarks
-    assert (set(points.joint.tolist()), points.num_types) == ({1}, 2)
+    assert (set(points.types.tolist()), points.num_types) == ({1}, 2)
     assert inputs.val[0].types.tolist() == [1] * len(inputs.val[0].points)
     with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, and 0 where it was learned"):
         read_inputs(tiny(f"data.val={train}", task="landmarks"))

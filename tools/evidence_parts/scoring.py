@@ -133,7 +133,7 @@ def _coco(dataset: CocoDataset, entries: Sequence[dict[str, Any]]) -> Any:
 
 def point_counts(landmarks: CocoKeypoints, results: CocoResults) -> Int64[ndarray, "b 4"]:
     """Of each image the points that are there, those predicted, and the pairs within each of ``RADII_PX``."""
-    tables = [point_results(landmarks, results, radius=radius) for radius in RADII_PX]
+    tables = [point_results(results, landmarks, radius=radius) for radius in RADII_PX]
     counts = [[len(points) for points in tables[0].truth], [len(points) for points in tables[0].predicted]]
     for radius, table in zip(RADII_PX, tables, strict=True):
         pairs = zip(table.predicted, table.truth, strict=True)

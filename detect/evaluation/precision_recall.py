@@ -1,0 +1,189 @@
+"""What each score threshold keeps: precision and recall of predicted points, and the choice of the best threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, Shaped
+from numpy import ndarray
+
+from detect.evaluation.point_matching import Spacing, check_images, matches_by_score
+
+GOALS = ("f1", "count")
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecall:
+    """Precision at rising recall. ``category`` is empty for all categories together; ``at`` names the matching criterion.
+
+    ``scores`` are the lowest scores needed for each recall: NaN where no threshold reaches it, and for means of curves.
+    """
+
+    category: str
+    at: str
+    recall: Float64[ndarray, " k"]
+    precision: Float64[ndarray, " k"]
+    scores: Float64[ndarray, " k"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreCuts:
+    """The distinct sets of predictions that score thresholds keep: cut 0 keeps none, the last cut keeps all.
+
+    Each cut adds the predictions of the next lower score. Predictions of equal score stay together, so that their order does
+    not matter.
+
+    >>> cuts = ScoreCuts.of([np.array([0.5, 0.9]), np.array([0.5])])
+    >>> cuts.num_kept, cuts.totals(np.array([1.0, 1.0, 0.0])), cuts.threshold(1)
+    (array([0, 1, 3]), array([0., 1., 2.]), 0.7)
+    """
+
+    scores: Float[ndarray, " n"]  # falling
+    order: Int64[ndarray, " n"]
+    num_kept: Int64[ndarray, " k"]
+
+    @classmethod
+    def of(cls, scores: Sequence[Float[ndarray, " _"]]) -> ScoreCuts:
+        """Find the cuts of the predictions of all images together.
+
+        Raises:
+            ValueError: a score is not finite.
+        """
+        joined = np.concatenate(list(scores))
+        if not np.isfinite(joined).all():
+            raise ValueError("scores that are not finite")
+        order = np.argsort(-joined, kind="stable")
+        falling = joined[order]
+        last = np.flatnonzero(falling[1:] != falling[:-1]) + 1
+        ends = np.append(last, len(joined)) if len(joined) else last
+        return cls(falling, order.astype(np.int64), np.concatenate([[0], ends]).astype(np.int64))
+
+    def totals(self, values: Shaped[ndarray, " n"]) -> Float[ndarray, " k"]:
+        """Sum the values of the predictions that each cut keeps."""
+        return np.concatenate([[0.0], np.cumsum(values[self.order], dtype=np.float64)])[self.num_kept]
+
+    def num_pairs(
+        self,
+        predicted: Sequence[Float[ndarray, "_ d"]],
+        truth: Sequence[Float[ndarray, "_ d"]],
+        *,
+        scores: Sequence[Float[ndarray, " _"]],
+        radius: float,
+        spacing: Spacing = 1.0,
+    ) -> Float[ndarray, " k"]:
+        """Count the pairs of the best matching of each cut, over all images."""
+        tables = zip(predicted, truth, scores, strict=True)
+        gained = [matches_by_score(p, t, scores=s, radius=radius, spacing=spacing) for p, t, s in tables]
+        return self.totals(np.concatenate(gained))
+
+    def threshold(self, cut: int) -> float:
+        """Return a threshold that keeps exactly the predictions of a cut.
+
+        It lies midway between the lowest score kept and the highest one dropped, or at the former if no number lies between
+        them. For the first and the last cut it is one step of single precision beyond the scores, and 0 without predictions.
+        """
+        if not len(self.scores):
+            return 0.0
+        count = int(self.num_kept[cut])
+        if count == 0:
+            return float(np.nextafter(np.float32(self.scores[0]), np.float32(np.inf)))
+        if count == len(self.scores):
+            return float(np.nextafter(np.float32(self.scores[-1]), np.float32(-np.inf)))
+        above, below = self.scores[count - 1], self.scores[count]
+        middle = below + (above - below) / 2
+        return float(middle if middle > below else above)
+
+
+def point_curve(
+    predicted: Sequence[Float[ndarray, "_ d"]],
+    truth: Sequence[Float[ndarray, "_ d"]],
+    *,
+    scores: Sequence[Float[ndarray, " _"]],
+    radius: float,
+) -> PrecisionRecall:
+    """Precision and recall of the best matching at every distinct score, over all images.
+
+    >>> points, truth = [np.array([[0.0, 1.0], [9.0, 9.0]])], [np.array([[0.0, 0.0]])]
+    >>> curve = point_curve(points, truth, scores=[np.array([0.9, 0.3])], radius=2.0)
+    >>> curve.recall, curve.precision
+    (array([1., 1.]), array([1. , 0.5]))
+
+    Args:
+        predicted: points of each image.
+        truth: true points of each image.
+        scores: scores of the predicted points.
+        radius: largest distance of a pair, in pixels.
+    """
+    cuts = ScoreCuts.of(scores)
+    pairs = cuts.num_pairs(predicted, truth, scores=scores, radius=radius)[1:]
+    num_kept = cuts.num_kept[1:]
+    recall = pairs / max(sum(map(len, truth)), 1)
+    return PrecisionRecall("", f"within {radius:g} px", recall, pairs / num_kept, cuts.scores[num_kept - 1])
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """A chosen threshold, which keeps points of this score or more, and the value of the goal at it on the given data."""
+
+    threshold: float
+    value: float
+    goal: str
+
+
+def choose_threshold(
+    predicted: Sequence[Float[ndarray, "_ d"]],
+    truth: Sequence[Float[ndarray, "_ d"]],
+    *,
+    scores: Sequence[Float[ndarray, " _"]],
+    goal: str = "f1",
+    radius: float | None = None,
+    spacing: Spacing = 1.0,
+) -> ThresholdChoice:
+    """Choose the best score threshold over the points of all images; every distinct score is tried.
+
+    ``"f1"`` maximises F1 over the points of all images, with the best matching within ``radius`` at each threshold.
+    ``"count"`` minimises the mean absolute error of an image's count and needs no radius. The threshold lies midway between
+    the lowest score kept and the highest one dropped, which leaves most room for other data. Of equally good thresholds the
+    highest is taken. It is just above the highest score if keeping no point is best, just below the lowest if keeping all
+    is, and 0 without predictions.
+
+    >>> points = [np.array([[0.0, 0.0], [9.0, 9.0]]), np.array([[5.0, 5.0]])]
+    >>> truth = [np.array([[0.0, 1.0]]), np.array([[5.0, 5.0]])]
+    >>> choose_threshold(points, truth, scores=[np.array([0.9, 0.3]), np.array([0.7])], radius=2.0)
+    ThresholdChoice(threshold=0.5, value=1.0, goal='f1')
+
+    Args:
+        predicted: points of each image, before any threshold.
+        truth: true points of each image.
+        scores: scores of the predicted points.
+        goal: ``"f1"`` or ``"count"``.
+        radius: largest distance of a pair, in pixels or the unit of ``spacing``.
+        spacing: size of a pixel, along each axis (x, y[, z]) or all.
+
+    Raises:
+        ValueError: the goal is unknown or lacks its radius, there is no image, or lists differ in length.
+    """
+    if goal not in GOALS or (goal == "f1" and radius is None):
+        raise ValueError(f"goal is 'count', or 'f1' with a radius, got {goal!r} with {radius=}")
+    check_images(predicted, truth, scores=scores)
+    cuts = ScoreCuts.of(scores)
+    num_truth = sum(len(points) for points in truth)
+    if goal == "f1" and radius is not None:
+        pairs = cuts.num_pairs(predicted, truth, scores=scores, radius=radius, spacing=spacing)
+        num_points = cuts.num_kept + num_truth
+        values = np.divide(2 * pairs, num_points, out=np.ones(len(num_points)), where=num_points > 0)
+        best = int(values.argmax())
+    else:
+        steps = [_count_steps(own, len(points)) for own, points in zip(scores, truth, strict=True)]
+        values = (num_truth + cuts.totals(np.concatenate(steps))) / len(truth)
+        best = int(values.argmin())
+    return ThresholdChoice(cuts.threshold(best), float(values[best]), goal)
+
+
+def _count_steps(scores: ndarray, num_truth: int) -> Int64[ndarray, " n"]:
+    """The change of an image's count error by each prediction, added in falling order of score."""
+    rank = np.empty(len(scores), dtype=np.int64)
+    rank[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+    return np.where(rank < num_truth, -1, 1)
