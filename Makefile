@@ -1,10 +1,13 @@
-# Every target makes the environment it needs: .venv, with the versions of constraints.txt.
+# Every target makes the environment it needs: .venv, with the versions of constraints.txt; compat has one of its own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+COMPAT := .venv-compat
+COMPAT_TESTS := tests/detectors tests/heads tests/interop tests/losses tests/loading tests/ops tests/training \
+  tests/test_examples.py tests/test_readme.py
 
-.PHONY: demo test slow lint check bench evidence clean
+.PHONY: demo test slow lint check compat bench evidence clean
 
 demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw the pages
 	$(BIN)/detect demo
@@ -21,6 +24,10 @@ lint: $(VENV)/.dev  ## format, lint, types, import layers
 check: $(VENV)/.dev  ## lint and test
 	tools/check
 
+compat: $(COMPAT)/.test  ## tests of what needs torch and torchvision, with a newer pair; its environment takes 6 GB
+	$(COMPAT)/bin/python -c "from detect.ops.torchvision_import import import_torchvision; import_torchvision().extension._assert_has_ops()"
+	$(COMPAT)/bin/python -m pytest $(COMPAT_TESTS)
+
 bench: $(VENV)/.test  ## side by side with other packages; takes a quarter of an hour
 	$(INSTALL) tqdm
 	$(INSTALL) --no-deps yolov5 mmpose==1.3.2 mmdet==3.3.0 paddledet==2.6.0
@@ -32,7 +39,7 @@ evidence: $(VENV)/.test  ## what anchors, levels and targets are worth in traine
 	$(BIN)/python tools/evidence.py $(if $(BCCD),--bccd $(BCCD))
 
 clean:  ## all that is made again by itself; not runs/, where trained detectors are
-	rm -rf $(VENV) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,4 +54,9 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+$(COMPAT)/.test: pyproject.toml constraints-compat.txt
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[test]'
 	touch $@

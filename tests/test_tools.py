@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -119,3 +120,10 @@ def test_samples_are_whole():
     for name in ("bccd", "nuclei"):
         assert (sample_annotations(name).parent / "LICENSE").exists()
         assert "Licence" in (sample_annotations(name).parent / "README.md").read_text("utf-8")
+
+
+def test_make_compat_names_tests_that_exist():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    names = re.findall(r"tests/\S+", makefile)
+    assert "tests/interop" in names
+    assert [name for name in names if not (ROOT / name).exists()] == []

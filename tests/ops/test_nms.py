@@ -187,16 +187,10 @@ def test_as_the_operator_of_onnx():
     )
 
 
-def has_kernel() -> bool:
-    """Whether torchvision's compiled operators are loaded; call after ``import_torchvision``."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CPU")
-
-
 def test_torchvisions_kernel_gives_the_same_where_it_is_loaded():
-    import_torchvision()
-    boxes, scores = some_boxes(3000), some_scores(3000, decimals=2)
-    if not has_kernel():
+    if not import_torchvision().extension._has_ops():
         pytest.skip("torchvision's compiled operators are missing")
+    boxes, scores = some_boxes(3000), some_scores(3000, decimals=2)
     classes = torch.zeros(3000, dtype=torch.int64)
     for threshold in (0.0, 0.3, 0.5, 0.6, 0.7, 1.0):
         kernels = torch.ops.torchvision.nms(boxes, scores, threshold)
@@ -207,11 +201,17 @@ def test_torchvisions_kernel_gives_the_same_where_it_is_loaded():
         )
 
 
+def test_torchvisions_kernel_is_used_where_it_is_loaded(monkeypatch):
+    if not import_torchvision().extension._has_ops():
+        pytest.skip("torchvision's compiled operators are missing")
+    monkeypatch.setattr(module, "class_nms", None)  # so that calling it fails
+    assert nms(THREE, torch.tensor([0.9, 0.8, 0.7]), iou_threshold=0.5).tolist() == [0, 2]
+
+
 def test_a_kernel_is_used_where_one_is_loaded():
-    import_torchvision()
-    scores = torch.tensor([0.9, 0.8, 0.7])
-    if has_kernel():
+    if import_torchvision().extension._has_ops():
         pytest.skip("torchvision's compiled operators are loaded")
+    scores = torch.tensor([0.9, 0.8, 0.7])
     with torch.library._scoped_library("torchvision", "IMPL") as library:
         library.impl("nms", lambda boxes, scores, iou_threshold: torch.tensor([7]), "CPU")
         assert nms(THREE, scores, iou_threshold=0.5).tolist() == [7]

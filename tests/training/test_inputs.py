@@ -87,7 +87,7 @@ def test_validation_data_may_lack_a_landmark_that_training_has(tiny, squares, tm
     points = inputs.val.keypoints.landmarks
     assert (set(points.types.tolist()), points.num_types) == ({1}, 2)
     assert inputs.val[0].types.tolist() == [1] * len(inputs.val[0].points)
-    with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, and 0 where it was learned"):
+    with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, but 0 in the training data"):
         read_inputs(tiny(f"data.val={train}", task="landmarks"))
 
 
