@@ -1,15 +1,10 @@
 from .anchors.anchor_set import AnchorSet
-from .anchors.clustering import EuclideanKMeans, IoUKMeans
-from .anchors.fitting import fit_anchors, k_curve
 from .anchors.generator import AnchorGenerator
 from .anchors.histogram import ShapeHistogram
 from .anchors.instances import ResizedInstances
 from .anchors.known import load_anchors
-from .anchors.level_fitting import fit_levels
 from .anchors.levels import level_report
 from .anchors.metrics import AnchorMetrics, anchor_metrics
-from .anchors.mixture import LogGaussianMixture
-from .anchors.optimal import OptimalAnchors, optimal_anchors
 from .data import CocoDataset, read_coco, read_results
 from .data.resize import ResizeRule, parse_resize
 from .errors import DetectError
@@ -17,6 +12,11 @@ from .evaluation.oracle import oracle_round_trip
 from .evaluation.point_matching import match_points
 from .evaluation.points import PointScores, score_points
 from .evaluation.precision_recall import choose_threshold
+from .fitting.clustering import EuclideanKMeans, IoUKMeans
+from .fitting.fit import fit_anchors, k_curve
+from .fitting.fit_levels import fit_levels
+from .fitting.mixture import LogGaussianMixture
+from .fitting.search import OptimalAnchors, optimal_anchors
 from .heads.criterion import ImageTargets, RetinaNetCriterion
 from .heads.fpn import FeaturePyramid
 from .heads.heatmap import HeatmapHead

@@ -13,12 +13,8 @@ from annotated_types import Ge, Le, Lt
 from typer.main import get_command
 from typer.models import OptionInfo
 
-from detect.anchors.fitting import METHODS
 from detect.anchors.generator import CONVENTIONS
 from detect.anchors.instances import BALANCES
-from detect.anchors.level_fitting import FREE
-from detect.anchors.mixture import _SHRINKAGES
-from detect.anchors.structured import LAYOUTS
 from detect.cli import anchor_fit, anchor_options, heatmaps
 from detect.cli import anchors as commands
 from detect.cli.app import main
@@ -26,6 +22,10 @@ from detect.config import CeilingConfig, FitConfig, RenderConfig, ScoreConfig, S
 from detect.errors import ConfigError
 from detect.evaluation.coco_points import SOURCES
 from detect.evaluation.precision_recall import GOALS
+from detect.fitting.fit import METHODS
+from detect.fitting.fit_levels import FREE
+from detect.fitting.mixture import _SHRINKAGES
+from detect.fitting.structured import LAYOUTS
 from detect.interop.anchor_formats import FORMATS
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.targets import CHOICES

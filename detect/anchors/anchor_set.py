@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,28 @@ FORMAT = 1
 DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes
 CENTER_OF_CELL = 0.5
 MAX_FILE_BYTES = 2**20
+UPPER_BOUND = "_upper_bound"  # in a file, after the name of a score: its proved upper bound
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A score and the upper bound that no anchors in the numbers allowed exceed.
+
+    >>> round(Proof(0.8, 0.82).gap, 4)
+    0.025
+    """
+
+    score: float
+    upper_bound: float
+
+    @property
+    def gap(self) -> float:
+        """How much better the best could be, relative to the score; infinite where the score is 0 and the bound is not."""
+        if self.score > 0:
+            return self.upper_bound / self.score - 1
+        return math.inf if self.upper_bound > 0 else 0.0
 
 
 class AnchorLevel(Struct, frozen=True):
@@ -83,6 +104,8 @@ class AnchorSet:
     center_offset: float = CENTER_OF_CELL
     name: str = "anchors"
     scores: Mapping[str, float] = field(default_factory=dict)
+    proofs: Mapping[str, Proof] = field(default_factory=dict)
+    """By the name of the score, where an upper bound was proved."""
     sources: tuple[SourceFile, ...] = ()
     command: str = ""
     version: str = ""
@@ -118,7 +141,7 @@ class AnchorSet:
             resize=self.resize,
             levels=list(self.levels),
             center_offset=self.center_offset,
-            scores=dict(self.scores),
+            scores=_scores_with_bounds(self.scores, self.proofs),
             sources=list(self.sources),
             command=self.command,
             version=self.version,
@@ -156,7 +179,8 @@ class AnchorSet:
             resize=content.resize,
             center_offset=content.center_offset,
             name=str(path),
-            scores=content.scores,
+            scores={name: value for name, value in content.scores.items() if not name.endswith(UPPER_BOUND)},
+            proofs=_proofs_of(content.scores),
             sources=tuple(content.sources),
             command=content.command,
             version=content.version,
@@ -170,6 +194,21 @@ def level_name(stride: int) -> str:
     ('P3', 'stride12')
     """
     return f"P{stride.bit_length() - 1}" if stride & (stride - 1) == 0 else f"stride{stride}"
+
+
+def _scores_with_bounds(scores: Mapping[str, float], proofs: Mapping[str, Proof]) -> dict[str, float]:
+    """As a file lists them: each score, followed by its upper bound."""
+    listed: dict[str, float] = {}
+    for name, value in scores.items():
+        listed[name] = value
+        if name in proofs:
+            listed[name + UPPER_BOUND] = round(proofs[name].upper_bound, DIGITS)
+    return listed
+
+
+def _proofs_of(listed: Mapping[str, float]) -> dict[str, Proof]:
+    bounds = {name: listed.get(name + UPPER_BOUND) for name in listed}
+    return {name: Proof(listed[name], bound) for name, bound in bounds.items() if bound is not None}
 
 
 def _rounded(extent: float) -> float:

@@ -122,7 +122,7 @@ def bootstrap(
         ValueError: no resamples, or a confidence not between 0 and 1.
         FitError: the whole data, or no resample of it, can be fitted.
 
-    >>> from detect.anchors.fitting import fit_anchors
+    >>> from detect.fitting.fit import fit_anchors
     >>> from detect.data import read_coco
     >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations

@@ -177,16 +177,16 @@ def fit(
     will lay them. Where categories differ in size, `--max-strides 4` shares positive anchors among them more evenly.
     """
     from detect.anchors.anchor_set import strides_of
-    from detect.anchors.objective import Objective
     from detect.cli import anchor_results
     from detect.cli.anchor_request import Request
     from detect.cli.fit_result import FitResult
     from detect.cli.output import busy, note
+    from detect.fitting.objective import Objective
 
     for_levels = layout != "free" or any(each is not None for each in (levels, per_level, max_anchors, max_strides))
     placed = for_levels and method == "optimal"
     request = Request(
-        objective=Objective.parse(objective or ("placed" if placed else "shape"), placed=placed),
+        objective=Objective.parse(objective or ("placed" if placed else "shape"), on_grid=placed),
         strides=tuple(strides_of(levels or LEVELS)),
         k=k,
         per_level=per_level,

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.fitting import FEW_BOXES, KCurve, fit_anchors, k_curve
 from detect.anchors.instances import ResizedInstances, instance_weights
-from detect.anchors.objective import Objective
 from detect.cli.anchor_options import grid_rule
 from detect.cli.output import reading_bar
 from detect.errors import ConfigError
+from detect.fitting.fit import FEW_BOXES, KCurve, fit_anchors, k_curve
+from detect.fitting.objective import Objective
 
 if TYPE_CHECKING:  # these import scipy, which fits by shape do without
     from detect.anchors.stability import Generalisation, Stability
-    from detect.anchors.structured import StructuredFit
+    from detect.fitting.structured import StructuredFit
 
 FREE = "free"  # the layout without one
 PROVED = 0.01  # how close to the best few boxes are proved to be fitted by shape
@@ -55,9 +55,9 @@ class Request:
     clustering: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if self.objective.placed and (self.method != "optimal" or self.fixed):
+        if self.objective.on_grid and (self.method != "optimal" or self.fixed):
             raise ConfigError("--method and --fixed are for shapes alone: --objective shape")
-        if not self.objective.placed and (self.layout != FREE or self.max_anchors or self.max_strides is not None):
+        if not self.objective.on_grid and (self.layout != FREE or self.max_anchors or self.max_strides is not None):
             raise ConfigError(
                 "--layout, --max-anchors and --max-strides are for anchors as placed on the grid: --objective placed"
             )
@@ -68,7 +68,7 @@ class Request:
     def fit(self, instances: ResizedInstances, *, prove: bool = True) -> Fitted:
         """The anchors for a dataset."""
         certify = self._effort(len(instances)) if prove else None
-        return self._fit_placed(instances, certify) if self.objective.placed else self._fit_shapes(instances, certify)
+        return self._fit_placed(instances, certify) if self.objective.on_grid else self._fit_shapes(instances, certify)
 
     def _fit_shapes(self, instances: ResizedInstances, certify: float | None) -> Fitted:
         anchors = fit_anchors(
@@ -86,7 +86,7 @@ class Request:
         return Fitted(anchors, f"for k = {anchors.num_anchors}")
 
     def _fit_placed(self, instances: ResizedInstances, certify: float | None) -> Fitted:
-        from detect.anchors.level_fitting import fit_levels
+        from detect.fitting.fit_levels import fit_levels
 
         per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
         total = self.k if per_level is None and self.max_anchors is None else None
@@ -148,10 +148,10 @@ class Request:
     def _effort(self, num_boxes: int) -> float | None:
         """How close to prove: nothing where it was not asked for and takes long."""
         few, proved = FEW_BOXES, PROVED
-        if self.objective.placed:
-            from detect.anchors import placed_gain
+        if self.objective.on_grid:
+            from detect.fitting import any_position
 
-            few, proved = placed_gain.FEW_BOXES, PROVED_PLACED
+            few, proved = any_position.FEW_BOXES, PROVED_PLACED
         certify = self.certify
         if certify is None:
             certify = proved if num_boxes <= few else 1.0

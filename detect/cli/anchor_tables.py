@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from detect.anchors.fitting import KCurve
 from detect.anchors.metrics import AnchorMetrics, Group
-from detect.anchors.objective import UPPER_BOUND
 from detect.cli import output
+from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
     from detect.anchors.levels import LevelReport  # which needs torch: seconds, for commands that do without
     from detect.anchors.stability import Generalisation, Stability
-    from detect.anchors.structured import StructuredFit
     from detect.anchors.sweep import Setting
+    from detect.fitting.structured import StructuredFit
 
 MOST_GROUPS = 20
 NEGLECT = (
@@ -46,18 +45,11 @@ def print_scores(scores: Sequence[AnchorMetrics], console: Console) -> None:
     )
 
 
-def proofs(score: AnchorMetrics) -> list[tuple[str, float, float]]:
-    """What the anchors were fitted for and is proved: the name of the score, what they reach, what nothing exceeds."""
-    scores = score.anchors.scores
-    bounded = [name.removesuffix(UPPER_BOUND) for name in scores if name.endswith(UPPER_BOUND)]
-    return [(name, scores[name], scores[name + UPPER_BOUND]) for name in bounded if name in scores]
-
-
 def print_bounds(score: AnchorMetrics, among: str, console: Console) -> None:
     """How close the fitted anchors are to the best there can be, where it was proved."""
-    for name, reached, bound in proofs(score):
-        gap = f"within {bound / reached - 1:.2%} of the best"
-        console.print(f"{_words(name)} {reached:.4f}, at most {bound:.4f} possible {among}: {gap}")
+    for name, proof in score.anchors.proofs.items():
+        gap = f"within {proof.gap:.2%} of the best"
+        console.print(f"{_words(name)} {proof.score:.4f}, at most {proof.upper_bound:.4f} possible {among}: {gap}")
 
 
 def _words(score_name: str) -> str:

@@ -149,12 +149,12 @@ def sweep(
     from functools import partial
 
     from detect.anchors.anchor_set import strides_of
-    from detect.anchors.fitting import fit_anchors
     from detect.anchors.known import load_anchors
     from detect.anchors.sweep import rules_of_sizes, sweep_resize
     from detect.cli import anchor_results, anchor_tables
     from detect.cli.output import console, numbers, print_json
     from detect.data.resize import parse_resize
+    from detect.fitting.fit import fit_anchors
 
     rules = rules_of_sizes(parse_resize(resize), [round(size) for size in numbers(sizes, "--sizes", least=1)])
     chosen = load_anchors(anchors) if anchors else partial(fit_anchors, k=k, strides=strides_of(levels))

@@ -32,11 +32,11 @@ def demo(
 ) -> None:
     """Fit anchors to two small datasets, compare them with known ones and draw the pages. Takes seconds."""
     from detect.anchors.anchor_set import strides_of
-    from detect.anchors.fitting import fit_anchors, k_curve
-    from detect.anchors.level_fitting import fit_levels
     from detect.cli import anchor_results
     from detect.cli.anchor_request import PROVED, PROVED_PLACED
     from detect.cli.fit_result import FitResult
+    from detect.fitting.fit import fit_anchors, k_curve
+    from detect.fitting.fit_levels import fit_levels
     from detect.samples import sample_annotations
 
     for story in STORIES:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import SourceFile
-from detect.anchors.fitting import KCurve
 from detect.anchors.metrics import AnchorMetrics
-from detect.anchors.objective import UPPER_BOUND
 from detect.cli import anchor_results, anchor_tables, output
+from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
     from detect.anchors.stability import Generalisation, Stability
-    from detect.anchors.structured import StructuredFit
+    from detect.fitting.structured import StructuredFit
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,10 @@ class FitResult:
 
     def _proof(self) -> dict[str, Any]:
         """What was fitted for, and how close to the best it is; all None of baselines."""
-        proofs = anchor_tables.proofs(self.scores[0])
-        if not proofs:
-            names = [name for name in self.scores[0].anchors.scores if not name.endswith(UPPER_BOUND)]
-            objective = names[0] if names else None
-            return {"objective": objective, "upper_bound": None, "gap": None}
-        name, reached, bound = proofs[0]
-        return {"objective": name, "upper_bound": bound, "gap": bound / reached - 1}
+        anchors = self.scores[0].anchors
+        for name, proof in anchors.proofs.items():
+            return {"objective": name, "upper_bound": proof.upper_bound, "gap": proof.gap}
+        return {"objective": next(iter(anchors.scores), None), "upper_bound": None, "gap": None}
 
 
 def _layout(fit: StructuredFit) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorLevel
-from detect.anchors.fitting import KCurve
 from detect.anchors.instances import area_ranges
 from detect.anchors.metrics import CURVE, AnchorMetrics, recall_curve
+from detect.fitting.fit import KCurve
 from detect.report.plots import (
     BOX,
     INK,

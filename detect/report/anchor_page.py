@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detect.anchors.fitting import KCurve
 from detect.anchors.metrics import YOLOV5_RATIO, AnchorMetrics
 from detect.anchors.stability import Generalisation, Stability
+from detect.fitting.fit import KCurve
 from detect.report.anchor_figures import (
     boxes_and_shapes,
     iou_map,

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from detect.anchors.metrics import THRESHOLDS, YOLOV5_RATIO, AnchorMetrics
-from detect.anchors.objective import UPPER_BOUND
 from detect.data import Finding
 from detect.report.plots import plural, set_color, visible
 
@@ -102,12 +101,12 @@ def _headline_row(number: int, score: AnchorMetrics) -> list[str | Html]:
 
 def bounds_in_words(score: AnchorMetrics) -> list[str]:
     """How close a set comes to the best there can be, for each of its scores that has a proved bound on these boxes."""
-    told, k = score.anchors.scores, plural(score.anchors.num_anchors, "shape")
+    k = plural(score.anchors.num_anchors, "shape")
     here = {"average_iou": score.average_iou, "grid_average_iou": score.grid_average_iou}
     lines = []
-    for name in told if _of_these_boxes(score) else ():
-        value, bound = here.get(name, told[name]), told.get(name + UPPER_BOUND)
-        if bound is not None and value > 0:
+    for name, proof in score.anchors.proofs.items() if _of_these_boxes(score) else ():
+        value, bound = here.get(name, proof.score), proof.upper_bound
+        if value > 0:
             gap = math.ceil(max(bound / value - 1, 0) * 1000 - TINY) / 1000
             among = "with as many shapes on each level" if "placed" in name else f"for {k}"
             most = f"at most {bound:.3f} possible {among}"

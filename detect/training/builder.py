@@ -10,13 +10,13 @@ import torch
 from detect.anchors.anchor_set import AnchorSet, strides_of
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import KNOWN_ANCHORS, load_anchors
-from detect.anchors.level_fitting import fit_levels
 from detect.data import CocoDataset
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import Backbone, build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
+from detect.fitting.fit_levels import fit_levels
 from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.postprocess import PostProcess
 from detect.loading.labels import LabelMap

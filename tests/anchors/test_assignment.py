@@ -17,9 +17,9 @@ from detect.anchors.assignment import assign, level_hw
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.anchors.level_fitting import fit_levels
 from detect.data import read_coco
 from detect.data.resize import parse_resize
+from detect.fitting.fit_levels import fit_levels
 from detect.ops.matcher import Atss, MaxIoU
 from detect.samples import SAMPLES, sample_annotations
 

@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.fitting import fit_anchors
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.anchors.metrics import anchor_metrics
@@ -19,6 +18,7 @@ from detect.anchors.stability import SCORES, bootstrap, train_and_validation
 from detect.data import read_coco
 from detect.data.resize import parse_resize
 from detect.errors import FitError
+from detect.fitting.fit import fit_anchors
 
 SQUARE = AnchorSet.of([[(20, 20)]], strides=[8])
 

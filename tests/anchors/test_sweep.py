@@ -8,7 +8,6 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.fitting import fit_anchors
 from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
@@ -17,6 +16,7 @@ from detect.anchors.sweep import rules_of_sizes, sweep_resize
 from detect.data import read_coco
 from detect.data.resize import parse_resize
 from detect.errors import ResizeError
+from detect.fitting.fit import fit_anchors
 
 
 def test_numbers_by_hand():

@@ -16,8 +16,8 @@ import pytest
 from typer.main import get_command
 
 from detect.anchors.anchor_set import strides_of
-from detect.anchors.objective import Objective
 from detect.cli.app import app
+from detect.fitting.objective import Objective
 
 # in a process of its own, since typer reads the width of the terminal when it is imported
 RENDER = """

@@ -16,9 +16,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.fitting import fit_anchors
 from detect.anchors.known import load_anchors
 from detect.errors import ConvertError
+from detect.fitting.fit import fit_anchors
 from detect.interop.anchor_formats import FORMATS, convert_anchors
 
 UNEQUAL = AnchorSet.of([[(10.123, 20), (30, 20.5)], [(60, 61)]], strides=(8, 16), resize="letterbox:640")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.fitting import KCurve
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import CURVE, AnchorMetrics, anchor_metrics
 from detect.data import read_coco
 from detect.data.resize import parse_resize
+from detect.fitting.fit import KCurve
 from detect.report.anchor_figures import (
     IOU_COLORS,
     PlaneCells,

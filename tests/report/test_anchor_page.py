@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.fitting import KCurve
+from detect.anchors.anchor_set import AnchorSet, Proof
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
 from detect.data import Annotations, CocoDataset, Finding, Images, read_coco
 from detect.data.resize import parse_resize
+from detect.fitting.fit import KCurve
 from detect.report.anchor_figures import MAX_POINTS, boxes_and_shapes, k_curve_panel, shapes_to_scale
 from detect.report.anchor_page import anchor_page
 from detect.report.dataset_figures import (
@@ -392,39 +392,39 @@ def test_no_scores_is_refused() -> None:
         anchor_page([], None, title="a")
 
 
-def with_scores(told: dict[str, float], version: str = "") -> AnchorMetrics:
+def with_scores(told: dict[str, float], version: str = "", **bounds: float) -> AnchorMetrics:
     """One box of 20 x 20, its cell in its middle, under an anchor of 40 x 20: the average IoU is 1 / 2."""
-    anchors = AnchorSet.of([[(40, 20)]], strides=[8], scores=told, version=version)
+    proofs = {name: Proof(told[name], bound) for name, bound in bounds.items()}
+    anchors = AnchorSet.of([[(40, 20)]], strides=[8], scores=told, proofs=proofs, version=version)
     return anchor_metrics(instances([[50, 50, 20, 20]]), anchors)
 
 
 def test_the_bound_is_told_in_words() -> None:
-    assert bounds_in_words(with_scores({"average_iou": 0.5, "average_iou_upper_bound": 0.505})) == [
+    assert bounds_in_words(with_scores({"average_iou": 0.5}, average_iou=0.505)) == [
         "average IoU 0.500, at most 0.505 possible for 1 shape: within 1.0% of the best"
     ]
-    page = anchor_page([with_scores({"average_iou": 0.5, "average_iou_upper_bound": 0.505})], None, title="a")
+    page = anchor_page([with_scores({"average_iou": 0.5}, average_iou=0.505)], None, title="a")
     assert "within 1.0% of the best" in page
 
 
 def test_the_gap_is_rounded_up_and_never_negative() -> None:
-    lines = [
-        bounds_in_words(with_scores({"average_iou": 0.5, "average_iou_upper_bound": b})) for b in (0.50026, 0.4999999)
-    ]
+    lines = [bounds_in_words(with_scores({"average_iou": 0.5}, average_iou=b)) for b in (0.50026, 0.4999999)]
     assert [line.rpartition("within ")[2] for (line,) in lines] == ["0.1% of the best", "0.0% of the best"]
 
 
 def test_bounds_of_placed_scores_are_told_beside_what_was_reached() -> None:
-    told = {"placed_recall_at_0.5_less_cost": 0.8, "placed_recall_at_0.5_less_cost_upper_bound": 0.9}
+    name = "placed_recall_at_0.5_less_cost"
     bound = "at most 0.900 possible with as many shapes on each level: within 12.5% of the best"
-    assert bounds_in_words(with_scores(told)) == [f"placed recall at 0.5 less cost 0.800, {bound}"]
+    assert bounds_in_words(with_scores({name: 0.8}, **{name: 0.9})) == [
+        f"placed recall at 0.5 less cost 0.800, {bound}"
+    ]
 
 
 def test_a_bound_from_a_file_holds_for_the_boxes_of_that_file_only() -> None:
     placed = with_scores({}).grid_average_iou
-    told = {"average_iou": 0.5, "average_iou_upper_bound": 0.505, "grid_average_iou": round(placed, 6)}
-    assert len(bounds_in_words(with_scores(told, version="1"))) == 1
-    assert bounds_in_words(with_scores(told | {"average_iou": 0.6}, version="1")) == []
-    assert bounds_in_words(with_scores({"average_iou_upper_bound": 0.505}, version="1")) == []
+    told = {"average_iou": 0.5, "grid_average_iou": round(placed, 6)}
+    assert len(bounds_in_words(with_scores(told, version="1", average_iou=0.505))) == 1
+    assert bounds_in_words(with_scores(told | {"average_iou": 0.6}, version="1", average_iou=0.505)) == []
 
 
 def test_hundreds_of_categories_make_a_page() -> None:

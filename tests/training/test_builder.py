@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.level_fitting import fit_levels
 from detect.anchors.metrics import anchor_metrics
 from detect.data import read_coco
 from detect.data.resize import parse_resize
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import AnchorFileError, ConfigError, FitError
+from detect.fitting.fit_levels import fit_levels
 from detect.heads.criterion import ImageTargets
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer

@@ -107,8 +107,8 @@ def command_with_kmeans(path: Path) -> None:
 
 
 def fit_ours(path: Path) -> None:
-    from detect.anchors.fitting import fit_shapes
     from detect.anchors.histogram import ShapeHistogram
+    from detect.fitting.fit import fit_shapes
 
     boxes = np.load(path)
     started = Measuring()
@@ -117,8 +117,8 @@ def fit_ours(path: Path) -> None:
 
 
 def fit_optimal(path: Path, *, certify: float | None = None) -> None:
+    from detect import optimal_anchors
     from detect.anchors.histogram import ShapeHistogram
-    from detect.anchors.optimal import optimal_anchors
 
     boxes = np.load(path)
     started = Measuring()
@@ -249,7 +249,7 @@ def tables(folder: Path, num_annotations: int = NUM_ANNOTATIONS) -> list[Table]:
     }
     fits = {
         "fit_ours": "detect: histogram and k-means in IoU, 10 starts",
-        "fit_optimal": "detect.anchors.optimal.optimal_anchors, no proof",
+        "fit_optimal": "detect.optimal_anchors, no proof",
         "fit_certified": "the same, with a proof to 2 %",
         "fit_ours_on_all_boxes": "detect.IoUKMeans on all boxes, 1 start",
         "fit_lloyd": "Lloyd's loop in NumPy (IoU, medians), 1 start",

@@ -15,17 +15,17 @@ import torch
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import assign
-from detect.anchors.fitting import fit_anchors
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import OCTAVE, RATIOS, load_anchors
-from detect.anchors.level_fitting import fit_levels
 from detect.anchors.levels import level_report
 from detect.anchors.metrics import anchor_metrics
 from detect.data import CocoDataset, CocoResults, read_coco
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
+from detect.fitting.fit import fit_anchors
+from detect.fitting.fit_levels import fit_levels
 from detect.keypoints.keypoints import coco_keypoints
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer

@@ -1,0 +1,1 @@
+"""Fit anchors to boxes: objectives, one solver, its certificate, and baselines."""

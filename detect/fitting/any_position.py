@@ -1,0 +1,262 @@
+"""The utility of a shape on a pyramid level to boxes at any position: the mean over all positions, in closed form.
+
+Along an axis, a box of extent w and an anchor of extent W whose centres lie u apart overlap by
+
+    x(u) = min(w, W, (w + W) / 2 - u),  at least 0:  a plateau of min(w, W) up to u = |w - W| / 2, then a ramp of slope -1,
+
+and u is uniform from 0 to half a stride, which leaves out the borders of the image. With S the sum of both areas, IoU is
+x y / (S - x y). Over plateaus it is constant, over a plateau P and a ramp its integral is a logarithm, and over two ramps
+a dilogarithm, since
+
+    d2/dxdy Li2(x y / S) = 1 / (S - x y).
+
+IoU reaches t where x y >= S t / (1 + t): the share of positions is an area under a hyperbola.
+
+**A square of shapes** is bounded by overlaps at its upper corner over the areas at its lower one; and, for boxes no smaller
+than the stride, where both slopes p of :mod:`detect.fitting.gains` lie from 0 to 1 at every position, by overlaps at the
+centre with areas times exp(-2 max(q, 1 - q) t - t**2 / 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy.special import spence
+
+from detect.anchors.anchor_set import CENTER_OF_CELL
+from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.instances import ResizedInstances, weighted_histograms
+from detect.fitting.gains import SMALLEST_SHAPE, Boxes, check_boxes_and_strides, levels_by_size
+from detect.fitting.objective import Objective
+from detect.fitting.own_positions import OwnPositions
+
+FEW_BOXES = 5000  # up to so many are fitted at their own positions
+MAX_CELLS = 2000  # of a histogram; finer ones are joined
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AnyPosition(Boxes):
+    """Cells of a histogram, whose boxes may lie anywhere against the grid; made by :meth:`of`."""
+
+    @classmethod
+    def of(
+        cls,
+        histogram: ShapeHistogram | Sequence[ShapeHistogram],
+        strides: Sequence[int],
+        *,
+        objective: str | Objective = "iou",
+        weights: Sequence[float] | None = None,
+        center_offset: float = CENTER_OF_CELL,
+        max_strides: float | None = None,
+    ) -> AnyPosition:
+        """The cells of a histogram on levels of these strides; each cell's boxes all have its mean shape.
+
+        With several histograms, ``weights`` are those of a box in each.
+
+        A mean over positions of IoU changes by no more than \\|d ln w\\| + \\|d ln h\\|, as IoU itself does: the histogram's
+        error bound holds. Where a limit of sizes may cut a cell in two, the whole cell counts as error.
+
+        Raises:
+            FitError: no boxes, or an objective that does not parse.
+            ValueError: strides that do not rise.
+        """
+        parts = [histogram] if isinstance(histogram, ShapeHistogram) else list(histogram)
+        check_boxes_and_strides(sum(map(len, parts)), strides)
+        parsed = Objective.parse(objective, on_grid=True)
+        factors = np.ones(len(parts)) if weights is None else np.array(weights, np.float64)
+        totals = np.concatenate([part.counts * factor for part, factor in zip(parts, factors, strict=True)])
+        error = parsed.iou_share * max(part.iou_error_bound for part in parts)
+        extents, shares = np.concatenate([part.shapes.T for part in parts], axis=1), totals / totals.sum()
+        cell = 2 ** (1 / min(part.cells_per_octave for part in parts))
+        served, larger = (levels_by_size(extents * factor, strides, max_strides) for factor in (1.0, cell))
+        smaller = levels_by_size(extents / cell, strides, max_strides)
+        error += float(shares[(larger != smaller).any(axis=0)].sum())
+        return cls(
+            extents=extents,
+            weights=shares,
+            served=served,
+            strides=tuple(strides),
+            center_offset=center_offset,
+            objective=parsed,
+            error=error,
+        )
+
+    def utilities(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
+        """Utility of each shape on a level to each cell, in the mean over positions.
+
+        A box and an anchor of 16 pixels on a stride of 16 overlap by 8 to 16 pixels along each axis.
+
+        >>> cells = AnyPosition.of(ShapeHistogram.of(np.array([[16.0, 16.0]])), (16, 32))
+        >>> cells.utilities(0, np.array([[16.0, 16.0], [20.0, 20.0]])).round(4)
+        array([[0.4086],
+               [0.4148]])
+        """
+        return self.highest_utilities(level, shapes, shapes)
+
+    def highest_utilities(
+        self, level: int, low: Float64[ndarray, "s 2"], high: Float64[ndarray, "s 2"]
+    ) -> Float64[ndarray, "s n"]:
+        areas = self.extents.prod(axis=0) + low.prod(axis=1)[:, None]
+        overlaps = overlaps_of(self.extents, high, self.strides[level])
+        return mean_utility(*overlaps, areas, self.objective) * self.served[level]
+
+    def log_range(self, level: int) -> tuple[Float64[ndarray, " 2"], Float64[ndarray, " 2"]]:
+        low = SMALLEST_SHAPE * self.extents.min(axis=1)
+        return np.log(low), np.log(self.extents.max(axis=1) + self.strides[level])
+
+    def bound_squares(
+        self, level: int, duals: Float64[ndarray, " n"], centers: Float64[ndarray, "s 2"], half: Float64[ndarray, " 2"]
+    ) -> Float64[ndarray, " s"]:
+        stride, shapes = self.strides[level], np.exp(centers)
+        own, others = self.extents.prod(axis=0), shapes.prod(axis=1)[:, None]
+        of_area = others / (own + others)
+        shrunk = np.exp(-half.sum() * np.maximum(of_area, 1 - of_area) - (half**2).sum() / 8)
+        overlaps = overlaps_of(self.extents, shapes, stride)
+        by_slope = mean_utility(*overlaps, (own + others) * shrunk, self.objective)
+        smooth = self.extents.min(axis=0) >= stride
+        by_corners = self.highest_utilities(level, np.exp(centers - half), np.exp(centers + half))
+        highest = np.where(smooth, np.minimum(by_slope, by_corners), by_corners)
+        upper: Float64[ndarray, " s"] = np.maximum(self.weights * highest - duals, 0).sum(axis=1)
+        return upper
+
+
+def boxes_on_grid(
+    instances: ResizedInstances,
+    strides: Sequence[int],
+    *,
+    objective: str | Objective = "iou",
+    weights: Float64[ndarray, " n"] | None = None,
+    center_offset: float = CENTER_OF_CELL,
+    stride_mode: str = "exact",
+    max_strides: float | None = None,
+    few_boxes: int = FEW_BOXES,
+) -> OwnPositions | AnyPosition:
+    """The instances at their own positions where there are few, else their shapes at any position.
+
+    Arguments are those of :meth:`OwnPositions.of`; at any position, offset and rule of the centres make no difference.
+
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
+    >>> from detect.samples import sample_annotations
+    >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
+    >>> boxes_on_grid(instances, (4, 8, 16)).far.shape[2] == len(instances)
+    True
+    """
+    if len(instances) <= few_boxes:
+        return OwnPositions.of(
+            instances,
+            strides,
+            objective=objective,
+            weights=weights,
+            center_offset=center_offset,
+            stride_mode=stride_mode,
+            max_strides=max_strides,
+        )
+    parts, factors = [instances.histogram], [1.0]
+    if weights is not None:
+        parts, factors = weighted_histograms(instances.shapes, weights, instances.histogram.cells_per_octave)
+    few = _few_cells(parts)
+    cells = AnyPosition.of(
+        few, strides, objective=objective, weights=factors, center_offset=center_offset, max_strides=max_strides
+    )
+    error = max(_error_of_joining(part, joined) for part, joined in zip(parts, few, strict=True))
+    worst = max(joined.iou_error_bound for joined in few)  # in place of which the error is known better
+    return replace(cells, error=cells.error + cells.objective.iou_share * (error - worst))
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """How far two intervals overlap along an axis when their centres lie anywhere from 0 to half a stride apart."""
+
+    highest: Float64[ndarray, "*s"]
+    """On the plateau."""
+    lowest: Float64[ndarray, "*s"]
+    """At half a stride."""
+    level: Float64[ndarray, "*s"]
+    """Share of positions on the plateau."""
+    half: float
+    """Half a stride, in pixels."""
+
+    @classmethod
+    def of(cls, extents: Float64[ndarray, "*n"], others: Float64[ndarray, "*a"], stride: int) -> Overlap:
+        half = stride / 2
+        highest = np.minimum(extents, others)
+        lowest = np.clip((extents + others) / 2 - half, 0, highest)
+        return cls(highest, lowest, np.minimum(np.abs(extents - others) / 2, half) / half, half)
+
+    @property
+    def ramp(self) -> Float64[ndarray, "*s"]:
+        return self.highest - self.lowest
+
+
+def overlaps_of(
+    extents: Float64[ndarray, "2 n"], shapes: Float64[ndarray, "a 2"], stride: int
+) -> tuple[Overlap, Overlap]:
+    """Along both axes, of each box with each shape."""
+    return Overlap.of(extents[0], shapes[:, :1], stride), Overlap.of(extents[1], shapes[:, 1:], stride)
+
+
+def mean_utility(x: Overlap, y: Overlap, areas: Float64[ndarray, "*s"], objective: Objective) -> Float64[ndarray, "*s"]:
+    """The mean utility over positions, for overlaps along both axes and sums of both areas."""
+    result = np.zeros(np.broadcast_shapes(x.highest.shape, y.highest.shape, areas.shape))
+    if objective.recall_share < 1:
+        result += objective.iou_share * mean_iou(x, y, areas)
+    if objective.recall_share > 0:
+        least = areas * (objective.reaches / (1 + objective.reaches))
+        result += objective.recall_share * share_above(x, y, least)
+    return result
+
+
+def mean_iou(x: Overlap, y: Overlap, areas: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
+    """The mean of x y / (areas - x y), in closed form."""
+    flat = x.highest * y.highest
+    total = x.level * y.level * (flat / (areas - flat))
+    for one, other in ((x, y), (y, x)):
+        high, low = one.highest * other.highest, one.highest * other.lowest
+        ramp = areas / one.highest * np.log((areas - low) / (areas - high)) - other.ramp
+        total += one.level * ramp / other.half
+    corner = _dilogarithm(flat / areas) + _dilogarithm(x.lowest * y.lowest / areas)
+    corner -= _dilogarithm(x.lowest * y.highest / areas) + _dilogarithm(x.highest * y.lowest / areas)
+    return total + (areas * corner - x.ramp * y.ramp) / (x.half * y.half)
+
+
+def share_above(x: Overlap, y: Overlap, least: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
+    """The share of positions at which x y is at least so much, in closed form."""
+    total = x.level * y.level * (x.highest * y.highest >= least)
+    for one, other in ((x, y), (y, x)):
+        reached = other.highest - np.clip(least / one.highest, other.lowest, other.highest)
+        total += one.level * reached / other.half
+    # on two ramps: for x from a on some y >= least / x reach it, from b on all
+    a = np.clip(least / y.highest, x.lowest, x.highest)
+    b = np.clip(np.divide(least, y.lowest, out=np.full_like(a, np.inf), where=y.lowest > 0), a, x.highest)
+    some = y.highest * (b - a) - least * np.log(b / np.maximum(a, 1e-300))
+    return total + (some + y.ramp * (x.highest - b)) / (x.half * y.half)
+
+
+def _dilogarithm(z: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
+    result: Float64[ndarray, "*s"] = spence(1 - z)
+    return result
+
+
+def _few_cells(histograms: Sequence[ShapeHistogram]) -> list[ShapeHistogram]:
+    """Neighbouring cells joined until few are left."""
+    joined, cells_per_octave = list(histograms), histograms[0].cells_per_octave
+    while sum(map(len, joined)) > MAX_CELLS and cells_per_octave % 2 == 0:
+        cells_per_octave //= 2
+        joined = [
+            ShapeHistogram.of(each.shapes, counts=each.counts, cells_per_octave=cells_per_octave) for each in histograms
+        ]
+    return joined
+
+
+def _error_of_joining(fine: ShapeHistogram, joined: ShapeHistogram) -> float:
+    """How far the mean IoU over joined cells can lie from that over the boxes, as their means are known to lie apart."""
+    factor = fine.cells_per_octave // joined.cells_per_octave
+    row = np.unique(fine.cells // factor, axis=0, return_inverse=True)[1].reshape(-1)
+    moved = np.abs(np.log(fine.shapes / joined.shapes[row])).sum(axis=1)
+    known = fine.iou_error_bound + float((moved * fine.counts).sum()) / max(fine.num_boxes, 1)
+    return min(known, joined.iou_error_bound)

@@ -1,0 +1,201 @@
+"""An upper bound on the score of any anchors in the numbers allowed: the certificate of a fit.
+
+No shapes in these numbers reach more than the sum of dual variables and, for each group of levels that share a number,
+that number times the highest reduced utility of its levels, costs subtracted (:mod:`detect.fitting.facility_location`).
+Duals come from the linear relaxation over a growing set of candidates, which entering columns join: shapes of a higher
+reduced utility than any candidate. The highest reduced utility over the whole plane (ln w, ln h) is found by branch and
+bound: squares of the plane are bounded, dropped when they cannot hold it, and quartered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from detect.fitting.candidates import Candidates, Limits, relax
+from detect.fitting.facility_location import FADED, reduced_utility
+from detect.fitting.gains import Boxes
+
+FIRST_HALF_SIDE = 0.125  # nepers
+SMALLEST_HALF_SIDE = 1e-7
+SQUARES_AT_ONCE = 64
+MAX_PAIRS = 4 * 10**7  # squares times boxes, for one level
+ENTERING_DISTANCE = 0.05
+MAX_ENTERING = 300
+STEPS = 60  # of the relaxation, for each round of the proof
+MORE_STEPS = 1.5  # times as many in each round after the first on all boxes
+SPREAD_OUT = 0.1  # share of the openings that is spread over all candidates where the relaxation starts
+TOLERANCE = 1e-3  # of the bound on squares, relative to the score
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest reduced utility on a level: at most ``bound``, and at least ``found``."""
+
+    bound: float
+    found: float
+    entering: Float64[ndarray, "m 2"]
+    """Shapes of a higher reduced utility than was known, no two close together, the highest first."""
+
+
+def prove(
+    boxes: Boxes,
+    chosen: Candidates,
+    grid: Candidates,
+    openings: Float64[ndarray, " a"],
+    limits: Limits,
+    *,
+    target: float,
+    rounds: int,
+) -> float:
+    """The least upper bound of some rounds on what any shapes reach, until one is as low as the target.
+
+    Args:
+        boxes: what the shapes are fitted to.
+        chosen: a good choice.
+        grid: candidates to start from.
+        openings: LP openings of the grid.
+        limits: on the number of shapes.
+        target: a bound as low as this, the error of a histogram apart, needs no further proof.
+        rounds: at most.
+    """
+    stages, num_free = boxes.stages(), max(sum(limits.counts), 1)
+    share = SPREAD_OUT * num_free / max(len(chosen), 1)
+    openings = np.concatenate([np.full(len(chosen), share), openings])
+    candidates = chosen.on(stages[0]) + grid.on(stages[0])
+    least = 1.0  # no utility is higher
+    for number in range(rounds):
+        stage = stages[min(number, len(stages) - 1)]
+        steps = round(STEPS * MORE_STEPS ** max(number - len(stages) + 1, 0))
+        if 0 < number < len(stages):
+            candidates = candidates.on(stage)
+        duals, openings = relax(candidates, limits, openings, steps=steps)
+        total = duals + stage.floor
+        sure = float(total.sum()) + stage.reduced_utility_of_fixed(total) + stage.error
+        enough = (target + boxes.error - sure) / num_free
+        peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=TOLERANCE * target / num_free)
+        least = min(least, sure + _worth_of_all(np.array([peak.bound for peak in peaks]), limits))
+        if least <= target + boxes.error:
+            break
+        candidates, openings = _with_entering(stage, candidates, openings, peaks)
+    return least
+
+
+def _peaks(
+    boxes: Boxes,
+    candidates: Candidates,
+    duals: Float64[ndarray, " n"],
+    limits: Limits,
+    *,
+    enough: float,
+    tolerance: float,
+) -> list[Peak]:
+    """The highest reduced utility on each level."""
+    found = reduced_utility(candidates.utility, duals - boxes.floor)
+    peaks = []
+    for level, cost in enumerate(limits.costs):
+        rows = np.flatnonzero(candidates.levels == level)
+        best = candidates.shapes[rows[np.argsort(-found[rows], kind="stable")[:1]]]
+        known = float(boxes.reduced_utilities(level, duals, best).sum())
+        peaks.append(
+            highest_reduced_utility(boxes, level, duals, known=known, enough=enough + cost, tolerance=tolerance)
+        )
+    return peaks
+
+
+def _worth_of_all(peaks: Float64[ndarray, " l"], limits: Limits) -> float:
+    """As many as allowed of the best shape of each group, costs subtracted."""
+    worth = np.maximum(peaks - np.array(limits.costs), 0)
+    groups = np.array(limits.group_of_level)
+    highest = [worth[groups == group].max() for group in range(len(limits.counts))]
+    return float(np.dot(limits.counts, highest))
+
+
+def _with_entering(
+    boxes: Boxes, candidates: Candidates, openings: Float64[ndarray, " a"], peaks: Sequence[Peak]
+) -> tuple[Candidates, Float64[ndarray, " b"]]:
+    """Candidates that are hardly opened make room for entering columns."""
+    keep = np.flatnonzero(openings > FADED)
+    shapes = np.concatenate([peak.entering for peak in peaks])
+    levels = np.repeat(np.arange(len(peaks)), [len(peak.entering) for peak in peaks])
+    share = SPREAD_OUT * openings.sum() / max(len(keep) + len(shapes), 1)
+    joined = candidates.take(keep) + Candidates.of(boxes, shapes, levels)
+    return joined, np.concatenate([openings[keep], np.full(len(shapes), share)])
+
+
+def highest_reduced_utility(
+    boxes: Boxes,
+    level: int,
+    duals: Float64[ndarray, " n"],
+    *,
+    known: float = 0.0,
+    enough: float = 0.0,
+    tolerance: float = 0.0,
+    max_pairs: int = MAX_PAIRS,
+) -> Peak:
+    """Bound the sum of reduced utilities over all shapes on a level.
+
+    Args:
+        boxes: what the shapes are fitted to.
+        level: by index.
+        duals: in units of the weighted utility.
+        known: a reduced utility; shapes of a higher one are returned as entering columns.
+        enough: a bound as low as this needs no further proof.
+        tolerance: the bound may lie this much above what is found or known.
+        max_pairs: stop after this many evaluations with what is proved by then.
+    """
+    centers, half = _first_squares(*boxes.log_range(level))
+    bound, found = boxes.reduced_utility_of_small_shapes(duals), 0.0
+    seen: list[tuple[ndarray, ndarray]] = []
+    while True:
+        upper, value, pairs = bound_squares(boxes, level, duals, centers, half)
+        found = max(found, float(value.max()))
+        seen.append((centers[value > known], value[value > known]))
+        wide = upper > max(max(found, known) + tolerance, enough)
+        bound = max(bound, float(upper[~wide].max(initial=0.0)))
+        max_pairs -= pairs
+        if not wide.any() or 4 * pairs * wide.mean() > max_pairs or half.max() < SMALLEST_HALF_SIDE:
+            return Peak(max(bound, float(upper[wide].max(initial=0.0))), found, _thinned(seen))
+        half = half / 2
+        corners = half * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+        centers = (centers[wide][:, None] + corners).reshape(-1, 2)
+
+
+def _first_squares(
+    low: Float64[ndarray, " 2"], high: Float64[ndarray, " 2"]
+) -> tuple[Float64[ndarray, "s 2"], Float64[ndarray, " 2"]]:
+    counts = np.maximum(np.ceil((high - low) / (2 * FIRST_HALF_SIDE)), 1).astype(np.int64)
+    half = np.maximum((high - low) / counts / 2, SMALLEST_HALF_SIDE)
+    columns, rows = np.divmod(np.arange(counts.prod()), counts[1])
+    return low + (2 * np.stack([columns, rows], axis=1) + 1) * half, half
+
+
+def bound_squares(
+    boxes: Boxes,
+    level: int,
+    duals: Float64[ndarray, " n"],
+    centers: Float64[ndarray, "s 2"],
+    half: Float64[ndarray, " 2"],
+) -> tuple[Float64[ndarray, " s"], Float64[ndarray, " s"], int]:
+    """Upper bounds over squares, the values at their centres, and the number of evaluations."""
+    upper, value, pairs = np.empty(len(centers)), np.empty(len(centers)), 0
+    for start in range(0, len(centers), SQUARES_AT_ONCE):
+        block = centers[start : start + SQUARES_AT_ONCE]
+        low, high = block.min(axis=0) - half, block.max(axis=0) + half
+        rows = np.flatnonzero(boxes.highest_reduced_utilities(level, duals, np.exp(low), np.exp(high)) > 0)
+        near, above = boxes.take(rows), duals[rows]
+        upper[start : start + len(block)] = near.bound_squares(level, above, block, half)
+        value[start : start + len(block)] = near.reduced_utilities(level, above, np.exp(block)).sum(axis=1)
+        pairs += len(block) * len(rows)
+    return upper, value, pairs
+
+
+def _thinned(seen: list[tuple[ndarray, ndarray]]) -> Float64[ndarray, "m 2"]:
+    log_wh, values = (np.concatenate(column) for column in zip(*seen, strict=True))
+    ordered = log_wh[np.argsort(-values, kind="stable")]
+    first = np.unique(np.floor(ordered / ENTERING_DISTANCE), axis=0, return_index=True)[1]
+    return np.exp(ordered[np.sort(first)[:MAX_ENTERING]])

@@ -1,0 +1,151 @@
+"""The utility of a shape on a pyramid level to boxes: what every kind of boxes tells the solver.
+
+The centres of one level are a stride apart along each axis, and the nearest is the best (:mod:`detect.anchors.grid_iou`).
+Boxes at their own positions (:mod:`detect.fitting.own_positions`) have a known distance to it. Where a box and an anchor
+share their centre (:mod:`detect.fitting.shape_cells`) the distance is 0; where it is not known, utilities are means over
+positions (:mod:`detect.fitting.any_position`).
+
+**Levels by size** (``max_strides``). The finest grid covers every box best, but a large box then has many positive anchors
+on it, and in a detector's loss large objects outweigh small ones. With ``max_strides`` a box uses a level only if
+sqrt(area) <= max_strides * stride; the coarsest level takes all boxes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import CENTER_OF_CELL
+from detect.errors import FitError
+from detect.fitting.objective import Objective
+
+SMALLEST_SHAPE = 0.25  # of the least width or height
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Boxes(ABC):
+    """Weighted boxes, and the utility of a shape on a level to each."""
+
+    extents: Float64[ndarray, "2 n"]
+    """Widths, and heights, in pixels."""
+    weights: Float64[ndarray, " n"]
+    """Positive; their sum is 1."""
+    served: Bool[ndarray, "l n"]
+    """Which levels each box uses."""
+    strides: tuple[int, ...]
+    center_offset: float = CENTER_OF_CELL
+    objective: Objective
+    error: float = 0.0
+    """How far the mean utility over these can lie from that over the boxes they stand for."""
+
+    max_table = 2**22  # entries of a table of candidates times boxes
+    settles = False  # whether a swap can be judged after a few cheap steps
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def floor(self) -> Float64[ndarray, " n"]:
+        """Weighted utility that each box has in any case."""
+        return np.zeros(len(self))
+
+    @abstractmethod
+    def utilities(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
+        """Utility of the best of all anchors of each shape on a level, to each box; from 0 to 1."""
+
+    @abstractmethod
+    def highest_utilities(
+        self, level: int, low: Float64[ndarray, "s 2"], high: Float64[ndarray, "s 2"]
+    ) -> Float64[ndarray, "s n"]:
+        """Upper bounds of the utilities of all shapes between two."""
+
+    @abstractmethod
+    def bound_squares(
+        self, level: int, duals: Float64[ndarray, " n"], centers: Float64[ndarray, "s 2"], half: Float64[ndarray, " 2"]
+    ) -> Float64[ndarray, " s"]:
+        """Upper bounds of the reduced utility of all shapes in squares of the plane (ln w, ln h)."""
+
+    @abstractmethod
+    def log_range(self, level: int) -> tuple[Float64[ndarray, " 2"], Float64[ndarray, " 2"]]:
+        """The rectangle of the plane (ln w, ln h) to search; larger shapes have no higher utility than its edge."""
+
+    def reduced_utilities(
+        self, level: int, duals: Float64[ndarray, " n"], shapes: Float64[ndarray, "a 2"]
+    ) -> Float64[ndarray, "a n"]:
+        """The weighted utility of each shape above the duals of the boxes."""
+        return np.maximum(self.weights * self.utilities(level, shapes) - duals, 0)
+
+    def highest_reduced_utilities(
+        self, level: int, duals: Float64[ndarray, " n"], low: Float64[ndarray, " 2"], high: Float64[ndarray, " 2"]
+    ) -> Float64[ndarray, " n"]:
+        """Upper bounds of the reduced utilities of all shapes between two."""
+        return np.maximum(self.weights * self.highest_utilities(level, low[None], high[None])[0] - duals, 0)
+
+    def reduced_utility_of_small_shapes(self, duals: Float64[ndarray, " n"]) -> float:
+        """An upper bound for shapes below :meth:`log_range`, whose IoU is at most the ratio of one extent."""
+        least = self.extents.min(axis=1, keepdims=True)
+        iou = (SMALLEST_SHAPE * least / self.extents).max(axis=0)
+        return float(np.maximum(self.weights * self.objective.of_iou(iou) - duals, 0).sum())
+
+    def reduced_utility_of_fixed(self, duals: Float64[ndarray, " n"]) -> float:
+        """What anchors that are there in any case give above the duals."""
+        return 0.0
+
+    def take(self, rows: Int64[ndarray, " m"]) -> Boxes:
+        """Some of the boxes, with the weights they have."""
+        return replace(self, **self._columns(rows))
+
+    def _columns(self, rows: Int64[ndarray, " m"]) -> dict[str, Any]:
+        """The fields that have a column for each box, some of their columns."""
+        return {
+            "extents": self.extents[:, rows],
+            "weights": self.weights[rows],
+            "served": self.served[:, rows],
+        }
+
+    def joined(self, limit: int) -> Boxes:
+        """At most so many, with neighbours joined; themselves where joining is not possible."""
+        return self
+
+    def stages(self) -> Sequence[Boxes]:
+        """These boxes with fewer and fewer neighbours joined, for the rounds of a proof."""
+        return [self]
+
+    def settled(self, shapes: Float64[ndarray, "k 2"], max_updates: int) -> Float64[ndarray, "k 2"]:
+        """Shapes after a quick search that uses all boxes; the same where there is none."""
+        return shapes
+
+
+def levels_by_size(
+    extents: Float64[ndarray, "2 n"], strides: Sequence[int], max_strides: float | None
+) -> Bool[ndarray, "l n"]:
+    """Which levels boxes use; all use the last.
+
+    >>> levels_by_size(np.array([[8.0, 32.0, 99.0], [8.0, 50.0, 99.0]]), (4, 8, 16), 4)
+    array([[ True, False, False],
+           [ True, False, False],
+           [ True,  True,  True]])
+
+    Raises:
+        ValueError: a limit that is not positive.
+    """
+    if max_strides is not None and not 0 < max_strides < np.inf:
+        raise ValueError(f"need a positive limit of sizes in strides, got {max_strides}")
+    limit = np.inf if max_strides is None else max_strides
+    limits = np.array([*(limit * stride for stride in strides[:-1]), np.inf])
+    served: Bool[ndarray, "l n"] = np.sqrt(extents.prod(axis=0)) <= limits[:, None]
+    return served
+
+
+def check_boxes_and_strides(count: int, strides: Sequence[int]) -> None:
+    """Fail where there is nothing to fit to, or strides do not rise."""
+    if not count:
+        raise FitError("no boxes to fit anchors to")
+    if not strides or min(strides) < 1 or list(strides) != sorted(set(strides)):
+        raise ValueError(f"need different strides from 1, from fine to coarse, got {list(strides)}")

@@ -1,0 +1,140 @@
+"""Anchors for pyramid levels, fitted where the grid puts them: which shapes, on which levels, and the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorSet, Proof
+from detect.anchors.head_cost import HeadSize, level_costs
+from detect.errors import FitError
+from detect.fitting.candidates import Candidates, Limits
+from detect.fitting.certificate import prove
+from detect.fitting.gains import Boxes
+from detect.fitting.search import search
+
+PRICE = 0.01  # what one more shape on every level must add to the mean utility
+
+
+@dataclass(frozen=True)
+class GridFit:
+    """Anchors, their score where the grid puts them, and the proof; made by :func:`fit_on_grid`."""
+
+    anchors: AnchorSet
+    score: float
+    """The mean over boxes of the utility of the best anchor of the grid."""
+    cost: float
+    """Of all shapes, in units of the score."""
+    proof: Proof | None
+    """Of score - cost, for any shapes in these numbers; None where none was asked for."""
+
+    @property
+    def upper_bound(self) -> float | None:
+        return None if self.proof is None else self.proof.upper_bound
+
+    @property
+    def gap(self) -> float | None:
+        """How much better the best could be, relative to score - cost."""
+        return None if self.proof is None else self.proof.gap
+
+    @property
+    def num_per_level(self) -> list[int]:
+        """Shapes on each level that has any."""
+        return [len(level.shapes) for level in self.anchors.levels]
+
+
+def fit_on_grid(
+    boxes: Boxes,
+    *,
+    per_level: int | Sequence[int] | None = None,
+    total: int | None = None,
+    costs: Sequence[float] | None = None,
+    certify: float | None = 0.02,
+    rounds: int = 5,
+) -> GridFit:
+    """The best shapes on levels that the search finds, proved to be close to the best.
+
+    Args:
+        boxes: what the anchors are fitted to, see :func:`detect.fitting.any_position.boxes_on_grid`.
+        per_level: number of shapes on each level, or one number for all.
+        total: instead, the number of shapes on all levels; how many a level gets is free.
+        costs: of a shape on each level, in units of the score, see :func:`shape_costs`. The numbers are then upper limits.
+        certify: stop proving when the gap is this small, what a histogram's error adds apart, which no round lessens; None
+            proves nothing and is faster.
+        rounds: of the proof, at most.
+
+    Raises:
+        FitError: no anchor reaches any box, or none is worth its cost.
+        ValueError: not one of ``per_level`` and ``total``, or a number or cost out of its range.
+
+    >>> from detect.anchors.histogram import ShapeHistogram
+    >>> from detect.fitting.any_position import AnyPosition
+    >>> cells = AnyPosition.of(ShapeHistogram.of(np.array([[12.0, 12.0], [60.0, 60.0]])), (4, 16))
+    >>> fit = fit_on_grid(cells, per_level=1, certify=None)
+    >>> [(level.name, [round(width) for width, _ in level.shapes]) for level in fit.anchors.levels], round(fit.score, 3)
+    ([('P2', [12]), ('P4', [61])], 0.753)
+    """
+    limits = Limits.of(len(boxes.strides), per_level, total, costs)
+    if certify is not None and not certify >= 0:
+        raise ValueError(f"need certify >= 0, got {certify=}")
+    solution = search(boxes, limits)
+    anchors = anchors_of(boxes, solution.chosen.shapes, solution.chosen.levels)
+    rounded = _candidates_of(boxes, anchors)
+    score, cost = float(rounded.best.sum()), float(limits.prices(rounded.levels).sum())
+    if not score > cost:
+        raise FitError(_why_nothing(boxes, limits, score))
+    proof = None
+    if certify is not None:
+        target = (score - cost) * (1 + certify)
+        bound = prove(boxes, rounded, solution.grid, solution.openings, limits, target=target, rounds=rounds)
+        proof = Proof(score - cost, bound)
+    return GridFit(anchors, score, cost, proof)
+
+
+def shape_costs(
+    canvas_wh: Int64[ndarray, "b 2"], strides: Sequence[int], head: HeadSize | None = None, *, price: float = PRICE
+) -> tuple[float, ...]:
+    """What a shape costs on each level: ``price`` for one on every level, shared as the head's operations for it are.
+
+    Operations and anchors of a further shape are both in proportion to a level's cells.
+
+    >>> shape_costs(np.array([[64, 64]]), (8, 16, 32), price=0.021)
+    (0.016, 0.004, 0.001)
+    """
+    one = AnchorSet.of([[(1.0, 1.0)]] * len(strides), strides=strides)
+    cells = [cost.anchors for cost in level_costs(canvas_wh, one, head or HeadSize(1))]
+    return tuple(price * each / sum(cells) for each in cells)
+
+
+def score_on_grid(boxes: Boxes, anchors: AnchorSet) -> float:
+    """The mean over boxes of the utility of the best anchor of the grid; the levels are some of those of the boxes."""
+    return float(_candidates_of(boxes, anchors).best.sum())
+
+
+def anchors_of(boxes: Boxes, shapes: Float64[ndarray, "k 2"], levels: Int64[ndarray, " k"]) -> AnchorSet:
+    """Shapes as a set of anchors, by area on each level; levels that have none are left out."""
+    order = np.lexsort((shapes[:, 0], shapes.prod(axis=1)))
+    used = np.unique(levels).tolist()
+    groups = [[(float(w), float(h)) for w, h in shapes[order][levels[order] == level]] for level in used]
+    strides = [boxes.strides[level] for level in used]
+    return AnchorSet.of(groups, strides=strides, center_offset=boxes.center_offset, name="fitted")
+
+
+def _candidates_of(boxes: Boxes, anchors: AnchorSet) -> Candidates:
+    levels = [boxes.strides.index(level.stride) for level in anchors.levels for _ in level.shapes]
+    shapes = np.array([shape for level in anchors.levels for shape in level.shapes], float).reshape(-1, 2)
+    return Candidates.of(boxes, shapes, np.array(levels, np.int64))
+
+
+def _why_nothing(boxes: Boxes, limits: Limits, score: float) -> str:
+    width, height = boxes.extents[:, boxes.extents.prod(axis=0).argmax()].tolist()
+    strides = ", ".join(map(str, boxes.strides))
+    what = "is worth its cost for" if limits.priced else "reaches"
+    return (
+        f"no anchor on strides {strides} {what} any of the boxes (mean utility {score:.2g}), of which the largest is "
+        f"{width:.3g} x {height:.3g} px after the resize: take a larger input or finer levels"
+    )

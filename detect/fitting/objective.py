@@ -1,0 +1,102 @@
+"""The objective that a fit maximises."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from detect.errors import FitError
+
+SLACK = 1e-9  # an IoU this little below a threshold reaches it: histograms keep logarithms, which round
+NUMBER = r"(\d*\.?\d+)"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The mean over boxes of ``(1 - recall_share) * IoU + recall_share * (IoU >= threshold)``.
+
+    IoU is that of the best anchor: of any anchor that shares the box's centre, or with ``on_grid`` of any anchor
+    where the grid puts it.
+
+    >>> import numpy as np
+    >>> Objective.parse("recall@0.5").of_iou(np.array([0.4, 0.5, 0.6]))
+    array([0., 1., 1.])
+    >>> Objective.parse("0.8*iou+0.2*recall@0.5").of_iou(np.array([0.4, 0.5]))
+    array([0.32, 0.6 ])
+    """
+
+    recall_share: float = 0.0
+    threshold: float = 0.5
+    on_grid: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.recall_share <= 1 and 0 < self.threshold <= 1):
+            raise FitError(f"need 0 <= recall_share <= 1 and 0 < threshold <= 1, got {self}")
+
+    @classmethod
+    def parse(cls, text: str | Objective, *, on_grid: bool = False) -> Objective:
+        """Read ``iou``, ``recall@T`` or a blend; an objective is returned as it is.
+
+        The shares of a blend such as ``0.8*iou+0.2*recall@0.5`` add up to 1. ``shape:`` or ``placed:`` before the text
+        overrides ``on_grid``; ``shape`` and ``placed`` alone mean the mean IoU.
+
+        Raises:
+            FitError: the text is none of these, or a share or threshold is out of its range.
+
+        >>> Objective.parse("shape"), Objective.parse("recall@0.5", on_grid=True)
+        (Objective(recall_share=0.0, threshold=0.5, on_grid=False), Objective(recall_share=1.0, threshold=0.5, on_grid=True))
+        """
+        if isinstance(text, Objective):
+            return text
+        kind, colon, utility = text.partition(":")
+        if not colon:
+            kind, utility = (text, "iou") if text in {"shape", "placed"} else ("placed" if on_grid else "shape", text)
+        if kind not in {"shape", "placed"}:
+            raise FitError(f"objective {text!r} begins with neither shape nor placed")
+        return replace(cls._of_utility(utility), on_grid=kind == "placed")
+
+    @classmethod
+    def _of_utility(cls, text: str) -> Objective:
+        if text == "iou":
+            return cls()
+        if match := re.fullmatch(f"recall@{NUMBER}", text):
+            return cls(1.0, float(match[1]))
+        match = re.fullmatch(rf"{NUMBER}\*iou\+{NUMBER}\*recall@{NUMBER}", text.replace(" ", ""))
+        if match is None:
+            raise FitError(f"objective {text!r} is not iou, recall@T, or like 0.8*iou+0.2*recall@0.5")
+        iou_share, recall_share, threshold = map(float, match.groups())
+        if abs(iou_share + recall_share - 1) > SLACK:
+            raise FitError(f"the shares of objective {text!r} add up to {iou_share + recall_share:g}, not 1")
+        return cls(recall_share, threshold)
+
+    @property
+    def iou_share(self) -> float:
+        return 1 - self.recall_share
+
+    @property
+    def reaches(self) -> float:
+        """The least IoU that counts as reaching the threshold."""
+        return self.threshold * (1 - SLACK)
+
+    def of_iou(self, iou: Float64[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
+        """The utility at each IoU."""
+        return self.blend(iou, iou >= self.reaches) if self.recall_share else iou
+
+    def blend(
+        self, iou: Float64[ndarray, "*shape"], reached: Bool[ndarray, "*shape"] | Float64[ndarray, "*shape"]
+    ) -> Float64[ndarray, "*shape"]:
+        """The utility at an IoU and a recall that are given apart."""
+        return self.iou_share * iou + self.recall_share * reached if self.recall_share else iou
+
+    def score_name(self, *, weighted: bool = False, priced: bool = False) -> str:
+        """The name of the score, as it stands in ``anchors.yaml``.
+
+        >>> Objective.parse("recall@0.5", on_grid=True).score_name(priced=True)
+        'grid_recall_at_0.5_less_cost'
+        """
+        name = {0.0: "average_iou", 1.0: f"recall_at_{self.threshold:g}"}.get(self.recall_share, "objective")
+        prefixes = [word for word, used in (("weighted", weighted), ("grid", self.on_grid)) if used]
+        return "_".join([*prefixes, name, *(["less_cost"] if priced else [])])

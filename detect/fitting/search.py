@@ -1,0 +1,226 @@
+"""Search for the best anchors within limits, and prove how close to the best possible they are.
+
+A candidate is a shape on a level, with a utility to each box (:mod:`detect.fitting.gains`); the rest is a facility location
+(:mod:`detect.fitting.facility_location`). The search starts on few points, where neighbouring boxes are joined if they
+can be: greed and swaps choose from a grid of shapes on every level, from scratch and among candidates that the linear
+relaxation opens. A polish then moves each chosen shape in the continuum, and swaps with shapes close to the chosen ones
+follow. Where boxes were joined the best start is polished on all of them, at last by weighted medians. Nothing is random,
+and the order of the boxes changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import Proof
+from detect.anchors.histogram import ShapeHistogram
+from detect.fitting.candidates import Candidates, Limits, choose_rows, grid_candidates, relax, swap_rows
+from detect.fitting.certificate import prove
+from detect.fitting.facility_location import likely_swaps
+from detect.fitting.gains import Boxes
+from detect.fitting.kmeans import require_enough, sorted_by_area
+from detect.fitting.objective import Objective
+from detect.fitting.shape_cells import ShapeCells
+
+OPENED = (0.01, 0.05)  # candidates with larger LP openings are one more start each
+SWAP_STEP = 0.2  # nepers between distant shapes that are tried for a swap
+FINE_STEP = 1 / 27  # nepers between candidates around the chosen ones
+POINTS_TO_CHOOSE_ON = 600
+POINTS_TO_POLISH_ON = 5000
+SQUARE = np.array([(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3)], np.float64)
+FIRST_STEP = 0.12  # nepers
+SMALLEST_STEP = 5e-4
+TRIAL_UPDATES = 5  # of the shapes after a swap, before it is judged
+SWAPS, MORE_SWAPS = 3, 6  # that are tried for each shape; more where there are few points
+FEW_POINTS = 1000
+RELAXATION_STEPS = 60
+SMALLEST_GAIN = 1e-9
+MAX_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a search found, and the relaxation that it started from."""
+
+    chosen: Candidates
+    grid: Candidates
+    openings: Float64[ndarray, " a"]
+
+
+def search(boxes: Boxes, limits: Limits) -> Solution:
+    """The best choice within limits that the search finds."""
+    few = boxes.joined(max(POINTS_TO_CHOOSE_ON, sum(limits.counts)))
+    grid = grid_candidates(few)
+    openings = relax(grid, limits, steps=RELAXATION_STEPS)[1]
+    among = [None, *(np.flatnonzero(openings > share) for share in OPENED)]
+    rows = dict.fromkeys(tuple(choose_rows(grid, limits, each)) for each in among)
+    starts = [grid.take(each) for each in rows]
+    if boxes.objective.recall_share > 0:  # a step function has plateaus, on which more IoU in a blend still has a slope
+        smoother = replace(boxes.objective, recall_share=boxes.objective.recall_share / 2)
+        blend = replace(few, objective=smoother)
+        starts.append(improve(blend, starts[0].on(blend), limits).on(few))
+    swaps = MORE_SWAPS if len(boxes) <= FEW_POINTS else SWAPS
+    fits = [improve(few, start, limits, swaps=swaps) for start in starts]
+    if len(few) == len(boxes):
+        return Solution(max(fits, key=lambda fit: fit.value(limits)), grid, openings)
+    many = boxes.joined(POINTS_TO_POLISH_ON)
+    chosen = max((polish(many, fit.on(many)) for fit in fits), key=lambda fit: fit.value(limits))
+    chosen = improve(boxes, chosen, limits, swaps=swaps) if len(many) == len(boxes) else settle(boxes, chosen.on(boxes))
+    return Solution(chosen, grid, openings)
+
+
+def improve(boxes: Boxes, chosen: Candidates, limits: Limits, *, swaps: int = SWAPS) -> Candidates:
+    """Polish, then swap with close shapes, as long as that gains."""
+    value = -np.inf
+    for _ in range(MAX_ROUNDS):
+        chosen = polish(boxes, chosen)
+        before, value = value, chosen.value(limits)
+        if not value > before + SMALLEST_GAIN:
+            break
+        near = chosen + neighbours(boxes, chosen)
+        rows = swap_rows(near, range(len(chosen)), limits)
+        if rows != list(range(len(chosen))):
+            chosen = near.take(rows)
+        elif boxes.settles and len(chosen):
+            chosen = swap_and_settle(boxes, chosen, limits, swaps)
+    return chosen
+
+
+def swap_and_settle(boxes: Boxes, chosen: Candidates, limits: Limits, count: int) -> Candidates:
+    """The best of the swaps for distant shapes that lose least, each settled once it is made; or no swap."""
+    table = chosen + grid_candidates(boxes, SWAP_STEP)
+    own = np.arange(len(chosen))
+    groups, prices = limits.groups(table.levels), limits.prices(table.levels)
+    likely = likely_swaps(table.utility, own.tolist(), costs=prices, groups=groups, count=count)
+    trials = [_trial(boxes, table.take(np.where(own == at, row, own))) for at, row in likely]
+    return max([chosen, *trials], key=lambda fit: fit.value(limits))
+
+
+def _trial(boxes: Boxes, chosen: Candidates) -> Candidates:
+    """A little of a polish: medians do not see thresholds, and moves see both."""
+    if boxes.objective.recall_share == 0:
+        return settle(boxes, chosen, TRIAL_UPDATES)
+    return move_each(boxes, move_each(boxes, chosen, FIRST_STEP), FIRST_STEP / 2)
+
+
+def neighbours(boxes: Boxes, chosen: Candidates) -> Candidates:
+    """Shapes close to the chosen ones, on every level."""
+    return Candidates.on_every_level(boxes, (chosen.shapes[:, None] * np.exp(FINE_STEP * SQUARE)).reshape(-1, 2))
+
+
+def polish(boxes: Boxes, chosen: Candidates) -> Candidates:
+    """Move each shape in turn, the others held, to the best of a window that shrinks onto it."""
+    chosen, step = settle(boxes, chosen), FIRST_STEP
+    while step > SMALLEST_STEP:
+        before, chosen = chosen, move_each(boxes, chosen, step)
+        step = step if chosen is not before else step / 2
+    return settle(boxes, chosen)
+
+
+def move_each(boxes: Boxes, chosen: Candidates, step: float) -> Candidates:
+    """Each shape in turn at the best place of its window; the same object where none moves."""
+    shapes, utility, floor, moved = chosen.shapes.copy(), chosen.utility.copy(), boxes.floor, False
+    for row, level in enumerate(chosen.levels.tolist()):
+        others = np.delete(utility, row, axis=0).max(axis=0, initial=0.0)
+        low, high = shapes[row] * np.exp(-step), shapes[row] * np.exp(step)
+        near = np.flatnonzero(boxes.highest_reduced_utilities(level, others + floor, low, high) > 0)
+        part, rest = boxes.take(near), others[near]
+        places = shapes[row] * np.exp(step / 2 * SQUARE)
+        given = part.weights * part.utilities(level, places) - floor[near]
+        values = np.maximum(given, rest).sum(axis=1)
+        best = int(values.argmax())
+        if values[best] > float(np.maximum(utility[row][near], rest).sum()) + SMALLEST_GAIN:
+            shapes[row], moved = places[best], True
+            utility[row] = Candidates.of(boxes, shapes[row, None], chosen.levels[row, None]).utility[0]
+    return Candidates(shapes, chosen.levels, utility) if moved else chosen
+
+
+def settle(boxes: Boxes, chosen: Candidates, max_updates: int = 100) -> Candidates:
+    """A quick search that uses all boxes, where it gains: weighted medians."""
+    settled = replace(chosen, shapes=boxes.settled(chosen.shapes, max_updates)).on(boxes)
+    return max(chosen, settled, key=lambda fit: float(fit.best.sum()))
+
+
+@dataclass(frozen=True)
+class OptimalAnchors:
+    """Shapes, their score, and the proof that no shapes exceed it by much; made by :func:`optimal_anchors`."""
+
+    shapes: Float64[ndarray, "k 2"]
+    """(width, height) in pixels, sorted by area; fixed ones among them."""
+    score: float
+    """The objective at these shapes, over the histogram."""
+    proof: Proof | None
+    """With an upper bound over the boxes, for any k shapes (that hold the fixed ones); None where none was asked for."""
+
+    @property
+    def upper_bound(self) -> float | None:
+        return None if self.proof is None else self.proof.upper_bound
+
+    @property
+    def gap(self) -> float | None:
+        """How much better the best could be, relative to the score."""
+        return None if self.proof is None else self.proof.gap
+
+
+def optimal_anchors(
+    histogram: ShapeHistogram | Sequence[ShapeHistogram],
+    k: int,
+    *,
+    objective: str | Objective = "iou",
+    weights: Float64[ndarray, " cells"] | Sequence[float] | None = None,
+    fixed: Sequence[tuple[float, float]] = (),
+    certify: float | None = 0.02,
+    rounds: int = 12,
+) -> OptimalAnchors:
+    """The best k shapes that the search finds, proved to be close to the best.
+
+    Args:
+        histogram: of the boxes' shapes, or one for each category or size band. The finer its cells, the tighter the bound.
+        k: number of shapes, those that are fixed among them.
+        objective: ``iou``, the average best IoU; ``recall@T``, the share of boxes whose best IoU reaches T; or a blend,
+            ``0.8*iou+0.2*recall@0.5``.
+        weights: of a box in each cell of the histogram; or, of several histograms, of a box in each.
+        fixed: (width, height) of anchors that are there in any case.
+        certify: stop proving when the gap is this small; None proves nothing and is faster.
+        rounds: of the proof, at most; each is on finer cells or with more candidates.
+
+    Raises:
+        FitError: no boxes, or fewer distinct shapes than are to be fitted.
+        ValueError: k, an objective, a weight or a fixed shape out of its range.
+
+    >>> boxes = np.array([[10.0, 20.0], [11.0, 20.0], [12.0, 20.0], [50.0, 40.0]])
+    >>> best = optimal_anchors(ShapeHistogram.of(boxes, cells_per_octave=1024), 2, certify=0.001)
+    >>> best.shapes.round(6), round(best.score, 4), best.gap < 0.001
+    (array([[11., 20.],
+           [50., 40.]]), 0.9564, True)
+    """
+    parsed = Objective.parse(objective)
+    _check(fixed, k, certify, rounds)
+    cells = ShapeCells.of(histogram, weights, objective=parsed, fixed=fixed)
+    num_free = k - len(fixed)
+    require_enough(cells.extents.T, num_free)
+    limits = Limits((0,), (num_free,), (0.0,))
+    solution = search(cells, limits)
+    score, proof = float((solution.chosen.best + cells.floor).sum()), None
+    if certify is not None:
+        target = score * (1 + certify)
+        bound = prove(cells, solution.chosen, solution.grid, solution.openings, limits, target=target, rounds=rounds)
+        proof = Proof(score, bound)
+    return OptimalAnchors(sorted_by_area(np.concatenate([cells.fixed, solution.chosen.shapes])), score, proof)
+
+
+def _check(fixed: Sequence[tuple[float, float]], k: int, certify: float | None, rounds: int) -> None:
+    kept = np.array(fixed, np.float64).reshape(-1, 2)
+    if not (np.isfinite(kept).all() and (kept > 0).all()):
+        raise ValueError(f"fixed anchors must have positive, finite widths and heights, got {fixed}")
+    if not max(len(kept), 1) <= k:
+        raise ValueError(f"need k >= 1 and no more fixed anchors than k, got {k=} and {len(kept)} fixed")
+    if certify is not None and not certify >= 0:
+        raise ValueError(f"need certify >= 0, got {certify=}")
+    if rounds < 1:
+        raise ValueError(f"need rounds >= 1, got {rounds=}")

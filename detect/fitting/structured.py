@@ -1,0 +1,233 @@
+"""Anchors as frameworks are configured: every size by every ratio on each level, fitted as they lie on the grid.
+
+Three layouts, each a case of the next, and all of them of free (width, height) lists:
+
+    octaves       one list of ratios, and sizes in strides 2**(i / s) times one base    mmdetection's octave_base_scale
+    grid          one list of ratios, and a list of sizes for each level                 detectron2, torchvision
+    level-grids   a list of ratios and a list of sizes for each level                    torchvision's AnchorGenerator
+
+A size is the root of an area in pixels, a ratio is height / width. What a layout loses against free lists is its price.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.fitting.gains import Boxes
+from detect.fitting.grid_fit import GridFit, fit_on_grid, score_on_grid
+
+LAYOUTS = ("octaves", "grid", "level-grids")
+DEFAULT_SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4; the default of torchvision, detectron2 and mmdetection
+FACTOR_STEP = 0.03  # nepers
+FIRST_STEP = 0.24  # nepers
+SMALLEST_STEP = 2e-3
+SMALLEST_GAIN = 1e-9
+MOVES = (-1.0, -0.5, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class StructuredFit:
+    """Sizes by ratios, what they reach, and what they could; made by :func:`fit_structured`."""
+
+    layout: str
+    sizes: tuple[tuple[float, ...], ...]
+    """In pixels, for each level."""
+    ratios: tuple[tuple[float, ...], ...]
+    """Height / width, for each level."""
+    anchors: AnchorSet
+    """On each level ratio after ratio, and for each its sizes: torchvision's order."""
+    score: float
+    default_score: float
+    """What the frameworks' default anchors reach, scaled by the best single factor."""
+    default_factor: float
+    free: GridFit
+    """As many free shapes on each level; its upper bound is one for this layout, too."""
+
+    @property
+    def price(self) -> float:
+        """How much score the structure costs against free shapes."""
+        return self.free.score - self.score
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Logarithms of sizes and ratios for each level."""
+
+    sizes: Float64[ndarray, "l s"]
+    ratios: Float64[ndarray, "l r"]
+
+    @property
+    def shapes(self) -> Float64[ndarray, "l k 2"]:
+        half = self.ratios[:, :, None] / 2
+        sizes = self.sizes[:, None]
+        shapes: Float64[ndarray, "l k 2"] = np.exp(np.stack([sizes - half, sizes + half], axis=-1))
+        return shapes.reshape(len(self.sizes), -1, 2)
+
+    def moved(self, move: _Move, step: float) -> _Grid:
+        return _Grid(self.sizes + step * move.sizes, self.ratios + step * move.ratios)
+
+
+@dataclass(frozen=True, eq=False)
+class _Move:
+    """A direction that a layout allows."""
+
+    sizes: Float64[ndarray, "l s"]
+    ratios: Float64[ndarray, "l r"]
+
+
+def fit_structured(
+    boxes: Boxes, *, layout: str = "grid", scales: int = 3, ratios: int = 3, free: GridFit | None = None
+) -> StructuredFit:
+    """The best sizes and ratios that a search from several starts finds; never worse than scaled default anchors.
+
+    Args:
+        boxes: what the anchors are fitted to, see :func:`detect.fitting.any_position.boxes_on_grid`.
+        layout: one of ``LAYOUTS``.
+        scales: number of sizes on each level.
+        ratios: number of ratios on each level.
+        free: the fit of ``scales * ratios`` free shapes on each level, where it is there already.
+
+    Raises:
+        ValueError: the layout is not known, or a number is below 1.
+
+    >>> from detect.anchors.histogram import ShapeHistogram
+    >>> from detect.fitting.any_position import AnyPosition
+    >>> cells = AnyPosition.of(ShapeHistogram.of(np.array([[40.0, 10.0], [20.0, 20.0], [160.0, 40.0]])), (2, 8))
+    >>> fit = fit_structured(cells, layout="octaves", scales=1, ratios=2)
+    >>> [round(size) for (size,) in fit.sizes], [round(ratio) for ratio in fit.ratios[0]]
+    ([20, 80], [0, 1])
+    >>> fit.price < 0.01 < fit.score - fit.default_score
+    True
+    """
+    return fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free)[-1]
+
+
+def fit_layouts(
+    boxes: Boxes, *, widest: str = "level-grids", scales: int = 3, ratios: int = 3, free: GridFit | None = None
+) -> tuple[StructuredFit, ...]:
+    """:func:`fit_structured` for each of ``LAYOUTS`` up to the widest: what a narrower one reaches is a start for the next.
+
+    Raises:
+        ValueError: likewise.
+    """
+    if widest not in LAYOUTS:
+        raise ValueError(f"layout {widest!r} is not one of {', '.join(LAYOUTS)}")
+    if min(scales, ratios) < 1:
+        raise ValueError(f"need scales >= 1 and ratios >= 1, got {scales=}, {ratios=}")
+    free = free or fit_on_grid(boxes, per_level=scales * ratios, certify=None)
+    factor, scaled = _best_factor(boxes, _default(boxes, scales, ratios))
+    default_score = score_on_grid(boxes, _anchors(boxes, scaled))
+    best, fits = scaled, []
+    for layout in LAYOUTS[: LAYOUTS.index(widest) + 1]:
+        starts = [best, scaled, *_starts(boxes, layout, scales, ratios, free)]
+        ends = [_searched(boxes, start, list(_moves(layout, start))) for start in starts]
+        best = max([*ends, best], key=lambda grid: score_on_grid(boxes, _anchors(boxes, grid)))
+        anchors = _anchors(boxes, best)
+        sizes, of_level = (tuple(tuple(np.exp(row).tolist()) for row in part) for part in (best.sizes, best.ratios))
+        score = score_on_grid(boxes, anchors)
+        fits.append(StructuredFit(layout, sizes, of_level, anchors, score, default_score, factor, free))
+    return tuple(fits)
+
+
+def _default(boxes: Boxes, scales: int, ratios: int) -> _Grid:
+    """Octave steps from four strides, and ratios from 1/2 to 2."""
+    strides = np.log(np.array(boxes.strides, float))[:, None]
+    sizes = np.log(DEFAULT_SIZE_IN_STRIDES) + np.arange(scales) / scales * np.log(2) + strides
+    ends = np.log(2) if ratios > 1 else 0.0
+    return _Grid(sizes, np.tile(np.linspace(-ends, ends, ratios), (len(strides), 1)))
+
+
+def _best_factor(boxes: Boxes, grid: _Grid) -> tuple[float, _Grid]:
+    """The factor for all sizes that reaches most, and the sizes times it; on ties the least."""
+    everything = _Move(np.ones_like(grid.sizes), np.zeros_like(grid.ratios))
+    extents = np.log(np.sqrt(boxes.extents.prod(axis=0)))
+    low, high = extents.min() - grid.sizes.max(), extents.max() + 1 - grid.sizes.min()
+    steps = np.linspace(low, high, int(np.ceil((high - low) / FACTOR_STEP)) + 1).tolist()
+    step = max(steps, key=lambda step: _score(boxes, grid.moved(everything, step)))
+    finer = (step + FACTOR_STEP * np.linspace(-1, 1, 31)).tolist()
+    step = max([step, *finer], key=lambda step: _score(boxes, grid.moved(everything, step)))
+    return float(np.exp(step)), grid.moved(everything, step)
+
+
+def _starts(boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit) -> Iterator[_Grid]:
+    """Ratios as the boxes have them; and the free shapes of each level, split into as many sizes and ratios."""
+    logs = np.log(boxes.extents)
+    order = np.argsort(logs[1] - logs[0], kind="stable")
+    shares = np.cumsum(boxes.weights[order])
+    rows = np.searchsorted(shares, (np.arange(ratios) + 0.5) / ratios * shares[-1]).clip(max=len(order) - 1)
+    default = _default(boxes, scales, ratios)
+    yield _best_factor(boxes, _Grid(default.sizes, np.tile((logs[1] - logs[0])[order][rows], (len(boxes.strides), 1))))[
+        1
+    ]
+    if layout == "octaves" or free.num_per_level != [scales * ratios] * len(boxes.strides):
+        return
+    shapes = np.log(np.array([level.shapes for level in free.anchors.levels]))
+    sizes, of_level = np.sort(shapes.sum(axis=2) / 2, axis=1), np.sort(shapes[:, :, 1] - shapes[:, :, 0], axis=1)
+    split = of_level.reshape(len(sizes), ratios, scales).mean(axis=2)
+    if layout == "grid":
+        split = np.tile(np.sort(of_level.ravel()).reshape(ratios, -1).mean(axis=1), (len(sizes), 1))
+    yield _Grid(sizes.reshape(len(sizes), scales, ratios).mean(axis=2), split)
+
+
+def _moves(layout: str, grid: _Grid) -> Iterator[_Move]:
+    """The directions of a layout: all sizes, then each of its parameters."""
+    no_sizes, no_ratios = np.zeros_like(grid.sizes), np.zeros_like(grid.ratios)
+    yield _Move(no_sizes + 1, no_ratios)
+    if layout != "octaves":
+        for level, number in itertools.product(range(len(no_sizes)), range(no_sizes.shape[1])):
+            yield _Move(_one(no_sizes, level, number), no_ratios)
+    for number in range(no_ratios.shape[1]):
+        yield _Move(no_sizes, _one(no_ratios, slice(None), number))
+        if layout == "level-grids":
+            for level in range(len(no_ratios)):
+                yield _Move(no_sizes, _one(no_ratios, level, number))
+
+
+def _one(zeros: Float64[ndarray, "l k"], level: int | slice, number: int) -> Float64[ndarray, "l k"]:
+    result = zeros.copy()
+    result[level, number] = 1
+    return result
+
+
+def _searched(boxes: Boxes, grid: _Grid, moves: list[_Move]) -> _Grid:
+    """Along each direction in turn to where it gains, in steps that shrink where none does."""
+    every = range(len(boxes.strides))
+    bests, step = np.array([_best_of_level(boxes, grid, level) for level in every]), FIRST_STEP
+    score = _mean_of_best(boxes, bests)
+    while step > SMALLEST_STEP:
+        before = score
+        for move, part in itertools.product(moves, MOVES):
+            trial, changed = grid.moved(move, step * part), bests.copy()
+            for level in every:
+                if move.sizes[level].any() or move.ratios[level].any():
+                    changed[level] = _best_of_level(boxes, trial, level)
+            reached = _mean_of_best(boxes, changed)
+            if reached > score + SMALLEST_GAIN:
+                grid, bests, score = trial, changed, reached
+        step = step if score > before else step / 2
+    return grid
+
+
+def _score(boxes: Boxes, grid: _Grid) -> float:
+    return _mean_of_best(boxes, np.array([_best_of_level(boxes, grid, level) for level in range(len(grid.sizes))]))
+
+
+def _best_of_level(boxes: Boxes, grid: _Grid, level: int) -> Float64[ndarray, " n"]:
+    best: Float64[ndarray, " n"] = boxes.utilities(level, grid.shapes[level]).max(axis=0)
+    return best
+
+
+def _mean_of_best(boxes: Boxes, bests: Float64[ndarray, "l n"]) -> float:
+    return float((boxes.weights * bests.max(axis=0)).sum())
+
+
+def _anchors(boxes: Boxes, grid: _Grid) -> AnchorSet:
+    shapes = [[(float(w), float(h)) for w, h in level] for level in grid.shapes]
+    return AnchorSet.of(shapes, strides=boxes.strides, center_offset=boxes.center_offset, name="fitted")

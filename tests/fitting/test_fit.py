@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.instances import ResizedInstances, instance_weights
+from detect.anchors.metrics import anchor_metrics
+from detect.data import read_coco
+from detect.data.resize import parse_resize
+from detect.errors import FitError
+from detect.fitting.fit import METHODS, fit_anchors, fit_shapes, k_curve, knee
+from detect.fitting.objective import Objective
+from detect.ops.box_arrays import best_shape_iou
+
+
+def test_blood_cells_are_covered_as_well_as_a_long_search_finds(bccd):
+    average = anchor_metrics(bccd, fit_anchors(bccd, k=9)).average_iou
+    random = np.random.default_rng(0)
+    best = max(
+        best_shape_iou(bccd.shapes, bccd.shapes[random.choice(len(bccd), 9, replace=False)])[0].mean()
+        for _ in range(200)
+    )
+    assert average > best + 0.005
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_k_shapes_of_fair_quality(bccd, method):
+    anchors = fit_anchors(bccd, k=5, method=method)
+    assert anchors.num_anchors == 5
+    assert anchors.resize == "letterbox:640"
+    assert anchor_metrics(bccd, anchors).average_iou > 0.78
+
+
+def test_the_optimum_beats_clustering_in_iou_which_beats_the_baselines(nuclei):
+    scores = {method: anchor_metrics(nuclei, fit_anchors(nuclei, k=5, method=method)).average_iou for method in METHODS}
+    assert sorted(scores, key=scores.__getitem__)[-2:] == ["kmeans", "optimal"]
+
+
+def test_what_was_proved_stands_beside_its_score(nuclei):
+    anchors = fit_anchors(nuclei, k=5, certify=0.01)
+    reached = anchor_metrics(nuclei, anchors).average_iou
+    assert reached <= anchors.proofs["average_iou"].upper_bound <= 1.01 * reached
+    for options in ({}, {"method": "kmeans", "certify": 0.01}, {"per_level": 1, "certify": 0.01}):
+        assert not fit_anchors(nuclei, **options).proofs
+
+
+def test_another_objective_is_fitted_and_named(nuclei):
+    recall = fit_anchors(nuclei, k=3, objective=Objective.parse("recall@0.7"), certify=0.05)
+    proof = recall.proofs["recall_at_0.7"]
+    assert recall.scores["recall_at_0.7"] == proof.score <= proof.upper_bound
+    reached = [anchor_metrics(nuclei, each).recall(0.7) for each in (recall, fit_anchors(nuclei, k=3))]
+    assert_allclose(recall.scores["recall_at_0.7"], reached[0], atol=1e-9)
+    assert reached[0] > reached[1]
+
+
+def test_weights_and_fixed_shapes_are_those_of_the_optimum(nuclei):
+    weights = instance_weights(nuclei, balance="size")
+    fit = fit_anchors(nuclei, k=3, weights=weights, fixed=[(30.0, 30.0)])
+    assert (30.0, 30.0) in [shape for level in fit.levels for shape in level.shapes]
+    best = anchor_metrics(nuclei, fit).best_iou
+    assert_allclose(fit.scores["weighted_average_iou"], np.average(best, weights=weights), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": Objective(on_grid=True)}, "see fit_levels"),
+        ({"per_level": 2, "fixed": [(3.0, 3.0)]}, "need the method optimal, and k"),
+        ({"method": "kmeans", "weights": np.ones(318)}, "need the method optimal, and k"),
+        ({"k": 1, "fixed": [(3.0, 3.0), (4.0, 4.0)]}, "fixed"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(nuclei, options, message):
+    with pytest.raises(FitError, match=message):
+        fit_anchors(nuclei, **options)
+
+
+def test_the_same_data_in_shards_give_the_same_anchors(bccd):
+    rows = np.random.default_rng(0).permutation(len(bccd))
+    parts = [ShapeHistogram.of(bccd.shapes[part]) for part in np.array_split(rows, 7)]
+    merged = sum(parts, ShapeHistogram.empty())
+    whole = fit_shapes(ShapeHistogram.of(bccd.shapes), 9)
+    assert_allclose(fit_shapes(merged, 9), whole, rtol=0, atol=0)
+
+
+def test_per_level_fits_as_many_to_each_level_that_has_boxes(bccd):
+    anchors = fit_anchors(bccd, per_level=3, strides=(8, 16, 32, 64, 128))
+    assert [(level.name, len(level.shapes)) for level in anchors.levels] == [("P3", 3), ("P4", 3), ("P5", 3), ("P6", 3)]
+
+
+def test_the_k_curve_rises_and_its_knee_is_on_it(bccd):
+    curve = k_curve(ShapeHistogram.of(bccd.shapes))
+    heights = list(curve.average_iou.values())
+    assert list(curve.average_iou) == list(range(1, 16))
+    assert all(later > earlier - 0.002 for earlier, later in itertools.pairwise(heights))
+    assert 2 <= curve.knee <= 6
+
+
+def test_the_knee_of_a_bent_line_is_its_bend():
+    assert knee({k: min(k, 4) + 0.1 * k for k in range(1, 11)}) == 4
+    assert knee({1: 0.5}) == 1
+
+
+def test_few_shapes_shorten_the_curve():
+    curve = k_curve(ShapeHistogram.of(np.array([[10.0, 10.0], [50.0, 20.0]])))
+    assert curve.average_iou == pytest.approx({1: curve.average_iou[1], 2: 1.0})
+
+
+def instances_of(boxes, **annotation) -> ResizedInstances:
+    content = {
+        "images": [{"id": 1, "width": 640, "height": 480}],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "bbox": box, **annotation}
+            for number, box in enumerate(boxes)
+        ],
+    }
+    return ResizedInstances.of(read_coco(content), parse_resize("none"))
+
+
+def test_no_usable_boxes_is_an_error_that_says_why():
+    with pytest.raises(FitError, match=r"no usable boxes; 1 entries refused: .*annotation 0, image 1: width 0 is not"):
+        fit_anchors(instances_of([[1, 1, 0, 5]]))
+    with pytest.raises(FitError, match="1 are crowd regions"):
+        fit_anchors(instances_of([[1, 1, 5, 5]], iscrowd=1))
+
+
+def test_more_anchors_than_shapes_is_an_error():
+    with pytest.raises(FitError, match="3 clusters asked of 2 distinct shapes"):
+        fit_anchors(instances_of([[1, 1, 5, 5], [1, 1, 9, 9]]), k=3)
+    with pytest.raises(FitError, match=r"level of stride 8: 2 clusters asked of 1 distinct shapes.*--levels"):
+        fit_anchors(instances_of([[1, 1, 5, 5], [2, 2, 5, 5]]), per_level=2)
+
+
+def test_bad_options_are_named(bccd):
+    with pytest.raises(FitError, match="method 'magic' is not one of optimal, kmeans"):
+        fit_anchors(bccd, method="magic")
+    with pytest.raises(FitError, match="between 1 and 1000, got 0"):
+        fit_anchors(bccd, k=0)
