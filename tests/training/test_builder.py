@@ -76,7 +76,7 @@ def test_the_fields_reach_the_detector(tiny, dataset):
     assert matcher == MaxIoU(fg_iou_thresh=0.6, bg_iou_thresh=0.3, allow_low_quality_matches=False)
     assert criterion.box_loss.__name__ == "ciou_loss"
     assert (criterion.box_weight, criterion.alpha, criterion.gamma) == (3, 0.4, 1)
-    assert (criterion.class_loss, criterion.normalizers) == ("quality_focal", batch_normalizer)
+    assert (criterion.class_loss, criterion.normalizer) == ("quality_focal", batch_normalizer)
     assert (post.score_threshold, post.iou_threshold) == (0.2, 0.7)
     adaptive = build_detector(tiny("model.assigner=atss"), LABELS, anchors=training_anchors(tiny(), dataset))
     assert adaptive.criterion.matcher == Atss()
