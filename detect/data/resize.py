@@ -79,16 +79,19 @@ class ResizeRule:
         return self.resize_images(image_wh).move_boxes(boxes_xywh)
 
 
-def parse_resize(text: str) -> ResizeRule:
-    """The rule that a text names.
+def parse_resize(text: str | ResizeRule) -> ResizeRule:
+    """Parse a resize rule's text; a :class:`ResizeRule` is returned as it is.
+
+    Raises:
+        ResizeError: the text has none of the forms above, a size is not from 1 to 65,536, or the overlap of tiles is not
+            smaller than the tile.
 
     >>> rule = parse_resize("letterbox:640")
     >>> rule.resize_boxes(np.array([[0.0, 0.0, 100.0, 60.0]]), np.array([[1280, 960]]))
     array([[  0.,  80.,  50., 110.]])
-
-    Raises:
-        ResizeError: the text is none of the forms above, a size is not from 1 to 65,536, or tiles overlap wholly.
     """
+    if isinstance(text, ResizeRule):
+        return text
     name, *fields = text.strip().lower().split(":")
     convention = fields.pop() or "none" if name == "shortest" and len(fields) == 3 else ""
     if name == "stretch":

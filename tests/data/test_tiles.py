@@ -132,7 +132,7 @@ def test_coverage_and_cost_of_tiles(bccd):
         *rules_of_sizes(parse_resize("tiles:320:0"), [320]),
     ]
     assert list(map(str, rules)) == ["tiles:320:64", "tiles:640:128", "tiles:320:0"]
-    tiles, whole, apart = sweep_resize(bccd.dataset, anchors, rules)
+    tiles, whole, apart = sweep_resize(bccd.dataset, anchors, rules=rules)
     # 640 x 480: windows of 320 with an overlap of 64 at 0, 256 and 320, and at 0 and 160: 6, or 2 x 2 without overlap
     assert_allclose([tiles.flops / whole.flops, apart.num_anchors / whole.num_anchors], [6 / 4, 4 / 4])
     instances = ResizedInstances.of(cut_tiles(bccd.dataset, rules[0]), rules[0])
