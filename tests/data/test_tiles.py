@@ -148,9 +148,11 @@ def test_crowd_regions_are_cut_too_and_other_rules_cut_nothing(bccd):
 def test_no_images_and_what_is_refused():
     empty = tiled(of([], []), "tiles:100:10")
     assert len(empty.images) == len(empty.instances) == 0
-    with pytest.raises(ResizeError, match="images of up to 200x100 pixels are to be cut for tiles:100:0"):
+    with pytest.raises(
+        ResizeError, match="images of up to 200x100 pixels must first be cut by cut_tiles for tiles:100:0"
+    ):
         parse_resize("tiles:100:0").resize_images(np.array([[200, 100]]))
-    with pytest.raises(ResizeError, match="tiles of 100 pixels overlap by less than that, not by 100"):
+    with pytest.raises(ResizeError, match="the overlap of tiles of 100 pixels must be smaller, got 100"):
         parse_resize("tiles:100:100")
     content = {"images": [], "annotations": [], "categories": []}
     with pytest.raises(ValueError, match="keypoints are not cut"):
