@@ -16,6 +16,7 @@ from detect.anchors.instances import (
     weighted_histograms,
 )
 from detect.data import read_coco
+from detect.data.resize import parse_resize
 from detect.errors import FitError
 
 
@@ -60,6 +61,14 @@ def boxes(sides, categories):
 
 
 FOUR = boxes([10, 10, 10, 200], [3, 3, 3, 7])
+
+
+def test_the_resize_rule_is_taken_as_text_or_as_an_object(bccd):
+    text, rule = (ResizedInstances.of(bccd.dataset, rule) for rule in ("letterbox:320", parse_resize("letterbox:320")))
+    assert text.rule == rule.rule
+    assert_allclose(text.boxes, rule.boxes, rtol=0, atol=0)
+    # letterbox:640 is twice letterbox:320, but for the rounding of content and offset
+    assert_allclose(text.shapes, bccd.shapes / 2)
 
 
 def test_alike_by_default():
