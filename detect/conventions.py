@@ -16,14 +16,13 @@ Shapes
 Sizes
     ``image_wh`` is (width, height), ``image_hw`` is (height, width): a name carries its order. A length carries its
     unit: ``stride_px``, ``sigma_cells``.
-Size bands
-    small, medium, large: square root of width * height below 32, from 32 to 96, from 96 pixels (COCO's limits, here
-    taken after the resize rule).
+Area ranges
+    small, medium, large: sqrt(width * height) below 32, from 32 to 96, from 96 pixels after the resize rule (COCO's limits).
 Classes
     An index from 0, or ``BACKGROUND``, or ``IGNORE``: no part in the loss.
-Placing
-    Cell i of a level with stride s has its centre at (i + center_offset) * s: 0.5 is the middle of the cell; 0, its
-    corner, is what torchvision, detectron2 and mmdetection use.
+Grid
+    The anchors of a level lie over its feature map. Cell i of a level with stride s has its anchors' centre at
+    (i + center_offset) * s: 0.5 is the middle of the cell; torchvision, detectron2 and mmdetection use 0, its corner.
 """
 
 SMALL_MEDIUM_PX = 32.0  # COCO's area limits 32**2 and 96**2, pycocotools.cocoeval.Params

@@ -13,7 +13,7 @@ from annotated_types import Ge, Le, Lt
 from typer.main import get_command
 from typer.models import OptionInfo
 
-from detect.anchors.generator import CONVENTIONS
+from detect.anchors.grid_convention import CONVENTIONS
 from detect.anchors.instances import BALANCES
 from detect.cli import anchor_fit, anchor_options, heatmaps
 from detect.cli import anchors as commands
@@ -86,7 +86,7 @@ def test_choices_are_what_the_code_offers():
     assert get_args(anchor_options.Layout) == (FREE, *LAYOUTS)
     assert get_args(anchor_options.Balance) == BALANCES
     assert get_args(anchor_options.Format) == tuple(FORMATS)
-    assert get_args(anchor_options.Grid) == ("exact", *CONVENTIONS)
+    assert get_args(anchor_options.Grid) == tuple(CONVENTIONS)
     assert get_args(anchor_options.Shrinkage) == ("none", *_SHRINKAGES)
     assert get_args(heatmaps.Source) == SOURCES
     assert get_args(heatmaps.Pixel) == tuple(SHIFTS)

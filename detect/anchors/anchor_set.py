@@ -1,4 +1,4 @@
-"""AnchorSet: shapes on pyramid levels, the resize rule they were made for, and their file, ``anchors.yaml``."""
+"""AnchorSet: anchor shapes on pyramid levels, their resize rule, and their file ``anchors.yaml``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int64
 from msgspec import Meta, Struct
 from numpy import ndarray
 
-from detect.data.resize import parse_resize
+from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, FitError, ResizeError
 from detect.files import write_whole
 
@@ -25,6 +25,11 @@ FORMAT = 1
 DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes
 CENTER_OF_CELL = 0.5
 MAX_FILE_BYTES = 2**20
+SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4: anchors from 32 pixels on stride 8 to 512 on stride 128
+SHORT_SIDE_IN_STRIDES = (
+    2.0  # an anchor half a stride away then loses at most a quarter of its overlap along a thin side
+)
+COARSEST_LEVEL = 20
 UPPER_BOUND = "_upper_bound"  # in a file, after the name of a score: its proved upper bound
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -50,7 +55,7 @@ class Proof:
 
 
 class AnchorLevel(Struct, frozen=True):
-    """One pyramid level: its stride in pixels and its shapes, (width, height) in pixels after the resize rule."""
+    """One pyramid level: its stride in pixels and its shapes (width, height) in pixels after the resize rule."""
 
     name: str
     stride: Annotated[int, Meta(ge=1, le=2**20)]
@@ -65,6 +70,7 @@ class SourceFile(Struct, frozen=True):
 
     @classmethod
     def of(cls, path: str | Path) -> SourceFile:
+        """Hash a file."""
         digest = hashlib.sha256()
         with Path(path).open("rb") as stream:
             while chunk := stream.read(2**20):
@@ -85,10 +91,10 @@ class _AnchorFile(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class AnchorSet:
-    """Anchors as they are passed around: by commands, by heads, between frameworks.
+    """Anchor shapes of a detector, on the levels of its feature pyramid.
 
-    ``levels`` run from the finest stride to the coarsest; within a level shapes keep their order, which is the order of the
-    head's channels. ``center_offset`` is where anchors sit in a cell: 0.5, its middle, or 0, its corner.
+    ``levels`` go from the finest stride to the coarsest. Within a level, the order of shapes is the order of the head's
+    channels. ``center_offset`` is the position of an anchor's centre in its cell: 0.5 is the middle, 0 the top left corner.
 
     >>> anchors = AnchorSet.of([[(10, 20), (30, 20)], [(60, 60)]], strides=(8, 16), resize="letterbox:640")
     >>> anchors.num_anchors, [level.name for level in anchors.levels]
@@ -111,14 +117,28 @@ class AnchorSet:
     version: str = ""
 
     @classmethod
-    def of(cls, shapes: Sequence[Sequence[tuple[float, float]]], *, strides: Sequence[int], **fields: Any) -> AnchorSet:
-        """From one list of (width, height) for each stride; ``fields`` are those of the class."""
+    def of(
+        cls,
+        shapes: Sequence[Sequence[tuple[float, float]]],
+        *,
+        strides: Sequence[int],
+        resize: str | ResizeRule = "none",
+        **fields: Any,
+    ) -> AnchorSet:
+        """Make a set from one list of (width, height) for each stride.
+
+        Args:
+            shapes: for each stride, (width, height) in pixels after the resize rule, rounded to ``DIGITS`` digits.
+            strides: strides of the levels in pixels, in any order.
+            resize: the resize rule that the shapes are meant for.
+            fields: further fields of the class.
+        """
         pairs = sorted(zip(strides, shapes, strict=True), key=lambda pair: pair[0])
         levels = [
             AnchorLevel(level_name(stride), stride, [(_rounded(w), _rounded(h)) for w, h in level])
             for stride, level in pairs
         ]
-        return cls(tuple(levels), **fields)
+        return cls(tuple(levels), str(resize), **fields)
 
     @property
     def shapes(self) -> Float64[ndarray, "a 2"]:
@@ -128,10 +148,11 @@ class AnchorSet:
 
     @property
     def num_anchors(self) -> int:
+        """Shapes on all levels together."""
         return sum(len(level.shapes) for level in self.levels)
 
     def save(self, path: str | Path) -> None:
-        """Write ``anchors.yaml``: whole or not at all."""
+        """Write ``anchors.yaml``, whole or not at all."""
         write_whole(path, self.to_yaml())
 
     def to_yaml(self) -> str:
@@ -155,7 +176,7 @@ class AnchorSet:
         """Read ``anchors.yaml``.
 
         Raises:
-            AnchorFileError: the file is not there, not YAML, or a field is missing or wrong; the message names it.
+            AnchorFileError: the file is missing or not YAML, or a field is missing or wrong; the message names it.
         """
         path = Path(path)
         try:
@@ -188,7 +209,7 @@ class AnchorSet:
 
 
 def level_name(stride: int) -> str:
-    """P and the number of halvings, for a power of two; otherwise the stride itself.
+    """The name of a level: P and log2 of the stride for a power of two, otherwise the stride itself.
 
     >>> level_name(8), level_name(12)
     ('P3', 'stride12')
@@ -216,7 +237,7 @@ def _rounded(extent: float) -> float:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style, but pairs of numbers on one line."""
+    """Block style, with lists of numbers on one line."""
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         flow_style = all(isinstance(item, int | float) for item in sequence)
@@ -226,19 +247,14 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(tuple, _Dumper.represent_list)
 
 
-SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4: anchors from 32 pixels on stride 8 to 512 on stride 128
-SHORT_SIDE_IN_STRIDES = 2.0  # half a stride of misplacement then costs a thin shape at most a quarter of its overlap
-COARSEST_LEVEL = 20
-
-
 def strides_of(levels: str) -> tuple[int, ...]:
-    """Strides in pixels from ``p3-p7``, or from a list of levels or of strides.
+    """Parse strides in pixels from ``p3-p7``, a list of levels, or a list of strides.
 
     >>> strides_of("p3-p7"), strides_of("p2,p4"), strides_of("7,14,28")
     ((8, 16, 32, 64, 128), (4, 16), (7, 14, 28))
 
     Raises:
-        FitError: the text is none of these.
+        FitError: the text has none of these forms.
     """
     text = levels.lower().replace(" ", "")
     if span := re.fullmatch(r"p(\d{1,2})-p(\d{1,2})", text):
@@ -255,10 +271,10 @@ def strides_of(levels: str) -> tuple[int, ...]:
 
 
 def levels_of_shapes(shapes: Float64[ndarray, "n 2"], strides: Sequence[int]) -> Int64[ndarray, " n"]:
-    """The coarsest level on which each shape is still large against the stride; the finest where none is.
+    """The index of the level for each shape, from fine to coarse.
 
-    Large means four strides in size (the square root of the area) and two in its shorter side. By size, never by rank:
-    dealing shapes out evenly puts 20 pixel anchors on stride 16, where most boxes fall between them.
+    It is the coarsest level with sqrt(area) >= 4 strides and shorter side >= 2 strides; without one, the finest level.
+    Dealing shapes out evenly by rank would put 20 pixel anchors on stride 16, and most boxes would fall between them.
 
     >>> levels_of_shapes(np.array([[20.0, 20.0], [70.0, 70.0], [800.0, 20.0]]), (8, 16, 32))
     array([0, 1, 0])
@@ -269,7 +285,7 @@ def levels_of_shapes(shapes: Float64[ndarray, "n 2"], strides: Sequence[int]) ->
 
 
 def place_shapes(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> AnchorSet:
-    """An AnchorSet with each shape on the level of its size; levels that get none are left out."""
+    """Make a set with each shape on the level of its size (:func:`levels_of_shapes`); levels without shapes are left out."""
     strides = sorted(strides)
     level_of = levels_of_shapes(shapes, strides)
     used = [level for level in range(len(strides)) if (level_of == level).any()]

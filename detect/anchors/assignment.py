@@ -1,7 +1,7 @@
-"""What a matcher does with the instances of a dataset: which anchors learn each, before any training.
+"""Assignment: which anchors a matcher gives to each instance of a dataset, without any training.
 
-Each image is alone in its input; boxes are matched in single precision, as a detector matches them. Crowd regions take no
-part.
+Each image is a batch of its own. Boxes are matched in single precision, as a detector matches them. Crowd regions are left
+out.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from numpy import ndarray
 from torch import Tensor
 
 from detect.anchors.generator import AnchorGenerator
-from detect.anchors.grid_iou import cells_of
+from detect.anchors.grid_convention import num_cells
 from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
 from detect.conventions import IGNORE
 from detect.ops.grid_matcher import AnchorPairs
 from detect.ops.matcher import Matcher, MaxIoU, best_per_anchor
 
-NEGLECTED = 0.2
-MOST_TOLD = 3
+NEGLECTED = 0.2  # share of the mean number of positives
+MAX_NAMED = 3  # neglected categories named in a sentence
 
 
 @dataclass(frozen=True)
 class AssignedGroup:
-    """What one kind of instances gets."""
+    """What one group of instances gets."""
 
     name: str
     count: int
     positives: float
-    """Anchors that learn an instance, on average."""
+    """Positive anchors per instance, on average."""
     low_quality_only: int
-    """Instances that the low-quality rule alone gives anchors."""
+    """Instances that have positive anchors only by the low-quality rule."""
     unassigned: int
-    """Instances that no anchor learns."""
-    outbid: int
-    """Anchors that would suit an instance of this kind and learn another."""
+    """Instances without a positive anchor."""
+    ambiguous_lost: int
+    """Ambiguous anchors that are candidates for an instance of this group and learn another instance."""
 
 
 @dataclass(frozen=True)
 class AssignedLevel:
-    """What one level does, over all images that have instances; anchors that are neither are background."""
+    """The anchors of one level over all images that have instances; those not positive or ignored are background."""
 
     name: str
     num_anchors: int
@@ -53,39 +53,39 @@ class AssignedLevel:
     by_threshold: int
     """Positives without the low-quality rule."""
     ignored: int
-    collisions: int
-    """Anchors that would suit several instances."""
+    ambiguous: int
+    """Anchors that are candidates for several instances."""
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """What a matcher does with the instances of a dataset; made by :func:`assign`.
+    """The anchors that a matcher gives to the instances of a dataset; made by :func:`assign`.
 
-    An anchor suits an instance that it reaches with the foreground threshold (of ATSS: with that instance's own), whichever
-    instance it then learns.
+    An anchor is a candidate for every instance whose IoU with it reaches the foreground threshold (with ATSS, the instance's
+    own threshold). An anchor is ambiguous if it is a candidate for several instances; it then learns one of them.
     """
 
     instances: ResizedInstances
     level_names: tuple[str, ...]
     positives: Int64[ndarray, "n l"]
-    """Anchors of each level that learn each instance."""
+    """Positive anchors of each instance on each level."""
     by_threshold: Int64[ndarray, "n l"]
     """The same without the low-quality rule."""
-    suitable: Int64[ndarray, "n l"]
-    """Anchors of each level that would suit each instance."""
+    candidates: Int64[ndarray, "n l"]
+    """Candidate anchors of each instance on each level."""
     num_anchors: Int64[ndarray, " l"]
     ignored: Int64[ndarray, " l"]
-    collisions: Int64[ndarray, " l"]
-    """Anchors that suit several instances."""
+    ambiguous: Int64[ndarray, " l"]
+    """Anchors that are candidates for several instances."""
 
     @cached_property
     def low_quality_only(self) -> Int64[ndarray, " m"]:
-        """Rows of the instances that only the low-quality rule gives anchors."""
+        """Rows of the instances that have positive anchors only by the low-quality rule."""
         return np.flatnonzero((self.positives.sum(axis=1) > 0) & (self.by_threshold.sum(axis=1) == 0))
 
     @cached_property
     def unassigned(self) -> Int64[ndarray, " m"]:
-        """Rows of the instances that no anchor learns."""
+        """Rows of the instances without a positive anchor."""
         return np.flatnonzero(self.positives.sum(axis=1) == 0)
 
     @cached_property
@@ -96,7 +96,7 @@ class Assignment:
             self.positives.sum(axis=0).tolist(),
             self.by_threshold.sum(axis=0).tolist(),
             self.ignored.tolist(),
-            self.collisions.tolist(),
+            self.ambiguous.tolist(),
             strict=True,
         )
         return tuple(AssignedLevel(*column) for column in columns)
@@ -115,9 +115,9 @@ class Assignment:
 
     @cached_property
     def neglected(self) -> tuple[AssignedGroup, ...]:
-        """Categories whose instances have less than ``NEGLECTED`` of the positives that instances have on average, rising.
+        """Categories with fewer positives per instance than ``NEGLECTED`` times the mean of all instances, fewest first.
 
-        Nearly all of the loss is of the others: in docs/evidence.md such a category is hardly learned in a short run.
+        The other categories dominate the loss: in docs/evidence.md a short training hardly learns such a category.
         """
         groups = sorted(self.by_category, key=lambda group: group.positives)
         return tuple(group for group in groups if group.positives < NEGLECTED * self.overall.positives)
@@ -126,42 +126,41 @@ class Assignment:
     def overall(self) -> AssignedGroup:
         return self._groups([InstanceGroup("all", np.arange(len(self.instances)))])[0]
 
-    def _groups(self, bands: Sequence[InstanceGroup]) -> tuple[AssignedGroup, ...]:
-        positives, outbid = self.positives.sum(axis=1), (self.suitable - self.by_threshold).sum(axis=1)
-        saved, none = np.zeros((2, len(positives)), bool)
-        saved[self.low_quality_only] = none[self.unassigned] = True
+    def _groups(self, groups: Sequence[InstanceGroup]) -> tuple[AssignedGroup, ...]:
+        positives, lost = self.positives.sum(axis=1), (self.candidates - self.by_threshold).sum(axis=1)
+        low_quality, unassigned = np.zeros((2, len(positives)), bool)
+        low_quality[self.low_quality_only] = unassigned[self.unassigned] = True
         return tuple(
             AssignedGroup(
-                band.name,
-                len(band.rows),
-                float(positives[band.rows].mean()) if len(band.rows) else float("nan"),
-                int(saved[band.rows].sum()),
-                int(none[band.rows].sum()),
-                int(outbid[band.rows].sum()),
+                group.name,
+                len(group.rows),
+                float(positives[group.rows].mean()) if len(group.rows) else float("nan"),
+                int(low_quality[group.rows].sum()),
+                int(unassigned[group.rows].sum()),
+                int(lost[group.rows].sum()),
             )
-            for band in bands
+            for group in groups
         )
 
     def neglect_in_words(self) -> str | None:
-        """Which categories are neglected, beside the mean of all instances; None where none is."""
+        """A sentence with the neglected categories and the mean of all instances; None if no category is neglected."""
         if not self.neglected:
             return None
-        told = ", ".join(f"{group.name} {group.positives:.1f}" for group in self.neglected[:MOST_TOLD])
-        more = f" and {len(self.neglected) - MOST_TOLD} more categories" if len(self.neglected) > MOST_TOLD else ""
-        return f"unevenly shared: positive anchors a box {told}{more}, on average {self.overall.positives:.1f}"
+        named = ", ".join(f"{group.name} {group.positives:.1f}" for group in self.neglected[:MAX_NAMED])
+        more = f" and {len(self.neglected) - MAX_NAMED} more categories" if len(self.neglected) > MAX_NAMED else ""
+        return f"uneven assignment: positive anchors per box: {named}{more}; mean of all boxes {self.overall.positives:.1f}"
 
 
-def assign(instances: ResizedInstances, grid: AnchorGenerator, matcher: Matcher | None = None) -> Assignment:
-    """Match the anchors of a grid with the instances of each image.
+def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Matcher | None = None) -> Assignment:
+    """Match the anchors of a generator with the instances of each image.
 
     Args:
         instances: boxes after the detector's resize rule.
-        grid: anchors, and how they are laid; a level of stride s has ceil(canvas / s) cells along an axis.
+        generator: anchors and their convention; a level of stride s has ceil(canvas / s) cells along an axis.
         matcher: by default :class:`detect.ops.matcher.MaxIoU`.
 
     >>> from detect.anchors.anchor_set import AnchorSet
     >>> from detect.data import read_coco
-    >>> from detect.data.resize import parse_resize
     >>> dataset = read_coco({
     ...     "images": [{"id": 1, "width": 64, "height": 64}], "categories": [{"id": 1, "name": "cell"}],
     ...     "annotations": [
@@ -170,19 +169,19 @@ def assign(instances: ResizedInstances, grid: AnchorGenerator, matcher: Matcher 
     ...         {"id": 3, "image_id": 1, "category_id": 1, "bbox": [40, 40, 5, 5]},
     ...     ],
     ... })
-    >>> instances = ResizedInstances.of(dataset, parse_resize("none"))
+    >>> instances = ResizedInstances.of(dataset, "none")
     >>> assignment = assign(instances, AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16])))
-    >>> assignment.positives.ravel(), assignment.low_quality_only, assignment.unassigned, assignment.collisions
+    >>> assignment.positives.ravel(), assignment.low_quality_only, assignment.unassigned, assignment.ambiguous
     (array([1, 0, 1]), array([2]), array([1]), array([1]))
     """
     matcher = matcher or MaxIoU()
-    levels = grid.anchors.levels
+    levels = generator.anchors.levels
     counts = np.zeros((3, len(instances), len(levels)), np.int64)
     totals = np.zeros((3, len(levels)), np.int64)
     for rows in _rows_by_image(instances):
         boxes = torch.from_numpy(instances.boxes[rows]).float()
         width, height = instances.canvas_wh[rows[0]].tolist()
-        anchors = grid.generate(level_hw(grid, (height, width)), (height, width))
+        anchors = generator.generate(level_hw(generator, (height, width)), (height, width))
         pairs = matcher.foreground_pairs(anchors.level_grids, boxes)
         matches = matcher.match(anchors.level_grids, boxes)
         counts[:, rows], in_image = _counted(matches, pairs, anchors.num_per_level, len(boxes))
@@ -190,21 +189,21 @@ def assign(instances: ResizedInstances, grid: AnchorGenerator, matcher: Matcher 
     return Assignment(instances, tuple(level.name for level in levels), *counts, *totals)
 
 
-def level_hw(grid: AnchorGenerator, image_hw: tuple[int, int]) -> list[tuple[int, int]]:
-    """Rows and columns of each level for a padded input of this size, as halvings with padding leave them.
+def level_hw(generator: AnchorGenerator, image_hw: tuple[int, int]) -> list[tuple[int, int]]:
+    """(rows, columns) of each level for a padded input of this size, as repeated halving with padding leaves them.
 
     >>> from detect.anchors.anchor_set import AnchorSet
     >>> level_hw(AnchorGenerator(AnchorSet.of([[(8, 8)], [(99, 99)]], strides=(8, 64))), (100, 640))
     [(13, 80), (2, 10)]
     """
-    sizes = [cells_of(np.array(image_hw), level.stride).tolist() for level in grid.anchors.levels]
+    sizes = [num_cells(np.array(image_hw), level.stride).tolist() for level in generator.anchors.levels]
     return [(rows, columns) for rows, columns in sizes]
 
 
 def _counted(
     matches: Int64[Tensor, " a"], pairs: AnchorPairs, num_per_level: Sequence[int], num_instances: int
 ) -> tuple[Int64[ndarray, "3 n l"], Int64[ndarray, "3 l"]]:
-    """Per instance and level: positives, those by threshold, suitable; per level: anchors, ignored, collisions."""
+    """Per instance and level: positives, those by threshold, candidates; per level: anchors, ignored, ambiguous."""
     ends = np.cumsum(num_per_level)
     num_levels = len(num_per_level)
 
@@ -221,15 +220,15 @@ def _counted(
     best, instance = best_per_anchor(pairs, len(matches))
     learned = np.flatnonzero(matches.numpy() >= 0)
     by_threshold = np.flatnonzero(best.numpy() > 0)
-    suiting = pairs.anchors.numpy()
+    candidates = pairs.anchors.numpy()
     tables = [
         table(learned, matches.numpy()[learned]),
         table(by_threshold, instance.numpy()[by_threshold]),
-        table(suiting, pairs.instances.numpy()),
+        table(candidates, pairs.instances.numpy()),
     ]
     ignored = by_level(matches.numpy() == IGNORE)
-    collisions = by_level(np.bincount(suiting) > 1)
-    return np.stack(tables), np.stack([np.array(num_per_level), ignored, collisions])
+    ambiguous = by_level(np.bincount(candidates) > 1)
+    return np.stack(tables), np.stack([np.array(num_per_level), ignored, ambiguous])
 
 
 def _rows_by_image(instances: ResizedInstances) -> list[Int64[ndarray, " m"]]:

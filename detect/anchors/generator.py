@@ -1,8 +1,4 @@
-"""AnchorGenerator: the shapes of an AnchorSet laid over the levels of a feature pyramid, as each framework lays them.
-
-Frameworks differ in four things: which of sizes and ratios runs faster within a cell, whether corners are rounded to whole
-pixels, where in its cell an anchor lies, and what a level's stride is where the input is not a multiple of it.
-"""
+"""AnchorGenerator: the shapes of an AnchorSet laid over the levels of a feature pyramid, as each framework lays them."""
 
 from __future__ import annotations
 
@@ -16,41 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
+from detect.anchors.grid_convention import Convention, as_convention
 from detect.ops.grid_matcher import LevelGrid
 
-MAX_CACHED = 16  # sizes of input for which anchors are kept
-STRIDES = ("exact", "floor", "ratio")
-
-
-@dataclass(frozen=True)
-class Convention:
-    """How a framework lays anchors.
-
-    ``strides``: ``"exact"``, those of the levels; ``"floor"``, the padded input's size divided by the level's, cut, for each
-    axis; ``"ratio"``, the same, not cut.
-    """
-
-    size_outer: bool
-    rounded: bool
-    center_offset: float
-    strides: str
-
-
-CONVENTIONS = {
-    # torchvision 0.28, models/detection/anchor_utils.py
-    "torchvision": Convention(size_outer=False, rounded=True, center_offset=0.0, strides="floor"),
-    # detectron2, modeling/anchor_generator.py; MODEL.ANCHOR_GENERATOR.OFFSET is 0.0
-    "detectron2": Convention(size_outer=True, rounded=False, center_offset=0.0, strides="exact"),
-    # mmdetection 3, models/task_modules/prior_generators/anchor_generator.py; scale_major is True
-    "mmdet": Convention(size_outer=False, rounded=False, center_offset=0.0, strides="exact"),
-    # efficientdet-pytorch, effdet/anchors.py
-    "effdet": Convention(size_outer=True, rounded=False, center_offset=0.5, strides="ratio"),
-}
+MAX_CACHED = 16  # input sizes whose anchors are kept
 
 
 @dataclass(frozen=True, eq=False)
 class GridAnchors:
-    """Anchors of a pyramid, in the order of level, row, column, shape: that of a head's outputs. Not to be written to."""
+    """Anchors of a pyramid in the order level, row, column, shape: the order of a head's outputs. Do not write to them."""
 
     boxes: Float[Tensor, "a 4"]
     level_grids: tuple[LevelGrid, ...]
@@ -61,26 +31,25 @@ class GridAnchors:
 
 
 class AnchorGenerator:
-    """Places the anchors of a set on a pyramid, for inputs of any size; those of the last sizes are kept.
+    """Generates the anchors of a set for inputs of any size; the anchors of the last ``MAX_CACHED`` sizes are kept.
 
     Args:
-        anchors: shapes for each level, in the order of the head's channels.
-        strides: see :class:`Convention`.
-        rounded: round corners, taken around the anchor's centre, to whole pixels (halves to even).
+        anchors: shapes of each level, in the order of the head's channels, and the centre's position in a cell.
+        convention: stride mode and rounding of corners: a name in ``CONVENTIONS`` or a :class:`Convention`.
 
-    >>> grid = AnchorGenerator(AnchorSet.of([[(8, 4)], [(16, 16)]], strides=(8, 16)))
-    >>> grid.generate([(1, 2), (1, 1)]).boxes
+    Raises:
+        ValueError: the convention is not known.
+
+    >>> generator = AnchorGenerator(AnchorSet.of([[(8, 4)], [(16, 16)]], strides=(8, 16)))
+    >>> generator.generate([(1, 2), (1, 1)]).boxes
     tensor([[ 0.,  2.,  8.,  6.],
             [ 8.,  2., 16.,  6.],
             [ 0.,  0., 16., 16.]])
     """
 
-    def __init__(self, anchors: AnchorSet, *, strides: str = "exact", rounded: bool = False) -> None:
-        if strides not in STRIDES:
-            raise ValueError(f"strides is 'exact', 'floor' or 'ratio', got {strides!r}")
+    def __init__(self, anchors: AnchorSet, *, convention: str | Convention = "exact") -> None:
         self.anchors = anchors
-        self.strides = strides
-        self.rounded = rounded
+        self.convention = as_convention(convention)
         self._kept: OrderedDict[tuple[object, ...], GridAnchors] = OrderedDict()
 
     @classmethod
@@ -90,37 +59,41 @@ class AnchorGenerator:
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
         strides: Sequence[int] = (8, 16, 32, 64, 128),
         *,
-        convention: str = "torchvision",
+        convention: str | Convention = "torchvision",
     ) -> AnchorGenerator:
-        """All sizes by all ratios (height / width) of each level, as a framework lays them; sizes are roots of areas.
+        """All sizes by all ratios on each level, in a framework's order.
+
+        Args:
+            sizes: for each level, square roots of the anchors' areas, in pixels.
+            ratios: height / width.
+            strides: strides of the levels in pixels, from fine to coarse.
+            convention: a name in ``CONVENTIONS`` or a :class:`Convention`.
 
         Raises:
             ValueError: the convention is not known, or levels and strides differ in number.
         """
-        if convention not in CONVENTIONS:
-            raise ValueError(f"convention {convention!r} is not one of {', '.join(CONVENTIONS)}")
+        how = as_convention(convention)
         if len(sizes) != len(strides):
             raise ValueError(f"{len(sizes)} levels of sizes for {len(strides)} strides")
-        how = CONVENTIONS[convention]
         levels = []
-        for stride, of_level in zip(strides, sizes, strict=True):
-            pairs = [(size, ratio) for ratio in ratios for size in of_level]
+        for stride, level_sizes in zip(strides, sizes, strict=True):
+            pairs = [(size, ratio) for ratio in ratios for size in level_sizes]
             if how.size_outer:
-                pairs = [(size, ratio) for size in of_level for ratio in ratios]
+                pairs = [(size, ratio) for size in level_sizes for ratio in ratios]
             shapes = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size, ratio in pairs]
             levels.append(AnchorLevel(level_name(stride), stride, shapes))
-        anchors = AnchorSet(tuple(levels), center_offset=how.center_offset, name=convention)
-        return cls(anchors, strides=how.strides, rounded=how.rounded)
+        name = convention if isinstance(convention, str) else "anchors"
+        return cls(AnchorSet(tuple(levels), center_offset=how.center_offset, name=name), convention=how)
 
     @property
     def num_anchors(self) -> list[int]:
-        """Anchors in a cell, for each level: a head's ``num_anchors``."""
+        """Anchors per cell of each level: a head's ``num_anchors``."""
         return [len(level.shapes) for level in self.anchors.levels]
 
     def select_levels(self, levels: Sequence[int]) -> AnchorGenerator:
-        """The grid of some of the levels, by their index from fine to coarse."""
+        """A generator for some of the levels, given by index from fine to coarse."""
         chosen = tuple(self.anchors.levels[level] for level in levels)
-        return AnchorGenerator(replace(self.anchors, levels=chosen), strides=self.strides, rounded=self.rounded)
+        return AnchorGenerator(replace(self.anchors, levels=chosen), convention=self.convention)
 
     def generate(
         self,
@@ -130,33 +103,35 @@ class AnchorGenerator:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> GridAnchors:
-        """The anchors on levels of these sizes.
+        """The anchors for feature maps of these sizes.
 
         Args:
-            level_hw: rows and columns of each level, from fine to coarse.
-            image_hw: height and width of the padded input; not needed where strides are exact.
+            level_hw: (rows, columns) of each level, from fine to coarse.
+            image_hw: (height, width) of the padded input; not needed with exact strides.
+            dtype: type of the boxes.
+            device: device of the boxes.
 
         Raises:
-            ValueError: other than one size for each level of the set, or ``image_hw`` is missing.
+            ValueError: ``level_hw`` and the set differ in their number of levels, or ``image_hw`` is missing.
         """
         if len(level_hw) != len(self.anchors.levels):
             names = ", ".join(level.name for level in self.anchors.levels)
             raise ValueError(f"{len(level_hw)} feature levels for anchors on {len(self.anchors.levels)} ({names})")
-        if image_hw is None and self.strides != "exact":
-            raise ValueError(f"strides={self.strides!r} follow from the input's size: image_hw is missing")
+        if image_hw is None and self.convention.stride_mode != "exact":
+            raise ValueError(f"stride_mode={self.convention.stride_mode!r} needs the input's size: image_hw is missing")
         device = torch.device(device)
-        if torch.compiler.is_compiling():  # traced tensors are not to outlive the trace
-            return self._place(level_hw, image_hw, dtype, device)
+        if torch.compiler.is_compiling():  # traced tensors must not outlive the trace
+            return self._generate(level_hw, image_hw, dtype, device)
         key = (tuple(level_hw), image_hw, dtype, device)
         if key not in self._kept:
-            with torch.inference_mode(False), torch.no_grad():  # what is kept must serve training as well
-                self._kept[key] = self._place(level_hw, image_hw, dtype, device)
+            with torch.inference_mode(False), torch.no_grad():  # kept anchors must serve training too
+                self._kept[key] = self._generate(level_hw, image_hw, dtype, device)
             if len(self._kept) > MAX_CACHED:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def _place(
+    def _generate(
         self,
         level_hw: Sequence[tuple[int, int]],
         image_hw: tuple[int, int] | None,
@@ -168,7 +143,7 @@ class AnchorGenerator:
             stride_x, stride_y = self._stride_xy(level.stride, (height, width), image_hw)
             half = torch.tensor(level.shapes, dtype=dtype, device=device).reshape(-1, 2) / 2
             corners = torch.cat([-half, half], dim=1)
-            if self.rounded:
+            if self.convention.round_corners:
                 corners = corners.round()
             center = corners.new_tensor([stride_x, stride_y]).repeat(2) * self.anchors.center_offset
             level_grids.append(LevelGrid(height, width, (stride_x, stride_y), corners + center))
@@ -177,7 +152,7 @@ class AnchorGenerator:
     def _stride_xy(
         self, stride: int, level_hw: tuple[int, int], image_hw: tuple[int, int] | None
     ) -> tuple[float, float]:
-        if self.strides == "exact" or image_hw is None:
+        if self.convention.stride_mode == "exact" or image_hw is None:
             return float(stride), float(stride)
         y, x = (image / cells for image, cells in zip(image_hw, level_hw, strict=True))
-        return (float(int(x)), float(int(y))) if self.strides == "floor" else (x, y)
+        return (float(int(x)), float(int(y))) if self.convention.stride_mode == "floor" else (x, y)

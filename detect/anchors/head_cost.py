@@ -1,4 +1,4 @@
-"""What the levels of a RetinaNet head cost: anchors, and floating point operations."""
+"""Cost of the levels of a RetinaNet head: anchors and floating point operations per image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.grid_iou import cells_of
+from detect.anchors.grid_convention import num_cells
 
 KERNEL_CELLS = 9  # every convolution is 3 x 3
 BOX_CHANNELS = 4
@@ -17,7 +17,17 @@ BOX_CHANNELS = 4
 
 @dataclass(frozen=True)
 class HeadSize:
-    """The arguments of :class:`detect.heads.retinanet.RetinaNetHead` that its operations follow from."""
+    """The arguments of :class:`detect.heads.retinanet.RetinaNetHead` that determine its operations.
+
+    Args:
+        num_classes: classes of objects.
+        in_channels: channels of the feature maps.
+        num_convs: convolutions in each subnet before its output.
+        hidden_channels: channels of these convolutions; ``in_channels`` by default.
+
+    Raises:
+        ValueError: ``num_convs`` is negative, or another number is below 1.
+    """
 
     num_classes: int
     in_channels: int = 256
@@ -30,9 +40,9 @@ class HeadSize:
             raise ValueError(f"need channels and num_classes from 1 and num_convs from 0, got {self}")
 
     def flops_per_cell(self, num_anchors: int) -> int:
-        """Floating point operations of both subnets for one cell; a multiplication with its addition counts as two.
+        """Floating point operations of both subnets for one cell with ``num_anchors`` anchors.
 
-        Biases, norms and ReLUs are left out, as fvcore and ``torch.utils.flop_counter`` leave them out.
+        A multiply-add counts as two. Biases, norms and ReLUs are left out, as in fvcore and ``torch.utils.flop_counter``.
 
         >>> HeadSize(num_classes=80).flops_per_cell(9)  # 2 * 9 * (2 * 4 * 256 * 256 + 256 * 9 * (80 + 4))
         12920832
@@ -46,7 +56,7 @@ class HeadSize:
 
 @dataclass(frozen=True)
 class LevelCost:
-    """What one level costs for an image of the dataset, on average."""
+    """Cost of one level for one image, as a mean over the dataset."""
 
     cells: float
     anchors: float
@@ -54,7 +64,7 @@ class LevelCost:
 
 
 def level_costs(canvas_wh: Int64[ndarray, "b 2"], anchors: AnchorSet, head: HeadSize) -> tuple[LevelCost, ...]:
-    """What each level costs for inputs of these sizes, on average.
+    """The cost of each level, as a mean over inputs of these sizes.
 
     >>> import numpy as np
     >>> anchors = AnchorSet.of([[(8, 8)], [(32, 32)]], strides=(8, 32))
@@ -64,7 +74,7 @@ def level_costs(canvas_wh: Int64[ndarray, "b 2"], anchors: AnchorSet, head: Head
     """
     costs = []
     for level in anchors.levels:
-        cells: Float64[ndarray, " b"] = cells_of(canvas_wh, level.stride).prod(axis=1).astype(float)
+        cells: Float64[ndarray, " b"] = num_cells(canvas_wh, level.stride).prod(axis=1).astype(float)
         mean = float(cells.mean()) if len(cells) else float("nan")
         num_anchors = len(level.shapes)
         costs.append(LevelCost(mean, mean * num_anchors, mean * head.flops_per_cell(num_anchors)))

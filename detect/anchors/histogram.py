@@ -1,7 +1,7 @@
-"""Counts of shapes over (ln w, ln h): the one statistic that anchor fits need, and it adds up.
+"""ShapeHistogram: counts of shapes over (log2 w, log2 h), the statistic that anchors are fitted to.
 
-Histograms of shards, of categories or of days are added with ``+``. Counts and sums are whole numbers, so the result is
-the same, to the last bit, for any split and any order of the boxes.
+Histograms of shards, categories or days are added with ``+``. Counts and sums are integers, so the result is the same to the
+last bit for any split and any order of the boxes.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from numpy import ndarray
 from detect.ops.box_arrays import row_blocks
 
 CELLS_PER_OCTAVE = 32
-OFFSET_BITS = 32  # where a box lies in its cell is kept to 2**-32 of the cell's width
-MAX_BOXES = 2**31  # a sum of that many offsets still fits 64 bits
+OFFSET_BITS = 32  # resolution of a box's position in its cell: 2**-32 of the cell's width
+MAX_BOXES = 2**31  # the sum of their offsets fits 64 bits
 MAX_EXPONENT = 60  # extents from 2**-60 to 2**60 pixels
 
 
 @dataclass(frozen=True, eq=False)
 class ShapeHistogram:
-    """Boxes counted in square cells of the plane (log2 w, log2 h), ``cells_per_octave`` to a factor of two.
+    """Counts of boxes in square cells of the plane (log2 w, log2 h), with ``cells_per_octave`` cells per factor of two.
 
-    Each occupied cell keeps its count and the exact sum of its members' positions, so that :attr:`shapes` gives the
-    geometric mean of each cell's members. Fitting on those with :attr:`counts` as weights stands for fitting on the
-    boxes.
+    Each occupied cell keeps its count and the exact sum of its members' positions, so :attr:`shapes` is the geometric mean
+    of each cell's members. Anchors are fitted to these shapes with :attr:`counts` as weights instead of to the boxes.
 
-    **Error.** The best IoU with any fixed set of anchors, as a function of (ln w, ln h), changes by at most |dx| + |dy|
-    (each partial derivative of IoU in a logarithm lies within [-IoU, IoU]). Members lie within one cell of width
-    D = ln 2 / cells_per_octave around their mean; so an average best IoU taken over the histogram differs from that over
-    the boxes by at most the mean absolute deviation, which for a mean m from the cell's edge is at most 2 m (D - m) / D
-    per axis, and never above D in all. :attr:`iou_error_bound` is this sum over the cells; what is seen on real data is a
-    hundredth of it, since deviations on both sides of the mean cancel.
+    **Error.** The best IoU with any fixed set of anchors, as a function of (ln w, ln h), changes by at most |dx| + |dy|:
+    each partial derivative of IoU in a logarithm lies within [-IoU, IoU]. The members of a cell lie within its width
+    D = ln 2 / cells_per_octave. So the average best IoU over the histogram differs from that over the boxes by at most the
+    members' mean absolute deviation from their mean. For a mean at distance m from the cell's edge this is at most
+    2 m (D - m) / D per axis, and at most D for both axes. :attr:`iou_error_bound` is its mean over the boxes. On real data
+    the error is about a hundredth of the bound, because deviations on both sides of the mean cancel.
 
     >>> histogram = ShapeHistogram.of(np.array([[10.0, 20.0], [10.1, 20.1], [300.0, 50.0]]))
     >>> histogram.counts, histogram.shapes.round(2)
@@ -45,10 +44,10 @@ class ShapeHistogram:
     """
 
     cells: Int64[ndarray, "cells 2"]
-    """Column and row of each occupied cell, sorted: cell i of an axis covers log2 from i to i + 1 cells."""
+    """(column, row) of each occupied cell, sorted; cell i covers i <= log2(extent) * cells_per_octave < i + 1."""
     counts: Int64[ndarray, " cells"]
     offset_sums: Int64[ndarray, "cells 2"]
-    """Sum over members of how far each lies from its cell's lower corner, in 2**-32 of the cell's width."""
+    """Sum of the members' distances from the cell's lower corner, in 2**-32 of the cell's width."""
     cells_per_octave: int = CELLS_PER_OCTAVE
 
     @classmethod
@@ -59,10 +58,15 @@ class ShapeHistogram:
         counts: Int64[ndarray, " n"] | None = None,
         cells_per_octave: int = CELLS_PER_OCTAVE,
     ) -> ShapeHistogram:
-        """Count boxes of these (width, height), ``counts`` of each (one, by default).
+        """Count boxes.
+
+        Args:
+            shapes: (width, height) of each box, in pixels.
+            counts: how often each box counts; once by default.
+            cells_per_octave: cells per factor of two, from 1 to 1024.
 
         Raises:
-            ValueError: an extent is not positive and finite, or ``cells_per_octave`` is not from 1 to 1024.
+            ValueError: an extent is not from 2**-60 to 2**60, or ``cells_per_octave`` is out of range.
         """
         if not 1 <= cells_per_octave <= 1024:
             raise ValueError(f"need 1 <= cells_per_octave <= 1024, got {cells_per_octave=}")
@@ -86,19 +90,19 @@ class ShapeHistogram:
 
     @classmethod
     def empty(cls, *, cells_per_octave: int = CELLS_PER_OCTAVE) -> ShapeHistogram:
-        """A histogram of nothing: where a sum starts."""
+        """The histogram of no boxes, to start a sum with."""
         return cls.of(np.zeros((0, 2)), cells_per_octave=cells_per_octave)
 
     @classmethod
     def _add_up(cls, parts: Sequence[ShapeHistogram], cells_per_octave: int) -> ShapeHistogram:
-        """Parts, in which one cell may stand several times, as one histogram."""
+        """Join parts, which may share cells, to one histogram."""
         cells = np.concatenate([np.zeros((0, 2), np.int64), *(part.cells for part in parts)])
         counts = np.concatenate([np.zeros(0, np.int64), *(part.counts for part in parts)])
         offset_sums = np.concatenate([np.zeros((0, 2), np.int64), *(part.offset_sums for part in parts)])
         if counts.sum() > MAX_BOXES:
             raise ValueError(f"more than {MAX_BOXES:,} boxes in one histogram")
-        code = cells[:, 0] * 2**32 + cells[:, 1]  # one number a cell, in the order of (column, row)
-        order = np.argsort(code)  # not stable, and it need not be: whole numbers add up alike in any order
+        code = cells[:, 0] * 2**32 + cells[:, 1]  # one number per cell, in the order of (column, row)
+        order = np.argsort(code)  # need not be stable: sums of integers do not depend on order
         starts = np.flatnonzero(np.diff(code[order], prepend=code[order][:1] - 1))
         if not len(starts):
             return cls(cells, counts, offset_sums, cells_per_octave)
@@ -112,7 +116,7 @@ class ShapeHistogram:
     def __add__(self, other: ShapeHistogram) -> ShapeHistogram:
         if self.cells_per_octave != other.cells_per_octave:
             raise ValueError(
-                f"histograms of {self.cells_per_octave} and of {other.cells_per_octave} cells an octave do not add"
+                f"cannot add histograms with {self.cells_per_octave} and {other.cells_per_octave} cells per octave"
             )
         return self._add_up([self, other], self.cells_per_octave)
 
@@ -136,6 +140,7 @@ class ShapeHistogram:
 
     @property
     def num_boxes(self) -> int:
+        """Number of boxes."""
         return int(self.counts.sum())
 
     @property
@@ -144,13 +149,13 @@ class ShapeHistogram:
 
     @property
     def shapes(self) -> Float64[ndarray, "cells 2"]:
-        """(width, height) that stands for each cell: the geometric mean of its members."""
+        """(width, height) of each cell in pixels: the geometric mean of its members."""
         return np.exp2((self.cells + self._mean_offsets) / self.cells_per_octave)
 
     @property
     def iou_error_bound(self) -> float:
-        """How far an average best IoU over this histogram can lie from that over the boxes, at most; see above."""
-        mean = np.where(self.counts[:, None] > 1, self._mean_offsets, 0.0)  # a single box is where its cell says it is
+        """Upper bound on the error of an average best IoU that is computed on this histogram; see the class."""
+        mean = np.where(self.counts[:, None] > 1, self._mean_offsets, 0.0)  # a single box lies at its cell's mean
         deviation = (2 * mean * (1 - mean)).sum(axis=1) * (np.log(2) / self.cells_per_octave)
         rounding = np.log(2) / self.cells_per_octave * 2.0**-OFFSET_BITS
         return float(np.average(deviation, weights=self.counts) + rounding) if len(self) else 0.0

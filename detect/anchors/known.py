@@ -1,4 +1,4 @@
-"""Anchors that detectors ship with, by name, so that new ones can be compared with old in one command."""
+"""Anchors that detectors ship with, by name, to compare with fitted ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from detect.anchors.anchor_set import AnchorSet
 from detect.errors import AnchorFileError
 
-CORNER = 0.0  # torchvision, detectron2 and mmdetection centre anchors on the corner of their cell
-OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # Lin et al. 2017, section 4: three sizes to an octave
+CORNER = 0.0  # torchvision, detectron2 and mmdetection centre anchors on the top left corner of their cell
+OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # Lin et al. 2017, section 4: three sizes per octave
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
 def load_anchors(name_or_path: str | Path) -> AnchorSet:
-    """A known set by its name, or an ``anchors.yaml`` by its path.
+    """Load a known set by name, or an ``anchors.yaml`` by its path or its folder.
 
     Raises:
-        AnchorFileError: neither a known name nor a readable file.
+        AnchorFileError: the argument is neither a known name nor a readable file.
 
     >>> load_anchors("yolov2-voc").num_anchors
     5
@@ -43,7 +43,7 @@ def _scaled(pairs: Sequence[tuple[float, float]], factor: float) -> list[tuple[f
 
 
 def _sizes_by_ratios(sizes: Sequence[float], ratios: Sequence[float] = RATIOS) -> list[tuple[float, float]]:
-    """Ratio outer, size inner: the order of torchvision's and mmdetection's channels."""
+    """All sizes by all ratios, sizes varying faster: the order of torchvision's and mmdetection's channels."""
     return [(size / ratio**0.5, size * ratio**0.5) for ratio in ratios for size in sizes]
 
 
@@ -70,7 +70,7 @@ KNOWN_ANCHORS = {
             [_sizes_by_ratios([4 * stride * step for step in OCTAVE]) for stride in _PYRAMID],
             CORNER,
         ),
-        # Lin et al. 2017 (feature pyramids), section 4.1: one size a level on P2 to P6, three ratios
+        # Lin et al. 2017 (feature pyramids), section 4.1: one size per level on P2 to P6, three ratios
         _known(
             "faster-rcnn-fpn",
             "shortest:800:1333",

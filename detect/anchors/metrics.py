@@ -1,6 +1,7 @@
-"""How well anchors cover a dataset: average IoU, recall, and the instances that are missed, in the detector's pixels.
+"""Metrics of anchors on a dataset: average IoU, recall, and the instances that are missed, in the detector's pixels.
 
-By shape: a box and an anchor share a centre. Placed: the anchor lies where its grid puts it, and the box where it is.
+By shape, a box and an anchor share a centre. On the grid, each lies at its own position: the anchor at a cell of its feature
+map, the box in its image.
 """
 
 from __future__ import annotations
@@ -14,49 +15,52 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.grid_iou import best_grid_anchors, grid_iou_by_level
 from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
 from detect.ops.box_arrays import best_shape_iou
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+COVERED = 0.5  # IoU on the grid from which an instance counts as covered
 CURVE = np.linspace(0.0, 1.0, 101)
 YOLOV5_RATIO = 4.0  # anchor_t in YOLOv5's hyperparameters
 
 
 @dataclass(frozen=True)
-class Group:
-    """The coverage of one kind of instances."""
+class GroupMetrics:
+    """Metrics of one group of instances; ``recall`` and ``grid_recall`` go by the thresholds in ``THRESHOLDS``."""
 
     name: str
     count: int
     average_iou: float
     recall: Mapping[float, float]
+    grid_average_iou: float
+    grid_recall: Mapping[float, float]
 
 
 @dataclass(frozen=True)
 class AnchorMetrics:
-    """How well one set of anchors covers the instances of a dataset; made by :func:`coverage`.
-
-    ``best_iou`` and ``nearest`` (the row of ``anchors.shapes``) are by shape; ``placed_level_iou`` is on the grid, the best
-    with the anchors of each level, and ``placed_best_iou`` the best of all; ``strides`` and ``rounded`` are how they lie.
-    """
+    """Metrics of one set of anchors on the instances of a dataset; made by :func:`anchor_metrics`."""
 
     anchors: AnchorSet
     instances: ResizedInstances
     best_iou: Float64[ndarray, " n"]
+    """The best IoU of each instance with a shape that shares its centre."""
     nearest: Int64[ndarray, " n"]
-    placed_level_iou: Float64[ndarray, "n l"]
-    strides: str = "exact"
-    rounded: bool = False
+    """The row of that shape in ``anchors.shapes``."""
+    grid_level_iou: Float64[ndarray, "n l"]
+    """The best IoU of each instance with the anchors of each level, on the grid."""
+    convention: Convention
 
     @cached_property
-    def placed_best_iou(self) -> Float64[ndarray, " n"]:
-        return self.placed_level_iou.max(axis=1, initial=0.0)
+    def grid_best_iou(self) -> Float64[ndarray, " n"]:
+        """The best IoU of each instance with all anchors of the grid."""
+        return self.grid_level_iou.max(axis=1, initial=0.0)
 
     @cached_property
-    def placed_level(self) -> Int64[ndarray, " n"]:
-        """The level on which each instance finds its best anchor, by index; of equals the finest."""
-        return self.placed_level_iou.argmax(axis=1)
+    def best_level(self) -> Int64[ndarray, " n"]:
+        """The index of the level with each instance's best anchor on the grid; the finest of equals."""
+        return self.grid_level_iou.argmax(axis=1)
 
     @property
     def average_iou(self) -> float:
@@ -65,21 +69,22 @@ class AnchorMetrics:
 
     @property
     def grid_average_iou(self) -> float:
-        return _mean(self.placed_best_iou)
+        """Mean over instances of the best IoU on the grid."""
+        return _mean(self.grid_best_iou)
 
     def recall(self, threshold: float) -> float:
-        """Share of instances whose best IoU by shape reaches a threshold."""
+        """Share of instances whose best IoU by shape is at least the threshold."""
         return _mean(self.best_iou >= threshold)
 
     def grid_recall(self, threshold: float) -> float:
-        """Share of instances whose best IoU on the grid reaches a threshold."""
-        return _mean(self.placed_best_iou >= threshold)
+        """Share of instances whose best IoU on the grid is at least the threshold."""
+        return _mean(self.grid_best_iou >= threshold)
 
     @cached_property
     def ratio_recall(self) -> float:
-        """YOLOv5's "best possible recall", which is no recall in IoU.
+        """YOLOv5's "best possible recall", which is not a recall in IoU.
 
-        The share of instances for which some anchor differs by less than a factor of 4 in width and in height.
+        The share of instances with an anchor whose width and height both differ by less than a factor of 4.
         """
         widths, heights = self.instances.shapes.T.copy()
         reached = np.zeros(len(widths), bool)
@@ -93,55 +98,44 @@ class AnchorMetrics:
         return _mean(reached)
 
     @cached_property
-    def by_size(self) -> tuple[Group, ...]:
-        """Small, medium and large after the resize rule, by shape."""
-        return _groups(area_ranges(self.instances), self.best_iou)
+    def by_size(self) -> tuple[GroupMetrics, ...]:
+        """Metrics of small, medium and large instances: :func:`detect.anchors.instances.area_ranges`."""
+        return self._groups(area_ranges(self.instances))
 
     @cached_property
-    def by_ratio(self) -> tuple[Group, ...]:
-        """Bands of height / width, by shape."""
-        return _groups(ratio_bins(self.instances), self.best_iou)
+    def by_ratio(self) -> tuple[GroupMetrics, ...]:
+        """Metrics of each range of height / width: :func:`detect.anchors.instances.ratio_bins`."""
+        return self._groups(ratio_bins(self.instances))
 
     @cached_property
-    def by_category(self) -> tuple[Group, ...]:
-        """One group for each category that has instances, in the order of their ids, by shape."""
-        return _groups(category_groups(self.instances), self.best_iou)
+    def by_category(self) -> tuple[GroupMetrics, ...]:
+        """Metrics of each category that has instances, in the order of category ids."""
+        return self._groups(category_groups(self.instances))
 
     @cached_property
-    def placed_by_size(self) -> tuple[Group, ...]:
-        return _groups(area_ranges(self.instances), self.placed_best_iou)
-
-    @cached_property
-    def placed_by_ratio(self) -> tuple[Group, ...]:
-        return _groups(ratio_bins(self.instances), self.placed_best_iou)
-
-    @cached_property
-    def placed_by_category(self) -> tuple[Group, ...]:
-        return _groups(category_groups(self.instances), self.placed_best_iou)
-
-    @cached_property
-    def placed_by_level(self) -> tuple[Group, ...]:
-        """The instances whose best anchor lies on each level."""
+    def by_level(self) -> tuple[GroupMetrics, ...]:
+        """Metrics of the instances whose best anchor on the grid is on each level."""
         levels = enumerate(self.anchors.levels)
-        bands = [InstanceGroup(level.name, np.flatnonzero(self.placed_level == number)) for number, level in levels]
-        return _groups(bands, self.placed_best_iou)
+        return self._groups(
+            [InstanceGroup(level.name, np.flatnonzero(self.best_level == number)) for number, level in levels]
+        )
 
-    def uncovered(self, threshold: float = 0.5) -> Int64[ndarray, " m"]:
-        """Rows of the instances that no anchor of the grid reaches with this IoU."""
-        return np.flatnonzero(self.placed_best_iou < threshold)
+    def missed(self, threshold: float = COVERED) -> Int64[ndarray, " m"]:
+        """Rows of the instances whose best IoU on the grid is below the threshold."""
+        return np.flatnonzero(self.grid_best_iou < threshold)
 
-    def only_on_level(self, threshold: float = 0.5) -> Int64[ndarray, " l"]:
-        """How many instances each level alone reaches with this IoU on the grid: those that are lost without it."""
-        reached = self.placed_level_iou >= threshold
+    def only_on_level(self, threshold: float = COVERED) -> Int64[ndarray, " l"]:
+        """Number of instances that reach the threshold on this level of the grid alone, and are missed without it."""
+        reached = self.grid_level_iou >= threshold
         return (reached & (reached.sum(axis=1, keepdims=True) == 1)).sum(axis=0)
 
     def best_anchors(self, rows: Int64[ndarray, " m"]) -> Float64[ndarray, "m 4"]:
-        """The anchor (x0, y0, x1, y1) of the grid that overlaps each of these instances most, in pixels of the input."""
+        """The best anchor (x0, y0, x1, y1) of the grid for each of these instances, in pixels of the network's input."""
         boxes, canvas_wh = self.instances.boxes[rows], self.instances.canvas_wh[rows]
-        return best_grid_anchors(boxes, canvas_wh, self.anchors, strides=self.strides, rounded=self.rounded)
+        return best_grid_anchors(boxes, canvas_wh, self.anchors, convention=self.convention)
 
     def worst(self, count: int) -> Int64[ndarray, " m"]:
-        """Rows of the worst covered instances, by best IoU, then by annotation id."""
+        """Rows of the instances with the lowest best IoU by shape; annotation ids break ties."""
         if count < len(self.best_iou):
             limit = np.partition(self.best_iou, count)[count]
             rows = np.flatnonzero(self.best_iou <= limit)
@@ -150,28 +144,46 @@ class AnchorMetrics:
         ids = self.instances.dataset.instances.ids[rows]
         return rows[np.lexsort((rows, ids, self.best_iou[rows]))][:count]
 
+    def _groups(self, groups: Sequence[InstanceGroup]) -> tuple[GroupMetrics, ...]:
+        return tuple(
+            GroupMetrics(
+                group.name,
+                len(group.rows),
+                *_average_and_recall(self.best_iou[group.rows]),
+                *_average_and_recall(self.grid_best_iou[group.rows]),
+            )
+            for group in groups
+        )
+
 
 def anchor_metrics(
-    instances: ResizedInstances, anchors: AnchorSet, *, strides: str = "exact", rounded: bool = False
+    instances: ResizedInstances, anchors: AnchorSet, *, convention: str | Convention = "exact"
 ) -> AnchorMetrics:
-    """Score anchors on the instances of a dataset, by shape and as placed on the grid.
+    """Compute the metrics of anchors on the instances of a dataset, by shape and on the grid.
 
-    ``strides`` and ``rounded`` tell how a framework lays anchors, see :class:`detect.anchors.generator.AnchorGenerator`.
+    Args:
+        instances: boxes after the detector's resize rule.
+        anchors: shapes, strides and the centre's position in a cell.
+        convention: stride mode and rounding of corners: a name in ``CONVENTIONS`` or a
+            :class:`detect.anchors.grid_convention.Convention`.
+
+    Raises:
+        ValueError: the convention is not known.
 
     >>> from detect.data import read_coco
-    >>> from detect.data.resize import parse_resize
     >>> dataset = read_coco({
     ...     "images": [{"id": 1, "width": 640, "height": 480}], "categories": [{"id": 1, "name": "cell"}],
     ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [48, 48, 32, 32]}],
     ... })
-    >>> instances = ResizedInstances.of(dataset, parse_resize("none"))
-    >>> score = anchor_metrics(instances, AnchorSet.of([[(32, 64)]], strides=[16]))
-    >>> score.average_iou, score.recall(0.5), round(score.grid_average_iou, 3)
+    >>> instances = ResizedInstances.of(dataset, "none")
+    >>> metrics = anchor_metrics(instances, AnchorSet.of([[(32, 64)]], strides=[16]))
+    >>> metrics.average_iou, metrics.recall(0.5), round(metrics.grid_average_iou, 3)
     (0.5, 1.0, 0.333)
     """
+    convention = as_convention(convention)
     best, nearest = best_shape_iou(instances.shapes, anchors.shapes)
-    placed = grid_iou_by_level(instances.boxes, instances.canvas_wh, anchors, strides=strides, rounded=rounded)
-    return AnchorMetrics(anchors, instances, best, nearest, placed, strides, rounded)
+    by_level = grid_iou_by_level(instances.boxes, instances.canvas_wh, anchors, convention=convention)
+    return AnchorMetrics(anchors, instances, best, nearest, by_level, convention)
 
 
 def recall_curve(best_iou: Float64[ndarray, " n"]) -> Float64[ndarray, " thresholds"]:
@@ -180,12 +192,8 @@ def recall_curve(best_iou: Float64[ndarray, " n"]) -> Float64[ndarray, " thresho
     return 1 - np.searchsorted(ordered, CURVE, side="left") / max(len(ordered), 1)
 
 
-def _groups(bands: Sequence[InstanceGroup], best_iou: Float64[ndarray, " n"]) -> tuple[Group, ...]:
-    return tuple(_group(band.name, best_iou[band.rows]) for band in bands)
-
-
-def _group(name: str, best_iou: Float64[ndarray, " m"]) -> Group:
-    return Group(name, len(best_iou), _mean(best_iou), {t: _mean(best_iou >= t) for t in THRESHOLDS})
+def _average_and_recall(best_iou: Float64[ndarray, " m"]) -> tuple[float, dict[float, float]]:
+    return _mean(best_iou), {threshold: _mean(best_iou >= threshold) for threshold in THRESHOLDS}
 
 
 def _mean(values: Float64[ndarray, " n"] | Bool[ndarray, " n"]) -> float:

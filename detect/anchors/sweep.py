@@ -1,4 +1,4 @@
-"""What a larger input buys: coverage, small boxes, anchors and operations under several resize settings."""
+"""Sweep over resize rules: metrics, small boxes, anchors and operations at several input sizes."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.grid_convention import Convention
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import anchor_metrics
+from detect.anchors.metrics import COVERED, anchor_metrics
 from detect.data import CocoDataset
-from detect.data.resize import LARGEST_SIDE_PX, ResizeRule
+from detect.data.resize import LARGEST_SIDE_PX, ResizeRule, parse_resize
 from detect.errors import ResizeError
 
-COVERED = 0.5
 SMALL_PX = (8, 16, 32)
-MAX_LISTED = 1000  # annotation ids in a JSON object; their number is always whole
+MAX_LISTED = 1000  # annotation ids in a JSON object; the count is of all
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Setting:
-    """A dataset under one resize rule."""
+    """A dataset under one resize rule, and the metrics and cost of its anchors."""
 
     resize: str
     anchors: AnchorSet
     grid_average_iou: float
     grid_recall: float
-    uncovered: Int64[ndarray, " m"]
-    """Ids of the annotations that no anchor of the grid reaches; one in several tiles may stand here several times."""
+    missed: Int64[ndarray, " m"]
+    """Ids of the missed annotations; an annotation in several tiles can be listed several times."""
     under_px: tuple[float, ...]
-    """Shares of the instances whose size (the square root of the area) is under each of ``SMALL_PX``."""
+    """Share of the instances with sqrt(area) below each of ``SMALL_PX``."""
     num_anchors: float
+    """Mean number of anchors per image, over all its tiles."""
     flops: float
-    """Both for an image, all its tiles together, on average; operations are the head's."""
+    """Mean number of the head's operations per image, over all its tiles."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON."""
@@ -49,8 +50,8 @@ class Setting:
             ],
             "grid_average_iou": self.grid_average_iou,
             "grid_recall": self.grid_recall,
-            "uncovered": len(self.uncovered),
-            "uncovered_ids": self.uncovered[:MAX_LISTED].tolist(),
+            "missed": len(self.missed),
+            "missed_ids": self.missed[:MAX_LISTED].tolist(),
             "under_px": {str(size): share for size, share in zip(SMALL_PX, self.under_px, strict=True)},
             "anchors": self.num_anchors,
             "flops": self.flops,
@@ -60,68 +61,69 @@ class Setting:
 def sweep_resize(
     dataset: CocoDataset,
     anchors: AnchorSet | Callable[[ResizedInstances], AnchorSet],
-    rules: Sequence[ResizeRule],
-    head: HeadSize | None = None,
     *,
+    rules: Sequence[str | ResizeRule],
+    head: HeadSize | None = None,
     threshold: float = COVERED,
-    strides: str = "exact",
-    rounded: bool = False,
+    convention: str | Convention = "exact",
 ) -> tuple[Setting, ...]:
-    """A dataset under each of some resize rules.
+    """Compute metrics and costs of anchors on a dataset under each of several resize rules.
 
     Args:
         dataset: boxes in pixels of their images.
-        anchors: the same for every rule, or what fits some to the instances of each, such as ``partial(fit_anchors, k=9)``.
-        rules: such as those of :func:`rules_of_sizes`.
-        head: what operations are counted for; by default RetinaNet's, for the categories of the dataset.
+        anchors: one set for all rules, or a function that fits a set to instances, such as ``partial(fit_anchors, k=9)``.
+        rules: resize rules or their texts; :func:`rules_of_sizes` makes them.
+        head: the head whose operations are counted; by default RetinaNet's, with the dataset's number of categories.
         threshold: IoU on the grid from which an instance counts as covered.
-        strides: how anchors are laid, see :class:`detect.anchors.generator.AnchorGenerator`.
-        rounded: likewise.
+        convention: stride mode and rounding of corners, see :func:`detect.anchors.metrics.anchor_metrics`.
+
+    Raises:
+        ResizeError: a text is not a resize rule.
+        ValueError: the convention is not known.
 
     >>> from detect.anchors.known import load_anchors
     >>> from detect.data import read_coco
-    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
-    >>> rules = rules_of_sizes(parse_resize("letterbox:640"), [320, 640])
-    >>> small, large = sweep_resize(read_coco(sample_annotations("bccd")), load_anchors("retinanet"), rules)
+    >>> rules = rules_of_sizes("letterbox:640", [320, 640])
+    >>> small, large = sweep_resize(read_coco(sample_annotations("bccd")), load_anchors("retinanet"), rules=rules)
     >>> small.grid_recall < large.grid_recall, round(large.flops / small.flops, 1)
     (True, 4.0)
     """
     head = head or HeadSize(max(1, len(dataset.categories)))
     settings = []
-    for rule in rules:
+    for rule in map(parse_resize, rules):
         instances = ResizedInstances.of(dataset, rule)
         own = anchors if isinstance(anchors, AnchorSet) else anchors(instances)
-        score = anchor_metrics(instances, own, strides=strides, rounded=rounded)
+        metrics = anchor_metrics(instances, own, convention=convention)
         images = instances.dataset.images
         costs = level_costs(rule.resize_images(images.wh).canvas_wh, own, head)
-        inputs = len(images) / max(len(dataset.images), 1)  # tiles to an image
+        tiles_per_image = len(images) / max(len(dataset.images), 1)
         size = np.sqrt(instances.shapes.prod(axis=1))
         settings.append(
             Setting(
-                str(rule),
-                own,
-                score.grid_average_iou,
-                score.grid_recall(threshold),
-                instances.dataset.instances.ids[score.uncovered(threshold)],
-                tuple(float((size < limit).mean()) if len(size) else float("nan") for limit in SMALL_PX),
-                inputs * sum(cost.anchors for cost in costs),
-                inputs * sum(cost.flops for cost in costs),
+                resize=str(rule),
+                anchors=own,
+                grid_average_iou=metrics.grid_average_iou,
+                grid_recall=metrics.grid_recall(threshold),
+                missed=instances.dataset.instances.ids[metrics.missed(threshold)],
+                under_px=tuple(float((size < limit).mean()) if len(size) else float("nan") for limit in SMALL_PX),
+                num_anchors=tiles_per_image * sum(cost.anchors for cost in costs),
+                flops=tiles_per_image * sum(cost.flops for cost in costs),
             )
         )
     return tuple(settings)
 
 
-def rules_of_sizes(rule: ResizeRule, sizes: Sequence[int]) -> tuple[ResizeRule, ...]:
-    """The rule with its first size replaced by each of these; a second one keeps its ratio to the first.
+def rules_of_sizes(rule: str | ResizeRule, sizes: Sequence[int]) -> tuple[ResizeRule, ...]:
+    """Replace a rule's first size by each of these; a second size keeps its ratio to the first.
 
-    >>> from detect.data.resize import parse_resize
-    >>> [str(each) for each in rules_of_sizes(parse_resize("shortest:800:1333"), [400, 1200])]
+    >>> [str(each) for each in rules_of_sizes("shortest:800:1333", [400, 1200])]
     ['shortest:400:666', 'shortest:1200:2000']
 
     Raises:
         ResizeError: the rule has no size, or a size is not from 1 to 65,536 pixels.
     """
+    rule = parse_resize(rule)
     if not rule.sizes:
         raise ResizeError(
             f"resize rule '{rule}' has no size to change: use stretch:WxH, letterbox:S, shortest:S:MAX or tiles:S:OVERLAP"

@@ -48,13 +48,3 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to w
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Strict = Annotated[bool, typer.Option(help="Make the first annotation that cannot be used an error.")]
 Findings = Annotated[bool, typer.Option("--findings", help="List everything that was refused or is odd.")]
-
-
-def grid_rule(grid: str) -> tuple[str, bool, float | None]:
-    """How a framework lays anchors: its strides, whether corners are rounded, and where in a cell they lie."""
-    if grid == "exact":
-        return "exact", False, None
-    from detect.anchors.generator import CONVENTIONS
-
-    convention = CONVENTIONS[grid]
-    return convention.strides, convention.rounded, convention.center_offset

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.grid_convention import as_convention
 from detect.anchors.instances import ResizedInstances, instance_weights
-from detect.cli.anchor_options import grid_rule
 from detect.cli.output import reading_bar
 from detect.errors import ConfigError
 from detect.fitting.fit import FEW_BOXES, KCurve, fit_anchors, k_curve
@@ -90,7 +90,7 @@ class Request:
 
         per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
         total = self.k if per_level is None and self.max_anchors is None else None
-        stride_mode, _, center_offset = grid_rule(self.grid)
+        convention = as_convention(self.grid)
         fit = fit_levels(
             instances,
             self.strides,
@@ -104,9 +104,9 @@ class Request:
             scales=self.scales,
             ratios=self.ratios,
             weights=self._weights(instances),
-            stride_mode=stride_mode,
+            stride_mode=convention.stride_mode,
+            center_offset=convention.center_offset,
             certify=certify,
-            **({} if center_offset is None else {"center_offset": center_offset}),
         )
         return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts)
 
@@ -120,7 +120,6 @@ class Request:
         """How shapes and scores move with the choice of images."""
         from detect.anchors.stability import bootstrap
 
-        strides, rounded, _ = grid_rule(self.grid)
         with reading_bar() as on_progress:
             done = itertools.count()
 
@@ -128,7 +127,7 @@ class Request:
                 on_progress("fitting to resamples", next(done), resamples + 1)
                 return self.fit(drawn, prove=False).anchors
 
-            return bootstrap(instances, refit, resamples=resamples, strides=strides, rounded=rounded)
+            return bootstrap(instances, refit, resamples=resamples, convention=self.grid)
 
     def generalisation(
         self, train: ResizedInstances, validation: ResizedInstances, anchors: AnchorSet
@@ -137,8 +136,7 @@ class Request:
         from detect.anchors.stability import train_and_validation
 
         validation.require_boxes()
-        strides, rounded, _ = grid_rule(self.grid)
-        return train_and_validation(train, validation, anchors, strides=strides, rounded=rounded)
+        return train_and_validation(train, validation, anchors=anchors, convention=self.grid)
 
     def _weights(self, instances: ResizedInstances) -> Any:
         if self.balance == "none" and not self.factors:

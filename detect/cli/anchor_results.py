@@ -15,7 +15,6 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
 from detect.cli import anchor_tables, output
-from detect.cli.anchor_options import grid_rule
 from detect.data import CocoDataset, read_coco
 from detect.data.resize import parse_resize
 
@@ -47,8 +46,7 @@ def load_all(names: Sequence[str]) -> list[AnchorSet]:
 
 def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], grid: str = "exact") -> list[AnchorMetrics]:
     """Each set on the instances, whatever rule it was made for, laid as a framework lays anchors."""
-    strides, rounded, _ = grid_rule(grid)
-    return [anchor_metrics(instances, each, strides=strides, rounded=rounded) for each in sets]
+    return [anchor_metrics(instances, each, convention=grid) for each in sets]
 
 
 def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet], grid: str = "exact") -> list[AnchorMetrics]:
@@ -84,9 +82,8 @@ def assigned(score: AnchorMetrics, grid: str, assigner: str) -> Assignment:
     from detect.anchors.generator import AnchorGenerator
     from detect.ops.matcher import Atss
 
-    strides, rounded, _ = grid_rule(grid)
-    laid = AnchorGenerator(score.anchors, strides=strides, rounded=rounded)
-    return assign(score.instances, laid, Atss() if assigner == "atss" else None)
+    generator = AnchorGenerator(score.anchors, convention=grid)
+    return assign(score.instances, generator, Atss() if assigner == "atss" else None)
 
 
 def print_score(scores: Sequence[AnchorMetrics], worst: int, assignments: Sequence[Assignment] = ()) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from detect.anchors.metrics import AnchorMetrics, Group
+from detect.anchors.metrics import AnchorMetrics
 from detect.cli import output
 from detect.fitting.fit import KCurve
 
@@ -81,7 +82,7 @@ def print_stability(stability: Stability, console: Console) -> None:
     console.print(table)
     table = output.table("score", "value", "from", "to", "on images left out", "from", "to")
     for name, interval in stability.scores.items():
-        other = stability.held_out[name]
+        other = stability.out_of_bag[name]
         numbers = (interval.value, interval.low, interval.high, other.value, other.low, other.high)
         table.add_row(_words(name), *(f"{value:.3f}" for value in numbers))
     console.print(table)
@@ -104,45 +105,49 @@ def print_generalisation(generalisation: Generalisation, console: Console) -> No
 def print_groups(score: AnchorMetrics, console: Console, *, most: int = MOST_GROUPS) -> None:
     """One set of anchors by size, ratio, category and level: by shape, then as placed."""
     kinds = (
-        ("size", score.by_size, score.placed_by_size),
-        ("ratio", score.by_ratio, score.placed_by_ratio),
-        ("category", score.by_category, score.placed_by_category),
+        ("size", score.by_size),
+        ("ratio", score.by_ratio),
+        ("category", score.by_category),
     )
-    for title, by_shape, placed in kinds:
-        rows = _largest([group.count for group in by_shape], most)
+    for title, groups in kinds:
+        rows = _largest([group.count for group in groups], most)
         table = output.table(f"by {title}", "boxes", "average IoU", "recall .5", ".7", ".9", "placed IoU", "placed .5")
         for row in rows:
-            numbers = [*_group_numbers(by_shape[row]), *_group_numbers(placed[row])[:2]]
-            table.add_row(output.plain(by_shape[row].name), f"{by_shape[row].count:,}", *numbers)
+            group = groups[row]
+            numbers = [
+                *_numbers(group.average_iou, group.recall),
+                *_numbers(group.grid_average_iou, group.grid_recall)[:2],
+            ]
+            table.add_row(output.plain(group.name), f"{group.count:,}", *numbers)
         console.print(table)
-        if len(rows) < len(by_shape):
-            console.print(f"  the {most} categories with most boxes, of {len(by_shape)}", style="dim")
+        if len(rows) < len(groups):
+            console.print(f"  the {most} categories with most boxes, of {len(groups)}", style="dim")
     table = output.table("best anchor on", "boxes", "placed IoU", "placed .5", ".7", ".9")
-    for group in score.placed_by_level:
-        table.add_row(group.name, f"{group.count:,}", *_group_numbers(group))
+    for group in score.by_level:
+        table.add_row(group.name, f"{group.count:,}", *_numbers(group.grid_average_iou, group.grid_recall))
     console.print(table)
 
 
 def print_assignment(assignment: Assignment, console: Console, *, most: int = MOST_GROUPS) -> None:
     """Which anchors learn what: by level, then by size, ratio and category."""
-    table = output.table("matching", "anchors", "positives", "by threshold", "ignored", "suit several boxes")
+    table = output.table("matching", "anchors", "positives", "by threshold", "ignored", "ambiguous")
     for level in assignment.by_level:
-        numbers = (level.num_anchors, level.positives, level.by_threshold, level.ignored, level.collisions)
+        numbers = (level.num_anchors, level.positives, level.by_threshold, level.ignored, level.ambiguous)
         table.add_row(level.name, *(f"{number:,}" for number in numbers))
     console.print(table)
     kinds = (("size", assignment.by_size), ("ratio", assignment.by_ratio), ("category", assignment.by_category))
     for title, groups in (("", (assignment.overall,)), *kinds):
         head = f"matched, by {title}" if title else "matched"
-        table = output.table(head, "boxes", "positives a box", "low quality only", "none", "outbid")
+        table = output.table(head, "boxes", "positives a box", "low quality only", "none", "ambiguous lost")
         for row in _largest([group.count for group in groups], most):
             group = groups[row]
             positives = f"{group.positives:.2f}" if group.count else "-"
-            counts = (group.low_quality_only, group.unassigned, group.outbid)
+            counts = (group.low_quality_only, group.unassigned, group.ambiguous_lost)
             table.add_row(output.plain(group.name), f"{group.count:,}", positives, *(f"{each:,}" for each in counts))
         console.print(table)
     console.print(
-        "low quality only: boxes whose anchors all lie below the threshold; none: boxes that no anchor learns; outbid: "
-        "anchors that would suit a box and learn another",
+        "low quality only: boxes whose positive anchors are all below the threshold; none: boxes without a positive anchor; "
+        "ambiguous lost: anchors that are candidates for a box and learn another box",
         style="dim",
     )
     if assignment.neglected:
@@ -155,10 +160,9 @@ def _largest(counts: Sequence[int], most: int) -> list[int]:
     return sorted(every, key=lambda row: -counts[row])[:most] if len(counts) > most else list(every)
 
 
-def _group_numbers(group: Group) -> list[str]:
-    if not group.count:
-        return ["-"] * 4
-    return [f"{value:.3f}" for value in (group.average_iou, group.recall[0.5], group.recall[0.7], group.recall[0.9])]
+def _numbers(average_iou: float, recall: Mapping[float, float]) -> list[str]:
+    values = (average_iou, recall[0.5], recall[0.7], recall[0.9])
+    return ["-" if math.isnan(value) else f"{value:.3f}" for value in values]
 
 
 def print_levels(score: AnchorMetrics, console: Console) -> None:
@@ -181,7 +185,7 @@ def print_worst(score: AnchorMetrics, count: int, console: Console) -> None:
             output.plain(score.instances.dataset.category_name(int(annotations.category_ids[row]))),
             f"{width:.4g}x{height:.4g}",
             f"{score.best_iou[row]:.3f}",
-            f"{score.placed_best_iou[row]:.3f}",
+            f"{score.grid_best_iou[row]:.3f}",
         )
     console.print(table)
 
@@ -236,9 +240,9 @@ def print_sweep(settings: Sequence[Setting], console: Console) -> None:
     from detect.anchors.sweep import SMALL_PX
 
     small = [f"under {size} px" for size in SMALL_PX]
-    table = output.table("resize", "placed IoU", "placed .5", "uncovered", *small, "anchors", "GFLOPs")
+    table = output.table("resize", "placed IoU", "placed .5", "missed", *small, "anchors", "GFLOPs")
     for each in settings:
-        covered = f"{each.grid_average_iou:.3f}", f"{each.grid_recall:.3f}", f"{len(each.uncovered):,}"
+        covered = f"{each.grid_average_iou:.3f}", f"{each.grid_recall:.3f}", f"{len(each.missed):,}"
         shares = (f"{share:.1%}" for share in each.under_px)
         table.add_row(each.resize, *covered, *shares, f"{each.num_anchors:,.0f}", f"{each.flops / 1e9:.1f}")
     console.print(table)

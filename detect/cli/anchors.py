@@ -19,7 +19,6 @@ from detect.cli.anchor_options import (
     Images,
     Output,
     Strict,
-    grid_rule,
 )
 from detect.errors import AnchorFileError
 
@@ -114,9 +113,8 @@ def levels(
 
     chosen = load_anchors(anchors)
     instances = anchor_results.read_instances(files, resize or chosen.resize, strict=strict, list_findings=findings)
-    strides, rounded, _ = grid_rule(grid)
-    laid = AnchorGenerator(chosen, strides=strides, rounded=rounded)
-    preference = level_report(instances, laid, matcher=Atss() if assigner == "atss" else None)
+    generator = AnchorGenerator(chosen, convention=grid)
+    preference = level_report(instances, generator, matcher=Atss() if assigner == "atss" else None)
     if json:
         print_json(preference.to_dict())
     else:
@@ -159,8 +157,7 @@ def sweep(
     rules = rules_of_sizes(parse_resize(resize), [round(size) for size in numbers(sizes, "--sizes", least=1)])
     chosen = load_anchors(anchors) if anchors else partial(fit_anchors, k=k, strides=strides_of(levels))
     dataset = anchor_results.read_dataset(files, strict=strict, list_findings=findings)
-    strides, rounded, _ = grid_rule(grid)
-    settings = sweep_resize(dataset, chosen, rules, strides=strides, rounded=rounded)
+    settings = sweep_resize(dataset, chosen, rules=rules, convention=grid)
     if json:
         print_json({"settings": [setting.to_dict() for setting in settings]})
     else:

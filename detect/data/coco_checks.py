@@ -1,4 +1,4 @@
-"""Which annotations can be used, which are odd, and why: all of it in words that name the numbers."""
+"""Checks of annotations: the usable rows, and findings about invalid and suspicious ones, with their numbers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from detect.data.coco_entries import NO_ID, NO_ROW, Annotations, Finding, Images, ReadAnnotations
+from detect.data.coco_columns import NO_ROW, Annotations, Images, ReadAnnotations
+from detect.data.coco_entries import NO_ID, Finding
 from detect.ops.box_arrays import clip_boxes, row_blocks, xywh_to_xyxy, xyxy_to_xywh
 
 Points = tuple[Float64[ndarray, "_ 3"], ...]
+ROUNDING_PX = 1e-6  # a box may exceed its image by this much through rounding; no real box is as thin
 
 
 def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
-    """Where the box is missing or has no size, that of the labelled points: a pixel about each, within the image."""
+    """Replace each box that is missing or has no size by the box of its labelled points.
+
+    A point counts as a square of one pixel around it; the box is cut to the image.
+    """
     columns = read.columns
     width, height = columns.boxes_xywh[:, 2], columns.boxes_xywh[:, 3]
     without = ~read.has_box | ((width == 0) | (height == 0))
@@ -27,14 +32,14 @@ def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
         points = (columns.keypoints or ())[row]
         xy = points[points[:, 2] > 0, :2]
         if len(xy) and np.isfinite(xy).all():
-            corner = np.maximum(xy.min(axis=0) - 0.5, 0)
-            end = np.minimum(xy.max(axis=0) + 0.5, images.wh[columns.image_rows[row]])
-            boxes_xywh[row], has_box[row] = (*corner, *(end - corner)), True
+            low = np.maximum(xy.min(axis=0) - 0.5, 0)
+            high = np.minimum(xy.max(axis=0) + 0.5, images.wh[columns.image_rows[row]])
+            boxes_xywh[row], has_box[row] = (*low, *(high - low)), True
     return replace(read, has_box=has_box, columns=replace(columns, boxes_xywh=boxes_xywh))
 
 
 def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
-    """Annotations with a labelled point that is nowhere, or a visibility that COCO does not know."""
+    """Whether each annotation has a labelled point that is not finite, or a visibility other than 0, 1 or 2."""
     counts = np.array([len(points) for points in keypoints], np.int64)
     x, y, visibility = np.concatenate([np.zeros((0, 3)), *keypoints]).T
     bad = ~np.isin(visibility, (0, 1, 2)) | ((visibility > 0) & ~(np.isfinite(x) & np.isfinite(y)))
@@ -42,23 +47,30 @@ def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
 
 
 def why_broken(points: Float64[ndarray, "_ 3"]) -> str:
-    """The first such point of an annotation, in words."""
+    """The reason why an annotation's keypoints are broken: the first broken point."""
     for number, (x, y, visibility) in enumerate(points.tolist()):
         if visibility not in {0, 1, 2}:
             return f"keypoint {number} has visibility {visibility:g}, not 0, 1 or 2"
         if visibility and not (np.isfinite(x) and np.isfinite(y)):
             return f"keypoint {number} ({x:g}, {y:g}) is not finite"
-    raise ValueError("no point is broken")
+    raise ValueError("no keypoint is broken")
 
 
-ROUNDING_PX = 1e-6  # x + width of a box that ends at the image's edge may pass it by so much; nothing is as thin
-
-
-@np.errstate(over="ignore", invalid="ignore")  # numbers near the end of the floats are refused or clipped like others
+@np.errstate(over="ignore", invalid="ignore")  # the largest floats are checked and clipped like other numbers
 def usable_rows(
     read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
 ) -> tuple[Int64[ndarray, " m"], list[Finding]]:
-    """The rows that can be used, and a finding for each of the others, by the first test it fails."""
+    """Find the usable rows.
+
+    Args:
+        read: annotations as read from the files.
+        images: the usable images.
+        broken: ids of the images that are not usable.
+        categories: names by category id; None if some file has no list of categories, and every category is accepted.
+
+    Returns:
+        The usable rows in rising order, and a finding with the first failed check for each of the others.
+    """
     usable, findings = [np.zeros(0, np.int64)], []
     for block in row_blocks(len(read.columns)):
         rows, invalid = _usable_in_block(read.take(block), images, broken, categories)
@@ -71,38 +83,37 @@ def _usable_in_block(
     read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
 ) -> tuple[Int64[ndarray, " m"], list[Finding]]:
     rows, boxes = read.columns, read.columns.boxes_xywh
-    x, y, width, height = boxes.T  # views: copies of whole columns are what takes time here
-    image_w, image_h = (np.append(column, 1)[rows.image_rows] for column in images.wh.T)  # row -1: looked at by no test
+    x, y, width, height = boxes.T  # views: copies of whole columns would dominate the time
+    image_w, image_h = (np.append(column, 1)[rows.image_rows] for column in images.wh.T)
     finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(width) & np.isfinite(height)
     outside = (x > image_w - ROUNDING_PX) | (y > image_h - ROUNDING_PX)
     outside |= (x + width < ROUNDING_PX) | (y + height < ROUNDING_PX)
 
     def unknown_image(row: int) -> str:
-        known = read.image_ids[row] in broken
-        return "its image cannot be used" if known else "no image has this id"
+        return "its image cannot be used" if read.image_ids[row] in broken else "no image has this id"
 
-    def not_positive(row: int) -> str:
-        sizes = (("width", width[row]), ("height", height[row]))
-        names = [f"{name} {value:g}" for name, value in sizes if value < ROUNDING_PX]
-        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not positive"
-
-    tests: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
+    checks: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
         (rows.image_rows == NO_ROW, unknown_image),
         (_unknown(rows.category_ids, categories), lambda row: f"no category has the id {rows.category_ids[row]}"),
         (~read.has_box, lambda _: "it has no bbox"),
         (~finite, lambda row: f"bbox {_text(boxes[row])} is not finite"),
-        ((width < ROUNDING_PX) | (height < ROUNDING_PX), not_positive),
+        ((width < ROUNDING_PX) | (height < ROUNDING_PX), lambda row: _not_positive(width[row], height[row])),
         (outside, lambda row: f"bbox {_text(boxes[row])} lies wholly outside its {image_w[row]}x{image_h[row]} image"),
     ]
     if (points := rows.keypoints) is not None:
-        tests.append((broken_points(points), lambda row: why_broken(points[row])))
+        checks.append((broken_points(points), lambda row: why_broken(points[row])))
     usable = np.ones(len(rows), bool)
     findings = []
-    for fails, reason in tests:
+    for fails, reason in checks:
         failing = np.flatnonzero(fails & usable)
         usable[failing] = False
         findings += [read.finding(row, reason(row)) for row in failing.tolist()]
     return np.flatnonzero(usable), findings
+
+
+def _not_positive(width: float, height: float) -> str:
+    names = [f"{name} {value:g}" for name, value in (("width", width), ("height", height)) if value < ROUNDING_PX]
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not positive"
 
 
 def _unknown(category_ids: Int64[ndarray, " n"], categories: Mapping[int, str] | None) -> Bool[ndarray, " n"]:
@@ -112,7 +123,7 @@ def _unknown(category_ids: Int64[ndarray, " n"], categories: Mapping[int, str] |
 
 
 def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[ndarray, " m"]:
-    """The usable rows by image, id and, where one id stands twice in an image, all their numbers."""
+    """Sort usable rows by image and id; if an image has an id twice, also by all other columns."""
     image_rows, ids = annotations.image_rows[usable], annotations.ids[usable]
     order = usable[np.lexsort((ids, image_rows))]
     image_rows, ids = annotations.image_rows[order], annotations.ids[order]
@@ -124,7 +135,7 @@ def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[nd
 
 @np.errstate(over="ignore", invalid="ignore")
 def tidy(read: ReadAnnotations, images: Images) -> tuple[Annotations, list[Finding]]:
-    """Clip boxes to their images, fill in missing areas, and say what is odd."""
+    """Clip boxes to their images, fill in missing areas, and list suspicious annotations."""
     boxes_xywh, area = read.columns.boxes_xywh, read.columns.area
     partly = _reaching_out(read.columns, images)
     image_wh = images.wh[read.columns.image_rows[partly]]
@@ -159,14 +170,14 @@ def _repeated_ids(read: ReadAnnotations) -> list[Finding]:
     times = Counter(ids[repeated].tolist())
     missing = np.flatnonzero(ids == NO_ID).tolist()
     return [read.finding(row, "it has no id: kept") for row in missing] + [
-        read.finding(row, f"its id stands {times[int(ids[row])]} times: kept")
+        read.finding(row, f"its id occurs {times[int(ids[row])]} times: kept")
         for row in repeated.tolist()
         if ids[row] != NO_ID
     ]
 
 
 def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
-    """Rows whose image and box stand before; sums that only equal rows are sure to share pick the few to compare."""
+    """Findings about boxes that repeat an earlier box of the image; equal weighted sums preselect the rows to compare."""
     rows = read.columns
     mixed = np.empty(len(rows))
     for block in row_blocks(len(rows)):
@@ -184,13 +195,13 @@ def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
 
 
 def _rows_that_share(values: Int64[ndarray, " n"] | Float64[ndarray, " n"]) -> Int64[ndarray, " m"]:
-    """Rows whose value stands in another row too."""
+    """Rows whose value occurs in another row too."""
     ordered = np.sort(values)
     return np.flatnonzero(np.isin(values, ordered[1:][ordered[1:] == ordered[:-1]]))
 
 
 def by_id(finding: Finding) -> tuple[int, int, str, str]:
-    """The order that findings are listed in."""
+    """The sort key of findings."""
     annotation_id = NO_ID if finding.annotation_id is None else finding.annotation_id
     image_id = NO_ID if finding.image_id is None else finding.image_id
     return annotation_id, image_id, finding.reason, finding.file

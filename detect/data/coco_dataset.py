@@ -1,4 +1,4 @@
-"""COCO annotations as columns: what can be used, what is odd about it, and what cannot be used, by id and reason.
+"""CocoDataset: COCO annotations as columns, with findings about invalid and suspicious entries.
 
 Boxes are (x, y, width, height) in pixels of their own image.
 """
@@ -20,7 +20,8 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.data.coco_checks import by_id, in_order, tidy, usable_rows, with_point_boxes
-from detect.data.coco_entries import Annotations, Finding, Images, ReadAnnotations, Rows, merge_categories, merge_images
+from detect.data.coco_columns import Annotations, Images, ReadAnnotations, merge_categories, merge_images
+from detect.data.coco_entries import Finding, Rows
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.errors import CocoError
 
@@ -32,19 +33,19 @@ IN_MEMORY = "(in memory)"
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """Usable annotations as columns, and everything that was said about the rest.
+    """Usable annotations as columns, and findings about the others.
 
-    The order of rows depends only on what is read, not on the order of files or entries: images by id; annotations by
-    image id, annotation id, then box.
+    The order of rows does not depend on the order of files or entries: images are sorted by id, annotations by image id,
+    annotation id, then box.
     """
 
     images: Images
     annotations: Annotations
     categories: Mapping[int, str]
     invalid: tuple[Finding, ...]
-    """Entries that cannot be used, each with its id and the reason."""
+    """Entries that cannot be used, with id and reason."""
     suspicious: tuple[Finding, ...]
-    """Entries that are used, though something about them is not as it should be."""
+    """Entries that are used although something about them may be wrong, with id and reason."""
     files: tuple[str, ...]
 
     @cached_property
@@ -54,16 +55,19 @@ class CocoDataset:
 
     @cached_property
     def crowd(self) -> Annotations:
-        """The regions that stand for many objects (``iscrowd``): to be ignored, not to be fitted or matched."""
+        """The regions of many objects (``iscrowd``): they are ignored, not fitted or matched."""
         return self.annotations.take(np.flatnonzero(self.annotations.iscrowd))
 
     @cached_property
     def category_ids(self) -> tuple[int, ...]:
-        """Those the files name and those the annotations have, which may not be among them; rising."""
+        """Sorted ids of the categories that the files name or the annotations use."""
         return tuple(sorted({*self.categories, *self.annotations.category_ids.tolist()}))
 
     def take_images(self, rows: Int64[ndarray, " m"]) -> CocoDataset:
-        """These images, rows of ``images`` that rise, with their annotations.
+        """A dataset of some images and their annotations.
+
+        Args:
+            rows: rows of ``images``, in rising order.
 
         >>> from detect.samples import sample_annotations
         >>> dataset = read_coco(sample_annotations("bccd"))
@@ -79,12 +83,12 @@ class CocoDataset:
         return replace(self, images=Images(self.images.ids[rows], self.images.wh[rows], names), annotations=kept)
 
     def category_name(self, category_id: int) -> str:
-        """The file's name for a category, or one made of its id where the file has none."""
+        """The name of a category; ``category`` and its id if the file has no name."""
         return self.categories.get(category_id) or unnamed(category_id)
 
 
 def unnamed(category_id: int) -> str:
-    """What a category is called that has no name."""
+    """The name used for a category without one."""
     return f"category {category_id}"
 
 
@@ -98,16 +102,16 @@ def read_coco(
     """Read COCO annotations into columns.
 
     Args:
-        source: a path (``.json`` or ``.json.gz``), a glob pattern, several of them (shards of one dataset), a COCO
+        source: a path (``.json`` or ``.json.gz``), a glob pattern, several of these (shards of one dataset), a COCO
             structure in memory, or a ``pycocotools.coco.COCO``.
-        keypoints: read the keypoints column too. An annotation without a box, or one of no size, then has the box of its
-            labelled points.
-        strict: make the first annotation that cannot be used an error, instead of listing it in ``refused``.
-        progress: called as ``progress(what, done, total)`` while files are read.
+        keypoints: read keypoints too. An annotation whose box is missing or has no size then gets the box of its labelled
+            points.
+        strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
+        on_progress: called as ``on_progress(what, done, total)`` while files are read, with amounts in bytes.
 
     Raises:
-        CocoError: a file is not there or not COCO, two files disagree about an image, or (strict) an annotation
-            cannot be used. The message names the file, the id and the reason.
+        CocoError: a file is missing or not COCO, two files disagree about an image or category, or (strict) an entry is
+            invalid. The message names the file, the id and the reason.
 
     >>> dataset = read_coco({
     ...     "images": [{"id": 1, "width": 640, "height": 480, "file_name": "a.jpg"}],
@@ -119,7 +123,7 @@ def read_coco(
     ... })
     >>> dataset.instances.boxes_xywh
     array([[10., 20., 30., 40.]])
-    >>> print(dataset.refused[0])
+    >>> print(dataset.invalid[0])
     (in memory): annotation 2, image 1: width 0 is not positive
     """
     shards = _read_shards(source, keypoints, on_progress)
@@ -150,11 +154,11 @@ def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> 
     shards = []
     for number, path in enumerate(paths):
 
-        def of_all(what: str, done: int, _: int, before: int = sum(sizes[:number])) -> None:
+        def in_total(what: str, done: int, _: int, before: int = sum(sizes[:number])) -> None:
             if on_progress:
                 on_progress(what, before + done, sum(sizes))
 
-        shards.append(read_rows(path, keypoints=keypoints, on_progress=of_all))
+        shards.append(read_rows(path, keypoints=keypoints, on_progress=in_total))
     return shards
 
 
@@ -162,11 +166,15 @@ def _size_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # opening it will say why
+        return 0  # reading it will raise the error
 
 
 def _paths(source: Any) -> list[Path]:
-    """Paths in the order given, patterns opened up, each file once."""
+    """Paths in the order given, with patterns expanded.
+
+    Raises:
+        CocoError: nothing is given, a pattern matches no file, or a file is given twice.
+    """
     paths: list[Path] = []
     for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:
         if not isinstance(item, str | PathLike) or "\0" in str(item):
@@ -187,8 +195,8 @@ def _paths(source: Any) -> list[Path]:
 def _files_of(path_or_pattern: str) -> list[Path]:
     if not glob.has_magic(path_or_pattern):
         return [Path(path_or_pattern)]
-    literal = glob.glob(glob.escape(path_or_pattern))  # brackets may also be part of a name
-    found = literal or sorted(glob.glob(path_or_pattern, recursive=True))
-    if not found:
+    literal = glob.glob(glob.escape(path_or_pattern))  # brackets may also be part of a file name
+    names = literal or sorted(glob.glob(path_or_pattern, recursive=True))
+    if not names:
         raise CocoError(f"{path_or_pattern}: no file matches this pattern")
-    return [Path(name) for name in found]
+    return [Path(name) for name in names]

@@ -1,4 +1,4 @@
-"""Results in COCO's format: a list of detections with scores, each of an image and a category of a dataset."""
+"""Results in COCO's format: a list of detections, each with an image id, a category id and a score."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from jaxtyping import Float64, Int64
 from msgspec import Struct
 from numpy import ndarray
 
+from detect.data.coco_columns import NO_ROW, rows_of_ids
 from detect.data.coco_dataset import CocoDataset
-from detect.data.coco_entries import NO_BOX, NO_ROW, Box, Finding, Whole, column
+from detect.data.coco_entries import NO_BOX, Box, Finding, Integer, column
 from detect.data.coco_reader import convert_entries, parse_plainly
 from detect.errors import CocoError
 
@@ -21,15 +22,15 @@ EXPECTED = 'expected COCO results: a list of {"image_id", "category_id", "score"
 
 
 class _Result(Struct, gc=False):
-    image_id: Whole
-    category_id: Whole
+    image_id: Integer
+    category_id: Integer
     score: float
     bbox: Box | None = None
     keypoints: list[float] | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints and len(self.keypoints) % 3:
-            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three for each")
+            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three per keypoint")
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,14 @@ class CocoResults:
     """
 
     places: Int64[ndarray, " n"]
-    """Of each entry in the list of the file, from 0; those of ``refused`` are missing."""
+    """Position of each entry in the file's list, from 0; invalid entries are left out."""
     image_rows: Int64[ndarray, " n"]
     category_ids: Int64[ndarray, " n"]
     scores: Float64[ndarray, " n"]
     boxes_xywh: Float64[ndarray, "n 4"]
-    """NaN where an entry has none."""
+    """(x, y, width, height) in pixels of the image; NaN for an entry without a box."""
     keypoints: tuple[Float64[ndarray, "_ 3"], ...]
+    """(j, 3) arrays of x, y, visibility; empty for an entry without keypoints."""
     invalid: tuple[Finding, ...]
 
     def __post_init__(self) -> None:
@@ -58,7 +60,11 @@ class CocoResults:
 
 
 def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
-    """Read detections on the images of a dataset; what cannot be used is listed in ``refused``.
+    """Read detections on the images of a dataset; entries that cannot be used are listed in ``invalid``.
+
+    Args:
+        path: a JSON file with a list of results.
+        dataset: the images and categories that the results refer to.
 
     Raises:
         CocoError: the file cannot be read or is not a list of results.
@@ -66,9 +72,7 @@ def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
     entries, places, faults = _entries(path)
     image_ids, category_ids = column(entries, "image_id", np.int64), column(entries, "category_id", np.int64)
     scores = column(entries, "score", float)
-    rows = np.searchsorted(dataset.images.ids, image_ids)
-    rows = np.where(np.append(dataset.images.ids, 0)[rows] == image_ids, rows, NO_ROW)
-    rows[rows == len(dataset.images)] = NO_ROW
+    rows = rows_of_ids(image_ids, dataset.images.ids)
     known = np.isin(category_ids, np.array(dataset.category_ids, np.int64))
     usable = (rows != NO_ROW) & known & np.isfinite(scores)
     for row in np.flatnonzero(~usable).tolist():
@@ -90,7 +94,7 @@ def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
 
 
 def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:
-    """Those that have the right types, their places in the list, and the faults of the others."""
+    """The entries with the right types, their positions in the list, and findings about the others."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -99,7 +103,7 @@ def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], lis
         entries = msgspec.json.decode(data, type=list[_Result])
         return entries, np.arange(len(entries)), []
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        pass  # find out what is wrong
+        pass  # find the wrong entries
     content: Any = parse_plainly(bytearray(data), path, EXPECTED)
     if not isinstance(content, list):
         what = "a dataset, not results" if isinstance(content, dict) and "annotations" in content else "no list"
@@ -111,9 +115,9 @@ def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], lis
 
 
 def results_json(results: CocoResults, dataset: CocoDataset) -> bytes:
-    """A list of ``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y, width, height) or ``keypoints`` (x, y, v).
+    """Write results as JSON: ``image_id``, ``category_id``, ``score``, and ``bbox`` or ``keypoints`` of each detection.
 
-    Numbers are written so that they are the same when read again.
+    Reading the text again gives the same numbers.
 
     >>> from detect.data import read_coco
     >>> dataset = read_coco({"images": [{"id": 7, "width": 9, "height": 9}], "categories": [], "annotations": []})

@@ -1,4 +1,4 @@
-"""Opening the images that annotations name: only inside the folder given, whole, and of the size they say."""
+"""Opening the images of annotations: only inside the given folder, undamaged, and of the annotated size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from detect.errors import ImageError
 
 
 def open_image(folder: str | Path, file_name: str, *, image_wh: tuple[int, int] | None = None) -> Image.Image:
-    """One image, decoded; as it is stored, without the rotation its EXIF data may ask for, as annotations see it.
+    """Open and decode one image, without the rotation of its EXIF data: annotations refer to the stored pixels.
+
+    Args:
+        folder: the folder of the images; no file outside it is opened.
+        file_name: path within the folder.
+        image_wh: expected (width, height) in pixels; not checked by default.
 
     Raises:
-        ImageError: the name leads out of the folder, the file is missing or broken, or it has another size than
-            ``image_wh``.
+        ImageError: the name leads out of the folder, the file is missing or broken, or the image has another size.
     """
     folder = Path(folder)
     path = folder / file_name
@@ -34,13 +38,13 @@ def open_image(folder: str | Path, file_name: str, *, image_wh: tuple[int, int] 
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if image_wh is not None and image.size != tuple(image_wh):
-        has, said = (f"{width}x{height}" for width, height in (image.size, image_wh))
-        raise ImageError(f"{path}: the image is {has}, its annotations say {said}")
+        actual, expected = (f"{width}x{height}" for width, height in (image.size, image_wh))
+        raise ImageError(f"{path}: the image is {actual}, its annotations say {expected}")
     return image
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits a channel; the range of deeper images is stretched to it."""
+    """Convert an image to RGB with 8 bits per channel; deeper images are rescaled from their own range."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, float)
         low, high = float(values.min()), float(values.max())

@@ -1,19 +1,20 @@
-"""The resize rules of detectors: what a framework does to an image, and so to its boxes, before the network sees it.
+"""Resize rules: how a detector resizes and pads an image, and so moves its boxes, before the network.
 
-A rule is written as text, the same on the command line, in ``anchors.yaml`` and in Python:
+A rule is a text, the same on the command line, in ``anchors.yaml`` and in Python:
 
 ``none``
-    pixels of the images as they are
+    keep the pixels of the image
 ``stretch:WxH``
-    both axes to a fixed size, each with its own factor (darknet, SSD)
+    scale each axis by its own factor to a fixed size (darknet, SSD)
 ``letterbox:S``
-    the longer side to S, the other padded on both sides to S (YOLO)
+    scale the longer side to S and pad the other on both sides to S (YOLO)
 ``shortest:S:MAX``
-    the shorter side to S unless the longer would pass MAX; padded right and below to a multiple of 32. As torchvision
-    rounds (down, boxes by the sizes that come out); ``shortest:S:MAX:detectron2`` and ``:mmdet`` round to the nearest.
+    scale the shorter side to S, or less so that the longer is at most MAX; pad right and below to a multiple of 32. Sizes
+    are rounded down, as in torchvision, and boxes are scaled by the rounded sizes; ``shortest:S:MAX:detectron2`` and
+    ``shortest:S:MAX:mmdet`` round to the nearest.
 ``tiles:S:OVERLAP``
-    inference on windows of S x S pixels that overlap by so many: pixels as they are, a smaller image padded right and
-    below. The images that this rule takes are the windows themselves: see :mod:`detect.data.tiles`, which cuts them.
+    run on windows of S x S pixels that overlap by OVERLAP pixels; keep the pixels and pad smaller images right and below.
+    The rule applies to windows, which :mod:`detect.data.tiles` cuts.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ FORMS = (
 
 @dataclass(frozen=True)
 class ResizedImages:
-    """What a rule makes of n images: a box (x, y) goes to (x, y) * scale_xy + offset_xy.
+    """The result of a rule on n images: a point (x, y) moves to (x, y) * scale_xy + offset_xy.
 
-    ``content_wh`` is the image after scaling, in whole pixels; ``canvas_wh`` is the network's input, padding included.
+    ``content_wh`` is the size of the scaled image in whole pixels; ``canvas_wh`` is the network's input with padding.
     """
 
     scale_xy: Float64[ndarray, "n 2"]
@@ -51,7 +52,7 @@ class ResizedImages:
         return ResizedImages(self.scale_xy[rows], self.offset_xy[rows], self.content_wh[rows], self.canvas_wh[rows])
 
     def move_boxes(self, boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
-        """One box (x, y, width, height) of each image to (x0, y0, x1, y1) in pixels of the network's input."""
+        """Move one box (x, y, width, height) of each image to (x0, y0, x1, y1) in pixels of the network's input."""
         corners = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
         return np.concatenate([corner * self.scale_xy + self.offset_xy for corner in corners], axis=1)
 
@@ -69,26 +70,34 @@ class ResizeRule:
         return ":".join(filter(None, (self.name, sizes, self.convention)))
 
     def resize_images(self, image_wh: Int64[ndarray, "n 2"]) -> ResizedImages:
-        """Factors, padding and final size for images of these sizes."""
+        """Scales, padding and final sizes of images of these sizes."""
         return _RULES[self.name, self.convention](image_wh, *self.sizes)
 
     def resize_boxes(
         self, boxes_xywh: Float64[ndarray, "n 4"], image_wh: Int64[ndarray, "n 2"]
     ) -> Float64[ndarray, "n 4"]:
-        """Boxes (x, y, width, height), each in its image's pixels, to (x0, y0, x1, y1) in pixels of the network's input."""
+        """Move boxes (x, y, width, height) in pixels of their images to (x0, y0, x1, y1) in pixels of the network's input.
+
+        Args:
+            boxes_xywh: boxes.
+            image_wh: (width, height) of each box's image.
+        """
         return self.resize_images(image_wh).move_boxes(boxes_xywh)
 
 
-def parse_resize(text: str) -> ResizeRule:
-    """The rule that a text names.
+def parse_resize(text: str | ResizeRule) -> ResizeRule:
+    """Parse a resize rule's text; a :class:`ResizeRule` is returned as it is.
+
+    Raises:
+        ResizeError: the text has none of the forms above, a size is not from 1 to 65,536, or the overlap of tiles is not
+            smaller than the tile.
 
     >>> rule = parse_resize("letterbox:640")
     >>> rule.resize_boxes(np.array([[0.0, 0.0, 100.0, 60.0]]), np.array([[1280, 960]]))
     array([[  0.,  80.,  50., 110.]])
-
-    Raises:
-        ResizeError: the text is none of the forms above, a size is not from 1 to 65,536, or tiles overlap wholly.
     """
+    if isinstance(text, ResizeRule):
+        return text
     name, *fields = text.strip().lower().split(":")
     convention = fields.pop() or "none" if name == "shortest" and len(fields) == 3 else ""
     if name == "stretch":
@@ -101,7 +110,7 @@ def parse_resize(text: str) -> ResizeRule:
         raise ResizeError(f"resize rule {text!r}: sizes are whole pixels from 1 to {LARGEST_SIDE_PX}; use {FORMS}")
     if name == "tiles" and sizes[1] >= sizes[0]:
         raise ResizeError(
-            f"resize rule {text!r}: tiles of {sizes[0]} pixels overlap by less than that, not by {sizes[1]}"
+            f"resize rule {text!r}: the overlap of tiles of {sizes[0]} pixels must be smaller, got {sizes[1]}"
         )
     return ResizeRule(name, sizes, convention)
 
@@ -118,34 +127,34 @@ def _stretch(image_wh: Int64[ndarray, "n 2"], width: int, height: int) -> Resize
 
 
 def _letterbox(image_wh: Int64[ndarray, "n 2"], size: int) -> ResizedImages:
-    """As YOLOv5's and Ultralytics' LetterBox: one factor for both axes of the boxes, whatever the image is rounded to."""
+    """As YOLOv5's and Ultralytics' LetterBox: both axes of a box have one factor, although the image's size is rounded."""
     scale = size / image_wh.max(axis=1, keepdims=True)
     content_wh = np.maximum(np.rint(image_wh * scale), 1).astype(np.int64)
     canvas_wh = np.full(image_wh.shape, size, np.int64)
-    offset_xy = np.rint((canvas_wh - content_wh) / 2 - 0.1)  # an odd pixel goes to the right and below, as there
+    offset_xy = np.rint((canvas_wh - content_wh) / 2 - 0.1)  # an odd pixel goes right and below
     return ResizedImages(np.tile(scale, 2), offset_xy, content_wh, canvas_wh)
 
 
 def _tile(image_wh: Int64[ndarray, "n 2"], size: int, overlap: int) -> ResizedImages:
     if (image_wh > size).any():
         largest = "x".join(map(str, image_wh.max(axis=0).tolist()))
-        raise ResizeError(f"images of up to {largest} pixels are to be cut for tiles:{size}:{overlap}: see cut_tiles")
+        raise ResizeError(f"images of up to {largest} pixels must first be cut by cut_tiles for tiles:{size}:{overlap}")
     canvas_wh = np.full(image_wh.shape, size, np.int64)
     return ResizedImages(np.ones(image_wh.shape), np.zeros(image_wh.shape), image_wh, canvas_wh)
 
 
 def _shortest_floor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
-    """As torchvision's GeneralizedRCNNTransform (interpolate with recompute_scale_factor), which cuts."""
+    """As torchvision's GeneralizedRCNNTransform (interpolate with recompute_scale_factor), which rounds down."""
     return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest)))
 
 
 def _shortest_mmdet(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
-    """As mmcv's rescale_size, which adds one half and cuts."""
+    """As mmcv's rescale_size, which adds 0.5 and rounds down."""
     return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest) + 0.5))
 
 
 def _shortest_detectron2(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
-    """As detectron2's ResizeShortestEdge, in its two steps: they differ from one where a side ends on a half."""
+    """As detectron2's ResizeShortestEdge, in its two steps; one step would differ if a side ends on .5."""
     shorter = image_wh.min(axis=1, keepdims=True)
     content = np.where(image_wh == shorter, float(size), size / shorter * image_wh)
     longer = content.max(axis=1, keepdims=True)

@@ -1,8 +1,8 @@
-"""A dataset as a detector sees it that runs on overlapping tiles of each image.
+"""Overlapping tiles: the dataset that a detector sees when it runs on windows of each image.
 
-Along each axis windows of S pixels begin at 0, S - overlap, 2 (S - overlap) and so on; the last is moved back to end with
-the image (as SAHI cuts them, Akyon et al. 2022). Every window is an image of its own. A box is cut to every window that it
-meets, and each piece is an instance; small rests are left out, but never the largest piece.
+Along each axis, windows of S pixels begin at 0, S - overlap, 2 (S - overlap) and so on; the last one is moved back to end
+with the image (as in SAHI, Akyon et al. 2022). Each window is an image of its own. A box is cut to every window that it
+intersects, and each piece is an instance. Small pieces are dropped, but never the largest piece of a box.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from detect.data.coco_columns import Annotations, Images
 from detect.data.coco_dataset import CocoDataset
-from detect.data.coco_entries import Annotations, Images
-from detect.data.resize import ResizeRule
+from detect.data.resize import ResizeRule, parse_resize
 
-MIN_SHARE = 0.1  # of a box's area, that a piece needs to stay: SAHI's min_area_ratio
+MIN_SHARE = 0.1  # share of a box's area below which a piece is dropped: SAHI's min_area_ratio
 
 
-def cut_tiles(dataset: CocoDataset, rule: ResizeRule) -> CocoDataset:
-    """The tiles of a dataset for a rule ``tiles:S:OVERLAP``; for any other rule the dataset itself.
+def cut_tiles(dataset: CocoDataset, rule: str | ResizeRule) -> CocoDataset:
+    """Cut the images of a dataset into tiles for a rule ``tiles:S:OVERLAP``; for any other rule return it unchanged.
 
-    Tiles are numbered from 1 by image, row and column, and keep the name of their image's file; annotations keep their ids,
-    so that one may stand in several tiles. Tiles cut again stay as they are.
+    Tiles have ids from 1 by image, row and column, and keep the file name of their image. Annotations keep their ids, so one
+    id can be in several tiles. Cutting tiles again changes nothing.
 
     Raises:
         ValueError: the dataset has keypoints, which are not cut.
 
     >>> from detect.data import read_coco
-    >>> from detect.data.resize import parse_resize
     >>> dataset = read_coco({
     ...     "images": [{"id": 4, "width": 150, "height": 90}], "categories": [{"id": 1, "name": "cell"}],
     ...     "annotations": [{"id": 7, "image_id": 4, "category_id": 1, "bbox": [40, 10, 40, 20]}],
     ... })
-    >>> tiled = cut_tiles(dataset, parse_resize("tiles:100:20"))  # windows at 0 and, not at 80, at 50
+    >>> tiled = cut_tiles(dataset, "tiles:100:20")  # windows begin at 0 and 50 (80 would exceed the image)
     >>> tiled.images.wh.tolist(), tiled.instances.boxes_xywh.tolist()
     ([[100, 90], [100, 90]], [[40.0, 10.0, 40.0, 20.0], [0.0, 10.0, 30.0, 20.0]])
     """
+    rule = parse_resize(rule)
     if rule.name != "tiles":
         return dataset
     if dataset.annotations.keypoints is not None:
@@ -65,7 +65,7 @@ def _cut(
     size: int,
     overlap: int,
 ) -> Annotations:
-    """The pieces that stay; ``counts`` are columns and rows of tiles of each image, ``first`` its first tile."""
+    """The pieces that are kept; ``counts`` are (columns, rows) of tiles of each image, ``first`` is its first tile."""
     rows, windows = _windows_of(annotations, images, counts, size, overlap)
     of_image = annotations.image_rows[rows]
     starts = np.minimum(windows * (size - overlap), np.maximum(images.wh[of_image] - size, 0))
@@ -88,22 +88,21 @@ def _cut(
 
 
 def _num_windows(wh: Int64[ndarray, "b 2"], size: int, overlap: int) -> Int64[ndarray, "b 2"]:
-    """Columns and rows of windows."""
+    """(columns, rows) of windows of each image."""
     return -(-np.maximum(wh - size, 0) // (size - overlap)) + 1
 
 
 def _windows_of(
     annotations: Annotations, images: Images, counts: Int64[ndarray, "b 2"], size: int, overlap: int
 ) -> tuple[Int64[ndarray, " m"], Int64[ndarray, "m 2"]]:
-    """Every pair of a box and a window that share some area: the box's row, the window's column and row."""
+    """All pairs of a box and a window that intersect: the box's row, and the window's (column, row)."""
     boxes, step = annotations.boxes_xywh, size - overlap
     last = counts[annotations.image_rows] - 1
     low = np.clip(np.floor((boxes[:, :2] - size) / step).astype(np.int64) + 1, 0, last)
     end = boxes[:, :2] + boxes[:, 2:]
     high = np.clip(np.ceil(end / step).astype(np.int64) - 1, 0, last)
-    high = np.where(
-        images.wh[annotations.image_rows] - size < end, last, high
-    )  # the last window begins before its turn
+    moved_back = images.wh[annotations.image_rows] - size  # where the last window begins
+    high = np.where(moved_back < end, last, high)
     spans = high - low + 1
     per_box = spans.prod(axis=1)
     rows = np.repeat(np.arange(len(boxes)), per_box)
@@ -113,8 +112,8 @@ def _windows_of(
 
 
 def _largest(share: Float64[ndarray, " m"], rows: Int64[ndarray, " m"], num_boxes: int) -> Int64[ndarray, " n"]:
-    """Of each box the piece with the largest share, the first of equals."""
+    """The piece of each box with the largest share, the first of equals."""
     order = np.lexsort((-np.arange(len(rows)), share, rows))
     largest = np.zeros(num_boxes, np.int64)
-    largest[rows[order]] = order  # the last one written stays: the largest share, of equals the first piece
+    largest[rows[order]] = order  # the last write wins: the largest share, and the first piece of equals
     return largest

@@ -129,8 +129,8 @@ class DetectionHead(nn.Module):
     ) -> None:
         super().__init__()
         head.check_anchors(grid.num_anchors)
-        if grid.strides != "exact":
-            raise ValueError(f"need a grid with strides='exact', got {grid.strides!r}")
+        if grid.convention.stride_mode != "exact":
+            raise ValueError(f"need a grid with strides='exact', got {grid.convention.stride_mode!r}")
         self.head = head
         self.grid = grid
         self.post_process = post_process or PostProcess()

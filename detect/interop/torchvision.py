@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.generator import AnchorGenerator
+from detect.anchors.grid_convention import Convention
 from detect.heads.criterion import ImageTargets, RetinaNetCriterion, checked_targets
 from detect.heads.fpn import list_maps
 from detect.heads.postprocess import PostProcess
@@ -130,7 +131,9 @@ def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = (8, 16, 32, 
     for stride, cell in zip(strides, generator.cell_anchors, strict=True):
         shapes = [(width, height) for width, height in (cell[:, 2:] - cell[:, :2]).tolist()]
         levels.append(AnchorLevel(level_name(stride), stride, shapes))
-    return AnchorGenerator(AnchorSet(tuple(levels), center_offset=0.0, name="torchvision"), strides="floor")
+    return AnchorGenerator(
+        AnchorSet(tuple(levels), center_offset=0.0, name="torchvision"), convention=Convention(stride_mode="floor")
+    )
 
 
 def _criterion_of(model: TorchvisionRetinaNet) -> RetinaNetCriterion:

@@ -116,7 +116,7 @@ def _mean_iou_cells(score: AnchorMetrics) -> Any:
     shapes = score.instances.shapes
     cells = PlaneCells.of(shapes, cells_per_octave(len(shapes)))
     counts = cells.sums(np.ones(len(shapes)))
-    means = cells.sums(score.placed_best_iou) / counts
+    means = cells.sums(score.grid_best_iou) / counts
     heat = go.Heatmap(x=cells.x, y=cells.y, z=means, customdata=counts, coloraxis="coloraxis")
     heat.hovertemplate = "%{x:.3g} x %{y:.3g} px<br>boxes: %{customdata:,}<br>mean IoU %{z:.3f}<extra></extra>"
     return heat
@@ -237,7 +237,7 @@ def recall_over_iou(scores: Sequence[AnchorMetrics], columns: int) -> Panel:
     for number, score in enumerate(scores):
         for kind, best_iou, dash in (
             ("by shape", score.best_iou, "solid"),
-            ("placed", score.placed_best_iou, "dash"),
+            ("placed", score.grid_best_iou, "dash"),
         ):
             line = go.Scatter(
                 x=CURVE, y=recall_curve(best_iou), mode="lines", name=f"{label(score.anchors.name)}, {kind}"
@@ -263,7 +263,7 @@ def recall_by_size(score: AnchorMetrics, columns: int) -> Panel:
     traces, keys = [], []
     for band, color in zip(bands, SIZE_COLORS, strict=True):
         if len(band.rows):
-            line = go.Scatter(x=CURVE, y=recall_curve(score.placed_best_iou[band.rows]), mode="lines")
+            line = go.Scatter(x=CURVE, y=recall_curve(score.grid_best_iou[band.rows]), mode="lines")
             line.update(line={"color": color, "width": 2}, name=label(band.name), hovertemplate="%{y:.3f}")
             traces.append(line)
             keys.append(Key(f"{band.name}: {plural(len(band.rows), 'box')}", color, "line"))

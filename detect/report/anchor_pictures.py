@@ -174,7 +174,7 @@ href="data:image/jpeg;base64,{content}"/>
 {_outline(picture.box, BOX_COLOR)}
 {_outline(picture.anchor, ANCHOR_COLOR, dashed=True)}
 </svg>
-<figcaption><b>IoU {score.best_iou[row]:.3f}</b>, placed {score.placed_best_iou[row]:.3f}<br>
+<figcaption><b>IoU {score.best_iou[row]:.3f}</b>, placed {score.grid_best_iou[row]:.3f}<br>
 {escape(category)}, annotation {instances.ids[row]}<br>{escape(name)}</figcaption>
 </figure>"""
 

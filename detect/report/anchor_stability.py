@@ -36,7 +36,7 @@ def stability_blocks(stability: Stability, colors: Mapping[int, str]) -> str:
     columns = [Column("score"), Column("all images", numeric=True), Column("interval", numeric=True)]
     columns += [Column("refitted, images left out", numeric=True), Column("interval", numeric=True)]
     rows = [
-        [NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(stability.held_out[name])]
+        [NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(stability.out_of_bag[name])]
         for name, interval in stability.scores.items()
     ]
     scores = block("Scores with other images", caption, table(columns, rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import AnchorMetrics, Group
+from detect.anchors.metrics import AnchorMetrics, GroupMetrics
 from detect.conventions import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 from detect.data import CocoDataset
 from detect.report.plots import (
@@ -34,14 +33,6 @@ from detect.report.plots import (
 FEW_GROUPS = 8
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """The groups of one set of anchors, as the grid puts them and by shape, in one order."""
-
-    placed: Sequence[Group]
-    by_shape: Sequence[Group]
-
-
 def average_iou_panels(scores: Sequence[AnchorMetrics]) -> list[Panel]:
     """Average IoU by size, by aspect ratio and by category, on the grid and by shape."""
     ranked = sorted(range(len(scores[0].by_category)), key=lambda row: -scores[0].by_category[row].count)
@@ -49,12 +40,9 @@ def average_iou_panels(scores: Sequence[AnchorMetrics]) -> list[Panel]:
     widths = (3, 6, 3) if len(shown) <= FEW_GROUPS else (5, 7, 12)
     caption = "Average best IoU where the grid puts the anchors, the number of boxes under each name"
     cut = f"; the {len(shown)} of {len(ranked)} categories with the most boxes" if len(ranked) > len(shown) else ""
-    sizes = [_Groups(score.placed_by_size, score.by_size) for score in scores]
-    ratios = [_Groups(score.placed_by_ratio, score.by_ratio) for score in scores]
-    categories = [
-        _Groups([score.placed_by_category[row] for row in shown], [score.by_category[row] for row in shown])
-        for score in scores
-    ]
+    sizes = [score.by_size for score in scores]
+    ratios = [score.by_ratio for score in scores]
+    categories = [[score.by_category[row] for row in shown] for score in scores]
     return [
         _group_panel("by-size", "By size", f"{caption}; size is the root of the area.", scores, sizes, widths[0]),
         _group_panel("by-ratio", "By aspect ratio", f"{caption}; h/w is height over width.", scores, ratios, widths[1]),
@@ -63,10 +51,15 @@ def average_iou_panels(scores: Sequence[AnchorMetrics]) -> list[Panel]:
 
 
 def _group_panel(
-    name: str, title: str, caption: str, scores: Sequence[AnchorMetrics], groups: Sequence[_Groups], columns: int
+    name: str,
+    title: str,
+    caption: str,
+    scores: Sequence[AnchorMetrics],
+    groups: Sequence[Sequence[GroupMetrics]],
+    columns: int,
 ) -> Panel:
     """Bars and lines for the first set, diamonds for those it is compared with; ``groups`` are those of each set."""
-    names = [(group.name, group.count) for group in groups[0].placed]
+    names = [(group.name, group.count) for group in groups[0]]
     chart = figure(
         _bars(scores[0], groups[0])
         + [_diamonds(number, scores[number], groups[number]) for number in range(1, len(scores))],
@@ -78,20 +71,20 @@ def _group_panel(
     return Panel(name, title, caption, chart, columns, keys)
 
 
-def _bars(score: AnchorMetrics, groups: _Groups) -> list[Any]:
-    rows = list(range(len(groups.placed)))
-    hover = [_group_hover(score, *pair) for pair in zip(groups.placed, groups.by_shape, strict=True)]
-    bars = go.Bar(x=rows, y=[group.average_iou for group in groups.placed], hovertext=hover, hoverinfo="text")
+def _bars(score: AnchorMetrics, groups: Sequence[GroupMetrics]) -> list[Any]:
+    rows = list(range(len(groups)))
+    hover = [_group_hover(score, group) for group in groups]
+    bars = go.Bar(x=rows, y=[group.grid_average_iou for group in groups], hovertext=hover, hoverinfo="text")
     bars.update(marker={"color": set_color(0), "opacity": 0.72}, width=min(0.72, 0.14 * len(rows)))
-    lines = go.Scatter(x=rows, y=[group.average_iou for group in groups.by_shape], mode="markers", hoverinfo="skip")
+    lines = go.Scatter(x=rows, y=[group.average_iou for group in groups], mode="markers", hoverinfo="skip")
     width = 22 if len(rows) <= FEW_GROUPS else 13
     lines.marker = {"symbol": "line-ew", "size": width, "line": {"color": INK, "width": 2}}
     return [bars, lines]
 
 
-def _diamonds(number: int, score: AnchorMetrics, groups: _Groups) -> Any:
-    hover = [_group_hover(score, *pair) for pair in zip(groups.placed, groups.by_shape, strict=True)]
-    heights = [group.average_iou for group in groups.placed]
+def _diamonds(number: int, score: AnchorMetrics, groups: Sequence[GroupMetrics]) -> Any:
+    hover = [_group_hover(score, group) for group in groups]
+    heights = [group.grid_average_iou for group in groups]
     diamonds = go.Scatter(x=list(range(len(heights))), y=heights, mode="markers", hovertext=hover, hoverinfo="text")
     diamonds.marker = {
         "color": set_color(number),
@@ -124,11 +117,11 @@ def _tick(name: str, count: int, few: bool) -> str:
     return f"{label(name)}  {count:,}"
 
 
-def _group_hover(score: AnchorMetrics, placed: Group, by_shape: Group) -> str:
-    lines = [f"<b>{label(placed.name, 60)}</b>", label(score.anchors.name), plural(placed.count, "box")]
-    if placed.count:
-        lines += [f"average IoU {placed.average_iou:.3f}, by shape {by_shape.average_iou:.3f}"]
-        lines += [f"recall at {at:g}: {recall:.3f}" for at, recall in placed.recall.items()]
+def _group_hover(score: AnchorMetrics, group: GroupMetrics) -> str:
+    lines = [f"<b>{label(group.name, 60)}</b>", label(score.anchors.name), plural(group.count, "box")]
+    if group.count:
+        lines += [f"average IoU {group.grid_average_iou:.3f}, by shape {group.average_iou:.3f}"]
+        lines += [f"recall at {at:g}: {recall:.3f}" for at, recall in group.grid_recall.items()]
     return "<br>".join(lines)
 
 

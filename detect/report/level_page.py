@@ -38,9 +38,9 @@ def level_table(score: AnchorMetrics, colors: Mapping[int, str], preference: Lev
     costs = level_costs(canvas_wh, score.anchors, HeadSize(1))
     count, lost = len(score.instances), score.only_on_level(threshold).tolist()
     rows: list[list[str | Html]] = []
-    for number, (level, group) in enumerate(zip(score.anchors.levels, score.placed_by_level, strict=True)):
+    for number, (level, group) in enumerate(zip(score.anchors.levels, score.by_level, strict=True)):
         share = group.count / count if count else math.nan
-        cells = [f"{level.stride}", f"{len(level.shapes)}", percent(share), decimal(group.average_iou)]
+        cells = [f"{level.stride}", f"{len(level.shapes)}", percent(share), decimal(group.grid_average_iou)]
         cells += [f"{lost[number]:,}", _whole(costs[number].anchors)]
         if preference:
             told = preference.levels[number]
@@ -68,7 +68,7 @@ def grid_iou_by_level(score: AnchorMetrics, colors: Mapping[int, str], columns: 
     edges = np.linspace(0, 1, NUM_BARS + 1)
     traces = []
     for number, level in enumerate(score.anchors.levels):
-        counts, _ = np.histogram(score.placed_best_iou[score.placed_level == number], edges)
+        counts, _ = np.histogram(score.grid_best_iou[score.best_level == number], edges)
         bars = go.Bar(x=(edges[1:] + edges[:-1]) / 2, y=counts, width=0.9 / NUM_BARS, name=label(level.name))
         bars.update(marker={"color": colors[level.stride]}, hovertemplate="%{y:,}")
         traces.append(bars)
@@ -194,7 +194,7 @@ def _counts(preference: LevelReport) -> str:
 
 
 def _finer(preference: LevelReport) -> str:
-    finer = preference.finer
+    finer = preference.extra_level
     if finer is None:
         return block("A finer level", "The finest stride is odd: there is no level of half of it.", "")
     count = len(preference.score.instances)

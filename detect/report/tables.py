@@ -159,7 +159,7 @@ def _worst_row(score: AnchorMetrics, row: int) -> list[str | Html]:
         dataset.category_name(int(instances.category_ids[row])),
         f"{width:.1f} x {height:.1f}",
         decimal(float(score.best_iou[row])),
-        decimal(float(score.placed_best_iou[row])),
+        decimal(float(score.grid_best_iou[row])),
     ]
 
 

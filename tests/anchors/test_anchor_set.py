@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.anchors.anchor_set import AnchorSet, SourceFile, level_name, levels_of_shapes, place_shapes, strides_of
 from detect.anchors.grid_iou import grid_iou_by_level
-from detect.anchors.known import KNOWN_ANCHORS, load_anchors
+from detect.data.resize import parse_resize
 from detect.errors import AnchorFileError, FitError
 
 GOOD = "format: 1\nresize: none\nlevels: [{name: P3, stride: 8, shapes: [[10, 20]]}]\n"
@@ -43,6 +43,15 @@ def test_levels_are_sorted_by_stride_and_shapes_by_area():
     assert [level.stride for level in anchors.levels] == [8, 16]
     assert_allclose(anchors.shapes, [[5, 5], [10, 20], [60, 60]])
     assert anchors.levels[0].shapes == [(10.0, 20.0), (5.0, 5.0)]  # the order of channels is kept
+
+
+def test_the_resize_rule_is_taken_as_text_or_as_an_object():
+    sets = [
+        AnchorSet.of([[(10, 20)]], strides=[8], resize=rule)
+        for rule in ("letterbox:640", parse_resize("letterbox:640"))
+    ]
+    assert sets[0] == sets[1]
+    assert sets[0].resize == "letterbox:640"
 
 
 def test_names_of_levels():
@@ -79,28 +88,6 @@ def test_a_broken_file_gets_one_line_that_names_it(tmp_path, text, message):
         AnchorSet.load(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
-
-
-def test_other_names_are_refused_with_those_that_are_known():
-    with pytest.raises(AnchorFileError, match=r"yolov9: no such file; known by name: .*retinanet.*yolov3-coco"):
-        load_anchors("yolov9")
-
-
-def test_a_folder_stands_for_the_file_in_it(tmp_path):
-    (tmp_path / "anchors.yaml").write_text(GOOD, "utf-8")
-    assert load_anchors(str(tmp_path)).shapes.tolist() == [[10.0, 20.0]]
-
-
-def test_known_anchors_are_the_published_ones():
-    # 32 px on P3 with ratio h/w = 1/2: 32 * sqrt(2) by 32 / sqrt(2); the last of P7 is 812.7 px with ratio 2
-    retinanet = KNOWN_ANCHORS["retinanet"]
-    assert retinanet.num_anchors == 45
-    assert_allclose(retinanet.levels[0].shapes[0], [32 * 2**0.5, 32 / 2**0.5], rtol=1e-5)
-    assert_allclose(np.prod(retinanet.levels[-1].shapes[-1]) ** 0.5, 512 * 2 ** (2 / 3), rtol=1e-5)
-    # YOLO9000's VOC anchors are in cells of 32 px
-    assert_allclose(KNOWN_ANCHORS["yolov2-voc"].shapes[0], [1.3221 * 32, 1.73145 * 32], rtol=1e-5)
-    assert KNOWN_ANCHORS["yolov3-coco"].levels[2].shapes == [(116.0, 90.0), (156.0, 198.0), (373.0, 326.0)]
-    assert all(name == anchors.name for name, anchors in KNOWN_ANCHORS.items())
 
 
 def test_shapes_go_to_the_level_of_their_size_and_never_by_rank():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from builders import grid_anchors
+from builders import grid_anchors, instances_of, part_of
 from numpy.testing import assert_allclose, assert_array_equal
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
@@ -18,35 +16,11 @@ from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.fitting.fit_levels import fit_levels
 from detect.ops.matcher import Atss, MaxIoU
-from detect.samples import SAMPLES, sample_annotations
+from detect.samples import SAMPLES
 
 SIZES = [(20.0, 27.3), (45.0,), (99.0,), (160.0,), (300.0,)]
-
-
-def of(boxes: list[list[float]], side: int = 64, images: list[int] | None = None) -> ResizedInstances:
-    """Boxes (x, y, w, h) in square images, all in the first by default."""
-    images = images or [1] * len(boxes)
-    content = {
-        "images": [{"id": number, "width": side, "height": side} for number in sorted(set(images))],
-        "categories": [{"id": 1, "name": "a"}],
-        "annotations": [
-            {"id": row + 1, "image_id": image, "category_id": 1, "bbox": box}
-            for row, (image, box) in enumerate(zip(images, boxes, strict=True))
-        ],
-    }
-    return ResizedInstances.of(read_coco(content), parse_resize("none"))
-
-
-def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
-    """Every so many images of a sample."""
-    content = json.loads(sample_annotations(sample).read_text())
-    content["images"] = content["images"][::step]
-    kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
-    return ResizedInstances.of(read_coco(content), parse_resize(resize))
 
 
 def images_of(instances: ResizedInstances, grid: AnchorGenerator):
@@ -75,35 +49,35 @@ def test_numbers_by_hand():
     # 1 is cell (0, 0), IoU 1; 2 reaches it with 240 / 256 and loses it; 3, 5 x 5 in one cell, has 25 / 256;
     # 4, 16 x 14, has 224 / 256 with its own cell; 5 is midway between two cells: 128 / 384 with each
     boxes = [[0, 0, 16, 16], [0, 0, 16, 15], [40, 40, 5, 5], [16, 48, 16, 14], [24, 16, 16, 16]]
-    result = assign(of(boxes), AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16])))
+    result = assign(instances_of(boxes), AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16])))
     assert_array_equal(result.positives.ravel(), [1, 0, 1, 1, 2])
     assert_array_equal(result.by_threshold.ravel(), [1, 0, 0, 1, 0])
-    assert_array_equal(result.suitable.ravel(), [1, 1, 0, 1, 0])
+    assert_array_equal(result.candidates.ravel(), [1, 1, 0, 1, 0])
     assert_array_equal(result.low_quality_only, [2, 4])
     assert_array_equal(result.unassigned, [1])
     (level,) = result.by_level
     assert vars(level) == {
-        "name": "P4", "num_anchors": 16, "positives": 5, "by_threshold": 2, "ignored": 0, "collisions": 1
+        "name": "P4", "num_anchors": 16, "positives": 5, "by_threshold": 2, "ignored": 0, "ambiguous": 1
     }  # fmt: skip
     assert vars(result.overall) == {
-        "name": "all", "count": 5, "positives": 1.0, "low_quality_only": 2, "unassigned": 1, "outbid": 1
+        "name": "all", "count": 5, "positives": 1.0, "low_quality_only": 2, "unassigned": 1, "ambiguous_lost": 1
     }  # fmt: skip
 
 
 def test_the_first_and_last_anchors_of_a_level_are_its_own():
     # the corners of both levels: cells of 16 px and of 32 px
     boxes = [[0, 0, 16, 16], [48, 48, 16, 16], [0, 0, 32, 32], [32, 32, 32, 32]]
-    result = assign(of(boxes), AnchorGenerator(AnchorSet.of([[(16, 16)], [(32, 32)]], strides=(16, 32))))
+    result = assign(instances_of(boxes), AnchorGenerator(AnchorSet.of([[(16, 16)], [(32, 32)]], strides=(16, 32))))
     assert_array_equal(result.positives, [[1, 0], [1, 0], [0, 1], [0, 1]])
-    assert_array_equal(result.suitable, result.positives)
+    assert_array_equal(result.candidates, result.positives)
     assert_array_equal(result.num_anchors, [16, 4])
 
 
-def test_forced_an_outbid_instance_is_saved_and_leaves_the_better_one_with_nothing():
+def test_forced_an_instance_that_loses_its_anchor_gets_it_back_and_leaves_the_better_one_with_nothing():
     # both have the first cell as their best anchor, by 1 and by 240 / 256: the last of them takes it
     grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
-    result = assign(of([[0, 0, 16, 16], [0, 0, 16, 15]]), grid, MaxIoU(low_quality_mode="forced"))
-    assert_array_equal(result.suitable.ravel(), [1, 1])
+    result = assign(instances_of([[0, 0, 16, 16], [0, 0, 16, 15]]), grid, MaxIoU(low_quality_mode="forced"))
+    assert_array_equal(result.candidates.ravel(), [1, 1])
     assert_array_equal(result.low_quality_only, [1])
     assert_array_equal(result.unassigned, [0])
 
@@ -111,8 +85,8 @@ def test_forced_an_outbid_instance_is_saved_and_leaves_the_better_one_with_nothi
 def test_an_anchor_between_the_thresholds_is_ignored():
     # 16 x 7 in a cell of 16 x 16: 112 / 256 = .4375; the low-quality rule makes it positive
     grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
-    assert assign(of([[0, 0, 16, 7]]), grid, MaxIoU(allow_low_quality_matches=False)).ignored.tolist() == [1]
-    assert assign(of([[0, 0, 16, 7]]), grid).ignored.tolist() == [0]
+    assert assign(instances_of([[0, 0, 16, 7]]), grid, MaxIoU(allow_low_quality_matches=False)).ignored.tolist() == [1]
+    assert assign(instances_of([[0, 0, 16, 7]]), grid).ignored.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +96,7 @@ def test_every_sample_has_the_counts_of_torchvisions_matcher(sample, resize, ste
     instances = part_of(sample, resize, step)
     grid = AnchorGenerator.of_sizes(SIZES)
     result = assign(instances, grid)
-    ignored, collisions, anchors = np.zeros((3, 5), np.int64)
+    ignored, ambiguous, anchors = np.zeros((3, 5), np.int64)
     for rows, boxes, every, per_level in images_of(instances, grid):
         iou = box_iou(boxes, every)
         with_low, without = (torchvision_matcher[low](iou) for low in (True, False))
@@ -130,14 +104,14 @@ def test_every_sample_has_the_counts_of_torchvisions_matcher(sample, resize, ste
         assert_array_equal(result.by_threshold[rows], counted(without, per_level, len(rows)))
         reached = iou >= 0.5
         assert_array_equal(
-            result.suitable[rows], [[int(part.sum()) for part in row.split(per_level)] for row in reached]
+            result.candidates[rows], [[int(part.sum()) for part in row.split(per_level)] for row in reached]
         )
         levels = torch.stack([with_low == Matcher.BETWEEN_THRESHOLDS, reached.sum(dim=0) > 1]).split(per_level, dim=1)
         ignored += [int(level[0].sum()) for level in levels]
-        collisions += [int(level[1].sum()) for level in levels]
+        ambiguous += [int(level[1].sum()) for level in levels]
         anchors += per_level
     assert_array_equal(result.ignored, ignored)
-    assert_array_equal(result.collisions, collisions)
+    assert_array_equal(result.ambiguous, ambiguous)
     assert_array_equal(result.num_anchors, anchors)
     assert len(result.low_quality_only) > 0
 
@@ -171,15 +145,15 @@ def test_atss_is_the_matchers(sample, shapes):
     assert len(result.low_quality_only) == result.ignored.sum() == 0
 
 
-def test_atss_suits_an_instance_with_what_it_would_get_alone():
+def test_the_candidates_of_atss_are_what_an_instance_would_get_alone():
     random = np.random.default_rng(0)
     boxes = np.concatenate([random.uniform(10, 90, (40, 2)), random.uniform(15, 60, (40, 2))], axis=1).round(3)
     grid = AnchorGenerator(AnchorSet.of([[(24, 24)], [(48, 48)]], strides=(8, 16)))
-    crowded = assign(of(boxes.tolist(), side=160), grid, Atss())
-    apart = assign(of(boxes.tolist(), side=160, images=list(range(1, 41))), grid, Atss())
-    assert_array_equal(crowded.suitable, apart.positives)
-    assert crowded.collisions.sum() > 0
-    assert apart.collisions.sum() == 0
+    crowded = assign(instances_of(boxes.tolist(), image_wh=(160, 160)), grid, Atss())
+    apart = assign(instances_of(boxes.tolist(), image_wh=(160, 160), image_ids=list(range(1, 41))), grid, Atss())
+    assert_array_equal(crowded.candidates, apart.positives)
+    assert crowded.ambiguous.sum() > 0
+    assert apart.ambiguous.sum() == 0
 
 
 def test_groups_add_up_to_the_whole():
@@ -187,7 +161,7 @@ def test_groups_add_up_to_the_whole():
         result = assign(instances, AnchorGenerator.of_sizes(SIZES))
         whole = result.overall
         for groups in (result.by_size, result.by_ratio, result.by_category):
-            for field in ("count", "low_quality_only", "unassigned", "outbid"):
+            for field in ("count", "low_quality_only", "unassigned", "ambiguous_lost"):
                 assert sum(getattr(group, field) for group in groups) == getattr(whole, field)
             assert_allclose(
                 sum(group.positives * group.count for group in groups if group.count), result.positives.sum()
@@ -204,7 +178,7 @@ def test_categories_with_few_positives_are_neglected():
     mean = result.positives.sum() / len(bccd)
     assert 0 < platelets.positives < 0.2 * mean
     assert result.neglect_in_words() == (
-        f"unevenly shared: positive anchors a box Platelets {platelets.positives:.1f}, on average {mean:.1f}"
+        f"uneven assignment: positive anchors per box: Platelets {platelets.positives:.1f}; mean of all boxes {mean:.1f}"
     )
     even = assign(bccd, grid, Atss())
     assert (even.neglected, even.neglect_in_words()) == ((), None)
@@ -230,9 +204,9 @@ def test_images_do_not_meet():
     # the same boxes in two images each get what they get in one
     boxes = [[0, 0, 16, 16], [0, 0, 16, 15]]
     grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
-    one, two = assign(of(boxes), grid), assign(of(boxes * 2, images=[1, 1, 2, 2]), grid)
+    one, two = assign(instances_of(boxes), grid), assign(instances_of(boxes * 2, image_ids=[1, 1, 2, 2]), grid)
     assert_array_equal(two.positives, np.tile(one.positives, (2, 1)))
-    assert_array_equal(two.collisions, 2 * one.collisions)
+    assert_array_equal(two.ambiguous, 2 * one.ambiguous)
 
 
 def test_without_the_low_quality_rule_both_counts_are_one():
@@ -248,11 +222,11 @@ def test_a_box_that_meets_no_anchor_is_unassigned():
     # stride 32, anchors of 4 x 4 around (16, 16) and (48, 48): nothing at (0, 0)
     grid = AnchorGenerator(AnchorSet.of([[(4, 4)]], strides=[32]))
     for rule in (MaxIoU(), MaxIoU(low_quality_mode="forced"), Atss()):
-        assert_array_equal(assign(of([[0, 0, 4, 4], [14, 14, 4, 4]]), grid, rule).unassigned, [0])
+        assert_array_equal(assign(instances_of([[0, 0, 4, 4], [14, 14, 4, 4]]), grid, rule).unassigned, [0])
 
 
 def test_nothing_to_assign_and_a_wrong_number():
-    empty = ResizedInstances.of(read_coco({"images": [], "annotations": [], "categories": []}), parse_resize("none"))
+    empty = ResizedInstances.of(read_coco({"images": [], "annotations": [], "categories": []}), "none")
     result = assign(empty, AnchorGenerator.of_sizes(SIZES))
     assert result.positives.shape == (0, 5)
     assert result.by_category == result.neglected == ()

@@ -16,7 +16,7 @@ shapes_2d = arrays(np.float64, st.tuples(st.integers(1, 60), st.just(2)), elemen
 
 
 def test_cells_by_hand():
-    # two cells an octave: log2(8) * 2 = 6, log2(9) * 2 = 6.34, both in cell 6; log2(32) * 2 = 10; log2(1) = 0
+    # two cells per octave: log2(8) * 2 = 6, log2(9) * 2 = 6.34, both in cell 6; log2(32) * 2 = 10; log2(1) = 0
     histogram = ShapeHistogram.of(np.array([[8.0, 32.0], [9.0, 32.0], [1.0, 1.0]]), cells_per_octave=2)
     assert_array_equal(histogram.cells, [[0, 0], [6, 10]])
     assert_array_equal(histogram.counts, [1, 2])
@@ -52,7 +52,7 @@ def test_the_error_in_average_iou_is_within_the_bound(shapes, anchors, cells_per
 
 
 def test_the_bound_is_nearly_reached_where_boxes_sit_on_both_edges_of_a_cell():
-    # one cell an octave, half of the widths at its lower edge and half just under its upper one; heights all at an edge
+    # one cell per octave, half of the widths at its lower edge and half just under its upper one; heights all at an edge
     widths = np.array([1.0, 2 - 1e-9])
     shapes = np.stack([widths, np.ones(2)], axis=1)
     histogram = ShapeHistogram.of(shapes, cells_per_octave=1)
@@ -98,7 +98,7 @@ def test_bad_extents_are_refused(shapes, message):
 
 
 def test_different_cells_do_not_add():
-    with pytest.raises(ValueError, match="of 32 and of 16 cells an octave"):
+    with pytest.raises(ValueError, match="with 32 and 16 cells per octave"):
         ShapeHistogram.empty(cells_per_octave=32) + ShapeHistogram.empty(cells_per_octave=16)
     with pytest.raises(ValueError, match="cells_per_octave=0"):
         ShapeHistogram.empty(cells_per_octave=0)

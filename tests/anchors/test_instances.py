@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import instances_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -9,7 +10,6 @@ from numpy.testing import assert_allclose
 from detect.anchors.instances import (
     ResizedInstances,
     area_ranges,
-    banded,
     category_groups,
     instance_weights,
     ratio_bins,
@@ -21,23 +21,27 @@ from detect.errors import FitError
 
 
 def test_a_value_on_an_edge_belongs_above_it():
-    bands = banded(np.array([31.9, 32.0, 95.9, 96.0]), (32.0, 96.0), ("small", "medium", "large"))
-    assert [(band.name, band.rows.tolist()) for band in bands] == [("small", [0]), ("medium", [1, 2]), ("large", [3])]
+    squares = boxes([31.9, 32.0, 95.9, 96.0], [3] * 4)
+    assert [group.rows.tolist() for group in area_ranges(squares)] == [[0], [1, 2], [3]]
+    assert [group.name for group in area_ranges(squares)] == ["small, under 32 px", "medium", "large, from 96 px"]
+    # h/w 1/3, 2/3, 3/2 and 3 each begin a bin
+    edges = instances_of([[0, 0, 30, 10], [0, 0, 30, 20], [0, 0, 20, 30], [0, 0, 10, 30]])
+    assert [group.rows.tolist() for group in ratio_bins(edges)] == [[], [0], [1], [2], [3]]
 
 
-def test_every_instance_is_in_one_band_of_each_kind(bccd, nuclei):
+def test_every_instance_is_in_one_group_of_each_kind(bccd, nuclei):
     for instances in (bccd, nuclei):
-        for bands in (area_ranges(instances), ratio_bins(instances), category_groups(instances)):
-            rows = np.concatenate([band.rows for band in bands])
+        for groups in (area_ranges(instances), ratio_bins(instances), category_groups(instances)):
+            rows = np.concatenate([group.rows for group in groups])
             assert sorted(rows.tolist()) == list(range(len(instances)))
 
 
 def test_categories_are_named_in_the_order_of_their_ids(bccd):
     dataset = bccd.dataset
-    bands = category_groups(bccd)
-    assert [band.name for band in bands] == [dataset.categories[key] for key in sorted(dataset.categories)]
-    for band, key in zip(bands, sorted(dataset.categories), strict=True):
-        assert set(dataset.instances.category_ids[band.rows].tolist()) == {key}
+    groups = category_groups(bccd)
+    assert [group.name for group in groups] == [dataset.categories[key] for key in sorted(dataset.categories)]
+    for group, key in zip(groups, sorted(dataset.categories), strict=True):
+        assert set(dataset.instances.category_ids[group.rows].tolist()) == {key}
 
 
 def boxes(sides, categories):
@@ -52,11 +56,19 @@ def boxes(sides, categories):
                 ],
             }
         ),
-        parse_resize("none"),
+        "none",
     )
 
 
 FOUR = boxes([10, 10, 10, 200], [3, 3, 3, 7])
+
+
+def test_the_resize_rule_is_taken_as_text_or_as_an_object(bccd):
+    text, rule = (ResizedInstances.of(bccd.dataset, rule) for rule in ("letterbox:320", parse_resize("letterbox:320")))
+    assert text.rule == rule.rule
+    assert_allclose(text.boxes, rule.boxes, rtol=0, atol=0)
+    # letterbox:640 is twice letterbox:320, but for the rounding of content and offset
+    assert_allclose(text.shapes, bccd.shapes / 2)
 
 
 def test_alike_by_default():
@@ -102,12 +114,12 @@ def test_no_instances_have_no_weights():
 
 
 @given(st.lists(st.tuples(st.integers(4, 600), st.sampled_from([3, 7])), min_size=1, max_size=30), st.booleans())
-def test_bands_have_equal_weight_in_all_and_the_mean_is_one(drawn, by_size):
+def test_groups_have_equal_weight_in_all_and_the_mean_is_one(drawn, by_size):
     instances = boxes(*zip(*drawn, strict=True))
     weights = instance_weights(instances, balance="size" if by_size else "category")
     assert_allclose(weights.mean(), 1)
-    bands = [band for band in (area_ranges if by_size else category_groups)(instances) if len(band.rows)]
-    assert_allclose([weights[band.rows].sum() for band in bands], len(instances) / len(bands))
+    groups = [group for group in (area_ranges if by_size else category_groups)(instances) if len(group.rows)]
+    assert_allclose([weights[group.rows].sum() for group in groups], len(instances) / len(groups))
 
 
 def test_a_histogram_for_each_weight():

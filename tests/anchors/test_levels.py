@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from builders import instances_of, part_of
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from torch.testing import assert_close
@@ -17,10 +18,8 @@ from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.anchors.levels import ExtraLevel, LevelReport, extra_level, level_report
+from detect.anchors.levels import LevelReport, level_report
 from detect.anchors.metrics import anchor_metrics
-from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.heads.retinanet import RetinaNetHead
 from detect.ops.matcher import Atss, MaxIoU
@@ -32,20 +31,9 @@ NUCLEI = AnchorSet.of(
 )
 
 
-def of(boxes: list[list[float]], side: int = 128) -> ResizedInstances:
-    annotations = [{"id": 5 + 4 * row, "image_id": 1, "category_id": 1, "bbox": box} for row, box in enumerate(boxes)]
-    images = [{"id": 1, "width": side, "height": side}]
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
-    return ResizedInstances.of(read_coco(content), parse_resize("none"))
-
-
-def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
-    """Every so many images of a sample."""
-    content = json.loads(sample_annotations(sample).read_text())
-    content["images"] = content["images"][::step]
-    kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
-    return ResizedInstances.of(read_coco(content), parse_resize(resize))
+def of(boxes: list[list[float]]) -> ResizedInstances:
+    """Boxes with ids 5, 9, 13, ... in one image."""
+    return instances_of(boxes, ids=[5 + 4 * row for row in range(len(boxes))], image_wh=(128, 128))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +45,9 @@ def test_numbers_by_hand():
     # anchors 16 on stride 16, 40 on 32, 64 on 64, all squares in the middle of their cells. The first two boxes are cells
     # of P4, the third, 60 x 60 at (2, 2), is the first cell of P6 but for its rim: 3600 / 4096
     anchors = AnchorSet.of([[(16, 16)], [(40, 40)], [(64, 64)]], strides=(16, 32, 64))
-    found = level_report(of([[0, 0, 16, 16], [16, 32, 16, 16], [2, 2, 60, 60]]), AnchorGenerator(anchors), HeadSize(1))
+    found = level_report(
+        of([[0, 0, 16, 16], [16, 32, 16, 16], [2, 2, 60, 60]]), AnchorGenerator(anchors), head=HeadSize(1)
+    )
     assert_allclose([level.preferred for level in found.levels], [2 / 3, 0, 1 / 3])
     assert_allclose([level.positives for level in found.levels], [2 / 3, 0, 1 / 3])
     assert [level.cost.anchors for level in found.levels] == [64, 16, 4]
@@ -72,15 +62,15 @@ def test_numbers_by_hand():
     assert_allclose([without_p5.anchors_saved, without_p5.flops_saved], [16 / 84, 16 / 84])
     assert found.suggested.levels == (0, 2)
     assert found.advice == (
-        "P4 takes 66.7% of positives and is the best level of 66.7% of instances; without it 2 instances are lost: "
-        "annotations 5, 9; it is 76.2% of the anchors and 76.2% of the head's operations",
-        "P5 takes 0.0% of positives and is the best level of 0.0% of instances; without it no instance is lost; "
-        "it is 19.0% of the anchors and 19.0% of the head's operations",
-        "P6 takes 33.3% of positives and is the best level of 33.3% of instances; without it 1 instance is lost: "
-        "annotation 13; it is 4.8% of the anchors and 4.8% of the head's operations",
-        "keep P4, P6: no instance is lost; saved are 19.0% of the anchors and 19.0% of the head's operations",
-        "P3 with the shapes of P4 halved would cover 0 more (0.0% of instances), for 3.0 times the anchors and 3.0 times "
-        "the operations in addition: it does not pay",
+        "P4 has 66.7% of positives and the best anchor of 66.7% of instances; without it 2 instances are lost: "
+        "annotations 5, 9; dropping it saves 76.2% of the anchors and 76.2% of the head's operations",
+        "P5 has 0.0% of positives and the best anchor of 0.0% of instances; without it no instance is lost; "
+        "dropping it saves 19.0% of the anchors and 19.0% of the head's operations",
+        "P6 has 33.3% of positives and the best anchor of 33.3% of instances; without it 1 instance is lost: "
+        "annotation 13; dropping it saves 4.8% of the anchors and 4.8% of the head's operations",
+        "keep P4, P6: no instance is lost; this saves 19.0% of the anchors and 19.0% of the head's operations",
+        "P3 with the shapes of P4 halved would cover 0 more (0.0% of instances) and add 3.0 times the anchors and 3.0 times "
+        "the operations: it does not pay",
     )
 
 
@@ -88,16 +78,16 @@ def test_numbers_by_hand():
 def test_every_subset_is_what_its_own_grid_covers_and_gives(convention):
     nuclei = part_of("nuclei", "none", step=8)
     grid = AnchorGenerator.of_sizes([(10, 14), (22,), (40,)], strides=(4, 8, 16), convention=convention)
-    found = level_report(nuclei, grid, HeadSize(1), threshold=0.6)
+    found = level_report(nuclei, grid, head=HeadSize(1), threshold=0.6)
     ids = nuclei.dataset.instances.ids
-    whole = found.score.placed_best_iou >= 0.6
+    whole = found.score.grid_best_iou >= 0.6
     subsets = list(found.subsets())
     assert [kept.levels for kept in subsets] == [(0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,)]
     for kept in subsets:
         own = grid.select_levels(kept.levels)
-        alone = anchor_metrics(nuclei, own.anchors, strides=own.strides, rounded=own.rounded)
+        alone = anchor_metrics(nuclei, own.anchors, convention=own.convention)
         assert_allclose([kept.recall, kept.average_iou], [alone.grid_recall(0.6), alone.grid_average_iou])
-        assert_array_equal(kept.lost, ids[whole & (alone.placed_best_iou < 0.6)])
+        assert_array_equal(kept.lost, ids[whole & (alone.grid_best_iou < 0.6)])
         assert kept.without_threshold == len(assign(nuclei, own, MaxIoU(allow_low_quality_matches=False)).unassigned)
         costs = level_costs(nuclei.canvas_wh[:1], own.anchors, HeadSize(1))  # images are all of one size
         of_all = sum(level.cost.flops for level in found.levels)
@@ -196,11 +186,11 @@ def test_to_dict_is_json(of_nuclei):
 def test_one_level_has_no_other_and_no_instances_give_no_advice_to_drop():
     one = level_report(of([[0, 0, 16, 16]]), AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[7])))
     assert one.without_each == ()
-    assert one.finer is None
-    assert one.advice == ("keep all levels: each covers instances that no other does",)
+    assert one.extra_level is None
+    assert one.advice == ("keep all levels: each covers instances that no other level covers",)
     empty = level_report(of([]), AnchorGenerator(NUCLEI))
     assert np.isnan(empty.levels[0].preferred)
-    assert not empty.finer.pays
+    assert not empty.extra_level.pays
     assert empty.suggested.levels == (0, 1, 2, 3, 4)
 
 
@@ -209,58 +199,5 @@ def test_wrong_levels_are_named(of_nuclei):
         with pytest.raises(ValueError, match="need one or more different levels from 0 to 4"):
             of_nuclei.keep(wrong)
     many = AnchorSet.of([[(8, 8)]] * 11, strides=[2**power for power in range(11)])
-    with pytest.raises(FitError, match="11 levels: their subsets are compared for at most 10"):
+    with pytest.raises(FitError, match="11 levels: subsets are compared for at most 10"):
         level_report(of([[0, 0, 16, 16]]), AnchorGenerator(many))
-
-
-def found(instances: ResizedInstances, grid: AnchorGenerator) -> ExtraLevel:
-    score = anchor_metrics(instances, grid.anchors, strides=grid.strides, rounded=grid.rounded)
-    finer = extra_level(score, grid, HeadSize(1), threshold=0.5)
-    assert finer is not None
-    return finer
-
-
-def of_finer_level(boxes: list[list[float]]) -> ResizedInstances:
-    annotations = [{"id": row + 1, "image_id": 1, "category_id": 1, "bbox": box} for row, box in enumerate(boxes)]
-    images = [{"id": 1, "width": 64, "height": 64}]
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
-    return ResizedInstances.of(read_coco(content), parse_resize("none"))
-
-
-def test_small_boxes_want_halved_shapes_and_misplaced_ones_a_closer_grid():
-    grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
-    # 8 x 8 in the first cell of_finer_level stride 8: 64 / 256 with 16 x 16, 1 with its half
-    small = found(of_finer_level([[0, 0, 8, 8], [0, 0, 16, 16]]), grid)
-    assert (small.scale, small.shapes, small.gained, small.recall, small.average_iou) == (
-        0.5,
-        ((8.0, 8.0),),
-        1,
-        1.0,
-        1.0,
-    )
-    # 16 x 16 at (4, 4): centre (12, 12). Of stride 16 the nearest is (8, 8): 144 / 368; of stride 8 it is (12, 12)
-    misplaced = found(of_finer_level([[4, 4, 16, 16]]), grid)
-    assert (misplaced.scale, misplaced.gained, misplaced.average_iou) == (1.0, 1, 1.0)
-    # 16 cells of_finer_level 16 px, 64 of_finer_level 8 px: four times as many
-    assert (misplaced.anchors_added, misplaced.flops_added, misplaced.pays) == (4.0, 4.0, True)
-    assert (misplaced.name, misplaced.stride, misplaced.beside) == ("P3", 8, "P4")
-
-
-@pytest.mark.parametrize("convention", ["torchvision", "effdet"])
-def test_it_is_what_a_set_with_that_level_covers(nuclei, convention):
-    sizes = [(16, 24), (40,)]
-    grid = AnchorGenerator.of_sizes(sizes, strides=(8, 16), convention=convention)
-    finer = found(nuclei, grid)
-    size = tuple(finer.scale * each for each in sizes[0])
-    whole = AnchorGenerator.of_sizes([size, *sizes], strides=(4, 8, 16), convention=convention)
-    score = anchor_metrics(nuclei, whole.anchors, strides=whole.strides, rounded=whole.rounded)
-    assert_allclose([finer.recall, finer.average_iou], [score.grid_recall(0.5), score.grid_average_iou])
-    before = anchor_metrics(nuclei, grid.anchors, strides=grid.strides, rounded=grid.rounded)
-    assert_allclose(finer.gained_share, finer.recall - before.grid_recall(0.5))
-    assert json.loads(json.dumps(finer.to_dict()))["stride"] == 4
-
-
-def test_what_is_covered_already_does_not_pay():
-    finer = found(of_finer_level([[0, 0, 16, 16]]), AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16])))
-    assert (finer.gained, finer.pays) == (0, False)
-    assert finer.words.endswith("it does not pay")

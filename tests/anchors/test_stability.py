@@ -16,7 +16,6 @@ from detect.anchors.known import load_anchors
 from detect.anchors.metrics import anchor_metrics
 from detect.anchors.stability import SCORES, bootstrap, train_and_validation
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.fitting.fit import fit_anchors
 
@@ -33,7 +32,7 @@ def of(shapes: np.ndarray, images: np.ndarray, *, num_images: int | None = None)
             for row, (image, shape) in enumerate(zip(images, shapes, strict=True))
         ],
     }
-    return ResizedInstances.of(read_coco(content), parse_resize("none"))
+    return ResizedInstances.of(read_coco(content), "none")
 
 
 def random_shapes(count: int, seed: int = 0, spread: float = 0.4) -> np.ndarray:
@@ -52,9 +51,9 @@ def test_one_box_in_each_of_two_images_by_hand():
     score = result.scores["average_iou"]
     assert (score.value, score.low, score.high) == (0.75, 0.5, 1.0)
     # what is left out is the other image, where one is drawn twice
-    held_out = result.held_out["average_iou"]
-    assert (held_out.low, held_out.high) == (0.5, 1.0)
-    assert held_out.value == pytest.approx(0.75, abs=0.06)
+    out_of_bag = result.out_of_bag["average_iou"]
+    assert (out_of_bag.low, out_of_bag.high) == (0.5, 1.0)
+    assert out_of_bag.value == pytest.approx(0.75, abs=0.06)
     (shape,) = result.shapes
     assert (shape.width.value, shape.width.low, shape.width.high, shape.found) == (20, 20, 20, 1)
 
@@ -131,8 +130,8 @@ def test_resamples_that_cannot_be_fitted_are_counted():
     result = bootstrap(instances, partial(fit_anchors, k=3), resamples=50)
     assert 25 < result.failed < 50
     # those that can be leave no image out
-    assert np.isnan(result.held_out["average_iou"].value)
-    assert np.isnan(result.held_out["average_iou"].low)
+    assert np.isnan(result.out_of_bag["average_iou"].value)
+    assert np.isnan(result.out_of_bag["average_iou"].low)
 
 
 def test_the_same_seed_gives_the_same(nuclei):
@@ -152,51 +151,51 @@ def test_inputs_stay_as_they_are(nuclei):
 def test_anchors_fitted_to_few_boxes_score_lower_on_images_left_out():
     instances = of(random_shapes(30), np.arange(30))
     result = bootstrap(instances, partial(fit_anchors, k=6), resamples=15)
-    assert result.held_out["average_iou"].high < result.scores["average_iou"].value
+    assert result.out_of_bag["average_iou"].high < result.scores["average_iou"].value
 
 
 def test_train_and_validation_show_over_fitting():
     few, many = of(random_shapes(25), np.arange(25)), of(random_shapes(400, seed=1), np.arange(400))
     fitted = fit_anchors(few, k=10)
-    result = train_and_validation(few, many, fitted, resamples=300)
+    result = train_and_validation(few, many, anchors=fitted, resamples=300)
     assert "average_iou" in result.overfitted
     loss = result.loss["average_iou"]
     assert_allclose(loss.value, anchor_metrics(few, fitted).average_iou - anchor_metrics(many, fitted).average_iou)
-    fair = train_and_validation(many, of(random_shapes(400, seed=2), np.arange(400)), SQUARE, resamples=300)
+    fair = train_and_validation(many, of(random_shapes(400, seed=2), np.arange(400)), anchors=SQUARE, resamples=300)
     assert fair.overfitted == ()
 
 
 def test_the_loss_is_as_uncertain_as_both_sides():
     # independent sides: variances add
     one, other = (of(random_shapes(100, seed), np.arange(100)) for seed in (0, 1))
-    result = train_and_validation(one, other, SQUARE, resamples=2000)
+    result = train_and_validation(one, other, anchors=SQUARE, resamples=2000)
     widths = [getattr(result, side)["average_iou"] for side in ("train", "validation", "loss")]
     train, validation, loss = (each.high - each.low for each in widths)
     assert_allclose(loss, np.hypot(train, validation), rtol=0.1)
 
 
 def test_both_sides_are_drawn_apart(nuclei):
-    loss = train_and_validation(nuclei, nuclei, SQUARE, resamples=50).loss["average_iou"]
+    loss = train_and_validation(nuclei, nuclei, anchors=SQUARE, resamples=50).loss["average_iou"]
     assert loss.low < loss.value == 0 < loss.high
 
 
 def test_to_dict_is_json(nuclei):
     result = bootstrap(nuclei, given(SQUARE), resamples=3)
     assert set(json.loads(json.dumps(result.to_dict()))["scores"]) == set(SCORES)
-    pair = train_and_validation(nuclei, nuclei, SQUARE, resamples=3)
+    pair = train_and_validation(nuclei, nuclei, anchors=SQUARE, resamples=3)
     assert json.loads(json.dumps(pair.to_dict()))["overfitted"] == []
 
 
 def test_wrong_numbers_and_too_few_boxes_are_named(nuclei):
-    with pytest.raises(ValueError, match="resamples from 1 and a confidence between 0 and 1, got resamples=0"):
+    with pytest.raises(ValueError, match="need resamples >= 1 and 0 < confidence < 1, got resamples=0"):
         bootstrap(nuclei, given(SQUARE), resamples=0)
     with pytest.raises(ValueError, match=r"confidence=1\.0"):
-        train_and_validation(nuclei, nuclei, SQUARE, confidence=1.0)
-    empty = ResizedInstances.of(read_coco({"images": [], "annotations": [], "categories": []}), parse_resize("none"))
+        train_and_validation(nuclei, nuclei, anchors=SQUARE, confidence=1.0)
+    empty = ResizedInstances.of(read_coco({"images": [], "annotations": [], "categories": []}), "none")
     with pytest.raises(FitError, match="no usable boxes"):
         bootstrap(empty, partial(fit_anchors, k=2))
     with pytest.raises(ValueError, match="need instances on both sides, got 318 and 0"):
-        train_and_validation(nuclei, empty, load_anchors("retinanet"))
+        train_and_validation(nuclei, empty, anchors=load_anchors("retinanet"))
     two = of(np.array([[10.0, 10.0], [99.0, 99.0]]), np.array([0, 1]), num_images=400)
     with pytest.raises(FitError, match="none of 1 resamples"):
         bootstrap(two, partial(fit_anchors, k=2), resamples=1, seed=1)

@@ -7,22 +7,30 @@ import copy
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders import (
+    boxes_on_one_image,
+    findings_in_words,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 
-from detect.data import Annotations, CocoDataset, Finding, coco_reader, read_coco
+from detect.data import Annotations, CocoDataset, coco_blocks, read_coco
 from detect.samples import sample_annotations
 
 DATA = Path(__file__).parents[1] / "data"
+
+
 TACO, BCCD = DATA / "taco" / "faults.json", DATA / "bccd" / "faults.json"
+
+
 NUM_SHARDS = 7
 
 
@@ -41,23 +49,10 @@ def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
     return path
 
 
-def boxes_on_one_image(*boxes: dict[str, Any]) -> dict[str, Any]:
-    """A 100 x 80 image with these annotations, numbered from 1."""
-    return {
-        "images": [{"id": 4, "width": 100, "height": 80, "file_name": "a.jpg"}],
-        "categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "dust"}],
-        "annotations": [{"id": number, "image_id": 4, "category_id": 1, **box} for number, box in enumerate(boxes, 1)],
-    }
-
-
 def columns(annotations: Annotations) -> Iterator[Any]:
     for name in ("ids", "image_rows", "category_ids", "boxes_xywh", "iscrowd", "area"):
         yield getattr(annotations, name)
     yield from annotations.keypoints or ()
-
-
-def words(findings: Iterable[Finding]) -> list[tuple[int | None, int | None, str]]:
-    return [(finding.annotation_id, finding.image_id, finding.reason) for finding in findings]
 
 
 def assert_same(dataset: CocoDataset, other: CocoDataset) -> None:
@@ -68,8 +63,8 @@ def assert_same(dataset: CocoDataset, other: CocoDataset) -> None:
     for mine, theirs in zip(columns(dataset.annotations), columns(other.annotations), strict=True):
         assert_array_equal(mine, theirs)
     assert list(dataset.categories.items()) == list(other.categories.items())
-    assert words(dataset.invalid) == words(other.invalid)
-    assert words(dataset.suspicious) == words(other.suspicious)
+    assert findings_in_words(dataset.invalid) == findings_in_words(other.invalid)
+    assert findings_in_words(dataset.suspicious) == findings_in_words(other.suspicious)
 
 
 @pytest.mark.parametrize("name", ["bccd", "nuclei"])
@@ -176,32 +171,6 @@ def test_order_of_entries_and_shards_does_not_matter_however_alike_they_are(tmp_
     assert_same(read_coco(shards), whole)
 
 
-def test_rows_are_in_order_of_images_then_ids():
-    content = {
-        "images": [{"id": number, "width": 10, "height": 10} for number in (9, -3, 5)],
-        "annotations": [
-            {"id": number, "image_id": image, "category_id": 1, "bbox": [1, 1, 2, 2 + number]}
-            for number, image in ((4, 9), (2, 9), (8, -3), (1, 5))
-        ],
-    }
-    dataset = read_coco(content)
-    assert_array_equal(dataset.images.ids, [-3, 5, 9])
-    assert_array_equal(dataset.annotations.ids, [8, 1, 2, 4])
-    assert_array_equal(dataset.annotations.image_rows, [0, 1, 2, 2])
-
-
-def test_categories_of_all_shards_are_in_order_of_ids(tmp_path):
-    names = {5: "e", 1: "a", 3: "c"}
-    empty = {"images": [], "annotations": []}
-    shards = [
-        write(
-            tmp_path, f"{number}.json", {**empty, "categories": [{"id": number, "name": name}, {"id": 3, "name": "c"}]}
-        )
-        for number, name in names.items()
-    ]
-    assert list(read_coco(shards).categories.items()) == [(1, "a"), (3, "c"), (5, "e")]
-
-
 def test_crowds_are_kept_apart():
     box = {"bbox": [1, 2, 3, 4]}
     dataset = read_coco(boxes_on_one_image({**box, "iscrowd": 1}, {"bbox": [5, 6, 7, 8]}, {"bbox": [2, 2, 2, 2]}))
@@ -209,76 +178,6 @@ def test_crowds_are_kept_apart():
     assert_array_equal(dataset.instances.ids, [2, 3])
     assert_array_equal(dataset.annotations.ids, [1, 2, 3])
     assert_array_equal(dataset.instances.boxes_xywh, [[5, 6, 7, 8], [2, 2, 2, 2]])
-
-
-def test_boxes_are_clipped_to_their_image_and_named():
-    dataset = read_coco(
-        boxes_on_one_image({"bbox": [-2, 70, 10, 15]}, {"bbox": [99, 79, 5, 5]}, {"bbox": [0, 0, 100, 80]})
-    )
-    # x from -2 to 8, y from 70 to 85, in 100 x 80
-    assert_array_equal(dataset.annotations.boxes_xywh, [[0, 70, 8, 10], [99, 79, 1, 1], [0, 0, 100, 80]])
-    assert_array_equal(dataset.annotations.area, [80, 1, 8000])
-    assert words(dataset.suspicious) == [
-        (1, 4, "bbox [-2, 70, 10, 15] reaches outside its 100x80 image: clipped"),
-        (2, 4, "bbox [99, 79, 5, 5] reaches outside its 100x80 image: clipped"),
-    ]
-
-
-def test_a_rounding_error_past_the_edge_is_nothing_odd():
-    x = 100 / 3
-    assert x + (100 - x) + 2e-14 > 100
-    dataset = read_coco(boxes_on_one_image({"bbox": [x, 0, 100 - x + 2e-14, 80]}, {"bbox": [-1e-9, 1, 2, 3]}))
-    assert dataset.suspicious == ()
-
-
-@given(st.lists(st.floats(-300, 300), min_size=4, max_size=4))
-def test_what_is_left_of_a_box_is_its_part_inside_the_image(box):
-    x0, x1 = max(box[0], 0.0), min(box[0] + box[2], 100.0)
-    y0, y1 = max(box[1], 0.0), min(box[1] + box[3], 80.0)
-    annotations = read_coco(boxes_on_one_image({"bbox": box})).annotations
-    if len(annotations):
-        assert_allclose(annotations.boxes_xywh, [[x0, y0, x1 - x0, y1 - y0]], atol=2e-6)
-    else:
-        assert min(box[2], box[3], x1 - x0, y1 - y0) <= 1e-12
-
-
-def test_the_file_s_area_is_taken_before_width_times_height():
-    dataset = read_coco(boxes_on_one_image({"bbox": [1, 2, 3, 4], "area": 7.5}, {"bbox": [5, 6, 7, 8]}))
-    assert_array_equal(dataset.annotations.area, [7.5, 56.0])
-
-
-def test_repeated_ids_are_kept_and_named():
-    content = boxes_on_one_image({"bbox": [1, 2, 3, 4]}, {"bbox": [5, 6, 7, 8]}, {"bbox": [9, 9, 9, 9]})
-    content["annotations"][2]["id"] = 1
-    dataset = read_coco(content)
-    assert_array_equal(dataset.annotations.ids, [1, 1, 2])
-    assert_array_equal(dataset.annotations.boxes_xywh, [[1, 2, 3, 4], [9, 9, 9, 9], [5, 6, 7, 8]])
-    assert words(dataset.suspicious) == [(1, 4, "its id stands 2 times: kept")] * 2
-
-
-def test_the_same_box_twice_is_kept_and_named():
-    box = {"bbox": [1.1, 2.2, 3.3, 4.4]}
-    dataset = read_coco(boxes_on_one_image(box, {"bbox": [1.1, 2.2, 3.3, 4.5]}, {**box, "category_id": 2}, box))
-    assert len(dataset.annotations) == 4
-    assert words(dataset.suspicious) == [
-        (3, 4, "the same box as annotation 1, of another category: kept"),
-        (4, 4, "the same box as annotation 1: kept"),
-    ]
-
-
-def test_the_same_box_in_two_images_is_ordinary():
-    content = boxes_on_one_image({"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "image_id": 5})
-    content["images"].append({"id": 5, "width": 100, "height": 80})
-    assert read_coco(content).suspicious == ()
-
-
-@pytest.mark.parametrize("num_boxes", [2, 3, 5, 8, 17, 1000])
-def test_the_same_box_is_found_wherever_it_stands(num_boxes):
-    rng = np.random.default_rng(num_boxes)
-    boxes = rng.uniform(0.1, 40, (num_boxes, 4)).tolist()
-    boxes[-1] = boxes[0]
-    dataset = read_coco(boxes_on_one_image(*({"bbox": box} for box in boxes)))
-    assert words(dataset.suspicious) == [(num_boxes, 4, "the same box as annotation 1: kept")]
 
 
 def test_keypoints_are_read_where_they_are_asked_for():
@@ -293,44 +192,9 @@ def test_keypoints_are_read_where_they_are_asked_for():
     assert [len(points) for points in dataset.instances.keypoints] == [0]
 
 
-@pytest.mark.parametrize("box", [{}, {"bbox": [9, 9, 0, 0]}, {"bbox": [3, 4, 0, 5]}])
-def test_points_alone_give_the_box_that_is_missing(box):
-    content = boxes_on_one_image(
-        {"bbox": [1, 1, 2, 2]}, {"keypoints": [3, 4, 2, 90, 90, 0, 7, 5, 1]}, {"keypoints": [9, 9, 0]}
-    )
-    for entry in content["annotations"][1:]:
-        entry.pop("bbox", None)
-        entry.update(box)
-    dataset = read_coco(content, keypoints=True)
-    # from x 3 to 7 and y 4 to 5, half a pixel more on each side; the point that is not labelled counts nowhere
-    assert_array_equal(dataset.instances.boxes_xywh, [[1, 1, 2, 2], [2.5, 3.5, 5, 2]])
-    assert_array_equal(dataset.instances.area, [4, 10])
-    assert [finding.annotation_id for finding in dataset.invalid] == [3]
-    assert dataset.suspicious == ()
-    assert len(read_coco(content).instances) == 1
-
-
-def test_the_box_of_points_stays_within_the_image():
-    content = boxes_on_one_image({"keypoints": [0, 0, 2]}, {"keypoints": [-9, 0, 2]})
-    for entry in content["annotations"]:
-        entry.pop("bbox", None)
-    dataset = read_coco(content, keypoints=True)
-    assert_array_equal(dataset.instances.boxes_xywh, [[0, 0, 0.5, 0.5]])
-    assert [finding.annotation_id for finding in dataset.invalid] == [2]
-
-
-def test_take_gives_these_rows_in_this_order():
-    annotations = read_coco(sample_annotations("nuclei"), keypoints=True).annotations
-    rows = np.array([5, 0, 5])
-    for taken, row in ((annotations.take(rows), row) for row in range(3)):
-        assert taken.ids[row] == annotations.ids[rows[row]]
-        assert_array_equal(taken.boxes_xywh[row], annotations.boxes_xywh[rows[row]])
-        assert_array_equal(taken.keypoints[row], annotations.keypoints[rows[row]])
-
-
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_progress_rises_to_all_bytes_of_all_files(tmp_path, monkeypatch, pack):
-    monkeypatch.setattr(coco_reader, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(coco_blocks, "BLOCK_BYTES", 256)
     paths = [tmp_path / f"{name}.json" for name in "ab"]
     for path in paths:
         path.write_bytes(pack(BCCD.read_bytes()))

@@ -1,146 +1,370 @@
-"""Reading block by block gives what reading whole gives, or steps aside."""
+"""Broken COCO files: each gives one line with its name and the reason; unusual files are read."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
+import os
+from pathlib import Path
 from typing import Any
 
-import msgspec
+import numpy as np
 import pytest
+from builders import MISSING, ONE_BOX_TEXT, assert_one_box, coco_error, coco_with, coco_with_one_box, name_of, text_with
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from detect.data import coco_reader as stream
-from detect.data.coco_entries import AnnotationEntries, KeypointAnnotation, Rows
-from detect.samples import sample_annotations
+from detect.data import read_coco
+from detect.data.coco_reader import EXPECTED
+from detect.errors import CocoError
 
-COLUMNS = ("ids", "image_ids", "category_ids", "boxes_xywh", "has_box", "iscrowd", "area")
-
-TRICKY = ['}, {"id": 1', '"annotations": [{', "}]", "\\", "[[", "é", '"']
-numbers = st.integers(-3, 3) | st.floats(-1e3, 1e3)
-nested = st.fixed_dictionaries(
-    {}, optional={"segmentation": st.lists(st.lists(numbers, max_size=3), max_size=2), "note": st.sampled_from(TRICKY)}
-)
-annotations = st.fixed_dictionaries(
-    {"image_id": st.integers(0, 9), "category_id": st.integers(0, 3)},
-    optional={
-        "id": st.integers(0, 2**40),
-        "bbox": st.lists(numbers, min_size=4, max_size=4),
-        "area": numbers,
-        "iscrowd": st.sampled_from([0, 1, True]),
-        "keypoints": st.lists(numbers, min_size=3, max_size=3),
-        "attributes": st.lists(nested, max_size=3),
-        "segmentation": st.just({"counts": "a}, {b", "size": [3, 4]}),
-        "note": st.sampled_from(TRICKY),
-    },
-)
-images = st.fixed_dictionaries({"id": st.integers(0, 9), "width": st.integers(1, 9), "height": st.integers(1, 9)})
-contents = st.fixed_dictionaries(
-    {"images": st.lists(images, max_size=4), "annotations": st.lists(annotations, max_size=30)},
-    optional={
-        "categories": st.lists(st.fixed_dictionaries({"id": st.integers(0, 3)}), max_size=2),
-        "info": st.fixed_dictionaries(
-            {"annotations": st.lists(annotations, max_size=2), "note": st.sampled_from(TRICKY)}
-        ),
-    },
-)
-layouts = st.sampled_from([{}, {"indent": 1}, {"separators": (",", ":")}, {"indent": "\t", "ensure_ascii": False}])
+DEEP = 100_000
 
 
-def text_of(content: dict[str, Any], order: list[str], layout: dict[str, Any]) -> bytes:
-    return json.dumps({name: content[name] for name in order}, **layout).encode()
+LONG = b"9" * 5_000_000
 
 
-def in_blocks(text: bytes, *, keypoints: bool = False) -> Rows | None:
-    return stream.read_in_blocks(io.BytesIO(text), "a.json", keypoints=keypoints, told=lambda: None)
+PACKED = gzip.compress(ONE_BOX_TEXT, mtime=0)
 
 
-def assert_same(rows: Rows, text: bytes) -> None:
-    whole = msgspec.json.decode(text, type=stream.CocoFile[KeypointAnnotation])
-    expected = AnnotationEntries.of(whole.annotations, keypoints=rows.annotations.keypoints is not None)
-    for name in COLUMNS:
-        assert_array_equal(getattr(rows.annotations, name), getattr(expected, name))
-    for mine, theirs in zip(rows.annotations.keypoints or (), expected.keypoints or (), strict=True):
-        assert_array_equal(mine, theirs)
-    assert rows.images == whole.images
-    assert rows.categories == whole.categories
+DIGITS = "a number is too long (Exceeds the limit (4300"  # the rest is worded differently by each Python
 
 
-@given(contents, st.data(), layouts, st.integers(1, 700), st.booleans())
-def test_blocks_of_any_size_give_what_the_whole_file_gives(content, data, layout, block_bytes, keypoints):
-    order = data.draw(st.permutations(sorted(content)))
-    text = text_of(content, order, layout)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "BLOCK_BYTES", block_bytes)
-        rows = in_blocks(text, keypoints=keypoints)
-    if rows is not None:
-        assert_same(rows, text)
+TOO_DEEP = f"nested too deeply: {EXPECTED}"
 
 
-@pytest.mark.parametrize("layout", [{}, {"indent": 2}, {"separators": (",", ":")}])
-@pytest.mark.parametrize("order", [("images", "categories", "annotations"), ("annotations", "categories", "images")])
-@pytest.mark.parametrize("block_bytes", [1, 999, 2**20])
-def test_ordinary_files_are_read_in_blocks(monkeypatch, layout, order, block_bytes):
-    monkeypatch.setattr(stream, "BLOCK_BYTES", block_bytes)
-    content = json.loads(sample_annotations("nuclei").read_text())
-    content["annotations"] = content["annotations"][:200]
-    text = text_of(content, list(order), layout)
-    rows = in_blocks(text)
-    assert rows is not None
-    assert_same(rows, text)
+def nested(opening: bytes, closing: bytes = b"", inner: bytes = b"") -> bytes:
+    return opening * DEEP + inner + closing * DEEP
 
 
-def test_no_more_than_some_blocks_are_kept(monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 1024)
-    content = json.loads(sample_annotations("nuclei").read_text())
-    sizes = []
-    fill = stream._Blocks._fill
+# Whole files: what stands after the file's name, in full or as far as it is ours to say.
+BROKEN_FILES = {
+    "empty": (b"", f"the file is empty: {EXPECTED}"),
+    "blank": (b" \n\n", "the JSON breaks off: the file is truncated (3 bytes)"),
+    "words": (b"hello world", f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+    "one_bracket": (b"{", "the JSON breaks off: the file is truncated (1 bytes)"),
+    "truncated": (ONE_BOX_TEXT[:-5], f"the JSON breaks off: the file is truncated ({len(ONE_BOX_TEXT) - 5} bytes)"),
+    "truncated_in_a_text": (ONE_BOX_TEXT[:40], "the JSON breaks off: the file is truncated (40 bytes)"),
+    "two_files_in_one": (
+        ONE_BOX_TEXT + ONE_BOX_TEXT,
+        f"not JSON (line 1, column {len(ONE_BOX_TEXT) + 1}: Extra data): {EXPECTED}",
+    ),
+    "zeros_behind": (
+        ONE_BOX_TEXT + bytes(9),
+        f"not JSON (line 1, column {len(ONE_BOX_TEXT) + 1}: Extra data): {EXPECTED}",
+    ),
+    "a_last_comma": (ONE_BOX_TEXT[:-1] + b",}", "not JSON (line 1, column "),
+    "latin_1": (text_with(b"a.jpg", "\xe4.jpg".encode("latin-1")), "not text (byte 64 is not utf-8)"),
+    "broken_utf_8": (text_with(b"a.jpg", b"\xff\xfe"), "not text (byte 64 is not utf-8)"),
+    "control_character": (text_with(b"a.jpg", b"a\x01"), "not JSON (line 1, column 66: Invalid control character"),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(50), f"not text (byte 0 is not utf-8): {EXPECTED}"),
+    "zip": (b"PK\x03\x04" + bytes(50), f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+    "list": (b"[]", f"a list at the top: {EXPECTED}"),
+    "results": (
+        b'[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]',
+        f"a results file (a list of detections with scores): {EXPECTED}",
+    ),
+    "number": (b"3", f"a number at the top: {EXPECTED}"),
+    "nan": (b"NaN", f"nan at the top: {EXPECTED}"),
+    "text": (b'"images"', f"a text at the top: {EXPECTED}"),
+    "null": (b"null", f"null at the top: {EXPECTED}"),
+    "true": (b"true", f"true or false at the top: {EXPECTED}"),
+    "empty_object": (b"{}", f"no 'images' in it (it has nothing): {EXPECTED}"),
+    "no_annotations": (b'{"images": []}', f"no 'annotations' in it (it has 'images'): {EXPECTED}"),
+    "no_images": (b'{"info": 1, "annotations": []}', f"no 'images' in it (it has 'annotations', 'info'): {EXPECTED}"),
+    "a_line_break_in_a_key": (b'{"a\\nb": 1}', f"no 'images' in it (it has 'a\\nb'): {EXPECTED}"),
+    "a_key_of_a_megabyte": (b'{"' + b"k" * 2**20 + b'": 1}', f"no 'images' in it (it has '{'k' * 40}'): {EXPECTED}"),
+    "annotations_an_object": (
+        b'{"images": [], "annotations": {}}',
+        f"'annotations' is an object, not a list: {EXPECTED}",
+    ),
+    "images_null": (b'{"images": null, "annotations": []}', f"'images' is null, not a list: {EXPECTED}"),
+    "categories_a_text": (
+        b'{"images": [], "annotations": [], "categories": "cat"}',
+        f"'categories' is a text, not a list: {EXPECTED}",
+    ),
+    "brackets": (nested(b"["), TOO_DEEP),
+    "closed_brackets": (nested(b"[", b"]"), TOO_DEEP),
+    "objects": (nested(b'{"a": ', b"}", b"1"), TOO_DEEP),
+    "brackets_in_bbox": (text_with(b"[1, 2, 3, 4]", nested(b"[", b"]")), TOO_DEEP),
+    "brackets_in_a_field_stepped_over": (
+        text_with(b'"area"', b'"segmentation": ' + nested(b"[", b"]") + b', "area"'),
+        TOO_DEEP,
+    ),
+    "objects_beside_the_lists": (ONE_BOX_TEXT[:-1] + b', "info": ' + nested(b'{"a": ', b"}", b"1") + b"}", TOO_DEEP),
+    "a_long_id": (text_with(b'"id": 7', b'"id": ' + LONG), DIGITS),
+    "a_long_area": (text_with(b'"area": 12', b'"area": ' + LONG), DIGITS),
+    "a_long_coordinate": (text_with(b"[1, 2", b"[" + LONG + b", 2"), DIGITS),
+    "image_ids_that_disagree": (
+        text_with(b'"images": [', b'"images": [{"id": 1, "width": 9, "height": 80, "file_name": "b.jpg"}, '),
+        "image id 1 is both 'b.jpg' (9x80) and 'a.jpg' (100x80): ids must be unique over all files read together",
+    ),
+    "category_ids_that_disagree": (
+        text_with(b'"categories": [', b'"categories": [{"id": 1, "name": "dog"}, '),
+        "category id 1 is both 'dog' and 'cell': ids must be unique over all files read together",
+    ),
+}
 
-    def watched(blocks: Any) -> int:
-        got = fill(blocks)
-        sizes.append(len(blocks._buffer))
-        return got
 
-    monkeypatch.setattr(stream._Blocks, "_fill", watched)
-    assert in_blocks(json.dumps(content).encode()) is not None
-    assert len(sizes) > 20
-    assert max(sizes) <= 4 * 1024
+BROKEN_PACKED_FILES = {
+    "truncated": (PACKED[:-12], "a damaged or truncated .gz file (Compressed file ended before"),
+    "only_the_magic": (PACKED[:2], "a damaged or truncated .gz file (Compressed file ended before"),
+    "only_half_a_header": (PACKED[:5], "a damaged or truncated .gz file (Compressed file ended before"),
+    "wrong_checksum": (PACKED[:-8] + bytes(8), "a damaged or truncated .gz file (CRC check failed"),
+    "rubbish_behind": (PACKED + b"rubbish", "a damaged or truncated .gz file (Not a gzipped file"),
+    "rubbish_inside": (PACKED[:20] + b"\xff" * 20 + PACKED[40:], "a damaged or truncated .gz file (Error -3"),
+    "nothing_inside": (gzip.compress(b""), "the file is empty"),
+    "no_json_inside": (gzip.compress(b"hello"), f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+    "truncated_json_inside": (gzip.compress(ONE_BOX_TEXT[:-5]), "the JSON breaks off: the file is truncated"),
+    "packed_twice": (gzip.compress(PACKED), f"not text (byte 1 is not utf-8): {EXPECTED}"),
+    "neither_gz_nor_json": (b"hello world", f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
+}
+
+
+GOOD_FILES = {
+    "utf_8": ONE_BOX_TEXT,
+    "byte_order_mark": b"\xef\xbb\xbf" + ONE_BOX_TEXT,
+    "utf_16_without_mark": ONE_BOX_TEXT.decode().encode("utf-16-le"),
+    "utf_16": ONE_BOX_TEXT.decode().encode("utf-16"),
+    "packed_under_another_name": PACKED,
+    "a_key_twice_the_last_counts": text_with(b'"id": 7', b'"id": 6, "id": 7'),
+    "half_a_surrogate_pair": text_with(b"a.jpg", b"\\ud800"),
+    "a_long_number_stepped_over": text_with(b'"area"', b'"score": ' + LONG + b', "area"'),
+    "a_long_fraction": text_with(b"[1, 2", b"[1." + b"0" * 5_000_000 + b", 2"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_a_broken_file_is_named_with_what_it_is(tmp_path, name):
+    data, reason = BROKEN_FILES[name]
+    path = tmp_path / "broken.json"
+    path.write_bytes(data)
+    assert coco_error(path).startswith(f"{path}: {reason}")
+
+
+@pytest.mark.parametrize("name", BROKEN_PACKED_FILES)
+def test_a_broken_gz_file_is_named_with_what_it_is(tmp_path, name):
+    data, reason = BROKEN_PACKED_FILES[name]
+    path = tmp_path / "broken.json.gz"
+    path.write_bytes(data)
+    assert coco_error(path).startswith(f"{path}: {reason}")
+
+
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_an_unusual_file_is_read(tmp_path, name):
+    path = tmp_path / "unusual.json"
+    path.write_bytes(GOOD_FILES[name])
+    assert_one_box(read_coco(path))
+
+
+def test_a_text_named_gz_is_read(tmp_path):
+    path = tmp_path / "plain.json.gz"
+    path.write_bytes(ONE_BOX_TEXT)
+    assert_one_box(read_coco(path))
+
+
+def test_brackets_in_a_name_need_not_be_a_pattern(tmp_path):
+    path = tmp_path / "fold[1].json"
+    path.write_bytes(ONE_BOX_TEXT)
+    assert_one_box(read_coco(path))
+
+
+def test_a_pattern_matches_before_and_after_such_a_name_exists(tmp_path):
+    (tmp_path / "fold1.json").write_bytes(ONE_BOX_TEXT)
+    assert_one_box(read_coco(tmp_path / "fold[1].json"))
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    reason = f"a folder: give the JSON file in it, or a pattern such as {tmp_path}/*.json"
+    assert coco_error(tmp_path) == f"{tmp_path}: {reason}"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "none.json"
+    assert coco_error(path) == f"{path}: No such file or directory"
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / "a.json").write_bytes(ONE_BOX_TEXT)
+    path = tmp_path / "a.json" / "b.json"
+    assert coco_error(path) == f"{path}: Not a directory"
+
+
+def test_a_pattern_without_match_is_named(tmp_path):
+    pattern = str(tmp_path / "train_*.json")
+    assert coco_error(pattern) == f"{pattern}: no file matches this pattern"
+
+
+def test_a_name_may_be_too_long():
+    name = "a" * 300
+    assert coco_error(name) == f"{name}: File name too long"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "pipe.json"
+    os.mkfifo(path)
+    assert coco_error(path) == f"{path}: not a regular file: write it to disk first"
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"{}",
-        b'{"images": [], "annotations": []}',
-        b'{"images": [], "annotations": [{"image_id": 1, "category_id": 1}',
-        b'{"images": [], "annotations": [{"image_id": 1, "category_id": 1}]',
-        b'{"images": [], "annotations": [{"image_id": 1.5, "category_id": 1}]}',
-        b'{"images": [], "annotations": [{"image_id": 1, "category_id": 1}, NaN]}',
-        b'{"images": [{"id": "1"}], "annotations": [{"image_id": 1, "category_id": 1}]}',
-        # a list of the same name that is not the file's
-        b'{"info": {"annotations": [{"image_id": 1, "category_id": 1}]}, "images": [], "annotations": []}',
-        b'{"images": [], "annotations": [{"image_id": 1, "category_id": 1}], "annotations": []}',
-    ],
+    "source", [None, 3, 2.5, object(), b"a.json", [None], [3], [[]], [coco_with_one_box()], "a\0b"]
 )
-def test_it_steps_aside_from_what_it_cannot_prove(text):
-    assert in_blocks(text) is None
+def test_what_is_no_source_at_all(source):
+    assert coco_error(source).startswith("expected paths, patterns or one COCO structure in memory, got ")
 
 
-def test_an_annotation_longer_than_any_buffer_is_left_to_others(monkeypatch):
-    monkeypatch.setattr(stream, "LONGEST_ANNOTATION_BYTES", 2**12)
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 2**8)
-    entry = {"image_id": 1, "category_id": 1, "segmentation": [[0.5] * 3000]}
-    assert in_blocks(json.dumps({"images": [], "annotations": [entry]}).encode()) is None
+def test_no_file_at_all():
+    assert coco_error([]) == "no annotation file given"
 
 
-def test_a_packed_stream_is_read_in_blocks_too(monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 2**12)
-    text = sample_annotations("bccd").read_bytes()
-    packed = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(text)))
-    rows = stream.read_in_blocks(packed, "a.json.gz", keypoints=False, told=lambda: None)
-    assert rows is not None
-    assert_same(rows, text)
+def test_the_same_shard_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.json"
+    path.write_bytes(ONE_BOX_TEXT)
+    assert coco_error([path, path]) == f"{path}: given twice: each shard is read once"
+    assert coco_error([path, str(tmp_path / "*.json")]) == f"{path}: given twice: each shard is read once"
+    assert coco_error([path, "a.json"]) == f"a.json: given twice, also as {path}: each shard is read once"
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    assert coco_error([path, link]) == f"{link}: given twice, also as {path}: each shard is read once"
+
+
+def test_no_annotations_is_an_ordinary_dataset():
+    dataset = read_coco(coco_with("annotations", None, []))
+    assert (len(dataset.images), len(dataset.annotations), len(dataset.instances), len(dataset.crowd)) == (1, 0, 0, 0)
+    assert dataset.annotations.boxes_xywh.shape == (0, 4)
+    assert dataset.images.wh.shape == (1, 2)
+    assert (dataset.invalid, dataset.suspicious) == ((), ())
+
+
+def test_nothing_at_all_is_an_ordinary_dataset():
+    dataset = read_coco({"images": [], "annotations": []})
+    assert (len(dataset.images), len(dataset.annotations)) == (0, 0)
+    assert dataset.images.wh.shape == (0, 2)
+
+
+@pytest.mark.parametrize("value", [MISSING, None], ids=name_of)
+def test_without_categories_every_id_is_taken(tmp_path, value):
+    nameless = coco_with("categories", None, value)
+    path = tmp_path / "nameless.json"
+    path.write_text(json.dumps(nameless), encoding="utf-8")
+    for source in (nameless, path):
+        dataset = read_coco(source)
+        assert_one_box(dataset)
+        assert dataset.category_name(1) == "category 1"
+
+
+def test_no_categories_and_one_broken_entry_are_two_matters(tmp_path):
+    nameless = coco_with("categories", None, None)
+    nameless["annotations"].append(3)
+    path = tmp_path / "nameless.json"
+    path.write_text(json.dumps(nameless), encoding="utf-8")
+    assert_array_equal(read_coco(path).instances.ids, [7])
+
+
+def test_numpy_values_are_numbers():
+    made = coco_with_one_box()
+    made["images"][0].update(id=np.int64(1), width=np.int32(100), file_name=np.str_("a.jpg"))
+    made["annotations"][0].update(
+        id=np.int64(7), image_id=np.int32(1), bbox=np.array([1, 2, 3, 4], np.float32), iscrowd=np.bool_(False)
+    )
+    assert_one_box(read_coco(made))
+
+
+def test_a_broken_entry_of_numpy_values_is_named_too():
+    made = coco_with_one_box()
+    made["annotations"][0].update(id=np.int64(7), image_id=np.int64(1), bbox=np.ones(3))
+    (finding,) = read_coco(made).invalid
+    assert str(finding).endswith("annotation 7, image 1: bbox has 3 numbers, not 4 (x, y, width, height)")
+
+
+def test_fields_not_asked_for_are_not_looked_at():
+    made = coco_with_one_box()
+    made["annotations"][0].update({"itself": made["annotations"][0], 3: "a key that is no text", "object": object()})
+    assert_one_box(read_coco(made))
+
+
+def test_a_list_inside_itself_is_refused():
+    made = coco_with_one_box()
+    box: list[Any] = [1, 2, 3]
+    box.append(box)
+    made["annotations"][0]["bbox"] = box
+    (finding,) = read_coco(made).invalid
+    assert str(finding).endswith("annotation 7, image 1: nested too deeply")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-3, 120) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+places = st.sampled_from(
+    [(kind, field) for kind in ("images", "categories", "annotations") for field in (None, "*", "id")]
+    + [("images", field) for field in ("width", "height", "file_name")]
+    + [("annotations", field) for field in ("image_id", "category_id", "bbox", "iscrowd", "area", "keypoints")]
+    + [("categories", "name")]
+)
+
+
+def outcome(source: Any) -> tuple[Any, ...]:
+    """Everything that reading gives, without the name of the file."""
+    try:
+        dataset = read_coco(source, keypoints=True)
+    except CocoError as error:
+        (line,) = str(error).splitlines()
+        return ("error", line.partition(": ")[2])
+    annotations = dataset.annotations
+    assert np.isfinite(annotations.boxes_xywh).all()
+    assert (annotations.boxes_xywh >= 0).all()
+    columns = (annotations.ids, annotations.category_ids, annotations.boxes_xywh, annotations.area)
+    findings = [(each.annotation_id, each.image_id, each.reason) for each in dataset.invalid + dataset.suspicious]
+    return (*(column.tolist() for column in columns), dataset.images.wh.tolist(), findings)
+
+
+@given(value=json_values)
+def test_any_json_at_the_top_gives_one_line(tmp_path_factory, value):
+    path = Path(tmp_path_factory.getbasetemp()) / "any.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert outcome(path)[0] == "error"
+
+
+@given(place=places, value=json_values)
+def test_any_json_in_any_place_reads_the_same_from_file_and_memory(tmp_path_factory, place, value):
+    broken = coco_with(*place, value)
+    path = Path(tmp_path_factory.getbasetemp()) / "any.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    assert outcome(path) == outcome(broken)
+
+
+@given(cut=st.integers(0, len(ONE_BOX_TEXT) - 1), byte=st.integers(0, 255))
+def test_any_damaged_byte_gives_a_dataset_or_one_line(tmp_path_factory, cut, byte):
+    path = Path(tmp_path_factory.getbasetemp()) / "damaged.json"
+    for data in (
+        ONE_BOX_TEXT[:cut] + bytes([byte]) + ONE_BOX_TEXT[cut + 1 :],
+        PACKED[:cut] + bytes([byte]) + PACKED[cut + 1 :],
+    ):
+        path.write_bytes(data)
+        outcome(path)
+
+
+def test_whole_numbers_written_as_floats_and_missing_names_are_read(tmp_path):
+    """As tables write them: 640.0 for a size, 7.0 for an id, null for a name."""
+    table = {
+        "images": [{"id": 1.0, "width": 640.0, "height": 480.0, "file_name": None}],
+        "categories": [{"id": 1, "name": None}],
+        "annotations": [{"id": 7.0, "image_id": 1.0, "category_id": 1.0, "bbox": [1, 2, 3, 4], "iscrowd": 0.0}],
+    }
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(table), "utf-8")
+    for source in (table, path):
+        dataset = read_coco(source)
+        assert_one_box(dataset)
+        assert dataset.invalid == ()
+        assert dataset.instances.ids.tolist() == [7]
+        assert dataset.images.wh.tolist() == [[640, 480]]
+        assert dataset.images.file_names == ("",)
+        assert dataset.category_name(1) == "category 1"

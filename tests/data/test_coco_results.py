@@ -52,7 +52,7 @@ def test_no_results_are_results(tmp_path, dataset):
         ({"image_id": 10, "category_id": 1}, "image 10: entry 1 of the results: no category has the id 1"),
         ({"score": float("nan")}, "image 10: entry 1 of the results: score nan is not finite"),
         ({"score": "high"}, "entry 1 of the result list: score: Expected float, got str"),
-        ({"keypoints": [1, 2]}, "entry 1 of the result list: keypoints has 2 numbers, not three for each"),
+        ({"keypoints": [1, 2]}, "entry 1 of the result list: keypoints has 2 numbers, not three per keypoint"),
     ],
 )
 def test_an_entry_that_cannot_be_used_is_listed_and_the_others_kept(tmp_path, dataset, entry, reason):
@@ -72,7 +72,7 @@ def test_an_entry_that_cannot_be_used_is_listed_and_the_others_kept(tmp_path, da
         ("", "not JSON .*: expected COCO results"),
     ],
 )
-def test_a_file_that_holds_no_results_is_told_from_one_that_does(tmp_path, dataset, content, what):
+def test_a_file_that_holds_no_results_is_named(tmp_path, dataset, content, what):
     with pytest.raises(CocoError, match=what):
         read_results(written(tmp_path, content), dataset)
 

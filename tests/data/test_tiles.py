@@ -132,7 +132,7 @@ def test_coverage_and_cost_of_tiles(bccd):
         *rules_of_sizes(parse_resize("tiles:320:0"), [320]),
     ]
     assert list(map(str, rules)) == ["tiles:320:64", "tiles:640:128", "tiles:320:0"]
-    tiles, whole, apart = sweep_resize(bccd.dataset, anchors, rules)
+    tiles, whole, apart = sweep_resize(bccd.dataset, anchors, rules=rules)
     # 640 x 480: windows of 320 with an overlap of 64 at 0, 256 and 320, and at 0 and 160: 6, or 2 x 2 without overlap
     assert_allclose([tiles.flops / whole.flops, apart.num_anchors / whole.num_anchors], [6 / 4, 4 / 4])
     instances = ResizedInstances.of(cut_tiles(bccd.dataset, rules[0]), rules[0])
@@ -148,9 +148,11 @@ def test_crowd_regions_are_cut_too_and_other_rules_cut_nothing(bccd):
 def test_no_images_and_what_is_refused():
     empty = tiled(of([], []), "tiles:100:10")
     assert len(empty.images) == len(empty.instances) == 0
-    with pytest.raises(ResizeError, match="images of up to 200x100 pixels are to be cut for tiles:100:0"):
+    with pytest.raises(
+        ResizeError, match="images of up to 200x100 pixels must first be cut by cut_tiles for tiles:100:0"
+    ):
         parse_resize("tiles:100:0").resize_images(np.array([[200, 100]]))
-    with pytest.raises(ResizeError, match="tiles of 100 pixels overlap by less than that, not by 100"):
+    with pytest.raises(ResizeError, match="the overlap of tiles of 100 pixels must be smaller, got 100"):
         parse_resize("tiles:100:100")
     content = {"images": [], "annotations": [], "categories": []}
     with pytest.raises(ValueError, match="keypoints are not cut"):

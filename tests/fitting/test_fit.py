@@ -123,7 +123,9 @@ def instances_of(boxes, **annotation) -> ResizedInstances:
 
 
 def test_no_usable_boxes_is_an_error_that_says_why():
-    with pytest.raises(FitError, match=r"no usable boxes; 1 entries refused: .*annotation 0, image 1: width 0 is not"):
+    with pytest.raises(
+        FitError, match=r"no usable boxes; 1 entries are invalid: .*annotation 0, image 1: width 0 is not"
+    ):
         fit_anchors(instances_of([[1, 1, 0, 5]]))
     with pytest.raises(FitError, match="1 are crowd regions"):
         fit_anchors(instances_of([[1, 1, 5, 5]], iscrowd=1))

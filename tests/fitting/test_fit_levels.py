@@ -95,7 +95,7 @@ def test_weights_turn_the_fit_to_what_counts(nuclei):
     alike = fit_levels(nuclei, STRIDES, per_level=1)
     weights = instance_weights(nuclei, factors={"small": 20.0})
     turned = fit_levels(nuclei, STRIDES, per_level=1, weights=weights)
-    reached = [anchor_metrics(nuclei, each.anchors).placed_best_iou for each in (alike, turned)]
+    reached = [anchor_metrics(nuclei, each.anchors).grid_best_iou for each in (alike, turned)]
     assert reached[1][small].mean() > reached[0][small].mean()
     assert_allclose(turned.anchors.scores["weighted_placed_average_iou"], np.average(reached[1], weights=weights))
 
@@ -104,7 +104,7 @@ def test_of_weight_nothing_is_as_not_being_there(nuclei):
     small = area_ranges(nuclei)[0].rows
     weights = instance_weights(nuclei, factors={"medium": 0.0, "large": 0.0})
     fit = fit_levels(nuclei, STRIDES, per_level=1, weights=weights)
-    assert_allclose(fit.free.score, anchor_metrics(nuclei, fit.anchors).placed_best_iou[small].mean())
+    assert_allclose(fit.free.score, anchor_metrics(nuclei, fit.anchors).grid_best_iou[small].mean())
 
 
 def test_of_many_boxes_the_score_is_one_over_positions(nuclei):
@@ -150,7 +150,7 @@ def test_without_boxes_it_is_said_why():
     nothing = read_coco(
         {"images": [{"id": 1, "width": 8, "height": 8}], "categories": [{"id": 1, "name": "a"}], "annotations": []}
     )
-    with pytest.raises(FitError, match="no usable boxes; 0 entries refused"):
+    with pytest.raises(FitError, match="no usable boxes; 0 entries are invalid"):
         fit_levels(ResizedInstances.of(nothing, parse_resize("none")), STRIDES, total=3)
 
 

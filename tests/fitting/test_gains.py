@@ -17,7 +17,8 @@ from torchvision.ops import box_iou
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
-from detect.anchors.generator import CONVENTIONS, STRIDES, AnchorGenerator
+from detect.anchors.generator import AnchorGenerator
+from detect.anchors.grid_convention import CONVENTIONS, STRIDE_MODES, Convention
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
@@ -113,7 +114,7 @@ def test_any_position_is_the_mean_of_own_positions():
     assert_allclose(cell(14, 10, 8).utilities(0, shapes)[:, 0], own, atol=2e-4)
 
 
-@pytest.mark.parametrize(("offset", "stride_mode"), list(itertools.product((0.0, 0.3, 0.5), STRIDES)))
+@pytest.mark.parametrize(("offset", "stride_mode"), list(itertools.product((0.0, 0.3, 0.5), STRIDE_MODES)))
 @pytest.mark.parametrize("rule", ["none", "letterbox:109", "stretch:157x97"])  # as they are, and of odd sizes
 @pytest.mark.parametrize("name", SAMPLES)
 def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, stride_mode):
@@ -126,7 +127,7 @@ def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, str
     hw = (int(canvas[1]), int(canvas[0]))
     for level, shape in ((0, (21.0, 13.0)), (1, (60.0, 75.0))):
         anchors = AnchorSet.of([[shape]], strides=[(8, 32)[level]], center_offset=offset)
-        grid = AnchorGenerator(anchors, strides=stride_mode)
+        grid = AnchorGenerator(anchors, convention=Convention(stride_mode=stride_mode))
         all_anchors = grid.generate(level_hw(grid, hw), hw, dtype=torch.float64).boxes
         dense = box_iou(torch.from_numpy(instances.boxes[rows]), all_anchors).max(dim=1).values.numpy()
         assert_allclose(np.sort(placed.utilities(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
@@ -140,7 +141,7 @@ def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(convention):
     corners = random.uniform(0, 0.7, (60, 2)) * [width, height]
     boxes = [(*corner, *extent) for corner, extent in zip(corners, random.uniform(3, 60, (60, 2)), strict=True)]
     instances = instances_of(boxes, (width, height))
-    placed = OwnPositions.of(instances, (16, 64), center_offset=how.center_offset, stride_mode=how.strides)
+    placed = OwnPositions.of(instances, (16, 64), center_offset=how.center_offset, stride_mode=how.stride_mode)
     grid = AnchorGenerator.of_sizes(
         [[24], [70]], [1.0], (16, 64), convention=convention
     )  # square and even: rounded or not
@@ -162,7 +163,7 @@ def test_strides_cut_or_not_by_hand():
     # 6 from 96 and from 64: 4 x 4; 6 from 84 and none from 70: 4 x 10; 90 - 85.714 and 71.429 - 70: 5.714 x 8.571
     overlap = 40 / 7 * 60 / 7
     assert_allclose(np.ravel(gains), [16 / 184, 40 / 160, overlap / (200 - overlap)])
-    with pytest.raises(ValueError, match="strides is 'exact', 'floor' or 'ratio', got 'ceil'"):
+    with pytest.raises(ValueError, match="stride_mode is 'exact', 'floor' or 'ratio', got 'ceil'"):
         OwnPositions.of(boxes, (16,), stride_mode="ceil")
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from detect.anchors.generator import CONVENTIONS, AnchorGenerator
+from detect.anchors.generator import AnchorGenerator
+from detect.anchors.grid_convention import CONVENTIONS
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.data import read_coco

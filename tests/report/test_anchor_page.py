@@ -178,7 +178,7 @@ def test_worst_covered_come_first_and_say_where_they_are(page: Parsed, scores: l
         ["cell", "nucleus"][annotation % 2],
         f"{width:.1f} x {height:.1f}",
         f"{scores[0].best_iou[row]:.3f}",
-        f"{scores[0].placed_best_iou[row]:.3f}",
+        f"{scores[0].grid_best_iou[row]:.3f}",
     ]
     assert len(page.rows[at + 1 : at + 1 + MAX_WORST]) == MAX_WORST
     assert len(page.rows[at + MAX_WORST]) == 6
@@ -316,9 +316,9 @@ def test_at_most_forty_categories_the_largest_first() -> None:
     panel = average_iou_panels([score])[2]
     shown = panel.figure.data[0].y
     counts = sorted((group.count for group in score.by_category), reverse=True)
-    largest = max(score.placed_by_category, key=lambda group: group.count)
+    largest = max(score.by_category, key=lambda group: group.count)
     assert len(shown) == MAX_CATEGORIES == 40
-    assert shown[0] == largest.average_iou
+    assert shown[0] == largest.grid_average_iou
     assert panel.figure.layout.xaxis.ticktext[0].endswith(f"  {counts[0]}")
     assert "the 40 of 90 categories with the most boxes" in panel.caption
 

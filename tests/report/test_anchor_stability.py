@@ -40,8 +40,8 @@ def stability(high: float = 12.0, failed: int = 0) -> Stability:
         StableShape(Interval(40, NAN, NAN), Interval(30, NAN, NAN), 0.25),
     )
     scores = {name: Interval(0.8 + n / 100, 0.7, 0.9) for n, name in enumerate(SCORES)}
-    held_out = {name: Interval(0.6 + n / 100, 0.5, NAN if n else 0.7) for n, name in enumerate(SCORES)}
-    return Stability(ANCHORS, shapes, scores, held_out, 50, failed)
+    out_of_bag = {name: Interval(0.6 + n / 100, 0.5, NAN if n else 0.7) for n, name in enumerate(SCORES)}
+    return Stability(ANCHORS, shapes, scores, out_of_bag, 50, failed)
 
 
 def generalisation(*losses: tuple[float, float, float]) -> Generalisation:

@@ -46,7 +46,7 @@ def of(boxes: list[list[float]], side: int = 128, file_name: str = "a.png") -> R
 def preference_of(
     boxes: list[list[float]] = BOXES, anchors: AnchorSet = ANCHORS, threshold: float = 0.5
 ) -> LevelReport:
-    return level_report(of(boxes), AnchorGenerator(anchors), HeadSize(1), threshold=threshold)
+    return level_report(of(boxes), AnchorGenerator(anchors), head=HeadSize(1), threshold=threshold)
 
 
 def rows_of(markup: str) -> list[list[str]]:

@@ -154,7 +154,7 @@ def choose_anchors(variant: str, dataset: Dataset, instances: ResizedInstances, 
     anchors = fit_levels(instances, strides, **FITS.get(variant, {"per_level": PER_CELL})).anchors
     if variant == "dropped":
         grid = AnchorGenerator(anchors)
-        kept = level_report(instances, grid, _head_size(instances.dataset, config)).suggested.levels
+        kept = level_report(instances, grid, head=_head_size(instances.dataset, config)).suggested.levels
         anchors = grid.select_levels(kept).anchors
     return anchors
 

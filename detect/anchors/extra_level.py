@@ -1,0 +1,112 @@
+"""An extra pyramid level of half the finest stride: what it would cover, and what it would cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
+from detect.anchors.grid_iou import grid_iou_by_level
+from detect.anchors.head_cost import HeadSize, level_costs
+from detect.anchors.metrics import AnchorMetrics
+
+SCALES = (0.5, 1.0)  # of the finest level's shapes: the next octave of the pyramid, or the same shapes on a denser grid
+MIN_GAIN = 0.01  # share of instances
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraLevel:
+    """A level of half the finest stride added to a set; it pays if it covers 1 % of the instances in addition."""
+
+    name: str
+    stride: int
+    finest: str
+    """The finest level of the set; ``shapes`` are its shapes times ``scale``."""
+    scale: float
+    shapes: tuple[tuple[float, float], ...]
+    recall: float
+    """Recall on the grid with all levels."""
+    average_iou: float
+    """Average IoU on the grid with all levels."""
+    gained: int
+    """Instances covered by this level and no other."""
+    gained_share: float
+    anchors_added: float
+    """Anchors of this level / anchors of the set."""
+    flops_added: float
+    """The head's operations on this level / on the levels of the set."""
+    pays: bool
+
+    @property
+    def words(self) -> str:
+        """The result as a sentence."""
+        shapes = f"the shapes of {self.finest}" + (" halved" if self.scale < 1 else "")
+        return (
+            f"{self.name} with {shapes} would cover {self.gained:,} more ({self.gained_share:.1%} of instances) and add "
+            f"{self.anchors_added:.1f} times the anchors and {self.flops_added:.1f} times the operations: "
+            f"it {'pays' if self.pays else 'does not pay'}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for JSON."""
+        return vars(self) | {"shapes": [list(shape) for shape in self.shapes]}
+
+
+def extra_level(metrics: AnchorMetrics, head: HeadSize, *, threshold: float) -> ExtraLevel | None:
+    """The extra level that covers more, with the finest level's shapes halved or as they are.
+
+    Args:
+        metrics: metrics of the set without the extra level.
+        head: the head that runs on the levels.
+        threshold: IoU on the grid from which an instance counts as covered.
+
+    Returns:
+        The extra level, or None if the finest stride is odd.
+
+    >>> from detect.anchors.metrics import anchor_metrics
+    >>> from detect.anchors.instances import ResizedInstances
+    >>> from detect.data import read_coco
+    >>> dataset = read_coco({
+    ...     "images": [{"id": 1, "width": 64, "height": 64}], "categories": [{"id": 1, "name": "cell"}],
+    ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 8, 8]}],
+    ... })
+    >>> metrics = anchor_metrics(ResizedInstances.of(dataset, "none"), AnchorSet.of([[(16, 16)]], strides=[16]))
+    >>> extra_level(metrics, HeadSize(num_classes=1), threshold=0.5).words
+    'P3 with the shapes of P4 halved would cover 1 more (100.0% of instances) and add 4.0 times the anchors and 4.0 times the
+    operations: it pays'
+    """
+    if metrics.anchors.levels[0].stride % 2:
+        return None
+    tried = [_at_scale(scale, metrics, head, threshold) for scale in SCALES]
+    return max(tried, key=lambda level: (level.gained, level.average_iou))
+
+
+def _at_scale(scale: float, metrics: AnchorMetrics, head: HeadSize, threshold: float) -> ExtraLevel:
+    finest, instances = metrics.anchors.levels[0], metrics.instances
+    stride = finest.stride // 2
+    shapes = [(width * scale, height * scale) for width, height in finest.shapes]
+    level = AnchorLevel(level_name(stride), stride, shapes)
+    alone = AnchorSet((level,), center_offset=metrics.anchors.center_offset)
+    (iou,) = grid_iou_by_level(instances.boxes, instances.canvas_wh, alone, convention=metrics.convention).T
+    best = np.maximum(iou, metrics.grid_best_iou)
+    gained = int(((iou >= threshold) & (metrics.grid_best_iou < threshold)).sum())
+    canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
+    (cost,), others = level_costs(canvas_wh, alone, head), level_costs(canvas_wh, metrics.anchors, head)
+    count = len(best)
+    return ExtraLevel(
+        name=level.name,
+        stride=stride,
+        finest=finest.name,
+        scale=scale,
+        shapes=tuple(shapes),
+        recall=float((best >= threshold).mean()) if count else math.nan,
+        average_iou=float(best.mean()) if count else math.nan,
+        gained=gained,
+        gained_share=gained / count if count else math.nan,
+        anchors_added=cost.anchors / sum(other.anchors for other in others),
+        flops_added=cost.flops / sum(other.flops for other in others),
+        pays=gained >= max(1, MIN_GAIN * count),
+    )

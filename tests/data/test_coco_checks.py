@@ -1,0 +1,309 @@
+"""Invalid and suspicious annotations: each has its id and the reason."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from builders import (
+    MISSING,
+    assert_one_box,
+    boxes_on_one_image,
+    coco_error,
+    coco_with,
+    coco_with_one_box,
+    findings_in_words,
+    name_of,
+    text_with,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from detect.data import read_coco
+
+# Single entries: kind of entry, field, value, and the first finding. "*" replaces the whole entry.
+NAN, INF = float("nan"), float("inf")
+
+
+LIMIT = "Expected int <= 4611686018427387904"
+
+
+NO_ID = "an annotation without a usable id"
+
+
+REFUSED = [
+    ("annotations", "*", 3, "entry 0 of the annotation list is a number, not an object"),
+    ("annotations", "*", None, "entry 0 of the annotation list is null, not an object"),
+    ("annotations", "*", "box", "entry 0 of the annotation list is a text, not an object"),
+    ("annotations", "*", [1, 2, 3, 4], "entry 0 of the annotation list is a list, not an object"),
+    ("annotations", "*", True, "entry 0 of the annotation list is true or false, not an object"),
+    ("annotations", "*", {}, f"{NO_ID}: entry 0 of the annotation list: Object missing required field image_id"),
+    ("annotations", "bbox", MISSING, "annotation 7, image 1: it has no bbox"),
+    ("annotations", "bbox", None, "annotation 7, image 1: it has no bbox"),
+    ("annotations", "bbox", "1 2 3 4", "annotation 7, image 1: bbox: Expected array | null, got str"),
+    ("annotations", "bbox", {"x": 1}, "annotation 7, image 1: bbox: Expected array | null, got object"),
+    ("annotations", "bbox", [], "annotation 7, image 1: bbox has 0 numbers, not 4 (x, y, width, height)"),
+    ("annotations", "bbox", [1, 2, 3], "annotation 7, image 1: bbox has 3 numbers, not 4 (x, y, width, height)"),
+    ("annotations", "bbox", [1, 2, 3, 4, 5], "annotation 7, image 1: bbox has 5 numbers, not 4 (x, y, width, height)"),
+    ("annotations", "bbox", ["1", "2", "3", "4"], "annotation 7, image 1: bbox[0]: Expected float, got str"),
+    ("annotations", "bbox", [1, 2, None, 4], "annotation 7, image 1: bbox[2]: Expected float, got null"),
+    ("annotations", "bbox", [10**400, 2, 3, 4], "annotation 7, image 1: bbox[0]: Number out of range"),
+    ("annotations", "bbox", [NAN, 2, 3, 4], "annotation 7, image 1: bbox [nan, 2, 3, 4] is not finite"),
+    ("annotations", "bbox", [1, 2, INF, 4], "annotation 7, image 1: bbox [1, 2, inf, 4] is not finite"),
+    ("annotations", "bbox", [-INF, 2, INF, 4], "annotation 7, image 1: bbox [-inf, 2, inf, 4] is not finite"),
+    ("annotations", "bbox", [1, 2, 0, 4], "annotation 7, image 1: width 0 is not positive"),
+    ("annotations", "bbox", [1, 2, 3, -4], "annotation 7, image 1: height -4 is not positive"),
+    ("annotations", "bbox", [1, 2, 0, -4], "annotation 7, image 1: width 0 and height -4 are not positive"),
+    ("annotations", "bbox", [200, 2, 3, 4], "bbox [200, 2, 3, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "bbox", [100, 2, 3, 4], "bbox [100, 2, 3, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "bbox", [1, -4, 3, 4], "bbox [1, -4, 3, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "bbox", [1e308, 2, 1e308, 4], "bbox [1e+308, 2, 1e+308, 4] lies wholly outside its 100x80 image"),
+    ("annotations", "image_id", 2, "annotation 7, image 2: no image has this id"),
+    ("annotations", "image_id", MISSING, "annotation 7: Object missing required field image_id"),
+    ("annotations", "image_id", True, "annotation 7: image_id: Expected int, got bool"),
+    ("annotations", "category_id", 5, "annotation 7, image 1: no category has the id 5"),
+    ("annotations", "category_id", None, "annotation 7, image 1: category_id: Expected int, got null"),
+    ("annotations", "id", "7", f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got str"),
+    ("annotations", "id", True, f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got bool"),
+    ("annotations", "id", 7.5, f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got float"),
+    ("annotations", "id", 2**64, f"annotation 18446744073709551616, image 1: id: {LIMIT}"),
+    ("annotations", "id", 2**62 + 1, f"annotation 4611686018427387905, image 1: id: {LIMIT}"),
+    ("annotations", "id", 10**4000, f"{NO_ID}, image 1: entry 0 of the annotation list: id: {LIMIT}"),
+    ("annotations", "iscrowd", "no", "annotation 7, image 1: iscrowd: Expected bool | int, got str"),
+    ("annotations", "area", "big", "annotation 7, image 1: area: Expected float | null, got str"),
+    ("images", "*", None, "entry 0 of the image list is null, not an object"),
+    ("images", "id", "1", "entry 0 of the image list: id: Expected int, got str"),
+    ("images", "id", 1.5, "entry 0 of the image list: id: Expected int, got float"),
+    ("images", "id", MISSING, "entry 0 of the image list: Object missing required field id"),
+    ("images", "id", 2**63, f"image 9223372036854775808: entry 0 of the image list: id: {LIMIT}"),
+    ("images", "width", MISSING, "image 1: entry 0 of the image list: Object missing required field width"),
+    ("images", "width", 0, "image 1: size 0x80 is not positive"),
+    ("images", "height", -80, "image 1: size 100x-80 is not positive"),
+    ("images", "height", 80.5, "image 1: entry 0 of the image list: height: Expected int, got float"),
+    ("images", "file_name", 3.5, "image 1: entry 0 of the image list: file_name: Expected str | null, got float"),
+    ("categories", "*", [], "entry 0 of the category list is a list, not an object"),
+    ("categories", "id", MISSING, "entry 0 of the category list: Object missing required field id"),
+    ("categories", "name", 3.5, "entry 0 of the category list: name: Expected str | null, got float"),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value", "reason"), REFUSED, ids=name_of)
+def test_a_broken_entry_is_refused_by_id_and_reason(tmp_path, kind, field, value, reason):
+    broken = coco_with(kind, field, value)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    for source, file in ((broken, "(in memory)"), (path, str(path))):
+        dataset = read_coco(source)
+        assert len(dataset.annotations) == 0
+        first = str(dataset.invalid[0])
+        assert first.startswith(f"{file}: ")
+        assert first.endswith(reason)
+        assert coco_error(source, strict=True) == first
+
+
+@pytest.mark.parametrize(
+    ("literal", "text"), [(b"NaN", "nan"), (b"Infinity", "inf"), (b"-Infinity", "-inf"), (b"1e999", "inf")]
+)
+def test_numbers_that_are_none_in_json_are_refused(tmp_path, literal, text):
+    path = tmp_path / "broken.json"
+    path.write_bytes(text_with(b"[1, 2", b"[" + literal + b", 2"))
+    (finding,) = read_coco(path).invalid
+    assert str(finding) == f"{path}: annotation 7, image 1: bbox [{text}, 2, 3, 4] is not finite"
+
+
+@pytest.mark.parametrize("field", ["id", "width"])
+def test_boxes_of_a_broken_image_say_so(field):
+    broken = coco_with_one_box()
+    broken["images"].append({"id": 2, "width": 0 if field == "width" else 5, "height": 5})
+    broken["annotations"].append({"id": 8, "image_id": 2, "category_id": 1, "bbox": [1, 1, 2, 2]})
+    if field == "id":
+        broken["images"][1]["width"] = None
+    dataset = read_coco(broken)
+    assert_array_equal(dataset.annotations.ids, [7])
+    assert_array_equal(dataset.images.ids, [1])
+    assert [finding.annotation_id for finding in dataset.invalid] == [None, 8]
+    assert str(dataset.invalid[1]) == "(in memory): annotation 8, image 2: its image cannot be used"
+
+
+def test_one_broken_entry_leaves_the_others_alone(tmp_path):
+    broken = coco_with_one_box()
+    broken["annotations"].append(dict(broken["annotations"][0], id=8, bbox=[1, 2, "3", 4]))
+    broken["annotations"].append(dict(broken["annotations"][0], id=9, bbox=[5, 6, 7, 8]))
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    dataset = read_coco(path)
+    assert_array_equal(dataset.annotations.ids, [7, 9])
+    assert [finding.annotation_id for finding in dataset.invalid] == [8]
+
+
+def test_strict_raises_the_first_refusal_by_id():
+    broken = coco_with_one_box()
+    broken["annotations"] = [dict(broken["annotations"][0], id=number, bbox=[1, 2, 0, 4]) for number in (30, 20, 25)]
+    assert coco_error(broken, strict=True) == "(in memory): annotation 20, image 1: width 0 is not positive"
+
+
+def test_strict_takes_what_is_only_odd():
+    assert len(read_coco(coco_with("annotations", "bbox", [-1, 2, 3, 4]), strict=True).suspicious) == 1
+
+
+ODD = [
+    ("annotations", "id", MISSING, f"{NO_ID}, image 1: it has no id: kept"),
+    ("annotations", "bbox", [-1, 2, 3, 4], "bbox [-1, 2, 3, 4] reaches outside its 100x80 image: clipped"),
+    (
+        "annotations",
+        "bbox",
+        [-1e300, 2, 2e300, 4],
+        "bbox [-1e+300, 2, 2e+300, 4] reaches outside its 100x80 image: clipped",
+    ),
+    (
+        "images",
+        None,
+        coco_with_one_box()["images"] * 2,
+        "(in memory): image 1: it occurs more than once in the file: kept once",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value", "reason"), ODD, ids=name_of)
+def test_an_odd_entry_is_kept_and_named(kind, field, value, reason):
+    dataset = read_coco(coco_with(kind, field, value))
+    assert (len(dataset.images), len(dataset.annotations), dataset.invalid) == (1, 1, ())
+    (finding,) = dataset.suspicious
+    assert str(finding).endswith(reason)
+
+
+@pytest.mark.parametrize(("value", "crowd"), [(True, 1), (False, 0), (1, 1), (0, 0), (MISSING, 0)], ids=name_of)
+def test_iscrowd_may_be_true_or_false(value, crowd):
+    dataset = read_coco(coco_with("annotations", "iscrowd", value))
+    assert (len(dataset.crowd), len(dataset.instances)) == (crowd, 1 - crowd)
+    assert dataset.invalid == ()
+
+
+@pytest.mark.parametrize("value", [MISSING, None, NAN, INF], ids=name_of)
+def test_an_area_that_says_nothing_is_width_times_height(value):
+    assert_array_equal(read_coco(coco_with("annotations", "area", value)).instances.area, [12.0])
+
+
+def test_an_empty_list_of_categories_names_none():
+    (finding,) = read_coco(coco_with("categories", None, [])).invalid
+    assert str(finding) == "(in memory): annotation 7, image 1: no category has the id 1"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([1, 2], "keypoints has 2 numbers, not three (x, y, visibility) per keypoint"),
+        ("here", "keypoints: Expected array | null, got str"),
+        ([[1, 2, 2]], "keypoints[0]: Expected float, got array"),
+        ([None, 1, 2], "keypoints[0]: Expected float, got null"),
+        ([1, 2, 2, 1, 2, 3], "keypoint 1 has visibility 3, not 0, 1 or 2"),
+        ([1, 2, 0.5], "keypoint 0 has visibility 0.5, not 0, 1 or 2"),
+        ([1, 2, 0, float("inf"), 2, 1], "keypoint 1 (inf, 2) is not finite"),
+    ],
+)
+def test_broken_keypoints_are_refused_where_they_are_asked_for(tmp_path, value, reason):
+    broken = coco_with("annotations", "keypoints", value)
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    for source in (broken, path):
+        (finding,) = read_coco(source, keypoints=True).invalid
+        assert str(finding).endswith(f"annotation 7, image 1: {reason}")
+        assert_one_box(read_coco(source))
+
+
+def test_boxes_are_clipped_to_their_image_and_named():
+    dataset = read_coco(
+        boxes_on_one_image({"bbox": [-2, 70, 10, 15]}, {"bbox": [99, 79, 5, 5]}, {"bbox": [0, 0, 100, 80]})
+    )
+    # x from -2 to 8, y from 70 to 85, in 100 x 80
+    assert_array_equal(dataset.annotations.boxes_xywh, [[0, 70, 8, 10], [99, 79, 1, 1], [0, 0, 100, 80]])
+    assert_array_equal(dataset.annotations.area, [80, 1, 8000])
+    assert findings_in_words(dataset.suspicious) == [
+        (1, 4, "bbox [-2, 70, 10, 15] reaches outside its 100x80 image: clipped"),
+        (2, 4, "bbox [99, 79, 5, 5] reaches outside its 100x80 image: clipped"),
+    ]
+
+
+def test_a_rounding_error_past_the_edge_is_nothing_odd():
+    x = 100 / 3
+    assert x + (100 - x) + 2e-14 > 100
+    dataset = read_coco(boxes_on_one_image({"bbox": [x, 0, 100 - x + 2e-14, 80]}, {"bbox": [-1e-9, 1, 2, 3]}))
+    assert dataset.suspicious == ()
+
+
+@given(st.lists(st.floats(-300, 300), min_size=4, max_size=4))
+def test_what_is_left_of_a_box_is_its_part_inside_the_image(box):
+    x0, x1 = max(box[0], 0.0), min(box[0] + box[2], 100.0)
+    y0, y1 = max(box[1], 0.0), min(box[1] + box[3], 80.0)
+    annotations = read_coco(boxes_on_one_image({"bbox": box})).annotations
+    if len(annotations):
+        assert_allclose(annotations.boxes_xywh, [[x0, y0, x1 - x0, y1 - y0]], atol=2e-6)
+    else:
+        assert min(box[2], box[3], x1 - x0, y1 - y0) <= 1e-12
+
+
+def test_the_file_s_area_is_taken_before_width_times_height():
+    dataset = read_coco(boxes_on_one_image({"bbox": [1, 2, 3, 4], "area": 7.5}, {"bbox": [5, 6, 7, 8]}))
+    assert_array_equal(dataset.annotations.area, [7.5, 56.0])
+
+
+def test_repeated_ids_are_kept_and_named():
+    content = boxes_on_one_image({"bbox": [1, 2, 3, 4]}, {"bbox": [5, 6, 7, 8]}, {"bbox": [9, 9, 9, 9]})
+    content["annotations"][2]["id"] = 1
+    dataset = read_coco(content)
+    assert_array_equal(dataset.annotations.ids, [1, 1, 2])
+    assert_array_equal(dataset.annotations.boxes_xywh, [[1, 2, 3, 4], [9, 9, 9, 9], [5, 6, 7, 8]])
+    assert findings_in_words(dataset.suspicious) == [(1, 4, "its id occurs 2 times: kept")] * 2
+
+
+def test_the_same_box_twice_is_kept_and_named():
+    box = {"bbox": [1.1, 2.2, 3.3, 4.4]}
+    dataset = read_coco(boxes_on_one_image(box, {"bbox": [1.1, 2.2, 3.3, 4.5]}, {**box, "category_id": 2}, box))
+    assert len(dataset.annotations) == 4
+    assert findings_in_words(dataset.suspicious) == [
+        (3, 4, "the same box as annotation 1, of another category: kept"),
+        (4, 4, "the same box as annotation 1: kept"),
+    ]
+
+
+def test_the_same_box_in_two_images_is_ordinary():
+    content = boxes_on_one_image({"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "image_id": 5})
+    content["images"].append({"id": 5, "width": 100, "height": 80})
+    assert read_coco(content).suspicious == ()
+
+
+@pytest.mark.parametrize("num_boxes", [2, 3, 5, 8, 17, 1000])
+def test_the_same_box_is_found_wherever_it_stands(num_boxes):
+    rng = np.random.default_rng(num_boxes)
+    boxes = rng.uniform(0.1, 40, (num_boxes, 4)).tolist()
+    boxes[-1] = boxes[0]
+    dataset = read_coco(boxes_on_one_image(*({"bbox": box} for box in boxes)))
+    assert findings_in_words(dataset.suspicious) == [(num_boxes, 4, "the same box as annotation 1: kept")]
+
+
+@pytest.mark.parametrize("box", [{}, {"bbox": [9, 9, 0, 0]}, {"bbox": [3, 4, 0, 5]}])
+def test_points_alone_give_the_box_that_is_missing(box):
+    content = boxes_on_one_image(
+        {"bbox": [1, 1, 2, 2]}, {"keypoints": [3, 4, 2, 90, 90, 0, 7, 5, 1]}, {"keypoints": [9, 9, 0]}
+    )
+    for entry in content["annotations"][1:]:
+        entry.pop("bbox", None)
+        entry.update(box)
+    dataset = read_coco(content, keypoints=True)
+    # from x 3 to 7 and y 4 to 5, half a pixel more on each side; the point that is not labelled counts nowhere
+    assert_array_equal(dataset.instances.boxes_xywh, [[1, 1, 2, 2], [2.5, 3.5, 5, 2]])
+    assert_array_equal(dataset.instances.area, [4, 10])
+    assert [finding.annotation_id for finding in dataset.invalid] == [3]
+    assert dataset.suspicious == ()
+    assert len(read_coco(content).instances) == 1
+
+
+def test_the_box_of_points_stays_within_the_image():
+    content = boxes_on_one_image({"keypoints": [0, 0, 2]}, {"keypoints": [-9, 0, 2]})
+    for entry in content["annotations"]:
+        entry.pop("bbox", None)
+    dataset = read_coco(content, keypoints=True)
+    assert_array_equal(dataset.instances.boxes_xywh, [[0, 0, 0.5, 0.5]])
+    assert [finding.annotation_id for finding in dataset.invalid] == [2]

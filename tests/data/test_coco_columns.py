@@ -1,0 +1,70 @@
+"""Columns of images and annotations, merged over shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from builders import ONE_BOX_TEXT, coco_error, text_with
+from numpy.testing import assert_array_equal
+
+from detect.data import read_coco
+from detect.samples import sample_annotations
+
+
+def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    path = folder / name
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_shards_that_disagree_about_an_image(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_bytes(ONE_BOX_TEXT)
+    second.write_bytes(text_with(b'"width": 100', b'"width": 99'))
+    reason = "image id 1 is both 'a.jpg' (100x80) and 'a.jpg' (99x80)"
+    assert coco_error([first, second]).startswith(f"{second}: {reason}")
+
+
+def test_shards_that_disagree_about_a_category(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_bytes(ONE_BOX_TEXT)
+    second.write_bytes(text_with(b'"cell"', b'"dog"'))
+    assert coco_error([first, second]).startswith(f"{second}: category id 1 is both 'cell' and 'dog'")
+
+
+def test_rows_are_in_order_of_images_then_ids():
+    content = {
+        "images": [{"id": number, "width": 10, "height": 10} for number in (9, -3, 5)],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": 1, "bbox": [1, 1, 2, 2 + number]}
+            for number, image in ((4, 9), (2, 9), (8, -3), (1, 5))
+        ],
+    }
+    dataset = read_coco(content)
+    assert_array_equal(dataset.images.ids, [-3, 5, 9])
+    assert_array_equal(dataset.annotations.ids, [8, 1, 2, 4])
+    assert_array_equal(dataset.annotations.image_rows, [0, 1, 2, 2])
+
+
+def test_categories_of_all_shards_are_in_order_of_ids(tmp_path):
+    names = {5: "e", 1: "a", 3: "c"}
+    empty = {"images": [], "annotations": []}
+    shards = [
+        write(
+            tmp_path, f"{number}.json", {**empty, "categories": [{"id": number, "name": name}, {"id": 3, "name": "c"}]}
+        )
+        for number, name in names.items()
+    ]
+    assert list(read_coco(shards).categories.items()) == [(1, "a"), (3, "c"), (5, "e")]
+
+
+def test_take_gives_these_rows_in_this_order():
+    annotations = read_coco(sample_annotations("nuclei"), keypoints=True).annotations
+    rows = np.array([5, 0, 5])
+    for taken, row in ((annotations.take(rows), row) for row in range(3)):
+        assert taken.ids[row] == annotations.ids[rows[row]]
+        assert_array_equal(taken.boxes_xywh[row], annotations.boxes_xywh[rows[row]])
+        assert_array_equal(taken.keypoints[row], annotations.keypoints[rows[row]])
