@@ -148,8 +148,10 @@ def test_processes_that_read_see_the_same_pixels(nuclei):
 
 def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):
     data = nuclei_data(nuclei, augment=Augment())
-    for epoch in range(3):
-        batch = collate([data[Draw(epoch, place)] for place in range(len(data))])
+    rows = range(0, len(data), 2)
+    num_points = np.isin(nuclei.instances.image_rows, rows).sum()
+    for epoch in range(2):
+        batch = collate([data[Draw(epoch, place)] for place in rows])
         for row, targets in enumerate(batch.targets):
             height, width = batch.image_hw[row].tolist()
             boxes = torch.cat([targets.boxes, targets.ignored])
@@ -158,7 +160,7 @@ def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):
             assert (boxes[:, 2:] <= torch.tensor([width, height]) + 1e-4).all()
         labelled = batch.keypoints.points[batch.keypoints.visibility > 0]
         assert ((labelled >= -0.5) & (labelled <= 127.5)).all()
-        assert len(batch.keypoints.points) == len(nuclei.instances)
+        assert len(batch.keypoints.points) == num_points
 
 
 def test_points_lie_in_their_boxes_after_augmentation_as_before(nuclei):
@@ -276,9 +278,8 @@ def test_a_box_without_extent_in_single_precision_is_counted_and_in_no_sample(tm
 
 def test_every_augmented_target_can_be_learned(nuclei):
     data = nuclei_data(nuclei, augment=Augment(min_visible=0.0, zoom=(0.5, 4.0)))
-    for epoch in range(3):
-        targets = [data[Draw(epoch, place)].targets for place in range(len(data))]
-        assert len(checked_targets(targets, num_classes=1)) == len(data)
+    targets = [data[Draw(epoch, place)].targets for epoch, place in enumerate(range(len(data)))]
+    assert len(checked_targets(targets, num_classes=1)) == len(data)
 
 
 def broken_folder(tmp_path: Path) -> CocoDataset:

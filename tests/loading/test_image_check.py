@@ -21,9 +21,9 @@ def test_the_rows_of_broken_images_come_in_order_with_their_reasons():
 
 
 def test_progress_counts_the_images():
-    told: list[tuple[str, int, int]] = []
-    find_broken_images(lambda row: row, 3, on_progress=lambda *each: told.append(each))
-    assert told == [("checking images", done, 3) for done in (1, 2, 3)]
+    calls: list[tuple[str, int, int]] = []
+    find_broken_images(lambda row: row, 3, on_progress=lambda *each: calls.append(each))
+    assert calls == [("checking images", done, 3) for done in (1, 2, 3)]
 
 
 def test_no_images_are_not_broken():

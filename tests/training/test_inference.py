@@ -195,10 +195,10 @@ def test_torch_s_global_generator_is_left_alone(tmp_path):
 
 
 def test_progress_counts_the_images(tmp_path):
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))
-    find_objects(finds_boxes(), data, labels=LABELS, batch_size=1, on_progress=lambda *each: told.append(each))
-    assert told == [("detecting", done, 3) for done in (1, 2, 3)]
+    find_objects(finds_boxes(), data, labels=LABELS, batch_size=1, on_progress=lambda *each: calls.append(each))
+    assert calls == [("detecting", done, 3) for done in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("task", ["boxes", "landmarks"])

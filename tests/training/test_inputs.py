@@ -76,7 +76,7 @@ def test_a_category_of_another_name_in_the_validation_data_is_refused(tiny, squa
         read_inputs(tiny(f"data.val={changed(squares, tmp_path, 'other.json', swap)}"))
 
 
-def test_validation_data_may_lack_a_landmark_that_training_has(tiny, squares, tmp_path):
+def test_validation_data_may_lack_a_keypoint_type_of_the_training_data(tiny, squares, tmp_path):
     def second(content):
         content["categories"].insert(0, {"id": 3, "name": "dot", "keypoints": ["centre"], "skeleton": []})
         content["annotations"][0]["category_id"] = 3
@@ -104,7 +104,7 @@ def test_overfitting_takes_few_images_as_they_are(tiny):
         read_inputs(tiny(), overfit=9)
 
 
-def test_keypoints_are_read_for_landmarks_alone(tiny):
+def test_keypoints_are_read_for_the_task_landmarks_alone(tiny):
     assert read_inputs(tiny()).labels.type_names == ()
     assert read_inputs(tiny(task="landmarks")).labels.category_types == {7: (0,)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_restored_stepper_continues_exactly(tiny):
     batches = [collate([inputs.train[step, place] for place in range(2)]) for step in range(3)]
     for step, batch in enumerate(batches[:2]):
         first.training_step([batch], rate=1e-3, step=step)
-    restored.load_state_dict(first.state_dict())
+    restored.load_state_dict(copy.deepcopy(first.state_dict()))
     restored.config = first.config  # the seed of random layers
     numbers = [each.training_step([batches[2]], rate=1e-3, step=2) for each in (first, restored)]
     assert numbers[0] == numbers[1]
