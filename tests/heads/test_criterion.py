@@ -1,4 +1,4 @@
-"""The criterion by hand; against torchvision's it is tested in tests/interop/test_torchvision_retinanet.py."""
+"""The criterion by hand; tests/interop/test_torchvision.py compares it with torchvision's."""
 
 from __future__ import annotations
 

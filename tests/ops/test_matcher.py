@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 
 from detect.ops import matcher as matching
 from detect.ops.boxes import pairwise_iou
+from detect.ops.grid_matcher import LevelGrid
 from detect.ops.matcher import BACKGROUND, IGNORE, Atss, MaxIoU, ignore_regions, match_boxes
 
 
@@ -108,6 +109,27 @@ def test_atss_is_the_papers_algorithm():
                 expected[index], taken[index] = row, float(iou[row, index])
     assert Atss().match([one_cell(level) for level in levels], boxes).tolist() == expected
     assert sum(match >= 0 for match in expected) > 20
+
+
+def test_foreground_pairs_of_max_iou_are_the_entries_of_the_matrix_that_reach_the_threshold():
+    level = LevelGrid(9, 11, (8.0, 8.0), torch.tensor([[-8.0, -8.0, 16.0, 16.0], [-20.0, 0.0, 28.0, 8.0]]))
+    boxes = random_boxes(20, seed=9, side=70)
+    pairs = MaxIoU(fg_iou_thresh=0.3, bg_iou_thresh=0.2).foreground_pairs([level], boxes)
+    iou = pairwise_iou(boxes, level.boxes())
+    found = zip(pairs.instances.tolist(), pairs.anchors.tolist(), strict=True)
+    assert sorted(found) == [tuple(entry) for entry in (iou >= 0.3).nonzero().tolist()]
+    assert len(pairs.iou) > 20
+    assert_close(pairs.iou, iou[pairs.instances, pairs.anchors], rtol=0, atol=0)
+    assert_close(pairs.anchor_boxes, level.boxes()[pairs.anchors], rtol=0, atol=0)
+
+
+def test_foreground_pairs_of_atss_are_the_anchors_that_each_instance_gets_alone():
+    levels, boxes = [one_cell(random_boxes(300, seed=5)), one_cell(random_boxes(80, seed=6))], random_boxes(15, seed=8)
+    pairs = Atss(4).foreground_pairs(levels, boxes)
+    for row in range(len(boxes)):
+        alone = Atss(4).match(levels, boxes[row : row + 1])
+        assert_close(pairs.anchors[pairs.instances == row].sort().values, (alone == 0).nonzero()[:, 0])
+    assert len(pairs.anchors) >= len(boxes)
 
 
 def test_regions_are_ignored_by_the_share_of_the_anchor_that_they_cover():
