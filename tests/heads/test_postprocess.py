@@ -420,7 +420,8 @@ def test_detections_have_a_score_and_a_class_for_each_box():
 
 TRACED = """
 import torch
-from detect import AnchorGenerator, AnchorSet, HeadOutput, PostProcess
+from detect import AnchorGenerator, AnchorSet, PostProcess
+from detect.heads.retinanet import HeadOutput
 from detect.errors import ExportError
 
 anchors = AnchorGenerator(AnchorSet.of([[(8, 8)]], strides=(8,))).generate([(1, 1)])

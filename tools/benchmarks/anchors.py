@@ -117,8 +117,8 @@ def fit_ours(path: Path) -> None:
 
 
 def fit_optimal(path: Path, *, certify: float | None = None) -> None:
-    from detect import optimal_anchors
     from detect.anchors.histogram import ShapeHistogram
+    from detect.fitting.search import optimal_anchors
 
     boxes = np.load(path)
     started = Measuring()
