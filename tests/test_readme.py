@@ -26,10 +26,10 @@ def test_the_first_example_runs_and_prints_what_it_says(capsys):
 def test_the_example_of_the_head_runs():
     names: dict[str, Any] = {}
     exec(EXAMPLES[1], names)  # noqa: S102
-    assert names["output"].logits.shape == (1, len(names["placed"].boxes), 3)
+    assert names["output"].logits.shape == (1, len(names["anchors"].boxes), 3)
     assert names["losses"].classification > 0
     assert names["losses"].box > 0
-    assert len(names["found"]) == 1
+    assert len(names["detections"]) == 1
 
 
 def test_anchors_of_ones_own_load_as_the_example_says(tmp_path, monkeypatch):
@@ -46,7 +46,7 @@ def test_the_example_of_landmarks_runs_and_prints_what_it_says(capsys):
     exec(EXAMPLES[2], names)  # noqa: S102
     assert names["targets"].heatmaps.shape == (80, 1, 32, 32)
     assert (
-        abs(len(names["found"]) - len(names["nuclei"].landmarks.points)) <= 6
+        abs(len(names["detections"]) - len(names["nuclei"].landmarks.points)) <= 6
     )  # of cells that touch only one is a peak
     assert float(capsys.readouterr().out) > 0.996
 

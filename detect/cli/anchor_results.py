@@ -66,7 +66,7 @@ def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
 def with_provenance(score: AnchorMetrics, sources: tuple[SourceFile, ...]) -> AnchorSet:
     """The anchors of a score, told how good they are and where they come from."""
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
-    placed = {"grid_average_iou": score.grid_average_iou, "placed_recall_at_0.5": score.grid_recall(0.5)}
+    placed = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
     return replace(
         score.anchors,
         scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | placed).items()},

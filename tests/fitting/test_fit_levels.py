@@ -44,7 +44,7 @@ def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nu
     # a level of half the stride has 4 times the cells: 0.01 is shared as 16, 4 and 1 of 21
     cost = sum(0.01 * {4: 16, 8: 4, 16: 1}[level.stride] / 21 * len(level.shapes) for level in priced.anchors.levels)
     assert_allclose(priced.free.cost, cost)
-    assert_allclose(priced.anchors.scores["placed_average_iou_less_cost"], priced.free.score - cost)
+    assert_allclose(priced.anchors.scores["grid_average_iou_less_cost"], priced.free.score - cost)
 
 
 def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
@@ -60,8 +60,8 @@ def test_levels_by_size_spare_large_instances_the_fine_grid():
     strides, category = (8, 16, 32), bccd.dataset.instances.category_ids
     plain = fit_levels(bccd, strides, per_level=3)
     limited = fit_levels(bccd, strides, per_level=3, max_strides=4, certify=0.02)
-    proof = limited.anchors.proofs["placed_average_iou_up_to_4_strides"]
-    assert limited.anchors.scores["placed_average_iou_up_to_4_strides"] == proof.score <= proof.upper_bound
+    proof = limited.anchors.proofs["grid_average_iou_up_to_4_strides"]
+    assert limited.anchors.scores["grid_average_iou_up_to_4_strides"] == proof.score <= proof.upper_bound
     assert proof.score < plain.free.score
     red, platelets = 2, 3
     shares = []
@@ -97,7 +97,7 @@ def test_weights_turn_the_fit_to_what_counts(nuclei):
     turned = fit_levels(nuclei, STRIDES, per_level=1, weights=weights)
     reached = [anchor_metrics(nuclei, each.anchors).grid_best_iou for each in (alike, turned)]
     assert reached[1][small].mean() > reached[0][small].mean()
-    assert_allclose(turned.anchors.scores["weighted_placed_average_iou"], np.average(reached[1], weights=weights))
+    assert_allclose(turned.anchors.scores["weighted_grid_average_iou"], np.average(reached[1], weights=weights))
 
 
 def test_of_weight_nothing_is_as_not_being_there(nuclei):
@@ -117,7 +117,7 @@ def test_of_many_boxes_the_score_is_one_over_positions(nuclei):
     )
     fit = fit_levels(many, STRIDES, per_level=1, weights=np.tile(np.linspace(1, 2, len(nuclei)), 20))
     (name,) = fit.anchors.scores
-    assert name == "expected_weighted_placed_average_iou"
+    assert name == "expected_weighted_grid_average_iou"
     assert_allclose(fit.free.score, anchor_metrics(nuclei, fit.anchors).grid_average_iou, atol=0.03)
 
 

@@ -29,7 +29,7 @@ def test_another_text_is_refused(text):
 
 def test_names_of_scores():
     assert Objective().score_name() == "average_iou"
-    assert Objective(on_grid=True).score_name(weighted=True) == "weighted_placed_average_iou"
+    assert Objective(on_grid=True).score_name(weighted=True) == "weighted_grid_average_iou"
     assert Objective.parse("recall@0.75").score_name() == "recall_at_0.75"
     assert (
         Objective.parse("0.8*iou+0.2*recall@0.5", on_grid=True).score_name(priced=True) == "placed_objective_less_cost"

@@ -413,7 +413,7 @@ def test_the_gap_is_rounded_up_and_never_negative() -> None:
 
 
 def test_bounds_of_placed_scores_are_told_beside_what_was_reached() -> None:
-    name = "placed_recall_at_0.5_less_cost"
+    name = "grid_recall_at_0.5_less_cost"
     bound = "at most 0.900 possible with as many shapes on each level: within 12.5% of the best"
     assert bounds_in_words(with_scores({name: 0.8}, **{name: 0.9})) == [
         f"placed recall at 0.5 less cost 0.800, {bound}"
