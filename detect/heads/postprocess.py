@@ -279,7 +279,7 @@ def _logit_below(score: float, dtype: torch.dtype) -> float:
 
 def _check_rows(output: HeadOutput, anchors: GridAnchors) -> HeadOutput:
     """The output, if it has one row for each anchor."""
-    (logits, deltas), num_anchors = output, len(anchors.boxes)
+    (logits, deltas), num_anchors = output, anchors.boxes.shape[0]  # len would fix the size in an export
     if logits.ndim != 3 or logits.shape[1] != num_anchors or deltas.shape != (logits.shape[0], num_anchors, 4):
         raise ValueError(
             f"{num_anchors} anchors need logits (images, {num_anchors}, classes) and deltas (images, {num_anchors}, 4), "
