@@ -46,7 +46,7 @@ def test_the_example_of_landmarks_runs_and_prints_what_it_says(capsys):
     exec(EXAMPLES[2], names)  # noqa: S102
     assert names["targets"].heatmaps.shape == (80, 1, 32, 32)
     assert (
-        abs(len(names["detections"]) - len(names["nuclei"].landmarks.points)) <= 6
+        abs(len(names["found"]) - len(names["nuclei"].landmarks.points)) <= 6
     )  # of cells that touch only one is a peak
     assert float(capsys.readouterr().out) > 0.996
 
