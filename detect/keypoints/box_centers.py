@@ -1,4 +1,4 @@
-"""Boxes as one landmark each (Zhou et al. 2019, "Objects as Points"): a map of centres, a size and an offset at each."""
+"""Targets for boxes as points (Zhou et al. 2019, "Objects as Points"): a heatmap of centres, with sizes and offsets."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ RULES = ("corrected", "centernet")
 def iou_radius(
     sizes: Float[ndarray, "n 2"], *, min_overlap: float = 0.7, rule: str = "corrected"
 ) -> Float[ndarray, " n"]:
-    """How far the two corners of a box may both be off at an IoU of at least ``min_overlap`` (Law and Deng 2018, 3.2).
+    """Compute how far both corners of a box may be off for an IoU of at least ``min_overlap`` (Law and Deng 2018, 3.2).
 
-    The smallest of three cases: one corner inside the box and one outside, both inside, both outside. ``"centernet"`` is the
-    formula that CornerNet and CenterNet ship: the wrong root of the first, and all roots divided by 2 alone. It is 3.3 times
-    as large for a square, and corners that far off leave an IoU of .2; networks were tuned with it.
+    The radius is the smallest of three cases: one corner inside the box and one outside, both inside, both outside. The rule
+    ``"centernet"`` is the formula in CornerNet's and CenterNet's code, which takes the wrong root in the first case and
+    divides all roots by 2 alone. Its radius of a square is 3.3 times as large, and corners that far off leave an IoU of .2;
+    published networks were tuned with it.
 
     >>> box = np.array([[10.0, 10.0]])
     >>> iou_radius(box), iou_radius(box, rule="centernet")
     (array([0.81669987]), array([2.73320053]))
 
     Args:
-        sizes: (width, height) or (height, width), in the unit of the radius.
+        sizes: (width, height) or (height, width) of each box, in the unit of the radius.
+        min_overlap: IoU, between 0 and 1.
+        rule: ``"corrected"`` or ``"centernet"``.
 
     Raises:
-        ValueError: ``min_overlap`` not between 0 and 1, a rule of another name, or a size that is not positive.
+        ValueError: ``min_overlap`` is not between 0 and 1, the rule is unknown, or a size is not positive.
     """
     if not 0 < min_overlap < 1 or rule not in RULES:
         raise ValueError(f"need 0 < min_overlap < 1 and rule one of {', '.join(RULES)}, got {min_overlap=}, {rule=}")
@@ -54,7 +57,7 @@ def iou_radius(
 
 
 def sigma_from_radius(radius: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
-    """Of a bell whose 2 r + 1 cells are 6 sigmas, as CenterNet's.
+    """Return the sigma of a Gaussian whose window of 2 r + 1 cells spans 6 sigmas, as in CenterNet.
 
     >>> sigma_from_radius(np.array([1.0]))
     array([0.5])
@@ -65,15 +68,21 @@ def sigma_from_radius(radius: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
 def sigma_from_size(
     sizes: Float[ndarray, "n d"], *, stride: float = 4.0, fraction: float = 0.09, min_sigma: float = 1.0
 ) -> Float[ndarray, "n d"]:
-    """A sigma along each axis, in cells, as a fraction of an object's size in image pixels.
+    """Return a sigma along each axis, in cells, as a fraction of each object's size.
 
     The default fraction is TTFNet's .54 / 6 (Liu et al. 2020, "Training-Time-Friendly Network", section 3.2).
 
     >>> sigma_from_size(np.array([[200.0, 40.0]]))
     array([[4.5, 1. ]])
 
+    Args:
+        sizes: along each axis, in image pixels.
+        stride: image pixels per cell.
+        fraction: of the size, above 0.
+        min_sigma: smallest sigma, in cells.
+
     Raises:
-        ValueError: a size, the stride, the fraction or the least sigma that is not positive.
+        ValueError: a size, the stride, the fraction or ``min_sigma`` is not positive.
     """
     if not (stride > 0 and fraction > 0 and min_sigma > 0):
         raise ValueError(f"need positive stride, fraction and min_sigma, got {stride=}, {fraction=}, {min_sigma=}")
@@ -100,11 +109,11 @@ def render_box_centers(
     blend: str = "max",
     budget_bytes: int = BUDGET_BYTES,
 ) -> HeatmapTargets:
-    """Centres of boxes as heatmaps, one channel for each class, with ``sizes`` and ``offsets`` of the boxes.
+    """Draw the centres of boxes as heatmaps, one channel for each class, with ``sizes`` and ``offsets`` of the boxes.
 
-    Boxes are cut to their image first; one without any of it is counted as ``outside``. Crowd regions (COCO's ``iscrowd``)
-    are not drawn: the cells they touch have weight 0, but for those that centres of other boxes lie in. Rows of points are
-    the boxes that are no crowd, image by image.
+    Boxes are clipped to their image first; a box outside its image counts as ``outside``. Crowd regions (COCO's ``iscrowd``)
+    are not drawn: the cells they touch have weight 0, except for those that contain the centre of another box. The rows of
+    points are the boxes that are not crowds, image by image.
 
     >>> targets = render_box_centers([np.array([[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0]])], (8, 16), min_radius=0.5)
     >>> targets.positives.tolist(), targets.offsets.tolist(), targets.sizes.tolist()
@@ -112,14 +121,20 @@ def render_box_centers(
 
     Args:
         boxes: for each image (n, 4), x0 y0 x1 y1 in continuous pixels.
-        classes: for each image (n,), from 0 to ``num_classes`` - 1; None is one class.
+        image_hw: rows and columns of all images.
+        classes: for each image (n,), from 0 to ``num_classes`` - 1; None means one class.
+        num_classes: number of classes, which are the channels of the maps.
         crowd: for each image (n,), true for regions that stand for many objects.
-        rule, min_overlap: of a radius r, :func:`detect.keypoints.box_centers.iou_radius`; the sigma is (2 r + 1) / 6 cells.
-        min_radius: in cells; r is below 1 for squares of less than 12 cells, and at 0 hardly more than a cell is drawn.
+        stride: image pixels per cell.
+        rule: of the radius r by :func:`iou_radius`; the sigma is (2 r + 1) / 6 cells.
+        min_overlap: IoU of :func:`iou_radius`.
+        min_radius: in cells. The radius of squares of less than 12 cells is below 1; at 0 little more than a cell is drawn.
+        blend: value where Gaussians overlap, ``"max"`` or ``"sum"``.
+        budget_bytes: memory used besides the maps.
 
     Raises:
-        ValueError: arrays of another shape or number, a class out of range, or a box that is turned over or not finite: the
-            message names the image and the row.
+        ValueError: lists or arrays differ in length, a class or option is out of range, or a box is inverted or not finite;
+            the message names the image and the row.
     """
     tables = [_table(each, number) for number, each in enumerate(boxes)]
     labels = (
@@ -133,7 +148,7 @@ def render_box_centers(
     low, high = np.maximum(low, 0), np.minimum(high, image_hw[::-1])
     there = (high > low).all(axis=1, keepdims=True)
     sizes = np.where(there, high - low, 1.0)
-    centers = np.where(there, (low + high) / 2, np.nan)  # what is no number is outside
+    centers = np.where(there, (low + high) / 2, np.nan)  # NaN counts as outside
     radius = np.maximum(iou_radius(sizes / stride, min_overlap=min_overlap, rule=rule), min_radius)
     columns = (centers, image, types.astype(np.int64), np.full(len(image), VISIBLE))
     points, of_image, of_types, visibility = (like(each, boxes[0]) for each in columns)

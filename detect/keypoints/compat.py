@@ -1,21 +1,23 @@
-"""Target maps as other systems make them, number for number, their faults included: for weights that were trained on them.
+"""Target maps of MMPose and CenterNet, reproduced exactly, including their errors, for weights trained on such targets.
+
+Images are w pixels wide, maps W cells; a point at x pixels is at u cells.
 
 ``"mmpose-msra"``
-    MMPose's MSRAHeatmap (Xiao et al. 2018): u = x W / w cells, the bell at the cell of u + .5 truncated, cut at 3 sigmas.
-    The truncation makes points up to 1.5 cells outside, on the left or above, points of the first cell; one keeps its weight
-    though its window ends where the map begins; where 3 sigmas are no whole number of cells, Gaussians near the left and upper
-    border move by one.
+    MMPose's MSRAHeatmap (Xiao et al. 2018): u = x W / w. The Gaussian is centred on the cell of u + .5, truncated toward
+    zero, and cut at 3 sigmas. Errors: points up to 1.5 cells outside the left or upper border count for the first cell; a
+    point whose window ends at the border of the map keeps its weight; if 3 sigmas are no whole number of cells, Gaussians
+    near the left and upper border are shifted by one cell.
 ``"mmpose-udp"``
-    MMPose's UDPHeatmap (Huang et al. 2020): u = x (W - 1) / (w - 1), the bell at u itself in the same window, with the same
-    faults. Its decoder multiplies by w / (W - 1): points come back w / (w - 1) times as far from the corner.
+    MMPose's UDPHeatmap (Huang et al. 2020): u = x (W - 1) / (w - 1). The Gaussian is centred at u, in the same window and
+    with the same errors. The decoder multiplies by w / (W - 1), which scales positions by w / (w - 1).
 ``"mmpose-unbiased"``
-    MSRAHeatmap with ``unbiased`` (Zhang et al. 2020): the bell at u, over the whole map.
+    MSRAHeatmap with ``unbiased`` (Zhang et al. 2020): the Gaussian is centred at u and covers the whole map.
 ``"centernet"``
-    CenterNet's draw_umich_gaussian (Zhou et al. 2019): the bell at u truncated toward zero, r cells wide with a sigma of
-    (2 r + 1) / 6, of points outside the map too. Radii are those of
-    :func:`detect.keypoints.box_centers.iou_radius`, ``"centernet"``.
+    CenterNet's draw_umich_gaussian (Zhou et al. 2019): the Gaussian is centred at u truncated toward zero, with a radius of
+    r cells and a sigma of (2 r + 1) / 6, also for points outside the map. Compute radii by
+    :func:`detect.keypoints.box_centers.iou_radius` with the rule ``"centernet"``.
 
-Coordinates are what these systems take: x image pixels from the left, without a shift.
+Coordinates are those of these systems: x is in image pixels from the left, without a half-pixel shift.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from detect.keypoints.keypoints import UNLABELLED, Keypoints, to_numpy
 
 @dataclass(frozen=True, eq=False)
 class CodecTargets:
-    """``heatmaps`` (b, j, h, w), float32, and ``point_weights`` (n,), 0 or 1: 1 of some that were not drawn as well."""
+    """``heatmaps`` (b, j, h, w), float32, and ``point_weights`` (n,), 0 or 1; some points of weight 1 are not drawn."""
 
     heatmaps: Array
     point_weights: Array
@@ -49,7 +51,7 @@ def render_as(
     sigma: float = 2.0,
     radius: int | Array = 2,
 ) -> CodecTargets:
-    """Draw landmarks as another system does; points of one type share a map, the larger value taken.
+    """Draw keypoints as another system does; points of one type share a map, where the maximum is taken.
 
     >>> render_as("centernet", [np.array([[2.6, 1.5]])], (3, 4), stride=1, radius=0).heatmaps[0, 0]
     array([[0., 0., 0., 0.],
@@ -58,11 +60,14 @@ def render_as(
 
     Args:
         codec: one of ``CODECS``.
-        sigma: in cells, of MMPose's codecs.
-        radius: in cells, of CenterNet's: one for all, or whole numbers (n,).
+        points: keypoints, or for each image an array as :meth:`Keypoints.of` takes them.
+        image_hw: rows and columns of all images.
+        stride: image pixels per cell.
+        sigma: of MMPose's Gaussians, in cells.
+        radius: of CenterNet's Gaussians, in cells: one whole number for all points, or an array (n,).
 
     Raises:
-        ValueError: a codec of another name, a sigma that is not positive, a radius below 0.
+        ValueError: the codec is unknown, the sigma is not positive, or a radius is below 0.
     """
     landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points)
     placed = PlacedPoints.of(landmarks, image_hw, stride)
@@ -85,7 +90,7 @@ def render_as(
 def image_to_cells_as(
     codec: str, points: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
 ) -> Float64[ndarray, "n 2"]:
-    """Where another system puts points of an image on its map.
+    """Convert image pixels to cells as another system's encoder does.
 
     >>> image_to_cells_as("mmpose-udp", np.array([[191.0, 255.0]]), (256, 192), (64, 48)).round(3)
     array([[47., 63.]])
@@ -96,7 +101,7 @@ def image_to_cells_as(
 def cells_to_image_as(
     codec: str, cells: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
 ) -> Float64[ndarray, "n 2"]:
-    """Where another system's decoder puts points of a map: for ``"mmpose-udp"`` not where they came from.
+    """Convert cells to image pixels as another system's decoder does; for ``"mmpose-udp"`` this is not the inverse.
 
     >>> cells_to_image_as("mmpose-udp", np.array([[47.0, 63.0]]), (256, 192), (64, 48))
     array([[192., 256.]])
@@ -114,7 +119,7 @@ def _pixels_to_a_cell(codec: str, image_hw: tuple[int, int], map_hw: tuple[int, 
 
 
 def _patch(of_map: Int64[ndarray, " 1"], factors: Sequence[Float64[ndarray, " _"] | None]) -> Patches:
-    """The rows of factors along whole maps, cut to where they are not 0."""
+    """A patch from the factors along each axis of the map, cut to where they are not 0."""
     spans = [np.flatnonzero(np.asarray(factor)) for factor in factors]
     ends = [(span[0], span[-1] + 1) if len(span) else (0, 1) for span in spans]
     first = np.array([[start for start, _ in ends]], np.int64)
@@ -123,27 +128,27 @@ def _patch(of_map: Int64[ndarray, " 1"], factors: Sequence[Float64[ndarray, " _"
 
 
 def _msra(u: float, size: int, sigma: float, *, exact: bool = False) -> Float64[ndarray, " size"] | None:
-    """Factors along one axis, or None where the point is taken to be outside."""
+    """Factors along one axis, or None if the point is treated as outside."""
     reach, middle = 3 * sigma, int(u + 0.5)
     left, right = int(middle - reach), int(middle + reach + 1)
     if left >= size or right < 0:
         return None
     peak = left + (2 * reach + 1) // 2 + (u - middle if exact else 0)
     cells = np.arange(size)
-    return np.where((cells >= left) & (cells < right), _bell(cells - peak, sigma), 0.0)
+    return np.where((cells >= left) & (cells < right), _gaussian(cells - peak, sigma), 0.0)
 
 
 def _unbiased(u: float, size: int, sigma: float) -> Float64[ndarray, " size"] | None:
     outside = u - 3 * sigma >= size or u + 3 * sigma + 1 < 0
-    return None if outside else _bell(np.arange(size) - u, sigma)
+    return None if outside else _gaussian(np.arange(size) - u, sigma)
 
 
 def _umich(u: float, size: int, radius: float) -> Float64[ndarray, " size"]:
     apart = np.arange(size) - int(u)
-    return np.where(np.abs(apart) <= radius, _bell(apart, (2 * radius + 1) / 6), 0.0)
+    return np.where(np.abs(apart) <= radius, _gaussian(apart, (2 * radius + 1) / 6), 0.0)
 
 
-def _bell(apart: ndarray, sigma: float) -> Float64[ndarray, " n"]:
+def _gaussian(apart: ndarray, sigma: float) -> Float64[ndarray, " n"]:
     return np.exp(-(apart**2) / (2 * sigma**2))
 
 

@@ -1,15 +1,15 @@
-"""Coordinates of images and of heatmap cells: one convention, from the label to the score.
+"""Conversion between image pixels and heatmap cells.
 
-In cells, as everywhere inside this folder, the centre of cell (column i, row j) is the point (i, j). Images' files differ:
+In cells, the centre of cell (column i, row j) is the point (i, j). In images, ``pixel_origin`` is one of two conventions:
 
 ``"center"``
-    pixel i has its centre at i: indices of pixels, as of ``numpy.argwhere`` or ``skimage.measure.regionprops``.
+    pixel i has its centre at i: pixel indices, as returned by ``numpy.argwhere`` or ``skimage.measure.regionprops``.
 ``"corner"``
-    pixel i reaches from i to i + 1, and its centre is i + 0.5: continuous, as boxes are.
+    pixel i reaches from i to i + 1, and its centre is i + 0.5: continuous coordinates, as used for boxes.
 
-A map of stride s lies over the image so that their outer edges meet: cell i covers s pixels, from i s to (i + 1) s. So a
-pixel with index x is at (x + 0.5) / s - 0.5 cells; left out, as in many systems, that is a shift by (s - 1) / 2 pixels.
-Points are rows (x, y), of volumes (x, y, z); a stride is one number or one for each of these axes.
+The outer edges of a map of stride s and of its image coincide: cell i covers s pixels, from i s to (i + 1) s. A pixel with
+index x is therefore at (x + 0.5) / s - 0.5 cells; systems that omit the half pixel shift points by (s - 1) / 2 pixels.
+Points are rows (x, y), or (x, y, z) in volumes; a stride is one number or one for each of these axes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHIFTS = {"center": 0.5, "corner": 0.0}  # from a file's coordinates to continuo
 
 
 def image_to_cells(points: Points, stride: Stride, *, pixel_origin: str = "center") -> Points:
-    """Where points of an image lie on its map; the last axis is (x, y) or (x, y, z).
+    """Convert points in image pixels to cells; the last axis is (x, y) or (x, y, z).
 
     >>> image_to_cells(np.array([[0.0, 7.5]]), 4)
     array([[-0.375,  1.5  ]])
@@ -37,7 +37,7 @@ def image_to_cells(points: Points, stride: Stride, *, pixel_origin: str = "cente
 
 
 def cells_to_image(cells: Points, stride: Stride, *, pixel_origin: str = "center") -> Points:
-    """Where points of a map lie in the image: the inverse of :func:`image_to_cells`.
+    """Convert points in cells to image pixels: the inverse of :func:`image_to_cells`.
 
     >>> cells_to_image(np.array([[-0.375, 1.5]]), 4)
     array([[0. , 7.5]])

@@ -31,6 +31,4 @@ def test_names_of_scores():
     assert Objective().score_name() == "average_iou"
     assert Objective(on_grid=True).score_name(weighted=True) == "weighted_grid_average_iou"
     assert Objective.parse("recall@0.75").score_name() == "recall_at_0.75"
-    assert (
-        Objective.parse("0.8*iou+0.2*recall@0.5", on_grid=True).score_name(priced=True) == "grid_objective_less_cost"
-    )
+    assert Objective.parse("0.8*iou+0.2*recall@0.5", on_grid=True).score_name(priced=True) == "grid_objective_less_cost"

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 from torch.testing import assert_close
 
-from detect.keypoints.laplacian import laplacian_kernel, sharpen_blobs
+from detect.keypoints.laplacian import laplacian_filter, laplacian_kernel, sharpen_blobs
 from detect.keypoints.peaks import find_peaks
 
 METHODS = ["finite", "log", "spline", "sinc", "fourier"]
@@ -171,6 +171,16 @@ def test_kernels_are_the_same_from_all_sides(method, order, extra, dims):
     for axis in range(dims):
         assert_close(kernel, kernel.flip(axis))
         assert_close(kernel, kernel.transpose(0, axis))
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(2, 1, 9, 12), (1, 2, 5, 6, 7)])
+def test_the_filter_is_the_correlation_with_the_kernel_the_edge_repeated(order, shape):
+    maps = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kernel = laplacian_kernel(order, method="log", sigma=0.8, dims=len(shape) - 2).numpy()
+    expected = np.stack([ndimage.correlate(each, kernel, mode="nearest") for each in maps.flatten(0, 1).numpy()])
+    ours = laplacian_filter(maps, order, method="log", sigma=0.8)
+    assert_close(ours.flatten(0, 1), torch.from_numpy(expected), rtol=1e-9, atol=1e-9)
 
 
 def test_touching_blobs_come_apart():
