@@ -1,4 +1,4 @@
-"""Tables of anchors and of how well they cover a dataset, for people."""
+"""Printed tables of anchors and their metrics on a dataset."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from detect.anchors.structured import StructuredFit
     from detect.anchors.sweep import Setting
 
-MOST_GROUPS = 20
-NEGLECT = (
-    "what has few is hardly learned in a short training: --max-strides 4 in the fit, or ATSS, shares them more evenly"
+MAX_GROUPS = 20  # rows of a table by category
+FEW_POSITIVES = (
+    "categories with few are hardly learned in a short training: fit with --max-strides 4, or use ATSS, for more equal "
+    "numbers"
 )
-PARTED = 0.05  # recall lost between shape and grid that is worth a warning
+MAX_GRID_LOSS = 0.05  # recall by shape minus recall on the grid, above which a warning is printed
 
 
 def print_scores(scores: Sequence[AnchorMetrics], console: Console) -> None:
-    """Sets of anchors side by side, then by size of object."""
+    """Sets of anchors side by side."""
     table = output.table(
         "", "anchors", "average IoU", "recall .5", ".6", ".7", ".8", ".9", "placed IoU", "placed .5", "ratio<4"
     )
@@ -40,21 +41,21 @@ def print_scores(scores: Sequence[AnchorMetrics], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "by shape, sharing a centre; placed: where the grid puts them; ratio<4: YOLOv5's 'best possible recall', a test of "
-        "ratios and not of IoU",
+        "by shape: box and anchor share a centre; placed: anchors on the grid; ratio<4: YOLOv5's 'best possible recall', "
+        "which tests ratios and not IoU",
         style="dim",
     )
 
 
 def proofs(score: AnchorMetrics) -> list[tuple[str, float, float]]:
-    """What the anchors were fitted for and is proved: the name of the score, what they reach, what nothing exceeds."""
+    """Proved scores of fitted anchors: the name, the value reached, and its upper bound."""
     scores = score.anchors.scores
     bounded = [name.removesuffix(UPPER_BOUND) for name in scores if name.endswith(UPPER_BOUND)]
     return [(name, scores[name], scores[name + UPPER_BOUND]) for name in bounded if name in scores]
 
 
 def print_bounds(score: AnchorMetrics, among: str, console: Console) -> None:
-    """How close the fitted anchors are to the best there can be, where it was proved."""
+    """The gap between the fitted anchors and the best possible ones, if it was proved."""
     for name, reached, bound in proofs(score):
         gap = f"within {bound / reached - 1:.2%} of the best"
         console.print(f"{_words(name)} {reached:.4f}, at most {bound:.4f} possible {among}: {gap}")
@@ -65,7 +66,7 @@ def _words(score_name: str) -> str:
 
 
 def print_layouts(layouts: Sequence[StructuredFit], console: Console) -> None:
-    """What sizes by ratios reach, beside default anchors and free shapes, and what they cost against these."""
+    """Scores of layouts beside default anchors and free shapes, and what each loses against free shapes."""
     table = output.table("layout", "score", "price", "sizes on each level", "ratios, h/w")
     one, free = layouts[0], layouts[0].free
     table.add_row(
@@ -77,12 +78,19 @@ def print_layouts(layouts: Sequence[StructuredFit], console: Console) -> None:
         table.add_row(each.layout, f"{each.score:.4f}", f"{each.price:.4f}", sizes, ratios)
     table.add_row("free", f"{free.score:.4f}", "0")
     console.print(table)
-    console.print("price: what the structure loses against as many free shapes on each level", style="dim")
+    console.print("price: score lost against the same number of free shapes on each level", style="dim")
 
 
-def print_stability(stability: Stability, console: Console) -> None:
-    """How far shapes and scores move with the choice of images."""
-    table = output.table("stable to", "width", "from", "to", "height", "from", "to", "found again")
+def print_stability(stability: Stability | None, generalisation: Generalisation | None, console: Console) -> None:
+    """Bootstrap intervals of shapes and scores, then scores on the fitted images and on others."""
+    if stability:
+        _print_intervals(stability, console)
+    if generalisation:
+        _print_generalisation(generalisation, console)
+
+
+def _print_intervals(stability: Stability, console: Console) -> None:
+    table = output.table("refitted", "width", "from", "to", "height", "from", "to", "found again")
     for number, shape in enumerate(stability.shapes, start=1):
         sides = (f"{value:.4g}" for side in (shape.width, shape.height) for value in (side.value, side.low, side.high))
         table.add_row(f"shape {number}", *sides, f"{shape.found:.0%}")
@@ -93,47 +101,45 @@ def print_stability(stability: Stability, console: Console) -> None:
         numbers = (interval.value, interval.low, interval.high, other.value, other.low, other.high)
         table.add_row(_words(name), *(f"{value:.3f}" for value in numbers))
     console.print(table)
-    failed = f"; {stability.failed} of them had too few distinct shapes" if stability.failed else ""
-    console.print(f"of {stability.resamples} resamples of the images, 95 % lie between{failed}", style="dim")
+    failed = f"; {stability.failed} had too few distinct shapes" if stability.failed else ""
+    console.print(f"95 % intervals over {stability.resamples} resamples of the images{failed}", style="dim")
 
 
-def print_generalisation(generalisation: Generalisation, console: Console) -> None:
-    """Scores on the images fitted to, and on others."""
+def _print_generalisation(generalisation: Generalisation, console: Console) -> None:
     table = output.table("score", "train", "validation", "loss", "from", "to")
     for name, loss in generalisation.loss.items():
         sides = (generalisation.train[name].value, generalisation.validation[name].value)
         table.add_row(_words(name), *(f"{value:.3f}" for value in (*sides, loss.value, loss.low, loss.high)))
     console.print(table)
     names = ", ".join(_words(name) for name in generalisation.overfitted)
-    verdict = f"over-fitted: {names} surely lower on the validation images" if names else "no over-fitting is seen"
-    console.print(verdict)
+    console.print(f"overfitted: {names} lower on the validation images" if names else "no overfitting found")
 
 
-def print_groups(score: AnchorMetrics, console: Console, *, most: int = MOST_GROUPS) -> None:
-    """One set of anchors by size, ratio, category and level: by shape, then as placed."""
+def print_groups(score: AnchorMetrics, console: Console) -> None:
+    """The metrics of one set of anchors by size, ratio, category and level."""
     kinds = (
         ("size", score.by_size, score.placed_by_size),
         ("ratio", score.by_ratio, score.placed_by_ratio),
         ("category", score.by_category, score.placed_by_category),
     )
     for title, by_shape, placed in kinds:
-        rows = _largest([group.count for group in by_shape], most)
+        rows = _largest([group.count for group in by_shape])
         table = output.table(f"by {title}", "boxes", "average IoU", "recall .5", ".7", ".9", "placed IoU", "placed .5")
         for row in rows:
             numbers = [*_group_numbers(by_shape[row]), *_group_numbers(placed[row])[:2]]
             table.add_row(output.plain(by_shape[row].name), f"{by_shape[row].count:,}", *numbers)
         console.print(table)
         if len(rows) < len(by_shape):
-            console.print(f"  the {most} categories with most boxes, of {len(by_shape)}", style="dim")
+            console.print(f"  the {MAX_GROUPS} largest of {len(by_shape)} categories", style="dim")
     table = output.table("best anchor on", "boxes", "placed IoU", "placed .5", ".7", ".9")
     for group in score.placed_by_level:
         table.add_row(group.name, f"{group.count:,}", *_group_numbers(group))
     console.print(table)
 
 
-def print_assignment(assignment: Assignment, console: Console, *, most: int = MOST_GROUPS) -> None:
-    """Which anchors learn what: by level, then by size, ratio and category."""
-    table = output.table("matching", "anchors", "positives", "by threshold", "ignored", "suit several boxes")
+def print_assignment(assignment: Assignment, console: Console) -> None:
+    """Positive anchors by level, then by size, ratio and category of their boxes."""
+    table = output.table("matching", "anchors", "positives", "by threshold", "ignored", "ambiguous")
     for level in assignment.by_level:
         numbers = (level.num_anchors, level.positives, level.by_threshold, level.ignored, level.collisions)
         table.add_row(level.name, *(f"{number:,}" for number in numbers))
@@ -141,26 +147,26 @@ def print_assignment(assignment: Assignment, console: Console, *, most: int = MO
     kinds = (("size", assignment.by_size), ("ratio", assignment.by_ratio), ("category", assignment.by_category))
     for title, groups in (("", (assignment.overall,)), *kinds):
         head = f"matched, by {title}" if title else "matched"
-        table = output.table(head, "boxes", "positives a box", "low quality only", "none", "outbid")
-        for row in _largest([group.count for group in groups], most):
+        table = output.table(head, "boxes", "positives per box", "low quality only", "none", "ambiguous")
+        for row in _largest([group.count for group in groups]):
             group = groups[row]
             positives = f"{group.positives:.2f}" if group.count else "-"
             counts = (group.low_quality_only, group.unassigned, group.outbid)
             table.add_row(output.plain(group.name), f"{group.count:,}", positives, *(f"{each:,}" for each in counts))
         console.print(table)
     console.print(
-        "low quality only: boxes whose anchors all lie below the threshold; none: boxes that no anchor learns; outbid: "
-        "anchors that would suit a box and learn another",
+        "low quality only: all anchors of the box are below the threshold; none: no anchor learns the box; ambiguous: "
+        "anchors above the threshold for several boxes, which learn only one of them",
         style="dim",
     )
     if assignment.neglected:
-        console.print(f"{output.plain(assignment.neglect_in_words() or '')}; {NEGLECT}", style="yellow")
+        console.print(f"{output.plain(assignment.neglect_in_words() or '')}; {FEW_POSITIVES}", style="yellow")
 
 
-def _largest(counts: Sequence[int], most: int) -> list[int]:
-    """All rows in their order; of more than so many, the largest first."""
-    every = range(len(counts))
-    return sorted(every, key=lambda row: -counts[row])[:most] if len(counts) > most else list(every)
+def _largest(counts: Sequence[int]) -> list[int]:
+    """All rows in their order; if there are more than ``MAX_GROUPS``, the largest ones by falling count."""
+    rows = range(len(counts))
+    return sorted(rows, key=lambda row: -counts[row])[:MAX_GROUPS] if len(counts) > MAX_GROUPS else list(rows)
 
 
 def _group_numbers(group: Group) -> list[str]:
@@ -170,7 +176,7 @@ def _group_numbers(group: Group) -> list[str]:
 
 
 def print_levels(score: AnchorMetrics, console: Console) -> None:
-    """The shapes of a set, level by level."""
+    """The shapes on each level."""
     table = output.table("level", "stride", "shapes, width x height")
     for level in score.anchors.levels:
         table.add_row(level.name, str(level.stride), "  ".join(f"{w:.4g}x{h:.4g}" for w, h in level.shapes))
@@ -178,9 +184,9 @@ def print_levels(score: AnchorMetrics, console: Console) -> None:
 
 
 def print_worst(score: AnchorMetrics, count: int, console: Console) -> None:
-    """The instances that a set covers worst."""
+    """The instances of lowest best IoU by shape."""
     annotations, images = score.instances.dataset.instances, score.instances.dataset.images
-    table = output.table("worst covered", "image", "category", "width x height", "best IoU", "placed")
+    table = output.table("lowest IoU", "image", "category", "width x height", "best IoU", "placed")
     for row in score.worst(count):
         width, height = score.instances.shapes[row]
         table.add_row(
@@ -195,59 +201,55 @@ def print_worst(score: AnchorMetrics, count: int, console: Console) -> None:
 
 
 def print_k_curve(curve: KCurve, console: Console) -> None:
-    """Average IoU for each number of shapes, its knee marked; and the BIC of mixtures, its least marked."""
-    table = output.table("k", "average IoU", *(["BIC"] if curve.bic else []))
-    least = min(curve.bic, key=curve.bic.__getitem__) if curve.bic else None
+    """The mean best IoU for each number of shapes, with the knee marked."""
+    table = output.table("k", "average IoU")
     for k, value in curve.average_iou.items():
-        bic = [f"{curve.bic[k]:.0f}{' least' if k == least else ''}"] if curve.bic else []
-        table.add_row(str(k), f"{value:.3f}{' knee' if k == curve.knee else ''}", *bic)
+        table.add_row(str(k), f"{value:.3f}{' knee' if k == curve.knee else ''}")
     console.print(table)
+    print_knee(curve, console)
 
 
-def print_knee(curve: KCurve, console: Console, *, whole: bool) -> None:
-    """Where more shapes begin to buy little; or the whole curve."""
-    if whole:
-        print_k_curve(curve, console)
-    else:
-        at_knee = curve.average_iou[curve.knee]
-        console.print(f"more shapes buy little beyond k = {curve.knee}, average IoU {at_knee:.3f} (--suggest-k)")
+def print_knee(curve: KCurve, console: Console) -> None:
+    """The number of shapes after which more add little."""
+    at_knee = curve.average_iou[curve.knee]
+    console.print(f"more than k = {curve.knee} shapes add little to its average IoU of {at_knee:.3f}")
 
 
-def warn_if_parted(score: AnchorMetrics) -> None:
-    """Say so where the grid loses what the shapes promise."""
+def warn_if_grid_loses(score: AnchorMetrics) -> None:
+    """Warn if recall on the grid is far below recall by shape."""
     by_shape, placed = score.recall(0.5), score.grid_recall(0.5)
-    if by_shape - placed > PARTED:
+    if by_shape - placed > MAX_GRID_LOSS:
         finest = score.anchors.levels[0]
         output.note(
-            f"warning: {score.anchors.name}: by shape {by_shape:.3f} of the boxes reach IoU .5, but only {placed:.3f} where "
-            f"the grid puts the anchors: its cells are too far apart for the others. A detector matches anchors where they "
-            f"lie: add a finer level than {finest.name} (stride {finest.stride}), or enlarge the input."
+            f"warning: {score.anchors.name}: by shape {by_shape:.3f} of the boxes reach IoU .5, on the grid only "
+            f"{placed:.3f}: its cells are too far apart for the others. A detector matches anchors on the grid: add a "
+            f"finer level than {finest.name} (stride {finest.stride}), or enlarge the input."
         )
 
 
-def print_preference(preference: LevelReport, console: Console) -> None:
-    """What each level takes and costs, what is left without it, and what to keep, in words."""
-    output.print_dataset(preference.score.instances.dataset, str(preference.score.instances.rule), console)
+def print_level_report(report: LevelReport, console: Console) -> None:
+    """The use, cost and loss of each level, and the levels to keep."""
+    output.print_dataset(report.score.instances.dataset, str(report.score.instances.rule), console)
     table = output.table("level", "stride", "shapes", "best for", "positives", "anchors", "GFLOPs", "lost without it")
-    lost = [f"{len(without.lost):,}" for without in preference.without_each] or ["-"]
-    for level, without in zip(preference.levels, lost, strict=True):
+    lost = [f"{len(without.lost):,}" for without in report.without_each] or ["-"]
+    for level, without in zip(report.levels, lost, strict=True):
         shares = (f"{level.preferred:.1%}", f"{level.positives:.1%}")
         costs = (f"{level.cost.anchors:,.0f}", f"{level.cost.flops / 1e9:.1f}")
         table.add_row(level.name, str(level.stride), str(level.num_shapes), *shares, *costs, without)
     console.print(table)
-    for line in preference.advice:
+    for line in report.advice:
         console.print(line, markup=False)
 
 
 def print_sweep(settings: Sequence[Setting], console: Console) -> None:
-    """A row for each input size."""
+    """One row for each input size."""
     from detect.anchors.sweep import SMALL_PX
 
     small = [f"under {size} px" for size in SMALL_PX]
-    table = output.table("resize", "placed IoU", "placed .5", "uncovered", *small, "anchors", "GFLOPs")
+    table = output.table("resize", "placed IoU", "placed .5", "missed", *small, "anchors", "GFLOPs")
     for each in settings:
         covered = f"{each.grid_average_iou:.3f}", f"{each.grid_recall:.3f}", f"{len(each.uncovered):,}"
         shares = (f"{share:.1%}" for share in each.under_px)
         table.add_row(each.resize, *covered, *shares, f"{each.num_anchors:,.0f}", f"{each.flops / 1e9:.1f}")
     console.print(table)
-    console.print("placed: where the grid puts the anchors; operations of RetinaNet's head, for an image", style="dim")
+    console.print("placed: anchors on the grid; GFLOPs: of RetinaNet's head, per image", style="dim")

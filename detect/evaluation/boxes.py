@@ -17,9 +17,10 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.data import CocoDataset, CocoResults, Finding
-from detect.evaluation.coco_points import PointResults, point_results
+from detect.evaluation.coco_points import PointResults, oks_of, point_results
+from detect.evaluation.oks import OksScores
 from detect.evaluation.point_matching import matches_by_score
-from detect.evaluation.points import PointScores, ScoreCuts, score_points
+from detect.evaluation.points import PointScores, ScoreCuts, choose_threshold, score_points
 from detect.keypoints.keypoints import CocoKeypoints
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class BoxEvaluation:
                 {"id": category, "name": self.dataset.category_name(category), **asdict(scores)}
                 for category, scores in self.by_category.items()
             ],
-            "refused_results": _as_dicts(self.invalid),
+            "invalid_results": _as_dicts(self.invalid),
         }
 
 
@@ -105,6 +106,7 @@ class LandmarkEvaluation:
     num_results: int
     num_ignored: int
     invalid: tuple[Finding, ...]
+    oks: OksScores | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and None by name, as JSON takes them; without the curves."""
@@ -115,7 +117,8 @@ class LandmarkEvaluation:
             "in_ignored_regions": self.num_ignored,
             "overall": [each.to_dict() for each in self.overall],
             "by_type": {name: [each.to_dict() for each in scores] for name, scores in self.by_type.items()},
-            "refused_results": _as_dicts(self.invalid),
+            **({} if self.oks is None else {"oks": self.oks.to_dict()}),
+            "invalid_results": _as_dicts(self.invalid),
         }
 
 
@@ -163,6 +166,10 @@ def evaluate_landmarks(
     *,
     radii: Sequence[float] = RADII_PX,
     threshold: float | None = None,
+    choose: str | None = None,
+    choose_radius: float = 3.0,
+    source: str = "keypoints",
+    oks_sigmas: Sequence[float] | None = None,
 ) -> LandmarkEvaluation:
     """Precision, recall, F1, error and counts at each radius, of all types of landmark and of each.
 
@@ -179,13 +186,21 @@ def evaluate_landmarks(
         results: with as many keypoints each as the dataset's instances of the category have.
         radii: within which a point is found, in image pixels; average precision is of each radius too.
         threshold: only results of this score or more count, but for average precision and the curves.
+        choose: choose the threshold on this data instead, by the goal ``"f1"`` or ``"count"``.
+        choose_radius: radius of the goal ``"f1"``, in image pixels.
+        source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes.
+        oks_sigmas: one for each keypoint of an instance, to add COCO's scores by object keypoint similarity.
 
     Raises:
         ValueError: no radius.
     """
     if not radii:
         raise ValueError("need one radius or more, got none")
-    tables = [point_results(landmarks, results, radius=radius) for radius in radii]
+    if choose is not None:
+        chosen_on = point_results(landmarks, results, source=source, radius=choose_radius)
+        columns = chosen_on.predicted, chosen_on.scores, chosen_on.truth
+        threshold = choose_threshold(*columns, goal=choose, radius=choose_radius).threshold
+    tables = [point_results(landmarks, results, source=source, radius=radius) for radius in radii]
     num_images = len(landmarks.dataset.images)
     overall, curves = [], []
     own: dict[str, list[PointScores]] = {name: [] for name in landmarks.type_names}
@@ -205,6 +220,7 @@ def evaluate_landmarks(
         len(results.scores),
         tables[0].num_ignored,
         tables[0].invalid,
+        None if oks_sigmas is None else oks_of(landmarks, results, oks_sigmas),
     )
 
 

@@ -38,7 +38,7 @@ def test_fit_prints_one_object_with_the_promised_fields(detect):
     assert result.code == 0
     content = result.json
     assert content["boxes"] == 4886
-    assert content["refused"] == 2
+    assert content["invalid"] == 2
     assert content["method"] == "optimal"
     assert content["average_iou"] < content["upper_bound"] <= content["average_iou"] * 1.01
     assert content["gap"] == pytest.approx(content["upper_bound"] / content["average_iou"] - 1)
@@ -77,10 +77,10 @@ def test_what_fit_writes_is_read_back_and_scores_the_same(detect, tmp_path):
 def test_findings_are_named_printed_and_written(detect, tmp_path):
     result = detect("anchors", "fit", BCCD, "--resize", "letterbox:640", "-o", tmp_path, "--no-report", "--findings")
     assert "annotation 3951, image 300: width 0 and height 0 are not positive" in result.out
-    assert "refused: " in result.err
+    assert "invalid: " in result.err
     with (tmp_path / "findings.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert [(row["kind"], row["annotation_id"]) for row in rows] == [("refused", "3951"), ("refused", "4005")]
+    assert [(row["kind"], row["annotation_id"]) for row in rows] == [("invalid", "3951"), ("invalid", "4005")]
     assert not (tmp_path / "report.html").exists()
 
 
@@ -127,26 +127,19 @@ def test_score_lists_groups_and_the_worst_instances(detect):
     assert "BloodImage_00002.jpg" in out
 
 
-@pytest.mark.parametrize("method", ["euclidean", "log-euclidean", "mixture"])
+@pytest.mark.parametrize("method", ["euclidean", "log-euclidean"])
 def test_other_methods(detect, method):
     content = detect("anchors", "fit", NUCLEI, "-k", 3, "--method", method, "--json").json
     assert content["method"] == method
     assert len(content["shapes"]) == 3
 
 
-def test_suggest_k_prints_the_curve(detect):
-    content = detect("anchors", "fit", NUCLEI, "-k", 3, "--suggest-k", "--json").json
+def test_the_curve_has_a_score_for_each_k_and_a_knee(detect):
+    content = detect("anchors", "curve", NUCLEI, "--json").json
     assert list(content["k_curve"]) == [str(k) for k in range(1, 16)]
-    assert str(content["knee"]) in content["k_curve"]
-
-
-def test_suggest_k_for_a_mixture_gives_its_bic_too(detect):
-    arguments = ("anchors", "fit", NUCLEI, "-k", 3, "--method", "mixture", "--suggest-k")
-    content = detect(*arguments, "--json").json
-    assert list(content["bic"]) == list(content["k_curve"])
-    least = min(content["bic"], key=content["bic"].__getitem__)
-    (marked,) = [line for line in detect(*arguments).out.splitlines() if line.endswith("least")]
-    assert marked.split()[0] == least
+    assert list(content["k_curve"].values()) == sorted(content["k_curve"].values())
+    (marked,) = [line for line in detect("anchors", "curve", NUCLEI).out.splitlines() if line.endswith("knee")]
+    assert marked.split()[0] == str(content["knee"])
 
 
 def test_shapes_and_grid_parting_is_warned_of(detect):
@@ -158,7 +151,7 @@ def test_shapes_and_grid_parting_is_warned_of(detect):
 
 
 def test_without_a_resize_rule_it_says_what_that_means(detect):
-    assert "--resize none: shapes are in pixels of the images" in detect("anchors", "fit", NUCLEI, "-k", 2).err
+    assert "--resize none: shapes are in pixels of the original images" in detect("anchors", "fit", NUCLEI, "-k", 2).err
     assert detect("anchors", "fit", BCCD, "-k", 2, "--resize", "letterbox:640").err == ""
 
 
@@ -227,9 +220,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(detect, arguments, message):
     ("text", "message"),
     [
         ("kk: 3", "no option 'kk'"),
+        ("levls: p3", "no option 'levls', did you mean 'levels'?"),
+        ("k: 3.7", "k: Input should be a valid integer"),
+        ("weight: {cell: 2}", "weight: expected a value, got {'cell': 2}"),
         ("k: many", "k: Input should be a valid integer"),
         ("k: 0", "k: Input should be greater than or equal to 1"),
-        ("method: magic", "method: Input should be 'optimal'"),
+        ("method: magic", "method: Value error, 'magic' is not one of 'optimal', 'kmeans'"),
         ("[1]", "expected fields such as 'k: 9', got list"),
         ("k: [", "not YAML"),
     ],
@@ -272,21 +268,22 @@ def test_levels_are_told_in_words_and_as_an_object(detect):
     result = detect(*arguments)
     assert result.code == 0
     assert "keep P3, P4, P5: 1 instance is lost: annotation 4133" in " ".join(result.out.split())
-    content = detect(*arguments, "--grid", "torchvision", "--assigner", "atss", "--json").json
+    content = detect(*arguments, "--convention", "torchvision", "--assigner", "atss", "--json").json
     assert [level["name"] for level in content["levels"]] == ["P3", "P4", "P5", "P6", "P7"]
     assert sum(level["positives"] for level in content["levels"]) == pytest.approx(1)
     assert content["suggested"] == [0, 1, 2]
 
 
 def test_a_sweep_shows_what_a_larger_input_buys(detect):
-    arguments = ("anchors", "sweep", BCCD, "--sizes", "320,640", "--anchors", "retinanet")
+    arguments = ("anchors", "sweep", BCCD, "--sizes", "320,640", "--anchors", "retinanet", "--resize", "letterbox:640")
     small, large = detect(*arguments, "--json").json["settings"]
     assert (small["resize"], large["resize"]) == ("letterbox:320", "letterbox:640")
     assert large["flops"] == pytest.approx(4 * small["flops"], rel=0.01)  # but for cells at the edge
     assert small["uncovered"] > large["uncovered"]
     lines = detect(*arguments).out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("letterbox")] == ["letterbox:320", "letterbox:640"]
-    fitted = detect("anchors", "sweep", NUCLEI, "--sizes", "128,256", "-k", 3, "--levels", "p2-p4", "--json").json
+    ending = ("--levels", "p2-p4", "--resize", "letterbox:640", "--json")
+    fitted = detect("anchors", "sweep", NUCLEI, "--sizes", "128,256", "-k", 3, *ending).json
     shapes = [[shape for level in each["levels"] for shape in level["shapes"]] for each in fitted["settings"]]
     np.testing.assert_allclose(2 * np.array(shapes[0]), shapes[1], rtol=0.02)  # twice the size, the same shapes
 
@@ -318,7 +315,7 @@ def test_levels_are_fitted_as_placed_and_beat_shapes_alone(detect):
     assert placed["objective"] == "grid_average_iou"
     assert placed["grid_average_iou"] <= placed["upper_bound"] <= placed["grid_average_iou"] * 1.02
     by_shape = detect(*arguments, "-k", 6, "--objective", "shape", "--json").json
-    free = detect(*arguments, "-k", 6, "--price", 0, "--json").json
+    free = detect(*arguments, "-k", 6, "--penalty", 0, "--json").json
     assert by_shape["objective"] == "average_iou"
     assert by_shape["average_iou"] > free["average_iou"]
     assert by_shape["grid_average_iou"] < free["grid_average_iou"] - 0.005
@@ -355,9 +352,9 @@ def test_fixed_shapes_are_kept(detect):
     assert len(content["shapes"]) == 3
 
 
-def test_stability_and_other_images_are_told(detect, tmp_path):
+def test_stability_gives_intervals_and_scores_on_other_images(detect, tmp_path):
     train, validation = cut(NUCLEI, tmp_path, 2)
-    arguments = ("anchors", "fit", train, "-k", 2, "--bootstrap", 8, "--validation", validation)
+    arguments = ("anchors", "stability", train, "-k", 2, "--resamples", 8, "--validation", validation)
     content = detect(*arguments, "--json").json
     width = content["stability"]["shapes"][0]["width"]
     assert width["low"] <= width["value"] <= width["high"]
@@ -367,22 +364,28 @@ def test_stability_and_other_images_are_told(detect, tmp_path):
     generalisation = content["generalisation"]
     assert generalisation["train"]["average_iou"]["value"] == pytest.approx(content["average_iou"])
     result = detect(*arguments, "-o", tmp_path / "out")
-    assert "of 8 resamples of the images, 95 % lie between" in result.out
-    assert "over-fit" in result.out
+    assert "95 % intervals over 8 resamples of the images" in result.out
+    assert "overfit" in result.out
     assert "validation" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "generalisation" not in detect(*arguments[:-2], "--json").json
+    nothing = detect("anchors", "stability", train, "--resamples", 0)
+    assert (nothing.code, nothing.err) == (
+        2,
+        "detect: nothing to do: give --resamples from 1, --validation FILES or both\n",
+    )
 
 
 @pytest.mark.parametrize("assigner", ["max-iou", "atss"])
 def test_scores_tell_what_a_matcher_would_do(detect, assigner):
     arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--assigner", assigner, "--resize", "none")
-    (content,) = detect(*arguments, "--grid", "torchvision", "--json").json["anchors"]
+    (content,) = detect(*arguments, "--convention", "torchvision", "--json").json["anchors"]
     told = content["assignment"]
     levels, overall = told["levels"], told["overall"]
     assert sum(level["positives"] for level in levels) == pytest.approx(overall["positives"] * overall["count"])
     assert sum(group["count"] for group in told["by_size"]) == overall["count"] == 318
     assert overall["low_quality_only"] == len(told["low_quality_only_ids"])
     out = detect(*arguments).out
-    assert "positives a box" in out
+    assert "positives per box" in out
     assert "best anchor on" in out
 
 
@@ -390,14 +393,14 @@ def test_scores_warn_of_categories_that_few_anchors_learn(detect):
     arguments = ("anchors", "score", BCCD, "--anchors", "retinanet", "--resize", "stretch:320x240", "--assigner")
     out = " ".join(detect(*arguments, "max-iou").out.split())
     assert (
-        "unevenly shared: positive anchors a box Platelets 4.0, on average 34.2; what has few is hardly learned" in out
+        "unevenly shared: positive anchors a box Platelets 4.0, on average 34.2; categories with few are hardly learned" in out
     )
     assert "unevenly" not in detect(*arguments, "atss").out
 
 
-def test_a_grid_moves_placed_scores_but_not_those_by_shape(detect):
+def test_a_convention_moves_placed_scores_but_not_those_by_shape(detect):
     arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--resize", "none", "--json")
-    (exact,), (rounded,) = (detect(*arguments, "--grid", grid).json["anchors"] for grid in ("exact", "torchvision"))
+    (exact,), (rounded,) = (detect(*arguments, "--convention", convention).json["anchors"] for convention in ("exact", "torchvision"))
     assert exact["average_iou"] == rounded["average_iou"]
     assert exact["grid_average_iou"] != rounded["grid_average_iou"]
 
@@ -416,9 +419,9 @@ def test_levels_write_a_page(detect, tmp_path):
         (("--weight", "cell"), "--weight: expected a name and a factor from 0 such as platelets=5, got 'cell'"),
         (("--weight", "dog=2"), "no category or size is named 'dog'"),
         (("--objective", "area"), "objective 'area' is not iou, recall@T"),
-        (("--objective", "placed", "--fixed", "3x4"), "--method and --fixed are for shapes alone"),
-        (("--objective", "shape", "--layout", "grid"), "--layout, --max-anchors and --max-strides are for anchors as"),
-        (("--per-level", "2", "--max-anchors", "3"), "--per-level, --max-anchors and --layout each say"),
+        (("--objective", "placed", "--fixed", "3x4"), "--method and --fixed need an objective by shape"),
+        (("--objective", "shape", "--layout", "grid"), "--layout, --max-per-level and --max-strides need a placed"),
+        (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
         (("--method", "kmeans", "--balance", "size"), "weights need the method optimal"),
     ],
 )
