@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,11 +34,18 @@ OnBroken = Literal["fail", "skip"]
 CURVE_MIN_SCORE = 0.05  # landmarks of this score or more make the curves; counts use the detector's threshold
 
 
-def evaluate(
-    files: Annotated[
+@dataclass(frozen=True)
+class OptionalFiles(DatasetFiles):
+    """Annotation files that a run may stand in for."""
+
+    files: Annotated[  # type: ignore[assignment]
         list[str] | None,
-        typer.Argument(help="COCO annotation files or patterns. Default: the files that the run validates on."),
-    ] = None,
+        typer.Argument(metavar="FILES", help="COCO annotation files or patterns. Default: the run's validation files."),
+    ] = None
+
+
+def evaluate(
+    *,
     run: Annotated[
         Path | None,
         typer.Option(help="A run's folder or a checkpoint; also accepted before FILES, without --run."),
@@ -58,10 +66,7 @@ def evaluate(
     on_broken: Annotated[
         OnBroken | None, typer.Option(help="Images that cannot be read: fail, or skip them. Default: as the run does.")
     ] = None,
-    findings: Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")
-    ] = False,
+    dataset: OptionalFiles,
     json: AsJson = False,
 ) -> None:
     """Score a detector: COCO's twelve numbers for boxes; F1, AP and counts for landmarks.
@@ -74,17 +79,14 @@ def evaluate(
     from detect.cli.output import console, print_json, save
     from detect.data.coco_results import results_json
 
-    files = files or []
     if run is None and results is None:
-        run, files = _run_before_files(files)
+        run, files = _run_before_files(dataset.files or [])
+        dataset = replace(dataset, files=files)
     if run is not None and results is not None:
         raise ConfigError("--run and --results: give one of the two")
-    dataset = DatasetFiles(files, findings, strict)
     if results is not None:
         name, own_threshold = str(results), None
-        marks = _read_marks(
-            results, files, task=task, pixel_origin=pixel_origin, min_score=picture_score, strict=strict
-        )
+        marks = _read_marks(results, dataset, task=task, pixel_origin=pixel_origin, min_score=picture_score)
     else:
         trained, images, marks = _run_marks(
             run, dataset, images, device, batch_size, on_broken=on_broken, min_score=picture_score

@@ -97,13 +97,13 @@ def test_shards_hold_the_maps_of_all_images_and_are_read_without_running_code(de
         assert_array_equal(np.asarray(shard["positives"]), expected.positives)
         assert_array_equal(np.asarray(shard["offsets"]), expected.offsets)
         assert list(shard["type_names"]) == ["nucleus"]
-        assert (float(shard["stride"]), str(shard["pixel"])) == (2.0, "center")
+        assert (float(shard["stride"]), str(shard["pixel_origin"])) == (2.0, "center")
         seen += ids
     assert sorted(seen) == sorted(POINTS)
 
 
 def test_rows_of_a_shard_belong_to_their_annotations(detect, tmp_path):
-    detect("heatmaps", "render", NUCLEI, "-o", tmp_path, "--pictures", 0, "--per-shard", 20)
+    detect("heatmaps", "render", NUCLEI, "-o", tmp_path, "--num-pictures", 0, "--per-shard", 20)
     by_id = {entry["id"]: entry for entry in CONTENT["annotations"]}
     shard = np.load(tmp_path / "targets-00002.npz")
     names = {image["id"]: image["file_name"] for image in CONTENT["images"]}
@@ -135,7 +135,7 @@ def test_the_index_counts_what_is_in_the_files(detect, tmp_path):
     content["annotations"][1]["keypoints"] = [120, 50, 2]  # outside
     content["images"][2]["width"] = 60  # a file of its own
     path = written(tmp_path / "a.json", content)
-    printed = detect("heatmaps", "render", path, "-o", tmp_path / "out", "--hidden", "ignore", "--json").json
+    printed = detect("heatmaps", "render", path, "-o", tmp_path / "out", "--occluded", "ignore", "--json").json
     index = json.loads((tmp_path / "out" / "targets.json").read_text("utf-8"))
     assert printed == index
     assert {
@@ -160,7 +160,7 @@ def test_boxes_are_points_of_their_categories_with_bells_of_their_size(detect, t
         "heatmaps", "render", truth, "--from", "boxes", "--sigma-of-size", 0.5, "--sigma", 0.5, "-o", tmp_path / "out"
     )
     shard = np.load(tmp_path / "out" / "targets-00000.npz")
-    assert str(shard["pixel"]) == "corner"
+    assert str(shard["pixel_origin"]) == "corner"
     # the box (5, 6) to (15, 14): centre (10, 10), in cells 2; sigmas .5 * (10, 8) / 4 = 1.25, 1
     row, column = np.mgrid[:5, :5]
     bell = np.exp(-(((column - 2) / 1.25) ** 2 + (row - 2) ** 2) / 2)
@@ -168,8 +168,8 @@ def test_boxes_are_points_of_their_categories_with_bells_of_their_size(detect, t
 
 
 def test_pictures_show_images_and_maps(detect, tmp_path):
-    detect("heatmaps", "render", NUCLEI, "--images", IMAGES, "-o", tmp_path / "with", "--pictures", 5)
-    detect("heatmaps", "render", NUCLEI, "-o", tmp_path / "without", "--pictures", 5)
+    detect("heatmaps", "render", NUCLEI, "--images", IMAGES, "-o", tmp_path / "with", "--num-pictures", 5)
+    detect("heatmaps", "render", NUCLEI, "-o", tmp_path / "without", "--num-pictures", 5)
     sheets = [np.asarray(Image.open(tmp_path / name / "overlays.png")) for name in ("with", "without")]
     assert sheets[0].shape == sheets[1].shape == (2 * 520 + 8, 4 * 520 + 8, 3)
     assert (sheets[0] != sheets[1]).mean() > 0.3
@@ -198,13 +198,13 @@ def test_files_of_another_run_are_told(detect, tmp_path, truth):
     assert "also holds 2 files of another run, such as targets-00002.npz" in again.err
 
 
-# ceiling
+# oracle
 
 
-def test_the_ceiling_of_the_nuclei_is_reached_at_stride_4_and_not_at_8(detect, tmp_path):
+def test_a_perfect_network_finds_the_nuclei_at_stride_4_and_not_at_8(detect, tmp_path):
     arguments = ("heatmaps", "oracle", NUCLEI, "--strides", "4,8", "--sigmas", "2")
     content = detect(*arguments, "--json", "-o", tmp_path).json
-    fine, coarse = content["ceilings"]
+    fine, coarse = content["settings"]
     assert fine["micro"]["f1"] >= 0.995 > coarse["micro"]["f1"]
     assert fine["merged"] < coarse["merged"]
     assert content["coarsest_good"] == {"stride": 4, "sigma": 2}
@@ -217,58 +217,67 @@ def test_the_table_marks_the_coarsest_good_one_or_warns(detect, truth):
     assert marked.split()[:3] == ["4", "2", "1.0000"]
     assert result.err == ""
     coarse = detect("heatmaps", "oracle", truth, "--strides", "64", "--sigmas", "1", "--no-split", "--radius", 1)
-    assert "warning: none of these reaches an F1 of 0.995" in coarse.err
+    assert "warning: no setting reaches an F1 of 0.995" in coarse.err
 
 
 # score
 
 
 def test_scores_by_hand(detect, truth, pred):
-    content = detect("heatmaps", "score", "--gt", truth, "--pred", pred, "--radii", "1.5,3", "--json").json
-    every = content["all"]
+    arguments = ("heatmaps", "score", truth, "--results", pred, "--radius", 1.5, "--radius", 3)
+    content = detect(*arguments, "--json").json
+    close, every = content["overall"]
     # 6 count, for the one far off in the crowd does not; 3 of them are within 3 pixels of 3 of the 4 points
     assert [every[name] for name in ("num_predicted", "num_matched", "num_truth", "num_images")] == [6, 3, 4, 4]
     assert every["micro"] == pytest.approx({"precision": 3 / 6, "recall": 3 / 4, "f1": 2 * 3 / (6 + 4)})
     assert every["error"]["mean"] == pytest.approx((0 + 2 + 1) / 3)
     assert every["count"] == pytest.approx({"mae": 0.5, "rmse": math.sqrt(0.5), "bias": 0.5})  # 0, 0, +1, +1
     # by falling score: within 3 right, right, right, 3 wrong; within 1.5 right, wrong, right
-    assert every["average_precisions"] == pytest.approx([(1 + 2 / 3) / 4, 3 / 4])
+    found = [each["mean_average_precision"] for each in (close, every)]
+    assert found == pytest.approx([(1 + 2 / 3) / 4, 3 / 4])
     assert every["presence_auc"] == 1.0  # .9, .4 and .6 where there are points, .3 where there is none
     assert content["in_ignored_regions"] == 1
-    assert content["refused_results"] == []
-    assert "joints" not in content
+    assert content["invalid_results"] == []
+    assert list(content["by_type"]) == ["cell"]
+    assert " 1 in ignored regions" in detect(*arguments).out
+
+
+def at_3_px(content: dict[str, Any]) -> dict[str, Any]:
+    """The scores at the third of the default radii."""
+    (own,) = [each for each in content["overall"] if each["radius"] == 3]
+    return own
 
 
 # F1 is best with the three right ones, 6 / 7: half-way from .6 to .4; the count with .4 too, half-way from it to .3
 @pytest.mark.parametrize(("goal", "expected"), [("f1", (0.5, 3, 3, -0.25)), ("count", (0.35, 4, 3, 0))])
 def test_a_threshold_is_chosen_by_f1_or_count(detect, truth, pred, goal, expected):
-    every = detect("heatmaps", "score", "--gt", truth, "--pred", pred, "--choose", goal, "--json").json["all"]
+    every = at_3_px(detect("heatmaps", "score", truth, "--results", pred, "--choose", goal, "--json").json)
     found = (every["threshold"], every["num_predicted"], every["num_matched"], every["count"]["bias"])
     assert found == pytest.approx(expected)
 
 
 def test_a_threshold_drops_the_predictions_below(detect, truth, pred):
-    every = detect("heatmaps", "score", "--gt", truth, "--pred", pred, "--threshold", 0.6, "--json").json["all"]
+    every = at_3_px(detect("heatmaps", "score", truth, "--results", pred, "--threshold", 0.6, "--json").json)
     assert (every["num_predicted"], every["micro"]["precision"]) == (3, 1.0)
 
 
 def test_boxes_are_scored_by_their_centres(detect, truth, pred):
-    content = detect("heatmaps", "score", "--gt", truth, "--pred", pred, "--from", "boxes", "--json").json
-    assert [content["all"][name] for name in ("num_predicted", "num_matched", "num_truth")] == [6, 3, 4]
+    content = detect("heatmaps", "score", truth, "--results", pred, "--from", "boxes", "--json").json
+    assert [at_3_px(content)[name] for name in ("num_predicted", "num_matched", "num_truth")] == [6, 3, 4]
 
 
 def test_the_truth_as_prediction_is_perfect_and_nothing_is_nothing(detect, tmp_path):
     exact = [{**entry, "score": 0.5} for entry in CONTENT["annotations"]]
-    arguments = ("heatmaps", "score", "--gt", NUCLEI, "--oks-sigmas", 0.1, "--json", "--pred")
+    arguments = ("heatmaps", "score", NUCLEI, "--oks-sigmas", 0.1, "--json", "--results")
     content = detect(*arguments, written(tmp_path / "exact.json", exact)).json
-    assert content["all"]["micro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
-    assert content["all"]["error"]["mean"] == 0
+    assert at_3_px(content)["micro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert at_3_px(content)["error"]["mean"] == 0
     assert content["oks"]["ap"] == pytest.approx(1)
     content = detect(*arguments, written(tmp_path / "nothing.json", [])).json
-    assert content["all"]["micro"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
-    assert content["all"]["error"] is None
+    assert at_3_px(content)["micro"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert at_3_px(content)["error"] is None
     assert content["oks"]["ap"] == 0
-    assert content["all"]["count"]["bias"] == pytest.approx(-318 / 80)
+    assert at_3_px(content)["count"]["bias"] == pytest.approx(-318 / 80)
 
 
 def test_points_of_several_types_are_scored_by_type(detect, tmp_path):
@@ -276,13 +285,15 @@ def test_points_of_several_types_are_scored_by_type(detect, tmp_path):
     result = {"image_id": 1, "category_id": 1, "score": 0.5, "keypoints": [11, 10, 1, 10, 10, 1]}  # second: wrong place
     path = written(tmp_path / "truth.json", cells(annotations=[annotation]))
     pred = written(tmp_path / "pred.json", [result])
-    content = detect("heatmaps", "score", "--gt", path, "--pred", pred, "--json").json
-    assert {name: each["num_matched"] for name, each in content["joints"].items()} == {"cell 0": 1, "cell 1": 0}
-    assert content["all"]["num_images"] == 4
-    printed = detect("heatmaps", "score", "--gt", path, "--pred", pred).out
-    assert "cell 1" in printed
-    assert "error of the count of an image and type" in printed
-    assert "joints" not in detect("heatmaps", "score", "--gt", path, "--pred", pred, "--merge", "--json").json
+    content = detect("heatmaps", "score", path, "--results", pred, "--json").json
+    assert {name: [each["num_matched"] for each in own] for name, own in content["by_type"].items()} == {
+        "cell 0": [1, 1, 1, 1],
+        "cell 1": [0, 0, 0, 0],
+    }
+    assert at_3_px(content)["num_images"] == 4
+    assert "cell 1, 3 px" in detect("heatmaps", "score", path, "--results", pred).out
+    merged = detect("heatmaps", "score", path, "--results", pred, "--merge", "--json").json
+    assert list(merged["by_type"]) == ["cell 0 / cell 1"]
 
 
 def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detect, tmp_path, truth):
@@ -293,13 +304,13 @@ def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detec
     suspicious[3]["score"] = float("nan")
     suspicious[4]["keypoints"][0] = float("nan")
     path = written(tmp_path / "odd.json", suspicious)
-    arguments = ("heatmaps", "score", "--gt", truth, "--pred", path)
-    reasons = sorted(each["reason"] for each in detect(*arguments, "--json").json["refused_results"])
+    arguments = ("heatmaps", "score", truth, "--results", path)
+    reasons = sorted(each["reason"] for each in detect(*arguments, "--json").json["invalid_results"])
     assert [reason[:8] for reason in reasons] == [f"entry {place} " for place in range(5)]
     assert "has 1 keypoints in the truth, this has 2 that are finite" in reasons[1]
     result = detect(*arguments, "--findings")
-    assert "5 results refused:" in result.out
-    assert result.err.count(f"refused: {path}: ") == 5
+    assert "5 invalid results:" in result.out
+    assert result.err.count(f"invalid: {path}: ") == 5
     strict = detect(*arguments, "--strict")
     assert (strict.code, strict.out, strict.err.count("\n")) == (2, "", 1)
 
@@ -352,25 +363,24 @@ MISTAKES = [
     ("render bare.json --from boxes -o out", "bare.json: no boxes"),
     ("render truth.json --images nowhere -o out", "nowhere/1.png: No such file"),
     ("render truth.json -o text.json", "text.json: cannot be written"),
-    ("render truth.json -o text.json --pictures 0", "text.json: cannot be written"),
+    ("render truth.json -o text.json --num-pictures 0", "text.json: cannot be written"),
     ("render truth.json --config none.yaml -o out", "none.yaml: No such file"),
     ("render truth.json --config wrong.yaml -o out", "wrong.yaml: sigma: Input should be a valid number"),
-    ("ceiling bare.json", "bare.json: no annotation has a labelled keypoint"),
-    ("ceiling truth.json --strides 2,x", "--strides: expected numbers of 0.25 or more between commas, got '2,x'"),
-    ("ceiling truth.json --strides 4,0", "--strides: expected"),
-    ("ceiling truth.json --sigmas nan", "--sigmas: expected numbers of 0.05 or more"),
-    ("ceiling truth.json --sigmas 1,", "--sigmas: expected"),
-    ("score --gt none.json --pred pred.json", "none.json: No such file"),
-    ("score --gt truth.json --pred none.json", "none.json: No such file"),
-    ("score --gt truth.json --pred truth.json", "truth.json: a dataset, not results"),
-    ("score --gt truth.json --pred text.json", "text.json: not JSON"),
-    ("score --gt truth.json --pred strangers.json", "image 9: entry 0 of the results: no image has this id; nor can"),
-    ("score --gt truth.json --pred nan.json", "score nan is not finite; nor can"),
-    ("score --gt truth.json --pred pred.json --radii 0", "--radii: expected"),
-    ("score --gt truth.json --pred pred.json --threshold nan", "--threshold: expected a number, got nan"),
-    ("score --gt truth.json --pred pred.json --threshold .5 --choose f1", "give one of the two"),
-    ("score --gt truth.json --pred pred.json --oks-sigmas .1,.2", "one sigma for each of 1 keypoints of 'cell', got 2"),
-    ("score --gt truth.json --pred pred.json --oks-sigmas .1 --from boxes", "OKS is of keypoints, not of boxes"),
+    ("oracle bare.json", "bare.json: no annotation has a labelled keypoint"),
+    ("oracle truth.json --strides 2,x", "--strides: expected numbers of 0.25 or more between commas, got '2,x'"),
+    ("oracle truth.json --strides 4,0", "--strides: expected"),
+    ("oracle truth.json --sigmas nan", "--sigmas: expected numbers of 0.05 or more"),
+    ("oracle truth.json --sigmas 1,", "--sigmas: expected"),
+    ("score none.json --results pred.json", "none.json: No such file"),
+    ("score truth.json --results none.json", "none.json: No such file"),
+    ("score truth.json --results truth.json", "truth.json: a dataset, not results"),
+    ("score truth.json --results text.json", "text.json: not JSON"),
+    ("score truth.json --results strangers.json", "image 9: entry 0 of the results: no image has this id; no other"),
+    ("score truth.json --results nan.json", "score nan is not finite; no other"),
+    ("score truth.json --results pred.json --threshold nan", "--threshold: expected a number, got nan"),
+    ("score truth.json --results pred.json --threshold .5 --choose f1", "give one of the two"),
+    ("score truth.json --results pred.json --oks-sigmas .1,.2", "one sigma for each of 1 keypoints of 'cell', got 2"),
+    ("score truth.json --results pred.json --oks-sigmas .1 --from boxes", "OKS needs keypoints, got --from boxes"),
 ]
 
 
@@ -380,7 +390,7 @@ def faulty(tmp_path, monkeypatch, truth, pred) -> Path:
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "text.json", "nothing")
     written(tmp_path / "bare.json", cells(annotations=[]))
-    written(tmp_path / "wrong.yaml", "strid: 4\nsigma: wide\n")
+    written(tmp_path / "wrong.yaml", "sigma: wide\n")
     written(tmp_path / "strangers.json", [{**each, "image_id": 9} for each in predictions()])
     written(tmp_path / "nan.json", [{**each, "score": float("nan")} for each in predictions()])
     return tmp_path
@@ -401,15 +411,15 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_no_file(detect, faulty
 
 
 def test_a_configuration_names_options_as_the_command_line_does(detect, tmp_path, truth, pred):
-    fields = {"gt": [str(truth)], "pred": str(pred), "from": "boxes", "radii": 3, "json": True}
+    fields = {"files": [str(truth)], "results": str(pred), "from": "boxes", "radius": 3, "json": True}
     path = written(tmp_path / "score.yaml", yaml.safe_dump(fields))
     by_file = detect("heatmaps", "score", "--config", path)
-    typed = detect("heatmaps", "score", "--gt", truth, "--pred", pred, "--from", "boxes", "--radii", "3", "--json")
+    typed = detect("heatmaps", "score", truth, "--results", pred, "--from", "boxes", "--radius", 3, "--json")
     assert by_file.json == typed.json
-    assert detect("heatmaps", "score", "--config", path, "--threshold", 0.6).json["all"]["num_predicted"] == 3
+    assert detect("heatmaps", "score", "--config", path, "--threshold", 0.6).json["overall"][0]["num_predicted"] == 3
 
 
-@pytest.mark.parametrize("command", ["render", "ceiling", "score"])
+@pytest.mark.parametrize("command", ["render", "oracle", "score"])
 def test_help_imports_nothing_heavy_and_shows_a_line_to_type(command):
     code = (
         "import sys\n"
