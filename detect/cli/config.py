@@ -58,7 +58,7 @@ def _options(command: Callable[..., None]) -> Iterator[inspect.Parameter]:
 
 
 def read_config(context: typer.Context, path: str | Path) -> dict[str, Any]:
-    """The values that a YAML file sets, by parameter of the context's command.
+    """The values that a YAML file sets, by parameter of the context's command; null sets nothing.
 
     Raises:
         ConfigError: the file cannot be read, or a field is unknown, of the wrong type or out of range.
@@ -73,7 +73,8 @@ def read_config(context: typer.Context, path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"{path}: expected fields such as 'k: 9', got {type(content).__name__}")
-    return dict(_checked(context, path, str(field), value) for field, value in (content or {}).items())
+    given = {str(field): value for field, value in (content or {}).items() if value is not None}
+    return dict(_checked(context, path, field, value) for field, value in given.items())
 
 
 def _checked(context: typer.Context, path: str | Path, field: str, value: Any) -> tuple[str, Any]:
@@ -87,7 +88,7 @@ def _checked(context: typer.Context, path: str | Path, field: str, value: Any) -
     several = parameter.nargs == -1 or getattr(parameter, "multiple", False)
     given = items if several else ",".join(items)  # text, so that k: 3.7 is as wrong as -k 3.7
     try:
-        if value is None or isinstance(value, dict):
+        if isinstance(value, dict):
             raise typer.BadParameter(f"expected a value, got {value!r}")
         parameter.process_value(context, given)
     except typer.BadParameter as error:

@@ -73,7 +73,7 @@ def evaluate(
 
     `detect evaluate val.json --run runs/nuclei --images images -o evaluation` runs the best checkpoint of a run over the
     images; `detect evaluate val.json --results results.json` scores the results of any detector. Numbers of boxes are
-    pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as by `detect heatmaps score`.
+    pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as `heatmaps score` does.
     """
     from detect.cli import evaluation_results
     from detect.cli.output import console, print_json, save

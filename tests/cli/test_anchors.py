@@ -393,14 +393,17 @@ def test_scores_warn_of_categories_that_few_anchors_learn(detect):
     arguments = ("anchors", "score", BCCD, "--anchors", "retinanet", "--resize", "stretch:320x240", "--assigner")
     out = " ".join(detect(*arguments, "max-iou").out.split())
     assert (
-        "unevenly shared: positive anchors a box Platelets 4.0, on average 34.2; categories with few are hardly learned" in out
+        "unevenly shared: positive anchors a box Platelets 4.0, on average 34.2; categories with few are hardly learned"
+        in out
     )
     assert "unevenly" not in detect(*arguments, "atss").out
 
 
 def test_a_convention_moves_placed_scores_but_not_those_by_shape(detect):
     arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--resize", "none", "--json")
-    (exact,), (rounded,) = (detect(*arguments, "--convention", convention).json["anchors"] for convention in ("exact", "torchvision"))
+    (exact,), (rounded,) = (
+        detect(*arguments, "--convention", convention).json["anchors"] for convention in ("exact", "torchvision")
+    )
     assert exact["average_iou"] == rounded["average_iou"]
     assert exact["grid_average_iou"] != rounded["grid_average_iou"]
 

@@ -1,3 +1,5 @@
+"""The app as a whole: what it imports, and that tools in the checkout are its commands."""
+
 from __future__ import annotations
 
 import subprocess
