@@ -103,8 +103,9 @@ def stability(
     if output:
         from detect.report.anchor_page import anchor_page
 
-        own = {"stability": stable, "generalisation": generalisation}
-        save(output, {"report.html": anchor_page(scores, None, title="Stability of fitted anchors", **own)})
+        title = "Stability of fitted anchors"
+        page = anchor_page(scores, None, title=title, stability=stable, generalisation=generalisation)
+        save(output, {"report.html": page})
 
 
 def _bootstrap(instances: ResizedInstances, options: FitOptions, resamples: int) -> Stability:

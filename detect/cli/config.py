@@ -27,7 +27,9 @@ def register(app: typer.Typer, command: Callable[..., None]) -> Callable[..., No
     A parameter whose type is a dataclass stands for the options that are its fields: several commands can share them.
     """
     parameters = inspect.signature(command, eval_str=True).parameters
-    shared = {name: each.annotation for name, each in parameters.items() if dataclasses.is_dataclass(each.annotation)}
+    shared: dict[str, Any] = {
+        name: each.annotation for name, each in parameters.items() if dataclasses.is_dataclass(each.annotation)
+    }
 
     def run(**given: Any) -> None:
         del given["config"]  # its callback has made its fields the defaults

@@ -38,10 +38,12 @@ CURVE_MIN_SCORE = 0.05  # landmarks of this score or more make the curves; count
 class OptionalFiles(DatasetFiles):
     """Annotation files that a run may stand in for."""
 
-    files: Annotated[  # type: ignore[assignment]
-        list[str] | None,
-        typer.Argument(metavar="FILES", help="COCO annotation files or patterns. Default: the run's validation files."),
-    ] = None
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILES", help="COCO annotation files or patterns. Default: the run's validation files."
+        ),
+    ] = ()  # type: ignore[assignment]
 
 
 def evaluate(
@@ -80,7 +82,7 @@ def evaluate(
     from detect.data.coco_results import results_json
 
     if run is None and results is None:
-        run, files = _run_before_files(dataset.files or [])
+        run, files = _run_before_files(dataset.files)
         dataset = replace(dataset, files=files)
     if run is not None and results is not None:
         raise ConfigError("--run and --results: give one of the two")
