@@ -19,7 +19,6 @@ from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics
-from detect.config import FitConfig, read_config
 from detect.data import CocoDataset, read_coco, read_results
 from detect.data.coco_reader import parse_plainly, read_rows
 from detect.data.images import open_image
@@ -140,7 +139,6 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.data.coco_results.read_results": lambda files, as_: read_results(
         as_(files / "results.json"), files.dataset
     ).scores.tolist(),
-    "detect.config.read_config": lambda files, as_: read_config(as_(files / "fit.yaml"), FitConfig),
     "detect.files.write_whole": lambda files, as_: written(
         files / "whole.txt", lambda: write_whole(as_(files / "whole.txt"), "text")
     ),

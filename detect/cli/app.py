@@ -1,4 +1,4 @@
-"""``detect``: the commands put together, and what a mistake looks like to a user."""
+"""``detect``: all commands together; a user's mistake is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from detect.cli import anchors, demo, evaluate, export, heatmaps, predict, train
+from detect.cli.config import hyphens, register
 from detect.errors import DetectError
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": hyphens},  # --max_strides and max_iou are accepted too
     help="""Priors, heads and targets of object detectors, made from the data at hand.
 
     Start with `detect demo`, or with your own COCO file:
@@ -26,11 +28,10 @@ app = typer.Typer(
 )
 app.add_typer(anchors.app, name="anchors")
 app.add_typer(heatmaps.app, name="heatmaps")
-app.command("demo")(demo.demo)
-app.command("evaluate")(evaluate.evaluate)
-app.command("export")(export.export)
-app.command("predict")(predict.predict)
-app.command("train")(train.train)
+for each in (evaluate.evaluate, predict.predict, export.export):
+    register(app, each)
+app.command()(train.train)  # its options are in its CONFIG
+app.command()(demo.demo)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -46,7 +47,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options that stand before a command; the help text is that of the app."""
+    """Options before a command; the app has the help text."""
 
 
 def main() -> None:

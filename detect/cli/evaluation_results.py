@@ -1,25 +1,30 @@
-"""Evaluations for people and for machines: tables, ``metrics.json``, ``curves.csv`` and the report."""
+"""Scores of results: evaluated, printed as tables, and written as ``metrics.json``, ``curves.csv`` and a page."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from detect.cli import output
-from detect.cli.detection_marks import Drawer
-from detect.data import CocoDataset
+from detect.cli.detectors import ResultMarks, spread_evenly
+from detect.cli.options import DatasetFiles
+from detect.data import CocoDataset, CocoResults
 from detect.data.images import open_image
-from detect.evaluation.boxes import BoxEvaluation
-from detect.evaluation.coco_points import LandmarkEvaluation
-from detect.evaluation.points import PointScores
+from detect.errors import CocoError, ConfigError
+from detect.evaluation.boxes import BoxEvaluation, evaluate_boxes
+from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
+from detect.evaluation.points import RADII_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall
+from detect.keypoints.keypoints import CocoKeypoints
 from detect.report.evaluation_page import Curve, CurvePanel, Pictures, ScoreTable, evaluation_page, score_cell
 from detect.report.pictures import contact_sheet, detection_picture
 
@@ -32,34 +37,61 @@ BOX_COLUMNS = (
 POINT_COLUMNS = ("F1", "precision", "recall", "AP", "error, px")
 BOX_CAPTION = (
     "COCO's twelve numbers, by pycocotools: average precision (AP) and recall (AR) over IoU .50 to .95, AP50 and AP75 "
-    "at that IoU, by the area of the objects in their images, and AR with at most 1, 10 and 100 results of an image."
+    "at that IoU, by the objects' area in the image, and AR with at most 1, 10 and 100 results per image."
 )
 POINT_CAPTION = (
-    "Points are paired one to one within the radius; AP is over all scores, the error the mean distance of pairs."
+    "Points are paired one to one within the radius. AP is over all scores, the error the mean distance of the pairs."
 )
-CURVE_CAPTION = "Precision at each recall, as the score that results need falls."
-SHEET_CAPTION = (
-    "What is there, thin and white; what was found with a score of at least {least:g}, in the colour of its class."
-)
+OKS_CAPTION = "COCO's average precision and recall by object keypoint similarity, by pycocotools."
+CURVE_CAPTION = "Precision and recall as the score threshold falls."
+SHEET_CAPTION = "Truth thin and white; results with a score of at least {:g} in the colour of their class."
 
 
-@dataclass(frozen=True)
-class Source:
-    """What was evaluated: a detector or a results file, and where the images are, if they are to be seen."""
+def evaluate_results(
+    predicted: CocoResults,
+    dataset: CocoDataset,
+    landmarks: CocoKeypoints | None,
+    *,
+    radii: Sequence[float] | None = None,
+    threshold: float | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Scores of boxes, or of points if there are ``landmarks``; the options are those of :func:`evaluate_landmarks`.
 
-    name: str
-    images: Path | None
-    num_pictures: int
-    least_score: float
+    Raises:
+        ConfigError: a threshold that is not finite, or that is given for boxes or beside a goal.
+    """
+    if landmarks is None:
+        if threshold is not None:
+            raise ConfigError("--threshold: only for landmarks; average precision takes all boxes")
+        return evaluate_boxes(predicted, dataset)
+    if threshold is not None and not math.isfinite(threshold):
+        raise ConfigError(f"--threshold: expected a number, got {threshold}")
+    return evaluate_landmarks(predicted, landmarks, radii=tuple(radii or RADII_PX), threshold=threshold, **options)
+
+
+def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> None:
+    """List the invalid results if the options ask for it.
+
+    Raises:
+        CocoError: a result is invalid and the options are strict, or all results are invalid.
+    """
+    num_valid = len(predicted.scores) - len(evaluation.invalid) + len(predicted.invalid)
+    for finding in evaluation.invalid:
+        message = str(replace(finding, file=source))
+        if options.strict or not num_valid:
+            raise CocoError(message if options.strict else f"{message}; no other result is valid either")
+        if options.findings:
+            output.note(f"invalid: {message}")
 
 
 def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
-    """Scores of all together, then of each category or landmark type where there are several."""
+    """Tables over all categories or keypoint types, and for each of them if there are several."""
     if isinstance(evaluation, BoxEvaluation):
         all_boxes = ScoreTable("Boxes", BOX_CAPTION, ("", *BOX_COLUMNS), (("all", *astuple(evaluation.overall)),))
         names = evaluation.dataset.category_name
         own = tuple((names(category), *astuple(scores)) for category, scores in evaluation.by_category.items())
-        alone = ScoreTable("By category", "The same of each category.", ("category", *BOX_COLUMNS), own)
+        alone = ScoreTable("By category", "The same for each category.", ("category", *BOX_COLUMNS), own)
         return [all_boxes, alone] if len(own) > 1 else [all_boxes]
     rows = tuple((f"{scores.radius:g} px", *_point_row(scores)) for scores in evaluation.overall)
     tables = [ScoreTable("Points", POINT_CAPTION, ("within", *POINT_COLUMNS), rows), _count_table(evaluation)]
@@ -69,7 +101,10 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
             for name, each in evaluation.by_type.items()
             for scores in each
         )
-        tables.append(ScoreTable("By landmark", "The same of each type.", ("landmark", *POINT_COLUMNS), own))
+        tables.append(ScoreTable("By landmark", "The same for each keypoint type.", ("landmark", *POINT_COLUMNS), own))
+    if evaluation.oks:
+        scores = evaluation.oks.to_dict()
+        tables.append(ScoreTable("OKS", OKS_CAPTION, ("", *scores), (("all", *scores.values()),)))
     return tables
 
 
@@ -80,24 +115,17 @@ def _point_row(scores: PointScores) -> tuple[float | None, ...]:
 
 def _count_table(evaluation: LandmarkEvaluation) -> ScoreTable:
     scores = evaluation.overall[0]
-    kept = "all results" if scores.threshold is None else f"results of score {scores.threshold:g} or more"
+    kept = "all results" if scores.threshold is None else f"results of score {scores.threshold:.4g} or more"
     columns = ("counts", "mean error", "root mean square", "bias", "presence AUC")
     row = (kept, *astuple(scores.count), scores.presence_auc)
-    return ScoreTable("Counts", "Found minus true number of points of an image.", columns, (row,))
+    return ScoreTable("Counts", "Predicted minus true number of points per image.", columns, (row,))
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """What was scored, tables, and what was refused."""
+    """Print the findings, the counts and the tables."""
     output.print_findings(_dataset(evaluation), console)
-    invalid = evaluation.invalid
-    if invalid:
-        console.print(f"{len(invalid):,} results refused:", style="yellow")
-        for finding in invalid[: output.SHOWN_FINDINGS]:
-            console.print(f"  {finding}", markup=False, soft_wrap=True)
-        if len(invalid) > output.SHOWN_FINDINGS:
-            console.print(f"  and {len(invalid) - output.SHOWN_FINDINGS:,} more")
-    counts = ", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items())
-    console.print(counts)
+    output.print_first("invalid results", evaluation.invalid, console)
+    console.print(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
     for scores in tables_of(evaluation):
         shown = output.table(*scores.columns)
         for row in scores.rows:
@@ -105,33 +133,32 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(shown)
 
 
-def files_of(evaluation: Evaluation, source: Source, drawer: Drawer) -> dict[str, str | bytes]:
-    """``metrics.json``, ``curves.csv`` and ``report.html``."""
-    metrics = {"source": source.name, "files": list(_dataset(evaluation).files), **evaluation.to_dict()}
+def files_of(
+    evaluation: Evaluation, marks: ResultMarks, *, name: str, images: Path | None, num_pictures: int
+) -> dict[str, str | bytes]:
+    """``metrics.json``, ``curves.csv`` and ``report.html``, with pictures if there are images."""
+    metrics = {"source": name, "files": list(_dataset(evaluation).files), **evaluation.to_dict()}
+    sheet = None
+    if images is not None and num_pictures and len(marks.dataset.images):
+        sheet = Pictures(SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures))
     return {
         "metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n",
         "curves.csv": _curves_csv(evaluation.curves),
-        "report.html": _page(evaluation, source, drawer),
+        "report.html": _page(evaluation, name, sheet),
     }
 
 
-def _page(evaluation: Evaluation, source: Source, drawer: Drawer) -> str:
-    dataset = _dataset(evaluation)
-    sheet = None
-    if source.images is not None and source.num_pictures and len(dataset.images):
-        sheet = Pictures(SHEET_CAPTION.format(least=source.least_score), _sheet(dataset, source, drawer))
-    notes = (
-        [f"{len(evaluation.invalid):,} results refused, such as: {evaluation.invalid[0]}"] if evaluation.invalid else []
-    )
+def _page(evaluation: Evaluation, name: str, sheet: Pictures | None) -> str:
+    invalid = evaluation.invalid
     return evaluation_page(
         "Evaluation",
-        f"Of {source.name}",
-        read_from=dataset.files,
+        name,
+        read_from=_dataset(evaluation).files,
         counts=_counts(evaluation),
         tables=tables_of(evaluation),
         curves=_curve_panels(evaluation.curves),
         pictures=sheet,
-        notes=notes,
+        notes=[f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else [],
     )
 
 
@@ -149,15 +176,13 @@ def _curve(curve: PrecisionRecall, name: str) -> Curve:
     return Curve(name, curve.recall, curve.precision, curve.scores)
 
 
-def _sheet(dataset: CocoDataset, source: Source, drawer: Drawer) -> bytes:
-    """Images with annotations, evenly spread over the dataset."""
-    rows = np.unique(dataset.annotations.image_rows)
-    rows = rows if len(rows) else np.arange(len(dataset.images))
-    chosen = rows[np.linspace(0, len(rows) - 1, min(source.num_pictures, len(rows))).round().astype(int)]
+def _sheet(marks: ResultMarks, folder: Path, count: int) -> bytes:
+    """Images with annotations, evenly spread over the dataset, as PNG."""
+    rows = np.unique(marks.dataset.annotations.image_rows)
     pictures = []
-    for row in chosen.tolist():
-        image = open_image(source.images or Path(), dataset.images.file_names[row])
-        pictures.append(detection_picture(image, drawer.found(row), drawer.truth(row)))
+    for row in spread_evenly(rows if len(rows) else np.arange(len(marks.dataset.images)), count):
+        image = open_image(folder, marks.dataset.images.file_names[row])
+        pictures.append(detection_picture(image, marks.predicted(row), marks.truth(row)))
     stream = io.BytesIO()
     contact_sheet(pictures, columns=3).save(stream, "PNG")
     return stream.getvalue()
@@ -176,14 +201,16 @@ def _curves_csv(curves: Sequence[PrecisionRecall]) -> str:
 
 def _counts(evaluation: Evaluation) -> dict[str, int]:
     dataset = _dataset(evaluation)
-    return {
+    counts = {
         "images": len(dataset.images),
         "categories": len(dataset.categories),
         "instances": len(dataset.instances),
         "crowd regions": len(dataset.crowd),
         "results": evaluation.num_results,
-        "refused results": len(evaluation.invalid),
+        "invalid results": len(evaluation.invalid),
     }
+    ignored = {} if isinstance(evaluation, BoxEvaluation) else {"in ignored regions": evaluation.num_ignored}
+    return counts | ignored
 
 
 def _dataset(evaluation: Evaluation) -> CocoDataset:

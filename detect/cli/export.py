@@ -1,4 +1,4 @@
-"""``detect export``: a trained detector for other programs."""
+"""``detect export``: a trained detector as a file for other programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from detect.cli.options import AsJson, Checkpoint
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -17,52 +19,49 @@ Target = Literal["onnx", "torchvision"]
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder, of which the best is taken.")],
+    checkpoint: Checkpoint,
     to: Annotated[
-        Target, typer.Option(help="One ONNX file, or weights as torchvision's RetinaNet names them.")
+        Target, typer.Option(help="An ONNX file, or weights with the names of torchvision's RetinaNet.")
     ] = "onnx",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")] = Path("exported"),
     images: Annotated[
         list[Path] | None,
-        typer.Option(help="Image files and folders to check the ONNX file on; by default the run's validation images."),
+        typer.Option(help="Image files and folders to verify the ONNX file on. Default: the run's validation images."),
     ] = None,
+    num_images: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of images to verify on.")] = 16,
     max_candidates: Annotated[
         int,
         typer.Option(
-            min=1,
-            max=100_000,
-            help="Of boxes: so many of an image meet in suppression; low score thresholds ask for more.",
+            min=1, max=100_000, help="Boxes per image kept before NMS; a low score threshold needs more of them."
         ),
     ] = 1000,
-    num_images: Annotated[int, typer.Option(min=1, max=10_000, help="On how many at most.")] = 16,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
-    """Export a detector, and check that the export finds what the detector finds.
+    """Export a detector, and verify that the export finds what the detector finds.
 
-    `detect export runs/nuclei --to onnx -o exported` writes `detector.onnx`, from images in 0..1 to boxes, scores and
-    classes (of landmarks to heatmaps), for images of the size of those it is checked on, any number at once. It is run by
-    onnxruntime on real images: where it finds anything else than PyTorch does, nothing is written. `detector.json` tells
-    the names of classes and how images are resized.
+    `detect export runs/nuclei --to onnx -o exported` writes `detector.onnx`, which takes a batch of images in 0..1, of the
+    size of those it is verified on, and returns boxes, scores and classes (for landmarks: heatmaps). onnxruntime runs it on
+    real images first; if a result differs from PyTorch's, nothing is written. `detector.json` holds the class names and the
+    resize rule.
     """
     from json import dumps
 
-    from detect.cli.detector import load_on
+    from detect.cli.detectors import load_on
     from detect.cli.output import print_json, save
 
     trained = load_on(checkpoint, "cpu")
-    told = (
-        _to_onnx(trained, output, images, num_images, max_candidates)
-        if to == "onnx"
-        else _to_torchvision(trained, output)
-    )
-    about = {"format": to, "checkpoint": trained.name, **_description(trained), **told}
+    if to == "onnx":
+        outcome = _to_onnx(trained, output, images, num_images, max_candidates)
+    else:
+        outcome = _to_torchvision(trained, output)
+    about = {"format": to, "checkpoint": trained.name, **_description(trained), **outcome}
     save(output, {"detector.json": dumps(about, indent=2, allow_nan=False) + "\n"})
     if json:
         print_json(about)
 
 
 def _description(trained: TrainedDetector) -> dict[str, Any]:
-    """What one has to know to use the export."""
+    """What a program needs to know to use the export."""
     categories = zip(trained.category_ids, trained.category_names, strict=True)
     return {
         "task": trained.task,
@@ -89,11 +88,11 @@ def _to_onnx(
         raise OutputError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None
     note(f"wrote {path}")
     note(
-        f"checked on {check.num_images} images: {check.num_found:,} found by both, boxes or points at most "
+        f"verified on {check.num_images} images: {check.num_found:,} results of both, positions at most "
         f"{check.position_px:.2g} px apart, scores {check.score:.2g}"
     )
     if not check.num_found:
-        note("warning: nothing is found in these images, so they tell nothing: give others with --images")
+        note("warning: nothing was found in these images, so nothing was verified: give others with --images")
     return {
         "input_hw": list(images.shape[2:]),
         "checked_images": check.num_images,
@@ -106,9 +105,10 @@ def _to_onnx(
 def _check_images(
     trained: TrainedDetector, paths: list[Path] | None, num_images: int
 ) -> tuple[Float[Tensor, "b d h w"], Int64[Tensor, "b 2"]]:
-    """The first images that have the first one's size in the network's input."""
+    """A batch of the first images whose network input has the size of the first one's."""
+    from detect.cli.detectors import open_images
     from detect.errors import ConfigError
-    from detect.loading.dataset import DetectionData, collate
+    from detect.loading.dataset import collate
     from detect.loading.image_files import dataset_from_files
     from detect.training.inference import batches_by_size
     from detect.training.inputs import read_validation, validation_folder
@@ -118,16 +118,9 @@ def _check_images(
     else:
         validation, folder = read_validation(trained.config), validation_folder(trained.config)
         if validation is None:
-            raise ConfigError("--images: needed, since the run has no data to validate on")
+            raise ConfigError("--images: needed, since the run has no validation data")
         dataset = validation
-    data = DetectionData(
-        dataset,
-        folder,
-        resize=trained.resize,
-        channels=trained.channels,
-        on_broken=trained.config.data.on_broken,
-        category_ids=trained.category_ids,
-    )
+    data = open_images(trained, dataset, folder)
     batch = collate([data[place] for place in batches_by_size(data, num_images)[0]])
     return batch.images, batch.image_hw
 
@@ -143,7 +136,7 @@ def _to_torchvision(trained: TrainedDetector, output: Path) -> dict[str, Any]:
     from detect.interop.weights import torchvision_weights
 
     if not isinstance(trained.model, RetinaNetDetector):
-        raise ConvertError("torchvision has no detector of landmarks in heatmaps: export it to ONNX")
+        raise ConvertError("torchvision has no landmark detector with heatmaps: export to ONNX")
     converted = torchvision_weights(trained.model)
     stream = io.BytesIO()
     torch.save(converted.state, stream)

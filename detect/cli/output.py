@@ -1,4 +1,4 @@
-"""What commands print and write: tables and notes for people, objects for machines, progress on stderr, whole files."""
+"""Printing and writing: tables and notes, JSON objects, progress on stderr, files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 BAR_AFTER_S = 1.0
-SHOWN_FINDINGS = 5
+MAX_SHOWN = 5  # findings printed without --findings
 
 
 def print_json(content: Any) -> None:
-    """One object on stdout; NaN, where there is nothing to average, is null."""
+    """Print one JSON object on stdout; NaN (a mean of nothing) becomes null."""
     print(json.dumps(_finite(content), allow_nan=False))
 
 
@@ -39,14 +39,14 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124 - only NaN differs from itself
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def numbers(text: str, option: str, *, least: float) -> list[float]:
-    """Numbers between commas, from ``least`` on.
+    """The numbers of a comma list.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: the text is no such list, or a number is below ``least``.
     """
     try:
         values = [float(part) for part in text.split(",")]
@@ -58,13 +58,13 @@ def numbers(text: str, option: str, *, least: float) -> list[float]:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
+    """Print a line on stderr."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
 
 
 @contextmanager
 def reading_bar() -> Iterator[Any]:
-    """A progress callback that shows a bar on stderr once a second has gone by."""
+    """A progress callback that shows a bar on stderr after one second."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     started = time.monotonic()
@@ -87,13 +87,13 @@ def reading_bar() -> Iterator[Any]:
 
 @contextmanager
 def busy(what: str) -> Iterator[None]:
-    """A sign on stderr, where that is a terminal, that something is being done of which nobody knows how far it is."""
+    """Show a spinner on stderr, if that is a terminal, during work of unknown length."""
     with Console(stderr=True).status(what):
         yield
 
 
 def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """The items, with a bar on stderr once a second has gone by."""
+    """Iterate over the items with a bar on stderr after one second."""
     with reading_bar() as on_progress:
         for done, item in enumerate(items):
             on_progress(what, done, len(items))
@@ -101,23 +101,23 @@ def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 
 def console() -> Console:
-    """For results, on stdout; wide where no terminal says how wide."""
+    """The console for results on stdout; 160 columns wide without a terminal."""
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def findings_of(dataset: CocoDataset) -> list[tuple[str, Finding]]:
-    """Everything refused or odd, and which of the two."""
-    return [("refused", each) for each in dataset.invalid] + [("odd", each) for each in dataset.suspicious]
+    """Every finding of a dataset with its kind, ``invalid`` or ``suspicious``."""
+    return [("invalid", each) for each in dataset.invalid] + [("suspicious", each) for each in dataset.suspicious]
 
 
 def list_findings(dataset: CocoDataset) -> None:
-    """All of them, on stderr."""
+    """Print every finding on stderr."""
     for kind, finding in findings_of(dataset):
         note(f"{kind}: {finding}")
 
 
 def findings_csv(dataset: CocoDataset) -> str:
-    """The text of ``findings.csv``: everything refused or odd."""
+    """The text of ``findings.csv``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["kind", "file", "annotation_id", "image_id", "reason"])
@@ -127,7 +127,7 @@ def findings_csv(dataset: CocoDataset) -> str:
 
 
 def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False) -> None:
-    """Write the files of a result, all made before the first is written, and say where they are, or not where ``quiet``."""
+    """Write files, whole or not at all, and print their paths unless ``quiet``."""
     try:
         for name, content in files.items():
             write_whole(folder / name, content)
@@ -138,8 +138,8 @@ def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False)
 
 
 def print_dataset(dataset: CocoDataset, resize: str, console: Console) -> None:
-    """The boxes that were read, and what was wrong with the rest."""
-    crowd = f", {len(dataset.crowd):,} crowd regions left out" if len(dataset.crowd) else ""
+    """Print the size of a dataset and its findings."""
+    crowd = f", {len(dataset.crowd):,} crowd regions excluded" if len(dataset.crowd) else ""
     console.print(
         f"{len(dataset.instances):,} boxes in {len(dataset.images):,} images, {len(dataset.categories):,} "
         f"categories{crowd}; resize {resize}",
@@ -149,25 +149,31 @@ def print_dataset(dataset: CocoDataset, resize: str, console: Console) -> None:
 
 
 def print_findings(dataset: CocoDataset, console: Console) -> None:
-    """The first of what was refused or is odd, and how many there are."""
-    for kind, findings in (("refused", dataset.invalid), ("odd but kept", dataset.suspicious)):
-        if findings:
-            console.print(f"{len(findings):,} {kind}:", style="yellow")
-            for finding in findings[:SHOWN_FINDINGS]:
-                console.print(f"  {finding}", markup=False)
-            if len(findings) > SHOWN_FINDINGS:
-                console.print(f"  and {len(findings) - SHOWN_FINDINGS:,} more: --findings lists them all")
+    """Print the number of findings of each kind, and the first few."""
+    print_first("invalid", dataset.invalid, console)
+    print_first("suspicious but kept", dataset.suspicious, console)
+
+
+def print_first(what: str, findings: Sequence[Finding], console: Console) -> None:
+    """Print how many findings there are, and the first few."""
+    if not findings:
+        return
+    console.print(f"{len(findings):,} {what}:", style="yellow")
+    for finding in findings[:MAX_SHOWN]:
+        console.print(f"  {finding}", markup=False, soft_wrap=True)
+    if len(findings) > MAX_SHOWN:
+        console.print(f"  and {len(findings) - MAX_SHOWN:,} more: --findings lists them all")
 
 
 def table(*headers: str) -> Table:
-    """A table without lines; the first column and columns of words to the left."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    made.add_column(headers[0], no_wrap=len(headers) > 3)
+    """A table without lines; the first column and columns of words are left-aligned."""
+    columns = Table(box=None, header_style="bold", pad_edge=False)
+    columns.add_column(headers[0], no_wrap=len(headers) > 3)
     for header in headers[1:]:
-        made.add_column(header, justify="left" if header in ("image", "category") or "shapes" in header else "right")
-    return made
+        columns.add_column(header, justify="left" if header in ("image", "category") or "shapes" in header else "right")
+    return columns
 
 
 def plain(text: str) -> str:
-    """Text from a file, whose brackets are no markup."""
+    """Text with its brackets escaped, so that they are not read as markup."""
     return text.replace("[", "\\[")

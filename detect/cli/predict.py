@@ -1,80 +1,57 @@
-"""``detect predict``: what a trained detector finds in image files, as COCO results and as pictures."""
+"""``detect predict``: what a trained detector finds in image files, as COCO results and pictures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from detect.cli.options import AsJson, BatchSize, Checkpoint, Device, PictureScore
+
 if TYPE_CHECKING:
-    from detect.cli.detection_marks import Drawer
+    from detect.cli.detectors import ResultMarks
     from detect.loading.dataset import DetectionData
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder, of which the best is taken.")],
+    checkpoint: Checkpoint,
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for results.json, images.json and pictures.")
     ] = Path("predictions"),
-    picture_score: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Results of this score or more are drawn; results.json has all above the model's score threshold.",
-        ),
-    ] = 0.3,
-    pictures: Annotated[bool, typer.Option(help="Draw what was found over each image.")] = True,
-    skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be read, and say which.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images at once.")] = 16,
-    device: Annotated[str, typer.Option(help="To run the detector on, such as cuda.")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+    picture_score: PictureScore = 0.3,
+    num_pictures: Annotated[
+        int | None, typer.Option(min=0, help="Number of images to draw the results on. Default: all.")
+    ] = None,
+    on_broken: Annotated[
+        Literal["fail", "skip"], typer.Option(help="Images that cannot be read: fail, or skip them and print which.")
+    ] = "fail",
+    batch_size: BatchSize = 16,
+    device: Device = "cpu",
+    json: AsJson = False,
 ) -> None:
     """Find objects in images: COCO results and pictures.
 
-    `detect predict runs/nuclei photos -o predictions` writes `results.json`, a list of results in COCO's format whose
-    images and categories are those of `images.json`, and `pictures/`, each image with the boxes or points found in it.
+    `detect predict runs/nuclei photos -o predictions` writes `results.json`, COCO results with all scores above the model's
+    threshold, `images.json`, the images and categories they refer to, and `pictures/`, images with the boxes or points
+    found in them.
     """
-    from detect.cli.detection_marks import Drawer
-    from detect.cli.detector import load_on
-    from detect.cli.output import note, print_json, reading_bar, save
+    from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
+    from detect.cli.output import print_json, save
     from detect.data.coco_results import results_json
-    from detect.loading.dataset import DetectionData
     from detect.loading.image_files import dataset_from_files, images_json
-    from detect.training.inference import find_objects
 
     trained = load_on(checkpoint, device)
     dataset, folder = dataset_from_files(images, trained.labels)
-    with reading_bar() as on_progress:
-        data = DetectionData(
-            dataset,
-            folder,
-            resize=trained.resize,
-            channels=trained.channels,
-            on_broken="skip" if skip_broken else "fail",
-            category_ids=trained.category_ids,
-            on_progress=on_progress,
-        )
-    for broken in data.broken:
-        note(f"skipped: {broken.reason}")
-    pixel_origin = trained.config.data.pixel_origin
-    with reading_bar() as on_progress:
-        results = find_objects(
-            trained.model,
-            data,
-            labels=trained.labels,
-            batch_size=batch_size,
-            device=device,
-            pixel_origin=pixel_origin,
-            on_progress=on_progress,
-        )
+    data = open_images(trained, dataset, folder, on_broken=on_broken)
+    results = run_detector(trained, data, device=device, batch_size=batch_size)
     save(output, {"results.json": results_json(results, dataset), "images.json": images_json(dataset)})
-    if pictures:
-        _draw(output / "pictures", data, Drawer(dataset, results, picture_score, pixel_origin=pixel_origin))
+    if num_pictures != 0:
+        marks = ResultMarks(dataset, results, picture_score, pixel_origin=trained.config.data.pixel_origin)
+        _draw(output / "pictures", data, marks, num_pictures or len(data))
     found = {"images": len(data), "skipped": len(data.broken), "results": len(results.scores)}
     if json:
         print_json({**found, "output": str(output)})
@@ -85,25 +62,27 @@ def predict(
         )
 
 
-def _draw(folder: Path, data: DetectionData, drawer: Drawer) -> None:
-    """One picture for each image; drawn and written one by one."""
+def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> None:
+    """Draw and write one picture after the other, of images evenly spread over the data."""
     import io
 
+    from detect.cli.detectors import spread_evenly
     from detect.cli.output import note, progress_over, save
     from detect.data.images import open_image
     from detect.report.pictures import detection_picture
 
     names = picture_names(data.dataset.images.file_names)
-    for row in progress_over(data.image_rows.tolist(), "drawing"):
+    rows = spread_evenly(data.image_rows, count)
+    for row in progress_over(rows, "drawing"):
         image = open_image(data.folder, data.dataset.images.file_names[row])
         stream = io.BytesIO()
-        detection_picture(image, drawer.found(row)).save(stream, "PNG")
+        detection_picture(image, marks.predicted(row)).save(stream, "PNG")
         save(folder, {names[row]: stream.getvalue()}, quiet=True)
-    note(f"wrote {len(data):,} pictures to {folder}")
+    note(f"wrote {len(rows):,} pictures to {folder}")
 
 
 def picture_names(file_names: Sequence[str]) -> list[str]:
-    """Names that end in .png; where two images would share one, they keep their own ending too.
+    """Names that end in .png; images that would share a name keep their own ending too.
 
     >>> picture_names(["a/cell.jpg", "a/cell.tif", "b/cell.jpg"])
     ['a/cell.jpg.png', 'a/cell.tif.png', 'b/cell.png']

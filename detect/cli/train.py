@@ -1,18 +1,47 @@
-"""``detect train``: a configuration to a trained detector."""
+"""``detect train``: from a configuration to a trained detector."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detect.cli.train_fields import show_fields
+from detect.cli.options import AsJson
 
 if TYPE_CHECKING:
     from detect.training.config import TrainConfig
+
+Schema = Mapping[str, Any]
+BOUNDS = (
+    ("minimum", "from {}"),
+    ("exclusiveMinimum", "above {}"),
+    ("maximum", "to {}"),
+    ("exclusiveMaximum", "below {}"),
+)
+KINDS = {"null": "null", "boolean": "true | false", "string": "text"}
+
+
+def show_fields(wanted: bool) -> None:
+    """Print every field of a configuration and exit, if wanted: the callback of an option."""
+    if not wanted:
+        return
+    from json import dumps as json_text
+
+    from detect.cli.output import console, plain, table
+    from detect.training.config import TrainConfig
+
+    rows = table("field", "default", "values", "meaning")
+    for column in rows.columns[1:]:
+        column.justify = "left"
+    for name, field in fields_of(TrainConfig.model_json_schema()):
+        default = json_text(field["default"]).strip('"') if "default" in field else "required"
+        rows.add_row(name, *map(plain, (default, values_of(field), field.get("description", ""))))
+    console().print(rows)
+    raise typer.Exit
 
 
 def train(
@@ -21,21 +50,24 @@ def train(
         list[str] | None,
         typer.Argument(metavar="FIELD=VALUE", help="Fields set over the file's, such as optimisation.epochs=8."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, as data.images=FOLDER.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images: short for data.images=FOLDER.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps or auto: short for optimisation.accelerator=DEVICE.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from last.pt in the run's folder, where there is one.")
+        bool, typer.Option("--resume", help="Continue from last.pt in the run's folder, if there is one.")
     ] = False,
     overfit: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Only see whether so many images can be learned by heart; exit code 1 if not."
+            min=1, max=1024, help="Only check that this many images can be overfitted; exit code 1 if they cannot."
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    json: AsJson = False,
     fields: Annotated[  # noqa: ARG001 - the callback ends the command
         bool,
         typer.Option(
-            "--fields", is_eager=True, callback=show_fields, help="List every field of a configuration, and leave."
+            "--fields", is_eager=True, callback=show_fields, help="List every field of a configuration and exit."
         ),
     ] = False,
 ) -> None:
@@ -43,17 +75,18 @@ def train(
 
     `detect train configs/nuclei_retinanet.yaml optimisation.epochs=8 output.folder=runs/short`
 
-    The run's folder gets `last.pt` and `best.pt`, `config.yaml`, `anchors.yaml`, tables of steps, epochs and validations as
-    CSV, and TensorBoard's files. A run that was cut short goes on with --resume as if it had not been. Several processes:
-    `torchrun --nproc-per-node 2 tools/train.py CONFIG`.
+    The run's folder gets `last.pt`, `best.pt`, `config.yaml`, `anchors.yaml`, CSV tables of steps, epochs and validations,
+    and TensorBoard's files. After an interruption, --resume continues the run exactly. Several processes: `torchrun
+    --nproc-per-node 2 tools/train.py CONFIG`.
     """
     from json import dumps as json_text
 
     from detect.errors import DetectError
     from detect.training.config import read_train_config
 
-    given = [*(overrides or []), *([f"data.images={json_text(str(images), ensure_ascii=False)}"] if images else [])]
-    read = read_train_config(config, given)
+    shorts = {"data.images": images and str(images), "optimisation.accelerator": device}
+    given = [f"{name}={json_text(value, ensure_ascii=False)}" for name, value in shorts.items() if value]
+    read = read_train_config(config, [*(overrides or []), *given])
     try:
         several = _overfit(read, overfit, json) if overfit else _train(read, resume, json)
     except DetectError as error:
@@ -66,14 +99,14 @@ def train(
 
 
 def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
-    """Whether there are several processes."""
+    """Train, print the result, and return whether there are several processes."""
     from detect.cli.output import note, print_json, reading_bar
     from detect.training.loop import train
 
     with reading_bar() as on_progress:
         result = train(config, resume=resume, on_progress=on_progress, log=note)
     if result.is_main:
-        told = {
+        summary = {
             "folder": str(result.folder),
             "epochs": result.epochs,
             "steps": result.steps,
@@ -83,9 +116,9 @@ def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
             "metrics": dict(result.metrics),
         }
         if json:
-            print_json(told)
+            print_json(summary)
         else:
-            _print_result(told)
+            _print_result(summary)
     return result.num_processes > 1
 
 
@@ -106,20 +139,22 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
     return False
 
 
-def _print_result(told: dict[str, Any]) -> None:
+def _print_result(summary: dict[str, Any]) -> None:
     from detect.cli.output import console, table
 
-    early = ", stopped early" if told["stopped_early"] else ""
-    print(f"{told['epochs']} epochs, {told['steps']} steps in {told['seconds']:g} s{early}: {told['folder']}")
-    if told["metrics"]:
+    early = ", stopped early" if summary["stopped_early"] else ""
+    print(
+        f"{summary['epochs']} epochs, {summary['steps']} steps in {summary['seconds']:g} s{early}: {summary['folder']}"
+    )
+    if summary["metrics"]:
         rows = table("validation", "value")
-        for name, value in told["metrics"].items():
+        for name, value in summary["metrics"].items():
             rows.add_row(name, f"{value:.4f}")
         console().print(rows)
 
 
 def _leave(code: int) -> None:
-    """End this process without taking it down in order: gloo's threads sometimes abort then, with all work done."""
+    """End this process without the usual teardown, in which gloo's threads sometimes abort after all work is done."""
     from torch import distributed
 
     if code == 0 and distributed.is_initialized():
@@ -127,3 +162,34 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def fields_of(schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """Names as set on the command line, ``section.field``, and the JSON Schema of each."""
+    for name, field in schema["properties"].items():
+        if "$ref" not in field:
+            yield name, field
+            continue
+        section = schema["$defs"][field["$ref"].rpartition("/")[2]]
+        for inner, each in section["properties"].items():
+            yield f"{name}.{inner}", each
+
+
+def values_of(field: Schema) -> str:
+    """The values of a field, in words.
+
+    >>> values_of({"type": "integer", "minimum": 1, "maximum": 9}), values_of({"enum": ["l1", "giou"], "type": "string"})
+    ('from 1 to 9', 'l1 | giou')
+    >>> values_of({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]})
+    'above 0 | null'
+    """
+    if "anyOf" in field:
+        return " | ".join(map(values_of, field["anyOf"]))
+    if "enum" in field:
+        return " | ".join(map(str, field["enum"]))
+    kind = field["type"]
+    if kind == "array":
+        inner = field.get("items") or field["prefixItems"][0]
+        return f"[{values_of(inner)}, ...]" if "items" in field else f"[low, high], {values_of(inner)}"
+    bounds = [words.format(f"{field[bound]:,}".removesuffix(".0")) for bound, words in BOUNDS if bound in field]
+    return " ".join(bounds) or ("path" if field.get("format") == "path" else KINDS.get(kind, str(kind)))

@@ -89,7 +89,7 @@ def export_onnx(
         _write(model.eval(), written, images, image_hw)
         session = runtime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
         check = ExportCheck(path, 0, 0, 0.0, 0.0)
-        for batch in zip(images.split(CHECKED_AT_ONCE), image_hw.split(CHECKED_AT_ONCE), strict=True):
+        for batch in zip(images.split(CHECKED_AT_ONCE), image_hw.split(CHECKED_AT_ONCE), strict=True):  # type: ignore[no-untyped-call]
             inputs = {name: values.numpy() for name, values in zip(model.inputs, batch, strict=False)}
             outputs = session.run(None, inputs)
             check = _compare(model.detect(*batch), model.read(outputs, batch[1]), check, threshold=model.threshold)

@@ -71,7 +71,7 @@ class BoxEvaluation:
                 {"id": category, "name": self.dataset.category_name(category), **asdict(scores)}
                 for category, scores in self.by_category.items()
             ],
-            "refused_results": as_dicts(self.invalid),
+            "invalid_results": as_dicts(self.invalid),
         }
 
 

@@ -47,7 +47,7 @@ class LandmarkEvaluation:
             "overall": [each.to_dict() for each in self.overall],
             "by_type": {name: [each.to_dict() for each in scores] for name, scores in self.by_type.items()},
             **oks,
-            "refused_results": as_dicts(self.invalid),
+            "invalid_results": as_dicts(self.invalid),
         }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 from numpy import ndarray
 
-from detect.keypoints.drawing import BUDGET_BYTES, Array, like
-from detect.keypoints.keypoints import VISIBLE, Keypoints, to_numpy
+from detect.keypoints.drawing import BUDGET_BYTES, like
+from detect.keypoints.keypoints import VISIBLE, Array, Keypoints, to_numpy
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.ops.box_arrays import check_corners
 

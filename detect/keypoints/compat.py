@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
 
-from detect.keypoints.drawing import Array, Patches, PlacedPoints, blend_patches, like, zeros
-from detect.keypoints.keypoints import UNLABELLED, Keypoints, to_numpy
+from detect.keypoints.drawing import Patches, PlacedPoints, blend_patches, like, zeros
+from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, to_numpy
 
 
 @dataclass(frozen=True, eq=False)

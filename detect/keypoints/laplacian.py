@@ -113,9 +113,9 @@ def sharpen_blobs(
     """Separate overlapping Gaussians of ``sigma`` cells: minus the Laplacian of Gaussian, clipped to at least 0.
 
     The second derivative of a Gaussian is narrower than the Gaussian. The sum of two Gaussians has two peaks if they are
-    more than 2 sigma apart, its Laplacian from 1.9 sigma with order 1 and from 1.7 sigma with order 2. At 2.2 sigma the peaks
-    of the Laplacian are off by .1 sigma, those of the sum by .5. A single Gaussian keeps its position and its height; at the
-    border, beyond which the edge is repeated, it loses some of both. Pass the result to
+    more than 2 sigma apart, its Laplacian from 1.9 sigma with order 1 and from 1.7 sigma with order 2. At 2.2 sigma
+    the peaks of the Laplacian are off by .1 sigma, those of the sum by .5. A single Gaussian keeps its position and
+    its height; at the border, beyond which the edge is repeated, it loses some of both. Pass the result to
     :func:`detect.keypoints.peaks.find_peaks`.
 
     >>> x = torch.arange(21.0)

@@ -7,6 +7,7 @@ the result does not depend on how images are batched or ordered.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -86,7 +87,8 @@ class Peaks:
     def take(self, index: Tensor) -> Peaks:
         """Select rows by their numbers or by a mask."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: each[index] for name, each in columns.items() if isinstance(each, Tensor)})
+        chosen: dict[str, Any] = {name: each[index] for name, each in columns.items() if isinstance(each, Tensor)}
+        return replace(self, **chosen)
 
 
 @torch.no_grad()

@@ -16,18 +16,8 @@ from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
-from detect.keypoints.drawing import (
-    BLENDS,
-    BUDGET_BYTES,
-    SHAPES,
-    Array,
-    PlacedPoints,
-    along_axes,
-    draw_points,
-    like,
-    zeros,
-)
-from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Keypoints, to_numpy
+from detect.keypoints.drawing import BLENDS, BUDGET_BYTES, SHAPES, PlacedPoints, along_axes, draw_points, like, zeros
+from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Array, Keypoints, to_numpy
 from detect.ops.box_arrays import check_corners
 
 
@@ -143,8 +133,8 @@ def render_heatmaps(
     """Draw landmarks into maps.
 
     A Gaussian is exp(-(dx^2 / sx^2 + dy^2 / sy^2) / 2), 1 at the point itself: its cell has less, unless the centre is set
-    ``"cell"``. Where Gaussians overlap the map has their maximum, or their sum. Beyond ``window`` sigmas along an axis a bell is
-    0: by that a value is at most exp(-window^2 / 2) too small, .0111 for 3 sigmas and .0003 for 4.
+    ``"cell"``. Where Gaussians overlap the map has their maximum, or their sum. Beyond ``window`` sigmas along an
+    axis a bell is 0: by that a value is at most exp(-window^2 / 2) too small, .0111 for 3 sigmas and .0003 for 4.
 
     COCO's visibility: 0 is no label, and its coordinates are not read; 1 (occluded) is drawn like 2, or with
     ``occluded="ignore"`` neither drawn nor held against the network. A point outside the map, or not a number, is not drawn.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from builders import points_dataset, written
 
 from detect.cli.app import main
 
@@ -35,3 +37,9 @@ def detect(monkeypatch, capsys):
         return Run(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def truth(tmp_path) -> Path:
+    """A file with the points of :func:`points_dataset`."""
+    return written(tmp_path / "truth.json", points_dataset())

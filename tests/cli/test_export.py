@@ -69,7 +69,7 @@ def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path):
     assert (about["checked_images"], about["found"] > 0) == (4, True)
     assert about["largest_difference_px"] < 0.05
     assert about["classes"] == [{"category_id": 1, "name": "nucleus"}]
-    assert "checked on 4 images" in done.stderr
+    assert "verified on 4 images" in done.stderr
 
 
 def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path):
@@ -100,7 +100,7 @@ def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path):
     ("task", "options", "message"),
     [
         ("boxes", ["--to", "torchvision"], "ResNets"),
-        ("landmarks", ["--to", "torchvision"], "no detector of landmarks"),
+        ("landmarks", ["--to", "torchvision"], "no landmark detector"),
         ("boxes", ["--images", "nowhere"], "nowhere: No such file"),
     ],
 )

@@ -75,16 +75,40 @@ def test_no_help_says_that_average_precision_follows_from_coverage(name, rendere
     assert not re.search(r"precision follows|AP follows|follows? (coverage|recall)", rendered[name])
 
 
-def test_there_are_examples():
-    assert {name for name, _ in EXAMPLES} >= {
-        "README",
-        "",
-        "anchors fit",
-        "anchors score",
-        "heatmaps score",
-        "train",
-        "export",
-    }
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not hasattr(command, "commands")])
+def test_every_command_shows_how_it_is_typed(name):
+    assert f"`detect {name}" in " ".join(COMMANDS[name].help.split())
+
+
+def test_everyones_options_of_a_fit_are_on_one_screen_and_the_experts_below():
+    command = [sys.executable, "-m", "detect", "anchors", "fit", "--help"]
+    screen = {**os.environ, "TERMINAL_WIDTH": "120", "COLUMNS": "120"}
+    lines = subprocess.run(command, env=screen, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+    panels = [number for number, line in enumerate(lines) if line.startswith("╭─")]
+    assert [lines[number].split("─ ")[1].split(" ─")[0] for number in panels] == ["Arguments", "Options", "For experts"]
+    everyones, experts = "\n".join(lines[: panels[2]]), "\n".join(lines[panels[2] :])
+    assert panels[2] <= 50
+    assert max(map(len, lines)) <= 120
+    for option in (
+        "-k ",
+        "--levels",
+        "--per-level",
+        "--resize",
+        "--objective",
+        "--convention",
+        "--compare",
+        "--images",
+    ):
+        assert option in everyones
+    for option in ("--output", "--json", "--config", "--strict", "--findings", "FILES"):
+        assert option in everyones
+    for option in ("--max-per-level", "--penalty", "--layout", "--balance", "--method", "--certify", "--seed"):
+        assert f"│ {option} " in experts
+        assert f"│ {option} " not in everyones
+
+
+def test_examples_of_the_readme_are_found():
+    assert {"README", ""} <= {name for name, _ in EXAMPLES}
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)

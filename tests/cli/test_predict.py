@@ -72,7 +72,7 @@ def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp
 
 def test_pictures_are_left_out_if_asked(detect, photos, tmp_path):
     run = detect(
-        "predict", trained(tmp_path, "boxes"), photos / "a.png", "-o", tmp_path / "out", "--no-pictures", "--json"
+        "predict", trained(tmp_path, "boxes"), photos / "a.png", "-o", tmp_path / "out", "--num-pictures", 0, "--json"
     )
     assert run.json["images"] == 1
     assert not (tmp_path / "out" / "pictures").exists()
@@ -89,7 +89,7 @@ def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_p
     assert "c.png" in run.err
     assert "d.jpg" in run.err
     assert not (tmp_path / "out").exists()
-    run = detect("predict", checkpoint, photos, "-o", tmp_path / "out", "--skip-broken", "--json")
+    run = detect("predict", checkpoint, photos, "-o", tmp_path / "out", "--on-broken", "skip", "--json")
     assert (run.code, run.json["images"], run.json["skipped"]) == (0, 3, 2)
     assert run.err.count("skipped: ") == 2
     assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.cli.train_fields import fields_of
+from detect.cli.train import fields_of
 from detect.training import overfitting
 from detect.training.config import DataConfig, TrainConfig
 
@@ -103,10 +103,10 @@ def test_every_field_is_listed_with_what_it_takes_and_is(detect):
     names = [f"{section}.{name}" for section, fields in sections.items() if isinstance(fields, dict) for name in fields]
     assert sorted(rows) == sorted(["task", "seed", *names])
     for row, parts in (
-        ("data.images", ["needed", "path", "folder of the images"]),
-        ("model.norm", ["group", "group | batch | null", "normalization in the towers"]),
-        ("augment.zoom", ["[0.75, 1.4]", "[low, high], above 0 to 100", "range of the scale factor"]),
-        ("optimisation.clip_norm", ["5.0", "above 0 to 1,000,000", "largest norm of the gradient"]),
+        ("data.images", ["required", "path", "folder of the images"]),
+        ("model.norm", ["group", "group | batch | null", "of the towers"]),
+        ("augment.zoom", ["[0.75, 1.4]", "[low, high], above 0 to 100", "enlarge by a factor in this range"]),
+        ("optimisation.clip_norm", ["5.0", "above 0 to 1,000,000", "of all gradients together"]),
     ):
         assert re.split("  +", rows[row].strip()) == [row, *parts]
     assert all(field.get("description") for _, field in fields_of(TrainConfig.model_json_schema()))

@@ -276,7 +276,7 @@ def test_oks_is_added_where_sigmas_are_given(tmp_path):
 
 
 def test_a_threshold_is_given_or_chosen_not_both(tmp_path):
-    with pytest.raises(ValueError, match="a threshold or a goal, got .* threshold=0.5, choose='f1'"):
+    with pytest.raises(ValueError, match=r"a threshold or a goal, got .* threshold=0\.5, choose='f1'"):
         landmarks_evaluated(tmp_path, points(), [], threshold=0.5, choose="f1")
 
 

@@ -326,7 +326,7 @@ def test_refusals():
 
 
 def test_points_come_per_image_and_type_in_pixels():
-    # stride 4: cell (1, 2) has its centre at 4 (1 + .5) - .5 = 5.5 and 9.5 as a pixel index, at 6 and 10 as a continuous point
+    # stride 4: cell (1, 2) has its centre at 4 (1 + .5) - .5 = 5.5 and 9.5 as a pixel index, 6 and 10 continuous
     heatmaps = torch.zeros(2, 2, 5, 6)
     heatmaps[0, 1, 2, 1], heatmaps[0, 1, 4, 5], heatmaps[1, 0, 0, 0] = 0.9, 0.4, 0.7
     peaks = find_peaks(heatmaps, refine="none")

@@ -1,0 +1,157 @@
+"""Trained detectors: load one onto a device, run it over images, mark its results on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
+
+from detect.cli import output
+from detect.data import CocoDataset, CocoResults
+from detect.errors import ConfigError
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.loading.dataset import DetectionData
+from detect.ops.box_arrays import xywh_to_xyxy
+from detect.report.pictures import Marks, score_text
+from detect.training.checkpoints import TrainedDetector, load_detector
+from detect.training.inference import find_objects
+
+
+def load_on(path: str | Path, device: str) -> TrainedDetector:
+    """The detector of a checkpoint or of a run's folder.
+
+    Raises:
+        ConfigError: there is no such device.
+        TrainingError: there is no such file, or it is not a checkpoint.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without support for it
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return load_detector(Path(path), device)
+
+
+def open_images(
+    trained: TrainedDetector,
+    dataset: CocoDataset,
+    folder: Path,
+    *,
+    on_broken: str | None = None,
+    landmarks: CocoKeypoints | None = None,
+) -> DetectionData:
+    """The images of a dataset as a detector takes them; skipped images are printed.
+
+    Args:
+        on_broken: ``"fail"`` or ``"skip"``; by default as the detector's run did.
+        landmarks: the true points, if the detector finds points.
+    """
+    with output.reading_bar() as on_progress:
+        data = DetectionData(
+            dataset,
+            folder,
+            resize=trained.resize,
+            channels=trained.channels,
+            on_broken=on_broken or trained.config.data.on_broken,
+            keypoints=landmarks,
+            category_ids=trained.category_ids,
+            on_progress=on_progress,
+        )
+    for broken in data.broken:
+        output.note(f"skipped: {broken.reason}")
+    return data
+
+
+def run_detector(
+    trained: TrainedDetector,
+    data: DetectionData,
+    *,
+    device: str,
+    batch_size: int,
+    score_threshold: float | None = None,
+) -> CocoResults:
+    """What a detector finds in images, by default with scores from its own threshold on."""
+    with output.reading_bar() as on_progress:
+        return find_objects(
+            trained.model,
+            data,
+            labels=trained.labels,
+            batch_size=batch_size,
+            device=device,
+            score_threshold=score_threshold,
+            pixel_origin=trained.config.data.pixel_origin,
+            on_progress=on_progress,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ResultMarks:
+    """Results of score ``min_score`` or more, and the annotations of a dataset, as marks on its images.
+
+    With ``landmarks`` the truth is their points, otherwise boxes. Crowds are not drawn.
+    """
+
+    dataset: CocoDataset
+    results: CocoResults
+    min_score: float
+    landmarks: CocoKeypoints | None = None
+    pixel_origin: str = "center"
+
+    def predicted(self, image_row: int) -> Marks:
+        """The results in an image, drawn in rising order of score."""
+        start, end = np.searchsorted(self._image_rows, [image_row, image_row + 1])
+        rows = self._order[start:end]
+        rows = rows[self.results.scores[rows] >= self.min_score]
+        boxed = rows[np.isfinite(self.results.boxes_xywh[rows]).all(axis=1)]
+        tables = [self.results.keypoints[row][:, :2] for row in rows.tolist()]
+        points = np.concatenate([np.zeros((0, 2)), *tables]) + SHIFTS[self.pixel_origin]
+        of_points = np.repeat(rows, [len(table) for table in tables])
+        classes = np.searchsorted(self._categories, self.results.category_ids[np.concatenate([boxed, of_points])])
+        texts = tuple(self._text(row) for row in boxed.tolist())
+        return Marks(xywh_to_xyxy(self.results.boxes_xywh[boxed]), points, classes, texts)
+
+    def truth(self, image_row: int) -> Marks:
+        """The annotations of an image."""
+        if self.landmarks is None:
+            instances = self.dataset.instances
+            own = instances.image_rows == image_row
+            classes = np.searchsorted(self._categories, instances.category_ids[own])
+            return Marks(xywh_to_xyxy(instances.boxes_xywh[own]), np.zeros((0, 2)), classes)
+        points = self.landmarks.landmarks
+        own = (np.asarray(points.image) == image_row) & (np.asarray(points.visibility) != UNLABELLED)
+        places = np.asarray(points.points)[own] + SHIFTS[self.landmarks.pixel_origin]
+        return Marks(np.zeros((0, 4)), places, np.asarray(points.types)[own].astype(np.int64))
+
+    @cached_property
+    def _order(self) -> Int64[ndarray, " n"]:
+        """Rows of the results by image, then rising score."""
+        return np.lexsort((self.results.scores, self.results.image_rows)).astype(np.int64)
+
+    @cached_property
+    def _image_rows(self) -> Int64[ndarray, " n"]:
+        return self.results.image_rows[self._order]
+
+    @cached_property
+    def _categories(self) -> Int64[ndarray, " c"]:
+        return np.array(self.dataset.category_ids, np.int64)
+
+    def _text(self, row: int) -> str:
+        category = int(self.results.category_ids[row])
+        name = self.dataset.category_name(category) if len(self._categories) > 1 else ""
+        return score_text(name, float(self.results.scores[row]))
+
+
+def spread_evenly(rows: Sequence[int] | ndarray, count: int) -> list[int]:
+    """``count`` of the rows at equal distances, the first and the last among them; all, if there are no more.
+
+    >>> spread_evenly([3, 4, 5, 6, 7], 3)
+    [3, 5, 7]
+    """
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return np.asarray(rows)[places].tolist()

@@ -1,0 +1,247 @@
+"""The options of a fit, which several commands share, and the fit that they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detect.cli.options import (
+    EXPERTS,
+    Balance,
+    Convention,
+    Layout,
+    Method,
+)
+from detect.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detect.anchors.anchor_set import AnchorSet
+    from detect.anchors.instances import ResizedInstances
+    from detect.fitting.objective import Objective
+    from detect.fitting.structured import StructuredFit
+
+FREE = "free"  # the layout of free (w, h) lists
+LEVELS = "p3-p7"
+PROVED = 0.01  # default certificate of a fit by shape, for few boxes
+PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Fitted anchors, the family that their upper bound covers, in words, and the cost of each layout."""
+
+    anchors: AnchorSet
+    among: str
+    layouts: tuple[StructuredFit, ...] = ()
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What to fit: the options that ``fit`` and ``stability`` share."""
+
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of anchor shapes over all levels.")] = 9
+    levels: Annotated[
+        str | None,
+        typer.Option(help=f"Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32). Default: {LEVELS}."),
+    ] = None
+    per_level: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Instead of -k: number of shapes on each level.")
+    ] = None
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="placed: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
+            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or placed:. Default: placed "
+            "if levels, numbers per level or a layout are given, else shape."
+        ),
+    ] = None
+    convention: Convention = "exact"
+    max_per_level: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, rich_help_panel=EXPERTS, help="Instead of -k: maximum number on each level."),
+    ] = None
+    penalty: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel=EXPERTS,
+            help="Score that a shape on every level must add to pay for its operations (placed objectives).",
+        ),
+    ] = 0.01
+    max_strides: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=EXPERTS,
+            help="A box uses a level only if sqrt(area) <= max-strides * stride; the coarsest level takes all boxes. 4 "
+            "makes the numbers of positive anchors of small and large boxes more equal. Default: no limit.",
+        ),
+    ] = None
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            rich_help_panel=EXPERTS,
+            help="free: any (w, h) list; or sizes x ratios: octaves (mmdetection), grid (detectron2, torchvision), "
+            "level-grids (ratios for each level).",
+        ),
+    ] = "free"
+    scales: Annotated[
+        int, typer.Option(min=1, max=30, rich_help_panel=EXPERTS, help="Sizes on each level of a layout.")
+    ] = 3
+    ratios: Annotated[
+        int, typer.Option(min=1, max=30, rich_help_panel=EXPERTS, help="Ratios on each level of a layout.")
+    ] = 3
+    balance: Annotated[
+        Balance,
+        typer.Option(rich_help_panel=EXPERTS, help="Give every category, or every size range, the same total weight."),
+    ] = "none"
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=EXPERTS,
+            help="NAME=FACTOR: multiply the weight of a category, or of small, medium or large; repeatable.",
+        ),
+    ] = None
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=EXPERTS, help="WxH: a shape to keep among the k; repeatable."),
+    ] = None
+    method: Annotated[
+        Method,
+        typer.Option(rich_help_panel=EXPERTS, help="optimal and kmeans maximise IoU; the others are baselines."),
+    ] = "optimal"
+    certify: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel=EXPERTS,
+            help="Prove that the anchors are this close to the best possible; 1: no proof. Default: 0.01 by shape and "
+            "0.02 on the grid, and no proof for many boxes, where it takes longer.",
+        ),
+    ] = None
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, rich_help_panel=EXPERTS, help="Seed of random starts; optimal does not use it."
+        ),
+    ] = 0
+
+    def check(self) -> Objective:
+        """The parsed objective.
+
+        Raises:
+            ConfigError: options that exclude each other, or a text that does not parse.
+        """
+        from detect.fitting.objective import Objective
+
+        for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
+        placed = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
+        objective = Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
+        if objective.on_grid and (self.method != "optimal" or self.fixed):
+            raise ConfigError("--method and --fixed need an objective by shape: --objective shape")
+        if not objective.on_grid and (self.layout != FREE or self.max_per_level or self.max_strides is not None):
+            raise ConfigError("--layout, --max-per-level and --max-strides need a placed objective: --objective placed")
+        if sum([self.per_level is not None, self.max_per_level is not None, self.layout != FREE]) > 1:
+            raise ConfigError("--per-level, --max-per-level and --layout each set the number on a level: give one")
+        _factors(self.weight)
+        _shapes(self.fixed)
+        return objective
+
+    def fit(self, instances: ResizedInstances, *, prove: bool = True) -> Fitted:
+        """The anchors for a dataset."""
+        from detect.anchors.anchor_set import strides_of
+        from detect.anchors.instances import instance_weights
+
+        objective, factors = self.check(), _factors(self.weight)
+        common: dict[str, Any] = {
+            "objective": objective,
+            "certify": self._certified(objective, len(instances)) if prove else None,
+            "weights": None
+            if self.balance == "none" and not factors
+            else instance_weights(instances, balance=self.balance, factors=factors),
+        }
+        strides = strides_of(self.levels or LEVELS)
+        return (self._fit_placed if objective.on_grid else self._fit_shapes)(instances, strides, common)
+
+    def _fit_shapes(self, instances: ResizedInstances, strides: tuple[int, ...], common: dict[str, Any]) -> Fitted:
+        from detect.fitting.fit import fit_anchors
+
+        anchors = fit_anchors(
+            instances,
+            k=self.k,
+            per_level=self.per_level,
+            method=self.method,
+            strides=strides,
+            fixed=_shapes(self.fixed),
+            seed=self.seed,
+            **common,
+        )
+        return Fitted(anchors, f"for k = {anchors.num_anchors}")
+
+    def _fit_placed(self, instances: ResizedInstances, strides: tuple[int, ...], common: dict[str, Any]) -> Fitted:
+        from detect.anchors.grid_convention import as_convention
+        from detect.fitting.fit_levels import fit_levels
+
+        per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
+        convention = as_convention(self.convention)
+        common |= {"stride_mode": convention.stride_mode, "center_offset": convention.center_offset}
+        fit = fit_levels(
+            instances,
+            strides,
+            per_level=per_level,
+            total=self.k if per_level is None and self.max_per_level is None else None,
+            at_most=self.max_per_level,
+            price=self.penalty,
+            max_strides=self.max_strides,
+            layout=self.layout,
+            scales=self.scales,
+            ratios=self.ratios,
+            **common,
+        )
+        return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts)
+
+    def _certified(self, objective: Objective, num_boxes: int) -> float | None:
+        """The gap to prove; None for no proof, the default for many boxes."""
+        from detect.fitting.fit import FEW_BOXES
+
+        few, gap = FEW_BOXES, PROVED
+        if objective.on_grid:
+            from detect.fitting import any_position  # loads scipy, which a fit by shape does without
+
+            few, gap = any_position.FEW_BOXES, PROVED_PLACED
+        if self.certify is None:
+            return gap if num_boxes <= few else None
+        return self.certify if self.certify < 1 else None
+
+
+def _shapes(texts: list[str] | None) -> tuple[tuple[float, float], ...]:
+    return tuple(_shape(text) for text in texts or [])
+
+
+def _shape(text: str) -> tuple[float, float]:
+    width, _, height = text.lower().partition("x")
+    try:
+        shape = float(width), float(height)
+    except ValueError:
+        shape = 0.0, 0.0
+    if not all(0 < extent < float("inf") for extent in shape):
+        raise ConfigError(f"--fixed: expected a width and a height in pixels such as 32x64, got {text!r}")
+    return shape
+
+
+def _factors(texts: list[str] | None) -> dict[str, float]:
+    return dict(_factor(text) for text in texts or [])
+
+
+def _factor(text: str) -> tuple[str, float]:
+    name, _, factor = text.rpartition("=")
+    try:
+        value = float(factor)
+    except ValueError:
+        value = -1.0
+    if not name or not 0 <= value < float("inf"):
+        raise ConfigError(f"--weight: expected a name and a factor from 0 such as platelets=5, got {text!r}")
+    return name, value

@@ -1,0 +1,158 @@
+"""The files of ``detect heatmaps render``: target maps in shards, a sheet of pictures, an index."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from PIL import Image
+from rich.console import Console
+
+from detect.cli import output
+from detect.cli.detectors import spread_evenly
+from detect.data import CocoDataset
+from detect.data.images import open_image
+from detect.evaluation.oracle import batches_of_one_size
+from detect.keypoints.box_centers import sigma_from_size
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.targets import HeatmapTargets, render_heatmaps
+from detect.report.pictures import contact_sheet, heatmap_overlay
+
+BLANK = 70  # grey level of the background if no images are given
+NOT_DRAWN = ("outside", "ignored", "unlabelled")
+
+
+@dataclass(frozen=True)
+class TargetFiles:
+    """The landmarks of a dataset as files of target maps; ``options`` are keywords of :func:`render_heatmaps`."""
+
+    landmarks: CocoKeypoints
+    stride: float
+    sigma: float
+    sigma_of_size: float | None
+    options: Mapping[str, Any]
+
+    def targets(self, images: Sequence[int]) -> HeatmapTargets:
+        """The targets of images of one size, as a batch."""
+        batch = self.landmarks.take(images)
+        sigma: Any = self.sigma
+        if self.sigma_of_size is not None:
+            sigma = sigma_from_size(
+                batch.sizes_wh, stride=self.stride, fraction=self.sigma_of_size, min_sigma=self.sigma
+            )
+        return render_heatmaps(
+            batch.landmarks,
+            self.landmarks.dataset.images.wh[images[0], ::-1].tolist(),
+            stride=self.stride,
+            sigma=sigma,
+            pixel_origin=batch.pixel_origin,
+            ignore=batch.ignored if any(map(len, self.landmarks.ignored)) else None,
+            sizes=batch.sizes_wh,
+            **self.options,
+        )
+
+    def shards(self, *, per_shard: int, pack: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Description and content of one file after the other; the images of a file have one size."""
+        for number, images in enumerate(batches_of_one_size(self.landmarks, per_shard)):
+            targets = self.targets(images)
+            about = {
+                "file": f"targets-{number:05}.{pack}",
+                "images": len(images),
+                "map_hw": list(targets.heatmaps.shape[2:]),
+                "drawn": len(targets.positives),
+                **{kind: int(getattr(targets, kind).sum()) for kind in NOT_DRAWN},
+                "collisions": targets.num_collisions(),
+            }
+            yield about, self._content(images, targets)
+
+    def _content(self, images: Sequence[int], targets: HeatmapTargets) -> dict[str, Any]:
+        """The arrays of a file, and what one needs to know to use them."""
+        dataset = self.landmarks.dataset
+        rows = self.landmarks.take(images).rows[targets.instances]
+        content = {
+            "heatmaps": targets.heatmaps,
+            "positives": targets.positives,
+            "offsets": targets.offsets,
+            "sizes": targets.sizes,
+            "annotation_ids": dataset.instances.ids[rows],
+            "image_ids": dataset.images.ids[list(images)],
+            "file_names": np.array([dataset.images.file_names[row] for row in images]),
+            "type_names": np.array(self.landmarks.type_names),
+            "stride": np.array(self.stride),
+            "pixel_origin": np.array(self.landmarks.pixel_origin),
+        }
+        return content | ({} if targets.weights is None else {"weights": targets.weights})
+
+    def overlays(self, folder: Path | None, count: int) -> bytes:
+        """A sheet of images with their maps, evenly spread over the dataset, as PNG."""
+        found, images = self.landmarks, self.landmarks.dataset.images
+        pictures = []
+        for row in spread_evenly(np.unique(np.asarray(found.landmarks.image)), count):
+            width, height = images.wh[row].tolist()
+            image = Image.new("L", (width, height), BLANK)
+            if folder:
+                image = open_image(folder, images.file_names[row], image_wh=(width, height))
+            targets, own = self.targets([row]), found.take([row]).landmarks
+            points = np.asarray(own.points)[np.asarray(own.visibility) != UNLABELLED] + SHIFTS[found.pixel_origin]
+            heatmap = np.asarray(targets.heatmaps[0]).max(axis=0)
+            pictures.append(heatmap_overlay(image, heatmap, points, stride=self.stride))
+        sheet = io.BytesIO()
+        contact_sheet(pictures).save(sheet, "PNG")
+        return sheet.getvalue()
+
+    def index(self, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The content of ``targets.json``."""
+        kinds = ("images", "drawn", *NOT_DRAWN, "collisions")
+        return {
+            "type_names": list(self.landmarks.type_names),
+            "pixel_origin": self.landmarks.pixel_origin,
+            "stride": self.stride,
+            "sigma": self.sigma,
+            "sigma_of_size": self.sigma_of_size,
+            **self.options,
+            **{kind: sum(each[kind] for each in files) for kind in kinds},
+            "ignored_regions": sum(map(len, self.landmarks.ignored)),
+            "invalid": len(self.landmarks.dataset.invalid),
+            "suspicious": len(self.landmarks.dataset.suspicious),
+            "files": list(files),
+        }
+
+
+def packed_shard(content: Mapping[str, Any], pack: str) -> bytes:
+    """A file for ``numpy.load`` or ``torch.load``; both read it without running code from it."""
+    packed = io.BytesIO()
+    if pack == "npz":
+        np.savez_compressed(packed, **content)
+    else:
+        torch.save({name: _tensor_or_text(value) for name, value in content.items()}, packed)
+    return packed.getvalue()
+
+
+def _tensor_or_text(value: ndarray) -> Any:
+    return value.tolist() if value.dtype.kind == "U" else torch.from_numpy(value)
+
+
+def warn_of_older_shards(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Warn if the folder holds shards of another run, which a pattern such as targets-*.npz would match too."""
+    older = sorted({path.name for path in folder.glob("targets-*.*")} - {each["file"] for each in files})
+    if older:
+        output.note(f"warning: {folder} also holds {len(older):,} files of another run, such as {older[0]}")
+
+
+def print_index(index: Mapping[str, Any], dataset: CocoDataset, console: Console) -> None:
+    """Print how many points were drawn, and how many were not and why."""
+    output.print_findings(dataset, console)
+    left_out = ", ".join(f"{index[kind]:,} {kind}" for kind in NOT_DRAWN if index[kind])
+    num_maps = len(index["type_names"])
+    console.print(
+        f"{index['drawn']:,} points drawn in {index['images']:,} images, {num_maps} map{'' if num_maps == 1 else 's'} each"
+        f"{f'; not drawn: {left_out}' if left_out else ''}; {index['collisions']:,} share the cell of another; "
+        f"{index['ignored_regions']:,} ignored regions"
+    )

@@ -1,0 +1,113 @@
+"""Options that several commands take, each spelled once.
+
+Choices are spelled out, so that ``--help`` and shell completion import nothing heavy; a test holds them equal to the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from detect.anchors.instances import ResizedInstances
+    from detect.data import CocoDataset
+    from detect.keypoints.keypoints import CocoKeypoints
+
+EXPERTS = "For experts"  # the help panel below everyone's options
+
+Method = Literal["optimal", "kmeans", "euclidean", "log-euclidean"]
+Layout = Literal["free", "octaves", "grid", "level-grids"]
+Balance = Literal["none", "category", "size"]
+AnchorFormat = Literal["torchvision", "detectron2", "mmdet", "mmdet-yolo", "yolov5", "ultralytics-yaml", "json"]
+ConventionName = Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"]
+MatcherName = Literal["max-iou", "atss"]
+PointSource = Literal["keypoints", "boxes"]
+PixelOriginName = Literal["center", "corner"]
+Goal = Literal["f1", "count"]
+
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILES", help="COCO annotation files (.json, .json.gz) or patterns: one dataset.")
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        help="The detector's resize rule: none, stretch:WxH, letterbox:S (YOLO), shortest:S:MAX (torchvision; add "
+        ":detectron2 or :mmdet for their rounding), tiles:S:OVERLAP. Anchors are fitted and scored in pixels after it. "
+        "Default: the rule that given anchors were made for; none for a fit."
+    ),
+]
+Convention = Annotated[
+    ConventionName, typer.Option(help="Framework whose grid the anchors are placed on: strides, rounding, offset.")
+]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images, to show pictures on the page.")]
+NumPictures = Annotated[int, typer.Option(min=0, max=400, help="Number of images to show.")]
+PictureScore = Annotated[float, typer.Option(min=0, max=1, help="Pictures show results of this score or more.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; made if it does not exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+PixelOrigin = Annotated[
+    PixelOriginName,
+    typer.Option(help="Where keypoint coordinate i lies: at the centre of pixel i (pixel indices), or at its corner."),
+]
+Threshold = Annotated[float | None, typer.Option(help="Minimum score of predicted points that count.")]
+Radius = Annotated[
+    list[float] | None,
+    typer.Option(min=0.01, max=100_000, help="Distance in image pixels within which a point is found; repeatable."),
+]
+
+Device = Annotated[str, typer.Option(help="Device to run the detector on, such as cpu, cuda or cuda:1.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per batch.")]
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")]
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """The files of a dataset, and what to do about their findings."""
+
+    files: Files
+    findings: Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")] = False
+    strict: Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")] = (
+        False
+    )
+
+    def read(self, *, keypoints: bool = False) -> CocoDataset:
+        """The dataset that the files hold together; its findings are listed if asked for."""
+        from detect.cli import output
+        from detect.data import read_coco
+
+        with output.reading_bar() as on_progress:
+            dataset = read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
+        if self.findings:
+            output.list_findings(dataset)
+        return dataset
+
+    def read_resized(self, resize: str | None) -> ResizedInstances:
+        """The instances under a resize rule, by default none."""
+        from detect.anchors.instances import ResizedInstances
+        from detect.data.resize import parse_resize
+
+        rule = parse_resize(resize or "none")  # before a long read, not after it
+        return ResizedInstances.of(self.read(), rule)
+
+
+@dataclass(frozen=True)
+class PointOptions:
+    """The points of a dataset: its keypoints, or the centres of its boxes."""
+
+    source: Annotated[
+        PointSource,
+        typer.Option("--from", help="The points: keypoints, or centres of boxes with one type per category."),
+    ] = "keypoints"
+    pixel_origin: PixelOrigin = "center"
+    merge: Annotated[bool, typer.Option("--merge", help="Treat all points as one type.")] = False
+
+    def read(self, files: DatasetFiles) -> CocoKeypoints:
+        """The points of a dataset's files."""
+        from detect.keypoints.keypoints import box_keypoints, coco_keypoints
+
+        if self.source == "boxes":
+            return box_keypoints(files.read(), merge=self.merge)
+        return coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, merge=self.merge)

@@ -1,0 +1,71 @@
+"""What the options of a fit do, and which of them exclude each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detect.samples import sample_annotations
+
+BCCD = str(sample_annotations("bccd"))
+NUCLEI = str(sample_annotations("nuclei"))
+
+
+@pytest.mark.parametrize("method", ["euclidean", "log-euclidean"])
+def test_other_methods(detect, method):
+    content = detect("anchors", "fit", NUCLEI, "-k", 3, "--method", method, "--json").json
+    assert content["method"] == method
+    assert len(content["shapes"]) == 3
+
+
+def test_levels_are_fitted_as_placed_and_beat_shapes_alone(detect):
+    arguments = ("anchors", "fit", NUCLEI, "--levels", "p2-p4")
+    placed = detect(*arguments, "--per-level", 2, "--json").json
+    assert [len(level["shapes"]) for level in placed["levels"]] == [2, 2, 2]
+    assert placed["objective"] == "placed_average_iou"
+    assert placed["grid_average_iou"] <= placed["upper_bound"] <= placed["grid_average_iou"] * 1.02
+    by_shape = detect(*arguments, "-k", 6, "--objective", "shape", "--json").json
+    free = detect(*arguments, "-k", 6, "--penalty", 0, "--json").json
+    assert by_shape["objective"] == "average_iou"
+    assert by_shape["average_iou"] > free["average_iou"]
+    assert by_shape["grid_average_iou"] < free["grid_average_iou"] - 0.005
+    told = detect(*arguments, "--per-level", 2).out
+    assert f"at most {placed['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
+
+
+def test_rare_categories_can_be_made_to_count_alike(detect):
+    arguments = ("anchors", "fit", BCCD, "-k", 1, "--resize", "letterbox:640", "--certify", 1)
+    alike = detect(*arguments, "--json").json
+    balanced = detect(*arguments, "--balance", "category", "--json").json
+    heavy = detect(*arguments, "--weight", "Platelets=50", "--json").json
+    assert balanced["objective"] == "weighted_average_iou"
+    areas = [np.prod(each["shapes"][0]) for each in (alike, balanced, heavy)]
+    assert areas[1] > 1.05 * areas[0]  # white cells, which are few, are larger than the red ones, of which most are
+    assert areas[2] < 0.5 * areas[0]  # platelets are far smaller
+
+
+def test_fixed_shapes_are_kept(detect):
+    content = detect("anchors", "fit", NUCLEI, "-k", 3, "--fixed", "33x44", "--json").json
+    assert [33.0, 44.0] in content["shapes"]
+    assert len(content["shapes"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--fixed", "3y4"), "--fixed: expected a width and a height in pixels such as 32x64, got '3y4'"),
+        (("--fixed", "0x4"), "--fixed: expected a width and a height"),
+        (("--weight", "cell"), "--weight: expected a name and a factor from 0 such as platelets=5, got 'cell'"),
+        (("--weight", "dog=2"), "no category or size is named 'dog'"),
+        (("--objective", "area"), "objective 'area' is not iou, recall@T"),
+        (("--objective", "placed", "--fixed", "3x4"), "--method and --fixed need an objective by shape"),
+        (("--objective", "shape", "--layout", "grid"), "--layout, --max-per-level and --max-strides need a placed"),
+        (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
+        (("--method", "kmeans", "--balance", "size"), "weights need the method optimal"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(detect, arguments, message):
+    result = detect("anchors", "fit", NUCLEI, "--resize", "stretch:128x128", *arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1

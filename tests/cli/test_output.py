@@ -1,0 +1,62 @@
+"""Printing and writing: what users and programs see of numbers, findings and files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from detect.cli import output
+from detect.data import read_coco
+from detect.errors import ConfigError, OutputError
+from detect.samples import sample_annotations
+
+BCCD = str(sample_annotations("bccd"))
+NUCLEI = str(sample_annotations("nuclei"))
+
+
+def test_a_place_that_cannot_be_written_is_named(detect, tmp_path):
+    (tmp_path / "taken").write_text("", "utf-8")
+    result = detect("anchors", "fit", NUCLEI, "-k", 2, "--resize", "none", "-o", tmp_path / "taken")
+    assert result.code == 2
+    assert "cannot be written" in result.err
+
+
+def test_the_mean_of_nothing_is_null(capsys):
+    output.print_json({"a": float("nan"), "b": [1.5, float("nan")], "c": {"d": (2, None)}})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": {"d": [2, None]}}
+
+
+def test_numbers_of_a_comma_list_have_a_minimum():
+    assert output.numbers("2, .5", "--strides", least=0.5) == [2.0, 0.5]
+    for text in ("", "2,", "a", "0.4", "nan", "inf"):
+        with pytest.raises(ConfigError, match=r"--strides: expected numbers of 0\.5 or more between commas, got"):
+            output.numbers(text, "--strides", least=0.5)
+
+
+def test_findings_are_counted_and_the_first_five_are_printed(capsys):
+    boxes = [{"id": number, "image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0]} for number in range(7)]
+    image = {"id": 1, "width": 9, "height": 9, "file_name": "a.png"}
+    dataset = read_coco({"images": [image], "categories": [{"id": 1, "name": "a"}], "annotations": boxes})
+    output.print_findings(dataset, output.console())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "7 invalid:"
+    assert len(lines) == 1 + 5 + 1
+    assert lines[-1] == "  and 2 more: --findings lists them all"
+    assert len(output.findings_csv(dataset).splitlines()) == 1 + 7
+
+
+def test_a_file_that_cannot_be_written_names_itself(tmp_path):
+    (tmp_path / "taken").write_text("", "utf-8")
+    with pytest.raises(OutputError, match=r"taken.*: cannot be written"):
+        output.save(tmp_path / "taken", {"a.txt": "text"})
+
+
+def test_columns_of_words_are_on_the_left():
+    table = output.table("level", "stride", "shapes, width x height")
+    assert [column.justify for column in table.columns] == ["left", "right", "left"]
+
+
+def test_brackets_of_names_are_no_markup(capsys):
+    output.console().print(output.plain("[red]cell[/red]"))
+    assert capsys.readouterr().out == "[red]cell[/red]\n"
