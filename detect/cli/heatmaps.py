@@ -163,9 +163,9 @@ def oracle(
     else:
         heatmap_scores.print_ceilings(ceilings, found.dataset, console())
     if output:
-        from detect.report.oracle_page import ceiling_page
+        from detect.report.oracle_page import oracle_page
 
-        page = ceiling_page(ceilings, found, title="What a perfect network would reach")
+        page = oracle_page(ceilings, found, title="What a perfect network would reach")
         save(output, {"report.html": page})
 
 
