@@ -36,7 +36,16 @@ from detect.report.tables import (
 if TYPE_CHECKING:
     from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
 
-TITLES = {"coverage": "IoU and recall", "worst": "Lowest IoU"}
+SECTIONS = {
+    "summary": "Summary",
+    "shapes": "Shapes",
+    "metrics": "IoU and recall",
+    "levels": "Levels",
+    "stability": "Stability",
+    "worst": "Lowest IoU",
+    "dataset": "Dataset",
+    "findings": "Findings",
+}
 INVALID = "Entries that cannot be used. No number on this page includes them."
 SUSPICIOUS = "Entries that are used although they look wrong."
 ANCHORS = "Shapes of each level after the resize rule, in the order of the head's channels."
@@ -82,19 +91,19 @@ def anchor_page(
     parts = {
         "summary": _counts(scores[0]) + _headline(scores),
         "shapes": grid(panels["shapes"]) + block("Anchors by level", ANCHORS, anchors_table(scores, colors)),
-        "coverage": grid(panels["coverage"]),
+        "metrics": grid(panels["metrics"]),
         "levels": _levels(level_score, colors, levels) + grid(panels["levels"]),
         "stability": _stability(panels["stability"], stability, generalisation, colors),
         "worst": (worst_block(scores[0], images) if images else "") + _worst(scores[0]),
         "dataset": grid(panels["dataset"]),
         "findings": _findings(scores[0]),
     }
-    shown = [name for name, content in parts.items() if content]
+    shown = {name: heading for name, heading in SECTIONS.items() if parts[name]}
     instances = scores[0].instances
     rule = f"Resize rule <code>{escape(str(instances.rule))}</code>"
     body = [
         header(title, rule, read_from=instances.dataset.files, sections=shown, notes=notes),
-        *(section(name, TITLES.get(name, name.capitalize()), parts[name]) for name in shown),
+        *(section(name, heading, parts[name]) for name, heading in shown.items()),
     ]
     return document(title, "\n".join(body), [panel for group in panels.values() for panel in group])
 
@@ -110,7 +119,7 @@ def _panels(
     sizes = recall_by_size(scores[0], 6 if k_curve else 12)
     return {
         "shapes": [boxes_and_shapes(scores[0], colors), shapes_to_scale(scores[0], colors)],
-        "coverage": [
+        "metrics": [
             iou_map(scores[0], colors),
             recall_over_iou(scores, 6),
             sizes,

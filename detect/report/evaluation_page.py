@@ -80,14 +80,16 @@ def evaluation_page(
     """
     columns = 12 if len(curves) == 1 else 6
     panels = [_curve_panel(f"curves-{number}", each, columns) for number, each in enumerate(curves)]
-    sections = ["summary", "curves", *(["pictures"] if pictures else [])]
+    sections = {"summary": "Summary", "curves": "Precision-recall curves"} | (
+        {"pictures": "Pictures"} if pictures else {}
+    )
     body = [
         header(title, escape(about), read_from=read_from, sections=sections, notes=notes),
-        section("summary", "Summary", tiles(counts) + "".join(map(_score_table, tables))),
-        section("curves", "Precision-recall curves", grid(panels)),
+        section("summary", sections["summary"], tiles(counts) + "".join(map(_score_table, tables))),
+        section("curves", sections["curves"], grid(panels)),
     ]
     if pictures:
-        body.append(section("pictures", "Pictures", _sheet(pictures)))
+        body.append(section("pictures", sections["pictures"], _sheet(pictures)))
     return document(title, "\n".join(body), panels)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NUM_BARS = 20
 HALF_WIDTH = 6  # columns of the page
-SECTIONS = ("summary", "levels", "dropping")
+SECTIONS = {"summary": "Summary", "levels": "Levels", "dropping": "Dropping levels"}
 WITHOUT = """Metrics on the grid without each level in turn. Lost boxes are covered by all levels together, but not by the
 remaining ones. Boxes below the threshold have no anchor at the foreground threshold: only the low-quality match that gives
 each box its best anchor trains them."""
@@ -167,9 +167,9 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
     levels = block("Levels", level_caption(report.threshold), level_table(score, colors, report))
     body = [
         header(title, about, read_from=dataset.files, sections=SECTIONS, notes=notes),
-        section("summary", "Summary", _counts(report) + block("Advice", ADVICE, advice_list(report))),
-        section("levels", "Levels", levels + _extra_level(report)),
-        section("dropping", "Dropping levels", grid(panels) + _dropping(report, subsets)),
+        section("summary", SECTIONS["summary"], _counts(report) + block("Advice", ADVICE, advice_list(report))),
+        section("levels", SECTIONS["levels"], levels + _extra_level(report)),
+        section("dropping", SECTIONS["dropping"], grid(panels) + _dropping(report, subsets)),
     ]
     return document(title, "\n".join(body), panels)
 

@@ -16,6 +16,7 @@ from detect.report.page import block, document, grid, header, section, tiles
 from detect.report.plots import LEVEL_COLORS, PLAIN, Key, Panel, figure, pixels_axis
 from detect.report.tables import Column, Html, table
 
+SECTIONS = {"summary": "Summary", "curves": "Curves"}
 CAPTION = f"""Heatmap targets are drawn for the dataset and read back as a perfect network's output would be read.
 Merged points lie inside their image but have no peak of their own. The bold row is the coarsest stride with an F1 of at
 least {GOOD_F1:g}, at its best sigma."""
@@ -63,9 +64,11 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
         "suspicious": len(dataset.suspicious),
     }
     body = [
-        header(title, about, read_from=dataset.files, sections=("summary", "curves")),
-        section("summary", "Summary", tiles(counts) + block("Stride and sigma", CAPTION, oracle_table(oracles))),
-        section("curves", "Curves", grid(panels)),
+        header(title, about, read_from=dataset.files, sections=SECTIONS),
+        section(
+            "summary", SECTIONS["summary"], tiles(counts) + block("Stride and sigma", CAPTION, oracle_table(oracles))
+        ),
+        section("curves", SECTIONS["curves"], grid(panels)),
     ]
     return document(title, "\n".join(body), panels)
 

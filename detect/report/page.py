@@ -65,13 +65,21 @@ def _sha256(script: str) -> str:
 
 
 def header(
-    title: str, about: str, *, read_from: Sequence[str], sections: Sequence[str], notes: Sequence[str] = ()
+    title: str, about: str, *, read_from: Sequence[str], sections: Mapping[str, str], notes: Sequence[str] = ()
 ) -> str:
-    """Return the top of a page: title, files, notes and links to the sections; ``about`` is safe markup."""
+    """Return the top of a page.
+
+    Args:
+        title: plain text.
+        about: safe markup below the title.
+        read_from: names of the annotation files; the first ``MAX_FILES`` are shown.
+        sections: the title of each section by its id, as safe markup.
+        notes: lines of plain text.
+    """
     more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
     shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in sections)
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading in sections.items())
     return f"""<header>
 <h1>{escape(title)}</h1>
 <p>{about} · read from {shown}{more}</p>

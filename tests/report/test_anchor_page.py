@@ -45,7 +45,7 @@ def test_every_section_and_figure_is_there(page: ParsedPage) -> None:
     sections = {
         "summary",
         "shapes",
-        "coverage",
+        "metrics",
         "levels",
         "worst",
         "dataset",
@@ -59,6 +59,12 @@ def test_every_section_and_figure_is_there(page: ParsedPage) -> None:
     of_dataset = {"image-sizes", "boxes-per-image", "object-sizes", "centers", "classes"}
     assert page.ids() == sections | of_anchors | of_dataset
     assert set(page.figures) == of_anchors | of_dataset
+
+
+def test_links_at_the_top_are_the_sections_and_their_titles(page: ParsedPage) -> None:
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert links == [f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"]
+    assert page.text.count("IoU and recall") == 2
 
 
 def test_headline_shows_the_numbers_of_the_metrics(page: ParsedPage, scores: list[AnchorMetrics]) -> None:

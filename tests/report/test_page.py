@@ -54,7 +54,7 @@ def test_each_figure_has_its_place_and_its_data():
 
 def test_titles_captions_keys_files_and_notes_are_text_and_no_markup():
     panels = [panel("left", HOSTILE)]
-    top = header(HOSTILE, "about", read_from=[HOSTILE], sections=["summary"], notes=[HOSTILE])
+    top = header(HOSTILE, "about", read_from=[HOSTILE], sections={"summary": "Summary"}, notes=[HOSTILE])
     text = document(HOSTILE, top + grid(panels), panels)
     assert HOSTILE not in text
     parsed = parse_page(text)
@@ -64,7 +64,7 @@ def test_titles_captions_keys_files_and_notes_are_text_and_no_markup():
 
 def test_the_first_files_are_named_and_the_others_counted():
     names = [f"{number}.json" for number in range(MAX_FILES + 1200)]
-    top = header("a", "about", read_from=names, sections=[])
+    top = header("a", "about", read_from=names, sections={})
     assert f"{MAX_FILES - 1}.json" in top
     assert f"<bdi>{MAX_FILES}.json" not in top
     assert "and 1,200 more" in top
