@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorLevel
+from detect.anchors.distributions import ShapeCells
 from detect.anchors.instances import area_ranges
 from detect.anchors.metrics import COVERED, CURVE, AnchorMetrics, recall_curve
 from detect.fitting.fit import KCurve
@@ -111,7 +111,7 @@ def iou_map(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
 def _mean_iou_cells(score: AnchorMetrics) -> Any:
     """The heat map of the means; plotly does not draw the NaN of an empty cell."""
     shapes = score.instances.shapes
-    cells = PlaneCells.of(shapes, cells_per_octave(len(shapes)))
+    cells = ShapeCells.of(shapes, cells_per_octave(len(shapes)))
     counts = cells.sums(np.ones(len(shapes)))
     means = cells.sums(score.grid_best_iou) / counts
     heat = go.Heatmap(x=cells.x, y=cells.y, z=means, customdata=counts, coloraxis="coloraxis")
@@ -128,34 +128,6 @@ def cells_per_octave(num_boxes: int) -> int:
     return min(max(math.ceil(math.log2(max(num_boxes, 1)) / 2) - 2, 3), 8)
 
 
-@dataclass(frozen=True)
-class PlaneCells:
-    """Equal cells in the plane (log2 width, log2 height), and the cell of each shape."""
-
-    x: Float64[ndarray, " columns_and_1"]
-    y: Float64[ndarray, " rows_and_1"]
-    """Edges of rows; like those of columns, in pixels."""
-    flat: Int64[ndarray, " n"]
-    """The index of the cell of each shape, row by row."""
-
-    @classmethod
-    def of(cls, shapes: Float64[ndarray, "n 2"], per_octave: int) -> PlaneCells:
-        """Return the smallest block of cells that holds all shapes, ``per_octave`` cells per factor of two."""
-        if not len(shapes):
-            return cls(np.ones(1), np.ones(1), np.zeros(0, np.int64))
-        cells = np.floor(np.log2(shapes.T.copy()) * per_octave).astype(np.int64)
-        first, last = cells.min(axis=1), cells.max(axis=1)
-        x, y = (2.0 ** (np.arange(*ends) / per_octave) for ends in zip(first, last + 2, strict=True))
-        return cls(x, y, (cells[1] - first[1]) * (len(x) - 1) + cells[0] - first[0])
-
-    def sums(self, values: Float64[ndarray, " n"]) -> Float64[ndarray, "rows columns"]:
-        """Sum a value over the shapes in each cell; NaN if the cell is empty."""
-        size = (len(self.y) - 1, len(self.x) - 1)
-        total = np.bincount(self.flat, weights=values, minlength=size[0] * size[1])
-        empty = np.bincount(self.flat, minlength=len(total)) == 0
-        return np.where(empty, np.nan, total).reshape(size)
-
-
 def _box_points(score: AnchorMetrics) -> list[Any]:
     missed = score.best_iou < COVERED
     traces = []
@@ -169,7 +141,7 @@ def _box_points(score: AnchorMetrics) -> list[Any]:
 
 def _box_density(shapes: Float64[ndarray, "n 2"]) -> Any:
     """The heat map of the counts; plotly does not draw the NaN of an empty cell."""
-    cells = PlaneCells.of(shapes, CELLS_PER_OCTAVE)
+    cells = ShapeCells.of(shapes, CELLS_PER_OCTAVE)
     counts = cells.sums(np.ones(len(shapes)))
     density = go.Heatmap(x=cells.x, y=cells.y, z=np.log10(counts), customdata=counts, coloraxis="coloraxis")
     density.hovertemplate = "%{customdata:,} boxes<extra></extra>"

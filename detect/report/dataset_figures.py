@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from detect.anchors import distributions
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import AnchorMetrics, GroupMetrics
 from detect.conventions import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
@@ -168,7 +169,7 @@ def image_sizes(dataset: CocoDataset) -> Panel:
 
 def boxes_per_image(dataset: CocoDataset) -> Panel:
     """Draw the histogram of the number of boxes per image."""
-    boxes = np.bincount(dataset.instances.image_rows, minlength=len(dataset.images))
+    boxes = distributions.boxes_per_image(dataset)
     step = max(1, -(-(int(boxes.max(initial=0)) + 1) // MAX_BARS))
     counts = np.bincount(boxes // step)
     lowest = np.arange(len(counts)) * step
@@ -184,8 +185,7 @@ def boxes_per_image(dataset: CocoDataset) -> Panel:
 
 def object_sizes(instances: ResizedInstances) -> Panel:
     """Draw the histogram of the square root of the area after the resize rule, with COCO's area ranges."""
-    size = np.sqrt(instances.shapes.prod(axis=1))
-    edges, counts = _octave_histogram(size)
+    edges, counts = distributions.size_histogram(instances, per_octave=BARS_PER_OCTAVE)
     bars = go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0, marker={"color": PLAIN})
     bars.marker.line = {"color": "white", "width": 1}
     bars.customdata = [f"{low:.3g} to {high:.3g} px" for low, high in pairwise(edges)]
@@ -206,15 +206,8 @@ def object_sizes(instances: ResizedInstances) -> Panel:
 
 def box_centers(dataset: CocoDataset) -> Panel:
     """Draw how many box centres lie in each cell of the image, in relative coordinates."""
-    instances = dataset.instances
-    x, y, width, height = instances.boxes_xywh.T
-    image_w, image_h = dataset.images.wh.T
-    along = CENTER_CELLS if len(x) >= FEW_BOXES else CENTER_CELLS // 2
-    column_at = np.floor((x + width / 2) / image_w[instances.image_rows] * along)
-    row_at = np.floor((y + height / 2) / image_h[instances.image_rows] * along)
-    column, row = (np.clip(cells, 0, along - 1).astype(int) for cells in (column_at, row_at))
-    counts = np.bincount(row * along + column, minlength=along**2).reshape(along, along)
-    edges = np.linspace(0, 1, along + 1)
+    along = CENTER_CELLS if len(dataset.instances) >= FEW_BOXES else CENTER_CELLS // 2
+    counts, edges = distributions.center_counts(dataset, along), np.linspace(0, 1, along + 1)
     heat = go.Heatmap(x=edges, y=edges, z=counts, coloraxis="coloraxis")
     heat.hovertemplate = "%{z:,} boxes<extra></extra>"
     chart = figure(
@@ -247,15 +240,6 @@ def class_balance(score: AnchorMetrics) -> Panel:
     without = f" Categories without boxes: {empty:,}." if empty > 0 else ""
     cut = f", the {len(shown)} largest of {len(ranked)} categories" if len(ranked) > len(shown) else ""
     return Panel("classes", "Class balance", f"Boxes of each category{cut}.{without}", chart, 7)
-
-
-def _octave_histogram(
-    size: Float64[ndarray, " n"],
-) -> tuple[Float64[ndarray, " edges"], Int64[ndarray, " bars"]]:
-    cells = np.floor(np.log2(size) * BARS_PER_OCTAVE).astype(np.int64)
-    first, last = (int(cells.min()), int(cells.max())) if len(cells) else (0, 0)
-    edges = 2.0 ** (np.arange(first, last + 2) / BARS_PER_OCTAVE)
-    return edges, np.bincount(cells - first, minlength=last - first + 1)
 
 
 def _name_area_ranges(chart: go.Figure, log_range: list[float]) -> None:

@@ -103,20 +103,10 @@ def kept_table(kept: Iterable[KeptLevels], suggested: KeptLevels | None = None) 
     return table(columns, rows, scroll=len(rows) > NUM_BARS)
 
 
-def pareto_front(subsets: Sequence[KeptLevels]) -> list[KeptLevels]:
-    """Return the Pareto front: subsets that save more than all that lose as few instances, in order of savings."""
-    ordered = sorted(subsets, key=lambda kept: (-kept.flops_saved, len(kept.lost)))
-    chosen: list[KeptLevels] = []
-    for kept in ordered:
-        if not chosen or len(kept.lost) < len(chosen[-1].lost):
-            chosen.append(kept)
-    return chosen[::-1]
-
-
-def savings_panel(subsets: Sequence[KeptLevels], suggested: KeptLevels, num_instances: int) -> Panel:
+def savings_panel(report: LevelReport) -> Panel:
     """Draw the operations that each subset of levels saves against the boxes it loses."""
-    best = pareto_front(subsets)
-    step, dots, ring = (_savings(kept, num_instances) for kept in (best, subsets, [suggested]))
+    groups = (report.pareto_front, list(report.subsets()), [report.suggested])
+    step, dots, ring = (_savings(kept, len(report.score.instances)) for kept in groups)
     step.update(mode="lines", line={"color": SET_COLORS[0], "width": 1.5, "shape": "vh"}, hoverinfo="skip")
     dots.update(mode="markers", marker={"color": PLAIN, "size": 7, "line": {"color": "white", "width": 1}})
     dots.hovertemplate = "%{text}<br>saves %{x:.1%} of operations<br>loses %{y:.2%} of boxes<extra></extra>"
@@ -158,10 +148,9 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
     """
     score = report.score
     colors, dataset = level_colors([score]), score.instances.dataset
-    subsets = list(report.subsets())
     panels = [
         grid_iou_by_level(score, colors, 6),
-        savings_panel(subsets, report.suggested, len(score.instances)),
+        savings_panel(report),
     ]
     about = f"Anchors “{escape(score.anchors.name)}” · resize rule <code>{escape(str(score.instances.rule))}</code>"
     levels = block("Levels", level_caption(report.threshold), level_table(score, colors, report))
@@ -169,7 +158,7 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
         header(title, about, read_from=dataset.files, sections=SECTIONS, notes=notes),
         section("summary", SECTIONS["summary"], _counts(report) + block("Advice", ADVICE, advice_list(report))),
         section("levels", SECTIONS["levels"], levels + _extra_level(report)),
-        section("dropping", SECTIONS["dropping"], grid(panels) + _dropping(report, subsets)),
+        section("dropping", SECTIONS["dropping"], grid(panels) + _dropping(report)),
     ]
     return document(title, "\n".join(body), panels)
 
@@ -202,9 +191,9 @@ def _extra_level(report: LevelReport) -> str:
     return block("Extra level", f"{words}.", content)
 
 
-def _dropping(report: LevelReport, subsets: Sequence[KeptLevels]) -> str:
+def _dropping(report: LevelReport) -> str:
     each = [report.keep(range(len(report.levels))), *report.without_each]
-    best = pareto_front(subsets)
+    best, num_subsets = report.pareto_front, 2 ** len(report.levels) - 1
     return block("Without one level", WITHOUT, kept_table(each, report.suggested)) + block(
-        f"Pareto front of subsets <b>{len(best)} of {len(subsets):,}</b>", SUBSETS, kept_table(best, report.suggested)
+        f"Pareto front of subsets <b>{len(best)} of {num_subsets:,}</b>", SUBSETS, kept_table(best, report.suggested)
     )

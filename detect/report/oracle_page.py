@@ -6,11 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
-from numpy import ndarray
-from scipy.spatial import KDTree
 
-from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good
+from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, nearest_neighbors
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
 from detect.report.page import block, document, grid, header, section, tiles
 from detect.report.plots import LEVEL_COLORS, PLAIN, Key, Panel, figure, pixels_axis
@@ -44,7 +41,13 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
             oracles,
             lambda each: each.scores.micro.f1,
         ),
-        _curves("error", "Mean error, px", "Mean distance between found points and their peaks.", oracles, mean_error),
+        _curves(
+            "error",
+            "Mean error, px",
+            "Mean distance between found points and their peaks.",
+            oracles,
+            lambda each: each.mean_error,
+        ),
         _curves(
             "merged",
             "Points merged",
@@ -79,18 +82,13 @@ def oracle_table(oracles: Sequence[OracleScores]) -> str:
     best = coarsest_good(oracles)
     rows = []
     for each in oracles:
-        rates, error = each.scores.micro, mean_error(each)
+        rates, error = each.scores.micro, each.mean_error
         numbers = [f"{rates.f1:.4f}", f"{rates.precision:.4f}", f"{rates.recall:.4f}"]
         numbers += ["-" if error is None else f"{error:.3f}"]
         numbers += [f"{count:,}" for count in (each.merged, each.collisions, each.outside)]
         cells = [f"{each.stride:g}", f"{each.sigma:g}", *numbers]
         rows.append([Html(f"<b>{cell}</b>") if each is best else cell for cell in cells])
     return table([Column(name, numeric=True) for name in names], rows)
-
-
-def mean_error(each: OracleScores) -> float | None:
-    """Return the mean error in pixels over the points that were found, or None if none was."""
-    return None if each.scores.error is None else each.scores.error.mean
 
 
 def _curves(
@@ -118,31 +116,14 @@ def _curves(
 def _neighbors(truth: CocoKeypoints) -> Panel:
     """Draw the histogram of distances to the nearest point of the same type, which a heatmap must separate."""
     distances = nearest_neighbors(truth)
-    caption = (
-        "Distance to the nearest point of the same type in the same image. Points without another in their image: "
-    )
-    caption += f"{np.isinf(distances).sum():,}."
+    alone = np.isinf(distances).sum()
+    caption = f"Distance to the nearest point of the same type in the same image. Points that are alone: {alone:,}."
     near = distances[np.isfinite(distances) & (distances > 0)]
     low, high = (float(near.min()), float(near.max())) if len(near) else (1.0, 100.0)
-    edges = np.geomspace(
-        low, max(high * 1.0001, low * 2), 30
-    )  # at least an octave, so that equal distances make a visible bar
+    # at least an octave, so that equal distances make a visible bar
+    edges = np.geomspace(low, max(high * 1.0001, low * 2), 30)
     counts, _ = np.histogram(near, edges)
     bars = go.Bar(x=np.sqrt(edges[1:] * edges[:-1]), y=counts, width=np.diff(edges), marker={"color": PLAIN})
     bars.hovertemplate = "%{x:.1f} px: %{y}<extra></extra>"
     chart = figure([bars], xaxis=pixels_axis("px", low, high), yaxis={"title": {"text": "points"}}, bargap=0.05)
     return Panel("neighbors", "Nearest neighbours", caption, chart, 6)
-
-
-def nearest_neighbors(truth: CocoKeypoints) -> Float[ndarray, " n"]:
-    """Return the distance in pixels from each labelled point to the nearest of its type in its image, or infinity."""
-    landmarks = truth.landmarks
-    labelled = np.asarray(landmarks.visibility) != UNLABELLED
-    points = np.asarray(landmarks.points)[labelled]
-    group = (np.asarray(landmarks.image) * landmarks.num_types + np.asarray(landmarks.types))[labelled]
-    apart = 4 * (
-        np.abs(points).max(initial=0) + 1
-    )  # farther than any two points of one image: it separates images and types
-    spread = np.concatenate([points, group[:, None] * apart], axis=1)
-    distances = KDTree(spread).query(spread, k=2)[0][:, 1] if len(spread) else np.zeros(0)
-    return np.where(distances < apart, distances, np.inf)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import GROWING_BOXES, TWO_LEVELS, boxes_in_files, instances_of, many_boxes
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from detect.anchors.anchor_set import AnchorSet
@@ -15,7 +13,6 @@ from detect.fitting.fit import KCurve
 from detect.report.anchor_figures import (
     IOU_COLORS,
     MAX_POINTS,
-    PlaneCells,
     boxes_and_shapes,
     cells_per_octave,
     iou_map,
@@ -65,21 +62,6 @@ def test_no_boxes_make_a_map_of_shapes_alone():
     chart = iou_map(score_of([]), {16: "red", 32: "blue"}).figure
     assert len(chart.data) == 3
     assert "NaN" not in chart.to_json()
-
-
-@given(
-    st.lists(st.tuples(st.floats(0.1, 4000), st.floats(0.1, 4000), st.floats(0, 1)), min_size=1, max_size=40),
-    st.integers(3, 8),
-)
-def test_cells_hold_every_value_once_and_have_their_shapes_between_their_edges(rows, per_octave):
-    shapes, values = np.array([row[:2] for row in rows]), np.array([row[2] for row in rows])
-    cells = PlaneCells.of(shapes, per_octave)
-    sums = cells.sums(values)
-    assert_allclose(np.nansum(sums), values.sum(), atol=1e-9)
-    down, across = np.divmod(cells.flat, len(cells.x) - 1)
-    for edges, at, side in ((cells.x, across, shapes[:, 0]), (cells.y, down, shapes[:, 1])):
-        assert (edges[at] <= side * (1 + 1e-9)).all()
-        assert (side <= edges[at + 1] * (1 + 1e-9)).all()
 
 
 def test_cells_grow_finer_with_the_number_of_boxes_within_limits():

@@ -24,7 +24,6 @@ from detect.report.level_page import (
     kept_table,
     level_page,
     level_table,
-    pareto_front,
     savings_panel,
 )
 from detect.report.plots import level_colors
@@ -88,23 +87,6 @@ def test_every_box_is_in_one_bar_of_the_level_that_has_it():
     assert p6.y[int(3600 / 4096 * 20)] == 1
 
 
-def test_only_subsets_that_no_other_beats_are_in_the_pareto_front():
-    found = report_of()
-    subsets = list(found.subsets())
-    best = pareto_front(subsets)
-    for kept in subsets:
-        beaten = any(
-            other.flops_saved >= kept.flops_saved
-            and len(other.lost) <= len(kept.lost)
-            and (other.flops_saved, -len(other.lost)) != (kept.flops_saved, -len(kept.lost))
-            for other in subsets
-        )
-        assert beaten != any(kept is other for other in best)
-    # nothing is lost without P5; P6 alone, the cheapest, loses both small ones
-    assert [kept.levels for kept in best] == [(0, 2), (0,), (2,)]
-    assert [len(kept.lost) for kept in best] == [0, 1, 2]
-
-
 def test_the_suggested_levels_are_bold_and_their_numbers_those_of_the_report():
     found = report_of()
     markup = kept_table(found.without_each, found.suggested)
@@ -116,7 +98,7 @@ def test_the_suggested_levels_are_bold_and_their_numbers_those_of_the_report():
 
 def test_every_subset_is_a_dot_and_the_suggested_one_is_circled():
     found = report_of()
-    line, dots, ring = savings_panel(list(found.subsets()), found.suggested, 3).figure.data
+    line, dots, ring = savings_panel(found).figure.data
     assert len(dots.x) == 7
     assert_allclose([ring.x[0], ring.y[0]], [16 / 84, 0])
     assert_allclose(line.y, [0, 1 / 3, 2 / 3])

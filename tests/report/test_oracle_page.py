@@ -8,15 +8,13 @@ import json
 import numpy as np
 import pytest
 from builders import page_figures, table_rows
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from detect.data import read_coco
 from detect.evaluation.oracle import OracleScores
 from detect.evaluation.points import score_points
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
-from detect.report.oracle_page import nearest_neighbors, oracle_page, oracle_table
+from detect.report.oracle_page import oracle_page, oracle_table
 
 
 def landmarks(*points: tuple[int, float, float], name: str = "cell") -> CocoKeypoints:
@@ -73,7 +71,7 @@ def test_equal_input_gives_equal_text_that_says_what_was_read():
     assert page == oracle_page(ORACLES, TRUTH, title="Oracles of cells")
     assert "<title>Oracles of cells</title>" in page
     assert "Radius 3 px" in page
-    assert "Points without another in their image: 1." in page
+    assert "Points that are alone: 1." in page
     assert "NaN" not in json.dumps(page_figures(page))
 
 
@@ -88,26 +86,6 @@ def test_few_points_make_a_page_with_bars_that_can_be_seen(points):
 def test_a_file_name_is_text_and_no_markup():
     page = oracle_page(ORACLES, landmarks((1, 5, 5)), title="<img src=x>")
     assert "<img src=x>" not in page
-
-
-def test_neighbours_by_hand():
-    assert_allclose(nearest_neighbors(TRUTH), [5, 5, np.hypot(47, 4), np.inf])
-
-
-def test_points_without_a_label_are_no_neighbours():
-    found = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10))
-    found.landmarks.visibility[1] = 0
-    assert_allclose(nearest_neighbors(found), [50, 50])
-
-
-@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 98), st.integers(0, 98)), min_size=1, max_size=20))
-def test_neighbours_are_the_least_of_all_distances_in_the_image(points):
-    found = landmarks(*points)
-    place, image = np.asarray(found.landmarks.points), np.asarray(found.landmarks.image)
-    every = np.linalg.norm(place[:, None] - place, axis=2)
-    every[image[:, None] != image] = np.inf
-    np.fill_diagonal(every, np.inf)
-    assert_allclose(nearest_neighbors(found), every.min(axis=1))
 
 
 def test_no_oracles_raise_an_error():
