@@ -135,6 +135,15 @@ class LevelReport:
                 yield self.keep(levels)
 
     @cached_property
+    def pareto_front(self) -> tuple[KeptLevels, ...]:
+        """The subsets that save more operations than all that lose as few instances, in order of savings."""
+        chosen: list[KeptLevels] = []
+        for kept in sorted(self.subsets(), key=lambda kept: (-kept.flops_saved, len(kept.lost))):
+            if not chosen or len(kept.lost) < len(chosen[-1].lost):
+                chosen.append(kept)
+        return tuple(chosen[::-1])
+
+    @cached_property
     def suggested(self) -> KeptLevels:
         """The subset with the fewest operations that loses at most ``MAX_LOSS`` of the instances; all levels without any."""
         if not len(self.score.instances):

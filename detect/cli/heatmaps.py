@@ -87,7 +87,7 @@ def render(
     from detect.cli.output import console, print_json, reading_bar, save
 
     landmarks = points.read(dataset)
-    options = {"shape": shape, "overlap": blend, "hidden": occluded}
+    options = {"shape": shape, "blend": blend, "occluded": occluded}
     targets = TargetFiles(landmarks, stride, sigma, sigma_of_size, options)
     if output and num_pictures:
         save(output, {"overlays.png": targets.overlays(images, num_pictures)})
@@ -139,9 +139,9 @@ def oracle(
     else:
         print_oracle(scores, landmarks.dataset, console())
     if output:
-        from detect.report.oracle_page import ceiling_page
+        from detect.report.oracle_page import oracle_page
 
-        page = ceiling_page(scores, landmarks, title="What a perfect network would reach")
+        page = oracle_page(scores, landmarks, title="What a perfect network would reach")
         save(output, {"report.html": page})
 
 

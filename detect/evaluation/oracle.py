@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.spatial import KDTree
 
 from detect.evaluation.points import RADIUS_PX, PointScores, score_points
-from detect.keypoints.keypoints import CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
 from detect.keypoints.peaks import find_peaks
 from detect.keypoints.targets import render_heatmaps
 
@@ -37,6 +40,11 @@ class OracleScores:
     def merged(self) -> int:
         """Points inside their image without a peak of their own: every one was drawn, but merged with another."""
         return max(0, self.scores.num_truth - self.scores.num_matched - self.outside)
+
+    @property
+    def mean_error(self) -> float | None:
+        """Mean distance in pixels between found points and their peaks; None if none was found."""
+        return None if self.scores.error is None else self.scores.error.mean
 
 
 def oracle_round_trip(
@@ -97,6 +105,20 @@ def coarsest_good(oracles: Sequence[OracleScores], *, min_f1: float = GOOD_F1) -
     """Return the largest stride with an F1 of at least ``min_f1``, at its best sigma; of equally good sigmas the largest."""
     good = [each for each in oracles if each.scores.micro.f1 >= min_f1]
     return max(good, key=lambda each: (each.stride, each.scores.micro.f1, each.sigma), default=None)
+
+
+def nearest_neighbors(truth: CocoKeypoints) -> Float[ndarray, " n"]:
+    """Return the distance in pixels from each labelled point to the nearest of its type in its image, or infinity."""
+    landmarks = truth.landmarks
+    labelled = np.asarray(landmarks.visibility) != UNLABELLED
+    points = np.asarray(landmarks.points)[labelled]
+    group = (np.asarray(landmarks.image) * landmarks.num_types + np.asarray(landmarks.types))[labelled]
+    apart = 4 * (
+        np.abs(points).max(initial=0) + 1
+    )  # farther than any two points of one image: it separates images and types
+    spread = np.concatenate([points, group[:, None] * apart], axis=1)
+    distances = KDTree(spread).query(spread, k=2)[0][:, 1] if len(spread) else np.zeros(0)
+    return np.where(distances < apart, distances, np.inf)
 
 
 def batches_of_one_size(landmarks: CocoKeypoints, batch_size: int) -> Iterator[list[int]]:

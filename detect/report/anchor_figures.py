@@ -1,20 +1,20 @@
-"""Figures of anchors: the shapes among the boxes, where in the plane of shapes coverage has holes, shapes to scale."""
+"""Figures of anchors: shapes among the boxes, IoU by width and height, shapes to scale, recall, number of shapes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorLevel
+from detect.anchors.distributions import ShapeCells
 from detect.anchors.instances import area_ranges
-from detect.anchors.metrics import CURVE, AnchorMetrics, recall_curve
+from detect.anchors.metrics import COVERED, CURVE, AnchorMetrics, recall_curve
 from detect.fitting.fit import KCurve
 from detect.report.plots import (
     BOX,
@@ -32,10 +32,9 @@ from detect.report.plots import (
     set_keys,
 )
 
-MISSED_IOU = 0.5
-MAX_POINTS = 6_000  # as SVG, which every browser draws; more are drawn as counts in cells
+MAX_POINTS = 6_000  # drawn as SVG, which every browser shows; more boxes are drawn as counts in cells
 CELLS_PER_OCTAVE = 6
-LABEL_DISTANCE = 0.07  # of the axis: shapes nearer to a labelled one than this have their level by colour alone
+LABEL_DISTANCE = 0.07  # share of the axis; a shape nearer than this to a labelled one gets no label
 IOU_COLORS = [  # ColorBrewer's RdBu, which colour-blind readers tell apart
     [0.0, "#67001f"],
     [0.15, "#b2182b"],
@@ -50,7 +49,7 @@ HALO = "0 0 2px white, 0 0 2px white, 0 0 3px white"
 
 
 def boxes_and_shapes(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
-    """Width against height of all boxes, or of how many there are, with the shapes over them."""
+    """Draw width against height: boxes as points, or as counts in cells if there are many, with the shapes over them."""
     shapes = score.instances.shapes
     every = np.concatenate([shapes, score.anchors.shapes])
     low, high = float(every.min()), float(every.max())
@@ -59,7 +58,7 @@ def boxes_and_shapes(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
         how = f"Each dot is one of {plural(len(shapes), 'box')} after the resize rule"
     else:
         traces = [_box_density(shapes)]
-        how = f"Darker cells hold more of the {len(shapes):,} boxes, on a logarithmic scale"
+        how = f"Darker cells hold more of the {len(shapes):,} boxes after the resize rule, on a logarithmic scale"
     diagonal = go.Scatter(
         x=[low / 8, high * 8], y=[low / 8, high * 8], mode="lines", line={"color": "#d4dae0", "dash": "dot"}
     )
@@ -71,13 +70,13 @@ def boxes_and_shapes(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
         height=500,
         coloraxis=_count_axis(traces),
     )
-    keys = [Key("box", BOX, "dot"), Key(f"box under IoU {MISSED_IOU} with every shape", MISSED, "dot")] if few else []
-    caption = f"{how}; diamonds are the shapes of “{score.anchors.name}”, and on the dotted line width equals height."
+    keys = [Key("box", BOX, "dot"), Key(f"box with best IoU by shape below {COVERED}", MISSED, "dot")] if few else []
+    caption = f"{how}; diamonds are the shapes of “{score.anchors.name}”. Boxes on the dotted line are squares."
     return Panel("boxes", "Boxes and shapes", caption, chart, 6, (*keys, *level_keys(score, colors)))
 
 
 def shapes_to_scale(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
-    """All shapes around one centre, in true proportion."""
+    """Draw all shapes around one centre, in true proportion."""
     reach = float(score.anchors.shapes.max()) * 0.54
     traces = [_outlines(level, colors[level.stride]) for level in score.anchors.levels]
     axis = {"range": [-reach, reach], "constrain": "domain"}
@@ -87,13 +86,13 @@ def shapes_to_scale(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
         yaxis={**axis, "scaleanchor": "x", "title": {"text": "px from the centre"}},
         height=500,
     )
-    caption = f"The shapes of “{score.anchors.name}” around one centre, all to one scale: gaps between outlines are "
-    caption += "sizes that nothing was made for."
+    caption = f"The shapes of “{score.anchors.name}” around one centre, to one scale. Gaps between outlines are sizes "
+    caption += "without a shape."
     return Panel("scale", "Shapes to scale", caption, chart, 6, level_keys(score, colors))
 
 
 def iou_map(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
-    """The mean best IoU on the grid of the boxes in each cell of the plane (width, height), with the shapes over it."""
+    """Draw the mean best IoU on the grid of the boxes in each cell of (width, height), with the shapes over it."""
     shapes = score.instances.shapes
     every = np.concatenate([shapes, score.anchors.shapes])
     low, high = float(every.min()), float(every.max())
@@ -104,17 +103,15 @@ def iou_map(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
         height=500,
         coloraxis={"cmin": 0, "cmax": 1, "colorscale": IOU_COLORS, "colorbar": {"dtick": 0.25, "tickformat": ".2f"}},
     )
-    caption = (
-        f"Mean best IoU of the boxes in each cell, where the grid puts the anchors of “{score.anchors.name}”: red "
-    )
-    caption += "cells are kinds of boxes that these anchors miss, white lies at 0.5."
-    return Panel("iou-map", "Where coverage has holes", caption, chart, 6, level_keys(score, colors))
+    caption = f"Mean best IoU on the grid of the boxes in each cell, with the anchors of “{score.anchors.name}”. "
+    caption += "Red cells are sizes that these anchors miss; white is IoU 0.5."
+    return Panel("iou-map", "IoU by width and height", caption, chart, 6, level_keys(score, colors))
 
 
 def _mean_iou_cells(score: AnchorMetrics) -> Any:
-    """A cell without boxes is NaN, which is not drawn."""
+    """The heat map of the means; plotly does not draw the NaN of an empty cell."""
     shapes = score.instances.shapes
-    cells = PlaneCells.of(shapes, cells_per_octave(len(shapes)))
+    cells = ShapeCells.of(shapes, cells_per_octave(len(shapes)))
     counts = cells.sums(np.ones(len(shapes)))
     means = cells.sums(score.grid_best_iou) / counts
     heat = go.Heatmap(x=cells.x, y=cells.y, z=means, customdata=counts, coloraxis="coloraxis")
@@ -123,7 +120,7 @@ def _mean_iou_cells(score: AnchorMetrics) -> Any:
 
 
 def cells_per_octave(num_boxes: int) -> int:
-    """Finer cells for more boxes, so that most hold several.
+    """Choose finer cells for more boxes, so that most cells hold several.
 
     >>> [cells_per_octave(count) for count in (10, 2_000, 50_000, 1_000_000)]
     [3, 4, 6, 8]
@@ -131,35 +128,8 @@ def cells_per_octave(num_boxes: int) -> int:
     return min(max(math.ceil(math.log2(max(num_boxes, 1)) / 2) - 2, 3), 8)
 
 
-@dataclass(frozen=True)
-class PlaneCells:
-    """Cells of the plane (log2 width, log2 height), as many to an octave along each axis, and which one each shape is in."""
-
-    x: Float64[ndarray, " columns_and_1"]
-    y: Float64[ndarray, " rows_and_1"]
-    """Edges, in pixels."""
-    flat: Int64[ndarray, " n"]
-
-    @classmethod
-    def of(cls, shapes: Float64[ndarray, "n 2"], per_octave: int) -> PlaneCells:
-        """The cells that shapes are in, and all between."""
-        if not len(shapes):
-            return cls(np.ones(1), np.ones(1), np.zeros(0, np.int64))
-        cells = np.floor(np.log2(shapes.T.copy()) * per_octave).astype(np.int64)
-        first, last = cells.min(axis=1), cells.max(axis=1)
-        x, y = (2.0 ** (np.arange(*ends) / per_octave) for ends in zip(first, last + 2, strict=True))
-        return cls(x, y, (cells[1] - first[1]) * (len(x) - 1) + cells[0] - first[0])
-
-    def sums(self, values: Float64[ndarray, " n"]) -> Float64[ndarray, "rows columns"]:
-        """The values of the shapes in each cell together, NaN where there are none."""
-        size = (len(self.y) - 1, len(self.x) - 1)
-        total = np.bincount(self.flat, weights=values, minlength=size[0] * size[1])
-        empty = np.bincount(self.flat, minlength=len(total)) == 0
-        return np.where(empty, np.nan, total).reshape(size)
-
-
 def _box_points(score: AnchorMetrics) -> list[Any]:
-    missed = score.best_iou < MISSED_IOU
+    missed = score.best_iou < COVERED
     traces = []
     for rows, color in ((~missed, BOX), (missed, MISSED)):
         width, height = score.instances.shapes[rows].T
@@ -170,8 +140,8 @@ def _box_points(score: AnchorMetrics) -> list[Any]:
 
 
 def _box_density(shapes: Float64[ndarray, "n 2"]) -> Any:
-    """Counts in cells of the plane; an empty cell is NaN, which is not drawn."""
-    cells = PlaneCells.of(shapes, CELLS_PER_OCTAVE)
+    """The heat map of the counts; plotly does not draw the NaN of an empty cell."""
+    cells = ShapeCells.of(shapes, CELLS_PER_OCTAVE)
     counts = cells.sums(np.ones(len(shapes)))
     density = go.Heatmap(x=cells.x, y=cells.y, z=np.log10(counts), customdata=counts, coloraxis="coloraxis")
     density.hovertemplate = "%{customdata:,} boxes<extra></extra>"
@@ -187,7 +157,7 @@ def _count_axis(traces: Sequence[Any]) -> dict[str, Any]:
 
 
 def shape_markers(score: AnchorMetrics, colors: Mapping[int, str], span: float) -> list[Any]:
-    """One trace a level; a label stands only where no other is near."""
+    """Draw the shapes, one trace per level; a shape near a labelled one gets no label."""
     labelled: list[Float64[ndarray, " 2"]] = []
     traces = []
     for level in score.anchors.levels:
@@ -223,7 +193,7 @@ def _outlines(level: AnchorLevel, color: str) -> Any:
 
 
 def level_keys(score: AnchorMetrics, colors: Mapping[int, str]) -> tuple[Key, ...]:
-    """A legend entry for each level."""
+    """Return a legend entry for each level."""
     levels = score.anchors.levels
     return tuple(Key(f"{level.name} (stride {level.stride})", colors[level.stride], "diamond") for level in levels)
 
@@ -232,12 +202,12 @@ SIZE_COLORS = ("#0f4c81", "#2f93c8", "#e08a2b")  # small, medium, large
 
 
 def recall_over_iou(scores: Sequence[AnchorMetrics], columns: int) -> Panel:
-    """Recall at each IoU threshold, by shape and placed."""
+    """Draw recall at each IoU threshold, by shape and on the grid."""
     traces = []
     for number, score in enumerate(scores):
         for kind, best_iou, dash in (
             ("by shape", score.best_iou, "solid"),
-            ("placed", score.grid_best_iou, "dash"),
+            ("on the grid", score.grid_best_iou, "dash"),
         ):
             line = go.Scatter(
                 x=CURVE, y=recall_curve(best_iou), mode="lines", name=f"{label(score.anchors.name)}, {kind}"
@@ -246,33 +216,34 @@ def recall_over_iou(scores: Sequence[AnchorMetrics], columns: int) -> Panel:
             line.hovertemplate = "%{y:.3f}"
             traces.append(line)
     caption = (
-        "Share of boxes that some anchor reaches: solid with a shared centre, dashed where the grid puts the anchors. "
+        "Share of boxes whose best IoU reaches the threshold: solid by shape, dashed on the grid. The strides cause "
     )
-    caption += "What lies between the two is lost to strides, not to shapes."
+    caption += "the gap between the two, not the shapes."
     keys = (
         *set_keys(scores, first="line", others="line"),
         Key("by shape", MUTED, "line"),
-        Key("placed", MUTED, "dash"),
+        Key("on the grid", MUTED, "dash"),
     )
     return Panel("recall", "Recall over the IoU threshold", caption, _recall_chart(traces, 500), columns, keys)
 
 
 def recall_by_size(score: AnchorMetrics, columns: int) -> Panel:
-    """Recall at each IoU threshold of small, medium and large boxes, where the grid puts the anchors."""
-    bands = area_ranges(score.instances)
+    """Draw recall on the grid at each IoU threshold for small, medium and large boxes."""
+    ranges = area_ranges(score.instances)
     traces, keys = [], []
-    for band, color in zip(bands, SIZE_COLORS, strict=True):
-        if len(band.rows):
-            line = go.Scatter(x=CURVE, y=recall_curve(score.grid_best_iou[band.rows]), mode="lines")
-            line.update(line={"color": color, "width": 2}, name=label(band.name), hovertemplate="%{y:.3f}")
+    for area_range, color in zip(ranges, SIZE_COLORS, strict=True):
+        if len(area_range.rows):
+            line = go.Scatter(x=CURVE, y=recall_curve(score.grid_best_iou[area_range.rows]), mode="lines")
+            line.update(line={"color": color, "width": 2}, name=label(area_range.name), hovertemplate="%{y:.3f}")
             traces.append(line)
-            keys.append(Key(f"{band.name}: {plural(len(band.rows), 'box')}", color, "line"))
-    without = "".join(f" {band.name.split(',')[0].capitalize()}: none." for band in bands if not len(band.rows))
-    caption = (
-        f"Share of boxes that some anchor of “{score.anchors.name}” reaches where the grid puts it; size is the root "
+            keys.append(Key(f"{area_range.name}: {plural(len(area_range.rows), 'box')}", color, "line"))
+    without = "".join(
+        f" {area_range.name.split(',')[0].capitalize()}: none." for area_range in ranges if not len(area_range.rows)
     )
-    caption += f"of the area.{without}"
-    return Panel("recall-by-size", "Recall by size of box", caption, _recall_chart(traces, 330), columns, tuple(keys))
+    caption = (
+        f"Recall on the grid with the anchors of “{score.anchors.name}”. Size is the square root of the area.{without}"
+    )
+    return Panel("recall-by-size", "Recall by box size", caption, _recall_chart(traces, 330), columns, tuple(keys))
 
 
 def _recall_chart(traces: Sequence[Any], height: int) -> go.Figure:
@@ -286,7 +257,7 @@ def _recall_chart(traces: Sequence[Any], height: int) -> go.Figure:
 
 
 def k_curve_panel(curve: KCurve) -> Panel:
-    """Average IoU over the number of shapes, with its knee."""
+    """Draw average IoU by shape over the number of shapes k, with its knee."""
     ks, heights = list(curve.average_iou), list(curve.average_iou.values())
     knee_iou = curve.average_iou[curve.knee]
     line = go.Scatter(x=ks, y=heights, mode="lines+markers", line={"color": set_color(0), "width": 2})
@@ -301,11 +272,8 @@ def k_curve_panel(curve: KCurve) -> Panel:
     text = f"knee: k = {curve.knee}, average IoU {knee_iou:.3f}"
     chart.add_annotation(x=0.97, y=0.06, xref="paper", yref="paper", xanchor="right", yanchor="bottom", text=text)
     chart.update_annotations(showarrow=False, font={"color": MISSED, "size": 13})
-    caption = (
-        "Average IoU that k shapes can reach, fitted on a coarse histogram; after the circled knee each further shape "
-    )
-    caption += "buys little."
+    caption = "Average IoU by shape of k shapes, fitted on a coarse histogram. After the circled knee, more add little."
     if curve.bic:
         least = min(curve.bic, key=curve.bic.__getitem__)
-        caption += f" Of mixtures, the Bayesian information criterion is least at k = {least}."
+        caption += f" The Bayesian information criterion of mixtures is lowest at k = {least}."
     return Panel("k-curve", "How many shapes", caption, chart, 6)

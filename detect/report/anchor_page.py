@@ -1,4 +1,4 @@
-"""The report of anchors, as the text of one HTML page."""
+"""The page of an anchor fit or a comparison of anchor sets, as the text of one HTML file."""
 
 from __future__ import annotations
 
@@ -34,17 +34,26 @@ from detect.report.tables import (
 )
 
 if TYPE_CHECKING:
-    from detect.anchors.levels import LevelReport  # which needs torch: seconds, for pages that do without
+    from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
 
-TITLES = {"worst": "Worst covered"}
-REFUSED = "Entries that cannot be used: nothing on this page counts them."
-ODD = "Entries that are used, though something about them is not as it should be."
-ANCHORS = "Shapes after the resize rule, level by level, in the order of the head's channels."
-HEADLINE = f"""R@t is the share of boxes whose best IoU reaches t: by shape where box and anchor share a centre, placed
-where the grid puts the anchors. The last column is YOLOv5's “best possible recall”, a ratio test: the share of boxes for
-which some anchor is within a factor of {YOLOV5_RATIO:g} in width and in height, whatever their IoU."""
-OTHER_RULE = " A set made for another resize rule is scored as it stands."
-WORST = "Where to look first: boxes that no shape comes near, with the best IoU by shape and as placed on the grid."
+SECTIONS = {
+    "summary": "Summary",
+    "shapes": "Shapes",
+    "metrics": "IoU and recall",
+    "levels": "Levels",
+    "stability": "Stability",
+    "worst": "Lowest IoU",
+    "dataset": "Dataset",
+    "findings": "Findings",
+}
+INVALID = "Entries that cannot be used. No number on this page includes them."
+SUSPICIOUS = "Entries that are used although they look wrong."
+ANCHORS = "Shapes of each level after the resize rule, in the order of the head's channels."
+HEADLINE = f"""R@t, the recall at t, is the share of boxes whose best IoU is at least t. By shape, box and anchor share a
+centre; on the grid, each lies at its own position. The last column is YOLOv5's “best possible recall”, a ratio test: the
+share of boxes with an anchor whose width and height differ by less than a factor of {YOLOV5_RATIO:g}, whatever the IoU."""
+OTHER_RULE = " Sets made for another resize rule are scored without conversion."
+WORST = "Boxes with the lowest best IoU by shape, and their best IoU on the grid. Look at these first."
 
 
 def anchor_page(
@@ -56,52 +65,52 @@ def anchor_page(
     images: str | Path | None = None,
     stability: Stability | None = None,
     generalisation: Generalisation | None = None,
-    preference: LevelReport | None = None,
+    levels: LevelReport | None = None,
 ) -> str:
-    """The report of a fit, as the text of one HTML file; equal input gives equal text.
+    """Return the page as the text of one HTML file; equal input gives equal text.
 
     Args:
-        scores: the set that was fitted, then those it is compared with.
-        curve: average IoU over the number of shapes, or None to leave that figure out.
+        scores: metrics of the fitted set, then of the sets it is compared with.
+        curve: average IoU over the number of shapes; without it, that figure is left out.
         title: heading of the page.
         notes: lines of plain text under the heading.
-        images: folder of the images, to draw the worst covered instances over them; one that is missing or broken is
-            left out, and the page says so.
-        stability: of the first set, over the choice of images.
-        generalisation: of the first set, from the images it was fitted to to others.
-        preference: of the first set's levels, as the page's table of levels is to tell it.
+        images: folder of the images; with it, the page shows the instances with the lowest IoU over their images. Missing
+            and broken images are left out and counted.
+        stability: bootstrap over images for the first set.
+        generalisation: scores of the first set on training and on validation images.
+        levels: report on the levels, shown instead of the first set's own levels.
 
     Raises:
-        ValueError: no scores.
+        ValueError: ``scores`` is empty.
     """
     if not scores:
-        raise ValueError("a page needs at least one Coverage, got none")
-    of_levels = preference.score if preference else scores[0]
-    colors = level_colors([of_levels, *scores])
-    panels = _panels(scores, of_levels, colors, curve, stability)
+        raise ValueError("need metrics of at least one anchor set, got none")
+    level_score = levels.score if levels else scores[0]
+    colors = level_colors([level_score, *scores])
+    panels = _panels(scores, level_score, colors, curve, stability)
     parts = {
         "summary": _counts(scores[0]) + _headline(scores),
         "shapes": grid(panels["shapes"]) + block("Anchors by level", ANCHORS, anchors_table(scores, colors)),
-        "coverage": grid(panels["coverage"]),
-        "levels": _levels(of_levels, colors, preference) + grid(panels["levels"]),
+        "metrics": grid(panels["metrics"]),
+        "levels": _levels(level_score, colors, levels) + grid(panels["levels"]),
         "stability": _stability(panels["stability"], stability, generalisation, colors),
         "worst": (worst_block(scores[0], images) if images else "") + _worst(scores[0]),
         "dataset": grid(panels["dataset"]),
         "findings": _findings(scores[0]),
     }
-    shown = [name for name, content in parts.items() if content]
+    shown = {name: heading for name, heading in SECTIONS.items() if parts[name]}
     instances = scores[0].instances
     rule = f"Resize rule <code>{escape(str(instances.rule))}</code>"
     body = [
         header(title, rule, read_from=instances.dataset.files, sections=shown, notes=notes),
-        *(section(name, TITLES.get(name, name.capitalize()), parts[name]) for name in shown),
+        *(section(name, heading, parts[name]) for name, heading in shown.items()),
     ]
     return document(title, "\n".join(body), [panel for group in panels.values() for panel in group])
 
 
 def _panels(
     scores: Sequence[AnchorMetrics],
-    of_levels: AnchorMetrics,
+    level_score: AnchorMetrics,
     colors: Mapping[int, str],
     curve: KCurve | None,
     stability: Stability | None,
@@ -110,23 +119,23 @@ def _panels(
     sizes = recall_by_size(scores[0], 6 if k_curve else 12)
     return {
         "shapes": [boxes_and_shapes(scores[0], colors), shapes_to_scale(scores[0], colors)],
-        "coverage": [
+        "metrics": [
             iou_map(scores[0], colors),
             recall_over_iou(scores, 6),
             sizes,
             *k_curve,
             *average_iou_panels(scores),
         ],
-        "levels": [grid_iou_by_level(of_levels, colors, 12)],
+        "levels": [grid_iou_by_level(level_score, colors, 12)],
         "stability": [stable_shapes_panel(stability, colors)] if stability else [],
         "dataset": dataset_panels(scores[0]),
     }
 
 
-def _levels(score: AnchorMetrics, colors: Mapping[int, str], preference: LevelReport | None) -> str:
-    caption = level_caption(preference.threshold) if preference else level_caption()
-    words = advice_list(preference) if preference else ""
-    return block("Levels", caption, level_table(score, colors, preference) + words)
+def _levels(score: AnchorMetrics, colors: Mapping[int, str], report: LevelReport | None) -> str:
+    caption = level_caption(report.threshold) if report else level_caption()
+    advice = advice_list(report) if report else ""
+    return block("Levels", caption, level_table(score, colors, report) + advice)
 
 
 def _stability(
@@ -135,8 +144,8 @@ def _stability(
     generalisation: Generalisation | None,
     colors: Mapping[int, str],
 ) -> str:
-    of_shapes = grid(panels) + stability_blocks(stability, colors) if stability else ""
-    return of_shapes + (generalisation_block(generalisation) if generalisation else "")
+    bootstrap = grid(panels) + stability_blocks(stability, colors) if stability else ""
+    return bootstrap + (generalisation_block(generalisation) if generalisation else "")
 
 
 def _counts(score: AnchorMetrics) -> str:
@@ -147,8 +156,8 @@ def _counts(score: AnchorMetrics) -> str:
             "instances": len(score.instances),
             "categories": len(dataset.categories),
             "crowd regions": len(dataset.crowd),
-            "refused": len(dataset.invalid),
-            "odd": len(dataset.suspicious),
+            "invalid": len(dataset.invalid),
+            "suspicious": len(dataset.suspicious),
         }
     )
 
@@ -163,10 +172,10 @@ def _headline(scores: Sequence[AnchorMetrics]) -> str:
 
 def _worst(score: AnchorMetrics) -> str:
     count = min(MAX_WORST, len(score.instances))
-    return block(f"Worst covered instances <b>{count}</b>", WORST, worst_table(score))
+    return block(f"Instances with the lowest IoU <b>{count}</b>", WORST, worst_table(score))
 
 
 def _findings(score: AnchorMetrics) -> str:
     dataset = score.instances.dataset
-    tables = findings("refused", REFUSED, dataset.invalid), findings("odd", ODD, dataset.suspicious)
+    tables = findings("invalid", INVALID, dataset.invalid), findings("suspicious", SUSPICIOUS, dataset.suspicious)
     return "\n".join(f'<div class="block">{content}</div>' for content in tables)

@@ -1,4 +1,7 @@
-"""The worst covered instances over their images, as markup that holds the pictures; all in the images' own pixels."""
+"""Instances with the lowest IoU, drawn over their images, as markup that holds the pictures.
+
+All coordinates are (x0, y0, x1, y1) in pixels of the original image, without the resize rule.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,23 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from detect.anchors.metrics import AnchorMetrics
-from detect.data.images import as_rgb, open_image
+from detect.data.images import open_image
 from detect.errors import ImageError
 from detect.report.page import block
+from detect.report.pictures import stretch_contrast
 from detect.report.plots import plural
 from detect.report.tables import escape
 
 MAX_PICTURES, MAX_TRIED = 12, 50
-CONTEXT = 2.5  # of the box's longer side
+CONTEXT = 2.5  # side of a window / longer side of the box
 LEAST_PX = 64
 BESIDE_ANCHOR = 1.1
-RIM_PX = 2  # beside the image, so that its edge is seen
-LONGEST_PX = 320  # of a picture as it is stored
+RIM_PX = 2  # empty pixels beside the image, so that its edge is visible
+LONGEST_PX = 320  # longer side of a stored picture
 JPEG_QUALITY = 85
-DARKEST_AND_LIGHTEST = 0.5  # percent of pixels: the rest is stretched over all greys, or dim images would show nothing
 BOX_COLOR, ANCHOR_COLOR, HALO_COLOR = "#ffd23f", "#4cc9f0", "#10202c"
 
 Corners = Float64[ndarray, " 4"]
@@ -36,9 +39,9 @@ Corners = Float64[ndarray, " 4"]
 
 @dataclass(frozen=True, eq=False)
 class WorstPicture:
-    """One instance over its image: the box and the best anchor (x0, y0, x1, y1) in pixels of the image.
+    """One instance over its image: row of the instance, its box, and its best anchor on the grid.
 
-    ``window`` is the square that is shown, ``part`` what of it lies in the image, ``jpeg`` the pixels of that part.
+    ``window`` is the square that is shown, ``part`` its intersection with the image, ``jpeg`` the pixels of that part.
     """
 
     row: int
@@ -51,20 +54,20 @@ class WorstPicture:
 
 @dataclass(frozen=True)
 class WorstPictures:
-    """Pictures of the worst covered instances, and why others that are as bad are left out."""
+    """Pictures of the instances with the lowest IoU, and the reason for each instance left out."""
 
     drawn: tuple[WorstPicture, ...]
     left_out: tuple[str, ...]
 
 
 def worst_pictures(score: AnchorMetrics, folder: str | Path, count: int = MAX_PICTURES) -> WorstPictures:
-    """The worst covered instances that have an image in the folder; those that have none are told.
+    """Draw the instances with the lowest IoU whose image can be opened; the others are listed with the reason.
 
     Raises:
-        ValueError: the images are tiles, and where these lie is not kept.
+        ValueError: the resize rule makes tiles; the position of a tile in its image is not stored.
     """
     if score.instances.rule.name == "tiles":
-        raise ValueError("instances of tiles cannot be drawn: where a tile lies in its image is not kept")
+        raise ValueError("instances of tiles cannot be drawn: the position of a tile in its image is not stored")
     rows = score.worst(max(MAX_TRIED, count))
     boxes, anchors = _in_image_pixels(score, rows)
     drawn, left_out = [], []
@@ -79,19 +82,19 @@ def worst_pictures(score: AnchorMetrics, folder: str | Path, count: int = MAX_PI
 
 
 def worst_block(score: AnchorMetrics, folder: str | Path) -> str:
-    """The pictures with a sentence on how to read them, as markup."""
-    title = "Worst covered instances over their images"
+    """Return the pictures and a sentence on how to read them, as markup."""
+    title = "Instances with the lowest IoU over their images"
     if score.instances.rule.name == "tiles":
-        return block(title, "Not drawn: the instances are those of tiles, and where these lie is not kept.", "")
+        return block(title, "Not drawn: the position of a tile in its image is not stored.", "")
     found = worst_pictures(score, folder)
     caption = (
-        "The yellow box is the instance; the dashed blue one is the best anchor of "
-        f"“{escape(score.anchors.name)}” where the grid puts it. Contrast is stretched."
+        "The yellow box is the instance; the dashed blue one is its best anchor on the grid, of "
+        f"“{escape(score.anchors.name)}”. Contrast is stretched."
     )
     if found.left_out:
         first = escape(found.left_out[0])
         caption += f" {plural(len(found.left_out), 'instance')} left out: {first}"
-        caption += " and so on." if len(found.left_out) > 1 else "."
+        caption += ", and others." if len(found.left_out) > 1 else "."
     figures = "\n".join(_figure(score, picture) for picture in found.drawn)
     content = f'<div class="pictures">\n{figures}\n</div>' if found.drawn else '<p class="none">No picture.</p>'
     return block(f"{title} <b>{len(found.drawn)}</b>", caption, content)
@@ -100,7 +103,7 @@ def worst_block(score: AnchorMetrics, folder: str | Path) -> str:
 def _in_image_pixels(
     score: AnchorMetrics, rows: Int64[ndarray, " m"]
 ) -> tuple[Float64[ndarray, "m 4"], Float64[ndarray, "m 4"]]:
-    """Boxes and best anchors, the resize rule undone."""
+    """Boxes and best anchors in pixels of the original image: the inverse of the resize rule."""
     dataset = score.instances.dataset
     resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
     scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
@@ -112,18 +115,17 @@ def _picture(score: AnchorMetrics, row: int, box: Corners, anchor: Corners, fold
     dataset = score.instances.dataset
     number = int(dataset.instances.image_rows[row])
     width, height = dataset.images.wh[number].tolist()
-    image = as_rgb(open_image(folder, dataset.images.file_names[number], image_wh=(width, height)))
+    image = open_image(folder, dataset.images.file_names[number], image_wh=(width, height))
     window = window_around(box, anchor, (width, height))
     x0, y0, x1, y1 = window
     part = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
-    stretched = ImageOps.autocontrast(image, cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
-    return WorstPicture(row, box, anchor, window, part, _jpeg(stretched.crop(part)))
+    return WorstPicture(row, box, anchor, window, part, _jpeg(stretch_contrast(image).crop(part)))
 
 
 def window_around(box: Corners, anchor: Corners, image_wh: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A square of whole pixels with a box, all of its anchor, and as much beside them as helps.
+    """Return a square of whole pixels (x0, y0, x1, y1) that holds a box, its anchor and their surroundings.
 
-    The box is in its middle, unless there is more to see of the image on one side.
+    The box is in the middle, unless the image's edge is near: then the window shifts to show more of the image.
 
     >>> box, anchor = np.array([100.0, 100.0, 140.0, 110.0]), np.array([90.0, 90.0, 150.0, 120.0])
     >>> window_around(box, anchor, (640, 480))  # 2.5 * 40 is 100
@@ -142,10 +144,10 @@ def window_around(box: Corners, anchor: Corners, image_wh: tuple[int, int]) -> t
     return x0, y0, x0 + side, y0 + side
 
 
-def _start(centred: int, side: int, anchor: Sequence[float], extent: int) -> int:
-    """Where a window begins along an axis: within the image and the anchor, if it has room there."""
+def _start(centered: int, side: int, anchor: Sequence[float], extent: int) -> int:
+    """Start of a window along one axis: inside the span of image and anchor if the window fits into it."""
     low, high = min(0, math.floor(anchor[0])) - RIM_PX, max(extent, math.ceil(anchor[1])) + RIM_PX
-    return min(max(centred, low), high - side) if side <= high - low else (low + high - side) // 2
+    return min(max(centered, low), high - side) if side <= high - low else (low + high - side) // 2
 
 
 def _jpeg(picture: Image.Image) -> bytes:
@@ -174,13 +176,13 @@ href="data:image/jpeg;base64,{content}"/>
 {_outline(picture.box, BOX_COLOR)}
 {_outline(picture.anchor, ANCHOR_COLOR, dashed=True)}
 </svg>
-<figcaption><b>IoU {score.best_iou[row]:.3f}</b>, placed {score.grid_best_iou[row]:.3f}<br>
+<figcaption><b>IoU {score.best_iou[row]:.3f}</b>, on the grid {score.grid_best_iou[row]:.3f}<br>
 {escape(category)}, annotation {instances.ids[row]}<br>{escape(name)}</figcaption>
 </figure>"""
 
 
 def _outline(corners: Sequence[float] | Corners, color: str, *, dashed: bool = False) -> str:
-    """A dark rectangle under a coloured one, to be seen on any image."""
+    """A coloured rectangle over a wider dark one, visible on any image."""
     x0, y0, x1, y1 = map(float, corners)
     place = f'x="{x0:.2f}" y="{y0:.2f}" width="{x1 - x0:.2f}" height="{y1 - y0:.2f}" fill="none"'
     dashes = ' stroke-dasharray="6 4"' if dashed else ""

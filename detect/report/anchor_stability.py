@@ -1,4 +1,4 @@
-"""How sure fitted anchors are: intervals over the choice of images, and scores on images not seen."""
+"""Stability of fitted anchors: bootstrap intervals, and scores on training against validation images."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from detect.report.tables import Column, Html, decimal, percent, swatch, table
 NAMES = {
     "average_iou": "average IoU, by shape",
     "recall": "recall, by shape",
-    "grid_average_iou": "average IoU, placed",
-    "grid_recall": "recall, placed",
+    "grid_average_iou": "average IoU, on the grid",
+    "grid_recall": "recall, on the grid",
 }
-UNSURE = 1.5  # times from the lower to the upper end of an interval
+UNSTABLE = 1.5  # upper / lower end of an interval
 
 
 def stability_blocks(stability: Stability, colors: Mapping[int, str]) -> str:
-    """The tables of a bootstrap: scores, and shapes with their intervals."""
+    """Return the tables of a bootstrap: scores, and shapes with their intervals."""
     failed = f"; {stability.failed:,} of them could not be fitted" if stability.failed else ""
     caption = (
-        f"From {stability.resamples:,} resamples of the images{failed}. Refitted: anchors fitted to a resample, on the "
-        "images that it leaves out; well below the score, the anchors were fitted to too few boxes."
+        f"From {stability.resamples:,} resamples of the images{failed}. Out of bag: anchors refitted to a resample, scored "
+        "on the images it leaves out. If these scores are well below the others, there are too few boxes."
     )
     columns = [Column("score"), Column("all images", numeric=True), Column("interval", numeric=True)]
-    columns += [Column("refitted, images left out", numeric=True), Column("interval", numeric=True)]
+    columns += [Column("refitted, out of bag", numeric=True), Column("interval", numeric=True)]
     rows = [
         [NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(stability.out_of_bag[name])]
         for name, interval in stability.scores.items()
     ]
-    scores = block("Scores with other images", caption, table(columns, rows))
-    return scores + block("Shapes with other images", stability_words(stability), _shapes_table(stability, colors))
+    scores = block("Stability of scores", caption, table(columns, rows))
+    return scores + block("Stability of shapes", stability_words(stability), _shapes_table(stability, colors))
 
 
 def stability_words(stability: Stability) -> str:
-    """Which shapes would be others, had other images been drawn."""
-    unsure = [
+    """Name the shapes with an interval that spans more than a factor of ``UNSTABLE``."""
+    unstable = [
         f"{shape.width.value:.4g} x {shape.height.value:.4g}"
         for shape in stability.shapes
-        if max(_spread(shape.width), _spread(shape.height)) > UNSURE
+        if max(_spread(shape.width), _spread(shape.height)) > UNSTABLE
     ]
-    if not unsure:
-        return f"No interval of a width or height spans more than a factor of {UNSURE:g}: the shapes are sure."
-    are = "is unsure: the interval of its" if len(unsure) == 1 else "are unsure: the intervals of their"
-    return f"{', '.join(unsure)} px {are} width or height spans more than a factor of {UNSURE:g}."
+    if not unstable:
+        return f"All shapes are stable: no interval of a width or height spans more than a factor of {UNSTABLE:g}."
+    are = "is unstable: the interval of its" if len(unstable) == 1 else "are unstable: the intervals of their"
+    return f"{', '.join(unstable)} px {are} width or height spans more than a factor of {UNSTABLE:g}."
 
 
 def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Panel:
-    """Each shape as a cross as wide and high as its intervals."""
+    """Draw each shape as a cross whose arms are its intervals of width and height."""
     strides = strides_of_shapes(stability.anchors)
     ends = [
         value
@@ -65,7 +65,7 @@ def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Pane
         for side in (shape.width, shape.height)
         for value in (side.value, side.low, side.high)
     ]
-    told = [value for value in ends if value > 0]  # none is told where no refit has a counterpart
+    known = [value for value in ends if value > 0]  # NaN if no refit has a matching shape
     traces = []
     for level in stability.anchors.levels:
         shapes = [shape for shape, stride in zip(stability.shapes, strides, strict=True) if stride == level.stride]
@@ -79,7 +79,7 @@ def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Pane
         points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
         points.hovertemplate = f"{label(level.name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
         traces.append(points)
-    low, high = min(told, default=1.0), max(told, default=2.0)
+    low, high = min(known, default=1.0), max(known, default=2.0)
     xaxis, yaxis = pixels_axis("width, px", low, high), pixels_axis("height, px", low, high)
     chart = figure(traces, xaxis=xaxis, yaxis=yaxis, height=420)
     levels = stability.anchors.levels
@@ -87,15 +87,15 @@ def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Pane
         Key(f"{level.name} (stride {level.stride})", colors.get(level.stride, PLAIN), "diamond") for level in levels
     )
     caption = (
-        "Each fitted shape with the intervals of its width and height: long arms would have come out otherwise, had "
+        "Each fitted shape with the intervals of its width and height. Long arms mean that the shape depends on the "
     )
-    return Panel("stable-shapes", "How sure the shapes are", f"{caption}other images been at hand.", chart, 12, keys)
+    return Panel("stable-shapes", "Stability of shapes", f"{caption}choice of images.", chart, 12, keys)
 
 
 def generalisation_block(generalisation: Generalisation) -> str:
-    """Scores on the images that the anchors were fitted to, beside those on others."""
-    titles = ("train", "interval", "validation", "interval", "train less validation", "interval")
-    columns = [Column("score"), *(Column(title, numeric=True) for title in titles), Column("over-fitted")]
+    """Return the table of scores on training and on validation images."""
+    titles = ("train", "interval", "validation", "interval", "train - validation", "interval")
+    columns = [Column("score"), *(Column(title, numeric=True) for title in titles), Column("overfitted")]
     sides = (generalisation.train, generalisation.validation, generalisation.loss)
     rows: list[list[str | Html]] = []
     for name in generalisation.train:
@@ -106,18 +106,18 @@ def generalisation_block(generalisation: Generalisation) -> str:
 
 
 def generalisation_words(generalisation: Generalisation) -> str:
-    """What is over-fitted."""
+    """Name the scores that are overfitted."""
     over = [NAMES.get(name, name) for name in generalisation.overfitted]
     if not over:
-        return "No score is surely lower on the validation images: nothing shows that the anchors are over-fitted."
+        return "No score is significantly lower on the validation images: there is no sign of overfitting."
     return (
-        f"Over-fitted: {'; '.join(over)} {'is' if len(over) == 1 else 'are'} surely lower on the validation images, since "
-        "the whole interval of the difference lies above zero."
+        f"Overfitted: {'; '.join(over)} {'is' if len(over) == 1 else 'are'} significantly lower on the validation images: "
+        "the whole interval of the difference is above zero."
     )
 
 
 def strides_of_shapes(anchors: AnchorSet) -> list[int]:
-    """The stride of each of ``anchors.shapes``, which stand by area.
+    """Return the stride of each of ``anchors.shapes``, which are sorted by area.
 
     >>> strides_of_shapes(AnchorSet.of([[(9, 9), (30, 30)], [(20, 20)]], strides=(8, 16)))
     [8, 16, 8]
@@ -151,4 +151,4 @@ def _value_and_interval(interval: Interval, *, pixels: bool = False) -> list[str
 
 
 def _spread(interval: Interval) -> float:
-    return interval.high / interval.low  # NaN where no refit tells, which is above nothing
+    return interval.high / interval.low  # NaN, which compares as stable, if no refit has a matching shape

@@ -1,4 +1,4 @@
-"""The report of an evaluation: scores in tables, precision over recall, and pictures, as the text of one HTML page."""
+"""The page of an evaluation: tables of scores, precision-recall curves and pictures, as the text of one HTML file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from detect.report.page import block, document, grid, header, section, tiles
 from detect.report.plots import Key, Panel, figure, label, set_color
 from detect.report.tables import Column, escape, table
 
-MAX_LINES = 12  # more cannot be told apart
+MAX_LINES = 12  # readers cannot tell more apart
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Rows of a name and numbers; None, where there is nothing to score, is a dash."""
+    """Rows of a name and numbers; None, for a score that does not exist, is shown as a dash."""
 
     title: str
     caption: str
@@ -30,7 +30,7 @@ class ScoreTable:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Precision at rising recall, and the least score to get there: NaN where it is not known."""
+    """Precision at increasing recall, and the lowest score kept at each point; NaN if it is not known."""
 
     name: str
     recall: Float[ndarray, " k"]
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """Curves to compare, of which the first ``MAX_LINES`` are drawn."""
+    """Curves to compare; the first ``MAX_LINES`` are drawn."""
 
     title: str
     caption: str
@@ -49,7 +49,7 @@ class CurvePanel:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A sheet of pictures, as PNG, and how to read it."""
+    """A contact sheet as PNG, and a caption on how to read it."""
 
     caption: str
     png: bytes
@@ -66,33 +66,35 @@ def evaluation_page(
     pictures: Pictures | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """A page of what was found out already; equal input gives equal text. All texts are plain.
+    """Return the page of results that are already computed; equal input gives equal text. All texts are plain text.
 
     Args:
         title: heading of the page.
-        about: what stands below it.
-        read_from: the annotation files.
-        counts: numbers to see first.
-        tables: of scores.
-        curves: each a figure.
-        pictures: to look at, or None.
+        about: the line below the heading.
+        read_from: names of the annotation files.
+        counts: numbers at the top of the page, by name.
+        tables: tables of scores.
+        curves: panels of precision-recall curves.
+        pictures: a contact sheet; without it, that section is left out.
         notes: lines under the heading.
     """
     columns = 12 if len(curves) == 1 else 6
     panels = [_curve_panel(f"curves-{number}", each, columns) for number, each in enumerate(curves)]
-    sections = ["summary", "curves", *(["pictures"] if pictures else [])]
+    sections = {"summary": "Summary", "curves": "Precision-recall curves"} | (
+        {"pictures": "Pictures"} if pictures else {}
+    )
     body = [
         header(title, escape(about), read_from=read_from, sections=sections, notes=notes),
-        section("summary", "Summary", tiles(counts) + "".join(map(_score_table, tables))),
-        section("curves", "Precision and recall", grid(panels)),
+        section("summary", sections["summary"], tiles(counts) + "".join(map(_score_table, tables))),
+        section("curves", sections["curves"], grid(panels)),
     ]
     if pictures:
-        body.append(section("pictures", "Pictures", _sheet(pictures)))
+        body.append(section("pictures", sections["pictures"], _sheet(pictures)))
     return document(title, "\n".join(body), panels)
 
 
 def score_cell(value: str | float | None) -> str:
-    """A number with three digits, a count, a name, or a dash.
+    """Format a number with three digits, a count with commas, a name as it is, and None as a dash.
 
     >>> [score_cell(value) for value in ("cell", 1200, 0.51239, None)]
     ['cell', '1,200', '0.512', '-']
@@ -130,12 +132,12 @@ def _curve_panel(name: str, panel: CurvePanel, columns: int) -> Panel:
         yaxis={"title": {"text": "precision"}, **share},
         height=380,
     )
-    cut = f" Drawn are the first {MAX_LINES} of {len(panel.curves):,}." if len(panel.curves) > MAX_LINES else ""
+    cut = f" The first {MAX_LINES} of {len(panel.curves):,} curves are drawn." if len(panel.curves) > MAX_LINES else ""
     return Panel(name, panel.title, panel.caption + cut, chart, columns, tuple(keys))
 
 
 def _score_texts(curve: Curve) -> list[str]:
-    return ["" if np.isnan(score) else f"<br>score from {score:.3f}" for score in curve.scores]
+    return ["" if np.isnan(score) else f"<br>score at least {score:.3f}" for score in curve.scores]
 
 
 def _sheet(pictures: Pictures) -> str:

@@ -1,7 +1,7 @@
-"""Figures and tables as one HTML page that needs nothing but itself.
+"""Build one self-contained HTML page of figures and tables.
 
-The page holds plotly's javascript, so it works offline, and a content security policy that names its two scripts by
-their hashes: should markup of a hostile file ever reach the page, its scripts and addresses stay dead.
+The page holds plotly's JavaScript, so it works offline. Its content security policy names its two scripts by their hashes:
+even if markup from a hostile file reached the page, no other script would run and nothing would be loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ for (const [name, figure] of Object.entries(figures)) Plotly.newPlot(name, figur
 
 
 def document(title: str, body: str, panels: Sequence[Panel]) -> str:
-    """A whole page: its body is markup that is safe already."""
+    """Return a whole page.
+
+    Args:
+        title: plain text.
+        body: safe markup.
+        panels: the figures whose places are in ``body``.
+    """
     figures = ",\n".join(f'"{panel.name}": {panel.figure.to_json()}' for panel in panels).replace("<", "\\u003c")
     scripts = (get_plotlyjs(), DRAW)
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
@@ -59,13 +65,21 @@ def _sha256(script: str) -> str:
 
 
 def header(
-    title: str, about: str, *, read_from: Sequence[str], sections: Sequence[str], notes: Sequence[str] = ()
+    title: str, about: str, *, read_from: Sequence[str], sections: Mapping[str, str], notes: Sequence[str] = ()
 ) -> str:
-    """The top of a page; ``about`` is markup that is safe already."""
+    """Return the top of a page.
+
+    Args:
+        title: plain text.
+        about: safe markup below the title.
+        read_from: names of the annotation files; the first ``MAX_FILES`` are shown.
+        sections: the title of each section by its id, as safe markup.
+        notes: lines of plain text.
+    """
     more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
     shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in sections)
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading in sections.items())
     return f"""<header>
 <h1>{escape(title)}</h1>
 <p>{about} · read from {shown}{more}</p>
@@ -76,23 +90,27 @@ def header(
 
 
 def tiles(counts: Mapping[str, int]) -> str:
-    """Numbers to see first."""
+    """Return a row of large numbers with their names.
+
+    >>> tiles({"images": 1200})
+    '<div class="tiles"><div><b>1,200</b><span>images</span></div></div>'
+    """
     each = "".join(f"<div><b>{count:,}</b><span>{name}</span></div>" for name, count in counts.items())
     return f'<div class="tiles">{each}</div>'
 
 
 def section(name: str, title: str, content: str) -> str:
-    """A part of a page that its top links to."""
+    """Return a section that the top of the page links to; all three arguments are safe markup."""
     return f'<section id="{name}">\n<h2>{title}</h2>\n{content}\n</section>'
 
 
 def block(title: str, caption: str, content: str) -> str:
-    """A table with its title and a sentence on how to read it; all three are markup."""
+    """Return a table with its title and a caption on how to read it; all three arguments are safe markup."""
     return f'<div class="block"><h3>{title}</h3><p class="caption">{caption}</p>{content}</div>'
 
 
 def grid(panels: Sequence[Panel]) -> str:
-    """Figures side by side."""
+    """Return places for figures, side by side."""
     return '<div class="grid">\n' + "\n".join(map(_figure, panels)) + "\n</div>"
 
 

@@ -1,4 +1,4 @@
-"""Pictures to look at: what was found in an image, as boxes or points, and, where it is known, what is there."""
+"""Draw predictions and ground truth over images: heatmaps, boxes, points, and contact sheets of them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,46 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from detect.data.images import as_rgb
 from detect.report.plots import visible
 
-HEAT = np.array([[10, 20, 80], [40, 90, 220], [60, 220, 220], [250, 220, 60], [240, 60, 40]], float)  # cold to hot
-MOST_OPAQUE = 0.6
-DARKEST_AND_LIGHTEST = 0.5  # percent of pixels: the rest is stretched over all greys, or dim images would show nothing
-LONGEST_PX = 512  # small images are enlarged by whole factors to at most this, large ones are made as small
-MARK = 0.012  # of the picture's longer side
+HEAT = np.array([[10, 20, 80], [40, 90, 220], [60, 220, 220], [250, 220, 60], [240, 60, 40]], float)  # RGB, cold to hot
+MAX_OPACITY = 0.6
+CLIPPED_PERCENT = 0.5  # darkest and lightest pixels that the contrast stretch clips; without it dim images show nothing
+LONGEST_PX = 512  # longer side of a picture: exact for large images, the most for small ones
+CROSS_SHARE = 0.012  # arm of a cross / longer side of the picture
 POINT_COLOR = (255, 255, 255)
+COLORS = ("#ffd43b", "#4dabf7", "#ff6b6b", "#69db7c", "#da77f2", "#ffa94d")  # visible on dark and on bright images
+TRUTH_COLOR, SHADOW_COLOR = "#ffffff", "#000000"
+TEXT_PX = 11
+RADIUS_PX, CROSS_PX = 6, 5
+NAME_CHARS = 20
 
 
 def heatmap_overlay(
     image: Image.Image, heatmap: Float[ndarray, "h w"], points: Float[ndarray, "n 2"], *, stride: float
 ) -> Image.Image:
-    """One map, from 0 to 1, over its image, and points (x, y) in continuous pixels of the image as crosses.
+    """Draw one heatmap over its image, and points as crosses.
 
-    Each cell of the map covers the pixels that it stands for, so a shift by half a cell would be seen.
+    Each cell covers its own ``stride`` x ``stride`` pixels, so a shift by half a cell is visible.
+
+    Args:
+        image: the image.
+        heatmap: values from 0 to 1; others are clipped.
+        points: (x, y) in continuous pixels of the image.
+        stride: image pixels per cell.
 
     >>> picture = heatmap_overlay(Image.new("L", (8, 4)), np.eye(1, 2), np.array([[2.0, 2.0]]), stride=4)
-    >>> picture.size, picture.getpixel((10, 10)), picture.getpixel((500, 10))  # MOST_OPAQUE of the hottest colour
+    >>> picture.size, picture.getpixel((10, 10)), picture.getpixel((500, 10))  # MAX_OPACITY of the hottest colour
     ((512, 256), (144, 36, 24), (0, 0, 0))
     """
     factor = picture_factor(image)
-    picture = stretched(image, factor)
+    picture = resized_pixels(image, factor)
     rows, columns = (
         np.minimum((np.arange(side) + 0.5) / factor / stride, cells - 1).astype(int)
         for side, cells in zip(picture.shape[:2], heatmap.shape, strict=True)
     )
     heat = np.clip(heatmap[rows[:, None], columns], 0, 1)
-    opacity = MOST_OPAQUE * heat[..., None] ** 0.75
+    opacity = MAX_OPACITY * heat[..., None] ** 0.75
     blended = Image.fromarray((picture * (1 - opacity) + _colors(heat) * opacity).astype(np.uint8))
-    draw, arm = ImageDraw.Draw(blended), max(3.0, MARK * max(blended.size))
+    draw, arm = ImageDraw.Draw(blended), max(3.0, CROSS_SHARE * max(blended.size))
     for x, y in (points * factor).tolist():
         draw.line((x - arm, y, x + arm, y), fill=POINT_COLOR)
         draw.line((x, y - arm, x, y + arm), fill=POINT_COLOR)
@@ -49,16 +60,16 @@ def heatmap_overlay(
 
 
 def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 4, gap: int = 8) -> Image.Image:
-    """Pictures side by side, row by row, on white.
+    """Arrange pictures row by row on white.
 
     >>> contact_sheet([Image.new("RGB", (20, 10))] * 5, columns=3, gap=1).size  # 3 * (20 + 1) + 1, 2 * (10 + 1) + 1
     (64, 23)
 
     Raises:
-        ValueError: no pictures.
+        ValueError: ``pictures`` is empty.
     """
     if not pictures:
-        raise ValueError("a sheet needs at least one picture, got none")
+        raise ValueError("need at least one picture, got none")
     wide, high = (max(picture.size[axis] for picture in pictures) + gap for axis in (0, 1))
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (min(columns, len(pictures)) * wide + gap, rows * high + gap), "white")
@@ -68,7 +79,7 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 4, gap: int
 
 
 def picture_factor(image: Image.Image) -> float:
-    """How much larger, by a whole number, or smaller an image is drawn.
+    """Return the scale at which an image is drawn: a whole number for small images, below 1 for large ones.
 
     >>> picture_factor(Image.new("L", (200, 100))), picture_factor(Image.new("L", (1024, 512)))
     (2, 0.5)
@@ -77,12 +88,17 @@ def picture_factor(image: Image.Image) -> float:
     return max(1, int(factor)) if factor >= 1 else factor
 
 
-def stretched(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
-    """The colours of an image made larger or smaller, over all greys."""
-    all_greys = ImageOps.autocontrast(as_rgb(image), cutoff=DARKEST_AND_LIGHTEST, preserve_tone=True)
+def stretch_contrast(image: Image.Image) -> Image.Image:
+    """Return an image as RGB with its brightness stretched over the full range, hue unchanged."""
+    return ImageOps.autocontrast(as_rgb(image), cutoff=CLIPPED_PERCENT, preserve_tone=True)
+
+
+def resized_pixels(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
+    """Return the RGB values, from 0 to 255, of an image resized by ``factor`` with stretched contrast."""
+    full_range = stretch_contrast(image)
     size = [max(1, round(side * factor)) for side in image.size]
-    smooth = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    return np.asarray(all_greys.resize((size[0], size[1]), smooth), float)
+    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
+    return np.asarray(full_range.resize((size[0], size[1]), method), float)
 
 
 def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
@@ -91,19 +107,12 @@ def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
     return HEAT[low] + (place - low)[..., None] * (HEAT[low + 1] - HEAT[low])
 
 
-COLORS = ("#ffd43b", "#4dabf7", "#ff6b6b", "#69db7c", "#da77f2", "#ffa94d")  # seen on dark images and on bright ones
-TRUTH_COLOR, SHADOW_COLOR = "#ffffff", "#000000"
-TEXT_PX = 11
-RADIUS_PX, CROSS_PX = 6, 5
-NAME_CHARS = 20
-
-
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """What is drawn over one image, in its own pixels, continuous: boxes x0 y0 x1 y1 and points x y.
+    """Boxes (x0, y0, x1, y1) and points (x, y) to draw over one image, in its continuous pixels.
 
-    ``classes`` choose colours, of boxes first, then of points; ``texts``, one for each box or none, are written where there
-    is room.
+    ``classes`` chooses the colours of the boxes, then of the points. ``texts``, one for each box or empty, are written where
+    they fit.
     """
 
     boxes: Float[ndarray, "n 4"]
@@ -113,36 +122,36 @@ class Marks:
 
     @classmethod
     def none(cls) -> Marks:
-        """Nothing to draw."""
+        """Return marks without boxes and points."""
         return cls(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0, np.int64))
 
 
-def detection_picture(image: Image.Image, found: Marks, truth: Marks | None = None) -> Image.Image:
-    """What was found, in colours, over an image of all greys; what is there, where it is known, thin and white beneath.
+def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None = None) -> Image.Image:
+    """Draw predictions in the colours of their classes, over the ground truth in thin white lines.
 
-    Small images are enlarged by a whole number, so that a shift by half a pixel can be seen.
+    Small images are enlarged by a whole number, so that a shift by half a pixel is visible.
 
-    >>> found = Marks(np.array([[2.0, 1.0, 6.0, 3.0]]), np.zeros((0, 2)), np.zeros(1, np.int64))
-    >>> picture = detection_picture(Image.new("L", (8, 4)), found)
+    >>> predicted = Marks(np.array([[2.0, 1.0, 6.0, 3.0]]), np.zeros((0, 2)), np.zeros(1, np.int64))
+    >>> picture = detection_picture(Image.new("L", (8, 4)), predicted)
     >>> picture.size, picture.getpixel((2 * 64, 100)), picture.getpixel((200, 100))
     ((512, 256), (255, 212, 59), (0, 0, 0))
     """
     factor = picture_factor(image)
-    picture = Image.fromarray(stretched(image, factor).astype(np.uint8))
+    picture = Image.fromarray(resized_pixels(image, factor).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     if truth is not None:
         _draw_truth(draw, truth, factor)
-    _draw_found(draw, found, factor)
+    _draw_predicted(draw, predicted, factor)
     return picture
 
 
 def class_color(number: int) -> str:
-    """The colour of a class."""
+    """Return the colour of a class; colours repeat after six classes."""
     return COLORS[number % len(COLORS)]
 
 
 def score_text(name: str, score: float) -> str:
-    """What is written at a box; without a name the score alone.
+    """Return the text at a box: name and score, or the score alone.
 
     >>> score_text("cell", 0.876), score_text("", 0.5)
     ('cell 0.88', '0.50')
@@ -151,7 +160,7 @@ def score_text(name: str, score: float) -> str:
 
 
 def _draw_truth(draw: ImageDraw.ImageDraw, truth: Marks, factor: float) -> None:
-    """Boxes and crosses, white on a dark edge, to be seen on any ground."""
+    """Boxes and crosses, white with a dark edge, visible on any background."""
     for color, width in ((SHADOW_COLOR, 3), (TRUTH_COLOR, 1)):
         for box in _corners(truth, factor):
             draw.rectangle(box, outline=color, width=width)
@@ -161,16 +170,16 @@ def _draw_truth(draw: ImageDraw.ImageDraw, truth: Marks, factor: float) -> None:
             draw.line((x, y - arm, x, y + arm), fill=color, width=width)
 
 
-def _draw_found(draw: ImageDraw.ImageDraw, found: Marks, factor: float) -> None:
-    """Boxes and circles in the colour of their class, then the texts, lest a later box hides them."""
-    colors = [class_color(number) for number in found.classes.tolist()]
-    boxes = _corners(found, factor)
+def _draw_predicted(draw: ImageDraw.ImageDraw, predicted: Marks, factor: float) -> None:
+    """Boxes and circles in the colour of their class, then the texts, so that no box hides a text."""
+    colors = [class_color(number) for number in predicted.classes.tolist()]
+    boxes = _corners(predicted, factor)
     for box, color in zip(boxes, colors, strict=False):
         draw.rectangle(box, outline=color, width=2)
-    for (x, y), color in zip((found.points * factor).tolist(), colors[len(boxes) :], strict=True):
+    for (x, y), color in zip((predicted.points * factor).tolist(), colors[len(boxes) :], strict=True):
         draw.ellipse((x - RADIUS_PX, y - RADIUS_PX, x + RADIUS_PX, y + RADIUS_PX), outline=color, width=2)
     font = ImageFont.load_default(TEXT_PX)
-    for (x0, y0, x1, _), color, text in zip(boxes, colors, found.texts, strict=False):
+    for (x0, y0, x1, _), color, text in zip(boxes, colors, predicted.texts, strict=False):
         wide, high = draw.textbbox((0, 0), text, font=font)[2:]
         if wide + 4 <= x1 - x0:
             top = y0 - high - 3 if y0 >= high + 3 else y0
@@ -179,5 +188,5 @@ def _draw_found(draw: ImageDraw.ImageDraw, found: Marks, factor: float) -> None:
 
 
 def _corners(marks: Marks, factor: float) -> list[tuple[float, float, float, float]]:
-    """Boxes as Pillow draws them: their last pixels are theirs."""
+    """Boxes in Pillow's convention, where the last row and column belong to the box."""
     return [(x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)) for x0, y0, x1, y1 in (marks.boxes * factor).tolist()]

@@ -1,7 +1,7 @@
-"""What all figures of the page share: colours, escaping of names, layout, and how much is drawn.
+"""Shared parts of all figures: colours, escaped names, layout, limits.
 
-Text of a :class:`Panel` is plain text, which the page escapes. Text inside a plotly figure goes through :func:`label`:
-plotly reads a subset of HTML in ticks, legends and hover boxes.
+Text of a :class:`Panel` is plain text, which the page escapes. Text inside a plotly figure must go through :func:`label`,
+because plotly reads a subset of HTML in ticks, legends and hover boxes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LEVEL_COLORS = ("#46327e", "#2a7f9e", "#1fa287", "#86b817", "#d9a406", "#96602c"
 LABEL_CHARS = 24
 MAX_TEXT_CHARS = 300
 MAX_CATEGORIES = 40
-JOINERS = "\u200c\u200d"  # invisible, but part of how some scripts and emoji are spelled
-OCTAVE = math.log10(2)  # one step of a logarithmic axis
-LEAST_OCTAVES = 3
+JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of some scripts and emoji
+OCTAVE = math.log10(2)  # length of a factor of two on a logarithmic axis
+MIN_OCTAVES = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure with one sentence on how to read it; ``name`` is its id in the page, ``columns`` its width in twelfths."""
+    """A figure with a caption on how to read it; ``name`` is its id in the page, ``columns`` its width in twelfths."""
 
     name: str
     title: str
@@ -60,12 +60,17 @@ def figure(
     height: int = 330,
     **layout: Any,
 ) -> go.Figure:
-    """Traces in the layout that all figures share; the legend is the panel's."""
+    """Return a figure of these traces in the shared layout, without a legend: :class:`Panel` has it.
+
+    ``layout`` holds other settings of plotly's layout.
+    """
     return go.Figure(list(traces), {"template": _TEMPLATE, "height": height, "xaxis": xaxis, "yaxis": yaxis, **layout})
 
 
 def visible(text: str, limit: int = MAX_TEXT_CHARS) -> str:
-    """Text from a file as it can be shown: control, direction and stray surrogate characters replaced, the middle cut out.
+    """Return text from a file that is safe to show, with its middle cut out beyond ``limit`` characters.
+
+    Control, direction and stray surrogate characters are replaced.
 
     >>> visible("cat\\u202egpj.exe"), visible("anchors/of/last/week.yaml", 12)
     ('cat\ufffdgpj.exe', 'anchor….yaml')
@@ -76,33 +81,35 @@ def visible(text: str, limit: int = MAX_TEXT_CHARS) -> str:
 
 
 def label(text: str, limit: int = LABEL_CHARS) -> str:
-    """A name for a plotly figure, shown literally.
+    """Return text that a plotly figure shows literally.
 
     >>> label("<b>R&D</b>")
     '&lt;b&gt;R&amp;D&lt;/b&gt;'
     """
-    return html.escape(visible(text, limit), quote=False).replace("$", "&#36;")  # no formula for MathJax
+    return html.escape(visible(text, limit), quote=False).replace("$", "&#36;")  # or plotly would look for MathJax
 
 
 def level_colors(scores: Sequence[AnchorMetrics]) -> dict[int, str]:
-    """The colour of each stride in any of the sets."""
+    """Return a colour for each stride in any of the sets, from fine to coarse."""
     strides = sorted({level.stride for score in scores for level in score.anchors.levels})
     return {stride: LEVEL_COLORS[row % len(LEVEL_COLORS)] for row, stride in enumerate(strides)}
 
 
 def set_color(number: int) -> str:
+    """Return the colour of an anchor set or curve; colours repeat after six."""
     return SET_COLORS[number % len(SET_COLORS)]
 
 
 def set_keys(scores: Sequence[AnchorMetrics], *, first: str = "square", others: str = "square") -> tuple[Key, ...]:
-    """A legend entry for each set."""
+    """Return a legend entry for each set; ``first`` and ``others`` are marks."""
     return tuple(
         Key(score.anchors.name, set_color(number), others if number else first) for number, score in enumerate(scores)
     )
 
 
 def plural(count: int, noun: str) -> str:
-    """
+    """Return a count with its noun.
+
     >>> plural(1, "box"), plural(2400, "image")
     ('1 box', '2,400 images')
     """
@@ -111,10 +118,10 @@ def plural(count: int, noun: str) -> str:
 
 
 def pixels_axis(title: str, low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis in pixels with a tick at every power of two, or at fewer where they are many."""
+    """Return a logarithmic axis in pixels with a tick at every power of two, or at fewer on a long axis."""
     low, high = math.log10(low), math.log10(high)
-    beside = max(0.06, (LEAST_OCTAVES * OCTAVE - (high - low)) / 2)
-    low, high = low - beside, high + beside
+    margin = max(0.06, (MIN_OCTAVES * OCTAVE - (high - low)) / 2)
+    low, high = low - margin, high + margin
     step = max(1, math.ceil((high - low) / OCTAVE / 12))
     return {
         "title": {"text": title},

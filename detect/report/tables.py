@@ -1,4 +1,4 @@
-"""Tables of the page, as HTML; every text from a file is escaped here."""
+"""Tables of the pages, as HTML. Every text from a file is escaped here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detect.anchors.metrics import THRESHOLDS, YOLOV5_RATIO, AnchorMetrics
 from detect.data import Finding
 from detect.report.plots import plural, set_color, visible
 
-SAME_SCORE = 5e-4  # those of fits are of histograms, and rounded
+SAME_SCORE = 5e-4  # scores of a fit are rounded and of a histogram, not of the boxes
 TINY = 1e-9
 MAX_WORST = 50
 MAX_FINDINGS = 100
@@ -23,21 +23,21 @@ _VARYING = re.compile(r"\[[^\]]*\]|'[^']*'|-?\b\d[\d.]*(?:e[+-]?\d+)?(?:x\d+)?")
 
 @dataclass(frozen=True)
 class Html:
-    """Markup that is safe by how it was made; any other text in a table is escaped."""
+    """Safe markup; any other text in a table is escaped."""
 
     markup: str
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's title; numbers stand to the right."""
+    """A column's title; numeric columns are aligned right."""
 
     title: str
     numeric: bool = False
 
 
 def escape(text: str) -> str:
-    """Text from a file as markup that shows it literally, its direction kept to itself.
+    """Return markup that shows text from a file literally and isolates its writing direction.
 
     >>> escape("<b>")
     '<bdi>&lt;b&gt;</bdi>'
@@ -48,7 +48,14 @@ def escape(text: str) -> str:
 def table(
     columns: Sequence[Column], rows: Iterable[Sequence[str | Html]], *, groups: str = "", scroll: bool = False
 ) -> str:
-    """A table; ``groups`` is a ready row above the titles, ``scroll`` gives a long table a window of its own."""
+    """Return a table.
+
+    Args:
+        columns: titles and alignment.
+        rows: a cell for each column.
+        groups: markup of a row above the titles.
+        scroll: show a long table in a scrolling window.
+    """
     sides = [' class="number"' if column.numeric else "" for column in columns]
     titles = "".join(f"<th{side}>{html.escape(column.title)}</th>" for side, column in zip(sides, columns, strict=True))
     lines = []
@@ -61,26 +68,26 @@ def table(
 
 
 def swatch(color: str, text: str) -> Html:
-    """A name behind a patch of its colour."""
+    """Return a name behind a patch of its colour."""
     return Html(f'<span class="name"><i style="--color:{color}"></i>{escape(text)}</span>')
 
 
 def decimal(value: float) -> str:
-    """Three digits, or a dash for what is not known."""
+    """Format with three digits; NaN is a dash."""
     return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
 
 
 def percent(value: float) -> str:
-    """A share in percent, or a dash for what is not known."""
+    """Format a share in percent; NaN is a dash."""
     return "-" if math.isnan(value) else f"{value:.1%}"
 
 
 def headline_table(scores: Sequence[AnchorMetrics]) -> str:
-    """Each set of anchors in one row."""
+    """Return a table with a row for each anchor set."""
     recalls = [f"R@{threshold:g}" for threshold in THRESHOLDS]
     numbers = ["anchors", "average IoU", *recalls, "average IoU", recalls[0], f"w, h within {YOLOV5_RATIO:g}x"]
     columns = [Column("anchor set"), Column("made for"), *(Column(title, numeric=True) for title in numbers)]
-    groups = (("", 3), ("by shape", 1 + len(recalls)), ("placed on the grid", 2), ("ratio test (YOLOv5), not IoU", 1))
+    groups = (("", 3), ("by shape", 1 + len(recalls)), ("on the grid", 2), ("ratio test (YOLOv5), not IoU", 1))
     above = "".join(f'<th colspan="{width}" class="group">{name}</th>' for name, width in groups)
     rows = [_headline_row(number, score) for number, score in enumerate(scores)]
     return table(columns, rows, groups=f"<tr>{above}</tr>")
@@ -100,7 +107,7 @@ def _headline_row(number: int, score: AnchorMetrics) -> list[str | Html]:
 
 
 def bounds_in_words(score: AnchorMetrics) -> list[str]:
-    """How close a set comes to the best there can be, for each of its scores that has a proved bound on these boxes."""
+    """Return a line on the gap to the optimum for each score of the set with a proved bound on these boxes."""
     k = plural(score.anchors.num_anchors, "shape")
     here = {"average_iou": score.average_iou, "grid_average_iou": score.grid_average_iou}
     lines = []
@@ -108,26 +115,31 @@ def bounds_in_words(score: AnchorMetrics) -> list[str]:
         value, bound = here.get(name, proof.score), proof.upper_bound
         if value > 0:
             gap = math.ceil(max(bound / value - 1, 0) * 1000 - TINY) / 1000
-            among = "with as many shapes on each level" if "placed" in name else f"for {k}"
-            most = f"at most {bound:.3f} possible {among}"
+            among = "with as many shapes on each level" if "grid_" in name else f"with {k}"
+            words = _score_words(name)
             lines.append(
-                f"{name.replace('_', ' ').replace('iou', 'IoU')} {value:.3f}, {most}: within {gap:.1%} of the best"
+                f"{words} {value:.3f}; at most {bound:.3f} is possible {among}: within {gap:.1%} of the optimum"
             )
     return lines
 
 
+def _score_words(name: str) -> str:
+    words = name.replace("_", " ").replace("iou", "IoU")
+    return f"{words.replace('grid ', '')} on the grid" if "grid_" in name else words
+
+
 def _of_these_boxes(score: AnchorMetrics) -> bool:
-    """Whether what a set tells of itself holds here: a set from a file may tell of other boxes."""
-    told = score.anchors.scores
+    """Whether the scores stored in a set are of these boxes; a set from a file may store scores of other boxes."""
+    stored = score.anchors.scores
     if not score.anchors.version:
         return True  # just fitted
-    then = (told.get("average_iou", math.nan), told.get("grid_average_iou", math.nan))
+    then = (stored.get("average_iou", math.nan), stored.get("grid_average_iou", math.nan))
     now = (score.average_iou, score.grid_average_iou)
     return all(abs(before - after) < SAME_SCORE for before, after in zip(then, now, strict=True))
 
 
 def anchors_table(scores: Sequence[AnchorMetrics], colors: Mapping[int, str]) -> str:
-    """Shapes of each level of each set, in the order of the head's channels."""
+    """Return a table of the shapes of each level of each set, in the order of the head's channels."""
     columns = [Column("anchor set"), Column("level"), Column("stride, px", numeric=True)]
     rows: list[list[str | Html]] = []
     for number, score in enumerate(scores):
@@ -142,8 +154,8 @@ def anchors_table(scores: Sequence[AnchorMetrics], colors: Mapping[int, str]) ->
 
 
 def worst_table(score: AnchorMetrics) -> str:
-    """The instances that the set covers worst."""
-    titles = ("width x height, px", "best IoU", "placed")
+    """Return a table of the instances with the lowest best IoU by shape."""
+    titles = ("width x height, px", "IoU by shape", "IoU on the grid")
     columns = [Column("annotation", numeric=True), Column("file"), Column("category")]
     columns += [Column(title, numeric=True) for title in titles]
     return table(columns, [_worst_row(score, int(row)) for row in score.worst(MAX_WORST)], scroll=True)
@@ -163,16 +175,16 @@ def _worst_row(score: AnchorMetrics, row: int) -> list[str | Html]:
     ]
 
 
-def findings(name: str, what: str, found: Sequence[Finding]) -> str:
-    """How many findings of each kind, and the first of them in words."""
+def findings(name: str, caption: str, found: Sequence[Finding]) -> str:
+    """Return the count of findings of each kind, and a list of the first findings."""
     kinds = Counter(kind_of(finding.reason) for finding in found).most_common()
-    more = f"; {len(kinds) - MAX_KINDS:,} more kinds" if len(kinds) > MAX_KINDS else ""
-    head = f'<h3 id="{name}">{name.capitalize()} <b>{len(found):,}</b></h3><p class="caption">{what}{more}</p>'
+    more = f" {len(kinds) - MAX_KINDS:,} more kinds are not listed." if len(kinds) > MAX_KINDS else ""
+    head = f'<h3 id="{name}">{name.capitalize()} <b>{len(found):,}</b></h3><p class="caption">{caption}{more}</p>'
     if not found:
         return head + '<p class="none">None.</p>'
     rows = [[f"{count:,}", kind] for kind, count in kinds[:MAX_KINDS]]
     listed = [[finding.file, _id(finding.annotation_id), _id(finding.image_id), finding.reason] for finding in found]
-    columns = [Column("file"), Column("annotation", numeric=True), Column("image", numeric=True), Column("what")]
+    columns = [Column("file"), Column("annotation", numeric=True), Column("image", numeric=True), Column("reason")]
     first = f"all {len(found)}" if len(found) <= MAX_FINDINGS else f"the first {MAX_FINDINGS} of {len(found):,}"
     entries = table(columns, listed[:MAX_FINDINGS], scroll=True)
     counts = table([Column("count", numeric=True), Column("kind")], rows)
@@ -180,7 +192,7 @@ def findings(name: str, what: str, found: Sequence[Finding]) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """A reason without its numbers, quoted words and boxes.
+    """Return a reason without its numbers, quoted words and boxes.
 
     >>> kind_of("bbox [1, 2, 3, 4] reaches outside its 640x480 image: clipped")
     'bbox … reaches outside its … image: clipped'

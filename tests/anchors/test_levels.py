@@ -201,3 +201,23 @@ def test_wrong_levels_are_named(of_nuclei):
     many = AnchorSet.of([[(8, 8)]] * 11, strides=[2**power for power in range(11)])
     with pytest.raises(FitError, match="11 levels: subsets are compared for at most 10"):
         level_report(of([[0, 0, 16, 16]]), AnchorGenerator(many))
+
+
+def test_only_subsets_that_no_other_beats_are_in_the_pareto_front():
+    # anchors and boxes of the numbers by hand
+    anchors = AnchorSet.of([[(16, 16)], [(40, 40)], [(64, 64)]], strides=(16, 32, 64))
+    boxes = of([[0, 0, 16, 16], [16, 32, 16, 16], [2, 2, 60, 60]])
+    found = level_report(boxes, AnchorGenerator(anchors), head=HeadSize(1))
+    subsets = list(found.subsets())
+    best = found.pareto_front
+    for kept in subsets:
+        beaten = any(
+            other.flops_saved >= kept.flops_saved
+            and len(other.lost) <= len(kept.lost)
+            and (other.flops_saved, -len(other.lost)) != (kept.flops_saved, -len(kept.lost))
+            for other in subsets
+        )
+        assert beaten != any(kept.levels == other.levels for other in best)
+    # nothing is lost without P5; P6 alone, the cheapest, loses both small ones
+    assert [kept.levels for kept in best] == [(0, 2), (0,), (2,)]
+    assert [len(kept.lost) for kept in best] == [0, 1, 2]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 from detect.data import read_coco
-from detect.evaluation.oracle import batches_of_one_size, coarsest_good, oracle_round_trip
+from detect.evaluation.oracle import batches_of_one_size, coarsest_good, nearest_neighbors, oracle_round_trip
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.samples import sample_annotations
 
@@ -98,3 +101,24 @@ def test_batches_hold_images_of_one_size_and_every_image_once():
     assert sorted(row for batch in batches for row in batch) == [0, 1, 2, 3]
     for batch in batches:
         assert len(np.unique(found.dataset.images.wh[batch], axis=0)) == 1
+
+
+def test_nearest_neighbours_by_hand():
+    truth = landmarks_of([(10, 10), (13, 14), (60, 10)], [(10, 10)])
+    assert_allclose(nearest_neighbors(truth), [5, 5, np.hypot(47, 4), np.inf])
+
+
+def test_points_without_a_label_are_no_neighbours():
+    truth = landmarks_of([(10, 10), (13, 14), (60, 10)])
+    truth.landmarks.visibility[1] = 0
+    assert_allclose(nearest_neighbors(truth), [50, 50])
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 98), st.integers(0, 98)), min_size=1, max_size=20))
+def test_neighbours_have_the_least_of_all_distances_in_the_image(points):
+    truth = landmarks_of(*([(x, y) for own, x, y in points if own == image] for image in (0, 1)), wh=(100, 100))
+    place, image = np.asarray(truth.landmarks.points), np.asarray(truth.landmarks.image)
+    every = np.linalg.norm(place[:, None] - place, axis=2)
+    every[image[:, None] != image] = np.inf
+    np.fill_diagonal(every, np.inf)
+    assert_allclose(nearest_neighbors(truth), every.min(axis=1))

@@ -1,44 +1,35 @@
-"""The map of coverage over the plane of shapes, and the curves by size."""
+"""Figures of anchors: shapes among boxes, the map of IoU, recall curves, and the curve over k."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from builders import GROWING_BOXES, TWO_LEVELS, boxes_in_files, instances_of, many_boxes
 from numpy.testing import assert_allclose
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import CURVE, AnchorMetrics, anchor_metrics
-from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.fitting.fit import KCurve
 from detect.report.anchor_figures import (
     IOU_COLORS,
-    PlaneCells,
+    MAX_POINTS,
+    boxes_and_shapes,
     cells_per_octave,
     iou_map,
     k_curve_panel,
     recall_by_size,
+    shapes_to_scale,
 )
-from detect.report.dataset_figures import average_iou_panels
 from detect.report.plots import level_colors
 
 ANCHORS = AnchorSet.of([[(32, 32)], [(128, 64)]], strides=(16, 32))
 
 
 def score_of(boxes: list[list[float]], anchors: AnchorSet = ANCHORS) -> AnchorMetrics:
-    annotations = [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)]
-    content = {
-        "images": [{"id": 1, "width": 640, "height": 640}],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "cell"}],
-    }
-    return anchor_metrics(ResizedInstances.of(read_coco(content), parse_resize("none")), anchors)
+    return anchor_metrics(instances_of(boxes, image_wh=(640, 640)), anchors)
 
 
-def test_a_cell_is_the_mean_of_the_placed_iou_of_its_boxes():
+def test_a_cell_is_the_mean_of_the_iou_on_the_grid_of_its_boxes():
     # stride 16 has centres 8, 24, 40: the first box lies on a cell's anchor, the second is 8 px from two of them, where
     # 24 * 32 are shared: 768 / (2048 - 768)
     score = score_of([[8, 8, 32, 32], [16, 8, 32, 32], [140, 150, 100, 100]])
@@ -73,21 +64,6 @@ def test_no_boxes_make_a_map_of_shapes_alone():
     assert "NaN" not in chart.to_json()
 
 
-@given(
-    st.lists(st.tuples(st.floats(0.1, 4000), st.floats(0.1, 4000), st.floats(0, 1)), min_size=1, max_size=40),
-    st.integers(3, 8),
-)
-def test_cells_hold_every_value_once_and_have_their_shapes_between_their_edges(rows, per_octave):
-    shapes, values = np.array([row[:2] for row in rows]), np.array([row[2] for row in rows])
-    cells = PlaneCells.of(shapes, per_octave)
-    sums = cells.sums(values)
-    assert_allclose(np.nansum(sums), values.sum(), atol=1e-9)
-    down, across = np.divmod(cells.flat, len(cells.x) - 1)
-    for edges, at, side in ((cells.x, across, shapes[:, 0]), (cells.y, down, shapes[:, 1])):
-        assert (edges[at] <= side * (1 + 1e-9)).all()
-        assert (side <= edges[at + 1] * (1 + 1e-9)).all()
-
-
 def test_cells_grow_finer_with_the_number_of_boxes_within_limits():
     counts = [cells_per_octave(count) for count in (0, 1, 100, 1000, 10_000, 10**5, 10**9)]
     assert counts == sorted(counts)
@@ -95,7 +71,7 @@ def test_cells_grow_finer_with_the_number_of_boxes_within_limits():
 
 
 def test_recall_by_size_by_hand():
-    # small: 20 x 20 half way between centres at 24 and 40, so that 18 x 18 are shared: 324 / (1424 - 324), and by shape
+    # small: 20 x 20 halfway between centres at 24 and 40, so that 18 x 18 are shared: 324 / (1424 - 324), and by shape
     # 400 / 1024; large: 200 x 100, and the best of 128 x 64 lies within it: 8192 / 20000; medium: none
     panel = recall_by_size(score_of([[22, 22, 20, 20], [100, 100, 200, 100]]), 6)
     small, large = panel.figure.data
@@ -105,22 +81,46 @@ def test_recall_by_size_by_hand():
     assert "Medium: none." in panel.caption
 
 
-def test_bars_are_placed_and_lines_by_shape():
-    score = score_of([[14, 14, 20, 20], [22, 22, 20, 20]])
-    bars, lines = average_iou_panels([score])[2].figure.data
-    assert (bars.type, lines.mode) == ("bar", "markers")
-    assert_allclose(bars.y, [score.grid_average_iou])
-    assert_allclose(lines.y, [score.average_iou])
-    assert score.grid_average_iou < score.average_iou
-
-
-def test_other_sets_are_diamonds_at_their_placed_average():
-    first, second = (score_of([[14, 14, 20, 20]], AnchorSet.of([[(side, side)]], strides=[16])) for side in (20, 40))
-    diamonds = average_iou_panels([first, second])[0].figure.data[2]
-    assert_allclose(diamonds.y[0], 400 / 1600)
-
-
 @pytest.mark.parametrize("bic", [{}, {1: -5.0, 2: -9.0, 3: -7.0}])
-def test_the_least_bic_is_told_where_there_is_one(bic):
+def test_the_lowest_bic_is_named_if_there_is_one(bic):
     caption = k_curve_panel(KCurve({1: 0.4, 2: 0.6, 3: 0.65}, 2, bic)).caption
-    assert ("least at k = 2" in caption) == bool(bic)
+    assert ("lowest at k = 2" in caption) == bool(bic)
+
+
+def test_few_boxes_are_points_and_each_is_drawn() -> None:
+    score = anchor_metrics(many_boxes(MAX_POINTS), TWO_LEVELS)
+    chart = boxes_and_shapes(score, level_colors([score])).figure
+    well, missed = chart.data[1:3]
+    assert len(well.x) + len(missed.x) == MAX_POINTS
+    assert len(missed.x) == (score.best_iou < 0.5).sum() > 0
+
+
+def test_many_boxes_are_counted_in_cells_and_none_is_lost() -> None:
+    score = anchor_metrics(many_boxes(MAX_POINTS + 1), TWO_LEVELS)
+    panel = boxes_and_shapes(score, level_colors([score]))
+    density = panel.figure.data[1]
+    assert np.nansum(density.customdata) == MAX_POINTS + 1
+    assert f"{MAX_POINTS + 1:,} boxes" in panel.caption
+    row, column = np.unravel_index(np.nanargmax(density.customdata), density.customdata.shape)
+    (x0, x1), (y0, y1) = density.x[column : column + 2], density.y[row : row + 2]
+    width, height = score.instances.shapes.T
+    inside = (x0 <= width) & (width < x1) & (y0 <= height) & (height < y1)
+    assert inside.sum() == np.nanmax(density.customdata)
+
+
+def test_shapes_stand_at_their_size_in_the_colour_of_their_level() -> None:
+    score = anchor_metrics(boxes_in_files(GROWING_BOXES), TWO_LEVELS)
+    colors = level_colors([score])
+    markers = boxes_and_shapes(score, colors).figure.data[-2:]
+    assert [list(trace.x) for trace in markers] == [[20, 30], [120]]
+    assert [list(trace.y) for trace in markers] == [[20, 60], [90]]
+    outlines = shapes_to_scale(score, colors).figure.data
+    assert max(x for x in outlines[1].x if x is not None) == 60  # half of 120
+    assert [trace.marker.color for trace in markers] == [trace.line.color for trace in outlines]
+    assert len({trace.marker.color for trace in markers}) == 2
+
+
+def test_knee_is_marked_at_its_height() -> None:
+    chart = k_curve_panel(KCurve({1: 0.4, 2: 0.6, 3: 0.65}, 2)).figure
+    assert (*chart.data[1].x, *chart.data[1].y) == (2, 0.6)
+    assert "k = 2" in chart.layout.annotations[0].text

@@ -1,4 +1,4 @@
-"""Worst covered instances over their images: in the images' own pixels, from images that can be opened."""
+"""Instances with the lowest IoU over their images: in pixels of the original image, from images that can be opened."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_markup_draws_both_over_the_part_of_the_image(tmp_path):
     assert [tuple(map(float, place)) for place in places] == [(10, 20, 30, 10)] * 2 + [(8, 8, 32, 32)] * 2
     assert [("stroke-dasharray" in rect) for rect in re.findall(r"<rect[^>]*>", block)] == [False, False, True, True]
     # 300 / (1024 + 300 - 300): inside the anchor
-    assert f"<b>IoU {300 / 1024:.3f}</b>, placed {300 / 1024:.3f}" in block
+    assert f"<b>IoU {300 / 1024:.3f}</b>, on the grid {300 / 1024:.3f}" in block
     assert "annotation 7" in block
 
 

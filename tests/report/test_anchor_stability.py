@@ -1,18 +1,15 @@
-"""Intervals and what is over-fitted, as tables, a figure and words."""
+"""Stability and overfitting as tables, a figure and words."""
 
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
+from builders import instances_of, table_rows
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import anchor_metrics
 from detect.anchors.stability import SCORES, Generalisation, Interval, Stability, StableShape
-from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_stability import (
     NAMES,
@@ -27,11 +24,6 @@ from detect.report.anchor_stability import (
 NAN = math.nan
 ANCHORS = AnchorSet.of([[(10, 20)], [(40, 30)]], strides=(8, 16))
 COLORS = {8: "red", 16: "blue"}
-
-
-def rows_of(markup: str) -> list[list[str]]:
-    markup = re.sub(r'</?(bdi|b)>|<span class="name">|<i style="[^"]*"></i>|</span>', "", markup)
-    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", markup, re.DOTALL)]
 
 
 def stability(high: float = 12.0, failed: int = 0) -> Stability:
@@ -54,24 +46,24 @@ NO, YES = (0.0, -0.02, 0.03), (0.1, 0.01, 0.2)
 
 
 def test_every_score_and_shape_has_its_interval():
-    rows = rows_of(stability_blocks(stability(), COLORS))
+    rows = table_rows(stability_blocks(stability(), COLORS))
     assert ["average IoU, by shape", "0.800", "0.700 to 0.900", "0.600", "0.500 to 0.700"] in rows
-    assert ["recall, placed", "0.830", "0.700 to 0.900", "0.630", "0.500 to -"] in rows
+    assert ["recall, on the grid", "0.830", "0.700 to 0.900", "0.630", "0.500 to -"] in rows
     assert ["P3", "10.0", "9.0 to 12.0", "20.0", "19.0 to 21.0", "100.0%"] in rows
     assert ["P4", "40.0", "-", "30.0", "-", "25.0%"] in rows
 
 
-def test_every_score_has_words():
+def test_every_score_has_a_name():
     assert set(NAMES) == set(SCORES)
 
 
-def test_shapes_that_might_be_others_are_named():
-    assert stability_words(stability(high=12)).startswith("No interval")  # 12 / 9 is less than 1.5
-    assert stability_words(stability(high=14)).startswith("10 x 20 px is unsure")
+def test_unstable_shapes_are_named():
+    assert stability_words(stability(high=12)).startswith("All shapes are stable")  # 12 / 9 is less than 1.5
+    assert stability_words(stability(high=14)).startswith("10 x 20 px is unstable")
 
 
 @pytest.mark.parametrize("failed", [0, 3])
-def test_resamples_that_could_not_be_fitted_are_told(failed):
+def test_resamples_that_could_not_be_fitted_are_counted(failed):
     markup = stability_blocks(stability(failed=failed), COLORS)
     assert ("3 of them could not be fitted" in markup) == bool(failed)
 
@@ -92,27 +84,22 @@ def test_shapes_by_area_keep_their_level():
     assert strides_of_shapes(anchors) == [16, 8, 8, 16]
 
 
-def test_what_is_over_fitted_is_said():
-    assert generalisation_words(generalisation(NO, NO, NO, NO)).startswith("No score is surely lower")
+def test_overfitted_scores_are_named():
+    assert generalisation_words(generalisation(NO, NO, NO, NO)).startswith("No score is significantly lower")
     words = generalisation_words(generalisation(YES, NO, NO, YES))
-    assert words.startswith("Over-fitted: average IoU, by shape; recall, placed are surely lower")
-    assert "recall, placed is surely" in generalisation_words(generalisation(NO, NO, NO, YES))
+    assert words.startswith("Overfitted: average IoU, by shape; recall, on the grid are significantly lower")
+    assert "recall, on the grid is significantly" in generalisation_words(generalisation(NO, NO, NO, YES))
 
 
 def test_train_and_validation_stand_side_by_side():
-    rows = rows_of(generalisation_block(generalisation(YES, NO, NO, NO)))
+    rows = table_rows(generalisation_block(generalisation(YES, NO, NO, NO)))
     both = ["0.800", "0.750 to 0.850", "0.700", "0.650 to 0.750"]
     assert ["average IoU, by shape", *both, "0.100", "0.010 to 0.200", "yes"] in rows
     assert ["recall, by shape", *both, "0.000", "-0.020 to 0.030", "no"] in rows
 
 
-def test_the_page_has_a_section_of_it_only_where_it_is_known():
-    content = {
-        "images": [{"id": 1, "width": 64, "height": 64}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}],
-        "categories": [{"id": 1, "name": "a"}],
-    }
-    score = anchor_metrics(ResizedInstances.of(read_coco(content), parse_resize("none")), ANCHORS)
+def test_the_page_has_a_section_on_stability_only_if_it_is_given():
+    score = anchor_metrics(instances_of([[1, 1, 20, 20]]), ANCHORS)
     for options in ({"stability": stability()}, {"generalisation": generalisation(NO, NO, NO, YES)}):
         page = anchor_page([score], None, title="a", **options)
         assert '<a href="#stability">Stability</a>' in page

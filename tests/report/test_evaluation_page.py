@@ -1,13 +1,13 @@
-"""The page of an evaluation: what it is given, escaped, and nothing worked out."""
+"""The page of an evaluation: it shows the numbers it is given, escaped, and computes none."""
 
 from __future__ import annotations
 
 import base64
-import json
 import re
 from typing import Any
 
 import numpy as np
+from builders import page_figures
 
 from detect.report.evaluation_page import MAX_LINES, Curve, CurvePanel, Pictures, ScoreTable, evaluation_page
 
@@ -27,11 +27,6 @@ def page_of(**changes: Any) -> str:
     return evaluation_page("Evaluation", "Of best.pt", **options)
 
 
-def figures_of(page: str) -> dict[str, Any]:
-    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
-    return json.loads(next(script for script in scripts if '"curves-0"' in script))
-
-
 def test_the_numbers_stand_as_they_were_given():
     page = page_of()
     rows = re.findall(r"<td[^>]*>(.*?)</td>", page)
@@ -41,19 +36,19 @@ def test_the_numbers_stand_as_they_were_given():
 
 
 def test_a_curve_is_drawn_as_it_is_with_scores_where_they_are_known():
-    (line,) = figures_of(page_of())["curves-0"]["data"]
-    assert line["customdata"] == ["<br>score from 0.900", "<br>score from 0.400", ""]
+    (line,) = page_figures(page_of())["curves-0"]["data"]
+    assert line["customdata"] == ["<br>score at least 0.900", "<br>score at least 0.400", ""]
     packed = line["y"]
     assert np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).tolist() == [1.0, 0.8, 0.0]
 
 
-def test_more_lines_than_can_be_told_apart_are_counted():
+def test_curves_beyond_the_first_twelve_are_counted():
     many = tuple(Curve(f"kind {number}", CURVE.recall, CURVE.precision, CURVE.scores) for number in range(20))
     page = page_of(curves=[CurvePanel("All", "How.", (CURVE,)), CurvePanel("Each", "How.", many)])
-    lines = figures_of(page)["curves-1"]["data"]
+    lines = page_figures(page)["curves-1"]["data"]
     assert len(lines) == MAX_LINES
     assert len({(line["line"]["color"], line["line"]["dash"]) for line in lines}) == MAX_LINES
-    assert f"Drawn are the first {MAX_LINES} of 20." in page
+    assert f"The first {MAX_LINES} of 20 curves are drawn." in page
 
 
 def test_pictures_are_inside_the_page():
@@ -66,7 +61,7 @@ def test_pictures_are_inside_the_page():
 
 def test_equal_input_gives_equal_text_and_no_curves_a_page():
     assert page_of() == page_of()
-    assert "Precision and recall" in page_of(curves=[], tables=[], counts={})
+    assert "Precision-recall curves" in page_of(curves=[], tables=[], counts={})
 
 
 def test_names_from_files_are_text_and_no_markup():

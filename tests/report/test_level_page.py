@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from builders import instances_of, table_rows
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.anchors.anchor_set import AnchorSet
@@ -17,8 +18,6 @@ from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.levels import LevelReport, level_report
 from detect.anchors.metrics import anchor_metrics
-from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.report.anchor_page import anchor_page
 from detect.report.level_page import (
     grid_iou_by_level,
@@ -26,7 +25,6 @@ from detect.report.level_page import (
     level_page,
     level_table,
     savings_panel,
-    undominated,
 )
 from detect.report.plots import level_colors
 
@@ -36,29 +34,18 @@ ANCHORS = AnchorSet.of([[(16, 16)], [(40, 40)], [(64, 64)]], strides=(16, 32, 64
 BOXES: list[list[float]] = [[0, 0, 16, 16], [16, 32, 16, 16], [2, 2, 60, 60]]
 
 
-def of(boxes: list[list[float]], side: int = 128, file_name: str = "a.png") -> ResizedInstances:
-    annotations = [{"id": 5 + 4 * row, "image_id": 1, "category_id": 1, "bbox": box} for row, box in enumerate(boxes)]
-    images = [{"id": 1, "width": side, "height": side, "file_name": file_name}]
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
-    return ResizedInstances.of(read_coco(content), parse_resize("none"))
+def of(boxes: list[list[float]]) -> ResizedInstances:
+    return instances_of(boxes, image_wh=(128, 128))
 
 
-def preference_of(
-    boxes: list[list[float]] = BOXES, anchors: AnchorSet = ANCHORS, threshold: float = 0.5
-) -> LevelReport:
+def report_of(boxes: list[list[float]] = BOXES, anchors: AnchorSet = ANCHORS, threshold: float = 0.5) -> LevelReport:
     return level_report(of(boxes), AnchorGenerator(anchors), head=HeadSize(1), threshold=threshold)
-
-
-def rows_of(markup: str) -> list[list[str]]:
-    markup = re.sub(r'</?(bdi|b)>|<span class="name">|<i style="[^"]*"></i>|</span>', "", markup)
-    rows = re.findall(r"<tr>(.*?)</tr>", markup, re.DOTALL)
-    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
 
 
 def test_numbers_by_hand_without_a_matcher():
     score = anchor_metrics(of(BOXES), ANCHORS)
-    head, *rows = rows_of(level_table(score, level_colors([score])))
-    assert head == ["level", "stride, px", "shapes", "best for", "their average IoU", "lost without it", "anchors"]
+    head, *rows = table_rows(level_table(score, level_colors([score])))
+    assert head == ["level", "stride, px", "shapes", "best for", "average IoU", "lost without it", "anchors"]
     assert rows == [
         ["P4", "16", "1", "66.7%", "1.000", "2", "64"],
         ["P5", "32", "1", "0.0%", "-", "0", "16"],
@@ -66,18 +53,18 @@ def test_numbers_by_hand_without_a_matcher():
     ]
 
 
-def test_a_preference_adds_positives_and_operations():
-    found = preference_of()
-    rows = rows_of(level_table(found.score, level_colors([found.score]), found))
+def test_a_report_adds_positives_and_operations():
+    found = report_of()
+    rows = table_rows(level_table(found.score, level_colors([found.score]), found))
     assert rows[0][-2:] == ["positives", "GFLOPs"]
     # 64 cells by 2 * 9 * (2 * 4 * 256 * 256 + 256 * 1 * 5) operations
     assert rows[1][-2:] == ["66.7%", f"{64 * 18 * (8 * 65536 + 1280) / 1e9:.2f}"]
     assert [int(row[5]) for row in rows[1:]] == [len(without.lost) for without in found.without_each]
 
 
-def test_what_is_lost_is_by_the_threshold_of_the_preference():
-    found = preference_of(threshold=0.95)  # which 3600 / 4096 does not reach
-    rows = rows_of(level_table(found.score, level_colors([found.score]), found))
+def test_what_is_lost_is_by_the_threshold_of_the_report():
+    found = report_of(threshold=0.95)  # which 3600 / 4096 does not reach
+    rows = table_rows(level_table(found.score, level_colors([found.score]), found))
     assert [row[5] for row in rows[1:]] == ["2", "0", "0"]
     assert "reach IoU 0.95 on no other level" in level_page(found, title="a")
 
@@ -85,9 +72,11 @@ def test_what_is_lost_is_by_the_threshold_of_the_preference():
 def test_one_level_and_no_boxes_have_their_rows():
     one = AnchorSet.of([[(16, 16)]], strides=[16])
     score = anchor_metrics(of(BOXES[:1]), one)
-    assert rows_of(level_table(score, level_colors([score])))[1:] == [["P4", "16", "1", "100.0%", "1.000", "1", "64"]]
+    assert table_rows(level_table(score, level_colors([score])))[1:] == [
+        ["P4", "16", "1", "100.0%", "1.000", "1", "64"]
+    ]
     empty = anchor_metrics(of([]), one)
-    assert rows_of(level_table(empty, level_colors([empty])))[1:] == [["P4", "16", "1", "-", "-", "0", "64"]]
+    assert table_rows(level_table(empty, level_colors([empty])))[1:] == [["P4", "16", "1", "-", "-", "0", "64"]]
 
 
 def test_every_box_is_in_one_bar_of_the_level_that_has_it():
@@ -98,79 +87,62 @@ def test_every_box_is_in_one_bar_of_the_level_that_has_it():
     assert p6.y[int(3600 / 4096 * 20)] == 1
 
 
-def test_only_subsets_that_no_other_beats_are_worth_a_look():
-    found = preference_of()
-    subsets = list(found.subsets())
-    best = undominated(subsets)
-    for kept in subsets:
-        beaten = any(
-            other.flops_saved >= kept.flops_saved
-            and len(other.lost) <= len(kept.lost)
-            and (other.flops_saved, -len(other.lost)) != (kept.flops_saved, -len(kept.lost))
-            for other in subsets
-        )
-        assert beaten != any(kept is other for other in best)
-    # nothing is lost without P5; P6 alone, the cheapest, loses both small ones
-    assert [kept.levels for kept in best] == [(0, 2), (0,), (2,)]
-    assert [len(kept.lost) for kept in best] == [0, 1, 2]
-
-
-def test_the_suggested_levels_are_bold_and_their_numbers_those_of_the_preference():
-    found = preference_of()
+def test_the_suggested_levels_are_bold_and_their_numbers_those_of_the_report():
+    found = report_of()
     markup = kept_table(found.without_each, found.suggested)
     assert markup.count("<b><bdi>P4, P6</bdi></b>") == 1
-    p4_p6 = next(row for row in rows_of(markup) if row[0] == "P4, P6")
+    p4_p6 = next(row for row in table_rows(markup) if row[0] == "P4, P6")
     assert p4_p6[1:6] == ["P5", "0", "100.0%", f"{(2 + 3600 / 4096) / 3:.3f}", "0"]
     assert p4_p6[6] == f"{16 / 84:.1%}"
 
 
 def test_every_subset_is_a_dot_and_the_suggested_one_is_circled():
-    found = preference_of()
-    line, dots, ring = savings_panel(list(found.subsets()), found.suggested, 3).figure.data
+    found = report_of()
+    line, dots, ring = savings_panel(found).figure.data
     assert len(dots.x) == 7
     assert_allclose([ring.x[0], ring.y[0]], [16 / 84, 0])
     assert_allclose(line.y, [0, 1 / 3, 2 / 3])
 
 
 def test_the_page_of_levels_says_all_of_it():
-    found = preference_of()
-    page = level_page(found, title="<b>Levels</b>", notes=["as laid by <x>"])
-    assert page == level_page(found, title="<b>Levels</b>", notes=["as laid by <x>"])
+    found = report_of()
+    page = level_page(found, title="<b>Levels</b>", notes=["anchors of <x>"])
+    assert page == level_page(found, title="<b>Levels</b>", notes=["anchors of <x>"])
     for line in found.advice:
         assert line.replace("'", "&#x27;") in page
     for text in ("<b>Levels</b>", "<x>", "<i>three</i>"):
         assert text not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     tiles = re.findall(r"<div><b>([\d,]+)</b><span>(.*?)</span></div>", page)
     assert ("2", "levels to keep") in tiles
-    assert ("0", "instances lost with these") in tiles
+    assert ("0", "instances lost") in tiles
     (without,) = re.findall(r"Without one level.*?</table>", page, flags=re.DOTALL)
     assert without.count("<tr") == 1 + 1 + 3  # the heading, all levels, without each of three
 
 
 def test_a_page_of_one_level_and_one_without_boxes():
     one = AnchorSet.of([[(17, 17)]], strides=[17])
-    page = level_page(preference_of(anchors=one), title="a")
-    assert "The finest stride is odd" in page
-    empty = level_page(preference_of([]), title="a")
-    assert "No boxes to tell it by." in empty
+    page = level_page(report_of(anchors=one), title="a")
+    assert "the finest stride is odd" in page
+    empty = level_page(report_of([]), title="a")
+    assert "There are no boxes." in empty
     figures = re.search(r'<script type="application/json" id="figures">(.*?)</script>', empty, re.DOTALL)
     assert figures
     assert set(json.loads(figures[1])) == {"iou-by-level", "savings"}
     assert "NaN" not in figures[1]
 
 
-def test_the_page_of_anchors_takes_a_preference():
-    found = preference_of()
-    page = anchor_page([found.score], None, title="a", preference=found)
+def test_the_page_of_anchors_takes_a_level_report():
+    found = report_of()
+    page = anchor_page([found.score], None, title="a", levels=found)
     assert found.advice[-1] in page
     assert "GFLOPs" in page
     assert "GFLOPs" not in anchor_page([found.score], None, title="a")
 
 
-def test_a_preference_of_levels_that_no_other_set_has_finds_its_colours():
-    found = preference_of()
+def test_a_report_on_levels_that_no_other_set_has_finds_its_colours():
+    found = report_of()
     other = anchor_metrics(of(BOXES), AnchorSet.of([[(9, 9)]], strides=[4]))
-    assert "P6" in anchor_page([other], None, title="a", preference=found)
+    assert "P6" in anchor_page([other], None, title="a", levels=found)
 
 
 def test_a_page_of_anchors_needs_no_torch():
@@ -179,7 +151,7 @@ def test_a_page_of_anchors_needs_no_torch():
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
-def test_lost_without_a_level_is_what_a_preference_loses_without_it(nuclei, threshold):
+def test_lost_without_a_level_is_what_a_report_loses_without_it(nuclei, threshold):
     anchors = AnchorSet.of([[(9, 9), (13, 13)], [(18, 18)], [(26, 26)]], strides=(4, 8, 16))
     found = level_report(nuclei, AnchorGenerator(anchors), threshold=threshold)
     assert_array_equal(found.score.only_on_level(threshold), [len(without.lost) for without in found.without_each])

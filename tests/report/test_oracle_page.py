@@ -1,23 +1,20 @@
-"""The page of ceilings: its numbers, its one bold row, and data with little in them."""
+"""The page of oracle round trips: its numbers, its one bold row, and datasets with few points."""
 
 from __future__ import annotations
 
 import base64
 import json
-import re
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from builders import page_figures, table_rows
 from numpy.testing import assert_allclose
 
 from detect.data import read_coco
 from detect.evaluation.oracle import OracleScores
 from detect.evaluation.points import score_points
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
-from detect.report.oracle_page import ceiling_page, ceiling_table, nearest_neighbours
+from detect.report.oracle_page import oracle_page, oracle_table
 
 
 def landmarks(*points: tuple[int, float, float], name: str = "cell") -> CocoKeypoints:
@@ -33,20 +30,15 @@ def landmarks(*points: tuple[int, float, float], name: str = "cell") -> CocoKeyp
     )
 
 
-def ceiling_of(stride: float, sigma: float, num_found: int, num_truth: int = 1000) -> OracleScores:
+def oracle_of(stride: float, sigma: float, num_found: int, num_truth: int = 1000) -> OracleScores:
     """A thousand points in a row, of which the first are found half a pixel off."""
     truth = np.stack([np.arange(num_truth) * 20.0, np.zeros(num_truth)], axis=1)
     scores = score_points([truth[:num_found] + np.array([0, 0.5])], [truth], radius=3.0)
     return OracleScores(stride, sigma, scores, collisions=2, outside=0)
 
 
-FOUND = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10), (2, 10, 10))
-CEILINGS = [ceiling_of(2, 1, 1000), ceiling_of(4, 1, 998), ceiling_of(4, 2, 996), ceiling_of(8, 1, 900)]
-
-
-def rows_of(markup: str) -> list[list[str]]:
-    markup = re.sub(r"</?bdi>", "", markup)
-    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", markup, re.DOTALL)][1:]
+TRUTH = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10), (2, 10, 10))
+ORACLES = [oracle_of(2, 1, 1000), oracle_of(4, 1, 998), oracle_of(4, 2, 996), oracle_of(8, 1, 900)]
 
 
 def numbers_of(values: dict[str, str]) -> np.ndarray:
@@ -54,72 +46,48 @@ def numbers_of(values: dict[str, str]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
 
 
-def figures_of(page: str) -> dict[str, Any]:
-    text = next(script for script in re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL) if '"f1"' in script)
-    return json.loads(text)
-
-
-def test_a_row_for_each_ceiling_and_the_coarsest_good_one_bold():
-    rows = rows_of(ceiling_table(CEILINGS))
+def test_a_row_for_each_oracle_and_the_coarsest_good_one_bold():
+    markup = oracle_table(ORACLES)
+    _, *rows = table_rows(markup)
     assert len(rows) == 4
     assert rows[2] == ["4", "2", f"{2 * 996 / 1996:.4f}", "1.0000", "0.9960", "0.500", "4", "2", "0"]
-    bold = [row[0].startswith("<b>") for row in rows]
+    bold = ["<b>" in row for row in markup.split("<tr>")[2:]]
     assert bold == [False, True, False, False]  # of stride 4 the one that loses less
 
 
 def test_none_is_bold_where_none_is_good_and_what_was_not_found_has_no_error():
-    (row,) = rows_of(ceiling_table([ceiling_of(8, 1, 0)]))
+    _, row = table_rows(oracle_table([oracle_of(8, 1, 0)]))
     assert row == ["8", "1", "0.0000", "0.0000", "0.0000", "-", "1,000", "2", "0"]
 
 
 def test_each_stride_is_a_line_over_sigma():
-    lines = figures_of(ceiling_page(CEILINGS[::-1], FOUND, title="a"))["f1"]["data"]
+    lines = page_figures(oracle_page(ORACLES[::-1], TRUTH, title="a"))["f1"]["data"]
     assert [line["x"] for line in lines] == [[1], [1, 2], [1]]
     assert_allclose(lines[1]["y"], [2 * 998 / 1998, 2 * 996 / 1996])
 
 
 def test_equal_input_gives_equal_text_that_says_what_was_read():
-    page = ceiling_page(CEILINGS, FOUND, title="Ceilings of cells")
-    assert page == ceiling_page(CEILINGS, FOUND, title="Ceilings of cells")
-    assert "<title>Ceilings of cells</title>" in page
+    page = oracle_page(ORACLES, TRUTH, title="Oracles of cells")
+    assert page == oracle_page(ORACLES, TRUTH, title="Oracles of cells")
+    assert "<title>Oracles of cells</title>" in page
     assert "Radius 3 px" in page
-    assert "alone in their image: 1." in page
-    assert "NaN" not in json.dumps(figures_of(page))
+    assert "Points that are alone: 1." in page
+    assert "NaN" not in json.dumps(page_figures(page))
 
 
 @pytest.mark.parametrize("points", [[(1, 5, 5)], [(1, 5, 5), (1, 5, 5)], [(1, 5, 5), (1, 8, 9)]])
 def test_few_points_make_a_page_with_bars_that_can_be_seen(points):
-    bars = figures_of(ceiling_page(CEILINGS[:1], landmarks(*points), title="a"))["neighbours"]["data"][0]
+    bars = page_figures(oracle_page(ORACLES[:1], landmarks(*points), title="a"))["neighbors"]["data"][0]
     distant = len(points) == 2 and points[0] != points[1]
     assert numbers_of(bars["width"]).sum() >= (5 if distant else 1)
     assert numbers_of(bars["y"]).sum() == (2 if distant else 0)
 
 
 def test_a_file_name_is_text_and_no_markup():
-    page = ceiling_page(CEILINGS, landmarks((1, 5, 5)), title="<img src=x>")
+    page = oracle_page(ORACLES, landmarks((1, 5, 5)), title="<img src=x>")
     assert "<img src=x>" not in page
 
 
-def test_neighbours_by_hand():
-    assert_allclose(nearest_neighbours(FOUND), [5, 5, np.hypot(47, 4), np.inf])
-
-
-def test_points_without_a_label_are_no_neighbours():
-    found = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10))
-    found.landmarks.visibility[1] = 0
-    assert_allclose(nearest_neighbours(found), [50, 50])
-
-
-@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 98), st.integers(0, 98)), min_size=1, max_size=20))
-def test_neighbours_are_the_least_of_all_distances_in_the_image(points):
-    found = landmarks(*points)
-    place, image = np.asarray(found.landmarks.points), np.asarray(found.landmarks.image)
-    every = np.linalg.norm(place[:, None] - place, axis=2)
-    every[image[:, None] != image] = np.inf
-    np.fill_diagonal(every, np.inf)
-    assert_allclose(nearest_neighbours(found), every.min(axis=1))
-
-
-def test_no_ceilings_is_refused():
-    with pytest.raises(ValueError, match="at least one ceiling"):
-        ceiling_page([], FOUND, title="a")
+def test_no_oracles_raise_an_error():
+    with pytest.raises(ValueError, match="at least one oracle round trip"):
+        oracle_page([], TRUTH, title="a")

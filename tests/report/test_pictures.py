@@ -1,4 +1,4 @@
-"""Pictures of detections: marks where they belong, in the colours of their classes, seen on any ground."""
+"""Pictures of predictions and ground truth: marks at their place, in the colours of their classes, on any background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 from detect.report.pictures import (
     HEAT,
     LONGEST_PX,
-    MOST_OPAQUE,
+    MAX_OPACITY,
     POINT_COLOR,
     SHADOW_COLOR,
     TRUTH_COLOR,
@@ -141,8 +141,8 @@ def test_the_hotter_the_more_it_hides_and_zero_hides_nothing():
     contrast = [np.ptp(cells[:, number, :, 2]) for number in range(4)]
     assert contrast == sorted(contrast, reverse=True)
     assert contrast[0] == 255
-    assert contrast[3] == pytest.approx(255 * (1 - MOST_OPAQUE), abs=1)
-    assert_array_equal(cells[0, 3, 0], (HEAT[-1] * MOST_OPAQUE).astype(int))
+    assert contrast[3] == pytest.approx(255 * (1 - MAX_OPACITY), abs=1)
+    assert_array_equal(cells[0, 3, 0], (HEAT[-1] * MAX_OPACITY).astype(int))
 
 
 def test_a_cross_is_at_its_point():
