@@ -26,7 +26,7 @@ def test_the_first_example_runs_and_prints_what_it_says(capsys):
 def test_the_example_of_the_head_runs():
     names: dict[str, Any] = {}
     exec(EXAMPLES[1], names)  # noqa: S102
-    assert names["output"].logits.shape == (1, len(names["placed"].boxes), 3)
+    assert names["output"].logits.shape == (1, len(names["anchors"].boxes), 3)
     assert names["losses"].classification > 0
     assert names["losses"].box > 0
     assert len(names["found"]) == 1
