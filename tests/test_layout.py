@@ -59,6 +59,7 @@ SHORT = {
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},
     "keypoints/test_drawing.py": {"_blend_scattered", "_starts"},
+    "test_config.py": {"_SHRINKAGES"},
 }
 
 

@@ -12,9 +12,8 @@ only (the ResNets of Caffe's making: detectron2, and mmdetection's configuration
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConvertError
 from detect.interop.weight_names import (
     COCO_IDS,
@@ -41,7 +39,6 @@ from detect.interop.weight_names import (
 )
 from detect.interop.weight_notes import RESNET50, Conversion, notes_on
 
-TORCHVISION_STRIDES = (8, 16, 32, 64, 128)
 SLOTS = len(COCO_IDS) + len(NO_CATEGORY)  # torchvision's rows: every id below 91
 PRIOR_BIAS = -math.log((1 - PRIOR) / PRIOR)
 STD_RGB = (58.395, 57.12, 57.375)  # 255 * (0.229, 0.224, 0.225), torchvision's and mmdetection's
@@ -280,45 +277,3 @@ def _fit(weights: Mapping[str, Tensor], conversion: Conversion) -> tuple[dict[st
 
 def _kind(key: str) -> str:
     return TRACKED if key.endswith(TRACKED) else "biases before a GroupNorm"
-
-
-def torchvision_weights(detector: RetinaNetDetector) -> ConvertedWeights:
-    """The weights as torchvision's ``RetinaNet`` names them, and what it has to be told so that it computes the same.
-
-    Raises:
-        ConvertError: torchvision has no such network: the backbone is none of its ResNets, the levels are not those of
-            strides 8 to 128 with P6 and P7 on top, or they differ in their number of anchors.
-    """
-    name, strides = detector.backbone.name, tuple(level.stride for level in detector.grid.anchors.levels)
-    counts = detector.grid.num_anchors
-    if not re.match(r"torchvision:(resnet|resnext|wide_resnet)", name):
-        raise ConvertError(f"torchvision's RetinaNet stands on one of its ResNets, this one on {name!r}")
-    if strides != TORCHVISION_STRIDES or detector.backbone.strides != TORCHVISION_STRIDES[:3]:
-        raise ConvertError(
-            f"torchvision's RetinaNet has levels of strides {TORCHVISION_STRIDES}, the first three from the backbone; this "
-            f"one has {strides}, and {detector.backbone.strides} from the backbone"
-        )
-    if len(set(counts)) > 1:
-        raise ConvertError(f"torchvision's head has as many anchors on every level, this one {counts}")
-    state = {
-        re.sub(r"^backbone\.model\.", "backbone.", key): value
-        for key, value in detector.state_dict().items()
-        if key.startswith(("backbone.", "pyramid.", "head."))
-    }
-    converted = convert_weights(
-        state,
-        "torchvision",
-        source="ours",
-        num_classes=detector.head.num_classes,
-        num_sizes=counts[0],
-        num_ratios=1,
-    )
-    return replace(converted, notes=(*converted.notes, *_torchvision_notes(detector)))
-
-
-def _torchvision_notes(detector: RetinaNetDetector) -> Sequence[str]:
-    mean, std = (values.flatten().tolist() for values in (detector.normalise.mean, detector.normalise.std))
-    return (
-        f"build it with image_mean={mean}, image_std={std}",
-        "its anchors: what `detect anchors convert --to torchvision` writes for the anchors of this detector",
-    )
