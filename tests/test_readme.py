@@ -29,7 +29,7 @@ def test_the_example_of_the_head_runs():
     assert names["output"].logits.shape == (1, len(names["anchors"].boxes), 3)
     assert names["losses"].classification > 0
     assert names["losses"].box > 0
-    assert len(names["found"]) == 1
+    assert len(names["detections"]) == 1
 
 
 def test_anchors_of_ones_own_load_as_the_example_says(tmp_path, monkeypatch):
