@@ -1,8 +1,8 @@
-"""An AnchorSet as the configuration text of other frameworks, with their orders, ratios (height / width) and rounding.
+"""Write an AnchorSet as the configuration text of another framework, in its order, ratios (height / width) and rounding.
 
 Levels go from fine to coarse; for mmdetection's YOLOV3Head from coarse to fine. One head runs over all levels, so each
-should have the same number of anchors (``detect anchors fit --per-level 3``). mmdetection and YOLO cannot be written
-otherwise: a level that has fewer is filled up with the shapes of its neighbours, and the conversion says so.
+should have the same number of anchors (``detect anchors fit --per-level 3``). mmdetection's free shapes and YOLO require
+it: a level with fewer anchors is filled with shapes of other levels, and a note says so.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from detect.anchors.anchor_set import CENTER_OF_CELL, SIZE_IN_STRIDES, AnchorLev
 from detect.errors import ConvertError
 
 SAME = 1e-4  # relative: shapes in files carry six digits
-YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # of YOLOv5's layers: models/yolov5s.yaml, models/hub/yolov5s6.yaml
+YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # YOLOv5: models/yolov5s.yaml, models/hub/yolov5s6.yaml
 Shape = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A configuration text, and what a user should know about it."""
+    """A configuration text, and notes for the user."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -46,14 +46,17 @@ class _Grid:
 
 
 def convert_anchors(anchors: AnchorSet, to: str) -> Conversion:
-    """The configuration text of another framework.
+    """Write anchors as the configuration text of another framework.
 
     Args:
-        anchors: the set to write.
+        anchors: the anchors, shapes in pixels after the resize rule.
         to: one of ``FORMATS``.
 
+    Returns:
+        The text, and notes on what the framework does differently.
+
     Raises:
-        ConvertError: the format is not known.
+        ConvertError: the format is unknown.
 
     >>> print(convert_anchors(AnchorSet.of([[(10, 13), (16, 30)]], strides=[8]), "yolov5").text)
     anchors:
@@ -150,13 +153,13 @@ def _mmdet(anchors: AnchorSet) -> Conversion:
 
 
 def _mmdet_yolo(anchors: AnchorSet) -> Conversion:
-    """Arguments of YOLOV3Head, whose neck gives the coarsest map first; the head compares numbers of levels alone."""
+    """Write arguments of YOLOV3Head: its neck returns the coarsest map first, and it checks only the number of levels."""
     text, notes = _mmdet_free_shapes(anchors, step=-1)
     return Conversion(f"{text},\nfeatmap_strides={_strides(anchors)[::-1]}", notes)
 
 
 def _mmdet_free_shapes(anchors: AnchorSet, step: int = 1) -> tuple[str, tuple[str, ...]]:
-    """A YOLOAnchorGenerator, its levels from fine to coarse or, with step -1, from coarse to fine; and notes."""
+    """Write a YOLOAnchorGenerator, its levels from fine to coarse or, with step -1, from coarse to fine; return notes too."""
     levels, notes = _filled(anchors, "mmdetection's YOLOAnchorGenerator")
     if anchors.center_offset != CENTER_OF_CELL:
         notes += ("mmdetection's YOLOAnchorGenerator centres anchors on the middle of the cell",)
@@ -172,7 +175,7 @@ def _mmdet_free_shapes(anchors: AnchorSet, step: int = 1) -> tuple[str, tuple[st
 
 
 def _yolo(anchors: AnchorSet, *more_notes: str) -> Conversion:
-    """One row a level, width and height in turn, smallest area first (YOLOv5's models/yolov5s.yaml)."""
+    """Write one row per level, width and height alternating, smallest area first (YOLOv5's models/yolov5s.yaml)."""
     levels, notes = _filled(anchors, "YOLO")
     rows = []
     for level in levels:
@@ -214,7 +217,7 @@ def _strides(anchors: AnchorSet) -> list[int]:
 
 
 def _grids(anchors: AnchorSet) -> list[_Grid]:
-    """Sizes and ratios of every level, or nothing where some level is not sizes by ratios."""
+    """Return sizes and ratios of every level, or an empty list if a level is not sizes by ratios."""
     grids = [_grid_of(level.shapes) for level in anchors.levels]
     return [grid for grid in grids if grid is not None] if None not in grids else []
 
@@ -239,14 +242,14 @@ def _distinct(values: Iterable[float]) -> list[float]:
 
 
 def _shared_scales(anchors: AnchorSet) -> _Grid | None:
-    """Sizes in strides and ratios, where all levels have the same: the form of mmdetection's AnchorGenerator."""
+    """Return sizes in strides and ratios if all levels share them: the form of mmdetection's AnchorGenerator."""
     grids = [_grid_of([(w / level.stride, h / level.stride) for w, h in level.shapes]) for level in anchors.levels]
     first = grids[0]
     return first if first and all(other and first.is_like(other) for other in grids) else None
 
 
 def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tuple[str, ...]]:
-    """Levels of equal length: shapes of other levels, those nearest in size first, fill the shorter ones."""
+    """Fill shorter levels with shapes of other levels, nearest in size first, so that all have equal length."""
     most = max(len(level.shapes) for level in anchors.levels)
     levels = []
     for level in anchors.levels:
@@ -274,7 +277,7 @@ def _unequal(anchors: AnchorSet) -> tuple[str, ...]:
 
 
 def _unequal_counts(anchors: AnchorSet) -> str:
-    """The number of shapes of each level, empty where they are equal."""
+    """List the number of shapes of each level; empty if all are equal."""
     if len({len(level.shapes) for level in anchors.levels}) == 1:
         return ""
     return ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
@@ -286,7 +289,7 @@ def _corners(level: AnchorLevel, center_offset: float) -> list[tuple[float, ...]
 
 
 def _numbers(rows: Sequence[float] | Sequence[Sequence[float]], inner: str = "[]") -> str:
-    """Numbers as a Python, JSON and YAML list; lists within it in the brackets asked for."""
+    """Write numbers as a list in Python, JSON and YAML; ``inner`` are the brackets of nested lists."""
     if not rows or isinstance(rows[0], int | float):
         return "[" + ", ".join(f"{value:.9g}" for value in rows) + "]"  # type: ignore[str-bytes-safe]
     parts = [_numbers(row)[1:-1] for row in rows]  # type: ignore[arg-type]
@@ -294,6 +297,6 @@ def _numbers(rows: Sequence[float] | Sequence[Sequence[float]], inner: str = "[]
 
 
 def _tuples(rows: Sequence[Sequence[float]]) -> str:
-    return (
-        "(" + "".join("(" + "".join(f"{value:.6g}, " for value in row).rstrip() + "), " for row in rows).rstrip() + ")"
-    )
+    """Write nested tuples, each with a trailing comma: ``((1, 2,), (3,),)``."""
+    inner = ["(" + " ".join(f"{value:.6g}," for value in row) + ")," for row in rows]
+    return "(" + " ".join(inner) + ")"

@@ -1,20 +1,20 @@
-"""Weights of a whole RetinaNet (ResNet, pyramid and head) from one framework to another, without changing what it computes.
+"""Convert the weights of a RetinaNet (ResNet, pyramid and head) to another framework, where they compute the same.
 
-Between torchvision, detectron2, mmdetection and this package ("ours") differ: names (weight_names.py), the rows of the
-classes, the order of anchors in a cell, what the stem wants to see, and the eps of batch norms. All of that is in the
-weights and is converted. What is not in them - strides, where P6 starts, a ReLU, which norm - is said in the notes.
+torchvision, detectron2, mmdetection and this package ("ours") differ in the names of tensors (weight_names.py), the class
+rows, the order of anchors in a cell, the input of the stem, and the eps of batch norms. All of these are converted.
+Settings that weights do not hold - strides, the input of P6, a ReLU, the kind of norm - are listed in notes
+(weight_notes.py).
 
-Stems want ``"rgb"``: red, green, blue, less the mean and divided by the standard deviation of ImageNet (torchvision in
-units of 1, mmdetection in units of 1/255: the same numbers); or ``"bgr"``: blue, green, red from 0 to 255, less the mean
-only (the ResNets of Caffe's making: detectron2, and mmdetection's configurations with ``caffe`` in their name).
+The input of a stem is ``"rgb"``: red, green, blue, minus the mean and divided by the standard deviation of ImageNet
+(torchvision in units of 1, mmdetection in units of 1/255: the same numbers); or ``"bgr"``: blue, green, red from 0 to 255,
+minus the mean only (ResNets trained in Caffe: detectron2, and mmdetection's configurations named ``caffe``).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConvertError
 from detect.interop.weight_names import (
     COCO_IDS,
@@ -41,8 +40,7 @@ from detect.interop.weight_names import (
 )
 from detect.interop.weight_notes import RESNET50, Conversion, notes_on
 
-TORCHVISION_STRIDES = (8, 16, 32, 64, 128)
-SLOTS = len(COCO_IDS) + len(NO_CATEGORY)  # torchvision's rows: every id below 91
+SLOTS = len(COCO_IDS) + len(NO_CATEGORY)  # torchvision has a row for every id below 91
 PRIOR_BIAS = -math.log((1 - PRIOR) / PRIOR)
 STD_RGB = (58.395, 57.12, 57.375)  # 255 * (0.229, 0.224, 0.225), torchvision's and mmdetection's
 
@@ -54,7 +52,7 @@ BOXES = ("head.box_outputs.0.weight", "head.box_outputs.0.bias")
 
 @dataclass(frozen=True)
 class ConvertedWeights:
-    """A state dict for the target, and what a user should know about it. Tensors that did not change are the source's."""
+    """A state dict for the target, and notes for the user. Unchanged tensors are shared with the source."""
 
     state: dict[str, Tensor]
     notes: tuple[str, ...] = ()
@@ -71,26 +69,29 @@ def convert_weights(
     source_input: str | None = None,
     source_eps: float | None = None,
 ) -> ConvertedWeights:
-    """The weights of a RetinaNet for another framework.
+    """Convert the weights of a RetinaNet to another framework.
 
-    There and back gives the same tensors, bit for bit but for those that a note names: the stem (rounding), rows of classes
-    that no category has, and batch norms whose eps changed.
+    Converting there and back gives the same tensors bit for bit, except those that a note names: the stem (rounding), class
+    rows without a category, and batch norms whose eps changed.
 
     Args:
-        state: every tensor of the network by its name, as ``state_dict()`` gives them.
+        state: every tensor of the network by name, as returned by ``state_dict()``.
         to: ``"torchvision"``, ``"detectron2"``, ``"mmdet"`` or ``"ours"``.
-        source: one of the same; recognised by the names where it is not given.
-        num_classes: rows of classes to write, 80 or 91, where the source has COCO's 80 or 91; by default 91 for
-            torchvision, 80 for detectron2 and mmdetection, and for ours as many as come. Other numbers pass unchanged.
-        num_sizes: sizes of anchors in a cell; a head with free shapes has so many sizes and one ratio.
-        num_ratios: aspect ratios of anchors in a cell.
-        source_input: ``"rgb"`` or ``"bgr"``, what the source's stem wants to see; by default ``"bgr"`` for detectron2.
-        source_eps: eps of the source's batch norms; by default 0 for what looks like torchvision's COCO_V1 (v1, frozen
-            norms, 91 rows), else 1e-5.
+        source: one of the same; by default recognised from the names.
+        num_classes: class rows to write, 80 or 91, if the source has COCO's 80 or 91; by default 91 for torchvision, 80
+            for detectron2 and mmdetection, and the source's number for ours. Other numbers stay unchanged.
+        num_sizes: anchor sizes per cell; for free shapes, the number of shapes, with ``num_ratios=1``.
+        num_ratios: aspect ratios per cell.
+        source_input: input of the source's stem, ``"rgb"`` or ``"bgr"``; by default ``"bgr"`` for detectron2, else ``"rgb"``.
+        source_eps: eps of the source's batch norms; by default 0 for weights that look like torchvision's COCO_V1 (v1,
+            frozen norms, 91 rows), else 1e-5.
+
+    Returns:
+        The state dict of the target, and notes.
 
     Raises:
-        ConvertError: a framework that is not known, keys that are missing or have no place, or tensors that do not fit
-            the numbers of anchors and classes.
+        ConvertError: the framework is unknown, keys are missing or unexpected, or tensors do not fit the numbers of anchors
+            and classes.
 
     >>> from detect.ops.torchvision_import import import_torchvision
     >>> models = import_torchvision().models.detection
@@ -131,13 +132,13 @@ def convert_weights(
 
 
 def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint, without running any code that it may carry.
+    """Read the tensors of a checkpoint without running code from it.
 
-    What trainers put around them is taken off: ``{"model": ...}`` (detectron2, torchvision's references),
+    The wrappers of trainers are removed: ``{"model": ...}`` (detectron2, torchvision's references),
     ``{"state_dict": ...}`` (mmdetection).
 
     Raises:
-        ConvertError: the file cannot be read, is one of detectron2's ``.pkl`` files, or holds other things than tensors.
+        ConvertError: the file cannot be read, is a ``.pkl`` file of detectron2, or holds anything but tensors.
     """
     path = Path(path)
     if path.suffix == ".pkl":
@@ -146,7 +147,7 @@ def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConvertError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # damaged bytes make torch.load raise whatever they happen to hit
+    except Exception as error:  # torch.load raises many types on damaged bytes
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConvertError(f"{path}: not a file of tensors alone, or damaged ({reason})") from None
     for wrapper in ("model", "state_dict"):
@@ -167,7 +168,7 @@ _HOW_TO_REPACK = (
 
 
 def _class_rows(weights: Mapping[str, Tensor], num_anchors: int) -> int:
-    """Rows of classes for each anchor; the outputs for boxes must agree."""
+    """Return the class rows per anchor, after checking them against the box outputs."""
     class_channels, box_channels = len(weights[CLASSES[0]]), len(weights[BOXES[0]])
     if num_anchors < 1 or class_channels % num_anchors or not class_channels or box_channels != 4 * num_anchors:
         raise ConvertError(
@@ -187,19 +188,19 @@ def _new_class_rows(rows: int, source: str, to: str, asked: int | None) -> int:
 
 
 def _p6_from_p5(weights: Mapping[str, Tensor]) -> bool:
-    """torchvision's own rule (LastLevelP6P7): as many channels in as out."""
+    """Whether P6 has as many input as output channels: torchvision's own rule (LastLevelP6P7)."""
     return weights[P6].shape[0] == weights[P6].shape[1]
 
 
 def _eps_of(source: str, weights: Mapping[str, Tensor], layout: Layout, rows: int) -> float:
-    """0 for what looks like torchvision's COCO_V1: its v1, trained with frozen norms on COCO."""
+    """Return 0 for weights that look like torchvision's COCO_V1, which was trained with frozen norms, else ``EPS``."""
     resnet50 = layout.bottleneck and layout.blocks == RESNET50
     coco_v1 = source == "torchvision" and resnet50 and not layout.tracked and _p6_from_p5(weights) and rows == SLOTS
     return 0.0 if coco_v1 else EPS
 
 
 def _convert_backbone(weights: Mapping[str, Tensor], conversion: Conversion) -> dict[str, Tensor]:
-    """The stem for the target's input, and batch norms for its eps."""
+    """Convert the stem to the target's input, and batch norms to its eps."""
     converted = {}
     if weights[STEM].shape[1] != len(STD_RGB):
         raise ConvertError(f"the stem takes {weights[STEM].shape[1]} channels, not 3 of colour")
@@ -213,16 +214,16 @@ def _convert_backbone(weights: Mapping[str, Tensor], conversion: Conversion) -> 
 
 
 def _turn_stem(weight: Float[Tensor, "d 3 h w"], *, to_bgr: bool) -> Float[Tensor, "d 3 h w"]:
-    """What sees (x - mean) / std in RGB, for x - mean in BGR; or back."""
+    """Convert a stem for (x - mean) / std in RGB to one for x - mean in BGR, or back."""
     std = torch.tensor(STD_RGB, dtype=torch.float64, device=weight.device)[:, None, None]
     exact = weight.double()
     return ((exact / std).flip(1) if to_bgr else exact.flip(1) * std).to(weight.dtype)
 
 
 def _carry_eps(weight: Float[Tensor, " d"], variance: Float[Tensor, " d"], eps: float) -> Float[Tensor, " d"]:
-    """The scale that with EPS does what this one does with eps.
+    """Rescale the weight so that a norm with ``EPS`` computes what it computed with ``eps``.
 
-    In the scale and not in the variance, which var + eps - EPS would make negative where a channel hardly varies.
+    The scale changes and not the variance: var + eps - EPS would be negative where a channel hardly varies.
     """
     if not (variance + eps > 0).all():
         raise ConvertError(f"a batch norm has channels of no variance, which with {eps=:g} have no scale")
@@ -233,7 +234,7 @@ def _carry_eps(weight: Float[Tensor, " d"], variance: Float[Tensor, " d"], eps: 
 def _convert_outputs(
     weights: Mapping[str, Tensor], conversion: Conversion, num_sizes: int, num_ratios: int
 ) -> dict[str, Tensor]:
-    """The last convolutions: rows of classes, then the order of anchors."""
+    """Convert the last convolutions: first the class rows, then the order of anchors."""
     outputs = {key: weights[key] for key in CLASSES + BOXES}
     if conversion.rows[0] != conversion.rows[1]:
         for key, fill in zip(CLASSES, (0.0, PRIOR_BIAS), strict=True):
@@ -245,7 +246,7 @@ def _convert_outputs(
 
 
 def _move_classes(output: Float[Tensor, "ac ..."], num_anchors: int, fill: float) -> Float[Tensor, "new ..."]:
-    """COCO's 80 rows from among 91, or to their places there, for every anchor."""
+    """Select COCO's 80 rows out of 91 for every anchor, or put 80 into their places among 91."""
     rows = output.reshape(num_anchors, -1, *output.shape[1:])
     if rows.shape[1] == SLOTS:
         return rows[:, list(COCO_IDS)].flatten(0, 1)
@@ -255,12 +256,12 @@ def _move_classes(output: Float[Tensor, "ac ..."], num_anchors: int, fill: float
 
 
 def _turn_anchors(output: Float[Tensor, "ad ..."], outer: int, inner: int) -> Float[Tensor, "ad ..."]:
-    """From anchors i * inner + j to anchors j * outer + i."""
+    """Move anchor i * inner + j to j * outer + i."""
     return output.reshape(outer, inner, -1, *output.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
 def _fit(weights: Mapping[str, Tensor], conversion: Conversion) -> tuple[dict[str, Tensor], Layout]:
-    """The tensors that the target has, by our names: without those that it has not, and with zeros for those it has more."""
+    """Select the tensors of the target, by our names; those that only the target has are zeros."""
     after = conversion.after
     layout = replace(
         conversion.layout,
@@ -280,45 +281,3 @@ def _fit(weights: Mapping[str, Tensor], conversion: Conversion) -> tuple[dict[st
 
 def _kind(key: str) -> str:
     return TRACKED if key.endswith(TRACKED) else "biases before a GroupNorm"
-
-
-def torchvision_weights(detector: RetinaNetDetector) -> ConvertedWeights:
-    """The weights as torchvision's ``RetinaNet`` names them, and what it has to be told so that it computes the same.
-
-    Raises:
-        ConvertError: torchvision has no such network: the backbone is none of its ResNets, the levels are not those of
-            strides 8 to 128 with P6 and P7 on top, or they differ in their number of anchors.
-    """
-    name, strides = detector.backbone.name, tuple(level.stride for level in detector.grid.anchors.levels)
-    counts = detector.grid.num_anchors
-    if not re.match(r"torchvision:(resnet|resnext|wide_resnet)", name):
-        raise ConvertError(f"torchvision's RetinaNet stands on one of its ResNets, this one on {name!r}")
-    if strides != TORCHVISION_STRIDES or detector.backbone.strides != TORCHVISION_STRIDES[:3]:
-        raise ConvertError(
-            f"torchvision's RetinaNet has levels of strides {TORCHVISION_STRIDES}, the first three from the backbone; this "
-            f"one has {strides}, and {detector.backbone.strides} from the backbone"
-        )
-    if len(set(counts)) > 1:
-        raise ConvertError(f"torchvision's head has as many anchors on every level, this one {counts}")
-    state = {
-        re.sub(r"^backbone\.model\.", "backbone.", key): value
-        for key, value in detector.state_dict().items()
-        if key.startswith(("backbone.", "pyramid.", "head."))
-    }
-    converted = convert_weights(
-        state,
-        "torchvision",
-        source="ours",
-        num_classes=detector.head.num_classes,
-        num_sizes=counts[0],
-        num_ratios=1,
-    )
-    return replace(converted, notes=(*converted.notes, *_torchvision_notes(detector)))
-
-
-def _torchvision_notes(detector: RetinaNetDetector) -> Sequence[str]:
-    mean, std = (values.flatten().tolist() for values in (detector.normalise.mean, detector.normalise.std))
-    return (
-        f"build it with image_mean={mean}, image_std={std}",
-        "its anchors: what `detect anchors convert --to torchvision` writes for the anchors of this detector",
-    )

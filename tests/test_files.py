@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from detect.files import write_whole
+
+
+def test_text_and_bytes_are_written_into_a_folder_that_is_made(tmp_path):
+    write_whole(tmp_path / "new" / "text", "é\n")
+    write_whole(str(tmp_path / "new" / "bytes"), b"\x00\r\n")
+    assert (tmp_path / "new" / "text").read_bytes() == b"\xc3\xa9\n"
+    assert (tmp_path / "new" / "bytes").read_bytes() == b"\x00\r\n"
+
+
+def test_a_file_that_is_there_is_replaced(tmp_path):
+    (tmp_path / "file").write_text("a longer text")
+    write_whole(tmp_path / "file", "short")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "short"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "file", "\ud800")  # a lone surrogate has no UTF-8
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_whole(tmp_path / "folder", "text")  # written beside it, but cannot be renamed over a folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
