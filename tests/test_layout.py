@@ -133,5 +133,7 @@ def test_tests_use_public_names_only():
 
 
 def test_a_private_name_is_found_however_it_is_reached():
-    source = "import detect.ops as o\nfrom detect import _a\nfrom detect.b import c as d\no.x._e\nd._f\nself._g\nd.__doc__"
+    source = (
+        "import detect.ops as o\nfrom detect import _a\nfrom detect.b import c as d\no.x._e\nd._f\nself._g\nd.__doc__"
+    )
     assert set(private_names(source)) == {"_a", "_e", "_f"}

@@ -119,17 +119,17 @@ class Candidates:
 def grid_candidates(boxes: Boxes, step: float = GRID_STEP) -> Candidates:
     """Shapes around those of the boxes, on every level; on a coarser grid where the table would take too much memory.
 
-    For few boxes, and for recall, all shapes between the least and the largest width and height: one shape may serve boxes
-    on all sides of it.
+    For few boxes, and for recall by shape, all shapes between the least and the largest width and height: one shape may
+    serve boxes on all sides of it.
     """
     cells = np.unique(np.floor(np.log(boxes.extents.T) / step), axis=0)
     if len(boxes) <= FEW_BOXES:
         cells = _between(cells)
-    around = np.unique((cells[:, None] + CORNERS).reshape(-1, 2), axis=0)
+    around = cells if boxes.settles else np.unique((cells[:, None] + CORNERS).reshape(-1, 2), axis=0)
     if len(around) * len(boxes.strides) * len(boxes) > boxes.max_table and step < 1:
         return grid_candidates(boxes, step * 1.25)
     shapes = np.exp((around + 0.5) * step)
-    if boxes.objective.recall_share > 0 and len(boxes) > FEW_BOXES:
+    if boxes.settles and boxes.objective.recall_share > 0 and len(boxes) > FEW_BOXES:
         shapes = np.concatenate([shapes, _shapes_between(boxes, step)])
     return Candidates.on_every_level(boxes, shapes)
 

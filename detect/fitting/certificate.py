@@ -25,7 +25,7 @@ SMALLEST_HALF_SIDE = 1e-7
 SQUARES_AT_ONCE = 64
 MAX_PAIRS = 4 * 10**7  # squares times boxes, for one level
 ENTERING_DISTANCE = 0.05
-MAX_ENTERING = 300
+MAX_ENTERING = 50
 STEPS = 60  # of the relaxation, for each round of the proof
 MORE_STEPS = 1.5  # times as many in each round after the first on all boxes
 SPREAD_OUT = 0.1  # share of the openings that is spread over all candidates where the relaxation starts
@@ -76,7 +76,8 @@ def prove(
         duals, openings = relax(candidates, limits, openings, steps=steps)
         total = duals + stage.floor
         sure = float(total.sum()) + stage.reduced_utility_of_fixed(total) + stage.error
-        enough = (target + boxes.error - sure) / num_free
+        # with several groups, what one need not use of the gap is needed by another
+        enough = (target + boxes.error - sure) / num_free if len(limits.counts) == 1 else 0.0
         peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=TOLERANCE * target / num_free)
         least = min(least, sure + _worth_of_all(np.array([peak.bound for peak in peaks]), limits))
         if least <= target + boxes.error:

@@ -130,17 +130,19 @@ class OwnPositions(Boxes):
         with np.errstate(over="ignore", invalid="ignore"):
             high = ratio * (bend * np.exp(spread))
         flat = ~(high < 1)  # also where there is no overlap at the centre
-        high = np.where(flat, corner, high)
-        top, bottom = self._reduced_between(duals, high, ratio * bend * np.exp(-np.minimum(spread, 100.0)))
+        above_corner = ~(high < corner)
+        top, bottom = self._reduced_between(
+            duals, np.where(flat, corner, high), ratio * bend * np.exp(-np.minimum(spread, 100.0))
+        )
         iou = corner / (1 - corner)
         most = self._reduced(iou, iou >= self._threshold, duals)
-        middle = (top + bottom) / 2
-        constant = flat | (most <= middle)
-        middle = np.where(constant, most, middle)
-        turn = np.where(constant, 0.0, (top - bottom) / (2 * np.maximum(spread, 1e-300)))
-        tilts = [half[axis] * np.abs((turn * slopes[axis]).sum(axis=1)) for axis in (0, 1)]
-        upper: Float64[ndarray, " s"] = middle.sum(axis=1) + tilts[0] + tilts[1]
-        return upper
+        middle, turn = (top + bottom) / 2, (top - bottom) / (2 * np.maximum(spread, 1e-300))
+        bounds = []
+        for constant in (flat | (most <= middle), above_corner):  # which is tighter depends on how far slopes cancel
+            kept = np.where(constant, 0.0, turn)
+            tilts = (half[axis] * np.abs((kept * slopes[axis]).sum(axis=1)) for axis in (0, 1))
+            bounds.append(np.where(constant, most, middle).sum(axis=1) + sum(tilts))
+        return np.minimum(*bounds)
 
     _curvature = 1 / 8  # bounds the term of second order of ln r, over the square of a half side
 

@@ -38,7 +38,7 @@ SMALLEST_STEP = 5e-4
 TRIAL_UPDATES = 5  # of the shapes after a swap, before it is judged
 SWAPS, MORE_SWAPS = 3, 6  # that are tried for each shape; more where there are few points
 FEW_POINTS = 1000
-RELAXATION_STEPS = 60
+RELAXATION_STEPS = 100
 SMALLEST_GAIN = 1e-9
 MAX_ROUNDS = 10
 
