@@ -21,6 +21,15 @@ def center_counts(dataset: CocoDataset, num_cells: int) -> Int64[ndarray, "rows 
     """Count box centres in a grid of ``num_cells`` x ``num_cells`` cells over each image, summed over images.
 
     A centre outside its image counts in the nearest cell.
+
+    >>> from detect.data import read_coco
+    >>> dataset = read_coco({
+    ...     "images": [{"id": 1, "width": 640, "height": 480}], "categories": [{"id": 1, "name": "cell"}],
+    ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [600, 10, 20, 20]}],
+    ... })
+    >>> center_counts(dataset, 2)  # upper right
+    array([[0, 1],
+           [0, 0]])
     """
     instances = dataset.instances
     centers = instances.boxes_xywh[:, :2] + instances.boxes_xywh[:, 2:] / 2

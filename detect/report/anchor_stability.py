@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.stability import Generalisation, Interval, Stability
+from detect.anchors.stability import Generalisation, Interval, Stability, StableShape
 from detect.report.page import block
 from detect.report.plots import PLAIN, Key, Panel, figure, label, pixels_axis
 from detect.report.tables import Column, Html, decimal, percent, swatch, table
@@ -58,7 +58,6 @@ def stability_words(stability: Stability) -> str:
 
 def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Panel:
     """Draw each shape as a cross whose arms are its intervals of width and height."""
-    strides = strides_of_shapes(stability.anchors)
     ends = [
         value
         for shape in stability.shapes
@@ -66,30 +65,35 @@ def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Pane
         for value in (side.value, side.low, side.high)
     ]
     known = [value for value in ends if value > 0]  # NaN if no refit has a matching shape
+    strides, levels = strides_of_shapes(stability.anchors), stability.anchors.levels
     traces = []
-    for level in stability.anchors.levels:
+    for level in levels:
         shapes = [shape for shape, stride in zip(stability.shapes, strides, strict=True) if stride == level.stride]
-        color, xs, ys = colors.get(level.stride, PLAIN), [], []
-        for shape in shapes:
-            width, height = shape.width, shape.height
-            xs += [width.low, width.high, None, width.value, width.value, None]
-            ys += [height.value, height.value, None, height.low, height.high, None]
-        traces.append(go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, hoverinfo="skip"))
-        points = go.Scatter(x=[shape.width.value for shape in shapes], y=[shape.height.value for shape in shapes])
-        points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
-        points.hovertemplate = f"{label(level.name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
-        traces.append(points)
+        traces += _crosses(shapes, level.name, colors.get(level.stride, PLAIN))
     low, high = min(known, default=1.0), max(known, default=2.0)
     xaxis, yaxis = pixels_axis("width, px", low, high), pixels_axis("height, px", low, high)
     chart = figure(traces, xaxis=xaxis, yaxis=yaxis, height=420)
-    levels = stability.anchors.levels
     keys = tuple(
         Key(f"{level.name} (stride {level.stride})", colors.get(level.stride, PLAIN), "diamond") for level in levels
     )
     caption = (
-        "Each fitted shape with the intervals of its width and height. Long arms mean that the shape depends on the "
+        "Each fitted shape with the intervals of its width and height. A shape with long arms depends on the choice of "
     )
-    return Panel("stable-shapes", "Stability of shapes", f"{caption}choice of images.", chart, 12, keys)
+    return Panel("stable-shapes", "Stability of shapes", f"{caption}images.", chart, 12, keys)
+
+
+def _crosses(shapes: Sequence[StableShape], name: str, color: str) -> list[Any]:
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for shape in shapes:
+        width, height = shape.width, shape.height
+        xs += [width.low, width.high, None, width.value, width.value, None]
+        ys += [height.value, height.value, None, height.low, height.high, None]
+    arms = go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, hoverinfo="skip")
+    points = go.Scatter(x=[shape.width.value for shape in shapes], y=[shape.height.value for shape in shapes])
+    points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
+    points.hovertemplate = f"{label(name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
+    return [arms, points]
 
 
 def generalisation_block(generalisation: Generalisation) -> str:

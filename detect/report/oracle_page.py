@@ -32,45 +32,12 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
     """
     if not oracles:
         raise ValueError("need scores of at least one oracle round trip, got none")
-    radius, dataset = oracles[0].scores.radius, truth.dataset
-    panels = [
-        _curves(
-            "f1",
-            "F1",
-            f"A point counts as found if a peak lies within {radius:g} px.",
-            oracles,
-            lambda each: each.scores.micro.f1,
-        ),
-        _curves(
-            "error",
-            "Mean error, px",
-            "Mean distance between found points and their peaks.",
-            oracles,
-            lambda each: each.mean_error,
-        ),
-        _curves(
-            "merged",
-            "Points merged",
-            "Points inside their image without a peak of their own.",
-            oracles,
-            lambda each: each.merged,
-        ),
-        _neighbors(truth),
-    ]
+    radius, panels = oracles[0].scores.radius, _panels(oracles, truth)
     about = f"Radius {radius:g} px · pixel origin <code>{truth.pixel_origin}</code>"
-    counts = {
-        "images": len(dataset.images),
-        "points": int(np.count_nonzero(truth.landmarks.visibility != UNLABELLED)),
-        "keypoint types": truth.landmarks.num_types,
-        "ignored regions": sum(map(len, truth.ignored)),
-        "invalid": len(dataset.invalid),
-        "suspicious": len(dataset.suspicious),
-    }
+    summary = _counts(truth) + block("Stride and sigma", CAPTION, oracle_table(oracles))
     body = [
-        header(title, about, read_from=dataset.files, sections=SECTIONS),
-        section(
-            "summary", SECTIONS["summary"], tiles(counts) + block("Stride and sigma", CAPTION, oracle_table(oracles))
-        ),
+        header(title, about, read_from=truth.dataset.files, sections=SECTIONS),
+        section("summary", SECTIONS["summary"], summary),
         section("curves", SECTIONS["curves"], grid(panels)),
     ]
     return document(title, "\n".join(body), panels)
@@ -89,6 +56,31 @@ def oracle_table(oracles: Sequence[OracleScores]) -> str:
         cells = [f"{each.stride:g}", f"{each.sigma:g}", *numbers]
         rows.append([Html(f"<b>{cell}</b>") if each is best else cell for cell in cells])
     return table([Column(name, numeric=True) for name in names], rows)
+
+
+def _counts(truth: CocoKeypoints) -> str:
+    return tiles(
+        {
+            "images": len(truth.dataset.images),
+            "points": int(np.count_nonzero(truth.landmarks.visibility != UNLABELLED)),
+            "keypoint types": truth.landmarks.num_types,
+            "ignored regions": sum(map(len, truth.ignored)),
+            "invalid": len(truth.dataset.invalid),
+            "suspicious": len(truth.dataset.suspicious),
+        }
+    )
+
+
+def _panels(oracles: Sequence[OracleScores], truth: CocoKeypoints) -> list[Panel]:
+    found = f"A point counts as found if a peak lies within {oracles[0].scores.radius:g} px."
+    error = "Mean distance between found points and their peaks."
+    merged = "Points inside their image without a peak of their own."
+    return [
+        _curves("f1", "F1", found, oracles, lambda each: each.scores.micro.f1),
+        _curves("error", "Mean error, px", error, oracles, lambda each: each.mean_error),
+        _curves("merged", "Points merged", merged, oracles, lambda each: each.merged),
+        _neighbors(truth),
+    ]
 
 
 def _curves(

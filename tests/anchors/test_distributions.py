@@ -17,9 +17,10 @@ def test_images_without_boxes_count_as_zero():
 
 
 def test_centres_are_counted_in_rows_down_and_columns_across():
-    # 640 x 480: the centre (610, 20) is at (.953, .042), in the last of four columns and the first row
-    counts = center_counts(boxes_in_files([[600, 10, 20, 20]]).dataset, 4)
-    assert_array_equal(np.argwhere(counts), [[0, 3]])
+    # 640 x 480: the centre (500, 150) is at (.781, .3125), in the last of four columns and the second row; the box's corners
+    # (400, 50) and (600, 250) are in the third column, first row and in the last column, third row
+    counts = center_counts(boxes_in_files([[400, 50, 200, 200]]).dataset, 4)
+    assert_array_equal(np.argwhere(counts), [[1, 3]])
 
 
 def test_sizes_are_counted_between_their_edges():
