@@ -19,7 +19,7 @@ Sizes
 Area ranges
     small, medium, large: sqrt(width * height) below 32, from 32 to 96, from 96 pixels after the resize rule (COCO's limits).
 Classes
-    An index from 0, or ``BACKGROUND``, or ``IGNORE``: no part in the loss.
+    An index from 0; or ``BACKGROUND``; or ``IGNORE``, which takes no part in the loss.
 Grid
     The anchors of a level lie over its feature map. Cell i of a level with stride s has its anchors' centre at
     (i + center_offset) * s: 0.5 is the middle of the cell; torchvision, detectron2 and mmdetection use 0, its corner.

@@ -1,16 +1,16 @@
-"""What a user can get wrong, as a tree.
+"""The errors that a user can cause and mend, as a tree.
 
-DetectError                 one line on stderr and exit code 2; anything else is our bug and keeps its traceback
+DetectError                 one line on stderr and exit code 2; any other exception is a bug and keeps its traceback
 ├── CocoError               a file that is not COCO, or (strict) an annotation that cannot be used
 ├── ResizeError             a resize rule that does not parse
 ├── AnchorFileError         an anchors file that cannot be read, or a name that is not known
 ├── ImageError              an image that is missing, broken or not as its annotations say
 ├── ConfigError             an option, or a field of a configuration file, with a wrong value
-├── FitError                data that cannot give the anchors asked for
-├── ConvertError            anchors or weights that a framework cannot hold, or that are not what they seem
+├── FitError                data from which the requested anchors cannot be fitted
+├── ConvertError            anchors or weights that a framework cannot hold, or that do not match their description
 ├── TrainingError           a run that cannot go on, or a checkpoint that cannot be read or resumed
-├── ExportError             a model that cannot be exported, or does something else once it is
-├── OutputError             a result that cannot be written where it was asked for
+├── ExportError             a model that cannot be exported, or whose export computes something else
+├── OutputError             a result that cannot be written to the requested place
 └── MissingExtraError       an optional package that is not installed; the message names the extra
 """
 
@@ -40,11 +40,11 @@ class ConfigError(DetectError, ValueError):
 
 
 class FitError(DetectError, ValueError):
-    """Data that cannot give the anchors asked for."""
+    """Data from which the requested anchors cannot be fitted."""
 
 
 class ConvertError(DetectError, ValueError):
-    """Anchors or weights that a framework cannot hold, or that are not what they are said to be."""
+    """Anchors or weights that a framework cannot hold, or that do not match their description."""
 
 
 class TrainingError(DetectError, RuntimeError):
@@ -52,11 +52,11 @@ class TrainingError(DetectError, RuntimeError):
 
 
 class ExportError(DetectError, RuntimeError):
-    """A model that cannot be exported, or does something else once it is."""
+    """A model that cannot be exported, or whose export computes something else."""
 
 
 class OutputError(DetectError, OSError):
-    """A result that cannot be written where it was asked for."""
+    """A result that cannot be written to the requested place."""
 
 
 class MissingExtraError(DetectError, ImportError):

@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write beside the file, then rename: a reader, or a run cut short, sees the old file or the new one, never half."""
+    """Write to a temporary file beside ``path``, then rename it: a reader sees the old file or the new one, never a part.
+
+    Missing folders are created. If writing fails, the old file stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,7 +1,7 @@
-"""Side by side with other packages, in one run: python tools/bench.py anchors|heads|heatmaps [--rounds 3] [-o FILE.md].
+"""Compare with other packages, in one run: python tools/bench.py anchors|heads|heatmaps [--rounds 3] [-o FILE.md].
 
-Every measurement is a process of its own: seconds and peak memory of one piece of work, its imports left out of the time.
-Competitors take turns, round by round, and what is printed are medians and their ratios to ours. The data are made here.
+Every measurement has a process of its own and gives the seconds and peak memory of one piece of work, without its imports.
+Packages take turns, round by round; the tables show medians and their ratios to this package. The data are generated here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def modules(kind: str) -> list[Any]:
 
 
 def measure(kind: str, work: str, path: Path) -> Result | None:
-    """One piece of work in a process of its own; None where it cannot run."""
+    """Measure one piece of work in a process of its own; None if it cannot run."""
     command = [sys.executable, __file__, kind, "--work", work, "--on", str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
@@ -43,7 +43,7 @@ def measure(kind: str, work: str, path: Path) -> Result | None:
 
 
 def compare(kind: str, table: Table, rounds: int) -> str:
-    """A table as text: the first of its names is ours, and every ratio is to it."""
+    """Write a table as text; ratios are to its first row, this package."""
     results: dict[str, list[Result]] = {work: [] for work in table.names}
     for number in range(rounds):
         for work in table.names:

@@ -1,7 +1,7 @@
 """The evidence, a matrix of trainings and the document made of it: python tools/evidence.py [--list] [--report].
 
-Each finished run is a row of docs/evidence/runs.csv and a small file of what it found beside it; what is there is not
-run again, and a run that was cut short goes on from its last epoch. Then docs/evidence.md is written.
+Each finished run is a row of docs/evidence/runs.csv and a small file of its detections. Finished runs are not repeated, and
+an interrupted run resumes from its last epoch. Then docs/evidence.md is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WORK = Path("runs/evidence")
 
 
 class Evidence:
-    """The files of an output folder, and what is missing in them."""
+    """The files of an output folder, and the runs that are missing in them."""
 
     def __init__(self, output: Path, datasets: Sequence[Dataset], planned: Sequence[Run]) -> None:
         self.output = output
@@ -51,14 +51,14 @@ class Evidence:
         return [run for run in self.planned if run not in done or not self._arrays_of(run).exists()]
 
     def do(self, run: Run, work: Path) -> None:
-        """Run it, with a bar on stderr, and keep what it leaves."""
+        """Execute a run, with a progress bar on stderr, and save its results."""
         with reading_bar() as on_progress:
             outcome = execute(run, self.datasets[run.dataset], work=work, on_progress=on_progress)
         save_arrays(self._arrays_of(run), outcome.arrays)
         append_row(self.table, outcome.row)
 
     def seconds(self, runs: Sequence[Run]) -> list[float]:
-        """How long these will take."""
+        """Estimate the seconds of each run."""
         known = {(row.dataset, row.variant): row.epoch_seconds for row in read_rows(self.table) if row.epoch_seconds}
         return [estimated_seconds(run, self.datasets[run.dataset], known) for run in runs]
 
@@ -76,7 +76,7 @@ class Evidence:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what is missing, list it, or only write the document."""
+    """Execute the missing runs, list them, or only write the document."""
     options = _parser().parse_args(arguments)
     bccd = with_images(BCCD, options.bccd) if options.bccd else BCCD
     datasets = (
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_missing(evidence: Evidence, *, has_bccd: bool, work: Path) -> bool:
-    """Whether all went well; a run that cannot be done is told, and the others are."""
+    """Whether all went well; a run that fails is reported, and the others go on."""
     all_well = True
     left = evidence.missing()
     runs = [run for run in left if has_bccd or run.dataset != BCCD.name]

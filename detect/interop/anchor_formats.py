@@ -159,7 +159,7 @@ def _mmdet_yolo(anchors: AnchorSet) -> Conversion:
 
 
 def _mmdet_free_shapes(anchors: AnchorSet, step: int = 1) -> tuple[str, tuple[str, ...]]:
-    """Write a YOLOAnchorGenerator, its levels from fine to coarse or, with step -1, from coarse to fine; return notes too."""
+    """Write a YOLOAnchorGenerator, its levels from fine to coarse, or the reverse with step -1; return its notes too."""
     levels, notes = _filled(anchors, "mmdetection's YOLOAnchorGenerator")
     if anchors.center_offset != CENTER_OF_CELL:
         notes += ("mmdetection's YOLOAnchorGenerator centres anchors on the middle of the cell",)

@@ -18,22 +18,22 @@ from detect.errors import ConvertError
 
 NO_CATEGORY = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids below 91 that none of COCO's 80 categories has
 COCO_IDS = tuple(index for index in range(91) if index not in NO_CATEGORY)
-PRIOR = 0.01  # Lin et al. 2017, section 4.1: what a row of classes scores before anything is learnt
-EPS = 1e-5  # of the batch norms in all four, but for torchvision's COCO_V1
+PRIOR = 0.01  # Lin et al. 2017, section 4.1: the score of a class row before training
+EPS = 1e-5  # of batch norms in all four, except torchvision's COCO_V1
 
 STAGES = (1, 2, 3, 4)
 TRACKED = "num_batches_tracked"
-# nothing that is computed depends on these: they are made again from the configuration
+# rebuilt from the configuration; no result depends on them
 REMADE = ("anchor_generator.", "data_preprocessor.", "pixel_mean", "pixel_std")
 SHOWN = 5  # keys named in a message
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What of a network's build its keys tell."""
+    """The build of a network, as far as its keys show it."""
 
     blocks: tuple[int, ...]  # residual blocks in each of the four stages
-    bottleneck: bool  # blocks of three convolutions (ResNet-50 and deeper) and not two
+    bottleneck: bool  # blocks have three convolutions (ResNet-50 and deeper), not two
     depth: int  # convolutions in each tower of the head
     normed: bool  # a GroupNorm after each of them
     biased: bool  # a bias in each of them
@@ -42,7 +42,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Framework:
-    """The names of modules, finest level first, class before box; and what the numbers in them stand for."""
+    """The names of modules, finest level first, classes before boxes; and the layout of their tensors."""
 
     body: Callable[[str], str]  # from torchvision's name of a module in a ResNet
     lateral: tuple[str, ...]
@@ -54,8 +54,8 @@ class Framework:
     outputs: tuple[str, ...]
     size_major: bool = False  # the anchors of a cell run over sizes, and within a size over ratios
     stem_input: str = "rgb"  # or "bgr", as in weights.py
-    coco_rows: int | None = None  # how many class rows COCO has there; None: either number
-    tracked: bool | None = None  # whether batch norms carry num_batches_tracked; None: as they come
+    coco_rows: int | None = None  # class rows for COCO; None: 80 or 91
+    tracked: bool | None = None  # whether batch norms carry num_batches_tracked; None: as in the source
     biased_with_norm: bool = False  # tower convolutions keep a bias before their norm
 
 

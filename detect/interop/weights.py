@@ -82,9 +82,8 @@ def convert_weights(
             for detectron2 and mmdetection, and the source's number for ours. Other numbers stay unchanged.
         num_sizes: anchor sizes per cell; for free shapes, the number of shapes, with ``num_ratios=1``.
         num_ratios: aspect ratios per cell.
-        source_input: input of the source's stem, ``"rgb"`` or ``"bgr"``; by default ``"bgr"`` for detectron2, else
-        ``"rgb"``. source_eps: eps of the source's batch norms; by default 0 for weights that look like torchvision's
-        COCO_V1 (v1,
+        source_input: input of the source's stem, ``"rgb"`` or ``"bgr"``; by default ``"bgr"`` for detectron2 alone.
+        source_eps: eps of the source's batch norms; by default 0 for weights that look like torchvision's COCO_V1 (v1,
             frozen norms, 91 rows), else 1e-5.
 
     Returns:

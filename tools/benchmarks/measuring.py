@@ -1,4 +1,4 @@
-"""Time and memory of one piece of work, told on stdout to the process that started this one."""
+"""Time and memory of one piece of work, printed to stdout for the process that started this one."""
 
 from __future__ import annotations
 

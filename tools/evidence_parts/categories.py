@@ -1,4 +1,4 @@
-"""Who learns what: the AP of each category, beside the anchors that learn an instance of it."""
+"""The AP of each category, and the number of anchors that learn an instance of it."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _told(groups: list[Group], positives: dict[str, list[float]], names: list[st
     others = [(group.mean("grid_recall") or 0.0, np.delete(ap[group.variant], least).mean()) for group in groups]
     return (
         f"{names[least]}: the fewest positives. Spearman's rank correlation of its AP with its share of the most "
-        f"{_rho(own)}, of the mean AP of the other categories with placed recall at .5 {_rho(others)}, over {len(groups)} "
-        f"configurations ({FREE} aside: one predictor learns an instance)."
+        f"{_rho(own)}, of the mean AP of the other categories with recall at .5 on the grid {_rho(others)}, over "
+        f"{len(groups)} configurations ({FREE} aside: one predictor learns an instance)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Detection without learning: blur, Otsu's threshold, connected components."""
+"""Detection without training: blur, Otsu's threshold, connected components."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Components:
     areas: Float64[ndarray, " n"]
 
     def at_least(self, area: float) -> Components:
-        """Without the smaller ones."""
+        """Keep the components with at least this area."""
         kept = self.areas >= area
         return Components(self.boxes[kept], self.centroids[kept], self.scores[kept], self.areas[kept])
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the method is set to."""
+    """The settings of the method."""
 
     sigma_px: float
     least_area_px: int

@@ -12,7 +12,7 @@ from evidence_parts.plan import BOXES, FREE
 from evidence_parts.resampling import CONFIDENCE, Interval, rank_correlation
 from evidence_parts.wording import number, signed
 
-PREDICTORS = {"grid_recall": "placed recall at .5", "average_iou": "average IoU by shape"}
+PREDICTORS = {"grid_recall": "recall at .5 on the grid", "average_iou": "average IoU by shape"}
 FEWEST = 3
 
 

@@ -62,7 +62,7 @@ def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
 
 
 def box_section(gathered: Gathered, epochs: int) -> str:
-    """The tables of the box variants with so many epochs, and what differs from the reference."""
+    """Write the tables of the box variants with these epochs, and their differences from the reference."""
     groups = gathered.of_task(BOXES, epochs)
     if not any(group.epochs for group in groups):
         return f"### Boxes, {epochs} epochs\n\nNothing has been run yet.\n"
@@ -98,8 +98,8 @@ def _anchor_table(groups: Sequence[Group]) -> str:
     """What is known of the anchors before training, and what they cost."""
     columns = {
         "average IoU by shape": ("average_iou", 3),
-        "placed": ("grid_average_iou", 3),
-        "placed recall at .5": ("grid_recall", 3),
+        "average IoU on the grid": ("grid_average_iou", 3),
+        "recall at .5 on the grid": ("grid_recall", 3),
         "positives an instance": ("positives", 1),
         "anchors an image": ("anchors", 0),
         "head GFLOPs": ("gflops", 3),

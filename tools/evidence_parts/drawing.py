@@ -1,4 +1,4 @@
-"""Scatter plots and curves as SVG: no more than the document needs."""
+"""Scatter plots and curves as SVG."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Series:
 
 
 def draw(series: Sequence[Series], *, x_title: str, y_title: str) -> str:
-    """The text of an SVG file; all that is drawn must be finite."""
+    """Write an SVG file as text; all numbers must be finite."""
     x_values = [x for each in series for x, _ in each.points]
     y_values = [y for each in series for _, y in each.points] + [
         y for each in series for bar in each.spread for y in bar

@@ -81,7 +81,7 @@ class Gathered:
         return self.groups.get((variant, epochs))
 
     def of_task(self, task: str, epochs: int | None = None) -> list[Group]:
-        """Of these epochs, and what does not learn, in the order of the plan."""
+        """Select the groups with these epochs, and untrained ones, in the order of the plan."""
         return [
             group
             for (variant, own), group in self.groups.items()
@@ -100,7 +100,7 @@ class Gathered:
         return None if value is None else self.draws.interval(value, group.scores.get(metric, {}))
 
     def difference(self, group: Group, other: Group, metric: str) -> Interval | None:
-        """Of the first less the second, over the seeds that both have; what does not learn stands against every seed."""
+        """Subtract the second from the first over their common seeds; an untrained variant is compared with every seed."""
         values, others = _facing(group, other, group.values(metric), other.values(metric))
         scores, of_other = _facing(group, other, group.scores.get(metric, {}), other.scores.get(metric, {}))
         common = sorted(set(values) & set(others) & set(scores) & set(of_other))
@@ -110,7 +110,7 @@ class Gathered:
         return self.draws.difference(value, *({seed: each[seed] for seed in common} for each in (scores, of_other)))
 
     def against_reference(self, group: Group, epochs: int) -> Interval | None:
-        """The AP of a variant less that of the reference with so many epochs; None for the reference itself."""
+        """Subtract the AP of the reference with the same epochs; None for the reference itself."""
         reference = self.group(REFERENCE, epochs)
         return None if reference is None or reference is group else self.difference(group, reference, "ap")
 
@@ -118,14 +118,14 @@ class Gathered:
 def gather(
     dataset: Dataset, rows: list[Row], folder: Path, *, draws: Draws | None = None, on_progress: Progress | None = None
 ) -> Gathered:
-    """All that rows and files tell of a dataset's budgets.
+    """Collect the rows and files of a dataset's runs.
 
     Args:
         dataset: whose annotations are read, but no images.
         rows: of any datasets.
         folder: of the runs' arrays.
         draws: by default of the validation images' sources.
-        progress: called as ``progress(what, done, total)``.
+        on_progress: called as ``on_progress(what, done, total)``.
     """
     truth = split(config_of(Run(dataset.name, dataset.budgets[0][0], 1, 0), dataset, Path("unused")))[1]
     sources = sources_of(truth)
@@ -172,7 +172,7 @@ def _add_scores(group: Group, seed: int, truth: CocoDataset, draws: Draws) -> No
 
 
 def _facing(group: Group, other: Group, of_group: Any, of_other: Any) -> tuple[Any, Any]:
-    """By seed; the one run of what does not learn has all seeds of the other."""
+    """Pair values by seed; the single run of an untrained variant is repeated for every seed of the other."""
     if not VARIANTS[group.variant].trained:
         return {seed: of_group[0] for seed in of_other if 0 in of_group}, of_other
     if not VARIANTS[other.variant].trained:

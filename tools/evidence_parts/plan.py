@@ -1,4 +1,4 @@
-"""What is to be trained: datasets, variants, epochs, seeds; and how long it takes."""
+"""The plan of trainings: datasets, variants, epochs, seeds; and estimates of their time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTSU_BOXES, OTSU_POINTS, FREE = "otsu", "otsu-points", "free-predictors"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do it; ``epoch_seconds`` is a first guess, on one core, until there are rows."""
+    """One variant; ``epoch_seconds`` is a first guess, on one core, until runs have finished."""
 
     name: str
     words: str
@@ -42,7 +42,7 @@ VARIANTS = {
         Variant("kmeans", "nine k-means shapes by IoU, each on the level of its size"),
         Variant("kmeans-ranked", "k-means shapes by IoU, three a cell, to levels by rank of area as in YOLOv3"),
         Variant(OTSU_BOXES, "no learning: blur, Otsu, connected components", trained=False),
-        Variant(HEATMAP, "bells at stride 2, summits above a threshold", POINTS, epoch_seconds=5.0),
+        Variant(HEATMAP, "Gaussians at stride 2, local maxima above a threshold", POINTS, epoch_seconds=5.0),
         Variant(SLOTS, "ten fixed slots of presence and coordinates", POINTS, epoch_seconds=5.0),
         Variant(SORTED_SLOTS, "the same, instances sorted from left to right", POINTS, epoch_seconds=5.0),
         Variant(OTSU_POINTS, "no learning: blur, Otsu, connected components", POINTS, trained=False),
@@ -53,7 +53,7 @@ TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BO
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where the data of a dataset are and what is trained on them; paths of configurations are from the checkout."""
+    """The data of a dataset and the trainings on it; paths of configurations are relative to the checkout."""
 
     name: str
     config: Path
@@ -103,7 +103,7 @@ BCCD = Dataset(
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """One training, or one tuning of what does not learn."""
+    """One training, or one tuning of an untrained variant."""
 
     dataset: str
     variant: str
@@ -121,7 +121,7 @@ def planned_runs(datasets: Sequence[Dataset], *, seeds: Sequence[int] = SEEDS, o
 
     Args:
         datasets: to run on.
-        seeds: of the runs; what does not learn has the seed 0 alone.
+        seeds: of the runs; untrained variants use seed 0 only.
         only: ``dataset/variant`` or ``dataset``; by default all.
     """
     runs = []
@@ -141,18 +141,18 @@ def with_images(dataset: Dataset, folder: Path) -> Dataset:
 
 
 def with_epochs(dataset: Dataset, epochs: int) -> Dataset:
-    """The dataset with so many epochs for all that learns."""
+    """Replace the epochs of all trained variants."""
     budgets = ((name, epochs if VARIANTS[name].trained else 0) for name, _ in dataset.budgets)
     return replace(dataset, budgets=tuple(dict.fromkeys(budgets)))
 
 
 def estimated_seconds(run: Run, dataset: Dataset, known: Mapping[tuple[str, str], float]) -> float:
-    """How long a run will take, validations with it.
+    """Estimate the seconds of a run, with its validations.
 
     Args:
-        run: that is to come.
-        dataset: of it.
-        known: seconds of an epoch by dataset and variant, from runs that are finished.
+        run: the run to estimate.
+        dataset: its dataset.
+        known: seconds per epoch by dataset and variant, from finished runs.
     """
     variant = VARIANTS[run.variant]
     if not variant.trained:

@@ -1,4 +1,4 @@
-"""What finished runs leave: a row of a table each, and a small file with what they found in each image.
+"""Results of finished runs: a row of a table for each, and a small file with its detections in each image.
 
 Both are committed. A row is appended whole or not at all, by one process at a time.
 """
@@ -64,7 +64,7 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a table, none where there is no file; the last of several of one run.
+    """Read the rows of a table, none if the file is missing; the last row of a run counts.
 
     Raises:
         ValueError: a column is unknown or a number broken.
@@ -167,7 +167,7 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """While other processes that ask for the same wait."""
+    """Hold a lock on the folder; other processes wait."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

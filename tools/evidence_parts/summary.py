@@ -18,7 +18,7 @@ QUESTIONS = {  # what it is about: this variant less that one
     "a level for instances of up to four of its strides, instead of any": ("by-size", REFERENCE),
     "sizes of 2 to 3.2 strides by three ratios, nothing fitted": ("stride-rule", REFERENCE),
     "k-means shapes, each on the level of its size": ("kmeans", REFERENCE),
-    "k-means shapes, dealt out by rank of area": ("kmeans-ranked", REFERENCE),
+    "k-means shapes, assigned by rank of area": ("kmeans-ranked", REFERENCE),
     "learning, instead of blur, Otsu and components": (REFERENCE, OTSU_BOXES),
 }
 POINT_QUESTIONS = {

@@ -10,7 +10,7 @@ NOTHING = "-"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals, or a dash.
+    """Write a number with this number of decimals, or a dash.
 
     >>> number(0.12345), number(None)
     ('0.123', '-')
@@ -19,7 +19,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def with_deviation(spread: tuple[float, float | None] | None) -> str:
-    """A mean and its deviation, where there is one.
+    """Write a mean and its deviation, if it has one.
 
     >>> with_deviation((0.5, 0.012)), with_deviation((0.5, None))
     ('0.500 ± 0.012', '0.500')
@@ -30,12 +30,12 @@ def with_deviation(spread: tuple[float, float | None] | None) -> str:
 
 
 def between(interval: Interval | None) -> str:
-    """From where to where."""
+    """Write the bounds of an interval."""
     return NOTHING if interval is None else f"{number(interval.low)} to {number(interval.high)}"
 
 
 def signed(interval: Interval | None) -> str:
-    """A difference with its interval.
+    """Write a difference with its interval.
 
     >>> signed(Interval(-0.1, -0.2, 0.05))
     '-0.100 (-0.200 to +0.050)'
@@ -46,7 +46,7 @@ def signed(interval: Interval | None) -> str:
 
 
 def verdict(interval: Interval | None, *, more_is_better: bool = True) -> str:
-    """What a difference says.
+    """Say whether a difference is better, worse or within noise.
 
     >>> verdict(Interval(0.1, 0.05, 0.2)), verdict(Interval(0.1, -0.05, 0.2))
     ('better', 'within noise')
@@ -57,13 +57,13 @@ def verdict(interval: Interval | None, *, more_is_better: bool = True) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown: the first column to the left, the others to the right."""
+    """Write a Markdown table: the first column aligned left, the others right."""
     lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def listed(items: Sequence[str]) -> str:
-    """In a sentence.
+    """List items as in a sentence.
 
     >>> listed(["a", "b", "c"]), listed([])
     ('a, b and c', 'none')
