@@ -16,33 +16,13 @@ TESTS = Path(__file__).parent
 SHORTEST, LONGEST = 40, 400  # lines of a module
 
 UNTESTED_BY_NAME = {
-    # run through the commands that they belong to, in tests/cli/test_<command>.py
-    "cli/anchor_fit.py",
-    "cli/anchor_options.py",
-    "cli/anchor_request.py",
-    "cli/anchor_results.py",
-    "cli/anchor_tables.py",
-    "cli/demo.py",
-    "cli/detection_marks.py",
-    "cli/detector.py",
-    "cli/evaluation_results.py",
-    "cli/evaluation_subject.py",
-    "cli/fit_result.py",
-    "cli/heatmap_results.py",
-    "cli/heatmap_scores.py",
-    "cli/output.py",
-    "cli/train_fields.py",
-    # tested in a file that has another name
+    "cli/detectors.py",  # run by tests/cli/test_evaluate.py, test_predict.py and test_export.py
+    "cli/evaluation_results.py",  # run by tests/cli/test_evaluate.py and test_heatmaps.py
     "conventions.py",  # constants and words
-    "fitting/any_position.py",
-    "fitting/grid_fit.py",
-    "fitting/kmeans.py",
-    "fitting/own_positions.py",
-    "keypoints/local_maxima.py",
-    "report/dataset_figures.py",
-    "report/page.py",
-    "report/plots.py",
-    "report/tables.py",
+    "fitting/any_position.py",  # tests/fitting/test_gains.py
+    "fitting/grid_fit.py",  # tests/fitting/test_search.py
+    "fitting/kmeans.py",  # tests/fitting/test_clustering.py
+    "fitting/own_positions.py",  # tests/fitting/test_gains.py
 }
 TESTS_OF_NO_MODULE = {
     "cli/test_help.py",  # of all commands
@@ -52,14 +32,12 @@ TESTS_OF_NO_MODULE = {
 }
 SHORT = {
     "__main__.py": "starts the command line",
-    "cli/detector.py": "loads a detector for three commands",
     "conventions.py": "words and constants of the whole package",
     "files.py": "one function",
 }
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},
     "keypoints/test_drawing.py": {"_blend_scattered", "_starts"},
-    "test_config.py": {"_SHRINKAGES"},
 }
 
 

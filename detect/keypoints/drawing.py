@@ -1,13 +1,13 @@
-"""Drawing small windows into maps, one for each point: what all target maps come down to.
+"""Drawing of patches into maps, one small window of values for each point.
 
-A window is an outer product: one row of factors along each axis of the map, so that n points of windows of w x w cells need
-n (2 w) exponentials and not n w^2. It is laid wholly inside its map, and cells beyond the point's reach get 0: no window
-needs clipping. The factors are made on the CPU whatever the device, and a maximum knows no order: maps are the same to the
-last bit however the points are ordered or split into batches, on every device.
+A patch is an outer product of one row of factors along each axis of the map, so that n patches of w x w cells need n (2 w)
+exponentials instead of n w^2. Patches lie completely inside their map, with 0 in cells beyond the point's reach, so that
+none needs clipping. Factors are computed on the CPU for every device, and the maximum is independent of order: maps are
+equal to the last bit for any order or batching of points, on every device.
 
-Windows of few cells are fastest at flat indices, chunk by chunk in the processor's cache (``np.maximum.at``: 10 ms for 9,821
-windows of 13 x 13, one slice for each 29 ms, MMPose 144 ms), large ones as slices (from some 26 x 26 cells on); on other
-devices ``scatter_reduce`` does it. Memory beyond the maps stays below a budget, but for one window.
+Small patches are blended at flat indices, in chunks that fit the processor's cache (``np.maximum.at``: 10 ms for 9,821
+patches of 13 x 13; one slice each: 29 ms; MMPose: 144 ms), large ones (from about 26 x 26 cells) as slices, and on other
+devices by ``scatter_reduce``. Memory besides the maps stays below a budget, except for one patch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from detect.keypoints.keypoints import Array, Keypoints, to_numpy
 
 @dataclass(frozen=True, eq=False)
 class PlacedPoints:
-    """Points in cells, x before y, of maps of ``map_size`` cells, likewise x before y; the maps are one row (b * j)."""
+    """Points in cells (x, y[, z]) on maps of ``map_size`` cells (x, y[, z]); maps are numbered image * num_types + type."""
 
     cells: Float64[ndarray, "n d"]
     image: Int64[ndarray, " n"]
@@ -49,10 +49,10 @@ class PlacedPoints:
         *,
         pixel_origin: str = "center",
     ) -> PlacedPoints:
-        """Of landmarks, or one array for each image, on maps that cover images of (height, width), volumes (d, h, w).
+        """Place keypoints, or one array for each image, on maps that cover images (h, w) or volumes (d, h, w).
 
         Raises:
-            ValueError: points of other dimensions than the images, or rows of images or keypoint types that do not exist.
+            ValueError: points and images differ in dimensions, or an index of an image or keypoint type is out of range.
         """
         dims = len(image_hw)
         landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points, dims=dims)
@@ -76,31 +76,31 @@ class PlacedPoints:
 
     @property
     def map_hw(self) -> tuple[int, ...]:
-        """Cells of a map, in the order of its axes."""
+        """Shape of a map."""
         return self.map_size[::-1]
 
     def of_map(self) -> Int64[ndarray, " n"]:
-        """Each point's map among b * j."""
+        """The map of each point among b * j."""
         return self.image * self.num_types + self.types
 
     def inside(self) -> Bool[ndarray, " n"]:
-        """Which points lie in a cell of their map: from -.5 up to, not including, its number of cells less .5."""
+        """Whether each point lies in a cell of its map: from -.5, included, to the number of cells minus .5, excluded."""
         within: ndarray = (self.cells >= -0.5) & (self.cells < np.array(self.map_size) - 0.5)
         return np.asarray(within.all(axis=1))
 
     def nearest(self, rows: Int64[ndarray, " m"]) -> Int64[ndarray, "m d"]:
-        """The cells, x before y, that some points lie in; half-way between two it is the later one."""
+        """The cells (x, y[, z]) that contain some points; halfway between two cells it is the later one."""
         cells = np.floor(self.cells[rows] + 0.5).astype(np.int64)
         return np.minimum(cells, np.array(self.map_size) - 1)  # .49999999999999994 + .5 is 1
 
     def count(self, chosen: Bool[ndarray, " n"]) -> Int64[ndarray, "b j"]:
-        """How many of the chosen points each map has."""
+        """Count the chosen points of each image and type."""
         counts = np.bincount(self.of_map()[chosen], minlength=self.num_images * self.num_types)
         return counts.reshape(self.num_images, self.num_types)
 
 
 def map_size(image_hw: Sequence[int], stride: Stride) -> tuple[int, ...]:
-    """Cells along x, y(, z) that cover an image of (height, width), a volume of (d, h, w).
+    """Return the number of cells along x, y(, z) that cover an image (h, w) or a volume (d, h, w).
 
     >>> map_size((480, 641), 4)
     (161, 120)
@@ -110,14 +110,14 @@ def map_size(image_hw: Sequence[int], stride: Stride) -> tuple[int, ...]:
 
 
 def along_axes(values: float | tuple[float, ...] | Array, shape: tuple[int, int], name: str) -> Float64[ndarray, "n d"]:
-    """One positive number for each point and axis, from one for all, a tuple for the axes, an array (n,) or (n, d).
+    """Broadcast a number for all, a tuple for the axes, or an array (n,) or (n, d) to one number for each point and axis.
 
     >>> along_axes((1.0, 2.0), (2, 2), "sigma")
     array([[1., 2.],
            [1., 2.]])
 
     Raises:
-        ValueError: an array of another shape, or a number that is not positive and finite.
+        ValueError: the shape does not fit, or a number is not positive and finite.
     """
     given = to_numpy(values).astype(np.float64)
     per_point = given[:, None] if given.ndim == 1 and not isinstance(values, tuple) else given
@@ -131,14 +131,14 @@ def along_axes(values: float | tuple[float, ...] | Array, shape: tuple[int, int]
 
 
 def like(values: ndarray, reference: Array) -> Any:
-    """The same numbers where the reference is: NumPy, or a tensor on its device."""
+    """Convert an array to the kind of the reference: NumPy, or a tensor on its device."""
     if isinstance(reference, Tensor):
         return torch.from_numpy(np.ascontiguousarray(values)).to(reference.device)
     return values
 
 
 def zeros(shape: Sequence[int], reference: Array) -> Any:
-    """Maps of float32; on the CPU memory is taken only when it is written (``torch.zeros`` would write all of it)."""
+    """Make maps of float32 zeros; on the CPU memory is taken only when written (``torch.zeros`` would write all of it)."""
     if isinstance(reference, Tensor) and reference.device.type != "cpu":
         return torch.zeros(*shape, device=reference.device)
     return like(np.zeros(shape, np.float32), reference)
@@ -147,17 +147,17 @@ def zeros(shape: Sequence[int], reference: Array) -> Any:
 SHAPES = ("gaussian", "disc", "pixel")
 BLENDS: dict[str, np.ufunc] = {"max": np.maximum, "sum": np.add}
 BUDGET_BYTES = 2**26
-BYTES_PER_CELL = 28  # of a window: its index, its value, and what making them takes
-CACHE_CELLS = 2**16  # of windows at once on the CPU
-LARGE_WINDOW = 700  # cells, from which a slice for each point is faster
-ON_THE_EDGE = 1e-6  # a cell on the edge of a window or disc is in it, whatever the last bit says
+BYTES_PER_CELL = 28  # of a patch: its index, its value, and temporaries
+CACHE_CELLS = 2**16  # cells of patches at once on the CPU
+LARGE_WINDOW = 700  # cells, from which a slice for each patch is faster
+ON_THE_EDGE = 1e-6  # a cell on the edge of a window or disc is inside, whatever the rounding
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Windows of one size, inside their maps: which map, their first cells, and a row of factors along each axis.
+    """Patches of one size inside their maps: their maps, their first cells, and a row of factors along each axis.
 
-    Axes are in the order of the map's, rows before columns. The value of a cell is the product of its factors; of a disc the
+    Axes are in the order of the map: rows before columns. The value of a cell is the product of its factors. For discs the
     factors are squared distances in radii, and the value is 1 where their sum is at most 1.
     """
 
@@ -183,11 +183,11 @@ def draw_points(
     blend: str = "max",
     budget_bytes: int = BUDGET_BYTES,
 ) -> None:
-    """Draw points into maps (k, *cells) of float32, in place; the last axis of points and sigmas is in the maps' order.
+    """Draw points into maps (k, *cells) of float32, in place; the columns of ``cells`` and ``sigma`` follow the maps' axes.
 
-    The bell of a point reaches ``window`` sigmas along each axis, and at least to the nearest cell: what lies beyond would
-    be at most exp(-window^2 / 2), .0111 for 3 and .0003 for 4. A disc has sigma as its radius, and covers the nearest cell
-    in any case. Points are inside their map.
+    A Gaussian reaches ``window`` sigmas along each axis, and at least to the nearest cell; the values cut off are at most
+    exp(-window^2 / 2), .0111 for 3 and .0003 for 4. A disc has the radius sigma and always covers the nearest cell. Points
+    must be inside their map.
 
     >>> maps = np.zeros((1, 3, 4), np.float32)
     >>> draw_points(maps, np.array([0]), np.array([[1.0, 2.0]]), np.array([[1.0, 1.0]]), shape="disc")
@@ -211,17 +211,25 @@ def draw_points(
 
 
 def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
-    """Blend windows into maps (k, *cells), in place: the larger value, or the sum."""
+    """Blend patches into maps (k, *cells), in place, by the maximum or the sum."""
     starts = _starts(maps, patches)
     if isinstance(maps, Tensor) and maps.device.type == "cpu":
         maps = maps.numpy()
     if isinstance(maps, Tensor):
-        _blend_scattered(maps, patches, starts, blend)
+        blend_scattered(maps, patches, blend=blend)
     elif np.prod(patches.window) < LARGE_WINDOW:
         at = starts[:, None] + _window_offsets(maps.shape, patches.window)
         BLENDS[blend].at(maps.reshape(-1), at.reshape(-1), _outer(patches.factors, patches.disc).reshape(-1))
     else:
         _blend_slices(maps, starts, _outer(patches.factors, patches.disc), BLENDS[blend])
+
+
+def blend_scattered(maps: Tensor, patches: Patches, *, blend: str = "max") -> None:
+    """Blend patches into maps on any device, in place, by one ``scatter_reduce``."""
+    values = _outer(tuple(torch.from_numpy(each).to(maps.device) for each in patches.factors), patches.disc)
+    offsets = torch.from_numpy(_window_offsets(tuple(maps.shape), patches.window)).to(maps.device)
+    at = (torch.from_numpy(_starts(maps, patches)).to(maps.device)[:, None] + offsets).view(-1)
+    maps.view(-1).scatter_reduce_(0, at, torch.as_tensor(values).reshape(-1), "amax" if blend == "max" else "sum")
 
 
 def _rows_of_one_width(widths: Int64[ndarray, "n d"]) -> Iterator[tuple[Int64[ndarray, " m"], Int64[ndarray, " d"]]]:
@@ -245,7 +253,7 @@ def _factors(
     reach: Float64[ndarray, "n d"],
     disc: bool,
 ) -> tuple[Float32[ndarray, "n _"], ...]:
-    if disc:  # as large as it takes to cover the nearest cell
+    if disc:  # enlarged where needed to cover the nearest cell
         nearest = (cells - np.floor(cells + 0.5)) / sigma
         sigma = sigma * np.sqrt(np.maximum(1.0, (nearest**2).sum(axis=1, keepdims=True)) * (1 + ON_THE_EDGE))
     factors = []
@@ -260,7 +268,7 @@ def _factors(
 
 
 def _outer(factors: Sequence[Array], disc: bool) -> Any:
-    """The values (n, *window) of windows."""
+    """The values (n, *window) of patches."""
     total = factors[0]
     for axis, factor in enumerate(factors[1:], start=1):
         along = factor.reshape(len(factor), *[1] * axis, -1)
@@ -271,12 +279,12 @@ def _outer(factors: Sequence[Array], disc: bool) -> Any:
 
 
 def _starts(maps: Array, patches: Patches) -> Int64[ndarray, " n"]:
-    """Where the first cells of windows are in the flat maps."""
+    """Flat indices of the first cells of patches."""
     return np.ravel_multi_index((patches.maps, *patches.first.T), tuple(maps.shape))
 
 
 def _window_offsets(shape: tuple[int, ...], window: tuple[int, ...]) -> Int64[ndarray, " w"]:
-    """From the first cell of a window to each of them, in a flat map."""
+    """Flat offsets from the first cell of a patch to each of its cells."""
     return np.ravel_multi_index((0, *np.indices(window).reshape(len(window), -1)), (1, *shape[1:]))
 
 
@@ -287,10 +295,3 @@ def _blend_slices(maps: ndarray, starts: Int64[ndarray, " n"], values: ndarray, 
     for start, value in zip(starts.tolist(), values, strict=True):
         view = views[start]
         combine(view, value, out=view)
-
-
-def _blend_scattered(maps: Tensor, patches: Patches, starts: Int64[ndarray, " n"], blend: str) -> None:
-    values = _outer(tuple(torch.from_numpy(each).to(maps.device) for each in patches.factors), patches.disc)
-    offsets = torch.from_numpy(_window_offsets(tuple(maps.shape), patches.window)).to(maps.device)
-    at = (torch.from_numpy(starts).to(maps.device)[:, None] + offsets).view(-1)
-    maps.view(-1).scatter_reduce_(0, at, torch.as_tensor(values).reshape(-1), "amax" if blend == "max" else "sum")

@@ -113,9 +113,9 @@ def sharpen_blobs(
     """Separate overlapping Gaussians of ``sigma`` cells: minus the Laplacian of Gaussian, clipped to at least 0.
 
     The second derivative of a Gaussian is narrower than the Gaussian. The sum of two Gaussians has two peaks if they are
-    more than 2 sigma apart, its Laplacian from 1.9 sigma with order 1 and from 1.7 sigma with order 2. At 2.2 sigma
-    the peaks of the Laplacian are off by .1 sigma, those of the sum by .5. A single Gaussian keeps its position and
-    its height; at the border, beyond which the edge is repeated, it loses some of both. Pass the result to
+    more than 2 sigma apart, its Laplacian from 1.9 sigma with order 1 and from 1.7 sigma with order 2. At 2.2 sigma the
+    peaks of the Laplacian are off by .1 sigma, those of the sum by .5. A single Gaussian keeps its position and its height;
+    at the border, beyond which the edge is repeated, it loses some of both. Pass the result to
     :func:`detect.keypoints.peaks.find_peaks`.
 
     >>> x = torch.arange(21.0)
@@ -192,7 +192,7 @@ def _finite(power: int, size: int, _: float) -> Float[Tensor, " size"]:
 
 
 def _gaussian(power: int, size: int, sigma: float) -> Float[Tensor, " size"]:
-    """The derivative of a Gaussian: an even polynomial times it, chosen to have the derivative's moments on the cells."""
+    """The derivative of a Gaussian: an even polynomial times it, with the derivative's moments on the cells."""
     x = _cells(size) / sigma
     lower = [_gaussian(each, size, sigma) for each in range(power)]
     return _with_moments(x ** (2 * power) * torch.exp(-x.square() / 2), lower)

@@ -1,10 +1,9 @@
-"""LocalMaxima of maps: cells, or plateaus of equal cells, with nothing higher around them.
+"""Local maxima of maps: cells, or plateaus of equal cells, without a higher neighbour.
 
-Neighbours are the cells that share a side or a corner, 8 on a map and 26 in a volume; at the border there are fewer. A
-plateau, whatever its shape, is one maximum where all its neighbours are lower, and none where one is higher. Two maxima
-are therefore never side by side: they are 2 cells apart or more.
+Neighbours share a side or a corner: 8 on a map and 26 in a volume, fewer at the border. A plateau of any shape is one
+maximum if all its neighbours are lower, and none if one is higher. Two maxima are therefore at least 2 cells apart.
 
-Only cells above the threshold are looked at, which are few, in each step fewer.
+Only cells above the threshold are examined, and fewer with each neighbour compared.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-BLOCK = 32  # cells judged at once by their maximum
-CELLS_AT_ONCE = {"cpu": 2**22}  # what is done to the cells of some maps at once, at worst to all of them, fits a budget
+BLOCK = 32  # cells of a row that are dropped together if their maximum is not above the threshold
+CELLS_AT_ONCE = {"cpu": 2**22}  # of maps; bounds the memory if all cells are above the threshold
 CELLS_AT_ONCE_ELSEWHERE = 2**24
-TOPS_AT_ONCE = 2**18  # of which the plateaus are sought
-PLACES_AT_ONCE = 2**19  # rows of cells searched for maxima near others
+CANDIDATES_AT_ONCE = 2**18  # cells whose plateaus are labelled together
+PLACES_AT_ONCE = 2**19  # rows of cells searched together for close pairs
 
 
 @dataclass(frozen=True, eq=False)
 class LocalMaxima:
-    """One row for each, in the order of maps and of their cells.
+    """One row for each maximum, in the order of maps and their cells.
 
-    ``map`` (n,) counts maps, ``at`` (n, D) is a cell (x, y[, z]): of a plateau the one nearest to ``middle`` (n, D), the
-    mean of its cells. ``scores`` (n,) are the map's own values, and ``spacing`` (n,) the cells from ``at`` to the next
-    maximum of the map, infinite where none is near.
+    ``map`` (n,) is the index of the map. ``at`` (n, D) is a cell (x, y[, z]): of a plateau the one nearest to ``middle`` (n,
+    D), the mean of its cells. ``scores`` (n,) are the values of the map, and ``spacing`` (n,) the distances in cells from
+    ``at`` to the nearest other maximum of the map, infinite if none is near.
     """
 
     map: Int64[Tensor, " n"]
@@ -41,12 +40,12 @@ class LocalMaxima:
     spacing: Float[Tensor, " n"]
 
     def rows(self, index: Tensor) -> LocalMaxima:
-        """Some of them, by numbers or by a mask."""
+        """Select rows by their numbers or by a mask."""
         return LocalMaxima(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> LocalMaxima:
-    """All maxima above a threshold, their spacing not yet known.
+    """Find all maxima above a threshold; their spacing is not yet set.
 
     >>> find_local_maxima(torch.tensor([[[0.0, 0.9, 0.9], [0.2, 0.0, 0.0], [0.0, 0.0, 0.5]]]), 0.1).middle
     tensor([[1.5000, 0.0000],
@@ -60,10 +59,10 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
 def close_pairs(
     maxima: LocalMaxima, extents: Sequence[int], radius: float
 ) -> Iterator[tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]]:
-    """Pairs of maxima of one map less than a radius apart, each pair once: rows of both, and the squared distance.
+    """Find pairs of maxima of one map less than a radius apart, each pair once: the rows of both, and the squared distance.
 
-    In the order of memory the others near a maximum are some runs, one in each row of cells: a search finds their ends. The
-    pairs come in portions, of which no one is large.
+    The maxima near another one form one run in each row of cells, because they are sorted in memory order; a binary search
+    finds the ends of each run. Pairs are yielded in chunks, so that memory stays bounded.
     """
     reach = min(math.ceil(radius), sum(extents))
     keys = ravel(maxima.map, maxima.at, extents)
@@ -77,7 +76,7 @@ def close_pairs(
 
 
 def ravel(number: Int64[Tensor, "*n"], at: Int64[Tensor, "*n D"], extents: Sequence[int]) -> Int64[Tensor, "*n"]:
-    """The place of a cell (x, y[, z]) of a map in the memory of all maps."""
+    """Return the flat index of a cell (x, y[, z]) of a map in the memory of all maps."""
     key = number
     for axis, extent in zip(reversed(range(at.shape[-1])), extents, strict=True):
         key = key * extent + at[..., axis]
@@ -85,7 +84,7 @@ def ravel(number: Int64[Tensor, "*n"], at: Int64[Tensor, "*n D"], extents: Seque
 
 
 def unravel(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n xyzm"]:
-    """The inverse: x, y[, z] and the number of the map."""
+    """Return x, y[, z] and the map of flat indices: the inverse of :func:`ravel`."""
     columns = []
     for extent in reversed(extents):
         columns.append(keys % extent)
@@ -96,27 +95,29 @@ def unravel(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, 
 def _find_in(
     maps: Float[Tensor, " m *cells"], threshold: float
 ) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n D"], Float[Tensor, " n"]]:
-    """Places in memory, middles and scores; of halves of the maps where it would be too much at once."""
+    """Flat indices, middles and scores of the maxima; maps beyond the memory budget are processed in halves."""
     extents, half = maps.shape[1:], len(maps) // 2
     if half and maps.numel() > CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE_ELSEWHERE):
         return _find_in_halves(maps, threshold)
     wide = maps.float() if maps.dtype.itemsize < 4 else maps
     flat = wide.reshape(-1)
-    tops = _tops_of_rows(wide.reshape(-1, extents[-1]), threshold)
+    candidates = _candidates_of_rows(wide.reshape(-1, extents[-1]), threshold)
     for shift in _shifts(len(extents)):
-        higher = flat.take(_neighbour(tops, shift, extents)) > flat.take(tops)  # a neighbour that is NaN is not
-        tops = tops[~higher]
-    if half and len(tops) > TOPS_AT_ONCE:
+        higher = flat.take(_neighbour(candidates, shift, extents)) > flat.take(
+            candidates
+        )  # a neighbour that is NaN is not
+        candidates = candidates[~higher]
+    if half and len(candidates) > CANDIDATES_AT_ONCE:
         return _find_in_halves(maps, threshold)
-    label, whole = _plateaus(flat, tops, extents)
-    cells = unravel(tops, extents)[:, :-1].double()
-    sizes = torch.bincount(label, minlength=len(tops)).clamp(min=1)
+    label, whole = _plateaus(flat, candidates, extents)
+    cells = unravel(candidates, extents)[:, :-1].double()
+    sizes = torch.bincount(label, minlength=len(candidates)).clamp(min=1)
     middles = torch.zeros_like(cells).index_add_(0, label, cells) / sizes[:, None]
     apart = (cells - middles[label]).square().sum(dim=1).mul(1e6).round()  # rounded: equally far is equally far
     least = torch.full_like(apart, math.inf).scatter_reduce_(0, label, apart, "amin")
     nearest = (apart == least[label]).nonzero()[:, 0]
-    chosen = torch.full_like(label, len(tops)).scatter_reduce_(0, label[nearest], nearest, "amin")
-    keys, order = tops[chosen[whole]].sort()
+    chosen = torch.full_like(label, len(candidates)).scatter_reduce_(0, label[nearest], nearest, "amin")
+    keys, order = candidates[chosen[whole]].sort()
     return keys, middles[whole][order], flat[keys]
 
 
@@ -127,8 +128,8 @@ def _find_in_halves(maps: Tensor, threshold: float) -> tuple[Tensor, Tensor, Ten
     return keys, torch.cat([first[1], second[1]]), torch.cat([first[2], second[2]])
 
 
-def _tops_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[Tensor, " k"]:
-    """Cells above the threshold, but for those with a higher one beside them, as far as blocks of their row show it."""
+def _candidates_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[Tensor, " k"]:
+    """Cells above the threshold, without those that have a higher neighbour in the same block of their row."""
     width = rows.shape[1]
     whole = width - width % BLOCK
     parts = [torch.empty(0, dtype=torch.int64, device=rows.device)]
@@ -137,7 +138,7 @@ def _tops_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[Tensor,
             continue
         highest = (
             rows[:, start:stop].reshape(len(rows), (stop - start) // size, size).amax(dim=2)
-        )  # of cells with NaN among them it is NaN
+        )  # NaN if one of the cells is NaN
         row, block = (~(highest <= threshold)).nonzero().unbind(dim=1)
         first = row * width + block * size + start
         values = rows.reshape(-1).unfold(0, size, 1).index_select(0, first)
@@ -150,29 +151,29 @@ def _tops_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[Tensor,
 
 
 def _plateaus(
-    flat: Float[Tensor, " n"], tops: Int64[Tensor, " k"], extents: Sequence[int]
+    flat: Float[Tensor, " n"], candidates: Int64[Tensor, " k"], extents: Sequence[int]
 ) -> tuple[Int64[Tensor, " k"], Bool[Tensor, " k"]]:
-    """Of each top the first top of its plateau, and which of these first ones stand for a plateau with no way up.
+    """The first candidate of each plateau, and whether each candidate is the first one of a plateau that is a maximum.
 
-    From the cells of a plateau that has a higher neighbour, some are no tops; equal cells lead to one of them.
+    If a plateau has a higher neighbour, some of its cells are no candidates, and an equal candidate is next to one of them.
     """
-    spoilt = torch.zeros_like(tops, dtype=torch.bool)
+    has_higher = torch.zeros_like(candidates, dtype=torch.bool)
     pairs = []
     for shift in _shifts(len(extents)):
-        neighbour = _neighbour(tops, shift, extents)
-        rows = ((flat[neighbour] == flat[tops]) & (neighbour != tops)).nonzero()[:, 0]
-        others = torch.searchsorted(tops, neighbour[rows]).clamp_(max=max(0, len(tops) - 1))
-        found = tops[others] == neighbour[rows]
-        spoilt[rows[~found]] = True
+        neighbour = _neighbour(candidates, shift, extents)
+        rows = ((flat[neighbour] == flat[candidates]) & (neighbour != candidates)).nonzero()[:, 0]
+        others = torch.searchsorted(candidates, neighbour[rows]).clamp_(max=max(0, len(candidates) - 1))
+        found = candidates[others] == neighbour[rows]
+        has_higher[rows[~found]] = True
         pairs.append(torch.stack([rows[found], others[found]]))
-    label = _components(len(tops), torch.cat(pairs, dim=1))
-    whole = label == torch.arange(len(tops), device=tops.device)
-    whole[label[spoilt]] = False
+    label = _components(len(candidates), torch.cat(pairs, dim=1))
+    whole = label == torch.arange(len(candidates), device=candidates.device)
+    whole[label[has_higher]] = False
     return label, whole
 
 
 def _components(count: int, pairs: Int64[Tensor, "2 p"]) -> Int64[Tensor, " count"]:
-    """The lowest row that each row is connected with: the pairs' ends take each other's lowest, until nothing changes."""
+    """Label connected components by their lowest row: the ends of each pair take the lower label until nothing changes."""
     label = torch.arange(count, device=pairs.device)
     while True:
         first, second = label[pairs]
@@ -185,13 +186,13 @@ def _components(count: int, pairs: Int64[Tensor, "2 p"]) -> Int64[Tensor, " coun
 
 
 def _shifts(num_axes: int) -> list[tuple[int, ...]]:
-    """To all neighbours, those across a side first: they leave fewer to look at."""
+    """Steps to all neighbours, those that share a side first, since they exclude the most cells."""
     shifts = [shift for shift in product((0, -1, 1), repeat=num_axes) if any(shift)]
     return sorted(shifts, key=lambda shift: sum(map(abs, shift)))
 
 
 def _neighbour(cells: Int64[Tensor, " n"], shift: Sequence[int], extents: Sequence[int]) -> Int64[Tensor, " n"]:
-    """Places of the cells at a shift; beyond the border those at its edge, which are neighbours or the cells themselves."""
+    """Flat indices of the cells at a shift, moved into the map: beyond its border they are neighbours or the cells themselves."""
     places, step = cells, 1
     for extent, move in zip(reversed(extents), reversed(shift), strict=True):
         if move:
@@ -210,7 +211,7 @@ def _pairs_of(
     shifts: Sequence[Sequence[int]],
     reach: int,
 ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    """Pairs of these rows with later ones, so many rows of cells (and slices) further on and within reach along the row."""
+    """Pairs of these rows with later rows, in the rows of cells at the given shifts and within reach along the row."""
     moves = torch.tensor(shifts, dtype=torch.int64, device=keys.device).flip(1)
     moved = at[:, None, 1:] + moves
     limits = torch.tensor(extents[-2::-1], dtype=torch.int64, device=keys.device)

@@ -1,10 +1,11 @@
-"""Where between the cells of its map a peak is: refinements, each a function of the maps and their maxima.
+"""Sub-pixel refinement of peaks: each method is a function of the maps and their local maxima.
 
-All look at a few cells around each maximum, in float64. For a Gaussian bell the logarithm is a parabola, so that
-``log_parabola`` and ``least_squares`` are exact without its width. A point that a method cannot tell, since nothing bends
-down around it (a single cell of 1, a plateau as wide as the window), is the middle of its plateau.
+All methods use a few cells around each maximum, in float64. The logarithm of a Gaussian is a parabola, so that
+``log_parabola`` and ``least_squares`` are exact without knowing its width. If a method has no solution because the map does
+not curve down around a maximum (a single cell of 1, a plateau as wide as the window), the point is the middle of the
+plateau.
 
-``quarter``, ``dark`` and ``dark_udp`` are those of MMPose, with what they get wrong at borders and in crowds.
+``quarter``, ``dark`` and ``dark_udp`` reproduce MMPose, including its errors at borders and between overlapping peaks.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from torch.nn import functional
 
 from detect.keypoints.local_maxima import LocalMaxima
 
-SMALLEST = 1e-12  # in the place of values that have no logarithm
-RADIUS = 4.5  # cells; for a bell of sigma 1 to 3 within 15 % of the error with the best radius, under noise of 2 %
-SHARE = 0.2  # of the maximum's value: cells below tell more of noise and of other Gaussians than of this one
-MARGIN = 0.7  # cells from the middle between two maxima within which a cell may be the other's
-SMALLEST_PIVOT = 1e-7  # relative: what rounding leaves of a pivot that should be 0 is less
+SMALLEST = 1e-12  # replaces values without a logarithm
+RADIUS = 4.5  # cells; for sigmas 1 to 3 within 15 % of the error with the best radius, under noise of 2 %
+SHARE = 0.2  # of the maximum's value: lower cells are dominated by noise and other Gaussians
+MARGIN = 0.7  # cells from the midpoint of two maxima within which a cell may belong to the other
+SMALLEST_PIVOT = 1e-7  # relative; rounding errors of a pivot that should be 0 are smaller
 VALUES_AT_ONCE = 2**20
-SMALL_KERNELS = {  # what OpenCV takes for a Gaussian of these lengths
+SMALL_KERNELS = {  # OpenCV's Gaussian kernels of these lengths
     1: [1.0],
     3: [0.25, 0.5, 0.25],
     5: [0.0625, 0.25, 0.375, 0.25, 0.0625],
@@ -37,7 +38,7 @@ SMALL_KERNELS = {  # what OpenCV takes for a Gaussian of these lengths
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """Points (x, y[, z]) in cells and, where the method tells, their covariance in squared cells."""
+    """Points (x, y[, z]) in cells and their covariance in squared cells, or None if the method gives none."""
 
     points: Float[Tensor, "n D"]
     covariance: Float[Tensor, "n D D"] | None = None
@@ -47,14 +48,14 @@ Refinement = Callable[[Tensor, LocalMaxima], Refined]
 
 
 def unrefined(_: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
-    """The cell itself, or the middle of its plateau: for a bell on average .38 cells from the truth."""
+    """Return the cell itself, or the middle of its plateau; the mean error for a Gaussian is .38 cells."""
     return Refined(maxima.middle)
 
 
 def quarter(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
-    """A quarter of a cell towards the higher neighbour, not in the two first columns, the first row and the last ones.
+    """Shift by a quarter of a cell towards the higher neighbour (Newell et al. 2016, section 4, as in MMPose).
 
-    Newell et al. 2016, section 4, as in MMPose.
+    Maxima in the first two columns, the first row, and the last column and row are not shifted.
     """
     x, y = _plane(maxima)
     near = _window(maps, maxima.map, maxima.at, (1, 1))[0]
@@ -64,12 +65,14 @@ def quarter(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
 
 
 def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
-    """One step of Newton's method on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
+    """Take one Newton step on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
 
-    As in MMPose: second differences over two cells to either side, none within two cells of the border.
+    As in MMPose, second differences span two cells to either side, and maxima within two cells of the border are not moved.
 
     Args:
-        kernel: length of the blur, in cells, odd; 11 goes with sigma 2, 17 with sigma 3.
+        maps: heatmaps (m, h, w).
+        maxima: local maxima of the maps.
+        kernel: length of the blur, in cells, odd; 11 is for sigma 2, 17 for sigma 3.
     """
     _plane(maxima)
     logs = _blurred(maps, kernel).clamp_(min=1e-10).log_()
@@ -84,9 +87,9 @@ def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int =
 
 
 def dark_udp(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
-    """As :func:`dark` with differences over one cell, the map's edge repeated beyond it (Huang et al. 2020).
+    """Refine as :func:`dark` with differences over one cell, repeating the edge of the map (Huang et al. 2020).
 
-    As in MMPose: no test of where the step goes, which at the border is as far off as the blur makes it.
+    As in MMPose, the step is not checked; at the border the blur makes it wrong.
     """
     _plane(maxima)
     logs = _blurred(maps, kernel).clamp_(1e-3, 50.0).log_()
@@ -100,9 +103,9 @@ def dark_udp(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: i
 
 
 def log_parabola(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
-    """Along each axis the vertex of the parabola through the logarithms of three cells.
+    """Take the vertex of the parabola through the logarithms of three cells along each axis, at the border the last three.
 
-    At the border the three next to it. Exact for Gaussians along the axes, and sensitive to noise.
+    Exact for Gaussians aligned with the axes, and sensitive to noise.
     """
     centre = _inner(maps, maxima.at)
     columns = []
@@ -112,22 +115,22 @@ def log_parabola(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refin
         cells[:, axis] = centre[:, axis]
         values, inside = (each.flatten(1) for each in _window(maps, maxima.map, cells, along))
         before, here, after = values.clamp(min=SMALLEST).log().unbind(dim=1)
-        bend = before - 2 * here + after
-        vertex = centre[:, axis] + 0.5 * (before - after) / bend
-        stands = inside.all(dim=1) & (bend < 0) & ((vertex - maxima.at[:, axis]).abs() <= 1)
-        columns.append(torch.where(stands, vertex, maxima.middle[:, axis]))
+        curvature = before - 2 * here + after
+        vertex = centre[:, axis] + 0.5 * (before - after) / curvature
+        is_valid = inside.all(dim=1) & (curvature < 0) & ((vertex - maxima.at[:, axis]).abs() <= 1)
+        columns.append(torch.where(is_valid, vertex, maxima.middle[:, axis]))
     return Refined(torch.stack(columns, dim=1))
 
 
 def least_squares(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
-    """The vertex of a paraboloid fitted to logarithms, weighted by the squared values (Guo 2011, equation 7).
+    """Fit a paraboloid to logarithms, weighted by the squared values, and take its vertex (Guo 2011, equation 7).
 
-    Values with equal noise have logarithms with noise inverse to them, so that these weights are the best ones. Fitted are
-    the cells within ``RADIUS`` of the maximum that reach ``SHARE`` of its value; between maxima no cell that may be the
-    other's: those from half their distance, less ``MARGIN``. The nine (27) cells around the maximum are always among them,
-    at the border the nine next to it, so that a bell of any width, form and tilt is told exactly up to the border and next
-    to others, where Gaussians overlap by maximum. The covariance is that of the fit: the noise is what the fit leaves over.
-    A point not told has the variance of one somewhere in its cell, 1/12 along each axis.
+    The noise of a logarithm is inversely proportional to the value, which makes these weights optimal. The fit uses the
+    cells within ``RADIUS`` of the maximum whose value is at least ``SHARE`` of it, and only up to half the distance to the
+    next maximum less ``MARGIN``. The 9 (27 in volumes) cells around the maximum are always used, at the border the last 9. A
+    Gaussian of any width, shape and tilt is therefore located exactly, also at the border and next to others if Gaussians
+    are blended by their maximum. The covariance is that of the fit, with the residuals as noise. A point without a solution
+    has the variance of a uniform distribution over its cell, 1/12 along each axis.
     """
     num_values = (2 * int(RADIUS) + 1) ** maxima.at.shape[1]
     chunks = torch.split(torch.arange(len(maxima.at), device=maps.device), max(1, VALUES_AT_ONCE // num_values))
@@ -138,23 +141,23 @@ def least_squares(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refi
 def learned_offsets(
     maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]
 ) -> Refined:
-    """The cell and what a network says is missing: the offset (x, y[, z]) at this cell, in cells.
+    """Add the offset (x, y[, z]) in cells that a network predicts at the cell.
 
     Args:
-        offsets: one map for each axis, shared by the joints, or one after the other for each joint: k = D or j * D.
+        maps: heatmaps (m, *cells).
+        maxima: local maxima of the maps.
+        offsets: one map for each axis, shared by the keypoint types, or for each type in turn: k = D or j * D.
 
     Raises:
-        ValueError: maps of another number or size.
+        ValueError: the number or the size of the maps does not fit.
     """
     num_axes = maps.ndim - 1
     num_types = len(maps) // max(1, len(offsets))
     fits = offsets.shape[2:] == maps.shape[1:] and len(offsets) * num_types == len(maps)
     if not fits or offsets.shape[1] not in {num_axes, num_types * num_axes}:
-        raise ValueError(
-            f"offsets {tuple(offsets.shape)} do not go with {len(maps)} maps of {tuple(maps.shape[1:])} cells"
-        )
-    image, joint = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
-    first = joint * num_axes if offsets.shape[1] > num_axes else torch.zeros_like(joint)
+        raise ValueError(f"offsets {tuple(offsets.shape)} do not fit {len(maps)} maps of {tuple(maps.shape[1:])} cells")
+    image, types = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
+    first = types * num_axes if offsets.shape[1] > num_axes else torch.zeros_like(types)
     cells = maxima.at.flip(1).unbind(dim=1)
     columns = [offsets[(image, first + axis, *cells)] for axis in range(num_axes)]
     return Refined(maxima.at + torch.stack(columns, dim=1).double())
@@ -183,23 +186,23 @@ def _fit(maps: Tensor, maxima: LocalMaxima) -> tuple[Tensor, Tensor]:
     used &= relative >= SHARE
     used |= moves.abs().amax(dim=1) <= 1
     used &= inside & (values > 0)
-    vertex, covariance, stands = _vertex(torch.where(used, relative, 0.0), moves / RADIUS)
+    vertex, covariance, is_valid = _vertex(torch.where(used, relative, 0.0), moves / RADIUS)
     points = centre + RADIUS * vertex
-    stands &= (points - maxima.at).square().sum(dim=1) <= reach.square()
-    somewhere = torch.eye(num_axes, dtype=torch.float64, device=maps.device) / 12
+    is_valid &= (points - maxima.at).square().sum(dim=1) <= reach.square()
+    uniform = torch.eye(num_axes, dtype=torch.float64, device=maps.device) / 12
     return (
-        torch.where(stands[:, None], points, maxima.middle),
-        torch.where(stands[:, None, None], RADIUS**2 * covariance, somewhere),
+        torch.where(is_valid[:, None], points, maxima.middle),
+        torch.where(is_valid[:, None, None], RADIUS**2 * covariance, uniform),
     )
 
 
 def _vertex(
     values: Float[Tensor, "n k"], moves: Float[Tensor, "k D"]
 ) -> tuple[Float[Tensor, "n D"], Float[Tensor, "n D D"], Bool[Tensor, " n"]]:
-    """Vertex of the paraboloid through ln(values), its covariance, and whether there is one; a value of 0 takes no part.
+    """Vertex of the paraboloid fitted to ln(values), its covariance, and whether it exists; values of 0 have no weight.
 
-    Where A b is the paraboloid, with Hessian H, and G(x) b its gradient, the vertex is where G b = 0: it moves by
-    -H^-1 G db when the fit moves by db.
+    Let b be the coefficients of the paraboloid, H its Hessian and G(x) b its gradient. The vertex solves G b = 0; a change
+    db of the coefficients moves it by -H^-1 G db.
     """
     num_axes = moves.shape[1]
     squares = list(combinations_with_replacement(range(num_axes), 2))
@@ -210,26 +213,26 @@ def _vertex(
     normal = weights @ (design[:, :, None] * design[:, None]).flatten(1)
     inverse, full = _inverse(normal.view(-1, design.shape[1], design.shape[1]))
     solution = (inverse @ ((weights * logs) @ design)[:, :, None])[:, :, 0]
-    bend = values.new_zeros(len(values), num_axes, num_axes)
+    curvature = values.new_zeros(len(values), num_axes, num_axes)
     for (i, j), column in zip(squares, solution[:, 1 + num_axes :].unbind(dim=1), strict=True):
-        bend[:, i, j] -= column
-        bend[:, j, i] -= column
-    unbend, falls = _inverse(bend)
-    vertex = (unbend @ solution[:, 1 : 1 + num_axes, None])[:, :, 0]
+        curvature[:, i, j] -= column
+        curvature[:, j, i] -= column
+    inverse_curvature, is_peak = _inverse(curvature)
+    vertex = (inverse_curvature @ solution[:, 1 : 1 + num_axes, None])[:, :, 0]
     slope = values.new_zeros(len(values), num_axes, design.shape[1])
     slope[:, :, 1 : 1 + num_axes] = torch.eye(num_axes).to(slope)
     for place, (i, j) in enumerate(squares, start=1 + num_axes):
         slope[:, i, place] += vertex[:, j]
         slope[:, j, place] += vertex[:, i]
-    turned = unbend @ slope
+    jacobian = inverse_curvature @ slope
     freedom = (weights > 0).sum(dim=1) - design.shape[1]
     noise = (weights * (logs - solution @ design.T).square()).sum(dim=1) / freedom.clamp(min=1)
-    covariance = turned @ inverse @ turned.mT * noise[:, None, None]
-    return vertex, covariance, full & falls & (freedom > 0) & vertex.isfinite().all(dim=1)
+    covariance = jacobian @ inverse @ jacobian.mT * noise[:, None, None]
+    return vertex, covariance, full & is_peak & (freedom > 0) & vertex.isfinite().all(dim=1)
 
 
 def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], Bool[Tensor, " n"]]:
-    """Inverses, and whether the matrix is positive definite; one that is not is replaced by the identity."""
+    """Inverses, and whether each matrix is positive definite; the others are replaced by the identity."""
     factor, failed = torch.linalg.cholesky_ex(matrices)
     pivots = factor.diagonal(dim1=1, dim2=2)
     definite = (failed == 0) & (pivots.amin(dim=1) > SMALLEST_PIVOT * pivots.amax(dim=1))
@@ -240,9 +243,9 @@ def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], 
 def _window(
     maps: Float[Tensor, " m *cells"], number: Int64[Tensor, " n"], centre: Int64[Tensor, "n D"], reaches: Sequence[int]
 ) -> tuple[Float[Tensor, " n *window"], Bool[Tensor, " n *window"]]:
-    """Values in float64 of the cells around others, so far along x, y[, z]; and whether they are on the map.
+    """Values in float64 of the windows around cells, reaching this far along x, y[, z], and whether each cell is on the map.
 
-    Beyond its border the values of its edge. Axes of the window are those of the map: [z,] y, x.
+    Beyond the border the values of the edge are repeated. The axes of a window are those of the map: [z,] y, x.
     """
     places, inside = number, torch.ones_like(number, dtype=torch.bool)
     for axis, (reach, extent) in enumerate(zip(reversed(reaches), maps.shape[1:], strict=True)):
@@ -264,12 +267,12 @@ def _inner(maps: Float[Tensor, " m *cells"], at: Int64[Tensor, "n D"]) -> Int64[
 def _plane(maxima: LocalMaxima) -> tuple[Tensor, ...]:
     """Columns x and y of the cells."""
     if maxima.at.shape[1] != 2:
-        raise ValueError("this refinement is for maps (b, j, h, w); of volumes take 'log_parabola' or 'least_squares'")
+        raise ValueError("this refinement is for maps (b, j, h, w); for volumes use 'log_parabola' or 'least_squares'")
     return maxima.at.unbind(dim=1)
 
 
 def _newton_step(near: Float[Tensor, "n 3 3"], dxx: Tensor, dyy: Tensor, dxy: Tensor) -> Float[Tensor, "n 2"]:
-    """Minus the inverse Hessian times the gradient by central differences; none where it has no inverse."""
+    """Minus the inverse Hessian times the gradient by central differences; 0 if the Hessian is singular."""
     dx, dy = 0.5 * (near[:, 1, 2] - near[:, 1, 0]), 0.5 * (near[:, 2, 1] - near[:, 0, 1])
     determinant = dxx * dyy - dxy * dxy
     step = -torch.stack([dyy * dx - dxy * dy, dxx * dy - dxy * dx], dim=1) / determinant[:, None]
@@ -277,7 +280,7 @@ def _newton_step(near: Float[Tensor, "n 3 3"], dxx: Tensor, dyy: Tensor, dxy: Te
 
 
 def _blurred(maps: Float[Tensor, "m h w"], kernel: int) -> Float[Tensor, "m h w"]:
-    """Blurred as by OpenCV with zeros beyond the border, then scaled so that each map keeps its maximum."""
+    """Blur as OpenCV with zeros beyond the border, then scale each map to its former maximum."""
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"the blur's kernel is an odd number of cells, got {kernel}")
     wide = maps.float() if maps.dtype.itemsize < 4 else maps

@@ -1,9 +1,8 @@
-"""Target maps of landmarks: any number of points of one type in a map, of any number of images, of any number of types.
+"""Heatmap targets of keypoints: any number of images, keypoint types, and points of one type in an image.
 
-Coordinates, the stride and the size of a map are those of :mod:`detect.keypoints.coordinates`; a map has as many cells as
-it takes to cover the image. Every choice here is made in NumPy on the CPU, for the few numbers of the points, and only
-the drawing depends on where the maps are: NumPy arrays give arrays, tensors give tensors on their device, with the same
-values.
+Coordinates and strides follow :mod:`detect.keypoints.coordinates`; a map has the cells needed to cover its image. NumPy
+points give arrays, tensors give tensors on their device, with the same values: the points are prepared in NumPy on the CPU,
+and only drawing uses the device.
 """
 
 from __future__ import annotations
@@ -20,62 +19,23 @@ from detect.keypoints.drawing import BLENDS, BUDGET_BYTES, SHAPES, PlacedPoints,
 from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Array, Keypoints, to_numpy
 from detect.ops.box_arrays import check_corners
 
-
-def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:
-    """1, but 0 where maps (b, j, *cells) of ignored points are above 0, and in the cells that boxes of each image touch.
-
-    Boxes are rows x0, y0, x1, y1 in image pixels, of volumes x0, y0, z0, x1, y1, z1.
-
-    Raises:
-        ValueError: not one array of boxes for each image, or of another shape, or a box that is turned over or not finite.
-    """
-    weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
-    dims = weights.ndim - 2
-    if regions is not None and len(regions) != len(weights):
-        raise ValueError(f"need regions to ignore for each of {len(weights)} images, got {len(regions)}")
-    for number, (of_image, boxes) in enumerate(zip(weights, regions or (), strict=False)):
-        corners = to_numpy(boxes).astype(np.float64)
-        if corners.ndim != 2 or corners.shape[1] != 2 * dims:
-            raise ValueError(f"regions to ignore are (r, {2 * dims}), got {corners.shape}")
-        check_corners(corners, f"regions to ignore of image {number}")
-        low, high = (
-            image_to_cells(each, stride, pixel_origin=pixel_origin) + 0.5 for each in np.split(corners, 2, axis=1)
-        )
-        for start, end in zip(np.floor(low).clip(0), np.ceil(high).clip(0), strict=True):
-            window = tuple(slice(int(a), int(b)) for a, b in zip(start[::-1], end[::-1], strict=True))
-            of_image[(slice(None), *window)] = 0
-    return weights
-
-
-def set_own_cells(
-    weights: Array, placed: PlacedPoints, rows: Int64[ndarray, " m"], of_points: Float32[ndarray, " m"]
-) -> None:
-    """Give the cells that points lie in their weight, in place; where several lie, the largest."""
-    at = np.ravel_multi_index(
-        (placed.image[rows], placed.types[rows], *placed.nearest(rows).T[::-1]), tuple(weights.shape)
-    )
-    different, which = np.unique(at, return_inverse=True)
-    largest = np.zeros(len(different), np.float32)
-    np.maximum.at(largest, which, of_points)
-    weights.reshape(-1)[like(different, weights)] = like(largest, weights)
-
-
 Sigma = float | tuple[float, ...] | Array
 CHOICES = {"shape": SHAPES, "center": ("exact", "cell"), "blend": tuple(BLENDS), "occluded": ("draw", "ignore")}
 
 
 @dataclass(frozen=True, eq=False)
 class HeatmapTargets:
-    """What a network should say of a batch, and where. Rows of m are the drawn points, in the order of the points given.
+    """Training targets of a batch. The m rows are the drawn points, in the order given.
 
-    ``heatmaps`` (b, j, h, w) or (b, j, d, h, w), float32. ``weights`` of the same shape, or None where nothing asks for
-    them: 0 where the map means nothing (ignored regions, the surroundings of ignored points), else 1; the cell of a drawn
-    point always has the point's own weight. ``positives`` (m, 2 + D) are rows (image, type, [depth,] row, column),
-    ``instances`` (m,) the points' rows, ``offsets`` (m, D) the points less their cells' centres, in cells, (x, y[, z]), from
-    -.5 to .5; ``sizes`` (m, D) in cells and ``orientations`` (m, 2), cosine and sine, where asked for.
+    ``heatmaps`` are (b, j, h, w) or (b, j, d, h, w), float32. ``weights`` have the same shape: 0 in ignored regions and
+    around ignored points, else 1, and in the cell of a drawn point the point's own weight; None if nothing is weighted or
+    ignored. ``positives`` (m, 2 + D) are rows (image, type, [depth,] row, column), ``instances`` (m,) the indices of the
+    points, ``offsets`` (m, D) the points minus the centres of their cells, (x, y[, z]) in cells, from -.5 to .5. If
+    requested, ``sizes`` (m, D) are in cells and ``orientations`` (m, 2) are cosine and sine.
 
-    ``point_weights`` (n,) is above 0 for a point that was drawn, and only then. ``counts`` (b, j) are drawn; those left out
-    are ``outside`` the map, ``ignored`` (occluded and not wanted, or of weight 0) or ``unlabelled``, each (b, j).
+    ``point_weights`` (n,) is above 0 exactly for the drawn points. ``counts`` (b, j) counts these; the others are
+    ``outside`` the map, ``ignored`` (occluded points with ``occluded="ignore"``, or weight 0) or ``unlabelled``, each (b,
+    j).
     """
 
     heatmaps: Array
@@ -92,13 +52,13 @@ class HeatmapTargets:
     orientations: Array | None = None
 
     def num_collisions(self) -> int:
-        """Drawn points that share their cell with another one before them."""
+        """Count the drawn points whose cell an earlier point of their type already has."""
         return len(self.positives) - len(np.unique(to_numpy(self.positives), axis=0))
 
     def spread(self, values: Array) -> tuple[Array, Array]:
-        """Maps (b, k, *cells) with the values (m, k) of the drawn points in their cells, and a mask (b, 1, *cells) of these.
+        """Write values (m, k) of the drawn points into maps (b, k, *cells), and mark their cells in a mask (b, 1, *cells).
 
-        All keypoint types share the maps. Of points in one cell the nearest to its centre is taken, whatever their order.
+        All keypoint types share the maps. Of several points in one cell, the nearest to its centre counts.
         """
         rows = _one_for_each_cell(*(to_numpy(each) for each in (self.positives, self.offsets, values)))
         maps, mask = (
@@ -130,14 +90,14 @@ def render_heatmaps(
     angles: Array | None = None,
     budget_bytes: int = BUDGET_BYTES,
 ) -> HeatmapTargets:
-    """Draw landmarks into maps.
+    """Draw keypoints as heatmaps.
 
-    A Gaussian is exp(-(dx^2 / sx^2 + dy^2 / sy^2) / 2), 1 at the point itself: its cell has less, unless the centre is set
-    ``"cell"``. Where Gaussians overlap the map has their maximum, or their sum. Beyond ``window`` sigmas along an
-    axis a bell is 0: by that a value is at most exp(-window^2 / 2) too small, .0111 for 3 sigmas and .0003 for 4.
+    A Gaussian is exp(-(dx^2 / sx^2 + dy^2 / sy^2) / 2), which is 1 at the point itself; the value of its cell is lower,
+    except with ``center="cell"``. Beyond ``window`` sigmas along an axis a Gaussian is 0, an error of at most exp(-window^2
+    / 2): .0111 for 3 sigmas and .0003 for 4.
 
-    COCO's visibility: 0 is no label, and its coordinates are not read; 1 (occluded) is drawn like 2, or with
-    ``occluded="ignore"`` neither drawn nor held against the network. A point outside the map, or not a number, is not drawn.
+    Points of visibility 0 are not labelled, and their coordinates are not read. Points of visibility 1 (occluded) are drawn
+    like those of 2, or ignored with ``occluded="ignore"``. Points outside the map or with NaN coordinates are not drawn.
 
     >>> targets = render_heatmaps([np.array([[1.0, 0.0], [4.0, 1.0]]), np.zeros((0, 2))], (2, 5), stride=1, shape="pixel")
     >>> targets.heatmaps[0, 0]
@@ -147,26 +107,29 @@ def render_heatmaps(
     ([[0, 0, 0, 1], [0, 0, 1, 4]], [[2], [0]])
 
     Args:
-        points: landmarks, or for each image an array as :meth:`Keypoints.of` takes them.
-        image_hw: rows and columns of all images; of volumes (d, h, w), and points have three coordinates.
-        stride: image pixels to a cell, for all axes or each of x, y(, z).
+        points: keypoints, or for each image an array as :meth:`Keypoints.of` takes them.
+        image_hw: rows and columns of all images; for volumes (d, h, w), with points (x, y, z).
+        stride: image pixels per cell, for all axes or for each of x, y(, z).
         sigma: in cells: a number, a tuple with one for each of x, y(, z), an array (n,) with one for each point, or (n, D).
-            Below some .05 cells a bell half-way between cells is 0 in float32; ``center="cell"`` and other shapes never are.
+            Below about .05 cells a Gaussian halfway between cells is 0 in float32, except with ``center="cell"``.
         shape: ``"gaussian"``, ``"disc"`` of radius sigma, or ``"pixel"``, the nearest cell alone.
-        center: ``"exact"``, or ``"cell"``: drawn at the centre of the nearest cell.
-        pixel: the points' convention, see :mod:`detect.keypoints.coordinates`.
-        instance_weights: (n,), one for each row of the landmarks; a point of weight 0 is ignored.
-        ignore: for each image boxes (r, 4), x0 y0 x1 y1 in the points' convention (of volumes x0 y0 z0 x1 y1 z1): the cells
-            that they touch get weight 0.
+        center: ``"exact"``, or ``"cell"`` to draw at the centre of the nearest cell.
+        window: half width of a Gaussian's window, in sigmas.
+        blend: value where Gaussians overlap, ``"max"`` or ``"sum"``.
+        pixel_origin: convention of the points, see :mod:`detect.keypoints.coordinates`.
+        occluded: ``"draw"`` or ``"ignore"``, for points of visibility 1.
+        instance_weights: (n,), one for each point; points of weight 0 are ignored.
+        ignore: for each image boxes (r, 4), x0 y0 x1 y1 in the points' convention (for volumes x0 y0 z0 x1 y1 z1); the cells
+            they touch get weight 0.
         sizes: (n, D) in image pixels, x before y, for ``sizes``.
         angles: (n,) in radians, for ``orientations``.
-        budget_bytes: memory taken beyond the maps; at least that of one window is needed.
+        budget_bytes: memory used besides the maps, at least that of one window.
 
     Raises:
-        ValueError: arrays of another shape, a sigma or size that is not positive, a name that is none of the choices.
+        ValueError: an array has another shape, a sigma or size is not positive, or a choice is unknown.
     """
     _check_choices(shape=shape, center=center, blend=blend, occluded=occluded)
-    pen = _Pen(shape, center, window, blend, budget_bytes)
+    renderer = _Renderer(shape, center, window, blend, budget_bytes)
     placed = PlacedPoints.of(points, image_hw, stride, pixel_origin=pixel_origin)
     scale = along_axes(sigma, placed.cells.shape, "sigma")
     of_points = _point_weights(instance_weights, len(placed.cells))
@@ -177,13 +140,13 @@ def render_heatmaps(
     reference = points.points if isinstance(points, Keypoints) else points[0]
     weights = None
     if ignore is not None or instance_weights is not None or occluded == "ignore":
-        surroundings = pen.draw(placed, ignored, scale, reference)
+        surroundings = renderer.draw(placed, ignored, scale, reference)
         weights = pixel_weights(surroundings, ignore, stride, pixel_origin)
         set_own_cells(weights, placed, drawn, of_points[drawn])
     outcomes = is_drawn, labelled & ~inside, is_ignored, ~labelled
     counts, outside, num_ignored, unlabelled = (like(placed.count(each), reference) for each in outcomes)
     return HeatmapTargets(
-        pen.draw(placed, drawn, scale, reference),
+        renderer.draw(placed, drawn, scale, reference),
         weights,
         like(_positives(placed, drawn), reference),
         like(drawn, reference),
@@ -199,8 +162,8 @@ def render_heatmaps(
 
 
 @dataclass(frozen=True)
-class _Pen:
-    """How points are drawn."""
+class _Renderer:
+    """Draws points as maps with fixed options."""
 
     shape: str
     center: str
@@ -217,7 +180,7 @@ class _Pen:
     def draw(
         self, placed: PlacedPoints, rows: Int64[ndarray, " m"], scale: Float64[ndarray, "n d"], reference: Array
     ) -> Array:
-        """Maps (b, j, *cells) of some of the points."""
+        """Draw some of the points into maps (b, j, *cells)."""
         maps = zeros((placed.num_images * placed.num_types, *placed.map_hw), reference)
         cells = placed.nearest(rows).astype(np.float64) if self.center == "cell" else placed.cells[rows]
         draw_points(
@@ -231,6 +194,47 @@ class _Pen:
             budget_bytes=self.budget_bytes,
         )
         return maps.reshape(placed.num_images, placed.num_types, *placed.map_hw)
+
+
+def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:
+    """Weights of cells: 0 where the maps (b, j, *cells) of ignored points are above 0 and where ignored regions lie, else 1.
+
+    Regions are boxes x0, y0, x1, y1 of each image in pixels, in volumes x0, y0, z0, x1, y1, z1; a cell they touch is
+    ignored.
+
+    Raises:
+        ValueError: there is not one array of boxes for each image, an array has another shape, or a box is inverted or not
+            finite.
+    """
+    weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
+    dims = weights.ndim - 2
+    if regions is not None and len(regions) != len(weights):
+        raise ValueError(f"need regions to ignore for each of {len(weights)} images, got {len(regions)}")
+    for number, (of_image, boxes) in enumerate(zip(weights, regions or (), strict=False)):
+        corners = to_numpy(boxes).astype(np.float64)
+        if corners.ndim != 2 or corners.shape[1] != 2 * dims:
+            raise ValueError(f"regions to ignore are (r, {2 * dims}), got {corners.shape}")
+        check_corners(corners, f"regions to ignore of image {number}")
+        low, high = (
+            image_to_cells(each, stride, pixel_origin=pixel_origin) + 0.5 for each in np.split(corners, 2, axis=1)
+        )
+        for start, end in zip(np.floor(low).clip(0), np.ceil(high).clip(0), strict=True):
+            window = tuple(slice(int(a), int(b)) for a, b in zip(start[::-1], end[::-1], strict=True))
+            of_image[(slice(None), *window)] = 0
+    return weights
+
+
+def set_own_cells(
+    weights: Array, placed: PlacedPoints, rows: Int64[ndarray, " m"], of_points: Float32[ndarray, " m"]
+) -> None:
+    """Set the weights of the cells that contain points, in place; of several points in a cell the largest weight counts."""
+    at = np.ravel_multi_index(
+        (placed.image[rows], placed.types[rows], *placed.nearest(rows).T[::-1]), tuple(weights.shape)
+    )
+    different, which = np.unique(at, return_inverse=True)
+    largest = np.zeros(len(different), np.float32)
+    np.maximum.at(largest, which, of_points)
+    weights.reshape(-1)[like(different, weights)] = like(largest, weights)
 
 
 def _check_choices(**given: str) -> None:
@@ -276,7 +280,7 @@ def _orientations(
 
 
 def _one_for_each_cell(positives: ndarray, offsets: ndarray, values: ndarray) -> Int64[ndarray, " m"]:
-    """Rows of the nearest in each cell; of those as near, a choice that does not hang on their order."""
+    """Rows of the nearest point in each cell; ties are broken independently of the order of points."""
     of_map = [positives[:, 0], *positives.T[2:]]  # of any type
     distance = (offsets.astype(np.float64) ** 2).sum(axis=1)
     order = np.lexsort((*values.T, *offsets.T, distance, *of_map))

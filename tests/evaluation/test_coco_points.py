@@ -21,7 +21,7 @@ from detect.errors import CocoError
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks, oks_of, point_results
 from detect.keypoints.keypoints import CocoKeypoints, box_keypoints, coco_keypoints
 
-NUM_JOINTS = 3
+NUM_TYPES = 3
 SIGMAS = (0.03, 0.1, 0.05)
 
 
@@ -69,7 +69,7 @@ def test_points_stand_with_those_of_their_image_and_type(tmp_path):
     assert [own.tolist() for own in ball.truth] == [[], [[50, 60]]]
 
 
-def test_points_without_a_label_are_no_truth_and_hidden_ones_are(tmp_path):
+def test_points_without_a_label_are_no_truth_and_occluded_ones_are(tmp_path):
     found = landmarks({"keypoints": [12, 13, 0, 14, 15, 1]})
     points = point_results(results_of(found, [], tmp_path), found)
     assert [own.tolist() for own in points.truth] == [[], [[14, 15]], [], []]
@@ -276,7 +276,7 @@ def test_oks_is_added_where_sigmas_are_given(tmp_path):
 
 
 def test_a_threshold_is_given_or_chosen_not_both(tmp_path):
-    with pytest.raises(ValueError, match=r"a threshold or a goal, got .* threshold=0\.5, choose='f1'"):
+    with pytest.raises(ValueError, match=r"a threshold or a goal, got .* threshold=0.5, choose='f1'"):
         landmarks_evaluated(tmp_path, points(), [], threshold=0.5, choose="f1")
 
 
@@ -304,8 +304,8 @@ def persons(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     annotations, results = [], []
     for image in range(1, 6):
         for _ in range(int(draws.integers(0, 6))):
-            points = draws.uniform(20, 180, (NUM_JOINTS, 2))
-            seen = draws.integers(0, 3, NUM_JOINTS) * (draws.random() < 0.75)
+            points = draws.uniform(20, 180, (NUM_TYPES, 2))
+            seen = draws.integers(0, 3, NUM_TYPES) * (draws.random() < 0.75)
             crowd = int(draws.random() < 0.2)
             low, high = points.min(axis=0), points.max(axis=0)
             annotations.append(
@@ -326,7 +326,7 @@ def persons(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                     {
                         "image_id": image,
                         "category_id": 1,
-                        "keypoints": np.column_stack([placed, np.ones(NUM_JOINTS)]).ravel().tolist(),
+                        "keypoints": np.column_stack([placed, np.ones(NUM_TYPES)]).ravel().tolist(),
                         "score": float(draws.random()),
                     }
                 )

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from detect.evaluation.oks import PERSON_SIGMAS, evaluate_oks, pairwise_oks
 
-NUM_JOINTS = 4
+NUM_TYPES = 4
 SIGMAS = np.array([0.03, 0.1, 0.05, 0.08])
 
 
@@ -27,8 +27,8 @@ def random_persons(seed, num_images=6):
     annotations, results = [], []
     for image in range(1, num_images + 1):
         for _ in range(int(draws.integers(0, 6))):
-            points = draws.uniform(0, 200, (NUM_JOINTS, 2))
-            seen = draws.integers(0, 3, NUM_JOINTS) * (draws.random() < 0.8)
+            points = draws.uniform(0, 200, (NUM_TYPES, 2))
+            seen = draws.integers(0, 3, NUM_TYPES) * (draws.random() < 0.8)
             box = [*points.min(axis=0), *np.ptp(points, axis=0)]
             annotations.append(
                 {
@@ -48,7 +48,7 @@ def random_persons(seed, num_images=6):
                     {
                         "image_id": image,
                         "category_id": 1,
-                        "keypoints": np.column_stack([placed, np.ones(NUM_JOINTS)]).ravel().tolist(),
+                        "keypoints": np.column_stack([placed, np.ones(NUM_TYPES)]).ravel().tolist(),
                         "score": float(np.round(draws.random(), 1)),
                     }
                 )
@@ -73,8 +73,8 @@ def by_pycocotools(truth, results, sigmas, folder):
 
 def tables(annotations, results):
     """The arrays that pairwise_oks takes."""
-    truth = np.array([each["keypoints"] for each in annotations], float).reshape(-1, NUM_JOINTS, 3)
-    predicted = np.array([each["keypoints"] for each in results], float).reshape(-1, NUM_JOINTS, 3)[..., :2]
+    truth = np.array([each["keypoints"] for each in annotations], float).reshape(-1, NUM_TYPES, 3)
+    predicted = np.array([each["keypoints"] for each in results], float).reshape(-1, NUM_TYPES, 3)[..., :2]
     areas = np.array([each["area"] for each in annotations], float)
     boxes = np.array([each["bbox"] for each in annotations], float).reshape(-1, 4)
     return predicted, truth, areas, boxes

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from detect.evaluation.point_matching import check_images, match_points, matches_by_score
 
 
-def crowd(seed, num_truth=60, *, extent=60.0, dims=2, scatter=2.0):
+def scattered(seed, num_truth=60, *, extent=60.0, dims=2, scatter=2.0):
     """True points, and predictions near most of them, among others."""
     draws = np.random.default_rng(seed)
     truth = draws.random((num_truth, dims)) * extent
@@ -79,7 +79,7 @@ def test_of_all_matchings_it_is_a_best_one(predicted, truth, radius):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(("extent", "dims"), [(60.0, 2), (15.0, 2), (20.0, 3)])
 def test_a_dense_solver_finds_the_same_number_and_total(seed, extent, dims):
-    predicted, truth = crowd(seed, extent=extent, dims=dims)
+    predicted, truth = scattered(seed, extent=extent, dims=dims)
     table = distances(predicted, truth)
     costs = np.where(table <= 5, table, 5.0 * (1 + min(table.shape)))
     rows, columns = linear_sum_assignment(costs)
@@ -89,7 +89,7 @@ def test_a_dense_solver_finds_the_same_number_and_total(seed, extent, dims):
 
 @given(st.integers(0, 50), st.randoms(use_true_random=False))
 def test_order_place_and_sides_do_not_matter(seed, random):
-    predicted, truth = crowd(seed, 20, extent=25.0)
+    predicted, truth = scattered(seed, 20, extent=25.0)
     rows = random.sample(range(len(predicted)), len(predicted))
     whole = number_and_total(predicted, truth, radius=4.0)
     assert_allclose(number_and_total(predicted[rows], truth, radius=4.0), whole)
@@ -99,7 +99,7 @@ def test_order_place_and_sides_do_not_matter(seed, random):
 
 @given(st.integers(0, 50))
 def test_each_point_is_in_one_pair_at_most_and_pairs_are_within_the_radius(seed):
-    predicted, truth = crowd(seed, 30, extent=25.0)
+    predicted, truth = scattered(seed, 30, extent=25.0)
     found = match_points(predicted, truth, radius=3.0)
     assert len(set(found.predicted.tolist())) == len(set(found.truth.tolist())) == len(found.distances)
     assert_allclose(found.distances, distances(predicted, truth)[found.predicted, found.truth])
@@ -107,7 +107,7 @@ def test_each_point_is_in_one_pair_at_most_and_pairs_are_within_the_radius(seed)
 
 
 def test_a_wider_radius_never_finds_fewer():
-    predicted, truth = crowd(0)
+    predicted, truth = scattered(0)
     counts = [number_and_total(predicted, truth, radius=radius)[0] for radius in (0.5, 1, 2, 4, 8, 1000)]
     assert counts == sorted(counts)
     assert counts[-1] == min(len(predicted), len(truth))
@@ -155,7 +155,7 @@ def test_the_first_truth_within_the_radius_is_not_taken_as_tlpss_does():
 
     fewer = 0
     for seed in range(100):
-        predicted, truth = crowd(seed, extent=40.0)
+        predicted, truth = scattered(seed, extent=40.0)
         optimal = number_and_total(predicted, truth, radius=4.0)[0]
         fewer += first_found(predicted, truth, 4.0) < optimal
     assert fewer > 70
@@ -174,7 +174,7 @@ def test_the_radius_gates_the_matching_and_not_its_result_as_sleaps():
 
     lost = [
         number_and_total(*points, radius=3.0)[0] - filtered_afterwards(*points, 3.0)
-        for points in (crowd(seed, extent=40.0) for seed in range(50))
+        for points in (scattered(seed, extent=40.0) for seed in range(50))
     ]
     assert min(lost) >= 0
     assert np.mean(lost) > 3
@@ -189,7 +189,7 @@ def test_distances_do_not_drown_in_the_cost_of_staying_alone_as_spotiflows():
 
     theirs_is_worse = 0
     for seed in range(4):
-        predicted, truth = crowd(seed, 800, extent=512.0, scatter=4.0)
+        predicted, truth = scattered(seed, 800, extent=512.0, scatter=4.0)
         table = distances(predicted, truth)
         theirs_is_worse += squares(table, 1e10 * (1 + table.max() ** 2)) > squares(table, 64.0 * 801) + 1e-6
         best = np.where(table <= 8, table, 8.0 * 801)
@@ -213,7 +213,7 @@ def test_pairs_by_score_are_the_largest_matching_at_every_threshold(predicted, t
 
 @pytest.mark.parametrize("seed", range(10))
 def test_scipys_largest_matching_has_as_many_pairs_as_those_by_score(seed):
-    predicted, truth = crowd(seed, 150, extent=50.0)
+    predicted, truth = scattered(seed, 150, extent=50.0)
     scores = np.random.default_rng(seed).random(len(predicted))
     gained = matches_by_score(predicted, truth, scores=scores, radius=3.0)
     for threshold in np.linspace(0, 1, 30):

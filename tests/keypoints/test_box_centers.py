@@ -36,7 +36,7 @@ def test_a_box_by_hand():
     assert_allclose(targets.heatmaps[0, 0, 1:3, 3:5], np.full((2, 2), np.exp(-1)), rtol=1e-6)
 
 
-def test_the_bell_of_a_large_box_follows_its_radius():
+def test_the_gaussian_of_a_large_box_follows_its_radius():
     size, (height, width) = 240.0, (256, 256)
     for rule in ("corrected", "centernet"):
         targets = render_box_centers([np.array([[10.0, 10.0, 10 + size, 10 + size]])], (height, width), rule=rule)

@@ -79,7 +79,7 @@ def drawn_and_weight(points, codec=None, **options):
 
 
 @pytest.mark.parametrize("sigma", [1.5, 2.5])
-def test_fault_1_a_window_of_broken_cells_moves_no_bell_at_the_border(sigma):
+def test_fault_1_a_window_of_broken_cells_moves_no_gaussian_at_the_border(sigma):
     points = [np.array([[2.0, 10.0]])]
     assert peak_of(render_as("mmpose-msra", points, (20, 24), stride=1, sigma=sigma).heatmaps) == [3, 10]
     at_border = render_heatmaps(points, (20, 24), stride=1, sigma=sigma).heatmaps

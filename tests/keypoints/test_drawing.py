@@ -12,7 +12,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
 from detect.keypoints import drawing
-from detect.keypoints.drawing import Patches, PlacedPoints, along_axes, blend_patches, draw_points, map_size
+from detect.keypoints.drawing import (
+    Patches,
+    PlacedPoints,
+    along_axes,
+    blend_patches,
+    blend_scattered,
+    draw_points,
+    map_size,
+)
 from detect.keypoints.keypoints import Keypoints
 
 MAPS_SHAPE = (3, 24, 31)
@@ -32,7 +40,7 @@ def drawn(*args, maps_shape=MAPS_SHAPE, tensor=False, **options):
 
 def scatter(maps, patches, blend):
     """What other devices do, on the CPU."""
-    drawing._blend_scattered(maps, patches, drawing._starts(maps, patches), blend)
+    blend_scattered(maps, patches, blend=blend)
 
 
 def drawn_plainly(of_map, cells, sigma, window, blend, shape=MAPS_SHAPE):
@@ -58,7 +66,7 @@ def test_a_window_by_hand():
 
 @pytest.mark.parametrize("blend", ["max", "sum"])
 @pytest.mark.parametrize("shape", [MAPS_SHAPE, (2, 7, 12, 9)])
-def test_every_bell_is_what_the_definition_says(blend, shape):
+def test_every_gaussian_is_what_the_definition_says(blend, shape):
     points = scattered(60, shape=shape)
     ours = drawn(*points, maps_shape=shape, blend=blend, window=2.0)
     assert_allclose(ours, drawn_plainly(*points, 2.0, blend, shape), rtol=1e-5, atol=1e-6)

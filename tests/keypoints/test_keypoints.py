@@ -27,8 +27,8 @@ def test_images_of_any_number_of_points():
     assert (landmarks.num_images, landmarks.num_types) == (3, 1)
 
 
-def test_joints_of_instances_with_their_visibility():
-    # two instances of three joints: x = instance, y = joint, visibility = joint
+def test_types_of_instances_with_their_visibility():
+    # two instances of three keypoints: x = instance, y = type, visibility = type
     table = np.array([[[i, j, j] for j in range(3)] for i in range(2)], float)
     landmarks = Keypoints.of([table])
     assert_array_equal(landmarks.types, [0, 1, 2, 0, 1, 2])

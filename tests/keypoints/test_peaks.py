@@ -9,10 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 from torch.testing import assert_close
 
-from detect.keypoints.local_maxima import close_pairs, find_local_maxima
 from detect.keypoints.peaks import Peaks, find_peaks
 
 
@@ -32,19 +30,6 @@ def cells_of(heatmaps, **options) -> list[list[float]]:
     return find_peaks(heatmaps, **{"refine": "none"} | options).cells.tolist()
 
 
-def middles_by_components(volume: np.ndarray, threshold: float) -> set[tuple[float, ...]]:
-    """Connected components of every value, kept where no cell around is higher: by SciPy, from the definition."""
-    around = np.ones((3,) * volume.ndim)
-    middles = set()
-    for value in np.unique(volume[volume > threshold]):
-        labels, count = ndimage.label(volume == value, structure=around)
-        for label in range(1, count + 1):
-            member = labels == label
-            if volume[ndimage.binary_dilation(member, structure=around)].max() == value:
-                middles.add(tuple(np.round(np.argwhere(member).mean(axis=0)[::-1], 4).tolist()))
-    return middles
-
-
 def test_by_hand():
     heatmaps = one([[0.0, 0.3, 0.0, 0.0], [0.2, 0.5, 0.4, 0.0], [0.0, 0.0, 0.0, 0.9]])
     # .5 is higher than the 8 around it, .9 than the 3 beside its corner; .4 lies between them
@@ -59,63 +44,6 @@ def test_a_value_at_the_threshold_is_not_above_it():
     assert cells_of(heatmaps, threshold=0.5) == []
     assert cells_of(heatmaps, threshold=0.25) == [[0.0, 0.0]]
     assert cells_of(heatmaps, threshold=0.249) == [[0.0, 0.0], [2.0, 0.0]]
-
-
-def test_two_equal_cells_are_one_peak_between_them():
-    assert cells_of(one([[0.1, 0.7, 0.7, 0.1]])) == [[1.5, 0.0]]
-
-
-def test_a_plateau_with_a_way_up_is_no_peak():
-    # the row of .5 touches .6 at one end only
-    assert cells_of(one([[0.5, 0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0, 0.6]])) == [[4.0, 1.0]]
-
-
-def test_a_winding_plateau_is_one_peak():
-    lines = ["#####", "....#", "#####", "#....", "#####"]
-    winding = one([[float(sign == "#") for sign in line] for line in lines])
-    assert cells_of(winding) == [[2.0, 2.0]]  # turned by half it is the same
-    assert len(cells_of(winding.repeat(1, 1, 1, 30))) == 1
-
-
-def test_a_long_spiral_is_one_peak():
-    size = 61
-    spiral = np.zeros((size, size))
-    row, column, step = 0, 0, (0, 1)
-    spiral[0, 0] = 1
-    for length in [size - 1, *np.repeat(np.arange(size - 1, 1, -2), 2)]:
-        for _ in range(length):
-            row, column = row + step[0], column + step[1]
-            spiral[row, column] = 1
-        step = (step[1], -step[0])
-    assert ndimage.label(spiral)[1] == 1
-    assert find_peaks(one(spiral)).counts().item() == 1
-
-
-def test_a_map_full_of_ones_is_one_peak_in_its_middle():
-    assert cells_of(torch.ones(2, 1, 101, 201)) == [[100.0, 50.0]] * 2
-    assert cells_of(torch.zeros(2, 1, 101, 201)) == []
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (1, 7), (6, 5), (9, 33), (12, 64), (5, 71)]), st.integers(2, 6)
-)
-def test_plateaus_are_the_components_without_a_higher_cell_around(seed, hw, levels):
-    values = np.random.default_rng(seed).integers(0, levels, (2, 2, *hw)) / levels
-    peaks = find_peaks(torch.tensor(values), refine="none", threshold=0.3)
-    for image, joint in product(range(2), range(2)):
-        rows = (peaks.image == image) & (peaks.types == joint)
-        found = {tuple(np.round(cell, 4).tolist()) for cell in peaks.cells[rows].numpy()}
-        assert found == middles_by_components(values[image, joint], 0.3)
-        assert len(found) == rows.sum() == peaks.counts()[image, joint]
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, 3, 4), (4, 5, 36), (1, 6, 6)]))
-def test_plateaus_of_volumes_too(seed, extents):
-    values = np.random.default_rng(seed).integers(0, 9, extents) / 9
-    found = find_peaks(torch.tensor(values)[None, None], refine="none", threshold=0.5).cells
-    assert {tuple(np.round(cell, 4).tolist()) for cell in found.numpy()} == middles_by_components(values, 0.5)
 
 
 def test_borders_and_corners_hide_no_peak():
@@ -179,21 +107,12 @@ def test_a_peak_that_falls_takes_out_none():
     assert cells_of(row, min_distance=3.0) == [[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]]
 
 
-def test_peaks_of_other_joints_and_images_are_no_neighbours():
+def test_peaks_of_other_types_and_images_are_no_neighbours():
     heatmaps = gaussian_maps([(8.0, 8.0)]).repeat(2, 3, 1, 1)
     assert_close(find_peaks(heatmaps, min_distance=50.0).counts(), torch.ones(2, 3, dtype=torch.int64))
 
 
-def test_pairs_of_neighbouring_maps_do_not_meet():
-    # the last row of a map is next to the first of the next one in memory
-    maps = torch.zeros(3, 4, 5)
-    maps[0, 3, 4] = maps[1, 0, 0] = maps[1, 0, 4] = maps[1, 2, 0] = 1.0
-    maxima = find_local_maxima(maps, 0.5)
-    pairs = [pair for part in close_pairs(maxima, (4, 5), 10.0) for pair in torch.stack(part, dim=1).tolist()]
-    assert sorted(pairs) == [[1, 2, 16], [1, 3, 4], [2, 3, 20]]
-
-
-def test_at_most_so_many_of_each_image_and_joint():
+def test_at_most_so_many_of_each_image_and_type():
     heatmaps = torch.zeros(2, 2, 1, 9)
     heatmaps[0, 0, 0, ::2] = torch.tensor([0.5, 0.9, 0.6, 0.9, 0.7])
     heatmaps[1, 1, 0, 4] = 0.3
@@ -202,7 +121,7 @@ def test_at_most_so_many_of_each_image_and_joint():
     assert peaks.counts().tolist() == [[3, 0], [0, 1]]
 
 
-def test_rows_are_ordered_by_image_joint_and_falling_score():
+def test_rows_are_ordered_by_image_type_and_falling_score():
     random = torch.Generator().manual_seed(0)
     peaks = find_peaks(torch.rand(3, 2, 20, 20, generator=random))
     keys = list(zip(peaks.image.tolist(), peaks.types.tolist(), (-peaks.scores).tolist(), strict=True))
@@ -227,7 +146,7 @@ def test_maps_beyond_the_budget_are_taken_some_at_a_time(monkeypatch):
     heatmaps = torch.rand(5, 3, 17, 40, generator=random)
     whole = find_peaks(heatmaps, min_distance=5.0)
     monkeypatch.setattr("detect.keypoints.local_maxima.CELLS_AT_ONCE", {"cpu": 1500})
-    monkeypatch.setattr("detect.keypoints.local_maxima.TOPS_AT_ONCE", 60)
+    monkeypatch.setattr("detect.keypoints.local_maxima.CANDIDATES_AT_ONCE", 60)
     monkeypatch.setattr("detect.keypoints.local_maxima.PLACES_AT_ONCE", 50)
     monkeypatch.setattr("detect.keypoints.subpixel.VALUES_AT_ONCE", 500)
     parts = find_peaks(heatmaps, min_distance=5.0)
@@ -285,13 +204,6 @@ def test_a_cell_that_is_not_a_number_hides_no_other():
     assert_close(peaks.cells, torch.tensor([[10.3, 12.8]]), rtol=0, atol=1e-3)
 
 
-def test_a_cell_that_is_not_a_number_hides_nothing_in_its_row():
-    row = torch.zeros(1, 1, 1, 64)
-    row[0, 0, 0, [5, 40]] = 1.0
-    row[0, 0, 0, [20, 60]] = torch.nan
-    assert cells_of(row) == [[5.0, 0.0], [40.0, 0.0]]
-
-
 def test_points_go_back_to_the_image():
     peaks = find_peaks(gaussian_maps([(10.0, 12.0)]))
     # cell 10 of stride 4 covers pixels 40 to 43, whose middle is 41.5 by centres and 42 by corners
@@ -326,7 +238,7 @@ def test_refusals():
 
 
 def test_points_come_per_image_and_type_in_pixels():
-    # stride 4: cell (1, 2) has its centre at 4 (1 + .5) - .5 = 5.5 and 9.5 as a pixel index, 6 and 10 continuous
+    # stride 4: cell (1, 2) has its centre at 4 (1 + .5) - .5 = 5.5 and 9.5 as a pixel index, at 6 and 10 in edge coordinates
     heatmaps = torch.zeros(2, 2, 5, 6)
     heatmaps[0, 1, 2, 1], heatmaps[0, 1, 4, 5], heatmaps[1, 0, 0, 0] = 0.9, 0.4, 0.7
     peaks = find_peaks(heatmaps, refine="none")

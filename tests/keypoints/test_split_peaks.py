@@ -80,7 +80,7 @@ def test_noise_makes_hardly_any_point_up():
     assert counts.min() == 2
 
 
-def test_a_bell_of_another_sigma_is_one_point():
+def test_a_gaussian_of_another_sigma_is_one_point():
     for sigma in (1.8, 2.2):
         maps = map_of([(11.3, 9.6)], sigma)
         assert len(found_in(maps, 2.0).cells) == 1

@@ -195,7 +195,7 @@ def test_the_covariance_is_that_of_the_errors_under_noise():
     st.floats(0, 9),
     st.floats(0.2, 9),
 )
-def test_a_bell_of_any_width_form_tilt_and_height_is_told_exactly(long, wide, angle, px, py, height):
+def test_a_gaussian_of_any_width_form_tilt_and_height_is_told_exactly(long, wide, angle, px, py, height):
     y, x = torch.meshgrid(torch.arange(10.0).double(), torch.arange(15.0).double(), indexing="ij")
     u = (x - px) * math.cos(angle) + (y - py) * math.sin(angle)
     v = (y - py) * math.cos(angle) - (x - px) * math.sin(angle)
@@ -235,7 +235,7 @@ def test_volumes():
         assert_close(find_peaks(heatmaps, refine=refine).cells, truth, rtol=0, atol=1e-4)
     assert_close(find_peaks(heatmaps, refine="none").cells, truth.round())
     for refine in ("quarter", "dark", "dark_udp"):
-        with pytest.raises(ValueError, match="of volumes take 'log_parabola' or 'least_squares'"):
+        with pytest.raises(ValueError, match="for volumes use 'log_parabola' or 'least_squares'"):
             find_peaks(heatmaps, refine=refine)
 
 
@@ -263,7 +263,7 @@ def test_learned_offsets_of_volumes():
 
 @pytest.mark.parametrize("shape", [(2, 2, 5, 5), (2, 3, 5, 6), (2, 8, 5, 6), (3, 2, 5, 6), (3, 4, 5, 6)])
 def test_learned_offsets_of_other_maps_are_refused(shape):
-    with pytest.raises(ValueError, match=r"do not go with 4 maps of \(5, 6\) cells"):
+    with pytest.raises(ValueError, match=r"do not fit 4 maps of \(5, 6\) cells"):
         find_peaks(torch.zeros(2, 2, 5, 6), refine=partial(learned_offsets, offsets=torch.zeros(shape)))
 
 

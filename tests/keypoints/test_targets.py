@@ -38,7 +38,7 @@ def same(ours, other, names=None):
                 assert_array_equal(np.asarray(one), np.asarray(two), err_msg=field.name)
 
 
-def test_bells_by_hand():
+def test_gaussians_by_hand():
     # sigma 1, stride 1: at the point 1, a cell beside it e^-.5, across the corner e^-1; half-way between two points e^-.125
     maps = render_heatmaps([np.array([[2.0, 2.0], [2.5, 4.0]])], (5, 6), stride=1, sigma=1.0).heatmaps[0, 0]
     assert_allclose(maps[2, :4], np.exp([-2, -0.5, 0, -0.5]), rtol=1e-6)
@@ -103,7 +103,7 @@ def test_a_volume():
 
 @pytest.mark.parametrize("window", [2.0, 3.0, 4.0])
 @pytest.mark.parametrize("hw", [HW, (9, 10, 11)])
-def test_equal_bells_are_those_of_the_nearest_point_of_a_tree_but_for_the_window(window, hw):
+def test_equal_gaussians_are_those_of_the_nearest_point_of_a_tree_but_for_the_window(window, hw):
     points, sigma = some_points(12, around=-0.5, hw=hw), 1.3
     maps = render_heatmaps([points], hw, stride=1, sigma=sigma, window=window).heatmaps[0, 0]
     cells = np.stack(np.indices(hw)[::-1], axis=-1).reshape(-1, len(hw))
@@ -222,7 +222,7 @@ def test_weights_of_instances_are_in_their_own_cells_and_zero_ignores():
     assert_array_equal(targets.weights[0, 0], expected)
 
 
-def test_joints_are_weighted_by_themselves_and_regions_for_all():
+def test_types_are_weighted_by_themselves_and_regions_for_all():
     table = np.array([[[4.0, 4, 1], [16, 4, 2]]])
     region = np.array([[20.0, 10, 22, 12]])
     targets = render_heatmaps(

@@ -44,6 +44,16 @@ def test_keypoint_types_are_kept(checkpoint, tiny, tmp_path):
     assert (loaded.task, loaded.anchors) == ("landmarks", None)
 
 
+def test_checkpoints_with_the_former_names_of_labels_are_read(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    types = {"joint_names": ("a",), "joints": {7: (0,)}}
+    kept = {name: content["labels"][name] for name in ("category_ids", "category_names")}
+    torch.save({**content, "labels": kept | types}, tmp_path / "last.pt")
+    labels = read_checkpoint(tmp_path / "last.pt").labels
+    assert (labels.type_names, labels.category_types) == (("a",), {7: (0,)})
+
+
 def test_a_loaded_detector_is_the_saved_one_and_ready(checkpoint, tmp_path):
     save_checkpoint(tmp_path / "last.pt", checkpoint)
     loaded = load_detector(tmp_path)

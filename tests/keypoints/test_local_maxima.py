@@ -1,0 +1,106 @@
+"""Local maxima of maps: cells and plateaus of any shape, and pairs of maxima near each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from detect.keypoints.local_maxima import close_pairs, find_local_maxima
+
+
+def one(rows) -> torch.Tensor:
+    """A batch of one map."""
+    return torch.as_tensor(rows, dtype=torch.float32)[None]
+
+
+def cells_of(maps: torch.Tensor) -> list[list[float]]:
+    return find_local_maxima(maps, 0.1).middle.tolist()
+
+
+def middles_by_components(volume: np.ndarray, threshold: float) -> set[tuple[float, ...]]:
+    """Connected components of every value, kept where no cell around is higher: by SciPy, from the definition."""
+    around = np.ones((3,) * volume.ndim)
+    middles = set()
+    for value in np.unique(volume[volume > threshold]):
+        labels, count = ndimage.label(volume == value, structure=around)
+        for label in range(1, count + 1):
+            member = labels == label
+            if volume[ndimage.binary_dilation(member, structure=around)].max() == value:
+                middles.add(tuple(np.round(np.argwhere(member).mean(axis=0)[::-1], 4).tolist()))
+    return middles
+
+
+def test_two_equal_cells_are_one_peak_between_them():
+    assert cells_of(one([[0.1, 0.7, 0.7, 0.1]])) == [[1.5, 0.0]]
+
+
+def test_a_plateau_with_a_way_up_is_no_peak():
+    # the row of .5 touches .6 at one end only
+    assert cells_of(one([[0.5, 0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0, 0.6]])) == [[4.0, 1.0]]
+
+
+def test_a_winding_plateau_is_one_peak():
+    lines = ["#####", "....#", "#####", "#....", "#####"]
+    winding = one([[float(sign == "#") for sign in line] for line in lines])
+    assert cells_of(winding) == [[2.0, 2.0]]  # turned by half it is the same
+    assert len(cells_of(winding.repeat(1, 1, 30))) == 1
+
+
+def test_a_long_spiral_is_one_peak():
+    size = 61
+    spiral = np.zeros((size, size))
+    row, column, step = 0, 0, (0, 1)
+    spiral[0, 0] = 1
+    for length in [size - 1, *np.repeat(np.arange(size - 1, 1, -2), 2)]:
+        for _ in range(length):
+            row, column = row + step[0], column + step[1]
+            spiral[row, column] = 1
+        step = (step[1], -step[0])
+    assert ndimage.label(spiral)[1] == 1
+    assert len(cells_of(one(spiral))) == 1
+
+
+def test_a_map_full_of_ones_is_one_peak_in_its_middle():
+    assert cells_of(torch.ones(2, 101, 201)) == [[100.0, 50.0]] * 2
+    assert cells_of(torch.zeros(2, 101, 201)) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (1, 7), (6, 5), (9, 33), (12, 64), (5, 71)]), st.integers(2, 6)
+)
+def test_plateaus_are_the_components_without_a_higher_cell_around(seed, hw, levels):
+    values = np.random.default_rng(seed).integers(0, levels, (4, *hw)) / levels
+    maxima = find_local_maxima(torch.tensor(values), 0.3)
+    for number in range(4):
+        middles = maxima.middle[maxima.map == number].numpy()
+        found = {tuple(np.round(cell, 4).tolist()) for cell in middles}
+        assert found == middles_by_components(values[number], 0.3)
+        assert len(found) == len(middles)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, 3, 4), (4, 5, 36), (1, 6, 6)]))
+def test_plateaus_of_volumes_too(seed, extents):
+    values = np.random.default_rng(seed).integers(0, 9, extents) / 9
+    found = find_local_maxima(torch.tensor(values)[None], 0.5).middle
+    assert {tuple(np.round(cell, 4).tolist()) for cell in found.numpy()} == middles_by_components(values, 0.5)
+
+
+def test_a_cell_that_is_not_a_number_hides_nothing_in_its_row():
+    row = torch.zeros(1, 1, 64)
+    row[0, 0, [5, 40]] = 1.0
+    row[0, 0, [20, 60]] = torch.nan
+    assert cells_of(row) == [[5.0, 0.0], [40.0, 0.0]]
+
+
+def test_pairs_of_neighbouring_maps_do_not_meet():
+    # the last row of a map is next to the first of the next one in memory
+    maps = torch.zeros(3, 4, 5)
+    maps[0, 3, 4] = maps[1, 0, 0] = maps[1, 0, 4] = maps[1, 2, 0] = 1.0
+    maxima = find_local_maxima(maps, 0.5)
+    pairs = [pair for part in close_pairs(maxima, (4, 5), 10.0) for pair in torch.stack(part, dim=1).tolist()]
+    assert sorted(pairs) == [[1, 2, 16], [1, 3, 4], [2, 3, 20]]
