@@ -37,7 +37,6 @@ SHORT = {
 }
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},
-    "keypoints/test_drawing.py": {"_blend_scattered", "_starts"},
 }
 
 

@@ -192,7 +192,7 @@ def _shifts(num_axes: int) -> list[tuple[int, ...]]:
 
 
 def _neighbour(cells: Int64[Tensor, " n"], shift: Sequence[int], extents: Sequence[int]) -> Int64[Tensor, " n"]:
-    """Flat indices of the cells at a shift, moved into the map: beyond its border they are neighbours or the cells themselves."""
+    """Flat indices of the cells at a shift; beyond the border, of the nearest cells of the map."""
     places, step = cells, 1
     for extent, move in zip(reversed(extents), reversed(shift), strict=True):
         if move:
