@@ -22,7 +22,7 @@ from detect.data.images import open_image
 from detect.errors import CocoError, ConfigError
 from detect.evaluation.boxes import BoxEvaluation, evaluate_boxes
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
-from detect.evaluation.points import RADII_PX, PointScores
+from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall
 from detect.keypoints.keypoints import CocoKeypoints
 from detect.report.evaluation_page import Curve, CurvePanel, Pictures, ScoreTable, evaluation_page, score_cell
@@ -68,6 +68,11 @@ def evaluate_results(
     if threshold is not None and not math.isfinite(threshold):
         raise ConfigError(f"--threshold: expected a number, got {threshold}")
     return evaluate_landmarks(predicted, landmarks, radii=tuple(radii or RADII_PX), threshold=threshold, **options)
+
+
+def choose_radius(radii: Sequence[float] | None) -> float:
+    """The radius at which a threshold is chosen: the one that is given, else the default one."""
+    return radii[0] if radii and len(radii) == 1 else RADIUS_PX
 
 
 def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> None:

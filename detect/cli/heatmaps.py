@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from detect.cli.config import register
+from detect.cli.heatmap_baseline import baseline
 from detect.cli.options import (
     EXPERTS,
     AsJson,
@@ -193,7 +194,7 @@ def score(
         radii=radius,
         threshold=threshold,
         choose=choose,
-        choose_radius=radius[0] if radius and len(radius) == 1 else 3.0,
+        choose_radius=evaluation_results.choose_radius(radius),
         source=points.source,
         oks_sigmas=sigmas,
     )
@@ -204,5 +205,5 @@ def score(
         evaluation_results.print_evaluation(evaluation, console())
 
 
-for each in (render, oracle, score):
+for each in (render, oracle, baseline, score):
     register(app, each)

@@ -106,7 +106,7 @@ def test_a_sweep_shows_what_a_larger_input_buys(detect):
     small, large = detect(*arguments, "--json").json["settings"]
     assert (small["resize"], large["resize"]) == ("letterbox:320", "letterbox:640")
     assert large["flops"] == pytest.approx(4 * small["flops"], rel=0.01)  # but for cells at the edge
-    assert small["uncovered"] > large["uncovered"]
+    assert small["missed"] > large["missed"]
     lines = detect(*arguments).out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("letterbox")] == ["letterbox:320", "letterbox:640"]
     ending = ("--levels", "p2-p4", "--resize", "letterbox:640", "--json")

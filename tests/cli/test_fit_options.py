@@ -22,7 +22,7 @@ def test_levels_are_fitted_as_placed_and_beat_shapes_alone(detect):
     arguments = ("anchors", "fit", NUCLEI, "--levels", "p2-p4")
     placed = detect(*arguments, "--per-level", 2, "--json").json
     assert [len(level["shapes"]) for level in placed["levels"]] == [2, 2, 2]
-    assert placed["objective"] == "placed_average_iou"
+    assert placed["objective"] == "grid_average_iou"
     assert placed["grid_average_iou"] <= placed["upper_bound"] <= placed["grid_average_iou"] * 1.02
     by_shape = detect(*arguments, "-k", 6, "--objective", "shape", "--json").json
     free = detect(*arguments, "-k", 6, "--penalty", 0, "--json").json

@@ -37,11 +37,11 @@ def test_choices_are_what_the_code_offers():
     assert get_args(options.Layout) == (FREE, *LAYOUTS)
     assert get_args(options.Balance) == BALANCES
     assert get_args(options.AnchorFormat) == tuple(FORMATS)
-    assert set(get_args(options.ConventionName)) == {"exact", *CONVENTIONS}
+    assert get_args(options.ConventionName) == tuple(CONVENTIONS)
     assert get_args(options.PointSource) == SOURCES
     assert get_args(options.PixelOriginName) == tuple(SHIFTS)
     assert get_args(options.Goal) == GOALS
-    for name, choices in (("shape", heatmaps.Shape), ("overlap", heatmaps.Blend), ("hidden", heatmaps.Occluded)):
+    for name, choices in (("shape", heatmaps.Shape), ("blend", heatmaps.Blend), ("occluded", heatmaps.Occluded)):
         assert get_args(choices) == tuple(CHOICES[name])
 
 

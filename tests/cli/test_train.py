@@ -104,9 +104,9 @@ def test_every_field_is_listed_with_what_it_takes_and_is(detect):
     assert sorted(rows) == sorted(["task", "seed", *names])
     for row, parts in (
         ("data.images", ["required", "path", "folder of the images"]),
-        ("model.norm", ["group", "group | batch | null", "of the towers"]),
-        ("augment.zoom", ["[0.75, 1.4]", "[low, high], above 0 to 100", "enlarge by a factor in this range"]),
-        ("optimisation.clip_norm", ["5.0", "above 0 to 1,000,000", "of all gradients together"]),
+        ("model.norm", ["group", "group | batch | null", "normalization in the towers"]),
+        ("augment.zoom", ["[0.75, 1.4]", "[low, high], above 0 to 100", "range of the scale factor"]),
+        ("optimisation.clip_norm", ["5.0", "above 0 to 1,000,000", "largest norm of the gradient"]),
     ):
         assert re.split("  +", rows[row].strip()) == [row, *parts]
     assert all(field.get("description") for _, field in fields_of(TrainConfig.model_json_schema()))

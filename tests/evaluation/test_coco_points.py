@@ -288,7 +288,7 @@ def test_landmarks_need_a_radius(tmp_path):
 def test_results_that_are_boxes_are_refused_as_landmarks(tmp_path):
     results = [{"image_id": 1, "category_id": 5, "bbox": [1, 1, 9, 9], "score": 0.5}]
     found = landmarks_evaluated(tmp_path, points(), results)
-    (invalid,) = found.to_dict()["refused_results"]
+    (invalid,) = found.to_dict()["invalid_results"]
     assert (
         invalid["reason"]
         == "entry 0 of the results: category 5 has 1 keypoints in the truth, this has 0 that are finite"

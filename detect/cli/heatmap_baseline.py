@@ -1,0 +1,97 @@
+"""``detect heatmaps baseline``: landmarks found without learning, as the score that a trained detector has to beat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detect.cli.options import AsJson, DatasetFiles, Output, PointOptions, Radius
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from detect.data import CocoDataset, CocoResults
+    from detect.detectors.blob_detector import BlobDetector
+    from detect.keypoints.keypoints import CocoKeypoints
+
+
+def baseline(
+    *,
+    images: Annotated[Path, typer.Option(help="Folder of the training images.")],
+    validation: Annotated[list[str], typer.Option(help="COCO files of the images to score on; repeatable.")],
+    val_images: Annotated[
+        Path | None, typer.Option(help="Folder of the validation images. Default: that of the training images.")
+    ] = None,
+    radius: Radius = None,
+    points: PointOptions,
+    output: Output = None,
+    dataset: DatasetFiles,
+    json: AsJson = False,
+) -> None:
+    """Score a blob detector without learning: a Laplacian of Gaussian, fitted on training images, scored on others.
+
+    `detect heatmaps baseline train.json --images images --validation val.json -o baseline`
+
+    Scale, polarity and threshold are those of the highest F1 on the training images, at the one --radius, else at 3 px; all
+    points are one type. Scores are those of `heatmaps score`, and -o writes `results.json`, which that command reads.
+    """
+    from dataclasses import asdict, replace
+
+    from detect.cli import evaluation_results
+    from detect.cli.output import console, print_json, save
+    from detect.data.coco_results import results_json
+    from detect.detectors.blob_detector import fit_blob_detector
+
+    points = replace(points, merge=True)
+    train, truth = points.read(dataset), points.read(replace(dataset, files=validation))
+    detector = fit_blob_detector(
+        _grey_images(train.dataset, images),
+        train.landmarks.per_image(),
+        radius=evaluation_results.choose_radius(radius),
+        pixel_origin=train.pixel_origin,
+    )
+    category = next(iter(truth.category_types))
+    results = _find(detector, truth, val_images or images, category)
+    truth = replace(truth, category_types={category: (0,)})  # one point per result, whatever the annotations have
+    evaluation = evaluation_results.evaluate_results(
+        results, truth.dataset, truth, radii=radius, threshold=detector.threshold
+    )
+    if json:
+        print_json({"detector": asdict(detector), **evaluation.to_dict()})
+    else:
+        evaluation_results.print_evaluation(evaluation, console())
+        console().print(
+            f"{detector.polarity} blobs of sigma {detector.sigma:.3g} px, F1 {detector.f1:.4f} on the training images"
+        )
+    if output:
+        save(output, {"results.json": results_json(results, truth.dataset)})
+
+
+def _grey_images(dataset: CocoDataset, folder: Path) -> list[ndarray]:
+    import numpy as np
+
+    from detect.cli.output import progress_over
+    from detect.data.images import open_image
+
+    grey = []
+    for name in progress_over(dataset.images.file_names, "reading images"):
+        image = open_image(folder, name)
+        deep = image.mode.startswith(("I", "F"))  # more than 8 bits, which L would cut off
+        grey.append(np.asarray(image.convert("F" if deep else "L"), np.float32))
+    return grey
+
+
+def _find(detector: BlobDetector, truth: CocoKeypoints, folder: Path, category: int) -> CocoResults:
+    """All blobs of all images, as results of one category."""
+    import numpy as np
+
+    from detect.data import CocoResults
+
+    found = [detector.candidates(image) for image in _grey_images(truth.dataset, folder)]
+    rows = np.repeat(np.arange(len(found)), [len(scores) for _, scores in found])
+    scores = np.concatenate([scores for _, scores in found])
+    keypoints: list[Any] = [np.array([[x, y, 1.0]]) for xy, _ in found for x, y in xy.tolist()]
+    categories, no_boxes = np.full(len(rows), category), np.full((len(rows), 4), np.nan)
+    return CocoResults(np.arange(len(rows)), rows, categories, scores, no_boxes, tuple(keypoints), ())
