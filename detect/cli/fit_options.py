@@ -182,20 +182,18 @@ class FitOptions:
         return Fitted(anchors, f"for k = {anchors.num_anchors}")
 
     def _fit_placed(self, instances: ResizedInstances, strides: tuple[int, ...], common: dict[str, Any]) -> Fitted:
-        from detect.anchors.grid_convention import as_convention
         from detect.fitting.fit_levels import fit_levels
 
         per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
-        convention = as_convention(self.convention)
-        common |= {"stride_mode": convention.stride_mode, "center_offset": convention.center_offset}
         fit = fit_levels(
             instances,
             strides,
             per_level=per_level,
-            total=self.k if per_level is None and self.max_per_level is None else None,
-            at_most=self.max_per_level,
-            price=self.penalty,
+            num_anchors=self.k if per_level is None and self.max_per_level is None else None,
+            max_per_level=self.max_per_level,
+            penalty=self.penalty,
             max_strides=self.max_strides,
+            convention=self.convention,
             layout=self.layout,
             scales=self.scales,
             ratios=self.ratios,

@@ -12,14 +12,15 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import CENTER_OF_CELL, AnchorSet, Proof
+from detect.anchors.anchor_set import AnchorSet, Proof
+from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances
 from detect.errors import FitError
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.candidates import MAX_ANCHORS
 from detect.fitting.gains import levels_by_size
-from detect.fitting.grid_fit import PRICE, GridFit, fit_on_grid, shape_costs
+from detect.fitting.grid_fit import PENALTY, GridFit, fit_on_grid, shape_costs
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
 from detect.fitting.structured import LAYOUTS, StructuredFit, fit_layouts
@@ -29,33 +30,35 @@ FREE = "free"
 
 @dataclass(frozen=True)
 class Numbers:
-    """How many shapes: ``total`` or ``at_most`` on each level, as many as are worth their cost; or ``per_level``, just so.
+    """The number of shapes: ``per_level`` is exact; ``num_anchors`` and ``max_per_level`` are maxima.
 
-    ``price`` is what a shape on every level must add to the mean gain; its levels share it as they share the operations.
+    Below a limit, a shape is added only if it raises the objective by more than its cost. A shape on every level costs
+    ``penalty`` in all, shared among the levels in proportion to the head's operations there.
     """
 
-    total: int | None = None
+    num_anchors: int | None = None
     per_level: int | None = None
-    at_most: int | None = None
-    price: float = PRICE
+    max_per_level: int | None = None
+    penalty: float = PENALTY
 
     def __post_init__(self) -> None:
-        given = [number for number in (self.total, self.per_level, self.at_most) if number is not None]
-        if len(given) != 1 or not 1 <= given[0] <= MAX_ANCHORS or not 0 <= self.price < np.inf:
+        given = [number for number in (self.num_anchors, self.per_level, self.max_per_level) if number is not None]
+        if len(given) != 1 or not 1 <= given[0] <= MAX_ANCHORS or not 0 <= self.penalty < np.inf:
             raise FitError(
-                f"give one of total, per_level and at_most, from 1 to {MAX_ANCHORS}, and a price from 0, got {self}"
+                f"give one of num_anchors, per_level and max_per_level, from 1 to {MAX_ANCHORS}, "
+                f"and a penalty from 0, got {self}"
             )
 
     @property
     def priced(self) -> bool:
-        """Whether there may be fewer, where they are not worth their cost."""
-        return self.per_level is None and self.price > 0
+        """Whether shapes have costs, so that fewer than the limit may be fitted."""
+        return self.per_level is None and self.penalty > 0
 
     def __str__(self) -> str:
-        if self.total is not None:
-            return f"{'at most ' * self.priced}{self.total} shapes on any of the levels"
-        if self.at_most is not None:
-            return f"at most {self.at_most} shapes on each level"
+        if self.num_anchors is not None:
+            return f"{'at most ' * self.priced}{self.num_anchors} shapes on any of the levels"
+        if self.max_per_level is not None:
+            return f"at most {self.max_per_level} shapes on each level"
         return f"{self.per_level} shapes on each level"
 
 
@@ -76,44 +79,45 @@ def fit_levels(
     strides: Sequence[int],
     *,
     per_level: int | None = None,
-    total: int | None = None,
-    at_most: int | None = None,
-    price: float = PRICE,
+    num_anchors: int | None = None,
+    max_per_level: int | None = None,
+    penalty: float = PENALTY,
     objective: str | Objective = "placed",
     layout: str = FREE,
     scales: int = 3,
     ratios: int = 3,
     weights: Float64[ndarray, " n"] | None = None,
-    stride_mode: str = "exact",
-    center_offset: float = CENTER_OF_CELL,
+    convention: str | Convention = "exact",
     max_strides: float | None = None,
     certify: float | None = None,
 ) -> LevelFit:
-    """The anchors that cover the instances best where the grid puts them.
+    """Fit anchor shapes and their pyramid levels together, with the anchors on the detector's grid.
+
+    Give one of ``per_level``, ``num_anchors`` and ``max_per_level``.
 
     Args:
         instances: boxes after the detector's resize rule.
-        strides: of the pyramid's levels, in pixels.
-        per_level: just so many shapes on each level; with a layout of sizes and ratios, their product.
-        total: instead, so many on all levels at most, each where it is worth most against its cost.
-        at_most: instead, so many on each level at most, as many as are worth their cost.
-        price: what a shape on every level must add to the mean gain; its levels share it as they share the head's
-            operations. With a price of 0 all shapes of a ``total`` are used, and go to the finest level.
-        objective: on the grid, by default the mean IoU; see :meth:`Objective.parse`.
-        layout: ``free`` shapes, or one of ``LAYOUTS``, whose price against free ones the answer tells.
-        scales: sizes on each level, of a layout.
-        ratios: likewise.
-        weights: how much each instance counts, see :func:`detect.anchors.instances.instance_weights`.
-        stride_mode: what a level's stride is, see :class:`detect.anchors.generator.Convention`.
-        center_offset: where in its cell an anchor lies.
-        max_strides: an instance counts on levels of whose stride its size, the root of its area, is at most so many times,
-            and on the coarsest: large instances then do not get many times the positive anchors of small ones. A level of
-            no instance gets no shapes. No limit by default.
-        certify: prove that nothing is better by more than this share, or come as close to it as a few rounds do.
+        strides: strides of the pyramid levels, in pixels.
+        per_level: number of shapes on each level; with a layout, ``scales * ratios``.
+        num_anchors: maximum number of shapes over all levels.
+        max_per_level: maximum number of shapes on each level.
+        penalty: what a shape on every level must add to the objective under a maximum; levels share it in proportion to
+            the head's operations. With 0, all ``num_anchors`` shapes are fitted, on the finest level.
+        objective: an objective on the grid, by default the mean IoU; see :meth:`Objective.parse`.
+        layout: ``"free"`` shapes, or one of ``LAYOUTS``; the result then tells what the layout loses against free shapes.
+        scales: number of sizes on each level of a layout.
+        ratios: number of ratios on each level of a layout.
+        weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
+        convention: the framework that generates the anchors, by name or as a
+            :class:`~detect.anchors.grid_convention.Convention`.
+        max_strides: a box uses a level only if sqrt(area) <= max_strides * stride; the coarsest level takes all boxes.
+            Large boxes then do not have many times the positive anchors of small ones. Levels without boxes get no
+            shapes. No limit by default.
+        certify: relative gap to prove between the fit and the best possible one; the proof stops after a few rounds.
 
     Raises:
-        FitError: no usable boxes; an objective by shape; numbers that do not go with the layout; an unknown layout; a limit
-            that is not positive.
+        FitError: there are no usable boxes, the objective is by shape, the layout is unknown or needs other numbers, or
+            ``max_strides`` is not positive.
 
     >>> from detect.data import read_coco
     >>> from detect.data.resize import parse_resize
@@ -123,7 +127,8 @@ def fit_levels(
     >>> [(level.name, len(level.shapes)) for level in fit.anchors.levels], round(fit.free.score, 2)
     ([('P2', 1), ('P3', 1), ('P4', 1)], 0.6)
     """
-    parsed, numbers = Objective.parse(objective, on_grid=True), Numbers(total, per_level, at_most, price)
+    rule = as_convention(convention)
+    parsed, numbers = Objective.parse(objective, on_grid=True), Numbers(num_anchors, per_level, max_per_level, penalty)
     _check(parsed, layout, numbers, scales * ratios)
     if max_strides is not None and not 0 < max_strides < np.inf:
         raise FitError(f"max_strides is above 0, got {max_strides:g}")
@@ -136,13 +141,13 @@ def fit_levels(
         strides,
         objective=parsed,
         weights=weights,
-        stride_mode=stride_mode,
-        center_offset=center_offset,
+        stride_mode=rule.stride_mode,
+        center_offset=rule.center_offset,
         max_strides=max_strides,
     )
-    costs = _costs(instances, strides, price) if numbers.priced else None
-    of_level = per_level if at_most is None else at_most
-    free = fit_on_grid(boxes, per_level=of_level, total=total, costs=costs, certify=certify)
+    costs = _costs(instances, strides, penalty) if numbers.priced else None
+    of_level = per_level if max_per_level is None else max_per_level
+    free = fit_on_grid(boxes, per_level=of_level, num_anchors=num_anchors, costs=costs, certify=certify)
     widest = () if layout == FREE else fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free)
     anchors, score = (widest[-1].anchors, widest[-1].score) if widest else (free.anchors, free.score - free.cost)
     name = parsed.score_name(weighted=weights is not None, priced=numbers.priced)
@@ -155,14 +160,14 @@ def fit_levels(
 
 def _check(objective: Objective, layout: str, numbers: Numbers, per_level: int) -> None:
     if not objective.on_grid:
-        raise FitError("levels are fitted as placed on the grid: of an objective by shape, see fit_anchors")
+        raise FitError("levels are fitted on the grid; for an objective by shape use fit_anchors")
     if layout not in {FREE, *LAYOUTS}:
         raise FitError(f"layout {layout!r} is not one of {', '.join([FREE, *LAYOUTS])}")
     if layout != FREE and numbers.per_level != per_level:
-        raise FitError(f"layout {layout} has its sizes times its ratios on each level, {per_level}, not {numbers}")
+        raise FitError(f"layout {layout} needs scales * ratios = {per_level} shapes on each level, got {numbers}")
 
 
-def _costs(instances: ResizedInstances, strides: Sequence[int], price: float) -> tuple[float, ...]:
+def _costs(instances: ResizedInstances, strides: Sequence[int], penalty: float) -> tuple[float, ...]:
     dataset = instances.dataset
     canvas_wh = instances.rule.resize_images(dataset.images.wh).canvas_wh
-    return shape_costs(canvas_wh, strides, HeadSize(max(len(dataset.categories), 1)), price=price)
+    return shape_costs(canvas_wh, strides, HeadSize(max(len(dataset.categories), 1)), penalty=penalty)

@@ -17,7 +17,7 @@ from detect.fitting.certificate import prove
 from detect.fitting.gains import Boxes
 from detect.fitting.search import search
 
-PRICE = 0.01  # what one more shape on every level must add to the mean utility
+PENALTY = 0.01  # what one more shape on every level must add to the mean utility
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def fit_on_grid(
     boxes: Boxes,
     *,
     per_level: int | Sequence[int] | None = None,
-    total: int | None = None,
+    num_anchors: int | None = None,
     costs: Sequence[float] | None = None,
     certify: float | None = 0.02,
     rounds: int = 5,
@@ -61,7 +61,7 @@ def fit_on_grid(
     Args:
         boxes: what the anchors are fitted to, see :func:`detect.fitting.any_position.boxes_on_grid`.
         per_level: number of shapes on each level, or one number for all.
-        total: instead, the number of shapes on all levels; how many a level gets is free.
+        num_anchors: instead, the number of shapes on all levels; how many a level gets is free.
         costs: of a shape on each level, in units of the score, see :func:`shape_costs`. The numbers are then upper limits.
         certify: stop proving when the gap is this small, what a histogram's error adds apart, which no round lessens; None
             proves nothing and is faster.
@@ -69,7 +69,7 @@ def fit_on_grid(
 
     Raises:
         FitError: no anchor reaches any box, or none is worth its cost.
-        ValueError: not one of ``per_level`` and ``total``, or a number or cost out of its range.
+        ValueError: not one of ``per_level`` and ``num_anchors``, or a number or cost out of its range.
 
     >>> from detect.anchors.histogram import ShapeHistogram
     >>> from detect.fitting.any_position import AnyPosition
@@ -78,7 +78,7 @@ def fit_on_grid(
     >>> [(level.name, [round(width) for width, _ in level.shapes]) for level in fit.anchors.levels], round(fit.score, 3)
     ([('P2', [12]), ('P4', [61])], 0.753)
     """
-    limits = Limits.of(len(boxes.strides), per_level, total, costs)
+    limits = Limits.of(len(boxes.strides), per_level, num_anchors, costs)
     if certify is not None and not certify >= 0:
         raise ValueError(f"need certify >= 0, got {certify=}")
     solution = search(boxes, limits)
@@ -96,18 +96,18 @@ def fit_on_grid(
 
 
 def shape_costs(
-    canvas_wh: Int64[ndarray, "b 2"], strides: Sequence[int], head: HeadSize | None = None, *, price: float = PRICE
+    canvas_wh: Int64[ndarray, "b 2"], strides: Sequence[int], head: HeadSize | None = None, *, penalty: float = PENALTY
 ) -> tuple[float, ...]:
-    """What a shape costs on each level: ``price`` for one on every level, shared as the head's operations for it are.
+    """What a shape costs on each level: ``penalty`` for one on every level, shared as the head's operations for it are.
 
     Operations and anchors of a further shape are both in proportion to a level's cells.
 
-    >>> shape_costs(np.array([[64, 64]]), (8, 16, 32), price=0.021)
+    >>> shape_costs(np.array([[64, 64]]), (8, 16, 32), penalty=0.021)
     (0.016, 0.004, 0.001)
     """
     one = AnchorSet.of([[(1.0, 1.0)]] * len(strides), strides=strides)
     cells = [cost.anchors for cost in level_costs(canvas_wh, one, head or HeadSize(1))]
-    return tuple(price * each / sum(cells) for each in cells)
+    return tuple(penalty * each / sum(cells) for each in cells)
 
 
 def score_on_grid(boxes: Boxes, anchors: AnchorSet) -> float:

@@ -35,8 +35,8 @@ def test_the_score_is_what_coverage_measures_and_no_more_than_the_bound(nuclei):
 
 
 def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nuclei):
-    priced = fit_levels(nuclei, STRIDES, total=6)
-    free = fit_levels(nuclei, STRIDES, total=6, price=0.0)
+    priced = fit_levels(nuclei, STRIDES, num_anchors=6)
+    free = fit_levels(nuclei, STRIDES, num_anchors=6, penalty=0.0)
     (only,) = free.anchors.levels  # the finest grid is the best for every shape, if it costs nothing
     assert (only.name, len(only.shapes)) == ("P2", 6)
     assert len(priced.anchors.levels) > 1
@@ -75,8 +75,8 @@ def test_levels_by_size_spare_large_instances_the_fine_grid():
 
 
 def test_a_dear_shape_is_left_out(nuclei):
-    few = fit_levels(nuclei, STRIDES, at_most=4, price=0.1).anchors
-    many = fit_levels(nuclei, STRIDES, at_most=4, price=0.001).anchors
+    few = fit_levels(nuclei, STRIDES, max_per_level=4, penalty=0.1).anchors
+    many = fit_levels(nuclei, STRIDES, max_per_level=4, penalty=0.001).anchors
     assert few.num_anchors < many.num_anchors <= 12
     assert max(len(level.shapes) for level in many.levels) <= 4
 
@@ -126,7 +126,7 @@ def test_of_many_boxes_the_score_is_one_over_positions(nuclei):
     [
         ({"objective": Objective()}, "an objective by shape"),
         ({"layout": "circle"}, "layout 'circle' is not one of free, octaves, grid, level-grids"),
-        ({"layout": "grid"}, "layout grid has its sizes times its ratios on each level, 9, not 2 shapes on each level"),
+        ({"layout": "grid"}, "layout grid needs scales \\* ratios = 9 shapes on each level, got 2 shapes on each level"),
     ],
 )
 def test_what_does_not_go_together_is_refused(nuclei, options, message):
@@ -134,16 +134,18 @@ def test_what_does_not_go_together_is_refused(nuclei, options, message):
         fit_levels(nuclei, STRIDES, per_level=2, **options)
 
 
-@pytest.mark.parametrize("numbers", [{}, {"total": 3, "per_level": 3}, {"at_most": 0}, {"total": 3, "price": -0.1}])
+@pytest.mark.parametrize(
+    "numbers", [{}, {"num_anchors": 3, "per_level": 3}, {"max_per_level": 0}, {"num_anchors": 3, "penalty": -0.1}]
+)
 def test_numbers_are_one_of_three_and_a_price(numbers):
-    with pytest.raises(FitError, match="give one of total, per_level and at_most"):
+    with pytest.raises(FitError, match="give one of num_anchors, per_level and max_per_level"):
         Numbers(**numbers)
 
 
 def test_numbers_in_words():
-    assert str(Numbers(total=9)) == "at most 9 shapes on any of the levels"
-    assert str(Numbers(total=9, price=0.0)) == "9 shapes on any of the levels"
-    assert str(Numbers(at_most=3)) == "at most 3 shapes on each level"
+    assert str(Numbers(num_anchors=9)) == "at most 9 shapes on any of the levels"
+    assert str(Numbers(num_anchors=9, penalty=0.0)) == "9 shapes on any of the levels"
+    assert str(Numbers(max_per_level=3)) == "at most 3 shapes on each level"
 
 
 def test_without_boxes_it_is_said_why():
@@ -151,15 +153,15 @@ def test_without_boxes_it_is_said_why():
         {"images": [{"id": 1, "width": 8, "height": 8}], "categories": [{"id": 1, "name": "a"}], "annotations": []}
     )
     with pytest.raises(FitError, match="no usable boxes; 0 entries are invalid"):
-        fit_levels(ResizedInstances.of(nothing, parse_resize("none")), STRIDES, total=3)
+        fit_levels(ResizedInstances.of(nothing, parse_resize("none")), STRIDES, num_anchors=3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"per_level": 1, "objective": "recall@0.5"}, "no anchor on strides 8, 16, 32 reaches any of the boxes"),
-        ({"total": 2, "price": 2.0}, "no anchor on strides 8, 16, 32 is worth its cost for any of the boxes"),
-        ({"at_most": 2, "price": 2.0, "certify": 0.02}, r"the largest is 0.2 x 0.2 px after the resize"),
+        ({"num_anchors": 2, "penalty": 2.0}, "no anchor on strides 8, 16, 32 is worth its cost for any of the boxes"),
+        ({"max_per_level": 2, "penalty": 2.0, "certify": 0.02}, r"the largest is 0.2 x 0.2 px after the resize"),
     ],
 )
 def test_boxes_that_no_anchor_gains_anything_for_are_refused(options, message):

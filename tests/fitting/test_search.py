@@ -49,7 +49,7 @@ def test_it_beats_k_means_per_level_by_far_and_comes_with_a_bound(nuclei, object
 def test_shape_clustering_dealt_out_by_area_is_no_match(nuclei):
     # the fault that the fit is there for: shapes fitted without their grid
     dealt = anchor_metrics(nuclei, fit_anchors(nuclei, k=9, strides=STRIDES)).grid_average_iou
-    assert fit_on_grid(OwnPositions.of(nuclei, STRIDES), total=9, certify=None).score > dealt + 0.01
+    assert fit_on_grid(OwnPositions.of(nuclei, STRIDES), num_anchors=9, certify=None).score > dealt + 0.01
 
 
 def test_the_order_of_the_data_changes_nothing(nuclei):
@@ -86,8 +86,8 @@ def test_three_are_chosen_where_nine_buy_nothing():
 
 def test_costs_move_shapes_to_coarse_levels(nuclei):
     boxes = OwnPositions.of(nuclei, STRIDES)
-    costs = shape_costs(np.unique(nuclei.canvas_wh, axis=0), STRIDES, price=0.05)
-    free, priced = (fit_on_grid(boxes, total=9, costs=each, certify=None) for each in (None, costs))
+    costs = shape_costs(np.unique(nuclei.canvas_wh, axis=0), STRIDES, penalty=0.05)
+    free, priced = (fit_on_grid(boxes, num_anchors=9, costs=each, certify=None) for each in (None, costs))
     cells = {level.stride: len(level.shapes) / level.stride**2 for level in free.anchors.levels}
     fewer = {level.stride: len(level.shapes) / level.stride**2 for level in priced.anchors.levels}
     assert sum(fewer.values()) < sum(cells.values())
@@ -148,12 +148,15 @@ def test_what_shapes_are_worth_is_their_gain_without_their_price_by_hand():
 
 def test_costs_by_hand():
     # 64 x 32 at stride 8: 32 cells; at 16: 8 cells
-    assert_allclose(shape_costs(np.array([[64, 32]]), (8, 16), price=0.5), [0.4, 0.1])
+    assert_allclose(shape_costs(np.array([[64, 32]]), (8, 16), penalty=0.5), [0.4, 0.1])
 
 
 def test_free_numbers_reach_at_least_as_much_as_fixed_ones(nuclei):
     boxes = OwnPositions.of(nuclei, STRIDES)
-    assert fit_on_grid(boxes, total=6, certify=None).score > fit_on_grid(boxes, per_level=2, certify=None).score - 0.002
+    assert (
+        fit_on_grid(boxes, num_anchors=6, certify=None).score
+        > fit_on_grid(boxes, per_level=2, certify=None).score - 0.002
+    )
 
 
 def test_numbers_for_each_level_are_kept(nuclei):
