@@ -34,7 +34,7 @@ from detect.fitting.gains import SMALLEST_SHAPE, Boxes, check_boxes_and_strides,
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
 
-FEW_BOXES = 5000  # up to so many are fitted at their own positions
+FEW_BOXES = 5000  # at most this many boxes are fitted at their own positions
 MAX_CELLS = 2000  # of a histogram; finer ones are joined
 
 
@@ -135,7 +135,7 @@ def boxes_on_grid(
     max_strides: float | None = None,
     few_boxes: int = FEW_BOXES,
 ) -> OwnPositions | AnyPosition:
-    """The instances at their own positions where there are few, else their shapes at any position.
+    """The instances at their own positions if there are at most ``FEW_BOXES``, else their shapes at any position.
 
     Arguments are those of :meth:`OwnPositions.of`; at any position, offset and rule of the centres make no difference.
 
@@ -164,7 +164,7 @@ def boxes_on_grid(
         few, strides, objective=objective, weights=factors, center_offset=center_offset, max_strides=max_strides
     )
     error = max(_error_of_joining(part, joined) for part, joined in zip(parts, few, strict=True))
-    worst = max(joined.iou_error_bound for joined in few)  # in place of which the error is known better
+    worst = max(joined.iou_error_bound for joined in few)  # replaced by the smaller error of the joined cells
     return replace(cells, error=cells.error + cells.objective.iou_share * (error - worst))
 
 

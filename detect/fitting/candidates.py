@@ -27,7 +27,7 @@ class Limits:
     counts: tuple[int, ...]
     """For each group of levels."""
     costs: tuple[float, ...]
-    """Of an anchor on each level, in units of the score."""
+    """Cost of an anchor on each level, in units of the score."""
 
     @classmethod
     def of(
@@ -66,7 +66,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Shapes on levels, and the weighted utility of each to each box, above what the box has in any case."""
+    """Shapes on levels, and the weighted utility of each for each box, less the utility of the fixed shapes."""
 
     shapes: Float64[ndarray, "a 2"]
     levels: Int64[ndarray, " a"]
@@ -183,7 +183,7 @@ def _greedy(candidates: Candidates, limits: Limits, start: Sequence[int]) -> tup
 
 
 def _without_idle(candidates: Candidates, chosen: list[int], prices: Float64[ndarray, " a"]) -> list[int]:
-    """Without those that are not worth what they cost, the worst first."""
+    """Remove rows whose utility is below their cost, the worst first."""
     while len(chosen) > 1:
         utility = candidates.utility[chosen]
         rest = [np.delete(utility, place, axis=0).max(axis=0) for place in range(len(chosen))]

@@ -52,10 +52,10 @@ def prove(
     target: float,
     rounds: int,
 ) -> float:
-    """The least upper bound of some rounds on what any shapes reach, until one is as low as the target.
+    """The least upper bound, over several rounds, on the score of any shapes; stops when it is as low as the target.
 
     Args:
-        boxes: what the shapes are fitted to.
+        boxes: the boxes to fit to.
         chosen: a good choice.
         grid: candidates to start from.
         openings: LP openings of the grid.
@@ -76,7 +76,7 @@ def prove(
         duals, openings = relax(candidates, limits, openings, steps=steps)
         total = duals + stage.floor
         sure = float(total.sum()) + stage.reduced_utility_of_fixed(total) + stage.error
-        # with several groups, what one need not use of the gap is needed by another
+        # with several groups, one may need the part of the gap that another leaves
         enough = (target + boxes.error - sure) / num_free if len(limits.counts) == 1 else 0.0
         peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=TOLERANCE * target / num_free)
         least = min(least, sure + _worth_of_all(np.array([peak.bound for peak in peaks]), limits))
@@ -141,13 +141,13 @@ def highest_reduced_utility(
     """Bound the sum of reduced utilities over all shapes on a level.
 
     Args:
-        boxes: what the shapes are fitted to.
+        boxes: the boxes to fit to.
         level: by index.
         duals: in units of the weighted utility.
         known: a reduced utility; shapes of a higher one are returned as entering columns.
         enough: a bound as low as this needs no further proof.
-        tolerance: the bound may lie this much above what is found or known.
-        max_pairs: stop after this many evaluations with what is proved by then.
+        tolerance: allowed distance of the bound from the best value found or known.
+        max_pairs: number of evaluations after which the search stops with its current bound.
     """
     centers, half = _first_squares(*boxes.log_range(level))
     bound, found = boxes.reduced_utility_of_small_shapes(duals), 0.0

@@ -1,6 +1,6 @@
 """Facility location: choose k of many candidates so that the sum of each instance's best utility is largest.
 
-One table holds what each candidate gives to each instance: ``utility[a, n]``, weight times IoU or whatever adds up. The sum
+One table holds the utility of each candidate for each instance: ``utility[a, n]``, weight times IoU or any sum. The sum
 of best utilities is monotone and submodular, so the greedy choice reaches 1 - 1/e of the best (Nemhauser, Wolsey and
 Fisher 1978) and marginal utilities only fall, which makes it lazy (Minoux 1978). Swaps of one chosen candidate for another
 then lead to a local optimum (Teitz and Bart 1968; all swaps in one pass, Schubert and Rousseeuw 2021).
@@ -9,12 +9,12 @@ Upper bound. For any dual variables, one of at least 0 for each instance, no cho
 
     sum of dual variables + sum of the k largest f(a),    f(a) = sum over n of max(utility[a, n] - dual[n], 0)
 
-since an instance's best utility is at most its dual plus what any chosen candidate gives above it; f(a) is the
+since an instance's best utility is at most its dual plus the excess of any chosen candidate over it; f(a) is the
 candidate's reduced utility. The least such bound is the value of the linear relaxation, which opens candidates in part
 (Cornuejols, Fisher and Nemhauser 1977). Where candidates fall into groups with a number for each, the largest f(a) of
 each group counts.
 
-Candidates that are chosen in any case need no place here: subtract what they give from the table, and clip at 0.
+Fixed candidates need no rows: subtract their utility from the table and clip at 0.
 Sums are NumPy's own and not BLAS's, whose threads add up in another order on another machine.
 """
 
@@ -52,11 +52,11 @@ def choose_greedily(
 ) -> Choice:
     """Add the candidate that adds most, until every group is full or no candidate is worth its cost.
 
-    A candidate is evaluated again only when what it once added still leads. Ties go to the first.
+    A candidate is evaluated again only while its previous gain is the largest. Ties go to the first.
 
     Args:
-        utility: what each instance has from each candidate, at least 0.
-        counts: number to choose; of each group, where there are groups.
+        utility: utility of each candidate for each instance, at least 0.
+        counts: number to choose, or one number for each group.
         start: rows that are chosen already.
         costs: of each candidate, in units of utility.
         groups: the group of each candidate; one for all by default.
@@ -139,7 +139,7 @@ def likely_swaps(
 
 
 def reduced_utility(utility: Float64[ndarray, "a n"], above: Float64[ndarray, " n"]) -> Float64[ndarray, " a"]:
-    """For each candidate the sum of what it gives above dual variables, or above what the instances have.
+    """For each candidate, the sum of its utility above the dual variables, or above the instances' current utility.
 
     >>> reduced_utility(np.array([[3.0, 0.0], [2.0, 2.0]]), np.array([1.0, 1.0]))
     array([2., 2.])
@@ -185,7 +185,7 @@ def find_duals(
 
     Args:
         utility: as in :func:`choose_greedily`.
-        counts: number to choose; of each group, where there are groups.
+        counts: number to choose, or one number for each group.
         openings: where to start, on any scale; more than 0 for every candidate that may be opened.
         groups: the group of each candidate.
         costs: as in :func:`choose_greedily`.

@@ -42,7 +42,7 @@ class KCurve:
     average_iou: Mapping[int, float]
     knee: int
     bic: Mapping[int, float] = field(default_factory=dict)
-    """Of mixtures, where asked for: the Bayesian information criterion, whose least value names their k."""
+    """The Bayesian information criterion of mixtures, if requested; its minimum suggests their k."""
 
 
 def fit_anchors(
@@ -74,7 +74,7 @@ def fit_anchors(
         seed: of the random starts, which ``optimal`` has none of; equal input and seed give equal anchors, whatever the
             order of the boxes.
         certify: with ``optimal`` and ``k``: prove that no k shapes reach a score higher by more than this share, or come as
-            close to it as time allows. The answer's ``proofs`` hold what was proved.
+            close to it as time allows. The proofs are in the result's ``proofs``.
         objective: by shape; another than the average IoU, and the next two, with ``optimal`` and ``k`` only.
         fixed: (width, height) of anchors that are there in any case, among the k.
         weights: how much each instance counts, see :func:`detect.anchors.instances.instance_weights`.
@@ -97,12 +97,12 @@ def fit_anchors(
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     resize = str(instances.rule)
     if per_level is None:
-        told: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if method == "optimal":
-            shapes, told = _fit_optimal(instances, k, parsed, fixed, weights, certify)
+            shapes, fields = _fit_optimal(instances, k, parsed, fixed, weights, certify)
         else:
             shapes = fit_shapes(_histogram_for(instances.shapes, method), k, method, **settings)
-        return AnchorSet(place_shapes(shapes, strides).levels, resize=resize, name="fitted", **told)
+        return AnchorSet(place_shapes(shapes, strides).levels, resize=resize, name="fitted", **fields)
     strides = sorted(strides)
     level_of = levels_of_shapes(instances.shapes, strides)
     used = np.unique(level_of)  # a level without boxes gets no anchors

@@ -1,6 +1,6 @@
 """From boxes to an AnchorSet for pyramid levels: which shapes, on which levels, as they will lie on the grid.
 
-How many shapes a level gets is given, or follows from what each is worth against its cost, or every size by every ratio.
+The number of shapes on a level is given, or follows from utility and cost, or is sizes times ratios.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class LevelFit:
     """Anchors for levels; made by :func:`fit_levels`."""
 
     anchors: AnchorSet
-    """With what was fitted for, and its upper bound, among the scores."""
+    """The anchors; their ``scores`` and ``proofs`` hold the objective."""
     numbers: Numbers
     free: GridFit
     layouts: tuple[StructuredFit, ...] = ()
@@ -154,8 +154,8 @@ def fit_levels(
     name = name if isinstance(boxes, OwnPositions) else f"expected_{name}"
     name = name if max_strides is None else f"{name}_up_to_{max_strides:g}_strides"
     proofs = {name: Proof(score, free.proof.upper_bound)} if free.proof else {}
-    told = replace(anchors, resize=str(instances.rule), name="fitted", scores={name: score}, proofs=proofs)
-    return LevelFit(told, numbers, free, widest)
+    fitted = replace(anchors, resize=str(instances.rule), name="fitted", scores={name: score}, proofs=proofs)
+    return LevelFit(fitted, numbers, free, widest)
 
 
 def _check(objective: Objective, layout: str, numbers: Numbers, per_level: int) -> None:

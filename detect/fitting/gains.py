@@ -1,4 +1,4 @@
-"""The utility of a shape on a pyramid level to boxes: what every kind of boxes tells the solver.
+"""The utility of a shape on a pyramid level for boxes: the interface of all kinds of boxes to the solver.
 
 The centres of one level are a stride apart along each axis, and the nearest is the best (:mod:`detect.anchors.grid_iou`).
 Boxes at their own positions (:mod:`detect.fitting.own_positions`) have a known distance to it. Where a box and an anchor
@@ -110,7 +110,7 @@ class Boxes(ABC):
         }
 
     def joined(self, limit: int) -> Boxes:
-        """At most so many, with neighbours joined; themselves where joining is not possible."""
+        """Boxes with neighbours joined, at most this many; the same boxes if they cannot be joined."""
         return self
 
     def stages(self) -> Sequence[Boxes]:
@@ -118,7 +118,7 @@ class Boxes(ABC):
         return [self]
 
     def settled(self, shapes: Float64[ndarray, "k 2"], max_updates: int) -> Float64[ndarray, "k 2"]:
-        """Shapes after a quick search that uses all boxes; the same where there is none."""
+        """Shapes after a quick search that uses all boxes; unchanged if this kind of boxes has none."""
         return shapes
 
 
@@ -144,7 +144,7 @@ def levels_by_size(
 
 
 def check_boxes_and_strides(count: int, strides: Sequence[int]) -> None:
-    """Fail where there is nothing to fit to, or strides do not rise."""
+    """Check that there are boxes and that strides rise."""
     if not count:
         raise FitError("no boxes to fit anchors to")
     if not strides or min(strides) < 1 or list(strides) != sorted(set(strides)):

@@ -1,4 +1,4 @@
-"""Anchors for pyramid levels, fitted where the grid puts them: which shapes, on which levels, and the proof."""
+"""Anchors for pyramid levels, fitted on the grid: shapes, their levels, and the proof."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from detect.fitting.certificate import prove
 from detect.fitting.gains import Boxes
 from detect.fitting.search import search
 
-PENALTY = 0.01  # what one more shape on every level must add to the mean utility
+PENALTY = 0.01  # mean utility that one more shape on every level must add
 
 
 @dataclass(frozen=True)
 class GridFit:
-    """Anchors, their score where the grid puts them, and the proof; made by :func:`fit_on_grid`."""
+    """Anchors, their score on the grid, and the proof; made by :func:`fit_on_grid`."""
 
     anchors: AnchorSet
     score: float
     """The mean over boxes of the utility of the best anchor of the grid."""
     cost: float
-    """Of all shapes, in units of the score."""
+    """Cost of all shapes, in units of the score."""
     proof: Proof | None
-    """Of score - cost, for any shapes in these numbers; None where none was asked for."""
+    """Upper bound on score - cost for any shapes in these numbers; None if no proof was requested."""
 
     @property
     def upper_bound(self) -> float | None:
@@ -59,7 +59,7 @@ def fit_on_grid(
     """The best shapes on levels that the search finds, proved to be close to the best.
 
     Args:
-        boxes: what the anchors are fitted to, see :func:`detect.fitting.any_position.boxes_on_grid`.
+        boxes: the boxes to fit to, see :func:`detect.fitting.any_position.boxes_on_grid`.
         per_level: number of shapes on each level, or one number for all.
         num_anchors: instead, the number of shapes on all levels; how many a level gets is free.
         costs: of a shape on each level, in units of the score, see :func:`shape_costs`. The numbers are then upper limits.

@@ -21,7 +21,7 @@ from numpy import ndarray
 from detect.errors import FitError
 from detect.ops.box_arrays import best_shape_iou, shape_iou
 
-CANDIDATES = 4  # draws for each seed, of which the best is kept
+CANDIDATES = 4  # draws for each seed; the best is kept
 STRETCH = 1.3  # a step that gains makes the next this much longer
 LARGEST_STRETCH = 8.0
 SMALLEST_GAIN = 1e-7  # relative: below it a start has converged
@@ -131,7 +131,7 @@ def spread_seeds(
 ) -> Float64[ndarray, "k d"]:
     """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5) in the distance itself, not its square.
 
-    Each seed is the best of a few, drawn with weight times distance to the seeds before it: the distance is what is summed.
+    Each seed is the best of a few, drawn with weight times distance to the seeds before it, since distances are summed.
     Seeds that are there already come first.
     """
     shapes, weights = members.shapes, members.weights
@@ -148,7 +148,7 @@ def spread_seeds(
 
 
 def require_enough(shapes: Float64[ndarray, "n d"], k: int) -> None:
-    """Fail where there are fewer different shapes than clusters."""
+    """Check that there are at least as many different shapes as clusters."""
     if len(shapes) < k:
         raise FitError(f"{k} clusters asked of {len(shapes)} distinct shapes: ask for fewer")
 

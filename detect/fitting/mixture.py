@@ -28,7 +28,7 @@ class LogGaussianMixture(ShapeClustering):
         n_clusters: components.
         covariance_type: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
         shrinkage: ``"ledoit-wolf"``, ``"oas"`` or None; for full covariances.
-        reg_covar: what is added to each variance of (ln w, ln h); 1e-4 is a spread of 1 % in size.
+        reg_covar: added to each variance of (ln w, ln h); 1e-4 is a spread of 1 % in size.
         n_init: starts.
         max_iter: updates of one start, at most.
         random_state: seed of the starts.

@@ -34,7 +34,7 @@ MOVES = (-1.0, -0.5, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class StructuredFit:
-    """Sizes by ratios, what they reach, and what they could; made by :func:`fit_structured`."""
+    """Sizes and ratios, their score, and the score of free shapes; made by :func:`fit_structured`."""
 
     layout: str
     sizes: tuple[tuple[float, ...], ...]
@@ -88,7 +88,7 @@ def fit_structured(
     """The best sizes and ratios that a search from several starts finds; never worse than scaled default anchors.
 
     Args:
-        boxes: what the anchors are fitted to, see :func:`detect.fitting.any_position.boxes_on_grid`.
+        boxes: the boxes to fit to, see :func:`detect.fitting.any_position.boxes_on_grid`.
         layout: one of ``LAYOUTS``.
         scales: number of sizes on each level.
         ratios: number of ratios on each level.
@@ -112,7 +112,7 @@ def fit_structured(
 def fit_layouts(
     boxes: Boxes, *, widest: str = "level-grids", scales: int = 3, ratios: int = 3, free: GridFit | None = None
 ) -> tuple[StructuredFit, ...]:
-    """:func:`fit_structured` for each of ``LAYOUTS`` up to the widest: what a narrower one reaches is a start for the next.
+    """:func:`fit_structured` for each of ``LAYOUTS`` up to the widest; each starts from the result of the one before.
 
     Raises:
         ValueError: likewise.

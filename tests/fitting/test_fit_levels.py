@@ -126,7 +126,10 @@ def test_of_many_boxes_the_score_is_one_over_positions(nuclei):
     [
         ({"objective": Objective()}, "an objective by shape"),
         ({"layout": "circle"}, "layout 'circle' is not one of free, octaves, grid, level-grids"),
-        ({"layout": "grid"}, "layout grid needs scales \\* ratios = 9 shapes on each level, got 2 shapes on each level"),
+        (
+            {"layout": "grid"},
+            "layout grid needs scales \\* ratios = 9 shapes on each level, got 2 shapes on each level",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(nuclei, options, message):
