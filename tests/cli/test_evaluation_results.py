@@ -1,0 +1,92 @@
+"""Evaluations as tables and files, and results that cannot be scored."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from detect.cli.detectors import ResultMarks
+from detect.cli.evaluation_results import check_invalid, choose_radius, evaluate_results, files_of, tables_of
+from detect.cli.options import DatasetFiles
+from detect.data import CocoDataset, CocoResults, Finding, read_coco
+from detect.errors import CocoError, ConfigError
+from detect.keypoints.keypoints import coco_keypoints
+from detect.samples import sample_annotations
+
+NUCLEI = str(sample_annotations("nuclei"))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> CocoDataset:
+    return read_coco(NUCLEI, keypoints=True)
+
+
+@pytest.fixture(scope="module")
+def perfect(dataset) -> CocoResults:
+    """The annotations as results; scores fall from the first to the last."""
+    own = dataset.instances
+    scores = np.linspace(0.9, 0.1, len(own))
+    tables = tuple(np.asarray(table, float) for table in own.keypoints or ())
+    return CocoResults(np.arange(len(own)), own.image_rows, own.category_ids, scores, own.boxes_xywh, tables, ())
+
+
+def with_invalid(results: CocoResults, count: int) -> CocoResults:
+    from dataclasses import replace
+
+    return replace(results, invalid=tuple(Finding("", None, 1, f"entry {number}") for number in range(count)))
+
+
+def test_boxes_and_points_are_evaluated_each_in_its_own_way(dataset, perfect):
+    boxes = evaluate_results(perfect, dataset, None)
+    assert boxes.overall.ap == pytest.approx(1)
+    points = evaluate_results(perfect, dataset, coco_keypoints(dataset), radii=[2.0])
+    assert [each.micro.f1 for each in points.overall] == [1.0]
+    assert [each.title for each in tables_of(boxes)] == ["Boxes"]
+    assert [each.title for each in tables_of(points)] == ["Points", "Counts"]
+
+
+def test_a_threshold_is_for_landmarks_and_finite(dataset, perfect):
+    with pytest.raises(ConfigError, match="--threshold: only for landmarks"):
+        evaluate_results(perfect, dataset, None, threshold=0.5)
+    with pytest.raises(ConfigError, match="--threshold: expected a number, got nan"):
+        evaluate_results(perfect, dataset, coco_keypoints(dataset), threshold=float("nan"))
+
+
+def test_the_radius_of_a_choice_is_the_one_given_or_3_px():
+    assert [choose_radius(radii) for radii in (None, [], [5.0], [1.0, 2.0])] == [3.0, 3.0, 5.0, 3.0]
+
+
+def test_invalid_results_are_listed_or_an_error(dataset, perfect, capsys):
+    some = with_invalid(perfect, 2)
+    evaluation = evaluate_results(some, dataset, None)
+    check_invalid(evaluation, some, "a.json", DatasetFiles([]))
+    assert capsys.readouterr().err == ""
+    check_invalid(evaluation, some, "a.json", DatasetFiles([], findings=True))
+    assert capsys.readouterr().err.count("invalid: a.json: image 1: entry ") == 2
+    with pytest.raises(CocoError, match=r"a\.json: image 1: entry 0$"):
+        check_invalid(evaluation, some, "a.json", DatasetFiles([], strict=True))
+
+
+def test_no_valid_result_at_all_is_an_error_but_no_result_is_not(dataset, perfect):
+    empty = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())
+    check_invalid(evaluate_results(empty, dataset, None), empty, "a.json", DatasetFiles([]))
+    bad = with_invalid(empty, 1)
+    with pytest.raises(CocoError, match="entry 0; no other result is valid either"):
+        check_invalid(evaluate_results(bad, dataset, None), bad, "a.json", DatasetFiles([]))
+
+
+def test_the_files_hold_the_numbers_and_the_curves(dataset, perfect):
+    evaluation = evaluate_results(perfect, dataset, coco_keypoints(dataset), radii=[2.0])
+    marks = ResultMarks(dataset, perfect, 0.3)
+    files = files_of(evaluation, marks, name="perfect", images=None, num_pictures=12)
+    assert list(files) == ["metrics.json", "curves.csv", "report.html"]
+    metrics = json.loads(files["metrics.json"])
+    assert (metrics["source"], metrics["files"]) == ("perfect", [NUCLEI])
+    assert metrics["overall"][0]["micro"]["f1"] == 1.0
+    rows = list(csv.DictReader(str(files["curves.csv"]).splitlines()))
+    assert_allclose([float(row["precision"]) for row in rows], 1.0)
+    assert "Truth thin and white" not in str(files["report.html"])  # there are no images to draw on
