@@ -16,8 +16,6 @@ TESTS = Path(__file__).parent
 SHORTEST, LONGEST = 40, 400  # lines of a module
 
 UNTESTED_BY_NAME = {
-    "cli/detectors.py",  # run by tests/cli/test_evaluate.py, test_predict.py and test_export.py
-    "cli/evaluation_results.py",  # run by tests/cli/test_evaluate.py and test_heatmaps.py
     "conventions.py",  # constants and words
     "fitting/any_position.py",  # tests/fitting/test_gains.py
     "fitting/grid_fit.py",  # tests/fitting/test_search.py

@@ -29,7 +29,9 @@ MAX_ENTERING = 50
 STEPS = 60  # of the relaxation, for each round of the proof
 MORE_STEPS = 1.5  # times as many in each round after the first on all boxes
 SPREAD_OUT = 0.1  # share of the openings that is spread over all candidates where the relaxation starts
-TOLERANCE = 1e-3  # of the bound on squares, relative to the score
+TOLERANCE = 2e-3  # of the bound on squares, relative to the highest reduced utility that is known
+LEAST_TOLERANCE = 1e-5  # relative to the score
+RECALL_TOLERANCE = 1e-3  # likewise, of recall, whose steps no small square smooths
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def prove(
     share = SPREAD_OUT * num_free / max(len(chosen), 1)
     openings = np.concatenate([np.full(len(chosen), share), openings])
     candidates = chosen.on(stages[0]) + grid.on(stages[0])
+    tolerance = max(LEAST_TOLERANCE, RECALL_TOLERANCE * boxes.objective.recall_share)
     least = 1.0  # no utility is higher
     for number in range(rounds):
         stage = stages[min(number, len(stages) - 1)]
@@ -78,7 +81,7 @@ def prove(
         sure = float(total.sum()) + stage.reduced_utility_of_fixed(total) + stage.error
         # with several groups, one may need the part of the gap that another leaves
         enough = (target + boxes.error - sure) / num_free if len(limits.counts) == 1 else 0.0
-        peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=TOLERANCE * target / num_free)
+        peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=tolerance * target / num_free)
         least = min(least, sure + _worth_of_all(np.array([peak.bound for peak in peaks]), limits))
         if least <= target + boxes.error:
             break
@@ -103,7 +106,9 @@ def _peaks(
         best = candidates.shapes[rows[np.argsort(-found[rows], kind="stable")[:1]]]
         known = float(boxes.reduced_utilities(level, duals, best).sum())
         peaks.append(
-            highest_reduced_utility(boxes, level, duals, known=known, enough=enough + cost, tolerance=tolerance)
+            highest_reduced_utility(
+                boxes, level, duals, known=known, enough=enough + cost, tolerance=max(tolerance, TOLERANCE * known)
+            )
         )
     return peaks
 

@@ -128,7 +128,7 @@ def test_no_bound_of_recall_exceeds_1(seed, per_level):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_bound_by_shape_exceeds_1(objective):
     shapes = np.exp(np.random.default_rng(0).uniform(2, 3.5, (30, 2)))
-    best = optimal_anchors(ShapeHistogram.of(shapes), 12, objective=objective, certify=0.0, rounds=1)
+    best = optimal_anchors(ShapeHistogram.of(shapes), 6, objective=objective, certify=0.0, rounds=1)
     assert best.score <= best.upper_bound <= 1
 
 
