@@ -63,7 +63,7 @@ def split_peaks(
     """
     if tuple(heatmaps.shape[:2]) != (peaks.num_images, peaks.num_types):
         raise ValueError(
-            f"peaks of {peaks.num_images} images and {peaks.num_types} landmark types for heatmaps of "
+            f"peaks of {peaks.num_images} images and {peaks.num_types} keypoint types for heatmaps of "
             f"{heatmaps.shape[0]} and {heatmaps.shape[1]}"
         )
     if not (sigma > 0 and tolerance > 0 and 0 < threshold < 1):

@@ -45,8 +45,8 @@ def neglect_warning(config: TrainConfig, anchors: AnchorSet, *, dataset: CocoDat
     >>> data = {"train": ["unused"], "images": "unused", "resize": "stretch:320x240"}
     >>> config, anchors = parse_config({"task": "boxes", "data": data}), AnchorSet.of([[(20, 20), (50, 50)]], strides=[8])
     >>> warning = neglect_warning(config, anchors, dataset=read_coco(sample_annotations("bccd")))
-    >>> warning.split(";")[0]
-    'unevenly shared: positive anchors a box Platelets 1.6, on average 10.6'
+    >>> warning.split("; ")[:2]
+    ['uneven assignment: positive anchors per box: Platelets 1.6', 'mean of all boxes 10.6']
     """
     share = min(NUM_ASSIGNED / max(len(dataset.images), 1), 1.0)
     instances = ResizedInstances.of(hold_out(dataset, share)[1], parse_resize(config.data.resize))

@@ -95,7 +95,7 @@ def test_the_same_size_is_generated_once_and_the_oldest_is_let_go():
     assert grid.generate([(1, 1)]) is first
     assert grid.generate([(1, 1)], dtype=torch.float64).boxes.dtype == torch.float64
     others = [grid.generate([(1, width)]) for width in range(2, MAX_CACHED + 2)]
-    assert all(grid.generate([(1, each.lattices[0].width)]) is each for each in others)
+    assert all(grid.generate([(1, each.level_grids[0].width)]) is each for each in others)
     assert grid.generate([(1, 1)]) is not first
 
 

@@ -141,7 +141,7 @@ def test_sizes_of_another_number_of_images_are_refused(nuclei_batch, count):
 
 def test_targets_and_regions_of_another_number_of_images_are_refused(nuclei_batch):
     detector, images, points = detector_of(), nuclei_batch.images, nuclei_batch.landmarks
-    with pytest.raises(ValueError, match="targets of 4 images and 1 landmark types for heatmaps of 3 and 1"):
+    with pytest.raises(ValueError, match="targets of 4 images and 1 keypoint types for heatmaps of 3 and 1"):
         detector.num_positives(images[:3], points)
     for ignored in ([None] * 3, [None] * 5, [torch.zeros(0, 4)]):
         with pytest.raises(ValueError, match=f"regions to ignore of {len(ignored)} images for 4"):

@@ -120,5 +120,5 @@ def test_peaks_of_other_maps_are_refused():
     peaks = find_peaks(maps)
     for others in (maps[:1], maps[:, :1]):
         counts = f"{others.shape[0]} and {others.shape[1]}"
-        with pytest.raises(ValueError, match=f"peaks of 3 images and 2 landmark types for heatmaps of {counts}"):
+        with pytest.raises(ValueError, match=f"peaks of 3 images and 2 keypoint types for heatmaps of {counts}"):
             split_peaks(others, peaks, sigma=2.0)

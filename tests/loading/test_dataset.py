@@ -357,7 +357,7 @@ def test_an_empty_dataset_has_no_images_and_no_fault(tmp_path):
 
 
 def test_images_that_the_rule_does_not_take_are_refused_at_once(tmp_path):
-    with pytest.raises(ResizeError, match="cut for tiles:16:4"):
+    with pytest.raises(ResizeError, match="cut by cut_tiles for tiles:16:4"):
         data_of(dataset_of(["a.png"], []), tmp_path, "tiles:16:4")
 
 

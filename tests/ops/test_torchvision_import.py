@@ -207,4 +207,6 @@ def test_the_stand_in_serves_every_device_and_does_not_call_itself():
         pytest.skip("torchvision's compiled operators are loaded")
     assert torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CompositeExplicitAutograd")
     boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]), torch.tensor([0.5, 0.6])
-    assert nms(boxes, scores, 0.5).tolist() == torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1]
+    assert (
+        nms(boxes, scores, iou_threshold=0.5).tolist() == torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1]
+    )

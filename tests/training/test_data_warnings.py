@@ -43,14 +43,14 @@ def test_categories_with_few_positive_anchors_are_named_with_remedies(tiny, squa
     fields = (changed(squares, tmp_path / "two.json", add_dots), "data.val=[]")
     AnchorSet.of([[(12, 12), (13, 13)], [(2, 2)]], strides=(2, 16)).save(tmp_path / "anchors.yaml")
     (warning,) = warnings_of(tiny(*fields, f"model.anchors={tmp_path}/anchors.yaml"))
-    assert warning.startswith("unevenly shared: positive anchors a box dot 1.0, on average ")
+    assert warning.startswith("uneven assignment: positive anchors per box: dot 1.0; mean of all boxes ")
     assert warning.endswith(
         "a short training hardly learns categories with few positive anchors: try model.assigner=atss"
     )
     fields += ("model.assigner=atss", "model.anchors=fit", "model.levels=p3-p4", "model.per_level=1")
     (warning,) = warnings_of(tiny(*fields))
     # ATSS has nothing for a pixel
-    assert warning.startswith("unevenly shared: positive anchors a box dot 0.0, on average ")
+    assert warning.startswith("uneven assignment: positive anchors per box: dot 0.0; mean of all boxes ")
     assert warning.endswith("few positive anchors: try model.max_strides=4")
 
 
