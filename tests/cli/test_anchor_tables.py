@@ -54,7 +54,7 @@ def test_scores_warn_of_categories_that_few_anchors_learn(detect):
     arguments = ("anchors", "score", BCCD, "--anchors", "retinanet", "--resize", "stretch:320x240", "--assigner")
     out = " ".join(detect(*arguments, "max-iou").out.split())
     assert (
-        "unevenly shared: positive anchors a box Platelets 4.0, on average 34.2; categories with few are hardly learned"
+        "uneven assignment: positive anchors per box: Platelets 4.0; mean of all boxes 34.2; categories with few are hardly"
         in out
     )
-    assert "unevenly" not in detect(*arguments, "atss").out
+    assert "uneven" not in detect(*arguments, "atss").out
