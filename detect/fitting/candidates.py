@@ -34,22 +34,22 @@ class Limits:
         cls,
         num_levels: int,
         per_level: int | Sequence[int] | None = None,
-        total: int | None = None,
+        num_anchors: int | None = None,
         costs: Sequence[float] | None = None,
     ) -> Limits:
         """Limits for each level, or one for all of them."""
-        if (per_level is None) == (total is None):
-            raise ValueError(f"give per_level or total, one of them, got {per_level=}, {total=}")
+        if (per_level is None) == (num_anchors is None):
+            raise ValueError(f"give per_level or num_anchors, one of them, got {per_level=}, {num_anchors=}")
         given = tuple(costs) if costs is not None else (0.0,) * num_levels
         if len(given) != num_levels or not all(0 <= cost < np.inf for cost in given):
             raise ValueError(f"need a cost of at least 0 for each of {num_levels} levels, got {costs}")
-        groups = tuple(range(num_levels)) if total is None else (0,) * num_levels
-        given_counts = total if total is not None else per_level
+        groups = tuple(range(num_levels)) if num_anchors is None else (0,) * num_levels
+        given_counts = num_anchors if num_anchors is not None else per_level
         counts = (given_counts,) * (max(groups) + 1) if isinstance(given_counts, int) else tuple(given_counts or ())
         if len(counts) != max(groups) + 1 or min(counts) < 0 or not 1 <= sum(counts) <= MAX_ANCHORS:
             raise ValueError(
                 f"need from 1 to {MAX_ANCHORS} shapes in all, and a number for each of {num_levels} levels, "
-                f"got {per_level=}, {total=}"
+                f"got {per_level=}, {num_anchors=}"
             )
         return cls(groups, counts, given)
 

@@ -103,7 +103,7 @@ def test_the_choice_cannot_be_bettered_by_one_swap_and_nears_the_best(seed, pric
 
 def test_limits_name_what_is_wrong_with_them():
     for arguments in ((2, None, None, None), (2, 1, 1, None)):
-        with pytest.raises(ValueError, match="per_level or total"):
+        with pytest.raises(ValueError, match="per_level or num_anchors"):
             Limits.of(*arguments)
     for arguments in ((2, [1], None, None), (2, 0, None, None), (2, [-1, 3], None, None), (2, None, 1001, None)):
         with pytest.raises(ValueError, match="from 1 to 1000 shapes"):

@@ -53,7 +53,7 @@ def test_no_choice_from_an_exhaustive_search_beats_the_bound(objective, own, see
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("limits", [{"per_level": 2}, {"total": 3}])
+@pytest.mark.parametrize("limits", [{"per_level": 2}, {"num_anchors": 3}])
 def test_a_thousand_random_restarts_do_not_beat_the_bound(objective, limits):
     boxes = tiny(11, objective, own=True, count=30)
     fit = fit_on_grid(boxes, certify=0.0, rounds=3, **limits)
@@ -70,7 +70,7 @@ def test_a_thousand_random_restarts_do_not_beat_the_bound(objective, limits):
             rows = np.concatenate([random.integers(0, 200, 2), random.integers(200, 400, 2)])
         for place in range(count):  # each in turn to its best, the others held
             others = np.delete(gains[rows], place, axis=0).max(axis=0)
-            half = slice(None) if "total" in limits else slice(*((0, 200), (200, 400))[place // 2])
+            half = slice(None) if "num_anchors" in limits else slice(*((0, 200), (200, 400))[place // 2])
             rows[place] = int(np.maximum(gains[half], others).sum(axis=1).argmax()) + (half.start or 0)
         best = max(best, float(gains[rows].max(axis=0).sum()))
     assert best <= fit.upper_bound

@@ -188,5 +188,5 @@ def test_wrong_arguments_are_named(nuclei):
     boxes = OwnPositions.of(nuclei, STRIDES)
     with pytest.raises(ValueError, match=r"certify=-1"):
         fit_on_grid(boxes, per_level=1, certify=-1)
-    with pytest.raises(ValueError, match="per_level or total"):
+    with pytest.raises(ValueError, match="per_level or num_anchors"):
         fit_on_grid(boxes)
