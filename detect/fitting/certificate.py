@@ -161,7 +161,7 @@ def highest_reduced_utility(
         upper, value, pairs = bound_squares(boxes, level, duals, centers, half)
         found = max(found, float(value.max()))
         seen.append((centers[value > known], value[value > known]))
-        wide = upper > max(max(found, known) + tolerance, enough)
+        wide = upper > max(max(found, known) + tolerance, enough, bound)
         bound = max(bound, float(upper[~wide].max(initial=0.0)))
         max_pairs -= pairs
         if not wide.any() or 4 * pairs * wide.mean() > max_pairs or half.max() < SMALLEST_HALF_SIDE:
