@@ -1,7 +1,7 @@
-"""The evidence, a matrix of trainings and the document made of it: python tools/evidence.py [--list] [--report].
+"""Train the matrix of runs and write docs/evidence.md: python tools/evidence.py [--list] [--report].
 
 Each finished run is a row of docs/evidence/runs.csv and a small file of its detections. Finished runs are not repeated, and
-an interrupted run resumes from its last epoch. Then docs/evidence.md is written.
+an interrupted run resumes from its last epoch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WORK = Path("runs/evidence")
 
 
 class Evidence:
-    """The files of an output folder, and the runs that are missing in them."""
+    """The files of an output folder, and the runs they lack."""
 
     def __init__(self, output: Path, datasets: Sequence[Dataset], planned: Sequence[Run]) -> None:
         self.output = output
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_missing(evidence: Evidence, *, has_bccd: bool, work: Path) -> bool:
-    """Whether all went well; a run that fails is reported, and the others go on."""
+    """Execute the missing runs; a run that fails is reported, the others continue. Returns whether all succeeded."""
     all_well = True
     left = evidence.missing()
     runs = [run for run in left if has_bccd or run.dataset != BCCD.name]
@@ -132,10 +132,12 @@ def _print_plan(evidence: Evidence) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--only", nargs="+", default=[], metavar="DATASET[/VARIANT]", help="run these alone")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="of the runs (default 0 1 2)")
-    parser.add_argument("--epochs", type=int, help="instead of the budgets: for a trial, with an --output of its own")
-    parser.add_argument("--bccd", type=Path, metavar="FOLDER", help="of BCCD's images; without it bccd is left out")
+    parser.add_argument("--only", nargs="+", default=[], metavar="DATASET[/VARIANT]", help="only these runs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="seeds of the runs (default 0 1 2)")
+    parser.add_argument("--epochs", type=int, help="replace the budgets, for a trial with its own --output")
+    parser.add_argument(
+        "--bccd", type=Path, metavar="FOLDER", help="folder of BCCD's images; without it bccd is left out"
+    )
     parser.add_argument("--list", action="store_true", help="print the plan and what is missing, run nothing")
     parser.add_argument("--report", action="store_true", help="only write the document")
     parser.add_argument("--output", "-o", type=Path, default=Path("docs"), help="folder of evidence.md (default docs)")

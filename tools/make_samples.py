@@ -15,7 +15,7 @@ NUM_NUCLEI_IMAGES = 80
 
 
 def make_bccd(source: Path) -> None:
-    """All annotations, without the images."""
+    """Copy all annotations, without the images."""
     target = SAMPLES / "bccd"
     target.mkdir(parents=True, exist_ok=True)
     content = json.loads((source / "bccd_coco.json").read_text("utf-8"))
@@ -24,7 +24,7 @@ def make_bccd(source: Path) -> None:
 
 
 def make_nuclei(source: Path) -> None:
-    """Training crops spread evenly over the list, with their annotations."""
+    """Copy evenly spaced training crops with their annotations."""
     target = SAMPLES / "nuclei"
     (target / "images").mkdir(parents=True, exist_ok=True)
     content = json.loads((source / "nuclei_train.json").read_text("utf-8"))

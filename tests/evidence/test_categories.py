@@ -40,9 +40,9 @@ def test_the_score_of_the_category_with_fewest_positives_is_ranked_with_its_shar
     text = categories.category_section(found, 12)
     assert "Platelets: the fewest positives." in text
     assert (
-        "its share of the most +0.87, " in text
+        "its share of positives is +0.87; " in text
     )  # shares .118, .110, .774 and AP 0, 0, 1: ranks 2, 1, 3 and 1.5, 1.5, 3
-    assert "not defined yet, over 3 configurations" in text  # the others' AP are equal
+    assert "on the grid is not defined yet " in text  # the others' AP are equal
 
 
 def test_positives_of_other_anchors_than_those_of_the_run_are_left_out(found):

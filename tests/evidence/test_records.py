@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evidence_parts import records
+from evidence_parts import plan, records
 from numpy.testing import assert_allclose
 
 
@@ -58,3 +58,9 @@ def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(tmp_path, monke
     with pytest.raises(OSError, match="disk full"):
         records.append_row(path, records.Row("nuclei", "fitted", 20, 1, ap=0.6))
     assert path.read_bytes() == before
+
+
+def test_the_table_of_the_project_is_read_and_its_runs_are_planned():
+    rows = records.read_rows(Path(__file__).parents[2] / "docs" / "evidence" / "runs.csv")
+    assert {row.run for row in rows} <= set(plan.planned_runs([plan.NUCLEI, plan.BCCD], seeds=range(4)))
+    assert all(0 < row.grid_recall <= 1 for row in rows if plan.VARIANTS[row.variant].task == plan.BOXES and row.epochs)

@@ -22,7 +22,7 @@ from detect.samples import sample_annotations
 
 def test_the_plan_has_every_variant_and_no_run_twice():
     runs = plan.planned_runs([plan.NUCLEI, plan.BCCD])
-    assert len(runs) == len(set(runs)) == 92
+    assert len(runs) == len(set(runs)) == 93
     assert {run.variant for run in runs} == set(plan.VARIANTS)
     assert [run.key for run in plan.planned_runs([plan.NUCLEI], only=["nuclei/otsu"])] == ["nuclei-otsu-0-0"]
 
@@ -95,7 +95,7 @@ def tiny_matrix(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_small_matrix_is_run_once_and_reported(tiny_matrix, capsys):
-    names = ["fitted", "free-predictors", "heatmap", "slots", "otsu", "otsu-points"]
+    names = ["fitted", "free-predictors", "heatmap", "slots", "otsu", "otsu-points", "blobs"]
     line = ["--only", *(f"nuclei/{name}" for name in names), "--seeds", "0", "--epochs", "1"]
     line += ["-o", str(tiny_matrix / "docs"), "--work", str(tiny_matrix / "work")]
     assert evidence.main(line) == 0
@@ -107,10 +107,11 @@ def test_a_small_matrix_is_run_once_and_reported(tiny_matrix, capsys):
     assert rows["free-predictors"].positives == 1
     assert rows["otsu"].ap > 0.5  # bright squares, some of which overlap
     assert rows["otsu-points"].f1_3px > 0.5
+    assert rows["blobs"].f1_3px > 0.5
     assert not list((tiny_matrix / "work").iterdir())
     capsys.readouterr()
     assert evidence.main(line) == 0
-    assert " of 6" not in capsys.readouterr().err  # nothing was left to run
+    assert " of 7" not in capsys.readouterr().err  # nothing was left to run
     text = (tiny_matrix / "docs" / "evidence.md").read_text("utf-8")
     assert "### Boxes, 1 epochs" in text
 

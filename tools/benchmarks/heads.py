@@ -134,10 +134,10 @@ def detections_ours(_: Path) -> None:
 
 def detections_torchvision(_: Path) -> None:
     """With the same suppression underneath."""
-    model, placed = _torchvision_model(), _anchors()
-    per_level = placed.num_per_level
+    model, on_grid = _torchvision_model(), _anchors()
+    per_level = on_grid.num_per_level
     logits, deltas = (list(torch.split(values, per_level, dim=1)) for values in _output(1, *CANDIDATES))
-    anchors = [list(placed.boxes.split(per_level))]
+    anchors = [list(on_grid.boxes.split(per_level))]
     outputs = {"cls_logits": logits, "bbox_regression": deltas}
     report_median(lambda: model.postprocess_detections(outputs, anchors, [IMAGE_HW]))
 

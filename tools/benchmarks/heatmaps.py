@@ -1,7 +1,7 @@
 """Target maps of 64 images, beside the functions that MMPose, MMDetection and CenterNet draw theirs with.
 
 Bells of sigma 2 in windows of 13 x 13 cells. CenterNet itself is no package: its draw_umich_gaussian is PaddleDetection's.
-Of each package only the file with the function is loaded; MMPose's maps are not put together into a batch, ours are.
+Only the file with the function is loaded from each package. MMPose's maps are not stacked into a batch, ours are.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def targets_ours(case: str, _: Path, *, tensors: bool = False) -> None:
 
 
 def targets_mmpose(case: str, _: Path, *, udp: bool = False) -> None:
-    """Instances of one joint: MMPose's own codecs refuse more than one, these functions do not."""
+    """Instances of one keypoint type: MMPose's codecs refuse more than one, these functions do not."""
     codecs = _load("mmpose", "codecs/utils/gaussian_heatmap.py", "mmpose==1.3.2")
     draw = codecs.generate_udp_gaussian_heatmaps if udp else codecs.generate_gaussian_heatmaps
     size, points = _points(case)

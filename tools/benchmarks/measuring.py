@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds gone by, CPU seconds, peak megabytes, those beyond what was there before, and of fits the average IoU."""
+    """Wall seconds, CPU seconds, peak megabytes, megabytes above those at the start, and the average IoU of a fit."""
 
     seconds: float
     cpu_seconds: float
@@ -23,7 +23,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Table:
-    """Names of pieces of work, ours first, and what they are called; of memory all or only what the work adds."""
+    """Pieces of work and their titles, ours first; memory is the peak or, with ``extra_memory``, the increase."""
 
     title: str
     path: Path
@@ -32,7 +32,7 @@ class Table:
 
 
 class Measuring:
-    """From its making on: the clock, the processor's time and the peak of memory of this process alone."""
+    """Measures wall time, CPU time and peak memory of this process, from its creation."""
 
     def __init__(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -40,18 +40,18 @@ class Measuring:
         self._seconds, self._cpu_seconds = time.perf_counter(), time.process_time()
 
     def report(self, average_iou: Callable[[], float] | None = None) -> None:
-        """Print the result of the work since."""
+        """Print the result."""
         seconds, cpu_seconds = time.perf_counter() - self._seconds, time.process_time() - self._cpu_seconds
         peak = _memory("VmHWM")
         self.print_result(seconds, cpu_seconds, peak, average_iou() if average_iou else None)
 
     def print_result(self, seconds: float, cpu_seconds: float, peak: float, average_iou: float | None = None) -> None:
-        """One line, which the other process looks for."""
+        """Print one line that the parent process reads."""
         print("RESULT", json.dumps([seconds, cpu_seconds, peak, peak - self._before, average_iou]), flush=True)
 
 
 def report_median(work: Callable[[], object], repeats: int = 7) -> None:
-    """Of several runs after a first one the median times; the memory of them all."""
+    """Report the median times of several runs after a first one, and their peak memory."""
     work()
     measuring = Measuring()
     seconds = []
@@ -64,6 +64,6 @@ def report_median(work: Callable[[], object], repeats: int = 7) -> None:
 
 
 def _memory(name: str) -> float:
-    """Megabytes; what getrusage tells also counts the process that this one was forked from."""
+    """Megabytes; getrusage would also count the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{name}:\s*(\d+) kB", status)[1]) / 1024  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""The AP of each category, and the number of anchors that learn an instance of it."""
+"""The AP of each category, and its positive anchors per instance."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from evidence_parts.wording import NOTHING, number, table, with_deviation
 SAME = 1e-4  # relative; a row has six digits
 
 ABOUT = (
-    "A cell: AP, and the anchors that learn an instance of the category in the validation images. The share is the fewest "
-    "positives of a category over the most: 1 where all categories have as many, near 0 where one is hardly learned "
-    "from. It is known before training."
+    "Each entry is AP; positive anchors per instance of the category in the validation images. The share divides the fewest "
+    "positives of a category by the most: 1 if all categories have the same number, near 0 if one is hardly learned. It is "
+    "known before training."
 )
 
 
 def category_section(gathered: Gathered, epochs: int) -> str:
-    """AP and positives of each category, and whether AP follows how evenly they are shared; nothing for one category."""
+    """AP and positives of each category, and their rank correlation; empty for a single category."""
     names = [name for _, name in sorted(gathered.truth.categories.items())]
     groups = [group for group in gathered.of_task(BOXES, epochs) if group.epochs and group.category_ap]
     if len(names) < 2 or not groups:
@@ -42,23 +42,23 @@ def category_section(gathered: Gathered, epochs: int) -> str:
         [
             f"### Categories, {epochs} epochs\n\n{ABOUT}\n",
             table(["", *names, "share"], rows),
-            f"\n{_told([group for group in groups if group.variant in positives], positives, names)}\n",
+            f"\n{_correlations([group for group in groups if group.variant in positives], positives, names)}\n",
         ]
     )
 
 
-def _told(groups: list[Group], positives: dict[str, list[float]], names: list[str]) -> str:
-    """What the AP of the category with fewest positives follows, and what that of the others does."""
+def _correlations(groups: list[Group], positives: dict[str, list[float]], names: list[str]) -> str:
+    """Rank correlations of the AP of the category with the fewest positives, and of the other categories."""
     if not groups:
-        return "Positives are known of no configuration."
+        return "No configuration has known positives."
     least = int(np.argmin(np.sum([np.array(own) / max(own) for own in positives.values()], axis=0)))
     ap = {group.variant: np.stack(list(group.category_ap.values())).mean(axis=0) for group in groups}
     own = [(positives[name][least] / max(positives[name]), ap[name][least]) for name in ap]
     others = [(group.mean("grid_recall") or 0.0, np.delete(ap[group.variant], least).mean()) for group in groups]
     return (
-        f"{names[least]}: the fewest positives. Spearman's rank correlation of its AP with its share of the most "
-        f"{_rho(own)}, of the mean AP of the other categories with recall at .5 on the grid {_rho(others)}, over "
-        f"{len(groups)} configurations ({FREE} aside: one predictor learns an instance)."
+        f"{names[least]}: the fewest positives. Over {len(groups)} configurations, Spearman's rank correlation of its "
+        f"AP with its share of positives is {_rho(own)}; that of the mean AP of the other categories with recall at .5 on "
+        f"the grid is {_rho(others)} ({FREE} is left out: one predictor learns each instance)."
     )
 
 
@@ -68,15 +68,15 @@ def _rho(pairs: list[tuple[float, float]]) -> str:
 
 
 def _cells(group: Group, positives: list[float] | None) -> list[str]:
-    """AP over seeds of each category, and its positives."""
+    """AP and positives of each category."""
     of_seeds = np.stack(list(group.category_ap.values()))
-    told = [with_deviation(mean_and_deviation(column)) for column in of_seeds.T.tolist()]
-    counts = [number(each, 1) for each in positives] if positives else [NOTHING] * len(told)
-    return [f"{ap}; {count}" for ap, count in zip(told, counts, strict=True)]
+    scores = [with_deviation(mean_and_deviation(column)) for column in of_seeds.T.tolist()]
+    counts = [number(each, 1) for each in positives] if positives else [NOTHING] * len(scores)
+    return [f"{ap}; {count}" for ap, count in zip(scores, counts, strict=True)]
 
 
 def _positives(gathered: Gathered, groups: list[Group], names: list[str]) -> dict[str, list[float]]:
-    """By variant, of each category: its anchors are chosen again, and left out if they are not those of its rows."""
+    """Positives of each category by variant, from anchors chosen again; left out if they differ from those of its rows."""
     dataset = gathered.dataset
     config = config_of(Run(dataset.name, groups[0].variant, 1, 0), dataset, Path("unused"))
     rule = parse_resize(config.data.resize)

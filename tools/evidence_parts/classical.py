@@ -18,7 +18,7 @@ LEAST_AREAS_PX = (5, 10, 20, 30, 40, 60, 80)
 
 @dataclass(frozen=True)
 class Components:
-    """What is found in one image: boxes (x0, y0, x1, y1) in continuous pixels, centroids in indices of pixels."""
+    """The components of one image: boxes (x0, y0, x1, y1) in continuous pixels, centroids in pixel indices."""
 
     boxes: Float64[ndarray, "n 4"]
     centroids: Float64[ndarray, "n 2"]
@@ -46,7 +46,7 @@ TUNINGS = tuple(Tuning(*each) for each in product(SIGMAS_PX, LEAST_AREAS_PX))
 
 
 def otsu_threshold(values: Float64[ndarray, "*shape"], *, bins: int = BINS) -> float:
-    """The middle of the histogram's bin after which classes differ most (Otsu 1979, equation 18); of one value itself.
+    """The centre of the histogram bin that separates the classes best (Otsu 1979, equation 18); a constant is its own.
 
     >>> otsu_threshold(np.array([0.0, 0.0, 10.0, 10.0]), bins=10)
     0.5
@@ -64,10 +64,10 @@ def otsu_threshold(values: Float64[ndarray, "*shape"], *, bins: int = BINS) -> f
 
 
 def find_components(image: Float64[ndarray, "h w"], sigma_px: float) -> Components:
-    """Connected parts of what is brighter than the threshold, diagonal neighbours apart.
+    """Connected components (4 neighbours) of the pixels above the threshold.
 
-    The score is the mean brightness inside less that outside of all of them, times the root of its share of the image: from
-    0 to 1 for an image from 0 to 1.
+    A score is the mean brightness inside the component less that of the background, times the square root of its share of
+    the image: from 0 to 1 for an image from 0 to 1.
     """
     blurred = ndimage.gaussian_filter(image, sigma_px)
     bright = blurred > otsu_threshold(blurred)
@@ -85,5 +85,5 @@ def find_components(image: Float64[ndarray, "h w"], sigma_px: float) -> Componen
 
 
 def find_all(images: Sequence[Float64[ndarray, "h w"]], tuning: Tuning) -> list[Components]:
-    """In each image."""
+    """Find the components of each image."""
     return [find_components(image, tuning.sigma_px).at_least(tuning.least_area_px) for image in images]

@@ -1,4 +1,4 @@
-"""Which number of the anchors, known before training, tells how well a detector with them will do."""
+"""How well numbers of the anchors, known before training, predict the AP of the detector."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FEWEST = 3
 def correlation_section(gathered: Gathered, epochs: int, files: dict[str, str]) -> str:
     """AP over each of ``PREDICTORS``, and the rank correlations."""
     groups = [group for group in gathered.of_task(BOXES, epochs) if group.epochs and _known(group)]
-    matched = [group for group in groups if group.variant != FREE]  # whose anchors are matched by their overlap
-    name, title = gathered.dataset.name, f"### What tells AP in advance, {gathered.dataset.name}\n"
+    matched = [group for group in groups if group.variant != FREE]  # the variants whose anchors are matched by IoU
+    name, title = gathered.dataset.name, f"### Which number predicts AP, {gathered.dataset.name}\n"
     if not groups:
         return ""
     parts = [title]
@@ -30,13 +30,15 @@ def correlation_section(gathered: Gathered, epochs: int, files: dict[str, str]) 
         file = f"evidence/{name}-{column.replace('_', '-')}.svg"
         files[file] = draw([_series(gathered, group, column) for group in groups], x_title=words, y_title="AP")
         rho = _correlation(matched, column)
-        told = "not defined yet" if rho is None else f"{rho:+.2f} over {len(matched)} configurations"
+        correlation = "not defined yet" if rho is None else f"{rho:+.2f} over {len(matched)} configurations"
         aside = (
             f" ({FREE}, hollow, is left out: its priors are not matched by overlap)"
             if len(matched) < len(groups)
             else ""
         )
-        parts.append(f"![AP over {words}]({file})\n\nAP over {words}: Spearman's rank correlation {told}{aside}.\n")
+        parts.append(
+            f"![AP over {words}]({file})\n\nAP over {words}: Spearman's rank correlation {correlation}{aside}.\n"
+        )
     parts.append(_compared(gathered, matched))
     return "\n".join(parts)
 
@@ -57,7 +59,7 @@ def _correlation(groups: Sequence[Group], column: str) -> float | None:
 
 
 def _compared(gathered: Gathered, groups: Sequence[Group]) -> str:
-    """The difference of the two correlations, and where it lies on resamples of the images and seeds."""
+    """The difference of the two correlations, and its interval over resamples of images and seeds."""
     first, second = (_correlation(groups, column) for column in PREDICTORS)
     scored = all(group.scores["ap"] for group in groups)
     if first is None or second is None or not scored:
@@ -76,9 +78,9 @@ def _compared(gathered: Gathered, groups: Sequence[Group]) -> str:
     words = {
         1: f"{names[0]} orders these configurations better than {names[1]}",
         -1: f"{names[1]} orders these configurations better than {names[0]}",
-        0: f"which of {names[0]} and {names[1]} orders these configurations better is within noise",
+        0: f"the difference between {names[0]} and {names[1]} is within noise",
     }[interval.side]
     return (
         f"Over resamples of images and seeds, {words}: difference of the correlations {signed(interval)}. The "
-        f"{number(len(groups), 0)} configurations were chosen, not drawn: others may tell otherwise.\n"
+        f"{number(len(groups), 0)} configurations were chosen, not drawn at random: others may give another order.\n"
     )

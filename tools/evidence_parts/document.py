@@ -1,4 +1,4 @@
-"""docs/evidence.md and its pictures, from the rows of finished runs: whatever they say, and whatever is missing."""
+"""docs/evidence.md and its pictures, from the rows of finished runs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from evidence_parts.wording import NOTHING, between, listed, number, signed, tab
 HEAD = f"""# Evidence: what priors are worth
 
 Made by `make evidence` (tools/evidence.py) from `evidence/runs.csv`, a row for each finished run, and the detections beside
-it. All networks start from random weights: the tiny backbone of the configurations, and within a table the same recipe and
-epochs; only what the head's predictions start from, or who learns what, differs.
+it. All networks start from random weights: the tiny backbone of the configurations and, within a table, the same recipe and
+epochs. Only the priors of the head, or the matching, differ.
 
 A number is the mean over seeds, ± its standard deviation. An interval holds {CONFIDENCE:.0%} of {RESAMPLES} resamples, each
-of source images and of seeds, drawn with replacement (percentile bootstrap): other images, and other seeds, would move the
-number so far. Differences are of pairs: the same seeds, and the same images in each resample. **Within noise** says that the
-interval of the difference holds zero, not that there is no difference; with many comparisons some will leave zero out by
-chance. A few seeds tell their deviation only roughly.
+of source images and of seeds, drawn with replacement (percentile bootstrap). Differences are paired: the same seeds, and the
+same images in each resample. **Within noise** means that the interval of the difference holds zero, not that there is no
+difference; with many comparisons some intervals exclude zero by chance. Deviations of a few seeds are rough.
 """
 ABOUT = {
     "nuclei": "Validated on {images} images of 128 x 128, cut from {sources} source images, none of them trained on.",
-    "bccd": "Blood cells of three kinds in 320 x 320, every fourth image held out ({images}). The files do not tell which "
-    "images show the same slide, so that each counts as a source and intervals may be too narrow.",
+    "bccd": "Blood cells of three kinds in 320 x 320, every fourth image held out ({images}). The files do not say which "
+    "images show the same slide, so each image counts as a source and intervals may be too narrow.",
 }
 
 
@@ -82,11 +81,11 @@ def box_section(gathered: Gathered, epochs: int) -> str:
     ]
     headers = ["", "seeds", "AP", "interval", "AP50", f"AP less that of {REFERENCE}", "which is"]
     parts = [f"### Boxes, {epochs} epochs\n", table(headers, rows), ""]
-    told = {words: [name for name, each in against.items() if verdict(each) == words] for words in VERDICTS}
-    if any(told.values()):
+    by_verdict = {words: [name for name, each in against.items() if verdict(each) == words] for words in VERDICTS}
+    if any(by_verdict.values()):
         parts.append(
-            f"Against {REFERENCE}: better by more than the noise: {listed(told['better'])}; worse by more than the noise: "
-            f"{listed(told['worse'])}; within noise: {listed(told['within noise'])}.\n"
+            f"Against {REFERENCE}: better by more than the noise: {listed(by_verdict['better'])}; worse by more than the "
+            f"noise: {listed(by_verdict['worse'])}; within noise: {listed(by_verdict['within noise'])}.\n"
         )
     return "\n".join([*parts, _anchor_table(groups)])
 
@@ -95,42 +94,42 @@ VERDICTS = ("better", "worse", "within noise")
 
 
 def _anchor_table(groups: Sequence[Group]) -> str:
-    """What is known of the anchors before training, and what they cost."""
+    """Numbers of the anchors before training, and their cost."""
     columns = {
         "average IoU by shape": ("average_iou", 3),
         "average IoU on the grid": ("grid_average_iou", 3),
         "recall at .5 on the grid": ("grid_recall", 3),
-        "positives an instance": ("positives", 1),
-        "anchors an image": ("anchors", 0),
+        "positives per instance": ("positives", 1),
+        "anchors per image": ("anchors", 0),
         "head GFLOPs": ("gflops", 3),
-        "s an epoch": ("epoch_seconds", 1),
+        "s per epoch": ("epoch_seconds", 1),
     }
     rows = [
         [group.variant, *(number(group.mean(name), digits) for name, digits in columns.values()), group.rows[0].detail]
         for group in groups
         if group.epochs
     ]
-    return "Anchors on the validation boxes, and what they cost:\n\n" + table(["", *columns, "shapes"], rows) + "\n"
+    return "The anchors on the validation boxes, and their cost:\n\n" + table(["", *columns, "shapes"], rows) + "\n"
 
 
 def _given_time(gathered: Gathered) -> str:
-    """Whether free predictors come nearer with more epochs."""
+    """Whether free predictors catch up with more epochs."""
     if len(gathered.budgets) < 2 or not any(name == FREE for name, _ in gathered.dataset.budgets):
         return ""
-    gaps, said = [], []
+    gaps, answers = [], []
     for epochs in gathered.budgets:
         free, fitted = (gathered.group(name, epochs) for name in (FREE, REFERENCE))
         gap = None if free is None or fitted is None else gathered.difference(free, fitted, "ap")
         gaps.append(gap)
-        told = f"{signed(gap)} AP, {verdict(gap)}" if gap else "not known yet"
-        said.append(f"{told} after {epochs} epochs")
-    text = f"Can free predictors match priors, given time? {FREE} less {REFERENCE}: {'; '.join(said)}."
+        answer = f"{signed(gap)} AP, {verdict(gap)}" if gap else "not known yet"
+        answers.append(f"{answer} after {epochs} epochs")
+    text = f"Can free predictors match priors, given time? {FREE} less {REFERENCE}: {'; '.join(answers)}."
     first, last = gaps[0], gaps[-1]
     if first and last:
         moved = "shrinks" if abs(last.value) < abs(first.value) else "does not shrink"
-        text += f" In size the difference {moved} between them, from {abs(first.value):.3f} to {abs(last.value):.3f}"
+        text += f" The absolute difference {moved}, from {abs(first.value):.3f} to {abs(last.value):.3f}"
         text += (
-            "; by less than the width of either interval."
+            ", by less than the width of either interval."
             if abs(abs(last.value) - abs(first.value)) < min(last.high - last.low, first.high - first.low)
             else "."
         )
@@ -158,23 +157,23 @@ def _equal_time(gathered: Gathered, epochs: int, files: dict[str, str]) -> str:
     files[name] = draw(
         [_mean_curve(group) for group in groups], x_title="seconds of training", y_title=f"AP, {epochs} epochs"
     )
-    told = (
-        f"The fastest took {budget:.0f} s. AP there is read off its validations, a straight line between two; a dash: "
-        "not between two. Seconds are epochs times the median epoch, without validation, on a machine whose other work "
-        "varies. The learning rate falls to zero over a run's own epochs, so a slower variant is seen before its end: a "
-        "schedule made for that time would do better."
+    about = (
+        f"The fastest variant took {budget:.0f} s. AP at that time is interpolated between validations; a dash means that "
+        "the time is not between two. Seconds are epochs times the median epoch, without validation, on a machine whose "
+        "other work varies. The learning rate falls to zero over a run's own epochs, so a slower variant is read before "
+        "its end: a schedule made for that time would do better."
     )
     return "\n".join(
         [
-            f"### Equal time, {gathered.dataset.name}\n\n{told}\n",
-            table(["", "s in all", f"AP after {budget:.0f} s", "AP at its end"], rows),
+            f"### Equal time, {gathered.dataset.name}\n\n{about}\n",
+            table(["", "total s", f"AP after {budget:.0f} s", "AP at its end"], rows),
             f"\n![AP over seconds of training]({name})\n",
         ]
     )
 
 
 def _mean_curve(group: Group) -> Series:
-    """The mean over seeds at each validation that all have."""
+    """The mean over seeds at each validation that all seeds have."""
     curves = [each["curve"].tolist() for each in group.arrays.values() if "curve" in each]
     length = min((len(curve) for curve in curves), default=0)
     points = []
@@ -203,17 +202,16 @@ def _landmarks(gathered: Gathered) -> str:
     by_name = {group.variant: group for group in groups}
     lines = []
     for other in (each for each in groups if each.variant != HEATMAP and HEATMAP in by_name):
-        said = []
+        answers = []
         for metric, words in metrics.items():
             gap = gathered.difference(by_name[HEATMAP], other, metric)
-            said.append(f"{words} {signed(gap)}, {verdict(gap, more_is_better=metric != 'count_mae')}")
-        lines.append(f"- {HEATMAP} less {other.variant}: {'; '.join(said)}")
+            answers.append(f"{words} {signed(gap)}, {verdict(gap, more_is_better=metric != 'count_mae')}")
+        lines.append(f"- {HEATMAP} less {other.variant}: {'; '.join(answers)}")
     about = (
-        f"A heatmap against fixed slots ({SLOTS}): the same backbone, its last map pooled to 4 x 4 cells, 2 linear layers, "
-        "ten slots of presence and (x, y), the i-th instance in slot i, by the order of the annotation or sorted from left "
-        "to right; cross-entropy and smooth L1. A smaller count MAE is better. The threshold of heatmaps, .25, was chosen "
-        "on the training images, between those of the best F1 and the best count; that of slots, .5, is where presence "
-        "is likelier than not."
+        f"Fixed slots ({SLOTS}) use the same backbone: its last map pooled to 4 x 4 cells, two linear layers, ten slots of "
+        "presence and (x, y). The i-th instance belongs to slot i, in the order of the annotation or sorted from left to "
+        "right; losses are cross-entropy and smooth L1. A smaller count MAE is better. The threshold of heatmaps, .25, was "
+        "chosen on the training images, between those of the best F1 and the best count; slots use .5."
     )
     headers = ["", "epochs", "seeds", *metrics.values()]
     return "\n".join([f"### Keypoints\n\n{about}\n", table(headers, rows), "", *lines, ""])

@@ -17,12 +17,12 @@ COLORS = (
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name, in one colour; joined by a line, or marked, hollow or filled, with vertical bars."""
+    """Points of one name and colour, with optional vertical bars; a joined series is drawn as a line."""
 
     name: str
     points: Sequence[tuple[float, float]]
     spread: Sequence[tuple[float, float]] = ()
-    """From and to of each point's vertical bar."""
+    """Lower and upper end of each point's vertical bar."""
     joined: bool = False
     hollow: bool = False
 
@@ -65,7 +65,7 @@ class _Axis:
 
     @classmethod
     def over(cls, values: Sequence[float], start_px: float, end_px: float) -> _Axis:
-        """From a round number to a round number."""
+        """An axis whose ends are round numbers."""
         low, high = min(values, default=0.0), max(values, default=1.0)
         extent = (high - low) or abs(high) or 1.0
         power = 10.0 ** math.floor(math.log10(extent / 4))

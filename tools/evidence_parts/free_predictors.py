@@ -1,4 +1,4 @@
-"""Free predictors: of several in a cell the one that predicts an instance best is to learn it (Redmon et al. 2016, 2.2)."""
+"""Free predictors: among those of a cell, the one that predicts an instance best learns it (Redmon et al. 2016, 2.2)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def free_priors(strides: Sequence[int], per_cell: int, **fields: Any) -> AnchorS
 
 
 class FreePredictorCriterion(RetinaNetCriterion):
-    """As its base, but with who learns what from the predicted boxes, not from the priors.
+    """The base criterion, but matching uses the predicted boxes instead of the priors.
 
     An instance belongs to the level whose prior's side is nearest to the root of its area, in logs, and there to the cell
-    that holds its centre. Of the cell's predictors the one whose box overlaps it most is responsible. Where several
-    instances have one cell, the best pairs come first; an instance for which no predictor is left is learned by none. All
-    others are background, or ignored where they overlap some instance by ``IGNORED_IOU``. Arguments are those of the base.
+    that holds its centre. The cell's predictor with the highest IoU is responsible. Where several instances share a cell,
+    pairs are taken by falling IoU; an instance for which no predictor is left is not learned. Other predictors are
+    background, or ignored if they overlap an instance by ``IGNORED_IOU``. The arguments are those of the base.
     """
 
     def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
@@ -64,7 +64,7 @@ class FreePredictorCriterion(RetinaNetCriterion):
 def responsible(
     predicted: Float[Tensor, "a 4"], anchors: GridAnchors, boxes: Float[Tensor, "n 4"]
 ) -> Int64[Tensor, " a"]:
-    """For each predictor of an image the row of the instance that it is to learn, ``BACKGROUND`` or ``IGNORE``."""
+    """For each predictor of an image the row of the instance that it learns, ``BACKGROUND`` or ``IGNORE``."""
     matches = torch.full((len(predicted),), BACKGROUND, device=predicted.device)
     if not len(boxes):
         return matches
@@ -106,7 +106,7 @@ def predictors_of(anchors: GridAnchors, boxes: Float[Tensor, "n 4"]) -> list[lis
 
 
 def positives_per_instance(instances: ResizedInstances, anchors: AnchorSet) -> float:
-    """Predictors that learn an instance, on average: one, but where more instances than predictors share a cell."""
+    """Mean number of predictors per instance: 1, less where more instances than predictors share a cell."""
     grid, image_rows = AnchorGenerator(anchors), instances.dataset.instances.image_rows
     learned = 0
     for image in np.unique(image_rows).tolist():

@@ -1,4 +1,4 @@
-"""Finished runs of a dataset, put together for the document: means over seeds, intervals, differences."""
+"""The finished runs of a dataset, grouped for the document: means over seeds, intervals, differences."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Group:
     epochs: int
     rows: list[Row]
     arrays: dict[int, Arrays]
-    """Of each seed; missing where the file is not there."""
+    """By seed; a seed whose file is missing is left out."""
     scores: dict[str, dict[int, Float64[ndarray, " r"]]]
     """By metric and seed, on each resample."""
     category_ap: dict[int, Float64[ndarray, " c"]] = field(default_factory=dict)
-    """Of each seed of a box variant."""
+    """By seed, for box variants."""
 
     def values(self, name: str) -> dict[int, float]:
         """A column by seed, where it is defined."""
-        told = {row.seed: getattr(row, name) for row in self.rows}
-        return {seed: float(value) for seed, value in told.items() if value is not None}
+        values = {row.seed: getattr(row, name) for row in self.rows}
+        return {seed: float(value) for seed, value in values.items() if value is not None}
 
     def mean(self, name: str) -> float | None:
-        """Of a column over seeds."""
+        """Mean of a column over seeds."""
         values = self.values(name)
         return mean(values.values()) if values else None
 
@@ -56,12 +56,12 @@ class Group:
 
     @property
     def total_seconds(self) -> float | None:
-        """Of training, without validations."""
+        """Seconds of training, without validation."""
         seconds = self.mean("epoch_seconds")
         return None if seconds is None else seconds * self.epochs
 
     def at_time(self, seconds: float) -> list[float]:
-        """The score of each seed after so long, where it is between two validations."""
+        """The score of each seed after these seconds, if they lie between two of its validations."""
         found = [value_at(each["curve"], seconds) for each in self.arrays.values() if "curve" in each]
         return [value for value in found if value is not None]
 
@@ -77,7 +77,7 @@ class Gathered:
     num_sources: int
 
     def group(self, variant: str, epochs: int) -> Group | None:
-        """Its seeds, None where there is none."""
+        """The seeds of a variant, None if there are none."""
         return self.groups.get((variant, epochs))
 
     def of_task(self, task: str, epochs: int | None = None) -> list[Group]:
@@ -90,12 +90,12 @@ class Gathered:
 
     @cached_property
     def budgets(self) -> list[int]:
-        """The numbers of epochs of box runs, the shortest first."""
+        """The epochs of box runs, in rising order."""
         own = {epochs for name, epochs in self.dataset.budgets if VARIANTS[name].task == BOXES and epochs}
         return sorted(own)
 
     def interval(self, group: Group, metric: str) -> Interval | None:
-        """Around the mean over seeds."""
+        """The interval of a mean over seeds."""
         value = group.mean(metric)
         return None if value is None else self.draws.interval(value, group.scores.get(metric, {}))
 

@@ -12,7 +12,7 @@ UNTRAINED_SECONDS = 30.0
 AROUND_SECONDS = 20.0  # reading, fitting anchors, validations
 REFERENCE = "fitted"  # what box variants are compared with
 HEATMAP, SLOTS, SORTED_SLOTS = "heatmap", "slots", "slots-sorted"
-OTSU_BOXES, OTSU_POINTS, FREE = "otsu", "otsu-points", "free-predictors"
+OTSU_BOXES, OTSU_POINTS, BLOBS, FREE = "otsu", "otsu-points", "blobs", "free-predictors"
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,24 @@ VARIANTS = {
     for variant in (
         Variant("default", "RetinaNet's anchors, 32 to 512 px, nine a cell, P3 to P7"),
         Variant(REFERENCE, "fitted, free shapes, three a cell"),
-        Variant("by-size", "fitted, three a cell, a level for instances of up to four of its strides"),
+        Variant("by-size", "fitted, three a cell, each level for instances of at most four of its strides"),
         Variant("structured-3", "fitted, three sizes by one ratio"),
         Variant("structured-9", "fitted, three sizes by three ratios"),
         Variant("wide", "fitted, three a cell, on more levels"),
-        Variant("dropped", "the same, without the levels that were advised to be dropped"),
+        Variant("dropped", "the same, without the levels that level_report advises to drop"),
         Variant("single", "fitted, one a cell"),
-        Variant(FREE, "three free predictors a cell, the responsible one by predicted IoU"),
+        Variant(FREE, "three free predictors a cell; the one with the highest predicted IoU is responsible"),
         Variant("stride-rule", "sizes of 2, 2.5 and 3.2 strides by three ratios, nine a cell"),
         Variant("kmeans", "nine k-means shapes by IoU, each on the level of its size"),
-        Variant("kmeans-ranked", "k-means shapes by IoU, three a cell, to levels by rank of area as in YOLOv3"),
+        Variant(
+            "kmeans-ranked", "k-means shapes by IoU, three a cell, assigned to levels by rank of area as in YOLOv3"
+        ),
         Variant(OTSU_BOXES, "no learning: blur, Otsu, connected components", trained=False),
         Variant(HEATMAP, "Gaussians at stride 2, local maxima above a threshold", POINTS, epoch_seconds=5.0),
         Variant(SLOTS, "ten fixed slots of presence and coordinates", POINTS, epoch_seconds=5.0),
-        Variant(SORTED_SLOTS, "the same, instances sorted from left to right", POINTS, epoch_seconds=5.0),
+        Variant(SORTED_SLOTS, "the same, with instances sorted from left to right", POINTS, epoch_seconds=5.0),
         Variant(OTSU_POINTS, "no learning: blur, Otsu, connected components", POINTS, trained=False),
+        Variant(BLOBS, "no learning: Laplacian of Gaussian of one scale, above a threshold", POINTS, trained=False),
     )
 }
 TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BOXES and each.trained)
@@ -53,22 +56,22 @@ TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BO
 
 @dataclass(frozen=True)
 class Dataset:
-    """The data of a dataset and the trainings on it; paths of configurations are relative to the checkout."""
+    """A dataset and the trainings on it; paths of configurations are relative to the checkout."""
 
     name: str
     config: Path
     overrides: tuple[str, ...]
     strides: tuple[int, ...]
-    """Of the levels of fitted anchors."""
+    """Strides of the levels of fitted anchors."""
     wide_strides: tuple[int, ...]
     rule_strides: tuple[int, ...]
-    """Of the levels of the rule of strides."""
+    """Strides of the levels of the stride rule."""
     budgets: tuple[tuple[str, int], ...]
     """(variant, epochs)."""
     landmarks: Path | None = None
     """The configuration of landmark runs."""
     epoch_factor: float = 1.0
-    """Time of an epoch, against the variants' guesses."""
+    """Seconds of an epoch, relative to the guesses of the variants."""
 
 
 NUCLEI = Dataset(
@@ -86,6 +89,7 @@ NUCLEI = Dataset(
         (SLOTS, 40),
         (SORTED_SLOTS, 40),
         (OTSU_POINTS, 0),
+        (BLOBS, 0),
     ),
     landmarks=Path("configs/nuclei_landmarks.yaml"),
 )
@@ -117,7 +121,7 @@ class Run:
 
 
 def planned_runs(datasets: Sequence[Dataset], *, seeds: Sequence[int] = SEEDS, only: Sequence[str] = ()) -> list[Run]:
-    """All runs, one seed after the other, so that every variant has one before any has two.
+    """All runs, ordered by seed, so that every variant has one run before any has two.
 
     Args:
         datasets: to run on.

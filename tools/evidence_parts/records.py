@@ -48,18 +48,18 @@ class Row:
     grid_average_iou: float | None = None
     grid_recall: float | None = None
     positives: float | None = None
-    """Anchors that learn an instance."""
+    """Positive anchors per instance."""
     anchors: float | None = None
-    """In an image."""
+    """Anchors per image."""
     gflops: float | None = None
-    """Of the head, for an image."""
+    """The head's operations for one image."""
     epoch_seconds: float | None = None
     threads: int | None = None
     detail: str = ""
 
     @property
     def run(self) -> Run:
-        """What it is a row of."""
+        """The run that this row is the result of."""
         return Run(self.dataset, self.variant, self.epochs, self.seed)
 
 
@@ -97,7 +97,7 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
 
 
 def load_arrays(path: Path) -> Arrays:
-    """Read them."""
+    """Read the arrays of a file."""
     with np.load(path) as found:
         return dict(found)
 
@@ -121,7 +121,7 @@ def packed_boxes(results: CocoResults) -> Arrays:
 
 
 def unpacked_boxes(arrays: Arrays) -> CocoResults:
-    """What :func:`packed_boxes` packed."""
+    """Restore the results that :func:`packed_boxes` packed."""
     return box_results(
         arrays["images"].astype(np.int64),
         arrays["categories"].astype(np.int64),
@@ -145,7 +145,7 @@ def box_results(
     scores: Float64[ndarray, " n"],
     boxes_xywh: Float64[ndarray, "n 4"],
 ) -> CocoResults:
-    """Columns as results."""
+    """Results of boxes, from their columns."""
     keypoints = (np.zeros((0, 3)),) * len(scores)
     return CocoResults(np.arange(len(scores)), image_rows, category_ids, scores, boxes_xywh, keypoints, ())
 

@@ -1,7 +1,7 @@
-"""Means over seeds, and how far they would move with other source images and other seeds (bootstrap).
+"""Means over seeds, and their bootstrap intervals over source images and seeds.
 
 Each resample draws source images with replacement, and seeds with replacement; every variant of a dataset is scored on the
-same draws, so that a difference of two is of pairs (Efron and Tibshirani 1993, sections 8.3 and 13.3).
+same draws, so that differences are paired (Efron and Tibshirani 1993, sections 8.3 and 13.3).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CONFIDENCE = 0.95
 MOST_SEEDS = 64
 
 Scores = Mapping[int, "Float64[ndarray, ' r']"]
-"""Of each seed the score on each resample of the sources."""
+"""By seed, the score on each resample of the sources."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, and where it lies on most resamples."""
+    """A value and its percentile interval over the resamples."""
 
     value: float
     low: float
@@ -33,18 +33,18 @@ class Interval:
 
     @property
     def side(self) -> int:
-        """1 where all of it lies above zero, -1 below, else 0."""
+        """1 if the interval lies above zero, -1 if below, 0 if it holds zero."""
         return (self.low > 0) - (self.high < 0)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What the resamples of a dataset are."""
+    """The resamples of a dataset: sources and seeds drawn with replacement."""
 
     weights: Float64[ndarray, "r b"]
-    """How often each image is drawn: as often as its source."""
+    """How often each image is drawn, which is how often its source is."""
     seeds: Float64[ndarray, "r s"]
-    """From 0 to 1: which of the seeds."""
+    """Uniform numbers from 0 to 1 that select the seeds."""
 
     @classmethod
     def of(cls, sources: Int64[ndarray, " b"], *, resamples: int = RESAMPLES, seed: int = 0) -> Draws:
@@ -54,17 +54,17 @@ class Draws:
         return cls(np.stack(drawn)[:, sources].astype(float), random.random((resamples, MOST_SEEDS)))
 
     def mean_over_seeds(self, scores: Scores) -> Float64[ndarray, " r"]:
-        """Of each resample, with as many seeds drawn as there are, from these in rising order."""
+        """The mean of each resample over as many drawn seeds as there are."""
         table = np.stack([scores[seed] for seed in sorted(scores)])
         picks = (self.seeds[:, : len(table)] * len(table)).astype(int)
         return table[picks, np.arange(table.shape[1])[:, None]].mean(axis=1)
 
     def interval(self, value: float, scores: Scores) -> Interval | None:
-        """Around a mean over seeds; None without scores."""
+        """The interval of a mean over seeds; None without scores."""
         return _interval(value, self.mean_over_seeds(scores)) if scores else None
 
     def difference(self, value: float, scores: Scores, others: Scores) -> Interval | None:
-        """Around a difference of means over the seeds that both have; None where they share none."""
+        """The interval of a difference of means over common seeds; None without common seeds."""
         common = sorted(set(scores) & set(others))
         if not common:
             return None
@@ -73,7 +73,7 @@ class Draws:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Over seeds; the deviation of one value is None.
+    """Mean and standard deviation; the deviation of a single value is None.
 
     >>> mean_and_deviation([1.0, 2.0, 3.0])
     (2.0, 1.0)
@@ -82,7 +82,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def rank_correlation(pairs: Iterable[tuple[float, float]]) -> float | None:
-    """Spearman's; None of fewer than three pairs, or where one side is constant.
+    """Spearman's rank correlation; None for fewer than three pairs, or if one side is constant.
 
     >>> rank_correlation([(1, 10), (2, 30), (3, 20)])
     0.5
@@ -94,7 +94,7 @@ def rank_correlation(pairs: Iterable[tuple[float, float]]) -> float | None:
 
 
 def value_at(curve: Float64[ndarray, "e 3"], seconds: float) -> float | None:
-    """The score of a curve (epoch, seconds, score) at a time, between its points; None outside of them.
+    """The score of a curve (epoch, seconds, score) at a time, interpolated; None outside its range.
 
     >>> value_at(np.array([[4.0, 10.0, 0.2], [8.0, 20.0, 0.4]]), 15.0)
     0.30000000000000004
@@ -105,8 +105,8 @@ def value_at(curve: Float64[ndarray, "e 3"], seconds: float) -> float | None:
 
 
 def _interval(value: float, moved: Float64[ndarray, " r"]) -> Interval | None:
-    told = moved[~np.isnan(moved)]
-    if not len(told):
+    defined = moved[~np.isnan(moved)]
+    if not len(defined):
         return None
-    low, high = np.quantile(told, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
     return Interval(value, low, high)

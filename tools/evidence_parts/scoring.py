@@ -1,7 +1,4 @@
-"""Scores that can be had again for any weights of the images: what a bootstrap over images needs.
-
-A weight of w stands for w copies of an image.
-"""
+"""Scores for any weights of the images, as a bootstrap over images needs them; a weight of w stands for w copies."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ RADII_PX = (3.0, 5.0)
 @dataclass(frozen=True)
 class _Category:
     image: Int64[ndarray, " n"]
-    """Of each detection, by falling score."""
+    """Image of each detection, by falling score."""
     matched: Bool[ndarray, "t n"]
     counted: Bool[ndarray, "t n"]
     truth: Float64[ndarray, " b"]
@@ -37,7 +34,7 @@ class _Category:
 
 @dataclass(frozen=True)
 class BoxMatches:
-    """Which detections found something, at each of COCO's thresholds; made by :meth:`of`, by pycocotools' matching."""
+    """Which detections match an instance at each COCO threshold, by pycocotools' matching."""
 
     categories: tuple[_Category, ...]
     num_images: int
@@ -58,35 +55,35 @@ class BoxMatches:
         return cls(tuple(_category(each, thresholds) for each in own), count)
 
     def average_precision(self, weights: Float64[ndarray, " b"] | None = None) -> tuple[float, float]:
-        """AP and AP50, NaN where there is nothing to find."""
+        """AP and AP50, NaN without instances."""
         weights = np.ones(self.num_images) if weights is None else weights
         tables = [_precision(each, weights) for each in self.categories]
-        told = np.array([table for table in tables if not np.isnan(table).any()])
-        if not len(told):
+        defined = np.array([table for table in tables if not np.isnan(table).any()])
+        if not len(defined):
             return float("nan"), float("nan")
-        return float(told.mean()), float(told[:, 0].mean())
+        return float(defined.mean()), float(defined[:, 0].mean())
 
     def by_category(self) -> Float64[ndarray, " c"]:
-        """AP of each category in the order of the dataset's ids, NaN where there is nothing to find."""
+        """AP of each category in the order of the dataset's ids, NaN without instances."""
         return np.array([_precision(each, np.ones(self.num_images)).mean() for each in self.categories])
 
 
 def _category(of_images: Sequence[dict[str, Any] | None], thresholds: int) -> _Category:
-    told = [(row, each) for row, each in enumerate(of_images) if each is not None]
+    known = [(row, each) for row, each in enumerate(of_images) if each is not None]
     nothing = np.zeros((thresholds, 0), bool)
-    scores = np.concatenate([np.zeros(0), *(np.asarray(each["dtScores"], float) for _, each in told)])
-    image = np.concatenate([np.zeros(0, np.int64), *(np.full(len(each["dtScores"]), row) for row, each in told)])
-    matched = np.concatenate([nothing, *(each["dtMatches"].reshape(thresholds, -1) > 0 for _, each in told)], axis=1)
-    ignored = np.concatenate([nothing, *(each["dtIgnore"].reshape(thresholds, -1) > 0 for _, each in told)], axis=1)
+    scores = np.concatenate([np.zeros(0), *(np.asarray(each["dtScores"], float) for _, each in known)])
+    image = np.concatenate([np.zeros(0, np.int64), *(np.full(len(each["dtScores"]), row) for row, each in known)])
+    matched = np.concatenate([nothing, *(each["dtMatches"].reshape(thresholds, -1) > 0 for _, each in known)], axis=1)
+    ignored = np.concatenate([nothing, *(each["dtIgnore"].reshape(thresholds, -1) > 0 for _, each in known)], axis=1)
     truth = np.zeros(len(of_images))
-    for row, each in told:
+    for row, each in known:
         truth[row] = np.count_nonzero(np.asarray(each["gtIgnore"]) == 0)
     order = np.argsort(-scores, kind="mergesort")
     return _Category(image[order], matched[:, order], ~ignored[:, order], truth)
 
 
 def _precision(category: _Category, weights: Float64[ndarray, " b"]) -> Float64[ndarray, " t"]:
-    """Average precision at each threshold: precision made to fall, its mean over ``RECALLS``."""
+    """Average precision at each threshold: the mean over ``RECALLS`` of precision, made non-increasing."""
     total = float(weights @ category.truth)
     if not total:
         return np.full(len(category.matched), np.nan)
@@ -132,7 +129,7 @@ def _coco(dataset: CocoDataset, entries: Sequence[dict[str, Any]]) -> Any:
 
 
 def point_counts(landmarks: CocoKeypoints, results: CocoResults) -> Int64[ndarray, "b 4"]:
-    """Of each image the points that are there, those predicted, and the pairs within each of ``RADII_PX``."""
+    """For each image the number of true points, of predicted points, and of pairs within each of ``RADII_PX``."""
     tables = [point_results(results, landmarks, radius=radius) for radius in RADII_PX]
     counts = [[len(points) for points in tables[0].truth], [len(points) for points in tables[0].predicted]]
     for radius, table in zip(RADII_PX, tables, strict=True):
@@ -157,10 +154,10 @@ def point_scores(
 
 
 def sources_of(dataset: CocoDataset) -> Int64[ndarray, " b"]:
-    """Which source image each image was cut from, as numbers from 0; where files do not tell, each image is its own."""
-    told: dict[int, str] = {}
+    """The number of the source image that each image was cut from; an image without ``source`` is its own source."""
+    sources: dict[int, str] = {}
     for file in dataset.files:
         with open(file, encoding="utf-8") as stream:  # noqa: PTH123 - a str
-            told |= {image["id"]: str(image["source"]) for image in json.load(stream)["images"] if "source" in image}
-    names = [told.get(image, f"{image}") for image in dataset.images.ids.tolist()]
+            sources |= {image["id"]: str(image["source"]) for image in json.load(stream)["images"] if "source" in image}
+    names = [sources.get(image, f"{image}") for image in dataset.images.ids.tolist()]
     return np.unique(names, return_inverse=True)[1].astype(np.int64).reshape(-1)

@@ -1,5 +1,7 @@
-"""Keypoints by fixed slots: a network that gives ten coordinates and whether each is there, the i-th instance in slot i,
-by the order of the annotation or from left to right."""
+"""Keypoints by fixed slots: a network predicts ten points and the presence of each; the i-th instance belongs to slot i.
+
+Instances are ordered as annotated, or from left to right.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,14 @@ from detect.keypoints.keypoints import Keypoints
 from detect.keypoints.peaks import Peaks
 
 NUM_SLOTS = 10
-POOLED_CELLS = 4  # to a side: a mean over the whole image would forget where things are
+POOLED_CELLS = 4  # per side: a mean over the whole image would lose positions
 HIDDEN = 256
 BETA = 0.05  # of the smooth L1 loss, in extents of the image
 POINT_WEIGHT = 5.0  # of coordinates as shares of the image against presence: Carion et al. 2020, appendix A.4
 
 
 class SlotLosses(NamedTuple):
-    """Two numbers; their sum is what is minimised."""
+    """Two numbers whose sum is minimised."""
 
     presence: Float[Tensor, ""]
     point: Float[Tensor, ""]
@@ -33,7 +35,7 @@ class SlotLosses(NamedTuple):
 class SlotDetector(LandmarkDetector):
     """A backbone, its coarsest map pooled to 4 x 4 cells, two linear layers: a logit and (x, y) for each slot.
 
-    It stands where a heatmap detector stands, but has no map: points are rows of (x, y) as shares of the image.
+    It has the interface of a heatmap detector but no map: points are rows of (x, y) as shares of the image.
     """
 
     def __init__(
@@ -71,14 +73,14 @@ class SlotDetector(LandmarkDetector):
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,  # noqa: ARG002 - a slot has no place to ignore
     ) -> SlotLosses:
-        """What is minimised."""
+        """Losses of presence and coordinates."""
         extent = images.new_tensor([images.shape[-1], images.shape[-2]])
         points, present = slot_targets(targets, self.num_slots, is_sorted=self.is_sorted, device=images.device)
         return slot_losses(self.slots(images), points / extent, present)
 
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:  # noqa: ARG002
-        """The points of the slots that are present, in indices of pixels."""
+        """The points of the slots that are present, in pixel indices."""
         slots = self.slots(images)
         scores = slots[..., 0].sigmoid()
         image, slot = (scores > self.threshold).nonzero(as_tuple=True)
@@ -90,9 +92,9 @@ class SlotDetector(LandmarkDetector):
 def slot_targets(
     targets: Keypoints, num_slots: int, *, is_sorted: bool = False, device: torch.device | str
 ) -> tuple[Float[Tensor, "b k 2"], Bool[Tensor, "b k"]]:
-    """Points in the slots of their places among the image's instances; those beyond the last slot have none.
+    """Assign the i-th instance of an image to slot i; instances beyond the last slot are left out.
 
-    Places go by the annotation, or, sorted, from left to right in what augmentation made of the image.
+    The order is that of the annotation or, sorted, from left to right in the augmented image.
     """
     points = torch.as_tensor(targets.points, device=device).float()
     image = torch.as_tensor(targets.image, device=device)
@@ -103,17 +105,17 @@ def slot_targets(
     slot = torch.empty_like(image)
     slot[order] = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image[order]]
     kept = seen & (slot < num_slots)
-    placed = points.new_zeros(targets.num_images, num_slots, 2)
+    in_slots = points.new_zeros(targets.num_images, num_slots, 2)
     present = torch.zeros(targets.num_images, num_slots, dtype=torch.bool, device=image.device)
-    placed[image[kept], slot[kept]] = points[kept]
+    in_slots[image[kept], slot[kept]] = points[kept]
     present[image[kept], slot[kept]] = True
-    return placed, present
+    return in_slots, present
 
 
 def slot_losses(
     slots: Float[Tensor, "b k 3"], points: Float[Tensor, "b k 2"], present: Bool[Tensor, "b k"]
 ) -> SlotLosses:
-    """Cross-entropy of presence, its mean over slots; smooth L1 of x plus y, its mean over slots with a point, weighted."""
+    """Mean cross-entropy of presence over slots, and weighted mean smooth L1 of x plus y over slots with a point."""
     presence = functional.binary_cross_entropy_with_logits(slots[..., 0], present.float())
     rows = functional.smooth_l1_loss(slots[..., 1:], points, beta=BETA, reduction="none").sum(dim=2)
     point = (rows * present).sum() / present.sum().clamp(min=1)

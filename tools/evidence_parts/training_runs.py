@@ -1,4 +1,4 @@
-"""From a planned run to its row: anchors chosen, a detector trained, what it finds in the validation images."""
+"""Execute a planned run: choose anchors, train a detector, score its detections in the validation images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
+from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import assign
@@ -24,9 +26,11 @@ from detect.anchors.metrics import anchor_metrics
 from detect.data import CocoDataset, CocoResults, read_coco
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
+from detect.detectors.blob_detector import fit_blob_detector
 from detect.fitting.fit import fit_anchors
 from detect.fitting.fit_levels import fit_levels
 from detect.keypoints.keypoints import coco_keypoints
+from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.training.builder import BACKBONE_STRIDES, Detector, build_detector
@@ -36,15 +40,15 @@ from detect.training.inference import find_objects
 from detect.training.inputs import Inputs, hold_out, read_inputs
 from detect.training.logs import read_log
 from detect.training.loop import train
-from evidence_parts.classical import SIGMAS_PX, TUNINGS, Components, find_components
+from evidence_parts.classical import SIGMAS_PX, TUNINGS, Components, Tuning, find_all, find_components
 from evidence_parts.free_predictors import FreePredictorCriterion, free_priors, positives_per_instance
-from evidence_parts.plan import BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
+from evidence_parts.plan import BLOBS, BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
 from evidence_parts.records import Arrays, Row, box_results, packed_boxes, unpacked_boxes
-from evidence_parts.scoring import BoxMatches, point_counts, point_scores
+from evidence_parts.scoring import RADII_PX, BoxMatches, point_counts, point_scores
 from evidence_parts.slots import SlotDetector
 
 PER_CELL = 3
-VALIDATIONS = 5  # of a run, evenly spaced
+VALIDATIONS = 5  # per run, evenly spaced
 COVERED = 0.5
 FITS: dict[str, dict[str, Any]] = {
     "single": {"per_level": 1},
@@ -54,21 +58,22 @@ FITS: dict[str, dict[str, Any]] = {
 }
 
 Progress = Callable[[str, int, int], None]
+Images = Sequence[Float64[ndarray, "_ _"]]
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a run leaves."""
+    """The row of a finished run, and the arrays of its detections."""
 
     row: Row
     arrays: Arrays
 
 
 def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | None = None) -> Outcome:
-    """Do a run, or go on with it where it was cut short; ``work`` is a folder for what is deleted at its end.
+    """Execute a run, or resume it from its last epoch. Its folder inside ``work`` is deleted at the end.
 
     Raises:
-        DetectError: data or configuration that do not fit.
+        DetectError: the data or the configuration is invalid.
     """
     if not VARIANTS[run.variant].trained:
         return _without_learning(run, dataset)
@@ -129,7 +134,7 @@ def config_of(run: Run, dataset: Dataset, folder: Path, *overrides: str) -> Trai
 
 
 def split(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
-    """The images to train on and those to validate on."""
+    """The training and the validation dataset."""
     keypoints = config.task == "landmarks"
     training = read_coco(config.data.train, keypoints=keypoints)
     if config.data.val_share:
@@ -160,20 +165,20 @@ def choose_anchors(variant: str, dataset: Dataset, instances: ResizedInstances, 
 
 
 def _by_rank(instances: ResizedInstances, strides: Sequence[int]) -> AnchorSet:
-    """As many k-means shapes to each level, the smallest to the finest."""
+    """The same number of k-means shapes on each level, the smallest on the finest."""
     found = fit_anchors(instances, k=PER_CELL * len(strides), method="kmeans", strides=strides).shapes
     groups = [[(float(w), float(h)) for w, h in part] for part in np.split(found, len(strides))]
     return AnchorSet.of(groups, strides=strides, resize=str(instances.rule))
 
 
 def _by_stride(strides: Sequence[int], resize: str) -> AnchorSet:
-    """Sizes of 2 strides by octave steps, by ratios."""
+    """Sizes of 2, 2.5 and 3.2 strides by three ratios."""
     sizes = [[2 * stride * step for step in OCTAVE] for stride in strides]
     return replace(AnchorGenerator.of_sizes(sizes, RATIOS, strides, convention="effdet").anchors, resize=resize)
 
 
 def anchor_numbers(anchors: AnchorSet, instances: ResizedInstances, config: TrainConfig) -> dict[str, Any]:
-    """What is known of anchors before training, on the validation instances."""
+    """Numbers of the anchors that are known before training, on the validation instances."""
     score = anchor_metrics(instances, anchors)
     canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
     costs = level_costs(canvas_wh, anchors, _head_size(instances.dataset, config))
@@ -193,7 +198,7 @@ def _head_size(dataset: CocoDataset, config: TrainConfig) -> HeadSize:
 
 
 def _build(variant: str, built: list[Detector], config: TrainConfig, labels: LabelMap, **options: Any) -> Detector:
-    """The detector of a variant, which is told to who asked."""
+    """Build the detector of a variant and append it to ``built``."""
     if variant in {SLOTS, SORTED_SLOTS}:
         with torch.random.fork_rng(devices=[]):
             backbone = build_backbone(
@@ -219,7 +224,7 @@ def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Lab
 
 
 def _scored(task: str, inputs: Inputs, results: CocoResults) -> tuple[dict[str, Any], Arrays]:
-    """Scores as a row has them, and what they are computed from."""
+    """The scores of a row, and the arrays they are computed from."""
     if inputs.val is None:
         raise ValueError("nothing to validate on")
     if task == BOXES:
@@ -233,7 +238,7 @@ def _scored(task: str, inputs: Inputs, results: CocoResults) -> tuple[dict[str, 
 
 
 def _curve(folder: Path, task: str) -> Any:
-    """Rows of epoch, seconds of training until its end, and AP or F1 at 5 px; all epochs are as long as the median."""
+    """Rows of epoch, seconds of training until its end, and AP or F1 at 5 px; every epoch counts as the median epoch."""
     seconds = median(row["seconds"] for row in read_log(folder / "epochs.csv"))
     name = "ap" if task == BOXES else "f1_5px"
     rows = [(row["epoch"], row["epoch"] * seconds, row.get(name, 0.0)) for row in read_log(folder / "validation.csv")]
@@ -241,28 +246,42 @@ def _curve(folder: Path, task: str) -> Any:
 
 
 def _without_learning(run: Run, dataset: Dataset) -> Outcome:
-    """Otsu's method, tuned on the training images: to AP, or to F1 at 5 px."""
+    """A classical method, tuned on the training images alone."""
     config = config_of(run, dataset, Path("unused"), "augment.enabled=false")
     inputs = read_inputs(config)
     if inputs.val is None:
         raise ValueError(f"{run.dataset}: nothing to validate on")
-    of_sigma = {}
-    for sigma in SIGMAS_PX:
-        of_sigma[sigma] = [_components(inputs.train, place, sigma) for place in range(len(inputs.train))]
-    best = (-1.0, TUNINGS[0])
-    for tuning in TUNINGS:
-        found = [each.at_least(tuning.least_area_px) for each in of_sigma[tuning.sigma_px]]
-        score = _tuned_for(config.task, inputs.train, _results(inputs.labels, found))
-        best = max(best, (score, tuning), key=lambda pair: pair[0])
-    tuning = best[1]
-    in_val = [_components(inputs.val, place, tuning.sigma_px) for place in range(len(inputs.val))]
-    results = _results(inputs.labels, [each.at_least(tuning.least_area_px) for each in in_val])
+    results, detail = (_blobs if run.variant == BLOBS else _otsu)(
+        config, inputs, _grey(inputs.train), _grey(inputs.val)
+    )
     scores, arrays = _scored(config.task, inputs, results)
-    return Outcome(Row(run.dataset, run.variant, run.epochs, run.seed, **scores, detail=str(tuning)), arrays)
+    return Outcome(Row(run.dataset, run.variant, run.epochs, run.seed, **scores, detail=detail), arrays)
 
 
-def _components(data: Any, place: int, sigma: float) -> Components:
-    return find_components(data[place].image.mean(dim=0).double().numpy(), sigma)
+def _grey(data: DetectionData) -> list[Float64[ndarray, "_ _"]]:
+    return [data[row].image.mean(dim=0).double().numpy() for row in range(len(data))]
+
+
+def _otsu(config: TrainConfig, inputs: Inputs, training: Images, validation: Images) -> tuple[CocoResults, str]:
+    """Otsu's method with the blur and smallest area of the highest AP, or of the highest F1 at 5 px."""
+    by_sigma = {sigma: [find_components(image, sigma) for image in training] for sigma in SIGMAS_PX}
+
+    def score(tuning: Tuning) -> float:
+        found = [each.at_least(tuning.least_area_px) for each in by_sigma[tuning.sigma_px]]
+        return _tuned_for(config.task, inputs.train, _results(inputs.labels, found))
+
+    best = max(TUNINGS, key=score)
+    return _results(inputs.labels, find_all(validation, best)), str(best)
+
+
+def _blobs(config: TrainConfig, inputs: Inputs, training: Images, validation: Images) -> tuple[CocoResults, str]:
+    """A Laplacian of Gaussian with the scale, polarity and threshold of the highest F1 at 5 px."""
+    truth = coco_keypoints(inputs.train.dataset, pixel_origin=config.data.pixel_origin).landmarks.per_image()
+    detector = fit_blob_detector(training, truth, radius=RADII_PX[1], pixel_origin=config.data.pixel_origin)
+    found = [detector.predict(image) for image in validation]
+    components = [Components(np.zeros((len(xy), 4)), xy, scores, np.zeros(len(xy))) for xy, scores in found]
+    detail = f"{detector.polarity} blobs, sigma {detector.sigma:.3g} px, threshold {detector.threshold:.3g}"
+    return _results(inputs.labels, components), detail
 
 
 def _tuned_for(task: str, data: Any, results: CocoResults) -> float:
@@ -272,7 +291,7 @@ def _tuned_for(task: str, data: Any, results: CocoResults) -> float:
 
 
 def _results(labels: LabelMap, found: list[Components]) -> CocoResults:
-    """Of images of which each is a row of the dataset, without a resize rule."""
+    """Results of the images of a dataset, in its order; images are not resized."""
     counts = [len(each.scores) for each in found]
     rows = np.repeat(np.arange(len(found)), counts)
     boxes = np.concatenate([each.boxes for each in found])

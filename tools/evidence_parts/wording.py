@@ -1,4 +1,4 @@
-"""Numbers, tables and verdicts as text; what they say follows from the numbers."""
+"""Numbers, tables and verdicts as text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def listed(items: Sequence[str]) -> str:
-    """List items as in a sentence.
+    """Join items as a sentence lists them.
 
     >>> listed(["a", "b", "c"]), listed([])
     ('a, b and c', 'none')
