@@ -64,10 +64,7 @@ class CocoDataset:
         return tuple(sorted({*self.categories, *self.annotations.category_ids.tolist()}))
 
     def take_images(self, rows: Int64[ndarray, " m"]) -> CocoDataset:
-        """A dataset of some images and their annotations.
-
-        Args:
-            rows: rows of ``images``, in rising order.
+        """A dataset of some images, given as rows in rising order, and their annotations.
 
         >>> from detect.samples import sample_annotations
         >>> dataset = read_coco(sample_annotations("bccd"))
@@ -145,10 +142,9 @@ def read_coco(
 
 
 def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> list[Rows]:
-    if isinstance(source, Mapping):
-        return [rows_from_object(source, file=IN_MEMORY, keypoints=keypoints)]
-    if isinstance(getattr(source, "dataset", None), Mapping):  # a pycocotools.coco.COCO
-        return [rows_from_object(source.dataset, file=IN_MEMORY, keypoints=keypoints)]
+    content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
+    if isinstance(content, Mapping):
+        return [rows_from_object(content, file=IN_MEMORY, keypoints=keypoints)]
     paths = _paths(source)
     sizes = [_size_bytes(path) for path in paths]
     shards = []
@@ -170,11 +166,8 @@ def _size_bytes(path: Path) -> int:
 
 
 def _paths(source: Any) -> list[Path]:
-    """Paths in the order given, with patterns expanded.
-
-    Raises:
-        CocoError: nothing is given, a pattern matches no file, or a file is given twice.
-    """
+    """Paths in the order given, with patterns expanded; none may be given twice."""
+    first: dict[str, Path] = {}
     paths: list[Path] = []
     for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:
         if not isinstance(item, str | PathLike) or "\0" in str(item):
@@ -183,7 +176,6 @@ def _paths(source: Any) -> list[Path]:
         paths += _files_of(str(item))
     if not paths:
         raise CocoError("no annotation file given")
-    first: dict[str, Path] = {}
     for path in paths:
         other = first.setdefault(os.path.realpath(path), path)
         if other is not path:

@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
 
-from detect.keypoints.drawing import Patches, PlacedPoints, blend_patches, like, zeros
-from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, to_numpy
+from detect.keypoints.drawing import Patches, PlacedPoints, blend_patches, zeros
+from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, like, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +53,13 @@ def render_as(
 ) -> CodecTargets:
     """Draw keypoints as another system does; points of one type share a map, where the maximum is taken.
 
+    The ``codec`` is one of ``CODECS``. The stride is in image pixels per cell. MMPose's Gaussians have a ``sigma`` in cells,
+    CenterNet's a ``radius`` in cells: one whole number for all points, or an array (n,).
+
     >>> render_as("centernet", [np.array([[2.6, 1.5]])], (3, 4), stride=1, radius=0).heatmaps[0, 0]
     array([[0., 0., 0., 0.],
            [0., 0., 1., 0.],
            [0., 0., 0., 0.]], dtype=float32)
-
-    Args:
-        codec: one of ``CODECS``.
-        points: keypoints, or for each image an array as :meth:`Keypoints.of` takes them.
-        image_hw: rows and columns of all images.
-        stride: image pixels per cell.
-        sigma: of MMPose's Gaussians, in cells.
-        radius: of CenterNet's Gaussians, in cells: one whole number for all points, or an array (n,).
-
-    Raises:
-        ValueError: the codec is unknown, the sigma is not positive, or a radius is below 0.
     """
     landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points)
     placed = PlacedPoints.of(landmarks, image_hw, stride)
@@ -114,7 +106,7 @@ def cells_to_image_as(
 def _pixels_to_a_cell(codec: str, image_hw: tuple[int, int], map_hw: tuple[int, ...]) -> Float32[ndarray, " 2"]:
     if codec not in CODECS:
         raise ValueError(f"codec is one of {', '.join(CODECS)}, got {codec!r}")
-    less = 1 if codec == "mmpose-udp" else 0
+    less = int(codec == "mmpose-udp")
     return ((np.array(image_hw[::-1]) - less) / (np.array(map_hw[::-1]) - less)).astype(np.float32)
 
 

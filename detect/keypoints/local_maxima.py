@@ -1,16 +1,15 @@
 """Local maxima of maps: cells, or plateaus of equal cells, without a higher neighbour.
 
 Neighbours share a side or a corner: 8 on a map and 26 in a volume, fewer at the border. A plateau of any shape is one
-maximum if all its neighbours are lower, and none if one is higher. Two maxima are therefore at least 2 cells apart.
-
-Only cells above the threshold are examined, and fewer with each neighbour compared.
+maximum if all its neighbours are lower, and none if one is higher. Two maxima are therefore at least 2 cells apart. Only
+cells above the threshold are examined, and fewer with each neighbour compared.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -23,14 +22,17 @@ CELLS_AT_ONCE_ELSEWHERE = 2**24
 CANDIDATES_AT_ONCE = 2**18  # cells whose plateaus are labelled together
 PLACES_AT_ONCE = 2**19  # rows of cells searched together for close pairs
 
+Found = tuple[Int64[Tensor, " n"], Float[Tensor, "n D"], Float[Tensor, " n"]]
+Pairs = tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]
+
 
 @dataclass(frozen=True, eq=False)
 class LocalMaxima:
     """One row for each maximum, in the order of maps and their cells.
 
-    ``map`` (n,) is the index of the map. ``at`` (n, D) is a cell (x, y[, z]): of a plateau the one nearest to ``middle`` (n,
-    D), the mean of its cells. ``scores`` (n,) are the values of the map, and ``spacing`` (n,) the distances in cells from
-    ``at`` to the nearest other maximum of the map, infinite if none is near.
+    ``map`` is the index of the map. ``at`` is a cell (x, y[, z]): of a plateau the one nearest to ``middle``, the mean of
+    its cells. ``scores`` are the values of the map, and ``spacing`` the distances in cells from ``at`` to the nearest other
+    maximum of the map, infinite if none is near.
     """
 
     map: Int64[Tensor, " n"]
@@ -41,7 +43,7 @@ class LocalMaxima:
 
     def rows(self, index: Tensor) -> LocalMaxima:
         """Select rows by their numbers or by a mask."""
-        return LocalMaxima(*(getattr(self, field.name)[index] for field in fields(self)))
+        return LocalMaxima(*(column[index] for column in vars(self).values()))
 
 
 def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> LocalMaxima:
@@ -52,20 +54,21 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
             [2.0000, 2.0000]], dtype=torch.float64)
     """
     keys, middles, scores = _find_in(maps.contiguous(), threshold)
-    places = unravel(keys, maps.shape[1:])
-    return LocalMaxima(places[:, -1], places[:, :-1], middles, scores, torch.full_like(middles[:, 0], math.inf))
+    at = _places(keys, maps.shape[1:])
+    number = keys // math.prod(maps.shape[1:])
+    return LocalMaxima(number, at, middles, scores, torch.full_like(middles[:, 0], math.inf))
 
 
-def close_pairs(
-    maxima: LocalMaxima, extents: Sequence[int], radius: float
-) -> Iterator[tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]]:
+def close_pairs(maxima: LocalMaxima, extents: Sequence[int], radius: float) -> Iterator[Pairs]:
     """Find pairs of maxima of one map less than a radius apart, each pair once: the rows of both, and the squared distance.
 
     The maxima near another one form one run in each row of cells, because they are sorted in memory order; a binary search
     finds the ends of each run. Pairs are yielded in chunks, so that memory stays bounded.
     """
     reach = min(math.ceil(radius), sum(extents))
-    keys = ravel(maxima.map, maxima.at, extents)
+    keys = maxima.map
+    for axis, extent in zip(reversed(range(len(extents))), extents, strict=True):
+        keys = keys * extent + maxima.at[:, axis]
     ranges = [range(-min(reach, extent - 1), min(reach, extent - 1) + 1) for extent in extents[:-1]]
     shifts = [shift for shift in product(*ranges) if shift >= (0,) * len(shift) and math.hypot(*shift) <= reach]
     for rows in torch.split(torch.arange(len(keys), device=keys.device), max(1, PLACES_AT_ONCE // len(shifts))):
@@ -75,26 +78,12 @@ def close_pairs(
         yield first[near], second[near], apart[near]
 
 
-def ravel(number: Int64[Tensor, "*n"], at: Int64[Tensor, "*n D"], extents: Sequence[int]) -> Int64[Tensor, "*n"]:
-    """Return the flat index of a cell (x, y[, z]) of a map in the memory of all maps."""
-    key = number
-    for axis, extent in zip(reversed(range(at.shape[-1])), extents, strict=True):
-        key = key * extent + at[..., axis]
-    return key
+def _places(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n D"]:
+    """The cells (x, y[, z]) of flat indices into the memory of all maps."""
+    return torch.stack(torch.unravel_index(keys % math.prod(extents), tuple(extents))[::-1], dim=1)
 
 
-def unravel(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n xyzm"]:
-    """Return x, y[, z] and the map of flat indices: the inverse of :func:`ravel`."""
-    columns = []
-    for extent in reversed(extents):
-        columns.append(keys % extent)
-        keys = keys // extent
-    return torch.stack([*columns, keys], dim=1)
-
-
-def _find_in(
-    maps: Float[Tensor, " m *cells"], threshold: float
-) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n D"], Float[Tensor, " n"]]:
+def _find_in(maps: Float[Tensor, " m *cells"], threshold: float) -> Found:
     """Flat indices, middles and scores of the maxima; maps beyond the memory budget are processed in halves."""
     extents, half = maps.shape[1:], len(maps) // 2
     if half and maps.numel() > CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE_ELSEWHERE):
@@ -103,14 +92,14 @@ def _find_in(
     flat = wide.reshape(-1)
     candidates = _candidates_of_rows(wide.reshape(-1, extents[-1]), threshold)
     for shift in _shifts(len(extents)):
-        higher = flat.take(_neighbour(candidates, shift, extents)) > flat.take(
-            candidates
-        )  # a neighbour that is NaN is not
-        candidates = candidates[~higher]
+        neighbours = _neighbour(candidates, shift, extents)
+        candidates = candidates[
+            ~(flat.take(neighbours) > flat.take(candidates))
+        ]  # a neighbour that is NaN is not higher
     if half and len(candidates) > CANDIDATES_AT_ONCE:
         return _find_in_halves(maps, threshold)
     label, whole = _plateaus(flat, candidates, extents)
-    cells = unravel(candidates, extents)[:, :-1].double()
+    cells = _places(candidates, extents).double()
     sizes = torch.bincount(label, minlength=len(candidates)).clamp(min=1)
     middles = torch.zeros_like(cells).index_add_(0, label, cells) / sizes[:, None]
     apart = (cells - middles[label]).square().sum(dim=1).mul(1e6).round()  # rounded: equally far is equally far
@@ -121,11 +110,11 @@ def _find_in(
     return keys, middles[whole][order], flat[keys]
 
 
-def _find_in_halves(maps: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def _find_in_halves(maps: Tensor, threshold: float) -> Found:
     half = len(maps) // 2
-    first, second = _find_in(maps[:half], threshold), _find_in(maps[half:], threshold)
-    keys = torch.cat([first[0], second[0] + maps[:half].numel()])
-    return keys, torch.cat([first[1], second[1]]), torch.cat([first[2], second[2]])
+    first, (keys, *others) = _find_in(maps[:half], threshold), _find_in(maps[half:], threshold)
+    middles, scores = (torch.cat(both) for both in zip(first[1:], others, strict=True))
+    return torch.cat([first[0], keys + maps[:half].numel()]), middles, scores
 
 
 def _candidates_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[Tensor, " k"]:
@@ -136,9 +125,8 @@ def _candidates_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[T
     for start, stop, size in ((0, whole, BLOCK), (whole, width, width - whole)):
         if start == stop or not len(rows):
             continue
-        highest = (
-            rows[:, start:stop].reshape(len(rows), (stop - start) // size, size).amax(dim=2)
-        )  # NaN if one of the cells is NaN
+        blocks = rows[:, start:stop].reshape(len(rows), (stop - start) // size, size)
+        highest = blocks.amax(dim=2)  # NaN if one of the cells is NaN
         row, block = (~(highest <= threshold)).nonzero().unbind(dim=1)
         first = row * width + block * size + start
         values = rows.reshape(-1).unfold(0, size, 1).index_select(0, first)

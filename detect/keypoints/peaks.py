@@ -6,8 +6,7 @@ the result does not depend on how images are batched or ordered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -26,9 +25,8 @@ FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window tog
 class Peaks:
     """Points found in a batch of heatmaps: one row each, ordered by image, keypoint type and falling score.
 
-    ``cells`` (n, 2) or (n, 3) are x, y[, z] in cells; cell centres are whole numbers. ``scores`` (n,) are the map's values
-    at the maxima. ``image`` and ``types`` (n,) are indices from 0. ``covariance`` (n, D, D) is in squared cells, or None if
-    the refinement gives none.
+    ``cells`` are x, y[, z] in cells; cell centres are whole numbers. ``scores`` are the map's values at the maxima.
+    ``image`` and ``types`` are indices from 0. ``covariance`` is in squared cells, or None if the refinement gives none.
     """
 
     cells: Float[Tensor, "n D"]
@@ -74,11 +72,7 @@ class Peaks:
         return by_group(xy, group, num_groups), by_group(self.scores.double().cpu().numpy(), group, num_groups)
 
     def of_image(self, number: int) -> Peaks:
-        """Select the points of one image, as a batch of one.
-
-        Raises:
-            ValueError: there is no such image.
-        """
+        """Select the points of one image, as a batch of one."""
         if not 0 <= number < self.num_images:
             raise ValueError(f"no image {number} among {self.num_images}, counted from 0")
         own = self.take(self.image == number)
@@ -86,9 +80,8 @@ class Peaks:
 
     def take(self, index: Tensor) -> Peaks:
         """Select rows by their numbers or by a mask."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen: dict[str, Any] = {name: each[index] for name, each in columns.items() if isinstance(each, Tensor)}
-        return replace(self, **chosen)
+        columns = {name: each[index] for name, each in vars(self).items() if isinstance(each, Tensor)}
+        return replace(self, **columns)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -136,23 +129,16 @@ def find_peaks(
     maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
     num_images, num_types = heatmaps.shape[:2]
-    peaks = Peaks(
-        refined.points.to(maxima.scores),
-        maxima.scores,
-        maxima.map // max(1, num_types),
-        maxima.map % max(1, num_types),
-        None if refined.covariance is None else refined.covariance.to(maxima.scores),
-        num_images,
-        num_types,
-    )
-    return _split(heatmaps, peaks, sigma, threshold, max_peaks) if split else peaks
-
-
-def _split(heatmaps: Tensor, peaks: Peaks, sigma: float, threshold: float, max_peaks: int | None) -> Peaks:
+    image, types = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
+    covariance = None if refined.covariance is None else refined.covariance.to(maxima.scores)
+    points = refined.points.to(maxima.scores)
+    peaks = Peaks(points, maxima.scores, image, types, covariance, num_images, num_types)
+    if not split:
+        return peaks
     from detect.keypoints.split_peaks import split_peaks  # noqa: PLC0415 - it needs Peaks
 
     peaks = split_peaks(heatmaps, peaks, sigma=sigma, threshold=threshold)
-    return peaks.take(_highest(peaks.maps, peaks.scores, peaks.num_images * peaks.num_types, max_peaks))
+    return peaks.take(_highest(peaks.maps, peaks.scores, len(maps), max_peaks))
 
 
 def _suppress(maxima: LocalMaxima, extents: torch.Size, min_distance: float) -> Bool[Tensor, " n"]:

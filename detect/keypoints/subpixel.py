@@ -3,9 +3,8 @@
 All methods use a few cells around each maximum, in float64. The logarithm of a Gaussian is a parabola, so that
 ``log_parabola`` and ``least_squares`` are exact without knowing its width. If a method has no solution because the map does
 not curve down around a maximum (a single cell of 1, a plateau as wide as the window), the point is the middle of the
-plateau.
-
-``quarter``, ``dark`` and ``dark_udp`` reproduce MMPose, including its errors at borders and between overlapping peaks.
+plateau. ``quarter``, ``dark`` and ``dark_udp`` reproduce MMPose, including its errors at borders and between overlapping
+peaks.
 """
 
 from __future__ import annotations
@@ -68,11 +67,7 @@ def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int =
     """Take one Newton step on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
 
     As in MMPose, second differences span two cells to either side, and maxima within two cells of the border are not moved.
-
-    Args:
-        maps: heatmaps (m, h, w).
-        maxima: local maxima of the maps.
-        kernel: length of the blur, in cells, odd; 11 is for sigma 2, 17 for sigma 3.
+    The ``kernel`` is the length of the blur, in cells, odd: 11 is for sigma 2, 17 for sigma 3.
     """
     _plane(maxima)
     logs = _blurred(maps, kernel).clamp_(min=1e-10).log_()
@@ -143,13 +138,7 @@ def learned_offsets(
 ) -> Refined:
     """Add the offset (x, y[, z]) in cells that a network predicts at the cell.
 
-    Args:
-        maps: heatmaps (m, *cells).
-        maxima: local maxima of the maps.
-        offsets: one map for each axis, shared by the keypoint types, or for each type in turn: k = D or j * D.
-
-    Raises:
-        ValueError: the number or the size of the maps does not fit.
+    ``offsets`` are one map for each axis, shared by the keypoint types (k = D), or for each type in turn (k = j * D).
     """
     num_axes = maps.ndim - 1
     num_types = len(maps) // max(1, len(offsets))

@@ -56,7 +56,7 @@ def targets_ours(case: str, _: Path, *, tensors: bool = False) -> None:
 
 
 def targets_mmpose(case: str, _: Path, *, udp: bool = False) -> None:
-    """Instances of one joint: MMPose's own codecs refuse more than one, these functions do not."""
+    """Instances of one keypoint type: MMPose's own codecs refuse more than one, these functions do not."""
     codecs = _load("mmpose", "codecs/utils/gaussian_heatmap.py", "mmpose==1.3.2")
     draw = codecs.generate_udp_gaussian_heatmaps if udp else codecs.generate_gaussian_heatmaps
     size, points = _points(case)
