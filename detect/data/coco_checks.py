@@ -47,7 +47,6 @@ def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
 
 
 def why_broken(points: Float64[ndarray, "_ 3"]) -> str:
-    """The reason why an annotation's keypoints are broken: the first broken point."""
     for number, (x, y, visibility) in enumerate(points.tolist()):
         if visibility not in {0, 1, 2}:
             return f"keypoint {number} has visibility {visibility:g}, not 0, 1 or 2"
@@ -188,7 +187,6 @@ def _rows_that_share(values: Int64[ndarray, " n"] | Float64[ndarray, " n"]) -> I
 
 
 def by_id(finding: Finding) -> tuple[int, int, str, str]:
-    """The sort key of findings."""
     annotation_id = NO_ID if finding.annotation_id is None else finding.annotation_id
     image_id = NO_ID if finding.image_id is None else finding.image_id
     return annotation_id, image_id, finding.reason, finding.file

@@ -12,6 +12,7 @@ from detect.data.coco_entries import AnnotationEntries, Finding, Rows, column
 from detect.errors import CocoError
 
 NO_ROW = -1
+UNIQUE = "ids must be unique over all files read together"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ class ReadAnnotations:
 
     @classmethod
     def of(cls, shards: list[Rows], images: Images) -> ReadAnnotations:
-        """Concatenate the annotations of all shards."""
         columns = vars(AnnotationEntries.join([rows.annotations for rows in shards])).copy()
         image_ids, has_box = columns.pop("image_ids"), columns.pop("has_box")
         shard = np.repeat(np.arange(len(shards)), [len(rows.annotations) for rows in shards])
@@ -82,14 +82,12 @@ class ReadAnnotations:
         return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, annotations)
 
     def take(self, rows: Int64[ndarray, " m"] | slice) -> ReadAnnotations:
-        """These rows in this order; a slice gives views."""
         columns = self.columns.take(rows)
         if columns is self.columns:
             return self
         return ReadAnnotations(self.files, self.shard[rows], self.image_ids[rows], self.has_box[rows], columns)
 
     def finding(self, row: int, reason: str) -> Finding:
-        """Make a finding about one row."""
         file = self.files[self.shard[row]]
         return Finding(file, int(self.columns.ids[row]), int(self.image_ids[row]), reason)
 
@@ -120,19 +118,15 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Findin
     repeated = []
     for row, before in zip(order[again].tolist(), order[again - 1].tolist(), strict=True):
         if entries[row] != entries[before]:
-            first, second = (
-                f"{each.file_name!r} ({each.width}x{each.height})" for each in (entries[before], entries[row])
-            )
-            raise CocoError(
-                f"{files[row]}: image id {entries[row].id} is both {first} and {second}: "
-                "ids must be unique over all files read together"
-            )
+            both = (entries[before], entries[row])
+            names = " and ".join(f"{each.file_name!r} ({each.width}x{each.height})" for each in both)
+            raise CocoError(f"{files[row]}: image id {entries[row].id} is both {names}: {UNIQUE}")
         if files[row] == files[before]:
             reason = "it occurs more than once in the file: kept once"
             repeated.append(Finding(files[row], None, entries[row].id, reason))
     order = np.delete(order, again)
-    names = tuple(entries[row].file_name or "" for row in order.tolist())
-    return Images(ids[order], wh[order], names), broken, repeated
+    file_names = tuple(entries[row].file_name or "" for row in order.tolist())
+    return Images(ids[order], wh[order], file_names), broken, repeated
 
 
 def merge_categories(shards: list[Rows]) -> dict[int, str]:
@@ -142,8 +136,6 @@ def merge_categories(shards: list[Rows]) -> dict[int, str]:
         for category in rows.categories or ():
             name = names.setdefault(category.id, category.name or "")
             if name != (category.name or ""):
-                raise CocoError(
-                    f"{rows.file}: category id {category.id} is both {name!r} and {category.name!r}: "
-                    f"ids must be unique over all files read together"
-                )
+                both = f"{name!r} and {category.name!r}"
+                raise CocoError(f"{rows.file}: category id {category.id} is both {both}: {UNIQUE}")
     return dict(sorted(names.items()))

@@ -42,15 +42,12 @@ class CocoDataset:
     images: Images
     annotations: Annotations
     categories: Mapping[int, str]
-    invalid: tuple[Finding, ...]
-    """Entries that cannot be used, with id and reason."""
-    suspicious: tuple[Finding, ...]
-    """Entries that are used although something about them may be wrong, with id and reason."""
+    invalid: tuple[Finding, ...]  # entries that cannot be used
+    suspicious: tuple[Finding, ...]  # entries that are used although something about them may be wrong
     files: tuple[str, ...]
 
     @cached_property
     def instances(self) -> Annotations:
-        """The annotations of single objects."""
         return self.annotations.take(np.flatnonzero(~self.annotations.iscrowd))
 
     @cached_property
@@ -85,7 +82,6 @@ class CocoDataset:
 
 
 def unnamed(category_id: int) -> str:
-    """The name used for a category without one."""
     return f"category {category_id}"
 
 

@@ -95,26 +95,18 @@ class AnnotationEntries:
 
     @classmethod
     def of(cls, entries: Sequence[Annotation], *, keypoints: bool) -> AnnotationEntries:
-        """Make columns of decoded entries."""
         numbers = chain.from_iterable(astuple(entry.bbox or NO_BOX) for entry in entries)
         boxes_xywh = np.fromiter(numbers, float, 4 * len(entries)).reshape(-1, 4)
         has_box = np.ones(len(entries), bool)
         for row in np.flatnonzero(np.isnan(boxes_xywh[:, 0])).tolist():
             has_box[row] = entries[row].bbox is not None
-        return cls(
-            column(entries, "id", np.int64),
-            column(entries, "image_id", np.int64),
-            column(entries, "category_id", np.int64),
-            boxes_xywh,
-            has_box,
-            column(entries, "iscrowd", bool),
-            column(entries, "area", float),
-            tuple(points_of(entry) for entry in entries) if keypoints else None,
-        )
+        ids, image_ids, categories = (column(entries, name, np.int64) for name in ("id", "image_id", "category_id"))
+        iscrowd, area = column(entries, "iscrowd", bool), column(entries, "area", float)
+        points = tuple(map(points_of, entries)) if keypoints else None
+        return cls(ids, image_ids, categories, boxes_xywh, has_box, iscrowd, area, points)
 
     @classmethod
     def join(cls, parts: Sequence[AnnotationEntries]) -> AnnotationEntries:
-        """Concatenate one or more parts."""
         if len(parts) == 1:
             return parts[0]
         columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
@@ -140,5 +132,4 @@ def column(entries: Sequence[Any], name: str, dtype: type) -> Any:
 
 
 def points_of(entry: Any) -> Float64[ndarray, "j 3"]:
-    """The keypoints of an entry: x, y, visibility."""
     return np.array(getattr(entry, "keypoints", None) or [], float).reshape(-1, 3)

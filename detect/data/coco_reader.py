@@ -34,8 +34,7 @@ EXPECTED = "expected a COCO file: an object with images, annotations and categor
 INTEGER_FIELDS = frozenset({"id", "image_id", "category_id", "width", "height", "iscrowd"})
 MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz
 
-Progress = Callable[[str, int, int], None]
-"""Called with a description of the work, the amount done and the total amount."""
+Progress = Callable[[str, int, int], None]  # called with a description of the work, the amount done and the total
 
 
 def read_rows(path: str | Path, *, keypoints: bool = False, on_progress: Progress | None = None) -> Rows:
@@ -155,7 +154,9 @@ def convert_entries(entries: Iterable[Any], entry_type: type[Any], file: str, fa
         try:
             if isinstance(entry, Mapping):
                 wanted = {name: _plain(entry[name]) for name in entry_type.__struct_fields__ if name in entry}
-                wanted |= {name: _as_integer(wanted[name]) for name in INTEGER_FIELDS & wanted.keys()}
+                for name in INTEGER_FIELDS & wanted.keys():
+                    if isinstance(wanted[name], float) and wanted[name].is_integer():
+                        wanted[name] = int(wanted[name])  # 640.0, as tables write integers
             rows.append(msgspec.convert(wanted, entry_type))
         except msgspec.ValidationError as error:
             faults.append(_fault(wanted, number, entry_type, str(error), file))
@@ -169,11 +170,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _as_integer(value: Any) -> Any:
-    """640 for 640.0, as tables write integers; any other value as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fault(entry: Any, number: int, entry_type: type[Any], error: str, file: str) -> Finding:

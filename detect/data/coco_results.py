@@ -37,15 +37,12 @@ class _Result(Struct, gc=False):
 class CocoResults:
     """Detections as columns, in the order of the file; ``image_rows`` index the dataset's images."""
 
-    places: Int64[ndarray, " n"]
-    """Position of each entry in the file's list, from 0; invalid entries are left out."""
+    places: Int64[ndarray, " n"]  # position of each entry in the file's list, from 0; invalid entries are left out
     image_rows: Int64[ndarray, " n"]
     category_ids: Int64[ndarray, " n"]
     scores: Float64[ndarray, " n"]
-    boxes_xywh: Float64[ndarray, "n 4"]
-    """(x, y, width, height) in pixels of the image; NaN for an entry without a box."""
-    keypoints: tuple[Float64[ndarray, "_ 3"], ...]
-    """(j, 3) arrays of x, y, visibility; empty for an entry without keypoints."""
+    boxes_xywh: Float64[ndarray, "n 4"]  # in pixels of the image; NaN for an entry without a box
+    keypoints: tuple[Float64[ndarray, "_ 3"], ...]  # x, y, visibility; empty for an entry without keypoints
     invalid: tuple[Finding, ...]
 
     def __post_init__(self) -> None:

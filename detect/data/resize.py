@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -30,9 +31,8 @@ from detect.errors import ResizeError
 
 SIZE_DIVISOR = 32  # torchvision's GeneralizedRCNNTransform, detectron2's and mmdetection's RetinaNet
 LARGEST_SIDE_PX = 65_536
-FORMS = (
-    "none, stretch:WxH, letterbox:S, shortest:S:MAX, shortest:S:MAX:detectron2, shortest:S:MAX:mmdet or tiles:S:OVERLAP"
-)
+_SHORTEST = "shortest:S:MAX"
+FORMS = f"none, stretch:WxH, letterbox:S, {_SHORTEST}, {_SHORTEST}:detectron2, {_SHORTEST}:mmdet or tiles:S:OVERLAP"
 
 Sizes = Int64[ndarray, "n 2"]
 
@@ -50,7 +50,6 @@ class ResizedImages:
     canvas_wh: Int64[ndarray, "n 2"]
 
     def take(self, rows: Int64[ndarray, " m"]) -> ResizedImages:
-        """These images, in this order."""
         return ResizedImages(*(column[rows] for column in vars(self).values()))
 
     def move_boxes(self, boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
@@ -72,7 +71,6 @@ class ResizeRule:
         return ":".join(filter(None, (self.name, sizes, self.convention)))
 
     def resize_images(self, image_wh: Sizes) -> ResizedImages:
-        """Scales, padding and final sizes of images of these sizes."""
         return _RULES[self.name, self.convention][0](image_wh, *self.sizes)
 
     def resize_boxes(self, boxes_xywh: Float64[ndarray, "n 4"], image_wh: Sizes) -> Float64[ndarray, "n 4"]:
@@ -140,14 +138,10 @@ def _tile(image_wh: Int64[ndarray, "n 2"], size: int, overlap: int) -> ResizedIm
     return ResizedImages(np.ones(image_wh.shape), np.zeros(image_wh.shape), image_wh, canvas_wh)
 
 
-def _shortest_floor(image_wh: Sizes, size: int, largest: int) -> ResizedImages:
-    """As torchvision's GeneralizedRCNNTransform (interpolate with recompute_scale_factor), which rounds down."""
-    return _pad_below(image_wh, image_wh * _shortest_factor(image_wh, size, largest))
-
-
-def _shortest_mmdet(image_wh: Sizes, size: int, largest: int) -> ResizedImages:
-    """As mmcv's rescale_size, which adds 0.5 and rounds down."""
-    return _pad_below(image_wh, image_wh * _shortest_factor(image_wh, size, largest) + 0.5)
+def _shortest(image_wh: Sizes, size: int, largest: int, *, added: float) -> ResizedImages:
+    """Scale by one factor and round down, after adding a number."""
+    factor = np.minimum(size / image_wh.min(axis=1, keepdims=True), largest / image_wh.max(axis=1, keepdims=True))
+    return _pad_below(image_wh, image_wh * factor + added)
 
 
 def _shortest_detectron2(image_wh: Sizes, size: int, largest: int) -> ResizedImages:
@@ -156,10 +150,6 @@ def _shortest_detectron2(image_wh: Sizes, size: int, largest: int) -> ResizedIma
     content = np.where(image_wh == shorter, float(size), size / shorter * image_wh)
     longer = content.max(axis=1, keepdims=True)
     return _pad_below(image_wh, content * np.where(longer > largest, largest / longer, 1.0) + 0.5)
-
-
-def _shortest_factor(image_wh: Sizes, size: int, largest: int) -> Float64[ndarray, "n 1"]:
-    return np.minimum(size / image_wh.min(axis=1, keepdims=True), largest / image_wh.max(axis=1, keepdims=True))
 
 
 def _pad_below(image_wh: Sizes, content: Float64[ndarray, "n 2"]) -> ResizedImages:
@@ -172,8 +162,8 @@ _RULES: dict[tuple[str, str], tuple[Callable[..., ResizedImages], int]] = {  # w
     ("none", ""): (_keep, 0),
     ("stretch", ""): (_stretch, 2),
     ("letterbox", ""): (_letterbox, 1),
-    ("shortest", ""): (_shortest_floor, 2),
+    ("shortest", ""): (partial(_shortest, added=0.0), 2),  # as torchvision's GeneralizedRCNNTransform
     ("shortest", "detectron2"): (_shortest_detectron2, 2),
-    ("shortest", "mmdet"): (_shortest_mmdet, 2),
+    ("shortest", "mmdet"): (partial(_shortest, added=0.5), 2),  # as mmcv's rescale_size
     ("tiles", ""): (_tile, 2),
 }

@@ -47,11 +47,8 @@ def cut_tiles(dataset: CocoDataset, rule: str | ResizeRule) -> CocoDataset:
     images = dataset.images
     counts = -(-np.maximum(images.wh - size, 0) // (size - overlap)) + 1  # (columns, rows) of windows of each image
     of_image = np.repeat(np.arange(len(images)), counts.prod(axis=1))
-    tiles = Images(
-        np.arange(1, len(of_image) + 1),
-        np.minimum(images.wh, size)[of_image],
-        tuple(images.file_names[row] for row in of_image.tolist()),
-    )
+    names = tuple(images.file_names[row] for row in of_image.tolist())
+    tiles = Images(np.arange(1, len(of_image) + 1), np.minimum(images.wh, size)[of_image], names)
     return replace(dataset, images=tiles, annotations=_cut(dataset.annotations, images, counts, size, overlap))
 
 

@@ -119,7 +119,6 @@ def as_dicts(invalid: Sequence[Finding]) -> list[dict[str, Any]]:
 
 
 def result_finding(predicted: CocoResults, dataset: CocoDataset, row: int, reason: str) -> Finding:
-    """Make a finding about one result."""
     image_id = int(dataset.images.ids[predicted.image_rows[row]])
     return Finding("", None, image_id, f"entry {predicted.places[row]} of the results: {reason}")
 
@@ -127,19 +126,19 @@ def result_finding(predicted: CocoResults, dataset: CocoDataset, row: int, reaso
 def dataset_as_coco(dataset: CocoDataset) -> dict[str, Any]:
     """Convert a dataset to pycocotools' form, with annotation ids from 1: pycocotools mistakes 0 for no match."""
     every = dataset.annotations
-    names = ("image_id", "category_id", "bbox", "area", "iscrowd")
-    columns = (
-        dataset.images.ids[every.image_rows],
-        every.category_ids,
-        every.boxes_xywh,
-        every.area,
-        1 * every.iscrowd,
-    )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+    columns = {
+        "id": np.arange(1, len(every) + 1),
+        "image_id": dataset.images.ids[every.image_rows],
+        "category_id": every.category_ids,
+        "bbox": every.boxes_xywh,
+        "area": every.area,
+        "iscrowd": every.iscrowd.astype(np.int64),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return {
         "images": [{"id": image_id} for image_id in dataset.images.ids.tolist()],
         "categories": [{"id": category} for category in dataset.category_ids],
-        "annotations": [{"id": at, **dict(zip(names, row, strict=True))} for at, row in enumerate(rows, 1)],
+        "annotations": [dict(zip(columns, row, strict=True)) for row in rows],
     }
 
 

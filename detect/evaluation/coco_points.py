@@ -127,7 +127,6 @@ class PointResults:
     invalid: tuple[Finding, ...]
 
     def of_type(self, number: int) -> PointResults:
-        """Select the groups of one keypoint type."""
         own = slice(number, None, self.num_types)
         return replace(self, predicted=self.predicted[own], truth=self.truth[own], scores=self.scores[own], num_types=1)
 
@@ -161,14 +160,8 @@ def point_results(
     true_points = truth.landmarks.per_image()
     group = predicted.image_rows[row] * num_types + types
     kept = _counted(points, group, true_points, truth, radius)
-    return PointResults(
-        by_group(points[kept], group[kept], num_groups),
-        true_points,
-        by_group(predicted.scores[row][kept], group[kept], num_groups),
-        num_types,
-        int((~kept).sum()),
-        (*predicted.invalid, *invalid),
-    )
+    found, scores = (by_group(each[kept], group[kept], num_groups) for each in (points, predicted.scores[row]))
+    return PointResults(found, true_points, scores, num_types, int((~kept).sum()), (*predicted.invalid, *invalid))
 
 
 def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:
@@ -204,21 +197,21 @@ def _points_of(
     """Points, their keypoint types, the rows of their results, and the results without the points of their category."""
     if source not in SOURCES:
         raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}")
-    points, types, rows, invalid = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
+    types: list[int] = []
+    points, rows, invalid = [np.zeros((0, 2))], [], []
     centers = predicted.boxes_xywh[:, :2] + predicted.boxes_xywh[:, 2:] / 2
-    for row, table in enumerate(predicted.keypoints):
-        category = int(predicted.category_ids[row])
+    for row, (table, category) in enumerate(zip(predicted.keypoints, predicted.category_ids.tolist(), strict=True)):
         own = centers[row : row + 1] if source == "boxes" else table[:, :2]
         own = own[np.isfinite(own).all(axis=1)]
         wanted = truth.category_types.get(category, ())
         if len(own) == len(wanted) > 0:
             points.append(own)
-            types.append(np.array(wanted, np.int64))
-            rows.append(np.full(len(own), row))
+            types += wanted
+            rows += [row] * len(own)
         else:
             reason = f"category {category} has {len(wanted)} {source} in the truth, this has {len(own)} that are finite"
             invalid.append(result_finding(predicted, truth.dataset, row, reason))
-    return np.concatenate(points), np.concatenate(types), np.concatenate(rows), invalid
+    return np.concatenate(points), np.array(types, np.int64), np.array(rows, np.int64), invalid
 
 
 def _counted(

@@ -17,26 +17,9 @@ from numpy import ndarray
 
 from detect.evaluation.boxes import metrics_of, run_pycocotools
 
-SIGMAS_IN_TENTHS = [
-    0.26,
-    0.25,
-    0.25,
-    0.35,
-    0.35,
-    0.79,
-    0.79,
-    0.72,
-    0.72,
-    0.62,
-    0.62,
-    1.07,
-    1.07,
-    0.87,
-    0.87,
-    0.89,
-    0.89,
-]
-PERSON_SIGMAS = np.array(SIGMAS_IN_TENTHS) / 10  # pycocotools.cocoeval.Params, to the last bit
+# nose, eyes, ears, shoulders, elbows, wrists, hips, knees and ankles, in tenths
+OF_PARTS = [0.26, 0.25, 0.35, 0.79, 0.72, 0.62, 1.07, 0.87, 0.89]
+PERSON_SIGMAS = np.repeat(OF_PARTS, [1] + [2] * 8) / 10  # pycocotools.cocoeval.Params, to the last bit
 
 
 @dataclass(frozen=True)
@@ -58,7 +41,6 @@ class OksScores:
     ar_large: float | None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the metrics by name."""
         return asdict(self)
 
 
@@ -91,10 +73,8 @@ def pairwise_oks(
         ("boxes", boxes, (num_objects, 4)),
         ("sigmas", sigmas, (num_types,)),
     ):
-        if values.shape != wanted:
-            raise ValueError(
-                f"{name} of {num_objects} objects with {num_types} landmarks: {wanted}, got {values.shape}"
-            )
+        if (found := values.shape) != wanted:
+            raise ValueError(f"{name} of {num_objects} objects with {num_types} landmarks: {wanted}, got {found}")
     labelled = truth[..., 2] > 0
     nothing = labelled.sum(axis=1, keepdims=True) == 0
     corner, extent = boxes[:, None, :2], boxes[:, None, 2:]

@@ -73,11 +73,10 @@ def oracle_round_trip(
     for images in batches_of_one_size(landmarks, IMAGES_AT_ONCE):
         batch = landmarks.take(images)
         image_hw = landmarks.dataset.images.wh[images[0], ::-1].tolist()
-        targets = render_heatmaps(
-            batch.landmarks, image_hw, stride=stride, sigma=sigma, pixel_origin=batch.pixel_origin
-        )
+        origin = batch.pixel_origin
+        targets = render_heatmaps(batch.landmarks, image_hw, stride=stride, sigma=sigma, pixel_origin=origin)
         peaks = find_peaks(torch.as_tensor(targets.heatmaps), threshold=threshold, split=split, sigma=sigma)
-        own_points, own_scores = peaks.per_image(stride, pixel_origin=batch.pixel_origin)
+        own_points, own_scores = peaks.per_image(stride, pixel_origin=origin)
         predicted += own_points
         scores += own_scores
         truth += batch.landmarks.per_image()

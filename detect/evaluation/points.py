@@ -87,7 +87,6 @@ class PointScores:
     presence_auc: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as plain values for JSON."""
         return asdict(self)
 
 
@@ -178,11 +177,10 @@ def _average_precisions(
     spacing: Spacing,
 ) -> tuple[float, ...] | None:
     """Average precision at each radius; None without scores or without true points."""
-    num_truth = sum(len(points) for points in truth)
+    num_truth = sum(map(len, truth))
     if scores is None or not num_truth:
         return None
-    cuts = ScoreCuts.of(scores)
-    areas = []
+    cuts, areas = ScoreCuts.of(scores), []
     for radius in radii:
         pairs = cuts.num_pairs(predicted, truth, scores=scores, radius=radius, spacing=spacing)
         precision = np.maximum.accumulate((pairs[1:] / cuts.num_kept[1:])[::-1])[::-1]

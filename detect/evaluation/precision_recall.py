@@ -46,7 +46,6 @@ class ScoreCuts:
 
     @classmethod
     def of(cls, scores: Sequence[Float[ndarray, " _"]]) -> ScoreCuts:
-        """Find the cuts of the predictions of all images together."""
         joined = np.concatenate(list(scores))
         if not np.isfinite(joined).all():
             raise ValueError("scores that are not finite")
@@ -155,13 +154,9 @@ def choose_threshold(
         values = np.divide(2 * pairs, num_points, out=np.ones(len(num_points)), where=num_points > 0)
         best = int(values.argmax())
     else:
-        steps = [_count_steps(own, len(points)) for own, points in zip(scores, truth, strict=True)]
+        # each prediction of an image, added in falling order of score, changes the error of its count by -1 or 1
+        ranks = [np.argsort(np.argsort(-own, kind="stable")) for own in scores]
+        steps = [np.where(rank < len(points), -1, 1) for rank, points in zip(ranks, truth, strict=True)]
         values = (num_truth + cuts.totals(np.concatenate(steps))) / len(truth)
         best = int(values.argmin())
     return ThresholdChoice(cuts.threshold(best), float(values[best]), goal)
-
-
-def _count_steps(scores: ndarray, num_truth: int) -> Int64[ndarray, " n"]:
-    """The change of an image's count error by each prediction, added in falling order of score."""
-    rank = np.argsort(np.argsort(-scores, kind="stable"))
-    return np.where(rank < num_truth, -1, 1)

@@ -31,7 +31,9 @@ from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
 
 from detect.keypoints.drawing import Patches, PlacedPoints, blend_patches, zeros
-from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, like, to_numpy
+from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, KeypointsLike, like, to_numpy
+
+Points = Float[ndarray, "n 2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class CodecTargets:
 
 def render_as(
     codec: str,
-    points: Keypoints | Sequence[Array],
+    points: KeypointsLike,
     image_hw: tuple[int, int],
     *,
     stride: float = 4.0,
@@ -79,9 +81,7 @@ def render_as(
     return CodecTargets(maps, like(weights, landmarks.points))
 
 
-def image_to_cells_as(
-    codec: str, points: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
-) -> Float64[ndarray, "n 2"]:
+def image_to_cells_as(codec: str, points: Points, image_hw: tuple[int, int], map_hw: tuple[int, ...]) -> Points:
     """Convert image pixels to cells as another system's encoder does.
 
     >>> image_to_cells_as("mmpose-udp", np.array([[191.0, 255.0]]), (256, 192), (64, 48)).round(3)
@@ -90,9 +90,7 @@ def image_to_cells_as(
     return points.astype(np.float64) / _pixels_to_a_cell(codec, image_hw, map_hw)
 
 
-def cells_to_image_as(
-    codec: str, cells: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
-) -> Float64[ndarray, "n 2"]:
+def cells_to_image_as(codec: str, cells: Points, image_hw: tuple[int, int], map_hw: tuple[int, ...]) -> Points:
     """Convert cells to image pixels as another system's decoder does; for ``"mmpose-udp"`` this is not the inverse.
 
     >>> cells_to_image_as("mmpose-udp", np.array([[47.0, 63.0]]), (256, 192), (64, 48))
@@ -112,11 +110,13 @@ def _pixels_to_a_cell(codec: str, image_hw: tuple[int, int], map_hw: tuple[int, 
 
 def _patch(of_map: Int64[ndarray, " 1"], factors: Sequence[Float64[ndarray, " _"] | None]) -> Patches:
     """A patch from the factors along each axis of the map, cut to where they are not 0."""
-    spans = [np.flatnonzero(np.asarray(factor)) for factor in factors]
-    ends = [(span[0], span[-1] + 1) if len(span) else (0, 1) for span in spans]
-    first = np.array([[start for start, _ in ends]], np.int64)
-    cut = (np.asarray(factor)[None, start:end] for factor, (start, end) in zip(factors, ends, strict=True))
-    return Patches(of_map, first, tuple(each.astype(np.float32) for each in cut))
+    first, cut = [], []
+    for factor in map(np.asarray, factors):
+        span = np.flatnonzero(factor)
+        start, end = (span[0], span[-1] + 1) if len(span) else (0, 1)
+        first.append(start)
+        cut.append(factor[None, start:end].astype(np.float32))
+    return Patches(of_map, np.array([first], np.int64), tuple(cut))
 
 
 def _msra(u: float, size: int, sigma: float, *, exact: bool = False) -> Float64[ndarray, " size"] | None:

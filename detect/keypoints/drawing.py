@@ -25,7 +25,7 @@ from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, image_to_cells
-from detect.keypoints.keypoints import Array, Keypoints, like, to_numpy
+from detect.keypoints.keypoints import Array, Keypoints, KeypointsLike, like, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,21 +42,14 @@ class PlacedPoints:
 
     @classmethod
     def of(
-        cls,
-        points: Keypoints | Sequence[Array],
-        image_hw: Sequence[int],
-        stride: Stride,
-        *,
-        pixel_origin: str = "center",
+        cls, points: KeypointsLike, image_hw: Sequence[int], stride: Stride, *, pixel_origin: str = "center"
     ) -> PlacedPoints:
         """Place keypoints, or one array for each image, on maps that cover images (h, w) or volumes (d, h, w)."""
         dims = len(image_hw)
         landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points, dims=dims)
         if dims not in {2, 3} or min(image_hw) < 1 or landmarks.points.shape[1] != dims:
-            found = tuple(landmarks.points.shape)
-            raise ValueError(
-                f"images are (h, w) with points (n, 2), or (d, h, w) with (n, 3), got {image_hw} and {found}"
-            )
+            found = f"{image_hw} and {tuple(landmarks.points.shape)}"
+            raise ValueError(f"images are (h, w) with points (n, 2), or (d, h, w) with (n, 3), got {found}")
         cells = image_to_cells(to_numpy(landmarks.points).astype(np.float64), stride, pixel_origin=pixel_origin)
         columns = (landmarks.image, landmarks.types, landmarks.visibility)
         image, types, visibility = (to_numpy(each).astype(np.int64) for each in columns)
@@ -71,7 +64,6 @@ class PlacedPoints:
         return self.map_size[::-1]
 
     def of_map(self) -> Int64[ndarray, " n"]:
-        """The map of each point among b * j."""
         return self.image * self.num_types + self.types
 
     def inside(self) -> Bool[ndarray, " n"]:
@@ -85,7 +77,6 @@ class PlacedPoints:
         return np.minimum(cells, np.array(self.map_size) - 1)  # .49999999999999994 + .5 is 1
 
     def count(self, chosen: Bool[ndarray, " n"]) -> Int64[ndarray, "b j"]:
-        """Count the chosen points of each image and type."""
         counts = np.bincount(self.of_map()[chosen], minlength=self.num_images * self.num_types)
         return counts.reshape(self.num_images, self.num_types)
 
@@ -107,11 +98,9 @@ def along_axes(values: float | tuple[float, ...] | Array, shape: tuple[int, int]
     array([[1., 2.],
            [1., 2.]])
     """
-    given = to_numpy(values).astype(np.float64)
-    per_point = given[:, None] if given.ndim == 1 and not isinstance(values, tuple) else given
-    if per_point.shape not in {(), shape, (shape[0], 1)} and not (
-        isinstance(values, tuple) and given.shape == shape[1:]
-    ):
+    given, for_axes = to_numpy(values).astype(np.float64), isinstance(values, tuple)
+    per_point = given[:, None] if given.ndim == 1 and not for_axes else given
+    if per_point.shape not in {(), shape, (shape[0], 1)} and not (for_axes and given.shape == shape[1:]):
         wanted = f"a number, a tuple of {shape[1]}, or an array {shape} or ({shape[0]},)"
         raise ValueError(f"{name} is {wanted}, got {given.shape}")
     if (wrong := given[~((given > 0) & (given < math.inf))]).size:
@@ -194,16 +183,18 @@ def draw_points(
 
 def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
     """Blend patches into maps (k, *cells), in place, by the maximum or the sum."""
-    starts = _starts(maps, patches)
-    if isinstance(maps, Tensor) and maps.device.type == "cpu":
-        maps = maps.numpy()
-    if isinstance(maps, Tensor):
+    if isinstance(maps, Tensor) and maps.device.type != "cpu":
         blend_scattered(maps, patches, blend=blend)
-    elif np.prod(patches.window) < LARGE_WINDOW:
-        at = starts[:, None] + _window_offsets(maps.shape, patches.window)
-        BLENDS[blend].at(maps.reshape(-1), at.reshape(-1), _outer(patches.factors, patches.disc).reshape(-1))
-    else:
-        _blend_slices(maps, starts, _outer(patches.factors, patches.disc), BLENDS[blend])
+        return
+    maps, window = np.asarray(maps), patches.window  # a tensor on the CPU shares its memory
+    values, starts = _outer(patches.factors, patches.disc), _starts(maps, patches)
+    flat, offsets = maps.reshape(-1), _window_offsets(maps.shape, window)
+    if np.prod(window) < LARGE_WINDOW:
+        BLENDS[blend].at(flat, (starts[:, None] + offsets).reshape(-1), values.reshape(-1))
+        return
+    views = as_strided(flat, (flat.size - offsets[-1], *window), (flat.strides[0], *maps.strides[1:]))
+    for start, value in zip(starts.tolist(), values, strict=True):
+        BLENDS[blend](views[start], value, out=views[start])
 
 
 def blend_scattered(maps: Tensor, patches: Patches, *, blend: str = "max") -> None:
@@ -263,12 +254,3 @@ def _starts(maps: Array, patches: Patches) -> Int64[ndarray, " n"]:
 def _window_offsets(shape: tuple[int, ...], window: tuple[int, ...]) -> Int64[ndarray, " w"]:
     """Flat offsets from the first cell of a patch to each of its cells."""
     return np.ravel_multi_index((0, *np.indices(window).reshape(len(window), -1)), (1, *shape[1:]))
-
-
-def _blend_slices(maps: ndarray, starts: Int64[ndarray, " n"], values: ndarray, combine: np.ufunc) -> None:
-    flat, window = maps.reshape(-1), values.shape[1:]
-    last = _window_offsets(maps.shape, window)[-1]
-    views = as_strided(flat, (flat.size - last, *window), (flat.strides[0], *maps.strides[1:]))
-    for start, value in zip(starts.tolist(), values, strict=True):
-        view = views[start]
-        combine(view, value, out=view)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detect.data import CocoDataset
 from detect.errors import CocoError
-from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.coordinates import origin_shift
 from detect.ops.box_arrays import xywh_to_xyxy
 
 Array = np.ndarray | Tensor
@@ -38,12 +38,10 @@ class Keypoints:
     num_types: int = 1
 
     def __post_init__(self) -> None:
+        count = len(self.points)
         for name, column in (("image", self.image), ("types", self.types), ("visibility", self.visibility)):
-            if tuple(column.shape) != (len(self.points),):
-                shape = tuple(column.shape)
-                raise ValueError(
-                    f"keypoints have one value of {name} for each of {len(self.points)} points, got {shape}"
-                )
+            if (shape := tuple(column.shape)) != (count,):
+                raise ValueError(f"keypoints have one value of {name} for each of {count} points, got {shape}")
 
     @classmethod
     def of(cls, images: Sequence[Array], *, dims: int = 2) -> Keypoints:
@@ -78,12 +76,14 @@ class Keypoints:
         >>> Keypoints.of([np.array([[3.0, 4.0, 2.0], [5.0, 6.0, 0.0]]), np.zeros((0, 3))]).per_image()
         [array([[3., 4.]]), array([], shape=(0, 2), dtype=float64)]
         """
-        points, image, types, visibility = (
-            to_numpy(each) for each in (self.points, self.image, self.types, self.visibility)
-        )
+        columns = (self.points, self.image, self.types, self.visibility)
+        points, image, types, visibility = map(to_numpy, columns)
         labelled = visibility != UNLABELLED
         group = (image * self.num_types + types)[labelled]
         return by_group(points[labelled].astype(np.float64), group, self.num_images * self.num_types)
+
+
+KeypointsLike = Keypoints | Sequence[Array]  # keypoints, or one array for each image as Keypoints.of takes them
 
 
 def to_numpy(values: object) -> ndarray:
@@ -124,15 +124,11 @@ class CocoKeypoints:
 
     dataset: CocoDataset
     landmarks: Keypoints
-    pixel_origin: str
-    """Meaning of whole coordinates, see :mod:`detect.keypoints.coordinates`."""
-    rows: Int64[ndarray, " n"]
-    """Instance of each point, a row of ``dataset.instances``."""
-    ignored: tuple[Float64[ndarray, "_ 4"], ...]
-    """Ignored regions of each image: boxes (x0, y0, x1, y1), in the points' convention."""
+    pixel_origin: str  # meaning of whole coordinates, see detect.keypoints.coordinates
+    rows: Int64[ndarray, " n"]  # instance of each point, a row of dataset.instances
+    ignored: tuple[Float64[ndarray, "_ 4"], ...]  # regions of each image, (x0, y0, x1, y1) in the points' convention
     type_names: tuple[str, ...]
-    category_types: Mapping[int, tuple[int, ...]]
-    """Keypoint types of the points that an instance of each category has."""
+    category_types: Mapping[int, tuple[int, ...]]  # types of the points that an instance of each category has
 
     @property
     def sizes_wh(self) -> Float64[ndarray, "n 2"]:
@@ -144,15 +140,10 @@ class CocoKeypoints:
         points = self.landmarks
         start, end = (np.searchsorted(points.image, images, side=side) for side in ("left", "right"))
         where = np.concatenate([np.arange(*ends) for ends in zip(start, end, strict=True)]).astype(np.int64)
-        batch = Keypoints(
-            points.points[where],
-            np.repeat(np.arange(len(images)), end - start),
-            points.types[where],
-            points.visibility[where],
-            len(images),
-            points.num_types,
-        )
-        ignored = tuple(self.ignored[image] for image in images)
+        image, types = np.repeat(np.arange(len(images)), end - start), points.types[where]
+        xy, visibility = points.points[where], points.visibility[where]
+        batch = Keypoints(xy, image, types, visibility, len(images), points.num_types)
+        ignored = tuple(self.ignored[row] for row in images)
         return replace(self, landmarks=batch, rows=self.rows[where], ignored=ignored)
 
     def with_types(self, names: Sequence[str], category_types: Mapping[int, tuple[int, ...]]) -> CocoKeypoints:
@@ -191,8 +182,7 @@ def coco_keypoints(dataset: CocoDataset, *, pixel_origin: str = "center", merge:
     >>> len(nuclei.landmarks.points), nuclei.type_names
     (318, ('nucleus',))
     """
-    if pixel_origin not in SHIFTS:
-        raise ValueError(f"pixel_origin is one of {', '.join(SHIFTS)}, got {pixel_origin!r}")
+    origin_shift(pixel_origin)  # raises for an unknown one
     tables = dataset.instances.keypoints or ()
     flat = np.concatenate([np.zeros((0, 3)), *tables])
     if not (flat[:, 2] > 0).any():
@@ -248,7 +238,7 @@ def _collect(
         category_types = {category: (0,) * len(own) for category, own in category_types.items()}
         names, types = [" / ".join(names)], np.zeros_like(types)
     regions = [dataset.crowd, instances.take(np.flatnonzero(~labelled))]
-    boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions])) - SHIFTS[pixel_origin]
+    boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions])) - origin_shift(pixel_origin)
     ignored = by_group(boxes, np.concatenate([each.image_rows for each in regions]), num_images)
     image, visibility = instances.image_rows[rows], flat[:, 2].astype(np.int64)
     landmarks = Keypoints(flat[:, :2], image, types, visibility, num_images, len(names))

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 BLOCK = 32  # cells of a row that are dropped together if their maximum is not above the threshold
@@ -42,7 +45,6 @@ class LocalMaxima:
     spacing: Float[Tensor, " n"]
 
     def rows(self, index: Tensor) -> LocalMaxima:
-        """Select rows by their numbers or by a mask."""
         return LocalMaxima(*(column[index] for column in vars(self).values()))
 
 
@@ -93,9 +95,7 @@ def _find_in(maps: Float[Tensor, " m *cells"], threshold: float) -> Found:
     candidates = _candidates_of_rows(wide.reshape(-1, extents[-1]), threshold)
     for shift in _shifts(len(extents)):
         neighbours = _neighbour(candidates, shift, extents)
-        candidates = candidates[
-            ~(flat.take(neighbours) > flat.take(candidates))
-        ]  # a neighbour that is NaN is not higher
+        candidates = candidates[~(flat.take(neighbours) > flat.take(candidates))]  # NaN is not higher
     if half and len(candidates) > CANDIDATES_AT_ONCE:
         return _find_in_halves(maps, threshold)
     label, whole = _plateaus(flat, candidates, extents)
@@ -161,16 +161,10 @@ def _plateaus(
 
 
 def _components(count: int, pairs: Int64[Tensor, "2 p"]) -> Int64[Tensor, " count"]:
-    """Label connected components by their lowest row: the ends of each pair take the lower label until nothing changes."""
-    label = torch.arange(count, device=pairs.device)
-    while True:
-        first, second = label[pairs]
-        lower = label.scatter_reduce(0, first, second, "amin")
-        while (jumped := lower[lower]).ne(lower).any():
-            lower = jumped
-        if lower.eq(label).all():
-            return label
-        label = lower
+    """Label connected components by their lowest row."""
+    graph = coo_array((np.ones(pairs.shape[1]), tuple(pairs.cpu().numpy())), shape=(count, count))
+    label = connected_components(graph, directed=False)[1]
+    return torch.from_numpy(np.unique(label, return_index=True)[1][label]).to(pairs.device)
 
 
 def _shifts(num_axes: int) -> list[tuple[int, ...]]:

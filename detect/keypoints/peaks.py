@@ -20,6 +20,9 @@ from detect.keypoints.subpixel import REFINEMENTS, Refinement
 
 FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window together
 
+Points = Float64[ndarray, "_ D"]
+Scores = Float64[ndarray, " _"]
+
 
 @dataclass(frozen=True, eq=False)
 class Peaks:
@@ -43,7 +46,6 @@ class Peaks:
         return self.image * self.num_types + self.types
 
     def counts(self) -> Int64[Tensor, "b j"]:
-        """Count the points of each image and keypoint type."""
         counts = torch.bincount(self.maps, minlength=self.num_images * self.num_types)
         return counts.view(self.num_images, self.num_types)
 
@@ -51,9 +53,7 @@ class Peaks:
         """Convert ``cells`` to image pixels; ``stride`` is in pixels per cell (:mod:`detect.keypoints.coordinates`)."""
         return cells_to_image(self.cells, stride, pixel_origin=pixel_origin)
 
-    def per_image(
-        self, stride: Stride, *, pixel_origin: str = "center"
-    ) -> tuple[list[Float64[ndarray, "_ D"]], list[Float64[ndarray, " _"]]]:
+    def per_image(self, stride: Stride, *, pixel_origin: str = "center") -> tuple[list[Points], list[Scores]]:
         """Return points in image pixels and their scores, as :func:`detect.evaluation.points.score_points` takes them.
 
         Both lists have one array for each image; with several keypoint types one for each image and type, ordered by image,
@@ -79,7 +79,6 @@ class Peaks:
         return replace(own, image=torch.zeros_like(own.image), num_images=1)
 
     def take(self, index: Tensor) -> Peaks:
-        """Select rows by their numbers or by a mask."""
         columns = {name: each[index] for name, each in vars(self).items() if isinstance(each, Tensor)}
         return replace(self, **columns)  # type: ignore[arg-type]
 

@@ -28,6 +28,9 @@ HEIGHT_PRIOR = 0.01  # weight of the prior that heights are 1, relative to the w
 REACH = 3.0  # sigmas: the neighbourhood that is fitted again
 LOWEST = 1e-6
 
+Cell = Float64[ndarray, " D"]
+Points = Float64[ndarray, "_ D"]
+
 
 @torch.no_grad()
 def split_peaks(
@@ -51,15 +54,13 @@ def split_peaks(
     (1, tensor([[5.2000, 4.0000],
             [6.4000, 4.0000]]))
     """
-    if tuple(heatmaps.shape[:2]) != (peaks.num_images, peaks.num_types):
-        raise ValueError(
-            f"peaks of {peaks.num_images} images and {peaks.num_types} keypoint types for heatmaps of "
-            f"{heatmaps.shape[0]} and {heatmaps.shape[1]}"
-        )
+    counts, wanted = (peaks.num_images, peaks.num_types), tuple(heatmaps.shape[:2])
+    if counts != wanted:
+        sizes = f"{counts[0]} images and {counts[1]} keypoint types"
+        raise ValueError(f"peaks of {sizes} for heatmaps of {wanted[0]} and {wanted[1]}")
     if not (sigma > 0 and tolerance > 0 and 0 < threshold < 1):
-        raise ValueError(
-            f"need positive sigma, tolerance and 0 < threshold < 1, got {sigma=}, {tolerance=}, {threshold=}"
-        )
+        given = f"{sigma=}, {tolerance=}, {threshold=}"
+        raise ValueError(f"need positive sigma, tolerance and 0 < threshold < 1, got {given}")
     maps = heatmaps.detach().double().flatten(0, 1).cpu().numpy()
     number, found = peaks.maps.cpu().numpy(), peaks.cells.double().cpu().numpy()
     points, heights, of_map = [found[:0]], [np.zeros(0)], [number[:0]]
@@ -83,12 +84,8 @@ def split_peaks(
 
 
 def _split_map(
-    values: Float64[ndarray, "*cells"],
-    points: Float64[ndarray, "n D"],
-    sigma: float,
-    threshold: float,
-    tolerance: float,
-) -> Float64[ndarray, "m D"]:
+    values: Float64[ndarray, "*cells"], points: Points, sigma: float, threshold: float, tolerance: float
+) -> Points:
     """Add points until no untried cell above the threshold implies another one."""
     at = np.argwhere(values > threshold)
     cells, heights = at[:, ::-1].astype(float), values[tuple(at.T)].clip(LOWEST, 1.0)
@@ -109,9 +106,7 @@ def _split_map(
     return points
 
 
-def _with_another(
-    points: Float64[ndarray, "n D"], cell: Float64[ndarray, " D"], surroundings: _Surroundings, reach: float
-) -> Float64[ndarray, "m D"]:
+def _with_another(points: Points, cell: Cell, surroundings: _Surroundings, reach: float) -> Points:
     """Add one point at or beside the cell if it explains the surroundings much better."""
     moving = np.linalg.norm(points - cell, axis=1) < reach
     count = int(moving.sum()) + 1
@@ -132,11 +127,11 @@ class _Surroundings:
     squares: Float64[ndarray, " k"]
     weights: Float64[ndarray, " k"]
 
-    def residual(self, points: Float64[ndarray, "n D"]) -> float:
+    def residual(self, points: Points) -> float:
         """The weighted squared error of the squared distances."""
         return float((self.weights * (KDTree(points).query(self.cells)[0] ** 2 - self.squares) ** 2).sum())
 
-    def fit(self, points: Float64[ndarray, "n D"], count: int, rounds: int) -> Float64[ndarray, "n D"]:
+    def fit(self, points: Points, count: int, rounds: int) -> Points:
         """Move the first ``count`` points to where they explain the cells nearest to them."""
         for _ in range(rounds):
             distances, nearest = KDTree(points).query(self.cells)
@@ -150,9 +145,7 @@ class _Surroundings:
             points = moved
         return points
 
-    def _step(
-        self, point: Float64[ndarray, " D"], own: Bool[ndarray, " k"], squares: Float64[ndarray, " m"]
-    ) -> Float64[ndarray, " D"]:
+    def _step(self, point: Cell, own: Bool[ndarray, " k"], squares: Float64[ndarray, " m"]) -> Cell:
         """Weighted least squares of d^2 = |x - p|^2 - 2 (x - p) step + a, where a allows for another height.
 
         A weak prior of a = 0 (height 1) determines the solution if the cells do not, for example if all are in one row.

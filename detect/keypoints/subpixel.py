@@ -35,6 +35,9 @@ SMALL_KERNELS = {  # OpenCV's Gaussian kernels of these lengths
 }
 
 
+Maps = Float[Tensor, " m *cells"]
+
+
 @dataclass(frozen=True, eq=False)
 class Refined:
     """Points (x, y[, z]) in cells and their covariance in squared cells, or None if the method gives none."""
@@ -46,12 +49,12 @@ class Refined:
 Refinement = Callable[[Tensor, LocalMaxima], Refined]
 
 
-def unrefined(_: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def unrefined(_: Maps, maxima: LocalMaxima) -> Refined:
     """Return the cell itself, or the middle of its plateau; the mean error for a Gaussian is .38 cells."""
     return Refined(maxima.middle)
 
 
-def quarter(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def quarter(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Shift by a quarter of a cell towards the higher neighbour (Newell et al. 2016, section 4, as in MMPose).
 
     Maxima in the first two columns, the first row, and the last column and row are not shifted.
@@ -63,7 +66,7 @@ def quarter(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
     return Refined(maxima.at + shift * inside[:, None])
 
 
-def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
+def dark(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """Take one Newton step on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
 
     As in MMPose, second differences span two cells to either side, and maxima within two cells of the border are not moved.
@@ -81,7 +84,7 @@ def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int =
     return Refined(maxima.at + torch.where(inside[:, None], step, 0.0))
 
 
-def dark_udp(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
+def dark_udp(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """Refine as :func:`dark` with differences over one cell, repeating the edge of the map (Huang et al. 2020).
 
     As in MMPose, the step is not checked; at the border the blur makes it wrong.
@@ -97,7 +100,7 @@ def dark_udp(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: i
     return Refined(maxima.at + step)
 
 
-def log_parabola(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def log_parabola(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Take the vertex of the parabola through the logarithms of three cells along each axis, at the border the last three.
 
     Exact for Gaussians aligned with the axes, and sensitive to noise.
@@ -117,7 +120,7 @@ def log_parabola(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refin
     return Refined(torch.stack(columns, dim=1))
 
 
-def least_squares(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def least_squares(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Fit a paraboloid to logarithms, weighted by the squared values, and take its vertex (Guo 2011, equation 7).
 
     The noise of a logarithm is inversely proportional to the value, which makes these weights optimal. The fit uses the
@@ -133,9 +136,7 @@ def least_squares(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refi
     return Refined(torch.cat(points), torch.cat(covariance))
 
 
-def learned_offsets(
-    maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]
-) -> Refined:
+def learned_offsets(maps: Maps, maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]) -> Refined:
     """Add the offset (x, y[, z]) in cells that a network predicts at the cell.
 
     ``offsets`` are one map for each axis, shared by the keypoint types (k = D), or for each type in turn (k = j * D).
@@ -163,7 +164,6 @@ REFINEMENTS: dict[str, Refinement] = {
 
 
 def _fit(maps: Tensor, maxima: LocalMaxima) -> tuple[Tensor, Tensor]:
-    """Points and covariances of some maxima."""
     num_axes = maxima.at.shape[1]
     centre = _inner(maps, maxima.at)
     steps = torch.arange(-int(RADIUS), int(RADIUS) + 1, device=maps.device)
@@ -230,7 +230,7 @@ def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], 
 
 
 def _window(
-    maps: Float[Tensor, " m *cells"], number: Int64[Tensor, " n"], centre: Int64[Tensor, "n D"], reaches: Sequence[int]
+    maps: Maps, number: Int64[Tensor, " n"], centre: Int64[Tensor, "n D"], reaches: Sequence[int]
 ) -> tuple[Float[Tensor, " n *window"], Bool[Tensor, " n *window"]]:
     """Values in float64 of the windows around cells, reaching this far along x, y[, z], and whether each cell is on the map.
 
@@ -254,7 +254,6 @@ def _inner(maps: Float[Tensor, " m *cells"], at: Int64[Tensor, "n D"]) -> Int64[
 
 
 def _plane(maxima: LocalMaxima) -> tuple[Tensor, ...]:
-    """Columns x and y of the cells."""
     if maxima.at.shape[1] != 2:
         raise ValueError("this refinement is for maps (b, j, h, w); for volumes use 'log_parabola' or 'least_squares'")
     return maxima.at.unbind(dim=1)

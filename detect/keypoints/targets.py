@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
 from detect.keypoints.drawing import BLENDS, BUDGET_BYTES, SHAPES, PlacedPoints, along_axes, draw_points, zeros
-from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Array, Keypoints, like, to_numpy
+from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Array, Keypoints, KeypointsLike, like, to_numpy
 from detect.ops.box_arrays import check_corners
 
 Sigma = float | tuple[float, ...] | Array
@@ -75,7 +75,7 @@ class HeatmapTargets:
 
 
 def render_heatmaps(
-    points: Keypoints | Sequence[Array],
+    points: KeypointsLike,
     image_hw: Sequence[int],
     *,
     stride: Stride = 4.0,
@@ -130,7 +130,9 @@ def render_heatmaps(
     Raises:
         ValueError: an array has another shape, a sigma or size is not positive, or a choice is unknown.
     """
-    _check_choices(shape=shape, center=center, blend=blend, occluded=occluded)
+    for (name, choices), given in zip(CHOICES.items(), (shape, center, blend, occluded), strict=True):
+        if given not in choices:
+            raise ValueError(f"{name} is one of {', '.join(choices)}, got {given!r}")
     if not (window > 0 and budget_bytes > 0):
         raise ValueError(f"need a positive window and budget, got {window} sigmas and {budget_bytes} bytes")
     placed = PlacedPoints.of(points, image_hw, stride, pixel_origin=pixel_origin)
@@ -162,14 +164,9 @@ def render_heatmaps(
         "outside": placed.count(labelled & ~inside),
         "ignored": placed.count(is_ignored),
         "unlabelled": placed.count(~labelled),
+        **_geometry(sizes, angles, drawn, placed, stride),
     }
-    return HeatmapTargets(
-        draw(drawn),
-        weights,
-        **{name: like(column, reference) for name, column in columns.items()},
-        sizes=_sizes(sizes, drawn, placed, stride, reference),
-        orientations=_orientations(angles, drawn, placed, reference),
-    )
+    return HeatmapTargets(draw(drawn), weights, **{name: like(column, reference) for name, column in columns.items()})
 
 
 def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:
@@ -207,12 +204,6 @@ def set_own_cells(
     weights.reshape(-1)[like(different, weights)] = like(largest, weights)
 
 
-def _check_choices(**given: str) -> None:
-    for name, choice in given.items():
-        if choice not in CHOICES[name]:
-            raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, got {choice!r}")
-
-
 def _point_weights(given: Array | None, count: int) -> Float32[ndarray, " n"]:
     if given is None:
         return np.ones(count, np.float32)
@@ -222,23 +213,19 @@ def _point_weights(given: Array | None, count: int) -> Float32[ndarray, " n"]:
     return weights
 
 
-def _sizes(
-    given: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, stride: Stride, reference: Array
-) -> Array | None:
-    if given is None:
-        return None
-    sizes = to_numpy(given).astype(np.float64)
-    if sizes.shape != placed.cells.shape or not (sizes[drawn] > 0).all():
-        raise ValueError(f"sizes are {placed.cells.shape} and positive, got {sizes.shape}: {sizes}")
-    return like((sizes[drawn] / np.asarray(stride, np.float64)).astype(np.float32), reference)
-
-
-def _orientations(
-    given: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, reference: Array
-) -> Array | None:
-    if given is None:
-        return None
-    angles = to_numpy(given).astype(np.float64)
-    if angles.shape != (len(placed.cells),):
-        raise ValueError(f"angles are ({len(placed.cells)},), got {angles.shape}")
-    return like(np.stack([np.cos(angles[drawn]), np.sin(angles[drawn])], axis=1).astype(np.float32), reference)
+def _geometry(
+    sizes: Array | None, angles: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, stride: Stride
+) -> dict[str, ndarray]:
+    """Sizes in cells and orientations of the drawn points, if they are given."""
+    columns = {}
+    if sizes is not None:
+        extents = to_numpy(sizes).astype(np.float64)
+        if extents.shape != placed.cells.shape or not (extents[drawn] > 0).all():
+            raise ValueError(f"sizes are {placed.cells.shape} and positive, got {extents.shape}: {extents}")
+        columns["sizes"] = (extents[drawn] / np.asarray(stride, np.float64)).astype(np.float32)
+    if angles is not None:
+        radians = to_numpy(angles).astype(np.float64)
+        if radians.shape != (len(placed.cells),):
+            raise ValueError(f"angles are ({len(placed.cells)},), got {radians.shape}")
+        columns["orientations"] = np.stack([np.cos(radians[drawn]), np.sin(radians[drawn])], axis=1).astype(np.float32)
+    return columns

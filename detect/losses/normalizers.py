@@ -52,7 +52,6 @@ class EmaNormalizer(nn.Module):
         self.register_buffer("average", torch.tensor(float(initial)))
 
     def forward(self, num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The average, for every image of the batch."""
         if self.training:
             positives = mean_over_processes(num_positives.sum().clamp(min=1).to(self.average.dtype))
             self.average.lerp_(positives, 1 - self.momentum)

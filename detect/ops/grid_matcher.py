@@ -18,9 +18,7 @@ from torch import Tensor
 
 from detect.ops.boxes import matched_iou
 
-OVERLAP_SLACK = (
-    1e-3  # share of an overlap, and of a cell: far above single precision's rounding, too small to cost time
-)
+OVERLAP_SLACK = 1e-3  # share of an overlap, and of a cell: far above single precision's rounding, yet costs no time
 
 Rows = Int64[Tensor, " m"]
 Overlaps = Float64[Tensor, " m"]
@@ -67,12 +65,10 @@ class AnchorPairs:
     iou: Float[Tensor, " m"]
 
     def where(self, mask: Bool[Tensor, " m"]) -> AnchorPairs:
-        """The pairs that a mask selects."""
         rows = _where(mask)
         return AnchorPairs(*(column[rows] for column in vars(self).values()))
 
     def joined(self, other: AnchorPairs) -> AnchorPairs:
-        """These pairs and, after them, others."""
         return AnchorPairs(*map(torch.cat, zip(vars(self).values(), vars(other).values(), strict=True)))
 
 

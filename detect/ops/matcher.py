@@ -86,7 +86,6 @@ class MaxIoU:
         return matches
 
     def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
-        """All pairs with IoU >= ``fg_iou_thresh``."""
         grid = GridPairs(anchors)
         return grid.reaching(boxes.to(torch.promote_types(boxes.dtype, grid.boxes.dtype)), self.fg_iou_thresh)
 
@@ -119,7 +118,6 @@ class Atss:
             raise ValueError(f"need num_candidates from 1, got {self.num_candidates}")
 
     def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
-        """For each anchor the row of its instance, or ``BACKGROUND``."""
         pairs = self.foreground_pairs(anchors, boxes)
         best, instance = best_per_anchor(pairs, sum(level.num_anchors for level in anchors))
         return torch.where(best > 0, instance, BACKGROUND)
