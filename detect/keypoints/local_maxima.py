@@ -8,25 +8,25 @@ cells above the threshold are examined, and fewer with each neighbour compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from torch import Tensor
 
 BLOCK = 32  # cells of a row that are dropped together if their maximum is not above the threshold
 CELLS_AT_ONCE = {"cpu": 2**22}  # of maps; bounds the memory if all cells are above the threshold
 CELLS_AT_ONCE_ELSEWHERE = 2**24
 CANDIDATES_AT_ONCE = 2**18  # cells whose plateaus are labelled together
-PLACES_AT_ONCE = 2**19  # rows of cells searched together for close pairs
 
 Found = tuple[Int64[Tensor, " n"], Float[Tensor, "n D"], Float[Tensor, " n"]]
-Pairs = tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +61,28 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
     return LocalMaxima(number, at, middles, scores, torch.full_like(middles[:, 0], math.inf))
 
 
-def close_pairs(maxima: LocalMaxima, extents: Sequence[int], radius: float) -> Iterator[Pairs]:
-    """Find pairs of maxima of one map less than a radius apart, each pair once: the rows of both, and the squared distance.
+def with_spacing(maxima: LocalMaxima, *, farthest: float) -> LocalMaxima:
+    """Set the spacing of maxima that have another one of their map less than ``farthest`` cells apart."""
+    points, reach = _in_one_space(maxima, farthest)
+    if not len(points):
+        return maxima
+    distances = KDTree(points).query(points, k=2, distance_upper_bound=reach)[0][:, 1]
+    return replace(maxima, spacing=torch.from_numpy(distances).to(maxima.at.device))
 
-    The maxima near another one form one run in each row of cells, because they are sorted in memory order; a binary search
-    finds the ends of each run. Pairs are yielded in chunks, so that memory stays bounded.
-    """
-    reach = min(math.ceil(radius), sum(extents))
-    keys = maxima.map
-    for axis, extent in zip(reversed(range(len(extents))), extents, strict=True):
-        keys = keys * extent + maxima.at[:, axis]
-    ranges = [range(-min(reach, extent - 1), min(reach, extent - 1) + 1) for extent in extents[:-1]]
-    shifts = [shift for shift in product(*ranges) if shift >= (0,) * len(shift) and math.hypot(*shift) <= reach]
-    for rows in torch.split(torch.arange(len(keys), device=keys.device), max(1, PLACES_AT_ONCE // len(shifts))):
-        first, second = _pairs_of(rows, keys, maxima.at[rows], extents, shifts, reach)
-        apart = (maxima.at[first] - maxima.at[second]).square().sum(dim=1)
-        near = apart < radius * radius
-        yield first[near], second[near], apart[near]
+
+def close_pairs(maxima: LocalMaxima, radius: float) -> Int64[Tensor, "2 p"]:
+    """Find the pairs of maxima of one map less than a radius apart, each pair once: the rows of both."""
+    points, reach = _in_one_space(maxima, radius)
+    first, second = KDTree(points).query_pairs(reach, output_type="ndarray").T
+    near = ((points[first] - points[second]) ** 2).sum(axis=1) < radius**2
+    return torch.from_numpy(np.stack([first[near], second[near]]).astype(np.int64)).to(maxima.at.device)
+
+
+def _in_one_space(maxima: LocalMaxima, radius: float) -> tuple[Int64[ndarray, "n _"], float]:
+    """Cells with one more axis, along which maps are more than the radius apart, and the radius, at most that of a map."""
+    at, number = maxima.at.cpu().numpy(), maxima.map.cpu().numpy()
+    reach = min(radius, 3.0 * at.max(initial=0) + 1)
+    return np.column_stack([at, number * (math.ceil(reach) + 1)]), reach
 
 
 def _places(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n D"]:
@@ -183,29 +188,3 @@ def _neighbour(cells: Int64[Tensor, " n"], shift: Sequence[int], extents: Sequen
             places = places + inside * (move * step)
         step *= extent
     return places
-
-
-def _pairs_of(
-    rows: Int64[Tensor, " r"],
-    keys: Int64[Tensor, " n"],
-    at: Int64[Tensor, "r D"],
-    extents: Sequence[int],
-    shifts: Sequence[Sequence[int]],
-    reach: int,
-) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    """Pairs of these rows with later rows, in the rows of cells at the given shifts and within reach along the row."""
-    moves = torch.tensor(shifts, dtype=torch.int64, device=keys.device).flip(1)
-    moved = at[:, None, 1:] + moves
-    limits = torch.tensor(extents[-2::-1], dtype=torch.int64, device=keys.device)
-    inside = ((moved >= 0) & (moved < limits)).all(dim=2)
-    spans = (reach * reach - moves.square().sum(dim=1)).double().sqrt().long()
-    x, (here, later) = at[:, :1], (moves.eq(0).all(dim=1), moves.ne(0).any(dim=1))
-    steps = torch.tensor([math.prod(extents[axis:]) for axis in range(len(extents) - 1, 0, -1)], device=keys.device)
-    start = (keys[rows] - at[:, 0])[:, None] + (moves * steps).sum(dim=1)
-    low = torch.searchsorted(keys, start + torch.where(later, (x - spans).clamp(min=0), x + here))
-    high = torch.searchsorted(keys, start + (x + spans).clamp(max=extents[-1] - 1), right=True)
-    counts = ((high - low).clamp(min=0) * inside).flatten()
-    before = counts.cumsum(0) - counts
-    first = rows[:, None].expand(inside.shape).flatten().repeat_interleave(counts)
-    number = torch.arange(len(first), device=keys.device)
-    return first, number + (low.flatten() - before).repeat_interleave(counts)

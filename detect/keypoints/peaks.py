@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, cells_to_image
 from detect.keypoints.keypoints import by_group
-from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima
+from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
 from detect.keypoints.subpixel import REFINEMENTS, Refinement
 
 FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window together
@@ -123,8 +123,8 @@ def find_peaks(
     maps = heatmaps.contiguous().flatten(0, 1)
     maxima = find_local_maxima(maps, threshold)
     if min_distance > 2:
-        maxima = maxima.rows(_suppress(maxima, maps.shape[1:], min_distance))
-    maxima = _spaced(maxima, maps.shape[1:])
+        maxima = maxima.rows(_suppress(maxima, min_distance))
+    maxima = with_spacing(maxima, farthest=FARTHEST)
     maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
     num_images, num_types = heatmaps.shape[:2]
@@ -140,13 +140,12 @@ def find_peaks(
     return peaks.take(_highest(peaks.maps, peaks.scores, len(maps), max_peaks))
 
 
-def _suppress(maxima: LocalMaxima, extents: torch.Size, min_distance: float) -> Bool[Tensor, " n"]:
+def _suppress(maxima: LocalMaxima, min_distance: float) -> Bool[Tensor, " n"]:
     """Greedy suppression: a maximum stays if no higher one that stays is near; the rule is repeated until it is stable."""
     rank = torch.empty_like(maxima.map)
     order = maxima.scores.argsort(descending=True, stable=True)
     rank[order] = torch.arange(len(order), device=order.device)
-    pairs = [torch.stack(pair[:2]) for pair in close_pairs(maxima, extents, min_distance)]
-    first, second = torch.cat(pairs, dim=1)
+    first, second = close_pairs(maxima, min_distance)
     ahead = rank[first] < rank[second]
     higher, lower = torch.where(ahead, first, second), torch.where(ahead, second, first)
     stays = torch.ones_like(rank, dtype=torch.bool)
@@ -156,15 +155,6 @@ def _suppress(maxima: LocalMaxima, extents: torch.Size, min_distance: float) -> 
         if after.eq(stays).all():
             return stays
         stays = after
-
-
-def _spaced(maxima: LocalMaxima, extents: torch.Size) -> LocalMaxima:
-    """Fill in the distance of each maximum to the nearest other one of its map."""
-    squared = torch.full_like(maxima.spacing, torch.inf, dtype=torch.float64)
-    for first, second, apart in close_pairs(maxima, extents, FARTHEST):
-        for rows in (first, second):
-            squared.scatter_reduce_(0, rows, apart.double(), "amin")
-    return replace(maxima, spacing=squared.sqrt())
 
 
 def _highest(
