@@ -21,6 +21,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from detect.ops.boxes import widened
+
 BLOCK = 32  # cells of a row that are dropped together if their maximum is not above the threshold
 CELLS_AT_ONCE = {"cpu": 2**22}  # of maps; bounds the memory if all cells are above the threshold
 CELLS_AT_ONCE_ELSEWHERE = 2**24
@@ -95,7 +97,7 @@ def _find_in(maps: Float[Tensor, " m *cells"], threshold: float) -> Found:
     extents, half = maps.shape[1:], len(maps) // 2
     if half and maps.numel() > CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE_ELSEWHERE):
         return _find_in_halves(maps, threshold)
-    wide = maps.float() if maps.dtype.itemsize < 4 else maps
+    wide = widened(maps)
     flat = wide.reshape(-1)
     candidates = _candidates_of_rows(wide.reshape(-1, extents[-1]), threshold)
     for shift in _shifts(len(extents)):

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detect.keypoints.local_maxima import LocalMaxima
+from detect.ops.boxes import widened
 
 SMALLEST = 1e-12  # replaces values without a logarithm
 RADIUS = 4.5  # cells; for sigmas 1 to 3 within 15 % of the error with the best radius, under noise of 2 %
@@ -271,7 +272,7 @@ def _blurred(maps: Float[Tensor, "m h w"], kernel: int) -> Float[Tensor, "m h w"
     """Blur as OpenCV with zeros beyond the border, then scale each map to its former maximum."""
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"the blur's kernel is an odd number of cells, got {kernel}")
-    wide = maps.float() if maps.dtype.itemsize < 4 else maps
+    wide = widened(maps)
     taps = _blur_taps(kernel).to(wide)
     blurred = functional.conv2d(wide[:, None], taps[:, None][None, None], padding=(kernel // 2, 0))
     blurred = functional.conv2d(blurred, taps[None][None, None], padding=(0, kernel // 2))[:, 0]
