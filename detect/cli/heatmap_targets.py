@@ -68,7 +68,7 @@ class TargetFiles:
                 "map_hw": list(targets.heatmaps.shape[2:]),
                 "drawn": len(targets.positives),
                 **{kind: int(getattr(targets, kind).sum()) for kind in NOT_DRAWN},
-                "collisions": targets.num_collisions(),
+                "same_cell": targets.num_same_cell(),
             }
             yield about, self._content(images, targets)
 
@@ -109,7 +109,7 @@ class TargetFiles:
 
     def index(self, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The content of ``targets.json``."""
-        kinds = ("images", "drawn", *NOT_DRAWN, "collisions")
+        kinds = ("images", "drawn", *NOT_DRAWN, "same_cell")
         return {
             "type_names": list(self.landmarks.type_names),
             "pixel_origin": self.landmarks.pixel_origin,
@@ -153,6 +153,6 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset, console: Console
     num_maps = len(index["type_names"])
     console.print(
         f"{index['drawn']:,} points drawn in {index['images']:,} images, {num_maps} map{'' if num_maps == 1 else 's'} each"
-        f"{f'; not drawn: {left_out}' if left_out else ''}; {index['collisions']:,} share the cell of another; "
+        f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
         f"{index['ignored_regions']:,} ignored regions"
     )

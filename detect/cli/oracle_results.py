@@ -39,7 +39,7 @@ def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset, console: 
     for each in scores:
         rates, error = each.scores.micro, each.scores.error
         values = [f"{value:.4f}" for value in (rates.f1, rates.precision, rates.recall)]
-        counts = [f"{count:,}" for count in (each.merged, each.collisions, each.outside)]
+        counts = [f"{count:,}" for count in (each.merged, each.same_cell, each.outside)]
         mark = "<- coarsest good one" if each is best else ""
         distance = f"{error.mean:.3f}" if error else "-"
         table.add_row(f"{each.stride:g}", f"{each.sigma:g}", *values, distance, *counts, mark)
@@ -60,6 +60,6 @@ def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset, console: 
 def oracle_object(scores: Sequence[OracleScores]) -> dict[str, Any]:
     """The scores as a JSON object."""
     best = coarsest_good(scores)
-    own = ("stride", "sigma", "merged", "collisions", "outside")
+    own = ("stride", "sigma", "merged", "same_cell", "outside")
     rows = [{name: getattr(each, name) for name in own} | each.scores.to_dict() for each in scores]
     return {"settings": rows, "coarsest_good": best and {"stride": best.stride, "sigma": best.sigma}}

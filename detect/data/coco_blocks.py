@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BufferedIOBase
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -33,34 +34,24 @@ class CocoFile(Struct, Generic[Entry]):
 
 
 def read_in_blocks(stream: BufferedIOBase, file: str, *, keypoints: bool, on_block: Callable[[], None]) -> Rows | None:
-    """Decode a file block by block.
+    """Decode a file block by block from its unpacked bytes, with a call of ``on_block`` after each.
 
-    Args:
-        stream: the file's bytes, unpacked.
-        file: its name, for messages.
-        keypoints: read the keypoints of annotations too.
-        on_block: called after each block.
-
-    Returns:
-        The entries; None if the file is not COCO, or if any entry has a wrong type.
+    None if the file is not COCO, or if any entry has a wrong type.
     """
     head, start = _up_to_annotations(stream, on_block)
     blocks = _Blocks(stream, start, keypoints)
     parts = []
     while not blocks.ended:
-        part = blocks.next()
-        if part is None:
+        if (part := blocks.next()) is None:
             return None
         parts.append(part)
         on_block()
     around = b"".join([head, msgspec.json.encode(_STAND_IN), b"]", blocks.rest, read_to_end(stream, on_block)])
-    try:
+    with suppress(*INVALID_JSON):
         content = msgspec.json.decode(around, type=CocoFile[Annotation])
-    except INVALID_JSON:
-        return None
-    if content.annotations != [_STAND_IN]:
-        return None
-    return Rows(file, content.images, AnnotationEntries.join(parts), content.categories)
+        if content.annotations == [_STAND_IN]:
+            return Rows(file, content.images, AnnotationEntries.join(parts), content.categories)
+    return None
 
 
 def read_to_end(stream: BufferedIOBase, on_block: Callable[[], None]) -> bytearray:
@@ -91,9 +82,8 @@ class _Blocks:
         self.ended = False
         self._stream = stream
         self._keypoints = keypoints
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-            list[KeypointAnnotation] if keypoints else list[Annotation]
-        )
+        entry_type: type[Any] = KeypointAnnotation if keypoints else Annotation
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[entry_type])  # type: ignore[valid-type]
         self._buffer = bytearray(b"[") + start  # makes a list of what follows
         self._filled = len(self._buffer)
 

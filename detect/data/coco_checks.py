@@ -47,7 +47,6 @@ def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
 
 
 def why_broken(points: Float64[ndarray, "_ 3"]) -> str:
-    """The reason why an annotation's keypoints are broken: the first broken point."""
     for number, (x, y, visibility) in enumerate(points.tolist()):
         if visibility not in {0, 1, 2}:
             return f"keypoint {number} has visibility {visibility:g}, not 0, 1 or 2"
@@ -60,16 +59,10 @@ def why_broken(points: Float64[ndarray, "_ 3"]) -> str:
 def usable_rows(
     read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
 ) -> tuple[Int64[ndarray, " m"], list[Finding]]:
-    """Find the usable rows.
+    """The usable rows in rising order, and a finding with the first failed check for each of the others.
 
-    Args:
-        read: annotations as read from the files.
-        images: the usable images.
-        broken: ids of the images that are not usable.
-        categories: names by category id; None if some file has no list of categories, and every category is accepted.
-
-    Returns:
-        The usable rows in rising order, and a finding with the first failed check for each of the others.
+    ``images`` are usable, the ids in ``broken`` are of the others. If ``categories`` is None, since some file has no list of
+    categories, every category is accepted.
     """
     usable, findings = [np.zeros(0, np.int64)], []
     for block in row_blocks(len(read.columns)):
@@ -88,13 +81,15 @@ def _usable_in_block(
     finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(width) & np.isfinite(height)
     outside = (x > image_w - ROUNDING_PX) | (y > image_h - ROUNDING_PX)
     outside |= (x + width < ROUNDING_PX) | (y + height < ROUNDING_PX)
+    named = rows.category_ids if categories is None else np.array(sorted(categories), np.int64)
+    unknown_category = ~np.isin(rows.category_ids, named)
 
     def unknown_image(row: int) -> str:
         return "its image cannot be used" if read.image_ids[row] in broken else "no image has this id"
 
     checks: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
         (rows.image_rows == NO_ROW, unknown_image),
-        (_unknown(rows.category_ids, categories), lambda row: f"no category has the id {rows.category_ids[row]}"),
+        (unknown_category, lambda row: f"no category has the id {rows.category_ids[row]}"),
         (~read.has_box, lambda _: "it has no bbox"),
         (~finite, lambda row: f"bbox {_text(boxes[row])} is not finite"),
         ((width < ROUNDING_PX) | (height < ROUNDING_PX), lambda row: _not_positive(width[row], height[row])),
@@ -114,12 +109,6 @@ def _usable_in_block(
 def _not_positive(width: float, height: float) -> str:
     names = [f"{name} {value:g}" for name, value in (("width", width), ("height", height)) if value < ROUNDING_PX]
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not positive"
-
-
-def _unknown(category_ids: Int64[ndarray, " n"], categories: Mapping[int, str] | None) -> Bool[ndarray, " n"]:
-    if categories is None:
-        return np.zeros(len(category_ids), bool)
-    return ~np.isin(category_ids, np.array(sorted(categories), np.int64))
 
 
 def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[ndarray, " m"]:
@@ -168,12 +157,9 @@ def _repeated_ids(read: ReadAnnotations) -> list[Finding]:
     ids = read.columns.ids
     repeated = _rows_that_share(ids)
     times = Counter(ids[repeated].tolist())
-    missing = np.flatnonzero(ids == NO_ID).tolist()
-    return [read.finding(row, "it has no id: kept") for row in missing] + [
-        read.finding(row, f"its id occurs {times[int(ids[row])]} times: kept")
-        for row in repeated.tolist()
-        if ids[row] != NO_ID
-    ]
+    missing = [read.finding(row, "it has no id: kept") for row in np.flatnonzero(ids == NO_ID).tolist()]
+    rows = [row for row in repeated.tolist() if ids[row] != NO_ID]
+    return missing + [read.finding(row, f"its id occurs {times[int(ids[row])]} times: kept") for row in rows]
 
 
 def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
@@ -201,7 +187,6 @@ def _rows_that_share(values: Int64[ndarray, " n"] | Float64[ndarray, " n"]) -> I
 
 
 def by_id(finding: Finding) -> tuple[int, int, str, str]:
-    """The sort key of findings."""
     annotation_id = NO_ID if finding.annotation_id is None else finding.annotation_id
     image_id = NO_ID if finding.image_id is None else finding.image_id
     return annotation_id, image_id, finding.reason, finding.file

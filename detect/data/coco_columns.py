@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from detect.data.coco_entries import AnnotationEntries, Finding, Image, Rows, column
+from detect.data.coco_entries import AnnotationEntries, Finding, Rows, column
 from detect.errors import CocoError
 
 NO_ROW = -1
+UNIQUE = "ids must be unique over all files read together"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Annotations:
     """Columns over annotations, sorted by image id, then annotation id.
 
     ``image_rows`` are rows of :class:`Images`. Boxes are (x, y, width, height) in pixels of the image. ``area`` is the
-    file's value in square pixels (for masks, the mask's area), or width * height if the file has none. ``keypoints`` are
-    (j, 3) arrays of x, y, visibility, or None if they were not read.
+    file's value in square pixels (for masks, the mask's area), or width * height if the file has none. ``keypoints`` are (j,
+    3) arrays of x, y, visibility, or None if they were not read.
     """
 
     ids: Int64[ndarray, " n"]
@@ -49,22 +49,15 @@ class Annotations:
 
     def take(self, rows: Int64[ndarray, " m"] | slice) -> Annotations:
         """These rows in this order; a slice gives views."""
-        keypoints = self.keypoints
+        columns = dict(vars(self))
+        keypoints = columns.pop("keypoints")
         if isinstance(rows, slice):
             keypoints = keypoints and keypoints[rows]
-        elif _is_every_row(rows, len(self)):
-            return self
+        elif len(rows) == len(self) and (rows == np.arange(len(self))).all():
+            return self  # all rows in order, as for most files: nothing needs to be copied
         elif keypoints is not None:
             keypoints = tuple(keypoints[row] for row in rows.tolist())
-        return Annotations(
-            self.ids[rows],
-            self.image_rows[rows],
-            self.category_ids[rows],
-            self.boxes_xywh[rows],
-            self.iscrowd[rows],
-            self.area[rows],
-            keypoints,
-        )
+        return Annotations(**{name: column[rows] for name, column in columns.items()}, keypoints=keypoints)
 
 
 @dataclass(frozen=True)
@@ -82,37 +75,21 @@ class ReadAnnotations:
 
     @classmethod
     def of(cls, shards: list[Rows], images: Images) -> ReadAnnotations:
-        """Concatenate the annotations of all shards."""
-        entries = AnnotationEntries.join([rows.annotations for rows in shards])
-        columns = Annotations(
-            entries.ids,
-            rows_of_ids(entries.image_ids, images.ids),
-            entries.category_ids,
-            entries.boxes_xywh,
-            entries.iscrowd,
-            entries.area,
-            entries.keypoints,
-        )
+        columns = vars(AnnotationEntries.join([rows.annotations for rows in shards])).copy()
+        image_ids, has_box = columns.pop("image_ids"), columns.pop("has_box")
         shard = np.repeat(np.arange(len(shards)), [len(rows.annotations) for rows in shards])
-        return cls(tuple(rows.file for rows in shards), shard, entries.image_ids, entries.has_box, columns)
+        annotations = Annotations(image_rows=rows_of_ids(image_ids, images.ids), **columns)
+        return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, annotations)
 
     def take(self, rows: Int64[ndarray, " m"] | slice) -> ReadAnnotations:
-        """These rows in this order; a slice gives views."""
-        if not isinstance(rows, slice) and _is_every_row(rows, len(self.columns)):
+        columns = self.columns.take(rows)
+        if columns is self.columns:
             return self
-        return ReadAnnotations(
-            self.files, self.shard[rows], self.image_ids[rows], self.has_box[rows], self.columns.take(rows)
-        )
+        return ReadAnnotations(self.files, self.shard[rows], self.image_ids[rows], self.has_box[rows], columns)
 
     def finding(self, row: int, reason: str) -> Finding:
-        """Make a finding about one row."""
         file = self.files[self.shard[row]]
         return Finding(file, int(self.columns.ids[row]), int(self.image_ids[row]), reason)
-
-
-def _is_every_row(rows: Int64[ndarray, " m"], count: int) -> bool:
-    """Whether the rows are all rows in order, as for most files: then nothing needs to be copied."""
-    return len(rows) == count and bool((rows == np.arange(count)).all())
 
 
 def rows_of_ids(ids: Int64[ndarray, " n"], sorted_ids: Int64[ndarray, " b"]) -> Int64[ndarray, " n"]:
@@ -123,18 +100,12 @@ def rows_of_ids(ids: Int64[ndarray, " n"], sorted_ids: Int64[ndarray, " b"]) -> 
 
 
 def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Finding]]:
-    """Merge the images of all shards to one row per id.
+    """Merge the images of all shards to one row per id; also find images without a size, and those that one file repeats.
 
-    Several shards may repeat an image, but two different images may not have the same id.
-
-    Returns:
-        The images, findings about images without a positive size, and findings about images that one file repeats.
-
-    Raises:
-        CocoError: two images differ and have the same id.
+    Several shards may repeat an image.
     """
     entries = [image for rows in shards for image in rows.images]
-    files = list(chain.from_iterable([rows.file] * len(rows.images) for rows in shards))
+    files = [rows.file for rows in shards for _ in rows.images]
     ids = column(entries, "id", np.int64)
     wh = np.stack([column(entries, "width", np.int64), column(entries, "height", np.int64)], axis=1)
     positive = (wh > 0).all(axis=1)
@@ -146,36 +117,25 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Findin
     again = np.flatnonzero(np.diff(ids[order]) == 0) + 1
     repeated = []
     for row, before in zip(order[again].tolist(), order[again - 1].tolist(), strict=True):
-        _require_same(entries[row], entries[before], files[row])
+        if entries[row] != entries[before]:
+            both = (entries[before], entries[row])
+            names = " and ".join(f"{each.file_name!r} ({each.width}x{each.height})" for each in both)
+            raise CocoError(f"{files[row]}: image id {entries[row].id} is both {names}: {UNIQUE}")
         if files[row] == files[before]:
             reason = "it occurs more than once in the file: kept once"
             repeated.append(Finding(files[row], None, entries[row].id, reason))
     order = np.delete(order, again)
-    names = tuple(entries[row].file_name or "" for row in order.tolist())
-    return Images(ids[order], wh[order], names), broken, repeated
-
-
-def _require_same(image: Image, other: Image, file: str) -> None:
-    if (image.width, image.height, image.file_name) != (other.width, other.height, other.file_name):
-        raise CocoError(
-            f"{file}: image id {image.id} is both {other.file_name!r} ({other.width}x{other.height}) and "
-            f"{image.file_name!r} ({image.width}x{image.height}): ids must be unique over all files read together"
-        )
+    file_names = tuple(entries[row].file_name or "" for row in order.tolist())
+    return Images(ids[order], wh[order], file_names), broken, repeated
 
 
 def merge_categories(shards: list[Rows]) -> dict[int, str]:
-    """Merge the categories of all shards to names by id, in the order of ids.
-
-    Raises:
-        CocoError: two categories have the same id and different names.
-    """
+    """Merge the categories of all shards to names by id, in the order of ids."""
     names: dict[int, str] = {}
     for rows in shards:
         for category in rows.categories or ():
             name = names.setdefault(category.id, category.name or "")
             if name != (category.name or ""):
-                raise CocoError(
-                    f"{rows.file}: category id {category.id} is both {name!r} and {category.name!r}: "
-                    f"ids must be unique over all files read together"
-                )
+                both = f"{name!r} and {category.name!r}"
+                raise CocoError(f"{rows.file}: category id {category.id} is both {both}: {UNIQUE}")
     return dict(sorted(names.items()))

@@ -42,15 +42,12 @@ class CocoDataset:
     images: Images
     annotations: Annotations
     categories: Mapping[int, str]
-    invalid: tuple[Finding, ...]
-    """Entries that cannot be used, with id and reason."""
-    suspicious: tuple[Finding, ...]
-    """Entries that are used although something about them may be wrong, with id and reason."""
+    invalid: tuple[Finding, ...]  # entries that cannot be used
+    suspicious: tuple[Finding, ...]  # entries that are used although something about them may be wrong
     files: tuple[str, ...]
 
     @cached_property
     def instances(self) -> Annotations:
-        """The annotations of single objects."""
         return self.annotations.take(np.flatnonzero(~self.annotations.iscrowd))
 
     @cached_property
@@ -64,10 +61,7 @@ class CocoDataset:
         return tuple(sorted({*self.categories, *self.annotations.category_ids.tolist()}))
 
     def take_images(self, rows: Int64[ndarray, " m"]) -> CocoDataset:
-        """A dataset of some images and their annotations.
-
-        Args:
-            rows: rows of ``images``, in rising order.
+        """A dataset of some images, given as rows in rising order, and their annotations.
 
         >>> from detect.samples import sample_annotations
         >>> dataset = read_coco(sample_annotations("bccd"))
@@ -88,7 +82,6 @@ class CocoDataset:
 
 
 def unnamed(category_id: int) -> str:
-    """The name used for a category without one."""
     return f"category {category_id}"
 
 
@@ -145,10 +138,9 @@ def read_coco(
 
 
 def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> list[Rows]:
-    if isinstance(source, Mapping):
-        return [rows_from_object(source, file=IN_MEMORY, keypoints=keypoints)]
-    if isinstance(getattr(source, "dataset", None), Mapping):  # a pycocotools.coco.COCO
-        return [rows_from_object(source.dataset, file=IN_MEMORY, keypoints=keypoints)]
+    content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
+    if isinstance(content, Mapping):
+        return [rows_from_object(content, file=IN_MEMORY, keypoints=keypoints)]
     paths = _paths(source)
     sizes = [_size_bytes(path) for path in paths]
     shards = []
@@ -170,11 +162,8 @@ def _size_bytes(path: Path) -> int:
 
 
 def _paths(source: Any) -> list[Path]:
-    """Paths in the order given, with patterns expanded.
-
-    Raises:
-        CocoError: nothing is given, a pattern matches no file, or a file is given twice.
-    """
+    """Paths in the order given, with patterns expanded; none may be given twice."""
+    first: dict[str, Path] = {}
     paths: list[Path] = []
     for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:
         if not isinstance(item, str | PathLike) or "\0" in str(item):
@@ -183,7 +172,6 @@ def _paths(source: Any) -> list[Path]:
         paths += _files_of(str(item))
     if not paths:
         raise CocoError("no annotation file given")
-    first: dict[str, Path] = {}
     for path in paths:
         other = first.setdefault(os.path.realpath(path), path)
         if other is not path:

@@ -28,10 +28,9 @@ class Finding:
     reason: str
 
     def __str__(self) -> str:
-        name = (
-            "an annotation without a usable id" if self.annotation_id == NO_ID else f"annotation {self.annotation_id}"
-        )
-        names = [] if self.annotation_id is None else [name]
+        names = [] if self.annotation_id is None else [f"annotation {self.annotation_id}"]
+        if self.annotation_id == NO_ID:
+            names = ["an annotation without a usable id"]
         names += [] if self.image_id is None else [f"image {self.image_id}"]
         return ": ".join(filter(None, (self.file, ", ".join(names), self.reason)))
 
@@ -96,34 +95,24 @@ class AnnotationEntries:
 
     @classmethod
     def of(cls, entries: Sequence[Annotation], *, keypoints: bool) -> AnnotationEntries:
-        """Make columns of decoded entries."""
-        boxes = [entry.bbox or NO_BOX for entry in entries]
-        boxes_xywh = np.fromiter(chain.from_iterable(map(astuple, boxes)), float, 4 * len(boxes)).reshape(-1, 4)
+        numbers = chain.from_iterable(astuple(entry.bbox or NO_BOX) for entry in entries)
+        boxes_xywh = np.fromiter(numbers, float, 4 * len(entries)).reshape(-1, 4)
         has_box = np.ones(len(entries), bool)
         for row in np.flatnonzero(np.isnan(boxes_xywh[:, 0])).tolist():
             has_box[row] = entries[row].bbox is not None
-        return cls(
-            column(entries, "id", np.int64),
-            column(entries, "image_id", np.int64),
-            column(entries, "category_id", np.int64),
-            boxes_xywh,
-            has_box,
-            column(entries, "iscrowd", bool),
-            column(entries, "area", float),
-            tuple(map(_points, entries)) if keypoints else None,
-        )
+        ids, image_ids, categories = (column(entries, name, np.int64) for name in ("id", "image_id", "category_id"))
+        iscrowd, area = column(entries, "iscrowd", bool), column(entries, "area", float)
+        points = tuple(map(points_of, entries)) if keypoints else None
+        return cls(ids, image_ids, categories, boxes_xywh, has_box, iscrowd, area, points)
 
     @classmethod
     def join(cls, parts: Sequence[AnnotationEntries]) -> AnnotationEntries:
-        """Concatenate one or more parts."""
         if len(parts) == 1:
             return parts[0]
-        names = ("ids", "image_ids", "category_ids", "boxes_xywh", "has_box", "iscrowd", "area")
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        with_points = parts[0].keypoints is not None
-        return cls(
-            **columns, keypoints=tuple(chain(*(part.keypoints or () for part in parts))) if with_points else None
-        )
+        columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
+        keypoints = columns.pop("keypoints")
+        joined = None if keypoints[0] is None else tuple(chain.from_iterable(keypoints))
+        return cls(**{name: np.concatenate(values) for name, values in columns.items()}, keypoints=joined)
 
 
 @dataclass
@@ -142,5 +131,5 @@ def column(entries: Sequence[Any], name: str, dtype: type) -> Any:
     return np.array(list(map(attrgetter(name), entries)), dtype)
 
 
-def _points(entry: Annotation) -> Float64[ndarray, "j 3"]:
+def points_of(entry: Any) -> Float64[ndarray, "j 3"]:
     return np.array(getattr(entry, "keypoints", None) or [], float).reshape(-1, 3)

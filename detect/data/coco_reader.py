@@ -34,17 +34,11 @@ EXPECTED = "expected a COCO file: an object with images, annotations and categor
 INTEGER_FIELDS = frozenset({"id", "image_id", "category_id", "width", "height", "iscrowd"})
 MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz
 
-Progress = Callable[[str, int, int], None]
-"""Called with a description of the work, the amount done and the total amount."""
+Progress = Callable[[str, int, int], None]  # called with a description of the work, the amount done and the total
 
 
 def read_rows(path: str | Path, *, keypoints: bool = False, on_progress: Progress | None = None) -> Rows:
-    """Read one ``.json`` or ``.json.gz`` file.
-
-    Args:
-        path: the file.
-        keypoints: read the keypoints of annotations too.
-        on_progress: called while the file is read, with amounts in bytes of the file.
+    """Read one ``.json`` or ``.json.gz`` file; progress is in bytes of the file.
 
     Raises:
         CocoError: the file cannot be opened, is not JSON or is not COCO; the message says what it is instead.
@@ -88,9 +82,8 @@ def _decode(data: bytearray, path: Path, keypoints: bool) -> Rows:
         raise CocoError(f"{path}: the file is empty: {EXPECTED}")
     try:
         file: Any = msgspec.json.decode(data, type=CocoFile[KeypointAnnotation] if keypoints else CocoFile[Annotation])
-        return Rows(
-            str(path), file.images, AnnotationEntries.of(file.annotations, keypoints=keypoints), file.categories
-        )
+        entries = AnnotationEntries.of(file.annotations, keypoints=keypoints)
+        return Rows(str(path), file.images, entries, file.categories)
     except msgspec.ValidationError:
         pass  # some entry has a wrong type: find which
     except msgspec.DecodeError as error:
@@ -102,28 +95,21 @@ def _decode(data: bytearray, path: Path, keypoints: bool) -> Rows:
 
 
 def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Rows:
-    """Convert a COCO structure in memory, entry by entry.
-
-    Raises:
-        CocoError: the structure is not COCO; the message says what it is instead.
-    """
+    """Convert a COCO structure in memory, entry by entry."""
     _require_coco(content, file)
     faults: list[Finding] = []
-    entry_type = KeypointAnnotation if keypoints else Annotation
-    images = convert_entries(content["images"], Image, file, faults)
-    annotations = convert_entries(content["annotations"], entry_type, file, faults)
-    categories = content.get("categories")
-    if categories is not None:
-        categories = convert_entries(categories, Category, file, faults)
-    return Rows(file, images, AnnotationEntries.of(annotations, keypoints=keypoints), categories, faults)
+    types = {"images": Image, "annotations": KeypointAnnotation if keypoints else Annotation, "categories": Category}
+    lists = {
+        name: convert_entries(content[name], entry_type, file, faults)
+        for name, entry_type in types.items()
+        if content.get(name) is not None
+    }
+    entries = AnnotationEntries.of(lists["annotations"], keypoints=keypoints)
+    return Rows(file, lists["images"], entries, lists.get("categories"), faults)
 
 
 def parse_plainly(data: bytearray, path: str | Path, expected: str = EXPECTED) -> Any:
-    """Decode JSON with Python's reader: slower, but it accepts NaN and a byte order mark, and locates errors.
-
-    Raises:
-        CocoError: the text is not JSON; the message has the position and what was expected.
-    """
+    """Decode JSON with Python's reader: slower, but it accepts NaN and a byte order mark, and locates errors."""
     try:
         return json.loads(data, object_hook=_without_polygons)
     except json.JSONDecodeError as error:
@@ -168,7 +154,9 @@ def convert_entries(entries: Iterable[Any], entry_type: type[Any], file: str, fa
         try:
             if isinstance(entry, Mapping):
                 wanted = {name: _plain(entry[name]) for name in entry_type.__struct_fields__ if name in entry}
-                wanted |= {name: _as_integer(wanted[name]) for name in INTEGER_FIELDS & wanted.keys()}
+                for name in INTEGER_FIELDS & wanted.keys():
+                    if isinstance(wanted[name], float) and wanted[name].is_integer():
+                        wanted[name] = int(wanted[name])  # 640.0, as tables write integers
             rows.append(msgspec.convert(wanted, entry_type))
         except msgspec.ValidationError as error:
             faults.append(_fault(wanted, number, entry_type, str(error), file))
@@ -184,27 +172,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _as_integer(value: Any) -> Any:
-    """640 for 640.0, as tables write integers; any other value as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _fault(entry: Any, number: int, entry_type: type[Any], error: str, file: str) -> Finding:
     kind = "annotation" if issubclass(entry_type, Annotation) else entry_type.__name__.strip("_").lower()
     if not isinstance(entry, Mapping):
         return Finding(file, None, None, f"entry {number} of the {kind} list is {_kind(entry)}, not an object")
     message, _, where = error.partition(" - at ")
     reason = f"{where.strip('`').removeprefix('$.')}: {message}".removeprefix(": ").replace("`", "")
-    own_id = _id(entry.get("id"))
-    if kind == "annotation":
-        box = entry.get("bbox")
-        if isinstance(box, list | tuple) and len(box) != 4:
-            reason = f"bbox has {len(box)} numbers, not 4 (x, y, width, height)"
-        image_id = _id(entry.get("image_id"))
-        if own_id is not None:
-            return Finding(file, own_id, image_id, reason)
-        return Finding(file, NO_ID, image_id, f"entry {number} of the annotation list: {reason}")
+    own_id, box = _id(entry.get("id")), entry.get("bbox")
+    if kind == "annotation" and isinstance(box, list | tuple) and len(box) != 4:
+        reason = f"bbox has {len(box)} numbers, not 4 (x, y, width, height)"
     place = f"entry {number} of the {kind} list: {reason}"
+    if kind == "annotation":
+        own = (NO_ID, place) if own_id is None else (own_id, reason)
+        return Finding(file, own[0], _id(entry.get("image_id")), own[1])
     return Finding(file, None, own_id if kind == "image" else None, place)
 
 

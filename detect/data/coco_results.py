@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from detect.data.coco_columns import NO_ROW, rows_of_ids
 from detect.data.coco_dataset import CocoDataset
-from detect.data.coco_entries import NO_BOX, Box, Finding, Integer, column
+from detect.data.coco_entries import NO_BOX, Box, Finding, Integer, column, points_of
 from detect.data.coco_reader import convert_entries, parse_plainly
 from detect.errors import CocoError
 
@@ -35,21 +35,14 @@ class _Result(Struct, gc=False):
 
 @dataclass(frozen=True)
 class CocoResults:
-    """Detections as columns, in the order of the file; ``image_rows`` index the dataset's images.
+    """Detections as columns, in the order of the file; ``image_rows`` index the dataset's images."""
 
-    Raises:
-        ValueError: columns of different lengths.
-    """
-
-    places: Int64[ndarray, " n"]
-    """Position of each entry in the file's list, from 0; invalid entries are left out."""
+    places: Int64[ndarray, " n"]  # position of each entry in the file's list, from 0; invalid entries are left out
     image_rows: Int64[ndarray, " n"]
     category_ids: Int64[ndarray, " n"]
     scores: Float64[ndarray, " n"]
-    boxes_xywh: Float64[ndarray, "n 4"]
-    """(x, y, width, height) in pixels of the image; NaN for an entry without a box."""
-    keypoints: tuple[Float64[ndarray, "_ 3"], ...]
-    """(j, 3) arrays of x, y, visibility; empty for an entry without keypoints."""
+    boxes_xywh: Float64[ndarray, "n 4"]  # in pixels of the image; NaN for an entry without a box
+    keypoints: tuple[Float64[ndarray, "_ 3"], ...]  # x, y, visibility; empty for an entry without keypoints
     invalid: tuple[Finding, ...]
 
     def __post_init__(self) -> None:
@@ -61,10 +54,6 @@ class CocoResults:
 
 def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
     """Read detections on the images of a dataset; entries that cannot be used are listed in ``invalid``.
-
-    Args:
-        path: a JSON file with a list of results.
-        dataset: the images and categories that the results refer to.
 
     Raises:
         CocoError: the file cannot be read or is not a list of results.
@@ -80,17 +69,10 @@ def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
         reason = reason if rows[row] != NO_ROW else "no image has this id"
         faults.append(Finding(str(path), None, int(image_ids[row]), f"entry {places[row]} of the results: {reason}"))
     kept = np.flatnonzero(usable)
-    boxes = [msgspec.structs.astuple(entries[row].bbox or NO_BOX) for row in kept.tolist()]
-    points = tuple(np.array(entries[row].keypoints or [], float).reshape(-1, 3) for row in kept.tolist())
-    return CocoResults(
-        places[kept],
-        rows[kept],
-        category_ids[kept],
-        scores[kept],
-        np.array(boxes, float).reshape(-1, 4),
-        points,
-        tuple(faults),
-    )
+    chosen = [entries[row] for row in kept.tolist()]
+    boxes = np.array([msgspec.structs.astuple(entry.bbox or NO_BOX) for entry in chosen], float).reshape(-1, 4)
+    points = tuple(map(points_of, chosen))
+    return CocoResults(places[kept], rows[kept], category_ids[kept], scores[kept], boxes, points, tuple(faults))
 
 
 def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:

@@ -14,10 +14,7 @@ from detect.errors import ImageError
 def open_image(folder: str | Path, file_name: str, *, image_wh: tuple[int, int] | None = None) -> Image.Image:
     """Open and decode one image, without the rotation of its EXIF data: annotations refer to the stored pixels.
 
-    Args:
-        folder: the folder of the images; no file outside it is opened.
-        file_name: path within the folder.
-        image_wh: expected (width, height) in pixels; not checked by default.
+    No file outside the folder is opened. The size (width, height) in pixels is checked if ``image_wh`` is given.
 
     Raises:
         ImageError: the name leads out of the folder, the file is missing or broken, or the image has another size.

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -30,9 +31,10 @@ from detect.errors import ResizeError
 
 SIZE_DIVISOR = 32  # torchvision's GeneralizedRCNNTransform, detectron2's and mmdetection's RetinaNet
 LARGEST_SIDE_PX = 65_536
-FORMS = (
-    "none, stretch:WxH, letterbox:S, shortest:S:MAX, shortest:S:MAX:detectron2, shortest:S:MAX:mmdet or tiles:S:OVERLAP"
-)
+_SHORTEST = "shortest:S:MAX"
+FORMS = f"none, stretch:WxH, letterbox:S, {_SHORTEST}, {_SHORTEST}:detectron2, {_SHORTEST}:mmdet or tiles:S:OVERLAP"
+
+Sizes = Int64[ndarray, "n 2"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class ResizedImages:
     canvas_wh: Int64[ndarray, "n 2"]
 
     def take(self, rows: Int64[ndarray, " m"]) -> ResizedImages:
-        """These images, in this order."""
-        return ResizedImages(self.scale_xy[rows], self.offset_xy[rows], self.content_wh[rows], self.canvas_wh[rows])
+        return ResizedImages(*(column[rows] for column in vars(self).values()))
 
     def move_boxes(self, boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
         """Move one box (x, y, width, height) of each image to (x0, y0, x1, y1) in pixels of the network's input."""
@@ -69,18 +70,13 @@ class ResizeRule:
         sizes = "x".join(map(str, self.sizes)) if self.name == "stretch" else ":".join(map(str, self.sizes))
         return ":".join(filter(None, (self.name, sizes, self.convention)))
 
-    def resize_images(self, image_wh: Int64[ndarray, "n 2"]) -> ResizedImages:
-        """Scales, padding and final sizes of images of these sizes."""
-        return _RULES[self.name, self.convention](image_wh, *self.sizes)
+    def resize_images(self, image_wh: Sizes) -> ResizedImages:
+        return _RULES[self.name, self.convention][0](image_wh, *self.sizes)
 
-    def resize_boxes(
-        self, boxes_xywh: Float64[ndarray, "n 4"], image_wh: Int64[ndarray, "n 2"]
-    ) -> Float64[ndarray, "n 4"]:
+    def resize_boxes(self, boxes_xywh: Float64[ndarray, "n 4"], image_wh: Sizes) -> Float64[ndarray, "n 4"]:
         """Move boxes (x, y, width, height) in pixels of their images to (x0, y0, x1, y1) in pixels of the network's input.
 
-        Args:
-            boxes_xywh: boxes.
-            image_wh: (width, height) of each box's image.
+        ``image_wh`` is the (width, height) of each box's image.
         """
         return self.resize_images(image_wh).move_boxes(boxes_xywh)
 
@@ -102,7 +98,7 @@ def parse_resize(text: str | ResizeRule) -> ResizeRule:
     convention = fields.pop() or "none" if name == "shortest" and len(fields) == 3 else ""
     if name == "stretch":
         fields = fields[0].split("x") if len(fields) == 1 else []
-    if (name, convention) not in _RULES or len(fields) != _NUM_SIZES[name]:
+    if (name, convention) not in _RULES or len(fields) != _RULES[name, convention][1]:
         raise ResizeError(f"resize rule {text!r} is not known: use {FORMS}")
     sizes = tuple(int(field) for field in fields if field.isascii() and field.isdigit() and len(field) <= 6)
     extents = sizes[:1] if name == "tiles" else sizes
@@ -120,10 +116,9 @@ def _keep(image_wh: Int64[ndarray, "n 2"]) -> ResizedImages:
     return ResizedImages(ones, 0.0 * ones, image_wh, image_wh)
 
 
-def _stretch(image_wh: Int64[ndarray, "n 2"], width: int, height: int) -> ResizedImages:
+def _stretch(image_wh: Sizes, width: int, height: int) -> ResizedImages:
     canvas_wh = np.broadcast_to(np.array([width, height], np.int64), image_wh.shape)
-    scale_xy = canvas_wh / image_wh
-    return ResizedImages(scale_xy, np.zeros(image_wh.shape), canvas_wh, canvas_wh)
+    return ResizedImages(canvas_wh / image_wh, np.zeros(image_wh.shape), canvas_wh, canvas_wh)
 
 
 def _letterbox(image_wh: Int64[ndarray, "n 2"], size: int) -> ResizedImages:
@@ -143,42 +138,32 @@ def _tile(image_wh: Int64[ndarray, "n 2"], size: int, overlap: int) -> ResizedIm
     return ResizedImages(np.ones(image_wh.shape), np.zeros(image_wh.shape), image_wh, canvas_wh)
 
 
-def _shortest_floor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
-    """As torchvision's GeneralizedRCNNTransform (interpolate with recompute_scale_factor), which rounds down."""
-    return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest)))
+def _shortest(image_wh: Sizes, size: int, largest: int, *, added: float) -> ResizedImages:
+    """Scale by one factor and round down, after adding a number."""
+    factor = np.minimum(size / image_wh.min(axis=1, keepdims=True), largest / image_wh.max(axis=1, keepdims=True))
+    return _pad_below(image_wh, image_wh * factor + added)
 
 
-def _shortest_mmdet(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
-    """As mmcv's rescale_size, which adds 0.5 and rounds down."""
-    return _pad_below(image_wh, np.floor(image_wh * _shortest_factor(image_wh, size, largest) + 0.5))
-
-
-def _shortest_detectron2(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> ResizedImages:
+def _shortest_detectron2(image_wh: Sizes, size: int, largest: int) -> ResizedImages:
     """As detectron2's ResizeShortestEdge, in its two steps; one step would differ if a side ends on .5."""
     shorter = image_wh.min(axis=1, keepdims=True)
     content = np.where(image_wh == shorter, float(size), size / shorter * image_wh)
     longer = content.max(axis=1, keepdims=True)
-    content *= np.where(longer > largest, largest / longer, 1.0)
-    return _pad_below(image_wh, np.floor(content + 0.5))
+    return _pad_below(image_wh, content * np.where(longer > largest, largest / longer, 1.0) + 0.5)
 
 
-def _shortest_factor(image_wh: Int64[ndarray, "n 2"], size: int, largest: int) -> Float64[ndarray, "n 1"]:
-    return np.minimum(size / image_wh.min(axis=1, keepdims=True), largest / image_wh.max(axis=1, keepdims=True))
-
-
-def _pad_below(image_wh: Int64[ndarray, "n 2"], content: Float64[ndarray, "n 2"]) -> ResizedImages:
-    content_wh = np.maximum(content, 1).astype(np.int64)
+def _pad_below(image_wh: Sizes, content: Float64[ndarray, "n 2"]) -> ResizedImages:
+    content_wh = np.maximum(np.floor(content), 1).astype(np.int64)
     canvas_wh = -(-content_wh // SIZE_DIVISOR) * SIZE_DIVISOR
     return ResizedImages(content_wh / image_wh, np.zeros(image_wh.shape), content_wh, canvas_wh)
 
 
-_RULES: dict[tuple[str, str], Callable[..., ResizedImages]] = {
-    ("none", ""): _keep,
-    ("stretch", ""): _stretch,
-    ("letterbox", ""): _letterbox,
-    ("shortest", ""): _shortest_floor,
-    ("shortest", "detectron2"): _shortest_detectron2,
-    ("shortest", "mmdet"): _shortest_mmdet,
-    ("tiles", ""): _tile,
+_RULES: dict[tuple[str, str], tuple[Callable[..., ResizedImages], int]] = {  # with the number of sizes
+    ("none", ""): (_keep, 0),
+    ("stretch", ""): (_stretch, 2),
+    ("letterbox", ""): (_letterbox, 1),
+    ("shortest", ""): (partial(_shortest, added=0.0), 2),  # as torchvision's GeneralizedRCNNTransform
+    ("shortest", "detectron2"): (_shortest_detectron2, 2),
+    ("shortest", "mmdet"): (partial(_shortest, added=0.5), 2),  # as mmcv's rescale_size
+    ("tiles", ""): (_tile, 2),
 }
-_NUM_SIZES = {"none": 0, "stretch": 2, "letterbox": 1, "shortest": 2, "tiles": 2}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.data.coco_columns import Annotations, Images
@@ -45,27 +45,17 @@ def cut_tiles(dataset: CocoDataset, rule: str | ResizeRule) -> CocoDataset:
         raise ValueError("keypoints are not cut into tiles: read the dataset without them")
     size, overlap = rule.sizes
     images = dataset.images
-    counts = _num_windows(images.wh, size, overlap)
-    per_image = counts.prod(axis=1)
-    of_image = np.repeat(np.arange(len(images)), per_image)
-    tiles = Images(
-        np.arange(1, len(of_image) + 1),
-        np.minimum(images.wh, size)[of_image],
-        tuple(images.file_names[row] for row in of_image.tolist()),
-    )
-    first = np.cumsum(per_image) - per_image
-    return replace(dataset, images=tiles, annotations=_cut(dataset.annotations, images, counts, first, size, overlap))
+    counts = -(-np.maximum(images.wh - size, 0) // (size - overlap)) + 1  # (columns, rows) of windows of each image
+    of_image = np.repeat(np.arange(len(images)), counts.prod(axis=1))
+    names = tuple(images.file_names[row] for row in of_image.tolist())
+    tiles = Images(np.arange(1, len(of_image) + 1), np.minimum(images.wh, size)[of_image], names)
+    return replace(dataset, images=tiles, annotations=_cut(dataset.annotations, images, counts, size, overlap))
 
 
 def _cut(
-    annotations: Annotations,
-    images: Images,
-    counts: Int64[ndarray, "b 2"],
-    first: Int64[ndarray, " b"],
-    size: int,
-    overlap: int,
+    annotations: Annotations, images: Images, counts: Int64[ndarray, "b 2"], size: int, overlap: int
 ) -> Annotations:
-    """The pieces that are kept; ``counts`` are (columns, rows) of tiles of each image, ``first`` is its first tile."""
+    """The pieces that are kept; ``counts`` are (columns, rows) of tiles of each image."""
     rows, windows = _windows_of(annotations, images, counts, size, overlap)
     of_image = annotations.image_rows[rows]
     starts = np.minimum(windows * (size - overlap), np.maximum(images.wh[of_image] - size, 0))
@@ -73,23 +63,17 @@ def _cut(
     low = np.clip(boxes[:, :2] - starts, 0, size)
     extents = np.clip(boxes[:, :2] + boxes[:, 2:] - starts, 0, size) - low
     share = extents.prod(axis=1) / boxes[:, 2:].prod(axis=1)
-    kept = np.flatnonzero(
-        (share >= MIN_SHARE) | (np.arange(len(rows)) == _largest(share, rows, len(annotations))[rows])
-    )
-    tile = first[of_image] + windows[:, 1] * counts[of_image, 0] + windows[:, 0]
+    order = np.lexsort((-np.arange(len(rows)), share, rows))
+    largest = np.zeros(len(annotations), np.int64)
+    largest[rows[order]] = order  # the last write wins: the largest share of a box, and the first piece of equals
+    kept = np.flatnonzero((share >= MIN_SHARE) | (np.arange(len(rows)) == largest[rows]))
+    per_image = counts.prod(axis=1)
+    first = (per_image.cumsum() - per_image)[of_image]
+    tile = first + windows[:, 1] * counts[of_image, 0] + windows[:, 0]
     kept = kept[np.lexsort((rows[kept], tile[kept]))]
     pieces = annotations.take(rows[kept])
-    return replace(
-        pieces,
-        image_rows=tile[kept],
-        boxes_xywh=np.concatenate([low, extents], axis=1)[kept],
-        area=pieces.area * share[kept],
-    )
-
-
-def _num_windows(wh: Int64[ndarray, "b 2"], size: int, overlap: int) -> Int64[ndarray, "b 2"]:
-    """(columns, rows) of windows of each image."""
-    return -(-np.maximum(wh - size, 0) // (size - overlap)) + 1
+    boxes_xywh = np.concatenate([low, extents], axis=1)[kept]
+    return replace(pieces, image_rows=tile[kept], boxes_xywh=boxes_xywh, area=pieces.area * share[kept])
 
 
 def _windows_of(
@@ -109,11 +93,3 @@ def _windows_of(
     within = np.arange(len(rows)) - (np.cumsum(per_box) - per_box)[rows]
     across, down = within % spans[rows, 0], within // spans[rows, 0]
     return rows, low[rows] + np.stack([across, down], axis=1)
-
-
-def _largest(share: Float64[ndarray, " m"], rows: Int64[ndarray, " m"], num_boxes: int) -> Int64[ndarray, " n"]:
-    """The piece of each box with the largest share, the first of equals."""
-    order = np.lexsort((-np.arange(len(rows)), share, rows))
-    largest = np.zeros(num_boxes, np.int64)
-    largest[rows[order]] = order  # the last write wins: the largest share, and the first piece of equals
-    return largest

@@ -1,18 +1,18 @@
 """COCO's twelve metrics of boxes, computed by pycocotools.
 
-Results are in pixels of the dataset's images, as :func:`detect.data.read_results` reads them. Results that cannot be scored
-are listed in ``invalid``.
+Results are in pixels of the dataset's images, as :func:`detect.data.read_results` reads them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray
 
 from detect.data import CocoDataset, CocoResults, Finding
 from detect.evaluation.precision_recall import PrecisionRecall
@@ -80,10 +80,7 @@ def evaluate_boxes(predicted: CocoResults, truth: CocoDataset) -> BoxEvaluation:
 
     Annotations are evaluated as they were read: boxes clipped to their image, invalid ones left out. Annotations with the id
     0, which pycocotools mistakes for no match, count like others. An empty list of results is valid: every object is missed.
-
-    Args:
-        predicted: results on the images of the dataset.
-        truth: the dataset.
+    Results without a box of finite numbers are listed in ``invalid``.
 
     >>> from detect.data import read_coco
     >>> dataset = read_coco({
@@ -96,24 +93,24 @@ def evaluate_boxes(predicted: CocoResults, truth: CocoDataset) -> BoxEvaluation:
     >>> round(found.overall.ap, 3), round(found.overall.ap75, 3), found.overall.ap_large  # IoU .75: six of ten thresholds
     (0.6, 1.0, None)
     """
-    from pycocotools.cocoeval import COCOeval  # noqa: PLC0415 - loaded only for an evaluation
-
-    usable = np.isfinite(predicted.boxes_xywh).all(axis=1)
-    invalid = [_without_box(predicted, truth, row) for row in np.flatnonzero(~usable).tolist()]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        objects = _pycocotools_dataset(truth, _truth_entries(truth))
-        found = _pycocotools_dataset(truth, _result_entries(predicted, truth, np.flatnonzero(usable).tolist()))
-        evaluation = COCOeval(objects, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        table = evaluation.eval
-        categories: list[int] = [int(category) for category in evaluation.params.catIds]
-        overall = _summary(evaluation, table, slice(None))
-        own = {category: _summary(evaluation, table, slice(k, k + 1)) for k, category in enumerate(categories)}
-    names = [truth.category_name(category) for category in categories]
-    return BoxEvaluation(
-        truth, overall, own, _box_curves(table, names), int(usable.sum()), (*predicted.invalid, *invalid)
-    )
+    entries, invalid = [], list(predicted.invalid)
+    for row, entry in enumerate(results_as_coco(predicted, truth)):
+        x, y, width, height = predicted.boxes_xywh[row].tolist()
+        if np.isfinite((x, y, width, height)).all():
+            entries.append({**entry, "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0})
+        else:
+            invalid.append(result_finding(predicted, truth, row, "no bbox of four finite numbers"))
+    evaluation = run_pycocotools(dataset_as_coco(truth), entries, "bbox")
+    table = evaluation.eval
+    categories: list[int] = [int(category) for category in evaluation.params.catIds]
+    overall = BoxScores(*metrics_of(evaluation))
+    by_category = {}
+    for place, category in enumerate(categories):  # the axes are threshold, recall, category, area, detections
+        own = slice(place, place + 1)
+        evaluation.eval = {**table, "precision": table["precision"][:, :, own], "recall": table["recall"][:, own]}
+        by_category[category] = BoxScores(*metrics_of(evaluation))
+    curves = _box_curves(table, [truth.category_name(category) for category in categories])
+    return BoxEvaluation(truth, overall, by_category, curves, len(entries), tuple(invalid))
 
 
 def as_dicts(invalid: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -121,54 +118,63 @@ def as_dicts(invalid: Sequence[Finding]) -> list[dict[str, Any]]:
     return [{"image_id": each.image_id, "reason": each.reason} for each in invalid]
 
 
-def _truth_entries(dataset: CocoDataset) -> list[dict[str, Any]]:
+def result_finding(predicted: CocoResults, dataset: CocoDataset, row: int, reason: str) -> Finding:
+    image_id = int(dataset.images.ids[predicted.image_rows[row]])
+    return Finding("", None, image_id, f"entry {predicted.places[row]} of the results: {reason}")
+
+
+def dataset_as_coco(dataset: CocoDataset) -> dict[str, Any]:
+    """Convert a dataset to pycocotools' form, with annotation ids from 1: pycocotools mistakes 0 for no match."""
     every = dataset.annotations
-    columns = (every.image_rows, every.category_ids, every.boxes_xywh, every.area, every.iscrowd)
-    return [
-        {"image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
-        for image, category, box, area, crowd in zip(
-            dataset.images.ids[columns[0]].tolist(), *(column.tolist() for column in columns[1:]), strict=True
-        )
-    ]
-
-
-def _result_entries(predicted: CocoResults, truth: CocoDataset, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Results as ``COCO.loadRes`` makes them; ``loadRes`` itself fails on an empty list."""
-    entries = []
-    for row in rows:
-        x, y, width, height = predicted.boxes_xywh[row].tolist()
-        entries.append(
-            {
-                "image_id": int(truth.images.ids[predicted.image_rows[row]]),
-                "category_id": int(predicted.category_ids[row]),
-                "bbox": [x, y, width, height],
-                "area": width * height,
-                "score": float(predicted.scores[row]),
-                "iscrowd": 0,
-            }
-        )
-    return entries
-
-
-def _pycocotools_dataset(dataset: CocoDataset, entries: Sequence[Mapping[str, Any]]) -> Any:
-    from pycocotools.coco import COCO  # noqa: PLC0415
-
-    made = COCO()
-    made.dataset = {
+    columns = {
+        "id": np.arange(1, len(every) + 1),
+        "image_id": dataset.images.ids[every.image_rows],
+        "category_id": every.category_ids,
+        "bbox": every.boxes_xywh,
+        "area": every.area,
+        "iscrowd": every.iscrowd.astype(np.int64),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return {
         "images": [{"id": image_id} for image_id in dataset.images.ids.tolist()],
         "categories": [{"id": category} for category in dataset.category_ids],
-        "annotations": [{**entry, "id": number} for number, entry in enumerate(entries, 1)],
+        "annotations": [dict(zip(columns, row, strict=True)) for row in rows],
     }
-    made.createIndex()
-    return made
 
 
-def _summary(evaluation: COCOeval, table: Mapping[str, Any], categories: slice) -> BoxScores:
-    """Summarise some categories by pycocotools; its arrays have the axes threshold, recall, category, area, detections."""
-    own = {"precision": table["precision"][:, :, categories], "recall": table["recall"][:, categories]}
-    evaluation.eval = {**table, **own}
-    evaluation.summarize()
-    return BoxScores(*(float(number) if number >= 0 else None for number in evaluation.stats))
+def results_as_coco(predicted: CocoResults, dataset: CocoDataset) -> Iterator[dict[str, Any]]:
+    """Yield the image, the category and the score of each result in COCO's form."""
+    columns = (dataset.images.ids[predicted.image_rows], predicted.category_ids, predicted.scores)
+    for image, category, score in zip(*(column.tolist() for column in columns), strict=True):
+        yield {"image_id": image, "category_id": category, "score": score}
+
+
+def run_pycocotools(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str, sigmas: ndarray | None = None
+) -> COCOeval:
+    """Evaluate results that have an area and a box, as ``COCO.loadRes`` makes them; ``loadRes`` fails on an empty list."""
+    from pycocotools.coco import COCO  # noqa: PLC0415 - loaded only for an evaluation
+    from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
+
+    objects, found = COCO(), COCO()
+    objects.dataset = truth
+    found.dataset = {**truth, "annotations": [{**entry, "id": number} for number, entry in enumerate(results, 1)]}
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        objects.createIndex()
+        found.createIndex()
+        evaluation = COCOeval(objects, found, kind)
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = sigmas
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def metrics_of(evaluation: COCOeval) -> list[float | None]:
+    """Summarise an evaluation by pycocotools, with None for metrics without objects."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.summarize()
+    return [float(number) if number >= 0 else None for number in evaluation.stats]
 
 
 def _box_curves(table: Mapping[str, Any], names: Sequence[str]) -> tuple[PrecisionRecall, ...]:
@@ -188,8 +194,3 @@ def _box_curves(table: Mapping[str, Any], names: Sequence[str]) -> tuple[Precisi
         return ()
     alone = [curve(names[number], "IoU .50", [number]) for number in there] if len(names) > 1 else []
     return (*(curve("", at, there) for at in IOUS), *alone)
-
-
-def _without_box(predicted: CocoResults, truth: CocoDataset, row: int) -> Finding:
-    image_id = int(truth.images.ids[predicted.image_rows[row]])
-    return Finding("", None, image_id, f"entry {predicted.places[row]} of the results: no bbox of four finite numbers")

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from detect.data import CocoResults, Finding
 from detect.errors import CocoError
-from detect.evaluation.boxes import as_dicts
+from detect.evaluation.boxes import as_dicts, dataset_as_coco, result_finding, results_as_coco
 from detect.evaluation.oks import OksScores, evaluate_oks
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores, score_points
 from detect.evaluation.precision_recall import PrecisionRecall, choose_threshold, point_curve
@@ -64,6 +64,8 @@ def evaluate_landmarks(
 ) -> LandmarkEvaluation:
     """Compute precision, recall, F1, distance error and count error at each radius, over all keypoint types and for each.
 
+    Each result has as many keypoints as the dataset's instances of its category.
+
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
     >>> from detect.samples import sample_annotations
@@ -74,8 +76,6 @@ def evaluate_landmarks(
     (0.0, 3.975)
 
     Args:
-        predicted: results; each has as many keypoints as the dataset's instances of its category.
-        truth: keypoints of the dataset, see :func:`detect.keypoints.keypoints.coco_keypoints`.
         radii: largest distances of a pair, in image pixels; average precision is given at each radius too.
         threshold: lowest score of the results that count; average precision and the curves use all results.
         choose: choose the threshold on this data instead, by the goal ``"f1"`` or ``"count"``.
@@ -94,28 +94,21 @@ def evaluate_landmarks(
         columns = table.predicted, table.truth
         threshold = choose_threshold(*columns, scores=table.scores, goal=choose, radius=choose_radius).threshold
     tables = [point_results(predicted, truth, source=source, radius=radius) for radius in radii]
-    names = truth.type_names
     overall, curves = [], []
-    by_type: dict[str, list[PointScores]] = {name: [] for name in names}
+    by_type: dict[str, tuple[PointScores, ...]] = dict.fromkeys(truth.type_names, ())
     for radius, table in zip(radii, tables, strict=True):
         scores = table.score(radius, threshold)
         overall.append(replace(scores, num_images=len(truth.dataset.images)))  # not times the types
         curves.append(table.curve(radius))
-        for number, name in enumerate(names):
+        for number, name in enumerate(truth.type_names):
             own = table.of_type(number)
-            by_type[name].append(own.score(radius, threshold))
-            if len(names) > 1:
+            by_type[name] += (own.score(radius, threshold),)
+            if len(truth.type_names) > 1:
                 curves.append(replace(own.curve(radius), category=name))
+    oks = None if oks_sigmas is None else oks_of(predicted, truth, sigmas=oks_sigmas)
+    counts = len(predicted.scores), tables[0].num_ignored
     return LandmarkEvaluation(
-        truth,
-        tuple(overall),
-        {name: tuple(scores) for name, scores in by_type.items()},
-        tuple(curves),
-        threshold,
-        None if oks_sigmas is None else oks_of(predicted, truth, sigmas=oks_sigmas),
-        len(predicted.scores),
-        tables[0].num_ignored,
-        tables[0].invalid,
+        truth, tuple(overall), by_type, tuple(curves), threshold, oks, *counts, invalid=tables[0].invalid
     )
 
 
@@ -134,16 +127,13 @@ class PointResults:
     invalid: tuple[Finding, ...]
 
     def of_type(self, number: int) -> PointResults:
-        """Select the groups of one keypoint type."""
         own = slice(number, None, self.num_types)
         return replace(self, predicted=self.predicted[own], truth=self.truth[own], scores=self.scores[own], num_types=1)
 
     def score(self, radius: float, threshold: float | None) -> PointScores:
-        """Score the points within a radius in image pixels."""
         return score_points(self.predicted, self.truth, scores=self.scores, radius=radius, threshold=threshold)
 
     def curve(self, radius: float) -> PrecisionRecall:
-        """Precision over recall within a radius in image pixels."""
         return point_curve(self.predicted, self.truth, scores=self.scores, radius=radius)
 
 
@@ -151,6 +141,9 @@ def point_results(
     predicted: CocoResults, truth: CocoKeypoints, *, source: str = "keypoints", radius: float = RADIUS_PX
 ) -> PointResults:
     """Group results and true points by image and keypoint type.
+
+    A prediction in an ignored region counts only if a true point is within the ``radius``, in image pixels. For ``source``
+    see :func:`evaluate_landmarks`.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
@@ -160,12 +153,6 @@ def point_results(
     >>> points = point_results(none, nuclei)
     >>> len(points.truth), sum(map(len, points.truth)), sum(map(len, points.predicted))
     (80, 318, 0)
-
-    Args:
-        predicted: results on the images of the dataset.
-        truth: keypoints of the dataset.
-        source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes; the same as for ``truth``.
-        radius: in image pixels. A prediction in an ignored region counts only if a true point is within the radius.
     """
     points, types, row, invalid = _points_of(predicted, truth, source)
     num_types = truth.landmarks.num_types
@@ -173,14 +160,8 @@ def point_results(
     true_points = truth.landmarks.per_image()
     group = predicted.image_rows[row] * num_types + types
     kept = _counted(points, group, true_points, truth, radius)
-    return PointResults(
-        by_group(points[kept], group[kept], num_groups),
-        true_points,
-        by_group(predicted.scores[row][kept], group[kept], num_groups),
-        num_types,
-        int((~kept).sum()),
-        (*predicted.invalid, *invalid),
-    )
+    found, scores = (by_group(each[kept], group[kept], num_groups) for each in (points, predicted.scores[row]))
+    return PointResults(found, true_points, scores, num_types, int((~kept).sum()), (*predicted.invalid, *invalid))
 
 
 def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:
@@ -194,43 +175,20 @@ def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[flo
         if len(types) != len(sigmas):
             name = dataset.category_name(category)
             raise CocoError(f"OKS needs one sigma for each of {len(types)} keypoints of {name!r}, got {len(sigmas)}")
+    found = zip(results_as_coco(predicted, dataset), predicted.keypoints, strict=True)
     entries = [
-        {
-            "image_id": int(dataset.images.ids[predicted.image_rows[row]]),
-            "category_id": int(predicted.category_ids[row]),
-            "keypoints": points.reshape(-1).tolist(),
-            "score": float(predicted.scores[row]),
-        }
-        for row, points in enumerate(predicted.keypoints)
+        {**entry, "keypoints": points.reshape(-1).tolist()}
+        for entry, points in found
         if len(points) == len(sigmas) and np.isfinite(points[:, :2]).all()
     ]
+    coco, unlabelled = dataset_as_coco(dataset), np.zeros((len(sigmas), 3))
+    tables = dataset.annotations.keypoints or [unlabelled] * len(dataset.annotations)
+    for entry, points in zip(coco["annotations"], tables, strict=True):
+        entry["keypoints"] = (points if len(points) else unlabelled).reshape(-1).tolist()
     try:
-        return evaluate_oks(entries, _as_coco(truth, len(sigmas)), sigmas=sigmas)
+        return evaluate_oks(entries, coco, sigmas=sigmas)
     except ValueError as error:
         raise CocoError(str(error)) from None
-
-
-def _as_coco(truth: CocoKeypoints, num_types: int) -> dict[str, Any]:
-    """The dataset in pycocotools' form; annotations without keypoints get unlabelled ones."""
-    dataset, every = truth.dataset, truth.dataset.annotations
-    unlabelled = [0.0] * 3 * num_types
-    annotations = [
-        {
-            "id": row + 1,  # pycocotools mistakes 0 for no match
-            "image_id": int(dataset.images.ids[every.image_rows[row]]),
-            "category_id": int(every.category_ids[row]),
-            "keypoints": points.reshape(-1).tolist() or unlabelled,
-            "bbox": every.boxes_xywh[row].tolist(),
-            "area": float(every.area[row]),
-            "iscrowd": int(every.iscrowd[row]),
-        }
-        for row, points in enumerate(every.keypoints or ())
-    ]
-    return {
-        "images": [{"id": image_id} for image_id in dataset.images.ids.tolist()],
-        "categories": [{"id": category, "name": name} for category, name in dataset.categories.items()],
-        "annotations": annotations,
-    }
 
 
 def _points_of(
@@ -239,22 +197,21 @@ def _points_of(
     """Points, their keypoint types, the rows of their results, and the results without the points of their category."""
     if source not in SOURCES:
         raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}")
-    points, types, rows, invalid = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
+    types: list[int] = []
+    points, rows, invalid = [np.zeros((0, 2))], [], []
     centers = predicted.boxes_xywh[:, :2] + predicted.boxes_xywh[:, 2:] / 2
-    for row, table in enumerate(predicted.keypoints):
-        category = int(predicted.category_ids[row])
+    for row, (table, category) in enumerate(zip(predicted.keypoints, predicted.category_ids.tolist(), strict=True)):
         own = centers[row : row + 1] if source == "boxes" else table[:, :2]
         own = own[np.isfinite(own).all(axis=1)]
         wanted = truth.category_types.get(category, ())
         if len(own) == len(wanted) > 0:
             points.append(own)
-            types.append(np.array(wanted, np.int64))
-            rows.append(np.full(len(own), row))
+            types += wanted
+            rows += [row] * len(own)
         else:
             reason = f"category {category} has {len(wanted)} {source} in the truth, this has {len(own)} that are finite"
-            image_id = int(truth.dataset.images.ids[predicted.image_rows[row]])
-            invalid.append(Finding("", None, image_id, f"entry {predicted.places[row]} of the results: {reason}"))
-    return np.concatenate(points), np.concatenate(types), np.concatenate(rows), invalid
+            invalid.append(result_finding(predicted, truth.dataset, row, reason))
+    return np.concatenate(points), np.array(types, np.int64), np.array(rows, np.int64), invalid
 
 
 def _counted(

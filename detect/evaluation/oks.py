@@ -7,8 +7,6 @@ persons do not apply to other data: measure them on objects that two people have
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,12 +15,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-PERSON_SIGMAS = (
-    np.array(  # pycocotools.cocoeval.Params, to the last bit
-        [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89]
-    )
-    / 10
-)
+from detect.evaluation.boxes import metrics_of, run_pycocotools
+
+# nose, eyes, ears, shoulders, elbows, wrists, hips, knees and ankles, in tenths
+OF_PARTS = [0.26, 0.25, 0.35, 0.79, 0.72, 0.62, 1.07, 0.87, 0.89]
+PERSON_SIGMAS = np.repeat(OF_PARTS, [1] + [2] * 8) / 10  # pycocotools.cocoeval.Params, to the last bit
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,6 @@ class OksScores:
     ar_large: float | None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the metrics by name."""
         return asdict(self)
 
 
@@ -60,7 +56,7 @@ def pairwise_oks(
 
     It is the mean over labelled keypoints, visible or occluded, of exp(-d**2 / (2 area (2 sigma)**2)). For an object without
     labelled keypoints it is the mean over all keypoints, d being the distance to the object's box, extended by its own width
-    and height on each side.
+    and height on each side. Areas are in square pixels (COCO uses those of the segments), boxes are x, y, width, height.
 
     >>> truth = np.array([[[10.0, 10.0, 2.0], [0.0, 0.0, 0.0]]])  # the second keypoint is not labelled
     >>> predicted = np.array([[[10.0, 12.0], [99.0, 99.0]]])  # exp(-2**2 / (2 * 50 * .2**2))
@@ -68,18 +64,8 @@ def pairwise_oks(
     ...     predicted, truth, areas=np.array([50.0]), boxes=np.zeros((1, 4)), sigmas=np.array([0.1, 0.1])
     ... ).round(4)
     array([[0.3679]])
-
-    Args:
-        predicted: x, y of each keypoint, in pixels.
-        truth: x, y and COCO's visibility of each keypoint.
-        areas: areas of the objects, in square pixels; COCO uses those of the segments.
-        boxes: boxes of the objects: x, y, width, height.
-        sigmas: one for each keypoint type.
-
-    Raises:
-        ValueError: an array has another shape.
     """
-    num_objects, num_types = truth.shape[0], truth.shape[1]
+    num_objects, num_types = truth.shape[:2]
     for name, values, wanted in (
         ("predicted", predicted, (len(predicted), num_types, 2)),
         ("truth", truth, (num_objects, num_types, 3)),
@@ -87,10 +73,8 @@ def pairwise_oks(
         ("boxes", boxes, (num_objects, 4)),
         ("sigmas", sigmas, (num_types,)),
     ):
-        if values.shape != wanted:
-            raise ValueError(
-                f"{name} of {num_objects} objects with {num_types} landmarks: {wanted}, got {values.shape}"
-            )
+        if (found := values.shape) != wanted:
+            raise ValueError(f"{name} of {num_objects} objects with {num_types} landmarks: {wanted}, got {found}")
     labelled = truth[..., 2] > 0
     nothing = labelled.sum(axis=1, keepdims=True) == 0
     corner, extent = boxes[:, None, :2], boxes[:, None, 2:]
@@ -133,39 +117,22 @@ def evaluate_oks(
         ValueError: an annotation or result has another number of keypoints than there are sigmas, or the image of a result
             is not in the truth.
     """
-    from pycocotools.coco import COCO  # noqa: PLC0415 - loaded only for an evaluation
-    from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
-
     spreads = np.asarray(sigmas, dtype=np.float64)
-    _check_lengths(predicted, truth, len(spreads))
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        objects, found = COCO(), COCO()
-        objects.dataset = {**truth, "annotations": [_counted(each) for each in truth["annotations"]]}
-        found.dataset = {**truth, "annotations": [_as_annotation(*each) for each in enumerate(predicted, 1)]}
-        objects.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(objects, found, "keypoints")
-        evaluation.params.kpt_oks_sigmas = spreads
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return OksScores(*(float(number) if number >= 0 else None for number in evaluation.stats))
+    _check_entries(predicted, truth, len(spreads))
+    annotations = []  # copies: pycocotools writes into them
+    for entry in truth["annotations"]:
+        labelled = sum(visibility > 0 for visibility in entry["keypoints"][2::3])
+        annotations.append({"num_keypoints": labelled, **entry})
+    results = []
+    for entry in predicted:
+        x, y = np.array(entry["keypoints"][0::3]), np.array(entry["keypoints"][1::3])
+        left, top, width, height = float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))
+        results.append({**entry, "area": width * height, "bbox": [left, top, width, height]})
+    evaluation = run_pycocotools({**truth, "annotations": annotations}, results, "keypoints", spreads)
+    return OksScores(*metrics_of(evaluation))
 
 
-def _counted(annotation: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with ``num_keypoints``; pycocotools writes into its annotations."""
-    labelled = sum(visibility > 0 for visibility in annotation["keypoints"][2::3])
-    return {"num_keypoints": labelled, **annotation}
-
-
-def _as_annotation(number: int, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result as ``COCO.loadRes`` makes it, with the area and box of its points; ``loadRes`` fails on an empty list."""
-    x, y = np.array(result["keypoints"][0::3]), np.array(result["keypoints"][1::3])
-    left, top, width, height = float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))
-    return {**result, "id": number, "area": width * height, "bbox": [left, top, width, height]}
-
-
-def _check_lengths(predicted: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], num_types: int) -> None:
+def _check_entries(predicted: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], num_types: int) -> None:
     for kind, entries in (("annotation", truth["annotations"]), ("result", predicted)):
         for place, entry in enumerate(entries):
             if (count := len(entry["keypoints"])) != 3 * num_types:

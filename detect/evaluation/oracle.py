@@ -31,10 +31,8 @@ class OracleScores:
     stride: float
     sigma: float
     scores: PointScores
-    collisions: int
-    """Points that share their cell with another point of their type."""
-    outside: int
-    """Points outside their image."""
+    same_cell: int  # points whose cell another point of their type has
+    outside: int  # points outside their image
 
     @property
     def merged(self) -> int:
@@ -59,46 +57,36 @@ def oracle_round_trip(
 ) -> OracleScores:
     """Draw the keypoints of a dataset, find the peaks, and score them within ``radius``.
 
+    The stride is in image pixels per cell, the sigma in cells, the radius in image pixels. Peaks are at least ``threshold``
+    high, from 0 to 1; with ``split``, overlapping ones are separated, see :mod:`detect.keypoints.split_peaks`. After each
+    batch, ``on_progress`` is called with the number of finished images.
+
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
     >>> from detect.samples import sample_annotations
     >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
     >>> round(oracle_round_trip(nuclei, stride=2).scores.micro.f1, 3)
     1.0
-
-    Args:
-        landmarks: keypoints of the dataset.
-        stride: image pixels per cell.
-        sigma: of the Gaussians, in cells.
-        radius: largest distance of a pair, in image pixels.
-        threshold: lowest height of a peak, from 0 to 1.
-        split: also separate overlapping peaks, see :mod:`detect.keypoints.split_peaks`.
-        on_progress: called with the number of finished images after each batch.
-
-    Raises:
-        ValueError: the stride, sigma or radius is not positive.
     """
     predicted, truth, scores = [], [], []
-    collisions = outside = done = 0
+    same_cell = outside = done = 0
     for images in batches_of_one_size(landmarks, IMAGES_AT_ONCE):
         batch = landmarks.take(images)
         image_hw = landmarks.dataset.images.wh[images[0], ::-1].tolist()
-        targets = render_heatmaps(
-            batch.landmarks, image_hw, stride=stride, sigma=sigma, pixel_origin=batch.pixel_origin
-        )
+        origin = batch.pixel_origin
+        targets = render_heatmaps(batch.landmarks, image_hw, stride=stride, sigma=sigma, pixel_origin=origin)
         peaks = find_peaks(torch.as_tensor(targets.heatmaps), threshold=threshold, split=split, sigma=sigma)
-        own_points, own_scores = peaks.per_image(stride, pixel_origin=batch.pixel_origin)
+        own_points, own_scores = peaks.per_image(stride, pixel_origin=origin)
         predicted += own_points
         scores += own_scores
         truth += batch.landmarks.per_image()
-        collisions += targets.num_collisions()
+        same_cell += targets.num_same_cell()
         outside += int(targets.outside.sum())
         done += len(images)
         if on_progress:
             on_progress(done)
-    return OracleScores(
-        stride, sigma, score_points(predicted, truth, radius=radius, scores=scores), collisions, outside
-    )
+    points = score_points(predicted, truth, radius=radius, scores=scores)
+    return OracleScores(stride, sigma, points, same_cell, outside)
 
 
 def coarsest_good(oracles: Sequence[OracleScores], *, min_f1: float = GOOD_F1) -> OracleScores | None:
@@ -113,9 +101,7 @@ def nearest_neighbors(truth: CocoKeypoints) -> Float[ndarray, " n"]:
     labelled = np.asarray(landmarks.visibility) != UNLABELLED
     points = np.asarray(landmarks.points)[labelled]
     group = (np.asarray(landmarks.image) * landmarks.num_types + np.asarray(landmarks.types))[labelled]
-    apart = 4 * (
-        np.abs(points).max(initial=0) + 1
-    )  # farther than any two points of one image: it separates images and types
+    apart = 4 * (np.abs(points).max(initial=0) + 1)  # more than within an image: it separates images and types
     spread = np.concatenate([points, group[:, None] * apart], axis=1)
     distances = KDTree(spread).query(spread, k=2)[0][:, 1] if len(spread) else np.zeros(0)
     return np.where(distances < apart, distances, np.inf)

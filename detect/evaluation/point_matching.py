@@ -36,31 +36,20 @@ def match_points(
 ) -> PointMatches:
     """Match as many pairs at most ``radius`` apart as possible, and among those choices minimise the total distance.
 
-    Only pairs within the radius are considered: time and memory grow with the number of neighbours, not of all pairs.
+    Only pairs within the radius are considered: memory grows with the number of neighbours, not of all pairs.
 
     >>> matches = match_points(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[2.0, 1.0], [4.0, 0.0]]), radius=2.5)
     >>> matches.predicted, matches.truth  # (2, 0) is nearer to (2, 1), but then (0, 0) would stay unmatched
     (array([0, 1]), array([0, 1]))
 
-    Args:
-        predicted: rows (x, y[, z]).
-        truth: rows (x, y[, z]).
-        radius: largest distance of a pair.
-        spacing: size of a pixel, along each axis (x, y[, z]) or all.
-
     Raises:
         ValueError: the radius or the spacing is not positive, points differ in dimension, or coordinates are not finite.
     """
-    rows, columns, distances = near_pairs(predicted, truth, radius=radius, spacing=spacing)
-    num_rows, num_columns = len(predicted), len(truth)
-    # An unmatched row takes a column of its own. Its cost exceeds all that distances can save, but only just, so that small
-    # distances keep their precision. Edges cost 1 more because the solver takes a cost of 0 for no edge.
-    alone = 2.0 + min(num_rows, num_columns)
-    costs = np.concatenate([1 + distances / radius, np.full(num_rows, alone)])
-    both = np.concatenate([rows, np.arange(num_rows)]), np.concatenate([columns, num_columns + np.arange(num_rows)])
-    graph = csr_array((costs, both), shape=(num_rows, num_columns + num_rows))
-    row, column = min_weight_full_bipartite_matching(graph)
-    row, column = row[column < num_columns].astype(np.int64), column[column < num_columns].astype(np.int64)
+    rows, columns, distances = _near_pairs(predicted, truth, radius, spacing)
+    # An unmatched row costs more than all that distances can save, but only just, so that small distances keep their
+    # precision. Edges cost 1 more because the solver takes a cost of 0 for no edge.
+    alone = 2.0 + min(len(predicted), len(truth))
+    row, column = _cheapest(rows, columns, 1 + distances / radius, alone, (len(predicted), len(truth)))
     shift = _scaled(predicted[row], spacing) - _scaled(truth[column], spacing)
     return PointMatches(row, column, np.linalg.norm(shift, axis=1))
 
@@ -75,36 +64,30 @@ def matches_by_score(
 ) -> Bool[ndarray, " n"]:
     """Tell which predictions add a pair to the best matching if they are added one by one in falling order of score.
 
-    For any threshold, the largest possible number of pairs is the number of true values among the predictions kept. An added
-    prediction either gains a pair by an augmenting path, which keeps all matched predictions matched, or can never gain one:
-    the sets that can be matched are the independent sets of a matroid (Edmonds and Fulkerson 1965). Of equal scores the
-    earlier prediction comes first.
+    For any threshold, the largest possible number of pairs is the number of true values among the predictions kept: the sets
+    that can be matched are the independent sets of a matroid (Edmonds and Fulkerson 1965), so the predictions that are added
+    greedily are those of the matching whose total weight is largest, for any weights that fall with the score. Of equal
+    scores the earlier prediction comes first.
 
     >>> predicted, truth = np.array([[1.0, 0.0], [0.0, 0.0], [3.0, 0.0]]), np.array([[0.0, 0.0], [2.0, 0.0]])
     >>> matches_by_score(predicted, truth, scores=np.array([0.9, 0.8, 0.7]), radius=1.0)  # the second moves the first
     array([ True,  True, False])
     """
-    if scores.shape != (len(predicted),):
-        raise ValueError(f"{len(predicted)} predicted points need one score each, got {scores.shape}")
-    rows, columns, distances = near_pairs(predicted, truth, radius=radius, spacing=spacing)
-    order = np.lexsort((distances, rows))
-    ends = np.searchsorted(rows[order], np.arange(1, len(predicted)))
-    near = [each.tolist() for each in np.split(columns[order], ends)] if len(predicted) else []
-    gained = np.zeros(len(predicted), dtype=np.bool_)
-    matching = _GrowingMatching(near, len(truth))
-    for row in np.argsort(-scores, kind="stable").tolist():
-        gained[row] = matching.add(row)
+    num_points = len(predicted)
+    if scores.shape != (num_points,):
+        raise ValueError(f"{num_points} predicted points need one score each, got {scores.shape}")
+    rows, columns, _ = _near_pairs(predicted, truth, radius, spacing)
+    rank = np.argsort(np.argsort(-scores, kind="stable"))
+    row, _ = _cheapest(rows, columns, 1.0 + rank[rows], 1.0 + num_points, (num_points, len(truth)))
+    gained = np.zeros(num_points, dtype=np.bool_)
+    gained[row] = True
     return gained
 
 
 def check_images(
     predicted: Sequence[ndarray], truth: Sequence[ndarray], *, scores: Sequence[ndarray] | None = None
 ) -> None:
-    """Check that there is an image, that all lists have one entry for each image, and each predicted point has a score.
-
-    Raises:
-        ValueError: one of these does not hold.
-    """
+    """Check that there is an image, that all lists have one entry for each image, and each predicted point has a score."""
     lengths = [len(predicted), len(truth)] + ([] if scores is None else [len(scores)])
     if len(set(lengths)) > 1 or not len(truth):
         raise ValueError(f"need predictions, truths and scores of the same images, one or more, got {lengths}")
@@ -115,10 +98,10 @@ def check_images(
             raise ValueError(f"image {image} has {len(points)} predicted points, but scores {scores[image].shape}")
 
 
-def near_pairs(
-    predicted: Float[ndarray, "n d"], truth: Float[ndarray, "m d"], *, radius: float, spacing: Spacing = 1.0
+def _near_pairs(
+    predicted: Float[ndarray, "n d"], truth: Float[ndarray, "m d"], radius: float, spacing: Spacing
 ) -> tuple[Int64[ndarray, " k"], Int64[ndarray, " k"], Float[ndarray, " k"]]:
-    """Find all pairs within the radius: rows of the predicted points, rows of the true points, distances."""
+    """All pairs within the radius: rows of the predicted points, rows of the true points, distances."""
     if not 0 < radius < float("inf"):
         raise ValueError(f"need a positive radius, got {radius}")
     if predicted.ndim != 2 or truth.ndim != 2 or predicted.shape[1] != truth.shape[1]:
@@ -133,42 +116,27 @@ def near_pairs(
     return rows[inside], columns[inside], distances[inside]
 
 
+def _cheapest(
+    rows: Int64[ndarray, " k"],
+    columns: Int64[ndarray, " k"],
+    costs: Float[ndarray, " k"],
+    alone: float,
+    shape: tuple[int, int],
+) -> tuple[Int64[ndarray, " m"], Int64[ndarray, " m"]]:
+    """The pairs of the matching of least cost; an unmatched row takes a column of its own, at the cost ``alone``."""
+    num_rows, num_columns = shape
+    own = np.arange(num_rows)
+    ends = np.concatenate([rows, own]), np.concatenate([columns, num_columns + own])
+    costs = np.concatenate([costs, np.full(num_rows, alone)])
+    graph = csr_array((costs, ends), shape=(num_rows, num_columns + num_rows))
+    row, column = min_weight_full_bipartite_matching(graph)
+    matched = column < num_columns
+    return row[matched].astype(np.int64), column[matched].astype(np.int64)
+
+
 def _scaled(points: ndarray, spacing: Spacing) -> ndarray:
     """Points in physical units, in float64."""
     sizes = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
     if len(sizes) not in {1, points.shape[1]} or not ((sizes > 0) & (sizes < np.inf)).all():
         raise ValueError(f"need one positive spacing, or one for each of {points.shape[1]} axes, got {spacing}")
     return points.astype(np.float64) * sizes
-
-
-class _GrowingMatching:
-    """A bipartite matching that grows by one row at a time; ``near`` lists the columns each row may take."""
-
-    def __init__(self, near: list[list[int]], num_columns: int) -> None:
-        self.near = near
-        self.row_of = [-1] * num_columns
-        self.column_of = [-1] * len(near)
-        self.dead: set[int] = set()  # columns from which no free column can be reached, now or later
-
-    def add(self, row: int) -> bool:
-        """Match one more row if an augmenting path exists, found by breadth-first search; return whether it does."""
-        came_from: dict[int, int] = {}  # column: the row that reached it first
-        queue = [row]
-        for reached in queue:
-            for column in self.near[reached]:
-                if column in came_from or column in self.dead:
-                    continue
-                came_from[column] = reached
-                if self.row_of[column] < 0:
-                    self._switch(column, came_from)
-                    return True
-                queue.append(self.row_of[column])
-        self.dead.update(came_from)
-        return False
-
-    def _switch(self, column: int, came_from: dict[int, int]) -> None:
-        """Give each row of the path the column it reached, from the free column back to the new row."""
-        while column >= 0:
-            row = came_from[column]
-            self.row_of[column] = row
-            column, self.column_of[row] = self.column_of[row], column

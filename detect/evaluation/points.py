@@ -11,7 +11,7 @@ average precision without true points, presence if all images have points or non
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,6 @@ class PointScores:
     presence_auc: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as plain values for JSON."""
         return asdict(self)
 
 
@@ -115,8 +114,6 @@ def score_points(
     Rates(precision=0.75, recall=1.0, f1=0.8333333333333333)
 
     Args:
-        predicted: points of each image.
-        truth: true points of each image.
         radius: largest distance of a pair, in pixels or the unit of ``spacing``.
         scores: scores of the predicted points; without them average precision and presence are None.
         threshold: lowest score of the predictions that count; average precision and presence use all predictions.
@@ -135,8 +132,10 @@ def score_points(
         kept = [points[own >= threshold] for points, own in zip(predicted, scores, strict=True)]
     matches = [match_points(*both, radius=radius, spacing=spacing) for both in zip(kept, truth, strict=True)]
     distances = [each.distances for each in matches]
-    counts = [tuple(len(each) for each in of_image) for of_image in zip(distances, kept, truth, strict=True)]
-    num_matched, num_predicted, num_truth = (sum(column) for column in zip(*counts, strict=True))
+    counts = np.array([[len(each) for each in of_image] for of_image in zip(distances, kept, truth, strict=True)])
+    num_matched, num_predicted, num_truth = counts.sum(axis=0).tolist()
+    difference = counts[:, 1] - counts[:, 2]
+    rates = np.array([astuple(Rates.of(*of_image)) for of_image in counts.tolist()])
     radii = [radius] if radii is None else radii
     precisions = _average_precisions(predicted, truth, scores, radii, spacing)
     return PointScores(
@@ -147,19 +146,18 @@ def score_points(
         radius=float(radius),
         threshold=threshold,
         micro=Rates.of(num_matched, num_predicted, num_truth),
-        macro=_mean_rates([Rates.of(*of_image) for of_image in counts]),
+        macro=Rates(*rates.mean(axis=0).tolist()),
         error=_error_scores(distances),
-        count=_count_scores(np.array([own[1] - own[2] for own in counts])),
+        count=CountScores(
+            mae=float(np.abs(difference).mean()),
+            rmse=float(np.sqrt(np.square(difference).mean())),
+            bias=float(difference.mean()),
+        ),
         radii=tuple(float(each) for each in radii),
         average_precisions=precisions,
         mean_average_precision=None if precisions is None else float(np.mean(precisions)),
-        presence_auc=None if scores is None else _presence_auc(scores, np.array([own[2] > 0 for own in counts])),
+        presence_auc=None if scores is None else _presence_auc(scores, counts[:, 2] > 0),
     )
-
-
-def _mean_rates(rates: Sequence[Rates]) -> Rates:
-    table = np.array([(each.precision, each.recall, each.f1) for each in rates])
-    return Rates(*table.mean(axis=0).tolist())
 
 
 def _error_scores(distances: Sequence[ndarray]) -> ErrorScores | None:
@@ -171,14 +169,6 @@ def _error_scores(distances: Sequence[ndarray]) -> ErrorScores | None:
     return ErrorScores(float(joined.mean()), float(np.median(joined)), float(macro))
 
 
-def _count_scores(differences: ndarray) -> CountScores:
-    return CountScores(
-        mae=float(np.abs(differences).mean()),
-        rmse=float(np.sqrt(np.square(differences).mean())),
-        bias=float(differences.mean()),
-    )
-
-
 def _average_precisions(
     predicted: Sequence[ndarray],
     truth: Sequence[ndarray],
@@ -187,11 +177,10 @@ def _average_precisions(
     spacing: Spacing,
 ) -> tuple[float, ...] | None:
     """Average precision at each radius; None without scores or without true points."""
-    num_truth = sum(len(points) for points in truth)
+    num_truth = sum(map(len, truth))
     if scores is None or not num_truth:
         return None
-    cuts = ScoreCuts.of(scores)
-    areas = []
+    cuts, areas = ScoreCuts.of(scores), []
     for radius in radii:
         pairs = cuts.num_pairs(predicted, truth, scores=scores, radius=radius, spacing=spacing)
         precision = np.maximum.accumulate((pairs[1:] / cuts.num_kept[1:])[::-1])[::-1]

@@ -46,19 +46,12 @@ class ScoreCuts:
 
     @classmethod
     def of(cls, scores: Sequence[Float[ndarray, " _"]]) -> ScoreCuts:
-        """Find the cuts of the predictions of all images together.
-
-        Raises:
-            ValueError: a score is not finite.
-        """
         joined = np.concatenate(list(scores))
         if not np.isfinite(joined).all():
             raise ValueError("scores that are not finite")
-        order = np.argsort(-joined, kind="stable")
-        falling = joined[order]
-        last = np.flatnonzero(falling[1:] != falling[:-1]) + 1
-        ends = np.append(last, len(joined)) if len(joined) else last
-        return cls(falling, order.astype(np.int64), np.concatenate([[0], ends]).astype(np.int64))
+        order = np.argsort(-joined, kind="stable").astype(np.int64)
+        counts = np.unique(-joined, return_counts=True)[1]
+        return cls(joined[order], order, np.concatenate([[0], counts.cumsum()]).astype(np.int64))
 
     def totals(self, values: Shaped[ndarray, " n"]) -> Float[ndarray, " k"]:
         """Sum the values of the predictions that each cut keeps."""
@@ -87,10 +80,9 @@ class ScoreCuts:
         if not len(self.scores):
             return 0.0
         count = int(self.num_kept[cut])
-        if count == 0:
-            return float(np.nextafter(np.float32(self.scores[0]), np.float32(np.inf)))
-        if count == len(self.scores):
-            return float(np.nextafter(np.float32(self.scores[-1]), np.float32(-np.inf)))
+        if count in {0, len(self.scores)}:
+            beyond = np.inf if count == 0 else -np.inf
+            return float(np.nextafter(np.float32(self.scores[max(count - 1, 0)]), np.float32(beyond)))
         above, below = self.scores[count - 1], self.scores[count]
         middle = below + (above - below) / 2
         return float(middle if middle > below else above)
@@ -103,18 +95,12 @@ def point_curve(
     scores: Sequence[Float[ndarray, " _"]],
     radius: float,
 ) -> PrecisionRecall:
-    """Precision and recall of the best matching at every distinct score, over all images.
+    """Precision and recall of the best matching within ``radius`` pixels at every distinct score, over all images.
 
     >>> points, truth = [np.array([[0.0, 1.0], [9.0, 9.0]])], [np.array([[0.0, 0.0]])]
     >>> curve = point_curve(points, truth, scores=[np.array([0.9, 0.3])], radius=2.0)
     >>> curve.recall, curve.precision
     (array([1., 1.]), array([1. , 0.5]))
-
-    Args:
-        predicted: points of each image.
-        truth: true points of each image.
-        scores: scores of the predicted points.
-        radius: largest distance of a pair, in pixels.
     """
     cuts = ScoreCuts.of(scores)
     pairs = cuts.num_pairs(predicted, truth, scores=scores, radius=radius)[1:]
@@ -143,24 +129,16 @@ def choose_threshold(
 ) -> ThresholdChoice:
     """Choose the best score threshold over the points of all images; every distinct score is tried.
 
-    ``"f1"`` maximises F1 over the points of all images, with the best matching within ``radius`` at each threshold.
-    ``"count"`` minimises the mean absolute error of an image's count and needs no radius. The threshold lies midway between
-    the lowest score kept and the highest one dropped, which leaves most room for other data. Of equally good thresholds the
-    highest is taken. It is just above the highest score if keeping no point is best, just below the lowest if keeping all
-    is, and 0 without predictions.
+    The goal ``"f1"`` maximises F1 over the points of all images, with the best matching within ``radius`` (in pixels or the
+    unit of ``spacing``, the size of a pixel along each axis) at each threshold. ``"count"`` minimises the mean absolute
+    error of an image's count and needs no radius. The threshold lies midway between the lowest score kept and the highest
+    one dropped, which leaves most room for other data. Of equally good thresholds the highest is taken. It is just above the
+    highest score if keeping no point is best, just below the lowest if keeping all is, and 0 without predictions.
 
     >>> points = [np.array([[0.0, 0.0], [9.0, 9.0]]), np.array([[5.0, 5.0]])]
     >>> truth = [np.array([[0.0, 1.0]]), np.array([[5.0, 5.0]])]
     >>> choose_threshold(points, truth, scores=[np.array([0.9, 0.3]), np.array([0.7])], radius=2.0)
     ThresholdChoice(threshold=0.5, value=1.0, goal='f1')
-
-    Args:
-        predicted: points of each image, before any threshold.
-        truth: true points of each image.
-        scores: scores of the predicted points.
-        goal: ``"f1"`` or ``"count"``.
-        radius: largest distance of a pair, in pixels or the unit of ``spacing``.
-        spacing: size of a pixel, along each axis (x, y[, z]) or all.
 
     Raises:
         ValueError: the goal is unknown or lacks its radius, there is no image, or lists differ in length.
@@ -176,14 +154,9 @@ def choose_threshold(
         values = np.divide(2 * pairs, num_points, out=np.ones(len(num_points)), where=num_points > 0)
         best = int(values.argmax())
     else:
-        steps = [_count_steps(own, len(points)) for own, points in zip(scores, truth, strict=True)]
+        # each prediction of an image, added in falling order of score, changes the error of its count by -1 or 1
+        ranks = [np.argsort(np.argsort(-own, kind="stable")) for own in scores]
+        steps = [np.where(rank < len(points), -1, 1) for rank, points in zip(ranks, truth, strict=True)]
         values = (num_truth + cuts.totals(np.concatenate(steps))) / len(truth)
         best = int(values.argmin())
     return ThresholdChoice(cuts.threshold(best), float(values[best]), goal)
-
-
-def _count_steps(scores: ndarray, num_truth: int) -> Int64[ndarray, " n"]:
-    """The change of an image's count error by each prediction, added in falling order of score."""
-    rank = np.empty(len(scores), dtype=np.int64)
-    rank[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    return np.where(rank < num_truth, -1, 1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Shaped
 from numpy import ndarray
 
-from detect.keypoints.drawing import BUDGET_BYTES, like
-from detect.keypoints.keypoints import VISIBLE, Array, Keypoints, to_numpy
+from detect.keypoints.drawing import BUDGET_BYTES
+from detect.keypoints.keypoints import VISIBLE, Array, Keypoints, by_group, like, to_numpy
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.ops.box_arrays import check_corners
 
@@ -21,39 +21,27 @@ def iou_radius(
 ) -> Float[ndarray, " n"]:
     """Compute how far both corners of a box may be off for an IoU of at least ``min_overlap`` (Law and Deng 2018, 3.2).
 
-    The radius is the smallest of three cases: one corner inside the box and one outside, both inside, both outside. The rule
-    ``"centernet"`` is the formula in CornerNet's and CenterNet's code, which takes the wrong root in the first case and
-    divides all roots by 2 alone. Its radius of a square is 3.3 times as large, and corners that far off leave an IoU of .2;
-    published networks were tuned with it.
+    The radius, in the unit of the sizes, is the smallest of three cases: one corner inside the box and one outside, both
+    inside, both outside. The rule ``"centernet"`` is the formula in CornerNet's and CenterNet's code, which takes the wrong
+    root in the first case and divides all roots by 2 alone. Its radius of a square is 3.3 times as large, and corners that
+    far off leave an IoU of .2; published networks were tuned with it.
 
     >>> box = np.array([[10.0, 10.0]])
     >>> iou_radius(box), iou_radius(box, rule="centernet")
     (array([0.81669987]), array([2.73320053]))
-
-    Args:
-        sizes: (width, height) or (height, width) of each box, in the unit of the radius.
-        min_overlap: IoU, between 0 and 1.
-        rule: ``"corrected"`` or ``"centernet"``.
-
-    Raises:
-        ValueError: ``min_overlap`` is not between 0 and 1, the rule is unknown, or a size is not positive.
     """
     if not 0 < min_overlap < 1 or rule not in RULES:
         raise ValueError(f"need 0 < min_overlap < 1 and rule one of {', '.join(RULES)}, got {min_overlap=}, {rule=}")
     _check_positive(sizes)
     total, area = sizes.sum(axis=1), sizes.prod(axis=1)
     square = total**2
-    roots = (
-        np.sqrt(square - 4 * area * (1 - min_overlap) / (1 + min_overlap)),
-        np.sqrt(4 * square - 16 * area * (1 - min_overlap)),
-        np.sqrt(4 * min_overlap**2 * square + 16 * min_overlap * (1 - min_overlap) * area),
-    )
+    mixed = np.sqrt(square - 4 * area * (1 - min_overlap) / (1 + min_overlap))
+    inside = np.sqrt(4 * square - 16 * area * (1 - min_overlap))
+    outside = np.sqrt(4 * min_overlap**2 * square + 16 * min_overlap * (1 - min_overlap) * area)
+    outside -= 2 * min_overlap * total
     if rule == "centernet":
-        cases = (total + roots[0]) / 2, (2 * total + roots[1]) / 2, (roots[2] - 2 * min_overlap * total) / 2
-        return np.minimum.reduce(cases)
-    one_inside, inside = (total - roots[0]) / 2, (2 * total - roots[1]) / 8
-    outside = (roots[2] - 2 * min_overlap * total) / (8 * min_overlap)
-    return np.minimum.reduce((one_inside, inside, outside))
+        return np.minimum.reduce(((total + mixed) / 2, (2 * total + inside) / 2, outside / 2))
+    return np.minimum.reduce(((total - mixed) / 2, (2 * total - inside) / 8, outside / (8 * min_overlap)))
 
 
 def sigma_from_radius(radius: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
@@ -68,21 +56,13 @@ def sigma_from_radius(radius: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
 def sigma_from_size(
     sizes: Float[ndarray, "n d"], *, stride: float = 4.0, fraction: float = 0.09, min_sigma: float = 1.0
 ) -> Float[ndarray, "n d"]:
-    """Return a sigma along each axis, in cells, as a fraction of each object's size.
+    """Return a sigma along each axis, in cells, as a fraction of each object's size in image pixels, at least ``min_sigma``
+    cells.
 
     The default fraction is TTFNet's .54 / 6 (Liu et al. 2020, "Training-Time-Friendly Network", section 3.2).
 
     >>> sigma_from_size(np.array([[200.0, 40.0]]))
     array([[4.5, 1. ]])
-
-    Args:
-        sizes: along each axis, in image pixels.
-        stride: image pixels per cell.
-        fraction: of the size, above 0.
-        min_sigma: smallest sigma, in cells.
-
-    Raises:
-        ValueError: a size, the stride, the fraction or ``min_sigma`` is not positive.
     """
     if not (stride > 0 and fraction > 0 and min_sigma > 0):
         raise ValueError(f"need positive stride, fraction and min_sigma, got {stride=}, {fraction=}, {min_sigma=}")
@@ -113,7 +93,8 @@ def render_box_centers(
 
     Boxes are clipped to their image first; a box outside its image counts as ``outside``. Crowd regions (COCO's ``iscrowd``)
     are not drawn: the cells they touch have weight 0, except for those that contain the centre of another box. The rows of
-    points are the boxes that are not crowds, image by image.
+    points are the boxes that are not crowds, image by image. For the other arguments see
+    :func:`detect.keypoints.targets.render_heatmaps`.
 
     >>> targets = render_box_centers([np.array([[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0]])], (8, 16), min_radius=0.5)
     >>> targets.positives.tolist(), targets.offsets.tolist(), targets.sizes.tolist()
@@ -121,45 +102,34 @@ def render_box_centers(
 
     Args:
         boxes: for each image (n, 4), x0 y0 x1 y1 in continuous pixels.
-        image_hw: rows and columns of all images.
         classes: for each image (n,), from 0 to ``num_classes`` - 1; None means one class.
-        num_classes: number of classes, which are the channels of the maps.
         crowd: for each image (n,), true for regions that stand for many objects.
-        stride: image pixels per cell.
-        rule: of the radius r by :func:`iou_radius`; the sigma is (2 r + 1) / 6 cells.
-        min_overlap: IoU of :func:`iou_radius`.
+        rule: of the radius r by :func:`iou_radius`, for ``min_overlap``; the sigma is (2 r + 1) / 6 cells.
         min_radius: in cells. The radius of squares of less than 12 cells is below 1; at 0 little more than a cell is drawn.
-        blend: value where Gaussians overlap, ``"max"`` or ``"sum"``.
-        budget_bytes: memory used besides the maps.
 
     Raises:
         ValueError: lists or arrays differ in length, a class or option is out of range, or a box is inverted or not finite;
             the message names the image and the row.
     """
     tables = [_table(each, number) for number, each in enumerate(boxes)]
-    labels = (
-        [np.zeros(len(each), np.int64) for each in tables] if classes is None else _columns(classes, tables, "classes")
-    )
-    of_crowd = [np.zeros(len(each), bool) for each in tables] if crowd is None else _columns(crowd, tables, "crowd")
-    kept = [table[~mask.astype(bool)] for table, mask in zip(tables, of_crowd, strict=True)]
-    types = np.concatenate([label[~mask.astype(bool)] for label, mask in zip(labels, of_crowd, strict=True)])
-    image = np.repeat(np.arange(len(kept)), [len(each) for each in kept])
-    low, high = np.split(np.concatenate(kept), 2, axis=1)
+    table, image = np.concatenate(tables), np.repeat(np.arange(len(tables)), [len(each) for each in tables])
+    types, is_crowd = _column(classes, tables, "classes"), _column(crowd, tables, "crowd").astype(bool)
+    low, high = np.split(table[~is_crowd], 2, axis=1)
     low, high = np.maximum(low, 0), np.minimum(high, image_hw[::-1])
     there = (high > low).all(axis=1, keepdims=True)
     sizes = np.where(there, high - low, 1.0)
     centers = np.where(there, (low + high) / 2, np.nan)  # NaN counts as outside
     radius = np.maximum(iou_radius(sizes / stride, min_overlap=min_overlap, rule=rule), min_radius)
-    columns = (centers, image, types.astype(np.int64), np.full(len(image), VISIBLE))
-    points, of_image, of_types, visibility = (like(each, boxes[0]) for each in columns)
+    columns = (centers, image[~is_crowd], types[~is_crowd].astype(np.int64), np.full(len(centers), VISIBLE))
+    points, image_rows, labels, visibility = (like(each, boxes[0]) for each in columns)
     return render_heatmaps(
-        Keypoints(points, of_image, of_types, visibility, len(kept), num_classes),
+        Keypoints(points, image_rows, labels, visibility, len(tables), num_classes),
         image_hw,
         stride=stride,
         sigma=sigma_from_radius(radius),
         pixel_origin="corner",
         blend=blend,
-        ignore=None if crowd is None else [t[m.astype(bool)] for t, m in zip(tables, of_crowd, strict=True)],
+        ignore=None if crowd is None else by_group(table[is_crowd], image[is_crowd], len(tables)),
         sizes=sizes,
         budget_bytes=budget_bytes,
     )
@@ -174,9 +144,10 @@ def _table(boxes: Array, number: int) -> Float64[ndarray, "n 4"]:
     return table
 
 
-def _columns(given: Sequence[Array], tables: Sequence[ndarray], name: str) -> list[ndarray]:
-    columns = [to_numpy(each) for each in given]
-    found, wanted = [each.shape for each in columns], [(len(each),) for each in tables]
-    if found != wanted:
+def _column(given: Sequence[Array] | None, tables: Sequence[ndarray], name: str) -> Shaped[ndarray, " n"]:
+    """One value for each box, 0 by default."""
+    wanted = [(len(each),) for each in tables]
+    columns = [np.zeros(shape, np.int64) for shape in wanted] if given is None else [to_numpy(each) for each in given]
+    if (found := [each.shape for each in columns]) != wanted:
         raise ValueError(f"{name} are one for each box, {wanted} for each image, got {found}")
-    return columns
+    return np.concatenate(columns)

@@ -30,8 +30,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
 
-from detect.keypoints.drawing import Patches, PlacedPoints, blend_patches, like, zeros
-from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, to_numpy
+from detect.keypoints.drawing import Patches, PlacedPoints, blend_patches, zeros
+from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, KeypointsLike, like, to_numpy
+
+Points = Float[ndarray, "n 2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class CodecTargets:
 
 def render_as(
     codec: str,
-    points: Keypoints | Sequence[Array],
+    points: KeypointsLike,
     image_hw: tuple[int, int],
     *,
     stride: float = 4.0,
@@ -53,21 +55,13 @@ def render_as(
 ) -> CodecTargets:
     """Draw keypoints as another system does; points of one type share a map, where the maximum is taken.
 
+    The ``codec`` is one of ``CODECS``. The stride is in image pixels per cell. MMPose's Gaussians have a ``sigma`` in cells,
+    CenterNet's a ``radius`` in cells: one whole number for all points, or an array (n,).
+
     >>> render_as("centernet", [np.array([[2.6, 1.5]])], (3, 4), stride=1, radius=0).heatmaps[0, 0]
     array([[0., 0., 0., 0.],
            [0., 0., 1., 0.],
            [0., 0., 0., 0.]], dtype=float32)
-
-    Args:
-        codec: one of ``CODECS``.
-        points: keypoints, or for each image an array as :meth:`Keypoints.of` takes them.
-        image_hw: rows and columns of all images.
-        stride: image pixels per cell.
-        sigma: of MMPose's Gaussians, in cells.
-        radius: of CenterNet's Gaussians, in cells: one whole number for all points, or an array (n,).
-
-    Raises:
-        ValueError: the codec is unknown, the sigma is not positive, or a radius is below 0.
     """
     landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points)
     placed = PlacedPoints.of(landmarks, image_hw, stride)
@@ -87,9 +81,7 @@ def render_as(
     return CodecTargets(maps, like(weights, landmarks.points))
 
 
-def image_to_cells_as(
-    codec: str, points: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
-) -> Float64[ndarray, "n 2"]:
+def image_to_cells_as(codec: str, points: Points, image_hw: tuple[int, int], map_hw: tuple[int, ...]) -> Points:
     """Convert image pixels to cells as another system's encoder does.
 
     >>> image_to_cells_as("mmpose-udp", np.array([[191.0, 255.0]]), (256, 192), (64, 48)).round(3)
@@ -98,9 +90,7 @@ def image_to_cells_as(
     return points.astype(np.float64) / _pixels_to_a_cell(codec, image_hw, map_hw)
 
 
-def cells_to_image_as(
-    codec: str, cells: Float[ndarray, "n 2"], image_hw: tuple[int, int], map_hw: tuple[int, ...]
-) -> Float64[ndarray, "n 2"]:
+def cells_to_image_as(codec: str, cells: Points, image_hw: tuple[int, int], map_hw: tuple[int, ...]) -> Points:
     """Convert cells to image pixels as another system's decoder does; for ``"mmpose-udp"`` this is not the inverse.
 
     >>> cells_to_image_as("mmpose-udp", np.array([[47.0, 63.0]]), (256, 192), (64, 48))
@@ -114,17 +104,19 @@ def cells_to_image_as(
 def _pixels_to_a_cell(codec: str, image_hw: tuple[int, int], map_hw: tuple[int, ...]) -> Float32[ndarray, " 2"]:
     if codec not in CODECS:
         raise ValueError(f"codec is one of {', '.join(CODECS)}, got {codec!r}")
-    less = 1 if codec == "mmpose-udp" else 0
+    less = int(codec == "mmpose-udp")
     return ((np.array(image_hw[::-1]) - less) / (np.array(map_hw[::-1]) - less)).astype(np.float32)
 
 
 def _patch(of_map: Int64[ndarray, " 1"], factors: Sequence[Float64[ndarray, " _"] | None]) -> Patches:
     """A patch from the factors along each axis of the map, cut to where they are not 0."""
-    spans = [np.flatnonzero(np.asarray(factor)) for factor in factors]
-    ends = [(span[0], span[-1] + 1) if len(span) else (0, 1) for span in spans]
-    first = np.array([[start for start, _ in ends]], np.int64)
-    cut = (np.asarray(factor)[None, start:end] for factor, (start, end) in zip(factors, ends, strict=True))
-    return Patches(of_map, first, tuple(each.astype(np.float32) for each in cut))
+    first, cut = [], []
+    for factor in map(np.asarray, factors):
+        span = np.flatnonzero(factor)
+        start, end = (span[0], span[-1] + 1) if len(span) else (0, 1)
+        first.append(start)
+        cut.append(factor[None, start:end].astype(np.float32))
+    return Patches(of_map, np.array([first], np.int64), tuple(cut))
 
 
 def _msra(u: float, size: int, sigma: float, *, exact: bool = False) -> Float64[ndarray, " size"] | None:

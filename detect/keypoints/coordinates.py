@@ -33,7 +33,7 @@ def image_to_cells(points: Points, stride: Stride, *, pixel_origin: str = "cente
     >>> image_to_cells(np.array([[0.0, 7.5]]), 4)
     array([[-0.375,  1.5  ]])
     """
-    return (points + _shift(pixel_origin)) / _along_axes(points, stride) - 0.5
+    return (points + origin_shift(pixel_origin)) / _along_axes(points, stride) - 0.5
 
 
 def cells_to_image(cells: Points, stride: Stride, *, pixel_origin: str = "center") -> Points:
@@ -42,10 +42,11 @@ def cells_to_image(cells: Points, stride: Stride, *, pixel_origin: str = "center
     >>> cells_to_image(np.array([[-0.375, 1.5]]), 4)
     array([[0. , 7.5]])
     """
-    return (cells + 0.5) * _along_axes(cells, stride) - _shift(pixel_origin)
+    return (cells + 0.5) * _along_axes(cells, stride) - origin_shift(pixel_origin)
 
 
-def _shift(pixel_origin: str) -> float:
+def origin_shift(pixel_origin: str) -> float:
+    """The shift from coordinates of a convention to continuous ones, in pixels."""
     if pixel_origin not in SHIFTS:
         raise ValueError(f"pixel_origin is one of {', '.join(SHIFTS)}, got {pixel_origin!r}")
     return SHIFTS[pixel_origin]

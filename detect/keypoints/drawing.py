@@ -7,7 +7,7 @@ equal to the last bit for any order or batching of points, on every device.
 
 Small patches are blended at flat indices, in chunks that fit the processor's cache (``np.maximum.at``: 10 ms for 9,821
 patches of 13 x 13; one slice each: 29 ms; MMPose: 144 ms), large ones (from about 26 x 26 cells) as slices, and on other
-devices by ``scatter_reduce``. Memory besides the maps stays below a budget, except for one patch.
+devices by ``scatter_reduce``. The memory beyond the maps stays below a budget, except for one patch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, image_to_cells
-from detect.keypoints.keypoints import Array, Keypoints, to_numpy
+from detect.keypoints.keypoints import Array, Keypoints, KeypointsLike, like, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,45 +42,28 @@ class PlacedPoints:
 
     @classmethod
     def of(
-        cls,
-        points: Keypoints | Sequence[Array],
-        image_hw: Sequence[int],
-        stride: Stride,
-        *,
-        pixel_origin: str = "center",
+        cls, points: KeypointsLike, image_hw: Sequence[int], stride: Stride, *, pixel_origin: str = "center"
     ) -> PlacedPoints:
-        """Place keypoints, or one array for each image, on maps that cover images (h, w) or volumes (d, h, w).
-
-        Raises:
-            ValueError: points and images differ in dimensions, or an index of an image or keypoint type is out of range.
-        """
+        """Place keypoints, or one array for each image, on maps that cover images (h, w) or volumes (d, h, w)."""
         dims = len(image_hw)
         landmarks = points if isinstance(points, Keypoints) else Keypoints.of(points, dims=dims)
         if dims not in {2, 3} or min(image_hw) < 1 or landmarks.points.shape[1] != dims:
-            found = tuple(landmarks.points.shape)
-            raise ValueError(
-                f"images are (h, w) with points (n, 2), or (d, h, w) with (n, 3), got {image_hw} and {found}"
-            )
+            found = f"{image_hw} and {tuple(landmarks.points.shape)}"
+            raise ValueError(f"images are (h, w) with points (n, 2), or (d, h, w) with (n, 3), got {found}")
         cells = image_to_cells(to_numpy(landmarks.points).astype(np.float64), stride, pixel_origin=pixel_origin)
-        rows = (to_numpy(each).astype(np.int64) for each in (landmarks.image, landmarks.types, landmarks.visibility))
-        image, types, visibility = rows
-        for name, values, count in (
-            ("image", image, landmarks.num_images),
-            ("keypoint type", types, landmarks.num_types),
-        ):
+        columns = (landmarks.image, landmarks.types, landmarks.visibility)
+        image, types, visibility = (to_numpy(each).astype(np.int64) for each in columns)
+        sizes = landmarks.num_images, landmarks.num_types
+        for name, values, count in zip(("image", "keypoint type"), (image, types), sizes, strict=True):
             if (wrong := values[(values < 0) | (values >= count)]).size:
                 raise ValueError(f"{name} {wrong[0]} among the points, but there are {count}, counted from 0")
-        return cls(
-            cells, image, types, visibility, landmarks.num_images, landmarks.num_types, map_size(image_hw, stride)
-        )
+        return cls(cells, image, types, visibility, *sizes, map_size(image_hw, stride))
 
     @property
     def map_hw(self) -> tuple[int, ...]:
-        """Shape of a map."""
         return self.map_size[::-1]
 
     def of_map(self) -> Int64[ndarray, " n"]:
-        """The map of each point among b * j."""
         return self.image * self.num_types + self.types
 
     def inside(self) -> Bool[ndarray, " n"]:
@@ -94,7 +77,6 @@ class PlacedPoints:
         return np.minimum(cells, np.array(self.map_size) - 1)  # .49999999999999994 + .5 is 1
 
     def count(self, chosen: Bool[ndarray, " n"]) -> Int64[ndarray, "b j"]:
-        """Count the chosen points of each image and type."""
         counts = np.bincount(self.of_map()[chosen], minlength=self.num_images * self.num_types)
         return counts.reshape(self.num_images, self.num_types)
 
@@ -115,26 +97,15 @@ def along_axes(values: float | tuple[float, ...] | Array, shape: tuple[int, int]
     >>> along_axes((1.0, 2.0), (2, 2), "sigma")
     array([[1., 2.],
            [1., 2.]])
-
-    Raises:
-        ValueError: the shape does not fit, or a number is not positive and finite.
     """
-    given = to_numpy(values).astype(np.float64)
-    per_point = given[:, None] if given.ndim == 1 and not isinstance(values, tuple) else given
-    fits = per_point.shape in {(), shape, (shape[0], 1)} or (isinstance(values, tuple) and given.shape == shape[1:])
-    if not fits:
+    given, for_axes = to_numpy(values).astype(np.float64), isinstance(values, tuple)
+    per_point = given[:, None] if given.ndim == 1 and not for_axes else given
+    if per_point.shape not in {(), shape, (shape[0], 1)} and not (for_axes and given.shape == shape[1:]):
         wanted = f"a number, a tuple of {shape[1]}, or an array {shape} or ({shape[0]},)"
         raise ValueError(f"{name} is {wanted}, got {given.shape}")
-    if not ((given > 0) & (given < math.inf)).all():
-        raise ValueError(f"{name} is positive and finite, got {given[~((given > 0) & (given < math.inf))].flat[0]}")
+    if (wrong := given[~((given > 0) & (given < math.inf))]).size:
+        raise ValueError(f"{name} is positive and finite, got {wrong[0]}")
     return np.broadcast_to(per_point, shape)
-
-
-def like(values: ndarray, reference: Array) -> Any:
-    """Convert an array to the kind of the reference: NumPy, or a tensor on its device."""
-    if isinstance(reference, Tensor):
-        return torch.from_numpy(np.ascontiguousarray(values)).to(reference.device)
-    return values
 
 
 def zeros(shape: Sequence[int], reference: Array) -> Any:
@@ -155,10 +126,10 @@ ON_THE_EDGE = 1e-6  # a cell on the edge of a window or disc is inside, whatever
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches of one size inside their maps: their maps, their first cells, and a row of factors along each axis.
+    """Patches of one size inside their maps, with a row of factors along each axis of the map, rows before columns.
 
-    Axes are in the order of the map: rows before columns. The value of a cell is the product of its factors. For discs the
-    factors are squared distances in radii, and the value is 1 where their sum is at most 1.
+    ``first`` are their first cells. The value of a cell is the product of its factors. For discs the factors are squared
+    distances in radii, and the value is 1 where their sum is at most 1.
     """
 
     maps: Int64[ndarray, " n"]
@@ -168,7 +139,6 @@ class Patches:
 
     @property
     def window(self) -> tuple[int, ...]:
-        """Cells along each axis."""
         return tuple(each.shape[1] for each in self.factors)
 
 
@@ -185,9 +155,8 @@ def draw_points(
 ) -> None:
     """Draw points into maps (k, *cells) of float32, in place; the columns of ``cells`` and ``sigma`` follow the maps' axes.
 
-    A Gaussian reaches ``window`` sigmas along each axis, and at least to the nearest cell; the values cut off are at most
-    exp(-window^2 / 2), .0111 for 3 and .0003 for 4. A disc has the radius sigma and always covers the nearest cell. Points
-    must be inside their map.
+    A Gaussian reaches ``window`` sigmas along each axis, and at least to the nearest cell. A disc has the radius sigma and
+    always covers the nearest cell. Points must be inside their map.
 
     >>> maps = np.zeros((1, 3, 4), np.float32)
     >>> draw_points(maps, np.array([0]), np.array([[1.0, 2.0]]), np.array([[1.0, 1.0]]), shape="disc")
@@ -201,8 +170,10 @@ def draw_points(
     if shape == "pixel":
         cells, reach = np.floor(cells + 0.5), np.full_like(reach, ON_THE_EDGE)
     widths = np.minimum(2 * reach + 1, sizes).astype(np.int64)
+    on_cpu = isinstance(maps, ndarray) or maps.device.type == "cpu"
+    most_cells = min(budget_bytes // BYTES_PER_CELL, CACHE_CELLS if on_cpu else 2**62)
     for rows, width in _rows_of_one_width(widths):
-        at_once = max(1, min(budget_bytes // BYTES_PER_CELL, _cells_at_once(maps)) // int(width.prod()))
+        at_once = max(1, most_cells // int(width.prod()))
         for start in range(0, len(rows), at_once):
             chunk = rows[start : start + at_once]
             first = np.clip(np.ceil(cells[chunk] - reach[chunk]), 0, sizes - width).astype(np.int64)
@@ -212,16 +183,18 @@ def draw_points(
 
 def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
     """Blend patches into maps (k, *cells), in place, by the maximum or the sum."""
-    starts = _starts(maps, patches)
-    if isinstance(maps, Tensor) and maps.device.type == "cpu":
-        maps = maps.numpy()
-    if isinstance(maps, Tensor):
+    if isinstance(maps, Tensor) and maps.device.type != "cpu":
         blend_scattered(maps, patches, blend=blend)
-    elif np.prod(patches.window) < LARGE_WINDOW:
-        at = starts[:, None] + _window_offsets(maps.shape, patches.window)
-        BLENDS[blend].at(maps.reshape(-1), at.reshape(-1), _outer(patches.factors, patches.disc).reshape(-1))
-    else:
-        _blend_slices(maps, starts, _outer(patches.factors, patches.disc), BLENDS[blend])
+        return
+    maps, window = np.asarray(maps), patches.window  # a tensor on the CPU shares its memory
+    values, starts = _outer(patches.factors, patches.disc), _starts(maps, patches)
+    flat, offsets = maps.reshape(-1), _window_offsets(maps.shape, window)
+    if np.prod(window) < LARGE_WINDOW:
+        BLENDS[blend].at(flat, (starts[:, None] + offsets).reshape(-1), values.reshape(-1))
+        return
+    views = as_strided(flat, (flat.size - offsets[-1], *window), (flat.strides[0], *maps.strides[1:]))
+    for start, value in zip(starts.tolist(), values, strict=True):
+        BLENDS[blend](views[start], value, out=views[start])
 
 
 def blend_scattered(maps: Tensor, patches: Patches, *, blend: str = "max") -> None:
@@ -241,10 +214,6 @@ def _rows_of_one_width(widths: Int64[ndarray, "n d"]) -> Iterator[tuple[Int64[nd
         yield rows, widths[rows[0]]
 
 
-def _cells_at_once(maps: Array) -> int:
-    return CACHE_CELLS if isinstance(maps, ndarray) or maps.device.type == "cpu" else 2**62
-
-
 def _factors(
     first: Int64[ndarray, "n d"],
     width: Int64[ndarray, " d"],
@@ -258,8 +227,7 @@ def _factors(
         sigma = sigma * np.sqrt(np.maximum(1.0, (nearest**2).sum(axis=1, keepdims=True)) * (1 + ON_THE_EDGE))
     factors = []
     for axis in range(cells.shape[1]):
-        columns = (each[:, axis, None] for each in (first, cells, sigma, reach))
-        start, center, scale, limit = columns
+        start, center, scale, limit = (each[:, axis, None] for each in (first, cells, sigma, reach))
         apart = start + np.arange(width[axis]) - center
         squares = (apart / scale) ** 2
         factor = squares if disc else np.where(np.abs(apart) <= limit, np.exp(-0.5 * squares), 0.0)
@@ -286,12 +254,3 @@ def _starts(maps: Array, patches: Patches) -> Int64[ndarray, " n"]:
 def _window_offsets(shape: tuple[int, ...], window: tuple[int, ...]) -> Int64[ndarray, " w"]:
     """Flat offsets from the first cell of a patch to each of its cells."""
     return np.ravel_multi_index((0, *np.indices(window).reshape(len(window), -1)), (1, *shape[1:]))
-
-
-def _blend_slices(maps: ndarray, starts: Int64[ndarray, " n"], values: ndarray, combine: np.ufunc) -> None:
-    flat, window = maps.reshape(-1), values.shape[1:]
-    last = _window_offsets(maps.shape, window)[-1]
-    views = as_strided(flat, (flat.size - last, *window), (flat.strides[0], *maps.strides[1:]))
-    for start, value in zip(starts.tolist(), values, strict=True):
-        view = views[start]
-        combine(view, value, out=view)

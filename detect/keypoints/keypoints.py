@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from detect.data import Annotations, CocoDataset
+from detect.data import CocoDataset
 from detect.errors import CocoError
-from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.coordinates import origin_shift
 from detect.ops.box_arrays import xywh_to_xyxy
 
 Array = np.ndarray | Tensor
@@ -27,9 +28,6 @@ class Keypoints:
 
     ``points`` (n, 2) or (n, 3) are x, y(, z) in pixels of their image. ``image`` and ``types`` (n,) are indices from 0.
     ``visibility`` (n,) is COCO's: 0 not labelled (the coordinates mean nothing), 1 labelled but occluded, 2 visible.
-
-    Raises:
-        ValueError: columns differ in length.
     """
 
     points: Array
@@ -40,12 +38,10 @@ class Keypoints:
     num_types: int = 1
 
     def __post_init__(self) -> None:
+        count = len(self.points)
         for name, column in (("image", self.image), ("types", self.types), ("visibility", self.visibility)):
-            if tuple(column.shape) != (len(self.points),):
-                shape = tuple(column.shape)
-                raise ValueError(
-                    f"keypoints have one value of {name} for each of {len(self.points)} points, got {shape}"
-                )
+            if (shape := tuple(column.shape)) != (count,):
+                raise ValueError(f"keypoints have one value of {name} for each of {count} points, got {shape}")
 
     @classmethod
     def of(cls, images: Sequence[Array], *, dims: int = 2) -> Keypoints:
@@ -61,40 +57,45 @@ class Keypoints:
         """
         if not len(images):
             raise ValueError("need the points of at least one image; an image without points has shape (0, 2)")
-        tables = [_table(each, dims) for each in images]
+        tables = [_table(to_numpy(each), dims) for each in images]
         num_types = tables[0].shape[1]
         if any(table.shape[1] != num_types for table in tables):
             raise ValueError(f"images differ in keypoint types: {[table.shape[1] for table in tables]}")
-        counts = [len(table) * num_types for table in tables]
-        image = np.repeat(np.arange(len(tables)), counts)
-        types = np.arange(len(image)) % num_types
-        if isinstance(tables[0], Tensor):
-            flat = torch.cat([torch.as_tensor(table) for table in tables]).reshape(-1, dims + 1)
-            of_image, of_type = (torch.from_numpy(each).to(flat.device) for each in (image, types))
-            return cls(flat[:, :dims], of_image, of_type, flat[:, dims].long(), len(tables), num_types)
-        rows = np.concatenate([np.asarray(table) for table in tables]).reshape(-1, dims + 1)
-        return cls(rows[:, :dims], image, types, rows[:, dims].astype(np.int64), len(tables), num_types)
+        rows = np.concatenate(tables).reshape(-1, dims + 1)
+        image = np.repeat(np.arange(len(tables)), [len(table) * num_types for table in tables])
+        columns = rows[:, :dims], image, np.arange(len(image)) % num_types, rows[:, dims].astype(np.int64)
+        points, image, types, visibility = (like(each, images[0]) for each in columns)
+        return cls(points, image, types, visibility, len(tables), num_types)
 
     def per_image(self) -> list[Float64[ndarray, "_ d"]]:
         """Return the labelled points as ``truth`` for :func:`detect.evaluation.points.score_points`.
 
-        The list has one array for each image; with several keypoint types one for each image and type, ordered by image,
+        The list has one array for each image or, with several keypoint types, for each image and type, ordered by image,
         then type.
 
         >>> Keypoints.of([np.array([[3.0, 4.0, 2.0], [5.0, 6.0, 0.0]]), np.zeros((0, 3))]).per_image()
         [array([[3., 4.]]), array([], shape=(0, 2), dtype=float64)]
         """
-        points, image, types, visibility = (
-            to_numpy(each) for each in (self.points, self.image, self.types, self.visibility)
-        )
+        columns = (self.points, self.image, self.types, self.visibility)
+        points, image, types, visibility = map(to_numpy, columns)
         labelled = visibility != UNLABELLED
         group = (image * self.num_types + types)[labelled]
         return by_group(points[labelled].astype(np.float64), group, self.num_images * self.num_types)
 
 
+KeypointsLike = Keypoints | Sequence[Array]  # keypoints, or one array for each image as Keypoints.of takes them
+
+
 def to_numpy(values: object) -> ndarray:
     """Convert an array-like or a tensor to NumPy; a tensor on the CPU shares its memory."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def like(values: ndarray, reference: Array) -> Any:
+    """Convert an array to the kind of the reference: NumPy, or a tensor on its device."""
+    if isinstance(reference, Tensor):
+        return torch.from_numpy(np.ascontiguousarray(values)).to(reference.device)
+    return values
 
 
 def by_group(values: Shaped[ndarray, "n ..."], group: Int64[ndarray, " n"], num_groups: int) -> list[ndarray]:
@@ -107,17 +108,13 @@ def by_group(values: Shaped[ndarray, "n ..."], group: Int64[ndarray, " n"], num_
     return np.split(values[order], np.searchsorted(group[order], np.arange(1, num_groups)))
 
 
-def _table(points: Array, dims: int) -> Array:
+def _table(points: ndarray, dims: int) -> ndarray:
     """Points (n, j, dims + 1), the last value being the visibility."""
     table = points[:, None] if points.ndim == 2 else points
     if table.ndim != 3 or table.shape[2] not in {dims, dims + 1} or table.shape[1] < 1:
-        raise ValueError(
-            f"points are (n, {dims}) or (n, j, {dims}), with or without visibility, got {tuple(points.shape)}"
-        )
+        raise ValueError(f"points are (n, {dims}) or (n, j, {dims}), with or without visibility, got {points.shape}")
     if table.shape[2] == dims + 1:
         return table
-    if isinstance(table, Tensor):
-        return torch.cat([table, torch.full_like(table[..., :1], VISIBLE)], dim=2)
     return np.concatenate([table, np.full_like(table[..., :1], VISIBLE)], axis=2)
 
 
@@ -127,15 +124,11 @@ class CocoKeypoints:
 
     dataset: CocoDataset
     landmarks: Keypoints
-    pixel_origin: str
-    """Convention of the coordinates, see :mod:`detect.keypoints.coordinates`."""
-    rows: Int64[ndarray, " n"]
-    """Instance of each point, a row of ``dataset.instances``."""
-    ignored: tuple[Float64[ndarray, "_ 4"], ...]
-    """Ignored regions of each image: boxes (x0, y0, x1, y1), in the points' convention."""
+    pixel_origin: str  # meaning of whole coordinates, see detect.keypoints.coordinates
+    rows: Int64[ndarray, " n"]  # instance of each point, a row of dataset.instances
+    ignored: tuple[Float64[ndarray, "_ 4"], ...]  # regions of each image, (x0, y0, x1, y1) in the points' convention
     type_names: tuple[str, ...]
-    category_types: Mapping[int, tuple[int, ...]]
-    """Keypoint types of the points that an instance of each category has."""
+    category_types: Mapping[int, tuple[int, ...]]  # types of the points that an instance of each category has
 
     @property
     def sizes_wh(self) -> Float64[ndarray, "n 2"]:
@@ -147,23 +140,14 @@ class CocoKeypoints:
         points = self.landmarks
         start, end = (np.searchsorted(points.image, images, side=side) for side in ("left", "right"))
         where = np.concatenate([np.arange(*ends) for ends in zip(start, end, strict=True)]).astype(np.int64)
-        batch = Keypoints(
-            points.points[where],
-            np.repeat(np.arange(len(images)), end - start),
-            points.types[where],
-            points.visibility[where],
-            len(images),
-            points.num_types,
-        )
-        ignored = tuple(self.ignored[image] for image in images)
+        image, types = np.repeat(np.arange(len(images)), end - start), points.types[where]
+        xy, visibility = points.points[where], points.visibility[where]
+        batch = Keypoints(xy, image, types, visibility, len(images), points.num_types)
+        ignored = tuple(self.ignored[row] for row in images)
         return replace(self, landmarks=batch, rows=self.rows[where], ignored=ignored)
 
     def with_types(self, names: Sequence[str], category_types: Mapping[int, tuple[int, ...]]) -> CocoKeypoints:
-        """Renumber the keypoint types as another dataset does, which may have more types.
-
-        Raises:
-            CocoError: a category has no types in the other dataset, or another number of types.
-        """
+        """Renumber the keypoint types as another dataset does, in which each category must have as many of them."""
         number = np.zeros(self.landmarks.num_types, np.int64)
         for category, own in self.category_types.items():
             wanted = category_types.get(category, ())
@@ -186,12 +170,8 @@ class CocoKeypoints:
 def coco_keypoints(dataset: CocoDataset, *, pixel_origin: str = "center", merge: bool = False) -> CocoKeypoints:
     """Collect the keypoints of a dataset that was read with ``keypoints=True``.
 
-    Crowd regions and instances without a labelled keypoint become ignored regions.
-
-    Args:
-        dataset: COCO dataset with keypoints.
-        pixel_origin: meaning of whole coordinates, see :mod:`detect.keypoints.coordinates`.
-        merge: treat all keypoints of all categories as one type.
+    Crowd regions and instances without a labelled keypoint become ignored regions. With ``merge``, all keypoints of all
+    categories have one type. For ``pixel_origin`` see :mod:`detect.keypoints.coordinates`.
 
     Raises:
         CocoError: no keypoint is labelled, or instances of one category differ in their number of keypoints.
@@ -202,26 +182,19 @@ def coco_keypoints(dataset: CocoDataset, *, pixel_origin: str = "center", merge:
     >>> len(nuclei.landmarks.points), nuclei.type_names
     (318, ('nucleus',))
     """
-    if pixel_origin not in SHIFTS:
-        raise ValueError(f"pixel_origin is one of {', '.join(SHIFTS)}, got {pixel_origin!r}")
-    instances = dataset.instances
-    tables = instances.keypoints
-    labelled = np.array([bool((table[:, 2] > 0).any()) for table in tables or ()])
-    if tables is None or not labelled.any():
+    origin_shift(pixel_origin)  # raises for an unknown one
+    tables = dataset.instances.keypoints or ()
+    flat = np.concatenate([np.zeros((0, 3)), *tables])
+    if not (flat[:, 2] > 0).any():
         raise CocoError(f"{', '.join(dataset.files)}: no annotation has a labelled keypoint")
-    category_types, names = _types_of_categories(dataset, labelled)
-    rows = np.repeat(np.arange(len(tables)), [len(table) * keep for table, keep in zip(tables, labelled, strict=True)])
-    flat = np.concatenate([np.zeros((0, 3)), *(table for table, keep in zip(tables, labelled, strict=True) if keep)])
-    silent = instances.take(np.flatnonzero(~labelled))
-    return _landmarks(dataset, flat, rows, category_types, names, pixel_origin=pixel_origin, silent=silent, merge=merge)
+    counts = np.array([len(table) for table in tables], np.int64)
+    return _collect(dataset, flat, counts, pixel_origin=pixel_origin, merge=merge)
 
 
 def box_keypoints(dataset: CocoDataset, *, merge: bool = False) -> CocoKeypoints:
     """Take the centres of a dataset's boxes as keypoints, one type for each category (objects as points, as in CenterNet).
 
-    Args:
-        dataset: COCO dataset with boxes.
-        merge: treat the centres of all categories as one type.
+    With ``merge``, the centres of all categories have one type.
 
     Raises:
         CocoError: no box is valid.
@@ -232,70 +205,59 @@ def box_keypoints(dataset: CocoDataset, *, merge: bool = False) -> CocoKeypoints
     >>> cells.landmarks.num_types, cells.type_names
     (3, ('WBC', 'RBC', 'Platelets'))
     """
-    instances = dataset.instances
-    if not len(instances):
+    boxes_xywh = dataset.instances.boxes_xywh
+    if not len(boxes_xywh):
         raise CocoError(f"{', '.join(dataset.files)}: no valid boxes")
-    centers = instances.boxes_xywh[:, :2] + instances.boxes_xywh[:, 2:] / 2
+    centers = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2
     flat = np.concatenate([centers, np.full((len(centers), 1), float(VISIBLE))], axis=1)
-    categories = sorted(set(instances.category_ids.tolist()))
-    category_types = {category: (number,) for number, category in enumerate(categories)}
-    names, silent = tuple(map(dataset.category_name, categories)), instances.take(slice(0))
-    return _landmarks(
-        dataset, flat, np.arange(len(flat)), category_types, names, pixel_origin="corner", silent=silent, merge=merge
-    )
+    return _collect(dataset, flat, np.ones(len(flat), np.int64), pixel_origin="corner", merge=merge)
+
+
+def _collect(
+    dataset: CocoDataset,
+    flat: Float64[ndarray, "n 3"],
+    counts: Int64[ndarray, " m"],
+    *,
+    pixel_origin: str,
+    merge: bool,
+) -> CocoKeypoints:
+    """Collect the rows (x, y, visibility) of the instances, of which each has ``counts``."""
+    instances, num_images = dataset.instances, len(dataset.images)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    labelled = np.bincount(rows, weights=flat[:, 2] > 0, minlength=len(counts)) > 0
+    flat, rows = flat[labelled[rows]], rows[labelled[rows]]
+    category_types = _types_of_categories(dataset, counts, np.flatnonzero(labelled))
+    first = np.array([own[0] for own in category_types.values()], np.int64)
+    of_category = np.searchsorted(list(category_types), instances.category_ids[rows])
+    types = first[of_category] + np.arange(len(rows)) - np.searchsorted(rows, rows)
+    names: list[str] = []
+    for category, own in category_types.items():
+        name = dataset.category_name(category)
+        names += [name] if len(own) == 1 else [f"{name} {number}" for number in range(len(own))]
+    if merge:
+        category_types = {category: (0,) * len(own) for category, own in category_types.items()}
+        names, types = [" / ".join(names)], np.zeros_like(types)
+    regions = [dataset.crowd, instances.take(np.flatnonzero(~labelled))]
+    boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions])) - origin_shift(pixel_origin)
+    ignored = by_group(boxes, np.concatenate([each.image_rows for each in regions]), num_images)
+    image, visibility = instances.image_rows[rows], flat[:, 2].astype(np.int64)
+    landmarks = Keypoints(flat[:, :2], image, types, visibility, num_images, len(names))
+    return CocoKeypoints(dataset, landmarks, pixel_origin, rows, tuple(ignored), tuple(names), category_types)
 
 
 def _types_of_categories(
-    dataset: CocoDataset, labelled: Bool[ndarray, " n"]
-) -> tuple[dict[int, tuple[int, ...]], tuple[str, ...]]:
-    """Keypoint types of each category, and the names of all types."""
+    dataset: CocoDataset, counts: Int64[ndarray, " m"], rows: Int64[ndarray, " r"]
+) -> dict[int, tuple[int, ...]]:
+    """Number the keypoints of the categories that these instances have."""
     instances = dataset.instances
-    counts: dict[int, int] = {}
-    for row in np.flatnonzero(labelled).tolist():
-        category, count = int(instances.category_ids[row]), len((instances.keypoints or ())[row])
-        if counts.setdefault(category, count) != count:
-            raise CocoError(
-                f"annotation {instances.ids[row]} has {count} keypoints, others of category "
-                f"{dataset.category_name(category)!r} have {counts[category]}"
-            )
-    category_types: dict[int, tuple[int, ...]] = {}
-    names: list[str] = []
-    for category in sorted(counts):
-        category_types[category] = tuple(range(len(names), len(names) + counts[category]))
-        name = dataset.category_name(category)
-        names += [name] if counts[category] == 1 else [f"{name} {number}" for number in range(counts[category])]
-    return category_types, tuple(names)
-
-
-def _landmarks(
-    dataset: CocoDataset,
-    flat: Float64[ndarray, "n 3"],
-    rows: Int64[ndarray, " n"],
-    category_types: Mapping[int, tuple[int, ...]],
-    names: tuple[str, ...],
-    *,
-    pixel_origin: str,
-    silent: Annotations,
-    merge: bool,
-) -> CocoKeypoints:
-    num_images = len(dataset.images)
-    regions = [dataset.crowd, silent]
-    image = np.concatenate([each.image_rows for each in regions])
-    boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions])) - SHIFTS[pixel_origin]
-    order = image.argsort(kind="stable")
-    ignored = tuple(np.split(boxes[order], np.searchsorted(image[order], np.arange(1, num_images))))
-    if merge:
-        category_types = {category: (0,) * len(own) for category, own in category_types.items()}
-        names = (" / ".join(names),)
-    categories = dataset.instances.category_ids[rows].tolist()
-    place_in_instance = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    types = [category_types[category][at] for category, at in zip(categories, place_in_instance.tolist(), strict=True)]
-    landmarks = Keypoints(
-        flat[:, :2],
-        dataset.instances.image_rows[rows],
-        np.array(types, np.int64),
-        flat[:, 2].astype(np.int64),
-        num_images,
-        len(names),
-    )
-    return CocoKeypoints(dataset, landmarks, pixel_origin, rows, ignored, names, category_types)
+    categories, first, of_row = np.unique(instances.category_ids[rows], return_index=True, return_inverse=True)
+    wanted = counts[rows[first]]
+    if len(wrong := np.flatnonzero(counts[rows] != wanted[of_row])):
+        row, at = rows[wrong[0]], of_row[wrong[0]]
+        raise CocoError(
+            f"annotation {instances.ids[row]} has {counts[row]} keypoints, others of category "
+            f"{dataset.category_name(int(categories[at]))!r} have {wanted[at]}"
+        )
+    ends = wanted.cumsum()
+    spans = zip((ends - wanted).tolist(), ends.tolist(), strict=True)
+    return {category: tuple(range(*span)) for category, span in zip(categories.tolist(), spans, strict=True)}

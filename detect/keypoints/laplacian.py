@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from detect.ops.boxes import widened
+
 NEGLIGIBLE = 1e-6  # value of a Gaussian beyond the kernel of "log"
 
 
@@ -54,9 +56,6 @@ def laplacian_kernel(
             "fourier", and for "log" the support of the Gaussian.
         sigma: of "log", in cells.
         dims: number of axes.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
     along = _kernels_along(order, method, size, sigma)
     kernel = torch.zeros([len(along[0])] * dims, dtype=torch.float64)
@@ -71,40 +70,28 @@ def laplacian_kernel(
 def laplacian_filter(
     maps: Float[Tensor, "b j *cells"], order: int = 1, *, method: str = "finite", **options: Any
 ) -> Float[Tensor, "b j *cells"]:
-    """Filter maps (b, j, h, w) or volumes (b, j, d, h, w) with a power of the Laplacian, axis by axis.
+    """Filter maps (b, j, h, w) or volumes (b, j, d, h, w) with :func:`laplacian_kernel`, axis by axis.
 
-    The result is the correlation with :func:`laplacian_kernel`; beyond the border the values of the edge are repeated.
+    The result is the correlation; beyond the border the values of the edge are repeated. Half precision is computed and
+    returned in float32. The ``options`` are ``size`` and ``sigma`` of the kernel.
 
     >>> x = torch.arange(5.0)
     >>> laplacian_filter((x**2).expand(1, 1, 5, 5))[0, 0, 2]  # at the edges the repeated values count
     tensor([ 1.,  2.,  2.,  2., -7.])
-
-    Args:
-        maps: of any floating type; half precision is computed and returned in float32.
-        order: number of Laplacians applied in turn.
-        method: one of ``DERIVATIVES``.
-        options: ``size`` and ``sigma`` of :func:`laplacian_kernel`.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
     if (dims := maps.ndim - 2) not in {2, 3}:
         raise ValueError(f"need maps (b, j, h, w) or (b, j, d, h, w), got {tuple(maps.shape)}")
-    wide = maps.float() if maps.dtype.itemsize < 4 else maps
+    wide = widened(maps)
     along = [each.to(wide) for each in _kernels_along(order, method, **options)]
     total = torch.zeros_like(wide)
     for factor, powers in _terms(order, dims):
         term = wide
         for axis, power in enumerate(powers, start=2):
-            term = _filter_axis(term, along[power], axis)
+            rows, half = term.movedim(axis, -1), len(along[power]) // 2
+            padded = functional.pad(rows.reshape(-1, 1, rows.shape[-1]), [half, half], mode="replicate")
+            term = functional.conv1d(padded, along[power][None, None]).view(rows.shape).movedim(-1, axis)
         total += factor * term
     return total
-
-
-def _filter_axis(maps: Float[Tensor, "b j *cells"], kernel: Float[Tensor, " size"], axis: int) -> Tensor:
-    half, rows = len(kernel) // 2, maps.movedim(axis, -1)
-    padded = functional.pad(rows.reshape(-1, 1, rows.shape[-1]), [half, half], mode="replicate")
-    return functional.conv1d(padded, kernel[None, None]).view(rows.shape).movedim(-1, axis)
 
 
 def sharpen_blobs(
@@ -118,20 +105,14 @@ def sharpen_blobs(
     at the border, beyond which the edge is repeated, it loses some of both. Pass the result to
     :func:`detect.keypoints.peaks.find_peaks`.
 
+    The input may be volumes (b, j, d, h, w); half precision is computed and returned in float32. A higher ``order`` and a
+    lower ``smoothing``, the sigma of the smoothing as a fraction of ``sigma``, separate better and amplify noise.
+
     >>> x = torch.arange(21.0)
     >>> touching = torch.exp(-((x - 8) ** 2) / 8) + torch.exp(-((x - 12) ** 2) / 8)
     >>> sharp = sharpen_blobs(touching.expand(1, 1, 21, 21), sigma=2)[0, 0, 10]
     >>> touching[10] > touching[8], sharp[10] < sharp[8]
     (tensor(True), tensor(True))
-
-    Args:
-        heatmaps: maps (b, j, h, w) or volumes (b, j, d, h, w). Half precision is computed and returned in float32.
-        sigma: of the Gaussians, in cells.
-        order: number of Laplacians; more separate better and amplify noise.
-        smoothing: sigma of the smoothing, as a fraction of ``sigma``; less separates better and amplifies noise.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
     dims = heatmaps.ndim - 2
     if order < 1 or not (0 < sigma < math.inf and 0 < smoothing < math.inf) or dims not in {2, 3}:
@@ -155,7 +136,11 @@ def _kernels_along(
         raise ValueError(f"method is one of {', '.join(DERIVATIVES)}, got {method!r}")
     if order < 0 or not 0 < sigma < math.inf:
         raise ValueError(f"need order >= 0 and sigma > 0, got {order=}, {sigma=}")
-    size = _default_size(order, method, sigma) if size is None else size
+    if size is None and method == "log":  # beyond x the derivatives are below (x / sigma)^(2 order) times the Gaussian
+        reach = math.sqrt(-2 * math.log(NEGLIGIBLE)) + order / 2
+        size = 2 * max(order, math.ceil(reach * sigma)) + 1
+    elif size is None:
+        size = 2 * order + 1 + (8 if method in {"sinc", "fourier"} else 0)
     if size % 2 == 0 or size < 2 * order + 1:
         raise ValueError(f"size is odd and at least 2 * order + 1 = {2 * order + 1}, got {size}")
     return [DERIVATIVES[method](power, size, sigma) for power in range(order + 1)]
@@ -169,25 +154,17 @@ def _terms(order: int, dims: int) -> list[tuple[float, tuple[int, ...]]]:
     return [(math.factorial(order) / math.prod(map(math.factorial, powers)), powers) for powers in every]
 
 
-def _default_size(order: int, method: str, sigma: float) -> int:
-    if method == "log":  # beyond x the derivatives are below (x / sigma)^(2 order) times the Gaussian
-        reach = math.sqrt(-2 * math.log(NEGLIGIBLE)) + order / 2
-        return 2 * max(order, math.ceil(reach * sigma)) + 1
-    return 2 * order + 1 + (8 if method in {"sinc", "fourier"} else 0)
-
-
 def _finite(power: int, size: int, _: float) -> Float[Tensor, " size"]:
-    """Derivative 2 * power at 0 of each cell's Lagrange polynomial, in exact fractions."""
+    """Derivative 2 * power at 0 of each cell's Lagrange polynomial, in exact integers."""
     cells = range(-(size // 2), size // 2 + 1)
     kernel = []
     for cell in cells:
-        coefficients = [Fraction(1)]
-        for other in cells:
-            if other != cell:  # times (x - other) / (cell - other)
-                shifted = [Fraction(0), *coefficients]
-                lowered = [*(other * each for each in coefficients), Fraction(0)]
-                coefficients = [(a - b) / (cell - other) for a, b in zip(shifted, lowered, strict=True)]
-        kernel.append(float(math.factorial(2 * power) * coefficients[2 * power]))
+        coefficients, others = [1], [other for other in cells if other != cell]
+        for other in others:  # times (x - other)
+            pairs = zip([0, *coefficients], [*coefficients, 0], strict=True)
+            coefficients = [lower - other * same for lower, same in pairs]
+        derivative = math.factorial(2 * power) * coefficients[2 * power]
+        kernel.append(float(Fraction(derivative, math.prod(cell - other for other in others))))
     return torch.tensor(kernel, dtype=torch.float64)
 
 
@@ -211,19 +188,20 @@ def _spline(power: int, size: int, _: float) -> Float[Tensor, " size"]:
 def _sinc(power: int, size: int, _: float) -> Float[Tensor, " size"]:
     """The mean of (-w^2)^power cos(w x) over the band from 0 to pi, tapered, with corrected moments."""
     x = _cells(size)
-    window = torch.cos(math.pi * x / (size + 1)) ** (2 * power + 2)  # smooth enough at its ends for moments to converge
     if power == 0:
         return (x == 0).double()
+    window = torch.cos(math.pi * x / (size + 1)) ** (2 * power + 2)  # smooth enough at its ends for moments to converge
     w = (torch.arange(4096, dtype=torch.float64) + 0.5) * (math.pi / 4096)
-    ideal = ((-w.square()) ** power * torch.cos(x[:, None] * w)).mean(dim=1)
-    return _with_moments(ideal * window, [_sinc(each, size, 0.0) for each in range(power)])
+    return _with_moments(_mean_over(w, x, power) * window, [_sinc(each, size, 0.0) for each in range(power)])
 
 
 def _fourier(power: int, size: int, _: float) -> Float[Tensor, " size"]:
     """The inverse Fourier transform of (-w^2)^power at the frequencies of a signal of period ``size``."""
-    cells = _cells(size)
-    w = 2 * math.pi * cells / size
-    return ((-w.square()) ** power * torch.cos(cells[:, None] * w)).mean(dim=1)
+    return _mean_over(2 * math.pi * _cells(size) / size, _cells(size), power)
+
+
+def _mean_over(w: Float[Tensor, " k"], x: Float[Tensor, " size"], power: int) -> Float[Tensor, " size"]:
+    return ((-w.square()) ** power * torch.cos(x[:, None] * w)).mean(dim=1)
 
 
 DERIVATIVES: dict[str, Callable[[int, int, float], Tensor]] = {
@@ -245,10 +223,8 @@ def _with_moments(kernel: Float[Tensor, " size"], lower: list[Tensor]) -> Float[
 
 def _b_spline(degree: int, x: Fraction) -> Fraction:
     """The centred B-spline as a sum of truncated powers."""
-    terms = (
-        (-1) ** k * math.comb(degree + 1, k) * max(Fraction(0), x + Fraction(degree + 1, 2) - k) ** degree
-        for k in range(degree + 2)
-    )
+    powers = [max(Fraction(0), x + Fraction(degree + 1, 2) - k) ** degree for k in range(degree + 2)]
+    terms = [(-1) ** k * math.comb(degree + 1, k) * power for k, power in enumerate(powers)]
     return sum(terms, Fraction(0)) / math.factorial(degree)
 
 

@@ -1,36 +1,43 @@
 """Local maxima of maps: cells, or plateaus of equal cells, without a higher neighbour.
 
 Neighbours share a side or a corner: 8 on a map and 26 in a volume, fewer at the border. A plateau of any shape is one
-maximum if all its neighbours are lower, and none if one is higher. Two maxima are therefore at least 2 cells apart.
-
-Only cells above the threshold are examined, and fewer with each neighbour compared.
+maximum if all its neighbours are lower, and none if one is higher. Two maxima are therefore at least 2 cells apart. Only
+cells above the threshold are examined, and fewer with each neighbour compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from torch import Tensor
+
+from detect.ops.boxes import widened
 
 BLOCK = 32  # cells of a row that are dropped together if their maximum is not above the threshold
 CELLS_AT_ONCE = {"cpu": 2**22}  # of maps; bounds the memory if all cells are above the threshold
 CELLS_AT_ONCE_ELSEWHERE = 2**24
 CANDIDATES_AT_ONCE = 2**18  # cells whose plateaus are labelled together
-PLACES_AT_ONCE = 2**19  # rows of cells searched together for close pairs
+
+Found = tuple[Int64[Tensor, " n"], Float[Tensor, "n D"], Float[Tensor, " n"]]
 
 
 @dataclass(frozen=True, eq=False)
 class LocalMaxima:
     """One row for each maximum, in the order of maps and their cells.
 
-    ``map`` (n,) is the index of the map. ``at`` (n, D) is a cell (x, y[, z]): of a plateau the one nearest to ``middle`` (n,
-    D), the mean of its cells. ``scores`` (n,) are the values of the map, and ``spacing`` (n,) the distances in cells from
-    ``at`` to the nearest other maximum of the map, infinite if none is near.
+    ``map`` is the index of the map. ``at`` is a cell (x, y[, z]): of a plateau the one nearest to ``middle``, the mean of
+    its cells. ``scores`` are the values of the map, and ``spacing`` the distances in cells from ``at`` to the nearest other
+    maximum of the map, infinite if none is near.
     """
 
     map: Int64[Tensor, " n"]
@@ -40,8 +47,7 @@ class LocalMaxima:
     spacing: Float[Tensor, " n"]
 
     def rows(self, index: Tensor) -> LocalMaxima:
-        """Select rows by their numbers or by a mask."""
-        return LocalMaxima(*(getattr(self, field.name)[index] for field in fields(self)))
+        return LocalMaxima(*(column[index] for column in vars(self).values()))
 
 
 def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> LocalMaxima:
@@ -52,65 +58,55 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
             [2.0000, 2.0000]], dtype=torch.float64)
     """
     keys, middles, scores = _find_in(maps.contiguous(), threshold)
-    places = unravel(keys, maps.shape[1:])
-    return LocalMaxima(places[:, -1], places[:, :-1], middles, scores, torch.full_like(middles[:, 0], math.inf))
+    at = _places(keys, maps.shape[1:])
+    number = keys // math.prod(maps.shape[1:])
+    return LocalMaxima(number, at, middles, scores, torch.full_like(middles[:, 0], math.inf))
 
 
-def close_pairs(
-    maxima: LocalMaxima, extents: Sequence[int], radius: float
-) -> Iterator[tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]]:
-    """Find pairs of maxima of one map less than a radius apart, each pair once: the rows of both, and the squared distance.
-
-    The maxima near another one form one run in each row of cells, because they are sorted in memory order; a binary search
-    finds the ends of each run. Pairs are yielded in chunks, so that memory stays bounded.
-    """
-    reach = min(math.ceil(radius), sum(extents))
-    keys = ravel(maxima.map, maxima.at, extents)
-    ranges = [range(-min(reach, extent - 1), min(reach, extent - 1) + 1) for extent in extents[:-1]]
-    shifts = [shift for shift in product(*ranges) if shift >= (0,) * len(shift) and math.hypot(*shift) <= reach]
-    for rows in torch.split(torch.arange(len(keys), device=keys.device), max(1, PLACES_AT_ONCE // len(shifts))):
-        first, second = _pairs_of(rows, keys, maxima.at[rows], extents, shifts, reach)
-        apart = (maxima.at[first] - maxima.at[second]).square().sum(dim=1)
-        near = apart < radius * radius
-        yield first[near], second[near], apart[near]
+def with_spacing(maxima: LocalMaxima, *, farthest: float) -> LocalMaxima:
+    """Set the spacing of maxima that have another one of their map less than ``farthest`` cells apart."""
+    points, reach = _in_one_space(maxima, farthest)
+    if not len(points):
+        return maxima
+    distances = KDTree(points).query(points, k=2, distance_upper_bound=reach)[0][:, 1]
+    return replace(maxima, spacing=torch.from_numpy(distances).to(maxima.at.device))
 
 
-def ravel(number: Int64[Tensor, "*n"], at: Int64[Tensor, "*n D"], extents: Sequence[int]) -> Int64[Tensor, "*n"]:
-    """Return the flat index of a cell (x, y[, z]) of a map in the memory of all maps."""
-    key = number
-    for axis, extent in zip(reversed(range(at.shape[-1])), extents, strict=True):
-        key = key * extent + at[..., axis]
-    return key
+def close_pairs(maxima: LocalMaxima, radius: float) -> Int64[Tensor, "2 p"]:
+    """Find the pairs of maxima of one map less than a radius apart, each pair once: the rows of both."""
+    points, reach = _in_one_space(maxima, radius)
+    first, second = KDTree(points).query_pairs(reach, output_type="ndarray").T
+    near = ((points[first] - points[second]) ** 2).sum(axis=1) < radius**2
+    return torch.from_numpy(np.stack([first[near], second[near]]).astype(np.int64)).to(maxima.at.device)
 
 
-def unravel(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n xyzm"]:
-    """Return x, y[, z] and the map of flat indices: the inverse of :func:`ravel`."""
-    columns = []
-    for extent in reversed(extents):
-        columns.append(keys % extent)
-        keys = keys // extent
-    return torch.stack([*columns, keys], dim=1)
+def _in_one_space(maxima: LocalMaxima, radius: float) -> tuple[Int64[ndarray, "n _"], float]:
+    """Cells with one more axis, along which maps are more than the radius apart, and the radius, at most that of a map."""
+    at, number = maxima.at.cpu().numpy(), maxima.map.cpu().numpy()
+    reach = min(radius, 3.0 * at.max(initial=0) + 1)
+    return np.column_stack([at, number * (math.ceil(reach) + 1)]), reach
 
 
-def _find_in(
-    maps: Float[Tensor, " m *cells"], threshold: float
-) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n D"], Float[Tensor, " n"]]:
+def _places(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n D"]:
+    """The cells (x, y[, z]) of flat indices into the memory of all maps."""
+    return torch.stack(torch.unravel_index(keys % math.prod(extents), tuple(extents))[::-1], dim=1)
+
+
+def _find_in(maps: Float[Tensor, " m *cells"], threshold: float) -> Found:
     """Flat indices, middles and scores of the maxima; maps beyond the memory budget are processed in halves."""
     extents, half = maps.shape[1:], len(maps) // 2
     if half and maps.numel() > CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE_ELSEWHERE):
         return _find_in_halves(maps, threshold)
-    wide = maps.float() if maps.dtype.itemsize < 4 else maps
+    wide = widened(maps)
     flat = wide.reshape(-1)
     candidates = _candidates_of_rows(wide.reshape(-1, extents[-1]), threshold)
     for shift in _shifts(len(extents)):
-        higher = flat.take(_neighbour(candidates, shift, extents)) > flat.take(
-            candidates
-        )  # a neighbour that is NaN is not
-        candidates = candidates[~higher]
+        neighbours = _neighbour(candidates, shift, extents)
+        candidates = candidates[~(flat.take(neighbours) > flat.take(candidates))]  # NaN is not higher
     if half and len(candidates) > CANDIDATES_AT_ONCE:
         return _find_in_halves(maps, threshold)
     label, whole = _plateaus(flat, candidates, extents)
-    cells = unravel(candidates, extents)[:, :-1].double()
+    cells = _places(candidates, extents).double()
     sizes = torch.bincount(label, minlength=len(candidates)).clamp(min=1)
     middles = torch.zeros_like(cells).index_add_(0, label, cells) / sizes[:, None]
     apart = (cells - middles[label]).square().sum(dim=1).mul(1e6).round()  # rounded: equally far is equally far
@@ -121,11 +117,11 @@ def _find_in(
     return keys, middles[whole][order], flat[keys]
 
 
-def _find_in_halves(maps: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def _find_in_halves(maps: Tensor, threshold: float) -> Found:
     half = len(maps) // 2
-    first, second = _find_in(maps[:half], threshold), _find_in(maps[half:], threshold)
-    keys = torch.cat([first[0], second[0] + maps[:half].numel()])
-    return keys, torch.cat([first[1], second[1]]), torch.cat([first[2], second[2]])
+    first, (keys, *others) = _find_in(maps[:half], threshold), _find_in(maps[half:], threshold)
+    middles, scores = (torch.cat(both) for both in zip(first[1:], others, strict=True))
+    return torch.cat([first[0], keys + maps[:half].numel()]), middles, scores
 
 
 def _candidates_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[Tensor, " k"]:
@@ -136,9 +132,8 @@ def _candidates_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[T
     for start, stop, size in ((0, whole, BLOCK), (whole, width, width - whole)):
         if start == stop or not len(rows):
             continue
-        highest = (
-            rows[:, start:stop].reshape(len(rows), (stop - start) // size, size).amax(dim=2)
-        )  # NaN if one of the cells is NaN
+        blocks = rows[:, start:stop].reshape(len(rows), (stop - start) // size, size)
+        highest = blocks.amax(dim=2)  # NaN if one of the cells is NaN
         row, block = (~(highest <= threshold)).nonzero().unbind(dim=1)
         first = row * width + block * size + start
         values = rows.reshape(-1).unfold(0, size, 1).index_select(0, first)
@@ -173,16 +168,10 @@ def _plateaus(
 
 
 def _components(count: int, pairs: Int64[Tensor, "2 p"]) -> Int64[Tensor, " count"]:
-    """Label connected components by their lowest row: the ends of each pair take the lower label until nothing changes."""
-    label = torch.arange(count, device=pairs.device)
-    while True:
-        first, second = label[pairs]
-        lower = label.scatter_reduce(0, first, second, "amin")
-        while (jumped := lower[lower]).ne(lower).any():
-            lower = jumped
-        if lower.eq(label).all():
-            return label
-        label = lower
+    """Label connected components by their lowest row."""
+    graph = coo_array((np.ones(pairs.shape[1]), tuple(pairs.cpu().numpy())), shape=(count, count))
+    label = connected_components(graph, directed=False)[1]
+    return torch.from_numpy(np.unique(label, return_index=True)[1][label]).to(pairs.device)
 
 
 def _shifts(num_axes: int) -> list[tuple[int, ...]]:
@@ -201,29 +190,3 @@ def _neighbour(cells: Int64[Tensor, " n"], shift: Sequence[int], extents: Sequen
             places = places + inside * (move * step)
         step *= extent
     return places
-
-
-def _pairs_of(
-    rows: Int64[Tensor, " r"],
-    keys: Int64[Tensor, " n"],
-    at: Int64[Tensor, "r D"],
-    extents: Sequence[int],
-    shifts: Sequence[Sequence[int]],
-    reach: int,
-) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    """Pairs of these rows with later rows, in the rows of cells at the given shifts and within reach along the row."""
-    moves = torch.tensor(shifts, dtype=torch.int64, device=keys.device).flip(1)
-    moved = at[:, None, 1:] + moves
-    limits = torch.tensor(extents[-2::-1], dtype=torch.int64, device=keys.device)
-    inside = ((moved >= 0) & (moved < limits)).all(dim=2)
-    spans = (reach * reach - moves.square().sum(dim=1)).double().sqrt().long()
-    x, (here, later) = at[:, :1], (moves.eq(0).all(dim=1), moves.ne(0).any(dim=1))
-    steps = torch.tensor([math.prod(extents[axis:]) for axis in range(len(extents) - 1, 0, -1)], device=keys.device)
-    start = (keys[rows] - at[:, 0])[:, None] + (moves * steps).sum(dim=1)
-    low = torch.searchsorted(keys, start + torch.where(later, (x - spans).clamp(min=0), x + here))
-    high = torch.searchsorted(keys, start + (x + spans).clamp(max=extents[-1] - 1), right=True)
-    counts = ((high - low).clamp(min=0) * inside).flatten()
-    before = counts.cumsum(0) - counts
-    first = rows[:, None].expand(inside.shape).flatten().repeat_interleave(counts)
-    number = torch.arange(len(first), device=keys.device)
-    return first, number + (low.flatten() - before).repeat_interleave(counts)

@@ -6,8 +6,7 @@ the result does not depend on how images are batched or ordered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -16,19 +15,21 @@ from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, cells_to_image
 from detect.keypoints.keypoints import by_group
-from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima
+from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
 from detect.keypoints.subpixel import REFINEMENTS, Refinement
 
 FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window together
+
+Points = Float64[ndarray, "_ D"]
+Scores = Float64[ndarray, " _"]
 
 
 @dataclass(frozen=True, eq=False)
 class Peaks:
     """Points found in a batch of heatmaps: one row each, ordered by image, keypoint type and falling score.
 
-    ``cells`` (n, 2) or (n, 3) are x, y[, z] in cells; cell centres are whole numbers. ``scores`` (n,) are the map's values
-    at the maxima. ``image`` and ``types`` (n,) are indices from 0. ``covariance`` (n, D, D) is in squared cells, or None if
-    the refinement gives none.
+    ``cells`` are x, y[, z] in cells; cell centres are whole numbers. ``scores`` are the map's values at the maxima.
+    ``image`` and ``types`` are indices from 0. ``covariance`` is in squared cells, or None if the refinement gives none.
     """
 
     cells: Float[Tensor, "n D"]
@@ -45,7 +46,6 @@ class Peaks:
         return self.image * self.num_types + self.types
 
     def counts(self) -> Int64[Tensor, "b j"]:
-        """Count the points of each image and keypoint type."""
         counts = torch.bincount(self.maps, minlength=self.num_images * self.num_types)
         return counts.view(self.num_images, self.num_types)
 
@@ -53,9 +53,7 @@ class Peaks:
         """Convert ``cells`` to image pixels; ``stride`` is in pixels per cell (:mod:`detect.keypoints.coordinates`)."""
         return cells_to_image(self.cells, stride, pixel_origin=pixel_origin)
 
-    def per_image(
-        self, stride: Stride, *, pixel_origin: str = "center"
-    ) -> tuple[list[Float64[ndarray, "_ D"]], list[Float64[ndarray, " _"]]]:
+    def per_image(self, stride: Stride, *, pixel_origin: str = "center") -> tuple[list[Points], list[Scores]]:
         """Return points in image pixels and their scores, as :func:`detect.evaluation.points.score_points` takes them.
 
         Both lists have one array for each image; with several keypoint types one for each image and type, ordered by image,
@@ -74,21 +72,15 @@ class Peaks:
         return by_group(xy, group, num_groups), by_group(self.scores.double().cpu().numpy(), group, num_groups)
 
     def of_image(self, number: int) -> Peaks:
-        """Select the points of one image, as a batch of one.
-
-        Raises:
-            ValueError: there is no such image.
-        """
+        """Select the points of one image, as a batch of one."""
         if not 0 <= number < self.num_images:
             raise ValueError(f"no image {number} among {self.num_images}, counted from 0")
         own = self.take(self.image == number)
         return replace(own, image=torch.zeros_like(own.image), num_images=1)
 
     def take(self, index: Tensor) -> Peaks:
-        """Select rows by their numbers or by a mask."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen: dict[str, Any] = {name: each[index] for name, each in columns.items() if isinstance(each, Tensor)}
-        return replace(self, **chosen)
+        columns = {name: each[index] for name, each in vars(self).items() if isinstance(each, Tensor)}
+        return replace(self, **columns)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -131,37 +123,29 @@ def find_peaks(
     maps = heatmaps.contiguous().flatten(0, 1)
     maxima = find_local_maxima(maps, threshold)
     if min_distance > 2:
-        maxima = maxima.rows(_suppress(maxima, maps.shape[1:], min_distance))
-    maxima = _spaced(maxima, maps.shape[1:])
+        maxima = maxima.rows(_suppress(maxima, min_distance))
+    maxima = with_spacing(maxima, farthest=FARTHEST)
     maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
     num_images, num_types = heatmaps.shape[:2]
-    peaks = Peaks(
-        refined.points.to(maxima.scores),
-        maxima.scores,
-        maxima.map // max(1, num_types),
-        maxima.map % max(1, num_types),
-        None if refined.covariance is None else refined.covariance.to(maxima.scores),
-        num_images,
-        num_types,
-    )
-    return _split(heatmaps, peaks, sigma, threshold, max_peaks) if split else peaks
-
-
-def _split(heatmaps: Tensor, peaks: Peaks, sigma: float, threshold: float, max_peaks: int | None) -> Peaks:
+    image, types = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
+    covariance = None if refined.covariance is None else refined.covariance.to(maxima.scores)
+    points = refined.points.to(maxima.scores)
+    peaks = Peaks(points, maxima.scores, image, types, covariance, num_images, num_types)
+    if not split:
+        return peaks
     from detect.keypoints.split_peaks import split_peaks  # noqa: PLC0415 - it needs Peaks
 
     peaks = split_peaks(heatmaps, peaks, sigma=sigma, threshold=threshold)
-    return peaks.take(_highest(peaks.maps, peaks.scores, peaks.num_images * peaks.num_types, max_peaks))
+    return peaks.take(_highest(peaks.maps, peaks.scores, len(maps), max_peaks))
 
 
-def _suppress(maxima: LocalMaxima, extents: torch.Size, min_distance: float) -> Bool[Tensor, " n"]:
+def _suppress(maxima: LocalMaxima, min_distance: float) -> Bool[Tensor, " n"]:
     """Greedy suppression: a maximum stays if no higher one that stays is near; the rule is repeated until it is stable."""
     rank = torch.empty_like(maxima.map)
     order = maxima.scores.argsort(descending=True, stable=True)
     rank[order] = torch.arange(len(order), device=order.device)
-    pairs = [torch.stack(pair[:2]) for pair in close_pairs(maxima, extents, min_distance)]
-    first, second = torch.cat(pairs, dim=1)
+    first, second = close_pairs(maxima, min_distance)
     ahead = rank[first] < rank[second]
     higher, lower = torch.where(ahead, first, second), torch.where(ahead, second, first)
     stays = torch.ones_like(rank, dtype=torch.bool)
@@ -171,15 +155,6 @@ def _suppress(maxima: LocalMaxima, extents: torch.Size, min_distance: float) -> 
         if after.eq(stays).all():
             return stays
         stays = after
-
-
-def _spaced(maxima: LocalMaxima, extents: torch.Size) -> LocalMaxima:
-    """Fill in the distance of each maximum to the nearest other one of its map."""
-    squared = torch.full_like(maxima.spacing, torch.inf, dtype=torch.float64)
-    for first, second, apart in close_pairs(maxima, extents, FARTHEST):
-        for rows in (first, second):
-            squared.scatter_reduce_(0, rows, apart.double(), "amin")
-    return replace(maxima, spacing=squared.sqrt())
 
 
 def _highest(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -28,6 +28,9 @@ HEIGHT_PRIOR = 0.01  # weight of the prior that heights are 1, relative to the w
 REACH = 3.0  # sigmas: the neighbourhood that is fitted again
 LOWEST = 1e-6
 
+Cell = Float64[ndarray, " D"]
+Points = Float64[ndarray, "_ D"]
+
 
 @torch.no_grad()
 def split_peaks(
@@ -40,6 +43,9 @@ def split_peaks(
 ) -> Peaks:
     """Add the peaks that overlapping neighbours hide, and move close ones to where they explain the map together.
 
+    The maps have Gaussians of ``sigma`` cells, blended by their maximum; cells above the threshold, from 0 to 1, are used.
+    A cell implies another point if the nearest point is nearer than all known ones by more than the ``tolerance``, in cells.
+    Two points less than twice the tolerance apart stay one; noise of .05 in a map of sigma 2 changes a distance by .2.
     >>> y, x = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
     >>> Gaussians = [torch.exp(-((x - at) ** 2 + (y - 4) ** 2) / 8) for at in (5.2, 6.4)]
     >>> from detect.keypoints.peaks import find_peaks
@@ -47,36 +53,21 @@ def split_peaks(
     >>> len(find_peaks(maps).cells), split_peaks(maps, find_peaks(maps), sigma=2.0).cells.sort(dim=0).values
     (1, tensor([[5.2000, 4.0000],
             [6.4000, 4.0000]]))
-
-    Args:
-        heatmaps: maps of the peaks, with Gaussians blended by their maximum.
-        peaks: local maxima of the maps, from :func:`detect.keypoints.peaks.find_peaks`.
-        sigma: of the Gaussians, in cells.
-        threshold: cells with a higher value are used, from 0 to 1.
-        tolerance: in cells. A cell implies another point if the nearest point is nearer than all known ones by more than
-            this. Two points less than twice the tolerance apart stay one; noise of .05 in a map of sigma 2 changes a
-            distance by .2.
-
-    Raises:
-        ValueError: sigma or tolerance is not positive, the threshold is not between 0 and 1, or peaks and maps differ in
-            number.
     """
-    if tuple(heatmaps.shape[:2]) != (peaks.num_images, peaks.num_types):
-        raise ValueError(
-            f"peaks of {peaks.num_images} images and {peaks.num_types} keypoint types for heatmaps of "
-            f"{heatmaps.shape[0]} and {heatmaps.shape[1]}"
-        )
+    counts, wanted = (peaks.num_images, peaks.num_types), tuple(heatmaps.shape[:2])
+    if counts != wanted:
+        sizes = f"{counts[0]} images and {counts[1]} keypoint types"
+        raise ValueError(f"peaks of {sizes} for heatmaps of {wanted[0]} and {wanted[1]}")
     if not (sigma > 0 and tolerance > 0 and 0 < threshold < 1):
-        raise ValueError(
-            f"need positive sigma, tolerance and 0 < threshold < 1, got {sigma=}, {tolerance=}, {threshold=}"
-        )
+        given = f"{sigma=}, {tolerance=}, {threshold=}"
+        raise ValueError(f"need positive sigma, tolerance and 0 < threshold < 1, got {given}")
     maps = heatmaps.detach().double().flatten(0, 1).cpu().numpy()
-    number = (peaks.image * peaks.num_types + peaks.types).cpu().numpy()
-    found = peaks.cells.double().cpu().numpy()
+    number, found = peaks.maps.cpu().numpy(), peaks.cells.double().cpu().numpy()
     points, heights, of_map = [found[:0]], [np.zeros(0)], [number[:0]]
     for row, values in enumerate(maps):
-        own = _MapFit.of(values, found[number == row], sigma, threshold, tolerance).split()
-        own_heights = _values_at(values, own)
+        own = _split_map(values, found[number == row], sigma, threshold, tolerance)
+        cells = np.clip(np.floor(own[:, ::-1] + 0.5).astype(int), 0, np.array(values.shape) - 1)
+        own_heights = values[tuple(cells.T)]
         order = np.argsort(-own_heights, kind="stable")
         points.append(own[order])
         heights.append(own_heights[order])
@@ -92,62 +83,40 @@ def split_peaks(
     )
 
 
-@dataclass
-class _MapFit:
-    """One map: its cells above the threshold, their distances to the nearest point by their values, and the known points."""
+def _split_map(
+    values: Float64[ndarray, "*cells"], points: Points, sigma: float, threshold: float, tolerance: float
+) -> Points:
+    """Add points until no untried cell above the threshold implies another one."""
+    at = np.argwhere(values > threshold)
+    cells, heights = at[:, ::-1].astype(float), values[tuple(at.T)].clip(LOWEST, 1.0)
+    distances = sigma * np.sqrt(-2 * np.log(heights))  # to the nearest point
+    reach, untried = REACH * sigma, np.ones(len(cells), bool)
+    while len(points):
+        excess = KDTree(points).query(cells)[0] - distances
+        unexplained = np.flatnonzero(untried & (excess > tolerance))
+        if not len(unexplained):
+            break
+        worst = unexplained[excess[unexplained].argmax()]
+        around = unexplained[np.linalg.norm(cells[unexplained] - cells[worst], axis=1) < reach / 2]
+        highest = around[heights[around].argmax()]
+        untried[[worst, highest]] = False
+        near = np.linalg.norm(cells - cells[highest], axis=1) < reach
+        surroundings = _Surroundings(cells[near], distances[near] ** 2, heights[near] ** 2)
+        points = _with_another(points, cells[highest], surroundings, reach)
+    return points
 
-    cells: Float64[ndarray, "k D"]
-    heights: Float64[ndarray, " k"]
-    distances: Float64[ndarray, " k"]
-    points: Float64[ndarray, "n D"]
-    reach: float
-    tolerance: float
 
-    @classmethod
-    def of(
-        cls,
-        values: Float64[ndarray, "*cells"],
-        points: Float64[ndarray, "n D"],
-        sigma: float,
-        threshold: float,
-        tolerance: float,
-    ) -> _MapFit:
-        at = np.argwhere(values > threshold)
-        heights = values[tuple(at.T)].clip(LOWEST, 1.0)
-        distances = sigma * np.sqrt(-2 * np.log(heights))
-        return cls(at[:, ::-1].astype(float), heights, distances, points, REACH * sigma, tolerance)
-
-    def split(self) -> Float64[ndarray, "m D"]:
-        """Add points until no untried cell implies another one."""
-        untried = np.ones(len(self.cells), bool)
-        while len(self.points):
-            excess = _nearest(self.cells, self.points)[1] - self.distances
-            unexplained = np.flatnonzero(untried & (excess > self.tolerance))
-            if not len(unexplained):
-                break
-            worst = unexplained[excess[unexplained].argmax()]
-            around = unexplained[np.linalg.norm(self.cells[unexplained] - self.cells[worst], axis=1) < self.reach / 2]
-            highest = around[self.heights[around].argmax()]
-            untried[[worst, highest]] = False
-            self._add(self.cells[highest])
-        return self.points
-
-    def _add(self, cell: Float64[ndarray, " D"]) -> None:
-        """Add one point at or beside the cell if it explains the surroundings much better."""
-        near = np.linalg.norm(self.cells - cell, axis=1) < self.reach
-        moving = np.linalg.norm(self.points - cell, axis=1) < self.reach
-        around = _Surroundings(self.cells[near], self.distances[near] ** 2, self.heights[near] ** 2)
-        count = int(moving.sum()) + 1
-        starts = [
-            np.concatenate([self.points[moving], cell[None] + step, self.points[~moving]])
-            for step in np.indices((3,) * len(cell)).reshape(len(cell), -1).T - 1.0
-        ]
-        fits = [around.fit(points, count, ROUNDS_PER_START) for points in starts]
-        points = around.fit(min(fits, key=around.residual), count, ROUNDS)
-        apart = np.linalg.norm(points[:count, None] - points, axis=2) + np.eye(count, len(points)) * self.reach
-        better = around.residual(points) < MAX_RESIDUAL * around.residual(self.points)
-        if better and apart.min() > MIN_DISTANCE:
-            self.points = np.concatenate([points[count:], points[:count]])
+def _with_another(points: Points, cell: Cell, surroundings: _Surroundings, reach: float) -> Points:
+    """Add one point at or beside the cell if it explains the surroundings much better."""
+    moving = np.linalg.norm(points - cell, axis=1) < reach
+    count = int(moving.sum()) + 1
+    steps = np.indices((3,) * len(cell)).reshape(len(cell), -1).T - 1.0
+    starts = [np.concatenate([points[moving], cell[None] + step, points[~moving]]) for step in steps]
+    fits = [surroundings.fit(start, count, ROUNDS_PER_START) for start in starts]
+    fitted = surroundings.fit(min(fits, key=surroundings.residual), count, ROUNDS)
+    apart = np.linalg.norm(fitted[:count, None] - fitted, axis=2) + np.eye(count, len(fitted)) * reach
+    better = surroundings.residual(fitted) < MAX_RESIDUAL * surroundings.residual(points)
+    return np.concatenate([fitted[count:], fitted[:count]]) if better and apart.min() > MIN_DISTANCE else points
 
 
 @dataclass
@@ -158,14 +127,14 @@ class _Surroundings:
     squares: Float64[ndarray, " k"]
     weights: Float64[ndarray, " k"]
 
-    def residual(self, points: Float64[ndarray, "n D"]) -> float:
+    def residual(self, points: Points) -> float:
         """The weighted squared error of the squared distances."""
-        return float((self.weights * (_nearest(self.cells, points)[1] ** 2 - self.squares) ** 2).sum())
+        return float((self.weights * (KDTree(points).query(self.cells)[0] ** 2 - self.squares) ** 2).sum())
 
-    def fit(self, points: Float64[ndarray, "n D"], count: int, rounds: int) -> Float64[ndarray, "n D"]:
+    def fit(self, points: Points, count: int, rounds: int) -> Points:
         """Move the first ``count`` points to where they explain the cells nearest to them."""
         for _ in range(rounds):
-            nearest, distances = _nearest(self.cells, points)
+            distances, nearest = KDTree(points).query(self.cells)
             moved = points.copy()
             for row in range(count):
                 own = nearest == row
@@ -176,9 +145,7 @@ class _Surroundings:
             points = moved
         return points
 
-    def _step(
-        self, point: Float64[ndarray, " D"], own: Bool[ndarray, " k"], squares: Float64[ndarray, " m"]
-    ) -> Float64[ndarray, " D"]:
+    def _step(self, point: Cell, own: Bool[ndarray, " k"], squares: Float64[ndarray, " m"]) -> Cell:
         """Weighted least squares of d^2 = |x - p|^2 - 2 (x - p) step + a, where a allows for another height.
 
         A weak prior of a = 0 (height 1) determines the solution if the cells do not, for example if all are in one row.
@@ -190,17 +157,3 @@ class _Surroundings:
         target = np.append((self.squares[own] - squares) * roots, 0.0)
         solution = np.linalg.lstsq(np.concatenate([table * roots[:, None], prior]), target, rcond=None)[0]
         return np.clip(solution[:-1], -1, 1)
-
-
-def _nearest(
-    cells: Float64[ndarray, "k D"], points: Float64[ndarray, "n D"]
-) -> tuple[Int64[ndarray, " k"], Float64[ndarray, " k"]]:
-    """The nearest point of each cell and its distance."""
-    distances, rows = KDTree(points).query(cells)
-    return rows, distances
-
-
-def _values_at(values: Float64[ndarray, "*cells"], points: Float64[ndarray, "n D"]) -> Float64[ndarray, " n"]:
-    """The map's values in the cells that contain the points."""
-    at = np.clip(np.floor(points[:, ::-1] + 0.5).astype(int), 0, np.array(values.shape) - 1)
-    return values[tuple(at.T)]

@@ -3,9 +3,8 @@
 All methods use a few cells around each maximum, in float64. The logarithm of a Gaussian is a parabola, so that
 ``log_parabola`` and ``least_squares`` are exact without knowing its width. If a method has no solution because the map does
 not curve down around a maximum (a single cell of 1, a plateau as wide as the window), the point is the middle of the
-plateau.
-
-``quarter``, ``dark`` and ``dark_udp`` reproduce MMPose, including its errors at borders and between overlapping peaks.
+plateau. ``quarter``, ``dark`` and ``dark_udp`` reproduce MMPose, including its errors at borders and between overlapping
+peaks.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detect.keypoints.local_maxima import LocalMaxima
+from detect.ops.boxes import widened
 
 SMALLEST = 1e-12  # replaces values without a logarithm
 RADIUS = 4.5  # cells; for sigmas 1 to 3 within 15 % of the error with the best radius, under noise of 2 %
@@ -36,6 +36,9 @@ SMALL_KERNELS = {  # OpenCV's Gaussian kernels of these lengths
 }
 
 
+Maps = Float[Tensor, " m *cells"]
+
+
 @dataclass(frozen=True, eq=False)
 class Refined:
     """Points (x, y[, z]) in cells and their covariance in squared cells, or None if the method gives none."""
@@ -47,12 +50,12 @@ class Refined:
 Refinement = Callable[[Tensor, LocalMaxima], Refined]
 
 
-def unrefined(_: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def unrefined(_: Maps, maxima: LocalMaxima) -> Refined:
     """Return the cell itself, or the middle of its plateau; the mean error for a Gaussian is .38 cells."""
     return Refined(maxima.middle)
 
 
-def quarter(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def quarter(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Shift by a quarter of a cell towards the higher neighbour (Newell et al. 2016, section 4, as in MMPose).
 
     Maxima in the first two columns, the first row, and the last column and row are not shifted.
@@ -64,15 +67,11 @@ def quarter(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
     return Refined(maxima.at + shift * inside[:, None])
 
 
-def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
+def dark(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """Take one Newton step on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
 
     As in MMPose, second differences span two cells to either side, and maxima within two cells of the border are not moved.
-
-    Args:
-        maps: heatmaps (m, h, w).
-        maxima: local maxima of the maps.
-        kernel: length of the blur, in cells, odd; 11 is for sigma 2, 17 for sigma 3.
+    The ``kernel`` is the length of the blur, in cells, odd: 11 is for sigma 2, 17 for sigma 3.
     """
     _plane(maxima)
     logs = _blurred(maps, kernel).clamp_(min=1e-10).log_()
@@ -86,7 +85,7 @@ def dark(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int =
     return Refined(maxima.at + torch.where(inside[:, None], step, 0.0))
 
 
-def dark_udp(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
+def dark_udp(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """Refine as :func:`dark` with differences over one cell, repeating the edge of the map (Huang et al. 2020).
 
     As in MMPose, the step is not checked; at the border the blur makes it wrong.
@@ -102,7 +101,7 @@ def dark_udp(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, kernel: i
     return Refined(maxima.at + step)
 
 
-def log_parabola(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def log_parabola(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Take the vertex of the parabola through the logarithms of three cells along each axis, at the border the last three.
 
     Exact for Gaussians aligned with the axes, and sensitive to noise.
@@ -122,7 +121,7 @@ def log_parabola(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refin
     return Refined(torch.stack(columns, dim=1))
 
 
-def least_squares(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refined:
+def least_squares(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Fit a paraboloid to logarithms, weighted by the squared values, and take its vertex (Guo 2011, equation 7).
 
     The noise of a logarithm is inversely proportional to the value, which makes these weights optimal. The fit uses the
@@ -138,18 +137,10 @@ def least_squares(maps: Float[Tensor, " m *cells"], maxima: LocalMaxima) -> Refi
     return Refined(torch.cat(points), torch.cat(covariance))
 
 
-def learned_offsets(
-    maps: Float[Tensor, " m *cells"], maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]
-) -> Refined:
+def learned_offsets(maps: Maps, maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]) -> Refined:
     """Add the offset (x, y[, z]) in cells that a network predicts at the cell.
 
-    Args:
-        maps: heatmaps (m, *cells).
-        maxima: local maxima of the maps.
-        offsets: one map for each axis, shared by the keypoint types, or for each type in turn: k = D or j * D.
-
-    Raises:
-        ValueError: the number or the size of the maps does not fit.
+    ``offsets`` are one map for each axis, shared by the keypoint types (k = D), or for each type in turn (k = j * D).
     """
     num_axes = maps.ndim - 1
     num_types = len(maps) // max(1, len(offsets))
@@ -174,7 +165,6 @@ REFINEMENTS: dict[str, Refinement] = {
 
 
 def _fit(maps: Tensor, maxima: LocalMaxima) -> tuple[Tensor, Tensor]:
-    """Points and covariances of some maxima."""
     num_axes = maxima.at.shape[1]
     centre = _inner(maps, maxima.at)
     steps = torch.arange(-int(RADIUS), int(RADIUS) + 1, device=maps.device)
@@ -241,7 +231,7 @@ def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], 
 
 
 def _window(
-    maps: Float[Tensor, " m *cells"], number: Int64[Tensor, " n"], centre: Int64[Tensor, "n D"], reaches: Sequence[int]
+    maps: Maps, number: Int64[Tensor, " n"], centre: Int64[Tensor, "n D"], reaches: Sequence[int]
 ) -> tuple[Float[Tensor, " n *window"], Bool[Tensor, " n *window"]]:
     """Values in float64 of the windows around cells, reaching this far along x, y[, z], and whether each cell is on the map.
 
@@ -265,7 +255,6 @@ def _inner(maps: Float[Tensor, " m *cells"], at: Int64[Tensor, "n D"]) -> Int64[
 
 
 def _plane(maxima: LocalMaxima) -> tuple[Tensor, ...]:
-    """Columns x and y of the cells."""
     if maxima.at.shape[1] != 2:
         raise ValueError("this refinement is for maps (b, j, h, w); for volumes use 'log_parabola' or 'least_squares'")
     return maxima.at.unbind(dim=1)
@@ -283,7 +272,7 @@ def _blurred(maps: Float[Tensor, "m h w"], kernel: int) -> Float[Tensor, "m h w"
     """Blur as OpenCV with zeros beyond the border, then scale each map to its former maximum."""
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"the blur's kernel is an odd number of cells, got {kernel}")
-    wide = maps.float() if maps.dtype.itemsize < 4 else maps
+    wide = widened(maps)
     taps = _blur_taps(kernel).to(wide)
     blurred = functional.conv2d(wide[:, None], taps[:, None][None, None], padding=(kernel // 2, 0))
     blurred = functional.conv2d(blurred, taps[None][None, None], padding=(0, kernel // 2))[:, 0]

@@ -1,22 +1,22 @@
 """Heatmap targets of keypoints: any number of images, keypoint types, and points of one type in an image.
 
 Coordinates and strides follow :mod:`detect.keypoints.coordinates`; a map has the cells needed to cover its image. NumPy
-points give arrays, tensors give tensors on their device, with the same values: the points are prepared in NumPy on the CPU,
-and only drawing uses the device.
+points give arrays, tensors give tensors on their device, with the same values: only drawing uses the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
-from detect.keypoints.drawing import BLENDS, BUDGET_BYTES, SHAPES, PlacedPoints, along_axes, draw_points, like, zeros
-from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Array, Keypoints, to_numpy
+from detect.keypoints.drawing import BLENDS, BUDGET_BYTES, SHAPES, PlacedPoints, along_axes, draw_points, zeros
+from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Array, Keypoints, KeypointsLike, like, to_numpy
 from detect.ops.box_arrays import check_corners
 
 Sigma = float | tuple[float, ...] | Array
@@ -51,7 +51,7 @@ class HeatmapTargets:
     sizes: Array | None = None
     orientations: Array | None = None
 
-    def num_collisions(self) -> int:
+    def num_same_cell(self) -> int:
         """Count the drawn points whose cell an earlier point of their type already has."""
         return len(self.positives) - len(np.unique(to_numpy(self.positives), axis=0))
 
@@ -60,20 +60,22 @@ class HeatmapTargets:
 
         All keypoint types share the maps. Of several points in one cell, the nearest to its centre counts.
         """
-        rows = _one_for_each_cell(*(to_numpy(each) for each in (self.positives, self.offsets, values)))
+        positives, offsets, table = (to_numpy(each) for each in (self.positives, self.offsets, values))
+        distance = (offsets.astype(np.float64) ** 2).sum(axis=1)
+        order = np.lexsort((*table.T, *offsets.T, distance))  # ties do not depend on the order of points
+        rows = order[np.unique(np.delete(positives, 1, axis=1)[order], axis=0, return_index=True)[1]]
         maps, mask = (
             zeros((len(self.heatmaps), channels, *self.heatmaps.shape[2:]), self.heatmaps)
             for channels in (values.shape[1], 1)
         )
-        chosen = like(rows, self.heatmaps)
-        image, _, *cell = self.positives[chosen].T
-        maps[(image, slice(None), *cell)] = like(to_numpy(values)[rows], self.heatmaps)
+        image, _, *cell = self.positives[like(rows, self.heatmaps)].T
+        maps[(image, slice(None), *cell)] = like(table[rows], self.heatmaps)
         mask[(image, 0, *cell)] = 1
         return maps, mask
 
 
 def render_heatmaps(
-    points: Keypoints | Sequence[Array],
+    points: KeypointsLike,
     image_hw: Sequence[int],
     *,
     stride: Stride = 4.0,
@@ -121,90 +123,57 @@ def render_heatmaps(
         instance_weights: (n,), one for each point; points of weight 0 are ignored.
         ignore: for each image boxes (r, 4), x0 y0 x1 y1 in the points' convention (for volumes x0 y0 z0 x1 y1 z1); the cells
             they touch get weight 0.
-        sizes: (n, D) in image pixels, x before y, for ``sizes``.
+        sizes: (n, D) in image pixels, x before y.
         angles: (n,) in radians, for ``orientations``.
-        budget_bytes: memory used besides the maps, at least that of one window.
+        budget_bytes: memory used in addition to the maps, at least that of one window.
 
     Raises:
         ValueError: an array has another shape, a sigma or size is not positive, or a choice is unknown.
     """
-    _check_choices(shape=shape, center=center, blend=blend, occluded=occluded)
-    renderer = _Renderer(shape, center, window, blend, budget_bytes)
+    for (name, choices), given in zip(CHOICES.items(), (shape, center, blend, occluded), strict=True):
+        if given not in choices:
+            raise ValueError(f"{name} is one of {', '.join(choices)}, got {given!r}")
+    if not (window > 0 and budget_bytes > 0):
+        raise ValueError(f"need a positive window and budget, got {window} sigmas and {budget_bytes} bytes")
     placed = PlacedPoints.of(points, image_hw, stride, pixel_origin=pixel_origin)
     scale = along_axes(sigma, placed.cells.shape, "sigma")
     of_points = _point_weights(instance_weights, len(placed.cells))
     labelled, inside = placed.visibility != UNLABELLED, placed.inside()
     unwanted = (of_points == 0) | ((placed.visibility == OCCLUDED) & (occluded == "ignore"))
     is_drawn, is_ignored = labelled & inside & ~unwanted, labelled & inside & unwanted
-    drawn, ignored = np.flatnonzero(is_drawn), np.flatnonzero(is_ignored)
     reference = points.points if isinstance(points, Keypoints) else points[0]
-    weights = None
-    if ignore is not None or instance_weights is not None or occluded == "ignore":
-        surroundings = renderer.draw(placed, ignored, scale, reference)
-        weights = pixel_weights(surroundings, ignore, stride, pixel_origin)
-        set_own_cells(weights, placed, drawn, of_points[drawn])
-    outcomes = is_drawn, labelled & ~inside, is_ignored, ~labelled
-    counts, outside, num_ignored, unlabelled = (like(placed.count(each), reference) for each in outcomes)
-    return HeatmapTargets(
-        renderer.draw(placed, drawn, scale, reference),
-        weights,
-        like(_positives(placed, drawn), reference),
-        like(drawn, reference),
-        like((placed.cells[drawn] - placed.nearest(drawn)).astype(np.float32), reference),
-        like(np.where(is_drawn, of_points, np.float32(0)), reference),
-        counts,
-        outside,
-        num_ignored,
-        unlabelled,
-        sizes=_sizes(sizes, drawn, placed, stride, reference),
-        orientations=_orientations(angles, drawn, placed, reference),
-    )
+    options: dict[str, Any] = {"shape": shape, "window": window, "blend": blend, "budget_bytes": budget_bytes}
 
-
-@dataclass(frozen=True)
-class _Renderer:
-    """Draws points as maps with fixed options."""
-
-    shape: str
-    center: str
-    window: float
-    blend: str
-    budget_bytes: int
-
-    def __post_init__(self) -> None:
-        if not (self.window > 0 and self.budget_bytes > 0):
-            raise ValueError(
-                f"need a positive window and budget, got {self.window} sigmas and {self.budget_bytes} bytes"
-            )
-
-    def draw(
-        self, placed: PlacedPoints, rows: Int64[ndarray, " m"], scale: Float64[ndarray, "n d"], reference: Array
-    ) -> Array:
-        """Draw some of the points into maps (b, j, *cells)."""
+    def draw(rows: Int64[ndarray, " m"]) -> Array:
         maps = zeros((placed.num_images * placed.num_types, *placed.map_hw), reference)
-        cells = placed.nearest(rows).astype(np.float64) if self.center == "cell" else placed.cells[rows]
-        draw_points(
-            maps,
-            placed.of_map()[rows],
-            cells[:, ::-1],
-            scale[rows, ::-1],
-            shape=self.shape,
-            window=self.window,
-            blend=self.blend,
-            budget_bytes=self.budget_bytes,
-        )
+        cells = placed.nearest(rows).astype(np.float64) if center == "cell" else placed.cells[rows]
+        draw_points(maps, placed.of_map()[rows], cells[:, ::-1], scale[rows, ::-1], **options)
         return maps.reshape(placed.num_images, placed.num_types, *placed.map_hw)
+
+    drawn, weights = np.flatnonzero(is_drawn), None
+    if ignore is not None or instance_weights is not None or occluded == "ignore":
+        weights = pixel_weights(draw(np.flatnonzero(is_ignored)), ignore, stride, pixel_origin)
+        set_own_cells(weights, placed, drawn, of_points[drawn])
+    nearest = placed.nearest(drawn)
+    columns = {
+        "positives": np.stack((placed.image[drawn], placed.types[drawn], *nearest.T[::-1]), axis=1),
+        "instances": drawn,
+        "offsets": (placed.cells[drawn] - nearest).astype(np.float32),
+        "point_weights": np.where(is_drawn, of_points, np.float32(0)),
+        "counts": placed.count(is_drawn),
+        "outside": placed.count(labelled & ~inside),
+        "ignored": placed.count(is_ignored),
+        "unlabelled": placed.count(~labelled),
+        **_geometry(sizes, angles, drawn, placed, stride),
+    }
+    return HeatmapTargets(draw(drawn), weights, **{name: like(column, reference) for name, column in columns.items()})
 
 
 def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:
     """Weights of cells: 0 where the maps (b, j, *cells) of ignored points are above 0 and where ignored regions lie, else 1.
 
-    Regions are boxes x0, y0, x1, y1 of each image in pixels, in volumes x0, y0, z0, x1, y1, z1; a cell they touch is
-    ignored.
-
-    Raises:
-        ValueError: there is not one array of boxes for each image, an array has another shape, or a box is inverted or not
-            finite.
+    Regions are boxes x0, y0, x1, y1 of each image in pixels, in volumes x0, y0, z0, x1, y1, z1, and include every cell that
+    they touch.
     """
     weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
     dims = weights.ndim - 2
@@ -215,9 +184,8 @@ def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Strid
         if corners.ndim != 2 or corners.shape[1] != 2 * dims:
             raise ValueError(f"regions to ignore are (r, {2 * dims}), got {corners.shape}")
         check_corners(corners, f"regions to ignore of image {number}")
-        low, high = (
-            image_to_cells(each, stride, pixel_origin=pixel_origin) + 0.5 for each in np.split(corners, 2, axis=1)
-        )
+        ends = np.split(corners, 2, axis=1)
+        low, high = (image_to_cells(each, stride, pixel_origin=pixel_origin) + 0.5 for each in ends)
         for start, end in zip(np.floor(low).clip(0), np.ceil(high).clip(0), strict=True):
             window = tuple(slice(int(a), int(b)) for a, b in zip(start[::-1], end[::-1], strict=True))
             of_image[(slice(None), *window)] = 0
@@ -228,19 +196,12 @@ def set_own_cells(
     weights: Array, placed: PlacedPoints, rows: Int64[ndarray, " m"], of_points: Float32[ndarray, " m"]
 ) -> None:
     """Set the weights of the cells that contain points, in place; of several points in a cell the largest weight counts."""
-    at = np.ravel_multi_index(
-        (placed.image[rows], placed.types[rows], *placed.nearest(rows).T[::-1]), tuple(weights.shape)
-    )
+    columns = placed.image[rows], placed.types[rows], *placed.nearest(rows).T[::-1]
+    at = np.ravel_multi_index(columns, tuple(weights.shape))
     different, which = np.unique(at, return_inverse=True)
     largest = np.zeros(len(different), np.float32)
     np.maximum.at(largest, which, of_points)
     weights.reshape(-1)[like(different, weights)] = like(largest, weights)
-
-
-def _check_choices(**given: str) -> None:
-    for name, choice in given.items():
-        if choice not in CHOICES[name]:
-            raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, got {choice!r}")
 
 
 def _point_weights(given: Array | None, count: int) -> Float32[ndarray, " n"]:
@@ -252,39 +213,19 @@ def _point_weights(given: Array | None, count: int) -> Float32[ndarray, " n"]:
     return weights
 
 
-def _positives(placed: PlacedPoints, drawn: Int64[ndarray, " m"]) -> Int64[ndarray, "m _"]:
-    columns = placed.image[drawn], placed.types[drawn], *placed.nearest(drawn).T[::-1]
-    return np.stack(columns, axis=1)
-
-
-def _sizes(
-    given: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, stride: Stride, reference: Array
-) -> Array | None:
-    if given is None:
-        return None
-    sizes = to_numpy(given).astype(np.float64)
-    if sizes.shape != placed.cells.shape or not (sizes[drawn] > 0).all():
-        raise ValueError(f"sizes are {placed.cells.shape} and positive, got {sizes.shape}: {sizes}")
-    return like((sizes[drawn] / np.asarray(stride, np.float64)).astype(np.float32), reference)
-
-
-def _orientations(
-    given: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, reference: Array
-) -> Array | None:
-    if given is None:
-        return None
-    angles = to_numpy(given).astype(np.float64)
-    if angles.shape != (len(placed.cells),):
-        raise ValueError(f"angles are ({len(placed.cells)},), got {angles.shape}")
-    return like(np.stack([np.cos(angles[drawn]), np.sin(angles[drawn])], axis=1).astype(np.float32), reference)
-
-
-def _one_for_each_cell(positives: ndarray, offsets: ndarray, values: ndarray) -> Int64[ndarray, " m"]:
-    """Rows of the nearest point in each cell; ties are broken independently of the order of points."""
-    of_map = [positives[:, 0], *positives.T[2:]]  # of any type
-    distance = (offsets.astype(np.float64) ** 2).sum(axis=1)
-    order = np.lexsort((*values.T, *offsets.T, distance, *of_map))
-    cells = np.stack(of_map, axis=1)[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (cells[1:] != cells[:-1]).any(axis=1)
-    return order[new]
+def _geometry(
+    sizes: Array | None, angles: Array | None, drawn: Int64[ndarray, " m"], placed: PlacedPoints, stride: Stride
+) -> dict[str, ndarray]:
+    """Sizes in cells and orientations of the drawn points, if they are given."""
+    columns = {}
+    if sizes is not None:
+        extents = to_numpy(sizes).astype(np.float64)
+        if extents.shape != placed.cells.shape or not (extents[drawn] > 0).all():
+            raise ValueError(f"sizes are {placed.cells.shape} and positive, got {extents.shape}: {extents}")
+        columns["sizes"] = (extents[drawn] / np.asarray(stride, np.float64)).astype(np.float32)
+    if angles is not None:
+        radians = to_numpy(angles).astype(np.float64)
+        if radians.shape != (len(placed.cells),):
+            raise ValueError(f"angles are ({len(placed.cells)},), got {radians.shape}")
+        columns["orientations"] = np.stack([np.cos(radians[drawn]), np.sin(radians[drawn])], axis=1).astype(np.float32)
+    return columns

@@ -17,15 +17,19 @@ from detect.ops.boxes import widened
 CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of this size fit a cache; smaller ones leave threads waiting
 CHUNK_ELEMENTS_ELSEWHERE = 2**24  # fewer kernel launches
 
+Logits = Float[Tensor, "b a c"]
+Factors = Float[Tensor, " c"]
+Sums = Float[Tensor, " b"]
+
 
 def focal_loss(
-    logits: Float[Tensor, "b a c"],
+    logits: Logits,
     classes: Int64[Tensor, "b a"],
     *,
     alpha: float = 0.25,
     gamma: float = 2.0,
-    class_weights: Float[Tensor, " c"] | None = None,
-) -> Float[Tensor, " b"]:
+    class_weights: Factors | None = None,
+) -> Sums:
     """Sigmoid focal loss (Lin et al. 2017, section 3.2), summed over the anchors and classes of each image.
 
     An anchor of class k has target 1 for k and 0 for the other classes; background has 0 for all. An anchor with ``IGNORE``
@@ -56,14 +60,14 @@ def focal_loss(
 
 
 def soft_focal_loss(
-    logits: Float[Tensor, "b a c"],
-    targets: Float[Tensor, "b a c"],
+    logits: Logits,
+    targets: Logits,
     *,
     ignored: Bool[Tensor, "b a"] | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
-    class_weights: Float[Tensor, " c"] | None = None,
-) -> Float[Tensor, " b"]:
+    class_weights: Factors | None = None,
+) -> Sums:
     """Focal loss for targets between 0 and 1 (smoothed or mixed labels), summed for each image.
 
     The formula of torchvision's ``sigmoid_focal_loss`` for a target t: the cross-entropy, times
@@ -83,26 +87,25 @@ def soft_focal_loss(
     pieces = (torch.split(values, num_rows, dim=1) for values in (logits, targets.detach(), ignored))
     sums = factors.new_zeros(len(logits))
     for piece in zip(*pieces, strict=True):
-        sums = sums + checkpoint(
-            _soft_sums, *piece, factors, alpha, gamma, use_reentrant=False, preserve_rng_state=False
-        )
+        arguments = (*piece, factors, alpha, gamma)
+        sums = sums + checkpoint(_soft_sums, *arguments, use_reentrant=False, preserve_rng_state=False)
     return sums
 
 
 def quality_focal_loss(
-    logits: Float[Tensor, "b a c"],
+    logits: Logits,
     classes: Int64[Tensor, "b a"],
     *,
     quality: Float[Tensor, "b a"],
     gamma: float = 2.0,
-    class_weights: Float[Tensor, " c"] | None = None,
-) -> Float[Tensor, " b"]:
+    class_weights: Factors | None = None,
+) -> Sums:
     """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", equation 6), summed for each image.
 
-    The target of an anchor of class k is for k not 1 but its quality q, such as the IoU of its predicted box with the
-    instance, so that scores rank boxes by their accuracy. The cross-entropy is multiplied by abs(q - p)**gamma. Positives
-    and negatives are not balanced. Only the quality of positives is read, and it gets no gradient. Ignored anchors and
-    memory are as in :func:`focal_loss`.
+    An anchor of class k has the target q for k instead of 1: its quality from 0 to 1, such as the IoU of its predicted box
+    with the instance, so that scores rank boxes by their accuracy. The cross-entropy is multiplied by abs(q - p)**gamma.
+    Positives and negatives are not balanced. Only the quality of positives is read, and it gets no gradient. The other
+    arguments, ignored anchors, errors and memory are as in :func:`focal_loss`.
 
     >>> import math
     >>> from detect.conventions import BACKGROUND
@@ -111,25 +114,13 @@ def quality_focal_loss(
     tensor([0.5000])
     >>> quality_focal_loss(logits, classes, quality=torch.tensor([[0.5, 0.0]])) / math.log(2)  # the first equals its target
     tensor([0.2500])
-
-    Args:
-        logits: before the sigmoid.
-        classes: an index from 0, ``BACKGROUND`` or ``IGNORE`` for each anchor.
-        quality: the target of an anchor's own class, from 0 to 1.
-        gamma: exponent, at least 0.
-        class_weights: a factor for each class, for positives and negatives.
-
-    Raises:
-        ValueError: see :func:`focal_loss`.
     """
     _check_focal(logits, quality, logits.shape[:2], 0.0, gamma)
     sums = focal_loss(logits, classes, alpha=0.0, gamma=gamma, class_weights=class_weights)  # negatives only
     image, anchor = (classes >= 0).nonzero(as_tuple=True)
     own = widened(logits[image, anchor, classes[image, anchor]])
     target = quality.detach()[image, anchor].to(own)
-    miss = (
-        (target - own.sigmoid()).abs().clamp(min=torch.finfo(own.dtype).tiny)
-    )  # the gradient of 0**gamma is infinite for gamma < 1
+    miss = _nonzero((target - own.sigmoid()).abs())
     cost = miss**gamma * functional.binary_cross_entropy_with_logits(own, target, reduction="none")
     factors = _class_factors(logits, class_weights).expand(logits.shape[2])[classes[image, anchor]]
     return sums.index_add(0, image, factors * cost)
@@ -243,10 +234,13 @@ def _soft_sums(logits: Tensor, targets: Tensor, ignored: Tensor, factors: Tensor
     logits, positive = widened(logits).masked_fill(ignored[..., None], 0.0), targets.to(factors.dtype)
     negative = 1 - positive
     cost = positive * functional.softplus(-logits) + negative * functional.softplus(logits)
-    miss = positive * torch.sigmoid(-logits) + negative * torch.sigmoid(logits)
-    miss = miss.clamp(min=torch.finfo(miss.dtype).tiny)  # the gradient of 0**gamma is infinite for gamma < 1
+    miss = _nonzero(positive * torch.sigmoid(-logits) + negative * torch.sigmoid(logits))
     balance = positive * alpha + negative * (1 - alpha)
     return (factors * balance * miss**gamma * cost).masked_fill(ignored[..., None], 0.0).sum(dim=(1, 2))
+
+
+def _nonzero(miss: Tensor) -> Tensor:
+    return miss.clamp(min=torch.finfo(miss.dtype).tiny)  # the gradient of 0**gamma is infinite for gamma < 1
 
 
 def _rows_at_once(num_columns: int, device: torch.device) -> int:
@@ -258,9 +252,8 @@ def _class_factors(logits: Tensor, class_weights: Tensor | None) -> Tensor:
     if class_weights is None:
         return ones
     if class_weights.shape != logits.shape[2:]:
-        raise ValueError(
-            f"need one class weight for each of {logits.shape[2]} classes, got {tuple(class_weights.shape)}"
-        )
+        shape = tuple(class_weights.shape)
+        raise ValueError(f"need one class weight for each of {logits.shape[2]} classes, got {shape}")
     return class_weights.detach().to(ones)
 
 

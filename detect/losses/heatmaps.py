@@ -2,12 +2,11 @@
 
 ``positives`` are the cells of the drawn points, rows (image, keypoint type, [depth,] row, column): a listed cell is positive
 whatever its target, and counts once if several points share it. ``weights``, (b, 1, *cells) or (b, j, *cells), multiply the
-loss of each cell; 0 ignores a region. Targets and weights get no gradient.
+loss of each cell; 0 ignores a region. Targets and weights get no gradient. Shapes that differ raise a ValueError: only
+weights of one channel broadcast.
 
 The focal loss and the cross-entropy take logits. The squared error and the adaptive wing loss compare maps as they are: the
 outputs of a network without a last sigmoid, or ``logits.sigmoid()``.
-
-Shapes that differ raise a ValueError: only weights of one channel broadcast.
 
 Divide the sums as those of the other losses: ``(sums / image_normalizer(counts)).sum()`` with the counts of positives,
 ``torch.bincount(positives[:, 0], minlength=b)``. An image without points needs no special case. Half precision is computed
@@ -19,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,14 +27,13 @@ from detect.ops.boxes import widened
 MANY = 2**31  # more keypoint types than any map has
 WEIGHTED_FROM = 0.2  # Wang et al. 2019: the weighted loss map is the target from this value, dilated by one cell
 
+Maps = Float[Tensor, "b j *cells"]
+Weights = Float[Tensor, "b _ *cells"]
+Cells = Int64[Tensor, "m k"]
+Sums = Float[Tensor, " b"]
 
-def heatmap_focal_loss(
-    logits: Float[Tensor, "b j *cells"],
-    targets: Float[Tensor, "b j *cells"],
-    *,
-    positives: Int64[Tensor, "m k"],
-    weights: Float[Tensor, "b _ *cells"] | None = None,
-) -> Float[Tensor, " b"]:
+
+def heatmap_focal_loss(logits: Maps, targets: Maps, *, positives: Cells, weights: Weights | None = None) -> Sums:
     """Penalty-reduced focal loss (Law and Deng 2018, equation 1; Zhou et al. 2019, section 3).
 
     A positive cell costs -(1 - p)**2 ln p, any other cell -(1 - y)**4 p**2 ln(1 - p) with the target y, so a high p costs
@@ -47,27 +45,19 @@ def heatmap_focal_loss(
     >>> sums = heatmap_focal_loss(torch.zeros(1, 1, 1, 3), targets, positives=torch.tensor([[0, 0, 0, 0]]))
     >>> sums / math.log(2)
     tensor([0.5156])
-
-    Raises:
-        ValueError: positives have another number of axes, or (on the CPU) are outside the maps.
     """
-    _check_same(logits, targets)
-    listed = _mask(positives, logits)
-    signed = widened(logits)
+    signed, goal = _same_maps(logits, targets)
+    _check_positives(positives, logits.shape)
+    listed = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    listed[positives.unbind(dim=1)] = True
     signed = torch.where(listed, -signed, signed)  # a positive costs the same as a negative with the opposite logit
     miss = signed.sigmoid()
-    reduction = (1 - targets.detach().to(miss)).clamp(min=0).square().square()
+    reduction = (1 - goal).clamp(min=0).square().square()
     cost = reduction.masked_fill(listed, 1.0) * miss * miss * functional.softplus(signed)
     return _image_sums(cost, weights)
 
 
-def heatmap_bce_loss(
-    logits: Float[Tensor, "b j *cells"],
-    targets: Float[Tensor, "b j *cells"],
-    *,
-    pos_weight: float = 1.0,
-    weights: Float[Tensor, "b _ *cells"] | None = None,
-) -> Float[Tensor, " b"]:
+def heatmap_bce_loss(logits: Maps, targets: Maps, *, pos_weight: float = 1.0, weights: Weights | None = None) -> Sums:
     """Cross-entropy with soft targets y: -pos_weight y ln p - (1 - y) ln(1 - p).
 
     A ``pos_weight`` of (1 - y).sum() / y.sum() over the data gives foreground and background the same weight.
@@ -77,23 +67,16 @@ def heatmap_bce_loss(
     >>> heatmap_bce_loss(torch.zeros(1, 1, 1, 3), targets, pos_weight=3.0) / math.log(2)
     tensor([6.])
     """
-    _check_same(logits, targets)
+    wide, goal = _same_maps(logits, targets)
     _check_positive(pos_weight=pos_weight)
-    wide = widened(logits)
     balance = wide.new_tensor(pos_weight)
-    cost = functional.binary_cross_entropy_with_logits(
-        wide, targets.detach().to(wide), pos_weight=balance, reduction="none"
-    )
+    cost = functional.binary_cross_entropy_with_logits(wide, goal, pos_weight=balance, reduction="none")
     return _image_sums(cost, weights)
 
 
 def heatmap_mse_loss(
-    maps: Float[Tensor, "b j *cells"],
-    targets: Float[Tensor, "b j *cells"],
-    *,
-    foreground_weight: float = 1.0,
-    weights: Float[Tensor, "b _ *cells"] | None = None,
-) -> Float[Tensor, " b"]:
+    maps: Maps, targets: Maps, *, foreground_weight: float = 1.0, weights: Weights | None = None
+) -> Sums:
     """Squared error, in which a cell with target y weighs foreground_weight y + 1 - y.
 
     The ratio that balances the cross-entropy, see :func:`heatmap_bce_loss`, balances this loss too.
@@ -102,24 +85,22 @@ def heatmap_mse_loss(
     >>> heatmap_mse_loss(maps, targets, foreground_weight=9.0)  # 9 * 1 + (4.5 + .5) * .25
     tensor([10.2500])
     """
-    _check_same(maps, targets)
+    wide, goal = _same_maps(maps, targets)
     _check_positive(foreground_weight=foreground_weight)
-    wide = widened(maps)
-    goal = targets.detach().to(wide)
     return _image_sums((foreground_weight * goal + 1 - goal) * (wide - goal).square(), weights)
 
 
 def adaptive_wing_loss(
-    maps: Float[Tensor, "b j *cells"],
-    targets: Float[Tensor, "b j *cells"],
+    maps: Maps,
+    targets: Maps,
     *,
     omega: float = 14.0,
     epsilon: float = 1.0,
     alpha: float = 2.1,
     theta: float = 0.5,
     map_weight: float = 0.0,
-    weights: Float[Tensor, "b _ *cells"] | None = None,
-) -> Float[Tensor, " b"]:
+    weights: Weights | None = None,
+) -> Sums:
     """Adaptive wing loss (Wang et al. 2019): steep for small errors, but only in the foreground.
 
     An error d below ``theta`` costs omega ln(1 + |d / epsilon|**(alpha - y)) for a target y from 0 to 1; above it the loss
@@ -133,16 +114,14 @@ def adaptive_wing_loss(
     Raises:
         ValueError: alpha is not above 2 (the slope at y = 1 would be infinite), or omega, epsilon or theta is not positive.
     """
-    _check_same(maps, targets)
+    wide, goal = _same_maps(maps, targets)
     _check_positive(omega=omega, epsilon=epsilon, theta=theta)
     if not alpha > 2 or not map_weight >= 0:
         raise ValueError(f"need alpha > 2 and map_weight >= 0, got {alpha=}, {map_weight=}")
-    wide = widened(maps)
-    goal = targets.detach().to(wide)
     error, power = (wide - goal).abs(), alpha - goal
-    joint = (theta / epsilon) ** power
-    slope = omega / theta * power * joint / (1 + joint)
-    line = slope * (error - theta) + omega * torch.log1p(joint)
+    at_theta = (theta / epsilon) ** power
+    slope = omega / theta * power * at_theta / (1 + at_theta)
+    line = slope * (error - theta) + omega * torch.log1p(at_theta)
     cost = torch.where(error < theta, omega * torch.log1p((error / epsilon) ** power), line)
     if map_weight:
         pool = functional.max_pool2d if goal.ndim == 4 else functional.max_pool3d
@@ -154,22 +133,17 @@ def points_l1_loss(
     maps: Float[Tensor, "b d *cells"],
     values: Float[Tensor, "m d"],
     *,
-    positives: Int64[Tensor, "m k"],
-    weights: Float[Tensor, "b _ *cells"] | None = None,
-) -> Float[Tensor, " b"]:
+    positives: Cells,
+    weights: Weights | None = None,
+) -> Sums:
     """Absolute error of maps (offsets, sizes or orientations) at the positives.
 
-    Every point counts, also if several share a cell; the rest of the map gets no gradient.
+    The maps have d channels, shared by the keypoint types, and the targets one row of values for each positive. Every point
+    counts, also if several share a cell; the rest of the map gets no gradient.
 
     >>> maps = torch.zeros(1, 2, 4, 5)
     >>> points_l1_loss(maps, torch.tensor([[0.25, -0.5]]), positives=torch.tensor([[0, 0, 3, 4]]))
     tensor([0.7500])
-
-    Args:
-        maps: d channels, shared by the keypoint types.
-        values: the targets, one row for each positive.
-        positives: rows (image, keypoint type, [depth,] row, column).
-        weights: of cells, (b, 1, *cells) or one channel for each keypoint type.
 
     Raises:
         ValueError: positives have another number of axes, are not one for each row of values, or (on the CPU) are outside
@@ -198,9 +172,12 @@ def _image_sums(cost: Tensor, weights: Tensor | None) -> Tensor:
     return cost.sum(dim=tuple(range(1, cost.ndim)))
 
 
-def _check_same(maps: Tensor, targets: Tensor) -> None:
+def _same_maps(maps: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps, and the targets in their precision and without a gradient."""
     if targets.shape != maps.shape:
         raise ValueError(f"need targets of the maps' shape {tuple(maps.shape)}, got {tuple(targets.shape)}")
+    wide = widened(maps)
+    return wide, targets.detach().to(wide)
 
 
 def _check_weights(weights: Tensor, shape: Sequence[int]) -> None:
@@ -208,13 +185,6 @@ def _check_weights(weights: Tensor, shape: Sequence[int]) -> None:
         raise ValueError(
             f"need weights of the maps' shape {tuple(shape)} or of one channel, got {tuple(weights.shape)}"
         )
-
-
-def _mask(positives: Tensor, maps: Tensor) -> Bool[Tensor, "b j *cells"]:
-    _check_positives(positives, maps.shape)
-    listed = torch.zeros(maps.shape, dtype=torch.bool, device=maps.device)
-    listed[positives.unbind(dim=1)] = True
-    return listed
 
 
 def _check_positives(positives: Tensor, shape: Sequence[int]) -> None:

@@ -32,18 +32,14 @@ class EmaNormalizer(nn.Module):
     """Divide the batch by a moving average of the positives of batches, as detectron2 does.
 
     Each call in training first sets average <- momentum * average + (1 - momentum) * max(positives, 1): call it once a step
-    and divide all losses by the result. The average is a buffer, so checkpoints keep it, and it stays as it is in
-    evaluation. Several processes share one average, see :func:`batch_normalizer`.
+    and divide all losses by the result. The average starts at ``initial``; it is a buffer, so checkpoints keep it, and it
+    stays as it is in evaluation. Several processes share one average, see :func:`batch_normalizer`.
 
     >>> EmaNormalizer()(torch.tensor([40, 10]))
     tensor([95., 95.])
 
-    Args:
-        initial: the average at the start, above 0.
-        momentum: share of the average that a step keeps; from 0, below 1.
-
     Raises:
-        ValueError: a number is out of range.
+        ValueError: ``initial`` is not above 0, or ``momentum`` is not from 0 and below 1.
     """
 
     average: Tensor
@@ -56,7 +52,6 @@ class EmaNormalizer(nn.Module):
         self.register_buffer("average", torch.tensor(float(initial)))
 
     def forward(self, num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The average, for every image of the batch."""
         if self.training:
             positives = mean_over_processes(num_positives.sum().clamp(min=1).to(self.average.dtype))
             self.average.lerp_(positives, 1 - self.momentum)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+Boxes = Float64[ndarray, "n 4"]
+
 ROWS_AT_ONCE = 2**16  # columns of this length stay in the processor's cache and reuse its memory pages
 
 
@@ -23,7 +25,7 @@ def row_blocks(num_rows: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
     return (slice(start, min(start + at_once, num_rows)) for start in range(0, num_rows, at_once))
 
 
-def xywh_to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
+def xywh_to_xyxy(boxes_xywh: Boxes) -> Boxes:
     """Convert (x, y, width, height) to two corners.
 
     >>> xywh_to_xyxy(np.array([[10.0, 20.0, 30.0, 40.0]]))
@@ -32,7 +34,7 @@ def xywh_to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]
     return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
-def xyxy_to_xywh(boxes: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
+def xyxy_to_xywh(boxes: Boxes) -> Boxes:
     """Convert two corners to (x, y, width, height).
 
     >>> xyxy_to_xywh(np.array([[10.0, 20.0, 40.0, 60.0]]))
@@ -41,14 +43,13 @@ def xyxy_to_xywh(boxes: Float64[ndarray, "n 4"]) -> Float64[ndarray, "n 4"]:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def clip_boxes(boxes: Float64[ndarray, "n 4"], image_wh: Float64[ndarray, "n 2"]) -> Float64[ndarray, "n 4"]:
+def clip_boxes(boxes: Boxes, image_wh: Float64[ndarray, "n 2"]) -> Boxes:
     """Clip each box to its own image; a box outside it becomes empty.
 
     >>> clip_boxes(np.array([[-5.0, 2.0, 8.0, 12.0]]), np.array([[10.0, 10.0]]))
     array([[ 0.,  2.,  8., 10.]])
     """
-    limits = np.concatenate([image_wh, image_wh], axis=1)
-    return np.clip(boxes, 0.0, limits)
+    return np.clip(boxes, 0.0, np.tile(image_wh, 2))
 
 
 def check_corners(corners: Float64[ndarray, "n k"], name: str) -> None:
@@ -80,15 +81,12 @@ def shape_iou(shapes: Float64[ndarray, "n d"], shape: Float64[ndarray, " d"]) ->
 def best_shape_iou(
     shapes: Float64[ndarray, "n d"], others: Float64[ndarray, "a d"]
 ) -> tuple[Float64[ndarray, " n"], Int64[ndarray, " n"]]:
-    """The best IoU of each shape with any of the others, and the index of that one (the first on ties).
-
-    Memory is O(n) for any number of others.
+    """The best IoU of each shape with any of the others, and the index of that one (the first on ties), in memory O(n).
 
     >>> best_shape_iou(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([[10.0, 10.0], [16.0, 5.0]]))
     (array([1. , 0.8]), array([0, 1]))
     """
-    best = np.full(len(shapes), -1.0)
-    which = np.zeros(len(shapes), np.int64)
+    best, which = np.full(len(shapes), -1.0), np.zeros(len(shapes), np.int64)
     for rows in row_blocks(len(shapes)):
         columns = np.ascontiguousarray(shapes[rows].T)  # a product over a short last axis is several times slower
         volumes = columns.prod(axis=0)

@@ -47,9 +47,6 @@ def matched_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "n 4"]) -> Fl
 
     >>> matched_iou(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 6.0, 3.0]]))
     tensor([0.3333])
-
-    Raises:
-        ValueError: boxes and others differ in number.
     """
     if boxes.shape != others.shape:
         raise ValueError(f"boxes are compared row by row, got {tuple(boxes.shape)} and {tuple(others.shape)}")
@@ -71,10 +68,8 @@ def intersection_area(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*
 
 def _iou(boxes: Float[Tensor, "*#rows 4"], others: Float[Tensor, "*#rows 4"]) -> Float[Tensor, "*rows"]:
     intersection = intersection_area(boxes, others)
-    union = (box_area(boxes) + box_area(others)).sub_(
-        intersection
-    )  # torchvision's order of operations: equal bit for bit
-    return _ratio(intersection, union)
+    union = box_area(boxes) + box_area(others)
+    return _ratio(intersection, union.sub_(intersection))  # torchvision's order of operations: equal bit for bit
 
 
 def _ratio(part: Float[Tensor, "*#rows"], whole: Float[Tensor, "*#rows"]) -> Float[Tensor, "*rows"]:
@@ -97,6 +92,9 @@ MAX_LOG_SCALE = math.log(1000 / 16)  # Detectron's BBOX_XFORM_CLIP: a 16 pixel a
 class BoxCoder:
     """Encodes boxes as deltas from anchors, and decodes a head's deltas.
 
+    ``weights`` are factors of (dx, dy, dw, dh). Decoded dw and dh are at most ``max_log_scale``, as in torchvision and
+    detectron2, and with ``clamp_below`` at least ``-max_log_scale``, as in mmdetection.
+
     >>> coder = BoxCoder()
     >>> anchors = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
     >>> deltas = coder.encode(torch.tensor([[5.0, 0.0, 25.0, 20.0]]), anchors)
@@ -104,11 +102,6 @@ class BoxCoder:
     tensor([[1.0000, 0.0000, 0.6931, 0.0000]])
     >>> coder.decode(deltas, anchors)
     tensor([[ 5.,  0., 25., 20.]])
-
-    Args:
-        weights: factors of (dx, dy, dw, dh).
-        max_log_scale: decoded dw and dh are at most this, as in torchvision and detectron2.
-        clamp_below: decoded dw and dh are also at least ``-max_log_scale``, as in mmdetection.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)

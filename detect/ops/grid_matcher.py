@@ -1,12 +1,10 @@
 """IoU of grid anchors with boxes, pair by pair, without the matrix of all pairs.
 
-Where a box of size (w, h) has IoU >= t with an anchor of size (w_a, h_a), their intersection is at least
-t / (1 + t) * (w h + w_a h_a). This confines the rows of the grid to an interval. The overlap in y is then known, which
-confines the columns of each row. The remaining pairs are compared in the arithmetic that the matrix would use, so the result
-is the same on every anchor. A box that reaches t nowhere has its best anchors where the overlap along each axis is largest,
-which is an interval too.
-
-Intervals are computed in double precision and widened by more than its rounding error, so no pair is lost.
+Where a box of size (w, h) has IoU >= t with an anchor of size (w_a, h_a), their intersection is at least t / (1 + t) * (w h
++ w_a h_a). This confines the rows of the grid to an interval. The overlap in y is then known, which confines the columns of
+each row. The remaining pairs are compared in the arithmetic that the matrix would use, so the result is the same on every
+anchor. A box that reaches t nowhere has its best anchors where the overlap along each axis is largest, which is an interval
+too. Intervals are computed in double precision and widened by more than its rounding error, so no pair is lost.
 """
 
 from __future__ import annotations
@@ -20,26 +18,23 @@ from torch import Tensor
 
 from detect.ops.boxes import matched_iou
 
-OVERLAP_SLACK = (
-    1e-3  # share of an overlap, and of a cell: far above single precision's rounding, too small to cost time
-)
+OVERLAP_SLACK = 1e-3  # share of an overlap, and of a cell: far above single precision's rounding, yet costs no time
+
+Rows = Int64[Tensor, " m"]
+Overlaps = Float64[Tensor, " m"]
+Boxes = Float[Tensor, "m 4"]
 
 
 @dataclass(frozen=True, eq=False)
 class LevelGrid:
-    """The anchors of one pyramid level.
+    """The anchors of one pyramid level, in pixels of the network's input.
 
-    Anchor (row, column, k) is ``cell_boxes[k]`` moved right by column * stride_x and down by row * stride_y.
+    Anchor (row, column, k) is ``cell_boxes[k]`` moved right by column * stride_x and down by row * stride_y. ``height`` and
+    ``width`` count cells, and the boxes are (x0, y0, x1, y1).
 
     >>> LevelGrid(1, 2, (8.0, 8.0), torch.tensor([[0.0, 0.0, 4.0, 2.0]])).boxes()
     tensor([[ 0.,  0.,  4.,  2.],
             [ 8.,  0., 12.,  2.]])
-
-    Args:
-        height: rows of cells.
-        width: columns of cells.
-        stride_xy: distance between cells, in pixels of the network's input.
-        cell_boxes: anchors of the first cell, (x0, y0, x1, y1) in the same pixels.
     """
 
     height: int
@@ -64,45 +59,33 @@ class LevelGrid:
 class AnchorPairs:
     """Pairs of an anchor and an instance with their IoU; both are given by row."""
 
-    anchors: Int64[Tensor, " m"]
-    anchor_boxes: Float[Tensor, "m 4"]
-    instances: Int64[Tensor, " m"]
+    anchors: Rows
+    anchor_boxes: Boxes
+    instances: Rows
     iou: Float[Tensor, " m"]
 
     def where(self, mask: Bool[Tensor, " m"]) -> AnchorPairs:
-        """The pairs that a mask selects."""
         rows = _where(mask)
-        return AnchorPairs(self.anchors[rows], self.anchor_boxes[rows], self.instances[rows], self.iou[rows])
+        return AnchorPairs(*(column[rows] for column in vars(self).values()))
 
     def joined(self, other: AnchorPairs) -> AnchorPairs:
-        """These pairs and, after them, others."""
-        return AnchorPairs(
-            torch.cat([self.anchors, other.anchors]),
-            torch.cat([self.anchor_boxes, other.anchor_boxes]),
-            torch.cat([self.instances, other.instances]),
-            torch.cat([self.iou, other.iou]),
-        )
+        return AnchorPairs(*map(torch.cat, zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 class GridPairs:
-    """Finds pairs of boxes with the anchors of a pyramid, one row of a table for each level and each anchor of its cell.
-
-    Raises:
-        ValueError: there are no levels.
-    """
+    """Finds pairs of boxes with the anchors of a pyramid, one row of a table for each level and each anchor of its cell."""
 
     def __init__(self, levels: Sequence[LevelGrid]) -> None:
         if not levels:
             raise ValueError("need at least one level grid")
         like = levels[0].cell_boxes
         table: list[tuple[float, float, int, int, int, int]] = []
-        total = 0
+        self.num_anchors = 0
         for level in levels:
-            per_cell = len(level.cell_boxes)
-            table += [(*level.stride_xy, level.width, level.height, total + k, per_cell) for k in range(per_cell)]
-            total += level.num_anchors
+            per_cell, first = len(level.cell_boxes), self.num_anchors
+            table += [(*level.stride_xy, level.width, level.height, first + k, per_cell) for k in range(per_cell)]
+            self.num_anchors += level.num_anchors
         columns = torch.tensor(table, dtype=torch.float64, device=like.device).reshape(-1, 6)
-        self.num_anchors = total
         self.boxes = torch.cat([level.cell_boxes for level in levels])
         self.stride_xy = columns[:, :2].to(like.dtype)
         whole = columns[:, 2:].to(torch.int64)
@@ -150,30 +133,24 @@ class GridPairs:
         at, column = _every(*self._interval(kind, boxes[instance], wide * (1 - OVERLAP_SLACK), axis=0))
         return self._pairs(kind[at], instance[at], column, row[at], boxes)
 
-    def _every_kind_with(self, rows: Int64[Tensor, " r"]) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+    def _every_kind_with(self, rows: Int64[Tensor, " r"]) -> tuple[Rows, Rows]:
         kind = torch.arange(len(self.boxes), device=rows.device)
         return kind.repeat(len(rows)), rows.repeat_interleave(len(kind))
 
-    def _interval(
-        self, kind: Int64[Tensor, " m"], boxes: Float[Tensor, "m 4"], overlap: Float64[Tensor, " m"], axis: int
-    ) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+    def _interval(self, kind: Rows, boxes: Boxes, overlap: Overlaps, axis: int) -> tuple[Rows, Rows]:
         """First and last column (row) in which the overlap along the axis reaches a value, less a little slack."""
         cell, box, stride = self.boxes.double()[kind], boxes.double(), self.stride_xy[kind, axis].double()
         first = (box[:, axis] + overlap - cell[:, axis + 2]) / stride - OVERLAP_SLACK
         last = (box[:, axis + 2] - overlap - cell[:, axis]) / stride + OVERLAP_SLACK
         return first.ceil().long().clamp_min(0), torch.minimum(last.floor().long(), self.size_wh[kind, axis] - 1)
 
-    def _overlap(
-        self, kind: Int64[Tensor, " m"], boxes: Float[Tensor, "m 4"], index: Int64[Tensor, " m"], axis: int
-    ) -> Float64[Tensor, " m"]:
+    def _overlap(self, kind: Rows, boxes: Boxes, index: Rows, axis: int) -> Overlaps:
         cell, box = self.boxes.double()[kind], boxes.double()
         shift = index * self.stride_xy[kind, axis].double()
         end = torch.minimum(box[:, axis + 2], cell[:, axis + 2] + shift)
         return (end - torch.maximum(box[:, axis], cell[:, axis] + shift)).clamp_min(0)
 
-    def _greatest_overlap(
-        self, kind: Int64[Tensor, " m"], boxes: Float[Tensor, "m 4"], axis: int
-    ) -> Float64[Tensor, " m"]:
+    def _greatest_overlap(self, kind: Rows, boxes: Boxes, axis: int) -> Overlaps:
         """The overlap along an axis falls with the distance of centres, so the nearest column (row) has the largest."""
         cell, box = self.boxes.double()[kind], boxes.double()
         distance = (box[:, axis] + box[:, axis + 2] - cell[:, axis] - cell[:, axis + 2]) / 2
@@ -181,14 +158,7 @@ class GridPairs:
         last = self.size_wh[kind, axis] - 1
         return self._overlap(kind, boxes, torch.minimum(index.clamp_min(0), last), axis)
 
-    def _pairs(
-        self,
-        kind: Int64[Tensor, " m"],
-        instance: Int64[Tensor, " m"],
-        column: Int64[Tensor, " m"],
-        row: Int64[Tensor, " m"],
-        boxes: Float[Tensor, "n 4"],
-    ) -> AnchorPairs:
+    def _pairs(self, kind: Rows, instance: Rows, column: Rows, row: Rows, boxes: Float[Tensor, "n 4"]) -> AnchorPairs:
         shift = torch.stack([column, row], dim=1) * self.stride_xy[kind]
         anchor_boxes = shift.repeat(1, 2) + self.boxes[kind]  # the same additions as LevelGrid.boxes, bit for bit
         anchors = self.first[kind] + (row * self.size_wh[kind, 0] + column) * self.per_cell[kind]
@@ -199,7 +169,7 @@ def _extents(boxes: Float64[Tensor, "m 4"]) -> Float64[Tensor, "m 2"]:
     return (boxes[:, 2:] - boxes[:, :2]).clamp_min(0)
 
 
-def _area(boxes: Float64[Tensor, "m 4"]) -> Float64[Tensor, " m"]:
+def _area(boxes: Float64[Tensor, "m 4"]) -> Overlaps:
     return _extents(boxes).prod(dim=1)
 
 
@@ -207,9 +177,7 @@ def _where(mask: Bool[Tensor, " m"]) -> Int64[Tensor, " r"]:
     return torch.nonzero(mask)[:, 0]
 
 
-def _every(
-    first: Int64[Tensor, " m"], last: Int64[Tensor, " m"]
-) -> tuple[Int64[Tensor, " total"], Int64[Tensor, " total"]]:
+def _every(first: Rows, last: Rows) -> tuple[Int64[Tensor, " total"], Int64[Tensor, " total"]]:
     """The row of the interval that each whole number comes from, and the number, over all intervals."""
     counts = (last - first + 1).clamp_min(0)
     at = torch.repeat_interleave(counts)

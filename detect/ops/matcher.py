@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from detect.conventions import BACKGROUND, IGNORE
@@ -20,15 +20,19 @@ from detect.ops.grid_matcher import AnchorPairs, GridPairs, LevelGrid
 
 CHUNK_PAIRS = 2**22  # pairs of anchor and instance compared at once
 
+Boxes = Float[Tensor, "n 4"]
+Matches = Int64[Tensor, " a"]
+Rows = Int64[Tensor, " m"]
+
 
 @runtime_checkable
 class Matcher(Protocol):
     """A rule that gives each anchor of a pyramid an instance."""
 
-    def match(self, anchors: Sequence[LevelGrid], boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, " a"]:
+    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
         """For each anchor the row of its instance, ``BACKGROUND`` or ``IGNORE``."""
 
-    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Float[Tensor, "n 4"]) -> AnchorPairs:
+    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
         """The pairs good enough for a positive anchor, before each anchor is given to one instance."""
 
 
@@ -36,13 +40,13 @@ class Matcher(Protocol):
 class MaxIoU:
     """An anchor takes the instance that it overlaps most (Lin et al. 2017, section 4.1).
 
+    An anchor is positive from ``fg_iou_thresh`` on, background below ``bg_iou_thresh``, and ignored between the two.
+
     >>> level = LevelGrid(2, 3, (8.0, 8.0), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     >>> MaxIoU().match([level], torch.tensor([[8.0, 0.0, 16.0, 9.0], [0.0, 8.0, 5.0, 16.0]]))
     tensor([-1,  0, -1,  1, -1, -1])
 
     Args:
-        fg_iou_thresh: an anchor is positive from this IoU on.
-        bg_iou_thresh: an anchor is background below this IoU, and ignored between the two.
         allow_low_quality_matches: also make the best anchors of every instance positive, all that tie, if their IoU is
             above 0.
         low_quality_mode: the instance that such an anchor takes. ``"own"``, as in torchvision and detectron2: the one that
@@ -65,7 +69,7 @@ class MaxIoU:
         if self.low_quality_mode not in ("own", "forced"):
             raise ValueError(f"low_quality_mode is 'own' or 'forced', got {self.low_quality_mode!r}")
 
-    def match(self, anchors: Sequence[LevelGrid], boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, " a"]:
+    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
         """The same as :func:`match_boxes` on all anchors, without the matrix of all pairs."""
         grid = GridPairs(anchors)
         boxes = boxes.to(torch.promote_types(boxes.dtype, grid.boxes.dtype))
@@ -81,8 +85,7 @@ class MaxIoU:
         self._add_low_quality(matches, pairs.anchors, pairs.instances, own)
         return matches
 
-    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Float[Tensor, "n 4"]) -> AnchorPairs:
-        """All pairs with IoU >= ``fg_iou_thresh``."""
+    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
         grid = GridPairs(anchors)
         return grid.reaching(boxes.to(torch.promote_types(boxes.dtype, grid.boxes.dtype)), self.fg_iou_thresh)
 
@@ -90,13 +93,7 @@ class MaxIoU:
         matches = torch.where(best < self.fg_iou_thresh, IGNORE, instance)
         return torch.where(best < self.bg_iou_thresh, BACKGROUND, matches)
 
-    def _add_low_quality(
-        self,
-        matches: Int64[Tensor, " a"],
-        anchors: Int64[Tensor, " m"],
-        instances: Int64[Tensor, " m"],
-        own: Int64[Tensor, " m"],
-    ) -> None:
+    def _add_low_quality(self, matches: Matches, anchors: Rows, instances: Rows, own: Rows) -> None:
         """Make ``anchors``, the best ones of ``instances``, positive, in place; ``own`` are their own best instances."""
         if self.low_quality_mode == "own":
             matches[anchors] = own
@@ -112,9 +109,6 @@ class Atss:
     The candidates of an instance are, on each level, the ``num_candidates`` anchors with the nearest centres. A candidate is
     positive if its IoU reaches the mean plus the standard deviation of the candidates' IoUs, and its centre lies inside the
     instance. An anchor wanted by several instances takes the one that it overlaps most.
-
-    Raises:
-        ValueError: ``num_candidates`` is below 1.
     """
 
     num_candidates: int = 9
@@ -123,13 +117,12 @@ class Atss:
         if self.num_candidates < 1:
             raise ValueError(f"need num_candidates from 1, got {self.num_candidates}")
 
-    def match(self, anchors: Sequence[LevelGrid], boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, " a"]:
-        """For each anchor the row of its instance, or ``BACKGROUND``."""
+    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
         pairs = self.foreground_pairs(anchors, boxes)
         best, instance = best_per_anchor(pairs, sum(level.num_anchors for level in anchors))
         return torch.where(best > 0, instance, BACKGROUND)
 
-    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Float[Tensor, "n 4"]) -> AnchorPairs:
+    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
         """The anchors that each instance would get if it were alone."""
         levels = [level.boxes() for level in anchors]
         nearest, first = [], 0
@@ -139,34 +132,25 @@ class Atss:
         candidates, every = torch.cat(nearest, dim=1), torch.cat(levels)
         row = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(candidates)
         iou = matched_iou(every[candidates.flatten()], boxes[row.flatten()]).view_as(candidates)
-        positive = self._positive(iou, every[candidates], boxes)
+        mean = iou.mean(dim=1, keepdim=True)
+        deviation = ((iou - mean).square().sum(dim=1, keepdim=True) / max(iou.shape[1] - 1, 1)).sqrt()
+        centers = _centers(every[candidates])
+        inside = ((centers > boxes[:, None, :2]) & (centers < boxes[:, None, 2:])).all(dim=2)
+        positive = (iou >= mean + deviation) & inside & (iou > 0)
         rows = candidates[positive]
         return AnchorPairs(rows, every[rows], row[positive], iou[positive])
 
-    def _nearest(self, level: Float[Tensor, "a 4"], boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, "n k"]:
+    def _nearest(self, level: Float[Tensor, "a 4"], boxes: Boxes) -> Int64[Tensor, "n k"]:
         """Rows of the anchors with the nearest centres, some boxes at a time."""
         count = min(self.num_candidates, len(level))
-        centers = (level[:, :2] + level[:, 2:]) / 2
         parts = [torch.zeros(0, count, dtype=torch.int64, device=level.device)]
         for some in torch.split(boxes, _rows_at_once(level)):
-            distance = torch.cdist((some[:, :2] + some[:, 2:]) / 2, centers)
+            distance = torch.cdist(_centers(some), _centers(level))
             parts.append(distance.topk(count, dim=1, largest=False).indices)
         return torch.cat(parts)
 
-    @staticmethod
-    def _positive(
-        iou: Float[Tensor, "n k"], candidates: Float[Tensor, "n k 4"], boxes: Float[Tensor, "n 4"]
-    ) -> Bool[Tensor, "n k"]:
-        mean = iou.mean(dim=1, keepdim=True)
-        deviation = ((iou - mean).square().sum(dim=1, keepdim=True) / max(iou.shape[1] - 1, 1)).sqrt()
-        centers = (candidates[..., :2] + candidates[..., 2:]) / 2
-        inside = ((centers > boxes[:, None, :2]) & (centers < boxes[:, None, 2:])).all(dim=2)
-        return (iou >= mean + deviation) & inside & (iou > 0)
 
-
-def match_boxes(
-    anchors: Float[Tensor, "a 4"], boxes: Float[Tensor, "n 4"], *, matcher: MaxIoU | None = None
-) -> Int64[Tensor, " a"]:
+def match_boxes(anchors: Float[Tensor, "a 4"], boxes: Boxes, *, matcher: MaxIoU | None = None) -> Matches:
     """Match anchors that lie on no grid by maximum IoU, some instances at a time: memory is O(a).
 
     >>> anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 22.0], [50.0, 50.0, 60.0, 60.0]])
@@ -196,17 +180,9 @@ def match_boxes(
 
 
 def ignore_regions(
-    matches: Int64[Tensor, " a"],
-    anchors: Float[Tensor, "a 4"],
-    regions: Float[Tensor, "r 4"],
-    *,
-    threshold: float = 0.5,
-) -> Int64[Tensor, " a"]:
-    """Ignore background anchors if one region (crowd, unlabelled) covers at least ``threshold`` of their area.
-
-    Raises:
-        ValueError: matches and anchors differ in number.
-    """
+    matches: Matches, anchors: Float[Tensor, "a 4"], regions: Float[Tensor, "r 4"], *, threshold: float = 0.5
+) -> Matches:
+    """Ignore background anchors if one region (crowd, unlabelled) covers at least ``threshold`` of their area."""
     if matches.shape != (len(anchors),):
         raise ValueError(f"{len(anchors)} anchors need one match each, got {tuple(matches.shape)}")
     covered = anchors.new_zeros(len(anchors))
@@ -216,7 +192,7 @@ def ignore_regions(
     return torch.where((matches == BACKGROUND) & (covered >= threshold), IGNORE, matches)
 
 
-def best_per_anchor(pairs: AnchorPairs, num_anchors: int) -> tuple[Float[Tensor, " a"], Int64[Tensor, " a"]]:
+def best_per_anchor(pairs: AnchorPairs, num_anchors: int) -> tuple[Float[Tensor, " a"], Matches]:
     """The highest IoU of each anchor, 0 for none, and the first instance that has it."""
     best = pairs.iou.new_zeros(num_anchors).scatter_reduce_(0, pairs.anchors, pairs.iou, "amax")
     winners = pairs.iou == best[pairs.anchors]
@@ -224,6 +200,10 @@ def best_per_anchor(pairs: AnchorPairs, num_anchors: int) -> tuple[Float[Tensor,
     instance = torch.full((num_anchors,), none, dtype=torch.int64, device=pairs.iou.device)
     instance.scatter_reduce_(0, pairs.anchors[winners], pairs.instances[winners], "amin")
     return best, torch.where(instance == none, 0, instance)
+
+
+def _centers(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 2"]:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
 def _best_instance(anchors: Float[Tensor, "m 4"], boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, " m"]:

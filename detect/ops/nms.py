@@ -34,8 +34,7 @@ def nms(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], *, iou_thresho
         ValueError: the threshold is not between 0 and 1, or there is not one value for each box.
     """
     if _has_kernel(boxes, scores):
-        _check_threshold(iou_threshold)
-        _check_lengths(boxes.shape[:1], scores=scores)
+        _check(iou_threshold, boxes.shape[:1], scores=scores)
         return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
     return class_nms(boxes, scores, classes=torch.zeros_like(scores, dtype=torch.int64), iou_threshold=iou_threshold)
 
@@ -51,12 +50,8 @@ def class_nms(
     >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [0.0, 0.0, 10.0, 8.0]])
     >>> class_nms(boxes, torch.tensor([0.7, 0.8, 0.9]), classes=torch.tensor([5, 3, 5]), iou_threshold=0.5)
     tensor([2, 1])
-
-    Raises:
-        ValueError: the threshold is not between 0 and 1, or there is not one value for each box.
     """
-    _check_threshold(iou_threshold)
-    _check_lengths(boxes.shape[:1], scores=scores, classes=classes)
+    _check(iou_threshold, boxes.shape[:1], scores=scores, classes=classes)
     by_score = scores.argsort(descending=True, stable=True)
     order = by_score[classes[by_score].argsort(stable=True)]
     stays = torch.zeros_like(scores, dtype=torch.bool)
@@ -77,13 +72,13 @@ def nms_mask(
     >>> classes, valid = torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)
     >>> nms_mask(boxes, classes, valid=valid, iou_threshold=0.5)
     tensor([[ True, False,  True]])
-
-    Raises:
-        ValueError: the threshold is not between 0 and 1, or there is not one value for each box.
     """
-    _check_threshold(iou_threshold)
-    _check_lengths(boxes.shape[:2], classes=classes, valid=valid)
-    suppresses = _suppresses(boxes, classes, iou_threshold).float()
+    _check(iou_threshold, boxes.shape[:2], classes=classes, valid=valid)
+    intersection, area = intersection_area(boxes[:, :, None], boxes[:, None]), box_area(boxes)
+    union = (area[:, :, None] + area[:, None] - intersection).clamp(min=torch.finfo(area.dtype).tiny)
+    overlaps = intersection / union > _compared(iou_threshold, area.dtype)
+    of_a_class = classes[:, :, None] == classes[:, None]
+    suppresses = (overlaps & of_a_class).triu(diagonal=1).float()  # the box of a row that of a column, if it stays
 
     def unsettled(stays: Tensor, before: Tensor) -> Tensor:
         return (stays != before).any()
@@ -98,17 +93,6 @@ def nms_mask(
     while unsettled(*state):
         state = apply_rule(*state)
     return state[0]
-
-
-def _suppresses(
-    boxes: Float[Tensor, "b n 4"], classes: Int64[Tensor, "b n"], iou_threshold: float
-) -> Bool[Tensor, "b n n"]:
-    """Whether the box of a row, if it stays, suppresses the box of a column."""
-    intersection = intersection_area(boxes[:, :, None], boxes[:, None])
-    area = box_area(boxes)
-    union = (area[:, :, None] + area[:, None] - intersection).clamp(min=torch.finfo(area.dtype).tiny)
-    overlaps = intersection / union > _compared(iou_threshold, area.dtype)
-    return (overlaps & (classes[:, :, None] == classes[:, None])).triu(diagonal=1)
 
 
 def _settle(boxes: Float[Tensor, "n 4"], classes: Int64[Tensor, " n"], iou_threshold: float) -> Int64[Tensor, " k"]:
@@ -161,12 +145,9 @@ def _compared(iou_threshold: float, dtype: torch.dtype) -> float:
     return math.ldexp(math.floor(math.ldexp(mantissa, bits)), exponent - bits)
 
 
-def _check_lengths(shape: torch.Size, **columns: Tensor) -> None:
+def _check(iou_threshold: float, shape: torch.Size, **columns: Tensor) -> None:
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"need 0 <= iou_threshold <= 1, got {iou_threshold=}")
     for name, column in columns.items():
         if column.shape != shape:
             raise ValueError(f"need {name} of shape {tuple(shape)}, one for each box, got {tuple(column.shape)}")
-
-
-def _check_threshold(iou_threshold: float) -> None:
-    if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"need 0 <= iou_threshold <= 1, got {iou_threshold=}")

@@ -23,10 +23,6 @@ import torch
 from detect.errors import MissingExtraError
 from detect.ops.nms import class_nms
 
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
 _declared: list[torch.library.Library] = []  # a library's schemas live as long as it does
 _importing = RLock()
 
@@ -59,12 +55,13 @@ def _import_from(spec: ModuleSpec) -> None:
         del sys.modules["torchvision"]
         raise
     if _declared:
-        package.ops.boxes._assert_has_ops = _assert_has_ops  # only nms has a stand-in
+        package.ops.boxes._assert_has_ops = lambda: None  # torchvision's check before nms, which has a stand-in
 
 
 def _declare_schemas() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for schema in _SCHEMAS:
+    for name in ("nms", "qnms"):
+        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         library.define(schema)  # type: ignore[no-untyped-call]
     library.impl("nms", _nms, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]  # on every device
     _declared.append(library)
@@ -72,7 +69,3 @@ def _declare_schemas() -> None:
 
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     return class_nms(boxes, scores, classes=torch.zeros_like(scores, dtype=torch.int64), iou_threshold=iou_threshold)
-
-
-def _assert_has_ops() -> None:
-    """Replaces torchvision's check before ``nms``."""

@@ -52,7 +52,7 @@ def oracle_table(oracles: Sequence[OracleScores]) -> str:
         rates, error = each.scores.micro, each.mean_error
         numbers = [f"{rates.f1:.4f}", f"{rates.precision:.4f}", f"{rates.recall:.4f}"]
         numbers += ["-" if error is None else f"{error:.3f}"]
-        numbers += [f"{count:,}" for count in (each.merged, each.collisions, each.outside)]
+        numbers += [f"{count:,}" for count in (each.merged, each.same_cell, each.outside)]
         cells = [f"{each.stride:g}", f"{each.sigma:g}", *numbers]
         rows.append([Html(f"<b>{cell}</b>") if each is best else cell for cell in cells])
     return table([Column(name, numeric=True) for name in names], rows)

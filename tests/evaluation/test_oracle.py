@@ -46,14 +46,14 @@ def nuclei() -> CocoKeypoints:
 def test_points_apart_lose_nothing():
     found = oracle_round_trip(landmarks_of([(10, 10), (40, 30)], [(5, 7)]), stride=4, sigma=1.5)
     assert found.scores.micro.f1 == 1
-    assert (found.merged, found.collisions, found.outside) == (0, 0, 0)
+    assert (found.merged, found.same_cell, found.outside) == (0, 0, 0)
     assert found.scores.error.mean < 0.01
 
 
 def test_points_in_one_cell_are_one_and_points_outside_none():
     # at stride 8 cell 1 covers pixels 8 to 15; x = 70 is outside the 64 pixels
     found = oracle_round_trip(landmarks_of([(10, 10), (13, 12), (40, 30), (70, 20)]), stride=8, radius=1.0)
-    assert (found.collisions, found.outside) == (1, 1)
+    assert (found.same_cell, found.outside) == (1, 1)
     assert found.merged >= 1
     assert found.scores.num_matched == 4 - found.merged - found.outside
 

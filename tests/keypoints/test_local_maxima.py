@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from detect.keypoints.local_maxima import close_pairs, find_local_maxima
+from detect.keypoints.local_maxima import close_pairs, find_local_maxima, with_spacing
 
 
 def one(rows) -> torch.Tensor:
@@ -102,5 +104,7 @@ def test_pairs_of_neighbouring_maps_do_not_meet():
     maps = torch.zeros(3, 4, 5)
     maps[0, 3, 4] = maps[1, 0, 0] = maps[1, 0, 4] = maps[1, 2, 0] = 1.0
     maxima = find_local_maxima(maps, 0.5)
-    pairs = [pair for part in close_pairs(maxima, (4, 5), 10.0) for pair in torch.stack(part, dim=1).tolist()]
-    assert sorted(pairs) == [[1, 2, 16], [1, 3, 4], [2, 3, 20]]
+    assert sorted(close_pairs(maxima, 10.0).T.tolist()) == [[1, 2], [1, 3], [2, 3]]
+    assert sorted(close_pairs(maxima, 4.4).T.tolist()) == [[1, 2], [1, 3]]
+    assert with_spacing(maxima, farthest=10.0).spacing.tolist() == [math.inf, 2.0, 4.0, 2.0]
+    assert with_spacing(maxima, farthest=3.0).spacing.tolist() == [math.inf, 2.0, math.inf, 2.0]

@@ -147,7 +147,6 @@ def test_maps_beyond_the_budget_are_taken_some_at_a_time(monkeypatch):
     whole = find_peaks(heatmaps, min_distance=5.0)
     monkeypatch.setattr("detect.keypoints.local_maxima.CELLS_AT_ONCE", {"cpu": 1500})
     monkeypatch.setattr("detect.keypoints.local_maxima.CANDIDATES_AT_ONCE", 60)
-    monkeypatch.setattr("detect.keypoints.local_maxima.PLACES_AT_ONCE", 50)
     monkeypatch.setattr("detect.keypoints.subpixel.VALUES_AT_ONCE", 500)
     parts = find_peaks(heatmaps, min_distance=5.0)
     for name in ("scores", "image", "types"):

@@ -287,7 +287,7 @@ def test_fault_8_two_points_in_a_cell_leave_its_peak_and_both_are_kept():
     assert targets.heatmaps[0, 0, 0, 0] == 1
     assert_array_equal(targets.positives, [[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 0, 0]])
     assert_array_equal(targets.point_weights, [1, 1, 1])
-    assert targets.num_collisions() == 1
+    assert targets.num_same_cell() == 1
 
 
 def test_fault_of_overwriting_the_nearest_of_a_cell_is_taken_whatever_the_order():

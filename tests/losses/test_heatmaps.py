@@ -231,13 +231,13 @@ def test_slopes_of_the_map_losses_are_those_of_the_values(loss):
 @pytest.mark.parametrize("loss", MAP_LOSSES)
 def test_weights_multiply_each_cell_and_zero_ignores_it(loss):
     logits, targets = random_maps()
-    per_joint = random_maps(seed=3)[1]
-    shared = per_joint[:, :1]
+    per_type = random_maps(seed=3)[1]
+    shared = per_type[:, :1]
     whole = loss(logits, targets, weights=shared.expand(-1, 2, -1, -1))
     assert_close(loss(logits, targets, weights=shared), whole)
     assert_close(loss(logits, targets, weights=2 * shared), 2 * whole)
     assert_close(loss(logits, targets, weights=torch.ones_like(shared)), loss(logits, targets))
-    ignored = (per_joint > 0.5).double()
+    ignored = (per_type > 0.5).double()
     elsewhere = torch.where(ignored > 0, logits, -logits + 1)
     assert_close(loss(elsewhere, targets, weights=ignored), loss(logits, targets, weights=ignored))
     assert (slopes(loss, logits, targets, weights=ignored)[ignored == 0] == 0).all()

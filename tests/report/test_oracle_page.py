@@ -34,7 +34,7 @@ def oracle_of(stride: float, sigma: float, num_found: int, num_truth: int = 1000
     """A thousand points in a row, of which the first are found half a pixel off."""
     truth = np.stack([np.arange(num_truth) * 20.0, np.zeros(num_truth)], axis=1)
     scores = score_points([truth[:num_found] + np.array([0, 0.5])], [truth], radius=3.0)
-    return OracleScores(stride, sigma, scores, collisions=2, outside=0)
+    return OracleScores(stride, sigma, scores, same_cell=2, outside=0)
 
 
 TRUTH = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10), (2, 10, 10))
