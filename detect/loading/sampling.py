@@ -92,6 +92,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         repeats: the repeat factor of each image, see :func:`repeat_factors`; by default 1.
         rank: index of this process, from 0.
         num_processes: number of processes; it divides the batch size.
+        num_parts: parts of a batch, which a process draws one after the other.
 
     Raises:
         ValueError: a number is out of its range, or the batch cannot be divided equally.
@@ -106,6 +107,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         repeats: Float64[ndarray, " b"] | None = None,
         rank: int = 0,
         num_processes: int = 1,
+        num_parts: int = 1,
     ) -> None:
         if num_images < 1 or batch_size < 1 or not 0 <= rank < num_processes:
             raise ValueError(
@@ -120,6 +122,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         self.repeats = repeats
         self.rank = rank
         self.num_processes = num_processes
+        self.num_parts = num_parts
         self.epoch = 0
         self.first_batch = 0
 
@@ -136,7 +139,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         return -(-num_draws // self.batch_size)
 
     def __len__(self) -> int:
-        return self.num_batches - self.first_batch
+        return (self.num_batches - self.first_batch) * self.num_parts
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order = epoch_order(self.num_images, seed=self.seed, epoch=self.epoch, repeats=self.repeats)
@@ -144,7 +147,8 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         copies = _earlier_draws(places)
         draws = [Draw(self.epoch, *each) for each in zip(places.tolist(), copies.tolist(), strict=True)]
         for start in range(self.first_batch * self.batch_size, len(draws), self.batch_size):
-            yield draws[start + self.rank : start + self.batch_size : self.num_processes]
+            own = draws[start + self.rank : start + self.batch_size : self.num_processes]
+            yield from (own[part :: self.num_parts] for part in range(self.num_parts))
 
 
 def _earlier_draws(places: Int64[ndarray, " n"]) -> Int64[ndarray, " n"]:

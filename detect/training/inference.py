@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.peaks import Peaks
-from detect.loading.dataset import Batch, DetectionData
+from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
 from detect.loading.transforms import Transform, resize_transform
 from detect.ops.box_arrays import xyxy_to_xywh
@@ -63,22 +62,18 @@ def find_objects(
     Args:
         model: the detector, in evaluation mode and with its weights on ``device``.
         data: the images, without augmentation, with the resize rule that the model was trained for.
-        labels: the category of each class or keypoint type.
-        batch_size: images per batch.
-        device: the device to run on.
-        num_workers: processes that read images.
         score_threshold: results have higher scores; by default the model's own threshold.
         pixel_origin: the keypoints' convention in training and in the results, see :mod:`detect.keypoints.coordinates`.
-        on_progress: called as ``on_progress(what, done, total)``.
     """
     model = model if score_threshold is None else with_threshold(model, score_threshold)
     margin_px = float(model.stride) if isinstance(model, LandmarkDetector) else 0.0
     rows: list[int] = []
     found: list[_Found] = []
-    for batch, transforms in _batches(data, batch_size, num_workers):
+    for batch in image_loader(data, batches_by_size(data, batch_size), num_workers=num_workers):
         with torch.inference_mode():
             output = model.detect(batch.images.to(device), batch.image_hw.to(device))
-        for number, transform in enumerate(transforms):
+        for number, (width, height) in enumerate(data.dataset.images.wh[batch.image_rows.numpy()].tolist()):
+            transform = resize_transform(data.resize, (width, height))
             if isinstance(output, Peaks):
                 found.append(_points_found(output.of_image(number), transform, labels, margin_px, pixel_origin))
             else:
@@ -139,12 +134,6 @@ def validate(
     overall = evaluate_landmarks(results, data.keypoints).overall
     f1 = {f"f1_{scores.radius:g}px": float(scores.micro.f1) for scores in overall}
     return {**f1, "count_mae": float(overall[0].count.mae)}
-
-
-def _batches(data: DetectionData, batch_size: int, num_workers: int) -> Iterator[tuple[Batch, list[Transform]]]:
-    for batch in image_loader(data, batches_by_size(data, batch_size), num_workers=num_workers):
-        sizes = data.dataset.images.wh[batch.image_rows.numpy()].tolist()
-        yield batch, [resize_transform(data.resize, (width, height)) for width, height in sizes]
 
 
 def _boxes_found(detections: Detections, transform: Transform, labels: LabelMap) -> _Found:

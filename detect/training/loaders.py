@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from detect.errors import ConfigError
-from detect.loading.dataset import Batch, DetectionData, Draw, collate
+from detect.loading.dataset import DetectionData, collate
 from detect.loading.sampling import EpochBatchSampler, repeat_factors
 from detect.training.config import TrainConfig
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> EpochBatchSampler:
-    """The batches of this process.
+    """The batches of this process, in the parts they are computed in.
 
     Raises:
         ConfigError: a batch cannot be divided equally among processes and parts.
@@ -39,12 +38,8 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
         repeats=None if threshold is None else repeat_factors(data.dataset, data.image_rows, threshold=threshold),
         rank=fabric.global_rank,
         num_processes=fabric.world_size,
+        num_parts=optimisation.accumulate,
     )
-
-
-def part_loader(config: TrainConfig, data: DetectionData, batches: EpochBatchSampler) -> DataLoader[Any]:
-    """A loader of these batches, one part after the other."""
-    return image_loader(data, _InParts(batches, config.optimisation.accumulate), num_workers=config.data.num_workers)
 
 
 def image_loader(data: DetectionData, batches: Iterable[Any], *, num_workers: int) -> DataLoader[Any]:
@@ -70,23 +65,3 @@ def _allow_open_files() -> None:
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def in_groups(parts: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
-    """Collect the parts of each step."""
-    while group := list(itertools.islice(parts, count)):
-        yield group
-
-
-class _InParts(Sampler[list[Draw]]):
-    """Divide each batch into parts of equal size."""
-
-    def __init__(self, batches: EpochBatchSampler, parts: int) -> None:
-        self.batches, self.parts = batches, parts
-
-    def __len__(self) -> int:
-        return len(self.batches) * self.parts
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for batch in self.batches:
-            yield from (batch[part :: self.parts] for part in range(self.parts))

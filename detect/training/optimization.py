@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,19 +42,16 @@ def average_weights(model: nn.Module, *, decay: float) -> AveragedModel:
     """
     if not 0 <= decay < 1:
         raise ValueError(f"need 0 <= decay < 1, got {decay}")
-    average = AveragedModel(model, multi_avg_fn=_moving_average(decay))
-    average.update_parameters(model)  # the first update copies, so that step 0 is already an average
-    average.module.eval().requires_grad_(False)
-    return average
 
-
-def _moving_average(decay: float) -> Callable[..., None]:
     @torch.no_grad()
     def update(averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor | int) -> None:
         step = int(num_averaged) - 1
         torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + step) / (10 + step)))
 
-    return update
+    average = AveragedModel(model, multi_avg_fn=update)
+    average.update_parameters(model)  # the first update copies, so that step 0 is already an average
+    average.module.eval().requires_grad_(False)
+    return average
 
 
 def rate_factor(

@@ -60,15 +60,7 @@ def launch(config: TrainConfig) -> Fabric:
 
 
 class Stepper:
-    """A detector with its optimizer and its averaged weights.
-
-    Args:
-        config: the run.
-        fabric: devices, processes and precision.
-        inputs: the data of the run.
-        anchors: the anchors of a box run.
-        build: makes the detector; called as :func:`detect.training.builder.build_detector`.
-    """
+    """A detector with its optimizer and its averaged weights; ``build`` is called as :func:`build_detector`."""
 
     def __init__(
         self,
@@ -137,13 +129,14 @@ class Stepper:
     def diagnose(self, part: Batch, *, rate: float) -> Diagnosis:
         """Find out why nothing is learned from a batch, see :func:`detect.training.diagnosis.diagnose`."""
         batch = part.to(self.fabric.device)
-        boxes = sum(len(image.boxes) for image in batch.targets)
-        points = int((torch.as_tensor(batch.keypoints.visibility) > 0).sum())
+        num_objects = sum(len(image.boxes) for image in batch.targets)
+        if self.config.task == "landmarks":
+            num_objects = int((torch.as_tensor(batch.keypoints.visibility) > 0).sum())
         return diagnose(
             self.detector,
             lambda: _total(_losses(self.detector, batch, self.config)),
             images=self.detector.normalise(batch.images),
-            num_objects=points if self.config.task == "landmarks" else boxes,
+            num_objects=num_objects,
             learning_rate=rate,
         )
 
@@ -202,13 +195,11 @@ class Stepper:
 
 
 def _losses(model: Any, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
-    """The losses of a batch by name."""
+    options = {}
+    if config.task == "landmarks":
+        options["ignored"] = [boxes + SHIFTS[config.data.pixel_origin] for boxes in batch.unlabelled]  # continuous
     images = batch.images.contiguous(memory_format=torch.channels_last)
-    targets = _targets(batch, config)
-    if config.task == "boxes":
-        return dict(model.losses(images, targets)._asdict())
-    ignored = [boxes + SHIFTS[config.data.pixel_origin] for boxes in batch.unlabelled]  # continuous
-    return dict(model.losses(images, targets, ignored=ignored)._asdict())
+    return dict(model.losses(images, _targets(batch, config), **options)._asdict())
 
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
