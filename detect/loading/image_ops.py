@@ -42,11 +42,10 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """A resized picture, as float32 from 0 to 1, and its position in the network's input."""
+    """A resized picture, as float32 from 0 to 1, and its position in the network's input, to which ``transform`` maps it."""
 
     values: Float[Tensor, "d h w"]
     transform: Transform
-    """Maps the picture to the network's input."""
     offset_xy: tuple[int, int]
     canvas_wh: tuple[int, int]
 
@@ -115,11 +114,7 @@ def resize_picture(picture: Picture, rule: ResizeRule) -> Content:
 
 
 def torchvision_functional() -> ModuleType:
-    """Import torchvision's functional transforms, version 2.
-
-    Raises:
-        MissingExtraError: torchvision is not installed.
-    """
+    """Import torchvision's functional transforms, version 2; raises MissingExtraError without torchvision."""
     import_torchvision()
     return import_module("torchvision.transforms.v2.functional")
 

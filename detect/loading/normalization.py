@@ -41,7 +41,6 @@ def measure_normalization(data: DetectionData, *, max_images: int | None = None)
 
     Raises:
         ImageError: an image cannot be read.
-        ValueError: there are no images, or ``max_images`` is below 1.
     """
     if max_images is not None and max_images < 1:
         raise ValueError(f"need at least one image, got {max_images=}")
@@ -59,20 +58,16 @@ def normalization_of(images: Iterable[Float[Tensor, "d _ _"]]) -> Normalization:
 
     >>> normalization_of([torch.zeros(1, 1, 1), torch.ones(1, 1, 1)])
     Normalization(mean=(0.5,), std=(0.5,), num_images=2)
-
-    Raises:
-        ValueError: there is no image.
     """
     num_images, num_pixels = 0, 0
     mean, squares = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     for image in images:
         pixels = image.flatten(1).double()
         image_mean = pixels.mean(dim=1)
-        image_squares = ((pixels - image_mean[:, None]) ** 2).sum(dim=1)
         share = pixels.shape[1] / (num_pixels + pixels.shape[1])
         difference = image_mean - mean
         mean = mean + share * difference
-        squares = squares + image_squares + share * num_pixels * difference**2
+        squares = squares + ((pixels - image_mean[:, None]) ** 2).sum(dim=1) + share * num_pixels * difference**2
         num_images, num_pixels = num_images + 1, num_pixels + pixels.shape[1]
     if not num_images:
         raise ValueError("there are no images to measure")

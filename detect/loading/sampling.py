@@ -28,10 +28,7 @@ def repeat_factors(
     A category in a share f of the images has the factor max(1, sqrt(threshold / f)), and an image has the largest factor of
     its categories (Gupta et al. 2019, LVIS, appendix B.2, where the threshold is .001). Crowds are not counted.
 
-    Args:
-        dataset: images and annotations.
-        image_rows: the images that can be drawn, as rows of ``dataset.images``.
-        threshold: the share of images, above 0 and at most 1, below which a category is rare.
+    ``image_rows`` are the images that can be drawn, as rows of ``dataset.images``. ``threshold`` is above 0 and at most 1.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -39,9 +36,6 @@ def repeat_factors(
     >>> factors = repeat_factors(cells, np.arange(len(cells.images)), threshold=0.9)
     >>> factors.min().item(), round(factors.max().item(), 2)
     (1.0, 1.28)
-
-    Raises:
-        ValueError: the threshold is out of its range.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"need a threshold above 0 and at most 1, got {threshold}")
@@ -86,16 +80,10 @@ class EpochBatchSampler(Sampler[list[Draw]]):
     [[2, 4], [3, 0], [1, 2]]
 
     Args:
-        num_images: number of images to draw from, at least 1.
-        batch_size: images in a batch, over all processes.
-        seed: seed of the order.
+        batch_size: images in a batch, over all processes; a multiple of their number.
         repeats: the repeat factor of each image, see :func:`repeat_factors`; by default 1.
         rank: index of this process, from 0.
-        num_processes: number of processes; it divides the batch size.
         num_parts: parts of a batch, which a process draws one after the other.
-
-    Raises:
-        ValueError: a number is out of its range, or the batch cannot be divided equally.
     """
 
     def __init__(

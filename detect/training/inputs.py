@@ -20,7 +20,7 @@ from detect.errors import ConfigError
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData
-from detect.loading.image_check import broken_message
+from detect.loading.image_files import broken_message
 from detect.loading.labels import LabelMap
 from detect.loading.normalization import measure_normalization
 from detect.training.builder import matching_rule

@@ -373,5 +373,7 @@ def test_what_is_found_in_the_network_s_pixels_is_restored_to_the_image_s(tmp_pa
     dataset = dataset_of(["a.png"], [{"image_id": 10, "keypoints": [7, 10, 2]}])
     sample = data_of(dataset, tmp_path, rule)[0]
     transform = resize_transform(parse_resize(rule), (40, 20))
-    assert_allclose(transform.invert_boxes(sample.targets.boxes), [[4, 6, 12, 16]], atol=1e-4)
-    assert_allclose(transform.invert_points(sample.points, pixel_origin="center"), [[7, 10]], atol=1e-4)
+    assert_allclose(transform.invert_boxes(sample.targets.boxes.double().numpy()), [[4, 6, 12, 16]], atol=1e-4)
+    assert_allclose(
+        transform.invert_points(sample.points.double().numpy(), pixel_origin="center"), [[7, 10]], atol=1e-4
+    )
