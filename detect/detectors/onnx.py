@@ -66,8 +66,6 @@ def export_onnx(
     onnxruntime runs the file on the images, and its detections are compared with the detector's own.
 
     Args:
-        detector: left as it is, in training or evaluation mode.
-        path: the file to write.
         images: real images, whose height and width the file is made for.
         image_hw: (height, width) of each image without padding.
         max_candidates: pairs of anchor and class that enter suppression, see
@@ -107,16 +105,8 @@ class DetectionHead(nn.Module):
     >>> found.boxes.shape, found.valid.any().item()  # 30 anchors of 3 classes; every score starts at .01
     (torch.Size([2, 90, 4]), False)
 
-    Args:
-        head: built for the generator's number of anchors.
-        grid: an anchor generator with exact strides; other strides depend on the size of the padded input, which feature
-            maps do not give.
-        post_process: thresholds and numbers.
-        max_candidates: pairs of anchor and class that enter suppression, see
-            :meth:`~detect.heads.postprocess.PostProcess.padded`.
-
-    Raises:
-        ValueError: head and grid differ in anchors, or strides are not exact.
+    The strides of ``grid`` are exact: others depend on the size of the padded input, which feature maps do not give. For
+    ``max_candidates`` see :meth:`~detect.heads.postprocess.PostProcess.padded`.
     """
 
     def __init__(
