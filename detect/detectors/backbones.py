@@ -1,7 +1,7 @@
 """Backbones: feature maps of several strides from a tiny network for the CPU, or from any of timm's and torchvision's.
 
-:class:`PyramidLevels` makes of them the levels that a head reads. A map of stride s has ceil(h / s) rows and ceil(w / s) columns for any image: images are padded right and below with zeros,
-and the maps cropped.
+:class:`PyramidLevels` makes of them the levels that a head reads. A map of stride s has ceil(h / s) rows and ceil(w / s)
+columns for any image: images are padded right and below with zeros, and the maps cropped.
 """
 
 from __future__ import annotations
