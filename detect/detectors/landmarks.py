@@ -48,9 +48,6 @@ class LandmarkDetector(nn.Module):
         mean: of the images, one number or one for each channel; likewise ``std``.
         normalizer: maps the number of points of each image to the divisor of its loss, see :mod:`detect.losses.normalizers`.
         seed: of the weights of pyramid and head; None draws them from torch's global generator.
-
-    Raises:
-        ConfigError: the backbone has no map of the stride.
     """
 
     def __init__(
@@ -95,11 +92,7 @@ class LandmarkDetector(nn.Module):
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,
     ) -> LandmarkLosses:
-        """The loss of a batch. Inside the boxes ``ignored``, in continuous pixels, only cells at the points count.
-
-        Raises:
-            ValueError: targets, images and regions differ in number, or detector and targets in their keypoint types.
-        """
+        """The loss of a batch. Inside the boxes ``ignored``, in continuous pixels, only cells at the points count."""
         drawn = self.targets(images, targets, ignored)
         logits = self(images).logits
         maps, positives, counts = map(torch.as_tensor, (drawn.heatmaps, drawn.positives, drawn.counts))

@@ -76,7 +76,10 @@ def export_onnx(
             is written then.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    runtime = _import_packages()
+    try:
+        runtime, _, _ = map(import_module, ("onnxruntime", "onnx", "onnxscript"))
+    except ImportError as error:
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'detect-heads[export]'") from None
     copied = copy.deepcopy(detector).cpu().float().eval()
     model = _Boxes(copied, max_candidates) if isinstance(copied, RetinaNetDetector) else _Heatmaps(copied)
     images, image_hw = images.detach().cpu().float(), image_hw.cpu()
@@ -199,14 +202,6 @@ class _Heatmaps(nn.Module):
         return [_Found(*map(np.asarray, (each.cells, each.scores, each.types))) for each in images]
 
 
-def _import_packages() -> Any:
-    try:
-        import_module("onnx"), import_module("onnxscript")
-        return import_module("onnxruntime")
-    except ImportError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'detect-heads[export]'") from None
-
-
 def _write(model: _Boxes | _Heatmaps, path: Path, images: Tensor, image_hw: Tensor) -> None:
     rows = torch.arange(2) % len(images)  # two images: the exporter takes a batch of one as always one
     inputs = dict(zip(model.inputs, (images[rows], image_hw[rows]), strict=False))
@@ -232,11 +227,7 @@ def _write(model: _Boxes | _Heatmaps, path: Path, images: Tensor, image_hw: Tens
 
 
 def _compare(expected: Sequence[_Found], got: Sequence[_Found], check: ExportCheck, *, threshold: float) -> ExportCheck:
-    """The check with more images in it.
-
-    Raises:
-        ExportError: something is detected by only one of the two.
-    """
+    """The check with more images in it; raises ExportError if something is detected by only one of the two."""
     for own, other in zip(expected, got, strict=True):
         position, score, alone = _pair(own, other)
         if (alone > threshold + SCORE).any():  # just above the threshold, rounding decides

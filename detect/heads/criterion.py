@@ -144,12 +144,7 @@ class RetinaNetCriterion(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
-        """The losses of a batch.
-
-        Raises:
-            ValueError: outputs, anchors and targets differ in their number of images or anchors, or a target cannot be
-                learned, see :func:`checked_targets`.
-        """
+        """The losses of a batch; raises ValueError if sizes differ, or as :func:`checked_targets`."""
         _check_sizes(output, anchors, targets)
         targets = checked_targets(targets, num_classes=output.logits.shape[2])
         matches = self.match_checked(anchors, targets)

@@ -91,11 +91,7 @@ class FeaturePyramid(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, maps: FeatureMaps) -> list[Float[Tensor, "b d _ _"]]:
-        """Levels P3, P4, P5 (one for each map), then P6 and P7.
-
-        Raises:
-            ValueError: the pyramid was built for other numbers of maps or channels.
-        """
+        """Levels P3, P4, P5 (one for each map), then P6 and P7."""
         maps = list_maps(maps)
         if len(maps) != len(self.in_channels) or channels_differ(maps, self.in_channels):
             channels = tuple(cells.shape[1] for cells in maps)

@@ -49,9 +49,6 @@ class HeatmapHead(nn.Module):
         norm: after each convolution of a tower, which then has no bias: None, ``"group"`` (32 groups) or ``"batch"``.
         prior: probability of a keypoint in every cell at the start.
         generator: draws the weights; by default torch's global one.
-
-    Raises:
-        ValueError: an argument is out of its range, or the channels do not divide into groups.
     """
 
     def __init__(

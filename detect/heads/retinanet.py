@@ -158,9 +158,6 @@ class RetinaNetHead(nn.Module):
 
         A mapping, as pyramids of torchvision and detectron2 return it, is read in its order. If the levels share all
         weights, there may be fewer than the head was built for.
-
-        Raises:
-            ValueError: the head was built for other numbers of channels or levels.
         """
         maps = list_maps(features)
         self._check_maps(maps)
@@ -180,11 +177,7 @@ class RetinaNetHead(nn.Module):
             )
 
     def select_levels(self, levels: Sequence[int]) -> RetinaNetHead:
-        """A head for some of the levels, in this order, with a copy of their weights; of all, if it serves any levels.
-
-        Raises:
-            ValueError: a level is selected twice or does not exist, or none is selected.
-        """
+        """A head for some of the levels, in this order, with a copy of their weights; of all, if it serves any levels."""
         last = max(levels, default=0) if self.num_levels is None else self.num_levels - 1
         if not levels or len(set(levels)) < len(levels) or not 0 <= min(levels) <= max(levels) <= last:
             raise ValueError(f"need one or more different levels of {self.num_levels or 'any'}, got {tuple(levels)}")
@@ -205,11 +198,7 @@ class RetinaNetHead(nn.Module):
         return head
 
     def with_anchors(self, num_anchors: int | Sequence[int], *, generator: Generator | None = None) -> RetinaNetHead:
-        """A head for other anchors: new output convolutions and a copy of the towers. One number stands for all levels.
-
-        Raises:
-            ValueError: a number is below 1, or batch norm has statistics for another number of levels.
-        """
+        """A head for other anchors: new output convolutions and a copy of the towers. One number stands for all levels."""
         if isinstance(num_anchors, int) and self.num_levels is not None:
             num_anchors = (num_anchors,) * self.num_levels
         head = self._with_new_outputs(num_anchors, self.num_classes, generator)

@@ -59,12 +59,7 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation.
-
-        Raises:
-            ValueError: no targets in training, targets that cannot be learned (the image and the row are named), or other
-                feature maps than the anchors have levels.
-        """
+        """Losses in training, detections in evaluation."""
         if self.training:
             targets = self._checked(targets, len(images))
         original_hw = [(image.shape[-2], image.shape[-1]) for image in images]

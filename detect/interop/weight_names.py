@@ -123,9 +123,6 @@ FRAMEWORKS = {
 def recognise_framework(keys: Iterable[str]) -> str:
     """The framework that uses these names.
 
-    Raises:
-        ConvertError: none does; the message shows some names.
-
     >>> recognise_framework(["backbone.fpn_lateral3.weight", "pixel_mean"])
     'detectron2'
     """
@@ -138,11 +135,7 @@ def recognise_framework(keys: Iterable[str]) -> str:
 
 
 def read_layout(source: str, keys: Iterable[str]) -> Layout:
-    """The build of a framework's network, read from all of its keys.
-
-    Raises:
-        ConvertError: keys are missing, or have no place; the message names the first of each.
-    """
+    """The build of a framework's network, read from all of its keys."""
     framework, keys = FRAMEWORKS[source], set(keys)
     modules = {key.rpartition(".")[0] for key in keys}
 

@@ -167,11 +167,6 @@ class DetectionData(Dataset[Sample]):
         return data
 
     @property
-    def num_classes(self) -> int:
-        """The number of categories."""
-        return len(self.category_ids)
-
-    @property
     def num_types(self) -> int:
         """The number of keypoint types; 1 without keypoints."""
         return 1 if self.keypoints is None else self.keypoints.landmarks.num_types
@@ -208,11 +203,7 @@ class DetectionData(Dataset[Sample]):
         return self._sample(content, labels.transformed(content.transform), row)
 
     def open(self, image_row: int) -> Picture:
-        """Open an image of the dataset at its own size.
-
-        Raises:
-            ImageError: the image cannot be read, its size differs from the dataset's, or its values are out of range.
-        """
+        """Open an image of the dataset at its own size; raises ImageError."""
         width, height = self.dataset.images.wh[image_row].tolist()
         name = self.dataset.images.file_names[image_row]
         image = open_image(self.folder, name, image_wh=(width, height))

@@ -36,8 +36,7 @@ class LabelMap:
         """The categories of a dataset, and the types of its keypoints.
 
         Raises:
-            ConfigError: there are no categories, or a category has several keypoints, which heatmaps do not group into
-                objects.
+            ConfigError: there are no categories, or one has several keypoints, which heatmaps do not group into objects.
         """
         ids = dataset.category_ids
         if not ids:
@@ -55,11 +54,7 @@ class LabelMap:
         return cls(ids, names, keypoints.type_names, dict(keypoints.category_types))
 
     def check_names(self, dataset: CocoDataset) -> None:
-        """Check that a dataset gives the same name to each category, since files may number categories differently.
-
-        Raises:
-            CocoError: a category has another name; upper and lower case are the same.
-        """
+        """Raise CocoError if a dataset names a category differently (but for case): files may number them differently."""
         for category, name in zip(self.category_ids, self.category_names, strict=True):
             own = dataset.categories.get(category)
             if own and name != unnamed(category) and own.casefold() != name.casefold():
@@ -128,12 +123,7 @@ class ImageLabels:
 def labels_by_image(
     dataset: CocoDataset, keypoints: CocoKeypoints | None, *, category_ids: Sequence[int]
 ) -> list[ImageLabels]:
-    """Split the labels of a dataset by image, in pixels of the images. ``category_ids`` has the category of each class.
-
-    Raises:
-        CocoError: an annotation has another category.
-        ValueError: the category ids do not rise.
-    """
+    """Split the labels of a dataset by image, in pixels of the images. ``category_ids`` has the category of each class."""
     _check_categories(dataset.annotations, category_ids)
     num_images = len(dataset.images)
     instances, crowd = dataset.instances, dataset.crowd

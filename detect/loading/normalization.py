@@ -38,9 +38,6 @@ def measure_normalization(data: DetectionData, *, max_images: int | None = None)
     >>> measured = measure_normalization(data)
     >>> len(data), round(measured.mean[0], 3), round(measured.std[0], 3)
     (80, 0.043, 0.06)
-
-    Raises:
-        ImageError: an image cannot be read.
     """
     if max_images is not None and max_images < 1:
         raise ValueError(f"need at least one image, got {max_images=}")

@@ -6,16 +6,19 @@ processes. Every image is drawn at least once, and every batch is full: the last
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from math import ceil
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int64
 from numpy import ndarray
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from detect.data import CocoDataset
-from detect.loading.dataset import Draw
+from detect.loading.dataset import DetectionData, Draw, collate
 
 ROUNDING = 1e-6  # error of a sum of repeat factors
 
@@ -139,6 +142,20 @@ class EpochBatchSampler(Sampler[list[Draw]]):
             yield from (own[part :: self.num_parts] for part in range(self.num_parts))
 
 
+def image_loader(data: DetectionData, batches: Iterable[Any], *, num_workers: int) -> DataLoader[Any]:
+    """A loader of batches; ``batches`` yields lists of places or draws of ``data``."""
+    if num_workers:
+        _allow_open_files()
+    return DataLoader(
+        data,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # the default would draw from torch's global generator
+    )
+
+
 def _earlier_draws(places: Int64[ndarray, " n"]) -> Int64[ndarray, " n"]:
     """For each draw, the number of earlier draws of the same place."""
     order = places.argsort(kind="stable")
@@ -146,3 +163,14 @@ def _earlier_draws(places: Int64[ndarray, " n"]) -> Int64[ndarray, " n"]:
     earlier = np.empty_like(places)
     earlier[order] = np.arange(len(places)) - np.searchsorted(ordered, ordered)
     return earlier
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files to the system's: each tensor of a worker is one, and workers hang when they run out."""
+    try:
+        import resource  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -87,11 +87,7 @@ class TrainedDetector:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write a checkpoint, whole or not at all."""
     content = {
         "format": FORMAT,
         "version": version("detect-heads"),
@@ -196,11 +192,7 @@ class RunState:
 
 
 def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -> None:
-    """Check that a configuration continues the run of a checkpoint.
-
-    Raises:
-        TrainingError: fields that change the results differ; the message names them all.
-    """
+    """Raise TrainingError if fields that change the results differ from a checkpoint's; the message names them all."""
     old = dict(_fields(before.model_dump(mode="json")))
     differing = [
         f"{name} (was {old.get(name)!r}, is {new!r})"
@@ -212,11 +204,7 @@ def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -
 
 
 def check_same_data(path: str | Path, before: Checkpoint, *, labels: LabelMap, num_images: int) -> None:
-    """Check that the annotation files are still those of the run's beginning.
-
-    Raises:
-        TrainingError: the categories, keypoint types or number of training images have changed.
-    """
+    """Raise TrainingError if labels or the number of training images have changed since the run began."""
     if before.labels != labels:
         raise TrainingError(
             f"{path}: cannot be resumed: categories or keypoint types of data.train have changed, from "

@@ -248,14 +248,11 @@ def read_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
 
 
 def parse_config(fields: Mapping[str, Any], *, source: str = "configuration") -> TrainConfig:
-    """Check nested fields; ``source`` begins the error message.
+    """Check nested fields; ``source`` begins the message of a ConfigError.
 
     >>> config = parse_config({"data": {"train": ["a.json"], "images": "images"}})
     >>> config.optimisation.learning_rate, config.model.anchors
     (0.002, 'fit')
-
-    Raises:
-        ConfigError: as for :func:`read_train_config`.
     """
     try:
         return TrainConfig.model_validate(fields)
@@ -268,9 +265,6 @@ def with_overrides(fields: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 
     >>> with_overrides({"optimisation": {"epochs": 45}}, ["optimisation.epochs=8", "data.train=[a.json, b.json]"])
     {'optimisation': {'epochs': 8}, 'data': {'train': ['a.json', 'b.json']}}
-
-    Raises:
-        ConfigError: an override has no ``=``, its value is not YAML, or it names a field of something else than a section.
     """
     result: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in fields.items()}
     for text in overrides:

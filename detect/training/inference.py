@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
+from detect.loading.sampling import image_loader
 from detect.loading.transforms import Transform, resize_transform
 from detect.ops.box_arrays import xyxy_to_xywh
 from detect.training.builder import Detector
-from detect.training.loaders import image_loader
 
 FOUND = 1.0  # the visibility of a keypoint in COCO results
 MAIN_METRIC = {"boxes": "ap", "landmarks": "f1_5px"}  # decides which checkpoint is the best
@@ -110,24 +110,13 @@ def validate(
     data: DetectionData,
     *,
     labels: LabelMap,
-    batch_size: int = 16,
-    device: torch.device | str = "cpu",
-    num_workers: int = 0,
-    pixel_origin: str = "center",
+    **options: Any,
 ) -> dict[str, float]:
     """Metrics of a detector: COCO's twelve for boxes, or F1 at each radius and the mean count error; NaN if undefined.
 
-    The arguments are those of :func:`find_objects`.
+    The options are those of :func:`find_objects`.
     """
-    results = find_objects(
-        model,
-        data,
-        labels=labels,
-        batch_size=batch_size,
-        device=device,
-        num_workers=num_workers,
-        pixel_origin=pixel_origin,
-    )
+    results = find_objects(model, data, labels=labels, **options)
     if data.keypoints is None or not labels.category_types:
         scores = asdict(evaluate_boxes(results, data.dataset).overall)
         return {name: math.nan if value is None else float(value) for name, value in scores.items()}

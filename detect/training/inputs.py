@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,12 @@ from detect.loading.dataset import DetectionData
 from detect.loading.image_files import broken_message
 from detect.loading.labels import LabelMap
 from detect.loading.normalization import measure_normalization
+from detect.loading.sampling import EpochBatchSampler, repeat_factors
 from detect.training.builder import matching_rule
 from detect.training.config import FIT, TrainConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MEASURED_IMAGES = 2000  # the most that give mean and standard deviation
 NUM_ASSIGNED = 200  # images whose anchors are assigned for a warning, evenly spaced
@@ -87,11 +91,7 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, on_progress:
 def read_validation(
     config: TrainConfig, *, strict: bool = False, on_progress: Progress | None = None
 ) -> CocoDataset | None:
-    """Read the annotations of the validation images, or hold out their share; None if a run has neither.
-
-    Raises:
-        CocoError: the annotations cannot be read.
-    """
+    """Read the annotations of the validation images, or hold out their share; None if a run has neither."""
     data = config.data
     files = data.train if data.val_share else data.val
     if not files:
@@ -117,6 +117,26 @@ def hold_out(dataset: CocoDataset, share: float) -> tuple[CocoDataset, CocoDatas
     is_held = np.floor((rows + 1) * share) > np.floor(rows * share)
     is_held[-1:] |= not is_held.any()
     return dataset.take_images(np.flatnonzero(~is_held)), dataset.take_images(np.flatnonzero(is_held))
+
+
+def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> EpochBatchSampler:
+    """The batches of this process, in the parts they are computed in."""
+    optimisation = config.optimisation
+    if optimisation.batch_size % (fabric.world_size * optimisation.accumulate):
+        raise ConfigError(
+            f"optimisation: a batch of {optimisation.batch_size} images cannot be divided among {fabric.world_size} "
+            f"processes with {optimisation.accumulate} parts each"
+        )
+    threshold = config.data.repeat_threshold
+    return EpochBatchSampler(
+        len(data),
+        batch_size=optimisation.batch_size,
+        seed=config.seed,
+        repeats=None if threshold is None else repeat_factors(data.dataset, data.image_rows, threshold=threshold),
+        rank=fabric.global_rank,
+        num_processes=fabric.world_size,
+        num_parts=optimisation.accumulate,
+    )
 
 
 def data_warnings(config: TrainConfig, inputs: Inputs, *, anchors: AnchorSet | None) -> list[str]:

@@ -27,9 +27,6 @@ class RunLog:
         from_step: the step of the checkpoint to resume from; rows of later steps are removed. 0 removes all rows.
         mid_epoch: whether that checkpoint is from within an epoch; rows of epochs at its step are then removed too, and
             TensorBoard has those points twice.
-
-    Raises:
-        OutputError: the folder cannot be written to.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from detect.data.coco_reader import Progress
 from detect.errors import TrainingError
 from detect.files import write_whole
 from detect.loading.dataset import Batch, DetectionData
+from detect.loading.sampling import image_loader
 from detect.training.builder import build_detector, training_anchors
 from detect.training.checkpoints import (
     BEST,
@@ -33,17 +34,16 @@ from detect.training.checkpoints import (
 from detect.training.config import TrainConfig
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
-from detect.training.inputs import data_warnings, read_inputs
-from detect.training.loaders import epoch_batches, image_loader
+from detect.training.inputs import data_warnings, epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
-from detect.training.optimization import rate_factor
-from detect.training.step import Build, Stepper, launch
+from detect.training.step import Build, Stepper, launch, rate_factor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Log = Callable[[str], None]
 
+SCHEDULE = {"warmup_steps", "schedule", "milestones"}  # fields that are arguments of rate_factor
 FLAT_ABOVE = 0.1  # share of the highest learning rate; below it a loss that hardly falls is normal
 
 
@@ -178,7 +178,9 @@ class _Run:
         self.batches.start_at(state.epoch, state.batch)
         loaded = iter(self.loader)
         while parts := list(islice(loaded, self.config.optimisation.accumulate)):
-            rate = self.learning_rate()
+            optimisation = self.config.optimisation
+            factor = rate_factor(state.step, self.num_steps, **optimisation.model_dump(include=SCHEDULE))
+            rate = optimisation.learning_rate * factor
             try:
                 losses = self.stepper.training_step(parts, rate=rate, step=state.step)
             except TrainingError as error:
@@ -191,17 +193,6 @@ class _Run:
             if save_steps and state.step % save_steps == 0:
                 self.save(LAST)
             self.diagnose_if_flat(parts[0], rate)
-
-    def learning_rate(self) -> float:
-        """The rate of the next step."""
-        optimisation = self.config.optimisation
-        return optimisation.learning_rate * rate_factor(
-            self.state.step,
-            self.num_steps,
-            warmup_steps=optimisation.warmup_steps,
-            schedule=optimisation.schedule,
-            milestones=optimisation.milestones,
-        )
 
     def report_step(self, losses: Mapping[str, float], rate: float) -> None:
         """Write a row of the step, and show progress."""

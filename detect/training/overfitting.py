@@ -49,12 +49,7 @@ class OverfitVerdict:
 def overfit(
     config: TrainConfig, num_images: int, *, num_steps: int = NUM_STEPS, on_progress: Progress | None = None
 ) -> OverfitVerdict:
-    """Train on a few images with objects, all of them in each step, without augmentation, at a constant learning rate.
-
-    Raises:
-        ConfigError: there are too few images with objects, or several processes.
-        TrainingError: the loss is not finite.
-    """
+    """Train on a few images with objects, all of them in each step, without augmentation, at a constant learning rate."""
     fabric = launch(config)
     if fabric.world_size > 1:
         raise ConfigError("--overfit runs in one process")

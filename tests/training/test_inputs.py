@@ -13,9 +13,11 @@ from torch.testing import assert_close
 from detect.anchors.anchor_set import AnchorSet
 from detect.data import read_coco
 from detect.errors import CocoError, ConfigError, ImageError
+from detect.loading.sampling import EpochBatchSampler, image_loader
 from detect.training.builder import training_anchors
 from detect.training.config import TrainConfig
-from detect.training.inputs import data_warnings, hold_out, read_inputs
+from detect.training.inputs import data_warnings, epoch_batches, hold_out, read_inputs
+from detect.training.step import launch
 
 
 def test_training_is_augmented_and_validation_is_not(tiny):
@@ -198,3 +200,20 @@ def test_a_gpu_that_is_not_used_is_named(tiny, monkeypatch, on_gpu, count):
     monkeypatch.setattr("torch.cuda.is_available", lambda: on_gpu)
     lines = warnings_of(tiny())
     assert lines == ["a GPU is available, but training runs on the CPU: set optimisation.accelerator=cuda"] * count
+
+
+def test_the_parts_of_a_batch_have_its_images(tiny):
+    config = tiny("optimisation.batch_size=4", "optimisation.accumulate=2")
+    data = read_inputs(config).train
+    whole = list(EpochBatchSampler(len(data), batch_size=4))
+    loader = image_loader(data, epoch_batches(config, data, launch(config)), num_workers=0)
+    parts = [part.image_rows.tolist() for part in loader]
+    assert [len(part) for part in parts] == [2, 2, 2, 2]
+    for number, batch in enumerate(whole):
+        assert sorted(draw.place for draw in batch) == sorted(parts[2 * number] + parts[2 * number + 1])
+
+
+def test_a_batch_that_cannot_be_divided(tiny):
+    config = tiny("optimisation.accumulate=3")
+    with pytest.raises(ConfigError, match="a batch of 2 images cannot be divided among 1 processes with 3 parts"):
+        epoch_batches(config, read_inputs(config).train, launch(config))
