@@ -66,9 +66,10 @@ def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = N
         return plain
     boxes = torch.cat([rows for image in plain for rows in (image.boxes, image.ignored) if rows is not None])
     classes = torch.cat([image.classes for image in plain])
-    valid = torch.cat([_have_extent(boxes), _are_classes(classes, num_classes)])
+    limit = math.inf if num_classes is None else num_classes
+    valid = torch.cat([_have_extent(boxes), (classes >= 0) & (classes < limit)])
     if not valid.all():  # waits for the device, once a batch: an invalid target would train without a sign of it
-        raise ValueError(next(_faults(plain, num_classes)))
+        raise ValueError(next(_faults(plain, limit)))
     return plain
 
 
@@ -214,17 +215,13 @@ def _have_extent(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
     return ((size > 0) & (size < math.inf)).all(dim=1)
 
 
-def _are_classes(classes: Int64[Tensor, " n"], num_classes: int | None) -> Bool[Tensor, " n"]:
-    return (classes >= 0) if num_classes is None else (classes >= 0) & (classes < num_classes)
-
-
-def _faults(targets: Sequence[ImageTargets], num_classes: int | None) -> Iterator[str]:
-    last = "" if num_classes is None else f" to {num_classes - 1}"
+def _faults(targets: Sequence[ImageTargets], limit: float) -> Iterator[str]:
+    last = "" if limit == math.inf else f" to {limit - 1}"
     for number, image in enumerate(targets):
-        regions = image.boxes[:0] if image.ignored is None else image.ignored
+        classes, regions = image.classes, image.boxes[:0] if image.ignored is None else image.ignored
         for name, rows, valid, need in (
             ("box", image.boxes, _have_extent(image.boxes), "finite x0 < x1 and y0 < y1"),
-            ("the class of box", image.classes, _are_classes(image.classes, num_classes), f"a class from 0{last}"),
+            ("the class of box", classes, (classes >= 0) & (classes < limit), f"a class from 0{last}"),
             ("ignored region", regions, _have_extent(regions), "finite x0 < x1 and y0 < y1"),
         ):
             for row in (~valid).nonzero()[:, 0].tolist():

@@ -20,6 +20,7 @@ from detect.errors import ConvertError
 
 SAME = 1e-4  # relative: shapes in files carry six digits
 NO_ANCHORS = "the ultralytics package reads no anchors: this is for models of ultralytics/yolov3 and ultralytics/yolov5"
+UNEQUAL = "levels have different numbers of anchors ({}): a head shared by all levels wants equal ones"
 YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # YOLOv5: models/yolov5s.yaml, models/hub/yolov5s6.yaml
 Shape = tuple[float, float]
 
@@ -249,29 +250,16 @@ def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tupl
         others.sort(key=lambda shape: abs(math.log(math.sqrt(shape[0] * shape[1]) / own_size)))
         added = others[: most - len(level.shapes)]
         levels.append(AnchorLevel(level.name, level.stride, [*level.shapes, *added]))
-    if not (counts := _unequal_counts(anchors)):
-        return levels, ()
-    note = (
-        f"{framework} wants the same number of anchors on every level, this set has {counts}: filled up to {most} each "
-        "with shapes of other levels; `detect anchors fit --per-level` fits equal numbers"
-    )
-    return levels, (note,)
+    wish = f"{framework} wants the same number of anchors on every level, this set has"
+    return levels, _unequal(anchors, f"{wish} {{}}: filled up to {most} each with shapes of other levels")
 
 
-def _unequal(anchors: AnchorSet) -> tuple[str, ...]:
-    if not (counts := _unequal_counts(anchors)):
-        return ()
-    return (
-        f"levels have different numbers of anchors ({counts}): a head shared by all levels wants equal ones; "
-        "`detect anchors fit --per-level` fits equal numbers",
-    )
-
-
-def _unequal_counts(anchors: AnchorSet) -> str:
-    """List the number of shapes of each level; empty if all are equal."""
+def _unequal(anchors: AnchorSet, note: str = UNEQUAL) -> tuple[str, ...]:
+    """Note the number of shapes of each level, unless all are equal."""
     if len({len(level.shapes) for level in anchors.levels}) == 1:
-        return ""
-    return ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
+        return ()
+    counts = ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
+    return (f"{note.format(counts)}; `detect anchors fit --per-level` fits equal numbers",)
 
 
 def _numbers(rows: Sequence[float] | Sequence[Sequence[float]], inner: str = "[]") -> str:

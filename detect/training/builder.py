@@ -12,7 +12,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import KNOWN_ANCHORS, load_anchors
 from detect.data import CocoDataset
 from detect.data.resize import parse_resize
-from detect.detectors.backbones import Backbone, build_backbone
+from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
@@ -91,9 +91,16 @@ def build_detector(
     model = config.model
     options = {**model.model_dump(include=HEAD), "mean": mean, "std": std}
     options["seed"] = config.seed + 1  # the backbone has config.seed, and both should draw different numbers
+    levels = [level.stride for level in anchors.levels if level.shapes] if anchors else [model.stride]
     with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator before they are seeded
         try:
-            backbone = _backbone(config, anchors)
+            backbone = build_backbone(
+                model.backbone,
+                strides=sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))}),
+                in_channels=config.data.channels,
+                pretrained=model.pretrained,
+                seed=config.seed,
+            )
             if config.task == "landmarks":
                 return LandmarkDetector(
                     backbone, len(labels.type_names), **model.model_dump(include=HEATMAPS), **options
@@ -116,14 +123,3 @@ def build_detector(
             raise
         except ValueError as error:
             raise ConfigError(f"model: {error}") from None
-
-
-def _backbone(config: TrainConfig, anchors: AnchorSet | None) -> Backbone:
-    levels = [level.stride for level in anchors.levels if level.shapes] if anchors else [config.model.stride]
-    return build_backbone(
-        config.model.backbone,
-        strides=sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))}),
-        in_channels=config.data.channels,
-        pretrained=config.model.pretrained,
-        seed=config.seed,
-    )

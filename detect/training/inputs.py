@@ -21,8 +21,8 @@ from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import broken_message
+from detect.loading.image_ops import measure_normalization
 from detect.loading.labels import LabelMap
-from detect.loading.normalization import measure_normalization
 from detect.loading.sampling import EpochBatchSampler, repeat_factors
 from detect.training.builder import matching_rule
 from detect.training.config import FIT, TrainConfig
