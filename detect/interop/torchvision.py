@@ -83,7 +83,7 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
         if len(targets) != num_images:
             raise ValueError(f"targets of {len(targets)} images for {num_images} images")
         plain = [ImageTargets(target["boxes"], target["labels"]) for target in targets]
-        checked = []
+        checked: list[dict[str, Tensor]] = []
         for target, each in zip(targets, checked_targets(plain, self.head.num_classes), strict=True):
             if "iscrowd" in target and target["iscrowd"].shape != each.classes.shape:
                 found = f"{len(each.classes)} labels, but iscrowd is {tuple(target['iscrowd'].shape)}"

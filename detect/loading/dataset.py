@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
         columns = ("points", "image", "types", "visibility")
-        moved = {name: torch.as_tensor(getattr(self.keypoints, name)).to(device) for name in columns}
+        moved: dict[str, Any] = {name: torch.as_tensor(getattr(self.keypoints, name)).to(device) for name in columns}
         return Batch(
             images=self.images.to(device),
             image_hw=self.image_hw.to(device),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -128,7 +129,7 @@ def labels_by_image(
     num_images = len(dataset.images)
     instances, crowd = dataset.instances, dataset.crowd
     classes = np.searchsorted(np.array(category_ids, np.int64), instances.category_ids)
-    columns: list[Sequence[ndarray]] = [
+    columns: list[Sequence[Any]] = [
         _by_image(xywh_to_xyxy(instances.boxes_xywh), instances.image_rows, num_images),
         _by_image(classes, instances.image_rows, num_images),
         _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images),
@@ -136,12 +137,12 @@ def labels_by_image(
     if keypoints is None:
         none = np.zeros(0, np.int64)
         columns += ([each] * num_images for each in (np.zeros((0, 2)), none, none, np.zeros((0, 4))))
-        return [ImageLabels(*each) for each in zip(*columns, strict=True)]
-    table = keypoints.landmarks
-    for column in (table.points, table.types, table.visibility):
-        columns.append(_by_image(np.asarray(column), np.asarray(table.image), num_images))
-    columns.append(keypoints.ignored)
-    return [ImageLabels(*each, pixel_origin=keypoints.pixel_origin) for each in zip(*columns, strict=True)]
+    else:
+        table = keypoints.landmarks
+        for column in (table.points, table.types, table.visibility):
+            columns.append(_by_image(np.asarray(column), np.asarray(table.image), num_images))
+        columns += (keypoints.ignored, [keypoints.pixel_origin] * num_images)
+    return [ImageLabels(*each) for each in zip(*columns, strict=True)]
 
 
 def _check_categories(annotations: Annotations, category_ids: Sequence[int]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Build = Callable[..., Detector]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 STEP_DECAY = 0.1  # factor of the step schedule at each milestone
 
@@ -90,7 +91,7 @@ def average_weights(model: nn.Module, *, decay: float) -> AveragedModel:
         raise ValueError(f"need 0 <= decay < 1, got {decay}")
 
     @torch.no_grad()
-    def update(averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor | int) -> None:
+    def update(averages: Tensors, weights: Tensors, num_averaged: Tensor | int) -> None:
         step = int(num_averaged) - 1
         torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + step) / (10 + step)))
 
