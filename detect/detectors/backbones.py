@@ -250,7 +250,7 @@ def _run_once(model: nn.Module, in_channels: int) -> list[Tensor]:
 
 
 def _strided_conv(channels: int, generator: Generator | None) -> nn.Conv2d:
-    """A convolution of stride 2 with weights drawn as those of the pyramid."""
+    """A convolution of stride 2 with weights drawn as in the pyramid."""
     conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1, generator=generator)
     conv.bias = nn.Parameter(torch.zeros(channels))

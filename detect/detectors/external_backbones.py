@@ -37,7 +37,7 @@ def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
         raise ConfigError(f"backbone {label!r}: timm has no such model")
     model, options = _options_of(timm, name, in_channels)
     info = model.feature_info
-    indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last of those of one stride
+    indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
 
     def make(strides: Sequence[int]) -> nn.Module:
         with _reported(label, "weights are not available" if pretrained else "cannot be built"):

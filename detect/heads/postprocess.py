@@ -64,7 +64,7 @@ class PaddedDetections(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcess:
-    """Turns a head's output into detections. Of equal scores the first in the order level, anchor, class comes first.
+    """Turns a head's output into detections; equal scores are in the order level, anchor, class.
 
     >>> from detect.anchors.anchor_set import AnchorSet
     >>> from detect.anchors.generator import AnchorGenerator

@@ -149,7 +149,7 @@ def torchvision_weights(detector: RetinaNetDetector) -> ConvertedWeights:
     name, strides = detector.backbone.name, tuple(level.stride for level in detector.grid.anchors.levels)
     counts = detector.grid.num_anchors
     if not re.match(r"torchvision:(resnet|resnext|wide_resnet)", name):
-        raise ConvertError(f"torchvision's RetinaNet stands on one of its ResNets, this one on {name!r}")
+        raise ConvertError(f"torchvision's RetinaNet is built on one of its ResNets, this one on {name!r}")
     if strides != STRIDES or detector.backbone.strides != STRIDES[:3]:
         raise ConvertError(
             f"torchvision's RetinaNet has levels of strides {STRIDES}, the first three from the backbone; this "
@@ -163,12 +163,7 @@ def torchvision_weights(detector: RetinaNetDetector) -> ConvertedWeights:
         if key.startswith(("backbone.", "pyramid.", "head."))
     }
     converted = convert_weights(
-        state,
-        "torchvision",
-        source="ours",
-        num_classes=detector.head.num_classes,
-        num_sizes=counts[0],
-        num_ratios=1,
+        state, "torchvision", source="ours", num_classes=detector.head.num_classes, num_sizes=counts[0], num_ratios=1
     )
     mean, std = (values.flatten().tolist() for values in (detector.normalise.mean, detector.normalise.std))
     notes = (  # normalisation and anchors are no weights

@@ -263,8 +263,8 @@ def _fit(weights: Mapping[str, Tensor], conversion: Conversion) -> tuple[dict[st
     )
     fitted = {}
     for key in keys_of("ours", layout):
-        beside = weights[key.rpartition(".")[0] + ".weight"]
-        zeros = beside.new_zeros((), dtype=torch.int64) if key.endswith(TRACKED) else beside.new_zeros(len(beside))
+        weight = weights[key.rpartition(".")[0] + ".weight"]
+        zeros = weight.new_zeros((), dtype=torch.int64) if key.endswith(TRACKED) else weight.new_zeros(len(weight))
         fitted[key] = weights.get(key, zeros)
     for key in weights.keys() - fitted.keys():
         if key.endswith("bias") and weights[key].any():

@@ -1,4 +1,4 @@
-"""Image files: those of a folder as a dataset without annotations, and those of a dataset that cannot be read."""
+"""Image files: a folder as a dataset without annotations, and the images of a dataset that cannot be read."""
 
 from __future__ import annotations
 

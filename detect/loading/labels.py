@@ -23,8 +23,8 @@ from detect.ops.box_arrays import xywh_to_xyxy
 class LabelMap:
     """What a detector tells apart: class i is the i-th category id, and ids rise.
 
-    ``type_names`` are those of the keypoint types, and ``category_types`` the types of an instance of each category; both
-    are empty for boxes.
+    ``type_names`` name the keypoint types, and ``category_types`` has the types of an instance of each category; both are
+    empty for boxes.
     """
 
     category_ids: tuple[int, ...]

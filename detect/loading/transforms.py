@@ -2,7 +2,7 @@
 
 Points and boxes are continuous here: pixel i covers [i, i + 1). Keypoints given as pixel indices (``pixel_origin="center"``,
 see :mod:`detect.keypoints.coordinates`) are shifted by half a pixel before a transform and back after it; scaled without
-the shift, they would end up beside their pixel.
+the shift, they would end up next to their pixel.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def build_detector(
 ) -> Detector:
     """Build the detector of a configuration, with weights drawn from its seed.
 
-    ``mean`` and ``std`` are those of images from 0 to 1: one number, or one for each channel. A box run needs ``anchors``.
+    Images from 0 to 1 have this ``mean`` and ``std``: one number, or one for each channel. A box run needs ``anchors``.
 
     >>> from detect.training.config import parse_config
     >>> config = parse_config({"task": "landmarks", "data": {"train": ["a.json"], "images": "images", "channels": 1}})

@@ -105,13 +105,7 @@ def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
     ]
 
 
-def validate(
-    model: Detector,
-    data: DetectionData,
-    *,
-    labels: LabelMap,
-    **options: Any,
-) -> dict[str, float]:
+def validate(model: Detector, data: DetectionData, *, labels: LabelMap, **options: Any) -> dict[str, float]:
     """Metrics of a detector: COCO's twelve for boxes, or F1 at each radius and the mean count error; NaN if undefined.
 
     The options are those of :func:`find_objects`.

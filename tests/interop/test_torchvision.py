@@ -288,7 +288,7 @@ def test_classes_are_not_taken_for_coco_s():
 def test_what_torchvision_cannot_hold_is_named():
     small = build_backbone("tiny", strides=(8, 16, 32))
     shapes = [[(8, 8)]] * 5
-    with pytest.raises(ConvertError, match="stands on one of its ResNets, this one on 'tiny'"):
+    with pytest.raises(ConvertError, match="is built on one of its ResNets, this one on 'tiny'"):
         torchvision_weights(RetinaNetDetector(small, AnchorSet.of(shapes, strides=STRIDES), 1))
     resnet = build_backbone("torchvision:resnet18", strides=(8, 16, 32))
     with pytest.raises(ConvertError, match=r"this one has \(8, 16\)"):
