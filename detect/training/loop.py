@@ -51,8 +51,8 @@ FLAT_ABOVE = 0.1  # share of the highest learning rate; below it a loss that har
 class TrainingResult:
     """The outcome of a run.
 
-    ``metrics`` are from the last validation (empty without one), ``best`` is the best main metric: AP of boxes, F1 at 5 pixels
-    of landmarks. The main process is the one that writes files and messages.
+    ``metrics`` are from the last validation (empty without one), ``best`` is the best main metric: AP of boxes, F1 at 5
+    pixels of landmarks. The main process is the one that writes files and messages.
     """
 
     folder: Path
