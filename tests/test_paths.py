@@ -34,13 +34,14 @@ from detect.samples import sample_annotations
 from detect.training.builder import build_detector
 from detect.training.checkpoints import (
     Checkpoint,
+    check_same_data,
+    check_same_run,
     load_detector,
     read_checkpoint,
     save_checkpoint,
 )
 from detect.training.config import parse_config, read_train_config
 from detect.training.logs import STEPS, RunLog, read_log
-from detect.training.resuming import check_same_data, check_same_run
 
 NAMES = {"path", "paths", "folder", "name_or_path"}
 IN_ANOTHER_PROCESS = {"detect.detectors.onnx.export_onnx"}  # tests/detectors/test_export.py calls it with text
@@ -153,10 +154,10 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.report.anchor_pictures.worst_pictures": lambda files, as_: len(
         worst_pictures(files.score, as_(IMAGES)).drawn
     ),
-    "detect.training.resuming.check_same_data": lambda files, as_: check_same_data(
+    "detect.training.checkpoints.check_same_data": lambda files, as_: check_same_data(
         as_(files / "last.pt"), files.checkpoint, labels=LABELS, num_images=1
     ),
-    "detect.training.resuming.check_same_run": lambda files, as_: check_same_run(
+    "detect.training.checkpoints.check_same_run": lambda files, as_: check_same_run(
         as_(files / "last.pt"), before=files.checkpoint.config, now=files.checkpoint.config
     ),
     "detect.training.checkpoints.load_detector": lambda files, as_: load_detector(as_(files.folder)).name,

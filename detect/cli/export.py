@@ -133,7 +133,7 @@ def _to_torchvision(trained: TrainedDetector, output: Path) -> dict[str, Any]:
     from detect.cli.output import note, save
     from detect.detectors.retinanet import RetinaNetDetector
     from detect.errors import ConvertError
-    from detect.interop.torchvision_weights import torchvision_weights
+    from detect.interop.torchvision import torchvision_weights
 
     if not isinstance(trained.model, RetinaNetDetector):
         raise ConvertError("torchvision has no landmark detector with heatmaps: export to ONNX")

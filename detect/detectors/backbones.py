@@ -1,34 +1,29 @@
 """Backbones: feature maps of several strides from a tiny network for the CPU, or from any of timm's and torchvision's.
 
-A map of stride s has ceil(h / s) rows and ceil(w / s) columns for any image: images are padded right and below with zeros,
-and the maps cropped.
+:class:`PyramidLevels` makes of them the levels that a head reads. A map of stride s has ceil(h / s) rows and ceil(w / s)
+columns for any image: images are padded right and below with zeros, and the maps cropped.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from detect.detectors.external_backbones import Network, timm_network, torchvision_network
 from detect.errors import ConfigError
-from detect.heads.fpn import list_maps
+from detect.heads.fpn import FeatureMaps, FeaturePyramid, list_maps
 
 TINY_CHANNELS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}  # by stride
 TINY_GROUPS = 8
 
 
 def tiny_network(_: str, *, in_channels: int, pretrained: bool) -> Network:
-    """The strides of :class:`TinyNetwork`, and a function that builds it for some of them.
-
-    Raises:
-        ConfigError: there are no pretrained weights.
-    """
+    """The strides of :class:`TinyNetwork`, and a function that builds it for some of them; no weights are pretrained."""
     if pretrained:
         raise ConfigError("backbone 'tiny' has no pretrained weights")
     return list(TINY_CHANNELS), lambda strides: TinyNetwork(in_channels, strides)
@@ -87,13 +82,8 @@ PROBE_PX = 128  # an image of this size shows strides up to 64
 class Backbone(nn.Module):
     """A network that computes feature maps of images, fine to coarse; built by :func:`build_backbone`.
 
-    Weights that no map depends on are excluded from training.
-
-    Args:
-        name: see :func:`build_backbone`.
-        model: returns the maps, fine to coarse, as a list or a mapping.
-        in_channels: channels of the images.
-        multiple: images are padded to multiples of this, in pixels.
+    ``model`` returns the maps as a list or a mapping. Weights that no map depends on are excluded from training. Images are
+    padded to multiples of ``multiple`` pixels.
     """
 
     def __init__(self, name: str, model: nn.Module, *, in_channels: int, multiple: int) -> None:
@@ -108,11 +98,7 @@ class Backbone(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, images: Float[Tensor, "b d h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The maps of normalised images.
-
-        Raises:
-            ValueError: the images have another number of channels.
-        """
+        """The maps of normalised images."""
         if images.shape[1] != self.in_channels:
             raise ValueError(f"the backbone reads images of {self.in_channels} channels, got {images.shape[1]}")
         height, width = images.shape[-2:]
@@ -129,16 +115,10 @@ class Backbone(nn.Module):
 class Normalise(nn.Module):
     """Subtracts the mean of each channel and divides by its standard deviation; both are buffers, saved with the weights.
 
+    Each is one number for all channels, or one for each.
+
     >>> Normalise(3, mean=(0.5,), std=(0.25, 0.25, 0.5))(torch.ones(1, 3, 1, 1)).flatten()
     tensor([2., 2., 1.])
-
-    Args:
-        in_channels: channels of the images.
-        mean: one number for all channels, or one for each.
-        std: likewise, above 0.
-
-    Raises:
-        ConfigError: there are other numbers of them, or a deviation is not positive.
     """
 
     mean: Tensor
@@ -163,7 +143,7 @@ def build_backbone(
 ) -> Backbone:
     """Build a network that computes maps of these strides, without the layers that they do not need.
 
-    Strides coarser than the network's coarsest are left out; :class:`~detect.detectors.levels.PyramidLevels` makes them.
+    Strides coarser than the network's coarsest are left out; :class:`PyramidLevels` makes them.
 
     >>> backbone = build_backbone("tiny", strides=(4, 8, 16), in_channels=1, seed=0)
     >>> backbone.channels, [tuple(level.shape) for level in backbone(torch.zeros(1, 1, 50, 64))]
@@ -173,7 +153,6 @@ def build_backbone(
         name: ``"tiny"`` (also ``"small"``), :class:`TinyNetwork` with strides from 2 to 32; ``"timm:NAME"``, any model
             that timm offers with ``features_only``; ``"torchvision:NAME"``, any convolutional classification network.
         strides: in pixels, in any order.
-        in_channels: channels of the images.
         pretrained: start from the weights that timm or torchvision downloads. If the images do not have 3 channels, the
             first convolution is adapted: equal channels give what three gave.
         seed: of the random weights; None draws them from torch's global generator.
@@ -188,20 +167,65 @@ def build_backbone(
     source, _, model_name = name.partition(":")
     if source not in NETWORKS or bool(model_name) != (source != "tiny"):
         raise ConfigError(f"no backbone {name!r}: need 'tiny', 'timm:NAME' or 'torchvision:NAME'")
-    with _seeded(seed):
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
         own, make = NETWORKS[source](model_name, in_channels=in_channels, pretrained=pretrained)
         return Backbone(name, make(_chosen(name, own, strides)), in_channels=in_channels, multiple=max(own))
 
 
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw weights from a seed, if there is one, and leave torch's global generator as it was."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
+class PyramidLevels(FeaturePyramid):
+    """A feature pyramid over the maps of a backbone that returns the levels of some strides.
+
+    If exactly two levels, of 2 and 4 times the coarsest map's stride, are coarser than the maps, they are RetinaNet's P6 and
+    P7, made from that map. Any other coarser levels are made by convolutions of stride 2, each on the level before. Layers
+    that no level needs are left out, so every weight gets a gradient.
+
+    >>> pyramid = PyramidLevels(build_backbone("tiny", strides=(8, 16, 32)), (8, 64), channels=4)
+    >>> maps = [torch.zeros(1, channels, size, size) for channels, size in ((48, 16), (64, 8), (96, 4))]
+    >>> [tuple(level.shape) for level in pyramid(maps)]
+    [(1, 4, 16, 16), (1, 4, 2, 2)]
+
+    ``strides`` are in pixels, fine to coarse. ``generator`` draws the weights; by default torch's global one.
+
+    Raises:
+        ConfigError: there is no stride, or one that is neither the backbone's nor its coarsest times a power of 2.
+    """
+
+    def __init__(
+        self, backbone: Backbone, strides: Sequence[int], *, channels: int, generator: Generator | None = None
+    ) -> None:
+        top = backbone.strides[-1]
+        wrong = set(strides) - set(backbone.strides) - {top << n for n in range(1, 20)}
+        if wrong or not strides:
+            raise ConfigError(
+                f"levels of strides {list(strides)} need maps of {sorted(wrong)}: the backbone's have "
+                f"{list(backbone.strides)}, and only {top} can be doubled"
+            )
+        coarser = [stride for stride in strides if stride > top]
+        as_retinanet = coarser == [2 * top, 4 * top] != list(strides)
+        finest = min(sum(stride < min(strides) for stride in backbone.strides), len(backbone.strides) - 1)
+        super().__init__(
+            backbone.channels[finest:], channels, extra="c5" if as_retinanet else None, generator=generator
+        )
+        self.strides = tuple(strides)
+        self.finest = finest
+        self.map_strides = backbone.strides[finest:]
+        doublings = 0 if as_retinanet or not coarser else (coarser[-1] // top).bit_length() - 1
+        self.coarser = nn.ModuleList(_strided_conv(channels, generator) for _ in range(doublings))
+        for level, stride in enumerate(self.map_strides):
+            if stride not in strides and not (doublings and stride == top):
+                self.output[level] = nn.Identity()
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    def forward(self, maps: FeatureMaps) -> list[Float[Tensor, "b _ _ _"]]:
+        """One map for each stride."""
+        levels = super().forward(list_maps(maps)[self.finest :])
+        for conv in self.coarser:
+            levels.append(conv(functional.relu(levels[-1])))
+        top = self.map_strides[-1]
+        strides = [*self.map_strides, *(top << n for n in range(1, 1 + len(levels) - len(self.map_strides)))]
+        return [levels[strides.index(stride)] for stride in self.strides]
 
 
 def _chosen(name: str, own: Sequence[int], wanted: Sequence[int]) -> list[int]:
@@ -223,3 +247,11 @@ def _run_once(model: nn.Module, in_channels: int) -> list[Tensor]:
     model.zero_grad(set_to_none=True)
     model.train(training)
     return [cells.detach() for cells in maps]
+
+
+def _strided_conv(channels: int, generator: Generator | None) -> nn.Conv2d:
+    """A convolution of stride 2 with weights drawn as in the pyramid."""
+    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1, generator=generator)
+    conv.bias = nn.Parameter(torch.zeros(channels))
+    return conv

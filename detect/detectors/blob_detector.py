@@ -55,16 +55,13 @@ class BlobDetector:
             )
 
     def predict(self, image: Shaped[ndarray, "h w"]) -> tuple[Points, Scores]:
-        """Find the blobs of a grey image, in falling order of score.
+        """Find the blobs of a grey image: sub-pixel points (x, y) and their responses, in falling order.
 
         >>> y, x = np.mgrid[:32, :40]
         >>> image = np.exp(-((x - 20.3) ** 2 + (y - 12) ** 2) / (2 * 3.0**2))
         >>> points, scores = BlobDetector(sigma=3.0, threshold=0.5).predict(image)
         >>> points.round(1)
         array([[20.3, 12. ]])
-
-        Returns:
-            Points (x, y) in pixels, at sub-pixel positions, and their responses in standard deviations of the image.
         """
         points, scores = self.candidates(image)
         kept = scores >= self.threshold
@@ -91,23 +88,16 @@ def fit_blob_detector(
     sigmas: Sequence[float] = SIGMAS_PX,
     pixel_origin: str = "center",
 ) -> BlobDetector:
-    """Choose scale, polarity and threshold with the highest F1 on training images.
+    """Choose scale, polarity and threshold with the highest F1 on grey training images (h, w) of any type and size.
+
+    ``truth`` has the points (x, y) of each image. ``radius``, the largest distance of a pair, and ``sigmas``, the scales to
+    try, are in pixels. ``pixel_origin`` is the convention of the points, see :mod:`detect.keypoints.coordinates`.
 
     >>> y, x = np.mgrid[:48, :48]
     >>> image = 1 - np.exp(-((x - 20) ** 2 + (y - 12) ** 2) / 18) - np.exp(-((x - 30) ** 2 + (y - 35) ** 2) / 18)
     >>> detector = fit_blob_detector([image], [np.array([[20.0, 12.0], [30.0, 35.0]])], sigmas=(3.0,))
     >>> detector.polarity, detector.f1
     ('dark', 1.0)
-
-    Args:
-        images: grey images (h, w) of any number type and size.
-        truth: true points (x, y) of each image, in pixels.
-        radius: largest distance of a pair, in pixels.
-        sigmas: scales to try, in pixels.
-        pixel_origin: convention of the points, see :mod:`detect.keypoints.coordinates`.
-
-    Raises:
-        ValueError: there is no image or no scale, lists differ in length, or a value is out of range.
     """
     if not sigmas or not len(images) == len(truth) > 0:
         raise ValueError(f"need scales, and points of each image, got {len(sigmas)}, {len(truth)} and {len(images)}")

@@ -25,17 +25,19 @@ Network = tuple[list[int], Callable[[Sequence[int]], nn.Module]]
 def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
     """The strides of a timm model's maps, and a function that builds the network for some of them.
 
-    Raises:
-        ConfigError: timm has no such model, the model has no maps, or its weights are not available.
-        MissingExtraError: timm or torchvision is not installed.
+    Raises as :func:`detect.detectors.backbones.build_backbone`.
     """
-    timm = _import_timm()
+    import_torchvision()  # timm imports it
+    try:
+        timm = import_module("timm")
+    except ImportError:
+        raise MissingExtraError("timm is not installed: pip install 'detect-heads[backbones]'") from None
     label = f"timm:{name}"
     if not timm.is_model(name):
         raise ConfigError(f"backbone {label!r}: timm has no such model")
     model, options = _options_of(timm, name, in_channels)
     info = model.feature_info
-    indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last of those of one stride
+    indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
 
     def make(strides: Sequence[int]) -> nn.Module:
         with _reported(label, "weights are not available" if pretrained else "cannot be built"):
@@ -51,10 +53,7 @@ def torchvision_network(name: str, *, in_channels: int, pretrained: bool) -> Net
     """The strides of a torchvision network's maps, and a function that builds the network for some of them.
 
     The map of a stride is the output of its last layer among those highest in the module tree: of a stage in a ResNet.
-
-    Raises:
-        ConfigError: torchvision has no such classification network, it has no maps, or its weights are not available.
-        MissingExtraError: torchvision is not installed.
+    Raises as :func:`detect.detectors.backbones.build_backbone`.
     """
     models = import_torchvision().models
     label = f"torchvision:{name}"
@@ -87,34 +86,20 @@ class _ChannelsFirst(nn.Module):
         return [cells.permute(0, 3, 1, 2) for cells in self.model(images)]
 
 
-def _import_timm() -> ModuleType:
-    import_torchvision()  # timm imports it
-    try:
-        return import_module("timm")
-    except ImportError:
-        raise MissingExtraError("timm is not installed: pip install 'detect-heads[backbones]'") from None
-
-
 def _options_of(timm: ModuleType, name: str, in_channels: int) -> tuple[Any, dict[str, Any]]:
     """The model with random weights, and the options with which it takes images of any size."""
-    reasons = []
+    reason = ""
     for more in ANY_SIZE:
         options = {"features_only": True, "in_chans": in_channels, **more}
-        model, reason = _tried(timm, name, options)
-        if model is not None:
+        try:
+            model = timm.create_model(name, **options).eval()
+            with torch.no_grad():
+                model(torch.zeros(1, in_channels, TRIED_PX, TRIED_PX))
+        except Exception as error:
+            reason = reason or _reason(error)
+        else:
             return model, options
-        reasons.append(reason)
-    raise ConfigError(f"backbone 'timm:{name}' has no maps for images of any size: {reasons[0]}")
-
-
-def _tried(timm: ModuleType, name: str, options: dict[str, Any]) -> tuple[Any, str]:
-    try:
-        model = timm.create_model(name, **options).eval()
-        with torch.no_grad():
-            model(torch.zeros(1, options["in_chans"], TRIED_PX, TRIED_PX))
-    except Exception as error:  # models raise many types, and another option may help
-        return None, _reason(error)
-    return model, ""
+    raise ConfigError(f"backbone 'timm:{name}' has no maps for images of any size: {reason}")
 
 
 @contextmanager

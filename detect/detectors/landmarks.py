@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
-from detect.detectors.backbones import Backbone, Normalise
-from detect.detectors.levels import PyramidLevels
+from detect.detectors.backbones import Backbone, Normalise, PyramidLevels
 from detect.heads.criterion import Normalizer
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput
 from detect.keypoints.keypoints import Keypoints
@@ -41,22 +40,14 @@ class LandmarkDetector(nn.Module):
 
     Args:
         backbone: has a map of the stride; its coarser maps feed that level.
-        num_types: keypoint types.
         stride: of the heatmaps, in image pixels.
         sigma_cells: standard deviation of the Gaussians, in cells.
         threshold: a peak's value in the heatmap is above it.
-        pyramid_channels: channels of the pyramid and of the head.
-        num_convs: convolutions of the head's tower.
-        norm: in the tower, see :class:`~detect.heads.heatmap.HeatmapHead`.
-        prior: probability of a keypoint in every cell at the start.
-        mean: of the images, one number or one for each channel.
-        std: likewise.
+        pyramid_channels: channels of the pyramid and of :class:`~detect.heads.heatmap.HeatmapHead`, which also takes
+            ``num_types``, ``num_convs``, ``norm`` and ``prior``.
+        mean: of the images, one number or one for each channel; likewise ``std``.
         normalizer: maps the number of points of each image to the divisor of its loss, see :mod:`detect.losses.normalizers`.
         seed: of the weights of pyramid and head; None draws them from torch's global generator.
-
-    Raises:
-        ConfigError: the backbone has no map of the stride.
-        ValueError: the head refuses a number.
     """
 
     def __init__(
@@ -101,16 +92,7 @@ class LandmarkDetector(nn.Module):
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,
     ) -> LandmarkLosses:
-        """The loss of a batch.
-
-        Args:
-            images: the batch.
-            targets: its points.
-            ignored: boxes (x0, y0, x1, y1) for each image, in continuous pixels; inside them only cells at the points count.
-
-        Raises:
-            ValueError: images and targets differ in number, or detector and targets in their keypoint types.
-        """
+        """The loss of a batch. Inside the boxes ``ignored``, in continuous pixels, only cells at the points count."""
         drawn = self.targets(images, targets, ignored)
         logits = self(images).logits
         maps, positives, counts = map(torch.as_tensor, (drawn.heatmaps, drawn.positives, drawn.counts))
@@ -121,11 +103,7 @@ class LandmarkDetector(nn.Module):
     def targets(
         self, images: Float[Tensor, "b d h w"], targets: Keypoints, ignored: Sequence[Tensor | None] | None = None
     ) -> HeatmapTargets:
-        """The targets that these points give, on the images' device.
-
-        Raises:
-            ValueError: targets, images and regions differ in number, or the keypoint types do.
-        """
+        """The targets that these points give, on the images' device; raises as :meth:`losses`."""
         num_images, num_types = images.shape[0], self.head.num_types
         if (targets.num_images, targets.num_types) != (num_images, num_types):
             raise ValueError(
@@ -138,10 +116,9 @@ class LandmarkDetector(nn.Module):
         if ignored is not None and any(each is not None and len(each) for each in ignored):
             none = images.new_zeros(0, 4)
             regions = [none if each is None else each - 0.5 for each in ignored]  # in pixel indices, as the points
+        points = torch.as_tensor(targets.points, device=images.device)  # maps are made on the points' device
         return render_heatmaps(
-            replace(
-                targets, points=torch.as_tensor(targets.points, device=images.device)
-            ),  # maps are made on the points' device
+            replace(targets, points=points),
             (images.shape[-2], images.shape[-1]),
             stride=self.stride,
             sigma=self.sigma_cells,
@@ -163,11 +140,7 @@ class LandmarkDetector(nn.Module):
         return self.read_points(self(images).logits.float().sigmoid(), image_hw)
 
     def read_points(self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
-        """The points of heatmaps of probabilities, in the form that :meth:`detect` returns.
-
-        Raises:
-            ValueError: image_hw does not hold one size per image.
-        """
+        """The points of heatmaps of probabilities, in the form that :meth:`detect` returns."""
         wanted = (heatmaps.shape[0], 2)
         if tuple(image_hw.shape) != wanted:
             raise ValueError(f"image_hw is one height and width for each image, {wanted}, got {tuple(image_hw.shape)}")

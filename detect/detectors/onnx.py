@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,8 +66,6 @@ def export_onnx(
     onnxruntime runs the file on the images, and its detections are compared with the detector's own.
 
     Args:
-        detector: left as it is, in training or evaluation mode.
-        path: the file to write.
         images: real images, whose height and width the file is made for.
         image_hw: (height, width) of each image without padding.
         max_candidates: pairs of anchor and class that enter suppression, see
@@ -78,7 +76,10 @@ def export_onnx(
             is written then.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    runtime = _import_packages()
+    try:
+        runtime, _, _ = map(import_module, ("onnxruntime", "onnx", "onnxscript"))
+    except ImportError as error:
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'detect-heads[export]'") from None
     copied = copy.deepcopy(detector).cpu().float().eval()
     model = _Boxes(copied, max_candidates) if isinstance(copied, RetinaNetDetector) else _Heatmaps(copied)
     images, image_hw = images.detach().cpu().float(), image_hw.cpu()
@@ -107,16 +108,8 @@ class DetectionHead(nn.Module):
     >>> found.boxes.shape, found.valid.any().item()  # 30 anchors of 3 classes; every score starts at .01
     (torch.Size([2, 90, 4]), False)
 
-    Args:
-        head: built for the generator's number of anchors.
-        grid: an anchor generator with exact strides; other strides depend on the size of the padded input, which feature
-            maps do not give.
-        post_process: thresholds and numbers.
-        max_candidates: pairs of anchor and class that enter suppression, see
-            :meth:`~detect.heads.postprocess.PostProcess.padded`.
-
-    Raises:
-        ValueError: head and grid differ in anchors, or strides are not exact.
+    The strides of ``grid`` are exact: others depend on the size of the padded input, which feature maps do not give. For
+    ``max_candidates`` see :meth:`~detect.heads.postprocess.PostProcess.padded`.
     """
 
     def __init__(
@@ -209,14 +202,6 @@ class _Heatmaps(nn.Module):
         return [_Found(*map(np.asarray, (each.cells, each.scores, each.types))) for each in images]
 
 
-def _import_packages() -> Any:
-    try:
-        import_module("onnx"), import_module("onnxscript")
-        return import_module("onnxruntime")
-    except ImportError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'detect-heads[export]'") from None
-
-
 def _write(model: _Boxes | _Heatmaps, path: Path, images: Tensor, image_hw: Tensor) -> None:
     rows = torch.arange(2) % len(images)  # two images: the exporter takes a batch of one as always one
     inputs = dict(zip(model.inputs, (images[rows], image_hw[rows]), strict=False))
@@ -242,11 +227,7 @@ def _write(model: _Boxes | _Heatmaps, path: Path, images: Tensor, image_hw: Tens
 
 
 def _compare(expected: Sequence[_Found], got: Sequence[_Found], check: ExportCheck, *, threshold: float) -> ExportCheck:
-    """The check with more images in it.
-
-    Raises:
-        ExportError: something is detected by only one of the two.
-    """
+    """The check with more images in it; raises ExportError if something is detected by only one of the two."""
     for own, other in zip(expected, got, strict=True):
         position, score, alone = _pair(own, other)
         if (alone > threshold + SCORE).any():  # just above the threshold, rounding decides

@@ -12,8 +12,7 @@ from torch import Generator, Tensor, nn
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import level_hw
 from detect.anchors.generator import AnchorGenerator, GridAnchors
-from detect.detectors.backbones import Backbone, Normalise
-from detect.detectors.levels import PyramidLevels
+from detect.detectors.backbones import Backbone, Normalise, PyramidLevels
 from detect.heads.criterion import ImageTargets, RetinaNetCriterion, RetinaNetLosses
 from detect.heads.postprocess import Detections, PostProcess
 from detect.heads.retinanet import HeadOutput, RetinaNetHead
@@ -35,19 +34,15 @@ class RetinaNetDetector(nn.Module):
     Args:
         backbone: has a map for the stride of every level that is not coarser than its maps.
         anchors: the shapes of each level; a level without shapes is left out.
-        num_classes: classes are indices from 0.
-        pyramid_channels: channels of the levels and of the head.
-        num_convs: convolutions of each of the head's two towers.
-        norm: in the towers, see :class:`~detect.heads.retinanet.RetinaNetHead`.
-        mean: of the images, one number or one for each channel.
-        std: likewise.
+        pyramid_channels: channels of the levels and of :class:`~detect.heads.retinanet.RetinaNetHead`, which also takes
+            ``num_classes``, ``num_convs`` and ``norm``.
+        mean: of the images, one number or one for each channel; likewise ``std``.
         criterion: by default the focal loss and twice the GIoU loss.
         post_process: by default that of torchvision's RetinaNet.
         seed: of the weights of pyramid and head; None draws them from torch's global generator.
 
     Raises:
         ConfigError: neither the backbone nor convolutions of stride 2 can make a level of the anchors.
-        ValueError: the head refuses a number.
     """
 
     def __init__(
@@ -89,11 +84,7 @@ class RetinaNetDetector(nn.Module):
         return self.head(self.features(images))
 
     def losses(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> RetinaNetLosses:
-        """The losses of a batch, with one target for each image.
-
-        Raises:
-            ValueError: targets and images differ in number, or a target cannot be learned.
-        """
+        """The losses of a batch, with one target for each image; raises as the criterion does."""
         return self.criterion(*self._output_and_anchors(images), targets)
 
     @torch.no_grad()

@@ -39,10 +39,8 @@ IOU_LOSSES: dict[str, RowLoss] = {"giou": giou_loss, "diou": diou_loss, "ciou": 
 class ImageTargets:
     """The instances of one image.
 
-    Args:
-        boxes: (x0, y0, x1, y1) in pixels of the network's input; (0, 4) or (0,) for an image without instances.
-        classes: one for each box, from 0.
-        ignored: regions such as crowds, boxes too. An anchor that one of them covers by half is not taught as background.
+    Boxes are (x0, y0, x1, y1) in pixels of the network's input; (0, 4) or (0,) for an image without instances. Classes count
+    from 0. ``ignored`` are regions such as crowds: an anchor that one of them covers by half is not taught as background.
     """
 
     boxes: Float[Tensor, "n 4"] | Float[Tensor, " 0"]
@@ -53,13 +51,11 @@ class ImageTargets:
 def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = None) -> list[ImageTargets]:
     """The targets of a batch in one form, boxes (n, 4) and classes int64, if a detector can learn them.
 
+    Classes are from 0 to ``num_classes`` - 1; None sets no upper limit.
+
     >>> checked_targets([ImageTargets(torch.tensor([[24.0, 8.0, 16.0, 9.0]]), torch.tensor([0]))])  # a width, a height
     Traceback (most recent call last):
     ValueError: targets of image 0: box 0 is [24.0, 8.0, 16.0, 9.0], need finite x0 < x1 and y0 < y1
-
-    Args:
-        targets: one for each image.
-        num_classes: classes are from 0 to ``num_classes`` - 1; None sets no upper limit.
 
     Raises:
         ValueError: an array has another shape or type, a class is out of range, or a box or region is not finite or has no
@@ -70,9 +66,10 @@ def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = N
         return plain
     boxes = torch.cat([rows for image in plain for rows in (image.boxes, image.ignored) if rows is not None])
     classes = torch.cat([image.classes for image in plain])
-    valid = torch.cat([_have_extent(boxes), _are_classes(classes, num_classes)])
+    limit = math.inf if num_classes is None else num_classes
+    valid = torch.cat([_have_extent(boxes), (classes >= 0) & (classes < limit)])
     if not valid.all():  # waits for the device, once a batch: an invalid target would train without a sign of it
-        raise ValueError(next(_faults(plain, num_classes)))
+        raise ValueError(next(_faults(plain, limit)))
     return plain
 
 
@@ -91,7 +88,6 @@ class RetinaNetCriterion(nn.Module):
 
     Args:
         matcher: which anchors are positive, ignored and background; by default :class:`~detect.ops.matcher.MaxIoU`.
-        coder: how boxes are encoded against anchors.
         box_loss: ``"l1"`` or ``"smooth_l1"`` of the deltas; ``"giou"``, ``"diou"`` or ``"ciou"`` of the decoded boxes.
         beta: of the smooth L1 loss.
         box_weight: factor of the box loss.
@@ -102,9 +98,6 @@ class RetinaNetCriterion(nn.Module):
         normalizer: maps the number of positives of each image to the divisor of its losses:
             :func:`detect.losses.image_normalizer` as torchvision, :func:`detect.losses.batch_normalizer` as mmdetection,
             :class:`detect.losses.EmaNormalizer` as detectron2.
-
-    Raises:
-        ValueError: a loss is unknown.
     """
 
     def __init__(
@@ -137,11 +130,7 @@ class RetinaNetCriterion(nn.Module):
         self.normalizer = normalizer
 
     def match(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
-        """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``.
-
-        Raises:
-            ValueError: see :func:`checked_targets`.
-        """
+        """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
         return self.match_checked(anchors, checked_targets(targets))
 
     def match_checked(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
@@ -156,12 +145,7 @@ class RetinaNetCriterion(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
-        """The losses of a batch.
-
-        Raises:
-            ValueError: outputs, anchors and targets differ in their number of images or anchors, or a target cannot be
-                learned, see :func:`checked_targets`.
-        """
+        """The losses of a batch; raises ValueError if sizes differ, or as :func:`checked_targets`."""
         _check_sizes(output, anchors, targets)
         targets = checked_targets(targets, num_classes=output.logits.shape[2])
         matches = self.match_checked(anchors, targets)
@@ -172,22 +156,18 @@ class RetinaNetCriterion(nn.Module):
         boxes = _matched_rows([each.boxes for each in targets], image, instance)
         classes = matches.clone()  # BACKGROUND and IGNORE are classes already
         classes[image, anchor] = _matched_rows([each.classes for each in targets], image, instance)
-        deltas, of_deltas = output.deltas[image, anchor], anchors.boxes[anchor]
+        deltas, matched = output.deltas[image, anchor], anchors.boxes[anchor]
         if self.class_loss == "focal":
             sums = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma)
         else:
-            iou = matched_iou(self.coder.decode(deltas.detach(), of_deltas), boxes)
+            iou = matched_iou(self.coder.decode(deltas.detach(), matched), boxes)
             quality = iou.new_zeros(classes.shape).index_put((image, anchor), iou)
             sums = quality_focal_loss(output.logits, classes, quality=quality, gamma=self.gamma)
-        box = (self._box_losses(deltas, of_deltas, boxes) / divisors[image]).sum() * self.box_weight
-        return RetinaNetLosses((sums / divisors).sum(), box)
-
-    def _box_losses(
-        self, deltas: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"], boxes: Float[Tensor, "n 4"]
-    ) -> Float[Tensor, " n"]:
         if self.decodes_boxes:
-            return self.box_loss(self.coder.decode(deltas, anchors), boxes)
-        return self.box_loss(deltas, self.coder.encode(boxes, anchors))
+            box = self.box_loss(self.coder.decode(deltas, matched), boxes)
+        else:
+            box = self.box_loss(deltas, self.coder.encode(boxes, matched))
+        return RetinaNetLosses((sums / divisors).sum(), (box / divisors[image]).sum() * self.box_weight)
 
 
 def _matched_rows(images: list[Tensor], image: Int64[Tensor, " n"], instance: Int64[Tensor, " n"]) -> Tensor:
@@ -235,17 +215,13 @@ def _have_extent(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
     return ((size > 0) & (size < math.inf)).all(dim=1)
 
 
-def _are_classes(classes: Int64[Tensor, " n"], num_classes: int | None) -> Bool[Tensor, " n"]:
-    return (classes >= 0) if num_classes is None else (classes >= 0) & (classes < num_classes)
-
-
-def _faults(targets: Sequence[ImageTargets], num_classes: int | None) -> Iterator[str]:
-    last = "" if num_classes is None else f" to {num_classes - 1}"
+def _faults(targets: Sequence[ImageTargets], limit: float) -> Iterator[str]:
+    last = "" if limit == math.inf else f" to {limit - 1}"
     for number, image in enumerate(targets):
-        regions = image.boxes[:0] if image.ignored is None else image.ignored
+        classes, regions = image.classes, image.boxes[:0] if image.ignored is None else image.ignored
         for name, rows, valid, need in (
             ("box", image.boxes, _have_extent(image.boxes), "finite x0 < x1 and y0 < y1"),
-            ("the class of box", image.classes, _are_classes(image.classes, num_classes), f"a class from 0{last}"),
+            ("the class of box", classes, (classes >= 0) & (classes < limit), f"a class from 0{last}"),
             ("ignored region", regions, _have_extent(regions), "finite x0 < x1 and y0 < y1"),
         ):
             for row in (~valid).nonzero()[:, 0].tolist():

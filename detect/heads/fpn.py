@@ -58,13 +58,9 @@ class FeaturePyramid(nn.Module):
 
     Args:
         in_channels: channels of the backbone's maps (C3, C4, C5), fine to coarse.
-        out_channels: channels of every level.
         extra: input of P6: ``"c5"``, the backbone's last map, or ``"p5"``, the last level. None makes no P6 and P7.
         relu_before_p7: apply a ReLU to P6 before the convolution to P7.
         generator: draws the weights; by default torch's global one.
-
-    Raises:
-        ValueError: there are no maps, a number of channels is below 1, or ``extra`` is unknown.
     """
 
     def __init__(
@@ -95,11 +91,7 @@ class FeaturePyramid(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, maps: FeatureMaps) -> list[Float[Tensor, "b d _ _"]]:
-        """Levels P3, P4, P5 (one for each map), then P6 and P7.
-
-        Raises:
-            ValueError: the pyramid was built for other numbers of maps or channels.
-        """
+        """Levels P3, P4, P5 (one for each map), then P6 and P7."""
         maps = list_maps(maps)
         if len(maps) != len(self.in_channels) or channels_differ(maps, self.in_channels):
             channels = tuple(cells.shape[1] for cells in maps)

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from detect.heads.fpn import FeatureMaps, channels_differ, list_maps
-from detect.heads.retinanet import GROUPS, Tower, conv
+from detect.heads.retinanet import Tower, check_norm, conv
 
 HEATMAP_PRIOR = 0.1  # the code of Law and Deng 2018 and Zhou et al. 2019 sets the last bias to -2.19
 RATE = 1e-3  # keypoints per cell at the start: about 16 in a map of 128 x 128
@@ -41,8 +41,6 @@ class HeatmapHead(nn.Module):
     (torch.Size([2, 3, 8, 10]), torch.Size([2, 2, 8, 10]), None, 0.1)
 
     Args:
-        in_channels: channels of the feature map.
-        num_types: keypoint types, each with a heatmap.
         offset: predict where in its cell a point lies.
         size: predict the width and height of its object.
         orientation: predict the direction of its object.
@@ -51,10 +49,6 @@ class HeatmapHead(nn.Module):
         norm: after each convolution of a tower, which then has no bias: None, ``"group"`` (32 groups) or ``"batch"``.
         prior: probability of a keypoint in every cell at the start.
         generator: draws the weights; by default torch's global one.
-
-    Raises:
-        ValueError: a number is below 1 (``num_convs``: below 0), the prior is not between 0 and 1, the norm is unknown, or
-            the channels do not divide into groups.
     """
 
     def __init__(
@@ -76,25 +70,18 @@ class HeatmapHead(nn.Module):
         self.num_types = num_types
         hidden = in_channels if hidden_channels is None else hidden_channels
         _check_arguments(in_channels, num_types, hidden, num_convs, prior)
-        if norm not in {None, "group", "batch"}:
-            raise ValueError(f"norm is None, 'group' or 'batch', got {norm!r}")
-        if norm == "group" and hidden % GROUPS:
-            raise ValueError(f"norm='group' needs a multiple of {GROUPS} channels, got {hidden}")
+        check_norm(norm, hidden)
         channels = [in_channels] + [hidden] * num_convs
         self.heatmap_tower = Tower(channels, norm, 1, generator)
         self.heatmap_output = conv(channels[-1], num_types, generator, bias=math.log(prior / (1 - prior)))
         self.shared_tower = Tower(channels, norm, 1, generator) if offset or size or orientation else None
-        self.offset_output = conv(channels[-1], 2, generator) if offset else None
-        self.size_output = conv(channels[-1], 2, generator) if size else None
-        self.orientation_output = conv(channels[-1], 2, generator) if orientation else None
+        self.offset_output, self.size_output, self.orientation_output = (
+            conv(channels[-1], 2, generator) if wanted else None for wanted in (offset, size, orientation)
+        )
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, features: FeatureMaps) -> HeatmapOutput:
-        """Maps with the rows and columns of the feature map, which may come in a list or mapping of one.
-
-        Raises:
-            ValueError: there are several maps, or the head was built for another number of channels.
-        """
+        """Maps with the rows and columns of the feature map, which may come in a list or mapping of one."""
         cells = _only_map(features, self.in_channels).contiguous(memory_format=torch.channels_last)
         logits = self.heatmap_output(self.heatmap_tower(cells, 0))
         if self.shared_tower is None:
@@ -125,15 +112,10 @@ class ImageHead(nn.Module):
     (torch.Size([2, 3]), torch.Size([2, 3]))
 
     Args:
-        in_channels: channels of the feature map.
-        num_types: keypoint types.
         hidden_channels: channels of the layer before pooling; by default ``in_channels``.
         rate: keypoints per cell at the start.
         prior: probability of presence at the start.
         generator: draws the weights; by default torch's global one.
-
-    Raises:
-        ValueError: a number is below 1, the rate is not positive, or the prior is not between 0 and 1.
     """
 
     def __init__(
@@ -157,11 +139,7 @@ class ImageHead(nn.Module):
         self.presence = conv(hidden, num_types, generator, kernel=1, bias=math.log(prior / (1 - prior)))
 
     def forward(self, features: FeatureMaps) -> ImageOutput:
-        """Counts and presence.
-
-        Raises:
-            ValueError: there are several maps, or the head was built for another number of channels.
-        """
+        """Counts and presence."""
         hidden = functional.relu(self.hidden(_only_map(features, self.in_channels)))
         rates = functional.softplus(self.rates(hidden).float())  # half precision cannot sum thousands of cells
         largest = hidden.amax(dim=(2, 3), keepdim=True)

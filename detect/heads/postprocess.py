@@ -41,20 +41,16 @@ DETECTIONS_PER_IMAGE: dict[str, int] = {"torchvision": 300, "detectron2": 100, "
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The detections of one image, in falling order of score; a class is a column of the head's logits.
-
-    Raises:
-        ValueError: boxes, scores and classes differ in number.
-    """
+    """The detections of one image, in falling order of score; a class is a column of the head's logits."""
 
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]
     classes: Int64[Tensor, " n"]
 
     def __post_init__(self) -> None:
-        num_boxes, num_scores, num_classes = len(self.boxes), len(self.scores), len(self.classes)
-        if not num_boxes == num_scores == num_classes:
-            raise ValueError(f"detections have {num_boxes} boxes, {num_scores} scores and {num_classes} classes")
+        boxes, scores, classes = len(self.boxes), len(self.scores), len(self.classes)
+        if not boxes == scores == classes:
+            raise ValueError(f"detections have {boxes} boxes, {scores} scores and {classes} classes")
 
 
 class PaddedDetections(NamedTuple):
@@ -68,7 +64,7 @@ class PaddedDetections(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcess:
-    """Turns a head's output into detections. Of equal scores the first in the order level, anchor, class comes first.
+    """Turns a head's output into detections; equal scores are in the order level, anchor, class.
 
     >>> from detect.anchors.anchor_set import AnchorSet
     >>> from detect.anchors.generator import AnchorGenerator
@@ -78,15 +74,11 @@ class PostProcess:
     [Detections(boxes=tensor([[ 0.,  0., 10., 10.]]), scores=tensor([0.8808]), classes=tensor([0]))]
 
     Args:
-        coder: decodes boxes from the head's deltas.
         score_threshold: a detection's score is above it; from 0, below 1.
         topk_per_level: pairs of anchor and class that a level may give an image, the best ones.
         iou_threshold: a box falls if a better one of its class overlaps it with a higher IoU; from 0 to 1.
         detections_per_image: the largest number; None takes the convention's.
         convention: ``"torchvision"``, ``"detectron2"`` or ``"mmdet"``.
-
-    Raises:
-        ValueError: a threshold or number is out of range, or the convention is unknown.
     """
 
     coder: BoxCoder = field(default_factory=BoxCoder)
@@ -100,15 +92,11 @@ class PostProcess:
         if self.convention not in BOX_STEPS:
             raise ValueError(f"convention is one of {', '.join(BOX_STEPS)}, got {self.convention!r}")
         if not 0 <= self.score_threshold < 1 or not 0 <= self.iou_threshold <= 1:
-            raise ValueError(
-                f"need 0 <= score_threshold < 1 and 0 <= iou_threshold <= 1, got {self.score_threshold=}, "
-                f"{self.iou_threshold=}"
-            )
+            got = f"{self.score_threshold=}, {self.iou_threshold=}"
+            raise ValueError(f"need 0 <= score_threshold < 1 and 0 <= iou_threshold <= 1, got {got}")
         if self.topk_per_level < 1 or self.max_detections < 1:
-            raise ValueError(
-                f"need topk_per_level and detections_per_image from 1, got {self.topk_per_level=}, "
-                f"{self.max_detections=}"
-            )
+            got = f"{self.topk_per_level=}, {self.max_detections=}"
+            raise ValueError(f"need topk_per_level and detections_per_image from 1, got {got}")
 
     @property
     def max_detections(self) -> int:
@@ -125,9 +113,6 @@ class PostProcess:
             anchors: the same for all images, in pixels of the network's input.
             image_hw: (height, width) of each image in the network's input, without padding.
             original_hw: (height, width) of each image before it was resized; None leaves boxes in the input's scale.
-
-        Raises:
-            ValueError: the output does not have one row for each anchor, or there is not one size for each image.
         """
         logits, deltas = _check_rows(output, anchors)
         image, anchor, classes, scores = self._best_pairs(logits, anchors.num_per_level)
@@ -161,7 +146,6 @@ class PostProcess:
         stay, the detections with the lowest scores are missing.
 
         Raises:
-            ValueError: as for a call.
             ExportError: under ``torch.jit.trace``, which would fix the number of rounds that suppression takes.
         """
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]

@@ -43,9 +43,8 @@ class Tower(nn.Module):
             if self.norms:
                 norm = self.norms[index]
                 cells = (norm[level] if isinstance(norm, nn.ModuleList) else norm)(cells)
-            cells = functional.relu(
-                cells, inplace=True
-            )  # the gradients of convolutions and norms do not need their outputs
+            # in place: the gradients of convolutions and norms do not need their outputs
+            cells = functional.relu(cells, inplace=True)
         return cells
 
     def select_levels(self, levels: Sequence[int]) -> None:
@@ -64,6 +63,14 @@ def conv(
     if bias is not None and layer.bias is not None:
         nn.init.constant_(layer.bias, bias)
     return layer
+
+
+def check_norm(norm: str | None, channels: int) -> None:
+    """Raise ValueError for an unknown norm, or for channels that do not divide into groups."""
+    if norm not in {None, "group", "batch"}:
+        raise ValueError(f"norm is None, 'group' or 'batch', got {norm!r}")
+    if norm == "group" and channels % GROUPS:
+        raise ValueError(f"norm='group' needs a multiple of {GROUPS} channels, got {channels}")
 
 
 def _norm(name: str | None, channels: int, num_levels: int) -> nn.Module:
@@ -93,7 +100,6 @@ class RetinaNetHead(nn.Module):
     (torch.Size([2, 900, 3]), torch.Size([2, 900, 4]), 0.01)
 
     Args:
-        in_channels: channels of every feature map.
         num_anchors: anchors per cell: one number for any levels, or one for each level. If the numbers are equal, all levels
             share the output convolutions as they share the towers; else each level has its own.
         num_classes: logits of an anchor; background has none.
@@ -105,8 +111,8 @@ class RetinaNetHead(nn.Module):
         generator: draws the weights; by default torch's global one.
 
     Raises:
-        ValueError: a number is below 1 (``num_convs``: below 0), the prior is not between 0 and 1, the norm is unknown, the
-            channels do not divide into groups, or batch norm has no number of anchors for each level.
+        ValueError: an argument is out of its range, the channels do not divide into groups, or batch norm has no number of
+            anchors for each level.
     """
 
     def __init__(
@@ -133,7 +139,7 @@ class RetinaNetHead(nn.Module):
         channels = [in_channels] + [self.hidden_channels] * num_convs
         self.class_tower = Tower(channels, norm, self.num_levels or 1, generator)
         self.box_tower = Tower(channels, norm, self.num_levels or 1, generator)
-        counts = [self.num_anchors] if isinstance(self.num_anchors, int) else self.num_anchors
+        counts = self.num_anchors if isinstance(self.num_anchors, tuple) else (self.num_anchors,)
         counts = counts[:1] if len(set(counts)) == 1 else counts
         class_bias = -math.log((1 - prior) / prior)
         self.class_outputs = nn.ModuleList(
@@ -152,9 +158,6 @@ class RetinaNetHead(nn.Module):
 
         A mapping, as pyramids of torchvision and detectron2 return it, is read in its order. If the levels share all
         weights, there may be fewer than the head was built for.
-
-        Raises:
-            ValueError: the head was built for other numbers of channels or levels.
         """
         maps = list_maps(features)
         self._check_maps(maps)
@@ -165,11 +168,7 @@ class RetinaNetHead(nn.Module):
         )
 
     def check_anchors(self, num_anchors: Sequence[int]) -> None:
-        """Check that the head was built for these anchors per cell of each level.
-
-        Raises:
-            ValueError: the number of levels, or of anchors on a level, differs.
-        """
+        """Raise ValueError unless the head was built for these anchors per cell of each level."""
         own = (self.num_anchors,) * len(num_anchors) if isinstance(self.num_anchors, int) else self.num_anchors
         if tuple(num_anchors) != own:
             raise ValueError(
@@ -178,13 +177,7 @@ class RetinaNetHead(nn.Module):
             )
 
     def select_levels(self, levels: Sequence[int]) -> RetinaNetHead:
-        """A head for some of the levels, in this order, with a copy of their weights.
-
-        With one number of anchors for any levels, the whole head is copied.
-
-        Raises:
-            ValueError: a level is selected twice or does not exist, or none is selected.
-        """
+        """A head for some of the levels, in this order, with a copy of their weights; of all, if it serves any levels."""
         last = max(levels, default=0) if self.num_levels is None else self.num_levels - 1
         if not levels or len(set(levels)) < len(levels) or not 0 <= min(levels) <= max(levels) <= last:
             raise ValueError(f"need one or more different levels of {self.num_levels or 'any'}, got {tuple(levels)}")
@@ -199,21 +192,13 @@ class RetinaNetHead(nn.Module):
         return head
 
     def with_classes(self, num_classes: int, *, generator: Generator | None = None) -> RetinaNetHead:
-        """A head for other classes: new class outputs and a copy of all other weights.
-
-        Raises:
-            ValueError: ``num_classes`` is below one.
-        """
+        """A head for other classes: new class outputs and a copy of all other weights."""
         head = self._with_new_outputs(self.num_anchors, num_classes, generator)
         head.box_outputs = copy.deepcopy(self.box_outputs)
         return head
 
     def with_anchors(self, num_anchors: int | Sequence[int], *, generator: Generator | None = None) -> RetinaNetHead:
-        """A head for other anchors: new output convolutions and a copy of the towers. One number stands for all levels.
-
-        Raises:
-            ValueError: a number is below 1, or batch norm has statistics for another number of levels.
-        """
+        """A head for other anchors: new output convolutions and a copy of the towers. One number stands for all levels."""
         if isinstance(num_anchors, int) and self.num_levels is not None:
             num_anchors = (num_anchors,) * self.num_levels
         head = self._with_new_outputs(num_anchors, self.num_classes, generator)
@@ -240,7 +225,7 @@ class RetinaNetHead(nn.Module):
         return head
 
     def _check_arguments(self) -> None:
-        counts = [self.num_anchors] if isinstance(self.num_anchors, int) else self.num_anchors
+        counts = self.num_anchors if isinstance(self.num_anchors, tuple) else (self.num_anchors,)
         least = min([self.in_channels, self.num_classes, self.hidden_channels, *counts])
         if least < 1 or not counts or self.num_convs < 0 or not 0 < self.prior < 1:
             raise ValueError(
@@ -248,26 +233,20 @@ class RetinaNetHead(nn.Module):
                 f"between 0 and 1, got {self.in_channels}, {self.num_anchors}, {self.num_classes}, "
                 f"{self.hidden_channels}, {self.num_convs} and {self.prior}"
             )
-        if self.norm not in {None, "group", "batch"}:
-            raise ValueError(f"norm is None, 'group' or 'batch', got {self.norm!r}")
-        if self.norm == "group" and self.hidden_channels % GROUPS:
-            raise ValueError(f"norm='group' needs a multiple of {GROUPS} channels, got {self.hidden_channels}")
+        check_norm(self.norm, self.hidden_channels)
         if self.norm == "batch" and self.num_levels is None:
             raise ValueError(f"norm='batch' needs the levels: give num_anchors as ({self.num_anchors},) * 5, say")
 
     def _check_maps(self, maps: Sequence[Tensor]) -> None:
         if not maps or channels_differ(maps, [self.in_channels] * len(maps)):
-            raise ValueError(
-                f"the head reads maps of {self.in_channels} channels, got {[cells.shape[1] for cells in maps]}"
-            )
+            channels = [cells.shape[1] for cells in maps]
+            raise ValueError(f"the head reads maps of {self.in_channels} channels, got {channels}")
         if self.num_levels is None:
             return
         shared = self.norm != "batch" and len(self.class_outputs) == len(self.box_outputs) == 1
         if len(maps) > self.num_levels or (len(maps) < self.num_levels and not shared):
-            raise ValueError(
-                f"the head was built for {self.num_levels} levels, with {self.num_anchors} anchors, got "
-                f"{len(maps)} feature maps: see its select_levels"
-            )
+            own = f"{self.num_levels} levels, with {self.num_anchors} anchors"
+            raise ValueError(f"the head was built for {own}, got {len(maps)} feature maps: see its select_levels")
 
 
 def _rows(features: Sequence[Tensor], tower: Tower, outputs: nn.ModuleList, per_anchor: int) -> Tensor:

@@ -19,8 +19,67 @@ from detect.anchors.anchor_set import CENTER_OF_CELL, SIZE_IN_STRIDES, AnchorLev
 from detect.errors import ConvertError
 
 SAME = 1e-4  # relative: shapes in files carry six digits
+NO_ANCHORS = "the ultralytics package reads no anchors: this is for models of ultralytics/yolov3 and ultralytics/yolov5"
+UNEQUAL = "levels have different numbers of anchors ({}): a head shared by all levels wants equal ones"
 YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # YOLOv5: models/yolov5s.yaml, models/hub/yolov5s6.yaml
 Shape = tuple[float, float]
+
+TORCHVISION = """\
+import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+anchor_generator = AnchorGenerator(
+    sizes={sizes},
+    aspect_ratios={ratios},  # height / width
+)
+# the very shapes, on {where}; torchvision would round their corners to whole pixels
+anchor_generator.cell_anchors = [
+{rows}
+]"""
+DETECTRON2 = """\
+MODEL:
+  ANCHOR_GENERATOR:
+    NAME: DefaultAnchorGenerator
+    SIZES: {sizes}
+    ASPECT_RATIOS: {ratios}  # height / width, within each size
+    OFFSET: {offset:g}"""
+DETECTRON2_FREE_SHAPES = """\
+import torch
+from detectron2.modeling.anchor_generator import (
+    ANCHOR_GENERATOR_REGISTRY, BufferList, DefaultAnchorGenerator,
+)
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class FittedAnchorGenerator(DefaultAnchorGenerator):
+    \"\"\"Free (width, height) shapes on each level, which sizes by ratios cannot say.\"\"\"
+
+    SHAPES = [
+{rows}
+    ]
+
+    def _calculate_anchors(self, sizes, aspect_ratios):
+        corners = [[(-w / 2, -h / 2, w / 2, h / 2) for w, h in level] for level in self.SHAPES]
+        return BufferList([torch.tensor(level) for level in corners])
+
+
+def use_fitted_anchors(cfg):
+    cfg.MODEL.ANCHOR_GENERATOR.NAME = "FittedAnchorGenerator"
+    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = {offset:g}"""
+MMDET = """\
+anchor_generator=dict(
+    type='AnchorGenerator',
+    scales={sizes},  # in strides
+    ratios={ratios},  # height / width
+    strides={strides},
+    center_offset={offset:g})"""
+MMDET_FREE_SHAPES = """\
+anchor_generator=dict(
+    type='YOLOAnchorGenerator',
+    base_sizes=[
+{rows}
+    ],
+    strides={strides})"""
 
 
 @dataclass(frozen=True)
@@ -46,17 +105,10 @@ class _Grid:
 
 
 def convert_anchors(anchors: AnchorSet, to: str) -> Conversion:
-    """Write anchors as the configuration text of another framework.
-
-    Args:
-        anchors: the anchors, shapes in pixels after the resize rule.
-        to: one of ``FORMATS``.
-
-    Returns:
-        The text, and notes on what the framework does differently.
+    """Write anchors as the configuration text of another framework, and note what it does differently.
 
     Raises:
-        ConvertError: the format is unknown.
+        ConvertError: the format is not one of ``FORMATS``.
 
     >>> print(convert_anchors(AnchorSet.of([[(10, 13), (16, 30)]], strides=[8]), "yolov5").text)
     anchors:
@@ -73,80 +125,33 @@ def _torchvision(anchors: AnchorSet) -> Conversion:
         tuple(math.sqrt(w * h) for w, h in level.shapes) for level in anchors.levels
     ]
     ratios = [grid.ratios for grid in grids] or [(1.0,)] * len(anchors.levels)
-    rows = [
-        f"    torch.tensor({_numbers(_corners(level, anchors.center_offset))}),  # {level.name}, stride {level.stride}"
-        for level in anchors.levels
-    ]
+    rows = []
+    for level in anchors.levels:
+        center = anchors.center_offset * level.stride
+        corners = [(center - w / 2, center - h / 2, center + w / 2, center + h / 2) for w, h in level.shapes]
+        rows.append(f"    torch.tensor({_numbers(corners)}),  # {level.name}, stride {level.stride}")
     where = "the middle of the cell" if anchors.center_offset == CENTER_OF_CELL else "torchvision's place"
-    text = "\n".join(
-        [
-            "import torch",
-            "from torchvision.models.detection.anchor_utils import AnchorGenerator",
-            "",
-            "anchor_generator = AnchorGenerator(",
-            f"    sizes={_tuples(sizes)},",
-            f"    aspect_ratios={_tuples(ratios)},  # height / width",
-            ")",
-            f"# the very shapes, on {where}; torchvision would round their corners to whole pixels",
-            "anchor_generator.cell_anchors = [",
-            *rows,
-            "]",
-        ]
-    )
+    text = TORCHVISION.format(sizes=_tuples(sizes), ratios=_tuples(ratios), where=where, rows="\n".join(rows))
     return Conversion(text, _unequal(anchors))
 
 
 def _detectron2(anchors: AnchorSet) -> Conversion:
     grids = _grids(anchors)
     if grids:
-        lines = [
-            "MODEL:",
-            "  ANCHOR_GENERATOR:",
-            "    NAME: DefaultAnchorGenerator",
-            f"    SIZES: {_numbers([list(grid.sizes) for grid in grids])}",
-            f"    ASPECT_RATIOS: {_numbers([list(grid.ratios) for grid in grids])}  # height / width, within each size",
-            f"    OFFSET: {anchors.center_offset:g}",
-        ]
-        return Conversion("\n".join(lines), _unequal(anchors))
-    rows = [f"        {_numbers(level.shapes)},  # {level.name}, stride {level.stride}" for level in anchors.levels]
-    lines = [
-        "import torch",
-        "from detectron2.modeling.anchor_generator import (",
-        "    ANCHOR_GENERATOR_REGISTRY, BufferList, DefaultAnchorGenerator,",
-        ")",
-        "",
-        "",
-        "@ANCHOR_GENERATOR_REGISTRY.register()",
-        "class FittedAnchorGenerator(DefaultAnchorGenerator):",
-        '    """Free (width, height) shapes on each level, which sizes by ratios cannot say."""',
-        "",
-        "    SHAPES = [",
-        *rows,
-        "    ]",
-        "",
-        "    def _calculate_anchors(self, sizes, aspect_ratios):",
-        "        corners = [[(-w / 2, -h / 2, w / 2, h / 2) for w, h in level] for level in self.SHAPES]",
-        "        return BufferList([torch.tensor(level) for level in corners])",
-        "",
-        "",
-        "def use_fitted_anchors(cfg):",
-        '    cfg.MODEL.ANCHOR_GENERATOR.NAME = "FittedAnchorGenerator"',
-        f"    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = {anchors.center_offset:g}",
-    ]
-    return Conversion("\n".join(lines), _unequal(anchors))
+        sizes, ratios = _numbers([grid.sizes for grid in grids]), _numbers([grid.ratios for grid in grids])
+        text = DETECTRON2.format(sizes=sizes, ratios=ratios, offset=anchors.center_offset)
+    else:
+        rows = [f"        {_numbers(level.shapes)},  # {level.name}, stride {level.stride}" for level in anchors.levels]
+        text = DETECTRON2_FREE_SHAPES.format(rows="\n".join(rows), offset=anchors.center_offset)
+    return Conversion(text, _unequal(anchors))
 
 
 def _mmdet(anchors: AnchorSet) -> Conversion:
     if scales := _shared_scales(anchors):
-        lines = [
-            "anchor_generator=dict(",
-            "    type='AnchorGenerator',",
-            f"    scales={_numbers(list(scales.sizes))},  # in strides",
-            f"    ratios={_numbers(list(scales.ratios))},  # height / width",
-            f"    strides={_strides(anchors)},",
-            f"    center_offset={anchors.center_offset:g})",
-        ]
-        return Conversion("\n".join(lines))
+        sizes, ratios = _numbers(scales.sizes), _numbers(scales.ratios)
+        return Conversion(
+            MMDET.format(sizes=sizes, ratios=ratios, strides=_strides(anchors), offset=anchors.center_offset)
+        )
     text, notes = _mmdet_free_shapes(anchors)
     order = "# levels from fine to coarse, for heads over an FPN; YOLOV3Head takes them the other way: --to mmdet-yolo"
     return Conversion(f"{order}\n{text}", notes)
@@ -163,24 +168,16 @@ def _mmdet_free_shapes(anchors: AnchorSet, step: int = 1) -> tuple[str, tuple[st
     levels, notes = _filled(anchors, "mmdetection's YOLOAnchorGenerator")
     if anchors.center_offset != CENTER_OF_CELL:
         notes += ("mmdetection's YOLOAnchorGenerator centres anchors on the middle of the cell",)
-    lines = [
-        "anchor_generator=dict(",
-        "    type='YOLOAnchorGenerator',",
-        "    base_sizes=[",
-        *(f"        {_numbers(level.shapes, '()')},  # {level.name}" for level in levels[::step]),
-        "    ],",
-        f"    strides={_strides(anchors)[::step]})",
-    ]
-    return "\n".join(lines), notes
+    rows = "\n".join(f"        {_numbers(level.shapes, '()')},  # {level.name}" for level in levels[::step])
+    return MMDET_FREE_SHAPES.format(rows=rows, strides=_strides(anchors)[::step]), notes
 
 
-def _yolo(anchors: AnchorSet, *more_notes: str) -> Conversion:
+def _yolo(anchors: AnchorSet, more_notes: tuple[str, ...] = ()) -> Conversion:
     """Write one row per level, width and height alternating, smallest area first (YOLOv5's models/yolov5s.yaml)."""
     levels, notes = _filled(anchors, "YOLO")
     rows = []
     for level in levels:
-        shapes = sorted(level.shapes, key=math.prod)
-        pairs = ", ".join(f"{round(w, 1):g},{round(h, 1):g}" for w, h in shapes)
+        pairs = ", ".join(f"{round(w, 1):g},{round(h, 1):g}" for w, h in sorted(level.shapes, key=math.prod))
         rows.append(f"  - [{pairs}]  # {level.name}/{level.stride}")
     if tuple(_strides(anchors)) not in YOLO_STRIDES:
         notes += (
@@ -188,11 +185,6 @@ def _yolo(anchors: AnchorSet, *more_notes: str) -> Conversion:
             f"this set is for strides {', '.join(map(str, _strides(anchors)))}",
         )
     return Conversion("\n".join(["anchors:", *rows]), (*more_notes, *notes))
-
-
-def _ultralytics(anchors: AnchorSet) -> Conversion:
-    note = "the ultralytics package reads no anchors: this is for models of ultralytics/yolov3 and ultralytics/yolov5"
-    return _yolo(anchors, note)
 
 
 def _json(anchors: AnchorSet) -> Conversion:
@@ -207,7 +199,7 @@ FORMATS: dict[str, Callable[[AnchorSet], Conversion]] = {
     "mmdet": _mmdet,
     "mmdet-yolo": _mmdet_yolo,
     "yolov5": _yolo,
-    "ultralytics-yaml": _ultralytics,
+    "ultralytics-yaml": partial(_yolo, more_notes=(NO_ANCHORS,)),
     "json": _json,
 }
 
@@ -258,45 +250,27 @@ def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tupl
         others.sort(key=lambda shape: abs(math.log(math.sqrt(shape[0] * shape[1]) / own_size)))
         added = others[: most - len(level.shapes)]
         levels.append(AnchorLevel(level.name, level.stride, [*level.shapes, *added]))
-    if not (counts := _unequal_counts(anchors)):
-        return levels, ()
-    note = (
-        f"{framework} wants the same number of anchors on every level, this set has {counts}: filled up to {most} each "
-        "with shapes of other levels; `detect anchors fit --per-level` fits equal numbers"
-    )
-    return levels, (note,)
+    wish = f"{framework} wants the same number of anchors on every level, this set has"
+    return levels, _unequal(anchors, f"{wish} {{}}: filled up to {most} each with shapes of other levels")
 
 
-def _unequal(anchors: AnchorSet) -> tuple[str, ...]:
-    if not (counts := _unequal_counts(anchors)):
-        return ()
-    return (
-        f"levels have different numbers of anchors ({counts}): a head shared by all levels wants equal ones; "
-        "`detect anchors fit --per-level` fits equal numbers",
-    )
-
-
-def _unequal_counts(anchors: AnchorSet) -> str:
-    """List the number of shapes of each level; empty if all are equal."""
+def _unequal(anchors: AnchorSet, note: str = UNEQUAL) -> tuple[str, ...]:
+    """Note the number of shapes of each level, unless all are equal."""
     if len({len(level.shapes) for level in anchors.levels}) == 1:
-        return ""
-    return ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
-
-
-def _corners(level: AnchorLevel, center_offset: float) -> list[tuple[float, ...]]:
-    center = center_offset * level.stride
-    return [(center - w / 2, center - h / 2, center + w / 2, center + h / 2) for w, h in level.shapes]
+        return ()
+    counts = ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
+    return (f"{note.format(counts)}; `detect anchors fit --per-level` fits equal numbers",)
 
 
 def _numbers(rows: Sequence[float] | Sequence[Sequence[float]], inner: str = "[]") -> str:
     """Write numbers as a list in Python, JSON and YAML; ``inner`` are the brackets of nested lists."""
-    if not rows or isinstance(rows[0], int | float):
-        return "[" + ", ".join(f"{value:.9g}" for value in rows) + "]"  # type: ignore[str-bytes-safe]
-    parts = [_numbers(row)[1:-1] for row in rows]  # type: ignore[arg-type]
-    return "[" + ", ".join(f"{inner[0]}{part}{inner[1]}" for part in parts) + "]"
+    parts = (
+        f"{row:.9g}" if isinstance(row, int | float) else inner[0] + _numbers(row)[1:-1] + inner[1] for row in rows
+    )
+    return f"[{', '.join(parts)}]"
 
 
 def _tuples(rows: Sequence[Sequence[float]]) -> str:
     """Write nested tuples, each with a trailing comma: ``((1, 2,), (3,),)``."""
-    inner = ["(" + " ".join(f"{value:.6g}," for value in row) + ")," for row in rows]
-    return "(" + " ".join(inner) + ")"
+    inner = (f"({' '.join(f'{value:.6g},' for value in row)})," for row in rows)
+    return f"({' '.join(inner)})"

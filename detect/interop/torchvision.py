@@ -1,8 +1,10 @@
-"""This package's head, anchors, matching, losses and post-processing inside torchvision's RetinaNet."""
+"""This package's parts inside torchvision's RetinaNet, and the weights of a detector for torchvision's own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,13 @@ from torch import Tensor, nn
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_convention import Convention
+from detect.detectors.retinanet import RetinaNetDetector
+from detect.errors import ConvertError
 from detect.heads.criterion import ImageTargets, RetinaNetCriterion, checked_targets
 from detect.heads.fpn import list_maps
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import RetinaNetHead
+from detect.interop.weights import ConvertedWeights, convert_weights
 from detect.ops.matcher import MaxIoU
 from detect.ops.torchvision_import import import_torchvision
 
@@ -21,6 +26,8 @@ import_torchvision()
 
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402 - not before the line above
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet  # noqa: E402
+
+STRIDES = (8, 16, 32, 64, 128)
 
 
 class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
@@ -52,17 +59,14 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation.
-
-        Raises:
-            ValueError: no targets in training, targets that cannot be learned (the image and the row are named), or other
-                feature maps than the anchors have levels.
-        """
+        """Losses in training, detections in evaluation."""
         if self.training:
             targets = self._checked(targets, len(images))
         original_hw = [(image.shape[-2], image.shape[-1]) for image in images]
         batch, resized = self.transform(images, targets)
-        features = self._features(batch.tensors)
+        features = list_maps(self.backbone(batch.tensors))
+        if self.levels is not None:
+            features = [features[level] for level in self.levels]
         output = self.head(features)
         level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
         anchors = self.grid.generate(level_hw, tuple(batch.tensors.shape[-2:]), device=batch.tensors.device)
@@ -79,18 +83,13 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
         if len(targets) != num_images:
             raise ValueError(f"targets of {len(targets)} images for {num_images} images")
         plain = [ImageTargets(target["boxes"], target["labels"]) for target in targets]
-        plain = checked_targets(plain, self.head.num_classes)
-        for number, (target, each) in enumerate(zip(targets, plain, strict=True)):
+        checked: list[dict[str, Tensor]] = []
+        for target, each in zip(targets, checked_targets(plain, self.head.num_classes), strict=True):
             if "iscrowd" in target and target["iscrowd"].shape != each.classes.shape:
-                shape = tuple(target["iscrowd"].shape)
-                raise ValueError(f"targets of image {number}: {len(each.classes)} labels, but iscrowd is {shape}")
-        return [
-            {**target, "boxes": each.boxes, "labels": each.classes} for target, each in zip(targets, plain, strict=True)
-        ]
-
-    def _features(self, images: Tensor) -> list[Tensor]:
-        features = list_maps(self.backbone(images))
-        return features if self.levels is None else [features[level] for level in self.levels]
+                found = f"{len(each.classes)} labels, but iscrowd is {tuple(target['iscrowd'].shape)}"
+                raise ValueError(f"targets of image {len(checked)}: {found}")
+            checked.append({**target, "boxes": each.boxes, "labels": each.classes})
+        return checked
 
 
 def import_head(
@@ -106,26 +105,30 @@ def import_head(
 
     Args:
         model: from ``torchvision.models.detection``, version 1 or 2.
-        head: with as many anchors to a cell as the grid.
-        grid: where anchors lie; :func:`grid_of` gives the model's.
+        grid: the anchors, as many per cell as the head has; :func:`grid_of` gives the model's.
         criterion: by default the model's rule of matching and its losses.
         post_process: by default with the model's thresholds and numbers.
         levels: which of the backbone's feature maps are used, by index from fine to coarse; by default all.
-
-    Raises:
-        ValueError: head and grid differ in anchors, or grid and ``levels`` in number.
     """
     head.check_anchors(grid.num_anchors)
     if levels is not None and len(levels) != len(grid.num_anchors):
         raise ValueError(f"{len(levels)} levels of the backbone for anchors on {len(grid.num_anchors)}")
+    matcher = model.proposal_matcher
+    criterion = criterion or RetinaNetCriterion(
+        matcher=MaxIoU(fg_iou_thresh=matcher.high_threshold, bg_iou_thresh=matcher.low_threshold),
+        box_loss=model.head.regression_head._loss_type,
+    )
+    post_process = post_process or PostProcess(
+        score_threshold=model.score_thresh,
+        topk_per_level=model.topk_candidates,
+        iou_threshold=model.nms_thresh,
+        detections_per_image=model.detections_per_img,
+    )
     chosen = None if levels is None else tuple(levels)
-    criterion = criterion or _criterion_of(model)
-    imported = RetinaNet(model, head, grid, criterion, post_process or _post_process_of(model), chosen)
-    imported.train(model.training)
-    return imported
+    return RetinaNet(model, head, grid, criterion, post_process, chosen).train(model.training)
 
 
-def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = (8, 16, 32, 64, 128)) -> AnchorGenerator:
+def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = STRIDES) -> AnchorGenerator:
     """The anchors of a torchvision ``TorchvisionAnchors``, with its rounding and strides; ``strides`` name the levels."""
     levels = []
     for stride, cell in zip(strides, generator.cell_anchors, strict=True):
@@ -136,21 +139,38 @@ def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = (8, 16, 32, 
     )
 
 
-def _criterion_of(model: TorchvisionRetinaNet) -> RetinaNetCriterion:
-    matcher = model.proposal_matcher
-    return RetinaNetCriterion(
-        matcher=MaxIoU(fg_iou_thresh=matcher.high_threshold, bg_iou_thresh=matcher.low_threshold),
-        box_loss=model.head.regression_head._loss_type,
-    )
+def torchvision_weights(detector: RetinaNetDetector) -> ConvertedWeights:
+    """Convert a detector's weights for torchvision's ``RetinaNet``, and note the arguments with which it computes the same.
 
-
-def _post_process_of(model: TorchvisionRetinaNet) -> PostProcess:
-    return PostProcess(
-        score_threshold=model.score_thresh,
-        topk_per_level=model.topk_candidates,
-        iou_threshold=model.nms_thresh,
-        detections_per_image=model.detections_per_img,
+    Raises:
+        ConvertError: torchvision has no such network: the backbone is not one of its ResNets, the strides are not 8 to
+            128 with P6 and P7 on top, or levels differ in their number of anchors.
+    """
+    name, strides = detector.backbone.name, tuple(level.stride for level in detector.grid.anchors.levels)
+    counts = detector.grid.num_anchors
+    if not re.match(r"torchvision:(resnet|resnext|wide_resnet)", name):
+        raise ConvertError(f"torchvision's RetinaNet is built on one of its ResNets, this one on {name!r}")
+    if strides != STRIDES or detector.backbone.strides != STRIDES[:3]:
+        raise ConvertError(
+            f"torchvision's RetinaNet has levels of strides {STRIDES}, the first three from the backbone; this "
+            f"one has {strides}, and {detector.backbone.strides} from the backbone"
+        )
+    if len(set(counts)) > 1:
+        raise ConvertError(f"torchvision's head has as many anchors on every level, this one {counts}")
+    state = {
+        re.sub(r"^backbone\.model\.", "backbone.", key): value
+        for key, value in detector.state_dict().items()
+        if key.startswith(("backbone.", "pyramid.", "head."))
+    }
+    converted = convert_weights(
+        state, "torchvision", source="ours", num_classes=detector.head.num_classes, num_sizes=counts[0], num_ratios=1
     )
+    mean, std = (values.flatten().tolist() for values in (detector.normalise.mean, detector.normalise.std))
+    notes = (  # normalisation and anchors are no weights
+        f"build it with image_mean={mean}, image_std={std}",
+        "its anchors: what `detect anchors convert --to torchvision` writes for the anchors of this detector",
+    )
+    return replace(converted, notes=converted.notes + notes)
 
 
 def _image_targets(target: Mapping[str, Tensor]) -> ImageTargets:

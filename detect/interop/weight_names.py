@@ -121,10 +121,7 @@ FRAMEWORKS = {
 
 
 def recognise_framework(keys: Iterable[str]) -> str:
-    """Whose names these are.
-
-    Raises:
-        ConvertError: nobody's; the message shows some of them.
+    """The framework that uses these names.
 
     >>> recognise_framework(["backbone.fpn_lateral3.weight", "pixel_mean"])
     'detectron2'
@@ -138,29 +135,23 @@ def recognise_framework(keys: Iterable[str]) -> str:
 
 
 def read_layout(source: str, keys: Iterable[str]) -> Layout:
-    """How a framework's network is built, from its keys, every one of which must have its place in it.
-
-    Raises:
-        ConvertError: keys that are missing, or that have no place; the message names the first of each.
-    """
+    """The build of a framework's network, read from all of its keys."""
     framework, keys = FRAMEWORKS[source], set(keys)
     modules = {key.rpartition(".")[0] for key in keys}
-    towers = framework.towers
-    normed = any(f"{tower}.{framework.norm(0)}" in modules for tower in towers)
-    first_convs = {f"{tower}.{framework.conv(0, normed)}" for tower in towers}
 
     def has_block(stage: int, block: int) -> bool:
         return any(module.startswith(framework.body(f"layer{stage}.{block}") + ".") for module in modules)
 
-    def has_conv(index: int) -> bool:
-        return any(f"{tower}.{framework.conv(index, normed)}" in modules for tower in towers)
+    def in_towers(name: str, among: set[str] = modules) -> bool:
+        return any(f"{tower}.{name}" in among for tower in framework.towers)
 
+    normed = in_towers(framework.norm(0))
     layout = Layout(
         blocks=tuple(next(n for n in count() if not has_block(stage, n)) for stage in STAGES),
         bottleneck=framework.body("layer1.0.conv3") in modules,
-        depth=next(n for n in count() if not has_conv(n)),
+        depth=next(n for n in count() if not in_towers(framework.conv(n, normed))),
         normed=normed,
-        biased=not normed or any(f"{conv}.bias" in keys for conv in first_convs),
+        biased=not normed or in_towers(f"{framework.conv(0, normed)}.bias", keys),
         tracked=any(key.endswith(TRACKED) for key in keys),
     )
     expected = set(keys_of(source, layout))

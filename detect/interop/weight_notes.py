@@ -1,6 +1,6 @@
 """Notes on converted weights: the settings that the target needs to compute what the source computed.
 
-``NOTES`` is the whole list: a condition on the conversion and the sentence it adds. A sentence is filled from the
+``NOTES`` is the whole list: each sentence, and the condition on the conversion that adds it. A sentence is filled from the
 :class:`Conversion` and from the settings of its target, one :class:`Settings` for each framework.
 """
 
@@ -21,19 +21,16 @@ STEM_FORMS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How one framework is told what its weights do not say."""
+    """How to set in one framework what its weights do not hold."""
 
     p6_from_p5: str
     p6_from_c5: str
     no_relu_before_p7: str
     group_norm: str
     stride_in_1x1: str
-    anchors: str = ""
-    """How it generates anchors; empty for this package, which generates them in any of these ways."""
-    convention: str = ""
-    """The convention of this package whose anchors these are, in the order of converted outputs."""
-    default_without_relu: str = ""
-    """The setting that leaves out the ReLU before P7 by default, where there is one."""
+    anchors: str = ""  # how it generates anchors; empty for this package, which generates them in any of these ways
+    convention: str = ""  # of this package, with these anchors in the order of converted outputs
+    default_without_relu: str = ""  # the setting that leaves out the ReLU before P7 by default, where there is one
 
 
 _OWN_FORWARD = "give LastLevelP6P7 a forward of your own: it always applies one"
@@ -86,13 +83,10 @@ class Conversion:
     source: str
     to: str
     layout: Layout
-    stem_input: str
-    """``"rgb"`` or ``"bgr"``, expected by the source's stem."""
-    eps: float
-    """The eps of the source's batch norms."""
+    stem_input: str  # "rgb" or "bgr", expected by the source's stem
+    eps: float  # of the source's batch norms
     p6_from_p5: bool
-    rows: tuple[int, int]
-    """Class rows of each anchor, before and after."""
+    rows: tuple[int, int]  # class rows of each anchor, before and after
 
     @property
     def before(self) -> Framework:
@@ -120,22 +114,18 @@ class Conversion:
 
     @property
     def differs_in_anchors(self) -> bool:
-        before, after = SETTINGS[self.source].anchors, SETTINGS[self.to].anchors
-        return before not in ("", after)
+        return SETTINGS[self.source].anchors not in ("", SETTINGS[self.to].anchors)
 
 
 def notes_on(conversion: Conversion, dropped: Mapping[str, int], added: Mapping[str, int]) -> tuple[str, ...]:
     """What was done to the weights, then how to set the target.
 
-    Args:
-        conversion: frameworks and architecture.
-        dropped: number of source tensors without a place in the target, by kind.
-        added: number of target tensors filled with zeros, by kind.
+    By kind, ``dropped`` counts the tensors without a place in the target, and ``added`` those filled with zeros.
     """
     counts = (("dropped", dropped), ("added as zeros", added))
     notes = [f"{what}: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()) for what, kinds in counts if kinds]
     words = _words(conversion)
-    return (*notes, *(text.format_map(words) for applies, text in NOTES if applies(conversion)))
+    return (*notes, *(text.format_map(words) for text, applies in NOTES.items() if applies(conversion)))
 
 
 def _words(conversion: Conversion) -> dict[str, object]:
@@ -159,84 +149,52 @@ def _words(conversion: Conversion) -> dict[str, object]:
     }
 
 
-NOTES: tuple[tuple[Callable[[Conversion], bool], str], ...] = (
-    (
-        lambda c: c.source == "torchvision" != c.to and c.p6_from_p5,
-        "batch norms: eps of the source taken as {eps}; torchvision sets 0 with its COCO_V1 weights, also where they are "
-        "trained further, and {EPS} otherwise: source_eps overrides it",
+NOTES: dict[str, Callable[[Conversion], bool]] = {
+    "batch norms: eps of the source taken as {eps}; torchvision sets 0 with its COCO_V1 weights, also where they are "
+    "trained further, and {EPS} otherwise: source_eps overrides it": lambda c: (
+        c.source == "torchvision" != c.to and c.p6_from_p5
     ),
-    (
-        lambda c: c.eps != EPS and c.changes_framework,
-        "batch norms: weights are scaled by sqrt((var + {EPS}) / (var + {eps})), so that the result is the same with an eps "
-        "of {EPS}, which all targets have",
+    "batch norms: weights are scaled by sqrt((var + {EPS}) / (var + {eps})), so that the result is the same with an eps "
+    "of {EPS}, which all targets have": lambda c: c.eps != EPS and c.changes_framework,
+    "classes: of 91 rows, COCO's category ids, the 11 that no category has are left out: row i is the i-th id in order; "
+    "num_classes=91 keeps them": lambda c: c.rows == (91, 80),
+    "classes: 80 rows go to COCO's category ids in 91; the 11 that no category has get weight 0 and the bias of a score "
+    "of {PRIOR}; num_classes=80 keeps 80, for classes other than COCO's": lambda c: c.rows == (80, 91),
+    "classes: {rows} rows pass unchanged; torchvision keeps row 0 for the background, others have no row for it": lambda c: (
+        c.rows[0] == c.rows[1] and (c.source == "torchvision") != (c.to == "torchvision")
     ),
-    (
-        lambda c: c.rows == (91, 80),
-        "classes: of 91 rows, COCO's category ids, the 11 that no category has are left out: row i is the i-th id in order; "
-        "num_classes=91 keeps them",
+    "stem: taken to want {stem_before}; now wants {stem_after}; the mean is subtracted as before, (123.675, 116.28, "
+    "103.53) in the order of RGB; source_input overrides it": lambda c: c.stem_input != c.after.stem_input,
+    "stride: if the source halves in the first 1x1 convolution of a stage (detectron2's default, STRIDE_IN_1X1: True; "
+    "mmdetection's style='caffe'), no weight says so: set {to.stride_in_1x1}": lambda c: (
+        c.changes_framework and c.stride_may_be_in_1x1
     ),
-    (
-        lambda c: c.rows == (80, 91),
-        "classes: 80 rows go to COCO's category ids in 91; the 11 that no category has get weight 0 and the bias of a score "
-        "of {PRIOR}; num_classes=80 keeps 80, for classes other than COCO's",
+    "stride: the source halves in the 3x3 convolution of a stage, which no weight says: set "
+    "MODEL.RESNETS.STRIDE_IN_1X1: False, detectron2's default is True": lambda c: (
+        c.to == "detectron2" != c.source and c.layout.bottleneck and not c.stride_may_be_in_1x1
     ),
-    (
-        lambda c: c.rows[0] == c.rows[1] and (c.source == "torchvision") != (c.to == "torchvision"),
-        "classes: {rows} rows pass unchanged; torchvision keeps row 0 for the background, others have no row for it",
+    "P6 is computed from P5: set {to.p6_from_p5}": lambda c: c.changes_framework and c.p6_from_p5,
+    "P6: taken as add_extra_convs='on_output'; 'on_lateral' has no counterpart elsewhere": lambda c: (
+        c.source == "mmdet" != c.to and c.p6_from_p5
     ),
-    (
-        lambda c: c.stem_input != c.after.stem_input,
-        "stem: taken to want {stem_before}; now wants {stem_after}; the mean is subtracted as before, (123.675, 116.28, "
-        "103.53) in the order of RGB; source_input overrides it",
+    "P6 is computed from C5: set {to.p6_from_c5}": lambda c: c.changes_framework and not c.p6_from_p5,
+    "P7: if the source has no ReLU before it ({source.default_without_relu}), {to.no_relu_before_p7}": lambda c: (
+        c.changes_framework and SETTINGS[c.source].default_without_relu != ""
     ),
-    (
-        lambda c: c.changes_framework and c.stride_may_be_in_1x1,
-        "stride: if the source halves in the first 1x1 convolution of a stage (detectron2's default, STRIDE_IN_1X1: True; "
-        "mmdetection's style='caffe'), no weight says so: set {to.stride_in_1x1}",
+    "P7: {if_or_as} the source has a ReLU before it, set FPN(relu_before_extra_convs=True), which is not its "
+    "default": lambda c: c.to == "mmdet" != c.source,
+    "anchors: outputs for the anchors of a cell go from {order_before} to {order_after}, ratios and sizes in the same "
+    "order on both sides": lambda c: c.before.size_major != c.after.size_major,
+    "anchors are no weights: generate them as {c.source} does ({source.anchors}), or boxes move a "
+    "little{own_generator}": lambda c: c.differs_in_anchors,
+    "the head's towers have GroupNorm: set {to.group_norm}": lambda c: c.changes_framework and c.layout.normed,
+    "the head's towers have {c.layout.depth} convolutions, not {TOWER_DEPTH}: set NUM_CONVS (detectron2), stacked_convs "
+    "(mmdetection) or num_convs (ours); torchvision's RetinaNetHead has no setting for it": lambda c: (
+        c.changes_framework and c.layout.depth != TOWER_DEPTH
     ),
-    (
-        lambda c: c.to == "detectron2" != c.source and c.layout.bottleneck and not c.stride_may_be_in_1x1,
-        "stride: the source halves in the 3x3 convolution of a stage, which no weight says: set "
-        "MODEL.RESNETS.STRIDE_IN_1X1: False, detectron2's default is True",
+    "build: {c.torchvision_builder}(weights=None, weights_backbone=None); with its own weights it may set "
+    "another eps": lambda c: c.to == "torchvision" != c.source and c.torchvision_builder is not None,
+    "build: RetinaNet(BackboneWithFPN(...), num_classes, head=...); no function of torchvision's makes this": lambda c: (
+        c.to == "torchvision" != c.source and c.torchvision_builder is None
     ),
-    (lambda c: c.changes_framework and c.p6_from_p5, "P6 is computed from P5: set {to.p6_from_p5}"),
-    (
-        lambda c: c.source == "mmdet" != c.to and c.p6_from_p5,
-        "P6: taken as add_extra_convs='on_output'; 'on_lateral' has no counterpart elsewhere",
-    ),
-    (lambda c: c.changes_framework and not c.p6_from_p5, "P6 is computed from C5: set {to.p6_from_c5}"),
-    (
-        lambda c: c.changes_framework and SETTINGS[c.source].default_without_relu != "",
-        "P7: if the source has no ReLU before it ({source.default_without_relu}), {to.no_relu_before_p7}",
-    ),
-    (
-        lambda c: c.to == "mmdet" != c.source,
-        "P7: {if_or_as} the source has a ReLU before it, set FPN(relu_before_extra_convs=True), which is not its default",
-    ),
-    (
-        lambda c: c.before.size_major != c.after.size_major,
-        "anchors: outputs for the anchors of a cell go from {order_before} to {order_after}, ratios and sizes in the same "
-        "order on both sides",
-    ),
-    (
-        lambda c: c.differs_in_anchors,
-        "anchors are no weights: generate them as {c.source} does ({source.anchors}), or boxes move a little{own_generator}",
-    ),
-    (
-        lambda c: c.changes_framework and c.layout.normed,
-        "the head's towers have GroupNorm: set {to.group_norm}",
-    ),
-    (
-        lambda c: c.changes_framework and c.layout.depth != TOWER_DEPTH,
-        "the head's towers have {c.layout.depth} convolutions, not {TOWER_DEPTH}: set NUM_CONVS (detectron2), stacked_convs "
-        "(mmdetection) or num_convs (ours); torchvision's RetinaNetHead has no setting for it",
-    ),
-    (
-        lambda c: c.to == "torchvision" != c.source and c.torchvision_builder is not None,
-        "build: {c.torchvision_builder}(weights=None, weights_backbone=None); with its own weights it may set another eps",
-    ),
-    (
-        lambda c: c.to == "torchvision" != c.source and c.torchvision_builder is None,
-        "build: RetinaNet(BackboneWithFPN(...), num_classes, head=...); no function of torchvision's makes this",
-    ),
-)
+}

@@ -86,9 +86,6 @@ def convert_weights(
         source_eps: eps of the source's batch norms; by default 0 for weights that look like torchvision's COCO_V1 (v1,
             frozen norms, 91 rows), else 1e-5.
 
-    Returns:
-        The state dict of the target, and notes.
-
     Raises:
         ConvertError: the framework is unknown, keys are missing or unexpected, or tensors do not fit the numbers of anchors
             and classes.
@@ -111,13 +108,14 @@ def convert_weights(
     weights = {ours: kept[theirs] for ours, theirs in names}
 
     rows = _class_rows(weights, num_sizes * num_ratios)
+    p6_from_p5 = weights[P6].shape[0] == weights[P6].shape[1]  # torchvision's own rule (LastLevelP6P7)
     conversion = Conversion(
         source=source,
         to=to,
         layout=layout,
         stem_input=source_input or FRAMEWORKS[source].stem_input,
-        eps=_eps_of(source, weights, layout, rows) if source_eps is None else source_eps,
-        p6_from_p5=_p6_from_p5(weights),
+        eps=_eps_of(source, layout, rows, p6_from_p5=p6_from_p5) if source_eps is None else source_eps,
+        p6_from_p5=p6_from_p5,
         rows=(rows, _new_class_rows(rows, source, to, num_classes)),
     )
     weights |= _convert_backbone(weights, conversion)
@@ -187,15 +185,10 @@ def _new_class_rows(rows: int, source: str, to: str, asked: int | None) -> int:
     return (of_coco and FRAMEWORKS[to].coco_rows) or rows
 
 
-def _p6_from_p5(weights: Mapping[str, Tensor]) -> bool:
-    """Whether P6 has as many input as output channels: torchvision's own rule (LastLevelP6P7)."""
-    return weights[P6].shape[0] == weights[P6].shape[1]
-
-
-def _eps_of(source: str, weights: Mapping[str, Tensor], layout: Layout, rows: int) -> float:
+def _eps_of(source: str, layout: Layout, rows: int, *, p6_from_p5: bool) -> float:
     """Return 0 for weights that look like torchvision's COCO_V1, which was trained with frozen norms, else ``EPS``."""
     resnet50 = layout.bottleneck and layout.blocks == RESNET50
-    coco_v1 = source == "torchvision" and resnet50 and not layout.tracked and _p6_from_p5(weights) and rows == SLOTS
+    coco_v1 = source == "torchvision" and resnet50 and not layout.tracked and p6_from_p5 and rows == SLOTS
     return 0.0 if coco_v1 else EPS
 
 
@@ -270,8 +263,8 @@ def _fit(weights: Mapping[str, Tensor], conversion: Conversion) -> tuple[dict[st
     )
     fitted = {}
     for key in keys_of("ours", layout):
-        beside = weights[key.rpartition(".")[0] + ".weight"]
-        zeros = beside.new_zeros((), dtype=torch.int64) if key.endswith(TRACKED) else beside.new_zeros(len(beside))
+        weight = weights[key.rpartition(".")[0] + ".weight"]
+        zeros = weight.new_zeros((), dtype=torch.int64) if key.endswith(TRACKED) else weight.new_zeros(len(weight))
         fitted[key] = weights.get(key, zeros)
     for key in weights.keys() - fitted.keys():
         if key.endswith("bias") and weights[key].any():

@@ -21,21 +21,17 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Augment:
-    """Geometric changes, then photometric ones, drawn anew for each image.
+    """Geometric changes, then photometric ones, drawn anew for each image. Factors are uniform in their logarithm.
 
     Args:
         flips: flip horizontally and vertically, each with probability .5.
         turns: rotate by 0, 90, 180 or 270 degrees; an image that is not square swaps its width and height.
-        zoom: range of the scale factor, drawn uniformly in its logarithm. A larger image is cropped at a random position;
-            a smaller one is surrounded by its median colour.
+        zoom: range of the scale factor. A larger image is cropped at random; a smaller one is surrounded by its median.
         min_visible: a box that keeps a smaller share of its area becomes an ignored region.
-        gain: range of the factor on intensities, drawn uniformly in its logarithm.
-        gamma: range of the exponent on intensities relative to the brightest, drawn uniformly in its logarithm.
+        gain: range of the factor on intensities.
+        gamma: range of the exponent on intensities relative to the brightest.
         noise: largest standard deviation of Gaussian noise, relative to that of the image, so that dim images survive.
         blur_px: largest sigma of a Gaussian blur, in pixels of the network's input; half of the images stay sharp.
-
-    Raises:
-        ValueError: a range is not positive and rising, or a number is out of its range.
     """
 
     flips: bool = True
@@ -53,10 +49,8 @@ class Augment:
             if not 0 < low <= high < np.inf:
                 raise ValueError(f"{name} is a range of positive factors, got {low} to {high}")
         if not (0 <= self.noise < np.inf and 0 <= self.blur_px < np.inf and 0 <= self.min_visible <= 1):
-            raise ValueError(
-                f"need noise and blur_px of at least 0, min_visible from 0 to 1, got {self.noise}, {self.blur_px} and "
-                f"{self.min_visible}"
-            )
+            got = f"{self.noise}, {self.blur_px} and {self.min_visible}"
+            raise ValueError(f"need noise and blur_px of at least 0, min_visible from 0 to 1, got {got}")
 
     def apply_geometric(self, picture: Picture, random: Generator) -> Picture:
         """Rotate, flip and zoom a picture."""
@@ -124,10 +118,8 @@ def zoom_window(picture: Picture, factor: float, position_xy: Range) -> Picture:
 
 def gaussian_blur(values: Float[Tensor, "d h w"], sigma_px: float) -> Float[Tensor, "d h w"]:
     """Blur by a Gaussian; values stay as they are below a quarter pixel, and if the image is smaller than the kernel."""
-    if sigma_px < SMALLEST_BLUR_PX:
-        return values
     size = 2 * ceil(2 * sigma_px) + 1
-    if min(values.shape[1:]) <= size // 2:  # the border is reflected
+    if sigma_px < SMALLEST_BLUR_PX or min(values.shape[1:]) <= size // 2:  # the border is reflected
         return values
     return torchvision_functional().gaussian_blur(values, [size, size], [sigma_px, sigma_px])
 

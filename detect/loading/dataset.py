@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from detect.errors import ImageError
 from detect.heads.criterion import ImageTargets
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, Keypoints, coco_keypoints
 from detect.loading.augment import Augment
-from detect.loading.image_check import broken_message, find_broken_images
+from detect.loading.image_files import broken_message, find_broken_images
 from detect.loading.image_ops import Content, Picture, decode_image, resize_picture
 from detect.loading.labels import ImageLabels, labels_by_image
 
@@ -42,50 +42,49 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image with its targets."""
+    """One image with its targets, as in a :class:`Batch`; its size is the canvas of the resize rule.
+
+    A point that augmentation moved out of the image has visibility 0.
+    """
 
     image: Float[Tensor, "d h w"]
-    """Values from 0 to 1; the size is the canvas of the resize rule."""
     image_hw: Int64[Tensor, " 2"]
     targets: ImageTargets
     points: Float[Tensor, "m 2"]
     types: Int64[Tensor, " m"]
     visibility: Int64[Tensor, " m"]
-    """0 also for a point that augmentation moved out of the image."""
     unlabelled: Float[Tensor, "u 4"]
-    """Boxes where the keypoints are unknown, in the points' convention."""
     image_row: int
     num_types: int
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images padded on the right and below to one size, with their targets."""
+    """Images of values from 0 to 1, padded on the right and below to one size, with their targets.
+
+    ``image_hw`` is the size of each image without padding. ``unlabelled`` has, for each image, boxes where the keypoints are
+    unknown, in the points' convention. ``image_rows`` are rows of ``dataset.images``.
+    """
 
     images: Float[Tensor, "b d h w"]
-    """Values from 0 to 1."""
     image_hw: Int64[Tensor, "b 2"]
-    """The size of each image without padding."""
     targets: list[ImageTargets]
     keypoints: Keypoints
     unlabelled: list[Float[Tensor, "_ 4"]]
-    """For each image, boxes where the keypoints are unknown, in the points' convention."""
     image_rows: Int64[Tensor, " b"]
-    """Rows of ``dataset.images``."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
-        points = self.keypoints
-        columns = (points.points, points.image, points.types, points.visibility)
-        coordinates, image, types, visibility = (torch.as_tensor(column).to(device) for column in columns)
+        columns = ("points", "image", "types", "visibility")
+        moved: dict[str, Any] = {name: torch.as_tensor(getattr(self.keypoints, name)).to(device) for name in columns}
         return Batch(
             images=self.images.to(device),
             image_hw=self.image_hw.to(device),
             targets=[_targets_to(each, device) for each in self.targets],
-            keypoints=Keypoints(coordinates, image, types, visibility, points.num_images, points.num_types),
+            keypoints=replace(self.keypoints, **moved),
             unlabelled=[each.to(device) for each in self.unlabelled],
             image_rows=self.image_rows.to(device),
         )
@@ -108,12 +107,9 @@ class DetectionData(Dataset[Sample]):
     (torch.Size([2, 3, 128, 128]), 2, 1)
 
     Args:
-        dataset: images and annotations.
-        folder: the folder of the images.
         resize: the rule that makes the network's input, or its text.
-        channels: channels of the input, 1, 3 or 4.
-        augment: augmentation before resizing; by default none.
-        seed: seed of the augmentation, from 0.
+        channels: of the input: 1, 3 or 4.
+        augment: augmentation before resizing; ``seed``, from 0, draws it.
         on_broken: ``"fail"`` raises for missing or broken images, ``"skip"`` lists them in ``broken``.
         keypoints: points of all images of the dataset; by default its own, if it was read with keypoints.
         category_ids: the category of each class, rising; by default all of the dataset. For validation data, pass the
@@ -124,7 +120,6 @@ class DetectionData(Dataset[Sample]):
         ImageError: images are missing or broken (their number and the first ones), or all are.
         ResizeError: the rule does not take images of these sizes.
         CocoError: an annotation has a category that is not in ``category_ids``.
-        ValueError: ``on_broken`` is unknown, or the seed is negative.
     """
 
     def __init__(
@@ -161,7 +156,7 @@ class DetectionData(Dataset[Sample]):
         """The row of ``dataset.images`` at each place."""
 
     def without_broken(self) -> DetectionData:
-        """The same data, with broken images removed from its dataset, so that they do not count as missed in scores."""
+        """The same data without broken images in its dataset, so that they do not count as missed in scores."""
         if not self.broken:
             return self
         data = copy.copy(self)
@@ -170,11 +165,6 @@ class DetectionData(Dataset[Sample]):
         data._labels = [self._labels[row] for row in self.image_rows]
         data.image_rows = np.arange(len(self.image_rows))
         return data
-
-    @property
-    def num_classes(self) -> int:
-        """The number of categories."""
-        return len(self.category_ids)
 
     @property
     def num_types(self) -> int:
@@ -213,11 +203,7 @@ class DetectionData(Dataset[Sample]):
         return self._sample(content, labels.transformed(content.transform), row)
 
     def open(self, image_row: int) -> Picture:
-        """Open an image of the dataset at its own size.
-
-        Raises:
-            ImageError: the image cannot be read, its size differs from the dataset's, or its values are out of range.
-        """
+        """Open an image of the dataset at its own size; raises ImageError."""
         width, height = self.dataset.images.wh[image_row].tolist()
         name = self.dataset.images.file_names[image_row]
         image = open_image(self.folder, name, image_wh=(width, height))
@@ -246,31 +232,25 @@ class DetectionData(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Batch samples, as the ``collate_fn`` of a ``DataLoader``: images are padded with black, right and below.
-
-    Raises:
-        ValueError: there is no sample.
-    """
+    """Batch samples, as the ``collate_fn`` of a ``DataLoader``: images are padded with black, right and below."""
     if not samples:
         raise ValueError("a batch needs at least one sample")
     height, width = (max(sample.image.shape[axis] for sample in samples) for axis in (1, 2))
     images = samples[0].image.new_zeros(len(samples), samples[0].image.shape[0], height, width)
     for image, sample in zip(images, samples, strict=True):
         image[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
-    image_of_point = [torch.full_like(sample.types, row) for row, sample in enumerate(samples)]
-    keypoints = Keypoints(
-        torch.cat([sample.points for sample in samples]),
-        torch.cat(image_of_point),
-        torch.cat([sample.types for sample in samples]),
-        torch.cat([sample.visibility for sample in samples]),
-        num_images=len(samples),
-        num_types=samples[0].num_types,
-    )
     return Batch(
         images=images,
         image_hw=torch.stack([sample.image_hw for sample in samples]),
         targets=[sample.targets for sample in samples],
-        keypoints=keypoints,
+        keypoints=Keypoints(
+            torch.cat([sample.points for sample in samples]),
+            torch.cat([torch.full_like(sample.types, row) for row, sample in enumerate(samples)]),
+            torch.cat([sample.types for sample in samples]),
+            torch.cat([sample.visibility for sample in samples]),
+            num_images=len(samples),
+            num_types=samples[0].num_types,
+        ),
         unlabelled=[sample.unlabelled for sample in samples],
         image_rows=torch.tensor([sample.image_row for sample in samples]),
     )

@@ -1,18 +1,23 @@
-"""Image files and folders as a dataset without annotations, to run a detector on."""
+"""Image files: a folder as a dataset without annotations, and the images of a dataset that cannot be read."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from PIL import Image
 
 from detect.data import CocoDataset, read_coco
+from detect.data.coco_reader import Progress
 from detect.errors import ImageError
 from detect.loading.labels import LabelMap
+
+MAX_NAMED = 5  # broken images that a message names; the others are counted
 
 
 def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[CocoDataset, Path]:
@@ -40,26 +45,71 @@ def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[C
 
 def images_json(dataset: CocoDataset) -> bytes:
     """Encode the images and categories of a dataset as a COCO file without annotations, which results refer to."""
-    columns = (dataset.images.ids.tolist(), dataset.images.wh.tolist(), dataset.images.file_names)
+    table = dataset.images
     images = [
         {"id": number, "width": width, "height": height, "file_name": name}
-        for number, (width, height), name in zip(*columns, strict=True)
+        for number, (width, height), name in zip(table.ids.tolist(), table.wh.tolist(), table.file_names, strict=True)
     ]
     categories = [{"id": category, "name": name} for category, name in dataset.categories.items()]
     return msgspec.json.encode({"images": images, "categories": categories, "annotations": []})
 
 
-def _files_of(path: Path) -> Iterator[Path]:
+@dataclass(frozen=True)
+class BrokenImage:
+    """An image that cannot be read: its row in ``dataset.images``, and the reason, which begins with its path."""
+
+    image_row: int
+    reason: str
+
+
+def find_broken_images(
+    open_image: Callable[[int], object], num_images: int, *, on_progress: Progress | None = None
+) -> tuple[BrokenImage, ...]:
+    """Open every image by its row and collect those that raise an ImageError.
+
+    Images are decoded in full, several at once, because a truncated file has a sound header.
+    """
+
+    def why_broken(row: int) -> str:
+        try:
+            open_image(row)
+        except ImageError as error:
+            return str(error)
+        return ""
+
+    broken = []
+    # opening an image sets Python's warning filters and restores them, and threads would restore each other's
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for row, reason in enumerate(threads.map(why_broken, range(num_images))):
+            if reason:
+                broken.append(BrokenImage(row, reason))
+            if on_progress:
+                on_progress("checking images", row + 1, num_images)
+    return tuple(broken)
+
+
+def broken_message(broken: Sequence[BrokenImage], num_images: int) -> str:
+    """Count the broken images and name the first ones.
+
+    >>> broken_message([BrokenImage(3, "images/a.png: No such file or directory")], 10)
+    '1 of 10 images cannot be used: images/a.png: No such file or directory'
+    """
+    named = "; ".join(image.reason for image in broken[:MAX_NAMED])
+    others = f"; and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+    return f"{len(broken)} of {num_images} images cannot be used: {named}{others}"
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ImageError(f"{path}: No such file or directory")
     if not path.is_dir():
-        if not path.exists():
-            raise ImageError(f"{path}: No such file or directory")
-        yield path
-        return
+        return [path]
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
     if not found:
         raise ImageError(f"{path}: no image in this folder")
-    yield from found
+    return found
 
 
 def _size_wh(file: Path) -> tuple[int, int]:

@@ -1,10 +1,12 @@
-"""Images as tensors: decoded, resized by a detector's rule, and padded to the network's input."""
+"""Images as tensors: decoded, resized by a detector's rule, padded to the network's input; and their mean and deviation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +20,12 @@ from detect.errors import ImageError
 from detect.loading.transforms import Transform
 from detect.ops.torchvision_import import import_torchvision
 
+if TYPE_CHECKING:
+    from detect.loading.dataset import DetectionData
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 SIXTEEN_BITS = 2**16 - 1
+GREY_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +48,10 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """A resized picture, as float32 from 0 to 1, and its position in the network's input."""
+    """A resized picture, as float32 from 0 to 1, and its position in the network's input, to which ``transform`` maps it."""
 
     values: Float[Tensor, "d h w"]
     transform: Transform
-    """Maps the picture to the network's input."""
     offset_xy: tuple[int, int]
     canvas_wh: tuple[int, int]
 
@@ -114,12 +119,66 @@ def resize_picture(picture: Picture, rule: ResizeRule) -> Content:
     return Content(values, transform, (int(offset[0]), int(offset[1])), (canvas[0], canvas[1]))
 
 
-def torchvision_functional() -> ModuleType:
-    """Import torchvision's functional transforms, version 2.
+@dataclass(frozen=True)
+class Normalization:
+    """The mean that a network subtracts from each channel, values from 0 to 1, and the deviation it divides by."""
 
-    Raises:
-        MissingExtraError: torchvision is not installed.
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_images: int
+
+
+def measure_normalization(data: DetectionData, *, max_images: int | None = None) -> Normalization:
+    """Measure mean and standard deviation of resized images, before augmentation and without padding.
+
+    At most ``max_images`` are measured, evenly spaced. The standard deviation is at least one grey level of 255, so that a
+    constant channel can be divided by it.
+
+    >>> from detect.data import read_coco
+    >>> from detect.data.resize import parse_resize
+    >>> from detect.loading.dataset import DetectionData
+    >>> from detect.samples import sample_annotations
+    >>> file = sample_annotations("nuclei")
+    >>> data = DetectionData(read_coco(file), file.parent / "images", resize=parse_resize("none"), channels=1)
+    >>> measured = measure_normalization(data)
+    >>> len(data), round(measured.mean[0], 3), round(measured.std[0], 3)
+    (80, 0.043, 0.06)
     """
+    if max_images is not None and max_images < 1:
+        raise ValueError(f"need at least one image, got {max_images=}")
+    step = 1 if max_images is None else -(-len(data) // max_images)
+    rows = data.image_rows[::step].tolist()
+    return normalization_of(
+        resize_picture(data.open(row), data.resize).values.expand(data.channels, -1, -1) for row in rows
+    )
+
+
+def normalization_of(images: Iterable[Float[Tensor, "d _ _"]]) -> Normalization:
+    """Mean and standard deviation of each channel over all pixels of images of any size, one image in memory at a time.
+
+    Moments are merged about the running mean (Chan, Golub and LeVeque 1983); sums of squares would lose a small deviation.
+
+    >>> normalization_of([torch.zeros(1, 1, 1), torch.ones(1, 1, 1)])
+    Normalization(mean=(0.5,), std=(0.5,), num_images=2)
+    """
+    num_images, num_pixels = 0, 0
+    mean, squares = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for image in images:
+        pixels = image.flatten(1).double()
+        image_mean = pixels.mean(dim=1)
+        share = pixels.shape[1] / (num_pixels + pixels.shape[1])
+        difference = image_mean - mean
+        mean = mean + share * difference
+        squares = squares + ((pixels - image_mean[:, None]) ** 2).sum(dim=1) + share * num_pixels * difference**2
+        num_images, num_pixels = num_images + 1, num_pixels + pixels.shape[1]
+    if not num_images:
+        raise ValueError("there are no images to measure")
+    std = (squares / num_pixels).sqrt().clamp(min=GREY_LEVEL)
+    return Normalization(tuple(mean.tolist()), tuple(std.tolist()), num_images)
+
+
+def torchvision_functional() -> ModuleType:
+    """Import torchvision's functional transforms, version 2; raises MissingExtraError without torchvision."""
     import_torchvision()
     return import_module("torchvision.transforms.v2.functional")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -20,22 +21,23 @@ from detect.ops.box_arrays import xywh_to_xyxy
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What a detector tells apart: class i is the i-th category id, and ids rise."""
+    """What a detector tells apart: class i is the i-th category id, and ids rise.
+
+    ``type_names`` name the keypoint types, and ``category_types`` has the types of an instance of each category; both are
+    empty for boxes.
+    """
 
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
     type_names: tuple[str, ...] = ()
-    """Names of the keypoint types; empty for boxes."""
     category_types: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """The keypoint types of an instance of each category; empty for boxes."""
 
     @classmethod
     def of(cls, dataset: CocoDataset, keypoints: CocoKeypoints | None = None) -> LabelMap:
         """The categories of a dataset, and the types of its keypoints.
 
         Raises:
-            ConfigError: there are no categories, or a category has several keypoints, which heatmaps do not group into
-                objects.
+            ConfigError: there are no categories, or one has several keypoints, which heatmaps do not group into objects.
         """
         ids = dataset.category_ids
         if not ids:
@@ -53,11 +55,7 @@ class LabelMap:
         return cls(ids, names, keypoints.type_names, dict(keypoints.category_types))
 
     def check_names(self, dataset: CocoDataset) -> None:
-        """Check that a dataset gives the same name to each category, since files may number categories differently.
-
-        Raises:
-            CocoError: a category has another name; upper and lower case are the same.
-        """
+        """Raise CocoError if a dataset names a category differently (but for case): files may number them differently."""
         for category, name in zip(self.category_ids, self.category_names, strict=True):
             own = dataset.categories.get(category)
             if own and name != unnamed(category) and own.casefold() != name.casefold():
@@ -68,18 +66,18 @@ class LabelMap:
 
 @dataclass(frozen=True, eq=False)
 class ImageLabels:
-    """The labels of one image. Boxes are x0 y0 x1 y1, continuous; points and ``unlabelled`` follow ``pixel_origin``."""
+    """The labels of one image. Boxes are x0 y0 x1 y1, continuous; points and ``unlabelled`` follow ``pixel_origin``.
+
+    ``crowd`` are regions where a box is neither positive nor negative, ``unlabelled`` where the keypoints are unknown.
+    """
 
     boxes: Float64[ndarray, "n 4"]
     classes: Int64[ndarray, " n"]
     crowd: Float64[ndarray, "r 4"]
-    """Regions where a box is neither positive nor negative."""
     points: Float64[ndarray, "m 2"]
     types: Int64[ndarray, " m"]
-    """The keypoint type of each point."""
     visibility: Int64[ndarray, " m"]
     unlabelled: Float64[ndarray, "u 4"]
-    """Regions where the keypoints are unknown."""
     pixel_origin: str = "center"
 
     def transformed(self, transform: Transform) -> ImageLabels:
@@ -126,44 +124,25 @@ class ImageLabels:
 def labels_by_image(
     dataset: CocoDataset, keypoints: CocoKeypoints | None, *, category_ids: Sequence[int]
 ) -> list[ImageLabels]:
-    """Split the labels of a dataset by image, in pixels of the images.
-
-    Args:
-        dataset: images and annotations.
-        keypoints: the points of the dataset; None: no points.
-        category_ids: the category of each class, rising.
-
-    Raises:
-        CocoError: an annotation has another category.
-        ValueError: the category ids do not rise.
-    """
+    """Split the labels of a dataset by image, in pixels of the images. ``category_ids`` has the category of each class."""
     _check_categories(dataset.annotations, category_ids)
     num_images = len(dataset.images)
     instances, crowd = dataset.instances, dataset.crowd
-    boxes = _by_image(xywh_to_xyxy(instances.boxes_xywh), instances.image_rows, num_images)
-    rows = np.searchsorted(np.array(category_ids, np.int64), instances.category_ids)
-    classes = _by_image(rows, instances.image_rows, num_images)
-    regions = _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images)
-    none = np.zeros(0, np.int64)
-    no_points = (np.zeros((0, 2)), none, none, np.zeros((0, 4)))
-    labels = [ImageLabels(*each, *no_points) for each in zip(boxes, classes, regions, strict=True)]
-    if keypoints is None:
-        return labels
-    table, image = keypoints.landmarks, np.asarray(keypoints.landmarks.image)
-    points, types, visibility = (
-        _by_image(np.asarray(column), image, num_images) for column in (table.points, table.types, table.visibility)
-    )
-    return [
-        replace(
-            each,
-            points=points[row],
-            types=types[row],
-            visibility=visibility[row],
-            unlabelled=keypoints.ignored[row],
-            pixel_origin=keypoints.pixel_origin,
-        )
-        for row, each in enumerate(labels)
+    classes = np.searchsorted(np.array(category_ids, np.int64), instances.category_ids)
+    columns: list[Sequence[Any]] = [
+        _by_image(xywh_to_xyxy(instances.boxes_xywh), instances.image_rows, num_images),
+        _by_image(classes, instances.image_rows, num_images),
+        _by_image(xywh_to_xyxy(crowd.boxes_xywh), crowd.image_rows, num_images),
     ]
+    if keypoints is None:
+        none = np.zeros(0, np.int64)
+        columns += ([each] * num_images for each in (np.zeros((0, 2)), none, none, np.zeros((0, 4))))
+    else:
+        table = keypoints.landmarks
+        for column in (table.points, table.types, table.visibility):
+            columns.append(_by_image(np.asarray(column), np.asarray(table.image), num_images))
+        columns += (keypoints.ignored, [keypoints.pixel_origin] * num_images)
+    return [ImageLabels(*each) for each in zip(*columns, strict=True)]
 
 
 def _check_categories(annotations: Annotations, category_ids: Sequence[int]) -> None:

@@ -6,16 +6,19 @@ processes. Every image is drawn at least once, and every batch is full: the last
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from math import ceil
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int64
 from numpy import ndarray
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from detect.data import CocoDataset
-from detect.loading.dataset import Draw
+from detect.loading.dataset import DetectionData, Draw, collate
 
 ROUNDING = 1e-6  # error of a sum of repeat factors
 
@@ -28,10 +31,7 @@ def repeat_factors(
     A category in a share f of the images has the factor max(1, sqrt(threshold / f)), and an image has the largest factor of
     its categories (Gupta et al. 2019, LVIS, appendix B.2, where the threshold is .001). Crowds are not counted.
 
-    Args:
-        dataset: images and annotations.
-        image_rows: the images that can be drawn, as rows of ``dataset.images``.
-        threshold: the share of images, above 0 and at most 1, below which a category is rare.
+    ``image_rows`` are the images that can be drawn, as rows of ``dataset.images``. ``threshold`` is above 0 and at most 1.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -39,9 +39,6 @@ def repeat_factors(
     >>> factors = repeat_factors(cells, np.arange(len(cells.images)), threshold=0.9)
     >>> factors.min().item(), round(factors.max().item(), 2)
     (1.0, 1.28)
-
-    Raises:
-        ValueError: the threshold is out of its range.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"need a threshold above 0 and at most 1, got {threshold}")
@@ -86,15 +83,10 @@ class EpochBatchSampler(Sampler[list[Draw]]):
     [[2, 4], [3, 0], [1, 2]]
 
     Args:
-        num_images: number of images to draw from, at least 1.
-        batch_size: images in a batch, over all processes.
-        seed: seed of the order.
+        batch_size: images in a batch, over all processes; a multiple of their number.
         repeats: the repeat factor of each image, see :func:`repeat_factors`; by default 1.
         rank: index of this process, from 0.
-        num_processes: number of processes; it divides the batch size.
-
-    Raises:
-        ValueError: a number is out of its range, or the batch cannot be divided equally.
+        num_parts: parts of a batch, which a process draws one after the other.
     """
 
     def __init__(
@@ -106,6 +98,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         repeats: Float64[ndarray, " b"] | None = None,
         rank: int = 0,
         num_processes: int = 1,
+        num_parts: int = 1,
     ) -> None:
         if num_images < 1 or batch_size < 1 or not 0 <= rank < num_processes:
             raise ValueError(
@@ -120,6 +113,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         self.repeats = repeats
         self.rank = rank
         self.num_processes = num_processes
+        self.num_parts = num_parts
         self.epoch = 0
         self.first_batch = 0
 
@@ -136,7 +130,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         return -(-num_draws // self.batch_size)
 
     def __len__(self) -> int:
-        return self.num_batches - self.first_batch
+        return (self.num_batches - self.first_batch) * self.num_parts
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order = epoch_order(self.num_images, seed=self.seed, epoch=self.epoch, repeats=self.repeats)
@@ -144,7 +138,22 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         copies = _earlier_draws(places)
         draws = [Draw(self.epoch, *each) for each in zip(places.tolist(), copies.tolist(), strict=True)]
         for start in range(self.first_batch * self.batch_size, len(draws), self.batch_size):
-            yield draws[start + self.rank : start + self.batch_size : self.num_processes]
+            own = draws[start + self.rank : start + self.batch_size : self.num_processes]
+            yield from (own[part :: self.num_parts] for part in range(self.num_parts))
+
+
+def image_loader(data: DetectionData, batches: Iterable[Any], *, num_workers: int) -> DataLoader[Any]:
+    """A loader of batches; ``batches`` yields lists of places or draws of ``data``."""
+    if num_workers:
+        _allow_open_files()
+    return DataLoader(
+        data,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # the default would draw from torch's global generator
+    )
 
 
 def _earlier_draws(places: Int64[ndarray, " n"]) -> Int64[ndarray, " n"]:
@@ -154,3 +163,14 @@ def _earlier_draws(places: Int64[ndarray, " n"]) -> Int64[ndarray, " n"]:
     earlier = np.empty_like(places)
     earlier[order] = np.arange(len(places)) - np.searchsorted(ordered, ordered)
     return earlier
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files to the system's: each tensor of a worker is one, and workers hang when they run out."""
+    try:
+        import resource  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

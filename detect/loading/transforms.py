@@ -2,25 +2,23 @@
 
 Points and boxes are continuous here: pixel i covers [i, i + 1). Keypoints given as pixel indices (``pixel_origin="center"``,
 see :mod:`detect.keypoints.coordinates`) are shifted by half a pixel before a transform and back after it; scaled without
-the shift, they would end up beside their pixel.
+the shift, they would end up next to their pixel.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from numpy import ndarray
-from torch import Tensor
 
 from detect.data.resize import ResizeRule
 from detect.keypoints.coordinates import SHIFTS
 
-Array = TypeVar("Array", ndarray, Tensor)
 Pair = tuple[float, float]
+Points = Float64[ndarray, "n 2"]
+Boxes = Float64[ndarray, "n 4"]
 
 
 @dataclass(frozen=True)
@@ -47,27 +45,26 @@ class Transform:
         offset = (offset_x * scale_xy[0] + offset_xy[0], offset_y * scale_xy[1] + offset_xy[1])
         return Transform(self.image_wh, scale, offset, self.swapped != swapped)
 
-    def apply_to_points(self, points: Array, *, pixel_origin: str = "corner") -> Array:
-        """Transform points (n, 2) of the image; the convention stays the same."""
+    def apply_to_points(self, points: Points, *, pixel_origin: str = "corner") -> Points:
+        """Transform points of the image; the convention stays the same."""
         points = points + SHIFTS[pixel_origin]
-        points = points[:, [1, 0]] if self.swapped else points
-        return points * _like(self.scale_xy, points) + _like(self.offset_xy, points) - SHIFTS[pixel_origin]
+        return points[:, [1, 0] if self.swapped else [0, 1]] * self.scale_xy + self.offset_xy - SHIFTS[pixel_origin]
 
-    def invert_points(self, points: Array, *, pixel_origin: str = "corner") -> Array:
-        """Map transformed points (n, 2) back to pixels of the image; points outside the image stay outside.
+    def invert_points(self, points: Points, *, pixel_origin: str = "corner") -> Points:
+        """Map transformed points back to pixels of the image; points outside the image stay outside.
 
         >>> Transform((64, 64), (2.0, 2.0)).invert_points(np.array([[0.5, 2.5]]), pixel_origin="center")
         array([[0., 1.]])
         """
-        points = (points + SHIFTS[pixel_origin] - _like(self.offset_xy, points)) / _like(self.scale_xy, points)
-        return (points[:, [1, 0]] if self.swapped else points) - SHIFTS[pixel_origin]
+        points = (points + SHIFTS[pixel_origin] - self.offset_xy) / self.scale_xy
+        return points[:, [1, 0] if self.swapped else [0, 1]] - SHIFTS[pixel_origin]
 
-    def apply_to_boxes(self, boxes: Array) -> Array:
-        """Transform boxes (n, 4), x0 y0 x1 y1, of the image; corners stay in order after a flip."""
+    def apply_to_boxes(self, boxes: Boxes) -> Boxes:
+        """Transform boxes, x0 y0 x1 y1, of the image; corners stay in order after a flip."""
         return _boxes(self.apply_to_points(boxes[:, :2]), self.apply_to_points(boxes[:, 2:]))
 
-    def invert_boxes(self, boxes: Array) -> Array:
-        """Map transformed boxes (n, 4) back to pixels of the image, clipped to the image."""
+    def invert_boxes(self, boxes: Boxes) -> Boxes:
+        """Map transformed boxes back to pixels of the image, clipped to the image."""
         inverted = _boxes(self.invert_points(boxes[:, :2]), self.invert_points(boxes[:, 2:]))
         return clip_to_window(inverted, (0.0, 0.0, float(self.image_wh[0]), float(self.image_wh[1])))
 
@@ -84,24 +81,15 @@ def resize_transform(rule: ResizeRule, image_wh: tuple[int, int]) -> Transform:
     return Transform(image_wh, tuple(scale), tuple(offset))
 
 
-def clip_to_window(boxes: Array, window: tuple[float, float, float, float]) -> Array:
+def clip_to_window(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
     """Clip boxes to a window (x0, y0, x1, y1); a box outside collapses onto the nearest edge and has no area."""
-    if isinstance(boxes, Tensor):
-        low, high = (boxes.new_tensor(ends * 2) for ends in (window[:2], window[2:]))
-        return boxes.clamp(low, high)
-    return np.clip(boxes, window[:2] * 2, window[2:] * 2).astype(boxes.dtype, copy=False)
+    return np.clip(boxes, window[:2] * 2, window[2:] * 2)
 
 
-def box_areas(boxes: Float64[ndarray, "n 4"]) -> Float64[ndarray, " n"]:
+def box_areas(boxes: Boxes) -> Float64[ndarray, " n"]:
     """Width times height."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _boxes(corners: Array, opposite: Array) -> Array:
-    if isinstance(corners, Tensor):
-        return torch.cat([corners.minimum(opposite), corners.maximum(opposite)], dim=1)
+def _boxes(corners: Points, opposite: Points) -> Boxes:
     return np.concatenate([np.minimum(corners, opposite), np.maximum(corners, opposite)], axis=1)
-
-
-def _like(pair: Pair, points: Array) -> Array:
-    return points.new_tensor(pair) if isinstance(points, Tensor) else np.array(pair, points.dtype)

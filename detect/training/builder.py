@@ -12,7 +12,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import KNOWN_ANCHORS, load_anchors
 from detect.data import CocoDataset
 from detect.data.resize import parse_resize
-from detect.detectors.backbones import Backbone, build_backbone
+from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
@@ -25,6 +25,13 @@ from detect.ops.matcher import Atss, Matcher, MaxIoU
 from detect.training.config import FIT, TrainConfig
 
 BACKBONE_STRIDES = (2, 4, 8, 16, 32)  # maps coarser than the levels feed the pyramid's top-down path
+
+# fields of a configuration that are arguments of what they build
+MATCHER = {"fg_iou_thresh", "bg_iou_thresh", "allow_low_quality_matches", "low_quality_mode"}
+CRITERION = {"box_loss", "box_weight", "class_loss", "alpha", "gamma"}
+POST_PROCESS = {"score_threshold", "topk_per_level", "iou_threshold", "detections_per_image"}
+HEAD = {"pyramid_channels", "num_convs", "norm"}
+HEATMAPS = {"stride", "sigma_cells", "threshold"}
 
 Detector = RetinaNetDetector | LandmarkDetector
 
@@ -41,17 +48,15 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
     """
     if config.task == "landmarks":
         return None
-    resize = parse_resize(config.data.resize)
-    if config.model.anchors == FIT:
-        instances = ResizedInstances.of(dataset, resize)
-        model = config.model
-        strides = strides_of(model.levels)
+    model, resize = config.model, parse_resize(config.data.resize)
+    if model.anchors == FIT:
+        instances, strides = ResizedInstances.of(dataset, resize), strides_of(model.levels)
         return fit_levels(instances, strides, per_level=model.per_level, max_strides=model.max_strides).anchors
-    anchors = load_anchors(config.model.anchors)
+    anchors = load_anchors(model.anchors)
     made_for = parse_resize(anchors.resize)
-    if made_for != resize and config.model.anchors not in KNOWN_ANCHORS:  # known anchors serve as baselines at any size
+    if made_for != resize and model.anchors not in KNOWN_ANCHORS:  # known anchors serve as baselines at any size
         raise ConfigError(
-            f"{config.model.anchors}: made for resize {made_for}, the run resizes by {resize}: "
+            f"{model.anchors}: made for resize {made_for}, the run resizes by {resize}: "
             "fit anchors for this rule, or set data.resize"
         )
     return replace(anchors, resize=str(resize))
@@ -59,15 +64,7 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
 
 def matching_rule(config: TrainConfig) -> Matcher:
     """Which anchors learn which instances."""
-    model = config.model
-    if model.assigner == "atss":
-        return Atss()
-    return MaxIoU(
-        fg_iou_thresh=model.fg_iou_thresh,
-        bg_iou_thresh=model.bg_iou_thresh,
-        allow_low_quality_matches=model.allow_low_quality_matches,
-        low_quality_mode=model.low_quality_mode,
-    )
+    return Atss() if config.model.assigner == "atss" else MaxIoU(**config.model.model_dump(include=MATCHER))
 
 
 def build_detector(
@@ -80,100 +77,49 @@ def build_detector(
 ) -> Detector:
     """Build the detector of a configuration, with weights drawn from its seed.
 
+    Images from 0 to 1 have this ``mean`` and ``std``: one number, or one for each channel. A box run needs ``anchors``.
+
     >>> from detect.training.config import parse_config
     >>> config = parse_config({"task": "landmarks", "data": {"train": ["a.json"], "images": "images", "channels": 1}})
     >>> detector = build_detector(config, LabelMap((1,), ("cell",), ("cell",), {1: (0,)}))
     >>> type(detector).__name__, detector.stride
     ('LandmarkDetector', 2)
 
-    Args:
-        config: the run.
-        labels: the classes or keypoint types.
-        anchors: the anchors of a box run.
-        mean: mean of the images, from 0 to 1: one number, or one for each channel.
-        std: standard deviation of the images, likewise.
-
     Raises:
         ConfigError: the backbone is unknown, or levels or channels do not fit.
     """
+    model = config.model
+    options = {**model.model_dump(include=HEAD), "mean": mean, "std": std}
+    options["seed"] = config.seed + 1  # the backbone has config.seed, and both should draw different numbers
+    levels = [level.stride for level in anchors.levels if level.shapes] if anchors else [model.stride]
     with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator before they are seeded
         try:
-            backbone = _backbone(config, anchors)
+            backbone = build_backbone(
+                model.backbone,
+                strides=sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))}),
+                in_channels=config.data.channels,
+                pretrained=model.pretrained,
+                seed=config.seed,
+            )
             if config.task == "landmarks":
-                return _landmark_detector(config, backbone, len(labels.type_names), mean=mean, std=std)
+                return LandmarkDetector(
+                    backbone, len(labels.type_names), **model.model_dump(include=HEATMAPS), **options
+                )
             if anchors is None:
                 raise ValueError("a box detector needs anchors")
-            return _box_detector(config, backbone, len(labels.category_ids), anchors=anchors, mean=mean, std=std)
+            return RetinaNetDetector(
+                backbone,
+                anchors,
+                len(labels.category_ids),
+                criterion=RetinaNetCriterion(
+                    matcher=matching_rule(config),
+                    normalizer=batch_normalizer,  # after 8 epochs on the nuclei .017 AP above image_normalizer
+                    **model.model_dump(include=CRITERION),
+                ),
+                post_process=PostProcess(**model.model_dump(include=POST_PROCESS)),
+                **options,
+            )
         except ConfigError:
             raise
         except ValueError as error:
             raise ConfigError(f"model: {error}") from None
-
-
-def _backbone(config: TrainConfig, anchors: AnchorSet | None) -> Backbone:
-    levels = [level.stride for level in anchors.levels if level.shapes] if anchors else [config.model.stride]
-    return build_backbone(
-        config.model.backbone,
-        strides=sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))}),
-        in_channels=config.data.channels,
-        pretrained=config.model.pretrained,
-        seed=config.seed,
-    )
-
-
-def _box_detector(
-    config: TrainConfig,
-    backbone: Backbone,
-    num_classes: int,
-    *,
-    anchors: AnchorSet,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> RetinaNetDetector:
-    model = config.model
-    criterion = RetinaNetCriterion(
-        matcher=matching_rule(config),
-        box_loss=model.box_loss,
-        box_weight=model.box_weight,
-        class_loss=model.class_loss,
-        alpha=model.alpha,
-        gamma=model.gamma,
-        normalizer=batch_normalizer,  # after 8 epochs on the nuclei .017 AP above image_normalizer
-    )
-    return RetinaNetDetector(
-        backbone,
-        anchors,
-        num_classes,
-        pyramid_channels=model.pyramid_channels,
-        num_convs=model.num_convs,
-        norm=model.norm,
-        mean=mean,
-        std=std,
-        criterion=criterion,
-        post_process=PostProcess(
-            score_threshold=model.score_threshold,
-            topk_per_level=model.topk_per_level,
-            iou_threshold=model.iou_threshold,
-            detections_per_image=model.detections_per_image,
-        ),
-        seed=config.seed + 1,  # the backbone has config.seed, and both should draw different numbers
-    )
-
-
-def _landmark_detector(
-    config: TrainConfig, backbone: Backbone, num_types: int, *, mean: Sequence[float], std: Sequence[float]
-) -> LandmarkDetector:
-    model = config.model
-    return LandmarkDetector(
-        backbone,
-        num_types,
-        stride=model.stride,
-        sigma_cells=model.sigma_cells,
-        threshold=model.threshold,
-        pyramid_channels=model.pyramid_channels,
-        num_convs=model.num_convs,
-        norm=model.norm,
-        mean=mean,
-        std=std,
-        seed=config.seed + 1,
-    )

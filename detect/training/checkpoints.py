@@ -1,15 +1,16 @@
 """Checkpoints: one file that holds a detector, and the state to resume its training exactly.
 
 A file is written whole or not at all. It is read as plain values and tensors only, so it cannot run code. It holds the
-configuration, the anchors, the label map and the averaged weights; ``last.pt`` also holds the state of training.
+configuration, the anchors, the label map and the averaged weights; ``last.pt`` also holds the state of training, from which
+only the same run is resumed.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,26 +31,32 @@ FORMAT = 1
 OLD_LABELS = {"joint_names": "type_names", "joints": "category_types"}  # names in older files
 LAST, BEST = "last.pt", "best.pt"
 
+MAY_DIFFER = (  # fields that do not change the results: paths, devices, and when to stop
+    *("data.images", "data.val_images", "data.num_workers"),
+    *("optimisation.patience", "optimisation.accelerator", "optimisation.devices", "optimisation.flat_epochs"),
+    "output",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The content of a file."""
+    """The content of a file: averaged weights, metrics of the last validation (empty without one), and state of training.
+
+    The state consists of plain values and tensors.
+    """
 
     config: TrainConfig
     labels: LabelMap
     anchors: AnchorSet | None
     weights: Mapping[str, Tensor]
-    """The averaged weights."""
     step: int
     metrics: Mapping[str, float]
-    """Metrics of the last validation; empty without one."""
     training: Mapping[str, Any] | None = None
-    """The state that resumes training, as plain values and tensors."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedDetector:
-    """A trained detector with averaged weights, in evaluation mode; made by :func:`load_detector`."""
+    """A trained detector with averaged weights, in evaluation mode, from the checkpoint ``name``."""
 
     model: Detector
     config: TrainConfig
@@ -57,7 +64,6 @@ class TrainedDetector:
     anchors: AnchorSet | None
     resize: ResizeRule
     name: str
-    """The checkpoint file."""
 
     @property
     def task(self) -> str:
@@ -66,7 +72,7 @@ class TrainedDetector:
 
     @property
     def channels(self) -> int:
-        """Channels of the input."""
+        """Channels of the input: 1, 3 or 4."""
         return self.config.data.channels
 
     @property
@@ -81,11 +87,7 @@ class TrainedDetector:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write a checkpoint, whole or not at all."""
     content = {
         "format": FORMAT,
         "version": version("detect-heads"),
@@ -159,6 +161,76 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu") -> Train
     return TrainedDetector(model, checkpoint.config, checkpoint.labels, checkpoint.anchors, resize, str(path))
 
 
+@dataclass
+class RunState:
+    """The progress of a run, in plain values that a checkpoint can hold.
+
+    ``batch`` steps of the current epoch are done; ``sums`` are the sums of their losses.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    epoch_losses: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    validations_since_best: int = 0
+    flat_reported: bool = False
+    stopped: bool = False
+
+    @classmethod
+    def resumed(cls, plain: Mapping[str, Any], *, patience: int | None) -> RunState:
+        """The state of a checkpoint; whether it has stopped follows from the patience of the resumed run."""
+        state = cls(**{"flat_reported" if name == "told_flat" else name: value for name, value in plain.items()})
+        state.stopped = state.out_of_patience(patience)
+        return state
+
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Whether ``patience`` validations have passed without a better one; never if it is None."""
+        return patience is not None and self.validations_since_best >= patience
+
+
+def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -> None:
+    """Raise TrainingError if fields that change the results differ from a checkpoint's; the message names them all."""
+    old = dict(_fields(before.model_dump(mode="json")))
+    differing = [
+        f"{name} (was {old.get(name)!r}, is {new!r})"
+        for name, new in _fields(now.model_dump(mode="json"))
+        if old.get(name) != new and name not in MAY_DIFFER and name.split(".")[0] not in MAY_DIFFER
+    ]
+    if differing:
+        raise TrainingError(f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}")
+
+
+def check_same_data(path: str | Path, before: Checkpoint, *, labels: LabelMap, num_images: int) -> None:
+    """Raise TrainingError if labels or the number of training images have changed since the run began."""
+    if before.labels != labels:
+        raise TrainingError(
+            f"{path}: cannot be resumed: categories or keypoint types of data.train have changed, from "
+            f"{_labels_in_words(before.labels)} to {_labels_in_words(labels)}"
+        )
+    images = (before.training or {}).get("images", num_images)
+    if images != num_images:
+        raise TrainingError(
+            f"{path}: cannot be resumed: data.train has {num_images} images, the run began with {images}"
+        )
+
+
+def _labels_in_words(labels: LabelMap) -> str:
+    named = zip(labels.category_ids, labels.category_names, strict=True)
+    text = ", ".join(f"{category} {name!r}" for category, name in named)
+    return f"{text} with the keypoint types {', '.join(labels.type_names)}" if labels.type_names else text
+
+
+def _fields(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
 def _from_content(content: Mapping[str, Any]) -> Checkpoint:
     anchors = content["anchors"]
     labels = {OLD_LABELS.get(name, name): value for name, value in content["labels"].items()}
@@ -174,14 +246,9 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
 
 
 def _plain_anchors(anchors: AnchorSet) -> dict[str, Any]:
+    plain = {name: getattr(anchors, name) for name in ("resize", "center_offset", "name")}
     levels = [(level.name, level.stride, [tuple(shape) for shape in level.shapes]) for level in anchors.levels]
-    return {
-        "levels": levels,
-        "resize": anchors.resize,
-        "center_offset": anchors.center_offset,
-        "name": anchors.name,
-        "scores": dict(anchors.scores),
-    }
+    return {"levels": levels, **plain, "scores": dict(anchors.scores)}
 
 
 def _anchors_of(plain: Mapping[str, Any]) -> AnchorSet:

@@ -30,22 +30,22 @@ class ImageStatistics:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measurements on one batch, and those that explain why nothing is learned; made by :func:`diagnose`."""
+    """Measurements on one batch, made by :func:`diagnose`, and ``findings``: those that explain why nothing is learned.
+
+    ``dead_units`` has, for each rectified layer, the share of channels that are 0 everywhere in all images, and
+    ``gradient_norms`` the norm of the gradient of each part of the network.
+    """
 
     loss: float
     learning_rate: float
     images: ImageStatistics
     num_objects: int
-    """Instances or points in the batch."""
     dead_units: Mapping[str, float]
-    """For each rectified layer, the share of channels that are 0 everywhere in all images."""
     gradient_norms: Mapping[str, float]
-    """The norm of the gradient of each part of the network."""
     findings: tuple[str, ...]
-    """What is wrong, in words; empty if no measurement explains it."""
 
     def to_text(self) -> str:
-        """Text for people: findings first, then the numbers."""
+        """Findings first, then the numbers."""
         images = self.images
         findings = self.findings or ("images, units, gradients and learning rate look healthy: check the labels",)
         lines = [f"- {each}" for each in findings]
@@ -77,14 +77,9 @@ def diagnose(
     num_objects: int,
     learning_rate: float,
 ) -> Diagnosis:
-    """Measure one forward and backward pass; gradients are restored afterwards.
+    """Measure one forward and backward pass of ``loss``, which uses ``model``; gradients are restored afterwards.
 
-    Args:
-        model: the network whose modules and parameters are measured.
-        loss: computes the loss of the batch with ``model``.
-        images: the normalized images of the batch.
-        num_objects: instances or points in the batch.
-        learning_rate: the learning rate of the step.
+    ``images`` are the normalized images of the batch, ``num_objects`` its instances or points.
     """
     kept = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad(set_to_none=True)
@@ -96,17 +91,9 @@ def diagnose(
     finally:
         for name, parameter in model.named_parameters():
             parameter.grad = kept[name]
-    statistics = _statistics(images)
-    findings = [
-        *_image_findings(statistics, num_objects),
-        *(
-            f"{share:.0%} of the units of {name} are 0 on all images"
-            for name, share in dead.items()
-            if share > MOSTLY_DEAD
-        ),
-        *_gradient_findings(norms),
-        *_rate_findings(learning_rate),
-    ]
+    values = images.detach().float()
+    statistics = ImageStatistics(float(values.mean()), float(values.std()), float(values.min()), float(values.max()))
+    findings = (*_image_findings(statistics, num_objects), *_network_findings(dead, norms, learning_rate))
     return Diagnosis(
         loss=float(value.detach()),
         learning_rate=learning_rate,
@@ -114,7 +101,7 @@ def diagnose(
         num_objects=num_objects,
         dead_units=dict(dead),
         gradient_norms=norms,
-        findings=tuple(findings),
+        findings=findings,
     )
 
 
@@ -152,11 +139,6 @@ def _gradient_norms(model: nn.Module) -> dict[str, float]:
     return {part: math.sqrt(square) for part, square in squares.items()}
 
 
-def _statistics(images: Tensor) -> ImageStatistics:
-    values = images.detach().float()
-    return ImageStatistics(float(values.mean()), float(values.std()), float(values.min()), float(values.max()))
-
-
 def _image_findings(images: ImageStatistics, num_objects: int) -> Iterator[str]:
     if not all(map(math.isfinite, (images.mean, images.minimum, images.maximum))):
         yield "the images have values that are not finite"
@@ -171,15 +153,15 @@ def _image_findings(images: ImageStatistics, num_objects: int) -> Iterator[str]:
         yield "no image of the batch has an object"
 
 
-def _gradient_findings(norms: Mapping[str, float]) -> Iterator[str]:
+def _network_findings(dead: Mapping[str, float], norms: Mapping[str, float], learning_rate: float) -> Iterator[str]:
+    for name, share in dead.items():
+        if share > MOSTLY_DEAD:
+            yield f"{share:.0%} of the units of {name} are 0 on all images"
     for part, norm in norms.items():
         if not math.isfinite(norm):
             yield f"the gradient of {part} is not finite"
         elif norm < SMALLEST_NORM:
             yield f"no gradient reaches {part}"
-
-
-def _rate_findings(learning_rate: float) -> Iterator[str]:
     if not SMALLEST_RATE <= learning_rate <= LARGEST_RATE:
         size = "small" if learning_rate < SMALLEST_RATE else "large"
         yield f"a learning rate of {learning_rate:.3g} is too {size}"

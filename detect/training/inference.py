@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +21,12 @@ from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.peaks import Peaks
-from detect.loading.dataset import Batch, DetectionData
+from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
+from detect.loading.sampling import image_loader
 from detect.loading.transforms import Transform, resize_transform
 from detect.ops.box_arrays import xyxy_to_xywh
 from detect.training.builder import Detector
-from detect.training.loaders import image_loader
 
 FOUND = 1.0  # the visibility of a keypoint in COCO results
 MAIN_METRIC = {"boxes": "ap", "landmarks": "f1_5px"}  # decides which checkpoint is the best
@@ -63,22 +62,18 @@ def find_objects(
     Args:
         model: the detector, in evaluation mode and with its weights on ``device``.
         data: the images, without augmentation, with the resize rule that the model was trained for.
-        labels: the category of each class or keypoint type.
-        batch_size: images per batch.
-        device: the device to run on.
-        num_workers: processes that read images.
         score_threshold: results have higher scores; by default the model's own threshold.
         pixel_origin: the keypoints' convention in training and in the results, see :mod:`detect.keypoints.coordinates`.
-        on_progress: called as ``on_progress(what, done, total)``.
     """
     model = model if score_threshold is None else with_threshold(model, score_threshold)
     margin_px = float(model.stride) if isinstance(model, LandmarkDetector) else 0.0
     rows: list[int] = []
     found: list[_Found] = []
-    for batch, transforms in _batches(data, batch_size, num_workers):
+    for batch in image_loader(data, batches_by_size(data, batch_size), num_workers=num_workers):
         with torch.inference_mode():
             output = model.detect(batch.images.to(device), batch.image_hw.to(device))
-        for number, transform in enumerate(transforms):
+        for number, (width, height) in enumerate(data.dataset.images.wh[batch.image_rows.numpy()].tolist()):
+            transform = resize_transform(data.resize, (width, height))
             if isinstance(output, Peaks):
                 found.append(_points_found(output.of_image(number), transform, labels, margin_px, pixel_origin))
             else:
@@ -110,41 +105,18 @@ def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
     ]
 
 
-def validate(
-    model: Detector,
-    data: DetectionData,
-    *,
-    labels: LabelMap,
-    batch_size: int = 16,
-    device: torch.device | str = "cpu",
-    num_workers: int = 0,
-    pixel_origin: str = "center",
-) -> dict[str, float]:
+def validate(model: Detector, data: DetectionData, *, labels: LabelMap, **options: Any) -> dict[str, float]:
     """Metrics of a detector: COCO's twelve for boxes, or F1 at each radius and the mean count error; NaN if undefined.
 
-    The arguments are those of :func:`find_objects`.
+    The options are those of :func:`find_objects`.
     """
-    results = find_objects(
-        model,
-        data,
-        labels=labels,
-        batch_size=batch_size,
-        device=device,
-        num_workers=num_workers,
-        pixel_origin=pixel_origin,
-    )
+    results = find_objects(model, data, labels=labels, **options)
     if data.keypoints is None or not labels.category_types:
         scores = asdict(evaluate_boxes(results, data.dataset).overall)
         return {name: math.nan if value is None else float(value) for name, value in scores.items()}
     overall = evaluate_landmarks(results, data.keypoints).overall
     f1 = {f"f1_{scores.radius:g}px": float(scores.micro.f1) for scores in overall}
     return {**f1, "count_mae": float(overall[0].count.mae)}
-
-
-def _batches(data: DetectionData, batch_size: int, num_workers: int) -> Iterator[tuple[Batch, list[Transform]]]:
-    for batch in image_loader(data, batches_by_size(data, batch_size), num_workers=num_workers):
-        sizes = data.dataset.images.wh[batch.image_rows.numpy()].tolist()
-        yield batch, [resize_transform(data.resize, (width, height)) for width, height in sizes]
 
 
 def _boxes_found(detections: Detections, transform: Transform, labels: LabelMap) -> _Found:

@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from detect.errors import OutputError
@@ -20,19 +19,14 @@ STEPS, EPOCHS, VALIDATION = "steps", "epochs", "validation"
 
 
 class RunLog:
-    """The tables ``steps.csv``, ``epochs.csv`` and ``validation.csv``, and TensorBoard files.
+    """The tables ``steps.csv``, ``epochs.csv`` and ``validation.csv`` of a folder, and TensorBoard files if it is installed.
 
     A row is on disk when :meth:`write` returns. The first row of a table sets its columns.
 
     Args:
-        folder: the folder of the files, created if it does not exist.
         from_step: the step of the checkpoint to resume from; rows of later steps are removed. 0 removes all rows.
         mid_epoch: whether that checkpoint is from within an epoch; rows of epochs at its step are then removed too, and
             TensorBoard has those points twice.
-        tensorboard: also write TensorBoard files.
-
-    Raises:
-        OutputError: the folder cannot be written to.
     """
 
     def __init__(
@@ -49,21 +43,18 @@ class RunLog:
 
     def write(self, table: str, step: int, numbers: Mapping[str, float | None]) -> None:
         """Add a row; None and NaN become an empty field and no point of a curve."""
-        numbers = {name: None if value is None or math.isnan(value) else value for name, value in numbers.items()}
+        known = {name: value for name, value in numbers.items() if value is not None and not math.isnan(value)}
         path = self.folder / f"{table}.csv"
-        is_new = not path.exists()
-        row = {"step": step, **numbers}
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(row), lineterminator="\n")
-        if is_new:
+        writer = csv.DictWriter(text, ["step", *numbers], lineterminator="\n")
+        if not path.exists():
             writer.writeheader()
-        writer.writerow({name: "" if value is None else value for name, value in row.items()})
+        writer.writerow({"step": step, **known})
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text.getvalue())
         if self._writer:
-            for name, value in numbers.items():
-                if value is not None:
-                    self._writer.add_scalar(f"{table}/{name}", value, step)
+            for name, value in known.items():
+                self._writer.add_scalar(f"{table}/{name}", value, step)
 
     def close(self) -> None:
         """Close the TensorBoard file."""
@@ -73,9 +64,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

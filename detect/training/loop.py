@@ -11,49 +11,58 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detect.data.coco_reader import Progress
 from detect.errors import TrainingError
 from detect.files import write_whole
-from detect.loading.dataset import Batch
+from detect.loading.dataset import Batch, DetectionData
+from detect.loading.sampling import image_loader
 from detect.training.builder import build_detector, training_anchors
-from detect.training.checkpoints import BEST, LAST, Checkpoint, read_checkpoint, save_checkpoint
+from detect.training.checkpoints import (
+    BEST,
+    LAST,
+    Checkpoint,
+    RunState,
+    check_same_data,
+    check_same_run,
+    read_checkpoint,
+    save_checkpoint,
+)
 from detect.training.config import TrainConfig
-from detect.training.data_warnings import data_warnings
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
-from detect.training.inputs import read_inputs
-from detect.training.loaders import epoch_batches, in_groups, part_loader
+from detect.training.inputs import data_warnings, epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
-from detect.training.optimization import rate_factor
-from detect.training.resuming import RunState, check_same_data, check_same_run
-from detect.training.step import Build, Stepper, launch
+from detect.training.step import Build, Stepper, launch, rate_factor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Log = Callable[[str], None]
 
+SCHEDULE = {"warmup_steps", "schedule", "milestones"}  # fields that are arguments of rate_factor
 FLAT_ABOVE = 0.1  # share of the highest learning rate; below it a loss that hardly falls is normal
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """The outcome of a run."""
+    """The outcome of a run.
+
+    ``metrics`` are from the last validation (empty without one), ``best`` is the best main metric: AP of boxes, F1 at 5
+    pixels of landmarks. The main process is the one that writes files and messages.
+    """
 
     folder: Path
     epochs: int
     steps: int
     metrics: Mapping[str, float]
-    """Metrics of the last validation; empty without one."""
     best: float | None
-    """The best main metric: AP of boxes, F1 at 5 pixels of landmarks."""
     stopped_early: bool
     seconds: float
     is_main: bool
-    """Whether this process is the one that writes files and messages."""
     num_processes: int
 
 
@@ -71,7 +80,6 @@ def train(
     ``config.yaml``, ``anchors.yaml`` (boxes only), ``steps.csv``, ``epochs.csv``, ``validation.csv`` and TensorBoard files.
 
     Args:
-        config: the run.
         resume: continue from ``last.pt``, if it exists.
         on_progress: called as ``on_progress(what, done, total)`` while images are checked, then after each step.
         log: called with lines for people.
@@ -139,7 +147,7 @@ class _Run:
             self.stepper.load_state_dict(before.training["stepper"])
             self.log(f"resumed after step {self.state.step}")
         self.batches = epoch_batches(config, self.inputs.train, fabric)
-        self.loader = part_loader(config, self.inputs.train, self.batches)
+        self.loader = image_loader(self.inputs.train, self.batches, num_workers=config.data.num_workers)
         self.num_steps = config.optimisation.epochs * self.batches.num_batches
         for line in data_warnings(config, self.inputs, anchors=self.anchors) if self.is_main and not before else ():
             self.log(line)
@@ -149,12 +157,8 @@ class _Run:
         output = self.config.output
         if not self.is_main:
             return nullcontext()
-        tables = RunLog(
-            output.folder,
-            from_step=self.state.step,
-            mid_epoch=self.state.batch > 0,
-            tensorboard=output.tensorboard,
-        )
+        mid_epoch = self.state.batch > 0
+        tables = RunLog(output.folder, from_step=self.state.step, mid_epoch=mid_epoch, tensorboard=output.tensorboard)
         write_whole(output.folder / "config.yaml", self.config.to_yaml())
         if self.anchors:
             self.anchors.save(output.folder / "anchors.yaml")
@@ -172,8 +176,11 @@ class _Run:
         """Run the remaining steps of the epoch."""
         state, save_steps = self.state, self.config.output.save_steps
         self.batches.start_at(state.epoch, state.batch)
-        for parts in in_groups(iter(self.loader), self.config.optimisation.accumulate):
-            rate = self.learning_rate()
+        loaded = iter(self.loader)
+        while parts := list(islice(loaded, self.config.optimisation.accumulate)):
+            optimisation = self.config.optimisation
+            factor = rate_factor(state.step, self.num_steps, **optimisation.model_dump(include=SCHEDULE))
+            rate = optimisation.learning_rate * factor
             try:
                 losses = self.stepper.training_step(parts, rate=rate, step=state.step)
             except TrainingError as error:
@@ -186,17 +193,6 @@ class _Run:
             if save_steps and state.step % save_steps == 0:
                 self.save(LAST)
             self.diagnose_if_flat(parts[0], rate)
-
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        optimisation = self.config.optimisation
-        return optimisation.learning_rate * rate_factor(
-            self.state.step,
-            self.num_steps,
-            warmup_steps=optimisation.warmup_steps,
-            schedule=optimisation.schedule,
-            milestones=optimisation.milestones,
-        )
 
     def report_step(self, losses: Mapping[str, float], rate: float) -> None:
         """Write a row of the step, and show progress."""
@@ -230,12 +226,12 @@ class _Run:
         state.epoch_losses.append(means["loss"])
         is_last = state.epoch == self.config.optimisation.epochs
         if self.inputs.val is not None and (is_last or state.epoch % output.validate_epochs == 0):
-            self.validate()
+            self.validate(self.inputs.val)
 
-    def validate(self) -> None:
+    def validate(self, data: DetectionData) -> None:
         """Measure the averaged weights in the main process, save them if they are the best, and stop without progress."""
         state = self.state
-        state.metrics = self.fabric.broadcast(self.measure() if self.is_main else {})
+        state.metrics = self.fabric.broadcast(self.measure(data) if self.is_main else {})
         main = state.metrics[MAIN_METRIC[self.config.task]]
         if not math.isnan(main) and (state.best is None or main > state.best):
             state.best, state.validations_since_best = main, 0
@@ -247,19 +243,17 @@ class _Run:
             self.tables.write(VALIDATION, state.step, {"epoch": state.epoch, **state.metrics})
         self.log(f"epoch {state.epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in state.metrics.items()))
 
-    def measure(self) -> dict[str, float]:
-        """The metrics of the averaged weights on the validation data."""
-        if self.inputs.val is None:
-            return {}
-        optimisation, data = self.config.optimisation, self.config.data
+    def measure(self, data: DetectionData) -> dict[str, float]:
+        """The metrics of the averaged weights."""
+        optimisation = self.config.optimisation
         return validate(
             self.stepper.averaged_detector,
-            self.inputs.val,
+            data,
             labels=self.inputs.labels,
             batch_size=optimisation.batch_size // (self.fabric.world_size * optimisation.accumulate),
             device=self.fabric.device,
-            num_workers=data.num_workers,
-            pixel_origin=data.pixel_origin,
+            num_workers=self.config.data.num_workers,
+            pixel_origin=self.config.data.pixel_origin,
         )
 
     def save(self, name: str) -> None:
@@ -270,13 +264,8 @@ class _Run:
         if name == LAST:
             images = len(self.inputs.train)
             training = {"state": asdict(state), "stepper": self.stepper.state_dict(), "images": images}
+        weights = self.stepper.averaged_detector.state_dict()
         checkpoint = Checkpoint(
-            config=self.config,
-            labels=self.inputs.labels,
-            anchors=self.anchors,
-            weights=self.stepper.averaged_detector.state_dict(),
-            step=state.step,
-            metrics=state.metrics,
-            training=training,
+            self.config, self.inputs.labels, self.anchors, weights, state.step, state.metrics, training=training
         )
         save_checkpoint(self.config.output.folder / name, checkpoint)

@@ -35,10 +35,9 @@ class OverfitVerdict:
         return self.last_loss <= NEAR_ZERO * self.first_loss
 
     def to_text(self) -> str:
-        """Text for people."""
-        fall = (
-            f"loss {self.first_loss:.4g} -> {self.last_loss:.4g} on {self.num_images} images in {self.num_steps} steps"
-        )
+        """The verdict, and the diagnosis if it failed."""
+        losses = f"loss {self.first_loss:.4g} -> {self.last_loss:.4g}"
+        fall = f"{losses} on {self.num_images} images in {self.num_steps} steps"
         if self.passed:
             return f"learned by heart: {fall}\n"
         return (
@@ -50,18 +49,7 @@ class OverfitVerdict:
 def overfit(
     config: TrainConfig, num_images: int, *, num_steps: int = NUM_STEPS, on_progress: Progress | None = None
 ) -> OverfitVerdict:
-    """Train on a few images, without augmentation, at a constant learning rate.
-
-    Args:
-        config: the run.
-        num_images: images with objects to train on.
-        num_steps: training steps, each on all of these images.
-        on_progress: called as ``on_progress(what, done, total)``.
-
-    Raises:
-        ConfigError: there are too few images with objects, or several processes.
-        TrainingError: the loss is not finite.
-    """
+    """Train on a few images with objects, all of them in each step, without augmentation, at a constant learning rate."""
     fabric = launch(config)
     if fabric.world_size > 1:
         raise ConfigError("--overfit runs in one process")

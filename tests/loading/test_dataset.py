@@ -201,7 +201,7 @@ def test_without_keypoints_there_are_no_points_and_one_type(tmp_path):
 def test_ids_of_categories_may_have_gaps(tmp_path):
     write_images(tmp_path, a=(40, 20))
     data = data_of(dataset_of(["a.png"], [{"image_id": 10}, {"image_id": 10, "category_id": 8}]), tmp_path)
-    assert (data.category_ids, data.num_classes) == ((3, 8), 2)
+    assert data.category_ids == (3, 8)
     assert data[0].targets.classes.tolist() == [0, 1]
 
 
@@ -373,5 +373,7 @@ def test_what_is_found_in_the_network_s_pixels_is_restored_to_the_image_s(tmp_pa
     dataset = dataset_of(["a.png"], [{"image_id": 10, "keypoints": [7, 10, 2]}])
     sample = data_of(dataset, tmp_path, rule)[0]
     transform = resize_transform(parse_resize(rule), (40, 20))
-    assert_allclose(transform.invert_boxes(sample.targets.boxes), [[4, 6, 12, 16]], atol=1e-4)
-    assert_allclose(transform.invert_points(sample.points, pixel_origin="center"), [[7, 10]], atol=1e-4)
+    assert_allclose(transform.invert_boxes(sample.targets.boxes.double().numpy()), [[4, 6, 12, 16]], atol=1e-4)
+    assert_allclose(
+        transform.invert_points(sample.points.double().numpy(), pixel_origin="center"), [[7, 10]], atol=1e-4
+    )

@@ -81,13 +81,10 @@ def test_a_resized_view_moves_boxes_as_the_rule_does(rule):
     assert_allclose(transform.invert_boxes(moved)[:, 2:] - boxes_xywh[:, :2], boxes_xywh[:, 2:], rtol=1e-9)
 
 
-def test_restored_boxes_end_at_the_image_and_keep_their_type():
+def test_restored_boxes_end_at_the_image():
     # letterbox:64 of 100 x 50: factor .64, 16 rows above; (-1, 15, 65, 49) -> (-1.6, -1.6, 101.6, 51.6)
     transform = resize_transform(parse_resize("letterbox:64"), (100, 50))
-    for boxes in (torch.tensor([[-1.0, 15.0, 65.0, 49.0]]), np.array([[-1.0, 15.0, 65.0, 49.0]], np.float32)):
-        restored = transform.invert_boxes(boxes)
-        assert restored.dtype == boxes.dtype
-        assert_allclose(np.asarray(restored), [[0, 0, 100, 50]], rtol=1e-6)
+    assert_allclose(transform.invert_boxes(np.array([[-1.0, 15.0, 65.0, 49.0]])), [[0, 0, 100, 50]], rtol=1e-12)
 
 
 def test_of_a_box_outside_nothing_is_left():
@@ -98,5 +95,5 @@ def test_of_a_box_outside_nothing_is_left():
 
 def test_no_boxes_are_no_special_case():
     transform = Transform((8, 4), (-2.0, 1.0), (8.0, 0.0), swapped=True)
-    for none in (np.zeros((0, 4)), torch.zeros(0, 4)):
-        assert transform.apply_to_boxes(none).shape == transform.invert_boxes(none).shape == (0, 4)
+    none = np.zeros((0, 4))
+    assert transform.apply_to_boxes(none).shape == transform.invert_boxes(none).shape == (0, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -13,9 +14,18 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.errors import OutputError, TrainingError
 from detect.loading.labels import LabelMap
 from detect.training.builder import build_detector
-from detect.training.checkpoints import Checkpoint, load_detector, read_checkpoint, save_checkpoint
+from detect.training.checkpoints import (
+    Checkpoint,
+    RunState,
+    check_same_data,
+    check_same_run,
+    load_detector,
+    read_checkpoint,
+    save_checkpoint,
+)
 
 LABELS = LabelMap((3, 90), ("round", "square"))
+SQUARE = LabelMap((7,), ("square",))
 
 
 @pytest.fixture
@@ -154,3 +164,37 @@ def test_label_names_of_earlier_versions_are_read(checkpoint, tmp_path):
     labels["joint_names"], labels["joints"] = labels.pop("type_names"), labels.pop("category_types")
     torch.save(content, path)
     assert read_checkpoint(path).labels == LABELS
+
+
+def test_a_run_is_resumed_with_its_own_configuration_alone(tiny, tmp_path):
+    path = tmp_path / "last.pt"
+    elsewhere = tiny("output.folder=elsewhere", "data.num_workers=2", "optimisation.devices=2")
+    check_same_run(path, before=tiny(), now=elsewhere)
+    with pytest.raises(TrainingError) as raised:
+        check_same_run(path, before=tiny(), now=tiny("optimisation.epochs=9", "seed=1"))
+    assert "seed (was 0, is 1); optimisation.epochs (was 2, is 9)" in str(raised.value)
+
+
+def test_a_run_is_not_resumed_with_other_categories_or_images(tiny):
+    before = Checkpoint(tiny(), SQUARE, None, {}, 1, {}, {"images": 8})
+    check_same_data("last.pt", before, labels=SQUARE, num_images=8)
+    with pytest.raises(TrainingError, match=r"data\.train has 6 images, the run began with 8"):
+        check_same_data("last.pt", before, labels=SQUARE, num_images=6)
+    changed = r"categories or keypoint types of data\.train have changed, from 7 'square' to 7 'circle'"
+    with pytest.raises(TrainingError, match=changed):
+        check_same_data("last.pt", before, labels=LabelMap((7,), ("circle",)), num_images=8)
+    with pytest.raises(TrainingError, match="to 7 'square' with the keypoint types centre"):
+        check_same_data("last.pt", before, labels=LabelMap((7,), ("square",), ("centre",), {7: (0,)}), num_images=8)
+
+
+def test_whether_a_run_has_stopped_follows_from_the_patience_it_is_resumed_with():
+    plain = asdict(RunState(step=8, epoch=4, validations_since_best=2, stopped=True))
+    assert RunState.resumed(plain, patience=2).stopped
+    assert not RunState.resumed(plain, patience=3).stopped
+    assert not RunState.resumed(plain, patience=None).stopped
+
+
+def test_states_of_earlier_versions_are_read():
+    plain = asdict(RunState(step=8))
+    plain["told_flat"] = not plain.pop("flat_reported")
+    assert RunState.resumed(plain, patience=None) == RunState(step=8, flat_reported=True)

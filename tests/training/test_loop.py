@@ -22,7 +22,7 @@ from detect.training.builder import build_detector
 from detect.training.checkpoints import load_detector, read_checkpoint
 from detect.training.logs import read_log
 from detect.training.loop import train
-from detect.training.optimization import rate_factor
+from detect.training.step import rate_factor
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "train.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)

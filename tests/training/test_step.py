@@ -6,7 +6,12 @@ import copy
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.testing import assert_close
 
 from detect.errors import TrainingError
@@ -14,7 +19,7 @@ from detect.loading.dataset import collate
 from detect.training.builder import Detector, build_detector, training_anchors
 from detect.training.config import TrainConfig
 from detect.training.inputs import Inputs, read_inputs
-from detect.training.step import Stepper, launch
+from detect.training.step import Stepper, average_weights, launch, make_optimizer, rate_factor
 
 
 def stepper_of(config: TrainConfig, **options: Any) -> tuple[Stepper, Inputs]:
@@ -69,3 +74,98 @@ def test_a_restored_stepper_continues_exactly(tiny):
     assert_close(restored.state_dict(), first.state_dict(), rtol=0, atol=0)
     averages = [each.averaged_detector.state_dict() for each in (first, restored)]
     assert_close(averages[1], averages[0], rtol=0, atol=0)
+
+
+def test_biases_and_norms_do_not_decay():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2))
+    decaying, others = make_optimizer(model, learning_rate=0.5, weight_decay=0.25).param_groups
+    assert [tuple(each.shape) for each in decaying["params"]] == [(2, 1, 3, 3)]
+    assert [tuple(each.shape) for each in others["params"]] == [(2,), (2,), (2,)]
+    assert (decaying["weight_decay"], others["weight_decay"], decaying["lr"]) == (0.25, 0.0, 0.5)
+
+
+def test_cosine_by_hand():
+    # five steps of warm-up to 1, then of 10 - 5 = 5 steps the halves of 1 + cos(pi * k / 5)
+    found = [rate_factor(step, 10, warmup_steps=5) for step in range(10)]
+    assert_allclose(found[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
+    assert_allclose(found[5:], [0.9045085, 0.6545085, 0.3454915, 0.0954915, 0.0], atol=1e-7)
+
+
+def test_cosine_is_torchs():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = CosineAnnealingLR(optimizer, T_max=20)
+    for step in range(20):
+        optimizer.step()
+        scheduler.step()
+        assert_allclose(rate_factor(step, 20), scheduler.get_last_lr()[0], atol=1e-12)
+
+
+def test_steps_fall_to_a_tenth_at_each_share():
+    found = [rate_factor(step, 9, schedule="step", milestones=(2 / 3, 8 / 9)) for step in range(9)]
+    assert_allclose(found, [1, 1, 1, 1, 1, 1, 0.1, 0.1, 0.01])
+
+
+@given(st.integers(1, 500), st.integers(0, 600), st.sampled_from(["cosine", "step"]))
+def test_it_rises_then_falls_and_never_exceeds_one(num_steps, warmup, schedule):
+    found = [rate_factor(step, num_steps, warmup_steps=warmup, schedule=schedule) for step in range(num_steps)]
+    rising, falling = found[: warmup or 1], found[max(warmup - 1, 0) :]
+    assert all(0 <= factor <= 1 for factor in found)
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_an_unknown_schedule():
+    with pytest.raises(ValueError, match="'linear'"):
+        rate_factor(0, 1, schedule="linear")
+
+
+def linear(value: float) -> nn.Linear:
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(value)
+    return model
+
+
+def test_an_average_by_hand():
+    model = linear(0.0)
+    average = average_weights(model, decay=0.15)
+    model.weight.data.fill_(1.0)
+    average.update_parameters(model)  # d = 1 / 10: .9
+    average.update_parameters(model)  # d = min(.15, 2 / 11): .15 * .9 + .85 = .985
+    assert_close(average.module.weight, torch.full((1, 1), 0.985))
+
+
+def test_without_decay_the_average_is_the_model():
+    model = linear(0.0)
+    average = average_weights(model, decay=0.0)
+    model.weight.data.fill_(3.0)
+    average.update_parameters(model)
+    assert_close(average.module.weight, model.weight, rtol=0, atol=0)
+
+
+def test_in_the_long_run_the_average_is_torchs_own():
+    model = linear(0.0)
+    average = average_weights(model, decay=0.9)
+    average.n_averaged.fill_(1000)  # past the start
+    torchs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    torchs.update_parameters(model)  # its first call copies
+    for value in (1.0, -2.0, 5.0):
+        model.weight.data.fill_(value)
+        average.update_parameters(model)
+        torchs.update_parameters(model)
+    assert_close(average.module.weight, torchs.module.weight)
+
+
+def test_buffers_are_copied_and_the_copy_is_in_evaluation_mode():
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    average = average_weights(model, decay=0.9)
+    model(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))
+    average.update_parameters(model)
+    assert_close(average.module[0].running_mean, model[0].running_mean, rtol=0, atol=0)
+    assert not average.module.training
+    assert model.training
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_out_of_its_range(decay):
+    with pytest.raises(ValueError, match="0 <= decay < 1"):
+        average_weights(linear(0.0), decay=decay)
