@@ -25,7 +25,7 @@ from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall
 from detect.keypoints.keypoints import CocoKeypoints
-from detect.report.evaluation_page import Curve, CurvePanel, Pictures, ScoreTable, evaluation_page, score_cell
+from detect.report.evaluation_page import Pictures, ScoreTable, evaluation_page, score_cell
 from detect.report.pictures import contact_sheet, detection_picture
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
@@ -43,7 +43,6 @@ POINT_CAPTION = (
     "Points are paired one to one within the radius. AP is over all scores, the error the mean distance of the pairs."
 )
 OKS_CAPTION = "COCO's average precision and recall by object keypoint similarity, by pycocotools."
-CURVE_CAPTION = "Precision and recall as the score threshold falls."
 SHEET_CAPTION = "Truth thin and white; results with a score of at least {:g} in the colour of their class."
 
 
@@ -161,24 +160,10 @@ def _page(evaluation: Evaluation, name: str, sheet: Pictures | None) -> str:
         read_from=_dataset(evaluation).files,
         counts=_counts(evaluation),
         tables=tables_of(evaluation),
-        curves=_curve_panels(evaluation.curves),
+        curves=evaluation.curves,
         pictures=sheet,
         notes=[f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else [],
     )
-
-
-def _curve_panels(curves: Sequence[PrecisionRecall]) -> list[CurvePanel]:
-    every = [each for each in curves if not each.category]
-    panels = [CurvePanel("All together", CURVE_CAPTION, tuple(_curve(each, each.at) for each in every))]
-    own = [each for each in curves if each.category]
-    for at in dict.fromkeys(each.at for each in own):
-        lines = tuple(_curve(each, each.category) for each in own if each.at == at)
-        panels.append(CurvePanel(f"Each, {at}", CURVE_CAPTION, lines))
-    return panels
-
-
-def _curve(curve: PrecisionRecall, name: str) -> Curve:
-    return Curve(name, curve.recall, curve.precision, curve.scores)
 
 
 def _sheet(marks: ResultMarks, folder: Path, count: int) -> bytes:

@@ -21,7 +21,7 @@ from detect.report.anchor_pictures import worst_block
 from detect.report.anchor_stability import generalisation_block, stability_blocks, stable_shapes_panel
 from detect.report.dataset_figures import average_iou_panels, dataset_panels
 from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
-from detect.report.page import block, document, grid, header, section, tiles
+from detect.report.page import block, grid, page, tiles
 from detect.report.plots import Panel, level_colors
 from detect.report.tables import (
     MAX_WORST,
@@ -36,16 +36,6 @@ from detect.report.tables import (
 if TYPE_CHECKING:
     from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
 
-SECTIONS = {
-    "summary": "Summary",
-    "shapes": "Shapes",
-    "metrics": "IoU and recall",
-    "levels": "Levels",
-    "stability": "Stability",
-    "worst": "Lowest IoU",
-    "dataset": "Dataset",
-    "findings": "Findings",
-}
 INVALID = "Entries that cannot be used. No number on this page includes them."
 SUSPICIOUS = "Entries that are used although they look wrong."
 ANCHORS = "Shapes of each level after the resize rule, in the order of the head's channels."
@@ -74,8 +64,8 @@ def anchor_page(
         curve: average IoU over the number of shapes; without it, that figure is left out.
         title: heading of the page.
         notes: lines of plain text under the heading.
-        images: folder of the images; with it, the page shows the instances with the lowest IoU over their images. Missing
-            and broken images are left out and counted.
+        images: folder of the images, to show the instances with the lowest IoU over them. Missing and broken images are
+            left out and counted.
         stability: bootstrap over images for the first set.
         generalisation: scores of the first set on training and on validation images.
         levels: report on the levels, shown instead of the first set's own levels.
@@ -88,24 +78,21 @@ def anchor_page(
     level_score = levels.score if levels else scores[0]
     colors = level_colors([level_score, *scores])
     panels = _panels(scores, level_score, colors, curve, stability)
-    parts = {
-        "summary": _counts(scores[0]) + _headline(scores),
-        "shapes": grid(panels["shapes"]) + block("Anchors by level", ANCHORS, anchors_table(scores, colors)),
-        "metrics": grid(panels["metrics"]),
-        "levels": _levels(level_score, colors, levels) + grid(panels["levels"]),
-        "stability": _stability(panels["stability"], stability, generalisation, colors),
-        "worst": (worst_block(scores[0], images) if images else "") + _worst(scores[0]),
-        "dataset": grid(panels["dataset"]),
-        "findings": _findings(scores[0]),
+    shapes = block("Anchors by level", ANCHORS, anchors_table(scores, colors))
+    sections = {
+        "summary": ("Summary", _counts(scores[0]) + _headline(scores)),
+        "shapes": ("Shapes", grid(panels["shapes"]) + shapes),
+        "metrics": ("IoU and recall", grid(panels["metrics"])),
+        "levels": ("Levels", _levels(level_score, colors, levels) + grid(panels["levels"])),
+        "stability": ("Stability", _stability(panels["stability"], stability, generalisation, colors)),
+        "worst": ("Lowest IoU", (worst_block(scores[0], images) if images else "") + _worst(scores[0])),
+        "dataset": ("Dataset", grid(panels["dataset"])),
+        "findings": ("Findings", _findings(scores[0])),
     }
-    shown = {name: heading for name, heading in SECTIONS.items() if parts[name]}
     instances = scores[0].instances
     rule = f"Resize rule <code>{escape(str(instances.rule))}</code>"
-    body = [
-        header(title, rule, read_from=instances.dataset.files, sections=shown, notes=notes),
-        *(section(name, heading, parts[name]) for name, heading in shown.items()),
-    ]
-    return document(title, "\n".join(body), [panel for group in panels.values() for panel in group])
+    figures = [panel for group in panels.values() for panel in group]
+    return page(title, rule, sections, figures, read_from=instances.dataset.files, notes=notes)
 
 
 def _panels(
@@ -115,26 +102,19 @@ def _panels(
     curve: KCurve | None,
     stability: Stability | None,
 ) -> Mapping[str, Sequence[Panel]]:
-    k_curve = [k_curve_panel(curve)] if curve else []
-    sizes = recall_by_size(scores[0], 6 if k_curve else 12)
+    first, k_curve = scores[0], [k_curve_panel(curve)] if curve else []
+    recalls = [recall_over_iou(scores, 6), recall_by_size(first, 6 if k_curve else 12)]
     return {
-        "shapes": [boxes_and_shapes(scores[0], colors), shapes_to_scale(scores[0], colors)],
-        "metrics": [
-            iou_map(scores[0], colors),
-            recall_over_iou(scores, 6),
-            sizes,
-            *k_curve,
-            *average_iou_panels(scores),
-        ],
+        "shapes": [boxes_and_shapes(first, colors), shapes_to_scale(first, colors)],
+        "metrics": [iou_map(first, colors), *recalls, *k_curve, *average_iou_panels(scores)],
         "levels": [grid_iou_by_level(level_score, colors, 12)],
         "stability": [stable_shapes_panel(stability, colors)] if stability else [],
-        "dataset": dataset_panels(scores[0]),
+        "dataset": dataset_panels(first),
     }
 
 
 def _levels(score: AnchorMetrics, colors: Mapping[int, str], report: LevelReport | None) -> str:
-    caption = level_caption(report.threshold) if report else level_caption()
-    advice = advice_list(report) if report else ""
+    caption, advice = (level_caption(report.threshold), advice_list(report)) if report else (level_caption(), "")
     return block("Levels", caption, level_table(score, colors, report) + advice)
 
 
@@ -150,16 +130,9 @@ def _stability(
 
 def _counts(score: AnchorMetrics) -> str:
     dataset = score.instances.dataset
-    return tiles(
-        {
-            "images": len(dataset.images),
-            "instances": len(score.instances),
-            "categories": len(dataset.categories),
-            "crowd regions": len(dataset.crowd),
-            "invalid": len(dataset.invalid),
-            "suspicious": len(dataset.suspicious),
-        }
-    )
+    counts = {"images": len(dataset.images), "instances": len(score.instances), "categories": len(dataset.categories)}
+    counts |= {"crowd regions": len(dataset.crowd), "invalid": len(dataset.invalid)}
+    return tiles({**counts, "suspicious": len(dataset.suspicious)})
 
 
 def _headline(scores: Sequence[AnchorMetrics]) -> str:

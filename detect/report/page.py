@@ -14,7 +14,7 @@ from importlib.resources import files
 
 from plotly.offline import get_plotlyjs
 
-from detect.report.plots import Key, Panel
+from detect.report.plots import Panel
 from detect.report.tables import escape
 
 MAX_FILES = 5
@@ -26,17 +26,35 @@ for (const [name, figure] of Object.entries(figures)) Plotly.newPlot(name, figur
 """
 
 
-def document(title: str, body: str, panels: Sequence[Panel]) -> str:
+def page(
+    title: str,
+    about: str,
+    sections: Mapping[str, tuple[str, str]],
+    panels: Sequence[Panel],
+    *,
+    read_from: Sequence[str],
+    notes: Sequence[str] = (),
+) -> str:
     """Return a whole page.
 
     Args:
         title: plain text.
-        body: safe markup.
-        panels: the figures whose places are in ``body``.
+        about: safe markup below the title.
+        sections: title and content of each section by its id, as safe markup; a section without content is left out.
+        panels: the figures whose places are in the sections.
+        read_from: names of the annotation files; the first ``MAX_FILES`` are shown.
+        notes: lines of plain text below the title.
     """
+    shown = {name: each for name, each in sections.items() if each[1]}
+    top = _header(title, about, {name: heading for name, (heading, _) in shown.items()}, read_from, notes)
+    texts = (
+        f'<section id="{name}">\n<h2>{heading}</h2>\n{text}\n</section>' for name, (heading, text) in shown.items()
+    )
     figures = ",\n".join(f'"{panel.name}": {panel.figure.to_json()}' for panel in panels).replace("<", "\\u003c")
     scripts = (get_plotlyjs(), DRAW)
-    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    body = "\n".join([top, *texts])
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -60,26 +78,11 @@ def document(title: str, body: str, panels: Sequence[Panel]) -> str:
 """
 
 
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def header(
-    title: str, about: str, *, read_from: Sequence[str], sections: Mapping[str, str], notes: Sequence[str] = ()
-) -> str:
-    """Return the top of a page.
-
-    Args:
-        title: plain text.
-        about: safe markup below the title.
-        read_from: names of the annotation files; the first ``MAX_FILES`` are shown.
-        sections: the title of each section by its id, as safe markup.
-        notes: lines of plain text.
-    """
+def _header(title: str, about: str, headings: Mapping[str, str], read_from: Sequence[str], notes: Sequence[str]) -> str:
     more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
     shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading in sections.items())
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading in headings.items())
     return f"""<header>
 <h1>{escape(title)}</h1>
 <p>{about} · read from {shown}{more}</p>
@@ -99,11 +102,6 @@ def tiles(counts: Mapping[str, int]) -> str:
     return f'<div class="tiles">{each}</div>'
 
 
-def section(name: str, title: str, content: str) -> str:
-    """Return a section that the top of the page links to; all three arguments are safe markup."""
-    return f'<section id="{name}">\n<h2>{title}</h2>\n{content}\n</section>'
-
-
 def block(title: str, caption: str, content: str) -> str:
     """Return a table with its title and a caption on how to read it; all three arguments are safe markup."""
     return f'<div class="block"><h3>{title}</h3><p class="caption">{caption}</p>{content}</div>'
@@ -115,13 +113,13 @@ def grid(panels: Sequence[Panel]) -> str:
 
 
 def _figure(panel: Panel) -> str:
-    keys = f'<div class="keys">{"".join(map(_key, panel.keys))}</div>' if panel.keys else ""
+    keys = "".join(
+        f'<span class="name"><i class="{key.mark}" style="--color:{key.color}"></i>{escape(key.label)}</span>'
+        for key in panel.keys
+    )
+    keys = f'<div class="keys">{keys}</div>' if keys else ""
     return f"""<figure class="panel" style="grid-column:span {panel.columns}">
 <h3>{html.escape(panel.title)}</h3>
 <div class="plot" id="{panel.name}" style="height:{panel.figure.layout.height}px"></div>
 <figcaption>{keys}<p class="caption">{escape(panel.caption)}</p></figcaption>
 </figure>"""
-
-
-def _key(key: Key) -> str:
-    return f'<span class="name"><i class="{key.mark}" style="--color:{key.color}"></i>{escape(key.label)}</span>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -31,13 +32,8 @@ def heatmap_overlay(
 ) -> Image.Image:
     """Draw one heatmap over its image, and points as crosses.
 
-    Each cell covers its own ``stride`` x ``stride`` pixels, so a shift by half a cell is visible.
-
-    Args:
-        image: the image.
-        heatmap: values from 0 to 1; others are clipped.
-        points: (x, y) in continuous pixels of the image.
-        stride: image pixels per cell.
+    Each cell covers its own ``stride`` x ``stride`` pixels of the image, so a shift by half a cell is visible. Values of the
+    heatmap outside 0 to 1 are clipped. Points are (x, y) in continuous pixels of the image.
 
     >>> picture = heatmap_overlay(Image.new("L", (8, 4)), np.eye(1, 2), np.array([[2.0, 2.0]]), stride=4)
     >>> picture.size, picture.getpixel((10, 10)), picture.getpixel((500, 10))  # MAX_OPACITY of the hottest colour
@@ -45,17 +41,15 @@ def heatmap_overlay(
     """
     factor = picture_factor(image)
     picture = resized_pixels(image, factor)
+    centers = [(np.arange(side) + 0.5) / factor / stride for side in picture.shape[:2]]
     rows, columns = (
-        np.minimum((np.arange(side) + 0.5) / factor / stride, cells - 1).astype(int)
-        for side, cells in zip(picture.shape[:2], heatmap.shape, strict=True)
+        np.minimum(each, cells - 1).astype(int) for each, cells in zip(centers, heatmap.shape, strict=True)
     )
     heat = np.clip(heatmap[rows[:, None], columns], 0, 1)
     opacity = MAX_OPACITY * heat[..., None] ** 0.75
     blended = Image.fromarray((picture * (1 - opacity) + _colors(heat) * opacity).astype(np.uint8))
     draw, arm = ImageDraw.Draw(blended), max(3.0, CROSS_SHARE * max(blended.size))
-    for x, y in (points * factor).tolist():
-        draw.line((x - arm, y, x + arm, y), fill=POINT_COLOR)
-        draw.line((x, y - arm, x, y + arm), fill=POINT_COLOR)
+    _draw_crosses(draw, points * factor, arm, fill=POINT_COLOR)
     return blended
 
 
@@ -95,10 +89,9 @@ def stretch_contrast(image: Image.Image) -> Image.Image:
 
 def resized_pixels(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
     """Return the RGB values, from 0 to 255, of an image resized by ``factor`` with stretched contrast."""
-    full_range = stretch_contrast(image)
-    size = [max(1, round(side * factor)) for side in image.size]
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    return np.asarray(full_range.resize((size[0], size[1]), method), float)
+    return np.asarray(stretch_contrast(image).resize(size, method), float)
 
 
 def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
@@ -139,7 +132,7 @@ def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None 
     factor = picture_factor(image)
     picture = Image.fromarray(resized_pixels(image, factor).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    if truth is not None:
+    if truth:
         _draw_truth(draw, truth, factor)
     _draw_predicted(draw, predicted, factor)
     return picture
@@ -164,10 +157,13 @@ def _draw_truth(draw: ImageDraw.ImageDraw, truth: Marks, factor: float) -> None:
     for color, width in ((SHADOW_COLOR, 3), (TRUTH_COLOR, 1)):
         for box in _corners(truth, factor):
             draw.rectangle(box, outline=color, width=width)
-        arm = CROSS_PX + (width > 1)
-        for x, y in (truth.points * factor).tolist():
-            draw.line((x - arm, y, x + arm, y), fill=color, width=width)
-            draw.line((x, y - arm, x, y + arm), fill=color, width=width)
+        _draw_crosses(draw, truth.points * factor, CROSS_PX + (width > 1), fill=color, width=width)
+
+
+def _draw_crosses(draw: ImageDraw.ImageDraw, points: Float[ndarray, "n 2"], arm: float, **line: Any) -> None:
+    for x, y in points.tolist():
+        draw.line((x - arm, y, x + arm, y), **line)
+        draw.line((x, y - arm, x, y + arm), **line)
 
 
 def _draw_predicted(draw: ImageDraw.ImageDraw, predicted: Marks, factor: float) -> None:
