@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detect.cli.fit_options import FitOptions
-from detect.cli.options import EXPERTS, AsJson, DatasetFiles, Images, Output, Resize
+from detect.cli.options import AsJson, DatasetFiles, Images, Output, Resize, expert
+from detect.cli.output import busy, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def fit(
     ] = None,
     images: Images = None,
     output: Output = None,
-    report: Annotated[bool, typer.Option(rich_help_panel=EXPERTS, help="With -o: write report.html too.")] = True,
+    report: Annotated[bool, expert(help="With -o: write report.html too.")] = True,
     dataset: DatasetFiles,
     json: AsJson = False,
 ) -> None:
@@ -39,7 +41,7 @@ def fit(
     p2-p4 --per-level 3` fits the shapes of all levels together, on the detector's grid.
     """
     from detect.cli import anchor_results
-    from detect.cli.output import busy, note, print_json, save
+    from detect.cli.anchor_tables import print_fit
     from detect.fitting.fit import k_curve
 
     options.check()
@@ -52,10 +54,8 @@ def fit(
     sets = [fitted.anchors, *anchor_results.load_all(compare or [])]
     scores = anchor_results.score_all(instances, sets, options.convention)
     curve = k_curve(instances.histogram, seed=options.seed) if output and report else None
-    if json:
-        print_json(anchor_results.fit_object(scores, fitted, curve, method=options.method))
-    else:
-        anchor_results.print_fit(scores, fitted, curve)
+    content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
+    print_answer(json, content, lambda: print_fit(scores, fitted, curve))
     if output and sources:
         save(output, anchor_results.fit_files(scores, curve, sources.result(), with_page=report, images=images))
 
@@ -80,8 +80,8 @@ def stability(
     `detect anchors stability train.json -k 9 --resize letterbox:640 --resamples 100 --validation val.json`
     """
     from detect.anchors.stability import train_and_validation
-    from detect.cli import anchor_results, anchor_tables
-    from detect.cli.output import console, print_dataset, print_json, save
+    from detect.cli import anchor_results
+    from detect.cli.anchor_tables import print_stability
 
     if not resamples and not validation:
         raise ConfigError("nothing to do: give --resamples from 1, --validation FILES or both")
@@ -90,18 +90,13 @@ def stability(
     others = replace(dataset, files=validation).read_resized(resize) if validation else None
     anchors = options.fit(instances, prove=False).anchors
     stable = _bootstrap(instances, options, resamples) if resamples else None
+    generalisation = None
     if others:
         others.require_boxes()
-    generalisation = (
-        train_and_validation(instances, others, anchors=anchors, convention=options.convention) if others else None
-    )
+        generalisation = train_and_validation(instances, others, anchors=anchors, convention=options.convention)
     scores = anchor_results.score_all(instances, [anchors], options.convention)
-    if json:
-        print_json(anchor_results.stability_object(scores[0], stable, generalisation))
-    else:
-        print_dataset(instances.dataset, str(instances.rule), console())
-        anchor_tables.print_scores(scores, console())
-        anchor_tables.print_stability(stable, generalisation, console())
+    found = (scores[0], stable, generalisation)
+    print_answer(json, lambda: anchor_results.stability_object(*found), lambda: print_stability(*found))
     if output:
         from detect.report.anchor_page import anchor_page
 
@@ -112,7 +107,6 @@ def stability(
 
 def _bootstrap(instances: ResizedInstances, options: FitOptions, resamples: int) -> Stability:
     from detect.anchors.stability import bootstrap
-    from detect.cli.output import reading_bar
 
     done = itertools.count()
     with reading_bar() as on_progress:
@@ -134,15 +128,11 @@ def curve(
 
     `detect anchors curve instances.json --resize letterbox:640`
     """
-    from detect.cli import anchor_results, anchor_tables
-    from detect.cli.output import console, print_dataset, print_json
+    from detect.cli.anchor_results import curve_object
+    from detect.cli.anchor_tables import print_k_curve
     from detect.fitting.fit import k_curve
 
     instances = dataset.read_resized(resize)
     instances.require_boxes()
     found = k_curve(instances.histogram)
-    if json:
-        print_json(anchor_results.curve_object(found))
-    else:
-        print_dataset(instances.dataset, str(instances.rule), console())
-        anchor_tables.print_k_curve(found, console())
+    print_answer(json, lambda: curve_object(found), lambda: print_k_curve(instances, found))

@@ -9,15 +9,12 @@ import typer
 
 from detect.cli.fit_options import FitOptions
 from detect.cli.options import DatasetFiles
+from detect.cli.output import save
 
+FINE = FitOptions(levels="p2-p4", per_level=3)
 STORIES = (  # sample, title, resize rule, what to fit
     ("bccd", "Blood cells in 640x480 images, as a YOLO-sized detector sees them", "letterbox:640", FitOptions()),
-    (
-        "nuclei",
-        "Cell nuclei in 128x128 crops: small objects, so a finer pyramid",
-        "none",
-        FitOptions(levels="p2-p4", per_level=3),
-    ),
+    ("nuclei", "Cell nuclei in 128x128 crops: small objects, so a finer pyramid", "none", FINE),
 )
 KNOWN = ("retinanet", "yolov3-coco")
 
@@ -30,7 +27,7 @@ def demo(
     `detect demo -o detect-demo`
     """
     from detect.cli import anchor_results
-    from detect.cli.output import save
+    from detect.cli.anchor_tables import print_fit
     from detect.fitting.fit import k_curve
     from detect.samples import sample_annotations
 
@@ -40,7 +37,7 @@ def demo(
         sources = anchor_results.start_hashing(instances.dataset)
         fitted, curve = options.fit(instances), k_curve(instances.histogram)
         scores = anchor_results.score_all(instances, [fitted.anchors, *anchor_results.load_all(KNOWN)])
-        anchor_results.print_fit(scores, fitted, curve)
+        print_fit(scores, fitted, curve)
         save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))
     typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
     typer.echo("  detect anchors fit instances.json --resize letterbox:640 -o anchors")

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy import ndarray
 from PIL import Image
-from rich.console import Console
 
-from detect.cli import output
 from detect.cli.detectors import spread_evenly
+from detect.cli.output import note, print_findings, show
 from detect.data import CocoDataset
 from detect.data.images import open_image
 from detect.evaluation.oracle import batches_of_one_size
@@ -31,7 +29,10 @@ NOT_DRAWN = ("outside", "ignored", "unlabelled")
 
 @dataclass(frozen=True)
 class TargetFiles:
-    """The landmarks of a dataset as files of target maps; ``options`` are keywords of :func:`render_heatmaps`."""
+    """The landmarks of a dataset as files of target maps.
+
+    ``options`` are keywords of :func:`render_heatmaps`; with ``sigma_of_size``, ``sigma`` is the least one.
+    """
 
     landmarks: CocoKeypoints
     stride: float
@@ -44,9 +45,8 @@ class TargetFiles:
         batch = self.landmarks.take(images)
         sigma: Any = self.sigma
         if self.sigma_of_size is not None:
-            sigma = sigma_from_size(
-                batch.sizes_wh, stride=self.stride, fraction=self.sigma_of_size, min_sigma=self.sigma
-            )
+            options = {"stride": self.stride, "fraction": self.sigma_of_size, "min_sigma": self.sigma}
+            sigma = sigma_from_size(batch.sizes_wh, **options)
         return render_heatmaps(
             batch.landmarks,
             self.landmarks.dataset.images.wh[images[0], ::-1].tolist(),
@@ -54,8 +54,7 @@ class TargetFiles:
             sigma=sigma,
             pixel_origin=batch.pixel_origin,
             ignore=batch.ignored if any(map(len, self.landmarks.ignored)) else None,
-            sizes=batch.sizes_wh,
-            **self.options,
+            **{"sizes": batch.sizes_wh, **self.options},
         )
 
     def shards(self, *, per_shard: int, pack: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -77,10 +76,7 @@ class TargetFiles:
         dataset = self.landmarks.dataset
         rows = self.landmarks.take(images).rows[targets.instances]
         content = {
-            "heatmaps": targets.heatmaps,
-            "positives": targets.positives,
-            "offsets": targets.offsets,
-            "sizes": targets.sizes,
+            **{name: getattr(targets, name) for name in ("heatmaps", "positives", "offsets", "sizes")},
             "annotation_ids": dataset.instances.ids[rows],
             "image_ids": dataset.images.ids[list(images)],
             "file_names": np.array([dataset.images.file_names[row] for row in images]),
@@ -131,27 +127,27 @@ def packed_shard(content: Mapping[str, Any], pack: str) -> bytes:
     if pack == "npz":
         np.savez_compressed(packed, **content)
     else:
-        torch.save({name: _tensor_or_text(value) for name, value in content.items()}, packed)
+        of_torch = (
+            (name, value.tolist() if value.dtype.kind == "U" else torch.from_numpy(value))
+            for name, value in content.items()
+        )
+        torch.save(dict(of_torch), packed)
     return packed.getvalue()
-
-
-def _tensor_or_text(value: ndarray) -> Any:
-    return value.tolist() if value.dtype.kind == "U" else torch.from_numpy(value)
 
 
 def warn_of_older_shards(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
     """Warn if the folder holds shards of another run, which a pattern such as targets-*.npz would match too."""
     older = sorted({path.name for path in folder.glob("targets-*.*")} - {each["file"] for each in files})
     if older:
-        output.note(f"warning: {folder} also holds {len(older):,} files of another run, such as {older[0]}")
+        note(f"warning: {folder} also holds {len(older):,} files of another run, such as {older[0]}")
 
 
-def print_index(index: Mapping[str, Any], dataset: CocoDataset, console: Console) -> None:
+def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
     """Print how many points were drawn, and how many were not and why."""
-    output.print_findings(dataset, console)
+    print_findings(dataset)
     left_out = ", ".join(f"{index[kind]:,} {kind}" for kind in NOT_DRAWN if index[kind])
     num_maps = len(index["type_names"])
-    console.print(
+    show(
         f"{index['drawn']:,} points drawn in {index['images']:,} images, {num_maps} map{'' if num_maps == 1 else 's'} each"
         f"{f'; not drawn: {left_out}' if left_out else ''}; {index['collisions']:,} share the cell of another; "
         f"{index['ignored_regions']:,} ignored regions"

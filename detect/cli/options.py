@@ -6,17 +6,20 @@ Choices are spelled out, so that ``--help`` and shell completion import nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from detect.cli.output import findings_of, note, reading_bar
 
 if TYPE_CHECKING:
     from detect.anchors.instances import ResizedInstances
     from detect.data import CocoDataset
     from detect.keypoints.keypoints import CocoKeypoints
 
-EXPERTS = "For experts"  # the help panel below everyone's options
+expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
 
 Method = Literal["optimal", "kmeans", "euclidean", "log-euclidean"]
 Layout = Literal["free", "octaves", "grid", "level-grids"]
@@ -42,12 +45,17 @@ Resize = Annotated[
 Convention = Annotated[
     ConventionName, typer.Option(help="Framework whose grid the anchors are placed on: strides, rounding, offset.")
 ]
+Findings = Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images, to show pictures on the page.")]
 NumPictures = Annotated[int, typer.Option(min=0, max=400, help="Number of images to show.")]
 PictureScore = Annotated[float, typer.Option(min=0, max=1, help="Pictures show results of this score or more.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; made if it does not exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
+Source = Annotated[
+    PointSource, typer.Option("--from", help="The points: keypoints, or centres of boxes with one type per category.")
+]
 PixelOrigin = Annotated[
     PixelOriginName,
     typer.Option(help="Where keypoint coordinate i lies: at the centre of pixel i (pixel indices), or at its corner."),
@@ -68,20 +76,17 @@ class DatasetFiles:
     """The files of a dataset, and what to do about their findings."""
 
     files: Files
-    findings: Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")] = False
-    strict: Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")] = (
-        False
-    )
+    findings: Findings = False
+    strict: Strict = False
 
     def read(self, *, keypoints: bool = False) -> CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
-        from detect.cli import output
         from detect.data import read_coco
 
-        with output.reading_bar() as on_progress:
+        with reading_bar() as on_progress:
             dataset = read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
-        if self.findings:
-            output.list_findings(dataset)
+        for kind, finding in findings_of(dataset) if self.findings else ():
+            note(f"{kind}: {finding}")
         return dataset
 
     def read_resized(self, resize: str | None) -> ResizedInstances:
@@ -95,12 +100,9 @@ class DatasetFiles:
 
 @dataclass(frozen=True)
 class PointOptions:
-    """The points of a dataset: its keypoints, or the centres of its boxes."""
+    """Which points of a dataset to take."""
 
-    source: Annotated[
-        PointSource,
-        typer.Option("--from", help="The points: keypoints, or centres of boxes with one type per category."),
-    ] = "keypoints"
+    source: Source = "keypoints"
     pixel_origin: PixelOrigin = "center"
     merge: Annotated[bool, typer.Option("--merge", help="Treat all points as one type.")] = False
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
-from detect.cli import output
+from detect.cli.output import note, print_findings, reading_bar, show, show_table
 from detect.data import CocoDataset
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
 from detect.keypoints.keypoints import CocoKeypoints
+from detect.report.oracle_page import oracle_cells
 
 
 def round_trips(
@@ -20,7 +19,7 @@ def round_trips(
     settings = [(stride, sigma) for stride in strides for sigma in sigmas]
     num_images = len(landmarks.dataset.images)
     scores: list[OracleScores] = []
-    with output.reading_bar() as on_progress:
+    with reading_bar() as on_progress:
 
         def advance(num_done: int) -> None:
             on_progress("drawing and finding", len(scores) * num_images + num_done, len(settings) * num_images)
@@ -30,28 +29,19 @@ def round_trips(
     return scores
 
 
-def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset, console: Console) -> None:
+def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset) -> None:
     """Print one row for each stride and sigma, with the recommended one marked."""
-    output.print_findings(dataset, console)
-    best = coarsest_good(scores)
-    names = ("stride", "sigma", "F1", "precision", "recall", "error px", "merged", "same cell", "outside", "")
-    table = output.table(*names)
-    for each in scores:
-        rates, error = each.scores.micro, each.scores.error
-        values = [f"{value:.4f}" for value in (rates.f1, rates.precision, rates.recall)]
-        counts = [f"{count:,}" for count in (each.merged, each.collisions, each.outside)]
-        mark = "<- coarsest good one" if each is best else ""
-        distance = f"{error.mean:.3f}" if error else "-"
-        table.add_row(f"{each.stride:g}", f"{each.sigma:g}", *values, distance, *counts, mark)
-    console.print(table)
-    first = scores[0].scores
-    console.print(
+    print_findings(dataset)
+    best, first = coarsest_good(scores), scores[0].scores
+    headers = ("stride", "sigma", "F1", "precision", "recall", "error px", "merged", "same cell", "outside", "")
+    show_table(headers, ([*oracle_cells(each), "<- coarsest good one" if each is best else ""] for each in scores))
+    show(
         f"{first.num_truth:,} points, found within {first.radius:g} px by a perfect network; merged: points inside the "
         "image that share another point's peak",
         style="dim",
     )
     if best is None:
-        output.note(
+        note(
             f"warning: no setting reaches an F1 of {GOOD_F1:g}, even with perfectly learned targets; "
             "try a finer stride or another sigma"
         )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detect.cli.options import AsJson
+from detect.cli.output import note, print_answer, reading_bar, show_table
+from detect.errors import DetectError
 
 if TYPE_CHECKING:
     from detect.training.config import TrainConfig
@@ -31,16 +33,13 @@ def show_fields(wanted: bool) -> None:
         return
     from json import dumps as json_text
 
-    from detect.cli.output import console, plain, table
     from detect.training.config import TrainConfig
 
-    rows = table("field", "default", "values", "meaning")
-    for column in rows.columns[1:]:
-        column.justify = "left"
+    rows = []
     for name, field in fields_of(TrainConfig.model_json_schema()):
         default = json_text(field["default"]).strip('"') if "default" in field else "required"
-        rows.add_row(name, *map(plain, (default, values_of(field), field.get("description", ""))))
-    console().print(rows)
+        rows.append([name, default, values_of(field), field.get("description", "")])
+    show_table(("field", "default", "values", "meaning"), rows, left=True)
     raise typer.Exit
 
 
@@ -81,7 +80,6 @@ def train(
     """
     from json import dumps as json_text
 
-    from detect.errors import DetectError
     from detect.training.config import read_train_config
 
     shorts = {"data.images": images and str(images), "optimisation.accelerator": device}
@@ -100,7 +98,6 @@ def train(
 
 def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
     """Train, print the result, and return whether there are several processes."""
-    from detect.cli.output import note, print_json, reading_bar
     from detect.training.loop import train
 
     with reading_bar() as on_progress:
@@ -108,49 +105,35 @@ def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
     if result.is_main:
         summary = {
             "folder": str(result.folder),
-            "epochs": result.epochs,
-            "steps": result.steps,
-            "stopped_early": result.stopped_early,
+            **{name: getattr(result, name) for name in ("epochs", "steps", "stopped_early")},
             "seconds": round(result.seconds, 1),
             "best": result.best,
             "metrics": dict(result.metrics),
         }
-        if json:
-            print_json(summary)
-        else:
-            _print_result(summary)
+        print_answer(json, lambda: summary, lambda: _print_result(summary))
     return result.num_processes > 1
 
 
 def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
     from dataclasses import asdict
 
-    from detect.cli.output import print_json, reading_bar
     from detect.training.overfitting import overfit
 
     with reading_bar() as on_progress:
         verdict = overfit(config, num_images, on_progress=on_progress)
-    if json:
-        print_json({"passed": verdict.passed, **asdict(verdict)})
-    else:
-        print(verdict.to_text(), end="")
+    content = {"passed": verdict.passed, **asdict(verdict)}
+    print_answer(json, lambda: content, lambda: print(verdict.to_text(), end=""))
     if not verdict.passed:
         raise typer.Exit(1)
     return False
 
 
 def _print_result(summary: dict[str, Any]) -> None:
-    from detect.cli.output import console, table
-
     early = ", stopped early" if summary["stopped_early"] else ""
-    print(
-        f"{summary['epochs']} epochs, {summary['steps']} steps in {summary['seconds']:g} s{early}: {summary['folder']}"
-    )
+    took = f"{summary['epochs']} epochs, {summary['steps']} steps in {summary['seconds']:g} s"
+    print(f"{took}{early}: {summary['folder']}")
     if summary["metrics"]:
-        rows = table("validation", "value")
-        for name, value in summary["metrics"].items():
-            rows.add_row(name, f"{value:.4f}")
-        console().print(rows)
+        show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in summary["metrics"].items()))
 
 
 def _leave(code: int) -> None:
