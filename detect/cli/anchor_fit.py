@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import detect
 from detect.cli.fit_options import FitOptions
 from detect.cli.options import AsJson, DatasetFiles, Images, Output, Resize, expert
 from detect.cli.output import busy, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detect.anchors.anchor_set import AnchorSet
-    from detect.anchors.instances import ResizedInstances
     from detect.anchors.stability import Stability
 
 
@@ -105,25 +104,20 @@ def stability(
         save(output, {"report.html": page})
 
 
-def _bootstrap(instances: ResizedInstances, options: FitOptions, resamples: int) -> Stability:
+def _bootstrap(instances: detect.ResizedInstances, options: FitOptions, resamples: int) -> Stability:
     from detect.anchors.stability import bootstrap
 
     done = itertools.count()
     with reading_bar() as on_progress:
 
-        def refit(drawn: ResizedInstances) -> AnchorSet:
+        def refit(drawn: detect.ResizedInstances) -> detect.AnchorSet:
             on_progress("fitting to resamples", next(done), resamples + 1)
             return options.fit(drawn, prove=False).anchors
 
         return bootstrap(instances, refit, resamples=resamples, convention=options.convention)
 
 
-def curve(
-    *,
-    resize: Resize = None,
-    dataset: DatasetFiles,
-    json: AsJson = False,
-) -> None:
+def curve(*, resize: Resize = None, dataset: DatasetFiles, json: AsJson = False) -> None:
     """Show the mean best IoU for k = 1 to 15 shapes, and the knee after which more shapes add little.
 
     `detect anchors curve instances.json --resize letterbox:640`

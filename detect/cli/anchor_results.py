@@ -84,7 +84,6 @@ def fit_files(
 
 
 def _with_provenance(score: AnchorMetrics, sources: tuple[SourceFile, ...]) -> AnchorSet:
-    """The anchors with their scores, source files, command and version."""
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
     placed = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
     return replace(

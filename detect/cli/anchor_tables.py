@@ -60,7 +60,6 @@ def print_score(scores: Sequence[AnchorMetrics], worst: int, assignments: Sequen
 
 
 def _print_scores(scores: Sequence[AnchorMetrics]) -> None:
-    """Sets of anchors side by side."""
     headers = ("", "anchors", "average IoU", "recall .5", ".6", ".7", ".8", ".9", "placed IoU", "placed .5", "ratio<4")
     rows = []
     for score in scores:
@@ -128,7 +127,6 @@ def _ends(interval: Interval) -> tuple[float, float, float]:
 
 
 def _print_groups(score: AnchorMetrics) -> None:
-    """The metrics of one set of anchors by size, ratio, category and level."""
     kinds = {"by size": score.by_size, "by ratio": score.by_ratio, "by category": score.by_category}
     for title, groups in {**kinds, "best anchor on": score.by_level}.items():
         rows = []
@@ -173,7 +171,6 @@ def _largest(counts: Sequence[int]) -> list[int]:
 
 
 def _print_worst(score: AnchorMetrics, count: int) -> None:
-    """The instances of lowest best IoU by shape."""
     dataset = score.instances.dataset
     annotations, rows = dataset.instances, []
     for row in score.worst(count):
@@ -195,7 +192,6 @@ def print_k_curve(instances: ResizedInstances, curve: KCurve) -> None:
 
 
 def _print_knee(curve: KCurve) -> None:
-    """The number of shapes after which more add little."""
     at_knee = curve.average_iou[curve.knee]
     show(f"more than k = {curve.knee} shapes add little to its average IoU of {at_knee:.3f}")
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import detect
 from detect.cli import anchor_fit, options
 from detect.cli.config import register
 from detect.cli.fit_options import LEVELS
@@ -86,16 +87,12 @@ def levels(
     and `AnchorGenerator.select_levels` take them, and `detect anchors fit instances.json --levels p3-p5` fits to them. No
     training is needed: the anchors are matched as a detector would match them.
     """
-    from detect.anchors.generator import AnchorGenerator
-    from detect.anchors.known import load_anchors
-    from detect.anchors.levels import level_report
     from detect.cli.anchor_tables import print_level_report
-    from detect.ops.matcher import Atss
 
-    chosen = load_anchors(anchors)
+    chosen = detect.load_anchors(anchors)
     instances = dataset.read_resized(resize or chosen.resize)
-    generator = AnchorGenerator(chosen, convention=convention)
-    report = level_report(instances, generator, matcher=Atss() if assigner == "atss" else None)
+    generator = detect.AnchorGenerator(chosen, convention=convention)
+    report = detect.level_report(instances, generator, matcher=detect.Atss() if assigner == "atss" else None)
     print_answer(json, report.to_dict, lambda: print_level_report(report))
     if output:
         from detect.report.level_page import level_page
@@ -121,16 +118,13 @@ def sweep(
     `detect anchors sweep instances.json --sizes 320,480,640,800,1024 --resize letterbox:640`
     """
     from detect.anchors.anchor_set import strides_of
-    from detect.anchors.known import load_anchors
     from detect.anchors.sweep import rules_of_sizes, sweep_resize
     from detect.cli.anchor_tables import print_sweep
-    from detect.data.resize import parse_resize
-    from detect.fitting.fit import fit_anchors
 
-    chosen = load_anchors(anchors) if anchors else None
-    rule = parse_resize(resize or (chosen.resize if chosen else "none"))
+    chosen = detect.load_anchors(anchors) if anchors else None
+    rule = detect.parse_resize(resize or (chosen.resize if chosen else "none"))
     rules = rules_of_sizes(rule, [round(size) for size in numbers(sizes, "--sizes", least=1)])
-    fit = partial(fit_anchors, k=k, strides=strides_of(levels))
+    fit = partial(detect.fit_anchors, k=k, strides=strides_of(levels))
     settings = sweep_resize(dataset.read(), chosen or fit, rules=rules, convention=convention)
     print_answer(json, lambda: {"settings": [each.to_dict() for each in settings]}, lambda: print_sweep(settings))
 
@@ -143,10 +137,7 @@ def convert(
 
     `detect anchors convert anchors --to yolov5`
     """
-    from detect.anchors.known import load_anchors
-    from detect.interop.anchor_formats import convert_anchors
-
-    conversion = convert_anchors(load_anchors(anchors), to)
+    conversion = detect.convert_anchors(detect.load_anchors(anchors), to)
     print(conversion.text)
     for each in conversion.notes:
         note(f"note: {each}")

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.cli import output
+from detect.cli.output import note, reading_bar
 from detect.data import CocoDataset, CocoResults
 from detect.errors import ConfigError
 from detect.keypoints.coordinates import SHIFTS
@@ -46,13 +46,11 @@ def open_images(
     on_broken: str | None = None,
     landmarks: CocoKeypoints | None = None,
 ) -> DetectionData:
-    """The images of a dataset as a detector takes them; skipped images are printed.
+    """The images of a dataset as a detector takes them; broken ones fail or are skipped, by default as in its run.
 
-    Args:
-        on_broken: ``"fail"`` or ``"skip"``; by default as the detector's run did.
-        landmarks: the true points, if the detector finds points.
+    Skipped images are printed. ``landmarks`` are the true points.
     """
-    with output.reading_bar() as on_progress:
+    with reading_bar() as on_progress:
         data = DetectionData(
             dataset,
             folder,
@@ -64,7 +62,7 @@ def open_images(
             on_progress=on_progress,
         )
     for broken in data.broken:
-        output.note(f"skipped: {broken.reason}")
+        note(f"skipped: {broken.reason}")
     return data
 
 
@@ -77,7 +75,7 @@ def run_detector(
     score_threshold: float | None = None,
 ) -> CocoResults:
     """What a detector finds in images, by default with scores from its own threshold on."""
-    with output.reading_bar() as on_progress:
+    with reading_bar() as on_progress:
         return find_objects(
             trained.model,
             data,
@@ -105,7 +103,7 @@ class ResultMarks:
 
     def predicted(self, image_row: int) -> Marks:
         """The results in an image, drawn in rising order of score."""
-        start, end = np.searchsorted(self._image_rows, [image_row, image_row + 1])
+        start, end = np.searchsorted(self.results.image_rows, [image_row, image_row + 1], sorter=self._order)
         rows = self._order[start:end]
         rows = rows[self.results.scores[rows] >= self.min_score]
         boxed = rows[np.isfinite(self.results.boxes_xywh[rows]).all(axis=1)]
@@ -113,8 +111,13 @@ class ResultMarks:
         points = np.concatenate([np.zeros((0, 2)), *tables]) + SHIFTS[self.pixel_origin]
         of_points = np.repeat(rows, [len(table) for table in tables])
         classes = np.searchsorted(self._categories, self.results.category_ids[np.concatenate([boxed, of_points])])
-        texts = tuple(self._text(row) for row in boxed.tolist())
-        return Marks(xywh_to_xyxy(self.results.boxes_xywh[boxed]), points, classes, texts)
+        texts = []
+        for category, score in zip(
+            self.results.category_ids[boxed].tolist(), self.results.scores[boxed].tolist(), strict=True
+        ):
+            name = self.dataset.category_name(category) if len(self._categories) > 1 else ""
+            texts.append(score_text(name, score))
+        return Marks(xywh_to_xyxy(self.results.boxes_xywh[boxed]), points, classes, tuple(texts))
 
     def truth(self, image_row: int) -> Marks:
         """The annotations of an image."""
@@ -134,17 +137,8 @@ class ResultMarks:
         return np.lexsort((self.results.scores, self.results.image_rows)).astype(np.int64)
 
     @cached_property
-    def _image_rows(self) -> Int64[ndarray, " n"]:
-        return self.results.image_rows[self._order]
-
-    @cached_property
     def _categories(self) -> Int64[ndarray, " c"]:
         return np.array(self.dataset.category_ids, np.int64)
-
-    def _text(self, row: int) -> str:
-        category = int(self.results.category_ids[row])
-        name = self.dataset.category_name(category) if len(self._categories) > 1 else ""
-        return score_text(name, float(self.results.scores[row]))
 
 
 def spread_evenly(rows: Sequence[int] | ndarray, count: int) -> list[int]:

@@ -57,10 +57,13 @@ def export(
         outcome = _to_torchvision(trained, output)
     categories = zip(trained.category_ids, trained.category_names, strict=True)
     about = {
-        "format": to, "checkpoint": trained.name, "task": trained.task,
+        "format": to,
+        "checkpoint": trained.name,
+        "task": trained.task,
         "classes": [{"category_id": category, "name": name} for category, name in categories],
         "landmarks": list(trained.labels.type_names),
-        "resize": str(trained.resize), "channels": trained.channels,
+        "resize": str(trained.resize),
+        "channels": trained.channels,
         "stride": None if trained.task == "boxes" else trained.config.model.stride,
         **outcome,
     }

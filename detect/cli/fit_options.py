@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import detect
 from detect.cli.options import Balance, Convention, Layout, Method, expert
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detect.anchors.anchor_set import AnchorSet
-    from detect.anchors.instances import ResizedInstances
-    from detect.fitting.objective import Objective
     from detect.fitting.structured import StructuredFit
 
 FREE = "free"  # the layout of free (w, h) lists
@@ -27,7 +25,7 @@ PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
 class Fitted:
     """Fitted anchors, the family that their upper bound covers, in words, and the cost of each layout."""
 
-    anchors: AnchorSet
+    anchors: detect.AnchorSet
     among: str
     layouts: tuple[StructuredFit, ...] = ()
 
@@ -100,17 +98,15 @@ class FitOptions:
     ] = None
     seed: Annotated[int, expert(min=0, max=2**32 - 1, help="Seed of random starts; optimal does not use it.")] = 0
 
-    def check(self) -> Objective:
+    def check(self) -> detect.Objective:
         """The parsed objective.
 
         Raises:
             ConfigError: options that exclude each other, or a text that does not parse.
         """
-        from detect.fitting.objective import Objective
-
         for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
         placed = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
-        objective = Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
+        objective = detect.Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
         if objective.on_grid and (self.method != "optimal" or self.fixed):
             raise ConfigError("--method and --fixed need an objective by shape: --objective shape")
         if not objective.on_grid and (self.layout != FREE or self.max_per_level or self.max_strides is not None):
@@ -121,10 +117,9 @@ class FitOptions:
         _shapes(self.fixed)
         return objective
 
-    def fit(self, instances: ResizedInstances, *, prove: bool = True) -> Fitted:
+    def fit(self, instances: detect.ResizedInstances, *, prove: bool = True) -> Fitted:
         """The anchors for a dataset."""
         from detect.anchors.anchor_set import strides_of
-        from detect.anchors.instances import instance_weights
 
         objective, factors = self.check(), _factors(self.weight)
         weighted = self.balance != "none" or factors
@@ -132,23 +127,19 @@ class FitOptions:
             "strides": strides_of(self.levels or LEVELS),
             "objective": objective,
             "certify": self._certified(objective, len(instances)) if prove else None,
-            "weights": instance_weights(instances, balance=self.balance, factors=factors) if weighted else None,
+            "weights": detect.instance_weights(instances, balance=self.balance, factors=factors) if weighted else None,
         }
         return (self._fit_placed if objective.on_grid else self._fit_shapes)(instances, common)
 
-    def _fit_shapes(self, instances: ResizedInstances, common: dict[str, Any]) -> Fitted:
-        from detect.fitting.fit import fit_anchors
-
+    def _fit_shapes(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
         own: dict[str, Any] = {"per_level": self.per_level, "method": self.method, "fixed": _shapes(self.fixed)}
-        anchors = fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
+        anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}")
 
-    def _fit_placed(self, instances: ResizedInstances, common: dict[str, Any]) -> Fitted:
-        from detect.fitting.fit_levels import fit_levels
-
+    def _fit_placed(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
         per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
         own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
-        fit = fit_levels(
+        fit = detect.fit_levels(
             instances,
             per_level=per_level,
             num_anchors=self.k if per_level is None and self.max_per_level is None else None,
@@ -157,7 +148,7 @@ class FitOptions:
         )
         return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts)
 
-    def _certified(self, objective: Objective, num_boxes: int) -> float | None:
+    def _certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
         """The gap to prove; None for no proof, the default for many boxes."""
         from detect.fitting.fit import FEW_BOXES
 

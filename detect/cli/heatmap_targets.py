@@ -109,14 +109,11 @@ class TargetFiles:
         return {
             "type_names": list(self.landmarks.type_names),
             "pixel_origin": self.landmarks.pixel_origin,
-            "stride": self.stride,
-            "sigma": self.sigma,
-            "sigma_of_size": self.sigma_of_size,
+            **{name: getattr(self, name) for name in ("stride", "sigma", "sigma_of_size")},
             **self.options,
             **{kind: sum(each[kind] for each in files) for kind in kinds},
             "ignored_regions": sum(map(len, self.landmarks.ignored)),
-            "invalid": len(self.landmarks.dataset.invalid),
-            "suspicious": len(self.landmarks.dataset.suspicious),
+            **{kind: len(getattr(self.landmarks.dataset, kind)) for kind in ("invalid", "suspicious")},
             "files": list(files),
         }
 
@@ -127,11 +124,9 @@ def packed_shard(content: Mapping[str, Any], pack: str) -> bytes:
     if pack == "npz":
         np.savez_compressed(packed, **content)
     else:
-        of_torch = (
-            (name, value.tolist() if value.dtype.kind == "U" else torch.from_numpy(value))
-            for name, value in content.items()
-        )
-        torch.save(dict(of_torch), packed)
+        texts = {name: value.tolist() for name, value in content.items() if value.dtype.kind == "U"}
+        numbers = {name: torch.from_numpy(value) for name, value in content.items() if name not in texts}
+        torch.save({**numbers, **texts}, packed)
     return packed.getvalue()
 
 

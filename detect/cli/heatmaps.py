@@ -107,7 +107,7 @@ def oracle(
     `oracle/report.html`. Points that merge at a stride, or that are read back farther away than --radius, are lost before
     training begins. The coarsest stride that loses almost nothing is marked, with its best sigma.
     """
-    from detect.cli.oracle_results import oracle_object, print_oracle, round_trips
+    from detect.cli.evaluation_results import oracle_object, print_oracle, round_trips
 
     settings = numbers(strides, "--strides", least=0.25), numbers(sigmas, "--sigmas", least=0.05)
     landmarks = points.read(dataset)

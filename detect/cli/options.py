@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import detect
 from detect.cli.output import findings_of, note, reading_bar
 
 if TYPE_CHECKING:
-    from detect.anchors.instances import ResizedInstances
-    from detect.data import CocoDataset
     from detect.keypoints.keypoints import CocoKeypoints
 
 expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
@@ -79,23 +78,18 @@ class DatasetFiles:
     findings: Findings = False
     strict: Strict = False
 
-    def read(self, *, keypoints: bool = False) -> CocoDataset:
+    def read(self, *, keypoints: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
-        from detect.data import read_coco
-
         with reading_bar() as on_progress:
-            dataset = read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
+            dataset = detect.read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
         for kind, finding in findings_of(dataset) if self.findings else ():
             note(f"{kind}: {finding}")
         return dataset
 
-    def read_resized(self, resize: str | None) -> ResizedInstances:
+    def read_resized(self, resize: str | None) -> detect.ResizedInstances:
         """The instances under a resize rule, by default none."""
-        from detect.anchors.instances import ResizedInstances
-        from detect.data.resize import parse_resize
-
-        rule = parse_resize(resize or "none")  # before a long read, not after it
-        return ResizedInstances.of(self.read(), rule)
+        rule = detect.parse_resize(resize or "none")  # before a long read, not after it
+        return detect.ResizedInstances.of(self.read(), rule)
 
 
 @dataclass(frozen=True)
@@ -108,8 +102,6 @@ class PointOptions:
 
     def read(self, files: DatasetFiles) -> CocoKeypoints:
         """The points of a dataset's files."""
-        from detect.keypoints.keypoints import box_keypoints, coco_keypoints
-
         if self.source == "boxes":
-            return box_keypoints(files.read(), merge=self.merge)
-        return coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, merge=self.merge)
+            return detect.box_keypoints(files.read(), merge=self.merge)
+        return detect.coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, merge=self.merge)

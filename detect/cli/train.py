@@ -16,6 +16,7 @@ from detect.errors import DetectError
 
 if TYPE_CHECKING:
     from detect.training.config import TrainConfig
+    from detect.training.loop import TrainingResult
 
 Schema = Mapping[str, Any]
 BOUNDS = (
@@ -110,7 +111,7 @@ def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
             "best": result.best,
             "metrics": dict(result.metrics),
         }
-        print_answer(json, lambda: summary, lambda: _print_result(summary))
+        print_answer(json, lambda: summary, lambda: _print_result(result))
     return result.num_processes > 1
 
 
@@ -128,12 +129,11 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
     return False
 
 
-def _print_result(summary: dict[str, Any]) -> None:
-    early = ", stopped early" if summary["stopped_early"] else ""
-    took = f"{summary['epochs']} epochs, {summary['steps']} steps in {summary['seconds']:g} s"
-    print(f"{took}{early}: {summary['folder']}")
-    if summary["metrics"]:
-        show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in summary["metrics"].items()))
+def _print_result(result: TrainingResult) -> None:
+    took = f"{result.epochs} epochs, {result.steps} steps in {round(result.seconds, 1):g} s"
+    print(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}")
+    if result.metrics:
+        show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in result.metrics.items()))
 
 
 def _leave(code: int) -> None:

@@ -36,17 +36,23 @@ def boxes_and_shapes(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
     low, high = _extent(score)
     diagonal = go.Scatter(x=[low / 8, high * 8], y=[low / 8, high * 8], mode="lines", hoverinfo="skip")
     diagonal.line = {"color": "#d4dae0", "dash": "dot"}
+    traces, keys = [diagonal], []
     if len(shapes) <= MAX_POINTS:
-        traces, coloraxis = _box_points(score), dict[str, Any]()
+        coloraxis: dict[str, Any] = {}
+        missed = score.best_iou < COVERED
+        for rows, color in ((~missed, BOX), (missed, MISSED)):
+            width, height = shapes[rows].T
+            points = go.Scatter(x=width, y=height, mode="markers", marker={"color": color, "size": 4, "opacity": 0.5})
+            points.hovertemplate = "%{x:.1f} x %{y:.1f} px<extra></extra>"
+            traces.append(points)
         keys = [Key("box", BOX, "dot"), Key(f"box with best IoU by shape below {COVERED}", MISSED, "dot")]
         how = f"Each dot is one of {plural(len(shapes), 'box')} after the resize rule"
     else:
-        traces, coloraxis = _box_density(shapes)
-        keys = []
+        density, coloraxis = _box_density(shapes)
+        traces.append(density)
         how = f"Darker cells hold more of the {len(shapes):,} boxes after the resize rule, on a logarithmic scale"
     caption = f"{how}; diamonds are the shapes of “{score.anchors.name}”. Boxes on the dotted line are squares."
-    drawn = [diagonal, *traces]
-    return _over_sizes("boxes", "Boxes and shapes", caption, drawn, score, colors, keys=keys, coloraxis=coloraxis)
+    return _over_sizes("boxes", "Boxes and shapes", caption, traces, score, colors, keys=keys, coloraxis=coloraxis)
 
 
 def iou_map(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
@@ -99,18 +105,7 @@ def cells_per_octave(num_boxes: int) -> int:
     return min(max(math.ceil(math.log2(max(num_boxes, 1)) / 2) - 2, 3), 8)
 
 
-def _box_points(score: AnchorMetrics) -> list[Any]:
-    missed = score.best_iou < COVERED
-    traces = []
-    for rows, color in ((~missed, BOX), (missed, MISSED)):
-        width, height = score.instances.shapes[rows].T
-        points = go.Scatter(x=width, y=height, mode="markers", marker={"color": color, "size": 4, "opacity": 0.5})
-        points.hovertemplate = "%{x:.1f} x %{y:.1f} px<extra></extra>"
-        traces.append(points)
-    return traces
-
-
-def _box_density(shapes: Float64[ndarray, "n 2"]) -> tuple[list[Any], dict[str, Any]]:
+def _box_density(shapes: Float64[ndarray, "n 2"]) -> tuple[Any, dict[str, Any]]:
     """A heat map of the logarithms of the counts, and a colour axis that reads them as counts."""
     cells = ShapeCells.of(shapes, CELLS_PER_OCTAVE)
     counts = cells.sums(np.ones(len(shapes)))
@@ -118,7 +113,7 @@ def _box_density(shapes: Float64[ndarray, "n 2"]) -> tuple[list[Any], dict[str, 
     density.hovertemplate = "%{customdata:,} boxes<extra></extra>"
     powers = list(range(int(np.nanmax(density.z)) + 1))
     ticks = {"tickvals": powers, "ticktext": [f"{10**power:,}" for power in powers]}
-    return [density], {"cmin": 0, "colorbar": ticks}
+    return density, {"cmin": 0, "colorbar": ticks}
 
 
 def _shape_markers(score: AnchorMetrics, colors: Mapping[int, str], span: float) -> list[Any]:

@@ -61,14 +61,13 @@ def anchor_page(
 
     Args:
         scores: metrics of the fitted set, then of the sets it is compared with.
-        curve: average IoU over the number of shapes; without it, that figure is left out.
+        curve: the number of shapes; without it, that figure is left out.
         title: heading of the page.
         notes: lines of plain text under the heading.
         images: folder of the images, to show the instances with the lowest IoU over them. Missing and broken images are
             left out and counted.
-        stability: bootstrap over images for the first set.
-        generalisation: scores of the first set on training and on validation images.
-        levels: report on the levels, shown instead of the first set's own levels.
+        stability, generalisation: of the first set.
+        levels: shown instead of the first set's own levels.
 
     Raises:
         ValueError: ``scores`` is empty.

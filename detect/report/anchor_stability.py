@@ -34,12 +34,18 @@ def stability_blocks(stability: Stability, colors: Mapping[int, str]) -> str:
         "on the images it leaves out. If these scores are well below the others, there are too few boxes."
     )
     titles = ("score", "all images", "interval", "refitted, out of bag", "interval")
-    rows = [
-        [NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(stability.out_of_bag[name])]
-        for name, interval in stability.scores.items()
-    ]
+    rows: list[list[str | Html]] = []
+    for name, interval in stability.scores.items():
+        other = stability.out_of_bag[name]
+        rows.append([NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(other)])
     scores = block("Stability of scores", caption, table(titles, rows))
-    return scores + block("Stability of shapes", stability_words(stability), _shapes_table(stability, colors))
+    names = {level.stride: level.name for level in stability.anchors.levels}
+    rows = []
+    for shape, stride in zip(stability.shapes, strides_of_shapes(stability.anchors), strict=True):
+        sides = (*_value_and_interval(shape.width, pixels=True), *_value_and_interval(shape.height, pixels=True))
+        rows.append([swatch(colors.get(stride, PLAIN), names[stride]), *sides, percent(shape.found)])
+    shapes = table(("level", "width, px", "interval", "height, px", "interval", "found in refits"), rows)
+    return scores + block("Stability of shapes", stability_words(stability), shapes)
 
 
 def stability_words(stability: Stability) -> str:
@@ -98,9 +104,8 @@ def generalisation_block(generalisation: Generalisation) -> str:
         cells = [cell for side in sides for cell in _value_and_interval(side[name])]
         over = name in generalisation.overfitted
         rows.append([NAMES.get(name, name), *cells, Html("<b>yes</b>") if over else "no"])
-    return block(
-        "Train and validation images", generalisation_words(generalisation), table(titles, rows, align="lrrrrrrl")
-    )
+    scores = table(titles, rows, align="lrrrrrrl")
+    return block("Train and validation images", generalisation_words(generalisation), scores)
 
 
 def generalisation_words(generalisation: Generalisation) -> str:
@@ -123,15 +128,6 @@ def strides_of_shapes(anchors: AnchorSet) -> list[int]:
     shapes: Float64[ndarray, "a 2"] = np.array([shape for level in anchors.levels for shape in level.shapes], float)
     strides = [level.stride for level in anchors.levels for _ in level.shapes]
     return [strides[row] for row in np.lexsort((shapes[:, 0], shapes.prod(axis=1)))]
-
-
-def _shapes_table(stability: Stability, colors: Mapping[int, str]) -> str:
-    names = {level.stride: level.name for level in stability.anchors.levels}
-    rows: list[list[str | Html]] = []
-    for shape, stride in zip(stability.shapes, strides_of_shapes(stability.anchors), strict=True):
-        sides = (*_value_and_interval(shape.width, pixels=True), *_value_and_interval(shape.height, pixels=True))
-        rows.append([swatch(colors.get(stride, PLAIN), names[stride]), *sides, percent(shape.found)])
-    return table(("level", "width, px", "interval", "height, px", "interval", "found in refits"), rows)
 
 
 def _value_and_interval(interval: Interval, *, pixels: bool = False) -> list[str]:

@@ -39,8 +39,7 @@ def heatmap_overlay(
     >>> picture.size, picture.getpixel((10, 10)), picture.getpixel((500, 10))  # MAX_OPACITY of the hottest colour
     ((512, 256), (144, 36, 24), (0, 0, 0))
     """
-    factor = picture_factor(image)
-    picture = resized_pixels(image, factor)
+    picture, factor = enlarged(image)
     centers = [(np.arange(side) + 0.5) / factor / stride for side in picture.shape[:2]]
     rows, columns = (
         np.minimum(each, cells - 1).astype(int) for each, cells in zip(centers, heatmap.shape, strict=True)
@@ -72,26 +71,24 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 4, gap: int
     return sheet
 
 
-def picture_factor(image: Image.Image) -> float:
-    """Return the scale at which an image is drawn: a whole number for small images, below 1 for large ones.
+def enlarged(image: Image.Image) -> tuple[Float[ndarray, "h w 3"], float]:
+    """Return RGB values from 0 to 255, with stretched contrast, and the scale at which the image is drawn.
 
-    >>> picture_factor(Image.new("L", (200, 100))), picture_factor(Image.new("L", (1024, 512)))
-    (2, 0.5)
+    The scale is a whole number for small images, below 1 for large ones.
+
+    >>> [enlarged(Image.new("L", (side, side)))[1] for side in (200, 1024)]
+    [2, 0.5]
     """
     factor = LONGEST_PX / max(image.size)
-    return max(1, int(factor)) if factor >= 1 else factor
+    factor = max(1, int(factor)) if factor >= 1 else factor
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
+    return np.asarray(stretch_contrast(image).resize(size, method), float), factor
 
 
 def stretch_contrast(image: Image.Image) -> Image.Image:
     """Return an image as RGB with its brightness stretched over the full range, hue unchanged."""
     return ImageOps.autocontrast(as_rgb(image), cutoff=CLIPPED_PERCENT, preserve_tone=True)
-
-
-def resized_pixels(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
-    """Return the RGB values, from 0 to 255, of an image resized by ``factor`` with stretched contrast."""
-    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    return np.asarray(stretch_contrast(image).resize(size, method), float)
 
 
 def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
@@ -113,11 +110,6 @@ class Marks:
     classes: Int64[ndarray, " k"]
     texts: tuple[str, ...] = ()
 
-    @classmethod
-    def none(cls) -> Marks:
-        """Return marks without boxes and points."""
-        return cls(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0, np.int64))
-
 
 def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None = None) -> Image.Image:
     """Draw predictions in the colours of their classes, over the ground truth in thin white lines.
@@ -129,8 +121,8 @@ def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None 
     >>> picture.size, picture.getpixel((2 * 64, 100)), picture.getpixel((200, 100))
     ((512, 256), (255, 212, 59), (0, 0, 0))
     """
-    factor = picture_factor(image)
-    picture = Image.fromarray(resized_pixels(image, factor).astype(np.uint8))
+    pixels, factor = enlarged(image)
+    picture = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     if truth:
         _draw_truth(draw, truth, factor)

@@ -106,16 +106,11 @@ def bounds_in_words(score: AnchorMetrics) -> list[str]:
         if value > 0:
             gap = math.ceil(max(bound / value - 1, 0) * 1000 - TINY) / 1000
             among = "with as many shapes on each level" if "grid_" in name else f"with {k}"
-            words = _score_words(name)
-            lines.append(
-                f"{words} {value:.3f}; at most {bound:.3f} is possible {among}: within {gap:.1%} of the optimum"
-            )
+            words = name.replace("grid_", "").replace("_", " ").replace("iou", "IoU")
+            words += " on the grid" if "grid_" in name else ""
+            possible = f"at most {bound:.3f} is possible {among}"
+            lines.append(f"{words} {value:.3f}; {possible}: within {gap:.1%} of the optimum")
     return lines
-
-
-def _score_words(name: str) -> str:
-    words = name.replace("_", " ").replace("iou", "IoU")
-    return f"{words.replace('grid ', '')} on the grid" if "grid_" in name else words
 
 
 def _of_these_boxes(score: AnchorMetrics) -> bool:
