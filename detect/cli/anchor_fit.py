@@ -1,10 +1,11 @@
-"""``detect anchors fit``, ``stability`` and ``curve``: fitted anchors, how far to trust them, and how many to take."""
+"""``detect anchors fit``, ``stability`` and ``curve``: anchors, how far to trust them, how many to take; ``detect demo``."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,13 @@ from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.anchors.stability import Stability
+
+FINE = FitOptions(levels="p2-p4", per_level=3)
+STORIES = (  # sample, title, resize rule, what to fit
+    ("bccd", "Blood cells in 640x480 images, as a YOLO-sized detector sees them", "letterbox:640", FitOptions()),
+    ("nuclei", "Cell nuclei in 128x128 crops: small objects, so a finer pyramid", "none", FINE),
+)
+KNOWN = ("retinanet", "yolov3-coco")
 
 
 def fit(
@@ -50,7 +58,7 @@ def fit(
     sources = anchor_results.start_hashing(instances.dataset) if output else None
     with busy("fitting anchors"):
         fitted = options.fit(instances)
-    sets = [fitted.anchors, *anchor_results.load_all(compare or [])]
+    sets = [fitted.anchors, *map(detect.load_anchors, compare or [])]
     scores = anchor_results.score_all(instances, sets, options.convention)
     curve = k_curve(instances.histogram, seed=options.seed) if output and report else None
     content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
@@ -130,3 +138,27 @@ def curve(*, resize: Resize = None, dataset: DatasetFiles, json: AsJson = False)
     instances.require_boxes()
     found = k_curve(instances.histogram)
     print_answer(json, lambda: curve_object(found), lambda: print_k_curve(instances, found))
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("detect-demo"),
+) -> None:
+    """Fit anchors to two small datasets, compare them with known ones and draw the pages, in seconds.
+
+    `detect demo -o detect-demo`
+    """
+    from detect.cli import anchor_results
+    from detect.cli.anchor_tables import print_fit
+    from detect.fitting.fit import k_curve
+    from detect.samples import sample_annotations
+
+    for sample, title, resize, options in STORIES:
+        typer.secho(f"\n{title}", bold=True)
+        instances = DatasetFiles([str(sample_annotations(sample))]).read_resized(resize)
+        sources = anchor_results.start_hashing(instances.dataset)
+        fitted, curve = options.fit(instances), k_curve(instances.histogram)
+        scores = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
+        print_fit(scores, fitted, curve)
+        save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))
+    typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
+    typer.echo("  detect anchors fit instances.json --resize letterbox:640 -o anchors")

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import detect
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.known import load_anchors
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
 from detect.cli.fit_options import Fitted
 from detect.cli.output import findings_csv, findings_of
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from detect.anchors.stability import Generalisation, Stability
 
 MAX_LISTED = 1000  # findings and ids in a JSON object; their counts are always complete
-
-
-def load_all(names: Sequence[str]) -> list[AnchorSet]:
-    """Anchors by name or path."""
-    return [load_anchors(name) for name in names]
 
 
 def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], convention: str = "exact") -> list[AnchorMetrics]:
@@ -55,11 +50,9 @@ def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
 def assigned(score: AnchorMetrics, convention: str, assigner: str) -> Assignment:
     """The anchors that a matcher gives to each instance."""
     from detect.anchors.assignment import assign  # loads torch
-    from detect.anchors.generator import AnchorGenerator
-    from detect.ops.matcher import Atss
 
-    generator = AnchorGenerator(score.anchors, convention=convention)
-    return assign(score.instances, generator, Atss() if assigner == "atss" else None)
+    generator = detect.AnchorGenerator(score.anchors, convention=convention)
+    return assign(score.instances, generator, detect.Atss() if assigner == "atss" else None)
 
 
 def fit_files(
@@ -71,9 +64,18 @@ def fit_files(
     with_page: bool = True,
     images: Path | None = None,
 ) -> dict[str, str]:
-    """``anchors.yaml``, ``report.html``, and ``findings.csv`` if something was invalid or suspicious."""
-    dataset = scores[0].instances.dataset
-    files = {"anchors.yaml": _with_provenance(scores[0], sources).to_yaml()}
+    """``anchors.yaml`` with scores and provenance, ``report.html``, and ``findings.csv`` if there are findings."""
+    score, dataset = scores[0], scores[0].instances.dataset
+    by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
+    placed = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
+    anchors = replace(
+        score.anchors,
+        scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | placed).items()},
+        sources=sources,
+        command=shlex.join(["detect", *sys.argv[1:]]),
+        version=version("detect-heads"),
+    )
+    files = {"anchors.yaml": anchors.to_yaml()}
     if dataset.invalid or dataset.suspicious:
         files["findings.csv"] = findings_csv(dataset)
     if with_page:
@@ -81,18 +83,6 @@ def fit_files(
 
         files["report.html"] = anchor_page(scores, curve, title=title, images=images)
     return files
-
-
-def _with_provenance(score: AnchorMetrics, sources: tuple[SourceFile, ...]) -> AnchorSet:
-    by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
-    placed = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
-    return replace(
-        score.anchors,
-        scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | placed).items()},
-        sources=sources,
-        command=shlex.join(["detect", *sys.argv[1:]]),
-        version=version("detect-heads"),
-    )
 
 
 def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | None, *, method: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detect.anchors.metrics import AnchorMetrics
 from detect.cli.output import note, print_dataset, show, show_table
@@ -130,7 +130,7 @@ def _print_groups(score: AnchorMetrics) -> None:
     kinds = {"by size": score.by_size, "by ratio": score.by_ratio, "by category": score.by_category}
     for title, groups in {**kinds, "best anchor on": score.by_level}.items():
         rows = []
-        for group in (groups[row] for row in _largest([group.count for group in groups])):
+        for group in _largest(groups):
             by_shape = (group.average_iou, group.recall[0.5], group.recall[0.7], group.recall[0.9])
             numbers = _decimals(*by_shape, group.grid_average_iou, group.grid_recall[0.5])
             rows.append([group.name, f"{group.count:,}", *(numbers if group.count else ["-"] * 6)])
@@ -150,7 +150,7 @@ def _print_assignment(assignment: Assignment) -> None:
     kinds |= {"matched, by ratio": assignment.by_ratio, "matched, by category": assignment.by_category}
     for title, groups in kinds.items():
         rows = []
-        for group in (groups[row] for row in _largest([group.count for group in groups])):
+        for group in _largest(groups):
             positives = f"{group.positives:.2f}" if group.count else "-"
             others = (group.low_quality_only, group.unassigned, group.ambiguous_lost)
             rows.append([group.name, f"{group.count:,}", positives, *(f"{number:,}" for number in others)])
@@ -164,10 +164,9 @@ def _print_assignment(assignment: Assignment) -> None:
         show(f"{assignment.neglect_in_words()}; {FEW_POSITIVES}", style="yellow")
 
 
-def _largest(counts: Sequence[int]) -> list[int]:
-    """All rows in their order; if there are more than ``MAX_GROUPS``, the largest ones by falling count."""
-    rows = range(len(counts))
-    return sorted(rows, key=lambda row: -counts[row])[:MAX_GROUPS] if len(counts) > MAX_GROUPS else list(rows)
+def _largest(groups: Sequence[Any]) -> Sequence[Any]:
+    """All groups in their order; if there are more than ``MAX_GROUPS``, the largest ones by falling count."""
+    return groups if len(groups) <= MAX_GROUPS else sorted(groups, key=lambda group: -group.count)[:MAX_GROUPS]
 
 
 def _print_worst(score: AnchorMetrics, count: int) -> None:

@@ -16,8 +16,6 @@ from detect.errors import AnchorFileError
 
 MANY_TO_ASSIGN = 40_000
 
-OneSet = Annotated[str, typer.Option("--anchors", help="A known name, an anchors.yaml or its folder.")]
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -53,7 +51,7 @@ def score(
         raise AnchorFileError(
             "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
         )
-    sets = anchor_results.load_all(anchors)
+    sets = list(map(detect.load_anchors, anchors))
     if resize is None:
         scores = anchor_results.score_by_own_rules(dataset.read(), sets, convention)
     else:
@@ -73,7 +71,7 @@ def score(
 
 def levels(
     *,
-    anchors: OneSet,
+    anchors: Annotated[str, typer.Option(help="A known name, an anchors.yaml or its folder.")],
     resize: options.Resize = None,
     convention: options.Convention = "exact",
     assigner: Annotated[options.MatcherName, typer.Option(help="Rule that gives anchors to instances.")] = "max-iou",

@@ -51,11 +51,7 @@ def register(app: typer.Typer, command: Callable[..., None]) -> None:
 
 
 def read_config(context: typer.Context, path: str | Path) -> dict[str, Any]:
-    """The values that a YAML file sets, by parameter of the context's command; null sets nothing.
-
-    Raises:
-        ConfigError: the file cannot be read, or a field is unknown, of the wrong type or out of range.
-    """
+    """The values that a YAML file sets, by parameter of the context's command; null sets nothing."""
     import yaml
 
     try:

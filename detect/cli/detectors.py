@@ -25,12 +25,7 @@ from detect.training.inference import find_objects
 
 
 def load_on(path: str | Path, device: str) -> TrainedDetector:
-    """The detector of a checkpoint or of a run's folder.
-
-    Raises:
-        ConfigError: there is no such device.
-        TrainingError: there is no such file, or it is not a checkpoint.
-    """
+    """The detector of a checkpoint or of a run's folder; a device that does not exist is a ConfigError."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without support for it
@@ -67,12 +62,7 @@ def open_images(
 
 
 def run_detector(
-    trained: TrainedDetector,
-    data: DetectionData,
-    *,
-    device: str,
-    batch_size: int,
-    score_threshold: float | None = None,
+    trained: TrainedDetector, data: DetectionData, *, device: str, batch_size: int, score_threshold: float | None = None
 ) -> CocoResults:
     """What a detector finds in images, by default with scores from its own threshold on."""
     with reading_bar() as on_progress:

@@ -35,8 +35,7 @@ class OptionalFiles(options.DatasetFiles):
 def evaluate(
     *,
     run: Annotated[
-        Path | None,
-        typer.Option(help="A run's folder or a checkpoint; also accepted before FILES, without --run."),
+        Path | None, typer.Option(help="A run's folder or a checkpoint; also accepted before FILES, without --run.")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="COCO results to score instead of running a detector.")] = None,
     images: options.Images = None,

@@ -23,7 +23,7 @@ from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.keypoints.keypoints import CocoKeypoints
-from detect.report.evaluation_page import Pictures, ScoreTable, evaluation_page, score_cell
+from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
 
@@ -55,11 +55,7 @@ def evaluate_results(
     threshold: float | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Scores of boxes, or of points if there are ``landmarks``; the options are those of :func:`evaluate_landmarks`.
-
-    Raises:
-        ConfigError: a threshold that is not finite, or that is given for boxes or beside a goal.
-    """
+    """Scores of boxes, or of points if there are ``landmarks``; the options are those of :func:`evaluate_landmarks`."""
     if landmarks is None:
         if threshold is not None:
             raise ConfigError("--threshold: only for landmarks; average precision takes all boxes")
@@ -75,11 +71,7 @@ def choose_radius(radii: Sequence[float] | None) -> float:
 
 
 def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> None:
-    """List the invalid results if the options ask for it.
-
-    Raises:
-        CocoError: a result is invalid and the options are strict, or all results are invalid.
-    """
+    """List the invalid results if the options ask for it; with strict options, or if all are invalid, one is an error."""
     num_valid = len(predicted.scores) - len(evaluation.invalid) + len(predicted.invalid)
     for finding in evaluation.invalid:
         message = str(replace(finding, file=source))
@@ -136,7 +128,7 @@ def files_of(
     metrics = {"source": name, "files": list(files), **evaluation.to_dict()}
     pictures = None
     if images is not None and num_pictures and len(marks.dataset.images):
-        pictures = Pictures(SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures))
+        pictures = SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures)
     page = evaluation_page(
         "Evaluation",
         name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,9 +13,6 @@ from detect.cli.output import cannot_write, note, print_json, save
 from detect.errors import ConfigError, ConvertError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
-    from torch import Tensor
-
     from detect.training.checkpoints import TrainedDetector
 
 Target = Literal["onnx", "torchvision"]
@@ -46,8 +44,6 @@ def export(
     real images first; if a result differs from PyTorch's, nothing is written. `detector.json` holds the class names and the
     resize rule.
     """
-    from json import dumps
-
     from detect.cli.detectors import load_on
 
     trained = load_on(checkpoint, "cpu")
@@ -75,35 +71,8 @@ def export(
 def _to_onnx(
     trained: TrainedDetector, output: Path, paths: list[Path] | None, num_images: int, max_candidates: int
 ) -> dict[str, Any]:
-    from detect.detectors.onnx import export_onnx
-
-    images, image_hw = _check_images(trained, paths, num_images)
-    path = output / "detector.onnx"
-    try:
-        check = export_onnx(trained.model, path, images, image_hw, max_candidates=max_candidates)
-    except OSError as error:
-        raise cannot_write(error, path) from None
-    note(f"wrote {path}")
-    note(
-        f"verified on {check.num_images} images: {check.num_found:,} results of both, positions at most "
-        f"{check.position_px:.2g} px apart, scores {check.score:.2g}"
-    )
-    if not check.num_found:
-        note("warning: nothing was found in these images, so nothing was verified: give others with --images")
-    return {
-        "input_hw": list(images.shape[2:]),
-        "checked_images": check.num_images,
-        "found": check.num_found,
-        "largest_difference_px": check.position_px,
-        "largest_difference_score": check.score,
-    }
-
-
-def _check_images(
-    trained: TrainedDetector, paths: list[Path] | None, num_images: int
-) -> tuple[Float[Tensor, "b d h w"], Int64[Tensor, "b 2"]]:
-    """A batch of the first images whose network input has the size of the first one's."""
     from detect.cli.detectors import open_images
+    from detect.detectors.onnx import export_onnx
     from detect.loading.dataset import collate
     from detect.loading.image_files import dataset_from_files
     from detect.training.inference import batches_by_size
@@ -115,8 +84,27 @@ def _check_images(
         data = open_images(trained, validation, validation_folder(trained.config))
     else:
         raise ConfigError("--images: needed, since the run has no validation data")
+    # the first images whose network input has the size of the first one's
     batch = collate([data[place] for place in batches_by_size(data, num_images)[0]])
-    return batch.images, batch.image_hw
+    path = output / "detector.onnx"
+    try:
+        check = export_onnx(trained.model, path, batch.images, batch.image_hw, max_candidates=max_candidates)
+    except OSError as error:
+        raise cannot_write(error, path) from None
+    note(f"wrote {path}")
+    note(
+        f"verified on {check.num_images} images: {check.num_found:,} results of both, positions at most "
+        f"{check.position_px:.2g} px apart, scores {check.score:.2g}"
+    )
+    if not check.num_found:
+        note("warning: nothing was found in these images, so nothing was verified: give others with --images")
+    return {
+        "input_hw": list(batch.images.shape[2:]),
+        "checked_images": check.num_images,
+        "found": check.num_found,
+        "largest_difference_px": check.position_px,
+        "largest_difference_score": check.score,
+    }
 
 
 def _to_torchvision(trained: TrainedDetector, output: Path) -> dict[str, Any]:

@@ -99,11 +99,7 @@ class FitOptions:
     seed: Annotated[int, expert(min=0, max=2**32 - 1, help="Seed of random starts; optimal does not use it.")] = 0
 
     def check(self) -> detect.Objective:
-        """The parsed objective.
-
-        Raises:
-            ConfigError: options that exclude each other, or a text that does not parse.
-        """
+        """The parsed objective; options that exclude each other, or do not parse, are a ConfigError."""
         for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
         placed = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
         objective = detect.Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
@@ -150,16 +146,14 @@ class FitOptions:
 
     def _certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
         """The gap to prove; None for no proof, the default for many boxes."""
-        from detect.fitting.fit import FEW_BOXES
-
-        few, gap = FEW_BOXES, PROVED
+        if self.certify is not None:
+            return self.certify if self.certify < 1 else None
         if objective.on_grid:
-            from detect.fitting import any_position  # loads scipy, which a fit by shape does without
-
-            few, gap = any_position.FEW_BOXES, PROVED_PLACED
-        if self.certify is None:
-            return gap if num_boxes <= few else None
-        return self.certify if self.certify < 1 else None
+            from detect.fitting.any_position import FEW_BOXES  # loads scipy, which a fit by shape does without
+        else:
+            from detect.fitting.fit import FEW_BOXES
+        gap = PROVED_PLACED if objective.on_grid else PROVED
+        return gap if num_boxes <= FEW_BOXES else None
 
 
 def _shapes(texts: list[str] | None) -> tuple[tuple[float, float], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from detect.data import CocoDataset, CocoResults
-    from detect.detectors.blob_detector import BlobDetector
 
 
 def baseline(
@@ -37,8 +37,6 @@ def baseline(
     Scale, polarity and threshold are those of the highest F1 on the training images, at the one --radius, else at 3 px; all
     points are one type. Scores are those of `heatmaps score`, and -o writes `results.json`, which that command reads.
     """
-    from dataclasses import asdict, replace
-
     from detect.cli.evaluation_results import choose_radius, evaluate_results, print_evaluation
     from detect.data.coco_results import results_json
     from detect.detectors.blob_detector import fit_blob_detector
@@ -52,7 +50,8 @@ def baseline(
         pixel_origin=train.pixel_origin,
     )
     category = next(iter(truth.category_types))
-    results = _find(detector, truth.dataset, val_images or images, category)
+    found = [detector.candidates(image) for image in _grey_images(truth.dataset, val_images or images)]
+    results = _as_results(found, category)
     truth = replace(truth, category_types={category: (0,)})  # one point per result, whatever the annotations have
     evaluation = evaluate_results(results, truth.dataset, truth, radii=radius, threshold=detector.threshold)
     content = {"detector": asdict(detector), **evaluation.to_dict()}
@@ -77,13 +76,12 @@ def _grey_images(dataset: CocoDataset, folder: Path) -> list[ndarray]:
     return grey
 
 
-def _find(detector: BlobDetector, dataset: CocoDataset, folder: Path, category: int) -> CocoResults:
-    """All blobs of all images, as results of one category."""
+def _as_results(found: list[tuple[ndarray, ndarray]], category: int) -> CocoResults:
+    """The points and scores of each image as results of one category."""
     import numpy as np
 
     from detect.data import CocoResults
 
-    found = [detector.candidates(image) for image in _grey_images(dataset, folder)]
     rows = np.repeat(np.arange(len(found)), [len(scores) for _, scores in found])
     scores = np.concatenate([scores for _, scores in found])
     keypoints = tuple(np.array([[x, y, 1.0]]) for xy, _ in found for x, y in xy.tolist())

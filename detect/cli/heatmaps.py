@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,10 +25,6 @@ Shape = Literal["gaussian", "disc", "pixel"]
 Blend = Literal["max", "sum"]
 Occluded = Literal["draw", "ignore"]
 Pack = Literal["npz", "pt"]
-
-OneRadius = Annotated[
-    float, typer.Option(min=0.01, max=100_000, help="Distance in image pixels within which a point is found.")
-]
 
 
 def render(
@@ -64,8 +61,6 @@ def render(
     shape of the maps and are there only if something is to be ignored: crowds, objects without a labelled keypoint, or
     occluded points.
     """
-    from json import dumps
-
     from detect.cli.heatmap_targets import TargetFiles, packed_shard, print_index, warn_of_older_shards
 
     landmarks = points.read(dataset)
@@ -93,7 +88,9 @@ def oracle(
     sigmas: Annotated[
         str, typer.Option(help="Standard deviations of the Gaussians in cells: a comma list.")
     ] = "1,1.5,2,3",
-    radius: OneRadius = 3.0,
+    radius: Annotated[
+        float, typer.Option(min=0.01, max=100_000, help="Distance in image pixels within which a point is found.")
+    ] = 3.0,
     threshold: Annotated[float, typer.Option(min=0.001, max=0.999, help="Minimum height of a peak.")] = 0.3,
     split: Annotated[bool, typer.Option(help="Separate points that are too close to have peaks of their own.")] = True,
     points: options.PointOptions,
@@ -159,17 +156,9 @@ def score(
     sigmas = None if oks_sigmas is None else numbers(oks_sigmas, "--oks-sigmas", least=1e-6)
     landmarks = points.read(dataset)
     predicted = detect.read_results(results, landmarks.dataset)
-    evaluation = evaluate_results(
-        predicted,
-        landmarks.dataset,
-        landmarks,
-        radii=radius,
-        threshold=threshold,
-        choose=choose,
-        choose_radius=choose_radius(radius),
-        source=points.source,
-        oks_sigmas=sigmas,
-    )
+    chosen = {"threshold": threshold, "choose": choose, "choose_radius": choose_radius(radius)}
+    scored: dict[str, Any] = {**chosen, "radii": radius, "source": points.source, "oks_sigmas": sigmas}
+    evaluation = evaluate_results(predicted, landmarks.dataset, landmarks, **scored)
     check_invalid(evaluation, predicted, str(results), dataset)
     print_answer(json, evaluation.to_dict, lambda: print_evaluation(evaluation))
 

@@ -76,11 +76,7 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, left: b
 
 
 def numbers(text: str, option: str, *, least: float) -> list[float]:
-    """The numbers of a comma list.
-
-    Raises:
-        ConfigError: the text is no such list, or a number is below ``least``.
-    """
+    """The numbers of a comma list, each ``least`` or more; any other text is a ConfigError."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:

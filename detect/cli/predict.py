@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -60,8 +61,6 @@ def predict(
 
 def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> None:
     """Draw and write one picture after the other, of images evenly spread over the data."""
-    import io
-
     from detect.cli.detectors import spread_evenly
     from detect.data.images import open_image
     from detect.report.pictures import detection_picture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +21,7 @@ if TYPE_CHECKING:
     from detect.training.loop import TrainingResult
 
 Schema = Mapping[str, Any]
-BOUNDS = (
-    ("minimum", "from {}"),
-    ("exclusiveMinimum", "above {}"),
-    ("maximum", "to {}"),
-    ("exclusiveMaximum", "below {}"),
-)
+BOUNDS = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
 KINDS = {"null": "null", "boolean": "true | false", "string": "text"}
 
 
@@ -32,13 +29,11 @@ def show_fields(wanted: bool) -> None:
     """Print every field of a configuration and exit, if wanted: the callback of an option."""
     if not wanted:
         return
-    from json import dumps as json_text
-
     from detect.training.config import TrainConfig
 
     rows = []
     for name, field in fields_of(TrainConfig.model_json_schema()):
-        default = json_text(field["default"]).strip('"') if "default" in field else "required"
+        default = dumps(field["default"]).strip('"') if "default" in field else "required"
         rows.append([name, default, values_of(field), field.get("description", "")])
     show_table(("field", "default", "values", "meaning"), rows, left=True)
     raise typer.Exit
@@ -79,22 +74,21 @@ def train(
     and TensorBoard's files. After an interruption, --resume continues the run exactly. Several processes: `torchrun
     --nproc-per-node 2 tools/train.py CONFIG`.
     """
-    from json import dumps as json_text
-
     from detect.training.config import read_train_config
 
     shorts = {"data.images": images and str(images), "optimisation.accelerator": device}
-    given = [f"{name}={json_text(value, ensure_ascii=False)}" for name, value in shorts.items() if value]
+    given = [f"{name}={dumps(value, ensure_ascii=False)}" for name, value in shorts.items() if value]
     read = read_train_config(config, [*(overrides or []), *given])
     try:
-        several = _overfit(read, overfit, json) if overfit else _train(read, resume, json)
+        if overfit:
+            _overfit(read, overfit, json)
+        elif _train(read, resume, json):
+            _leave(0)
     except DetectError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             typer.echo(f"detect: {error}", err=True)
             _leave(2)
         raise
-    if several:
-        _leave(0)
 
 
 def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
@@ -115,9 +109,7 @@ def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
     return result.num_processes > 1
 
 
-def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
-    from dataclasses import asdict
-
+def _overfit(config: TrainConfig, num_images: int, json: bool) -> None:
     from detect.training.overfitting import overfit
 
     with reading_bar() as on_progress:
@@ -126,7 +118,6 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
     print_answer(json, lambda: content, lambda: print(verdict.to_text(), end=""))
     if not verdict.passed:
         raise typer.Exit(1)
-    return False
 
 
 def _print_result(result: TrainingResult) -> None:
@@ -174,5 +165,5 @@ def values_of(field: Schema) -> str:
     if kind == "array":
         inner = field.get("items") or field["prefixItems"][0]
         return f"[{values_of(inner)}, ...]" if "items" in field else f"[low, high], {values_of(inner)}"
-    bounds = [words.format(f"{field[bound]:,}".removesuffix(".0")) for bound, words in BOUNDS if bound in field]
+    bounds = [words.format(f"{field[bound]:,}".removesuffix(".0")) for bound, words in BOUNDS.items() if bound in field]
     return " ".join(bounds) or ("path" if field.get("format") == "path" else KINDS.get(kind, str(kind)))

@@ -74,24 +74,32 @@ def anchor_page(
     """
     if not scores:
         raise ValueError("need metrics of at least one anchor set, got none")
-    level_score = levels.score if levels else scores[0]
+    first, dataset = scores[0], scores[0].instances.dataset
+    level_score = levels.score if levels else first
     colors = level_colors([level_score, *scores])
     panels = _panels(scores, level_score, colors, curve, stability)
+    counts = {"images": len(dataset.images), "instances": len(first.instances), "categories": len(dataset.categories)}
+    counts |= {"crowd regions": len(dataset.crowd), "invalid": len(dataset.invalid)}
+    counts["suspicious"] = len(dataset.suspicious)
+    caption, advice = (level_caption(levels.threshold), advice_list(levels)) if levels else (level_caption(), "")
+    level_words = caption, level_table(level_score, colors, levels) + advice
+    count = min(MAX_WORST, len(first.instances))
+    worst = block(f"Instances with the lowest IoU <b>{count}</b>", WORST, worst_table(first))
+    entries = findings("invalid", INVALID, dataset.invalid), findings("suspicious", SUSPICIOUS, dataset.suspicious)
     shapes = block("Anchors by level", ANCHORS, anchors_table(scores, colors))
     sections = {
-        "summary": ("Summary", _counts(scores[0]) + _headline(scores)),
+        "summary": ("Summary", tiles(counts) + _headline(scores)),
         "shapes": ("Shapes", grid(panels["shapes"]) + shapes),
         "metrics": ("IoU and recall", grid(panels["metrics"])),
-        "levels": ("Levels", _levels(level_score, colors, levels) + grid(panels["levels"])),
+        "levels": ("Levels", block("Levels", *level_words) + grid(panels["levels"])),
         "stability": ("Stability", _stability(panels["stability"], stability, generalisation, colors)),
-        "worst": ("Lowest IoU", (worst_block(scores[0], images) if images else "") + _worst(scores[0])),
+        "worst": ("Lowest IoU", (worst_block(first, images) if images else "") + worst),
         "dataset": ("Dataset", grid(panels["dataset"])),
-        "findings": ("Findings", _findings(scores[0])),
+        "findings": ("Findings", "\n".join(f'<div class="block">{content}</div>' for content in entries)),
     }
-    instances = scores[0].instances
-    rule = f"Resize rule <code>{escape(str(instances.rule))}</code>"
+    rule = f"Resize rule <code>{escape(str(first.instances.rule))}</code>"
     figures = [panel for group in panels.values() for panel in group]
-    return page(title, rule, sections, figures, read_from=instances.dataset.files, notes=notes)
+    return page(title, rule, sections, figures, read_from=dataset.files, notes=notes)
 
 
 def _panels(
@@ -112,11 +120,6 @@ def _panels(
     }
 
 
-def _levels(score: AnchorMetrics, colors: Mapping[int, str], report: LevelReport | None) -> str:
-    caption, advice = (level_caption(report.threshold), advice_list(report)) if report else (level_caption(), "")
-    return block("Levels", caption, level_table(score, colors, report) + advice)
-
-
 def _stability(
     panels: Sequence[Panel],
     stability: Stability | None,
@@ -127,27 +130,9 @@ def _stability(
     return bootstrap + (generalisation_block(generalisation) if generalisation else "")
 
 
-def _counts(score: AnchorMetrics) -> str:
-    dataset = score.instances.dataset
-    counts = {"images": len(dataset.images), "instances": len(score.instances), "categories": len(dataset.categories)}
-    counts |= {"crowd regions": len(dataset.crowd), "invalid": len(dataset.invalid)}
-    return tiles({**counts, "suspicious": len(dataset.suspicious)})
-
-
 def _headline(scores: Sequence[AnchorMetrics]) -> str:
     rules = {score.anchors.resize for score in scores}
     caption = HEADLINE if rules == {str(scores[0].instances.rule)} else HEADLINE + OTHER_RULE
     lines = "".join(f"<li>{escape(line)}</li>" for line in bounds_in_words(scores[0]))
     bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
     return block("Anchor sets", caption, headline_table(scores) + bounds)
-
-
-def _worst(score: AnchorMetrics) -> str:
-    count = min(MAX_WORST, len(score.instances))
-    return block(f"Instances with the lowest IoU <b>{count}</b>", WORST, worst_table(score))
-
-
-def _findings(score: AnchorMetrics) -> str:
-    dataset = score.instances.dataset
-    tables = findings("invalid", INVALID, dataset.invalid), findings("suspicious", SUSPICIOUS, dataset.suspicious)
-    return "\n".join(f'<div class="block">{content}</div>' for content in tables)

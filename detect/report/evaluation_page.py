@@ -28,14 +28,6 @@ class ScoreTable:
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """A contact sheet as PNG, and a caption on how to read it."""
-
-    caption: str
-    png: bytes
-
-
 def evaluation_page(
     title: str,
     about: str,
@@ -44,19 +36,20 @@ def evaluation_page(
     counts: Mapping[str, int],
     tables: Sequence[ScoreTable],
     curves: Sequence[PrecisionRecall],
-    pictures: Pictures | None = None,
+    pictures: tuple[str, bytes] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
     """Return the page of results that are already computed; equal input gives equal text. All texts are plain text.
 
     ``about`` is the line below the heading, ``notes`` are lines under it, ``read_from`` names the annotation files. Curves
-    of all categories together share one panel; curves of single categories have a panel for each ``at``.
+    of all categories together share one panel; curves of single categories have a panel for each ``at``. ``pictures`` are a
+    caption and a contact sheet as PNG.
     """
     panels = _curve_panels(curves)
     sections = {
         "summary": ("Summary", tiles(counts) + "".join(map(_score_table, tables))),
         "curves": ("Precision-recall curves", grid(panels)),
-        "pictures": ("Pictures", _sheet(pictures) if pictures else ""),
+        "pictures": ("Pictures", _sheet(*pictures) if pictures else ""),
     }
     return page(title, escape(about), sections, panels, read_from=read_from, notes=notes)
 
@@ -108,7 +101,7 @@ def _curve_panel(name: str, title: str, curves: Sequence[tuple[str, PrecisionRec
     return panel(name, title, CURVE_CAPTION + cut, traces, columns=columns, keys=keys, height=380, **layout)
 
 
-def _sheet(pictures: Pictures) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(pictures.png).decode()}"
+def _sheet(caption: str, png: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image = f'<p><img src="{source}" alt="" style="display:block;width:100%"></p>'
-    return f'<div class="block"><p class="caption">{escape(pictures.caption)}</p>{image}</div>'
+    return f'<div class="block"><p class="caption">{escape(caption)}</p>{image}</div>'

@@ -142,10 +142,14 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
     counts = {"images": len(dataset.images), "instances": len(score.instances), "levels": len(report.levels)}
     counts |= {"shapes": score.anchors.num_anchors, "levels to keep": len(report.suggested.levels)}
     counts["instances lost"] = len(report.suggested.lost)
+    each = [report.keep(range(len(report.levels))), *report.without_each]
+    without, best = kept_table(each, report.suggested), kept_table(report.pareto_front, report.suggested)
+    share = f"{len(report.pareto_front)} of {2 ** len(report.levels) - 1:,}"
+    front = block(f"Pareto front of subsets <b>{share}</b>", SUBSETS, best)
     sections = {
         "summary": ("Summary", tiles(counts) + block("Advice", ADVICE, advice_list(report))),
         "levels": ("Levels", levels + _extra_level(report)),
-        "dropping": ("Dropping levels", grid(panels) + _dropping(report)),
+        "dropping": ("Dropping levels", grid(panels) + block("Without one level", WITHOUT, without) + front),
     }
     return page(title, about, sections, panels, read_from=dataset.files, notes=notes)
 
@@ -161,11 +165,3 @@ def _extra_level(report: LevelReport) -> str:
     shapes = ", ".join(f"{width:.4g} x {height:.4g}" for width, height in extra.shapes)
     row = [extra.name, *cells, "yes" if extra.pays else "no", shapes]
     return block("Extra level", f"{words}.", table(titles, [row], align="lrrrrl"))
-
-
-def _dropping(report: LevelReport) -> str:
-    each = [report.keep(range(len(report.levels))), *report.without_each]
-    best, num_subsets = report.pareto_front, 2 ** len(report.levels) - 1
-    return block("Without one level", WITHOUT, kept_table(each, report.suggested)) + block(
-        f"Pareto front of subsets <b>{len(best)} of {num_subsets:,}</b>", SUBSETS, kept_table(best, report.suggested)
-    )

@@ -115,12 +115,9 @@ def bounds_in_words(score: AnchorMetrics) -> list[str]:
 
 def _of_these_boxes(score: AnchorMetrics) -> bool:
     """Whether the scores stored in a set are of these boxes; a set from a file may store scores of other boxes."""
-    stored = score.anchors.scores
-    if not score.anchors.version:
-        return True  # just fitted
-    then = (stored.get("average_iou", math.nan), stored.get("grid_average_iou", math.nan))
-    now = (score.average_iou, score.grid_average_iou)
-    return all(abs(before - after) < SAME_SCORE for before, after in zip(then, now, strict=True))
+    now = {"average_iou": score.average_iou, "grid_average_iou": score.grid_average_iou}
+    then, just_fitted = score.anchors.scores, not score.anchors.version
+    return just_fitted or all(abs(then.get(name, math.nan) - value) < SAME_SCORE for name, value in now.items())
 
 
 def anchors_table(scores: Sequence[AnchorMetrics], colors: Mapping[int, str]) -> str:

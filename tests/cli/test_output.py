@@ -60,4 +60,8 @@ def test_columns_of_words_are_on_the_left(capsys):
 def test_brackets_of_names_are_no_markup(capsys):
     output.show("[red]cell[/red]")
     output.show_table(("name",), [["[red]cell[/red]"]])
-    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == ["[red]cell[/red]", "name", "[red]cell[/red]"]
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "[red]cell[/red]",
+        "name",
+        "[red]cell[/red]",
+    ]

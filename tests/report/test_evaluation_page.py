@@ -10,7 +10,7 @@ import numpy as np
 from builders import page_figures
 
 from detect.evaluation.precision_recall import PrecisionRecall
-from detect.report.evaluation_page import MAX_LINES, Pictures, ScoreTable, evaluation_page
+from detect.report.evaluation_page import MAX_LINES, ScoreTable, evaluation_page
 
 NAN = float("nan")
 TABLE = ScoreTable("Boxes", "What is what.", ("", "AP", "found"), (("all", 0.51239, 1200), ("<b>", None, 3)))
@@ -56,7 +56,7 @@ def test_curves_beyond_the_first_twelve_are_counted():
 
 
 def test_pictures_are_inside_the_page():
-    page = page_of(pictures=Pictures("Look.", b"not really a picture"))
+    page = page_of(pictures=("Look.", b"not really a picture"))
     source = re.search(r'src="data:image/png;base64,([^"]*)"', page)
     assert source is not None
     assert base64.b64decode(source[1]) == b"not really a picture"
@@ -74,7 +74,7 @@ def test_names_from_files_are_text_and_no_markup():
         read_from=[hostile],
         tables=[ScoreTable(hostile, hostile, (hostile,), ((hostile,),))],
         curves=[curve(hostile, hostile), curve(at=hostile)],
-        pictures=Pictures(hostile, b""),
+        pictures=(hostile, b""),
         notes=[hostile],
     )
     assert hostile not in page
