@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,17 +46,10 @@ def open_images(
 
     Skipped images are printed. ``landmarks`` are the true points.
     """
+    options: dict[str, Any] = {name: getattr(trained, name) for name in ("resize", "channels", "category_ids")}
+    options |= {"keypoints": landmarks, "on_broken": on_broken or trained.config.data.on_broken}
     with reading_bar() as on_progress:
-        data = DetectionData(
-            dataset,
-            folder,
-            resize=trained.resize,
-            channels=trained.channels,
-            on_broken=on_broken or trained.config.data.on_broken,
-            keypoints=landmarks,
-            category_ids=trained.category_ids,
-            on_progress=on_progress,
-        )
+        data = DetectionData(dataset, folder, on_progress=on_progress, **options)
     for broken in data.broken:
         note(f"skipped: {broken.reason}")
     return data
@@ -65,17 +59,10 @@ def run_detector(
     trained: TrainedDetector, data: DetectionData, *, device: str, batch_size: int, score_threshold: float | None = None
 ) -> CocoResults:
     """What a detector finds in images, by default with scores from its own threshold on."""
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "score_threshold": score_threshold}
+    options |= {"labels": trained.labels, "pixel_origin": trained.config.data.pixel_origin}
     with reading_bar() as on_progress:
-        return find_objects(
-            trained.model,
-            data,
-            labels=trained.labels,
-            batch_size=batch_size,
-            device=device,
-            score_threshold=score_threshold,
-            pixel_origin=trained.config.data.pixel_origin,
-            on_progress=on_progress,
-        )
+        return find_objects(trained.model, data, on_progress=on_progress, **options)
 
 
 @dataclass(frozen=True, eq=False)

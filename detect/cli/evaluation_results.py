@@ -129,16 +129,9 @@ def files_of(
     pictures = None
     if images is not None and num_pictures and len(marks.dataset.images):
         pictures = SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures)
-    page = evaluation_page(
-        "Evaluation",
-        name,
-        read_from=files,
-        counts=_counts(evaluation),
-        tables=tables_of(evaluation),
-        curves=evaluation.curves,
-        pictures=pictures,
-        notes=[f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else [],
-    )
+    notes = [f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else []
+    content: dict[str, Any] = {"counts": _counts(evaluation), "tables": tables_of(evaluation), "pictures": pictures}
+    page = evaluation_page("Evaluation", name, read_from=files, curves=evaluation.curves, notes=notes, **content)
     rows = (
         [curve.category, curve.at, recall, precision, "" if np.isnan(score) else score]
         for curve in evaluation.curves

@@ -43,12 +43,8 @@ def baseline(
 
     points = replace(points, merge=True)
     train, truth = points.read(dataset), points.read(replace(dataset, files=validation))
-    detector = fit_blob_detector(
-        _grey_images(train.dataset, images),
-        train.landmarks.per_image(),
-        radius=choose_radius(radius),
-        pixel_origin=train.pixel_origin,
-    )
+    grey, places = _grey_images(train.dataset, images), train.landmarks.per_image()
+    detector = fit_blob_detector(grey, places, radius=choose_radius(radius), pixel_origin=train.pixel_origin)
     category = next(iter(truth.category_types))
     found = [detector.candidates(image) for image in _grey_images(truth.dataset, val_images or images)]
     results = _as_results(found, category)

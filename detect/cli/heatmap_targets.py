@@ -47,15 +47,10 @@ class TargetFiles:
         if self.sigma_of_size is not None:
             options = {"stride": self.stride, "fraction": self.sigma_of_size, "min_sigma": self.sigma}
             sigma = sigma_from_size(batch.sizes_wh, **options)
-        return render_heatmaps(
-            batch.landmarks,
-            self.landmarks.dataset.images.wh[images[0], ::-1].tolist(),
-            stride=self.stride,
-            sigma=sigma,
-            pixel_origin=batch.pixel_origin,
-            ignore=batch.ignored if any(map(len, self.landmarks.ignored)) else None,
-            **{"sizes": batch.sizes_wh, **self.options},
-        )
+        image_hw = self.landmarks.dataset.images.wh[images[0], ::-1].tolist()
+        ignore = batch.ignored if any(map(len, self.landmarks.ignored)) else None
+        own = {"stride": self.stride, "pixel_origin": batch.pixel_origin, "sizes": batch.sizes_wh, **self.options}
+        return render_heatmaps(batch.landmarks, image_hw, sigma=sigma, ignore=ignore, **own)
 
     def shards(self, *, per_shard: int, pack: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Description and content of one file after the other; the images of a file have one size."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from detect.report.anchor_pictures import worst_block
 from detect.report.anchor_stability import generalisation_block, stability_blocks, stable_shapes_panel
 from detect.report.dataset_figures import average_iou_panels, dataset_panels
 from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
-from detect.report.page import block, grid, page, tiles
+from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
 from detect.report.tables import (
     MAX_WORST,
@@ -77,7 +77,6 @@ def anchor_page(
     first, dataset = scores[0], scores[0].instances.dataset
     level_score = levels.score if levels else first
     colors = level_colors([level_score, *scores])
-    panels = _panels(scores, level_score, colors, curve, stability)
     counts = {"images": len(dataset.images), "instances": len(first.instances), "categories": len(dataset.categories)}
     counts |= {"crowd regions": len(dataset.crowd), "invalid": len(dataset.invalid)}
     counts["suspicious"] = len(dataset.suspicious)
@@ -87,47 +86,25 @@ def anchor_page(
     worst = block(f"Instances with the lowest IoU <b>{count}</b>", WORST, worst_table(first))
     entries = findings("invalid", INVALID, dataset.invalid), findings("suspicious", SUSPICIOUS, dataset.suspicious)
     shapes = block("Anchors by level", ANCHORS, anchors_table(scores, colors))
-    sections = {
-        "summary": ("Summary", tiles(counts) + _headline(scores)),
-        "shapes": ("Shapes", grid(panels["shapes"]) + shapes),
-        "metrics": ("IoU and recall", grid(panels["metrics"])),
-        "levels": ("Levels", block("Levels", *level_words) + grid(panels["levels"])),
-        "stability": ("Stability", _stability(panels["stability"], stability, generalisation, colors)),
-        "worst": ("Lowest IoU", (worst_block(first, images) if images else "") + worst),
-        "dataset": ("Dataset", grid(panels["dataset"])),
-        "findings": ("Findings", "\n".join(f'<div class="block">{content}</div>' for content in entries)),
+    k_curve = [k_curve_panel(curve)] if curve else []
+    recalls = [recall_over_iou(scores, 6), recall_by_size(first, 6 if k_curve else 12)]
+    stable: list[str | list[Panel]] = []
+    if stability:
+        stable += [[stable_shapes_panel(stability, colors)], stability_blocks(stability, colors)]
+    if generalisation:
+        stable.append(generalisation_block(generalisation))
+    sections: Sections = {
+        "summary": ("Summary", [tiles(counts), _headline(scores)]),
+        "shapes": ("Shapes", [[boxes_and_shapes(first, colors), shapes_to_scale(first, colors)], shapes]),
+        "metrics": ("IoU and recall", [[iou_map(first, colors), *recalls, *k_curve, *average_iou_panels(scores)]]),
+        "levels": ("Levels", [block("Levels", *level_words), [grid_iou_by_level(level_score, colors, 12)]]),
+        "stability": ("Stability", stable),
+        "worst": ("Lowest IoU", [worst_block(first, images) if images else "", worst]),
+        "dataset": ("Dataset", [dataset_panels(first)]),
+        "findings": ("Findings", ["\n".join(f'<div class="block">{content}</div>' for content in entries)]),
     }
     rule = f"Resize rule <code>{escape(str(first.instances.rule))}</code>"
-    figures = [panel for group in panels.values() for panel in group]
-    return page(title, rule, sections, figures, read_from=dataset.files, notes=notes)
-
-
-def _panels(
-    scores: Sequence[AnchorMetrics],
-    level_score: AnchorMetrics,
-    colors: Mapping[int, str],
-    curve: KCurve | None,
-    stability: Stability | None,
-) -> Mapping[str, Sequence[Panel]]:
-    first, k_curve = scores[0], [k_curve_panel(curve)] if curve else []
-    recalls = [recall_over_iou(scores, 6), recall_by_size(first, 6 if k_curve else 12)]
-    return {
-        "shapes": [boxes_and_shapes(first, colors), shapes_to_scale(first, colors)],
-        "metrics": [iou_map(first, colors), *recalls, *k_curve, *average_iou_panels(scores)],
-        "levels": [grid_iou_by_level(level_score, colors, 12)],
-        "stability": [stable_shapes_panel(stability, colors)] if stability else [],
-        "dataset": dataset_panels(first),
-    }
-
-
-def _stability(
-    panels: Sequence[Panel],
-    stability: Stability | None,
-    generalisation: Generalisation | None,
-    colors: Mapping[int, str],
-) -> str:
-    bootstrap = grid(panels) + stability_blocks(stability, colors) if stability else ""
-    return bootstrap + (generalisation_block(generalisation) if generalisation else "")
+    return page(title, rule, sections, read_from=dataset.files, notes=notes)
 
 
 def _headline(scores: Sequence[AnchorMetrics]) -> str:

@@ -25,6 +25,8 @@ MAX_BARS = 50
 BARS_PER_OCTAVE = 4
 CENTER_CELLS, FEW_BOXES = 32, 4_000  # cells along an axis; half of them for fewer boxes than this
 
+Kind = tuple[str, str, str, Sequence[Sequence[GroupMetrics]]]  # name, title, end of the caption, groups of each set
+
 
 def average_iou_panels(scores: Sequence[AnchorMetrics]) -> list[Panel]:
     """Draw average IoU by size, by aspect ratio and by category, on the grid and by shape."""
@@ -32,24 +34,18 @@ def average_iou_panels(scores: Sequence[AnchorMetrics]) -> list[Panel]:
     shown = ranked[:MAX_CATEGORIES]
     categories = [[score.by_category[row] for row in shown] for score in scores]
     cut = f"; the {len(shown)} of {len(ranked)} categories with the most boxes" if len(ranked) > len(shown) else ""
-    kinds: tuple[tuple[str, str, str, Sequence[Sequence[GroupMetrics]]], ...] = (
+    kinds: tuple[Kind, ...] = (
         ("by-size", "By size", "; size is the square root of the area", [score.by_size for score in scores]),
         ("by-ratio", "By aspect ratio", "; h/w is height / width", [score.by_ratio for score in scores]),
         ("by-category", "By category", cut, categories),
     )
     widths = (3, 6, 3) if len(shown) <= FEW_GROUPS else (5, 7, 12)
-    return [_group_panel(*kind, scores, columns) for kind, columns in zip(kinds, widths, strict=True)]
+    return [_group_panel(kind, scores, columns) for kind, columns in zip(kinds, widths, strict=True)]
 
 
-def _group_panel(
-    name: str,
-    title: str,
-    words: str,
-    groups: Sequence[Sequence[GroupMetrics]],
-    scores: Sequence[AnchorMetrics],
-    columns: int,
-) -> Panel:
-    """Bars and lines for the first set, diamonds for the other sets; ``groups`` holds the groups of each set."""
+def _group_panel(kind: Kind, scores: Sequence[AnchorMetrics], columns: int) -> Panel:
+    """Bars and lines for the first set, diamonds for the other sets."""
+    name, title, words, groups = kind
     few = len(groups[0]) <= FEW_GROUPS
     bars = _bars([group.grid_average_iou for group in groups[0]], _hover(scores[0], groups[0]))
     bars.marker = {"color": set_color(0), "opacity": 0.72}

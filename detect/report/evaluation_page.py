@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from detect.evaluation.precision_recall import PrecisionRecall
-from detect.report.page import block, grid, page, tiles
+from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Key, Panel, label, panel, set_color
 from detect.report.tables import escape, table
 
@@ -45,13 +45,12 @@ def evaluation_page(
     of all categories together share one panel; curves of single categories have a panel for each ``at``. ``pictures`` are a
     caption and a contact sheet as PNG.
     """
-    panels = _curve_panels(curves)
-    sections = {
-        "summary": ("Summary", tiles(counts) + "".join(map(_score_table, tables))),
-        "curves": ("Precision-recall curves", grid(panels)),
-        "pictures": ("Pictures", _sheet(*pictures) if pictures else ""),
+    sections: Sections = {
+        "summary": ("Summary", [tiles(counts), *map(_score_table, tables)]),
+        "curves": ("Precision-recall curves", [_curve_panels(curves)]),
+        "pictures": ("Pictures", [_sheet(*pictures)] if pictures else []),
     }
-    return page(title, escape(about), sections, panels, read_from=read_from, notes=notes)
+    return page(title, escape(about), sections, read_from=read_from, notes=notes)
 
 
 def score_cell(value: str | float | None) -> str:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.metrics import COVERED, AnchorMetrics
-from detect.report.page import block, grid, page, tiles
+from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, PLAIN, SET_COLORS, Panel, label, level_colors, level_keys, panel
 from detect.report.tables import Html, decimal, escape, percent, swatch, table
 
@@ -136,7 +136,7 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
     """
     score = report.score
     colors, dataset = level_colors([score]), score.instances.dataset
-    panels = [grid_iou_by_level(score, colors, 6), savings_panel(report)]
+    panels = [grid_iou_by_level(score, colors, HALF_WIDTH), savings_panel(report)]
     about = f"Anchors “{escape(score.anchors.name)}” · resize rule <code>{escape(str(score.instances.rule))}</code>"
     levels = block("Levels", level_caption(report.threshold), level_table(score, colors, report))
     counts = {"images": len(dataset.images), "instances": len(score.instances), "levels": len(report.levels)}
@@ -146,12 +146,12 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
     without, best = kept_table(each, report.suggested), kept_table(report.pareto_front, report.suggested)
     share = f"{len(report.pareto_front)} of {2 ** len(report.levels) - 1:,}"
     front = block(f"Pareto front of subsets <b>{share}</b>", SUBSETS, best)
-    sections = {
-        "summary": ("Summary", tiles(counts) + block("Advice", ADVICE, advice_list(report))),
-        "levels": ("Levels", levels + _extra_level(report)),
-        "dropping": ("Dropping levels", grid(panels) + block("Without one level", WITHOUT, without) + front),
+    sections: Sections = {
+        "summary": ("Summary", [tiles(counts), block("Advice", ADVICE, advice_list(report))]),
+        "levels": ("Levels", [levels, _extra_level(report)]),
+        "dropping": ("Dropping levels", [panels, block("Without one level", WITHOUT, without), front]),
     }
-    return page(title, about, sections, panels, read_from=dataset.files, notes=notes)
+    return page(title, about, sections, read_from=dataset.files, notes=notes)
 
 
 def _extra_level(report: LevelReport) -> str:

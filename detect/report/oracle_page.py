@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, nearest_neighbors
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
-from detect.report.page import block, grid, page, tiles
+from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import LEVEL_COLORS, PLAIN, Key, Panel, panel, pixels_axis
 from detect.report.tables import Html, table
 
@@ -29,15 +29,24 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
     """
     if not oracles:
         raise ValueError("need scores of at least one oracle round trip, got none")
-    radius, panels = oracles[0].scores.radius, _panels(oracles, truth)
+    radius = oracles[0].scores.radius
     about = f"Radius {radius:g} px · pixel origin <code>{truth.pixel_origin}</code>"
     dataset, labelled = truth.dataset, truth.landmarks.visibility != UNLABELLED
     counts = {"images": len(dataset.images), "points": int(np.count_nonzero(labelled))}
     counts |= {"keypoint types": truth.landmarks.num_types, "ignored regions": sum(map(len, truth.ignored))}
     counts |= {"invalid": len(dataset.invalid), "suspicious": len(dataset.suspicious)}
-    summary = tiles(counts) + block("Stride and sigma", CAPTION, oracle_table(oracles))
-    sections = {"summary": ("Summary", summary), "curves": ("Curves", grid(panels))}
-    return page(title, about, sections, panels, read_from=dataset.files)
+    found = f"A point counts as found if a peak lies within {radius:g} px."
+    error = "Mean distance between found points and their peaks."
+    merged = "Points inside their image without a peak of their own."
+    panels = [
+        _curves("f1", "F1", found, [(each, each.scores.micro.f1) for each in oracles]),
+        _curves("error", "Mean error, px", error, [(each, each.mean_error) for each in oracles]),
+        _curves("merged", "Points merged", merged, [(each, each.merged) for each in oracles]),
+        _neighbors(truth),
+    ]
+    summary = [tiles(counts), block("Stride and sigma", CAPTION, oracle_table(oracles))]
+    sections: Sections = {"summary": ("Summary", summary), "curves": ("Curves", [panels])}
+    return page(title, about, sections, read_from=dataset.files)
 
 
 def oracle_table(oracles: Sequence[OracleScores]) -> str:
@@ -54,18 +63,6 @@ def oracle_cells(oracle: OracleScores) -> list[str]:
     shares = [f"{rate:.4f}" for rate in (rates.f1, rates.precision, rates.recall)]
     counts = [f"{count:,}" for count in (oracle.merged, oracle.collisions, oracle.outside)]
     return [f"{oracle.stride:g}", f"{oracle.sigma:g}", *shares, "-" if error is None else f"{error:.3f}", *counts]
-
-
-def _panels(oracles: Sequence[OracleScores], truth: CocoKeypoints) -> list[Panel]:
-    found = f"A point counts as found if a peak lies within {oracles[0].scores.radius:g} px."
-    error = "Mean distance between found points and their peaks."
-    merged = "Points inside their image without a peak of their own."
-    return [
-        _curves("f1", "F1", found, [(each, each.scores.micro.f1) for each in oracles]),
-        _curves("error", "Mean error, px", error, [(each, each.mean_error) for each in oracles]),
-        _curves("merged", "Points merged", merged, [(each, each.merged) for each in oracles]),
-        _neighbors(truth),
-    ]
 
 
 def _curves(name: str, axis: str, caption: str, values: Sequence[tuple[OracleScores, float | None]]) -> Panel:

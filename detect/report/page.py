@@ -17,6 +17,8 @@ from plotly.offline import get_plotlyjs
 from detect.report.plots import Panel
 from detect.report.tables import escape
 
+Sections = Mapping[str, tuple[str, Sequence[str | Sequence[Panel]]]]
+
 MAX_FILES = 5
 DRAW = """
 const figures = JSON.parse(document.getElementById("figures").textContent);
@@ -29,8 +31,7 @@ for (const [name, figure] of Object.entries(figures)) Plotly.newPlot(name, figur
 def page(
     title: str,
     about: str,
-    sections: Mapping[str, tuple[str, str]],
-    panels: Sequence[Panel],
+    sections: Sections,
     *,
     read_from: Sequence[str],
     notes: Sequence[str] = (),
@@ -40,16 +41,18 @@ def page(
     Args:
         title: plain text.
         about: safe markup below the title.
-        sections: title and content of each section by its id, as safe markup; a section without content is left out.
-        panels: the figures whose places are in the sections.
+        sections: title and parts of each section by its id. A part is safe markup, or figures to show side by side. A
+            section of empty parts is left out.
         read_from: names of the annotation files; the first ``MAX_FILES`` are shown.
         notes: lines of plain text below the title.
     """
-    shown = {name: each for name, each in sections.items() if each[1]}
+    shown = {name: each for name, each in sections.items() if any(each[1])}
     top = _header(title, about, {name: heading for name, (heading, _) in shown.items()}, read_from, notes)
-    texts = (
-        f'<section id="{name}">\n<h2>{heading}</h2>\n{text}\n</section>' for name, (heading, text) in shown.items()
-    )
+    texts, panels = [], []
+    for name, (heading, parts) in shown.items():
+        text = "".join(part if isinstance(part, str) else grid(part) for part in parts)
+        texts.append(f'<section id="{name}">\n<h2>{heading}</h2>\n{text}\n</section>')
+        panels += [panel for part in parts if not isinstance(part, str) for panel in part]
     figures = ",\n".join(f'"{panel.name}": {panel.figure.to_json()}' for panel in panels).replace("<", "\\u003c")
     scripts = (get_plotlyjs(), DRAW)
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)

@@ -12,7 +12,7 @@ from builders import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, page
 from detect.anchors.metrics import anchor_metrics
 from detect.report import plots
 from detect.report.anchor_page import anchor_page
-from detect.report.page import MAX_FILES, grid, page, tiles
+from detect.report.page import MAX_FILES, page, tiles
 from detect.report.plots import Key, Panel
 
 HOSTILE = "</script><script>alert(1)</script>"
@@ -45,8 +45,8 @@ def test_policy_allows_the_scripts_of_the_page_and_no_other(parsed: ParsedPage) 
 
 def test_each_figure_has_its_place_and_its_data():
     panels = [panel("left"), panel("right")]
-    text = page("a", "about", {"both": ("Both", grid(panels)), "none": ("None", "")}, panels, read_from=[])
-    assert parse_page(text).ids() == {"both", "left", "right", "figures"}  # a section without content is left out
+    text = page("a", "about", {"both": ("Both", [panels]), "none": ("None", ["", []])}, read_from=[])
+    assert parse_page(text).ids() == {"both", "left", "right", "figures"}  # a section of empty parts is left out
     figures = page_figures(text)
     assert [figures[name]["data"][0]["y"] for name in ("left", "right")] == [[3, 4]] * 2
     assert text.count("grid-column:span 4") == 2
@@ -55,8 +55,8 @@ def test_each_figure_has_its_place_and_its_data():
 
 def test_titles_captions_keys_files_and_notes_are_text_and_no_markup():
     panels = [panel("left", HOSTILE)]
-    sections = {"summary": ("Summary", grid(panels))}
-    text = page(HOSTILE, "about", sections, panels, read_from=[HOSTILE], notes=[HOSTILE])
+    sections = {"summary": ("Summary", [panels])}
+    text = page(HOSTILE, "about", sections, read_from=[HOSTILE], notes=[HOSTILE])
     assert HOSTILE not in text
     parsed = parse_page(text)
     assert len(parsed.scripts) == 3  # the figures, plotly, and the call that draws them
@@ -65,7 +65,7 @@ def test_titles_captions_keys_files_and_notes_are_text_and_no_markup():
 
 def test_the_first_files_are_named_and_the_others_counted():
     names = [f"{number}.json" for number in range(MAX_FILES + 1200)]
-    top = page("a", "about", {}, [], read_from=names)
+    top = page("a", "about", {}, read_from=names)
     assert f"{MAX_FILES - 1}.json" in top
     assert f"<bdi>{MAX_FILES}.json" not in top
     assert "and 1,200 more" in top
