@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from detect.cli.fit_options import FitOptions
 from detect.cli.options import AsJson, DatasetFiles, Images, Output, Resize, expert
 from detect.cli.output import busy, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detect.anchors.stability import Stability
 
 FINE = FitOptions(levels="p2-p4", per_level=3)
 STORIES = (  # sample, title, resize rule, what to fit
@@ -86,7 +83,7 @@ def stability(
 
     `detect anchors stability train.json -k 9 --resize letterbox:640 --resamples 100 --validation val.json`
     """
-    from detect.anchors.stability import train_and_validation
+    from detect.anchors.stability import bootstrap, train_and_validation
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_stability
 
@@ -96,8 +93,16 @@ def stability(
     instances = dataset.read_resized(resize)
     others = replace(dataset, files=validation).read_resized(resize) if validation else None
     anchors = options.fit(instances, prove=False).anchors
-    stable = _bootstrap(instances, options, resamples) if resamples else None
-    generalisation = None
+    stable, generalisation = None, None
+    if resamples:
+        done = itertools.count()
+        with reading_bar() as on_progress:
+
+            def refit(drawn: detect.ResizedInstances) -> detect.AnchorSet:
+                on_progress("fitting to resamples", next(done), resamples + 1)
+                return options.fit(drawn, prove=False).anchors
+
+            stable = bootstrap(instances, refit, resamples=resamples, convention=options.convention)
     if others:
         others.require_boxes()
         generalisation = train_and_validation(instances, others, anchors=anchors, convention=options.convention)
@@ -110,19 +115,6 @@ def stability(
         title = "Stability of fitted anchors"
         page = anchor_page(scores, None, title=title, stability=stable, generalisation=generalisation)
         save(output, {"report.html": page})
-
-
-def _bootstrap(instances: detect.ResizedInstances, options: FitOptions, resamples: int) -> Stability:
-    from detect.anchors.stability import bootstrap
-
-    done = itertools.count()
-    with reading_bar() as on_progress:
-
-        def refit(drawn: detect.ResizedInstances) -> detect.AnchorSet:
-            on_progress("fitting to resamples", next(done), resamples + 1)
-            return options.fit(drawn, prove=False).anchors
-
-        return bootstrap(instances, refit, resamples=resamples, convention=options.convention)
 
 
 def curve(*, resize: Resize = None, dataset: DatasetFiles, json: AsJson = False) -> None:

@@ -83,7 +83,6 @@ def _decimals(*values: float) -> list[str]:
 
 
 def _print_layouts(layouts: Sequence[StructuredFit]) -> None:
-    """Scores of layouts beside default anchors and free shapes, and what each loses against free shapes."""
     one, free = layouts[0], layouts[0].free.score
     rows = [[f"default x {one.default_factor:.3g}", f"{one.default_score:.4f}", f"{free - one.default_score:.4f}"]]
     for each in layouts:
@@ -105,10 +104,8 @@ def print_stability(score: AnchorMetrics, stability: Stability | None, generalis
             sides = (f"{value:.4g}" for side in (shape.width, shape.height) for value in _ends(side))
             rows.append([f"shape {number}", *sides, f"{shape.found:.0%}"])
         show_table(("refitted", "width", "from", "to", "height", "from", "to", "found again"), rows)
-        rows = [
-            [_words(name), *_decimals(*_ends(interval), *_ends(stability.out_of_bag[name]))]
-            for name, interval in stability.scores.items()
-        ]
+        pairs = {name: (interval, stability.out_of_bag[name]) for name, interval in stability.scores.items()}
+        rows = [[_words(name), *_decimals(*_ends(own), *_ends(other))] for name, (own, other) in pairs.items()]
         show_table(("score", "value", "from", "to", "on images left out", "from", "to"), rows)
         failed = f"; {stability.failed} had too few distinct shapes" if stability.failed else ""
         show(f"95 % intervals over {stability.resamples} resamples of the images{failed}", style="dim")
@@ -140,7 +137,6 @@ def _print_groups(score: AnchorMetrics) -> None:
 
 
 def _print_assignment(assignment: Assignment) -> None:
-    """Positive anchors by level, then by size, ratio and category of their boxes."""
     rows = []
     for level in assignment.by_level:
         counts = (level.num_anchors, level.positives, level.by_threshold, level.ignored, level.ambiguous)
@@ -196,7 +192,6 @@ def _print_knee(curve: KCurve) -> None:
 
 
 def _warn_if_grid_loses(scores: Sequence[AnchorMetrics]) -> None:
-    """Warn of sets whose recall on the grid is far below their recall by shape."""
     for score in scores:
         by_shape, placed, finest = score.recall(0.5), score.grid_recall(0.5), score.anchors.levels[0]
         if by_shape - placed > MAX_GRID_LOSS:

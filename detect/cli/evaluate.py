@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from detect.training.checkpoints import TrainedDetector
 
 Task = Literal["boxes", "landmarks"]
-OnBroken = Literal["fail", "skip"]
 CURVE_MIN_SCORE = 0.05  # landmarks of this score or more make the curves; counts use the detector's threshold
 
 
@@ -51,7 +50,8 @@ def evaluate(
     num_pictures: options.NumPictures = 12,
     picture_score: options.PictureScore = 0.3,
     on_broken: Annotated[
-        OnBroken | None, typer.Option(help="Images that cannot be read: fail, or skip them. Default: as the run does.")
+        Literal["fail", "skip"] | None,
+        typer.Option(help="Images that cannot be read: fail, or skip them. Default: as the run does."),
     ] = None,
     dataset: OptionalFiles,
     json: options.AsJson = False,
@@ -100,7 +100,6 @@ def _run_before_files(files: list[str]) -> tuple[Path, list[str]]:
 def _read_marks(
     path: Path, files: options.DatasetFiles, task: Task | None, pixel_origin: str, min_score: float
 ) -> ResultMarks:
-    """The results of a file beside their dataset."""
     import numpy as np
 
     from detect.cli.detectors import ResultMarks

@@ -54,6 +54,7 @@ class TargetFiles:
 
     def shards(self, *, per_shard: int, pack: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Description and content of one file after the other; the images of a file have one size."""
+        dataset = self.landmarks.dataset
         for number, images in enumerate(batches_of_one_size(self.landmarks, per_shard)):
             targets = self.targets(images)
             about = {
@@ -64,22 +65,17 @@ class TargetFiles:
                 **{kind: int(getattr(targets, kind).sum()) for kind in NOT_DRAWN},
                 "collisions": targets.num_collisions(),
             }
-            yield about, self._content(images, targets)
-
-    def _content(self, images: Sequence[int], targets: HeatmapTargets) -> dict[str, Any]:
-        """The arrays of a file, and what one needs to know to use them."""
-        dataset = self.landmarks.dataset
-        rows = self.landmarks.take(images).rows[targets.instances]
-        content = {
-            **{name: getattr(targets, name) for name in ("heatmaps", "positives", "offsets", "sizes")},
-            "annotation_ids": dataset.instances.ids[rows],
-            "image_ids": dataset.images.ids[list(images)],
-            "file_names": np.array([dataset.images.file_names[row] for row in images]),
-            "type_names": np.array(self.landmarks.type_names),
-            "stride": np.array(self.stride),
-            "pixel_origin": np.array(self.landmarks.pixel_origin),
-        }
-        return content | ({} if targets.weights is None else {"weights": targets.weights})
+            rows = self.landmarks.take(images).rows[targets.instances]
+            content = {
+                **{name: getattr(targets, name) for name in ("heatmaps", "positives", "offsets", "sizes")},
+                "annotation_ids": dataset.instances.ids[rows],
+                "image_ids": dataset.images.ids[list(images)],
+                "file_names": np.array([dataset.images.file_names[row] for row in images]),
+                "type_names": np.array(self.landmarks.type_names),
+                "stride": np.array(self.stride),
+                "pixel_origin": np.array(self.landmarks.pixel_origin),
+            }
+            yield about, content if targets.weights is None else content | {"weights": targets.weights}
 
     def overlays(self, folder: Path | None, count: int) -> bytes:
         """A sheet of images with their maps, evenly spread over the dataset, as PNG."""

@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorLevel
 from detect.anchors.distributions import ShapeCells
 from detect.anchors.instances import area_ranges
 from detect.anchors.metrics import COVERED, CURVE, AnchorMetrics, recall_curve
@@ -145,20 +144,17 @@ def shapes_to_scale(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
         f"The shapes of “{score.anchors.name}” around one centre, to one scale. Gaps between outlines are sizes without a "
         "shape."
     )
-    traces = [_outlines(level, colors[level.stride]) for level in score.anchors.levels]
+    traces = []
+    for level in score.anchors.levels:
+        xs, ys, texts = list[float | None](), list[float | None](), list[str]()
+        for width, height in level.shapes:
+            xs += [-width / 2, width / 2, width / 2, -width / 2, -width / 2, None]
+            ys += [-height / 2, -height / 2, height / 2, height / 2, -height / 2, None]
+            texts += [f"{label(level.name)}: {width:g} x {height:g} px"] * 6
+        line = {"color": colors[level.stride], "width": 2}
+        traces.append(go.Scatter(x=xs, y=ys, mode="lines", line=line, text=texts, hoverinfo="text"))
     layout: dict[str, Any] = {"xaxis": axis, "yaxis": {**axis, "scaleanchor": "x"}, "height": 500}
     return panel("scale", "Shapes to scale", caption, traces, keys=level_keys(score.anchors, colors), **layout)
-
-
-def _outlines(level: AnchorLevel, color: str) -> Any:
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    texts: list[str] = []
-    for width, height in level.shapes:
-        xs += [-width / 2, width / 2, width / 2, -width / 2, -width / 2, None]
-        ys += [-height / 2, -height / 2, height / 2, height / 2, -height / 2, None]
-        texts += [f"{label(level.name)}: {width:g} x {height:g} px"] * 6
-    return go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, text=texts, hoverinfo="text")
 
 
 def recall_over_iou(scores: Sequence[AnchorMetrics], columns: int) -> Panel:

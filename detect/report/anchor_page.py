@@ -57,13 +57,12 @@ def anchor_page(
     generalisation: Generalisation | None = None,
     levels: LevelReport | None = None,
 ) -> str:
-    """Return the page as the text of one HTML file; equal input gives equal text.
+    """Return the page as the text of one HTML file.
 
     Args:
         scores: metrics of the fitted set, then of the sets it is compared with.
         curve: the number of shapes; without it, that figure is left out.
-        title: heading of the page.
-        notes: lines of plain text under the heading.
+        title, notes: plain text; notes are lines under the title.
         images: folder of the images, to show the instances with the lowest IoU over them. Missing and broken images are
             left out and counted.
         stability, generalisation: of the first set.
@@ -82,6 +81,10 @@ def anchor_page(
     counts["suspicious"] = len(dataset.suspicious)
     caption, advice = (level_caption(levels.threshold), advice_list(levels)) if levels else (level_caption(), "")
     level_words = caption, level_table(level_score, colors, levels) + advice
+    rules = {score.anchors.resize for score in scores}
+    headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
+    lines = "".join(f"<li>{escape(line)}</li>" for line in bounds_in_words(first))
+    bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
     count = min(MAX_WORST, len(first.instances))
     worst = block(f"Instances with the lowest IoU <b>{count}</b>", WORST, worst_table(first))
     entries = findings("invalid", INVALID, dataset.invalid), findings("suspicious", SUSPICIOUS, dataset.suspicious)
@@ -94,7 +97,7 @@ def anchor_page(
     if generalisation:
         stable.append(generalisation_block(generalisation))
     sections: Sections = {
-        "summary": ("Summary", [tiles(counts), _headline(scores)]),
+        "summary": ("Summary", [tiles(counts), block("Anchor sets", headline, headline_table(scores) + bounds)]),
         "shapes": ("Shapes", [[boxes_and_shapes(first, colors), shapes_to_scale(first, colors)], shapes]),
         "metrics": ("IoU and recall", [[iou_map(first, colors), *recalls, *k_curve, *average_iou_panels(scores)]]),
         "levels": ("Levels", [block("Levels", *level_words), [grid_iou_by_level(level_score, colors, 12)]]),
@@ -105,11 +108,3 @@ def anchor_page(
     }
     rule = f"Resize rule <code>{escape(str(first.instances.rule))}</code>"
     return page(title, rule, sections, read_from=dataset.files, notes=notes)
-
-
-def _headline(scores: Sequence[AnchorMetrics]) -> str:
-    rules = {score.anchors.resize for score in scores}
-    caption = HEADLINE if rules == {str(scores[0].instances.rule)} else HEADLINE + OTHER_RULE
-    lines = "".join(f"<li>{escape(line)}</li>" for line in bounds_in_words(scores[0]))
-    bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
-    return block("Anchor sets", caption, headline_table(scores) + bounds)

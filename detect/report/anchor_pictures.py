@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from numpy import ndarray
 from PIL import Image
 
@@ -69,7 +69,10 @@ def worst_pictures(score: AnchorMetrics, folder: str | Path, count: int = MAX_PI
     if score.instances.rule.name == "tiles":
         raise ValueError("instances of tiles cannot be drawn: the position of a tile in its image is not stored")
     rows = score.worst(max(MAX_TRIED, count))
-    boxes, anchors = _in_image_pixels(score, rows)
+    dataset = score.instances.dataset
+    resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
+    scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
+    boxes, anchors = ((corners - offset) / scale for corners in (score.instances.boxes[rows], score.best_anchors(rows)))
     drawn, left_out = [], []
     for row, box, anchor in zip(rows.tolist(), boxes, anchors, strict=True):
         try:
@@ -98,17 +101,6 @@ def worst_block(score: AnchorMetrics, folder: str | Path) -> str:
     figures = "\n".join(_figure(score, picture) for picture in found.drawn)
     content = f'<div class="pictures">\n{figures}\n</div>' if found.drawn else '<p class="none">No picture.</p>'
     return block(f"{title} <b>{len(found.drawn)}</b>", caption, content)
-
-
-def _in_image_pixels(
-    score: AnchorMetrics, rows: Int64[ndarray, " m"]
-) -> tuple[Float64[ndarray, "m 4"], Float64[ndarray, "m 4"]]:
-    """Boxes and best anchors in pixels of the original image: the inverse of the resize rule."""
-    dataset = score.instances.dataset
-    resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
-    scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
-    boxes, anchors = score.instances.boxes[rows], score.best_anchors(rows)
-    return (boxes - offset) / scale, (anchors - offset) / scale
 
 
 def _picture(score: AnchorMetrics, row: int, box: Corners, anchor: Corners, folder: str | Path) -> WorstPicture:

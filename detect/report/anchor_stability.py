@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.stability import Generalisation, Interval, Stability, StableShape
+from detect.anchors.stability import Generalisation, Interval, Stability
 from detect.report.page import block
 from detect.report.plots import PLAIN, Panel, label, level_keys, panel, pixels_axis
 from detect.report.tables import Html, decimal, percent, swatch, table
@@ -69,7 +69,15 @@ def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Pane
     traces = []
     for level in stability.anchors.levels:
         shapes = [shape for shape, stride in zip(stability.shapes, strides, strict=True) if stride == level.stride]
-        traces += _crosses(shapes, level.name, colors.get(level.stride, PLAIN))
+        color, xs, ys = colors.get(level.stride, PLAIN), list[float | None](), list[float | None]()
+        for width, height in ((shape.width, shape.height) for shape in shapes):
+            xs += [width.low, width.high, None, width.value, width.value, None]
+            ys += [height.value, height.value, None, height.low, height.high, None]
+        traces.append(go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, hoverinfo="skip"))
+        points = go.Scatter(x=[shape.width.value for shape in shapes], y=[shape.height.value for shape in shapes])
+        points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
+        points.hovertemplate = f"{label(level.name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
+        traces.append(points)
     low, high = min(ends, default=1.0), max(ends, default=2.0)
     xaxis, yaxis = (pixels_axis(f"{side}, px", low, high) for side in ("width", "height"))
     layout: dict[str, Any] = {"xaxis": xaxis, "yaxis": yaxis, "height": 420, "columns": 12}
@@ -79,20 +87,6 @@ def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Pane
     )
     keys = level_keys(stability.anchors, colors)
     return panel("stable-shapes", "Stability of shapes", caption, traces, keys=keys, **layout)
-
-
-def _crosses(shapes: Sequence[StableShape], name: str, color: str) -> list[Any]:
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    for shape in shapes:
-        width, height = shape.width, shape.height
-        xs += [width.low, width.high, None, width.value, width.value, None]
-        ys += [height.value, height.value, None, height.low, height.high, None]
-    arms = go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, hoverinfo="skip")
-    points = go.Scatter(x=[shape.width.value for shape in shapes], y=[shape.height.value for shape in shapes])
-    points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
-    points.hovertemplate = f"{label(name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
-    return [arms, points]
 
 
 def generalisation_block(generalisation: Generalisation) -> str:

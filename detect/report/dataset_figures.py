@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float64, Int64
-from numpy import ndarray
 
 from detect.anchors import distributions
 from detect.anchors.instances import ResizedInstances
@@ -119,7 +117,10 @@ def image_sizes(dataset: CocoDataset) -> Panel:
     sizes, counts = np.unique(dataset.images.wh, axis=0, return_counts=True)
     common = np.argsort(-counts, kind="stable")[:MAX_SIZES]
     width, height = sizes[common].T
-    marker = {"size": _diameters(counts[common]), "color": PLAIN, "opacity": 0.65, "line": {"width": 0}}
+    # areas proportional to counts; the largest diameter is at most 26 px, and less for many dots
+    largest = np.clip(260 / np.sqrt(max(len(common), 1)), 6, 26)
+    diameters = np.maximum(largest * np.sqrt(counts[common] / counts.max(initial=1)), 3.0)
+    marker = {"size": diameters, "color": PLAIN, "opacity": 0.65, "line": {"width": 0}}
     dots = go.Scatter(x=width, y=height, customdata=counts[common], mode="markers", marker=marker)
     dots.hovertemplate = "%{x} x %{y} px<br>%{customdata:,} images<extra></extra>"
     xaxis, yaxis = (
@@ -201,12 +202,6 @@ def class_balance(score: AnchorMetrics) -> Panel:
     cut = f", the {len(shown)} largest of {len(ranked)} categories" if len(ranked) > len(shown) else ""
     caption = f"Boxes of each category{cut}.{without}"
     return panel("classes", "Class balance", caption, [bars], xaxis=xaxis, yaxis=yaxis, columns=7, height=380)
-
-
-def _diameters(counts: Int64[ndarray, " n"]) -> Float64[ndarray, " n"]:
-    """Diameters in pixels, with areas proportional to counts; the largest is at most 26, and less for many dots."""
-    largest = np.clip(260 / np.sqrt(max(len(counts), 1)), 6, 26)
-    return np.maximum(largest * np.sqrt(counts / counts.max(initial=1)), 3.0)
 
 
 def _axis(title: str, highest: float, **options: Any) -> dict[str, Any]:

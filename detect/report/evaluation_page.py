@@ -39,7 +39,7 @@ def evaluation_page(
     pictures: tuple[str, bytes] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """Return the page of results that are already computed; equal input gives equal text. All texts are plain text.
+    """Return the page of results that are already computed. All texts are plain text.
 
     ``about`` is the line below the heading, ``notes`` are lines under it, ``read_from`` names the annotation files. Curves
     of all categories together share one panel; curves of single categories have a panel for each ``at``. ``pictures`` are a

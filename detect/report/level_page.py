@@ -130,10 +130,7 @@ def _savings(subsets: Sequence[KeptLevels], num_instances: int) -> Any:
 
 
 def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) -> str:
-    """Return the page on the contribution and cost of each level, of dropping levels, and of an extra level.
-
-    ``notes`` are lines of plain text under the heading. Equal input gives equal text.
-    """
+    """Return the page on what each level contributes and costs, on dropping levels, and on an extra level."""
     score = report.score
     colors, dataset = level_colors([score]), score.instances.dataset
     panels = [grid_iou_by_level(score, colors, HALF_WIDTH), savings_panel(report)]

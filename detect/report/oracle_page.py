@@ -22,8 +22,6 @@ least {GOOD_F1:g}, at its best sigma."""
 def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title: str) -> str:
     """Return the page of round trips of a dataset's keypoints at several strides and sigmas.
 
-    Equal input gives equal text.
-
     Raises:
         ValueError: ``oracles`` is empty.
     """

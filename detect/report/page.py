@@ -36,7 +36,7 @@ def page(
     read_from: Sequence[str],
     notes: Sequence[str] = (),
 ) -> str:
-    """Return a whole page.
+    """Return a whole page; equal input gives equal text.
 
     Args:
         title: plain text.
@@ -47,7 +47,10 @@ def page(
         notes: lines of plain text below the title.
     """
     shown = {name: each for name, each in sections.items() if any(each[1])}
-    top = _header(title, about, {name: heading for name, (heading, _) in shown.items()}, read_from, notes)
+    more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
+    files_shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
+    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in shown.items())
     texts, panels = [], []
     for name, (heading, parts) in shown.items():
         text = "".join(part if isinstance(part, str) else grid(part) for part in parts)
@@ -57,7 +60,7 @@ def page(
     scripts = (get_plotlyjs(), DRAW)
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
-    body = "\n".join([top, *texts])
+    body = "\n".join(texts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -71,6 +74,13 @@ def page(
 </head>
 <body>
 <main>
+<header>
+<h1>{escape(title)}</h1>
+<p>{about} · read from {files_shown}{more}</p>
+{f'<ul class="notes">{lines}</ul>' if lines else ""}
+<nav>{links}</nav>
+<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>
+</header>
 {body}
 </main>
 <script type="application/json" id="figures">{{{figures}}}</script>
@@ -79,20 +89,6 @@ def page(
 </body>
 </html>
 """
-
-
-def _header(title: str, about: str, headings: Mapping[str, str], read_from: Sequence[str], notes: Sequence[str]) -> str:
-    more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
-    shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
-    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading in headings.items())
-    return f"""<header>
-<h1>{escape(title)}</h1>
-<p>{about} · read from {shown}{more}</p>
-{f'<ul class="notes">{lines}</ul>' if lines else ""}
-<nav>{links}</nav>
-<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>
-</header>"""
 
 
 def tiles(counts: Mapping[str, int]) -> str:

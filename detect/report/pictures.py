@@ -74,7 +74,7 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 4, gap: int
 def enlarged(image: Image.Image) -> tuple[Float[ndarray, "h w 3"], float]:
     """Return RGB values from 0 to 255, with stretched contrast, and the scale at which the image is drawn.
 
-    The scale is a whole number for small images, below 1 for large ones.
+    The scale is a whole number for small images, so that a shift by half a pixel is visible, and below 1 for large ones.
 
     >>> [enlarged(Image.new("L", (side, side)))[1] for side in (200, 1024)]
     [2, 0.5]
@@ -113,8 +113,6 @@ class Marks:
 
 def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None = None) -> Image.Image:
     """Draw predictions in the colours of their classes, over the ground truth in thin white lines.
-
-    Small images are enlarged by a whole number, so that a shift by half a pixel is visible.
 
     >>> predicted = Marks(np.array([[2.0, 1.0, 6.0, 3.0]]), np.zeros((0, 2)), np.zeros(1, np.int64))
     >>> picture = detection_picture(Image.new("L", (8, 4)), predicted)

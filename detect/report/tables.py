@@ -101,7 +101,10 @@ def bounds_in_words(score: AnchorMetrics) -> list[str]:
     k = plural(score.anchors.num_anchors, "shape")
     here = {"average_iou": score.average_iou, "grid_average_iou": score.grid_average_iou}
     lines = []
-    for name, proof in score.anchors.proofs.items() if _of_these_boxes(score) else ():
+    # a set from a file may store scores of other boxes
+    then, just_fitted = score.anchors.scores, not score.anchors.version
+    same = just_fitted or all(abs(then.get(name, math.nan) - value) < SAME_SCORE for name, value in here.items())
+    for name, proof in score.anchors.proofs.items() if same else ():
         value, bound = here.get(name, proof.score), proof.upper_bound
         if value > 0:
             gap = math.ceil(max(bound / value - 1, 0) * 1000 - TINY) / 1000
@@ -111,13 +114,6 @@ def bounds_in_words(score: AnchorMetrics) -> list[str]:
             possible = f"at most {bound:.3f} is possible {among}"
             lines.append(f"{words} {value:.3f}; {possible}: within {gap:.1%} of the optimum")
     return lines
-
-
-def _of_these_boxes(score: AnchorMetrics) -> bool:
-    """Whether the scores stored in a set are of these boxes; a set from a file may store scores of other boxes."""
-    now = {"average_iou": score.average_iou, "grid_average_iou": score.grid_average_iou}
-    then, just_fitted = score.anchors.scores, not score.anchors.version
-    return just_fitted or all(abs(then.get(name, math.nan) - value) < SAME_SCORE for name, value in now.items())
 
 
 def anchors_table(scores: Sequence[AnchorMetrics], colors: Mapping[int, str]) -> str:
