@@ -125,9 +125,8 @@ class FitOptions:
             "certify": self._certified(objective, len(instances)) if prove else None,
             "weights": detect.instance_weights(instances, balance=self.balance, factors=factors) if weighted else None,
         }
-        return (self._fit_placed if objective.on_grid else self._fit_shapes)(instances, common)
-
-    def _fit_shapes(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
+        if objective.on_grid:
+            return self._fit_placed(instances, common)
         own: dict[str, Any] = {"per_level": self.per_level, "method": self.method, "fixed": _shapes(self.fixed)}
         anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}")

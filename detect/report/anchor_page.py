@@ -9,29 +9,15 @@ from typing import TYPE_CHECKING
 from detect.anchors.metrics import YOLOV5_RATIO, AnchorMetrics
 from detect.anchors.stability import Generalisation, Stability
 from detect.fitting.fit import KCurve
-from detect.report.anchor_figures import (
-    boxes_and_shapes,
-    iou_map,
-    k_curve_panel,
-    recall_by_size,
-    recall_over_iou,
-    shapes_to_scale,
-)
+from detect.report import anchor_figures as figures
+from detect.report import tables
 from detect.report.anchor_pictures import worst_block
 from detect.report.anchor_stability import generalisation_block, stability_blocks, stable_shapes_panel
 from detect.report.dataset_figures import average_iou_panels, dataset_panels
 from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
-from detect.report.tables import (
-    MAX_WORST,
-    anchors_table,
-    bounds_in_words,
-    escape,
-    findings,
-    headline_table,
-    worst_table,
-)
+from detect.report.tables import escape
 
 if TYPE_CHECKING:
     from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
@@ -77,29 +63,35 @@ def anchor_page(
     level_score = levels.score if levels else first
     colors = level_colors([level_score, *scores])
     counts = {"images": len(dataset.images), "instances": len(first.instances), "categories": len(dataset.categories)}
-    counts |= {"crowd regions": len(dataset.crowd), "invalid": len(dataset.invalid)}
-    counts["suspicious"] = len(dataset.suspicious)
+    findings = {name: len(getattr(dataset, name)) for name in ("invalid", "suspicious")}
+    counts |= {"crowd regions": len(dataset.crowd), **findings}
     caption, advice = (level_caption(levels.threshold), advice_list(levels)) if levels else (level_caption(), "")
     level_words = caption, level_table(level_score, colors, levels) + advice
     rules = {score.anchors.resize for score in scores}
     headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
-    lines = "".join(f"<li>{escape(line)}</li>" for line in bounds_in_words(first))
+    lines = "".join(f"<li>{escape(line)}</li>" for line in tables.bounds_in_words(first))
     bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
-    count = min(MAX_WORST, len(first.instances))
-    worst = block(f"Instances with the lowest IoU <b>{count}</b>", WORST, worst_table(first))
-    entries = findings("invalid", INVALID, dataset.invalid), findings("suspicious", SUSPICIOUS, dataset.suspicious)
-    shapes = block("Anchors by level", ANCHORS, anchors_table(scores, colors))
-    k_curve = [k_curve_panel(curve)] if curve else []
-    recalls = [recall_over_iou(scores, 6), recall_by_size(first, 6 if k_curve else 12)]
+    worst = block(
+        f"Instances with the lowest IoU <b>{min(tables.MAX_WORST, len(first.instances))}</b>",
+        WORST,
+        tables.worst_table(first),
+    )
+    kinds = (("invalid", INVALID), ("suspicious", SUSPICIOUS))
+    entries = (tables.findings(name, caption, getattr(dataset, name)) for name, caption in kinds)
+    shapes = [figures.boxes_and_shapes(first, colors), figures.shapes_to_scale(first, colors)]
+    by_level = block("Anchors by level", ANCHORS, tables.anchors_table(scores, colors))
+    k_curve = [figures.k_curve_panel(curve)] if curve else []
+    recalls = [figures.recall_over_iou(scores, 6), figures.recall_by_size(first, 6 if k_curve else 12)]
+    metrics = [figures.iou_map(first, colors), *recalls, *k_curve, *average_iou_panels(scores)]
     stable: list[str | list[Panel]] = []
     if stability:
         stable += [[stable_shapes_panel(stability, colors)], stability_blocks(stability, colors)]
     if generalisation:
         stable.append(generalisation_block(generalisation))
     sections: Sections = {
-        "summary": ("Summary", [tiles(counts), block("Anchor sets", headline, headline_table(scores) + bounds)]),
-        "shapes": ("Shapes", [[boxes_and_shapes(first, colors), shapes_to_scale(first, colors)], shapes]),
-        "metrics": ("IoU and recall", [[iou_map(first, colors), *recalls, *k_curve, *average_iou_panels(scores)]]),
+        "summary": ("Summary", [tiles(counts), block("Anchor sets", headline, tables.headline_table(scores) + bounds)]),
+        "shapes": ("Shapes", [shapes, by_level]),
+        "metrics": ("IoU and recall", [metrics]),
         "levels": ("Levels", [block("Levels", *level_words), [grid_iou_by_level(level_score, colors, 12)]]),
         "stability": ("Stability", stable),
         "worst": ("Lowest IoU", [worst_block(first, images) if images else "", worst]),
