@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import detect
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
@@ -45,14 +44,6 @@ def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
     sources = thread.submit(lambda: tuple(SourceFile.of(path) for path in dataset.files))
     thread.shutdown(wait=False)
     return sources
-
-
-def assigned(score: AnchorMetrics, convention: str, assigner: str) -> Assignment:
-    """The anchors that a matcher gives to each instance."""
-    from detect.anchors.assignment import assign  # loads torch
-
-    generator = detect.AnchorGenerator(score.anchors, convention=convention)
-    return assign(score.instances, generator, detect.Atss() if assigner == "atss" else None)
 
 
 def fit_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.metrics import AnchorMetrics
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
     from detect.anchors.instances import ResizedInstances
     from detect.anchors.levels import LevelReport  # which needs torch: seconds, for commands that do without
-    from detect.anchors.stability import Generalisation, Interval, Stability
+    from detect.anchors.stability import Generalisation, Stability
     from detect.anchors.sweep import Setting
     from detect.cli.fit_options import Fitted
     from detect.fitting.structured import StructuredFit
@@ -101,11 +102,11 @@ def print_stability(score: AnchorMetrics, stability: Stability | None, generalis
     if stability:
         rows = []
         for number, shape in enumerate(stability.shapes, start=1):
-            sides = (f"{value:.4g}" for side in (shape.width, shape.height) for value in _ends(side))
+            sides = (f"{value:.4g}" for side in (shape.width, shape.height) for value in astuple(side))
             rows.append([f"shape {number}", *sides, f"{shape.found:.0%}"])
         show_table(("refitted", "width", "from", "to", "height", "from", "to", "found again"), rows)
         pairs = {name: (interval, stability.out_of_bag[name]) for name, interval in stability.scores.items()}
-        rows = [[_words(name), *_decimals(*_ends(own), *_ends(other))] for name, (own, other) in pairs.items()]
+        rows = [[_words(name), *_decimals(*astuple(own), *astuple(other))] for name, (own, other) in pairs.items()]
         show_table(("score", "value", "from", "to", "on images left out", "from", "to"), rows)
         failed = f"; {stability.failed} had too few distinct shapes" if stability.failed else ""
         show(f"95 % intervals over {stability.resamples} resamples of the images{failed}", style="dim")
@@ -113,14 +114,10 @@ def print_stability(score: AnchorMetrics, stability: Stability | None, generalis
         rows = []
         for name, loss in generalisation.loss.items():
             both = (generalisation.train[name].value, generalisation.validation[name].value)
-            rows.append([_words(name), *_decimals(*both, *_ends(loss))])
+            rows.append([_words(name), *_decimals(*both, *astuple(loss))])
         show_table(("score", "train", "validation", "loss", "from", "to"), rows)
         names = ", ".join(map(_words, generalisation.overfitted))
         show(f"overfitted: {names} lower on the validation images" if names else "no overfitting found")
-
-
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    return interval.value, interval.low, interval.high
 
 
 def _print_groups(score: AnchorMetrics) -> None:

@@ -58,9 +58,14 @@ def score(
         scores = anchor_results.score_all(dataset.read_resized(resize), sets, convention)
     found = []
     if assigner:
+        from detect.anchors.assignment import assign  # loads torch
+
         if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
             note("note: matching takes about a minute for every 40,000 boxes")
-        found = [anchor_results.assigned(each, convention, assigner) for each in progress_over(scores, "matching")]
+        matcher = detect.Atss() if assigner == "atss" else None
+        for each in progress_over(scores, "matching"):
+            generator = detect.AnchorGenerator(each.anchors, convention=convention)
+            found.append(assign(each.instances, generator, matcher))
     text = partial(print_score, scores, worst, found)
     print_answer(json, lambda: anchor_results.score_objects(scores, found), text)
     if output:

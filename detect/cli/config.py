@@ -13,8 +13,6 @@ import typer
 
 from detect.errors import ConfigError
 
-NOT_FIELDS = ("--config", "--help")
-
 
 def hyphens(text: str) -> str:
     """The form in which options and choices are compared: ``max_iou`` means ``max-iou``."""
@@ -71,7 +69,7 @@ def _checked(context: typer.Context, path: str | Path, field: str, value: Any) -
     parameters: dict[str, Any] = {}
     for each in context.command.params:
         names = [str(each.name)] if each.param_type_name == "argument" else each.opts
-        parameters |= {hyphens(name.lstrip("-")): each for name in names if name not in NOT_FIELDS}
+        parameters |= {hyphens(name.lstrip("-")): each for name in names if name not in ("--config", "--help")}
     parameter = parameters.get(hyphens(field))
     if parameter is None:
         close = difflib.get_close_matches(hyphens(field), parameters, n=1)

@@ -66,8 +66,11 @@ def evaluate(
     from detect.data.coco_results import results_json
 
     if run is None and results is None:
-        run, files = _run_before_files(dataset.files)
-        dataset = replace(dataset, files=files)
+        first = dataset.files[0] if dataset.files else ""
+        if not first or not (Path(first).is_dir() or first.endswith(".pt")):
+            words = f"{first} is neither a run's folder nor a checkpoint (.pt): " if first else ""
+            raise ConfigError(f"{words}give --run RUN, or --results FILE to score results")
+        run, dataset = Path(first), replace(dataset, files=dataset.files[1:])
     if run is not None and results is not None:
         raise ConfigError("--run and --results: give one of the two")
     if run is None:
@@ -87,14 +90,6 @@ def evaluate(
         made = evaluation_results.files_of(evaluation, marks, name=name, images=images, num_pictures=num_pictures)
         own = {"results.json": results_json(marks.results, marks.dataset)} if results is None else {}
         save(output, {**own, **made})
-
-
-def _run_before_files(files: list[str]) -> tuple[Path, list[str]]:
-    """A run's folder or a checkpoint, given as the first of the files, and the others."""
-    if files and (Path(files[0]).is_dir() or files[0].endswith(".pt")):
-        return Path(files[0]), files[1:]
-    first = f"{files[0]} is neither a run's folder nor a checkpoint (.pt): " if files else ""
-    raise ConfigError(f"{first}give --run RUN, or --results FILE to score results")
 
 
 def _read_marks(

@@ -73,7 +73,6 @@ def _grey_images(dataset: CocoDataset, folder: Path) -> list[ndarray]:
 
 
 def _as_results(found: list[tuple[ndarray, ndarray]], category: int) -> CocoResults:
-    """The points and scores of each image as results of one category."""
     import numpy as np
 
     from detect.data import CocoResults

@@ -24,7 +24,6 @@ app = typer.Typer(
 Shape = Literal["gaussian", "disc", "pixel"]
 Blend = Literal["max", "sum"]
 Occluded = Literal["draw", "ignore"]
-Pack = Literal["npz", "pt"]
 
 
 def render(
@@ -44,7 +43,7 @@ def render(
         expert(min=0.001, max=10, help="Sigma as this fraction of the box's width and height, but at least --sigma."),
     ] = None,
     occluded: Annotated[Occluded, expert(help="Points of visibility 1: draw them, or give them weight 0.")] = "draw",
-    pack: Annotated[Pack, expert(help="Files for NumPy, or for torch.")] = "npz",
+    pack: Annotated[Literal["npz", "pt"], expert(help="Files for NumPy, or for torch.")] = "npz",
     per_shard: Annotated[int, expert(min=1, max=100_000, help="Maximum number of images in a file.")] = 64,
     num_pictures: options.NumPictures = 12,
     dataset: options.DatasetFiles,

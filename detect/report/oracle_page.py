@@ -64,7 +64,6 @@ def oracle_cells(oracle: OracleScores) -> list[str]:
 
 
 def _curves(name: str, axis: str, caption: str, values: Sequence[tuple[OracleScores, float | None]]) -> Panel:
-    """Draw a number over sigma, with a line for each stride."""
     traces, keys = [], []
     for number, stride in enumerate(sorted({each.stride for each, _ in values})):
         own = sorted((pair for pair in values if pair[0].stride == stride), key=lambda pair: pair[0].sigma)

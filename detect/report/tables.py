@@ -150,14 +150,13 @@ def findings(name: str, caption: str, found: Sequence[Finding]) -> str:
     head = f'<h3 id="{name}">{name.capitalize()} <b>{len(found):,}</b></h3><p class="caption">{caption}{more}</p>'
     if not found:
         return head + '<p class="none">None.</p>'
-    rows = [[f"{count:,}", kind] for kind, count in kinds[:MAX_KINDS]]
     listed = []
     for each in found[:MAX_FINDINGS]:
         ids = ("-" if id_ is None else f"{id_}" for id_ in (each.annotation_id, each.image_id))
         listed.append([each.file, *ids, each.reason])
     first = f"all {len(found)}" if len(found) <= MAX_FINDINGS else f"the first {MAX_FINDINGS} of {len(found):,}"
     entries = table(("file", "annotation", "image", "reason"), listed, align="lrrl", scroll=True)
-    counts = table(("count", "kind"), rows, align="rl")
+    counts = table(("count", "kind"), [[f"{count:,}", kind] for kind, count in kinds[:MAX_KINDS]], align="rl")
     return f"{head}{counts}<details><summary>Show {first}</summary>{entries}</details>"
 
 
