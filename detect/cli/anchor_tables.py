@@ -28,7 +28,7 @@ MAX_GRID_LOSS = 0.05  # recall by shape minus recall on the grid, above which a 
 
 
 def print_fit(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | None) -> None:
-    """Print fitted anchors (first) beside those they are compared with."""
+    """Print the fitted anchors, the first, and the sets they are compared with."""
     instances, anchors = scores[0].instances, scores[0].anchors
     print_dataset(instances.dataset, instances.rule)
     shapes = ["  ".join(f"{w:.4g}x{h:.4g}" for w, h in level.shapes) for level in anchors.levels]

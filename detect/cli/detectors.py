@@ -58,7 +58,7 @@ def open_images(
 def run_detector(
     trained: TrainedDetector, data: DetectionData, *, device: str, batch_size: int, score_threshold: float | None = None
 ) -> CocoResults:
-    """What a detector finds in images, by default with scores from its own threshold on."""
+    """The objects that a detector finds in images; the default threshold is its own."""
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "score_threshold": score_threshold}
     options |= {"labels": trained.labels, "pixel_origin": trained.config.data.pixel_origin}
     with reading_bar() as on_progress:

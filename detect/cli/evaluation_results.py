@@ -55,7 +55,7 @@ def evaluate_results(
     threshold: float | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Scores of boxes, or of points if there are ``landmarks``; the options are those of :func:`evaluate_landmarks`."""
+    """Scores of boxes, or of points if there are ``landmarks``; ``options`` go to :func:`evaluate_landmarks`."""
     if landmarks is None:
         if threshold is not None:
             raise ConfigError("--threshold: only for landmarks; average precision takes all boxes")
@@ -169,7 +169,7 @@ def _dataset(evaluation: Evaluation) -> CocoDataset:
 def round_trips(
     landmarks: CocoKeypoints, strides: Sequence[float], sigmas: Sequence[float], **options: Any
 ) -> list[OracleScores]:
-    """Scores for each stride and sigma; the options are those of :func:`oracle_round_trip`."""
+    """Scores for each stride and sigma; ``options`` go to :func:`oracle_round_trip`."""
     settings = [(stride, sigma) for stride in strides for sigma in sigmas]
     num_images = len(landmarks.dataset.images)
     scores: list[OracleScores] = []

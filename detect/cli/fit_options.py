@@ -32,7 +32,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What to fit: the options that ``fit`` and ``stability`` share."""
+    """The options of a fit, which ``fit`` and ``stability`` share."""
 
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of anchor shapes over all levels.")] = 9
     levels: Annotated[
