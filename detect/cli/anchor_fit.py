@@ -1,21 +1,27 @@
-"""``detect anchors fit``, ``stability`` and ``curve``: fitted anchors, how far to trust them, and how many to take."""
+"""``detect anchors fit``, ``stability`` and ``curve``: anchors, how far to trust them, how many to take; ``detect demo``."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+import detect
 from detect.cli.fit_options import FitOptions
-from detect.cli.options import EXPERTS, AsJson, DatasetFiles, Images, Output, Resize
+from detect.cli.options import AsJson, DatasetFiles, Images, Output, Resize, expert
+from detect.cli.output import busy, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
-if TYPE_CHECKING:
-    from detect.anchors.anchor_set import AnchorSet
-    from detect.anchors.instances import ResizedInstances
-    from detect.anchors.stability import Stability
+FINE = FitOptions(levels="p2-p4", per_level=3)
+STORIES = (  # sample, title, resize rule, what to fit
+    ("bccd", "Blood cells in 640x480 images, as a YOLO-sized detector sees them", "letterbox:640", FitOptions()),
+    ("nuclei", "Cell nuclei in 128x128 crops: small objects, so a finer pyramid", "none", FINE),
+)
+KNOWN = ("retinanet", "yolov3-coco")
 
 
 def fit(
@@ -28,7 +34,7 @@ def fit(
     ] = None,
     images: Images = None,
     output: Output = None,
-    report: Annotated[bool, typer.Option(rich_help_panel=EXPERTS, help="With -o: write report.html too.")] = True,
+    report: Annotated[bool, expert(help="With -o: write report.html too.")] = True,
     dataset: DatasetFiles,
     json: AsJson = False,
 ) -> None:
@@ -39,7 +45,7 @@ def fit(
     p2-p4 --per-level 3` fits the shapes of all levels together, on the detector's grid.
     """
     from detect.cli import anchor_results
-    from detect.cli.output import busy, note, print_json, save
+    from detect.cli.anchor_tables import print_fit
     from detect.fitting.fit import k_curve
 
     options.check()
@@ -49,13 +55,11 @@ def fit(
     sources = anchor_results.start_hashing(instances.dataset) if output else None
     with busy("fitting anchors"):
         fitted = options.fit(instances)
-    sets = [fitted.anchors, *anchor_results.load_all(compare or [])]
+    sets = [fitted.anchors, *map(detect.load_anchors, compare or [])]
     scores = anchor_results.score_all(instances, sets, options.convention)
     curve = k_curve(instances.histogram, seed=options.seed) if output and report else None
-    if json:
-        print_json(anchor_results.fit_object(scores, fitted, curve, method=options.method))
-    else:
-        anchor_results.print_fit(scores, fitted, curve)
+    content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
+    print_answer(json, content, lambda: print_fit(scores, fitted, curve))
     if output and sources:
         save(output, anchor_results.fit_files(scores, curve, sources.result(), with_page=report, images=images))
 
@@ -79,9 +83,9 @@ def stability(
 
     `detect anchors stability train.json -k 9 --resize letterbox:640 --resamples 100 --validation val.json`
     """
-    from detect.anchors.stability import train_and_validation
-    from detect.cli import anchor_results, anchor_tables
-    from detect.cli.output import console, print_dataset, print_json, save
+    from detect.anchors.stability import bootstrap, train_and_validation
+    from detect.cli import anchor_results
+    from detect.cli.anchor_tables import print_stability
 
     if not resamples and not validation:
         raise ConfigError("nothing to do: give --resamples from 1, --validation FILES or both")
@@ -89,19 +93,22 @@ def stability(
     instances = dataset.read_resized(resize)
     others = replace(dataset, files=validation).read_resized(resize) if validation else None
     anchors = options.fit(instances, prove=False).anchors
-    stable = _bootstrap(instances, options, resamples) if resamples else None
+    stable, generalisation = None, None
+    if resamples:
+        done = itertools.count()
+        with reading_bar() as on_progress:
+
+            def refit(drawn: detect.ResizedInstances) -> detect.AnchorSet:
+                on_progress("fitting to resamples", next(done), resamples + 1)
+                return options.fit(drawn, prove=False).anchors
+
+            stable = bootstrap(instances, refit, resamples=resamples, convention=options.convention)
     if others:
         others.require_boxes()
-    generalisation = (
-        train_and_validation(instances, others, anchors=anchors, convention=options.convention) if others else None
-    )
+        generalisation = train_and_validation(instances, others, anchors=anchors, convention=options.convention)
     scores = anchor_results.score_all(instances, [anchors], options.convention)
-    if json:
-        print_json(anchor_results.stability_object(scores[0], stable, generalisation))
-    else:
-        print_dataset(instances.dataset, str(instances.rule), console())
-        anchor_tables.print_scores(scores, console())
-        anchor_tables.print_stability(stable, generalisation, console())
+    found = (scores[0], stable, generalisation)
+    print_answer(json, lambda: anchor_results.stability_object(*found), lambda: print_stability(*found))
     if output:
         from detect.report.anchor_page import anchor_page
 
@@ -110,39 +117,40 @@ def stability(
         save(output, {"report.html": page})
 
 
-def _bootstrap(instances: ResizedInstances, options: FitOptions, resamples: int) -> Stability:
-    from detect.anchors.stability import bootstrap
-    from detect.cli.output import reading_bar
-
-    done = itertools.count()
-    with reading_bar() as on_progress:
-
-        def refit(drawn: ResizedInstances) -> AnchorSet:
-            on_progress("fitting to resamples", next(done), resamples + 1)
-            return options.fit(drawn, prove=False).anchors
-
-        return bootstrap(instances, refit, resamples=resamples, convention=options.convention)
-
-
-def curve(
-    *,
-    resize: Resize = None,
-    dataset: DatasetFiles,
-    json: AsJson = False,
-) -> None:
+def curve(*, resize: Resize = None, dataset: DatasetFiles, json: AsJson = False) -> None:
     """Show the mean best IoU for k = 1 to 15 shapes, and the knee after which more shapes add little.
 
     `detect anchors curve instances.json --resize letterbox:640`
     """
-    from detect.cli import anchor_results, anchor_tables
-    from detect.cli.output import console, print_dataset, print_json
+    from detect.cli.anchor_results import curve_object
+    from detect.cli.anchor_tables import print_k_curve
     from detect.fitting.fit import k_curve
 
     instances = dataset.read_resized(resize)
     instances.require_boxes()
     found = k_curve(instances.histogram)
-    if json:
-        print_json(anchor_results.curve_object(found))
-    else:
-        print_dataset(instances.dataset, str(instances.rule), console())
-        anchor_tables.print_k_curve(found, console())
+    print_answer(json, lambda: curve_object(found), lambda: print_k_curve(instances, found))
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("detect-demo"),
+) -> None:
+    """Fit anchors to two small datasets, compare them with known ones and draw the pages, in seconds.
+
+    `detect demo -o detect-demo`
+    """
+    from detect.cli import anchor_results
+    from detect.cli.anchor_tables import print_fit
+    from detect.fitting.fit import k_curve
+    from detect.samples import sample_annotations
+
+    for sample, title, resize, options in STORIES:
+        typer.secho(f"\n{title}", bold=True)
+        instances = DatasetFiles([str(sample_annotations(sample))]).read_resized(resize)
+        sources = anchor_results.start_hashing(instances.dataset)
+        fitted, curve = options.fit(instances), k_curve(instances.histogram)
+        scores = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
+        print_fit(scores, fitted, curve)
+        save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))
+    typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
+    typer.echo("  detect anchors fit instances.json --resize letterbox:640 -o anchors")

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from detect.cli import anchor_fit
+import detect
+from detect.cli import anchor_fit, options
 from detect.cli.config import register
 from detect.cli.fit_options import LEVELS
-from detect.cli.options import (
-    AnchorFormat,
-    AsJson,
-    Convention,
-    DatasetFiles,
-    Images,
-    MatcherName,
-    Output,
-    Resize,
-)
+from detect.cli.output import note, numbers, print_answer, progress_over, save
 from detect.errors import AnchorFileError
 
 MANY_TO_ASSIGN = 40_000
-
-OneSet = Annotated[str, typer.Option("--anchors", help="A known name, an anchors.yaml or its folder.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,43 +28,46 @@ def score(
     anchors: Annotated[
         list[str] | None, typer.Option(help="A known name, an anchors.yaml or its folder; repeatable, to compare.")
     ] = None,
-    resize: Resize = None,
-    convention: Convention = "exact",
+    resize: options.Resize = None,
+    convention: options.Convention = "exact",
     assigner: Annotated[
-        MatcherName | None, typer.Option(help="Also match the anchors as a detector would, and count positives.")
+        options.MatcherName | None,
+        typer.Option(help="Also match the anchors as a detector would, and count positives."),
     ] = None,
     worst: Annotated[int, typer.Option(min=0, max=10_000, help="Number of instances of lowest IoU to list.")] = 10,
-    images: Images = None,
-    output: Output = None,
-    dataset: DatasetFiles,
-    json: AsJson = False,
+    images: options.Images = None,
+    output: options.Output = None,
+    dataset: options.DatasetFiles,
+    json: options.AsJson = False,
 ) -> None:
     """Score anchors on a COCO dataset, side by side: by shape, placed on the grid, and by assignment.
 
     `detect anchors score instances.json --anchors retinanet --anchors anchors/anchors.yaml --resize shortest:800:1333`
     """
     from detect.cli import anchor_results
-    from detect.cli.output import note, print_json, progress_over, save
+    from detect.cli.anchor_tables import print_score
 
     if not anchors:
         raise AnchorFileError(
             "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
         )
-    sets = anchor_results.load_all(anchors)
+    sets = list(map(detect.load_anchors, anchors))
     if resize is None:
         scores = anchor_results.score_by_own_rules(dataset.read(), sets, convention)
     else:
         scores = anchor_results.score_all(dataset.read_resized(resize), sets, convention)
-    assignments = []
+    found = []
     if assigner:
+        from detect.anchors.assignment import assign  # loads torch
+
         if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
             note("note: matching takes about a minute for every 40,000 boxes")
-        each_score = progress_over(scores, "matching")
-        assignments = [anchor_results.assigned(each, convention, assigner) for each in each_score]
-    if json:
-        print_json(anchor_results.score_objects(scores, assignments))
-    else:
-        anchor_results.print_score(scores, worst, assignments)
+        matcher = detect.Atss() if assigner == "atss" else None
+        for each in progress_over(scores, "matching"):
+            generator = detect.AnchorGenerator(each.anchors, convention=convention)
+            found.append(assign(each.instances, generator, matcher))
+    text = partial(print_score, scores, worst, found)
+    print_answer(json, lambda: anchor_results.score_objects(scores, found), text)
     if output:
         from detect.report.anchor_page import anchor_page
 
@@ -82,13 +76,13 @@ def score(
 
 def levels(
     *,
-    anchors: OneSet,
-    resize: Resize = None,
-    convention: Convention = "exact",
-    assigner: Annotated[MatcherName, typer.Option(help="Rule that gives anchors to instances.")] = "max-iou",
-    output: Output = None,
-    dataset: DatasetFiles,
-    json: AsJson = False,
+    anchors: Annotated[str, typer.Option(help="A known name, an anchors.yaml or its folder.")],
+    resize: options.Resize = None,
+    convention: options.Convention = "exact",
+    assigner: Annotated[options.MatcherName, typer.Option(help="Rule that gives anchors to instances.")] = "max-iou",
+    output: options.Output = None,
+    dataset: options.DatasetFiles,
+    json: options.AsJson = False,
 ) -> None:
     """Show which pyramid levels the boxes use, what dropping each level loses and saves, and whether a finer one pays.
 
@@ -96,21 +90,13 @@ def levels(
     and `AnchorGenerator.select_levels` take them, and `detect anchors fit instances.json --levels p3-p5` fits to them. No
     training is needed: the anchors are matched as a detector would match them.
     """
-    from detect.anchors.generator import AnchorGenerator
-    from detect.anchors.known import load_anchors
-    from detect.anchors.levels import level_report
-    from detect.cli import anchor_tables
-    from detect.cli.output import console, print_json, save
-    from detect.ops.matcher import Atss
+    from detect.cli.anchor_tables import print_level_report
 
-    chosen = load_anchors(anchors)
+    chosen = detect.load_anchors(anchors)
     instances = dataset.read_resized(resize or chosen.resize)
-    generator = AnchorGenerator(chosen, convention=convention)
-    report = level_report(instances, generator, matcher=Atss() if assigner == "atss" else None)
-    if json:
-        print_json(report.to_dict())
-    else:
-        anchor_tables.print_level_report(report, console())
+    generator = detect.AnchorGenerator(chosen, convention=convention)
+    report = detect.level_report(instances, generator, matcher=detect.Atss() if assigner == "atss" else None)
+    print_answer(json, report.to_dict, lambda: print_level_report(report))
     if output:
         from detect.report.level_page import level_page
 
@@ -120,54 +106,41 @@ def levels(
 def sweep(
     *,
     sizes: Annotated[str, typer.Option(help="Values of the first size of the resize rule, such as 320,640,1024.")],
-    resize: Resize = None,
+    resize: options.Resize = None,
     anchors: Annotated[
         str | None, typer.Option(help="A known name or an anchors.yaml. Default: anchors are fitted at each size.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of shapes to fit.")] = 9,
     levels: Annotated[str, typer.Option(help="Pyramid levels to fit shapes for.")] = LEVELS,
-    convention: Convention = "exact",
-    dataset: DatasetFiles,
-    json: AsJson = False,
+    convention: options.Convention = "exact",
+    dataset: options.DatasetFiles,
+    json: options.AsJson = False,
 ) -> None:
     """Show what a larger input buys: recall, small boxes, anchors and operations at several sizes.
 
     `detect anchors sweep instances.json --sizes 320,480,640,800,1024 --resize letterbox:640`
     """
-    from functools import partial
-
     from detect.anchors.anchor_set import strides_of
-    from detect.anchors.known import load_anchors
     from detect.anchors.sweep import rules_of_sizes, sweep_resize
-    from detect.cli import anchor_tables
-    from detect.cli.output import console, numbers, print_json
-    from detect.data.resize import parse_resize
-    from detect.fitting.fit import fit_anchors
+    from detect.cli.anchor_tables import print_sweep
 
-    chosen = load_anchors(anchors) if anchors else None
-    rule = parse_resize(resize or (chosen.resize if chosen else "none"))
+    chosen = detect.load_anchors(anchors) if anchors else None
+    rule = detect.parse_resize(resize or (chosen.resize if chosen else "none"))
     rules = rules_of_sizes(rule, [round(size) for size in numbers(sizes, "--sizes", least=1)])
-    fit = partial(fit_anchors, k=k, strides=strides_of(levels))
+    fit = partial(detect.fit_anchors, k=k, strides=strides_of(levels))
     settings = sweep_resize(dataset.read(), chosen or fit, rules=rules, convention=convention)
-    if json:
-        print_json({"settings": [setting.to_dict() for setting in settings]})
-    else:
-        anchor_tables.print_sweep(settings, console())
+    print_answer(json, lambda: {"settings": [each.to_dict() for each in settings]}, lambda: print_sweep(settings))
 
 
 def convert(
     anchors: Annotated[str, typer.Argument(help="An anchors.yaml, its folder, or a known name.")],
-    to: Annotated[AnchorFormat, typer.Option(help="The framework.")],
+    to: Annotated[options.AnchorFormat, typer.Option(help="The framework.")],
 ) -> None:
     """Print anchors as another framework's configuration text.
 
     `detect anchors convert anchors --to yolov5`
     """
-    from detect.anchors.known import load_anchors
-    from detect.cli.output import note
-    from detect.interop.anchor_formats import convert_anchors
-
-    conversion = convert_anchors(load_anchors(anchors), to)
+    conversion = detect.convert_anchors(detect.load_anchors(anchors), to)
     print(conversion.text)
     for each in conversion.notes:
         note(f"note: {each}")

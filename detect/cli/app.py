@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from detect.cli import anchors, demo, evaluate, export, heatmaps, predict, train
+from detect.cli import anchor_fit, anchors, evaluate, export, heatmaps, predict, train
 from detect.cli.config import hyphens, register
 from detect.errors import DetectError
 
@@ -31,7 +31,7 @@ app.add_typer(heatmaps.app, name="heatmaps")
 for each in (evaluate.evaluate, predict.predict, export.export):
     register(app, each)
 app.command()(train.train)  # its options are in its CONFIG
-app.command()(demo.demo)
+app.command()(anchor_fit.demo)
 
 
 def _print_version(wanted: bool) -> bool:

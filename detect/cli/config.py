@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -13,23 +13,28 @@ import typer
 
 from detect.errors import ConfigError
 
-NOT_FIELDS = ("--config", "--help")
-
 
 def hyphens(text: str) -> str:
     """The form in which options and choices are compared: ``max_iou`` means ``max-iou``."""
     return text.replace("_", "-")
 
 
-def register(app: typer.Typer, command: Callable[..., None]) -> Callable[..., None]:
+def register(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add a function to an app as a command that also takes ``--config``.
 
     A parameter whose type is a dataclass stands for the options that are its fields: several commands can share them.
     """
-    parameters = inspect.signature(command, eval_str=True).parameters
-    shared: dict[str, Any] = {
-        name: each.annotation for name, each in parameters.items() if dataclasses.is_dataclass(each.annotation)
-    }
+    options: list[inspect.Parameter] = []
+    shared: dict[str, Any] = {}
+    for name, each in inspect.signature(command, eval_str=True).parameters.items():
+        if dataclasses.is_dataclass(each.annotation):
+            shared[name] = each.annotation
+            hints = get_type_hints(each.annotation, include_extras=True)
+            own = inspect.signature(shared[name]).parameters.values()
+            options += [field.replace(kind=field.KEYWORD_ONLY, annotation=hints[field.name]) for field in own]
+        else:
+            options.append(each.replace(kind=each.KEYWORD_ONLY))
+    options.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
 
     def run(**given: Any) -> None:
         del given["config"]  # its callback has made its fields the defaults
@@ -37,34 +42,14 @@ def register(app: typer.Typer, command: Callable[..., None]) -> Callable[..., No
             given[name] = kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
         command(**given)
 
-    options = {each.name: each for each in _options(command)}
-    options["config"] = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config)
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__annotations__ = {name: each.annotation for name, each in options.items()}
-    run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in options}
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     app.command()(run)
-    return command
-
-
-def _options(command: Callable[..., None]) -> Iterator[inspect.Parameter]:
-    for each in inspect.signature(command, eval_str=True).parameters.values():
-        if not dataclasses.is_dataclass(each.annotation):
-            yield each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            continue
-        hints = get_type_hints(each.annotation, include_extras=True)
-        for field in dataclasses.fields(each.annotation):
-            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-            yield inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
-            )
 
 
 def read_config(context: typer.Context, path: str | Path) -> dict[str, Any]:
-    """The values that a YAML file sets, by parameter of the context's command; null sets nothing.
-
-    Raises:
-        ConfigError: the file cannot be read, or a field is unknown, of the wrong type or out of range.
-    """
+    """The values that a YAML file sets, by parameter of the context's command; null sets nothing."""
     import yaml
 
     try:
@@ -81,7 +66,10 @@ def read_config(context: typer.Context, path: str | Path) -> dict[str, Any]:
 
 def _checked(context: typer.Context, path: str | Path, field: str, value: Any) -> tuple[str, Any]:
     """The name of a field's parameter, and the value as text, checked."""
-    parameters = {hyphens(name): each for name, each in _fields(context.command)}
+    parameters: dict[str, Any] = {}
+    for each in context.command.params:
+        names = [str(each.name)] if each.param_type_name == "argument" else each.opts
+        parameters |= {hyphens(name.lstrip("-")): each for name in names if name not in ("--config", "--help")}
     parameter = parameters.get(hyphens(field))
     if parameter is None:
         close = difflib.get_close_matches(hyphens(field), parameters, n=1)
@@ -96,13 +84,6 @@ def _checked(context: typer.Context, path: str | Path, field: str, value: Any) -
     except typer.BadParameter as error:
         raise ConfigError(f"{path}: {field}: {error.message}") from None
     return parameter.name, given
-
-
-def _fields(command: Any) -> Iterator[tuple[str, Any]]:
-    """The names that fields have, as they are typed but for the dashes."""
-    for each in command.params:
-        names = [each.name] if each.param_type_name == "argument" else each.opts
-        yield from ((name.lstrip("-"), each) for name in names if name not in NOT_FIELDS)
 
 
 def _use(context: typer.Context, path: Path | None) -> Path | None:

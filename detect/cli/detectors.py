@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.cli import output
+from detect.cli.output import note, reading_bar
 from detect.data import CocoDataset, CocoResults
 from detect.errors import ConfigError
 from detect.keypoints.coordinates import SHIFTS
@@ -25,12 +26,7 @@ from detect.training.inference import find_objects
 
 
 def load_on(path: str | Path, device: str) -> TrainedDetector:
-    """The detector of a checkpoint or of a run's folder.
-
-    Raises:
-        ConfigError: there is no such device.
-        TrainingError: there is no such file, or it is not a checkpoint.
-    """
+    """The detector of a checkpoint or of a run's folder; a device that does not exist is a ConfigError."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without support for it
@@ -46,48 +42,27 @@ def open_images(
     on_broken: str | None = None,
     landmarks: CocoKeypoints | None = None,
 ) -> DetectionData:
-    """The images of a dataset as a detector takes them; skipped images are printed.
+    """The images of a dataset as a detector takes them; broken ones fail or are skipped, by default as in its run.
 
-    Args:
-        on_broken: ``"fail"`` or ``"skip"``; by default as the detector's run did.
-        landmarks: the true points, if the detector finds points.
+    Skipped images are printed. ``landmarks`` are the true points.
     """
-    with output.reading_bar() as on_progress:
-        data = DetectionData(
-            dataset,
-            folder,
-            resize=trained.resize,
-            channels=trained.channels,
-            on_broken=on_broken or trained.config.data.on_broken,
-            keypoints=landmarks,
-            category_ids=trained.category_ids,
-            on_progress=on_progress,
-        )
+    options: dict[str, Any] = {name: getattr(trained, name) for name in ("resize", "channels", "category_ids")}
+    options |= {"keypoints": landmarks, "on_broken": on_broken or trained.config.data.on_broken}
+    with reading_bar() as on_progress:
+        data = DetectionData(dataset, folder, on_progress=on_progress, **options)
     for broken in data.broken:
-        output.note(f"skipped: {broken.reason}")
+        note(f"skipped: {broken.reason}")
     return data
 
 
 def run_detector(
-    trained: TrainedDetector,
-    data: DetectionData,
-    *,
-    device: str,
-    batch_size: int,
-    score_threshold: float | None = None,
+    trained: TrainedDetector, data: DetectionData, *, device: str, batch_size: int, score_threshold: float | None = None
 ) -> CocoResults:
-    """What a detector finds in images, by default with scores from its own threshold on."""
-    with output.reading_bar() as on_progress:
-        return find_objects(
-            trained.model,
-            data,
-            labels=trained.labels,
-            batch_size=batch_size,
-            device=device,
-            score_threshold=score_threshold,
-            pixel_origin=trained.config.data.pixel_origin,
-            on_progress=on_progress,
-        )
+    """The objects that a detector finds in images; the default threshold is its own."""
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "score_threshold": score_threshold}
+    options |= {"labels": trained.labels, "pixel_origin": trained.config.data.pixel_origin}
+    with reading_bar() as on_progress:
+        return find_objects(trained.model, data, on_progress=on_progress, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +80,7 @@ class ResultMarks:
 
     def predicted(self, image_row: int) -> Marks:
         """The results in an image, drawn in rising order of score."""
-        start, end = np.searchsorted(self._image_rows, [image_row, image_row + 1])
+        start, end = np.searchsorted(self.results.image_rows, [image_row, image_row + 1], sorter=self._order)
         rows = self._order[start:end]
         rows = rows[self.results.scores[rows] >= self.min_score]
         boxed = rows[np.isfinite(self.results.boxes_xywh[rows]).all(axis=1)]
@@ -113,8 +88,13 @@ class ResultMarks:
         points = np.concatenate([np.zeros((0, 2)), *tables]) + SHIFTS[self.pixel_origin]
         of_points = np.repeat(rows, [len(table) for table in tables])
         classes = np.searchsorted(self._categories, self.results.category_ids[np.concatenate([boxed, of_points])])
-        texts = tuple(self._text(row) for row in boxed.tolist())
-        return Marks(xywh_to_xyxy(self.results.boxes_xywh[boxed]), points, classes, texts)
+        texts = []
+        for category, score in zip(
+            self.results.category_ids[boxed].tolist(), self.results.scores[boxed].tolist(), strict=True
+        ):
+            name = self.dataset.category_name(category) if len(self._categories) > 1 else ""
+            texts.append(score_text(name, score))
+        return Marks(xywh_to_xyxy(self.results.boxes_xywh[boxed]), points, classes, tuple(texts))
 
     def truth(self, image_row: int) -> Marks:
         """The annotations of an image."""
@@ -134,17 +114,8 @@ class ResultMarks:
         return np.lexsort((self.results.scores, self.results.image_rows)).astype(np.int64)
 
     @cached_property
-    def _image_rows(self) -> Int64[ndarray, " n"]:
-        return self.results.image_rows[self._order]
-
-    @cached_property
     def _categories(self) -> Int64[ndarray, " c"]:
         return np.array(self.dataset.category_ids, np.int64)
-
-    def _text(self, row: int) -> str:
-        category = int(self.results.category_ids[row])
-        name = self.dataset.category_name(category) if len(self._categories) > 1 else ""
-        return score_text(name, float(self.results.scores[row]))
 
 
 def spread_evenly(rows: Sequence[int] | ndarray, count: int) -> list[int]:

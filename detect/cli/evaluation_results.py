@@ -1,8 +1,7 @@
-"""Scores of results: evaluated, printed as tables, and written as ``metrics.json``, ``curves.csv`` and a page."""
+"""Scores of results and of oracles: computed, printed as tables, as JSON objects, as files and pages."""
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -12,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from detect.cli import output
 from detect.cli.detectors import ResultMarks, spread_evenly
 from detect.cli.options import DatasetFiles
+from detect.cli.output import csv_text, note, print_findings, print_first, reading_bar, show, show_table
 from detect.data import CocoDataset, CocoResults
 from detect.data.images import open_image
 from detect.errors import CocoError, ConfigError
 from detect.evaluation.boxes import BoxEvaluation, evaluate_boxes
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
+from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
-from detect.evaluation.precision_recall import PrecisionRecall
 from detect.keypoints.keypoints import CocoKeypoints
-from detect.report.evaluation_page import Curve, CurvePanel, Pictures, ScoreTable, evaluation_page, score_cell
+from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
+from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
@@ -34,6 +33,7 @@ BOX_COLUMNS = (
     *("AP", "AP50", "AP75", "AP small", "AP medium", "AP large"),
     *("AR1", "AR10", "AR100", "AR small", "AR medium", "AR large"),
 )
+COUNT_COLUMNS = ("counts", "mean error", "root mean square", "bias", "presence AUC")
 POINT_COLUMNS = ("F1", "precision", "recall", "AP", "error, px")
 BOX_CAPTION = (
     "COCO's twelve numbers, by pycocotools: average precision (AP) and recall (AR) over IoU .50 to .95, AP50 and AP75 "
@@ -43,7 +43,6 @@ POINT_CAPTION = (
     "Points are paired one to one within the radius. AP is over all scores, the error the mean distance of the pairs."
 )
 OKS_CAPTION = "COCO's average precision and recall by object keypoint similarity, by pycocotools."
-CURVE_CAPTION = "Precision and recall as the score threshold falls."
 SHEET_CAPTION = "Truth thin and white; results with a score of at least {:g} in the colour of their class."
 
 
@@ -56,11 +55,7 @@ def evaluate_results(
     threshold: float | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Scores of boxes, or of points if there are ``landmarks``; the options are those of :func:`evaluate_landmarks`.
-
-    Raises:
-        ConfigError: a threshold that is not finite, or that is given for boxes or beside a goal.
-    """
+    """Scores of boxes, or of points if there are ``landmarks``; ``options`` go to :func:`evaluate_landmarks`."""
     if landmarks is None:
         if threshold is not None:
             raise ConfigError("--threshold: only for landmarks; average precision takes all boxes")
@@ -76,36 +71,33 @@ def choose_radius(radii: Sequence[float] | None) -> float:
 
 
 def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> None:
-    """List the invalid results if the options ask for it.
-
-    Raises:
-        CocoError: a result is invalid and the options are strict, or all results are invalid.
-    """
+    """List the invalid results if the options ask for it; with strict options, or if all are invalid, one is an error."""
     num_valid = len(predicted.scores) - len(evaluation.invalid) + len(predicted.invalid)
     for finding in evaluation.invalid:
         message = str(replace(finding, file=source))
         if options.strict or not num_valid:
             raise CocoError(message if options.strict else f"{message}; no other result is valid either")
         if options.findings:
-            output.note(f"invalid: {message}")
+            note(f"invalid: {message}")
 
 
 def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
     """Tables over all categories or keypoint types, and for each of them if there are several."""
     if isinstance(evaluation, BoxEvaluation):
-        all_boxes = ScoreTable("Boxes", BOX_CAPTION, ("", *BOX_COLUMNS), (("all", *astuple(evaluation.overall)),))
         names = evaluation.dataset.category_name
         own = tuple((names(category), *astuple(scores)) for category, scores in evaluation.by_category.items())
+        tables = [ScoreTable("Boxes", BOX_CAPTION, ("", *BOX_COLUMNS), (("all", *astuple(evaluation.overall)),))]
         alone = ScoreTable("By category", "The same for each category.", ("category", *BOX_COLUMNS), own)
-        return [all_boxes, alone] if len(own) > 1 else [all_boxes]
-    rows = tuple((f"{scores.radius:g} px", *_point_row(scores)) for scores in evaluation.overall)
-    tables = [ScoreTable("Points", POINT_CAPTION, ("within", *POINT_COLUMNS), rows), _count_table(evaluation)]
+        return [*tables, alone] if len(own) > 1 else tables
+    first = evaluation.overall[0]
+    kept = "all results" if first.threshold is None else f"results of score {first.threshold:.4g} or more"
+    count_row = (kept, *astuple(first.count), first.presence_auc)
+    tables = [
+        ScoreTable("Points", POINT_CAPTION, ("within", *POINT_COLUMNS), tuple(map(_point_row, evaluation.overall))),
+        ScoreTable("Counts", "Predicted minus true number of points per image.", COUNT_COLUMNS, (count_row,)),
+    ]
     if len(evaluation.by_type) > 1:
-        own = tuple(
-            (f"{name}, {scores.radius:g} px", *_point_row(scores))
-            for name, each in evaluation.by_type.items()
-            for scores in each
-        )
+        own = tuple(_point_row(scores, f"{name}, ") for name, each in evaluation.by_type.items() for scores in each)
         tables.append(ScoreTable("By landmark", "The same for each keypoint type.", ("landmark", *POINT_COLUMNS), own))
     if evaluation.oks:
         scores = evaluation.oks.to_dict()
@@ -113,110 +105,105 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
     return tables
 
 
-def _point_row(scores: PointScores) -> tuple[float | None, ...]:
-    rates, error = scores.micro, scores.error
-    return rates.f1, rates.precision, rates.recall, scores.mean_average_precision, None if error is None else error.mean
+def _point_row(scores: PointScores, name: str = "") -> tuple[str | float | None, ...]:
+    rates, error = scores.micro, None if scores.error is None else scores.error.mean
+    averages = (rates.f1, rates.precision, rates.recall, scores.mean_average_precision)
+    return (f"{name}{scores.radius:g} px", *averages, error)
 
 
-def _count_table(evaluation: LandmarkEvaluation) -> ScoreTable:
-    scores = evaluation.overall[0]
-    kept = "all results" if scores.threshold is None else f"results of score {scores.threshold:.4g} or more"
-    columns = ("counts", "mean error", "root mean square", "bias", "presence AUC")
-    row = (kept, *astuple(scores.count), scores.presence_auc)
-    return ScoreTable("Counts", "Predicted minus true number of points per image.", columns, (row,))
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
     """Print the findings, the counts and the tables."""
-    output.print_findings(_dataset(evaluation), console)
-    output.print_first("invalid results", evaluation.invalid, console)
-    console.print(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
+    print_findings(_dataset(evaluation))
+    print_first("invalid results", evaluation.invalid)
+    show(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
     for scores in tables_of(evaluation):
-        shown = output.table(*scores.columns)
-        for row in scores.rows:
-            shown.add_row(*(output.plain(score_cell(value)) for value in row))
-        console.print(shown)
+        show_table(scores.columns, ([score_cell(value) for value in row] for row in scores.rows))
 
 
 def files_of(
     evaluation: Evaluation, marks: ResultMarks, *, name: str, images: Path | None, num_pictures: int
 ) -> dict[str, str | bytes]:
     """``metrics.json``, ``curves.csv`` and ``report.html``, with pictures if there are images."""
-    metrics = {"source": name, "files": list(_dataset(evaluation).files), **evaluation.to_dict()}
-    sheet = None
+    invalid, files = evaluation.invalid, _dataset(evaluation).files
+    metrics = {"source": name, "files": list(files), **evaluation.to_dict()}
+    pictures = None
     if images is not None and num_pictures and len(marks.dataset.images):
-        sheet = Pictures(SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures))
+        pictures = SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures)
+    notes = [f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else []
+    content: dict[str, Any] = {"counts": _counts(evaluation), "tables": tables_of(evaluation), "pictures": pictures}
+    page = evaluation_page("Evaluation", name, read_from=files, curves=evaluation.curves, notes=notes, **content)
+    rows = (
+        [curve.category, curve.at, recall, precision, "" if np.isnan(score) else score]
+        for curve in evaluation.curves
+        for recall, precision, score in np.stack([curve.recall, curve.precision, curve.scores], axis=1).tolist()
+    )
     return {
         "metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n",
-        "curves.csv": _curves_csv(evaluation.curves),
-        "report.html": _page(evaluation, name, sheet),
+        "curves.csv": csv_text(["category", "at", "recall", "precision", "score"], rows),
+        "report.html": page,
     }
-
-
-def _page(evaluation: Evaluation, name: str, sheet: Pictures | None) -> str:
-    invalid = evaluation.invalid
-    return evaluation_page(
-        "Evaluation",
-        name,
-        read_from=_dataset(evaluation).files,
-        counts=_counts(evaluation),
-        tables=tables_of(evaluation),
-        curves=_curve_panels(evaluation.curves),
-        pictures=sheet,
-        notes=[f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else [],
-    )
-
-
-def _curve_panels(curves: Sequence[PrecisionRecall]) -> list[CurvePanel]:
-    every = [each for each in curves if not each.category]
-    panels = [CurvePanel("All together", CURVE_CAPTION, tuple(_curve(each, each.at) for each in every))]
-    own = [each for each in curves if each.category]
-    for at in dict.fromkeys(each.at for each in own):
-        lines = tuple(_curve(each, each.category) for each in own if each.at == at)
-        panels.append(CurvePanel(f"Each, {at}", CURVE_CAPTION, lines))
-    return panels
-
-
-def _curve(curve: PrecisionRecall, name: str) -> Curve:
-    return Curve(name, curve.recall, curve.precision, curve.scores)
 
 
 def _sheet(marks: ResultMarks, folder: Path, count: int) -> bytes:
     """Images with annotations, evenly spread over the dataset, as PNG."""
-    rows = np.unique(marks.dataset.annotations.image_rows)
-    pictures = []
-    for row in spread_evenly(rows if len(rows) else np.arange(len(marks.dataset.images)), count):
-        image = open_image(folder, marks.dataset.images.file_names[row])
-        pictures.append(detection_picture(image, marks.predicted(row), marks.truth(row)))
+    rows, names = np.unique(marks.dataset.annotations.image_rows), marks.dataset.images.file_names
+    shown = spread_evenly(rows if len(rows) else np.arange(len(names)), count)
+    drawn = (detection_picture(open_image(folder, names[row]), marks.predicted(row), marks.truth(row)) for row in shown)
     stream = io.BytesIO()
-    contact_sheet(pictures, columns=3).save(stream, "PNG")
+    contact_sheet(list(drawn), columns=3).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _curves_csv(curves: Sequence[PrecisionRecall]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["category", "at", "recall", "precision", "score"])
-    for curve in curves:
-        columns = (curve.recall.tolist(), curve.precision.tolist(), curve.scores.tolist())
-        for recall, precision, score in zip(*columns, strict=True):
-            writer.writerow([curve.category, curve.at, recall, precision, "" if np.isnan(score) else score])
-    return text.getvalue()
 
 
 def _counts(evaluation: Evaluation) -> dict[str, int]:
     dataset = _dataset(evaluation)
-    counts = {
-        "images": len(dataset.images),
-        "categories": len(dataset.categories),
-        "instances": len(dataset.instances),
-        "crowd regions": len(dataset.crowd),
-        "results": evaluation.num_results,
-        "invalid results": len(evaluation.invalid),
-    }
-    ignored = {} if isinstance(evaluation, BoxEvaluation) else {"in ignored regions": evaluation.num_ignored}
-    return counts | ignored
+    counts = {"images": len(dataset.images), "categories": len(dataset.categories), "instances": len(dataset.instances)}
+    counts |= {"crowd regions": len(dataset.crowd), "results": evaluation.num_results}
+    counts["invalid results"] = len(evaluation.invalid)
+    return counts if isinstance(evaluation, BoxEvaluation) else counts | {"in ignored regions": evaluation.num_ignored}
 
 
 def _dataset(evaluation: Evaluation) -> CocoDataset:
     return evaluation.dataset if isinstance(evaluation, BoxEvaluation) else evaluation.landmarks.dataset
+
+
+def round_trips(
+    landmarks: CocoKeypoints, strides: Sequence[float], sigmas: Sequence[float], **options: Any
+) -> list[OracleScores]:
+    """Scores for each stride and sigma; ``options`` go to :func:`oracle_round_trip`."""
+    settings = [(stride, sigma) for stride in strides for sigma in sigmas]
+    num_images = len(landmarks.dataset.images)
+    scores: list[OracleScores] = []
+    with reading_bar() as on_progress:
+
+        def advance(num_done: int) -> None:
+            on_progress("drawing and finding", len(scores) * num_images + num_done, len(settings) * num_images)
+
+        for stride, sigma in settings:
+            scores.append(oracle_round_trip(landmarks, stride=stride, sigma=sigma, on_progress=advance, **options))
+    return scores
+
+
+def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset) -> None:
+    """Print one row for each stride and sigma, with the recommended one marked."""
+    print_findings(dataset)
+    best, first = coarsest_good(scores), scores[0].scores
+    headers = ("stride", "sigma", "F1", "precision", "recall", "error px", "merged", "same cell", "outside", "")
+    show_table(headers, ([*oracle_cells(each), "<- coarsest good one" if each is best else ""] for each in scores))
+    show(
+        f"{first.num_truth:,} points, found within {first.radius:g} px by a perfect network; merged: points inside the "
+        "image that share another point's peak",
+        style="dim",
+    )
+    if best is None:
+        note(
+            f"warning: no setting reaches an F1 of {GOOD_F1:g}, even with perfectly learned targets; "
+            "try a finer stride or another sigma"
+        )
+
+
+def oracle_object(scores: Sequence[OracleScores]) -> dict[str, Any]:
+    """The scores as a JSON object."""
+    best = coarsest_good(scores)
+    own = ("stride", "sigma", "merged", "same_cell", "outside")
+    rows = [{name: getattr(each, name) for name in own} | each.scores.to_dict() for each in scores]
+    return {"settings": rows, "coarsest_good": best and {"stride": best.stride, "sigma": best.sigma}}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from detect.cli.options import AsJson, Checkpoint
+from detect.cli.output import cannot_write, note, print_json, save
+from detect.errors import ConfigError, ConvertError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
-    from torch import Tensor
-
     from detect.training.checkpoints import TrainedDetector
 
 Target = Literal["onnx", "torchvision"]
@@ -44,48 +44,53 @@ def export(
     real images first; if a result differs from PyTorch's, nothing is written. `detector.json` holds the class names and the
     resize rule.
     """
-    from json import dumps
-
     from detect.cli.detectors import load_on
-    from detect.cli.output import print_json, save
 
     trained = load_on(checkpoint, "cpu")
     if to == "onnx":
         outcome = _to_onnx(trained, output, images, num_images, max_candidates)
     else:
         outcome = _to_torchvision(trained, output)
-    about = {"format": to, "checkpoint": trained.name, **_description(trained), **outcome}
-    save(output, {"detector.json": dumps(about, indent=2, allow_nan=False) + "\n"})
-    if json:
-        print_json(about)
-
-
-def _description(trained: TrainedDetector) -> dict[str, Any]:
-    """What a program needs to know to use the export."""
     categories = zip(trained.category_ids, trained.category_names, strict=True)
-    return {
+    about = {
+        "format": to,
+        "checkpoint": trained.name,
         "task": trained.task,
         "classes": [{"category_id": category, "name": name} for category, name in categories],
         "landmarks": list(trained.labels.type_names),
         "resize": str(trained.resize),
         "channels": trained.channels,
         "stride": None if trained.task == "boxes" else trained.config.model.stride,
+        **outcome,
     }
+    save(output, {"detector.json": dumps(about, indent=2, allow_nan=False) + "\n"})
+    if json:
+        print_json(about)
 
 
 def _to_onnx(
     trained: TrainedDetector, output: Path, paths: list[Path] | None, num_images: int, max_candidates: int
 ) -> dict[str, Any]:
-    from detect.cli.output import note
+    from detect.cli.detectors import open_images
     from detect.detectors.onnx import export_onnx
-    from detect.errors import OutputError
+    from detect.loading.dataset import collate
+    from detect.loading.image_files import dataset_from_files
+    from detect.training.inference import batches_by_size
+    from detect.training.inputs import read_validation, validation_folder
 
-    images, image_hw = _check_images(trained, paths, num_images)
+    if paths:
+        data = open_images(trained, *dataset_from_files(paths, trained.labels))
+    elif validation := read_validation(trained.config):
+        data = open_images(trained, validation, validation_folder(trained.config))
+    else:
+        raise ConfigError("--images: needed, since the run has no validation data")
+    # the first images whose network input has the size of the first one's
+    batch = collate([data[place] for place in batches_by_size(data, num_images)[0]])
     path = output / "detector.onnx"
     try:
-        check = export_onnx(trained.model, path, images, image_hw, max_candidates=max_candidates)
+        check = export_onnx(trained.model, path, batch.images, batch.image_hw, max_candidates=max_candidates)
     except OSError as error:
-        raise OutputError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None
+        raise cannot_write(error, path) from None
     note(f"wrote {path}")
     note(
         f"verified on {check.num_images} images: {check.num_found:,} results of both, positions at most "
@@ -94,7 +99,7 @@ def _to_onnx(
     if not check.num_found:
         note("warning: nothing was found in these images, so nothing was verified: give others with --images")
     return {
-        "input_hw": list(images.shape[2:]),
+        "input_hw": list(batch.images.shape[2:]),
         "checked_images": check.num_images,
         "found": check.num_found,
         "largest_difference_px": check.position_px,
@@ -102,37 +107,12 @@ def _to_onnx(
     }
 
 
-def _check_images(
-    trained: TrainedDetector, paths: list[Path] | None, num_images: int
-) -> tuple[Float[Tensor, "b d h w"], Int64[Tensor, "b 2"]]:
-    """A batch of the first images whose network input has the size of the first one's."""
-    from detect.cli.detectors import open_images
-    from detect.errors import ConfigError
-    from detect.loading.dataset import collate
-    from detect.loading.image_files import dataset_from_files
-    from detect.training.inference import batches_by_size
-    from detect.training.inputs import read_validation, validation_folder
-
-    if paths:
-        dataset, folder = dataset_from_files(paths, trained.labels)
-    else:
-        validation, folder = read_validation(trained.config), validation_folder(trained.config)
-        if validation is None:
-            raise ConfigError("--images: needed, since the run has no validation data")
-        dataset = validation
-    data = open_images(trained, dataset, folder)
-    batch = collate([data[place] for place in batches_by_size(data, num_images)[0]])
-    return batch.images, batch.image_hw
-
-
 def _to_torchvision(trained: TrainedDetector, output: Path) -> dict[str, Any]:
     import io
 
     import torch
 
-    from detect.cli.output import note, save
     from detect.detectors.retinanet import RetinaNetDetector
-    from detect.errors import ConvertError
     from detect.interop.torchvision import torchvision_weights
 
     if not isinstance(trained.model, RetinaNetDetector):

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detect.cli.options import (
-    EXPERTS,
-    Balance,
-    Convention,
-    Layout,
-    Method,
-)
+import detect
+from detect.cli.options import Balance, Convention, Layout, Method, expert
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detect.anchors.anchor_set import AnchorSet
-    from detect.anchors.instances import ResizedInstances
-    from detect.fitting.objective import Objective
     from detect.fitting.structured import StructuredFit
 
 FREE = "free"  # the layout of free (w, h) lists
@@ -32,14 +25,14 @@ PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
 class Fitted:
     """Fitted anchors, the family that their upper bound covers, in words, and the cost of each layout."""
 
-    anchors: AnchorSet
+    anchors: detect.AnchorSet
     among: str
     layouts: tuple[StructuredFit, ...] = ()
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What to fit: the options that ``fit`` and ``stability`` share."""
+    """The options of a fit, which ``fit`` and ``stability`` share."""
 
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of anchor shapes over all levels.")] = 9
     levels: Annotated[
@@ -59,87 +52,57 @@ class FitOptions:
     ] = None
     convention: Convention = "exact"
     max_per_level: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, rich_help_panel=EXPERTS, help="Instead of -k: maximum number on each level."),
+        int | None, expert(min=1, max=1000, help="Instead of -k: maximum number on each level.")
     ] = None
     penalty: Annotated[
         float,
-        typer.Option(
+        expert(
             min=0,
             max=1,
-            rich_help_panel=EXPERTS,
             help="Score that a shape on every level must add to pay for its operations (placed objectives).",
         ),
     ] = 0.01
     max_strides: Annotated[
         float | None,
-        typer.Option(
-            rich_help_panel=EXPERTS,
+        expert(
             help="A box uses a level only if sqrt(area) <= max-strides * stride; the coarsest level takes all boxes. 4 "
-            "makes the numbers of positive anchors of small and large boxes more equal. Default: no limit.",
+            "makes the numbers of positive anchors of small and large boxes more equal. Default: no limit."
         ),
     ] = None
     layout: Annotated[
         Layout,
-        typer.Option(
-            rich_help_panel=EXPERTS,
+        expert(
             help="free: any (w, h) list; or sizes x ratios: octaves (mmdetection), grid (detectron2, torchvision), "
-            "level-grids (ratios for each level).",
+            "level-grids (ratios for each level)."
         ),
     ] = "free"
-    scales: Annotated[
-        int, typer.Option(min=1, max=30, rich_help_panel=EXPERTS, help="Sizes on each level of a layout.")
-    ] = 3
-    ratios: Annotated[
-        int, typer.Option(min=1, max=30, rich_help_panel=EXPERTS, help="Ratios on each level of a layout.")
-    ] = 3
-    balance: Annotated[
-        Balance,
-        typer.Option(rich_help_panel=EXPERTS, help="Give every category, or every size range, the same total weight."),
-    ] = "none"
+    scales: Annotated[int, expert(min=1, max=30, help="Sizes on each level of a layout.")] = 3
+    ratios: Annotated[int, expert(min=1, max=30, help="Ratios on each level of a layout.")] = 3
+    balance: Annotated[Balance, expert(help="Give every category, or every size range, the same total weight.")] = (
+        "none"
+    )
     weight: Annotated[
         list[str] | None,
-        typer.Option(
-            rich_help_panel=EXPERTS,
-            help="NAME=FACTOR: multiply the weight of a category, or of small, medium or large; repeatable.",
-        ),
+        expert(help="NAME=FACTOR: multiply the weight of a category, or of small, medium or large; repeatable."),
     ] = None
-    fixed: Annotated[
-        list[str] | None,
-        typer.Option(rich_help_panel=EXPERTS, help="WxH: a shape to keep among the k; repeatable."),
-    ] = None
-    method: Annotated[
-        Method,
-        typer.Option(rich_help_panel=EXPERTS, help="optimal and kmeans maximise IoU; the others are baselines."),
-    ] = "optimal"
+    fixed: Annotated[list[str] | None, expert(help="WxH: a shape to keep among the k; repeatable.")] = None
+    method: Annotated[Method, expert(help="optimal and kmeans maximise IoU; the others are baselines.")] = "optimal"
     certify: Annotated[
         float | None,
-        typer.Option(
+        expert(
             min=0,
             max=1,
-            rich_help_panel=EXPERTS,
             help="Prove that the anchors are this close to the best possible; 1: no proof. Default: 0.01 by shape and "
             "0.02 on the grid, and no proof for many boxes, where it takes longer.",
         ),
     ] = None
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**32 - 1, rich_help_panel=EXPERTS, help="Seed of random starts; optimal does not use it."
-        ),
-    ] = 0
+    seed: Annotated[int, expert(min=0, max=2**32 - 1, help="Seed of random starts; optimal does not use it.")] = 0
 
-    def check(self) -> Objective:
-        """The parsed objective.
-
-        Raises:
-            ConfigError: options that exclude each other, or a text that does not parse.
-        """
-        from detect.fitting.objective import Objective
-
+    def check(self) -> detect.Objective:
+        """The parsed objective; options that exclude each other, or do not parse, are a ConfigError."""
         for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
         placed = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
-        objective = Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
+        objective = detect.Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
         if objective.on_grid and (self.method != "optimal" or self.fixed):
             raise ConfigError("--method and --fixed need an objective by shape: --objective shape")
         if not objective.on_grid and (self.layout != FREE or self.max_per_level or self.max_strides is not None):
@@ -150,96 +113,69 @@ class FitOptions:
         _shapes(self.fixed)
         return objective
 
-    def fit(self, instances: ResizedInstances, *, prove: bool = True) -> Fitted:
+    def fit(self, instances: detect.ResizedInstances, *, prove: bool = True) -> Fitted:
         """The anchors for a dataset."""
         from detect.anchors.anchor_set import strides_of
-        from detect.anchors.instances import instance_weights
 
         objective, factors = self.check(), _factors(self.weight)
+        weighted = self.balance != "none" or factors
         common: dict[str, Any] = {
+            "strides": strides_of(self.levels or LEVELS),
             "objective": objective,
             "certify": self._certified(objective, len(instances)) if prove else None,
-            "weights": None
-            if self.balance == "none" and not factors
-            else instance_weights(instances, balance=self.balance, factors=factors),
+            "weights": detect.instance_weights(instances, balance=self.balance, factors=factors) if weighted else None,
         }
-        strides = strides_of(self.levels or LEVELS)
-        return (self._fit_placed if objective.on_grid else self._fit_shapes)(instances, strides, common)
-
-    def _fit_shapes(self, instances: ResizedInstances, strides: tuple[int, ...], common: dict[str, Any]) -> Fitted:
-        from detect.fitting.fit import fit_anchors
-
-        anchors = fit_anchors(
-            instances,
-            k=self.k,
-            per_level=self.per_level,
-            method=self.method,
-            strides=strides,
-            fixed=_shapes(self.fixed),
-            seed=self.seed,
-            **common,
-        )
+        if objective.on_grid:
+            return self._fit_placed(instances, common)
+        own: dict[str, Any] = {"per_level": self.per_level, "method": self.method, "fixed": _shapes(self.fixed)}
+        anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}")
 
-    def _fit_placed(self, instances: ResizedInstances, strides: tuple[int, ...], common: dict[str, Any]) -> Fitted:
-        from detect.fitting.fit_levels import fit_levels
-
+    def _fit_placed(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
         per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
-        fit = fit_levels(
+        own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
+        fit = detect.fit_levels(
             instances,
-            strides,
             per_level=per_level,
             num_anchors=self.k if per_level is None and self.max_per_level is None else None,
-            max_per_level=self.max_per_level,
-            penalty=self.penalty,
-            max_strides=self.max_strides,
-            convention=self.convention,
-            layout=self.layout,
-            scales=self.scales,
-            ratios=self.ratios,
+            **{name: getattr(self, name) for name in own},
             **common,
         )
         return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts)
 
-    def _certified(self, objective: Objective, num_boxes: int) -> float | None:
+    def _certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
         """The gap to prove; None for no proof, the default for many boxes."""
-        from detect.fitting.fit import FEW_BOXES
-
-        few, gap = FEW_BOXES, PROVED
+        if self.certify is not None:
+            return self.certify if self.certify < 1 else None
         if objective.on_grid:
-            from detect.fitting import any_position  # loads scipy, which a fit by shape does without
-
-            few, gap = any_position.FEW_BOXES, PROVED_PLACED
-        if self.certify is None:
-            return gap if num_boxes <= few else None
-        return self.certify if self.certify < 1 else None
+            from detect.fitting.any_position import FEW_BOXES  # loads scipy, which a fit by shape does without
+        else:
+            from detect.fitting.fit import FEW_BOXES
+        gap = PROVED_PLACED if objective.on_grid else PROVED
+        return gap if num_boxes <= FEW_BOXES else None
 
 
 def _shapes(texts: list[str] | None) -> tuple[tuple[float, float], ...]:
-    return tuple(_shape(text) for text in texts or [])
-
-
-def _shape(text: str) -> tuple[float, float]:
-    width, _, height = text.lower().partition("x")
-    try:
-        shape = float(width), float(height)
-    except ValueError:
-        shape = 0.0, 0.0
-    if not all(0 < extent < float("inf") for extent in shape):
-        raise ConfigError(f"--fixed: expected a width and a height in pixels such as 32x64, got {text!r}")
-    return shape
+    shapes = []
+    for text in texts or []:
+        try:
+            width, height = (float(side) for side in text.lower().split("x"))
+        except ValueError:
+            width = height = 0.0
+        if not (0 < width < math.inf and 0 < height < math.inf):
+            raise ConfigError(f"--fixed: expected a width and a height in pixels such as 32x64, got {text!r}")
+        shapes.append((width, height))
+    return tuple(shapes)
 
 
 def _factors(texts: list[str] | None) -> dict[str, float]:
-    return dict(_factor(text) for text in texts or [])
-
-
-def _factor(text: str) -> tuple[str, float]:
-    name, _, factor = text.rpartition("=")
-    try:
-        value = float(factor)
-    except ValueError:
-        value = -1.0
-    if not name or not 0 <= value < float("inf"):
-        raise ConfigError(f"--weight: expected a name and a factor from 0 such as platelets=5, got {text!r}")
-    return name, value
+    factors = {}
+    for text in texts or []:
+        name, _, factor = text.rpartition("=")
+        try:
+            factors[name] = float(factor)
+        except ValueError:
+            factors[name] = -1.0
+        if not name or not 0 <= factors[name] < math.inf:
+            raise ConfigError(f"--weight: expected a name and a factor from 0 such as platelets=5, got {text!r}")
+    return factors

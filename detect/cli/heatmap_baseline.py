@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detect.cli.options import AsJson, DatasetFiles, Output, PointOptions, Radius
+from detect.cli.output import print_answer, progress_over, save, show
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
     from detect.data import CocoDataset, CocoResults
-    from detect.detectors.blob_detector import BlobDetector
-    from detect.keypoints.keypoints import CocoKeypoints
 
 
 def baseline(
@@ -37,34 +37,24 @@ def baseline(
     Scale, polarity and threshold are those of the highest F1 on the training images, at the one --radius, else at 3 px; all
     points are one type. Scores are those of `heatmaps score`, and -o writes `results.json`, which that command reads.
     """
-    from dataclasses import asdict, replace
-
-    from detect.cli import evaluation_results
-    from detect.cli.output import console, print_json, save
+    from detect.cli.evaluation_results import choose_radius, evaluate_results, print_evaluation
     from detect.data.coco_results import results_json
     from detect.detectors.blob_detector import fit_blob_detector
 
     points = replace(points, merge=True)
     train, truth = points.read(dataset), points.read(replace(dataset, files=validation))
-    detector = fit_blob_detector(
-        _grey_images(train.dataset, images),
-        train.landmarks.per_image(),
-        radius=evaluation_results.choose_radius(radius),
-        pixel_origin=train.pixel_origin,
-    )
+    grey, places = _grey_images(train.dataset, images), train.landmarks.per_image()
+    detector = fit_blob_detector(grey, places, radius=choose_radius(radius), pixel_origin=train.pixel_origin)
     category = next(iter(truth.category_types))
-    results = _find(detector, truth, val_images or images, category)
+    found = [detector.candidates(image) for image in _grey_images(truth.dataset, val_images or images)]
+    results = _as_results(found, category)
     truth = replace(truth, category_types={category: (0,)})  # one point per result, whatever the annotations have
-    evaluation = evaluation_results.evaluate_results(
-        results, truth.dataset, truth, radii=radius, threshold=detector.threshold
-    )
-    if json:
-        print_json({"detector": asdict(detector), **evaluation.to_dict()})
-    else:
-        evaluation_results.print_evaluation(evaluation, console())
-        console().print(
-            f"{detector.polarity} blobs of sigma {detector.sigma:.3g} px, F1 {detector.f1:.4f} on the training images"
-        )
+    evaluation = evaluate_results(results, truth.dataset, truth, radii=radius, threshold=detector.threshold)
+    content = {"detector": asdict(detector), **evaluation.to_dict()}
+    print_answer(json, lambda: content, lambda: print_evaluation(evaluation))
+    if not json:
+        blobs = f"{detector.polarity} blobs of sigma {detector.sigma:.3g} px"
+        show(f"{blobs}, F1 {detector.f1:.4f} on the training images")
     if output:
         save(output, {"results.json": results_json(results, truth.dataset)})
 
@@ -72,7 +62,6 @@ def baseline(
 def _grey_images(dataset: CocoDataset, folder: Path) -> list[ndarray]:
     import numpy as np
 
-    from detect.cli.output import progress_over
     from detect.data.images import open_image
 
     grey = []
@@ -83,15 +72,13 @@ def _grey_images(dataset: CocoDataset, folder: Path) -> list[ndarray]:
     return grey
 
 
-def _find(detector: BlobDetector, truth: CocoKeypoints, folder: Path, category: int) -> CocoResults:
-    """All blobs of all images, as results of one category."""
+def _as_results(found: list[tuple[ndarray, ndarray]], category: int) -> CocoResults:
     import numpy as np
 
     from detect.data import CocoResults
 
-    found = [detector.candidates(image) for image in _grey_images(truth.dataset, folder)]
     rows = np.repeat(np.arange(len(found)), [len(scores) for _, scores in found])
     scores = np.concatenate([scores for _, scores in found])
-    keypoints: list[Any] = [np.array([[x, y, 1.0]]) for xy, _ in found for x, y in xy.tolist()]
+    keypoints = tuple(np.array([[x, y, 1.0]]) for xy, _ in found for x, y in xy.tolist())
     categories, no_boxes = np.full(len(rows), category), np.full((len(rows), 4), np.nan)
-    return CocoResults(np.arange(len(rows)), rows, categories, scores, no_boxes, tuple(keypoints), ())
+    return CocoResults(np.arange(len(rows)), rows, categories, scores, no_boxes, keypoints, ())

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy import ndarray
 from PIL import Image
-from rich.console import Console
 
-from detect.cli import output
 from detect.cli.detectors import spread_evenly
+from detect.cli.output import note, print_findings, show
 from detect.data import CocoDataset
 from detect.data.images import open_image
 from detect.evaluation.oracle import batches_of_one_size
@@ -31,7 +29,10 @@ NOT_DRAWN = ("outside", "ignored", "unlabelled")
 
 @dataclass(frozen=True)
 class TargetFiles:
-    """The landmarks of a dataset as files of target maps; ``options`` are keywords of :func:`render_heatmaps`."""
+    """The landmarks of a dataset as files of target maps.
+
+    ``options`` are keywords of :func:`render_heatmaps`; with ``sigma_of_size``, ``sigma`` is the least one.
+    """
 
     landmarks: CocoKeypoints
     stride: float
@@ -44,22 +45,16 @@ class TargetFiles:
         batch = self.landmarks.take(images)
         sigma: Any = self.sigma
         if self.sigma_of_size is not None:
-            sigma = sigma_from_size(
-                batch.sizes_wh, stride=self.stride, fraction=self.sigma_of_size, min_sigma=self.sigma
-            )
-        return render_heatmaps(
-            batch.landmarks,
-            self.landmarks.dataset.images.wh[images[0], ::-1].tolist(),
-            stride=self.stride,
-            sigma=sigma,
-            pixel_origin=batch.pixel_origin,
-            ignore=batch.ignored if any(map(len, self.landmarks.ignored)) else None,
-            sizes=batch.sizes_wh,
-            **self.options,
-        )
+            options = {"stride": self.stride, "fraction": self.sigma_of_size, "min_sigma": self.sigma}
+            sigma = sigma_from_size(batch.sizes_wh, **options)
+        image_hw = self.landmarks.dataset.images.wh[images[0], ::-1].tolist()
+        ignore = batch.ignored if any(map(len, self.landmarks.ignored)) else None
+        own = {"stride": self.stride, "pixel_origin": batch.pixel_origin, "sizes": batch.sizes_wh, **self.options}
+        return render_heatmaps(batch.landmarks, image_hw, sigma=sigma, ignore=ignore, **own)
 
     def shards(self, *, per_shard: int, pack: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Description and content of one file after the other; the images of a file have one size."""
+        dataset = self.landmarks.dataset
         for number, images in enumerate(batches_of_one_size(self.landmarks, per_shard)):
             targets = self.targets(images)
             about = {
@@ -70,25 +65,17 @@ class TargetFiles:
                 **{kind: int(getattr(targets, kind).sum()) for kind in NOT_DRAWN},
                 "same_cell": targets.num_same_cell(),
             }
-            yield about, self._content(images, targets)
-
-    def _content(self, images: Sequence[int], targets: HeatmapTargets) -> dict[str, Any]:
-        """The arrays of a file, and what one needs to know to use them."""
-        dataset = self.landmarks.dataset
-        rows = self.landmarks.take(images).rows[targets.instances]
-        content = {
-            "heatmaps": targets.heatmaps,
-            "positives": targets.positives,
-            "offsets": targets.offsets,
-            "sizes": targets.sizes,
-            "annotation_ids": dataset.instances.ids[rows],
-            "image_ids": dataset.images.ids[list(images)],
-            "file_names": np.array([dataset.images.file_names[row] for row in images]),
-            "type_names": np.array(self.landmarks.type_names),
-            "stride": np.array(self.stride),
-            "pixel_origin": np.array(self.landmarks.pixel_origin),
-        }
-        return content | ({} if targets.weights is None else {"weights": targets.weights})
+            rows = self.landmarks.take(images).rows[targets.instances]
+            content = {
+                **{name: getattr(targets, name) for name in ("heatmaps", "positives", "offsets", "sizes")},
+                "annotation_ids": dataset.instances.ids[rows],
+                "image_ids": dataset.images.ids[list(images)],
+                "file_names": np.array([dataset.images.file_names[row] for row in images]),
+                "type_names": np.array(self.landmarks.type_names),
+                "stride": np.array(self.stride),
+                "pixel_origin": np.array(self.landmarks.pixel_origin),
+            }
+            yield about, content if targets.weights is None else content | {"weights": targets.weights}
 
     def overlays(self, folder: Path | None, count: int) -> bytes:
         """A sheet of images with their maps, evenly spread over the dataset, as PNG."""
@@ -113,14 +100,11 @@ class TargetFiles:
         return {
             "type_names": list(self.landmarks.type_names),
             "pixel_origin": self.landmarks.pixel_origin,
-            "stride": self.stride,
-            "sigma": self.sigma,
-            "sigma_of_size": self.sigma_of_size,
+            **{name: getattr(self, name) for name in ("stride", "sigma", "sigma_of_size")},
             **self.options,
             **{kind: sum(each[kind] for each in files) for kind in kinds},
             "ignored_regions": sum(map(len, self.landmarks.ignored)),
-            "invalid": len(self.landmarks.dataset.invalid),
-            "suspicious": len(self.landmarks.dataset.suspicious),
+            **{kind: len(getattr(self.landmarks.dataset, kind)) for kind in ("invalid", "suspicious")},
             "files": list(files),
         }
 
@@ -131,27 +115,25 @@ def packed_shard(content: Mapping[str, Any], pack: str) -> bytes:
     if pack == "npz":
         np.savez_compressed(packed, **content)
     else:
-        torch.save({name: _tensor_or_text(value) for name, value in content.items()}, packed)
+        texts = {name: value.tolist() for name, value in content.items() if value.dtype.kind == "U"}
+        numbers = {name: torch.from_numpy(value) for name, value in content.items() if name not in texts}
+        torch.save({**numbers, **texts}, packed)
     return packed.getvalue()
-
-
-def _tensor_or_text(value: ndarray) -> Any:
-    return value.tolist() if value.dtype.kind == "U" else torch.from_numpy(value)
 
 
 def warn_of_older_shards(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
     """Warn if the folder holds shards of another run, which a pattern such as targets-*.npz would match too."""
     older = sorted({path.name for path in folder.glob("targets-*.*")} - {each["file"] for each in files})
     if older:
-        output.note(f"warning: {folder} also holds {len(older):,} files of another run, such as {older[0]}")
+        note(f"warning: {folder} also holds {len(older):,} files of another run, such as {older[0]}")
 
 
-def print_index(index: Mapping[str, Any], dataset: CocoDataset, console: Console) -> None:
+def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
     """Print how many points were drawn, and how many were not and why."""
-    output.print_findings(dataset, console)
+    print_findings(dataset)
     left_out = ", ".join(f"{index[kind]:,} {kind}" for kind in NOT_DRAWN if index[kind])
     num_maps = len(index["type_names"])
-    console.print(
+    show(
         f"{index['drawn']:,} points drawn in {index['images']:,} images, {num_maps} map{'' if num_maps == 1 else 's'} each"
         f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
         f"{index['ignored_regions']:,} ignored regions"

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+import detect
+from detect.cli import options
 from detect.cli.config import register
 from detect.cli.heatmap_baseline import baseline
-from detect.cli.options import (
-    EXPERTS,
-    AsJson,
-    DatasetFiles,
-    Goal,
-    Images,
-    NumPictures,
-    Output,
-    PointOptions,
-    Radius,
-    Threshold,
-)
+from detect.cli.options import expert
+from detect.cli.output import numbers, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
 app = typer.Typer(
@@ -31,17 +24,12 @@ app = typer.Typer(
 Shape = Literal["gaussian", "disc", "pixel"]
 Blend = Literal["max", "sum"]
 Occluded = Literal["draw", "ignore"]
-Pack = Literal["npz", "pt"]
-
-OneRadius = Annotated[
-    float, typer.Option(min=0.01, max=100_000, help="Distance in image pixels within which a point is found.")
-]
 
 
 def render(
     *,
-    output: Output = None,
-    images: Images = None,
+    output: options.Output = None,
+    images: options.Images = None,
     stride: Annotated[float, typer.Option(min=0.25, max=10_000, help="Image pixels per cell of the map.")] = 4.0,
     sigma: Annotated[
         float,
@@ -49,27 +37,17 @@ def render(
     ] = 2.0,
     shape: Annotated[Shape, typer.Option(help="What is drawn for a point.")] = "gaussian",
     blend: Annotated[Blend, typer.Option(help="Value where Gaussians overlap: the larger one, or the sum.")] = "max",
-    points: PointOptions,
+    points: options.PointOptions,
     sigma_of_size: Annotated[
         float | None,
-        typer.Option(
-            min=0.001,
-            max=10,
-            rich_help_panel=EXPERTS,
-            help="Sigma as this fraction of the box's width and height, but at least --sigma.",
-        ),
+        expert(min=0.001, max=10, help="Sigma as this fraction of the box's width and height, but at least --sigma."),
     ] = None,
-    occluded: Annotated[
-        Occluded,
-        typer.Option(rich_help_panel=EXPERTS, help="Points of visibility 1: draw them, or give them weight 0."),
-    ] = "draw",
-    pack: Annotated[Pack, typer.Option(rich_help_panel=EXPERTS, help="Files for NumPy, or for torch.")] = "npz",
-    per_shard: Annotated[
-        int, typer.Option(min=1, max=100_000, rich_help_panel=EXPERTS, help="Maximum number of images in a file.")
-    ] = 64,
-    num_pictures: NumPictures = 12,
-    dataset: DatasetFiles,
-    json: AsJson = False,
+    occluded: Annotated[Occluded, expert(help="Points of visibility 1: draw them, or give them weight 0.")] = "draw",
+    pack: Annotated[Literal["npz", "pt"], expert(help="Files for NumPy, or for torch.")] = "npz",
+    per_shard: Annotated[int, expert(min=1, max=100_000, help="Maximum number of images in a file.")] = 64,
+    num_pictures: options.NumPictures = 12,
+    dataset: options.DatasetFiles,
+    json: options.AsJson = False,
 ) -> None:
     """Draw target heatmaps for the landmarks of a COCO dataset.
 
@@ -82,14 +60,11 @@ def render(
     shape of the maps and are there only if something is to be ignored: crowds, objects without a labelled keypoint, or
     occluded points.
     """
-    from json import dumps
-
     from detect.cli.heatmap_targets import TargetFiles, packed_shard, print_index, warn_of_older_shards
-    from detect.cli.output import console, print_json, reading_bar, save
 
     landmarks = points.read(dataset)
-    options = {"shape": shape, "blend": blend, "occluded": occluded}
-    targets = TargetFiles(landmarks, stride, sigma, sigma_of_size, options)
+    drawn = {"shape": shape, "blend": blend, "occluded": occluded}
+    targets = TargetFiles(landmarks, stride, sigma, sigma_of_size, drawn)
     if output and num_pictures:
         save(output, {"overlays.png": targets.overlays(images, num_pictures)})
     written = []
@@ -103,10 +78,7 @@ def render(
     if output:
         save(output, {"targets.json": dumps(index, indent=2) + "\n"})
         warn_of_older_shards(output, written)
-    if json:
-        print_json(index)
-    else:
-        print_index(index, landmarks.dataset, console())
+    print_answer(json, lambda: index, lambda: print_index(index, landmarks.dataset))
 
 
 def oracle(
@@ -115,13 +87,15 @@ def oracle(
     sigmas: Annotated[
         str, typer.Option(help="Standard deviations of the Gaussians in cells: a comma list.")
     ] = "1,1.5,2,3",
-    radius: OneRadius = 3.0,
+    radius: Annotated[
+        float, typer.Option(min=0.01, max=100_000, help="Distance in image pixels within which a point is found.")
+    ] = 3.0,
     threshold: Annotated[float, typer.Option(min=0.001, max=0.999, help="Minimum height of a peak.")] = 0.3,
     split: Annotated[bool, typer.Option(help="Separate points that are too close to have peaks of their own.")] = True,
-    points: PointOptions,
-    output: Output = None,
-    dataset: DatasetFiles,
-    json: AsJson = False,
+    points: options.PointOptions,
+    output: options.Output = None,
+    dataset: options.DatasetFiles,
+    json: options.AsJson = False,
 ) -> None:
     """Score a perfect network: targets drawn and read back, at several strides and sigmas.
 
@@ -129,16 +103,12 @@ def oracle(
     `oracle/report.html`. Points that merge at a stride, or that are read back farther away than --radius, are lost before
     training begins. The coarsest stride that loses almost nothing is marked, with its best sigma.
     """
-    from detect.cli.oracle_results import oracle_object, print_oracle, round_trips
-    from detect.cli.output import console, numbers, print_json, save
+    from detect.cli.evaluation_results import oracle_object, print_oracle, round_trips
 
     settings = numbers(strides, "--strides", least=0.25), numbers(sigmas, "--sigmas", least=0.05)
     landmarks = points.read(dataset)
     scores = round_trips(landmarks, *settings, radius=radius, threshold=threshold, split=split)
-    if json:
-        print_json(oracle_object(scores))
-    else:
-        print_oracle(scores, landmarks.dataset, console())
+    print_answer(json, lambda: oracle_object(scores), lambda: print_oracle(scores, landmarks.dataset))
     if output:
         from detect.report.oracle_page import oracle_page
 
@@ -151,10 +121,10 @@ def score(
     results: Annotated[
         Path, typer.Option(help="COCO results: a list of image_id, category_id, score, and keypoints (or bbox).")
     ],
-    radius: Radius = None,
-    threshold: Threshold = None,
+    radius: options.Radius = None,
+    threshold: options.Threshold = None,
     choose: Annotated[
-        Goal | None,
+        options.Goal | None,
         typer.Option(
             help="Choose the threshold on this data: best F1 (at the one --radius, else 3 px), or smallest count error."
         ),
@@ -163,9 +133,9 @@ def score(
         str | None,
         typer.Option(help="One sigma per keypoint, such as .026,.025: add COCO's keypoint metrics, by pycocotools."),
     ] = None,
-    points: PointOptions,
-    dataset: DatasetFiles,
-    json: AsJson = False,
+    points: options.PointOptions,
+    dataset: options.DatasetFiles,
+    json: options.AsJson = False,
 ) -> None:
     """Score predicted points: precision, recall, F1, distance error, AP, count error.
 
@@ -176,9 +146,7 @@ def score(
     near. The error is the mean distance of the pairs, AP the average precision over all scores, and presence AUC how well
     an image's highest score tells whether it has a point.
     """
-    from detect.cli import evaluation_results
-    from detect.cli.output import console, numbers, print_json
-    from detect.data import read_results
+    from detect.cli.evaluation_results import check_invalid, choose_radius, evaluate_results, print_evaluation
 
     if threshold is not None and choose:
         raise ConfigError("--threshold and --choose: give one of the two")
@@ -186,23 +154,12 @@ def score(
         raise ConfigError(f"--oks-sigmas: OKS needs keypoints, got --from {points.source}")
     sigmas = None if oks_sigmas is None else numbers(oks_sigmas, "--oks-sigmas", least=1e-6)
     landmarks = points.read(dataset)
-    predicted = read_results(results, landmarks.dataset)
-    evaluation = evaluation_results.evaluate_results(
-        predicted,
-        landmarks.dataset,
-        landmarks,
-        radii=radius,
-        threshold=threshold,
-        choose=choose,
-        choose_radius=evaluation_results.choose_radius(radius),
-        source=points.source,
-        oks_sigmas=sigmas,
-    )
-    evaluation_results.check_invalid(evaluation, predicted, str(results), dataset)
-    if json:
-        print_json(evaluation.to_dict())
-    else:
-        evaluation_results.print_evaluation(evaluation, console())
+    predicted = detect.read_results(results, landmarks.dataset)
+    chosen = {"threshold": threshold, "choose": choose, "choose_radius": choose_radius(radius)}
+    scored: dict[str, Any] = {**chosen, "radii": radius, "source": points.source, "oks_sigmas": sigmas}
+    evaluation = evaluate_results(predicted, landmarks.dataset, landmarks, **scored)
+    check_invalid(evaluation, predicted, str(results), dataset)
+    print_answer(json, evaluation.to_dict, lambda: print_evaluation(evaluation))
 
 
 for each in (render, oracle, baseline, score):

@@ -6,17 +6,19 @@ Choices are spelled out, so that ``--help`` and shell completion import nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import detect
+from detect.cli.output import findings_of, note, reading_bar
+
 if TYPE_CHECKING:
-    from detect.anchors.instances import ResizedInstances
-    from detect.data import CocoDataset
     from detect.keypoints.keypoints import CocoKeypoints
 
-EXPERTS = "For experts"  # the help panel below everyone's options
+expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
 
 Method = Literal["optimal", "kmeans", "euclidean", "log-euclidean"]
 Layout = Literal["free", "octaves", "grid", "level-grids"]
@@ -42,12 +44,17 @@ Resize = Annotated[
 Convention = Annotated[
     ConventionName, typer.Option(help="Framework whose grid the anchors are placed on: strides, rounding, offset.")
 ]
+Findings = Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images, to show pictures on the page.")]
 NumPictures = Annotated[int, typer.Option(min=0, max=400, help="Number of images to show.")]
 PictureScore = Annotated[float, typer.Option(min=0, max=1, help="Pictures show results of this score or more.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; made if it does not exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
+Source = Annotated[
+    PointSource, typer.Option("--from", help="The points: keypoints, or centres of boxes with one type per category.")
+]
 PixelOrigin = Annotated[
     PixelOriginName,
     typer.Option(help="Where keypoint coordinate i lies: at the centre of pixel i (pixel indices), or at its corner."),
@@ -68,46 +75,33 @@ class DatasetFiles:
     """The files of a dataset, and what to do about their findings."""
 
     files: Files
-    findings: Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")] = False
-    strict: Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")] = (
-        False
-    )
+    findings: Findings = False
+    strict: Strict = False
 
-    def read(self, *, keypoints: bool = False) -> CocoDataset:
+    def read(self, *, keypoints: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
-        from detect.cli import output
-        from detect.data import read_coco
-
-        with output.reading_bar() as on_progress:
-            dataset = read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
-        if self.findings:
-            output.list_findings(dataset)
+        with reading_bar() as on_progress:
+            dataset = detect.read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
+        for kind, finding in findings_of(dataset) if self.findings else ():
+            note(f"{kind}: {finding}")
         return dataset
 
-    def read_resized(self, resize: str | None) -> ResizedInstances:
+    def read_resized(self, resize: str | None) -> detect.ResizedInstances:
         """The instances under a resize rule, by default none."""
-        from detect.anchors.instances import ResizedInstances
-        from detect.data.resize import parse_resize
-
-        rule = parse_resize(resize or "none")  # before a long read, not after it
-        return ResizedInstances.of(self.read(), rule)
+        rule = detect.parse_resize(resize or "none")  # before a long read, not after it
+        return detect.ResizedInstances.of(self.read(), rule)
 
 
 @dataclass(frozen=True)
 class PointOptions:
-    """The points of a dataset: its keypoints, or the centres of its boxes."""
+    """Which points of a dataset to take."""
 
-    source: Annotated[
-        PointSource,
-        typer.Option("--from", help="The points: keypoints, or centres of boxes with one type per category."),
-    ] = "keypoints"
+    source: Source = "keypoints"
     pixel_origin: PixelOrigin = "center"
     merge: Annotated[bool, typer.Option("--merge", help="Treat all points as one type.")] = False
 
     def read(self, files: DatasetFiles) -> CocoKeypoints:
         """The points of a dataset's files."""
-        from detect.keypoints.keypoints import box_keypoints, coco_keypoints
-
         if self.source == "boxes":
-            return box_keypoints(files.read(), merge=self.merge)
-        return coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, merge=self.merge)
+            return detect.box_keypoints(files.read(), merge=self.merge)
+        return detect.coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, merge=self.merge)

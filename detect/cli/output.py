@@ -1,4 +1,4 @@
-"""Printing and writing: tables and notes, JSON objects, progress on stderr, files."""
+"""Printing and writing: text and tables, JSON objects, progress on stderr, files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from detect.errors import ConfigError, OutputError
 from detect.files import write_whole
@@ -34,6 +36,14 @@ def print_json(content: Any) -> None:
     print(json.dumps(_finite(content), allow_nan=False))
 
 
+def print_answer(json: bool, content: Callable[[], Any], text: Callable[[], None]) -> None:
+    """Print the content as JSON for a program, or the text for a reader."""
+    if json:
+        print_json(content())
+    else:
+        text()
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -42,12 +52,31 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def numbers(text: str, option: str, *, least: float) -> list[float]:
-    """The numbers of a comma list.
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
-    Raises:
-        ConfigError: the text is no such list, or a number is below ``least``.
+
+def show(text: str, *, style: str | None = None, soft_wrap: bool = False) -> None:
+    """Print text on stdout, wrapped at the width of the terminal, or at 160 columns without one."""
+    _console().print(text, style=style, markup=False, soft_wrap=soft_wrap)
+
+
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool = False) -> None:
+    """Print a table without lines on stdout.
+
+    The first column and columns of names and shapes are left-aligned, or all columns with ``left``.
     """
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, header in enumerate(headers):
+        words = number == 0 or left or header in ("image", "category") or "shapes" in header
+        table.add_column(header, no_wrap=number == 0 and len(headers) > 3, justify="left" if words else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _console().print(table)
+
+
+def numbers(text: str, option: str, *, least: float) -> list[float]:
+    """The numbers of a comma list, each ``least`` or more; any other text is a ConfigError."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -71,9 +100,9 @@ def reading_bar() -> Iterator[Any]:
     tasks: list[TaskID] = []
 
     def on_progress(what: str, done: int, total: int) -> None:
-        if not tasks and time.monotonic() - started < BAR_AFTER_S:
-            return
         if not tasks:
+            if time.monotonic() - started < BAR_AFTER_S:
+                return
             bar.start()
             tasks.append(bar.add_task(what))
         bar.update(tasks[0], description=what, completed=done, total=total)
@@ -81,15 +110,13 @@ def reading_bar() -> Iterator[Any]:
     try:
         yield on_progress
     finally:
-        if tasks:
+        if tasks:  # else it would print an empty line
             bar.stop()
 
 
-@contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Show a spinner on stderr, if that is a terminal, during work of unknown length."""
-    with Console(stderr=True).status(what):
-        yield
+def busy(what: str) -> Status:
+    """A spinner on stderr, if that is a terminal, during work of unknown length."""
+    return Console(stderr=True).status(what)
 
 
 def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:
@@ -100,29 +127,22 @@ def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:
             yield item
 
 
-def console() -> Console:
-    """The console for results on stdout; 160 columns wide without a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-
-
 def findings_of(dataset: CocoDataset) -> list[tuple[str, Finding]]:
     """Every finding of a dataset with its kind, ``invalid`` or ``suspicious``."""
     return [("invalid", each) for each in dataset.invalid] + [("suspicious", each) for each in dataset.suspicious]
 
 
-def list_findings(dataset: CocoDataset) -> None:
-    """Print every finding on stderr."""
-    for kind, finding in findings_of(dataset):
-        note(f"{kind}: {finding}")
-
-
 def findings_csv(dataset: CocoDataset) -> str:
     """The text of ``findings.csv``."""
+    found = findings_of(dataset)
+    rows = ([kind, each.file, each.annotation_id, each.image_id, each.reason] for kind, each in found)
+    return csv_text(["kind", "file", "annotation_id", "image_id", "reason"], rows)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV file."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["kind", "file", "annotation_id", "image_id", "reason"])
-    for kind, each in findings_of(dataset):
-        writer.writerow([kind, each.file, each.annotation_id, each.image_id, each.reason])
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()
 
 
@@ -134,46 +154,35 @@ def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False)
             if not quiet:
                 note(f"wrote {folder / name}")
     except OSError as error:
-        raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+        raise cannot_write(error, folder) from None
 
 
-def print_dataset(dataset: CocoDataset, resize: str, console: Console) -> None:
-    """Print the size of a dataset and its findings."""
+def cannot_write(error: OSError, path: Path) -> OutputError:
+    """The error of a file or folder that cannot be written."""
+    return OutputError(f"{error.filename or path}: cannot be written: {error.strerror or error}")
+
+
+def print_dataset(dataset: CocoDataset, resize: object) -> None:
+    """Print the size of a dataset, the resize rule and the findings."""
     crowd = f", {len(dataset.crowd):,} crowd regions excluded" if len(dataset.crowd) else ""
-    console.print(
+    show(
         f"{len(dataset.instances):,} boxes in {len(dataset.images):,} images, {len(dataset.categories):,} "
-        f"categories{crowd}; resize {resize}",
-        markup=False,
+        f"categories{crowd}; resize {resize}"
     )
-    print_findings(dataset, console)
+    print_findings(dataset)
 
 
-def print_findings(dataset: CocoDataset, console: Console) -> None:
+def print_findings(dataset: CocoDataset) -> None:
     """Print the number of findings of each kind, and the first few."""
-    print_first("invalid", dataset.invalid, console)
-    print_first("suspicious but kept", dataset.suspicious, console)
+    print_first("invalid", dataset.invalid)
+    print_first("suspicious but kept", dataset.suspicious)
 
 
-def print_first(what: str, findings: Sequence[Finding], console: Console) -> None:
-    """Print how many findings there are, and the first few."""
-    if not findings:
-        return
-    console.print(f"{len(findings):,} {what}:", style="yellow")
+def print_first(what: str, findings: Sequence[Finding]) -> None:
+    """Print the number of findings, if there are any, and the first few."""
+    if findings:
+        show(f"{len(findings):,} {what}:", style="yellow")
     for finding in findings[:MAX_SHOWN]:
-        console.print(f"  {finding}", markup=False, soft_wrap=True)
+        show(f"  {finding}", soft_wrap=True)
     if len(findings) > MAX_SHOWN:
-        console.print(f"  and {len(findings) - MAX_SHOWN:,} more: --findings lists them all")
-
-
-def table(*headers: str) -> Table:
-    """A table without lines; the first column and columns of words are left-aligned."""
-    columns = Table(box=None, header_style="bold", pad_edge=False)
-    columns.add_column(headers[0], no_wrap=len(headers) > 3)
-    for header in headers[1:]:
-        columns.add_column(header, justify="left" if header in ("image", "category") or "shapes" in header else "right")
-    return columns
-
-
-def plain(text: str) -> str:
-    """Text with its brackets escaped, so that they are not read as markup."""
-    return text.replace("[", "\\[")
+        show(f"  and {len(findings) - MAX_SHOWN:,} more: --findings lists them all")

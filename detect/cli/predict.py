@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detect.cli.options import AsJson, BatchSize, Checkpoint, Device, PictureScore
+from detect.cli.output import note, print_answer, progress_over, save
 
 if TYPE_CHECKING:
     from detect.cli.detectors import ResultMarks
@@ -40,7 +42,6 @@ def predict(
     found in them.
     """
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
-    from detect.cli.output import print_json, save
     from detect.data.coco_results import results_json
     from detect.loading.image_files import dataset_from_files, images_json
 
@@ -53,21 +54,14 @@ def predict(
         marks = ResultMarks(dataset, results, picture_score, pixel_origin=trained.config.data.pixel_origin)
         _draw(output / "pictures", data, marks, num_pictures or len(data))
     found = {"images": len(data), "skipped": len(data.broken), "results": len(results.scores)}
-    if json:
-        print_json({**found, "output": str(output)})
-    else:
-        drawn = int((results.scores >= picture_score).sum())
-        typer.echo(
-            f"{found['results']:,} results in {found['images']:,} images, {drawn:,} of score {picture_score:g} or more"
-        )
+    drawn = int((results.scores >= picture_score).sum())
+    text = f"{found['results']:,} results in {found['images']:,} images, {drawn:,} of score {picture_score:g} or more"
+    print_answer(json, lambda: {**found, "output": str(output)}, lambda: typer.echo(text))
 
 
 def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> None:
     """Draw and write one picture after the other, of images evenly spread over the data."""
-    import io
-
     from detect.cli.detectors import spread_evenly
-    from detect.cli.output import note, progress_over, save
     from detect.data.images import open_image
     from detect.report.pictures import detection_picture
 

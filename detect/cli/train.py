@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detect.cli.options import AsJson
+from detect.cli.output import note, print_answer, reading_bar, show_table
+from detect.errors import DetectError
 
 if TYPE_CHECKING:
     from detect.training.config import TrainConfig
+    from detect.training.loop import TrainingResult
 
 Schema = Mapping[str, Any]
-BOUNDS = (
-    ("minimum", "from {}"),
-    ("exclusiveMinimum", "above {}"),
-    ("maximum", "to {}"),
-    ("exclusiveMaximum", "below {}"),
-)
+BOUNDS = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
 KINDS = {"null": "null", "boolean": "true | false", "string": "text"}
 
 
@@ -29,18 +29,13 @@ def show_fields(wanted: bool) -> None:
     """Print every field of a configuration and exit, if wanted: the callback of an option."""
     if not wanted:
         return
-    from json import dumps as json_text
-
-    from detect.cli.output import console, plain, table
     from detect.training.config import TrainConfig
 
-    rows = table("field", "default", "values", "meaning")
-    for column in rows.columns[1:]:
-        column.justify = "left"
+    rows = []
     for name, field in fields_of(TrainConfig.model_json_schema()):
-        default = json_text(field["default"]).strip('"') if "default" in field else "required"
-        rows.add_row(name, *map(plain, (default, values_of(field), field.get("description", ""))))
-    console().print(rows)
+        default = dumps(field["default"]).strip('"') if "default" in field else "required"
+        rows.append([name, default, values_of(field), field.get("description", "")])
+    show_table(("field", "default", "values", "meaning"), rows, left=True)
     raise typer.Exit
 
 
@@ -79,28 +74,25 @@ def train(
     and TensorBoard's files. After an interruption, --resume continues the run exactly. Several processes: `torchrun
     --nproc-per-node 2 tools/train.py CONFIG`.
     """
-    from json import dumps as json_text
-
-    from detect.errors import DetectError
     from detect.training.config import read_train_config
 
     shorts = {"data.images": images and str(images), "optimisation.accelerator": device}
-    given = [f"{name}={json_text(value, ensure_ascii=False)}" for name, value in shorts.items() if value]
+    given = [f"{name}={dumps(value, ensure_ascii=False)}" for name, value in shorts.items() if value]
     read = read_train_config(config, [*(overrides or []), *given])
     try:
-        several = _overfit(read, overfit, json) if overfit else _train(read, resume, json)
+        if overfit:
+            _overfit(read, overfit, json)
+        elif _train(read, resume, json):
+            _leave(0)
     except DetectError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             typer.echo(f"detect: {error}", err=True)
             _leave(2)
         raise
-    if several:
-        _leave(0)
 
 
 def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
     """Train, print the result, and return whether there are several processes."""
-    from detect.cli.output import note, print_json, reading_bar
     from detect.training.loop import train
 
     with reading_bar() as on_progress:
@@ -108,49 +100,31 @@ def _train(config: TrainConfig, resume: bool, json: bool) -> bool:
     if result.is_main:
         summary = {
             "folder": str(result.folder),
-            "epochs": result.epochs,
-            "steps": result.steps,
-            "stopped_early": result.stopped_early,
+            **{name: getattr(result, name) for name in ("epochs", "steps", "stopped_early")},
             "seconds": round(result.seconds, 1),
             "best": result.best,
             "metrics": dict(result.metrics),
         }
-        if json:
-            print_json(summary)
-        else:
-            _print_result(summary)
+        print_answer(json, lambda: summary, lambda: _print_result(result))
     return result.num_processes > 1
 
 
-def _overfit(config: TrainConfig, num_images: int, json: bool) -> bool:
-    from dataclasses import asdict
-
-    from detect.cli.output import print_json, reading_bar
+def _overfit(config: TrainConfig, num_images: int, json: bool) -> None:
     from detect.training.overfitting import overfit
 
     with reading_bar() as on_progress:
         verdict = overfit(config, num_images, on_progress=on_progress)
-    if json:
-        print_json({"passed": verdict.passed, **asdict(verdict)})
-    else:
-        print(verdict.to_text(), end="")
+    content = {"passed": verdict.passed, **asdict(verdict)}
+    print_answer(json, lambda: content, lambda: print(verdict.to_text(), end=""))
     if not verdict.passed:
         raise typer.Exit(1)
-    return False
 
 
-def _print_result(summary: dict[str, Any]) -> None:
-    from detect.cli.output import console, table
-
-    early = ", stopped early" if summary["stopped_early"] else ""
-    print(
-        f"{summary['epochs']} epochs, {summary['steps']} steps in {summary['seconds']:g} s{early}: {summary['folder']}"
-    )
-    if summary["metrics"]:
-        rows = table("validation", "value")
-        for name, value in summary["metrics"].items():
-            rows.add_row(name, f"{value:.4f}")
-        console().print(rows)
+def _print_result(result: TrainingResult) -> None:
+    took = f"{result.epochs} epochs, {result.steps} steps in {round(result.seconds, 1):g} s"
+    print(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}")
+    if result.metrics:
+        show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in result.metrics.items()))
 
 
 def _leave(code: int) -> None:
@@ -191,5 +165,5 @@ def values_of(field: Schema) -> str:
     if kind == "array":
         inner = field.get("items") or field["prefixItems"][0]
         return f"[{values_of(inner)}, ...]" if "items" in field else f"[low, high], {values_of(inner)}"
-    bounds = [words.format(f"{field[bound]:,}".removesuffix(".0")) for bound, words in BOUNDS if bound in field]
+    bounds = [words.format(f"{field[bound]:,}".removesuffix(".0")) for bound, words in BOUNDS.items() if bound in field]
     return " ".join(bounds) or ("path" if field.get("format") == "path" else KINDS.get(kind, str(kind)))

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detect.anchors.metrics import YOLOV5_RATIO, AnchorMetrics
 from detect.anchors.stability import Generalisation, Stability
 from detect.fitting.fit import KCurve
-from detect.report.anchor_figures import (
-    boxes_and_shapes,
-    iou_map,
-    k_curve_panel,
-    recall_by_size,
-    recall_over_iou,
-    shapes_to_scale,
-)
+from detect.report import anchor_figures as figures
+from detect.report import tables
 from detect.report.anchor_pictures import worst_block
 from detect.report.anchor_stability import generalisation_block, stability_blocks, stable_shapes_panel
 from detect.report.dataset_figures import average_iou_panels, dataset_panels
 from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
-from detect.report.page import block, document, grid, header, section, tiles
+from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
-from detect.report.tables import (
-    MAX_WORST,
-    anchors_table,
-    bounds_in_words,
-    escape,
-    findings,
-    headline_table,
-    worst_table,
-)
+from detect.report.tables import escape
 
 if TYPE_CHECKING:
     from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
 
-SECTIONS = {
-    "summary": "Summary",
-    "shapes": "Shapes",
-    "metrics": "IoU and recall",
-    "levels": "Levels",
-    "stability": "Stability",
-    "worst": "Lowest IoU",
-    "dataset": "Dataset",
-    "findings": "Findings",
-}
 INVALID = "Entries that cannot be used. No number on this page includes them."
 SUSPICIOUS = "Entries that are used although they look wrong."
 ANCHORS = "Shapes of each level after the resize rule, in the order of the head's channels."
@@ -67,115 +43,60 @@ def anchor_page(
     generalisation: Generalisation | None = None,
     levels: LevelReport | None = None,
 ) -> str:
-    """Return the page as the text of one HTML file; equal input gives equal text.
+    """Return the page as the text of one HTML file.
 
     Args:
         scores: metrics of the fitted set, then of the sets it is compared with.
-        curve: average IoU over the number of shapes; without it, that figure is left out.
-        title: heading of the page.
-        notes: lines of plain text under the heading.
-        images: folder of the images; with it, the page shows the instances with the lowest IoU over their images. Missing
-            and broken images are left out and counted.
-        stability: bootstrap over images for the first set.
-        generalisation: scores of the first set on training and on validation images.
-        levels: report on the levels, shown instead of the first set's own levels.
+        curve: the number of shapes; without it, that figure is left out.
+        title, notes: plain text; notes are lines under the title.
+        images: folder of the images, to show the instances with the lowest IoU over them. Missing and broken images are
+            left out and counted.
+        stability, generalisation: of the first set.
+        levels: shown instead of the first set's own levels.
 
     Raises:
         ValueError: ``scores`` is empty.
     """
     if not scores:
         raise ValueError("need metrics of at least one anchor set, got none")
-    level_score = levels.score if levels else scores[0]
+    first, dataset = scores[0], scores[0].instances.dataset
+    level_score = levels.score if levels else first
     colors = level_colors([level_score, *scores])
-    panels = _panels(scores, level_score, colors, curve, stability)
-    parts = {
-        "summary": _counts(scores[0]) + _headline(scores),
-        "shapes": grid(panels["shapes"]) + block("Anchors by level", ANCHORS, anchors_table(scores, colors)),
-        "metrics": grid(panels["metrics"]),
-        "levels": _levels(level_score, colors, levels) + grid(panels["levels"]),
-        "stability": _stability(panels["stability"], stability, generalisation, colors),
-        "worst": (worst_block(scores[0], images) if images else "") + _worst(scores[0]),
-        "dataset": grid(panels["dataset"]),
-        "findings": _findings(scores[0]),
-    }
-    shown = {name: heading for name, heading in SECTIONS.items() if parts[name]}
-    instances = scores[0].instances
-    rule = f"Resize rule <code>{escape(str(instances.rule))}</code>"
-    body = [
-        header(title, rule, read_from=instances.dataset.files, sections=shown, notes=notes),
-        *(section(name, heading, parts[name]) for name, heading in shown.items()),
-    ]
-    return document(title, "\n".join(body), [panel for group in panels.values() for panel in group])
-
-
-def _panels(
-    scores: Sequence[AnchorMetrics],
-    level_score: AnchorMetrics,
-    colors: Mapping[int, str],
-    curve: KCurve | None,
-    stability: Stability | None,
-) -> Mapping[str, Sequence[Panel]]:
-    k_curve = [k_curve_panel(curve)] if curve else []
-    sizes = recall_by_size(scores[0], 6 if k_curve else 12)
-    return {
-        "shapes": [boxes_and_shapes(scores[0], colors), shapes_to_scale(scores[0], colors)],
-        "metrics": [
-            iou_map(scores[0], colors),
-            recall_over_iou(scores, 6),
-            sizes,
-            *k_curve,
-            *average_iou_panels(scores),
-        ],
-        "levels": [grid_iou_by_level(level_score, colors, 12)],
-        "stability": [stable_shapes_panel(stability, colors)] if stability else [],
-        "dataset": dataset_panels(scores[0]),
-    }
-
-
-def _levels(score: AnchorMetrics, colors: Mapping[int, str], report: LevelReport | None) -> str:
-    caption = level_caption(report.threshold) if report else level_caption()
-    advice = advice_list(report) if report else ""
-    return block("Levels", caption, level_table(score, colors, report) + advice)
-
-
-def _stability(
-    panels: Sequence[Panel],
-    stability: Stability | None,
-    generalisation: Generalisation | None,
-    colors: Mapping[int, str],
-) -> str:
-    bootstrap = grid(panels) + stability_blocks(stability, colors) if stability else ""
-    return bootstrap + (generalisation_block(generalisation) if generalisation else "")
-
-
-def _counts(score: AnchorMetrics) -> str:
-    dataset = score.instances.dataset
-    return tiles(
-        {
-            "images": len(dataset.images),
-            "instances": len(score.instances),
-            "categories": len(dataset.categories),
-            "crowd regions": len(dataset.crowd),
-            "invalid": len(dataset.invalid),
-            "suspicious": len(dataset.suspicious),
-        }
-    )
-
-
-def _headline(scores: Sequence[AnchorMetrics]) -> str:
+    counts = {"images": len(dataset.images), "instances": len(first.instances), "categories": len(dataset.categories)}
+    findings = {name: len(getattr(dataset, name)) for name in ("invalid", "suspicious")}
+    counts |= {"crowd regions": len(dataset.crowd), **findings}
+    caption, advice = (level_caption(levels.threshold), advice_list(levels)) if levels else (level_caption(), "")
+    level_words = caption, level_table(level_score, colors, levels) + advice
     rules = {score.anchors.resize for score in scores}
-    caption = HEADLINE if rules == {str(scores[0].instances.rule)} else HEADLINE + OTHER_RULE
-    lines = "".join(f"<li>{escape(line)}</li>" for line in bounds_in_words(scores[0]))
+    headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
+    lines = "".join(f"<li>{escape(line)}</li>" for line in tables.bounds_in_words(first))
     bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
-    return block("Anchor sets", caption, headline_table(scores) + bounds)
-
-
-def _worst(score: AnchorMetrics) -> str:
-    count = min(MAX_WORST, len(score.instances))
-    return block(f"Instances with the lowest IoU <b>{count}</b>", WORST, worst_table(score))
-
-
-def _findings(score: AnchorMetrics) -> str:
-    dataset = score.instances.dataset
-    tables = findings("invalid", INVALID, dataset.invalid), findings("suspicious", SUSPICIOUS, dataset.suspicious)
-    return "\n".join(f'<div class="block">{content}</div>' for content in tables)
+    worst = block(
+        f"Instances with the lowest IoU <b>{min(tables.MAX_WORST, len(first.instances))}</b>",
+        WORST,
+        tables.worst_table(first),
+    )
+    kinds = (("invalid", INVALID), ("suspicious", SUSPICIOUS))
+    entries = (tables.findings(name, caption, getattr(dataset, name)) for name, caption in kinds)
+    shapes = [figures.boxes_and_shapes(first, colors), figures.shapes_to_scale(first, colors)]
+    by_level = block("Anchors by level", ANCHORS, tables.anchors_table(scores, colors))
+    k_curve = [figures.k_curve_panel(curve)] if curve else []
+    recalls = [figures.recall_over_iou(scores, 6), figures.recall_by_size(first, 6 if k_curve else 12)]
+    metrics = [figures.iou_map(first, colors), *recalls, *k_curve, *average_iou_panels(scores)]
+    stable: list[str | list[Panel]] = []
+    if stability:
+        stable += [[stable_shapes_panel(stability, colors)], stability_blocks(stability, colors)]
+    if generalisation:
+        stable.append(generalisation_block(generalisation))
+    sections: Sections = {
+        "summary": ("Summary", [tiles(counts), block("Anchor sets", headline, tables.headline_table(scores) + bounds)]),
+        "shapes": ("Shapes", [shapes, by_level]),
+        "metrics": ("IoU and recall", [metrics]),
+        "levels": ("Levels", [block("Levels", *level_words), [grid_iou_by_level(level_score, colors, 12)]]),
+        "stability": ("Stability", stable),
+        "worst": ("Lowest IoU", [worst_block(first, images) if images else "", worst]),
+        "dataset": ("Dataset", [dataset_panels(first)]),
+        "findings": ("Findings", ["\n".join(f'<div class="block">{content}</div>' for content in entries)]),
+    }
+    rule = f"Resize rule <code>{escape(str(first.instances.rule))}</code>"
+    return page(title, rule, sections, read_from=dataset.files, notes=notes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from numpy import ndarray
 from PIL import Image
 
@@ -69,7 +69,10 @@ def worst_pictures(score: AnchorMetrics, folder: str | Path, count: int = MAX_PI
     if score.instances.rule.name == "tiles":
         raise ValueError("instances of tiles cannot be drawn: the position of a tile in its image is not stored")
     rows = score.worst(max(MAX_TRIED, count))
-    boxes, anchors = _in_image_pixels(score, rows)
+    dataset = score.instances.dataset
+    resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
+    scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
+    boxes, anchors = ((corners - offset) / scale for corners in (score.instances.boxes[rows], score.best_anchors(rows)))
     drawn, left_out = [], []
     for row, box, anchor in zip(rows.tolist(), boxes, anchors, strict=True):
         try:
@@ -93,22 +96,11 @@ def worst_block(score: AnchorMetrics, folder: str | Path) -> str:
     )
     if found.left_out:
         first = escape(found.left_out[0])
-        caption += f" {plural(len(found.left_out), 'instance')} left out: {first}"
-        caption += ", and others." if len(found.left_out) > 1 else "."
+        others = ", and others" if len(found.left_out) > 1 else ""
+        caption += f" {plural(len(found.left_out), 'instance')} left out: {first}{others}."
     figures = "\n".join(_figure(score, picture) for picture in found.drawn)
     content = f'<div class="pictures">\n{figures}\n</div>' if found.drawn else '<p class="none">No picture.</p>'
     return block(f"{title} <b>{len(found.drawn)}</b>", caption, content)
-
-
-def _in_image_pixels(
-    score: AnchorMetrics, rows: Int64[ndarray, " m"]
-) -> tuple[Float64[ndarray, "m 4"], Float64[ndarray, "m 4"]]:
-    """Boxes and best anchors in pixels of the original image: the inverse of the resize rule."""
-    dataset = score.instances.dataset
-    resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
-    scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
-    boxes, anchors = score.instances.boxes[rows], score.best_anchors(rows)
-    return (boxes - offset) / scale, (anchors - offset) / scale
 
 
 def _picture(score: AnchorMetrics, row: int, box: Corners, anchor: Corners, folder: str | Path) -> WorstPicture:
@@ -117,9 +109,13 @@ def _picture(score: AnchorMetrics, row: int, box: Corners, anchor: Corners, fold
     width, height = dataset.images.wh[number].tolist()
     image = open_image(folder, dataset.images.file_names[number], image_wh=(width, height))
     window = window_around(box, anchor, (width, height))
-    x0, y0, x1, y1 = window
-    part = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
-    return WorstPicture(row, box, anchor, window, part, _jpeg(stretch_contrast(image).crop(part)))
+    part = (max(window[0], 0), max(window[1], 0), min(window[2], width), min(window[3], height))
+    crop = stretch_contrast(image).crop(part)
+    factor = min(1.0, LONGEST_PX / max(crop.size))
+    crop = crop.resize((max(1, round(crop.width * factor)), max(1, round(crop.height * factor))), Image.Resampling.BOX)
+    stored = io.BytesIO()
+    crop.save(stored, "JPEG", quality=JPEG_QUALITY)
+    return WorstPicture(row, box, anchor, window, part, stored.getvalue())
 
 
 def window_around(box: Corners, anchor: Corners, image_wh: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -150,29 +146,16 @@ def _start(centered: int, side: int, anchor: Sequence[float], extent: int) -> in
     return min(max(centered, low), high - side) if side <= high - low else (low + high - side) // 2
 
 
-def _jpeg(picture: Image.Image) -> bytes:
-    factor = min(1.0, LONGEST_PX / max(picture.size))
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    small = picture.resize((width, height), Image.Resampling.BOX)
-    stored = io.BytesIO()
-    small.save(stored, "JPEG", quality=JPEG_QUALITY)
-    return stored.getvalue()
-
-
 def _figure(score: AnchorMetrics, picture: WorstPicture) -> str:
     dataset, row = score.instances.dataset, picture.row
     instances = dataset.instances
-    image = int(instances.image_rows[row])
-    name = dataset.images.file_names[image]
+    name = dataset.images.file_names[int(instances.image_rows[row])]
     category = dataset.category_name(int(instances.category_ids[row]))
-    x0, y0, x1, y1 = picture.part
-    content = base64.b64encode(picture.jpeg).decode()
-    left, top, right, bottom = picture.window
-    view = f"{left} {top} {right - left} {bottom - top}"
+    (x0, y0, x1, y1), (left, top, right, bottom) = picture.part, picture.window
     return f"""<figure>
-<svg viewBox="{view}" role="img" aria-label="annotation {instances.ids[row]}">
+<svg viewBox="{left} {top} {right - left} {bottom - top}" role="img" aria-label="annotation {instances.ids[row]}">
 <image x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}" preserveAspectRatio="none"
-href="data:image/jpeg;base64,{content}"/>
+href="data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}"/>
 {_outline(picture.box, BOX_COLOR)}
 {_outline(picture.anchor, ANCHOR_COLOR, dashed=True)}
 </svg>

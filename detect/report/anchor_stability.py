@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.stability import Generalisation, Interval, Stability, StableShape
+from detect.anchors.stability import Generalisation, Interval, Stability
 from detect.report.page import block
-from detect.report.plots import PLAIN, Key, Panel, figure, label, pixels_axis
-from detect.report.tables import Column, Html, decimal, percent, swatch, table
+from detect.report.plots import PLAIN, Panel, label, level_keys, panel, pixels_axis
+from detect.report.tables import Html, decimal, percent, swatch, table
 
 NAMES = {
     "average_iou": "average IoU, by shape",
@@ -33,14 +33,19 @@ def stability_blocks(stability: Stability, colors: Mapping[int, str]) -> str:
         f"From {stability.resamples:,} resamples of the images{failed}. Out of bag: anchors refitted to a resample, scored "
         "on the images it leaves out. If these scores are well below the others, there are too few boxes."
     )
-    columns = [Column("score"), Column("all images", numeric=True), Column("interval", numeric=True)]
-    columns += [Column("refitted, out of bag", numeric=True), Column("interval", numeric=True)]
-    rows = [
-        [NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(stability.out_of_bag[name])]
-        for name, interval in stability.scores.items()
-    ]
-    scores = block("Stability of scores", caption, table(columns, rows))
-    return scores + block("Stability of shapes", stability_words(stability), _shapes_table(stability, colors))
+    titles = ("score", "all images", "interval", "refitted, out of bag", "interval")
+    rows: list[list[str | Html]] = []
+    for name, interval in stability.scores.items():
+        other = stability.out_of_bag[name]
+        rows.append([NAMES.get(name, name), *_value_and_interval(interval), *_value_and_interval(other)])
+    scores = block("Stability of scores", caption, table(titles, rows))
+    names = {level.stride: level.name for level in stability.anchors.levels}
+    rows = []
+    for shape, stride in zip(stability.shapes, strides_of_shapes(stability.anchors), strict=True):
+        sides = (*_value_and_interval(shape.width, pixels=True), *_value_and_interval(shape.height, pixels=True))
+        rows.append([swatch(colors.get(stride, PLAIN), names[stride]), *sides, percent(shape.found)])
+    shapes = table(("level", "width, px", "interval", "height, px", "interval", "found in refits"), rows)
+    return scores + block("Stability of shapes", stability_words(stability), shapes)
 
 
 def stability_words(stability: Stability) -> str:
@@ -48,7 +53,7 @@ def stability_words(stability: Stability) -> str:
     unstable = [
         f"{shape.width.value:.4g} x {shape.height.value:.4g}"
         for shape in stability.shapes
-        if max(_spread(shape.width), _spread(shape.height)) > UNSTABLE
+        if max(side.high / side.low for side in (shape.width, shape.height)) > UNSTABLE  # NaN without a match: stable
     ]
     if not unstable:
         return f"All shapes are stable: no interval of a width or height spans more than a factor of {UNSTABLE:g}."
@@ -58,55 +63,43 @@ def stability_words(stability: Stability) -> str:
 
 def stable_shapes_panel(stability: Stability, colors: Mapping[int, str]) -> Panel:
     """Draw each shape as a cross whose arms are its intervals of width and height."""
-    ends = [
-        value
-        for shape in stability.shapes
-        for side in (shape.width, shape.height)
-        for value in (side.value, side.low, side.high)
-    ]
-    known = [value for value in ends if value > 0]  # NaN if no refit has a matching shape
-    strides, levels = strides_of_shapes(stability.anchors), stability.anchors.levels
+    sides = [side for shape in stability.shapes for side in (shape.width, shape.height)]
+    ends = [value for side in sides for value in (side.value, side.low, side.high) if value > 0]  # NaN without a match
+    strides = strides_of_shapes(stability.anchors)
     traces = []
-    for level in levels:
+    for level in stability.anchors.levels:
         shapes = [shape for shape, stride in zip(stability.shapes, strides, strict=True) if stride == level.stride]
-        traces += _crosses(shapes, level.name, colors.get(level.stride, PLAIN))
-    low, high = min(known, default=1.0), max(known, default=2.0)
-    xaxis, yaxis = pixels_axis("width, px", low, high), pixels_axis("height, px", low, high)
-    chart = figure(traces, xaxis=xaxis, yaxis=yaxis, height=420)
-    keys = tuple(
-        Key(f"{level.name} (stride {level.stride})", colors.get(level.stride, PLAIN), "diamond") for level in levels
-    )
+        color, xs, ys = colors.get(level.stride, PLAIN), list[float | None](), list[float | None]()
+        for width, height in ((shape.width, shape.height) for shape in shapes):
+            xs += [width.low, width.high, None, width.value, width.value, None]
+            ys += [height.value, height.value, None, height.low, height.high, None]
+        traces.append(go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, hoverinfo="skip"))
+        points = go.Scatter(x=[shape.width.value for shape in shapes], y=[shape.height.value for shape in shapes])
+        points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
+        points.hovertemplate = f"{label(level.name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
+        traces.append(points)
+    low, high = min(ends, default=1.0), max(ends, default=2.0)
+    xaxis, yaxis = (pixels_axis(f"{side}, px", low, high) for side in ("width", "height"))
+    layout: dict[str, Any] = {"xaxis": xaxis, "yaxis": yaxis, "height": 420, "columns": 12}
     caption = (
         "Each fitted shape with the intervals of its width and height. A shape with long arms depends on the choice of "
+        "images."
     )
-    return Panel("stable-shapes", "Stability of shapes", f"{caption}images.", chart, 12, keys)
-
-
-def _crosses(shapes: Sequence[StableShape], name: str, color: str) -> list[Any]:
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    for shape in shapes:
-        width, height = shape.width, shape.height
-        xs += [width.low, width.high, None, width.value, width.value, None]
-        ys += [height.value, height.value, None, height.low, height.high, None]
-    arms = go.Scatter(x=xs, y=ys, mode="lines", line={"color": color, "width": 2}, hoverinfo="skip")
-    points = go.Scatter(x=[shape.width.value for shape in shapes], y=[shape.height.value for shape in shapes])
-    points.update(mode="markers", marker={"color": color, "symbol": "diamond", "size": 9})
-    points.hovertemplate = f"{label(name)}<br>%{{x:.1f}} x %{{y:.1f}} px<extra></extra>"
-    return [arms, points]
+    keys = level_keys(stability.anchors, colors)
+    return panel("stable-shapes", "Stability of shapes", caption, traces, keys=keys, **layout)
 
 
 def generalisation_block(generalisation: Generalisation) -> str:
     """Return the table of scores on training and on validation images."""
-    titles = ("train", "interval", "validation", "interval", "train - validation", "interval")
-    columns = [Column("score"), *(Column(title, numeric=True) for title in titles), Column("overfitted")]
+    titles = ("score", "train", "interval", "validation", "interval", "train - validation", "interval", "overfitted")
     sides = (generalisation.train, generalisation.validation, generalisation.loss)
     rows: list[list[str | Html]] = []
     for name in generalisation.train:
         cells = [cell for side in sides for cell in _value_and_interval(side[name])]
         over = name in generalisation.overfitted
         rows.append([NAMES.get(name, name), *cells, Html("<b>yes</b>") if over else "no"])
-    return block("Train and validation images", generalisation_words(generalisation), table(columns, rows))
+    scores = table(titles, rows, align="lrrrrrrl")
+    return block("Train and validation images", generalisation_words(generalisation), scores)
 
 
 def generalisation_words(generalisation: Generalisation) -> str:
@@ -131,28 +124,9 @@ def strides_of_shapes(anchors: AnchorSet) -> list[int]:
     return [strides[row] for row in np.lexsort((shapes[:, 0], shapes.prod(axis=1)))]
 
 
-def _shapes_table(stability: Stability, colors: Mapping[int, str]) -> str:
-    names = {level.stride: level.name for level in stability.anchors.levels}
-    titles = ("width, px", "interval", "height, px", "interval", "found in refits")
-    rows: list[Sequence[Any]] = [
-        [
-            swatch(colors.get(stride, PLAIN), names[stride]),
-            *_value_and_interval(shape.width, pixels=True),
-            *_value_and_interval(shape.height, pixels=True),
-            percent(shape.found),
-        ]
-        for shape, stride in zip(stability.shapes, strides_of_shapes(stability.anchors), strict=True)
-    ]
-    return table([Column("level"), *(Column(title, numeric=True) for title in titles)], rows)
-
-
 def _value_and_interval(interval: Interval, *, pixels: bool = False) -> list[str]:
     value, low, high = (
         f"{number:.1f}" if pixels and not math.isnan(number) else decimal(number)
         for number in (interval.value, interval.low, interval.high)
     )
     return [value, "-" if math.isnan(interval.low) else f"{low} to {high}"]
-
-
-def _spread(interval: Interval) -> float:
-    return interval.high / interval.low  # NaN, which compares as stable, if no refit has a matching shape

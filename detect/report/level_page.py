@@ -11,16 +11,15 @@ import plotly.graph_objects as go
 
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.metrics import COVERED, AnchorMetrics
-from detect.report.page import block, document, grid, header, section, tiles
-from detect.report.plots import INK, MISSED, PLAIN, SET_COLORS, Key, Panel, figure, label, level_colors
-from detect.report.tables import Column, Html, decimal, escape, percent, swatch, table
+from detect.report.page import Sections, block, page, tiles
+from detect.report.plots import INK, MISSED, PLAIN, SET_COLORS, Panel, label, level_colors, level_keys, panel
+from detect.report.tables import Html, decimal, escape, percent, swatch, table
 
 if TYPE_CHECKING:
     from detect.anchors.levels import KeptLevels, LevelReport  # imports torch, which takes seconds
 
 NUM_BARS = 20
 HALF_WIDTH = 6  # columns of the page
-SECTIONS = {"summary": "Summary", "levels": "Levels", "dropping": "Dropping levels"}
 WITHOUT = """Metrics on the grid without each level in turn. Lost boxes are covered by all levels together, but not by the
 remaining ones. Boxes below the threshold have no anchor at the foreground threshold: only the low-quality match that gives
 each box its best anchor trains them."""
@@ -33,7 +32,7 @@ def level_table(score: AnchorMetrics, colors: Mapping[int, str], report: LevelRe
 
     A report on the levels of ``score`` adds positives and operations.
     """
-    titles = ["stride, px", "shapes", "best for", "average IoU", "lost without it", "anchors"]
+    titles = ["level", "stride, px", "shapes", "best for", "average IoU", "lost without it", "anchors"]
     titles += ["positives", "GFLOPs"] if report else []
     threshold = report.threshold if report else COVERED
     canvas_wh = score.instances.rule.resize_images(score.instances.dataset.images.wh).canvas_wh
@@ -43,16 +42,16 @@ def level_table(score: AnchorMetrics, colors: Mapping[int, str], report: LevelRe
     for number, (level, group) in enumerate(zip(score.anchors.levels, score.by_level, strict=True)):
         share = group.count / count if count else math.nan
         cells = [f"{level.stride}", f"{len(level.shapes)}", percent(share), decimal(group.grid_average_iou)]
-        cells += [f"{lost[number]:,}", _whole(costs[number].anchors)]
+        cells += [f"{lost[number]:,}", "-" if math.isnan(costs[number].anchors) else f"{costs[number].anchors:,.0f}"]
         if report:
             usage = report.levels[number]
             cells += [percent(usage.positives), f"{usage.cost.flops / 1e9:.2f}" if usage.cost.flops > 0 else "-"]
         rows.append([swatch(colors[level.stride], level.name), *cells])
-    return table([Column("level"), *(Column(title, numeric=True) for title in titles)], rows)
+    return table(titles, rows)
 
 
 def level_caption(threshold: float = COVERED) -> str:
-    """Return the caption of the table."""
+    """Return the caption of :func:`level_table`."""
     return (
         "Best for: share of boxes whose best anchor on the grid is on the level; average IoU is that of these boxes. "
         f"Lost without it: boxes that reach IoU {threshold:g} on no other level. Anchors are counted for an input of "
@@ -74,24 +73,26 @@ def grid_iou_by_level(score: AnchorMetrics, colors: Mapping[int, str], columns: 
         bars = go.Bar(x=(edges[1:] + edges[:-1]) / 2, y=counts, width=0.9 / NUM_BARS, name=label(level.name))
         bars.update(marker={"color": colors[level.stride]}, hovertemplate="%{y:,}")
         traces.append(bars)
-    chart = figure(
-        traces,
-        xaxis={"title": {"text": "best IoU on the grid"}, "range": [0, 1], "dtick": 0.1, "tickformat": ".1f"},
-        yaxis={"title": {"text": "boxes"}, "tickformat": ",d", "nticks": 6, "rangemode": "tozero"},
-        height=280 if columns > HALF_WIDTH else 360,
-        barmode="stack",
-        hovermode="x unified",
+    layout: dict[str, Any] = {
+        "xaxis": {"title": "best IoU on the grid", "range": [0, 1], "dtick": 0.1, "tickformat": ".1f"},
+        "yaxis": {"title": "boxes", "tickformat": ",d", "nticks": 6, "rangemode": "tozero"},
+        "height": 280 if columns > HALF_WIDTH else 360,
+        "barmode": "stack",
+        "hovermode": "x unified",
+    }
+    caption = (
+        "Boxes by their best IoU on the grid, in the colour of the level with the best anchor. Boxes left of the dotted "
+        f"line at {COVERED:g} are missed."
     )
-    chart.add_vline(x=COVERED, line={"color": INK, "width": 1.2, "dash": "dot"})
-    caption = "Boxes by their best IoU on the grid, in the colour of the level with the best anchor. Boxes left of the "
-    caption += f"dotted line at {COVERED:g} are missed."
-    keys = tuple(Key(f"{each.name} (stride {each.stride})", colors[each.stride]) for each in score.anchors.levels)
-    return Panel("iou-by-level", "Best IoU by level", caption, chart, columns, keys)
+    keys = level_keys(score.anchors, colors, "square")
+    drawn = panel("iou-by-level", "Best IoU by level", caption, traces, columns=columns, keys=keys, **layout)
+    drawn.figure.add_vline(x=COVERED, line={"color": INK, "width": 1.2, "dash": "dot"})
+    return drawn
 
 
 def kept_table(kept: Iterable[KeptLevels], suggested: KeptLevels | None = None) -> str:
     """Return a table with a row for each subset of levels; the suggested one is bold."""
-    titles = ("lost", "recall", "average IoU", "below the threshold", "anchors saved", "operations saved")
+    titles = ("kept", "dropped", "lost", "recall", "average IoU", "below the threshold", "anchors saved")
     rows: list[list[str | Html]] = []
     for each in kept:
         cells = [f"{len(each.lost):,}", percent(each.recall), decimal(each.average_iou), f"{each.without_threshold:,}"]
@@ -99,8 +100,7 @@ def kept_table(kept: Iterable[KeptLevels], suggested: KeptLevels | None = None) 
         cells = [", ".join(each.names), ", ".join(each.dropped) or "none", *cells]
         bold = suggested is not None and each.levels == suggested.levels
         rows.append([Html(f"<b>{escape(cell)}</b>") if bold else cell for cell in cells])
-    columns = [Column("kept"), Column("dropped"), *(Column(title, numeric=True) for title in titles)]
-    return table(columns, rows, scroll=len(rows) > NUM_BARS)
+    return table((*titles, "operations saved"), rows, align="llr", scroll=len(rows) > NUM_BARS)
 
 
 def savings_panel(report: LevelReport) -> Panel:
@@ -112,17 +112,14 @@ def savings_panel(report: LevelReport) -> Panel:
     dots.hovertemplate = "%{text}<br>saves %{x:.1%} of operations<br>loses %{y:.2%} of boxes<extra></extra>"
     circle = {"size": 15, "color": "rgba(0,0,0,0)", "line": {"color": MISSED, "width": 2}}
     ring.update(mode="markers", marker=circle, hoverinfo="skip")
-    chart = figure(
-        [step, dots, ring],
-        xaxis={"title": {"text": "operations of the head saved"}, "tickformat": ".0%", "range": [-0.03, 1.03]},
-        yaxis={"title": {"text": "boxes lost"}, "tickformat": ".0%", "rangemode": "tozero", "nticks": 6},
-        height=360,
-    )
+    xaxis = {"title": "operations of the head saved", "tickformat": ".0%", "range": [-0.03, 1.03]}
+    yaxis = {"title": "boxes lost", "tickformat": ".0%", "rangemode": "tozero", "nticks": 6}
     caption = (
-        "Each dot is a subset of the levels. The line is the Pareto front: no subset saves as much and loses fewer "
+        "Each dot is a subset of the levels. The line is the Pareto front: no subset saves as much and loses fewer boxes. "
+        "The suggested subset is circled."
     )
-    caption += "boxes. The suggested subset is circled."
-    return Panel("savings", "Operations saved and boxes lost", caption, chart, 6)
+    axes: dict[str, Any] = {"xaxis": xaxis, "yaxis": yaxis, "height": 360}
+    return panel("savings", "Operations saved and boxes lost", caption, [step, dots, ring], **axes)
 
 
 def _savings(subsets: Sequence[KeptLevels], num_instances: int) -> Any:
@@ -132,49 +129,26 @@ def _savings(subsets: Sequence[KeptLevels], num_instances: int) -> Any:
     return go.Scatter(x=saved, y=lost, text=names, cliponaxis=False)
 
 
-def _whole(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:,.0f}"
-
-
 def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) -> str:
-    """Return the page on the contribution and cost of each level, of dropping levels, and of an extra level.
-
-    Equal input gives equal text.
-
-    Args:
-        report: the result of :func:`detect.anchors.levels.level_report`.
-        title: heading of the page.
-        notes: lines of plain text under the heading.
-    """
+    """Return the page on what each level contributes and costs, on dropping levels, and on an extra level."""
     score = report.score
     colors, dataset = level_colors([score]), score.instances.dataset
-    panels = [
-        grid_iou_by_level(score, colors, 6),
-        savings_panel(report),
-    ]
+    panels = [grid_iou_by_level(score, colors, HALF_WIDTH), savings_panel(report)]
     about = f"Anchors “{escape(score.anchors.name)}” · resize rule <code>{escape(str(score.instances.rule))}</code>"
     levels = block("Levels", level_caption(report.threshold), level_table(score, colors, report))
-    body = [
-        header(title, about, read_from=dataset.files, sections=SECTIONS, notes=notes),
-        section("summary", SECTIONS["summary"], _counts(report) + block("Advice", ADVICE, advice_list(report))),
-        section("levels", SECTIONS["levels"], levels + _extra_level(report)),
-        section("dropping", SECTIONS["dropping"], grid(panels) + _dropping(report)),
-    ]
-    return document(title, "\n".join(body), panels)
-
-
-def _counts(report: LevelReport) -> str:
-    score, kept = report.score, report.suggested
-    return tiles(
-        {
-            "images": len(score.instances.dataset.images),
-            "instances": len(score.instances),
-            "levels": len(report.levels),
-            "shapes": score.anchors.num_anchors,
-            "levels to keep": len(kept.levels),
-            "instances lost": len(kept.lost),
-        }
-    )
+    counts = {"images": len(dataset.images), "instances": len(score.instances), "levels": len(report.levels)}
+    counts |= {"shapes": score.anchors.num_anchors, "levels to keep": len(report.suggested.levels)}
+    counts["instances lost"] = len(report.suggested.lost)
+    each = [report.keep(range(len(report.levels))), *report.without_each]
+    without, best = kept_table(each, report.suggested), kept_table(report.pareto_front, report.suggested)
+    share = f"{len(report.pareto_front)} of {2 ** len(report.levels) - 1:,}"
+    front = block(f"Pareto front of subsets <b>{share}</b>", SUBSETS, best)
+    sections: Sections = {
+        "summary": ("Summary", [tiles(counts), block("Advice", ADVICE, advice_list(report))]),
+        "levels": ("Levels", [levels, _extra_level(report)]),
+        "dropping": ("Dropping levels", [panels, block("Without one level", WITHOUT, without), front]),
+    }
+    return page(title, about, sections, read_from=dataset.files, notes=notes)
 
 
 def _extra_level(report: LevelReport) -> str:
@@ -182,18 +156,9 @@ def _extra_level(report: LevelReport) -> str:
     if extra is None:
         return block("Extra level", "None: the finest stride is odd and has no half.", "")
     count = len(report.score.instances)
-    columns = [Column(title, numeric=True) for title in ("stride, px", "gained", "recall", "average IoU")]
+    titles = ("level", "stride, px", "gained", "recall", "average IoU", "pays", "width x height, px")
     cells = [f"{extra.stride}", f"{extra.gained:,}", percent(extra.recall), decimal(extra.average_iou)]
     words = escape(extra.words) if count else "There are no boxes"
     shapes = ", ".join(f"{width:.4g} x {height:.4g}" for width, height in extra.shapes)
     row = [extra.name, *cells, "yes" if extra.pays else "no", shapes]
-    content = table([Column("level"), *columns, Column("pays"), Column("width x height, px")], [row])
-    return block("Extra level", f"{words}.", content)
-
-
-def _dropping(report: LevelReport) -> str:
-    each = [report.keep(range(len(report.levels))), *report.without_each]
-    best, num_subsets = report.pareto_front, 2 ** len(report.levels) - 1
-    return block("Without one level", WITHOUT, kept_table(each, report.suggested)) + block(
-        f"Pareto front of subsets <b>{len(best)} of {num_subsets:,}</b>", SUBSETS, kept_table(best, report.suggested)
-    )
+    return block("Extra level", f"{words}.", table(titles, [row], align="lrrrrl"))

@@ -14,8 +14,10 @@ from importlib.resources import files
 
 from plotly.offline import get_plotlyjs
 
-from detect.report.plots import Key, Panel
+from detect.report.plots import Panel
 from detect.report.tables import escape
+
+Sections = Mapping[str, tuple[str, Sequence[str | Sequence[Panel]]]]
 
 MAX_FILES = 5
 DRAW = """
@@ -26,17 +28,39 @@ for (const [name, figure] of Object.entries(figures)) Plotly.newPlot(name, figur
 """
 
 
-def document(title: str, body: str, panels: Sequence[Panel]) -> str:
-    """Return a whole page.
+def page(
+    title: str,
+    about: str,
+    sections: Sections,
+    *,
+    read_from: Sequence[str],
+    notes: Sequence[str] = (),
+) -> str:
+    """Return a whole page; equal input gives equal text.
 
     Args:
         title: plain text.
-        body: safe markup.
-        panels: the figures whose places are in ``body``.
+        about: safe markup below the title.
+        sections: title and parts of each section by its id. A part is safe markup, or figures to show side by side. A
+            section of empty parts is left out.
+        read_from: names of the annotation files; the first ``MAX_FILES`` are shown.
+        notes: lines of plain text below the title.
     """
+    shown = {name: each for name, each in sections.items() if any(each[1])}
+    more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
+    files_shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
+    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in shown.items())
+    texts, panels = [], []
+    for name, (heading, parts) in shown.items():
+        text = "".join(part if isinstance(part, str) else grid(part) for part in parts)
+        texts.append(f'<section id="{name}">\n<h2>{heading}</h2>\n{text}\n</section>')
+        panels += [panel for part in parts if not isinstance(part, str) for panel in part]
     figures = ",\n".join(f'"{panel.name}": {panel.figure.to_json()}' for panel in panels).replace("<", "\\u003c")
     scripts = (get_plotlyjs(), DRAW)
-    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    body = "\n".join(texts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -50,6 +74,13 @@ def document(title: str, body: str, panels: Sequence[Panel]) -> str:
 </head>
 <body>
 <main>
+<header>
+<h1>{escape(title)}</h1>
+<p>{about} · read from {files_shown}{more}</p>
+{f'<ul class="notes">{lines}</ul>' if lines else ""}
+<nav>{links}</nav>
+<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>
+</header>
 {body}
 </main>
 <script type="application/json" id="figures">{{{figures}}}</script>
@@ -60,35 +91,6 @@ def document(title: str, body: str, panels: Sequence[Panel]) -> str:
 """
 
 
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def header(
-    title: str, about: str, *, read_from: Sequence[str], sections: Mapping[str, str], notes: Sequence[str] = ()
-) -> str:
-    """Return the top of a page.
-
-    Args:
-        title: plain text.
-        about: safe markup below the title.
-        read_from: names of the annotation files; the first ``MAX_FILES`` are shown.
-        sections: the title of each section by its id, as safe markup.
-        notes: lines of plain text.
-    """
-    more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
-    shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
-    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading in sections.items())
-    return f"""<header>
-<h1>{escape(title)}</h1>
-<p>{about} · read from {shown}{more}</p>
-{f'<ul class="notes">{lines}</ul>' if lines else ""}
-<nav>{links}</nav>
-<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>
-</header>"""
-
-
 def tiles(counts: Mapping[str, int]) -> str:
     """Return a row of large numbers with their names.
 
@@ -97,11 +99,6 @@ def tiles(counts: Mapping[str, int]) -> str:
     """
     each = "".join(f"<div><b>{count:,}</b><span>{name}</span></div>" for name, count in counts.items())
     return f'<div class="tiles">{each}</div>'
-
-
-def section(name: str, title: str, content: str) -> str:
-    """Return a section that the top of the page links to; all three arguments are safe markup."""
-    return f'<section id="{name}">\n<h2>{title}</h2>\n{content}\n</section>'
 
 
 def block(title: str, caption: str, content: str) -> str:
@@ -115,13 +112,13 @@ def grid(panels: Sequence[Panel]) -> str:
 
 
 def _figure(panel: Panel) -> str:
-    keys = f'<div class="keys">{"".join(map(_key, panel.keys))}</div>' if panel.keys else ""
+    keys = "".join(
+        f'<span class="name"><i class="{key.mark}" style="--color:{key.color}"></i>{escape(key.label)}</span>'
+        for key in panel.keys
+    )
+    keys = f'<div class="keys">{keys}</div>' if keys else ""
     return f"""<figure class="panel" style="grid-column:span {panel.columns}">
 <h3>{html.escape(panel.title)}</h3>
 <div class="plot" id="{panel.name}" style="height:{panel.figure.layout.height}px"></div>
 <figcaption>{keys}<p class="caption">{escape(panel.caption)}</p></figcaption>
 </figure>"""
-
-
-def _key(key: Key) -> str:
-    return f'<span class="name"><i class="{key.mark}" style="--color:{key.color}"></i>{escape(key.label)}</span>'

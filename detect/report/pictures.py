@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -31,31 +32,23 @@ def heatmap_overlay(
 ) -> Image.Image:
     """Draw one heatmap over its image, and points as crosses.
 
-    Each cell covers its own ``stride`` x ``stride`` pixels, so a shift by half a cell is visible.
-
-    Args:
-        image: the image.
-        heatmap: values from 0 to 1; others are clipped.
-        points: (x, y) in continuous pixels of the image.
-        stride: image pixels per cell.
+    Each cell covers its own ``stride`` x ``stride`` pixels of the image, so a shift by half a cell is visible. Values of the
+    heatmap outside 0 to 1 are clipped. Points are (x, y) in continuous pixels of the image.
 
     >>> picture = heatmap_overlay(Image.new("L", (8, 4)), np.eye(1, 2), np.array([[2.0, 2.0]]), stride=4)
     >>> picture.size, picture.getpixel((10, 10)), picture.getpixel((500, 10))  # MAX_OPACITY of the hottest colour
     ((512, 256), (144, 36, 24), (0, 0, 0))
     """
-    factor = picture_factor(image)
-    picture = resized_pixels(image, factor)
+    picture, factor = enlarged(image)
+    centers = [(np.arange(side) + 0.5) / factor / stride for side in picture.shape[:2]]
     rows, columns = (
-        np.minimum((np.arange(side) + 0.5) / factor / stride, cells - 1).astype(int)
-        for side, cells in zip(picture.shape[:2], heatmap.shape, strict=True)
+        np.minimum(each, cells - 1).astype(int) for each, cells in zip(centers, heatmap.shape, strict=True)
     )
     heat = np.clip(heatmap[rows[:, None], columns], 0, 1)
     opacity = MAX_OPACITY * heat[..., None] ** 0.75
     blended = Image.fromarray((picture * (1 - opacity) + _colors(heat) * opacity).astype(np.uint8))
     draw, arm = ImageDraw.Draw(blended), max(3.0, CROSS_SHARE * max(blended.size))
-    for x, y in (points * factor).tolist():
-        draw.line((x - arm, y, x + arm, y), fill=POINT_COLOR)
-        draw.line((x, y - arm, x, y + arm), fill=POINT_COLOR)
+    _draw_crosses(draw, points * factor, arm, fill=POINT_COLOR)
     return blended
 
 
@@ -78,27 +71,24 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 4, gap: int
     return sheet
 
 
-def picture_factor(image: Image.Image) -> float:
-    """Return the scale at which an image is drawn: a whole number for small images, below 1 for large ones.
+def enlarged(image: Image.Image) -> tuple[Float[ndarray, "h w 3"], float]:
+    """Return RGB values from 0 to 255, with stretched contrast, and the scale at which the image is drawn.
 
-    >>> picture_factor(Image.new("L", (200, 100))), picture_factor(Image.new("L", (1024, 512)))
-    (2, 0.5)
+    The scale is a whole number for small images, so that a shift by half a pixel is visible, and below 1 for large ones.
+
+    >>> [enlarged(Image.new("L", (side, side)))[1] for side in (200, 1024)]
+    [2, 0.5]
     """
     factor = LONGEST_PX / max(image.size)
-    return max(1, int(factor)) if factor >= 1 else factor
+    factor = max(1, int(factor)) if factor >= 1 else factor
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
+    return np.asarray(stretch_contrast(image).resize(size, method), float), factor
 
 
 def stretch_contrast(image: Image.Image) -> Image.Image:
     """Return an image as RGB with its brightness stretched over the full range, hue unchanged."""
     return ImageOps.autocontrast(as_rgb(image), cutoff=CLIPPED_PERCENT, preserve_tone=True)
-
-
-def resized_pixels(image: Image.Image, factor: float) -> Float[ndarray, "h w 3"]:
-    """Return the RGB values, from 0 to 255, of an image resized by ``factor`` with stretched contrast."""
-    full_range = stretch_contrast(image)
-    size = [max(1, round(side * factor)) for side in image.size]
-    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    return np.asarray(full_range.resize((size[0], size[1]), method), float)
 
 
 def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
@@ -120,26 +110,19 @@ class Marks:
     classes: Int64[ndarray, " k"]
     texts: tuple[str, ...] = ()
 
-    @classmethod
-    def none(cls) -> Marks:
-        """Return marks without boxes and points."""
-        return cls(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0, np.int64))
-
 
 def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None = None) -> Image.Image:
     """Draw predictions in the colours of their classes, over the ground truth in thin white lines.
-
-    Small images are enlarged by a whole number, so that a shift by half a pixel is visible.
 
     >>> predicted = Marks(np.array([[2.0, 1.0, 6.0, 3.0]]), np.zeros((0, 2)), np.zeros(1, np.int64))
     >>> picture = detection_picture(Image.new("L", (8, 4)), predicted)
     >>> picture.size, picture.getpixel((2 * 64, 100)), picture.getpixel((200, 100))
     ((512, 256), (255, 212, 59), (0, 0, 0))
     """
-    factor = picture_factor(image)
-    picture = Image.fromarray(resized_pixels(image, factor).astype(np.uint8))
+    pixels, factor = enlarged(image)
+    picture = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    if truth is not None:
+    if truth:
         _draw_truth(draw, truth, factor)
     _draw_predicted(draw, predicted, factor)
     return picture
@@ -164,10 +147,13 @@ def _draw_truth(draw: ImageDraw.ImageDraw, truth: Marks, factor: float) -> None:
     for color, width in ((SHADOW_COLOR, 3), (TRUTH_COLOR, 1)):
         for box in _corners(truth, factor):
             draw.rectangle(box, outline=color, width=width)
-        arm = CROSS_PX + (width > 1)
-        for x, y in (truth.points * factor).tolist():
-            draw.line((x - arm, y, x + arm, y), fill=color, width=width)
-            draw.line((x, y - arm, x, y + arm), fill=color, width=width)
+        _draw_crosses(draw, truth.points * factor, CROSS_PX + (width > 1), fill=color, width=width)
+
+
+def _draw_crosses(draw: ImageDraw.ImageDraw, points: Float[ndarray, "n 2"], arm: float, **line: Any) -> None:
+    for x, y in points.tolist():
+        draw.line((x - arm, y, x + arm, y), **line)
+        draw.line((x, y - arm, x, y + arm), **line)
 
 
 def _draw_predicted(draw: ImageDraw.ImageDraw, predicted: Marks, factor: float) -> None:

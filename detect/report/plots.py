@@ -15,9 +15,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.metrics import AnchorMetrics
 
-INK, MUTED, GRID = "#1f2933", "#64707d", "#e8ebef"
+INK, MUTED, EDGE, GRID = "#1f2933", "#64707d", "#c3cad2", "#e8ebef"
 BOX, MISSED, PLAIN = "#9aa7b5", "#d1495b", "#7c93ab"
 DENSITY = [[0.0, "#eaf1f8"], [0.35, "#a8c4dd"], [0.7, "#5b8cb8"], [1.0, "#2a5d8f"]]
 SET_COLORS = ("#2b6ca3", "#dd8a2e", "#7d5ba6", "#3f9c8f", "#b0476a", "#77808a")
@@ -25,7 +26,6 @@ LEVEL_COLORS = ("#46327e", "#2a7f9e", "#1fa287", "#86b817", "#d9a406", "#96602c"
 
 LABEL_CHARS = 24
 MAX_TEXT_CHARS = 300
-MAX_CATEGORIES = 40
 JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of some scripts and emoji
 OCTAVE = math.log10(2)  # length of a factor of two on a logarithmic axis
 MIN_OCTAVES = 3
@@ -48,23 +48,24 @@ class Panel:
     title: str
     caption: str
     figure: go.Figure
-    columns: int = 6
-    keys: tuple[Key, ...] = ()
+    columns: int
+    keys: tuple[Key, ...]
 
 
-def figure(
+def panel(
+    name: str,
+    title: str,
+    caption: str,
     traces: Iterable[Any],
     *,
-    xaxis: Mapping[str, Any],
-    yaxis: Mapping[str, Any],
+    columns: int = 6,
+    keys: Iterable[Key] = (),
     height: int = 330,
     **layout: Any,
-) -> go.Figure:
-    """Return a figure of these traces in the shared layout, without a legend: :class:`Panel` has it.
-
-    ``layout`` holds other settings of plotly's layout.
-    """
-    return go.Figure(list(traces), {"template": _TEMPLATE, "height": height, "xaxis": xaxis, "yaxis": yaxis, **layout})
+) -> Panel:
+    """Return a figure of these traces in the shared layout; ``layout`` holds the axes and other settings of plotly."""
+    chart = go.Figure(list(traces), {"template": _TEMPLATE, "height": height, **layout})
+    return Panel(name, title, caption, chart, columns, tuple(keys))
 
 
 def visible(text: str, limit: int = MAX_TEXT_CHARS) -> str:
@@ -102,9 +103,14 @@ def set_color(number: int) -> str:
 
 def set_keys(scores: Sequence[AnchorMetrics], *, first: str = "square", others: str = "square") -> tuple[Key, ...]:
     """Return a legend entry for each set; ``first`` and ``others`` are marks."""
-    return tuple(
-        Key(score.anchors.name, set_color(number), others if number else first) for number, score in enumerate(scores)
-    )
+    names = enumerate(score.anchors.name for score in scores)
+    return tuple(Key(name, set_color(number), others if number else first) for number, name in names)
+
+
+def level_keys(anchors: AnchorSet, colors: Mapping[int, str], mark: str = "diamond") -> tuple[Key, ...]:
+    """Return a legend entry for each level; a stride without a colour is grey."""
+    levels = anchors.levels
+    return tuple(Key(f"{each.name} (stride {each.stride})", colors.get(each.stride, PLAIN), mark) for each in levels)
 
 
 def plural(count: int, noun: str) -> str:
@@ -123,26 +129,20 @@ def pixels_axis(title: str, low: float, high: float) -> dict[str, Any]:
     margin = max(0.06, (MIN_OCTAVES * OCTAVE - (high - low)) / 2)
     low, high = low - margin, high + margin
     step = max(1, math.ceil((high - low) / OCTAVE / 12))
-    return {
-        "title": {"text": title},
-        "type": "log",
-        "range": [low, high],
-        "tick0": 0,
-        "dtick": step * OCTAVE,
-        "tickformat": ".6~r",
-    }
+    ticks = {"tick0": 0, "dtick": step * OCTAVE, "tickformat": ".6~r"}
+    return {"title": title, "type": "log", "range": [low, high], **ticks}
 
 
 _AXIS = {
+    "title": {"standoff": 8, "font": {"size": 12, "color": MUTED}},
     "gridcolor": GRID,
-    "linecolor": "#c3cad2",
-    "showline": True,
     "zeroline": False,
+    "showline": True,
+    "linecolor": EDGE,
     "ticks": "outside",
     "ticklen": 4,
-    "tickcolor": "#c3cad2",
+    "tickcolor": EDGE,
     "automargin": True,
-    "title": {"standoff": 8, "font": {"size": 12, "color": MUTED}},
 }
 _TEMPLATE = go.layout.Template(
     layout={
@@ -151,7 +151,7 @@ _TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
         "showlegend": False,
-        "hoverlabel": {"bgcolor": "white", "bordercolor": "#c3cad2", "font": {"size": 12, "color": INK}},
+        "hoverlabel": {"bgcolor": "white", "bordercolor": EDGE, "font": {"size": 12, "color": INK}},
         "bargap": 0.25,
         "xaxis": _AXIS,
         "yaxis": _AXIS,

@@ -28,14 +28,6 @@ class Html:
     markup: str
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column's title; numeric columns are aligned right."""
-
-    title: str
-    numeric: bool = False
-
-
 def escape(text: str) -> str:
     """Return markup that shows text from a file literally and isolates its writing direction.
 
@@ -46,24 +38,29 @@ def escape(text: str) -> str:
 
 
 def table(
-    columns: Sequence[Column], rows: Iterable[Sequence[str | Html]], *, groups: str = "", scroll: bool = False
+    titles: Sequence[str],
+    rows: Iterable[Sequence[str | Html]],
+    *,
+    align: str = "lr",
+    groups: str = "",
+    scroll: bool = False,
 ) -> str:
-    """Return a table.
+    """Return a table; a long one is shown in a window to ``scroll``.
 
-    Args:
-        columns: titles and alignment.
-        rows: a cell for each column.
-        groups: markup of a row above the titles.
-        scroll: show a long table in a scrolling window.
+    ``align`` is ``l`` or ``r`` for each column, the last letter also for all columns after it. ``groups`` is the markup of a
+    row above the titles.
+
+    >>> table(["name", "boxes"], [["a<b", "3"]]).splitlines()[3]
+    '<tr><td><bdi>a&lt;b</bdi></td><td class="number"><bdi>3</bdi></td></tr>'
     """
-    sides = [' class="number"' if column.numeric else "" for column in columns]
-    titles = "".join(f"<th{side}>{html.escape(column.title)}</th>" for side, column in zip(sides, columns, strict=True))
+    sides = [' class="number"' if side == "r" else "" for side in align.ljust(len(titles), align[-1])[: len(titles)]]
+    heads = "".join(f"<th{side}>{html.escape(title)}</th>" for side, title in zip(sides, titles, strict=True))
     lines = []
     for row in rows:
         cells = (f"<td{side}>{_content(value)}</td>" for side, value in zip(sides, row, strict=True))
         lines.append(f"<tr>{''.join(cells)}</tr>")
     window = "table scroll" if scroll else "table"
-    head, body = f"<thead>{groups}<tr>{titles}</tr></thead>", "\n".join(lines)
+    head, body = f"<thead>{groups}<tr>{heads}</tr></thead>", "\n".join(lines)
     return f'<div class="{window}"><table>\n{head}\n<tbody>\n{body}\n</tbody></table></div>'
 
 
@@ -85,25 +82,18 @@ def percent(value: float) -> str:
 def headline_table(scores: Sequence[AnchorMetrics]) -> str:
     """Return a table with a row for each anchor set."""
     recalls = [f"R@{threshold:g}" for threshold in THRESHOLDS]
-    numbers = ["anchors", "average IoU", *recalls, "average IoU", recalls[0], f"w, h within {YOLOV5_RATIO:g}x"]
-    columns = [Column("anchor set"), Column("made for"), *(Column(title, numeric=True) for title in numbers)]
+    titles = ["anchor set", "made for", "anchors", "average IoU", *recalls, "average IoU", recalls[0]]
+    titles.append(f"w, h within {YOLOV5_RATIO:g}x")
     groups = (("", 3), ("by shape", 1 + len(recalls)), ("on the grid", 2), ("ratio test (YOLOv5), not IoU", 1))
     above = "".join(f'<th colspan="{width}" class="group">{name}</th>' for name, width in groups)
-    rows = [_headline_row(number, score) for number, score in enumerate(scores)]
-    return table(columns, rows, groups=f"<tr>{above}</tr>")
-
-
-def _headline_row(number: int, score: AnchorMetrics) -> list[str | Html]:
-    return [
-        swatch(set_color(number), score.anchors.name),
-        Html(f'<span class="whole">{escape(score.anchors.resize)}</span>'),
-        f"{score.anchors.num_anchors}",
-        decimal(score.average_iou),
-        *(percent(score.recall(threshold)) for threshold in THRESHOLDS),
-        decimal(score.grid_average_iou),
-        percent(score.grid_recall(THRESHOLDS[0])),
-        percent(score.ratio_recall),
-    ]
+    rows: list[list[str | Html]] = []
+    for number, score in enumerate(scores):
+        rule = Html(f'<span class="whole">{escape(score.anchors.resize)}</span>')
+        by_shape = decimal(score.average_iou), *(percent(score.recall(threshold)) for threshold in THRESHOLDS)
+        on_grid = decimal(score.grid_average_iou), percent(score.grid_recall(THRESHOLDS[0]))
+        name, count = swatch(set_color(number), score.anchors.name), f"{score.anchors.num_anchors}"
+        rows.append([name, rule, count, *by_shape, *on_grid, percent(score.ratio_recall)])
+    return table(titles, rows, align="llr", groups=f"<tr>{above}</tr>")
 
 
 def bounds_in_words(score: AnchorMetrics) -> list[str]:
@@ -111,68 +101,46 @@ def bounds_in_words(score: AnchorMetrics) -> list[str]:
     k = plural(score.anchors.num_anchors, "shape")
     here = {"average_iou": score.average_iou, "grid_average_iou": score.grid_average_iou}
     lines = []
-    for name, proof in score.anchors.proofs.items() if _of_these_boxes(score) else ():
+    # a set from a file may store scores of other boxes
+    then, just_fitted = score.anchors.scores, not score.anchors.version
+    same = just_fitted or all(abs(then.get(name, math.nan) - value) < SAME_SCORE for name, value in here.items())
+    for name, proof in score.anchors.proofs.items() if same else ():
         value, bound = here.get(name, proof.score), proof.upper_bound
         if value > 0:
             gap = math.ceil(max(bound / value - 1, 0) * 1000 - TINY) / 1000
             among = "with as many shapes on each level" if "grid_" in name else f"with {k}"
-            words = _score_words(name)
-            lines.append(
-                f"{words} {value:.3f}; at most {bound:.3f} is possible {among}: within {gap:.1%} of the optimum"
-            )
+            words = name.replace("grid_", "").replace("_", " ").replace("iou", "IoU")
+            words += " on the grid" if "grid_" in name else ""
+            possible = f"at most {bound:.3f} is possible {among}"
+            lines.append(f"{words} {value:.3f}; {possible}: within {gap:.1%} of the optimum")
     return lines
-
-
-def _score_words(name: str) -> str:
-    words = name.replace("_", " ").replace("iou", "IoU")
-    return f"{words.replace('grid ', '')} on the grid" if "grid_" in name else words
-
-
-def _of_these_boxes(score: AnchorMetrics) -> bool:
-    """Whether the scores stored in a set are of these boxes; a set from a file may store scores of other boxes."""
-    stored = score.anchors.scores
-    if not score.anchors.version:
-        return True  # just fitted
-    then = (stored.get("average_iou", math.nan), stored.get("grid_average_iou", math.nan))
-    now = (score.average_iou, score.grid_average_iou)
-    return all(abs(before - after) < SAME_SCORE for before, after in zip(then, now, strict=True))
 
 
 def anchors_table(scores: Sequence[AnchorMetrics], colors: Mapping[int, str]) -> str:
     """Return a table of the shapes of each level of each set, in the order of the head's channels."""
-    columns = [Column("anchor set"), Column("level"), Column("stride, px", numeric=True)]
     rows: list[list[str | Html]] = []
     for number, score in enumerate(scores):
         for row, level in enumerate(score.anchors.levels):
             name = "" if row else swatch(set_color(number), score.anchors.name)
             sizes = "".join(f"<span>{width:.4g} x {height:.4g}</span>" for width, height in level.shapes)
             shapes = Html(f'<div class="shapes">{sizes}</div>')
-            rows.append(
-                [name, swatch(colors[level.stride], level.name), f"{level.stride}", f"{len(level.shapes)}", shapes]
-            )
-    return table([*columns, Column("anchors", numeric=True), Column("width x height, px")], rows)
+            own = swatch(colors[level.stride], level.name)
+            rows.append([name, own, f"{level.stride}", f"{len(level.shapes)}", shapes])
+    return table(["anchor set", "level", "stride, px", "anchors", "width x height, px"], rows, align="llrrl")
 
 
 def worst_table(score: AnchorMetrics) -> str:
     """Return a table of the instances with the lowest best IoU by shape."""
-    titles = ("width x height, px", "IoU by shape", "IoU on the grid")
-    columns = [Column("annotation", numeric=True), Column("file"), Column("category")]
-    columns += [Column(title, numeric=True) for title in titles]
-    return table(columns, [_worst_row(score, int(row)) for row in score.worst(MAX_WORST)], scroll=True)
-
-
-def _worst_row(score: AnchorMetrics, row: int) -> list[str | Html]:
-    dataset, (width, height) = score.instances.dataset, score.instances.shapes[row]
-    instances = dataset.instances
-    image = int(instances.image_rows[row])
-    return [
-        f"{instances.ids[row]}",
-        dataset.images.file_names[image] or f"image {dataset.images.ids[image]}",
-        dataset.category_name(int(instances.category_ids[row])),
-        f"{width:.1f} x {height:.1f}",
-        decimal(float(score.best_iou[row])),
-        decimal(float(score.grid_best_iou[row])),
-    ]
+    titles = ("annotation", "file", "category", "width x height, px", "IoU by shape", "IoU on the grid")
+    dataset = score.instances.dataset
+    instances, images, rows = dataset.instances, dataset.images, []
+    for row in score.worst(MAX_WORST):
+        image, (width, height) = int(instances.image_rows[row]), score.instances.shapes[row]
+        file = images.file_names[image] or f"image {images.ids[image]}"
+        names = f"{instances.ids[row]}", file, dataset.category_name(int(instances.category_ids[row]))
+        ious = decimal(float(score.best_iou[row])), decimal(float(score.grid_best_iou[row]))
+        rows.append([*names, f"{width:.1f} x {height:.1f}", *ious])
+    return table(titles, rows, align="rllr", scroll=True)
 
 
 def findings(name: str, caption: str, found: Sequence[Finding]) -> str:
@@ -182,12 +150,13 @@ def findings(name: str, caption: str, found: Sequence[Finding]) -> str:
     head = f'<h3 id="{name}">{name.capitalize()} <b>{len(found):,}</b></h3><p class="caption">{caption}{more}</p>'
     if not found:
         return head + '<p class="none">None.</p>'
-    rows = [[f"{count:,}", kind] for kind, count in kinds[:MAX_KINDS]]
-    listed = [[finding.file, _id(finding.annotation_id), _id(finding.image_id), finding.reason] for finding in found]
-    columns = [Column("file"), Column("annotation", numeric=True), Column("image", numeric=True), Column("reason")]
+    listed = []
+    for each in found[:MAX_FINDINGS]:
+        ids = ("-" if id_ is None else f"{id_}" for id_ in (each.annotation_id, each.image_id))
+        listed.append([each.file, *ids, each.reason])
     first = f"all {len(found)}" if len(found) <= MAX_FINDINGS else f"the first {MAX_FINDINGS} of {len(found):,}"
-    entries = table(columns, listed[:MAX_FINDINGS], scroll=True)
-    counts = table([Column("count", numeric=True), Column("kind")], rows)
+    entries = table(("file", "annotation", "image", "reason"), listed, align="lrrl", scroll=True)
+    counts = table(("count", "kind"), [[f"{count:,}", kind] for kind, count in kinds[:MAX_KINDS]], align="rl")
     return f"{head}{counts}<details><summary>Show {first}</summary>{entries}</details>"
 
 
@@ -201,10 +170,4 @@ def kind_of(reason: str) -> str:
 
 
 def _content(value: str | Html) -> str:
-    if isinstance(value, Html):
-        return value.markup
-    return escape(value) if value else ""
-
-
-def _id(value: int | None) -> str:
-    return "-" if value is None else f"{value}"
+    return value.markup if isinstance(value, Html) else value and escape(value)

@@ -1,8 +1,10 @@
-"""``detect anchors fit``, ``stability`` and ``curve`` as a user types them."""
+"""``detect anchors fit``, ``stability`` and ``curve``, and ``detect demo``, as a user types them."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +112,16 @@ def test_stability_gives_intervals_and_scores_on_other_images(detect, tmp_path):
         2,
         "detect: nothing to do: give --resamples from 1, --validation FILES or both\n",
     )
+
+
+def test_the_demo_fits_scores_and_draws(tmp_path):
+    command = [sys.executable, "-m", "detect", "demo", "-o", str(tmp_path / "demo")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    for sample in ("bccd", "nuclei"):
+        folder = tmp_path / "demo" / sample
+        assert (folder / "anchors.yaml").exists()
+        assert (folder / "report.html").stat().st_size > 1_000_000  # plotly is inside
+    assert "retinanet" in run.stdout
+    assert "yolov3-coco" in run.stdout
+    assert "average IoU" in run.stdout
+    assert "report.html" in run.stdout

@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import written
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detect.anchors.anchor_set import AnchorSet
 from detect.data import read_coco, read_results
 from detect.loading.dataset import DetectionData
-from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
-from detect.training.builder import build_detector
-from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
-from detect.training.config import parse_config
+from detect.training.checkpoints import load_detector
 from detect.training.inference import find_objects
 
 NUCLEI = sample_annotations("nuclei")
@@ -44,11 +41,6 @@ def by_hand(truth: Path, results: Path) -> np.ndarray:
 
 def twelve(scores: dict[str, Any]) -> list[float]:
     return [-1.0 if scores[name] is None else scores[name] for name in TWELVE]
-
-
-def written(path: Path, content: Any) -> Path:
-    path.write_text(json.dumps(content), "utf-8")
-    return path
 
 
 @pytest.fixture
@@ -83,19 +75,6 @@ def result(image: int, category: int, box: list[float], score: float) -> dict[st
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
 
 
-def trained(folder: Path, task: str, *, nucleus: int = 4, data: dict[str, Any] | None = None, **model: Any) -> Path:
-    """A run's folder with a detector that has learnt nothing, of two categories."""
-    sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": 1, **(data or {})}
-    fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.001, "threshold": 0.001, **model}
-    config = parse_config({"task": task, "data": sections, "model": fields})
-    types = {"type_names": ("nucleus",), "category_types": {nucleus: (0,)}} if task == "landmarks" else {}
-    labels = LabelMap((nucleus, 9), ("nucleus", "[debris]"), **types)
-    anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
-    detector = build_detector(config, labels, anchors=anchors)
-    save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
-    return folder
-
-
 def test_the_numbers_are_those_of_pycocotools_run_by_hand(detect, truth, results):
     run = detect("evaluate", truth, "--results", results, "--json")
     assert run.code == 0
@@ -106,8 +85,8 @@ def test_the_numbers_are_those_of_pycocotools_run_by_hand(detect, truth, results
     assert run.json["by_category"][1]["ap"] is None
 
 
-def test_a_detector_s_numbers_are_pycocotools_on_the_file_it_writes(detect, truth, tmp_path):
-    folder = trained(tmp_path / "run", "boxes")
+def test_a_detector_s_numbers_are_pycocotools_on_the_file_it_writes(detect, truth, tmp_path, trained):
+    folder = trained("boxes", threshold=0.001)
     run = detect("evaluate", truth, "--run", folder, "--images", IMAGES, "-o", tmp_path / "out", "--json")
     assert run.code == 0
     found = tmp_path / "out" / "results.json"
@@ -177,8 +156,8 @@ def test_landmarks_are_scored_as_heatmaps_score_scores_them(detect, tmp_path):
     assert own["overall"][0]["micro"]["f1"] < 0.2
 
 
-def test_a_landmark_run_is_scored_on_the_data_it_validates_on(detect, tmp_path):
-    folder = trained(tmp_path / "run", "landmarks", threshold=0.5)
+def test_a_landmark_run_is_scored_on_the_data_it_validates_on(detect, tmp_path, trained):
+    folder = trained("landmarks", threshold=0.5)
     content = json.loads(NUCLEI.read_text("utf-8"))
     content["categories"][0]["id"] = 4
     content["annotations"] = [each | {"category_id": 4} for each in content["annotations"] if each["image_id"] <= 8]
@@ -194,8 +173,8 @@ def test_a_landmark_run_is_scored_on_the_data_it_validates_on(detect, tmp_path):
     assert "category" in run.err
 
 
-def test_a_run_that_held_out_a_share_is_scored_on_that_share(detect, tmp_path):
-    folder = trained(tmp_path / "run", "boxes", nucleus=1, data={"val": [], "val_share": 0.25})
+def test_a_run_that_held_out_a_share_is_scored_on_that_share(detect, tmp_path, trained):
+    folder = trained("boxes", names={1: "nucleus"}, threshold=0.001, data={"val": [], "val_share": 0.25})
     content = json.loads(NUCLEI.read_text("utf-8"))
     content["images"] = content["images"][3::4]  # by id
     kept = {image["id"] for image in content["images"]}
@@ -207,8 +186,8 @@ def test_a_run_that_held_out_a_share_is_scored_on_that_share(detect, tmp_path):
     assert own["overall"]["ap"] > 0
 
 
-def test_images_that_are_skipped_are_not_scored_as_missed(detect, truth, tmp_path):
-    folder = trained(tmp_path / "run", "boxes")
+def test_images_that_are_skipped_are_not_scored_as_missed(detect, truth, tmp_path, trained):
+    folder = trained("boxes", threshold=0.001)
     content = json.loads(truth.read_text("utf-8"))
     first = content["images"][0]
     photos = tmp_path / "photos"
@@ -225,15 +204,15 @@ def test_images_that_are_skipped_are_not_scored_as_missed(detect, truth, tmp_pat
     assert run.json == detect("evaluate", folder, others, "--images", photos, "--json").json
 
 
-def test_a_run_may_stand_before_the_files(detect, truth, tmp_path):
-    folder = trained(tmp_path / "run", "boxes")
+def test_a_run_may_stand_before_the_files(detect, truth, trained):
+    folder = trained("boxes", threshold=0.001)
     typed = detect("evaluate", truth, "--run", folder, "--images", IMAGES, "--json").json
     for before in (folder, folder / "best.pt"):
         assert detect("evaluate", before, truth, "--images", IMAGES, "--json").json == typed
 
 
-def test_a_run_s_training_files_need_not_be_there(detect, truth, tmp_path):
-    folder = trained(tmp_path / "run", "boxes", data={"train": ["nowhere.json"], "val": [str(truth)]})
+def test_a_run_s_training_files_need_not_be_there(detect, truth, trained):
+    folder = trained("boxes", threshold=0.001, data={"train": ["nowhere.json"], "val": [str(truth)]})
     assert detect("evaluate", "--run", folder).code == 0
 
 
@@ -261,14 +240,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line(detect, truth, results, tmp_path, mistake):
+def test_a_mistake_is_one_line(detect, truth, results, tmp_path, mistake, trained):
     arguments, message = MISTAKES[mistake]
     (tmp_path / "empty").mkdir()
     boxes = json.loads(truth.read_text("utf-8"))
     for each in boxes["annotations"]:
         del each["keypoints"]
     places = {
-        "run": trained(tmp_path / "run", "boxes"),
+        "run": trained("boxes", threshold=0.001),
         "truth": truth,
         "results": results,
         "images": IMAGES,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,28 +13,12 @@ import torch
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.data.images import open_image
-from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
-from detect.training.builder import build_detector
-from detect.training.checkpoints import Checkpoint, load_detector, save_checkpoint
-from detect.training.config import parse_config
+from detect.training.checkpoints import load_detector
 
 NUCLEI = sample_annotations("nuclei")
 IMAGES = NUCLEI.parent / "images"
-
-
-def trained(folder: Path, task: str, anchors: AnchorSet | None = None, **model: Any) -> Path:
-    """A checkpoint of a detector that has learnt nothing, so that every score is near .01."""
-    fields = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.0095, "threshold": 0.0095, **model}
-    channels = 3 if "backbone" in model else 1
-    sections = {"train": [str(NUCLEI)], "val": [str(NUCLEI)], "images": str(IMAGES), "channels": channels}
-    config = parse_config({"task": task, "data": sections, "model": fields})
-    types = {"type_names": ("nucleus",), "category_types": {1: (0,)}} if task == "landmarks" else {}
-    labels = LabelMap((1,), ("nucleus",), **types)
-    anchors = anchors or (AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None)
-    detector = build_detector(config, labels, anchors=anchors)
-    save_checkpoint(folder / "best.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
-    return folder
+ONE: dict[str, Any] = {"names": {1: "nucleus"}, "threshold": 0.0095}
 
 
 def export(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -43,10 +26,10 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_landmarks_go_to_a_file_that_gives_the_same_heatmaps(tmp_path):
+def test_landmarks_go_to_a_file_that_gives_the_same_heatmaps(tmp_path, trained):
     import onnxruntime
 
-    run = trained(tmp_path / "run", "landmarks")
+    run = trained("landmarks", **ONE)
     done = export(run, "-o", tmp_path / "out", "--images", IMAGES, "--num-images", 3, "--json")
     assert done.returncode == 0, done.stderr
     about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
@@ -62,8 +45,8 @@ def test_landmarks_go_to_a_file_that_gives_the_same_heatmaps(tmp_path):
 
 
 @pytest.mark.slow
-def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path):
-    done = export(trained(tmp_path / "run", "boxes"), "-o", tmp_path / "out", "--num-images", 4)
+def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path, trained):
+    done = export(trained("boxes", **ONE), "-o", tmp_path / "out", "--num-images", 4)
     assert done.returncode == 0, done.stderr
     about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
     assert (about["checked_images"], about["found"] > 0) == (4, True)
@@ -72,7 +55,7 @@ def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path):
     assert "verified on 4 images" in done.stderr
 
 
-def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path):
+def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path, trained):
     from detect.ops.torchvision_import import import_torchvision
 
     import_torchvision()
@@ -85,7 +68,8 @@ def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path):
     strides = (8, 16, 32, 64, 128)
     anchors = AnchorSet.of([[(4 * stride, 4 * stride)] for stride in strides], strides=strides)
     fields = {"backbone": "torchvision:resnet18", "num_convs": 4, "pyramid_channels": 256, "norm": None}
-    run = detect("export", trained(tmp_path / "run", "boxes", anchors, **fields), "--to", "torchvision", "-o", tmp_path)
+    folder = trained("boxes", anchors=anchors, data={"channels": 3}, **ONE, **fields)
+    run = detect("export", folder, "--to", "torchvision", "-o", tmp_path)
     assert run.code == 0, run.err
     extractor = _resnet_fpn_extractor(resnet18(), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(512, 256))
     sizes = AnchorGenerator(tuple((4 * stride,) for stride in strides), ((1.0,),) * 5)
@@ -104,8 +88,8 @@ def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path):
         ("boxes", ["--images", "nowhere"], "nowhere: No such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_no_file(detect, tmp_path, task, options, message):
-    run = detect("export", trained(tmp_path / "run", task), "-o", tmp_path / "out", *options)
+def test_a_mistake_is_one_line_and_leaves_no_file(detect, tmp_path, task, options, message, trained):
+    run = detect("export", trained(task, **ONE), "-o", tmp_path / "out", *options)
     assert (run.code, run.err.count("\n")) == (2, 1)
     assert message in run.err
     assert not (tmp_path / "out").exists()

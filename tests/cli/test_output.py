@@ -38,7 +38,7 @@ def test_findings_are_counted_and_the_first_five_are_printed(capsys):
     boxes = [{"id": number, "image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0]} for number in range(7)]
     image = {"id": 1, "width": 9, "height": 9, "file_name": "a.png"}
     dataset = read_coco({"images": [image], "categories": [{"id": 1, "name": "a"}], "annotations": boxes})
-    output.print_findings(dataset, output.console())
+    output.print_findings(dataset)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "7 invalid:"
     assert len(lines) == 1 + 5 + 1
@@ -52,11 +52,16 @@ def test_a_file_that_cannot_be_written_names_itself(tmp_path):
         output.save(tmp_path / "taken", {"a.txt": "text"})
 
 
-def test_columns_of_words_are_on_the_left():
-    table = output.table("level", "stride", "shapes, width x height")
-    assert [column.justify for column in table.columns] == ["left", "right", "left"]
+def test_columns_of_words_are_on_the_left(capsys):
+    output.show_table(("level", "stride", "shapes, width x height"), [["P3", "8", "20x30"]])
+    assert capsys.readouterr().out.splitlines()[1].rstrip() == "P3          8  20x30"
 
 
 def test_brackets_of_names_are_no_markup(capsys):
-    output.console().print(output.plain("[red]cell[/red]"))
-    assert capsys.readouterr().out == "[red]cell[/red]\n"
+    output.show("[red]cell[/red]")
+    output.show_table(("name",), [["[red]cell[/red]"]])
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "[red]cell[/red]",
+        "name",
+        "[red]cell[/red]",
+    ]

@@ -5,35 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detect.anchors.anchor_set import AnchorSet
 from detect.cli.predict import picture_names
 from detect.data import read_coco, read_results
-from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
-from detect.training.builder import build_detector
-from detect.training.checkpoints import Checkpoint, save_checkpoint
-from detect.training.config import parse_config
 
 IMAGES = sample_annotations("nuclei").parent / "images"
-
-
-def trained(folder: Path, task: str, resize: str = "none") -> Path:
-    """A checkpoint of a detector that has learnt nothing, so that every score is near .01."""
-    fields: dict[str, Any] = {"pyramid_channels": 32, "num_convs": 0, "score_threshold": 0.009, "threshold": 0.009}
-    sections = {"train": ["a.json"], "images": "images", "channels": 1, "resize": resize}
-    config = parse_config({"task": task, "data": sections, "model": fields})
-    types = {"type_names": ("nucleus",), "category_types": {4: (0,)}} if task == "landmarks" else {}
-    labels = LabelMap((4, 9), ("nucleus", "debris"), **types)
-    anchors = AnchorSet.of([[(12, 12)], [(24, 24)]], strides=(4, 8)) if task == "boxes" else None
-    detector = build_detector(config, labels, anchors=anchors)
-    save_checkpoint(folder / "last.pt", Checkpoint(config, labels, anchors, detector.state_dict(), 0, {}))
-    return folder / "last.pt"
 
 
 @pytest.fixture
@@ -48,9 +29,9 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("task", "resize"), [("boxes", "none"), ("landmarks", "letterbox:160")])
-def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp_path, task, resize):
+def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp_path, task, resize, trained):
     out = tmp_path / "out"
-    run = detect("predict", trained(tmp_path, task, resize), photos, "-o", out, "--picture-score", 0.009)
+    run = detect("predict", trained(task, data={"resize": resize}), photos, "-o", out, "--picture-score", 0.009)
     assert run.code == 0
     assert "in 3 images" in run.out
     dataset = read_coco(out / "images.json")
@@ -70,19 +51,17 @@ def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp
         assert len({color for _, color in picture.getcolors(2**20)} - {(grey,) * 3 for grey in range(256)}) > 0
 
 
-def test_pictures_are_left_out_if_asked(detect, photos, tmp_path):
-    run = detect(
-        "predict", trained(tmp_path, "boxes"), photos / "a.png", "-o", tmp_path / "out", "--num-pictures", 0, "--json"
-    )
+def test_pictures_are_left_out_if_asked(detect, photos, tmp_path, trained):
+    run = detect("predict", trained("boxes"), photos / "a.png", "-o", tmp_path / "out", "--num-pictures", 0, "--json")
     assert run.json["images"] == 1
     assert not (tmp_path / "out" / "pictures").exists()
     assert read_coco(tmp_path / "out" / "images.json").images.file_names == ("a.png",)
 
 
-def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_path):
+def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_path, trained):
     (photos / "c.png").write_bytes((photos / "a.png").read_bytes()[:300])
     (photos / "d.jpg").write_bytes(b"nothing like a picture")
-    checkpoint = trained(tmp_path, "boxes")
+    checkpoint = trained("boxes")
     run = detect("predict", checkpoint, photos, "-o", tmp_path / "out")
     assert run.code == 2
     assert "2 of 5 images cannot be used" in run.err
@@ -95,23 +74,23 @@ def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_p
     assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3
 
 
-def test_sixteen_bits_grey_and_colour_images_of_any_size_are_taken(detect, tmp_path):
+def test_sixteen_bits_grey_and_colour_images_of_any_size_are_taken(detect, tmp_path, trained):
     folder = tmp_path / "photos"
     folder.mkdir()
     draws = np.random.default_rng(0)
     Image.fromarray(draws.integers(0, 2**16, (50, 70), np.uint16)).save(folder / "deep.png")
     Image.fromarray(draws.integers(0, 255, (33, 64, 3), np.uint8)).save(folder / "colour.jpg")
     Image.fromarray(draws.integers(0, 255, (40, 40), np.uint8)).save(folder / "grey.png")
-    run = detect("predict", trained(tmp_path, "boxes"), folder, "-o", tmp_path / "out", "--json")
+    run = detect("predict", trained("boxes"), folder, "-o", tmp_path / "out", "--json")
     assert (run.code, run.json["images"]) == (0, 3)
     entries = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert {entry["image_id"] for entry in entries} == {1, 2, 3}
 
 
-def test_no_images_are_one_line(detect, tmp_path):
+def test_no_images_are_one_line(detect, tmp_path, trained):
     (tmp_path / "empty").mkdir()
     for place, message in ((tmp_path / "empty", "no image in this folder"), (tmp_path / "no.png", "No such file")):
-        run = detect("predict", trained(tmp_path, "boxes"), place)
+        run = detect("predict", trained("boxes"), place)
         assert (run.code, run.err.count("\n")) == (2, 1)
         assert message in run.err
 

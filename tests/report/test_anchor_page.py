@@ -11,7 +11,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
 from detect.fitting.fit import KCurve
 from detect.report.anchor_page import anchor_page
-from detect.report.plots import MAX_CATEGORIES
+from detect.report.dataset_figures import MAX_CATEGORIES
 from detect.report.tables import MAX_WORST
 
 HOSTILE = [

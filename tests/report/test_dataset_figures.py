@@ -13,6 +13,7 @@ from detect.anchors.metrics import anchor_metrics
 from detect.data import Annotations, CocoDataset, Images
 from detect.report.dataset_figures import (
     MAX_BARS,
+    MAX_CATEGORIES,
     MAX_SIZES,
     average_iou_panels,
     box_centers,
@@ -20,7 +21,6 @@ from detect.report.dataset_figures import (
     image_sizes,
     object_sizes,
 )
-from detect.report.plots import MAX_CATEGORIES
 
 
 def test_at_most_forty_categories_the_largest_first() -> None:

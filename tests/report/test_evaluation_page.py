@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 from builders import page_figures
 
-from detect.report.evaluation_page import MAX_LINES, Curve, CurvePanel, Pictures, ScoreTable, evaluation_page
+from detect.evaluation.precision_recall import PrecisionRecall
+from detect.report.evaluation_page import MAX_LINES, ScoreTable, evaluation_page
 
 NAN = float("nan")
 TABLE = ScoreTable("Boxes", "What is what.", ("", "AP", "found"), (("all", 0.51239, 1200), ("<b>", None, 3)))
-CURVE = Curve("IoU .50", np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.8, 0.0]), np.array([0.9, 0.4, NAN]))
+
+
+def curve(category: str = "", at: str = "IoU .50") -> PrecisionRecall:
+    numbers = ([0.0, 0.5, 1.0], [1.0, 0.8, 0.0], [0.9, 0.4, NAN])
+    return PrecisionRecall(category, at, *map(np.array, numbers))
 
 
 def page_of(**changes: Any) -> str:
@@ -21,7 +26,7 @@ def page_of(**changes: Any) -> str:
         "read_from": ["val.json"],
         "counts": {"images": 1234, "results": 5},
         "tables": [TABLE],
-        "curves": [CurvePanel("All", "How.", (CURVE,))],
+        "curves": [curve()],
         **changes,
     }
     return evaluation_page("Evaluation", "Of best.pt", **options)
@@ -43,8 +48,7 @@ def test_a_curve_is_drawn_as_it_is_with_scores_where_they_are_known():
 
 
 def test_curves_beyond_the_first_twelve_are_counted():
-    many = tuple(Curve(f"kind {number}", CURVE.recall, CURVE.precision, CURVE.scores) for number in range(20))
-    page = page_of(curves=[CurvePanel("All", "How.", (CURVE,)), CurvePanel("Each", "How.", many)])
+    page = page_of(curves=[curve(), *(curve(f"kind {number}") for number in range(20))])
     lines = page_figures(page)["curves-1"]["data"]
     assert len(lines) == MAX_LINES
     assert len({(line["line"]["color"], line["line"]["dash"]) for line in lines}) == MAX_LINES
@@ -52,7 +56,7 @@ def test_curves_beyond_the_first_twelve_are_counted():
 
 
 def test_pictures_are_inside_the_page():
-    page = page_of(pictures=Pictures("Look.", b"not really a picture"))
+    page = page_of(pictures=("Look.", b"not really a picture"))
     source = re.search(r'src="data:image/png;base64,([^"]*)"', page)
     assert source is not None
     assert base64.b64decode(source[1]) == b"not really a picture"
@@ -69,8 +73,8 @@ def test_names_from_files_are_text_and_no_markup():
     page = page_of(
         read_from=[hostile],
         tables=[ScoreTable(hostile, hostile, (hostile,), ((hostile,),))],
-        curves=[CurvePanel(hostile, hostile, (Curve(hostile, CURVE.recall, CURVE.precision, CURVE.scores),))],
-        pictures=Pictures(hostile, b""),
+        curves=[curve(hostile, hostile), curve(at=hostile)],
+        pictures=(hostile, b""),
         notes=[hostile],
     )
     assert hostile not in page

@@ -95,7 +95,7 @@ def test_every_kind_of_image_is_drawn_on(mode):
 def test_a_box_without_extent_and_nothing_at_all_are_drawn():
     image = Image.new("L", (32, 32))
     detection_picture(image, boxes([4, 4, 4, 4], classes=[0]))
-    assert detection_picture(image, Marks.none()).getcolors() == [(512 * 512, BLACK)]
+    assert detection_picture(image, boxes(classes=[])).getcolors() == [(512 * 512, BLACK)]
 
 
 def test_hostile_names_are_cut():

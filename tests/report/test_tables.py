@@ -11,7 +11,7 @@ from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.data import Finding
 from detect.fitting.objective import Objective
 from detect.report.anchor_page import anchor_page
-from detect.report.tables import MAX_FINDINGS, Column, Html, bounds_in_words, decimal, findings, kind_of, percent, table
+from detect.report.tables import MAX_FINDINGS, Html, bounds_in_words, decimal, findings, kind_of, percent, table
 
 
 def test_first_findings_only_are_listed() -> None:
@@ -64,7 +64,7 @@ def test_a_bound_from_a_file_holds_for_the_boxes_of_that_file_only() -> None:
 
 
 def test_cells_are_escaped_unless_they_are_markup() -> None:
-    markup = table([Column("<i>"), Column("count", numeric=True)], [["<b>", Html("<b>2</b>")], ["", "3"]])
+    markup = table(["<i>", "count"], [["<b>", Html("<b>2</b>")], ["", "3"]])
     assert "&lt;i&gt;" in markup
     assert "<bdi>&lt;b&gt;</bdi>" in markup
     assert '<td class="number"><b>2</b></td>' in markup
