@@ -51,7 +51,7 @@ def fit(
         fitted = options.fit(instances)
     sets = [fitted.anchors, *anchor_results.load_all(compare or [])]
     scores = anchor_results.score_all(instances, sets, options.convention)
-    curve = k_curve(instances.histogram, seed=options.seed) if output and report else None
+    curve = k_curve(instances, seed=options.seed) if output and report else None
     if json:
         print_json(anchor_results.fit_object(scores, fitted, curve, method=options.method))
     else:
@@ -140,7 +140,7 @@ def curve(
 
     instances = dataset.read_resized(resize)
     instances.require_boxes()
-    found = k_curve(instances.histogram)
+    found = k_curve(instances)
     if json:
         print_json(anchor_results.curve_object(found))
     else:

@@ -150,7 +150,7 @@ def _layout(fit: StructuredFit) -> dict[str, Any]:
         "sizes": [list(sizes) for sizes in fit.sizes],
         "ratios": [list(ratios) for ratios in fit.ratios],
         "score": fit.score,
-        "price": fit.price,
+        "penalty": fit.penalty,
         "free_score": fit.free.score,
         "default_score": fit.default_score,
         "default_factor": fit.default_factor,

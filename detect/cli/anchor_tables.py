@@ -59,7 +59,7 @@ def _words(score_name: str) -> str:
 
 def print_layouts(layouts: Sequence[StructuredFit], console: Console) -> None:
     """Scores of layouts beside default anchors and free shapes, and what each loses against free shapes."""
-    table = output.table("layout", "score", "price", "sizes on each level", "ratios, h/w")
+    table = output.table("layout", "score", "penalty", "sizes on each level", "ratios, h/w")
     one, free = layouts[0], layouts[0].free
     table.add_row(
         f"default x {one.default_factor:.3g}", f"{one.default_score:.4f}", f"{free.score - one.default_score:.4f}"
@@ -67,7 +67,7 @@ def print_layouts(layouts: Sequence[StructuredFit], console: Console) -> None:
     for each in layouts:
         sizes = " | ".join(" ".join(f"{size:.4g}" for size in sorted(level)) for level in each.sizes)
         ratios = " | ".join(dict.fromkeys(" ".join(f"{ratio:.3g}" for ratio in sorted(level)) for level in each.ratios))
-        table.add_row(each.layout, f"{each.score:.4f}", f"{each.price:.4f}", sizes, ratios)
+        table.add_row(each.layout, f"{each.score:.4f}", f"{each.penalty:.4f}", sizes, ratios)
     table.add_row("free", f"{free.score:.4f}", "0")
     console.print(table)
     console.print("price: score lost against the same number of free shapes on each level", style="dim")

@@ -38,7 +38,7 @@ def demo(
         typer.secho(f"\n{title}", bold=True)
         instances = DatasetFiles([str(sample_annotations(sample))]).read_resized(resize)
         sources = anchor_results.start_hashing(instances.dataset)
-        fitted, curve = options.fit(instances), k_curve(instances.histogram)
+        fitted, curve = options.fit(instances), k_curve(instances)
         scores = anchor_results.score_all(instances, [fitted.anchors, *anchor_results.load_all(KNOWN)])
         anchor_results.print_fit(scores, fitted, curve)
         save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))

@@ -52,8 +52,8 @@ class FitOptions:
     objective: Annotated[
         str | None,
         typer.Option(
-            help="placed: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
-            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or placed:. Default: placed "
+            help="grid: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
+            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:. Default: grid "
             "if levels, numbers per level or a layout are given, else shape."
         ),
     ] = None
@@ -68,7 +68,7 @@ class FitOptions:
             min=0,
             max=1,
             rich_help_panel=EXPERTS,
-            help="Score that a shape on every level must add to pay for its operations (placed objectives).",
+            help="Score that a shape on every level must add to pay for its operations (objectives on the grid).",
         ),
     ] = 0.01
     max_strides: Annotated[
@@ -138,12 +138,14 @@ class FitOptions:
         from detect.fitting.objective import Objective
 
         for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
-        placed = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
-        objective = Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
+        on_grid = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
+        objective = Objective.parse(self.objective or ("grid" if on_grid else "shape"), on_grid=on_grid)
         if objective.on_grid and (self.method != "optimal" or self.fixed):
             raise ConfigError("--method and --fixed need an objective by shape: --objective shape")
         if not objective.on_grid and (self.layout != FREE or self.max_per_level or self.max_strides is not None):
-            raise ConfigError("--layout, --max-per-level and --max-strides need a placed objective: --objective placed")
+            raise ConfigError(
+                "--layout, --max-per-level and --max-strides need an objective on the grid: --objective grid"
+            )
         if sum([self.per_level is not None, self.max_per_level is not None, self.layout != FREE]) > 1:
             raise ConfigError("--per-level, --max-per-level and --layout each set the number on a level: give one")
         _factors(self.weight)

@@ -93,7 +93,7 @@ def test_per_level_fits_as_many_to_each_level_that_has_boxes(bccd):
 
 
 def test_the_k_curve_rises_and_its_knee_is_on_it(bccd):
-    curve = k_curve(ShapeHistogram.of(bccd.shapes))
+    curve = k_curve(bccd)
     heights = list(curve.average_iou.values())
     assert list(curve.average_iou) == list(range(1, 16))
     assert all(later > earlier - 0.002 for earlier, later in itertools.pairwise(heights))
@@ -106,7 +106,7 @@ def test_the_knee_of_a_bent_line_is_its_bend():
 
 
 def test_few_shapes_shorten_the_curve():
-    curve = k_curve(ShapeHistogram.of(np.array([[10.0, 10.0], [50.0, 20.0]])))
+    curve = k_curve(instances_of([[0, 0, 10, 10], [0, 0, 50, 20]]))
     assert curve.average_iou == pytest.approx({1: curve.average_iou[1], 2: 1.0})
 
 

@@ -162,9 +162,9 @@ def test_without_boxes_it_is_said_why():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"per_level": 1, "objective": "recall@0.5"}, "no anchor on strides 8, 16, 32 reaches any of the boxes"),
-        ({"num_anchors": 2, "penalty": 2.0}, "no anchor on strides 8, 16, 32 is worth its cost for any of the boxes"),
-        ({"max_per_level": 2, "penalty": 2.0, "certify": 0.02}, r"the largest is 0.2 x 0.2 px after the resize"),
+        ({"per_level": 1, "objective": "recall@0.5"}, "no anchor on strides 8, 16, 32 reaches any box"),
+        ({"num_anchors": 2, "penalty": 2.0}, "no anchor on strides 8, 16, 32 is worth its cost for any box"),
+        ({"max_per_level": 2, "penalty": 2.0, "certify": 0.02}, r"the largest box is 0.2 x 0.2 px after the resize"),
     ],
 )
 def test_boxes_that_no_anchor_gains_anything_for_are_refused(options, message):

@@ -108,9 +108,9 @@ def test_the_closed_form_is_scipys_integral(shape):
 
 def test_any_position_is_the_mean_of_own_positions():
     spots = (np.arange(32) + 0.5) / 4  # one cell of stride 8, by quarters of a pixel
-    placed = instances_of([(64 + x - 7, 64 + y - 5, 14, 10) for x in spots for y in spots], (256, 256))
+    instances = instances_of([(64 + x - 7, 64 + y - 5, 14, 10) for x in spots for y in spots], (256, 256))
     shapes = np.array([[14.0, 10.0], [9.0, 12.0], [30.0, 8.0]])
-    own = OwnPositions.of(placed, (8, 32)).utilities(0, shapes).mean(axis=1)
+    own = OwnPositions.of(instances, (8, 32)).utilities(0, shapes).mean(axis=1)
     assert_allclose(cell(14, 10, 8).utilities(0, shapes)[:, 0], own, atol=2e-4)
 
 
@@ -123,25 +123,25 @@ def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, str
     rows = np.flatnonzero((instances.canvas_wh == canvas).all(axis=1))[:40]
     columns = (instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows])
     few = ResizedInstances(instances.dataset, instances.rule, *columns)
-    placed = OwnPositions.of(few, (8, 32), center_offset=offset, stride_mode=stride_mode)
+    convention = Convention(stride_mode=stride_mode, center_offset=offset)
+    boxes = OwnPositions.of(few, (8, 32), convention=convention)
     hw = (int(canvas[1]), int(canvas[0]))
     for level, shape in ((0, (21.0, 13.0)), (1, (60.0, 75.0))):
         anchors = AnchorSet.of([[shape]], strides=[(8, 32)[level]], center_offset=offset)
-        grid = AnchorGenerator(anchors, convention=Convention(stride_mode=stride_mode))
+        grid = AnchorGenerator(anchors, convention=convention)
         all_anchors = grid.generate(level_hw(grid, hw), hw, dtype=torch.float64).boxes
         dense = box_iou(torch.from_numpy(instances.boxes[rows]), all_anchors).max(dim=1).values.numpy()
-        assert_allclose(np.sort(placed.utilities(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
+        assert_allclose(np.sort(boxes.utilities(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(convention):
-    how = CONVENTIONS[convention]
     random = np.random.default_rng(0)
     width, height = 211, 97
     corners = random.uniform(0, 0.7, (60, 2)) * [width, height]
     boxes = [(*corner, *extent) for corner, extent in zip(corners, random.uniform(3, 60, (60, 2)), strict=True)]
     instances = instances_of(boxes, (width, height))
-    placed = OwnPositions.of(instances, (16, 64), center_offset=how.center_offset, stride_mode=how.stride_mode)
+    fitted = OwnPositions.of(instances, (16, 64), convention=convention)
     grid = AnchorGenerator.of_sizes(
         [[24], [70]], [1.0], (16, 64), convention=convention
     )  # square and even: rounded or not
@@ -149,7 +149,7 @@ def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(convention):
     for level, of_level in enumerate(torch.split(all_anchors.boxes, all_anchors.num_per_level)):
         dense = box_iou(torch.from_numpy(instances.boxes), of_level).max(dim=1).values.numpy()
         shape = np.array([[(24.0, 24.0), (70.0, 70.0)][level]])
-        assert_allclose(np.sort(placed.utilities(level, shape)[0]), np.sort(dense), atol=1e-9)
+        assert_allclose(np.sort(fitted.utilities(level, shape)[0]), np.sort(dense), atol=1e-9)
 
 
 def test_strides_cut_or_not_by_hand():
@@ -157,14 +157,14 @@ def test_strides_cut_or_not_by_hand():
     boxes = instances_of([(85.0, 65.0, 10.0, 10.0)], (100, 100))
     shape = np.array([[10.0, 10.0]])
     gains = [
-        OwnPositions.of(boxes, (16,), center_offset=0.0, stride_mode=rule).utilities(0, shape)
-        for rule in ("exact", "floor", "ratio")
+        OwnPositions.of(boxes, (16,), convention=Convention(stride_mode=mode, center_offset=0.0)).utilities(0, shape)
+        for mode in STRIDE_MODES
     ]
     # 6 from 96 and from 64: 4 x 4; 6 from 84 and none from 70: 4 x 10; 90 - 85.714 and 71.429 - 70: 5.714 x 8.571
     overlap = 40 / 7 * 60 / 7
     assert_allclose(np.ravel(gains), [16 / 184, 40 / 160, overlap / (200 - overlap)])
-    with pytest.raises(ValueError, match="stride_mode is 'exact', 'floor' or 'ratio', got 'ceil'"):
-        OwnPositions.of(boxes, (16,), stride_mode="ceil")
+    with pytest.raises(ValueError, match="convention 'ceil' is not one of exact"):
+        OwnPositions.of(boxes, (16,), convention="ceil")
 
 
 def test_the_order_of_the_data_changes_nothing():
@@ -196,12 +196,13 @@ def test_few_boxes_stay_where_they_are_and_many_are_counted():
 
 def test_all_that_is_said_of_the_grid_reaches_the_boxes():
     instances = instances_of([(3.0, 5.0, 10.0, 12.0), (40.0, 70.5, 10.0, 12.0)], (61, 91))
-    for how in ({"stride_mode": "ratio"}, {"center_offset": 0.0}, {"objective": "recall@0.4"}):
+    ratio = Convention(stride_mode="ratio")
+    for how in ({"convention": ratio}, {"convention": "mmdet"}, {"objective": "recall@0.4"}):
         one, other = boxes_on_grid(instances, (4, 16), **how), OwnPositions.of(instances, (4, 16), **how)
         assert_array_equal(one.far, other.far)
         assert (one.center_offset, one.objective) == (other.center_offset, other.objective)
     plain = boxes_on_grid(instances, (4, 16))
-    assert (plain.far != boxes_on_grid(instances, (4, 16), stride_mode="ratio").far).any()
+    assert (plain.far != boxes_on_grid(instances, (4, 16), convention=ratio).far).any()
 
 
 def test_a_level_is_for_boxes_of_up_to_so_many_of_its_strides():

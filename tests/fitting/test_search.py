@@ -101,7 +101,7 @@ def test_the_gap_is_relative_to_what_is_left_after_costs_by_hand(nuclei):
 
 def test_the_proof_stops_at_the_gap_asked_for_after_costs(monkeypatch):
     targets = []
-    monkeypatch.setattr("detect.fitting.grid_fit.prove", lambda *_, target, rounds: targets.append(target) or 1.0)
+    monkeypatch.setattr("detect.fitting.search.prove", lambda *_, target, rounds: targets.append(target) or 1.0)
     boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0], [60.0, 60.0]])), (4, 16))
     fit = fit_on_grid(boxes, per_level=1, costs=(0.1, 0.05), certify=0.5)
     assert fit.cost > 0
@@ -109,7 +109,7 @@ def test_the_proof_stops_at_the_gap_asked_for_after_costs(monkeypatch):
 
 
 def test_anchors_keep_their_levels_and_sides_by_hand():
-    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0]])), (4, 8, 16), center_offset=0.0)
+    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0]])), (4, 8, 16), convention="mmdet")
     anchors = anchors_of(boxes, np.array([[30.0, 20.0], [9.0, 5.0], [10.0, 12.0]]), np.array([2, 1, 2]))
     assert [(level.stride, level.shapes) for level in anchors.levels] == [(8, [(9, 5)]), (16, [(10, 12), (30, 20)])]
     assert anchors.center_offset == 0.0
@@ -169,7 +169,7 @@ def test_numbers_for_each_level_are_kept(nuclei):
 
 
 def test_centres_on_corners_are_fitted_as_such(nuclei):
-    boxes = OwnPositions.of(nuclei, STRIDES, center_offset=0.0)
+    boxes = OwnPositions.of(nuclei, STRIDES, convention="mmdet")
     fit = fit_on_grid(boxes, per_level=1, certify=None)
     assert fit.anchors.center_offset == 0.0
     assert_allclose(anchor_metrics(nuclei, fit.anchors).grid_average_iou, fit.score)
