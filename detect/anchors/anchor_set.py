@@ -120,7 +120,7 @@ class AnchorSet:
     @classmethod
     def of(
         cls,
-        shapes: Sequence[Sequence[tuple[float, float]]],
+        shapes: Sequence[Sequence[tuple[float, float]] | Float64[ndarray, "_ 2"]],
         *,
         strides: Sequence[int],
         resize: str | ResizeRule = "none",
@@ -265,9 +265,14 @@ def levels_of_shapes(shapes: Float64[ndarray, "n 2"], strides: Sequence[int]) ->
 
 
 def place_shapes(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> AnchorSet:
-    """Make a set with each shape on the level of its size (:func:`levels_of_shapes`); levels without shapes are left out."""
-    strides = sorted(strides)
-    level_of = levels_of_shapes(shapes, strides)
-    used = [level for level in range(len(strides)) if (level_of == level).any()]
-    groups = [[(float(w), float(h)) for w, h in shapes[level_of == level]] for level in used]
-    return AnchorSet.of(groups, strides=[strides[level] for level in used])
+    """Make a set with each shape on the level of its size (:func:`levels_of_shapes`)."""
+    return shapes_on_levels(shapes, levels_of_shapes(shapes, strides), sorted(strides))
+
+
+def shapes_on_levels(
+    shapes: Float64[ndarray, "a 2"], level_of: Int64[ndarray, " a"], strides: Sequence[int], **fields: Any
+) -> AnchorSet:
+    """Make a set with each shape on the level of this index; levels without shapes are left out."""
+    used = np.unique(level_of).tolist()
+    groups = [shapes[level_of == level] for level in used]
+    return AnchorSet.of(groups, strides=[strides[level] for level in used], **fields)

@@ -1,4 +1,4 @@
-"""An extra pyramid level of half the finest stride: what it would cover, and what it would cost."""
+"""An extra pyramid level of half the finest stride: the instances it would cover, and its cost."""
 
 from __future__ import annotations
 

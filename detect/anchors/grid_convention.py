@@ -1,7 +1,7 @@
-"""Conventions: how frameworks lay anchors over feature maps.
+"""Conventions: how frameworks generate anchors on feature maps.
 
 Frameworks differ in four things: whether sizes or ratios vary faster within a cell, whether corners are rounded to whole
-pixels, where in its cell an anchor lies, and the stride of a level whose input is not a multiple of it.
+pixels, the position of an anchor in its cell, and the stride of a level whose input is not a multiple of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _check_stride_mode(stride_mode: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """How a framework lays anchors over feature maps.
+    """How a framework generates anchors on feature maps.
 
     ``center_offset`` and ``size_outer`` are for making sets (``AnchorGenerator.of_sizes``, fits); a set that exists has its
     own offset and order.

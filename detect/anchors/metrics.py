@@ -104,10 +104,9 @@ class AnchorMetrics:
     @cached_property
     def by_level(self) -> tuple[GroupMetrics, ...]:
         """Metrics of the instances whose best anchor on the grid is on each level."""
-        levels = enumerate(self.anchors.levels)
-        return self._groups(
-            [InstanceGroup(level.name, np.flatnonzero(self.best_level == number)) for number, level in levels]
-        )
+        rows = [np.flatnonzero(self.best_level == number) for number in range(len(self.anchors.levels))]
+        names = [level.name for level in self.anchors.levels]
+        return self._groups(list(map(InstanceGroup, names, rows)))
 
     def missed(self, threshold: float = COVERED) -> Int64[ndarray, " m"]:
         """Rows of the instances whose best IoU on the grid is below the threshold."""

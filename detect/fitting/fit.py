@@ -95,8 +95,7 @@ def fit_anchors(
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     fields: dict[str, Any] = {"resize": str(instances.rule), "name": "fitted"}
     if per_level is not None:
-        groups = _fit_by_level(instances, per_level, method, sorted(strides), settings)
-        return AnchorSet.of(list(groups.values()), strides=list(groups), **fields)
+        return replace(_fit_by_level(instances, per_level, method, sorted(strides), settings), **fields)
     if method == "optimal":
         best = _fit_optimal(instances, k, parsed, fixed, weights, certify)
         name = parsed.score_name(weighted=weights is not None)
@@ -109,18 +108,17 @@ def fit_anchors(
 
 def _fit_by_level(
     instances: ResizedInstances, per_level: int, method: str, strides: Sequence[int], settings: dict[str, Any]
-) -> dict[int, list[tuple[float, float]]]:
-    """Shapes for the boxes of each level, by stride; a level without boxes gets none."""
+) -> AnchorSet:
+    """The same number of shapes for the boxes of each level; a level without boxes gets none."""
     level_of = levels_of_shapes(instances.shapes, strides)
     groups = {}
     for level in np.unique(level_of).tolist():
         histogram = _histogram_for(instances.shapes[level_of == level], method)
         try:
-            shapes = fit_shapes(histogram, per_level, method, **settings)
+            groups[strides[level]] = fit_shapes(histogram, per_level, method, **settings)
         except FitError as error:
             raise FitError(f"level of stride {strides[level]}: {error}, or leave the level out (--levels)") from None
-        groups[strides[level]] = [(float(width), float(height)) for width, height in shapes]
-    return groups
+    return AnchorSet.of(list(groups.values()), strides=list(groups))
 
 
 def _fit_optimal(
@@ -176,15 +174,17 @@ def fit_shapes(
 
 
 def k_curve(
-    instances: ResizedInstances,
-    *,
+    instances: ResizedInstances | ShapeHistogram,
     ks: Sequence[int] = CURVE_KS,
+    *,
     seed: int = 0,
     bic: bool = False,
     covariance_type: str = "full",
     shrinkage: str | None = None,
 ) -> KCurve:
-    """Average IoU over numbers of shapes on a coarse histogram, for a plot; with ``bic`` also the mixtures' criterion.
+    """Average IoU over numbers of shapes, computed on a coarse histogram for a plot; with ``bic`` also that of mixtures.
+
+    ``covariance_type`` and ``shrinkage`` are those of :class:`detect.fitting.mixture.LogGaussianMixture`.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -192,7 +192,8 @@ def k_curve(
     >>> curve.average_iou[1] < curve.average_iou[4], curve.knee
     (True, 2)
     """
-    coarse, finer = map(instances.histogram.coarsened, (CURVE_CELLS_PER_OCTAVE, COARSE_CELLS_PER_OCTAVE))
+    histogram = instances if isinstance(instances, ShapeHistogram) else instances.histogram
+    coarse, finer = map(histogram.coarsened, (CURVE_CELLS_PER_OCTAVE, COARSE_CELLS_PER_OCTAVE))
     members, random = _members(coarse), np.random.RandomState(seed)
     shapes = np.zeros((0, 2))
     scores = {}

@@ -58,7 +58,7 @@ class Boxes(ABC):
 
     @property
     def floor(self) -> PerBox:
-        """Weighted utility that each box has in any case."""
+        """Weighted utility that fixed anchors give to each box."""
         return np.zeros(len(self))
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet, Proof
+from detect.anchors.anchor_set import AnchorSet, Proof, shapes_on_levels
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.errors import FitError
 from detect.fitting.candidates import Candidates, Limits
@@ -103,10 +103,8 @@ def score_on_grid(boxes: Boxes, anchors: AnchorSet) -> float:
 def anchors_of(boxes: Boxes, shapes: Float64[ndarray, "k 2"], levels: Int64[ndarray, " k"]) -> AnchorSet:
     """Shapes as a set of anchors, by area on each level; levels without shapes are left out."""
     order = np.lexsort((shapes[:, 0], shapes.prod(axis=1)))
-    used = np.unique(levels).tolist()
-    groups = [[(float(w), float(h)) for w, h in shapes[order][levels[order] == level]] for level in used]
-    strides = [boxes.strides[level] for level in used]
-    return AnchorSet.of(groups, strides=strides, center_offset=boxes.center_offset, name="fitted")
+    fields = {"center_offset": boxes.center_offset, "name": "fitted"}
+    return shapes_on_levels(shapes[order], levels[order], boxes.strides, **fields)
 
 
 def _candidates_of(boxes: Boxes, anchors: AnchorSet) -> Candidates:

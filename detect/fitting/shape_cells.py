@@ -1,8 +1,7 @@
 """Boxes by their shapes alone, as if each shared its centre with the best anchor: a level on which all distances are 0.
 
 A cell of a :class:`~detect.anchors.histogram.ShapeHistogram` is one point of the plane (ln w, ln h), the mean of its boxes.
-Points can be joined further: the mean stays exact and the spread is carried along, so that what is proved over the points
-holds for the boxes.
+Points can be joined further: the mean stays exact and the spread is kept, so that bounds over the points hold for the boxes.
 
 **A point that stands for several boxes.** With x, y the differences of logarithms between a box and a shape, IoU is
 exp(-|x| - |y|) where they agree in sign and 1 / (e^|x| + e^|y| - 1) where not; its second derivatives are at most IoU (xx,

@@ -204,5 +204,4 @@ def _mean_of_best(boxes: Boxes, bests: Float64[ndarray, "l n"]) -> float:
 
 
 def _anchors(boxes: Boxes, grid: _Grid) -> AnchorSet:
-    shapes = [[(float(w), float(h)) for w, h in level] for level in grid.shapes]
-    return AnchorSet.of(shapes, strides=boxes.strides, center_offset=boxes.center_offset, name="fitted")
+    return AnchorSet.of(list(grid.shapes), strides=boxes.strides, center_offset=boxes.center_offset, name="fitted")

@@ -105,6 +105,12 @@ def test_the_knee_of_a_bent_line_is_its_bend():
     assert knee({1: 0.5}) == 1
 
 
+def test_a_histogram_has_the_curve_of_its_boxes_with_the_criterion_of_mixtures(nuclei):
+    curve = k_curve(nuclei, ks=(1, 2, 3), bic=True)
+    assert curve == k_curve(ShapeHistogram.of(nuclei.shapes), (1, 2, 3), bic=True)
+    assert list(curve.bic) == [1, 2, 3]
+
+
 def test_few_shapes_shorten_the_curve():
     curve = k_curve(instances_of([[0, 0, 10, 10], [0, 0, 50, 20]]))
     assert curve.average_iou == pytest.approx({1: curve.average_iou[1], 2: 1.0})
@@ -132,9 +138,9 @@ def test_no_usable_boxes_is_an_error_that_says_why():
 
 
 def test_more_anchors_than_shapes_is_an_error():
-    with pytest.raises(FitError, match="3 clusters asked of 2 distinct shapes"):
+    with pytest.raises(FitError, match="3 clusters need 3 distinct shapes, got 2"):
         fit_anchors(instances_of([[1, 1, 5, 5], [1, 1, 9, 9]]), k=3)
-    with pytest.raises(FitError, match=r"level of stride 8: 2 clusters asked of 1 distinct shapes.*--levels"):
+    with pytest.raises(FitError, match=r"level of stride 8: 2 clusters need 2 distinct shapes, got 1.*--levels"):
         fit_anchors(instances_of([[1, 1, 5, 5], [2, 2, 5, 5]]), per_level=2)
 
 
