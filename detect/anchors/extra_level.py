@@ -50,7 +50,7 @@ class ExtraLevel:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return vars(self) | {"shapes": [list(shape) for shape in self.shapes]}
 
 

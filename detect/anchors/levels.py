@@ -62,7 +62,7 @@ class KeptLevels:
     """Share of the head's operations on all levels."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return vars(self) | {"lost": len(self.lost), "lost_ids": self.lost[:MAX_LISTED].tolist()}
 
 
@@ -161,7 +161,7 @@ class LevelReport:
         return (*lines, keep, *([self.extra_level.words] if self.extra_level else []))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return {
             "threshold": self.threshold,
             "recall": self.score.grid_recall(self.threshold),

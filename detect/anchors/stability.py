@@ -65,7 +65,7 @@ class Stability:
     """Resamples with too few distinct shapes to fit."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "anchors"}
 
 
@@ -84,7 +84,7 @@ class Generalisation:
         return tuple(name for name, interval in self.loss.items() if interval.low > 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return {**asdict(self), "overfitted": list(self.overfitted)}
 
 

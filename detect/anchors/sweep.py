@@ -41,7 +41,7 @@ class Setting:
     flops: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return {
             "resize": self.resize,
             "levels": [msgspec.to_builtins(level) for level in self.anchors.levels],

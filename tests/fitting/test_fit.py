@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+from builders import coco_content, instances_of
 from numpy.testing import assert_allclose
 
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances, instance_weights
 from detect.anchors.metrics import anchor_metrics
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.fitting.fit import METHODS, fit_anchors, fit_shapes, k_curve, knee
 from detect.fitting.objective import Objective
@@ -116,25 +116,15 @@ def test_few_shapes_shorten_the_curve():
     assert curve.average_iou == pytest.approx({1: curve.average_iou[1], 2: 1.0})
 
 
-def instances_of(boxes, **annotation) -> ResizedInstances:
-    content = {
-        "images": [{"id": 1, "width": 640, "height": 480}],
-        "categories": [{"id": 1, "name": "cell"}],
-        "annotations": [
-            {"id": number, "image_id": 1, "category_id": 1, "bbox": box, **annotation}
-            for number, box in enumerate(boxes)
-        ],
-    }
-    return ResizedInstances.of(read_coco(content), parse_resize("none"))
-
-
 def test_no_usable_boxes_is_an_error_that_says_why():
     with pytest.raises(
-        FitError, match=r"no usable boxes; 1 entries are invalid: .*annotation 0, image 1: width 0 is not"
+        FitError, match=r"no usable boxes; 1 entries are invalid: .*annotation 1, image 1: width 0 is not"
     ):
         fit_anchors(instances_of([[1, 1, 0, 5]]))
+    crowd = coco_content([[1, 1, 5, 5]])
+    crowd["annotations"][0]["iscrowd"] = 1
     with pytest.raises(FitError, match="1 are crowd regions"):
-        fit_anchors(instances_of([[1, 1, 5, 5]], iscrowd=1))
+        fit_anchors(ResizedInstances.of(read_coco(crowd), "none"))
 
 
 def test_more_anchors_than_shapes_is_an_error():

@@ -13,7 +13,6 @@ from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import anchor_metrics
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.fitting.any_position import AnyPosition
 from detect.fitting.candidates import Candidates, Limits, grid_candidates
 from detect.fitting.fit import fit_anchors
@@ -23,11 +22,6 @@ from detect.fitting.search import neighbours, polish
 from detect.samples import sample_annotations
 
 STRIDES = (4, 8, 16)
-
-
-@pytest.fixture(scope="module")
-def nuclei() -> ResizedInstances:
-    return ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
 
 
 @pytest.mark.parametrize("objective", ["iou", "recall@0.5"])
@@ -56,7 +50,7 @@ def test_the_order_of_the_data_changes_nothing(nuclei):
     data = json.loads(sample_annotations("nuclei").read_text())
     data["annotations"].reverse()
     data["images"].reverse()
-    reverse = ResizedInstances.of(read_coco(data), parse_resize("none"))
+    reverse = ResizedInstances.of(read_coco(data), "none")
     fits = [fit_on_grid(OwnPositions.of(each, STRIDES), per_level=2) for each in (nuclei, reverse, nuclei)]
     assert fits[0].anchors.levels == fits[1].anchors.levels == fits[2].anchors.levels
     assert fits[0].score == fits[1].score == fits[2].score
