@@ -30,14 +30,15 @@ SHORT_SIDE_IN_STRIDES = (
     2.0  # an anchor half a stride away then loses at most a quarter of its overlap along a thin side
 )
 COARSEST_LEVEL = 20
-UPPER_BOUND = "_upper_bound"  # in a file, after the name of a score: its proved upper bound
+UPPER_BOUND = "_upper_bound"  # suffix of a score's name, for its proved upper bound in a file
+FIELDS = ("resize", "center_offset", "command", "version")  # alike in a set and in its file
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A score and the upper bound that no anchors in the numbers allowed exceed.
+    """A score and an upper bound for all anchors within the same limits.
 
     >>> round(Proof(0.8, 0.82).gap, 4)
     0.025
@@ -48,7 +49,7 @@ class Proof:
 
     @property
     def gap(self) -> float:
-        """How much better the best could be, relative to the score; infinite where the score is 0 and the bound is not."""
+        """Distance of the bound from the score, relative to the score; infinite if only the score is 0."""
         if self.score > 0:
             return self.upper_bound / self.score - 1
         return math.inf if self.upper_bound > 0 else 0.0
@@ -119,19 +120,15 @@ class AnchorSet:
     @classmethod
     def of(
         cls,
-        shapes: Sequence[Sequence[tuple[float, float]]],
+        shapes: Sequence[Sequence[tuple[float, float]] | Float64[ndarray, "_ 2"]],
         *,
         strides: Sequence[int],
         resize: str | ResizeRule = "none",
         **fields: Any,
     ) -> AnchorSet:
-        """Make a set from one list of (width, height) for each stride.
+        """Make a set from one list of (width, height) for each stride, in any order; further ``fields`` are the class's.
 
-        Args:
-            shapes: for each stride, (width, height) in pixels after the resize rule, rounded to ``DIGITS`` digits.
-            strides: strides of the levels in pixels, in any order.
-            resize: the resize rule that the shapes are meant for.
-            fields: further fields of the class.
+        Widths and heights are in pixels after the resize rule and are rounded to ``DIGITS`` digits.
         """
         pairs = sorted(zip(strides, shapes, strict=True), key=lambda pair: pair[0])
         levels = [
@@ -148,7 +145,6 @@ class AnchorSet:
 
     @property
     def num_anchors(self) -> int:
-        """Shapes on all levels together."""
         return sum(len(level.shapes) for level in self.levels)
 
     def save(self, path: str | Path) -> None:
@@ -157,16 +153,13 @@ class AnchorSet:
 
     def to_yaml(self) -> str:
         """The text of ``anchors.yaml``."""
-        content = _AnchorFile(
-            format=FORMAT,
-            resize=self.resize,
-            levels=list(self.levels),
-            center_offset=self.center_offset,
-            scores=_scores_with_bounds(self.scores, self.proofs),
-            sources=list(self.sources),
-            command=self.command,
-            version=self.version,
-        )
+        scores: dict[str, float] = {}
+        for name, value in self.scores.items():
+            scores[name] = value
+            if name in self.proofs:
+                scores[name + UPPER_BOUND] = round(self.proofs[name].upper_bound, DIGITS)
+        fields = {name: getattr(self, name) for name in FIELDS}
+        content = _AnchorFile(FORMAT, levels=list(self.levels), scores=scores, sources=list(self.sources), **fields)
         header = "# Shapes are [width, height] in pixels after the resize rule, on levels from fine to coarse.\n"
         builtin = msgspec.to_builtins(content)
         return header + yaml.dump(builtin, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
@@ -194,17 +187,19 @@ class AnchorSet:
             raise AnchorFileError(f"{path}: {error}") from None
         if content.format != FORMAT:
             raise AnchorFileError(f"{path}: format {content.format}, this version reads format {FORMAT}")
-        levels = tuple(sorted(content.levels, key=lambda level: level.stride))
+        bounds = {name: bound for name, bound in content.scores.items() if name.endswith(UPPER_BOUND)}
+        scores = {name: value for name, value in content.scores.items() if name not in bounds}
         return cls(
-            levels=levels,
-            resize=content.resize,
-            center_offset=content.center_offset,
+            levels=tuple(sorted(content.levels, key=lambda level: level.stride)),
             name=str(path),
-            scores={name: value for name, value in content.scores.items() if not name.endswith(UPPER_BOUND)},
-            proofs=_proofs_of(content.scores),
+            scores=scores,
+            proofs={
+                name: Proof(value, bounds[name + UPPER_BOUND])
+                for name, value in scores.items()
+                if name + UPPER_BOUND in bounds
+            },
             sources=tuple(content.sources),
-            command=content.command,
-            version=content.version,
+            **{name: getattr(content, name) for name in FIELDS},
         )
 
 
@@ -215,21 +210,6 @@ def level_name(stride: int) -> str:
     ('P3', 'stride12')
     """
     return f"P{stride.bit_length() - 1}" if stride & (stride - 1) == 0 else f"stride{stride}"
-
-
-def _scores_with_bounds(scores: Mapping[str, float], proofs: Mapping[str, Proof]) -> dict[str, float]:
-    """As a file lists them: each score, followed by its upper bound."""
-    listed: dict[str, float] = {}
-    for name, value in scores.items():
-        listed[name] = value
-        if name in proofs:
-            listed[name + UPPER_BOUND] = round(proofs[name].upper_bound, DIGITS)
-    return listed
-
-
-def _proofs_of(listed: Mapping[str, float]) -> dict[str, Proof]:
-    bounds = {name: listed.get(name + UPPER_BOUND) for name in listed}
-    return {name: Proof(listed[name], bound) for name, bound in bounds.items() if bound is not None}
 
 
 def _rounded(extent: float) -> float:
@@ -285,9 +265,14 @@ def levels_of_shapes(shapes: Float64[ndarray, "n 2"], strides: Sequence[int]) ->
 
 
 def place_shapes(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> AnchorSet:
-    """Make a set with each shape on the level of its size (:func:`levels_of_shapes`); levels without shapes are left out."""
-    strides = sorted(strides)
-    level_of = levels_of_shapes(shapes, strides)
-    used = [level for level in range(len(strides)) if (level_of == level).any()]
-    groups = [[(float(w), float(h)) for w, h in shapes[level_of == level]] for level in used]
-    return AnchorSet.of(groups, strides=[strides[level] for level in used])
+    """Make a set with each shape on the level of its size (:func:`levels_of_shapes`)."""
+    return shapes_on_levels(shapes, levels_of_shapes(shapes, strides), sorted(strides))
+
+
+def shapes_on_levels(
+    shapes: Float64[ndarray, "a 2"], level_of: Int64[ndarray, " a"], strides: Sequence[int], **fields: Any
+) -> AnchorSet:
+    """Make a set with each shape on the level of this index; levels without shapes are left out."""
+    used = np.unique(level_of).tolist()
+    groups = [shapes[level_of == level] for level in used]
+    return AnchorSet.of(groups, strides=[strides[level] for level in used], **fields)

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_convention import num_cells
-from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
+from detect.anchors.instances import (
+    InstanceGroup,
+    ResizedInstances,
+    area_ranges,
+    category_groups,
+    ratio_bins,
+    rows_by_value,
+)
+from detect.anchors.metrics import mean_or_nan
 from detect.conventions import IGNORE
 from detect.ops.grid_matcher import AnchorPairs
 from detect.ops.matcher import Matcher, MaxIoU, best_per_anchor
@@ -29,12 +37,12 @@ MAX_NAMED = 3  # neglected categories named in a sentence
 
 @dataclass(frozen=True)
 class AssignedGroup:
-    """What one group of instances gets."""
+    """The anchors of one group of instances."""
 
     name: str
     count: int
     positives: float
-    """Positive anchors per instance, on average."""
+    """Mean number of positive anchors per instance."""
     low_quality_only: int
     """Instances that have positive anchors only by the low-quality rule."""
     unassigned: int
@@ -54,7 +62,6 @@ class AssignedLevel:
     """Positives without the low-quality rule."""
     ignored: int
     ambiguous: int
-    """Anchors that are candidates for several instances."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +83,6 @@ class Assignment:
     num_anchors: Int64[ndarray, " l"]
     ignored: Int64[ndarray, " l"]
     ambiguous: Int64[ndarray, " l"]
-    """Anchors that are candidates for several instances."""
 
     @cached_property
     def low_quality_only(self) -> Int64[ndarray, " m"]:
@@ -90,16 +96,9 @@ class Assignment:
 
     @cached_property
     def by_level(self) -> tuple[AssignedLevel, ...]:
-        columns = zip(
-            self.level_names,
-            self.num_anchors.tolist(),
-            self.positives.sum(axis=0).tolist(),
-            self.by_threshold.sum(axis=0).tolist(),
-            self.ignored.tolist(),
-            self.ambiguous.tolist(),
-            strict=True,
-        )
-        return tuple(AssignedLevel(*column) for column in columns)
+        positives, by_threshold = self.positives.sum(axis=0), self.by_threshold.sum(axis=0)
+        columns = np.stack([self.num_anchors, positives, by_threshold, self.ignored, self.ambiguous], axis=1).tolist()
+        return tuple(AssignedLevel(name, *column) for name, column in zip(self.level_names, columns, strict=True))
 
     @cached_property
     def by_size(self) -> tuple[AssignedGroup, ...]:
@@ -134,7 +133,7 @@ class Assignment:
             AssignedGroup(
                 group.name,
                 len(group.rows),
-                float(positives[group.rows].mean()) if len(group.rows) else float("nan"),
+                mean_or_nan(positives[group.rows]),
                 int(low_quality[group.rows].sum()),
                 int(unassigned[group.rows].sum()),
                 int(lost[group.rows].sum()),
@@ -156,7 +155,7 @@ def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Mat
 
     Args:
         instances: boxes after the detector's resize rule.
-        generator: anchors and their convention; a level of stride s has ceil(canvas / s) cells along an axis.
+        generator: anchors and their convention; for the cells of a level see :func:`level_hw`.
         matcher: by default :class:`detect.ops.matcher.MaxIoU`.
 
     >>> from detect.anchors.anchor_set import AnchorSet
@@ -178,7 +177,7 @@ def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Mat
     levels = generator.anchors.levels
     counts = np.zeros((3, len(instances), len(levels)), np.int64)
     totals = np.zeros((3, len(levels)), np.int64)
-    for rows in _rows_by_image(instances):
+    for rows in rows_by_value(instances.dataset.instances.image_rows).values():
         boxes = torch.from_numpy(instances.boxes[rows]).float()
         width, height = instances.canvas_wh[rows[0]].tolist()
         anchors = generator.generate(level_hw(generator, (height, width)), (height, width))
@@ -204,8 +203,7 @@ def _counted(
     matches: Int64[Tensor, " a"], pairs: AnchorPairs, num_per_level: Sequence[int], num_instances: int
 ) -> tuple[Int64[ndarray, "3 n l"], Int64[ndarray, "3 l"]]:
     """Per instance and level: positives, those by threshold, candidates; per level: anchors, ignored, ambiguous."""
-    ends = np.cumsum(num_per_level)
-    num_levels = len(num_per_level)
+    ends, num_levels = np.cumsum(num_per_level), len(num_per_level)
 
     def levels_of(anchors: Int64[ndarray, " m"]) -> Int64[ndarray, " m"]:
         return np.searchsorted(ends, anchors, side="right")
@@ -217,23 +215,13 @@ def _counted(
     def by_level(chosen: Bool[ndarray, " a"] | Int64[ndarray, " m"]) -> Int64[ndarray, " l"]:
         return np.bincount(levels_of(np.flatnonzero(chosen)), minlength=num_levels)
 
-    best, instance = best_per_anchor(pairs, len(matches))
-    learned = np.flatnonzero(matches.numpy() >= 0)
-    by_threshold = np.flatnonzero(best.numpy() > 0)
-    candidates = pairs.anchors.numpy()
+    best, instance = (each.numpy() for each in best_per_anchor(pairs, len(matches)))
+    matched, candidates = matches.numpy(), pairs.anchors.numpy()
+    learned, by_threshold = np.flatnonzero(matched >= 0), np.flatnonzero(best > 0)
     tables = [
-        table(learned, matches.numpy()[learned]),
-        table(by_threshold, instance.numpy()[by_threshold]),
+        table(learned, matched[learned]),
+        table(by_threshold, instance[by_threshold]),
         table(candidates, pairs.instances.numpy()),
     ]
-    ignored = by_level(matches.numpy() == IGNORE)
-    ambiguous = by_level(np.bincount(candidates) > 1)
+    ignored, ambiguous = by_level(matched == IGNORE), by_level(np.bincount(candidates) > 1)
     return np.stack(tables), np.stack([np.array(num_per_level), ignored, ambiguous])
-
-
-def _rows_by_image(instances: ResizedInstances) -> list[Int64[ndarray, " m"]]:
-    """The rows of each image that has instances."""
-    image_rows = instances.dataset.instances.image_rows
-    order = np.argsort(image_rows, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(image_rows[order])) + 1)
-    return [part for part in parts if len(part)]

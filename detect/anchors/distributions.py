@@ -13,7 +13,6 @@ from detect.data import CocoDataset
 
 
 def boxes_per_image(dataset: CocoDataset) -> Int64[ndarray, " images"]:
-    """Return the number of boxes in each image."""
     return np.bincount(dataset.instances.image_rows, minlength=len(dataset.images))
 
 
@@ -41,15 +40,7 @@ def center_counts(dataset: CocoDataset, num_cells: int) -> Int64[ndarray, "rows 
 def size_histogram(
     instances: ResizedInstances, *, per_octave: int
 ) -> tuple[Float64[ndarray, " edges"], Int64[ndarray, " bars"]]:
-    """Count boxes by the square root of their area after the resize rule.
-
-    Args:
-        instances: boxes after the resize rule.
-        per_octave: bars per factor of two.
-
-    Returns:
-        Edges of the bars in pixels, and the number of boxes in each bar.
-    """
+    """Count boxes by sqrt(area): the edges of the bars in pixels, ``per_octave`` bars per factor of two, and the counts."""
     size = np.sqrt(instances.shapes.prod(axis=1))
     cells = np.floor(np.log2(size) * per_octave).astype(np.int64)
     first, last = (int(cells.min()), int(cells.max())) if len(cells) else (0, 0)

@@ -1,4 +1,4 @@
-"""An extra pyramid level of half the finest stride: what it would cover, and what it would cost."""
+"""An extra pyramid level of half the finest stride: the instances it would cover, and its cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.head_cost import HeadSize, level_costs
-from detect.anchors.metrics import AnchorMetrics
+from detect.anchors.metrics import AnchorMetrics, mean_or_nan
 
 SCALES = (0.5, 1.0)  # of the finest level's shapes: the next octave of the pyramid, or the same shapes on a denser grid
 MIN_GAIN = 0.01  # share of instances
@@ -28,9 +28,8 @@ class ExtraLevel:
     scale: float
     shapes: tuple[tuple[float, float], ...]
     recall: float
-    """Recall on the grid with all levels."""
+    """On the grid with all levels, as is ``average_iou``."""
     average_iou: float
-    """Average IoU on the grid with all levels."""
     gained: int
     """Instances covered by this level and no other."""
     gained_share: float
@@ -51,20 +50,14 @@ class ExtraLevel:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return vars(self) | {"shapes": [list(shape) for shape in self.shapes]}
 
 
 def extra_level(metrics: AnchorMetrics, head: HeadSize, *, threshold: float) -> ExtraLevel | None:
-    """The extra level that covers more, with the finest level's shapes halved or as they are.
+    """The extra level that covers more, with the finest level's shapes halved or as they are; None if its stride is odd.
 
-    Args:
-        metrics: metrics of the set without the extra level.
-        head: the head that runs on the levels.
-        threshold: IoU on the grid from which an instance counts as covered.
-
-    Returns:
-        The extra level, or None if the finest stride is odd.
+    ``metrics`` are those of the set without it; an instance counts as covered from an IoU of ``threshold`` on the grid.
 
     >>> from detect.anchors.metrics import anchor_metrics
     >>> from detect.anchors.instances import ResizedInstances
@@ -93,8 +86,7 @@ def _at_scale(scale: float, metrics: AnchorMetrics, head: HeadSize, threshold: f
     (iou,) = grid_iou_by_level(instances.boxes, instances.canvas_wh, alone, convention=metrics.convention).T
     best = np.maximum(iou, metrics.grid_best_iou)
     gained = int(((iou >= threshold) & (metrics.grid_best_iou < threshold)).sum())
-    canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
-    (cost,), others = level_costs(canvas_wh, alone, head), level_costs(canvas_wh, metrics.anchors, head)
+    (cost,), others = (level_costs(instances.image_canvas_wh, each, head) for each in (alone, metrics.anchors))
     count = len(best)
     return ExtraLevel(
         name=level.name,
@@ -102,8 +94,8 @@ def _at_scale(scale: float, metrics: AnchorMetrics, head: HeadSize, threshold: f
         finest=finest.name,
         scale=scale,
         shapes=tuple(shapes),
-        recall=float((best >= threshold).mean()) if count else math.nan,
-        average_iou=float(best.mean()) if count else math.nan,
+        recall=mean_or_nan(best >= threshold),
+        average_iou=mean_or_nan(best),
         gained=gained,
         gained_share=gained / count if count else math.nan,
         anchors_added=cost.anchors / sum(other.anchors for other in others),

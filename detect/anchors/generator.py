@@ -1,4 +1,4 @@
-"""AnchorGenerator: the shapes of an AnchorSet laid over the levels of a feature pyramid, as each framework lays them."""
+"""AnchorGenerator: the shapes of an AnchorSet at every cell of a feature pyramid, in a framework's convention."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AnchorGenerator:
 
     Args:
         anchors: shapes of each level, in the order of the head's channels, and the centre's position in a cell.
-        convention: stride mode and rounding of corners: a name in ``CONVENTIONS`` or a :class:`Convention`.
+        convention: stride mode and rounding of corners.
 
     Raises:
         ValueError: the convention is not known.
@@ -67,7 +67,7 @@ class AnchorGenerator:
             sizes: for each level, square roots of the anchors' areas, in pixels.
             ratios: height / width.
             strides: strides of the levels in pixels, from fine to coarse.
-            convention: a name in ``CONVENTIONS`` or a :class:`Convention`.
+            convention: the framework, by name or as a :class:`Convention`.
 
         Raises:
             ValueError: the convention is not known, or levels and strides differ in number.

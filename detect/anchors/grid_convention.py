@@ -1,7 +1,7 @@
-"""Conventions: how frameworks lay anchors over feature maps.
+"""Conventions: how frameworks generate anchors on feature maps.
 
 Frameworks differ in four things: whether sizes or ratios vary faster within a cell, whether corners are rounded to whole
-pixels, where in its cell an anchor lies, and the stride of a level whose input is not a multiple of it.
+pixels, the position of an anchor in its cell, and the stride of a level whose input is not a multiple of it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def _check_stride_mode(stride_mode: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """How a framework lays anchors.
+    """How a framework generates anchors on feature maps.
 
-    ``center_offset`` and ``size_outer`` are used where a set is made (``AnchorGenerator.of_sizes``, fits). A set that exists
-    has its own offset and order.
+    ``center_offset`` and ``size_outer`` are for making sets (``AnchorGenerator.of_sizes``, fits); a set that exists has its
+    own offset and order.
 
     Args:
         stride_mode: ``"exact"``: the level's stride. ``"floor"``: size of the padded input / number of cells, rounded down,
@@ -88,12 +88,7 @@ def num_cells(canvas: Int64[ndarray, "*n"], stride: int) -> Int64[ndarray, "*n"]
 
 
 def cell_step(canvas: Int64[ndarray, "*n"], stride: int, stride_mode: str) -> float | Float64[ndarray, "*n"]:
-    """Distance in pixels between neighbouring cells along an axis.
-
-    Args:
-        canvas: size of the padded input along the axis, in pixels.
-        stride: stride of the level, in pixels.
-        stride_mode: see :class:`Convention`.
+    """Distance in pixels between neighbouring cells along an axis, for a padded input of ``canvas`` pixels.
 
     >>> import numpy as np
     >>> cell_step(np.array([640, 100]), 64, "floor")

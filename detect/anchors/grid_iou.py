@@ -6,6 +6,8 @@ axes and falls with the distance between centres, so the nearest column and the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
@@ -13,6 +15,8 @@ from numpy import ndarray
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet
 from detect.anchors.grid_convention import Convention, as_convention, cell_step, num_cells
 from detect.ops.box_arrays import row_blocks
+
+PerBox = Float64[ndarray, " n"]
 
 
 def grid_iou_by_level(
@@ -22,16 +26,15 @@ def grid_iou_by_level(
     *,
     convention: str | Convention = "exact",
 ) -> Float64[ndarray, "n l"]:
-    """The best IoU of each box with any anchor of each level.
+    """The best IoU of each box with any anchor of each level: the maximum over all boxes of ``AnchorGenerator.generate``.
 
-    The result equals the maximum over all boxes of ``AnchorGenerator.generate``, which are not made. A level of stride s has
-    ceil(canvas / s) cells along an axis, as repeated halving with padding leaves them.
+    A level of stride s has ceil(canvas / s) cells along an axis, as repeated halving with padding leaves them.
 
     Args:
         boxes: (x0, y0, x1, y1) in pixels of the network's input.
         canvas_wh: (width, height) of the padded input of each box's image.
         anchors: shapes, strides and the centre's position in a cell.
-        convention: stride mode and rounding of corners: a name in ``CONVENTIONS`` or a :class:`Convention`.
+        convention: stride mode and rounding of corners.
 
     Raises:
         ValueError: the convention is not known.
@@ -42,16 +45,14 @@ def grid_iou_by_level(
     >>> grid_iou_by_level(np.array([[0.0, 0.0, 32.0, 32.0]]), np.array([[64, 64]]), anchors).round(4)
     array([[0.3913, 0.25  ]])
     """
-    how = as_convention(convention)
+    how = replace(as_convention(convention), center_offset=anchors.center_offset)
     best = np.zeros((len(anchors.levels), len(boxes)))
     for rows in row_blocks(len(boxes)):
         x0, y0, x1, y1 = np.ascontiguousarray(boxes[rows].T)
         for number, level in enumerate(anchors.levels):
-            far = [
-                distance_to_grid((low + high) / 2, canvas, level.stride, how.stride_mode, anchors.center_offset)
-                for low, high, canvas in ((x0, x1, canvas_wh[rows, 0]), (y0, y1, canvas_wh[rows, 1]))
-            ]
-            best[number, rows] = _best_iou(x1 - x0, y1 - y0, far[0], far[1], _grid_shapes(level, how))
+            far_x = distance_to_grid((x0 + x1) / 2, canvas_wh[rows, 0], level.stride, how)
+            far_y = distance_to_grid((y0 + y1) / 2, canvas_wh[rows, 1], level.stride, how)
+            best[number, rows] = _best_iou(x1 - x0, y1 - y0, far_x, far_y, _grid_shapes(level, how))
     return best.T
 
 
@@ -70,14 +71,12 @@ def best_grid_anchors(
     >>> best_grid_anchors(np.array([[20.0, 0.0, 30.0, 12.0]]), np.array([[64, 64]]), anchors)
     array([[16.,  0., 32., 16.]])
     """
-    how = as_convention(convention)
+    how = replace(as_convention(convention), center_offset=anchors.center_offset)
     best, anchor = np.full(len(boxes), -1.0), np.zeros((len(boxes), 4))
     middle, (width, height) = (boxes[:, :2] + boxes[:, 2:]).T / 2, (boxes[:, 2:] - boxes[:, :2]).T
     for level in anchors.levels:
         axes = zip(middle, canvas_wh.T, strict=True)
-        centers = np.stack(
-            [_nearest_center(*axis, level.stride, how.stride_mode, anchors.center_offset) for axis in axes]
-        )
+        centers = np.stack([_nearest_center(*axis, level.stride, how) for axis in axes])
         far_x, far_y = np.abs(centers - middle)
         for shape in _grid_shapes(level, how):
             iou = _best_iou(width, height, far_x, far_y, shape[None])
@@ -87,27 +86,21 @@ def best_grid_anchors(
     return anchor
 
 
-def distance_to_grid(
-    centers: Float64[ndarray, " n"], canvas: Int64[ndarray, " n"], stride: int, stride_mode: str, center_offset: float
-) -> Float64[ndarray, " n"]:
-    """Distance along one axis from each box's centre to the nearest centre of a level's anchors, in pixels.
+def distance_to_grid(centers: PerBox, canvas: Int64[ndarray, " n"], stride: int, convention: Convention) -> PerBox:
+    """Distance in pixels along one axis from each box's centre to the nearest centre of a level's anchors.
 
     Args:
         centers: centres of boxes along the axis, in pixels.
         canvas: size of each box's padded input along the axis, in pixels.
         stride: stride of the level, in pixels.
-        stride_mode: see :class:`detect.anchors.grid_convention.Convention`.
-        center_offset: position of an anchor's centre in its cell, from 0 to 1.
-
-    Raises:
-        ValueError: ``stride_mode`` is not known.
+        convention: ``stride_mode`` and ``center_offset`` of the anchors.
 
     The anchors' centres are 8, 24, 40 and 56; none lies beyond the last cell.
 
-    >>> distance_to_grid(np.array([30.0, 70.0]), np.array([64, 64]), 16, "exact", 0.5)
+    >>> distance_to_grid(np.array([30.0, 70.0]), np.array([64, 64]), 16, Convention())
     array([ 6., 14.])
     """
-    return np.abs(centers - _nearest_center(centers, canvas, stride, stride_mode, center_offset))
+    return np.abs(centers - _nearest_center(centers, canvas, stride, convention))
 
 
 def overlap_at(
@@ -130,13 +123,7 @@ def _grid_shapes(level: AnchorLevel, convention: Convention) -> Float64[ndarray,
     return shapes
 
 
-def _best_iou(
-    widths: Float64[ndarray, " n"],
-    heights: Float64[ndarray, " n"],
-    far_x: Float64[ndarray, " n"],
-    far_y: Float64[ndarray, " n"],
-    shapes: Float64[ndarray, "k 2"],
-) -> Float64[ndarray, " n"]:
+def _best_iou(widths: PerBox, heights: PerBox, far_x: PerBox, far_y: PerBox, shapes: Float64[ndarray, "k 2"]) -> PerBox:
     areas = widths * heights
     best = np.zeros(len(areas))
     for width, height in shapes.tolist():
@@ -145,9 +132,7 @@ def _best_iou(
     return best
 
 
-def _nearest_center(
-    centers: Float64[ndarray, " n"], canvas: Int64[ndarray, " n"], stride: int, stride_mode: str, center_offset: float
-) -> Float64[ndarray, " n"]:
-    step = cell_step(canvas, stride, stride_mode)
-    nearest = np.clip(np.rint(centers / step - center_offset), 0, num_cells(canvas, stride) - 1)
-    return (nearest + center_offset) * step
+def _nearest_center(centers: PerBox, canvas: Int64[ndarray, " n"], stride: int, convention: Convention) -> PerBox:
+    step, offset = cell_step(canvas, stride, convention.stride_mode), convention.center_offset
+    nearest = np.clip(np.rint(centers / step - offset), 0, num_cells(canvas, stride) - 1)
+    return (nearest + offset) * step

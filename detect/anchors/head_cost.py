@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import num_cells
+from detect.data import CocoDataset
 
 KERNEL_CELLS = 9  # every convolution is 3 x 3
 BOX_CHANNELS = 4
@@ -19,11 +20,7 @@ BOX_CHANNELS = 4
 class HeadSize:
     """The arguments of :class:`detect.heads.retinanet.RetinaNetHead` that determine its operations.
 
-    Args:
-        num_classes: classes of objects.
-        in_channels: channels of the feature maps.
-        num_convs: convolutions in each subnet before its output.
-        hidden_channels: channels of these convolutions; ``in_channels`` by default.
+    Each of the two subnets has ``num_convs`` convolutions of ``hidden_channels`` (by default ``in_channels``) and an output.
 
     Raises:
         ValueError: ``num_convs`` is negative, or another number is below 1.
@@ -35,9 +32,17 @@ class HeadSize:
     hidden_channels: int | None = None
 
     def __post_init__(self) -> None:
-        hidden = self.in_channels if self.hidden_channels is None else self.hidden_channels
-        if min(self.num_classes, self.in_channels, hidden) < 1 or self.num_convs < 0:
+        if min(self.num_classes, *self._channels) < 1 or self.num_convs < 0:
             raise ValueError(f"need channels and num_classes from 1 and num_convs from 0, got {self}")
+
+    @classmethod
+    def of_dataset(cls, dataset: CocoDataset) -> HeadSize:
+        """RetinaNet's head for the categories of a dataset."""
+        return cls(max(1, len(dataset.categories)))
+
+    @property
+    def _channels(self) -> tuple[int, int]:
+        return self.in_channels, self.in_channels if self.hidden_channels is None else self.hidden_channels
 
     def flops_per_cell(self, num_anchors: int) -> int:
         """Floating point operations of both subnets for one cell with ``num_anchors`` anchors.
@@ -47,8 +52,8 @@ class HeadSize:
         >>> HeadSize(num_classes=80).flops_per_cell(9)  # 2 * 9 * (2 * 4 * 256 * 256 + 256 * 9 * (80 + 4))
         12920832
         """
-        hidden = self.in_channels if self.hidden_channels is None else self.hidden_channels
-        channels = [self.in_channels] + [hidden] * self.num_convs
+        first, hidden = self._channels
+        channels = [first] + [hidden] * self.num_convs
         towers = 2 * sum(before * after for before, after in itertools.pairwise(channels))
         outputs = channels[-1] * num_anchors * (self.num_classes + BOX_CHANNELS)
         return 2 * KERNEL_CELLS * (towers + outputs)

@@ -58,15 +58,10 @@ class ShapeHistogram:
         counts: Int64[ndarray, " n"] | None = None,
         cells_per_octave: int = CELLS_PER_OCTAVE,
     ) -> ShapeHistogram:
-        """Count boxes.
-
-        Args:
-            shapes: (width, height) of each box, in pixels.
-            counts: how often each box counts; once by default.
-            cells_per_octave: cells per factor of two, from 1 to 1024.
+        """Count boxes of these (width, height) in pixels, each once or ``counts`` times.
 
         Raises:
-            ValueError: an extent is not from 2**-60 to 2**60, or ``cells_per_octave`` is out of range.
+            ValueError: an extent is not from 2**-60 to 2**60, or ``cells_per_octave`` is not from 1 to 1024.
         """
         if not 1 <= cells_per_octave <= 1024:
             raise ValueError(f"need 1 <= cells_per_octave <= 1024, got {cells_per_octave=}")
@@ -88,6 +83,10 @@ class ShapeHistogram:
         offsets = (positions & (2**OFFSET_BITS - 1)) * counts[:, None]
         return cls._add_up([cls(positions >> OFFSET_BITS, counts, offsets, cells_per_octave)], cells_per_octave)
 
+    def coarsened(self, cells_per_octave: int) -> ShapeHistogram:
+        """The histogram of the cells' mean shapes, in cells of another size."""
+        return self.of(self.shapes, counts=self.counts, cells_per_octave=cells_per_octave)
+
     @classmethod
     def empty(cls, *, cells_per_octave: int = CELLS_PER_OCTAVE) -> ShapeHistogram:
         """The histogram of no boxes, to start a sum with."""
@@ -96,9 +95,9 @@ class ShapeHistogram:
     @classmethod
     def _add_up(cls, parts: Sequence[ShapeHistogram], cells_per_octave: int) -> ShapeHistogram:
         """Join parts, which may share cells, to one histogram."""
-        cells = np.concatenate([np.zeros((0, 2), np.int64), *(part.cells for part in parts)])
-        counts = np.concatenate([np.zeros(0, np.int64), *(part.counts for part in parts)])
-        offset_sums = np.concatenate([np.zeros((0, 2), np.int64), *(part.offset_sums for part in parts)])
+        empty = cls(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.int64), cells_per_octave)
+        columns = [(part.cells, part.counts, part.offset_sums) for part in (empty, *parts)]
+        cells, counts, offset_sums = map(np.concatenate, zip(*columns, strict=True))
         if counts.sum() > MAX_BOXES:
             raise ValueError(f"more than {MAX_BOXES:,} boxes in one histogram")
         code = cells[:, 0] * 2**32 + cells[:, 1]  # one number per cell, in the order of (column, row)
@@ -123,14 +122,10 @@ class ShapeHistogram:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ShapeHistogram):
             return NotImplemented
-        return self.cells_per_octave == other.cells_per_octave and all(
-            mine.shape == theirs.shape and bool((mine == theirs).all())
-            for mine, theirs in (
-                (self.cells, other.cells),
-                (self.counts, other.counts),
-                (self.offset_sums, other.offset_sums),
-            )
-        )
+        names = ("cells", "counts", "offset_sums")
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
+        same = all(mine.shape == theirs.shape and bool((mine == theirs).all()) for mine, theirs in pairs)
+        return same and self.cells_per_octave == other.cells_per_octave
 
     __hash__ = None  # type: ignore[assignment] # compared by value, as arrays are
 
@@ -140,7 +135,6 @@ class ShapeHistogram:
 
     @property
     def num_boxes(self) -> int:
-        """Number of boxes."""
         return int(self.counts.sum())
 
     @property

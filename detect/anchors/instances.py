@@ -40,10 +40,6 @@ class ResizedInstances:
     def of(cls, dataset: CocoDataset, rule: str | ResizeRule) -> ResizedInstances:
         """The instances of a dataset after a resize rule; ``tiles`` cuts the images first (:mod:`detect.data.tiles`).
 
-        Args:
-            dataset: boxes in pixels of their images.
-            rule: the rule or its text, such as ``"letterbox:640"``; see :mod:`detect.data.resize`.
-
         Raises:
             ResizeError: the text is not a resize rule.
         """
@@ -62,22 +58,23 @@ class ResizedInstances:
 
     @cached_property
     def histogram(self) -> ShapeHistogram:
-        """The histogram of their shapes."""
         return ShapeHistogram.of(self.shapes)
 
-    def require_boxes(self) -> None:
-        """Check that there are boxes to fit to.
+    @property
+    def image_canvas_wh(self) -> Int64[ndarray, "b 2"]:
+        """(width, height) of the network's input for each image of the dataset."""
+        return self.rule.resize_images(self.dataset.images.wh).canvas_wh
 
-        Raises:
-            FitError: there are none; the message says how many entries are invalid and names the first.
-        """
+    def require_boxes(self) -> None:
+        """Raise FitError if there are no boxes, with the number of invalid entries and the first of them."""
         if len(self):
             return
-        dataset = self.dataset
-        crowd = f", {len(dataset.crowd)} are crowd regions" if len(dataset.crowd) else ""
-        first = f": {dataset.invalid[0]}" if dataset.invalid else ""
-        where = ", ".join(dataset.files)
-        raise FitError(f"{where}: no usable boxes; {len(dataset.invalid)} entries are invalid{crowd}{first}")
+        invalid, num_crowd = self.dataset.invalid, len(self.dataset.crowd)
+        crowd = f", {num_crowd} are crowd regions" if num_crowd else ""
+        first = f": {invalid[0]}" if invalid else ""
+        raise FitError(
+            f"{', '.join(self.dataset.files)}: no usable boxes; {len(invalid)} entries are invalid{crowd}{first}"
+        )
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -107,11 +104,20 @@ def ratio_bins(instances: ResizedInstances) -> tuple[InstanceGroup, ...]:
 
 def category_groups(instances: ResizedInstances) -> tuple[InstanceGroup, ...]:
     """One group for each category that has instances, in the order of category ids."""
-    ids, rows = np.unique(instances.dataset.instances.category_ids, return_inverse=True)
-    order = np.argsort(rows, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(rows, minlength=len(ids)))[:-1])
+    parts = rows_by_value(instances.dataset.instances.category_ids)
     name = instances.dataset.category_name
-    return tuple(InstanceGroup(name(int(key)), part) for key, part in zip(ids, parts, strict=False) if len(part))
+    return tuple(InstanceGroup(name(key), rows) for key, rows in parts.items())
+
+
+def rows_by_value(values: Int64[ndarray, " n"]) -> dict[int, Int64[ndarray, " m"]]:
+    """The rows of each distinct value, in rising order of the values.
+
+    >>> rows_by_value(np.array([7, 4, 7]))
+    {4: array([1]), 7: array([0, 2])}
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    parts = np.split(np.argsort(values, kind="stable"), np.cumsum(counts)[:-1])
+    return dict(zip(distinct.tolist(), parts, strict=False))  # without values there is one empty part
 
 
 def instance_weights(
@@ -124,9 +130,6 @@ def instance_weights(
         balance: ``category`` or ``size`` (small, medium, large) gives every such group the same total weight; ``none``
             weights all instances alike.
         factors: further factors from 0, by category name or ``small``, ``medium``, ``large``; they multiply.
-
-    Returns:
-        Weights, (n,).
 
     Raises:
         FitError: a name in ``factors`` is unknown, or all weights are 0.
@@ -141,17 +144,18 @@ def instance_weights(
     """
     if balance not in BALANCES:
         raise ValueError(f"balance {balance!r} is not one of {', '.join(BALANCES)}")
-    categories, sizes = category_groups(instances), area_ranges(instances)
+    dataset, categories, sizes = instances.dataset, category_groups(instances), area_ranges(instances)
     weights = np.ones(len(instances))
     for group in {"none": (), "category": categories, "size": sizes}[balance]:
         weights[group.rows] = 1 / max(len(group.rows), 1)
-    rows = {instances.dataset.category_name(key): np.zeros(0, np.int64) for key in instances.dataset.categories}
+    rows = {dataset.category_name(key): np.zeros(0, np.int64) for key in dataset.categories}
     rows |= {group.name.split(",")[0]: group.rows for group in sizes} | {group.name: group.rows for group in categories}
     for name, factor in (factors or {}).items():
         if not 0 <= factor < np.inf:
             raise ValueError(f"weight of {name!r} must be a finite number from 0, got {factor}")
         if name not in rows:
-            raise FitError(f"no category or size is named {name!r}: {', '.join(_names(instances))}")
+            known = [*map(dataset.category_name, sorted(dataset.categories)[:MAX_NAMES]), "small", "medium", "large"]
+            raise FitError(f"no category or size is named {name!r}: {', '.join(known)}")
         weights[rows[name]] *= factor
     if len(weights) and not weights.any():
         raise FitError("all instances have weight 0")
@@ -173,15 +177,6 @@ def weighted_histograms(
 
 
 def _bins(values: Float64[ndarray, " n"], edges: Sequence[float], names: Sequence[str]) -> tuple[InstanceGroup, ...]:
-    """A group for each interval between edges; a value on an edge belongs to the interval above it.
-
-    >>> [group.rows.tolist() for group in _bins(np.array([5.0, 32.0, 7.0]), (32.0,), ("small", "large"))]
-    [[0, 2], [1]]
-    """
+    """A group for each interval between edges; a value on an edge belongs to the interval above it."""
     bins = np.searchsorted(edges, values, side="right")
     return tuple(InstanceGroup(name, np.flatnonzero(bins == number)) for number, name in enumerate(names))
-
-
-def _names(instances: ResizedInstances) -> list[str]:
-    dataset = instances.dataset
-    return [*map(dataset.category_name, sorted(dataset.categories)[:MAX_NAMES]), "small", "medium", "large"]

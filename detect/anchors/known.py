@@ -32,12 +32,6 @@ def load_anchors(name_or_path: str | Path) -> AnchorSet:
     return AnchorSet.load(path)
 
 
-def _known(
-    name: str, resize: str, strides: Sequence[int], shapes: Sequence[Sequence[tuple[float, float]]], offset: float = 0.5
-) -> AnchorSet:
-    return AnchorSet.of(shapes, strides=strides, resize=resize, name=name, center_offset=offset)
-
-
 def _scaled(pairs: Sequence[tuple[float, float]], factor: float) -> list[tuple[float, float]]:
     return [(width * factor, height * factor) for width, height in pairs]
 
@@ -46,8 +40,6 @@ def _sizes_by_ratios(sizes: Sequence[float], ratios: Sequence[float] = RATIOS) -
     """All sizes by all ratios, sizes varying faster: the order of torchvision's and mmdetection's channels."""
     return [(size / ratio**0.5, size * ratio**0.5) for ratio in ratios for size in sizes]
 
-
-_PYRAMID = (8, 16, 32, 64, 128)
 
 # Redmon and Farhadi 2017, yolov2-voc.cfg and yolov2.cfg: in cells of 32 pixels
 _YOLOV2_VOC = [(1.3221, 1.73145), (3.19275, 4.00944), (5.05587, 8.09892), (9.47112, 4.84053), (11.2364, 10.0071)]
@@ -63,24 +55,24 @@ KNOWN_ANCHORS = {
     anchors.name: anchors
     for anchors in (
         # Lin et al. 2017, section 4: sizes 32 to 512 on P3 to P7, three octave steps, three ratios
-        _known(
-            "retinanet",
-            "shortest:800:1333",
-            _PYRAMID,
-            [_sizes_by_ratios([4 * stride * step for step in OCTAVE]) for stride in _PYRAMID],
-            CORNER,
+        AnchorSet.of(
+            [_sizes_by_ratios([4 * stride * step for step in OCTAVE]) for stride in (8, 16, 32, 64, 128)],
+            strides=(8, 16, 32, 64, 128),
+            resize="shortest:800:1333",
+            name="retinanet",
+            center_offset=CORNER,
         ),
         # Lin et al. 2017 (feature pyramids), section 4.1: one size per level on P2 to P6, three ratios
-        _known(
-            "faster-rcnn-fpn",
-            "shortest:800:1333",
-            (4, 8, 16, 32, 64),
+        AnchorSet.of(
             [_sizes_by_ratios([8.0 * stride]) for stride in (4, 8, 16, 32, 64)],
-            CORNER,
+            strides=(4, 8, 16, 32, 64),
+            resize="shortest:800:1333",
+            name="faster-rcnn-fpn",
+            center_offset=CORNER,
         ),
-        _known("yolov2-voc", "stretch:416x416", (32,), [_scaled(_YOLOV2_VOC, 32)]),
-        _known("yolov2-coco", "stretch:416x416", (32,), [_scaled(_YOLOV2_COCO, 32)]),
-        _known("yolov3-coco", "stretch:416x416", (8, 16, 32), _YOLOV3_COCO),
-        _known("yolov5-coco", "letterbox:640", (8, 16, 32), _YOLOV3_COCO),
+        AnchorSet.of([_scaled(_YOLOV2_VOC, 32)], strides=(32,), resize="stretch:416x416", name="yolov2-voc"),
+        AnchorSet.of([_scaled(_YOLOV2_COCO, 32)], strides=(32,), resize="stretch:416x416", name="yolov2-coco"),
+        AnchorSet.of(_YOLOV3_COCO, strides=(8, 16, 32), resize="stretch:416x416", name="yolov3-coco"),
+        AnchorSet.of(_YOLOV3_COCO, strides=(8, 16, 32), resize="letterbox:640", name="yolov5-coco"),
     )
 }

@@ -1,4 +1,4 @@
-"""Level report: the pyramid levels that a dataset uses, the cost and saving of dropping some, and an extra level."""
+"""Level report: the pyramid levels that a dataset uses, the losses and savings without some, and an extra level."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from detect.anchors.extra_level import ExtraLevel, extra_level
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, LevelCost, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import COVERED, AnchorMetrics, anchor_metrics
+from detect.anchors.metrics import COVERED, AnchorMetrics, anchor_metrics, mean_or_nan
 from detect.errors import FitError
 from detect.ops.matcher import Matcher
 
 MAX_LOSS = 0.001  # share of the instances that a suggestion may lose
 MAX_LEVELS = 10  # 1,023 subsets
-MAX_LISTED = 1000  # annotation ids of a subset in a JSON object; the count is of all
+MAX_LISTED = 1000  # annotation ids of a subset in a JSON object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,8 @@ class KeptLevels:
     """Share of the head's operations on all levels."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
-        ids = self.lost[:MAX_LISTED].tolist()
-        fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
-        return fields | {"lost": len(self.lost), "lost_ids": ids}
+        """Plain values, for JSON."""
+        return vars(self) | {"lost": len(self.lost), "lost_ids": self.lost[:MAX_LISTED].tolist()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,6 @@ class LevelReport:
 
     @cached_property
     def levels(self) -> tuple[LevelShare, ...]:
-        """The share and cost of each level, from fine to coarse."""
         count, positives = len(self.score.instances), self.assignment.positives.sum(axis=0)
         preferred = np.bincount(self.score.best_level, minlength=len(positives))
         return tuple(
@@ -108,17 +105,17 @@ class LevelReport:
         names = tuple(level.name for level in self.score.anchors.levels)
         best = self.score.grid_level_iou[:, kept].max(axis=1)
         covered = best >= self.threshold
-        ids, costs = self.score.instances.dataset.instances.ids, [self.costs[level] for level in kept]
+        ids = self.score.instances.dataset.instances.ids
         return KeptLevels(
             levels=kept,
             names=tuple(names[level] for level in kept),
             dropped=tuple(name for level, name in enumerate(names) if level not in kept),
-            recall=_mean(covered),
-            average_iou=_mean(best),
+            recall=mean_or_nan(covered),
+            average_iou=mean_or_nan(best),
             lost=ids[(self.score.grid_best_iou >= self.threshold) & ~covered],
             without_threshold=int((self.assignment.by_threshold[:, kept].sum(axis=1) == 0).sum()),
-            anchors_saved=1 - _share(sum(cost.anchors for cost in costs), sum(cost.anchors for cost in self.costs)),
-            flops_saved=1 - _share(sum(cost.flops for cost in costs), sum(cost.flops for cost in self.costs)),
+            anchors_saved=_saving([cost.anchors for cost in self.costs], kept),
+            flops_saved=_saving([cost.flops for cost in self.costs], kept),
         )
 
     @cached_property
@@ -129,10 +126,8 @@ class LevelReport:
 
     def subsets(self) -> Iterator[KeptLevels]:
         """Every subset of the levels, largest first, beginning with all levels."""
-        every = range(len(self.costs))
-        for size in range(len(every), 0, -1):
-            for levels in combinations(every, size):
-                yield self.keep(levels)
+        count = len(self.costs)
+        return (self.keep(levels) for size in range(count, 0, -1) for levels in combinations(range(count), size))
 
     @cached_property
     def pareto_front(self) -> tuple[KeptLevels, ...]:
@@ -145,7 +140,7 @@ class LevelReport:
 
     @cached_property
     def suggested(self) -> KeptLevels:
-        """The subset with the fewest operations that loses at most ``MAX_LOSS`` of the instances; all levels without any."""
+        """The subset with the fewest operations that loses at most ``MAX_LOSS`` of the instances; all if there are none."""
         if not len(self.score.instances):
             return self.keep(range(len(self.costs)))
         allowed = MAX_LOSS * len(self.score.instances)
@@ -154,21 +149,19 @@ class LevelReport:
     @cached_property
     def advice(self) -> tuple[str, ...]:
         """The report in words: a line for each level, one on the levels to keep, one on the extra level."""
-        lines = []
-        for level, without in zip(self.levels, self.without_each, strict=False):
-            lines.append(
-                f"{level.name} has {level.positives:.1%} of positives and the best anchor of {level.preferred:.1%} of "
-                f"instances; without it {_lost(without)}; dropping it saves {_saved(without)}"
-            )
+        lines = [
+            f"{level.name} has {level.positives:.1%} of positives and the best anchor of {level.preferred:.1%} of "
+            f"instances; without it {_lost(without)}; dropping it saves {_saved(without)}"
+            for level, without in zip(self.levels, self.without_each, strict=False)
+        ]
         kept = self.suggested
+        keep = "keep all levels: each covers instances that no other level covers"
         if kept.dropped:
-            lines.append(f"keep {', '.join(kept.names)}: {_lost(kept)}; this saves {_saved(kept)}")
-        else:
-            lines.append("keep all levels: each covers instances that no other level covers")
-        return (*lines, *([self.extra_level.words] if self.extra_level else []))
+            keep = f"keep {', '.join(kept.names)}: {_lost(kept)}; this saves {_saved(kept)}"
+        return (*lines, keep, *([self.extra_level.words] if self.extra_level else []))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return {
             "threshold": self.threshold,
             "recall": self.score.grid_recall(self.threshold),
@@ -219,9 +212,9 @@ def level_report(
     """
     if len(generator.anchors.levels) > MAX_LEVELS:
         raise FitError(f"{len(generator.anchors.levels)} levels: subsets are compared for at most {MAX_LEVELS}")
-    head = head or HeadSize(max(1, len(instances.dataset.categories)))
+    head = head or HeadSize.of_dataset(instances.dataset)
     metrics = anchor_metrics(instances, generator.anchors, convention=generator.convention)
-    costs = level_costs(instances.rule.resize_images(instances.dataset.images.wh).canvas_wh, generator.anchors, head)
+    costs = level_costs(instances.image_canvas_wh, generator.anchors, head)
     extra = extra_level(metrics, head, threshold=threshold)
     return LevelReport(metrics, assign(instances, generator, matcher), costs, extra, threshold)
 
@@ -243,5 +236,5 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def _mean(values: ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+def _saving(parts: Sequence[float], kept: Sequence[int]) -> float:
+    return 1 - _share(sum(parts[level] for level in kept), sum(parts))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64, Shaped
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
@@ -54,31 +54,28 @@ class AnchorMetrics:
 
     @cached_property
     def grid_best_iou(self) -> Float64[ndarray, " n"]:
-        """The best IoU of each instance with all anchors of the grid."""
         return self.grid_level_iou.max(axis=1, initial=0.0)
 
     @cached_property
     def best_level(self) -> Int64[ndarray, " n"]:
-        """The index of the level with each instance's best anchor on the grid; the finest of equals."""
+        """The index of the level with each instance's best anchor on the grid; the finest on ties."""
         return self.grid_level_iou.argmax(axis=1)
 
     @property
     def average_iou(self) -> float:
         """Mean over instances of the best IoU with a shape that shares the centre (Redmon and Farhadi 2017, table 1)."""
-        return _mean(self.best_iou)
+        return mean_or_nan(self.best_iou)
 
     @property
     def grid_average_iou(self) -> float:
-        """Mean over instances of the best IoU on the grid."""
-        return _mean(self.grid_best_iou)
+        return mean_or_nan(self.grid_best_iou)
 
     def recall(self, threshold: float) -> float:
-        """Share of instances whose best IoU by shape is at least the threshold."""
-        return _mean(self.best_iou >= threshold)
+        """Share of instances whose best IoU is at least the threshold, by shape; :meth:`grid_recall`: on the grid."""
+        return mean_or_nan(self.best_iou >= threshold)
 
     def grid_recall(self, threshold: float) -> float:
-        """Share of instances whose best IoU on the grid is at least the threshold."""
-        return _mean(self.grid_best_iou >= threshold)
+        return mean_or_nan(self.grid_best_iou >= threshold)
 
     @cached_property
     def ratio_recall(self) -> float:
@@ -86,46 +83,37 @@ class AnchorMetrics:
 
         The share of instances with an anchor whose width and height both differ by less than a factor of 4.
         """
-        widths, heights = self.instances.shapes.T.copy()
-        reached = np.zeros(len(widths), bool)
-        for width, height in self.anchors.shapes:
-            reached |= (
-                (widths < YOLOV5_RATIO * width)
-                & (width < YOLOV5_RATIO * widths)
-                & (heights < YOLOV5_RATIO * height)
-                & (height < YOLOV5_RATIO * heights)
-            )
-        return _mean(reached)
+        shapes = self.instances.shapes
+        reached = np.zeros(len(shapes), bool)
+        for anchor in self.anchors.shapes:
+            reached |= ((shapes < YOLOV5_RATIO * anchor) & (anchor < YOLOV5_RATIO * shapes)).all(axis=1)
+        return mean_or_nan(reached)
 
     @cached_property
     def by_size(self) -> tuple[GroupMetrics, ...]:
-        """Metrics of small, medium and large instances: :func:`detect.anchors.instances.area_ranges`."""
         return self._groups(area_ranges(self.instances))
 
     @cached_property
     def by_ratio(self) -> tuple[GroupMetrics, ...]:
-        """Metrics of each range of height / width: :func:`detect.anchors.instances.ratio_bins`."""
         return self._groups(ratio_bins(self.instances))
 
     @cached_property
     def by_category(self) -> tuple[GroupMetrics, ...]:
-        """Metrics of each category that has instances, in the order of category ids."""
         return self._groups(category_groups(self.instances))
 
     @cached_property
     def by_level(self) -> tuple[GroupMetrics, ...]:
         """Metrics of the instances whose best anchor on the grid is on each level."""
-        levels = enumerate(self.anchors.levels)
-        return self._groups(
-            [InstanceGroup(level.name, np.flatnonzero(self.best_level == number)) for number, level in levels]
-        )
+        rows = [np.flatnonzero(self.best_level == number) for number in range(len(self.anchors.levels))]
+        names = [level.name for level in self.anchors.levels]
+        return self._groups(list(map(InstanceGroup, names, rows)))
 
     def missed(self, threshold: float = COVERED) -> Int64[ndarray, " m"]:
         """Rows of the instances whose best IoU on the grid is below the threshold."""
         return np.flatnonzero(self.grid_best_iou < threshold)
 
     def only_on_level(self, threshold: float = COVERED) -> Int64[ndarray, " l"]:
-        """Number of instances that reach the threshold on this level of the grid alone, and are missed without it."""
+        """For each level of the grid, the number of instances that reach the threshold on it alone."""
         reached = self.grid_level_iou >= threshold
         return (reached & (reached.sum(axis=1, keepdims=True) == 1)).sum(axis=0)
 
@@ -136,13 +124,7 @@ class AnchorMetrics:
 
     def worst(self, count: int) -> Int64[ndarray, " m"]:
         """Rows of the instances with the lowest best IoU by shape; annotation ids break ties."""
-        if count < len(self.best_iou):
-            limit = np.partition(self.best_iou, count)[count]
-            rows = np.flatnonzero(self.best_iou <= limit)
-        else:
-            rows = np.arange(len(self.best_iou))
-        ids = self.instances.dataset.instances.ids[rows]
-        return rows[np.lexsort((rows, ids, self.best_iou[rows]))][:count]
+        return np.lexsort((self.instances.dataset.instances.ids, self.best_iou))[:count]
 
     def _groups(self, groups: Sequence[InstanceGroup]) -> tuple[GroupMetrics, ...]:
         return tuple(
@@ -161,14 +143,8 @@ def anchor_metrics(
 ) -> AnchorMetrics:
     """Compute the metrics of anchors on the instances of a dataset, by shape and on the grid.
 
-    Args:
-        instances: boxes after the detector's resize rule.
-        anchors: shapes, strides and the centre's position in a cell.
-        convention: stride mode and rounding of corners: a name in ``CONVENTIONS`` or a
-            :class:`detect.anchors.grid_convention.Convention`.
-
     Raises:
-        ValueError: the convention is not known.
+        ValueError: the convention, whose stride mode and rounding of corners are used, is not known.
 
     >>> from detect.data import read_coco
     >>> dataset = read_coco({
@@ -188,13 +164,13 @@ def anchor_metrics(
 
 def recall_curve(best_iou: Float64[ndarray, " n"]) -> Float64[ndarray, " thresholds"]:
     """Recall at each threshold of ``CURVE``."""
-    ordered = np.sort(best_iou)
-    return 1 - np.searchsorted(ordered, CURVE, side="left") / max(len(ordered), 1)
+    return 1 - np.searchsorted(np.sort(best_iou), CURVE) / max(len(best_iou), 1)
 
 
 def _average_and_recall(best_iou: Float64[ndarray, " m"]) -> tuple[float, dict[float, float]]:
-    return _mean(best_iou), {threshold: _mean(best_iou >= threshold) for threshold in THRESHOLDS}
+    return mean_or_nan(best_iou), {threshold: mean_or_nan(best_iou >= threshold) for threshold in THRESHOLDS}
 
 
-def _mean(values: Float64[ndarray, " n"] | Bool[ndarray, " n"]) -> float:
+def mean_or_nan(values: Shaped[ndarray, " n"]) -> float:
+    """The mean; NaN without values."""
     return float(values.mean()) if len(values) else float("nan")

@@ -26,6 +26,8 @@ from detect.ops.box_arrays import shape_iou
 SCORES = ("average_iou", "recall", "grid_average_iou", "grid_recall")
 
 Fit = Callable[[ResizedInstances], AnchorSet]
+Columns = Float64[ndarray, "s n"]  # the value of each instance for each of ``SCORES``
+Draw = Int64[ndarray, " b"]  # how often a resample draws each image
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,15 @@ class Stability:
     scores: Mapping[str, Interval]
     """Scores of ``anchors`` on resampled images."""
     out_of_bag: Mapping[str, Interval]
-    """Scores of anchors refitted to a resample, on the images it leaves out; the value is the mean. If they are well below
+    """Scores of refits on the images that their resamples leave out; the value is the mean. If they are well below
     ``scores``, there are too few boxes."""
     resamples: int
     failed: int
     """Resamples with too few distinct shapes to fit."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
-        return {
-            "shapes": [asdict(shape) for shape in self.shapes],
-            "scores": {name: asdict(interval) for name, interval in self.scores.items()},
-            "out_of_bag": {name: asdict(interval) for name, interval in self.out_of_bag.items()},
-            "resamples": self.resamples,
-            "failed": self.failed,
-        }
+        """Plain values, for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "anchors"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Generalisation:
         return tuple(name for name, interval in self.loss.items() if interval.low > 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return {**asdict(self), "overfitted": list(self.overfitted)}
 
 
@@ -102,9 +98,9 @@ def bootstrap(
     convention: str | Convention = "exact",
     seed: int = 0,
 ) -> Stability:
-    """Fit anchors to all images and to resamples of the images, drawn with replacement.
+    """Fit anchors to all images and to ``resamples`` resamples of the images, drawn with replacement.
 
-    Each refit's shapes are matched with those of the whole data by the assignment with the largest sum of IoUs by shape.
+    Each refit's shapes are matched with the shapes of the whole data by the assignment with the largest sum of IoUs.
 
     Args:
         instances: boxes after the detector's resize rule.
@@ -112,7 +108,7 @@ def bootstrap(
         resamples: number of resamples, from 1.
         confidence: share of the resamples within an interval, between 0 and 1.
         threshold: IoU from which an instance counts towards recall.
-        convention: stride mode and rounding of corners, see :func:`detect.anchors.metrics.anchor_metrics`.
+        convention: stride mode and rounding of corners.
         seed: seed of the resampling.
 
     Raises:
@@ -167,17 +163,9 @@ def train_and_validation(
     convention: str | Convention = "exact",
     seed: int = 0,
 ) -> Generalisation:
-    """Compare scores of anchors on the images they were fitted to and on others, with intervals over the choice of images.
+    """Compare scores of anchors on their ``train`` images and on other images, with intervals over the choice of images.
 
-    Args:
-        train: the instances that the anchors were fitted to.
-        validation: the instances of other images.
-        anchors: the fitted anchors.
-        resamples: number of resamples of each side's images, from 1.
-        confidence: see :func:`bootstrap`.
-        threshold: see :func:`bootstrap`.
-        convention: see :func:`bootstrap`.
-        seed: see :func:`bootstrap`.
+    The images of each side are resampled; the other arguments are those of :func:`bootstrap`.
 
     Raises:
         ValueError: ``resamples`` or ``confidence`` is out of range, one side has no instances, or the convention is unknown.
@@ -209,15 +197,12 @@ def _check(resamples: int, confidence: float) -> None:
         raise ValueError(f"need resamples >= 1 and 0 < confidence < 1, got {resamples=}, {confidence=}")
 
 
-def _draws(instances: ResizedInstances, resamples: int, *seed: int) -> Iterator[Int64[ndarray, " b"]]:
-    """How often each image is drawn, for each resample; images without instances are drawn too."""
+def _draws(instances: ResizedInstances, resamples: int, *seed: int) -> Iterator[Draw]:
     random, count = np.random.default_rng(seed), len(instances.dataset.images)
     return (np.bincount(random.integers(0, count, count), minlength=count) for _ in range(resamples))
 
 
-def _resampled_means(
-    columns: Float64[ndarray, "s n"], instances: ResizedInstances, draws: Iterator[Int64[ndarray, " b"]]
-) -> Float64[ndarray, "r s"]:
+def _resampled_means(columns: Columns, instances: ResizedInstances, draws: Iterator[Draw]) -> Float64[ndarray, "r s"]:
     """The means of scores over each draw; NaN if the draw has no instance."""
     image_rows, count = instances.dataset.instances.image_rows, len(instances.dataset.images)
     sums = np.stack([np.bincount(image_rows, weights=column, minlength=count) for column in columns])
@@ -227,18 +212,16 @@ def _resampled_means(
 
 def _taken(instances: ResizedInstances, rows: Int64[ndarray, " m"]) -> ResizedInstances:
     dataset = replace(instances.dataset, annotations=instances.dataset.instances.take(rows))
-    return ResizedInstances(
-        dataset, instances.rule, instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows]
-    )
+    columns = (instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows])
+    return ResizedInstances(dataset, instances.rule, *columns)
 
 
-def _columns(metrics: AnchorMetrics, threshold: float) -> Float64[ndarray, "s n"]:
-    """The value of each instance for each of ``SCORES``."""
+def _columns(metrics: AnchorMetrics, threshold: float) -> Columns:
     by_shape, on_grid = metrics.best_iou, metrics.grid_best_iou
     return np.stack([by_shape, by_shape >= threshold, on_grid, on_grid >= threshold])
 
 
-def _mean(columns: Float64[ndarray, "s n"]) -> Float64[ndarray, " s"]:
+def _mean(columns: Columns) -> Float64[ndarray, " s"]:
     return columns.mean(axis=1) if columns.shape[1] else np.full(len(columns), np.nan)
 
 
@@ -254,12 +237,11 @@ def _counterparts(shapes: Float64[ndarray, "k 2"], refit: Float64[ndarray, "m 2"
 def _stable_shapes(
     shapes: Float64[ndarray, "k 2"], refits: Float64[ndarray, "r k 2"], confidence: float
 ) -> tuple[StableShape, ...]:
-    found = ~np.isnan(refits[:, :, 0])
+    found = (~np.isnan(refits[:, :, 0])).mean(axis=0)
     stable = []
-    for index, shape in enumerate(shapes):
-        refitted = refits[found[:, index], index]
-        width, height = (_interval(float(shape[axis]), refitted[:, axis], confidence) for axis in (0, 1))
-        stable.append(StableShape(width, height, float(found[:, index].mean())))
+    for row, shape in enumerate(shapes.tolist()):
+        width, height = (_interval(extent, refits[:, row, axis], confidence) for axis, extent in enumerate(shape))
+        stable.append(StableShape(width, height, float(found[row])))
     return tuple(stable)
 
 

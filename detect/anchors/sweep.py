@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
@@ -14,13 +15,13 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import Convention
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import COVERED, anchor_metrics
+from detect.anchors.metrics import COVERED, anchor_metrics, mean_or_nan
 from detect.data import CocoDataset
 from detect.data.resize import LARGEST_SIDE_PX, ResizeRule, parse_resize
 from detect.errors import ResizeError
 
 SMALL_PX = (8, 16, 32)
-MAX_LISTED = 1000  # annotation ids in a JSON object; the count is of all
+MAX_LISTED = 1000  # annotation ids in a JSON object
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,18 +37,14 @@ class Setting:
     under_px: tuple[float, ...]
     """Share of the instances with sqrt(area) below each of ``SMALL_PX``."""
     num_anchors: float
-    """Mean number of anchors per image, over all its tiles."""
+    """Mean number of anchors per image, over all its tiles; likewise the head's operations ``flops``."""
     flops: float
-    """Mean number of the head's operations per image, over all its tiles."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain values, for JSON."""
         return {
             "resize": self.resize,
-            "levels": [
-                {"name": level.name, "stride": level.stride, "shapes": [list(shape) for shape in level.shapes]}
-                for level in self.anchors.levels
-            ],
+            "levels": [msgspec.to_builtins(level) for level in self.anchors.levels],
             "grid_average_iou": self.grid_average_iou,
             "grid_recall": self.grid_recall,
             "missed": len(self.missed),
@@ -75,7 +72,7 @@ def sweep_resize(
         rules: resize rules or their texts; :func:`rules_of_sizes` makes them.
         head: the head whose operations are counted; by default RetinaNet's, with the dataset's number of categories.
         threshold: IoU on the grid from which an instance counts as covered.
-        convention: stride mode and rounding of corners, see :func:`detect.anchors.metrics.anchor_metrics`.
+        convention: stride mode and rounding of corners.
 
     Raises:
         ResizeError: a text is not a resize rule.
@@ -89,15 +86,14 @@ def sweep_resize(
     >>> small.grid_recall < large.grid_recall, round(large.flops / small.flops, 1)
     (True, 4.0)
     """
-    head = head or HeadSize(max(1, len(dataset.categories)))
+    head = head or HeadSize.of_dataset(dataset)
     settings = []
     for rule in map(parse_resize, rules):
         instances = ResizedInstances.of(dataset, rule)
         own = anchors if isinstance(anchors, AnchorSet) else anchors(instances)
         metrics = anchor_metrics(instances, own, convention=convention)
-        images = instances.dataset.images
-        costs = level_costs(rule.resize_images(images.wh).canvas_wh, own, head)
-        tiles_per_image = len(images) / max(len(dataset.images), 1)
+        costs = level_costs(instances.image_canvas_wh, own, head)
+        tiles_per_image = len(instances.dataset.images) / max(len(dataset.images), 1)
         size = np.sqrt(instances.shapes.prod(axis=1))
         settings.append(
             Setting(
@@ -106,7 +102,7 @@ def sweep_resize(
                 grid_average_iou=metrics.grid_average_iou,
                 grid_recall=metrics.grid_recall(threshold),
                 missed=instances.dataset.instances.ids[metrics.missed(threshold)],
-                under_px=tuple(float((size < limit).mean()) if len(size) else float("nan") for limit in SMALL_PX),
+                under_px=tuple(mean_or_nan(size < limit) for limit in SMALL_PX),
                 num_anchors=tiles_per_image * sum(cost.anchors for cost in costs),
                 flops=tiles_per_image * sum(cost.flops for cost in costs),
             )
@@ -128,13 +124,12 @@ def rules_of_sizes(rule: str | ResizeRule, sizes: Sequence[int]) -> tuple[Resize
         raise ResizeError(
             f"resize rule '{rule}' has no size to change: use stretch:WxH, letterbox:S, shortest:S:MAX or tiles:S:OVERLAP"
         )
-    first = rule.sizes[0]
-    rules = [
-        replace(rule, sizes=tuple(max(min(1, own), round(size * own / first)) for own in rule.sizes)) for size in sizes
-    ]
-    for size, each in zip(sizes, rules, strict=True):
-        if size < 1 or max(each.sizes) > LARGEST_SIDE_PX:
+    rules = []
+    for size in sizes:
+        scaled = tuple(max(min(1, own), round(size * own / rule.sizes[0])) for own in rule.sizes)
+        rules.append(replace(rule, sizes=scaled))
+        if size < 1 or max(scaled) > LARGEST_SIDE_PX:
             raise ResizeError(
-                f"resize rule '{each}' for size {size}: sizes are whole pixels from 1 to {LARGEST_SIDE_PX}"
+                f"resize rule '{rules[-1]}' for size {size}: sizes are whole pixels from 1 to {LARGEST_SIDE_PX}"
             )
     return tuple(rules)

@@ -57,7 +57,7 @@ def fit(
         fitted = options.fit(instances)
     sets = [fitted.anchors, *map(detect.load_anchors, compare or [])]
     scores = anchor_results.score_all(instances, sets, options.convention)
-    curve = k_curve(instances.histogram, seed=options.seed) if output and report else None
+    curve = k_curve(instances, seed=options.seed) if output and report else None
     content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
     print_answer(json, content, lambda: print_fit(scores, fitted, curve))
     if output and sources:
@@ -128,7 +128,7 @@ def curve(*, resize: Resize = None, dataset: DatasetFiles, json: AsJson = False)
 
     instances = dataset.read_resized(resize)
     instances.require_boxes()
-    found = k_curve(instances.histogram)
+    found = k_curve(instances)
     print_answer(json, lambda: curve_object(found), lambda: print_k_curve(instances, found))
 
 
@@ -148,7 +148,7 @@ def demo(
         typer.secho(f"\n{title}", bold=True)
         instances = DatasetFiles([str(sample_annotations(sample))]).read_resized(resize)
         sources = anchor_results.start_hashing(instances.dataset)
-        fitted, curve = options.fit(instances), k_curve(instances.histogram)
+        fitted, curve = options.fit(instances), k_curve(instances)
         scores = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
         print_fit(scores, fitted, curve)
         save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))

@@ -58,10 +58,10 @@ def fit_files(
     """``anchors.yaml`` with scores and provenance, ``report.html``, and ``findings.csv`` if there are findings."""
     score, dataset = scores[0], scores[0].instances.dataset
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
-    placed = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
+    on_grid = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
     anchors = replace(
         score.anchors,
-        scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | placed).items()},
+        scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | on_grid).items()},
         sources=sources,
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
@@ -83,7 +83,7 @@ def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | 
     content = score_object(scores[0]) | {"method": method, "objective": name}
     content |= {"upper_bound": proof and proof.upper_bound, "gap": proof and proof.gap}
     if fitted.layouts:
-        own, default = ("layout", "sizes", "ratios", "score", "price"), ("default_score", "default_factor")
+        own, default = ("layout", "sizes", "ratios", "score", "penalty"), ("default_score", "default_factor")
         content["layouts"] = [
             {key: getattr(each, key) for key in own}
             | {"free_score": each.free.score, **{key: getattr(each, key) for key in default}}

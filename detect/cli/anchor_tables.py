@@ -61,7 +61,19 @@ def print_score(scores: Sequence[AnchorMetrics], worst: int, assignments: Sequen
 
 
 def _print_scores(scores: Sequence[AnchorMetrics]) -> None:
-    headers = ("", "anchors", "average IoU", "recall .5", ".6", ".7", ".8", ".9", "placed IoU", "placed .5", "ratio<4")
+    headers = (
+        "",
+        "anchors",
+        "average IoU",
+        "recall .5",
+        ".6",
+        ".7",
+        ".8",
+        ".9",
+        "IoU on the grid",
+        "recall .5",
+        "ratio<4",
+    )
     rows = []
     for score in scores:
         by_shape = (score.average_iou, *(score.recall(t) for t in (0.5, 0.6, 0.7, 0.8, 0.9)))
@@ -69,7 +81,7 @@ def _print_scores(scores: Sequence[AnchorMetrics]) -> None:
         rows.append([score.anchors.name, str(score.anchors.num_anchors), *_decimals(*by_shape, *on_grid)])
     show_table(headers, rows)
     show(
-        "by shape: box and anchor share a centre; placed: anchors on the grid; ratio<4: YOLOv5's 'best possible recall', "
+        "by shape: box and anchor share a centre; grid: anchors on the grid; ratio<4: YOLOv5's 'best possible recall', "
         "which tests ratios and not IoU",
         style="dim",
     )
@@ -89,10 +101,10 @@ def _print_layouts(layouts: Sequence[StructuredFit]) -> None:
     for each in layouts:
         sizes = " | ".join(" ".join(f"{size:.4g}" for size in sorted(level)) for level in each.sizes)
         ratios = " | ".join(dict.fromkeys(" ".join(f"{ratio:.3g}" for ratio in sorted(level)) for level in each.ratios))
-        rows.append([each.layout, f"{each.score:.4f}", f"{each.price:.4f}", sizes, ratios])
+        rows.append([each.layout, f"{each.score:.4f}", f"{each.penalty:.4f}", sizes, ratios])
     rows.append(["free", f"{free:.4f}", "0"])
-    show_table(("layout", "score", "price", "sizes on each level", "ratios, h/w"), rows)
-    show("price: score lost against the same number of free shapes on each level", style="dim")
+    show_table(("layout", "score", "penalty", "sizes on each level", "ratios, h/w"), rows)
+    show("penalty: score lost against the same number of free shapes on each level", style="dim")
 
 
 def print_stability(score: AnchorMetrics, stability: Stability | None, generalisation: Generalisation | None) -> None:
@@ -171,7 +183,7 @@ def _print_worst(score: AnchorMetrics, count: int) -> None:
         category = dataset.category_name(int(annotations.category_ids[row]))
         ious = _decimals(score.best_iou[row], score.grid_best_iou[row])
         rows.append([f"annotation {annotations.ids[row]}", file, category, f"{width:.4g}x{height:.4g}", *ious])
-    show_table(("lowest IoU", "image", "category", "width x height", "best IoU", "placed"), rows)
+    show_table(("lowest IoU", "image", "category", "width x height", "best IoU", "on the grid"), rows)
 
 
 def print_k_curve(instances: ResizedInstances, curve: KCurve) -> None:
@@ -190,11 +202,11 @@ def _print_knee(curve: KCurve) -> None:
 
 def _warn_if_grid_loses(scores: Sequence[AnchorMetrics]) -> None:
     for score in scores:
-        by_shape, placed, finest = score.recall(0.5), score.grid_recall(0.5), score.anchors.levels[0]
-        if by_shape - placed > MAX_GRID_LOSS:
+        by_shape, on_grid, finest = score.recall(0.5), score.grid_recall(0.5), score.anchors.levels[0]
+        if by_shape - on_grid > MAX_GRID_LOSS:
             note(
                 f"warning: {score.anchors.name}: by shape {by_shape:.3f} of the boxes reach IoU .5, on the grid only "
-                f"{placed:.3f}: its cells are too far apart for the others. A detector matches anchors on the grid: add a "
+                f"{on_grid:.3f}: its cells are too far apart for the others. A detector matches anchors on the grid: add a "
                 f"finer level than {finest.name} (stride {finest.stride}), or enlarge the input."
             )
 
@@ -223,5 +235,5 @@ def print_sweep(settings: Sequence[Setting]) -> None:
         shares = (f"{share:.1%}" for share in each.under_px)
         rows.append([each.resize, *covered, *shares, f"{each.num_anchors:,.0f}", f"{each.flops / 1e9:.1f}"])
     small = (f"under {size} px" for size in SMALL_PX)
-    show_table(("resize", "placed IoU", "placed .5", "missed", *small, "anchors", "GFLOPs"), rows)
-    show("placed: anchors on the grid; GFLOPs: of RetinaNet's head, per image", style="dim")
+    show_table(("resize", "IoU on the grid", "recall .5", "missed", *small, "anchors", "GFLOPs"), rows)
+    show("GFLOPs: of RetinaNet's head, per image", style="dim")

@@ -45,8 +45,8 @@ class FitOptions:
     objective: Annotated[
         str | None,
         typer.Option(
-            help="placed: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
-            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or placed:. Default: placed "
+            help="grid: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
+            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:. Default: grid "
             "if levels, numbers per level or a layout are given, else shape."
         ),
     ] = None
@@ -59,7 +59,7 @@ class FitOptions:
         expert(
             min=0,
             max=1,
-            help="Score that a shape on every level must add to pay for its operations (placed objectives).",
+            help="Score that a shape on every level must add to pay for its operations (objectives on the grid).",
         ),
     ] = 0.01
     max_strides: Annotated[
@@ -101,12 +101,14 @@ class FitOptions:
     def check(self) -> detect.Objective:
         """The parsed objective; options that exclude each other, or do not parse, are a ConfigError."""
         for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
-        placed = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
-        objective = detect.Objective.parse(self.objective or ("placed" if placed else "shape"), on_grid=placed)
+        on_grid = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
+        objective = detect.Objective.parse(self.objective or ("grid" if on_grid else "shape"), on_grid=on_grid)
         if objective.on_grid and (self.method != "optimal" or self.fixed):
             raise ConfigError("--method and --fixed need an objective by shape: --objective shape")
         if not objective.on_grid and (self.layout != FREE or self.max_per_level or self.max_strides is not None):
-            raise ConfigError("--layout, --max-per-level and --max-strides need a placed objective: --objective placed")
+            raise ConfigError(
+                "--layout, --max-per-level and --max-strides need an objective on the grid: --objective grid"
+            )
         if sum([self.per_level is not None, self.max_per_level is not None, self.layout != FREE]) > 1:
             raise ConfigError("--per-level, --max-per-level and --layout each set the number on a level: give one")
         _factors(self.weight)
@@ -126,12 +128,12 @@ class FitOptions:
             "weights": detect.instance_weights(instances, balance=self.balance, factors=factors) if weighted else None,
         }
         if objective.on_grid:
-            return self._fit_placed(instances, common)
+            return self._fit_on_grid(instances, common)
         own: dict[str, Any] = {"per_level": self.per_level, "method": self.method, "fixed": _shapes(self.fixed)}
         anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}")
 
-    def _fit_placed(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
+    def _fit_on_grid(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
         per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
         own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
         fit = detect.fit_levels(

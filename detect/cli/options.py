@@ -42,7 +42,7 @@ Resize = Annotated[
     ),
 ]
 Convention = Annotated[
-    ConventionName, typer.Option(help="Framework whose grid the anchors are placed on: strides, rounding, offset.")
+    ConventionName, typer.Option(help="Framework whose grid the anchors lie on: strides, rounding, offset.")
 ]
 Findings = Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")]

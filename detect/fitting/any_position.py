@@ -21,16 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 from scipy.special import spence
 
-from detect.anchors.anchor_set import CENTER_OF_CELL
+from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances, weighted_histograms
-from detect.fitting.gains import SMALLEST_SHAPE, Boxes, check_boxes_and_strides, levels_by_size
+from detect.fitting.gains import Boxes, Pair, PerBox, PerShape, Shapes, Table, levels_by_size
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
 
@@ -50,7 +51,7 @@ class AnyPosition(Boxes):
         *,
         objective: str | Objective = "iou",
         weights: Sequence[float] | None = None,
-        center_offset: float = CENTER_OF_CELL,
+        convention: str | Convention = "exact",
         max_strides: float | None = None,
     ) -> AnyPosition:
         """The cells of a histogram on levels of these strides; each cell's boxes all have its mean shape.
@@ -58,34 +59,34 @@ class AnyPosition(Boxes):
         With several histograms, ``weights`` are those of a box in each.
 
         A mean over positions of IoU changes by no more than \\|d ln w\\| + \\|d ln h\\|, as IoU itself does: the histogram's
-        error bound holds. Where a limit of sizes may cut a cell in two, the whole cell counts as error.
+        error bound holds. Where ``max_strides`` may cut a cell in two, the whole cell counts as error.
 
         Raises:
-            FitError: no boxes, or an objective that does not parse.
-            ValueError: strides that do not rise.
+            FitError: there are no boxes, or the objective does not parse.
+            ValueError: strides do not rise.
         """
         parts = [histogram] if isinstance(histogram, ShapeHistogram) else list(histogram)
-        check_boxes_and_strides(sum(map(len, parts)), strides)
-        parsed = Objective.parse(objective, on_grid=True)
-        factors = np.ones(len(parts)) if weights is None else np.array(weights, np.float64)
-        totals = np.concatenate([part.counts * factor for part, factor in zip(parts, factors, strict=True)])
-        error = parsed.iou_share * max(part.iou_error_bound for part in parts)
-        extents, shares = np.concatenate([part.shapes.T for part in parts], axis=1), totals / totals.sum()
+        extents = np.concatenate([part.shapes.T for part in parts], axis=1)
         cell = 2 ** (1 / min(part.cells_per_octave for part in parts))
-        served, larger = (levels_by_size(extents * factor, strides, max_strides) for factor in (1.0, cell))
-        smaller = levels_by_size(extents / cell, strides, max_strides)
-        error += float(shares[(larger != smaller).any(axis=0)].sum())
+        served, larger, smaller = (
+            levels_by_size(each, strides, max_strides) for each in (extents, extents * cell, extents / cell)
+        )
+        parsed = Objective.parse(objective, on_grid=True)
+        factors = [1.0] * len(parts) if weights is None else weights
+        totals = np.concatenate([part.counts * factor for part, factor in zip(parts, factors, strict=True)])
+        shares = totals / totals.sum()
+        error = parsed.iou_share * max(part.iou_error_bound for part in parts)
         return cls(
             extents=extents,
             weights=shares,
             served=served,
             strides=tuple(strides),
-            center_offset=center_offset,
+            center_offset=as_convention(convention).center_offset,
             objective=parsed,
-            error=error,
+            error=error + float(shares[(larger != smaller).any(axis=0)].sum()),
         )
 
-    def utilities(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
+    def utilities(self, level: int, shapes: Shapes) -> Table:
         """Utility of each shape on a level to each cell, in the mean over positions.
 
         A box and an anchor of 16 pixels on a stride of 16 overlap by 8 to 16 pixels along each axis.
@@ -97,20 +98,15 @@ class AnyPosition(Boxes):
         """
         return self.highest_utilities(level, shapes, shapes)
 
-    def highest_utilities(
-        self, level: int, low: Float64[ndarray, "s 2"], high: Float64[ndarray, "s 2"]
-    ) -> Float64[ndarray, "s n"]:
+    def highest_utilities(self, level: int, low: Shapes, high: Shapes) -> Table:
         areas = self.extents.prod(axis=0) + low.prod(axis=1)[:, None]
         overlaps = overlaps_of(self.extents, high, self.strides[level])
         return mean_utility(*overlaps, areas, self.objective) * self.served[level]
 
-    def log_range(self, level: int) -> tuple[Float64[ndarray, " 2"], Float64[ndarray, " 2"]]:
-        low = SMALLEST_SHAPE * self.extents.min(axis=1)
-        return np.log(low), np.log(self.extents.max(axis=1) + self.strides[level])
+    def log_range(self, level: int) -> tuple[Pair, Pair]:
+        return np.log(self.smallest_wh), np.log(self.extents.max(axis=1) + self.strides[level])
 
-    def bound_squares(
-        self, level: int, duals: Float64[ndarray, " n"], centers: Float64[ndarray, "s 2"], half: Float64[ndarray, " 2"]
-    ) -> Float64[ndarray, " s"]:
+    def bound_squares(self, level: int, duals: PerBox, centers: Shapes, half: Pair) -> PerShape:
         stride, shapes = self.strides[level], np.exp(centers)
         own, others = self.extents.prod(axis=0), shapes.prod(axis=1)[:, None]
         of_area = others / (own + others)
@@ -120,7 +116,7 @@ class AnyPosition(Boxes):
         smooth = self.extents.min(axis=0) >= stride
         by_corners = self.highest_utilities(level, np.exp(centers - half), np.exp(centers + half))
         highest = np.where(smooth, np.minimum(by_slope, by_corners), by_corners)
-        upper: Float64[ndarray, " s"] = np.maximum(self.weights * highest - duals, 0).sum(axis=1)
+        upper: PerShape = np.maximum(self.weights * highest - duals, 0).sum(axis=1)
         return upper
 
 
@@ -129,40 +125,29 @@ def boxes_on_grid(
     strides: Sequence[int],
     *,
     objective: str | Objective = "iou",
-    weights: Float64[ndarray, " n"] | None = None,
-    center_offset: float = CENTER_OF_CELL,
-    stride_mode: str = "exact",
+    weights: PerBox | None = None,
+    convention: str | Convention = "exact",
     max_strides: float | None = None,
     few_boxes: int = FEW_BOXES,
 ) -> OwnPositions | AnyPosition:
-    """The instances at their own positions if there are at most ``FEW_BOXES``, else their shapes at any position.
+    """The instances at their own positions if there are at most ``few_boxes``, else their shapes at any position.
 
-    Arguments are those of :meth:`OwnPositions.of`; at any position, offset and rule of the centres make no difference.
+    The other arguments are those of :meth:`OwnPositions.of`; at any position the strides' mode makes no difference.
 
     >>> from detect.data import read_coco
-    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
-    >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
+    >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), "none")
     >>> boxes_on_grid(instances, (4, 8, 16)).far.shape[2] == len(instances)
     True
     """
+    how: dict[str, Any] = {"objective": objective, "convention": convention, "max_strides": max_strides}
     if len(instances) <= few_boxes:
-        return OwnPositions.of(
-            instances,
-            strides,
-            objective=objective,
-            weights=weights,
-            center_offset=center_offset,
-            stride_mode=stride_mode,
-            max_strides=max_strides,
-        )
+        return OwnPositions.of(instances, strides, weights=weights, **how)
     parts, factors = [instances.histogram], [1.0]
     if weights is not None:
         parts, factors = weighted_histograms(instances.shapes, weights, instances.histogram.cells_per_octave)
     few = _few_cells(parts)
-    cells = AnyPosition.of(
-        few, strides, objective=objective, weights=factors, center_offset=center_offset, max_strides=max_strides
-    )
+    cells = AnyPosition.of(few, strides, weights=factors, **how)
     error = max(_error_of_joining(part, joined) for part, joined in zip(parts, few, strict=True))
     worst = max(joined.iou_error_bound for joined in few)  # replaced by the smaller error of the joined cells
     return replace(cells, error=cells.error + cells.objective.iou_share * (error - worst))
@@ -170,13 +155,13 @@ def boxes_on_grid(
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """How far two intervals overlap along an axis when their centres lie anywhere from 0 to half a stride apart."""
+    """The overlap of two intervals along an axis, in pixels, when their centres lie from 0 to half a stride apart."""
 
     highest: Float64[ndarray, "*s"]
     """On the plateau."""
     lowest: Float64[ndarray, "*s"]
     """At half a stride."""
-    level: Float64[ndarray, "*s"]
+    plateau: Float64[ndarray, "*s"]
     """Share of positions on the plateau."""
     half: float
     """Half a stride, in pixels."""
@@ -193,10 +178,8 @@ class Overlap:
         return self.highest - self.lowest
 
 
-def overlaps_of(
-    extents: Float64[ndarray, "2 n"], shapes: Float64[ndarray, "a 2"], stride: int
-) -> tuple[Overlap, Overlap]:
-    """Along both axes, of each box with each shape."""
+def overlaps_of(extents: Float64[ndarray, "2 n"], shapes: Shapes, stride: int) -> tuple[Overlap, Overlap]:
+    """Overlaps along both axes of each box with each shape."""
     return Overlap.of(extents[0], shapes[:, :1], stride), Overlap.of(extents[1], shapes[:, 1:], stride)
 
 
@@ -214,22 +197,23 @@ def mean_utility(x: Overlap, y: Overlap, areas: Float64[ndarray, "*s"], objectiv
 def mean_iou(x: Overlap, y: Overlap, areas: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
     """The mean of x y / (areas - x y), in closed form."""
     flat = x.highest * y.highest
-    total = x.level * y.level * (flat / (areas - flat))
+    total = x.plateau * y.plateau * (flat / (areas - flat))
     for one, other in ((x, y), (y, x)):
         high, low = one.highest * other.highest, one.highest * other.lowest
         ramp = areas / one.highest * np.log((areas - low) / (areas - high)) - other.ramp
-        total += one.level * ramp / other.half
-    corner = _dilogarithm(flat / areas) + _dilogarithm(x.lowest * y.lowest / areas)
-    corner -= _dilogarithm(x.lowest * y.highest / areas) + _dilogarithm(x.highest * y.lowest / areas)
+        total += one.plateau * ramp / other.half
+    # the dilogarithm Li2(z) is spence(1 - z)
+    corner = spence(1 - flat / areas) + spence(1 - x.lowest * y.lowest / areas)
+    corner -= spence(1 - x.lowest * y.highest / areas) + spence(1 - x.highest * y.lowest / areas)
     return total + (areas * corner - x.ramp * y.ramp) / (x.half * y.half)
 
 
 def share_above(x: Overlap, y: Overlap, least: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
-    """The share of positions at which x y is at least so much, in closed form."""
-    total = x.level * y.level * (x.highest * y.highest >= least)
+    """The share of positions at which x y >= least, in closed form."""
+    total = x.plateau * y.plateau * (x.highest * y.highest >= least)
     for one, other in ((x, y), (y, x)):
         reached = other.highest - np.clip(least / one.highest, other.lowest, other.highest)
-        total += one.level * reached / other.half
+        total += one.plateau * reached / other.half
     # on two ramps: for x from a on some y >= least / x reach it, from b on all
     a = np.clip(least / y.highest, x.lowest, x.highest)
     b = np.clip(np.divide(least, y.lowest, out=np.full_like(a, np.inf), where=y.lowest > 0), a, x.highest)
@@ -237,24 +221,17 @@ def share_above(x: Overlap, y: Overlap, least: Float64[ndarray, "*s"]) -> Float6
     return total + (some + y.ramp * (x.highest - b)) / (x.half * y.half)
 
 
-def _dilogarithm(z: Float64[ndarray, "*s"]) -> Float64[ndarray, "*s"]:
-    result: Float64[ndarray, "*s"] = spence(1 - z)
-    return result
-
-
 def _few_cells(histograms: Sequence[ShapeHistogram]) -> list[ShapeHistogram]:
-    """Neighbouring cells joined until few are left."""
+    """Neighbouring cells joined until at most ``MAX_CELLS`` are left."""
     joined, cells_per_octave = list(histograms), histograms[0].cells_per_octave
     while sum(map(len, joined)) > MAX_CELLS and cells_per_octave % 2 == 0:
         cells_per_octave //= 2
-        joined = [
-            ShapeHistogram.of(each.shapes, counts=each.counts, cells_per_octave=cells_per_octave) for each in histograms
-        ]
+        joined = [each.coarsened(cells_per_octave) for each in histograms]
     return joined
 
 
 def _error_of_joining(fine: ShapeHistogram, joined: ShapeHistogram) -> float:
-    """How far the mean IoU over joined cells can lie from that over the boxes, as their means are known to lie apart."""
+    """Largest difference of the mean IoU over joined cells from that over the boxes, from the known shifts of means."""
     factor = fine.cells_per_octave // joined.cells_per_octave
     row = np.unique(fine.cells // factor, axis=0, return_inverse=True)[1].reshape(-1)
     moved = np.abs(np.log(fine.shapes / joined.shapes[row])).sum(axis=1)

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.fitting.facility_location import choose_greedily, find_duals, improve_by_swaps
-from detect.fitting.gains import Boxes
+from detect.fitting.gains import Boxes, PerBox, PerShape, Shapes, Table
 
 MAX_ANCHORS = 1000
 TABLE_BLOCK = 2**18  # entries at once, which stay in the processor's cache
 GRID_STEP = 1 / 9  # nepers between candidates
 FEW_BOXES = 100
+COARSER = 1.25  # times the step, while the table would be too large
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many anchors there may be, and the penalty for each."""
+    """The number of anchors for each group of levels, and the cost of an anchor on each level in units of the score."""
 
     group_of_level: tuple[int, ...]
     counts: tuple[int, ...]
-    """For each group of levels."""
     costs: tuple[float, ...]
-    """Cost of an anchor on each level, in units of the score."""
 
     @classmethod
     def of(
@@ -37,7 +37,7 @@ class Limits:
         num_anchors: int | None = None,
         costs: Sequence[float] | None = None,
     ) -> Limits:
-        """Limits for each level, or one for all of them."""
+        """A number for each level, or ``num_anchors`` for all levels together."""
         if (per_level is None) == (num_anchors is None):
             raise ValueError(f"give per_level or num_anchors, one of them, got {per_level=}, {num_anchors=}")
         given = tuple(costs) if costs is not None else (0.0,) * num_levels
@@ -57,23 +57,25 @@ class Limits:
     def priced(self) -> bool:
         return any(self.costs)
 
-    def groups(self, levels: Int64[ndarray, " a"]) -> Int64[ndarray, " a"]:
-        return np.array(self.group_of_level, np.int64)[levels]
-
-    def prices(self, levels: Int64[ndarray, " a"]) -> Float64[ndarray, " a"]:
+    def penalties(self, levels: Int64[ndarray, " a"]) -> Float64[ndarray, " a"]:
+        """The cost of each of several anchors, given their levels."""
         return np.array(self.costs)[levels]
+
+    def of_rows(self, levels: Int64[ndarray, " a"]) -> dict[str, Any]:
+        """``costs`` and ``groups`` of candidates, as :mod:`detect.fitting.facility_location` takes them."""
+        return {"costs": self.penalties(levels), "groups": np.array(self.group_of_level, np.int64)[levels]}
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Shapes on levels, and the weighted utility of each for each box, less the utility of the fixed shapes."""
 
-    shapes: Float64[ndarray, "a 2"]
-    levels: Int64[ndarray, " a"]
-    utility: Float64[ndarray, "a n"]
+    shapes: Shapes
+    levels: Int64[ndarray, " s"]
+    utility: Table
 
     @classmethod
-    def of(cls, boxes: Boxes, shapes: Float64[ndarray, "a 2"], levels: Int64[ndarray, " a"]) -> Candidates:
+    def of(cls, boxes: Boxes, shapes: Shapes, levels: Int64[ndarray, " s"]) -> Candidates:
         utility = np.empty((len(shapes), len(boxes)))
         for level in range(len(boxes.strides)):
             rows = np.flatnonzero(levels == level)
@@ -84,7 +86,7 @@ class Candidates:
         return cls(shapes, levels, utility)
 
     @classmethod
-    def on_every_level(cls, boxes: Boxes, shapes: Float64[ndarray, "s 2"]) -> Candidates:
+    def on_every_level(cls, boxes: Boxes, shapes: Shapes) -> Candidates:
         num_levels = len(boxes.strides)
         return cls.of(boxes, np.tile(shapes, (num_levels, 1)), np.repeat(np.arange(num_levels), len(shapes)))
 
@@ -107,57 +109,60 @@ class Candidates:
         return len(self.levels)
 
     @property
-    def best(self) -> Float64[ndarray, " n"]:
+    def best(self) -> PerBox:
         """The highest utility to each box."""
         return self.utility.max(axis=0, initial=0.0)
 
     def value(self, limits: Limits) -> float:
         """The sum of the best utilities, less the costs of all."""
-        return float(self.best.sum() - limits.prices(self.levels).sum())
+        return float(self.best.sum() - limits.penalties(self.levels).sum())
 
 
 def grid_candidates(boxes: Boxes, step: float = GRID_STEP) -> Candidates:
-    """Shapes around those of the boxes, on every level; on a coarser grid where the table would take too much memory.
+    """Shapes around those of the boxes, on every level; the grid is coarser where the table would take too much memory.
 
-    For few boxes, and for recall by shape, all shapes between the least and the largest width and height: one shape may
-    serve boxes on all sides of it.
+    For few boxes, and for recall by shape, they are all shapes from the least to the largest width and height: one shape
+    may serve boxes on all sides of it.
     """
-    cells = np.unique(np.floor(np.log(boxes.extents.T) / step), axis=0)
-    if len(boxes) <= FEW_BOXES:
-        cells = _between(cells)
-    around = cells if boxes.settles else np.unique((cells[:, None] + CORNERS).reshape(-1, 2), axis=0)
-    if len(around) * len(boxes.strides) * len(boxes) > boxes.max_table and step < 1:
-        return grid_candidates(boxes, step * 1.25)
-    shapes = np.exp((around + 0.5) * step)
-    if boxes.settles and boxes.objective.recall_share > 0 and len(boxes) > FEW_BOXES:
-        shapes = np.concatenate([shapes, _shapes_between(boxes, step)])
+    few = len(boxes) <= FEW_BOXES
+    cells = _cells(boxes, step, between=few)
+    if not boxes.settles:
+        cells = np.unique((cells[:, None] + CORNERS).reshape(-1, 2), axis=0)
+    if _too_many(boxes, cells) and step < 1:
+        return grid_candidates(boxes, step * COARSER)
+    shapes = np.exp((cells + 0.5) * step)
+    if boxes.settles and boxes.objective.recall_share > 0 and not few:
+        cells = _cells(boxes, step, between=True)
+        while _too_many(boxes, cells) and step < 1:
+            step *= COARSER
+            cells = _cells(boxes, step, between=True)
+        shapes = np.concatenate([shapes, np.exp((cells + 0.5) * step)])
     return Candidates.on_every_level(boxes, shapes)
 
 
-def _shapes_between(boxes: Boxes, step: float) -> Float64[ndarray, "s 2"]:
-    """All shapes from the least to the largest width and height, on a grid that is coarse enough for the table."""
-    cells = _between(np.floor(np.log(boxes.extents.T) / step))
-    if len(cells) * len(boxes.strides) * len(boxes) > boxes.max_table and step < 1:
-        return _shapes_between(boxes, step * 1.25)
-    return np.exp((cells + 0.5) * step)
-
-
-def _between(cells: Float64[ndarray, "s 2"]) -> Float64[ndarray, "m 2"]:
+def _cells(boxes: Boxes, step: float, *, between: bool) -> Shapes:
+    """The cells of the boxes in the plane (ln w, ln h), or all cells between the least and the largest."""
+    cells = np.unique(np.floor(np.log(boxes.extents.T) / step), axis=0)
+    if not between:
+        return cells
     widths, heights = (np.arange(column.min(), column.max() + 1) for column in cells.T)
     return np.stack(np.meshgrid(widths, heights, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
+def _too_many(boxes: Boxes, cells: Shapes) -> bool:
+    return len(cells) * len(boxes.strides) * len(boxes) > boxes.max_table
+
+
 def relax(
-    candidates: Candidates, limits: Limits, openings: Float64[ndarray, " a"] | None = None, *, steps: int = 100
-) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " a"]]:
+    candidates: Candidates, limits: Limits, openings: PerShape | None = None, *, steps: int = 100
+) -> tuple[PerBox, PerShape]:
     """Dual variables and LP openings of the linear relaxation, from some openings on."""
     start = np.ones(len(candidates)) if openings is None else openings
-    groups, prices = limits.groups(candidates.levels), limits.prices(candidates.levels)
-    return find_duals(candidates.utility, limits.counts, start, groups=groups, costs=prices, steps=steps)
+    return find_duals(candidates.utility, limits.counts, start, steps=steps, **limits.of_rows(candidates.levels))
 
 
 def choose_rows(candidates: Candidates, limits: Limits, among: Int64[ndarray, " m"] | None = None) -> list[int]:
-    """The best choice that greed and swaps find, started ``among`` some candidates; rows in rising order."""
+    """The best choice that greed and swaps find, starting ``among`` some candidates; rows in rising order."""
     start: list[int] = []
     if among is not None:
         few = candidates.take(among)
@@ -167,27 +172,28 @@ def choose_rows(candidates: Candidates, limits: Limits, among: Int64[ndarray, " 
 
 def swap_rows(candidates: Candidates, rows: Sequence[int], limits: Limits) -> list[int]:
     """Swap chosen candidates for others of their group, and leave out those not worth their cost, while that gains."""
-    groups, prices = limits.groups(candidates.levels), limits.prices(candidates.levels)
+    of_rows = limits.of_rows(candidates.levels)
     chosen = sorted(rows)
     while True:
-        swapped = sorted(improve_by_swaps(candidates.utility, chosen, costs=prices, groups=groups).rows)
-        after = _without_idle(candidates, swapped, prices) if limits.priced else swapped
+        after = sorted(improve_by_swaps(candidates.utility, chosen, **of_rows).rows)
+        if limits.priced:
+            after = _without_idle(candidates, after, of_rows["costs"])
         if after == chosen:
             return chosen
         chosen = after
 
 
 def _greedy(candidates: Candidates, limits: Limits, start: Sequence[int]) -> tuple[int, ...]:
-    groups, prices = limits.groups(candidates.levels), limits.prices(candidates.levels)
-    return choose_greedily(candidates.utility, limits.counts, start=start, costs=prices, groups=groups).rows
+    of_rows = limits.of_rows(candidates.levels)
+    return choose_greedily(candidates.utility, limits.counts, start=start, **of_rows).rows
 
 
-def _without_idle(candidates: Candidates, chosen: list[int], prices: Float64[ndarray, " a"]) -> list[int]:
+def _without_idle(candidates: Candidates, chosen: list[int], costs: PerShape) -> list[int]:
     """Remove rows whose utility is below their cost, the worst first."""
     while len(chosen) > 1:
         utility = candidates.utility[chosen]
         rest = [np.delete(utility, place, axis=0).max(axis=0) for place in range(len(chosen))]
-        lost = float(utility.max(axis=0).sum()) - np.array([float(best.sum()) for best in rest]) - prices[chosen]
+        lost = float(utility.max(axis=0).sum()) - np.array([float(best.sum()) for best in rest]) - costs[chosen]
         if lost.min() > 0:
             return chosen
         del chosen[int(lost.argmin())]

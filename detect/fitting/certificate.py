@@ -1,7 +1,7 @@
-"""An upper bound on the score of any anchors in the numbers allowed: the certificate of a fit.
+"""An upper bound on the score of all anchors within limits: the certificate of a fit.
 
-No shapes in these numbers reach more than the sum of dual variables and, for each group of levels that share a number,
-that number times the highest reduced utility of its levels, costs subtracted (:mod:`detect.fitting.facility_location`).
+No shapes within the limits reach more than the sum of dual variables and, for each group of levels, its number of shapes
+times the highest reduced utility of its levels, costs subtracted (:mod:`detect.fitting.facility_location`).
 Duals come from the linear relaxation over a growing set of candidates, which entering columns join: shapes of a higher
 reduced utility than any candidate. The highest reduced utility over the whole plane (ln w, ln h) is found by branch and
 bound: squares of the plane are bounded, dropped when they cannot hold it, and quartered.
@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from detect.fitting.candidates import Candidates, Limits, relax
 from detect.fitting.facility_location import FADED, reduced_utility
-from detect.fitting.gains import Boxes
+from detect.fitting.gains import Boxes, Pair, PerBox, PerShape, Shapes
 
 FIRST_HALF_SIDE = 0.125  # nepers
 SMALLEST_HALF_SIDE = 1e-7
@@ -27,11 +27,11 @@ MAX_PAIRS = 4 * 10**7  # squares times boxes, for one level
 ENTERING_DISTANCE = 0.05
 MAX_ENTERING = 50
 STEPS = 60  # of the relaxation, for each round of the proof
-MORE_STEPS = 1.5  # times as many in each round after the first on all boxes
+MORE_STEPS = 1.5  # factor of the steps in each round after the first on all boxes
 SPREAD_OUT = 0.1  # share of the openings that is spread over all candidates where the relaxation starts
-TOLERANCE = 2e-3  # of the bound on squares, relative to the highest reduced utility that is known
+TOLERANCE = 2e-3  # of the bound on squares, relative to the highest known reduced utility
 LEAST_TOLERANCE = 1e-5  # relative to the score
-RECALL_TOLERANCE = 1e-3  # likewise, of recall, whose steps no small square smooths
+RECALL_TOLERANCE = 1e-3  # relative to the score, for recall, whose steps no small square smooths
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Peak:
 
     bound: float
     found: float
-    entering: Float64[ndarray, "m 2"]
+    entering: Shapes
     """Shapes of a higher reduced utility than was known, no two close together, the highest first."""
 
 
@@ -48,22 +48,16 @@ def prove(
     boxes: Boxes,
     chosen: Candidates,
     grid: Candidates,
-    openings: Float64[ndarray, " a"],
+    openings: PerShape,
     limits: Limits,
     *,
     target: float,
     rounds: int,
 ) -> float:
-    """The least upper bound, over several rounds, on the score of any shapes; stops when it is as low as the target.
+    """The lowest upper bound of at most ``rounds`` rounds on the score of all shapes within limits.
 
-    Args:
-        boxes: the boxes to fit to.
-        chosen: a good choice.
-        grid: candidates to start from.
-        openings: LP openings of the grid.
-        limits: on the number of shapes.
-        target: a bound as low as this, the error of a histogram apart, needs no further proof.
-        rounds: at most.
+    The first round starts with the candidates ``chosen`` (a good choice) and ``grid`` with its LP ``openings``. Rounds end
+    once the bound is at most ``target + boxes.error``.
     """
     stages, num_free = boxes.stages(), max(sum(limits.counts), 1)
     share = SPREAD_OUT * num_free / max(len(chosen), 1)
@@ -82,7 +76,7 @@ def prove(
         # with several groups, one may need the part of the gap that another leaves
         enough = (target + boxes.error - sure) / num_free if len(limits.counts) == 1 else 0.0
         peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=tolerance * target / num_free)
-        least = min(least, sure + _worth_of_all(np.array([peak.bound for peak in peaks]), limits))
+        least = min(least, sure + _worth_of_all(peaks, limits))
         if least <= target + boxes.error:
             break
         candidates, openings = _with_entering(stage, candidates, openings, peaks)
@@ -90,13 +84,7 @@ def prove(
 
 
 def _peaks(
-    boxes: Boxes,
-    candidates: Candidates,
-    duals: Float64[ndarray, " n"],
-    limits: Limits,
-    *,
-    enough: float,
-    tolerance: float,
+    boxes: Boxes, candidates: Candidates, duals: PerBox, limits: Limits, *, enough: float, tolerance: float
 ) -> list[Peak]:
     """The highest reduced utility on each level."""
     found = reduced_utility(candidates.utility, duals - boxes.floor)
@@ -105,24 +93,20 @@ def _peaks(
         rows = np.flatnonzero(candidates.levels == level)
         best = candidates.shapes[rows[np.argsort(-found[rows], kind="stable")[:1]]]
         known = float(boxes.reduced_utilities(level, duals, best).sum())
-        peaks.append(
-            highest_reduced_utility(
-                boxes, level, duals, known=known, enough=enough + cost, tolerance=max(tolerance, TOLERANCE * known)
-            )
-        )
+        tol = max(tolerance, TOLERANCE * known)
+        peaks.append(highest_reduced_utility(boxes, level, duals, known=known, enough=enough + cost, tolerance=tol))
     return peaks
 
 
-def _worth_of_all(peaks: Float64[ndarray, " l"], limits: Limits) -> float:
-    """As many as allowed of the best shape of each group, costs subtracted."""
-    worth = np.maximum(peaks - np.array(limits.costs), 0)
+def _worth_of_all(peaks: Sequence[Peak], limits: Limits) -> float:
+    """The allowed number of the best shape of each group, costs subtracted."""
+    worth = np.maximum(np.array([peak.bound for peak in peaks]) - np.array(limits.costs), 0)
     groups = np.array(limits.group_of_level)
-    highest = [worth[groups == group].max() for group in range(len(limits.counts))]
-    return float(np.dot(limits.counts, highest))
+    return float(np.dot(limits.counts, [worth[groups == group].max() for group in range(len(limits.counts))]))
 
 
 def _with_entering(
-    boxes: Boxes, candidates: Candidates, openings: Float64[ndarray, " a"], peaks: Sequence[Peak]
+    boxes: Boxes, candidates: Candidates, openings: PerShape, peaks: Sequence[Peak]
 ) -> tuple[Candidates, Float64[ndarray, " b"]]:
     """Candidates that are hardly opened make room for entering columns."""
     keep = np.flatnonzero(openings > FADED)
@@ -136,7 +120,7 @@ def _with_entering(
 def highest_reduced_utility(
     boxes: Boxes,
     level: int,
-    duals: Float64[ndarray, " n"],
+    duals: PerBox,
     *,
     known: float = 0.0,
     enough: float = 0.0,
@@ -145,14 +129,8 @@ def highest_reduced_utility(
 ) -> Peak:
     """Bound the sum of reduced utilities over all shapes on a level.
 
-    Args:
-        boxes: the boxes to fit to.
-        level: by index.
-        duals: in units of the weighted utility.
-        known: a reduced utility; shapes of a higher one are returned as entering columns.
-        enough: a bound as low as this needs no further proof.
-        tolerance: allowed distance of the bound from the best value found or known.
-        max_pairs: number of evaluations after which the search stops with its current bound.
+    The search ends once the bound is at most ``enough``, within ``tolerance`` of the best value found or known, or after
+    ``max_pairs`` evaluations. Shapes of a reduced utility above ``known`` are returned as entering columns.
     """
     centers, half = _first_squares(*boxes.log_range(level))
     bound, found = boxes.reduced_utility_of_small_shapes(duals), 0.0
@@ -171,9 +149,7 @@ def highest_reduced_utility(
         centers = (centers[wide][:, None] + corners).reshape(-1, 2)
 
 
-def _first_squares(
-    low: Float64[ndarray, " 2"], high: Float64[ndarray, " 2"]
-) -> tuple[Float64[ndarray, "s 2"], Float64[ndarray, " 2"]]:
+def _first_squares(low: Pair, high: Pair) -> tuple[Shapes, Pair]:
     counts = np.maximum(np.ceil((high - low) / (2 * FIRST_HALF_SIDE)), 1).astype(np.int64)
     half = np.maximum((high - low) / counts / 2, SMALLEST_HALF_SIDE)
     columns, rows = np.divmod(np.arange(counts.prod()), counts[1])
@@ -181,12 +157,8 @@ def _first_squares(
 
 
 def bound_squares(
-    boxes: Boxes,
-    level: int,
-    duals: Float64[ndarray, " n"],
-    centers: Float64[ndarray, "s 2"],
-    half: Float64[ndarray, " 2"],
-) -> tuple[Float64[ndarray, " s"], Float64[ndarray, " s"], int]:
+    boxes: Boxes, level: int, duals: PerBox, centers: Shapes, half: Pair
+) -> tuple[PerShape, PerShape, int]:
     """Upper bounds over squares, the values at their centres, and the number of evaluations."""
     upper, value, pairs = np.empty(len(centers)), np.empty(len(centers)), 0
     for start in range(0, len(centers), SQUARES_AT_ONCE):
@@ -200,7 +172,7 @@ def bound_squares(
     return upper, value, pairs
 
 
-def _thinned(seen: list[tuple[ndarray, ndarray]]) -> Float64[ndarray, "m 2"]:
+def _thinned(seen: list[tuple[ndarray, ndarray]]) -> Shapes:
     log_wh, values = (np.concatenate(column) for column in zip(*seen, strict=True))
     ordered = log_wh[np.argsort(-values, kind="stable")]
     first = np.unique(np.floor(ordered / ENTERING_DISTANCE), axis=0, return_index=True)[1]

@@ -1,9 +1,7 @@
-"""k-means over box shapes with 1 - IoU as the distance, and the two baselines it is measured against.
+"""k-means over box shapes with 1 - IoU as the distance, and Euclidean k-means as a baseline: scikit-learn estimators.
 
-Estimators in scikit-learn's manner: the constructor stores, ``fit`` checks and learns, a trailing underscore means
-learned. ``X`` holds (width, height) rows in pixels after the resize rule; ``sample_weight`` counts the boxes that a row
-stands for. Rows are put in a fixed order and equal rows are joined before anything random happens: order changes nothing,
-and a weight of w is w copies.
+``X`` holds (width, height) rows in pixels after the resize rule; ``sample_weight`` is the number of boxes of each row. Rows
+are sorted and equal rows are joined before anything random happens: order changes nothing, and a weight of w is w copies.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from detect.fitting.kmeans import (
     MAX_ITER,
     UPDATES,
     Members,
-    Solution,
     best_of_starts,
     improve_centers,
     require_enough,
@@ -30,9 +27,12 @@ from detect.fitting.kmeans import (
 )
 from detect.ops.box_arrays import best_shape_iou
 
+Rows = Float64[ndarray, "n d"]
+PerRow = Float64[ndarray, " n"]
+
 
 class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """What is common to all: checks of the data, centres sorted by area, and how good they are in IoU."""
+    """Base of the estimators: checks of the data, centres sorted by area, and their score in IoU."""
 
     n_clusters: int
     cluster_centers_: Float64[ndarray, "k d"]
@@ -68,10 +68,8 @@ class ShapeClustering(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return float(np.average(best_shape_iou(X, self.cluster_centers_)[0], weights=weights))
 
     @abstractmethod
-    def _fit_distinct(
-        self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]
-    ) -> Float64[ndarray, "k d"]:
-        """Centres for different shapes of positive weight, in a fixed order."""
+    def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
+        """Centres for distinct shapes of positive weight, in a fixed order."""
 
     def _validated(self, X: Any, *, reset: bool) -> Float64[ndarray, "n d"]:
         X = validate_data(self, X, dtype=np.float64, reset=reset)
@@ -98,9 +96,9 @@ class IoUKMeans(ShapeClustering):
     Args:
         n_clusters: number of shapes.
         update: ``"weighted_median"``, ``"median"`` or ``"mean"``.
-        init: ``"k-means++"``, or the centres (n_clusters, d) to start from, which makes it one start.
-        n_init: starts; the one with the highest average IoU is kept.
-        max_iter: updates of one start, at most.
+        init: ``"k-means++"``, or the centres (n_clusters, d) of a single start.
+        n_init: number of starts; the one with the highest average IoU is kept.
+        max_iter: maximum number of updates of one start.
         random_state: seed of the starts.
 
     >>> shapes = np.array([[10.0, 20.0], [11.0, 20.0], [12.0, 20.0], [50.0, 40.0]])
@@ -126,25 +124,22 @@ class IoUKMeans(ShapeClustering):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _fit_distinct(
-        self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]
-    ) -> Float64[ndarray, "k d"]:
+    def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
         if self.update not in UPDATES:
             raise ValueError(f"update={self.update!r} is not one of {sorted(UPDATES)}")
         if self.n_init < 1 or self.max_iter < 1:
             raise ValueError(f"need n_init >= 1 and max_iter >= 1, got {self.n_init=}, {self.max_iter=}")
-        solution = self._solve(Members(shapes, weights))
-        self.n_iter_ = solution.num_updates
-        return solution.centers
-
-    def _solve(self, members: Members) -> Solution:
+        members = Members(shapes, weights)
         how: dict[str, Any] = {"update": self.update, "max_iter": self.max_iter}
         if not isinstance(self.init, str):
-            return improve_centers(members, self._given_centers(members.shapes.shape[1]), **how)
-        if self.init != "k-means++":
+            solution = improve_centers(members, self._given_centers(shapes.shape[1]), **how)
+        elif self.init != "k-means++":
             raise ValueError(f"init={self.init!r} is neither 'k-means++' nor an array of centres")
-        random = check_random_state(self.random_state)
-        return best_of_starts(members, self.n_clusters, random, n_init=self.n_init, **how)
+        else:
+            random = check_random_state(self.random_state)
+            solution = best_of_starts(members, self.n_clusters, random, n_init=self.n_init, **how)
+        self.n_iter_ = solution.num_updates
+        return solution.centers
 
     def _given_centers(self, num_extents: int) -> Float64[ndarray, "k d"]:
         centers = np.array(self.init, np.float64)
@@ -155,13 +150,11 @@ class IoUKMeans(ShapeClustering):
 
 
 class EuclideanKMeans(ShapeClustering):
-    """scikit-learn's k-means on (width, height) in pixels, or on their logarithms: what most anchor scripts run.
+    """scikit-learn's k-means on (width, height) in pixels, as in most anchor scripts, or with ``log`` on their logarithms.
 
-    Args:
-        n_clusters: number of shapes.
-        log: cluster (ln w, ln h), which weighs a factor of two alike at every size.
-        n_init: starts.
-        random_state: seed of the starts.
+    >>> EuclideanKMeans(n_clusters=2).fit(np.array([[10.0, 20.0], [12.0, 20.0], [50.0, 40.0]])).cluster_centers_
+    array([[11., 20.],
+           [50., 40.]])
     """
 
     def __init__(self, n_clusters: int = 9, *, log: bool = False, n_init: int = 10, random_state: Any = 0) -> None:
@@ -170,9 +163,7 @@ class EuclideanKMeans(ShapeClustering):
         self.n_init = n_init
         self.random_state = random_state
 
-    def _fit_distinct(
-        self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]
-    ) -> Float64[ndarray, "k d"]:
+    def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
         from sklearn.cluster import KMeans
 
         kmeans = KMeans(self.n_clusters, n_init=self.n_init, random_state=self.random_state)
@@ -181,10 +172,8 @@ class EuclideanKMeans(ShapeClustering):
         return np.exp(kmeans.cluster_centers_) if self.log else kmeans.cluster_centers_
 
 
-def _distinct(
-    X: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]
-) -> tuple[Float64[ndarray, "m d"], Float64[ndarray, " m"]]:
-    """Rows of positive weight in lexicographic order, equal rows joined and their weights added."""
+def _distinct(X: Rows, weights: PerRow) -> tuple[Float64[ndarray, "m d"], Float64[ndarray, " m"]]:
+    """Distinct rows of positive weight in lexicographic order, and their summed weights."""
     order = np.lexsort((weights, *X.T[::-1]))
     order = order[weights[order] > 0]
     rows = X[order]

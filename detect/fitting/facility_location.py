@@ -1,9 +1,10 @@
 """Facility location: choose k of many candidates so that the sum of each instance's best utility is largest.
 
-One table holds the utility of each candidate for each instance: ``utility[a, n]``, weight times IoU or any sum. The sum
-of best utilities is monotone and submodular, so the greedy choice reaches 1 - 1/e of the best (Nemhauser, Wolsey and
-Fisher 1978) and marginal utilities only fall, which makes it lazy (Minoux 1978). Swaps of one chosen candidate for another
-then lead to a local optimum (Teitz and Bart 1968; all swaps in one pass, Schubert and Rousseeuw 2021).
+One table holds the utility of each candidate for each instance: ``utility[a, n]``, at least 0. Candidates may have a cost,
+in units of utility, and fall into groups with a number to choose for each; by default they cost nothing and form one
+group. The sum of best utilities is monotone and submodular, so the greedy choice reaches 1 - 1/e of the best (Nemhauser,
+Wolsey and Fisher 1978) and marginal utilities only fall, which makes it lazy (Minoux 1978). Swaps of one chosen candidate
+for another then lead to a local optimum (Teitz and Bart 1968; all swaps in one pass, Schubert and Rousseeuw 2021).
 
 Upper bound. For any dual variables, one of at least 0 for each instance, no choice of k candidates exceeds
 
@@ -11,8 +12,7 @@ Upper bound. For any dual variables, one of at least 0 for each instance, no cho
 
 since an instance's best utility is at most its dual plus the excess of any chosen candidate over it; f(a) is the
 candidate's reduced utility. The least such bound is the value of the linear relaxation, which opens candidates in part
-(Cornuejols, Fisher and Nemhauser 1977). Where candidates fall into groups with a number for each, the largest f(a) of
-each group counts.
+(Cornuejols, Fisher and Nemhauser 1977). With groups, the largest f(a) of each group count.
 
 Fixed candidates need no rows: subtract their utility from the table and clip at 0.
 Sums are NumPy's own and not BLAS's, whose threads add up in another order on another machine.
@@ -21,17 +21,24 @@ Sums are NumPy's own and not BLAS's, whose threads add up in another order on an
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-SMALLEST_SWAP = 1e-9  # relative: a swap that gains less is none
+from detect.ops.box_arrays import row_blocks
+
+SMALLEST_SWAP = 1e-9  # relative gain of a swap
 BLOCK = 2**18  # entries of the table at once, which stay in the processor's cache
 FADED = 1e-6  # candidates with a smaller opening take no part in finding dual variables
 SETTLED = 8  # steps between two searches for such candidates
+
+Utility = Float64[ndarray, "a n"]
+PerCandidate = Float64[ndarray, " a"]
+PerInstance = Float64[ndarray, " n"]
+Groups = Int64[ndarray, " a"]
 
 
 @dataclass(frozen=True)
@@ -43,23 +50,16 @@ class Choice:
 
 
 def choose_greedily(
-    utility: Float64[ndarray, "a n"],
+    utility: Utility,
     counts: int | Sequence[int],
     *,
     start: Sequence[int] = (),
-    costs: Float64[ndarray, " a"] | None = None,
-    groups: Int64[ndarray, " a"] | None = None,
+    costs: PerCandidate | None = None,
+    groups: Groups | None = None,
 ) -> Choice:
-    """Add the candidate that adds most, until every group is full or no candidate is worth its cost.
+    """Add the candidate that adds most to ``start``, until every group is full or no candidate is worth its cost.
 
     A candidate is evaluated again only while its previous gain is the largest. Ties go to the first.
-
-    Args:
-        utility: utility of each candidate for each instance, at least 0.
-        counts: number to choose, or one number for each group.
-        start: rows that are chosen already.
-        costs: of each candidate, in units of utility.
-        groups: the group of each candidate; one for all by default.
 
     >>> utility = np.array([[3.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 2.0]])
     >>> choose_greedily(utility, 2)
@@ -98,11 +98,7 @@ def choose_greedily(
 
 
 def improve_by_swaps(
-    utility: Float64[ndarray, "a n"],
-    rows: Sequence[int],
-    *,
-    costs: Float64[ndarray, " a"] | None = None,
-    groups: Int64[ndarray, " a"] | None = None,
+    utility: Utility, rows: Sequence[int], *, costs: PerCandidate | None = None, groups: Groups | None = None
 ) -> Choice:
     """Make the best swap of a chosen candidate for another of its group, until no swap gains."""
     costs = np.zeros(len(utility)) if costs is None else costs
@@ -119,16 +115,16 @@ def improve_by_swaps(
 
 
 def likely_swaps(
-    utility: Float64[ndarray, "a n"],
+    utility: Utility,
     rows: Sequence[int],
     *,
-    costs: Float64[ndarray, " a"] | None = None,
-    groups: Int64[ndarray, " a"] | None = None,
+    costs: PerCandidate | None = None,
+    groups: Groups | None = None,
     count: int = 6,
 ) -> list[tuple[int, int]]:
-    """For each chosen candidate the swaps that lose least: (position among the chosen, row of the table).
+    """For each chosen candidate, the ``count`` swaps that lose least: (position among the chosen, row of the table).
 
-    They are where to go on from a local optimum, when a swap can be improved once it is made.
+    A search can go on from a local optimum with these if a swap can be improved after it is made.
 
     >>> likely_swaps(np.array([[3.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.0]]), [1, 2], count=1)
     [(0, 0), (1, 0)]
@@ -138,8 +134,8 @@ def likely_swaps(
     return [(at, row) for at in range(len(rows)) for row in best[:, at].tolist() if gained[row, at] > -np.inf]
 
 
-def reduced_utility(utility: Float64[ndarray, "a n"], above: Float64[ndarray, " n"]) -> Float64[ndarray, " a"]:
-    """For each candidate, the sum of its utility above the dual variables, or above the instances' current utility.
+def reduced_utility(utility: Utility, above: PerInstance) -> PerCandidate:
+    """For each candidate, the sum of its utility above dual variables, or above the current utility of the instances.
 
     >>> reduced_utility(np.array([[3.0, 0.0], [2.0, 2.0]]), np.array([1.0, 1.0]))
     array([2., 2.])
@@ -151,45 +147,22 @@ def reduced_utility(utility: Float64[ndarray, "a n"], above: Float64[ndarray, " 
     return total
 
 
-def bound_of_choice(
-    utility: Float64[ndarray, "a n"],
-    duals: Float64[ndarray, " n"],
-    count: int,
-    *,
-    costs: Float64[ndarray, " a"] | None = None,
-) -> float:
-    """The value that no choice of ``count`` of these candidates exceeds.
-
-    >>> utility = np.array([[3.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
-    >>> bound_of_choice(utility, np.array([2.0, 0.0, 0.0]), 2)  # 2 + the two largest of 1, 2, 1
-    5.0
-    """
-    worth = reduced_utility(utility, duals) - (0 if costs is None else costs)
-    return float(duals.sum() + np.sort(np.maximum(worth, 0))[::-1][:count].sum())
-
-
 def find_duals(
-    utility: Float64[ndarray, "a n"],
+    utility: Utility,
     counts: int | Sequence[int],
-    openings: Float64[ndarray, " a"],
+    openings: PerCandidate,
     *,
-    groups: Int64[ndarray, " a"] | None = None,
-    costs: Float64[ndarray, " a"] | None = None,
+    groups: Groups | None = None,
+    costs: PerCandidate | None = None,
     steps: int = 100,
-) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " a"]]:
+) -> tuple[PerInstance, PerCandidate]:
     """Dual variables whose bound is close to the least there is, and the candidates' LP openings.
 
     Each instance is served by fractional candidates in order of utility until their openings add up to one; its dual is
     the last utility used. Openings are then rescaled by the reduced utilities above the mean of the duals so far, in which
     later duals weigh more: the mean damps oscillation.
 
-    Args:
-        utility: as in :func:`choose_greedily`.
-        counts: number to choose, or one number for each group.
-        openings: where to start, on any scale; more than 0 for every candidate that may be opened.
-        groups: the group of each candidate.
-        costs: as in :func:`choose_greedily`.
-        steps: number of updates.
+    ``openings`` are where to start, on any scale; more than 0 for every candidate that may be opened.
 
     >>> utility = np.array([[3.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
     >>> duals, openings = find_duals(utility, [1, 1], np.ones(3), groups=np.array([0, 0, 1]))
@@ -221,12 +194,9 @@ def find_duals(
 
 
 def _allowed_swaps(
-    utility: Float64[ndarray, "a n"],
-    chosen: list[int],
-    costs: Float64[ndarray, " a"] | None,
-    groups: Int64[ndarray, " a"] | None,
+    utility: Utility, chosen: list[int], costs: PerCandidate | None, groups: Groups | None
 ) -> Float64[ndarray, "a k"]:
-    """What each swap of a chosen candidate (column) for another of its group (row) adds; of other swaps minus infinity."""
+    """The gain of each swap of a chosen candidate (column) for another of its group (row); other swaps: minus infinity."""
     gained = _swap_values(utility, chosen)
     if costs is not None:
         gained += costs[chosen] - costs[:, None]
@@ -236,11 +206,8 @@ def _allowed_swaps(
     return gained
 
 
-def _swap_values(utility: Float64[ndarray, "a n"], chosen: list[int]) -> Float64[ndarray, "a k"]:
-    """What each swap adds, costs apart.
-
-    An instance that loses its best candidate has the better of the new one and its second best.
-    """
+def _swap_values(utility: Utility, chosen: list[int]) -> Float64[ndarray, "a k"]:
+    """The gain of each swap without costs: an instance that loses its best candidate takes the new one or its second."""
     own = np.concatenate([utility[chosen], np.zeros((1, utility.shape[1]))])
     nearest, instances = own[:-1].argmax(axis=0), np.arange(utility.shape[1])
     first = own[nearest, instances]
@@ -258,7 +225,7 @@ def _swap_values(utility: Float64[ndarray, "a n"], chosen: list[int]) -> Float64
     return result
 
 
-def _scaled(openings: Float64[ndarray, " a"], members: Sequence[tuple[ndarray, int]]) -> Float64[ndarray, " a"]:
+def _scaled(openings: PerCandidate, members: Sequence[tuple[ndarray, int]]) -> PerCandidate:
     """Openings that add up to the number of each group, none above 1."""
     scaled = np.zeros(len(openings))
     for rows, number in members:
@@ -267,20 +234,15 @@ def _scaled(openings: Float64[ndarray, " a"], members: Sequence[tuple[ndarray, i
 
 
 def _last_used(
-    utility: Float64[ndarray, "a n"],
-    openings: Float64[ndarray, " a"],
-    active: Int64[ndarray, " m"],
-    order: Int64[ndarray, "m n"],
-) -> Float64[ndarray, " n"]:
+    utility: Utility, openings: PerCandidate, active: Int64[ndarray, " m"], order: Int64[ndarray, "m n"]
+) -> PerInstance:
     """The utility at which each instance has been served once; 0 where all openings together do not suffice."""
     share = np.cumsum(openings[active][order], axis=0)
     last = (share < 1 - 1e-9).sum(axis=0)
-    enough = last < len(active)
     instances = np.arange(utility.shape[1])
     found = utility[active[order[last.clip(max=len(active) - 1), instances]], instances]
-    return np.where(enough, found, 0.0)
+    return np.where(last < len(active), found, 0.0)
 
 
-def _blocks(utility: Float64[ndarray, "a n"]) -> list[slice]:
-    rows = max(BLOCK // max(utility.shape[1], 1), 1)
-    return [slice(start, start + rows) for start in range(0, len(utility), rows)]
+def _blocks(utility: Utility) -> Iterator[slice]:
+    return row_blocks(len(utility), max(BLOCK // max(utility.shape[1], 1), 1))

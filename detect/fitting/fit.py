@@ -1,9 +1,9 @@
-"""From boxes to an AnchorSet: count shapes, find the best or cluster them, put them on pyramid levels."""
+"""From boxes to an AnchorSet: count shapes, find the best or cluster them, put each on the pyramid level of its size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,25 +11,18 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet, levels_of_shapes, place_shapes
-from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.histogram import CELLS_PER_OCTAVE, ShapeHistogram
 from detect.anchors.instances import ResizedInstances, weighted_histograms
 from detect.errors import FitError
-from detect.fitting.kmeans import (
-    Members,
-    best_of_starts,
-    improve_centers,
-    require_enough,
-    sorted_by_area,
-    spread_seeds,
-)
+from detect.fitting.kmeans import Members, best_of_starts, improve_centers, require_enough, sorted_by_area, spread_seeds
 from detect.fitting.objective import Objective
-from detect.fitting.search import optimal_anchors
+from detect.fitting.search import OptimalAnchors, optimal_anchors
 from detect.ops.box_arrays import best_shape_iou
 
 METHODS = ("optimal", "kmeans", "euclidean", "log-euclidean", "mixture")
-FEW_BOXES = 20_000  # counted in cells so fine that they tell the boxes apart
+FEW_BOXES = 20_000  # at most this many boxes are counted in cells fine enough to tell them apart
 FINE_CELLS_PER_OCTAVE = 1024
-COARSE_CELLS_PER_OCTAVE = 16  # starts run on this many; the best of them is then improved on the full histogram
+COARSE_CELLS_PER_OCTAVE = 16  # starts of k-means run on these cells; the best is then improved on the full histogram
 CURVE_CELLS_PER_OCTAVE = 8
 CURVE_KS = tuple(range(1, 16))
 MAX_ANCHORS = 1000
@@ -37,7 +30,7 @@ MAX_ANCHORS = 1000
 
 @dataclass(frozen=True)
 class KCurve:
-    """Average IoU for each number of shapes, and its knee: where more shapes begin to buy little."""
+    """Average IoU for each number of shapes, and the knee, after which more shapes add little; made by :func:`k_curve`."""
 
     average_iou: Mapping[int, float]
     knee: int
@@ -60,29 +53,34 @@ def fit_anchors(
     covariance_type: str = "full",
     shrinkage: str | None = None,
 ) -> AnchorSet:
-    """Anchors for the instances of a dataset by their shapes, each shape on the pyramid level of its size.
+    """Fit anchors to the shapes of instances, and put each on the pyramid level of its size.
 
-    Where they will lie on the grid takes no part: for that, see :func:`detect.fitting.fit_levels.fit_levels`.
+    The positions of boxes and anchors play no part; for these see :func:`detect.fitting.fit_levels.fit_levels`. Equal input
+    gives equal anchors, whatever the order of the boxes.
 
     Args:
         instances: boxes after the detector's resize rule.
-        k: number of shapes in all, each put on the level of its size.
-        per_level: instead of ``k``: split the boxes by size over the levels, and fit this many shapes to each level's
-            boxes, as frameworks want it whose heads are shared by all levels.
-        method: one of ``METHODS``; ``optimal`` and ``kmeans`` are for IoU, the others baselines.
-        strides: of the pyramid's levels, in pixels.
-        seed: of the random starts, which ``optimal`` has none of; equal input and seed give equal anchors, whatever the
-            order of the boxes.
-        certify: with ``optimal`` and ``k``: prove that no k shapes reach a score higher by more than this share, or come as
-            close to it as time allows. The proofs are in the result's ``proofs``.
-        objective: by shape; another than the average IoU, and the next two, with ``optimal`` and ``k`` only.
-        fixed: (width, height) of anchors that are there in any case, among the k.
-        weights: how much each instance counts, see :func:`detect.anchors.instances.instance_weights`.
-        covariance_type: of the mixture, see :class:`LogGaussianMixture`.
-        shrinkage: likewise.
+        k: number of shapes on all levels.
+        per_level: instead of ``k``: split the boxes by size over the levels, and fit this number of shapes to the boxes of
+            each level, for frameworks whose levels share a head.
+        method: one of ``METHODS``; ``optimal`` and ``kmeans`` maximise IoU, the others are baselines.
+        strides: strides of the pyramid's levels, in pixels.
+        seed: seed of the random starts; ``optimal`` has none.
+        certify: with ``optimal`` and ``k``: relative gap to prove between the fit and the best possible one; for ``proofs``.
+        objective: an objective by shape. Objectives except ``iou``, ``fixed`` and ``weights`` need ``optimal`` and ``k``.
+        fixed: (width, height) of anchors to include among the k.
+        weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
+        covariance_type: see :class:`detect.fitting.mixture.LogGaussianMixture`.
+        shrinkage: see :class:`detect.fitting.mixture.LogGaussianMixture`.
 
     Raises:
-        FitError: no usable boxes, fewer distinct shapes than asked for, or options that do not go together.
+        FitError: there are no usable boxes or fewer distinct shapes than k, or options exclude each other.
+
+    >>> from detect.data import read_coco
+    >>> from detect.samples import sample_annotations
+    >>> instances = ResizedInstances.of(read_coco(sample_annotations("bccd")), "letterbox:640")
+    >>> [(level.name, len(level.shapes)) for level in fit_anchors(instances, k=4).levels]
+    [('P3', 1), ('P4', 2), ('P5', 1)]
     """
     parsed = Objective.parse(objective)
     if method not in METHODS:
@@ -91,31 +89,36 @@ def fit_anchors(
         raise FitError(f"the number of anchors must lie between 1 and {MAX_ANCHORS}, got {per_level or k}")
     instances.require_boxes()
     if parsed.on_grid:
-        raise FitError("shapes alone are fitted here: of a placed objective, see fit_levels")
+        raise FitError("fit_anchors fits by shape; for an objective on the grid see fit_levels")
     if (method != "optimal" or per_level is not None) and (parsed != Objective() or fixed or weights is not None):
         raise FitError("an objective, fixed shapes and weights need the method optimal, and k")
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
-    resize = str(instances.rule)
-    if per_level is None:
-        fields: dict[str, Any] = {}
-        if method == "optimal":
-            shapes, fields = _fit_optimal(instances, k, parsed, fixed, weights, certify)
-        else:
-            shapes = fit_shapes(_histogram_for(instances.shapes, method), k, method, **settings)
-        return AnchorSet(place_shapes(shapes, strides).levels, resize=resize, name="fitted", **fields)
-    strides = sorted(strides)
+    fields: dict[str, Any] = {"resize": str(instances.rule), "name": "fitted"}
+    if per_level is not None:
+        return replace(_fit_by_level(instances, per_level, method, sorted(strides), settings), **fields)
+    if method == "optimal":
+        best = _fit_optimal(instances, k, parsed, fixed, weights, certify)
+        name = parsed.score_name(weighted=weights is not None)
+        fields |= {"scores": {name: best.score}, "proofs": {name: best.proof} if best.proof else {}}
+        shapes = best.shapes
+    else:
+        shapes = fit_shapes(instances.histogram, k, method, **settings)
+    return replace(place_shapes(shapes, strides), **fields)
+
+
+def _fit_by_level(
+    instances: ResizedInstances, per_level: int, method: str, strides: Sequence[int], settings: dict[str, Any]
+) -> AnchorSet:
+    """The same number of shapes for the boxes of each level; a level without boxes gets none."""
     level_of = levels_of_shapes(instances.shapes, strides)
-    used = np.unique(level_of)  # a level without boxes gets no anchors
-    groups = []
-    for level in used:
+    groups = {}
+    for level in np.unique(level_of).tolist():
         histogram = _histogram_for(instances.shapes[level_of == level], method)
         try:
-            shapes = fit_shapes(histogram, per_level, method, **settings)
+            groups[strides[level]] = fit_shapes(histogram, per_level, method, **settings)
         except FitError as error:
-            stride = strides[level]
-            raise FitError(f"level of stride {stride}: {error}, or leave the level out (--levels)") from None
-        groups.append([(float(width), float(height)) for width, height in shapes])
-    return AnchorSet.of(groups, strides=[strides[level] for level in used], resize=resize, name="fitted")
+            raise FitError(f"level of stride {strides[level]}: {error}, or leave the level out (--levels)") from None
+    return AnchorSet.of(list(groups.values()), strides=list(groups))
 
 
 def _fit_optimal(
@@ -125,18 +128,15 @@ def _fit_optimal(
     fixed: Sequence[tuple[float, float]],
     weights: Float64[ndarray, " n"] | None,
     certify: float | None,
-) -> tuple[Float64[ndarray, "k 2"], dict[str, Any]]:
-    """Shapes, and the fields of an anchor set that tell how good they are."""
+) -> OptimalAnchors:
     counts: Any = None
     histogram: Any = _histogram_for(instances.shapes, "optimal")
     if weights is not None:
         histogram, counts = weighted_histograms(instances.shapes, weights, histogram.cells_per_octave)
     try:
-        best = optimal_anchors(histogram, k, objective=objective, weights=counts, fixed=fixed, certify=certify)
+        return optimal_anchors(histogram, k, objective=objective, weights=counts, fixed=fixed, certify=certify)
     except ValueError as error:
         raise FitError(str(error)) from None
-    name = objective.score_name(weighted=weights is not None)
-    return best.shapes, {"scores": {name: best.score}, "proofs": {name: best.proof} if best.proof else {}}
 
 
 def fit_shapes(
@@ -148,19 +148,21 @@ def fit_shapes(
     covariance_type: str = "full",
     shrinkage: str | None = None,
 ) -> Float64[ndarray, "k 2"]:
-    """k shapes for a histogram, sorted by area.
+    """k shapes (width, height) for a histogram, sorted by area; arguments as for :func:`fit_anchors`.
 
     Raises:
-        FitError: fewer distinct shapes than k.
+        FitError: there are fewer distinct shapes than k.
+
+    >>> fit_shapes(ShapeHistogram.of(np.array([[10.0, 20.0], [50.0, 40.0]])), 2, "kmeans").round(6)
+    array([[10., 20.],
+           [50., 40.]])
     """
     if method == "optimal":
         return optimal_anchors(histogram, k, certify=None).shapes
     if method == "kmeans":
         return _fit_in_iou(histogram, k, seed)
-    from detect.fitting.clustering import (  # scikit-learn takes longer to import than to fit
-        EuclideanKMeans,
-        ShapeClustering,
-    )
+    # scikit-learn takes longer to import than to fit
+    from detect.fitting.clustering import EuclideanKMeans, ShapeClustering
     from detect.fitting.mixture import LogGaussianMixture
 
     model: ShapeClustering
@@ -172,15 +174,27 @@ def fit_shapes(
 
 
 def k_curve(
-    histogram: ShapeHistogram, ks: Sequence[int] = CURVE_KS, *, seed: int = 0, mixture: Mapping[str, Any] | None = None
+    instances: ResizedInstances | ShapeHistogram,
+    ks: Sequence[int] = CURVE_KS,
+    *,
+    seed: int = 0,
+    bic: bool = False,
+    covariance_type: str = "full",
+    shrinkage: str | None = None,
 ) -> KCurve:
-    """Average IoU over numbers of shapes, on a coarse histogram: it is there to be looked at.
+    """Average IoU over numbers of shapes, computed on a coarse histogram for a plot; with ``bic`` also that of mixtures.
 
-    With ``mixture``, the options of :class:`LogGaussianMixture`, the curve of their BIC as well.
+    ``covariance_type`` and ``shrinkage`` are those of :class:`detect.fitting.mixture.LogGaussianMixture`.
+
+    >>> from detect.data import read_coco
+    >>> from detect.samples import sample_annotations
+    >>> curve = k_curve(ResizedInstances.of(read_coco(sample_annotations("bccd")), "none"), ks=(1, 2, 3, 4))
+    >>> curve.average_iou[1] < curve.average_iou[4], curve.knee
+    (True, 2)
     """
-    coarse, finer = _coarsened(histogram, CURVE_CELLS_PER_OCTAVE), _coarsened(histogram, COARSE_CELLS_PER_OCTAVE)
-    members = _members(coarse)
-    random = _random(seed)
+    histogram = instances if isinstance(instances, ShapeHistogram) else instances.histogram
+    coarse, finer = map(histogram.coarsened, (CURVE_CELLS_PER_OCTAVE, COARSE_CELLS_PER_OCTAVE))
+    members, random = _members(coarse), np.random.RandomState(seed)
     shapes = np.zeros((0, 2))
     scores = {}
     for k in sorted(k for k in ks if k <= len(coarse)):
@@ -188,11 +202,12 @@ def k_curve(
         fresh = best_of_starts(members, k, random, n_init=2)
         shapes = max(one_more, fresh, key=lambda solution: solution.total_iou).centers
         scores[k] = float(np.average(best_shape_iou(finer.shapes, shapes)[0], weights=finer.counts))
-    if mixture is None:
+    if not bic:
         return KCurve(scores, knee(scores))
     from detect.fitting.mixture import bic_curve
 
-    return KCurve(scores, knee(scores), bic_curve(coarse.shapes, coarse.counts, tuple(scores), **mixture))
+    how: dict[str, Any] = {"covariance_type": covariance_type, "shrinkage": shrinkage}
+    return KCurve(scores, knee(scores), bic_curve(coarse.shapes, coarse.counts, tuple(scores), **how))
 
 
 def knee(scores: Mapping[int, float]) -> int:
@@ -209,27 +224,17 @@ def knee(scores: Mapping[int, float]) -> int:
 
 
 def _fit_in_iou(histogram: ShapeHistogram, k: int, seed: int) -> Float64[ndarray, "k 2"]:
-    """Starts are cheap on few cells; the best of them is improved on all."""
     require_enough(histogram.shapes, k)
-    coarse = _coarsened(histogram, COARSE_CELLS_PER_OCTAVE)
-    start = best_of_starts(_members(coarse if len(coarse) >= k else histogram), k, _random(seed))
+    coarse = histogram.coarsened(COARSE_CELLS_PER_OCTAVE)
+    start = best_of_starts(_members(coarse if len(coarse) >= k else histogram), k, np.random.RandomState(seed))
     return sorted_by_area(improve_centers(_members(histogram), start.centers).centers)
 
 
 def _histogram_for(shapes: Float64[ndarray, "n 2"], method: str) -> ShapeHistogram:
-    """The finer its cells, the closer to the best and the tighter the proof."""
-    if method == "optimal" and len(shapes) <= FEW_BOXES:
-        return ShapeHistogram.of(shapes, cells_per_octave=FINE_CELLS_PER_OCTAVE)
-    return ShapeHistogram.of(shapes)
+    """A histogram for a method: finer cells bring the optimum closer to the best and tighten the proof."""
+    fine = method == "optimal" and len(shapes) <= FEW_BOXES
+    return ShapeHistogram.of(shapes, cells_per_octave=FINE_CELLS_PER_OCTAVE if fine else CELLS_PER_OCTAVE)
 
 
 def _members(histogram: ShapeHistogram) -> Members:
     return Members(histogram.shapes, histogram.counts.astype(float))
-
-
-def _random(seed: int) -> np.random.RandomState:
-    return np.random.RandomState(seed)
-
-
-def _coarsened(histogram: ShapeHistogram, cells_per_octave: int) -> ShapeHistogram:
-    return ShapeHistogram.of(histogram.shapes, counts=histogram.counts, cells_per_octave=cells_per_octave)

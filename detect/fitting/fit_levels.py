@@ -1,6 +1,6 @@
-"""From boxes to an AnchorSet for pyramid levels: which shapes, on which levels, as they will lie on the grid.
+"""From boxes to an AnchorSet for pyramid levels: shapes and their levels, fitted on the grid.
 
-The number of shapes on a level is given, or follows from utility and cost, or is sizes times ratios.
+The number of shapes on a level is given, follows from utility and cost, or is sizes times ratios.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet, Proof
-from detect.anchors.grid_convention import Convention, as_convention
+from detect.anchors.grid_convention import Convention
 from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances
 from detect.errors import FitError
@@ -71,7 +71,7 @@ class LevelFit:
     numbers: Numbers
     free: GridFit
     layouts: tuple[StructuredFit, ...] = ()
-    """Where sizes and ratios were asked for: the narrowest layout first, that of the anchors last."""
+    """With sizes and ratios: the narrowest layout first, the layout of the anchors last."""
 
 
 def fit_levels(
@@ -82,7 +82,7 @@ def fit_levels(
     num_anchors: int | None = None,
     max_per_level: int | None = None,
     penalty: float = PENALTY,
-    objective: str | Objective = "placed",
+    objective: str | Objective = "grid",
     layout: str = FREE,
     scales: int = 3,
     ratios: int = 3,
@@ -101,33 +101,29 @@ def fit_levels(
         per_level: number of shapes on each level; with a layout, ``scales * ratios``.
         num_anchors: maximum number of shapes over all levels.
         max_per_level: maximum number of shapes on each level.
-        penalty: what a shape on every level must add to the objective under a maximum; levels share it in proportion to
-            the head's operations. With 0, all ``num_anchors`` shapes are fitted, on the finest level.
+        penalty: see :class:`Numbers`. With 0, all ``num_anchors`` shapes are fitted, on the finest level.
         objective: an objective on the grid, by default the mean IoU; see :meth:`Objective.parse`.
-        layout: ``"free"`` shapes, or one of ``LAYOUTS``; the result then tells what the layout loses against free shapes.
+        layout: ``"free"`` shapes, or one of ``LAYOUTS``; the result then has the layout's penalty against free shapes.
         scales: number of sizes on each level of a layout.
         ratios: number of ratios on each level of a layout.
         weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
-        convention: the framework that generates the anchors, by name or as a
-            :class:`~detect.anchors.grid_convention.Convention`.
+        convention: the framework that generates the anchors.
         max_strides: a box uses a level only if sqrt(area) <= max_strides * stride; the coarsest level takes all boxes.
             Large boxes then do not have many times the positive anchors of small ones. Levels without boxes get no
             shapes. No limit by default.
-        certify: relative gap to prove between the fit and the best possible one; the proof stops after a few rounds.
+        certify: relative gap to prove between the fit and the best possible one, within a few rounds.
 
     Raises:
         FitError: there are no usable boxes, the objective is by shape, the layout is unknown or needs other numbers, or
             ``max_strides`` is not positive.
 
     >>> from detect.data import read_coco
-    >>> from detect.data.resize import parse_resize
     >>> from detect.samples import sample_annotations
-    >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
+    >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), "none")
     >>> fit = fit_levels(instances, (4, 8, 16), per_level=1)
     >>> [(level.name, len(level.shapes)) for level in fit.anchors.levels], round(fit.free.score, 2)
     ([('P2', 1), ('P3', 1), ('P4', 1)], 0.6)
     """
-    rule = as_convention(convention)
     parsed, numbers = Objective.parse(objective, on_grid=True), Numbers(num_anchors, per_level, max_per_level, penalty)
     _check(parsed, layout, numbers, scales * ratios)
     if max_strides is not None and not 0 < max_strides < np.inf:
@@ -137,15 +133,10 @@ def fit_levels(
     served = levels_by_size(instances.shapes.T, strides, max_strides)
     strides = [stride for stride, own in zip(strides, served, strict=True) if own.any()]
     boxes = boxes_on_grid(
-        instances,
-        strides,
-        objective=parsed,
-        weights=weights,
-        stride_mode=rule.stride_mode,
-        center_offset=rule.center_offset,
-        max_strides=max_strides,
+        instances, strides, objective=parsed, weights=weights, convention=convention, max_strides=max_strides
     )
-    costs = _costs(instances, strides, penalty) if numbers.priced else None
+    head = HeadSize.of_dataset(instances.dataset)
+    costs = shape_costs(instances.image_canvas_wh, strides, head, penalty=penalty) if numbers.priced else None
     of_level = per_level if max_per_level is None else max_per_level
     free = fit_on_grid(boxes, per_level=of_level, num_anchors=num_anchors, costs=costs, certify=certify)
     widest = () if layout == FREE else fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free)
@@ -165,9 +156,3 @@ def _check(objective: Objective, layout: str, numbers: Numbers, per_level: int) 
         raise FitError(f"layout {layout!r} is not one of {', '.join([FREE, *LAYOUTS])}")
     if layout != FREE and numbers.per_level != per_level:
         raise FitError(f"layout {layout} needs scales * ratios = {per_level} shapes on each level, got {numbers}")
-
-
-def _costs(instances: ResizedInstances, strides: Sequence[int], penalty: float) -> tuple[float, ...]:
-    dataset = instances.dataset
-    canvas_wh = instances.rule.resize_images(dataset.images.wh).canvas_wh
-    return shape_costs(canvas_wh, strides, HeadSize(max(len(dataset.categories), 1)), penalty=penalty)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet, Proof
+from detect.anchors.anchor_set import AnchorSet, Proof, shapes_on_levels
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.errors import FitError
 from detect.fitting.candidates import Candidates, Limits
-from detect.fitting.certificate import prove
 from detect.fitting.gains import Boxes
-from detect.fitting.search import search
+from detect.fitting.search import Proved, prove_solution, search
 
-PENALTY = 0.01  # mean utility that one more shape on every level must add
+PENALTY = 0.01  # mean utility that a further shape on every level must add
 
 
 @dataclass(frozen=True)
-class GridFit:
+class GridFit(Proved):
     """Anchors, their score on the grid, and the proof; made by :func:`fit_on_grid`."""
 
     anchors: AnchorSet
@@ -30,20 +29,11 @@ class GridFit:
     cost: float
     """Cost of all shapes, in units of the score."""
     proof: Proof | None
-    """Upper bound on score - cost for any shapes in these numbers; None if no proof was requested."""
-
-    @property
-    def upper_bound(self) -> float | None:
-        return None if self.proof is None else self.proof.upper_bound
-
-    @property
-    def gap(self) -> float | None:
-        """How much better the best could be, relative to score - cost."""
-        return None if self.proof is None else self.proof.gap
+    """Upper bound on score - cost for all shapes within the limits."""
 
     @property
     def num_per_level(self) -> list[int]:
-        """Shapes on each level that has any."""
+        """Shapes on each level with anchors."""
         return [len(level.shapes) for level in self.anchors.levels]
 
 
@@ -61,15 +51,14 @@ def fit_on_grid(
     Args:
         boxes: the boxes to fit to, see :func:`detect.fitting.any_position.boxes_on_grid`.
         per_level: number of shapes on each level, or one number for all.
-        num_anchors: instead, the number of shapes on all levels; how many a level gets is free.
-        costs: of a shape on each level, in units of the score, see :func:`shape_costs`. The numbers are then upper limits.
-        certify: stop proving when the gap is this small, what a histogram's error adds apart, which no round lessens; None
-            proves nothing and is faster.
-        rounds: of the proof, at most.
+        num_anchors: instead, the number of shapes on all levels together.
+        costs: cost of a shape on each level, in units of the score; the numbers are then maxima. See :func:`shape_costs`.
+        certify: gap at which the proof ends, apart from the error of a histogram. None proves nothing and is faster.
+        rounds: maximum number of rounds of the proof.
 
     Raises:
-        FitError: no anchor reaches any box, or none is worth its cost.
-        ValueError: not one of ``per_level`` and ``num_anchors``, or a number or cost out of its range.
+        FitError: no anchor overlaps any box, or none is worth its cost.
+        ValueError: not one of ``per_level`` and ``num_anchors`` is given, or a number or cost is out of range.
 
     >>> from detect.anchors.histogram import ShapeHistogram
     >>> from detect.fitting.any_position import AnyPosition
@@ -83,24 +72,20 @@ def fit_on_grid(
         raise ValueError(f"need certify >= 0, got {certify=}")
     solution = search(boxes, limits)
     anchors = anchors_of(boxes, solution.chosen.shapes, solution.chosen.levels)
-    rounded = _candidates_of(boxes, anchors)
-    score, cost = float(rounded.best.sum()), float(limits.prices(rounded.levels).sum())
+    rounded = replace(solution, chosen=_candidates_of(boxes, anchors))
+    score, cost = float(rounded.chosen.best.sum()), float(limits.penalties(rounded.chosen.levels).sum())
     if not score > cost:
         raise FitError(_why_nothing(boxes, limits, score))
-    proof = None
-    if certify is not None:
-        target = (score - cost) * (1 + certify)
-        bound = prove(boxes, rounded, solution.grid, solution.openings, limits, target=target, rounds=rounds)
-        proof = Proof(score - cost, bound)
+    proof = prove_solution(boxes, rounded, limits, score=score - cost, certify=certify, rounds=rounds)
     return GridFit(anchors, score, cost, proof)
 
 
 def shape_costs(
     canvas_wh: Int64[ndarray, "b 2"], strides: Sequence[int], head: HeadSize | None = None, *, penalty: float = PENALTY
 ) -> tuple[float, ...]:
-    """What a shape costs on each level: ``penalty`` for one on every level, shared as the head's operations for it are.
+    """The cost of a shape on each level: ``penalty``, shared among the levels in proportion to the head's operations.
 
-    Operations and anchors of a further shape are both in proportion to a level's cells.
+    The operations and anchors that a shape adds are both in proportion to a level's cells.
 
     >>> shape_costs(np.array([[64, 64]]), (8, 16, 32), penalty=0.021)
     (0.016, 0.004, 0.001)
@@ -111,17 +96,15 @@ def shape_costs(
 
 
 def score_on_grid(boxes: Boxes, anchors: AnchorSet) -> float:
-    """The mean over boxes of the utility of the best anchor of the grid; the levels are some of those of the boxes."""
+    """The mean over boxes of the utility of the best anchor of the grid; each level's stride is one of ``boxes.strides``."""
     return float(_candidates_of(boxes, anchors).best.sum())
 
 
 def anchors_of(boxes: Boxes, shapes: Float64[ndarray, "k 2"], levels: Int64[ndarray, " k"]) -> AnchorSet:
-    """Shapes as a set of anchors, by area on each level; levels that have none are left out."""
+    """Shapes as a set of anchors, by area on each level; levels without shapes are left out."""
     order = np.lexsort((shapes[:, 0], shapes.prod(axis=1)))
-    used = np.unique(levels).tolist()
-    groups = [[(float(w), float(h)) for w, h in shapes[order][levels[order] == level]] for level in used]
-    strides = [boxes.strides[level] for level in used]
-    return AnchorSet.of(groups, strides=strides, center_offset=boxes.center_offset, name="fitted")
+    fields = {"center_offset": boxes.center_offset, "name": "fitted"}
+    return shapes_on_levels(shapes[order], levels[order], boxes.strides, **fields)
 
 
 def _candidates_of(boxes: Boxes, anchors: AnchorSet) -> Candidates:
@@ -135,6 +118,6 @@ def _why_nothing(boxes: Boxes, limits: Limits, score: float) -> str:
     strides = ", ".join(map(str, boxes.strides))
     what = "is worth its cost for" if limits.priced else "reaches"
     return (
-        f"no anchor on strides {strides} {what} any of the boxes (mean utility {score:.2g}), of which the largest is "
-        f"{width:.3g} x {height:.3g} px after the resize: take a larger input or finer levels"
+        f"no anchor on strides {strides} {what} any box (mean utility {score:.2g}; the largest box is "
+        f"{width:.3g} x {height:.3g} px after the resize): take a larger input or finer levels"
     )

@@ -1,10 +1,9 @@
 """k-means over box shapes with 1 - IoU as the distance (Redmon and Farhadi 2017, section 2): the algorithm, in NumPy alone.
 
-What decides is the update. The mean minimises squared Euclidean distances, not this one. For a centre (w, h) the derivative
-of the summed IoU in ln w is a sum of terms of known sign, so it vanishes at a weighted median of the members' widths, with
-weights |d IoU / d ln w| taken at the present centre; likewise for heights. Those weights change as the centre moves, so
-plain updates creep: each step that gains is stretched a little more in (ln w, ln h), and one that does not is taken back
-and made plain.
+The update matters most. The mean minimises squared Euclidean distances, not this one. For a centre (w, h) the derivative of
+the summed IoU in ln w is a sum of terms of known sign, so it vanishes at a weighted median of the members' widths, with
+weights |d IoU / d ln w| at the present centre; likewise for heights. Those weights change as the centre moves, so plain
+updates converge slowly: steps in (ln w, ln h) are over-relaxed by 1.3 while they improve, and reset when one fails.
 
 Sums are NumPy's own and not BLAS's, whose threads add up in another order on another machine.
 """
@@ -22,25 +21,29 @@ from detect.errors import FitError
 from detect.ops.box_arrays import best_shape_iou, shape_iou
 
 CANDIDATES = 4  # draws for each seed; the best is kept
-STRETCH = 1.3  # a step that gains makes the next this much longer
+STRETCH = 1.3  # factor of the next step after one that improves
 LARGEST_STRETCH = 8.0
-SMALLEST_GAIN = 1e-7  # relative: below it a start has converged
+SMALLEST_GAIN = 1e-7  # relative gain below which a start has converged
 MAX_ITER = 300
-SMALL_TABLE = 2**16  # entries; a table so small takes less time than a loop over centres
+SMALL_TABLE = 2**16  # entries; a smaller table takes less time than a loop over centres
+
+PerShape = Float64[ndarray, " n"]
+Labels = Int64[ndarray, " n"]  # the cluster of each shape
+Centers = Float64[ndarray, "k d"]
 
 
 class Members:
-    """Different shapes of positive weight, and their order along each axis, which no update changes."""
+    """Distinct shapes of positive weight, and their order along each axis."""
 
-    def __init__(self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]) -> None:
+    def __init__(self, shapes: Float64[ndarray, "n d"], weights: PerShape) -> None:
         self.shapes = shapes
         self.weights = weights
         self.columns = np.ascontiguousarray(shapes.T)
         self.volumes = self.columns.prod(axis=0)
         self.orders = [np.argsort(column, kind="stable") for column in self.columns]
 
-    def nearest(self, centers: Float64[ndarray, "k d"]) -> tuple[Float64[ndarray, " n"], Int64[ndarray, " n"]]:
-        """The best IoU of each shape with any centre, and which one gives it (the first on ties)."""
+    def nearest(self, centers: Centers) -> tuple[PerShape, Labels]:
+        """The best IoU of each shape with any centre, and the index of that centre (the first on ties)."""
         if len(self.shapes) * len(centers) > SMALL_TABLE:
             return best_shape_iou(self.shapes, centers)
         both = np.ones((len(centers), len(self.shapes)))
@@ -50,9 +53,7 @@ class Members:
         labels = iou.argmax(axis=0)
         return iou[labels, np.arange(len(labels))], labels
 
-    def medians(
-        self, axis: int, weights: Float64[ndarray, " n"], labels: Int64[ndarray, " n"], count: int
-    ) -> Float64[ndarray, " k"]:
+    def medians(self, axis: int, weights: PerShape, labels: Labels, count: int) -> Float64[ndarray, " k"]:
         """Each cluster's weighted median along an axis: the least extent with half of the weight at or below it."""
         order = self.orders[axis]
         short = np.uint16 if count <= 2**16 else np.int64  # NumPy sorts 16 bits by radix
@@ -66,9 +67,9 @@ class Members:
 
 @dataclass(frozen=True)
 class Solution:
-    """Centres, the summed IoU that they reach, and the number of updates it took."""
+    """Centres, the weighted sum of best IoUs, and the number of updates."""
 
-    centers: Float64[ndarray, "k d"]
+    centers: Centers
     total_iou: float
     num_updates: int
 
@@ -82,11 +83,7 @@ def best_of_starts(
     update: str = "weighted_median",
     max_iter: int = MAX_ITER,
 ) -> Solution:
-    """The best of several starts, each improved until it gains no more.
-
-    Raises:
-        FitError: fewer shapes than clusters.
-    """
+    """The best of several starts, each improved until it converges; see :func:`require_enough`."""
     require_enough(members.shapes, k)
     starts = (spread_seeds(members, k, random) for _ in range(n_init))
     improved = (improve_centers(members, seeds, update=update, max_iter=max_iter) for seeds in starts)
@@ -95,19 +92,18 @@ def best_of_starts(
 
 def improve_centers(
     members: Members,
-    centers: Float64[ndarray, "k d"],
+    centers: Centers,
     *,
     num_fixed: int = 0,
     update: str = "weighted_median",
     max_iter: int = MAX_ITER,
 ) -> Solution:
-    """Lloyd's iteration with over-relaxed steps; the first ``num_fixed`` centres stay as they are.
+    """Lloyd's iteration with over-relaxed steps; the first ``num_fixed`` centres do not move.
 
-    A cluster that loses its members takes the worst covered shape.
+    An empty cluster takes the worst covered shape.
     """
     best, step_to, stretch = -np.inf, centers, 1.0
-    trial = centers
-    num_updates = 0
+    trial, num_updates = centers, 0
     while num_updates < max_iter:
         num_updates += 1
         iou, labels = members.nearest(trial)
@@ -128,11 +124,10 @@ def improve_centers(
 
 def spread_seeds(
     members: Members, k: int, random: np.random.RandomState, *, after: Float64[ndarray, "m d"] | None = None
-) -> Float64[ndarray, "k d"]:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5) in the distance itself, not its square.
+) -> Centers:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5) in the distance itself, as distances are summed.
 
-    Each seed is the best of a few, drawn with weight times distance to the seeds before it, since distances are summed.
-    Seeds that are there already come first.
+    Each seed is the best of a few, drawn in proportion to weight times distance to the seeds so far; ``after`` comes first.
     """
     shapes, weights = members.shapes, members.weights
     seeds = shapes[:0] if after is None else after
@@ -148,17 +143,17 @@ def spread_seeds(
 
 
 def require_enough(shapes: Float64[ndarray, "n d"], k: int) -> None:
-    """Check that there are at least as many different shapes as clusters."""
+    """Raise FitError if there are fewer distinct shapes than clusters."""
     if len(shapes) < k:
-        raise FitError(f"{k} clusters asked of {len(shapes)} distinct shapes: ask for fewer")
+        raise FitError(f"{k} clusters need {k} distinct shapes, got {len(shapes)}: fit fewer")
 
 
-def sorted_by_area(centers: Float64[ndarray, "k d"]) -> Float64[ndarray, "k d"]:
-    """The order that shapes are given in: by area (volume), then by width."""
+def sorted_by_area(centers: Centers) -> Centers:
+    """Centres by area (volume), then by width."""
     return centers[np.lexsort((centers[:, 0], centers.prod(axis=1)))]
 
 
-def _refill(labels: Int64[ndarray, " n"], badness: Float64[ndarray, " n"], count: int) -> Int64[ndarray, " n"]:
+def _refill(labels: Labels, badness: PerShape, count: int) -> Labels:
     """Give every empty cluster the worst covered shape that is not alone in its own."""
     sizes = np.bincount(labels, minlength=count)
     if sizes.all():
@@ -173,24 +168,18 @@ def _refill(labels: Int64[ndarray, " n"], badness: Float64[ndarray, " n"], count
     return labels
 
 
-def _mean_update(
-    members: Members, labels: Int64[ndarray, " n"], centers: Float64[ndarray, "k d"]
-) -> Float64[ndarray, "k d"]:
+def _mean_update(members: Members, labels: Labels, centers: Centers) -> Centers:
     total = np.bincount(labels, members.weights, len(centers))
     sums = [np.bincount(labels, members.weights * column, len(centers)) for column in members.columns]
     return np.stack(sums, axis=1) / total[:, None]
 
 
-def _median_update(
-    members: Members, labels: Int64[ndarray, " n"], centers: Float64[ndarray, "k d"]
-) -> Float64[ndarray, "k d"]:
+def _median_update(members: Members, labels: Labels, centers: Centers) -> Centers:
     axes = range(len(members.columns))
     return np.stack([members.medians(axis, members.weights, labels, len(centers)) for axis in axes], axis=1)
 
 
-def _weighted_median_update(
-    members: Members, labels: Int64[ndarray, " n"], centers: Float64[ndarray, "k d"]
-) -> Float64[ndarray, "k d"]:
+def _weighted_median_update(members: Members, labels: Labels, centers: Centers) -> Centers:
     """Medians with weights |d IoU / d ln c| of a member (volume V, overlap I, union U) in its centre's extent c (volume C).
 
     Where the member's extent is above c, I grows with c: IoU * (1 - (C - I) / U). Where it is not, only U does: IoU * C / U.
@@ -201,11 +190,8 @@ def _weighted_median_update(
     union = members.columns.prod(axis=0) + own_volumes - overlap
     iou = members.weights * overlap / union
     above, below = iou * (1 - (own_volumes - overlap) / union), iou * own_volumes / union
-    columns = []
-    for axis, (column, own_column) in enumerate(zip(members.columns, own, strict=True)):
-        slopes = np.where(column > own_column, above, below)
-        columns.append(members.medians(axis, slopes, labels, len(centers)))
-    return np.stack(columns, axis=1)
+    slopes = np.where(members.columns > own, above, below)
+    return np.stack([members.medians(axis, each, labels, len(centers)) for axis, each in enumerate(slopes)], axis=1)
 
 
 UPDATES = {"weighted_median": _weighted_median_update, "median": _median_update, "mean": _mean_update}

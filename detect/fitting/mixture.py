@@ -1,8 +1,8 @@
-"""A Gaussian mixture over (ln w, ln h), on scikit-learn's, with weights and with covariances that stay regular.
+"""scikit-learn's Gaussian mixture over (ln w, ln h), with weights and with covariances that stay regular.
 
-A mixture on raw boxes breaks where k-means does not: when all boxes of a component share a width its covariance is
-singular. Four remedies: a load on the diagonal, always there; shrinkage towards a multiple of the identity, by the amount
-that Ledoit and Wolf (2004) or Chen et al. (2010, OAS) derive from the data; diagonal covariances; spherical ones.
+When all boxes of a component share a width, its covariance is singular. Four remedies: ``reg_covar`` on the diagonal,
+always; shrinkage towards a multiple of the identity, by the amount that Ledoit and Wolf (2004) or Chen et al. (2010, OAS)
+derive from the data; diagonal covariances; spherical ones.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from numpy import ndarray
 from sklearn.mixture import GaussianMixture
 
 from detect.errors import FitError
-from detect.fitting.clustering import ShapeClustering
+from detect.fitting.clustering import PerRow, Rows, ShapeClustering
 
-Shrinkage = Callable[[Float64[ndarray, "n d"], Float64[ndarray, " n"], Float64[ndarray, "d d"]], float]
+Shrinkage = Callable[[Rows, PerRow, Float64[ndarray, "d d"]], float]
 
 
 class LogGaussianMixture(ShapeClustering):
     """Shapes as the geometric means of a Gaussian mixture's components in log space.
 
     Args:
-        n_clusters: components.
+        n_clusters: number of components.
         covariance_type: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
         shrinkage: ``"ledoit-wolf"``, ``"oas"`` or None; for full covariances.
         reg_covar: added to each variance of (ln w, ln h); 1e-4 is a spread of 1 % in size.
-        n_init: starts.
-        max_iter: updates of one start, at most.
+        n_init: number of starts.
+        max_iter: maximum number of updates of one start.
         random_state: seed of the starts.
 
     >>> one_width = np.array([[16.0, 10.0], [16.0, 11.0], [16.0, 40.0], [16.0, 44.0]])
@@ -58,52 +58,47 @@ class LogGaussianMixture(ShapeClustering):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _fit_distinct(
-        self, shapes: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"]
-    ) -> Float64[ndarray, "k d"]:
+    def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
         if self.shrinkage not in (None, *_SHRINKAGES):
             raise ValueError(f"shrinkage={self.shrinkage!r} is not one of {[None, *_SHRINKAGES]}")
         if self.shrinkage and self.covariance_type != "full":
             raise ValueError(f"shrinkage is for covariance_type='full', got {self.covariance_type!r}")
         if len(shapes) < 2:
             raise FitError(f"a mixture needs at least 2 distinct shapes, got n_samples = {len(shapes)}")
-        mixture = _WeightedMixture(weights, self.shrinkage, **self._mixture_parameters()).fit(np.log(shapes))
+        parameters = self.get_params()
+        parameters["n_components"] = parameters.pop("n_clusters")
+        mixture = _WeightedMixture(weights, **parameters)
+        self.mixture_ = mixture.fit(np.log(shapes))
         self.n_iter_ = mixture.n_iter_
         self.lower_bound_ = float(mixture.lower_bound_)
         self.bic_ = mixture.weighted_bic()
-        self.mixture_ = mixture
         return np.exp(mixture.means_)
-
-    def _mixture_parameters(self) -> dict[str, Any]:
-        names = ("covariance_type", "reg_covar", "n_init", "max_iter", "random_state")
-        return {"n_components": self.n_clusters} | {name: getattr(self, name) for name in names}
 
 
 def bic_curve(
-    shapes: Float64[ndarray, "n d"],
-    weights: Float64[ndarray, " n"] | Int64[ndarray, " n"],
+    shapes: Rows,
+    weights: PerRow | Int64[ndarray, " n"],
     ks: Sequence[int],
     *,
     covariance_type: str = "full",
     shrinkage: str | None = None,
 ) -> dict[int, float]:
-    """Bayesian information criterion of a mixture for each number of components; the least is the one to take.
+    """Bayesian information criterion of a mixture for each number of components; the lowest is best.
 
     Schwarz (1978): -2 ln L + (free parameters) ln N, where N is the summed weight.
     """
     settings: dict[str, Any] = {"covariance_type": covariance_type, "shrinkage": shrinkage, "n_init": 1}
-    mixtures = {k: LogGaussianMixture(k, **settings).fit(shapes, sample_weight=weights) for k in ks}
-    return {k: mixture.bic_ for k, mixture in mixtures.items()}
+    return {k: LogGaussianMixture(k, **settings).fit(shapes, sample_weight=weights).bic_ for k in ks}
 
 
 class _WeightedMixture(GaussianMixture):  # type: ignore[misc]
-    """scikit-learn's mixture, where each row stands for ``row_weights`` boxes, and whose covariances may be shrunk.
+    """scikit-learn's mixture with weights of rows and shrinkage of covariances.
 
-    Overrides the two steps of EM and the first guess, which scikit-learn's own mixtures override too; ``**kwargs`` are
-    the arguments that some of its releases hand through.
+    Overrides the two steps of EM and the first guess, as scikit-learn's own mixtures do; some of its releases pass
+    ``**kwargs`` through.
     """
 
-    def __init__(self, row_weights: Float64[ndarray, " n"], shrinkage: str | None, **parameters: Any) -> None:
+    def __init__(self, row_weights: PerRow, *, shrinkage: str | None, **parameters: Any) -> None:
         super().__init__(**parameters)
         self.row_weights = row_weights
         self.shrinkage = shrinkage
@@ -112,21 +107,21 @@ class _WeightedMixture(GaussianMixture):  # type: ignore[misc]
         total = self.row_weights.sum()
         return float(-2 * self.lower_bound_ * total + self._n_parameters() * np.log(total))
 
-    def _initialize(self, X: Float64[ndarray, "n d"], resp: Float64[ndarray, "n k"], **kwargs: Any) -> None:
+    def _initialize(self, X: Rows, resp: Float64[ndarray, "n k"], **kwargs: Any) -> None:
         super()._initialize(X, resp * self.row_weights[:, None], **kwargs)
         self.weights_: Float64[ndarray, " k"] = self.weights_ / self.weights_.sum()
 
-    def _e_step(self, X: Float64[ndarray, "n d"], **_: Any) -> tuple[float, Float64[ndarray, "n k"]]:
+    def _e_step(self, X: Rows, **_: Any) -> tuple[float, Float64[ndarray, "n k"]]:
         log_prob, log_resp = self._estimate_log_prob_resp(X)
         return float(np.average(log_prob, weights=self.row_weights)), log_resp
 
-    def _m_step(self, X: Float64[ndarray, "n d"], log_resp: Float64[ndarray, "n k"], **kwargs: Any) -> None:
+    def _m_step(self, X: Rows, log_resp: Float64[ndarray, "n k"], **kwargs: Any) -> None:
         super()._m_step(X, log_resp + np.log(self.row_weights)[:, None], **kwargs)
         if self.shrinkage:
             resp = np.exp(log_resp) * self.row_weights[:, None]
             self._shrink(X, resp, _SHRINKAGES[self.shrinkage])
 
-    def _shrink(self, X: Float64[ndarray, "n d"], resp: Float64[ndarray, "n k"], amount_of: Shrinkage) -> None:
+    def _shrink(self, X: Rows, resp: Float64[ndarray, "n k"], amount_of: Shrinkage) -> None:
         identity = np.eye(X.shape[1])
         for component, (mean, covariance) in enumerate(zip(self.means_, self.covariances_, strict=True)):
             scatter = covariance - self.reg_covar * identity
@@ -136,9 +131,7 @@ class _WeightedMixture(GaussianMixture):  # type: ignore[misc]
         self.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(self.covariances_)).swapaxes(1, 2)
 
 
-def _ledoit_wolf(
-    centred: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"], scatter: Float64[ndarray, "d d"]
-) -> float:
+def _ledoit_wolf(centred: Rows, weights: PerRow, scatter: Float64[ndarray, "d d"]) -> float:
     """Ledoit and Wolf (2004), lemma 3.2 to 3.5: the share of the target that minimises the expected squared error."""
     total = weights.sum()
     distance = _squared_norm(scatter) - np.trace(scatter) ** 2 / len(scatter)
@@ -147,8 +140,8 @@ def _ledoit_wolf(
     return float(min(max(error, 0.0), distance) / distance) if distance > 0 else 0.0
 
 
-def _oas(_: Float64[ndarray, "n d"], weights: Float64[ndarray, " n"], scatter: Float64[ndarray, "d d"]) -> float:
-    """Oracle approximating shrinkage: Chen et al. (2010), eq. 23, in scikit-learn's form, which leaves out its 2 / d."""
+def _oas(_: Rows, weights: PerRow, scatter: Float64[ndarray, "d d"]) -> float:
+    """Oracle approximating shrinkage: Chen et al. (2010), eq. 23, without its 2 / d, as in scikit-learn."""
     squared_trace = np.trace(scatter) ** 2
     above = _squared_norm(scatter) + squared_trace
     below = (weights.sum() + 1) * (_squared_norm(scatter) - squared_trace / len(scatter))

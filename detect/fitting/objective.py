@@ -11,6 +11,7 @@ from numpy import ndarray
 from detect.errors import FitError
 
 SLACK = 1e-9  # an IoU this little below a threshold reaches it: histograms keep logarithms, which round
+ON_GRID = {"shape": False, "grid": True, "placed": True}
 NUMBER = r"(\d*\.?\d+)"
 
 
@@ -18,8 +19,7 @@ NUMBER = r"(\d*\.?\d+)"
 class Objective:
     """The mean over boxes of ``(1 - recall_share) * IoU + recall_share * (IoU >= threshold)``.
 
-    IoU is that of the best anchor: of any anchor that shares the box's centre, or with ``on_grid`` of any anchor
-    where the grid puts it.
+    IoU is the best IoU with any anchor: by shape, as if they shared a centre, or with ``on_grid`` at its place on the grid.
 
     >>> import numpy as np
     >>> Objective.parse("recall@0.5").of_iou(np.array([0.4, 0.5, 0.6]))
@@ -40,8 +40,8 @@ class Objective:
     def parse(cls, text: str | Objective, *, on_grid: bool = False) -> Objective:
         """Read ``iou``, ``recall@T`` or a blend; an objective is returned as it is.
 
-        The shares of a blend such as ``0.8*iou+0.2*recall@0.5`` add up to 1. ``shape:`` or ``placed:`` before the text
-        overrides ``on_grid``; ``shape`` and ``placed`` alone mean the mean IoU.
+        The shares of a blend such as ``0.8*iou+0.2*recall@0.5`` add up to 1. ``shape:`` or ``grid:`` before the text
+        overrides ``on_grid``; ``shape`` and ``grid`` alone are the mean IoU. ``placed`` is an older word for ``grid``.
 
         Raises:
             FitError: the text is none of these, or a share or threshold is out of its range.
@@ -51,12 +51,13 @@ class Objective:
         """
         if isinstance(text, Objective):
             return text
-        kind, colon, utility = text.partition(":")
-        if not colon:
-            kind, utility = (text, "iou") if text in {"shape", "placed"} else ("placed" if on_grid else "shape", text)
-        if kind not in {"shape", "placed"}:
-            raise FitError(f"objective {text!r} begins with neither shape nor placed")
-        return replace(cls._of_utility(utility), on_grid=kind == "placed")
+        before, colon, after = text.partition(":")
+        kind, utility = (before, after) if colon else (text, "iou")
+        if not colon and kind not in ON_GRID:
+            return replace(cls._of_utility(text), on_grid=on_grid)
+        if kind not in ON_GRID:
+            raise FitError(f"objective {text!r} begins with neither shape nor grid")
+        return replace(cls._of_utility(utility), on_grid=ON_GRID[kind])
 
     @classmethod
     def _of_utility(cls, text: str) -> Objective:
@@ -78,17 +79,16 @@ class Objective:
 
     @property
     def reaches(self) -> float:
-        """The least IoU that counts as reaching the threshold."""
+        """The least IoU that reaches the threshold."""
         return self.threshold * (1 - SLACK)
 
     def of_iou(self, iou: Float64[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
-        """The utility at each IoU."""
         return self.blend(iou, iou >= self.reaches) if self.recall_share else iou
 
     def blend(
         self, iou: Float64[ndarray, "*shape"], reached: Bool[ndarray, "*shape"] | Float64[ndarray, "*shape"]
     ) -> Float64[ndarray, "*shape"]:
-        """The utility at an IoU and a recall that are given apart."""
+        """The utility from separate IoU and recall."""
         return self.iou_share * iou + self.recall_share * reached if self.recall_share else iou
 
     def score_name(self, *, weighted: bool = False, priced: bool = False) -> str:

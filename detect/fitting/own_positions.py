@@ -22,10 +22,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import CENTER_OF_CELL
+from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.grid_iou import distance_to_grid, overlap_at
 from detect.anchors.instances import ResizedInstances
-from detect.fitting.gains import SMALLEST_SHAPE, Boxes, check_boxes_and_strides, levels_by_size
+from detect.fitting.gains import Boxes, Pair, PerBox, PerShape, Shapes, Table, levels_by_size
 from detect.fitting.objective import Objective
 
 
@@ -43,36 +43,24 @@ class OwnPositions(Boxes):
         strides: Sequence[int],
         *,
         objective: str | Objective = "iou",
-        weights: Float64[ndarray, " n"] | None = None,
-        center_offset: float = CENTER_OF_CELL,
-        stride_mode: str = "exact",
+        weights: PerBox | None = None,
+        convention: str | Convention = "exact",
         max_strides: float | None = None,
     ) -> OwnPositions:
         """The instances of a dataset on levels of these strides.
 
-        Args:
-            instances: boxes after the detector's resize rule.
-            strides: of the levels, in pixels, from fine to coarse.
-            objective: see :meth:`Objective.parse`.
-            weights: of each instance, alike by default; instances of weight 0 are left out.
-            center_offset: where in its cell an anchor lies, from 0 (corner) to 1; 0.5 is the middle.
-            stride_mode: how strides are computed, see :class:`detect.anchors.generator.Convention`.
-            max_strides: a box uses a level only if sqrt(area) <= max_strides * stride; no limit by default.
+        ``strides`` are in pixels, from fine to coarse. Instances of weight 0 are left out. Corners are not rounded, whatever
+        the ``convention``. For ``max_strides`` see :mod:`detect.fitting.gains`.
 
         Raises:
-            FitError: no boxes, or an objective that does not parse.
-            ValueError: negative weights, strides that do not rise, an unknown rule, or a limit that is not positive.
+            FitError: there are no boxes, or the objective does not parse.
+            ValueError: negative weights, strides that do not rise, an unknown convention, or a limit that is not positive.
         """
-        check_boxes_and_strides(len(instances), strides)
-        corners = instances.boxes.T
+        how, corners = as_convention(convention), instances.boxes.T
         extents, centers = corners[2:] - corners[:2], (corners[:2] + corners[2:]) / 2
-        canvas = instances.canvas_wh.T
-        far = np.array(
-            [
-                [distance_to_grid(centers[k], canvas[k], stride, stride_mode, center_offset) for k in (0, 1)]
-                for stride in strides
-            ]
-        )
+        served = levels_by_size(extents, strides, max_strides)
+        axes = list(zip(centers, instances.canvas_wh.T, strict=True))
+        far = np.array([[distance_to_grid(*axis, stride, how) for axis in axes] for stride in strides])
         shares = _shares(len(instances), weights)
         order = np.lexsort((shares, *far.reshape(-1, len(shares)), *extents))  # so that the data's order changes no sum
         order = order[shares[order] > 0]
@@ -80,44 +68,38 @@ class OwnPositions(Boxes):
             extents=extents[:, order],
             far=far[:, :, order],
             weights=shares[order],
-            served=levels_by_size(extents[:, order], strides, max_strides),
+            served=served[:, order],
             strides=tuple(strides),
-            center_offset=center_offset,
+            center_offset=how.center_offset,
             objective=Objective.parse(objective, on_grid=True),
         )
 
     def _columns(self, rows: Int64[ndarray, " m"]) -> dict[str, Any]:
         return super()._columns(rows) | {"far": self.far[:, :, rows]}
 
-    def utilities(self, level: int, shapes: Float64[ndarray, "a 2"]) -> Float64[ndarray, "a n"]:
+    def utilities(self, level: int, shapes: Shapes) -> Table:
         """Utility of the best of all anchors of each shape on a level, to each box.
 
         >>> from detect.data import read_coco
-        >>> from detect.data.resize import parse_resize
         >>> dataset = read_coco({
         ...     "images": [{"id": 1, "width": 64, "height": 64}], "categories": [{"id": 1, "name": "cell"}],
         ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 32, 32]}],
         ... })
-        >>> boxes = OwnPositions.of(ResizedInstances.of(dataset, parse_resize("none")), (16, 64))
+        >>> boxes = OwnPositions.of(ResizedInstances.of(dataset, "none"), (16, 64))
         >>> boxes.utilities(0, np.array([[32.0, 32.0], [48.0, 48.0]])).round(4)
         array([[0.3913],
                [0.4444]])
         """
         return self.objective.of_iou(self._iou(level, shapes)) * self.served[level]
 
-    def highest_utilities(
-        self, level: int, low: Float64[ndarray, "s 2"], high: Float64[ndarray, "s 2"]
-    ) -> Float64[ndarray, "s n"]:
+    def highest_utilities(self, level: int, low: Shapes, high: Shapes) -> Table:
         ratio = self._highest_ratio(level, low, high)
         return self.objective.of_iou(ratio / (1 - ratio)) * self.served[level]
 
-    def log_range(self, level: int) -> tuple[Float64[ndarray, " 2"], Float64[ndarray, " 2"]]:
-        low = SMALLEST_SHAPE * self.extents.min(axis=1)
-        return np.log(low), np.log((self.extents + 2 * self.far[level]).max(axis=1))
+    def log_range(self, level: int) -> tuple[Pair, Pair]:
+        return np.log(self.smallest_wh), np.log((self.extents + 2 * self.far[level]).max(axis=1))
 
-    def bound_squares(
-        self, level: int, duals: Float64[ndarray, " n"], centers: Float64[ndarray, "s 2"], half: Float64[ndarray, " 2"]
-    ) -> Float64[ndarray, " s"]:
+    def bound_squares(self, level: int, duals: PerBox, centers: Shapes, half: Pair) -> PerShape:
         shapes = np.exp(centers)
         area = shapes.prod(axis=1)[:, None]
         areas = self.extents.prod(axis=0) + area
@@ -131,11 +113,9 @@ class OwnPositions(Boxes):
             high = ratio * (bend * np.exp(spread))
         flat = ~(high < 1)  # also where there is no overlap at the centre
         above_corner = ~(high < corner)
-        top, bottom = self._reduced_between(
-            duals, np.where(flat, corner, high), ratio * bend * np.exp(-np.minimum(spread, 100.0))
-        )
-        iou = corner / (1 - corner)
-        most = self._reduced(iou, iou >= self._threshold, duals)
+        low = ratio * bend * np.exp(-np.minimum(spread, 100.0))
+        top, bottom = self._reduced_between(duals, np.where(flat, corner, high), low)
+        most = self._reduced_at(corner / (1 - corner), duals)
         middle, turn = (top + bottom) / 2, (top - bottom) / (2 * np.maximum(spread, 1e-300))
         bounds = []
         for constant in (flat | (most <= middle), above_corner):  # which is tighter depends on how far slopes cancel
@@ -146,17 +126,13 @@ class OwnPositions(Boxes):
 
     _curvature = 1 / 8  # bounds the term of second order of ln r, over the square of a half side
 
-    def _slope(
-        self, axis: int, shapes: Float64[ndarray, "s 2"], overlap: Float64[ndarray, "s n"]
-    ) -> Float64[ndarray, "s n"]:
+    def _slope(self, axis: int, shapes: Shapes, overlap: Table) -> Table:
         """The slope of an overlap's logarithm in the logarithm of the shape's extent."""
         sides = shapes[:, axis : axis + 1]
         rising = np.where(overlap == sides, 1.0, sides / (2 * np.maximum(overlap, 1e-300)))
         return np.where(overlap == self.extents[axis], 0.0, rising)
 
-    def _reduced_between(
-        self, duals: Float64[ndarray, " n"], high: Float64[ndarray, "s n"], low: Float64[ndarray, "s n"]
-    ) -> tuple[Float64[ndarray, "s n"], Float64[ndarray, "s n"]]:
+    def _reduced_between(self, duals: PerBox, high: Table, low: Table) -> tuple[Table, Table]:
         """Reduced utilities at two ratios, where the lower one too reaches the threshold if the higher one does."""
         iou = high / (1 - high)
         reached = iou >= self._threshold
@@ -164,33 +140,34 @@ class OwnPositions(Boxes):
         return self._reduced(iou, reached, duals), self._reduced(lower, reached, duals)
 
     @property
-    def _threshold(self) -> float | Float64[ndarray, " n"]:
+    def _threshold(self) -> float | PerBox:
         return self.objective.reaches
 
+    def _reduced_at(self, iou: Float64[ndarray, "*s n"], duals: PerBox) -> Float64[ndarray, "*s n"]:
+        return self._reduced(iou, iou >= self._threshold, duals)
+
     def _reduced(
-        self, iou: Float64[ndarray, "*s n"], reached: Bool[ndarray, "*s n"], duals: Float64[ndarray, " n"]
+        self, iou: Float64[ndarray, "*s n"], reached: Bool[ndarray, "*s n"], duals: PerBox
     ) -> Float64[ndarray, "*s n"]:
         return np.maximum(self.weights * self.objective.blend(iou, reached) - duals, 0)
 
-    def _iou(self, level: int, shapes: Float64[ndarray, "s 2"]) -> Float64[ndarray, "s n"]:
+    def _iou(self, level: int, shapes: Shapes) -> Table:
         both = self._overlap(level, 0, shapes)
         both *= self._overlap(level, 1, shapes)
         union = self.extents.prod(axis=0) + shapes.prod(axis=1)[:, None]
         union -= both
         return np.divide(both, union, out=both)
 
-    def _highest_ratio(
-        self, level: int, low: Float64[ndarray, "s 2"], high: Float64[ndarray, "s 2"]
-    ) -> Float64[ndarray, "s n"]:
+    def _highest_ratio(self, level: int, low: Shapes, high: Shapes) -> Table:
         """An upper bound of the ratio r of all shapes between two: overlaps of the larger over areas of the smaller."""
         both = self._overlap(level, 0, high) * self._overlap(level, 1, high)
         return both / (self.extents.prod(axis=0) + low.prod(axis=1)[:, None])
 
-    def _overlap(self, level: int, axis: int, shapes: Float64[ndarray, "s 2"]) -> Float64[ndarray, "s n"]:
+    def _overlap(self, level: int, axis: int, shapes: Shapes) -> Table:
         return overlap_at(self.extents[axis], self.far[level, axis], shapes[:, axis : axis + 1])
 
 
-def _shares(count: int, weights: Float64[ndarray, " n"] | None) -> Float64[ndarray, " n"]:
+def _shares(count: int, weights: PerBox | None) -> PerBox:
     given = np.ones(count) if weights is None else weights
     if len(given) != count or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
         raise ValueError(f"need a finite weight from 0 for each of {count} boxes, not all 0")

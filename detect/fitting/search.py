@@ -4,7 +4,7 @@ A candidate is a shape on a level, with a utility to each box (:mod:`detect.fitt
 (:mod:`detect.fitting.facility_location`). The search starts on few points, where neighbouring boxes are joined if they
 can be: greed and swaps choose from a grid of shapes on every level, from scratch and among candidates that the linear
 relaxation opens. A polish then moves each chosen shape in the continuum, and swaps with shapes close to the chosen ones
-follow. Where boxes were joined the best start is polished on all of them, at last by weighted medians. Nothing is random,
+follow. If boxes were joined, the best start is polished on all of them, at last by weighted medians. Nothing is random,
 and the order of the boxes changes nothing.
 """
 
@@ -22,12 +22,12 @@ from detect.anchors.histogram import ShapeHistogram
 from detect.fitting.candidates import Candidates, Limits, choose_rows, grid_candidates, relax, swap_rows
 from detect.fitting.certificate import prove
 from detect.fitting.facility_location import likely_swaps
-from detect.fitting.gains import Boxes
+from detect.fitting.gains import Boxes, PerShape
 from detect.fitting.kmeans import require_enough, sorted_by_area
 from detect.fitting.objective import Objective
 from detect.fitting.shape_cells import ShapeCells
 
-OPENED = (0.01, 0.05)  # candidates with larger LP openings are one more start each
+OPENED = (0.01, 0.05)  # for each share, the candidates with a larger LP opening are one more start
 SWAP_STEP = 0.2  # nepers between distant shapes that are tried for a swap
 FINE_STEP = 1 / 27  # nepers between candidates around the chosen ones
 POINTS_TO_CHOOSE_ON = 600
@@ -36,7 +36,7 @@ SQUARE = np.array([(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3)], np.f
 FIRST_STEP = 0.12  # nepers
 SMALLEST_STEP = 5e-4
 TRIAL_UPDATES = 5  # of the shapes after a swap, before it is judged
-SWAPS, MORE_SWAPS = 3, 6  # that are tried for each shape; more where there are few points
+SWAPS, MORE_SWAPS = 3, 6  # swaps to try for each shape; more on few points
 FEW_POINTS = 1000
 RELAXATION_STEPS = 100
 SMALLEST_GAIN = 1e-9
@@ -45,11 +45,11 @@ MAX_ROUNDS = 10
 
 @dataclass(frozen=True)
 class Solution:
-    """What a search found, and the relaxation that it started from."""
+    """The choice of a search, and the relaxation that it started from."""
 
     chosen: Candidates
     grid: Candidates
-    openings: Float64[ndarray, " a"]
+    openings: PerShape
 
 
 def search(boxes: Boxes, limits: Limits) -> Solution:
@@ -95,8 +95,7 @@ def swap_and_settle(boxes: Boxes, chosen: Candidates, limits: Limits, count: int
     """The best of the swaps for distant shapes that lose least, each settled once it is made; or no swap."""
     table = chosen + grid_candidates(boxes, SWAP_STEP)
     own = np.arange(len(chosen))
-    groups, prices = limits.groups(table.levels), limits.prices(table.levels)
-    likely = likely_swaps(table.utility, own.tolist(), costs=prices, groups=groups, count=count)
+    likely = likely_swaps(table.utility, own.tolist(), count=count, **limits.of_rows(table.levels))
     trials = [_trial(boxes, table.take(np.where(own == at, row, own))) for at, row in likely]
     return max([chosen, *trials], key=lambda fit: fit.value(limits))
 
@@ -123,7 +122,7 @@ def polish(boxes: Boxes, chosen: Candidates) -> Candidates:
 
 
 def move_each(boxes: Boxes, chosen: Candidates, step: float) -> Candidates:
-    """Each shape in turn at the best place of its window; the same object where none moves."""
+    """Each shape in turn at the best place of its window; the same object if none moves."""
     shapes, utility, floor, moved = chosen.shapes.copy(), chosen.utility.copy(), boxes.floor, False
     for row, level in enumerate(chosen.levels.tolist()):
         others = np.delete(utility, row, axis=0).max(axis=0, initial=0.0)
@@ -146,16 +145,10 @@ def settle(boxes: Boxes, chosen: Candidates, max_updates: int = 100) -> Candidat
     return max(chosen, settled, key=lambda fit: float(fit.best.sum()))
 
 
-@dataclass(frozen=True)
-class OptimalAnchors:
-    """Shapes, their score, and the proof that no shapes exceed it by much; made by :func:`optimal_anchors`."""
+class Proved:
+    """A fit with an optional proof."""
 
-    shapes: Float64[ndarray, "k 2"]
-    """(width, height) in pixels, sorted by area; fixed ones among them."""
-    score: float
-    """The objective at these shapes, over the histogram."""
     proof: Proof | None
-    """With an upper bound over the boxes, for any k shapes (that hold the fixed ones); None where none was asked for."""
 
     @property
     def upper_bound(self) -> float | None:
@@ -163,8 +156,31 @@ class OptimalAnchors:
 
     @property
     def gap(self) -> float | None:
-        """How much better the best could be, relative to the score."""
+        """Distance of the upper bound from the proved score, relative to that score."""
         return None if self.proof is None else self.proof.gap
+
+
+def prove_solution(
+    boxes: Boxes, solution: Solution, limits: Limits, *, score: float, certify: float | None, rounds: int
+) -> Proof | None:
+    """The proof of a search's solution, up to a gap of ``certify``; None if ``certify`` is None."""
+    if certify is None:
+        return None
+    target = score * (1 + certify)
+    bound = prove(boxes, solution.chosen, solution.grid, solution.openings, limits, target=target, rounds=rounds)
+    return Proof(score, bound)
+
+
+@dataclass(frozen=True)
+class OptimalAnchors(Proved):
+    """Shapes, their score, and the proof that no shapes exceed it by much; made by :func:`optimal_anchors`."""
+
+    shapes: Float64[ndarray, "k 2"]
+    """(width, height) in pixels, sorted by area, with the fixed ones."""
+    score: float
+    """The objective at these shapes, over the histogram."""
+    proof: Proof | None
+    """Its upper bound holds over the boxes for all choices of k shapes that include the fixed ones."""
 
 
 def optimal_anchors(
@@ -180,18 +196,18 @@ def optimal_anchors(
     """The best k shapes that the search finds, proved to be close to the best.
 
     Args:
-        histogram: of the boxes' shapes, or one for each category or size band. The finer its cells, the tighter the bound.
-        k: number of shapes, those that are fixed among them.
+        histogram: histogram of the boxes' shapes, or one for each category or area range. Finer cells give a tighter bound.
+        k: number of shapes, fixed ones included.
         objective: ``iou``, the average best IoU; ``recall@T``, the share of boxes whose best IoU reaches T; or a blend,
             ``0.8*iou+0.2*recall@0.5``.
-        weights: of a box in each cell of the histogram; or, of several histograms, of a box in each.
-        fixed: (width, height) of anchors that are there in any case.
-        certify: stop proving when the gap is this small; None proves nothing and is faster.
-        rounds: of the proof, at most; each is on finer cells or with more candidates.
+        weights: weight of a box in each cell of the one histogram, or in each of several histograms.
+        fixed: (width, height) of anchors that are part of every choice.
+        certify: gap at which the proof ends; None proves nothing and is faster.
+        rounds: maximum number of rounds of the proof; each is on finer cells or with more candidates.
 
     Raises:
-        FitError: no boxes, or fewer distinct shapes than are to be fitted.
-        ValueError: k, an objective, a weight or a fixed shape out of its range.
+        FitError: there are no boxes, or fewer distinct shapes than are to be fitted.
+        ValueError: k, the objective, a weight or a fixed shape is out of range.
 
     >>> boxes = np.array([[10.0, 20.0], [11.0, 20.0], [12.0, 20.0], [50.0, 40.0]])
     >>> best = optimal_anchors(ShapeHistogram.of(boxes, cells_per_octave=1024), 2, certify=0.001)
@@ -206,11 +222,8 @@ def optimal_anchors(
     require_enough(cells.extents.T, num_free)
     limits = Limits((0,), (num_free,), (0.0,))
     solution = search(cells, limits)
-    score, proof = float((solution.chosen.best + cells.floor).sum()), None
-    if certify is not None:
-        target = score * (1 + certify)
-        bound = prove(cells, solution.chosen, solution.grid, solution.openings, limits, target=target, rounds=rounds)
-        proof = Proof(score, bound)
+    score = float((solution.chosen.best + cells.floor).sum())
+    proof = prove_solution(cells, solution, limits, score=score, certify=certify, rounds=rounds)
     return OptimalAnchors(sorted_by_area(np.concatenate([cells.fixed, solution.chosen.shapes])), score, proof)
 
 

@@ -1,8 +1,7 @@
 """Boxes by their shapes alone, as if each shared its centre with the best anchor: a level on which all distances are 0.
 
 A cell of a :class:`~detect.anchors.histogram.ShapeHistogram` is one point of the plane (ln w, ln h), the mean of its boxes.
-Points can be joined further: the mean stays exact and the spread is carried along, so that what is proved over the points
-holds for the boxes.
+Points can be joined further: the mean stays exact and the spread is kept, so that bounds over the points hold for the boxes.
 
 **A point that stands for several boxes.** With x, y the differences of logarithms between a box and a shape, IoU is
 exp(-|x| - |y|) where they agree in sign and 1 / (e^|x| + e^|y| - 1) where not; its second derivatives are at most IoU (xx,
@@ -16,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -24,6 +23,7 @@ from numpy import ndarray
 
 from detect.anchors.histogram import ShapeHistogram
 from detect.errors import FitError
+from detect.fitting.gains import Pair, PerBox, Shapes, Table
 from detect.fitting.kmeans import Members, improve_centers
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
@@ -38,12 +38,12 @@ ROUNDING = 1e-9  # positions in histograms are rounded, and so are sums
 class ShapeCells(OwnPositions):
     """Weighted points for boxes, on one level at distance 0; made by :meth:`of`."""
 
-    radius: Float64[ndarray, " n"]
-    """No box lies farther than this from its point, |d ln w| + |d ln h|."""
-    variance: Float64[ndarray, " n"]
-    """Mean of (d ln w)**2 + (d ln h)**2 over a point's boxes, at most."""
+    radius: PerBox
+    """Upper bound of |d ln w| + |d ln h| between a point and its boxes."""
+    variance: PerBox
+    """Upper bound of the mean of (d ln w)**2 + (d ln h)**2 over a point's boxes."""
     fixed: Float64[ndarray, "m 2"]
-    """(width, height) of anchors that are there in any case."""
+    """(width, height) of anchors that are part of every choice."""
 
     max_table = 500_000
     settles = True
@@ -58,16 +58,12 @@ class ShapeCells(OwnPositions):
         objective: str | Objective = "iou",
         fixed: Sequence[tuple[float, float]] = (),
     ) -> ShapeCells:
-        """The cells of a histogram, or of several.
+        """The cells of a histogram, or of several, such as one for each category.
 
-        Args:
-            histograms: one, or several: of categories, say.
-            weights: of one histogram, for each cell the weight of a box in it; of several, for each the weight of a box.
-            objective: see :meth:`Objective.parse`.
-            fixed: (width, height) of anchors that are there in any case.
+        ``weights`` are those of a box in each cell of the one histogram, or in each of several histograms.
 
         Raises:
-            FitError: no boxes, or an objective that does not parse.
+            FitError: there are no boxes, or the objective does not parse.
             ValueError: the weights are not as many as needed, negative, not finite, or all 0.
 
         >>> cells = ShapeCells.of(ShapeHistogram.of(np.array([[10.0, 20.0], [10.1, 20.1], [300.0, 50.0]])))
@@ -87,15 +83,14 @@ class ShapeCells(OwnPositions):
         if not (np.isfinite(given).all() and (given >= 0).all()):
             raise ValueError("weights must be finite and at least 0")
         box_weights = given if one else np.repeat(given, [len(part) for part in parts])
-        columns = [_columns_of(part) for part in parts]
-        log_wh, counts, radius, variance = (np.concatenate(column) for column in zip(*columns, strict=True))
+        log_wh, counts, radius, variance = map(np.concatenate, zip(*map(_Points.of, parts), strict=True))
         total = counts * box_weights
         if not total.sum() > 0:
             raise ValueError("no box of positive weight")
         kept = total > 0
         points = _Points(log_wh[kept], total[kept] / total.sum(), radius[kept], variance[kept]).joined(log_wh[kept])
-        kept_shapes = np.array(fixed, np.float64).reshape(-1, 2)
-        return cls._of_points(points, objective=Objective.parse(objective), fixed=kept_shapes)
+        fixed_shapes = np.array(fixed, np.float64).reshape(-1, 2)
+        return cls._of_points(points, objective=Objective.parse(objective), fixed=fixed_shapes)
 
     @classmethod
     def _of_points(cls, points: _Points, *, objective: Objective, fixed: Float64[ndarray, "m 2"]) -> ShapeCells:
@@ -136,23 +131,23 @@ class ShapeCells(OwnPositions):
         return stages
 
     @cached_property
-    def floor(self) -> Float64[ndarray, " n"]:  # type: ignore[override]
+    def floor(self) -> PerBox:  # type: ignore[override]
         return self.weights * self.objective.of_iou(np.maximum(best_shape_iou(self.extents.T, self.fixed)[0], 0))
 
-    def reduced_utility_of_fixed(self, duals: Float64[ndarray, " n"]) -> float:
+    def reduced_utility_of_fixed(self, duals: PerBox) -> float:
         return float(self.reduced_utilities(0, duals, self.fixed).sum())
 
-    def reduced_utility_of_small_shapes(self, duals: Float64[ndarray, " n"]) -> float:
+    def reduced_utility_of_small_shapes(self, duals: PerBox) -> float:
         return 0.0  # below all extents every IoU grows with the shape
 
-    def log_range(self, level: int) -> tuple[Float64[ndarray, " 2"], Float64[ndarray, " 2"]]:
+    def log_range(self, level: int) -> tuple[Pair, Pair]:
         return np.log(self.extents.min(axis=1)), np.log(self.extents.max(axis=1))
 
     def _columns(self, rows: Int64[ndarray, " m"]) -> dict[str, Any]:
         return super()._columns(rows) | {"radius": self.radius[rows], "variance": self.variance[rows]}
 
-    def settled(self, shapes: Float64[ndarray, "k 2"], max_updates: int) -> Float64[ndarray, "k 2"]:
-        """Weighted-median updates over all points, the fixed shapes held; for recall alone the shapes as they are."""
+    def settled(self, shapes: Shapes, max_updates: int) -> Shapes:
+        """Shapes after weighted-median updates over all points; unchanged for recall alone. Fixed shapes do not move."""
         if self.objective.recall_share == 1 or not len(shapes):
             return shapes
         start = np.concatenate([self.fixed, shapes])
@@ -163,32 +158,26 @@ class ShapeCells(OwnPositions):
     def _members(self) -> Members:
         return Members(np.ascontiguousarray(self.extents.T), self.weights)
 
-    def reduced_utilities(
-        self, level: int, duals: Float64[ndarray, " n"], shapes: Float64[ndarray, "a 2"]
-    ) -> Float64[ndarray, "a n"]:
-        iou = self._iou(level, shapes)
-        return self._reduced(iou, iou >= self._threshold, duals)
+    def reduced_utilities(self, level: int, duals: PerBox, shapes: Shapes) -> Table:
+        return self._reduced_at(self._iou(level, shapes), duals)
 
-    def highest_reduced_utilities(
-        self, level: int, duals: Float64[ndarray, " n"], low: Float64[ndarray, " 2"], high: Float64[ndarray, " 2"]
-    ) -> Float64[ndarray, " n"]:
+    def highest_reduced_utilities(self, level: int, duals: PerBox, low: Pair, high: Pair) -> PerBox:
         ratio = self._highest_ratio(level, low[None], high[None])[0]
-        iou = ratio / (1 - ratio)
-        return self._reduced(iou, iou >= self._threshold, duals)
+        return self._reduced_at(ratio / (1 - ratio), duals)
 
     @cached_property
-    def _reach(self) -> Float64[ndarray, " n"]:
-        """How far the IoU of a single box can lie from that of its point, relatively."""
+    def _reach(self) -> PerBox:
+        """Largest difference between the IoU of a box and that of its point, relative to the latter."""
         return np.expm1(self.radius)
 
     @cached_property
-    def _threshold(self) -> Float64[ndarray, " n"]:  # type: ignore[override]
+    def _threshold(self) -> PerBox:  # type: ignore[override]
         return self.objective.reaches / (1 + self._reach)
 
     def _reduced(
-        self, iou: Float64[ndarray, "*s n"], reached: Bool[ndarray, "*s n"], duals: Float64[ndarray, " n"]
+        self, iou: Float64[ndarray, "*s n"], reached: Bool[ndarray, "*s n"], duals: PerBox
     ) -> Float64[ndarray, "*s n"]:
-        """The mean over each point's boxes, at most."""
+        """Upper bounds of the mean over each point's boxes."""
         if not self._reach.any():
             return super()._reduced(iou, reached, duals)
         bend = np.minimum(1.5 * self.variance * (1 + self._reach), self._reach)
@@ -197,9 +186,7 @@ class ShapeCells(OwnPositions):
         at_most = self.objective.blend(iou * (1 + self._reach), reached)
         return np.maximum(result, chord * (self.weights * at_most - duals), out=result)
 
-    def _highest_ratio(
-        self, level: int, low: Float64[ndarray, "s 2"], high: Float64[ndarray, "s 2"]
-    ) -> Float64[ndarray, "s n"]:
+    def _highest_ratio(self, level: int, low: Shapes, high: Shapes) -> Table:
         """IoU falls with each difference of logarithms: the shape nearest to a box is the best."""
         both, area = 1.0, 1.0
         for axis in (0, 1):
@@ -207,16 +194,26 @@ class ShapeCells(OwnPositions):
             both, area = both * np.minimum(self.extents[axis], nearest), area * nearest
         return both / (self.extents.prod(axis=0) + area)
 
-    def _overlap(self, level: int, axis: int, shapes: Float64[ndarray, "s 2"]) -> Float64[ndarray, "s n"]:
+    def _overlap(self, level: int, axis: int, shapes: Shapes) -> Table:
         return np.minimum(self.extents[axis], shapes[:, axis : axis + 1])
 
 
-@dataclass(frozen=True, eq=False)
-class _Points:
+class _Points(NamedTuple):
     log_wh: Float64[ndarray, "n 2"]
-    weights: Float64[ndarray, " n"]
-    radius: Float64[ndarray, " n"]
-    variance: Float64[ndarray, " n"]
+    weights: PerBox
+    radius: PerBox
+    variance: PerBox
+
+    @classmethod
+    def of(cls, histogram: ShapeHistogram) -> _Points:
+        """The cells, weighted by count. Values in [0, 1] of mean m have a variance of at most m (1 - m)."""
+        width = np.log(2) / histogram.cells_per_octave
+        log_wh = np.log(histogram.shapes)
+        mean = log_wh / width - histogram.cells
+        several = histogram.counts > 1  # a single box is where its cell says it is
+        radius = np.where(several, np.maximum(mean, 1 - mean).sum(axis=1) * width, 0.0)
+        variance = np.where(several, (mean * (1 - mean)).clip(min=0).sum(axis=1) * width**2, 0.0)
+        return cls(log_wh, histogram.counts.astype(np.float64), radius, variance)
 
     def joined(self, keys: Float64[ndarray, "n 2"]) -> _Points:
         """Points with equal keys as one; in the order of the keys."""
@@ -233,16 +230,3 @@ class _Points:
         variance = self.variance[order] + (away**2).sum(axis=1)
         radius = np.maximum.reduceat(self.radius[order] + away.sum(axis=1), starts)
         return _Points(mean, total, radius, np.add.reduceat(weights * variance, starts) / total)
-
-
-def _columns_of(
-    histogram: ShapeHistogram,
-) -> tuple[Float64[ndarray, "n 2"], Float64[ndarray, " n"], Float64[ndarray, " n"], Float64[ndarray, " n"]]:
-    """Positions, counts, radii and variances. Values in [0, 1] of mean m have a variance of at most m (1 - m)."""
-    width = np.log(2) / histogram.cells_per_octave
-    log_wh = np.log(histogram.shapes)
-    mean = log_wh / width - histogram.cells
-    several = histogram.counts > 1  # a single box is where its cell says it is
-    radius = np.where(several, np.maximum(mean, 1 - mean).sum(axis=1) * width, 0.0)
-    variance = np.where(several, (mean * (1 - mean)).clip(min=0).sum(axis=1) * width**2, 0.0)
-    return log_wh, histogram.counts.astype(np.float64), radius, variance

@@ -1,4 +1,4 @@
-"""Anchors as frameworks are configured: every size by every ratio on each level, fitted as they lie on the grid.
+"""Anchors as frameworks are configured: every size by every ratio on each level, fitted on the grid.
 
 Three layouts, each a case of the next, and all of them of free (width, height) lists:
 
@@ -6,7 +6,8 @@ Three layouts, each a case of the next, and all of them of free (width, height) 
     grid          one list of ratios, and a list of sizes for each level                 detectron2, torchvision
     level-grids   a list of ratios and a list of sizes for each level                    torchvision's AnchorGenerator
 
-A size is the root of an area in pixels, a ratio is height / width. What a layout loses against free lists is its price.
+A size is the root of an area in pixels, a ratio is height / width. The score that a layout loses against free lists is its
+penalty.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MOVES = (-1.0, -0.5, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class StructuredFit:
-    """Sizes and ratios, their score, and the score of free shapes; made by :func:`fit_structured`."""
+    """Sizes and ratios, their score, and the score of free shapes; made by :func:`fit_layouts`."""
 
     layout: str
     sizes: tuple[tuple[float, ...], ...]
@@ -45,20 +46,20 @@ class StructuredFit:
     """On each level ratio after ratio, and for each its sizes: torchvision's order."""
     score: float
     default_score: float
-    """What the frameworks' default anchors reach, scaled by the best single factor."""
+    """Score of the frameworks' default anchors, scaled by the best single factor."""
     default_factor: float
     free: GridFit
-    """As many free shapes on each level; its upper bound is one for this layout, too."""
+    """The same number of free shapes on each level; its upper bound also holds for this layout."""
 
     @property
-    def price(self) -> float:
-        """How much score the structure costs against free shapes."""
+    def penalty(self) -> float:
+        """The score that the layout loses against free shapes."""
         return self.free.score - self.score
 
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """Logarithms of sizes and ratios for each level."""
+    """Logarithms of sizes and ratios for each level, or a direction in which a search moves them."""
 
     sizes: Float64[ndarray, "l s"]
     ratios: Float64[ndarray, "l r"]
@@ -70,29 +71,23 @@ class _Grid:
         shapes: Float64[ndarray, "l k 2"] = np.exp(np.stack([sizes - half, sizes + half], axis=-1))
         return shapes.reshape(len(self.sizes), -1, 2)
 
-    def moved(self, move: _Move, step: float) -> _Grid:
-        return _Grid(self.sizes + step * move.sizes, self.ratios + step * move.ratios)
+    def moved(self, direction: _Grid, step: float) -> _Grid:
+        return _Grid(self.sizes + step * direction.sizes, self.ratios + step * direction.ratios)
 
 
-@dataclass(frozen=True, eq=False)
-class _Move:
-    """A direction that a layout allows."""
+def fit_layouts(
+    boxes: Boxes, *, widest: str = "level-grids", scales: int = 3, ratios: int = 3, free: GridFit | None = None
+) -> tuple[StructuredFit, ...]:
+    """The best sizes and ratios that a search finds for each of ``LAYOUTS`` up to the widest, the narrowest first.
 
-    sizes: Float64[ndarray, "l s"]
-    ratios: Float64[ndarray, "l r"]
-
-
-def fit_structured(
-    boxes: Boxes, *, layout: str = "grid", scales: int = 3, ratios: int = 3, free: GridFit | None = None
-) -> StructuredFit:
-    """The best sizes and ratios that a search from several starts finds; never worse than scaled default anchors.
+    A layout is never worse than a narrower one, and never worse than scaled default anchors.
 
     Args:
         boxes: the boxes to fit to, see :func:`detect.fitting.any_position.boxes_on_grid`.
-        layout: one of ``LAYOUTS``.
+        widest: one of ``LAYOUTS``.
         scales: number of sizes on each level.
         ratios: number of ratios on each level.
-        free: the fit of ``scales * ratios`` free shapes on each level, where it is there already.
+        free: the fit of ``scales * ratios`` free shapes on each level, if it exists already.
 
     Raises:
         ValueError: the layout is not known, or a number is below 1.
@@ -100,22 +95,11 @@ def fit_structured(
     >>> from detect.anchors.histogram import ShapeHistogram
     >>> from detect.fitting.any_position import AnyPosition
     >>> cells = AnyPosition.of(ShapeHistogram.of(np.array([[40.0, 10.0], [20.0, 20.0], [160.0, 40.0]])), (2, 8))
-    >>> fit = fit_structured(cells, layout="octaves", scales=1, ratios=2)
+    >>> (fit,) = fit_layouts(cells, widest="octaves", scales=1, ratios=2)
     >>> [round(size) for (size,) in fit.sizes], [round(ratio) for ratio in fit.ratios[0]]
     ([20, 80], [0, 1])
-    >>> fit.price < 0.01 < fit.score - fit.default_score
+    >>> fit.penalty < 0.01 < fit.score - fit.default_score
     True
-    """
-    return fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free)[-1]
-
-
-def fit_layouts(
-    boxes: Boxes, *, widest: str = "level-grids", scales: int = 3, ratios: int = 3, free: GridFit | None = None
-) -> tuple[StructuredFit, ...]:
-    """:func:`fit_structured` for each of ``LAYOUTS`` up to the widest; each starts from the result of the one before.
-
-    Raises:
-        ValueError: likewise.
     """
     if widest not in LAYOUTS:
         raise ValueError(f"layout {widest!r} is not one of {', '.join(LAYOUTS)}")
@@ -145,8 +129,8 @@ def _default(boxes: Boxes, scales: int, ratios: int) -> _Grid:
 
 
 def _best_factor(boxes: Boxes, grid: _Grid) -> tuple[float, _Grid]:
-    """The factor for all sizes that reaches most, and the sizes times it; on ties the least."""
-    everything = _Move(np.ones_like(grid.sizes), np.zeros_like(grid.ratios))
+    """The factor for all sizes with the highest score (the least on ties), and the scaled grid."""
+    everything = _Grid(np.ones_like(grid.sizes), np.zeros_like(grid.ratios))
     extents = np.log(np.sqrt(boxes.extents.prod(axis=0)))
     low, high = extents.min() - grid.sizes.max(), extents.max() + 1 - grid.sizes.min()
     steps = np.linspace(low, high, int(np.ceil((high - low) / FACTOR_STEP)) + 1).tolist()
@@ -157,15 +141,13 @@ def _best_factor(boxes: Boxes, grid: _Grid) -> tuple[float, _Grid]:
 
 
 def _starts(boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit) -> Iterator[_Grid]:
-    """Ratios as the boxes have them; and the free shapes of each level, split into as many sizes and ratios."""
+    """Quantiles of the boxes' ratios; and the free shapes of each level, split into sizes and ratios."""
     logs = np.log(boxes.extents)
     order = np.argsort(logs[1] - logs[0], kind="stable")
     shares = np.cumsum(boxes.weights[order])
     rows = np.searchsorted(shares, (np.arange(ratios) + 0.5) / ratios * shares[-1]).clip(max=len(order) - 1)
-    default = _default(boxes, scales, ratios)
-    yield _best_factor(boxes, _Grid(default.sizes, np.tile((logs[1] - logs[0])[order][rows], (len(boxes.strides), 1))))[
-        1
-    ]
+    own_ratios = np.tile((logs[1] - logs[0])[order][rows], (len(boxes.strides), 1))
+    yield _best_factor(boxes, _Grid(_default(boxes, scales, ratios).sizes, own_ratios))[1]
     if layout == "octaves" or free.num_per_level != [scales * ratios] * len(boxes.strides):
         return
     shapes = np.log(np.array([level.shapes for level in free.anchors.levels]))
@@ -176,28 +158,21 @@ def _starts(boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit) 
     yield _Grid(sizes.reshape(len(sizes), scales, ratios).mean(axis=2), split)
 
 
-def _moves(layout: str, grid: _Grid) -> Iterator[_Move]:
-    """The directions of a layout: all sizes, then each of its parameters."""
-    no_sizes, no_ratios = np.zeros_like(grid.sizes), np.zeros_like(grid.ratios)
-    yield _Move(no_sizes + 1, no_ratios)
+def _moves(layout: str, grid: _Grid) -> Iterator[_Grid]:
+    """The directions that a layout allows: all sizes, then each of its parameters."""
+    no_sizes, no_ratios, levels = np.zeros_like(grid.sizes), np.zeros_like(grid.ratios), np.eye(len(grid.sizes))
+    yield _Grid(no_sizes + 1, no_ratios)
     if layout != "octaves":
-        for level, number in itertools.product(range(len(no_sizes)), range(no_sizes.shape[1])):
-            yield _Move(_one(no_sizes, level, number), no_ratios)
-    for number in range(no_ratios.shape[1]):
-        yield _Move(no_sizes, _one(no_ratios, slice(None), number))
+        for level, number in itertools.product(levels, np.eye(no_sizes.shape[1])):
+            yield _Grid(np.outer(level, number), no_ratios)
+    for number in np.eye(no_ratios.shape[1]):
+        yield _Grid(no_sizes, np.tile(number, (len(levels), 1)))
         if layout == "level-grids":
-            for level in range(len(no_ratios)):
-                yield _Move(no_sizes, _one(no_ratios, level, number))
+            yield from (_Grid(no_sizes, np.outer(level, number)) for level in levels)
 
 
-def _one(zeros: Float64[ndarray, "l k"], level: int | slice, number: int) -> Float64[ndarray, "l k"]:
-    result = zeros.copy()
-    result[level, number] = 1
-    return result
-
-
-def _searched(boxes: Boxes, grid: _Grid, moves: list[_Move]) -> _Grid:
-    """Along each direction in turn to where it gains, in steps that shrink where none does."""
+def _searched(boxes: Boxes, grid: _Grid, moves: list[_Grid]) -> _Grid:
+    """Move along each direction in turn while that gains, in steps that shrink once none gains."""
     every = range(len(boxes.strides))
     bests, step = np.array([_best_of_level(boxes, grid, level) for level in every]), FIRST_STEP
     score = _mean_of_best(boxes, bests)
@@ -229,5 +204,4 @@ def _mean_of_best(boxes: Boxes, bests: Float64[ndarray, "l n"]) -> float:
 
 
 def _anchors(boxes: Boxes, grid: _Grid) -> AnchorSet:
-    shapes = [[(float(w), float(h)) for w, h in level] for level in grid.shapes]
-    return AnchorSet.of(shapes, strides=boxes.strides, center_offset=boxes.center_offset, name="fitted")
+    return AnchorSet.of(list(grid.shapes), strides=boxes.strides, center_offset=boxes.center_offset, name="fitted")

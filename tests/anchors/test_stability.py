@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from builders import coco_content
 from numpy.testing import assert_allclose
 from scipy.stats import bootstrap as scipy_bootstrap
 
@@ -24,14 +25,9 @@ SQUARE = AnchorSet.of([[(20, 20)]], strides=[8])
 
 def of(shapes: np.ndarray, images: np.ndarray, *, num_images: int | None = None) -> ResizedInstances:
     """Boxes of these (width, height) in the corner of images of 640 x 640."""
-    content = {
-        "images": [{"id": n, "width": 640, "height": 640} for n in range(num_images or int(images.max()) + 1)],
-        "categories": [{"id": 1, "name": "a"}],
-        "annotations": [
-            {"id": row, "image_id": int(image), "category_id": 1, "bbox": [0, 0, *map(float, shape)]}
-            for row, (image, shape) in enumerate(zip(images, shapes, strict=True))
-        ],
-    }
+    boxes = [[0, 0, *shape] for shape in shapes]
+    content = coco_content(boxes, image_ids=images.tolist(), image_wh=(640, 640))
+    content["images"] = [{"id": n, "width": 640, "height": 640} for n in range(num_images or int(images.max()) + 1)]
     return ResizedInstances.of(read_coco(content), "none")
 
 

@@ -38,16 +38,16 @@ def test_names_from_the_file_are_printed_as_they_are(detect, tmp_path):
     assert "[red]cell[/red]" in detect("anchors", "score", path, "--anchors", "retinanet").out
 
 
-def test_a_layout_prints_its_price(detect):
+def test_a_layout_prints_its_penalty(detect):
     arguments = ("anchors", "fit", NUCLEI, "--levels", "p2-p3", "--layout", "grid", "--scales", 2, "--ratios", 1)
     octaves, grid = detect(*arguments, "--certify", 1, "--json").json["layouts"]
     assert (octaves["layout"], grid["layout"]) == ("octaves", "grid")
     assert [len(sizes) for sizes in grid["sizes"]] == [2, 2]
-    assert grid["price"] == pytest.approx(grid["free_score"] - grid["score"])
+    assert grid["penalty"] == pytest.approx(grid["free_score"] - grid["score"])
     assert grid["default_score"] <= octaves["score"] <= grid["score"] <= grid["free_score"]
     lines = detect(*arguments, "--certify", 1).out.splitlines()
     (row,) = [line.split() for line in lines if line.startswith("grid")]
-    assert row[1:3] == [f"{grid['score']:.4f}", f"{grid['price']:.4f}"]
+    assert row[1:3] == [f"{grid['score']:.4f}", f"{grid['penalty']:.4f}"]
 
 
 def test_scores_warn_of_categories_that_few_anchors_learn(detect):

@@ -72,7 +72,7 @@ def test_known_lists_names(detect):
         (("fit", "no*.json"), "no*.json: no file matches this pattern"),
         (("fit", NUCLEI, "--resize", "big"), "resize rule 'big' is not known: use none, stretch"),
         (("fit", NUCLEI, "--levels", "p9-p1"), "levels 'p9-p1'"),
-        (("fit", NUCLEI, "-k", "999"), "clusters asked of"),
+        (("fit", NUCLEI, "-k", "999"), "999 clusters need 999 distinct shapes"),
         (("fit", NUCLEI, "--compare", "yolov9"), "yolov9: no such file; known by name"),
         (("score", NUCLEI), "no anchors given"),
         (("score", NUCLEI, "--anchors", "yolov9"), "yolov9: no such file"),

@@ -58,8 +58,11 @@ def test_fixed_shapes_are_kept(detect):
         (("--weight", "cell"), "--weight: expected a name and a factor from 0 such as platelets=5, got 'cell'"),
         (("--weight", "dog=2"), "no category or size is named 'dog'"),
         (("--objective", "area"), "objective 'area' is not iou, recall@T"),
-        (("--objective", "placed", "--fixed", "3x4"), "--method and --fixed need an objective by shape"),
-        (("--objective", "shape", "--layout", "grid"), "--layout, --max-per-level and --max-strides need a placed"),
+        (("--objective", "grid", "--fixed", "3x4"), "--method and --fixed need an objective by shape"),
+        (
+            ("--objective", "shape", "--layout", "grid"),
+            "--layout, --max-per-level and --max-strides need an objective on",
+        ),
         (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
         (("--method", "kmeans", "--balance", "size"), "weights need the method optimal"),
     ],

@@ -124,7 +124,7 @@ def test_a_command_line_in_help_and_readme_can_be_typed(name, example):
 @pytest.mark.parametrize("example", ["recall@0.5", "0.8*iou+0.2*recall@0.5"])
 def test_an_objective_in_help_can_be_typed(example, rendered):
     assert example in re.findall(r"[\w.@*+]+", rendered["anchors fit"])
-    assert [Objective.parse(f"{kind}{example}").on_grid for kind in ("", "shape:", "placed:")] == [False, False, True]
+    assert [Objective.parse(f"{kind}{example}").on_grid for kind in ("", "shape:", "grid:")] == [False, False, True]
 
 
 @pytest.mark.parametrize("example", ["p3-p7", "p2,p4", "8,16,32"])

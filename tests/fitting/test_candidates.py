@@ -21,7 +21,7 @@ def candidates_of(gains: list[list[float]] | np.ndarray, levels: list[int]) -> C
 
 def value(candidates: Candidates, rows: tuple[int, ...] | list[int], limits: Limits) -> float:
     chosen = candidates.take(list(rows))
-    return float(chosen.best.sum() - limits.prices(chosen.levels).sum())
+    return float(chosen.best.sum() - limits.penalties(chosen.levels).sum())
 
 
 def test_one_for_each_level_by_hand():

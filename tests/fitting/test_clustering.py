@@ -155,7 +155,7 @@ def test_shapes_that_differ_by_one_rounding_error_are_still_told_apart():
 
 @pytest.mark.parametrize("estimator", [IoUKMeans(3), EuclideanKMeans(3), LogGaussianMixture(3)], ids=repr)
 def test_fewer_distinct_shapes_than_clusters_is_an_error(estimator):
-    with pytest.raises(FitError, match="3 clusters asked of 2 distinct shapes"):
+    with pytest.raises(FitError, match="3 clusters need 3 distinct shapes, got 2"):
         estimator.fit(np.array([[10.0, 10.0], [10.0, 10.0], [20.0, 5.0]]))
 
 

@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+from builders import coco_content, instances_of
 from numpy.testing import assert_allclose
 
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances, instance_weights
 from detect.anchors.metrics import anchor_metrics
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.fitting.fit import METHODS, fit_anchors, fit_shapes, k_curve, knee
 from detect.fitting.objective import Objective
@@ -93,7 +93,7 @@ def test_per_level_fits_as_many_to_each_level_that_has_boxes(bccd):
 
 
 def test_the_k_curve_rises_and_its_knee_is_on_it(bccd):
-    curve = k_curve(ShapeHistogram.of(bccd.shapes))
+    curve = k_curve(bccd)
     heights = list(curve.average_iou.values())
     assert list(curve.average_iou) == list(range(1, 16))
     assert all(later > earlier - 0.002 for earlier, later in itertools.pairwise(heights))
@@ -105,36 +105,32 @@ def test_the_knee_of_a_bent_line_is_its_bend():
     assert knee({1: 0.5}) == 1
 
 
+def test_a_histogram_has_the_curve_of_its_boxes_with_the_criterion_of_mixtures(nuclei):
+    curve = k_curve(nuclei, ks=(1, 2, 3), bic=True)
+    assert curve == k_curve(ShapeHistogram.of(nuclei.shapes), (1, 2, 3), bic=True)
+    assert list(curve.bic) == [1, 2, 3]
+
+
 def test_few_shapes_shorten_the_curve():
-    curve = k_curve(ShapeHistogram.of(np.array([[10.0, 10.0], [50.0, 20.0]])))
+    curve = k_curve(instances_of([[0, 0, 10, 10], [0, 0, 50, 20]]))
     assert curve.average_iou == pytest.approx({1: curve.average_iou[1], 2: 1.0})
-
-
-def instances_of(boxes, **annotation) -> ResizedInstances:
-    content = {
-        "images": [{"id": 1, "width": 640, "height": 480}],
-        "categories": [{"id": 1, "name": "cell"}],
-        "annotations": [
-            {"id": number, "image_id": 1, "category_id": 1, "bbox": box, **annotation}
-            for number, box in enumerate(boxes)
-        ],
-    }
-    return ResizedInstances.of(read_coco(content), parse_resize("none"))
 
 
 def test_no_usable_boxes_is_an_error_that_says_why():
     with pytest.raises(
-        FitError, match=r"no usable boxes; 1 entries are invalid: .*annotation 0, image 1: width 0 is not"
+        FitError, match=r"no usable boxes; 1 entries are invalid: .*annotation 1, image 1: width 0 is not"
     ):
         fit_anchors(instances_of([[1, 1, 0, 5]]))
+    crowd = coco_content([[1, 1, 5, 5]])
+    crowd["annotations"][0]["iscrowd"] = 1
     with pytest.raises(FitError, match="1 are crowd regions"):
-        fit_anchors(instances_of([[1, 1, 5, 5]], iscrowd=1))
+        fit_anchors(ResizedInstances.of(read_coco(crowd), "none"))
 
 
 def test_more_anchors_than_shapes_is_an_error():
-    with pytest.raises(FitError, match="3 clusters asked of 2 distinct shapes"):
+    with pytest.raises(FitError, match="3 clusters need 3 distinct shapes, got 2"):
         fit_anchors(instances_of([[1, 1, 5, 5], [1, 1, 9, 9]]), k=3)
-    with pytest.raises(FitError, match=r"level of stride 8: 2 clusters asked of 1 distinct shapes.*--levels"):
+    with pytest.raises(FitError, match=r"level of stride 8: 2 clusters need 2 distinct shapes, got 1.*--levels"):
         fit_anchors(instances_of([[1, 1, 5, 5], [2, 2, 5, 5]]), per_level=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import instances_of
 from numpy.testing import assert_allclose
 
 from detect.anchors.assignment import assign
@@ -11,18 +12,12 @@ from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances, area_ranges, instance_weights
 from detect.anchors.metrics import anchor_metrics
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.fitting.fit_levels import Numbers, fit_levels
 from detect.fitting.objective import Objective
 from detect.samples import sample_annotations
 
 STRIDES = (4, 8, 16)
-
-
-@pytest.fixture(scope="module")
-def nuclei() -> ResizedInstances:
-    return ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
 
 
 def test_the_score_is_what_coverage_measures_and_no_more_than_the_bound(nuclei):
@@ -48,7 +43,7 @@ def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nu
 
 
 def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
-    large = ResizedInstances.of(read_coco(sample_annotations("bccd")), parse_resize("stretch:2560x1920"))
+    large = ResizedInstances.of(read_coco(sample_annotations("bccd")), "stretch:2560x1920")
     assert 4 * 16 < large.shapes.prod(axis=1).min() ** 0.5 < 4 * 32
     fit = fit_levels(large, (8, 16, 32, 64), per_level=2, max_strides=4)
     assert [(level.stride, len(level.shapes)) for level in fit.anchors.levels] == [(32, 2), (64, 2)]
@@ -56,7 +51,7 @@ def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
 
 
 def test_levels_by_size_spare_large_instances_the_fine_grid():
-    bccd = ResizedInstances.of(read_coco(sample_annotations("bccd")), parse_resize("letterbox:320"))
+    bccd = ResizedInstances.of(read_coco(sample_annotations("bccd")), "letterbox:320")
     strides, category = (8, 16, 32), bccd.dataset.instances.category_ids
     plain = fit_levels(bccd, strides, per_level=3)
     limited = fit_levels(bccd, strides, per_level=3, max_strides=4, certify=0.02)
@@ -152,29 +147,20 @@ def test_numbers_in_words():
 
 
 def test_without_boxes_it_is_said_why():
-    nothing = read_coco(
-        {"images": [{"id": 1, "width": 8, "height": 8}], "categories": [{"id": 1, "name": "a"}], "annotations": []}
-    )
     with pytest.raises(FitError, match="no usable boxes; 0 entries are invalid"):
-        fit_levels(ResizedInstances.of(nothing, parse_resize("none")), STRIDES, num_anchors=3)
+        fit_levels(instances_of([]), STRIDES, num_anchors=3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"per_level": 1, "objective": "recall@0.5"}, "no anchor on strides 8, 16, 32 reaches any of the boxes"),
-        ({"num_anchors": 2, "penalty": 2.0}, "no anchor on strides 8, 16, 32 is worth its cost for any of the boxes"),
-        ({"max_per_level": 2, "penalty": 2.0, "certify": 0.02}, r"the largest is 0.2 x 0.2 px after the resize"),
+        ({"per_level": 1, "objective": "recall@0.5"}, "no anchor on strides 8, 16, 32 reaches any box"),
+        ({"num_anchors": 2, "penalty": 2.0}, "no anchor on strides 8, 16, 32 is worth its cost for any box"),
+        ({"max_per_level": 2, "penalty": 2.0, "certify": 0.02}, r"the largest box is 0.2 x 0.2 px after the resize"),
     ],
 )
 def test_boxes_that_no_anchor_gains_anything_for_are_refused(options, message):
     # less than a pixel in size, and farther than that from every centre
-    boxes = [[0.1, 0.1, 0.2, 0.2], [7.9, 7.9, 0.2, 0.1]]
-    content = {
-        "images": [{"id": 1, "width": 64, "height": 64}],
-        "categories": [{"id": 1, "name": "a"}],
-        "annotations": [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)],
-    }
-    instances = ResizedInstances.of(read_coco(content), parse_resize("none"))
+    instances = instances_of([[0.1, 0.1, 0.2, 0.2], [7.9, 7.9, 0.2, 0.1]])
     with pytest.raises(FitError, match=message):
         fit_levels(instances, (8, 16, 32), **options)

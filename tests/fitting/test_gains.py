@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import instances_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -22,7 +23,6 @@ from detect.anchors.grid_convention import CONVENTIONS, STRIDE_MODES, Convention
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.fitting.any_position import AnyPosition, boxes_on_grid
 from detect.fitting.objective import Objective
@@ -30,15 +30,6 @@ from detect.fitting.own_positions import OwnPositions
 from detect.samples import SAMPLES, sample_annotations
 
 EXTENT = st.floats(2, 200)
-
-
-def instances_of(boxes_xywh: list[tuple[float, float, float, float]], wh: tuple[int, int] = (64, 64)):
-    annotations = [
-        {"id": number, "image_id": 1, "category_id": 1, "bbox": list(box)} for number, box in enumerate(boxes_xywh, 1)
-    ]
-    images = [{"id": 1, "width": wh[0], "height": wh[1]}]
-    data = {"images": images, "categories": [{"id": 1, "name": "cell"}], "annotations": annotations}
-    return ResizedInstances.of(read_coco(data), parse_resize("none"))
 
 
 def cell(width: float, height: float, stride: int, objective: str = "iou") -> AnyPosition:
@@ -108,9 +99,9 @@ def test_the_closed_form_is_scipys_integral(shape):
 
 def test_any_position_is_the_mean_of_own_positions():
     spots = (np.arange(32) + 0.5) / 4  # one cell of stride 8, by quarters of a pixel
-    placed = instances_of([(64 + x - 7, 64 + y - 5, 14, 10) for x in spots for y in spots], (256, 256))
+    instances = instances_of([(64 + x - 7, 64 + y - 5, 14, 10) for x in spots for y in spots], image_wh=(256, 256))
     shapes = np.array([[14.0, 10.0], [9.0, 12.0], [30.0, 8.0]])
-    own = OwnPositions.of(placed, (8, 32)).utilities(0, shapes).mean(axis=1)
+    own = OwnPositions.of(instances, (8, 32)).utilities(0, shapes).mean(axis=1)
     assert_allclose(cell(14, 10, 8).utilities(0, shapes)[:, 0], own, atol=2e-4)
 
 
@@ -118,30 +109,30 @@ def test_any_position_is_the_mean_of_own_positions():
 @pytest.mark.parametrize("rule", ["none", "letterbox:109", "stretch:157x97"])  # as they are, and of odd sizes
 @pytest.mark.parametrize("name", SAMPLES)
 def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, stride_mode):
-    instances = ResizedInstances.of(read_coco(sample_annotations(name)), parse_resize(rule))
+    instances = ResizedInstances.of(read_coco(sample_annotations(name)), rule)
     canvas = instances.canvas_wh[0]
     rows = np.flatnonzero((instances.canvas_wh == canvas).all(axis=1))[:40]
     columns = (instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows])
     few = ResizedInstances(instances.dataset, instances.rule, *columns)
-    placed = OwnPositions.of(few, (8, 32), center_offset=offset, stride_mode=stride_mode)
+    convention = Convention(stride_mode=stride_mode, center_offset=offset)
+    boxes = OwnPositions.of(few, (8, 32), convention=convention)
     hw = (int(canvas[1]), int(canvas[0]))
     for level, shape in ((0, (21.0, 13.0)), (1, (60.0, 75.0))):
         anchors = AnchorSet.of([[shape]], strides=[(8, 32)[level]], center_offset=offset)
-        grid = AnchorGenerator(anchors, convention=Convention(stride_mode=stride_mode))
+        grid = AnchorGenerator(anchors, convention=convention)
         all_anchors = grid.generate(level_hw(grid, hw), hw, dtype=torch.float64).boxes
         dense = box_iou(torch.from_numpy(instances.boxes[rows]), all_anchors).max(dim=1).values.numpy()
-        assert_allclose(np.sort(placed.utilities(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
+        assert_allclose(np.sort(boxes.utilities(level, np.array([shape]))[0]), np.sort(dense), atol=1e-9)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(convention):
-    how = CONVENTIONS[convention]
     random = np.random.default_rng(0)
     width, height = 211, 97
     corners = random.uniform(0, 0.7, (60, 2)) * [width, height]
     boxes = [(*corner, *extent) for corner, extent in zip(corners, random.uniform(3, 60, (60, 2)), strict=True)]
-    instances = instances_of(boxes, (width, height))
-    placed = OwnPositions.of(instances, (16, 64), center_offset=how.center_offset, stride_mode=how.stride_mode)
+    instances = instances_of(boxes, image_wh=(width, height))
+    fitted = OwnPositions.of(instances, (16, 64), convention=convention)
     grid = AnchorGenerator.of_sizes(
         [[24], [70]], [1.0], (16, 64), convention=convention
     )  # square and even: rounded or not
@@ -149,22 +140,22 @@ def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(convention):
     for level, of_level in enumerate(torch.split(all_anchors.boxes, all_anchors.num_per_level)):
         dense = box_iou(torch.from_numpy(instances.boxes), of_level).max(dim=1).values.numpy()
         shape = np.array([[(24.0, 24.0), (70.0, 70.0)][level]])
-        assert_allclose(np.sort(placed.utilities(level, shape)[0]), np.sort(dense), atol=1e-9)
+        assert_allclose(np.sort(fitted.utilities(level, shape)[0]), np.sort(dense), atol=1e-9)
 
 
 def test_strides_cut_or_not_by_hand():
     # 100 px at stride 16: 7 cells of 14 (cut from 14.29) px, with corners at 0, 14, ... 84; a box centred on (90, 70)
-    boxes = instances_of([(85.0, 65.0, 10.0, 10.0)], (100, 100))
+    boxes = instances_of([(85.0, 65.0, 10.0, 10.0)], image_wh=(100, 100))
     shape = np.array([[10.0, 10.0]])
     gains = [
-        OwnPositions.of(boxes, (16,), center_offset=0.0, stride_mode=rule).utilities(0, shape)
-        for rule in ("exact", "floor", "ratio")
+        OwnPositions.of(boxes, (16,), convention=Convention(stride_mode=mode, center_offset=0.0)).utilities(0, shape)
+        for mode in STRIDE_MODES
     ]
     # 6 from 96 and from 64: 4 x 4; 6 from 84 and none from 70: 4 x 10; 90 - 85.714 and 71.429 - 70: 5.714 x 8.571
     overlap = 40 / 7 * 60 / 7
     assert_allclose(np.ravel(gains), [16 / 184, 40 / 160, overlap / (200 - overlap)])
-    with pytest.raises(ValueError, match="stride_mode is 'exact', 'floor' or 'ratio', got 'ceil'"):
-        OwnPositions.of(boxes, (16,), stride_mode="ceil")
+    with pytest.raises(ValueError, match="convention 'ceil' is not one of exact"):
+        OwnPositions.of(boxes, (16,), convention="ceil")
 
 
 def test_the_order_of_the_data_changes_nothing():
@@ -182,10 +173,9 @@ def test_a_blend_is_a_blend():
     assert_allclose(blend, 0.7 * iou + 0.3 * recall)
 
 
-def test_few_boxes_stay_where_they_are_and_many_are_counted():
-    instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
-    own = boxes_on_grid(instances, (4, 8), few_boxes=len(instances))
-    counted = boxes_on_grid(instances, (4, 8), few_boxes=len(instances) - 1)
+def test_few_boxes_stay_where_they_are_and_many_are_counted(nuclei):
+    own = boxes_on_grid(nuclei, (4, 8), few_boxes=len(nuclei))
+    counted = boxes_on_grid(nuclei, (4, 8), few_boxes=len(nuclei) - 1)
     assert isinstance(own, OwnPositions)
     assert isinstance(counted, AnyPosition)
     assert_allclose(counted.weights.sum(), 1)
@@ -195,13 +185,14 @@ def test_few_boxes_stay_where_they_are_and_many_are_counted():
 
 
 def test_all_that_is_said_of_the_grid_reaches_the_boxes():
-    instances = instances_of([(3.0, 5.0, 10.0, 12.0), (40.0, 70.5, 10.0, 12.0)], (61, 91))
-    for how in ({"stride_mode": "ratio"}, {"center_offset": 0.0}, {"objective": "recall@0.4"}):
+    instances = instances_of([(3.0, 5.0, 10.0, 12.0), (40.0, 70.5, 10.0, 12.0)], image_wh=(61, 91))
+    ratio = Convention(stride_mode="ratio")
+    for how in ({"convention": ratio}, {"convention": "mmdet"}, {"objective": "recall@0.4"}):
         one, other = boxes_on_grid(instances, (4, 16), **how), OwnPositions.of(instances, (4, 16), **how)
         assert_array_equal(one.far, other.far)
         assert (one.center_offset, one.objective) == (other.center_offset, other.objective)
     plain = boxes_on_grid(instances, (4, 16))
-    assert (plain.far != boxes_on_grid(instances, (4, 16), stride_mode="ratio").far).any()
+    assert (plain.far != boxes_on_grid(instances, (4, 16), convention=ratio).far).any()
 
 
 def test_a_level_is_for_boxes_of_up_to_so_many_of_its_strides():
@@ -219,26 +210,24 @@ def test_a_level_is_for_boxes_of_up_to_so_many_of_its_strides():
         OwnPositions.of(instances, (4, 8), max_strides=0)
 
 
-def test_cells_that_a_limit_may_cut_count_as_error():
+def test_cells_that_a_limit_may_cut_count_as_error(nuclei):
     # cells of a 4th octave: 16 x 16 and 40 x 40, and the limit is 16 on the finer level
     histogram = ShapeHistogram.of(np.array([[16.0, 16.0], [40.0, 40.0], [40.0, 40.0]]), cells_per_octave=4)
     plain, limited = (AnyPosition.of(histogram, (4, 8), max_strides=limit) for limit in (None, 4))
     assert_allclose(limited.error - plain.error, 1 / 3)
-    instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
-    joined = boxes_on_grid(instances, (4, 8), few_boxes=0, max_strides=4)
-    every = AnyPosition.of(ShapeHistogram.of(instances.shapes, cells_per_octave=1024), (4, 8), max_strides=4)
+    joined = boxes_on_grid(nuclei, (4, 8), few_boxes=0, max_strides=4)
+    every = AnyPosition.of(ShapeHistogram.of(nuclei.shapes, cells_per_octave=1024), (4, 8), max_strides=4)
     for shape in np.array([[[12.0, 12.0]], [[20.0, 9.0]]]):
         means = [(each.weights * each.utilities(0, shape)).sum() for each in (every, joined)]
         assert abs(means[0] - means[1]) <= joined.error
 
 
-def test_fine_cells_are_joined_until_few_are_left(monkeypatch):
+def test_fine_cells_are_joined_until_few_are_left(monkeypatch, nuclei):
     monkeypatch.setattr("detect.fitting.any_position.MAX_CELLS", 20)
-    instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
-    counted = boxes_on_grid(instances, (4, 8), few_boxes=0)
-    assert len(counted.weights) <= 20 or len(counted.weights) < len(instances.histogram)
-    assert counted.error > instances.histogram.iou_error_bound
-    every = AnyPosition.of(ShapeHistogram.of(instances.shapes, cells_per_octave=1024), (4, 8))
+    counted = boxes_on_grid(nuclei, (4, 8), few_boxes=0)
+    assert len(counted.weights) <= 20 or len(counted.weights) < len(nuclei.histogram)
+    assert counted.error > nuclei.histogram.iou_error_bound
+    every = AnyPosition.of(ShapeHistogram.of(nuclei.shapes, cells_per_octave=1024), (4, 8))
     for shape in np.array([[[12.0, 12.0]], [[20.0, 9.0]]]):
         means = [(each.weights * each.utilities(1, shape)).sum() for each in (every, counted)]
         assert abs(means[0] - means[1]) <= counted.error

@@ -186,7 +186,7 @@ def test_without_a_proof_there_is_no_bound():
 
 
 def test_fewer_shapes_than_asked_for_are_refused():
-    with pytest.raises(FitError, match="3 clusters asked of 2 distinct shapes"):
+    with pytest.raises(FitError, match="3 clusters need 3 distinct shapes, got 2"):
         optimal_anchors(histogram_of(np.array([[10.0, 20.0], [30.0, 20.0]])), 3)
     with pytest.raises(FitError, match="no boxes"):
         optimal_anchors(ShapeHistogram.empty(), 3)

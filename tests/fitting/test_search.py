@@ -13,7 +13,6 @@ from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import anchor_metrics
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.fitting.any_position import AnyPosition
 from detect.fitting.candidates import Candidates, Limits, grid_candidates
 from detect.fitting.fit import fit_anchors
@@ -23,11 +22,6 @@ from detect.fitting.search import neighbours, polish
 from detect.samples import sample_annotations
 
 STRIDES = (4, 8, 16)
-
-
-@pytest.fixture(scope="module")
-def nuclei() -> ResizedInstances:
-    return ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
 
 
 @pytest.mark.parametrize("objective", ["iou", "recall@0.5"])
@@ -56,7 +50,7 @@ def test_the_order_of_the_data_changes_nothing(nuclei):
     data = json.loads(sample_annotations("nuclei").read_text())
     data["annotations"].reverse()
     data["images"].reverse()
-    reverse = ResizedInstances.of(read_coco(data), parse_resize("none"))
+    reverse = ResizedInstances.of(read_coco(data), "none")
     fits = [fit_on_grid(OwnPositions.of(each, STRIDES), per_level=2) for each in (nuclei, reverse, nuclei)]
     assert fits[0].anchors.levels == fits[1].anchors.levels == fits[2].anchors.levels
     assert fits[0].score == fits[1].score == fits[2].score
@@ -101,7 +95,7 @@ def test_the_gap_is_relative_to_what_is_left_after_costs_by_hand(nuclei):
 
 def test_the_proof_stops_at_the_gap_asked_for_after_costs(monkeypatch):
     targets = []
-    monkeypatch.setattr("detect.fitting.grid_fit.prove", lambda *_, target, rounds: targets.append(target) or 1.0)
+    monkeypatch.setattr("detect.fitting.search.prove", lambda *_, target, rounds: targets.append(target) or 1.0)
     boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0], [60.0, 60.0]])), (4, 16))
     fit = fit_on_grid(boxes, per_level=1, costs=(0.1, 0.05), certify=0.5)
     assert fit.cost > 0
@@ -109,7 +103,7 @@ def test_the_proof_stops_at_the_gap_asked_for_after_costs(monkeypatch):
 
 
 def test_anchors_keep_their_levels_and_sides_by_hand():
-    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0]])), (4, 8, 16), center_offset=0.0)
+    boxes = AnyPosition.of(ShapeHistogram.of(np.array([[20.0, 20.0]])), (4, 8, 16), convention="mmdet")
     anchors = anchors_of(boxes, np.array([[30.0, 20.0], [9.0, 5.0], [10.0, 12.0]]), np.array([2, 1, 2]))
     assert [(level.stride, level.shapes) for level in anchors.levels] == [(8, [(9, 5)]), (16, [(10, 12), (30, 20)])]
     assert anchors.center_offset == 0.0
@@ -169,7 +163,7 @@ def test_numbers_for_each_level_are_kept(nuclei):
 
 
 def test_centres_on_corners_are_fitted_as_such(nuclei):
-    boxes = OwnPositions.of(nuclei, STRIDES, center_offset=0.0)
+    boxes = OwnPositions.of(nuclei, STRIDES, convention="mmdet")
     fit = fit_on_grid(boxes, per_level=1, certify=None)
     assert fit.anchors.center_offset == 0.0
     assert_allclose(anchor_metrics(nuclei, fit.anchors).grid_average_iou, fit.score)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from builders import part_of
 from numpy.testing import assert_allclose
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.histogram import ShapeHistogram
-from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.anchors.metrics import anchor_metrics
-from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.fitting.any_position import AnyPosition
+from detect.fitting.gains import Boxes
 from detect.fitting.grid_fit import GridFit, fit_on_grid, score_on_grid
 from detect.fitting.own_positions import OwnPositions
-from detect.fitting.structured import LAYOUTS, fit_structured
-from detect.samples import sample_annotations
+from detect.fitting.structured import LAYOUTS, StructuredFit, fit_layouts
 
 STRIDES = (4, 8, 16)
 
@@ -29,15 +29,13 @@ def coarse_search(monkeypatch):
     monkeypatch.setattr("detect.fitting.structured.SMALLEST_STEP", 0.02)
 
 
-def sample() -> ResizedInstances:
-    """Every eighth box of the nuclei: a search in a second."""
-    all_ = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
-    return ResizedInstances(all_.dataset, all_.rule, all_.boxes[::8], all_.shapes[::8], all_.canvas_wh[::8])
+def fit_structured(boxes: Boxes, *, layout: str = "grid", **how: Any) -> StructuredFit:
+    return fit_layouts(boxes, widest=layout, **how)[-1]
 
 
 @pytest.fixture(scope="module")
 def nuclei() -> OwnPositions:
-    return OwnPositions.of(sample(), STRIDES)
+    return OwnPositions.of(part_of("nuclei", "none", step=8), STRIDES)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +53,13 @@ def test_a_planted_structure_is_found():
     fit = fit_structured(boxes, layout="grid", scales=2, ratios=2)
     assert_allclose(np.sort(fit.sizes, axis=1), [[16, 24], [64, 96]], rtol=0.06)
     assert_allclose(np.sort(fit.ratios, axis=1), [[0.3, 1.5]] * 2, rtol=0.06)
-    assert abs(fit.price) < 0.01
+    assert abs(fit.penalty) < 0.01
     assert fit.score > fit.default_score + 0.1
 
 
 @pytest.mark.parametrize(("objective", "scales", "ratios"), [("iou", 1, 3), ("recall@0.5", 2, 1)])
 def test_each_layout_is_at_least_the_narrower_and_the_scaled_default(objective, scales, ratios):
-    instances = sample()
+    instances = part_of("nuclei", "none", step=8)
     boxes = OwnPositions.of(instances, STRIDES, objective=objective)
     free = fit_on_grid(boxes, per_level=scales * ratios, rounds=1)
     fits = [fit_structured(boxes, layout=layout, scales=scales, ratios=ratios, free=free) for layout in LAYOUTS]
@@ -71,7 +69,7 @@ def test_each_layout_is_at_least_the_narrower_and_the_scaled_default(objective, 
     for fit in fits:
         score = anchor_metrics(instances, fit.anchors)
         assert_allclose(fit.score, score.grid_average_iou if objective == "iou" else score.grid_recall(0.5))
-        assert_allclose(fit.price, free.score - fit.score)
+        assert_allclose(fit.penalty, free.score - fit.score)
 
 
 def test_never_worse_than_the_frameworks_defaults_at_any_factor(nuclei):
