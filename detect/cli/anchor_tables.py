@@ -61,19 +61,8 @@ def print_score(scores: Sequence[AnchorMetrics], worst: int, assignments: Sequen
 
 
 def _print_scores(scores: Sequence[AnchorMetrics]) -> None:
-    headers = (
-        "",
-        "anchors",
-        "average IoU",
-        "recall .5",
-        ".6",
-        ".7",
-        ".8",
-        ".9",
-        "IoU on the grid",
-        "recall .5",
-        "ratio<4",
-    )
+    by_recall = ("recall .5", ".6", ".7", ".8", ".9")
+    headers = ("", "anchors", "average IoU", *by_recall, "grid IoU", "grid .5", "ratio<4")
     rows = []
     for score in scores:
         by_shape = (score.average_iou, *(score.recall(t) for t in (0.5, 0.6, 0.7, 0.8, 0.9)))
