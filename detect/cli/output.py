@@ -165,10 +165,9 @@ def cannot_write(error: OSError, path: Path) -> OutputError:
 def print_dataset(dataset: CocoDataset, resize: object) -> None:
     """Print the size of a dataset, the resize rule and the findings."""
     crowd = f", {len(dataset.crowd):,} crowd regions excluded" if len(dataset.crowd) else ""
-    show(
-        f"{len(dataset.instances):,} boxes in {len(dataset.images):,} images, {len(dataset.categories):,} "
-        f"categories{crowd}; resize {resize}"
-    )
+    images = f"{len(dataset.instances):,} boxes in {len(dataset.images):,} images"
+    categories = "1 category" if len(dataset.categories) == 1 else f"{len(dataset.categories):,} categories"
+    show(f"{images}, {categories}{crowd}; resize {resize}")
     print_findings(dataset)
 
 
