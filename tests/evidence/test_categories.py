@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evidence_parts import categories, gathered, plan, records, training_runs
+from evidence_parts import categories, gathered, plan, records, resampling, scoring, training_runs
 
 
 def a_row(variant: str, positives: float) -> records.Row:
     return records.Row("bccd", variant, 12, 0, ap=1 / 3, ap50=1 / 3, positives=positives)
 
 
-@pytest.fixture
-def found(tmp_path):
-    """Variants that find every white cell; one finds the platelets too. The positives of one are not its anchors'."""
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    """The section of variants that find every white cell.
+
+    One finds the platelets too. The positives of one are not its anchors'.
+    """
+    folder = tmp_path_factory.mktemp("runs")
     known = {"default": 34.2386, "single": 8.5377, "stride-rule": 8.99669, "wide": 9.9, "free-predictors": 1.0}
     rows = [a_row(variant, positives) for variant, positives in known.items()]
-    config = training_runs.config_of(rows[0].run, plan.BCCD, tmp_path)
+    config = training_runs.config_of(rows[0].run, plan.BCCD, folder)
     truth = training_runs.split(config)[1]
     ids = {name: key for key, name in truth.categories.items()}
     for row in rows:
@@ -24,20 +28,19 @@ def found(tmp_path):
         own = np.flatnonzero(np.isin(truth.instances.category_ids, wanted))
         columns = (truth.instances.image_rows[own], truth.instances.category_ids[own], np.ones(len(own)))
         detections = records.packed_boxes(records.box_results(*columns, truth.instances.boxes_xywh[own]))
-        records.save_arrays(tmp_path / f"{row.run.key}.npz", detections)
-    return gathered.gather(plan.BCCD, rows, tmp_path)
+        records.save_arrays(folder / f"{row.run.key}.npz", detections)
+    few = resampling.Draws.of(scoring.sources_of(truth), resamples=2)  # the section has no intervals
+    return categories.category_section(gathered.gather(plan.BCCD, rows, folder, draws=few), 12)
 
 
-def test_each_category_has_its_score_and_its_positives(found):
-    text = categories.category_section(found, 12)
+def test_each_category_has_its_score_and_its_positives(text):
     assert "|  | WBC | RBC | Platelets | share |" in text
     assert "| default | 1.000; 36.3 | 0.000; 36.6 | 0.000; 4.3 | 0.118 |" in text
     assert "| stride-rule | 1.000; 9.2 | 0.000; 9.1 | 1.000; 7.1 | 0.774 |" in text
     assert "| free-predictors | 1.000; - | 0.000; - | 0.000; - | - |" in text
 
 
-def test_the_score_of_the_category_with_fewest_positives_is_ranked_with_its_share(found):
-    text = categories.category_section(found, 12)
+def test_the_score_of_the_category_with_fewest_positives_is_ranked_with_its_share(text):
     assert "Platelets: the fewest positives." in text
     assert (
         "its share of positives is +0.87; " in text
@@ -45,14 +48,16 @@ def test_the_score_of_the_category_with_fewest_positives_is_ranked_with_its_shar
     assert "on the grid is not defined yet " in text  # the others' AP are equal
 
 
-def test_positives_of_other_anchors_than_those_of_the_run_are_left_out(found):
-    assert "| wide | 1.000; - | 0.000; - | 0.000; - | - |" in categories.category_section(found, 12)
+def test_positives_of_other_anchors_than_those_of_the_run_are_left_out(text):
+    assert "| wide | 1.000; - | 0.000; - | 0.000; - | - |" in text
 
 
 def test_one_category_needs_no_table(tmp_path):
     rows = [records.Row("nuclei", "default", 20, 0, ap=0.5, ap50=0.5, positives=1.0)]
     nothing = records.box_results(*(np.zeros(0, np.int64),) * 2, np.zeros(0), np.zeros((0, 4)))
     records.save_arrays(tmp_path / f"{rows[0].run.key}.npz", records.packed_boxes(nothing))
-    found = gathered.gather(plan.NUCLEI, rows, tmp_path)
+    truth = training_runs.split(training_runs.config_of(rows[0].run, plan.NUCLEI, tmp_path))[1]
+    few = resampling.Draws.of(scoring.sources_of(truth), resamples=2)
+    found = gathered.gather(plan.NUCLEI, rows, tmp_path, draws=few)
     assert found.groups["default", 20].category_ap[0].tolist() == [0.0]
     assert categories.category_section(found, 20) == ""
