@@ -85,13 +85,18 @@ def instances_of(boxes: Sequence[Sequence[float]], resize: str = "none", **field
     return ResizedInstances.of(read_coco(coco_content(boxes, **fields)), resize)
 
 
-def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
-    """The instances in every ``step``-th image of a sample."""
+def part_content(sample: str, step: int) -> dict[str, Any]:
+    """Every ``step``-th image of a sample with its annotations."""
     content = json.loads(sample_annotations(sample).read_text())
     content["images"] = content["images"][::step]
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
-    return ResizedInstances.of(read_coco(content), resize)
+    return content
+
+
+def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
+    """The instances in every ``step``-th image of a sample."""
+    return ResizedInstances.of(read_coco(part_content(sample, step)), resize)
 
 
 MISSING = object()

@@ -49,14 +49,14 @@ def fit(
     from detect.fitting.fit import k_curve
 
     options.check()
+    others = list(map(detect.load_anchors, compare or []))
     instances = dataset.read_resized(resize)
     if str(instances.rule) == "none":
         note("note: --resize none: shapes are in pixels of the original images, which few detectors see")
     sources = anchor_results.start_hashing(instances.dataset) if output else None
     with busy("fitting anchors"):
         fitted = options.fit(instances)
-    sets = [fitted.anchors, *map(detect.load_anchors, compare or [])]
-    scores = anchor_results.score_all(instances, sets, options.convention)
+    scores = anchor_results.score_all(instances, [fitted.anchors, *others], options.convention)
     curve = k_curve(instances, seed=options.seed) if output and report else None
     content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
     print_answer(json, content, lambda: print_fit(scores, fitted, curve))

@@ -21,6 +21,7 @@ from detect.errors import FitError
 from detect.fitting.fit import fit_anchors
 
 SQUARE = AnchorSet.of([[(20, 20)]], strides=[8])
+CLUSTERS = partial(fit_anchors, method="kmeans")  # the quick way to fit many times
 
 
 def of(shapes: np.ndarray, images: np.ndarray, *, num_images: int | None = None) -> ResizedInstances:
@@ -85,7 +86,7 @@ def test_images_are_drawn_and_not_boxes():
 
 def test_more_images_give_narrower_intervals():
     def width(count: int) -> float:
-        result = bootstrap(of(random_shapes(count), np.arange(count)), partial(fit_anchors, k=1), resamples=25)
+        result = bootstrap(of(random_shapes(count), np.arange(count)), partial(CLUSTERS, k=1), resamples=25)
         return result.shapes[0].width.high - result.shapes[0].width.low
 
     assert width(800) < 0.5 * width(50)  # a quarter, but for chance
@@ -95,7 +96,7 @@ def test_a_shape_that_one_image_makes_is_seen_to_be_unstable():
     # ninety images of 30 px boxes, one with three of 300 px: a third of the resamples lack it
     shapes = np.concatenate([random_shapes(90, spread=0.05), np.full((3, 2), 300.0)])
     images = np.concatenate([np.arange(90), [90, 90, 90]])
-    result = bootstrap(of(shapes, images), partial(fit_anchors, k=2), resamples=30)
+    result = bootstrap(of(shapes, images), partial(CLUSTERS, k=2), resamples=30)
     stable, shaky = result.shapes
     assert stable.width.high / stable.width.low < 1.5
     assert shaky.width.value == pytest.approx(300, rel=1e-3)
@@ -107,7 +108,7 @@ def test_shapes_meet_their_counterparts_whatever_their_order_by_area():
     random = np.random.default_rng(0)
     tall = np.array([10.0, 43.0]) * np.exp(0.1 * random.standard_normal((40, 2)))
     wide = np.array([42.0, 10.0]) * np.exp(0.1 * random.standard_normal((40, 2)))
-    result = bootstrap(of(np.concatenate([tall, wide]), np.arange(80)), partial(fit_anchors, k=2), resamples=25)
+    result = bootstrap(of(np.concatenate([tall, wide]), np.arange(80)), partial(CLUSTERS, k=2), resamples=25)
     for shape in result.shapes:
         assert shape.width.high / shape.width.low < 1.3
 
@@ -123,7 +124,7 @@ def test_a_refit_with_fewer_shapes_leaves_some_without_a_counterpart():
 def test_resamples_that_cannot_be_fitted_are_counted():
     # three images of one box each: two thirds of 27 draws lack one, and k = 3 cannot be fitted
     instances = of(np.array([[10.0, 10.0], [40.0, 40.0], [160.0, 160.0]]), np.arange(3))
-    result = bootstrap(instances, partial(fit_anchors, k=3), resamples=50)
+    result = bootstrap(instances, partial(CLUSTERS, k=3), resamples=50)
     assert 25 < result.failed < 50
     # those that can be leave no image out
     assert np.isnan(result.out_of_bag["average_iou"].value)
@@ -131,7 +132,7 @@ def test_resamples_that_cannot_be_fitted_are_counted():
 
 
 def test_the_same_seed_gives_the_same(nuclei):
-    fit = partial(fit_anchors, k=3, strides=(4, 8))
+    fit = partial(CLUSTERS, k=3, strides=(4, 8))
     one = bootstrap(nuclei, fit, resamples=5, seed=3)
     assert one == bootstrap(nuclei, fit, resamples=5, seed=3)
     assert one != bootstrap(nuclei, fit, resamples=5, seed=4)
@@ -139,14 +140,14 @@ def test_the_same_seed_gives_the_same(nuclei):
 
 def test_inputs_stay_as_they_are(nuclei):
     before = [nuclei.boxes.copy(), nuclei.shapes.copy(), nuclei.dataset.instances.ids.copy()]
-    bootstrap(nuclei, partial(fit_anchors, k=2, strides=(4,)), resamples=3)
+    bootstrap(nuclei, partial(CLUSTERS, k=2, strides=(4,)), resamples=3)
     for old, new in zip(before, (nuclei.boxes, nuclei.shapes, nuclei.dataset.instances.ids), strict=True):
         assert_allclose(new, old, rtol=0, atol=0)
 
 
 def test_anchors_fitted_to_few_boxes_score_lower_on_images_left_out():
     instances = of(random_shapes(30), np.arange(30))
-    result = bootstrap(instances, partial(fit_anchors, k=6), resamples=15)
+    result = bootstrap(instances, partial(CLUSTERS, k=6), resamples=15)
     assert result.out_of_bag["average_iou"].high < result.scores["average_iou"].value
 
 

@@ -84,7 +84,7 @@ def test_without_a_resize_rule_it_says_what_that_means(detect):
 def test_the_python_interface_gives_what_the_command_gives(detect):
     from detect import ResizedInstances, anchor_metrics, fit_anchors, parse_resize
 
-    content = detect("anchors", "fit", BCCD, "-k", 5, "--resize", "letterbox:640", "--json").json
+    content = detect("anchors", "fit", BCCD, "-k", 5, "--resize", "letterbox:640", "--certify", 1, "--json").json
     instances = ResizedInstances.of(read_coco(BCCD), parse_resize("letterbox:640"))
     anchors = fit_anchors(instances, k=5)
     np.testing.assert_array_equal(anchors.shapes, content["shapes"])
@@ -93,7 +93,19 @@ def test_the_python_interface_gives_what_the_command_gives(detect):
 
 def test_stability_gives_intervals_and_scores_on_other_images(detect, tmp_path):
     train, validation = cut(NUCLEI, tmp_path, 2)
-    arguments = ("anchors", "stability", train, "-k", 2, "--resamples", 8, "--validation", validation)
+    arguments = (
+        "anchors",
+        "stability",
+        train,
+        "-k",
+        2,
+        "--method",
+        "kmeans",
+        "--resamples",
+        8,
+        "--validation",
+        validation,
+    )
     content = detect(*arguments, "--json").json
     width = content["stability"]["shapes"][0]["width"]
     assert width["low"] <= width["value"] <= width["high"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
+from builders import part_content, written
 
 from detect.samples import sample_annotations
 
@@ -54,7 +55,7 @@ def test_convert_prints_notes_on_stderr(detect):
 
 
 def test_convert_tells_on_stderr_what_it_changed(detect, tmp_path):
-    detect("anchors", "fit", BCCD, "-k", 9, "--resize", "letterbox:640", "-o", tmp_path, "--no-report")
+    detect("anchors", "fit", BCCD, "-k", 9, "--resize", "letterbox:640", "--certify", 1, "-o", tmp_path, "--no-report")
     result = detect("anchors", "convert", tmp_path, "--to", "yolov5")
     rows = yaml.safe_load(result.out)["anchors"]
     assert len({len(row) for row in rows}) == 1
@@ -90,12 +91,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(detect, arguments, message):
     assert message in lines[0]
 
 
-def test_levels_are_told_in_words_and_as_an_object(detect):
-    arguments = ("anchors", "levels", BCCD, "--anchors", "retinanet", "--resize", "letterbox:640")
-    result = detect(*arguments)
+@pytest.mark.usefixtures("unchecked")  # hundreds of images, whose checks take three quarters of the time
+def test_levels_are_told_in_words_and_as_an_object(detect, tmp_path):
+    arguments = ("--anchors", "retinanet", "--resize", "letterbox:640")
+    result = detect("anchors", "levels", BCCD, *arguments)
     assert result.code == 0
     assert "keep P3, P4, P5: 1 instance is lost: annotation 4133" in " ".join(result.out.split())
-    content = detect(*arguments, "--convention", "torchvision", "--assigner", "atss", "--json").json
+    cells = written(tmp_path / "cells.json", part_content("bccd", step=18))
+    content = detect(
+        "anchors", "levels", cells, *arguments, "--convention", "torchvision", "--assigner", "atss", "--json"
+    ).json
     assert [level["name"] for level in content["levels"]] == ["P3", "P4", "P5", "P6", "P7"]
     assert sum(level["positives"] for level in content["levels"]) == pytest.approx(1)
     assert content["suggested"] == [0, 1, 2]

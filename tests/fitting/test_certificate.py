@@ -109,7 +109,7 @@ def test_rounds_end_at_the_target_what_the_error_of_a_histogram_adds_apart(monke
 
 
 def test_the_error_of_a_histogram_is_part_of_the_bound():
-    shapes = np.exp(np.random.default_rng(0).uniform(2, 3.5, (60, 2)))
+    shapes = np.exp(np.random.default_rng(0).uniform(2, 3.5, (25, 2)))
     coarse = ShapeHistogram.of(shapes, cells_per_octave=4)
     fit = fit_on_grid(AnyPosition.of(coarse, (4, 16)), per_level=2, certify=0.0, rounds=1)
     exact = AnyPosition.of(ShapeHistogram.of(shapes, cells_per_octave=256), (4, 16))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import instances_of
+from builders import instances_of, part_of
 from numpy.testing import assert_allclose
 
 from detect.anchors.assignment import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances, area_ranges, instance_weights
 from detect.anchors.metrics import anchor_metrics
-from detect.data import read_coco
 from detect.errors import FitError
 from detect.fitting.fit_levels import Numbers, fit_levels
 from detect.fitting.objective import Objective
-from detect.samples import sample_annotations
 
 STRIDES = (4, 8, 16)
 
@@ -43,7 +41,7 @@ def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nu
 
 
 def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
-    large = ResizedInstances.of(read_coco(sample_annotations("bccd")), "stretch:2560x1920")
+    large = part_of("bccd", "stretch:2560x1920", step=12)
     assert 4 * 16 < large.shapes.prod(axis=1).min() ** 0.5 < 4 * 32
     fit = fit_levels(large, (8, 16, 32, 64), per_level=2, max_strides=4)
     assert [(level.stride, len(level.shapes)) for level in fit.anchors.levels] == [(32, 2), (64, 2)]
@@ -51,7 +49,7 @@ def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
 
 
 def test_levels_by_size_spare_large_instances_the_fine_grid():
-    bccd = ResizedInstances.of(read_coco(sample_annotations("bccd")), "letterbox:320")
+    bccd = part_of("bccd", "letterbox:320", step=6)
     strides, category = (8, 16, 32), bccd.dataset.instances.category_ids
     plain = fit_levels(bccd, strides, per_level=3)
     limited = fit_levels(bccd, strides, per_level=3, max_strides=4, certify=0.02)

@@ -112,6 +112,7 @@ def test_the_bound_of_a_square_closes_in_with_its_area():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_what_holds_for_joined_points_holds_for_every_box_in_them(objective, seed):
     boxes = random_boxes(seed, 60, spread=0.4)

@@ -23,10 +23,12 @@ from detect.fitting.structured import LAYOUTS, StructuredFit, fit_layouts
 STRIDES = (4, 8, 16)
 
 
-@pytest.fixture(autouse=True)
-def coarse_search(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def coarse_search():
     """A hundredth instead of thousandths, which every promise has to hold for as well."""
-    monkeypatch.setattr("detect.fitting.structured.SMALLEST_STEP", 0.02)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("detect.fitting.structured.SMALLEST_STEP", 0.02)
+        yield
 
 
 def fit_structured(boxes: Boxes, *, layout: str = "grid", **how: Any) -> StructuredFit:
@@ -41,6 +43,12 @@ def nuclei() -> OwnPositions:
 @pytest.fixture(scope="module")
 def two_free(nuclei) -> GridFit:
     return fit_on_grid(nuclei, per_level=2, certify=None)
+
+
+@pytest.fixture(scope="module")
+def two_ratios(nuclei, two_free) -> dict[str, StructuredFit]:
+    """One size by two ratios in each layout."""
+    return {fit.layout: fit for fit in fit_layouts(nuclei, scales=1, ratios=2, free=two_free)}
 
 
 def plant(sizes: list[list[float]], ratios: list[float], strides: tuple[int, ...]) -> AnyPosition:
@@ -59,10 +67,11 @@ def test_a_planted_structure_is_found():
 
 @pytest.mark.parametrize(("objective", "scales", "ratios"), [("iou", 1, 3), ("recall@0.5", 2, 1)])
 def test_each_layout_is_at_least_the_narrower_and_the_scaled_default(objective, scales, ratios):
-    instances = part_of("nuclei", "none", step=8)
+    instances = part_of("nuclei", "none", step=16)
     boxes = OwnPositions.of(instances, STRIDES, objective=objective)
     free = fit_on_grid(boxes, per_level=scales * ratios, rounds=1)
-    fits = [fit_structured(boxes, layout=layout, scales=scales, ratios=ratios, free=free) for layout in LAYOUTS]
+    fits = fit_layouts(boxes, scales=scales, ratios=ratios, free=free)
+    assert tuple(fit.layout for fit in fits) == LAYOUTS
     scores = [fits[0].default_score, *(fit.score for fit in fits), free.score]
     assert scores == sorted(scores)
     assert free.upper_bound >= free.score
@@ -93,21 +102,21 @@ def test_octaves_are_one_base_in_strides_and_one_list_of_ratios(nuclei, two_free
     assert len(set(fit.ratios)) == 1
 
 
-def test_sizes_share_their_ratios_and_levels_need_not(nuclei, two_free):
-    assert len(set(fit_structured(nuclei, layout="grid", scales=1, ratios=2, free=two_free).ratios)) == 1
-    assert len(set(fit_structured(nuclei, layout="level-grids", scales=1, ratios=2, free=two_free).ratios)) > 1
+def test_sizes_share_their_ratios_and_levels_need_not(two_ratios):
+    assert len(set(two_ratios["grid"].ratios)) == 1
+    assert len(set(two_ratios["level-grids"].ratios)) > 1
 
 
-def test_sizes_and_ratios_give_the_anchors_in_the_frameworks_order(nuclei, two_free):
-    fit = fit_structured(nuclei, layout="grid", scales=1, ratios=2, free=two_free)
+def test_sizes_and_ratios_give_the_anchors_in_the_frameworks_order(two_ratios):
+    fit = two_ratios["grid"]
     grid = AnchorGenerator.of_sizes(fit.sizes, fit.ratios[0], STRIDES, convention="torchvision")
     for ours, theirs in zip(fit.anchors.levels, grid.anchors.levels, strict=True):
         assert_allclose(ours.shapes, theirs.shapes, rtol=1e-5)
 
 
-def test_twice_the_same_is_the_same(nuclei):
-    one, other = (fit_structured(nuclei, layout="octaves", scales=1, ratios=2) for _ in range(2))
-    assert one.anchors.levels == other.anchors.levels
+def test_twice_the_same_is_the_same(nuclei, two_ratios):
+    again = fit_structured(nuclei, layout="octaves", scales=1, ratios=2)
+    assert again.anchors.levels == two_ratios["octaves"].anchors.levels
 
 
 def test_wrong_arguments_are_named(nuclei):

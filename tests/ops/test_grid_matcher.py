@@ -60,12 +60,12 @@ def test_random_boxes(matcher, num_boxes, side, convention):
     ("sample", "resize", "name"),
     [("bccd", "letterbox:640", "retinanet"), ("bccd", "none", "yolov3-coco"), ("nuclei", "none", "retinanet")],
 )
-def test_all_sample_annotations(matcher, sample, resize, name):
+def test_sample_annotations(matcher, sample, resize, name):
     instances = ResizedInstances.of(read_coco(sample_annotations(sample)), parse_resize(resize))
     grid = AnchorGenerator(load_anchors(name))
     strides = [level.stride for level in grid.anchors.levels]
     image_rows = instances.dataset.instances.image_rows
-    for row in np.unique(image_rows)[:: 1 if matcher.low_quality_mode == "own" else 9]:
+    for row in np.unique(image_rows)[:: 6 if matcher.low_quality_mode == "own" else 18]:
         of_image = image_rows == row
         width, height = instances.canvas_wh[of_image][0].tolist()
         anchors = grid.generate(level_hw((height, width), strides))
