@@ -135,7 +135,7 @@ def test_mistakes_in_levels_and_sweeps_are_one_line(detect, arguments, message):
     assert len(result.err.splitlines()) == 1
 
 
-def test_a_convention_moves_placed_scores_but_not_those_by_shape(detect):
+def test_a_convention_moves_scores_on_the_grid_but_not_those_by_shape(detect):
     arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--resize", "none", "--json")
     (exact,), (rounded,) = (
         detect(*arguments, "--convention", convention).json["anchors"] for convention in ("exact", "torchvision")

@@ -18,19 +18,19 @@ def test_other_methods(detect, method):
     assert len(content["shapes"]) == 3
 
 
-def test_levels_are_fitted_as_placed_and_beat_shapes_alone(detect):
+def test_levels_are_fitted_on_the_grid_and_beat_shapes_alone(detect):
     arguments = ("anchors", "fit", NUCLEI, "--levels", "p2-p4")
-    placed = detect(*arguments, "--per-level", 2, "--json").json
-    assert [len(level["shapes"]) for level in placed["levels"]] == [2, 2, 2]
-    assert placed["objective"] == "grid_average_iou"
-    assert placed["grid_average_iou"] <= placed["upper_bound"] <= placed["grid_average_iou"] * 1.02
+    on_grid = detect(*arguments, "--per-level", 2, "--json").json
+    assert [len(level["shapes"]) for level in on_grid["levels"]] == [2, 2, 2]
+    assert on_grid["objective"] == "grid_average_iou"
+    assert on_grid["grid_average_iou"] <= on_grid["upper_bound"] <= on_grid["grid_average_iou"] * 1.02
     by_shape = detect(*arguments, "-k", 6, "--objective", "shape", "--json").json
     free = detect(*arguments, "-k", 6, "--penalty", 0, "--json").json
     assert by_shape["objective"] == "average_iou"
     assert by_shape["average_iou"] > free["average_iou"]
     assert by_shape["grid_average_iou"] < free["grid_average_iou"] - 0.005
     told = detect(*arguments, "--per-level", 2).out
-    assert f"at most {placed['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
+    assert f"at most {on_grid['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
 
 
 def test_rare_categories_can_be_made_to_count_alike(detect):
