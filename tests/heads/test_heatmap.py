@@ -257,6 +257,7 @@ from detect.heads.heatmap import HeatmapHead, ImageHead
 
 warnings.simplefilter("error")  # a size that is kept as a number is a TracerWarning
 warnings.simplefilter("ignore", DeprecationWarning)  # of tracing as such
+warnings.simplefilter("ignore", FutureWarning)  # likewise, of newer releases
 
 def inputs(batch, height, width):
     return torch.randn(batch, 6, height, width, generator=Generator().manual_seed(height))

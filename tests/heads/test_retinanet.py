@@ -488,6 +488,7 @@ from detect import FeaturePyramid, RetinaNetHead
 
 warnings.simplefilter("error")  # a size that is kept as a number is a TracerWarning
 warnings.simplefilter("ignore", DeprecationWarning)  # of tracing as such
+warnings.simplefilter("ignore", FutureWarning)  # likewise, of newer releases
 NAMES = ("p3", "p4", "pool")
 
 def enlarged(module):
