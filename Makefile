@@ -13,7 +13,7 @@ demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw t
 	$(BIN)/detect demo
 
 test: $(VENV)/.test  ## unit tests, property tests and doctests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 slow: $(VENV)/.test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
