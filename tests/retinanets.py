@@ -233,8 +233,9 @@ def built(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return model, state
 
 
-def resnet18_retinanet() -> nn.Module:
-    backbone = resnet_fpn_backbone(
+def resnet18_fpn() -> nn.Module:
+    """torchvision's ResNet-18 with P3 to P7, from random weights."""
+    return resnet_fpn_backbone(
         backbone_name="resnet18",
         weights=None,
         norm_layer=nn.BatchNorm2d,
@@ -242,7 +243,10 @@ def resnet18_retinanet() -> nn.Module:
         returned_layers=[2, 3, 4],
         extra_blocks=LastLevelP6P7(512, 256),
     )
-    return retinanet.RetinaNet(backbone, num_classes=91)
+
+
+def resnet18_retinanet() -> nn.Module:
+    return retinanet.RetinaNet(resnet18_fpn(), num_classes=91)
 
 
 def with_weights(model: nn.Module, state: State) -> nn.Module:

@@ -22,7 +22,8 @@ from detect.ops.torchvision_import import import_torchvision
 
 import_torchvision()
 
-from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402 - after the import above
+from retinanets import resnet18_fpn  # noqa: E402 - after the import above
+from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: E402
 from torchvision.models.detection.retinanet import RetinaNet  # noqa: E402
 from torchvision.models.detection.retinanet import RetinaNetHead as TorchvisionHead  # noqa: E402
@@ -244,14 +245,6 @@ def on_a_resnet(norm: str | None = None, num_classes: int = 3) -> RetinaNetDetec
 
 
 def torchvision_network(norm: str | None, num_classes: int) -> nn.Module:
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet18",
-        weights=None,
-        norm_layer=nn.BatchNorm2d,
-        trainable_layers=5,
-        returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(512, 256),
-    )
     anchors = TorchvisionAnchors(
         sizes=tuple(tuple(size * stride // 8 for size in WHOLE_SIZES) for stride in STRIDES),
         aspect_ratios=((1.0,),) * 5,
@@ -259,7 +252,7 @@ def torchvision_network(norm: str | None, num_classes: int) -> nn.Module:
     head = TorchvisionHead(256, 3, num_classes, norm_layer=norm and partial(nn.GroupNorm, 32))
     size = {"min_size": 128, "max_size": 256, "score_thresh": SCORE}
     means = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
-    return RetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **size, **means)
+    return RetinaNet(resnet18_fpn(), num_classes, anchor_generator=anchors, head=head, **size, **means)
 
 
 @pytest.mark.parametrize("norm", [None, "group"])
