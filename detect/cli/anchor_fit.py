@@ -60,8 +60,8 @@ def fit(
     content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
     print_answer(json, content, lambda: print_fit(scores, fitted, curve))
     if output and sources:
-        pages = {"with_page": report, "images": dataset.images}
-        save(output, anchor_results.fit_files(scores, curve, sources.result(), **pages))
+        digests = sources.result()
+        save(output, anchor_results.fit_files(scores, curve, digests, with_page=report, images=dataset.images))
 
 
 def stability(

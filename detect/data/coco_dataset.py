@@ -119,7 +119,14 @@ def read_coco(
     >>> print(dataset.invalid[0])
     (in memory): annotation 2, image 1: width 0 is not positive
     """
-    shards = _read_shards(source, keypoints, on_progress)
+    dataset = dataset_of(_read_shards(source, keypoints, on_progress), keypoints=keypoints)
+    if strict and dataset.invalid:
+        raise CocoError(str(dataset.invalid[0]))
+    return dataset
+
+
+def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
+    """Merge the entries of several files, and check them."""
     images, broken_images, repeated_images = merge_images(shards)
     read = ReadAnnotations.of(shards, images)
     if keypoints:
@@ -130,10 +137,9 @@ def read_coco(
     broken_ids = {fault.image_id for fault in faults if fault.annotation_id is None}
     usable, unusable = usable_rows(read, images, broken_ids, categories if named else None)
     invalid = sorted(faults + unusable, key=by_id)
-    if strict and invalid:
-        raise CocoError(str(invalid[0]))
     annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
-    suspicious = sorted(repeated_images + suspicious, key=by_id)
+    notes = chain.from_iterable(rows.notes for rows in shards)
+    suspicious = sorted([*repeated_images, *notes, *suspicious], key=by_id)
     return CocoDataset(images, annotations, categories, tuple(invalid), tuple(suspicious), read.files)
 
 
@@ -141,7 +147,11 @@ def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> 
     content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
     if isinstance(content, Mapping):
         return [rows_from_object(content, file=IN_MEMORY, keypoints=keypoints)]
-    paths = _paths(source)
+    return coco_shards(paths_of(source), keypoints, on_progress)
+
+
+def coco_shards(paths: list[Path], keypoints: bool, on_progress: Progress | None) -> list[Rows]:
+    """Read COCO files one by one; progress is in bytes of all of them."""
     sizes = [_size_bytes(path) for path in paths]
     shards = []
     for number, path in enumerate(paths):
@@ -161,7 +171,7 @@ def _size_bytes(path: Path) -> int:
         return 0  # reading it will raise the error
 
 
-def _paths(source: Any) -> list[Path]:
+def paths_of(source: Any) -> list[Path]:
     """Paths in the order given, with patterns expanded; none may be given twice."""
     first: dict[str, Path] = {}
     paths: list[Path] = []

@@ -1,0 +1,152 @@
+"""The format of label files, told from their content; and the label files of a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from detect.data.formats.point_tables import table_columns
+from detect.data.formats.yolo_files import NOT_LABELS, label_files
+from detect.data.image_names import SUFFIXES
+from detect.errors import CocoError
+
+HEAD_BYTES = 2**16
+MAX_TOLD = 3  # files of one suffix whose content is looked at in a folder, but for JSON
+UNDERSTOOD = (
+    "COCO JSON, YOLO text and data.yaml, VOC XML, LabelMe JSON, CVAT XML, Label Studio JSON, Darknet lists, "
+    "metadata.jsonl with objects, points as CSV, QuPath GeoJSON"
+)
+NAMES = {
+    "coco": "COCO JSON",
+    "yolo": "YOLO text",
+    "yolo-yaml": "a YOLO data file",
+    "darknet": "a Darknet list",
+    "voc": "VOC XML",
+    "labelme": "LabelMe JSON",
+    "cvat": "CVAT XML",
+    "label-studio": "Label Studio JSON",
+    "image-folder": "metadata.jsonl",
+    "points": "points as CSV",
+    "geojson": "GeoJSON",
+}
+LABEL_SUFFIXES = frozenset((".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".geojson", ".yaml", ".yml", ".data"))
+_KEYS = re.compile(r'"(\w+)"\s*:')
+
+
+def format_of(path: Path) -> str:
+    """The format of a file, a key of ``NAMES``, from its first bytes.
+
+    Raises:
+        CocoError: the file cannot be read, or its content is of no format that is understood.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise CocoError(f"{path}: {error.strerror or error}") from None
+    if head.startswith(b"\x1f\x8b"):
+        return "coco"
+    utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = head.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").lstrip()
+    tell = {"<": _of_xml, "{": _of_object, "[": _of_list}.get(text[:1], _of_text)
+    found = tell(text)
+    if found is None and path.suffix in (".yaml", ".yml"):
+        raise CocoError(f"{path}: a YAML file without names and folders of images, as YOLO's data files have")
+    if found is None:
+        seen = " ".join(text.split())[:60]
+        raise CocoError(f"{path}: {f'starts with {seen!r}' if seen else 'is empty'}, which is none of {UNDERSTOOD}")
+    return found
+
+
+def _of_xml(text: str) -> str | None:
+    root = re.search(r"<([A-Za-z_][\w.-]*)", text)
+    return {"annotation": "voc", "annotations": "cvat"}.get(root.group(1)) if root else None
+
+
+def _of_object(text: str) -> str | None:
+    keys = set(_KEYS.findall(text))
+    first_line = text.partition("\n")[0].rstrip()
+    if first_line.endswith("}") and "file_name" in keys and not {"images", "annotations", "shapes"} & keys:
+        return "image-folder"
+    if "shapes" in keys and ({"imagePath", "imageData", "version", "flags"} & keys):
+        return "labelme"
+    if re.match(r'\{[^{]{0,200}"type"\s*:\s*"Feature', text) or {"geometry", "coordinates"} <= keys:
+        return "geojson"
+    return "coco"  # its reader says what is missing
+
+
+def _of_list(text: str) -> str | None:
+    keys = set(_KEYS.findall(text))
+    if {"geometry", "coordinates"} <= keys:
+        return "geojson"
+    return "label-studio" if "data" in keys and {"annotations", "predictions", "result"} & keys else "coco"
+
+
+def _of_text(text: str) -> str | None:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "yolo" if not text else None
+    if table_columns(lines[0]):
+        return "points"
+    fields = lines[0].replace(",", ".").split()
+    if len(fields) >= 5 and all(re.fullmatch(r"[-+.\deE]+|[-+]?nan|[-+]?inf", field) for field in fields):
+        return "yolo"
+    if os.path.splitext(lines[0])[1].lower() in SUFFIXES:  # noqa: PTH122 - a line, not a path to open
+        return "darknet"
+    if re.search(r"^(train|valid|names)\s*=", text, flags=re.MULTILINE):
+        return "darknet"
+    return "yolo-yaml" if re.search(r"^(train|val|names)\s*:", text, flags=re.MULTILINE) else None
+
+
+def labels_in(folder: Path) -> tuple[str, list[str]]:
+    """The format of a folder's labels, and their files, from the most telling file on: ``data.yaml``, ``metadata.jsonl``.
+
+    Raises:
+        CocoError: the folder has no labels, or labels of several formats.
+    """
+    for pattern, wanted in (("*.y*ml", "yolo-yaml"), ("*.data", "darknet"), ("metadata.jsonl", "image-folder")):
+        found = [path for path in sorted(folder.glob(pattern)) if _is(path, wanted)]
+        if found:
+            return wanted, [str(found[0])]
+    formats: dict[str, list[str]] = {}
+    told: dict[str, list[str]] = {}
+    for path in sorted(_label_like(folder)):
+        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+        known = told.setdefault(suffix, [])
+        if suffix in (".json", ".geojson") or len(known) < MAX_TOLD:
+            kind = _told(Path(path))
+            known.append(kind)
+        else:
+            kind = known[-1]
+        if kind:
+            formats.setdefault(kind, []).append(path)
+    if "yolo" not in formats and (texts := label_files(folder)):
+        formats["yolo"] = texts
+    if len(formats) == 1:
+        return next(iter(formats.items()))
+    if not formats:
+        raise CocoError(f"{folder}: no labels in this folder: understood are {UNDERSTOOD}")
+    kinds = ", ".join(f"{NAMES[kind]} ({len(paths):,} files)" for kind, paths in sorted(formats.items()))
+    raise CocoError(f"{folder}: several formats: {kinds}: give one folder or pattern, such as '{folder}/*.xml'")
+
+
+def _is(path: Path, wanted: str) -> bool:
+    return _told(path) == wanted
+
+
+def _told(path: Path) -> str:
+    """The format of a file; nothing for other files, which folders have too."""
+    try:
+        return format_of(path)
+    except CocoError:
+        return ""
+
+
+def _label_like(folder: Path) -> list[str]:
+    return [
+        f"{where}{os.sep}{name}"
+        for where, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in LABEL_SUFFIXES and name.lower() not in NOT_LABELS  # noqa: PTH122
+    ]

@@ -1,0 +1,289 @@
+"""The files of YOLO and Darknet datasets: ``data.yaml``, ``obj.data``, lists of images, folders of labels; and their images.
+
+The label of an image is in the folder that has ``labels`` in place of ``images`` in its path, or beside the image.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from detect.data.coco_entries import Finding
+from detect.data.formats.label_text import read_text
+from detect.data.image_names import ImageFolder, image_names, without_suffix
+from detect.errors import CocoError
+
+SPLITS = ("train", "val", "valid", "test")
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels")
+NOT_LABELS = frozenset((*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "requirements.txt", "readme.txt"))
+FOLDERS_ABOVE = 3  # in which names are looked for
+MAX_CLASSES = 100_000
+
+
+@dataclass
+class YoloFiles:
+    """Label files with their images: a label of None is missing, and the image has no objects.
+
+    The names of images start from their ``folders``. ``names`` is None if no file has them.
+    """
+
+    file: str
+    labels: list[str | None] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    names: Mapping[int, str | None] | None = None
+    kpt_shape: tuple[int, int] | None = None
+    notes: list[Finding] = field(default_factory=list)
+
+
+def files_of_labels(labels: Sequence[str | Path], *, file: str, images: str | Path | None = None) -> YoloFiles:
+    """Pair label files with their images, found in the folder ``images`` or in the usual places.
+
+    Images in the same folders without a label file have no objects.
+    """
+    names = sorted(map(str, labels))
+    found = YoloFiles(file)
+    _add_names(found, Path(names[0]).parent)
+    _pair(found, names, images)
+    return found
+
+
+def files_of_yaml(path: Path, split: str | None = None, *, images: str | Path | None = None) -> YoloFiles:
+    """The files that ``data.yaml`` names: those of one split, or of all.
+
+    Raises:
+        CocoError: the file is not such a file, or no split has a folder.
+    """
+    found = YoloFiles(f"{path}:{split}" if split else str(path))
+    content = _yaml(path)
+    _take_names(found, content)
+    root = path.parent / str(content.get("path") or ".")
+    roots = [root, path.parent] if root.is_dir() else [path.parent]
+    wanted = [split] if split else [each for each in SPLITS if content.get(each)]
+    labels: list[str] = []
+    listed: list[str] = []
+    missing = []
+    for name in wanted:
+        entries = content.get(name) or []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            place = next(filter(None, (_place(base, str(entry)) for base in roots)), None)
+            if place is None:
+                missing.append(f"{name}: there is no {entry}")
+            elif place.is_file():
+                listed += _listed_images(place)
+            else:
+                labels += label_files(place)
+    if not labels and not listed:
+        reason = "; ".join(missing) or f"no entry or empty folders for {' or '.join(wanted or SPLITS)}"
+        raise CocoError(f"{path}: no label files: {reason}")
+    found.notes += [Finding(str(path), None, None, f"{each}: left out") for each in missing]
+    _pair(found, sorted(set(labels)), images)
+    _add_listed(found, listed, images)
+    return found
+
+
+def files_of_list(paths: Sequence[Path], *, images: str | Path | None = None) -> YoloFiles:
+    """The files of Darknet's lists of images, or of its ``obj.data``, which names the lists and the names of classes."""
+    found = YoloFiles(", ".join(map(str, paths)))
+    listed: list[str] = []
+    for path in paths:
+        entries = dict(re.findall(r"^\s*(\w+)\s*=\s*(.+?)\s*$", read_text(path), flags=re.MULTILINE))
+        lists = [entries[name] for name in SPLITS if name in entries]
+        for each in lists:
+            listed += _listed_images(_existing(each, path.parent) or path.parent / each)
+        if lists and (names := _existing(entries.get("names", ""), path.parent)):
+            found.names = _lines_of_names(names)
+        elif not lists:
+            listed += _listed_images(path)
+    if found.names is None:
+        _add_names(found, paths[0].parent)
+    _add_listed(found, listed, images)
+    return found
+
+
+def label_files(folder: Path) -> list[str]:
+    """The label files below a folder of labels, or of images whose labels lie in the usual place, sorted."""
+    labelled = _swapped(str(folder), "images", "labels")
+    for place in dict.fromkeys((labelled, str(folder))):
+        names = [
+            f"{where}{os.sep}{name}"
+            for where, _, files in os.walk(place)
+            for name in files
+            if name.lower().endswith(".txt") and name.lower() not in NOT_LABELS
+        ]
+        if names:
+            return sorted(names)
+    return []
+
+
+def _pair(found: YoloFiles, labels: Sequence[str], images: str | Path | None) -> None:
+    """Add label files with their images, and the images beside these without a label."""
+    if not labels:
+        return
+    root = os.path.commonpath([os.path.dirname(label) for label in labels]) or "."  # noqa: PTH120
+    pairs: dict[str, tuple[str, str]] = {}
+    unlabelled: list[tuple[str, str]] = []
+    if images:
+        folder = ImageFolder(images)
+        for label in labels:
+            stem = without_suffix(os.path.relpath(label, root).replace(os.sep, "/"))
+            pairs[label] = (str(folder.folder), folder.find(stem) or f"{stem}.*")
+        used = {name for _, name in pairs.values()}
+        beside = {name.rpartition("/")[0] for name in used if not name.endswith(".*")}
+        unlabelled = [
+            (str(folder.folder), each)
+            for each in folder.names()
+            if each not in used and each.rpartition("/")[0] in beside
+        ]
+    else:
+        by_folder: dict[str, list[str]] = {}
+        for label in labels:
+            by_folder.setdefault(os.path.dirname(label), []).append(label)  # noqa: PTH120
+        for where, own in by_folder.items():
+            place, of_stem = _images_beside(where)
+            for label in own:
+                stem = without_suffix(os.path.basename(label))  # noqa: PTH119
+                pairs[label] = (place, of_stem.pop(stem, f"{stem}.*"))
+            unlabelled += [(place, name) for name in of_stem.values()]
+    _add(found, [*((label, *pairs[label]) for label in labels), *((None, *each) for each in unlabelled)], bool(images))
+
+
+def _add(found: YoloFiles, pairs: Iterable[tuple[str | None, str, str]], rooted: bool) -> None:
+    """Add (label, folder, name) sorted by image; without a folder of images, names start where all images lie."""
+    rows = sorted(pairs, key=lambda pair: (pair[1], pair[2]))
+    if not rows:
+        return
+    root = "" if rooted else os.path.commonpath({os.path.abspath(folder) for _, folder, _ in rows})  # noqa: PTH100
+    inner: dict[str, str] = {}
+    for label, folder, name in rows:
+        if not rooted and folder not in inner:
+            below = os.path.relpath(folder, root).replace(os.sep, "/")
+            inner[folder] = "" if below == "." else f"{below}/"
+        found.labels.append(label)
+        found.images.append(inner.get(folder, "") + name)
+        found.folders.append(root or folder)
+    missing = sum(label is None for label, _, _ in rows)
+    if missing:
+        first = next(name for label, _, name in rows if label is None)
+        reason = f"{missing:,} images have no label file, such as {first}: read as images without objects"
+        found.notes.append(Finding(found.file, None, None, reason))
+
+
+def _images_beside(folder: str) -> tuple[str, dict[str, str]]:
+    """The folder of the images of a folder of labels, and their names by stem."""
+    above = os.path.dirname(folder) or "."  # noqa: PTH120
+    for place in dict.fromkeys((_swapped(folder, "labels", "images"), folder, f"{above}/images")):
+        if os.path.isdir(place):  # noqa: PTH112
+            names = image_names(place, inner=False)
+            if names:
+                return place, {without_suffix(name): name for name in names}
+    return _swapped(folder, "labels", "images"), {}
+
+
+def _swapped(path: str, old: str, new: str) -> str:
+    """The path with its last part of one name replaced."""
+    parts = list(Path(path).parts)
+    if old not in parts:
+        return path
+    last = len(parts) - 1 - parts[::-1].index(old)
+    return str(Path(*parts[:last], new, *parts[last + 1 :]))
+
+
+def _listed_images(path: Path) -> list[str]:
+    """The paths of a list's images, which start from the working folder, or from the list or a folder above it."""
+    lines = [line.strip().replace("\\", "/") for line in read_text(path).splitlines() if line.strip()]
+    bases = [path.parent, *path.parent.parents][:FOLDERS_ABOVE]
+    for base in [*bases, Path()]:
+        if lines and any((base / each).exists() for each in (lines[0], _label_of(lines[0]), _beside(lines[0]))):
+            return [str(base / line) for line in lines]
+    return [str(path.parent / line) for line in lines]
+
+
+def _label_of(image: str) -> str:
+    return f"{without_suffix(_swapped(image, 'images', 'labels'))}.txt"
+
+
+def _beside(image: str) -> str:
+    return f"{without_suffix(image)}.txt"
+
+
+def _add_listed(found: YoloFiles, listed: Sequence[str], images: str | Path | None) -> None:
+    """Add the images of lists with their label files."""
+    folder = ImageFolder(images) if images else None
+    pairs = []
+    for image in dict.fromkeys(listed):
+        label = next((each for each in (_label_of(image), _beside(image)) if os.path.isfile(each)), None)  # noqa: PTH113
+        where, name = os.path.split(image)
+        if folder:
+            where, name = str(folder.folder), folder.find(image) or name
+        pairs.append((label, where, name))
+    _add(found, pairs, folder is not None)
+
+
+def _place(root: Path, entry: str) -> Path | None:
+    """The folder or list of a split; Roboflow writes ../train/images for train/images."""
+    for name in (entry, entry.removeprefix("../")):
+        path = root / name
+        if path.exists():
+            return path
+        if Path(_swapped(str(path), "images", "labels")).is_dir():
+            return path
+    return None
+
+
+def _existing(name: str, folder: Path) -> Path | None:
+    """A file that another file names: from the working folder, or from the other file's or one above."""
+    places = [folder, *folder.absolute().parents][:FOLDERS_ABOVE]
+    return next((each / name for each in (*places, Path()) if name and (each / name).is_file()), None)
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml  # noqa: PLC0415 - only YOLO has such files
+
+    try:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise CocoError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(content, Mapping):
+        raise CocoError(f"{path}: expected a YOLO data file with train, val and names")
+    return content
+
+
+def _take_names(found: YoloFiles, content: Mapping[str, Any]) -> None:
+    names, number, shape = content.get("names"), content.get("nc"), content.get("kpt_shape")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if isinstance(names, Mapping) and all(str(index).isdigit() for index in names):
+        found.names = {int(index): str(name) for index, name in names.items()}
+    elif names:
+        raise CocoError(f"{found.file}: names is neither a list nor names by class number")
+    elif isinstance(number, int) and 0 < number <= MAX_CLASSES:
+        found.names = dict.fromkeys(range(number))
+    if shape is not None:
+        whole = isinstance(shape, list) and len(shape) == 2 and all(isinstance(each, int) for each in shape)
+        if not whole or shape[0] < 1 or shape[1] not in (2, 3):
+            raise CocoError(f"{found.file}: kpt_shape is {shape!r}, not [number of keypoints, 2 or 3]")
+        found.kpt_shape = (shape[0], shape[1])
+
+
+def _lines_of_names(path: Path) -> dict[int, str | None]:
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    return dict(enumerate(line for line in lines if line))
+
+
+def _add_names(found: YoloFiles, start: Path) -> None:
+    """Take names from the first data.yaml or list of names in a folder or above it."""
+    for folder in [start, *start.absolute().parents][:FOLDERS_ABOVE]:
+        for path in sorted(chain(folder.glob("*.yaml"), folder.glob("*.yml"))):
+            if re.search(r"^(names|nc)\s*:", read_text(path), flags=re.MULTILINE):
+                _take_names(found, _yaml(path))
+                return
+        for name in NAME_FILES:
+            if (folder / name).is_file():
+                found.names = _lines_of_names(folder / name)
+                return
