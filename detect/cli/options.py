@@ -31,7 +31,12 @@ PixelOriginName = Literal["center", "corner"]
 Goal = Literal["f1", "count"]
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILES", help="COCO annotation files (.json, .json.gz) or patterns: one dataset.")
+    list[str],
+    typer.Argument(
+        metavar="FILES",
+        help="Labels: files, folders or patterns, all one dataset. COCO, YOLO (a folder or data.yaml), VOC, "
+        "LabelMe, CVAT, Label Studio, Darknet lists, metadata.jsonl, points as CSV, GeoJSON; told from the content.",
+    ),
 ]
 Resize = Annotated[
     str | None,
@@ -46,7 +51,9 @@ Convention = Annotated[
 ]
 Findings = Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of the images, to show pictures on the page.")]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder of the images: for their sizes, if the labels need them, and for pictures.")
+]
 NumPictures = Annotated[int, typer.Option(min=0, max=400, help="Number of images to show.")]
 PictureScore = Annotated[float, typer.Option(min=0, max=1, help="Pictures show results of this score or more.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; made if it does not exist.")]
@@ -82,7 +89,9 @@ class DatasetFiles:
     def read(self, *, keypoints: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
         with reading_bar() as on_progress:
-            dataset = detect.read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
+            dataset = detect.read_dataset(
+                self.files, images=self.images, keypoints=keypoints, strict=self.strict, on_progress=on_progress
+            )
         for kind, finding in findings_of(dataset) if self.findings else ():
             note(f"{kind}: {finding}")
         return dataset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from detect.errors import CocoError
 
@@ -15,12 +14,12 @@ SUFFIXES = frozenset(f".{name}" for name in NAMES_OF_FORMATS.split())
 class ImageFolder:
     """The image files below a folder, by name."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise CocoError(f"--images {folder}: not a folder")
+    def __init__(self, root: str) -> None:
+        self.root = root
+        if not os.path.isdir(root):  # noqa: PTH112
+            raise CocoError(f"{root}: not a folder of images")
         self._by_stem: dict[str, list[str]] = {}  # by path without suffix, below the folder
-        for name in image_names(self.folder):
+        for name in image_names(root):
             self._by_stem.setdefault(without_suffix(name), []).append(name)
         self._by_base: dict[str, list[str]] | None = None
 
@@ -66,13 +65,13 @@ def without_suffix(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES or suffix.lower() == ".txt" else name
 
 
-def image_names(folder: str | Path, *, inner: bool = True) -> list[str]:
+def image_names(root: str, *, inner: bool = True) -> list[str]:
     """The paths of the image files in a folder, and below it with ``inner``, with slashes, sorted."""
     names = []
-    for where, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(root):
         if not inner:
             folders.clear()
-        below = os.path.relpath(where, folder).replace(os.sep, "/")
+        below = os.path.relpath(where, root).replace(os.sep, "/")
         prefix = "" if below == "." else f"{below}/"
         names += [prefix + file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH122
     return sorted(names)

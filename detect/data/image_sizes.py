@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
@@ -30,18 +29,18 @@ USUAL_PLACES = (".", "images", "../images", "../JPEGImages", "../Images", "..") 
 
 
 def header_sizes(
-    paths: Sequence[str | Path], *, on_progress: Progress | None = None
+    files: Sequence[str], *, on_progress: Progress | None = None
 ) -> tuple[Int64[ndarray, "n 2"], dict[int, str]]:
     """Read (width, height) in pixels from the headers of image files, several at once, without decoding the images.
 
     Also returns, for each file without a size, its row and the reason; its size is (0, 0).
     """
-    sizes = np.zeros((len(paths), 2), np.int64)
+    sizes = np.zeros((len(files), 2), np.int64)
     reasons: dict[int, str] = {}
-    starts = range(0, len(paths), PER_CALL)
+    starts = range(0, len(files), PER_CALL)
     with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as threads:
         warnings.simplefilter("ignore")  # of large images: nothing is decoded
-        parts = threads.map(lambda start: list(map(_size_or_reason, paths[start : start + PER_CALL])), starts)
+        parts = threads.map(lambda start: list(map(_size_or_reason, files[start : start + PER_CALL])), starts)
         for start, part in zip(starts, parts, strict=True):
             for row, found in enumerate(part, start):
                 if isinstance(found, str):
@@ -49,25 +48,25 @@ def header_sizes(
                 else:
                     sizes[row] = found
             if on_progress:
-                on_progress("reading image sizes", start + len(part), len(paths))
+                on_progress("reading image sizes", start + len(part), len(files))
     return sizes, reasons
 
 
-def _size_or_reason(path: str | Path) -> tuple[int, int] | str:
+def _size_or_reason(file: str) -> tuple[int, int] | str:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return image.size
     except FileNotFoundError:
-        return f"there is no image {path}"
+        return f"there is no image {file}"
     except UnidentifiedImageError:
-        return f"{path} is not an image that can be read"
+        return f"{file} is not an image that can be read"
     except Image.DecompressionBombError:
-        return f"{path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
+        return f"{file} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     except (OSError, SyntaxError, ValueError) as error:
-        return f"{path}: {getattr(error, 'strerror', None) or error}"
+        return f"{file}: {getattr(error, 'strerror', None) or error}"
 
 
-def fill_sizes(shards: Sequence[Rows], images: str | Path | None, *, on_progress: Progress | None = None) -> None:
+def fill_sizes(shards: Sequence[Rows], images: str | None, *, on_progress: Progress | None = None) -> None:
     """Read the unknown sizes of images, and make fractions of an image pixels.
 
     Images are looked for in the folder ``images``, then in the usual places beside their labels. With ``images``, names of
@@ -76,43 +75,46 @@ def fill_sizes(shards: Sequence[Rows], images: str | Path | None, *, on_progress
     Raises:
         CocoError: no image of labels in fractions is found.
     """
-    folder = ImageFolder(images) if images else None
-    for rows in shards:
+    wanting = [rows for rows in shards if isinstance(rows, LabelRows) or (images and _unknown(rows))]
+    folder = ImageFolder(images) if images and wanting else None
+    for rows in wanting:
         if isinstance(rows, LabelRows) and rows.folders is None:
             _find_images(rows, folder)
-        unknown = [row for row, image in enumerate(rows.images) if not (image.width and image.height)]
-        fractions = isinstance(rows, LabelRows) and rows.fractions
-        if not unknown or not (fractions or folder or isinstance(rows, LabelRows)):
-            continue
-        sizes, reasons = header_sizes(_paths(rows, unknown, folder), on_progress=on_progress)
-        for row, (width, height) in zip(unknown, sizes.tolist(), strict=True):
-            rows.images[row].width, rows.images[row].height = width, height
-        if fractions and len(reasons) == len(rows.images):
-            first = reasons[min(reasons)]
-            raise CocoError(f"{rows.file}: coordinates are fractions of the images, but {first}: give --images FOLDER")
-        for number, reason in reasons.items():
-            row = unknown[number]
-            finding = Finding(_source(rows, row), None, rows.images[row].id, f"{reason}: its size is unknown")
-            (rows.faults if fractions else rows.notes).append(finding)
+        if unknown := _unknown(rows):
+            _read_sizes(rows, unknown, folder, on_progress)
         if isinstance(rows, LabelRows) and rows.fractions:
             _as_pixels(rows)
 
 
-def _source(rows: Rows, row: int) -> str:
-    return rows.sources[row] if isinstance(rows, LabelRows) else rows.file
+def _unknown(rows: Rows) -> list[int]:
+    return [row for row, image in enumerate(rows.images) if not (image.width and image.height)]
 
 
-def _paths(rows: Rows, unknown: Sequence[int], folder: ImageFolder | None) -> list[str]:
-    """The paths of images of unknown size."""
-    paths = []
+def _read_sizes(rows: Rows, unknown: Sequence[int], folder: ImageFolder | None, on_progress: Progress | None) -> None:
+    """Set the unknown sizes of images; an image without a size becomes a finding."""
+    sizes, reasons = header_sizes(_files(rows, unknown, folder), on_progress=on_progress)
+    for row, (width, height) in zip(unknown, sizes.tolist(), strict=True):
+        rows.images[row].width, rows.images[row].height = width, height
+    fractions = isinstance(rows, LabelRows) and rows.fractions
+    if fractions and len(reasons) == len(rows.images):
+        raise CocoError(f"{rows.file}: its coordinates are fractions of images, and {reasons[0]}: give --images FOLDER")
+    for number, reason in reasons.items():
+        row = unknown[number]
+        source = rows.sources[row] if isinstance(rows, LabelRows) else rows.file
+        finding = Finding(source, None, rows.images[row].id, f"{reason}: its size is unknown")
+        (rows.faults if fractions else rows.notes).append(finding)
+
+
+def _files(rows: Rows, unknown: Sequence[int], folder: ImageFolder | None) -> list[str]:
+    """The files of images of unknown size."""
+    files = []
     for row in unknown:
         name = rows.images[row].file_name or ""
         if isinstance(rows, LabelRows) and rows.folders is not None:
-            paths.append(f"{rows.folders[row]}/{name}")
-        else:
-            where = folder.folder if folder else Path(rows.file).parent
-            paths.append(f"{where}/{(folder and folder.find(name)) or name}")
-    return paths
+            files.append(f"{rows.folders[row]}/{name}")
+        elif folder:
+            files.append(f"{folder.root}/{folder.find(name) or name}")
+    return files
 
 
 def _find_images(rows: LabelRows, folder: ImageFolder | None) -> None:
@@ -123,14 +125,14 @@ def _find_images(rows: LabelRows, folder: ImageFolder | None) -> None:
         found = folder.find(name) if folder else None
         if folder and found:
             image.file_name = found
-            folders.append(str(folder.folder))
+            folders.append(folder.root)
             continue
         beside = os.path.dirname(source.partition(": ")[0])  # noqa: PTH120 - once for each image
         known = image.width and image.height
         places = () if known else [os.path.normpath(f"{beside or '.'}/{place}") for place in USUAL_PLACES]
         base = name.rpartition("/")[2]
         hits = ((place, each) for each in (name, base) for place in places if os.path.isfile(f"{place}/{each}"))  # noqa: PTH113
-        place, image.file_name = next(hits, (str(folder.folder) if folder else beside or ".", name))
+        place, image.file_name = next(hits, (folder.root if folder else beside or ".", name))
         folders.append(place)
     rows.folders = folders
 

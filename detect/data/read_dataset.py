@@ -16,6 +16,7 @@ from detect.data.formats.geojson import read_geojson
 from detect.data.formats.image_folder import read_image_folder
 from detect.data.formats.label_rows import LabelRows
 from detect.data.formats.label_studio import read_label_studio
+from detect.data.formats.label_text import folder_of
 from detect.data.formats.labelme import read_labelme
 from detect.data.formats.point_tables import read_point_tables
 from detect.data.formats.recognise import format_of, labels_in
@@ -72,16 +73,18 @@ def read_dataset(
     """
     if isinstance(getattr(source, "dataset", source), Mapping):
         return read_coco(source, keypoints=keypoints, strict=strict, on_progress=on_progress)
+    folder = None if images is None else str(images)
     shards: list[Rows] = []
-    for kind, paths in _by_format(source).items():
+    for kind, files in _by_format(source).items():
         if kind == "coco":
-            shards += coco_shards(paths, keypoints, on_progress)
+            shards += coco_shards(list(map(Path, files)), keypoints, on_progress)
         elif kind in READERS:
-            shards.append(READERS[kind](paths, keypoints=keypoints, on_progress=on_progress))
+            shards.append(READERS[kind](files, keypoints=keypoints, on_progress=on_progress))
         else:
-            files = _yolo_files(kind, paths, images)
-            shards += [read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in files]
-    fill_sizes(shards, images, on_progress=on_progress)
+            shards += [
+                read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in _yolo(kind, files, folder)
+            ]
+    fill_sizes(shards, folder, on_progress=on_progress)
     _share_ids(shards)
     dataset = _with_places(dataset_of(shards, keypoints=keypoints), shards)
     if strict and dataset.invalid:
@@ -89,42 +92,33 @@ def read_dataset(
     return dataset
 
 
-def _by_format(source: Any) -> dict[str, list[Path]]:
-    """The files by format, each with the paths given, or those in the folders given."""
-    found: dict[str, list[Path]] = {}
+def _by_format(source: Any) -> dict[str, list[str]]:
+    """The files given, and those in the folders given, by format."""
+    found: dict[str, list[str]] = {}
     for path in paths_of(source):
+        file = str(path)
         if path.is_dir():
-            kind, names = labels_in(path)
-            paths = list(map(Path, names))
-        elif _SPLIT.fullmatch(str(path)) and not path.exists():
-            kind, paths = "yolo-yaml", [path]
+            kind, files = labels_in(file)
+        elif _SPLIT.fullmatch(file) and not path.exists():
+            kind, files = "yolo-yaml", [file]
         elif path.exists() and not path.is_file():
-            kind, paths = "coco", [path]  # a pipe, which its reader refuses
+            kind, files = "coco", [file]  # a pipe, which its reader refuses
         else:
-            kind, paths = format_of(path), [path]
-        found.setdefault(kind, []).extend(paths)
+            kind, files = format_of(file), [file]
+        found.setdefault(kind, []).extend(files)
     return found
 
 
-def _yolo_files(kind: str, paths: Sequence[Path], images: str | Path | None) -> list[YoloFiles]:
+def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles]:
     if kind == "darknet":
-        return [files_of_list(paths, images=images)]
+        return [files_of_list(files, images=images)]
     if kind == "yolo":
-        file = str(paths[0] if len(paths) == 1 else _common_folder(paths))
-        return [files_of_labels(paths, file=file, images=images)]
-    split = [_SPLIT.fullmatch(str(path)) for path in paths]
-    return [
-        files_of_yaml(Path(found.group(1)), found.group(2), images=images)
-        if found
-        else files_of_yaml(path, images=images)
-        for found, path in zip(split, paths, strict=True)
+        return [files_of_labels(files, file=files[0] if len(files) == 1 else folder_of(files), images=images)]
+    split = [_SPLIT.fullmatch(file) for file in files]
+    parts = [
+        (found.group(1), found.group(2)) if found else (file, None) for found, file in zip(split, files, strict=True)
     ]
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    first, last = min(paths).parts[:-1], max(paths).parts[:-1]
-    same = [mine for mine, other in zip(first, last, strict=False) if mine == other]
-    return Path(*same)
+    return [files_of_yaml(file, name, images=images) for file, name in parts]
 
 
 def _share_ids(shards: Sequence[Rows]) -> None:

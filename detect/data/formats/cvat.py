@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from detect.data.coco_reader import Progress
@@ -16,33 +15,33 @@ CORNERS = ("xtl", "ytl", "xbr", "ybr")
 SHAPES = ("box", "polygon", "points", "ellipse", "polyline", "mask", "cuboid", "skeleton")
 
 
-def read_cvat(paths: Sequence[Path], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
+def read_cvat(files: Sequence[str], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
     """Read CVAT files. Each point becomes an annotation of its own; a rotated box is read as the box around it.
 
     Raises:
         CocoError: a file cannot be read, is not CVAT's or holds the tracks of a video.
     """
-    labels = LabelBuilder(", ".join(map(str, paths)))
-    for done, path in enumerate(sorted(paths, key=str), 1):
-        root = read_xml(path)
+    labels = LabelBuilder(", ".join(files))
+    for done, file in enumerate(sorted(files), 1):
+        root = read_xml(file)
         if root.tag != "annotations":
-            raise CocoError(f"{path}: <{root.tag[:40]}> at the top, not <annotations> as in CVAT's files")
+            raise CocoError(f"{file}: <{root.tag[:40]}> at the top, not <annotations> as in CVAT's files")
         if root.find("track") is not None:
-            raise CocoError(f"{path}: tracks of a video: export the task as 'CVAT for images'")
+            raise CocoError(f"{file}: tracks of a video: export the task as 'CVAT for images'")
         for entry in root.iter("image"):
-            _read_image(labels, path, entry)
+            _read_image(labels, file, entry)
         if on_progress:
-            on_progress("reading labels", done, len(paths))
+            on_progress("reading labels", done, len(files))
     return labels.rows(keypoints=keypoints)
 
 
-def _read_image(labels: LabelBuilder, path: Path, entry: ET.Element) -> None:
+def _read_image(labels: LabelBuilder, file: str, entry: ET.Element) -> None:
     name = entry.get("name") or f"image {entry.get('id')}"
     try:
         width, height = numbers_of([entry.get("width"), entry.get("height")])
     except ValueError:
         width, height = 0.0, 0.0
-    image = labels.image(name, source=f"{path}: {name}", wh=(width, height))
+    image = labels.image(name, source=f"{file}: {name}", wh=(width, height))
     for number, shape in enumerate((each for each in entry if each.tag in SHAPES), 1):
         with labels.faults_of(image, number):
             _read_shape(labels, image, shape, number)

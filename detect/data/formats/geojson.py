@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from detect.data.coco_reader import Progress
 from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows, polygon_area
-from detect.data.formats.label_text import numbers_of, read_json
+from detect.data.formats.label_text import numbers_of, read_json, stem_of
 from detect.errors import CocoError
 
 NO_CLASS = "unclassified"
 
 
-def read_geojson(paths: Sequence[Path], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
+def read_geojson(files: Sequence[str], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
     """Read GeoJSON files. Points become keypoints; a polygon becomes its box, each part of a multipolygon one of its own.
 
     Raises:
         CocoError: a file cannot be read or has no features.
     """
-    labels = LabelBuilder(", ".join(map(str, paths)), unit="feature")
-    for done, path in enumerate(sorted(paths, key=str), 1):
-        content = read_json(path)
+    labels = LabelBuilder(", ".join(files), unit="feature")
+    for done, file in enumerate(sorted(files), 1):
+        content = read_json(file)
         features = content.get("features", [content]) if isinstance(content, Mapping) else content
         if not isinstance(features, list) or not all(isinstance(each, Mapping) for each in features):
-            raise CocoError(f"{path}: no list of features, as GeoJSON has")
-        image = labels.image(path.stem, source=str(path))
+            raise CocoError(f"{file}: no list of features, as GeoJSON has")
+        image = labels.image(stem_of(file), source=file)
         for number, feature in enumerate(features, 1):
             with labels.faults_of(image, number):
                 _read_feature(labels, image, feature, number)
         if on_progress:
-            on_progress("reading labels", done, len(paths))
+            on_progress("reading labels", done, len(files))
     return labels.rows(keypoints=keypoints)
 
 

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -176,13 +175,13 @@ class LabelBuilder:
         except (TypeError, ValueError) as error:
             self.fault(image, number, str(error))
 
-    def read_each(self, paths: Sequence[Path], read: Callable[[Path], None], on_progress: Progress | None) -> None:
+    def read_each(self, files: Sequence[str], read: Callable[[str], None], on_progress: Progress | None) -> None:
         """Read files of one image each, in the order of their names; if there are several, an error becomes a finding."""
-        for done, path in enumerate(sorted(paths, key=str), 1):
-            with self._faults_of_file(reraise=len(paths) == 1):
-                read(path)
+        for done, file in enumerate(sorted(files), 1):
+            with self._faults_of_file(reraise=len(files) == 1):
+                read(file)
             if on_progress and done % PER_CALL == 0:
-                on_progress("reading labels", done, len(paths))
+                on_progress("reading labels", done, len(files))
 
     @contextmanager
     def _faults_of_file(self, *, reraise: bool) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -21,27 +20,27 @@ ROTATED = "boxes are rotated: read as the boxes around them"
 
 
 def read_label_studio(
-    paths: Sequence[Path], *, keypoints: bool = False, on_progress: Progress | None = None
+    files: Sequence[str], *, keypoints: bool = False, on_progress: Progress | None = None
 ) -> LabelRows:
     """Read exports of Label Studio. A region that is no box, polygon, ellipse or keypoint becomes a finding.
 
     Raises:
         CocoError: a file cannot be read or is not a list of tasks.
     """
-    labels = LabelBuilder(", ".join(map(str, paths)), unit="region")
-    for done, path in enumerate(sorted(paths, key=str), 1):
-        tasks = read_json(path)
+    labels = LabelBuilder(", ".join(files), unit="region")
+    for done, file in enumerate(sorted(files), 1):
+        tasks = read_json(file)
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
-            raise CocoError(f"{path}: not a list of Label Studio's tasks")
+            raise CocoError(f"{file}: not a list of Label Studio's tasks")
         for place, task in enumerate(tasks, 1):
-            _read_task(labels, path, task, place)
+            _read_task(labels, file, task, place)
         if on_progress:
-            on_progress("reading labels", done, len(paths))
+            on_progress("reading labels", done, len(files))
     return labels.rows(keypoints=keypoints)
 
 
-def _read_task(labels: LabelBuilder, path: Path, task: Mapping[str, Any], place: int) -> None:
-    source = f"{path}: task {task.get('id', place)}"
+def _read_task(labels: LabelBuilder, file: str, task: Mapping[str, Any], place: int) -> None:
+    source = f"{file}: task {task.get('id', place)}"
     made = [each for each in task.get("annotations") or [] if isinstance(each, Mapping)]
     made = [each for each in made if not each.get("was_cancelled")]
     if len(made) > 1:

@@ -6,36 +6,35 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from detect.data.coco_reader import Progress
 from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
-from detect.data.formats.label_text import numbers_of, read_json
+from detect.data.formats.label_text import folder_of, numbers_of, read_json, stem_of
 from detect.errors import CocoError
 
 
-def read_labelme(paths: Sequence[Path], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
+def read_labelme(files: Sequence[str], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
     """Read LabelMe files. Rectangles, polygons, circles and masks become boxes, points become keypoints.
 
     Raises:
         CocoError: the only file cannot be read; one of several becomes a finding.
     """
-    labels = LabelBuilder(str(paths[0] if len(paths) == 1 else paths[0].parent), unit="shape")
-    labels.read_each(paths, partial(_read_file, labels), on_progress)
+    labels = LabelBuilder(files[0] if len(files) == 1 else folder_of(files), unit="shape")
+    labels.read_each(files, partial(_read_file, labels), on_progress)
     return labels.rows(keypoints=keypoints)
 
 
-def _read_file(labels: LabelBuilder, path: Path) -> None:
-    content = read_json(path)
+def _read_file(labels: LabelBuilder, file: str) -> None:
+    content = read_json(file)
     if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
-        raise CocoError(f"{path}: no list of shapes, as LabelMe's files have")
+        raise CocoError(f"{file}: no list of shapes, as LabelMe's files have")
     try:
         width, height = numbers_of([content.get("imageWidth"), content.get("imageHeight")])
     except ValueError:
         width, height = 0.0, 0.0
-    name = str(content.get("imagePath") or path.stem).replace("\\", "/")
-    image = labels.image(os.path.normpath(name), source=str(path), wh=(width, height))
+    name = str(content.get("imagePath") or stem_of(file)).replace("\\", "/")
+    image = labels.image(os.path.normpath(name), source=file, wh=(width, height))
     for number, shape in enumerate(content["shapes"], 1):
         with labels.faults_of(image, number):
             _read_shape(labels, image, shape, number)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from detect.data.coco_reader import Progress
 from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
-from detect.data.formats.label_text import numbers_of, read_text
+from detect.data.formats.label_text import numbers_of, read_text, stem_of
 from detect.errors import CocoError
 
 IMAGE_COLUMNS = ("image", "image_name", "imagename", "file_name", "filename", "file", "path", "image_path", "img")
@@ -35,44 +34,44 @@ def table_columns(header: str) -> tuple[str, list[str]] | None:
 
 
 def read_point_tables(
-    paths: Sequence[Path], *, keypoints: bool = False, on_progress: Progress | None = None
+    files: Sequence[str], *, keypoints: bool = False, on_progress: Progress | None = None
 ) -> LabelRows:
     """Read tables of points; each row becomes an annotation with one keypoint.
 
     Raises:
         CocoError: a table cannot be read, or its points have more than two axes.
     """
-    labels = LabelBuilder(", ".join(map(str, paths)), unit="line")
-    for done, path in enumerate(sorted(paths, key=str), 1):
-        _read_table(labels, path)
+    labels = LabelBuilder(", ".join(files), unit="line")
+    for done, file in enumerate(sorted(files), 1):
+        _read_table(labels, file)
         if on_progress:
-            on_progress("reading labels", done, len(paths))
+            on_progress("reading labels", done, len(files))
     return labels.rows(keypoints=keypoints)
 
 
-def _read_table(labels: LabelBuilder, path: Path) -> None:
-    lines = read_text(path).splitlines()
+def _read_table(labels: LabelBuilder, file: str) -> None:
+    lines = read_text(file).splitlines()
     found = table_columns(lines[0]) if lines else None
     if found is None:
-        raise CocoError(f"{path}: no columns x and y, or axis-0 and axis-1")
+        raise CocoError(f"{file}: no columns x and y, or axis-0 and axis-1")
     separator, columns = found
     if "axis-2" in columns:
-        raise CocoError(f"{path}: points with three axes: export those of one plane, with axis-0 and axis-1")
+        raise CocoError(f"{file}: points with three axes: export those of one plane, with axis-0 and axis-1")
     x, y = (columns.index(name) for name in (("x", "y") if "x" in columns else ("axis-1", "axis-0")))
     imagej = "area" in columns or "slice" in columns or columns[0] == ""  # whose Label is the name of the image
     own = [name for name in columns if name in IMAGE_COLUMNS] or (["label"] if imagej and "label" in columns else [])
     label = next((name for name in LABEL_COLUMNS if name in columns and name not in own), None)
     images: dict[str, ImageLabels] = {}
     if not own:
-        images[""] = labels.image(path.stem, source=str(path))
-    for number, row in _rows(path, lines, separator):
+        images[""] = labels.image(stem_of(file), source=file)
+    for number, row in _rows(file, lines, separator):
         if not any(field.strip() for field in row):
             continue
         entry = dict(zip(columns, map(str.strip, row), strict=False))
         name = entry.get(own[0], "") if own else ""
         name = name.partition(":")[0] if imagej else name  # image.tif:0001-0002
         if name not in images:
-            images[name] = labels.image(name, source=str(path))
+            images[name] = labels.image(name, source=file)
         with labels.faults_of(images[name], number):
             place = [row[at] if at < len(row) else "" for at in (x, y)]
             place = [each.strip().replace(",", ".") if separator != "," else each.strip() for each in place]
@@ -83,9 +82,9 @@ def _label(entry: Mapping[str, str], column: str | None) -> str:
     return (entry.get(column) if column else None) or NO_LABEL
 
 
-def _rows(path: Path, lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: str, lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     """The rows below the header, with the numbers of their lines."""
     try:
         yield from enumerate(csv.reader(lines[1:], delimiter=separator), 2)
     except csv.Error as error:
-        raise CocoError(f"{path}: not a table ({error})") from None
+        raise CocoError(f"{file}: not a table ({error})") from None

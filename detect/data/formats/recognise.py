@@ -34,28 +34,28 @@ LABEL_SUFFIXES = frozenset((".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", "
 _KEYS = re.compile(r'"(\w+)"\s*:')
 
 
-def format_of(path: Path) -> str:
+def format_of(file: str) -> str:
     """The format of a file, a key of ``NAMES``, from its first bytes.
 
     Raises:
         CocoError: the file cannot be read, or its content is of no format that is understood.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+        with open(file, "rb") as stream:  # noqa: PTH123 - names of files are text here
+            head = stream.read(HEAD_BYTES)
     except OSError as error:
-        raise CocoError(f"{path}: {error.strerror or error}") from None
+        raise CocoError(f"{file}: {error.strerror or error}") from None
     if head.startswith(b"\x1f\x8b"):
         return "coco"
     utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     text = head.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").lstrip()
     tell = {"<": _of_xml, "{": _of_object, "[": _of_list}.get(text[:1], _of_text)
     found = tell(text)
-    if found is None and path.suffix in (".yaml", ".yml"):
-        raise CocoError(f"{path}: a YAML file without names and folders of images, as YOLO's data files have")
+    if found is None and file.endswith((".yaml", ".yml")):
+        raise CocoError(f"{file}: a YAML file without names and folders of images, as YOLO's data files have")
     if found is None:
         seen = " ".join(text.split())[:60]
-        raise CocoError(f"{path}: {f'starts with {seen!r}' if seen else 'is empty'}, which is none of {UNDERSTOOD}")
+        raise CocoError(f"{file}: {f'starts with {seen!r}' if seen else 'is empty'}, which is none of {UNDERSTOOD}")
     return found
 
 
@@ -99,54 +99,50 @@ def _of_text(text: str) -> str | None:
     return "yolo-yaml" if re.search(r"^(train|val|names)\s*:", text, flags=re.MULTILINE) else None
 
 
-def labels_in(folder: Path) -> tuple[str, list[str]]:
+def labels_in(root: str) -> tuple[str, list[str]]:
     """The format of a folder's labels, and their files, from the most telling file on: ``data.yaml``, ``metadata.jsonl``.
 
     Raises:
         CocoError: the folder has no labels, or labels of several formats.
     """
     for pattern, wanted in (("*.y*ml", "yolo-yaml"), ("*.data", "darknet"), ("metadata.jsonl", "image-folder")):
-        found = [path for path in sorted(folder.glob(pattern)) if _is(path, wanted)]
+        found = [file for file in sorted(map(str, Path(root).glob(pattern))) if _told(file) == wanted]
         if found:
-            return wanted, [str(found[0])]
+            return wanted, found[:1]
     formats: dict[str, list[str]] = {}
     told: dict[str, list[str]] = {}
-    for path in sorted(_label_like(folder)):
+    for path in sorted(_label_like(root)):
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
         known = told.setdefault(suffix, [])
         if suffix in (".json", ".geojson") or len(known) < MAX_TOLD:
-            kind = _told(Path(path))
+            kind = _told(path)
             known.append(kind)
         else:
             kind = known[-1]
         if kind:
             formats.setdefault(kind, []).append(path)
-    if "yolo" not in formats and (texts := label_files(folder)):
+    if "yolo" not in formats and (texts := label_files(root)):
         formats["yolo"] = texts
     if len(formats) == 1:
         return next(iter(formats.items()))
     if not formats:
-        raise CocoError(f"{folder}: no labels in this folder: understood are {UNDERSTOOD}")
+        raise CocoError(f"{root}: no labels in this folder: understood are {UNDERSTOOD}")
     kinds = ", ".join(f"{NAMES[kind]} ({len(paths):,} files)" for kind, paths in sorted(formats.items()))
-    raise CocoError(f"{folder}: several formats: {kinds}: give one folder or pattern, such as '{folder}/*.xml'")
+    raise CocoError(f"{root}: several formats: {kinds}: give one folder or pattern, such as '{root}/*.xml'")
 
 
-def _is(path: Path, wanted: str) -> bool:
-    return _told(path) == wanted
-
-
-def _told(path: Path) -> str:
+def _told(file: str) -> str:
     """The format of a file; nothing for other files, which folders have too."""
     try:
-        return format_of(path)
+        return format_of(file)
     except CocoError:
         return ""
 
 
-def _label_like(folder: Path) -> list[str]:
+def _label_like(root: str) -> list[str]:
     return [
         f"{where}{os.sep}{name}"
-        for where, _, names in os.walk(folder)
+        for where, _, names in os.walk(root)
         for name in names
         if os.path.splitext(name)[1].lower() in LABEL_SUFFIXES and name.lower() not in NOT_LABELS  # noqa: PTH122
     ]

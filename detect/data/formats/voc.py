@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -17,31 +16,31 @@ import numpy as np
 from detect.data.coco_entries import Finding
 from detect.data.coco_reader import Progress
 from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
-from detect.data.formats.label_text import numbers_of, read_xml
+from detect.data.formats.label_text import folder_of, numbers_of, read_xml, stem_of
 from detect.errors import CocoError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DIFFICULT = "objects are marked difficult: read as crowd regions, which are ignored, as in VOC's own evaluation"
 
 
-def read_voc(paths: Sequence[Path], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
+def read_voc(files: Sequence[str], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
     """Read VOC files. Difficult objects become crowd regions; an object without a usable box becomes a finding.
 
     Raises:
         CocoError: the only file cannot be read; one of several becomes a finding.
     """
-    labels = LabelBuilder(str(paths[0] if len(paths) == 1 else paths[0].parent))
-    labels.read_each(paths, partial(_read_file, labels), on_progress)
+    labels = LabelBuilder(files[0] if len(files) == 1 else folder_of(files))
+    labels.read_each(files, partial(_read_file, labels), on_progress)
     return _counted_from_zero(labels.rows(keypoints=keypoints))
 
 
-def _read_file(labels: LabelBuilder, path: Path) -> None:
-    root = read_xml(path)
+def _read_file(labels: LabelBuilder, file: str) -> None:
+    root = read_xml(file)
     if root.tag != "annotation":
-        raise CocoError(f"{path}: <{root.tag[:40]}> at the top, not <annotation> as in VOC files")
+        raise CocoError(f"{file}: <{root.tag[:40]}> at the top, not <annotation> as in VOC files")
     width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
-    name = (root.findtext("filename") or "").strip() or path.stem
-    image = labels.image(name, source=str(path), wh=(width, height))
+    name = (root.findtext("filename") or "").strip() or stem_of(file)
+    image = labels.image(name, source=file, wh=(width, height))
     for number, entry in enumerate(root.iter("object"), 1):
         with labels.faults_of(image, number):
             _read_object(labels, image, entry, number)

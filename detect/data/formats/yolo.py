@@ -97,7 +97,7 @@ class _LineReader:
         """All lines as columns; ``pose`` is the number of numbers in the line of a pose, 0 if there are none."""
         self._values.extend([0.0] * BOX)  # after a short last line too, there are the numbers of a box
         values = np.frombuffer(self._values)
-        ids, image_ids, numbers, counts = np.frombuffer(self._places or bytes(), np.int64).reshape(-1, 4).T
+        ids, image_ids, numbers, counts = np.frombuffer(self._places or b"", np.int64).reshape(-1, 4).T
         return _Lines(ids, image_ids, numbers, counts, np.cumsum(counts) - counts, values, pose)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detect.data.coco_entries import Finding
-from detect.data.formats.label_text import read_text
+from detect.data.formats.label_text import folder_of, read_text
 from detect.data.image_names import ImageFolder, image_names, without_suffix
 from detect.errors import CocoError
 
@@ -41,29 +41,29 @@ class YoloFiles:
     notes: list[Finding] = field(default_factory=list)
 
 
-def files_of_labels(labels: Sequence[str | Path], *, file: str, images: str | Path | None = None) -> YoloFiles:
+def files_of_labels(labels: Sequence[str], *, file: str, images: str | None = None) -> YoloFiles:
     """Pair label files with their images, found in the folder ``images`` or in the usual places.
 
     Images in the same folders without a label file have no objects.
     """
-    names = sorted(map(str, labels))
+    names = sorted(labels)
     found = YoloFiles(file)
     _add_names(found, Path(names[0]).parent)
     _pair(found, names, images)
     return found
 
 
-def files_of_yaml(path: Path, split: str | None = None, *, images: str | Path | None = None) -> YoloFiles:
+def files_of_yaml(file: str, split: str | None = None, *, images: str | None = None) -> YoloFiles:
     """The files that ``data.yaml`` names: those of one split, or of all.
 
     Raises:
-        CocoError: the file is not such a file, or no split has a folder.
+        CocoError: the file is not such a file, or no split has label files.
     """
-    found = YoloFiles(f"{path}:{split}" if split else str(path))
-    content = _yaml(path)
+    found = YoloFiles(f"{file}:{split}" if split else file)
+    content = _yaml(file)
     _take_names(found, content)
-    root = path.parent / str(content.get("path") or ".")
-    roots = [root, path.parent] if root.is_dir() else [path.parent]
+    above = Path(file).parent
+    root = above / str(content.get("path") or ".")
     wanted = [split] if split else [each for each in SPLITS if content.get(each)]
     labels: list[str] = []
     listed: list[str] = []
@@ -71,45 +71,45 @@ def files_of_yaml(path: Path, split: str | None = None, *, images: str | Path | 
     for name in wanted:
         entries = content.get(name) or []
         for entry in entries if isinstance(entries, list) else [entries]:
-            place = next(filter(None, (_place(base, str(entry)) for base in roots)), None)
+            place = _place(root, str(entry)) or _place(above, str(entry))
             if place is None:
                 missing.append(f"{name}: there is no {entry}")
             elif place.is_file():
                 listed += _listed_images(place)
             else:
-                labels += label_files(place)
+                labels += label_files(str(place))
     if not labels and not listed:
         reason = "; ".join(missing) or f"no entry or empty folders for {' or '.join(wanted or SPLITS)}"
-        raise CocoError(f"{path}: no label files: {reason}")
-    found.notes += [Finding(str(path), None, None, f"{each}: left out") for each in missing]
+        raise CocoError(f"{file}: no label files: {reason}")
+    found.notes += [Finding(found.file, None, None, f"{each}: left out") for each in missing]
     _pair(found, sorted(set(labels)), images)
     _add_listed(found, listed, images)
     return found
 
 
-def files_of_list(paths: Sequence[Path], *, images: str | Path | None = None) -> YoloFiles:
+def files_of_list(files: Sequence[str], *, images: str | None = None) -> YoloFiles:
     """The files of Darknet's lists of images, or of its ``obj.data``, which names the lists and the names of classes."""
-    found = YoloFiles(", ".join(map(str, paths)))
+    found = YoloFiles(", ".join(files))
     listed: list[str] = []
-    for path in paths:
-        entries = dict(re.findall(r"^\s*(\w+)\s*=\s*(.+?)\s*$", read_text(path), flags=re.MULTILINE))
+    for file in files:
+        above = Path(file).parent
+        entries = dict(re.findall(r"^\s*(\w+)\s*=\s*(.+?)\s*$", read_text(file), flags=re.MULTILINE))
         lists = [entries[name] for name in SPLITS if name in entries]
         for each in lists:
-            listed += _listed_images(_existing(each, path.parent) or path.parent / each)
-        if lists and (names := _existing(entries.get("names", ""), path.parent)):
+            listed += _listed_images(_existing(each, above) or above / each)
+        if lists and (names := _existing(entries.get("names", ""), above)):
             found.names = _lines_of_names(names)
         elif not lists:
-            listed += _listed_images(path)
+            listed += _listed_images(Path(file))
     if found.names is None:
-        _add_names(found, paths[0].parent)
+        _add_names(found, Path(files[0]).parent)
     _add_listed(found, listed, images)
     return found
 
 
-def label_files(folder: Path) -> list[str]:
+def label_files(folder: str) -> list[str]:
     """The label files below a folder of labels, or of images whose labels lie in the usual place, sorted."""
-    labelled = _swapped(str(folder), "images", "labels")
-    for place in dict.fromkeys((labelled, str(folder))):
+    for place in dict.fromkeys((_swapped(folder, "images", "labels"), folder)):
         names = [
             f"{where}{os.sep}{name}"
             for where, _, files in os.walk(place)
@@ -121,24 +121,22 @@ def label_files(folder: Path) -> list[str]:
     return []
 
 
-def _pair(found: YoloFiles, labels: Sequence[str], images: str | Path | None) -> None:
+def _pair(found: YoloFiles, labels: Sequence[str], images: str | None) -> None:
     """Add label files with their images, and the images beside these without a label."""
     if not labels:
         return
-    root = os.path.commonpath([os.path.dirname(label) for label in labels]) or "."  # noqa: PTH120
+    root = folder_of(labels)
     pairs: dict[str, tuple[str, str]] = {}
     unlabelled: list[tuple[str, str]] = []
     if images:
         folder = ImageFolder(images)
         for label in labels:
             stem = without_suffix(os.path.relpath(label, root).replace(os.sep, "/"))
-            pairs[label] = (str(folder.folder), folder.find(stem) or f"{stem}.*")
+            pairs[label] = (folder.root, folder.find(stem) or f"{stem}.*")
         used = {name for _, name in pairs.values()}
         beside = {name.rpartition("/")[0] for name in used if not name.endswith(".*")}
         unlabelled = [
-            (str(folder.folder), each)
-            for each in folder.names()
-            if each not in used and each.rpartition("/")[0] in beside
+            (folder.root, each) for each in folder.names() if each not in used and each.rpartition("/")[0] in beside
         ]
     else:
         by_folder: dict[str, list[str]] = {}
@@ -196,7 +194,7 @@ def _swapped(path: str, old: str, new: str) -> str:
 
 def _listed_images(path: Path) -> list[str]:
     """The paths of a list's images, which start from the working folder, or from the list or a folder above it."""
-    lines = [line.strip().replace("\\", "/") for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip().replace("\\", "/") for line in read_text(str(path)).splitlines() if line.strip()]
     bases = [path.parent, *path.parent.parents][:FOLDERS_ABOVE]
     for base in [*bases, Path()]:
         if lines and any((base / each).exists() for each in (lines[0], _label_of(lines[0]), _beside(lines[0]))):
@@ -212,7 +210,7 @@ def _beside(image: str) -> str:
     return f"{without_suffix(image)}.txt"
 
 
-def _add_listed(found: YoloFiles, listed: Sequence[str], images: str | Path | None) -> None:
+def _add_listed(found: YoloFiles, listed: Sequence[str], images: str | None) -> None:
     """Add the images of lists with their label files."""
     folder = ImageFolder(images) if images else None
     pairs = []
@@ -220,7 +218,7 @@ def _add_listed(found: YoloFiles, listed: Sequence[str], images: str | Path | No
         label = next((each for each in (_label_of(image), _beside(image)) if os.path.isfile(each)), None)  # noqa: PTH113
         where, name = os.path.split(image)
         if folder:
-            where, name = str(folder.folder), folder.find(image) or name
+            where, name = folder.root, folder.find(image) or name
         pairs.append((label, where, name))
     _add(found, pairs, folder is not None)
 
@@ -242,15 +240,15 @@ def _existing(name: str, folder: Path) -> Path | None:
     return next((each / name for each in (*places, Path()) if name and (each / name).is_file()), None)
 
 
-def _yaml(path: Path) -> Mapping[str, Any]:
+def _yaml(file: str) -> Mapping[str, Any]:
     import yaml  # noqa: PLC0415 - only YOLO has such files
 
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, RecursionError) as error:
-        raise CocoError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from None
+        raise CocoError(f"{file}: not YAML ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(content, Mapping):
-        raise CocoError(f"{path}: expected a YOLO data file with train, val and names")
+        raise CocoError(f"{file}: expected a YOLO data file with train, val and names")
     return content
 
 
@@ -272,7 +270,7 @@ def _take_names(found: YoloFiles, content: Mapping[str, Any]) -> None:
 
 
 def _lines_of_names(path: Path) -> dict[int, str | None]:
-    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line.strip() for line in read_text(str(path)).splitlines()]
     return dict(enumerate(line for line in lines if line))
 
 
@@ -280,8 +278,8 @@ def _add_names(found: YoloFiles, start: Path) -> None:
     """Take names from the first data.yaml or list of names in a folder or above it."""
     for folder in [start, *start.absolute().parents][:FOLDERS_ABOVE]:
         for path in sorted(chain(folder.glob("*.yaml"), folder.glob("*.yml"))):
-            if re.search(r"^(names|nc)\s*:", read_text(path), flags=re.MULTILINE):
-                _take_names(found, _yaml(path))
+            if re.search(r"^(names|nc)\s*:", read_text(str(path)), flags=re.MULTILINE):
+                _take_names(found, _yaml(str(path)))
                 return
         for name in NAME_FILES:
             if (folder / name).is_file():
