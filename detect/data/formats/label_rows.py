@@ -19,6 +19,7 @@ from numpy import ndarray
 from detect.data.coco_entries import AnnotationEntries, Category, Finding, Image, Rows
 from detect.data.coco_reader import Progress
 from detect.errors import CocoError
+from detect.ops.box_arrays import xyxy_to_xywh
 
 VISIBLE = 2.0
 PER_CALL = 64  # files between calls of on_progress
@@ -76,7 +77,7 @@ def _shifted(finding: Finding, images: int, annotations: int) -> Finding:
 
 
 def label_entries(
-    boxes_xyxy: Float64[ndarray, "n 4"],
+    boxes_xywh: Float64[ndarray, "n 4"],
     *,
     ids: Int64[ndarray, " n"],
     image_ids: Int64[ndarray, " n"],
@@ -86,9 +87,7 @@ def label_entries(
     keypoints: tuple[Float64[ndarray, "_ 3"], ...] | None = None,
 ) -> AnnotationEntries:
     """Annotations as columns; a box of NaN is no box, an area of NaN that of the box."""
-    boxes_xywh = boxes_xyxy.copy()
-    boxes_xywh[:, 2:] -= boxes_xyxy[:, :2]
-    has_box = ~np.isnan(boxes_xyxy).all(axis=1)
+    has_box = ~np.isnan(boxes_xywh).all(axis=1)
     crowd = np.zeros(len(ids), bool) if iscrowd is None else iscrowd
     areas = np.full(len(ids), math.nan) if area is None else area
     return AnnotationEntries(ids, image_ids, category_ids, boxes_xywh, has_box, crowd, areas, keypoints)
@@ -205,7 +204,7 @@ class LabelBuilder:
         ranks = np.zeros(len(names), np.int64)
         ranks[[self._names[name] for name in names]] = np.arange(1, len(names) + 1)
         entries = label_entries(
-            values[:, :4],
+            xyxy_to_xywh(values[:, :4]),
             ids=numbers[:, 0],
             image_ids=numbers[:, 1],
             category_ids=ranks[numbers[:, 2]],

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
+
 from detect.data.formats.point_tables import table_columns
 from detect.data.formats.yolo_files import NOT_LABELS, label_files
 from detect.data.image_names import SUFFIXES
@@ -49,6 +51,8 @@ def format_of(file: str) -> str:
         return "coco"
     utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     text = head.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").lstrip()
+    if not text and file.lower().endswith(".txt"):
+        return "yolo"  # of an image without objects
     tell = {"<": _of_xml, "{": _of_object, "[": _of_list}.get(text[:1], _of_text)
     found = tell(text)
     if found is None and file.endswith((".yaml", ".yml")):
@@ -71,14 +75,24 @@ def _of_object(text: str) -> str | None:
         return "image-folder"
     if "shapes" in keys and ({"imagePath", "imageData", "version", "flags"} & keys):
         return "labelme"
-    if re.match(r'\{[^{]{0,200}"type"\s*:\s*"Feature', text) or {"geometry", "coordinates"} <= keys:
+    if {"geometry", "type"} <= keys or ("features" in keys and "FeatureCollection" in text):
         return "geojson"
-    return "coco"  # its reader says what is missing
+    known = keys & {"images", "annotations", "categories"} or not _is_json(text)
+    return "coco" if known else None  # COCO's reader says what is missing or broken
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is JSON: not if it is broken, or the beginning of a longer file."""
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _of_list(text: str) -> str | None:
     keys = set(_KEYS.findall(text))
-    if {"geometry", "coordinates"} <= keys:
+    if {"geometry", "type"} <= keys:
         return "geojson"
     return "label-studio" if "data" in keys and {"annotations", "predictions", "result"} & keys else "coco"
 
@@ -86,7 +100,7 @@ def _of_list(text: str) -> str | None:
 def _of_text(text: str) -> str | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        return "yolo" if not text else None
+        return None
     if table_columns(lines[0]):
         return "points"
     fields = lines[0].replace(",", ".").split()

@@ -131,15 +131,13 @@ class _Lines:
         return (self.counts >= 7) & (self.counts % 2 == 1) & (self.counts != self.pose)
 
     def shapes(self) -> tuple[Float64[ndarray, "n 4"], Float64[ndarray, " n"]]:
-        """The box of each line, and the area of polygons."""
-        x, y, half_w, half_h = (
-            self.values[self.starts + column] * by for column, by in ((1, 1), (2, 1), (3, 0.5), (4, 0.5))
-        )
-        boxes = np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=1)
+        """The box (x, y, width, height) of each line, and the area of polygons."""
+        x, y, width, height = (self.values[self.starts + column] for column in (1, 2, 3, 4))
+        boxes = np.stack([x - width / 2, y - height / 2, width, height], axis=1)
         area = np.full(len(boxes), math.nan)
         for row in np.flatnonzero(self.outlined).tolist():
             corners = self.values[self.starts[row] + 1 : self.starts[row] + self.counts[row]].reshape(-1, 2)
-            boxes[row] = *corners.min(axis=0), *corners.max(axis=0)
+            boxes[row] = *corners.min(axis=0), *np.ptp(corners, axis=0)
             (x, y), (x_next, y_next) = corners.T, np.roll(corners, -1, axis=0).T
             area[row] = abs(np.dot(x, y_next) - np.dot(y, x_next)) / 2
         return boxes, area
@@ -168,8 +166,8 @@ def _usable(
     classes, counts = lines.classes, lines.counts
     named = classes if files.names is None else np.array(sorted(files.names), float)
     plain = np.isin(counts, [BOX, BOX_AND_SCORE, *([lines.pose] if lines.pose else [])])
-    low, high = boxes[:, :2], boxes[:, 2:]
-    center, size = (low + high) / 2, high - low
+    low, size = boxes[:, :2], boxes[:, 2:]
+    center, high = low + size / 2, low + size
     inside = [(each >= -SLACK) & (each <= 1 + SLACK) for each in (center, low, high)]
     fractions = np.where(plain[:, None], inside[0] & (size <= 1 + SLACK), inside[1] & inside[2]).min(axis=1)
     hint = "" if lines.pose else "; a pose needs kpt_shape in data.yaml"

@@ -37,12 +37,8 @@ SHAPES: dict[str, tuple[Any, list[str], list[str], list[str]]] = {
         *(shape("line", (1, 1), (5, 5)), []),
         *([f"{PLACE}a line of 2 points is neither a rectangle, polygon, circle, mask nor point"], []),
     ),
-    "a polygon of two points": (
-        *(shape("polygon", (1, 1), (5, 5)), [], [f"{PLACE}a polygon of 2 points"], []),
-    ),
-    "a label that is a number": (
-        *(shape("point", (3, 4), label=7), [], [f"{PLACE}its label is 7, not a name"], []),
-    ),
+    "a polygon of two points": (*(shape("polygon", (1, 1), (5, 5)), [], [f"{PLACE}a polygon of 2 points"], []),),
+    "a label that is a number": (*(shape("point", (3, 4), label=7), [], [f"{PLACE}its label is 7, not a name"], []),),
     "points that are no pairs": (
         *({**shape("polygon"), "points": [[1, 2, 3]]}, [], [f"{PLACE}its points are not pairs (x, y)"], []),
     ),

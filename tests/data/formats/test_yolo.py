@@ -79,9 +79,7 @@ LINES: dict[str, tuple[str, str | bytes, list[str], list[str], list[str]]] = {
         *(NAMES, "0 .4 .5 .5 .2 .6 .5 .5 .8", [BOX], []),
         ["1 lines have four corners: rotated boxes are read as the boxes around them"],
     ),
-    "a pose": (
-        *(f"{NAMES}kpt_shape: [2, 3]\n", "0 .5 .5 .2 .6 .4 .2 2 0 0 0", [f"{BOX} 40 10 2 0 0 0"], [], []),
-    ),
+    "a pose": (*(f"{NAMES}kpt_shape: [2, 3]\n", "0 .5 .5 .2 .6 .4 .2 2 0 0 0", [f"{BOX} 40 10 2 0 0 0"], [], []),),
     "a pose without visibility": (
         *(f"{NAMES}kpt_shape: [2, 2]\n", "0 .5 .5 .2 .6 .4 .2 0 0", [f"{BOX} 40 10 2 0 0 0"], [], []),
     ),

@@ -26,7 +26,11 @@ def split(name: str, stem: str, order: str) -> dict:
         ("kind first", "train: [images/train, images/val]\n", ["train/", "val/"]),
         ("kind first", "path: {folder}\ntrain: {folder}/images/train\nval: images/val\n", ["train/", "val/"]),
         ("split first", "train: ../train/images\nval: ../val/images\n", ["train/images/", "val/images/"]),
-        ("split first", "path: /no/such/folder\ntrain: train/images\nval: val/images\n", ["train/images/", "val/images/"]),
+        (
+            "split first",
+            "path: /no/such/folder\ntrain: train/images\nval: val/images\n",
+            ["train/images/", "val/images/"],
+        ),
     ],
     ids=["ultralytics", "a list", "absolute", "roboflow", "another machine"],
 )
@@ -81,13 +85,17 @@ def test_a_missing_image_is_a_finding_on_that_image(tmp_path):
 
 def test_without_any_images_the_message_asks_for_their_folder(tmp_path):
     label_folder(tmp_path, {"labels/a.txt": BOX})
-    with pytest.raises(CocoError, match=r"fractions of images, and there is no image .*images/a\.\*: give --images FOLDER"):
+    with pytest.raises(
+        CocoError, match=r"fractions of images, and there is no image .*images/a\.\*: give --images FOLDER"
+    ):
         read_dataset(tmp_path / "labels")
     with pytest.raises(CocoError, match=r"nowhere: not a folder of images$"):
         read_dataset(tmp_path / "labels", images=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("lines", ["images/a.png\nimages/b.png\n", "{folder}/images/a.png\r\n{folder}/images/b.png\r\n"])
+@pytest.mark.parametrize(
+    "lines", ["images/a.png\nimages/b.png\n", "{folder}/images/a.png\r\n{folder}/images/b.png\r\n"]
+)
 def test_darknet_lists_name_images_with_labels_beside_them(tmp_path, lines):
     files = {"images/a.png": WH, "images/a.txt": BOX, "images/b.png": WH, "labels/b.txt": BOX, "obj.names": "cat\n"}
     label_folder(tmp_path, files)
