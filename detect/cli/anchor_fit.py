@@ -37,7 +37,7 @@ def fit(
     dataset: DatasetFiles,
     json: AsJson = False,
 ) -> None:
-    """Fit anchor shapes to the boxes of a COCO dataset.
+    """Fit anchor shapes to the boxes of a dataset.
 
     `detect anchors fit instances.json -k 9 --resize letterbox:640 -o anchors` writes `anchors/anchors.yaml`, which all
     other commands and `detect.AnchorSet.load` read, and `anchors/report.html`. `detect anchors fit instances.json --levels
@@ -73,7 +73,7 @@ def stability(
     ] = 100,
     validation: Annotated[
         list[str] | None,
-        typer.Option(help="COCO files of other images: are the boxes covered as well there? Repeatable."),
+        typer.Option(help="Labels of other images: are the boxes covered as well there? Repeatable."),
     ] = None,
     output: Output = None,
     dataset: DatasetFiles,

@@ -46,8 +46,8 @@ def convert(
     kinds = {"invalid": len(read.invalid), "suspicious": len(read.suspicious), "crowd": len(read.crowd)}
 
     def text() -> None:
-        words = ", ".join(f"{number:,} {name}" for name, number in counts.items())
-        show(f"{words} written as {to}: {made.num_files:,} files")
+        words = ", ".join(f"{name} {number:,}" for name, number in counts.items())
+        show(f"written as {to}: files {made.num_files:,}, {words}")
         for each in made.lost:
             show(f"  not held: {each}", soft_wrap=True)
         print_findings(read)

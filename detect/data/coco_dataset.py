@@ -147,11 +147,12 @@ def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> 
     content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
     if isinstance(content, Mapping):
         return [rows_from_object(content, file=IN_MEMORY, keypoints=keypoints)]
-    return coco_shards(paths_of(source), keypoints, on_progress)
+    return coco_shards(map(str, paths_of(source)), keypoints, on_progress)
 
 
-def coco_shards(paths: list[Path], keypoints: bool, on_progress: Progress | None) -> list[Rows]:
+def coco_shards(files: Iterable[str], keypoints: bool, on_progress: Progress | None) -> list[Rows]:
     """Read COCO files one by one; progress is in bytes of all of them."""
+    paths = list(map(Path, files))
     sizes = [_size_bytes(path) for path in paths]
     shards = []
     for number, path in enumerate(paths):

@@ -38,6 +38,7 @@ READERS: Mapping[str, Callable[..., LabelRows]] = {
     "points": read_point_tables,
     "voc": read_voc,
 }
+MAX_INPUTS = 1000  # files that a dataset names; of more, their folder
 _SPLIT = re.compile(r"(.+\.ya?ml):(train|val|valid|test)")
 
 
@@ -74,28 +75,33 @@ def read_dataset(
     if isinstance(getattr(source, "dataset", source), Mapping):
         return read_coco(source, keypoints=keypoints, strict=strict, on_progress=on_progress)
     folder = None if images is None else str(images)
+    paths = paths_of(source)
     shards: list[Rows] = []
-    for kind, files in _by_format(source).items():
+    inputs = [str(path) for path in paths] if len(paths) <= MAX_INPUTS else [folder_of([str(path) for path in paths])]
+    for kind, files in _by_format(paths).items():
         if kind == "coco":
-            shards += coco_shards(list(map(Path, files)), keypoints, on_progress)
+            shards += coco_shards(files, keypoints, on_progress)
         elif kind in READERS:
             shards.append(READERS[kind](files, keypoints=keypoints, on_progress=on_progress))
         else:
-            shards += [
-                read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in _yolo(kind, files, folder)
-            ]
+            found = _yolo(kind, files, folder)
+            shards += [read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in found]
+            labels = [folder_of(list(filter(None, each.labels))) for each in found if kind != "yolo"]
+            inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
     fill_sizes(shards, folder, on_progress=on_progress)
     _share_ids(shards)
-    dataset = _with_places(dataset_of(shards, keypoints=keypoints), shards)
+    dataset = replace(
+        _with_places(dataset_of(shards, keypoints=keypoints), shards), files=tuple(map(_without_split, inputs))
+    )
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))
     return dataset
 
 
-def _by_format(source: Any) -> dict[str, list[str]]:
+def _by_format(paths: Iterable[Path]) -> dict[str, list[str]]:
     """The files given, and those in the folders given, by format."""
     found: dict[str, list[str]] = {}
-    for path in paths_of(source):
+    for path in paths:
         file = str(path)
         if path.is_dir():
             kind, files = labels_in(file)
@@ -119,6 +125,11 @@ def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles
         (found.group(1), found.group(2)) if found else (file, None) for found, file in zip(split, files, strict=True)
     ]
     return [files_of_yaml(file, name, images=images) for file, name in parts]
+
+
+def _without_split(file: str) -> str:
+    found = _SPLIT.fullmatch(file)
+    return found.group(1) if found and not Path(file).exists() else file
 
 
 def _share_ids(shards: Sequence[Rows]) -> None:

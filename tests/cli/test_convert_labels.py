@@ -27,7 +27,7 @@ def test_a_folder_becomes_a_coco_file_and_what_is_lost_is_printed(detect, tmp_pa
     folder = label_folder(tmp_path / "in", YOLO)
     run = detect("convert", folder, "--to", "coco", "-o", tmp_path / "out")
     assert run.code == 0
-    assert "1 images, 1 annotations, 1 categories written as coco: 1 files" in run.out
+    assert "written as coco: files 1, images 1, annotations 1, categories 1" in run.out
     assert "not held: segmentations" in run.out
     assert "1 invalid:" in run.out
     assert "labels/a.txt, line 2: annotation 2, image 1: 4 numbers are no box" in run.out

@@ -52,7 +52,7 @@ def _read_shape(labels: LabelBuilder, image: ImageLabels, shape: ET.Element, num
     if shape.tag == "box":
         x0, y0, x1, y1, angle = numbers_of([*map(shape.get, CORNERS), shape.get("rotation", "0")])
         if angle % 360:
-            labels.count("boxes are rotated: read as the boxes around them", f"{image.source}, object {number}")
+            labels.count("rotated boxes are read as the boxes around them", f"{image.source}, object {number}")
             x0, y0, x1, y1 = _around(x0, y0, x1, y1, math.radians(angle))
         labels.box(image, label, (x0, y0, x1, y1), number=number)
     elif shape.tag == "polygon":

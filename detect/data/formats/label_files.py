@@ -99,10 +99,10 @@ def yolo_files(dataset: CocoDataset) -> LabelFiles:
                 lines.append(" ".join([str(classes[row]), *(f"{value:.8g}" for value in values)]))
             yield f"labels/{stem}.txt", "".join(f"{line}\n" for line in lines).encode()
 
-    lost = ["ids of images, annotations and categories", "areas of masks"]
-    lost += [f"{crowd:,} crowd regions"] if crowd else []
+    lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
+    lost += [f"crowd regions: {crowd:,}"] if crowd else []
     if poses is None and any(counts):
-        lost.append(f"keypoints of {sum(map(bool, counts)):,} objects, which differ in number")
+        lost.append(f"keypoints, which differ in number: {sum(map(bool, counts)):,} objects")
     return LabelFiles(len(stems) + 1, files(), tuple(lost))
 
 
@@ -129,10 +129,10 @@ def voc_files(dataset: CocoDataset) -> LabelFiles:
             head = f"<annotation>\n<filename>{_xml(name)}</filename>\n{size}\n<segmented>0</segmented>\n"
             yield f"Annotations/{stem}.xml", f"{head}{''.join(objects)}</annotation>\n".encode()
 
-    lost = ["ids of images, annotations and categories", "areas of masks"]
+    lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
     pointed = sum(len(points) > 0 for points in rows.keypoints or ())
-    lost += [f"keypoints of {pointed:,} objects"] if pointed else []
-    lost += [f"fractions of a pixel, by more than half a pixel in {moved:,} boxes"] if moved else []
+    lost += [f"keypoints: {pointed:,} objects"] if pointed else []
+    lost += [f"places to half a pixel: {moved:,} boxes less than a pixel wide or high"] if moved else []
     lost += ["categories without objects"] if len(names) > len(np.unique(rows.category_ids)) else []
     return LabelFiles(len(stems), files(), tuple(lost))
 
@@ -161,6 +161,12 @@ def _rows_of_images(dataset: CocoDataset, image_rows: Int64[ndarray, " n"]) -> l
     """The rows of each image's annotations, which are sorted by image."""
     ends = np.searchsorted(image_rows, np.arange(len(dataset.images)), side="right")
     return [slice(start, end) for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)][: len(ends)]
+
+
+def _other_areas(dataset: CocoDataset) -> list[str]:
+    boxes_xywh, area = dataset.annotations.boxes_xywh, dataset.annotations.area
+    other = int((~np.isclose(area, boxes_xywh[:, 2] * boxes_xywh[:, 3])).sum())
+    return [f"areas that are not those of the boxes: {other:,}"] if other else []
 
 
 def _poses(keypoints: Sequence[Float64[ndarray, "_ 3"]] | None) -> tuple[Float64[ndarray, "n k 3"] | None, list[int]]:

@@ -219,7 +219,7 @@ class LabelBuilder:
             [Category(number, name) for number, name in enumerate(names, 1)],
             self.faults,
             notes=[
-                Finding(self.file, None, None, f"{times:,} {what}; the first is {place}")
+                Finding(self.file, None, None, f"{what}: {times:,}, the first is {place}")
                 for what, (times, place) in self._counted.items()
             ],
             sources=self._sources,

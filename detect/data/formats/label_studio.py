@@ -13,10 +13,8 @@ from detect.data.formats.label_text import numbers_of, read_json
 from detect.errors import CocoError
 
 KINDS = ("rectanglelabels", "polygonlabels", "keypointlabels", "ellipselabels")
-OTHER_ANNOTATIONS = (
-    "tasks have several annotations: only the ground truth, else the first that is not cancelled, is read"
-)
-ROTATED = "boxes are rotated: read as the boxes around them"
+OTHER_ANNOTATIONS = "of several annotations of a task the ground truth is read, else the first that is not cancelled"
+ROTATED = "rotated boxes are read as the boxes around them"
 
 
 def read_label_studio(
@@ -82,7 +80,7 @@ def _read_region(
     names = value[kind]
     label = names[0] if isinstance(names, list) and names else None
     if isinstance(names, list) and len(names) > 1:
-        labels.count("regions have several labels: the first is read", f"{image.source}, region {number}")
+        labels.count("of several labels of a region the first is read", f"{image.source}, region {number}")
     if kind == "polygonlabels":
         points = [[x * scale[0], y * scale[1]] for x, y in map(numbers_of, value["points"])]
         labels.polygon(image, label, points, number=number)

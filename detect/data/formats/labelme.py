@@ -63,7 +63,7 @@ def _read_shape(labels: LabelBuilder, image: ImageLabels, shape: Any, number: in
         labels.box(image, label, (min(xs), min(ys), max(xs), max(ys)), number=number)
     elif kind in ("polygon", "oriented_rectangle", "rotation"):
         if kind != "polygon":
-            labels.count("boxes are rotated: read as the boxes around them", f"{image.source}, shape {number}")
+            labels.count("rotated boxes are read as the boxes around them", f"{image.source}, shape {number}")
         labels.polygon(image, label, points, number=number)
     else:
         shapes = "a rectangle, polygon, circle, mask nor point"

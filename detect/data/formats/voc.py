@@ -20,7 +20,7 @@ from detect.data.formats.label_text import folder_of, numbers_of, read_xml, stem
 from detect.errors import CocoError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-DIFFICULT = "objects are marked difficult: read as crowd regions, which are ignored, as in VOC's own evaluation"
+DIFFICULT = "difficult objects are read as crowd regions, which are ignored, as in VOC's own evaluation"
 
 
 def read_voc(files: Sequence[str], *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:

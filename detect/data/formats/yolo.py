@@ -209,8 +209,8 @@ def _shapes_in_words(lines: _Lines, usable: Int64[ndarray, " m"]) -> list[str]:
     rotated = int((outlined & (counts == CORNERS)).sum())
     polygons, scored = int(outlined.sum()) - rotated, int((counts == BOX_AND_SCORE).sum())
     words = {
-        f"{rotated:,} lines have four corners: rotated boxes are read as the boxes around them": rotated,
-        f"{polygons:,} lines are polygons: read as the boxes around them, with their areas": polygons,
-        f"{scored:,} lines have a sixth number, as results have a score: it is ignored": scored,
+        "rotated boxes, of four corners, are read as the boxes around them": rotated,
+        "polygons are read as the boxes around them, with their areas": polygons,
+        "a sixth number, the score of a result, is ignored": scored,
     }
-    return [text for text, number in words.items() if number]
+    return [f"{text}: {number:,}" for text, number in words.items() if number]

@@ -107,9 +107,9 @@ def files_of_list(files: Sequence[str], *, images: str | None = None) -> YoloFil
     return found
 
 
-def label_files(folder: str) -> list[str]:
+def label_files(root: str) -> list[str]:
     """The label files below a folder of labels, or of images whose labels lie in the usual place, sorted."""
-    for place in dict.fromkeys((_swapped(folder, "images", "labels"), folder)):
+    for place in dict.fromkeys((_swapped(root, "images", "labels"), root)):
         names = [
             f"{where}{os.sep}{name}"
             for where, _, files in os.walk(place)
@@ -125,30 +125,29 @@ def _pair(found: YoloFiles, labels: Sequence[str], images: str | None) -> None:
     """Add label files with their images, and the images beside these without a label."""
     if not labels:
         return
-    root = folder_of(labels)
+    root, folder = folder_of(labels), ImageFolder(images) if images else None
     pairs: dict[str, tuple[str, str]] = {}
-    unlabelled: list[tuple[str, str]] = []
-    if images:
-        folder = ImageFolder(images)
-        for label in labels:
-            stem = without_suffix(os.path.relpath(label, root).replace(os.sep, "/"))
-            pairs[label] = (folder.root, folder.find(stem) or f"{stem}.*")
-        used = {name for _, name in pairs.values()}
-        beside = {name.rpartition("/")[0] for name in used if not name.endswith(".*")}
-        unlabelled = [
-            (folder.root, each) for each in folder.names() if each not in used and each.rpartition("/")[0] in beside
-        ]
-    else:
-        by_folder: dict[str, list[str]] = {}
-        for label in labels:
+    if folder:
+        stems = {label: without_suffix(os.path.relpath(label, root).replace(os.sep, "/")) for label in labels}
+        pairs = {label: (folder.root, name) for label, stem in stems.items() if (name := folder.find(stem))}
+    unlabelled = _others(folder, {name for _, name in pairs.values()}) if folder else []
+    by_folder: dict[str, list[str]] = {}
+    for label in labels:
+        if label not in pairs:
             by_folder.setdefault(os.path.dirname(label), []).append(label)  # noqa: PTH120
-        for where, own in by_folder.items():
-            place, of_stem = _images_beside(where)
-            for label in own:
-                stem = without_suffix(os.path.basename(label))  # noqa: PTH119
-                pairs[label] = (place, of_stem.pop(stem, f"{stem}.*"))
-            unlabelled += [(place, name) for name in of_stem.values()]
-    _add(found, [*((label, *pairs[label]) for label in labels), *((None, *each) for each in unlabelled)], bool(images))
+    for where, own in by_folder.items():
+        place, of_stem = _images_beside(where)
+        for label in own:
+            stem = without_suffix(os.path.basename(label))  # noqa: PTH119
+            pairs[label] = (place, of_stem.pop(stem, f"{stem}.*"))
+        unlabelled += [] if folder else [(place, name) for name in of_stem.values()]
+    _add(found, [*((label, *pairs[label]) for label in labels), *((None, *each) for each in unlabelled)], bool(folder))
+
+
+def _others(folder: ImageFolder, used: set[str]) -> list[tuple[str, str]]:
+    """The other images of the folders that have a labelled one."""
+    inner = {name.rpartition("/")[0] for name in used}
+    return [(folder.root, name) for name in folder.names() if name not in used and name.rpartition("/")[0] in inner]
 
 
 def _add(found: YoloFiles, pairs: Iterable[tuple[str | None, str, str]], rooted: bool) -> None:
@@ -168,7 +167,7 @@ def _add(found: YoloFiles, pairs: Iterable[tuple[str | None, str, str]], rooted:
     missing = sum(label is None for label, _, _ in rows)
     if missing:
         first = next(name for label, _, name in rows if label is None)
-        reason = f"{missing:,} images have no label file, such as {first}: read as images without objects"
+        reason = f"images without a label file are read as images without objects: {missing:,}, the first is {first}"
         found.notes.append(Finding(found.file, None, None, reason))
 
 

@@ -21,7 +21,7 @@ SHAPES: dict[str, tuple[str, list[str], list[str], list[str]]] = {
     "a box": ('<box label="cat" xtl="1.5" ytl="2" xbr="11.5" ybr="22"/>', ["cat 1.5 2 10 20"], [], []),
     "a box turned by a quarter": (
         *('<box label="cat" xtl="10" ytl="10" xbr="30" ybr="20" rotation="90"/>', ["cat 15 5 10 20"], []),
-        ["a.xml: 1 boxes are rotated: read as the boxes around them; the first is a.xml: sub/a.png, object 1"],
+        ["a.xml: rotated boxes are read as the boxes around them: 1, the first is a.xml: sub/a.png, object 1"],
     ),
     "a polygon": ('<polygon label="cat" points="1,1;5,1;5,7"/>', ["cat 1 1 4 6"], [], []),
     "an ellipse": ('<ellipse label="cat" cx="10" cy="20" rx="3" ry="4"/>', ["cat 7 16 6 8"], [], []),

@@ -106,7 +106,7 @@ def test_a_box_that_moves_by_more_than_half_a_pixel_is_counted(tmp_path_factory,
     lost = written(dataset, kind, folder)
     back = read_dataset(folder / kind, images=folder / "images")
     assert len(back.annotations) == len(dataset.annotations)
-    moved = sum(int(each.split(" in ")[1].split()[0]) for each in lost if "half a pixel" in each)
+    moved = sum(int(each.split(": ")[1].split()[0]) for each in lost if "half a pixel" in each)
     names = [[each.category_name(int(number)) for number in each.annotations.category_ids] for each in (back, dataset)]
     assert names[0] == names[1]
     mine, theirs = (each.annotations.boxes_xywh for each in (back, dataset))
@@ -127,12 +127,11 @@ def test_what_a_format_cannot_hold_is_counted_and_named():
         {"bbox": [10.7, 3, 0.6, 5]},
     )
     assert lost_words("yolo", content) == (
-        "ids of images, annotations and categories; areas of masks; 1 crowd regions; "
-        "keypoints of 2 objects, which differ in number"
+        "ids of images, annotations and categories; crowd regions: 1; keypoints, which differ in number: 2 objects"
     )
     assert lost_words("voc", content) == (
-        "ids of images, annotations and categories; areas of masks; keypoints of 2 objects; "
-        "fractions of a pixel, by more than half a pixel in 1 boxes; categories without objects"
+        "ids of images, annotations and categories; keypoints: 2 objects; "
+        "places to half a pixel: 1 boxes less than a pixel wide or high; categories without objects"
     )
     assert "segmentations" in lost_words("coco", content)
 

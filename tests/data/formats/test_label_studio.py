@@ -27,7 +27,7 @@ REGIONS: dict[str, tuple[Any, list[str], list[str], list[str]]] = {
     "a box": (region("rectanglelabels", x=10, y=20, width=5, height=10, rotation=0), ["cat 20 20 10 10"], [], []),
     "a box turned by a quarter about its corner": (
         *(region("rectanglelabels", x=50, y=20, width=5, height=20, rotation=90), ["cat 80 20 20 10"], []),
-        ["a.json: 1 boxes are rotated: read as the boxes around them; the first is a.json: task 7, region 1"],
+        ["a.json: rotated boxes are read as the boxes around them: 1, the first is a.json: task 7, region 1"],
     ),
     "a polygon": (region("polygonlabels", points=[[10, 10], [20, 10], [20, 30]]), ["cat 20 10 20 20"], [], []),
     "a keypoint": (region("keypointlabels", x=10, y=20, width=1), ["cat 19.5 19.5 1 1 20 20 2"], [], []),
@@ -72,7 +72,7 @@ def test_of_several_annotations_the_ground_truth_is_read_and_the_task_is_named(t
     assert labels_in_words(dataset) == ["a b.png: cat 99.5 49.5 1 1 100 50 2"]
     (said,) = findings_below(tmp_path, dataset.suspicious)
     assert said == (
-        "a.json: 1 tasks have several annotations: only the ground truth, else the first that is not cancelled, is read; "
+        "a.json: of several annotations of a task the ground truth is read, else the first that is not cancelled: 1, "
         "the first is a.json: task 7"
     )
 

@@ -31,7 +31,7 @@ SHAPES: dict[str, tuple[Any, list[str], list[str], list[str]]] = {
     "a point": (shape("point", (3, 4)), ["cat 2.5 3.5 1 1 3 4 2"], [], []),
     "a circle": (
         *(shape("circle", (20, 20), (23, 24)), ["cat 15 15 10 10"], []),
-        ["a.json: 1 circles are read as the boxes around them; the first is a.json, shape 1"],
+        ["a.json: circles are read as the boxes around them: 1, the first is a.json, shape 1"],
     ),
     "a line": (
         *(shape("line", (1, 1), (5, 5)), []),

@@ -32,7 +32,7 @@ FILES: dict[str, tuple[str, list[str], list[str], list[str]]] = {
     "difficult": (
         *(voc(box(1, 1, 10, 20, "<difficult>1</difficult>")), ["a.jpg: (cat 0 0 10 20)"], []),
         [
-            "a.xml: 1 objects are marked difficult: read as crowd regions, which are ignored, as in VOC's own evaluation; "
+            "a.xml: difficult objects are read as crowd regions, which are ignored, as in VOC's own evaluation: 1, "
             "the first is a.xml, object 1"
         ],
     ),

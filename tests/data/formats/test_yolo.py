@@ -69,15 +69,15 @@ LINES: dict[str, tuple[str, str | bytes, list[str], list[str], list[str]]] = {
     ),
     "a score": (
         *(NAMES, "0 .5 .5 .2 .6 .9", [BOX], []),
-        ["1 lines have a sixth number, as results have a score: it is ignored"],
+        ["a sixth number, the score of a result, is ignored: 1"],
     ),
     "a polygon": (
         *(NAMES, "0 .4 .2 .6 .2 .6 .8", [BOX], []),
-        ["1 lines are polygons: read as the boxes around them, with their areas"],
+        ["polygons are read as the boxes around them, with their areas: 1"],
     ),
     "a rotated box": (
         *(NAMES, "0 .4 .5 .5 .2 .6 .5 .5 .8", [BOX], []),
-        ["1 lines have four corners: rotated boxes are read as the boxes around them"],
+        ["rotated boxes, of four corners, are read as the boxes around them: 1"],
     ),
     "a pose": (*(f"{NAMES}kpt_shape: [2, 3]\n", "0 .5 .5 .2 .6 .4 .2 2 0 0 0", [f"{BOX} 40 10 2 0 0 0"], [], []),),
     "a pose without visibility": (

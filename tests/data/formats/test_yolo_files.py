@@ -62,7 +62,7 @@ def test_images_without_a_label_file_have_no_objects_and_are_counted(tmp_path):
     dataset = read_dataset(tmp_path / "labels")
     assert dataset.images.file_names == ("a.png", "b.png")  # not those of a folder without any label
     assert findings_below(tmp_path, dataset.suspicious) == [
-        "labels/train/a.txt: 1 images have no label file, such as b.png: read as images without objects"
+        "labels/train/a.txt: images without a label file are read as images without objects: 1, the first is b.png"
     ]
 
 
