@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 
 from detect.data.formats.point_tables import table_columns
-from detect.data.formats.yolo_files import NOT_LABELS, label_files
+from detect.data.formats.yolo_files import is_label_text, label_files
 from detect.data.image_names import SUFFIXES
 from detect.errors import CocoError
 
 HEAD_BYTES = 2**16
-MAX_TOLD = 3  # files of one suffix whose content is looked at in a folder, but for JSON
+MAX_TOLD = 20  # files of one suffix whose content is looked at in a folder; of JSON all
 UNDERSTOOD = (
     "COCO JSON, YOLO text and data.yaml, VOC XML, LabelMe JSON, CVAT XML, Label Studio JSON, Darknet lists, "
     "metadata.jsonl with objects, points as CSV, QuPath GeoJSON"
@@ -124,19 +124,17 @@ def labels_in(root: str) -> tuple[str, list[str]]:
         if found:
             return wanted, found[:1]
     formats: dict[str, list[str]] = {}
-    told: dict[str, list[str]] = {}
-    for path in sorted(_label_like(root)):
-        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
-        known = told.setdefault(suffix, [])
-        if suffix in (".json", ".geojson") or len(known) < MAX_TOLD:
-            kind = _told(path)
-            known.append(kind)
+    for suffix, files in _label_like(root).items():
+        if suffix in (".json", ".geojson"):
+            for file in files:
+                if kind := _told(file):
+                    formats.setdefault(kind, []).append(file)
         else:
-            kind = known[-1]
-        if kind:
-            formats.setdefault(kind, []).append(path)
-    if "yolo" not in formats and (texts := label_files(root)):
-        formats["yolo"] = texts
+            told = set(map(_told, files[:MAX_TOLD])) - {""}
+            kind = "yolo" if "yolo" in told else min(told, default="")
+            formats |= {kind: label_files(root) if kind == "yolo" else files} if kind else {}
+    if not formats and (texts := label_files(root)):
+        return "yolo", texts  # beside a folder of images
     if len(formats) == 1:
         return next(iter(formats.items()))
     if not formats:
@@ -153,10 +151,12 @@ def _told(file: str) -> str:
         return ""
 
 
-def _label_like(root: str) -> list[str]:
-    return [
-        f"{where}{os.sep}{name}"
-        for where, _, names in os.walk(root)
-        for name in names
-        if os.path.splitext(name)[1].lower() in LABEL_SUFFIXES and name.lower() not in NOT_LABELS  # noqa: PTH122
-    ]
+def _label_like(root: str) -> dict[str, list[str]]:
+    """The files below a folder that may be labels, sorted, by suffix."""
+    found: dict[str, list[str]] = {}
+    for where, _, names in os.walk(root):
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - many names
+            if suffix in LABEL_SUFFIXES and (suffix != ".txt" or is_label_text(where, name)):
+                found.setdefault(suffix, []).append(f"{where}{os.sep}{name}")
+    return {suffix: sorted(files) for suffix, files in found.items()}

@@ -20,7 +20,8 @@ from detect.errors import CocoError
 
 SPLITS = ("train", "val", "valid", "test")
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels")
-NOT_LABELS = frozenset((*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "requirements.txt", "readme.txt"))
+NOT_LABELS = frozenset((*NAME_FILES, "requirements.txt", "readme.txt"))
+LISTS = frozenset(f"{name}.txt" for name in SPLITS)  # of images, unless an image is called train
 FOLDERS_ABOVE = 3  # in which names are looked for
 MAX_CLASSES = 100_000
 
@@ -114,11 +115,18 @@ def label_files(root: str) -> list[str]:
             f"{where}{os.sep}{name}"
             for where, _, files in os.walk(place)
             for name in files
-            if name.lower().endswith(".txt") and name.lower() not in NOT_LABELS
+            if name.lower().endswith(".txt") and is_label_text(where, name)
         ]
         if names:
             return sorted(names)
     return []
+
+
+def is_label_text(folder: str, name: str) -> bool:
+    """Whether a text file may be a label file: not one of names, and not a list of images."""
+    if name.lower() in NOT_LABELS:
+        return False
+    return name.lower() not in LISTS or read_text(f"{folder}/{name}")[:1].isdigit()
 
 
 def _pair(found: YoloFiles, labels: Sequence[str], images: str | None) -> None:

@@ -70,8 +70,14 @@ def test_an_empty_text_is_the_label_file_of_an_image_without_objects_and_nothing
 def test_a_folder_has_the_format_of_its_labels_whatever_else_is_in_it(tmp_path):
     label_folder(tmp_path / "a", {"x/1.xml": "<annotation/>", "package.json": '{"name": "a"}', "README.txt": "Hello"})
     assert labels_in(str(tmp_path / "a")) == ("voc", [str(tmp_path / "a" / "x" / "1.xml")])
-    label_folder(tmp_path / "b", {"labels/1.txt": "", "labels/2.txt": "0 .5 .5 .2 .6", "classes.txt": "cat"})
-    assert labels_in(str(tmp_path / "b")) == ("yolo", [str(tmp_path / "b" / "labels" / f"{n}.txt") for n in (1, 2)])
+    texts = {
+        "labels/1.txt": "",
+        "labels/2.txt": "broken",
+        "labels/3.txt": "0 .5 .5 .2 .6",
+        "labels/train.txt": "0 1 1 1 1",
+    }
+    label_folder(tmp_path / "b", {**texts, "classes.txt": "cat", "val.txt": "images/1.png", "notes.json": '{"a": 1}'})
+    assert labels_in(str(tmp_path / "b")) == ("yolo", [str(tmp_path / "b" / name) for name in texts])
 
 
 @pytest.mark.parametrize(
