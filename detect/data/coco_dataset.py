@@ -138,8 +138,8 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     usable, unusable = usable_rows(read, images, broken_ids, categories if named else None)
     invalid = sorted(faults + unusable, key=by_id)
     annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
-    notes = chain.from_iterable(rows.notes for rows in shards)
-    suspicious = sorted([*repeated_images, *notes, *suspicious], key=by_id)
+    own = chain.from_iterable(rows.suspicious for rows in shards)
+    suspicious = sorted([*repeated_images, *own, *suspicious], key=by_id)
     return CocoDataset(images, annotations, categories, tuple(invalid), tuple(suspicious), read.files)
 
 

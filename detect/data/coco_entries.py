@@ -124,7 +124,7 @@ class Rows:
     annotations: AnnotationEntries
     categories: Sequence[Category] | None
     faults: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)  # about entries that are used
+    suspicious: list[Finding] = field(default_factory=list)  # about entries that are used
 
 
 def column(entries: Sequence[Any], name: str, dtype: type) -> Any:
