@@ -137,6 +137,7 @@ def _find_images(rows: LabelRows, folder: ImageFolder | None) -> None:
     rows.folders = folders
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _as_pixels(rows: LabelRows) -> None:
     """Multiply coordinates by the sizes of their images, and leave out images without a size."""
     columns = rows.annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -103,11 +104,11 @@ def _by_format(paths: Iterable[Path]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in paths:
         file = str(path)
-        if path.is_dir():
+        if os.path.isdir(file):  # noqa: PTH112 - unlike Path's, these take names that are too long
             kind, files = labels_in(file)
-        elif _SPLIT.fullmatch(file) and not path.exists():
+        elif _SPLIT.fullmatch(file) and not os.path.exists(file):  # noqa: PTH110
             kind, files = "yolo-yaml", [file]
-        elif path.exists() and not path.is_file():
+        elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113
             kind, files = "coco", [file]  # a pipe, which its reader refuses
         else:
             kind, files = format_of(file), [file]
@@ -129,7 +130,7 @@ def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles
 
 def _without_split(file: str) -> str:
     found = _SPLIT.fullmatch(file)
-    return found.group(1) if found and not Path(file).exists() else file
+    return found.group(1) if found and not os.path.exists(file) else file  # noqa: PTH110
 
 
 def _share_ids(shards: Sequence[Rows]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import coco_with_one_box, findings_below, label_folder, labels_in_words
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detect.data import read_coco
 from detect.data.read_dataset import read_dataset
@@ -104,3 +106,47 @@ def test_splits_of_one_data_yaml_are_numbered_on(tmp_path):
         "labels/train/train1.txt, line 1: annotation 1, image 1: height -30 is not positive",
         "labels/val/val1.txt, line 1: annotation 2, image 2: height -30 is not positive",
     ]
+
+
+SAMPLES = {
+    "coco": json.dumps(coco_with_one_box()),
+    "yolo": "0 .5 .5 .2 .6\n1 .1 .2 .3 .4 .5 .6 .7 .8\n",
+    "yaml": "path: .\ntrain: images\nnames: {0: cat}\nkpt_shape: [2, 3]\n",
+    "voc": VOC,
+    "cvat": '<annotations><image name="y.png" width="9" height="9"><box label="a" xtl="1" ytl="1" xbr="5" ybr="5" '
+    'rotation="30"/><points label="a" points="1,2;3,4"/></image></annotations>',
+    "labelme": '{"version": "5", "shapes": [{"label": "a", "shape_type": "circle", "points": [[1, 2], [3, 4]]}, {"label": '
+    '"b", "points": [[1, 2], [3, 4], [5, 1]]}], "imagePath": "y.png", "imageWidth": 9, "imageHeight": 9}',
+    "label studio": '[{"id": 1, "data": {"image": "/x/y.png"}, "annotations": [{"result": [{"type": "rectanglelabels", '
+    '"original_width": 9, "original_height": 9, "value": {"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 5, '
+    '"rectanglelabels": ["a"]}}, {"type": "polygonlabels", "value": {"points": [[1, 2], [3, 4], [5, 1]], '
+    '"polygonlabels": ["a"]}}]}]}]',
+    "image folder": '{"file_name": "y.png", "objects": {"bbox": [[1, 2, 3, 4]], "categories": [0]}}\n',
+    "points": "index,axis-0,axis-1\n0,1.5,2.5\n1,2,3\n",
+    "geojson": '{"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": {"type": "Polygon", '
+    '"coordinates": [[[1, 2], [3, 4], [5, 1]]]}, "properties": {"classification": {"name": "a"}}}]}',
+}
+inserted = st.sampled_from(
+    ["", "0", "-1", "1e999", "9" * 400, "null", "[]", "{}", '"', "<", ">", "&x;", "\x00", "\n", "nan", ",", ":", "²"]
+)
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+@given(data=st.data())
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path_factory, kind, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    label_folder(folder, {"images/y.png": (9, 9), "labels/y.txt": "0 .5 .5 .2 .6"})
+    text = SAMPLES[kind]
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(start + 8, len(text))))
+        text = text[:start] + data.draw(inserted) + text[end:]
+    (folder / "images" / "y.txt").write_text(text, "utf-8")
+    printed = []
+    try:
+        dataset = read_dataset(folder / "images" / "y.txt", images=folder / "images", keypoints=True)
+        assert np.isfinite(dataset.annotations.boxes_xywh).all()
+        printed += [*dataset.invalid, *dataset.suspicious]
+    except CocoError as error:
+        printed.append(error)
+    assert [str(each) for each in printed if "\n" in str(each)] == []

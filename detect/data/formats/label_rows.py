@@ -18,10 +18,12 @@ from numpy import ndarray
 
 from detect.data.coco_entries import AnnotationEntries, Category, Finding, Image, Rows
 from detect.data.coco_reader import Progress
+from detect.data.formats.label_text import short_repr
 from detect.errors import CocoError
 from detect.ops.box_arrays import xyxy_to_xywh
 
 VISIBLE = 2.0
+MAX_SIDE_PX = 2**31  # of images; more is no size
 PER_CALL = 64  # files between calls of on_progress
 NO_POINTS = np.zeros((0, 3))  # shared by all annotations without keypoints
 
@@ -127,7 +129,7 @@ class LabelBuilder:
 
     def image(self, name: str, *, source: str, wh: tuple[float, float] = (0, 0)) -> ImageLabels:
         """Add an image, of size (0, 0) if it is unknown."""
-        width, height = (int(side) if math.isfinite(side) and side > 0 else 0 for side in wh)
+        width, height = (int(side) if 0 < side <= MAX_SIDE_PX else 0 for side in wh)
         self._images.append(Image(len(self._images) + 1, width, height, name.replace("\\", "/")))
         self._sources.append(source)
         return ImageLabels(len(self._images), source)
@@ -196,6 +198,7 @@ class LabelBuilder:
         times, first = self._counted.get(what, (0, place))
         self._counted[what] = (times + 1, first)
 
+    @np.errstate(over="ignore", invalid="ignore")  # any number may stand in a file: it is checked later
     def rows(self, *, keypoints: bool) -> LabelRows:
         """Everything that was added. Categories have ids from 1 in the order of their names."""
         numbers = np.array(self._numbers, np.int64).reshape(-1, 5)
@@ -231,7 +234,9 @@ class LabelBuilder:
     def _add(self, image: ImageLabels, label: object, values: tuple[float, ...], number: int, crowd: bool) -> None:
         if not isinstance(label, str) or not label.strip():
             self.fault(
-                image, number, "it has no label" if label in (None, "") else f"its label is {label!r}, not a name"
+                image,
+                number,
+                "it has no label" if label in (None, "") else f"its label is {short_repr(label)}, not a name",
             )
             return
         name = self._names.setdefault(label.strip(), len(self._names))
@@ -244,6 +249,7 @@ def _one_point(xy: Float64[ndarray, " 2"]) -> Float64[ndarray, "_ 3"]:
     return NO_POINTS if math.isnan(xy[0]) and math.isnan(xy[1]) else np.array([[*xy, VISIBLE]])
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def polygon_area(points: Sequence[Sequence[float]]) -> float:
     """The area inside a polygon, by the shoelace formula.
 

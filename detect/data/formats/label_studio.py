@@ -39,13 +39,16 @@ def read_label_studio(
 
 def _read_task(labels: LabelBuilder, file: str, task: Mapping[str, Any], place: int) -> None:
     source = f"{file}: task {task.get('id', place)}"
-    made = [each for each in task.get("annotations") or [] if isinstance(each, Mapping)]
+    made = [each for each in _list(task.get("annotations")) if isinstance(each, Mapping)]
     made = [each for each in made if not each.get("was_cancelled")]
     if len(made) > 1:
         labels.count(OTHER_ANNOTATIONS, source)
     made.sort(key=lambda each: not each.get("ground_truth"))  # stable: else the first
-    regions = (made[0].get("result") or []) if made else []
-    regions = [each for each in regions if isinstance(each, Mapping) and each.get("type") != "choices"]
+    regions = [
+        each
+        for each in _list(made[0].get("result") if made else None)
+        if isinstance(each, Mapping) and each.get("type") != "choices"
+    ]
     sizes = [each for each in regions if each.get("original_width")]
     try:
         width, height = numbers_of(sizes[0].get(f"original_{side}") for side in ("width", "height"))
@@ -57,12 +60,19 @@ def _read_task(labels: LabelBuilder, file: str, task: Mapping[str, Any], place: 
             _read_region(labels, image, region, number, (width / 100, height / 100))
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _image_name(task: Mapping[str, Any]) -> str:
     """The image's path in the local storage, or else the last part of its address."""
     data = task.get("data")
     texts = [each for each in (data.values() if isinstance(data, Mapping) else ()) if isinstance(each, str)]
     address = next((each for each in texts if "/" in each or "." in each), str(task.get("file_upload") or ""))
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address
     local = parse_qs(parts.query).get("d")
     return local[0] if local else unquote(parts.path).rpartition("/")[2] or f"task {task.get('id')}"
 
@@ -82,7 +92,7 @@ def _read_region(
     if isinstance(names, list) and len(names) > 1:
         labels.count("of several labels of a region the first is read", f"{image.source}, region {number}")
     if kind == "polygonlabels":
-        points = [[x * scale[0], y * scale[1]] for x, y in map(numbers_of, value["points"])]
+        points = [[x * scale[0], y * scale[1]] for x, y in map(numbers_of, _list(value.get("points")))]
         labels.polygon(image, label, points, number=number)
         return
     x, y = (at * by for at, by in zip(numbers_of([value.get("x"), value.get("y")]), scale, strict=True))

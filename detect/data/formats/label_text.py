@@ -22,15 +22,16 @@ def numbers_of(values: Iterable[Any]) -> list[float]:
     for value in values:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise ValueError(f"{_short(value)} is not a number")
+            raise ValueError(f"{short_repr(value)} is not a number")
         numbers.append(number)
     return numbers
 
 
-def _short(value: object) -> str:
+def short_repr(value: object) -> str:
+    """A value as Python writes it, cut after 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 

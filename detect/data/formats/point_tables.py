@@ -57,7 +57,7 @@ def _read_table(labels: LabelBuilder, file: str) -> None:
     separator, columns = found
     if "axis-2" in columns:
         raise CocoError(f"{file}: points with three axes: export those of one plane, with axis-0 and axis-1")
-    x, y = (columns.index(name) for name in (("x", "y") if "x" in columns else ("axis-1", "axis-0")))
+    x, y = (columns.index(name) for name in (("x", "y") if {"x", "y"} <= set(columns) else ("axis-1", "axis-0")))
     imagej = "area" in columns or "slice" in columns or columns[0] == ""  # whose Label is the name of the image
     own = [name for name in columns if name in IMAGE_COLUMNS] or (["label"] if imagej and "label" in columns else [])
     label = next((name for name in LABEL_COLUMNS if name in columns and name not in own), None)

@@ -26,6 +26,7 @@ BOX, BOX_AND_SCORE, CORNERS = 5, 6, 9  # numbers of a line, its class included
 MAX_CLASS = 2**31
 
 
+@np.errstate(over="ignore", invalid="ignore")  # any number may stand in a file: it is checked
 def read_yolo(files: YoloFiles, *, keypoints: bool = False, on_progress: Progress | None = None) -> LabelRows:
     """Read the label files of images; an image without a label file, or with an empty one, has no objects.
 
@@ -41,7 +42,7 @@ def read_yolo(files: YoloFiles, *, keypoints: bool = False, on_progress: Progres
     boxes, area = lines.shapes()
     usable, faults = _usable(lines, boxes, files)
     classes = lines.classes[usable].astype(np.int64)
-    names = files.names if files.names is not None else dict.fromkeys(range(int(classes.max(initial=-1)) + 1))
+    names = files.names if files.names is not None else dict.fromkeys(np.unique(classes).tolist())
     notes = [*files.notes, *(Finding(files.file, None, None, each) for each in _shapes_in_words(lines, usable))]
     return LabelRows(
         files.file,

@@ -75,7 +75,7 @@ def files_of_yaml(file: str, split: str | None = None, *, images: str | None = N
             place = _place(root, str(entry)) or _place(above, str(entry))
             if place is None:
                 missing.append(f"{name}: there is no {entry}")
-            elif place.is_file():
+            elif os.path.isfile(place):  # noqa: PTH113
                 listed += _listed_images(place)
             else:
                 labels += label_files(str(place))
@@ -204,7 +204,7 @@ def _listed_images(path: Path) -> list[str]:
     lines = [line.strip().replace("\\", "/") for line in read_text(str(path)).splitlines() if line.strip()]
     bases = [path.parent, *path.parent.parents][:FOLDERS_ABOVE]
     for base in [*bases, Path()]:
-        if lines and any((base / each).exists() for each in (lines[0], _label_of(lines[0]), _beside(lines[0]))):
+        if lines and any(_exists(base / each) for each in (lines[0], _label_of(lines[0]), _beside(lines[0]))):
             return [str(base / line) for line in lines]
     return [str(path.parent / line) for line in lines]
 
@@ -234,17 +234,19 @@ def _place(root: Path, entry: str) -> Path | None:
     """The folder or list of a split; Roboflow writes ../train/images for train/images."""
     for name in (entry, entry.removeprefix("../")):
         path = root / name
-        if path.exists():
-            return path
-        if Path(_swapped(str(path), "images", "labels")).is_dir():
+        if _exists(path) or _exists(Path(_swapped(str(path), "images", "labels"))):
             return path
     return None
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - unlike Path's, it is false for a name that is too long
 
 
 def _existing(name: str, folder: Path) -> Path | None:
     """A file that another file names: from the working folder, or from the other file's or one above."""
     places = [folder, *folder.absolute().parents][:FOLDERS_ABOVE]
-    return next((each / name for each in (*places, Path()) if name and (each / name).is_file()), None)
+    return next((each / name for each in (*places, Path()) if name and _exists(each / name)), None)
 
 
 def _yaml(file: str) -> Mapping[str, Any]:
@@ -263,8 +265,8 @@ def _take_names(found: YoloFiles, content: Mapping[str, Any]) -> None:
     names, number, shape = content.get("names"), content.get("nc"), content.get("kpt_shape")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if isinstance(names, Mapping) and all(str(index).isdigit() for index in names):
-        found.names = {int(index): str(name) for index, name in names.items()}
+    if isinstance(names, Mapping) and all(str(index).isdecimal() for index in names):
+        found.names = {int(index): None if name is None else str(name) for index, name in names.items()}
     elif names:
         raise CocoError(f"{found.file}: names is neither a list nor names by class number")
     elif isinstance(number, int) and 0 < number <= MAX_CLASSES:
