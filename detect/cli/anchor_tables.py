@@ -226,3 +226,16 @@ def print_sweep(settings: Sequence[Setting]) -> None:
     small = (f"under {size} px" for size in SMALL_PX)
     show_table(("resize", "IoU on the grid", "recall .5", "missed", *small, "anchors", "GFLOPs"), rows)
     show("GFLOPs: of RetinaNet's head, per image", style="dim")
+
+
+def print_known() -> None:
+    """Print one row for each detector of the catalog."""
+    from detect.anchors.anchor_set import level_name
+    from detect.catalog.detectors import detectors
+
+    rows = []
+    for name, each in detectors().items():
+        levels = ", ".join(map(level_name, each.strides))
+        numbers = str(each.per_level) if isinstance(each.per_level, int) else ", ".join(map(str, each.per_level))
+        rows.append((name, each.about, levels, numbers, each.resize, each.rule))
+    show_table(("name", "detector", "levels", "per cell", "resize", "matching"), rows, left=True)

@@ -147,15 +147,13 @@ def convert(
 
 
 def known() -> None:
-    """List the anchors that are known by name.
+    """List the detectors that are known by name: what `fit --for`, `score --anchors` and `convert --to` take.
 
     `detect anchors known`
     """
-    from detect.anchors.known import KNOWN_ANCHORS
+    from detect.cli.anchor_tables import print_known
 
-    for name, anchor_set in sorted(KNOWN_ANCHORS.items()):
-        levels = ", ".join(level.name for level in anchor_set.levels)
-        print(f"{name:16} {anchor_set.num_anchors:3} shapes on {levels}; {anchor_set.resize}")
+    print_known()
 
 
 for each in (anchor_fit.fit, anchor_fit.stability, anchor_fit.curve, score, levels, sweep, convert):

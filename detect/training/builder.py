@@ -9,7 +9,8 @@ import torch
 
 from detect.anchors.anchor_set import AnchorSet, strides_of
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.known import KNOWN_ANCHORS, load_anchors
+from detect.anchors.known import load_anchors
+from detect.catalog.detectors import find_detector
 from detect.data import CocoDataset
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
@@ -54,7 +55,7 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
         return fit_levels(instances, strides, per_level=model.per_level, max_strides=model.max_strides).anchors
     anchors = load_anchors(model.anchors)
     made_for = parse_resize(anchors.resize)
-    if made_for != resize and model.anchors not in KNOWN_ANCHORS:  # known anchors serve as baselines at any size
+    if made_for != resize and not find_detector(model.anchors):  # known anchors serve as baselines at any size
         raise ConfigError(
             f"{model.anchors}: made for resize {made_for}, the run resizes by {resize}: "
             "fit anchors for this rule, or set data.resize"
