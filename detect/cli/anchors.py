@@ -58,7 +58,7 @@ def score(
         scores = anchor_results.score_all(dataset.read_resized(resize), sets, convention)
     found = []
     if assigner:
-        from detect.anchors.assignment import assign  # loads torch
+        from detect.anchors.assign import assign  # loads torch
 
         if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
             note("note: matching takes about a minute for every 40,000 boxes")

@@ -78,6 +78,16 @@ def shape_iou(shapes: Float64[ndarray, "n d"], shape: Float64[ndarray, " d"]) ->
     return _iou_of_columns(columns, columns.prod(axis=0), shape)
 
 
+def side_ratio(shapes: Float64[ndarray, "n 2"], shape: Float64[ndarray, " 2"]) -> Float64[ndarray, " n"]:
+    """The smallest ratio of sides of each shape with another one: YOLOv5's measure, which compares it with 1 / anchor_t.
+
+    >>> side_ratio(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([10.0, 20.0]))
+    array([0.5 , 0.25])
+    """
+    ratios = shapes / shape
+    return np.minimum(ratios, 1 / ratios).min(axis=1)
+
+
 def best_shape_iou(
     shapes: Float64[ndarray, "n d"], others: Float64[ndarray, "a d"]
 ) -> tuple[Float64[ndarray, " n"], Int64[ndarray, " n"]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.data import CocoDataset, read_coco

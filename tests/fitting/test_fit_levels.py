@@ -7,7 +7,7 @@ import pytest
 from builders import instances_of, part_of
 from numpy.testing import assert_allclose
 
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances, area_ranges, instance_weights
 from detect.anchors.metrics import anchor_metrics

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
