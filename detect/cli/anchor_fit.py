@@ -16,7 +16,7 @@ from detect.cli.options import AsJson, DatasetFiles, Images, Output, Resize, exp
 from detect.cli.output import busy, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
-FINE = FitOptions(levels="p2-p4", per_level=3)
+FINE = FitOptions(levels="p2-p4", per_level="3")
 STORIES = (  # sample, title, resize rule, what to fit
     ("bccd", "Blood cells in 640x480 images, as a YOLO-sized detector sees them", "letterbox:640", FitOptions()),
     ("nuclei", "Cell nuclei in 128x128 crops: small objects, so a finer pyramid", "none", FINE),
