@@ -269,6 +269,21 @@ def place_shapes(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> Anc
     return shapes_on_levels(shapes, levels_of_shapes(shapes, strides), sorted(strides))
 
 
+def deal_by_rank(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> AnchorSet:
+    """Make a set with the same number of shapes on every level, from small to large area, as YOLO's heads take them.
+
+    Raises:
+        FitError: the shapes cannot be dealt out evenly.
+
+    >>> deal_by_rank(np.array([[90.0, 90.0], [10.0, 20.0], [60.0, 50.0], [8.0, 9.0]]), (8, 16)).levels[1].shapes
+    [(60.0, 50.0), (90.0, 90.0)]
+    """
+    if not strides or not len(shapes) or len(shapes) % len(strides):
+        raise FitError(f"{len(shapes)} shapes cannot be dealt out evenly over {len(strides)} levels")
+    ordered = shapes[np.lexsort((shapes[:, 0], shapes.prod(axis=1)))]
+    return AnchorSet.of(np.split(ordered, len(strides)), strides=sorted(strides))
+
+
 def shapes_on_levels(
     shapes: Float64[ndarray, "a 2"], level_of: Int64[ndarray, " a"], strides: Sequence[int], **fields: Any
 ) -> AnchorSet:

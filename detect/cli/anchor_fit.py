@@ -12,11 +12,11 @@ import typer
 
 import detect
 from detect.cli.fit_options import FitOptions
-from detect.cli.options import AsJson, DatasetFiles, Images, Output, Resize, expert
+from detect.cli.options import AsJson, DatasetFiles, Output, Resize, expert
 from detect.cli.output import busy, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
-FINE = FitOptions(levels="p2-p4", per_level=3)
+FINE = FitOptions(levels="p2-p4", per_level="3")
 STORIES = (  # sample, title, resize rule, what to fit
     ("bccd", "Blood cells in 640x480 images, as a YOLO-sized detector sees them", "letterbox:640", FitOptions()),
     ("nuclei", "Cell nuclei in 128x128 crops: small objects, so a finer pyramid", "none", FINE),
@@ -32,7 +32,6 @@ def fit(
         list[str] | None,
         typer.Option(help="Anchors to score beside the fitted ones: a known name or an anchors.yaml; repeatable."),
     ] = None,
-    images: Images = None,
     output: Output = None,
     report: Annotated[bool, expert(help="With -o: write report.html too.")] = True,
     dataset: DatasetFiles,
@@ -61,7 +60,8 @@ def fit(
     content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
     print_answer(json, content, lambda: print_fit(scores, fitted, curve))
     if output and sources:
-        save(output, anchor_results.fit_files(scores, curve, sources.result(), with_page=report, images=images))
+        pages = {"with_page": report, "images": dataset.images}
+        save(output, anchor_results.fit_files(scores, curve, sources.result(), **pages))
 
 
 def stability(

@@ -35,7 +35,6 @@ def score(
         typer.Option(help="Also match the anchors as a detector would, and count positives."),
     ] = None,
     worst: Annotated[int, typer.Option(min=0, max=10_000, help="Number of instances of lowest IoU to list.")] = 10,
-    images: options.Images = None,
     output: options.Output = None,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
@@ -71,7 +70,7 @@ def score(
     if output:
         from detect.report.anchor_page import anchor_page
 
-        save(output, {"report.html": anchor_page(scores, None, title="Anchors side by side", images=images)})
+        save(output, {"report.html": anchor_page(scores, None, title="Anchors side by side", images=dataset.images)})
 
 
 def levels(

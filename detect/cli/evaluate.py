@@ -37,7 +37,6 @@ def evaluate(
         Path | None, typer.Option(help="A run's folder or a checkpoint; also accepted before FILES, without --run.")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="COCO results to score instead of running a detector.")] = None,
-    images: options.Images = None,
     output: options.Output = None,
     task: Annotated[
         Task | None, typer.Option(help="Kind of --results. Default: boxes, unless they have keypoints and no boxes.")
@@ -74,10 +73,10 @@ def evaluate(
     if run is not None and results is not None:
         raise ConfigError("--run and --results: give one of the two")
     if run is None:
-        name = str(results)
+        name, images = str(results), dataset.images
         marks = _read_marks(results or Path(), dataset, task, pixel_origin, picture_score)
     else:
-        trained, images, marks = _run_marks(run, dataset, images, device, batch_size, on_broken, picture_score)
+        trained, images, marks = _run_marks(run, dataset, device, batch_size, on_broken, picture_score)
         name = trained.name
         if threshold is None and marks.landmarks:
             threshold = float(trained.config.model.threshold)
@@ -112,7 +111,6 @@ def _read_marks(
 def _run_marks(
     run: Path,
     files: options.DatasetFiles,
-    images: Path | None,
     device: str,
     batch_size: int,
     on_broken: str | None,
@@ -124,7 +122,7 @@ def _run_marks(
 
     trained = load_on(run, device)
     if files.files:
-        if images is None:
+        if files.images is None:
             raise ConfigError("--images: needed, the folder of the images that the annotation files name")
         dataset = files.read(keypoints=trained.task == "landmarks")
     else:
@@ -134,7 +132,7 @@ def _run_marks(
             raise ConfigError(f"{trained.name}: the run has no validation data: give annotation files")
         dataset = validation
     trained.labels.check_names(dataset)
-    folder = images or validation_folder(trained.config)
+    folder = files.images or validation_folder(trained.config)
     landmarks = floor = None
     if trained.task == "landmarks":  # numbered as the detector learned them
         points = detect.coco_keypoints(dataset, pixel_origin=trained.config.data.pixel_origin)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FREE = "free"  # the layout of free (w, h) lists
 LEVELS = "p3-p7"
+MAX_ANCHORS = 1000
 PROVED = 0.01  # default certificate of a fit by shape, for few boxes
 PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
 
@@ -40,7 +41,8 @@ class FitOptions:
         typer.Option(help=f"Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32). Default: {LEVELS}."),
     ] = None
     per_level: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Instead of -k: number of shapes on each level.")
+        str | None,
+        typer.Option(help="Instead of -k: number of shapes on each level, or one for each level: 4,6,6,6,4,4."),
     ] = None
     objective: Annotated[
         str | None,
@@ -111,6 +113,8 @@ class FitOptions:
             )
         if sum([self.per_level is not None, self.max_per_level is not None, self.layout != FREE]) > 1:
             raise ConfigError("--per-level, --max-per-level and --layout each set the number on a level: give one")
+        if not objective.on_grid and isinstance(_numbers(self.per_level), tuple):
+            raise ConfigError("--per-level with several numbers needs an objective on the grid: --objective grid")
         _factors(self.weight)
         _shapes(self.fixed)
         return objective
@@ -129,12 +133,16 @@ class FitOptions:
         }
         if objective.on_grid:
             return self._fit_on_grid(instances, common)
-        own: dict[str, Any] = {"per_level": self.per_level, "method": self.method, "fixed": _shapes(self.fixed)}
+        own: dict[str, Any] = {
+            "per_level": _numbers(self.per_level),
+            "method": self.method,
+            "fixed": _shapes(self.fixed),
+        }
         anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}")
 
     def _fit_on_grid(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
-        per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
+        per_level = self.scales * self.ratios if self.layout != FREE else _numbers(self.per_level)
         own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
         fit = detect.fit_levels(
             instances,
@@ -155,6 +163,19 @@ class FitOptions:
             from detect.fitting.fit import FEW_BOXES
         gap = PROVED_PLACED if objective.on_grid else PROVED
         return gap if num_boxes <= FEW_BOXES else None
+
+
+def _numbers(text: str | None) -> int | tuple[int, ...] | None:
+    """One number of shapes, or one for each level; None without text."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError:
+        numbers = (0,)
+    if not all(1 <= number <= MAX_ANCHORS for number in numbers):
+        raise ConfigError(f"--per-level: expected numbers from 1 to {MAX_ANCHORS} such as 3 or 4,6,6, got {text!r}")
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _shapes(texts: list[str] | None) -> tuple[tuple[float, float], ...]:

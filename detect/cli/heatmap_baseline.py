@@ -10,6 +10,7 @@ import typer
 
 from detect.cli.options import AsJson, DatasetFiles, Output, PointOptions, Radius
 from detect.cli.output import print_answer, progress_over, save, show
+from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 def baseline(
     *,
-    images: Annotated[Path, typer.Option(help="Folder of the training images.")],
     validation: Annotated[list[str], typer.Option(help="COCO files of the images to score on; repeatable.")],
     val_images: Annotated[
         Path | None, typer.Option(help="Folder of the validation images. Default: that of the training images.")
@@ -41,8 +41,11 @@ def baseline(
     from detect.data.coco_results import results_json
     from detect.detectors.blob_detector import fit_blob_detector
 
+    images = dataset.images
+    if images is None:
+        raise ConfigError("--images: needed, the folder of the training images")
     points = replace(points, merge=True)
-    train, truth = points.read(dataset), points.read(replace(dataset, files=validation))
+    train, truth = points.read(dataset), points.read(replace(dataset, files=validation, images=val_images or images))
     grey, places = _grey_images(train.dataset, images), train.landmarks.per_image()
     detector = fit_blob_detector(grey, places, radius=choose_radius(radius), pixel_origin=train.pixel_origin)
     category = next(iter(truth.category_types))

@@ -29,7 +29,6 @@ Occluded = Literal["draw", "ignore"]
 def render(
     *,
     output: options.Output = None,
-    images: options.Images = None,
     stride: Annotated[float, typer.Option(min=0.25, max=10_000, help="Image pixels per cell of the map.")] = 4.0,
     sigma: Annotated[
         float,
@@ -66,7 +65,7 @@ def render(
     drawn = {"shape": shape, "blend": blend, "occluded": occluded}
     targets = TargetFiles(landmarks, stride, sigma, sigma_of_size, drawn)
     if output and num_pictures:
-        save(output, {"overlays.png": targets.overlays(images, num_pictures)})
+        save(output, {"overlays.png": targets.overlays(dataset.images, num_pictures)})
     written = []
     with reading_bar() as on_progress:
         for about, content in targets.shards(per_shard=per_shard, pack=pack):

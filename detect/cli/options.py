@@ -75,6 +75,7 @@ class DatasetFiles:
     """The files of a dataset, and what to do about their findings."""
 
     files: Files
+    images: Images = None
     findings: Findings = False
     strict: Strict = False
 

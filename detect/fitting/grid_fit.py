@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet, Proof, shapes_on_levels
+from detect.anchors.anchor_set import SIZE_IN_STRIDES, AnchorSet, Proof, shapes_on_levels
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.errors import FitError
 from detect.fitting.candidates import Candidates, Limits
@@ -17,6 +18,8 @@ from detect.fitting.gains import Boxes
 from detect.fitting.search import Proved, prove_solution, search
 
 PENALTY = 0.01  # mean utility that a further shape on every level must add
+USUAL_RATIOS = (1.0, 0.5, 2.0)  # height / width
+SAME = 1e-4  # nepers between two shapes that count as one
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def fit_on_grid(
 
     Args:
         boxes: the boxes to fit to, see :func:`detect.fitting.any_position.boxes_on_grid`.
-        per_level: number of shapes on each level, or one number for all.
+        per_level: number of shapes on each level, or one number for all; exact without costs.
         num_anchors: instead, the number of shapes on all levels together.
         costs: cost of a shape on each level, in units of the score; the numbers are then maxima. See :func:`shape_costs`.
         certify: gap at which the proof ends, apart from the error of a histogram. None proves nothing and is faster.
@@ -72,6 +75,8 @@ def fit_on_grid(
         raise ValueError(f"need certify >= 0, got {certify=}")
     solution = search(boxes, limits)
     anchors = anchors_of(boxes, solution.chosen.shapes, solution.chosen.levels)
+    if per_level is not None and not limits.priced:
+        anchors = _completed(boxes, anchors, limits.counts)
     rounded = replace(solution, chosen=_candidates_of(boxes, anchors))
     score, cost = float(rounded.chosen.best.sum()), float(limits.penalties(rounded.chosen.levels).sum())
     if not score > cost:
@@ -105,6 +110,32 @@ def anchors_of(boxes: Boxes, shapes: Float64[ndarray, "k 2"], levels: Int64[ndar
     order = np.lexsort((shapes[:, 0], shapes.prod(axis=1)))
     fields = {"center_offset": boxes.center_offset, "name": "fitted"}
     return shapes_on_levels(shapes[order], levels[order], boxes.strides, **fields)
+
+
+def usual_shapes(stride: int, count: int) -> Float64[ndarray, "count 2"]:
+    """Sizes within an octave from four strides on, each in three ratios (Lin et al. 2017, section 4).
+
+    >>> usual_shapes(8, 3).round(1).tolist()
+    [[32.0, 32.0], [45.3, 22.6], [22.6, 45.3]]
+    """
+    steps = math.ceil(count / len(USUAL_RATIOS))
+    sizes = SIZE_IN_STRIDES * stride * 2 ** (np.arange(steps) / max(steps, 1))
+    shapes = [(size / ratio**0.5, size * ratio**0.5) for size in sizes for ratio in USUAL_RATIOS]
+    return np.array(shapes).reshape(-1, 2)[:count]
+
+
+def _completed(boxes: Boxes, anchors: AnchorSet, counts: Sequence[int]) -> AnchorSet:
+    """The exact number of different shapes on every level: those that are the best for a box, then usual ones."""
+    chosen = _candidates_of(boxes, anchors)
+    used = np.unique(chosen.utility.argmax(axis=0)[chosen.best > 0])
+    shapes, levels = [chosen.shapes[used]], [chosen.levels[used]]
+    for level, count in enumerate(counts):
+        own = chosen.shapes[used[chosen.levels[used] == level]]
+        usual = usual_shapes(boxes.strides[level], count)
+        new = (np.abs(np.log(usual[:, None] / own)).max(axis=2) > SAME).all(axis=1)
+        shapes.append(usual[new][: count - len(own)])
+        levels.append(np.full(len(shapes[-1]), level))
+    return anchors_of(boxes, np.concatenate(shapes), np.concatenate(levels))
 
 
 def _candidates_of(boxes: Boxes, anchors: AnchorSet) -> Candidates:

@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 
 from detect.anchors.anchor_set import CENTER_OF_CELL, SIZE_IN_STRIDES, AnchorLevel, AnchorSet
+from detect.catalog.detectors import Detector, find_detector
 from detect.errors import ConvertError
 
 SAME = 1e-4  # relative: shapes in files carry six digits
@@ -104,8 +105,13 @@ class _Grid:
         return all(math.isclose(own, others, rel_tol=2 * SAME) for own, others in pairs)
 
 
-def convert_anchors(anchors: AnchorSet, to: str) -> Conversion:
+def convert_anchors(anchors: AnchorSet, to: str | Detector, *, fill: bool = False) -> Conversion:
     """Write anchors as the configuration text of another framework, and note what it does differently.
+
+    Args:
+        anchors: the set.
+        to: a text format, a detector of the catalog, or its name.
+        fill: fill levels that have too few shapes with shapes of other levels.
 
     Raises:
         ConvertError: the format is not one of ``FORMATS``.
@@ -114,9 +120,11 @@ def convert_anchors(anchors: AnchorSet, to: str) -> Conversion:
     anchors:
       - [10,13, 16,30]  # P3/8
     """
-    if to not in FORMATS:
-        raise ConvertError(f"format {to!r} is not one of {', '.join(FORMATS)}")
-    return FORMATS[to](anchors)
+    known = to if isinstance(to, Detector) else find_detector(to)
+    form = known.text.format if known else str(to)
+    if form not in FORMATS:
+        raise ConvertError(f"format {form!r} is not one of {', '.join(FORMATS)}")
+    return FORMATS[form](anchors)
 
 
 def _torchvision(anchors: AnchorSet) -> Conversion:
