@@ -42,6 +42,11 @@ class DetectorScore:
         return MEASURES[self.detector.rule]
 
     @property
+    def score(self) -> float:
+        """Mean over instances of the highest similarity, 0 where the instance is not reached: YOLOv5 calls it fitness."""
+        return mean_or_nan(self.best * self.reached)
+
+    @property
     def average(self) -> float:
         """Mean over instances of the highest similarity."""
         return mean_or_nan(self.best)

@@ -101,6 +101,7 @@ def fit_levels(
     convention: str | Convention = "exact",
     max_strides: float | None = None,
     certify: float | None = None,
+    draft: int | None = None,
 ) -> LevelFit:
     """Fit anchor shapes and their pyramid levels together, with the anchors on the detector's grid.
 
@@ -124,6 +125,8 @@ def fit_levels(
             Large boxes then do not have many times the positive anchors of small ones. Levels without boxes get no
             shapes, unless their number is exact. No limit by default.
         certify: relative gap to prove between the fit and the best possible one, within a few rounds.
+        draft: without ``certify``, choose on at most this many boxes, spread over all sizes, and polish on all: many shapes
+            on many levels take a tenth of the time.
 
     Raises:
         FitError: there are no usable boxes, the objective is by shape, the layout is unknown or needs other numbers, or
@@ -152,8 +155,12 @@ def fit_levels(
     )
     head = HeadSize.of_dataset(instances.dataset)
     costs = shape_costs(instances.image_canvas_wh, strides, head, penalty=penalty) if numbers.priced else None
-    free = fit_on_grid(boxes, per_level=of_levels, num_anchors=num_anchors, costs=costs, certify=certify)
-    widest = () if layout == FREE else fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free)
+    free = fit_on_grid(boxes, per_level=of_levels, num_anchors=num_anchors, costs=costs, certify=certify, draft=draft)
+    widest = (
+        ()
+        if layout == FREE
+        else fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free, draft=draft)
+    )
     anchors, score = (widest[-1].anchors, widest[-1].score) if widest else (free.anchors, free.score - free.cost)
     name = parsed.score_name(weighted=weights is not None, priced=numbers.priced)
     name = name if isinstance(boxes, OwnPositions) else f"expected_{name}"

@@ -48,6 +48,7 @@ def fit_on_grid(
     costs: Sequence[float] | None = None,
     certify: float | None = 0.02,
     rounds: int = 5,
+    draft: int | None = None,
 ) -> GridFit:
     """The best shapes on levels that the search finds, proved to be close to the best.
 
@@ -58,6 +59,7 @@ def fit_on_grid(
         costs: cost of a shape on each level, in units of the score; the numbers are then maxima. See :func:`shape_costs`.
         certify: gap at which the proof ends, apart from the error of a histogram. None proves nothing and is faster.
         rounds: maximum number of rounds of the proof.
+        draft: without a proof, choose shapes on at most this many boxes, spread over all sizes, and polish them on all.
 
     Raises:
         FitError: no anchor overlaps any box, or none is worth its cost.
@@ -73,7 +75,7 @@ def fit_on_grid(
     limits = Limits.of(len(boxes.strides), per_level, num_anchors, costs)
     if certify is not None and not certify >= 0:
         raise ValueError(f"need certify >= 0, got {certify=}")
-    solution = search(boxes, limits)
+    solution = search(boxes, limits, draft=draft if certify is None else None)
     anchors = anchors_of(boxes, solution.chosen.shapes, solution.chosen.levels)
     if per_level is not None and not limits.priced:
         anchors = _completed(boxes, anchors, limits.counts)

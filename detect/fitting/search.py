@@ -53,8 +53,11 @@ class Solution:
     openings: PerShape
 
 
-def search(boxes: Boxes, limits: Limits) -> Solution:
-    """The best choice within limits that the search finds."""
+def search(boxes: Boxes, limits: Limits, *, draft: int | None = None) -> Solution:
+    """The best choice within limits that the search finds; with ``draft``, on this many boxes, and then polished on all."""
+    if draft and len(boxes) > draft:
+        found = search(boxes.thinned(draft), limits)
+        return replace(found, chosen=polish(boxes, found.chosen.on(boxes)))
     few = boxes.joined(max(POINTS_TO_CHOOSE_ON, sum(limits.counts)))
     grid = grid_candidates(few)
     openings = relax(grid, limits, steps=RELAXATION_STEPS)[1]
