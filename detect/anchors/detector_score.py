@@ -69,6 +69,18 @@ class DetectorScore:
         """Share of instances that are reached."""
         return mean_or_nan(self.reached)
 
+    def in_words(self) -> str:
+        """What the numbers mean, in a sentence."""
+        rule = self.detector.matching
+        reached = "that learn at least one anchor"
+        if isinstance(rule, SideRatio):
+            reached = f"with an anchor whose sides differ by less than a factor of {rule.ratio:g}"
+        elif isinstance(rule, MaxIoURule):
+            reached = f"with an anchor of IoU {rule.fg_iou_thresh:g} or more"
+        return (
+            f"{self.detector.rule}: reached is the share of boxes {reached}; score is the mean {self.measure}, else 0"
+        )
+
     @cached_property
     def assignment(self) -> Assignment:
         """The anchors that each instance learns from."""

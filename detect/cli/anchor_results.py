@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
+from detect.cli.detector_fit import detector_object, text_file
 from detect.cli.fit_options import Fitted
 from detect.cli.output import findings_csv, findings_of
 from detect.data import CocoDataset
@@ -22,6 +23,7 @@ from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
+    from detect.anchors.detector_score import DetectorScore
     from detect.anchors.stability import Generalisation, Stability
 
 MAX_LISTED = 1000  # findings and ids in a JSON object; their counts are always complete
@@ -54,8 +56,12 @@ def fit_files(
     title: str = "Anchors fitted to data",
     with_page: bool = True,
     images: Path | None = None,
+    detectors: tuple[DetectorScore, ...] = (),
 ) -> dict[str, str]:
-    """``anchors.yaml`` with scores and provenance, ``report.html``, and ``findings.csv`` if there are findings."""
+    """``anchors.yaml`` with scores and provenance, ``report.html``, and ``findings.csv`` if there are findings.
+
+    With the scores of the ``detectors`` that the anchors are for, also its own text.
+    """
     score, dataset = scores[0], scores[0].instances.dataset
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
     on_grid = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
@@ -66,13 +72,13 @@ def fit_files(
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
     )
-    files = {"anchors.yaml": anchors.to_yaml()}
+    files = {"anchors.yaml": anchors.to_yaml()} | (text_file(detectors[0]) if detectors else {})
     if dataset.invalid or dataset.suspicious:
         files["findings.csv"] = findings_csv(dataset)
     if with_page:
         from detect.report.anchor_page import anchor_page
 
-        files["report.html"] = anchor_page(scores, curve, title=title, images=images)
+        files["report.html"] = anchor_page(scores, curve, title=title, images=images, detectors=detectors)
     return files
 
 
@@ -89,6 +95,8 @@ def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | 
             | {"free_score": each.free.score, **{key: getattr(each, key) for key in default}}
             for each in fitted.layouts
         ]
+    if fitted.detectors:
+        content |= detector_object(fitted.detectors)
     if curve:
         content |= curve_object(curve)
     if scores[1:]:

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.metrics import AnchorMetrics
+from detect.cli.detector_fit import print_for_detector
 from detect.cli.output import note, print_dataset, show, show_table
 from detect.fitting.fit import KCurve
 
@@ -40,6 +41,9 @@ def print_fit(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | N
         show(f"{_words(name)} {proof.score:.4f}, at most {proof.upper_bound:.4f} possible {fitted.among}: {gap}")
     if fitted.layouts:
         _print_layouts(fitted.layouts)
+    if fitted.detectors:
+        print_for_detector(fitted.detectors)
+        return
     if curve:
         _print_knee(curve)
     _warn_if_grid_loses(scores)

@@ -13,6 +13,8 @@ from detect.cli.options import Balance, Convention, Layout, Method, expert
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
+    from detect.anchors.detector_score import DetectorScore
+    from detect.catalog.detectors import Detector
     from detect.fitting.structured import StructuredFit
 
 FREE = "free"  # the layout of free (w, h) lists
@@ -29,6 +31,8 @@ class Fitted:
     anchors: detect.AnchorSet
     among: str
     layouts: tuple[StructuredFit, ...] = ()
+    detectors: tuple[DetectorScore, ...] = ()
+    """Under the rule of the detector that the anchors are for: their score, and that of its stock anchors."""
 
 
 @dataclass(frozen=True)
@@ -119,17 +123,42 @@ class FitOptions:
         _shapes(self.fixed)
         return objective
 
+    def changes_to(self, detector: Detector) -> dict[str, Any]:
+        """The fields of a detector that these options change; options that a detector leaves no room for are errors."""
+        from detect.anchors.anchor_set import strides_of
+
+        defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
+        for name in ("k", "objective", "max_per_level", "max_strides", "fixed", "method", "penalty"):
+            if getattr(self, name) != getattr(defaults, name):
+                raise ConfigError(f"--{name.replace('_', '-')} does not go with --for {detector.name}: {own}")
+        changes: dict[str, Any] = {}
+        if self.levels is not None:
+            changes["strides"] = list(strides_of(self.levels))
+        if (numbers := _numbers(self.per_level)) is not None:
+            changes["per_level"] = numbers if isinstance(numbers, int) else list(numbers)
+        if self.layout != FREE:
+            changes |= {"layout": self.layout, "scales": self.scales, "per_level": self.scales * self.ratios}
+        if self.convention != defaults.convention:
+            changes["convention"] = self.convention
+        return changes
+
+    def weights(self, instances: detect.ResizedInstances) -> Any:
+        """The weight of each instance; None for equal weights."""
+        factors = _factors(self.weight)
+        if self.balance == "none" and not factors:
+            return None
+        return detect.instance_weights(instances, balance=self.balance, factors=factors)
+
     def fit(self, instances: detect.ResizedInstances, *, prove: bool = True) -> Fitted:
         """The anchors for a dataset."""
         from detect.anchors.anchor_set import strides_of
 
-        objective, factors = self.check(), _factors(self.weight)
-        weighted = self.balance != "none" or factors
+        objective = self.check()
         common: dict[str, Any] = {
             "strides": strides_of(self.levels or LEVELS),
             "objective": objective,
-            "certify": self._certified(objective, len(instances)) if prove else None,
-            "weights": detect.instance_weights(instances, balance=self.balance, factors=factors) if weighted else None,
+            "certify": self.certified(objective, len(instances)) if prove else None,
+            "weights": self.weights(instances),
         }
         if objective.on_grid:
             return self._fit_on_grid(instances, common)
@@ -153,7 +182,7 @@ class FitOptions:
         )
         return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts)
 
-    def _certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
+    def certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
         """The gap to prove; None for no proof, the default for many boxes."""
         if self.certify is not None:
             return self.certify if self.certify < 1 else None
