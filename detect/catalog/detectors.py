@@ -97,6 +97,7 @@ class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     per_level: Number | list[Number]
     layout: Literal["ranked", "free", "octaves", "grid", "level-grids", "ssd"] = "free"
     scales: Number | None = None
+    max_strides: Annotated[float, Meta(gt=0)] | None = None
     resize: str
     convention: Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"] = "exact"
     matching: Matching

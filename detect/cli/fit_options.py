@@ -128,7 +128,7 @@ class FitOptions:
         from detect.anchors.anchor_set import strides_of
 
         defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
-        for name in ("k", "objective", "max_per_level", "max_strides", "fixed", "method", "penalty"):
+        for name in ("k", "objective", "max_per_level", "fixed", "method", "penalty"):
             if getattr(self, name) != getattr(defaults, name):
                 raise ConfigError(f"--{name.replace('_', '-')} does not go with --for {detector.name}: {own}")
         changes: dict[str, Any] = {}
@@ -138,6 +138,8 @@ class FitOptions:
             changes["per_level"] = numbers if isinstance(numbers, int) else list(numbers)
         if self.layout != FREE:
             changes |= {"layout": self.layout, "scales": self.scales, "per_level": self.scales * self.ratios}
+        if self.max_strides is not None:
+            changes["max_strides"] = self.max_strides
         if self.convention != defaults.convention:
             changes["convention"] = self.convention
         return changes

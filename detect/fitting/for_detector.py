@@ -106,6 +106,7 @@ def _on_grid(
         ratios=detector.numbers[0] // scales,
         weights=weights,
         convention=detector.convention,
+        max_strides=detector.max_strides,
         certify=certify,
         draft=DRAFT,
     )
@@ -117,7 +118,12 @@ def _ssd(
 ) -> tuple[AnchorSet, str]:
     objective = Objective.parse(objective_of(detector))
     boxes = boxes_on_grid(
-        instances, detector.strides, objective=objective, weights=weights, convention=detector.convention
+        instances,
+        detector.strides,
+        objective=objective,
+        weights=weights,
+        convention=detector.convention,
+        max_strides=detector.max_strides,
     )
     anchors = fit_ssd(boxes, stock_anchors(detector), draft=DRAFT)
     score = {objective.score_name(weighted=weights is not None): score_on_grid(boxes, anchors)}
