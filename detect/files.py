@@ -1,9 +1,28 @@
-"""Writing files whole or not at all."""
+"""Reading small files, and writing files whole or not at all."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+MAX_FILE_BYTES = 2**20
+
+
+def read_small_text(path: str | Path, error: type[Exception]) -> str:
+    """The text of a file of at most ``MAX_FILE_BYTES``.
+
+    Raises:
+        error: the file cannot be read, is larger, or is no UTF-8; the message begins with its path.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise error(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB")
+        return path.read_text("utf-8")
+    except OSError as refused:
+        raise error(f"{path}: {refused.strerror or refused}") from None
+    except UnicodeDecodeError as refused:
+        raise error(f"{path}: not UTF-8 text ({refused})") from None
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

@@ -76,7 +76,8 @@ def place_of_text(anchors: AnchorSet, to: str | Detector) -> str:
     'cfg/yolov2-voc.cfg, the [region] section'
     """
     detector, form = _target(to)
-    detector = detector or _like(form, strides_of_levels(anchors))
+    if detector is None and form not in HOLD_ANY_SET:
+        detector = _like(form, strides_of_levels(anchors))
     return f"{detector.text.file}, {detector.text.key.rstrip(':')}" if detector else ""
 
 
