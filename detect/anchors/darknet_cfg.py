@@ -30,7 +30,7 @@ class _Section:
             raise AnchorFileError(f"[{self.name}] {key} is not a list of numbers") from None
 
     def whole(self, key: str, default: int) -> int:
-        values = self.numbers(key) or [default]
+        values = self.numbers(key) or [float(default)]
         if not all(value.is_integer() and abs(value) < 2**20 for value in values):
             raise AnchorFileError(f"[{self.name}] {key} is not a whole number")
         return int(values[0])
