@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import yaml
 from msgspec import Meta, Struct
 
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, Positive, level_name, place_shapes
@@ -29,7 +28,7 @@ from detect.anchors.darknet_cfg import parse_darknet
 from detect.anchors.mmdet_config import parse_mmdet
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, ResizeError
-from detect.files import read_small_text
+from detect.files import parse_yaml, read_small_text
 
 YOLO_STRIDES = (8, 16, 32, 64)
 NUM_YOLO_ANCHORS = 9  # of YOLOv5's and YOLOv3's usual models, three on each of three levels
@@ -169,10 +168,7 @@ def _parse_plain(text: str) -> AnchorSet:
 
 
 def _parse_yaml(text: str) -> AnchorSet:
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise AnchorFileError(f"not YAML ({error})") from None
+    content = parse_yaml(text, AnchorFileError)
     if isinstance(content, list):
         content = {"levels": content}
     if not isinstance(content, dict):

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, FitError, ResizeError
-from detect.files import read_small_text, write_whole
+from detect.files import parse_yaml, read_small_text, write_whole
 
 FORMAT = 1
 DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes
@@ -197,15 +197,13 @@ class AnchorSet:
             AnchorFileError: it is not YAML, or a field is missing or wrong.
         """
         try:
-            content = msgspec.convert(yaml.safe_load(text), _AnchorFile)
+            content = msgspec.convert(parse_yaml(text, AnchorFileError), _AnchorFile)
             if content.resize:
                 parse_resize(content.resize)
         except msgspec.ValidationError as error:
             raise AnchorFileError(f"not an anchors file: {str(error).replace('`', '')}") from None
         except ResizeError as error:
             raise AnchorFileError(str(error)) from None
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise AnchorFileError(f"not YAML ({' '.join(str(error).split())})") from None
         if content.format != FORMAT:
             raise AnchorFileError(f"format {content.format}, this version reads format {FORMAT}")
         bounds = {name: bound for name, bound in content.scores.items() if name.endswith(UPPER_BOUND)}
