@@ -1,3 +1,4 @@
+from .anchors.anchor_readers import anchors_from_torchvision
 from .anchors.anchor_set import AnchorSet
 from .anchors.generator import AnchorGenerator
 from .anchors.head_cost import HeadSize
@@ -51,6 +52,7 @@ __all__ = [
     "RetinaNetCriterion",
     "RetinaNetHead",
     "anchor_metrics",
+    "anchors_from_torchvision",
     "box_keypoints",
     "choose_threshold",
     "coco_keypoints",

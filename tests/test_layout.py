@@ -31,7 +31,6 @@ TESTS_OF_NO_MODULE = {
 SHORT = {
     "__main__.py": "starts the command line",
     "conventions.py": "words and constants of the whole package",
-    "files.py": "one function",
 }
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +19,11 @@ from numpy import ndarray
 
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, FitError, ResizeError
-from detect.files import write_whole
+from detect.files import parse_yaml, read_small_text, write_whole
 
 FORMAT = 1
 DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes
 CENTER_OF_CELL = 0.5
-MAX_FILE_BYTES = 2**20
 SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4: anchors from 32 pixels on stride 8 to 512 on stride 128
 SHORT_SIDE_IN_STRIDES = (
     2.0  # an anchor half a stride away then loses at most a quarter of its overlap along a thin side
@@ -116,6 +115,8 @@ class AnchorSet:
     sources: tuple[SourceFile, ...] = ()
     command: str = ""
     version: str = ""
+    assumed: tuple[str, ...] = ()
+    """What the file that was read does not state."""
 
     @classmethod
     def of(
@@ -136,6 +137,17 @@ class AnchorSet:
             for stride, level in pairs
         ]
         return cls(tuple(levels), str(resize), **fields)
+
+    @property
+    def resize_rule(self) -> ResizeRule:
+        """The parsed resize rule.
+
+        Raises:
+            AnchorFileError: the file that the set was read from states none.
+        """
+        if not self.resize:
+            raise AnchorFileError(f"{self.name} states no resize rule: give --resize")
+        return parse_resize(self.resize)
 
     @property
     def shapes(self) -> Float64[ndarray, "a 2"]:
@@ -171,27 +183,33 @@ class AnchorSet:
         Raises:
             AnchorFileError: the file is missing or not YAML, or a field is missing or wrong; the message names it.
         """
-        path = Path(path)
+        text = read_small_text(path, AnchorFileError)
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise AnchorFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: not an anchors file")
-            content = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), _AnchorFile)
-            parse_resize(content.resize)
-        except OSError as error:
-            raise AnchorFileError(f"{path}: {error.strerror or error}") from None
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise AnchorFileError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-        except msgspec.ValidationError as error:
-            raise AnchorFileError(f"{path}: not an anchors file: {str(error).replace('`', '')}") from None
-        except ResizeError as error:
+            return replace(cls.from_yaml(text), name=str(path))
+        except AnchorFileError as error:
             raise AnchorFileError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_yaml(cls, text: str) -> AnchorSet:
+        """Read the text of ``anchors.yaml``.
+
+        Raises:
+            AnchorFileError: it is not YAML, or a field is missing or wrong.
+        """
+        try:
+            content = msgspec.convert(parse_yaml(text, AnchorFileError), _AnchorFile)
+            if content.resize:
+                parse_resize(content.resize)
+        except msgspec.ValidationError as error:
+            raise AnchorFileError(f"not an anchors file: {str(error).replace('`', '')}") from None
+        except ResizeError as error:
+            raise AnchorFileError(str(error)) from None
         if content.format != FORMAT:
-            raise AnchorFileError(f"{path}: format {content.format}, this version reads format {FORMAT}")
+            raise AnchorFileError(f"format {content.format}, this version reads format {FORMAT}")
         bounds = {name: bound for name, bound in content.scores.items() if name.endswith(UPPER_BOUND)}
         scores = {name: value for name, value in content.scores.items() if name not in bounds}
         return cls(
             levels=tuple(sorted(content.levels, key=lambda level: level.stride)),
-            name=str(path),
             scores=scores,
             proofs={
                 name: Proof(value, bounds[name + UPPER_BOUND])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from detect.anchors.anchor_readers import is_plain, parse_anchors, read_anchors
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import as_convention
 from detect.catalog.detectors import Detector, Stock, detectors, find_detector
@@ -15,10 +16,12 @@ Shapes = list[tuple[float, float]]
 
 
 def load_anchors(name_or_path: str | Path) -> AnchorSet:
-    """Load the anchors of a detector of the catalog by its name, or an ``anchors.yaml`` by its path or its folder.
+    """Load the anchors of a detector of the catalog by its name, of a file, or of a text such as ``10,13 16,30``.
+
+    A file is an ``anchors.yaml`` (or its folder) or one of another framework: :mod:`detect.anchors.anchor_readers`.
 
     Raises:
-        AnchorFileError: the argument is neither a known name nor a readable file.
+        AnchorFileError: the argument is neither a known name, nor a readable file, nor numbers.
 
     >>> load_anchors("yolov2-voc").num_anchors
     5
@@ -28,9 +31,11 @@ def load_anchors(name_or_path: str | Path) -> AnchorSet:
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "anchors.yaml"
+    if is_plain(str(name_or_path)):
+        return parse_anchors(str(name_or_path), name=str(name_or_path))
     if not path.exists():
         raise AnchorFileError(f"{name_or_path}: no such file; known by name: {', '.join(sorted(detectors()))}")
-    return AnchorSet.load(path)
+    return read_anchors(path)
 
 
 def stock_anchors(detector: Detector, *, name: str = "") -> AnchorSet:

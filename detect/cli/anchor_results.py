@@ -18,7 +18,6 @@ from detect.cli.detector_fit import detector_object, text_file
 from detect.cli.fit_options import Fitted
 from detect.cli.output import findings_csv, findings_of
 from detect.data import CocoDataset
-from detect.data.resize import parse_resize
 from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
@@ -36,8 +35,9 @@ def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], convention
 
 def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet], convention: str) -> list[AnchorMetrics]:
     """The metrics of each set on the dataset under the resize rule that the set was made for."""
-    by_rule = {each.resize: ResizedInstances.of(dataset, parse_resize(each.resize)) for each in sets}
-    return [anchor_metrics(by_rule[each.resize], each, convention=convention) for each in sets]
+    rules = [each.resize_rule for each in sets]
+    by_rule = {rule: ResizedInstances.of(dataset, rule) for rule in rules}
+    return [anchor_metrics(by_rule[rule], each, convention=convention) for rule, each in zip(rules, sets, strict=True)]
 
 
 def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:

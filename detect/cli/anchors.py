@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,9 +26,7 @@ app = typer.Typer(
 
 def score(
     *,
-    anchors: Annotated[
-        list[str] | None, typer.Option(help="A known name, an anchors.yaml or its folder; repeatable, to compare.")
-    ] = None,
+    anchors: Annotated[list[str] | None, typer.Option(help=f"{options.ANCHORS} Repeatable, to compare.")] = None,
     resize: options.Resize = None,
     convention: options.Convention = "exact",
     assigner: Annotated[
@@ -50,7 +49,7 @@ def score(
         raise AnchorFileError(
             "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
         )
-    sets = list(map(detect.load_anchors, anchors))
+    sets = list(map(options.load_anchors, anchors))
     if resize is None:
         scores = anchor_results.score_by_own_rules(dataset.read(), sets, convention)
     else:
@@ -75,7 +74,7 @@ def score(
 
 def levels(
     *,
-    anchors: Annotated[str, typer.Option(help="A known name, an anchors.yaml or its folder.")],
+    anchors: Annotated[str, typer.Option(help=options.ANCHORS)],
     resize: options.Resize = None,
     convention: options.Convention = "exact",
     assigner: Annotated[options.MatcherName, typer.Option(help="Rule that gives anchors to instances.")] = "max-iou",
@@ -91,8 +90,8 @@ def levels(
     """
     from detect.cli.anchor_tables import print_level_report
 
-    chosen = detect.load_anchors(anchors)
-    instances = dataset.read_resized(resize or chosen.resize)
+    chosen = options.load_anchors(anchors)
+    instances = dataset.read_resized(resize or str(chosen.resize_rule))
     generator = detect.AnchorGenerator(chosen, convention=convention)
     report = detect.level_report(instances, generator, matcher=detect.Atss() if assigner == "atss" else None)
     print_answer(json, report.to_dict, lambda: print_level_report(report))
@@ -107,7 +106,7 @@ def sweep(
     sizes: Annotated[str, typer.Option(help="Values of the first size of the resize rule, such as 320,640,1024.")],
     resize: options.Resize = None,
     anchors: Annotated[
-        str | None, typer.Option(help="A known name or an anchors.yaml. Default: anchors are fitted at each size.")
+        str | None, typer.Option(help=f"{options.ANCHORS} Default: anchors are fitted at each size.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of shapes to fit.")] = 9,
     levels: Annotated[str, typer.Option(help="Pyramid levels to fit shapes for.")] = LEVELS,
@@ -123,8 +122,8 @@ def sweep(
     from detect.anchors.sweep import rules_of_sizes, sweep_resize
     from detect.cli.anchor_tables import print_sweep
 
-    chosen = detect.load_anchors(anchors) if anchors else None
-    rule = detect.parse_resize(resize or (chosen.resize if chosen else "none"))
+    chosen = options.load_anchors(anchors) if anchors else None
+    rule = chosen.resize_rule if chosen and not resize else detect.parse_resize(resize or "none")
     rules = rules_of_sizes(rule, [round(size) for size in numbers(sizes, "--sizes", least=1)])
     fit = partial(detect.fit_anchors, k=k, strides=strides_of(levels))
     settings = sweep_resize(dataset.read(), chosen or fit, rules=rules, convention=convention)
@@ -132,17 +131,35 @@ def sweep(
 
 
 def convert(
-    anchors: Annotated[str, typer.Argument(help="An anchors.yaml, its folder, or a known name.")],
-    to: Annotated[options.AnchorFormat, typer.Option(help="The framework.")],
+    anchors: Annotated[str, typer.Argument(help=options.ANCHORS)],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="A detector's name (`detect anchors known`), a YAML file that describes one, or a text format: "
+            f"{', '.join(options.TEXT_FORMATS)}."
+        ),
+    ],
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Fill levels that have too few anchors with shapes of other levels.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
 ) -> None:
-    """Print anchors as another framework's configuration text.
+    """Print anchors as the text that a detector or framework takes.
 
     `detect anchors convert anchors --to yolov5`
     """
-    conversion = detect.convert_anchors(detect.load_anchors(anchors), to)
-    print(conversion.text)
+    from detect.interop.anchor_formats import place_of_text
+
+    chosen = options.load_anchors(anchors)
+    conversion = detect.convert_anchors(chosen, to, fill=fill)
+    if output:
+        save(output.parent, {output.name: conversion.text + "\n"})
+    else:
+        print(conversion.text)
     for each in conversion.notes:
         note(f"note: {each}")
+    if place := place_of_text(chosen, to):
+        note(f"goes into {place}")
 
 
 def known() -> None:

@@ -16,6 +16,7 @@ import detect
 from detect.cli.output import findings_of, note, reading_bar
 
 if TYPE_CHECKING:
+    from detect.anchors.anchor_set import AnchorSet
     from detect.keypoints.keypoints import CocoKeypoints
 
 expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
@@ -23,12 +24,20 @@ expert = partial(typer.Option, rich_help_panel="For experts")  # an option in th
 Method = Literal["optimal", "kmeans", "euclidean", "log-euclidean"]
 Layout = Literal["free", "octaves", "grid", "level-grids"]
 Balance = Literal["none", "category", "size"]
-AnchorFormat = Literal["torchvision", "detectron2", "mmdet", "mmdet-yolo", "yolov5", "ultralytics-yaml", "json"]
 ConventionName = Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"]
 MatcherName = Literal["max-iou", "atss"]
 PointSource = Literal["keypoints", "boxes"]
 PixelOriginName = Literal["center", "corner"]
 Goal = Literal["f1", "count"]
+
+TEXT_FORMATS = (
+    *("yolov5", "darknet", "darknet-cells", "mmdet", "mmdet-yolo", "mmdet-ssd", "torchvision", "torchvision-ssd"),
+    *("detectron2", "effdet", "anchors.yaml", "json"),
+)
+ANCHORS = (
+    "Anchors: a detector's name; an anchors.yaml or its folder; a YOLOv5 or detectron2 YAML, a darknet .cfg, an mmdetection "
+    "config; or numbers such as '10,13 16,30 33,23'."
+)
 
 Files = Annotated[
     list[str], typer.Argument(metavar="FILES", help="COCO annotation files (.json, .json.gz) or patterns: one dataset.")
@@ -91,6 +100,14 @@ class DatasetFiles:
         """The instances under a resize rule, by default none."""
         rule = detect.parse_resize(resize or "none")  # before a long read, not after it
         return detect.ResizedInstances.of(self.read(), rule)
+
+
+def load_anchors(name: str) -> AnchorSet:
+    """Load anchors, and note what was assumed because their file does not state it."""
+    anchors = detect.load_anchors(name)
+    for each in anchors.assumed:
+        note(f"note: {anchors.name}: assumed {each}")
+    return anchors
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def anchor_page(
     counts |= {"crowd regions": len(dataset.crowd), **findings}
     caption, advice = (level_caption(levels.threshold), advice_list(levels)) if levels else (level_caption(), "")
     level_words = caption, level_table(level_score, colors, levels) + advice
-    rules = {score.anchors.resize for score in scores}
+    rules = {score.anchors.resize for score in scores} - {""}
     headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
     lines = "".join(f"<li>{escape(line)}</li>" for line in tables.bounds_in_words(first))
     bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
