@@ -74,7 +74,7 @@ def fit_detector(instances: detect.ResizedInstances, detector: Detector, options
     """Anchors for a detector; proved by default where that takes seconds, which is by shape."""
     from detect.fitting.for_detector import fit_for, objective_of
 
-    objective = detect.Objective.parse(objective_of(detector))
+    objective = objective_of(detector)
     certify = options.certify
     if certify is None and not objective.on_grid:
         certify = options.certified(objective, len(instances))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import msgspec
+import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet, deal_by_rank
 from detect.anchors.detector_score import DetectorScore, score_for
+from detect.anchors.grid_convention import as_convention
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import stock_anchors
 from detect.catalog.detectors import AtssRule, Detector, MaxIoURule, SideRatio
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.fit import fit_anchors
-from detect.fitting.fit_levels import fit_levels
+from detect.fitting.fit_levels import FREE, fit_levels
 from detect.fitting.grid_fit import score_on_grid
 from detect.fitting.objective import Objective
 from detect.fitting.ssd import fit_ssd
 
-RECALL_SHARE = 0.5  # of the objective, for detectors whose anchors learn a box from a threshold on
+RECALL_SHARES = (0.5, 0.8, 0.95)  # of the objective, where anchors learn a box from a threshold on: the next if the
+# detector's own anchors would score more
 DRAFT = 600  # boxes that shapes on the grid are chosen on, if nothing is to be proved
 
 
@@ -38,19 +43,19 @@ class DetectorFit:
         return self.score.anchors
 
 
-def objective_of(detector: Detector) -> str:
-    """The objective, in the words of :class:`detect.fitting.objective.Objective`, that a detector's matching rewards.
+def objective_of(detector: Detector, recall_share: float = RECALL_SHARES[0]) -> Objective:
+    """The objective that a detector's matching rewards; ``recall_share`` is for rules with a threshold on the grid.
 
     >>> from detect.catalog.detectors import load_detector
-    >>> [objective_of(load_detector(name)) for name in ("yolov5", "yolov3-darknet", "torchvision-faster-rcnn")]
-    ['ratio', 'shape', 'grid:0.5*iou+0.5*recall@0.7']
+    >>> objective_of(load_detector("torchvision-faster-rcnn"))
+    Objective(recall_share=0.5, threshold=0.7, on_grid=True)
     """
     rule = detector.matching
     if isinstance(rule, SideRatio):
-        return "shape"
+        return Objective.parse("shape")
     if isinstance(rule, MaxIoURule):
-        return f"grid:{1 - RECALL_SHARE:g}*iou+{RECALL_SHARE:g}*recall@{rule.fg_iou_thresh:g}"
-    return "grid" if isinstance(rule, AtssRule) else "shape"
+        return Objective(recall_share, rule.fg_iou_thresh, on_grid=True)
+    return Objective.parse("grid" if isinstance(rule, AtssRule) else "shape")
 
 
 def fit_for(
@@ -72,59 +77,68 @@ def fit_for(
         FitError: there are no usable boxes, or too few distinct shapes.
     """
     instances.require_boxes()
-    if detector.layout == "ranked":
-        anchors, among = _ranked(instances, detector, weights, certify)
-    elif detector.layout == "ssd":
-        anchors, among = _ssd(instances, detector, weights)
-    else:
-        anchors, among = _on_grid(instances, detector, weights, certify)
-    anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
     stock = score_for(instances, stock_anchors(detector), detector) if detector.stock else None
-    return DetectorFit(score_for(instances, anchors, detector), stock, among)
+    fits = []
+    for objective in dict.fromkeys(objective_of(detector, share) for share in RECALL_SHARES):
+        anchors, among = _fit(instances, detector, objective, weights, certify)
+        anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
+        fits.append(DetectorFit(score_for(instances, anchors, detector), stock, among))
+        if stock is None or fits[-1].score.score >= stock.score:
+            break
+    return max(fits, key=lambda fit: fit.score.score)
 
 
-def _ranked(
-    instances: ResizedInstances, detector: Detector, weights: Float64[ndarray, " n"] | None, certify: float | None
+def _fit(
+    instances: ResizedInstances,
+    detector: Detector,
+    objective: Objective,
+    weights: Float64[ndarray, " n"] | None,
+    certify: float | None,
 ) -> tuple[AnchorSet, str]:
-    """Free shapes by shape alone, dealt out by area."""
-    k = detector.num_anchors
-    fitted = fit_anchors(instances, k=k, objective=objective_of(detector), weights=weights, certify=certify)
-    return replace(fitted, levels=deal_by_rank(fitted.shapes, detector.strides).levels), f"for k = {k}"
-
-
-def _on_grid(
-    instances: ResizedInstances, detector: Detector, weights: Float64[ndarray, " n"] | None, certify: float | None
-) -> tuple[AnchorSet, str]:
+    """Anchors in the detector's layout, and the family that their upper bounds cover, in words."""
+    if detector.layout == "ranked":
+        k = detector.num_anchors
+        fitted = fit_anchors(instances, k=k, objective=objective, weights=weights, certify=certify)
+        return replace(fitted, levels=deal_by_rank(fitted.shapes, detector.strides).levels), f"for k = {k}"
+    how: dict[str, Any] = {
+        "objective": objective,
+        "weights": weights,
+        "convention": detector.convention,
+        "max_strides": detector.max_strides,
+    }
+    if detector.layout == "ssd":
+        boxes = boxes_on_grid(instances, detector.strides, **how)
+        anchors = _clipped(fit_ssd(boxes, stock_anchors(detector), draft=DRAFT), detector)
+        score = {objective.score_name(weighted=weights is not None): score_on_grid(boxes, anchors)}
+        return replace(anchors, scores=score), "in SSD's layout"
     scales = detector.scales or 1
-    fit = fit_levels(
-        instances,
-        detector.strides,
-        per_level=detector.per_level,
-        objective=objective_of(detector),
-        layout=detector.layout,
-        scales=scales,
-        ratios=detector.numbers[0] // scales,
-        weights=weights,
-        convention=detector.convention,
-        max_strides=detector.max_strides,
-        certify=certify,
-        draft=DRAFT,
-    )
-    return fit.anchors, f"with {fit.numbers}"
+    layout: dict[str, Any] = {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}
+    numbers = detector.per_level if isinstance(detector.per_level, int) else tuple(detector.per_level)
+    fit = fit_levels(instances, detector.strides, per_level=numbers, certify=certify, draft=DRAFT, **layout, **how)
+    anchors = fit.anchors
+    if detector.layout != FREE and as_convention(detector.convention).size_outer:
+        anchors = _sizes_outside(anchors, scales)
+    return anchors, f"with {fit.numbers}"
 
 
-def _ssd(
-    instances: ResizedInstances, detector: Detector, weights: Float64[ndarray, " n"] | None
-) -> tuple[AnchorSet, str]:
-    objective = Objective.parse(objective_of(detector))
-    boxes = boxes_on_grid(
-        instances,
-        detector.strides,
-        objective=objective,
-        weights=weights,
-        convention=detector.convention,
-        max_strides=detector.max_strides,
-    )
-    anchors = fit_ssd(boxes, stock_anchors(detector), draft=DRAFT)
-    score = {objective.score_name(weighted=weights is not None): score_on_grid(boxes, anchors)}
-    return replace(anchors, scores=score), "in SSD's layout"
+def _sizes_outside(anchors: AnchorSet, scales: int) -> AnchorSet:
+    """The same shapes with ratios varying faster than sizes within a level, instead of sizes."""
+    levels = []
+    for level in anchors.levels:
+        by_ratio = [level.shapes[first : first + scales] for first in range(0, len(level.shapes), scales)]
+        levels.append(
+            msgspec.structs.replace(level, shapes=[shape for same in zip(*by_ratio, strict=True) for shape in same])
+        )
+    return replace(anchors, levels=tuple(levels))
+
+
+def _clipped(anchors: AnchorSet, detector: Detector) -> AnchorSet:
+    """Shapes cut to the largest side that the detector takes; a level whose squares are larger is scaled first."""
+    largest = detector.stock.largest if detector.stock else None
+    if largest is None:
+        return anchors
+    levels = []
+    for level in anchors.levels:
+        shapes = np.array(level.shapes)
+        levels.append(np.minimum(shapes * min(largest / shapes[:2].max(), 1.0), largest))
+    return replace(anchors, levels=AnchorSet.of(levels, strides=detector.strides).levels)

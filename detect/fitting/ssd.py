@@ -6,7 +6,7 @@ two squares and ratios for each level.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,21 +21,22 @@ from detect.fitting.gains import Boxes
 POLISH_STEP = 0.03  # nepers
 FACTORS = np.linspace(-2, 2, 41)  # nepers, for the first step: all sizes together
 SAME = 1e-4  # nepers: shapes in files carry six digits
-LEAST_RATIO = 0.05  # nepers: ratios stay apart from the square and from each other
+LEAST = 0.05  # nepers: squares and ratios stay apart
 
 
 @dataclass(frozen=True, eq=False)
 class _Ssd:
-    """Logarithms of two squares and of ratios for each level, or a direction in which a search moves them."""
+    """For each level logarithms of a square, of the larger one's factor and of ratios; or a direction to move them in."""
 
     squares: Float64[ndarray, "l 2"]
     ratios: tuple[Float64[ndarray, " _"], ...]
 
     def level_shapes(self, level: int) -> Float64[ndarray, "k 2"]:
-        size, half = self.squares[level, 0], self.ratios[level] / 2
+        size, larger = self.squares[level]
+        half = _apart(self.ratios[level]) / 2
         wide = np.stack([size + half, size - half], axis=1)
         pairs = np.stack([wide, wide[:, ::-1]], axis=1).reshape(-1, 2)
-        squares = np.repeat(self.squares[level], 2).reshape(2, 2)
+        squares = np.array([[size, size], [size + max(larger, LEAST)] * 2])
         return np.exp(np.concatenate([squares, pairs]))
 
     def moved(self, direction: _Ssd, step: float) -> _Ssd:
@@ -76,7 +77,6 @@ def fit_ssd(boxes: Boxes, start: AnchorSet, *, draft: int | None = None) -> Anch
     best = max((searched(some, each, moves) for each in (scaled, layout)), key=lambda each: mean_best(some, each))
     if len(some) < len(boxes):
         best = searched(boxes, best, moves, first_step=POLISH_STEP)
-    best = _Ssd(best.squares, tuple(map(_apart, best.ratios)))
     shapes = [best.level_shapes(level) for level in range(len(boxes.strides))]
     return AnchorSet.of(shapes, strides=boxes.strides, center_offset=boxes.center_offset, name="fitted")
 
@@ -87,28 +87,31 @@ def _of(anchors: AnchorSet) -> _Ssd:
         logs = np.log(np.array(level.shapes, float))
         if len(logs) < 2 or len(logs) % 2 or np.abs(logs[:2, 0] - logs[:2, 1]).max() > SAME:
             raise FitError(f"{level.name}: expected two squares, and pairs of a ratio and its inverse")
-        squares.append(logs[:2, 0])
-        ratios.append(logs[2::2, 0] - logs[2::2, 1])
+        squares.append([logs[0, 0], logs[1, 0] - logs[0, 0]])
+        ratios.append(np.abs(logs[2::2, 0] - logs[2::2, 1]))
     return _Ssd(np.array(squares), tuple(ratios))
 
 
 def _moves(layout: _Ssd) -> Iterator[_Ssd]:
     """All sizes together; then each level's sizes, each square and each ratio."""
     none = _Ssd(np.zeros_like(layout.squares), tuple(np.zeros_like(row) for row in layout.ratios))
-    yield _Ssd(none.squares + 1, none.ratios)
+    yield _Ssd(none.squares + np.array([1.0, 0.0]), none.ratios)
     for level, row in enumerate(layout.ratios):
         own = np.eye(len(layout.ratios))[level][:, None]
-        for squares in ([1.0, 1.0], [1.0, 0.0], [0.0, 1.0]):
+        for squares in ([1.0, 0.0], [1.0, -1.0], [0.0, 1.0]):
             yield _Ssd(own * np.array(squares), none.ratios)
         for direction in np.eye(len(row)):
             ratios = (*none.ratios[:level], direction, *none.ratios[level + 1 :])
             yield _Ssd(none.squares, ratios)
 
 
-def _apart(ratios: Sequence[float] | Float64[ndarray, " r"]) -> Float64[ndarray, " r"]:
-    """Ratios from 1 on, rising, each at least a little above the one before."""
-    kept, least = [], LEAST_RATIO
-    for ratio in np.sort(np.abs(np.asarray(ratios, float))):
-        kept.append(max(float(ratio), least))
-        least = kept[-1] + LEAST_RATIO
+def _apart(ratios: Float64[ndarray, " r"]) -> Float64[ndarray, " r"]:
+    """Ratios in rising order, each at least a little above the one before, and the first above a square.
+
+    >>> _apart(np.array([0.7, 0.01, 0.02])).tolist()
+    [0.05, 0.1, 0.7]
+    """
+    kept: list[float] = []
+    for ratio in np.sort(np.abs(ratios)).tolist():
+        kept.append(max(ratio, (kept[-1] if kept else 0.0) + LEAST))
     return np.array(kept)
