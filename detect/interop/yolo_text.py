@@ -96,19 +96,6 @@ def is_ranked(levels: Sequence[Sequence[Shape]]) -> bool:
     return True
 
 
-def _net_line(anchors: AnchorSet) -> str:
-    """The input size that the anchors are in pixels of, if the set states one."""
-    rule = parse_resize(anchors.resize) if anchors.resize else None
-    if rule is None or rule.name not in ("stretch", "letterbox"):
-        return ""
-    width, height = rule.sizes * 2 if rule.name == "letterbox" else rule.sizes
-    return f"# pixels of [net] width={width} height={height}"
-
-
-def _pairs(shapes: Sequence[Shape]) -> str:
-    return ",  ".join(f"{w:g},{h:g}" for w, h in shapes)
-
-
 def check_rank(anchors: AnchorSet) -> None:
     """Refuse a set with an anchor that is smaller than one of a finer level.
 
@@ -122,3 +109,16 @@ def check_rank(anchors: AnchorSet) -> None:
                 f"takes anchors by size, the smallest on the finest level; here {own_w:g} x {own_h:g} on {level.name} is "
                 f"smaller than {w:g} x {h:g} on {finer.name}"
             )
+
+
+def _net_line(anchors: AnchorSet) -> str:
+    """The input size that the anchors are in pixels of, if the set states one."""
+    rule = parse_resize(anchors.resize) if anchors.resize else None
+    if rule is None or rule.name not in ("stretch", "letterbox"):
+        return ""
+    width, height = rule.sizes * 2 if rule.name == "letterbox" else rule.sizes
+    return f"# pixels of [net] width={width} height={height}"
+
+
+def _pairs(shapes: Sequence[Shape]) -> str:
+    return ",  ".join(f"{w:g},{h:g}" for w, h in shapes)
