@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 MAX_FILE_BYTES = 2**20
 
 
-def read_small_text(path: str | Path, error: type[Exception]) -> str:
+def read_small_text(path: str | Path, error: Callable[[str], Exception]) -> str:
     """The text of a file of at most ``MAX_FILE_BYTES``.
 
     Raises:
@@ -28,7 +29,7 @@ def read_small_text(path: str | Path, error: type[Exception]) -> str:
         raise error(f"{path}: not UTF-8 text ({refused})") from None
 
 
-def parse_yaml(text: str, error: type[Exception]) -> Any:
+def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
     """What a YAML text says in plain Python values.
 
     Raises:

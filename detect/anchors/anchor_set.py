@@ -95,6 +95,7 @@ class AnchorSet:
 
     ``levels`` go from the finest stride to the coarsest. Within a level, the order of shapes is the order of the head's
     channels. ``center_offset`` is the position of an anchor's centre in its cell: 0.5 is the middle, 0 the top left corner.
+    ``resize`` is empty if the file that the set was read from states none.
 
     >>> anchors = AnchorSet.of([[(10, 20), (30, 20)], [(60, 60)]], strides=(8, 16), resize="letterbox:640")
     >>> anchors.num_anchors, [level.name for level in anchors.levels]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def load_anchors(name_or_path: str | Path) -> AnchorSet:
     if path.is_dir():
         path = path / "anchors.yaml"
     if is_plain(str(name_or_path)):
-        return parse_anchors(str(name_or_path), name=str(name_or_path))
+        return parse_anchors(str(name_or_path), name=textwrap.shorten(str(name_or_path), 30, placeholder=" ..."))
     if not path.exists():
         raise AnchorFileError(f"{name_or_path}: no such file; known by name: {', '.join(sorted(detectors()))}")
     return read_anchors(path)

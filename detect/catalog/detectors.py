@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta, Struct
 
 from detect.errors import CatalogError
+from detect.files import parse_yaml, read_small_text
 
 FILE = Path(__file__).with_name("detectors.yaml")
-MAX_FILE_BYTES = 2**20
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Size = Annotated[float, Meta(gt=0, le=1e6)]
@@ -147,7 +146,7 @@ def load_detector(name_or_path: str | Path) -> Detector:
     path = Path(name_or_path)
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         close = difflib.get_close_matches(str(name_or_path).lower(), _by_name(), n=3, cutoff=0.5)
-        meant = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(detectors())}"
+        meant = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(detectors())}."
         raise CatalogError(f"no detector is named {name_or_path!r}: {meant} A YAML file describes your own.")
     fields = {"name": path.stem, **_content(path)}
     return _detector(fields, _raw(), str(path))
@@ -177,14 +176,8 @@ def _raw() -> dict[str, dict[str, Any]]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise CatalogError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: not the description of a detector")
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise CatalogError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise CatalogError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    text = read_small_text(path, CatalogError)
+    content = parse_yaml(text, lambda reason: CatalogError(f"{path}: {reason}"))
     if not isinstance(content, dict):
         raise CatalogError(f"{path}: expected fields such as `base: yolov5`, got {type(content).__name__}")
     return content

@@ -31,7 +31,7 @@ class TextFormat:
 
     write: Callable[[AnchorSet], Conversion]
     strides: tuple[tuple[int, ...], ...] = ()
-    """Of the models that there are; empty: any."""
+    """Of the models that there are; empty: any. A detector states its own."""
     equal: bool = True
     """The number of anchors is the same on every level: one head runs over all of them."""
     ranked: bool = False
@@ -128,7 +128,7 @@ def _check(anchors: AnchorSet, form: TextFormat, detector: Detector | None, *, r
     found = _list(counts) if _same_strides(strides, form, detector) else f"{_list(counts)} on strides {_list(strides)}"
     if detector and (strides, counts) != (detector.strides, detector.numbers):
         raise ConvertError(f"takes {_wanted(detector)}; this set has {found}")
-    if form.strides and tuple(strides) not in form.strides:
+    if not detector and form.strides and tuple(strides) not in form.strides:
         raise ConvertError(
             f"takes anchors on strides {' or '.join(map(_list, form.strides))}; this set has strides {_list(strides)}"
         )

@@ -10,6 +10,7 @@ from functools import partial
 from detect.anchors.anchor_set import CENTER_OF_CELL, DIGITS, AnchorSet
 
 ROUNDING = 1e-5  # relative: the error of a ratio of two numbers in a file, of six digits
+SIZE_ROUNDING = 3e-6
 SAME = 3 * ROUNDING
 
 Shape = tuple[float, float]
@@ -55,8 +56,8 @@ def find_grid(shapes: Sequence[Shape]) -> ShapeGrid | None:
     >>> find_grid([(20, 10), (40, 20), (10, 20), (20, 40)])
     ShapeGrid(sizes=(14.1421, 28.2843), ratios=(0.5, 2.0), ratio_outer=True, size_outer=False)
     """
-    sizes = _distinct(math.sqrt(w * h) for w, h in shapes)
-    ratios = _distinct(h / w for w, h in shapes)
+    sizes = _distinct((math.sqrt(w * h) for w, h in shapes), SIZE_ROUNDING)
+    ratios = _distinct((h / w for w, h in shapes), ROUNDING)
     if len(sizes) * len(ratios) != len(shapes):
         return None
     by_ratio = [_shape(size, ratio) for ratio in ratios for size in sizes]
@@ -140,8 +141,8 @@ def _shape(size: float, ratio: float) -> Shape:
     return size / math.sqrt(ratio), size * math.sqrt(ratio)
 
 
-def _distinct(values: Iterable[float]) -> tuple[float, ...]:
-    """The different values in order of appearance, each the mean of its likes, in the six digits of a file."""
+def _distinct(values: Iterable[float], rounding: float) -> tuple[float, ...]:
+    """The different values in order of appearance, each the mean of its likes, shortened within a relative error."""
     groups: list[list[float]] = []
     for value in values:
         like = next((group for group in groups if math.isclose(value, group[0], rel_tol=SAME)), None)
@@ -150,4 +151,4 @@ def _distinct(values: Iterable[float]) -> tuple[float, ...]:
         else:
             like.append(value)
     means = [math.fsum(group) / len(group) for group in groups]
-    return tuple(shortest(mean, partial(math.isclose, mean, rel_tol=ROUNDING)) for mean in means)
+    return tuple(shortest(mean, partial(math.isclose, mean, rel_tol=rounding)) for mean in means)

@@ -33,8 +33,11 @@ def effdet(anchors: AnchorSet) -> Conversion:
     """Fields of the configuration, from which ``effdet.create_model_from_config`` makes a model.
 
     Raises:
-        ConvertError: levels do not share their shapes in strides.
+        ConvertError: levels do not share their shapes in strides, or are no pyramid.
     """
+    strides = strides_of_levels(anchors)
+    if any(stride & (stride - 1) or stride != strides[0] << number for number, stride in enumerate(strides)):
+        raise ConvertError(f"takes strides that are powers of 2, each twice the one before; this set has {strides}")
     first, *others = in_strides(anchors)
     for shapes, level in zip(others, anchors.levels[1:], strict=True):
         if not all(map(is_same, shapes, first)):
@@ -43,7 +46,7 @@ def effdet(anchors: AnchorSet) -> Conversion:
     scale = float(f"{math.sqrt(math.prod(first[0])):.6g}") if num_scales > 1 else 1.0
     factors = [(quotient(w, scale), quotient(h, scale)) for w, h in first[: len(first) // num_scales]]
     text = TEXT.format(
-        levels=_levels(strides_of_levels(anchors)),
+        levels=_levels(strides),
         num_scales=num_scales,
         scale=scale,
         factors=numbers(factors, "()"),

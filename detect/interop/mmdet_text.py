@@ -45,8 +45,7 @@ anchor_generator=dict(  {delete}
 SSD = """\
 anchor_generator=dict(  {delete}
     type='SSDAnchorGenerator',
-    scale_major=False,
-    input_size={input_size},
+    scale_major=False,{input_size}
     min_sizes={smaller},
     max_sizes={larger},
     ratios={ratios},
@@ -90,7 +89,7 @@ def mmdet_ssd(anchors: AnchorSet) -> Conversion:
     sizes = rule.sizes if rule and rule.name == "stretch" else ()
     text = SSD.format(
         delete=DELETE,
-        input_size=max(sizes, default=300),  # of use only where sizes are made from ratio ranges
+        input_size=f"\n    input_size={sizes[0]}," if len(set(sizes)) == 1 else "",
         smaller=numbers([smaller for smaller, _, _ in levels]),
         larger=numbers([larger for _, larger, _ in levels]),
         ratios=numbers([ratios for _, _, ratios in levels]),

@@ -76,7 +76,8 @@ def torchvision(anchors: AnchorSet) -> Conversion:
         center = anchors.center_offset * level.stride
         corners = [(center - w / 2, center - h / 2, center + w / 2, center + h / 2) for w, h in level.shapes]
         rows.append(f"    torch.tensor({numbers(corners)}),  # {level.name}, stride {level.stride}")
-    where = "the middle of the cell" if anchors.center_offset == CENTER_OF_CELL else "torchvision's place"
+    places = {CENTER_OF_CELL: "the middle of the cell", 0.0: "the corner of the cell, as torchvision's own"}
+    where = places.get(anchors.center_offset, f"{anchors.center_offset:g} cells from the corner")
     text = FREE_SHAPES.format(
         sizes=_tuples([[math.sqrt(w * h) for w, h in level.shapes] for level in anchors.levels]),
         ratios=_tuples([(1.0,)] * len(anchors.levels)),

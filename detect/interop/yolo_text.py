@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from detect.anchors.anchor_set import DIGITS, AnchorSet
 from detect.data.resize import parse_resize
 from detect.errors import ConvertError
-from detect.interop.anchor_text import Conversion, Shape, quotient
+from detect.interop.anchor_text import SAME, Conversion, Shape, quotient
 
 ORDER = "# cfg/yolov3.cfg has the sections in the other order, from stride 32 to 8; cfg/yolov4.cfg has them as here"
 REGION_CELL_PX = 32  # YOLOv2 states anchors in cells of its only level
@@ -48,7 +48,13 @@ def darknet(anchors: AnchorSet) -> Conversion:
 
 
 def darknet_cells(anchors: AnchorSet) -> Conversion:
-    """The ``[region]`` section of YOLOv2, in cells of 32 pixels."""
+    """The ``[region]`` section of YOLOv2, in cells of 32 pixels.
+
+    Raises:
+        ConvertError: the set has other levels.
+    """
+    if [level.stride for level in anchors.levels] != [REGION_CELL_PX]:
+        raise ConvertError(f"takes one level, of stride {REGION_CELL_PX}")
     (level,) = anchors.levels
     cells = [(quotient(w, REGION_CELL_PX), quotient(h, REGION_CELL_PX)) for w, h in level.shapes]
     lines = (
@@ -90,6 +96,21 @@ def is_ranked(levels: Sequence[Sequence[Shape]]) -> bool:
     return True
 
 
+def check_rank(anchors: AnchorSet) -> None:
+    """Refuse a set with an anchor that is smaller than one of a finer level.
+
+    Raises:
+        ConvertError: there is one.
+    """
+    for finer, level in zip(anchors.levels, anchors.levels[1:], strict=False):
+        (w, h), (own_w, own_h) = max(finer.shapes, key=math.prod), min(level.shapes, key=math.prod)
+        if own_w * own_h < w * h * (1 - SAME):
+            raise ConvertError(
+                f"takes anchors by size, the smallest on the finest level; here {own_w:g} x {own_h:g} on {level.name} is "
+                f"smaller than {w:g} x {h:g} on {finer.name}"
+            )
+
+
 def _net_line(anchors: AnchorSet) -> str:
     """The input size that the anchors are in pixels of, if the set states one."""
     rule = parse_resize(anchors.resize) if anchors.resize else None
@@ -101,18 +122,3 @@ def _net_line(anchors: AnchorSet) -> str:
 
 def _pairs(shapes: Sequence[Shape]) -> str:
     return ",  ".join(f"{w:g},{h:g}" for w, h in shapes)
-
-
-def check_rank(anchors: AnchorSet) -> None:
-    """Refuse a set with an anchor that is smaller than one of a finer level.
-
-    Raises:
-        ConvertError: there is one.
-    """
-    for finer, level in zip(anchors.levels, anchors.levels[1:], strict=False):
-        (w, h), (own_w, own_h) = max(finer.shapes, key=math.prod), min(level.shapes, key=math.prod)
-        if own_w * own_h < w * h:
-            raise ConvertError(
-                f"takes anchors by size, the smallest on the finest level; here {own_w:g} x {own_h:g} on {level.name} is "
-                f"smaller than {w:g} x {h:g} on {finer.name}"
-            )

@@ -24,6 +24,12 @@ def test_a_folder_stands_for_the_file_in_it(tmp_path):
     assert load_anchors(str(tmp_path)).shapes.tolist() == [[10.0, 20.0]]
 
 
+def test_a_file_of_another_framework_or_a_text_is_loaded_too(tmp_path):
+    (tmp_path / "mine.cfg").write_text("[net]\nwidth=416\nheight=416\n[region]\nanchors = 1,2\n", "utf-8")
+    assert load_anchors(tmp_path / "mine.cfg").shapes.tolist() == [[32.0, 64.0]]
+    assert load_anchors("10,13 16,30").num_anchors == 2
+
+
 def test_known_anchors_are_the_published_ones():
     # 32 px on P3 with ratio h/w = 1/2: 32 * sqrt(2) by 32 / sqrt(2); the last of P7 is 812.7 px with ratio 2
     retinanet = load_anchors("retinanet")

@@ -36,7 +36,7 @@ def test_choices_are_what_the_code_offers():
     assert set(get_args(options.Method)) == set(METHODS) - {"mixture"}  # LogGaussianMixture is for Python alone
     assert get_args(options.Layout) == (FREE, *LAYOUTS)
     assert get_args(options.Balance) == BALANCES
-    assert get_args(options.AnchorFormat) == tuple(FORMATS)
+    assert tuple(FORMATS) == options.TEXT_FORMATS
     assert get_args(options.ConventionName) == tuple(CONVENTIONS)
     assert get_args(options.PointSource) == SOURCES
     assert get_args(options.PixelOriginName) == tuple(SHIFTS)

@@ -97,6 +97,13 @@ def test_ssds_text_has_the_sizes_and_ratios_of_its_documented_configuration():
     }
 
 
+def test_ssds_input_size_is_written_where_it_is_known():
+    shapes = [(20, 20), (30, 30)]
+    for resize, size in (("stretch:512x512", 512), ("stretch:300x200", None), ("letterbox:300", None), ("", None)):
+        text = mmdet_ssd(AnchorSet.of([shapes], strides=[8], resize=resize)).text
+        assert pasted(text)["anchor_generator"].get("input_size") == size
+
+
 @pytest.mark.parametrize(
     "shapes",
     [

@@ -151,6 +151,17 @@ def test_what_ssd_cannot_hold_is_refused(shapes, resize: str, message: str):
         torchvision_ssd(AnchorSet.of([shapes], strides=[8], resize=resize))
 
 
+@pytest.mark.parametrize(
+    ("offset", "words"),
+    [(0.0, "as torchvision's own"), (0.5, "middle of the cell"), (0.25, "0.25 cells from the corner")],
+)
+def test_anchors_lie_where_the_set_has_them(offset: float, words: str):
+    text = torchvision(AnchorSet.of([[(10, 13), (16, 30), (33, 23)]], strides=[8], center_offset=offset)).text
+    assert words in text
+    corners = run(text)["anchor_generator"].cell_anchors[0].numpy()
+    assert_allclose((corners[:, 2:] + corners[:, :2]) / 2, 8 * offset, atol=1e-5)
+
+
 def test_tiny_and_huge_shapes_keep_their_digits():
     anchors = AnchorSet.of([[(1.5, 1.8), (12345.6, 9.9)]], strides=[4])
     corners = run(torchvision(anchors).text)["anchor_generator"].cell_anchors[0].numpy()
