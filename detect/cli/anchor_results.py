@@ -139,6 +139,7 @@ def score_object(score: AnchorMetrics) -> dict[str, Any]:
         "grid_average_iou": score.grid_average_iou,
         "grid_recall": {str(t): score.grid_recall(t) for t in THRESHOLDS},
         "yolov5_ratio_recall": score.ratio_recall,
+        "average_side_ratio": score.average_side_ratio,
         "findings": [
             {"kind": kind, "annotation_id": each.annotation_id, "image_id": each.image_id, "reason": each.reason}
             for kind, each in findings_of(dataset)[:MAX_LISTED]

@@ -48,8 +48,9 @@ class FitOptions:
         str | None,
         typer.Option(
             help="grid: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
-            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:. Default: grid "
-            "if levels, numbers per level or a layout are given, else shape."
+            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:; ratio or "
+            "`0.8*ratio+0.2*recall@0.25`: the side ratio that YOLOv5 and YOLOv7 match by. Default: grid if levels, "
+            "numbers per level or a layout are given, else shape."
         ),
     ] = None
     convention: Convention = "exact"

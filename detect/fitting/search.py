@@ -25,6 +25,7 @@ from detect.fitting.facility_location import likely_swaps
 from detect.fitting.gains import Boxes, PerShape
 from detect.fitting.kmeans import require_enough, sorted_by_area
 from detect.fitting.objective import Objective
+from detect.fitting.ratio_cells import RatioCells
 from detect.fitting.shape_cells import ShapeCells
 
 OPENED = (0.01, 0.05)  # for each share, the candidates with a larger LP opening are one more start
@@ -200,8 +201,8 @@ def optimal_anchors(
     Args:
         histogram: histogram of the boxes' shapes, or one for each category or area range. Finer cells give a tighter bound.
         k: number of shapes, fixed ones included.
-        objective: ``iou``, the average best IoU; ``recall@T``, the share of boxes whose best IoU reaches T; or a blend,
-            ``0.8*iou+0.2*recall@0.5``.
+        objective: ``iou``, the average best IoU; ``recall@T``, the share of boxes whose best IoU reaches T; ``ratio``, the
+            average best side ratio; or a blend. See :meth:`Objective.parse`.
         weights: weight of a box in each cell of the one histogram, or in each of several histograms.
         fixed: (width, height) of anchors that are part of every choice.
         certify: gap at which the proof ends; None proves nothing and is faster.
@@ -219,7 +220,8 @@ def optimal_anchors(
     """
     parsed = Objective.parse(objective)
     _check(fixed, k, certify, rounds)
-    cells = ShapeCells.of(histogram, weights, objective=parsed, fixed=fixed)
+    kind = RatioCells if parsed.of_sides else ShapeCells
+    cells = kind.of(histogram, weights, objective=parsed, fixed=fixed)
     num_free = k - len(fixed)
     require_enough(cells.extents.T, num_free)
     limits = Limits((0,), (num_free,), (0.0,))

@@ -39,6 +39,16 @@ def test_each_level_takes_its_own_number(detect):
     assert [len(level["shapes"]) for level in levels] == [1, 3, 2]
 
 
+def test_the_side_ratio_is_an_objective_by_shape_with_a_proof(detect):
+    arguments = ("anchors", "fit", NUCLEI, "-k", 3, "--levels", "p3-p5", "--json")
+    content = detect(*arguments, "--objective", "ratio").json
+    assert content["objective"] == "average_side_ratio"
+    assert content["average_side_ratio"] <= content["upper_bound"] <= content["average_side_ratio"] * 1.0101
+    blend = detect(*arguments, "--objective", "0.8*ratio+0.2*recall@0.25").json
+    assert blend["objective"] == "side_ratio_objective"
+    assert blend["yolov5_ratio_recall"] >= content["yolov5_ratio_recall"]
+
+
 def test_rare_categories_can_be_made_to_count_alike(detect):
     arguments = ("anchors", "fit", BCCD, "-k", 1, "--resize", "letterbox:640", "--certify", 1)
     alike = detect(*arguments, "--json").json
