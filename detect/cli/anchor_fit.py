@@ -50,7 +50,7 @@ def fit(
 
     options.check()
     others = list(map(detect.load_anchors, compare or []))
-    instances = dataset.read_resized(resize)
+    instances = dataset.read_resized(resize or options.resize)
     if str(instances.rule) == "none":
         note("note: --resize none: shapes are in pixels of the original images, which few detectors see")
     sources = anchor_results.start_hashing(instances.dataset) if output else None
@@ -90,6 +90,7 @@ def stability(
     if not resamples and not validation:
         raise ConfigError("nothing to do: give --resamples from 1, --validation FILES or both")
     options.check()
+    resize = resize or options.resize
     instances = dataset.read_resized(resize)
     others = replace(dataset, files=validation).read_resized(resize) if validation else None
     anchors = options.fit(instances, prove=False).anchors

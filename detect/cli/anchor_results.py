@@ -82,6 +82,9 @@ def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | 
     name, proof = next(iter(anchors.proofs.items()), (next(iter(anchors.scores), None), None))
     content = score_object(scores[0]) | {"method": method, "objective": name}
     content |= {"upper_bound": proof and proof.upper_bound, "gap": proof and proof.gap}
+    if fitted.gained:
+        before, after = fitted.gained
+        content["start"] = {"name": fitted.start, "score": before, "gained": after - before}
     if fitted.layouts:
         own, default = ("layout", "sizes", "ratios", "score", "penalty"), ("default_score", "default_factor")
         content["layouts"] = [
