@@ -30,6 +30,7 @@ SHORT_SIDE_IN_STRIDES = (
 )
 COARSEST_LEVEL = 20
 UPPER_BOUND = "_upper_bound"  # suffix of a score's name, for its proved upper bound in a file
+START = "start_"  # prefix of a score's name, for the score of the anchors that a fit started from
 FIELDS = ("resize", "center_offset", "command", "version")  # alike in a set and in its file
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]

@@ -53,7 +53,7 @@ def fit(
     objective = options.check()
     others = list(map(detect.load_anchors, compare or []))
     detector = target.load(options, resize)
-    instances = dataset.read_resized(detector.resize if detector else resize)
+    instances = dataset.read_resized(detector.resize if detector else resize or options.resize)
     if detector is None:
         note_unnamed(options, objective.on_grid)
     if str(instances.rule) == "none":
@@ -99,6 +99,7 @@ def stability(
     if not resamples and not validation:
         raise ConfigError("nothing to do: give --resamples from 1, --validation FILES or both")
     options.check()
+    resize = resize or options.resize
     instances = dataset.read_resized(resize)
     others = replace(dataset, files=validation).read_resized(resize) if validation else None
     anchors = options.fit(instances, prove=False).anchors

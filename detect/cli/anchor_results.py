@@ -88,6 +88,9 @@ def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | 
     name, proof = next(iter(anchors.proofs.items()), (next(iter(anchors.scores), None), None))
     content = score_object(scores[0]) | {"method": method, "objective": name}
     content |= {"upper_bound": proof and proof.upper_bound, "gap": proof and proof.gap}
+    if fitted.gained:
+        before, after = fitted.gained
+        content["start"] = {"name": fitted.start, "score": before, "gained": after - before}
     if fitted.layouts:
         own, default = ("layout", "sizes", "ratios", "score", "penalty"), ("default_score", "default_factor")
         content["layouts"] = [
@@ -147,6 +150,7 @@ def score_object(score: AnchorMetrics) -> dict[str, Any]:
         "grid_average_iou": score.grid_average_iou,
         "grid_recall": {str(t): score.grid_recall(t) for t in THRESHOLDS},
         "yolov5_ratio_recall": score.ratio_recall,
+        "average_side_ratio": score.average_side_ratio,
         "findings": [
             {"kind": kind, "annotation_id": each.annotation_id, "image_id": each.image_id, "reason": each.reason}
             for kind, each in findings_of(dataset)[:MAX_LISTED]

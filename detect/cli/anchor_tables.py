@@ -39,6 +39,9 @@ def print_fit(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | N
     for name, proof in anchors.proofs.items():
         gap = f"within {proof.gap:.2%} of the best"
         show(f"{_words(name)} {proof.score:.4f}, at most {proof.upper_bound:.4f} possible {fitted.among}: {gap}")
+    if fitted.gained:
+        before, after = fitted.gained
+        show(f"start {fitted.start}: {before:.4f} -> {after:.4f} ({after - before:+.4f})")
     if fitted.layouts:
         _print_layouts(fitted.layouts)
     if fitted.detectors:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FREE = "free"  # the layout of free (w, h) lists
 LEVELS = "p3-p7"
 MAX_ANCHORS = 1000
+DEFAULT_K = 9
 PROVED = 0.01  # default certificate of a fit by shape, for few boxes
 PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
 
@@ -33,29 +34,41 @@ class Fitted:
     layouts: tuple[StructuredFit, ...] = ()
     detectors: tuple[DetectorScore, ...] = ()
     """Under the rule of the detector that the anchors are for: their score, and that of its stock anchors."""
+    start: str | None = None
+
+    @property
+    def gained(self) -> tuple[float, float] | None:
+        """The score of the start and that of the fit; None without a start."""
+        from detect.anchors.anchor_set import START
+
+        scores = self.anchors.scores
+        pairs = [(scores[START + name], score) for name, score in scores.items() if START + name in scores]
+        return pairs[0] if pairs else None
 
 
 @dataclass(frozen=True)
 class FitOptions:
     """The options of a fit, which ``fit`` and ``stability`` share."""
 
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of anchor shapes over all levels.")] = 9
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, max=1000, help="Shapes over all levels. Default: 9, or --start's."),
+    ] = None
     levels: Annotated[
         str | None,
         typer.Option(help=f"Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32). Default: {LEVELS}."),
     ] = None
-    per_level: Annotated[
-        str | None,
-        typer.Option(help="Instead of -k: number of shapes on each level, or one for each level: 4,6,6,6,4,4."),
-    ] = None
+    per_level: Annotated[str | None, typer.Option(help="Instead of -k: shapes on each level, 3 or 4,6,6.")] = None
     objective: Annotated[
         str | None,
         typer.Option(
             help="grid: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
-            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:. Default: grid "
-            "if levels, numbers per level or a layout are given, else shape."
+            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:; ratio or "
+            "`0.8*ratio+0.2*recall@0.25`: the side ratio that YOLOv5 and YOLOv7 match by. Default: grid if levels, "
+            "numbers per level or a layout are given, else shape."
         ),
     ] = None
+    start: Annotated[str | None, typer.Option(help="Anchors to improve: a known name or a file.")] = None
     convention: Convention = "exact"
     max_per_level: Annotated[
         int | None, expert(min=1, max=1000, help="Instead of -k: maximum number on each level.")
@@ -121,7 +134,14 @@ class FitOptions:
             raise ConfigError("--per-level with several numbers needs an objective on the grid: --objective grid")
         _factors(self.weight)
         _shapes(self.fixed)
+        if self.start:
+            detect.load_anchors(self.start)
         return objective
+
+    @property
+    def resize(self) -> str | None:
+        """The resize rule of the start, if there is one."""
+        return detect.load_anchors(self.start).resize if self.start else None
 
     def changes_to(self, detector: Detector) -> dict[str, Any]:
         """The fields of a detector that these options change; options that a detector leaves no room for are errors."""
@@ -161,6 +181,7 @@ class FitOptions:
             "objective": objective,
             "certify": self.certified(objective, len(instances)) if prove else None,
             "weights": self.weights(instances),
+            "start": detect.load_anchors(self.start) if self.start else None,
         }
         if objective.on_grid:
             return self._fit_on_grid(instances, common)
@@ -170,19 +191,21 @@ class FitOptions:
             "fixed": _shapes(self.fixed),
         }
         anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
-        return Fitted(anchors, f"for k = {anchors.num_anchors}")
+        return Fitted(anchors, f"for k = {anchors.num_anchors}", start=self.start)
 
     def _fit_on_grid(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
         per_level = self.scales * self.ratios if self.layout != FREE else _numbers(self.per_level)
+        start = common["start"]
+        k = self.k or (start.num_anchors if start else DEFAULT_K)
         own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
         fit = detect.fit_levels(
             instances,
             per_level=per_level,
-            num_anchors=self.k if per_level is None and self.max_per_level is None else None,
+            num_anchors=k if per_level is None and self.max_per_level is None else None,
             **{name: getattr(self, name) for name in own},
             **common,
         )
-        return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts)
+        return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts, start=self.start)
 
     def certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
         """The gap to prove; None for no proof, the default for many boxes."""

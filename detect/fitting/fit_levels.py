@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet, Proof
+from detect.anchors.anchor_set import START, AnchorSet, Proof
 from detect.anchors.grid_convention import Convention
 from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances
@@ -100,6 +101,7 @@ def fit_levels(
     weights: Float64[ndarray, " n"] | None = None,
     convention: str | Convention = "exact",
     max_strides: float | None = None,
+    start: AnchorSet | None = None,
     certify: float | None = None,
     draft: int | None = None,
 ) -> LevelFit:
@@ -124,13 +126,16 @@ def fit_levels(
         max_strides: a box uses a level only if sqrt(area) <= max_strides * stride; the coarsest level takes all boxes.
             Large boxes then do not have many times the positive anchors of small ones. Levels without boxes get no
             shapes, unless their number is exact. No limit by default.
+        start: anchors to improve, on some of the strides and within the numbers: the result is not inferior, and its
+            ``scores`` hold theirs as ``start_...``. A layout is compared with them; it is not inferior if they have it.
         certify: relative gap to prove between the fit and the best possible one, within a few rounds.
         draft: without ``certify``, choose on at most this many boxes, spread over all sizes, and polish on all: many shapes
             on many levels take a tenth of the time.
 
     Raises:
         FitError: there are no usable boxes, the objective is by shape, the layout is unknown or needs other numbers, or
-            ``max_strides`` is not positive, or there is not one number for each stride.
+            ``max_strides`` is not positive, there is not one number for each stride, or the start has other strides or
+            larger numbers.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -147,6 +152,7 @@ def fit_levels(
     instances.require_boxes()
     strides = sorted(set(strides))
     of_levels = numbers.of_levels(len(strides))
+    _check_start(start, strides)
     if exact is None:
         served = levels_by_size(instances.shapes.T, strides, max_strides)
         strides = [stride for stride, own in zip(strides, served, strict=True) if own.any()]
@@ -155,19 +161,26 @@ def fit_levels(
     )
     head = HeadSize.of_dataset(instances.dataset)
     costs = shape_costs(instances.image_canvas_wh, strides, head, penalty=penalty) if numbers.priced else None
-    free = fit_on_grid(boxes, per_level=of_levels, num_anchors=num_anchors, costs=costs, certify=certify, draft=draft)
-    widest = (
-        ()
-        if layout == FREE
-        else fit_layouts(boxes, widest=layout, scales=scales, ratios=ratios, free=free, draft=draft)
-    )
+    start = start and replace(start, levels=tuple(level for level in start.levels if level.stride in strides))
+    how: dict[str, Any] = {"start": start, "draft": draft}
+    free = fit_on_grid(boxes, per_level=of_levels, num_anchors=num_anchors, costs=costs, certify=certify, **how)
+    how |= {"scales": scales, "ratios": ratios}
+    widest = () if layout == FREE else fit_layouts(boxes, widest=layout, free=free, **how)
     anchors, score = (widest[-1].anchors, widest[-1].score) if widest else (free.anchors, free.score - free.cost)
     name = parsed.score_name(weighted=weights is not None, priced=numbers.priced)
     name = name if isinstance(boxes, OwnPositions) else f"expected_{name}"
     name = name if max_strides is None else f"{name}_up_to_{max_strides:g}_strides"
     proofs = {name: Proof(score, free.proof.upper_bound)} if free.proof else {}
-    fitted = replace(anchors, resize=str(instances.rule), name="fitted", scores={name: score}, proofs=proofs)
+    scores = {name: score} | ({f"{START}{name}": free.start_score} if free.start_score is not None else {})
+    fitted = replace(anchors, resize=str(instances.rule), name="fitted", scores=scores, proofs=proofs)
     return LevelFit(fitted, numbers, free, widest)
+
+
+def _check_start(start: AnchorSet | None, strides: Sequence[int]) -> None:
+    for level in start.levels if start else ():
+        if level.stride not in strides:
+            told = ", ".join(map(str, strides))
+            raise FitError(f"the start {start and start.name} has anchors on stride {level.stride}, the fit on {told}")
 
 
 def _check(objective: Objective, layout: str, numbers: Numbers, per_level: int) -> None:

@@ -52,7 +52,7 @@ def objective_of(detector: Detector, recall_share: float = RECALL_SHARES[0]) -> 
     """
     rule = detector.matching
     if isinstance(rule, SideRatio):
-        return Objective.parse("shape")
+        return Objective(recall_share, 1 / rule.ratio, of_sides=True)
     if isinstance(rule, MaxIoURule):
         return Objective(recall_share, rule.fg_iou_thresh, on_grid=True)
     return Objective.parse("grid" if isinstance(rule, AtssRule) else "shape")

@@ -33,6 +33,8 @@ class GridFit(Proved):
     """Cost of all shapes, in units of the score."""
     proof: Proof | None
     """Upper bound on score - cost for all shapes within the limits."""
+    start_score: float | None = None
+    """Score - cost of the start, if one was given."""
 
     @property
     def num_per_level(self) -> list[int]:
@@ -46,6 +48,7 @@ def fit_on_grid(
     per_level: int | Sequence[int] | None = None,
     num_anchors: int | None = None,
     costs: Sequence[float] | None = None,
+    start: AnchorSet | None = None,
     certify: float | None = 0.02,
     rounds: int = 5,
     draft: int | None = None,
@@ -57,12 +60,13 @@ def fit_on_grid(
         per_level: number of shapes on each level, or one number for all; exact without costs.
         num_anchors: instead, the number of shapes on all levels together.
         costs: cost of a shape on each level, in units of the score; the numbers are then maxima. See :func:`shape_costs`.
+        start: anchors within the limits, on strides of the boxes, to which the result is not inferior.
         certify: gap at which the proof ends, apart from the error of a histogram. None proves nothing and is faster.
         rounds: maximum number of rounds of the proof.
         draft: without a proof, choose shapes on at most this many boxes, spread over all sizes, and polish them on all.
 
     Raises:
-        FitError: no anchor overlaps any box, or none is worth its cost.
+        FitError: no anchor overlaps any box, none is worth its cost, or the start exceeds the limits.
         ValueError: not one of ``per_level`` and ``num_anchors`` is given, or a number or cost is out of range.
 
     >>> from detect.anchors.histogram import ShapeHistogram
@@ -75,16 +79,20 @@ def fit_on_grid(
     limits = Limits.of(len(boxes.strides), per_level, num_anchors, costs)
     if certify is not None and not certify >= 0:
         raise ValueError(f"need certify >= 0, got {certify=}")
-    solution = search(boxes, limits, draft=draft if certify is None else None)
-    anchors = anchors_of(boxes, solution.chosen.shapes, solution.chosen.levels)
+    given = [] if start is None else [_start_of(boxes, start, limits)]
+    solution = search(boxes, limits, *given, draft=draft if certify is None else None)
+    fits = [anchors_of(boxes, each.shapes, each.levels) for each in (solution.chosen, *given)]
     if per_level is not None and not limits.priced:
-        anchors = _completed(boxes, anchors, limits.counts)
+        fits = [_completed(boxes, each, limits.counts) for each in fits]
+    anchors = max(
+        fits, key=lambda each: _candidates_of(boxes, each).value(limits)
+    )  # a start, if only rounding moved it
     rounded = replace(solution, chosen=_candidates_of(boxes, anchors))
     score, cost = float(rounded.chosen.best.sum()), float(limits.penalties(rounded.chosen.levels).sum())
     if not score > cost:
         raise FitError(_why_nothing(boxes, limits, score))
     proof = prove_solution(boxes, rounded, limits, score=score - cost, certify=certify, rounds=rounds)
-    return GridFit(anchors, score, cost, proof)
+    return GridFit(anchors, score, cost, proof, given[0].value(limits) if given else None)
 
 
 def shape_costs(
@@ -144,6 +152,15 @@ def _candidates_of(boxes: Boxes, anchors: AnchorSet) -> Candidates:
     levels = [boxes.strides.index(level.stride) for level in anchors.levels for _ in level.shapes]
     shapes = np.array([shape for level in anchors.levels for shape in level.shapes], float).reshape(-1, 2)
     return Candidates.of(boxes, shapes, np.array(levels, np.int64))
+
+
+def _start_of(boxes: Boxes, start: AnchorSet, limits: Limits) -> Candidates:
+    chosen = _candidates_of(boxes, start)
+    numbers = np.bincount(np.array(limits.group_of_level)[chosen.levels], minlength=len(limits.counts)).tolist()
+    if any(number > most for number, most in zip(numbers, limits.counts, strict=True)):
+        told = [", ".join(map(str, each)) for each in (numbers, limits.counts)]
+        raise FitError(f"the start {start.name} has {told[0]} shapes, more than the {told[1]} to be fitted")
+    return chosen
 
 
 def _why_nothing(boxes: Boxes, limits: Limits, score: float) -> str:

@@ -86,6 +86,7 @@ def fit_layouts(
     scales: int = 3,
     ratios: int = 3,
     free: GridFit | None = None,
+    start: AnchorSet | None = None,
     draft: int | None = None,
 ) -> tuple[StructuredFit, ...]:
     """The best sizes and ratios that a search finds for each of ``LAYOUTS`` up to the widest, the narrowest first.
@@ -98,6 +99,7 @@ def fit_layouts(
         scales: number of sizes on each level.
         ratios: number of ratios on each level.
         free: the fit of ``scales * ratios`` free shapes on each level, if it exists already.
+        start: anchors to start from as well; a layout that they have is not inferior to them.
         draft: search on at most this many boxes, spread over all sizes; only the widest layout is polished on all.
 
     Raises:
@@ -122,8 +124,8 @@ def fit_layouts(
     default_score = score_on_grid(boxes, _anchors(boxes, scaled))
     best, fits = scaled, []
     for layout in LAYOUTS[: LAYOUTS.index(widest) + 1]:
-        starts = [best, scaled, *_starts(some, layout, scales, ratios, free)]
-        ends = [searched(some, start, list(_moves(layout, start))) for start in starts]
+        starts = [best, scaled, *_starts(some, layout, scales, ratios, free, start)]
+        ends = [searched(some, each, list(_moves(layout, each))) for each in starts]
         best = max([*ends, best], key=lambda grid: mean_best(some, grid))
         if len(some) < len(boxes):
             if layout != widest:
@@ -156,22 +158,34 @@ def _best_factor(boxes: Boxes, grid: _Grid) -> tuple[float, _Grid]:
     return float(np.exp(step)), grid.moved(everything, step)
 
 
-def _starts(boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit) -> Iterator[_Grid]:
-    """Quantiles of the boxes' ratios; and the free shapes of each level, split into sizes and ratios."""
+def _starts(
+    boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit, start: AnchorSet | None
+) -> Iterator[_Grid]:
+    """Quantiles of the boxes' ratios; and free or given shapes of each level, split into sizes and ratios."""
     logs = np.log(boxes.extents)
     order = np.argsort(logs[1] - logs[0], kind="stable")
     shares = np.cumsum(boxes.weights[order])
     rows = np.searchsorted(shares, (np.arange(ratios) + 0.5) / ratios * shares[-1]).clip(max=len(order) - 1)
     own_ratios = np.tile((logs[1] - logs[0])[order][rows], (len(boxes.strides), 1))
     yield _best_factor(boxes, _Grid(_default(boxes, scales, ratios).sizes, own_ratios))[1]
-    if layout == "octaves" or free.num_per_level != [scales * ratios] * len(boxes.strides):
-        return
-    shapes = np.log(np.array([level.shapes for level in free.anchors.levels]))
+    given = [start] if layout == "octaves" else [free.anchors, start]
+    for anchors in filter(None, given):
+        if [len(level.shapes) for level in anchors.levels] == [scales * ratios] * len(boxes.strides):
+            yield _split(boxes, anchors, layout, scales, ratios)
+
+
+def _split(boxes: Boxes, anchors: AnchorSet, layout: str, scales: int, ratios: int) -> _Grid:
+    """Sizes and ratios close to the shapes of each level: their own if they have the layout."""
+    shapes = np.log(np.array([level.shapes for level in anchors.levels]))
     sizes, of_level = np.sort(shapes.sum(axis=2) / 2, axis=1), np.sort(shapes[:, :, 1] - shapes[:, :, 0], axis=1)
     split = of_level.reshape(len(sizes), ratios, scales).mean(axis=2)
-    if layout == "grid":
+    if layout != "level-grids":
         split = np.tile(np.sort(of_level.ravel()).reshape(ratios, -1).mean(axis=1), (len(sizes), 1))
-    yield _Grid(sizes.reshape(len(sizes), scales, ratios).mean(axis=2), split)
+    sizes = sizes.reshape(len(sizes), scales, ratios).mean(axis=2)
+    if layout == "octaves":
+        octaves = _default(boxes, scales, ratios).sizes
+        sizes = octaves + (sizes - octaves).mean()
+    return _Grid(sizes, split)
 
 
 def _moves(layout: str, grid: _Grid) -> Iterator[_Grid]:
