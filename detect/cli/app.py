@@ -11,6 +11,7 @@ import typer
 
 from detect.cli import anchor_fit, anchors, evaluate, export, heatmaps, predict, train
 from detect.cli.config import hyphens, register
+from detect.cli.options import with_left_out
 from detect.errors import DetectError
 
 app = typer.Typer(
@@ -56,7 +57,7 @@ def main() -> None:
     try:
         app()
     except DetectError as error:
-        typer.echo(f"detect: {error}", err=True)
+        typer.echo(f"detect: {with_left_out(str(error))}", err=True)
         sys.exit(2)
 
 

@@ -86,7 +86,7 @@ def _with_the_rest(around: bytes, annotations: AnnotationEntries, tolerant: Tole
     return None
 
 
-def _parse_plainly(text: bytes) -> Any:
+def _parse_plainly(text: bytes | bytearray) -> Any:
     """Decode JSON with Python's reader, which accepts NaN; None if it cannot."""
     try:
         return json.loads(text)
@@ -181,28 +181,32 @@ class _Blocks:
         try:
             with memoryview(self._buffer) as view:
                 entries = self._decoder.decode(view[:end])
-        except INVALID_JSON as error:
-            return self._decode_one_by_one(end, error)
+        except msgspec.ValidationError:
+            return self._decode_one_by_one(end)
+        except INVALID_JSON:
+            return self._decode_plainly(end) if _NOT_JSON.search(self._buffer, 1, end) else None
         part = AnnotationEntries.of(entries, keypoints=self._keypoints)
         has_outlines = not part.has_box.all() and self._buffer.find(b'"segmentation"', 1, end) > 0
         is_rotated = self._buffer.find(b'"rotation"', 1, end) > 0 and _ROTATED.search(self._buffer, 1, end)
         if has_outlines or is_rotated:
-            return self._decode_one_by_one(end, None)
+            return self._decode_one_by_one(end)
         self._tolerant.skip(part)
         return part
 
-    def _decode_one_by_one(self, end: int, error: Exception | None) -> AnnotationEntries | None:
-        """Decode entries of any types, after an error of the types or of numbers that are not JSON."""
-        wrong_types = error is None or isinstance(error, msgspec.ValidationError)
-        if not (wrong_types or _NOT_JSON.search(self._buffer, 1, end)):
-            return None
-        text = bytes(self._buffer[:end])
-        entries: Any
+    def _decode_one_by_one(self, end: int) -> AnnotationEntries | None:
+        """Decode entries whose fields have any types."""
         try:
-            decoded = msgspec.json.decode(text, type=list[_AnyAnnotation])
-            entries = [
-                {name: value for name, value in asdict(entry).items() if value is not UNSET} for entry in decoded
-            ]
+            entries = msgspec.json.decode(bytes(self._buffer[:end]), type=list[_AnyAnnotation])
+        except msgspec.ValidationError:
+            return self._decode_plainly(end)  # some are no objects
         except INVALID_JSON:
-            entries = _parse_plainly(text)
+            return self._decode_plainly(end) if _NOT_JSON.search(self._buffer, 1, end) else None
+        return self._tolerant.annotations([_fields_of(entry) for entry in entries])
+
+    def _decode_plainly(self, end: int) -> AnnotationEntries | None:
+        entries = _parse_plainly(self._buffer[:end])
         return None if entries is None else self._tolerant.annotations(entries)
+
+
+def _fields_of(entry: _AnyAnnotation) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if value is not UNSET}

@@ -22,6 +22,7 @@ LABELS_FROM = 2**52  # ids of labels lie from here to 2**53: integers that JSON 
 LONGEST_SHOWN = 40  # characters of a value in a message
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d{0,39}))(?:\.0*)?", re.ASCII)  # not 007, which is another text than 7
 _MISSING = object()
+_PLAIN_TYPES = {int, float, str, bool, type(None), object}
 
 
 class UnusableError(Exception):
@@ -52,8 +53,9 @@ def in_words(value: Any) -> str:
         return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length():,} bits"
     if isinstance(value, float):
         return f"{value:g}"
-    names = {dict: "an object", list: "a list", tuple: "a list"}
-    return names.get(type(value), type(value).__name__)
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else type(value).__name__
 
 
 class Fields:
@@ -61,7 +63,7 @@ class Fields:
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.odd: list[str] = []
-        self._entry = entry
+        self.entry = entry
 
     def annotation(self, *, keypoints: bool) -> tuple[Annotation, Box | None]:
         """An annotation, and the box of its outline if its own box is missing or cannot be read."""
@@ -87,6 +89,8 @@ class Fields:
     def required_id(self, name: str) -> int:
         """The number of an id, also of one that is a text."""
         value = self._get(name)
+        if type(value) is int and abs(value) <= LARGEST:
+            return value
         if value is _MISSING:
             raise UnusableError(f"it has no {name}")
         found, shown = _id_of(value)
@@ -139,7 +143,8 @@ class Fields:
 
     def _get(self, name: str) -> Any:
         """A field's value, as Python's own if it is NumPy's."""
-        return _plain(self._entry.get(name, _MISSING))
+        value = self.entry.get(name, _MISSING)
+        return value if type(value) in _PLAIN_TYPES else _plain(value)
 
     def _box_or_outline(self) -> tuple[Box | None, Box | None]:
         box, reason = None, "it has no bbox"
@@ -163,8 +168,8 @@ class Fields:
         if value is None:
             self.odd.append("iscrowd is null: read as 0")
             return False
-        number = _id_of(value)[0] if isinstance(value, str | float) else None
-        if number not in (0, 1):
+        number = _whole(value)
+        if number not in {0, 1}:
             raise UnusableError(f"iscrowd is {in_words(value)}, not 0 or 1")
         if isinstance(value, str):
             self.odd.append(f"iscrowd is {in_words(value)}: read as {number}")
@@ -198,17 +203,20 @@ class Fields:
         value = self._get(name)
         if value is _MISSING or value is None:
             return None
-        number = _id_of(value)[0] if _is_whole(value) else None
-        if number is None:
+        number = _whole(value)
+        if number is None or abs(number) > LARGEST:
             self.odd.append(f"{name} is {in_words(value)}, not a whole number of pixels: taken as unknown")
-        elif isinstance(value, str):
+            return None
+        if isinstance(value, str):
             self.odd.append(f"{name} is {in_words(value)}: read as the number {number}")
         return number
 
     def _text(self, name: str, *, numbers: bool = False) -> str | None:
         value = self._get(name)
-        if value is _MISSING or value is None or isinstance(value, str):
-            return None if value is _MISSING else value
+        if value is _MISSING or value is None:
+            return None
+        if isinstance(value, str):
+            return value
         if numbers and isinstance(value, int | float) and not isinstance(value, bool):
             self.odd.append(f"{name} is {in_words(value)}: read as a text")
             return in_words(value)
@@ -240,20 +248,20 @@ def _number(value: Any, name: str) -> float:
     raise UnusableError(f"{name} is {in_words(value)}, not a number")
 
 
-def _is_whole(value: Any) -> bool:
+def _whole(value: Any) -> int | None:
+    """The integer that a value is, also as a float such as 640.0 or as a text; None if it is none."""
     if isinstance(value, str):
-        return bool(_WHOLE.fullmatch(value.strip()))
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+        found = _WHOLE.fullmatch(value.strip())
+        return int(found[1]) if found else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if value == value // 1 else None
 
 
 def _id_of(value: Any) -> tuple[int | None, str]:
     """The number of an id, and what it was read as if the file does not have it as a number; None if it is no id."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
-        return None, ""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None, ""
-    if _is_whole(value):
-        text = isinstance(value, str)
-        number = int(float(value) if isinstance(value, float) else _WHOLE.fullmatch(value.strip())[1] if text else value)
-        return (number, "number" if text else "") if abs(number) <= LARGEST else (label_id(hex(number)), "id")
-    return label_id(str(value)), "id"
+    number, is_text = _whole(value), isinstance(value, str)
+    if number is not None:
+        return (number, "number" if is_text else "") if abs(number) <= LARGEST else (label_id(hex(number)), "id")
+    is_label = value != "" if is_text else isinstance(value, float) and math.isfinite(value)
+    return (label_id(str(value)), "id") if is_label else (None, "")

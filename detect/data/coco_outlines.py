@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pycocotools import mask
+
 from detect.data.coco_entries import Box
 
 MAX_MASK_PIXELS = 2**32 - 1  # pycocotools counts pixels in 32 bits
@@ -44,8 +46,6 @@ def _polygon_box(polygons: Any) -> Box | None:
 
 
 def _mask_box(size: Any, counts: Any) -> Box | None:
-    from pycocotools import mask  # loads in a tenth of a second, which other files need not wait for
-
     height, width = (int(side) for side in size)
     if min(height, width) < 1 or height * width > MAX_MASK_PIXELS:
         return None

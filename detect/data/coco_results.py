@@ -98,7 +98,11 @@ def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], lis
 
 
 def _read_result(fields: Fields) -> _Result:
-    image_id, category_id, score = fields.required_id("image_id"), fields.required_id("category_id"), fields.number("score")
+    image_id, category_id, score = (
+        fields.required_id("image_id"),
+        fields.required_id("category_id"),
+        fields.number("score"),
+    )
     return _Result(image_id, category_id, score, fields.box(), fields.points())
 
 

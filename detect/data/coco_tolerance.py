@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from detect.data.coco_entries import NO_ID, Annotation, AnnotationEntries, Box, Category, Finding, Image, Rows
+import msgspec
+
+from detect.data.coco_entries import (
+    NO_ID,
+    Annotation,
+    AnnotationEntries,
+    Box,
+    Category,
+    Finding,
+    Image,
+    KeypointAnnotation,
+    Rows,
+)
 from detect.data.coco_fields import Fields, UnusableError, in_words
 
 Entry = TypeVar("Entry")
@@ -35,6 +48,8 @@ class TolerantReader:
         usable: list[Annotation] = []
 
         def read(fields: Fields) -> Annotation:
+            if (clean := self._clean(fields.entry)) is not None:
+                return clean
             annotation, outline = fields.annotation(keypoints=self._keypoints)
             if outline is not None:
                 self._outlines[self._num_rows + len(usable)] = outline
@@ -49,6 +64,15 @@ class TolerantReader:
         self._num_entries += len(entries)
         self._num_rows += len(usable)
         return AnnotationEntries.of(usable, keypoints=self._keypoints)
+
+    def _clean(self, entry: Mapping[str, Any]) -> Annotation | None:
+        """The annotation, read at once; None if anything about it may be odd."""
+        try:
+            found: Annotation = msgspec.convert(entry, KeypointAnnotation if self._keypoints else Annotation)
+        except (msgspec.ValidationError, RecursionError):
+            return None
+        has_area = found.area is None or math.isfinite(found.area)
+        return found if has_area and found.bbox is not None and not entry.get("attributes") else None
 
     def images(self, entries: Iterable[Any]) -> list[Image]:
         """The usable images."""
@@ -85,7 +109,7 @@ def read_entries(
     *,
     start: int = 0,
 ) -> Iterator[tuple[int, Entry, str]]:
-    """Yield the place of each usable entry, the entry, and what is odd about it; each other one adds a finding to ``faults``."""
+    """Yield each usable entry with its place before it and what is odd about it; add a finding for each other one."""
     for number, entry in enumerate(entries, start):
         if not isinstance(entry, Mapping):
             reason = f"entry {number} of the {kind} list is {in_words(entry)}, not an object"

@@ -51,8 +51,11 @@ def test_no_results_are_results(tmp_path, dataset):
         ({"image_id": 31}, "image 31: entry 1 of the results: no image has this id"),
         ({"image_id": 10, "category_id": 1}, "image 10: entry 1 of the results: no category has the id 1"),
         ({"score": float("nan")}, "image 10: entry 1 of the results: score nan is not finite"),
-        ({"score": "high"}, "entry 1 of the result list: score: Expected float, got str"),
-        ({"keypoints": [1, 2]}, "entry 1 of the result list: keypoints has 2 numbers, not three per keypoint"),
+        ({"score": "high"}, "entry 1 of the result list: score is the text 'high', not a number"),
+        (
+            {"keypoints": [1, 2]},
+            "entry 1 of the result list: keypoints has 2 numbers, not three (x, y, visibility) per keypoint",
+        ),
     ],
 )
 def test_an_entry_that_cannot_be_used_is_listed_and_the_others_kept(tmp_path, dataset, entry, reason):
