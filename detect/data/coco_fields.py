@@ -253,9 +253,9 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, str):
         found = _WHOLE.fullmatch(value.strip())
         return int(found[1]) if found else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return int(value) if value == value // 1 else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _id_of(value: Any) -> tuple[int | None, str]:

@@ -25,12 +25,10 @@ def outline_box(segmentation: Any) -> Box | None:
     """
     try:
         if isinstance(segmentation, Mapping):
-            box = _mask_box(segmentation["size"], segmentation["counts"])
-        else:
-            box = _polygon_box(segmentation)
+            return _mask_box(segmentation["size"], segmentation["counts"])
+        return _polygon_box(segmentation)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return box if box and all(map(math.isfinite, (box.x, box.y, box.width, box.height))) else None
 
 
 def _polygon_box(polygons: Any) -> Box | None:
@@ -40,7 +38,7 @@ def _polygon_box(polygons: Any) -> Box | None:
     nested = [polygons] if isinstance(polygons[0], int | float) else polygons
     xs = [float(x) for polygon in nested for x in polygon[0::2]]
     ys = [float(y) for polygon in nested for y in polygon[1::2]]
-    if len(xs) != len(ys) or len(xs) < 2:
+    if len(xs) != len(ys) or len(xs) < 2 or not all(map(math.isfinite, xs + ys)):
         return None
     return Box(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
 
