@@ -27,7 +27,7 @@ NAMES = {
     "normalised-cxcywh": "(centre x, centre y, width, height) from 0 to 1",
 }
 LOOKED_AT = 20_000  # boxes at most, evenly spaced
-MIN_MISFITS = 10  # boxes that do not fit, below which nothing is said
+MIN_MISFITS = 5  # boxes that do not fit, below which nothing is said
 MIN_SHARE = 0.01  # the same as a share: TACO has .15 %
 EXPLAINED = 0.05  # share of the misfits that another form may leave
 NONSENSE_SHARE = 0.2  # of misfits that no form explains
@@ -127,41 +127,44 @@ def _among_normalised(looked: _Looked, form: BoxForm) -> str | None:
     best: BoxForm = min(misfits, key=lambda each: misfits[each] if misfits[each] >= MIN_SHARE else 0.0)
     if form == best or (form in misfits and misfits[form] < MIN_SHARE):
         return None
-    return _looks_like(best, f"nearly all numbers of {len(unit.boxes):,} looked at lie from 0 to {LARGEST_NORMALISED}")
+    return _looks_like(
+        best, f"nearly all numbers of {len(unit.boxes):,} boxes looked at lie from 0 to {LARGEST_NORMALISED}"
+    )
 
 
 def _among_pixels(looked: _Looked, images: Images, form: BoxForm) -> str | None:
-    num_boxes, own = len(looked.boxes), looked.misfits(form)
-    others: list[BoxForm] = [each for each in get_args(BoxForm)[:3] if each != form]
-    misfits = {each: int(looked.misfits(each).sum()) for each in others}
-    best: BoxForm = min(misfits, key=misfits.__getitem__)
-    allowed = EXPLAINED * own.sum()
-    many = own.sum() >= MIN_MISFITS and own.mean() >= MIN_SHARE
+    """Boxes in pixels: whether another form, or exchanged sides of images, explain nearly all misfits."""
+    num_boxes, own = len(looked.boxes), int(looked.misfits(form).sum())
+    misfits: dict[BoxForm, int] = {
+        each: int(looked.misfits(each).sum()) for each in get_args(BoxForm)[:3] if each != form
+    }
+    best = min(misfits, key=misfits.__getitem__)
+    allowed = EXPLAINED * own if own >= max(MIN_MISFITS, MIN_SHARE * num_boxes) else -1.0
+    swapped = int(looked.misfits_if_swapped().sum()) if form == "xywh" and allowed >= 0 else num_boxes
     by_area = looked.agreement(best) - looked.agreement(form) > MIN_AGREEMENT and misfits[best] <= MIN_SHARE * num_boxes
-    swapped = int(looked.misfits_if_swapped().sum()) if form == "xywh" and many else num_boxes
-    if (many and misfits[best] <= min(allowed, swapped)) or (by_area and num_boxes >= MIN_MISFITS):
+    misfit = f"{_share(own, num_boxes)} of {num_boxes:,} boxes looked at do not fit their images"
+    if misfits[best] <= min(allowed, swapped) or (by_area and num_boxes >= MIN_MISFITS):
         area = ", and area agrees with that" if by_area else ""
-        left = f"{_share(misfits[best], num_boxes)} as {NAMES[best]}{area}"
-        misfit = f"{_share(own.sum(), num_boxes)} of {num_boxes:,} looked at do not fit their images"
-        return _looks_like(best, f"{misfit} as {NAMES[form]}, {left}")
-    if many and swapped <= allowed:
-        misfit = f"{_share(own.sum(), num_boxes)} of {num_boxes:,} boxes looked at do not fit their images"
+        return _looks_like(
+            best, f"{misfit} as {NAMES[form]}, {_share(misfits[best], num_boxes)} as {NAMES[best]}{area}"
+        )
+    if swapped <= allowed:
         exchanged = f"{_share(swapped, num_boxes)} if the two are exchanged"
         return f"width and height of images look swapped: {misfit}, {exchanged}: correct the sizes in the file"
-    return _nonsense(images, own)
+    return _nonsense(images, own, num_boxes)
 
 
-def _nonsense(images: Images, own: Bool[ndarray, " n"]) -> str | None:
+def _nonsense(images: Images, misfits: int, num_boxes: int) -> str | None:
     """What to say of sizes that no form of the boxes explains."""
     known = images.wh[(images.wh != UNKNOWN_PX).all(axis=1)]
-    tiny = int(known.max()) <= TINY_PX and len(own) >= MIN_MISFITS
-    if not tiny and (own.sum() < MIN_MISFITS or own.mean() < NONSENSE_SHARE):
+    tiny = int(known.max()) <= TINY_PX and num_boxes >= MIN_MISFITS
+    if not tiny and misfits < max(MIN_MISFITS, NONSENSE_SHARE * num_boxes):
         return None
-    misfit = f"{_share(own.sum(), len(own))} of {len(own):,} boxes looked at do not fit"
+    misfit = f"{_share(misfits, num_boxes)} of {num_boxes:,} boxes looked at do not fit their images"
     if (known == known[0]).all():
         sizes = f"all {len(known):,} are {known[0, 0]}x{known[0, 1]} pixels"
         return f"the sizes of images look wrong: {sizes}, and {misfit}: correct them in the file"
-    return f"boxes and sizes of images do not belong together: {misfit} their images in any form: correct the file"
+    return f"boxes and sizes of images do not belong together: {misfit} in any form: correct the file"
 
 
 def _reach_out(boxes_xywh: Boxes, image_wh: Sizes, slack_px: float = SLACK_PX) -> Bool[ndarray, " n"]:
@@ -171,7 +174,7 @@ def _reach_out(boxes_xywh: Boxes, image_wh: Sizes, slack_px: float = SLACK_PX) -
 
 
 def _looks_like(form: BoxForm, evidence: str) -> str:
-    return f"boxes look like {NAMES[form]}: {evidence}; --bbox {form} reads them so"
+    return f"bbox looks like {NAMES[form]}: {evidence}; --bbox {form} reads them so"
 
 
 def _share(count: int, total: int) -> str:

@@ -100,10 +100,22 @@ def test_ordinary_files_are_read_in_blocks(monkeypatch, layout, order, block_byt
     assert_same(rows, text)
 
 
-def test_memory_is_a_part_of_the_file(monkeypatch):
+QUIRKS = [
+    {},
+    {"image_id": "1"},
+    {"area": float("nan")},
+    {"iscrowd": None},
+    {"bbox": None},
+    {"attributes": {"rotation": -9}},
+]
+
+
+@pytest.mark.parametrize("quirk", QUIRKS, ids=str)
+def test_memory_is_a_part_of_the_file_also_with_a_quirk(monkeypatch, quirk):
     monkeypatch.setattr(coco_blocks, "BLOCK_BYTES", 2**14)
     entry = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "segmentation": [[0.5] * 800]}
-    text = json.dumps({"images": [], "annotations": [entry] * 1000}).encode()
+    entries = [entry] * 500 + [{**entry, **quirk}] + [entry] * 499
+    text = json.dumps({"images": [], "annotations": entries}).encode()
     file = io.BytesIO(text)  # made before memory is measured
     tracemalloc.start()
     rows = coco_blocks.read_in_blocks(file, "a.json", keypoints=False, on_block=lambda: None)
@@ -111,6 +123,8 @@ def test_memory_is_a_part_of_the_file(monkeypatch):
     tracemalloc.stop()
     assert rows is not None
     assert len(rows.annotations) == 1000
+    assert rows.annotations.image_ids.tolist() == [1] * 1000
+    assert set(rows.odd) == ({500} if quirk else set())
     assert peak < len(text) / 4
 
 
@@ -132,6 +146,27 @@ def test_memory_is_a_part_of_the_file(monkeypatch):
 )
 def test_it_steps_aside_from_what_it_cannot_prove(text):
     assert in_blocks(text) is None
+
+
+@pytest.mark.parametrize(
+    ("rotation", "told"),
+    [("0", False), ("0.0", False), ("-0.00", False), ("1", True), ("0.5", True), (" -90.0", True), ("1e-3", True)],
+)
+def test_a_rotation_is_told(rotation, told):
+    entry = f'{{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "attributes": {{"rotation": {rotation}}}}}'
+    rows = in_blocks(f'{{"images": [], "annotations": [{entry}]}}'.encode())
+    assert (0 in rows.odd) == told
+
+
+def test_a_byte_order_mark_and_numbers_that_are_not_json_are_read_in_blocks():
+    text = (
+        '\ufeff{"images": [{"id": 1, "width": NaN, "height": 5}], "annotations": [{"image_id": 1, "category_id": 1}]}'
+    )
+    rows = in_blocks(text.encode())
+    assert rows.images == [Image(1, height=5)]
+    assert [finding.reason for finding in rows.suspicious] == [
+        "width is nan, not a whole number of pixels: taken as unknown"
+    ]
 
 
 def test_an_annotation_longer_than_any_buffer_is_left_to_others(monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +24,9 @@ SQUARE = [[10, 20, 30, 20, 30, 25, 10, 25]]
 class Quirk(NamedTuple):
     """Changes of fields of an ordinary file, and what becomes of it."""
 
-    annotations: dict[str, Any] = {}  # of annotation 7; None for a field removes it
-    images: dict[str, Any] = {}
-    categories: Any = ()  # changes of the category, or another list
+    annotations: Mapping[str, Any] = MappingProxyType({})  # of annotation 7; ``REMOVED`` removes a field
+    images: Mapping[str, Any] = MappingProxyType({})  # of image 1
+    categories: Any = ()  # of the category, or another list
     kept: int = 3
     suspicious: tuple[tuple[int | None, int | None, str], ...] = ()
     invalid: tuple[tuple[int | None, int | None, str], ...] = ()
@@ -236,15 +238,15 @@ def test_an_image_without_size_has_the_extent_of_its_boxes(read):
 
 def test_normalised_boxes_need_the_sizes_of_images():
     error = coco_error(content_of(QUIRKS["no size"]), bbox="normalised")
-    assert error.startswith("1 image has no width and height in (in memory), such as image 1: normalised boxes need them")
+    assert error.startswith(
+        "1 image has no width and height in (in memory), such as image 1: normalised boxes need them"
+    )
 
 
 def test_entries_are_counted_over_blocks(tmp_path, monkeypatch):
     """Findings without an id name the place in the whole list, whichever blocks were read one by one."""
     monkeypatch.setattr(coco_blocks, "BLOCK_BYTES", 512)
-    entries = [
-        {"id": number, "image_id": 1, "category_id": 1, "bbox": [number, 2, 3, 4]} for number in range(1, 90)
-    ]
+    entries = [{"id": number, "image_id": 1, "category_id": 1, "bbox": [number, 2, 3, 4]} for number in range(1, 90)]
     entries[5] = {"bbox": [1, 2, 3, 4]}
     entries[50]["image_id"] = "1"
     entries[70] = {"category_id": 1}
