@@ -84,8 +84,12 @@ def with_left_out(message: str) -> str:
     """The message of a command's error, and what was left out of the datasets that it has read."""
     for dataset in _READ:
         message = dataset.with_left_out(message)
-    _READ.clear()
     return message
+
+
+def forget_datasets() -> None:
+    """Forget the datasets of an earlier command in this process."""
+    _READ.clear()
 
 
 @dataclass(frozen=True)

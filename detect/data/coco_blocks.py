@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -28,7 +29,7 @@ _LIST_ENDS = re.compile(rb"\}\s*\]")
 INVALID_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 # decoded in place of the annotations, with ids that no file has
 _STAND_IN = Annotation(image_id=-(2**61) - 1, category_id=-(2**61) - 3)
-_ROTATED = re.compile(rb'"rotation"\s*:\s*-?[0.]*[1-9]')
+_ATTRIBUTES = attrgetter("attributes")
 _NOT_JSON = re.compile(rb"\b(?:NaN|Infinity)\b")  # as Python's json module writes floats
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -187,8 +188,7 @@ class _Blocks:
             return self._decode_plainly(end) if _NOT_JSON.search(self._buffer, 1, end) else None
         part = AnnotationEntries.of(entries, keypoints=self._keypoints)
         has_outlines = not part.has_box.all() and self._buffer.find(b'"segmentation"', 1, end) > 0
-        is_rotated = self._buffer.find(b'"rotation"', 1, end) > 0 and _ROTATED.search(self._buffer, 1, end)
-        if has_outlines or is_rotated:
+        if has_outlines or any(entry.is_rotated for entry in filter(_ATTRIBUTES, entries)):
             return self._decode_one_by_one(end)
         self._tolerant.skip(part)
         return part

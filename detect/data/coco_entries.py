@@ -50,6 +50,10 @@ class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 NO_BOX = Box(math.nan, math.nan, math.nan, math.nan)
 
 
+class Attributes(Struct, gc=False):
+    rotation: Any = 0
+
+
 class Annotation(Struct, gc=False):
     image_id: Integer
     category_id: Integer
@@ -57,6 +61,11 @@ class Annotation(Struct, gc=False):
     id: Integer = NO_ID
     iscrowd: int | bool = 0
     area: float | None = None
+    attributes: Attributes | list[Any] | str | int | float | bool | None = None  # of any type: only one is looked at
+
+    @property
+    def is_rotated(self) -> bool:
+        return isinstance(self.attributes, Attributes) and bool(self.attributes.rotation)
 
 
 class KeypointAnnotation(Annotation, gc=False):

@@ -72,7 +72,7 @@ class Fields:
         box, outline = self._box_or_outline()
         common = (image_id, category_id, box, own_id, self._iscrowd(), self._area())
         self._note_rotation()
-        return (KeypointAnnotation(*common, self.points()) if keypoints else Annotation(*common)), outline
+        return (KeypointAnnotation(*common, keypoints=self.points()) if keypoints else Annotation(*common)), outline
 
     def image(self) -> Image:
         """An image; a size that is missing or unreadable is ``UNKNOWN_PX``."""

@@ -26,7 +26,7 @@ NAMES = {
     "normalised-xyxy": "(x0, y0, x1, y1) from 0 to 1",
     "normalised-cxcywh": "(centre x, centre y, width, height) from 0 to 1",
 }
-LOOKED_AT = 20_000  # boxes at most, evenly spaced
+LOOKED_AT = 10_000  # boxes at most, evenly spaced
 MIN_MISFITS = 5  # boxes that do not fit, below which nothing is said
 MIN_SHARE = 0.01  # the same as a share: TACO has .15 %
 EXPLAINED = 0.05  # share of the misfits that another form may leave
@@ -115,8 +115,8 @@ class _Looked:
 
     def agreement(self, form: BoxForm) -> float:
         """Share of boxes whose area is width * height in this form; 0 without areas."""
-        boxes = boxes_to_xywh(self.boxes, self.image_wh, form)
-        return float(np.isclose(self.area, boxes[:, 2] * boxes[:, 3], rtol=0.01, atol=1.0).mean())
+        area = boxes_to_xywh(self.boxes, self.image_wh, form)[:, 2:].prod(axis=1)
+        return float((np.abs(self.area - area) <= 1 + SLACK_SHARE * np.abs(area)).mean())
 
 
 def _among_normalised(looked: _Looked, form: BoxForm) -> str | None:

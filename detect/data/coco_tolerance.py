@@ -72,7 +72,7 @@ class TolerantReader:
         except (msgspec.ValidationError, RecursionError):
             return None
         has_area = found.area is None or math.isfinite(found.area)
-        return found if has_area and found.bbox is not None and not entry.get("attributes") else None
+        return found if has_area and found.bbox is not None and not found.is_rotated else None
 
     def images(self, entries: Iterable[Any]) -> list[Image]:
         """The usable images."""

@@ -98,11 +98,11 @@ def test_a_file_that_looks_like_another_form_is_told_of_right_after_reading(dete
     run = detect("anchors", "fit", path, "-k", 2, *SQUARE, *as_json)
     assert run.code == 0
     assert run.err.startswith(f"warning: {path}: bbox looks like (x0, y0, x1, y1): ")
-    assert run.err.endswith("; --bbox xyxy reads them so\n")
+    assert run.err.splitlines()[0].endswith("; --bbox xyxy reads them so")
     if as_json:
         json.loads(run.out)
     run = detect("anchors", "fit", path, "-k", 2, *SQUARE, "--bbox", "xyxy", *as_json)
-    assert (run.code, run.err) == (0, "")
+    assert (run.code, "bbox looks like" in run.err) == (0, False)
 
 
 def test_an_error_after_reading_says_what_was_left_out(detect, tmp_path):
@@ -112,7 +112,7 @@ def test_an_error_after_reading_says_what_was_left_out(detect, tmp_path):
     run = detect("anchors", "fit", path, "-k", 3, *SQUARE)
     left_out = f"4 entries were invalid and left out, the first: {path}: image 7: size -1x64 is not positive"
     assert (run.code, run.err) == (2, f"detect: 3 clusters need 3 distinct shapes, got 1: fit fewer; {left_out}\n")
-    for command in (("-k", 1, "--weight", "dust=2"), ("--per-level", 2, "--levels", "p3")):
+    for command in (("-k", 1, "--weight", "dust=2"), ("-k", 2, "--method", "kmeans")):
         run = detect("anchors", "fit", path, *command, *SQUARE)
         assert run.code == 2
         assert run.err.endswith(f"; {left_out}\n")
