@@ -30,7 +30,7 @@ INVALID_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 # decoded in place of the annotations, with ids that no file has
 _STAND_IN = Annotation(image_id=-(2**61) - 1, category_id=-(2**61) - 3)
 _ATTRIBUTES = attrgetter("attributes")
-_NOT_JSON = re.compile(rb"\b(?:NaN|Infinity)\b")  # as Python's json module writes floats
+_NOT_JSON = (b"NaN", b"Infinity")  # as Python's json module writes floats
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -185,7 +185,7 @@ class _Blocks:
         except msgspec.ValidationError:
             return self._decode_one_by_one(end)
         except INVALID_JSON:
-            return self._decode_plainly(end) if _NOT_JSON.search(self._buffer, 1, end) else None
+            return self._decode_plainly(end)
         part = AnnotationEntries.of(entries, keypoints=self._keypoints)
         has_outlines = not part.has_box.all() and self._buffer.find(b'"segmentation"', 1, end) > 0
         if has_outlines or any(entry.is_rotated for entry in filter(_ATTRIBUTES, entries)):
@@ -197,13 +197,14 @@ class _Blocks:
         """Decode entries whose fields have any types."""
         try:
             entries = msgspec.json.decode(bytes(self._buffer[:end]), type=list[_AnyAnnotation])
-        except msgspec.ValidationError:
-            return self._decode_plainly(end)  # some are no objects
-        except INVALID_JSON:
-            return self._decode_plainly(end) if _NOT_JSON.search(self._buffer, 1, end) else None
+        except INVALID_JSON as error:
+            return self._decode_plainly(end, isinstance(error, msgspec.ValidationError))  # some are no objects
         return self._tolerant.annotations([_fields_of(entry) for entry in entries])
 
-    def _decode_plainly(self, end: int) -> AnnotationEntries | None:
+    def _decode_plainly(self, end: int, worthwhile: bool = False) -> AnnotationEntries | None:
+        """Decode with Python's reader, if anything that only it reads is in the bytes before the end."""
+        if not worthwhile and all(self._buffer.find(word, 1, end) < 0 for word in _NOT_JSON):
+            return None
         entries = _parse_plainly(self._buffer[:end])
         return None if entries is None else self._tolerant.annotations(entries)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
-
-from pycocotools import mask
 
 from detect.data.coco_entries import Box
 
@@ -44,6 +43,7 @@ def _polygon_box(polygons: Any) -> Box | None:
 
 
 def _mask_box(size: Any, counts: Any) -> Box | None:
+    mask = import_module("pycocotools.mask")  # not loaded for files without masks
     height, width = (int(side) for side in size)
     if min(height, width) < 1 or height * width > MAX_MASK_PIXELS:
         return None

@@ -306,6 +306,7 @@ places = st.sampled_from(
     [(kind, field) for kind in ("images", "categories", "annotations") for field in (None, "*", "id")]
     + [("images", field) for field in ("width", "height", "file_name")]
     + [("annotations", field) for field in ("image_id", "category_id", "bbox", "iscrowd", "area", "keypoints")]
+    + [("annotations", field) for field in ("segmentation", "attributes")]
     + [("categories", "name")]
 )
 
