@@ -86,7 +86,7 @@ class CocoDataset:
         kept = replace(kept, image_rows=place[kept.image_rows])
         names = tuple(self.images.file_names[row] for row in rows.tolist())
         images = Images(self.images.ids[rows], self.images.wh[rows], names)
-        unsized = tuple(number for number in self.unsized if number in images.ids)
+        unsized = tuple(images.ids[np.isin(images.ids, np.array(self.unsized, np.int64))].tolist())
         return replace(self, images=images, annotations=kept, unsized=unsized)
 
     def require_sizes(self, ways: str) -> None:

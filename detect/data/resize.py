@@ -104,7 +104,7 @@ def parse_resize(text: str | ResizeRule) -> ResizeRule:
     if (name, convention) not in _RULES or len(fields) not in _RULES[name, convention][1]:
         raise ResizeError(f"resize rule {text!r} is not known: use {FORMS}")
     if name == "tiles":
-        fields[1] = _overlap_px(*fields)
+        fields[1] = _overlap_px(text, *fields)
     sizes = tuple(int(field) for field in fields if field.isascii() and field.isdigit() and len(field) <= 6)
     extents = sizes[:1] if name == "tiles" else sizes
     if len(sizes) != len(fields) or not all(1 <= size <= LARGEST_SIDE_PX for size in extents):
@@ -118,11 +118,13 @@ def parse_resize(text: str | ResizeRule) -> ResizeRule:
     return ResizeRule(name, sizes, convention)
 
 
-def _overlap_px(size: str, overlap: str) -> str:
-    """The overlap of tiles in whole pixels, also if it is written as a share of their size, from 0 to 1 with a point."""
-    if re.fullmatch(r"0?\.[0-9]{1,9}", overlap) and re.fullmatch(r"[0-9]{1,6}", size):
-        return str(round(float(overlap) * int(size)))
-    return overlap
+def _overlap_px(text: str, size: str, overlap: str) -> str:
+    """The overlap of tiles in whole pixels, also if it is written as a share of their size, with a point."""
+    if "." not in overlap or not re.fullmatch(r"[0-9]{1,6}", size):
+        return overlap
+    if not re.fullmatch(r"0?\.[0-9]{1,9}", overlap):
+        raise ResizeError(f"resize rule {text!r}: the overlap of tiles is whole pixels, or a share below 1 such as 0.2")
+    return str(round(float(overlap) * int(size)))
 
 
 def _keep(image_wh: Int64[ndarray, "n 2"]) -> ResizedImages:

@@ -315,9 +315,7 @@ WRONG_SIZES += [
     "letterbox: 640",
     "letterbox:640x",
     "letterbox:0x480",
-    "tiles:640:1.0",
-    "tiles:640:0.",
-    "tiles:640:-0.2",
+    "tiles:640:-2",
     "tiles:x:0.2",
 ]
 WRONG_SIZES += [
@@ -357,6 +355,14 @@ def test_a_wrong_size_is_named_with_its_range(text):
         parse_resize(text)
     message = str(caught.value)
     assert message == f"resize rule {text!r}: sizes are whole pixels from 1 to 65536; use {FORMS}"
+
+
+@pytest.mark.parametrize("overlap", ["1.0", "0.", "-0.2", "0.2.1", "."])
+def test_a_wrong_share_of_tiles_is_named(overlap):
+    with pytest.raises(ResizeError) as caught:
+        parse_resize(f"tiles:640:{overlap}")
+    ways = "the overlap of tiles is whole pixels, or a share below 1 such as 0.2"
+    assert str(caught.value) == f"resize rule 'tiles:640:{overlap}': {ways}"
 
 
 @given(st.text(alphabet="nonestretchletterboxshortest:x0123456789 -.\n", max_size=30))
