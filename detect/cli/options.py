@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ MatcherName = Literal["max-iou", "atss"]
 PointSource = Literal["keypoints", "boxes"]
 PixelOriginName = Literal["center", "corner"]
 Goal = Literal["f1", "count"]
+BoxFormName = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy", "normalised-cxcywh"]
 
 TEXT_FORMATS = (
     *("yolov5", "darknet", "darknet-cells", "mmdet", "mmdet-yolo", "mmdet-ssd", "torchvision", "torchvision-ssd"),
@@ -45,9 +46,15 @@ Files = Annotated[
 Resize = Annotated[
     str | None,
     typer.Option(
-        help="The detector's resize rule: none, stretch:WxH, letterbox:S (YOLO), shortest:S:MAX (torchvision; add "
-        ":detectron2 or :mmdet for their rounding), tiles:S:OVERLAP. Anchors are fitted and scored in pixels after it. "
-        "Default: the rule that given anchors were made for; none for a fit."
+        help="The detector's resize rule: none, stretch:WxH, letterbox:S or letterbox:WxH (YOLO), shortest:S:MAX "
+        "(torchvision; add :detectron2 or :mmdet for their rounding), tiles:S:OVERLAP (pixels, or a share: 0.2). "
+        "Anchors are fitted and scored in pixels after it. Default: the rule that given anchors were made for, or none."
+    ),
+]
+BoxForm = Annotated[
+    BoxFormName,
+    typer.Option(
+        "--bbox", help="Numbers of a box in the files; normalised: as shares of the image's width and height."
     ),
 ]
 Convention = Annotated[
@@ -79,6 +86,21 @@ BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per batc
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")]
 
 
+_READ: list[detect.CocoDataset] = []  # by the command that runs
+
+
+def with_left_out(message: str) -> str:
+    """The message of a command's error, and what was left out of the datasets that it has read."""
+    for dataset in _READ:
+        message = dataset.with_left_out(message)
+    return message
+
+
+def forget_datasets() -> None:
+    """Forget the datasets of an earlier command in this process."""
+    _READ.clear()
+
+
 @dataclass(frozen=True)
 class DatasetFiles:
     """The files of a dataset, and what to do about their findings."""
@@ -87,11 +109,16 @@ class DatasetFiles:
     images: Images = None
     findings: Findings = False
     strict: Strict = False
+    bbox: BoxForm = "xywh"
 
     def read(self, *, keypoints: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
         with reading_bar() as on_progress:
-            dataset = detect.read_coco(self.files, keypoints=keypoints, strict=self.strict, on_progress=on_progress)
+            form: Any = {"bbox": self.bbox, "strict": self.strict, "on_progress": on_progress}
+            dataset = detect.read_coco(self.files, keypoints=keypoints, **form)
+        _READ.append(dataset)
+        for warning in dataset.warnings:
+            note(f"warning: {warning}")
         for kind, finding in findings_of(dataset) if self.findings else ():
             note(f"{kind}: {finding}")
         return dataset

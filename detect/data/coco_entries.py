@@ -16,9 +16,10 @@ from msgspec.structs import astuple
 from numpy import ndarray
 
 NO_ID = -1
+UNKNOWN_PX = 0  # the width or height of an image whose size is not known
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Finding:
     """A problem with one entry of a file; ``annotation_id`` is None if the entry is an image."""
 
@@ -36,6 +37,7 @@ class Finding:
 
 
 Integer = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits a column of 64 bits
+Pixels = Annotated[int, Meta(ge=1, le=2**62)]
 
 
 class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -48,6 +50,10 @@ class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 NO_BOX = Box(math.nan, math.nan, math.nan, math.nan)
 
 
+class Attributes(Struct, gc=False):
+    rotation: Any = 0
+
+
 class Annotation(Struct, gc=False):
     image_id: Integer
     category_id: Integer
@@ -55,6 +61,11 @@ class Annotation(Struct, gc=False):
     id: Integer = NO_ID
     iscrowd: int | bool = 0
     area: float | None = None
+    attributes: Attributes | list[Any] | str | int | float | bool | None = None  # of any type: only one is looked at
+
+    @property
+    def is_rotated(self) -> bool:
+        return isinstance(self.attributes, Attributes) and bool(self.attributes.rotation)
 
 
 class KeypointAnnotation(Annotation, gc=False):
@@ -67,8 +78,8 @@ class KeypointAnnotation(Annotation, gc=False):
 
 class Image(Struct, gc=False):
     id: Integer
-    width: Integer
-    height: Integer
+    width: Pixels = UNKNOWN_PX
+    height: Pixels = UNKNOWN_PX
     file_name: str | None = None
 
 
@@ -117,13 +128,19 @@ class AnnotationEntries:
 
 @dataclass
 class Rows:
-    """The readable entries of one file, and findings about the others."""
+    """The readable entries of one file, and findings about the others.
+
+    An image of unknown size has the width and height ``UNKNOWN_PX``.
+    """
 
     file: str
     images: Sequence[Image]
     annotations: AnnotationEntries
-    categories: Sequence[Category] | None
+    categories: Sequence[Category] | None  # None accepts the id of every annotation
     faults: list[Finding] = field(default_factory=list)
+    suspicious: list[Finding] = field(default_factory=list)  # about images and categories
+    odd: dict[int, str] = field(default_factory=dict)  # what is suspicious about an annotation, by its row
+    outlines: dict[int, Box] = field(default_factory=dict)  # boxes of segmentations, by row, where the file has no box
 
 
 def column(entries: Sequence[Any], name: str, dtype: type) -> Any:

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from detect.anchors.anchor_set import START, AnchorSet, levels_of_shapes, place_shapes
 from detect.anchors.histogram import CELLS_PER_OCTAVE, ShapeHistogram
-from detect.anchors.instances import ResizedInstances, weighted_histograms
+from detect.anchors.instances import ResizedInstances, tells_left_out, weighted_histograms
 from detect.errors import FitError
 from detect.fitting.kmeans import Members, best_of_starts, improve_centers, require_enough, sorted_by_area, spread_seeds
 from detect.fitting.objective import Objective
@@ -39,6 +39,7 @@ class KCurve:
     """The Bayesian information criterion of mixtures, if requested; its minimum suggests their k."""
 
 
+@tells_left_out
 def fit_anchors(
     instances: ResizedInstances,
     *,

@@ -16,7 +16,7 @@ from numpy import ndarray
 from detect.anchors.anchor_set import START, AnchorSet, Proof
 from detect.anchors.grid_convention import Convention
 from detect.anchors.head_cost import HeadSize
-from detect.anchors.instances import ResizedInstances
+from detect.anchors.instances import ResizedInstances, tells_left_out
 from detect.errors import FitError
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.candidates import MAX_ANCHORS
@@ -86,6 +86,7 @@ class LevelFit:
     """With sizes and ratios: the narrowest layout first, the layout of the anchors last."""
 
 
+@tells_left_out
 def fit_levels(
     instances: ResizedInstances,
     strides: Sequence[int],
