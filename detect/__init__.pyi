@@ -7,6 +7,7 @@ from .anchors.known import load_anchors
 from .anchors.levels import level_report
 from .anchors.metrics import anchor_metrics
 from .data import CocoDataset, read_coco, read_results
+from .data.read_dataset import read_dataset
 from .data.resize import ResizeRule, parse_resize
 from .errors import DetectError
 from .evaluation.oracle import oracle_round_trip
@@ -70,6 +71,7 @@ __all__ = [
     "oracle_round_trip",
     "parse_resize",
     "read_coco",
+    "read_dataset",
     "read_results",
     "render_heatmaps",
     "score_points",

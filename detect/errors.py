@@ -1,7 +1,7 @@
 """The errors that a user can cause and mend, as a tree.
 
 DetectError                 one line on stderr and exit code 2; any other exception is a bug and keeps its traceback
-├── CocoError               a file that is not COCO, or (strict) an annotation that cannot be used
+├── CocoError               labels that cannot be read, or (strict) an annotation that cannot be used
 ├── ResizeError             a resize rule that does not parse
 ├── AnchorFileError         an anchors file that cannot be read, or a name that is not known
 ├── CatalogError            a detector that is not known, or whose description is wrong
@@ -21,7 +21,7 @@ class DetectError(Exception):
 
 
 class CocoError(DetectError, ValueError):
-    """A file that is not COCO, or an annotation that cannot be used."""
+    """Labels that cannot be read, or an annotation that cannot be used."""
 
 
 class ResizeError(DetectError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from PIL import Image
 from torch import Tensor
 
 from detect.anchors.anchor_set import AnchorSet
@@ -97,6 +98,34 @@ def part_content(sample: str, step: int) -> dict[str, Any]:
 def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
     """The instances in every ``step``-th image of a sample."""
     return ResizedInstances.of(read_coco(part_content(sample, step)), resize)
+
+
+def label_folder(folder: Path, files: Mapping[str, str | bytes | tuple[int, int]]) -> Path:
+    """A folder with files by name: texts, bytes, or grey images of a size (width, height)."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, tuple):
+            Image.new("L", content).save(path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def labels_in_words(dataset: CocoDataset) -> list[str]:
+    """Each annotation as ``image: category x y w h``; a crowd in brackets, points at the end."""
+    rows, words = dataset.annotations, []
+    for row, (image, box) in enumerate(zip(rows.image_rows.tolist(), rows.boxes_xywh.tolist(), strict=True)):
+        text = f"{dataset.category_name(int(rows.category_ids[row]))} {' '.join(f'{value:g}' for value in box)}"
+        text = f"({text})" if rows.iscrowd[row] else text
+        points = rows.keypoints[row].ravel().tolist() if rows.keypoints else []
+        words.append(" ".join([f"{dataset.images.file_names[image]}: {text}", *(f"{value:g}" for value in points)]))
+    return words
+
+
+def findings_below(folder: Path, findings: Iterable[Finding]) -> list[str]:
+    """Findings as they are printed, without the folder."""
+    return [str(finding).replace(f"{folder}/", "").replace(str(folder), "") for finding in findings]
 
 
 MISSING = object()

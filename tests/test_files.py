@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, write_whole
+from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, write_folder, write_whole
 
 
 def test_text_and_bytes_are_written_into_a_folder_that_is_made(tmp_path):
@@ -49,3 +49,30 @@ def test_what_is_no_plain_yaml_raises_the_given_error_in_one_line(text):
     assert caught.value.args[0].startswith("not YAML (")
     assert "\n" not in caught.value.args[0]
     assert parse_yaml("a: [1]", KeyError) == {"a": [1]}
+
+
+def test_a_folder_is_written_whole_into_a_new_or_empty_place(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "new" / "deep"):
+        write_folder(folder, [("a/b.txt", b"text"), ("c", b"")])
+        assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == ["a", "a/b.txt", "c"]
+        assert (folder / "a" / "b.txt").read_bytes() == b"text"
+
+
+def test_a_folder_that_is_in_use_is_left_alone(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "old").write_text("old")
+    for taken in ("full", "full/old"):
+        with pytest.raises(FileExistsError, match="it exists and is not an empty folder"):
+            write_folder(tmp_path / taken, [("new", b"")])
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "old"]
+
+
+def test_a_folder_that_fails_on_the_way_is_not_there(tmp_path):
+    def files():
+        yield "a", b"1"
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_folder(tmp_path / "new", files())
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.data import CocoDataset, read_coco, read_results
 from detect.data.coco_reader import parse_plainly, read_rows
 from detect.data.images import open_image
+from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
-from detect.files import write_whole
+from detect.files import write_folder, write_whole
 from detect.interop.weights import load_checkpoint
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
@@ -125,6 +127,12 @@ def logged(folder: Path, given: str | Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def folder_written(folder: Path, as_: Callable[[Path], Any]) -> list[bytes]:
+    shutil.rmtree(folder, ignore_errors=True)
+    write_folder(as_(folder), [("a/b.txt", b"text")])
+    return [path.read_bytes() for path in folder.rglob("*.txt")]
+
+
 As = Callable[[Path], Any]
 IMAGES = SAMPLE.parent / "images"
 CALLS: dict[str, Callable[[Files, As], Any]] = {
@@ -140,6 +148,10 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.data.coco_results.read_results": lambda files, as_: read_results(
         as_(files / "results.json"), files.dataset
     ).scores.tolist(),
+    "detect.data.read_dataset.read_dataset": lambda _, as_: (
+        read_dataset(as_(SAMPLE), images=as_(IMAGES)).images.file_names
+    ),
+    "detect.files.write_folder": lambda files, as_: folder_written(files / "written", as_),
     "detect.files.write_whole": lambda files, as_: written(
         files / "whole.txt", lambda: write_whole(as_(files / "whole.txt"), "text")
     ),

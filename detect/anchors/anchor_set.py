@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int64
 from msgspec import Meta, Struct
 from numpy import ndarray
 
+from detect.data.formats.recognise import LABEL_SUFFIXES
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, FitError, ResizeError
 from detect.files import parse_yaml, read_small_text, write_whole
@@ -64,18 +65,23 @@ class AnchorLevel(Struct, frozen=True):
 
 
 class SourceFile(Struct, frozen=True):
-    """A file that anchors were fitted to, and the SHA-256 of its bytes."""
+    """A file or folder of labels that anchors were fitted to, and the SHA-256 of its bytes."""
 
     path: str
     sha256: str
 
     @classmethod
     def of(cls, path: str | Path) -> SourceFile:
-        """Hash a file."""
+        """Hash a file, or the names and bytes of the label files below a folder."""
+        path = Path(path)
         digest = hashlib.sha256()
-        with Path(path).open("rb") as stream:
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
+        if path.is_dir():
+            for file in sorted(each for each in path.rglob("*") if each.suffix.lower() in LABEL_SUFFIXES):
+                digest.update(file.relative_to(path).as_posix().encode() + b"\0" + file.read_bytes())
+        else:
+            with path.open("rb") as stream:
+                while chunk := stream.read(2**20):
+                    digest.update(chunk)
         return cls(str(path), digest.hexdigest())
 
 

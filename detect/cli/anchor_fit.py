@@ -82,7 +82,7 @@ def stability(
     ] = 100,
     validation: Annotated[
         list[str] | None,
-        typer.Option(help="COCO files of other images: are the boxes covered as well there? Repeatable."),
+        typer.Option(help="Labels of other images: are the boxes covered as well there? Repeatable."),
     ] = None,
     output: Output = None,
     dataset: DatasetFiles,

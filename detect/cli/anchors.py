@@ -38,7 +38,7 @@ def score(
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
-    """Score anchors on a COCO dataset, side by side: by shape, on the grid, and by assignment.
+    """Score anchors on a dataset, side by side: by shape, on the grid, and by assignment.
 
     `detect anchors score instances.json --anchors retinanet --anchors anchors/anchors.yaml --resize shortest:800:1333`
     """

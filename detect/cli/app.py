@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from detect.cli import anchor_fit, anchors, evaluate, export, heatmaps, predict, train
+from detect.cli import anchor_fit, anchors, convert_labels, evaluate, export, heatmaps, predict, train
 from detect.cli.config import hyphens, register
 from detect.cli.options import forget_datasets, with_left_out
 from detect.errors import DetectError
@@ -22,14 +22,14 @@ app = typer.Typer(
     context_settings={"token_normalize_func": hyphens},  # --max_strides and max_iou are accepted too
     help="""Priors, heads and targets of object detectors, made from the data at hand.
 
-    Start with `detect demo`, or with your own COCO file:
+    Start with `detect demo`, or with your own labels (COCO, YOLO, VOC and others):
 
     `detect anchors fit instances.json --resize letterbox:640 -o anchors`
     """,
 )
 app.add_typer(anchors.app, name="anchors")
 app.add_typer(heatmaps.app, name="heatmaps")
-for each in (evaluate.evaluate, predict.predict, export.export):
+for each in (evaluate.evaluate, predict.predict, export.export, convert_labels.convert):
     register(app, each)
 app.command()(train.train)  # its options are in its CONFIG
 app.command()(anchor_fit.demo)

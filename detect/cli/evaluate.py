@@ -27,7 +27,7 @@ class OptionalFiles(options.DatasetFiles):
 
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILES", help="COCO annotation files or patterns. Default: the run's validation files."),
+        typer.Argument(metavar="FILES", help="Labels: files, folders or patterns. Default: the run's validation data."),
     ] = ()  # type: ignore[assignment]
 
 

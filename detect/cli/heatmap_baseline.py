@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def baseline(
     *,
-    validation: Annotated[list[str], typer.Option(help="COCO files of the images to score on; repeatable.")],
+    validation: Annotated[list[str], typer.Option(help="Labels of the images to score on; repeatable.")],
     val_images: Annotated[
         Path | None, typer.Option(help="Folder of the validation images. Default: that of the training images.")
     ] = None,

@@ -48,7 +48,7 @@ def render(
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
-    """Draw target heatmaps for the landmarks of a COCO dataset.
+    """Draw target heatmaps for the landmarks of a dataset.
 
     `detect heatmaps render instances.json --images images -o targets` writes `targets/targets-00000.npz` and so on, to
     train on, `targets/overlays.png`, to look at, and `targets/targets.json`, which describes each file. Without -o it only

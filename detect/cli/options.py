@@ -41,7 +41,12 @@ ANCHORS = (
 )
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILES", help="COCO annotation files (.json, .json.gz) or patterns: one dataset.")
+    list[str],
+    typer.Argument(
+        metavar="FILES",
+        help="Labels: files, folders or patterns, all one dataset. COCO, YOLO (a folder or data.yaml), VOC, "
+        "LabelMe, CVAT, Label Studio, Darknet lists, metadata.jsonl, points as CSV, GeoJSON; told from the content.",
+    ),
 ]
 Resize = Annotated[
     str | None,
@@ -62,7 +67,9 @@ Convention = Annotated[
 ]
 Findings = Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of the images, to show pictures on the page.")]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder of the images: for their sizes, if the labels need them, and for pictures.")
+]
 NumPictures = Annotated[int, typer.Option(min=0, max=400, help="Number of images to show.")]
 PictureScore = Annotated[float, typer.Option(min=0, max=1, help="Pictures show results of this score or more.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; made if it does not exist.")]
@@ -115,7 +122,7 @@ class DatasetFiles:
         """The dataset that the files hold together; its findings are listed if asked for."""
         with reading_bar() as on_progress:
             form: Any = {"bbox": self.bbox, "strict": self.strict, "on_progress": on_progress}
-            dataset = detect.read_coco(self.files, keypoints=keypoints, **form)
+            dataset = detect.read_dataset(self.files, images=self.images, keypoints=keypoints, **form)
         _READ.append(dataset)
         for warning in dataset.warnings:
             note(f"warning: {warning}")

@@ -66,7 +66,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a detector on a COCO dataset.
+    """Train a detector on a dataset.
 
     `detect train configs/nuclei_retinanet.yaml optimisation.epochs=8 output.folder=runs/short`
 

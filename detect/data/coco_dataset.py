@@ -155,8 +155,15 @@ def read_coco(
     >>> print(dataset.invalid[0])
     (in memory): annotation 2, image 1: width 0 is not positive
     """
+    dataset = dataset_of(_read_shards(source, keypoints, on_progress), keypoints=keypoints, bbox=bbox)
+    if strict and dataset.invalid:
+        raise CocoError(str(dataset.invalid[0]))
+    return dataset
+
+
+def dataset_of(shards: list[Rows], *, keypoints: bool = False, bbox: BoxForm = "xywh") -> CocoDataset:
+    """Merge the entries of several files, and check them."""
     check_form(bbox)
-    shards = _read_shards(source, keypoints, on_progress)
     images, odd_images = merge_images(shards)
     read = ReadAnnotations.of(shards, images)
     unsized = tuple(images.ids[(images.wh == UNKNOWN_PX).any(axis=1)].tolist())
@@ -171,8 +178,6 @@ def read_coco(
     broken_ids = {fault.image_id for fault in faults if fault.annotation_id is None}
     usable, unusable = usable_rows(read, images, broken_ids, categories if named else None)
     invalid = sorted(faults + unusable, key=by_id)
-    if strict and invalid:
-        raise CocoError(str(invalid[0]))
     annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
     suspicious += odd_images + list(chain.from_iterable(rows.suspicious for rows in shards))
     findings = (tuple(invalid), tuple(sorted(suspicious, key=by_id)))
@@ -197,7 +202,12 @@ def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> 
     content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
     if isinstance(content, Mapping):
         return [rows_from_object(content, file=IN_MEMORY, keypoints=keypoints)]
-    paths = _paths(source)
+    return coco_shards(map(str, paths_of(source)), keypoints, on_progress)
+
+
+def coco_shards(files: Iterable[str], keypoints: bool, on_progress: Progress | None) -> list[Rows]:
+    """Read COCO files one by one; progress is in bytes of all of them."""
+    paths = list(map(Path, files))
     sizes = [_size_bytes(path) for path in paths]
     shards = []
     for number, path in enumerate(paths):
@@ -217,7 +227,7 @@ def _size_bytes(path: Path) -> int:
         return 0  # reading it will raise the error
 
 
-def _paths(source: Any) -> list[Path]:
+def paths_of(source: Any) -> list[Path]:
     """Paths in the order given, with patterns expanded; none may be given twice."""
     first: dict[str, Path] = {}
     paths: list[Path] = []

@@ -55,8 +55,8 @@ def _choice(field: FieldInfo | None, value: Any) -> Any:
 class DataConfig(_Section):
     """Annotations, images, and how images reach the network."""
 
-    train: list[PathText] = Field(min_length=1, description="COCO files or patterns, shards of one dataset")
-    val: list[PathText] = Field(default=[], description="COCO files or patterns of the validation data")
+    train: list[PathText] = Field(min_length=1, description="labels: files, folders or patterns, shards of one dataset")
+    val: list[PathText] = Field(default=[], description="labels of the validation data")
     val_share: float = Field(
         default=0.0, ge=0, le=0.5, description="without val: share of the images, evenly spaced, to validate on"
     )

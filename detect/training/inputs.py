@@ -13,8 +13,9 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
-from detect.data import CocoDataset, read_coco
+from detect.data import CocoDataset
 from detect.data.coco_reader import Progress
+from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
@@ -56,7 +57,8 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, on_progress:
         ImageError: images are missing or broken, and data.on_broken is not "skip".
         ConfigError: there is nothing to detect, or there are too few images with objects to overfit.
     """
-    dataset: CocoDataset = read_coco(config.data.train, keypoints=config.task == "landmarks")
+    images, points = config.data.images, config.task == "landmarks"
+    dataset: CocoDataset = read_dataset(config.data.train, images=images, keypoints=points)
     validation: CocoDataset | None
     if config.data.val_share:
         dataset, validation = hold_out(dataset, config.data.val_share)
@@ -96,7 +98,9 @@ def read_validation(
     files = data.train if data.val_share else data.val
     if not files:
         return None
-    read = read_coco(files, keypoints=config.task == "landmarks", strict=strict, on_progress=on_progress)
+    images = data.images if data.val_share else validation_folder(config)
+    points = config.task == "landmarks"
+    read = read_dataset(files, images=images, keypoints=points, strict=strict, on_progress=on_progress)
     return hold_out(read, data.val_share)[1] if data.val_share else read
 
 
@@ -108,6 +112,7 @@ def validation_folder(config: TrainConfig) -> Path:
 def hold_out(dataset: CocoDataset, share: float) -> tuple[CocoDataset, CocoDataset]:
     """Split off a share of the images, at least one, evenly spaced in the order of ids: (training, validation).
 
+    >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
     >>> train, val = hold_out(read_coco(sample_annotations("bccd")), 0.25)
     >>> len(train.images), val.images.ids[:3], len(train.annotations) + len(val.annotations)

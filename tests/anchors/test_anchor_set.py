@@ -71,6 +71,15 @@ def test_a_source_is_told_by_its_digest(tmp_path):
     assert SourceFile.of(str(tmp_path / "a.json")).sha256 == hashlib.sha256(b"abc").hexdigest()
 
 
+def test_the_digest_of_a_folder_is_that_of_its_label_files(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    before = SourceFile.of(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no label")
+    assert SourceFile.of(tmp_path) == before
+    (tmp_path / "b.txt").write_bytes(b"")
+    assert SourceFile.of(tmp_path) != before
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

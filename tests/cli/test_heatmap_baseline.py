@@ -91,3 +91,9 @@ def test_a_mistake_is_one_line(detect, tmp_path, options, message):
     run = detect("heatmaps", "baseline", train, "--images", tmp_path, *given)
     assert (run.code, run.err.count("\n")) == (2, 1)
     assert message in run.err
+
+
+def test_the_images_are_needed(detect, tmp_path):
+    train = blobs(tmp_path, "train")
+    run = detect("heatmaps", "baseline", train, "--validation", train)
+    assert (run.code, run.err) == (2, "detect: --images: needed, the folder of the training images\n")

@@ -136,7 +136,7 @@ def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detec
 
 MISTAKES = [
     ("render none.json -o out", "none.json: No such file"),
-    ("render text.json -o out", "text.json: not JSON"),
+    ("render text.json -o out", "text.json: starts with 'nothing'"),
     ("render pred.json -o out", "pred.json: a results file (a list of detections with scores)"),
     ("render bare.json -o out", "bare.json: no annotation has a labelled keypoint"),
     ("render bare.json --from boxes -o out", "bare.json: no valid boxes"),

@@ -1,0 +1,1 @@
+"""Label formats other than COCO: readers into :class:`LabelRows`, and writers."""

@@ -1,0 +1,254 @@
+"""Entries of label files without ids: numbered in the order of files and lines, so that a finding leads to its line.
+
+Coordinates are pixels, or fractions of the image that become pixels once its size is known
+(:mod:`detect.data.image_sizes`).
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from numpy import ndarray
+
+from detect.data.coco_entries import AnnotationEntries, Category, Finding, Image, Rows
+from detect.data.coco_reader import Progress
+from detect.errors import CocoError
+from detect.ops.box_arrays import xyxy_to_xywh
+
+VISIBLE = 2.0
+PER_CALL = 64  # files between calls of on_progress
+NO_POINTS = np.zeros((0, 3))  # shared by all annotations without keypoints
+
+
+@dataclass
+class LabelRows(Rows):
+    """Entries of label files, with ids that rise from 1 in the order of files and lines.
+
+    ``sources`` has the label file of each image, by image id, and ``numbers`` the line or object (``unit``) of each
+    annotation in it. ``folders`` has the folder that each image's name starts from, if the images have been found. With
+    ``fractions``, coordinates are relative to the image's size.
+    """
+
+    sources: Sequence[str] = ()
+    numbers: Int64[ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    unit: str = "object"
+    folders: Sequence[str] | None = None
+    fractions: bool = False
+    first_image_id: int = 1
+
+    def locate(self, finding: Finding) -> Finding:
+        """The finding of a check with the label file of its image, and the line of its annotation."""
+        if finding.file != self.file or finding.image_id is None:
+            return finding
+        row = finding.image_id - self.first_image_id
+        if not 0 <= row < len(self.sources):
+            return finding
+        source = self.sources[row]
+        if finding.annotation_id is not None:
+            row = int(np.searchsorted(self.annotations.ids, finding.annotation_id))
+            source = f"{source}, {self.unit} {self.numbers[row]}"
+        return replace(finding, file=source)
+
+    def renumber(self, images: int, annotations: int, categories: Mapping[int, int]) -> None:
+        """Shift the ids of images and annotations, and replace those of categories."""
+        for image in self.images:
+            image.id += images
+        for findings in (self.faults, self.suspicious):
+            findings[:] = [_shifted(each, images, annotations) for each in findings]
+        columns = self.annotations
+        known = np.array([0, *categories], np.int64)
+        new = np.array([0, *categories.values()], np.int64)[np.searchsorted(known, columns.category_ids)]
+        ids, image_ids = columns.ids + annotations, columns.image_ids + images
+        self.annotations = replace(columns, ids=ids, image_ids=image_ids, category_ids=new)
+        self.categories = [Category(categories[each.id], each.name) for each in self.categories or ()]
+        self.first_image_id += images
+
+
+def _shifted(finding: Finding, images: int, annotations: int) -> Finding:
+    image_id = None if finding.image_id is None else finding.image_id + images
+    annotation_id = None if finding.annotation_id is None else finding.annotation_id + annotations
+    return replace(finding, image_id=image_id, annotation_id=annotation_id)
+
+
+def label_entries(
+    boxes_xywh: Float64[ndarray, "n 4"],
+    *,
+    ids: Int64[ndarray, " n"],
+    image_ids: Int64[ndarray, " n"],
+    category_ids: Int64[ndarray, " n"],
+    iscrowd: Bool[ndarray, " n"] | None = None,
+    area: Float64[ndarray, " n"] | None = None,
+    keypoints: tuple[Float64[ndarray, "_ 3"], ...] | None = None,
+) -> AnnotationEntries:
+    """Annotations as columns; a box of NaN is no box, an area of NaN that of the box."""
+    has_box = ~np.isnan(boxes_xywh).all(axis=1)
+    crowd = np.zeros(len(ids), bool) if iscrowd is None else iscrowd
+    areas = np.full(len(ids), math.nan) if area is None else area
+    return AnnotationEntries(ids, image_ids, category_ids, boxes_xywh, has_box, crowd, areas, keypoints)
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """An image that labels are added to: its id, the file that it is labelled in, and that file's name in messages."""
+
+    id: int
+    source: str
+
+
+class LabelBuilder:
+    """Collect labelled images, boxes and points one by one.
+
+    >>> labels = LabelBuilder("points.csv", unit="line")
+    >>> image = labels.image("a.png", source="points.csv")
+    >>> labels.point(image, "cell", 3.0, 4.0, number=2)
+    >>> rows = labels.rows(keypoints=True)
+    >>> [each.name for each in rows.categories], rows.annotations.keypoints
+    (['cell'], (array([[3., 4., 2.]]),))
+    """
+
+    def __init__(self, file: str, *, unit: str = "object", fractions: bool = False) -> None:
+        self.file = file
+        self.unit = unit
+        self.fractions = fractions
+        self.faults: list[Finding] = []
+        self._images: list[Image] = []
+        self._sources: list[str] = []
+        self._counted: dict[str, tuple[int, str]] = {}
+        self._names: dict[str, int] = {}
+        self._numbers = array("q")  # id, image id, name, crowd and number in the file of each object
+        self._values = array("d")  # box, area and point of each object
+        self._next_id = 1
+
+    def image(self, name: str, *, source: str, wh: tuple[float, float] = (0, 0)) -> ImageLabels:
+        """Add an image, of size (0, 0) if it is unknown."""
+        width, height = (int(side) if math.isfinite(side) and side > 0 else 0 for side in wh)
+        self._images.append(Image(len(self._images) + 1, width, height, name.replace("\\", "/")))
+        self._sources.append(source)
+        return ImageLabels(len(self._images), source)
+
+    def box(
+        self,
+        image: ImageLabels,
+        label: object,
+        box_xyxy: Sequence[float],
+        *,
+        number: int,
+        iscrowd: bool = False,
+        area: float = math.nan,
+    ) -> None:
+        """Add a box (x0, y0, x1, y1)."""
+        self._add(image, label, (*box_xyxy, area, math.nan, math.nan), number, iscrowd)
+
+    def polygon(
+        self, image: ImageLabels, label: object, points: Sequence[Sequence[float]], *, number: int, holes: float = 0.0
+    ) -> None:
+        """Add the box around a polygon of at least 3 points, with the polygon's area less that of its holes."""
+        if len(points) < 3:
+            self.fault(image, number, f"a polygon of {len(points)} points")
+            return
+        x, y = np.array(points, float).T
+        box = (x.min(), y.min(), x.max(), y.max())
+        self.box(image, label, box, number=number, area=max(polygon_area(points) - holes, 0.0))
+
+    def point(self, image: ImageLabels, label: object, x: float, y: float, *, number: int) -> None:
+        """Add a point: an annotation with one visible keypoint and no box."""
+        self._add(image, label, (*(math.nan,) * 5, x, y), number, False)
+
+    def fault(self, image: ImageLabels, number: int, reason: str) -> None:
+        """Add a finding about an object that cannot be used; it takes an id as well."""
+        place = f"{image.source}, {self.unit} {number}"
+        self.faults.append(Finding(place, self._next_id, image.id, reason))
+        self._next_id += 1
+
+    @contextmanager
+    def faults_of(self, image: ImageLabels, number: int) -> Iterator[None]:
+        """Make an error in an object's values a finding."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            self.fault(image, number, str(error))
+
+    def read_each(self, files: Sequence[str], read: Callable[[str], None], on_progress: Progress | None) -> None:
+        """Read files of one image each, in the order of their names; if there are several, an error becomes a finding."""
+        for done, file in enumerate(sorted(files), 1):
+            with self._faults_of_file(reraise=len(files) == 1):
+                read(file)
+            if on_progress and done % PER_CALL == 0:
+                on_progress("reading labels", done, len(files))
+
+    @contextmanager
+    def _faults_of_file(self, *, reraise: bool) -> Iterator[None]:
+        try:
+            yield
+        except CocoError as error:
+            if reraise:
+                raise
+            self.faults.append(Finding("", None, None, str(error)))
+
+    def count(self, what: str, place: str) -> None:
+        """Count something that is used although it deserves a word; the first place is named."""
+        times, first = self._counted.get(what, (0, place))
+        self._counted[what] = (times + 1, first)
+
+    def rows(self, *, keypoints: bool) -> LabelRows:
+        """Everything that was added. Categories have ids from 1 in the order of their names."""
+        numbers = np.array(self._numbers, np.int64).reshape(-1, 5)
+        values = np.array(self._values, float).reshape(-1, 7)
+        names = sorted(self._names)
+        ranks = np.zeros(len(names), np.int64)
+        ranks[[self._names[name] for name in names]] = np.arange(1, len(names) + 1)
+        entries = label_entries(
+            xyxy_to_xywh(values[:, :4]),
+            ids=numbers[:, 0],
+            image_ids=numbers[:, 1],
+            category_ids=ranks[numbers[:, 2]],
+            iscrowd=numbers[:, 3] > 0,
+            area=values[:, 4],
+            keypoints=tuple(map(_one_point, values[:, 5:])) if keypoints else None,
+        )
+        return LabelRows(
+            self.file,
+            self._images,
+            entries,
+            [Category(number, name) for number, name in enumerate(names, 1)],
+            self.faults,
+            suspicious=[
+                Finding(self.file, None, None, f"{what}: {times:,}, the first is {place}")
+                for what, (times, place) in self._counted.items()
+            ],
+            sources=self._sources,
+            numbers=numbers[:, 4],
+            unit=self.unit,
+            fractions=self.fractions,
+        )
+
+    def _add(self, image: ImageLabels, label: object, values: tuple[float, ...], number: int, crowd: bool) -> None:
+        if not isinstance(label, str) or not label.strip():
+            self.fault(
+                image, number, "it has no label" if label in (None, "") else f"its label is {label!r}, not a name"
+            )
+            return
+        name = self._names.setdefault(label.strip(), len(self._names))
+        self._numbers.extend((self._next_id, image.id, name, crowd, number))
+        self._values.extend(values)
+        self._next_id += 1
+
+
+def _one_point(xy: Float64[ndarray, " 2"]) -> Float64[ndarray, "_ 3"]:
+    return NO_POINTS if math.isnan(xy[0]) and math.isnan(xy[1]) else np.array([[*xy, VISIBLE]])
+
+
+def polygon_area(points: Sequence[Sequence[float]]) -> float:
+    """The area inside a polygon, by the shoelace formula.
+
+    >>> polygon_area([(0, 0), (4, 0), (4, 3)])
+    6.0
+    """
+    x, y = np.array(points, float).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)

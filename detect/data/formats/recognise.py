@@ -1,0 +1,162 @@
+"""The format of label files, told from their content; and the label files of a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from detect.data.formats.point_tables import table_columns
+from detect.data.formats.yolo_files import is_label_text, label_files
+from detect.data.image_names import SUFFIXES
+from detect.errors import CocoError
+
+HEAD_BYTES = 2**16
+MAX_TOLD = 20  # files of one suffix whose content is looked at in a folder; of JSON all
+UNDERSTOOD = (
+    "COCO JSON, YOLO text and data.yaml, VOC XML, LabelMe JSON, CVAT XML, Label Studio JSON, Darknet lists, "
+    "metadata.jsonl with objects, points as CSV, QuPath GeoJSON"
+)
+NAMES = {
+    "coco": "COCO JSON",
+    "yolo": "YOLO text",
+    "yolo-yaml": "a YOLO data file",
+    "darknet": "a Darknet list",
+    "voc": "VOC XML",
+    "labelme": "LabelMe JSON",
+    "cvat": "CVAT XML",
+    "label-studio": "Label Studio JSON",
+    "image-folder": "metadata.jsonl",
+    "points": "points as CSV",
+    "geojson": "GeoJSON",
+}
+LABEL_SUFFIXES = frozenset((".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".geojson", ".yaml", ".yml", ".data"))
+_KEYS = re.compile(r'"(\w+)"\s*:')
+
+
+def format_of(file: str) -> str:
+    """The format of a file, a key of ``NAMES``, from its first bytes.
+
+    Raises:
+        CocoError: the file cannot be read, or its content is of no format that is understood.
+    """
+    try:
+        with open(file, "rb") as stream:  # noqa: PTH123 - names of files are text here
+            head = stream.read(HEAD_BYTES)
+    except OSError as error:
+        raise CocoError(f"{file}: {error.strerror or error}") from None
+    if head.startswith(b"\x1f\x8b"):
+        return "coco"
+    utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = head.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").lstrip()
+    if not text and file.lower().endswith(".txt"):
+        return "yolo"  # of an image without objects
+    tell = {"<": _of_xml, "{": _of_object, "[": _of_list}.get(text[:1], _of_text)
+    found = tell(text)
+    if found is None and file.endswith((".yaml", ".yml")):
+        raise CocoError(f"{file}: a YAML file without names and folders of images, as YOLO's data files have")
+    if found is None:
+        seen = " ".join(text.split())[:60]
+        raise CocoError(f"{file}: {f'starts with {seen!r}' if seen else 'is empty'}, which is none of {UNDERSTOOD}")
+    return found
+
+
+def _of_xml(text: str) -> str | None:
+    root = re.search(r"<([A-Za-z_][\w.-]*)", text)
+    return {"annotation": "voc", "annotations": "cvat"}.get(root.group(1)) if root else None
+
+
+def _of_object(text: str) -> str | None:
+    keys = set(_KEYS.findall(text))
+    first_line = text.partition("\n")[0].rstrip()
+    if first_line.endswith("}") and "file_name" in keys and not {"images", "annotations", "shapes"} & keys:
+        return "image-folder"
+    if "shapes" in keys and ({"imagePath", "imageData", "version", "flags"} & keys):
+        return "labelme"
+    if {"geometry", "type"} <= keys or ("features" in keys and "FeatureCollection" in text):
+        return "geojson"
+    known = keys & {"images", "annotations", "categories"} or not _is_json(text)
+    return "coco" if known else None  # COCO's reader says what is missing or broken
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is JSON: not if it is broken, or the beginning of a longer file."""
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _of_list(text: str) -> str | None:
+    keys = set(_KEYS.findall(text))
+    if {"geometry", "type"} <= keys:
+        return "geojson"
+    return "label-studio" if "data" in keys and {"annotations", "predictions", "result"} & keys else "coco"
+
+
+def _of_text(text: str) -> str | None:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    if table_columns(lines[0]):
+        return "points"
+    fields = lines[0].replace(",", ".").split()
+    if len(fields) >= 5 and all(re.fullmatch(r"[-+.\deE]+|[-+]?nan|[-+]?inf", field) for field in fields):
+        return "yolo"
+    if os.path.splitext(lines[0])[1].lower() in SUFFIXES:  # noqa: PTH122 - a line, not a path to open
+        return "darknet"
+    if re.search(r"^(train|valid|names)\s*=", text, flags=re.MULTILINE):
+        return "darknet"
+    return "yolo-yaml" if re.search(r"^(train|val|names)\s*:", text, flags=re.MULTILINE) else None
+
+
+def labels_in(root: str) -> tuple[str, list[str]]:
+    """The format of a folder's labels, and their files, from the most telling file on: ``data.yaml``, ``metadata.jsonl``.
+
+    Raises:
+        CocoError: the folder has no labels, or labels of several formats.
+    """
+    for pattern, wanted in (("*.y*ml", "yolo-yaml"), ("*.data", "darknet"), ("metadata.jsonl", "image-folder")):
+        found = [file for file in sorted(map(str, Path(root).glob(pattern))) if _told(file) == wanted]
+        if found:
+            return wanted, found[:1]
+    formats: dict[str, list[str]] = {}
+    for suffix, files in _label_like(root).items():
+        if suffix in (".json", ".geojson"):
+            for file in files:
+                if kind := _told(file):
+                    formats.setdefault(kind, []).append(file)
+        else:
+            told = set(map(_told, files[:MAX_TOLD])) - {""}
+            kind = "yolo" if "yolo" in told else min(told, default="")
+            formats |= {kind: label_files(root) if kind == "yolo" else files} if kind else {}
+    if not formats and (texts := label_files(root)):
+        return "yolo", texts  # beside a folder of images
+    if len(formats) == 1:
+        return next(iter(formats.items()))
+    if not formats:
+        raise CocoError(f"{root}: no labels in this folder: understood are {UNDERSTOOD}")
+    kinds = ", ".join(f"{NAMES[kind]} ({len(paths):,} files)" for kind, paths in sorted(formats.items()))
+    raise CocoError(f"{root}: several formats: {kinds}: give one folder or pattern, such as '{root}/*.xml'")
+
+
+def _told(file: str) -> str:
+    """The format of a file; nothing for other files, which folders have too."""
+    try:
+        return format_of(file)
+    except CocoError:
+        return ""
+
+
+def _label_like(root: str) -> dict[str, list[str]]:
+    """The files below a folder that may be labels, sorted, by suffix."""
+    found: dict[str, list[str]] = {}
+    for where, _, names in os.walk(root):
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - many names
+            if suffix in LABEL_SUFFIXES and (suffix != ".txt" or is_label_text(where, name)):
+                found.setdefault(suffix, []).append(f"{where}{os.sep}{name}")
+    return {suffix: sorted(files) for suffix, files in found.items()}

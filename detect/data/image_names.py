@@ -1,0 +1,77 @@
+"""Image files by name: the folder of a dataset's images, in which labels are looked up as tools write their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from detect.errors import CocoError
+
+NAMES_OF_FORMATS = "avif bmp dib gif jfif jp2 jpe jpeg jpg mpo pbm pgm png pnm ppm tga tif tiff webp"
+SUFFIXES = frozenset(f".{name}" for name in NAMES_OF_FORMATS.split())
+
+
+class ImageFolder:
+    """The image files below a folder, by name."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        if not os.path.isdir(root):  # noqa: PTH112
+            raise CocoError(f"{root}: not a folder of images")
+        self._by_stem: dict[str, list[str]] = {}  # by path without suffix, below the folder
+        for name in image_names(root):
+            self._by_stem.setdefault(without_suffix(name), []).append(name)
+        self._by_base: dict[str, list[str]] | None = None
+
+    def find(self, name: str) -> str | None:
+        """The image of a name with or without suffix; in another folder, if only one image has the name.
+
+        Folders at the front of the name, such as those of another machine, are tried without.
+        """
+        name = name.replace("\\", "/")
+        stem = name if without_suffix(name) not in self._by_stem else without_suffix(name)
+        if found := _match(self._by_stem.get(stem, ()), name):
+            return found
+        if self._by_base is None:
+            self._by_base = {}
+            for names in self._by_stem.values():
+                for each in names:
+                    self._by_base.setdefault(without_suffix(each).rpartition("/")[2], []).append(each)
+        base = name.rpartition("/")[2]
+        same = self._by_base.get(without_suffix(base)) or self._by_base.get(base, [])
+        tails = [each for each in same if f"/{name}".endswith(f"/{each}")]  # a/b/c.png for b/c.png
+        return _match(tails or same, base)
+
+    def names(self) -> Iterator[str]:
+        """The names of all images, sorted within their stems."""
+        for names in self._by_stem.values():
+            yield from names
+
+
+def _match(found: Sequence[str], name: str) -> str | None:
+    """The only one found; of several, the one with the name's suffix."""
+    exact = [each for each in found if each == name or each.endswith(f"/{name}")]
+    chosen = exact or found
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def without_suffix(name: str) -> str:
+    """A path without the suffix of an image or text file: only that of its last part.
+
+    >>> without_suffix("a.b/c.d.png"), without_suffix("frame.0001")
+    ('a.b/c.d', 'frame.0001')
+    """
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - many names: a Path for each would take seconds
+    return stem if suffix.lower() in SUFFIXES or suffix.lower() == ".txt" else name
+
+
+def image_names(root: str, *, inner: bool = True) -> list[str]:
+    """The paths of the image files in a folder, and below it with ``inner``, with slashes, sorted."""
+    names = []
+    for where, folders, files in os.walk(root):
+        if not inner:
+            folders.clear()
+        below = os.path.relpath(where, root).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        names += [prefix + file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH122
+    return sorted(names)

@@ -1,0 +1,168 @@
+"""Datasets in the format that the user has: told from the content, read, and made one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detect.data.coco_dataset import CocoDataset, coco_shards, dataset_of, paths_of, read_coco
+from detect.data.coco_entries import Finding, Rows
+from detect.data.coco_forms import BoxForm
+from detect.data.coco_reader import Progress
+from detect.data.formats.cvat import read_cvat
+from detect.data.formats.geojson import read_geojson
+from detect.data.formats.image_folder import read_image_folder
+from detect.data.formats.label_rows import LabelRows
+from detect.data.formats.label_studio import read_label_studio
+from detect.data.formats.label_text import folder_of
+from detect.data.formats.labelme import read_labelme
+from detect.data.formats.point_tables import read_point_tables
+from detect.data.formats.recognise import format_of, labels_in
+from detect.data.formats.voc import read_voc
+from detect.data.formats.yolo import read_yolo
+from detect.data.formats.yolo_files import YoloFiles, files_of_labels, files_of_list, files_of_yaml
+from detect.data.image_sizes import fill_sizes
+from detect.errors import CocoError
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+READERS: Mapping[str, Callable[..., LabelRows]] = {
+    "cvat": read_cvat,
+    "geojson": read_geojson,
+    "image-folder": read_image_folder,
+    "label-studio": read_label_studio,
+    "labelme": read_labelme,
+    "points": read_point_tables,
+    "voc": read_voc,
+}
+MAX_INPUTS = 1000  # files that a dataset names; of more, their folder
+_SPLIT = re.compile(r"(.+\.ya?ml):(train|val|valid|test)")
+
+
+def read_dataset(
+    source: str | Path | Mapping[str, Any] | COCO | Iterable[str | Path],
+    *,
+    images: str | Path | None = None,
+    keypoints: bool = False,
+    bbox: BoxForm = "xywh",
+    strict: bool = False,
+    on_progress: Progress | None = None,
+) -> CocoDataset:
+    """Read labels in any format that is understood, told from their content, into one dataset.
+
+    These are COCO; YOLO (a folder of labels, ``data.yaml``, or ``data.yaml:val`` for one split); Pascal VOC; LabelMe; CVAT
+    for images; Label Studio; Darknet's lists; Hugging Face's ``metadata.jsonl``; points as CSV; QuPath's GeoJSON. Formats
+    without ids get ids from 1 in the order of files and lines, and share categories by name.
+
+    Args:
+        source: a path, a folder, a glob pattern, several of these, or what :func:`read_coco` takes.
+        images: the folder of the images, needed if the labels are fractions of images that do not lie in the usual place
+            beside them. Names of images start from it.
+        keypoints: read keypoints and points too, as in :func:`read_coco`.
+        bbox: the form of the boxes in COCO files.
+        strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
+        on_progress: called as ``on_progress(what, done, total)`` while files are read.
+
+    Raises:
+        CocoError: a file is missing, is of no known format or cannot be read, the images of labels in fractions are not
+            found, or (strict) an entry is invalid. The message names the file and the reason.
+
+    >>> from detect.samples import sample_annotations
+    >>> len(read_dataset(sample_annotations("bccd")).instances)
+    4886
+    """
+    if isinstance(getattr(source, "dataset", source), Mapping):
+        return read_coco(source, keypoints=keypoints, bbox=bbox, strict=strict, on_progress=on_progress)
+    folder = None if images is None else str(images)
+    paths = paths_of(source)
+    shards: list[Rows] = []
+    inputs = [str(path) for path in paths] if len(paths) <= MAX_INPUTS else [folder_of([str(path) for path in paths])]
+    for kind, files in _by_format(paths).items():
+        if kind == "coco":
+            shards += coco_shards(files, keypoints, on_progress)
+        elif kind in READERS:
+            shards.append(READERS[kind](files, keypoints=keypoints, on_progress=on_progress))
+        else:
+            found = _yolo(kind, files, folder)
+            shards += [read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in found]
+            labels = [folder_of(list(filter(None, each.labels))) for each in found if kind != "yolo"]
+            inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
+    fill_sizes(shards, folder, on_progress=on_progress)
+    _share_ids(shards)
+    dataset = replace(
+        _with_places(dataset_of(shards, keypoints=keypoints, bbox=bbox), shards),
+        files=tuple(map(_without_split, inputs)),
+    )
+    if strict and dataset.invalid:
+        raise CocoError(str(dataset.invalid[0]))
+    return dataset
+
+
+def _by_format(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """The files given, and those in the folders given, by format."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        file = str(path)
+        if path.is_dir():
+            kind, files = labels_in(file)
+        elif _SPLIT.fullmatch(file) and not path.exists():
+            kind, files = "yolo-yaml", [file]
+        elif path.exists() and not path.is_file():
+            kind, files = "coco", [file]  # a pipe, which its reader refuses
+        else:
+            kind, files = format_of(file), [file]
+        found.setdefault(kind, []).extend(files)
+    return found
+
+
+def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles]:
+    if kind == "darknet":
+        return [files_of_list(files, images=images)]
+    if kind == "yolo":
+        return [files_of_labels(files, file=files[0] if len(files) == 1 else folder_of(files), images=images)]
+    split = [_SPLIT.fullmatch(file) for file in files]
+    parts = [
+        (found.group(1), found.group(2)) if found else (file, None) for found, file in zip(split, files, strict=True)
+    ]
+    return [files_of_yaml(file, name, images=images) for file, name in parts]
+
+
+def _without_split(file: str) -> str:
+    found = _SPLIT.fullmatch(file)
+    return found.group(1) if found and not Path(file).exists() else file
+
+
+def _share_ids(shards: Sequence[Rows]) -> None:
+    """Number the entries of formats without ids on from the others, with one category for each name."""
+    if len(shards) < 2 or not any(isinstance(rows, LabelRows) for rows in shards):
+        return
+    with_ids = [rows for rows in shards if not isinstance(rows, LabelRows)]
+    ids = {category.name: category.id for rows in with_ids for category in rows.categories or ()}
+    last_image = max([0, *(image.id for rows in with_ids for image in rows.images)])
+    last_annotation = max([0, *(int(rows.annotations.ids.max(initial=0)) for rows in with_ids)])
+    for rows in shards:
+        if isinstance(rows, LabelRows):
+            names = {category.id: category.name or "" for category in rows.categories or ()}
+            for name in names.values():
+                ids.setdefault(name, max([0, *ids.values()]) + 1)
+            last_row = int(rows.annotations.ids.max(initial=0))
+            last_fault = max([0, *(each.annotation_id or 0 for each in rows.faults)])
+            rows.renumber(last_image, last_annotation, {number: ids[name] for number, name in names.items()})
+            last_image += len(rows.sources)
+            last_annotation += max(last_row, last_fault)
+
+
+def _with_places(dataset: CocoDataset, shards: Sequence[Rows]) -> CocoDataset:
+    """The dataset with the file and line of each finding."""
+    labels = [rows for rows in shards if isinstance(rows, LabelRows)]
+
+    def located(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+        for rows in labels:
+            findings = [rows.locate(each) for each in findings]
+        return tuple(findings)
+
+    return replace(dataset, invalid=located(dataset.invalid), suspicious=located(dataset.suspicious))

@@ -1,0 +1,72 @@
+"""Tables of points: napari's, ImageJ's and plain ones, with any separator."""
+
+from __future__ import annotations
+
+import pytest
+from builders import findings_below, label_folder, labels_in_words
+
+from detect.data.formats.point_tables import table_columns
+from detect.data.read_dataset import read_dataset
+from detect.errors import CocoError
+from detect.keypoints.keypoints import coco_keypoints
+
+TABLES: dict[str, tuple[str, list[str], list[str]]] = {
+    "napari": ("index,axis-0,axis-1\n0,4.0,3.0\n1,6.0,5.5\n", ["a: point 3 4", "a: point 5.5 6"], []),
+    "ImageJ": (" ,Area,Mean,X,Y\n1,0,7,3,4\n", ["a: point 3 4"], []),
+    "ImageJ with the images": (
+        " ,Label,X,Y\n1,b.tif:0001,3,4\n2,c.tif,5,6\n",
+        ["b.tif: point 3 4", "c.tif: point 5 6"],
+        [],
+    ),
+    "a column of images": ("image,x,y\nb.png,3,4\nc.png,5,6\n", ["b.png: point 3 4", "c.png: point 5 6"], []),
+    "labels": ("x,y,label\n3,4,cell\n5,6,\n", ["a: cell 3 4", "a: point 5 6"], []),
+    "semicolons and decimal commas": ("x;y\r\n3,25;4,5\r\n", ["a: point 3.25 4.5"], []),
+    "tabs": ("x\ty\n3\t4\n", ["a: point 3 4"], []),
+    "a byte order mark and quotes": ('\ufeff"X","Y"\n"3","4"\n', ["a: point 3 4"], []),
+    "only the header": ("x,y\n", [], []),
+    "a blank line": ("x,y\n\n3,4\n", ["a: point 3 4"], []),
+    "a word": (
+        "x,y\n3,four\n5,6\n",
+        ["a: point 5 6"],
+        ["a.csv, line 2: annotation 1, image 1: 'four' is not a number"],
+    ),
+    "a short line": ("x,y\n3\n", [], ["a.csv, line 2: annotation 1, image 1: '' is not a number"]),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_what_is_kept_and_said_of_a_table(tmp_path, kind):
+    text, points, invalid = TABLES[kind]
+    images = {f"images/{name}": (50, 40) for name in ("a.png", "b.png", "c.png", "b.tif", "c.tif")}
+    label_folder(tmp_path, {"a.csv": text, **images})
+    dataset = read_dataset(tmp_path / "a.csv", images=tmp_path / "images", keypoints=True)
+    found = [text.split() for text in labels_in_words(dataset)]
+    assert [" ".join([*text[:2], *text[-3:-1]]).replace("a.png:", "a:") for text in found] == points
+    assert findings_below(tmp_path, dataset.invalid) == invalid
+    assert set(map(tuple, dataset.images.wh.tolist())) <= {(50, 40)}
+
+
+def test_points_are_keypoints_of_one_type_for_each_label(tmp_path):
+    label_folder(tmp_path, {"a.csv": "x,y,label\n3,4,cell\n5,6,nucleus\n7,8,cell\n", "a.png": (50, 40)})
+    found = coco_keypoints(read_dataset(tmp_path / "a.csv", images=tmp_path, keypoints=True))
+    assert found.type_names == ("cell", "nucleus")
+    assert found.landmarks.points.tolist() == [[3, 4], [5, 6], [7, 8]]
+    assert found.landmarks.types.tolist() == [0, 1, 0]
+
+
+def test_without_keypoints_points_have_no_box(tmp_path):
+    label_folder(tmp_path, {"a.csv": "x,y\n3,4\n", "a.png": (50, 40)})
+    assert findings_below(tmp_path, read_dataset(tmp_path / "a.csv", images=tmp_path).invalid) == [
+        "a.csv, line 2: annotation 1, image 1: it has no bbox"
+    ]
+
+
+def test_points_in_three_axes_are_refused(tmp_path):
+    label_folder(tmp_path, {"a.csv": "index,axis-0,axis-1,axis-2\n0,1,2,3\n"})
+    with pytest.raises(CocoError, match=r"a\.csv: points with three axes"):
+        read_dataset(tmp_path / "a.csv")
+
+
+def test_a_table_without_coordinates_is_none_of_points():
+    assert table_columns("image,label,count") is None
+    assert table_columns("image\tx\ty") == ("\t", ["image", "x", "y"])

@@ -1,0 +1,55 @@
+"""Names of images as label tools write them, found below a folder."""
+
+from __future__ import annotations
+
+import pytest
+from builders import label_folder
+
+from detect.data.image_names import ImageFolder, image_names, without_suffix
+from detect.errors import CocoError
+
+NAMES = ("a.png", "b/c.jpg", "b/c.png", "b/d.x.TIF", "e/f.png", "g/f.png", "h/i.png")
+
+
+@pytest.fixture
+def folder(tmp_path) -> ImageFolder:
+    label_folder(tmp_path, {**dict.fromkeys(NAMES, b""), "b/c.txt": "", "notes.md": ""})
+    return ImageFolder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("a.png", "a.png"),
+        ("a", "a.png"),
+        ("b/c.jpg", "b/c.jpg"),
+        ("b\\c.png", "b/c.png"),
+        ("b/c", None),  # a jpg and a png
+        ("b/d.x", "b/d.x.TIF"),
+        ("a.jpeg", "a.png"),  # converted since
+        ("i.png", "h/i.png"),
+        ("/home/me/h/i.png", "h/i.png"),
+        ("/home/me/e/f.png", "e/f.png"),
+        ("f.png", None),  # in two folders
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_a_name_is_found_with_and_without_suffix_and_folders(folder, name, found):
+    assert folder.find(name) == found
+
+
+def test_only_images_are_named_in_order(folder, tmp_path):
+    assert image_names(str(tmp_path)) == sorted(NAMES)
+    assert image_names(str(tmp_path), inner=False) == ["a.png"]
+    assert sorted(folder.names()) == sorted(NAMES)
+
+
+def test_a_suffix_is_only_that_of_an_image_or_label():
+    names = ["a.png", "a.b.JPG", "frame.0001", "a.b/c", "a.txt", ".png"]
+    assert list(map(without_suffix, names)) == ["a", "a.b", "frame.0001", "a.b/c", "a", ".png"]
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(CocoError, match=r"nowhere: not a folder of images$"):
+        ImageFolder(str(tmp_path / "nowhere"))

@@ -1,0 +1,106 @@
+"""Datasets in several files and formats: one numbering, one set of categories, strictness, and COCO as before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import coco_with_one_box, findings_below, label_folder, labels_in_words
+
+from detect.data import read_coco
+from detect.data.read_dataset import read_dataset
+from detect.errors import CocoError
+from detect.samples import sample_annotations
+
+BOX = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>11</xmax><ymax>22</ymax></bndbox>"
+VOC = (
+    "<annotation><filename>v.jpg</filename><size><width>100</width><height>50</height></size>"
+    f"<object><name>cell</name>{BOX}</object><object><name>cat</name>{BOX}</object><object/></annotation>"
+)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """COCO, YOLO and VOC with a category in common."""
+    label_folder(tmp_path, {"a.json": json.dumps(coco_with_one_box()), "v.xml": VOC, "classes.txt": "dog\ncell"})
+    return label_folder(tmp_path, {"labels/y.txt": "0 .5 .5 .2 .6\n1 .5 .5 .2 .6", "images/y.png": (100, 50)})
+
+
+def test_formats_read_together_are_one_dataset(folder):
+    sources = [folder / "labels", folder / "v.xml", folder / "a.json"]
+    dataset = read_dataset(sources)
+    assert dataset.categories == {1: "cell", 2: "dog", 3: "cat"}  # the id of COCO's own stays
+    assert labels_in_words(dataset) == [
+        "a.jpg: cell 1 2 3 4",
+        "y.png: dog 40 10 20 30",
+        "y.png: cell 40 10 20 30",
+        "v.jpg: cell 1 2 10 20",
+        "v.jpg: cat 1 2 10 20",
+    ]
+    assert dataset.images.ids.tolist() == [1, 2, 3]
+    assert dataset.annotations.ids.tolist() == [7, 8, 9, 10, 11]
+    assert findings_below(folder, dataset.invalid) == ["v.xml, object 3: annotation 12, image 3: it has no bndbox"]
+
+
+def test_findings_of_every_file_name_their_place(folder):
+    (folder / "labels" / "y.txt").write_text("0 .5 .5 0 .6\n\n1 .5 .5 .2 .6\n1 .5 .5 .2 .6")
+    dataset = read_dataset([str(folder / "labels"), str(folder / "v.xml")])
+    assert findings_below(folder, dataset.invalid) == [
+        "labels/y.txt, line 1: annotation 1, image 1: width 0 is not positive",
+        "v.xml, object 3: annotation 6, image 2: it has no bndbox",
+    ]
+    assert findings_below(folder, dataset.suspicious) == [
+        "labels/y.txt, line 4: annotation 3, image 1: the same box as annotation 2: kept",
+        "v.xml, object 2: annotation 5, image 2: the same box as annotation 4, of another category: kept",
+    ]
+
+
+def test_strict_raises_the_first_finding_with_its_place(folder):
+    with pytest.raises(CocoError, match=r"v\.xml, object 3: annotation 3, image 1: it has no bndbox$"):
+        read_dataset(folder / "v.xml", strict=True)
+
+
+def test_coco_is_read_as_by_read_coco():
+    path = sample_annotations("nuclei")
+    expected = read_coco(path, keypoints=True)
+    for source in (path, str(path), [path], json.loads(path.read_text())):
+        dataset = read_dataset(source, keypoints=True)
+        np.testing.assert_array_equal(dataset.annotations.boxes_xywh, expected.annotations.boxes_xywh)
+        assert dataset.categories == expected.categories
+    assert read_dataset(path).files == read_coco(path).files
+
+
+def test_a_folder_with_one_coco_file_is_read(tmp_path):
+    label_folder(tmp_path, {"a.json": json.dumps(coco_with_one_box()), "images/a.jpg": (100, 80)})
+    assert len(read_dataset(tmp_path).instances) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.json", r"nowhere\.json: No such file"),
+        ("*.none", "no file matches this pattern"),
+        ("words.txt", "starts with 'some words', which is none of COCO JSON"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_one_line(tmp_path, source, message):
+    label_folder(tmp_path, {"words.txt": "some words"})
+    with pytest.raises(CocoError, match=message) as caught:
+        read_dataset(str(tmp_path / source))
+    assert "\n" not in str(caught.value)
+
+
+def test_splits_of_one_data_yaml_are_numbered_on(tmp_path):
+    for split in ("train", "val"):
+        label_folder(
+            tmp_path, {f"images/{split}/{split}1.png": (100, 50), f"labels/{split}/{split}1.txt": "0 .5 .5 .2 -.6"}
+        )
+    label_folder(tmp_path, {"data.yaml": "train: images/train\nval: images/val\nnames: [cat]"})
+    dataset = read_dataset([f"{tmp_path}/data.yaml:train", f"{tmp_path}/data.yaml:val"])
+    assert dataset.images.ids.tolist() == [1, 2]
+    assert findings_below(tmp_path, dataset.invalid) == [
+        "labels/train/train1.txt, line 1: annotation 1, image 1: height -30 is not positive",
+        "labels/val/val1.txt, line 1: annotation 2, image 2: height -30 is not positive",
+    ]
