@@ -72,15 +72,19 @@ def replaced(detector: Detector, changes: dict[str, Any]) -> Detector:
 
 def fit_detector(instances: detect.ResizedInstances, detector: Detector, options: FitOptions) -> Fitted:
     """Anchors for a detector; proved by default where that takes seconds, which is by shape."""
-    from detect.fitting.for_detector import fit_for, objective_of
+    from detect.anchors.detector_score import score_for
+    from detect.fitting.for_detector import fit_for, objectives_of
 
-    objective = objective_of(detector)
+    objective = objectives_of(detector)[0]
     certify = options.certify
     if certify is None and not objective.on_grid:
         certify = options.certified(objective, len(instances))
-    fit = fit_for(instances, detector, weights=options.weights(instances), certify=certify)
-    scores = (fit.score, fit.stock) if fit.stock else (fit.score,)
-    return Fitted(fit.anchors, fit.among, detectors=scores)
+    start = detect.load_anchors(options.start) if options.start else None
+    fit = fit_for(instances, detector, weights=options.weights(instances), start=start, certify=certify)
+    others = [fit.stock] if fit.stock else []
+    if start:
+        others.insert(0, score_for(instances, start, detector))
+    return Fitted(fit.anchors, fit.among, detectors=(fit.score, *others), start=options.start)
 
 
 def print_for_detector(scores: tuple[DetectorScore, ...]) -> None:

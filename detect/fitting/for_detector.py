@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from detect.anchors.grid_convention import as_convention
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import stock_anchors
 from detect.catalog.detectors import AtssRule, Detector, MaxIoURule, SideRatio
+from detect.errors import FitError
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.fit import fit_anchors
 from detect.fitting.fit_levels import FREE, fit_levels
@@ -23,8 +25,10 @@ from detect.fitting.grid_fit import score_on_grid
 from detect.fitting.objective import Objective
 from detect.fitting.ssd import fit_ssd
 
-RECALL_SHARES = (0.5, 0.8, 0.95)  # of the objective, where anchors learn a box from a threshold on: the next if the
-# detector's own anchors would score more
+# Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
+# anchors score more than the fit
+RECALL_SHARES = (0.5, 0.8, 0.95)
+SIDE_RECALL_SHARES = (0.2, 0.5, 0.8)  # few boxes are out of reach of a factor of 4
 DRAFT = 600  # boxes that shapes on the grid are chosen on, if nothing is to be proved
 
 
@@ -43,19 +47,19 @@ class DetectorFit:
         return self.score.anchors
 
 
-def objective_of(detector: Detector, recall_share: float = RECALL_SHARES[0]) -> Objective:
-    """The objective that a detector's matching rewards; ``recall_share`` is for rules with a threshold on the grid.
+def objectives_of(detector: Detector) -> list[Objective]:
+    """The objectives that a detector's matching rewards, the first one to try first.
 
     >>> from detect.catalog.detectors import load_detector
-    >>> objective_of(load_detector("torchvision-faster-rcnn"))
-    Objective(recall_share=0.5, threshold=0.7, on_grid=True)
+    >>> objectives_of(load_detector("yolov3-darknet"))
+    [Objective(recall_share=0.0, threshold=0.5, on_grid=False, of_sides=False)]
     """
     rule = detector.matching
     if isinstance(rule, SideRatio):
-        return Objective(recall_share, 1 / rule.ratio, of_sides=True)
+        return [Objective(share, 1 / rule.ratio, of_sides=True) for share in SIDE_RECALL_SHARES]
     if isinstance(rule, MaxIoURule):
-        return Objective(recall_share, rule.fg_iou_thresh, on_grid=True)
-    return Objective.parse("grid" if isinstance(rule, AtssRule) else "shape")
+        return [Objective(share, rule.fg_iou_thresh, on_grid=True) for share in RECALL_SHARES]
+    return [Objective.parse("grid" if isinstance(rule, AtssRule) else "shape")]
 
 
 def fit_for(
@@ -63,6 +67,7 @@ def fit_for(
     detector: Detector,
     *,
     weights: Float64[ndarray, " n"] | None = None,
+    start: AnchorSet | None = None,
     certify: float | None = None,
 ) -> DetectorFit:
     """Fit the anchors that a detector takes: as many on each level, in its layout, under its own matching rule.
@@ -71,50 +76,65 @@ def fit_for(
         instances: boxes after the detector's resize rule, ``detector.resize`` or another one.
         detector: see :func:`detect.catalog.detectors.load_detector`.
         weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
+        start: anchors of the detector's levels and numbers to improve; the result's score is not lower.
         certify: relative gap to prove between the fit and the best possible one.
 
     Raises:
-        FitError: there are no usable boxes, or too few distinct shapes.
+        FitError: there are no usable boxes, too few distinct shapes, or the start has other levels or numbers.
     """
     instances.require_boxes()
+    if start:
+        _check_start(start, detector)
     stock = score_for(instances, stock_anchors(detector), detector) if detector.stock else None
     fits = []
-    for objective in dict.fromkeys(objective_of(detector, share) for share in RECALL_SHARES):
-        anchors, among = _fit(instances, detector, objective, weights, certify)
+    for objective in objectives_of(detector):
+        anchors, among = _fit(instances, detector, objective, start, {"weights": weights, "certify": certify})
         anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
         fits.append(DetectorFit(score_for(instances, anchors, detector), stock, among))
         if stock is None or fits[-1].score.score >= stock.score:
             break
+    if start:
+        begin = score_for(instances, replace(start, resize=str(instances.rule)), detector)
+        fits.append(DetectorFit(begin, stock, "as given"))
     return max(fits, key=lambda fit: fit.score.score)
+
+
+def _check_start(start: AnchorSet, detector: Detector) -> None:
+    found = [(level.stride, len(level.shapes)) for level in start.levels]
+    wanted = list(zip(detector.strides, detector.numbers, strict=True))
+    if found != wanted:
+        levels, own = (", ".join(f"{number} on stride {stride}" for stride, number in each) for each in (found, wanted))
+        raise FitError(f"start {start.name} has {levels}; {detector.name} takes {own}")
 
 
 def _fit(
     instances: ResizedInstances,
     detector: Detector,
     objective: Objective,
-    weights: Float64[ndarray, " n"] | None,
-    certify: float | None,
+    start: AnchorSet | None,
+    how: Mapping[str, Any],
 ) -> tuple[AnchorSet, str]:
     """Anchors in the detector's layout, and the family that their upper bounds cover, in words."""
     if detector.layout == "ranked":
         k = detector.num_anchors
-        fitted = fit_anchors(instances, k=k, objective=objective, weights=weights, certify=certify)
+        fitted = fit_anchors(instances, k=k, objective=objective, start=start, **how)
         return replace(fitted, levels=deal_by_rank(fitted.shapes, detector.strides).levels), f"for k = {k}"
-    how: dict[str, Any] = {
+    on_grid: dict[str, Any] = {
         "objective": objective,
-        "weights": weights,
+        "weights": how["weights"],
         "convention": detector.convention,
         "max_strides": detector.max_strides,
     }
     if detector.layout == "ssd":
-        boxes = boxes_on_grid(instances, detector.strides, **how)
-        anchors = _clipped(fit_ssd(boxes, stock_anchors(detector), draft=DRAFT), detector)
-        score = {objective.score_name(weighted=weights is not None): score_on_grid(boxes, anchors)}
+        boxes = boxes_on_grid(instances, detector.strides, **on_grid)
+        anchors = _clipped(fit_ssd(boxes, start or stock_anchors(detector), draft=DRAFT), detector)
+        score = {objective.score_name(weighted=how["weights"] is not None): score_on_grid(boxes, anchors)}
         return replace(anchors, scores=score), "in SSD's layout"
     scales = detector.scales or 1
-    layout: dict[str, Any] = {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}
+    on_grid |= {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}
     numbers = detector.per_level if isinstance(detector.per_level, int) else tuple(detector.per_level)
-    fit = fit_levels(instances, detector.strides, per_level=numbers, certify=certify, draft=DRAFT, **layout, **how)
+    on_grid |= {"per_level": numbers, "start": start, "certify": how["certify"], "draft": DRAFT}
+    fit = fit_levels(instances, detector.strides, **on_grid)
     anchors = fit.anchors
     if detector.layout != FREE and as_convention(detector.convention).size_outer:
         anchors = _sizes_outside(anchors, scales)
