@@ -91,7 +91,7 @@ def torchvision_ssd(anchors: AnchorSet) -> Conversion:
     """A DefaultBoxGenerator whose shapes are then replaced by the set's.
 
     Raises:
-        ConvertError: the set is for no input of fixed size, a level has an odd number of shapes, or a shape is too large.
+        ConvertError: the set is for no input of fixed size, or a level has an odd number of shapes.
     """
     rule = parse_resize(anchors.resize) if anchors.resize else None
     if rule is None or rule.name != "stretch":
@@ -102,9 +102,6 @@ def torchvision_ssd(anchors: AnchorSet) -> Conversion:
     for level in anchors.levels:
         if len(level.shapes) % 2:
             raise ConvertError(f"takes an even number of shapes on each level; {level.name} has {len(level.shapes)}")
-        for w, h in level.shapes:
-            if w > width or h > height:
-                raise ConvertError(f"clips shapes to its input, {width} x {height}; {level.name} holds {w:g} x {h:g}")
     text = SSD.format(
         ratios=numbers([_ratios(len(level.shapes)) for level in anchors.levels]),
         strides=strides_of_levels(anchors),
@@ -112,7 +109,11 @@ def torchvision_ssd(anchors: AnchorSet) -> Conversion:
         height=height,
         rows=one_row_a_level(anchors, partial(_fractions, input_wh), 4),
     )
-    return Conversion(text, center_note(anchors, "torchvision's DefaultBoxGenerator"))
+    clipped = [
+        f"{w:g} x {h:g} on {level.name}" for level in anchors.levels for w, h in level.shapes if w > width or h > height
+    ]
+    notes = (f"torchvision clips anchors to the input, here {', '.join(clipped)}",) if clipped else ()
+    return Conversion(text, (*notes, *center_note(anchors, "torchvision's DefaultBoxGenerator")))
 
 
 def _makes_its_shapes(anchors: AnchorSet, grids: Sequence[ShapeGrid]) -> bool:
@@ -139,7 +140,8 @@ def _ratios(num_shapes: int) -> list[int]:
 
 def _fractions(input_wh: Sequence[int], shapes: Sequence[Shape]) -> str:
     width, height = input_wh
-    return f"torch.tensor({numbers([(quotient(w, width), quotient(h, height)) for w, h in shapes])})"
+    fractions = [(quotient(min(w, width), width), quotient(min(h, height), height)) for w, h in shapes]
+    return f"torch.tensor({numbers(fractions)})"
 
 
 def _tuples(rows: Sequence[Sequence[float]]) -> str:

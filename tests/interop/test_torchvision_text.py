@@ -137,7 +137,6 @@ def test_a_retinanet_of_version_2_takes_the_generator_once_it_is_built():
     ("shapes", "resize", "message"),
     [
         ([(30, 30)], "stretch:300x300", "takes an even number of shapes on each level; P3 has 1"),
-        ([(30, 30), (310, 20)], "stretch:300x300", "clips shapes to its input, 300 x 300; P3 holds 310 x 20"),
         (
             [(30, 30), (20, 20)],
             "letterbox:300",
@@ -160,6 +159,13 @@ def test_anchors_lie_where_the_set_has_them(offset: float, words: str):
     assert words in text
     corners = run(text)["anchor_generator"].cell_anchors[0].numpy()
     assert_allclose((corners[:, 2:] + corners[:, :2]) / 2, 8 * offset, atol=1e-5)
+
+
+def test_what_is_larger_than_ssds_input_is_clipped_and_told():
+    conversion = torchvision_ssd(AnchorSet.of([[(310, 20), (30, 60)]], strides=[100], resize="stretch:300x200"))
+    (pairs,) = run(conversion.text)["anchor_generator"]._wh_pairs
+    assert_allclose(pairs.numpy(), [[1, 0.1], [0.1, 0.3]])
+    assert conversion.notes == ("torchvision clips anchors to the input, here 310 x 20 on stride100",)
 
 
 def test_tiny_and_huge_shapes_keep_their_digits():
