@@ -54,8 +54,6 @@ def fit(
     others = list(map(detect.load_anchors, compare or []))
     detector = target.load(options, resize)
     instances = dataset.read_resized(detector.resize if detector else resize or options.resize)
-    if detector is None:
-        note_unnamed(options, objective.on_grid)
     if str(instances.rule) == "none":
         note("note: --resize none: shapes are in pixels of the original images, which few detectors see")
     sources = anchor_results.start_hashing(instances.dataset) if output else None
@@ -66,6 +64,8 @@ def fit(
     curve = k_curve(instances, seed=options.seed) if output and report else None
     content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
     print_answer(json, content, lambda: print_fit(scores, fitted, curve))
+    if detector is None:
+        note_unnamed(options, objective.on_grid)
     if output and sources:
         files = anchor_results.fit_files(
             scores, curve, sources.result(), with_page=report, images=dataset.images, detectors=fitted.detectors

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
-from detect.cli.detector_fit import detector_object, text_file
+from detect.cli.detector_fit import detector_object, matching_objects, text_file
 from detect.cli.fit_options import Fitted
 from detect.cli.output import findings_csv, findings_of
 from detect.data import CocoDataset
@@ -120,7 +120,9 @@ def stability_object(
     return score_object(score) | {name: part.to_dict() for name, part in parts.items() if part}
 
 
-def score_objects(scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment] = ()) -> dict[str, Any]:
+def score_objects(
+    scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment] = (), matched: Sequence[DetectorScore] = ()
+) -> dict[str, Any]:
     """Scores as a JSON object."""
     objects = [{"name": each.anchors.name, "method": "given"} | score_object(each) for each in scores]
     for content, assignment in zip(objects, assignments, strict=False):
@@ -133,7 +135,8 @@ def score_objects(scores: Sequence[AnchorMetrics], assignments: Sequence[Assignm
             "low_quality_only_ids": ids[assignment.low_quality_only][:MAX_LISTED].tolist(),
             "unassigned_ids": ids[assignment.unassigned][:MAX_LISTED].tolist(),
         }
-    return {"anchors": objects}
+    own = {"detector": matched[0].detector.name, "matching": matching_objects(matched)} if matched else {}
+    return {"anchors": objects} | own
 
 
 def score_object(score: AnchorMetrics) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.metrics import AnchorMetrics
-from detect.cli.detector_fit import print_for_detector
+from detect.cli.detector_fit import print_for_detector, print_matching
 from detect.cli.output import note, print_dataset, show, show_table
 from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
+    from detect.anchors.detector_score import DetectorScore
     from detect.anchors.instances import ResizedInstances
     from detect.anchors.levels import LevelReport  # which needs torch: seconds, for commands that do without
     from detect.anchors.stability import Generalisation, Stability
@@ -52,11 +53,18 @@ def print_fit(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | N
     _warn_if_grid_loses(scores)
 
 
-def print_score(scores: Sequence[AnchorMetrics], worst: int, assignments: Sequence[Assignment] = ()) -> None:
-    """Print sets of anchors side by side, then each in detail; assignments are none, or one for each set."""
+def print_score(
+    scores: Sequence[AnchorMetrics],
+    worst: int,
+    assignments: Sequence[Assignment] = (),
+    matched: Sequence[DetectorScore] = (),
+) -> None:
+    """Print sets of anchors side by side, then each in detail; assignments and matched are none, or one for each set."""
     rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
     print_dataset(scores[0].instances.dataset, rules)
     _print_scores(scores)
+    if matched:
+        print_matching(matched)
     for number, score in enumerate(scores):
         show(f"\n{score.anchors.name}", style="bold")
         _print_groups(score)

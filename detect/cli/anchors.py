@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import detect
 from detect.cli import anchor_fit, options
 from detect.cli.config import register
-from detect.cli.fit_options import LEVELS
+from detect.cli.detector_fit import DetectorOptions
+from detect.cli.fit_options import LEVELS, FitOptions
 from detect.cli.output import note, numbers, print_answer, progress_over, save
 from detect.errors import AnchorFileError
+
+if TYPE_CHECKING:
+    from detect.anchors.assignment import Assignment
+    from detect.anchors.metrics import AnchorMetrics
 
 MANY_TO_ASSIGN = 40_000
 
@@ -26,6 +31,7 @@ app = typer.Typer(
 
 def score(
     *,
+    target: DetectorOptions,
     anchors: Annotated[list[str] | None, typer.Option(help=f"{options.ANCHORS} Repeatable, to compare.")] = None,
     resize: options.Resize = None,
     convention: options.Convention = "exact",
@@ -38,38 +44,52 @@ def score(
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
-    """Score anchors on a dataset, side by side: by shape, on the grid, and by assignment.
+    """Score anchors on a dataset, side by side: by shape, on the grid, and as a detector matches them.
 
-    `detect anchors score instances.json --anchors retinanet --anchors anchors/anchors.yaml --resize shortest:800:1333`
+    `detect anchors score instances.json --for yolov5 --anchors my.yaml --anchors yolov5` compares two sets under YOLOv5's
+    own rule; without --for, give `--resize letterbox:640`.
     """
+    from detect.anchors.detector_score import score_for
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_score
 
+    detector = target.load(FitOptions(), resize)
+    if detector and not anchors:
+        anchors = [detector.name]
     if not anchors:
         raise AnchorFileError(
             "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
         )
     sets = list(map(options.load_anchors, anchors))
-    if resize is None:
+    if detector:
+        scores = anchor_results.score_all(dataset.read_resized(detector.resize), sets, detector.convention)
+    elif resize is None:
         scores = anchor_results.score_by_own_rules(dataset.read(), sets, convention)
     else:
         scores = anchor_results.score_all(dataset.read_resized(resize), sets, convention)
-    found = []
-    if assigner:
-        from detect.anchors.assign import assign  # loads torch
-
-        if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
-            note("note: matching takes about a minute for every 40,000 boxes")
-        matcher = detect.Atss() if assigner == "atss" else None
-        for each in progress_over(scores, "matching"):
-            generator = detect.AnchorGenerator(each.anchors, convention=convention)
-            found.append(assign(each.instances, generator, matcher))
-    text = partial(print_score, scores, worst, found)
-    print_answer(json, lambda: anchor_results.score_objects(scores, found), text)
+    found = _assigned(scores, assigner, convention) if assigner else []
+    matched = [score_for(each.instances, each.anchors, detector) for each in scores] if detector else []
+    text = partial(print_score, scores, worst, found, matched)
+    print_answer(json, lambda: anchor_results.score_objects(scores, found, matched), text)
     if output:
         from detect.report.anchor_page import anchor_page
 
-        save(output, {"report.html": anchor_page(scores, None, title="Anchors side by side", images=dataset.images)})
+        page = anchor_page(scores, None, title="Anchors side by side", images=dataset.images, detectors=matched)
+        save(output, {"report.html": page})
+
+
+def _assigned(scores: Sequence[AnchorMetrics], assigner: str, convention: str) -> list[Assignment]:
+    """The anchors that a matcher gives to the instances, for each set."""
+    from detect.anchors.assign import assign  # loads torch
+
+    if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
+        note("note: matching takes about a minute for every 40,000 boxes")
+    matcher = detect.Atss() if assigner == "atss" else None
+    found = []
+    for each in progress_over(scores, "matching"):
+        generator = detect.AnchorGenerator(each.anchors, convention=convention)
+        found.append(assign(each.instances, generator, matcher))
+    return found
 
 
 def levels(

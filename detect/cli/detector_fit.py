@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,8 @@ import typer
 import detect
 from detect.cli.fit_options import FitOptions, Fitted
 from detect.cli.output import note, show, show_table
-from detect.errors import ConfigError
+from detect.errors import ConfigError, ConvertError
+from detect.interop.anchor_text import Conversion
 
 if TYPE_CHECKING:
     from detect.anchors.detector_score import DetectorScore
@@ -87,15 +89,26 @@ def fit_detector(instances: detect.ResizedInstances, detector: Detector, options
     return Fitted(fit.anchors, fit.among, detectors=(fit.score, *others), start=options.start)
 
 
-def print_for_detector(scores: tuple[DetectorScore, ...]) -> None:
+def print_for_detector(scores: Sequence[DetectorScore]) -> None:
     """Print the scores of anchors under a detector's own rule, what it learns from, and the text to paste."""
-    first, detector = scores[0], scores[0].detector
+    print_matching(scores)
+    detector, conversion = scores[0].detector, _text(scores[0])
+    if conversion.text:
+        show(f"\nFor {detector.text.file}, at {detector.text.key}", style="bold")
+        print(conversion.text)
+    for line in conversion.notes:
+        note(f"note: {line}")
+
+
+def print_matching(scores: Sequence[DetectorScore]) -> None:
+    """Print the scores of anchors under a detector's own rule, and what it learns from with the first."""
+    first = scores[0]
     rows = []
     for each in scores:
         numbers = (each.score, each.average, each.recall)
         positives = f"{each.assignment.overall.positives:.2f}"
         rows.append([each.anchors.name, *(f"{value:.4f}" for value in numbers), positives])
-    headers = (f"as {detector.name} matches", "score", f"mean {first.measure}", "reached", "positives per box")
+    headers = (f"as {first.detector.name} matches", "score", f"mean {first.measure}", "reached", "positives per box")
     show_table(headers, rows)
     show(first.in_words(), style="dim")
     groups = [group for group in (*first.assignment.by_size, *first.assignment.by_category) if group.count]
@@ -103,44 +116,48 @@ def print_for_detector(scores: tuple[DetectorScore, ...]) -> None:
     show_table(("what it learns from", "boxes", "positives per box", "none"), kinds)
     if first.assignment.neglected:
         show(first.assignment.neglect_in_words() or "", style="yellow")
-    conversion = detect.convert_anchors(first.anchors, detector)
-    show(f"\nFor {detector.text.file}, at {detector.text.key}", style="bold")
-    print(conversion.text)
-    for line in conversion.notes:
-        note(f"note: {line}")
 
 
-def detector_object(scores: tuple[DetectorScore, ...]) -> dict[str, Any]:
+def detector_object(scores: Sequence[DetectorScore]) -> dict[str, Any]:
     """The scores under a detector's own rule and the text, for JSON."""
-    first, detector = scores[0], scores[0].detector
-    return {
-        "detector": detector.name,
-        "text": detect.convert_anchors(first.anchors, detector).text,
-        "file": detector.text.file,
-        "key": detector.text.key,
-        "matching": [
-            {
-                "name": each.anchors.name,
-                "score": each.score,
-                "average": each.average,
-                "measure": each.measure,
-                "reached": each.recall,
-                "positives": each.assignment.overall.positives,
-                "by_size": [asdict(group) for group in each.assignment.by_size],
-                "by_category": [asdict(group) for group in each.assignment.by_category],
-            }
-            for each in scores
-        ],
-    }
+    detector, conversion = scores[0].detector, _text(scores[0])
+    text = {"text": conversion.text, "notes": list(conversion.notes)}
+    place = {"file": detector.text.file, "key": detector.text.key}
+    return {"detector": detector.name, **text, **place, "matching": matching_objects(scores)}
+
+
+def matching_objects(scores: Sequence[DetectorScore]) -> list[dict[str, Any]]:
+    """The scores under a detector's own rule, for JSON."""
+    return [
+        {
+            "name": each.anchors.name,
+            "score": each.score,
+            "average": each.average,
+            "measure": each.measure,
+            "reached": each.recall,
+            "positives": each.assignment.overall.positives,
+            "by_size": [asdict(group) for group in each.assignment.by_size],
+            "by_category": [asdict(group) for group in each.assignment.by_category],
+        }
+        for each in scores
+    ]
 
 
 def text_file(score: DetectorScore) -> dict[str, str]:
     """The file of a detector's text, such as ``anchors.yolov5.yaml``, by its name."""
-    detector = score.detector
+    detector, text = score.detector, _text(score).text
     ending = PurePath(detector.text.file).suffix or ".py"
-    if detector.text.format == "anchors.yaml":
-        return {}  # it is written in any case
-    return {f"anchors.{detector.name}{ending}": detect.convert_anchors(score.anchors, detector).text + "\n"}
+    if detector.text.format == "anchors.yaml" or not text:
+        return {}  # ours is written in any case
+    return {f"anchors.{detector.name}{ending}": text + "\n"}
+
+
+def _text(score: DetectorScore) -> Conversion:
+    """The detector's text; without it, why it cannot hold the anchors, so that the fit is not lost."""
+    try:
+        return detect.convert_anchors(score.anchors, score.detector)
+    except ConvertError as error:
+        return Conversion("", (f"no text: {error}",))
 
 
 def note_unnamed(options: FitOptions, on_grid: bool) -> None:

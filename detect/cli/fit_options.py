@@ -61,7 +61,7 @@ class FitOptions:
     per_level: Annotated[str | None, typer.Option(help="Instead of -k: shapes on each level, 3 or 4,6,6.")] = None
     objective: Annotated[
         str | None,
-        typer.Option(
+        expert(
             help="grid: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
             "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:; ratio or "
             "`0.8*ratio+0.2*recall@0.25`: the side ratio that YOLOv5 and YOLOv7 match by. Default: grid if levels, "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from detect.anchors.assignment import AssignedGroup
 from detect.anchors.detector_score import DetectorScore
+from detect.errors import ConvertError
 from detect.interop.anchor_formats import convert_anchors
 from detect.report.page import block
 from detect.report.tables import escape, table
@@ -28,7 +29,10 @@ def detector_section(scores: Sequence[DetectorScore]) -> list[str]:
 
 def _text(score: DetectorScore) -> str:
     detector = score.detector
-    text = html.escape(convert_anchors(score.anchors, detector).text)
+    try:
+        text = html.escape(convert_anchors(score.anchors, detector).text)
+    except ConvertError as error:
+        return block(f"No text for {escape(detector.name)}", escape(str(error)), "")
     where = f"For <code>{escape(detector.text.file)}</code>, at <code>{escape(detector.text.key)}</code>."
     content = f'<div class="copy"><button type="button">Copy</button><pre>{text}</pre></div>'
     return block(f"Text for {escape(detector.about or detector.name)}", where, content)
