@@ -173,7 +173,8 @@ def test_each_shard_has_a_form_and_one_without_is_left_alone():
     assert_allclose(dataset.instances.boxes_xywh, [[10, 10, 5, 5], [10, 10, 5, 5], [10, 10, 4, 4]])
     corners = rows_from_object(sample("nuclei", "xyxy"), file="a.json")
     assert dataset_of([corners]).warnings == ()
-    (text,) = dataset_of([replace(corners, form="xywh"), shards[0]]).warnings
+    other = replace(rows_from_object(coco_content([(1, 1, 2, 2)], image_ids=[9999]), file="b.json"), categories=None)
+    (text,) = dataset_of([replace(corners, form="xywh"), other]).warnings
     assert text.startswith("a.json: bbox looks like (x0, y0, x1, y1)")
 
 
