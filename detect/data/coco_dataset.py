@@ -29,8 +29,8 @@ from detect.data.coco_columns import (
     with_extents,
     with_outline_boxes,
 )
-from detect.data.coco_entries import UNKNOWN_PX, Finding, Rows
-from detect.data.coco_forms import BoxForm, boxes_to_xywh, check_form, suspect_form
+from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
+from detect.data.coco_forms import boxes_in_pixels, check_form, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.errors import CocoError
 
@@ -155,20 +155,21 @@ def read_coco(
     >>> print(dataset.invalid[0])
     (in memory): annotation 2, image 1: width 0 is not positive
     """
-    dataset = dataset_of(_read_shards(source, keypoints, on_progress), keypoints=keypoints, bbox=bbox)
+    check_form(bbox)
+    shards = [replace(rows, form=bbox) for rows in _read_shards(source, keypoints, on_progress)]
+    dataset = dataset_of(shards, keypoints=keypoints)
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))
     return dataset
 
 
-def dataset_of(shards: list[Rows], *, keypoints: bool = False, bbox: BoxForm = "xywh") -> CocoDataset:
+def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     """Merge the entries of several files, and check them."""
-    check_form(bbox)
-    images, odd_images = merge_images(shards)
+    images, notes = merge_images(shards)
     read = ReadAnnotations.of(shards, images)
     unsized = tuple(images.ids[(images.wh == UNKNOWN_PX).any(axis=1)].tolist())
-    warning = suspect_form(read, images, bbox)
-    read = with_outline_boxes(_as_xywh(read, images, unsized, bbox), shards)
+    read, warnings = _in_pixels(read, shards, images, unsized)
+    read = with_outline_boxes(read, shards)
     if keypoints:
         read = with_point_boxes(read, images)
     images = with_extents(images, read)
@@ -177,25 +178,34 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False, bbox: BoxForm = "
     faults = list(chain.from_iterable(rows.faults for rows in shards))
     broken_ids = {fault.image_id for fault in faults if fault.annotation_id is None}
     usable, unusable = usable_rows(read, images, broken_ids, categories if named else None)
-    invalid = sorted(faults + unusable, key=by_id)
     annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
-    suspicious += odd_images + list(chain.from_iterable(rows.suspicious for rows in shards))
-    findings = (tuple(invalid), tuple(sorted(suspicious, key=by_id)))
-    warnings = (f"{', '.join(read.files)}: {warning}",) if warning else ()
-    return CocoDataset(images, annotations, categories, *findings, read.files, unsized, warnings)
+    suspicious += [*notes, *chain.from_iterable(rows.notes for rows in shards)]
+    invalid, suspicious = sorted(faults + unusable, key=by_id), sorted(suspicious, key=by_id)
+    return CocoDataset(
+        images, annotations, categories, tuple(invalid), tuple(suspicious), read.files, unsized, warnings
+    )
 
 
-def _as_xywh(read: ReadAnnotations, images: Images, unsized: Sequence[int], bbox: BoxForm) -> ReadAnnotations:
-    """The same with boxes as (x, y, width, height) in pixels."""
-    if bbox == "xywh":
-        return read
-    if unsized and bbox.startswith("normalised"):
-        ways = "normalised boxes need them: --images FOLDER reads them from the image files"
-        raise CocoError(_unsized_images(unsized, read.files, ways))
-    image_wh = np.append(images.wh, [[1, 1]], axis=0)[read.columns.image_rows]  # any for an unknown image
-    with np.errstate(over="ignore", invalid="ignore"):  # boxes that are not finite are found below
-        boxes_xywh = boxes_to_xywh(read.columns.boxes_xywh, image_wh.astype(float), bbox)
-    return replace(read, columns=replace(read.columns, boxes_xywh=boxes_xywh))
+def _in_pixels(
+    read: ReadAnnotations, shards: Sequence[Rows], images: Images, unsized: Sequence[int]
+) -> tuple[ReadAnnotations, tuple[str, ...]]:
+    """Boxes as (x, y, width, height) in pixels, and warnings about files whose boxes look like another form."""
+    warnings = []
+    for form in dict.fromkeys(rows.form for rows in shards if rows.form is not None):
+        own = [number for number, rows in enumerate(shards) if rows.form == form]
+        files = [read.files[number] for number in own]
+        rows = np.flatnonzero(np.isin(read.shard, own))
+        part = read.take(rows)
+        if warning := suspect_form(part, images, form):
+            warnings.append(f"{', '.join(files)}: {warning}")
+        if form != "xywh":
+            if unsized and form.startswith("normalised"):
+                ways = "normalised boxes need them: --images FOLDER reads them from the image files"
+                raise CocoError(_unsized_images(unsized, files, ways))
+            boxes_xywh = read.columns.boxes_xywh.copy()
+            boxes_xywh[rows] = boxes_in_pixels(part, images, form)
+            read = replace(read, columns=replace(read.columns, boxes_xywh=boxes_xywh))
+    return read, tuple(warnings)
 
 
 def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> list[Rows]:

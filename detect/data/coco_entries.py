@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -38,6 +38,9 @@ class Finding:
 
 Integer = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits a column of 64 bits
 Pixels = Annotated[int, Meta(ge=1, le=2**62)]
+
+
+BoxForm = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy", "normalised-cxcywh"]
 
 
 class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -138,9 +141,10 @@ class Rows:
     annotations: AnnotationEntries
     categories: Sequence[Category] | None  # None accepts the id of every annotation
     faults: list[Finding] = field(default_factory=list)
-    suspicious: list[Finding] = field(default_factory=list)  # about images and categories
+    notes: list[Finding] = field(default_factory=list)  # about entries that are used
     odd: dict[int, str] = field(default_factory=dict)  # what is suspicious about an annotation, by its row
     outlines: dict[int, Box] = field(default_factory=dict)  # boxes of segmentations, by row, where the file has no box
+    form: BoxForm | None = None  # of the boxes, which may look like another; None for pixels (x, y, width, height)
 
 
 def column(entries: Sequence[Any], name: str, dtype: type) -> Any:

@@ -7,17 +7,16 @@ without an error. What gives them away is the share of boxes that fit their imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from detect.data.coco_columns import NO_ROW, Images, ReadAnnotations
-from detect.data.coco_entries import UNKNOWN_PX
+from detect.data.coco_entries import UNKNOWN_PX, BoxForm
 from detect.errors import CocoError
 
-BoxForm = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy", "normalised-cxcywh"]
 NAMES = {
     "xywh": "(x, y, width, height)",
     "xyxy": "(x0, y0, x1, y1)",
@@ -54,6 +53,13 @@ def boxes_to_xywh(boxes: Boxes, image_wh: Sizes, form: BoxForm) -> Boxes:
     elif form.endswith("xyxy"):
         second = second - first
     return np.concatenate([first, second], axis=1)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # boxes that are not finite are found later
+def boxes_in_pixels(read: ReadAnnotations, images: Images, form: BoxForm) -> Boxes:
+    """The boxes of annotations as (x, y, width, height) in pixels of their images."""
+    image_wh = np.append(images.wh, [[1, 1]], axis=0)[read.columns.image_rows]  # any for an unknown image
+    return boxes_to_xywh(read.columns.boxes_xywh, image_wh.astype(float), form)
 
 
 def check_form(form: str) -> None:

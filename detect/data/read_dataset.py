@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect.data.coco_dataset import CocoDataset, coco_shards, dataset_of, paths_of, read_coco
-from detect.data.coco_entries import Finding, Rows
-from detect.data.coco_forms import BoxForm
+from detect.data.coco_entries import BoxForm, Finding, Rows
+from detect.data.coco_forms import check_form
 from detect.data.coco_reader import Progress
 from detect.data.formats.cvat import read_cvat
 from detect.data.formats.geojson import read_geojson
@@ -77,13 +77,14 @@ def read_dataset(
     """
     if isinstance(getattr(source, "dataset", source), Mapping):
         return read_coco(source, keypoints=keypoints, bbox=bbox, strict=strict, on_progress=on_progress)
+    check_form(bbox)
     folder = None if images is None else str(images)
     paths = paths_of(source)
     shards: list[Rows] = []
     inputs = [str(path) for path in paths] if len(paths) <= MAX_INPUTS else [folder_of([str(path) for path in paths])]
     for kind, files in _by_format(paths).items():
         if kind == "coco":
-            shards += coco_shards(files, keypoints, on_progress)
+            shards += [replace(rows, form=bbox) for rows in coco_shards(files, keypoints, on_progress)]
         elif kind in READERS:
             shards.append(READERS[kind](files, keypoints=keypoints, on_progress=on_progress))
         else:
@@ -94,7 +95,7 @@ def read_dataset(
     fill_sizes(shards, folder, on_progress=on_progress)
     _share_ids(shards)
     dataset = replace(
-        _with_places(dataset_of(shards, keypoints=keypoints, bbox=bbox), shards),
+        _with_places(dataset_of(shards, keypoints=keypoints), shards),
         files=tuple(map(_without_split, inputs)),
     )
     if strict and dataset.invalid:

@@ -14,7 +14,7 @@ from detect.anchors.grid_convention import CONVENTIONS
 from detect.anchors.instances import BALANCES
 from detect.cli import heatmaps, options
 from detect.cli.app import app
-from detect.data.coco_forms import BoxForm
+from detect.data.coco_entries import BoxForm
 from detect.evaluation.coco_points import SOURCES
 from detect.evaluation.precision_recall import GOALS
 from detect.fitting.fit import METHODS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +19,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose
 
 from detect.data import read_coco
-from detect.data.coco_forms import BoxForm, boxes_to_xywh
+from detect.data.coco_dataset import dataset_of
+from detect.data.coco_entries import BoxForm
+from detect.data.coco_forms import boxes_to_xywh
+from detect.data.coco_reader import rows_from_object
 from detect.samples import sample_annotations
 
 SAMPLES = ["bccd", "nuclei"]
@@ -153,6 +157,25 @@ def test_a_few_boxes_say_nothing():
     assert read_coco(coco_content([(50, 50, 60, 60)] * 4)).warnings == ()
     assert read_coco({"images": [], "annotations": []}).warnings == ()
     assert read_coco(coco_content([(0, 0, 1, 1)] * 30)).warnings == ()  # boxes of a pixel, not of a whole image
+
+
+def test_each_shard_has_a_form_and_one_without_is_left_alone():
+    """As labels of other formats, whose form is known."""
+    shards = [
+        replace(
+            rows_from_object(coco_content([box], image_ids=[number], ids=[number]), file=f"{number}.json"), form=form
+        )
+        for number, (box, form) in enumerate(
+            [((10, 10, 5, 5), None), ((10, 10, 15, 15), "xyxy"), ((12, 12, 4, 4), "cxcywh")]
+        )
+    ]
+    dataset = dataset_of(shards)
+    assert_allclose(dataset.instances.boxes_xywh, [[10, 10, 5, 5], [10, 10, 5, 5], [10, 10, 4, 4]])
+    corners = rows_from_object(sample("nuclei", "xyxy"), file="a.json")
+    assert dataset_of([corners]).warnings == ()
+    other = replace(rows_from_object(coco_content([(1, 1, 2, 2)], image_ids=[9999]), file="b.json"), categories=None)
+    (text,) = dataset_of([replace(corners, form="xywh"), other]).warnings
+    assert text.startswith("a.json: bbox looks like (x0, y0, x1, y1)")
 
 
 def test_an_outline_is_in_pixels_whatever_the_form_of_boxes():
