@@ -102,7 +102,7 @@ def _read_sizes(rows: Rows, unknown: Sequence[int], folder: ImageFolder | None, 
         row = unknown[number]
         source = rows.sources[row] if isinstance(rows, LabelRows) else rows.file
         finding = Finding(source, None, rows.images[row].id, f"{reason}: its size is unknown")
-        (rows.faults if fractions else rows.notes).append(finding)
+        (rows.faults if fractions else rows.suspicious).append(finding)
 
 
 def _files(rows: Rows, unknown: Sequence[int], folder: ImageFolder | None) -> list[str]:

@@ -73,7 +73,7 @@ def test_unknown_sizes_of_coco_are_read_from_a_given_folder_only(tmp_path):
     assert [(each.width, each.height) for each in rows.images] == [(0, 0), (7, 8), (0, 0)]
     fill_sizes([rows], str(tmp_path / "images"))
     assert [(each.width, each.height) for each in rows.images] == [(3, 4), (7, 8), (0, 0)]
-    assert findings_below(tmp_path, rows.notes) == [
+    assert findings_below(tmp_path, rows.suspicious) == [
         "a.json: image 3: there is no image images/c.png: its size is unknown"
     ]
 
@@ -81,7 +81,7 @@ def test_unknown_sizes_of_coco_are_read_from_a_given_folder_only(tmp_path):
 def test_known_sizes_need_no_folder():
     rows = coco_rows(Path("nowhere"), ImageEntry(1, 7, 8, "b.png"))
     fill_sizes([rows], "no such folder")
-    assert rows.notes == []
+    assert rows.suspicious == []
 
 
 def test_labels_in_pixels_with_a_missing_image_are_noted(tmp_path):

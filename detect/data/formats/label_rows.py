@@ -59,7 +59,7 @@ class LabelRows(Rows):
         """Shift the ids of images and annotations, and replace those of categories."""
         for image in self.images:
             image.id += images
-        for findings in (self.faults, self.notes):
+        for findings in (self.faults, self.suspicious):
             findings[:] = [_shifted(each, images, annotations) for each in findings]
         columns = self.annotations
         known = np.array([0, *categories], np.int64)
@@ -218,7 +218,7 @@ class LabelBuilder:
             entries,
             [Category(number, name) for number, name in enumerate(names, 1)],
             self.faults,
-            notes=[
+            suspicious=[
                 Finding(self.file, None, None, f"{what}: {times:,}, the first is {place}")
                 for what, (times, place) in self._counted.items()
             ],

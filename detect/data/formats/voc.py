@@ -73,7 +73,7 @@ def _counted_from_zero(rows: LabelRows) -> LabelRows:
     if boxes_xywh[lowest, :2].min() < 1:
         place = rows.sources[rows.annotations.image_ids[lowest] - 1]
         reason = f"coordinates are taken to count from 0, not from 1 as VOC's: {place} has one below 1"
-        rows.notes.append(Finding(rows.file, None, None, reason))
+        rows.suspicious.append(Finding(rows.file, None, None, reason))
         return rows
     moved = boxes_xywh + np.array([-1, -1, 1, 1])  # the corner at the top left moves, the one at the bottom right stays
     rows.annotations = replace(rows.annotations, boxes_xywh=moved)

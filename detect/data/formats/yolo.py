@@ -56,7 +56,7 @@ def read_yolo(files: YoloFiles, *, keypoints: bool = False, on_progress: Progres
         ),
         [Category(index + 1, names[index] or f"class {index}") for index in sorted(names)],
         reader.faults + faults,
-        notes=notes,
+        suspicious=notes,
         sources=[label or name for label, name in zip(files.labels, files.images, strict=True)],
         numbers=lines.numbers[usable],
         unit="line",

@@ -122,11 +122,11 @@ def label_files(root: str) -> list[str]:
     return []
 
 
-def is_label_text(folder: str, name: str) -> bool:
+def is_label_text(where: str, name: str) -> bool:
     """Whether a text file may be a label file: not one of names, and not a list of images."""
     if name.lower() in NOT_LABELS:
         return False
-    return name.lower() not in LISTS or read_text(f"{folder}/{name}")[:1].isdigit()
+    return name.lower() not in LISTS or read_text(f"{where}/{name}")[:1].isdigit()
 
 
 def _pair(found: YoloFiles, labels: Sequence[str], images: str | None) -> None:

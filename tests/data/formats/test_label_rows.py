@@ -76,7 +76,7 @@ def test_what_is_counted_is_one_note_with_the_first_place():
     labels = LabelBuilder("a.xml")
     for number in range(1, 1201):
         labels.count("circles", f"shape {number}")
-    assert list(map(str, labels.rows(keypoints=False).notes)) == ["a.xml: circles: 1,200, the first is shape 1"]
+    assert list(map(str, labels.rows(keypoints=False).suspicious)) == ["a.xml: circles: 1,200, the first is shape 1"]
 
 
 @given(st.floats(1, 100), st.floats(1, 100), st.floats(0, 6.3))
