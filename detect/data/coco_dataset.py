@@ -165,7 +165,7 @@ def read_coco(
 
 def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     """Merge the entries of several files, and check them."""
-    images, notes = merge_images(shards)
+    images, odd_images = merge_images(shards)
     read = ReadAnnotations.of(shards, images)
     unsized = tuple(images.ids[(images.wh == UNKNOWN_PX).any(axis=1)].tolist())
     read, warnings = _in_pixels(read, shards, images, unsized)
@@ -179,7 +179,7 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     broken_ids = {fault.image_id for fault in faults if fault.annotation_id is None}
     usable, unusable = usable_rows(read, images, broken_ids, categories if named else None)
     annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
-    suspicious += [*notes, *chain.from_iterable(rows.notes for rows in shards)]
+    suspicious += [*odd_images, *chain.from_iterable(rows.suspicious for rows in shards)]
     invalid, suspicious = sorted(faults + unusable, key=by_id), sorted(suspicious, key=by_id)
     return CocoDataset(
         images, annotations, categories, tuple(invalid), tuple(suspicious), read.files, unsized, warnings

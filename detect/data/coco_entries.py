@@ -141,7 +141,7 @@ class Rows:
     annotations: AnnotationEntries
     categories: Sequence[Category] | None  # None accepts the id of every annotation
     faults: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)  # about entries that are used
+    suspicious: list[Finding] = field(default_factory=list)  # about entries that are used
     odd: dict[int, str] = field(default_factory=dict)  # what is suspicious about an annotation, by its row
     outlines: dict[int, Box] = field(default_factory=dict)  # boxes of segmentations, by row, where the file has no box
     form: BoxForm | None = None  # of the boxes, which may look like another; None for pixels (x, y, width, height)

@@ -34,7 +34,7 @@ class TolerantReader:
         self._file, self._keypoints = file, keypoints
         self._num_entries, self._num_rows = 0, 0
         self._faults: list[Finding] = []
-        self._notes: list[Finding] = []
+        self._suspicious: list[Finding] = []
         self._odd: dict[int, str] = {}
         self._outlines: dict[int, Box] = {}
 
@@ -80,7 +80,7 @@ class TolerantReader:
         for _, image, odd in read_entries(entries, "image", Fields.image, self._file, self._faults):
             usable.append(image)
             if odd:
-                self._notes.append(Finding(self._file, None, image.id, odd))
+                self._suspicious.append(Finding(self._file, None, image.id, odd))
         return usable
 
     def categories(self, entries: Sequence[Any] | None) -> list[Category] | None:
@@ -89,14 +89,14 @@ class TolerantReader:
         for _, category, odd in read_entries(entries or (), "category", Fields.category, self._file, self._faults):
             usable.append(category)
             if odd:
-                self._notes.append(Finding(self._file, None, None, f"category {category.id}: {odd}"))
+                self._suspicious.append(Finding(self._file, None, None, f"category {category.id}: {odd}"))
         return usable if entries else None
 
     def rows(
         self, images: Sequence[Image], annotations: AnnotationEntries, categories: Sequence[Category] | None
     ) -> Rows:
         """The rows of the file, with everything that was collected."""
-        found = (self._faults, self._notes, self._odd, self._outlines)
+        found = (self._faults, self._suspicious, self._odd, self._outlines)
         return Rows(self._file, images, annotations, categories, *found)
 
 

@@ -164,7 +164,7 @@ def test_a_byte_order_mark_and_numbers_that_are_not_json_are_read_in_blocks():
     )
     rows = in_blocks(text.encode())
     assert rows.images == [Image(1, height=5)]
-    assert [finding.reason for finding in rows.notes] == [
+    assert [finding.reason for finding in rows.suspicious] == [
         "width is nan, not a whole number of pixels: taken as unknown"
     ]
 
