@@ -163,4 +163,4 @@ def demo(
         print_fit(scores, fitted, curve)
         save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))
     typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
-    typer.echo("  detect anchors fit instances.json --resize letterbox:640 -o anchors")
+    typer.echo("  detect anchors fit instances.json --for yolov5 -o anchors")
