@@ -1,3 +1,4 @@
+from .anchors.anchor_readers import anchors_from_torchvision
 from .anchors.anchor_set import AnchorSet
 from .anchors.generator import AnchorGenerator
 from .anchors.head_cost import HeadSize
@@ -5,6 +6,7 @@ from .anchors.instances import ResizedInstances, instance_weights
 from .anchors.known import load_anchors
 from .anchors.levels import level_report
 from .anchors.metrics import anchor_metrics
+from .catalog.detectors import load_detector
 from .data import CocoDataset, read_coco, read_results
 from .data.read_dataset import read_dataset
 from .data.resize import ResizeRule, parse_resize
@@ -15,6 +17,7 @@ from .evaluation.precision_recall import choose_threshold
 from .fitting.clustering import IoUKMeans
 from .fitting.fit import fit_anchors
 from .fitting.fit_levels import fit_levels
+from .fitting.for_detector import fit_for
 from .fitting.objective import Objective
 from .heads.criterion import ImageTargets, RetinaNetCriterion
 from .heads.fpn import FeaturePyramid
@@ -52,6 +55,7 @@ __all__ = [
     "RetinaNetCriterion",
     "RetinaNetHead",
     "anchor_metrics",
+    "anchors_from_torchvision",
     "box_keypoints",
     "choose_threshold",
     "coco_keypoints",
@@ -59,6 +63,7 @@ __all__ = [
     "convert_weights",
     "find_peaks",
     "fit_anchors",
+    "fit_for",
     "fit_levels",
     "heatmap_focal_loss",
     "import_head",
@@ -66,6 +71,7 @@ __all__ = [
     "level_report",
     "load_anchors",
     "load_checkpoint",
+    "load_detector",
     "oracle_round_trip",
     "parse_resize",
     "read_coco",

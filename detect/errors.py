@@ -4,6 +4,7 @@ DetectError                 one line on stderr and exit code 2; any other except
 ├── CocoError               labels that cannot be read, or (strict) an annotation that cannot be used
 ├── ResizeError             a resize rule that does not parse
 ├── AnchorFileError         an anchors file that cannot be read, or a name that is not known
+├── CatalogError            a detector that is not known, or whose description is wrong
 ├── ImageError              an image that is missing, broken or not as its annotations say
 ├── ConfigError             an option, or a field of a configuration file, with a wrong value
 ├── FitError                data from which the requested anchors cannot be fitted
@@ -29,6 +30,10 @@ class ResizeError(DetectError, ValueError):
 
 class AnchorFileError(DetectError, ValueError):
     """An anchors file that cannot be read, or a name that is not known."""
+
+
+class CatalogError(DetectError, ValueError):
+    """A detector that is not known, or whose description is wrong."""
 
 
 class ImageError(DetectError, ValueError):

@@ -1,12 +1,47 @@
-"""Writing files whole or not at all."""
+"""Reading small files and YAML, and writing files whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+MAX_FILE_BYTES = 2**20
+
+
+def read_small_text(path: str | Path, error: Callable[[str], Exception]) -> str:
+    """The text of a file of at most ``MAX_FILE_BYTES``.
+
+    Raises:
+        error: the file cannot be read, is larger, or is no UTF-8; the message begins with its path.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise error(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB")
+        return path.read_text("utf-8")
+    except OSError as refused:
+        raise error(f"{path}: {refused.strerror or refused}") from None
+    except UnicodeDecodeError as refused:
+        raise error(f"{path}: not UTF-8 text ({refused})") from None
+
+
+def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
+    """What a YAML text says in plain Python values.
+
+    Raises:
+        error: it is not YAML, or YAML that stands for other objects.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as refused:
+        # PyYAML lets the errors of its own code through: an empty `!!int`, a `!!timestamp` that is none
+        raise error(f"not YAML ({' '.join(str(refused).split())})") from None
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

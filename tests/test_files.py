@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from detect.files import write_folder, write_whole
+from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, write_folder, write_whole
 
 
 def test_text_and_bytes_are_written_into_a_folder_that_is_made(tmp_path):
@@ -28,6 +28,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(tmp_path / "folder", "text")  # written beside it, but cannot be renamed over a folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_path):
+    (tmp_path / "large").write_bytes(b"a" * (MAX_FILE_BYTES + 1))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "text").write_text("é", "utf-8")
+    assert read_small_text(tmp_path / "text", ValueError) == "é"
+    for name, reason in (("none", "No such file"), ("large", "larger than 1 MiB"), ("binary", "not UTF-8 text")):
+        with pytest.raises(KeyError, match=f"{name}: {reason}"):
+            read_small_text(tmp_path / name, KeyError)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "!!int ", "!!timestamp x", "!!python/object/apply:os.getcwd []", "[" * 1200, "\x00"]
+)
+def test_what_is_no_plain_yaml_raises_the_given_error_in_one_line(text):
+    with pytest.raises(KeyError) as caught:
+        parse_yaml(text, KeyError)
+    assert caught.value.args[0].startswith("not YAML (")
+    assert "\n" not in caught.value.args[0]
+    assert parse_yaml("a: [1]", KeyError) == {"a": [1]}
 
 
 def test_a_folder_is_written_whole_into_a_new_or_empty_place(tmp_path):

@@ -27,6 +27,7 @@ TESTS_OF_NO_MODULE = {
     "fitting/test_dual_bound.py",
     "fitting/test_optimal.py",
     "fitting/test_square_bounds.py",
+    "fitting/test_start.py",
 }
 SHORT = {
     "__main__.py": "starts the command line",

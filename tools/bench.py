@@ -53,12 +53,13 @@ def compare(kind: str, table: Table, rounds: int) -> str:
                 results[work].append(result)
     medians = {work: _median(of_work) for work, of_work in results.items() if of_work}
     memory = "extra MB" if table.extra_memory else "peak MB"
-    with_iou = any(result.average_iou is not None for result in medians.values())
-    columns = ["s", "ratio", "CPU s", memory, "ratio", *(["average IoU"] if with_iou else [])]
+    scores = list(dict.fromkeys(name for result in medians.values() for name in result.scores))
+    columns = ["s", "ratio", "CPU s", memory, "ratio", *scores]
     lines = [f"## {table.title}", "", f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for work, name in table.names.items():
         if work in medians:
-            row = _row(medians[work], medians[next(iter(table.names))], table.extra_memory)[: len(columns)]
+            row = _row(medians[work], medians[next(iter(table.names))], table.extra_memory)
+            row += [f"{medians[work].scores[name]:.4f}" if name in medians[work].scores else "" for name in scores]
         else:
             row = ["not installed", *[""] * (len(columns) - 1)]
         lines.append(f"| {name} | {' | '.join(row)} |")
@@ -66,21 +67,19 @@ def compare(kind: str, table: Table, rounds: int) -> str:
 
 
 def _row(result: Result, ours: Result, extra_memory: bool) -> list[str]:
-    iou = "" if result.average_iou is None else f"{result.average_iou:.4f}"
     own, other = (each.extra_megabytes if extra_memory else each.megabytes for each in (ours, result))
     memory = f"{other / own:.1f}" if own > 0 else "-"
     times = f"{result.seconds:.4g}", f"{result.seconds / ours.seconds:.2f}", f"{result.cpu_seconds:.4g}"
-    return [*times, f"{other:.0f}", memory, iou]
+    return [*times, f"{other:.0f}", memory]
 
 
 def _median(results: list[Result]) -> Result:
-    averages = [result.average_iou for result in results if result.average_iou is not None]
     return Result(
         statistics.median(result.seconds for result in results),
         statistics.median(result.cpu_seconds for result in results),
         statistics.median(result.megabytes for result in results),
         statistics.median(result.extra_megabytes for result in results),
-        statistics.median(averages) if averages else None,
+        {name: statistics.median(result.scores[name] for result in results) for name in results[0].scores},
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,18 +20,18 @@ from numpy import ndarray
 from detect.data.formats.recognise import LABEL_SUFFIXES
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, FitError, ResizeError
-from detect.files import write_whole
+from detect.files import parse_yaml, read_small_text, write_whole
 
 FORMAT = 1
 DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes
 CENTER_OF_CELL = 0.5
-MAX_FILE_BYTES = 2**20
 SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4: anchors from 32 pixels on stride 8 to 512 on stride 128
 SHORT_SIDE_IN_STRIDES = (
     2.0  # an anchor half a stride away then loses at most a quarter of its overlap along a thin side
 )
 COARSEST_LEVEL = 20
 UPPER_BOUND = "_upper_bound"  # suffix of a score's name, for its proved upper bound in a file
+START = "start_"  # prefix of a score's name, for the score of the anchors that a fit started from
 FIELDS = ("resize", "center_offset", "command", "version")  # alike in a set and in its file
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -102,6 +102,7 @@ class AnchorSet:
 
     ``levels`` go from the finest stride to the coarsest. Within a level, the order of shapes is the order of the head's
     channels. ``center_offset`` is the position of an anchor's centre in its cell: 0.5 is the middle, 0 the top left corner.
+    ``resize`` is empty if the file that the set was read from states none.
 
     >>> anchors = AnchorSet.of([[(10, 20), (30, 20)], [(60, 60)]], strides=(8, 16), resize="letterbox:640")
     >>> anchors.num_anchors, [level.name for level in anchors.levels]
@@ -122,6 +123,8 @@ class AnchorSet:
     sources: tuple[SourceFile, ...] = ()
     command: str = ""
     version: str = ""
+    assumed: tuple[str, ...] = ()
+    """What the file that was read does not state."""
 
     @classmethod
     def of(
@@ -142,6 +145,17 @@ class AnchorSet:
             for stride, level in pairs
         ]
         return cls(tuple(levels), str(resize), **fields)
+
+    @property
+    def resize_rule(self) -> ResizeRule:
+        """The parsed resize rule.
+
+        Raises:
+            AnchorFileError: the file that the set was read from states none.
+        """
+        if not self.resize:
+            raise AnchorFileError(f"{self.name} states no resize rule: give --resize")
+        return parse_resize(self.resize)
 
     @property
     def shapes(self) -> Float64[ndarray, "a 2"]:
@@ -177,27 +191,33 @@ class AnchorSet:
         Raises:
             AnchorFileError: the file is missing or not YAML, or a field is missing or wrong; the message names it.
         """
-        path = Path(path)
+        text = read_small_text(path, AnchorFileError)
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise AnchorFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: not an anchors file")
-            content = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), _AnchorFile)
-            parse_resize(content.resize)
-        except OSError as error:
-            raise AnchorFileError(f"{path}: {error.strerror or error}") from None
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise AnchorFileError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-        except msgspec.ValidationError as error:
-            raise AnchorFileError(f"{path}: not an anchors file: {str(error).replace('`', '')}") from None
-        except ResizeError as error:
+            return replace(cls.from_yaml(text), name=str(path))
+        except AnchorFileError as error:
             raise AnchorFileError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_yaml(cls, text: str) -> AnchorSet:
+        """Read the text of ``anchors.yaml``.
+
+        Raises:
+            AnchorFileError: it is not YAML, or a field is missing or wrong.
+        """
+        try:
+            content = msgspec.convert(parse_yaml(text, AnchorFileError), _AnchorFile)
+            if content.resize:
+                parse_resize(content.resize)
+        except msgspec.ValidationError as error:
+            raise AnchorFileError(f"not an anchors file: {str(error).replace('`', '')}") from None
+        except ResizeError as error:
+            raise AnchorFileError(str(error)) from None
         if content.format != FORMAT:
-            raise AnchorFileError(f"{path}: format {content.format}, this version reads format {FORMAT}")
+            raise AnchorFileError(f"format {content.format}, this version reads format {FORMAT}")
         bounds = {name: bound for name, bound in content.scores.items() if name.endswith(UPPER_BOUND)}
         scores = {name: value for name, value in content.scores.items() if name not in bounds}
         return cls(
             levels=tuple(sorted(content.levels, key=lambda level: level.stride)),
-            name=str(path),
             scores=scores,
             proofs={
                 name: Proof(value, bounds[name + UPPER_BOUND])
@@ -273,6 +293,21 @@ def levels_of_shapes(shapes: Float64[ndarray, "n 2"], strides: Sequence[int]) ->
 def place_shapes(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> AnchorSet:
     """Make a set with each shape on the level of its size (:func:`levels_of_shapes`)."""
     return shapes_on_levels(shapes, levels_of_shapes(shapes, strides), sorted(strides))
+
+
+def deal_by_rank(shapes: Float64[ndarray, "a 2"], strides: Sequence[int]) -> AnchorSet:
+    """Make a set with the same number of shapes on every level, from small to large area, as YOLO's heads take them.
+
+    Raises:
+        FitError: the shapes cannot be dealt out evenly.
+
+    >>> deal_by_rank(np.array([[90.0, 90.0], [10.0, 20.0], [60.0, 50.0], [8.0, 9.0]]), (8, 16)).levels[1].shapes
+    [(60.0, 50.0), (90.0, 90.0)]
+    """
+    if not strides or not len(shapes) or len(shapes) % len(strides):
+        raise FitError(f"{len(shapes)} shapes cannot be dealt out evenly over {len(strides)} levels")
+    ordered = shapes[np.lexsort((shapes[:, 0], shapes.prod(axis=1)))]
+    return AnchorSet.of(np.split(ordered, len(strides)), strides=sorted(strides))
 
 
 def shapes_on_levels(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -21,6 +22,8 @@ from detect.ops.box_arrays import row_blocks
 RATIO_EDGES = (1 / 3, 2 / 3, 3 / 2, 3.0)  # of height / width
 BALANCES = ("none", "category", "size")
 MAX_NAMES = 20  # category names listed in a message
+
+Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class ResizedInstances:
 
         Raises:
             ResizeError: the text is not a resize rule.
+            CocoError: the rule depends on the sizes of images, and some are not known.
         """
         rule = parse_resize(rule)
+        if rule.name != "none":
+            dataset.require_sizes("--images FOLDER reads them from the image files, or --resize none does without")
         dataset = cut_tiles(dataset, rule)
         instances = dataset.instances
         images = rule.resize_images(dataset.images.wh)
@@ -78,6 +84,19 @@ class ResizedInstances:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+def tells_left_out(fit: Fit) -> Fit:
+    """Decorate a function of instances: its FitError also says how many entries of the dataset were invalid."""
+
+    @wraps(fit)
+    def run(instances: ResizedInstances, *args: Any, **options: Any) -> Any:
+        try:
+            return fit(instances, *args, **options)
+        except FitError as error:
+            raise FitError(instances.dataset.with_left_out(str(error))) from None
+
+    return cast("Fit", run)
 
 
 @dataclass(frozen=True, eq=False)

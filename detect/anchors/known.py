@@ -1,78 +1,100 @@
-"""Anchors that detectors ship with, by name, to compare with fitted ones."""
+"""The anchors that detectors of the catalog ship with, by name, to compare with fitted ones; or anchors from a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from detect.anchors.anchor_readers import is_plain, parse_anchors, read_anchors
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.grid_convention import as_convention
+from detect.catalog.detectors import Detector, Stock, detectors, find_detector
 from detect.errors import AnchorFileError
 
-CORNER = 0.0  # torchvision, detectron2 and mmdetection centre anchors on the top left corner of their cell
-OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # Lin et al. 2017, section 4: three sizes per octave
-RATIOS = (0.5, 1.0, 2.0)  # height / width
+Shapes = list[tuple[float, float]]
 
 
 def load_anchors(name_or_path: str | Path) -> AnchorSet:
-    """Load a known set by name, or an ``anchors.yaml`` by its path or its folder.
+    """Load the anchors of a detector of the catalog by its name, of a file, or of a text such as ``10,13 16,30``.
+
+    A file is an ``anchors.yaml`` (or its folder) or one of another framework: :mod:`detect.anchors.anchor_readers`.
 
     Raises:
-        AnchorFileError: the argument is neither a known name nor a readable file.
+        AnchorFileError: the argument is neither a known name, nor a readable file, nor numbers.
 
     >>> load_anchors("yolov2-voc").num_anchors
     5
     """
-    if known := KNOWN_ANCHORS.get(str(name_or_path)):
-        return known
+    if known := find_detector(str(name_or_path)):
+        return stock_anchors(known, name=str(name_or_path))
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "anchors.yaml"
+    if is_plain(str(name_or_path)):
+        return parse_anchors(str(name_or_path), name=textwrap.shorten(str(name_or_path), 30, placeholder=" ..."))
     if not path.exists():
-        raise AnchorFileError(f"{name_or_path}: no such file; known by name: {', '.join(sorted(KNOWN_ANCHORS))}")
-    return AnchorSet.load(path)
+        raise AnchorFileError(f"{name_or_path}: no such file; known by name: {', '.join(sorted(detectors()))}")
+    return read_anchors(path)
 
 
-def _scaled(pairs: Sequence[tuple[float, float]], factor: float) -> list[tuple[float, float]]:
-    return [(width * factor, height * factor) for width, height in pairs]
+def stock_anchors(detector: Detector, *, name: str = "") -> AnchorSet:
+    """The anchors that a detector ships with; ``name`` is by default the detector's.
 
+    Raises:
+        AnchorFileError: the detector's description has none, or not as many as its levels need.
 
-def _sizes_by_ratios(sizes: Sequence[float], ratios: Sequence[float] = RATIOS) -> list[tuple[float, float]]:
-    """All sizes by all ratios, sizes varying faster: the order of torchvision's and mmdetection's channels."""
-    return [(size / ratio**0.5, size * ratio**0.5) for ratio in ratios for size in sizes]
-
-
-# Redmon and Farhadi 2017, yolov2-voc.cfg and yolov2.cfg: in cells of 32 pixels
-_YOLOV2_VOC = [(1.3221, 1.73145), (3.19275, 4.00944), (5.05587, 8.09892), (9.47112, 4.84053), (11.2364, 10.0071)]
-_YOLOV2_COCO = [(0.57273, 0.677385), (1.87446, 2.06253), (3.33843, 5.47434), (7.88282, 3.52778), (9.77052, 9.16828)]
-# Redmon and Farhadi 2018, yolov3.cfg; the same rows are YOLOv5's at 640
-_YOLOV3_COCO = [
-    [(10, 13), (16, 30), (33, 23)],
-    [(30, 61), (62, 45), (59, 119)],
-    [(116, 90), (156, 198), (373, 326)],
-]
-
-KNOWN_ANCHORS = {
-    anchors.name: anchors
-    for anchors in (
-        # Lin et al. 2017, section 4: sizes 32 to 512 on P3 to P7, three octave steps, three ratios
-        AnchorSet.of(
-            [_sizes_by_ratios([4 * stride * step for step in OCTAVE]) for stride in (8, 16, 32, 64, 128)],
-            strides=(8, 16, 32, 64, 128),
-            resize="shortest:800:1333",
-            name="retinanet",
-            center_offset=CORNER,
-        ),
-        # Lin et al. 2017 (feature pyramids), section 4.1: one size per level on P2 to P6, three ratios
-        AnchorSet.of(
-            [_sizes_by_ratios([8.0 * stride]) for stride in (4, 8, 16, 32, 64)],
-            strides=(4, 8, 16, 32, 64),
-            resize="shortest:800:1333",
-            name="faster-rcnn-fpn",
-            center_offset=CORNER,
-        ),
-        AnchorSet.of([_scaled(_YOLOV2_VOC, 32)], strides=(32,), resize="stretch:416x416", name="yolov2-voc"),
-        AnchorSet.of([_scaled(_YOLOV2_COCO, 32)], strides=(32,), resize="stretch:416x416", name="yolov2-coco"),
-        AnchorSet.of(_YOLOV3_COCO, strides=(8, 16, 32), resize="stretch:416x416", name="yolov3-coco"),
-        AnchorSet.of(_YOLOV3_COCO, strides=(8, 16, 32), resize="letterbox:640", name="yolov5-coco"),
+    >>> stock_anchors(find_detector("torchvision-ssd300")).levels[0].shapes
+    [(21.0, 21.0), (30.7409, 30.7409), (29.6985, 14.8492), (14.8492, 29.6985)]
+    """
+    if detector.stock is None:
+        raise AnchorFileError(f"{detector.name}: its description has no stock anchors")
+    levels = _shapes_of(detector.stock, size_outer=as_convention(detector.convention).size_outer)
+    if len(levels) == 1:
+        levels *= len(detector.strides)
+    if [len(level) for level in levels] != detector.numbers:
+        found = ", ".join(str(len(level)) for level in levels)
+        raise AnchorFileError(f"{detector.name}: stock anchors are {found} for levels of {detector.numbers}")
+    if detector.stock.in_strides:
+        levels = [_scaled(level, stride) for level, stride in zip(levels, detector.strides, strict=True)]
+    return AnchorSet.of(
+        levels,
+        strides=detector.strides,
+        resize=detector.resize,
+        name=name or detector.name,
+        center_offset=as_convention(detector.convention).center_offset,
     )
-}
+
+
+def _shapes_of(stock: Stock, *, size_outer: bool) -> list[Shapes]:
+    """The shapes of each level, or one list for all levels, in the order of the head's channels."""
+    if stock.squares:
+        return [
+            _ssd(*pair) for pair in zip(stock.squares, stock.ratios, [stock.largest] * len(stock.squares), strict=True)
+        ]
+    if not stock.sizes:
+        return stock.shapes
+    factors = [[(1 / math.sqrt(ratio), math.sqrt(ratio)) for ratio in level] for level in stock.ratios]
+    by_level = factors or [stock.aspects]
+    pairs = zip(stock.sizes, by_level * len(stock.sizes) if len(by_level) == 1 else by_level, strict=True)
+    return [_sizes_by_factors(sizes, own, size_outer=size_outer) for sizes, own in pairs]
+
+
+def _sizes_by_factors(sizes: Sequence[float], factors: Sequence[tuple[float, float]], *, size_outer: bool) -> Shapes:
+    if size_outer:
+        return [(size * x, size * y) for size in sizes for x, y in factors]
+    return [(size * x, size * y) for x, y in factors for size in sizes]
+
+
+def _ssd(squares: tuple[float, float], ratios: Iterable[float], largest: float | None) -> Shapes:
+    """Liu et al. 2016, section 2.2: a square, the geometric mean of it and the next, and each ratio and its inverse."""
+    size, larger = squares
+    shapes = [(size, size), (math.sqrt(size * larger),) * 2]
+    for ratio in map(math.sqrt, ratios):
+        shapes += [(size * ratio, size / ratio), (size / ratio, size * ratio)]
+    return [(min(w, largest or w), min(h, largest or h)) for w, h in shapes]
+
+
+def _scaled(shapes: Shapes, factor: float) -> Shapes:
+    return [(width * factor, height * factor) for width, height in shapes]

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.anchors.assignment import Assignment, assign
+from detect.anchors.assign import assign
+from detect.anchors.assignment import Assignment
 from detect.anchors.extra_level import ExtraLevel, extra_level
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, LevelCost, level_costs

@@ -18,7 +18,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.grid_iou import best_grid_anchors, grid_iou_by_level
 from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
-from detect.ops.box_arrays import best_shape_iou
+from detect.ops.box_arrays import best_shape_iou, best_side_ratio
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 COVERED = 0.5  # IoU on the grid from which an instance counts as covered
@@ -77,17 +77,23 @@ class AnchorMetrics:
     def grid_recall(self, threshold: float) -> float:
         return mean_or_nan(self.grid_best_iou >= threshold)
 
-    @cached_property
+    @property
     def ratio_recall(self) -> float:
         """YOLOv5's "best possible recall", which is not a recall in IoU.
 
         The share of instances with an anchor whose width and height both differ by less than a factor of 4.
         """
-        shapes = self.instances.shapes
-        reached = np.zeros(len(shapes), bool)
-        for anchor in self.anchors.shapes:
-            reached |= ((shapes < YOLOV5_RATIO * anchor) & (anchor < YOLOV5_RATIO * shapes)).all(axis=1)
-        return mean_or_nan(reached)
+        return mean_or_nan(self.best_side_ratio > 1 / YOLOV5_RATIO)
+
+    @property
+    def average_side_ratio(self) -> float:
+        """Mean over instances of the best side ratio: the objective ``ratio``."""
+        return mean_or_nan(self.best_side_ratio)
+
+    @cached_property
+    def best_side_ratio(self) -> Float64[ndarray, " n"]:
+        """See :func:`detect.ops.box_arrays.best_side_ratio`."""
+        return best_side_ratio(self.instances.shapes, self.anchors.shapes)
 
     @cached_property
     def by_size(self) -> tuple[GroupMetrics, ...]:

@@ -11,12 +11,13 @@ from typing import Annotated
 import typer
 
 import detect
+from detect.cli.detector_fit import DetectorOptions, fit_detector, note_unnamed
 from detect.cli.fit_options import FitOptions
 from detect.cli.options import AsJson, DatasetFiles, Output, Resize, expert
 from detect.cli.output import busy, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
-FINE = FitOptions(levels="p2-p4", per_level=3)
+FINE = FitOptions(levels="p2-p4", per_level="3")
 STORIES = (  # sample, title, resize rule, what to fit
     ("bccd", "Blood cells in 640x480 images, as a YOLO-sized detector sees them", "letterbox:640", FitOptions()),
     ("nuclei", "Cell nuclei in 128x128 crops: small objects, so a finer pyramid", "none", FINE),
@@ -26,6 +27,7 @@ KNOWN = ("retinanet", "yolov3-coco")
 
 def fit(
     *,
+    target: DetectorOptions,
     options: FitOptions,
     resize: Resize = None,
     compare: Annotated[
@@ -37,31 +39,38 @@ def fit(
     dataset: DatasetFiles,
     json: AsJson = False,
 ) -> None:
-    """Fit anchor shapes to the boxes of a dataset.
+    """Fit anchor shapes to the boxes of a dataset, for the detector that is to use them.
 
-    `detect anchors fit instances.json -k 9 --resize letterbox:640 -o anchors` writes `anchors/anchors.yaml`, which all
-    other commands and `detect.AnchorSet.load` read, and `anchors/report.html`. `detect anchors fit instances.json --levels
-    p2-p4 --per-level 3` fits the shapes of all levels together, on the detector's grid.
+    `detect anchors fit instances.json --for yolov5 -o anchors` prints the text that YOLOv5 takes and writes it, with
+    `anchors/anchors.yaml`, which all other commands and `detect.AnchorSet.load` read, and `anchors/report.html`. `detect
+    anchors known` lists the detectors. Without --for: `-k 9 --resize letterbox:640`, or `--levels p2-p4 --per-level 3` for
+    the shapes of all levels together, on the grid.
     """
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_fit
     from detect.fitting.fit import k_curve
 
-    options.check()
+    objective = options.check()
     others = list(map(detect.load_anchors, compare or []))
-    instances = dataset.read_resized(resize)
+    detector = target.load(options, resize)
+    instances = dataset.read_resized(detector.resize if detector else resize or options.resize)
     if str(instances.rule) == "none":
         note("note: --resize none: shapes are in pixels of the original images, which few detectors see")
     sources = anchor_results.start_hashing(instances.dataset) if output else None
     with busy("fitting anchors"):
-        fitted = options.fit(instances)
-    scores = anchor_results.score_all(instances, [fitted.anchors, *others], options.convention)
+        fitted = fit_detector(instances, detector, options) if detector else options.fit(instances)
+    convention = detector.convention if detector else options.convention
+    scores = anchor_results.score_all(instances, [fitted.anchors, *others], convention)
     curve = k_curve(instances, seed=options.seed) if output and report else None
     content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
     print_answer(json, content, lambda: print_fit(scores, fitted, curve))
+    if detector is None:
+        note_unnamed(options, objective.on_grid)
     if output and sources:
-        digests = sources.result()
-        save(output, anchor_results.fit_files(scores, curve, digests, with_page=report, images=dataset.images))
+        files = anchor_results.fit_files(
+            scores, curve, sources.result(), with_page=report, images=dataset.images, detectors=fitted.detectors
+        )
+        save(output, files)
 
 
 def stability(
@@ -90,6 +99,7 @@ def stability(
     if not resamples and not validation:
         raise ConfigError("nothing to do: give --resamples from 1, --validation FILES or both")
     options.check()
+    resize = resize or options.resize
     instances = dataset.read_resized(resize)
     others = replace(dataset, files=validation).read_resized(resize) if validation else None
     anchors = options.fit(instances, prove=False).anchors
@@ -153,4 +163,4 @@ def demo(
         print_fit(scores, fitted, curve)
         save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))
     typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
-    typer.echo("  detect anchors fit instances.json --resize letterbox:640 -o anchors")
+    typer.echo("  detect anchors fit instances.json --for yolov5 -o anchors")

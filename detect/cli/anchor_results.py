@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
+from detect.cli.detector_fit import detector_object, matching_objects, text_file
 from detect.cli.fit_options import Fitted
 from detect.cli.output import findings_csv, findings_of
 from detect.data import CocoDataset
-from detect.data.resize import parse_resize
 from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
+    from detect.anchors.detector_score import DetectorScore
     from detect.anchors.stability import Generalisation, Stability
 
 MAX_LISTED = 1000  # findings and ids in a JSON object; their counts are always complete
@@ -34,8 +35,9 @@ def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], convention
 
 def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet], convention: str) -> list[AnchorMetrics]:
     """The metrics of each set on the dataset under the resize rule that the set was made for."""
-    by_rule = {each.resize: ResizedInstances.of(dataset, parse_resize(each.resize)) for each in sets}
-    return [anchor_metrics(by_rule[each.resize], each, convention=convention) for each in sets]
+    rules = [each.resize_rule for each in sets]
+    by_rule = {rule: ResizedInstances.of(dataset, rule) for rule in rules}
+    return [anchor_metrics(by_rule[rule], each, convention=convention) for rule, each in zip(rules, sets, strict=True)]
 
 
 def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
@@ -54,8 +56,12 @@ def fit_files(
     title: str = "Anchors fitted to data",
     with_page: bool = True,
     images: Path | None = None,
+    detectors: tuple[DetectorScore, ...] = (),
 ) -> dict[str, str]:
-    """``anchors.yaml`` with scores and provenance, ``report.html``, and ``findings.csv`` if there are findings."""
+    """``anchors.yaml`` with scores and provenance, ``report.html``, and ``findings.csv`` if there are findings.
+
+    With the scores of the ``detectors`` that the anchors are for, also its own text.
+    """
     score, dataset = scores[0], scores[0].instances.dataset
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
     on_grid = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
@@ -66,13 +72,13 @@ def fit_files(
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
     )
-    files = {"anchors.yaml": anchors.to_yaml()}
+    files = {"anchors.yaml": anchors.to_yaml()} | (text_file(detectors[0]) if detectors else {})
     if dataset.invalid or dataset.suspicious:
         files["findings.csv"] = findings_csv(dataset)
     if with_page:
         from detect.report.anchor_page import anchor_page
 
-        files["report.html"] = anchor_page(scores, curve, title=title, images=images)
+        files["report.html"] = anchor_page(scores, curve, title=title, images=images, detectors=detectors)
     return files
 
 
@@ -82,6 +88,9 @@ def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | 
     name, proof = next(iter(anchors.proofs.items()), (next(iter(anchors.scores), None), None))
     content = score_object(scores[0]) | {"method": method, "objective": name}
     content |= {"upper_bound": proof and proof.upper_bound, "gap": proof and proof.gap}
+    if fitted.gained:
+        before, after = fitted.gained
+        content["start"] = {"name": fitted.start, "score": before, "gained": after - before}
     if fitted.layouts:
         own, default = ("layout", "sizes", "ratios", "score", "penalty"), ("default_score", "default_factor")
         content["layouts"] = [
@@ -89,6 +98,8 @@ def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | 
             | {"free_score": each.free.score, **{key: getattr(each, key) for key in default}}
             for each in fitted.layouts
         ]
+    if fitted.detectors:
+        content |= detector_object(fitted.detectors)
     if curve:
         content |= curve_object(curve)
     if scores[1:]:
@@ -109,7 +120,9 @@ def stability_object(
     return score_object(score) | {name: part.to_dict() for name, part in parts.items() if part}
 
 
-def score_objects(scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment] = ()) -> dict[str, Any]:
+def score_objects(
+    scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment] = (), matched: Sequence[DetectorScore] = ()
+) -> dict[str, Any]:
     """Scores as a JSON object."""
     objects = [{"name": each.anchors.name, "method": "given"} | score_object(each) for each in scores]
     for content, assignment in zip(objects, assignments, strict=False):
@@ -122,7 +135,8 @@ def score_objects(scores: Sequence[AnchorMetrics], assignments: Sequence[Assignm
             "low_quality_only_ids": ids[assignment.low_quality_only][:MAX_LISTED].tolist(),
             "unassigned_ids": ids[assignment.unassigned][:MAX_LISTED].tolist(),
         }
-    return {"anchors": objects}
+    own = {"detector": matched[0].detector.name, "matching": matching_objects(matched)} if matched else {}
+    return {"anchors": objects} | own
 
 
 def score_object(score: AnchorMetrics) -> dict[str, Any]:
@@ -139,6 +153,7 @@ def score_object(score: AnchorMetrics) -> dict[str, Any]:
         "grid_average_iou": score.grid_average_iou,
         "grid_recall": {str(t): score.grid_recall(t) for t in THRESHOLDS},
         "yolov5_ratio_recall": score.ratio_recall,
+        "average_side_ratio": score.average_side_ratio,
         "findings": [
             {"kind": kind, "annotation_id": each.annotation_id, "image_id": each.image_id, "reason": each.reason}
             for kind, each in findings_of(dataset)[:MAX_LISTED]

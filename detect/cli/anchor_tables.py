@@ -7,11 +7,13 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.metrics import AnchorMetrics
+from detect.cli.detector_fit import print_for_detector, print_matching
 from detect.cli.output import note, print_dataset, show, show_table
 from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
+    from detect.anchors.detector_score import DetectorScore
     from detect.anchors.instances import ResizedInstances
     from detect.anchors.levels import LevelReport  # which needs torch: seconds, for commands that do without
     from detect.anchors.stability import Generalisation, Stability
@@ -38,18 +40,31 @@ def print_fit(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | N
     for name, proof in anchors.proofs.items():
         gap = f"within {proof.gap:.2%} of the best"
         show(f"{_words(name)} {proof.score:.4f}, at most {proof.upper_bound:.4f} possible {fitted.among}: {gap}")
+    if fitted.gained:
+        before, after = fitted.gained
+        show(f"start {fitted.start}: {before:.4f} -> {after:.4f} ({after - before:+.4f})")
     if fitted.layouts:
         _print_layouts(fitted.layouts)
+    if fitted.detectors:
+        print_for_detector(fitted.detectors)
+        return
     if curve:
         _print_knee(curve)
     _warn_if_grid_loses(scores)
 
 
-def print_score(scores: Sequence[AnchorMetrics], worst: int, assignments: Sequence[Assignment] = ()) -> None:
-    """Print sets of anchors side by side, then each in detail; assignments are none, or one for each set."""
+def print_score(
+    scores: Sequence[AnchorMetrics],
+    worst: int,
+    assignments: Sequence[Assignment] = (),
+    matched: Sequence[DetectorScore] = (),
+) -> None:
+    """Print sets of anchors side by side, then each in detail; assignments and matched are none, or one for each set."""
     rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
     print_dataset(scores[0].instances.dataset, rules)
     _print_scores(scores)
+    if matched:
+        print_matching(matched)
     for number, score in enumerate(scores):
         show(f"\n{score.anchors.name}", style="bold")
         _print_groups(score)
@@ -226,3 +241,16 @@ def print_sweep(settings: Sequence[Setting]) -> None:
     small = (f"under {size} px" for size in SMALL_PX)
     show_table(("resize", "IoU on the grid", "recall .5", "missed", *small, "anchors", "GFLOPs"), rows)
     show("GFLOPs: of RetinaNet's head, per image", style="dim")
+
+
+def print_known() -> None:
+    """Print one row for each detector of the catalog."""
+    from detect.anchors.anchor_set import level_name
+    from detect.catalog.detectors import detectors
+
+    rows = []
+    for name, each in detectors().items():
+        levels = ", ".join(map(level_name, each.strides))
+        numbers = str(each.per_level) if isinstance(each.per_level, int) else ", ".join(map(str, each.per_level))
+        rows.append((name, each.about, levels, numbers, each.resize, each.rule))
+    show_table(("name", "detector", "levels", "per cell", "resize", "matching"), rows, left=True)

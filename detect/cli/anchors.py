@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import detect
 from detect.cli import anchor_fit, options
 from detect.cli.config import register
-from detect.cli.fit_options import LEVELS
+from detect.cli.detector_fit import DetectorOptions
+from detect.cli.fit_options import LEVELS, FitOptions
 from detect.cli.output import note, numbers, print_answer, progress_over, save
 from detect.errors import AnchorFileError
+
+if TYPE_CHECKING:
+    from detect.anchors.assignment import Assignment
+    from detect.anchors.metrics import AnchorMetrics
 
 MANY_TO_ASSIGN = 40_000
 
@@ -25,9 +31,8 @@ app = typer.Typer(
 
 def score(
     *,
-    anchors: Annotated[
-        list[str] | None, typer.Option(help="A known name, an anchors.yaml or its folder; repeatable, to compare.")
-    ] = None,
+    target: DetectorOptions,
+    anchors: Annotated[list[str] | None, typer.Option(help=f"{options.ANCHORS} Repeatable, to compare.")] = None,
     resize: options.Resize = None,
     convention: options.Convention = "exact",
     assigner: Annotated[
@@ -39,43 +44,57 @@ def score(
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
-    """Score anchors on a dataset, side by side: by shape, on the grid, and by assignment.
+    """Score anchors on a dataset, side by side: by shape, on the grid, and as a detector matches them.
 
-    `detect anchors score instances.json --anchors retinanet --anchors anchors/anchors.yaml --resize shortest:800:1333`
+    `detect anchors score instances.json --for yolov5 --anchors my.yaml --anchors yolov5` compares two sets under YOLOv5's
+    own rule; without --for, give `--resize letterbox:640`.
     """
+    from detect.anchors.detector_score import score_for
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_score
 
+    detector = target.load(FitOptions(), resize)
+    if detector and not anchors:
+        anchors = [detector.name]
     if not anchors:
         raise AnchorFileError(
             "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
         )
-    sets = list(map(detect.load_anchors, anchors))
-    if resize is None:
+    sets = list(map(options.load_anchors, anchors))
+    if detector:
+        scores = anchor_results.score_all(dataset.read_resized(detector.resize), sets, detector.convention)
+    elif resize is None:
         scores = anchor_results.score_by_own_rules(dataset.read(), sets, convention)
     else:
         scores = anchor_results.score_all(dataset.read_resized(resize), sets, convention)
-    found = []
-    if assigner:
-        from detect.anchors.assignment import assign  # loads torch
-
-        if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
-            note("note: matching takes about a minute for every 40,000 boxes")
-        matcher = detect.Atss() if assigner == "atss" else None
-        for each in progress_over(scores, "matching"):
-            generator = detect.AnchorGenerator(each.anchors, convention=convention)
-            found.append(assign(each.instances, generator, matcher))
-    text = partial(print_score, scores, worst, found)
-    print_answer(json, lambda: anchor_results.score_objects(scores, found), text)
+    found = _assigned(scores, assigner, convention) if assigner else []
+    matched = [score_for(each.instances, each.anchors, detector) for each in scores] if detector else []
+    text = partial(print_score, scores, worst, found, matched)
+    print_answer(json, lambda: anchor_results.score_objects(scores, found, matched), text)
     if output:
         from detect.report.anchor_page import anchor_page
 
-        save(output, {"report.html": anchor_page(scores, None, title="Anchors side by side", images=dataset.images)})
+        page = anchor_page(scores, None, title="Anchors side by side", images=dataset.images, detectors=matched)
+        save(output, {"report.html": page})
+
+
+def _assigned(scores: Sequence[AnchorMetrics], assigner: str, convention: str) -> list[Assignment]:
+    """The anchors that a matcher gives to the instances, for each set."""
+    from detect.anchors.assign import assign  # loads torch
+
+    if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
+        note("note: matching takes about a minute for every 40,000 boxes")
+    matcher = detect.Atss() if assigner == "atss" else None
+    found = []
+    for each in progress_over(scores, "matching"):
+        generator = detect.AnchorGenerator(each.anchors, convention=convention)
+        found.append(assign(each.instances, generator, matcher))
+    return found
 
 
 def levels(
     *,
-    anchors: Annotated[str, typer.Option(help="A known name, an anchors.yaml or its folder.")],
+    anchors: Annotated[str, typer.Option(help=options.ANCHORS)],
     resize: options.Resize = None,
     convention: options.Convention = "exact",
     assigner: Annotated[options.MatcherName, typer.Option(help="Rule that gives anchors to instances.")] = "max-iou",
@@ -91,8 +110,8 @@ def levels(
     """
     from detect.cli.anchor_tables import print_level_report
 
-    chosen = detect.load_anchors(anchors)
-    instances = dataset.read_resized(resize or chosen.resize)
+    chosen = options.load_anchors(anchors)
+    instances = dataset.read_resized(resize or str(chosen.resize_rule))
     generator = detect.AnchorGenerator(chosen, convention=convention)
     report = detect.level_report(instances, generator, matcher=detect.Atss() if assigner == "atss" else None)
     print_answer(json, report.to_dict, lambda: print_level_report(report))
@@ -107,7 +126,7 @@ def sweep(
     sizes: Annotated[str, typer.Option(help="Values of the first size of the resize rule, such as 320,640,1024.")],
     resize: options.Resize = None,
     anchors: Annotated[
-        str | None, typer.Option(help="A known name or an anchors.yaml. Default: anchors are fitted at each size.")
+        str | None, typer.Option(help=f"{options.ANCHORS} Default: anchors are fitted at each size.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of shapes to fit.")] = 9,
     levels: Annotated[str, typer.Option(help="Pyramid levels to fit shapes for.")] = LEVELS,
@@ -123,8 +142,8 @@ def sweep(
     from detect.anchors.sweep import rules_of_sizes, sweep_resize
     from detect.cli.anchor_tables import print_sweep
 
-    chosen = detect.load_anchors(anchors) if anchors else None
-    rule = detect.parse_resize(resize or (chosen.resize if chosen else "none"))
+    chosen = options.load_anchors(anchors) if anchors else None
+    rule = chosen.resize_rule if chosen and not resize else detect.parse_resize(resize or "none")
     rules = rules_of_sizes(rule, [round(size) for size in numbers(sizes, "--sizes", least=1)])
     fit = partial(detect.fit_anchors, k=k, strides=strides_of(levels))
     settings = sweep_resize(dataset.read(), chosen or fit, rules=rules, convention=convention)
@@ -132,29 +151,45 @@ def sweep(
 
 
 def convert(
-    anchors: Annotated[str, typer.Argument(help="An anchors.yaml, its folder, or a known name.")],
-    to: Annotated[options.AnchorFormat, typer.Option(help="The framework.")],
+    anchors: Annotated[str, typer.Argument(help=options.ANCHORS)],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="A detector's name (`detect anchors known`), a YAML file that describes one, or a text format: "
+            f"{', '.join(options.TEXT_FORMATS)}."
+        ),
+    ],
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Fill levels that have too few anchors with shapes of other levels.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
 ) -> None:
-    """Print anchors as another framework's configuration text.
+    """Print anchors as the text that a detector or framework takes.
 
     `detect anchors convert anchors --to yolov5`
     """
-    conversion = detect.convert_anchors(detect.load_anchors(anchors), to)
-    print(conversion.text)
+    from detect.interop.anchor_formats import place_of_text
+
+    chosen = options.load_anchors(anchors)
+    conversion = detect.convert_anchors(chosen, to, fill=fill)
+    if output:
+        save(output.parent, {output.name: conversion.text + "\n"})
+    else:
+        print(conversion.text)
     for each in conversion.notes:
         note(f"note: {each}")
+    if place := place_of_text(chosen, to):
+        note(f"goes into {place}")
 
 
 def known() -> None:
-    """List the anchors that are known by name.
+    """List the detectors that are known by name: what `fit --for`, `score --anchors` and `convert --to` take.
 
     `detect anchors known`
     """
-    from detect.anchors.known import KNOWN_ANCHORS
+    from detect.cli.anchor_tables import print_known
 
-    for name, anchor_set in sorted(KNOWN_ANCHORS.items()):
-        levels = ", ".join(level.name for level in anchor_set.levels)
-        print(f"{name:16} {anchor_set.num_anchors:3} shapes on {levels}; {anchor_set.resize}")
+    print_known()
 
 
 for each in (anchor_fit.fit, anchor_fit.stability, anchor_fit.curve, score, levels, sweep, convert):

@@ -11,6 +11,7 @@ import typer
 
 from detect.cli import anchor_fit, anchors, convert_labels, evaluate, export, heatmaps, predict, train
 from detect.cli.config import hyphens, register
+from detect.cli.options import forget_datasets, with_left_out
 from detect.errors import DetectError
 
 app = typer.Typer(
@@ -53,10 +54,11 @@ def options(
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin stall each other on a busy machine
+    forget_datasets()
     try:
         app()
     except DetectError as error:
-        typer.echo(f"detect: {error}", err=True)
+        typer.echo(f"detect: {with_left_out(str(error))}", err=True)
         sys.exit(2)
 
 

@@ -13,10 +13,14 @@ from detect.cli.options import Balance, Convention, Layout, Method, expert
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
+    from detect.anchors.detector_score import DetectorScore
+    from detect.catalog.detectors import Detector
     from detect.fitting.structured import StructuredFit
 
 FREE = "free"  # the layout of free (w, h) lists
 LEVELS = "p3-p7"
+MAX_ANCHORS = 1000
+DEFAULT_K = 9
 PROVED = 0.01  # default certificate of a fit by shape, for few boxes
 PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
 
@@ -28,28 +32,43 @@ class Fitted:
     anchors: detect.AnchorSet
     among: str
     layouts: tuple[StructuredFit, ...] = ()
+    detectors: tuple[DetectorScore, ...] = ()
+    """Under the rule of the detector that the anchors are for: their score, and that of its stock anchors."""
+    start: str | None = None
+
+    @property
+    def gained(self) -> tuple[float, float] | None:
+        """The score of the start and that of the fit; None without a start."""
+        from detect.anchors.anchor_set import START
+
+        scores = self.anchors.scores
+        pairs = [(scores[START + name], score) for name, score in scores.items() if START + name in scores]
+        return pairs[0] if pairs else None
 
 
 @dataclass(frozen=True)
 class FitOptions:
     """The options of a fit, which ``fit`` and ``stability`` share."""
 
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of anchor shapes over all levels.")] = 9
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, max=1000, help="Shapes over all levels. Default: 9, or --start's."),
+    ] = None
     levels: Annotated[
         str | None,
         typer.Option(help=f"Pyramid levels (p3-p7, p2,p4) or strides in pixels (8,16,32). Default: {LEVELS}."),
     ] = None
-    per_level: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Instead of -k: number of shapes on each level.")
-    ] = None
+    per_level: Annotated[str | None, typer.Option(help="Instead of -k: shapes on each level, 3 or 4,6,6.")] = None
     objective: Annotated[
         str | None,
-        typer.Option(
+        expert(
             help="grid: mean best IoU with the anchors on the grid; shape: mean best IoU if they shared the box's "
-            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:. Default: grid "
-            "if levels, numbers per level or a layout are given, else shape."
+            "centre. Also recall@0.5 or `0.8*iou+0.2*recall@0.5`, optionally after shape: or grid:; ratio or "
+            "`0.8*ratio+0.2*recall@0.25`: the side ratio that YOLOv5 and YOLOv7 match by. Default: grid if levels, "
+            "numbers per level or a layout are given, else shape."
         ),
     ] = None
+    start: Annotated[str | None, typer.Option(help="Anchors to improve: a known name or a file.")] = None
     convention: Convention = "exact"
     max_per_level: Annotated[
         int | None, expert(min=1, max=1000, help="Instead of -k: maximum number on each level.")
@@ -111,41 +130,84 @@ class FitOptions:
             )
         if sum([self.per_level is not None, self.max_per_level is not None, self.layout != FREE]) > 1:
             raise ConfigError("--per-level, --max-per-level and --layout each set the number on a level: give one")
+        if not objective.on_grid and isinstance(_numbers(self.per_level), tuple):
+            raise ConfigError("--per-level with several numbers needs an objective on the grid: --objective grid")
         _factors(self.weight)
         _shapes(self.fixed)
+        if self.start:
+            detect.load_anchors(self.start)
         return objective
+
+    @property
+    def resize(self) -> str | None:
+        """The resize rule of the start, if there is one."""
+        return detect.load_anchors(self.start).resize if self.start else None
+
+    def changes_to(self, detector: Detector) -> dict[str, Any]:
+        """The fields of a detector that these options change; options that a detector leaves no room for are errors."""
+        from detect.anchors.anchor_set import strides_of
+
+        defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
+        for name in ("k", "objective", "max_per_level", "fixed", "method", "penalty"):
+            if getattr(self, name) != getattr(defaults, name):
+                raise ConfigError(f"--{name.replace('_', '-')} does not go with --for {detector.name}: {own}")
+        changes: dict[str, Any] = {}
+        if self.levels is not None:
+            changes["strides"] = list(strides_of(self.levels))
+        if (numbers := _numbers(self.per_level)) is not None:
+            changes["per_level"] = numbers if isinstance(numbers, int) else list(numbers)
+        if self.layout != FREE:
+            changes |= {"layout": self.layout, "scales": self.scales, "per_level": self.scales * self.ratios}
+        if self.max_strides is not None:
+            changes["max_strides"] = self.max_strides
+        if self.convention != defaults.convention:
+            changes["convention"] = self.convention
+        return changes
+
+    def weights(self, instances: detect.ResizedInstances) -> Any:
+        """The weight of each instance; None for equal weights."""
+        factors = _factors(self.weight)
+        if self.balance == "none" and not factors:
+            return None
+        return detect.instance_weights(instances, balance=self.balance, factors=factors)
 
     def fit(self, instances: detect.ResizedInstances, *, prove: bool = True) -> Fitted:
         """The anchors for a dataset."""
         from detect.anchors.anchor_set import strides_of
 
-        objective, factors = self.check(), _factors(self.weight)
-        weighted = self.balance != "none" or factors
+        objective = self.check()
         common: dict[str, Any] = {
             "strides": strides_of(self.levels or LEVELS),
             "objective": objective,
-            "certify": self._certified(objective, len(instances)) if prove else None,
-            "weights": detect.instance_weights(instances, balance=self.balance, factors=factors) if weighted else None,
+            "certify": self.certified(objective, len(instances)) if prove else None,
+            "weights": self.weights(instances),
+            "start": detect.load_anchors(self.start) if self.start else None,
         }
         if objective.on_grid:
             return self._fit_on_grid(instances, common)
-        own: dict[str, Any] = {"per_level": self.per_level, "method": self.method, "fixed": _shapes(self.fixed)}
+        own: dict[str, Any] = {
+            "per_level": _numbers(self.per_level),
+            "method": self.method,
+            "fixed": _shapes(self.fixed),
+        }
         anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
-        return Fitted(anchors, f"for k = {anchors.num_anchors}")
+        return Fitted(anchors, f"for k = {anchors.num_anchors}", start=self.start)
 
     def _fit_on_grid(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
-        per_level = self.scales * self.ratios if self.layout != FREE else self.per_level
+        per_level = self.scales * self.ratios if self.layout != FREE else _numbers(self.per_level)
+        start = common["start"]
+        k = self.k or (start.num_anchors if start else DEFAULT_K)
         own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
         fit = detect.fit_levels(
             instances,
             per_level=per_level,
-            num_anchors=self.k if per_level is None and self.max_per_level is None else None,
+            num_anchors=k if per_level is None and self.max_per_level is None else None,
             **{name: getattr(self, name) for name in own},
             **common,
         )
-        return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts)
+        return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts, start=self.start)
 
-    def _certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
+    def certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
         """The gap to prove; None for no proof, the default for many boxes."""
         if self.certify is not None:
             return self.certify if self.certify < 1 else None
@@ -155,6 +217,19 @@ class FitOptions:
             from detect.fitting.fit import FEW_BOXES
         gap = PROVED_PLACED if objective.on_grid else PROVED
         return gap if num_boxes <= FEW_BOXES else None
+
+
+def _numbers(text: str | None) -> int | tuple[int, ...] | None:
+    """One number of shapes, or one for each level; None without text."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError:
+        numbers = (0,)
+    if not all(1 <= number <= MAX_ANCHORS for number in numbers):
+        raise ConfigError(f"--per-level: expected numbers from 1 to {MAX_ANCHORS} such as 3 or 4,6,6, got {text!r}")
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _shapes(texts: list[str] | None) -> tuple[tuple[float, float], ...]:

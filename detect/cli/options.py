@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ import detect
 from detect.cli.output import findings_of, note, reading_bar
 
 if TYPE_CHECKING:
+    from detect.anchors.anchor_set import AnchorSet
     from detect.keypoints.keypoints import CocoKeypoints
 
 expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
@@ -23,12 +24,21 @@ expert = partial(typer.Option, rich_help_panel="For experts")  # an option in th
 Method = Literal["optimal", "kmeans", "euclidean", "log-euclidean"]
 Layout = Literal["free", "octaves", "grid", "level-grids"]
 Balance = Literal["none", "category", "size"]
-AnchorFormat = Literal["torchvision", "detectron2", "mmdet", "mmdet-yolo", "yolov5", "ultralytics-yaml", "json"]
 ConventionName = Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"]
 MatcherName = Literal["max-iou", "atss"]
 PointSource = Literal["keypoints", "boxes"]
 PixelOriginName = Literal["center", "corner"]
 Goal = Literal["f1", "count"]
+BoxFormName = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy", "normalised-cxcywh"]
+
+TEXT_FORMATS = (
+    *("yolov5", "darknet", "darknet-cells", "mmdet", "mmdet-yolo", "mmdet-ssd", "torchvision", "torchvision-ssd"),
+    *("detectron2", "effdet", "anchors.yaml", "json"),
+)
+ANCHORS = (
+    "Anchors: a detector's name; an anchors.yaml or its folder; a YOLOv5 or detectron2 YAML, a darknet .cfg, an mmdetection "
+    "config; or numbers such as '10,13 16,30 33,23'."
+)
 
 Files = Annotated[
     list[str],
@@ -41,16 +51,20 @@ Files = Annotated[
 Resize = Annotated[
     str | None,
     typer.Option(
-        help="The detector's resize rule: none, stretch:WxH, letterbox:S (YOLO), shortest:S:MAX (torchvision; add "
-        ":detectron2 or :mmdet for their rounding), tiles:S:OVERLAP. Anchors are fitted and scored in pixels after it. "
-        "Default: the rule that given anchors were made for; none for a fit."
+        help="The detector's resize rule: none, stretch:WxH, letterbox:S or letterbox:WxH (YOLO), shortest:S:MAX "
+        "(torchvision; add :detectron2 or :mmdet for their rounding), tiles:S:OVERLAP (pixels, or a share: 0.2). "
+        "Anchors are fitted and scored in pixels after it. Default: the rule that given anchors were made for, or none."
     ),
 ]
+BoxForm = Annotated[
+    BoxFormName,
+    expert("--bbox", help="Numbers of a box in the files; normalised: as shares of the image's width and height."),
+]
 Convention = Annotated[
-    ConventionName, typer.Option(help="Framework whose grid the anchors lie on: strides, rounding, offset.")
+    ConventionName, expert(help="Framework whose grid the anchors lie on: strides, rounding, offset.")
 ]
 Findings = Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")]
+Strict = Annotated[bool, expert("--strict", help="Make the first invalid annotation or result an error.")]
 Images = Annotated[
     Path | None, typer.Option(help="Folder of the images: for their sizes, if the labels need them, and for pictures.")
 ]
@@ -77,6 +91,21 @@ BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per batc
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")]
 
 
+_READ: list[detect.CocoDataset] = []  # by the command that runs
+
+
+def with_left_out(message: str) -> str:
+    """The message of a command's error, and what was left out of the datasets that it has read."""
+    for dataset in _READ:
+        message = dataset.with_left_out(message)
+    return message
+
+
+def forget_datasets() -> None:
+    """Forget the datasets of an earlier command in this process."""
+    _READ.clear()
+
+
 @dataclass(frozen=True)
 class DatasetFiles:
     """The files of a dataset, and what to do about their findings."""
@@ -85,13 +114,16 @@ class DatasetFiles:
     images: Images = None
     findings: Findings = False
     strict: Strict = False
+    bbox: BoxForm = "xywh"
 
     def read(self, *, keypoints: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
         with reading_bar() as on_progress:
-            dataset = detect.read_dataset(
-                self.files, images=self.images, keypoints=keypoints, strict=self.strict, on_progress=on_progress
-            )
+            form: Any = {"bbox": self.bbox, "strict": self.strict, "on_progress": on_progress}
+            dataset = detect.read_dataset(self.files, images=self.images, keypoints=keypoints, **form)
+        _READ.append(dataset)
+        for warning in dataset.warnings:
+            note(f"warning: {warning}")
         for kind, finding in findings_of(dataset) if self.findings else ():
             note(f"{kind}: {finding}")
         return dataset
@@ -100,6 +132,14 @@ class DatasetFiles:
         """The instances under a resize rule, by default none."""
         rule = detect.parse_resize(resize or "none")  # before a long read, not after it
         return detect.ResizedInstances.of(self.read(), rule)
+
+
+def load_anchors(name: str) -> AnchorSet:
+    """Load anchors, and note what was assumed because their file does not state it."""
+    anchors = detect.load_anchors(name)
+    for each in anchors.assumed:
+        note(f"note: {anchors.name}: assumed {each}")
+    return anchors
 
 
 @dataclass(frozen=True)

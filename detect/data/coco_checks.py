@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from detect.data.coco_columns import NO_ROW, Annotations, Images, ReadAnnotations
-from detect.data.coco_entries import NO_ID, Finding
+from detect.data.coco_entries import NO_ID, UNKNOWN_PX, Finding
+from detect.data.coco_tolerance import with_odd
 from detect.ops.box_arrays import clip_boxes, row_blocks, xywh_to_xyxy, xyxy_to_xywh
 
 Points = tuple[Float64[ndarray, "_ 3"], ...]
@@ -28,12 +29,13 @@ def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
     width, height = columns.boxes_xywh[:, 2], columns.boxes_xywh[:, 3]
     without = ~read.has_box | ((width == 0) | (height == 0))
     boxes_xywh, has_box = columns.boxes_xywh.copy(), read.has_box.copy()
+    image_wh = np.where(images.wh == UNKNOWN_PX, np.inf, images.wh)
     for row in np.flatnonzero(without & (columns.image_rows != NO_ROW)).tolist():
         points = (columns.keypoints or ())[row]
         xy = points[points[:, 2] > 0, :2]
         if len(xy) and np.isfinite(xy).all():
             low = np.maximum(xy.min(axis=0) - 0.5, 0)
-            high = np.minimum(xy.max(axis=0) + 0.5, images.wh[columns.image_rows[row]])
+            high = np.minimum(xy.max(axis=0) + 0.5, image_wh[columns.image_rows[row]])
             boxes_xywh[row], has_box[row] = (*low, *(high - low)), True
     return replace(read, has_box=has_box, columns=replace(columns, boxes_xywh=boxes_xywh))
 
@@ -102,7 +104,7 @@ def _usable_in_block(
     for fails, reason in checks:
         failing = np.flatnonzero(fails & usable)
         usable[failing] = False
-        findings += [read.finding(row, reason(row)) for row in failing.tolist()]
+        findings += [read.finding(row, with_odd(reason(row), read.odd[row])) for row in failing.tolist()]
     return np.flatnonzero(usable), findings
 
 
@@ -137,6 +139,7 @@ def tidy(read: ReadAnnotations, images: Images) -> tuple[Annotations, list[Findi
         boxes_xywh[partly] = xyxy_to_xywh(clip_boxes(xywh_to_xyxy(boxes_xywh[partly]), image_wh.astype(float)))
     if not np.isfinite(area).all():
         area = np.where(np.isfinite(area), area, boxes_xywh[:, 2] * boxes_xywh[:, 3])
+    suspicious += [read.finding(row, read.odd[row]) for row in np.flatnonzero(read.odd != None).tolist()]  # noqa: E711
     suspicious += _repeated_ids(read) + _repeated_boxes(read)
     return replace(read.columns, boxes_xywh=boxes_xywh, area=area), suspicious
 

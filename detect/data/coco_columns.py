@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Shaped
+from msgspec.structs import astuple
 from numpy import ndarray
 
-from detect.data.coco_entries import AnnotationEntries, Finding, Rows, column
+from detect.data.coco_entries import UNKNOWN_PX, AnnotationEntries, Finding, Rows, column
 from detect.errors import CocoError
 
 NO_ROW = -1
 UNIQUE = "ids must be unique over all files read together"
+UNSIZED = "it has no width and height: taken as the extent of its boxes"
+LARGEST_EXTENT_PX = 2**31
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,15 @@ class Annotations:
 class ReadAnnotations:
     """All readable annotations before any check, with their file and image id for messages.
 
-    ``columns.image_rows`` is ``NO_ROW`` for an unknown image; ``shard`` is the index of the file.
+    ``columns.image_rows`` is ``NO_ROW`` for an unknown image; ``shard`` is the index of the file; ``odd`` says what is
+    suspicious about an annotation, or is None.
     """
 
     files: tuple[str, ...]
     shard: Int64[ndarray, " n"]
     image_ids: Int64[ndarray, " n"]
     has_box: Bool[ndarray, " n"]
+    odd: Shaped[ndarray, " n"]
     columns: Annotations
 
     @classmethod
@@ -79,17 +86,39 @@ class ReadAnnotations:
         image_ids, has_box = columns.pop("image_ids"), columns.pop("has_box")
         shard = np.repeat(np.arange(len(shards)), [len(rows.annotations) for rows in shards])
         annotations = Annotations(image_rows=rows_of_ids(image_ids, images.ids), **columns)
-        return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, annotations)
+        odd = np.broadcast_to(np.array(None, object), shard.shape)  # takes no memory
+        odd = odd.copy() if any(rows.odd for rows in shards) else odd
+        for start, rows in _starts(shards):
+            for row, reason in rows.odd.items():
+                odd[start + row] = reason
+        return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, odd, annotations)
 
     def take(self, rows: Int64[ndarray, " m"] | slice) -> ReadAnnotations:
         columns = self.columns.take(rows)
         if columns is self.columns:
             return self
-        return ReadAnnotations(self.files, self.shard[rows], self.image_ids[rows], self.has_box[rows], columns)
+        own = (self.shard[rows], self.image_ids[rows], self.has_box[rows], self.odd[rows])
+        return ReadAnnotations(self.files, *own, columns)
 
     def finding(self, row: int, reason: str) -> Finding:
         file = self.files[self.shard[row]]
         return Finding(file, int(self.columns.ids[row]), int(self.image_ids[row]), reason)
+
+
+def with_outline_boxes(read: ReadAnnotations, shards: list[Rows]) -> ReadAnnotations:
+    """Fill in the boxes of segmentations, for annotations without a box of their own."""
+    outlines = {start + row: astuple(box) for start, rows in _starts(shards) for row, box in rows.outlines.items()}
+    if not outlines:
+        return read
+    boxes_xywh, has_box, rows = read.columns.boxes_xywh.copy(), read.has_box.copy(), list(outlines)
+    boxes_xywh[rows], has_box[rows] = list(outlines.values()), True
+    return replace(read, has_box=has_box, columns=replace(read.columns, boxes_xywh=boxes_xywh))
+
+
+def _starts(shards: list[Rows]) -> Iterator[tuple[int, Rows]]:
+    """Each shard with the row of its first annotation among those of all shards."""
+    lengths = [len(rows.annotations) for rows in shards]
+    return zip(accumulate(lengths, initial=0), shards, strict=False)
 
 
 def rows_of_ids(ids: Int64[ndarray, " n"], sorted_ids: Int64[ndarray, " b"]) -> Int64[ndarray, " n"]:
@@ -99,23 +128,19 @@ def rows_of_ids(ids: Int64[ndarray, " n"], sorted_ids: Int64[ndarray, " b"]) -> 
     return np.where((padded[rows] == ids) & (rows < len(sorted_ids)), rows, NO_ROW)
 
 
-def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Finding]]:
-    """Merge the images of all shards to one row per id; also find images without a size, and those that one file repeats.
+def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
+    """Merge the images of all shards to one row per id; also find images of unknown size, and those that one file repeats.
 
-    Several shards may repeat an image.
+    Several shards may repeat an image. An unknown width or height is ``UNKNOWN_PX``.
     """
     entries = [image for rows in shards for image in rows.images]
     files = [rows.file for rows in shards for _ in rows.images]
     ids = column(entries, "id", np.int64)
     wh = np.stack([column(entries, "width", np.int64), column(entries, "height", np.int64)], axis=1)
-    positive = (wh > 0).all(axis=1)
-    broken = [
-        Finding(files[row], None, entries[row].id, f"size {entries[row].width}x{entries[row].height} is not positive")
-        for row in np.flatnonzero(~positive).tolist()
-    ]
-    order = np.flatnonzero(positive)[np.argsort(ids[positive], kind="stable")]
+    wh[(wh == UNKNOWN_PX).any(axis=1)] = UNKNOWN_PX
+    order = np.argsort(ids, kind="stable")
     again = np.flatnonzero(np.diff(ids[order]) == 0) + 1
-    repeated = []
+    suspicious = []
     for row, before in zip(order[again].tolist(), order[again - 1].tolist(), strict=True):
         if entries[row] != entries[before]:
             both = (entries[before], entries[row])
@@ -123,10 +148,28 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding], list[Findin
             raise CocoError(f"{files[row]}: image id {entries[row].id} is both {names}: {UNIQUE}")
         if files[row] == files[before]:
             reason = "it occurs more than once in the file: kept once"
-            repeated.append(Finding(files[row], None, entries[row].id, reason))
+            suspicious.append(Finding(files[row], None, entries[row].id, reason))
     order = np.delete(order, again)
+    unsized = order[(wh[order] == UNKNOWN_PX).any(axis=1)].tolist()
+    suspicious += [Finding(files[row], None, entries[row].id, UNSIZED) for row in unsized]
     file_names = tuple(entries[row].file_name or "" for row in order.tolist())
-    return Images(ids[order], wh[order], file_names), broken, repeated
+    return Images(ids[order], wh[order], file_names), suspicious
+
+
+@np.errstate(over="ignore")  # the largest floats are cut to the largest extent
+def with_extents(images: Images, read: ReadAnnotations) -> Images:
+    """Give each image of unknown size the extent of its boxes: whole pixels, 1 or more."""
+    unknown = np.flatnonzero((images.wh == UNKNOWN_PX).any(axis=1))
+    if not len(unknown):
+        return images
+    columns = read.columns
+    known = read.has_box & (columns.image_rows != NO_ROW) & np.isfinite(columns.boxes_xywh).all(axis=1)
+    ends = np.ceil(columns.boxes_xywh[known, :2] + columns.boxes_xywh[known, 2:])
+    extents = np.ones((len(images), 2), np.int64)
+    np.maximum.at(extents, columns.image_rows[known], np.clip(ends, 1, LARGEST_EXTENT_PX).astype(np.int64))
+    wh = images.wh.copy()
+    wh[unknown] = extents[unknown]
+    return replace(images, wh=wh)
 
 
 def merge_categories(shards: list[Rows]) -> dict[int, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -20,8 +20,17 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.data.coco_checks import by_id, in_order, tidy, usable_rows, with_point_boxes
-from detect.data.coco_columns import Annotations, Images, ReadAnnotations, merge_categories, merge_images
-from detect.data.coco_entries import Finding, Rows
+from detect.data.coco_columns import (
+    Annotations,
+    Images,
+    ReadAnnotations,
+    merge_categories,
+    merge_images,
+    with_extents,
+    with_outline_boxes,
+)
+from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
+from detect.data.coco_forms import boxes_in_pixels, check_form, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.errors import CocoError
 
@@ -45,6 +54,8 @@ class CocoDataset:
     invalid: tuple[Finding, ...]  # entries that cannot be used
     suspicious: tuple[Finding, ...]  # entries that are used although something about them may be wrong
     files: tuple[str, ...]
+    unsized: tuple[int, ...] = ()  # ids of images without width and height, which are the extent of their boxes
+    warnings: tuple[str, ...] = ()  # sentences about the files as a whole
 
     @cached_property
     def instances(self) -> Annotations:
@@ -74,11 +85,30 @@ class CocoDataset:
         kept = self.annotations.take(np.flatnonzero(place[self.annotations.image_rows] >= 0))
         kept = replace(kept, image_rows=place[kept.image_rows])
         names = tuple(self.images.file_names[row] for row in rows.tolist())
-        return replace(self, images=Images(self.images.ids[rows], self.images.wh[rows], names), annotations=kept)
+        images = Images(self.images.ids[rows], self.images.wh[rows], names)
+        unsized = tuple(images.ids[np.isin(images.ids, np.array(self.unsized, np.int64))].tolist())
+        return replace(self, images=images, annotations=kept, unsized=unsized)
+
+    def require_sizes(self, ways: str) -> None:
+        """Raise CocoError, with the ways out, if the size of some image is not known."""
+        if self.unsized:
+            raise CocoError(_unsized_images(self.unsized, self.files, ways))
+
+    def with_left_out(self, message: str) -> str:
+        """An error's message, and how many entries were invalid and the first of them, unless it names that one."""
+        if not self.invalid or str(self.invalid[0]) in message:
+            return message
+        entries = "1 entry was invalid" if len(self.invalid) == 1 else f"{len(self.invalid):,} entries were invalid"
+        return f"{message}; {entries} and left out, the first: {self.invalid[0]}"
 
     def category_name(self, category_id: int) -> str:
         """The name of a category; ``category`` and its id if the file has no name."""
         return self.categories.get(category_id) or unnamed(category_id)
+
+
+def _unsized_images(ids: Sequence[int], files: Sequence[str], ways: str) -> str:
+    images = "1 image has" if len(ids) == 1 else f"{len(ids):,} images have"
+    return f"{images} no width and height in {', '.join(files)}, such as image {ids[0]}: {ways}"
 
 
 def unnamed(category_id: int) -> str:
@@ -89,16 +119,22 @@ def read_coco(
     source: str | Path | Mapping[str, Any] | COCO | Iterable[str | Path],
     *,
     keypoints: bool = False,
+    bbox: BoxForm = "xywh",
     strict: bool = False,
     on_progress: Progress | None = None,
 ) -> CocoDataset:
     """Read COCO annotations into columns.
+
+    An entry is lost only for a field without which it cannot be used, and is listed in ``invalid``. A field that had to be
+    read as something else is listed in ``suspicious``: a number that is a text, an id that is another text (it gets a number
+    from 2**52 on, the same in every file), a box that is taken from its segmentation.
 
     Args:
         source: a path (``.json`` or ``.json.gz``), a glob pattern, several of these (shards of one dataset), a COCO
             structure in memory, or a ``pycocotools.coco.COCO``.
         keypoints: read keypoints too. An annotation whose box is missing or has no size then gets the box of its labelled
             points.
+        bbox: the form of the boxes in the file. ``CocoDataset.warnings`` says if they look like another one.
         strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
         on_progress: called as ``on_progress(what, done, total)`` while files are read, with amounts in bytes.
 
@@ -119,7 +155,9 @@ def read_coco(
     >>> print(dataset.invalid[0])
     (in memory): annotation 2, image 1: width 0 is not positive
     """
-    dataset = dataset_of(_read_shards(source, keypoints, on_progress), keypoints=keypoints)
+    check_form(bbox)
+    shards = [replace(rows, form=bbox) for rows in _read_shards(source, keypoints, on_progress)]
+    dataset = dataset_of(shards, keypoints=keypoints)
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))
     return dataset
@@ -127,20 +165,47 @@ def read_coco(
 
 def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     """Merge the entries of several files, and check them."""
-    images, broken_images, repeated_images = merge_images(shards)
+    images, odd_images = merge_images(shards)
     read = ReadAnnotations.of(shards, images)
+    unsized = tuple(images.ids[(images.wh == UNKNOWN_PX).any(axis=1)].tolist())
+    read, warnings = _in_pixels(read, shards, images, unsized)
+    read = with_outline_boxes(read, shards)
     if keypoints:
         read = with_point_boxes(read, images)
+    images = with_extents(images, read)
     categories = merge_categories(shards)
     named = all(rows.categories is not None for rows in shards)
-    faults = [*broken_images, *chain.from_iterable(rows.faults for rows in shards)]
+    faults = list(chain.from_iterable(rows.faults for rows in shards))
     broken_ids = {fault.image_id for fault in faults if fault.annotation_id is None}
     usable, unusable = usable_rows(read, images, broken_ids, categories if named else None)
-    invalid = sorted(faults + unusable, key=by_id)
     annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
-    own = chain.from_iterable(rows.suspicious for rows in shards)
-    suspicious = sorted([*repeated_images, *own, *suspicious], key=by_id)
-    return CocoDataset(images, annotations, categories, tuple(invalid), tuple(suspicious), read.files)
+    suspicious += [*odd_images, *chain.from_iterable(rows.suspicious for rows in shards)]
+    invalid, suspicious = sorted(faults + unusable, key=by_id), sorted(suspicious, key=by_id)
+    return CocoDataset(
+        images, annotations, categories, tuple(invalid), tuple(suspicious), read.files, unsized, warnings
+    )
+
+
+def _in_pixels(
+    read: ReadAnnotations, shards: Sequence[Rows], images: Images, unsized: Sequence[int]
+) -> tuple[ReadAnnotations, tuple[str, ...]]:
+    """Boxes as (x, y, width, height) in pixels, and warnings about files whose boxes look like another form."""
+    warnings = []
+    for form in dict.fromkeys(rows.form for rows in shards if rows.form is not None):
+        own = [number for number, rows in enumerate(shards) if rows.form == form]
+        files = [read.files[number] for number in own]
+        rows = np.flatnonzero(np.isin(read.shard, own))
+        part = read.take(rows)
+        if warning := suspect_form(part, images, form):
+            warnings.append(f"{', '.join(files)}: {warning}")
+        if form != "xywh":
+            if unsized and form.startswith("normalised"):
+                ways = "normalised boxes need them: --images FOLDER reads them from the image files"
+                raise CocoError(_unsized_images(unsized, files, ways))
+            boxes_xywh = read.columns.boxes_xywh.copy()
+            boxes_xywh[rows] = boxes_in_pixels(part, images, form)
+            read = replace(read, columns=replace(read.columns, boxes_xywh=boxes_xywh))
+    return read, tuple(warnings)
 
 
 def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> list[Rows]:

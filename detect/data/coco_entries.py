@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -16,9 +16,10 @@ from msgspec.structs import astuple
 from numpy import ndarray
 
 NO_ID = -1
+UNKNOWN_PX = 0  # the width or height of an image whose size is not known
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Finding:
     """A problem with one entry of a file; ``annotation_id`` is None if the entry is an image."""
 
@@ -36,6 +37,10 @@ class Finding:
 
 
 Integer = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits a column of 64 bits
+Pixels = Annotated[int, Meta(ge=1, le=2**62)]
+
+
+BoxForm = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy", "normalised-cxcywh"]
 
 
 class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -48,6 +53,10 @@ class Box(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 NO_BOX = Box(math.nan, math.nan, math.nan, math.nan)
 
 
+class Attributes(Struct, gc=False):
+    rotation: Any = 0
+
+
 class Annotation(Struct, gc=False):
     image_id: Integer
     category_id: Integer
@@ -55,6 +64,11 @@ class Annotation(Struct, gc=False):
     id: Integer = NO_ID
     iscrowd: int | bool = 0
     area: float | None = None
+    attributes: Attributes | list[Any] | str | int | float | bool | None = None  # of any type: only one is looked at
+
+    @property
+    def is_rotated(self) -> bool:
+        return isinstance(self.attributes, Attributes) and bool(self.attributes.rotation)
 
 
 class KeypointAnnotation(Annotation, gc=False):
@@ -67,8 +81,8 @@ class KeypointAnnotation(Annotation, gc=False):
 
 class Image(Struct, gc=False):
     id: Integer
-    width: Integer
-    height: Integer
+    width: Pixels = UNKNOWN_PX
+    height: Pixels = UNKNOWN_PX
     file_name: str | None = None
 
 
@@ -117,14 +131,20 @@ class AnnotationEntries:
 
 @dataclass
 class Rows:
-    """The readable entries of one file, and findings about the others."""
+    """The readable entries of one file, and findings about the others.
+
+    An image of unknown size has the width and height ``UNKNOWN_PX``.
+    """
 
     file: str
     images: Sequence[Image]
     annotations: AnnotationEntries
-    categories: Sequence[Category] | None
+    categories: Sequence[Category] | None  # None accepts the id of every annotation
     faults: list[Finding] = field(default_factory=list)
     suspicious: list[Finding] = field(default_factory=list)  # about entries that are used
+    odd: dict[int, str] = field(default_factory=dict)  # what is suspicious about an annotation, by its row
+    outlines: dict[int, Box] = field(default_factory=dict)  # boxes of segmentations, by row, where the file has no box
+    form: BoxForm | None = None  # of the boxes, which may look like another; None for pixels (x, y, width, height)
 
 
 def column(entries: Sequence[Any], name: str, dtype: type) -> Any:

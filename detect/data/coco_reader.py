@@ -1,15 +1,15 @@
 """Reading COCO files and structures: only the fields in use are decoded, and polygons and licences are skipped.
 
-A file whose every entry has the right types is decoded in blocks (:mod:`detect.data.coco_blocks`). Any other file, also one
-with NaN as Python's json module writes it, is read entry by entry, and each unreadable entry becomes a :class:`Finding`.
+A file is decoded in blocks (:mod:`detect.data.coco_blocks`), or as a whole if it is not laid out as most are. An entry that
+cannot be used becomes a finding, and so does one that is used although a field had to be read as something else.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from gzip import BadGzipFile, GzipFile
 from io import BufferedIOBase
 from pathlib import Path
@@ -17,21 +17,13 @@ from typing import Any
 
 import msgspec
 
-from detect.data.coco_blocks import CocoFile, read_in_blocks, read_to_end
-from detect.data.coco_entries import (
-    NO_ID,
-    Annotation,
-    AnnotationEntries,
-    Category,
-    Finding,
-    Image,
-    KeypointAnnotation,
-    Rows,
-)
+from detect.data.coco_blocks import read_in_blocks, read_to_end
+from detect.data.coco_entries import Rows
+from detect.data.coco_fields import in_words
+from detect.data.coco_tolerance import TolerantReader
 from detect.errors import CocoError
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
-INTEGER_FIELDS = frozenset({"id", "image_id", "category_id", "width", "height", "iscrowd"})
 MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz
 
 Progress = Callable[[str, int, int], None]  # called with a description of the work, the amount done and the total
@@ -77,35 +69,24 @@ def _read_open(file: BufferedIOBase, path: Path, keypoints: bool, on_progress: P
 
 
 def _decode(data: bytearray, path: Path, keypoints: bool) -> Rows:
-    """Decode a whole file, entry by entry if some entry has a wrong type."""
+    """Decode a whole file."""
     if not data:
         raise CocoError(f"{path}: the file is empty: {EXPECTED}")
-    try:
-        file: Any = msgspec.json.decode(data, type=CocoFile[KeypointAnnotation] if keypoints else CocoFile[Annotation])
-        entries = AnnotationEntries.of(file.annotations, keypoints=keypoints)
-        return Rows(str(path), file.images, entries, file.categories)
-    except msgspec.ValidationError:
-        pass  # some entry has a wrong type: find which
-    except msgspec.DecodeError as error:
-        if "truncated" in str(error):
-            raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
-    except (RecursionError, UnicodeDecodeError):
-        pass
+    with suppress(RecursionError, UnicodeDecodeError):
+        try:
+            msgspec.json.decode(data, type=msgspec.Raw)
+        except msgspec.DecodeError as error:
+            if "truncated" in str(error):
+                raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
     return rows_from_object(parse_plainly(data, path), file=str(path), keypoints=keypoints)
 
 
 def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Rows:
     """Convert a COCO structure in memory, entry by entry."""
     _require_coco(content, file)
-    faults: list[Finding] = []
-    types = {"images": Image, "annotations": KeypointAnnotation if keypoints else Annotation, "categories": Category}
-    lists = {
-        name: convert_entries(content[name], entry_type, file, faults)
-        for name, entry_type in types.items()
-        if content.get(name) is not None
-    }
-    entries = AnnotationEntries.of(lists["annotations"], keypoints=keypoints)
-    return Rows(file, lists["images"], entries, lists.get("categories"), faults)
+    tolerant = TolerantReader(file, keypoints=keypoints)
+    images, annotations = tolerant.images(content["images"]), tolerant.annotations(content["annotations"])
+    return tolerant.rows(images, annotations, tolerant.categories(content.get("categories")))
 
 
 def parse_plainly(data: bytearray, path: str | Path, expected: str = EXPECTED) -> Any:
@@ -124,7 +105,8 @@ def parse_plainly(data: bytearray, path: str | Path, expected: str = EXPECTED) -
 
 
 def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)  # most of a file's size: drop it while reading
+    if entry.get("bbox"):
+        entry.pop("segmentation", None)  # most of a file's size: drop it while reading, unless the box is missing
     return entry
 
 
@@ -135,7 +117,7 @@ def _require_coco(content: Any, file: str) -> None:
         what = "a results file (a list of detections with scores)" if scored else "a list at the top"
         raise CocoError(f"{file}: {what}: {EXPECTED}")
     if not isinstance(content, Mapping):
-        raise CocoError(f"{file}: {_kind(content)} at the top: {EXPECTED}")
+        raise CocoError(f"{file}: {in_words(content)} at the top: {EXPECTED}")
     for name in ("images", "annotations"):
         if name not in content:
             has = ", ".join(repr(key[:40]) for key in sorted(map(str, content))[:8]) or "nothing"
@@ -143,58 +125,4 @@ def _require_coco(content: Any, file: str) -> None:
     for name in ("images", "annotations", "categories"):
         absent = name == "categories" and content.get(name) is None
         if not (absent or isinstance(content[name], list | tuple)):
-            raise CocoError(f"{file}: {name!r} is {_kind(content[name])}, not a list: {EXPECTED}")
-
-
-def convert_entries(entries: Iterable[Any], entry_type: type[Any], file: str, faults: list[Finding]) -> list[Any]:
-    """Convert entries one by one; each entry with a wrong type adds a finding to ``faults`` instead."""
-    rows = []
-    for number, entry in enumerate(entries):
-        wanted = entry
-        try:
-            if isinstance(entry, Mapping):
-                wanted = {name: _plain(entry[name]) for name in entry_type.__struct_fields__ if name in entry}
-                for name in INTEGER_FIELDS & wanted.keys():
-                    if isinstance(wanted[name], float) and wanted[name].is_integer():
-                        wanted[name] = int(wanted[name])  # 640.0, as tables write integers
-            rows.append(msgspec.convert(wanted, entry_type))
-        except msgspec.ValidationError as error:
-            faults.append(_fault(wanted, number, entry_type, str(error), file))
-        except RecursionError:
-            faults.append(_fault(wanted, number, entry_type, "nested too deeply", file))
-    return rows
-
-
-def _plain(value: Any) -> Any:
-    """Python's values for NumPy's numbers and arrays, which a structure in memory may contain."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _fault(entry: Any, number: int, entry_type: type[Any], error: str, file: str) -> Finding:
-    kind = "annotation" if issubclass(entry_type, Annotation) else entry_type.__name__.strip("_").lower()
-    if not isinstance(entry, Mapping):
-        return Finding(file, None, None, f"entry {number} of the {kind} list is {_kind(entry)}, not an object")
-    message, _, where = error.partition(" - at ")
-    reason = f"{where.strip('`').removeprefix('$.')}: {message}".removeprefix(": ").replace("`", "")
-    own_id, box = _id(entry.get("id")), entry.get("bbox")
-    if kind == "annotation" and isinstance(box, list | tuple) and len(box) != 4:
-        reason = f"bbox has {len(box)} numbers, not 4 (x, y, width, height)"
-    place = f"entry {number} of the {kind} list: {reason}"
-    if kind == "annotation":
-        own = (NO_ID, place) if own_id is None else (own_id, reason)
-        return Finding(file, own[0], _id(entry.get("image_id")), own[1])
-    return Finding(file, None, own_id if kind == "image" else None, place)
-
-
-def _id(value: Any) -> int | None:
-    """The value if it is an integer short enough for a message, otherwise None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 128 else None
-
-
-def _kind(value: Any) -> str:
-    names = {str: "a text", bool: "true or false", type(None): "null", dict: "an object", list: "a list"}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return "a number" if math.isfinite(value) else str(value)
-    return names.get(type(value), type(value).__name__)
+            raise CocoError(f"{file}: {name!r} is {in_words(content[name])}, not a list: {EXPECTED}")

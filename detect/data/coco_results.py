@@ -15,7 +15,9 @@ from numpy import ndarray
 from detect.data.coco_columns import NO_ROW, rows_of_ids
 from detect.data.coco_dataset import CocoDataset
 from detect.data.coco_entries import NO_BOX, Box, Finding, Integer, column, points_of
-from detect.data.coco_reader import convert_entries, parse_plainly
+from detect.data.coco_fields import Fields
+from detect.data.coco_reader import parse_plainly
+from detect.data.coco_tolerance import read_entries
 from detect.errors import CocoError
 
 EXPECTED = 'expected COCO results: a list of {"image_id", "category_id", "score", and "keypoints" or "bbox"}'
@@ -30,7 +32,7 @@ class _Result(Struct, gc=False):
 
     def __post_init__(self) -> None:
         if self.keypoints and len(self.keypoints) % 3:
-            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three per keypoint")
+            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three (x, y, visibility) per keypoint")
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,17 @@ def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], lis
         what = "a dataset, not results" if isinstance(content, dict) and "annotations" in content else "no list"
         raise CocoError(f"{path}: {what}: {EXPECTED}")
     faults: list[Finding] = []
-    entries = convert_entries(content, _Result, str(path), faults)
-    places = [place for place, entry in enumerate(content) if convert_entries([entry], _Result, "", [])]
-    return entries, np.array(places, np.int64), faults
+    read = list(read_entries(content, "result", _read_result, str(path), faults))
+    return [entry for _, entry, _ in read], np.array([place for place, _, _ in read], np.int64), faults
+
+
+def _read_result(fields: Fields) -> _Result:
+    image_id, category_id, score = (
+        fields.required_id("image_id"),
+        fields.required_id("category_id"),
+        fields.number("score"),
+    )
+    return _Result(image_id, category_id, score, fields.box(), fields.points())
 
 
 def results_json(results: CocoResults, dataset: CocoDataset) -> bytes:

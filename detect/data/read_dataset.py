@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect.data.coco_dataset import CocoDataset, coco_shards, dataset_of, paths_of, read_coco
-from detect.data.coco_entries import Finding, Rows
+from detect.data.coco_entries import BoxForm, Finding, Rows
+from detect.data.coco_forms import check_form
 from detect.data.coco_reader import Progress
 from detect.data.formats.cvat import read_cvat
 from detect.data.formats.geojson import read_geojson
@@ -48,6 +49,7 @@ def read_dataset(
     *,
     images: str | Path | None = None,
     keypoints: bool = False,
+    bbox: BoxForm = "xywh",
     strict: bool = False,
     on_progress: Progress | None = None,
 ) -> CocoDataset:
@@ -62,6 +64,7 @@ def read_dataset(
         images: the folder of the images, needed if the labels are fractions of images that do not lie in the usual place
             beside them. Names of images start from it.
         keypoints: read keypoints and points too, as in :func:`read_coco`.
+        bbox: the form of the boxes in COCO files.
         strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
         on_progress: called as ``on_progress(what, done, total)`` while files are read.
 
@@ -74,14 +77,15 @@ def read_dataset(
     4886
     """
     if isinstance(getattr(source, "dataset", source), Mapping):
-        return read_coco(source, keypoints=keypoints, strict=strict, on_progress=on_progress)
+        return read_coco(source, keypoints=keypoints, bbox=bbox, strict=strict, on_progress=on_progress)
+    check_form(bbox)
     folder = None if images is None else str(images)
     paths = paths_of(source)
     shards: list[Rows] = []
     inputs = [str(path) for path in paths] if len(paths) <= MAX_INPUTS else [folder_of([str(path) for path in paths])]
     for kind, files in _by_format(paths).items():
         if kind == "coco":
-            shards += coco_shards(files, keypoints, on_progress)
+            shards += [replace(rows, form=bbox) for rows in coco_shards(files, keypoints, on_progress)]
         elif kind in READERS:
             shards.append(READERS[kind](files, keypoints=keypoints, on_progress=on_progress))
         else:
@@ -92,7 +96,8 @@ def read_dataset(
     fill_sizes(shards, folder, on_progress=on_progress)
     _share_ids(shards)
     dataset = replace(
-        _with_places(dataset_of(shards, keypoints=keypoints), shards), files=tuple(map(_without_split, inputs))
+        _with_places(dataset_of(shards, keypoints=keypoints), shards),
+        files=tuple(map(_without_split, inputs)),
     )
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))

@@ -6,19 +6,20 @@ A rule is a text, the same on the command line, in ``anchors.yaml`` and in Pytho
     keep the pixels of the image
 ``stretch:WxH``
     scale each axis by its own factor to a fixed size (darknet, SSD)
-``letterbox:S``
-    scale the longer side to S and pad the other on both sides to S (YOLO)
+``letterbox:S`` or ``letterbox:WxH``
+    scale by one factor to fit in S x S or W x H, and pad on both sides (YOLO)
 ``shortest:S:MAX``
     scale the shorter side to S, or less so that the longer is at most MAX; pad right and below to a multiple of 32. Sizes
     are rounded down, as in torchvision, and boxes are scaled by the rounded sizes; ``shortest:S:MAX:detectron2`` and
     ``shortest:S:MAX:mmdet`` round to the nearest.
 ``tiles:S:OVERLAP``
-    run on windows of S x S pixels that overlap by OVERLAP pixels; keep the pixels and pad smaller images right and below.
-    The rule applies to windows, which :mod:`detect.data.tiles` cuts.
+    run on windows of S x S pixels that overlap by OVERLAP pixels, or by a share of S such as 0.2; keep the pixels and pad
+    smaller images right and below. The rule applies to windows, which :mod:`detect.data.tiles` cuts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,8 +32,10 @@ from detect.errors import ResizeError
 
 SIZE_DIVISOR = 32  # torchvision's GeneralizedRCNNTransform, detectron2's and mmdetection's RetinaNet
 LARGEST_SIDE_PX = 65_536
-_SHORTEST = "shortest:S:MAX"
-FORMS = f"none, stretch:WxH, letterbox:S, {_SHORTEST}, {_SHORTEST}:detectron2, {_SHORTEST}:mmdet or tiles:S:OVERLAP"
+_SHORTEST, _TILES = "shortest:S:MAX", "tiles:S:OVERLAP"
+FORMS = (
+    f"none, stretch:WxH, letterbox:S, letterbox:WxH, {_SHORTEST}, {_SHORTEST}:detectron2, {_SHORTEST}:mmdet or {_TILES}"
+)
 
 Sizes = Int64[ndarray, "n 2"]
 
@@ -67,7 +70,7 @@ class ResizeRule:
     convention: str = ""
 
     def __str__(self) -> str:
-        sizes = "x".join(map(str, self.sizes)) if self.name == "stretch" else ":".join(map(str, self.sizes))
+        sizes = ("x" if self.name in {"stretch", "letterbox"} else ":").join(map(str, self.sizes))
         return ":".join(filter(None, (self.name, sizes, self.convention)))
 
     def resize_images(self, image_wh: Sizes) -> ResizedImages:
@@ -96,10 +99,12 @@ def parse_resize(text: str | ResizeRule) -> ResizeRule:
         return text
     name, *fields = text.strip().lower().split(":")
     convention = fields.pop() or "none" if name == "shortest" and len(fields) == 3 else ""
-    if name == "stretch":
+    if name in {"stretch", "letterbox"}:
         fields = fields[0].split("x") if len(fields) == 1 else []
-    if (name, convention) not in _RULES or len(fields) != _RULES[name, convention][1]:
+    if (name, convention) not in _RULES or len(fields) not in _RULES[name, convention][1]:
         raise ResizeError(f"resize rule {text!r} is not known: use {FORMS}")
+    if name == "tiles":
+        fields[1] = _overlap_px(text, *fields)
     sizes = tuple(int(field) for field in fields if field.isascii() and field.isdigit() and len(field) <= 6)
     extents = sizes[:1] if name == "tiles" else sizes
     if len(sizes) != len(fields) or not all(1 <= size <= LARGEST_SIDE_PX for size in extents):
@@ -108,7 +113,18 @@ def parse_resize(text: str | ResizeRule) -> ResizeRule:
         raise ResizeError(
             f"resize rule {text!r}: the overlap of tiles of {sizes[0]} pixels must be smaller, got {sizes[1]}"
         )
+    if name == "letterbox" and len(set(sizes)) == 1:
+        sizes = sizes[:1]
     return ResizeRule(name, sizes, convention)
+
+
+def _overlap_px(text: str, size: str, overlap: str) -> str:
+    """The overlap of tiles in whole pixels, also if it is written as a share of their size, with a point."""
+    if "." not in overlap or not re.fullmatch(r"[0-9]{1,6}", size):
+        return overlap
+    if not re.fullmatch(r"0?\.[0-9]{1,9}", overlap):
+        raise ResizeError(f"resize rule {text!r}: the overlap of tiles is whole pixels, or a share below 1 such as 0.2")
+    return str(round(float(overlap) * int(size)))
 
 
 def _keep(image_wh: Int64[ndarray, "n 2"]) -> ResizedImages:
@@ -121,11 +137,11 @@ def _stretch(image_wh: Sizes, width: int, height: int) -> ResizedImages:
     return ResizedImages(canvas_wh / image_wh, np.zeros(image_wh.shape), canvas_wh, canvas_wh)
 
 
-def _letterbox(image_wh: Int64[ndarray, "n 2"], size: int) -> ResizedImages:
+def _letterbox(image_wh: Int64[ndarray, "n 2"], width: int, height: int | None = None) -> ResizedImages:
     """As YOLOv5's and Ultralytics' LetterBox: both axes of a box have one factor, although the image's size is rounded."""
-    scale = size / image_wh.max(axis=1, keepdims=True)
+    canvas_wh = np.broadcast_to(np.array([width, height or width], np.int64), image_wh.shape)
+    scale = (canvas_wh / image_wh).min(axis=1, keepdims=True)
     content_wh = np.maximum(np.rint(image_wh * scale), 1).astype(np.int64)
-    canvas_wh = np.full(image_wh.shape, size, np.int64)
     offset_xy = np.rint((canvas_wh - content_wh) / 2 - 0.1)  # an odd pixel goes right and below
     return ResizedImages(np.tile(scale, 2), offset_xy, content_wh, canvas_wh)
 
@@ -158,12 +174,12 @@ def _pad_below(image_wh: Sizes, content: Float64[ndarray, "n 2"]) -> ResizedImag
     return ResizedImages(content_wh / image_wh, np.zeros(image_wh.shape), content_wh, canvas_wh)
 
 
-_RULES: dict[tuple[str, str], tuple[Callable[..., ResizedImages], int]] = {  # with the number of sizes
-    ("none", ""): (_keep, 0),
-    ("stretch", ""): (_stretch, 2),
-    ("letterbox", ""): (_letterbox, 1),
-    ("shortest", ""): (partial(_shortest, added=0.0), 2),  # as torchvision's GeneralizedRCNNTransform
-    ("shortest", "detectron2"): (_shortest_detectron2, 2),
-    ("shortest", "mmdet"): (partial(_shortest, added=0.5), 2),  # as mmcv's rescale_size
-    ("tiles", ""): (_tile, 2),
+_RULES: dict[tuple[str, str], tuple[Callable[..., ResizedImages], set[int]]] = {  # with the possible numbers of sizes
+    ("none", ""): (_keep, {0}),
+    ("stretch", ""): (_stretch, {2}),
+    ("letterbox", ""): (_letterbox, {1, 2}),
+    ("shortest", ""): (partial(_shortest, added=0.0), {2}),  # as torchvision's GeneralizedRCNNTransform
+    ("shortest", "detectron2"): (_shortest_detectron2, {2}),
+    ("shortest", "mmdet"): (partial(_shortest, added=0.5), {2}),  # as mmcv's rescale_size
+    ("tiles", ""): (_tile, {2}),
 }

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import level_hw
+from detect.anchors.assign import level_hw
 from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.detectors.backbones import Backbone, Normalise, PyramidLevels
 from detect.heads.criterion import ImageTargets, RetinaNetCriterion, RetinaNetLosses

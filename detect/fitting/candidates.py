@@ -170,6 +170,12 @@ def choose_rows(candidates: Candidates, limits: Limits, among: Int64[ndarray, " 
     return swap_rows(candidates, _greedy(candidates, limits, start), limits)
 
 
+def completed(start: Candidates, grid: Candidates, limits: Limits) -> Candidates:
+    """The start, and candidates of the grid that greed adds as far as the limits allow."""
+    both = start + grid
+    return both.take(_greedy(both, limits, range(len(start))))
+
+
 def swap_rows(candidates: Candidates, rows: Sequence[int], limits: Limits) -> list[int]:
     """Swap chosen candidates for others of their group, and leave out those not worth their cost, while that gains."""
     of_rows = limits.of_rows(candidates.levels)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet, levels_of_shapes, place_shapes
+from detect.anchors.anchor_set import START, AnchorSet, levels_of_shapes, place_shapes
 from detect.anchors.histogram import CELLS_PER_OCTAVE, ShapeHistogram
-from detect.anchors.instances import ResizedInstances, weighted_histograms
+from detect.anchors.instances import ResizedInstances, tells_left_out, weighted_histograms
 from detect.errors import FitError
 from detect.fitting.kmeans import Members, best_of_starts, improve_centers, require_enough, sorted_by_area, spread_seeds
 from detect.fitting.objective import Objective
@@ -26,6 +26,7 @@ COARSE_CELLS_PER_OCTAVE = 16  # starts of k-means run on these cells; the best i
 CURVE_CELLS_PER_OCTAVE = 8
 CURVE_KS = tuple(range(1, 16))
 MAX_ANCHORS = 1000
+DEFAULT_K = 9
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class KCurve:
     """The Bayesian information criterion of mixtures, if requested; its minimum suggests their k."""
 
 
+@tells_left_out
 def fit_anchors(
     instances: ResizedInstances,
     *,
-    k: int = 9,
+    k: int | None = None,
     per_level: int | None = None,
     method: str = "optimal",
     strides: Sequence[int] = (8, 16, 32, 64, 128),
@@ -49,6 +51,7 @@ def fit_anchors(
     certify: float | None = None,
     objective: str | Objective = "shape",
     fixed: Sequence[tuple[float, float]] = (),
+    start: AnchorSet | Float64[ndarray, "a 2"] | None = None,
     weights: Float64[ndarray, " n"] | None = None,
     covariance_type: str = "full",
     shrinkage: str | None = None,
@@ -60,21 +63,24 @@ def fit_anchors(
 
     Args:
         instances: boxes after the detector's resize rule.
-        k: number of shapes on all levels.
+        k: number of shapes on all levels; by default that of the start, or 9.
         per_level: instead of ``k``: split the boxes by size over the levels, and fit this number of shapes to the boxes of
             each level, for frameworks whose levels share a head.
         method: one of ``METHODS``; ``optimal`` and ``kmeans`` maximise IoU, the others are baselines.
         strides: strides of the pyramid's levels, in pixels.
         seed: seed of the random starts; ``optimal`` has none.
         certify: with ``optimal`` and ``k``: relative gap to prove between the fit and the best possible one; for ``proofs``.
-        objective: an objective by shape. Objectives except ``iou``, ``fixed`` and ``weights`` need ``optimal`` and ``k``.
+        objective: an objective by shape. Those except ``iou``, and ``fixed``, ``start`` and ``weights``, need ``optimal``
+            and ``k``.
         fixed: (width, height) of anchors to include among the k.
+        start: at most k shapes to improve: the result is not inferior, and its ``scores`` hold theirs as ``start_...``.
         weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
         covariance_type: see :class:`detect.fitting.mixture.LogGaussianMixture`.
         shrinkage: see :class:`detect.fitting.mixture.LogGaussianMixture`.
 
     Raises:
-        FitError: there are no usable boxes or fewer distinct shapes than k, or options exclude each other.
+        FitError: there are no usable boxes, fewer distinct shapes than k or more in the start, or options that exclude
+            each other.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -83,6 +89,9 @@ def fit_anchors(
     [('P3', 1), ('P4', 2), ('P5', 1)]
     """
     parsed = Objective.parse(objective)
+    begin = start.shapes if isinstance(start, AnchorSet) else start
+    if k is None:
+        k = DEFAULT_K if begin is None else len(begin)
     if method not in METHODS:
         raise FitError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if not 1 <= (per_level or k) <= MAX_ANCHORS:
@@ -90,16 +99,18 @@ def fit_anchors(
     instances.require_boxes()
     if parsed.on_grid:
         raise FitError("fit_anchors fits by shape; for an objective on the grid see fit_levels")
-    if (method != "optimal" or per_level is not None) and (parsed != Objective() or fixed or weights is not None):
-        raise FitError("an objective, fixed shapes and weights need the method optimal, and k")
+    special = parsed != Objective() or fixed or begin is not None or weights is not None
+    if special and (method != "optimal" or per_level is not None):
+        raise FitError("an objective, fixed shapes, a start and weights need the method optimal, and k")
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     fields: dict[str, Any] = {"resize": str(instances.rule), "name": "fitted"}
     if per_level is not None:
         return replace(_fit_by_level(instances, per_level, method, sorted(strides), settings), **fields)
     if method == "optimal":
-        best = _fit_optimal(instances, k, parsed, fixed, weights, certify)
+        best = _fit_optimal(instances, k, parsed, weights, {"fixed": fixed, "start": begin, "certify": certify})
         name = parsed.score_name(weighted=weights is not None)
-        fields |= {"scores": {name: best.score}, "proofs": {name: best.proof} if best.proof else {}}
+        scores = {name: best.score} | ({START + name: best.start_score} if best.start_score is not None else {})
+        fields |= {"scores": scores, "proofs": {name: best.proof} if best.proof else {}}
         shapes = best.shapes
     else:
         shapes = fit_shapes(instances.histogram, k, method, **settings)
@@ -125,16 +136,15 @@ def _fit_optimal(
     instances: ResizedInstances,
     k: int,
     objective: Objective,
-    fixed: Sequence[tuple[float, float]],
     weights: Float64[ndarray, " n"] | None,
-    certify: float | None,
+    options: dict[str, Any],
 ) -> OptimalAnchors:
     counts: Any = None
     histogram: Any = _histogram_for(instances.shapes, "optimal")
     if weights is not None:
         histogram, counts = weighted_histograms(instances.shapes, weights, histogram.cells_per_octave)
     try:
-        return optimal_anchors(histogram, k, objective=objective, weights=counts, fixed=fixed, certify=certify)
+        return optimal_anchors(histogram, k, objective=objective, weights=counts, **options)
     except ValueError as error:
         raise FitError(str(error)) from None
 

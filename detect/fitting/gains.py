@@ -111,6 +111,14 @@ class Boxes(ABC):
         """Boxes with neighbours joined, at most this many; the same boxes if they cannot be joined."""
         return self
 
+    def thinned(self, limit: int) -> Boxes:
+        """At most this many boxes: each stands for a run of neighbours in the boxes' order, by size, with their weight."""
+        if len(self) <= limit:
+            return self
+        starts = np.arange(limit) * len(self) // limit
+        middle = (starts + np.append(starts[1:], len(self))) // 2
+        return replace(self.take(middle), weights=np.add.reduceat(self.weights, starts))
+
     def stages(self) -> Sequence[Boxes]:
         """These boxes with fewer and fewer neighbours joined, for the rounds of a proof."""
         return [self]

@@ -10,7 +10,7 @@ Sums are NumPy's own and not BLAS's, whose threads add up in another order on an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,9 @@ class Members:
         return self.columns[axis][order[np.clip(rows, np.append(0, ends[:-1]), ends - 1)]]
 
 
+Update = Callable[[Members, Labels, Centers], Centers]
+
+
 @dataclass(frozen=True)
 class Solution:
     """Centres, the weighted sum of best IoUs, and the number of updates."""
@@ -95,13 +98,14 @@ def improve_centers(
     centers: Centers,
     *,
     num_fixed: int = 0,
-    update: str = "weighted_median",
+    update: str | Update = "weighted_median",
     max_iter: int = MAX_ITER,
 ) -> Solution:
     """Lloyd's iteration with over-relaxed steps; the first ``num_fixed`` centres do not move.
 
     An empty cluster takes the worst covered shape.
     """
+    step = UPDATES[update] if isinstance(update, str) else update
     best, step_to, stretch = -np.inf, centers, 1.0
     trial, num_updates = centers, 0
     while num_updates < max_iter:
@@ -111,7 +115,7 @@ def improve_centers(
         if total > best * (1 + SMALLEST_GAIN):
             best, centers = total, trial
             labels = _refill(labels, members.weights * (1 - iou), len(centers))
-            step_to = UPDATES[update](members, labels, centers)
+            step_to = step(members, labels, centers)
             step_to[:num_fixed] = centers[:num_fixed]
             stretch = min(stretch * STRETCH, LARGEST_STRETCH)
         elif stretch == 1.0:

@@ -28,6 +28,8 @@ from detect.anchors.instances import ResizedInstances
 from detect.fitting.gains import Boxes, Pair, PerBox, PerShape, Shapes, Table, levels_by_size
 from detect.fitting.objective import Objective
 
+FLAT = 1e6  # an upper bound on IoU of this much or more says nothing
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OwnPositions(Boxes):
@@ -90,32 +92,27 @@ class OwnPositions(Boxes):
         array([[0.3913],
                [0.4444]])
         """
-        return self.objective.of_iou(self._iou(level, shapes)) * self.served[level]
+        return self.objective.of_iou(self._similarity(level, shapes)) * self.served[level]
 
     def highest_utilities(self, level: int, low: Shapes, high: Shapes) -> Table:
-        ratio = self._highest_ratio(level, low, high)
-        return self.objective.of_iou(ratio / (1 - ratio)) * self.served[level]
+        return self.objective.of_iou(self._highest_similarity(level, low, high)) * self.served[level]
 
     def log_range(self, level: int) -> tuple[Pair, Pair]:
         return np.log(self.smallest_wh), np.log((self.extents + 2 * self.far[level]).max(axis=1))
 
     def bound_squares(self, level: int, duals: PerBox, centers: Shapes, half: Pair) -> PerShape:
         shapes = np.exp(centers)
-        area = shapes.prod(axis=1)[:, None]
-        areas = self.extents.prod(axis=0) + area
-        overlaps = [self._overlap(level, axis, shapes) for axis in (0, 1)]
-        slopes = [self._slope(axis, shapes, overlaps[axis]) - area / areas for axis in (0, 1)]
-        ratio = overlaps[0] * overlaps[1] / areas
+        ratio, slopes = self._tangents(level, shapes)
         spread = np.abs(slopes[0]) * half[0] + np.abs(slopes[1]) * half[1]
-        corner = self._highest_ratio(level, shapes * np.exp(-half), shapes * np.exp(half))
+        corner = self._highest_similarity(level, shapes * np.exp(-half), shapes * np.exp(half))
         bend = np.exp(self._curvature * (half**2).sum())
         with np.errstate(over="ignore", invalid="ignore"):
-            high = ratio * (bend * np.exp(spread))
-        flat = ~(high < 1)  # also where there is no overlap at the centre
+            high = self._similarity_of(ratio * (bend * np.exp(spread)))
+        flat = ~(high < FLAT)  # also where there is no overlap at the centre
         above_corner = ~(high < corner)
-        low = ratio * bend * np.exp(-np.minimum(spread, 100.0))
+        low = self._similarity_of(ratio * bend * np.exp(-np.minimum(spread, 100.0)))
         top, bottom = self._reduced_between(duals, np.where(flat, corner, high), low)
-        most = self._reduced_at(corner / (1 - corner), duals)
+        most = self._reduced_at(corner, duals)
         middle, turn = (top + bottom) / 2, (top - bottom) / (2 * np.maximum(spread, 1e-300))
         bounds = []
         for constant in (flat | (most <= middle), above_corner):  # which is tighter depends on how far slopes cancel
@@ -126,6 +123,18 @@ class OwnPositions(Boxes):
 
     _curvature = 1 / 8  # bounds the term of second order of ln r, over the square of a half side
 
+    def _tangents(self, level: int, shapes: Shapes) -> tuple[Table, list[Table]]:
+        """The ratios r at shapes, and the slopes of ln r in ln w and in ln h."""
+        area = shapes.prod(axis=1)[:, None]
+        areas = self.extents.prod(axis=0) + area
+        overlaps = [self._overlap(level, axis, shapes) for axis in (0, 1)]
+        slopes = [self._slope(axis, shapes, overlaps[axis]) - area / areas for axis in (0, 1)]
+        return overlaps[0] * overlaps[1] / areas, slopes
+
+    @staticmethod
+    def _similarity_of(ratio: Table) -> Table:
+        return ratio / np.maximum(1 - ratio, 1e-300)
+
     def _slope(self, axis: int, shapes: Shapes, overlap: Table) -> Table:
         """The slope of an overlap's logarithm in the logarithm of the shape's extent."""
         sides = shapes[:, axis : axis + 1]
@@ -133,11 +142,9 @@ class OwnPositions(Boxes):
         return np.where(overlap == self.extents[axis], 0.0, rising)
 
     def _reduced_between(self, duals: PerBox, high: Table, low: Table) -> tuple[Table, Table]:
-        """Reduced utilities at two ratios, where the lower one too reaches the threshold if the higher one does."""
-        iou = high / (1 - high)
-        reached = iou >= self._threshold
-        lower = low / np.maximum(1 - low, 1e-300)
-        return self._reduced(iou, reached, duals), self._reduced(lower, reached, duals)
+        """Reduced utilities at two IoUs, where the lower one too reaches the threshold if the higher one does."""
+        reached = high >= self._threshold
+        return self._reduced(high, reached, duals), self._reduced(low, reached, duals)
 
     @property
     def _threshold(self) -> float | PerBox:
@@ -151,17 +158,18 @@ class OwnPositions(Boxes):
     ) -> Float64[ndarray, "*s n"]:
         return np.maximum(self.weights * self.objective.blend(iou, reached) - duals, 0)
 
-    def _iou(self, level: int, shapes: Shapes) -> Table:
+    def _similarity(self, level: int, shapes: Shapes) -> Table:
+        """IoU, or what takes its place in the objective."""
         both = self._overlap(level, 0, shapes)
         both *= self._overlap(level, 1, shapes)
         union = self.extents.prod(axis=0) + shapes.prod(axis=1)[:, None]
         union -= both
         return np.divide(both, union, out=both)
 
-    def _highest_ratio(self, level: int, low: Shapes, high: Shapes) -> Table:
-        """An upper bound of the ratio r of all shapes between two: overlaps of the larger over areas of the smaller."""
+    def _highest_similarity(self, level: int, low: Shapes, high: Shapes) -> Table:
+        """An upper bound for all shapes between two: overlaps of the larger over areas of the smaller."""
         both = self._overlap(level, 0, high) * self._overlap(level, 1, high)
-        return both / (self.extents.prod(axis=0) + low.prod(axis=1)[:, None])
+        return both / (self.extents.prod(axis=0) + low.prod(axis=1)[:, None] - both)
 
     def _overlap(self, level: int, axis: int, shapes: Shapes) -> Table:
         return overlap_at(self.extents[axis], self.far[level, axis], shapes[:, axis : axis + 1])

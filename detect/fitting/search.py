@@ -19,12 +19,14 @@ from numpy import ndarray
 
 from detect.anchors.anchor_set import Proof
 from detect.anchors.histogram import ShapeHistogram
-from detect.fitting.candidates import Candidates, Limits, choose_rows, grid_candidates, relax, swap_rows
+from detect.errors import FitError
+from detect.fitting.candidates import Candidates, Limits, choose_rows, completed, grid_candidates, relax, swap_rows
 from detect.fitting.certificate import prove
 from detect.fitting.facility_location import likely_swaps
-from detect.fitting.gains import Boxes, PerShape
+from detect.fitting.gains import Boxes, PerShape, Shapes
 from detect.fitting.kmeans import require_enough, sorted_by_area
 from detect.fitting.objective import Objective
+from detect.fitting.ratio_cells import RatioCells
 from detect.fitting.shape_cells import ShapeCells
 
 OPENED = (0.01, 0.05)  # for each share, the candidates with a larger LP opening are one more start
@@ -53,27 +55,35 @@ class Solution:
     openings: PerShape
 
 
-def search(boxes: Boxes, limits: Limits) -> Solution:
-    """The best choice within limits that the search finds."""
+def search(boxes: Boxes, limits: Limits, start: Candidates | None = None, *, draft: int | None = None) -> Solution:
+    """The best choice within limits that the search finds; no worse than a start, if one is given.
+
+    With ``draft``, it searches on this many boxes, and polishes the choice on all.
+    """
+    if draft and len(boxes) > draft:
+        few = boxes.thinned(draft)
+        found = search(few, limits, start and start.on(few))
+        return replace(found, chosen=polish(boxes, found.chosen.on(boxes)))
     few = boxes.joined(max(POINTS_TO_CHOOSE_ON, sum(limits.counts)))
     grid = grid_candidates(few)
     openings = relax(grid, limits, steps=RELAXATION_STEPS)[1]
     among = [None, *(np.flatnonzero(openings > share) for share in OPENED)]
     rows = dict.fromkeys(tuple(choose_rows(grid, limits, each)) for each in among)
     starts = [grid.take(each) for each in rows]
+    own = [] if start is None else [completed(start.on(few), grid, limits)]
     if boxes.objective.recall_share > 0:  # a step function has plateaus, on which more IoU in a blend still has a slope
         smoother = replace(boxes.objective, recall_share=boxes.objective.recall_share / 2)
         blend = replace(few, objective=smoother)
         starts.append(improve(blend, starts[0].on(blend), limits).on(few))
     few_points, recall = len(boxes) <= FEW_POINTS, boxes.objective.recall_share > 0
     swaps = MORE_SWAPS if few_points else SWAPS if recall else SWAPS_FOR_IOU
-    fits = [improve(few, start, limits, swaps=swaps) for start in starts]
+    fits = [improve(few, each, limits, swaps=swaps) for each in starts + own]
     if len(few) == len(boxes):
         return Solution(max(fits, key=lambda fit: fit.value(limits)), grid, openings)
     many = boxes.joined(POINTS_TO_POLISH_ON)
     chosen = max((polish(many, fit.on(many)) for fit in fits), key=lambda fit: fit.value(limits))
     chosen = improve(boxes, chosen, limits, swaps=swaps) if len(many) == len(boxes) else settle(boxes, chosen.on(boxes))
-    return Solution(chosen, grid, openings)
+    return Solution(max([chosen, *(each.on(boxes) for each in own)], key=lambda fit: fit.value(limits)), grid, openings)
 
 
 def improve(boxes: Boxes, chosen: Candidates, limits: Limits, *, swaps: int = SWAPS) -> Candidates:
@@ -183,6 +193,8 @@ class OptimalAnchors(Proved):
     """The objective at these shapes, over the histogram."""
     proof: Proof | None
     """Its upper bound holds over the boxes for all choices of k shapes that include the fixed ones."""
+    start_score: float | None = None
+    """The objective at the start, if one was given."""
 
 
 def optimal_anchors(
@@ -192,6 +204,7 @@ def optimal_anchors(
     objective: str | Objective = "iou",
     weights: Float64[ndarray, " cells"] | Sequence[float] | None = None,
     fixed: Sequence[tuple[float, float]] = (),
+    start: Shapes | None = None,
     certify: float | None = 0.02,
     rounds: int = 12,
 ) -> OptimalAnchors:
@@ -200,15 +213,16 @@ def optimal_anchors(
     Args:
         histogram: histogram of the boxes' shapes, or one for each category or area range. Finer cells give a tighter bound.
         k: number of shapes, fixed ones included.
-        objective: ``iou``, the average best IoU; ``recall@T``, the share of boxes whose best IoU reaches T; or a blend,
-            ``0.8*iou+0.2*recall@0.5``.
+        objective: ``iou``, the average best IoU; ``recall@T``, the share of boxes whose best IoU reaches T; ``ratio``, the
+            average best side ratio; or a blend. See :meth:`Objective.parse`.
         weights: weight of a box in each cell of the one histogram, or in each of several histograms.
         fixed: (width, height) of anchors that are part of every choice.
+        start: at most k shapes, to which the result is not inferior if they hold the fixed ones.
         certify: gap at which the proof ends; None proves nothing and is faster.
         rounds: maximum number of rounds of the proof; each is on finer cells or with more candidates.
 
     Raises:
-        FitError: there are no boxes, or fewer distinct shapes than are to be fitted.
+        FitError: there are no boxes, fewer distinct shapes than are to be fitted, or more in the start.
         ValueError: k, the objective, a weight or a fixed shape is out of range.
 
     >>> boxes = np.array([[10.0, 20.0], [11.0, 20.0], [12.0, 20.0], [50.0, 40.0]])
@@ -219,14 +233,28 @@ def optimal_anchors(
     """
     parsed = Objective.parse(objective)
     _check(fixed, k, certify, rounds)
-    cells = ShapeCells.of(histogram, weights, objective=parsed, fixed=fixed)
+    kind = RatioCells if parsed.of_sides else ShapeCells
+    cells = kind.of(histogram, weights, objective=parsed, fixed=fixed)
     num_free = k - len(fixed)
     require_enough(cells.extents.T, num_free)
     limits = Limits((0,), (num_free,), (0.0,))
-    solution = search(cells, limits)
+    given = None if start is None else _start_of(cells, start, num_free)
+    solution = search(cells, limits, given)
     score = float((solution.chosen.best + cells.floor).sum())
     proof = prove_solution(cells, solution, limits, score=score, certify=certify, rounds=rounds)
-    return OptimalAnchors(sorted_by_area(np.concatenate([cells.fixed, solution.chosen.shapes])), score, proof)
+    shapes = sorted_by_area(np.concatenate([cells.fixed, solution.chosen.shapes]))
+    start_score = (
+        None if start is None else float((cells.weights * cells.utilities(0, start).max(axis=0, initial=0.0)).sum())
+    )
+    return OptimalAnchors(shapes, score, proof, start_score)
+
+
+def _start_of(cells: ShapeCells, start: Shapes, num_free: int) -> Candidates:
+    """The shapes of a start that are not fixed."""
+    new = start[np.array([not np.isclose(cells.fixed, shape).all(axis=1).any() for shape in start], bool)]
+    if len(new) > num_free:
+        raise FitError(f"the start has {len(new)} shapes, more than the {num_free} to be fitted")
+    return Candidates.of(cells, new, np.zeros(len(new), np.int64))
 
 
 def _check(fixed: Sequence[tuple[float, float]], k: int, certify: float | None, rounds: int) -> None:

@@ -27,7 +27,6 @@ from detect.fitting.gains import Pair, PerBox, Shapes, Table
 from detect.fitting.kmeans import Members, improve_centers
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
-from detect.ops.box_arrays import best_shape_iou
 
 CELLS_PER_OCTAVE = (4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024)
 POINTS_TO_PROVE_ON = 12_000
@@ -48,6 +47,7 @@ class ShapeCells(OwnPositions):
     max_table = 500_000
     settles = True
     _curvature = 0.0  # with both centres in one place ln r has no bend but at its kinks, where its slope falls
+    _bend = 1.5  # times a point's variance bounds what its boxes have more in their mean, relative to the highest IoU
 
     @classmethod
     def of(  # type: ignore[override] # from a histogram, not from instances
@@ -132,7 +132,7 @@ class ShapeCells(OwnPositions):
 
     @cached_property
     def floor(self) -> PerBox:  # type: ignore[override]
-        return self.weights * self.objective.of_iou(np.maximum(best_shape_iou(self.extents.T, self.fixed)[0], 0))
+        return self.weights * self.utilities(0, self.fixed).max(axis=0, initial=0.0)
 
     def reduced_utility_of_fixed(self, duals: PerBox) -> float:
         return float(self.reduced_utilities(0, duals, self.fixed).sum())
@@ -151,19 +151,20 @@ class ShapeCells(OwnPositions):
         if self.objective.recall_share == 1 or not len(shapes):
             return shapes
         start = np.concatenate([self.fixed, shapes])
-        best = improve_centers(self._members, start, num_fixed=len(self.fixed), max_iter=max_updates)
-        return best.centers[len(self.fixed) :]
+        return self._improved(start, len(self.fixed), max_updates)[len(self.fixed) :]
+
+    def _improved(self, shapes: Shapes, num_fixed: int, max_iter: int) -> Shapes:
+        return improve_centers(self._members, shapes, num_fixed=num_fixed, max_iter=max_iter).centers
 
     @cached_property
     def _members(self) -> Members:
         return Members(np.ascontiguousarray(self.extents.T), self.weights)
 
     def reduced_utilities(self, level: int, duals: PerBox, shapes: Shapes) -> Table:
-        return self._reduced_at(self._iou(level, shapes), duals)
+        return self._reduced_at(self._similarity(level, shapes), duals)
 
     def highest_reduced_utilities(self, level: int, duals: PerBox, low: Pair, high: Pair) -> PerBox:
-        ratio = self._highest_ratio(level, low[None], high[None])[0]
-        return self._reduced_at(ratio / (1 - ratio), duals)
+        return self._reduced_at(self._highest_similarity(level, low[None], high[None])[0], duals)
 
     @cached_property
     def _reach(self) -> PerBox:
@@ -180,19 +181,19 @@ class ShapeCells(OwnPositions):
         """Upper bounds of the mean over each point's boxes."""
         if not self._reach.any():
             return super()._reduced(iou, reached, duals)
-        bend = np.minimum(1.5 * self.variance * (1 + self._reach), self._reach)
+        bend = np.minimum(self._bend * self.variance * (1 + self._reach), self._reach)
         chord = 0.5 * (1 + np.divide(bend, self._reach, out=np.zeros_like(bend), where=self._reach > 0))
         result = super()._reduced(iou * (1 + bend), reached, duals)
         at_most = self.objective.blend(iou * (1 + self._reach), reached)
         return np.maximum(result, chord * (self.weights * at_most - duals), out=result)
 
-    def _highest_ratio(self, level: int, low: Shapes, high: Shapes) -> Table:
+    def _highest_similarity(self, level: int, low: Shapes, high: Shapes) -> Table:
         """IoU falls with each difference of logarithms: the shape nearest to a box is the best."""
         both, area = 1.0, 1.0
         for axis in (0, 1):
             nearest = np.clip(self.extents[axis], low[:, axis : axis + 1], high[:, axis : axis + 1])
             both, area = both * np.minimum(self.extents[axis], nearest), area * nearest
-        return both / (self.extents.prod(axis=0) + area)
+        return both / (self.extents.prod(axis=0) + area - both)
 
     def _overlap(self, level: int, axis: int, shapes: Shapes) -> Table:
         return np.minimum(self.extents[axis], shapes[:, axis : axis + 1])

@@ -21,16 +21,14 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.fitting.coordinate_search import mean_best, searched
 from detect.fitting.gains import Boxes
 from detect.fitting.grid_fit import GridFit, fit_on_grid, score_on_grid
 
 LAYOUTS = ("octaves", "grid", "level-grids")
 DEFAULT_SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4; the default of torchvision, detectron2 and mmdetection
 FACTOR_STEP = 0.03  # nepers
-FIRST_STEP = 0.24  # nepers
-SMALLEST_STEP = 2e-3
-SMALLEST_GAIN = 1e-9
-MOVES = (-1.0, -0.5, 0.5, 1.0)
+POLISH_STEP = 0.03
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,25 @@ class _Grid:
         shapes: Float64[ndarray, "l k 2"] = np.exp(np.stack([sizes - half, sizes + half], axis=-1))
         return shapes.reshape(len(self.sizes), -1, 2)
 
+    def level_shapes(self, level: int) -> Float64[ndarray, "k 2"]:
+        return self.shapes[level]
+
+    def touches(self, level: int) -> bool:
+        return bool(self.sizes[level].any() or self.ratios[level].any())
+
     def moved(self, direction: _Grid, step: float) -> _Grid:
         return _Grid(self.sizes + step * direction.sizes, self.ratios + step * direction.ratios)
 
 
 def fit_layouts(
-    boxes: Boxes, *, widest: str = "level-grids", scales: int = 3, ratios: int = 3, free: GridFit | None = None
+    boxes: Boxes,
+    *,
+    widest: str = "level-grids",
+    scales: int = 3,
+    ratios: int = 3,
+    free: GridFit | None = None,
+    start: AnchorSet | None = None,
+    draft: int | None = None,
 ) -> tuple[StructuredFit, ...]:
     """The best sizes and ratios that a search finds for each of ``LAYOUTS`` up to the widest, the narrowest first.
 
@@ -88,6 +99,8 @@ def fit_layouts(
         scales: number of sizes on each level.
         ratios: number of ratios on each level.
         free: the fit of ``scales * ratios`` free shapes on each level, if it exists already.
+        start: anchors to start from as well; a layout that they have is not inferior to them.
+        draft: search on at most this many boxes, spread over all sizes; only the widest layout is polished on all.
 
     Raises:
         ValueError: the layout is not known, or a number is below 1.
@@ -106,13 +119,18 @@ def fit_layouts(
     if min(scales, ratios) < 1:
         raise ValueError(f"need scales >= 1 and ratios >= 1, got {scales=}, {ratios=}")
     free = free or fit_on_grid(boxes, per_level=scales * ratios, certify=None)
-    factor, scaled = _best_factor(boxes, _default(boxes, scales, ratios))
+    some = boxes.thinned(draft) if draft else boxes
+    factor, scaled = _best_factor(some, _default(some, scales, ratios))
     default_score = score_on_grid(boxes, _anchors(boxes, scaled))
     best, fits = scaled, []
     for layout in LAYOUTS[: LAYOUTS.index(widest) + 1]:
-        starts = [best, scaled, *_starts(boxes, layout, scales, ratios, free)]
-        ends = [_searched(boxes, start, list(_moves(layout, start))) for start in starts]
-        best = max([*ends, best], key=lambda grid: score_on_grid(boxes, _anchors(boxes, grid)))
+        starts = [best, scaled, *_starts(some, layout, scales, ratios, free, start)]
+        ends = [searched(some, each, list(_moves(layout, each))) for each in starts]
+        best = max([*ends, best], key=lambda grid: mean_best(some, grid))
+        if len(some) < len(boxes):
+            if layout != widest:
+                continue
+            best = searched(boxes, best, list(_moves(layout, best)), first_step=POLISH_STEP)
         anchors = _anchors(boxes, best)
         sizes, of_level = (tuple(tuple(np.exp(row).tolist()) for row in part) for part in (best.sizes, best.ratios))
         score = score_on_grid(boxes, anchors)
@@ -134,28 +152,40 @@ def _best_factor(boxes: Boxes, grid: _Grid) -> tuple[float, _Grid]:
     extents = np.log(np.sqrt(boxes.extents.prod(axis=0)))
     low, high = extents.min() - grid.sizes.max(), extents.max() + 1 - grid.sizes.min()
     steps = np.linspace(low, high, int(np.ceil((high - low) / FACTOR_STEP)) + 1).tolist()
-    step = max(steps, key=lambda step: _score(boxes, grid.moved(everything, step)))
+    step = max(steps, key=lambda step: mean_best(boxes, grid.moved(everything, step)))
     finer = (step + FACTOR_STEP * np.linspace(-1, 1, 31)).tolist()
-    step = max([step, *finer], key=lambda step: _score(boxes, grid.moved(everything, step)))
+    step = max([step, *finer], key=lambda step: mean_best(boxes, grid.moved(everything, step)))
     return float(np.exp(step)), grid.moved(everything, step)
 
 
-def _starts(boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit) -> Iterator[_Grid]:
-    """Quantiles of the boxes' ratios; and the free shapes of each level, split into sizes and ratios."""
+def _starts(
+    boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit, start: AnchorSet | None
+) -> Iterator[_Grid]:
+    """Quantiles of the boxes' ratios; and free or given shapes of each level, split into sizes and ratios."""
     logs = np.log(boxes.extents)
     order = np.argsort(logs[1] - logs[0], kind="stable")
     shares = np.cumsum(boxes.weights[order])
     rows = np.searchsorted(shares, (np.arange(ratios) + 0.5) / ratios * shares[-1]).clip(max=len(order) - 1)
     own_ratios = np.tile((logs[1] - logs[0])[order][rows], (len(boxes.strides), 1))
     yield _best_factor(boxes, _Grid(_default(boxes, scales, ratios).sizes, own_ratios))[1]
-    if layout == "octaves" or free.num_per_level != [scales * ratios] * len(boxes.strides):
-        return
-    shapes = np.log(np.array([level.shapes for level in free.anchors.levels]))
+    given = [start] if layout == "octaves" else [free.anchors, start]
+    for anchors in filter(None, given):
+        if [len(level.shapes) for level in anchors.levels] == [scales * ratios] * len(boxes.strides):
+            yield _split(boxes, anchors, layout, scales, ratios)
+
+
+def _split(boxes: Boxes, anchors: AnchorSet, layout: str, scales: int, ratios: int) -> _Grid:
+    """Sizes and ratios close to the shapes of each level: their own if they have the layout."""
+    shapes = np.log(np.array([level.shapes for level in anchors.levels]))
     sizes, of_level = np.sort(shapes.sum(axis=2) / 2, axis=1), np.sort(shapes[:, :, 1] - shapes[:, :, 0], axis=1)
     split = of_level.reshape(len(sizes), ratios, scales).mean(axis=2)
-    if layout == "grid":
+    if layout != "level-grids":
         split = np.tile(np.sort(of_level.ravel()).reshape(ratios, -1).mean(axis=1), (len(sizes), 1))
-    yield _Grid(sizes.reshape(len(sizes), scales, ratios).mean(axis=2), split)
+    sizes = sizes.reshape(len(sizes), scales, ratios).mean(axis=2)
+    if layout == "octaves":
+        octaves = _default(boxes, scales, ratios).sizes
+        sizes = octaves + (sizes - octaves).mean()
+    return _Grid(sizes, split)
 
 
 def _moves(layout: str, grid: _Grid) -> Iterator[_Grid]:
@@ -169,38 +199,6 @@ def _moves(layout: str, grid: _Grid) -> Iterator[_Grid]:
         yield _Grid(no_sizes, np.tile(number, (len(levels), 1)))
         if layout == "level-grids":
             yield from (_Grid(no_sizes, np.outer(level, number)) for level in levels)
-
-
-def _searched(boxes: Boxes, grid: _Grid, moves: list[_Grid]) -> _Grid:
-    """Move along each direction in turn while that gains, in steps that shrink once none gains."""
-    every = range(len(boxes.strides))
-    bests, step = np.array([_best_of_level(boxes, grid, level) for level in every]), FIRST_STEP
-    score = _mean_of_best(boxes, bests)
-    while step > SMALLEST_STEP:
-        before = score
-        for move, part in itertools.product(moves, MOVES):
-            trial, changed = grid.moved(move, step * part), bests.copy()
-            for level in every:
-                if move.sizes[level].any() or move.ratios[level].any():
-                    changed[level] = _best_of_level(boxes, trial, level)
-            reached = _mean_of_best(boxes, changed)
-            if reached > score + SMALLEST_GAIN:
-                grid, bests, score = trial, changed, reached
-        step = step if score > before else step / 2
-    return grid
-
-
-def _score(boxes: Boxes, grid: _Grid) -> float:
-    return _mean_of_best(boxes, np.array([_best_of_level(boxes, grid, level) for level in range(len(grid.sizes))]))
-
-
-def _best_of_level(boxes: Boxes, grid: _Grid, level: int) -> Float64[ndarray, " n"]:
-    best: Float64[ndarray, " n"] = boxes.utilities(level, grid.shapes[level]).max(axis=0)
-    return best
-
-
-def _mean_of_best(boxes: Boxes, bests: Float64[ndarray, "l n"]) -> float:
-    return float((boxes.weights * bests.max(axis=0)).sum())
 
 
 def _anchors(boxes: Boxes, grid: _Grid) -> AnchorSet:

@@ -1,190 +1,88 @@
-"""Write an AnchorSet as the configuration text of another framework, in its order, ratios (height / width) and rounding.
+"""Write an AnchorSet as the text of another framework's configuration, if the framework takes such a set.
 
-Levels go from fine to coarse; for mmdetection's YOLOV3Head from coarse to fine. One head runs over all levels, so each
-should have the same number of anchors (``detect anchors fit --per-level 3``). mmdetection's free shapes and YOLO require
-it: a level with fewer anchors is filled with shapes of other levels, and a note says so.
+A detector of the catalog takes its own levels, with its own number of anchors on each. A text format takes whatever the
+framework reads: equal numbers of anchors where one head runs over all levels, and for YOLO the levels of its models. What
+does not fit is refused in one line, which gives the command that fits anchors to it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from detect.anchors.anchor_set import CENTER_OF_CELL, SIZE_IN_STRIDES, AnchorLevel, AnchorSet
-from detect.errors import ConvertError
-
-SAME = 1e-4  # relative: shapes in files carry six digits
-NO_ANCHORS = "the ultralytics package reads no anchors: this is for models of ultralytics/yolov3 and ultralytics/yolov5"
-UNEQUAL = "levels have different numbers of anchors ({}): a head shared by all levels wants equal ones"
-YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # YOLOv5: models/yolov5s.yaml, models/hub/yolov5s6.yaml
-Shape = tuple[float, float]
-
-TORCHVISION = """\
-import torch
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-
-anchor_generator = AnchorGenerator(
-    sizes={sizes},
-    aspect_ratios={ratios},  # height / width
-)
-# the very shapes, on {where}; torchvision would round their corners to whole pixels
-anchor_generator.cell_anchors = [
-{rows}
-]"""
-DETECTRON2 = """\
-MODEL:
-  ANCHOR_GENERATOR:
-    NAME: DefaultAnchorGenerator
-    SIZES: {sizes}
-    ASPECT_RATIOS: {ratios}  # height / width, within each size
-    OFFSET: {offset:g}"""
-DETECTRON2_FREE_SHAPES = """\
-import torch
-from detectron2.modeling.anchor_generator import (
-    ANCHOR_GENERATOR_REGISTRY, BufferList, DefaultAnchorGenerator,
-)
-
-
-@ANCHOR_GENERATOR_REGISTRY.register()
-class FittedAnchorGenerator(DefaultAnchorGenerator):
-    \"\"\"Free (width, height) shapes on each level, which sizes by ratios cannot say.\"\"\"
-
-    SHAPES = [
-{rows}
-    ]
-
-    def _calculate_anchors(self, sizes, aspect_ratios):
-        corners = [[(-w / 2, -h / 2, w / 2, h / 2) for w, h in level] for level in self.SHAPES]
-        return BufferList([torch.tensor(level) for level in corners])
-
-
-def use_fitted_anchors(cfg):
-    cfg.MODEL.ANCHOR_GENERATOR.NAME = "FittedAnchorGenerator"
-    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = {offset:g}"""
-MMDET = """\
-anchor_generator=dict(
-    type='AnchorGenerator',
-    scales={sizes},  # in strides
-    ratios={ratios},  # height / width
-    strides={strides},
-    center_offset={offset:g})"""
-MMDET_FREE_SHAPES = """\
-anchor_generator=dict(
-    type='YOLOAnchorGenerator',
-    base_sizes=[
-{rows}
-    ],
-    strides={strides})"""
+from detect.anchors.anchor_set import SIZE_IN_STRIDES, AnchorLevel, AnchorSet
+from detect.catalog.detectors import Detector, detectors, load_detector
+from detect.errors import CatalogError, ConvertError
+from detect.interop.anchor_text import Conversion, strides_of_levels
+from detect.interop.detectron2_text import detectron2
+from detect.interop.effdet_text import effdet
+from detect.interop.mmdet_text import mmdet, mmdet_ssd, mmdet_yolo
+from detect.interop.torchvision_text import torchvision, torchvision_ssd
+from detect.interop.yolo_text import check_rank, darknet, darknet_cells, yolov5
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """A configuration text, and notes for the user."""
+class TextFormat:
+    """How a text is written, and what every model that reads it expects."""
 
-    text: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """A level whose shapes are all sizes by all ratios: (size / sqrt(ratio), size * sqrt(ratio))."""
-
-    sizes: tuple[float, ...]
-    ratios: tuple[float, ...]
-
-    def is_like(self, other: _Grid) -> bool:
-        if (len(self.sizes), len(self.ratios)) != (len(other.sizes), len(other.ratios)):
-            return False
-        pairs = zip(self.sizes + self.ratios, other.sizes + other.ratios, strict=True)
-        return all(math.isclose(own, others, rel_tol=2 * SAME) for own, others in pairs)
+    write: Callable[[AnchorSet], Conversion]
+    strides: tuple[tuple[int, ...], ...] = ()
+    """Of the models that there are; empty: any. A detector states its own."""
+    equal: bool = True
+    """The number of anchors is the same on every level: one head runs over all of them."""
+    ranked: bool = False
+    """No anchor is smaller than one of a finer level."""
 
 
-def convert_anchors(anchors: AnchorSet, to: str) -> Conversion:
-    """Write anchors as the configuration text of another framework, and note what it does differently.
+def convert_anchors(anchors: AnchorSet, to: str | Detector, *, fill: bool = False) -> Conversion:
+    """Write anchors as the text that a detector takes, and note what it does differently.
+
+    Args:
+        anchors: the set.
+        to: a text format of ``FORMATS``, a detector, its name, or a YAML file that describes one.
+        fill: first fill levels that have too few shapes with shapes of other levels.
 
     Raises:
-        ConvertError: the format is not one of ``FORMATS``.
+        ConvertError: there is no such format or detector, or it does not take this set.
 
-    >>> print(convert_anchors(AnchorSet.of([[(10, 13), (16, 30)]], strides=[8]), "yolov5").text)
+    >>> anchors = AnchorSet.of([[(10, 13)], [(30, 61)], [(116, 90)]], strides=[8, 16, 32])
+    >>> print(convert_anchors(anchors, "yolov5").text)
     anchors:
-      - [10,13, 16,30]  # P3/8
+      - [10,13]  # P3/8
+      - [30,61]  # P4/16
+      - [116,90]  # P5/32
     """
-    if to not in FORMATS:
-        raise ConvertError(f"format {to!r} is not one of {', '.join(FORMATS)}")
-    return FORMATS[to](anchors)
+    detector, form = _target(to)
+    if form in HOLD_ANY_SET and detector is None:
+        return FORMATS[form].write(anchors)
+    filled, notes = _filled(anchors, detector) if fill else (anchors, ())
+    try:
+        _check(filled, FORMATS[form], detector, ranked=not notes)
+        conversion = FORMATS[form].write(filled)
+    except ConvertError as error:
+        name = detector.name if detector else form
+        raise ConvertError(f"{name} {error}: `{_fit_command(anchors, detector, form)}`") from None
+    return Conversion(conversion.text, (*notes, *conversion.notes, *_resize_note(anchors, detector)))
 
 
-def _torchvision(anchors: AnchorSet) -> Conversion:
-    grids = _grids(anchors)
-    sizes = [grid.sizes for grid in grids] or [
-        tuple(math.sqrt(w * h) for w, h in level.shapes) for level in anchors.levels
-    ]
-    ratios = [grid.ratios for grid in grids] or [(1.0,)] * len(anchors.levels)
-    rows = []
-    for level in anchors.levels:
-        center = anchors.center_offset * level.stride
-        corners = [(center - w / 2, center - h / 2, center + w / 2, center + h / 2) for w, h in level.shapes]
-        rows.append(f"    torch.tensor({_numbers(corners)}),  # {level.name}, stride {level.stride}")
-    where = "the middle of the cell" if anchors.center_offset == CENTER_OF_CELL else "torchvision's place"
-    text = TORCHVISION.format(sizes=_tuples(sizes), ratios=_tuples(ratios), where=where, rows="\n".join(rows))
-    return Conversion(text, _unequal(anchors))
+def place_of_text(anchors: AnchorSet, to: str | Detector) -> str:
+    """The file that the text goes into and its place there, or nothing if the format alone does not say so.
+
+    >>> place_of_text(AnchorSet.of([[(10, 13)]], strides=[32]), "yolov2-voc")
+    'cfg/yolov2-voc.cfg, the [region] section'
+    """
+    detector, form = _target(to)
+    if detector is None and form not in HOLD_ANY_SET:
+        detector = _like(form, strides_of_levels(anchors))
+    return f"{detector.text.file}, {detector.text.key.rstrip(':')}" if detector else ""
 
 
-def _detectron2(anchors: AnchorSet) -> Conversion:
-    grids = _grids(anchors)
-    if grids:
-        sizes, ratios = _numbers([grid.sizes for grid in grids]), _numbers([grid.ratios for grid in grids])
-        text = DETECTRON2.format(sizes=sizes, ratios=ratios, offset=anchors.center_offset)
-    else:
-        rows = [f"        {_numbers(level.shapes)},  # {level.name}, stride {level.stride}" for level in anchors.levels]
-        text = DETECTRON2_FREE_SHAPES.format(rows="\n".join(rows), offset=anchors.center_offset)
-    return Conversion(text, _unequal(anchors))
-
-
-def _mmdet(anchors: AnchorSet) -> Conversion:
-    if scales := _shared_scales(anchors):
-        sizes, ratios = _numbers(scales.sizes), _numbers(scales.ratios)
-        return Conversion(
-            MMDET.format(sizes=sizes, ratios=ratios, strides=_strides(anchors), offset=anchors.center_offset)
-        )
-    text, notes = _mmdet_free_shapes(anchors)
-    order = "# levels from fine to coarse, for heads over an FPN; YOLOV3Head takes them the other way: --to mmdet-yolo"
-    return Conversion(f"{order}\n{text}", notes)
-
-
-def _mmdet_yolo(anchors: AnchorSet) -> Conversion:
-    """Write arguments of YOLOV3Head: its neck returns the coarsest map first, and it checks only the number of levels."""
-    text, notes = _mmdet_free_shapes(anchors, step=-1)
-    return Conversion(f"{text},\nfeatmap_strides={_strides(anchors)[::-1]}", notes)
-
-
-def _mmdet_free_shapes(anchors: AnchorSet, step: int = 1) -> tuple[str, tuple[str, ...]]:
-    """Write a YOLOAnchorGenerator, its levels from fine to coarse, or the reverse with step -1; return its notes too."""
-    levels, notes = _filled(anchors, "mmdetection's YOLOAnchorGenerator")
-    if anchors.center_offset != CENTER_OF_CELL:
-        notes += ("mmdetection's YOLOAnchorGenerator centres anchors on the middle of the cell",)
-    rows = "\n".join(f"        {_numbers(level.shapes, '()')},  # {level.name}" for level in levels[::step])
-    return MMDET_FREE_SHAPES.format(rows=rows, strides=_strides(anchors)[::step]), notes
-
-
-def _yolo(anchors: AnchorSet, more_notes: tuple[str, ...] = ()) -> Conversion:
-    """Write one row per level, width and height alternating, smallest area first (YOLOv5's models/yolov5s.yaml)."""
-    levels, notes = _filled(anchors, "YOLO")
-    rows = []
-    for level in levels:
-        pairs = ", ".join(f"{round(w, 1):g},{round(h, 1):g}" for w, h in sorted(level.shapes, key=math.prod))
-        rows.append(f"  - [{pairs}]  # {level.name}/{level.stride}")
-    if tuple(_strides(anchors)) not in YOLO_STRIDES:
-        notes += (
-            "YOLO takes rows for its own layers in turn, whatever the comments say: strides 8, 16, 32, of P6 models 64 too; "
-            f"this set is for strides {', '.join(map(str, _strides(anchors)))}",
-        )
-    return Conversion("\n".join(["anchors:", *rows]), (*more_notes, *notes))
+def _anchors_yaml(anchors: AnchorSet) -> Conversion:
+    return Conversion(anchors.to_yaml().rstrip("\n"))
 
 
 def _json(anchors: AnchorSet) -> Conversion:
@@ -193,84 +91,117 @@ def _json(anchors: AnchorSet) -> Conversion:
     return Conversion(json.dumps(content, indent=2))
 
 
-FORMATS: dict[str, Callable[[AnchorSet], Conversion]] = {
-    "torchvision": _torchvision,
-    "detectron2": _detectron2,
-    "mmdet": _mmdet,
-    "mmdet-yolo": _mmdet_yolo,
-    "yolov5": _yolo,
-    "ultralytics-yaml": partial(_yolo, more_notes=(NO_ANCHORS,)),
-    "json": _json,
+# YOLOv5: models/yolov5s.yaml, models/hub/yolov5s6.yaml; EfficientDet: D0 to D7, and D7x with P8
+FORMATS: dict[str, TextFormat] = {
+    "yolov5": TextFormat(yolov5, strides=((8, 16, 32), (8, 16, 32, 64)), ranked=True),
+    "darknet": TextFormat(darknet, equal=False, ranked=True),
+    "darknet-cells": TextFormat(darknet_cells, strides=((32,),)),
+    "mmdet": TextFormat(mmdet),
+    "mmdet-yolo": TextFormat(mmdet_yolo),
+    "mmdet-ssd": TextFormat(mmdet_ssd, equal=False),
+    "torchvision": TextFormat(torchvision),
+    "torchvision-ssd": TextFormat(torchvision_ssd, equal=False),
+    "detectron2": TextFormat(detectron2),
+    "effdet": TextFormat(effdet, strides=((8, 16, 32, 64, 128), (8, 16, 32, 64, 128, 256))),
+    "anchors.yaml": TextFormat(_anchors_yaml, equal=False),
+    "json": TextFormat(_json, equal=False),
 }
+HOLD_ANY_SET = ("anchors.yaml", "json")
 
 
-def _strides(anchors: AnchorSet) -> list[int]:
-    return [level.stride for level in anchors.levels]
+def _target(to: str | Detector) -> tuple[Detector | None, str]:
+    """The detector, unless a text format is named, and the format."""
+    if isinstance(to, str) and to in FORMATS:
+        return None, to
+    try:
+        detector = to if isinstance(to, Detector) else load_detector(to)
+    except CatalogError as error:
+        raise ConvertError(f"{error} Text formats: {', '.join(FORMATS)}") from None
+    if detector.text.format not in FORMATS:
+        raise ConvertError(f"{detector.name}: text format {detector.text.format!r} is not one of {', '.join(FORMATS)}")
+    return detector, detector.text.format
 
 
-def _grids(anchors: AnchorSet) -> list[_Grid]:
-    """Return sizes and ratios of every level, or an empty list if a level is not sizes by ratios."""
-    grids = [_grid_of(level.shapes) for level in anchors.levels]
-    return [grid for grid in grids if grid is not None] if None not in grids else []
-
-
-def _grid_of(shapes: Sequence[Shape]) -> _Grid | None:
-    sizes = _distinct(math.sqrt(w * h) for w, h in shapes)
-    ratios = _distinct(h / w for w, h in shapes)
-    if len(sizes) * len(ratios) != len(shapes):
-        return None
-    expected = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size in sizes for ratio in ratios]
-    same = partial(math.isclose, rel_tol=SAME)
-    found = all(any(all(map(same, pair, shape)) for shape in shapes) for pair in expected)
-    return _Grid(tuple(sizes), tuple(ratios)) if found else None
-
-
-def _distinct(values: Iterable[float]) -> list[float]:
-    kept: list[float] = []
-    for value in sorted(values):
-        if not kept or not math.isclose(value, kept[-1], rel_tol=SAME):
-            kept.append(value)
-    return [float(f"{value:.5g}") for value in kept]
-
-
-def _shared_scales(anchors: AnchorSet) -> _Grid | None:
-    """Return sizes in strides and ratios if all levels share them: the form of mmdetection's AnchorGenerator."""
-    grids = [_grid_of([(w / level.stride, h / level.stride) for w, h in level.shapes]) for level in anchors.levels]
-    first = grids[0]
-    return first if first and all(other and first.is_like(other) for other in grids) else None
-
-
-def _filled(anchors: AnchorSet, framework: str) -> tuple[list[AnchorLevel], tuple[str, ...]]:
-    """Fill shorter levels with shapes of other levels, nearest in size first, so that all have equal length."""
-    most = max(len(level.shapes) for level in anchors.levels)
-    levels = []
+def _check(anchors: AnchorSet, form: TextFormat, detector: Detector | None, *, ranked: bool) -> None:
+    """Refuse a set whose levels, numbers, sizes or order the target does not take."""
+    strides, counts = strides_of_levels(anchors), [len(level.shapes) for level in anchors.levels]
+    found = _list(counts) if _same_strides(strides, form, detector) else f"{_list(counts)} on strides {_list(strides)}"
+    if detector and (strides, counts) != (detector.strides, detector.numbers):
+        raise ConvertError(f"takes {_wanted(detector)}; this set has {found}")
+    if not detector and form.strides and tuple(strides) not in form.strides:
+        raise ConvertError(
+            f"takes anchors on strides {' or '.join(map(_list, form.strides))}; this set has strides {_list(strides)}"
+        )
+    if form.equal and len(set(counts)) > 1:
+        raise ConvertError(f"takes the same number of anchors on every level; this set has {found}")
     for level in anchors.levels:
-        others = [shape for other in anchors.levels if other is not level for shape in other.shapes]
-        own_size = SIZE_IN_STRIDES * level.stride
-        others.sort(key=lambda shape: abs(math.log(math.sqrt(shape[0] * shape[1]) / own_size)))
-        added = others[: most - len(level.shapes)]
-        levels.append(AnchorLevel(level.name, level.stride, [*level.shapes, *added]))
-    wish = f"{framework} wants the same number of anchors on every level, this set has"
-    return levels, _unequal(anchors, f"{wish} {{}}: filled up to {most} each with shapes of other levels")
+        for number, (w, h) in enumerate(level.shapes):
+            if min(w, h) < 1:
+                raise ConvertError(f"takes no anchors below one pixel; {level.name} holds {w:g} x {h:g}")
+            if (w, h) in level.shapes[:number]:
+                raise ConvertError(f"takes different anchors; {level.name} holds {w:g} x {h:g} twice")
+    if ranked and (form.ranked or (detector and detector.layout == "ranked")):
+        check_rank(anchors)
 
 
-def _unequal(anchors: AnchorSet, note: str = UNEQUAL) -> tuple[str, ...]:
-    """Note the number of shapes of each level, unless all are equal."""
-    if len({len(level.shapes) for level in anchors.levels}) == 1:
-        return ()
-    counts = ", ".join(f"{level.name} {len(level.shapes)}" for level in anchors.levels)
-    return (f"{note.format(counts)}; `detect anchors fit --per-level` fits equal numbers",)
+def _same_strides(strides: Sequence[int], form: TextFormat, detector: Detector | None) -> bool:
+    return list(strides) == detector.strides if detector else not form.strides or tuple(strides) in form.strides
 
 
-def _numbers(rows: Sequence[float] | Sequence[Sequence[float]], inner: str = "[]") -> str:
-    """Write numbers as a list in Python, JSON and YAML; ``inner`` are the brackets of nested lists."""
-    parts = (
-        f"{row:.9g}" if isinstance(row, int | float) else inner[0] + _numbers(row)[1:-1] + inner[1] for row in rows
+def _wanted(detector: Detector) -> str:
+    if len(set(detector.numbers)) > 1:
+        return f"{_list(detector.numbers)} anchors on strides {_list(detector.strides)}"
+    number = detector.numbers[0]
+    return f"{number} anchor{'s' * (number > 1)} on each of strides {_list(detector.strides)}"
+
+
+def _fit_command(anchors: AnchorSet, detector: Detector | None, form: str) -> str:
+    """The command that fits anchors which the target takes."""
+    if detector:
+        known = detector.name in detectors()
+        return f"detect anchors fit DATA --for {detector.name if known else f'{detector.name}.yaml'}"
+    strides = strides_of_levels(anchors)
+    like = _like(form, strides) or (_like(form) if FORMATS[form].strides or form.endswith("-ssd") else None)
+    if like:
+        return f"detect anchors fit DATA --for {like.name}"
+    most = max(len(level.shapes) for level in anchors.levels)
+    return f"detect anchors fit DATA --levels {','.join(map(str, strides))} --per-level {most}"
+
+
+def _like(form: str, strides: Sequence[int] | None = None) -> Detector | None:
+    """The first detector of the catalog that takes this format, on levels of these strides."""
+    return next(
+        (each for each in detectors().values() if each.text.format == form and strides in (None, each.strides)), None
     )
-    return f"[{', '.join(parts)}]"
 
 
-def _tuples(rows: Sequence[Sequence[float]]) -> str:
-    """Write nested tuples, each with a trailing comma: ``((1, 2,), (3,),)``."""
-    inner = (f"({' '.join(f'{value:.6g},' for value in row)})," for row in rows)
-    return f"({' '.join(inner)})"
+def _resize_note(anchors: AnchorSet, detector: Detector | None) -> tuple[str, ...]:
+    if detector is None or anchors.resize in ("", detector.resize):
+        return ()
+    return (
+        f"the shapes are in pixels after {anchors.resize}; {detector.name} resizes by {detector.resize} unless told",
+    )
+
+
+def _filled(anchors: AnchorSet, detector: Detector | None) -> tuple[AnchorSet, tuple[str, ...]]:
+    """Fill shorter levels with shapes of other levels, nearest in size first."""
+    counts = [len(level.shapes) for level in anchors.levels]
+    wanted = [max(counts)] * len(counts)
+    if detector and strides_of_levels(anchors) == detector.strides:
+        wanted = detector.numbers
+    levels = tuple(_longer(level, anchors, number) for level, number in zip(anchors.levels, wanted, strict=True))
+    if levels == anchors.levels:
+        return anchors, ()
+    note = f"levels of {_list(counts)} anchors are filled with shapes of other levels to {_list(wanted)}"
+    return replace(anchors, levels=levels), (note,)
+
+
+def _longer(level: AnchorLevel, anchors: AnchorSet, wanted: int) -> AnchorLevel:
+    others = {shape for other in anchors.levels for shape in other.shapes} - set(level.shapes)
+    own_size = SIZE_IN_STRIDES * level.stride
+    nearest = sorted(others, key=lambda shape: (abs(math.log(math.sqrt(math.prod(shape)) / own_size)), shape))
+    return AnchorLevel(level.name, level.stride, [*level.shapes, *nearest[: max(0, wanted - len(level.shapes))]])
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

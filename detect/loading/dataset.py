@@ -119,7 +119,7 @@ class DetectionData(Dataset[Sample]):
     Raises:
         ImageError: images are missing or broken (their number and the first ones), or all are.
         ResizeError: the rule does not take images of these sizes.
-        CocoError: an annotation has a category that is not in ``category_ids``.
+        CocoError: an annotation has a category that is not in ``category_ids``, or the size of an image is not known.
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class DetectionData(Dataset[Sample]):
         if on_broken not in {"fail", "skip"} or seed < 0:
             raise ValueError(f"on_broken is 'fail' or 'skip', and a seed at least 0, got {on_broken!r} and {seed}")
         self.resize = parse_resize(resize) if isinstance(resize, str) else resize
+        dataset.require_sizes("add them to the file")
         self.resize.resize_images(dataset.images.wh)  # raises ResizeError
         self.dataset = dataset
         self.folder = Path(folder)

@@ -78,6 +78,16 @@ def shape_iou(shapes: Float64[ndarray, "n d"], shape: Float64[ndarray, " d"]) ->
     return _iou_of_columns(columns, columns.prod(axis=0), shape)
 
 
+def side_ratio(shapes: Float64[ndarray, "n 2"], shape: Float64[ndarray, " 2"]) -> Float64[ndarray, " n"]:
+    """The smallest ratio of sides of each shape with another one: YOLOv5's measure, which compares it with 1 / anchor_t.
+
+    >>> side_ratio(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([10.0, 20.0]))
+    array([0.5 , 0.25])
+    """
+    ratios = shapes / shape
+    return np.minimum(ratios, 1 / ratios).min(axis=1)
+
+
 def best_shape_iou(
     shapes: Float64[ndarray, "n d"], others: Float64[ndarray, "a d"]
 ) -> tuple[Float64[ndarray, " n"], Int64[ndarray, " n"]]:
@@ -96,6 +106,25 @@ def best_shape_iou(
             np.copyto(best[rows], iou, where=better)
             np.copyto(which[rows], index, where=better)
     return best, which
+
+
+def best_side_ratio(shapes: Float64[ndarray, "n d"], others: Float64[ndarray, "a d"]) -> Float64[ndarray, " n"]:
+    """The best side ratio of each shape with any of the others: the least ratio of two extents, the smaller over the larger.
+
+    YOLOv5 and YOLOv7 match a box and an anchor whose side ratio is above 1 / 4.
+
+    >>> best_side_ratio(np.array([[10.0, 10.0], [20.0, 5.0]]), np.array([[10.0, 8.0], [16.0, 40.0]]))
+    array([0.8, 0.5])
+    """
+    best = np.zeros(len(shapes))
+    for rows in row_blocks(len(shapes)):
+        columns = np.ascontiguousarray(shapes[rows].T)
+        for other in others:
+            sides = [
+                np.minimum(column, side) / np.maximum(column, side) for column, side in zip(columns, other, strict=True)
+            ]
+            np.maximum(best[rows], np.minimum.reduce(sides), out=best[rows])
+    return best
 
 
 def _iou_of_columns(

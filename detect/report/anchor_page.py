@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detect.anchors.detector_score import DetectorScore
 from detect.anchors.metrics import YOLOV5_RATIO, AnchorMetrics
 from detect.anchors.stability import Generalisation, Stability
 from detect.fitting.fit import KCurve
@@ -14,6 +15,7 @@ from detect.report import tables
 from detect.report.anchor_pictures import worst_block
 from detect.report.anchor_stability import generalisation_block, stability_blocks, stable_shapes_panel
 from detect.report.dataset_figures import average_iou_panels, dataset_panels
+from detect.report.detector_section import detector_section
 from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
@@ -42,6 +44,7 @@ def anchor_page(
     stability: Stability | None = None,
     generalisation: Generalisation | None = None,
     levels: LevelReport | None = None,
+    detectors: Sequence[DetectorScore] = (),
 ) -> str:
     """Return the page as the text of one HTML file.
 
@@ -53,6 +56,7 @@ def anchor_page(
             left out and counted.
         stability, generalisation: of the first set.
         levels: shown instead of the first set's own levels.
+        detectors: scores under the rule of the detector that the first set is for, of this set and of others.
 
     Raises:
         ValueError: ``scores`` is empty.
@@ -67,7 +71,7 @@ def anchor_page(
     counts |= {"crowd regions": len(dataset.crowd), **findings}
     caption, advice = (level_caption(levels.threshold), advice_list(levels)) if levels else (level_caption(), "")
     level_words = caption, level_table(level_score, colors, levels) + advice
-    rules = {score.anchors.resize for score in scores}
+    rules = {score.anchors.resize for score in scores} - {""}
     headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
     lines = "".join(f"<li>{escape(line)}</li>" for line in tables.bounds_in_words(first))
     bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
@@ -90,6 +94,7 @@ def anchor_page(
         stable.append(generalisation_block(generalisation))
     sections: Sections = {
         "summary": ("Summary", [tiles(counts), block("Anchor sets", headline, tables.headline_table(scores) + bounds)]),
+        "detector": ("The detector", detector_section(detectors)),
         "shapes": ("Shapes", [shapes, by_level]),
         "metrics": ("IoU and recall", [metrics]),
         "levels": ("Levels", [block("Levels", *level_words), [grid_iou_by_level(level_score, colors, 12)]]),

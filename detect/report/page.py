@@ -25,6 +25,12 @@ const figures = JSON.parse(document.getElementById("figures").textContent);
 const buttons = [["zoom2d", "pan2d", "resetScale2d", "toImage"]];
 const config = {displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtons: buttons};
 for (const [name, figure] of Object.entries(figures)) Plotly.newPlot(name, figure.data, figure.layout, config);
+for (const button of document.querySelectorAll(".copy button")) button.onclick = () => {
+  const text = button.nextElementSibling;
+  getSelection().selectAllChildren(text);
+  if (navigator.clipboard) navigator.clipboard.writeText(text.textContent); else document.execCommand("copy");
+  button.textContent = "Copied";
+};
 """
 
 

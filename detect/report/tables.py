@@ -88,7 +88,7 @@ def headline_table(scores: Sequence[AnchorMetrics]) -> str:
     above = "".join(f'<th colspan="{width}" class="group">{name}</th>' for name, width in groups)
     rows: list[list[str | Html]] = []
     for number, score in enumerate(scores):
-        rule = Html(f'<span class="whole">{escape(score.anchors.resize)}</span>')
+        rule = Html(f'<span class="whole">{escape(score.anchors.resize or "not stated")}</span>')
         by_shape = decimal(score.average_iou), *(percent(score.recall(threshold)) for threshold in THRESHOLDS)
         on_grid = decimal(score.grid_average_iou), percent(score.grid_recall(THRESHOLDS[0]))
         name, count = swatch(set_color(number), score.anchors.name), f"{score.anchors.num_anchors}"

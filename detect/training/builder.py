@@ -9,7 +9,8 @@ import torch
 
 from detect.anchors.anchor_set import AnchorSet, strides_of
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.known import KNOWN_ANCHORS, load_anchors
+from detect.anchors.known import load_anchors
+from detect.catalog.detectors import find_detector
 from detect.data import CocoDataset
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
@@ -53,10 +54,10 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
         instances, strides = ResizedInstances.of(dataset, resize), strides_of(model.levels)
         return fit_levels(instances, strides, per_level=model.per_level, max_strides=model.max_strides).anchors
     anchors = load_anchors(model.anchors)
-    made_for = parse_resize(anchors.resize)
-    if made_for != resize and model.anchors not in KNOWN_ANCHORS:  # known anchors serve as baselines at any size
+    others = anchors.resize and anchors.resize_rule != resize
+    if others and not find_detector(model.anchors):  # known anchors serve as baselines at any size
         raise ConfigError(
-            f"{model.anchors}: made for resize {made_for}, the run resizes by {resize}: "
+            f"{model.anchors}: made for resize {anchors.resize}, the run resizes by {resize}: "
             "fit anchors for this rule, or set data.resize"
         )
     return replace(anchors, resize=str(resize))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.data import CocoDataset
@@ -205,7 +205,7 @@ def _normalization(config: TrainConfig, data: DetectionData) -> tuple[tuple[floa
 
 def _left_out(data: DetectionData, part: str) -> list[str]:
     """Images, annotations and points that are not used."""
-    lines, invalid = [], data.dataset.invalid
+    lines, invalid = list(data.dataset.warnings), data.dataset.invalid
     if data.broken:
         lines.append(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
     if invalid:

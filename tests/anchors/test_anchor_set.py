@@ -7,7 +7,15 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 
-from detect.anchors.anchor_set import AnchorSet, SourceFile, level_name, levels_of_shapes, place_shapes, strides_of
+from detect.anchors.anchor_set import (
+    AnchorSet,
+    SourceFile,
+    deal_by_rank,
+    level_name,
+    levels_of_shapes,
+    place_shapes,
+    strides_of,
+)
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.data.resize import parse_resize
 from detect.errors import AnchorFileError, FitError
@@ -111,7 +119,7 @@ def test_shapes_go_to_the_level_of_their_size_and_never_by_rank():
 def test_by_size_covers_more_on_the_grid_than_by_rank(nuclei):
     shapes = np.array([[9.0, 9.0], [11.0, 12.0], [13.0, 17.0], [17.0, 13.0], [22.0, 22.0], [46.0, 51.0]])
     by_size = place_shapes(shapes, (4, 8, 16))
-    by_rank = AnchorSet.of([[tuple(s) for s in pair] for pair in np.split(shapes, 3)], strides=(4, 8, 16))
+    by_rank = deal_by_rank(shapes, (4, 8, 16))
     best = [grid_iou_by_level(nuclei.boxes, nuclei.canvas_wh, each).max(axis=1) for each in (by_size, by_rank)]
     assert (best[0] >= 0.5).mean() > (best[1] >= 0.5).mean() + 0.05
 
@@ -127,3 +135,13 @@ def test_levels_and_strides_are_read(levels, strides):
 def test_other_levels_are_refused_by_name(levels):
     with pytest.raises(FitError, match="levels"):
         strides_of(levels)
+
+
+def test_shapes_are_dealt_out_by_area_and_no_level_has_more_than_another():
+    shapes = np.random.default_rng(0).uniform(5, 300, (9, 2))
+    levels = deal_by_rank(shapes, (32, 8, 16)).levels
+    assert [(level.stride, len(level.shapes)) for level in levels] == [(8, 3), (16, 3), (32, 3)]
+    areas = [width * height for level in levels for width, height in level.shapes]
+    assert areas == sorted(areas)
+    with pytest.raises(FitError, match="9 shapes cannot be dealt out evenly over 2 levels"):
+        deal_by_rank(shapes, (8, 16))

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import level_hw
+from detect.anchors.assign import level_hw
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_convention import CONVENTIONS, STRIDE_MODES, Convention
 from detect.anchors.grid_iou import best_grid_anchors, grid_iou_by_level

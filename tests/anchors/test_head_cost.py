@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from torch.utils.flop_counter import FlopCounterMode
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import level_hw
+from detect.anchors.assign import level_hw
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.heads.retinanet import RetinaNetHead

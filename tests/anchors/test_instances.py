@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import instances_of
+from builders import coco_content, instances_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -18,6 +18,7 @@ from detect.anchors.instances import (
 from detect.data import read_coco
 from detect.data.resize import parse_resize
 from detect.errors import FitError
+from detect.fitting.fit import fit_anchors
 
 
 def test_a_value_on_an_edge_belongs_above_it():
@@ -128,3 +129,16 @@ def test_a_histogram_for_each_weight():
     assert weights == [1.0, 3.0]
     assert_allclose(histograms[0].shapes, [[10, 10], [40, 40]])
     assert_allclose(histograms[1].shapes, [[30, 30]])
+
+
+def test_an_error_of_a_fit_says_what_was_left_out():
+    content = coco_content([(0, 0, 9, 9), (0, 0, 0, 9)])
+    for method in ("optimal", "kmeans"):
+        with pytest.raises(FitError) as caught:
+            fit_anchors(ResizedInstances.of(read_coco(content), "none"), k=2, method=method)
+        assert str(caught.value).endswith(
+            "; 1 entry was invalid and left out, the first: (in memory): annotation 2, image 1: width 0 is not positive"
+        )
+    content["annotations"].pop()
+    with pytest.raises(FitError, match=r"got 1: fit fewer$"):
+        fit_anchors(ResizedInstances.of(read_coco(content), "none"), k=2)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances

@@ -27,6 +27,7 @@ def test_numbers_by_hand(three_boxes):
     assert_allclose(score.average_iou, (1 + 0.5 + 2 / 3) / 3)
     assert [score.recall(t) for t in (0.5, 0.6, 0.7)] == pytest.approx([1, 2 / 3, 1 / 3])
     assert score.ratio_recall == 1.0
+    assert_allclose(score.average_side_ratio, (1 + 20 / 40 + 200 / 300) / 3)
 
 
 def test_a_threshold_is_reached_by_equality(three_boxes):

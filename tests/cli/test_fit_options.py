@@ -33,6 +33,37 @@ def test_levels_are_fitted_on_the_grid_and_beat_shapes_alone(detect):
     assert f"at most {on_grid['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
 
 
+def test_each_level_takes_its_own_number(detect):
+    arguments = ("anchors", "fit", NUCLEI, "--certify", 1, "--levels", "4,8,16")
+    levels = detect(*arguments, "--per-level", "1,3,2", "--json").json["levels"]
+    assert [len(level["shapes"]) for level in levels] == [1, 3, 2]
+
+
+def test_the_side_ratio_is_an_objective_by_shape_with_a_proof(detect):
+    arguments = ("anchors", "fit", NUCLEI, "-k", 3, "--levels", "p3-p5", "--json")
+    content = detect(*arguments, "--objective", "ratio").json
+    assert content["objective"] == "average_side_ratio"
+    assert content["average_side_ratio"] <= content["upper_bound"] <= content["average_side_ratio"] * 1.0101
+    blend = detect(*arguments, "--objective", "0.8*ratio+0.2*recall@0.25").json
+    assert blend["objective"] == "side_ratio_objective"
+    assert blend["yolov5_ratio_recall"] >= content["yolov5_ratio_recall"]
+
+
+def test_a_fit_starts_from_given_anchors_and_tells_what_it_gained(detect, tmp_path):
+    arguments = ("anchors", "fit", NUCLEI, "--start", "yolov2-voc", "--certify", 1)
+    content = detect(*arguments, "--json").json
+    assert len(content["shapes"]) == 5  # as many as the start has
+    assert content["resize"] == "stretch:416x416"  # as the start was made for
+    start = content["start"]
+    assert start["name"] == "yolov2-voc"
+    assert start["score"] + start["gained"] == pytest.approx(content["average_iou"], abs=1e-4)
+    assert start["gained"] > 0.1
+    told = detect(*arguments, "-o", tmp_path, "--no-report").out
+    assert f"start yolov2-voc: {start['score']:.4f} -> {start['score'] + start['gained']:.4f} (+" in told
+    again = detect("anchors", "fit", NUCLEI, "--start", tmp_path, "--certify", 1, "--json").json
+    assert 0 <= again["start"]["gained"] < 1e-3
+
+
 def test_rare_categories_can_be_made_to_count_alike(detect):
     arguments = ("anchors", "fit", BCCD, "-k", 1, "--resize", "letterbox:640", "--certify", 1)
     alike = detect(*arguments, "--json").json
@@ -64,6 +95,15 @@ def test_fixed_shapes_are_kept(detect):
             "--layout, --max-per-level and --max-strides need an objective on",
         ),
         (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
+        (("--per-level", "3,no"), "--per-level: expected numbers from 1 to 1000 such as 3 or 4,6,6, got '3,no'"),
+        (("--per-level", "3,3"), "5 levels need 5 numbers of shapes, got 3, 3 shapes on the levels"),
+        (("--per-level", "3,3", "--objective", "shape"), "--per-level with several numbers needs an objective on the"),
+        (("--start", "nope"), "nope: no such file; known by name: "),
+        (("--start", "yolov2-voc", "-k", "4"), "the start has 5 shapes, more than the 4 to be fitted"),
+        (
+            ("--start", "yolov2-voc", "--levels", "p2-p4"),
+            "the start yolov2-voc has anchors on stride 32, the fit on 4, 8",
+        ),
         (("--method", "kmeans", "--balance", "size"), "weights need the method optimal"),
     ],
 )

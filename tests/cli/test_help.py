@@ -94,8 +94,8 @@ def test_everyones_options_of_a_fit_are_on_one_screen_and_the_experts_below():
         "--levels",
         "--per-level",
         "--resize",
-        "--objective",
-        "--convention",
+        "--for",
+        "--size",
         "--compare",
         "--images",
     ):

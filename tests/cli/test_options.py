@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
+import numpy as np
 import pytest
+from builders import coco_content, written
 from typer.main import get_command
 
 from detect.anchors.grid_convention import CONVENTIONS
 from detect.anchors.instances import BALANCES
 from detect.cli import heatmaps, options
 from detect.cli.app import app
+from detect.data.coco_entries import BoxForm
 from detect.evaluation.coco_points import SOURCES
 from detect.evaluation.precision_recall import GOALS
 from detect.fitting.fit import METHODS
@@ -36,11 +40,12 @@ def test_choices_are_what_the_code_offers():
     assert set(get_args(options.Method)) == set(METHODS) - {"mixture"}  # LogGaussianMixture is for Python alone
     assert get_args(options.Layout) == (FREE, *LAYOUTS)
     assert get_args(options.Balance) == BALANCES
-    assert get_args(options.AnchorFormat) == tuple(FORMATS)
+    assert tuple(FORMATS) == options.TEXT_FORMATS
     assert get_args(options.ConventionName) == tuple(CONVENTIONS)
     assert get_args(options.PointSource) == SOURCES
     assert get_args(options.PixelOriginName) == tuple(SHIFTS)
     assert get_args(options.Goal) == GOALS
+    assert get_args(options.BoxFormName) == get_args(BoxForm)
     for name, choices in (("shape", heatmaps.Shape), ("blend", heatmaps.Blend), ("occluded", heatmaps.Occluded)):
         assert get_args(choices) == tuple(CHOICES[name])
 
@@ -75,3 +80,55 @@ def test_the_default_resize_rule_is_that_of_given_anchors_or_none(detect):
         ],
     ]
     assert rules == ["none", "stretch:416x416", "stretch:320x320"]
+
+
+SQUARE = ("--resize", "letterbox:64")
+
+
+def corners(tmp_path):
+    """A file whose boxes are written as two corners."""
+    boxes = np.array([(x, y, 9 + x % 7, 12 + y % 5) for x in range(2, 50, 4) for y in range(3, 45, 6)], float)
+    boxes[:, 2:] += boxes[:, :2]
+    return written(tmp_path / "corners.json", coco_content(boxes.tolist()))
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_file_that_looks_like_another_form_is_told_of_right_after_reading(detect, tmp_path, as_json):
+    path = corners(tmp_path)
+    run = detect("anchors", "fit", path, "-k", 2, *SQUARE, *as_json)
+    assert run.code == 0
+    assert run.err.startswith(f"warning: {path}: bbox looks like (x0, y0, x1, y1): ")
+    assert run.err.splitlines()[0].endswith("; --bbox xyxy reads them so")
+    if as_json:
+        json.loads(run.out)
+    run = detect("anchors", "fit", path, "-k", 2, *SQUARE, "--bbox", "xyxy", *as_json)
+    assert (run.code, "bbox looks like" in run.err) == (0, False)
+
+
+def test_an_error_after_reading_says_what_was_left_out(detect, tmp_path):
+    content = coco_content([(1, 2, 10, 10)] * 4, image_ids=[1, 7, 7, 7])
+    content["images"][1]["width"] = -1
+    path = written(tmp_path / "a.json", content)
+    run = detect("anchors", "fit", path, "-k", 3, *SQUARE)
+    left_out = f"4 entries were invalid and left out, the first: {path}: image 7: size -1x64 is not positive"
+    assert (run.code, run.err) == (2, f"detect: 3 clusters need 3 distinct shapes, got 1: fit fewer; {left_out}\n")
+    for command in (("-k", 1, "--weight", "dust=2"), ("-k", 2, "--method", "kmeans")):
+        run = detect("anchors", "fit", path, *command, *SQUARE)
+        assert run.code == 2
+        assert run.err.endswith(f"; {left_out}\n")
+        assert run.err.count("left out") == 1
+    run = detect("anchors", "fit", written(tmp_path / "b.json", coco_content([])), *SQUARE)
+    assert (run.code, "left out" in run.err) == (2, False)
+
+
+def test_images_without_a_size_need_a_folder_or_no_rule(detect, tmp_path):
+    content = coco_content([(1, 2, 10, 10)])
+    del content["images"][0]["width"]
+    path = written(tmp_path / "a.json", content)
+    assert detect("anchors", "fit", path, "-k", 1).code == 0
+    run = detect("anchors", "fit", path, "-k", 1, "--resize", "letterbox:640")
+    assert run.code == 2
+    assert run.err == (
+        f"detect: 1 image has no width and height in {path}, such as image 1: "
+        "--images FOLDER reads them from the image files, or --resize none does without\n"
+    )

@@ -27,29 +27,35 @@ from detect.data import read_coco
 NAN, INF = float("nan"), float("inf")
 
 
-LIMIT = "Expected int <= 4611686018427387904"
-
-
 NO_ID = "an annotation without a usable id"
 
 
+A_BOX = "a list of 4 numbers (x, y, width, height)"
+
+
 REFUSED = [
-    ("annotations", "*", 3, "entry 0 of the annotation list is a number, not an object"),
+    ("annotations", "*", 3, "entry 0 of the annotation list is 3, not an object"),
     ("annotations", "*", None, "entry 0 of the annotation list is null, not an object"),
-    ("annotations", "*", "box", "entry 0 of the annotation list is a text, not an object"),
+    ("annotations", "*", "box", "entry 0 of the annotation list is the text 'box', not an object"),
     ("annotations", "*", [1, 2, 3, 4], "entry 0 of the annotation list is a list, not an object"),
-    ("annotations", "*", True, "entry 0 of the annotation list is true or false, not an object"),
-    ("annotations", "*", {}, f"{NO_ID}: entry 0 of the annotation list: Object missing required field image_id"),
+    ("annotations", "*", True, "entry 0 of the annotation list is true, not an object"),
+    ("annotations", "*", {}, f"{NO_ID}: entry 0 of the annotation list: it has no image_id"),
     ("annotations", "bbox", MISSING, "annotation 7, image 1: it has no bbox"),
     ("annotations", "bbox", None, "annotation 7, image 1: it has no bbox"),
-    ("annotations", "bbox", "1 2 3 4", "annotation 7, image 1: bbox: Expected array | null, got str"),
-    ("annotations", "bbox", {"x": 1}, "annotation 7, image 1: bbox: Expected array | null, got object"),
+    ("annotations", "bbox", "1 2 3 4", f"annotation 7, image 1: bbox is the text '1 2 3 4', not {A_BOX}"),
+    ("annotations", "bbox", {"x": 1}, f"annotation 7, image 1: bbox is an object, not {A_BOX}"),
     ("annotations", "bbox", [], "annotation 7, image 1: bbox has 0 numbers, not 4 (x, y, width, height)"),
     ("annotations", "bbox", [1, 2, 3], "annotation 7, image 1: bbox has 3 numbers, not 4 (x, y, width, height)"),
-    ("annotations", "bbox", [1, 2, 3, 4, 5], "annotation 7, image 1: bbox has 5 numbers, not 4 (x, y, width, height)"),
-    ("annotations", "bbox", ["1", "2", "3", "4"], "annotation 7, image 1: bbox[0]: Expected float, got str"),
-    ("annotations", "bbox", [1, 2, None, 4], "annotation 7, image 1: bbox[2]: Expected float, got null"),
-    ("annotations", "bbox", [10**400, 2, 3, 4], "annotation 7, image 1: bbox[0]: Number out of range"),
+    (
+        "annotations",
+        "bbox",
+        [1, 2, 3, 4, 5],
+        "bbox has 5 numbers, not 4 (x, y, width, height): a rotated box is not read",
+    ),
+    ("annotations", "bbox", [1, 2, "a", 4], "annotation 7, image 1: bbox[2] is the text 'a', not a number"),
+    ("annotations", "bbox", [1, 2, None, 4], "annotation 7, image 1: bbox[2] is null, not a number"),
+    ("annotations", "bbox", [True, 2, 3, 4], "annotation 7, image 1: bbox[0] is true, not a number"),
+    ("annotations", "bbox", [10**400, 2, 3, 4], "annotation 7, image 1: bbox[0] is a number of 1,329 bits, too large"),
     ("annotations", "bbox", [NAN, 2, 3, 4], "annotation 7, image 1: bbox [nan, 2, 3, 4] is not finite"),
     ("annotations", "bbox", [1, 2, INF, 4], "annotation 7, image 1: bbox [1, 2, inf, 4] is not finite"),
     ("annotations", "bbox", [-INF, 2, INF, 4], "annotation 7, image 1: bbox [-inf, 2, inf, 4] is not finite"),
@@ -61,31 +67,19 @@ REFUSED = [
     ("annotations", "bbox", [1, -4, 3, 4], "bbox [1, -4, 3, 4] lies wholly outside its 100x80 image"),
     ("annotations", "bbox", [1e308, 2, 1e308, 4], "bbox [1e+308, 2, 1e+308, 4] lies wholly outside its 100x80 image"),
     ("annotations", "image_id", 2, "annotation 7, image 2: no image has this id"),
-    ("annotations", "image_id", MISSING, "annotation 7: Object missing required field image_id"),
-    ("annotations", "image_id", True, "annotation 7: image_id: Expected int, got bool"),
+    ("annotations", "image_id", "2", "image 2: no image has this id (image_id is the text '2': read as the number 2)"),
+    ("annotations", "image_id", MISSING, "annotation 7: it has no image_id"),
+    ("annotations", "image_id", True, "annotation 7: image_id is true, not an id"),
     ("annotations", "category_id", 5, "annotation 7, image 1: no category has the id 5"),
-    ("annotations", "category_id", None, "annotation 7, image 1: category_id: Expected int, got null"),
-    ("annotations", "id", "7", f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got str"),
-    ("annotations", "id", True, f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got bool"),
-    ("annotations", "id", 7.5, f"{NO_ID}, image 1: entry 0 of the annotation list: id: Expected int, got float"),
-    ("annotations", "id", 2**64, f"annotation 18446744073709551616, image 1: id: {LIMIT}"),
-    ("annotations", "id", 2**62 + 1, f"annotation 4611686018427387905, image 1: id: {LIMIT}"),
-    ("annotations", "id", 10**4000, f"{NO_ID}, image 1: entry 0 of the annotation list: id: {LIMIT}"),
-    ("annotations", "iscrowd", "no", "annotation 7, image 1: iscrowd: Expected bool | int, got str"),
-    ("annotations", "area", "big", "annotation 7, image 1: area: Expected float | null, got str"),
+    ("annotations", "category_id", None, "annotation 7, image 1: category_id is null, not an id"),
+    ("annotations", "iscrowd", "no", "annotation 7, image 1: iscrowd is the text 'no', not 0 or 1"),
     ("images", "*", None, "entry 0 of the image list is null, not an object"),
-    ("images", "id", "1", "entry 0 of the image list: id: Expected int, got str"),
-    ("images", "id", 1.5, "entry 0 of the image list: id: Expected int, got float"),
-    ("images", "id", MISSING, "entry 0 of the image list: Object missing required field id"),
-    ("images", "id", 2**63, f"image 9223372036854775808: entry 0 of the image list: id: {LIMIT}"),
-    ("images", "width", MISSING, "image 1: entry 0 of the image list: Object missing required field width"),
+    ("images", "id", None, "entry 0 of the image list: id is null, not an id"),
+    ("images", "id", MISSING, "entry 0 of the image list: it has no id"),
     ("images", "width", 0, "image 1: size 0x80 is not positive"),
     ("images", "height", -80, "image 1: size 100x-80 is not positive"),
-    ("images", "height", 80.5, "image 1: entry 0 of the image list: height: Expected int, got float"),
-    ("images", "file_name", 3.5, "image 1: entry 0 of the image list: file_name: Expected str | null, got float"),
     ("categories", "*", [], "entry 0 of the category list is a list, not an object"),
-    ("categories", "id", MISSING, "entry 0 of the category list: Object missing required field id"),
-    ("categories", "name", 3.5, "entry 0 of the category list: name: Expected str | null, got float"),
+    ("categories", "id", MISSING, "entry 0 of the category list: it has no id"),
 ]
 
 
@@ -116,10 +110,8 @@ def test_numbers_that_are_none_in_json_are_refused(tmp_path, literal, text):
 @pytest.mark.parametrize("field", ["id", "width"])
 def test_boxes_of_a_broken_image_say_so(field):
     broken = coco_with_one_box()
-    broken["images"].append({"id": 2, "width": 0 if field == "width" else 5, "height": 5})
+    broken["images"].append({"id": 2, "width": 0 if field == "width" else -5, "height": 5})
     broken["annotations"].append({"id": 8, "image_id": 2, "category_id": 1, "bbox": [1, 1, 2, 2]})
-    if field == "id":
-        broken["images"][1]["width"] = None
     dataset = read_coco(broken)
     assert_array_equal(dataset.annotations.ids, [7])
     assert_array_equal(dataset.images.ids, [1])
@@ -129,7 +121,7 @@ def test_boxes_of_a_broken_image_say_so(field):
 
 def test_one_broken_entry_leaves_the_others_alone(tmp_path):
     broken = coco_with_one_box()
-    broken["annotations"].append(dict(broken["annotations"][0], id=8, bbox=[1, 2, "3", 4]))
+    broken["annotations"].append(dict(broken["annotations"][0], id=8, bbox=[1, 2, "three", 4]))
     broken["annotations"].append(dict(broken["annotations"][0], id=9, bbox=[5, 6, 7, 8]))
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(broken), encoding="utf-8")
@@ -186,18 +178,13 @@ def test_an_area_that_says_nothing_is_width_times_height(value):
     assert_array_equal(read_coco(coco_with("annotations", "area", value)).instances.area, [12.0])
 
 
-def test_an_empty_list_of_categories_names_none():
-    (finding,) = read_coco(coco_with("categories", None, [])).invalid
-    assert str(finding) == "(in memory): annotation 7, image 1: no category has the id 1"
-
-
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
         ([1, 2], "keypoints has 2 numbers, not three (x, y, visibility) per keypoint"),
-        ("here", "keypoints: Expected array | null, got str"),
-        ([[1, 2, 2]], "keypoints[0]: Expected float, got array"),
-        ([None, 1, 2], "keypoints[0]: Expected float, got null"),
+        ("here", "keypoints is the text 'here', not a list of numbers"),
+        ([[1, 2, 2]] * 3, "keypoints[0] is a list, not a number"),
+        ([None, 1, 2], "keypoint 0 (nan, 1) is not finite"),
         ([1, 2, 2, 1, 2, 3], "keypoint 1 has visibility 3, not 0, 1 or 2"),
         ([1, 2, 0.5], "keypoint 0 has visibility 0.5, not 0, 1 or 2"),
         ([1, 2, 0, float("inf"), 2, 1], "keypoint 1 (inf, 2) is not finite"),

@@ -65,11 +65,11 @@ BROKEN_FILES = {
         b'[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]',
         f"a results file (a list of detections with scores): {EXPECTED}",
     ),
-    "number": (b"3", f"a number at the top: {EXPECTED}"),
+    "number": (b"3", f"3 at the top: {EXPECTED}"),
     "nan": (b"NaN", f"nan at the top: {EXPECTED}"),
-    "text": (b'"images"', f"a text at the top: {EXPECTED}"),
+    "text": (b'"images"', f"the text 'images' at the top: {EXPECTED}"),
     "null": (b"null", f"null at the top: {EXPECTED}"),
-    "true": (b"true", f"true or false at the top: {EXPECTED}"),
+    "true": (b"true", f"true at the top: {EXPECTED}"),
     "empty_object": (b"{}", f"no 'images' in it (it has nothing): {EXPECTED}"),
     "no_annotations": (b'{"images": []}', f"no 'annotations' in it (it has 'images'): {EXPECTED}"),
     "no_images": (b'{"info": 1, "annotations": []}', f"no 'images' in it (it has 'annotations', 'info'): {EXPECTED}"),
@@ -82,7 +82,7 @@ BROKEN_FILES = {
     "images_null": (b'{"images": null, "annotations": []}', f"'images' is null, not a list: {EXPECTED}"),
     "categories_a_text": (
         b'{"images": [], "annotations": [], "categories": "cat"}',
-        f"'categories' is a text, not a list: {EXPECTED}",
+        f"'categories' is the text 'cat', not a list: {EXPECTED}",
     ),
     "brackets": (nested(b"["), TOO_DEEP),
     "closed_brackets": (nested(b"[", b"]"), TOO_DEEP),
@@ -292,7 +292,7 @@ def test_a_list_inside_itself_is_refused():
     box.append(box)
     made["annotations"][0]["bbox"] = box
     (finding,) = read_coco(made).invalid
-    assert str(finding).endswith("annotation 7, image 1: nested too deeply")
+    assert str(finding).endswith("annotation 7, image 1: bbox[3] is a list, not a number")
 
 
 json_values = st.recursive(
@@ -306,6 +306,7 @@ places = st.sampled_from(
     [(kind, field) for kind in ("images", "categories", "annotations") for field in (None, "*", "id")]
     + [("images", field) for field in ("width", "height", "file_name")]
     + [("annotations", field) for field in ("image_id", "category_id", "bbox", "iscrowd", "area", "keypoints")]
+    + [("annotations", field) for field in ("segmentation", "attributes")]
     + [("categories", "name")]
 )
 

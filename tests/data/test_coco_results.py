@@ -39,6 +39,19 @@ def test_columns_follow_the_file_and_images_the_dataset(tmp_path, dataset):
     assert results.invalid == ()
 
 
+def test_ids_may_be_the_texts_that_the_dataset_has(tmp_path):
+    images = [{"id": name, "width": 64, "height": 64} for name in ("b", "a", "3")]
+    dataset = read_coco({"images": images, "categories": [{"id": "cell", "name": "cell"}], "annotations": []})
+    entries = [{"image_id": name, "category_id": "cell", "score": "0.5"} for name in ("a", 3, "c")]
+    results = read_results(written(tmp_path, entries), dataset)
+    labels = {finding.image_id: finding.reason for finding in dataset.suspicious}
+    found = dataset.images.ids[results.image_rows].tolist()
+    assert found[1] == 3
+    assert labels[found[0]] == f"id is the text 'a': read as the id {found[0]}"
+    assert [finding.reason for finding in results.invalid] == ["entry 2 of the results: no image has this id"]
+    assert_array_equal(results.scores, [0.5, 0.5])
+
+
 def test_no_results_are_results(tmp_path, dataset):
     results = read_results(written(tmp_path, []), dataset)
     assert results.scores.shape == (0,)
@@ -51,8 +64,11 @@ def test_no_results_are_results(tmp_path, dataset):
         ({"image_id": 31}, "image 31: entry 1 of the results: no image has this id"),
         ({"image_id": 10, "category_id": 1}, "image 10: entry 1 of the results: no category has the id 1"),
         ({"score": float("nan")}, "image 10: entry 1 of the results: score nan is not finite"),
-        ({"score": "high"}, "entry 1 of the result list: score: Expected float, got str"),
-        ({"keypoints": [1, 2]}, "entry 1 of the result list: keypoints has 2 numbers, not three per keypoint"),
+        ({"score": "high"}, "entry 1 of the result list: score is the text 'high', not a number"),
+        (
+            {"keypoints": [1, 2]},
+            "entry 1 of the result list: keypoints has 2 numbers, not three (x, y, visibility) per keypoint",
+        ),
     ],
 )
 def test_an_entry_that_cannot_be_used_is_listed_and_the_others_kept(tmp_path, dataset, entry, reason):

@@ -15,13 +15,21 @@ from detect.data.resize import FORMS, LARGEST_SIDE_PX, ResizedImages, parse_resi
 from detect.errors import ResizeError
 
 RULES = ["none", "stretch:300x200", "letterbox:640", "shortest:800:1333", "shortest:800:1333:detectron2"]
-RULES += ["shortest:800:1333:mmdet", "letterbox:33", "shortest:80:133", "stretch:65536x1", "shortest:1333:800"]
+RULES += [
+    "shortest:800:1333:mmdet",
+    "letterbox:33",
+    "letterbox:1280x736",
+    "shortest:80:133",
+    "stretch:65536x1",
+    "shortest:1333:800",
+]
 
 pixels = st.integers(1, LARGEST_SIDE_PX)
 rule_texts = st.one_of(
     st.just("none"),
     st.builds("stretch:{}x{}".format, pixels, pixels),
     st.builds("letterbox:{}".format, pixels),
+    st.tuples(pixels, pixels).filter(lambda wh: wh[0] != wh[1]).map("letterbox:{0[0]}x{0[1]}".format),
     st.builds("shortest:{}:{}".format, pixels, pixels),
     st.builds("shortest:{}:{}:{}".format, pixels, pixels, st.sampled_from(["detectron2", "mmdet"])),
 )
@@ -161,6 +169,30 @@ def test_yolos_letterbox_by_hand(image_wh, scale, content, offset):
     assert_array_equal(ours.canvas_wh, [[640, 640]])
 
 
+@pytest.mark.parametrize(
+    ("image_wh", "scale", "content", "offset"),
+    [
+        # min(1280 / 1920, 736 / 1080) = 2 / 3: 1080 * 2 / 3 = 720, 16 left: 8 above and below
+        ((1920, 1080), 2 / 3, (1280, 720), (0, 8)),
+        # min(1280 / 1080, 736 / 1920) = .3833: 1080 * .3833 = 414, 866 left: 433 on each side
+        ((1080, 1920), 736 / 1920, (414, 736), (433, 0)),
+        ((1280, 736), 1.0, (1280, 736), (0, 0)),
+    ],
+)
+def test_a_letterbox_onto_a_rectangle_by_hand(image_wh, scale, content, offset):
+    ours = resized("letterbox:1280x736", image_wh)
+    assert_allclose(ours.scale_xy, [[scale, scale]])
+    assert_array_equal(ours.content_wh, [content])
+    assert_array_equal(ours.offset_xy, [offset])
+    assert_array_equal(ours.canvas_wh, [[1280, 736]])
+
+
+@given(image_wh=arrays(np.int64, (4, 2), elements=st.integers(1, 5000)), size=st.integers(1, 5000))
+def test_a_letterbox_onto_a_square_has_one_size(image_wh, size):
+    (square,) = parse_resize(f"letterbox:{size}x{size}").sizes
+    assert square == size
+
+
 def test_letterbox_moves_boxes_by_the_padding():
     # 640 x 425: factor 1, 107 above; 320 x 640: factor 1, 160 to the left; 1280 x 640: factor .5, 160 above
     boxes_xywh = np.array([[10.0, 20, 30, 40], [0, 0, 320, 640], [100, 200, 50, 60]])
@@ -262,6 +294,10 @@ def test_the_text_of_a_rule_names_the_rule(text):
         ("STRETCH:300X200", "stretch:300x200"),
         ("shortest:800:1333:MMDet", "shortest:800:1333:mmdet"),
         ("letterbox:0640", "letterbox:640"),
+        ("letterbox:640x640", "letterbox:640"),
+        ("tiles:640:0.2", "tiles:640:128"),
+        ("tiles:100:.255", "tiles:100:26"),  # 25.5, rounded to the even
+        ("tiles:640:0.0", "tiles:640:0"),
     ],
 )
 def test_case_and_space_do_not_matter(text, rule):
@@ -277,7 +313,10 @@ WRONG_SIZES += [
     "letterbox:6_40",
     "letterbox:+640",
     "letterbox: 640",
-    "letterbox:640x480",
+    "letterbox:640x",
+    "letterbox:0x480",
+    "tiles:640:-2",
+    "tiles:x:0.2",
 ]
 WRONG_SIZES += [
     "letterbox:\u0666\u0664",
@@ -316,6 +355,14 @@ def test_a_wrong_size_is_named_with_its_range(text):
         parse_resize(text)
     message = str(caught.value)
     assert message == f"resize rule {text!r}: sizes are whole pixels from 1 to 65536; use {FORMS}"
+
+
+@pytest.mark.parametrize("overlap", ["1.0", "0.", "-0.2", "0.2.1", "."])
+def test_a_wrong_share_of_tiles_is_named(overlap):
+    with pytest.raises(ResizeError) as caught:
+        parse_resize(f"tiles:640:{overlap}")
+    ways = "the overlap of tiles is whole pixels, or a share below 1 such as 0.2"
+    assert str(caught.value) == f"resize rule 'tiles:640:{overlap}': {ways}"
 
 
 @given(st.text(alphabet="nonestretchletterboxshortest:x0123456789 -.\n", max_size=30))

@@ -7,7 +7,7 @@ import pytest
 from builders import instances_of, part_of
 from numpy.testing import assert_allclose
 
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances, area_ranges, instance_weights
 from detect.anchors.metrics import anchor_metrics
@@ -43,9 +43,45 @@ def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nu
 def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
     large = part_of("bccd", "stretch:2560x1920", step=12)
     assert 4 * 16 < large.shapes.prod(axis=1).min() ** 0.5 < 4 * 32
-    fit = fit_levels(large, (8, 16, 32, 64), per_level=2, max_strides=4)
-    assert [(level.stride, len(level.shapes)) for level in fit.anchors.levels] == [(32, 2), (64, 2)]
-    assert fit.anchors.levels == fit_levels(large, (32, 64), per_level=2, max_strides=4).anchors.levels
+    options = {"max_per_level": 2, "penalty": 1e-4, "max_strides": 4}
+    fit = fit_levels(large, (8, 16, 32, 64), **options)
+    assert [level.stride for level in fit.anchors.levels] == [32, 64]
+    assert fit.anchors.levels == fit_levels(large, (32, 64), **options).anchors.levels
+
+
+def test_each_level_may_have_its_own_exact_number(nuclei):
+    numbers = (2, 3, 1)
+    fit = fit_levels(nuclei, STRIDES, per_level=numbers, certify=0.02)
+    assert [len(level.shapes) for level in fit.anchors.levels] == list(numbers)
+    assert str(fit.numbers) == "2, 3, 1 shapes on the levels"
+    alike = fit_levels(nuclei, STRIDES, per_level=2)
+    assert fit.free.score == pytest.approx(alike.free.score, abs=0.01)
+    assert fit.free.score <= fit.free.proof.upper_bound <= fit.free.score * 1.02
+
+
+@pytest.mark.parametrize(("count", "max_strides"), [(1, None), (3, None), (40, 4.0)])
+def test_exact_numbers_are_there_on_levels_that_no_box_uses_and_for_few_boxes(nuclei, count, max_strides):
+    few = ResizedInstances(
+        nuclei.dataset, nuclei.rule, nuclei.boxes[:count], nuclei.shapes[:count], nuclei.canvas_wh[:count]
+    )
+    numbers = (9, 4, 9, 6)
+    fit = fit_levels(few, (4, 8, 64, 256), per_level=numbers, max_strides=max_strides)
+    assert [len(set(level.shapes)) for level in fit.anchors.levels] == list(numbers)
+    assert_allclose(fit.free.score, next(iter(fit.anchors.scores.values())))
+    if max_strides is None:
+        assert_allclose(fit.free.score, anchor_metrics(few, fit.anchors).grid_average_iou)
+    coarsest = np.array(fit.anchors.levels[-1].shapes)
+    assert coarsest.prod(axis=1).max() >= (4 * 256) ** 2  # no box needs them: the usual sizes
+
+
+def test_a_level_without_boxes_has_a_layout_too(nuclei):
+    fit = fit_levels(nuclei, (8, 512), per_level=2, layout="grid", scales=2, ratios=1, max_strides=100.0)
+    assert [len(set(level.shapes)) for level in fit.anchors.levels] == [2, 2]
+
+
+def test_numbers_are_as_many_as_levels(nuclei):
+    with pytest.raises(FitError, match="3 levels need 3 numbers of shapes, got 2, 3 shapes on the levels"):
+        fit_levels(nuclei, STRIDES, per_level=(2, 3))
 
 
 def test_levels_by_size_spare_large_instances_the_fine_grid():
@@ -131,7 +167,14 @@ def test_what_does_not_go_together_is_refused(nuclei, options, message):
 
 
 @pytest.mark.parametrize(
-    "numbers", [{}, {"num_anchors": 3, "per_level": 3}, {"max_per_level": 0}, {"num_anchors": 3, "penalty": -0.1}]
+    "numbers",
+    [
+        {},
+        {"num_anchors": 3, "per_level": 3},
+        {"max_per_level": 0},
+        {"per_level": (3, 0)},
+        {"num_anchors": 3, "penalty": -0.1},
+    ],
 )
 def test_numbers_are_one_of_three_and_a_price(numbers):
     with pytest.raises(FitError, match="give one of num_anchors, per_level and max_per_level"):

@@ -17,7 +17,7 @@ from scipy.integrate import dblquad
 from torchvision.ops import box_iou
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import level_hw
+from detect.anchors.assign import level_hw
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_convention import CONVENTIONS, STRIDE_MODES, Convention
 from detect.anchors.histogram import ShapeHistogram

@@ -27,7 +27,7 @@ STRIDES = (4, 8, 16)
 def coarse_search():
     """A hundredth instead of thousandths, which every promise has to hold for as well."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("detect.fitting.structured.SMALLEST_STEP", 0.02)
+        monkeypatch.setattr("detect.fitting.coordinate_search.SMALLEST_STEP", 0.02)
         yield
 
 

@@ -1,231 +1,203 @@
-"""Converted anchors against the frameworks themselves (torchvision) and against their documented examples."""
+"""A target takes only the sets that it can use, and the frameworks make the very anchors of a set from its text."""
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
+import msgspec
 import pytest
-import torch
-import yaml
+from frameworks import GOLDEN, GOLDEN_NAMES, boxes_of, first_cells, fitted_like, names_of, our_boxes, sets_for
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
 
+from detect.anchors.anchor_readers import parse_anchors
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.known import load_anchors
+from detect.catalog.detectors import detectors, load_detector
 from detect.errors import ConvertError
-from detect.fitting.fit import fit_anchors
-from detect.interop.anchor_formats import FORMATS, convert_anchors
+from detect.interop.anchor_formats import FORMATS, convert_anchors, place_of_text
 
 UNEQUAL = AnchorSet.of([[(10.123, 20), (30, 20.5)], [(60, 61)]], strides=(8, 16), resize="letterbox:640")
+ON_P3_TO_P5 = AnchorSet.of(
+    [[(10, 13), (16, 30)], [(30, 61), (62, 45)], [(116, 90), (156, 198)]], strides=(8, 16, 32), resize="letterbox:640"
+)
+PACKAGES = names_of("yolov5", "mmdet", "mmdet-yolo", "mmdet-ssd", "effdet")
+READ_BACK = ("yolov5", "yolov4-darknet", "yolov2-voc", "mmdet-yolov3", "mmdet-ssd300", "mmdet-retinanet", "retinanet")
+READ_BACK += ("mmdet-faster-rcnn", "detectron2-retinanet", "detectron2-faster-rcnn")
 
 
-def run(text: str) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(text, names)  # noqa: S102 - the text is what a user would paste
-    return names
+@pytest.mark.parametrize("kind", ["stock", "fitted"])
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_texts_and_anchors_are_those_that_the_packages_made(name: str, kind: str):
+    """The file was written by ``tests/frameworks.py`` with yolov5 7.0.14, mmdet 3.3.0 and effdet 0.4.1: the anchors that
+    each made, of its printed text, in the first cell of every level.
+    """
+    anchors = sets_for(name)[kind]
+    golden = json.loads(GOLDEN.read_text("utf-8"))[f"{name} {kind}"]
+    assert convert_anchors(anchors, load_detector(name)).text == golden["text"]
+    for level, boxes, cell in zip(anchors.levels, our_boxes(name, anchors), golden["first_cells"], strict=True):
+        assert_allclose(boxes[: len(level.shapes)], cell, atol=0.06 if name == "yolov5" else 2e-3 * level.stride / 8)
 
 
-def pasted(text: str) -> dict[str, Any]:
-    """Keyword arguments as they stand in a configuration of mmdetection."""
-    return eval(f"dict(\n{text}\n)")  # noqa: S307 - likewise
+@pytest.mark.parametrize("kind", ["stock", "fitted"])
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_package_makes_our_anchors_box_by_box(name: str, kind: str):
+    anchors = sets_for(name)[kind]
+    made = boxes_of(name, convert_anchors(anchors, load_detector(name)).text)
+    for theirs, ours in zip(made, our_boxes(name, anchors), strict=True):
+        printed = 1.5e-5 * (ours[:, 2:] - ours[:, :2]).max()  # sizes and ratios have five or six digits
+        one_decimal = load_detector(name).text.format == "yolov5"
+        assert_allclose(theirs, ours, atol=0.026 if one_decimal else printed)
 
 
-def laid_out(anchors: AnchorSet, height: int, width: int) -> np.ndarray:
-    """Every anchor as a box, in torchvision's order: level, row, column, shape."""
-    boxes = []
-    for level in anchors.levels:
-        for row in range(height // level.stride):
-            for column in range(width // level.stride):
-                x, y = (np.array([column, row]) + anchors.center_offset) * level.stride
-                boxes += [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for w, h in level.shapes]
-    return np.array(boxes)
+def test_the_golden_file_is_what_the_packages_make():
+    golden = json.loads(GOLDEN.read_text("utf-8"))
+    for case, content in golden.items():
+        for theirs, kept in zip(first_cells(case.split()[0], content["text"]), content["first_cells"], strict=True):
+            assert_allclose(theirs, kept, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["retinanet", "yolov3-coco", "faster-rcnn-fpn", "unequal", "fitted"])
-def test_torchvisions_text_builds_a_generator_of_the_same_boxes(name, bccd):
-    anchors = {"unequal": UNEQUAL, "fitted": fit_anchors(bccd, k=9)}.get(name) or load_anchors(name)
-    generator = run(convert_anchors(anchors, "torchvision").text)["anchor_generator"]
-    assert isinstance(generator, AnchorGenerator)
-    assert generator.num_anchors_per_location() == [len(level.shapes) for level in anchors.levels]
-    image = ImageList(torch.zeros(1, 3, 128, 256), [(128, 256)])
-    maps = [torch.zeros(1, 1, 128 // level.stride, 256 // level.stride) for level in anchors.levels]
-    assert_allclose(generator(image, maps)[0].numpy(), laid_out(anchors, 128, 256), rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize("name", READ_BACK)
+@settings(max_examples=6)
+@given(seed=st.integers(0, 10_000))
+def test_a_text_is_read_back_as_the_same_set(name: str, seed: int):
+    detector = load_detector(name)
+    anchors = fitted_like(detector, seed)
+    read = parse_anchors(convert_anchors(anchors, detector).text)
+    assert [level.stride for level in read.levels] == detector.strides
+    for level, own in zip(read.levels, anchors.levels, strict=True):
+        one_decimal = detector.text.format in ("yolov5", "darknet")
+        assert_allclose(level.shapes, own.shapes, rtol=2e-5, atol=0.0501 if one_decimal else 0)
+    if detector.text.format not in ("yolov5", "darknet", "darknet-cells"):  # which say nothing of the place in a cell
+        assert read.center_offset == anchors.center_offset
 
 
-def test_torchvisions_sizes_and_ratios_make_the_same_shapes_up_to_its_rounding():
-    text = convert_anchors(load_anchors("retinanet"), "torchvision").text
-    generator = run(text)["anchor_generator"]
-    exact = [cell.clone() for cell in generator.cell_anchors]
-    for level, (sizes, ratios) in enumerate(zip(generator.sizes, generator.aspect_ratios, strict=True)):
-        rounded = generator.generate_anchors(sizes, ratios)  # torchvision's own rule: ratio outer, size inner, rounded
-        assert_allclose(rounded.numpy(), exact[level].numpy(), atol=0.51)
+@pytest.mark.parametrize("name", list(detectors()))
+def test_every_detector_takes_the_anchors_that_it_ships_with(name: str):
+    detector = load_detector(name)
+    assert convert_anchors(load_anchors(name), detector) == convert_anchors(load_anchors(name), detector, fill=True)
+    assert place_of_text(load_anchors(name), name).startswith(detector.text.file)
 
 
-def test_mmdetections_retinanet_is_its_documented_configuration():
-    # configs/_base_/models/retinanet_r50_fpn.py: octave_base_scale=4, scales_per_octave=3, ratios .5, 1, 2, strides 8..128;
-    # its scales are 4 * 2**(i / 3)
-    text = convert_anchors(load_anchors("retinanet"), "mmdet").text
-    generator = pasted(text)["anchor_generator"]
-    assert generator["type"] == "AnchorGenerator"
-    assert_allclose(generator["scales"], [4 * 2 ** (i / 3) for i in range(3)], rtol=1e-4)
-    assert generator["ratios"] == [0.5, 1, 2]
-    assert generator["strides"] == [8, 16, 32, 64, 128]
-    assert generator["center_offset"] == 0
+@pytest.mark.parametrize(
+    ("anchors", "to", "message"),
+    [
+        (
+            AnchorSet.of([[(9, 9)] * 7, [(30, 30)], [(90, 90)]], strides=(8, 16, 32)),
+            "yolov5-p6",
+            "yolov5-p6 takes 3 anchors on each of strides 8, 16, 32, 64; this set has 7, 1, 1 on strides 8, 16, 32: "
+            "`detect anchors fit DATA --for yolov5-p6`",
+        ),
+        (
+            ON_P3_TO_P5,
+            "yolov7",
+            "yolov7 takes 3 anchors on each of strides 8, 16, 32; this set has 2, 2, 2: "
+            "`detect anchors fit DATA --for yolov7`",
+        ),
+        (
+            UNEQUAL,
+            "yolov5",
+            "yolov5 takes anchors on strides 8, 16, 32 or 8, 16, 32, 64; this set has strides 8, 16: "
+            "`detect anchors fit DATA --for yolov5`",
+        ),
+        (
+            UNEQUAL,
+            "torchvision",
+            "torchvision takes the same number of anchors on every level; this set has 2, 1: "
+            "`detect anchors fit DATA --levels 8,16 --per-level 2`",
+        ),
+        (
+            UNEQUAL,
+            "mmdet-ssd300",
+            "mmdet-ssd300 takes 4, 6, 6, 6, 4, 4 anchors on strides 8, 16, 32, 64, 100, 300; this set has 2, 1 on strides "
+            "8, 16: `detect anchors fit DATA --for mmdet-ssd300`",
+        ),
+        (
+            AnchorSet.of([[(10, 13)], [(9, 9)], [(20, 20)]], strides=(8, 16, 32)),
+            "yolov5",
+            "yolov5 takes anchors by size, the smallest on the finest level; here 9 x 9 on P4 is smaller than 10 x 13 on "
+            "P3: `detect anchors fit DATA --for yolov5`",
+        ),
+        (
+            AnchorSet.of([[(10, 13), (10, 13)]], strides=[8]),
+            "mmdet",
+            "mmdet takes different anchors; P3 holds 10 x 13 twice: `detect anchors fit DATA --levels 8 --per-level 2`",
+        ),
+        (
+            AnchorSet.of([[(0.5, 3)]], strides=[32]),
+            "darknet-cells",
+            "darknet-cells takes no anchors below one pixel; P5 holds 0.5 x 3: "
+            "`detect anchors fit DATA --for yolov2-darknet`",
+        ),
+    ],
+)
+def test_a_set_that_a_target_cannot_use_is_refused_with_the_command_that_fits_one(
+    anchors: AnchorSet, to: str, message: str
+):
+    with pytest.raises(ConvertError, match=f"^{re.escape(message)}$"):
+        convert_anchors(anchors, to)
 
 
-def test_mmdetections_yolov3_is_its_documented_configuration_from_coarse_to_fine():
-    # configs/yolo/yolov3_d53_8xb8-ms-608-273e_coco.py; the first map of YOLOV3Neck is the coarsest (its forward begins with
-    # feats[-1]), and YOLOV3Head compares the number of levels alone
-    head = pasted(convert_anchors(load_anchors("yolov3-coco"), "mmdet-yolo").text)
-    assert head == {
-        "anchor_generator": {
-            "type": "YOLOAnchorGenerator",
-            "base_sizes": [
-                [(116, 90), (156, 198), (373, 326)],
-                [(30, 61), (62, 45), (59, 119)],
-                [(10, 13), (16, 30), (33, 23)],
-            ],
-            "strides": [32, 16, 8],
-        },
-        "featmap_strides": [32, 16, 8],
-    }
+def test_a_format_takes_what_the_framework_reads_and_a_detector_its_own_levels_and_numbers():
+    assert "[10,13, 16,30]" in convert_anchors(ON_P3_TO_P5, "yolov5").text  # two anchors in a cell are fine for YOLOv5
+    with pytest.raises(ConvertError, match="yolov5 takes 3 anchors"):
+        convert_anchors(ON_P3_TO_P5, load_detector("yolov5"))
 
 
-def test_mmdetections_yolo_has_its_own_format_even_where_scales_and_ratios_would_do():
-    head = pasted(convert_anchors(load_anchors("retinanet"), "mmdet-yolo").text)
-    assert head["anchor_generator"]["type"] == "YOLOAnchorGenerator"
-    assert head["featmap_strides"] == head["anchor_generator"]["strides"] == [128, 64, 32, 16, 8]
+def test_a_users_own_detector_is_a_target(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: yolov5\nper_level: 2\n", "utf-8")
+    assert convert_anchors(ON_P3_TO_P5, str(file)).text == convert_anchors(ON_P3_TO_P5, "yolov5").text
+    with pytest.raises(ConvertError, match=r"mine takes 2 anchors .* `detect anchors fit DATA --for mine.yaml`"):
+        convert_anchors(UNEQUAL, str(file))
 
 
-def test_mmdetections_heads_over_an_fpn_have_free_shapes_from_fine_to_coarse():
-    # the first map of mmdetection's FPN is the finest; AnchorHead, like YOLOV3Head, compares the number of levels alone
-    text = convert_anchors(load_anchors("yolov3-coco"), "mmdet").text
-    generator = pasted(text)["anchor_generator"]
-    assert generator["strides"] == [8, 16, 32]
-    assert generator["base_sizes"][0] == [(10, 13), (16, 30), (33, 23)]
-    assert re.match("# levels from fine to coarse, .*YOLOV3Head.* mmdet-yolo\n", text)
-
-
-def test_detectron2s_retinanet_is_its_documented_configuration():
-    # configs/Base-RetinaNet.yaml: SIZES [[x, x * 2**(1/3), x * 2**(2/3)] for x in 32, 64, 128, 256, 512]
-    text = convert_anchors(load_anchors("retinanet"), "detectron2").text
-    generator = yaml.safe_load(text)["MODEL"]["ANCHOR_GENERATOR"]
-    assert generator["NAME"] == "DefaultAnchorGenerator"
-    assert_allclose(
-        generator["SIZES"], [[x * 2 ** (i / 3) for i in range(3)] for x in (32, 64, 128, 256, 512)], rtol=1e-4
-    )
-    assert generator["ASPECT_RATIOS"] == [[0.5, 1, 2]] * 5
-    assert generator["OFFSET"] == 0
-
-
-def test_detectron2s_free_shapes_are_a_generator_that_python_reads():
-    text = convert_anchors(UNEQUAL, "detectron2").text
-    tree = ast.parse(text)
-    (cls,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    (shapes,) = [node for node in cls.body if isinstance(node, ast.Assign)]
-    assert ast.literal_eval(shapes.value) == [[[10.123, 20], [30, 20.5]], [[60, 61]]]
-    assert "cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5" in text
-
-
-@pytest.mark.parametrize("to", ["yolov5", "ultralytics-yaml"])
-def test_yolos_coco_anchors_are_its_documented_configuration(to):
-    # models/yolov5s.yaml
-    text = convert_anchors(load_anchors("yolov5-coco"), to).text
-    assert text.splitlines() == [
-        "anchors:",
-        "  - [10,13, 16,30, 33,23]  # P3/8",
-        "  - [30,61, 62,45, 59,119]  # P4/16",
-        "  - [116,90, 156,198, 373,326]  # P5/32",
-    ]
-
-
-@pytest.mark.parametrize("to", ["yolov5", "ultralytics-yaml"])
-def test_yolo_rows_of_other_strides_than_its_models_have_are_told(to):
-    # YOLOv5 takes the strides of its own layers, whatever the comments beside the rows say
-    on_p2 = AnchorSet.of([[(8, 8)], [(16, 16)], [(32, 32)]], strides=(4, 8, 16))
-    (told,) = [note for note in convert_anchors(on_p2, to).notes if "stride" in note]
-    assert "4, 8, 16" in told
-    assert "8, 16, 32" in told
-
-
-@pytest.mark.parametrize("strides", [(8, 16, 32), (8, 16, 32, 64)])
-def test_yolo_rows_of_the_strides_of_its_models_need_no_note(strides):
-    anchors = AnchorSet.of([[(stride, stride)] for stride in strides], strides=strides)
-    assert convert_anchors(anchors, "yolov5").notes == ()
-
-
-def test_it_is_told_that_the_ultralytics_package_reads_no_anchors():
-    # ultralytics 8.4: its model files, of YOLOv3 and YOLOv5 too, have no field anchors, and nothing reads one
-    assert "reads no anchors" in convert_anchors(load_anchors("yolov5-coco"), "ultralytics-yaml").notes[0]
-
-
-# which way the framework's own configuration lists levels: +1 from fine to coarse, -1 from coarse to fine. torchvision: the
-# maps of its FPN in turn; detectron2: IN_FEATURES p3 to p7; mmdetection: its FPN's and YOLOV3Neck's maps in turn;
-# YOLOv5: Detect's layers, P3 to P5
-ORDERS = {
-    "torchvision": 1,
-    "detectron2": 1,
-    "mmdet": 1,
-    "mmdet-yolo": -1,
-    "yolov5": 1,
-    "ultralytics-yaml": 1,
-    "json": 1,
-}
-
-
-def widths_by_level(text: str, to: str) -> list[float]:
-    """The width of the first shape of each level, in the order of the text."""
-    if to == "torchvision":
-        return [float(cell[0, 2] - cell[0, 0]) for cell in run(text)["anchor_generator"].cell_anchors]
-    if to == "detectron2":
-        (rows,) = re.findall(r"SHAPES = (\[.*?\n    \])", text, flags=re.DOTALL)
-        return [level[0][0] for level in ast.literal_eval(rows)]
-    if to.startswith("mmdet"):
-        return [level[0][0] for level in pasted(text)["anchor_generator"]["base_sizes"]]
-    if to == "json":
-        return [level["shapes"][0][0] for level in json.loads(text)["levels"]]
-    return [row[0] for row in yaml.safe_load(text)["anchors"]]
-
-
-@pytest.mark.parametrize("to", FORMATS)
-def test_levels_are_in_the_order_in_which_the_framework_takes_them(to):
-    anchors = AnchorSet.of([[(10, 13), (16, 30)], [(30, 61), (62, 45)], [(116, 90), (156, 198)]], strides=(8, 16, 32))
-    assert widths_by_level(convert_anchors(anchors, to).text, to) == [10, 30, 116][:: ORDERS[to]]
-
-
-def test_levels_that_have_fewer_are_filled_up_and_it_is_said():
-    conversion = convert_anchors(UNEQUAL, "yolov5")
-    rows = yaml.safe_load(conversion.text)["anchors"]
+def test_levels_are_filled_only_when_that_is_asked_for():
+    conversion = convert_anchors(UNEQUAL, "mmdet", fill=True)
     # P4 takes the shape of P3 that is nearest to four strides, 64 px, in size: 30 x 20.5
-    assert rows == [[10.1, 20, 30, 20.5], [30, 20.5, 60, 61]]
-    assert "P3 2, P4 1: filled up to 2" in conversion.notes[0]
-    assert "--per-level" in conversion.notes[0]
+    assert "[(60, 61), (30, 20.5)],  # P4" in conversion.text
+    assert conversion.notes[0] == "levels of 2, 1 anchors are filled with shapes of other levels to 2, 2"
+    same = AnchorSet.of([[(10, 13)], [(10, 13)]], strides=(8, 16))
+    assert convert_anchors(same, "mmdet", fill=True).notes == ()
 
 
-@pytest.mark.parametrize("to", ["torchvision", "detectron2"])
-def test_unequal_levels_are_said_where_they_are_kept(to):
-    assert "P3 2, P4 1" in convert_anchors(UNEQUAL, to).notes[0]
-    assert convert_anchors(load_anchors("yolov3-coco"), to).notes == ()
+def test_levels_are_filled_up_to_what_a_detector_takes():
+    few = AnchorSet.of([[(10, 13)], [(30, 61)], [(116, 90)]], strides=(8, 16, 32))
+    assert parse_anchors(convert_anchors(few, "yolov7", fill=True).text).num_anchors == 9
+    with pytest.raises(ConvertError, match="this set has 2, 2, 2"):  # there are no more than two different shapes
+        convert_anchors(AnchorSet.of([[(10, 13)], [(30, 61)], [(30, 61)]], strides=(8, 16, 32)), "yolov7", fill=True)
 
 
-def test_json_holds_the_levels():
+def test_another_resize_rule_than_the_detectors_is_told():
+    rows = load_anchors("yolov5")
+    (note,) = convert_anchors(replace(rows, resize="letterbox:960"), "yolov7").notes
+    assert note == "the shapes are in pixels after letterbox:960; yolov7 resizes by letterbox:640 unless told"
+    assert convert_anchors(replace(rows, resize=""), "yolov7").notes == ()
+
+
+def test_our_own_formats_hold_any_set():
     content = json.loads(convert_anchors(UNEQUAL, "json").text)
     assert content["resize"] == "letterbox:640"
     assert content["levels"][1] == {"name": "P4", "stride": 16, "shapes": [[60.0, 61.0]]}
+    tiny = AnchorSet.of([[(0.1, 0.1), (0.1, 0.1)]], strides=[4])
+    for to in ("json", "anchors.yaml"):
+        assert parse_anchors(convert_anchors(tiny, to).text).levels == tiny.levels
+        assert place_of_text(tiny, to) == ""
 
 
-def test_tiny_and_huge_shapes_keep_their_digits():
-    anchors = AnchorSet.of([[(1.5, 0.8), (12345.6, 9.9)]], strides=[4])
-    generator = run(convert_anchors(anchors, "torchvision").text)["anchor_generator"]
-    sizes = generator.cell_anchors[0][:, 2:] - generator.cell_anchors[0][:, :2]
-    assert_allclose(sizes.numpy(), [[1.5, 0.8], [12345.6, 9.9]], rtol=1e-5)
+def test_a_format_goes_where_the_first_detector_with_these_levels_has_it():
+    assert place_of_text(load_anchors("yolov5-p6"), "yolov5") == "models/hub/yolov5s6.yaml, anchors"
+    assert place_of_text(UNEQUAL, "mmdet") == ""
 
 
-def test_an_unknown_format_is_refused_with_those_that_are_known():
-    with pytest.raises(ConvertError, match=re.escape(f"format 'caffe' is not one of {', '.join(FORMATS)}")):
-        convert_anchors(UNEQUAL, "caffe")
+def test_an_unknown_target_is_refused_with_those_that_are_known():
+    with pytest.raises(ConvertError, match=re.escape(f"Text formats: {', '.join(FORMATS)}")) as caught:
+        convert_anchors(UNEQUAL, "yolov3")
+    assert "no detector is named 'yolov3': did you mean" in str(caught.value)
+    yolov5 = load_detector("yolov5")
+    other = msgspec.structs.replace(yolov5, text=msgspec.structs.replace(yolov5.text, format="x"))
+    with pytest.raises(ConvertError, match="yolov5: text format 'x' is not one of"):
+        convert_anchors(UNEQUAL, other)

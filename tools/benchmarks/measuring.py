@@ -6,19 +6,19 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Result:
-    """Wall seconds, CPU seconds, peak megabytes, megabytes above those at the start, and the average IoU of a fit."""
+    """Wall seconds, CPU seconds, peak megabytes, megabytes above those at the start, and the scores of a fit by name."""
 
     seconds: float
     cpu_seconds: float
     megabytes: float
     extra_megabytes: float
-    average_iou: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,17 @@ class Measuring:
         self._before = _memory("VmRSS")
         self._seconds, self._cpu_seconds = time.perf_counter(), time.process_time()
 
-    def report(self, average_iou: Callable[[], float] | None = None) -> None:
+    def report(self, scores: Callable[[], dict[str, float]] = dict) -> None:
         """Print the result."""
         seconds, cpu_seconds = time.perf_counter() - self._seconds, time.process_time() - self._cpu_seconds
         peak = _memory("VmHWM")
-        self.print_result(seconds, cpu_seconds, peak, average_iou() if average_iou else None)
+        self.print_result(seconds, cpu_seconds, peak, scores())
 
-    def print_result(self, seconds: float, cpu_seconds: float, peak: float, average_iou: float | None = None) -> None:
+    def print_result(
+        self, seconds: float, cpu_seconds: float, peak: float, scores: dict[str, float] | None = None
+    ) -> None:
         """Print one line that the parent process reads."""
-        print("RESULT", json.dumps([seconds, cpu_seconds, peak, peak - self._before, average_iou]), flush=True)
+        print("RESULT", json.dumps([seconds, cpu_seconds, peak, peak - self._before, scores or {}]), flush=True)
 
 
 def report_median(work: Callable[[], object], repeats: int = 7) -> None:

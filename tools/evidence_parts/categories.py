@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.data.resize import parse_resize

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import level_hw
+from detect.anchors.assign import level_hw
 from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.anchors.instances import ResizedInstances
 from detect.conventions import BACKGROUND, IGNORE

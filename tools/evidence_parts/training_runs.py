@@ -16,11 +16,11 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assignment import assign
+from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.known import OCTAVE, RATIOS, load_anchors
+from detect.anchors.known import load_anchors
 from detect.anchors.levels import level_report
 from detect.anchors.metrics import anchor_metrics
 from detect.data import CocoDataset, CocoResults, read_coco
@@ -173,8 +173,10 @@ def _by_rank(instances: ResizedInstances, strides: Sequence[int]) -> AnchorSet:
 
 def _by_stride(strides: Sequence[int], resize: str) -> AnchorSet:
     """Sizes of 2, 2.5 and 3.2 strides by three ratios."""
-    sizes = [[2 * stride * step for step in OCTAVE] for stride in strides]
-    return replace(AnchorGenerator.of_sizes(sizes, RATIOS, strides, convention="effdet").anchors, resize=resize)
+    sizes = [[2 * stride * 2 ** (step / 3) for step in range(3)] for stride in strides]
+    return replace(
+        AnchorGenerator.of_sizes(sizes, (0.5, 1.0, 2.0), strides, convention="effdet").anchors, resize=resize
+    )
 
 
 def anchor_numbers(anchors: AnchorSet, instances: ResizedInstances, config: TrainConfig) -> dict[str, Any]:

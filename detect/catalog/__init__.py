@@ -1,0 +1,1 @@
+"""Detectors known by name: what each expects of its anchors, and how it matches them."""

@@ -1,0 +1,197 @@
+"""Detector: the levels, anchors, resize rule and matching that a detector expects; known ones are in ``detectors.yaml``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from detect.errors import CatalogError
+from detect.files import parse_yaml, read_small_text
+
+FILE = Path(__file__).with_name("detectors.yaml")
+
+Share = Annotated[float, Meta(gt=0, le=1)]
+Size = Annotated[float, Meta(gt=0, le=1e6)]
+Number = Annotated[int, Meta(ge=1, le=1000)]
+Stride = Annotated[int, Meta(ge=1, le=2**20)]
+
+
+class SideRatio(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="side-ratio"):
+    """YOLOv5, YOLOv7: anchors of each level whose sides differ from the box's by less than a factor, in nearby cells."""
+
+    ratio: Annotated[float, Meta(gt=1)] = 4.0
+    neighbours: Annotated[int, Meta(ge=0, le=2)] = 2
+    """Cells beside the one that holds the box's centre."""
+
+
+class BestShape(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="best-shape"):
+    """Darknet: the anchor of highest IoU by shape over all levels, in the cell that holds the box's centre."""
+
+    iou: Share | None = None
+    """YOLOv4's iou_thresh: anchors of a higher IoU by shape learn the box too."""
+
+
+class CenterCell(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="center-cell"):
+    """mmdetection's GridAssigner: in the cells that hold the box's centre, the best anchor and those above an IoU."""
+
+    iou: Share = 0.5
+
+
+class MaxIoURule(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="max-iou"):
+    """Anchors by IoU on the grid; the fields are those of :class:`detect.ops.matcher.MaxIoU`."""
+
+    fg_iou_thresh: Share = 0.5
+    bg_iou_thresh: Share = 0.4
+    allow_low_quality_matches: bool = True
+    low_quality_mode: Literal["own", "forced"] = "own"
+
+
+class AtssRule(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="atss"):
+    """Adaptive training sample selection: :class:`detect.ops.matcher.Atss`."""
+
+    num_candidates: Number = 9
+
+
+Matching = SideRatio | BestShape | CenterCell | MaxIoURule | AtssRule
+
+
+class Text(Struct, frozen=True, forbid_unknown_fields=True):
+    """The format of a detector's text, the file it goes into, and its place there."""
+
+    format: str
+    file: str
+    key: str
+
+
+class Stock(Struct, frozen=True, forbid_unknown_fields=True):
+    """The anchors that a detector ships with, in pixels or in strides.
+
+    One list for each level, or one list for all: ``shapes`` (width, height); or ``sizes`` by ``ratios`` (height / width) or
+    by ``aspects`` (factors of width and height); or ``squares`` (smaller, larger), their geometric mean, and the smaller one
+    at each ratio and its inverse.
+    """
+
+    in_strides: bool = False
+    shapes: list[list[tuple[Size, Size]]] = []
+    sizes: list[list[Size]] = []
+    ratios: list[list[Size]] = []
+    aspects: list[tuple[Size, Size]] = []
+    squares: list[tuple[Size, Size]] = []
+    largest: Size | None = None
+
+
+class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A detector of the catalog; the fields are explained in ``detectors.yaml``."""
+
+    name: str
+    about: str = ""
+    source: str = ""
+    strides: Annotated[list[Stride], Meta(min_length=1)]
+    per_level: Number | list[Number]
+    layout: Literal["ranked", "free", "octaves", "grid", "level-grids", "ssd"] = "free"
+    scales: Number | None = None
+    max_strides: Annotated[float, Meta(gt=0)] | None = None
+    resize: str
+    convention: Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"] = "exact"
+    matching: Matching
+    text: Text
+    stock: Stock | None = None
+    aliases: list[str] = []
+
+    def __post_init__(self) -> None:
+        if self.strides != sorted(set(self.strides)):
+            raise ValueError("strides must differ and go from fine to coarse")
+        if len(self.numbers) != len(self.strides):
+            raise ValueError(f"per_level has {len(self.numbers)} numbers for {len(self.strides)} strides")
+        if self.layout in ("octaves", "grid", "level-grids") and (
+            self.scales is None or len(set(self.numbers)) > 1 or self.numbers[0] % self.scales
+        ):
+            raise ValueError(f"layout {self.layout} needs scales, which divide per_level")
+
+    @property
+    def numbers(self) -> list[int]:
+        """Anchors in a cell of each level."""
+        return [self.per_level] * len(self.strides) if isinstance(self.per_level, int) else self.per_level
+
+    @property
+    def rule(self) -> str:
+        """The name of the matching rule."""
+        return str(self.matching.__struct_config__.tag)
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchor shapes on all levels together."""
+        return sum(self.numbers)
+
+
+def load_detector(name_or_path: str | Path) -> Detector:
+    """A detector of the catalog by its name, or a user's own from a YAML file with the same fields.
+
+    A file may name a ``base`` of the catalog, whose fields its own replace.
+
+    Raises:
+        CatalogError: there is no such name or file, or a field is missing or wrong.
+
+    >>> load_detector("yolov5").strides, load_detector("effdet-d3").resize
+    ([8, 16, 32], 'letterbox:896')
+    """
+    if known := find_detector(str(name_or_path)):
+        return known
+    path = Path(name_or_path)
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        close = difflib.get_close_matches(str(name_or_path).lower(), _by_name(), n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(detectors())}."
+        raise CatalogError(f"no detector is named {name_or_path!r}: {meant} A YAML file describes your own.")
+    fields = {"name": path.stem, **_content(path)}
+    return _detector(fields, _raw(), str(path))
+
+
+def find_detector(name: str) -> Detector | None:
+    """The detector of this name or alias, or None."""
+    return _by_name().get(name)
+
+
+@cache
+def detectors() -> Mapping[str, Detector]:
+    """The detectors of the catalog by name."""
+    raw = _raw()
+    return {name: _detector({"name": name, **fields}, raw, FILE.name) for name, fields in raw.items()}
+
+
+@cache
+def _by_name() -> dict[str, Detector]:
+    known = dict(detectors())
+    return known | {alias: each for each in known.values() for alias in each.aliases}
+
+
+@cache
+def _raw() -> dict[str, dict[str, Any]]:
+    return _content(FILE)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    text = read_small_text(path, CatalogError)
+    content = parse_yaml(text, lambda reason: CatalogError(f"{path}: {reason}"))
+    if not isinstance(content, dict):
+        raise CatalogError(f"{path}: expected fields such as `base: yolov5`, got {type(content).__name__}")
+    return content
+
+
+def _detector(fields: Mapping[str, Any], catalog: Mapping[str, Mapping[str, Any]], file: str) -> Detector:
+    own = dict(fields)
+    while base := own.pop("base", None):
+        if base not in catalog:
+            raise CatalogError(f"{file}: {own['name']}: base {base!r} is not in the catalog")
+        own = {**{name: value for name, value in catalog[base].items() if name != "aliases"}, **own}
+        if "base" in catalog[base]:
+            own["base"] = catalog[base]["base"]
+    try:
+        return msgspec.convert(own, Detector)
+    except msgspec.ValidationError as error:
+        raise CatalogError(f"{file}: {own['name']}: {str(error).replace('`', '')}") from None

@@ -1,0 +1,164 @@
+"""Anchors for one detector of the catalog: its levels, numbers and layout, fitted to what its own matching rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorSet, deal_by_rank
+from detect.anchors.detector_score import DetectorScore, score_for
+from detect.anchors.grid_convention import as_convention
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import stock_anchors
+from detect.catalog.detectors import AtssRule, Detector, MaxIoURule, SideRatio
+from detect.errors import FitError
+from detect.fitting.any_position import boxes_on_grid
+from detect.fitting.fit import fit_anchors
+from detect.fitting.fit_levels import FREE, fit_levels
+from detect.fitting.grid_fit import score_on_grid
+from detect.fitting.objective import Objective
+from detect.fitting.ssd import fit_ssd
+
+# Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
+# anchors score more than the fit
+RECALL_SHARES = (0.5, 0.8, 0.95)
+SIDE_RECALL_SHARES = (0.2, 0.5, 0.8)  # few boxes are out of reach of a factor of 4
+DRAFT = 600  # boxes that shapes on the grid are chosen on, if nothing is to be proved
+
+
+@dataclass(frozen=True)
+class DetectorFit:
+    """Anchors fitted for a detector, and their score under its own rule; made by :func:`fit_for`."""
+
+    score: DetectorScore
+    stock: DetectorScore | None
+    """The same for the anchors that the detector ships with."""
+    among: str
+    """The family that the anchors' upper bounds cover, in words."""
+
+    @property
+    def anchors(self) -> AnchorSet:
+        return self.score.anchors
+
+
+def objectives_of(detector: Detector) -> list[Objective]:
+    """The objectives that a detector's matching rewards, the first one to try first.
+
+    >>> from detect.catalog.detectors import load_detector
+    >>> objectives_of(load_detector("yolov3-darknet"))
+    [Objective(recall_share=0.0, threshold=0.5, on_grid=False, of_sides=False)]
+    """
+    rule = detector.matching
+    if isinstance(rule, SideRatio):
+        return [Objective(share, 1 / rule.ratio, of_sides=True) for share in SIDE_RECALL_SHARES]
+    if isinstance(rule, MaxIoURule):
+        return [Objective(share, rule.fg_iou_thresh, on_grid=True) for share in RECALL_SHARES]
+    return [Objective.parse("grid" if isinstance(rule, AtssRule) else "shape")]
+
+
+def fit_for(
+    instances: ResizedInstances,
+    detector: Detector,
+    *,
+    weights: Float64[ndarray, " n"] | None = None,
+    start: AnchorSet | None = None,
+    certify: float | None = None,
+) -> DetectorFit:
+    """Fit the anchors that a detector takes: as many on each level, in its layout, under its own matching rule.
+
+    Args:
+        instances: boxes after the detector's resize rule, ``detector.resize`` or another one.
+        detector: see :func:`detect.catalog.detectors.load_detector`.
+        weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
+        start: anchors of the detector's levels and numbers to improve; the result's score is not lower.
+        certify: relative gap to prove between the fit and the best possible one.
+
+    Raises:
+        FitError: there are no usable boxes, too few distinct shapes, or the start has other levels or numbers.
+    """
+    instances.require_boxes()
+    if start:
+        _check_start(start, detector)
+    stock = score_for(instances, stock_anchors(detector), detector) if detector.stock else None
+    fits = []
+    for objective in objectives_of(detector):
+        anchors, among = _fit(instances, detector, objective, start, {"weights": weights, "certify": certify})
+        anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
+        fits.append(DetectorFit(score_for(instances, anchors, detector), stock, among))
+        if stock is None or fits[-1].score.score >= stock.score:
+            break
+    if start:
+        begin = score_for(instances, replace(start, resize=str(instances.rule)), detector)
+        fits.append(DetectorFit(begin, stock, "as given"))
+    return max(fits, key=lambda fit: fit.score.score)
+
+
+def _check_start(start: AnchorSet, detector: Detector) -> None:
+    found = [(level.stride, len(level.shapes)) for level in start.levels]
+    wanted = list(zip(detector.strides, detector.numbers, strict=True))
+    if found != wanted:
+        levels, own = (", ".join(f"{number} on stride {stride}" for stride, number in each) for each in (found, wanted))
+        raise FitError(f"start {start.name} has {levels}; {detector.name} takes {own}")
+
+
+def _fit(
+    instances: ResizedInstances,
+    detector: Detector,
+    objective: Objective,
+    start: AnchorSet | None,
+    how: Mapping[str, Any],
+) -> tuple[AnchorSet, str]:
+    """Anchors in the detector's layout, and the family that their upper bounds cover, in words."""
+    if detector.layout == "ranked":
+        k = detector.num_anchors
+        fitted = fit_anchors(instances, k=k, objective=objective, start=start, **how)
+        return replace(fitted, levels=deal_by_rank(fitted.shapes, detector.strides).levels), f"for k = {k}"
+    on_grid: dict[str, Any] = {
+        "objective": objective,
+        "weights": how["weights"],
+        "convention": detector.convention,
+        "max_strides": detector.max_strides,
+    }
+    if detector.layout == "ssd":
+        boxes = boxes_on_grid(instances, detector.strides, **on_grid)
+        anchors = _clipped(fit_ssd(boxes, start or stock_anchors(detector), draft=DRAFT), detector)
+        score = {objective.score_name(weighted=how["weights"] is not None): score_on_grid(boxes, anchors)}
+        return replace(anchors, scores=score), "in SSD's layout"
+    scales = detector.scales or 1
+    on_grid |= {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}
+    numbers = detector.per_level if isinstance(detector.per_level, int) else tuple(detector.per_level)
+    on_grid |= {"per_level": numbers, "start": start, "certify": how["certify"], "draft": DRAFT}
+    fit = fit_levels(instances, detector.strides, **on_grid)
+    anchors = fit.anchors
+    if detector.layout != FREE and as_convention(detector.convention).size_outer:
+        anchors = _sizes_outside(anchors, scales)
+    return anchors, f"with {fit.numbers}"
+
+
+def _sizes_outside(anchors: AnchorSet, scales: int) -> AnchorSet:
+    """The same shapes with ratios varying faster than sizes within a level, instead of sizes."""
+    levels = []
+    for level in anchors.levels:
+        by_ratio = [level.shapes[first : first + scales] for first in range(0, len(level.shapes), scales)]
+        levels.append(
+            msgspec.structs.replace(level, shapes=[shape for same in zip(*by_ratio, strict=True) for shape in same])
+        )
+    return replace(anchors, levels=tuple(levels))
+
+
+def _clipped(anchors: AnchorSet, detector: Detector) -> AnchorSet:
+    """Shapes cut to the largest side that the detector takes; a level whose squares are larger is scaled first."""
+    largest = detector.stock.largest if detector.stock else None
+    if largest is None:
+        return anchors
+    levels = []
+    for level in anchors.levels:
+        shapes = np.array(level.shapes)
+        levels.append(np.minimum(shapes * min(largest / shapes[:2].max(), 1.0), largest))
+    return replace(anchors, levels=AnchorSet.of(levels, strides=detector.strides).levels)

@@ -1,0 +1,75 @@
+"""The catalog of detectors: known by name or alias, a user's own, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detect.catalog.detectors import MaxIoURule, SideRatio, detectors, find_detector, load_detector
+from detect.data.resize import parse_resize
+from detect.errors import CatalogError
+
+
+def test_detectors_are_known_by_name_and_alias():
+    assert load_detector("yolov5").matching == SideRatio(ratio=4.0, neighbours=2)
+    assert load_detector("yolov5-coco") is load_detector("yolov5")
+    assert load_detector("detectron2-faster-rcnn").matching == MaxIoURule(fg_iou_thresh=0.7, bg_iou_thresh=0.3)
+    assert find_detector("resnet") is None
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_ones():
+    with pytest.raises(CatalogError, match="no detector is named 'yolo5': did you mean yolov5 or "):
+        load_detector("yolo5")
+    with pytest.raises(CatalogError, match="no detector is named 'xyzzy': known: yolov5, "):
+        load_detector("xyzzy")
+
+
+def test_every_entry_names_its_source_and_where_its_text_goes():
+    names = [alias for each in detectors().values() for alias in (each.name, *each.aliases)]
+    assert len(names) == len(set(names))
+    for each in detectors().values():
+        assert each.about
+        assert each.source
+        assert each.text.file
+        assert each.text.key
+        assert str(parse_resize(each.resize)) == each.resize
+        assert each.stock is not None
+
+
+def test_the_fields_of_a_base_are_taken_and_replaced():
+    d0, d7 = load_detector("effdet-d0"), load_detector("effdet-d7")
+    assert (d7.strides, d7.matching, d7.text) == (d0.strides, d0.matching, d0.text)
+    assert (d0.resize, d7.resize) == ("letterbox:512", "letterbox:1536")
+    assert load_detector("yolov2-voc").aliases == []
+
+
+def test_a_users_own_detector_is_a_file_with_the_same_fields(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: yolov5\nstrides: [4, 8, 16, 32]\nresize: letterbox:960\nstock: null\n", "utf-8")
+    mine = load_detector(file)
+    assert (mine.name, mine.num_anchors, mine.resize) == ("mine", 12, "letterbox:960")
+    assert mine.matching == load_detector("yolov5").matching
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("base: yolo", "mine: base 'yolo' is not in the catalog"),
+        ("base: yolov5\nstrides: [32, 16, 8]", "strides must differ and go from fine to coarse"),
+        ("base: yolov5\nper_level: [3, 3]", "per_level has 2 numbers for 3 strides"),
+        ("base: mmdet-retinanet\nscales: 2", "layout octaves needs scales, which divide per_level"),
+        ("base: yolov5\nstride: [8]", "Object contains unknown field stride"),
+        ("base: yolov5\nmatching: {rule: best}", "Invalid value 'best' - at $.matching.rule"),
+        ("- yolov5", "expected fields such as `base: yolov5`, got list"),
+        ("{", "not YAML"),
+    ],
+)
+def test_a_wrong_description_is_one_line_that_names_the_file(tmp_path: Path, content: str, reason: str):
+    file = tmp_path / "mine.yaml"
+    file.write_text(content, "utf-8")
+    with pytest.raises(CatalogError) as caught:
+        load_detector(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,81 @@
+"""``detect anchors fit --for NAME``, as a user types it."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from detect.anchors.known import load_anchors
+from detect.samples import sample_annotations
+
+NUCLEI = str(sample_annotations("nuclei"))
+
+
+def test_one_command_prints_the_text_where_it_goes_and_the_score_under_the_detectors_rule(detect):
+    result = detect("anchors", "fit", NUCLEI, "--for", "yolov5")
+    assert result.code == 0
+    assert "resize letterbox:640" in result.out
+    assert "as yolov5 matches" in result.out
+    assert "For models/yolov5s.yaml, at anchors:" in result.out
+    rows = yaml.safe_load(result.out[result.out.index("\nanchors:") :])["anchors"]
+    assert [len(row) for row in rows] == [6, 6, 6]
+
+
+def test_the_text_is_written_beside_our_own_file_and_both_hold_the_same_shapes(detect, tmp_path):
+    result = detect("anchors", "fit", NUCLEI, "--for", "yolov5", "-o", str(tmp_path / "out"), "--json")
+    assert result.code == 0
+    ours, theirs = (load_anchors(tmp_path / "out" / name) for name in ("anchors.yaml", "anchors.yolov5.yaml"))
+    assert [level.stride for level in ours.levels] == [level.stride for level in theirs.levels] == [8, 16, 32]
+    for own, other in zip(ours.shapes, theirs.shapes, strict=True):
+        assert own == pytest.approx(other, abs=0.06)
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert '<div class="copy"><button type="button">Copy</button><pre>anchors:' in page
+    content = result.json
+    assert content["detector"] == "yolov5"
+    assert content["text"].startswith("anchors:")
+    fitted, stock = content["matching"]
+    assert fitted["score"] >= stock["score"]
+    assert sum(group["count"] for group in fitted["by_size"]) == content["boxes"]
+
+
+def test_options_change_what_differs_in_ones_own_detector(detect):
+    result = detect(
+        "anchors", "fit", NUCLEI, "--for", "yolov5", "--size", "320", "--levels", "p2-p4", "--per-level", 2, "--json"
+    )
+    assert result.json["resize"] == "letterbox:320"
+    assert [(level["stride"], len(level["shapes"])) for level in result.json["levels"]] == [(4, 2), (8, 2), (16, 2)]
+    assert len(result.json["matching"]) == 1  # the stock anchors have other levels
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--for", "yolo5"), "no detector is named 'yolo5': did you mean yolov5"),
+        (("--for", "yolov5", "-k", 9), "-k does not go with --for yolov5"),
+        (("--for", "yolov5", "--method", "kmeans"), "--method does not go with --for yolov5"),
+        (
+            ("--for", "yolov5", "--size", 640, "--resize", "letterbox:640"),
+            "--resize and --size both set the resize rule",
+        ),
+        (("--size", 640), "--size changes a detector's resize rule: name it with --for, or give --resize"),
+        (("--for", "mmdet-ssd300", "--per-level", "4,6"), "mmdet-ssd300: per_level has 2 numbers for 6 strides"),
+        (("--for", "yolov5", "--start", "retinanet"), "start retinanet has 9 on stride 8"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(detect, options, reason):
+    result = detect("anchors", "fit", NUCLEI, *options)
+    assert result.code == 2
+    assert reason in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_without_a_detector_one_line_says_what_was_assumed_and_how_to_name_one(detect):
+    result = detect("anchors", "fit", NUCLEI, "-k", 3, "--method", "kmeans")
+    assert "fitted for no detector in particular: levels p3-p7" in result.err
+    assert "--for" in result.err
+
+
+def test_what_is_gained_on_a_start_is_said(detect):
+    result = detect("anchors", "fit", NUCLEI, "--for", "yolov5", "--start", "yolov5")
+    assert "start yolov5: " in result.out
+    assert result.out.count("\nyolov5 ") >= 2  # under the detector's rule: the start, and the stock anchors
