@@ -143,9 +143,7 @@ WRITERS: Mapping[str, Callable[[CocoDataset], LabelFiles]] = {"coco": coco_files
 def _stems(dataset: CocoDataset) -> list[str]:
     """The name of each image's label file, without a suffix: that of the image, or its id."""
     stems: dict[str, str] = {}
-    unknown = np.flatnonzero((dataset.images.wh <= 0).any(axis=1))
-    if len(unknown):
-        raise ConvertError(f"image {dataset.images.ids[unknown[0]]}: its size is unknown: give --images FOLDER")
+    dataset.require_sizes("--images FOLDER reads them from the image files")
     for id_, name in zip(dataset.images.ids.tolist(), dataset.images.file_names, strict=True):
         stem = without_suffix(name) if name else f"{id_:012}"
         path = PurePosixPath(stem)
