@@ -16,16 +16,18 @@ import pytest
 import torch
 
 import detect
+from detect.anchors.anchor_readers import read_anchors
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics
+from detect.catalog.detectors import load_detector as load_known
 from detect.data import CocoDataset, read_coco, read_results
 from detect.data.coco_reader import parse_plainly, read_rows
 from detect.data.images import open_image
 from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
-from detect.files import write_folder, write_whole
+from detect.files import read_small_text, write_folder, write_whole
 from detect.interop.weights import load_checkpoint
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
@@ -101,6 +103,8 @@ def files(tmp_path_factory) -> Files:
     anchors = AnchorSet.of([[(8, 8)], [(16, 16)]], strides=(4, 8))
     anchors.save(folder / "anchors.yaml")
     (folder / "results.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "score": 0.5}]), "utf-8")
+    (folder / "rows.yaml").write_text("anchors: [[10,13, 16,30], [30,61, 62,45], [116,90, 156,198]]\n", "utf-8")
+    (folder / "mine.yaml").write_text("base: yolov5\n", "utf-8")
     (folder / "fit.yaml").write_text("k: 5\n", "utf-8")
     fields = {"data": {"train": [str(SAMPLE)], "images": str(SAMPLE.parent / "images"), "channels": 1}}
     config = parse_config(fields)
@@ -148,6 +152,9 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.data.coco_results.read_results": lambda files, as_: read_results(
         as_(files / "results.json"), files.dataset
     ).scores.tolist(),
+    "detect.anchors.anchor_readers.read_anchors": lambda files, as_: read_anchors(as_(files / "rows.yaml")).num_anchors,
+    "detect.catalog.detectors.load_detector": lambda files, as_: load_known(as_(files / "mine.yaml")).strides,
+    "detect.files.read_small_text": lambda files, as_: read_small_text(as_(files / "mine.yaml"), ValueError),
     "detect.data.read_dataset.read_dataset": lambda _, as_: (
         read_dataset(as_(SAMPLE), images=as_(IMAGES)).images.file_names
     ),

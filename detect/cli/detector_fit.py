@@ -14,11 +14,11 @@ import detect
 from detect.cli.fit_options import FitOptions, Fitted
 from detect.cli.output import note, show, show_table
 from detect.errors import ConfigError, ConvertError
-from detect.interop.anchor_text import Conversion
 
 if TYPE_CHECKING:
     from detect.anchors.detector_score import DetectorScore
     from detect.catalog.detectors import Detector
+    from detect.interop.anchor_text import Conversion
 
 UNNAMED = (
     "note: fitted for no detector in particular: levels {}, IoU {}. Name yours with --for, and its levels, numbers, "
@@ -154,6 +154,8 @@ def text_file(score: DetectorScore) -> dict[str, str]:
 
 def _text(score: DetectorScore) -> Conversion:
     """The detector's text; without it, why it cannot hold the anchors, so that the fit is not lost."""
+    from detect.interop.anchor_text import Conversion
+
     try:
         return detect.convert_anchors(score.anchors, score.detector)
     except ConvertError as error:

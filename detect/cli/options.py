@@ -64,7 +64,7 @@ Convention = Annotated[
     ConventionName, expert(help="Framework whose grid the anchors lie on: strides, rounding, offset.")
 ]
 Findings = Annotated[bool, typer.Option("--findings", help="List everything invalid or suspicious.")]
-Strict = Annotated[bool, expert("--strict", help="Make the first invalid annotation or result an error.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Make the first invalid annotation or result an error.")]
 Images = Annotated[
     Path | None, typer.Option(help="Folder of the images: for their sizes, if the labels need them, and for pictures.")
 ]
