@@ -6,8 +6,9 @@ The rotation in a file's EXIF data is not applied: labels refer to the stored pi
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -22,7 +23,10 @@ from detect.data.formats.label_rows import LabelRows
 from detect.data.image_names import ImageFolder
 from detect.errors import CocoError
 
-NUM_THREADS = 8  # they wait for the disk; decoding a header is a fraction of a millisecond
+NUM_THREADS = 8
+SLOW_S = (
+    1e-3  # seconds for a file from which threads pay: they wait for a slow disk; on a fast one they wait for each other
+)
 PER_CALL = 256
 UNKNOWN = (0, 0)
 USUAL_PLACES = (".", "images", "../images", "../JPEGImages", "../Images", "..")  # seen from the folder of the labels
@@ -40,8 +44,7 @@ def header_sizes(
     starts = range(0, len(files), PER_CALL)
     with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as threads:
         warnings.simplefilter("ignore")  # of large images: nothing is decoded
-        parts = threads.map(lambda start: list(map(_size_or_reason, files[start : start + PER_CALL])), starts)
-        for start, part in zip(starts, parts, strict=True):
+        for start, part in zip(starts, _in_parts(files, starts, threads), strict=True):
             for row, found in enumerate(part, start):
                 if isinstance(found, str):
                     reasons[row] = found
@@ -50,6 +53,22 @@ def header_sizes(
             if on_progress:
                 on_progress("reading image sizes", start + len(part), len(files))
     return sizes, reasons
+
+
+def _in_parts(
+    files: Sequence[str], starts: Sequence[int], threads: ThreadPoolExecutor
+) -> Iterator[list[tuple[int, int] | str]]:
+    """The sizes of ``PER_CALL`` files at a time; in threads, once a file takes long."""
+
+    def part(start: int) -> list[tuple[int, int] | str]:
+        return list(map(_size_or_reason, files[start : start + PER_CALL]))
+
+    for number, start in enumerate(starts):
+        began = time.monotonic()
+        yield part(start)
+        if time.monotonic() - began > SLOW_S * PER_CALL:
+            yield from threads.map(part, starts[number + 1 :])
+            return
 
 
 def _size_or_reason(file: str) -> tuple[int, int] | str:
