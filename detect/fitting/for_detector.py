@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +72,8 @@ def fit_for(
 ) -> DetectorFit:
     """Fit the anchors that a detector takes: as many on each level, in its layout, under its own matching rule.
 
+    The score under that rule is not lower than that of the detector's own anchors: if no fit has more, these are returned.
+
     Args:
         instances: boxes after the detector's resize rule, ``detector.resize`` or another one.
         detector: see :func:`detect.catalog.detectors.load_detector`.
@@ -87,8 +89,8 @@ def fit_for(
         _check_start(start, detector)
     stock = score_for(instances, stock_anchors(detector), detector) if detector.stock else None
     fits = []
-    for objective in objectives_of(detector):
-        anchors, among = _fit(instances, detector, objective, start, {"weights": weights, "certify": certify})
+    for limited, objective in _attempts(detector):
+        anchors, among = _fit(instances, limited, objective, start, {"weights": weights, "certify": certify})
         anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
         fits.append(DetectorFit(score_for(instances, anchors, detector), stock, among))
         if stock is None or fits[-1].score.score >= stock.score:
@@ -96,7 +98,17 @@ def fit_for(
     if start:
         begin = score_for(instances, replace(start, resize=str(instances.rule)), detector)
         fits.append(DetectorFit(begin, stock, "as given"))
+    if stock:  # where no fit scores more, the detector's own anchors are the answer
+        fits.append(DetectorFit(stock, stock, "as shipped"))
     return max(fits, key=lambda fit: fit.score.score)
+
+
+def _attempts(detector: Detector) -> Iterator[tuple[Detector, Objective]]:
+    """What to fit, the next one if the detector's own anchors score more: at last boxes may use any level."""
+    for objective in objectives_of(detector):
+        yield detector, objective
+    if detector.max_strides is not None:
+        yield msgspec.structs.replace(detector, max_strides=None), objectives_of(detector)[0]
 
 
 def _check_start(start: AnchorSet, detector: Detector) -> None:
