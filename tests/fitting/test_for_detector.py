@@ -20,7 +20,7 @@ from detect.interop.anchor_formats import convert_anchors
 from detect.samples import sample_annotations
 
 # one of each layout and rule; all detectors of the catalog on three datasets: `make slow`
-NAMES = ("yolov5", "yolov4-darknet", "mmdet-yolov3", "mmdet-ssd300", "torchvision-ssd300", "detectron2-faster-rcnn")
+NAMES = ("yolov5", "mmdet-yolov3", "torchvision-ssd300", "mmdet-faster-rcnn")
 
 
 @cache
@@ -47,7 +47,7 @@ def test_the_fit_scores_no_less_than_the_stock_anchors_under_the_detectors_rule(
     assert (again.score, again.recall) == (fit.score.score, fit.score.recall)
 
 
-@pytest.mark.parametrize("name", ["yolov5", "yolov4-darknet", "mmdet-yolov3"])
+@pytest.mark.parametrize("name", ["yolov5", "mmdet-yolov3"])
 def test_shapes_of_yolo_rise_in_area_from_level_to_level(name: str):
     areas = [w * h for level in fitted(name).anchors.levels for w, h in level.shapes]
     assert areas == sorted(areas)
@@ -55,14 +55,14 @@ def test_shapes_of_yolo_rise_in_area_from_level_to_level(name: str):
 
 def test_a_fit_by_shape_is_proved_if_asked():
     yolo = load_detector("yolov5")
-    fit = fit_for(part_of("nuclei", yolo.resize, step=20), yolo, certify=0.05)
+    fit = fit_for(part_of("nuclei", yolo.resize, step=40), yolo, certify=0.05)
     ((_, proof),) = fit.anchors.proofs.items()
     assert proof.score <= proof.upper_bound <= proof.score * 1.05
 
 
 def test_a_start_is_never_made_worse():
     yolo = load_detector("yolov5")
-    instances = part_of("nuclei", yolo.resize, step=20)
+    instances = part_of("nuclei", yolo.resize, step=40)
     best = fit_for(instances, yolo)
     again = fit_for(instances, yolo, start=best.anchors)
     assert again.score.score >= best.score.score
@@ -76,7 +76,7 @@ def test_a_detector_without_stock_anchors_is_fitted_too(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("base: yolov5\nstrides: [4, 8, 16, 32]\nper_level: 2\nstock: null\n", "utf-8")
     mine = load_detector(file)
-    fit = fit_for(part_of("nuclei", mine.resize, step=20), mine)
+    fit = fit_for(part_of("nuclei", mine.resize, step=60), mine)
     assert fit.stock is None
     assert [(level.name, len(level.shapes)) for level in fit.anchors.levels] == [
         ("P2", 2),
@@ -99,11 +99,12 @@ def test_recall_counts_at_the_threshold_of_the_detectors_own_rule():
     assert [objective.on_grid for objective in objectives_of(load_detector("yolov3-darknet"))] == [False]
 
 
-def test_sizes_vary_slower_than_ratios_for_detectron2():
-    # 3 ratios of one size, then of the next: areas within a size are equal
-    detector = load_detector("detectron2-retinanet")
-    fit = fit_for(part_of("nuclei", "letterbox:128", step=90), detector)
-    areas = np.array(fit.anchors.levels[0].shapes).prod(axis=1).reshape(3, 3)
+def test_sizes_vary_slower_than_ratios_for_detectron2(tmp_path):
+    # 2 ratios of one size, then of the next: areas within a size are equal
+    file = tmp_path / "two.yaml"
+    file.write_text("base: detectron2-retinanet\nstrides: [16, 32]\nper_level: 4\nscales: 2\nstock: null\n", "utf-8")
+    fit = fit_for(part_of("nuclei", "letterbox:128", step=90), load_detector(file))
+    areas = np.array(fit.anchors.levels[0].shapes).prod(axis=1).reshape(2, 2)
     assert np.ptp(areas / areas[:, :1], axis=1).max() < 1e-3
 
 

@@ -243,6 +243,7 @@ for size in sizes:
 """
 
 
+@pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
 def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size():
     run = subprocess.run([sys.executable, "-c", COMPILERS], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

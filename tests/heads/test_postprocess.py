@@ -317,6 +317,7 @@ if len(sys.argv) > 1:
 """
 
 
+@pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
 def test_the_padded_form_is_exported_and_runs_in_onnx(tmp_path):
     # in a process of its own: what is exported is the code without the tests' checks of shapes
     with_onnx = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
