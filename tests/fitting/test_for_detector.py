@@ -76,7 +76,7 @@ def test_a_detector_without_stock_anchors_is_fitted_too(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("base: yolov5\nstrides: [4, 8, 16, 32]\nper_level: 2\nstock: null\n", "utf-8")
     mine = load_detector(file)
-    fit = fit_for(part_of("nuclei", mine.resize, step=60), mine)
+    fit = fit_for(part_of("nuclei", mine.resize, step=20), mine)
     assert fit.stock is None
     assert [(level.name, len(level.shapes)) for level in fit.anchors.levels] == [
         ("P2", 2),
