@@ -28,7 +28,7 @@ from detect.fitting.ssd import fit_ssd
 # Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
 # anchors score more than the fit
 RECALL_SHARES = (0.5, 0.8, 0.95)
-SIDE_RECALL_SHARES = (0.2, 0.5, 0.8)  # few boxes are out of reach of a factor of 4
+SIDE_RECALL_SHARES = (0.0, 0.2, 0.5, 0.8)  # few boxes are out of reach of a factor of 4
 DRAFT = 600  # boxes that shapes on the grid are chosen on, if nothing is to be proved
 
 
@@ -93,14 +93,20 @@ def fit_for(
         anchors, among = _fit(instances, limited, objective, start, {"weights": weights, "certify": certify})
         anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
         fits.append(DetectorFit(score_for(instances, anchors, detector), stock, among))
-        if stock is None or fits[-1].score.score >= stock.score:
+        if stock is None or _as_good(fits[-1].score, stock):
             break
     if start:
         begin = score_for(instances, replace(start, resize=str(instances.rule)), detector)
         fits.append(DetectorFit(begin, stock, "as given"))
     if stock:  # where no fit scores more, the detector's own anchors are the answer
         fits.append(DetectorFit(stock, stock, "as shipped"))
-    return max(fits, key=lambda fit: fit.score.score)
+    return max(fits, key=lambda fit: (stock is not None and _as_good(fit.score, stock), fit.score.score))
+
+
+def _as_good(score: DetectorScore, stock: DetectorScore) -> bool:
+    """Whether a fit need not be tried again: by shape, where that is quick, it must reach as many boxes too."""
+    by_side = isinstance(score.detector.matching, SideRatio)
+    return score.score >= stock.score and (score.recall >= stock.recall or not by_side)
 
 
 def _attempts(detector: Detector) -> Iterator[tuple[Detector, Objective]]:

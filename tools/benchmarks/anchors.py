@@ -18,7 +18,7 @@ NUM_ANNOTATIONS = 860_001  # COCO train2017's instances
 NUM_IMAGES = 118_287
 NUM_SMALL = 36_781  # COCO val2017's
 K = 9
-YOLOV5_OBJECTIVE = "0.8*ratio+0.2*recall@0.25"
+YOLOV5_OBJECTIVE = "ratio"
 
 
 def make_coco_file(path: Path, num_annotations: int = NUM_ANNOTATIONS, num_images: int = NUM_IMAGES) -> None:
