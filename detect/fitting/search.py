@@ -82,7 +82,12 @@ def search(boxes: Boxes, limits: Limits, start: Candidates | None = None, *, dra
         return Solution(max(fits, key=lambda fit: fit.value(limits)), grid, openings)
     many = boxes.joined(POINTS_TO_POLISH_ON)
     chosen = max((polish(many, fit.on(many)) for fit in fits), key=lambda fit: fit.value(limits))
-    chosen = improve(boxes, chosen, limits, swaps=swaps) if len(many) == len(boxes) else settle(boxes, chosen.on(boxes))
+    if len(many) < len(boxes):
+        chosen = settle(boxes, chosen.on(boxes))
+    elif (
+        not boxes.objective.of_sides
+    ):  # by side ratio, swaps on all points take a third of the time for 1e-5 of the score
+        chosen = improve(boxes, chosen, limits, swaps=swaps)
     return Solution(max([chosen, *(each.on(boxes) for each in own)], key=lambda fit: fit.value(limits)), grid, openings)
 
 
