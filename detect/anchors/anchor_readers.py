@@ -234,7 +234,7 @@ def _each(rows: Rows, strides: Sequence[int]) -> Rows:
 
 
 def _detectron2_strides(model: dict[str, Any], sizes: Rows, text: str) -> tuple[Sequence[int], tuple[str, ...]]:
-    """Strides in a comment, of the head's IN_FEATURES, or those usual for so many levels and sizes."""
+    """The strides: from a comment, else from the head's IN_FEATURES, else the usual ones for this number of levels."""
     if written := STRIDES_COMMENT.search(text):
         return [int(stride) for stride in written[1].split(",")], ()
     for head in ("RETINANET", "RPN"):

@@ -163,10 +163,8 @@ def _sizes_outside(anchors: AnchorSet, scales: int) -> AnchorSet:
     """The same shapes with ratios varying faster than sizes within a level, instead of sizes."""
     levels = []
     for level in anchors.levels:
-        by_ratio = [level.shapes[first : first + scales] for first in range(0, len(level.shapes), scales)]
-        levels.append(
-            msgspec.structs.replace(level, shapes=[shape for same in zip(*by_ratio, strict=True) for shape in same])
-        )
+        shapes = [shape for size in range(scales) for shape in level.shapes[size::scales]]
+        levels.append(msgspec.structs.replace(level, shapes=shapes))
     return replace(anchors, levels=tuple(levels))
 
 

@@ -31,7 +31,7 @@ class TextFormat:
 
     write: Callable[[AnchorSet], Conversion]
     strides: tuple[tuple[int, ...], ...] = ()
-    """Of the models that there are; empty: any. A detector states its own."""
+    """The strides that the framework's models have; empty if any will do. A detector of the catalog has its own."""
     equal: bool = True
     """The number of anchors is the same on every level: one head runs over all of them."""
     ranked: bool = False

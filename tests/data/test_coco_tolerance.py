@@ -1,4 +1,4 @@
-"""Quirky files: what is kept of each, what is told, and what cannot be used; read from a file and from memory."""
+"""Quirky files: which entries are kept, listed as suspicious, or invalid; read from a file and from memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pascal VOC: one XML file for each image, with a box (xmin, ymin, xmax, ymax) for each object.
 
-VOC counts pixels from 1 and includes the last one: the box of a whole image of width 640 goes from 1 to 640. Tools that
-count from 0 are told by a coordinate of 0 in any of the files that are read together.
+VOC counts pixels from 1 and includes the last one: the box of a whole image of width 640 goes from 1 to 640. A
+coordinate of 0 in any file shows that its tool counts from 0; all files that are read together are then read so.
 """
 
 from __future__ import annotations
