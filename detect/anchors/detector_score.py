@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
-import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
@@ -120,4 +119,4 @@ def score_for(instances: ResizedInstances, anchors: AnchorSet, detector: Detecto
     else:
         by_shape = BestShape() if isinstance(rule, CenterCell) else rule
         best = similarity(instances, anchors, by_shape).max(axis=1, initial=0.0)
-    return DetectorScore(detector, anchors, instances, np.asarray(best))
+    return DetectorScore(detector, anchors, instances, best)

@@ -27,7 +27,7 @@ def test_yolov5_reaches_a_box_whose_sides_differ_by_less_than_four():
 def test_max_iou_reaches_what_the_grid_reaches():
     retinanet = load_detector("retinanet")
     instances = part_of("nuclei", "letterbox:256", step=10)
-    score, metrics = score_for(instances, stock_anchors(retinanet), retinanet), None
+    score = score_for(instances, stock_anchors(retinanet), retinanet)
     metrics = anchor_metrics(instances, stock_anchors(retinanet), convention="mmdet")
     assert_allclose(score.best, metrics.grid_best_iou)
     assert score.recall == metrics.grid_recall(0.5)
