@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from detect.detectors.external_backbones import Network, timm_network, torchvision_network
+from detect.detectors.external_backbones import Network, Weights, lite0_network, timm_network, torchvision_network
 from detect.errors import ConfigError
 from detect.heads.fpn import FeatureMaps, FeaturePyramid, list_maps
 
@@ -22,10 +22,10 @@ TINY_CHANNELS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}  # by stride
 TINY_GROUPS = 8
 
 
-def tiny_network(_: str, *, in_channels: int, pretrained: bool) -> Network:
+def tiny_network(_: str, *, in_channels: int, pretrained: bool, weights: Weights | None = None) -> Network:
     """The strides of :class:`TinyNetwork`, and a function that builds it for some of them; no weights are pretrained."""
-    if pretrained:
-        raise ConfigError("backbone 'tiny' has no pretrained weights")
+    if pretrained or weights is not None:
+        raise ConfigError("backbone 'tiny' has no pretrained weights: lite0 has, and needs no download")
     return list(TINY_CHANNELS), lambda strides: TinyNetwork(in_channels, strides)
 
 
@@ -75,7 +75,8 @@ def _conv_norm(before: int, after: int, *, kernel: int = 3, stride: int = 1) -> 
     return conv, nn.GroupNorm(TINY_GROUPS, after)
 
 
-NETWORKS = {"tiny": tiny_network, "timm": timm_network, "torchvision": torchvision_network}
+NETWORKS = {"tiny": tiny_network, "lite0": lite0_network, "timm": timm_network, "torchvision": torchvision_network}
+OF_MANY = {"timm", "torchvision"}  # networks with names of their own
 PROBE_PX = 128  # an image of this size shows strides up to 64
 
 
@@ -83,19 +84,31 @@ class Backbone(nn.Module):
     """A network that computes feature maps of images, fine to coarse; built by :func:`build_backbone`.
 
     ``model`` returns the maps as a list or a mapping. Weights that no map depends on are excluded from training. Images are
-    padded to multiples of ``multiple`` pixels.
+    padded to multiples of ``multiple`` pixels. With ``freeze_statistics`` batch norms keep their running means and variances
+    in training, as in torchvision's and detectron2's detectors; their scales and biases are trained.
     """
 
-    def __init__(self, name: str, model: nn.Module, *, in_channels: int, multiple: int) -> None:
+    def __init__(
+        self, name: str, model: nn.Module, *, in_channels: int, multiple: int, freeze_statistics: bool = False
+    ) -> None:
         super().__init__()
         self.name = name
         self.model = model
         self.in_channels = in_channels
         self.multiple = multiple
+        self.freeze_statistics = freeze_statistics
         maps = _run_once(model, in_channels)
         self.channels = tuple(cells.shape[1] for cells in maps)
         self.strides = tuple(round(PROBE_PX / cells.shape[-1]) for cells in maps)
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set training mode, or evaluation mode, as for any module; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if self.freeze_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, images: Float[Tensor, "b d h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The maps of normalised images."""
@@ -139,7 +152,14 @@ class Normalise(nn.Module):
 
 
 def build_backbone(
-    name: str, *, strides: Sequence[int], in_channels: int = 3, pretrained: bool = False, seed: int | None = None
+    name: str,
+    *,
+    strides: Sequence[int],
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: Weights | None = None,
+    freeze_statistics: bool | None = None,
+    seed: int | None = None,
 ) -> Backbone:
     """Build a network that computes maps of these strides, without the layers that they do not need.
 
@@ -150,11 +170,14 @@ def build_backbone(
     ((32, 48, 64), [(1, 32, 13, 16), (1, 48, 7, 8), (1, 64, 4, 4)])
 
     Args:
-        name: ``"tiny"`` (also ``"small"``), :class:`TinyNetwork` with strides from 2 to 32; ``"timm:NAME"``, any model
-            that timm offers with ``features_only``; ``"torchvision:NAME"``, any convolutional classification network.
+        name: ``"tiny"`` (also ``"small"``), :class:`TinyNetwork` with strides from 2 to 32; ``"lite0"``,
+            EfficientNet-Lite0; ``"timm:NAME"``, any model that timm offers with ``features_only``;
+            ``"torchvision:NAME"``, any convolutional classification network.
         strides: in pixels, in any order.
-        pretrained: start from the weights that timm or torchvision downloads. If the images do not have 3 channels, the
-            first convolution is adapted: equal channels give what three gave.
+        pretrained: start from ImageNet's weights: lite0's are installed, timm and torchvision download theirs. If the images
+            do not have 3 channels, the first convolution is adapted: equal channels give what three gave.
+        weights: start from these, of the whole network by their names in timm or torchvision; they replace ``pretrained``.
+        freeze_statistics: batch norms keep their statistics, see :class:`Backbone`; by default if they start from weights.
         seed: of the random weights; None draws them from torch's global generator.
 
     Raises:
@@ -165,13 +188,17 @@ def build_backbone(
         raise ConfigError(f"need strides and channels from 1, got {strides=}, {in_channels=}")
     name = "tiny" if name == "small" else name
     source, _, model_name = name.partition(":")
-    if source not in NETWORKS or bool(model_name) != (source != "tiny"):
-        raise ConfigError(f"no backbone {name!r}: need 'tiny', 'timm:NAME' or 'torchvision:NAME'")
+    if source not in NETWORKS or bool(model_name) != (source in OF_MANY):
+        raise ConfigError(f"no backbone {name!r}: need 'tiny', 'lite0', 'timm:NAME' or 'torchvision:NAME'")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        own, make = NETWORKS[source](model_name, in_channels=in_channels, pretrained=pretrained)
-        return Backbone(name, make(_chosen(name, own, strides)), in_channels=in_channels, multiple=max(own))
+        own, make = NETWORKS[source](model_name, in_channels=in_channels, pretrained=pretrained, weights=weights)
+        network = make(_chosen(name, own, strides))
+    if freeze_statistics is None:
+        freeze_statistics = pretrained or weights is not None
+    backbone = Backbone(name, network, in_channels=in_channels, multiple=max(own), freeze_statistics=freeze_statistics)
+    return backbone.train()
 
 
 class PyramidLevels(FeaturePyramid):

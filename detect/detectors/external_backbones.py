@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -12,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from detect.detectors.pretrained_weights import check_filled, lite0_weights
 from detect.errors import ConfigError, MissingExtraError
 from detect.ops.torchvision_import import import_torchvision
 
@@ -19,19 +22,26 @@ TRIED_PX = 256
 # options with which networks made for one image size, such as vision transformers, take others
 ANY_SIZE: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
+LITE0 = "tf_efficientnet_lite0"  # its name in timm
+
 Network = tuple[list[int], Callable[[Sequence[int]], nn.Module]]
+Weights = Mapping[str, Tensor]
 
 
-def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
+def lite0_network(_: str, *, in_channels: int, pretrained: bool, weights: Weights | None = None) -> Network:
+    """EfficientNet-Lite0 as :func:`timm_network`; an installed package holds its pretrained weights."""
+    if pretrained and weights is None:
+        weights = lite0_weights(_import_timm().create_model(LITE0).state_dict())
+    return timm_network(LITE0, in_channels=in_channels, pretrained=False, weights=weights)
+
+
+def timm_network(name: str, *, in_channels: int, pretrained: bool, weights: Weights | None = None) -> Network:
     """The strides of a timm model's maps, and a function that builds the network for some of them.
 
-    Raises as :func:`detect.detectors.backbones.build_backbone`.
+    ``weights`` are those of timm's whole model; they replace the pretrained ones. Raises as
+    :func:`detect.detectors.backbones.build_backbone`.
     """
-    import_torchvision()  # timm imports it
-    try:
-        timm = import_module("timm")
-    except ImportError:
-        raise MissingExtraError("timm is not installed: pip install 'detect-heads[backbones]'") from None
+    timm = _import_timm()
     label = f"timm:{name}"
     if not timm.is_model(name):
         raise ConfigError(f"backbone {label!r}: timm has no such model")
@@ -40,28 +50,37 @@ def timm_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
     indices = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
 
     def make(strides: Sequence[int]) -> nn.Module:
-        with _reported(label, "weights are not available" if pretrained else "cannot be built"):
-            chosen = [indices[stride] for stride in strides]
-            made = timm.create_model(name, pretrained=pretrained, out_indices=chosen, **options)
+        more = {**options, "out_indices": [indices[stride] for stride in strides]}
+        if weights is not None:
+            made = _filled_timm(timm, name, weights, **more)
+        else:
+            with _reported(label, "weights are not available" if pretrained else "cannot be built"):
+                made = timm.create_model(name, pretrained=pretrained, **more)
         last = getattr(getattr(made, "output_fmt", None), "name", "NCHW") == "NHWC"
         return _ChannelsFirst(made) if last else made
 
     return list(indices), make
 
 
-def torchvision_network(name: str, *, in_channels: int, pretrained: bool) -> Network:
+def torchvision_network(name: str, *, in_channels: int, pretrained: bool, weights: Weights | None = None) -> Network:
     """The strides of a torchvision network's maps, and a function that builds the network for some of them.
 
     The map of a stride is the output of its last layer among those highest in the module tree: of a stage in a ResNet.
-    Raises as :func:`detect.detectors.backbones.build_backbone`.
+    ``weights`` are those of torchvision's whole network; they replace the pretrained ones. Raises as
+    :func:`detect.detectors.backbones.build_backbone`.
     """
     models = import_torchvision().models
     label = f"torchvision:{name}"
     if name not in models.list_models(module=models):
         raise ConfigError(f"backbone {label!r}: torchvision has no such classification network")
+    pretrained = pretrained and weights is None
     with _reported(label, "weights are not available" if pretrained else "cannot be built"):
         model = models.get_model(name, weights="DEFAULT" if pretrained else None)
-    _take_channels(model, in_channels, pretrained)
+    fresh = copy.deepcopy(model)
+    if weights is not None:
+        own = model.state_dict()
+        model.load_state_dict({k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}, strict=False)
+    _take_channels(model, in_channels, pretrained or weights is not None)
     with _reported(label, "has no maps for images of any size"):
         layers = _layers_of_strides(model, in_channels)
     if not layers:
@@ -70,9 +89,38 @@ def torchvision_network(name: str, *, in_channels: int, pretrained: bool) -> Net
 
     def make(strides: Sequence[int]) -> nn.Module:
         nodes = {layers[stride]: str(stride) for stride in strides}
-        return extract(model, nodes, suppress_diff_warning=True)
+        network = extract(model, nodes, suppress_diff_warning=True)
+        if weights is not None:
+            check_filled(label, before=fresh, after=network)
+        return network
 
     return sorted(layers), make
+
+
+def _import_timm() -> ModuleType:
+    import_torchvision()  # timm imports it
+    try:
+        return import_module("timm")
+    except ImportError:
+        raise MissingExtraError("timm is not installed: pip install 'detect-heads[backbones]'") from None
+
+
+def _filled_timm(timm: ModuleType, name: str, weights: Weights, **options: Any) -> nn.Module:
+    """A timm model with these weights, which timm adapts to the number of channels."""
+    label, loads = f"timm:{name}", logging.getLogger("timm.models._builder")
+    level, made = loads.level, []
+    loads.setLevel(logging.ERROR)  # warns of the layers behind the last map
+    try:
+        for overlay in (None, {"state_dict": dict(weights)}):
+            with torch.random.fork_rng(devices=[]), _reported(label, "the weights given do not fit"):
+                torch.default_generator.manual_seed(0)  # both start alike, so that equal weights were not loaded
+                made.append(
+                    timm.create_model(name, pretrained=bool(overlay), pretrained_cfg_overlay=overlay, **options)
+                )
+    finally:
+        loads.setLevel(level)
+    check_filled(label, before=made[0], after=made[1])
+    return made[1]
 
 
 class _ChannelsFirst(nn.Module):

@@ -15,6 +15,7 @@ from detect.data import CocoDataset
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
+from detect.detectors.pretrained_weights import read_weights
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
 from detect.fitting.fit_levels import fit_levels
@@ -68,6 +69,14 @@ def matching_rule(config: TrainConfig) -> Matcher:
     return Atss() if config.model.assigner == "atss" else MaxIoU(**config.model.model_dump(include=MATCHER))
 
 
+def without_weights(config: TrainConfig) -> TrainConfig:
+    """The same configuration for a detector whose weights are loaded anyway: nothing is downloaded or read to build it."""
+    model = config.model
+    frozen = model.starts_from_weights if model.freeze_statistics is None else model.freeze_statistics
+    update = {"pretrained": False, "weights": None, "init": None, "freeze_statistics": frozen}
+    return config.model_copy(update={"model": model.model_copy(update=update)})
+
+
 def build_detector(
     config: TrainConfig,
     labels: LabelMap,
@@ -100,6 +109,8 @@ def build_detector(
                 strides=sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))}),
                 in_channels=config.data.channels,
                 pretrained=model.pretrained,
+                weights=None if model.weights is None else read_weights(model.weights),
+                freeze_statistics=without_weights(config).model.freeze_statistics,
                 seed=config.seed,
             )
             if config.task == "landmarks":

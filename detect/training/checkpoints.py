@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet
 from detect.data.resize import ResizeRule, parse_resize
+from detect.detectors.pretrained_weights import Normalization
 from detect.errors import ConfigError, OutputError, TrainingError
 from detect.files import write_whole
 from detect.loading.labels import LabelMap
-from detect.training.builder import Detector, build_detector
+from detect.training.builder import Detector, build_detector, without_weights
 from detect.training.config import TrainConfig, parse_config
 
 FORMAT = 1
@@ -32,10 +33,13 @@ OLD_LABELS = {"joint_names": "type_names", "joints": "category_types"}  # names 
 LAST, BEST = "last.pt", "best.pt"
 
 MAY_DIFFER = (  # fields that do not change the results: paths, devices, and when to stop
-    *("data.images", "data.val_images", "data.num_workers"),
+    *("data.images", "data.val_images", "data.num_workers", "model.weights", "model.init"),
     *("optimisation.patience", "optimisation.accelerator", "optimisation.devices", "optimisation.flat_epochs"),
     "output",
 )
+
+
+EPOCHS_REMEDY = ": the rate falls until the last epoch; to train its weights further, start a run with model.init=RUN"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,13 @@ class Checkpoint:
     step: int
     metrics: Mapping[str, float]
     training: Mapping[str, Any] | None = None
+
+    def normalization(self, in_channels: int) -> Normalization | None:
+        """The mean and standard deviation of images that the weights expect, if they read as many channels."""
+        mean, std = (
+            tuple(self.weights.get(f"normalise.{name}", torch.empty(0)).flatten().tolist()) for name in ("mean", "std")
+        )
+        return (mean, std) if len(mean) == len(std) == in_channels else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,26 +140,29 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise TrainingError(f"{path}: incomplete checkpoint: {' '.join(str(error).split())}") from None
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """The file itself; of a run's folder, the best checkpoint, or the last one without a best."""
+    path = Path(path)
+    return path / (BEST if (path / BEST).exists() else LAST) if path.is_dir() else path
+
+
 def load_detector(path: str | Path, device: str | torch.device = "cpu") -> TrainedDetector:
-    """Load the detector of a checkpoint; of a run's folder, the best checkpoint, or the last one without a best.
+    """Load the detector of a checkpoint or of a run's folder, see :func:`checkpoint_file`.
 
     Raises:
         TrainingError: the file does not exist, is not a checkpoint, or its weights do not fit its configuration.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / (BEST if (path / BEST).exists() else LAST)
+    path = checkpoint_file(path)
     checkpoint = read_checkpoint(path)
-    mean, std = (checkpoint.weights.get(f"normalise.{name}") for name in ("mean", "std"))
-    if mean is None or std is None:
+    normalization = checkpoint.normalization(checkpoint.config.data.channels)
+    if normalization is None:
         raise TrainingError(f"{path}: incomplete checkpoint: no mean and standard deviation of the images")
-    untrained = checkpoint.config.model.model_copy(update={"pretrained": False})  # the file has all weights
     model = build_detector(
-        checkpoint.config.model_copy(update={"model": untrained}),
+        without_weights(checkpoint.config),
         checkpoint.labels,
         anchors=checkpoint.anchors,
-        mean=mean.flatten().tolist(),
-        std=std.flatten().tolist(),
+        mean=normalization[0],
+        std=normalization[1],
     )
     try:
         model.load_state_dict(dict(checkpoint.weights))
@@ -192,15 +206,20 @@ class RunState:
 
 
 def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -> None:
-    """Raise TrainingError if fields that change the results differ from a checkpoint's; the message names them all."""
+    """Raise TrainingError if fields that change the results differ from a checkpoint's; the message names them all.
+
+    At a constant learning rate the number of epochs may differ.
+    """
     old = dict(_fields(before.model_dump(mode="json")))
+    may_differ = {*MAY_DIFFER, "optimisation.epochs"} if now.optimisation.schedule == "constant" else {*MAY_DIFFER}
     differing = [
         f"{name} (was {old.get(name)!r}, is {new!r})"
         for name, new in _fields(now.model_dump(mode="json"))
-        if old.get(name) != new and name not in MAY_DIFFER and name.split(".")[0] not in MAY_DIFFER
+        if name in old and old[name] != new and may_differ.isdisjoint({name, name.split(".")[0]})
     ]
     if differing:
-        raise TrainingError(f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}")
+        others = f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}"
+        raise TrainingError(others + (EPOCHS_REMEDY if differing[0].startswith("optimisation.epochs ") else ""))
 
 
 def check_same_data(path: str | Path, before: Checkpoint, *, labels: LabelMap, num_images: int) -> None:

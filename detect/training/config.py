@@ -97,8 +97,14 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Backbone, pyramid, head and losses; fields of the other task are ignored."""
 
-    backbone: str = Field(default="tiny", description="tiny, timm:NAME or torchvision:NAME")
-    pretrained: bool = Field(default=False, description="start from ImageNet weights")
+    backbone: str = Field(default="tiny", description="tiny, lite0, timm:NAME or torchvision:NAME")
+    pretrained: bool = Field(default=False, description="start from ImageNet weights; lite0's are installed")
+    weights: Path | None = Field(default=None, description="start the backbone from a safetensors file or state dict")
+    init: Path | None = Field(default=None, description="start from a run or its checkpoint, also of other classes")
+    freeze_statistics: bool | None = Field(
+        default=None,
+        description="batch norms of the backbone keep their statistics; by default if it starts from weights",
+    )
     pyramid_channels: int = Field(default=64, ge=1, le=4096, description="channels of every level and of the head")
     num_convs: int = Field(default=2, ge=0, le=16, description="convolutions of each tower of the head")
     norm: Literal["group", "batch"] | None = Field(default="group", description="normalization in the towers")
@@ -141,6 +147,11 @@ class ModelConfig(_Section):
     sigma_cells: float = Field(default=2.0, ge=0.05, le=100, description="landmarks: sigma of the Gaussian targets")
     threshold: float = Field(default=0.3, gt=0, lt=1, description="landmarks: peaks have a higher value")
 
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the backbone starts from other weights than random ones."""
+        return self.pretrained or self.weights is not None or self.init is not None
+
     @field_validator("levels")
     @classmethod
     def _are_levels(cls, text: str) -> str:
@@ -163,7 +174,10 @@ class OptimisationConfig(_Section):
     learning_rate: float = Field(default=2e-3, gt=0, le=10, description="highest learning rate")
     weight_decay: float = Field(default=0.01, ge=0, le=10, description="decay of weights with two axes or more")
     warmup_steps: int = Field(default=50, ge=0, le=1_000_000, description="steps of linear warm-up")
-    schedule: Literal["cosine", "step"] = Field(default="cosine", description="how the learning rate falls")
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        default="cosine",
+        description="how the learning rate falls; a run at a constant rate can be resumed for more epochs",
+    )
     milestones: list[float] = Field(
         default=[2 / 3, 8 / 9], description="step: shares of the run after which the rate falls to a tenth"
     )

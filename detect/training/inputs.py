@@ -17,6 +17,7 @@ from detect.data import CocoDataset
 from detect.data.coco_reader import Progress
 from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
+from detect.detectors.pretrained_weights import Normalization, pretrained_normalization
 from detect.errors import ConfigError
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.loading.augment import Augment
@@ -26,6 +27,7 @@ from detect.loading.image_ops import measure_normalization
 from detect.loading.labels import LabelMap
 from detect.loading.sampling import EpochBatchSampler, repeat_factors
 from detect.training.builder import matching_rule
+from detect.training.checkpoints import Checkpoint
 from detect.training.config import FIT, TrainConfig
 
 if TYPE_CHECKING:
@@ -46,9 +48,16 @@ class Inputs:
     std: tuple[float, ...]
 
 
-def read_inputs(config: TrainConfig, *, overfit: int | None = None, on_progress: Progress | None = None) -> Inputs:
+def read_inputs(
+    config: TrainConfig,
+    *,
+    initial: Checkpoint | None = None,
+    overfit: int | None = None,
+    on_progress: Progress | None = None,
+) -> Inputs:
     """Read the data of a configuration.
 
+    A run that starts from a checkpoint, ``initial``, takes its mean and standard deviation of the images by default.
     ``overfit`` leaves only this many images with objects, without augmentation and validation. While the images are checked,
     ``on_progress(what, done, total)`` is called.
 
@@ -86,7 +95,7 @@ def read_inputs(config: TrainConfig, *, overfit: int | None = None, on_progress:
         keypoints = _keypoints(config, validation)
         keypoints = keypoints and keypoints.with_types(labels.type_names, labels.category_types)
         val = DetectionData(validation, validation_folder(config), keypoints=keypoints, **options).without_broken()
-    mean, std = _normalization(config, train)
+    mean, std = _normalization(config, train, initial)
     return Inputs(train, val, labels, mean, std)
 
 
@@ -195,10 +204,15 @@ def _rows_with_objects(data: DetectionData, count: int) -> np.ndarray:
     return rows[:count]
 
 
-def _normalization(config: TrainConfig, data: DetectionData) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel: given, or measured."""
+def _normalization(config: TrainConfig, data: DetectionData, initial: Checkpoint | None) -> Normalization:
+    """Mean and standard deviation of each channel: given, those the initial weights were trained with, or measured."""
     if config.data.mean and config.data.std:
         return tuple(config.data.mean), tuple(config.data.std)
+    if initial and (own := initial.normalization(config.data.channels)):
+        return own
+    model = config.model
+    if (model.pretrained or model.weights) and (own := pretrained_normalization(model.backbone, config.data.channels)):
+        return own
     measured = measure_normalization(data, max_images=MEASURED_IMAGES)
     return measured.mean, measured.std
 

@@ -20,7 +20,7 @@ from detect.errors import TrainingError
 from detect.files import write_whole
 from detect.loading.dataset import Batch, DetectionData
 from detect.loading.sampling import image_loader
-from detect.training.builder import build_detector, training_anchors
+from detect.training.builder import build_detector, training_anchors, without_weights
 from detect.training.checkpoints import (
     BEST,
     LAST,
@@ -34,6 +34,7 @@ from detect.training.checkpoints import (
 from detect.training.config import TrainConfig
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
+from detect.training.initial_weights import initial_checkpoint
 from detect.training.inputs import data_warnings, epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
 from detect.training.step import Build, Stepper, launch, rate_factor
@@ -136,11 +137,21 @@ class _Run:
         self.on_progress = on_progress if self.is_main else None
         self.log = log if log and self.is_main else lambda _: None
         self.last = config.output.folder / LAST
-        self.inputs = read_inputs(config, on_progress=self.on_progress)
+        initial = before or initial_checkpoint(config)
+        self.inputs = read_inputs(config, initial=initial, on_progress=self.on_progress)
         if before:
             check_same_data(self.last, before, labels=self.inputs.labels, num_images=len(self.inputs.train))
         self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
-        self.stepper = Stepper(config, fabric, inputs=self.inputs, anchors=self.anchors, build=build)
+        self.stepper = Stepper(
+            without_weights(config) if before else config,
+            fabric,
+            inputs=self.inputs,
+            anchors=self.anchors,
+            initial=None if before else initial,
+            build=build,
+        )
+        if self.stepper.started_from:
+            self.log(self.stepper.started_from)
         self.state = RunState()
         if before and before.training:
             self.state = RunState.resumed(before.training["state"], patience=config.optimisation.patience)

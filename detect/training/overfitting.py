@@ -10,6 +10,7 @@ from detect.loading.dataset import collate
 from detect.training.builder import training_anchors
 from detect.training.config import TrainConfig
 from detect.training.diagnosis import Diagnosis
+from detect.training.initial_weights import initial_checkpoint
 from detect.training.inputs import read_inputs
 from detect.training.step import Stepper, launch
 
@@ -53,9 +54,10 @@ def overfit(
     fabric = launch(config)
     if fabric.world_size > 1:
         raise ConfigError("--overfit runs in one process")
-    inputs = read_inputs(config, overfit=num_images, on_progress=on_progress)
+    initial = initial_checkpoint(config)
+    inputs = read_inputs(config, initial=initial, overfit=num_images, on_progress=on_progress)
     anchors = training_anchors(config, inputs.train.dataset)
-    stepper = Stepper(config, fabric, inputs=inputs, anchors=anchors)
+    stepper = Stepper(config, fabric, inputs=inputs, anchors=anchors, initial=initial)
     batch = collate([inputs.train[place] for place in range(num_images)])
     losses = []
     for step in range(num_steps):

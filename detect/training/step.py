@@ -19,8 +19,10 @@ from detect.keypoints.coordinates import SHIFTS
 from detect.loading.dataset import Batch
 from detect.losses import batch_normalizer
 from detect.training.builder import Detector, build_detector
+from detect.training.checkpoints import Checkpoint
 from detect.training.config import TrainConfig
 from detect.training.diagnosis import Diagnosis, diagnose
+from detect.training.initial_weights import take_weights
 from detect.training.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -112,17 +114,20 @@ def rate_factor(
     """The factor on the highest learning rate at a step, counted from 0.
 
     The rate rises linearly over the warm-up (Goyal et al. 2017, section 2.2) and reaches 1 at its last step. Then it falls
-    to 0 along half a cosine (Loshchilov and Hutter 2017, equation 5), or to a tenth at each milestone, a share of all steps.
+    to 0 along half a cosine (Loshchilov and Hutter 2017, equation 5), or to a tenth at each milestone, a share of all steps,
+    or stays, if the schedule is constant.
 
     >>> [round(rate_factor(step, 10, warmup_steps=2), 3) for step in range(10)]
     [0.5, 1.0, 0.962, 0.854, 0.691, 0.5, 0.309, 0.146, 0.038, 0.0]
     >>> [round(rate_factor(step, 4, schedule="step", milestones=(0.5, 0.75)), 3) for step in range(4)]
     [1.0, 1.0, 0.1, 0.01]
     """
-    if schedule not in {"cosine", "step"}:
-        raise ValueError(f"schedule is 'cosine' or 'step', got {schedule!r}")
+    if schedule not in {"cosine", "step", "constant"}:
+        raise ValueError(f"schedule is 'cosine', 'step' or 'constant', got {schedule!r}")
     if step < warmup_steps:
         return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
     if schedule == "step":
         return float(STEP_DECAY ** sum(step >= share * num_steps for share in milestones))
     done = (step + 1 - warmup_steps) / max(num_steps - warmup_steps, 1)
@@ -130,7 +135,10 @@ def rate_factor(
 
 
 class Stepper:
-    """A detector with its optimizer and its averaged weights; ``build`` is called as :func:`build_detector`."""
+    """A detector with its optimizer and its averaged weights; ``build`` is called as :func:`build_detector`.
+
+    The detector starts from the weights of ``initial`` that fit it; ``started_from`` says in a line which did.
+    """
 
     def __init__(
         self,
@@ -139,12 +147,16 @@ class Stepper:
         *,
         inputs: Inputs,
         anchors: AnchorSet | None,
+        initial: Checkpoint | None = None,
         build: Build = build_detector,
     ) -> None:
         optimisation = config.optimisation
         self.config, self.fabric = config, fabric
         self.file_names = inputs.train.dataset.images.file_names
         detector = build(config, inputs.labels, anchors=anchors, mean=inputs.mean, std=inputs.std)
+        self.started_from = (
+            take_weights(detector, inputs.labels, initial, source=str(config.model.init)) if initial else None
+        )
         self.detector = nn.utils.convert_conv2d_weight_memory_format(detector, torch.channels_last).train()
         optimizer = make_optimizer(
             self.detector, learning_rate=optimisation.learning_rate, weight_decay=optimisation.weight_decay

