@@ -7,7 +7,7 @@ COMPAT := .venv-compat
 COMPAT_TESTS := tests/detectors tests/heads tests/interop tests/losses tests/loading tests/ops tests/training \
   tests/test_examples.py tests/test_readme.py
 
-.PHONY: demo test slow lint check compat bench evidence clean
+.PHONY: demo test slow lint check compat bench gpu evidence clean
 
 demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw the pages
 	$(BIN)/detect demo
@@ -34,6 +34,10 @@ bench: $(VENV)/.test  ## side by side with other packages; takes a quarter of an
 	$(BIN)/python tools/bench.py anchors -o docs/benchmarks.md
 	$(BIN)/python tools/bench.py heads -o docs/benchmarks_heads.md
 	$(BIN)/python tools/bench.py heatmaps -o docs/benchmarks_heatmaps.md
+
+gpu: $(VENV)/.test  ## the tests and the benchmarks that need a GPU
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python tools/bench.py gpu -o docs/benchmarks_gpu.md
 
 evidence: $(VENV)/.test  ## what anchors, levels and targets are worth in trained detectors; hours; BCCD=FOLDER for its images
 	$(BIN)/python tools/evidence.py $(if $(BCCD),--bccd $(BCCD))

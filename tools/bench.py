@@ -1,7 +1,8 @@
-"""Compare with other packages, in one run: python tools/bench.py anchors|heads|heatmaps [--rounds 3] [-o FILE.md].
+"""Compare with other packages, in one run: python tools/bench.py anchors|heads|heatmaps|gpu [--rounds 3] [-o FILE.md].
 
 Every measurement has a process of its own and gives the seconds and peak memory of one piece of work, without its imports.
 Packages take turns, round by round; the tables show medians and their ratios to this package. The data are generated here.
+On a GPU all rows share one process (tools/benchmarks/gpu.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from benchmarks.measuring import Result, Table
 
 DATA = Path("bench-data")
-MODULES = {"anchors": ("anchors",), "heads": ("heads",), "heatmaps": ("heatmaps", "peaks")}
+MODULES = {"anchors": ("anchors",), "heads": ("heads",), "heatmaps": ("heatmaps", "peaks"), "gpu": ("gpu",)}
 HEAD = (
     "# Benchmarks: {title}\n\nMade by `make bench` (tools/bench.py): each row a process of its own, seconds of the work "
     "without imports (of commands with them), medians over rounds in which the rows take turns; ratios are to the first "
@@ -104,13 +105,18 @@ def main() -> None:
         work = {name: run for module in modules(arguments.kind) for name, run in module.WORK.items()}
         work[arguments.work](arguments.on)
         return
-    tables = _tables(arguments.kind, arguments.annotations)
-    text = "\n\n".join(compare(arguments.kind, table, arguments.rounds) for table in tables)
-    print(text)
+    if arguments.kind == "gpu":
+        (gpu,) = modules("gpu")
+        document = gpu.document()
+    else:
+        tables = _tables(arguments.kind, arguments.annotations)
+        text = "\n\n".join(compare(arguments.kind, table, arguments.rounds) for table in tables)
+        document = HEAD.format(title=arguments.kind) + text + "\n"
+        print(text)
     if arguments.output:
         from detect.files import write_whole
 
-        write_whole(arguments.output, HEAD.format(title=arguments.kind) + text + "\n")
+        write_whole(arguments.output, document)
 
 
 if __name__ == "__main__":

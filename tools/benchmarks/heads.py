@@ -21,13 +21,15 @@ NUM_CLASSES = 91
 NOWHERE = Path()
 
 
-def _anchors() -> Any:
+def anchors_of(device: torch.device | str = "cpu") -> Any:
+    """The anchors of the grid, on a device."""
     from detect.anchors.generator import AnchorGenerator
 
-    return AnchorGenerator.of_sizes(SIZES).generate(LEVEL_HW, IMAGE_HW)
+    return AnchorGenerator.of_sizes(SIZES).generate(LEVEL_HW, IMAGE_HW, device=device)
 
 
-def _boxes(count: int, seed: int = 0) -> torch.Tensor:
+def boxes_of(count: int, seed: int = 0) -> torch.Tensor:
+    """Boxes of 4 to 700 pixels."""
     random = torch.Generator().manual_seed(seed)
     size = 60 * torch.exp(torch.randn(count, 1, generator=random))
     ratio = torch.exp(torch.randn(count, 1, generator=random) * 0.5)
@@ -36,7 +38,8 @@ def _boxes(count: int, seed: int = 0) -> torch.Tensor:
     return torch.cat([xy, xy + wh], dim=1)
 
 
-def _output(num_images: int, likely: float = -4.6, spread: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+def head_output(num_images: int, likely: float = -4.6, spread: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and deltas of all anchors."""
     random = torch.Generator().manual_seed(0)
     num_anchors = 9 * sum(height * width for height, width in LEVEL_HW)
     logits = likely + spread * torch.randn(num_images, num_anchors, NUM_CLASSES, generator=random)
@@ -46,7 +49,7 @@ def _output(num_images: int, likely: float = -4.6, spread: float = 0.5) -> tuple
 def match_ours(count: int, _: Path) -> None:
     from detect.ops.matcher import MaxIoU
 
-    anchors, boxes = _anchors(), _boxes(count)
+    anchors, boxes = anchors_of(), boxes_of(count)
     report_median(lambda: MaxIoU().match(anchors.level_grids, boxes))
 
 
@@ -57,7 +60,7 @@ def match_torchvision(count: int, _: Path) -> None:
     from torchvision.models.detection._utils import Matcher
     from torchvision.ops import box_iou
 
-    anchors, boxes = _anchors().boxes, _boxes(count)
+    anchors, boxes = anchors_of().boxes, boxes_of(count)
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     report_median(lambda: matcher(box_iou(boxes, anchors)))
 
@@ -65,7 +68,7 @@ def match_torchvision(count: int, _: Path) -> None:
 def _targets() -> list[dict[str, torch.Tensor]]:
     random = torch.Generator().manual_seed(1)
     classes = torch.randint(0, NUM_CLASSES, (2, 20), generator=random)
-    return [{"boxes": _boxes(20, seed), "labels": classes[seed]} for seed in range(2)]
+    return [{"boxes": boxes_of(20, seed), "labels": classes[seed]} for seed in range(2)]
 
 
 def criterion_ours(_: Path, *, compiled: bool = False) -> None:
@@ -73,7 +76,7 @@ def criterion_ours(_: Path, *, compiled: bool = False) -> None:
     from detect.heads.criterion import ImageTargets, RetinaNetCriterion
     from detect.heads.retinanet import HeadOutput
 
-    anchors, output = _anchors(), [values.requires_grad_() for values in _output(2)]
+    anchors, output = anchors_of(), [values.requires_grad_() for values in head_output(2)]
     targets = [ImageTargets(target["boxes"], target["labels"]) for target in _targets()]
     criterion = torch.compile(RetinaNetCriterion()) if compiled else RetinaNetCriterion()
 
@@ -85,9 +88,9 @@ def criterion_ours(_: Path, *, compiled: bool = False) -> None:
 
 
 def criterion_torchvision(_: Path) -> None:
-    model = _torchvision_model()
-    logits, deltas = (values.requires_grad_() for values in _output(2))
-    anchors, targets = [_anchors().boxes] * 2, _targets()
+    model = torchvision_model()
+    logits, deltas = (values.requires_grad_() for values in head_output(2))
+    anchors, targets = [anchors_of().boxes] * 2, _targets()
 
     def work() -> None:
         losses = model.compute_loss(targets, {"cls_logits": logits, "bbox_regression": deltas}, anchors)
@@ -128,15 +131,15 @@ def detections_ours(_: Path) -> None:
     from detect.heads.postprocess import PostProcess
     from detect.heads.retinanet import HeadOutput
 
-    anchors, output = _anchors(), HeadOutput(*_output(1, *CANDIDATES))
+    anchors, output = anchors_of(), HeadOutput(*head_output(1, *CANDIDATES))
     report_median(lambda: PostProcess()(output, anchors, image_hw=[IMAGE_HW]))
 
 
 def detections_torchvision(_: Path) -> None:
     """With the same suppression underneath."""
-    model, on_grid = _torchvision_model(), _anchors()
+    model, on_grid = torchvision_model(), anchors_of()
     per_level = on_grid.num_per_level
-    logits, deltas = (list(torch.split(values, per_level, dim=1)) for values in _output(1, *CANDIDATES))
+    logits, deltas = (list(torch.split(values, per_level, dim=1)) for values in head_output(1, *CANDIDATES))
     anchors = [list(on_grid.boxes.split(per_level))]
     outputs = {"cls_logits": logits, "bbox_regression": deltas}
     report_median(lambda: model.postprocess_detections(outputs, anchors, [IMAGE_HW]))
@@ -145,7 +148,7 @@ def detections_torchvision(_: Path) -> None:
 def nms_ours(count: int, _: Path) -> None:
     from detect.ops.nms import class_nms
 
-    boxes, scores = _boxes(count), _scores(count)
+    boxes, scores = boxes_of(count), _scores(count)
     report_median(
         lambda: class_nms(boxes, scores, classes=torch.zeros(count, dtype=torch.int64), iou_threshold=IOU_THRESHOLD)
     )
@@ -168,7 +171,7 @@ def nms_compiled(count: int, _: Path) -> None:
     graph = helper.make_graph([node], "nms", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    feed = {"boxes": _boxes(count)[None].numpy(), "scores": _scores(count)[None, None].numpy()}
+    feed = {"boxes": boxes_of(count)[None].numpy(), "scores": _scores(count)[None, None].numpy()}
     feed |= {"most": torch.tensor([count]).numpy(), "iou": torch.tensor([IOU_THRESHOLD]).numpy()}
     report_median(lambda: session.run(None, feed))
 
@@ -181,13 +184,14 @@ IOU_THRESHOLD = 0.5
 CANDIDATES = (-8.0, 1.71)  # mean and spread of logits, of which some 17,000 are then above the threshold's
 
 
-def _torchvision_model() -> Any:
+def torchvision_model(**options: Any) -> Any:
+    """torchvision's RetinaNet, with random weights."""
     from detect.ops.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.models.detection import retinanet_resnet50_fpn
 
-    return retinanet_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    return retinanet_resnet50_fpn(weights=None, weights_backbone=None, **options).eval()
 
 
 BOXES = (20, 100, 1000)
