@@ -107,15 +107,15 @@ def read_validation(
     files = data.train if data.val_share else data.val
     if not files:
         return None
-    images = data.images if data.val_share else validation_folder(config)
     points = config.task == "landmarks"
-    read = read_dataset(files, images=images, keypoints=points, strict=strict, on_progress=on_progress)
+    read = read_dataset(files, images=validation_folder(config), keypoints=points, strict=strict, on_progress=on_progress)
     return hold_out(read, data.val_share)[1] if data.val_share else read
 
 
 def validation_folder(config: TrainConfig) -> Path:
-    """The folder of the validation images."""
-    return config.data.val_images or config.data.images
+    """The folder of the validation images; a share of the training images lies with them."""
+    data = config.data
+    return data.images if data.val_share else data.val_images or data.images
 
 
 def hold_out(dataset: CocoDataset, share: float) -> tuple[CocoDataset, CocoDataset]:

@@ -217,3 +217,8 @@ def test_a_batch_that_cannot_be_divided(tiny):
     config = tiny("optimisation.accumulate=3")
     with pytest.raises(ConfigError, match="a batch of 2 images cannot be divided among 1 processes with 3 parts"):
         epoch_batches(config, read_inputs(config).train, launch(config))
+
+
+def test_a_share_of_the_training_images_lies_with_them(tiny, squares, tmp_path):
+    config = tiny("data.val=[]", "data.val_share=0.25", f"data.val_images={tmp_path / 'elsewhere'}")
+    assert read_inputs(config).val.folder == squares
