@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from detect.conventions import BACKGROUND, IGNORE
 from detect.ops.boxes import widened
 
+ALPHA_OFF = -1  # torchvision's sign that positives and negatives weigh the same
 CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of this size fit a cache; smaller ones leave threads waiting
 CHUNK_ELEMENTS_ELSEWHERE = 2**24  # fewer kernel launches
 
@@ -45,7 +46,7 @@ def focal_loss(
     Args:
         logits: before the sigmoid.
         classes: an index from 0, ``BACKGROUND`` or ``IGNORE`` for each anchor.
-        alpha: weight of positives, from 0 to 1; negatives weigh 1 - alpha.
+        alpha: weight of positives, from 0 to 1; negatives weigh 1 - alpha. -1, as in torchvision: both weigh 1.
         gamma: exponent of 1 - p of the right answer, at least 0; 0 leaves the cross-entropy.
         class_weights: a factor for each class, for positives and negatives.
 
@@ -55,7 +56,7 @@ def focal_loss(
     _check_focal(logits, classes, logits.shape[:2], alpha, gamma)
     if classes.device.type == "cpu" and classes.numel() > 0 and not torch.compiler.is_compiling():
         _check_classes(classes, logits.shape[2])  # on a GPU, indexing asserts it
-    factors = _class_factors(logits, class_weights)
+    factors, alpha = _balanced(_class_factors(logits, class_weights), alpha)
     return _FocalSums.apply(logits, classes, factors, float(alpha), float(gamma))  # type: ignore[no-untyped-call]
 
 
@@ -82,7 +83,7 @@ def soft_focal_loss(
     if ignored is not None and ignored.shape != logits.shape[:2]:
         raise ValueError(f"logits are {tuple(logits.shape)}, ignored is {tuple(ignored.shape)}")
     ignored = logits.new_zeros(logits.shape[:2], dtype=torch.bool) if ignored is None else ignored
-    factors = _class_factors(logits, class_weights)
+    factors, alpha = _balanced(_class_factors(logits, class_weights), alpha)
     num_rows = _rows_at_once(len(logits) * logits.shape[2], logits.device)
     pieces = (torch.split(values, num_rows, dim=1) for values in (logits, targets.detach(), ignored))
     sums = factors.new_zeros(len(logits))
@@ -257,9 +258,14 @@ def _class_factors(logits: Tensor, class_weights: Tensor | None) -> Tensor:
     return class_weights.detach().to(ones)
 
 
+def _balanced(factors: Tensor, alpha: float) -> tuple[Tensor, float]:
+    """Factors and an alpha from 0 to 1; without alpha, halves of twice the factors."""
+    return (2 * factors, 0.5) if alpha == ALPHA_OFF else (factors, alpha)
+
+
 def _check_focal(logits: Tensor, others: Tensor, wanted: torch.Size, alpha: float, gamma: float) -> None:
-    if not (0 <= alpha <= 1 and gamma >= 0):
-        raise ValueError(f"need 0 <= alpha <= 1 and gamma >= 0, got {alpha=}, {gamma=}")
+    if not ((0 <= alpha <= 1 or alpha == ALPHA_OFF) and gamma >= 0):
+        raise ValueError(f"need 0 <= alpha <= 1, or -1 for no alpha, and gamma >= 0, got {alpha=}, {gamma=}")
     if others.shape != wanted:
         raise ValueError(f"logits are {tuple(logits.shape)}, their targets are {tuple(others.shape)}")
 

@@ -128,7 +128,9 @@ class ModelConfig(_Section):
     class_loss: Literal["focal", "quality_focal"] = Field(
         default="focal", description="quality_focal learns the IoU of the predicted box (Li et al. 2020)"
     )
-    alpha: float = Field(default=0.25, gt=0, lt=1, description="weight of positives in the focal loss")
+    alpha: float = Field(
+        default=0.25, ge=-1, lt=1, description="weight of positives in the focal loss, above 0; -1: all weigh the same"
+    )
     gamma: float = Field(default=2.0, ge=0, le=10, description="exponent that reduces the loss of easy anchors")
     score_threshold: float = Field(default=0.05, ge=0, lt=1, description="detections have a higher score")
     iou_threshold: float = Field(default=0.5, ge=0, le=1, description="IoU threshold of non-maximum suppression")
@@ -146,6 +148,13 @@ class ModelConfig(_Section):
     def _are_levels(cls, text: str) -> str:
         strides_of(text)
         return text
+
+    @field_validator("alpha")
+    @classmethod
+    def _is_a_weight_or_off(cls, alpha: float) -> float:
+        if alpha <= 0 and alpha != -1:
+            raise ValueError(f"alpha is above 0 and below 1, or -1, got {alpha}")
+        return alpha
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> ModelConfig:
