@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -164,9 +166,12 @@ def _focal_sums(
     """The sum of each image and, with ``slopes``, the gradient in the logits, else an empty tensor."""
     gradient = logits.new_empty(logits.shape if slopes else (0,))
     sums = weights.new_zeros(len(logits))
+    num_rows = _rows_at_once(logits.shape[2], logits.device)
+    positive, ignored = _rows_of_chunks(torch.stack([classes >= 0, classes == IGNORE]), num_rows)
     for image in range(len(logits)):
         of_image = gradient[image] if slopes else None
-        sums[image] = _sum_image(logits[image], classes[image], weights[image], alpha, gamma, of_image)
+        rows = positive[image], ignored[image]
+        sums[image] = _sum_image(logits[image], classes[image], weights[image], alpha, gamma, of_image, rows, num_rows)
     return sums, gradient
 
 
@@ -178,16 +183,24 @@ def _shapes_of_focal_sums(
 
 
 def _sum_image(
-    logits: Tensor, classes: Tensor, weights: Tensor, alpha: float, gamma: float, gradient: Tensor | None
+    logits: Tensor,
+    classes: Tensor,
+    weights: Tensor,
+    alpha: float,
+    gamma: float,
+    gradient: Tensor | None,
+    rows: tuple[Sequence[Tensor], Sequence[Tensor]],
+    num_rows: int,
 ) -> Tensor:
-    """Sum all logits as negatives, except ignored rows and the few positives, which are added at the end."""
-    num_rows = _rows_at_once(logits.shape[1], logits.device)
-    starts = range(0, len(logits), num_rows)
-    positive, ignored = (classes >= 0).nonzero()[:, 0], (classes == IGNORE).nonzero()[:, 0]
-    apart = (_split_rows(rows, num_rows, len(starts)) for rows in (positive, ignored))
+    """Sum all logits as negatives, except ignored rows and the few positives, which are added at the end.
+
+    ``rows`` are the positive and the ignored rows of each chunk of ``num_rows``, counted from the start of the chunk.
+    """
+    starts = range(0, max(1, len(logits)), num_rows)
+    positive = torch.cat([start + of_chunk for start, of_chunk in zip(starts, rows[0], strict=True)])
     work = weights.new_empty(3, min(num_rows, len(logits)), logits.shape[1])
     total = weights.new_zeros(())
-    for start, of_positive, of_ignored in zip(starts, *apart, strict=True):
+    for start, of_positive, of_ignored in zip(starts, *rows, strict=True):
         chunk = logits[start : start + num_rows].to(weights.dtype)
         p, cost, scratch = work[:, : len(chunk)]
         torch.sigmoid(chunk, out=p)
@@ -207,10 +220,15 @@ def _sum_image(
     return total
 
 
-def _split_rows(rows: Tensor, num_rows: int, num_chunks: int) -> tuple[Tensor, ...]:
-    """Split sorted rows by chunk, and count them from the start of their chunk."""
-    counts = torch.bincount(rows // num_rows, minlength=num_chunks)
-    return torch.split(rows % num_rows, counts.tolist())
+def _rows_of_chunks(marks: Bool[Tensor, "k b a"], num_rows: int) -> list[list[tuple[Tensor, ...]]]:
+    """For each mark and image the marked rows of each chunk, counted from its start; waits for the device twice."""
+    num_marks, num_images, num_anchors = marks.shape
+    num_chunks = max(1, -(-num_anchors // num_rows))
+    mark, image, row = marks.nonzero(as_tuple=True)
+    part = (mark * num_images + image) * num_chunks + row // num_rows
+    counts = part.new_zeros(num_marks * num_images * num_chunks).index_add_(0, part, torch.ones_like(part))
+    pieces = iter(torch.split(row % num_rows, counts.tolist()))
+    return [[tuple(islice(pieces, num_chunks)) for _ in range(num_images)] for _ in range(num_marks)]
 
 
 def _sum_negatives(
