@@ -171,7 +171,8 @@ def _focal_sums(
     for image in range(len(logits)):
         of_image = gradient[image] if slopes else None
         rows = positive[image], ignored[image]
-        sums[image] = _sum_image(logits[image], classes[image], weights[image], alpha, gamma, of_image, rows, num_rows)
+        values = logits[image], classes[image], weights[image]
+        sums[image] = _sum_image(*values, alpha, gamma, of_image, rows=rows, num_rows=num_rows)
     return sums, gradient
 
 
@@ -189,6 +190,7 @@ def _sum_image(
     alpha: float,
     gamma: float,
     gradient: Tensor | None,
+    *,
     rows: tuple[Sequence[Tensor], Sequence[Tensor]],
     num_rows: int,
 ) -> Tensor:
