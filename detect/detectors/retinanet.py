@@ -74,6 +74,7 @@ class RetinaNetDetector(nn.Module):
         )
         self.criterion = criterion or RetinaNetCriterion(box_loss="giou", box_weight=2.0)
         self.post_process = post_process or PostProcess()
+        self.post_process.check_classes(num_classes)
 
     def features(self, images: Float[Tensor, "b d h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The input of the head: one map for each level of the anchors."""

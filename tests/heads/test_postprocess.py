@@ -14,7 +14,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from detect.anchors.generator import GridAnchors
-from detect.heads.postprocess import BOX_STEPS, DETECTIONS_PER_IMAGE, Detections, PostProcess
+from detect.heads.box_steps import BOX_STEPS, DETECTIONS_PER_IMAGE
+from detect.heads.postprocess import Detections, PostProcess
 from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import BoxCoder
 from detect.ops.torchvision_import import import_torchvision
