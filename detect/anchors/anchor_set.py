@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -234,7 +235,12 @@ def level_name(stride: int) -> str:
 
     >>> level_name(8), level_name(12)
     ('P3', 'stride12')
+
+    Raises:
+        ValueError: the stride is not a whole number of pixels, such as a pair for x and y.
     """
+    if not isinstance(stride, Integral):
+        raise ValueError(f"a level has one stride for both axes, a whole number of pixels, got {stride!r}")
     return f"P{stride.bit_length() - 1}" if stride & (stride - 1) == 0 else f"stride{stride}"
 
 

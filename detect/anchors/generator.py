@@ -38,7 +38,7 @@ class AnchorGenerator:
         convention: stride mode and rounding of corners.
 
     Raises:
-        ValueError: the convention is not known.
+        ValueError: the convention is not known, or the levels do not go from fine to coarse.
 
     >>> generator = AnchorGenerator(AnchorSet.of([[(8, 4)], [(16, 16)]], strides=(8, 16)))
     >>> generator.generate([(1, 2), (1, 1)]).boxes
@@ -48,6 +48,9 @@ class AnchorGenerator:
     """
 
     def __init__(self, anchors: AnchorSet, *, convention: str | Convention = "exact") -> None:
+        strides = [level.stride for level in anchors.levels]
+        if strides != sorted(strides):
+            raise ValueError(f"levels go from fine to coarse, got strides {', '.join(map(str, strides))}")
         self.anchors = anchors
         self.convention = as_convention(convention)
         self._kept: OrderedDict[tuple[object, ...], GridAnchors] = OrderedDict()
@@ -107,12 +110,13 @@ class AnchorGenerator:
 
         Args:
             level_hw: (rows, columns) of each level, from fine to coarse.
-            image_hw: (height, width) of the padded input; not needed with exact strides.
+            image_hw: (height, width) of the padded input; with exact strides needed only to check them.
             dtype: type of the boxes.
             device: device of the boxes.
 
         Raises:
-            ValueError: ``level_hw`` and the set differ in their number of levels, or ``image_hw`` is missing.
+            ValueError: ``level_hw`` and the set differ in their number of levels, ``image_hw`` is missing, or no input (of
+                this size) has feature maps of these sizes at the levels' strides.
         """
         if len(level_hw) != len(self.anchors.levels):
             names = ", ".join(level.name for level in self.anchors.levels)
@@ -124,6 +128,7 @@ class AnchorGenerator:
             return self._generate(level_hw, image_hw, dtype, device)
         key = (tuple(level_hw), image_hw, dtype, device)
         if key not in self._kept:
+            check_strides(self.anchors.levels, level_hw, image_hw)
             with torch.inference_mode(False), torch.no_grad():  # kept anchors must serve training too
                 self._kept[key] = self._generate(level_hw, image_hw, dtype, device)
             if len(self._kept) > MAX_CACHED:
@@ -156,3 +161,39 @@ class AnchorGenerator:
             return float(stride), float(stride)
         y, x = (image / cells for image, cells in zip(image_hw, level_hw, strict=True))
         return (float(int(x)), float(int(y))) if self.convention.stride_mode == "floor" else (x, y)
+
+
+def check_strides(
+    levels: Sequence[AnchorLevel], level_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int] | None = None
+) -> None:
+    """Raise a ValueError that names a level whose stride contradicts its feature map, the input or the levels before it.
+
+    At stride s an axis of n pixels has n / s cells, rounded up or down; s is the same for both axes.
+
+    >>> levels = AnchorSet.of([[(8, 8)], [(16, 16)]], strides=(8, 16)).levels
+    >>> check_strides(levels, [(4, 6), (4, 6)], (32, 48))
+    Traceback (most recent call last):
+    ValueError: level P4: stride 16 contradicts a feature map of 4 x 6 cells on an input of 32 x 48, which is at stride 8 x 8
+
+    Args:
+        level_hw: (rows, columns) of each level.
+        image_hw: (height, width) of the padded input; without it, levels are only compared with each other.
+    """
+    for axis in (0, 1):
+        least, most = (0, math.inf) if image_hw is None else (image_hw[axis] - 1, image_hw[axis] + 1)
+        for level, cells in zip(levels, level_hw, strict=True):
+            least = max(least, (cells[axis] - 1) * level.stride)
+            most = min(most, (cells[axis] + 1) * level.stride)
+            if most - least > 1:  # the sizes between the two, without them, have such maps
+                continue
+            found = (
+                f"level {level.name}: stride {level.stride} contradicts a feature map of {cells[0]} x {cells[1]} cells"
+            )
+            if image_hw is None:
+                raise ValueError(f"{found} beside finer levels of {_sizes(level_hw)}: levels go from fine to coarse")
+            strides = " x ".join(f"{image / max(count, 1):.3g}" for image, count in zip(image_hw, cells, strict=True))
+            raise ValueError(f"{found} on an input of {image_hw[0]} x {image_hw[1]}, which is at stride {strides}")
+
+
+def _sizes(level_hw: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{height} x {width}" for height, width in level_hw)

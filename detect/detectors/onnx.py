@@ -155,7 +155,7 @@ class _Boxes(nn.Module):
     def __init__(self, detector: RetinaNetDetector, max_candidates: int) -> None:
         super().__init__()
         self.detector = detector
-        self.threshold = detector.post_process.score_threshold
+        self.threshold = detector.post_process.lowest_threshold
         self.detections = DetectionHead(
             detector.head, detector.grid, detector.post_process, max_candidates=max_candidates
         )

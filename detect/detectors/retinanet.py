@@ -74,6 +74,7 @@ class RetinaNetDetector(nn.Module):
         )
         self.criterion = criterion or RetinaNetCriterion(box_loss="giou", box_weight=2.0)
         self.post_process = post_process or PostProcess()
+        self.post_process.check_classes(num_classes)
 
     def features(self, images: Float[Tensor, "b d h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The input of the head: one map for each level of the anchors."""
@@ -91,7 +92,7 @@ class RetinaNetDetector(nn.Module):
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> Int64[Tensor, " b"]:
         """The number of positive anchors of each image, from which the normalizer takes the divisors of the losses."""
         height, width = images.shape[-2:]
-        anchors = self.grid.generate(level_hw(self.grid, (height, width)), device=images.device)
+        anchors = self.grid.generate(level_hw(self.grid, (height, width)), (height, width), device=images.device)
         return (self.criterion.match(anchors, targets) >= 0).sum(dim=1)
 
     @torch.no_grad()
@@ -106,4 +107,5 @@ class RetinaNetDetector(nn.Module):
     def _output_and_anchors(self, images: Tensor) -> tuple[HeadOutput, GridAnchors]:
         features = self.features(images)
         level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
-        return self.head(features), self.grid.generate(level_hw, device=images.device)
+        image_hw = (images.shape[-2], images.shape[-1])
+        return self.head(features), self.grid.generate(level_hw, image_hw, device=images.device)

@@ -93,7 +93,7 @@ class RetinaNetCriterion(nn.Module):
         box_weight: factor of the box loss.
         class_loss: ``"focal"``, or ``"quality_focal"`` (Li et al. 2020), whose target for the class of a positive anchor is
             the IoU of its predicted box with its instance.
-        alpha: weight of positives in the focal loss, see :func:`detect.losses.focal_loss`.
+        alpha: weight of positives in the focal loss, -1 for none, see :func:`detect.losses.focal_loss`.
         gamma: exponent of either class loss.
         normalizer: maps the number of positives of each image to the divisor of its losses:
             :func:`detect.losses.image_normalizer` as torchvision, :func:`detect.losses.batch_normalizer` as mmdetection,

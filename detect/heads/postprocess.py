@@ -1,14 +1,7 @@
 """From a head's output to detections: score threshold, best pairs of each level, decoding, NMS (Lin et al. 2017, 4.1).
 
 Boxes are (x0, y0, x1, y1) in continuous pixels: of the network's input before rescaling, of the original image after it.
-Frameworks differ in what they do to boxes before and after non-maximum suppression; ``convention`` chooses:
-
-``torchvision``
-    clip to the input, suppress; then rescale to the original. At most 300 detections.
-``detectron2``
-    suppress the decoded boxes; then rescale to the original, clip, drop boxes without extent. At most 100.
-``mmdet``
-    clip to the input, rescale to the original, drop boxes without extent; then suppress. At most 100.
+Frameworks differ in what they do to boxes before and after suppression, see :mod:`detect.heads.box_steps`.
 """
 
 from __future__ import annotations
@@ -16,27 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from detect.anchors.generator import GridAnchors
 from detect.errors import ExportError
+from detect.heads.best_pairs import Pairs, at_most, best_pairs, rows_of, thresholds_of, top_pairs
+from detect.heads.box_steps import BOX_STEPS, DETECTIONS_PER_IMAGE, Sizes, image_extents, take_steps
 from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import BoxCoder
 from detect.ops.nms import class_nms, nms_mask
+from detect.ops.soft_nms import DECAYS, soft_nms
 
-Step = Literal["clip_to_input", "rescale", "clip_to_original", "drop_empty"]
-Sizes = Sequence[tuple[int, int]] | Int64[Tensor, "b 2"]
-
-BOX_STEPS: dict[str, tuple[tuple[Step, ...], tuple[Step, ...]]] = {  # before and after suppression
-    "torchvision": (("clip_to_input",), ("rescale",)),
-    "detectron2": ((), ("rescale", "clip_to_original", "drop_empty")),
-    "mmdet": (("clip_to_input", "rescale", "drop_empty"), ()),
-}
-DETECTIONS_PER_IMAGE: dict[str, int] = {"torchvision": 300, "detectron2": 100, "mmdet": 100}
+SUPPRESSIONS = ("hard", *DECAYS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,26 +63,38 @@ class PostProcess:
     [Detections(boxes=tensor([[ 0.,  0., 10., 10.]]), scores=tensor([0.8808]), classes=tensor([0]))]
 
     Args:
-        score_threshold: a detection's score is above it; from 0, below 1.
+        score_threshold: a detection's score is above it; from 0, below 1. Several numbers: one for each class.
         topk_per_level: pairs of anchor and class that a level may give an image, the best ones.
-        iou_threshold: a box falls if a better one of its class overlaps it with a higher IoU; from 0 to 1.
+        nms: ``"hard"`` removes a box if a better one of its class overlaps it with an IoU above ``iou_threshold``.
+            ``"linear"`` and ``"gaussian"`` lower its score, see :mod:`detect.ops.soft_nms`; it stays while its score is
+            above the threshold.
+        iou_threshold: from 0 to 1; the linear decay starts at it, the Gaussian does not use it.
+        sigma: of the Gaussian decay, above 0.
+        class_agnostic: boxes of different classes suppress each other too.
         detections_per_image: the largest number; None takes the convention's.
         convention: ``"torchvision"``, ``"detectron2"`` or ``"mmdet"``.
     """
 
     coder: BoxCoder = field(default_factory=BoxCoder)
-    score_threshold: float = 0.05
+    score_threshold: float | Sequence[float] = 0.05
     topk_per_level: int = 1000
+    nms: str = "hard"
     iou_threshold: float = 0.5
+    sigma: float = 0.5
+    class_agnostic: bool = False
     detections_per_image: int | None = None
     convention: str = "torchvision"
 
     def __post_init__(self) -> None:
         if self.convention not in BOX_STEPS:
             raise ValueError(f"convention is one of {', '.join(BOX_STEPS)}, got {self.convention!r}")
-        if not 0 <= self.score_threshold < 1 or not 0 <= self.iou_threshold <= 1:
+        if self.nms not in SUPPRESSIONS:
+            raise ValueError(f"nms is one of {', '.join(SUPPRESSIONS)}, got {self.nms!r}")
+        if not all(0 <= least < 1 for least in self._thresholds) or not 0 <= self.iou_threshold <= 1:
             got = f"{self.score_threshold=}, {self.iou_threshold=}"
             raise ValueError(f"need 0 <= score_threshold < 1 and 0 <= iou_threshold <= 1, got {got}")
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"need a finite sigma above 0, got {self.sigma}")
         if self.topk_per_level < 1 or self.max_detections < 1:
             got = f"{self.topk_per_level=}, {self.max_detections=}"
             raise ValueError(f"need topk_per_level and detections_per_image from 1, got {got}")
@@ -103,10 +104,28 @@ class PostProcess:
         """The largest number of detections in an image."""
         return DETECTIONS_PER_IMAGE[self.convention] if self.detections_per_image is None else self.detections_per_image
 
+    @property
+    def _thresholds(self) -> Sequence[float]:
+        """The score threshold of all classes, or one for each."""
+        return self.score_threshold if isinstance(self.score_threshold, Sequence) else (self.score_threshold,)
+
+    @property
+    def lowest_threshold(self) -> float:
+        """The score threshold, the lowest if there is one for each class."""
+        return min(self._thresholds)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise a ValueError if there are score thresholds for another number of classes."""
+        if len(self._thresholds) not in (1, num_classes):
+            raise ValueError(f"{len(self._thresholds)} score thresholds for {num_classes} classes")
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, output: HeadOutput, anchors: GridAnchors, *, image_hw: Sizes, original_hw: Sizes | None = None
     ) -> list[Detections]:
         """The detections of each image.
+
+        ``torch.compile`` runs this uncompiled, as the number of detections depends on the data: compile :meth:`padded`.
 
         Args:
             output: logits, and deltas as ``coder`` encodes them.
@@ -114,20 +133,18 @@ class PostProcess:
             image_hw: (height, width) of each image in the network's input, without padding.
             original_hw: (height, width) of each image before it was resized; None leaves boxes in the input's scale.
         """
-        logits, deltas = _check_rows(output, anchors)
-        image, anchor, classes, scores = self._best_pairs(logits, anchors.num_per_level)
-        boxes = self.coder.decode(deltas[image, anchor], anchors.boxes[anchor])
-        extents = _extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)
+        logits, deltas = self._checked(output, anchors)
+        pairs = best_pairs(
+            logits, anchors.num_per_level, thresholds=self._thresholds, topk_per_level=self.topk_per_level
+        )
+        boxes = self.coder.decode(deltas[pairs.image, pairs.anchor], anchors.boxes[pairs.anchor])
+        extents = image_extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)
         before, after = BOX_STEPS[self.convention]
-        boxes, valid = _take_steps(before, boxes, extents[:, image])
-        rows = valid.nonzero()[:, 0]
-        groups = image * logits.shape[-1] + classes  # one suppression for all images
-        rows = rows[class_nms(boxes[rows], scores[rows], classes=groups[rows], iou_threshold=self.iou_threshold)]
+        boxes, valid = take_steps(before, boxes, extents[:, pairs.image])
         detections = []
-        for index in range(len(logits)):
-            own = rows[image[rows] == index][: self.max_detections]
-            kept, valid = _take_steps(after, boxes[own], extents[:, index])
-            detections.append(Detections(kept[valid], scores[own][valid], classes[own][valid]))
+        for index, (rows, scores) in enumerate(self._suppress(boxes, pairs, valid, len(logits))):
+            kept, valid = take_steps(after, boxes[rows], extents[:, index])
+            detections.append(Detections(kept[valid], scores[valid], pairs.classes[rows][valid]))
         return detections
 
     def padded(
@@ -142,131 +159,79 @@ class PostProcess:
         """The same detections in shapes that do not depend on data: for torch.export, torch.compile and ONNX.
 
         Only the best ``max_candidates`` pairs of an image, over all levels, enter suppression, in memory
-        O(b max_candidates^2). If more pairs pass the threshold, and fewer than ``detections_per_image`` of the candidates
-        stay, the detections with the lowest scores are missing.
+        O(b max_candidates^2); for soft suppression O(b max_candidates), in at most ``detections_per_image`` rounds. If more
+        pairs pass the threshold, soft suppression may miss some of them; hard suppression misses those with the lowest
+        scores, if fewer than ``detections_per_image`` of the candidates stay.
 
         Raises:
             ExportError: under ``torch.jit.trace``, which would fix the number of rounds that suppression takes.
         """
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             raise ExportError("suppression cannot be traced: use torch.export, or trace the head without it")
-        logits, deltas = _check_rows(output, anchors)
-        anchor, classes, scores = self._top_pairs(logits, anchors.num_per_level, max_candidates)
-        boxes = self.coder.decode(_rows(deltas, anchor), anchors.boxes[anchor])
-        extents = _extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)[:, :, None]
-        before, after = BOX_STEPS[self.convention]
-        boxes, valid = _take_steps(before, boxes, extents)
-        stays = nms_mask(
-            boxes, classes, valid=valid & (scores > self.score_threshold), iou_threshold=self.iou_threshold
+        logits, deltas = self._checked(output, anchors)
+        anchor, classes, scores = top_pairs(
+            logits,
+            anchors.num_per_level,
+            thresholds=self._thresholds,
+            topk_per_level=self.topk_per_level,
+            most=max_candidates,
         )
-        count = stays.shape[1]
-        in_order = stays * torch.arange(count, 0, -1, device=stays.device)
-        places = in_order.topk(_at_most(self.max_detections, count)).indices
-        boxes, valid = _take_steps(after, _rows(boxes, places), extents)
-        valid = valid & stays.gather(1, places)
-        scores, classes = scores.gather(1, places), classes.gather(1, places)
+        boxes = self.coder.decode(rows_of(deltas, anchor), anchors.boxes[anchor])
+        extents = image_extents(image_hw, original_hw, num_images=logits.shape[0], like=boxes)[:, :, None]
+        before, after = BOX_STEPS[self.convention]
+        boxes, valid = take_steps(before, boxes, extents)
+        places, scores = self._suppress_padded(boxes, scores.where(valid, 0), classes)
+        boxes, valid = take_steps(after, rows_of(boxes, places), extents)
+        valid, classes = valid & (scores > 0), classes.gather(1, places)
         return PaddedDetections(
             boxes.where(valid[..., None], 0), scores.where(valid, 0), classes.where(valid, 0), valid
         )
 
-    def _best_pairs(
-        self, logits: Float[Tensor, "b a c"], num_per_level: Sequence[int]
-    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
-        """Image, anchor, class and score of the best pairs, sorted by image, level and falling score."""
-        least = _logit_below(self.score_threshold, logits.dtype)
-        image, anchor = (~(logits.amax(dim=-1) <= least)).nonzero(as_tuple=True)  # few anchors have any class above it
-        rows = logits[image, anchor]
-        row, classes = (rows > least).nonzero(as_tuple=True)
-        scores = rows[row, classes].to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
-        above = scores > self.score_threshold
-        row, classes, scores = row[above], classes[above], scores[above]
-        image, anchor = image[row], anchor[row]
-        ends = torch.tensor(num_per_level, device=logits.device).cumsum(dim=0)
-        part = image * len(ends) + torch.bucketize(anchor, ends, right=True)
-        order = scores.argsort(descending=True, stable=True)
-        order = order[part[order].argsort(stable=True)]
-        part = part[order]
-        rank = torch.arange(len(part), device=part.device) - torch.searchsorted(part, part)
-        order = order[rank < self.topk_per_level]
-        return image[order], anchor[order], classes[order], scores[order]
+    def _suppress(
+        self, boxes: Float[Tensor, "n 4"], pairs: Pairs, valid: Bool[Tensor, " n"], num_images: int
+    ) -> list[tuple[Int64[Tensor, " k"], Float[Tensor, " k"]]]:
+        """For each image the rows of its detections in falling order of score, and their scores."""
+        image, classes, scores = pairs.image, pairs.classes, pairs.scores
+        rows = valid.nonzero()[:, 0]
+        if self.nms == "hard":  # one suppression for all images
+            groups = classes * num_images * (not self.class_agnostic) + image
+            rows = rows[class_nms(boxes[rows], scores[rows], classes=groups[rows], iou_threshold=self.iou_threshold)]
+        of_images = [rows[image[rows] == index] for index in range(num_images)]
+        if self.nms == "hard" or not num_images:
+            return [(own[: self.max_detections], scores[own[: self.max_detections]]) for own in of_images]
+        padded = pad_sequence(of_images, batch_first=True, padding_value=-1)
+        found = self._suppress_padded(boxes[padded], scores[padded].where(padded >= 0, 0), classes[padded])
+        return [(own[place[score > 0]], score[score > 0]) for own, place, score in zip(padded, *found, strict=True)]
 
-    def _top_pairs(
-        self, logits: Float[Tensor, "b a c"], num_per_level: Sequence[int], most: int
-    ) -> tuple[Int64[Tensor, "b n"], Int64[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """Anchor, class and score of the ``most`` best pairs in falling order of score, also below the threshold."""
-        start, num_classes = 0, logits.shape[-1]
-        values, pairs = [], []
-        for level in torch.split(logits, list(num_per_level), dim=1):
-            count = min(self.topk_per_level, most)
-            best = level.amax(dim=-1)  # the best pairs are in the best rows
-            anchor = best.topk(_at_most(count, best.shape[1])).indices
-            value, place = _rows(level, anchor).flatten(1).topk(_at_most(count, anchor.shape[1] * num_classes))
-            values.append(value)
-            pairs.append((start + anchor.gather(1, place // num_classes)) * num_classes + place % num_classes)
-            start += level.shape[1]
-        joined = torch.cat(values, dim=1)
-        scores = joined.to(torch.promote_types(joined.dtype, torch.float32)).sigmoid()
-        scores, place = scores.topk(_at_most(most, scores.shape[1]))
-        pair = torch.cat(pairs, dim=1).gather(1, place)
-        ties = scores[:, None] == scores[..., None]
-        ahead = (scores[:, None] > scores[..., None]) | (ties & (pair[:, None] < pair[..., None]))
-        order = ahead.sum(dim=-1).argsort()  # ONNX has no stable sort
-        pair = pair.gather(1, order)
-        return pair // num_classes, pair % num_classes, scores.gather(1, order)
-
-
-def _take_steps(
-    steps: Sequence[Step], boxes: Float[Tensor, "*n 4"], extents: Float[Tensor, "2 *#n 4"]
-) -> tuple[Float[Tensor, "*n 4"], Bool[Tensor, "*n"]]:
-    """The boxes after these steps, and which of them are kept."""
-    image, original = extents
-    valid = torch.ones_like(boxes[..., 0], dtype=torch.bool)
-    for step in steps:
-        if step == "clip_to_input":
-            boxes = boxes.clamp(min=0).minimum(image)
-        elif step == "rescale":
-            boxes = boxes * (original / image)
-        elif step == "clip_to_original":
-            boxes = boxes.clamp(min=0).minimum(original)
-        else:
-            valid = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
-    return boxes, valid
-
-
-def _extents(image_hw: Sizes, original_hw: Sizes | None, *, num_images: int, like: Tensor) -> Float[Tensor, "2 b 4"]:
-    """(width, height, width, height) of each image: in the network's input, and originally."""
-    both = []
-    for name, sizes in (("image_hw", image_hw), ("original_hw", image_hw if original_hw is None else original_hw)):
-        hw = torch.as_tensor(sizes, device=like.device)
-        if hw.shape != (num_images, 2) and (num_images or hw.numel()):  # an empty list is the sizes of no images
-            raise ValueError(f"{name} is one height and width for each of {num_images} images, got {tuple(hw.shape)}")
-        both.append(hw)
-    return torch.stack(both).reshape(2, -1, 2).flip(-1).repeat(1, 1, 2).to(like.dtype)
-
-
-def _rows(values: Float[Tensor, "b a d"], rows: Int64[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def _at_most(count: int, size: int) -> int:
-    """The smaller of the two, as one expression while an export traces sizes."""
-    return torch.sym_min(count, size)  # type: ignore[no-untyped-call]
-
-
-def _logit_below(score: float, dtype: torch.dtype) -> float:
-    """A logit a little below that of a score, so that rounding never puts a higher score under it."""
-    if score == 0:
-        return -math.inf
-    logit = math.log(score / (1 - score))
-    return logit - 4 * torch.finfo(dtype).eps * (1 + abs(logit)) / (1 - score)
-
-
-def _check_rows(output: HeadOutput, anchors: GridAnchors) -> HeadOutput:
-    """The output, if it has one row for each anchor."""
-    (logits, deltas), num_anchors = output, anchors.boxes.shape[0]  # len would fix the size in an export
-    if logits.ndim != 3 or logits.shape[1] != num_anchors or deltas.shape != (logits.shape[0], num_anchors, 4):
-        raise ValueError(
-            f"{num_anchors} anchors need logits (images, {num_anchors}, classes) and deltas (images, {num_anchors}, 4), "
-            f"got {tuple(logits.shape)} and {tuple(deltas.shape)}"
+    def _suppress_padded(
+        self, boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n"], classes: Int64[Tensor, "b n"]
+    ) -> tuple[Int64[Tensor, "b k"], Float[Tensor, "b k"]]:
+        """Places and scores of the detections in falling order of score; 0 is the score of boxes that take no part."""
+        count = at_most(self.max_detections, scores.shape[1])
+        groups = torch.zeros_like(classes) if self.class_agnostic else classes
+        if self.nms == "hard":
+            stays = nms_mask(boxes, groups, valid=scores > 0, iou_threshold=self.iou_threshold)
+            in_order = stays * torch.arange(stays.shape[1], 0, -1, device=stays.device)
+            places = in_order.topk(count).indices
+            return places, (scores * stays).gather(1, places)
+        return soft_nms(
+            boxes,
+            scores,
+            groups,
+            decay=self.nms,
+            lowest=thresholds_of(classes, self._thresholds, scores),
+            iou_threshold=self.iou_threshold,
+            sigma=self.sigma,
+            num_rounds=count,
         )
-    return output
+
+    def _checked(self, output: HeadOutput, anchors: GridAnchors) -> HeadOutput:
+        """The output, if it has one row for each anchor and a class for each threshold."""
+        (logits, deltas), num_anchors = output, anchors.boxes.shape[0]  # len would fix the size in an export
+        if logits.ndim != 3 or logits.shape[1] != num_anchors or deltas.shape != (logits.shape[0], num_anchors, 4):
+            raise ValueError(
+                f"{num_anchors} anchors need logits (images, {num_anchors}, classes) and deltas (images, {num_anchors}, "
+                f"4), got {tuple(logits.shape)} and {tuple(deltas.shape)}"
+            )
+        self.check_classes(logits.shape[2])
+        return output

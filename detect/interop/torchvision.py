@@ -1,4 +1,4 @@
-"""This package's parts inside torchvision's RetinaNet, and the weights of a detector for torchvision's own."""
+"""This package's parts inside torchvision's RetinaNet, its exported form, and a detector's weights for torchvision's own."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
-from detect.anchors.generator import AnchorGenerator
+from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.anchors.grid_convention import Convention
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConvertError
 from detect.heads.criterion import ImageTargets, RetinaNetCriterion, checked_targets
 from detect.heads.fpn import list_maps
-from detect.heads.postprocess import PostProcess
-from detect.heads.retinanet import RetinaNetHead
+from detect.heads.postprocess import PaddedDetections, PostProcess
+from detect.heads.retinanet import HeadOutput, RetinaNetHead
 from detect.interop.weights import ConvertedWeights, convert_weights
 from detect.ops.matcher import MaxIoU
 from detect.ops.torchvision_import import import_torchvision
@@ -64,17 +65,21 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
             targets = self._checked(targets, len(images))
         original_hw = [(image.shape[-2], image.shape[-1]) for image in images]
         batch, resized = self.transform(images, targets)
-        features = list_maps(self.backbone(batch.tensors))
-        if self.levels is not None:
-            features = [features[level] for level in self.levels]
-        output = self.head(features)
-        level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
-        anchors = self.grid.generate(level_hw, tuple(batch.tensors.shape[-2:]), device=batch.tensors.device)
+        output, anchors = self.output_and_anchors(batch.tensors)
         if self.training:
             losses = self.criterion(output, anchors, [_image_targets(target) for target in resized])
             return {"classification": losses.classification, "bbox_regression": losses.box}
         found = self.post_process(output, anchors, image_hw=batch.image_sizes, original_hw=original_hw)
         return [{"boxes": each.boxes, "scores": each.scores, "labels": each.classes} for each in found]
+
+    def output_and_anchors(self, batch: Float[Tensor, "b 3 h w"]) -> tuple[HeadOutput, GridAnchors]:
+        """The head's output for a batch that is normalised, resized and padded, and the anchors for its size."""
+        features = list_maps(self.backbone(batch))
+        if self.levels is not None:
+            features = [features[level] for level in self.levels]
+        level_hw = [(level.shape[-2], level.shape[-1]) for level in features]
+        image_hw = (batch.shape[-2], batch.shape[-1])
+        return self.head(features), self.grid.generate(level_hw, image_hw, device=batch.device)
 
     def _checked(self, targets: Sequence[Mapping[str, Tensor]] | None, num_images: int) -> list[dict[str, Tensor]]:
         """The user's targets, checked here because resizing and crowds change numbers and rows."""
@@ -90,6 +95,35 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
                 raise ValueError(f"targets of image {len(checked)}: {found}")
             checked.append({**target, "boxes": each.boxes, "labels": each.classes})
         return checked
+
+
+class BatchDetections(nn.Module):
+    """The detections of a batch of resized images: a :class:`RetinaNet` in the form that torch.export and ONNX take.
+
+    Images are (b, 3, h, w) from 0 to 1, padded right and below, and ``image_hw`` is their (height, width) without padding.
+    The result is in pixels of the batch. Images resized as the model's transform resizes them give the model's own
+    detections, up to ``max_candidates``, see :meth:`~detect.heads.postprocess.PostProcess.padded`.
+    """
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, model: RetinaNet, *, max_candidates: int = 1000) -> None:
+        super().__init__()
+        self.model = model
+        self.max_candidates = max_candidates
+        for name in ("image_mean", "image_std"):
+            values = torch.tensor(getattr(model.transform, name))
+            self.register_buffer(name, values[:, None, None], persistent=False)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:
+        """Boxes (b, n, 4), scores, labels and whether they are valid (b, n), see :class:`PaddedDetections`."""
+        height, width = images.shape[-2:]
+        rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
+        in_image = (rows[:, None] < image_hw[:, :1, None]) & (columns < image_hw[:, 1:, None])
+        normalised = (images - self.image_mean) / self.image_std
+        output, anchors = self.model.output_and_anchors(normalised.where(in_image[:, None], 0))  # as torchvision pads
+        return self.model.post_process.padded(output, anchors, image_hw=image_hw, max_candidates=self.max_candidates)
 
 
 def import_head(
@@ -109,6 +143,20 @@ def import_head(
         criterion: by default the model's rule of matching and its losses.
         post_process: by default with the model's thresholds and numbers.
         levels: which of the backbone's feature maps are used, by index from fine to coarse; by default all.
+
+    torchvision resizes each image by its own rule, so :class:`BatchDetections` is what to export, for batches of resized
+    images. With a ``model`` that this function returned::
+
+        images, image_hw = torch.rand(2, 3, 256, 320), torch.tensor([[256, 320], [240, 300]])
+        batch = {0: torch.export.Dim("b")}  # export with two images: one would be taken as always one
+        program = torch.onnx.export(
+            BatchDetections(model).eval(), (images, image_hw), dynamo=True, dynamic_shapes=(batch, batch),
+            input_names=["images", "image_hw"], output_names=["boxes", "scores", "labels", "valid"],
+        )
+        program.save("retinanet.onnx")
+
+    Raises:
+        ValueError: head, anchors and levels differ in number. In use: a level's stride contradicts its feature map.
     """
     head.check_anchors(grid.num_anchors)
     if levels is not None and len(levels) != len(grid.num_anchors):

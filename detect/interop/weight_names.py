@@ -1,5 +1,6 @@
 """How torchvision, detectron2, mmdetection and this package ("ours") name and order the weights of a RetinaNet on a ResNet.
 
+``"imported"`` is torchvision's network with this package's head, as :func:`detect.interop.torchvision.import_head` makes it.
 Each framework names the same modules; :func:`keys_of` lists them in one order, so two lists side by side are a translation.
 How many blocks and convolutions there are, and which norms, is read from a checkpoint's own keys (:func:`read_layout`).
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from detect.errors import ConvertError
@@ -24,7 +25,12 @@ EPS = 1e-5  # of batch norms in all four, except torchvision's COCO_V1
 STAGES = (1, 2, 3, 4)
 TRACKED = "num_batches_tracked"
 # rebuilt from the configuration; no result depends on them
-REMADE = ("anchor_generator.", "data_preprocessor.", "pixel_mean", "pixel_std")
+REMADE = ("anchor_generator.", "data_preprocessor.", "pixel_mean", "pixel_std", "criterion.", "n_averaged")
+WRAPPERS = (
+    "module",
+    "_orig_mod",
+    "model",
+)  # DistributedDataParallel and AveragedModel; torch.compile; Lightning modules
 SHOWN = 5  # keys named in a message
 
 
@@ -118,6 +124,8 @@ FRAMEWORKS = {
         outputs=("head.class_outputs.0", "head.box_outputs.0"),
     ),
 }
+_HEAD = {name: getattr(FRAMEWORKS["ours"], name) for name in ("towers", "conv", "norm", "outputs")}
+FRAMEWORKS["imported"] = replace(FRAMEWORKS["torchvision"], **_HEAD, coco_rows=None)
 
 
 def recognise_framework(keys: Iterable[str]) -> str:
@@ -127,9 +135,9 @@ def recognise_framework(keys: Iterable[str]) -> str:
     'detectron2'
     """
     keys = set(keys)
-    for name, framework in FRAMEWORKS.items():
-        if f"{framework.lateral[0]}.weight" in keys:
-            return name
+    fitting = [name for name, framework in FRAMEWORKS.items() if f"{framework.lateral[0]}.weight" in keys]
+    if fitting:  # torchvision's and the imported differ in the head
+        return next((name for name in fitting if f"{FRAMEWORKS[name].outputs[0]}.weight" in keys), fitting[0])
     expected = ", ".join(f"{framework.lateral[0]}.weight ({name})" for name, framework in FRAMEWORKS.items())
     raise ConvertError(f"not a RetinaNet of a known framework: saw {_some(keys)}; looked for one of {expected}")
 
@@ -182,6 +190,18 @@ def batch_norms(layout: Layout) -> list[str]:
     ['backbone.bn1', 'backbone.layer1.0.bn1', 'backbone.layer1.0.bn2']
     """
     return [FRAMEWORKS["ours"].body(norm) for _, norm in _body(layout)]
+
+
+def plain_key(key: str) -> str:
+    """The name of a tensor in the network itself, without what wraps the network or a part of it.
+
+    >>> plain_key("module._orig_mod.backbone.body.conv1.weight"), plain_key("backbone._orig_mod.fpn.extra_blocks.p6.bias")
+    ('backbone.body.conv1.weight', 'backbone.fpn.extra_blocks.p6.bias')
+    """
+    first, *rest = key.replace("_orig_mod.", "").split(".")
+    while rest and first in WRAPPERS:
+        first, *rest = rest
+    return ".".join([first, *rest])
 
 
 def modern_key(key: str) -> str:

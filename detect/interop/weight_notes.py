@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detect.interop.weight_names import EPS, FRAMEWORKS, PRIOR, Framework, Layout
 
@@ -74,6 +74,9 @@ SETTINGS = {
         default_without_relu="relu_before_p7=False",
     ),
 }
+SETTINGS["imported"] = replace(
+    SETTINGS["torchvision"], group_norm=SETTINGS["ours"].group_norm, anchors="", convention=""
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def _words(conversion: Conversion) -> dict[str, object]:
 NOTES: dict[str, Callable[[Conversion], bool]] = {
     "batch norms: eps of the source taken as {eps}; torchvision sets 0 with its COCO_V1 weights, also where they are "
     "trained further, and {EPS} otherwise: source_eps overrides it": lambda c: (
-        c.source == "torchvision" != c.to and c.p6_from_p5
+        c.source in ("torchvision", "imported") and c.changes_framework and c.p6_from_p5
     ),
     "batch norms: weights are scaled by sqrt((var + {EPS}) / (var + {eps})), so that the result is the same with an eps "
     "of {EPS}, which all targets have": lambda c: c.eps != EPS and c.changes_framework,

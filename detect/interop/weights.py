@@ -35,6 +35,7 @@ from detect.interop.weight_names import (
     batch_norms,
     keys_of,
     modern_key,
+    plain_key,
     read_layout,
     recognise_framework,
 )
@@ -75,8 +76,10 @@ def convert_weights(
     rows without a category, and batch norms whose eps changed.
 
     Args:
-        state: every tensor of the network by name, as returned by ``state_dict()``.
-        to: ``"torchvision"``, ``"detectron2"``, ``"mmdet"`` or ``"ours"``.
+        state: every tensor of the network by name, as returned by ``state_dict()``. The prefixes of
+            DistributedDataParallel, torch.compile and Lightning (``module.``, ``_orig_mod.``, ``model.``) are removed.
+        to: ``"torchvision"``, ``"detectron2"``, ``"mmdet"``, ``"ours"``, or ``"imported"`` for the model that
+            :func:`~detect.interop.torchvision.import_head` makes.
         source: one of the same; by default recognised from the names.
         num_classes: class rows to write, 80 or 91, if the source has COCO's 80 or 91; by default 91 for torchvision, 80
             for detectron2 and mmdetection, and the source's number for ours. Other numbers stay unchanged.
@@ -87,8 +90,8 @@ def convert_weights(
             frozen norms, 91 rows), else 1e-5.
 
     Raises:
-        ConvertError: the framework is unknown, keys are missing or unexpected, or tensors do not fit the numbers of anchors
-            and classes.
+        ConvertError: the framework is unknown, keys are missing or unexpected, two keys are one without their prefixes, or
+            tensors do not fit the numbers of anchors and classes.
 
     >>> from detect.ops.torchvision_import import import_torchvision
     >>> models = import_torchvision().models.detection
@@ -101,6 +104,7 @@ def convert_weights(
     if to not in FRAMEWORKS or source not in (None, *FRAMEWORKS) or source_input not in (None, "rgb", "bgr"):
         known = ", ".join(FRAMEWORKS)
         raise ConvertError(f"{to=} and {source=} are of {known}; {source_input=} is 'rgb' or 'bgr'")
+    state = _plain_names(state)
     kept = {modern_key(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
     source = source or recognise_framework(kept)
     layout = read_layout(source, kept)
@@ -165,6 +169,16 @@ _HOW_TO_REPACK = (
 )
 
 
+def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their names without prefixes of wrappers."""
+    plain: dict[str, str] = {}
+    for key in state:
+        other = plain.setdefault(plain_key(key), key)
+        if other != key:
+            raise ConvertError(f"{other!r} and {key!r} are both {plain_key(key)!r}: give the tensors of one network")
+    return {name: state[key] for name, key in plain.items()}
+
+
 def _class_rows(weights: Mapping[str, Tensor], num_anchors: int) -> int:
     """Return the class rows per anchor, after checking them against the box outputs."""
     class_channels, box_channels = len(weights[CLASSES[0]]), len(weights[BOXES[0]])
@@ -188,7 +202,7 @@ def _new_class_rows(rows: int, source: str, to: str, asked: int | None) -> int:
 def _eps_of(source: str, layout: Layout, rows: int, *, p6_from_p5: bool) -> float:
     """Return 0 for weights that look like torchvision's COCO_V1, which was trained with frozen norms, else ``EPS``."""
     resnet50 = layout.bottleneck and layout.blocks == RESNET50
-    coco_v1 = source == "torchvision" and resnet50 and not layout.tracked and p6_from_p5 and rows == SLOTS
+    coco_v1 = source in ("torchvision", "imported") and resnet50 and not layout.tracked and p6_from_p5 and rows == SLOTS
     return 0.0 if coco_v1 else EPS
 
 

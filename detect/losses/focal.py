@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from detect.conventions import BACKGROUND, IGNORE
 from detect.ops.boxes import widened
 
+ALPHA_OFF = -1  # torchvision's sign that positives and negatives weigh the same
 CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of this size fit a cache; smaller ones leave threads waiting
 CHUNK_ELEMENTS_ELSEWHERE = 2**24  # fewer kernel launches
 
@@ -45,7 +48,7 @@ def focal_loss(
     Args:
         logits: before the sigmoid.
         classes: an index from 0, ``BACKGROUND`` or ``IGNORE`` for each anchor.
-        alpha: weight of positives, from 0 to 1; negatives weigh 1 - alpha.
+        alpha: weight of positives, from 0 to 1; negatives weigh 1 - alpha. -1, as in torchvision: both weigh 1.
         gamma: exponent of 1 - p of the right answer, at least 0; 0 leaves the cross-entropy.
         class_weights: a factor for each class, for positives and negatives.
 
@@ -55,7 +58,7 @@ def focal_loss(
     _check_focal(logits, classes, logits.shape[:2], alpha, gamma)
     if classes.device.type == "cpu" and classes.numel() > 0 and not torch.compiler.is_compiling():
         _check_classes(classes, logits.shape[2])  # on a GPU, indexing asserts it
-    factors = _class_factors(logits, class_weights)
+    factors, alpha = _balanced(_class_factors(logits, class_weights), alpha)
     return _FocalSums.apply(logits, classes, factors, float(alpha), float(gamma))  # type: ignore[no-untyped-call]
 
 
@@ -82,7 +85,7 @@ def soft_focal_loss(
     if ignored is not None and ignored.shape != logits.shape[:2]:
         raise ValueError(f"logits are {tuple(logits.shape)}, ignored is {tuple(ignored.shape)}")
     ignored = logits.new_zeros(logits.shape[:2], dtype=torch.bool) if ignored is None else ignored
-    factors = _class_factors(logits, class_weights)
+    factors, alpha = _balanced(_class_factors(logits, class_weights), alpha)
     num_rows = _rows_at_once(len(logits) * logits.shape[2], logits.device)
     pieces = (torch.split(values, num_rows, dim=1) for values in (logits, targets.detach(), ignored))
     sums = factors.new_zeros(len(logits))
@@ -163,9 +166,13 @@ def _focal_sums(
     """The sum of each image and, with ``slopes``, the gradient in the logits, else an empty tensor."""
     gradient = logits.new_empty(logits.shape if slopes else (0,))
     sums = weights.new_zeros(len(logits))
+    num_rows = _rows_at_once(logits.shape[2], logits.device)
+    positive, ignored = _rows_of_chunks(torch.stack([classes >= 0, classes == IGNORE]), num_rows)
     for image in range(len(logits)):
         of_image = gradient[image] if slopes else None
-        sums[image] = _sum_image(logits[image], classes[image], weights[image], alpha, gamma, of_image)
+        rows = positive[image], ignored[image]
+        values = logits[image], classes[image], weights[image]
+        sums[image] = _sum_image(*values, alpha, gamma, of_image, rows=rows, num_rows=num_rows)
     return sums, gradient
 
 
@@ -177,16 +184,25 @@ def _shapes_of_focal_sums(
 
 
 def _sum_image(
-    logits: Tensor, classes: Tensor, weights: Tensor, alpha: float, gamma: float, gradient: Tensor | None
+    logits: Tensor,
+    classes: Tensor,
+    weights: Tensor,
+    alpha: float,
+    gamma: float,
+    gradient: Tensor | None,
+    *,
+    rows: tuple[Sequence[Tensor], Sequence[Tensor]],
+    num_rows: int,
 ) -> Tensor:
-    """Sum all logits as negatives, except ignored rows and the few positives, which are added at the end."""
-    num_rows = _rows_at_once(logits.shape[1], logits.device)
-    starts = range(0, len(logits), num_rows)
-    positive, ignored = (classes >= 0).nonzero()[:, 0], (classes == IGNORE).nonzero()[:, 0]
-    apart = (_split_rows(rows, num_rows, len(starts)) for rows in (positive, ignored))
+    """Sum all logits as negatives, except ignored rows and the few positives, which are added at the end.
+
+    ``rows`` are the positive and the ignored rows of each chunk of ``num_rows``, counted from the start of the chunk.
+    """
+    starts = range(0, max(1, len(logits)), num_rows)
+    positive = torch.cat([start + of_chunk for start, of_chunk in zip(starts, rows[0], strict=True)])
     work = weights.new_empty(3, min(num_rows, len(logits)), logits.shape[1])
     total = weights.new_zeros(())
-    for start, of_positive, of_ignored in zip(starts, *apart, strict=True):
+    for start, of_positive, of_ignored in zip(starts, *rows, strict=True):
         chunk = logits[start : start + num_rows].to(weights.dtype)
         p, cost, scratch = work[:, : len(chunk)]
         torch.sigmoid(chunk, out=p)
@@ -206,10 +222,15 @@ def _sum_image(
     return total
 
 
-def _split_rows(rows: Tensor, num_rows: int, num_chunks: int) -> tuple[Tensor, ...]:
-    """Split sorted rows by chunk, and count them from the start of their chunk."""
-    counts = torch.bincount(rows // num_rows, minlength=num_chunks)
-    return torch.split(rows % num_rows, counts.tolist())
+def _rows_of_chunks(marks: Bool[Tensor, "k b a"], num_rows: int) -> list[list[tuple[Tensor, ...]]]:
+    """For each mark and image the marked rows of each chunk, counted from its start; waits for the device twice."""
+    num_marks, num_images, num_anchors = marks.shape
+    num_chunks = max(1, -(-num_anchors // num_rows))
+    mark, image, row = marks.nonzero(as_tuple=True)
+    part = (mark * num_images + image) * num_chunks + row // num_rows
+    counts = part.new_zeros(num_marks * num_images * num_chunks).index_add_(0, part, torch.ones_like(part))
+    pieces = iter(torch.split(row % num_rows, counts.tolist()))
+    return [[tuple(islice(pieces, num_chunks)) for _ in range(num_images)] for _ in range(num_marks)]
 
 
 def _sum_negatives(
@@ -257,9 +278,14 @@ def _class_factors(logits: Tensor, class_weights: Tensor | None) -> Tensor:
     return class_weights.detach().to(ones)
 
 
+def _balanced(factors: Tensor, alpha: float) -> tuple[Tensor, float]:
+    """Factors and an alpha from 0 to 1; without alpha, halves of twice the factors."""
+    return (2 * factors, 0.5) if alpha == ALPHA_OFF else (factors, alpha)
+
+
 def _check_focal(logits: Tensor, others: Tensor, wanted: torch.Size, alpha: float, gamma: float) -> None:
-    if not (0 <= alpha <= 1 and gamma >= 0):
-        raise ValueError(f"need 0 <= alpha <= 1 and gamma >= 0, got {alpha=}, {gamma=}")
+    if not ((0 <= alpha <= 1 or alpha == ALPHA_OFF) and gamma >= 0):
+        raise ValueError(f"need 0 <= alpha <= 1, or -1 for no alpha, and gamma >= 0, got {alpha=}, {gamma=}")
     if others.shape != wanted:
         raise ValueError(f"logits are {tuple(logits.shape)}, their targets are {tuple(others.shape)}")
 

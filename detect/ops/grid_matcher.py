@@ -5,6 +5,9 @@ Where a box of size (w, h) has IoU >= t with an anchor of size (w_a, h_a), their
 each row. The remaining pairs are compared in the arithmetic that the matrix would use, so the result is the same on every
 anchor. A box that reaches t nowhere has its best anchors where the overlap along each axis is largest, which is an interval
 too. Intervals are computed in double precision and widened by more than its rounding error, so no pair is lost.
+
+The nearest centres need no interval: if cell (i, j), counted by distance along each axis, is among the k nearest, so are all
+cells before it in both, so (i + 1) (j + 1) <= k. This leaves 23 cells for k = 9, each the nearest few of its row and column.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 from detect.ops.boxes import matched_iou
 
 OVERLAP_SLACK = 1e-3  # share of an overlap, and of a cell: far above single precision's rounding, yet costs no time
+CHUNK_CANDIDATES = 2**22  # candidates of the nearest anchors compared at once
 
 Rows = Int64[Tensor, " m"]
 Overlaps = Float64[Tensor, " m"]
@@ -163,6 +167,53 @@ class GridPairs:
         anchor_boxes = shift.repeat(1, 2) + self.boxes[kind]  # the same additions as LevelGrid.boxes, bit for bit
         anchors = self.first[kind] + (row * self.size_wh[kind, 0] + column) * self.per_cell[kind]
         return AnchorPairs(anchors, anchor_boxes, instance, matched_iou(boxes[instance], anchor_boxes))
+
+
+def nearest_anchors(level: LevelGrid, boxes: Float[Tensor, "n 4"], count: int) -> Int64[Tensor, "n k"]:
+    """The rows of the ``count`` anchors of a level with the nearest centres, or of all if there are fewer.
+
+    Distances are compared in double precision; of equals the first anchor is nearer.
+
+    >>> level = LevelGrid(3, 4, (8.0, 8.0), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
+    >>> nearest_anchors(level, torch.tensor([[10.0, 6.0, 14.0, 8.0]]), 3)  # columns 0 and 2 are equally near
+    tensor([[1, 5, 0]])
+    """
+    kinds = len(level.cell_boxes)
+    parts = [torch.zeros(0, min(count, level.num_anchors), dtype=torch.int64, device=boxes.device)]
+    ranks = [(i, j) for j in range(min(count, level.height)) for i in range(min(count // (j + 1), level.width))]
+    first, second = torch.tensor(ranks, dtype=torch.int64).reshape(-1, 2).to(boxes.device, non_blocking=True).unbind(1)
+    kind = torch.arange(kinds, device=boxes.device)[:, None]
+    compared = max(kinds, 1) * (len(ranks) + 2 * _window(count))  # for each box
+    for some in torch.split(boxes, max(1, CHUNK_CANDIDATES // compared)):
+        column, x = _nearest_along(level, some, count, axis=0)
+        row, y = _nearest_along(level, some, count, axis=1)
+        anchor = (row[..., second] * level.width + column[..., first]) * kinds + kind
+        anchor, order = anchor.flatten(1).sort(dim=1)
+        distance = (x[..., first] + y[..., second]).flatten(1).gather(1, order)
+        nearest = distance.argsort(dim=1, stable=True)[:, :count]
+        parts.append(anchor.gather(1, nearest))
+    return torch.cat(parts)
+
+
+def _window(count: int) -> int:
+    """Columns (rows) that include the ``count`` nearest, around one that may be beside the nearest by rounding."""
+    return 2 * count + 3
+
+
+def _nearest_along(
+    level: LevelGrid, boxes: Float[Tensor, "n 4"], count: int, *, axis: int
+) -> tuple[Int64[Tensor, "n kinds m"], Float64[Tensor, "n kinds m"]]:
+    """For each box and kind of anchor the nearest columns (rows) in order, and squares of their distances."""
+    size, stride = (level.width, level.height)[axis], level.stride_xy[axis]
+    start, end = level.cell_boxes[:, axis], level.cell_boxes[:, axis + 2]
+    center = ((boxes[:, axis] + boxes[:, axis + 2]) / 2).double()[:, None]
+    middle = ((center - (start.double() + end.double()) / 2) / stride).round().clamp(0, size - 1).long()
+    first = (middle - _window(count) // 2).clamp(0, max(size - _window(count), 0))
+    index = first[..., None] + torch.arange(min(size, _window(count)), device=boxes.device)
+    shift = index.to(start.dtype) * stride  # the same operations as LevelGrid.boxes, bit for bit
+    centers = ((shift + start[:, None]) + (shift + end[:, None])) / 2
+    distance, order = (centers.double() - center[..., None]).square().sort(dim=-1, stable=True)
+    return index.gather(-1, order[..., :count]), distance[..., :count]
 
 
 def _extents(boxes: Float64[Tensor, "m 4"]) -> Float64[Tensor, "m 2"]:

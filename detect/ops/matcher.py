@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detect.conventions import BACKGROUND, IGNORE
 from detect.ops.boxes import matched_iou, pairwise_ioa, pairwise_iou
-from detect.ops.grid_matcher import AnchorPairs, GridPairs, LevelGrid
+from detect.ops.grid_matcher import AnchorPairs, GridPairs, LevelGrid, nearest_anchors
 
 CHUNK_PAIRS = 2**22  # pairs of anchor and instance compared at once
 
@@ -106,7 +106,8 @@ class MaxIoU:
 class Atss:
     """Adaptive training sample selection (Zhang et al. 2020, section 3.2).
 
-    The candidates of an instance are, on each level, the ``num_candidates`` anchors with the nearest centres. A candidate is
+    The candidates of an instance are, on each level, the ``num_candidates`` anchors with the nearest centres, of equals the
+    first, found without the matrix of all distances: see :func:`~detect.ops.grid_matcher.nearest_anchors`. A candidate is
     positive if its IoU reaches the mean plus the standard deviation of the candidates' IoUs, and its centre lies inside the
     instance. An anchor wanted by several instances takes the one that it overlaps most.
     """
@@ -124,12 +125,11 @@ class Atss:
 
     def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
         """The anchors that each instance would get if it were alone."""
-        levels = [level.boxes() for level in anchors]
         nearest, first = [], 0
-        for level in levels:
-            nearest.append(self._nearest(level, boxes) + first)
-            first += len(level)
-        candidates, every = torch.cat(nearest, dim=1), torch.cat(levels)
+        for level in anchors:
+            nearest.append(nearest_anchors(level, boxes, self.num_candidates) + first)
+            first += level.num_anchors
+        candidates, every = torch.cat(nearest, dim=1), torch.cat([level.boxes() for level in anchors])
         row = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(candidates)
         iou = matched_iou(every[candidates.flatten()], boxes[row.flatten()]).view_as(candidates)
         mean = iou.mean(dim=1, keepdim=True)
@@ -139,15 +139,6 @@ class Atss:
         positive = (iou >= mean + deviation) & inside & (iou > 0)
         rows = candidates[positive]
         return AnchorPairs(rows, every[rows], row[positive], iou[positive])
-
-    def _nearest(self, level: Float[Tensor, "a 4"], boxes: Boxes) -> Int64[Tensor, "n k"]:
-        """Rows of the anchors with the nearest centres, some boxes at a time."""
-        count = min(self.num_candidates, len(level))
-        parts = [torch.zeros(0, count, dtype=torch.int64, device=level.device)]
-        for some in torch.split(boxes, _rows_at_once(level)):
-            distance = torch.cdist(_centers(some), _centers(level))
-            parts.append(distance.topk(count, dim=1, largest=False).indices)
-        return torch.cat(parts)
 
 
 def match_boxes(anchors: Float[Tensor, "a 4"], boxes: Boxes, *, matcher: MaxIoU | None = None) -> Matches:

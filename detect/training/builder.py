@@ -31,7 +31,8 @@ BACKBONE_STRIDES = (2, 4, 8, 16, 32)  # maps coarser than the levels feed the py
 # fields of a configuration that are arguments of what they build
 MATCHER = {"fg_iou_thresh", "bg_iou_thresh", "allow_low_quality_matches", "low_quality_mode"}
 CRITERION = {"box_loss", "box_weight", "class_loss", "alpha", "gamma"}
-POST_PROCESS = {"score_threshold", "topk_per_level", "iou_threshold", "detections_per_image"}
+POST_PROCESS = {"score_threshold", "topk_per_level", "nms", "iou_threshold", "sigma", "class_agnostic"}
+POST_PROCESS |= {"detections_per_image"}
 HEAD = {"pyramid_channels", "num_convs", "norm"}
 HEATMAPS = {"stride", "sigma_cells", "threshold"}
 

@@ -25,6 +25,7 @@ FIT = "fit"
 OLD_NAMES = {"foreground": "fg_iou_thresh", "background": "bg_iou_thresh", "pixel": "pixel_origin"}  # in older files
 
 Factor = Annotated[float, Field(gt=0, le=100)]
+Score = Annotated[float, Field(ge=0, lt=1)]
 PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
 
 
@@ -134,10 +135,19 @@ class ModelConfig(_Section):
     class_loss: Literal["focal", "quality_focal"] = Field(
         default="focal", description="quality_focal learns the IoU of the predicted box (Li et al. 2020)"
     )
-    alpha: float = Field(default=0.25, gt=0, lt=1, description="weight of positives in the focal loss")
+    alpha: float = Field(
+        default=0.25, ge=-1, lt=1, description="weight of positives in the focal loss, above 0; -1: all weigh the same"
+    )
     gamma: float = Field(default=2.0, ge=0, le=10, description="exponent that reduces the loss of easy anchors")
-    score_threshold: float = Field(default=0.05, ge=0, lt=1, description="detections have a higher score")
-    iou_threshold: float = Field(default=0.5, ge=0, le=1, description="IoU threshold of non-maximum suppression")
+    score_threshold: Score | list[Score] = Field(
+        default=0.05, description="detections have a higher score; a list has one number for each category"
+    )
+    nms: Literal["hard", "linear", "gaussian"] = Field(
+        default="hard", description="overlapping boxes are removed, or lose score (soft NMS, Bodla et al. 2017)"
+    )
+    iou_threshold: float = Field(default=0.5, ge=0, le=1, description="IoU threshold of hard and linear NMS")
+    sigma: float = Field(default=0.5, gt=0, le=100, description="gaussian NMS: scores fall by exp(-IoU**2 / sigma)")
+    class_agnostic: bool = Field(default=False, description="boxes of different categories suppress each other too")
     topk_per_level: int = Field(default=1000, ge=1, description="pairs of anchor and class kept per level before NMS")
     detections_per_image: int = Field(
         default=300, ge=1, description="detections kept per image; COCO's AP uses 100 per category"
@@ -157,6 +167,13 @@ class ModelConfig(_Section):
     def _are_levels(cls, text: str) -> str:
         strides_of(text)
         return text
+
+    @field_validator("alpha")
+    @classmethod
+    def _is_a_weight_or_off(cls, alpha: float) -> float:
+        if alpha <= 0 and alpha != -1:
+            raise ValueError(f"alpha is above 0 and below 1, or -1, got {alpha}")
+        return alpha
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> ModelConfig:

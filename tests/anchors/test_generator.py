@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors
 from torchvision.models.detection.image_list import ImageList
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.generator import MAX_CACHED, AnchorGenerator
+from detect.anchors.generator import MAX_CACHED, AnchorGenerator, check_strides
 
 TORCHVISION_SIZES = [(x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)]
 SIZES = [tuple(x * 2 ** (third / 3) for third in range(3)) for x in (32.0, 64.0, 128.0, 256.0, 512.0)]
@@ -120,3 +122,47 @@ def test_mistakes_are_named():
         AnchorGenerator.of_sizes([(32,)])
     with pytest.raises(ValueError, match="convention 'ceil'"):
         AnchorGenerator(AnchorSet.of([[(10, 20)]], strides=(8,)), convention="ceil")
+
+
+LEVELS = AnchorSet.of([[(8, 8)], [(16, 16)], [(64, 64)]], strides=(8, 16, 64)).levels
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_maps_rounded_up_or_down_fit_their_strides(height, width, up):
+    rounding = iter(up)
+    level_hw = [
+        tuple(-(-size // level.stride) if next(rounding) else size // level.stride for size in (height, width))
+        for level in LEVELS
+    ]
+    check_strides(LEVELS, level_hw, (height, width))
+    check_strides(LEVELS, level_hw)
+
+
+@pytest.mark.parametrize(
+    ("level_hw", "image_hw", "message"),
+    [
+        (
+            [(8, 8), (4, 4), (2, 1)],
+            (64, 64),
+            "level P6: stride 64 contradicts a feature map of 2 x 1 cells on an input",
+        ),
+        ([(8, 8), (4, 8), (1, 1)], (64, 64), r"level P4: stride 16 .* which is at stride 16 x 8"),  # not square
+        ([(16, 16), (8, 8), (2, 2)], (64, 64), r"level P3: stride 8 .* 64 x 64, which is at stride 4 x 4"),
+        ([(4, 4), (8, 8), (1, 1)], (64, 64), r"level P3: stride 8 .* 64 x 64, which is at stride 16 x 16"),
+        ([(4, 4), (8, 8), (1, 1)], None, r"level P4: stride 16 .* 8 x 8 cells beside .* fine to coarse"),
+        ([(8, 8), (4, 4), (4, 4)], None, r"level P6: stride 64 .* 4 x 4 cells beside .* of 8 x 8, 4 x 4"),
+        ([(8, 8), (4, 8), (1, 1)], None, r"level P4: stride 16 .* 4 x 8 cells"),
+    ],
+)
+def test_a_map_that_contradicts_a_stride_is_named_with_its_level(level_hw, image_hw, message):
+    generator = AnchorGenerator(AnchorSet(LEVELS))
+    with pytest.raises(ValueError, match=message):
+        generator.generate(level_hw, image_hw)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_levels_from_coarse_to_fine_and_strides_of_two_axes_are_refused():
+    with pytest.raises(ValueError, match="levels go from fine to coarse, got strides 64, 16, 8"):
+        AnchorGenerator(AnchorSet(LEVELS[::-1]))
+    with pytest.raises(ValueError, match=r"one stride for both axes, a whole number of pixels, got \(8, 16\)"):
+        AnchorGenerator.of_sizes([(32.0,)], strides=[(8, 16)])

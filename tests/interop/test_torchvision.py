@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -29,7 +32,7 @@ from torchvision.models.detection.retinanet import RetinaNet  # noqa: E402
 from torchvision.models.detection.retinanet import RetinaNetHead as TorchvisionHead  # noqa: E402
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: E402
 
-from detect.interop.torchvision import STRIDES, grid_of, import_head, torchvision_weights  # noqa: E402
+from detect.interop.torchvision import STRIDES, BatchDetections, grid_of, import_head, torchvision_weights  # noqa: E402
 
 SIZES = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
 WHOLE_SIZES = (16, 20, 24)  # halves are whole, so torchvision's rounding does nothing
@@ -125,6 +128,94 @@ def test_detections_are_torchvisions(pair):
         apart += 1000 * (each["labels"][:, None] != other["labels"])
         assert apart.amin(dim=1).max() < 1e-3
         assert apart.amin(dim=0).max() < 1e-3
+
+
+def test_a_batch_of_resized_images_gives_the_model_s_own_detections(pair):
+    ours = copy.deepcopy(pair[1]).eval()
+    ours.post_process = replace(ours.post_process, detections_per_image=50)
+    images = [torch.rand(3, *hw, generator=torch.Generator().manual_seed(0)) for hw in ((96, 128), (96, 97), (70, 133))]
+    canvas = torch.zeros(3, 3, 96, 160)  # as the transform pads, to a multiple of 32
+    for place, image in zip(canvas, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    with torch.no_grad():
+        expected = ours(images)
+        found = BatchDetections(ours)(canvas, torch.tensor([image.shape[1:] for image in images]))
+    assert sum(len(each["scores"]) for each in expected) > 50
+    for index, each in enumerate(expected):
+        valid = found.valid[index]
+        assert_close(found.boxes[index, valid], each["boxes"])
+        assert_close(found.scores[index, valid], each["scores"])
+        assert_close(found.classes[index, valid], each["labels"])
+
+
+# in a process of its own: what is exported is the code without the tests' checks of shapes
+EXPORTED = """
+import os, sys, textwrap, warnings
+from collections import OrderedDict
+from detect.ops.torchvision_import import import_torchvision
+import_torchvision()
+import onnxruntime, torch
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNet
+from detect import RetinaNetHead
+from detect.interop.torchvision import BatchDetections, grid_of, import_head
+warnings.simplefilter("ignore")
+
+class Backbone(nn.Module):
+    out_channels = 16
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 16, 9, 8, 4), nn.Conv2d(16, 16, 3, 2, 1)
+
+    def forward(self, images):
+        fine = self.fine(images)
+        return OrderedDict(fine=fine, coarse=self.coarse(fine.relu()))
+
+random = torch.Generator().manual_seed(0)
+anchors = AnchorGenerator(((20, 30), (60, 80)), ((0.5, 1.0, 2.0),) * 2)
+theirs = RetinaNet(Backbone(), 3, anchor_generator=anchors, score_thresh=0.9, nms_thresh=0.1, detections_per_img=30)
+head = RetinaNetHead(16, 6, 3, num_convs=0, prior=0.3, generator=random)
+nn.init.normal_(head.class_outputs[0].weight, std=0.1, generator=random)
+nn.init.normal_(head.box_outputs[0].weight, std=0.02, generator=random)
+model = import_head(theirs, head, grid_of(anchors, strides=(8, 16))).eval()
+
+os.chdir(sys.argv[1])
+code = import_head.__doc__.partition("::\\n")[2].partition("Raises:")[0]
+with torch.no_grad():
+    exec(textwrap.dedent(code))
+    session = onnxruntime.InferenceSession("retinanet.onnx")
+    for b in (1, 3):
+        images, image_hw = torch.rand(b, 3, 256, 320, generator=random), torch.tensor([[256, 300]] * b)
+        got = session.run(None, {"images": images.numpy(), "image_hw": image_hw.numpy()})
+        expected = BatchDetections(model)(images, image_hw)
+        assert expected.valid.sum() > 5 * b and not expected.valid.all(), expected.valid.sum()
+        for mine, wanted in zip(got, expected, strict=True):
+            assert_close(torch.as_tensor(mine), wanted, rtol=1e-4, atol=1e-3)
+"""
+
+
+def test_the_docstring_exports_the_whole_model_for_batches_of_any_number(tmp_path):
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, "-c", EXPORTED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_strides_that_contradict_the_backbone_s_maps_are_named():
+    model = torchvision_model().eval()
+    head = RetinaNetHead(256, 9, num_classes=7)
+    wrong = import_head(model, head, grid_of(model.anchor_generator, strides=(4, 8, 16, 32, 64)))
+    with pytest.raises(
+        ValueError, match=r"level P2: stride 4 contradicts .* on an input of 96 x 96, which is at stride 8"
+    ):
+        wrong([torch.rand(3, 96, 96)])
+    two = grid_of(model.anchor_generator).select_levels([0, 1])
+    turned = import_head(model, head, two, levels=(1, 0))
+    with pytest.raises(ValueError, match=r"level P3: stride 8 contradicts a feature map of 6 x 6 cells"):
+        turned([torch.rand(3, 96, 96)])
 
 
 def test_a_fitted_set_with_its_own_number_of_anchors_on_each_level_and_levels_left_out():

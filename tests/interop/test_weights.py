@@ -14,10 +14,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from retinanets import State, assert_same, built, noted, tiny, torchvision_outputs, unfilled, with_weights
+from retinanets import (
+    MEAN_RGB,
+    STD_RGB,
+    State,
+    assert_same,
+    built,
+    noted,
+    resnet18_retinanet,
+    tiny,
+    torchvision_outputs,
+    unfilled,
+    with_weights,
+)
+from torch import nn
 from torch.testing import assert_close
 
 from detect.errors import ConvertError
+from detect.heads.retinanet import RetinaNetHead
+from detect.interop.torchvision import grid_of, import_head
 from detect.interop.weight_names import COCO_IDS, FRAMEWORKS
 from detect.interop.weights import convert_weights, load_checkpoint
 
@@ -133,6 +148,44 @@ def test_every_framework_computes_the_same_from_the_same_pixels() -> None:
             their_logits, their_deltas = other(image)
             assert_close(their_logits[:, list(order)], logits[..., COCO_IDS], rtol=1e-4, atol=1e-4)
             assert_close(their_deltas[:, list(order)], deltas, rtol=1e-4, atol=1e-4)
+
+
+def imported_model(state: State) -> nn.Module:
+    """torchvision's RetinaNet on a ResNet-18 with weights of torchvision's, and this package's head with its own."""
+    model = with_weights(resnet18_retinanet(), state)
+    head = RetinaNetHead(256, 9, 91, norm=None)
+    random = torch.Generator().manual_seed(0)
+    for parameter in head.parameters():
+        nn.init.uniform_(parameter, -0.1, 0.1, generator=random)
+    return import_head(model, head, grid_of(model.anchor_generator)).eval()
+
+
+@pytest.mark.parametrize("wrapped", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+def test_an_imported_model_computes_the_same_as_torchvision_s_own(wrapped: str) -> None:
+    model = imported_model(built("torchvision 18")[1])
+    image = 255 * torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(2))
+    state = {wrapped + key: tensor for key, tensor in model.state_dict().items()}
+    state |= {wrapped + "criterion.normalizer.average": torch.ones(())} | (
+        {} if wrapped else {"n_averaged": torch.ones(())}
+    )
+    with torch.inference_mode():
+        expected = model.head(list(model.backbone(((image / 255 - MEAN_RGB) / STD_RGB)[None]).values()))
+        converted = convert_weights(state, "torchvision")
+        logits, deltas = torchvision_outputs(with_weights(unfilled("torchvision 18"), converted.state), image)
+        back = convert_weights(converted.state, "imported").state
+    assert logits.std() > 0.1
+    assert_close(logits, expected.logits.reshape(logits.shape), rtol=1e-4, atol=1e-4)
+    assert_close(deltas, expected.deltas.reshape(deltas.shape), rtol=1e-4, atol=1e-4)
+    assert_same(back, model.state_dict())
+
+
+def test_wrapped_parts_are_found_and_two_networks_in_one_state_are_refused() -> None:
+    state = tiny("torchvision", 9, 91)
+    inner = {key.replace("backbone.", "backbone._orig_mod."): tensor for key, tensor in state.items()}
+    assert_same(convert_weights(inner, "ours").state, convert_weights(state, "ours").state)
+    twice = state | {f"module.{key}": tensor for key, tensor in state.items()}
+    with pytest.raises(ConvertError, match=r"^'(.+)' and 'module\.\1' are both '\1': give the tensors of one network"):
+        convert_weights(twice, "ours")
 
 
 @pytest.mark.parametrize("name", ["detectron2", "detectron2 101", "detectron2 18", "mmdet", "mmdet 18"])

@@ -22,6 +22,7 @@ from detect.losses import focal, focal_loss, image_normalizer, quality_focal_los
 
 LN2, LN3 = math.log(2), math.log(3)
 SETTINGS = [{}, {"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 1.5, "alpha": 0.6}, {"gamma": 3, "alpha": 1}, {"alpha": 0.0}]
+SETTINGS += [{"alpha": -1}, {"alpha": -1, "gamma": 0.7}]
 
 
 def random_heads(seed: int, shape: tuple[int, int, int] = (2, 40, 5)) -> tuple[Tensor, Tensor]:
@@ -246,11 +247,11 @@ def test_an_image_without_objects_costs_its_false_alarms():
 
 
 @pytest.mark.parametrize("loss", [focal_loss, soft_focal_loss])
-@pytest.mark.parametrize("options", [{"alpha": 1.5}, {"alpha": -1}, {"gamma": -0.5}, {"gamma": math.nan}])
+@pytest.mark.parametrize("options", [{"alpha": 1.5}, {"alpha": -0.5}, {"gamma": -0.5}, {"gamma": math.nan}])
 def test_balance_and_focus_out_of_range_are_refused(loss, options):
     logits, classes = random_heads(0)
     goal = classes if loss is focal_loss else one_hot(classes, logits)
-    with pytest.raises(ValueError, match=r"need 0 <= alpha <= 1 and gamma >= 0, got alpha=.*gamma="):
+    with pytest.raises(ValueError, match=r"need 0 <= alpha <= 1, or -1 for no alpha, and gamma >= 0, got alpha="):
         loss(logits, goal, **options)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,9 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.data import read_coco
 from detect.data.resize import parse_resize
-from detect.ops.grid_matcher import LevelGrid
-from detect.ops.matcher import BACKGROUND, MaxIoU, match_boxes
+from detect.ops import grid_matcher
+from detect.ops.grid_matcher import LevelGrid, nearest_anchors
+from detect.ops.matcher import BACKGROUND, Atss, MaxIoU, match_boxes
 from detect.samples import sample_annotations
 
 MATCHERS = [
@@ -101,6 +104,50 @@ def test_boxes_inside_one_anchor_and_around_all():
         rows = torch.tensor(boxes)
         for matcher in MATCHERS:
             assert_close(matcher.match([level], rows), match_boxes(level.boxes(), rows, matcher=matcher))
+
+
+def nearest_of_all(level: LevelGrid, boxes: torch.Tensor, count: int) -> torch.Tensor:
+    """Every distance, sorted: of equals the first anchor is nearer."""
+    anchors = level.boxes()
+    apart = ((boxes[:, None, :2] + boxes[:, None, 2:]) / 2).double() - (anchors[:, :2] + anchors[:, 2:]).double() / 2
+    return apart.square().sum(dim=2).argsort(dim=1, stable=True)[:, :count]
+
+
+@given(
+    st.lists(any_box, max_size=6),
+    st.lists(st.tuples(st.floats(1, 200), st.floats(1, 200), st.sampled_from([0.0, 4.0])), min_size=1, max_size=3),
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.sampled_from([(8.0, 8.0), (4.0, 16.0), (17.5, 3.0)]),
+    st.integers(1, 20),
+)
+def test_the_nearest_anchors_are_the_first_of_all_sorted_by_distance(boxes, kinds, hw, stride_xy, count):
+    cell_boxes = torch.tensor([[x - w / 2, x - h / 2, x + w / 2, x + h / 2] for w, h, x in kinds])
+    level, boxes = LevelGrid(*hw, stride_xy, cell_boxes), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    boxes = torch.cat([boxes, boxes.round(), (boxes / 4).round() * 4])  # centres midway between those of cells: ties
+    assert_close(nearest_anchors(level, boxes, count), nearest_of_all(level, boxes, count))
+
+
+@pytest.mark.parametrize("chunk", [1, 20_000, 2**22])
+@pytest.mark.parametrize("convention", ["mmdet", "torchvision"])
+def test_atss_on_the_grid_is_atss_among_all_anchors(monkeypatch, chunk, convention):
+    monkeypatch.setattr(grid_matcher, "CHUNK_CANDIDATES", chunk)
+    anchors = AnchorGenerator.of_sizes(SIZES, convention=convention).generate(level_hw((300, 200)), (300, 200))
+    boxes = random_boxes(60, seed=0, side=250)
+    boxes[::2] = (boxes[::2] / 4).round() * 4
+    anywhere = [LevelGrid(1, 1, (1.0, 1.0), level.boxes()) for level in anchors.level_grids]  # no grid to make use of
+    matches = Atss().match(anchors.level_grids, boxes)
+    assert_close(matches, Atss().match(anywhere, boxes))
+    assert (matches >= 0).sum() > 60
+
+
+def test_atss_beside_a_million_anchors_takes_no_matrix():
+    anchors = AnchorGenerator.of_sizes(SIZES, convention="mmdet").generate(level_hw((2368, 2368)))
+    boxes = random_boxes(2500, seed=1, side=2368)
+    assert len(anchors.boxes) > 1_000_000
+    start = time.perf_counter()
+    matches = Atss().match(anchors.level_grids, boxes)
+    assert time.perf_counter() - start < 10  # half a second on one core; all pairs take more than half a minute
+    assert len(matches[matches >= 0].unique()) > 2000
 
 
 @pytest.mark.parametrize("mode", ["own", "forced"])
