@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from detect.errors import CocoError
 
@@ -63,6 +64,27 @@ def without_suffix(name: str) -> str:
     """
     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - many names: a Path for each would take seconds
     return stem if suffix.lower() in SUFFIXES or suffix.lower() == ".txt" else name
+
+
+def name_hint(folder: str | Path, name: str) -> str:
+    """What would make a file name lead to an image, as the end of an error's message; empty if no file is found.
+
+    The name is tried with slashes for backslashes, without folders at its front (or the server of a URL), from the folders
+    above ``folder``, and in the folders in it.
+    """
+    folder = Path(folder)
+    path = name.partition("://")[2] or name.replace("\\", "/")
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if ".." not in parts:
+        for start in range(len(parts)):
+            tail = "/".join(parts[start:])
+            if tail != name and (folder / tail).is_file():
+                return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
+        below = sorted(each for each in folder.glob("*") if each.is_dir()) if folder.is_dir() else []
+        for other in (*list(folder.parents)[:3], *below):
+            if (other / "/".join(parts)).is_file():
+                return f": the file exists as {other / '/'.join(parts)}: set data.images={other} (--images {other})"
+    return ": file names are paths of files, not URLs: download the images" if "://" in name else ""
 
 
 def image_names(root: str, *, inner: bool = True) -> list[str]:

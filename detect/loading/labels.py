@@ -55,13 +55,24 @@ class LabelMap:
         return cls(ids, names, keypoints.type_names, dict(keypoints.category_types))
 
     def check_names(self, dataset: CocoDataset) -> None:
-        """Raise CocoError if a dataset names a category differently (but for case): files may number them differently."""
-        for category, name in zip(self.category_ids, self.category_names, strict=True):
-            own = dataset.categories.get(category)
-            if own and name != unnamed(category) and own.casefold() != name.casefold():
-                raise CocoError(
-                    f"{', '.join(dataset.files)}: category {category} is {own!r}; it was learned as {name!r}"
+        """Raise CocoError if a dataset has annotations of a category that was not learned, or names one differently.
+
+        Names may differ in case. Files may number categories differently.
+        """
+        names = dict(zip(self.category_ids, self.category_names, strict=True))
+        used = {*dataset.annotations.category_ids.tolist()}
+        for category in dataset.category_ids:
+            own, name = dataset.category_name(category), names.get(category)
+            if name is None and category in used:
+                reason = (
+                    f"category {category}, {own!r}, is not one of those learned: {', '.join(map(repr, names.values()))}"
                 )
+            elif name and unnamed(category) not in {own, name} and own.casefold() != name.casefold():
+                reason = f"category {category} is {own!r}; it was learned as {name!r}"
+            else:
+                continue
+            remedy = f"data.ignore_categories=[{own}] (--ignore-category {own!r}) leaves {own!r} out"
+            raise CocoError(f"{', '.join(dataset.files)}: {reason}: {remedy}")
 
 
 @dataclass(frozen=True, eq=False)
