@@ -72,8 +72,11 @@ def fits_upright(stored_wh: tuple[int, int], orientation: int, annotated_wh: tup
 def load_turned(image: Image.Image, orientation: int, *, upright: bool) -> Image.Image:
     """Decode an open image, upright or as stored, without metadata by which a reader would turn it again."""
     image.load()
+    if orientation == NO_TURN:
+        return image
     is_upright = orientation_of(image) != orientation  # Pillow has turned it: a TIFF file
-    if orientation != NO_TURN and upright != is_upright:
+    image.getexif().pop(ORIENTATION, None)
+    if upright != is_upright:
         image = image.transpose((TO_UPRIGHT if upright else TO_STORED)[orientation])
     for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
         image.info.pop(name, None)

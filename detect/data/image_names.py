@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from detect.errors import CocoError
@@ -69,22 +70,27 @@ def without_suffix(name: str) -> str:
 def name_hint(folder: str | Path, name: str) -> str:
     """What would make a file name lead to an image, as the end of an error's message; empty if no file is found.
 
-    The name is tried with slashes for backslashes, without folders at its front (or the server of a URL), from the folders
-    above ``folder``, and in the folders in it.
+    The name is tried from the folders above ``folder`` and in it; then with slashes for backslashes and without folders at
+    its front, which may be the server of a URL.
     """
     folder = Path(folder)
-    path = name.partition("://")[2] or name.replace("\\", "/")
-    parts = [part for part in path.split("/") if part not in {"", "."}]
-    if ".." not in parts:
-        for start in range(len(parts)):
-            tail = "/".join(parts[start:])
+    parts = name.partition("://")[2] or name.replace("\\", "/")
+    tails = parts.split("/")
+    if ".." not in tails:
+        for other in (*list(folder.parents)[:3], *_folders_in(folder)):
+            if name and not name.startswith("/") and (other / name).is_file():
+                return f": the file exists as {other / name}: set data.images={other} (--images {other})"
+        for start in range(len(tails)):
+            tail = "/".join(tails[start:]).lstrip("/")
             if tail != name and (folder / tail).is_file():
                 return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
-        below = sorted(each for each in folder.glob("*") if each.is_dir()) if folder.is_dir() else []
-        for other in (*list(folder.parents)[:3], *below):
-            if (other / "/".join(parts)).is_file():
-                return f": the file exists as {other / '/'.join(parts)}: set data.images={other} (--images {other})"
     return ": file names are paths of files, not URLs: download the images" if "://" in name else ""
+
+
+@lru_cache(maxsize=8)
+def _folders_in(folder: Path) -> tuple[Path, ...]:
+    """The folders in a folder, listed once: a dataset of missing images asks for each of them."""
+    return tuple(sorted(each for each in folder.glob("*") if each.is_dir()))
 
 
 def image_names(root: str, *, inner: bool = True) -> list[str]:

@@ -48,7 +48,7 @@ class Headers:
         """Width and height of the upright images."""
         wh = self.stored_wh.copy()
         for row, orientation in self.orientations.items():
-            wh[row] = upright_size(tuple(wh[row]), orientation)
+            wh[row] = upright_size(tuple(wh[row].tolist()), orientation)
         return wh
 
     def fits_upright(self, annotated_wh: Int64[ndarray, "n 2"]) -> dict[int, bool | None]:

@@ -59,20 +59,21 @@ class LabelMap:
 
         Names may differ in case. Files may number categories differently.
         """
-        names = dict(zip(self.category_ids, self.category_names, strict=True))
-        used = {*dataset.annotations.category_ids.tolist()}
+        learned = dict(zip(self.category_ids, self.category_names, strict=True))
+        used, strange = {*dataset.annotations.category_ids.tolist()}, {}
         for category in dataset.category_ids:
-            own, name = dataset.category_name(category), names.get(category)
+            own, name = dataset.category_name(category), learned.get(category)
             if name is None and category in used:
-                reason = (
-                    f"category {category}, {own!r}, is not one of those learned: {', '.join(map(repr, names.values()))}"
-                )
+                names = ", ".join(map(repr, self.category_names))
+                strange[own] = f"category {category}, {own!r}, is not one of those learned: {names}"
             elif name and unnamed(category) not in {own, name} and own.casefold() != name.casefold():
-                reason = f"category {category} is {own!r}; it was learned as {name!r}"
-            else:
-                continue
-            remedy = f"data.ignore_categories=[{own}] (--ignore-category {own!r}) leaves {own!r} out"
-            raise CocoError(f"{', '.join(dataset.files)}: {reason}: {remedy}")
+                strange[own] = f"category {category} is {own!r}; it was learned as {name!r}"
+        if strange:
+            options = (
+                f"data.ignore_categories={[*strange]} ({' '.join(f'--ignore-category {own!r}' for own in strange)})"
+            )
+            reason = f"{next(iter(strange.values()))}: {options} leaves out what was not learned"
+            raise CocoError(f"{', '.join(dataset.files)}: {reason}")
 
 
 @dataclass(frozen=True, eq=False)

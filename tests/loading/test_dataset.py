@@ -124,20 +124,24 @@ def test_nothing_of_the_nuclei_is_lost(nuclei):
 
 
 def test_a_sample_depends_on_epoch_image_and_copy_alone(nuclei):
-    data, again = (nuclei_data(nuclei, augment=Augment(), seed=3) for _ in range(2))
+    data, again = (nuclei_data(nuclei, augment=Augment(turns=True), seed=3) for _ in range(2))
     sample = data[Draw(4, 7)]
     for place in (3, 9):
         again[Draw(1, place)]
     assert_same(again[Draw(4, 7)], sample)
     assert_same(again[4, 7], sample)
     assert_same(again[7], again[Draw(0, 7)])
-    for other in (data[Draw(5, 7)], data[Draw(4, 7, 1)], nuclei_data(nuclei, augment=Augment(), seed=4)[Draw(4, 7)]):
+    for other in (
+        data[Draw(5, 7)],
+        data[Draw(4, 7, 1)],
+        nuclei_data(nuclei, augment=Augment(turns=True), seed=4)[Draw(4, 7)],
+    ):
         assert (other.image - sample.image).abs().max() > 0.01
 
 
 @pytest.mark.slow
 def test_processes_that_read_see_the_same_pixels(nuclei):
-    data = nuclei_data(nuclei, augment=Augment())
+    data = nuclei_data(nuclei, augment=Augment(turns=True))
     batches = EpochBatchSampler(len(data), batch_size=16)
     options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "spawn"}
     own, theirs = (list(DataLoader(data, batch_sampler=batches, collate_fn=collate, **each)) for each in ({}, options))
@@ -147,7 +151,7 @@ def test_processes_that_read_see_the_same_pixels(nuclei):
 
 
 def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):
-    data = nuclei_data(nuclei, augment=Augment())
+    data = nuclei_data(nuclei, augment=Augment(turns=True))
     rows = range(0, len(data), 2)
     num_points = np.isin(nuclei.instances.image_rows, rows).sum()
     for epoch in range(2):
@@ -165,7 +169,7 @@ def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):
 
 def test_points_lie_in_their_boxes_after_augmentation_as_before(nuclei):
     """In each image the points that are left are the labelled ones, in the order of the instances."""
-    data = nuclei_data(nuclei, augment=Augment(min_visible=0.0))
+    data = nuclei_data(nuclei, augment=Augment(turns=True, min_visible=0.0))
     num_checked = 0
     for place in range(0, len(data), 3):
         sample = data[Draw(2, place)]
@@ -277,7 +281,7 @@ def test_a_box_without_extent_in_single_precision_is_counted_and_in_no_sample(tm
 
 
 def test_every_augmented_target_can_be_learned(nuclei):
-    data = nuclei_data(nuclei, augment=Augment(min_visible=0.0, zoom=(0.5, 4.0)))
+    data = nuclei_data(nuclei, augment=Augment(turns=True, min_visible=0.0, zoom=(0.5, 4.0)))
     targets = [data[Draw(epoch, place)].targets for epoch, place in enumerate(range(len(data)))]
     assert len(checked_targets(targets, num_classes=1)) == len(data)
 
@@ -335,9 +339,9 @@ def test_a_skipped_image_does_not_change_the_pixels_of_the_others(tmp_path):
     """Randomness goes by the row of the dataset, not by the place among those that are left."""
     write_images(tmp_path, a=(40, 20), b=(40, 20))
     dataset = dataset_of(["a.png", "b.png"], [])
-    both = data_of(dataset, tmp_path, augment=Augment())[Draw(1, 1)]
+    both = data_of(dataset, tmp_path, augment=Augment(turns=True))[Draw(1, 1)]
     (tmp_path / "a.png").unlink()
-    assert_same(data_of(dataset, tmp_path, augment=Augment(), on_broken="skip")[Draw(1, 0)], both)
+    assert_same(data_of(dataset, tmp_path, augment=Augment(turns=True), on_broken="skip")[Draw(1, 0)], both)
 
 
 def test_a_16_bit_png_is_scaled(tmp_path):
