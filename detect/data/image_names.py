@@ -74,16 +74,15 @@ def name_hint(folder: str | Path, name: str) -> str:
     its front, which may be the server of a URL.
     """
     folder = Path(folder)
-    parts = name.partition("://")[2] or name.replace("\\", "/")
-    tails = parts.split("/")
-    if ".." not in tails:
-        for other in (*list(folder.parents)[:3], *_folders_in(folder)):
-            if name and not name.startswith("/") and (other / name).is_file():
-                return f": the file exists as {other / name}: set data.images={other} (--images {other})"
-        for start in range(len(tails)):
-            tail = "/".join(tails[start:]).lstrip("/")
-            if tail != name and (folder / tail).is_file():
-                return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
+    is_below = bool(name) and not name.startswith("/") and ".." not in name
+    for other in (*list(folder.parents)[:3], *_folders_in(folder)) if is_below else ():
+        if (other / name).is_file():
+            return f": the file exists as {other / name}: set data.images={other} (--images {other})"
+    parts = (name.partition("://")[2] or name.replace("\\", "/")).rpartition("../")[2].split("/")
+    for start in range(len(parts)):
+        tail = "/".join(parts[start:]).lstrip("/")
+        if tail != name and (folder / tail).is_file():
+            return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
     return ": file names are paths of files, not URLs: download the images" if "://" in name else ""
 
 

@@ -77,7 +77,7 @@ def _load(
         image = load_turned(opened, orientation, upright=upright)
     if image.mode == "P" and "transparency" in image.info:  # of which Pillow's conversion to RGB would warn
         image = image.convert("RGBA")
-    about = f" (EXIF orientation {orientation}, stored as {_text(stored_wh)}, read with exif={exif})"
+    about = f" (EXIF orientation {orientation}, stored as {_text(stored_wh)}, read with data.exif={exif})"
     return image, about if orientation != NO_TURN else ""
 
 

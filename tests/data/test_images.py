@@ -139,10 +139,12 @@ def test_a_part_is_read_as_the_whole_dataset_tells(tmp_path):
 @pytest.mark.parametrize(("exif", "annotated", "size"), [("apply", STORED, "48x64"), ("ignore", UPRIGHT, "64x48")])
 def test_a_size_of_the_other_reading_names_orientation_and_option(tmp_path, exif, annotated, size):
     files = turned_photos(tmp_path, [annotated], exif=exif)
-    message = rf"0\.png: the image is {size} \(EXIF orientation 6, stored as 64x48, read with exif={exif}\), its annota"
+    message = (
+        rf"0\.png: the image is {size} \(EXIF orientation 6, stored as 64x48, read with data.exif={exif}\), its annota"
+    )
     with pytest.raises(ImageError, match=message):
         files.open(0)
-    with pytest.raises(ImageError, match=r"the image is .*read with exif=auto\), its annotations say 7x9"):
+    with pytest.raises(ImageError, match=r"the image is .*read with data.exif=auto\), its annotations say 7x9"):
         turned_photos(tmp_path, [(6, (64, 48), (7, 9))]).open(0)
 
 
