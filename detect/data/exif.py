@@ -74,7 +74,7 @@ def load_turned(image: Image.Image, orientation: int, *, upright: bool) -> Image
     image.load()
     if orientation == NO_TURN:
         return image
-    is_upright = orientation_of(image) != orientation  # Pillow has turned it: a TIFF file
+    is_upright = image.format == "TIFF"  # Pillow turns these itself
     image.getexif().pop(ORIENTATION, None)
     if upright != is_upright:
         image = image.transpose((TO_UPRIGHT if upright else TO_STORED)[orientation])

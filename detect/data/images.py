@@ -132,7 +132,7 @@ class ImageFiles:
     def _headers(self, images: Images, on_progress: Progress | None = None) -> Headers:
         root = os.path.realpath(self.folder)
         paths = (str(self.folder / name) for name in images.file_names)
-        files = [path if _is_inside(path, root) else "" for path in paths]
+        files = [path if _is_inside(path, root) else root for path in paths]  # a folder has no orientation
         return read_headers(files, on_progress=on_progress)
 
 
