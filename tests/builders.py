@@ -112,6 +112,17 @@ def label_folder(folder: Path, files: Mapping[str, str | bytes | tuple[int, int]
     return folder
 
 
+def photo(path: Path, *, orientation: int = 1, wh: tuple[int, int] = (128, 96), **options: Any) -> Path:
+    """Save a part of a micrograph of the sample with an EXIF orientation; return the file."""
+    file = min((sample_annotations("nuclei").parent / "images").iterdir())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(file) as image:
+        image.convert("L").crop((0, 0, *wh)).save(path, exif=exif, **options)
+    return path
+
+
 def labels_in_words(dataset: CocoDataset) -> list[str]:
     """Each annotation as ``image: category x y w h``; a crowd in brackets, points at the end."""
     rows, words = dataset.annotations, []

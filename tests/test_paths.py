@@ -24,6 +24,7 @@ from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.catalog.detectors import load_detector as load_known
 from detect.data import CocoDataset, read_coco, read_results
 from detect.data.coco_reader import parse_plainly, read_rows
+from detect.data.image_names import name_hint
 from detect.data.images import open_image
 from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
@@ -165,6 +166,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.data.images.open_image": lambda files, as_: (
         open_image(as_(IMAGES), files.dataset.images.file_names[0]).size
     ),
+    "detect.data.image_names.name_hint": lambda files, as_: name_hint(as_(IMAGES), "a\\b.png"),
     "detect.interop.weights.load_checkpoint": lambda files, as_: list(load_checkpoint(as_(files / "weights.pt"))),
     "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(
         [files.score], None, title="Anchors", images=as_(IMAGES)
@@ -186,7 +188,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     ),
     "detect.training.config.read_train_config": lambda files, as_: read_train_config(as_(files / "train.yaml")),
     "detect.loading.dataset.DetectionData": lambda files, as_: (
-        DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).folder
+        DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).files.folder
     ),
     "detect.loading.image_files.dataset_from_files": lambda _, as_: dataset_from_files([as_(IMAGES)], LABELS)[1],
     "detect.training.logs.RunLog": lambda files, as_: logged(files / "other", as_(files / "other")),

@@ -50,6 +50,8 @@ def open_images(
     options |= {"keypoints": landmarks, "on_broken": on_broken or trained.config.data.on_broken}
     with reading_bar() as on_progress:
         data = DetectionData(dataset, folder, on_progress=on_progress, **options)
+    if data.exif_warning:
+        note(f"warning: {data.exif_warning}")
     for broken in data.broken:
         note(f"skipped: {broken.reason}")
     return data

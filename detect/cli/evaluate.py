@@ -118,13 +118,16 @@ def _run_marks(
 ) -> tuple[TrainedDetector, Path, ResultMarks]:
     """The detector of a run, the folder of the images, and what the detector finds there."""
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
-    from detect.training.inputs import read_validation, validation_folder
+    from detect.training.inputs import IGNORE_OPTION, read_validation, validation_folder
 
     trained = load_on(run, device)
     if files.files:
         if files.images is None:
             raise ConfigError("--images: needed, the folder of the images that the annotation files name")
-        dataset = files.read(keypoints=trained.task == "landmarks")
+        dataset = replace(files, exif=files.exif or trained.config.data.exif).read(
+            keypoints=trained.task == "landmarks"
+        )
+        dataset = dataset.without_categories(trained.config.data.ignore_categories, IGNORE_OPTION)
     else:
         with reading_bar() as on_progress:
             validation = read_validation(trained.config, strict=files.strict, on_progress=on_progress)

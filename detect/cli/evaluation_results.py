@@ -16,7 +16,7 @@ from detect.cli.detectors import ResultMarks, spread_evenly
 from detect.cli.options import DatasetFiles
 from detect.cli.output import csv_text, note, print_findings, print_first, reading_bar, show, show_table
 from detect.data import CocoDataset, CocoResults
-from detect.data.images import open_image
+from detect.data.images import ImageFiles
 from detect.errors import CocoError, ConfigError
 from detect.evaluation.boxes import BoxEvaluation, evaluate_boxes
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
@@ -148,7 +148,8 @@ def _sheet(marks: ResultMarks, folder: Path, count: int) -> bytes:
     """Images with annotations, evenly spread over the dataset, as PNG."""
     rows, names = np.unique(marks.dataset.annotations.image_rows), marks.dataset.images.file_names
     shown = spread_evenly(rows if len(rows) else np.arange(len(names)), count)
-    drawn = (detection_picture(open_image(folder, names[row]), marks.predicted(row), marks.truth(row)) for row in shown)
+    images = ImageFiles(marks.dataset, folder)
+    drawn = (detection_picture(images.open(row), marks.predicted(row), marks.truth(row)) for row in shown)
     stream = io.BytesIO()
     contact_sheet(list(drawn), columns=3).save(stream, "PNG")
     return stream.getvalue()

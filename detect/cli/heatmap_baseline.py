@@ -65,11 +65,11 @@ def baseline(
 def _grey_images(dataset: CocoDataset, folder: Path) -> list[ndarray]:
     import numpy as np
 
-    from detect.data.images import open_image
+    from detect.data.images import ImageFiles
 
-    grey = []
-    for name in progress_over(dataset.images.file_names, "reading images"):
-        image = open_image(folder, name)
+    grey, files = [], ImageFiles(dataset, folder)
+    for row in progress_over(range(len(dataset.images)), "reading images"):
+        image = files.open(row)
         deep = image.mode.startswith(("I", "F"))  # more than 8 bits, which L would cut off
         grey.append(np.asarray(image.convert("F" if deep else "L"), np.float32))
     return grey

@@ -15,7 +15,7 @@ from PIL import Image
 from detect.cli.detectors import spread_evenly
 from detect.cli.output import note, print_findings, show
 from detect.data import CocoDataset
-from detect.data.images import open_image
+from detect.data.images import ImageFiles
 from detect.evaluation.oracle import batches_of_one_size
 from detect.keypoints.box_centers import sigma_from_size
 from detect.keypoints.coordinates import SHIFTS
@@ -85,7 +85,7 @@ class TargetFiles:
             width, height = images.wh[row].tolist()
             image = Image.new("L", (width, height), BLANK)
             if folder:
-                image = open_image(folder, images.file_names[row], image_wh=(width, height))
+                image = ImageFiles(found.dataset, folder).open(row)
             targets, own = self.targets([row]), found.take([row]).landmarks
             points = np.asarray(own.points)[np.asarray(own.visibility) != UNLABELLED] + SHIFTS[found.pixel_origin]
             heatmap = np.asarray(targets.heatmaps[0]).max(axis=0)

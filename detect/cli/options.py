@@ -29,6 +29,7 @@ MatcherName = Literal["max-iou", "atss"]
 PointSource = Literal["keypoints", "boxes"]
 PixelOriginName = Literal["center", "corner"]
 Goal = Literal["f1", "count"]
+ExifName = Literal["auto", "apply", "ignore"]
 BoxFormName = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy", "normalised-cxcywh"]
 
 TEXT_FORMATS = (
@@ -59,6 +60,16 @@ Resize = Annotated[
 BoxForm = Annotated[
     BoxFormName,
     expert("--bbox", help="Numbers of a box in the files; normalised: as shares of the image's width and height."),
+]
+Exif = Annotated[
+    ExifName | None,
+    expert(
+        help="Images with an EXIF orientation: labels refer to the upright image (apply), to the stored pixels (ignore), "
+        "or to what the size in the labels fits (auto). Default: auto, or that of the run."
+    ),
+]
+IgnoreCategory = Annotated[
+    list[str] | None, expert(help="Name of a category whose annotations are left out; repeatable.")
 ]
 Convention = Annotated[
     ConventionName, expert(help="Framework whose grid the anchors lie on: strides, rounding, offset.")
@@ -115,12 +126,20 @@ class DatasetFiles:
     findings: Findings = False
     strict: Strict = False
     bbox: BoxForm = "xywh"
+    exif: Exif = None
+    ignore_category: IgnoreCategory = None
 
     def read(self, *, keypoints: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
         with reading_bar() as on_progress:
-            form: Any = {"bbox": self.bbox, "strict": self.strict, "on_progress": on_progress}
+            form: Any = {
+                "bbox": self.bbox,
+                "exif": self.exif or "auto",
+                "strict": self.strict,
+                "on_progress": on_progress,
+            }
             dataset = detect.read_dataset(self.files, images=self.images, keypoints=keypoints, **form)
+        dataset = dataset.without_categories(self.ignore_category or (), "--ignore-category")
         _READ.append(dataset)
         for warning in dataset.warnings:
             note(f"warning: {warning}")

@@ -39,7 +39,7 @@ def predict(
 
     `detect predict runs/nuclei photos -o predictions` writes `results.json`, COCO results with all scores above the model's
     threshold, `images.json`, the images and categories they refer to, and `pictures/`, images with the boxes or points
-    found in them.
+    found in them. Images are turned upright as their EXIF orientation says, and coordinates are those of the upright image.
     """
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
     from detect.data.coco_results import results_json
@@ -49,7 +49,7 @@ def predict(
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)
     results = run_detector(trained, data, device=device, batch_size=batch_size)
-    save(output, {"results.json": results_json(results, dataset), "images.json": images_json(dataset)})
+    save(output, {"results.json": results_json(results, dataset), "images.json": images_json(data.files)})
     if num_pictures != 0:
         marks = ResultMarks(dataset, results, picture_score, pixel_origin=trained.config.data.pixel_origin)
         _draw(output / "pictures", data, marks, num_pictures or len(data))
@@ -62,15 +62,13 @@ def predict(
 def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> None:
     """Draw and write one picture after the other, of images evenly spread over the data."""
     from detect.cli.detectors import spread_evenly
-    from detect.data.images import open_image
     from detect.report.pictures import detection_picture
 
     names = picture_names(data.dataset.images.file_names)
     rows = spread_evenly(data.image_rows, count)
     for row in progress_over(rows, "drawing"):
-        image = open_image(data.folder, data.dataset.images.file_names[row])
         stream = io.BytesIO()
-        detection_picture(image, marks.predicted(row)).save(stream, "PNG")
+        detection_picture(data.files.open(row), marks.predicted(row)).save(stream, "PNG")
         save(folder, {names[row]: stream.getvalue()}, quiet=True)
     note(f"wrote {len(rows):,} pictures to {folder}")
 

@@ -32,6 +32,7 @@ from detect.data.coco_columns import (
 from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
 from detect.data.coco_forms import boxes_in_pixels, check_form, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
+from detect.data.exif import Exif
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class CocoDataset:
     files: tuple[str, ...]
     unsized: tuple[int, ...] = ()  # ids of images without width and height, which are the extent of their boxes
     warnings: tuple[str, ...] = ()  # sentences about the files as a whole
+    exif: Exif = "auto"  # how images with an EXIF orientation are read, see ImageFiles
+    turned: tuple[int, ...] = ()  # ids of images with an EXIF orientation whose size was read from their file
+    siblings: Images | None = None  # all images of the dataset that this one is a part of
 
     @cached_property
     def instances(self) -> Annotations:
@@ -87,7 +91,31 @@ class CocoDataset:
         names = tuple(self.images.file_names[row] for row in rows.tolist())
         images = Images(self.images.ids[rows], self.images.wh[rows], names)
         unsized = tuple(images.ids[np.isin(images.ids, np.array(self.unsized, np.int64))].tolist())
-        return replace(self, images=images, annotations=kept, unsized=unsized)
+        return replace(self, images=images, annotations=kept, unsized=unsized, siblings=self.siblings or self.images)
+
+    def without_categories(self, names: Iterable[str], option: str) -> CocoDataset:
+        """The dataset without the categories of these names, in any case, and without their annotations.
+
+        A sentence in ``warnings`` counts the annotations, and names the ``option`` that asked for it.
+
+        >>> from detect.samples import sample_annotations
+        >>> part = read_coco(sample_annotations("bccd")).without_categories(["rbc"], "--ignore-category")
+        >>> sorted(part.categories.values()), part.warnings
+        (['Platelets', 'WBC'], ("left out: 4,153 annotations of 'RBC' (--ignore-category)",))
+        """
+        left_out = {name.casefold() for name in names}
+        ids = [each for each in self.category_ids if self.category_name(each).casefold() in left_out]
+        if not ids:
+            return self
+        is_kept = ~np.isin(self.annotations.category_ids, ids)
+        found = ", ".join(repr(self.category_name(each)) for each in ids)
+        warning = f"left out: {int((~is_kept).sum()):,} annotations of {found} ({option})"
+        return replace(
+            self,
+            annotations=self.annotations.take(np.flatnonzero(is_kept)),
+            categories={number: name for number, name in self.categories.items() if number not in ids},
+            warnings=(*self.warnings, warning),
+        )
 
     def require_sizes(self, ways: str) -> None:
         """Raise CocoError, with the ways out, if the size of some image is not known."""

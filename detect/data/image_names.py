@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 from detect.errors import CocoError
 
@@ -63,6 +65,31 @@ def without_suffix(name: str) -> str:
     """
     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - many names: a Path for each would take seconds
     return stem if suffix.lower() in SUFFIXES or suffix.lower() == ".txt" else name
+
+
+def name_hint(folder: str | Path, name: str) -> str:
+    """What would make a file name lead to an image, as the end of an error's message; empty if no file is found.
+
+    The name is tried from the folders above ``folder`` and in it; then with slashes for backslashes and without folders at
+    its front, which may be the server of a URL.
+    """
+    folder = Path(folder)
+    is_below = bool(name) and not name.startswith("/") and ".." not in name
+    for other in (*list(folder.parents)[:3], *_folders_in(folder)) if is_below else ():
+        if (other / name).is_file():
+            return f": the file exists as {other / name}: set data.images={other} (--images {other})"
+    parts = (name.partition("://")[2] or name.replace("\\", "/")).rpartition("../")[2].split("/")
+    for start in range(len(parts)):
+        tail = "/".join(parts[start:]).lstrip("/")
+        if tail != name and (folder / tail).is_file():
+            return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
+    return ": file names are paths of files, not URLs: download the images" if "://" in name else ""
+
+
+@lru_cache(maxsize=8)
+def _folders_in(folder: Path) -> tuple[Path, ...]:
+    """The folders in a folder, listed once: a dataset of missing images asks for each of them."""
+    return tuple(sorted(each for each in folder.glob("*") if each.is_dir()))
 
 
 def image_names(root: str, *, inner: bool = True) -> list[str]:

@@ -1,16 +1,13 @@
-"""Sizes of images from the headers of their files, for labels that do not say them or are fractions of them.
-
-The rotation in a file's EXIF data is not applied: labels refer to the stored pixels, as in :mod:`detect.data.images`.
-"""
+"""Sizes and EXIF orientations from the headers of image files, for labels that do not say sizes or are fractions of them."""
 
 from __future__ import annotations
 
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int64
@@ -18,7 +15,9 @@ from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
 from detect.data.coco_entries import Finding, Rows
+from detect.data.coco_entries import Image as ImageEntry
 from detect.data.coco_reader import Progress
+from detect.data.exif import NO_TURN, Exif, fits_upright, orientation_of, stored_size, upright_size
 from detect.data.formats.label_rows import LabelRows
 from detect.data.image_names import ImageFolder
 from detect.errors import CocoError
@@ -28,40 +27,93 @@ SLOW_S = (
     1e-3  # seconds for a file from which threads pay: they wait for a slow disk; on a fast one they wait for each other
 )
 PER_CALL = 256
+
+Header = tuple[tuple[int, int], int]  # stored width and height, orientation
 UNKNOWN = (0, 0)
 USUAL_PLACES = (".", "images", "../images", "../JPEGImages", "../Images", "..")  # seen from the folder of the labels
 
 
-def header_sizes(
-    files: Sequence[str], *, on_progress: Progress | None = None
-) -> tuple[Int64[ndarray, "n 2"], dict[int, str]]:
-    """Read (width, height) in pixels from the headers of image files, several at once, without decoding the images.
+@dataclass(frozen=True, eq=False)
+class Headers:
+    """What the headers of image files say, by row.
 
-    Also returns, for each file without a size, its row and the reason; its size is (0, 0).
+    ``stored_wh`` is (0, 0) for a file without a size; ``reasons`` says why. ``orientations`` has those other than 1.
     """
+
+    stored_wh: Int64[ndarray, "n 2"]
+    orientations: Mapping[int, int]
+    reasons: Mapping[int, str]
+
+    def upright_wh(self) -> Int64[ndarray, "n 2"]:
+        """Width and height of the upright images."""
+        wh = self.stored_wh.copy()
+        for row, orientation in self.orientations.items():
+            wh[row] = upright_size(tuple(wh[row].tolist()), orientation)
+        return wh
+
+    def fits_upright(self, annotated_wh: Int64[ndarray, "n 2"]) -> dict[int, bool | None]:
+        """For the images with an orientation and a size that fits: as :func:`detect.data.exif.fits_upright`, by row."""
+        fits = {}
+        for row, orientation in self.orientations.items():
+            stored, annotated = tuple(self.stored_wh[row].tolist()), tuple(annotated_wh[row].tolist())
+            if annotated in (stored, upright_size(stored, orientation)):
+                fits[row] = fits_upright(stored, orientation, annotated)
+        return fits
+
+
+@dataclass(frozen=True, eq=False)
+class FilledSizes:
+    """Images with an EXIF orientation whose size was read from their file, and whether it is that of the upright image."""
+
+    turned: Sequence[ImageEntry]
+    upright: bool
+
+
+def agreed_upright(fits: Iterable[bool | None]) -> bool:
+    """The reading of images that cannot be told: that of those that can, if they agree; otherwise upright.
+
+    >>> agreed_upright([]), agreed_upright([None, False, False]), agreed_upright([True, False])
+    (True, False, True)
+    """
+    return {*fits} - {None} != {False}
+
+
+def undecided_warning(names: Sequence[str], *, upright: bool) -> str:
+    """Say how many images are read one way although their labels do not tell, and the option that decides."""
+    images = "1 image has" if len(names) == 1 else f"{len(names):,} images have"
+    taken, other = ("upright", "ignore") if upright else ("as stored", "apply")
+    return (
+        f"{images} an EXIF orientation, such as {names[0]}, and labels that fit both readings: taken {taken}; "
+        f"data.exif={other} (--exif {other}) if the labels were made otherwise"
+    )
+
+
+def read_headers(files: Sequence[str], *, on_progress: Progress | None = None) -> Headers:
+    """Read sizes and orientations from the headers of image files, several at once, without decoding the images."""
     sizes = np.zeros((len(files), 2), np.int64)
+    orientations: dict[int, int] = {}
     reasons: dict[int, str] = {}
     starts = range(0, len(files), PER_CALL)
     with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as threads:
-        warnings.simplefilter("ignore")  # of large images: nothing is decoded
+        warnings.simplefilter("ignore")  # of large images, since nothing is decoded, and of broken metadata
         for start, part in zip(starts, _in_parts(files, starts, threads), strict=True):
             for row, found in enumerate(part, start):
                 if isinstance(found, str):
                     reasons[row] = found
-                else:
-                    sizes[row] = found
+                    continue
+                sizes[row], orientation = found
+                if orientation != NO_TURN:
+                    orientations[row] = orientation
             if on_progress:
-                on_progress("reading image sizes", start + len(part), len(files))
-    return sizes, reasons
+                on_progress("reading image headers", start + len(part), len(files))
+    return Headers(sizes, orientations, reasons)
 
 
-def _in_parts(
-    files: Sequence[str], starts: Sequence[int], threads: ThreadPoolExecutor
-) -> Iterator[list[tuple[int, int] | str]]:
-    """The sizes of ``PER_CALL`` files at a time; in threads, once a file takes long."""
+def _in_parts(files: Sequence[str], starts: Sequence[int], threads: ThreadPoolExecutor) -> Iterator[list[Header | str]]:
+    """The headers of ``PER_CALL`` files at a time; in threads, once a file takes long."""
 
-    def part(start: int) -> list[tuple[int, int] | str]:
-        return list(map(_size_or_reason, files[start : start + PER_CALL]))
+    def part(start: int) -> list[Header | str]:
+        return list(map(_header_or_reason, files[start : start + PER_CALL]))
 
     for number, start in enumerate(starts):
         began = time.monotonic()
@@ -71,10 +123,10 @@ def _in_parts(
             return
 
 
-def _size_or_reason(file: str) -> tuple[int, int] | str:
+def _header_or_reason(file: str) -> Header | str:
     try:
         with Image.open(file) as image:
-            return image.size
+            return stored_size(image), orientation_of(image)
     except FileNotFoundError:
         return f"there is no image {file}"
     except UnidentifiedImageError:
@@ -85,33 +137,51 @@ def _size_or_reason(file: str) -> tuple[int, int] | str:
         return f"{file}: {getattr(error, 'strerror', None) or error}"
 
 
-def fill_sizes(shards: Sequence[Rows], images: str | None, *, on_progress: Progress | None = None) -> None:
+def fill_sizes(
+    shards: Sequence[Rows], images: str | None, *, exif: Exif = "auto", on_progress: Progress | None = None
+) -> FilledSizes:
     """Read the unknown sizes of images, and make fractions of an image pixels.
 
     Images are looked for in the folder ``images``, then in the usual places beside their labels. With ``images``, names of
-    images become paths below that folder. An image that is not there becomes a finding.
+    images become paths below that folder. An image that is not there becomes a finding. Sizes are those of upright images,
+    but of the stored pixels with ``exif="ignore"``, and with ``"auto"`` if the sizes in COCO files agree on those.
 
     Raises:
         CocoError: no image of labels in fractions is found.
     """
     wanting = [rows for rows in shards if isinstance(rows, LabelRows) or (images and _unknown(rows))]
     folder = ImageFolder(images) if images and wanting else None
+    read = []
     for rows in wanting:
         if isinstance(rows, LabelRows) and rows.folders is None:
             _find_images(rows, folder)
         if unknown := _unknown(rows):
-            _read_sizes(rows, unknown, folder, on_progress)
+            read.append((rows, unknown, read_headers(_files(rows, unknown, folder), on_progress=on_progress)))
+    turned = [rows.images[unknown[number]] for rows, unknown, found in read for number in found.orientations]
+    upright = _known_upright(shards, folder) if turned and exif == "auto" else exif != "ignore"
+    for rows, unknown, found in read:
+        _set_sizes(rows, unknown, found.upright_wh() if upright else found.stored_wh, found.reasons)
+    for rows in wanting:
         if isinstance(rows, LabelRows) and rows.fractions:
             _as_pixels(rows)
+    return FilledSizes(turned, upright)
 
 
 def _unknown(rows: Rows) -> list[int]:
     return [row for row, image in enumerate(rows.images) if not (image.width and image.height)]
 
 
-def _read_sizes(rows: Rows, unknown: Sequence[int], folder: ImageFolder | None, on_progress: Progress | None) -> None:
+def _known_upright(shards: Sequence[Rows], folder: ImageFolder | None) -> bool:
+    """What the images of COCO files agree on whose sizes are known; only those below a given folder are opened."""
+    entries = [image for rows in shards if not isinstance(rows, LabelRows) for image in rows.images if image.width]
+    names = [entry.file_name or "" for entry in entries]
+    files = [f"{folder.root}/{folder.find(name) or name}" for name in names] if folder else []
+    wh = np.array([(entry.width, entry.height) for entry in entries if files], np.int64).reshape(-1, 2)
+    return agreed_upright(read_headers(files).fits_upright(wh).values())
+
+
+def _set_sizes(rows: Rows, unknown: Sequence[int], sizes: Int64[ndarray, "n 2"], reasons: Mapping[int, str]) -> None:
     """Set the unknown sizes of images; an image without a size becomes a finding."""
-    sizes, reasons = header_sizes(_files(rows, unknown, folder), on_progress=on_progress)
     for row, (width, height) in zip(unknown, sizes.tolist(), strict=True):
         rows.images[row].width, rows.images[row].height = width, height
     fractions = isinstance(rows, LabelRows) and rows.fractions

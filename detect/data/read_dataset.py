@@ -13,6 +13,7 @@ from detect.data.coco_dataset import CocoDataset, coco_shards, dataset_of, paths
 from detect.data.coco_entries import BoxForm, Finding, Rows
 from detect.data.coco_forms import check_form
 from detect.data.coco_reader import Progress
+from detect.data.exif import Exif
 from detect.data.formats.cvat import read_cvat
 from detect.data.formats.geojson import read_geojson
 from detect.data.formats.image_folder import read_image_folder
@@ -25,7 +26,7 @@ from detect.data.formats.recognise import format_of, labels_in
 from detect.data.formats.voc import read_voc
 from detect.data.formats.yolo import read_yolo
 from detect.data.formats.yolo_files import YoloFiles, files_of_labels, files_of_list, files_of_yaml
-from detect.data.image_sizes import fill_sizes
+from detect.data.image_sizes import fill_sizes, undecided_warning
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def read_dataset(
     images: str | Path | None = None,
     keypoints: bool = False,
     bbox: BoxForm = "xywh",
+    exif: Exif = "auto",
     strict: bool = False,
     on_progress: Progress | None = None,
 ) -> CocoDataset:
@@ -65,6 +67,8 @@ def read_dataset(
             beside them. Names of images start from it.
         keypoints: read keypoints and points too, as in :func:`read_coco`.
         bbox: the form of the boxes in COCO files.
+        exif: what labels of images with an EXIF orientation refer to: ``"apply"``, the upright image; ``"ignore"``, the
+            stored pixels; ``"auto"``, what the size in the labels fits.
         strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
         on_progress: called as ``on_progress(what, done, total)`` while files are read.
 
@@ -77,7 +81,8 @@ def read_dataset(
     4886
     """
     if isinstance(getattr(source, "dataset", source), Mapping):
-        return read_coco(source, keypoints=keypoints, bbox=bbox, strict=strict, on_progress=on_progress)
+        read = read_coco(source, keypoints=keypoints, bbox=bbox, strict=strict, on_progress=on_progress)
+        return replace(read, exif=exif)
     check_form(bbox)
     folder = None if images is None else str(images)
     paths = paths_of(source)
@@ -93,11 +98,19 @@ def read_dataset(
             shards += [read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in found]
             labels = [folder_of(list(filter(None, each.labels))) for each in found if kind != "yolo"]
             inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
-    fill_sizes(shards, folder, on_progress=on_progress)
+    filled = fill_sizes(shards, folder, exif=exif, on_progress=on_progress)
     _share_ids(shards)
+    dataset = _with_places(dataset_of(shards, keypoints=keypoints), shards)
+    warnings = dataset.warnings
+    if filled.turned and exif == "auto":
+        names = [each.file_name or "" for each in filled.turned]
+        warnings = (*warnings, undecided_warning(names, upright=filled.upright))
     dataset = replace(
-        _with_places(dataset_of(shards, keypoints=keypoints), shards),
+        dataset,
         files=tuple(map(_without_split, inputs)),
+        warnings=warnings,
+        exif=exif,
+        turned=tuple(each.id for each in filled.turned),
     )
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))

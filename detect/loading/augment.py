@@ -24,8 +24,9 @@ class Augment:
     """Geometric changes, then photometric ones, drawn anew for each image. Factors are uniform in their logarithm.
 
     Args:
-        flips: flip horizontally and vertically, each with probability .5.
-        turns: rotate by 0, 90, 180 or 270 degrees; an image that is not square swaps its width and height.
+        flips: flip left to right with probability .5.
+        turns: rotate by 0, 90, 180 or 270 degrees, and flip upside down with probability .5: for images without an up and
+            down, such as those of microscopes. An image that is not square swaps its width and height.
         zoom: range of the scale factor. A larger image is cropped at random; a smaller one is surrounded by its median.
         min_visible: a box that keeps a smaller share of its area becomes an ignored region.
         gain: range of the factor on intensities.
@@ -35,7 +36,7 @@ class Augment:
     """
 
     flips: bool = True
-    turns: bool = True
+    turns: bool = False
     zoom: Range = (0.75, 1.4)
     min_visible: float = 0.4
     gain: Range = (0.7, 1.4)
@@ -59,8 +60,7 @@ class Augment:
         factor, position_xy = _log_uniform(self.zoom, random), random.random(2)
         if self.turns:
             picture = rotate90(picture, quarters)
-        if self.flips:
-            picture = flip(picture, along_x=bool(along_x), along_y=bool(along_y))
+        picture = flip(picture, along_x=self.flips and bool(along_x), along_y=self.turns and bool(along_y))
         return zoom_window(picture, factor, (float(position_xy[0]), float(position_xy[1])))
 
     def apply_photometric(self, content: Content, random: Generator) -> Content:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from detect.data import CocoDataset
 from detect.data.coco_reader import Progress
-from detect.data.images import open_image
+from detect.data.images import ImageFiles
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import ImageError
 from detect.heads.criterion import ImageTargets
@@ -142,7 +142,9 @@ class DetectionData(Dataset[Sample]):
         dataset.require_sizes("add them to the file")
         self.resize.resize_images(dataset.images.wh)  # raises ResizeError
         self.dataset = dataset
-        self.folder = Path(folder)
+        self.files = ImageFiles(dataset, Path(folder))
+        self.exif_warning = self.files.warning(on_progress=on_progress)
+        """A sentence about images that are turned, or not, although nothing tells whether their labels are; or None."""
         self.channels = channels
         self.augment = augment
         self.seed = seed
@@ -162,6 +164,7 @@ class DetectionData(Dataset[Sample]):
             return self
         data = copy.copy(self)
         data.dataset = self.dataset.take_images(self.image_rows)
+        data.files = replace(self.files, dataset=data.dataset)
         data.keypoints = None if self.keypoints is None else self.keypoints.take_images(self.image_rows)
         data._labels = [self._labels[row] for row in self.image_rows]
         data.image_rows = np.arange(len(self.image_rows))
@@ -205,13 +208,12 @@ class DetectionData(Dataset[Sample]):
 
     def open(self, image_row: int) -> Picture:
         """Open an image of the dataset at its own size; raises ImageError."""
-        width, height = self.dataset.images.wh[image_row].tolist()
-        name = self.dataset.images.file_names[image_row]
-        image = open_image(self.folder, name, image_wh=(width, height))
+        image = self.files.open(image_row)
         try:
             return decode_image(image, channels=self.channels)
         except ImageError as error:
-            raise ImageError(f"{self.folder / name}: {error}") from None
+            name = self.dataset.images.file_names[image_row]
+            raise ImageError(f"{self.files.folder / name}: {error}") from None
 
     def _sample(self, content: Content, labels: ImageLabels, image_row: int) -> Sample:
         boxes, crowd, points, unlabelled = (

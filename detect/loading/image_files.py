@@ -6,22 +6,26 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from PIL import Image
 
 from detect.data import CocoDataset, read_coco
 from detect.data.coco_reader import Progress
+from detect.data.image_sizes import read_headers
+from detect.data.images import ImageFiles
 from detect.errors import ImageError
 from detect.loading.labels import LabelMap
 
+UPRIGHT = "Sizes and results are those of the upright images: the EXIF orientation of each image is applied."
 MAX_NAMED = 5  # broken images that a message names; the others are counted
 
 
 def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[CocoDataset, Path]:
-    """Make a dataset of image files, with ids from 1 in the order given, and find the folder its file names start from.
+    """Make a dataset of upright images, with ids from 1 in the order given, and find the folder its file names start from.
 
     A folder stands for the images in it and in its subfolders, sorted by name. A file given twice is used once. A file that
     cannot be read gets the size 1 x 1, so that opening it reports the reason.
@@ -33,25 +37,32 @@ def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[C
     if not files:
         raise ImageError("no image given")
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    images = []
-    for number, file in enumerate(files, 1):
-        width, height = _size_wh(file)
-        name = file.relative_to(folder).as_posix()
-        images.append({"id": number, "width": width, "height": height, "file_name": name})
+    sizes = read_headers(list(map(str, files))).upright_wh().clip(1)
+    images = [
+        {"id": number, "width": width, "height": height, "file_name": file.relative_to(folder).as_posix()}
+        for number, (file, (width, height)) in enumerate(zip(files, sizes.tolist(), strict=True), 1)
+    ]
     named = zip(labels.category_ids, labels.category_names, strict=True)
     categories = [{"id": category, "name": name} for category, name in named]
-    return read_coco({"images": images, "categories": categories, "annotations": []}), folder
+    dataset = read_coco({"images": images, "categories": categories, "annotations": []})
+    return replace(dataset, exif="apply"), folder
 
 
-def images_json(dataset: CocoDataset) -> bytes:
-    """Encode the images and categories of a dataset as a COCO file without annotations, which results refer to."""
-    table = dataset.images
-    images = [
+def images_json(files: ImageFiles) -> bytes:
+    """Encode upright images and their categories as a COCO file without annotations, which results refer to.
+
+    Images that were turned have their ``exif_orientation``.
+    """
+    table = files.dataset.images
+    images: list[dict[str, Any]] = [
         {"id": number, "width": width, "height": height, "file_name": name}
         for number, (width, height), name in zip(table.ids.tolist(), table.wh.tolist(), table.file_names, strict=True)
     ]
-    categories = [{"id": category, "name": name} for category, name in dataset.categories.items()]
-    return msgspec.json.encode({"images": images, "categories": categories, "annotations": []})
+    for row, orientation in files.orientations.items():
+        images[row]["exif_orientation"] = orientation
+    categories = [{"id": category, "name": name} for category, name in files.dataset.categories.items()]
+    content = {"info": {"description": UPRIGHT}, "images": images, "categories": categories, "annotations": []}
+    return msgspec.json.encode(content)
 
 
 @dataclass(frozen=True)
@@ -110,14 +121,3 @@ def _files_of(path: Path) -> list[Path]:
     if not found:
         raise ImageError(f"{path}: no image in this folder")
     return found
-
-
-def _size_wh(file: Path) -> tuple[int, int]:
-    """The size in the file's header, or 1 x 1 if it has none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # opening the image reports it
-            with Image.open(file) as image:
-                return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return (1, 1)

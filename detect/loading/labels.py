@@ -55,13 +55,25 @@ class LabelMap:
         return cls(ids, names, keypoints.type_names, dict(keypoints.category_types))
 
     def check_names(self, dataset: CocoDataset) -> None:
-        """Raise CocoError if a dataset names a category differently (but for case): files may number them differently."""
-        for category, name in zip(self.category_ids, self.category_names, strict=True):
-            own = dataset.categories.get(category)
-            if own and name != unnamed(category) and own.casefold() != name.casefold():
-                raise CocoError(
-                    f"{', '.join(dataset.files)}: category {category} is {own!r}; it was learned as {name!r}"
-                )
+        """Raise CocoError if a dataset has annotations of a category that was not learned, or names one differently.
+
+        Names may differ in case. Files may number categories differently.
+        """
+        learned = dict(zip(self.category_ids, self.category_names, strict=True))
+        used, strange = {*dataset.annotations.category_ids.tolist()}, {}
+        for category in dataset.category_ids:
+            own, name = dataset.category_name(category), learned.get(category)
+            if name is None and category in used:
+                names = ", ".join(map(repr, self.category_names))
+                strange[own] = f"category {category}, {own!r}, is not one of those learned: {names}"
+            elif name and unnamed(category) not in {own, name} and own.casefold() != name.casefold():
+                strange[own] = f"category {category} is {own!r}; it was learned as {name!r}"
+        if strange:
+            options = (
+                f"data.ignore_categories={[*strange]} ({' '.join(f'--ignore-category {own!r}' for own in strange)})"
+            )
+            reason = f"{next(iter(strange.values()))}: {options} leaves out what was not learned"
+            raise CocoError(f"{', '.join(dataset.files)}: {reason}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from numpy import ndarray
 from PIL import Image
 
 from detect.anchors.metrics import AnchorMetrics
-from detect.data.images import open_image
+from detect.data.images import ImageFiles
 from detect.errors import ImageError
 from detect.report.page import block
 from detect.report.pictures import stretch_contrast
@@ -73,10 +73,11 @@ def worst_pictures(score: AnchorMetrics, folder: str | Path, count: int = MAX_PI
     resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
     scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
     boxes, anchors = ((corners - offset) / scale for corners in (score.instances.boxes[rows], score.best_anchors(rows)))
+    files = ImageFiles(dataset, Path(folder))
     drawn, left_out = [], []
     for row, box, anchor in zip(rows.tolist(), boxes, anchors, strict=True):
         try:
-            drawn.append(_picture(score, row, box, anchor, folder))
+            drawn.append(_picture(score, row, box, anchor, files))
         except ImageError as error:
             left_out.append(str(error))
         if len(drawn) == count:
@@ -103,14 +104,13 @@ def worst_block(score: AnchorMetrics, folder: str | Path) -> str:
     return block(f"{title} <b>{len(found.drawn)}</b>", caption, content)
 
 
-def _picture(score: AnchorMetrics, row: int, box: Corners, anchor: Corners, folder: str | Path) -> WorstPicture:
+def _picture(score: AnchorMetrics, row: int, box: Corners, anchor: Corners, files: ImageFiles) -> WorstPicture:
     dataset = score.instances.dataset
     number = int(dataset.instances.image_rows[row])
     width, height = dataset.images.wh[number].tolist()
-    image = open_image(folder, dataset.images.file_names[number], image_wh=(width, height))
     window = window_around(box, anchor, (width, height))
     part = (max(window[0], 0), max(window[1], 0), min(window[2], width), min(window[3], height))
-    crop = stretch_contrast(image).crop(part)
+    crop = stretch_contrast(files.open(number)).crop(part)
     factor = min(1.0, LONGEST_PX / max(crop.size))
     crop = crop.resize((max(1, round(crop.width * factor)), max(1, round(crop.height * factor))), Image.Resampling.BOX)
     stored = io.BytesIO()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from detect.anchors.anchor_set import strides_of
+from detect.data.exif import Exif
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
 
@@ -70,6 +71,11 @@ class DataConfig(_Section):
     )
     mean: list[float] | None = Field(default=None, description="mean of each channel, 0 to 1; measured by default")
     std: list[float] | None = Field(default=None, description="standard deviation of each channel; measured by default")
+    exif: Exif = Field(
+        default="auto",
+        description="EXIF orientation: turn images upright, ignore it, or do what the annotated sizes fit",
+    )
+    ignore_categories: list[str] = Field(default=[], description="names of categories to leave out")
     on_broken: Literal["fail", "skip"] = Field(default="fail", description="what to do about unreadable images")
     repeat_threshold: float | None = Field(
         default=None, gt=0, le=1, description="repeat images of categories that are rarer than this share (LVIS)"
@@ -218,8 +224,8 @@ class AugmentConfig(_Section):
     """The arguments of :class:`detect.loading.augment.Augment`."""
 
     enabled: bool = Field(default=True, description="augment training images")
-    flips: bool = Field(default=True, description="flip horizontally and vertically")
-    turns: bool = Field(default=True, description="rotate by quarter turns")
+    flips: bool = Field(default=True, description="flip left to right")
+    turns: bool = Field(default=False, description="rotate by quarter turns and flip upside down")
     zoom: tuple[Factor, Factor] = Field(default=(0.75, 1.4), description="range of the scale factor")
     min_visible: float = Field(default=0.4, ge=0, le=1, description="boxes that keep less of their area are ignored")
     gain: tuple[Factor, Factor] = Field(default=(0.7, 1.4), description="range of the factor on intensities")

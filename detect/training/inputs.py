@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MEASURED_IMAGES = 2000  # the most that give mean and standard deviation
+IGNORE_OPTION = "data.ignore_categories"
 NUM_ASSIGNED = 200  # images whose anchors are assigned for a warning, evenly spaced
 
 
@@ -67,7 +68,8 @@ def read_inputs(
         ConfigError: there is nothing to detect, or there are too few images with objects to overfit.
     """
     images, points = config.data.images, config.task == "landmarks"
-    dataset: CocoDataset = read_dataset(config.data.train, images=images, keypoints=points)
+    dataset: CocoDataset = read_dataset(config.data.train, images=images, keypoints=points, exif=config.data.exif)
+    dataset = dataset.without_categories(config.data.ignore_categories, IGNORE_OPTION)
     validation: CocoDataset | None
     if config.data.val_share:
         dataset, validation = hold_out(dataset, config.data.val_share)
@@ -108,7 +110,14 @@ def read_validation(
     if not files:
         return None
     points = config.task == "landmarks"
-    read = read_dataset(files, images=validation_folder(config), keypoints=points, strict=strict, on_progress=on_progress)
+    read = read_dataset(
+        files,
+        images=validation_folder(config),
+        keypoints=points,
+        exif=data.exif,
+        strict=strict,
+        on_progress=on_progress,
+    ).without_categories(data.ignore_categories, IGNORE_OPTION)
     return hold_out(read, data.val_share)[1] if data.val_share else read
 
 
@@ -220,6 +229,7 @@ def _normalization(config: TrainConfig, data: DetectionData, initial: Checkpoint
 def _left_out(data: DetectionData, part: str) -> list[str]:
     """Images, annotations and points that are not used."""
     lines, invalid = list(data.dataset.warnings), data.dataset.invalid
+    lines += [data.exif_warning] if data.exif_warning else []
     if data.broken:
         lines.append(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
     if invalid:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from builders import photo
+from numpy.testing import assert_array_equal
+from PIL import Image, ImageOps
 
 from detect.cli.predict import picture_names
 from detect.data import read_coco, read_results
@@ -85,6 +87,30 @@ def test_sixteen_bits_grey_and_colour_images_of_any_size_are_taken(detect, tmp_p
     assert (run.code, run.json["images"]) == (0, 3)
     entries = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert {entry["image_id"] for entry in entries} == {1, 2, 3}
+
+
+def test_photos_are_turned_upright_and_so_are_their_results(detect, tmp_path, trained):
+    """Each photo beside the same photo that Pillow has turned: the results, sizes and pictures are equal."""
+    for orientation in (6, 3):
+        turned = photo(tmp_path / "photos" / f"{orientation}.png", orientation=orientation)
+        with Image.open(turned) as image:
+            ImageOps.exif_transpose(image).save(tmp_path / "photos" / f"{orientation}_upright.png")
+    out = tmp_path / "out"
+    run = detect("predict", trained("boxes", data={"resize": "letterbox:160"}), tmp_path / "photos", "-o", out)
+    assert (run.code, "warning" in run.err) == (0, False)
+    content = json.loads((out / "images.json").read_text("utf-8"))
+    assert "upright" in content["info"]["description"]
+    assert [image.get("exif_orientation") for image in content["images"]] == [3, None, 6, None]
+    assert [(image["width"], image["height"]) for image in content["images"]] == [(128, 96)] * 2 + [(96, 128)] * 2
+    found = [[], [], [], []]
+    for entry in json.loads((out / "results.json").read_text("utf-8")):
+        found[entry.pop("image_id") - 1].append(entry)
+    assert found[0] == found[1] != found[2] == found[3]
+    assert min(map(len, found)) > 0
+    for name in ("3", "6"):
+        drawn = [Image.open(out / "pictures" / f"{name}{end}.png") for end in ("", "_upright")]
+        assert_array_equal(np.asarray(drawn[0]), np.asarray(drawn[1]))
+        assert drawn[0].getexif().get(0x0112) is None
 
 
 def test_no_images_are_one_line(detect, tmp_path, trained):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import label_folder
 
-from detect.data.image_names import ImageFolder, image_names, without_suffix
+from detect.data.image_names import ImageFolder, image_names, name_hint, without_suffix
 from detect.errors import CocoError
 
 NAMES = ("a.png", "b/c.jpg", "b/c.png", "b/d.x.TIF", "e/f.png", "g/f.png", "h/i.png")
@@ -53,3 +53,29 @@ def test_a_suffix_is_only_that_of_an_image_or_label():
 def test_what_is_no_folder_is_refused(tmp_path):
     with pytest.raises(CocoError, match=r"nowhere: not a folder of images$"):
         ImageFolder(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("b\\c.png", ": the file exists as FOLDER/b/c.png: write 'b/c.png' in the annotations"),
+        ("http://host/set/b/c.png", ": the file exists as FOLDER/b/c.png: write 'b/c.png' in the annotations"),
+        ("/home/me/a.png", ": the file exists as FOLDER/a.png: write 'a.png' in the annotations"),
+        ("images/a.png", ": the file exists as FOLDER/a.png: write 'a.png' in the annotations"),
+        ("i.png", ": the file exists as FOLDER/h/i.png: set data.images=FOLDER/h (--images FOLDER/h)"),
+        ("https://host/x.png", ": file names are paths of files, not URLs: download the images"),
+        ("..\\images\\a.png", ": the file exists as FOLDER/a.png: write 'a.png' in the annotations"),
+        ("../b/c.png", ": the file exists as FOLDER/b/c.png: write 'b/c.png' in the annotations"),
+        ("x.png", ""),
+        ("", ""),
+    ],
+)
+def test_what_would_lead_to_the_file_is_said(folder, name, hint):
+    assert name_hint(folder.root, name) == hint.replace("FOLDER", folder.root)
+
+
+def test_a_folder_that_is_named_twice_is_said(folder, monkeypatch):
+    monkeypatch.chdir(folder.root)
+    assert name_hint("b", "b/c.png") == ": the file exists as b/c.png: set data.images=. (--images .)"
+    assert name_hint("e", "g/f.png") == ": the file exists as g/f.png: set data.images=. (--images .)"
+    assert name_hint("none", "x.png") == ""

@@ -47,6 +47,23 @@ def test_turns_are_those_of_numpy(quarters):
     assert picture.wh == picture.frame_wh == ((3, 4) if quarters % 2 else (4, 3))
 
 
+def test_flips_keep_up_and_turns_do_not_mirror_left_and_right():
+    """Of 12 numbered pixels: which of the eight turned and flipped pictures come out, in the order of the same draws."""
+
+    def pictures(augment):
+        draws = (augment.apply_geometric(numbered(), np.random.default_rng(seed)) for seed in range(64))
+        return [picture.values[0].tolist() for picture in draws]
+
+    flipped, turned = pictures(replace(STILL, flips=True)), pictures(replace(STILL, turns=True))
+    both = pictures(replace(STILL, flips=True, turns=True))
+    assert pictures(STILL) == [NUMBERED.tolist()] * 64
+    assert {str(picture) for picture in flipped} == {str(NUMBERED.tolist()), str(NUMBERED[:, ::-1].tolist())}
+    eight = {str(np.rot90(each, quarters).tolist()) for each in (NUMBERED, NUMBERED[:, ::-1]) for quarters in range(4)}
+    assert {str(picture) for picture in both} == {str(picture) for picture in turned} == eight
+    for one, other, mirrored in zip(both, turned, flipped, strict=True):  # a left-right flip after the turns
+        assert one == (np.array(other)[:, ::-1] if mirrored != NUMBERED.tolist() else np.array(other)).tolist()
+
+
 @given(st.booleans(), st.booleans(), st.integers(0, 3), st.floats(0.5, 2), st.floats(0, 1), st.floats(0, 1))
 def test_every_pixel_that_is_left_is_where_the_view_says(along_x, along_y, quarters, factor, place_x, place_y):
     """Nothing is resampled before the resize, so that the values tell where each pixel went."""
@@ -85,7 +102,7 @@ def bright_rectangle(x: int, y: int, width: int, height: int) -> Picture:
 def test_box_and_centroid_stay_on_a_bright_rectangle_whatever_is_drawn(seed, rule):
     """Half a pixel off would be seen: the tolerance is a fifth of a pixel, the factors reach from .4 to 2.4."""
     x, y, width, height = 44, 40, 24, 12
-    picture = Augment().apply_geometric(bright_rectangle(x, y, width, height), np.random.default_rng(seed))
+    picture = Augment(turns=True).apply_geometric(bright_rectangle(x, y, width, height), np.random.default_rng(seed))
     content = resize_picture(picture, parse_resize(rule))
     boxes = content.transform.apply_to_boxes(
         picture.transform.apply_to_boxes(np.array([[x, y, x + width, y + height]], float))
@@ -107,7 +124,7 @@ def test_box_and_centroid_stay_on_a_bright_rectangle_whatever_is_drawn(seed, rul
 def test_what_is_drawn_is_a_function_of_the_generator():
     def once(seed: int) -> torch.Tensor:
         random = np.random.default_rng(seed)
-        picture = Augment().apply_geometric(bright_rectangle(44, 40, 24, 12), random)
+        picture = Augment(turns=True).apply_geometric(bright_rectangle(44, 40, 24, 12), random)
         return Augment().apply_photometric(resize_picture(picture, parse_resize("stretch:60x60")), random).values
 
     assert_close(once(1), once(1), rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
@@ -124,20 +125,24 @@ def test_nothing_of_the_nuclei_is_lost(nuclei):
 
 
 def test_a_sample_depends_on_epoch_image_and_copy_alone(nuclei):
-    data, again = (nuclei_data(nuclei, augment=Augment(), seed=3) for _ in range(2))
+    data, again = (nuclei_data(nuclei, augment=Augment(turns=True), seed=3) for _ in range(2))
     sample = data[Draw(4, 7)]
     for place in (3, 9):
         again[Draw(1, place)]
     assert_same(again[Draw(4, 7)], sample)
     assert_same(again[4, 7], sample)
     assert_same(again[7], again[Draw(0, 7)])
-    for other in (data[Draw(5, 7)], data[Draw(4, 7, 1)], nuclei_data(nuclei, augment=Augment(), seed=4)[Draw(4, 7)]):
+    for other in (
+        data[Draw(5, 7)],
+        data[Draw(4, 7, 1)],
+        nuclei_data(nuclei, augment=Augment(turns=True), seed=4)[Draw(4, 7)],
+    ):
         assert (other.image - sample.image).abs().max() > 0.01
 
 
 @pytest.mark.slow
 def test_processes_that_read_see_the_same_pixels(nuclei):
-    data = nuclei_data(nuclei, augment=Augment())
+    data = nuclei_data(nuclei, augment=Augment(turns=True))
     batches = EpochBatchSampler(len(data), batch_size=16)
     options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "spawn"}
     own, theirs = (list(DataLoader(data, batch_sampler=batches, collate_fn=collate, **each)) for each in ({}, options))
@@ -147,7 +152,7 @@ def test_processes_that_read_see_the_same_pixels(nuclei):
 
 
 def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):
-    data = nuclei_data(nuclei, augment=Augment())
+    data = nuclei_data(nuclei, augment=Augment(turns=True))
     rows = range(0, len(data), 2)
     num_points = np.isin(nuclei.instances.image_rows, rows).sum()
     for epoch in range(2):
@@ -165,7 +170,7 @@ def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):
 
 def test_points_lie_in_their_boxes_after_augmentation_as_before(nuclei):
     """In each image the points that are left are the labelled ones, in the order of the instances."""
-    data = nuclei_data(nuclei, augment=Augment(min_visible=0.0))
+    data = nuclei_data(nuclei, augment=Augment(turns=True, min_visible=0.0))
     num_checked = 0
     for place in range(0, len(data), 3):
         sample = data[Draw(2, place)]
@@ -277,7 +282,7 @@ def test_a_box_without_extent_in_single_precision_is_counted_and_in_no_sample(tm
 
 
 def test_every_augmented_target_can_be_learned(nuclei):
-    data = nuclei_data(nuclei, augment=Augment(min_visible=0.0, zoom=(0.5, 4.0)))
+    data = nuclei_data(nuclei, augment=Augment(turns=True, min_visible=0.0, zoom=(0.5, 4.0)))
     targets = [data[Draw(epoch, place)].targets for epoch, place in enumerate(range(len(data)))]
     assert len(checked_targets(targets, num_classes=1)) == len(data)
 
@@ -335,9 +340,9 @@ def test_a_skipped_image_does_not_change_the_pixels_of_the_others(tmp_path):
     """Randomness goes by the row of the dataset, not by the place among those that are left."""
     write_images(tmp_path, a=(40, 20), b=(40, 20))
     dataset = dataset_of(["a.png", "b.png"], [])
-    both = data_of(dataset, tmp_path, augment=Augment())[Draw(1, 1)]
+    both = data_of(dataset, tmp_path, augment=Augment(turns=True))[Draw(1, 1)]
     (tmp_path / "a.png").unlink()
-    assert_same(data_of(dataset, tmp_path, augment=Augment(), on_broken="skip")[Draw(1, 0)], both)
+    assert_same(data_of(dataset, tmp_path, augment=Augment(turns=True), on_broken="skip")[Draw(1, 0)], both)
 
 
 def test_a_16_bit_png_is_scaled(tmp_path):
@@ -377,3 +382,35 @@ def test_what_is_found_in_the_network_s_pixels_is_restored_to_the_image_s(tmp_pa
     assert_allclose(
         transform.invert_points(sample.points.double().numpy(), pixel_origin="center"), [[7, 10]], atol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("orientation", "labelled", "exif", "upright"),
+    [
+        (6, "upright", "auto", True),
+        (6, "stored", "auto", False),
+        (3, "stored", "auto", True),  # its size does not tell
+        (3, "upright", "ignore", False),
+    ],
+)
+def test_boxes_lie_on_the_pixels_they_were_drawn_on(tmp_path, orientation, labelled, exif, upright):
+    """A white rectangle in a turned photo: its box, drawn on either reading, covers the white pixels of the sample."""
+    stored = np.zeros((20, 40), np.uint8)
+    stored[4:9, 22:36] = 255
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=tags)
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(ImageOps.exif_transpose(image)) if upright else stored
+    rows, columns = np.nonzero(pixels)
+    x, y, width, height = columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1
+    wh = (20, 40) if labelled == "upright" and orientation == 6 else (40, 20)
+    box = {"image_id": 10, "bbox": [int(each) for each in (x, y, width, height)]}
+    data = data_of(replace(dataset_of(["a.png"], [box], wh=wh), exif=exif), tmp_path, "letterbox:80", channels=1)
+    sample = data[0]
+    (x0, y0, x1, y1) = sample.targets.boxes[0].int().tolist()
+    assert (x1 - x0) * (y1 - y0) == 4 * 5 * 14
+    assert sample.image[0, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].min() > 0.9
+    assert_allclose(sample.image.sum(), 4 * 5 * 14, rtol=1e-2)  # nothing white is elsewhere
+    is_undecided = orientation == 3 and exif == "auto"
+    assert (data.exif_warning or "").startswith("1 image has an EXIF orientation, such as a.png") == is_undecided

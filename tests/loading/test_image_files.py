@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detect.data import read_coco
-from detect.data.images import open_image
+from detect.data.images import ImageFiles, open_image
 from detect.data.resize import parse_resize
 from detect.errors import ImageError
 from detect.loading.dataset import DetectionData
@@ -61,8 +61,8 @@ def test_a_link_is_followed(folder, tmp_path_factory):
 
 
 def test_the_images_are_a_coco_file_that_results_belong_to(folder):
-    dataset, _ = dataset_from_files([folder], LABELS)
-    again = read_coco(json.loads(images_json(dataset)))
+    dataset, root = dataset_from_files([folder], LABELS)
+    again = read_coco(json.loads(images_json(ImageFiles(dataset, root))))
     assert again.images.file_names == dataset.images.file_names
     assert again.images.wh.tolist() == dataset.images.wh.tolist()
     assert again.categories == dataset.categories

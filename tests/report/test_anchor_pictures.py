@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-import detect.report.anchor_pictures as pictures
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics
-from detect.data import read_coco
+from detect.data import images, read_coco
 from detect.data.resize import parse_resize
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import LONGEST_PX, MAX_PICTURES, RIM_PX, window_around, worst_block, worst_pictures
@@ -108,7 +107,7 @@ def test_only_the_images_that_are_drawn_are_opened_the_worst_first(tmp_path, mon
         opened.append(name)
         return Image.open(folder / name)
 
-    monkeypatch.setattr(pictures, "open_image", open_image)
+    monkeypatch.setattr(images, "open_image", open_image)
     score = score_of(names, [[1, 1, 40 - number, 20] for number in range(30)])
     drawn = worst_pictures(score, tmp_path).drawn
     assert_array_equal([picture.row for picture in drawn], score.worst(MAX_PICTURES))

@@ -51,6 +51,12 @@ def test_augmentation_has_the_arguments_of_what_it_builds():
     assert fields == {name: parameter.default for name, parameter in parameters.items()}
 
 
+@pytest.mark.parametrize("name", ["nuclei_retinanet", "nuclei_landmarks", "smoke", "bccd_retinanet"])
+def test_micrographs_are_turned_and_photos_are_not(name):
+    assert read_train_config(CONFIGS / f"{name}.yaml").augment.turns
+    assert not read_train_config(CONFIGS / "your_data.yaml").augment.turns
+
+
 def test_what_is_written_reads_back_the_same():
     config = parse_config({**LEAST, "seed": 3, "augment": {"zoom": [1, 2]}})
     assert TrainConfig.model_validate(yaml.safe_load(config.to_yaml())) == config

@@ -93,8 +93,29 @@ def test_validation_data_may_lack_a_keypoint_type_of_the_training_data(tiny, squ
     points = inputs.val.keypoints.landmarks
     assert (set(points.types.tolist()), points.num_types) == ({1}, 2)
     assert inputs.val[0].types.tolist() == [1] * len(inputs.val[0].points)
-    with pytest.raises(CocoError, match="category 'dot' has 1 keypoints here, but 0 in the training data"):
-        read_inputs(tiny(f"data.val={train}", task="landmarks"))
+
+
+def test_categories_that_training_lacks_are_named_with_the_option_that_leaves_them_out(tiny, squares, tmp_path):
+    def more(content):
+        content["categories"] += [{"id": 8, "name": "Dot"}, {"id": 9, "name": "hole"}]
+        for entry, category in zip(content["annotations"], (8, 9, 9), strict=False):
+            entry["category_id"] = category
+
+    file = changed(squares, tmp_path, "more.json", more)
+    for task in ("boxes", "landmarks"):
+        with pytest.raises(CocoError, match=r"more\.json: category 8, 'Dot', is not one of .*: 'square': ") as caught:
+            read_inputs(tiny(f"data.val={file}", task=task))
+        assert "data.ignore_categories=['Dot', 'hole'] (--ignore-category 'Dot' --ignore-category 'hole')" in str(
+            caught.value
+        )
+    config = tiny(f"data.val={file}", "data.ignore_categories=[dot, hole]")
+    inputs = read_inputs(config)
+    assert len(inputs.val.dataset.annotations) == len(inputs.train.dataset.annotations) - 3
+    (line,) = data_warnings(config, inputs, anchors=None)
+    assert line == "left out: 3 annotations of 'Dot', 'hole' (data.ignore_categories)"
+    inputs = read_inputs(tiny(f"data.train={file}", "data.val=[]", "data.ignore_categories=[square]"))
+    assert inputs.labels.category_names == ("Dot", "hole")
+    assert len(inputs.train.dataset.annotations) == 3
 
 
 def test_files_that_do_not_name_their_categories_are_taken_by_their_ids(tiny, squares, tmp_path):

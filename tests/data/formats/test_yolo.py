@@ -129,4 +129,4 @@ def test_progress_is_told_in_files(tmp_path):
     seen = []
     read_dataset(label_folder(tmp_path, files), on_progress=lambda *each: seen.append(each))
     assert seen[:2] == [("reading labels", 64, 130), ("reading labels", 128, 130)]
-    assert seen[-1] == ("reading image sizes", 130, 130)
+    assert seen[-1] == ("reading image headers", 130, 130)
