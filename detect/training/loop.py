@@ -35,7 +35,7 @@ from detect.training.config import TrainConfig
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
 from detect.training.inputs import data_warnings, epoch_batches, read_inputs
-from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
+from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
 from detect.training.step import Build, Stepper, launch, rate_factor
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class _Run:
             check_same_data(self.last, before, labels=self.inputs.labels, num_images=len(self.inputs.train))
         self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
         self.stepper = Stepper(config, fabric, inputs=self.inputs, anchors=self.anchors, build=build)
-        self.state = RunState()
+        self.state, self.speed = RunState(), ImageRate()
         if before and before.training:
             self.state = RunState.resumed(before.training["state"], patience=config.optimisation.patience)
             self.stepper.load_state_dict(before.training["stepper"])
@@ -176,6 +176,7 @@ class _Run:
         """Run the remaining steps of the epoch."""
         state, save_steps = self.state, self.config.output.save_steps
         self.batches.start_at(state.epoch, state.batch)
+        self.speed.begin_epoch()
         loaded = iter(self.loader)
         while parts := list(islice(loaded, self.config.optimisation.accumulate)):
             optimisation = self.config.optimisation
@@ -197,10 +198,12 @@ class _Run:
     def report_step(self, losses: Mapping[str, float], rate: float) -> None:
         """Write a row of the step, and show progress."""
         epoch, step = self.state.epoch + 1, self.state.step
+        images_per_s = self.speed.after_step(self.config.optimisation.batch_size)
         if self.tables:
             self.tables.write(STEPS, step, {"epoch": epoch, "learning_rate": rate, **losses})
         if self.on_progress:
-            what = f"epoch {epoch}/{self.config.optimisation.epochs}, loss {losses['loss']:.3f}"
+            where = f"epoch {epoch}/{self.config.optimisation.epochs}, step {step}/{self.num_steps}"
+            what = f"{where}, loss {losses['loss']:.3f}, {images_per_s:.3g} images/s"
             self.on_progress(what, step, self.num_steps)
 
     def diagnose_if_flat(self, batch: Batch, rate: float) -> None:
@@ -254,6 +257,7 @@ class _Run:
             device=self.fabric.device,
             num_workers=self.config.data.num_workers,
             pixel_origin=self.config.data.pixel_origin,
+            on_progress=self.on_progress,
         )
 
     def save(self, name: str) -> None:
