@@ -30,7 +30,6 @@ Item = TypeVar("Item")
 
 BAR_AFTER_S = 1.0
 LINE_EVERY_S = 30.0  # without a terminal
-MAX_SHOWN = 5  # findings printed without --findings
 
 
 def print_json(content: Any) -> None:
@@ -248,9 +247,7 @@ def print_findings(dataset: CocoDataset) -> None:
 
 def print_first(what: str, findings: Sequence[Finding]) -> None:
     """Print the number of findings, if there are any, and the first few."""
-    if findings:
-        show(f"{len(findings):,} {what}:", style="yellow")
-    for finding in findings[:MAX_SHOWN]:
-        show(f"  {finding}", soft_wrap=True)
-    if len(findings) > MAX_SHOWN:
-        show(f"  and {len(findings) - MAX_SHOWN:,} more: --findings lists them all")
+    from detect.data.coco_entries import in_short
+
+    for number, line in enumerate(in_short(what, findings, others="--findings")):
+        show(line, style=None if number else "yellow", soft_wrap=number > 0)

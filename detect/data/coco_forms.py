@@ -156,7 +156,7 @@ def _among_pixels(looked: _Looked, images: Images, form: BoxForm) -> str | None:
         )
     if swapped <= allowed:
         exchanged = f"{_share(swapped, num_boxes)} if the two are exchanged"
-        return f"width and height of images look swapped: {misfit}, {exchanged}: correct the sizes in the file"
+        return f"x and y of boxes, or width and height of images, look swapped: {misfit}, {exchanged}: correct the file"
     return _nonsense(images, own, num_boxes)
 
 
@@ -180,7 +180,8 @@ def _reach_out(boxes_xywh: Boxes, image_wh: Sizes, slack_px: float = SLACK_PX) -
 
 
 def _looks_like(form: BoxForm, evidence: str) -> str:
-    return f"bbox looks like {NAMES[form]}: {evidence}; --bbox {form} reads them so"
+    ways = f"--bbox {form}, or data.bbox={form} of a run, reads them so"
+    return f"bbox looks like {NAMES[form]}: {evidence}; {ways}"
 
 
 def _share(count: int, total: int) -> str:

@@ -32,9 +32,10 @@ from detect.training.checkpoints import (
     save_checkpoint,
 )
 from detect.training.config import TrainConfig
+from detect.training.data_warnings import data_warnings
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
-from detect.training.inputs import data_warnings, epoch_batches, read_inputs
+from detect.training.inputs import epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
 from detect.training.step import Build, Stepper, launch, rate_factor
 
