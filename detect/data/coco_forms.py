@@ -155,8 +155,8 @@ def _among_pixels(looked: _Looked, images: Images, form: BoxForm) -> str | None:
             best, f"{misfit} as {NAMES[form]}, {_share(misfits[best], num_boxes)} as {NAMES[best]}{area}"
         )
     if swapped <= allowed:
-        exchanged = f"{_share(swapped, num_boxes)} if the two are exchanged"
-        return f"x and y of boxes, or width and height of images, look swapped: {misfit}, {exchanged}: correct the file"
+        exchanged = f"{_share(swapped, num_boxes)} if the two are exchanged: correct the file"
+        return f"labels swap x and y, or images width and height? {misfit}, {exchanged}"
     return _nonsense(images, own, num_boxes)
 
 

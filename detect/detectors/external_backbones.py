@@ -126,7 +126,7 @@ def _built(label: str, *, pretrained: bool) -> Iterator[None]:
         with _reported(label, "cannot be built"):
             yield
         return
-    constants = import_module("huggingface_hub.constants") if label.startswith("timm:") else None
+    constants: Any = import_module("huggingface_hub.constants") if label.startswith("timm:") else None
     offline, timeout_s = constants and constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
     unreachable = constants is not None and not offline and not _in_reach(constants.ENDPOINT)
     try:

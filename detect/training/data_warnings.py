@@ -116,7 +116,9 @@ def _left_out(data: DetectionData, part: str) -> list[str]:
     """Images, boxes and points that are not used."""
     lines = []
     if data.broken:
-        lines.append(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
+        lines.append(
+            f"skipped: {broken_message(data.broken, max(len(data.dataset.images), len(data) + len(data.broken)))}"
+        )
     if data.num_degenerate_boxes:
         lines.append(f"left out: {data.num_degenerate_boxes:,} {part} boxes have no extent after resizing")
     if data.num_points_outside:

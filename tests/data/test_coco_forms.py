@@ -122,14 +122,14 @@ def test_the_warning_says_how_sure_it_is():
 
 def test_exchanged_width_and_height_are_named():
     text = warning(resized("bccd", lambda width, height: (height, width)))
-    assert text.startswith("x and y of boxes, or width and height of images, look swapped: 3")
+    assert text.startswith("labels swap x and y, or images width and height? 3")
     assert text.endswith("if the two are exchanged: correct the file")
 
 
 def test_width_and_height_may_be_exchanged_in_some_images_alone():
     turned = itertools.cycle([True, False, False])
     content = resized("bccd", lambda width, height: (height, width) if next(turned) else (width, height))
-    assert warning(content).startswith("x and y of boxes, or width and height of images, look swapped")
+    assert warning(content).startswith("labels swap x and y, or images width and height?")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
