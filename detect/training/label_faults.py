@@ -131,7 +131,7 @@ def _of_points(config: TrainConfig, batch: Batch) -> Iterator[str]:
     points, types = (torch.as_tensor(each)[labelled] for each in (table.points, table.types))
     images = torch.as_tensor(table.image)[labelled]
     if not len(points):
-        yield f"no point is labelled: the visibility of all {len(labelled):,} is 0"
+        yield "no point of these images is labelled: their visibility is 0"
     apart_px = APART_CELLS * config.model.stride
     close = 0
     for image in sorted(set(images.tolist())):
