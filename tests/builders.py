@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -204,6 +204,17 @@ def text_with(old: bytes, new: bytes) -> bytes:
 def name_of(value: Any) -> str | None:
     """The name of a parametrized value in a test's id."""
     return "missing" if value is MISSING else None
+
+
+# ---- training
+
+
+def changed(squares: Path, folder: Path, name: str, change: Callable[[dict[str, Any]], object]) -> str:
+    """A copy of the squares' annotations, ``change`` having been called with their content; as the value of data.train."""
+    content = json.loads((squares / "annotations.json").read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+    return f"['{folder / name}']"
 
 
 # ---- cli

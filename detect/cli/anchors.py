@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from detect.cli import anchor_fit, options
 from detect.cli.config import register
 from detect.cli.detector_fit import DetectorOptions
 from detect.cli.fit_options import LEVELS, FitOptions
-from detect.cli.output import note, numbers, print_answer, progress_over, save
+from detect.cli.output import busy, note, numbers, print_answer, progress_over, save
 from detect.errors import AnchorFileError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from detect.anchors.metrics import AnchorMetrics
 
 MANY_TO_ASSIGN = 40_000
+FITTED = FitOptions(per_level="3", max_strides=4)  # where no anchors are given: each box on a level of about its size
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,7 +96,9 @@ def _assigned(scores: Sequence[AnchorMetrics], assigner: str, convention: str) -
 
 def levels(
     *,
-    anchors: Annotated[str, typer.Option(help=options.ANCHORS)],
+    anchors: Annotated[
+        str | None, typer.Option(help=f"{options.ANCHORS} Default: {FITTED.per_level} are fitted for each of {LEVELS}.")
+    ] = None,
     resize: options.Resize = None,
     convention: options.Convention = "exact",
     assigner: Annotated[options.MatcherName, typer.Option(help="Rule that gives anchors to instances.")] = "max-iou",
@@ -110,8 +114,12 @@ def levels(
     """
     from detect.cli.anchor_tables import print_level_report
 
-    chosen = options.load_anchors(anchors)
-    instances = dataset.read_resized(resize or str(chosen.resize_rule))
+    chosen = options.load_anchors(anchors) if anchors else None
+    instances = dataset.read_resized(str(chosen.resize_rule) if chosen and not resize else resize)
+    if chosen is None:
+        note(f"note: no --anchors given: {FITTED.per_level} are fitted for each of {LEVELS}")
+        with busy("fitting anchors"):
+            chosen = replace(FITTED, convention=convention).fit(instances, prove=False).anchors
     generator = detect.AnchorGenerator(chosen, convention=convention)
     report = detect.level_report(instances, generator, matcher=detect.Atss() if assigner == "atss" else None)
     print_answer(json, report.to_dict, lambda: print_level_report(report))

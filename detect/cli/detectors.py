@@ -47,9 +47,10 @@ def open_images(
     Skipped images are printed. ``landmarks`` are the true points.
     """
     options: dict[str, Any] = {name: getattr(trained, name) for name in ("resize", "channels", "category_ids")}
-    options |= {"keypoints": landmarks, "on_broken": on_broken or trained.config.data.on_broken}
     with reading_bar() as on_progress:
-        data = DetectionData(dataset, folder, on_progress=on_progress, **options)
+        data = DetectionData(dataset, folder, keypoints=landmarks, on_broken="skip", on_progress=on_progress, **options)
+    if (on_broken or trained.config.data.on_broken) == "fail":
+        data.refuse_broken("--on-broken skip")
     if data.exif_warning:
         note(f"warning: {data.exif_warning}")
     for broken in data.broken:

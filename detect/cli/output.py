@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import sys
@@ -11,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 BAR_AFTER_S = 1.0
-MAX_SHOWN = 5  # findings printed without --findings
+LINE_EVERY_S = 30.0  # without a terminal
 
 
 def print_json(content: Any) -> None:
@@ -93,7 +94,10 @@ def note(text: str) -> None:
 
 @contextmanager
 def reading_bar() -> Iterator[Any]:
-    """A progress callback that shows a bar on stderr after one second."""
+    """A progress callback that shows a bar on stderr after one second; without a terminal, a line every half minute."""
+    if not sys.stderr.isatty():
+        yield ProgressLines()
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     started = time.monotonic()
@@ -114,9 +118,73 @@ def reading_bar() -> Iterator[Any]:
             bar.stop()
 
 
-def busy(what: str) -> Status:
-    """A spinner on stderr, if that is a terminal, during work of unknown length."""
-    return Console(stderr=True).status(what)
+class ProgressLines:
+    """A progress callback that writes a line every half minute: what is done, the share of it, and the time left.
+
+    Another total, or less done than before, begins another piece of work, whose time left is estimated anew.
+
+    Args:
+        clock: the time in seconds.
+        write: takes the lines; by default they go to stderr.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, write: Callable[[str], None] | None = None
+    ) -> None:
+        self.clock, self.write = clock, write or note
+        self.written_s = clock()
+        self.start_s, self.start, self.done, self.total = self.written_s, 0, 0, -1
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self.clock()
+        if total != self.total or done < self.done:
+            self.start_s, self.start, self.total = now, done, total
+        self.done = done
+        if now - self.written_s < LINE_EVERY_S:
+            return
+        self.written_s = now
+        line = f"{what}: {done / max(total, 1):.0%}"
+        if done > self.start:
+            left_s = (total - done) * (now - self.start_s) / (done - self.start)
+            line += f", {duration(left_s)} left"
+        self.write(line)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> [duration(seconds) for seconds in (42.4, 119, 3600 * 2.5)]
+    ['42 s', '2 min', '2 h 30 min']
+    """
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A spinner on stderr during work of unknown length; without a terminal, a line every half minute."""
+    if sys.stderr.isatty():
+        with Console(stderr=True).status(what):
+            yield
+        return
+    ended = Event()
+    thread = Thread(target=lines_until, args=(ended.wait, what), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def lines_until(ended: Callable[[float], bool], what: str) -> None:
+    """Write how long the work takes so far, every half minute; ``ended`` waits for its end, at most so many seconds."""
+    for number in itertools.count(1):
+        if ended(LINE_EVERY_S):
+            return
+        note(f"{what}: {duration(number * LINE_EVERY_S)} so far")
 
 
 def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:
@@ -179,9 +247,7 @@ def print_findings(dataset: CocoDataset) -> None:
 
 def print_first(what: str, findings: Sequence[Finding]) -> None:
     """Print the number of findings, if there are any, and the first few."""
-    if findings:
-        show(f"{len(findings):,} {what}:", style="yellow")
-    for finding in findings[:MAX_SHOWN]:
-        show(f"  {finding}", soft_wrap=True)
-    if len(findings) > MAX_SHOWN:
-        show(f"  and {len(findings) - MAX_SHOWN:,} more: --findings lists them all")
+    from detect.data.coco_entries import in_short
+
+    for number, line in enumerate(in_short(what, findings, others="--findings")):
+        show(line, style=None if number else "yellow", soft_wrap=number > 0)

@@ -55,7 +55,9 @@ def train(
     overfit: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Only check that this many images can be overfitted; exit code 1 if they cannot."
+            min=1,
+            max=1024,
+            help="Only check that objects in this many images can be learned by heart and found; exit code 1 if not.",
         ),
     ] = None,
     json: AsJson = False,
@@ -113,7 +115,7 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> None:
     from detect.training.overfitting import overfit
 
     with reading_bar() as on_progress:
-        verdict = overfit(config, num_images, on_progress=on_progress)
+        verdict = overfit(config, num_images, on_progress=on_progress, log=note)
     content = {"passed": verdict.passed, **asdict(verdict)}
     print_answer(json, lambda: content, lambda: print(verdict.to_text(), end=""))
     if not verdict.passed:

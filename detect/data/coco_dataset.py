@@ -57,6 +57,7 @@ class CocoDataset:
     files: tuple[str, ...]
     unsized: tuple[int, ...] = ()  # ids of images without width and height, which are the extent of their boxes
     warnings: tuple[str, ...] = ()  # sentences about the files as a whole
+    misread: tuple[str, ...] = ()  # those of them by which boxes or sizes are not what they are read as
     exif: Exif = "auto"  # how images with an EXIF orientation are read, see ImageFiles
     turned: tuple[int, ...] = ()  # ids of images with an EXIF orientation whose size was read from their file
     siblings: Images | None = None  # all images of the dataset that this one is a part of
@@ -210,7 +211,7 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     suspicious += [*odd_images, *chain.from_iterable(rows.suspicious for rows in shards)]
     invalid, suspicious = sorted(faults + unusable, key=by_id), sorted(suspicious, key=by_id)
     return CocoDataset(
-        images, annotations, categories, tuple(invalid), tuple(suspicious), read.files, unsized, warnings
+        images, annotations, categories, tuple(invalid), tuple(suspicious), read.files, unsized, warnings, warnings
     )
 
 

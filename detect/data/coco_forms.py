@@ -155,8 +155,8 @@ def _among_pixels(looked: _Looked, images: Images, form: BoxForm) -> str | None:
             best, f"{misfit} as {NAMES[form]}, {_share(misfits[best], num_boxes)} as {NAMES[best]}{area}"
         )
     if swapped <= allowed:
-        exchanged = f"{_share(swapped, num_boxes)} if the two are exchanged"
-        return f"width and height of images look swapped: {misfit}, {exchanged}: correct the sizes in the file"
+        exchanged = f"{_share(swapped, num_boxes)} if the two are exchanged: correct the file"
+        return f"labels swap x and y, or images width and height? {misfit}, {exchanged}"
     return _nonsense(images, own, num_boxes)
 
 
@@ -180,7 +180,8 @@ def _reach_out(boxes_xywh: Boxes, image_wh: Sizes, slack_px: float = SLACK_PX) -
 
 
 def _looks_like(form: BoxForm, evidence: str) -> str:
-    return f"bbox looks like {NAMES[form]}: {evidence}; --bbox {form} reads them so"
+    ways = f"--bbox {form}, or data.bbox={form} of a run, reads them so"
+    return f"bbox looks like {NAMES[form]}: {evidence}; {ways}"
 
 
 def _share(count: int, total: int) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from threading import Thread
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from jaxtyping import Float
@@ -19,6 +23,7 @@ from detect.errors import ConfigError, MissingExtraError
 from detect.ops.torchvision_import import import_torchvision
 
 TRIED_PX = 256
+CONNECT_S = 5.0  # without a connection after this time, weights are read from the cache alone
 # options with which networks made for one image size, such as vision transformers, take others
 ANY_SIZE: tuple[dict[str, bool], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 
@@ -54,7 +59,7 @@ def timm_network(name: str, *, in_channels: int, pretrained: bool, weights: Weig
         if weights is not None:
             made = _filled_timm(timm, name, weights, **more)
         else:
-            with _reported(label, "weights are not available" if pretrained else "cannot be built"):
+            with _built(label, pretrained=pretrained):
                 made = timm.create_model(name, pretrained=pretrained, **more)
         last = getattr(getattr(made, "output_fmt", None), "name", "NCHW") == "NHWC"
         return _ChannelsFirst(made) if last else made
@@ -74,7 +79,7 @@ def torchvision_network(name: str, *, in_channels: int, pretrained: bool, weight
     if name not in models.list_models(module=models):
         raise ConfigError(f"backbone {label!r}: torchvision has no such classification network")
     pretrained = pretrained and weights is None
-    with _reported(label, "weights are not available" if pretrained else "cannot be built"):
+    with _built(label, pretrained=pretrained):
         model = models.get_model(name, weights="DEFAULT" if pretrained else None)
     fresh = copy.deepcopy(model)
     if weights is not None:
@@ -157,6 +162,53 @@ def _reported(label: str, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ConfigError(f"backbone {label!r}: {what}: {_reason(error)}") from None
+
+
+@contextmanager
+def _built(label: str, *, pretrained: bool) -> Iterator[None]:
+    """Report any error; without a connection, pretrained weights come from the cache or fail in seconds, with the ways out.
+
+    huggingface_hub would try again for a minute, and torch.hub would wait without a limit.
+    """
+    if not pretrained:
+        with _reported(label, "cannot be built"):
+            yield
+        return
+    constants: Any = import_module("huggingface_hub.constants") if label.startswith("timm:") else None
+    offline, timeout_s = constants and constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    unreachable = constants is not None and not offline and not _in_reach(constants.ENDPOINT)
+    try:
+        socket.setdefaulttimeout(CONNECT_S)
+        if constants and unreachable:
+            constants.HF_HUB_OFFLINE = True
+        yield
+    except Exception as error:
+        reason = f"{constants.ENDPOINT} cannot be reached" if constants and unreachable else _reason(error)
+        ways = "set model.weights=FILE or model.pretrained=false"
+        raise ConfigError(f"backbone {label!r}: weights are not available ({reason}): {ways}") from None
+    finally:
+        socket.setdefaulttimeout(timeout_s)
+        if constants:
+            constants.HF_HUB_OFFLINE = offline
+
+
+def _in_reach(url: str) -> bool:
+    """Whether the host of a URL, or the proxy to it, takes a connection; a name that is not resolved in time is not."""
+    through = getproxies().get(urlsplit(url).scheme, url)
+    place = urlsplit(through if "//" in through else f"//{through}")
+    connected = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((place.hostname or "", place.port or 443), timeout=CONNECT_S).close()
+            connected.append(True)
+        except OSError:
+            pass
+
+    thread = Thread(target=connect, daemon=True)  # a look-up of a name cannot be given a time limit
+    thread.start()
+    thread.join(CONNECT_S)
+    return bool(connected)
 
 
 def _reason(error: Exception) -> str:

@@ -158,9 +158,14 @@ class DetectionData(Dataset[Sample]):
         self.image_rows: Int64[ndarray, " b"] = np.delete(np.arange(len(dataset.images)), broken_rows)
         """The row of ``dataset.images`` at each place."""
 
+    def refuse_broken(self, remedy: str) -> None:
+        """Raise ImageError if images are broken, with the setting that leaves them out."""
+        if self.broken:
+            raise ImageError(f"{broken_message(self.broken, len(self) + len(self.broken))}; {remedy} leaves them out")
+
     def without_broken(self) -> DetectionData:
-        """The same data without broken images in its dataset, so that they do not count as missed in scores."""
-        if not self.broken:
+        """The same data without broken and other unused images in its dataset, which would count as missed in scores."""
+        if len(self) == len(self.dataset.images):
             return self
         data = copy.copy(self)
         data.dataset = self.dataset.take_images(self.image_rows)

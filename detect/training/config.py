@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from detect.anchors.anchor_set import strides_of
+from detect.data.coco_entries import BoxForm
 from detect.data.exif import Exif
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
@@ -64,6 +65,9 @@ class DataConfig(_Section):
     )
     images: Path = Field(description="folder of the images")
     val_images: Path | None = Field(default=None, description="folder of the validation images, if it differs")
+    bbox: BoxForm = Field(
+        default="xywh", description="numbers of a box in COCO files; normalised: as shares of the image's size"
+    )
     resize: str = Field(default="none", description="resize rule of the detector, the one the anchors are made for")
     channels: Literal[1, 3, 4] = Field(default=3, description="channels of the network's input")
     pixel_origin: Literal["center", "corner"] = Field(

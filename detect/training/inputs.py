@@ -1,41 +1,33 @@
-"""The inputs of a run: annotations, images, the label map, mean and standard deviation of the images, and warnings."""
+"""The inputs of a run: annotations, images, the label map, mean and standard deviation of the images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assign import assign
-from detect.anchors.generator import AnchorGenerator
-from detect.anchors.instances import ResizedInstances
 from detect.data import CocoDataset
 from detect.data.coco_reader import Progress
 from detect.data.read_dataset import read_dataset
-from detect.data.resize import parse_resize
 from detect.detectors.pretrained_weights import Normalization, pretrained_normalization
 from detect.errors import ConfigError
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData
-from detect.loading.image_files import broken_message
 from detect.loading.image_ops import measure_normalization
 from detect.loading.labels import LabelMap
 from detect.loading.sampling import EpochBatchSampler, repeat_factors
-from detect.training.builder import matching_rule
 from detect.training.checkpoints import Checkpoint
-from detect.training.config import FIT, TrainConfig
+from detect.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MEASURED_IMAGES = 2000  # the most that give mean and standard deviation
 IGNORE_OPTION = "data.ignore_categories"
-NUM_ASSIGNED = 200  # images whose anchors are assigned for a warning, evenly spaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +59,12 @@ def read_inputs(
         ImageError: images are missing or broken, and data.on_broken is not "skip".
         ConfigError: there is nothing to detect, or there are too few images with objects to overfit.
     """
-    images, points = config.data.images, config.task == "landmarks"
-    dataset: CocoDataset = read_dataset(config.data.train, images=images, keypoints=points, exif=config.data.exif)
-    dataset = dataset.without_categories(config.data.ignore_categories, IGNORE_OPTION)
+    dataset = _read(config, config.data.train, config.data.images, on_progress=on_progress)
     validation: CocoDataset | None
     if config.data.val_share:
         dataset, validation = hold_out(dataset, config.data.val_share)
     else:
-        validation = read_validation(config)
+        validation = read_validation(config, on_progress=on_progress)
     if not len(dataset.images):
         raise ConfigError(f"{', '.join(dataset.files)}: no images to train on")
     keypoints = _keypoints(config, dataset)
@@ -83,12 +73,14 @@ def read_inputs(
         "resize": config.data.resize,
         "channels": config.data.channels,
         "seed": config.seed,
-        "on_broken": config.data.on_broken,
+        "on_broken": "skip",
         "category_ids": labels.category_ids,
         "on_progress": on_progress,
     }
     train = DetectionData(dataset, config.data.images, keypoints=keypoints, augment=_augment(config), **options)
-    val = None
+    fails, val = config.data.on_broken == "fail", None
+    if fails:
+        train.refuse_broken("data.on_broken=skip")
     if overfit is not None:
         train.augment = None
         train.image_rows = _rows_with_objects(train, overfit)
@@ -97,6 +89,8 @@ def read_inputs(
         keypoints = _keypoints(config, validation)
         keypoints = keypoints and keypoints.with_types(labels.type_names, labels.category_types)
         val = DetectionData(validation, validation_folder(config), keypoints=keypoints, **options).without_broken()
+        if fails:
+            val.refuse_broken("data.on_broken=skip")
     mean, std = _normalization(config, train, initial)
     return Inputs(train, val, labels, mean, std)
 
@@ -109,15 +103,7 @@ def read_validation(
     files = data.train if data.val_share else data.val
     if not files:
         return None
-    points = config.task == "landmarks"
-    read = read_dataset(
-        files,
-        images=validation_folder(config),
-        keypoints=points,
-        exif=data.exif,
-        strict=strict,
-        on_progress=on_progress,
-    ).without_categories(data.ignore_categories, IGNORE_OPTION)
+    read = _read(config, files, validation_folder(config), strict=strict, on_progress=on_progress)
     return hold_out(read, data.val_share)[1] if data.val_share else read
 
 
@@ -162,39 +148,11 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
     )
 
 
-def data_warnings(config: TrainConfig, inputs: Inputs, *, anchors: AnchorSet | None) -> list[str]:
-    """Warnings about what is left out, an unused GPU and categories that would hardly be learned, one line each."""
-    lines = _left_out(inputs.train, "training") + (_left_out(inputs.val, "validation") if inputs.val else [])
-    if config.optimisation.accelerator == "cpu" and torch.cuda.is_available():
-        lines.append("a GPU is available, but training runs on the CPU: set optimisation.accelerator=cuda")
-    neglect = neglect_warning(config, anchors, dataset=inputs.train.dataset) if anchors else None
-    return list(dict.fromkeys([*lines, *([neglect] if neglect else [])]))  # a line about both parts once
-
-
-def neglect_warning(config: TrainConfig, anchors: AnchorSet, *, dataset: CocoDataset) -> str | None:
-    """A warning about categories that have few positive anchors, or None.
-
-    Anchors are assigned in ``NUM_ASSIGNED`` images at most.
-
-    >>> from detect.data import read_coco
-    >>> from detect.samples import sample_annotations
-    >>> from detect.training.config import parse_config
-    >>> data = {"train": ["unused"], "images": "unused", "resize": "stretch:320x240"}
-    >>> config, anchors = parse_config({"task": "boxes", "data": data}), AnchorSet.of([[(20, 20), (50, 50)]], strides=[8])
-    >>> warning = neglect_warning(config, anchors, dataset=read_coco(sample_annotations("bccd")))
-    >>> warning.split("; ")[:2]
-    ['uneven assignment: positive anchors per box: Platelets 1.6', 'mean of all boxes 10.6']
-    """
-    share = min(NUM_ASSIGNED / max(len(dataset.images), 1), 1.0)
-    instances = ResizedInstances.of(hold_out(dataset, share)[1], parse_resize(config.data.resize))
-    neglect = assign(instances, AnchorGenerator(anchors), matching_rule(config)).neglect_in_words()
-    if neglect is None:
-        return None
-    model = config.model
-    remedies = ["model.max_strides=4"] if model.anchors == FIT and model.max_strides is None else []
-    remedies += ["model.assigner=atss"] if model.assigner == "max_iou" else []
-    advice = f": try {' or '.join(remedies)}" if remedies else ""
-    return f"{neglect}; a short training hardly learns categories with few positive anchors{advice}"
+def _read(config: TrainConfig, files: Sequence[str], images: Path, **options: Any) -> CocoDataset:
+    data = config.data
+    options |= {"keypoints": config.task == "landmarks", "exif": data.exif, "bbox": data.bbox}
+    dataset: CocoDataset = read_dataset(files, images=images, **options)
+    return dataset.without_categories(data.ignore_categories, IGNORE_OPTION)
 
 
 def _keypoints(config: TrainConfig, dataset: CocoDataset) -> CocoKeypoints | None:
@@ -224,18 +182,3 @@ def _normalization(config: TrainConfig, data: DetectionData, initial: Checkpoint
         return own
     measured = measure_normalization(data, max_images=MEASURED_IMAGES)
     return measured.mean, measured.std
-
-
-def _left_out(data: DetectionData, part: str) -> list[str]:
-    """Images, annotations and points that are not used."""
-    lines, invalid = list(data.dataset.warnings), data.dataset.invalid
-    lines += [data.exif_warning] if data.exif_warning else []
-    if data.broken:
-        lines.append(f"skipped: {broken_message(data.broken, len(data) + len(data.broken))}")
-    if invalid:
-        lines.append(f"left out: {len(invalid):,} invalid entries of the annotation files, such as {invalid[0]}")
-    if data.num_degenerate_boxes:
-        lines.append(f"left out: {data.num_degenerate_boxes:,} {part} boxes have no extent after resizing")
-    if data.num_points_outside:
-        lines.append(f"left out: {data.num_points_outside:,} labelled {part} points lie outside their images")
-    return lines

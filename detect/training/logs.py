@@ -1,11 +1,13 @@
-"""The numbers of a run as CSV tables and TensorBoard curves; resuming a run removes what came after its checkpoint."""
+"""A run's numbers as CSV tables and TensorBoard curves, and its speed; resuming removes what came after the checkpoint."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 STEPS, EPOCHS, VALIDATION = "steps", "epochs", "validation"
+RATE_STEPS = 50
 
 
 class RunLog:
@@ -66,6 +69,31 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ImageRate:
+    """Images a second over the last ``RATE_STEPS`` steps; what lies between epochs, such as validation, does not count.
+
+    >>> times = iter([0.0, 2.0, 3.0])
+    >>> rate = ImageRate(clock=lambda: next(times))
+    >>> rate.begin_epoch(), rate.after_step(16), rate.after_step(16)
+    (None, 8.0, 10.666666666666666)
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._steps: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS + 1)  # when it ended, and its images
+
+    def begin_epoch(self) -> None:
+        """Start the clock anew."""
+        self._steps.clear()
+        self._steps.append((self.clock(), 0))
+
+    def after_step(self, num_images: int) -> float:
+        """Count a step, and return the images a second."""
+        self._steps.append((self.clock(), num_images))
+        (began, first), (ended, _) = self._steps[0], self._steps[-1]
+        return (sum(images for _, images in self._steps) - first) / max(ended - began, 1e-9)
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:

@@ -32,11 +32,12 @@ from detect.training.checkpoints import (
     save_checkpoint,
 )
 from detect.training.config import TrainConfig
+from detect.training.data_warnings import data_warnings
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
 from detect.training.initial_weights import initial_checkpoint
-from detect.training.inputs import data_warnings, epoch_batches, read_inputs
-from detect.training.logs import EPOCHS, STEPS, VALIDATION, RunLog
+from detect.training.inputs import epoch_batches, read_inputs
+from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
 from detect.training.step import Build, Stepper, launch, rate_factor
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class _Run:
         )
         if self.stepper.started_from:
             self.log(self.stepper.started_from)
-        self.state = RunState()
+        self.state, self.speed = RunState(), ImageRate()
         if before and before.training:
             self.state = RunState.resumed(before.training["state"], patience=config.optimisation.patience)
             self.stepper.load_state_dict(before.training["stepper"])
@@ -187,6 +188,7 @@ class _Run:
         """Run the remaining steps of the epoch."""
         state, save_steps = self.state, self.config.output.save_steps
         self.batches.start_at(state.epoch, state.batch)
+        self.speed.begin_epoch()
         loaded = iter(self.loader)
         while parts := list(islice(loaded, self.config.optimisation.accumulate)):
             optimisation = self.config.optimisation
@@ -208,10 +210,12 @@ class _Run:
     def report_step(self, losses: Mapping[str, float], rate: float) -> None:
         """Write a row of the step, and show progress."""
         epoch, step = self.state.epoch + 1, self.state.step
+        images_per_s = self.speed.after_step(self.config.optimisation.batch_size)
         if self.tables:
             self.tables.write(STEPS, step, {"epoch": epoch, "learning_rate": rate, **losses})
         if self.on_progress:
-            what = f"epoch {epoch}/{self.config.optimisation.epochs}, loss {losses['loss']:.3f}"
+            where = f"epoch {epoch}/{self.config.optimisation.epochs}, step {step}/{self.num_steps}"
+            what = f"{where}, loss {losses['loss']:.3f}, {images_per_s:.3g} images/s"
             self.on_progress(what, step, self.num_steps)
 
     def diagnose_if_flat(self, batch: Batch, rate: float) -> None:
@@ -265,6 +269,7 @@ class _Run:
             device=self.fabric.device,
             num_workers=self.config.data.num_workers,
             pixel_origin=self.config.data.pixel_origin,
+            on_progress=self.on_progress,
         )
 
     def save(self, name: str) -> None:

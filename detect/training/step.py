@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -208,6 +209,11 @@ class Stepper:
                 self.fabric.backward(_total(losses) * share)
         return sums
 
+    def num_positives(self, part: Batch) -> Int64[Tensor, " b"]:
+        """The number of positive anchors, or of points drawn, of each image of a batch."""
+        batch = part.to(self.fabric.device)
+        return self.detector.num_positives(batch.images, _targets(batch, self.config))
+
     def diagnose(self, part: Batch, *, rate: float) -> Diagnosis:
         """Find out why nothing is learned from a batch, see :func:`detect.training.diagnosis.diagnose`."""
         batch = part.to(self.fabric.device)
@@ -242,11 +248,7 @@ class Stepper:
         """The weight of each part in the batch: a part's losses are divided by its own positives, not the batch's."""
         if len(parts) == 1:
             return [1.0]
-        normalizers = []
-        for part in parts:
-            batch = part.to(self.fabric.device)
-            positives = self.detector.num_positives(batch.images, _targets(batch, self.config))
-            normalizers.append(float(batch_normalizer(positives)[0]))
+        normalizers = [float(batch_normalizer(self.num_positives(part))[0]) for part in parts]
         return [normalizer / sum(normalizers) for normalizer in normalizers]
 
     def _checked(self, losses: Mapping[str, Tensor], part: Batch) -> dict[str, float]:

@@ -141,6 +141,19 @@ def test_levels_are_told_in_words_and_as_an_object(detect, tmp_path):
     assert content["suggested"] == [0, 1, 2]
 
 
+def test_levels_without_anchors_are_those_of_anchors_fitted_to_the_boxes(detect, tmp_path):
+    cells = written(tmp_path / "cells.json", part_content("bccd", step=18))
+    result = detect("anchors", "levels", cells, "--resize", "letterbox:640", "--json")
+    assert result.err.splitlines()[-1] == "note: no --anchors given: 3 are fitted for each of p3-p7"
+    fitting = ("--levels", "p3-p7", "--per-level", 3, "--max-strides", 4, "--certify", 1)
+    fit = detect("anchors", "fit", cells, "--resize", "letterbox:640", *fitting, "-o", tmp_path)
+    assert fit.code == 0
+    given = detect("anchors", "levels", cells, "--anchors", tmp_path / "anchors.yaml", "--json")
+    assert [level["preferred"] for level in result.json["levels"]] == pytest.approx(
+        [level["preferred"] for level in given.json["levels"]], abs=0.01
+    )
+
+
 def test_a_sweep_shows_what_a_larger_input_buys(detect):
     arguments = ("anchors", "sweep", BCCD, "--sizes", "320,640", "--anchors", "retinanet", "--resize", "letterbox:640")
     small, large = detect(*arguments, "--json").json["settings"]

@@ -98,7 +98,7 @@ def test_a_file_that_looks_like_another_form_is_told_of_right_after_reading(dete
     run = detect("anchors", "fit", path, "-k", 2, *SQUARE, *as_json)
     assert run.code == 0
     assert run.err.startswith(f"warning: {path}: bbox looks like (x0, y0, x1, y1): ")
-    assert run.err.splitlines()[0].endswith("; --bbox xyxy reads them so")
+    assert run.err.splitlines()[0].endswith("; --bbox xyxy, or data.bbox=xyxy of a run, reads them so")
     if as_json:
         json.loads(run.out)
     run = detect("anchors", "fit", path, "-k", 2, *SQUARE, "--bbox", "xyxy", *as_json)

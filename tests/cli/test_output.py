@@ -65,3 +65,59 @@ def test_brackets_of_names_are_no_markup(capsys):
         "name",
         "[red]cell[/red]",
     ]
+
+
+class Clock:
+    """A clock that is set by hand, and the lines that were written by it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.lines: list[str] = []
+        self.on_progress = output.ProgressLines(clock=lambda: self.now, write=self.lines.append)
+
+    def at(self, seconds: float, what: str, done: int, total: int) -> list[str]:
+        """Report progress so many seconds after the start, and return the new lines."""
+        self.now, before = 1000.0 + seconds, len(self.lines)
+        self.on_progress(what, done, total)
+        return self.lines[before:]
+
+
+def test_without_a_terminal_a_line_is_written_every_half_minute():
+    clock = Clock()
+    assert clock.at(0, "epoch 1/5, loss 2.000", 10, 110) == []
+    assert clock.at(29.9, "epoch 1/5, loss 1.900", 19, 110) == []
+    # 20 of 100 steps took 30 s, so that 80 take 120 s
+    assert clock.at(30, "epoch 1/5, loss 1.800", 30, 110) == ["epoch 1/5, loss 1.800: 27%, 2 min left"]
+    assert clock.at(31, "epoch 1/5, loss 1.800", 31, 110) == []
+    assert clock.at(59, "epoch 1/5, loss 1.800", 32, 110) == []
+    assert clock.at(90, "epoch 2/5, loss 1.500", 70, 110) == ["epoch 2/5, loss 1.500: 64%, 60 s left"]
+
+
+def test_another_piece_of_work_is_timed_anew():
+    clock = Clock()
+    clock.at(0, "reading a.json", 0, 50)
+    clock.at(20, "reading a.json", 50, 50)
+    assert clock.at(40, "checking images", 1, 100) == ["checking images: 1%"]  # nothing is known of its speed
+    assert clock.at(70, "checking images", 51, 100) == ["checking images: 51%, 29 s left"]
+    assert clock.at(100, "detecting", 1, 100) == ["detecting: 1%"]  # as many images, from the beginning
+    assert clock.at(200, "nothing", 0, 0) == ["nothing: 0%"]
+
+
+def test_work_of_unknown_length_says_how_long_it_takes(capsys):
+    ends = iter([False, False, False, False, True])
+    waited: list[float] = []
+
+    def ended(seconds: float) -> bool:
+        waited.append(seconds)
+        return next(ends)
+
+    output.lines_until(ended, "fitting anchors")
+    assert waited == [output.LINE_EVERY_S] * 5
+    lines = [f"fitting anchors: {time} so far" for time in ("30 s", "60 s", "90 s", "2 min")]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_short_work_writes_nothing(capsys):
+    with output.busy("fitting anchors"), output.reading_bar() as on_progress:
+        on_progress("reading", 1, 2)
+    assert capsys.readouterr().err == ""

@@ -69,6 +69,7 @@ def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_p
     assert "2 of 5 images cannot be used" in run.err
     assert "c.png" in run.err
     assert "d.jpg" in run.err
+    assert run.err.endswith("; --on-broken skip leaves them out\n")
     assert not (tmp_path / "out").exists()
     run = detect("predict", checkpoint, photos, "-o", tmp_path / "out", "--on-broken", "skip", "--json")
     assert (run.code, run.json["images"], run.json["skipped"]) == (0, 3, 2)

@@ -120,6 +120,32 @@ def test_overfitting_says_whether_it_passed(detect, squares, monkeypatch):
     assert not (squares.parent / "run").exists()
 
 
+def test_labels_that_are_normalised_do_not_pass(detect, squares, monkeypatch):
+    labels = squares.parent / "squares.json"
+    content = json.loads(labels.read_text())
+    for each in content["annotations"]:
+        each["bbox"] = [number / 32 for number in each["bbox"]]
+    labels.write_text(json.dumps(content))
+    ended = detect("train", squares, "--overfit", 2)
+    assert ended.code == 1
+    assert "- boxes are under 1 px: normalised? the coordinates of all 4 boxes lie from 0 to 0.625" in ended.out
+    assert detect("train", squares, "--overfit", 2, "--json").json["score"] is None
+    monkeypatch.setattr("detect.training.overfitting.overfit", partial(overfitting.overfit, num_steps=90))
+    ended = detect("train", squares, "data.bbox=normalised", "--overfit", 2)
+    assert ended.code == 0, ended.out
+    assert ended.out.startswith("learned by heart: AP50 ")
+
+
+def test_broken_images_are_named_with_the_field_that_skips_them(detect, squares, tmp_path):
+    (tmp_path / "images" / "2.png").write_bytes(b"no image")
+    ended = detect("train", squares)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert ended.err.endswith("2.png: not an image that can be read; data.on_broken=skip leaves them out\n")
+    ended = detect("train", squares, "data.on_broken=skip")
+    assert ended.code == 0
+    assert "skipped: 1 of 4 images cannot be used" in ended.err
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "floors"),
     [

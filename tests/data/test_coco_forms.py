@@ -92,7 +92,7 @@ def test_another_form_is_named_and_the_named_option_reads_it(name, form, area):
     content = sample(name, form, area=area, every=8)
     text = warning(content)
     assert text.startswith("bbox looks like (")
-    assert text.endswith(f"; --bbox {form} reads them so")
+    assert text.endswith(f"; --bbox {form}, or data.bbox={form} of a run, reads them so")
     dataset = read_coco(content, bbox=form)
     assert dataset.warnings == ()
     expected = read_coco(sample(name, area=area, every=8))
@@ -101,7 +101,9 @@ def test_another_form_is_named_and_the_named_option_reads_it(name, form, area):
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "xywh"])
 def test_an_option_that_reads_an_ordinary_file_wrongly_is_named_too(form):
-    assert warning(sample("bccd", every=4), bbox=form).endswith("; --bbox xywh reads them so")
+    assert warning(sample("bccd", every=4), bbox=form).endswith(
+        "; --bbox xywh, or data.bbox=xywh of a run, reads them so"
+    )
 
 
 def test_the_warning_says_how_sure_it_is():
@@ -113,20 +115,21 @@ def test_the_warning_says_how_sure_it_is():
     ).mean()
     assert warning(content) == (
         f"bbox looks like (x0, y0, x1, y1): {100 * share:.0f} % of {len(xyxy):,} boxes looked at do not fit their images as "
-        "(x, y, width, height), 0.041 % as (x0, y0, x1, y1), and area agrees with that; --bbox xyxy reads them so"
+        "(x, y, width, height), 0.041 % as (x0, y0, x1, y1), and area agrees with that; "
+        "--bbox xyxy, or data.bbox=xyxy of a run, reads them so"
     )  # 2 of 4,888 boxes have no size in any form
 
 
 def test_exchanged_width_and_height_are_named():
     text = warning(resized("bccd", lambda width, height: (height, width)))
-    assert text.startswith("width and height of images look swapped: 3")
-    assert text.endswith("if the two are exchanged: correct the sizes in the file")
+    assert text.startswith("labels swap x and y, or images width and height? 3")
+    assert text.endswith("if the two are exchanged: correct the file")
 
 
 def test_width_and_height_may_be_exchanged_in_some_images_alone():
     turned = itertools.cycle([True, False, False])
     content = resized("bccd", lambda width, height: (height, width) if next(turned) else (width, height))
-    assert warning(content).startswith("width and height of images look swapped")
+    assert warning(content).startswith("labels swap x and y, or images width and height?")
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import socket
 import sys
+import time
+from importlib import import_module
 
 import pytest
 import torch
@@ -101,8 +104,36 @@ def test_weights_that_cannot_be_downloaded_are_reported_in_one_line(monkeypatch)
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(models, "get_model", offline)
-    with pytest.raises(ConfigError, match=r"'torchvision:resnet18': weights are not available: no route to host$"):
+    with pytest.raises(
+        ConfigError, match=r"weights are not available \(no route to host\): set model\.weights=FILE or"
+    ):
         build_backbone("torchvision:resnet18", strides=(4,), pretrained=True)
+
+
+def test_without_a_connection_the_hub_s_cache_is_read_and_nothing_is_waited_for(monkeypatch):
+    hub, timm = import_module("huggingface_hub.constants"), import_module("timm")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    create, asked = timm.create_model, []
+
+    def cached(name, *, pretrained=False, **options):
+        asked.append((pretrained, hub.HF_HUB_OFFLINE))
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", cached)
+    build_backbone("timm:resnet18", strides=(4,), pretrained=True)
+    assert asked == [(False, False), (True, True)]
+    monkeypatch.setattr(timm, "create_model", create)
+    message = r"127\.0\.0\.1:\d+ cannot be reached\): set model\.weights=FILE or model\.pretrained=false$"
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=message):
+        build_backbone("timm:resnet18", strides=(4,), pretrained=True)
+    assert time.monotonic() - began < 20  # huggingface_hub alone tries for a minute
+    assert not hub.HF_HUB_OFFLINE
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detect.errors import OutputError
-from detect.training.logs import RunLog, read_log
+from detect.training.logs import RATE_STEPS, ImageRate, RunLog, read_log
 
 
 def test_rows_are_on_disk_at_once_with_their_header(tmp_path):
@@ -46,3 +46,20 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         RunLog(tmp_path / "file" / "run")
+
+
+def test_the_speed_is_that_of_the_last_steps_of_the_epoch():
+    now = 100.0
+    rate = ImageRate(clock=lambda: now)
+    rate.begin_epoch()
+    for _ in range(RATE_STEPS):
+        now += 2.0
+        assert rate.after_step(8) == pytest.approx(4.0)
+    for _ in range(RATE_STEPS):
+        now += 1.0
+        speed = rate.after_step(8)
+    assert speed == pytest.approx(8.0)  # the slow steps are forgotten
+    now += 1000.0  # validation
+    rate.begin_epoch()
+    now += 1.0
+    assert rate.after_step(16) == pytest.approx(16.0)

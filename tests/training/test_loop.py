@@ -331,4 +331,4 @@ def test_a_box_without_extent_in_single_precision_ends_no_run(tiny, squares, tmp
     fields = (f"data.train=['{tmp_path}/slivers.json']", "data.val=[]", f"augment.enabled={str(augmented).lower()}")
     lines: list[str] = []
     train(tiny(*fields, "optimisation.epochs=1"), log=lines.append)
-    assert lines == ["left out: 1 training boxes have no extent after resizing"]
+    assert "left out: 1 training boxes have no extent after resizing" in lines

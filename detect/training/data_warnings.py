@@ -1,0 +1,126 @@
+"""Warnings before the first step of a run: what is wrong with its data, what is left out, and what would not be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.assign import assign
+from detect.anchors.assignment import AssignedGroup, Assignment
+from detect.anchors.generator import AnchorGenerator
+from detect.anchors.instances import ResizedInstances
+from detect.data import CocoDataset
+from detect.data.coco_entries import in_short
+from detect.data.resize import parse_resize
+from detect.keypoints.keypoints import UNLABELLED
+from detect.loading.dataset import DetectionData
+from detect.loading.image_files import broken_message
+from detect.training.builder import matching_rule
+from detect.training.config import FIT, TrainConfig
+from detect.training.inputs import Inputs, hold_out
+
+NUM_ASSIGNED = 200  # images whose anchors are assigned for a warning, evenly spaced
+MAX_NAMED = 3  # groups that a line names
+
+
+def data_warnings(config: TrainConfig, inputs: Inputs, *, anchors: AnchorSet | None) -> list[str]:
+    """Lines on findings in the annotation files, what is left out, an unused GPU, and objects without positive anchors.
+
+    Findings that training and validation data share are said once.
+    """
+    parts = {"training": inputs.train, **({"validation": inputs.val} if inputs.val else {})}
+    datasets = [part.dataset for part in parts.values()]
+    lines = [f"warning: {each}" for each in dict.fromkeys(each for dataset in datasets for each in dataset.warnings)]
+    others = f"detect anchors fit {' '.join(config.data.train)} --findings"
+    for what, kind in (("invalid, left out", "invalid"), ("suspicious but kept", "suspicious")):
+        findings = dict.fromkeys(each for dataset in datasets for each in getattr(dataset, kind))
+        lines += in_short(what, list(findings), others=others)
+    for name, part in parts.items():
+        lines += _left_out(part, name)
+    if config.optimisation.accelerator == "cpu" and torch.cuda.is_available():
+        lines.append("a GPU is available, but training runs on the CPU: set optimisation.accelerator=cuda")
+    lines += _never_seen(inputs)
+    return lines + (positives_warnings(config, anchors, dataset=inputs.train.dataset) if anchors else [])
+
+
+def positives_warnings(config: TrainConfig, anchors: AnchorSet, *, dataset: CocoDataset) -> list[str]:
+    """Lines about boxes, categories and sizes without positive anchors, and about categories that have few.
+
+    Anchors are assigned in ``NUM_ASSIGNED`` images at most.
+
+    >>> from detect.data import read_coco
+    >>> from detect.samples import sample_annotations
+    >>> from detect.training.config import parse_config
+    >>> data = {"train": ["unused"], "images": "unused", "resize": "stretch:320x240"}
+    >>> config, anchors = parse_config({"task": "boxes", "data": data}), AnchorSet.of([[(20, 20), (50, 50)]], strides=[8])
+    >>> (line,) = positives_warnings(config, anchors, dataset=read_coco(sample_annotations("bccd")))
+    >>> line.split("; ")[:2]
+    ['uneven assignment: positive anchors per box: Platelets 1.6', 'mean of all boxes 10.6']
+    """
+    share = min(NUM_ASSIGNED / max(len(dataset.images), 1), 1.0)
+    looked = dataset if share == 1 else hold_out(dataset, share)[1]
+    instances = ResizedInstances.of(looked, parse_resize(config.data.resize))
+    assignment = assign(instances, AnchorGenerator(anchors), matching_rule(config))
+    lines, model = [], config.model
+    if without := _without_positives(assignment):
+        remedies = ["model.anchors=fit"] if model.anchors != FIT else ["finer model.levels"]
+        if model.assigner == "max_iou" and not model.allow_low_quality_matches:
+            remedies.append("model.allow_low_quality_matches=true")
+        where = f" in {len(looked.images):,} images looked at" if share < 1 else ""
+        lines.append(f"{without}{where}: they are never learned; try {' or '.join(remedies)}")
+    neglect = assignment.neglect_in_words()
+    if neglect and any(group.positives for group in assignment.neglected):
+        remedies = ["model.max_strides=4"] if model.anchors == FIT and model.max_strides is None else []
+        remedies += ["model.assigner=atss"] if model.assigner == "max_iou" else []
+        advice = f": try {' or '.join(remedies)}" if remedies else ""
+        lines.append(f"{neglect}; a short training hardly learns categories with few positive anchors{advice}")
+    return lines
+
+
+def _without_positives(assignment: Assignment) -> str:
+    """The categories and sizes that have no positive anchor at all, or else the number of such boxes; empty without any."""
+
+    def named(kind: str, groups: Sequence[AssignedGroup]) -> list[str]:
+        return [f"{kind}{each.name} ({each.count:,} boxes)" for each in groups if 0 < each.count == each.unassigned]
+
+    groups = [*named("category ", assignment.by_category), *named("", assignment.by_size)]
+    if groups:
+        more = f" and {len(groups) - MAX_NAMED} more" if len(groups) > MAX_NAMED else ""
+        return f"no positive anchors for {', '.join(groups[:MAX_NAMED])}{more}"
+    rows = assignment.unassigned
+    if not len(rows):
+        return ""
+    ids = ", ".join(map(str, assignment.instances.dataset.instances.ids[rows[:MAX_NAMED]].tolist()))
+    return f"no positive anchors for {len(rows):,} of {len(assignment.instances):,} boxes, such as annotations {ids}"
+
+
+def _never_seen(inputs: Inputs) -> list[str]:
+    """Categories that the files name and no training box, or no labelled point, has."""
+    dataset, keypoints, what = inputs.train.dataset, inputs.train.keypoints, "boxes"
+    seen = set(dataset.instances.category_ids.tolist())
+    if keypoints is not None and inputs.labels.category_types:
+        points = keypoints.landmarks
+        types = set(np.asarray(points.types)[np.asarray(points.visibility) != UNLABELLED].tolist())
+        seen, what = {key for key, own in inputs.labels.category_types.items() if types & set(own)}, "labelled points"
+    names = [dataset.category_name(each) for each in inputs.labels.category_ids if each not in seen]
+    if not names:
+        return []
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return [f"no training {what} of category {', '.join(names[:MAX_NAMED])}{more}: nothing of them is learned"]
+
+
+def _left_out(data: DetectionData, part: str) -> list[str]:
+    """Images, boxes and points that are not used, and images whose orientation is a guess."""
+    lines = [data.exif_warning] if data.exif_warning else []
+    if data.broken:
+        lines.append(
+            f"skipped: {broken_message(data.broken, max(len(data.dataset.images), len(data) + len(data.broken)))}"
+        )
+    if data.num_degenerate_boxes:
+        lines.append(f"left out: {data.num_degenerate_boxes:,} {part} boxes have no extent after resizing")
+    if data.num_points_outside:
+        lines.append(f"left out: {data.num_points_outside:,} labelled {part} points lie outside their images")
+    return lines

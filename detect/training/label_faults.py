@@ -1,0 +1,167 @@
+"""What the labels of a few images show: that they are wrong, or why a detector with these settings cannot find all of them.
+
+Every sentence is about numbers that were compared; a cause that the data do not show is not named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.assign import assign
+from detect.anchors.generator import AnchorGenerator
+from detect.anchors.grid_iou import grid_iou_by_level
+from detect.anchors.instances import ResizedInstances, rows_by_value
+from detect.data.coco_forms import EXPLAINED, LARGEST_NORMALISED, MIN_SHARE, TINY_PX
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.loading.dataset import Batch, DetectionData
+from detect.ops.box_arrays import xywh_to_xyxy
+from detect.ops.boxes import pairwise_iou
+from detect.training.builder import matching_rule
+from detect.training.config import TrainConfig
+
+COUNTED = 100  # detections of an image and category that COCO's AP counts
+APART_CELLS = 2  # points of one type that lie closer make one peak
+
+
+def wrong_labels(data: DetectionData) -> list[str]:
+    """Say how the labels of a dataset are not what they are read as; nothing can be learned from such labels."""
+    points = None if data.keypoints is None else _labelled(data.keypoints)
+    instances, largest_wh = data.dataset.instances, data.dataset.images.wh.max(axis=0).tolist()
+    sizes = f"images of up to {largest_wh[0]}x{largest_wh[1]} px"
+    faults = []
+    if points is None and len(instances) and min(largest_wh) > TINY_PX:
+        largest = float(xywh_to_xyxy(instances.boxes_xywh).max())
+        if largest <= LARGEST_NORMALISED:
+            what = f"the coordinates of all {len(instances):,} boxes lie from 0 to {largest:.3g}"
+            faults.append(f"boxes are under 1 px: normalised? {what}, in {sizes}")
+    if points is not None and len(points[0]):
+        xy, image_wh = points
+        largest = float(xy.max())
+        if largest <= LARGEST_NORMALISED and min(largest_wh) > TINY_PX:
+            faults.append(
+                f"points lie within 1 px: normalised? All {len(xy):,} lie from 0 to {largest:.3g}, in {sizes}"
+            )
+        outside, exchanged = _outside(xy, image_wh), _outside(xy[:, ::-1], image_wh)
+        left = int((outside & exchanged).sum())
+        if outside.sum() > max(1, MIN_SHARE * len(xy)) and left <= EXPLAINED * outside.sum():
+            count = f"{int(outside.sum()):,} of {len(xy):,} points lie outside their images"
+            faults.append(f"labels swap x and y? {count}, {left or 'none'} of these if x and y are exchanged")
+    return [*faults, *data.dataset.misread]
+
+
+def unlearnable(config: TrainConfig, data: DetectionData, batch: Batch, *, anchors: AnchorSet | None) -> list[str]:
+    """Say what in the images, the labels and the settings keeps objects from being learned or found.
+
+    ``batch`` holds the images of ``data``, in this order.
+    """
+    found = [*_of_images(data, batch)]
+    if anchors is None:
+        return found + list(_of_points(config, batch))
+    return found + list(_of_boxes(config, data, anchors))
+
+
+def _of_images(data: DetectionData, batch: Batch) -> Iterator[str]:
+    first: dict[tuple[object, ...], tuple[str, bytes]] = {}  # of the images with these pixels: its name and labels
+    for number, row in enumerate(batch.image_rows.tolist()):
+        name, (height, width) = data.dataset.images.file_names[row], batch.image_hw[number].tolist()
+        image = batch.images[number, :, :height, :width]
+        if image.min() == image.max():
+            yield f"{name} is constant: all its pixels are {float(image.min()):.3g}"
+            continue
+        labels = _label_bytes(batch, number)
+        other, others = first.setdefault((image.shape, image.numpy().tobytes()), (name, labels))
+        if labels != others:
+            yield f"{other} and {name} have the same pixels and different labels"
+
+
+def _label_bytes(batch: Batch, number: int) -> bytes:
+    points = torch.as_tensor(batch.keypoints.points)[torch.as_tensor(batch.keypoints.image) == number]
+    tables = (batch.targets[number].boxes, batch.targets[number].classes, points)
+    return b"".join(each.numpy().tobytes() for each in tables)
+
+
+def _of_boxes(config: TrainConfig, data: DetectionData, anchors: AnchorSet) -> Iterator[str]:
+    model, instances = config.model, ResizedInstances.of(data.dataset, data.resize)
+    num_boxes = len(instances)
+    thin = int((instances.shapes < 1).any(axis=1).sum())
+    if thin:
+        yield f"{thin:,} of {num_boxes:,} boxes are under 1 px wide or high after resize {instances.rule}"
+    best = grid_iou_by_level(instances.boxes, instances.canvas_wh, anchors).max(axis=1)
+    is_far = best < model.bg_iou_thresh
+    if is_far.any():
+        far = best[is_far]
+        sides, shapes = (np.sqrt(each.prod(axis=1)) for each in (instances.shapes[is_far], anchors.shapes))
+        yield (
+            f"no anchor reaches {model.bg_iou_thresh:.0%} of {len(far):,} of {num_boxes:,} boxes (their best IoU is "
+            f"{far.min():.2f} to {far.max():.2f}; sqrt(area) is {sides.min():.3g} to {sides.max():.3g} px, of anchors "
+            f"{shapes.min():.3g} to {shapes.max():.3g} px)"
+        )
+    unassigned = len(assign(instances, AnchorGenerator(anchors), matching_rule(config)).unassigned)
+    if unassigned:
+        yield f"{unassigned:,} of {num_boxes:,} boxes have no positive anchor"
+    yield from _of_neighbours(config, instances)
+
+
+def _of_neighbours(config: TrainConfig, instances: ResizedInstances) -> Iterator[str]:
+    model, own = config.model, instances.dataset.instances
+    overlapping = 0
+    for rows in rows_by_value(own.image_rows).values():
+        boxes, classes = torch.from_numpy(instances.boxes[rows]), torch.from_numpy(own.category_ids[rows])
+        iou = pairwise_iou(boxes, boxes).fill_diagonal_(0.0)
+        overlapping += int((((iou > model.iou_threshold) & (classes[:, None] == classes)).any(dim=1)).sum())
+        if len(rows) > model.detections_per_image:
+            yield f"an image has {len(rows):,} boxes, more than model.detections_per_image={model.detections_per_image}"
+    if overlapping:
+        yield (
+            f"{overlapping:,} of {len(instances):,} boxes overlap another of their category by more than "
+            f"model.iou_threshold={model.iou_threshold:g}: suppression keeps one of them"
+        )
+
+
+def _of_points(config: TrainConfig, batch: Batch) -> Iterator[str]:
+    table = batch.keypoints
+    labelled = torch.as_tensor(table.visibility) != UNLABELLED
+    points, types = (torch.as_tensor(each)[labelled] for each in (table.points, table.types))
+    images = torch.as_tensor(table.image)[labelled]
+    if not len(points):
+        yield "no point of these images is labelled: their visibility is 0"
+    apart_px = APART_CELLS * config.model.stride
+    close = 0
+    for image in sorted(set(images.tolist())):
+        own, kinds = points[images == image].double(), types[images == image]
+        near = (torch.cdist(own, own) < apart_px).fill_diagonal_(fill_value=False)
+        close += int((near & (kinds[:, None] == kinds)).any(dim=1).sum())
+    if close:
+        yield (
+            f"{close:,} of {len(points):,} points lie within {APART_CELLS} cells of model.stride={config.model.stride} of "
+            "another of their type, which make one peak"
+        )
+
+
+def countable_share(data: DetectionData) -> float:
+    """The largest AP that can be reached: COCO counts ``COUNTED`` detections of an image and category."""
+    instances = data.dataset.instances
+    shares = []
+    for rows in rows_by_value(instances.category_ids).values():
+        counts = np.unique(instances.image_rows[rows], return_counts=True)[1]
+        shares.append(np.minimum(counts, COUNTED).sum() / counts.sum())
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _labelled(keypoints: CocoKeypoints) -> tuple[Float64[ndarray, "n 2"], Float64[ndarray, "n 2"]]:
+    """The labelled points, in continuous pixels, and the sizes of their images."""
+    table = keypoints.landmarks
+    labelled = np.asarray(table.visibility) != UNLABELLED
+    xy = np.asarray(table.points, float)[labelled] + SHIFTS[keypoints.pixel_origin]
+    return xy, keypoints.dataset.images.wh[np.asarray(table.image)[labelled]].astype(float)
+
+
+def _outside(xy: Float64[ndarray, "n 2"], image_wh: Float64[ndarray, "n 2"]) -> Bool[ndarray, " n"]:
+    return np.asarray(((xy < 0) | (xy > image_wh)).any(axis=1))
