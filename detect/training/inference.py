@@ -16,8 +16,8 @@ from torch import Tensor
 from detect.data import CocoResults
 from detect.data.coco_reader import Progress
 from detect.detectors.landmarks import LandmarkDetector
-from detect.evaluation.boxes import evaluate_boxes
-from detect.evaluation.coco_points import evaluate_landmarks
+from detect.evaluation.boxes import BoxEvaluation, best_as_dict, evaluate_boxes
+from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.peaks import Peaks
@@ -108,15 +108,20 @@ def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
 def validate(model: Detector, data: DetectionData, *, labels: LabelMap, **options: Any) -> dict[str, float]:
     """Metrics of a detector: COCO's twelve for boxes, or F1 at each radius and the mean count error; NaN if undefined.
 
-    The options are those of :func:`find_objects`.
+    ``best_f1`` is the highest F1 over all categories at any score, at IoU .5 or within 5 px, and ``best_threshold`` that
+    score. The options are those of :func:`find_objects`.
     """
     results = find_objects(model, data, labels=labels, **options)
+    evaluation: BoxEvaluation | LandmarkEvaluation
     if data.keypoints is None or not labels.category_types:
-        scores = asdict(evaluate_boxes(results, data.dataset).overall)
-        return {name: math.nan if value is None else float(value) for name, value in scores.items()}
-    overall = evaluate_landmarks(results, data.keypoints).overall
-    f1 = {f"f1_{scores.radius:g}px": float(scores.micro.f1) for scores in overall}
-    return {**f1, "count_mae": float(overall[0].count.mae)}
+        evaluation = evaluate_boxes(results, data.dataset)
+        metrics = asdict(evaluation.overall)
+    else:
+        evaluation = evaluate_landmarks(results, data.keypoints)
+        metrics = {f"f1_{scores.radius:g}px": scores.micro.f1 for scores in evaluation.overall}
+        metrics["count_mae"] = evaluation.overall[0].count.mae
+    metrics |= best_as_dict(evaluation.best_f1)
+    return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
 
 
 def _boxes_found(detections: Detections, transform: Transform, labels: LabelMap) -> _Found:
