@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from detect.training.checkpoints import TrainedDetector
 
 Task = Literal["boxes", "landmarks"]
-CURVE_MIN_SCORE = 0.05  # landmarks of this score or more make the curves; counts use the detector's threshold
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def evaluate(
     batch_size: options.BatchSize = 16,
     device: options.Device = "cpu",
     num_pictures: options.NumPictures = 12,
-    picture_score: options.PictureScore = 0.3,
+    picture_score: options.PictureScore = None,
     on_broken: Annotated[
         Literal["fail", "skip"] | None,
         typer.Option(help="Images that cannot be read: fail, or skip them. Default: as the run does."),
@@ -58,8 +57,9 @@ def evaluate(
     """Score a detector: COCO's twelve numbers for boxes; F1, AP and counts for landmarks.
 
     `detect evaluate val.json --run runs/nuclei --images images -o evaluation` runs the best checkpoint of a run over the
-    images; `detect evaluate val.json --results results.json` scores the results of any detector. Numbers of boxes are
-    pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as `heatmaps score` does.
+    images, exactly as `detect predict` does; `detect evaluate val.json --results results.json` scores the results of any
+    detector. Numbers of boxes are pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as
+    `heatmaps score` does.
     """
     from detect.cli import evaluation_results
     from detect.data.coco_results import results_json
@@ -74,15 +74,15 @@ def evaluate(
         raise ConfigError("--run and --results: give one of the two")
     if run is None:
         name, images = str(results), dataset.images
-        marks = _read_marks(results or Path(), dataset, task, pixel_origin, picture_score)
+        marks = _read_marks(results or Path(), dataset, task, pixel_origin)
     else:
-        trained, images, marks = _run_marks(run, dataset, device, batch_size, on_broken, picture_score)
+        trained, images, marks = _run_marks(run, dataset, device, batch_size, on_broken)
         name = trained.name
-        if threshold is None and marks.landmarks:
-            threshold = float(trained.config.model.threshold)
+        picture_score = trained.best_threshold if picture_score is None else picture_score
     evaluation = evaluation_results.evaluate_results(
-        marks.results, marks.dataset, marks.landmarks, threshold=threshold, radii=radius
+        marks.results, marks.dataset, marks.landmarks, threshold=threshold, radii=radius, min_score=picture_score
     )
+    marks = replace(marks, min_score=evaluation.confusion.threshold)
     evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
     print_answer(json, evaluation.to_dict, lambda: evaluation_results.print_evaluation(evaluation))
     if output:
@@ -91,9 +91,7 @@ def evaluate(
         save(output, {**own, **made})
 
 
-def _read_marks(
-    path: Path, files: options.DatasetFiles, task: Task | None, pixel_origin: str, min_score: float
-) -> ResultMarks:
+def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, pixel_origin: str) -> ResultMarks:
     import numpy as np
 
     from detect.cli.detectors import ResultMarks
@@ -105,7 +103,7 @@ def _read_marks(
     if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
         task, dataset = "landmarks", files.read(keypoints=True)
     landmarks = detect.coco_keypoints(dataset, pixel_origin=pixel_origin) if task == "landmarks" else None
-    return ResultMarks(dataset, results, min_score, landmarks, pixel_origin if landmarks else "center")
+    return ResultMarks(dataset, results, 0.0, landmarks, pixel_origin if landmarks else "center")
 
 
 def _run_marks(
@@ -114,7 +112,6 @@ def _run_marks(
     device: str,
     batch_size: int,
     on_broken: str | None,
-    min_score: float,
 ) -> tuple[TrainedDetector, Path, ResultMarks]:
     """The detector of a run, the folder of the images, and what the detector finds there."""
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
@@ -133,12 +130,11 @@ def _run_marks(
         dataset = validation
     trained.labels.check_names(dataset)
     folder = files.images or validation_folder(trained.config)
-    landmarks = floor = None
+    landmarks = None
     if trained.task == "landmarks":  # numbered as the detector learned them
         points = detect.coco_keypoints(dataset, pixel_origin=trained.config.data.pixel_origin)
         landmarks = points.with_types(trained.labels.type_names, trained.labels.category_types)
-        floor = min(CURVE_MIN_SCORE, float(trained.config.model.threshold))
     data = open_images(trained, dataset, folder, on_broken=on_broken, landmarks=landmarks).without_broken()
-    results = run_detector(trained, data, device=device, batch_size=batch_size, score_threshold=floor)
+    results = run_detector(trained, data, device=device, batch_size=batch_size)
     pixel_origin = landmarks.pixel_origin if landmarks else "center"
-    return trained, folder, ResultMarks(data.dataset, results, min_score, data.keypoints, pixel_origin)
+    return trained, folder, ResultMarks(data.dataset, results, 0.0, data.keypoints, pixel_origin)

@@ -140,7 +140,8 @@ def shown_score(min_score: float | None, curve: PrecisionRecall) -> float:
 
 def best_as_dict(best: ThresholdChoice | None) -> dict[str, float | None]:
     """Return the threshold of the highest F1, and that F1, for JSON."""
-    return {"best_threshold": best and best.threshold, "best_f1": best and best.value}
+    threshold, value = (best.threshold, best.value) if best else (None, None)
+    return {"best_threshold": threshold, "best_f1": value}
 
 
 def as_dicts(invalid: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def count_confusions(
         counted = ~ignored | (partner != nothing)
         num_ignored += int((~counted).sum())
         np.add.at(counts, (partner[counted], predicted[counted]), 1)
-        np.add.at(counts, (truth[is_free], nothing), 1)
+        np.add.at(counts[:, nothing], truth[is_free], 1)
     return ConfusionMatrix((*names, BACKGROUND), counts, threshold, at, num_ignored)
 
 
@@ -100,8 +100,8 @@ def box_confusions(predicted: CocoResults, truth: CocoDataset, *, threshold: flo
             np.searchsorted(categories, each) for each in (predicted.category_ids[rows], every.category_ids[own])
         )
         of_predicted, of_truth = classes
-        ignored = (overlap[:, is_crowd] >= MIN_IOU).any(axis=1)
-        return ImageMatches(overlap[:, ~is_crowd], of_predicted, of_truth[~is_crowd], ignored)
+        in_crowd = np.any(overlap[:, is_crowd] >= MIN_IOU, axis=1)
+        return ImageMatches(overlap[:, ~is_crowd], of_predicted, of_truth[~is_crowd], in_crowd)
 
     images = (matches(*both) for both in zip(found, objects, strict=True))
     names = [truth.category_name(category) for category in categories.tolist()]
