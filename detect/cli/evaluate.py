@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -43,6 +43,7 @@ def evaluate(
     threshold: options.Threshold = None,
     radius: options.Radius = None,
     pixel_origin: options.PixelOrigin = "center",
+    tiles: options.Slice = None,
     batch_size: options.BatchSize = 16,
     device: options.Device = "cpu",
     num_pictures: options.NumPictures = 12,
@@ -76,7 +77,7 @@ def evaluate(
         name, images = str(results), dataset.images
         marks = _read_marks(results or Path(), dataset, task, pixel_origin)
     else:
-        trained, images, marks = _run_marks(run, dataset, device, batch_size, on_broken)
+        trained, images, marks = _run_marks(run, dataset, on_broken, device=device, batch_size=batch_size, tiles=tiles)
         name = trained.name
         picture_score = trained.best_threshold if picture_score is None else picture_score
     evaluation = evaluation_results.evaluate_results(
@@ -109,9 +110,10 @@ def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, pixe
 def _run_marks(
     run: Path,
     files: options.DatasetFiles,
-    device: str,
-    batch_size: int,
     on_broken: str | None,
+    *,
+    device: str,
+    **how: Any,
 ) -> tuple[TrainedDetector, Path, ResultMarks]:
     """The detector of a run, the folder of the images, and what the detector finds there."""
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
@@ -135,6 +137,6 @@ def _run_marks(
         points = detect.coco_keypoints(dataset, pixel_origin=trained.config.data.pixel_origin)
         landmarks = points.with_types(trained.labels.type_names, trained.labels.category_types)
     data = open_images(trained, dataset, folder, on_broken=on_broken, landmarks=landmarks).without_broken()
-    results = run_detector(trained, data, device=device, batch_size=batch_size)
+    results = run_detector(trained, data, device=device, **how)
     pixel_origin = landmarks.pixel_origin if landmarks else "center"
     return trained, folder, ResultMarks(data.dataset, results, 0.0, data.keypoints, pixel_origin)

@@ -95,6 +95,15 @@ Radius = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="Device to run the detector on, such as cpu, cuda or cuda:1.")]
+Slice = Annotated[
+    str | None,
+    typer.Option(
+        "--slice",
+        metavar="SIZE:OVERLAP",
+        help="Run on overlapping tiles of larger images, such as 640:0.2 (pixels, or a share), and merge what is found. "
+        "The overlap should exceed the largest object by a fifth.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per batch.")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from detect.cli.options import AsJson, BatchSize, Checkpoint, Device, PictureScore
+from detect.cli.options import AsJson, BatchSize, Checkpoint, Device, PictureScore, Slice
 from detect.cli.output import note, print_answer, progress_over, save
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def predict(
     on_broken: Annotated[
         Literal["fail", "skip"], typer.Option(help="Images that cannot be read: fail, or skip them and print which.")
     ] = "fail",
+    tiles: Slice = None,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     json: AsJson = False,
@@ -50,7 +51,7 @@ def predict(
     trained = load_on(checkpoint, device)
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)
-    results = run_detector(trained, data, device=device, batch_size=batch_size)
+    results = run_detector(trained, data, device=device, batch_size=batch_size, tiles=tiles)
     save(output, {"results.json": results_json(results, dataset), "images.json": images_json(dataset)})
     reason = ""
     if picture_score is None:
