@@ -10,11 +10,12 @@ import typer
 
 import detect
 from detect.cli import options
-from detect.cli.output import print_answer, reading_bar, save
+from detect.cli.output import note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.cli.detectors import ResultMarks
+    from detect.report.evaluation_page import ScoreRow
     from detect.training.checkpoints import TrainedDetector
 
 Task = Literal["boxes", "landmarks"]
@@ -44,6 +45,13 @@ def evaluate(
     radius: options.Radius = None,
     pixel_origin: options.PixelOrigin = "center",
     tiles: options.Slice = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Add a row without learning, fitted to the run's training images: blobs, or Otsu components.",
+        ),
+    ] = False,
     batch_size: options.BatchSize = 16,
     device: options.Device = "cpu",
     num_pictures: options.NumPictures = 12,
@@ -65,19 +73,14 @@ def evaluate(
     from detect.cli import evaluation_results
     from detect.data.coco_results import results_json
 
-    if run is None and results is None:
-        first = dataset.files[0] if dataset.files else ""
-        if not first or not (Path(first).is_dir() or first.endswith(".pt")):
-            words = f"{first} is neither a run's folder nor a checkpoint (.pt): " if first else ""
-            raise ConfigError(f"{words}give --run RUN, or --results FILE to score results")
-        run, dataset = Path(first), replace(dataset, files=dataset.files[1:])
-    if run is not None and results is not None:
-        raise ConfigError("--run and --results: give one of the two")
+    run, dataset = _run_and_files(run, results, dataset, baseline=baseline)
+    trained = None
     if run is None:
         name, images = str(results), dataset.images
         marks = _read_marks(results or Path(), dataset, task, pixel_origin)
     else:
-        trained, images, marks = _run_marks(run, dataset, on_broken, device=device, batch_size=batch_size, tiles=tiles)
+        how: dict[str, Any] = {"device": device, "batch_size": batch_size, "tiles": tiles}
+        trained, images, marks = _run_marks(run, dataset, on_broken, **how)
         name = trained.name
         picture_score = trained.best_threshold if picture_score is None else picture_score
     evaluation = evaluation_results.evaluate_results(
@@ -85,11 +88,50 @@ def evaluate(
     )
     marks = replace(marks, min_score=evaluation.confusion.threshold)
     evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
-    print_answer(json, evaluation.to_dict, lambda: evaluation_results.print_evaluation(evaluation))
+    tables, content = evaluation_results.tables_of(evaluation), evaluation.to_dict()
+    if baseline and trained:
+        rows, content["baseline"] = _baseline(trained, marks, images or Path(), radius)
+        tables[0] = replace(tables[0], rows=tables[0].rows + rows)
+    print_answer(json, lambda: content, lambda: evaluation_results.print_evaluation(evaluation, tables))
     if output:
-        made = evaluation_results.files_of(evaluation, marks, name=name, images=images, num_pictures=num_pictures)
+        pictured: dict[str, Any] = {"images": images, "num_pictures": num_pictures}
+        made = evaluation_results.files_of(evaluation, marks, name=name, tables=tables, **pictured)
         own = {"results.json": results_json(marks.results, marks.dataset)} if results is None else {}
         save(output, {**own, **made})
+
+
+def _run_and_files(
+    run: Path | None, results: Path | None, files: OptionalFiles, *, baseline: bool
+) -> tuple[Path | None, OptionalFiles]:
+    """The run, which may stand before the files, and the files after it; without a run, results are scored."""
+    if run is not None and results is not None:
+        raise ConfigError("--run and --results: give one of the two")
+    if run is None and results is None:
+        first = files.files[0] if files.files else ""
+        if not first or not (Path(first).is_dir() or first.endswith(".pt")):
+            words = f"{first} is neither a run's folder nor a checkpoint (.pt): " if first else ""
+            raise ConfigError(f"{words}give --run RUN, or --results FILE to score results")
+        return Path(first), replace(files, files=files.files[1:])
+    if run is None and baseline:
+        raise ConfigError(
+            "--baseline: needs a run, to whose training images it is fitted; see detect heatmaps baseline"
+        )
+    return run, files
+
+
+def _baseline(
+    trained: TrainedDetector, marks: ResultMarks, images: Path, radii: list[float] | None
+) -> tuple[tuple[ScoreRow, ...], dict[str, Any]]:
+    """The rows of a method without learning below those of the detector, and the same for JSON."""
+    from detect.cli.baselines import without_learning
+    from detect.cli.evaluation_results import evaluate_results, tables_of
+
+    method, results = without_learning(trained, marks.dataset, images, marks.landmarks)
+    evaluation = evaluate_results(results, marks.dataset, marks.landmarks, radii=radii)
+    note(f"without learning: {method}")
+    own = tables_of(evaluation)[0].rows
+    rows = tuple((f"{name}, without learning", *scores) for name, *scores in own)
+    return rows, {"method": method, **evaluation.to_dict()}
 
 
 def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, pixel_origin: str) -> ResultMarks:

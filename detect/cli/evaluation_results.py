@@ -147,18 +147,24 @@ def _point_row(scores: PointScores, name: str = "") -> tuple[str | float | None,
     return (f"{name}{scores.radius:g} px", *averages, error)
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the findings, the counts and the tables."""
+def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = ()) -> None:
+    """Print the findings, the counts and the tables, by default those of the evaluation."""
     print_findings(_dataset(evaluation))
     print_first("invalid results", evaluation.invalid)
     show(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
     few = len(evaluation.confusion.names) <= MAX_PRINTED
-    for scores in [*tables_of(evaluation), *([_confusion_rows(evaluation.confusion)] if few else [])]:
+    for scores in [*(tables or tables_of(evaluation)), *([_confusion_rows(evaluation.confusion)] if few else [])]:
         show_table(scores.columns, ([score_cell(value) for value in row] for row in scores.rows))
 
 
 def files_of(
-    evaluation: Evaluation, marks: ResultMarks, *, name: str, images: Path | None, num_pictures: int
+    evaluation: Evaluation,
+    marks: ResultMarks,
+    *,
+    name: str,
+    images: Path | None,
+    num_pictures: int,
+    tables: Sequence[ScoreTable] = (),
 ) -> dict[str, str | bytes]:
     """``metrics.json``, ``curves.csv`` and ``report.html``, with pictures if there are images."""
     invalid, files = evaluation.invalid, _dataset(evaluation).files
@@ -167,7 +173,11 @@ def files_of(
     if images is not None and num_pictures and len(marks.dataset.images):
         pictures = SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures)
     notes = [f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else []
-    content: dict[str, Any] = {"counts": _counts(evaluation), "tables": tables_of(evaluation), "pictures": pictures}
+    content: dict[str, Any] = {
+        "counts": _counts(evaluation),
+        "tables": tables or tables_of(evaluation),
+        "pictures": pictures,
+    }
     content |= {"curves": evaluation.curves, "by_score": evaluation.by_score, "confusion": evaluation.confusion}
     page = evaluation_page("Evaluation", name, read_from=files, notes=notes, **content)
     return {

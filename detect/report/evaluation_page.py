@@ -24,6 +24,9 @@ CURVE_CAPTION = "Precision and recall as the score threshold falls."
 SCORE_CAPTION = "Precision, recall and F1 of the results of each score or more, {at}."
 
 
+ScoreRow = tuple[str | int | float | None, ...]
+
+
 @dataclass(frozen=True)
 class ScoreTable:
     """Rows of a name and numbers; None, for a score that does not exist, is shown as a dash."""
@@ -31,7 +34,7 @@ class ScoreTable:
     title: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | int | float | None, ...], ...]
+    rows: tuple[ScoreRow, ...]
 
 
 def evaluation_page(

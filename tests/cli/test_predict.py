@@ -67,6 +67,20 @@ def test_the_score_of_pictures_is_the_run_s_best_threshold_or_the_usual_one(dete
     assert detect(*arguments, "--picture-score", 0.5).out.endswith("of score 0.5 or more\n")
 
 
+def test_tiles_find_what_whole_images_have_and_more(detect, photos, tmp_path, trained):
+    """Nuclei of 128 px, as one tile and as nine."""
+    arguments = ("predict", trained("landmarks", threshold=0.0095), photos, "-o", tmp_path / "out", "--num-pictures", 0)
+    whole, one, nine = (
+        (detect(*arguments, *options).code, (tmp_path / "out" / "results.json").read_bytes())
+        for options in ((), ("--slice", "128:32"), ("--slice", "64:0.5"))
+    )
+    assert whole == one
+    assert nine[0] == 0
+    assert nine[1] != whole[1]
+    found = read_results(tmp_path / "out" / "results.json", read_coco(tmp_path / "out" / "images.json"))
+    assert np.concatenate(found.keypoints)[:, :2].max() > 100
+
+
 def test_pictures_are_left_out_if_asked(detect, photos, tmp_path, trained):
     run = detect("predict", trained("boxes"), photos / "a.png", "-o", tmp_path / "out", "--num-pictures", 0, "--json")
     assert run.json["images"] == 1
