@@ -66,7 +66,7 @@ def evaluate(
     """Score a detector: COCO's twelve numbers for boxes; F1, AP and counts for landmarks.
 
     `detect evaluate val.json --run runs/nuclei --images images -o evaluation` runs the best checkpoint of a run over the
-    images, exactly as `detect predict` does; `detect evaluate val.json --results results.json` scores the results of any
+    images, exactly as predict does; `detect evaluate val.json --results results.json` scores the results of any
     detector. Numbers of boxes are pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as
     `heatmaps score` does.
     """

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from builders import written
 from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -133,34 +131,6 @@ def test_confusions_are_at_the_run_s_best_threshold(detect, truth, tmp_path, tra
     counted = sum(sum(row[:2]) for row in confusion["counts"]) + confusion["num_ignored"]
     assert counted == sum(score >= best for score in scores)
     assert detect(*arguments, "--picture-score", 0.5).json["confusion"]["threshold"] == 0.5
-
-
-@pytest.mark.parametrize("task", ["boxes", "landmarks"])
-def test_a_row_without_learning_stands_below_the_detector_s(detect, truth, tmp_path, trained, task):
-    """Bright discs on black, which both methods find wherever they are."""
-    images, annotations = [], []
-    for number, (x, y) in enumerate([(20, 30), (70, 40), (50, 80)], 1):
-        rows, columns = np.mgrid[:100, :100]
-        disc = np.where((columns - x) ** 2 + (rows - y) ** 2 <= 64, 200, 10).astype(np.uint8)
-        Image.fromarray(disc).save(tmp_path / f"{number}.png")
-        images.append({"id": number, "width": 100, "height": 100, "file_name": f"{number}.png"})
-        place = {"bbox": [x - 8, y - 8, 17, 17], "keypoints": [x, y, 2], "num_keypoints": 1}
-        annotations.append({"id": number, "image_id": number, "category_id": 4, "area": 200, "iscrowd": 0, **place})
-    categories = [{"id": 4, "name": "nucleus"}]
-    parts = [(images[:2], annotations[:2]), (images[2:], annotations[2:])]
-    train, val = (
-        written(tmp_path / f"{name}.json", {"images": own, "annotations": labels, "categories": categories})
-        for name, (own, labels) in zip(("train", "val"), parts, strict=True)
-    )
-    data = {"train": [str(train)], "val": [str(val)], "images": str(tmp_path)}
-    folder = trained(task, names={4: "nucleus"}, threshold=0.5, data=data)
-    run = detect("evaluate", folder, "--baseline", "--json")
-    below = run.json["baseline"]
-    scores = below["overall"]["ap"] if task == "boxes" else below["overall"][0]["micro"]["f1"]
-    assert scores == pytest.approx(1.0)
-    assert ("bright components" if task == "boxes" else "bright blobs") in below["method"]
-    out = detect("evaluate", folder, "--baseline").out
-    assert re.search(r"all, without learning +1\.000" if task == "boxes" else r"1 px, without learning +1\.000", out)
 
 
 def test_large_images_are_scored_on_tiles(detect, truth, trained):
