@@ -15,7 +15,8 @@ from numpy import ndarray
 
 from detect.cli.output import note, reading_bar
 from detect.data import CocoDataset, CocoResults
-from detect.errors import ConfigError
+from detect.data.resize import parse_resize
+from detect.errors import ConfigError, ResizeError
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
 from detect.loading.dataset import DetectionData
@@ -59,10 +60,16 @@ def open_images(
 
 
 def run_detector(
-    trained: TrainedDetector, data: DetectionData, *, device: str, batch_size: int, score_threshold: float | None = None
+    trained: TrainedDetector, data: DetectionData, *, device: str, batch_size: int, tiles: str | None = None
 ) -> CocoResults:
-    """The objects that a detector finds in images; the default threshold is its own."""
-    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "score_threshold": score_threshold}
+    """The objects that a detector finds in images, with ``tiles`` SIZE:OVERLAP in tiles of those that are larger."""
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device}
+    try:
+        options["tiles"] = parse_resize(f"tiles:{tiles}") if tiles else None
+    except ResizeError:
+        raise ConfigError(
+            f"--slice {tiles}: expected SIZE:OVERLAP in pixels, or the overlap as a share: 640:0.2"
+        ) from None
     options |= {"labels": trained.labels, "pixel_origin": trained.config.data.pixel_origin}
     with reading_bar() as on_progress:
         return find_objects(trained.model, data, on_progress=on_progress, **options)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import detect
 from detect.cli import options
-from detect.cli.output import print_answer, reading_bar, save
+from detect.cli.output import note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.cli.detectors import ResultMarks
+    from detect.report.evaluation_page import ScoreRow
     from detect.training.checkpoints import TrainedDetector
 
 Task = Literal["boxes", "landmarks"]
-CURVE_MIN_SCORE = 0.05  # landmarks of this score or more make the curves; counts use the detector's threshold
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,18 @@ def evaluate(
     threshold: options.Threshold = None,
     radius: options.Radius = None,
     pixel_origin: options.PixelOrigin = "center",
+    tiles: options.Slice = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Add a row without learning, fitted to the run's training images: blobs, or Otsu components.",
+        ),
+    ] = False,
     batch_size: options.BatchSize = 16,
     device: options.Device = "cpu",
     num_pictures: options.NumPictures = 12,
-    picture_score: options.PictureScore = 0.3,
+    picture_score: options.PictureScore = None,
     on_broken: Annotated[
         Literal["fail", "skip"] | None,
         typer.Option(help="Images that cannot be read: fail, or skip them. Default: as the run does."),
@@ -58,42 +66,75 @@ def evaluate(
     """Score a detector: COCO's twelve numbers for boxes; F1, AP and counts for landmarks.
 
     `detect evaluate val.json --run runs/nuclei --images images -o evaluation` runs the best checkpoint of a run over the
-    images; `detect evaluate val.json --results results.json` scores the results of any detector. Numbers of boxes are
-    pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as `heatmaps score` does.
+    images, exactly as predict does; `detect evaluate val.json --results results.json` scores the results of any
+    detector. Numbers of boxes are pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as
+    `heatmaps score` does.
     """
     from detect.cli import evaluation_results
     from detect.data.coco_results import results_json
 
-    if run is None and results is None:
-        first = dataset.files[0] if dataset.files else ""
-        if not first or not (Path(first).is_dir() or first.endswith(".pt")):
-            words = f"{first} is neither a run's folder nor a checkpoint (.pt): " if first else ""
-            raise ConfigError(f"{words}give --run RUN, or --results FILE to score results")
-        run, dataset = Path(first), replace(dataset, files=dataset.files[1:])
-    if run is not None and results is not None:
-        raise ConfigError("--run and --results: give one of the two")
+    run, dataset = _run_and_files(run, results, dataset, baseline=baseline)
+    trained = None
     if run is None:
         name, images = str(results), dataset.images
-        marks = _read_marks(results or Path(), dataset, task, pixel_origin, picture_score)
+        marks = _read_marks(results or Path(), dataset, task, pixel_origin)
     else:
-        trained, images, marks = _run_marks(run, dataset, device, batch_size, on_broken, picture_score)
+        how: dict[str, Any] = {"device": device, "batch_size": batch_size, "tiles": tiles}
+        trained, images, marks = _run_marks(run, dataset, on_broken, **how)
         name = trained.name
-        if threshold is None and marks.landmarks:
-            threshold = float(trained.config.model.threshold)
+        picture_score = trained.best_threshold if picture_score is None else picture_score
     evaluation = evaluation_results.evaluate_results(
-        marks.results, marks.dataset, marks.landmarks, threshold=threshold, radii=radius
+        marks.results, marks.dataset, marks.landmarks, threshold=threshold, radii=radius, min_score=picture_score
     )
+    marks = replace(marks, min_score=evaluation.confusion.threshold)
     evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
-    print_answer(json, evaluation.to_dict, lambda: evaluation_results.print_evaluation(evaluation))
+    tables, content = evaluation_results.tables_of(evaluation), evaluation.to_dict()
+    if baseline and trained:
+        rows, content["baseline"] = _baseline(trained, marks, images or Path(), radius)
+        tables[0] = replace(tables[0], rows=tables[0].rows + rows)
+    print_answer(json, lambda: content, lambda: evaluation_results.print_evaluation(evaluation, tables))
     if output:
-        made = evaluation_results.files_of(evaluation, marks, name=name, images=images, num_pictures=num_pictures)
+        pictured: dict[str, Any] = {"images": images, "num_pictures": num_pictures}
+        made = evaluation_results.files_of(evaluation, marks, name=name, tables=tables, **pictured)
         own = {"results.json": results_json(marks.results, marks.dataset)} if results is None else {}
         save(output, {**own, **made})
 
 
-def _read_marks(
-    path: Path, files: options.DatasetFiles, task: Task | None, pixel_origin: str, min_score: float
-) -> ResultMarks:
+def _run_and_files(
+    run: Path | None, results: Path | None, files: OptionalFiles, *, baseline: bool
+) -> tuple[Path | None, OptionalFiles]:
+    """The run, which may stand before the files, and the files after it; without a run, results are scored."""
+    if run is not None and results is not None:
+        raise ConfigError("--run and --results: give one of the two")
+    if run is None and results is None:
+        first = files.files[0] if files.files else ""
+        if not first or not (Path(first).is_dir() or first.endswith(".pt")):
+            words = f"{first} is neither a run's folder nor a checkpoint (.pt): " if first else ""
+            raise ConfigError(f"{words}give --run RUN, or --results FILE to score results")
+        return Path(first), replace(files, files=files.files[1:])
+    if run is None and baseline:
+        raise ConfigError(
+            "--baseline: needs a run, to whose training images it is fitted; see detect heatmaps baseline"
+        )
+    return run, files
+
+
+def _baseline(
+    trained: TrainedDetector, marks: ResultMarks, images: Path, radii: list[float] | None
+) -> tuple[tuple[ScoreRow, ...], dict[str, Any]]:
+    """The rows of a method without learning below those of the detector, and the same for JSON."""
+    from detect.cli.baselines import without_learning
+    from detect.cli.evaluation_results import evaluate_results, tables_of
+
+    method, results = without_learning(trained, marks.dataset, images, marks.landmarks)
+    evaluation = evaluate_results(results, marks.dataset, marks.landmarks, radii=radii)
+    note(f"without learning: {method}")
+    own = tables_of(evaluation)[0].rows
+    rows = tuple((f"{name}, without learning", *scores) for name, *scores in own)
+    return rows, {"method": method, **evaluation.to_dict()}
+
+
+def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, pixel_origin: str) -> ResultMarks:
     import numpy as np
 
     from detect.cli.detectors import ResultMarks
@@ -105,16 +146,16 @@ def _read_marks(
     if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
         task, dataset = "landmarks", files.read(keypoints=True)
     landmarks = detect.coco_keypoints(dataset, pixel_origin=pixel_origin) if task == "landmarks" else None
-    return ResultMarks(dataset, results, min_score, landmarks, pixel_origin if landmarks else "center")
+    return ResultMarks(dataset, results, 0.0, landmarks, pixel_origin if landmarks else "center")
 
 
 def _run_marks(
     run: Path,
     files: options.DatasetFiles,
-    device: str,
-    batch_size: int,
     on_broken: str | None,
-    min_score: float,
+    *,
+    device: str,
+    **how: Any,
 ) -> tuple[TrainedDetector, Path, ResultMarks]:
     """The detector of a run, the folder of the images, and what the detector finds there."""
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
@@ -136,12 +177,11 @@ def _run_marks(
         dataset = validation
     trained.labels.check_names(dataset)
     folder = files.images or validation_folder(trained.config)
-    landmarks = floor = None
+    landmarks = None
     if trained.task == "landmarks":  # numbered as the detector learned them
         points = detect.coco_keypoints(dataset, pixel_origin=trained.config.data.pixel_origin)
         landmarks = points.with_types(trained.labels.type_names, trained.labels.category_types)
-        floor = min(CURVE_MIN_SCORE, float(trained.config.model.threshold))
     data = open_images(trained, dataset, folder, on_broken=on_broken, landmarks=landmarks).without_broken()
-    results = run_detector(trained, data, device=device, batch_size=batch_size, score_threshold=floor)
+    results = run_detector(trained, data, device=device, **how)
     pixel_origin = landmarks.pixel_origin if landmarks else "center"
-    return trained, folder, ResultMarks(data.dataset, results, min_score, data.keypoints, pixel_origin)
+    return trained, folder, ResultMarks(data.dataset, results, 0.0, data.keypoints, pixel_origin)

@@ -20,12 +20,15 @@ from detect.data.images import ImageFiles
 from detect.errors import CocoError, ConfigError
 from detect.evaluation.boxes import BoxEvaluation, evaluate_boxes
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
+from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
+from detect.evaluation.precision_recall import PrecisionRecall
 from detect.keypoints.keypoints import CocoKeypoints
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
+from detect.report.plots import plural
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
 
@@ -42,8 +45,11 @@ BOX_CAPTION = (
 POINT_CAPTION = (
     "Points are paired one to one within the radius. AP is over all scores, the error the mean distance of the pairs."
 )
+BEST_COLUMNS = ("", "score threshold", "F1", "precision", "recall")
+BEST_CAPTION = "The score threshold with the highest F1 on these images, {at}."
+MAX_PRINTED = 10  # names of a confusion matrix; a wider one is on the page
 OKS_CAPTION = "COCO's average precision and recall by object keypoint similarity, by pycocotools."
-SHEET_CAPTION = "Truth thin and white; results with a score of at least {:g} in the colour of their class."
+SHEET_CAPTION = "Truth thin and white; results with a score of at least {:.3g} in the colour of their class."
 
 
 def evaluate_results(
@@ -53,16 +59,18 @@ def evaluate_results(
     *,
     radii: Sequence[float] | None = None,
     threshold: float | None = None,
+    min_score: float | None = None,
     **options: Any,
 ) -> Evaluation:
     """Scores of boxes, or of points if there are ``landmarks``; ``options`` go to :func:`evaluate_landmarks`."""
     if landmarks is None:
         if threshold is not None:
             raise ConfigError("--threshold: only for landmarks; average precision takes all boxes")
-        return evaluate_boxes(predicted, dataset)
+        return evaluate_boxes(predicted, dataset, min_score=min_score)
     if threshold is not None and not math.isfinite(threshold):
         raise ConfigError(f"--threshold: expected a number, got {threshold}")
-    return evaluate_landmarks(predicted, landmarks, radii=tuple(radii or RADII_PX), threshold=threshold, **options)
+    options |= {"radii": tuple(radii or RADII_PX), "threshold": threshold, "min_score": min_score}
+    return evaluate_landmarks(predicted, landmarks, **options)
 
 
 def choose_radius(radii: Sequence[float] | None) -> float:
@@ -87,14 +95,16 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
         names = evaluation.dataset.category_name
         own = tuple((names(category), *astuple(scores)) for category, scores in evaluation.by_category.items())
         tables = [ScoreTable("Boxes", BOX_CAPTION, ("", *BOX_COLUMNS), (("all", *astuple(evaluation.overall)),))]
-        alone = ScoreTable("By category", "The same for each category.", ("category", *BOX_COLUMNS), own)
-        return [*tables, alone] if len(own) > 1 else tables
+        if len(own) > 1:
+            tables.append(ScoreTable("By category", "The same for each category.", ("category", *BOX_COLUMNS), own))
+        return [*tables, _best_scores(evaluation)]
     first = evaluation.overall[0]
     kept = "all results" if first.threshold is None else f"results of score {first.threshold:.4g} or more"
     count_row = (kept, *astuple(first.count), first.presence_auc)
     tables = [
         ScoreTable("Points", POINT_CAPTION, ("within", *POINT_COLUMNS), tuple(map(_point_row, evaluation.overall))),
         ScoreTable("Counts", "Predicted minus true number of points per image.", COUNT_COLUMNS, (count_row,)),
+        _best_scores(evaluation),
     ]
     if len(evaluation.by_type) > 1:
         own = tuple(_point_row(scores, f"{name}, ") for name, each in evaluation.by_type.items() for scores in each)
@@ -105,23 +115,56 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
     return tables
 
 
+def _best_scores(evaluation: Evaluation) -> ScoreTable:
+    """The score threshold of the highest F1, over all categories and for each, and what that of the confusions gives."""
+    rows = [(curve.category or "all, best", curve, curve.best_f1()) for curve in evaluation.by_score]
+    thresholds = [(name, curve, best.threshold if best else None) for name, curve, best in rows]
+    overall, shown = evaluation.by_score[0], evaluation.confusion.threshold
+    if thresholds[0][2] != shown:
+        thresholds.insert(1, ("all, confusion matrix", overall, shown))
+    caption = BEST_CAPTION.format(at=overall.at)
+    cells = tuple((name, threshold, *_rates_at(curve, threshold)) for name, curve, threshold in thresholds)
+    return ScoreTable("Score thresholds", caption, BEST_COLUMNS, cells)
+
+
+def _rates_at(curve: PrecisionRecall, threshold: float | None) -> tuple[float | None, ...]:
+    """F1, precision and recall of the results of a score or more; None without results."""
+    kept = 0 if threshold is None else int((curve.scores >= threshold).sum())
+    columns = (curve.f1, curve.precision, curve.recall)
+    return tuple(float(column[kept - 1]) if kept else None for column in columns)
+
+
+def _confusion_rows(confusion: ConfusionMatrix) -> ScoreTable:
+    rows = zip(confusion.names, confusion.counts.tolist(), strict=True)
+    return ScoreTable(
+        "", "", ("true, predicted as:", *confusion.names), tuple((name, *counts) for name, counts in rows)
+    )
+
+
 def _point_row(scores: PointScores, name: str = "") -> tuple[str | float | None, ...]:
     rates, error = scores.micro, None if scores.error is None else scores.error.mean
     averages = (rates.f1, rates.precision, rates.recall, scores.mean_average_precision)
     return (f"{name}{scores.radius:g} px", *averages, error)
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the findings, the counts and the tables."""
+def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = ()) -> None:
+    """Print the findings, the counts and the tables, by default those of the evaluation."""
     print_findings(_dataset(evaluation))
     print_first("invalid results", evaluation.invalid)
     show(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
-    for scores in tables_of(evaluation):
+    few = len(evaluation.confusion.names) <= MAX_PRINTED
+    for scores in [*(tables or tables_of(evaluation)), *([_confusion_rows(evaluation.confusion)] if few else [])]:
         show_table(scores.columns, ([score_cell(value) for value in row] for row in scores.rows))
 
 
 def files_of(
-    evaluation: Evaluation, marks: ResultMarks, *, name: str, images: Path | None, num_pictures: int
+    evaluation: Evaluation,
+    marks: ResultMarks,
+    *,
+    name: str,
+    images: Path | None,
+    num_pictures: int,
+    tables: Sequence[ScoreTable] = (),
 ) -> dict[str, str | bytes]:
     """``metrics.json``, ``curves.csv`` and ``report.html``, with pictures if there are images."""
     invalid, files = evaluation.invalid, _dataset(evaluation).files
@@ -130,18 +173,28 @@ def files_of(
     if images is not None and num_pictures and len(marks.dataset.images):
         pictures = SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures)
     notes = [f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else []
-    content: dict[str, Any] = {"counts": _counts(evaluation), "tables": tables_of(evaluation), "pictures": pictures}
-    page = evaluation_page("Evaluation", name, read_from=files, curves=evaluation.curves, notes=notes, **content)
-    rows = (
-        [curve.category, curve.at, recall, precision, "" if np.isnan(score) else score]
-        for curve in evaluation.curves
-        for recall, precision, score in np.stack([curve.recall, curve.precision, curve.scores], axis=1).tolist()
-    )
+    content: dict[str, Any] = {
+        "counts": _counts(evaluation),
+        "tables": tables or tables_of(evaluation),
+        "pictures": pictures,
+    }
+    content |= {"curves": evaluation.curves, "by_score": evaluation.by_score, "confusion": evaluation.confusion}
+    page = evaluation_page("Evaluation", name, read_from=files, notes=notes, **content)
     return {
         "metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n",
-        "curves.csv": csv_text(["category", "at", "recall", "precision", "score"], rows),
+        "curves.csv": _curves_csv(evaluation.curves, "recall", "precision", "scores"),
+        "scores.csv": _curves_csv(evaluation.by_score, "scores", "precision", "recall", "f1"),
         "report.html": page,
     }
+
+
+def _curves_csv(curves: Sequence[PrecisionRecall], *columns: str) -> str:
+    rows = (
+        [curve.category, curve.at, *("" if np.isnan(value) else value for value in values)]
+        for curve in curves
+        for values in np.stack([getattr(curve, name) for name in columns], axis=1).tolist()
+    )
+    return csv_text(["category", "at", *(name.replace("scores", "score") for name in columns)], rows)
 
 
 def _sheet(marks: ResultMarks, folder: Path, count: int) -> bytes:
@@ -157,10 +210,11 @@ def _sheet(marks: ResultMarks, folder: Path, count: int) -> bytes:
 
 def _counts(evaluation: Evaluation) -> dict[str, int]:
     dataset = _dataset(evaluation)
-    counts = {"images": len(dataset.images), "categories": len(dataset.categories), "instances": len(dataset.instances)}
-    counts |= {"crowd regions": len(dataset.crowd), "results": evaluation.num_results}
-    counts["invalid results"] = len(evaluation.invalid)
-    return counts if isinstance(evaluation, BoxEvaluation) else counts | {"in ignored regions": evaluation.num_ignored}
+    counts = {"image": len(dataset.images), "category": len(dataset.categories), "instance": len(dataset.instances)}
+    counts |= {"crowd region": len(dataset.crowd), "result": evaluation.num_results}
+    counts["invalid result"] = len(evaluation.invalid)
+    named = {plural(count, noun).split(" ", 1)[1]: count for noun, count in counts.items()}
+    return named if isinstance(evaluation, BoxEvaluation) else named | {"in ignored regions": evaluation.num_ignored}
 
 
 def _dataset(evaluation: Evaluation) -> CocoDataset:

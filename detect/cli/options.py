@@ -80,7 +80,15 @@ Images = Annotated[
     Path | None, typer.Option(help="Folder of the images: for their sizes, if the labels need them, and for pictures.")
 ]
 NumPictures = Annotated[int, typer.Option(min=0, max=400, help="Number of images to show.")]
-PictureScore = Annotated[float, typer.Option(min=0, max=1, help="Pictures show results of this score or more.")]
+PictureScore = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Pictures and confusions take results of this score or more. Default: the score of the highest F1 on the run's "
+        "validation data; without one, that on these images if they have labels, else 0.3.",
+    ),
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; made if it does not exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
@@ -98,6 +106,15 @@ Radius = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="Device to run the detector on, such as cpu, cuda or cuda:1.")]
+Slice = Annotated[
+    str | None,
+    typer.Option(
+        "--slice",
+        metavar="SIZE:OVERLAP",
+        help="Run on overlapping tiles of larger images, such as 640:0.2 (pixels, or a share), and merge what is found. "
+        "The overlap should exceed the largest object by a fifth.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per batch.")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")]
 

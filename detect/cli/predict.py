@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from detect.cli.options import AsJson, BatchSize, Checkpoint, Device, PictureScore
+from detect.cli.options import AsJson, BatchSize, Checkpoint, Device, PictureScore, Slice
 from detect.cli.output import note, print_answer, progress_over, save
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ def predict(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for results.json, images.json and pictures.")
     ] = Path("predictions"),
-    picture_score: PictureScore = 0.3,
+    picture_score: PictureScore = None,
     num_pictures: Annotated[
         int | None, typer.Option(min=0, help="Number of images to draw the results on. Default: all.")
     ] = None,
     on_broken: Annotated[
         Literal["fail", "skip"], typer.Option(help="Images that cannot be read: fail, or skip them and print which.")
     ] = "fail",
+    tiles: Slice = None,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     json: AsJson = False,
@@ -43,20 +44,29 @@ def predict(
     """
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
     from detect.data.coco_results import results_json
+    from detect.evaluation.precision_recall import USUAL_SCORE
     from detect.loading.image_files import dataset_from_files, images_json
+    from detect.report.plots import plural
 
     trained = load_on(checkpoint, device)
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)
-    results = run_detector(trained, data, device=device, batch_size=batch_size)
+    results = run_detector(trained, data, device=device, batch_size=batch_size, tiles=tiles)
     save(output, {"results.json": results_json(results, dataset), "images.json": images_json(data.files)})
+    reason = ""
+    if picture_score is None:
+        picture_score, reason = trained.best_threshold, ", the threshold of the highest F1 on the run's validation data"
+    if picture_score is None:
+        picture_score, reason = USUAL_SCORE, "; the run has no best threshold"
     if num_pictures != 0:
         marks = ResultMarks(dataset, results, picture_score, pixel_origin=trained.config.data.pixel_origin)
         _draw(output / "pictures", data, marks, num_pictures or len(data))
     found = {"images": len(data), "skipped": len(data.broken), "results": len(results.scores)}
     drawn = int((results.scores >= picture_score).sum())
-    text = f"{found['results']:,} results in {found['images']:,} images, {drawn:,} of score {picture_score:g} or more"
-    print_answer(json, lambda: {**found, "output": str(output)}, lambda: typer.echo(text))
+    text = f"{plural(found['results'], 'result')} in {plural(found['images'], 'image')}, {drawn:,} of score "
+    text += f"{picture_score:.3g} or more{reason}"
+    content = {**found, "picture_score": picture_score, "output": str(output)}
+    print_answer(json, lambda: content, lambda: typer.echo(text))
 
 
 def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> None:

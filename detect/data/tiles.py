@@ -45,11 +45,25 @@ def cut_tiles(dataset: CocoDataset, rule: str | ResizeRule) -> CocoDataset:
         raise ValueError("keypoints are not cut into tiles: read the dataset without them")
     size, overlap = rule.sizes
     images = dataset.images
-    counts = -(-np.maximum(images.wh - size, 0) // (size - overlap)) + 1  # (columns, rows) of windows of each image
+    counts = _num_tiles(images.wh, size, overlap)  # (columns, rows) of windows of each image
     of_image = np.repeat(np.arange(len(images)), counts.prod(axis=1))
     names = tuple(images.file_names[row] for row in of_image.tolist())
     tiles = Images(np.arange(1, len(of_image) + 1), np.minimum(images.wh, size)[of_image], names)
     return replace(dataset, images=tiles, annotations=_cut(dataset.annotations, images, counts, size, overlap))
+
+
+def tile_starts(length: int, size: int, overlap: int) -> Int64[ndarray, " n"]:
+    """The first pixel of each tile along an axis of ``length`` pixels.
+
+    >>> tile_starts(250, 100, 20), tile_starts(90, 100, 20)
+    (array([  0,  80, 150]), array([0]))
+    """
+    (count,) = _num_tiles(np.array([length]), size, overlap).tolist()
+    return np.minimum(np.arange(count) * (size - overlap), max(length - size, 0))
+
+
+def _num_tiles(lengths: Int64[ndarray, "*n"], size: int, overlap: int) -> Int64[ndarray, "*n"]:
+    return -(-np.maximum(lengths - size, 0) // (size - overlap)) + 1
 
 
 def _cut(

@@ -54,6 +54,9 @@ class BlobDetector:
                 f"got {self.sigma}, {self.polarity!r} and {self.pixel_origin!r}"
             )
 
+    def __str__(self) -> str:
+        return f"{self.polarity} blobs of sigma {self.sigma:.3g} px"
+
     def predict(self, image: Shaped[ndarray, "h w"]) -> tuple[Points, Scores]:
         """Find the blobs of a grey image: sub-pixel points (x, y) and their responses, in falling order.
 

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.data import CocoDataset, CocoResults, Finding
-from detect.evaluation.precision_recall import PrecisionRecall
+from detect.evaluation.confusion import ConfusionMatrix, box_confusions
+from detect.evaluation.precision_recall import USUAL_SCORE, PrecisionRecall, ScoreCuts, ThresholdChoice
 
 if TYPE_CHECKING:
     from pycocotools.cocoeval import COCOeval
@@ -49,14 +51,24 @@ class BoxScores:
 
 @dataclass(frozen=True, eq=False)
 class BoxEvaluation:
-    """The result of :func:`evaluate_boxes`; the keys of ``by_category`` are category ids, in rising order."""
+    """The result of :func:`evaluate_boxes`; the keys of ``by_category`` are category ids, in rising order.
+
+    ``by_score`` are precision and recall at IoU .5 at every score, over all categories and for each if there are several.
+    """
 
     dataset: CocoDataset
     overall: BoxScores
     by_category: Mapping[int, BoxScores]
     curves: tuple[PrecisionRecall, ...]
+    by_score: tuple[PrecisionRecall, ...]
+    confusion: ConfusionMatrix
     num_results: int
     invalid: tuple[Finding, ...]
+
+    @property
+    def best_f1(self) -> ThresholdChoice | None:
+        """The score threshold of the highest F1 at IoU .5 over all categories; None if no object is found."""
+        return self.by_score[0].best_f1()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as plain values for JSON, without the curves."""
@@ -71,16 +83,19 @@ class BoxEvaluation:
                 {"id": category, "name": self.dataset.category_name(category), **asdict(scores)}
                 for category, scores in self.by_category.items()
             ],
+            **best_as_dict(self.best_f1),
+            "confusion": self.confusion.to_dict(),
             "invalid_results": as_dicts(self.invalid),
         }
 
 
-def evaluate_boxes(predicted: CocoResults, truth: CocoDataset) -> BoxEvaluation:
+def evaluate_boxes(predicted: CocoResults, truth: CocoDataset, *, min_score: float | None = None) -> BoxEvaluation:
     """Compute COCO's metrics over all categories and for each, by pycocotools.
 
     Annotations are evaluated as they were read: boxes clipped to their image, invalid ones left out. Annotations with the id
     0, which pycocotools mistakes for no match, count like others. An empty list of results is valid: every object is missed.
-    Results without a box of finite numbers are listed in ``invalid``.
+    Results without a box of finite numbers are listed in ``invalid``. The confusion matrix counts results of ``min_score``
+    or more, by default the threshold of the highest F1.
 
     >>> from detect.data import read_coco
     >>> dataset = read_coco({
@@ -109,8 +124,24 @@ def evaluate_boxes(predicted: CocoResults, truth: CocoDataset) -> BoxEvaluation:
         own = slice(place, place + 1)
         evaluation.eval = {**table, "precision": table["precision"][:, :, own], "recall": table["recall"][:, own]}
         by_category[category] = BoxScores(*metrics_of(evaluation))
-    curves = _box_curves(table, [truth.category_name(category) for category in categories])
-    return BoxEvaluation(truth, overall, by_category, curves, len(entries), tuple(invalid))
+    names = [truth.category_name(category) for category in categories]
+    curves, by_score = _box_curves(table, names), _by_score(evaluation, names)
+    confusion = box_confusions(predicted, truth, threshold=shown_score(min_score, by_score[0]))
+    return BoxEvaluation(
+        truth, overall, by_category, curves, by_score, confusion, num_results=len(entries), invalid=tuple(invalid)
+    )
+
+
+def shown_score(min_score: float | None, curve: PrecisionRecall) -> float:
+    """The score that is given, else that of the highest F1, else the usual one."""
+    best = curve.best_f1()
+    return min_score if min_score is not None else best.threshold if best else USUAL_SCORE
+
+
+def best_as_dict(best: ThresholdChoice | None) -> dict[str, float | None]:
+    """Return the threshold of the highest F1, and that F1, for JSON."""
+    threshold, value = (best.threshold, best.value) if best else (None, None)
+    return {"best_threshold": threshold, "best_f1": value}
 
 
 def as_dicts(invalid: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -194,3 +225,28 @@ def _box_curves(table: Mapping[str, Any], names: Sequence[str]) -> tuple[Precisi
         return ()
     alone = [curve(names[number], "IoU .50", [number]) for number in there] if len(names) > 1 else []
     return (*(curve("", at, there) for at in IOUS), *alone)
+
+
+def _by_score(evaluation: COCOeval, names: Sequence[str]) -> tuple[PrecisionRecall, ...]:
+    """Precision and recall at each score at IoU .5, over all categories, then for each that has instances or results.
+
+    pycocotools matches in falling order of score, so that a threshold only leaves out the last matches.
+    """
+    num_images = len(evaluation.params.imgIds)
+    per_category = num_images * len(evaluation.params.areaRng)  # the first area range is that of all objects
+    tables = []
+    for start in (number * per_category for number in range(len(names))):
+        own = [each for each in evaluation.evalImgs[start : start + num_images] if each]  # None: nothing there
+        num_truth = sum(int((~np.asarray(each["gtIgnore"], bool)).sum()) for each in own)
+        columns = [[each["dtScores"], each["dtMatches"][0] > 0, each["dtIgnore"][0]] for each in own]
+        tables.append((np.concatenate([np.zeros((3, 0)), *columns], axis=1), num_truth))
+
+    def curve(category: str, table: Float64[ndarray, "3 n"], num_truth: int) -> PrecisionRecall:
+        scores, found, _ = table[:, table[2] == 0]
+        cuts = ScoreCuts.of([scores])
+        return cuts.curve(cuts.totals(found), num_truth, category=category, at="IoU .50")
+
+    every = np.concatenate([np.zeros((3, 0)), *(table for table, _ in tables)], axis=1)
+    overall = curve("", every, sum(num_truth for _, num_truth in tables))
+    alone = [curve(name, *own) for name, own in zip(names, tables, strict=True) if own[0].size or own[1]]
+    return (overall, *alone) if len(names) > 1 else (overall,)

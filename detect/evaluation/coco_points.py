@@ -12,28 +12,47 @@ from numpy import ndarray
 
 from detect.data import CocoResults, Finding
 from detect.errors import CocoError
-from detect.evaluation.boxes import as_dicts, dataset_as_coco, result_finding, results_as_coco
+from detect.evaluation.boxes import (
+    as_dicts,
+    best_as_dict,
+    dataset_as_coco,
+    result_finding,
+    results_as_coco,
+    shown_score,
+)
+from detect.evaluation.confusion import ConfusionMatrix, point_confusions
 from detect.evaluation.oks import OksScores, evaluate_oks
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores, score_points
-from detect.evaluation.precision_recall import PrecisionRecall, choose_threshold, point_curve
+from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts, ThresholdChoice, choose_threshold
 from detect.keypoints.keypoints import CocoKeypoints, by_group
 
 SOURCES = ("keypoints", "boxes")
+F1_RADIUS_PX = 5.0  # of the F1 that chooses checkpoints and thresholds
 
 
 @dataclass(frozen=True, eq=False)
 class LandmarkEvaluation:
-    """The result of :func:`evaluate_landmarks`: scores at each radius; the keys of ``by_type`` are names of types."""
+    """The result of :func:`evaluate_landmarks`: scores at each radius; the keys of ``by_type`` are names of types.
+
+    ``by_score`` are precision and recall within 5 px at every score, over all types and for each if there are several.
+    """
 
     landmarks: CocoKeypoints
     overall: tuple[PointScores, ...]
     by_type: Mapping[str, tuple[PointScores, ...]]
     curves: tuple[PrecisionRecall, ...]
+    by_score: tuple[PrecisionRecall, ...]
+    confusion: ConfusionMatrix
     threshold: float | None
     oks: OksScores | None
     num_results: int
     num_ignored: int
     invalid: tuple[Finding, ...]
+
+    @property
+    def best_f1(self) -> ThresholdChoice | None:
+        """The score threshold of the highest F1 within 5 px over all types; None if no point is found."""
+        return self.by_score[0].best_f1()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as plain values for JSON, without the curves."""
@@ -47,6 +66,8 @@ class LandmarkEvaluation:
             "overall": [each.to_dict() for each in self.overall],
             "by_type": {name: [each.to_dict() for each in scores] for name, scores in self.by_type.items()},
             **oks,
+            **best_as_dict(self.best_f1),
+            "confusion": self.confusion.to_dict(),
             "invalid_results": as_dicts(self.invalid),
         }
 
@@ -61,6 +82,7 @@ def evaluate_landmarks(
     choose_radius: float = RADIUS_PX,
     source: str = "keypoints",
     oks_sigmas: Sequence[float] | None = None,
+    min_score: float | None = None,
 ) -> LandmarkEvaluation:
     """Compute precision, recall, F1, distance error and count error at each radius, over all keypoint types and for each.
 
@@ -82,6 +104,7 @@ def evaluate_landmarks(
         choose_radius: radius of the goal ``"f1"``, in image pixels.
         source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes; the same as for ``truth``.
         oks_sigmas: one for each keypoint of an instance, to add COCO's scores by object keypoint similarity.
+        min_score: lowest score of the results in the confusion matrix; by default the threshold of the highest F1.
 
     Raises:
         ValueError: there is no radius, or both a threshold and a goal are given.
@@ -94,21 +117,27 @@ def evaluate_landmarks(
         columns = table.predicted, table.truth
         threshold = choose_threshold(*columns, scores=table.scores, goal=choose, radius=choose_radius).threshold
     tables = [point_results(predicted, truth, source=source, radius=radius) for radius in radii]
-    overall, curves = [], []
-    by_type: dict[str, tuple[PointScores, ...]] = dict.fromkeys(truth.type_names, ())
-    for radius, table in zip(radii, tables, strict=True):
-        scores = table.score(radius, threshold)
-        overall.append(replace(scores, num_images=len(truth.dataset.images)))  # not times the types
-        curves.append(table.curve(radius))
-        for number, name in enumerate(truth.type_names):
-            own = table.of_type(number)
-            by_type[name] += (own.score(radius, threshold),)
-            if len(truth.type_names) > 1:
-                curves.append(replace(own.curve(radius), category=name))
-    oks = None if oks_sigmas is None else oks_of(predicted, truth, sigmas=oks_sigmas)
-    counts = len(predicted.scores), tables[0].num_ignored
+    overall = [table.score(radius, threshold) for radius, table in zip(radii, tables, strict=True)]
+    overall = [replace(scores, num_images=len(truth.dataset.images)) for scores in overall]  # not times the types
+    names, pairs = truth.type_names, list(zip(radii, tables, strict=True))
+    by_type = {
+        name: tuple(table.of_type(number).score(radius, threshold) for radius, table in pairs)
+        for number, name in enumerate(names)
+    }
+    usual = point_results(predicted, truth, source=source, radius=F1_RADIUS_PX)
+    by_score = usual.curves(F1_RADIUS_PX, names)
     return LandmarkEvaluation(
-        truth, tuple(overall), by_type, tuple(curves), threshold, oks, *counts, invalid=tables[0].invalid
+        truth,
+        tuple(overall),
+        by_type,
+        curves=tuple(curve for radius, table in pairs for curve in table.curves(radius, names)),
+        by_score=by_score,
+        confusion=usual.confusions(F1_RADIUS_PX, names, shown_score(min_score, by_score[0])),
+        threshold=threshold,
+        oks=None if oks_sigmas is None else oks_of(predicted, truth, sigmas=oks_sigmas),
+        num_results=len(predicted.scores),
+        num_ignored=tables[0].num_ignored,
+        invalid=tables[0].invalid,
     )
 
 
@@ -133,8 +162,20 @@ class PointResults:
     def score(self, radius: float, threshold: float | None) -> PointScores:
         return score_points(self.predicted, self.truth, scores=self.scores, radius=radius, threshold=threshold)
 
-    def curve(self, radius: float) -> PrecisionRecall:
-        return point_curve(self.predicted, self.truth, scores=self.scores, radius=radius)
+    def curve(self, radius: float, name: str = "") -> PrecisionRecall:
+        """Precision and recall of the best matching within ``radius`` pixels at every distinct score, over all images."""
+        cuts = ScoreCuts.of(self.scores)
+        pairs = cuts.num_pairs(self.predicted, self.truth, scores=self.scores, radius=radius)
+        return cuts.curve(pairs, sum(map(len, self.truth)), at=f"within {radius:g} px", category=name)
+
+    def curves(self, radius: float, names: Sequence[str]) -> tuple[PrecisionRecall, ...]:
+        """The curve over all types, and that of each if there are several."""
+        alone = [self.of_type(number).curve(radius, name) for number, name in enumerate(names)]
+        return (self.curve(radius), *alone) if len(names) > 1 else (self.curve(radius),)
+
+    def confusions(self, radius: float, names: Sequence[str], threshold: float) -> ConfusionMatrix:
+        options = {"radius": radius, "threshold": threshold}
+        return point_confusions(self.predicted, self.truth, scores=self.scores, names=names, **options)
 
 
 def point_results(

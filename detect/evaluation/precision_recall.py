@@ -12,6 +12,7 @@ from numpy import ndarray
 from detect.evaluation.point_matching import Spacing, check_images, matches_by_score
 
 GOALS = ("f1", "count")
+USUAL_SCORE = 0.3  # of results that are shown if no threshold has been chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,28 @@ class PrecisionRecall:
     recall: Float64[ndarray, " k"]
     precision: Float64[ndarray, " k"]
     scores: Float64[ndarray, " k"]
+
+    @property
+    def f1(self) -> Float64[ndarray, " k"]:
+        """The harmonic mean of precision and recall; 0 where both are."""
+        return 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, np.finfo(float).tiny)
+
+    def best_f1(self) -> ThresholdChoice | None:
+        """The score threshold of the highest F1, of a curve with a point at every distinct score; None if all are 0.
+
+        F1 is constant between two scores. The threshold is the middle of the interval on which F1 is highest, of several the
+        one of the highest scores, and the lowest score if keeping all results is best.
+
+        >>> columns = np.array([0.5, 0.5, 1.0, 1.0]), np.array([1.0, 0.5, 2 / 3, 0.5]), np.array([0.9, 0.6, 0.5, 0.25])
+        >>> PrecisionRecall("", "IoU .50", *columns).best_f1()  # two of three results of score .5 or more are right
+        ThresholdChoice(threshold=0.375, value=0.8, goal='f1')
+        """
+        values = self.f1.round(12)  # equal values may differ by rounding
+        if not values.any():
+            return None
+        best = int(values.argmax())
+        threshold = _midway(self.scores[best : best + 2]) if best + 1 < len(values) else self.scores[best]
+        return ThresholdChoice(float(threshold), float(values[best]), "f1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +94,12 @@ class ScoreCuts:
         gained = [matches_by_score(p, t, scores=s, radius=radius, spacing=spacing) for p, t, s in tables]
         return self.totals(np.concatenate(gained))
 
+    def curve(self, pairs: Float[ndarray, " k"], num_truth: int, *, at: str, category: str = "") -> PrecisionRecall:
+        """Precision and recall at every distinct score, from the number of true predictions of each cut."""
+        num_kept = self.num_kept[1:]
+        recall, precision = pairs[1:] / max(num_truth, 1), pairs[1:] / num_kept
+        return PrecisionRecall(category, at, recall, precision, self.scores[num_kept - 1].astype(np.float64))
+
     def threshold(self, cut: int) -> float:
         """Return a threshold that keeps exactly the predictions of a cut.
 
@@ -83,30 +112,14 @@ class ScoreCuts:
         if count in {0, len(self.scores)}:
             beyond = np.inf if count == 0 else -np.inf
             return float(np.nextafter(np.float32(self.scores[max(count - 1, 0)]), np.float32(beyond)))
-        above, below = self.scores[count - 1], self.scores[count]
-        middle = below + (above - below) / 2
-        return float(middle if middle > below else above)
+        return _midway(self.scores[count - 1 : count + 1])
 
 
-def point_curve(
-    predicted: Sequence[Float[ndarray, "_ d"]],
-    truth: Sequence[Float[ndarray, "_ d"]],
-    *,
-    scores: Sequence[Float[ndarray, " _"]],
-    radius: float,
-) -> PrecisionRecall:
-    """Precision and recall of the best matching within ``radius`` pixels at every distinct score, over all images.
-
-    >>> points, truth = [np.array([[0.0, 1.0], [9.0, 9.0]])], [np.array([[0.0, 0.0]])]
-    >>> curve = point_curve(points, truth, scores=[np.array([0.9, 0.3])], radius=2.0)
-    >>> curve.recall, curve.precision
-    (array([1., 1.]), array([1. , 0.5]))
-    """
-    cuts = ScoreCuts.of(scores)
-    pairs = cuts.num_pairs(predicted, truth, scores=scores, radius=radius)[1:]
-    num_kept = cuts.num_kept[1:]
-    recall = pairs / max(sum(map(len, truth)), 1)
-    return PrecisionRecall("", f"within {radius:g} px", recall, pairs / num_kept, cuts.scores[num_kept - 1])
+def _midway(scores: Float[ndarray, " 2"]) -> float:
+    """The middle of two falling scores, or the higher one if no number lies between them."""
+    above, below = scores
+    middle = below + (above - below) / 2
+    return float(middle if middle > below else above)
 
 
 @dataclass(frozen=True)
@@ -153,10 +166,10 @@ def choose_threshold(
         num_points = cuts.num_kept + num_truth
         values = np.divide(2 * pairs, num_points, out=np.ones(len(num_points)), where=num_points > 0)
         best = int(values.argmax())
-    else:
-        # each prediction of an image, added in falling order of score, changes the error of its count by -1 or 1
-        ranks = [np.argsort(np.argsort(-own, kind="stable")) for own in scores]
-        steps = [np.where(rank < len(points), -1, 1) for rank, points in zip(ranks, truth, strict=True)]
-        values = (num_truth + cuts.totals(np.concatenate(steps))) / len(truth)
-        best = int(values.argmin())
+        return ThresholdChoice(cuts.threshold(best), float(values[best]), goal)
+    # each prediction of an image, added in falling order of score, changes the error of its count by -1 or 1
+    ranks = [np.argsort(np.argsort(-own, kind="stable")) for own in scores]
+    steps = [np.where(rank < len(points), -1, 1) for rank, points in zip(ranks, truth, strict=True)]
+    values = (num_truth + cuts.totals(np.concatenate(steps))) / len(truth)
+    best = int(values.argmin())
     return ThresholdChoice(cuts.threshold(best), float(values[best]), goal)

@@ -37,7 +37,7 @@ class LocalMaxima:
 
     ``map`` is the index of the map. ``at`` is a cell (x, y[, z]): of a plateau the one nearest to ``middle``, the mean of
     its cells. ``scores`` are the values of the map, and ``spacing`` the distances in cells from ``at`` to the nearest other
-    maximum of the map, infinite if none is near.
+    maximum of the map that counts (:func:`with_spacing`), infinite if none is near.
     """
 
     map: Int64[Tensor, " n"]
@@ -63,13 +63,24 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
     return LocalMaxima(number, at, middles, scores, torch.full_like(middles[:, 0], math.inf))
 
 
-def with_spacing(maxima: LocalMaxima, *, farthest: float) -> LocalMaxima:
-    """Set the spacing of maxima that have another one of their map less than ``farthest`` cells apart."""
-    points, reach = _in_one_space(maxima, farthest)
-    if not len(points):
-        return maxima
-    distances = KDTree(points).query(points, k=2, distance_upper_bound=reach)[0][:, 1]
-    return replace(maxima, spacing=torch.from_numpy(distances).to(maxima.at.device))
+def with_spacing(maxima: LocalMaxima, among: LocalMaxima, *, farthest: float, share: float) -> LocalMaxima:
+    """Set the spacing of maxima that have another one of their map among others less than ``farthest`` cells apart.
+
+    Others below ``share`` of a maximum's own value are not counted.
+    """
+    points, reach = _in_one_space(among, farthest)
+    own = np.column_stack([maxima.at.cpu().numpy(), _along_maps(maxima, reach)])
+    scores, least = among.scores.cpu().numpy(), share * maxima.scores.cpu().numpy()
+    spacing, pending, num_nearest = np.full(len(own), np.inf), np.arange(len(own)), 2
+    tree = KDTree(points)
+    while len(pending):  # most maxima are done with their nearest other one
+        distances, rows = tree.query(own[pending], k=num_nearest, distance_upper_bound=reach)
+        there = np.isfinite(distances)
+        counts = there & (distances > 0) & (scores[np.where(there, rows, 0)] >= least[pending, None])
+        spacing[pending] = np.where(counts, distances, np.inf).min(axis=1)
+        pending = pending[there.all(axis=1) & ~counts.any(axis=1)]
+        num_nearest *= 2
+    return replace(maxima, spacing=torch.from_numpy(spacing).to(maxima.at.device))
 
 
 def close_pairs(maxima: LocalMaxima, radius: float) -> Int64[Tensor, "2 p"]:
@@ -82,9 +93,13 @@ def close_pairs(maxima: LocalMaxima, radius: float) -> Int64[Tensor, "2 p"]:
 
 def _in_one_space(maxima: LocalMaxima, radius: float) -> tuple[Int64[ndarray, "n _"], float]:
     """Cells with one more axis, along which maps are more than the radius apart, and the radius, at most that of a map."""
-    at, number = maxima.at.cpu().numpy(), maxima.map.cpu().numpy()
+    at = maxima.at.cpu().numpy()
     reach = min(radius, 3.0 * at.max(initial=0) + 1)
-    return np.column_stack([at, number * (math.ceil(reach) + 1)]), reach
+    return np.column_stack([at, _along_maps(maxima, reach)]), reach
+
+
+def _along_maps(maxima: LocalMaxima, reach: float) -> Int64[ndarray, " n"]:
+    return maxima.map.cpu().numpy() * (math.ceil(reach) + 1)
 
 
 def _places(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n D"]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from detect.keypoints.coordinates import Stride, cells_to_image
 from detect.keypoints.keypoints import by_group
 from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
-from detect.keypoints.subpixel import REFINEMENTS, Refinement
+from detect.keypoints.subpixel import REFINEMENTS, SHARE, Refinement
 
 FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window together
 
@@ -96,6 +96,9 @@ def find_peaks(
 ) -> Peaks:
     """Find the points of maps (b, j, h, w) or volumes (b, j, d, h, w): cells or plateaus with no higher neighbour.
 
+    A lower threshold only adds points: those that both find are equal, except with ``split``. Therefore maxima below the
+    threshold limit a neighbour's refinement too, down to the share of its value below which its fit uses no cell.
+
     >>> y, x = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
     >>> first, second = (torch.exp(-((x - at) ** 2 + (y - 0.2) ** 2) / 8) for at in (5.3, 6.5))
     >>> find_peaks(first[None, None]).cells
@@ -121,10 +124,13 @@ def find_peaks(
     """
     _check(heatmaps, min_distance, max_peaks, refine)
     maps = heatmaps.contiguous().flatten(0, 1)
-    maxima = find_local_maxima(maps, threshold)
+    uses_spacing = refine == "least_squares" or not isinstance(refine, str)
+    every = find_local_maxima(maps, min(threshold, SHARE * threshold) if uses_spacing else threshold)
     if min_distance > 2:
-        maxima = maxima.rows(_suppress(maxima, min_distance))
-    maxima = with_spacing(maxima, farthest=FARTHEST)
+        every = every.rows(_suppress(every, min_distance))
+    maxima = every.rows(every.scores > threshold)
+    if uses_spacing:
+        maxima = with_spacing(maxima, every, farthest=FARTHEST, share=SHARE)
     maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
     num_images, num_types = heatmaps.shape[:2]

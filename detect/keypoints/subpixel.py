@@ -126,10 +126,11 @@ def least_squares(maps: Maps, maxima: LocalMaxima) -> Refined:
 
     The noise of a logarithm is inversely proportional to the value, which makes these weights optimal. The fit uses the
     cells within ``RADIUS`` of the maximum whose value is at least ``SHARE`` of it, and only up to half the distance to the
-    next maximum less ``MARGIN``. The 9 (27 in volumes) cells around the maximum are always used, at the border the last 9. A
-    Gaussian of any width, shape and tilt is therefore located exactly, also at the border and next to others if Gaussians
-    are blended by their maximum. The covariance is that of the fit, with the residuals as noise. A point without a solution
-    has the variance of a uniform distribution over its cell, 1/12 along each axis.
+    next maximum less ``MARGIN``; no cell of a maximum below that share is used, so that it does not count as the next. The
+    9 (27 in volumes) cells around the maximum are always used, at the border the last 9. A Gaussian of any width, shape and
+    tilt is therefore located exactly, also at the border and next to others if Gaussians are blended by their maximum. The
+    covariance is that of the fit, with the residuals as noise. A point without a solution has the variance of a uniform
+    distribution over its cell, 1/12 along each axis.
     """
     num_values = (2 * int(RADIUS) + 1) ** maxima.at.shape[1]
     chunks = torch.split(torch.arange(len(maxima.at), device=maps.device), max(1, VALUES_AT_ONCE // num_values))

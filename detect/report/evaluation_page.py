@@ -1,21 +1,30 @@
-"""The page of an evaluation: tables of scores, precision-recall curves and pictures, as the text of one HTML file."""
+"""The page of an evaluation: tables of scores, curves, confusions and pictures, as the text of one HTML file."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float64, Int64
+from numpy import ndarray
 
+from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.precision_recall import PrecisionRecall
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Key, Panel, label, panel, set_color
-from detect.report.tables import escape, table
+from detect.report.tables import Html, escape, shaded, table
 
 MAX_LINES = 12  # readers cannot tell more apart
+MAX_POINTS = 1000  # of a line; more do not show
 CURVE_CAPTION = "Precision and recall as the score threshold falls."
+SCORE_CAPTION = "Precision, recall and F1 of the results of each score or more, {at}."
+
+
+ScoreRow = tuple[str | int | float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class ScoreTable:
     title: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | int | float | None, ...], ...]
+    rows: tuple[ScoreRow, ...]
 
 
 def evaluation_page(
@@ -36,17 +45,21 @@ def evaluation_page(
     counts: Mapping[str, int],
     tables: Sequence[ScoreTable],
     curves: Sequence[PrecisionRecall],
+    by_score: Sequence[PrecisionRecall] = (),
+    confusion: ConfusionMatrix | None = None,
     pictures: tuple[str, bytes] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
     """Return the page of results that are already computed. All texts are plain text.
 
     ``about`` is the line below the heading, ``notes`` are lines under it, ``read_from`` names the annotation files. Curves
-    of all categories together share one panel; curves of single categories have a panel for each ``at``. ``pictures`` are a
-    caption and a contact sheet as PNG.
+    of all categories together share one panel; curves of single categories have a panel for each ``at``. ``by_score`` is the
+    curve of all categories at every score, then those of single ones. ``pictures`` are a caption and a contact sheet as PNG.
     """
     sections: Sections = {
         "summary": ("Summary", [tiles(counts), *map(_score_table, tables)]),
+        "scores": ("Score thresholds", [_score_panels(by_score)] if by_score else []),
+        "confusion": ("Confusions", [_confusion_table(confusion)] if confusion else []),
         "curves": ("Precision-recall curves", [_curve_panels(curves)]),
         "pictures": ("Pictures", [_sheet(*pictures)] if pictures else []),
     }
@@ -81,23 +94,86 @@ def _curve_panels(curves: Sequence[PrecisionRecall]) -> list[Panel]:
 
 
 def _curve_panel(name: str, title: str, curves: Sequence[tuple[str, PrecisionRecall]], columns: int) -> Panel:
-    traces: list[go.Scatter] = []
-    keys: list[Key] = []
-    for number, (text, curve) in enumerate(curves[:MAX_LINES]):
-        color = set_color(number)
-        dashed = color in {key.color for key in keys}
-        scores = ["" if np.isnan(score) else f"<br>score at least {score:.3f}" for score in curve.scores]
-        line = go.Scatter(x=curve.recall, y=curve.precision, customdata=scores, mode="lines")
-        line.line = {"color": color, "width": 2, "dash": "dash" if dashed else "solid"}
+    lines = []
+    for text, curve in curves[:MAX_LINES]:
+        at = _thinned(len(curve.recall))
+        scores = ["" if np.isnan(score) else f"<br>score at least {score:.3f}" for score in curve.scores[at]]
+        line = go.Scatter(x=curve.recall[at], y=curve.precision[at], customdata=scores, mode="lines")
         line.hovertemplate = (
             f"{label(text, 60)}<br>recall %{{x:.3f}}, precision %{{y:.3f}}%{{customdata}}<extra></extra>"
         )
-        traces.append(line)
+        lines.append((text, line))
+    options: dict[str, Any] = {"axes": ("recall", "precision"), "num_lines": len(curves), "columns": columns}
+    return _lines_panel(name, title, CURVE_CAPTION, lines, **options)
+
+
+def _score_panels(by_score: Sequence[PrecisionRecall]) -> list[Panel]:
+    """Precision, recall and F1 of all categories at each score, with the best F1 marked; and F1 of each category."""
+    overall, *alone = by_score
+    axes, caption, columns = ("score threshold", ""), SCORE_CAPTION.format(at=overall.at), 6 if alone else 12
+    lines = [(name, _score_line(name, overall, getattr(overall, name))) for name in ("f1", "precision", "recall")]
+    lines = [(name.replace("f1", "F1"), line) for name, line in lines]
+    best = overall.best_f1()
+    if best:
+        caption += f" F1 is highest, {best.value:.3f}, from a score of {best.threshold:.3g} on."
+    panels = [_lines_panel("scores-0", "All together", caption, lines, axes=axes, num_lines=3, columns=columns)]
+    if best:
+        panels[0].figure.add_vline(best.threshold, line={"width": 1, "dash": "dot"})
+    if alone:
+        lines = [(each.category, _score_line(each.category, each, each.f1)) for each in alone[:MAX_LINES]]
+        options: dict[str, Any] = {"axes": ("score threshold", "F1"), "num_lines": len(alone), "columns": columns}
+        panels.append(_lines_panel("scores-1", "F1 of each", "", lines, **options))
+    return panels
+
+
+def _score_line(name: str, curve: PrecisionRecall, values: Float64[ndarray, " k"]) -> go.Scatter:
+    at = _thinned(len(values))
+    line = go.Scatter(x=curve.scores[at], y=values[at], mode="lines")
+    line.hovertemplate = f"{label(name, 60)} %{{y:.3f}}<br>at a score of %{{x:.3f}} or more<extra></extra>"
+    line.line.shape = "hv"  # a threshold keeps what the next score above it does
+    return line
+
+
+def _lines_panel(
+    name: str,
+    title: str,
+    caption: str,
+    lines: Sequence[tuple[str, go.Scatter]],
+    *,
+    axes: tuple[str, str],
+    num_lines: int,
+    columns: int,
+) -> Panel:
+    """Lines from 0 to 1 along both axes, each in its colour; ``num_lines`` are there, of which these are drawn."""
+    keys: list[Key] = []
+    for number, (text, line) in enumerate(lines):
+        color = set_color(number)
+        dashed = color in {key.color for key in keys}
+        line.line.update(color=color, width=2, dash="dash" if dashed else "solid")
         keys.append(Key(text, color, "dash" if dashed else "line"))
-    xaxis, yaxis = ({"title": axis, "range": [0, 1.02], "tickformat": ".1f"} for axis in ("recall", "precision"))
-    cut = f" The first {MAX_LINES} of {len(curves):,} curves are drawn." if len(curves) > MAX_LINES else ""
-    layout = {"xaxis": xaxis, "yaxis": yaxis}
-    return panel(name, title, CURVE_CAPTION + cut, traces, columns=columns, keys=keys, height=380, **layout)
+    xaxis, yaxis = ({"title": axis, "range": [0, 1.02], "tickformat": ".1f"} for axis in axes)
+    caption += f" The first {MAX_LINES} of {num_lines:,} curves are drawn." if num_lines > MAX_LINES else ""
+    traces = [line for _, line in lines]
+    return panel(name, title, caption, traces, columns=columns, keys=keys, height=380, xaxis=xaxis, yaxis=yaxis)
+
+
+def _thinned(count: int) -> Int64[ndarray, " n"]:
+    """Indices of at most ``MAX_POINTS`` points, the first and the last among them."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, MAX_POINTS)).round().astype(np.int64))
+
+
+def _confusion_table(confusion: ConfusionMatrix) -> str:
+    """The matrix, its cells shaded by their share of the true objects, or in the last row of the predictions."""
+    caption = (
+        f"Rows are true, columns predicted categories: pairs {confusion.at}, whatever their categories, of results of a "
+        f"score of at least {confusion.threshold:.3g}. The last column are objects missed, the last row results made up."
+    )
+    rows: list[list[str | Html]] = [
+        [name, *(shaded(f"{count:,}" if count else "", count / max(sum(counts), 1)) for count in counts)]
+        for name, counts in zip(confusion.names, confusion.counts.tolist(), strict=True)
+    ]
+    content = table(("", *confusion.names), rows, scroll=len(rows) > MAX_LINES)
+    return block("Confusion matrix", escape(caption), content)
 
 
 def _sheet(caption: str, png: bytes) -> str:

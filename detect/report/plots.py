@@ -116,11 +116,12 @@ def level_keys(anchors: AnchorSet, colors: Mapping[int, str], mark: str = "diamo
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun.
 
-    >>> plural(1, "box"), plural(2400, "image")
-    ('1 box', '2,400 images')
+    >>> plural(1, "box"), plural(2400, "image"), plural(2, "category")
+    ('1 box', '2,400 images', '2 categories')
     """
-    ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
-    return f"{count:,} {noun}{ending}"
+    if count != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    return f"{count:,} {noun}"
 
 
 def pixels_axis(title: str, low: float, high: float) -> dict[str, Any]:

@@ -69,6 +69,11 @@ def swatch(color: str, text: str) -> Html:
     return Html(f'<span class="name"><i style="--color:{color}"></i>{escape(text)}</span>')
 
 
+def shaded(text: str, share: float) -> Html:
+    """Return text on a background that is darker the larger a share, from 0 to 1, is."""
+    return Html(f'<span style="background:rgb(90 130 190/{share:.0%});padding:0 .4em">{escape(text)}</span>')
+
+
 def decimal(value: float) -> str:
     """Format with three digits; NaN is a dash."""
     return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero

@@ -8,6 +8,7 @@ only the same run is resumed.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -75,6 +76,8 @@ class TrainedDetector:
     anchors: AnchorSet | None
     resize: ResizeRule
     name: str
+    best_threshold: float | None = None
+    """The score of the highest F1 on the run's validation data; None if no object was found, or there was none."""
 
     @property
     def task(self) -> str:
@@ -172,7 +175,11 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu") -> Train
         ) from None
     nn.utils.convert_conv2d_weight_memory_format(model.to(torch.device(device)), torch.channels_last).eval()
     resize = parse_resize(checkpoint.config.data.resize)
-    return TrainedDetector(model, checkpoint.config, checkpoint.labels, checkpoint.anchors, resize, str(path))
+    best = checkpoint.metrics.get("best_threshold", math.nan)
+    return TrainedDetector(
+        *(model, checkpoint.config, checkpoint.labels, checkpoint.anchors, resize, str(path)),
+        best_threshold=None if math.isnan(best) else best,
+    )
 
 
 @dataclass

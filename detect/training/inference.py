@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 from torch import Tensor
 
 from detect.data import CocoResults
 from detect.data.coco_reader import Progress
+from detect.data.resize import ResizeRule, parse_resize
 from detect.detectors.landmarks import LandmarkDetector
-from detect.evaluation.boxes import evaluate_boxes
-from detect.evaluation.coco_points import evaluate_landmarks
+from detect.evaluation.boxes import BoxEvaluation, best_as_dict, evaluate_boxes
+from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
+from detect.loading.image_ops import Picture, resize_picture
 from detect.loading.labels import LabelMap
 from detect.loading.sampling import image_loader
 from detect.loading.transforms import Transform, resize_transform
-from detect.ops.box_arrays import xyxy_to_xywh
+from detect.ops.box_arrays import xywh_to_xyxy, xyxy_to_xywh
 from detect.training.builder import Detector
+from detect.training.slicing import TileGrid, merge_boxes, merge_points
 
 FOUND = 1.0  # the visibility of a keypoint in COCO results
 MAIN_METRIC = {"boxes": "ap", "landmarks": "f1_5px"}  # decides which checkpoint is the best
@@ -51,6 +55,7 @@ def find_objects(
     num_workers: int = 0,
     score_threshold: float | None = None,
     pixel_origin: str = "center",
+    tiles: str | ResizeRule | None = None,
     on_progress: Progress | None = None,
 ) -> CocoResults:
     """Detect objects in the images of a dataset; results are sorted by image, then by falling score.
@@ -64,24 +69,84 @@ def find_objects(
         data: the images, without augmentation, with the resize rule that the model was trained for.
         score_threshold: results have higher scores; by default the model's own threshold.
         pixel_origin: the keypoints' convention in training and in the results, see :mod:`detect.keypoints.coordinates`.
+        tiles: a rule ``tiles:S:OVERLAP``: images larger than a tile are cut into tiles, which take the resize rule each, and
+            what is found in them is merged (:mod:`detect.training.slicing`). The limit of detections holds for a tile.
     """
     model = model if score_threshold is None else with_threshold(model, score_threshold)
-    margin_px = float(model.stride) if isinstance(model, LandmarkDetector) else 0.0
+    tiles = parse_resize(tiles) if tiles else None
+    detect = _Detect(model, data, labels, device=device, pixel_origin=pixel_origin)
+    sizes_wh = {row: (width, height) for row, (width, height) in enumerate(data.dataset.images.wh.tolist())}
+    grids = {row: TileGrid.of(sizes_wh[row], tiles) for row in data.image_rows.tolist()} if tiles else {}
+    grids = {row: grid for row, grid in grids.items() if len(grid.corners) > 1}
+    whole = copy.copy(data)
+    whole.image_rows = data.image_rows[~np.isin(data.image_rows, list(grids))]
     rows: list[int] = []
     found: list[_Found] = []
-    for batch in image_loader(data, batches_by_size(data, batch_size), num_workers=num_workers):
-        with torch.inference_mode():
-            output = model.detect(batch.images.to(device), batch.image_hw.to(device))
-        for number, (width, height) in enumerate(data.dataset.images.wh[batch.image_rows.numpy()].tolist()):
-            transform = resize_transform(data.resize, (width, height))
-            if isinstance(output, Peaks):
-                found.append(_points_found(output.of_image(number), transform, labels, margin_px, pixel_origin))
-            else:
-                found.append(_boxes_found(output[number], transform, labels))
-        rows += batch.image_rows.tolist()
+    for batch in image_loader(whole, batches_by_size(whole, batch_size), num_workers=num_workers):
+        own = batch.image_rows.tolist()
+        found += detect.objects(batch.images, batch.image_hw, [sizes_wh[row] for row in own])
+        rows += own
+        if on_progress:
+            on_progress("detecting", len(rows), len(data))
+    for row, grid in grids.items():
+        found.append(detect.in_tiles(data.open(row), grid, batch_size))
+        rows.append(row)
         if on_progress:
             on_progress("detecting", len(rows), len(data))
     return _as_results(rows, found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Detect:
+    """A detector whose objects are in pixels of the images that it was shown resized."""
+
+    model: Detector
+    data: DetectionData
+    labels: LabelMap
+    device: torch.device | str
+    pixel_origin: str
+
+    def objects(
+        self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"], sizes_wh: Sequence[tuple[int, int]]
+    ) -> list[_Found]:
+        """The objects of each image of a batch; ``sizes_wh`` are the sizes before the resize rule."""
+        with torch.inference_mode():
+            output = self.model.detect(images.to(self.device), image_hw.to(self.device))
+        found = []
+        for number, size_wh in enumerate(sizes_wh):
+            transform = resize_transform(self.data.resize, size_wh)
+            if isinstance(output, Peaks):
+                margin_px = float(self.model.stride) if isinstance(self.model, LandmarkDetector) else 0.0
+                own = output.of_image(number)
+                found.append(_points_found(own, transform, self.labels, margin_px, self.pixel_origin))
+            else:
+                found.append(_boxes_found(output[number], transform, self.labels))
+        return found
+
+    def in_tiles(self, picture: Picture, grid: TileGrid, batch_size: int) -> _Found:
+        """The objects of a large image, from its tiles in batches."""
+        (width, height), corners, found = grid.tile_wh, grid.corners, list[_Found]()
+        for start in range(0, len(corners), batch_size):
+            windows = [
+                Picture(picture.values[:, y : y + height, x : x + width], Transform(grid.tile_wh), grid.tile_wh)
+                for x, y in corners[start : start + batch_size].tolist()
+            ]
+            contents = [resize_picture(window, self.data.resize) for window in windows]
+            images = torch.stack([content.on_canvas(self.data.channels) for content in contents])
+            image_hw = torch.stack([content.end_hw for content in contents])
+            found += self.objects(images, image_hw, [grid.tile_wh] * len(windows))
+        tile = np.repeat(np.arange(len(corners)), [len(each.scores) for each in found])
+        categories, scores, boxes_xywh, points = (np.concatenate(column) for column in zip(*found, strict=True))
+        boxes_xywh[:, :2] += corners[tile]
+        points += corners[tile]
+        columns = {"scores": scores, "classes": categories}
+        if isinstance(self.model, LandmarkDetector):
+            cell_px = self.model.stride / min(resize_transform(self.data.resize, grid.tile_wh).scale_xy)
+            kept = merge_points(grid, points + SHIFTS[self.pixel_origin], tile, **columns, cell_px=cell_px)
+        else:
+            iou_threshold = self.model.post_process.iou_threshold
+            kept = merge_boxes(grid, xywh_to_xyxy(boxes_xywh), tile, **columns, iou_threshold=iou_threshold)
+        return _Found(categories[kept], scores[kept], boxes_xywh[kept], points[kept])
 
 
 def with_threshold(model: Detector, score_threshold: float) -> Detector:
@@ -108,15 +173,20 @@ def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
 def validate(model: Detector, data: DetectionData, *, labels: LabelMap, **options: Any) -> dict[str, float]:
     """Metrics of a detector: COCO's twelve for boxes, or F1 at each radius and the mean count error; NaN if undefined.
 
-    The options are those of :func:`find_objects`.
+    ``best_f1`` is the highest F1 over all categories at any score, at IoU .5 or within 5 px, and ``best_threshold`` that
+    score. The options are those of :func:`find_objects`.
     """
     results = find_objects(model, data, labels=labels, **options)
+    evaluation: BoxEvaluation | LandmarkEvaluation
     if data.keypoints is None or not labels.category_types:
-        scores = asdict(evaluate_boxes(results, data.dataset).overall)
-        return {name: math.nan if value is None else float(value) for name, value in scores.items()}
-    overall = evaluate_landmarks(results, data.keypoints).overall
-    f1 = {f"f1_{scores.radius:g}px": float(scores.micro.f1) for scores in overall}
-    return {**f1, "count_mae": float(overall[0].count.mae)}
+        evaluation = evaluate_boxes(results, data.dataset)
+        metrics = asdict(evaluation.overall)
+    else:
+        evaluation = evaluate_landmarks(results, data.keypoints)
+        metrics = {f"f1_{scores.radius:g}px": scores.micro.f1 for scores in evaluation.overall}
+        metrics["count_mae"] = evaluation.overall[0].count.mae
+    metrics |= best_as_dict(evaluation.best_f1)
+    return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
 
 
 def _boxes_found(detections: Detections, transform: Transform, labels: LabelMap) -> _Found:

@@ -59,7 +59,7 @@ def read_inputs(
         ImageError: images are missing or broken, and data.on_broken is not "skip".
         ConfigError: there is nothing to detect, or there are too few images with objects to overfit.
     """
-    dataset = _read(config, config.data.train, config.data.images, on_progress=on_progress)
+    dataset = read_labels(config, config.data.train, config.data.images, on_progress=on_progress)
     validation: CocoDataset | None
     if config.data.val_share:
         dataset, validation = hold_out(dataset, config.data.val_share)
@@ -103,7 +103,7 @@ def read_validation(
     files = data.train if data.val_share else data.val
     if not files:
         return None
-    read = _read(config, files, validation_folder(config), strict=strict, on_progress=on_progress)
+    read = read_labels(config, files, validation_folder(config), strict=strict, on_progress=on_progress)
     return hold_out(read, data.val_share)[1] if data.val_share else read
 
 
@@ -148,7 +148,8 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
     )
 
 
-def _read(config: TrainConfig, files: Sequence[str], images: Path, **options: Any) -> CocoDataset:
+def read_labels(config: TrainConfig, files: Sequence[str], images: Path, **options: Any) -> CocoDataset:
+    """Read annotations as a run's own are read; ``options`` are those of :func:`~detect.data.read_dataset.read_dataset`."""
     data = config.data
     options |= {"keypoints": config.task == "landmarks", "exif": data.exif, "bbox": data.bbox}
     dataset: CocoDataset = read_dataset(files, images=images, **options)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from detect.data import read_coco, read_results
 from detect.loading.dataset import DetectionData
 from detect.samples import sample_annotations
-from detect.training.checkpoints import load_detector
+from detect.training.checkpoints import load_detector, read_checkpoint, save_checkpoint
 from detect.training.inference import find_objects
 
 NUCLEI = sample_annotations("nuclei")
@@ -101,6 +102,45 @@ def test_a_detector_s_numbers_are_pycocotools_on_the_file_it_writes(detect, trut
     assert_array_equal(written_down.boxes_xywh, wanted.boxes_xywh)
 
 
+@pytest.mark.parametrize("task", ["boxes", "landmarks"])
+def test_evaluating_a_run_is_evaluating_the_file_that_predict_writes(detect, truth, tmp_path, trained, task):
+    folder = trained(task, threshold=0.011 if task == "boxes" else 0.0095)
+    own = detect("evaluate", truth, "--run", folder, "--images", IMAGES, "--json").json
+    assert own["results"] > 100
+    content = json.loads(truth.read_text("utf-8"))
+    order = sorted(content["images"], key=lambda image: image["id"])
+    photos = [IMAGES / image["file_name"] for image in order]
+    assert detect("predict", folder, *photos, "-o", tmp_path, "--num-pictures", 0).code == 0
+    numbers = {image["id"]: number for number, image in enumerate(order, 1)}  # predict numbers its images from 1
+    content["images"] = [image | {"id": numbers[image["id"]]} for image in order]
+    content["annotations"] = [each | {"image_id": numbers[each["image_id"]]} for each in content["annotations"]]
+    renumbered = written(tmp_path / "renumbered.json", content)
+    assert own == detect("evaluate", renumbered, "--results", tmp_path / "results.json", "--json").json
+
+
+def test_confusions_are_at_the_run_s_best_threshold(detect, truth, tmp_path, trained):
+    folder = trained("boxes", threshold=0.011)
+    arguments = ("evaluate", truth, "--run", folder, "--images", IMAGES, "--json")
+    detect(*arguments, "-o", tmp_path / "out")
+    scores = [each["score"] for each in json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))]
+    best = float(np.median(scores))
+    before = read_checkpoint(folder / "best.pt")
+    save_checkpoint(folder / "best.pt", replace(before, metrics={"best_threshold": best, "best_f1": 0.5}))
+    confusion = detect(*arguments).json["confusion"]
+    assert confusion["threshold"] == best
+    counted = sum(sum(row[:2]) for row in confusion["counts"]) + confusion["num_ignored"]
+    assert counted == sum(score >= best for score in scores)
+    assert detect(*arguments, "--picture-score", 0.5).json["confusion"]["threshold"] == 0.5
+
+
+def test_large_images_are_scored_on_tiles(detect, truth, trained):
+    folder = trained("boxes", threshold=0.011)
+    arguments = ("evaluate", truth, "--run", folder, "--images", IMAGES, "--json")
+    whole = detect(*arguments).json
+    assert detect(*arguments, "--slice", "128:0.25").json == whole
+    assert detect(*arguments, "--slice", "64:16").json["results"] != whole["results"]
+
+
 def test_what_is_written(detect, truth, results, tmp_path):
     run = detect("evaluate", truth, "--results", results, "--images", IMAGES, "-o", tmp_path / "out")
     assert run.code == 0
@@ -108,7 +148,7 @@ def test_what_is_written(detect, truth, results, tmp_path):
     assert "[debris]" in run.out
     assert "per image evaluation" not in run.out  # pycocotools is quiet
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["curves.csv", "metrics.json", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == ["curves.csv", "metrics.json", "report.html", "scores.csv"]
     metrics = json.loads((out / "metrics.json").read_text("utf-8"))
     assert_array_equal(twelve(metrics["overall"]), by_hand(truth, results))
     rows = list(csv.DictReader((out / "curves.csv").read_text("utf-8").splitlines()))
@@ -165,7 +205,7 @@ def test_a_landmark_run_is_scored_on_the_data_it_validates_on(detect, tmp_path, 
     files = written(tmp_path / "points.json", content)
     run = detect("evaluate", files, "--run", folder, "--images", IMAGES, "-o", tmp_path / "out", "--json")
     assert run.code == 0
-    assert run.json["overall"][0]["threshold"] == 0.5  # the detector's own
+    assert run.json["overall"][0]["threshold"] is None  # the detector's own leaves nothing out
     assert run.json["overall"][0]["num_predicted"] == 0
     assert (tmp_path / "out" / "results.json").exists()
     run = detect("evaluate", "--run", folder)  # a category that the detector does not know
@@ -231,6 +271,11 @@ MISTAKES = {
     "no such device": (["{truth}", "--run", "{run}", "--images", "{images}", "--device", "gpu"], "--device gpu:"),
     "missing images": (["{truth}", "--run", "{run}", "--images", "{empty}"], "8 of 8 images cannot be used"),
     "no results": (["{truth}", "--results", "nowhere.json"], "nowhere.json: No such file"),
+    "no tiles": (
+        ["{truth}", "--run", "{run}", "--images", "{images}", "--slice", "64"],
+        "--slice 64: expected SIZE:OVER",
+    ),
+    "a baseline without a run": (["{truth}", "--results", "{results}", "--baseline"], "--baseline: needs a run"),
     "boxes with a threshold": (["{truth}", "--results", "{results}", "--threshold", "0.5"], "only for landmarks"),
     "no landmarks": (
         ["{boxes}", "--results", "{results}", "--task", "landmarks"],

@@ -10,7 +10,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from detect.cli.detectors import ResultMarks
-from detect.cli.evaluation_results import check_invalid, choose_radius, evaluate_results, files_of, tables_of
+from detect.cli.evaluation_results import (
+    check_invalid,
+    choose_radius,
+    evaluate_results,
+    files_of,
+    print_evaluation,
+    tables_of,
+)
 from detect.cli.options import DatasetFiles
 from detect.data import CocoDataset, CocoResults, Finding, read_coco
 from detect.errors import CocoError, ConfigError
@@ -45,8 +52,21 @@ def test_boxes_and_points_are_evaluated_each_in_its_own_way(dataset, perfect):
     assert boxes.overall.ap == pytest.approx(1)
     points = evaluate_results(perfect, dataset, coco_keypoints(dataset), radii=[2.0])
     assert [each.micro.f1 for each in points.overall] == [1.0]
-    assert [each.title for each in tables_of(boxes)] == ["Boxes"]
-    assert [each.title for each in tables_of(points)] == ["Points", "Counts"]
+    assert [each.title for each in tables_of(boxes)] == ["Boxes", "Score thresholds"]
+    assert [each.title for each in tables_of(points)] == ["Points", "Counts", "Score thresholds"]
+
+
+def test_the_score_of_the_confusions_has_a_row_beside_the_best_one(dataset, perfect):
+    rows = tables_of(evaluate_results(perfect, dataset, None, min_score=0.5))[-1].rows
+    assert [row[0] for row in rows] == ["all, best", "all, confusion matrix"]
+    assert_allclose(rows[0][1:], [perfect.scores.min(), 1, 1, 1])
+    recall = (perfect.scores >= 0.5).mean()
+    assert_allclose(rows[1][1:], [0.5, 2 * recall / (1 + recall), 1, recall])
+
+
+def test_counts_of_one_are_singular(dataset, perfect, capsys):
+    print_evaluation(evaluate_results(perfect, dataset, None))
+    assert "80 images, 1 category, 318 instances, 0 crowd regions, 318 results" in capsys.readouterr().out
 
 
 def test_a_threshold_is_for_landmarks_and_finite(dataset, perfect):
@@ -83,12 +103,15 @@ def test_the_files_hold_the_numbers_and_the_curves(dataset, perfect):
     evaluation = evaluate_results(perfect, dataset, coco_keypoints(dataset), radii=[2.0])
     marks = ResultMarks(dataset, perfect, 0.3)
     files = files_of(evaluation, marks, name="perfect", images=None, num_pictures=12)
-    assert list(files) == ["metrics.json", "curves.csv", "report.html"]
+    assert list(files) == ["metrics.json", "curves.csv", "scores.csv", "report.html"]
     metrics = json.loads(files["metrics.json"])
     assert (metrics["source"], metrics["files"]) == ("perfect", [NUCLEI])
     assert metrics["overall"][0]["micro"]["f1"] == 1.0
     rows = list(csv.DictReader(str(files["curves.csv"]).splitlines()))
     assert_allclose([float(row["precision"]) for row in rows], 1.0)
+    by_score = list(csv.DictReader(str(files["scores.csv"]).splitlines()))
+    assert list(by_score[0]) == ["category", "at", "score", "precision", "recall", "f1"]
+    assert (len(by_score), by_score[-1]["f1"]) == (len(perfect.scores), "1.0")
     assert "Truth thin and white" not in str(files["report.html"])  # there are no images to draw on
 
 

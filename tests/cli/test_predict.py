@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps
 from detect.cli.predict import picture_names
 from detect.data import read_coco, read_results
 from detect.samples import sample_annotations
+from detect.training.checkpoints import read_checkpoint, save_checkpoint
 
 IMAGES = sample_annotations("nuclei").parent / "images"
 
@@ -51,6 +54,33 @@ def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp
     with Image.open(out / "pictures" / "more" / "a.png") as picture:
         assert picture.size == (512, 512)
         assert len({color for _, color in picture.getcolors(2**20)} - {(grey,) * 3 for grey in range(256)}) > 0
+
+
+def test_the_score_of_pictures_is_the_run_s_best_threshold_or_the_usual_one(detect, photos, tmp_path, trained):
+    folder = trained("boxes")
+    arguments = ("predict", folder, photos, "-o", tmp_path / "out", "--num-pictures", 0)
+    assert detect(*arguments).out.endswith("0 of score 0.3 or more; the run has no best threshold\n")
+    before = read_checkpoint(folder / "best.pt")
+    for best, score in ((0.25, 0.25), (math.nan, 0.3)):
+        save_checkpoint(folder / "best.pt", replace(before, metrics={"best_threshold": best}))
+        assert detect(*arguments, "--json").json["picture_score"] == score
+    save_checkpoint(folder / "best.pt", replace(before, metrics={"best_threshold": 0.25}))
+    assert "of score 0.25 or more, the threshold of the highest F1" in detect(*arguments).out
+    assert detect(*arguments, "--picture-score", 0.5).out.endswith("of score 0.5 or more\n")
+
+
+def test_tiles_find_what_whole_images_have_and_more(detect, photos, tmp_path, trained):
+    """Nuclei of 128 px, as one tile and as nine."""
+    arguments = ("predict", trained("landmarks", threshold=0.0095), photos, "-o", tmp_path / "out", "--num-pictures", 0)
+    whole, one, nine = (
+        (detect(*arguments, *options).code, (tmp_path / "out" / "results.json").read_bytes())
+        for options in ((), ("--slice", "128:32"), ("--slice", "64:0.5"))
+    )
+    assert whole == one
+    assert nine[0] == 0
+    assert nine[1] != whole[1]
+    found = read_results(tmp_path / "out" / "results.json", read_coco(tmp_path / "out" / "images.json"))
+    assert np.concatenate(found.keypoints)[:, :2].max() > 100
 
 
 def test_pictures_are_left_out_if_asked(detect, photos, tmp_path, trained):

@@ -248,3 +248,21 @@ def test_nothing_is_printed_and_the_object_is_plain_json(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert [each["id"] for each in content["by_category"]] == list(GAPPED)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recall_at_a_score_is_pycocotools_without_the_results_below_it(tmp_path, seed):
+    truth, results = boxes_at_random(seed, results=60)
+    found = evaluated(tmp_path, truth, results)
+    recalls = []
+    for threshold in (0.2, 0.4, 0.6):
+        kept = [each for each in results if each["score"] >= threshold]
+        for curve in found.by_score[1:]:
+            category = next(each["id"] for each in truth["categories"] if each["name"] == curve.category)
+            recall = by_hand(*written(tmp_path, truth, kept), category).eval["recall"][0, 0, 0, -1]
+            reached = int((curve.scores >= threshold).sum())
+            if recall >= 0:  # there are objects
+                recalls.append(recall)
+                assert (curve.recall[reached - 1] if reached else 0.0) == pytest.approx(recall)
+    assert max(recalls) > 0
+    assert found.best_f1.value == pytest.approx(found.by_score[0].f1.max())

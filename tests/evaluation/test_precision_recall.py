@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.evaluation.points import score_points
-from detect.evaluation.precision_recall import ScoreCuts, choose_threshold, point_curve
+from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts, choose_threshold
 
 NONE = np.zeros((0, 2))
 
@@ -125,10 +125,41 @@ def test_goals_that_are_not_known_or_lack_the_radius_are_refused(options):
 
 def test_a_curve_by_hand():
     # by falling score: found, false and found together, false; of 3 true points
-    points = [np.array([[0.0, 0.0], [50.0, 0.0]]), np.array([[5.0, 5.0], [70.0, 0.0]])]
-    truth = [np.array([[0.0, 1.0], [9.0, 0.0]]), np.array([[5.0, 5.0]])]
-    curve = point_curve(points, truth, scores=[np.array([0.9, 0.4]), np.array([0.4, 0.1])], radius=1.0)
+    cuts = ScoreCuts.of([np.array([0.9, 0.4]), np.array([0.4, 0.1])])
+    curve = cuts.curve(cuts.totals(np.array([1.0, 0.0, 1.0, 0.0])), 3, at="within 1 px")
     assert_allclose(curve.recall, [1 / 3, 2 / 3, 2 / 3])
     assert_allclose(curve.precision, [1, 2 / 3, 1 / 2])
     assert_allclose(curve.scores, [0.9, 0.4, 0.1])
+    assert_allclose(curve.f1, [1 / 2, 2 / 3, 4 / 7])  # 2 / (1 + 3), 4 / (3 + 3), 4 / (4 + 3)
     assert curve.at == "within 1 px"
+
+
+def curve_of(scores, pairs, num_truth) -> PrecisionRecall:
+    cuts = ScoreCuts.of([np.array(scores)])
+    return cuts.curve(cuts.totals(np.array(pairs, float)), num_truth, at="")
+
+
+def test_the_best_threshold_is_the_middle_of_the_best_plateau():
+    # F1: 2 / 5, 4 / 6, 4 / 7, 6 / 8, 6 / 9; constant from .2 (dropped) to .3 (kept)
+    best = curve_of([0.9, 0.8, 0.5, 0.3, 0.2], [1, 1, 0, 1, 0], 4).best_f1()
+    assert (round(best.threshold, 9), best.value) == (0.25, 0.75)
+    every = curve_of([0.9, 0.8], [0, 1], 1).best_f1()
+    assert (every.threshold, round(every.value, 9)) == (0.8, round(2 / 3, 9))  # keeping all is best
+    twice = curve_of([0.9, 0.8, 0.7, 0.6], [1, 0, 0, 1], 2).best_f1()
+    assert (round(twice.threshold, 9), round(twice.value, 9)) == (0.85, round(2 / 3, 9))  # 2 / 3 at .9 and again at .6
+    assert curve_of([0.9], [0], 2).best_f1() is None
+    assert curve_of([], [], 2).best_f1() is None
+
+
+@given(st.integers(0, 10**6))
+def test_the_best_threshold_reaches_the_best_f1_of_all_thresholds(seed):
+    draws = np.random.default_rng(seed)
+    scores, found = draws.integers(1, 9, 12) / 10, draws.random(12) < 0.6
+    best = curve_of(scores, found, 10).best_f1()
+
+    def f1(threshold: float) -> float:
+        kept = scores >= threshold
+        return 2 * found[kept].sum() / (kept.sum() + 10)
+
+    assert_allclose(best.value if best else 0.0, max(map(f1, np.linspace(0, 1, 201))))
+    assert best is None or f1(best.threshold) == pytest.approx(best.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,5 +107,19 @@ def test_pairs_of_neighbouring_maps_do_not_meet():
     maxima = find_local_maxima(maps, 0.5)
     assert sorted(close_pairs(maxima, 10.0).T.tolist()) == [[1, 2], [1, 3], [2, 3]]
     assert sorted(close_pairs(maxima, 4.4).T.tolist()) == [[1, 2], [1, 3]]
-    assert with_spacing(maxima, farthest=10.0).spacing.tolist() == [math.inf, 2.0, 4.0, 2.0]
-    assert with_spacing(maxima, farthest=3.0).spacing.tolist() == [math.inf, 2.0, math.inf, 2.0]
+    far, near = (with_spacing(maxima, maxima, farthest=reach, share=0.2).spacing for reach in (10.0, 3.0))
+    assert far.tolist() == [math.inf, 2.0, 4.0, 2.0]
+    assert near.tolist() == [math.inf, 2.0, math.inf, 2.0]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.2, 0.7, 1.0]))
+def test_spacing_is_to_the_nearest_that_is_high_enough(seed, share):
+    values = np.random.default_rng(seed).random((2, 20, 31))
+    every = find_local_maxima(torch.from_numpy(values), 0.1)
+    maxima = every.rows(every.scores > 0.5)
+    found = with_spacing(maxima, every, farthest=9.0, share=share).spacing
+    for row, (number, at, score) in enumerate(zip(maxima.map, maxima.at, maxima.scores, strict=True)):
+        others = every.rows((every.map == number) & (every.scores >= share * score))
+        distances = (others.at - at).double().norm(dim=1)
+        nearest = min(distances[distances > 0].tolist(), default=math.inf)
+        assert found[row] == pytest.approx(nearest if nearest < 9 else math.inf)

@@ -76,6 +76,32 @@ def test_no_peak_is_doubled_or_missing_where_a_detector_saturates():
     assert torch.cdist(peaks.cells, truth).amin(dim=0).max() < 0.3
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1.0, 4.0]),
+    st.sampled_from([0.15, 0.3, 0.6]),
+    st.sampled_from([2.0, 4.0]),
+    st.sampled_from([(20, 31), (4, 8, 9)]),
+)
+def test_a_lower_threshold_only_adds_peaks(seed, power, threshold, min_distance, extents):
+    heatmaps = torch.from_numpy(np.random.default_rng(seed).random((2, 1, *extents)) ** power)
+    options = {"min_distance": min_distance}
+    fewer, more = (find_peaks(heatmaps, threshold=each, **options) for each in (threshold, 0.05))
+    more = more.take(more.scores > threshold)
+    for name in ("scores", "image", "types"):
+        assert_close(getattr(fewer, name), getattr(more, name), rtol=0, atol=0)
+    for name in ("cells", "covariance"):
+        assert_close(getattr(fewer, name), getattr(more, name), rtol=1e-9, atol=1e-9)
+
+
+def test_a_weak_neighbour_below_the_threshold_is_kept_out_of_the_fit():
+    heatmaps = torch.maximum(gaussian_maps([(10.3, 12.8)]), 0.4 * gaussian_maps([(16.1, 12.2)]))
+    for threshold in (0.5, 0.1):
+        strong = find_peaks(heatmaps, threshold=threshold).cells[:1]
+        assert_close(strong, torch.tensor([[10.3, 12.8]]), rtol=0, atol=1e-4)
+
+
 def greedy(cells: np.ndarray, scores: np.ndarray, distance: float) -> set[tuple[float, ...]]:
     """From the definition; ties are settled by the order of cells in memory."""
     kept: list[np.ndarray] = []

@@ -19,6 +19,7 @@ from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
+from detect.evaluation.boxes import evaluate_boxes
 from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.keypoints import coco_keypoints
@@ -26,7 +27,7 @@ from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
-from detect.training.inference import batches_by_size, find_objects, with_threshold
+from detect.training.inference import batches_by_size, find_objects, validate, with_threshold
 
 LABELS = LabelMap((3, 7), ("cell", "speck"))
 POINTS = LabelMap((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
@@ -217,6 +218,22 @@ def test_a_results_file_is_read_back_number_by_number(tmp_path, task):
     entries = json.loads(path.read_text("utf-8"))
     assert {entry["image_id"] for entry in entries} == {10, 20}
     assert all(("bbox" in entry, "keypoints" in entry) == (task == "boxes", task != "boxes") for entry in entries)
+
+
+@pytest.mark.parametrize("task", ["boxes", "landmarks"])
+def test_validation_gives_the_best_threshold_of_the_results(task):
+    dataset = read_coco(NUCLEI, keypoints=task == "landmarks")
+    dataset = dataset.take_images(np.arange(8))
+    data = DetectionData(dataset, NUCLEI.parent / "images", resize="none", channels=1)
+    labels = LabelMap.of(dataset, data.keypoints)
+    model = with_threshold(box_detector(1) if task == "boxes" else landmark_detector(1), 0.009)
+    metrics = validate(model, data, labels=labels)
+    results = find_objects(model, data, labels=labels)
+    evaluation = evaluate_boxes(results, dataset) if task == "boxes" else evaluate_landmarks(results, data.keypoints)
+    assert (metrics["best_threshold"], metrics["best_f1"]) == (evaluation.best_f1.threshold, evaluation.best_f1.value)
+    assert 0.009 < metrics["best_threshold"] < 0.02
+    blind = validate(with_threshold(model, 0.9), data, labels=labels)
+    assert np.isnan([blind["best_threshold"], blind["best_f1"]]).all()
 
 
 @pytest.mark.parametrize("resize", ["none", "letterbox:200", "shortest:200:400"])

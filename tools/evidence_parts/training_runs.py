@@ -27,6 +27,7 @@ from detect.data import CocoDataset, CocoResults, read_coco
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.blob_detector import fit_blob_detector
+from detect.detectors.component_detector import SIGMAS_PX, TUNINGS, Components, Tuning, find_all, find_components
 from detect.fitting.fit import fit_anchors
 from detect.fitting.fit_levels import fit_levels
 from detect.keypoints.keypoints import coco_keypoints
@@ -40,7 +41,6 @@ from detect.training.inference import find_objects
 from detect.training.inputs import Inputs, hold_out, read_inputs
 from detect.training.logs import read_log
 from detect.training.loop import train
-from evidence_parts.classical import SIGMAS_PX, TUNINGS, Components, Tuning, find_all, find_components
 from evidence_parts.free_predictors import FreePredictorCriterion, free_priors, positives_per_instance
 from evidence_parts.plan import BLOBS, BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
 from evidence_parts.records import Arrays, Row, box_results, packed_boxes, unpacked_boxes
