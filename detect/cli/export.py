@@ -13,6 +13,7 @@ from detect.cli.output import cannot_write, note, print_json, save
 from detect.errors import ConfigError, ConvertError
 
 if TYPE_CHECKING:
+    from detect.loading.dataset import DetectionData
     from detect.training.checkpoints import TrainedDetector
 
 Target = Literal["onnx", "torchvision"]
@@ -29,26 +30,44 @@ def export(
         typer.Option(help="Image files and folders to verify the ONNX file on. Default: the run's validation images."),
     ] = None,
     num_images: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of images to verify on.")] = 16,
+    original: Annotated[
+        bool,
+        typer.Option(
+            "--original",
+            help="The ONNX file is given each image's place on the canvas and returns results in pixels of the original "
+            "image, as `detect predict` writes them.",
+        ),
+    ] = False,
     max_candidates: Annotated[
         int,
         typer.Option(
-            min=1, max=100_000, help="Boxes per image kept before NMS; a low score threshold needs more of them."
+            min=1,
+            max=100_000,
+            help="Boxes per image kept before NMS, or points per image; a low score threshold needs more of them.",
         ),
     ] = 1000,
     json: AsJson = False,
 ) -> None:
     """Export a detector, and verify that the export finds what the detector finds.
 
-    `detect export runs/nuclei --to onnx -o exported` writes `detector.onnx`, which takes a batch of images in 0..1, of the
-    size of those it is verified on, and returns boxes, scores and classes (for landmarks: heatmaps). onnxruntime runs it on
-    real images first; if a result differs from PyTorch's, nothing is written. `detector.json` holds the class names and the
-    resize rule.
+    `detect export runs/nuclei --original -o exported` writes `detector.onnx`, which takes a batch of images and returns
+    boxes, scores and classes (for landmarks: points, scores and keypoint types). onnxruntime runs it on real images first;
+    if a result differs from PyTorch's, nothing is written. After `shortest:S:MAX` images may have any size, after other
+    rules that of the images it is verified on.
+
+    `detector.json` holds what a program needs to run it: `inputs` and `outputs` (name, dtype, shape, meaning), `image`
+    (channels and their order, range), `resize` (the rule in numbers and words, with padding and interpolation),
+    `coordinates` (frame, pixel convention, the way back to the original), `thresholds`, `classes`, `keypoint_types`,
+    `stride` of the heatmaps, `why_fixed_size` and `verified`. examples/run_onnx.py reads it, with NumPy, Pillow and
+    onnxruntime.
     """
     from detect.cli.detectors import load_on
 
     trained = load_on(checkpoint, "cpu")
     if to == "onnx":
-        outcome = _to_onnx(trained, output, images, num_images, max_candidates)
+        outcome = _to_onnx(trained, output, images, num_images, max_candidates, original)
+    elif original:
+        raise ConfigError("--original: only for --to onnx")
     else:
         outcome = _to_torchvision(trained, output)
     categories = zip(trained.category_ids, trained.category_names, strict=True)
@@ -57,10 +76,6 @@ def export(
         "checkpoint": trained.name,
         "task": trained.task,
         "classes": [{"category_id": category, "name": name} for category, name in categories],
-        "landmarks": list(trained.labels.type_names),
-        "resize": str(trained.resize),
-        "channels": trained.channels,
-        "stride": None if trained.task == "boxes" else trained.config.model.stride,
         **outcome,
     }
     save(output, {"detector.json": dumps(about, indent=2, allow_nan=False) + "\n"})
@@ -69,13 +84,17 @@ def export(
 
 
 def _to_onnx(
-    trained: TrainedDetector, output: Path, paths: list[Path] | None, num_images: int, max_candidates: int
+    trained: TrainedDetector,
+    output: Path,
+    paths: list[Path] | None,
+    num_images: int,
+    max_candidates: int,
+    original: bool,
 ) -> dict[str, Any]:
+    from detect.cli.detector_json import describe_export
     from detect.cli.detectors import open_images
     from detect.detectors.onnx import export_onnx
-    from detect.loading.dataset import collate
     from detect.loading.image_files import dataset_from_files
-    from detect.training.inference import batches_by_size
     from detect.training.inputs import read_validation, validation_folder
 
     if paths:
@@ -84,26 +103,45 @@ def _to_onnx(
         data = open_images(trained, validation, validation_folder(trained.config))
     else:
         raise ConfigError("--images: needed, since the run has no validation data")
-    # the first images whose network input has the size of the first one's
-    batch = collate([data[place] for place in batches_by_size(data, num_images)[0]])
     path = output / "detector.onnx"
+    options = {"max_candidates": max_candidates, **_inputs(trained, data, num_images, original)}
     try:
-        check = export_onnx(trained.model, path, batch.images, batch.image_hw, max_candidates=max_candidates)
+        check = export_onnx(trained.model, path, **options)
     except OSError as error:
         raise cannot_write(error, path) from None
     note(f"wrote {path}")
+    if check.why_fixed:
+        note(f"all images must have the size of the first one verified on, after resizing: {check.why_fixed}")
     note(
         f"verified on {check.num_images} images: {check.num_found:,} results of both, positions at most "
         f"{check.position_px:.2g} px apart, scores {check.score:.2g}"
     )
     if not check.num_found:
         note("warning: nothing was found in these images, so nothing was verified: give others with --images")
+    return describe_export(trained, check, max_candidates=max_candidates, original=original)
+
+
+def _inputs(trained: TrainedDetector, data: DetectionData, num_images: int, original: bool) -> dict[str, Any]:
+    """Arguments of the export: the first images, of one network input size unless the file is for several."""
+    import torch
+
+    from detect.data.resize import SIZE_DIVISOR
+    from detect.detectors.onnx import Originals
+    from detect.training.inference import batches_by_size
+
+    any_size = trained.resize.name == "shortest"
+    places = list(range(min(len(data), num_images))) if any_size else batches_by_size(data, num_images)[0]
+    samples = [data[place] for place in places]
+    image_wh = data.dataset.images.wh[[sample.image_row for sample in samples]]
+    moved = trained.resize.resize_images(image_wh)
+    corners = [moved.offset_xy, moved.offset_xy + image_wh * moved.scale_xy]
+    content = torch.cat(list(map(torch.from_numpy, corners)), dim=1)
+    originals = Originals(content, torch.from_numpy(image_wh[:, ::-1].copy()), trained.config.data.pixel_origin)
     return {
-        "input_hw": list(batch.images.shape[2:]),
-        "checked_images": check.num_images,
-        "found": check.num_found,
-        "largest_difference_px": check.position_px,
-        "largest_difference_score": check.score,
+        "images": [sample.image for sample in samples],
+        "image_hw": torch.stack([sample.image_hw for sample in samples]),
+        "originals": originals if original else None,
+        "size_multiple": SIZE_DIVISOR if any_size else None,
     }
 
 

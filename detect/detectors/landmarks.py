@@ -13,7 +13,9 @@ from torch import Generator, Tensor, nn
 from detect.detectors.backbones import Backbone, Normalise, PyramidLevels
 from detect.heads.criterion import Normalizer
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput
+from detect.keypoints.coordinates import cells_to_image
 from detect.keypoints.keypoints import Keypoints
+from detect.keypoints.padded_peaks import PaddedPeaks, find_padded_peaks
 from detect.keypoints.peaks import Peaks, find_peaks
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.losses import batch_normalizer, heatmap_focal_loss
@@ -141,6 +143,20 @@ class LandmarkDetector(nn.Module):
 
     def read_points(self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
         """The points of heatmaps of probabilities, in the form that :meth:`detect` returns."""
+        peaks = find_peaks(self._without_padding(heatmaps, image_hw), threshold=self.threshold)
+        covariance = None if peaks.covariance is None else peaks.covariance * self.stride**2
+        return replace(peaks, cells=peaks.in_image(self.stride, PIXEL_ORIGIN), covariance=covariance)
+
+    def read_padded(
+        self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"], *, max_peaks: int = 1000
+    ) -> PaddedPeaks:
+        """The points of heatmaps in shapes that do not depend on data; their ``cells`` are pixels of the input."""
+        covered = self._without_padding(heatmaps, image_hw)
+        peaks = find_padded_peaks(covered, threshold=self.threshold, max_peaks=max_peaks)
+        return peaks._replace(cells=cells_to_image(peaks.cells, self.stride, pixel_origin=PIXEL_ORIGIN))
+
+    def _without_padding(self, heatmaps: Tensor, image_hw: Tensor) -> Tensor:
+        """The heatmaps with 0 in cells that cover only padding."""
         wanted = (heatmaps.shape[0], 2)
         if tuple(image_hw.shape) != wanted:
             raise ValueError(f"image_hw is one height and width for each image, {wanted}, got {tuple(image_hw.shape)}")
@@ -148,7 +164,4 @@ class LandmarkDetector(nn.Module):
             torch.arange(extent, device=heatmaps.device) * self.stride < image_hw[:, axis, None].to(heatmaps.device)
             for axis, extent in enumerate(heatmaps.shape[-2:])
         )
-        covers = rows[:, None, :, None] & columns[:, None, None, :]
-        peaks = find_peaks(heatmaps.where(covers, 0), threshold=self.threshold)
-        covariance = None if peaks.covariance is None else peaks.covariance * self.stride**2
-        return replace(peaks, cells=peaks.in_image(self.stride, PIXEL_ORIGIN), covariance=covariance)
+        return heatmaps.where(rows[:, None, :, None] & columns[:, None, None, :], 0)

@@ -5,71 +5,110 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
-from detect.anchors.generator import AnchorGenerator
+from detect.detectors.exported import DetectionHead, ExportedBoxes, ExportedPoints
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ExportError, MissingExtraError
-from detect.heads.fpn import FeatureMaps, list_maps
-from detect.heads.postprocess import PaddedDetections, PostProcess
-from detect.heads.retinanet import RetinaNetHead
-from detect.keypoints.peaks import Peaks
+
+__all__ = ["DetectionHead", "ExportCheck", "Originals", "TensorInfo", "export_onnx"]
 
 CHECKED_AT_ONCE = 8  # images
 POSITION_PX = 0.05  # differences up to these come from another order of operations in float32
 SCORE = 1e-3
+MOST_IMAGES, LARGEST_SIDE_PX = 2**16, 2**16
+DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64", "tensor(bool)": "bool"}
+AXES = {  # names of the axes that are of any size
+    "images": ("batch", "channels", "height", "width"),
+    "heatmaps": ("batch", "types", "rows", "columns"),
+    "results": ("batch", "results", "coordinates"),
+}
 
 Detector = RetinaNetDetector | LandmarkDetector
+Exported = ExportedBoxes | ExportedPoints
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of an ONNX file; in the shape, an axis of any size has a name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """The largest differences between what the ONNX file and PyTorch detect in the images of an export.
+    """An ONNX file, and the largest differences between what it and PyTorch detect in the images of its export.
 
-    If ``num_found`` is 0 the images prove nothing.
+    If ``num_found`` is 0 the images prove nothing. ``why_fixed`` says why the file takes one image size only, although
+    others were wanted.
     """
 
     path: Path
-    num_images: int
-    num_found: int
-    position_px: float
-    score: float
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    why_fixed: str | None = None
+    num_images: int = 0
+    num_found: int = 0
+    position_px: float = 0.0
+    score: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Originals:
+    """Where images lie on their canvases, see :mod:`detect.detectors.exported`, and their sizes before resizing.
+
+    Points are in the original images by the convention ``pixel_origin`` (:mod:`detect.keypoints.coordinates`).
+    """
+
+    content: Float64[Tensor, "b 4"]
+    original_hw: Int64[Tensor, "b 2"]
+    pixel_origin: str = "center"
 
 
 def export_onnx(
     detector: Detector,
     path: str | Path,
-    images: Float[Tensor, "b d h w"],
+    images: Sequence[Float[Tensor, "d _ _"]] | Float[Tensor, "b d h w"],
     image_hw: Int64[Tensor, "b 2"],
     *,
+    originals: Originals | None = None,
+    size_multiple: int | None = None,
     max_candidates: int = 1000,
 ) -> ExportCheck:
-    """Write a detector as one ONNX file, for any number of images of one height and width.
+    """Write a detector as one ONNX file, for any number of images.
 
-    The file of a :class:`RetinaNetDetector` includes normalisation, decoding and suppression: from ``images`` (0 to 1) and
-    ``image_hw`` it computes ``boxes`` (b, n, 4), ``scores``, ``classes`` and ``valid`` (b, n). The file of a
-    :class:`LandmarkDetector` computes ``heatmaps`` (b, j, h / stride, w / stride), probabilities, from ``images``; read them
-    with :func:`~detect.keypoints.peaks.find_peaks`.
+    The file includes normalisation, decoding and suppression, or the search for peaks. From ``images`` (0 to 1) and
+    ``image_hw`` that of a :class:`RetinaNetDetector` computes ``boxes`` (b, n, 4), ``scores``, ``classes`` and ``valid``
+    (b, n). That of a :class:`LandmarkDetector` computes ``points`` (b, n, 2), ``scores``, ``types`` and ``valid``, and the
+    ``heatmaps`` (b, j, h / stride, w / stride), probabilities.
 
     onnxruntime runs the file on the images, and its detections are compared with the detector's own.
 
     Args:
-        images: real images, whose height and width the file is made for.
-        image_hw: (height, width) of each image without padding.
-        max_candidates: pairs of anchor and class that enter suppression, see
-            :meth:`~detect.heads.postprocess.PostProcess.padded`.
+        images: real images, of one height and width; the file is made for this size.
+        image_hw: (height, width) of each image without the padding on the right and below.
+        originals: the file takes ``content`` and ``original_hw`` in place of ``image_hw``, and returns results in pixels of
+            the original images: boxes clipped to the image, and no points more than a heatmap cell outside it.
+        size_multiple: the file takes heights and widths that are any multiples of this number of pixels, and ``images`` may
+            have several sizes. If the network cannot be written so, the file is for the size of the first image.
+        max_candidates: pairs of anchor and class of an image that enter suppression, see
+            :meth:`~detect.heads.postprocess.PostProcess.padded`, or its points.
 
     Raises:
         ExportError: the file detects something else than PyTorch, or ONNX has no form for a part of the detector. No file
@@ -81,139 +120,72 @@ def export_onnx(
     except ImportError as error:
         raise MissingExtraError(f"{error.name} is not installed: pip install 'detect-heads[export]'") from None
     copied = copy.deepcopy(detector).cpu().float().eval()
-    model = _Boxes(copied, max_candidates) if isinstance(copied, RetinaNetDetector) else _Heatmaps(copied)
-    images, image_hw = images.detach().cpu().float(), image_hw.cpu()
+    model = _exported(copied, max_candidates, originals.pixel_origin if originals else "center").eval()
+    batches = list(_batches(images, image_hw, originals))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnx-") as folder:
         written = Path(folder) / path.name
-        _write(model.eval(), written, images, image_hw)
+        why_fixed = _write(model, written, batches[0], size_multiple)
         session = runtime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
-        check = ExportCheck(path, 0, 0, 0.0, 0.0)
-        for batch in zip(images.split(CHECKED_AT_ONCE), image_hw.split(CHECKED_AT_ONCE), strict=True):  # type: ignore[no-untyped-call]
-            inputs = {name: values.numpy() for name, values in zip(model.inputs, batch, strict=False)}
-            outputs = session.run(None, inputs)
-            check = _compare(model.detect(*batch), model.read(outputs, batch[1]), check, threshold=model.threshold)
+        inputs, outputs = (tuple(map(_info, ports)) for ports in (session.get_inputs(), session.get_outputs()))
+        check = ExportCheck(path, inputs, outputs, why_fixed)
+        for batch in batches:
+            if batch["images"].shape[1:] == batches[0]["images"].shape[1:] or (size_multiple and not why_fixed):
+                check = _check_batch(model, session, batch, check)
         written.replace(path)
     return check
 
 
-class DetectionHead(nn.Module):
-    """A head with its post-processing: from feature maps of any size to a fixed number of detections for each image.
-
-    >>> from detect.anchors.anchor_set import AnchorSet
-    >>> grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    >>> model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=3), grid)
-    >>> found = model([torch.rand(2, 16, 4, 6), torch.rand(2, 16, 2, 3)], torch.tensor([[32, 48], [30, 40]]))
-    >>> found.boxes.shape, found.valid.any().item()  # 30 anchors of 3 classes; every score starts at .01
-    (torch.Size([2, 90, 4]), False)
-
-    The strides of ``grid`` are exact: others depend on the size of the padded input, which feature maps do not give. For
-    ``max_candidates`` see :meth:`~detect.heads.postprocess.PostProcess.padded`.
-    """
-
-    def __init__(
-        self,
-        head: RetinaNetHead,
-        grid: AnchorGenerator,
-        post_process: PostProcess | None = None,
-        *,
-        max_candidates: int = 1000,
-    ) -> None:
-        super().__init__()
-        head.check_anchors(grid.num_anchors)
-        if grid.convention.stride_mode != "exact":
-            raise ValueError(f"need a grid with strides='exact', got {grid.convention.stride_mode!r}")
-        self.head = head
-        self.grid = grid
-        self.post_process = post_process or PostProcess()
-        self.max_candidates = max_candidates
-
-    def forward(self, features: FeatureMaps, image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:
-        """The detections; ``image_hw`` is (height, width) of each image without padding."""
-        maps = list_maps(features)
-        output = self.head(maps)
-        level_hw = [(level.shape[-2], level.shape[-1]) for level in maps]
-        anchors = self.grid.generate(level_hw, device=output.logits.device)
-        return self.post_process.padded(output, anchors, image_hw=image_hw, max_candidates=self.max_candidates)
+def _exported(detector: Detector, max_candidates: int, pixel_origin: str) -> Exported:
+    if isinstance(detector, RetinaNetDetector):
+        return ExportedBoxes(detector, max_candidates=max_candidates)
+    return ExportedPoints(detector, max_candidates=max_candidates, pixel_origin=pixel_origin)
 
 
-class _Found(NamedTuple):
-    """The detections of one image: boxes or points, their scores, and their classes or keypoint types."""
-
-    positions: Float[ndarray, "n k"]
-    scores: Float[ndarray, " n"]
-    kinds: Int64[ndarray, " n"]
-
-
-class _Boxes(nn.Module):
-    """The exported form of a box detector."""
-
-    inputs = ("images", "image_hw")
-    outputs = ("boxes", "scores", "classes", "valid")
-
-    def __init__(self, detector: RetinaNetDetector, max_candidates: int) -> None:
-        super().__init__()
-        self.detector = detector
-        self.threshold = detector.post_process.lowest_threshold
-        self.detections = DetectionHead(
-            detector.head, detector.grid, detector.post_process, max_candidates=max_candidates
-        )
-
-    def forward(self, images: Tensor, image_hw: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.detections(self.detector.features(images), image_hw))
-
-    def detect(self, images: Tensor, image_hw: Tensor) -> list[_Found]:
-        found = self.detector.detect(images, image_hw)
-        return [_Found(each.boxes.numpy(), each.scores.numpy(), each.classes.numpy()) for each in found]
-
-    def read(self, outputs: Sequence[ndarray], _: Tensor) -> list[_Found]:
-        """Detections from the outputs of the file."""
-        return [
-            _Found(boxes[valid], scores[valid], classes[valid])
-            for boxes, scores, classes, valid in zip(*outputs, strict=True)
-        ]
+def _batches(images: Sequence[Tensor] | Tensor, image_hw: Tensor, originals: Originals | None) -> Iterator[Inputs]:
+    """Neighbouring images of one size, with all that belongs to them."""
+    columns = {"image_hw": image_hw}
+    if originals is not None:
+        columns |= {"content": originals.content, "original_hw": originals.original_hw}
+    for _, same in groupby(range(len(images)), key=lambda row: images[row].shape):
+        rows = list(same)
+        for start in range(0, len(rows), CHECKED_AT_ONCE):
+            part = rows[start : start + CHECKED_AT_ONCE]
+            batch = {"images": torch.stack([images[row] for row in part]).float()}
+            batch |= {name: values[part] for name, values in columns.items()}
+            yield {name: values.detach().cpu() for name, values in batch.items()}
 
 
-class _Heatmaps(nn.Module):
-    """The exported form of a landmark detector."""
-
-    inputs = ("images",)
-    outputs = ("heatmaps",)
-
-    def __init__(self, detector: LandmarkDetector) -> None:
-        super().__init__()
-        self.detector = detector
-        self.threshold = detector.threshold
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.detector(images).logits.sigmoid()
-
-    def detect(self, images: Tensor, image_hw: Tensor) -> list[_Found]:
-        return self._by_image(self.detector.detect(images, image_hw), len(images))
-
-    def read(self, outputs: Sequence[ndarray], image_hw: Tensor) -> list[_Found]:
-        """Detections from the outputs of the file."""
-        return self._by_image(self.detector.read_points(torch.as_tensor(outputs[0]), image_hw), len(image_hw))
-
-    @staticmethod
-    def _by_image(peaks: Peaks, num_images: int) -> list[_Found]:
-        images = map(peaks.of_image, range(num_images))
-        return [_Found(*map(np.asarray, (each.cells, each.scores, each.types))) for each in images]
+def _write(model: Exported, path: Path, batch: Inputs, size_multiple: int | None) -> str | None:
+    """Write the file for images of any size, or else of the batch's size; the reason if that is not as wanted."""
+    rows = torch.arange(2) % len(batch["images"])  # two images: the exporter takes a batch of one as always one
+    names = ("images", "content", "original_hw") if "content" in batch else ("images", "image_hw")
+    inputs = {name: batch[name][rows] for name in names}
+    shapes = {name: {0: torch.export.Dim("batch", max=MOST_IMAGES)} for name in names}
+    if not size_multiple:
+        _write_program(model, path, inputs, shapes)
+        return None
+    height, width = (torch.export.Dim(name, max=LARGEST_SIDE_PX // size_multiple) for name in ("height", "width"))
+    sizes = {2: size_multiple * height, 3: size_multiple * width}
+    empty = inputs["images"].new_zeros(2, inputs["images"].shape[1], 4 * size_multiple, 5 * size_multiple)
+    try:
+        _write_program(model, path, {**inputs, "images": empty}, {**shapes, "images": shapes["images"] | sizes})
+    except ExportError as error:
+        _write_program(model, path, inputs, shapes)
+        return str(error)
+    return None
 
 
-def _write(model: _Boxes | _Heatmaps, path: Path, images: Tensor, image_hw: Tensor) -> None:
-    rows = torch.arange(2) % len(images)  # two images: the exporter takes a batch of one as always one
-    inputs = dict(zip(model.inputs, (images[rows], image_hw[rows]), strict=False))
-    batch = {0: torch.export.Dim("b", max=2**16)}
+def _write_program(model: Exported, path: Path, inputs: Inputs, dynamic_shapes: Mapping[str, Any]) -> None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own warnings
             program = torch.onnx.export(
                 model,
-                kwargs=inputs,
+                kwargs=dict(inputs),
                 dynamo=True,
-                dynamic_shapes=dict.fromkeys(inputs, batch),
+                dynamic_shapes=dict(dynamic_shapes),
                 input_names=list(inputs),
                 output_names=list(model.outputs),
                 verbose=False,
@@ -226,11 +198,24 @@ def _write(model: _Boxes | _Heatmaps, path: Path, images: Tensor, image_hw: Tens
         raise ExportError(f"{path.name}: ONNX has no form for the detector: {reason}") from error
 
 
-def _compare(expected: Sequence[_Found], got: Sequence[_Found], check: ExportCheck, *, threshold: float) -> ExportCheck:
+def _info(port: Any) -> TensorInfo:
+    """An input or output of a session."""
+    names = AXES.get(port.name, AXES["results"])
+    shape = tuple(size if isinstance(size, int) else name for size, name in zip(port.shape, names, strict=False))
+    return TensorInfo(port.name, DTYPES[port.type], shape)
+
+
+def _check_batch(model: Exported, session: Any, batch: Inputs, check: ExportCheck) -> ExportCheck:
     """The check with more images in it; raises ExportError if something is detected by only one of the two."""
-    for own, other in zip(expected, got, strict=True):
+    inputs = {each.name: batch[each.name].numpy() for each in check.inputs}
+    outputs = session.run(list(model.outputs[:4]), inputs)
+    for number, found in enumerate(model.detect(batch["images"], batch["image_hw"])):
+        image = slice(number, number + 1)
+        place = [batch[name][image] if name in batch else None for name in ("content", "original_hw")]
+        own = _Found.of(*(each.numpy() for each in model.in_original(found, *place)))
+        other = _Found.of(*(each[image] for each in outputs))
         position, score, alone = _pair(own, other)
-        if (alone > threshold + SCORE).any():  # just above the threshold, rounding decides
+        if (alone > model.threshold + SCORE).any():  # just above the threshold, rounding decides
             raise ExportError(
                 f"{check.path}: in image {check.num_images} PyTorch finds {len(own.scores)}, the ONNX file "
                 f"{len(other.scores)}, and {len(alone)} of them have no counterpart, with scores up to {alone.max():.3f}: "
@@ -244,6 +229,19 @@ def _compare(expected: Sequence[_Found], got: Sequence[_Found], check: ExportChe
             score=max(check.score, float(score.max(initial=0))),
         )
     return check
+
+
+class _Found(NamedTuple):
+    """The results of one image: boxes or points, their scores, and their classes or keypoint types."""
+
+    positions: Float[ndarray, "n k"]
+    scores: Float[ndarray, " n"]
+    kinds: Int64[ndarray, " n"]
+
+    @classmethod
+    def of(cls, positions: ndarray, scores: ndarray, kinds: ndarray, valid: ndarray) -> _Found:
+        """The valid results of a batch of one."""
+        return cls(positions[valid], scores[valid], kinds[valid])
 
 
 def _pair(own: _Found, other: _Found) -> tuple[Float[ndarray, " m"], Float[ndarray, " m"], Float[ndarray, " _"]]:

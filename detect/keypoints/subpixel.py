@@ -132,6 +132,8 @@ def least_squares(maps: Maps, maxima: LocalMaxima) -> Refined:
     covariance is that of the fit, with the residuals as noise. A point without a solution has the variance of a uniform
     distribution over its cell, 1/12 along each axis.
     """
+    if torch.compiler.is_compiling():  # an export has no number of chunks that depends on its input
+        return Refined(*_fit(maps, maxima))
     num_values = (2 * int(RADIUS) + 1) ** maxima.at.shape[1]
     chunks = torch.split(torch.arange(len(maxima.at), device=maps.device), max(1, VALUES_AT_ONCE // num_values))
     points, covariance = zip(*(_fit(maps, maxima.rows(rows)) for rows in chunks), strict=True)
@@ -173,7 +175,7 @@ def _fit(maps: Tensor, maxima: LocalMaxima) -> tuple[Tensor, Tensor]:
     reach = (maxima.spacing.double() / 2 - MARGIN).clamp(math.sqrt(num_axes), RADIUS)
     values, inside = (each.flatten(1) for each in _window(maps, maxima.map, centre, [int(RADIUS)] * num_axes))
     relative = values / maxima.scores[:, None]
-    used = torch.cdist((maxima.at - centre).double(), moves) <= reach[:, None]
+    used = ((maxima.at - centre)[:, None] - moves).square().sum(dim=2) <= reach.square()[:, None]
     used &= relative >= SHARE
     used |= moves.abs().amax(dim=1) <= 1
     used &= inside & (values > 0)
@@ -204,13 +206,13 @@ def _vertex(
     normal = weights @ (design[:, :, None] * design[:, None]).flatten(1)
     inverse, full = _inverse(normal.view(-1, design.shape[1], design.shape[1]))
     solution = (inverse @ ((weights * logs) @ design)[:, :, None])[:, :, 0]
-    curvature = values.new_zeros(len(values), num_axes, num_axes)
+    curvature = values.new_zeros(values.shape[0], num_axes, num_axes)
     for (i, j), column in zip(squares, solution[:, 1 + num_axes :].unbind(dim=1), strict=True):
         curvature[:, i, j] -= column
         curvature[:, j, i] -= column
     inverse_curvature, is_peak = _inverse(curvature)
     vertex = (inverse_curvature @ solution[:, 1 : 1 + num_axes, None])[:, :, 0]
-    slope = values.new_zeros(len(values), num_axes, design.shape[1])
+    slope = values.new_zeros(values.shape[0], num_axes, design.shape[1])
     slope[:, :, 1 : 1 + num_axes] = torch.eye(num_axes).to(slope)
     for place, (i, j) in enumerate(squares, start=1 + num_axes):
         slope[:, i, place] += vertex[:, j]
@@ -223,12 +225,23 @@ def _vertex(
 
 
 def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], Bool[Tensor, " n"]]:
-    """Inverses, and whether each matrix is positive definite; the others are replaced by the identity."""
-    factor, failed = torch.linalg.cholesky_ex(matrices)
-    pivots = factor.diagonal(dim1=1, dim2=2)
-    definite = (failed == 0) & (pivots.amin(dim=1) > SMALLEST_PIVOT * pivots.amax(dim=1))
-    identity = torch.eye(matrices.shape[1]).to(matrices)
-    return torch.linalg.inv_ex(torch.where(definite[:, None, None], matrices, identity))[0], definite
+    """Inverses, and whether each matrix is positive definite; the others are replaced by the identity.
+
+    Gauss-Jordan elimination, which needs no pivoting here, since ONNX has neither inverses nor Cholesky factors.
+    """
+    size = matrices.shape[1]
+    rows, identity = torch.arange(size, device=matrices.device), torch.eye(size).to(matrices)
+    joined = torch.cat([matrices, identity.expand_as(matrices)], dim=2)
+    pivots = []
+    for row in range(size):
+        pivot = joined[:, row, row]
+        pivots.append(pivot)
+        scaled = joined[:, row] / torch.where(pivot > 0, pivot, 1.0)[:, None]
+        cleared = joined - joined[:, :, row, None] * scaled[:, None]
+        joined = torch.where((rows == row)[:, None], scaled[:, None], cleared)
+    lengths = torch.stack(pivots, dim=1).clamp(min=0).sqrt()  # the diagonal of the Cholesky factor
+    definite = lengths.amin(dim=1) > SMALLEST_PIVOT * lengths.amax(dim=1)
+    return torch.where(definite[:, None, None], joined[:, :, size:], identity), definite
 
 
 def _window(
@@ -243,7 +256,7 @@ def _window(
         steps = torch.arange(-reach, reach + 1, device=maps.device)
         cells = centre[:, len(reaches) - 1 - axis, None] + steps
         nearest = cells.clamp(0, extent - 1)
-        alone = (len(cells), *[1] * axis, len(steps))
+        alone = (cells.shape[0], *[1] * axis, len(steps))
         places = places[..., None] * extent + nearest.view(alone)
         inside = inside[..., None] & (cells == nearest).view(alone)
     return maps.reshape(-1).take(places).double(), inside
@@ -251,8 +264,8 @@ def _window(
 
 def _inner(maps: Float[Tensor, " m *cells"], at: Int64[Tensor, "n D"]) -> Int64[Tensor, "n D"]:
     """The nearest cells with a neighbour on each side."""
-    extents = torch.tensor(maps.shape[:0:-1], device=maps.device)
-    return torch.minimum(at.clamp(min=1), extents - 2).clamp(min=0)
+    along = zip(at.unbind(dim=1), reversed(maps.shape[1:]), strict=True)
+    return torch.stack([cells.clamp(min=1).clamp(max=extent - 2).clamp(min=0) for cells, extent in along], dim=1)
 
 
 def _plane(maxima: LocalMaxima) -> tuple[Tensor, ...]:

@@ -1,0 +1,189 @@
+"""Detectors as they are exported: modules from images to a fixed number of results for each image.
+
+No shape depends on the data. ``content`` (x0, y0, x1, y1) is where an image lies on its canvas, the network's input: the
+corners (0, 0) and (width, height) moved by the resize rule and not rounded, so that the scale along x is exactly (x1 - x0) /
+width. Everything is in continuous pixels, in which pixel i covers [i, i + 1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor, nn
+
+from detect.anchors.generator import AnchorGenerator
+from detect.detectors.landmarks import LandmarkDetector
+from detect.detectors.retinanet import RetinaNetDetector
+from detect.heads.fpn import FeatureMaps, list_maps
+from detect.heads.postprocess import PaddedDetections, PostProcess
+from detect.heads.retinanet import RetinaNetHead
+from detect.keypoints.coordinates import SHIFTS
+
+Content = Float64[Tensor, "b 4"]
+Sizes = Int64[Tensor, "b 2"]
+
+
+class DetectionHead(nn.Module):
+    """A head with its post-processing: from feature maps of any size to a fixed number of detections for each image.
+
+    >>> from detect.anchors.anchor_set import AnchorSet
+    >>> grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
+    >>> model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=3), grid)
+    >>> found = model([torch.rand(2, 16, 4, 6), torch.rand(2, 16, 2, 3)], torch.tensor([[32, 48], [30, 40]]))
+    >>> found.boxes.shape, found.valid.any().item()  # 30 anchors of 3 classes; every score starts at .01
+    (torch.Size([2, 90, 4]), False)
+
+    The strides of ``grid`` are exact: others depend on the size of the padded input, which feature maps do not give. For
+    ``max_candidates`` see :meth:`~detect.heads.postprocess.PostProcess.padded`.
+    """
+
+    def __init__(
+        self,
+        head: RetinaNetHead,
+        grid: AnchorGenerator,
+        post_process: PostProcess | None = None,
+        *,
+        max_candidates: int = 1000,
+    ) -> None:
+        super().__init__()
+        head.check_anchors(grid.num_anchors)
+        if grid.convention.stride_mode != "exact":
+            raise ValueError(f"need a grid with strides='exact', got {grid.convention.stride_mode!r}")
+        self.head = head
+        self.grid = grid
+        self.post_process = post_process or PostProcess()
+        self.max_candidates = max_candidates
+
+    def forward(self, features: FeatureMaps, image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:
+        """The detections; ``image_hw`` is (height, width) of each image without padding."""
+        maps = list_maps(features)
+        output = self.head(maps)
+        level_hw = [(level.shape[-2], level.shape[-1]) for level in maps]
+        anchors = self.grid.generate(level_hw, device=output.logits.device)
+        return self.post_process.padded(output, anchors, image_hw=image_hw, max_candidates=self.max_candidates)
+
+
+class Results(NamedTuple):
+    """Boxes or points of each image, their scores, classes or keypoint types, and which of them are real."""
+
+    positions: Float[Tensor, "b n k"]
+    scores: Float[Tensor, "b n"]
+    kinds: Int64[Tensor, "b n"]
+    valid: Bool[Tensor, "b n"]
+
+    def where(self, valid: Bool[Tensor, "b n"], positions: Float[Tensor, "b n k"]) -> Results:
+        """Other positions, and zeros where the results are not ``valid``."""
+        moved = positions.to(self.positions).where(valid[..., None], 0)
+        return Results(moved, self.scores.where(valid, 0), self.kinds.where(valid, 0), valid)
+
+
+class ExportedBoxes(nn.Module):
+    """A box detector: boxes (x0, y0, x1, y1), scores, classes and ``valid``, in falling order of score.
+
+    The inputs are images with either ``image_hw``, or ``content`` and ``original_hw``. With the latter, boxes are in pixels
+    of the original images, clipped to them, and not valid if nothing is left.
+    """
+
+    outputs = ("boxes", "scores", "classes", "valid")
+
+    def __init__(self, detector: RetinaNetDetector, *, max_candidates: int = 1000) -> None:
+        super().__init__()
+        self.detector = detector
+        self.threshold = detector.post_process.lowest_threshold
+        self.detections = DetectionHead(
+            detector.head, detector.grid, detector.post_process, max_candidates=max_candidates
+        )
+
+    def forward(
+        self,
+        images: Float[Tensor, "b d h w"],
+        image_hw: Sizes | None = None,
+        content: Content | None = None,
+        original_hw: Sizes | None = None,
+    ) -> tuple[Tensor, ...]:
+        found = Results(*self.detections(self.detector.features(images), _end_hw(image_hw, content)))
+        return self.in_original(found, content, original_hw)
+
+    def detect(self, images: Float[Tensor, "b d h w"], image_hw: Sizes) -> list[Results]:
+        """What the detector itself finds: one batch of one for each image."""
+        found = self.detector.detect(images, image_hw)
+        return [_all_valid(each.boxes, each.scores, each.classes) for each in found]
+
+    def in_original(self, found: Results, content: Content | None, original_hw: Sizes | None) -> Results:
+        """Results in pixels of the original images, if they are given."""
+        if content is None or original_hw is None:
+            return found
+        boxes = _uncanvas(found.positions, content, original_hw)
+        boxes = boxes.clamp(min=0).minimum(_wh(original_hw).repeat(1, 2)[:, None])
+        return found.where(found.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=2), boxes)
+
+
+class ExportedPoints(nn.Module):
+    """A landmark detector: points (x, y), scores, keypoint types and ``valid``, in falling order of score, and the heatmaps.
+
+    The inputs are those of :class:`ExportedBoxes`. Points are pixel indices: the centre of the first pixel is (0, 0). With
+    ``content`` they are in the original images, by the convention ``pixel_origin``, and not valid if they lie more than a
+    heatmap cell outside.
+    """
+
+    outputs = ("points", "scores", "types", "valid", "heatmaps")
+
+    def __init__(self, detector: LandmarkDetector, *, max_candidates: int = 1000, pixel_origin: str = "center") -> None:
+        super().__init__()
+        self.detector = detector
+        self.threshold = detector.threshold
+        self.max_candidates = max_candidates
+        self.pixel_origin = pixel_origin
+
+    def forward(
+        self,
+        images: Float[Tensor, "b d h w"],
+        image_hw: Sizes | None = None,
+        content: Content | None = None,
+        original_hw: Sizes | None = None,
+    ) -> tuple[Tensor, ...]:
+        heatmaps = self.detector(images).logits.sigmoid()
+        peaks = self.detector.read_padded(heatmaps, _end_hw(image_hw, content), max_peaks=self.max_candidates)
+        return (*self.in_original(Results(*peaks), content, original_hw), heatmaps)
+
+    def detect(self, images: Float[Tensor, "b d h w"], image_hw: Sizes) -> list[Results]:
+        """What the detector itself finds: one batch of one for each image."""
+        peaks = self.detector.detect(images, image_hw)
+        found = map(peaks.of_image, range(len(images)))
+        return [_all_valid(each.cells, each.scores, each.types) for each in found]
+
+    def in_original(self, found: Results, content: Content | None, original_hw: Sizes | None) -> Results:
+        """Results in pixels of the original images, if they are given."""
+        if content is None or original_hw is None:
+            return found
+        points, margin = found.positions.double() + SHIFTS["center"], float(self.detector.stride)
+        inside = (points >= content[:, None, :2] - margin) & (points <= content[:, None, 2:] + margin)
+        restored = _uncanvas(points, content, original_hw) - SHIFTS[self.pixel_origin]
+        return found.where(found.valid & inside.all(dim=2), restored)
+
+
+def _all_valid(positions: Tensor, scores: Tensor, kinds: Tensor) -> Results:
+    return Results(positions[None], scores[None], kinds[None], torch.ones_like(kinds[None], dtype=torch.bool))
+
+
+def _end_hw(image_hw: Sizes | None, content: Content | None) -> Sizes:
+    """(height, width) up to the end of each image on its canvas, in whole pixels, as the resize rules round it."""
+    if content is None:
+        if image_hw is None:
+            raise ValueError("need image_hw, or content and original_hw")
+        return image_hw
+    extent = (content[:, 2:] - content[:, :2]).round().clamp(min=1)
+    return (content[:, :2] + extent).flip(1).to(torch.int64)
+
+
+def _uncanvas(positions: Float[Tensor, "b n k"], content: Content, original_hw: Sizes) -> Float64[Tensor, "b n k"]:
+    """Continuous points or boxes of the canvas in the original images."""
+    scale, num_points = (content[:, 2:] - content[:, :2]) / _wh(original_hw), positions.shape[2] // 2
+    start, scale = (each.repeat(1, num_points)[:, None] for each in (content[:, :2], scale))
+    return (positions.double() - start) / scale
+
+
+def _wh(hw: Sizes) -> Float64[Tensor, "b 2"]:
+    return hw.flip(1).double()
