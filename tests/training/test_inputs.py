@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from detect.data import read_coco
 from detect.errors import CocoError, ConfigError, ImageError
 from detect.loading.sampling import EpochBatchSampler, image_loader
+from detect.training.data_warnings import data_warnings
 from detect.training.inputs import epoch_batches, hold_out, read_inputs
 from detect.training.step import launch
 
@@ -170,4 +171,4 @@ def test_a_batch_that_cannot_be_divided(tiny):
 
 def test_a_share_of_the_training_images_lies_with_them(tiny, squares, tmp_path):
     config = tiny("data.val=[]", "data.val_share=0.25", f"data.val_images={tmp_path / 'elsewhere'}")
-    assert read_inputs(config).val.folder == squares
+    assert read_inputs(config).val.files.folder == squares
