@@ -99,8 +99,9 @@ def test_categories_that_training_lacks_are_named_with_the_option_that_leaves_th
     config = tiny(f"data.val={file}", "data.ignore_categories=[dot, hole]")
     inputs = read_inputs(config)
     assert len(inputs.val.dataset.annotations) == len(inputs.train.dataset.annotations) - 3
-    (line,) = data_warnings(config, inputs, anchors=None)
-    assert line == "left out: 3 annotations of 'Dot', 'hole' (data.ignore_categories)"
+    assert "left out: 3 annotations of 'Dot', 'hole' (data.ignore_categories)" in data_warnings(
+        config, inputs, anchors=None
+    )
     inputs = read_inputs(tiny(f"data.train={file}", "data.val=[]", "data.ignore_categories=[square]"))
     assert inputs.labels.category_names == ("Dot", "hole")
     assert len(inputs.train.dataset.annotations) == 3
