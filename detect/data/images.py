@@ -29,7 +29,10 @@ def open_image(folder: str | Path, file_name: str, *, image_wh: tuple[int, int] 
             with Image.open(path) as image:
                 image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise ImageError(
+            f"{path}: more than {limit}, too many to open: cut the image and its labels into tiles"
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that can be read") from None
     except (OSError, SyntaxError, ValueError) as error:
