@@ -52,7 +52,10 @@ def open_image(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image, as_stored = _load(path, image_wh, exif, if_undecided)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise ImageError(
+            f"{path}: more than {limit}, too many to open: cut the image and its labels into tiles"
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that can be read") from None
     except (OSError, SyntaxError, ValueError) as error:

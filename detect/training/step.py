@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -178,13 +179,14 @@ class Stepper:
         seed, the step and the process.
 
         Raises:
-            TrainingError: the loss or its gradient is not finite; the weights stay as they were.
+            TrainingError: the loss or its gradient is not finite, and the weights stay as they were; or memory is too small.
         """
         device = self.fabric.device
         seed = np.random.SeedSequence((self.config.seed, step, self.fabric.global_rank)).generate_state(1)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(seed[0]))  # noqa: TID251 - within the fork; layers draw from this generator only
-            losses = self._backward(parts)
+            with _enough_memory(parts):
+                losses = self._backward(parts)
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.config.optimisation.clip_norm, error_if_nonfinite=False
         )
@@ -276,6 +278,23 @@ class Stepper:
             names, broken = ([name for each in gathered for name in each[k]] for k in (0, 1))
         pixels = f" (pixels that are not finite: {', '.join(broken)})" if broken else ""
         return f"the batch of {', '.join(names)}{pixels}"
+
+
+@contextmanager
+def _enough_memory(parts: Sequence[Batch]) -> Iterator[None]:
+    """Report that a batch needs too much memory, with the fields that lower it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = ("out of memory", "can't allocate memory")  # of CUDA and MPS, of the CPU
+        if not (isinstance(error, MemoryError) or any(each in str(error) for each in words)):
+            raise
+        height, width = parts[0].images.shape[-2:]
+        num_images = sum(map(len, parts))
+        raise TrainingError(
+            f"not enough memory for a batch of {num_images} images of {width}x{height} pixels in {len(parts)} parts: raise "
+            "optimisation.accumulate (more parts), or lower optimisation.batch_size or the size of data.resize"
+        ) from None
 
 
 def _losses(model: Any, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:

@@ -169,3 +169,39 @@ def test_buffers_are_copied_and_the_copy_is_in_evaluation_mode():
 def test_a_decay_out_of_its_range(decay):
     with pytest.raises(ValueError, match="0 <= decay < 1"):
         average_weights(linear(0.0), decay=decay)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_the_fields_that_help(tiny, error):
+    stepper, inputs = stepper_of(tiny())
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    stepper.detector.head.register_forward_pre_hook(fail)
+    parts = [collate([inputs.train[place] for place in places]) for places in ((0, 1), (2, 3))]
+    with pytest.raises(TrainingError) as caught:
+        stepper.training_step(parts, rate=1e-3)
+    message = str(caught.value)
+    assert message.startswith("not enough memory for a batch of 4 images of 32x32 pixels in 2 parts: raise ")
+    assert all(name in message for name in ("optimisation.accumulate", "optimisation.batch_size", "data.resize"))
+
+
+def test_other_errors_keep_their_traceback(tiny):
+    stepper, inputs = stepper_of(tiny())
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    stepper.detector.head.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        stepper.training_step([collate([inputs.train[0]])], rate=1e-3)
