@@ -25,7 +25,7 @@ from .heads.heatmap import HeatmapHead
 from .heads.postprocess import PostProcess
 from .heads.retinanet import RetinaNetHead
 from .interop.anchor_formats import convert_anchors
-from .interop.torchvision import import_head
+from .interop.torchvision import BatchDetections, import_head
 from .interop.weights import convert_weights, load_checkpoint
 from .keypoints.keypoints import Keypoints, box_keypoints, coco_keypoints
 from .keypoints.peaks import find_peaks
@@ -38,6 +38,7 @@ __all__ = [
     "AnchorGenerator",
     "AnchorSet",
     "Atss",
+    "BatchDetections",
     "BoxCoder",
     "CocoDataset",
     "DetectError",

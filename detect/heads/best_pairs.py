@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from detect.ops.boxes import to_device
+
 Thresholds = Sequence[float]
 
 
@@ -43,7 +45,7 @@ def best_pairs(
     above = scores > thresholds_of(classes, thresholds, scores)
     row, classes, scores = row[above], classes[above], scores[above]
     image, anchor = image[row], anchor[row]
-    ends = torch.tensor(num_per_level).cumsum(dim=0).to(logits.device, non_blocking=True)
+    ends = to_device(torch.tensor(num_per_level).cumsum(dim=0), logits.device)
     part = image * len(ends) + torch.bucketize(anchor, ends, right=True)
     order = scores.argsort(descending=True, stable=True)
     order = order[part[order].argsort(stable=True)]
@@ -95,7 +97,7 @@ def thresholds_of(
     """The score threshold of each class, in the precision of the scores."""
     if len(thresholds) == 1:
         return thresholds[0]
-    return torch.tensor(thresholds, dtype=scores.dtype).to(classes.device, non_blocking=True)[classes]
+    return to_device(torch.tensor(thresholds, dtype=scores.dtype), classes.device)[classes]
 
 
 def rows_of(values: Float[Tensor, "b a d"], rows: Int64[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
@@ -112,7 +114,7 @@ def _logits_below(thresholds: Thresholds, logits: Float[Tensor, "*n c"]) -> Floa
     below = [_logit_below(score, logits.dtype) for score in thresholds]
     if len(below) == 1:
         return below[0]
-    return torch.tensor(below, dtype=logits.dtype).to(logits.device, non_blocking=True)
+    return to_device(torch.tensor(below, dtype=logits.dtype), logits.device)
 
 
 def _logit_below(score: float, dtype: torch.dtype) -> float:

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from detect.ops.boxes import to_device
+
 Step = Literal["clip_to_input", "rescale", "clip_to_original", "drop_empty"]
 Sizes = Sequence[tuple[int, int]] | Int64[Tensor, "b 2"]
 
@@ -58,7 +60,7 @@ def image_extents(
     """(width, height, width, height) of each image: in the network's input, and originally."""
     both = []
     for name, sizes in (("image_hw", image_hw), ("original_hw", image_hw if original_hw is None else original_hw)):
-        hw = torch.as_tensor(sizes).to(like.device, non_blocking=True)
+        hw = to_device(torch.as_tensor(sizes), like.device)
         if hw.shape != (num_images, 2) and (num_images or hw.numel()):  # an empty list is the sizes of no images
             raise ValueError(f"{name} is one height and width for each of {num_images} images, got {tuple(hw.shape)}")
         both.append(hw)

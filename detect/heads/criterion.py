@@ -24,7 +24,7 @@ from detect.losses import (
     quality_focal_loss,
     smooth_l1_loss,
 )
-from detect.ops.boxes import BoxCoder, matched_iou
+from detect.ops.boxes import BoxCoder, matched_iou, to_device
 from detect.ops.matcher import Matcher, MaxIoU, ignore_regions
 
 Normalizer = Callable[[Tensor], Tensor]
@@ -82,6 +82,10 @@ class RetinaNetLosses(NamedTuple):
 
 class RetinaNetCriterion(nn.Module):
     """Matches anchors to instances and computes the losses of a head's output.
+
+    On an accelerator it waits for the device only where a size depends on the data: once a batch for the check of targets,
+    once for the number of positives, twice in the focal loss (and once more for the quality focal loss); and for each image
+    in the matcher, whose pairs are few but of unknown number.
 
     ``torch.compile`` runs it uncompiled: the number of matches depends on the data, and the focal loss is one operator
     already.
@@ -172,8 +176,8 @@ class RetinaNetCriterion(nn.Module):
 
 def _matched_rows(images: list[Tensor], image: Int64[Tensor, " n"], instance: Int64[Tensor, " n"]) -> Tensor:
     """The row of each positive anchor's instance, from one tensor for each image."""
-    counts = torch.tensor([len(rows) for rows in images], device=image.device)
-    first = counts.cumsum(0) - counts
+    counts = torch.tensor([len(rows) for rows in images])
+    first = to_device(counts.cumsum(0) - counts, image.device)
     return torch.cat(images)[first[image] + instance]
 
 

@@ -199,9 +199,9 @@ def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
 
 def blend_scattered(maps: Tensor, patches: Patches, *, blend: str = "max") -> None:
     """Blend patches into maps on any device, in place, by one ``scatter_reduce``."""
-    values = _outer(tuple(torch.from_numpy(each).to(maps.device) for each in patches.factors), patches.disc)
-    offsets = torch.from_numpy(_window_offsets(tuple(maps.shape), patches.window)).to(maps.device)
-    at = (torch.from_numpy(_starts(maps, patches)).to(maps.device)[:, None] + offsets).view(-1)
+    values = _outer(tuple(like(each, maps) for each in patches.factors), patches.disc)
+    offsets = like(_window_offsets(tuple(maps.shape), patches.window), maps)
+    at = (like(_starts(maps, patches), maps)[:, None] + offsets).view(-1)
     maps.view(-1).scatter_reduce_(0, at, torch.as_tensor(values).reshape(-1), "amax" if blend == "max" else "sum")
 
 

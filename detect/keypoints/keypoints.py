@@ -16,6 +16,7 @@ from detect.data import CocoDataset
 from detect.errors import CocoError
 from detect.keypoints.coordinates import origin_shift
 from detect.ops.box_arrays import xywh_to_xyxy
+from detect.ops.boxes import to_device
 
 Array = np.ndarray | Tensor
 
@@ -94,7 +95,7 @@ def to_numpy(values: object) -> ndarray:
 def like(values: ndarray, reference: Array) -> Any:
     """Convert an array to the kind of the reference: NumPy, or a tensor on its device."""
     if isinstance(reference, Tensor):
-        return torch.from_numpy(np.ascontiguousarray(values)).to(reference.device)
+        return to_device(torch.from_numpy(np.ascontiguousarray(values)), reference.device)
     return values
 
 

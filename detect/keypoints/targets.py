@@ -101,6 +101,9 @@ def render_heatmaps(
     Points of visibility 0 are not labelled, and their coordinates are not read. Points of visibility 1 (occluded) are drawn
     like those of 2, or ignored with ``occluded="ignore"``. Points outside the map or with NaN coordinates are not drawn.
 
+    Positions are computed on the host: points (and visibilities, weights, sizes) on a device are copied from it, which waits
+    for the device. Patches are then sent to the maps' device and blended there without waiting.
+
     >>> targets = render_heatmaps([np.array([[1.0, 0.0], [4.0, 1.0]]), np.zeros((0, 2))], (2, 5), stride=1, shape="pixel")
     >>> targets.heatmaps[0, 0]
     array([[0., 1., 0., 0., 0.],

@@ -69,7 +69,7 @@ def heatmap_bce_loss(logits: Maps, targets: Maps, *, pos_weight: float = 1.0, we
     """
     wide, goal = _same_maps(logits, targets)
     _check_positive(pos_weight=pos_weight)
-    balance = wide.new_tensor(pos_weight)
+    balance = wide.new_full((), pos_weight)
     cost = functional.binary_cross_entropy_with_logits(wide, goal, pos_weight=balance, reduction="none")
     return _image_sums(cost, weights)
 

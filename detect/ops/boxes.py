@@ -85,6 +85,11 @@ def widened(values: Tensor) -> Tensor:
     return values.float() if values.dtype.itemsize < 4 else values
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a few numbers of the host to a device, where it can be done without waiting for the device."""
+    return values.to(device, non_blocking=device.type == "cuda")  # elsewhere the host's memory may be freed too early
+
+
 MAX_LOG_SCALE = math.log(1000 / 16)  # Detectron's BBOX_XFORM_CLIP: a 16 pixel anchor grows to at most 1000 pixels
 
 
@@ -114,17 +119,20 @@ class BoxCoder:
         center, size = _center_and_size(widened(boxes))
         anchor_center, anchor_size = _center_and_size(widened(anchors))
         offsets = torch.cat([(center - anchor_center) / anchor_size, torch.log(size / anchor_size)], dim=-1)
-        return offsets * offsets.new_tensor(self.weights)
+        return offsets * self._weights_like(offsets)
 
     def decode(self, deltas: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*a 4"]) -> Float[Tensor, "*na 4"]:
         """The boxes at these deltas from anchors; leading axes broadcast."""
         deltas = widened(deltas)
-        deltas = deltas / deltas.new_tensor(self.weights)
+        deltas = deltas / self._weights_like(deltas)
         anchor_center, anchor_size = _center_and_size(widened(anchors))
         least = -self.max_log_scale if self.clamp_below else None
         center = deltas[..., :2] * anchor_size + anchor_center
         half = deltas[..., 2:].clamp(least, self.max_log_scale).exp() * anchor_size / 2
         return torch.cat([center - half, center + half], dim=-1)
+
+    def _weights_like(self, values: Tensor) -> Float[Tensor, " 4"]:
+        return to_device(torch.tensor(self.weights, dtype=values.dtype), values.device)
 
 
 def _center_and_size(boxes: Float[Tensor, "*n 4"]) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n 2"]]:

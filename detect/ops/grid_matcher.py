@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from detect.ops.boxes import matched_iou
+from detect.ops.boxes import matched_iou, to_device
 
 OVERLAP_SLACK = 1e-3  # share of an overlap, and of a cell: far above single precision's rounding, yet costs no time
 CHUNK_CANDIDATES = 2**22  # candidates of the nearest anchors compared at once
@@ -89,7 +89,7 @@ class GridPairs:
             per_cell, first = len(level.cell_boxes), self.num_anchors
             table += [(*level.stride_xy, level.width, level.height, first + k, per_cell) for k in range(per_cell)]
             self.num_anchors += level.num_anchors
-        columns = torch.tensor(table, dtype=torch.float64, device=like.device).reshape(-1, 6)
+        columns = to_device(torch.tensor(table, dtype=torch.float64).reshape(-1, 6), like.device)
         self.boxes = torch.cat([level.cell_boxes for level in levels])
         self.stride_xy = columns[:, :2].to(like.dtype)
         whole = columns[:, 2:].to(torch.int64)
@@ -181,7 +181,7 @@ def nearest_anchors(level: LevelGrid, boxes: Float[Tensor, "n 4"], count: int) -
     kinds = len(level.cell_boxes)
     parts = [torch.zeros(0, min(count, level.num_anchors), dtype=torch.int64, device=boxes.device)]
     ranks = [(i, j) for j in range(min(count, level.height)) for i in range(min(count // (j + 1), level.width))]
-    first, second = torch.tensor(ranks, dtype=torch.int64).reshape(-1, 2).to(boxes.device, non_blocking=True).unbind(1)
+    first, second = to_device(torch.tensor(ranks, dtype=torch.int64).reshape(-1, 2), boxes.device).unbind(1)
     kind = torch.arange(kinds, device=boxes.device)[:, None]
     compared = max(kinds, 1) * (len(ranks) + 2 * _window(count))  # for each box
     for some in torch.split(boxes, max(1, CHUNK_CANDIDATES // compared)):

@@ -78,6 +78,17 @@ def test_the_fields_reach_the_detector(tiny, dataset):
     assert (criterion.box_weight, criterion.alpha, criterion.gamma) == (3, 0.4, 1)
     assert (criterion.class_loss, criterion.normalizer) == ("quality_focal", batch_normalizer)
     assert (post.score_threshold, post.iou_threshold) == (0.2, 0.7)
+    soft = tiny(
+        "model.nms=gaussian",
+        "model.sigma=.3",
+        "model.class_agnostic=true",
+        "model.score_threshold=[.1]",
+        "model.alpha=-1",
+    )
+    detector_of_soft = build_detector(soft, LABELS, anchors=training_anchors(config, dataset))
+    post = detector_of_soft.post_process
+    assert (post.nms, post.sigma, post.class_agnostic, post.score_threshold) == ("gaussian", 0.3, True, [0.1])
+    assert detector_of_soft.criterion.alpha == -1
     adaptive = build_detector(tiny("model.assigner=atss"), LABELS, anchors=training_anchors(tiny(), dataset))
     assert adaptive.criterion.matcher == Atss()
     assert_close(detector.normalise(torch.full((1, 1, 1, 1), 0.5)), torch.full((1, 1, 1, 1), 2.0))
@@ -102,6 +113,8 @@ def test_channels_that_do_not_fit_are_one_line(tiny, dataset):
     config = tiny("model.pyramid_channels=48")
     with pytest.raises(ConfigError, match="multiple of 32"):
         build_detector(config, LABELS, anchors=training_anchors(config, dataset))
+    with pytest.raises(ConfigError, match="model: 2 score thresholds for 1 classes"):
+        build_detector(tiny("model.score_threshold=[.1, .2]"), LABELS, anchors=training_anchors(config, dataset))
 
 
 def test_of_no_boxes_nothing_is_fitted(tiny):
