@@ -125,7 +125,9 @@ def find_peaks(
     _check(heatmaps, min_distance, max_peaks, refine)
     maps = heatmaps.contiguous().flatten(0, 1)
     uses_spacing = refine == "least_squares" or not isinstance(refine, str)
-    every = find_local_maxima(maps, min(threshold, SHARE * threshold) if uses_spacing else threshold)
+    every = find_local_maxima(maps, threshold)
+    if uses_spacing:
+        every = _with_lower(every, maps, threshold)
     if min_distance > 2:
         every = every.rows(_suppress(every, min_distance))
     maxima = every.rows(every.scores > threshold)
@@ -144,6 +146,18 @@ def find_peaks(
 
     peaks = split_peaks(heatmaps, peaks, sigma=sigma, threshold=threshold)
     return peaks.take(_highest(peaks.maps, peaks.scores, len(maps), max_peaks))
+
+
+def _with_lower(maxima: LocalMaxima, maps: Float[Tensor, " m *cells"], threshold: float) -> LocalMaxima:
+    """Add the lower maxima that limit the fits of these: those of at least ``SHARE`` of the lowest of their map."""
+    lowest = maxima.scores.new_full((len(maps),), torch.inf)
+    floors = 0.999 * SHARE * lowest.scatter_reduce(0, maxima.map, maxima.scores, "amin")  # less for rounding
+    rows = (floors < threshold).nonzero()[:, 0]
+    if not len(rows):
+        return maxima
+    lower = find_local_maxima(maps[rows], float(floors[rows].min()))
+    lower = replace(lower, map=rows[lower.map]).rows(lower.scores <= threshold)
+    return LocalMaxima(*(torch.cat(both) for both in zip(vars(maxima).values(), vars(lower).values(), strict=True)))
 
 
 def _suppress(maxima: LocalMaxima, min_distance: float) -> Bool[Tensor, " n"]:

@@ -7,7 +7,6 @@ from types import ModuleType
 
 import pytest
 from evidence_parts import (
-    classical,
     correlations,
     document,
     drawing,
@@ -22,7 +21,7 @@ from evidence_parts import (
     wording,
 )
 
-PARTS = [classical, correlations, document, drawing, free_predictors, gathered, plan, records, resampling, scoring]
+PARTS = [correlations, document, drawing, free_predictors, gathered, plan, records, resampling, scoring]
 PARTS += [slots, training_runs, wording]
 
 

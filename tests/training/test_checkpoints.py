@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -73,6 +73,12 @@ def test_a_loaded_detector_is_the_saved_one_and_ready(checkpoint, tmp_path):
     images = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     again = build_detector(checkpoint.config, LABELS, anchors=checkpoint.anchors, mean=(0.25,), std=(0.125,)).eval()
     assert_close(loaded.model(images), again(images), rtol=0, atol=0)
+
+
+def test_the_best_threshold_is_that_of_the_last_validation(checkpoint, tmp_path):
+    for metrics, best in (({"best_threshold": 0.4}, 0.4), ({"best_threshold": float("nan")}, None), ({}, None)):
+        save_checkpoint(tmp_path / "last.pt", replace(checkpoint, metrics=metrics))
+        assert load_detector(tmp_path).best_threshold == best
 
 
 def test_a_folder_stands_for_its_best_checkpoint_or_its_last(checkpoint, tmp_path):
