@@ -99,7 +99,7 @@ def test_categories_that_training_lacks_are_named_with_the_option_that_leaves_th
     config = tiny(f"data.val={file}", "data.ignore_categories=[dot, hole]")
     inputs = read_inputs(config)
     assert len(inputs.val.dataset.annotations) == len(inputs.train.dataset.annotations) - 3
-    assert "left out: 3 annotations of 'Dot', 'hole' (data.ignore_categories)" in data_warnings(
+    assert "warning: left out: 3 annotations of 'Dot', 'hole' (data.ignore_categories)" in data_warnings(
         config, inputs, anchors=None
     )
     inputs = read_inputs(tiny(f"data.train={file}", "data.val=[]", "data.ignore_categories=[square]"))
