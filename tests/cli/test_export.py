@@ -24,7 +24,7 @@ from detect.samples import sample_annotations
 from detect.training.checkpoints import load_detector, read_checkpoint, save_checkpoint
 
 NUCLEI = sample_annotations("nuclei")
-STEPS = 20
+STEPS = 12
 IMAGES = NUCLEI.parent / "images"
 ONE: dict[str, Any] = {"names": {1: "nucleus"}, "threshold": 0.0095}
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from builders import random_images
 from torch import nn
 
 from detect.detectors.backbones import build_backbone
+from detect.detectors.exported import ExportedPoints
 from detect.detectors.landmarks import LandmarkDetector
-from detect.detectors.onnx import export_onnx
+from detect.detectors.onnx import TensorInfo, export_onnx
 from detect.errors import ExportError, MissingExtraError
 
 NUCLEI = Path(__file__).parents[2] / "data" / "nuclei" / "images"
@@ -20,7 +24,6 @@ NUCLEI = Path(__file__).parents[2] / "data" / "nuclei" / "images"
 # in a process of its own: what is exported is the code without the tests' checks of shapes
 EXPORT = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 import numpy, onnxruntime, torch
 from PIL import Image
@@ -30,7 +33,6 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.detectors.backbones import build_backbone
 from detect.detectors.onnx import export_onnx
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.errors import ExportError
 from detect.heads.postprocess import PostProcess
 
 name, folder, pictures = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
@@ -76,40 +78,6 @@ for batch, sizes in (
         apart = torch.cdist(*scaled, p=torch.inf)
         assert torch.maximum(apart.amin(dim=0), apart.amin(dim=1)).max() < 0.01
         assert_close(torch.from_numpy(scores[valid]), each.scores, rtol=0, atol=1e-4)
-
-find = RetinaNetDetector.detect
-def elsewhere(self, images, image_hw):
-    return [replace(found, boxes=found.boxes + 0.1) for found in find(self, images, image_hw)]
-RetinaNetDetector.detect = elsewhere  # as if the file were of another network
-class Written:
-    def save(self, path):
-        Path(path).write_bytes(Path(check.path).read_bytes())
-torch.onnx.export = lambda *_, **__: Written()
-try:
-    export_onnx(detector, folder / "other.onnx", images[:2], image_hw[:2])
-except ExportError as error:
-    assert "in image 0 PyTorch finds" in str(error) and "nothing was written" in str(error), error
-else:
-    raise AssertionError("boxes a tenth of a pixel away are not the same")
-assert [each.name for each in folder.iterdir()] == ["boxes.onnx"]
-"""
-
-EXPORT_ONE_SIZE = """
-check = export_onnx(detector, str(folder / "boxes.onnx"), images[:2], image_hw[:2])
-assert (check.num_images, check.num_found) == (2, 100), check
-assert check.inputs[0].shape == ("batch", 1, 128, 128), check
-"""
-
-EXPORT_FIXED = """
-def only_one_size(self, images):
-    if images.shape[-1] != 128:
-        raise RuntimeError("this network takes 128 pixels")
-    return forward(self, images)
-forward = type(detector.backbone).forward
-type(detector.backbone).forward = only_one_size
-check = export_onnx(detector, folder / "boxes.onnx", images, image_hw, size_multiple=32)
-assert "this network takes 128 pixels" in check.why_fixed or "ONNX has no form" in check.why_fixed, check
-assert check.inputs[0].shape == ("batch", 1, 128, 128) and check.num_images == 2, check
 """
 
 
@@ -120,20 +88,83 @@ def run_export(code: str, name: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_box_detector_in_one_file_finds_at_any_size_what_pytorch_finds_and_a_file_of_others_is_refused(tmp_path):
-    run_export(EXPORT_ANY_SIZE, "tiny", tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["timm:resnet18", "timm:tf_efficientnet_lite0", "torchvision:resnet18"])
-def test_borrowed_backbones_are_exported_too(name, tmp_path):
+@pytest.mark.slow  # files for one size are exported in tests/cli/test_export.py
+@pytest.mark.parametrize("name", ["tiny", "timm:resnet18", "timm:tf_efficientnet_lite0", "torchvision:resnet18"])
+def test_a_box_detector_in_one_file_finds_at_any_size_what_pytorch_finds(name, tmp_path):
     run_export(EXPORT_ANY_SIZE, name, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("code", [EXPORT_ONE_SIZE, EXPORT_FIXED], ids=["one size", "no other size"])
-def test_a_file_for_one_size_names_it(code, tmp_path):
-    run_export(code, "tiny", tmp_path)
+class WrittenFile:
+    """Stands for the exporter and for onnxruntime: a file that finds points this far from those of the detector."""
+
+    def __init__(self, detector: LandmarkDetector, shift_px: float, refused: int = 0) -> None:
+        self.exported, self.shift_px, self.refused = ExportedPoints(detector.eval()), shift_px, refused
+
+    def export(self, *_: Any, **__: Any) -> WrittenFile:
+        self.refused -= 1
+        if self.refused >= 0:
+            raise RuntimeError("sizes must be known\nwith details")
+        return self
+
+    def save(self, path: str) -> None:
+        Path(path).touch()
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        images = SimpleNamespace(name="images", type="tensor(float)", shape=["s1", 1, 24, 32])
+        return [images, SimpleNamespace(name="image_hw", type="tensor(int64)", shape=["s1", 2])]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="points", type="tensor(float)", shape=["s1", "Min(1000, 192)", 2])]
+
+    def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+        with torch.no_grad():
+            outputs = self.exported(*map(torch.from_numpy, inputs.values()))
+        found = dict(zip(self.exported.outputs, outputs, strict=True))
+        found["points"] = found["points"] + self.shift_px
+        return [found[name].numpy() for name in names]
+
+
+@pytest.fixture
+def written(monkeypatch):
+    def as_if(**options: Any) -> LandmarkDetector:
+        detector = LandmarkDetector(build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0), prior=0.3, seed=0)
+        nn.init.normal_(detector.head.heatmap_output.weight, std=0.2, generator=torch.Generator().manual_seed(0))
+        file = WrittenFile(detector, **options)
+        monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda *_, **__: file))
+        monkeypatch.setattr(torch.onnx, "export", file.export)
+        return detector
+
+    return as_if
+
+
+IMAGES, IMAGE_HW = random_images(3, 1, 24, 32), torch.tensor([[24, 32], [20, 30], [24, 32]])
+
+
+def test_a_file_is_written_if_it_finds_the_same_and_the_check_names_its_inputs(tmp_path, written):
+    check = export_onnx(written(shift_px=0.01), tmp_path / "new" / "same.onnx", IMAGES, IMAGE_HW)
+    assert (tmp_path / "new" / "same.onnx").exists()
+    assert (check.num_images, check.num_found > 20, check.why_fixed) == (3, True, None)
+    assert check.position_px == pytest.approx(0.01, abs=1e-3)
+    images, image_hw = (
+        TensorInfo("images", "float32", ("batch", 1, 24, 32)),
+        TensorInfo("image_hw", "int64", ("batch", 2)),
+    )
+    assert check.inputs == (images, image_hw)
+    assert check.outputs == (TensorInfo("points", "float32", ("batch", "results", 2)),)
+
+
+def test_a_file_that_finds_something_else_is_refused(tmp_path, written):
+    with pytest.raises(ExportError, match=r"in image 0 PyTorch finds \d+, .*nothing was written"):
+        export_onnx(written(shift_px=0.1), tmp_path / "other.onnx", IMAGES, IMAGE_HW)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_take_any_size_is_written_for_the_first_and_the_check_says_why(tmp_path, written):
+    images = [*IMAGES, torch.zeros(1, 32, 32)]
+    image_hw = torch.cat([IMAGE_HW, torch.tensor([[32, 32]])])
+    check = export_onnx(written(shift_px=0.0, refused=1), tmp_path / "fixed.onnx", images, image_hw, size_multiple=32)
+    assert str(check.why_fixed).endswith("ONNX has no form for the detector: sizes must be known")
+    assert check.num_images == 3
 
 
 def small_landmarks() -> LandmarkDetector:
