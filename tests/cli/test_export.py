@@ -5,54 +5,188 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.cli.detector_json import describe_resize
+from detect.data import read_coco
 from detect.data.images import open_image
+from detect.data.resize import parse_resize
+from detect.loading.dataset import DetectionData, collate
 from detect.samples import sample_annotations
-from detect.training.checkpoints import load_detector
+from detect.training.checkpoints import load_detector, read_checkpoint, save_checkpoint
 
 NUCLEI = sample_annotations("nuclei")
+STEPS = 12
 IMAGES = NUCLEI.parent / "images"
 ONE: dict[str, Any] = {"names": {1: "nucleus"}, "threshold": 0.0095}
 
 
-def export(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detect", "export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
+
+# in a process of its own: what is exported is the code without the tests' checks of shapes
+COMMANDS = """
+import json, sys
+from detect.cli.app import main
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["detect", *line]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, line
+"""
 
 
-def test_landmarks_go_to_a_file_that_gives_the_same_heatmaps(tmp_path, trained):
+def run_commands(*lines: list[object]) -> str:
+    """Run command lines in one other process; return what they print."""
+    command = [sys.executable, "-c", COMMANDS, json.dumps([[*map(str, line)] for line in lines])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Six images of odd sizes, three in colour."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    names = sorted(path.name for path in IMAGES.iterdir())
+    for number, (name, wh) in enumerate(
+        zip(names[5::13], [(101, 67), (64, 97), (333, 257), (128, 128), (151, 149), (47, 90)], strict=True)
+    ):
+        grey = np.asarray(open_image(IMAGES, name).convert("L"), float)[..., None]
+        image = Image.fromarray((grey * random.uniform(0.5, 1, 3)).astype(np.uint8)).resize(wh)
+        (image if number % 2 else image.convert("L")).save(folder / f"{number}.png")
+    return folder
+
+
+def learnt(run: Path) -> Path:
+    """Train a run's detector for some steps: with scores that are all alike, rounding decides what suppression keeps."""
+    trained, checkpoint = load_detector(run), read_checkpoint(run / "best.pt")
+    data = DetectionData(read_coco(NUCLEI, keypoints=True), IMAGES, resize="none", channels=trained.channels)
+    batch = collate([data[place] for place in range(0, 80, 20)])
+    model = trained.model.train()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(STEPS):
+        targets = batch.targets if trained.task == "boxes" else batch.keypoints
+        loss = torch.stack(list(model.losses(batch.images, targets))).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    save_checkpoint(run / "best.pt", replace(checkpoint, weights=model.state_dict()))
+    return run
+
+
+def assert_example_is_predict(exported: Path, predicted: Path, photos: Path) -> int:
+    """Compare what the example prints with the results of predict; return their number."""
+    images = json.loads((predicted / "images.json").read_text("utf-8"))["images"]
+    wanted = json.loads((predicted / "results.json").read_text("utf-8"))
+    paths = sorted(map(str, photos.iterdir()))
+    done = subprocess.run([sys.executable, EXAMPLE, exported, *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    file_of = {image["id"]: str(photos / image["file_name"]) for image in images}
+    for path in paths:
+        groups = [
+            [[row["category_id"] * 1000, *row.get("bbox", row.get("keypoints")), row["score"]] for row in rows]
+            for rows in (
+                [row for row in wanted if file_of[row["image_id"]] == path],
+                [row for row in printed if row["file_name"] == path],
+            )
+        ]
+        assert len(groups[0]) == len(groups[1]) > 0, path
+        apart = np.abs(np.array(groups[0])[:, None] - np.array(groups[1])[None]).max(axis=2)
+        assert max(apart.min(axis=0).max(), apart.min(axis=1).max()) < 0.01, path  # pixels
+    return len(printed)
+
+
+def test_the_example_reproduces_predict_with_boxes_after_two_resize_rules(tmp_path, photos, trained):
+    assert sum(bool(line.strip()) for line in EXAMPLE.read_text().splitlines()) < 50
+    letterbox, stretch = "letterbox:160x128", "stretch:160x128"
+    run = learnt(trained("boxes", data={"resize": letterbox, "channels": 3}, names={1: "nucleus"}, threshold=0.05))
+    checkpoint = read_checkpoint(run / "best.pt")
+    config = checkpoint.config.model_copy(
+        update={"data": checkpoint.config.data.model_copy(update={"resize": stretch})}
+    )
+    save_checkpoint(tmp_path / "stretch" / "best.pt", replace(checkpoint, config=config))
+    out, same = tmp_path / "out", tmp_path / "same"
+    run_commands(
+        ["export", run, "--original", "-o", out, "--images", photos],
+        ["predict", run, photos, "-o", tmp_path / "found", "--num-pictures", 0],
+        ["predict", tmp_path / "stretch", photos, "-o", tmp_path / "stretched", "--num-pictures", 0],
+    )
+    about = json.loads((out / "detector.json").read_text("utf-8"))
+    assert {each["name"]: (each["dtype"], each["shape"]) for each in about["inputs"]} == {
+        "images": ("float32", ["batch", 3, 128, 160]),
+        "content": ("float64", ["batch", 4]),
+        "original_hw": ("int64", ["batch", 2]),
+    }
+    assert [each["name"] for each in about["outputs"]] == ["boxes", "scores", "classes", "valid"]
+    assert about["verified"]["images"] == 6
+    assert about["verified"]["results"] > 10
+    assert about["verified"]["largest_difference_px"] < 0.05
+    assert assert_example_is_predict(out, tmp_path / "found", photos) > 10
+    # the file is the same for every rule with this canvas: only the example places images otherwise
+    same.mkdir()
+    (same / "detector.onnx").hardlink_to(out / "detector.onnx")
+    about["resize"] = describe_resize(parse_resize(stretch))
+    (same / "detector.json").write_text(json.dumps(about), "utf-8")
+    assert assert_example_is_predict(same, tmp_path / "stretched", photos) > 10
+
+
+def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_heatmaps(tmp_path, photos, trained):
     import onnxruntime
 
-    run = trained("landmarks", **ONE)
-    done = export(run, "-o", tmp_path / "out", "--images", IMAGES, "--num-images", 3, "--json")
-    assert done.returncode == 0, done.stderr
-    about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
-    assert about == json.loads(done.stdout)
-    assert (about["checked_images"], about["input_hw"], about["landmarks"]) == (3, [128, 128], ["nucleus"])
-    assert about["found"] > 0
-    picture = np.asarray(open_image(IMAGES, sorted(path.name for path in IMAGES.iterdir())[-1]), np.float32) / 255
-    images = picture[None, None]
-    (heatmaps,) = onnxruntime.InferenceSession(str(tmp_path / "out" / "detector.onnx")).run(None, {"images": images})
+    run = learnt(trained("landmarks", names={1: "nucleus"}, threshold=0.05, data={"resize": "letterbox:96"}))
+    out = tmp_path / "out"
+    printed = run_commands(
+        ["export", run, "--original", "-o", out, "--images", photos, "--json"],
+        ["predict", run, photos, "-o", tmp_path / "found", "--num-pictures", 0],
+    )
+    about = json.loads((out / "detector.json").read_text("utf-8"))
+    assert about == json.loads(printed.splitlines()[0])
+    assert about["keypoint_types"] == [{"name": "nucleus", "category_id": 1}]
+    assert (about["image"]["mode"], about["stride"], about["coordinates"]["frame"]) == ("L", 2, "original")
+    assert assert_example_is_predict(out, tmp_path / "found", photos) > 10
+    images = np.random.default_rng(0).random((1, 1, 96, 96), np.float32)
+    inputs = {"images": images, "content": np.array([[0.0, 0, 96, 96]]), "original_hw": np.array([[96, 96]])}
+    (heatmaps,) = onnxruntime.InferenceSession(str(out / "detector.onnx")).run(["heatmaps"], inputs)
     with torch.no_grad():
         wanted = load_detector(run).model(torch.from_numpy(images)).logits.sigmoid()
     torch.testing.assert_close(torch.from_numpy(heatmaps), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path, trained):
-    done = export(trained("boxes", **ONE), "-o", tmp_path / "out", "--num-images", 4)
-    assert done.returncode == 0, done.stderr
+def test_after_a_rule_of_many_canvases_the_file_takes_images_of_any_size(tmp_path, photos, trained):
+    run = learnt(
+        trained("boxes", data={"resize": "shortest:64:128", "channels": 3}, names={1: "nucleus"}, threshold=0.05)
+    )
+    run_commands(
+        ["export", run, "--original", "-o", tmp_path / "out", "--images", photos],
+        ["predict", run, photos, "-o", tmp_path / "found", "--num-pictures", 0],
+    )
     about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
-    assert (about["checked_images"], about["found"] > 0) == (4, True)
-    assert about["largest_difference_px"] < 0.05
+    assert (about["inputs"][0]["shape"], about["why_fixed_size"]) == (["batch", 3, "height", "width"], None)
+    assert about["verified"]["images"] == 6
+    assert assert_example_is_predict(tmp_path / "out", tmp_path / "found", photos) > 10
+
+
+@pytest.mark.slow
+def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path, trained):
+    run_commands(["export", trained("boxes", **ONE), "-o", tmp_path / "out", "--num-images", 4])
+    about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
+    assert (about["verified"]["images"], about["verified"]["results"] > 0) == (4, True)
+    assert [each["name"] for each in about["inputs"]] == ["images", "image_hw"]
+    assert about["coordinates"]["frame"] == "canvas"
     assert about["classes"] == [{"category_id": 1, "name": "nucleus"}]
-    assert "verified on 4 images" in done.stderr
 
 
 def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path, trained):
@@ -85,6 +219,7 @@ def test_torchvision_s_weights_load_into_its_own_retinanet(detect, tmp_path, tra
     [
         ("boxes", ["--to", "torchvision"], "ResNets"),
         ("landmarks", ["--to", "torchvision"], "no landmark detector"),
+        ("boxes", ["--to", "torchvision", "--original"], "--original: only for --to onnx"),
         ("boxes", ["--images", "nowhere"], "nowhere: No such file"),
     ],
 )

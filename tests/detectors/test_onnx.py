@@ -5,27 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from builders import random_images
 from torch import nn
-from torch.testing import assert_close
 
-from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.generator import AnchorGenerator
 from detect.detectors.backbones import build_backbone
+from detect.detectors.exported import ExportedPoints
 from detect.detectors.landmarks import LandmarkDetector
-from detect.detectors.onnx import DetectionHead, export_onnx
+from detect.detectors.onnx import TensorInfo, export_onnx
 from detect.errors import ExportError, MissingExtraError
-from detect.heads.postprocess import PostProcess
-from detect.heads.retinanet import RetinaNetHead
 
 NUCLEI = Path(__file__).parents[2] / "data" / "nuclei" / "images"
 
 # in a process of its own: what is exported is the code without the tests' checks of shapes
 EXPORT = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 import numpy, onnxruntime, torch
 from PIL import Image
@@ -34,69 +32,52 @@ from torch.testing import assert_close
 from detect.anchors.anchor_set import AnchorSet
 from detect.detectors.backbones import build_backbone
 from detect.detectors.onnx import export_onnx
-from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.errors import ExportError
 from detect.heads.postprocess import PostProcess
 
 name, folder, pictures = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
-images = torch.stack([torch.from_numpy(numpy.array(Image.open(each).convert("L"))) for each in pictures])[:, None] / 255
-image_hw = torch.tensor([[128, 128], [100, 90], [128, 128]])
+opened = [torch.from_numpy(numpy.array(Image.open(each).convert("L")))[None] / 255 for each in pictures]
+images = [opened[0], opened[1], opened[2][:, :96, :64]]
+image_hw = torch.tensor([[128, 128], [100, 90], [96, 60]])
 random = torch.Generator().manual_seed(0)
-
-def boxes(found):
-    detector = RetinaNetDetector(
-        build_backbone(name, strides=(4, 8, 16), in_channels=1, seed=0),
-        AnchorSet.of([[(8, 8), (12, 9)], [(16, 16)], [(64, 64)]], strides=(4, 8, 64)),
-        2, mean=(.1,), std=(.1,), post_process=PostProcess(detections_per_image=found), seed=0,
-    )
-    for output in detector.head.class_outputs:
-        nn.init.normal_(output.weight, std=0.1, generator=random)
-    return detector
+detector = RetinaNetDetector(
+    build_backbone(name, strides=(8, 16), in_channels=1, seed=0),
+    AnchorSet.of([[(8, 8), (12, 9)], [(64, 64)]], strides=(8, 64)),
+    2, num_convs=0, mean=(.1,), std=(.1,), post_process=PostProcess(detections_per_image=50), seed=0,
+)
+for output in detector.head.class_outputs:
+    nn.init.normal_(output.weight, std=0.1, generator=random)
 """
 
-EXPORT_BOXES = """
-detector = boxes(50)
-check = export_onnx(detector, str(folder / "boxes.onnx"), images, image_hw)
+EXPORT_ANY_SIZE = """
+check = export_onnx(detector, str(folder / "boxes.onnx"), images, image_hw, size_multiple=32)
+assert check.why_fixed is None, check
+assert [(each.name, each.dtype, each.shape) for each in check.inputs] == [
+    ("images", "float32", ("batch", 1, "height", "width")), ("image_hw", "int64", ("batch", 2))
+], check.inputs
+assert [(each.name, each.dtype) for each in check.outputs] == [
+    ("boxes", "float32"), ("scores", "float32"), ("classes", "int64"), ("valid", "bool")
+]
 assert (check.num_images, check.num_found) == (3, 150), check
 assert 0 < check.position_px < 0.05 and check.score < 1e-3, check
 assert detector.training and [each.name for each in folder.iterdir()] == ["boxes.onnx"]
 
 session = onnxruntime.InferenceSession(str(check.path))
 detector.eval()
-for rows in ([1], [2, 0, 1]):  # any number of images
-    expected = detector.detect(images[rows], image_hw[rows])
-    outputs = session.run(None, {"images": images[rows].numpy(), "image_hw": image_hw[rows].numpy()})
-    for each, found_boxes, scores, classes, valid in zip(expected, *outputs, strict=True):
-        assert_close(torch.from_numpy(found_boxes[valid]), each.boxes, rtol=0, atol=1e-2)
+for batch, sizes in (
+    (images[1][None], image_hw[1:2]),
+    (torch.stack(images[:2]), image_hw[:2]),
+    (torch.cat([images[0][None], images[1][None, :, :, :96]], dim=3), torch.tensor([[128, 220]])),
+):  # any number and any size of images
+    outputs = session.run(None, {"images": batch.numpy(), "image_hw": sizes.numpy()})
+    for each, found_boxes, scores, classes, valid in zip(detector.detect(batch, sizes), *outputs, strict=True):
+        assert len(each.scores) == 50
+        scaled = [torch.cat([boxes, 100 * kinds[:, None]], dim=1)  # nearly equal scores may be in another order
+                  for boxes, kinds in ((torch.from_numpy(found_boxes[valid]), torch.from_numpy(classes[valid])),
+                                       (each.boxes, each.classes))]
+        apart = torch.cdist(*scaled, p=torch.inf)
+        assert torch.maximum(apart.amin(dim=0), apart.amin(dim=1)).max() < 0.01
         assert_close(torch.from_numpy(scores[valid]), each.scores, rtol=0, atol=1e-4)
-        assert_close(torch.from_numpy(classes[valid]), each.classes)
-"""
-
-EXPORT_LANDMARKS = """
-backbone = build_backbone(name, strides=(2, 4, 8), in_channels=1, seed=0)
-detector = LandmarkDetector(backbone, 2, prior=.3, mean=(.1,), std=(.1,), seed=0)
-nn.init.normal_(detector.head.heatmap_output.weight, std=0.2, generator=random)
-check = export_onnx(detector, folder / "landmarks.onnx", images, image_hw)
-assert check.num_images == 3 and check.num_found > 30, check
-session = onnxruntime.InferenceSession(str(check.path))
-(heatmaps,) = session.run(None, {"images": images[:2].numpy()})
-with torch.no_grad():
-    expected = detector.eval()(images[:2]).logits.sigmoid()
-assert_close(torch.from_numpy(heatmaps), expected, rtol=0, atol=1e-3)
-
-find = LandmarkDetector.detect
-def elsewhere(self, images, image_hw):
-    peaks = find(self, images, image_hw)
-    return replace(peaks, cells=peaks.cells + 0.1)
-LandmarkDetector.detect = elsewhere  # as if the file were of another network
-try:
-    export_onnx(detector, folder / "other.onnx", images, image_hw)
-except ExportError as error:
-    assert "in image 0 PyTorch finds" in str(error) and "nothing was written" in str(error), error
-else:
-    raise AssertionError("points a tenth of a pixel away are not the same")
-assert [each.name for each in folder.iterdir()] == ["landmarks.onnx"]
 """
 
 
@@ -107,18 +88,83 @@ def run_export(code: str, name: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_box_detector_in_one_file_finds_what_pytorch_finds(tmp_path):
-    run_export(EXPORT_BOXES, "tiny", tmp_path)
+@pytest.mark.slow  # files for one size are exported in tests/cli/test_export.py
+@pytest.mark.parametrize("name", ["tiny", "timm:resnet18", "timm:tf_efficientnet_lite0", "torchvision:resnet18"])
+def test_a_box_detector_in_one_file_finds_at_any_size_what_pytorch_finds(name, tmp_path):
+    run_export(EXPORT_ANY_SIZE, name, tmp_path)
 
 
-def test_a_landmark_detector_in_a_file_gives_its_heatmaps_and_a_file_of_others_is_refused(tmp_path):
-    run_export(EXPORT_LANDMARKS, "tiny", tmp_path)
+class WrittenFile:
+    """Stands for the exporter and for onnxruntime: a file that finds points this far from those of the detector."""
+
+    def __init__(self, detector: LandmarkDetector, shift_px: float, refused: int = 0) -> None:
+        self.exported, self.shift_px, self.refused = ExportedPoints(detector.eval()), shift_px, refused
+
+    def export(self, *_: Any, **__: Any) -> WrittenFile:
+        self.refused -= 1
+        if self.refused >= 0:
+            raise RuntimeError("sizes must be known\nwith details")
+        return self
+
+    def save(self, path: str) -> None:
+        Path(path).touch()
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        images = SimpleNamespace(name="images", type="tensor(float)", shape=["s1", 1, 24, 32])
+        return [images, SimpleNamespace(name="image_hw", type="tensor(int64)", shape=["s1", 2])]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="points", type="tensor(float)", shape=["s1", "Min(1000, 192)", 2])]
+
+    def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+        with torch.no_grad():
+            outputs = self.exported(*map(torch.from_numpy, inputs.values()))
+        found = dict(zip(self.exported.outputs, outputs, strict=True))
+        found["points"] = found["points"] + self.shift_px
+        return [found[name].numpy() for name in names]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
-def test_borrowed_backbones_are_exported_too(name, tmp_path):
-    run_export(EXPORT_BOXES, name, tmp_path)
+@pytest.fixture
+def written(monkeypatch):
+    def as_if(**options: Any) -> LandmarkDetector:
+        detector = LandmarkDetector(build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0), prior=0.3, seed=0)
+        nn.init.normal_(detector.head.heatmap_output.weight, std=0.2, generator=torch.Generator().manual_seed(0))
+        file = WrittenFile(detector, **options)
+        monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda *_, **__: file))
+        monkeypatch.setattr(torch.onnx, "export", file.export)
+        return detector
+
+    return as_if
+
+
+IMAGES, IMAGE_HW = random_images(3, 1, 24, 32), torch.tensor([[24, 32], [20, 30], [24, 32]])
+
+
+def test_a_file_is_written_if_it_finds_the_same_and_the_check_names_its_inputs(tmp_path, written):
+    check = export_onnx(written(shift_px=0.01), tmp_path / "new" / "same.onnx", IMAGES, IMAGE_HW)
+    assert (tmp_path / "new" / "same.onnx").exists()
+    assert (check.num_images, check.num_found > 20, check.why_fixed) == (3, True, None)
+    assert check.position_px == pytest.approx(0.01, abs=1e-3)
+    images, image_hw = (
+        TensorInfo("images", "float32", ("batch", 1, 24, 32)),
+        TensorInfo("image_hw", "int64", ("batch", 2)),
+    )
+    assert check.inputs == (images, image_hw)
+    assert check.outputs == (TensorInfo("points", "float32", ("batch", "results", 2)),)
+
+
+def test_a_file_that_finds_something_else_is_refused(tmp_path, written):
+    with pytest.raises(ExportError, match=r"in image 0 PyTorch finds \d+, .*nothing was written"):
+        export_onnx(written(shift_px=0.1), tmp_path / "other.onnx", IMAGES, IMAGE_HW)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_take_any_size_is_written_for_the_first_and_the_check_says_why(tmp_path, written):
+    images = [*IMAGES, torch.zeros(1, 32, 32)]
+    image_hw = torch.cat([IMAGE_HW, torch.tensor([[32, 32]])])
+    check = export_onnx(written(shift_px=0.0, refused=1), tmp_path / "fixed.onnx", images, image_hw, size_multiple=32)
+    assert str(check.why_fixed).endswith("ONNX has no form for the detector: sizes must be known")
+    assert check.num_images == 3
 
 
 def small_landmarks() -> LandmarkDetector:
@@ -141,83 +187,3 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed.*export"):
         export_onnx(small_landmarks(), tmp_path / "x.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
-
-
-# in a process of its own: what is exported is the code without the tests' checks of shapes
-EXPORTED = """
-import sys
-import onnxruntime, torch
-from torch import nn
-from torch.testing import assert_close
-from detect import AnchorGenerator, AnchorSet, PostProcess, RetinaNetHead
-from detect.detectors.onnx import DetectionHead
-
-grid = AnchorGenerator(AnchorSet.of([[(10, 20), (20, 12)], [(30, 30)]], strides=(8, 16)))
-random = torch.Generator().manual_seed(0)
-head = RetinaNetHead(8, grid.num_anchors, 3, num_convs=1, prior=0.3, generator=random)
-for output in head.class_outputs:
-    nn.init.normal_(output.weight, std=1.0, generator=random)
-model = DetectionHead(head, grid, PostProcess(score_threshold=0.2, detections_per_image=20), max_candidates=60).eval()
-
-def inputs(num_images, height, width):
-    features = [torch.rand(num_images, 8, height // s, width // s, generator=random) for s in (8, 16)]
-    return features, torch.tensor([[height - 3, width]] * num_images)
-
-def check(run):
-    for sizes in ((1, 32, 48), (3, 64, 32), (2, 48, 80)):
-        features, image_hw = inputs(*sizes)
-        expected = model(features, image_hw)
-        assert expected.valid.sum() > 5 * sizes[0]
-        found = run(features, image_hw)
-        for mine, theirs in zip(found, expected):
-            assert_close(torch.as_tensor(mine), theirs, rtol=1e-4, atol=1e-4)
-
-Dim = torch.export.Dim
-b, h, w = Dim("b", max=8), Dim("h", max=64), Dim("w", max=64)
-levels = [{0: b, 2: 2 * h, 3: 2 * w}, {0: b, 2: h, 3: w}]
-with torch.no_grad():
-    program = torch.export.export(model, inputs(2, 64, 96), dynamic_shapes=(levels, {0: b}))
-    check(program.module())
-    torch.onnx.export(program, dynamo=True, verbose=False).save(sys.argv[1])
-    session = onnxruntime.InferenceSession(sys.argv[1])
-    names = [value.name for value in session.get_inputs()]
-    check(lambda features, hw: session.run(None, dict(zip(names, [f.numpy() for f in features] + [hw.numpy()]))))
-"""
-
-
-def test_exported_and_as_onnx_the_detections_are_the_same_at_any_size(tmp_path):
-    command = [sys.executable, "-c", EXPORTED, str(tmp_path / "detections.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_it_is_head_grid_and_post_processing():
-    grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    random = torch.Generator().manual_seed(0)
-    head = RetinaNetHead(16, grid.num_anchors, num_classes=2, prior=0.3, num_convs=0, generator=random)
-    for output in head.class_outputs:
-        torch.nn.init.normal_(output.weight, std=0.3, generator=random)  # scores well apart
-    features = [torch.rand(1, 16, 4, 6, generator=random), torch.rand(1, 16, 2, 3, generator=random)]
-    image_hw = [(32, 48)]
-    found = DetectionHead(head, grid)(features, torch.tensor(image_hw))
-    (expected,) = PostProcess()(head(features), grid.generate([(4, 6), (2, 3)]), image_hw=image_hw)
-    assert_close(found.boxes[found.valid], expected.boxes)
-    assert_close(found.scores[found.valid], expected.scores)
-    assert len(expected.scores) > 10
-
-
-def test_maps_may_come_in_a_mapping():
-    grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=2, prior=0.3), grid)
-    features, image_hw = [torch.rand(1, 16, 4, 6), torch.rand(1, 16, 2, 3)], torch.tensor([[32, 48]])
-    expected = model(features, image_hw)
-    assert expected.valid.any()
-    assert_close(tuple(model({"p3": features[0], "p4": features[1]}, image_hw)), tuple(expected), rtol=0, atol=0)
-
-
-def test_a_head_for_other_anchors_and_strides_that_need_a_size_are_refused():
-    sizes = [(32.0,), (64.0,)]
-    with pytest.raises(ValueError, match="got 'floor'"):
-        DetectionHead(RetinaNetHead(8, 3, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16)))
-    with pytest.raises(ValueError, match="anchors per cell"):
-        DetectionHead(RetinaNetHead(8, 2, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16), convention="mmdet"))
