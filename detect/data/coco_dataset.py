@@ -110,7 +110,8 @@ class CocoDataset:
             return self
         is_kept = ~np.isin(self.annotations.category_ids, ids)
         found = ", ".join(repr(self.category_name(each)) for each in ids)
-        warning = f"left out: {int((~is_kept).sum()):,} annotations of {found} ({option})"
+        count = int((~is_kept).sum())
+        warning = f"left out: {count:,} annotation{'s' if count != 1 else ''} of {found} ({option})"
         return replace(
             self,
             annotations=self.annotations.take(np.flatnonzero(is_kept)),

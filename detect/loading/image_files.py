@@ -91,6 +91,7 @@ def find_broken_images(
     broken = []
     # opening an image sets Python's warning filters and restores them, and threads would restore each other's
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for row, reason in enumerate(threads.map(why_broken, range(num_images))):
             if reason:

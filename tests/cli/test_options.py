@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from builders import coco_content, written
+from builders import coco_content, label_folder, photo, written
 from typer.main import get_command
 
 from detect.anchors.grid_convention import CONVENTIONS
@@ -15,6 +15,7 @@ from detect.anchors.instances import BALANCES
 from detect.cli import heatmaps, options
 from detect.cli.app import app
 from detect.data.coco_entries import BoxForm
+from detect.data.exif import Exif
 from detect.evaluation.coco_points import SOURCES
 from detect.evaluation.precision_recall import GOALS
 from detect.fitting.fit import METHODS
@@ -46,6 +47,7 @@ def test_choices_are_what_the_code_offers():
     assert get_args(options.PixelOriginName) == tuple(SHIFTS)
     assert get_args(options.Goal) == GOALS
     assert get_args(options.BoxFormName) == get_args(BoxForm)
+    assert get_args(options.ExifName) == get_args(Exif)
     for name, choices in (("shape", heatmaps.Shape), ("blend", heatmaps.Blend), ("occluded", heatmaps.Occluded)):
         assert get_args(choices) == tuple(CHOICES[name])
 
@@ -132,3 +134,17 @@ def test_images_without_a_size_need_a_folder_or_no_rule(detect, tmp_path):
         f"detect: 1 image has no width and height in {path}, such as image 1: "
         "--images FOLDER reads them from the image files, or --resize none does without\n"
     )
+
+
+def test_labels_of_turned_photos_are_warned_of_and_categories_left_out(detect, tmp_path):
+    photo(tmp_path / "images" / "a.jpg", orientation=6)
+    label_folder(tmp_path, {"labels/a.txt": "0 .5 .5 .5 .5\n1 .2 .2 .1 .1", "labels/classes.txt": "cell\nspeck"})
+    for fields, size, told in (((), [96, 128], True), (("--exif", "ignore"), [128, 96], False)):
+        out = tmp_path / f"out{size[0]}"
+        run = detect("convert", tmp_path / "labels", "--to", "coco", "-o", out, *fields, "--ignore-category", "Speck")
+        assert (run.code, "warning: 1 image has an EXIF orientation" in run.err) == (0, told)
+        assert "warning: left out: 1 annotation of 'speck' (--ignore-category)" in run.err
+        content = json.loads((out / "annotations.json").read_text("utf-8"))
+        assert [content["images"][0][side] for side in ("width", "height")] == size
+        assert content["annotations"][0]["bbox"] == [size[0] / 4, size[1] / 4, size[0] / 2, size[1] / 2]
+        assert [each["name"] for each in content["categories"]] == ["cell"]
