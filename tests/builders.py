@@ -16,6 +16,7 @@ import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import GridAnchors
@@ -46,6 +47,23 @@ def random_boxes(count: int, seed: int, *, side: float = 100.0) -> Tensor:
     corner = torch.rand(count, 2, generator=random) * side
     size = torch.rand(count, 2, generator=random) * side / 2 + 1
     return torch.cat([corner, corner + size], dim=1).round()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operators for which a CPU would wait for an accelerator: their sizes or values depend on the data."""
+
+    NAMES = ("nonzero", "_local_scalar_dense", "masked_select", "equal", "unique2", "_unique2", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        name = operator.name().partition("::")[2].partition(".")[0]
+        rows = arguments[1] if name in {"index", "index_put_", "index_put"} else ()
+        if name in self.NAMES or any(row is not None and row.dtype in (torch.bool, torch.uint8) for row in rows):
+            self.names.append(name)
+        return operator(*arguments, **(options or {}))
 
 
 def random_images(*shape: int) -> Tensor:

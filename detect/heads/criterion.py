@@ -84,8 +84,9 @@ class RetinaNetCriterion(nn.Module):
     """Matches anchors to instances and computes the losses of a head's output.
 
     On an accelerator it waits for the device only where a size depends on the data: once a batch for the check of targets,
-    once for the number of positives, twice in the focal loss (and once more for the quality focal loss); and for each image
-    in the matcher, whose pairs are few but of unknown number.
+    once for the number of positives, twice in the focal loss and once more for the quality focal loss. Only above
+    :data:`~detect.ops.matcher.DENSE_PAIRS` pairs of anchor and instance :class:`~detect.ops.matcher.MaxIoU` waits too, for
+    each image; ATSS always does.
 
     ``torch.compile`` runs it uncompiled: the number of matches depends on the data, and the focal loss is one operator
     already.

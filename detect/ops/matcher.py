@@ -19,6 +19,7 @@ from detect.ops.boxes import matched_iou, pairwise_ioa, pairwise_iou
 from detect.ops.grid_matcher import AnchorPairs, GridPairs, LevelGrid, nearest_anchors
 
 CHUNK_PAIRS = 2**22  # pairs of anchor and instance compared at once
+DENSE_PAIRS = 2**25  # pairs up to which an accelerator compares all: for the lists of the grid it waits again and again
 
 Boxes = Float[Tensor, "n 4"]
 Matches = Int64[Tensor, " a"]
@@ -70,7 +71,10 @@ class MaxIoU:
             raise ValueError(f"low_quality_mode is 'own' or 'forced', got {self.low_quality_mode!r}")
 
     def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
-        """The same as :func:`match_boxes` on all anchors, without the matrix of all pairs."""
+        """The same as :func:`match_boxes` on all anchors, on the CPU without comparing all pairs."""
+        if boxes.device.type != "cpu" and len(boxes) * sum(level.num_anchors for level in anchors) <= DENSE_PAIRS:
+            every = torch.cat([level.boxes() for level in anchors])
+            return match_boxes(every, boxes.to(torch.promote_types(boxes.dtype, every.dtype)), matcher=self)
         grid = GridPairs(anchors)
         boxes = boxes.to(torch.promote_types(boxes.dtype, grid.boxes.dtype))
         close = grid.reaching(boxes, self.bg_iou_thresh)
@@ -79,11 +83,10 @@ class MaxIoU:
         if not self.allow_low_quality_matches or not len(boxes):
             return matches
         pairs = grid.best(boxes, close)
-        own = instance[pairs.anchors]
         unknown = best[pairs.anchors] == 0
-        own[unknown] = _best_instance(pairs.anchor_boxes[unknown], boxes)
-        self._add_low_quality(matches, pairs.anchors, pairs.instances, own)
-        return matches
+        instance[pairs.anchors[unknown]] = _best_instance(pairs.anchor_boxes[unknown], boxes)
+        last = torch.full_like(matches, -1).scatter_reduce_(0, pairs.anchors, pairs.instances, "amax")
+        return self._with_low_quality(matches, instance, last)
 
     def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
         grid = GridPairs(anchors)
@@ -93,13 +96,12 @@ class MaxIoU:
         matches = torch.where(best < self.fg_iou_thresh, IGNORE, instance)
         return torch.where(best < self.bg_iou_thresh, BACKGROUND, matches)
 
-    def _add_low_quality(self, matches: Matches, anchors: Rows, instances: Rows, own: Rows) -> None:
-        """Make ``anchors``, the best ones of ``instances``, positive, in place; ``own`` are their own best instances."""
-        if self.low_quality_mode == "own":
-            matches[anchors] = own
-            return
-        last = torch.full_like(matches, -1).scatter_reduce_(0, anchors, instances, "amax")
-        torch.where(last >= 0, last, matches, out=matches)
+    def _with_low_quality(self, matches: Matches, own: Rows, last: Rows) -> Matches:
+        """The matches, and the anchors that are the best of an instance, ``last`` if of several, -1 if of none.
+
+        ``own`` is the instance that each anchor overlaps most.
+        """
+        return torch.where(last >= 0, own if self.low_quality_mode == "own" else last, matches)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class Atss:
 def match_boxes(anchors: Float[Tensor, "a 4"], boxes: Boxes, *, matcher: MaxIoU | None = None) -> Matches:
     """Match anchors that lie on no grid by maximum IoU, some instances at a time: memory is O(a).
 
+    No size depends on the data, so an accelerator is not waited for.
+
     >>> anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 22.0], [50.0, 50.0, 60.0, 60.0]])
     >>> match_boxes(anchors, torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
     tensor([ 0, -2, -1])
@@ -162,12 +166,13 @@ def match_boxes(anchors: Float[Tensor, "a 4"], boxes: Boxes, *, matcher: MaxIoU 
     matches = matcher._grade(best, instance)
     if not matcher.allow_low_quality_matches:
         return matches
-    tops = torch.cat(best_of_instance)
+    tops, last = torch.cat(best_of_instance), torch.full_like(matches, -1)
     for start in range(0, len(boxes), step):
         top = tops[start : start + step, None]
-        rows, at = torch.nonzero((pairwise_iou(boxes[start : start + step], anchors) == top) & (top > 0), as_tuple=True)
-        matcher._add_low_quality(matches, at, rows + start, instance[at])
-    return matches
+        is_best = (pairwise_iou(boxes[start : start + step], anchors) == top) & (top > 0)
+        rows = torch.arange(start, start + len(is_best), device=anchors.device)[:, None]
+        last = torch.maximum(last, torch.where(is_best, rows, -1).amax(dim=0))
+    return matcher._with_low_quality(matches, instance, last)
 
 
 def ignore_regions(

@@ -20,6 +20,7 @@ from detect.errors import ConfigError, MissingExtraError, TrainingError
 from detect.keypoints.coordinates import SHIFTS
 from detect.loading.dataset import Batch
 from detect.losses import batch_normalizer
+from detect.training.allocator import keep_freed_memory
 from detect.training.builder import Detector, build_detector
 from detect.training.checkpoints import Checkpoint
 from detect.training.config import TrainConfig
@@ -63,6 +64,8 @@ def launch(config: TrainConfig) -> Fabric:
         fabric.launch()
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"optimisation: {' '.join(str(error).split())}") from None
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     return fabric
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import one_cell, random_boxes
+from builders import Waits, one_cell, random_boxes
 from torch.testing import assert_close
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
@@ -150,3 +150,11 @@ def test_matches_of_another_number_than_the_anchors_are_refused(num_matches, num
     matches, anchors = torch.full((num_matches,), BACKGROUND), random_boxes(num_anchors, seed=0)
     with pytest.raises(ValueError, match=rf"{num_anchors} anchors need one match each, got \({num_matches},\)"):
         ignore_regions(matches, anchors, anchors[:1])
+
+
+@pytest.mark.parametrize("mode", ["own", "forced"])
+def test_comparing_all_pairs_waits_for_no_accelerator(mode):
+    anchors, boxes = random_boxes(300, 0), random_boxes(40, 1)
+    with Waits() as waits:
+        match_boxes(anchors, boxes, matcher=MaxIoU(low_quality_mode=mode))
+    assert waits.names == []

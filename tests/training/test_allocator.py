@@ -1,0 +1,31 @@
+"""Memory that is freed is used again, without page faults."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, torch
+from detect.training.allocator import keep_freed_memory
+kept = {keep} and keep_freed_memory()
+for _ in range(3):
+    torch.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(10_000_000)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's options are those of glibc")
+def test_large_tensors_fault_no_pages_once_their_memory_was_used():
+    kept, faults = {}, {}
+    for keep in (False, True):
+        command = [sys.executable, "-c", FAULTS.format(keep=keep)]
+        kept[keep], faults[keep] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert kept == {False: "False", True: "True"}
+    assert int(faults[True]) < 100 < int(faults[False])
