@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detect.keypoints.local_maxima import LocalMaxima
-from detect.keypoints.subpixel import least_squares
+from detect.keypoints.subpixel import SHARE, least_squares
 
 FARTHEST_CELLS = 10  # along each axis: maxima farther apart do not limit each other's fit
 EARLIER, LATER = ((0, 0), (0, 1), (0, 2), (1, 0)), ((1, 2), (2, 0), (2, 1), (2, 2))  # neighbours of a cell (1, 1)
@@ -61,7 +61,7 @@ def find_padded_peaks(
     number = (image[:, None] * num_types + types).flatten()
     valid = scores > threshold
     own = scores.where(valid, 1).flatten()  # not 0, by which the fit would divide
-    spacing = _spacing(peaks, number, at, threshold)
+    spacing = _spacing(peaks, number, at, own)
     points = least_squares(maps, LocalMaxima(number, at, at.double(), own, spacing)).points
     cells = points.to(scores).reshape(num_images, -1, 2)
     return PaddedPeaks(cells.where(valid[..., None], 0), scores.where(valid, 0), types.where(valid, 0), valid)
@@ -79,9 +79,9 @@ def _are_maxima(maps: Float[Tensor, "m h w"]) -> Bool[Tensor, "m h w"]:
 
 
 def _spacing(
-    peaks: Float[Tensor, "m h w"], number: Int64[Tensor, " n"], at: Int64[Tensor, "n 2"], threshold: float
+    peaks: Float[Tensor, "m h w"], number: Int64[Tensor, " n"], at: Int64[Tensor, "n 2"], own: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Distances to the nearest other peak above the threshold, infinite if none is near."""
+    """Distances to the nearest other peak of at least ``SHARE`` of a peak's own value, infinite if none is near."""
     wide = functional.pad(peaks, (FARTHEST_CELLS,) * 4)
     height, width = wide.shape[1:]
     steps = torch.arange(-FARTHEST_CELLS, FARTHEST_CELLS + 1, device=peaks.device)
@@ -89,5 +89,5 @@ def _spacing(
     distances = (x.square() + y.square()).double().sqrt().flatten()
     centre = (number * height + at[:, 1] + FARTHEST_CELLS) * width + at[:, 0] + FARTHEST_CELLS
     around = wide.reshape(-1).take(centre[:, None] + (y * width + x).flatten())
-    counts = (around > threshold) & (distances > 0)
+    counts = (around >= SHARE * own[:, None]) & (distances > 0)
     return distances.where(counts, torch.inf).amin(dim=1)

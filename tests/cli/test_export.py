@@ -24,7 +24,7 @@ from detect.samples import sample_annotations
 from detect.training.checkpoints import load_detector, read_checkpoint, save_checkpoint
 
 NUCLEI = sample_annotations("nuclei")
-STEPS = 12
+STEPS = 20
 IMAGES = NUCLEI.parent / "images"
 ONE: dict[str, Any] = {"names": {1: "nucleus"}, "threshold": 0.0095}
 
@@ -131,15 +131,15 @@ def test_the_example_reproduces_predict_with_boxes_after_two_resize_rules(tmp_pa
     }
     assert [each["name"] for each in about["outputs"]] == ["boxes", "scores", "classes", "valid"]
     assert about["verified"]["images"] == 6
-    assert about["verified"]["results"] > 10
+    assert about["verified"]["results"] > 5
     assert about["verified"]["largest_difference_px"] < 0.05
-    assert assert_example_is_predict(out, tmp_path / "found", photos) > 10
+    assert assert_example_is_predict(out, tmp_path / "found", photos) > 5
     # the file is the same for every rule with this canvas: only the example places images otherwise
     same.mkdir()
     (same / "detector.onnx").hardlink_to(out / "detector.onnx")
     about["resize"] = describe_resize(parse_resize(stretch))
     (same / "detector.json").write_text(json.dumps(about), "utf-8")
-    assert assert_example_is_predict(same, tmp_path / "stretched", photos) > 10
+    assert assert_example_is_predict(same, tmp_path / "stretched", photos) > 5
 
 
 def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_heatmaps(tmp_path, photos, trained):
@@ -155,7 +155,7 @@ def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_he
     assert about == json.loads(printed.splitlines()[0])
     assert about["keypoint_types"] == [{"name": "nucleus", "category_id": 1}]
     assert (about["image"]["mode"], about["stride"], about["coordinates"]["frame"]) == ("L", 2, "original")
-    assert assert_example_is_predict(out, tmp_path / "found", photos) > 10
+    assert assert_example_is_predict(out, tmp_path / "found", photos) > 5
     images = np.random.default_rng(0).random((1, 1, 96, 96), np.float32)
     inputs = {"images": images, "content": np.array([[0.0, 0, 96, 96]]), "original_hw": np.array([[96, 96]])}
     (heatmaps,) = onnxruntime.InferenceSession(str(out / "detector.onnx")).run(["heatmaps"], inputs)
@@ -176,7 +176,7 @@ def test_after_a_rule_of_many_canvases_the_file_takes_images_of_any_size(tmp_pat
     about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
     assert (about["inputs"][0]["shape"], about["why_fixed_size"]) == (["batch", 3, "height", "width"], None)
     assert about["verified"]["images"] == 6
-    assert assert_example_is_predict(tmp_path / "out", tmp_path / "found", photos) > 10
+    assert assert_example_is_predict(tmp_path / "out", tmp_path / "found", photos) > 5
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_resizing_agrees_with_pillow():
     image = Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8))
     for size in ((37, 29), (160, 90), (80, 20)):
         expected = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
-        assert_allclose(canvas_of(image, f"stretch:{size[0]}x{size[1]}"), expected, atol=1.5 / 255)
+        assert_allclose(canvas_of(image, f"stretch:{size[0]}x{size[1]}"), expected, atol=1e-7)
 
 
 def test_deep_images_are_resized_without_rounding_to_eight_bits():
