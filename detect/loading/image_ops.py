@@ -186,13 +186,8 @@ def torchvision_functional() -> ModuleType:
 
 
 def _resized(values: Shaped[Tensor, "d h w"], wh: tuple[int, int]) -> Shaped[Tensor, "d h2 w2"]:
-<<<<<<< HEAD
-    bands = [np.asarray(Image.fromarray(band).resize(wh, Image.Resampling.BILINEAR)) for band in values.numpy()]
-    return torch.from_numpy(np.stack(bands))
-=======
     bands = (Image.fromarray(band).resize(wh, Image.Resampling.BILINEAR) for band in values.numpy())
     return torch.from_numpy(np.stack([np.asarray(band) for band in bands]))
->>>>>>> i15-export
 
 
 def _deep_values(image: Image.Image) -> Float32[ndarray, "h w 1"]:
