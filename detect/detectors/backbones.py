@@ -85,11 +85,19 @@ class Backbone(nn.Module):
 
     ``model`` returns the maps as a list or a mapping. Weights that no map depends on are excluded from training. Images are
     padded to multiples of ``multiple`` pixels. With ``freeze_statistics`` batch norms keep their running means and variances
-    in training, as in torchvision's and detectron2's detectors; their scales and biases are trained.
+    in training, as in torchvision's and detectron2's detectors; their scales and biases are trained. Layers whose output has
+    a stride of up to ``freeze_stride`` keep their weights; their backward pass, on the largest maps, is saved.
     """
 
     def __init__(
-        self, name: str, model: nn.Module, *, in_channels: int, multiple: int, freeze_statistics: bool = False
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        in_channels: int,
+        multiple: int,
+        freeze_statistics: bool = False,
+        freeze_stride: int = 0,
     ) -> None:
         super().__init__()
         self.name = name
@@ -97,7 +105,7 @@ class Backbone(nn.Module):
         self.in_channels = in_channels
         self.multiple = multiple
         self.freeze_statistics = freeze_statistics
-        maps = _run_once(model, in_channels)
+        maps = _run_once(model, in_channels, freeze_stride)
         self.channels = tuple(cells.shape[1] for cells in maps)
         self.strides = tuple(round(PROBE_PX / cells.shape[-1]) for cells in maps)
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
@@ -159,6 +167,7 @@ def build_backbone(
     pretrained: bool = False,
     weights: Weights | None = None,
     freeze_statistics: bool | None = None,
+    freeze_stride: int = 0,
     seed: int | None = None,
 ) -> Backbone:
     """Build a network that computes maps of these strides, without the layers that they do not need.
@@ -178,6 +187,7 @@ def build_backbone(
             do not have 3 channels, the first convolution is adapted: equal channels give what three gave.
         weights: start from these, of the whole network by their names in timm or torchvision; they replace ``pretrained``.
         freeze_statistics: batch norms keep their statistics, see :class:`Backbone`; by default if they start from weights.
+        freeze_stride: in pixels: layers of up to this stride keep their weights; 0 trains all.
         seed: of the random weights; None draws them from torch's global generator.
 
     Raises:
@@ -197,7 +207,14 @@ def build_backbone(
         network = make(_chosen(name, own, strides))
     if freeze_statistics is None:
         freeze_statistics = pretrained or weights is not None
-    backbone = Backbone(name, network, in_channels=in_channels, multiple=max(own), freeze_statistics=freeze_statistics)
+    backbone = Backbone(
+        name,
+        network,
+        in_channels=in_channels,
+        multiple=max(own),
+        freeze_statistics=freeze_statistics,
+        freeze_stride=freeze_stride,
+    )
     return backbone.train()
 
 
@@ -264,13 +281,24 @@ def _chosen(name: str, own: Sequence[int], wanted: Sequence[int]) -> list[int]:
 
 
 @torch.enable_grad()
-def _run_once(model: nn.Module, in_channels: int) -> list[Tensor]:
-    """The maps of an empty image; also excludes weights from training that no map depends on."""
+def _run_once(model: nn.Module, in_channels: int, freeze_stride: int) -> list[Tensor]:
+    """The maps of an empty image; also excludes weights from training that no map depends on, and those of fine strides."""
     training = model.training
+    frozen: list[nn.Parameter] = []
+
+    def freeze(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] * freeze_stride >= PROBE_PX:
+            frozen.extend(module.parameters(recurse=False))
+
+    hooks = [module.register_forward_hook(freeze) for module in model.modules()]
     maps = list_maps(model.eval()(torch.zeros(1, in_channels, PROBE_PX, PROBE_PX)))
     torch.stack([cells.sum() for cells in maps]).sum().backward()  # type: ignore[no-untyped-call]
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.grad is not None)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    for hook in hooks:
+        hook.remove()
     model.zero_grad(set_to_none=True)
     model.train(training)
     return [cells.detach() for cells in maps]

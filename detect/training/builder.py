@@ -112,6 +112,7 @@ def build_detector(
                 pretrained=model.pretrained,
                 weights=None if model.weights is None else read_weights(model.weights),
                 freeze_statistics=without_weights(config).model.freeze_statistics,
+                freeze_stride=model.freeze_stride,
                 seed=config.seed,
             )
             if config.task == "landmarks":

@@ -116,6 +116,12 @@ class ModelConfig(_Section):
         default=None,
         description="batch norms of the backbone keep their statistics; by default if it starts from weights",
     )
+    freeze_stride: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="layers of the backbone up to this stride in pixels keep their weights; 0: none",
+    )
     pyramid_channels: int = Field(default=64, ge=1, le=4096, description="channels of every level and of the head")
     num_convs: int = Field(default=2, ge=0, le=16, description="convolutions of each tower of the head")
     norm: Literal["group", "batch"] | None = Field(default="group", description="normalization in the towers")

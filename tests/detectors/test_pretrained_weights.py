@@ -68,6 +68,18 @@ def test_statistics_of_norms_stay_and_their_scales_learn():
     assert changed == {"weight", "bias"}
 
 
+@pytest.mark.parametrize("name", ["lite0", "timm:resnet18", RESNET])
+def test_the_first_layers_keep_their_weights(name):
+    backbone = build_backbone(name, strides=(8, 16), freeze_stride=4, freeze_statistics=True, seed=0)
+    sum(cells.square().mean() for cells in backbone(random_images(2, 3, 64, 64))).backward()
+    learns = {key: weight.grad is not None for key, weight in backbone.model.named_parameters()}
+    own = build_backbone(name, strides=(4,), seed=0).model  # the layers of which its map is made, and others of no map
+    first = {key for key, weight in own.named_parameters() if weight.requires_grad}
+    assert first
+    assert not any(learns[key] for key in first)
+    assert sum(learns.values()) > 2 * len(first)
+
+
 def test_statistics_learn_from_random_weights_or_if_asked():
     random = build_backbone("lite0", strides=(4,), seed=0)
     asked = build_backbone("lite0", strides=(4,), pretrained=True, freeze_statistics=False)
