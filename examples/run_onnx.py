@@ -40,7 +40,9 @@ def detect(session: onnxruntime.InferenceSession, about: dict, path: str) -> lis
     inputs = {"images": pixels, "content": content[None], "original_hw": wh[None, ::-1]}
     positions, scores, kinds, valid = (each[0] for each in session.run(None, inputs)[:4])
     boxes, results = about["task"] == "boxes", []
-    for (x0, y0, *end), score, kind in zip(positions[valid].tolist(), scores[valid].tolist(), kinds[valid], strict=True):
+    for (x0, y0, *end), score, kind in zip(
+        positions[valid].tolist(), scores[valid].tolist(), kinds[valid], strict=True
+    ):
         found = {"bbox": [x0, y0, end[0] - x0, end[1] - y0]} if boxes else {"keypoints": [x0, y0, 1]}
         named = about["classes" if boxes else "keypoint_types"][kind]
         results.append({"file_name": path, "category_id": named["category_id"], **found, "score": score})
