@@ -137,12 +137,10 @@ def test_a_detector_gives_the_losses_and_detections_of_the_cpu(task):
     assert_close(losses[1], losses[0], rtol=2e-3, atol=1e-4)  # convolutions in TF32
 
 
-def test_a_run_on_the_gpu_learns_and_resumes_exactly(tiny, tmp_path):
-    config = tiny("optimisation.accelerator=cuda", "optimisation.epochs=3")
-    result = train(config)
+def test_a_run_on_the_gpu_learns(tiny, tmp_path):
+    train(tiny("optimisation.accelerator=cuda", "optimisation.epochs=3"))
     losses = [row["loss"] for row in read_log(tmp_path / "run" / "epochs.csv")]
     assert losses[2] < losses[0]
-    assert train(config, resume=True).steps == result.steps
 
 
 def test_the_criterion_waits_as_often_as_it_says_for_any_number_of_boxes():

@@ -12,7 +12,7 @@ import csv
 import io
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,9 +60,10 @@ def cases(bccd: Path | None) -> list[Case]:
     return [Case(dataset, start, seed) for dataset in datasets for seed in SEEDS for start in STARTS]
 
 
-def validations(case: Case, device: str, work: Path, bccd: Path | None, *overrides: str) -> Iterator[dict[str, Any]]:
+def validations(case: Case, work: Path, bccd: Path | None, *overrides: str) -> Iterator[dict[str, Any]]:
     """Train, and give the AP after each validated epoch and the seconds of training until then."""
     config = case.config(work, *overrides, bccd=bccd)
+    device = "a CPU" if config.optimisation.accelerator == "cpu" else torch.cuda.get_device_name()
     train(config, resume=True, log=print)
     seconds = [row["seconds"] for row in read_log(config.output.folder / f"{EPOCHS}.csv")]
     for row in read_log(config.output.folder / f"{VALIDATION}.csv"):
@@ -82,10 +83,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.exists() else []
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, fields: Sequence[str], rows: list[dict[str, Any]]) -> None:
     """Write a table whole."""
     stream = io.StringIO()
-    table = csv.DictWriter(stream, FIELDS if rows and "ap" in rows[0] else TIMES, lineterminator="\n")
+    table = csv.DictWriter(stream, fields, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     write_whole(path, stream.getvalue())
@@ -119,7 +120,8 @@ def report(rows: list[dict[str, str]], times: Mapping[tuple[str, str], float]) -
         "# What a pretrained start is worth\n",
         "AP on validation images of the shipped configurations with a shorter schedule, from ImageNet weights (`lite0`, "
         "learning rate .001) and from random ones (`small`, .002, the network of the shipped configurations); the mean of "
-        f"seeds {' and '.join(map(str, SEEDS))}, in brackets each. Made by tools/pretrained.py on {rows[0]['device']}; "
+        f"seeds {' and '.join(map(str, SEEDS))}, in brackets each. Made by tools/pretrained.py on "
+        f"{' and '.join(dict.fromkeys(row['device'] for row in rows))}; "
         "seconds are those of training on two CPU cores, from an epoch timed there alone.\n",
     ]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
@@ -156,15 +158,14 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     table, times = (options.output / "pretrained" / name for name in ("runs.csv", "seconds.csv"))
     if options.what == "time":
-        write_rows(times, list(time_epochs(options.bccd)))
+        write_rows(times, TIMES, list(time_epochs(options.bccd)))
     elif options.what == "train":
         wanted = [case for case in cases(options.bccd) if not options.only or [*map(str, case)] == options.only]
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
         for case in wanted:
             done = read_rows(table)
             if not any(tuple(row[name] for name in Case._fields) == tuple(map(str, case)) for row in done):
-                found = list(validations(case, device, options.work, options.bccd, *options.overrides))
-                write_rows(table, [*read_rows(table), *found])
+                found = list(validations(case, options.work, options.bccd, *options.overrides))
+                write_rows(table, FIELDS, [*read_rows(table), *found])
     else:
         seconds = {(row["dataset"], row["start"]): float(row["seconds"]) for row in read_rows(times)}
         write_whole(options.output / "pretrained.md", report(read_rows(table), seconds))

@@ -93,6 +93,9 @@ class ResultMarks:
         start, end = np.searchsorted(self.results.image_rows, [image_row, image_row + 1], sorter=self._order)
         rows = self._order[start:end]
         rows = rows[self.results.scores[rows] >= self.min_score]
+        rows = rows[
+            np.isin(self.results.category_ids[rows], self._categories)
+        ]  # the dataset may lack some of a detector's
         boxed = rows[np.isfinite(self.results.boxes_xywh[rows]).all(axis=1)]
         tables = [self.results.keypoints[row][:, :2] for row in rows.tolist()]
         points = np.concatenate([np.zeros((0, 2)), *tables]) + SHIFTS[self.pixel_origin]

@@ -95,7 +95,7 @@ def evaluate(
     print_answer(json, lambda: content, lambda: evaluation_results.print_evaluation(evaluation, tables))
     if output:
         pictured: dict[str, Any] = {"images": images, "num_pictures": num_pictures}
-        made = evaluation_results.files_of(evaluation, marks, name=name, tables=tables, **pictured)
+        made = evaluation_results.files_of(evaluation, marks, name=name, tables=tables, metrics=content, **pictured)
         own = {"results.json": results_json(marks.results, marks.dataset)} if results is None else {}
         save(output, {**own, **made})
 
@@ -114,7 +114,7 @@ def _run_and_files(
         return Path(first), replace(files, files=files.files[1:])
     if run is None and baseline:
         raise ConfigError(
-            "--baseline: needs a run, to whose training images it is fitted; see detect heatmaps baseline"
+            "--baseline: is fitted to a run's training images: give --run RUN; see detect heatmaps baseline"
         )
     return run, files
 

@@ -42,9 +42,7 @@ BOX_CAPTION = (
     "COCO's twelve numbers, by pycocotools: average precision (AP) and recall (AR) over IoU .50 to .95, AP50 and AP75 "
     "at that IoU, by the objects' area in the image, and AR with at most 1, 10 and 100 results per image."
 )
-POINT_CAPTION = (
-    "Points are paired one to one within the radius. AP is over all scores, the error the mean distance of the pairs."
-)
+POINT_CAPTION = "Points are paired one to one within the radius. AP is over the scores of all results, the error the mean distance of the pairs."
 BEST_COLUMNS = ("", "score threshold", "F1", "precision", "recall")
 BEST_CAPTION = "The score threshold with the highest F1 on these images, {at}."
 MAX_PRINTED = 10  # names of a confusion matrix; a wider one is on the page
@@ -165,10 +163,11 @@ def files_of(
     images: Path | None,
     num_pictures: int,
     tables: Sequence[ScoreTable] = (),
+    metrics: Mapping[str, Any] | None = None,
 ) -> dict[str, str | bytes]:
     """``metrics.json``, ``curves.csv`` and ``report.html``, with pictures if there are images."""
     invalid, files = evaluation.invalid, _dataset(evaluation).files
-    metrics = {"source": name, "files": list(files), **evaluation.to_dict()}
+    metrics = {"source": name, "files": list(files), **(metrics or evaluation.to_dict())}
     pictures = None
     if images is not None and num_pictures and len(marks.dataset.images):
         pictures = SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures)

@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from detect.data import CocoDataset, CocoResults
 from detect.keypoints.keypoints import by_group
 
-BACKGROUND = "background"
+BACKGROUND_NAME = "background"
 MIN_IOU = 0.5
 
 
@@ -79,7 +79,7 @@ def count_confusions(
         num_ignored += int((~counted).sum())
         np.add.at(counts, (partner[counted], predicted[counted]), 1)
         np.add.at(counts[:, nothing], truth[is_free], 1)
-    return ConfusionMatrix((*names, BACKGROUND), counts, threshold, at, num_ignored)
+    return ConfusionMatrix((*names, BACKGROUND_NAME), counts, threshold, at, num_ignored)
 
 
 def box_confusions(predicted: CocoResults, truth: CocoDataset, *, threshold: float) -> ConfusionMatrix:
@@ -87,7 +87,9 @@ def box_confusions(predicted: CocoResults, truth: CocoDataset, *, threshold: flo
     from pycocotools.mask import iou  # noqa: PLC0415 - loaded only for an evaluation
 
     every, categories = truth.annotations, np.array(truth.category_ids, np.int64)
-    kept = np.flatnonzero(np.isfinite(predicted.boxes_xywh).all(axis=1) & (predicted.scores >= threshold))
+    is_known = np.isin(predicted.category_ids, categories)  # COCO's numbers leave out the others too
+    is_box = np.isfinite(predicted.boxes_xywh).all(axis=1)
+    kept = np.flatnonzero(is_known & is_box & (predicted.scores >= threshold))
     kept = kept[np.argsort(-predicted.scores[kept], kind="stable")]
     found = by_group(kept, predicted.image_rows[kept], len(truth.images))
     objects = by_group(np.arange(len(every)), every.image_rows, len(truth.images))

@@ -113,7 +113,7 @@ class BatchDetections(nn.Module):
         self.model = model
         self.max_candidates = max_candidates
         for name in ("image_mean", "image_std"):
-            values = torch.tensor(getattr(model.transform, name))
+            values = torch.tensor(getattr(model.transform, name), device=next(model.parameters()).device)
             self.register_buffer(name, values[:, None, None], persistent=False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:

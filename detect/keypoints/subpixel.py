@@ -175,7 +175,7 @@ def _fit(maps: Tensor, maxima: LocalMaxima) -> tuple[Tensor, Tensor]:
     reach = (maxima.spacing.double() / 2 - MARGIN).clamp(math.sqrt(num_axes), RADIUS)
     values, inside = (each.flatten(1) for each in _window(maps, maxima.map, centre, [int(RADIUS)] * num_axes))
     relative = values / maxima.scores[:, None]
-    used = ((maxima.at - centre)[:, None] - moves).square().sum(dim=2) <= reach.square()[:, None]
+    used = torch.cdist((maxima.at - centre).double(), moves) <= reach[:, None]
     used &= relative >= SHARE
     used |= moves.abs().amax(dim=1) <= 1
     used &= inside & (values > 0)
@@ -225,12 +225,27 @@ def _vertex(
 
 
 def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], Bool[Tensor, " n"]]:
-    """Inverses, and whether each matrix is positive definite; the others are replaced by the identity.
+    """Inverses, and whether each matrix is positive definite; the others are replaced by the identity."""
+    identity = torch.eye(matrices.shape[1]).to(matrices)
+    if torch.compiler.is_compiling():
+        inverses, pivots = _eliminated(matrices, identity)
+        definite = pivots.amin(dim=1) > SMALLEST_PIVOT * pivots.amax(dim=1)
+        return torch.where(definite[:, None, None], inverses, identity), definite
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    pivots = factor.diagonal(dim1=1, dim2=2)
+    definite = (failed == 0) & (pivots.amin(dim=1) > SMALLEST_PIVOT * pivots.amax(dim=1))
+    return torch.linalg.inv_ex(torch.where(definite[:, None, None], matrices, identity))[0], definite
 
-    Gauss-Jordan elimination, which needs no pivoting here, since ONNX has neither inverses nor Cholesky factors.
+
+def _eliminated(
+    matrices: Float[Tensor, "n p p"], identity: Float[Tensor, "p p"]
+) -> tuple[Float[Tensor, "n p p"], Float[Tensor, "n p"]]:
+    """Inverses and the diagonal of Cholesky factors by Gauss-Jordan elimination, since ONNX has no operator for them.
+
+    Positive definite matrices need no pivoting. Of others at least one pivot is 0.
     """
     size = matrices.shape[1]
-    rows, identity = torch.arange(size, device=matrices.device), torch.eye(size).to(matrices)
+    rows = torch.arange(size, device=matrices.device)
     joined = torch.cat([matrices, identity.expand_as(matrices)], dim=2)
     pivots = []
     for row in range(size):
@@ -239,9 +254,7 @@ def _inverse(matrices: Float[Tensor, "n p p"]) -> tuple[Float[Tensor, "n p p"], 
         scaled = joined[:, row] / torch.where(pivot > 0, pivot, 1.0)[:, None]
         cleared = joined - joined[:, :, row, None] * scaled[:, None]
         joined = torch.where((rows == row)[:, None], scaled[:, None], cleared)
-    lengths = torch.stack(pivots, dim=1).clamp(min=0).sqrt()  # the diagonal of the Cholesky factor
-    definite = lengths.amin(dim=1) > SMALLEST_PIVOT * lengths.amax(dim=1)
-    return torch.where(definite[:, None, None], joined[:, :, size:], identity), definite
+    return joined[:, :, size:], torch.stack(pivots, dim=1).clamp(min=0).sqrt()
 
 
 def _window(

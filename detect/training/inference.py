@@ -144,8 +144,11 @@ class _Detect:
             cell_px = self.model.stride / min(resize_transform(self.data.resize, grid.tile_wh).scale_xy)
             kept = merge_points(grid, points + SHIFTS[self.pixel_origin], tile, **columns, cell_px=cell_px)
         else:
-            iou_threshold = self.model.post_process.iou_threshold
-            kept = merge_boxes(grid, xywh_to_xyxy(boxes_xywh), tile, **columns, iou_threshold=iou_threshold)
+            post_process = self.model.post_process
+            if post_process.class_agnostic:
+                columns["classes"] = np.zeros_like(categories)
+            boxes, iou_threshold = xywh_to_xyxy(boxes_xywh), post_process.iou_threshold
+            kept = merge_boxes(grid, boxes, tile, **columns, iou_threshold=iou_threshold)
         return _Found(categories[kept], scores[kept], boxes_xywh[kept], points[kept])
 
 

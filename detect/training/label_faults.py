@@ -115,12 +115,14 @@ def _of_neighbours(config: TrainConfig, instances: ResizedInstances) -> Iterator
     for rows in rows_by_value(own.image_rows).values():
         boxes, classes = torch.from_numpy(instances.boxes[rows]), torch.from_numpy(own.category_ids[rows])
         iou = pairwise_iou(boxes, boxes).fill_diagonal_(0.0)
-        overlapping += int((((iou > model.iou_threshold) & (classes[:, None] == classes)).any(dim=1)).sum())
+        meets = (classes[:, None] == classes) | torch.tensor(model.class_agnostic)
+        overlapping += int(((iou > model.iou_threshold) & meets).any(dim=1).sum())
         if len(rows) > model.detections_per_image:
             yield f"an image has {len(rows):,} boxes, more than model.detections_per_image={model.detections_per_image}"
-    if overlapping:
+    if overlapping and model.nms == "hard":
+        other = "another" if model.class_agnostic else "another of their category"
         yield (
-            f"{overlapping:,} of {len(instances):,} boxes overlap another of their category by more than "
+            f"{overlapping:,} of {len(instances):,} boxes overlap {other} by more than "
             f"model.iou_threshold={model.iou_threshold:g}: suppression keeps one of them"
         )
 

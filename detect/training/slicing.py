@@ -21,7 +21,7 @@ from detect.data.resize import ResizeRule
 from detect.data.tiles import tile_starts
 from detect.ops.nms import class_nms
 
-SLACK = 0.2  # of the longer side: boxes of one object in two tiles may differ by half of it on each side
+DEPTH_SLACK = 0.2  # of the longer side: boxes of one object in two tiles may differ by half of it on each side
 MERGED_CELLS = 2.0  # heatmap cells: maxima of one map are as far apart, and points of one object in two tiles nearer
 
 
@@ -79,7 +79,9 @@ def merge_boxes(
     classes: Int64[ndarray, " n"],
     iou_threshold: float,
 ) -> Int64[ndarray, " k"]:
-    """Rows of the boxes that stay: those their tile answers for, after suppression within each class.
+    """Rows of the boxes that stay: those their tile answers for, without those that a better one of another tile suppresses.
+
+    Boxes of one class suppress each other. Boxes of one tile do not: the detector has compared them in its own way.
 
     >>> from detect.data.resize import parse_resize
     >>> grid = TileGrid.of((150, 90), parse_resize("tiles:100:50"))  # the overlap is 50 <= x < 100
@@ -89,10 +91,14 @@ def merge_boxes(
     array([1])
     """
     longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    rows = np.flatnonzero(grid.answers_for(boxes, tile, SLACK * longer))
-    columns = (torch.from_numpy(column[rows]) for column in (boxes, scores, classes))
-    kept, by_score, of_class = columns
-    return rows[class_nms(kept, by_score, classes=of_class, iou_threshold=iou_threshold).numpy()]
+    rows = np.flatnonzero(grid.answers_for(boxes, tile, DEPTH_SLACK * longer))
+    own, by_score, of_class, of_tile = (torch.from_numpy(column[rows]) for column in (boxes, scores, classes, tile))
+    kept = class_nms(own, by_score, classes=of_class, iou_threshold=iou_threshold)
+    others = np.setdiff1d(np.arange(len(rows)), kept.numpy())
+    is_near = pairwise_iou(own[others], own[kept]) > iou_threshold
+    meets = (of_class[others, None] == of_class[kept]) & (of_tile[others, None] != of_tile[kept])
+    back = others[~(is_near & meets).any(dim=1).numpy()]
+    return rows[np.sort(np.concatenate([kept.numpy(), back]))]
 
 
 def merge_points(

@@ -39,7 +39,6 @@ def test_both_forms_are_a_sort_of_every_pair(seed, topk, thresholds, num_per_lev
     anchor, classes, scores = top_pairs(
         logits, num_per_level, thresholds=thresholds, topk_per_level=topk, most=sum(num_per_level) * 3
     )
-    least = thresholds * 3 if len(thresholds) == 1 else thresholds
     least = torch.tensor(thresholds).expand(3)
     for image in range(2):
         start, expected = 0, []

@@ -178,7 +178,7 @@ def training(device: torch.device) -> Case:
     """An epoch of steps of a ResNet-50 with P3 to P7 and nine anchors, images already on the device."""
     shapes = [[(size * 2 ** (k / 3), size * 2 ** (k / 3)) for k in range(9)] for size in (32, 64, 128, 256, 512)]
     anchors = AnchorSet.of(shapes, strides=(8, 16, 32, 64, 128))
-    backbone = build_backbone("torchvision:resnet50", strides=(8, 16, 32), freeze_statistics=True)
+    backbone = build_backbone("torchvision:resnet50", strides=(8, 16, 32))
     own = RetinaNetDetector(backbone, anchors, NUM_CLASSES, pyramid_channels=256, num_convs=4).to(device).train()
     other = torchvision_model(min_size=TRAINING_PX, max_size=TRAINING_PX).to(device).train()
     images = torch.rand(NUM_IMAGES, 3, TRAINING_PX, TRAINING_PX, generator=torch.Generator().manual_seed(0)).to(device)
