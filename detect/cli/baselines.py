@@ -15,12 +15,14 @@ from detect.cli.output import progress_over
 from detect.data import CocoDataset, CocoResults
 from detect.data.images import ImageFiles
 from detect.keypoints.keypoints import CocoKeypoints, by_group, coco_keypoints
+from detect.loading.image_files import find_broken_images
 from detect.ops.box_arrays import xyxy_to_xywh
 
 if TYPE_CHECKING:
     from detect.training.checkpoints import TrainedDetector
 
 MAX_FITTED = 100  # training images that a method is fitted to, evenly spaced
+MAX_PIXELS = 100_000_000  # of these images together
 
 
 def without_learning(
@@ -37,11 +39,10 @@ def without_learning(
     config = trained.config
     train = read_labels(config, config.data.train, config.data.images)
     train = hold_out(train, config.data.val_share)[0] if config.data.val_share else train
-    train = train.take_images(np.array(spread_evenly(np.unique(train.instances.image_rows), MAX_FITTED)))
-    categories, counts = np.unique(train.instances.category_ids, return_counts=True)
-    category = int(categories[counts.argmax()])
+    train = _fitted(train, config.data.images, skip_broken=config.data.on_broken == "skip")
     grey = list(grey_images(train, config.data.images))
     others = grey_images(dataset, folder)
+    category = _most_frequent(train.instances.category_ids)
     if landmarks is None:
         boxes = by_group(train.instances.boxes_xywh, train.instances.image_rows, len(train.images))
         components = fit_component_detector(grey, boxes)
@@ -49,11 +50,30 @@ def without_learning(
         results = results_of(category, [each.scores for each in found], boxes=[each.boxes for each in found])
         return f"{components}, F1 {components.f1:.3f} on {len(grey)} training images", results
     points = coco_keypoints(train, pixel_origin=config.data.pixel_origin)
+    with_points = np.isin(train.instances.category_ids, list(points.category_types))
+    category = _most_frequent(train.instances.category_ids[with_points])
     own_type = slice(points.category_types[category][0], None, points.landmarks.num_types)
     truth, origin = points.landmarks.per_image()[own_type], config.data.pixel_origin
     blobs = fit_blob_detector(grey, truth, pixel_origin=origin)
     at, scores = zip(*(blobs.predict(image) for image in others), strict=True)
     return f"{blobs}, F1 {blobs.f1:.3f} on {len(grey)} training images", results_of(category, scores, points=at)
+
+
+def _fitted(train: CocoDataset, folder: Path, *, skip_broken: bool) -> CocoDataset:
+    """Images with objects, evenly spaced: at most ``MAX_FITTED``, and of ``MAX_PIXELS`` in all."""
+    rows = np.array(spread_evenly(np.unique(train.instances.image_rows), MAX_FITTED))
+    pixels = int(train.images.wh[rows].prod(axis=1).sum())
+    rows = rows[:: -(-pixels // MAX_PIXELS)]
+    if skip_broken:
+        files = ImageFiles(train, folder)
+        broken = {each.image_row for each in find_broken_images(lambda place: files.open(int(rows[place])), len(rows))}
+        rows = np.delete(rows, sorted(broken))
+    return train.take_images(rows)
+
+
+def _most_frequent(category_ids: ndarray) -> int:
+    categories, counts = np.unique(category_ids, return_counts=True)
+    return int(categories[counts.argmax()])
 
 
 def grey_images(dataset: CocoDataset, folder: Path) -> Iterator[ndarray]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from detect.data.resize import SIZE_DIVISOR, ResizeRule
+from detect.loading.image_ops import MODES
 
 if TYPE_CHECKING:
     from detect.detectors.onnx import ExportCheck
     from detect.training.checkpoints import TrainedDetector
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's
 ROUNDINGS = {"": 0.0, "mmdet": 0.5, "detectron2": 0.5}  # of shortest:S:MAX, by convention
 CONTENT = (
     "x0, y0, x1, y1 of the image on the canvas: offset and offset + image size * scale of the resize rule, not rounded"
@@ -132,7 +132,7 @@ def describe_resize(rule: ResizeRule) -> dict[str, Any]:
 
 
 def _image(channels: int) -> dict[str, Any]:
-    grey = "L = 0.299 R + 0.587 G + 0.114 B" if channels == 1 else "repeated in all channels"
+    grey = "L = 0.299 R + 0.587 G + 0.114 B" if channels == 1 else "repeated in the colours; alpha is 1"
     return {
         "channels": channels,
         "mode": MODES[channels],

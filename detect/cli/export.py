@@ -98,11 +98,12 @@ def _to_onnx(
     from detect.training.inputs import read_validation, validation_folder
 
     if paths:
-        data = open_images(trained, *dataset_from_files(paths, trained.labels))
+        dataset, folder = dataset_from_files(paths, trained.labels)
     elif validation := read_validation(trained.config):
-        data = open_images(trained, validation, validation_folder(trained.config))
+        dataset, folder = validation, validation_folder(trained.config)
     else:
         raise ConfigError("--images: needed, since the run has no validation data")
+    data = open_images(trained, dataset, folder, on_broken="skip")  # any that can be read will do
     path = output / "detector.onnx"
     options = {"max_candidates": max_candidates, **_inputs(trained, data, num_images, original)}
     try:

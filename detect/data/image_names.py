@@ -76,12 +76,12 @@ def name_hint(folder: str | Path, name: str) -> str:
     folder = Path(folder)
     is_below = bool(name) and not name.startswith("/") and ".." not in name
     for other in (*list(folder.parents)[:3], *_folders_in(folder)) if is_below else ():
-        if (other / name).is_file():
+        if os.path.isfile(other / name):  # noqa: PTH113 - Path.is_file raises for a name that is too long
             return f": the file exists as {other / name}: set data.images={other} (--images {other})"
     parts = (name.partition("://")[2] or name.replace("\\", "/")).rpartition("../")[2].split("/")
     for start in range(len(parts)):
         tail = "/".join(parts[start:]).lstrip("/")
-        if tail != name and (folder / tail).is_file():
+        if tail != name and os.path.isfile(folder / tail):  # noqa: PTH113
             return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
     return ": file names are paths of files, not URLs: download the images" if "://" in name else ""
 

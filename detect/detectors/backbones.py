@@ -86,7 +86,7 @@ class Backbone(nn.Module):
     ``model`` returns the maps as a list or a mapping. Weights that no map depends on are excluded from training. Images are
     padded to multiples of ``multiple`` pixels. With ``freeze_statistics`` batch norms keep their running means and variances
     in training, as in torchvision's and detectron2's detectors; their scales and biases are trained. Layers whose output has
-    a stride of up to ``freeze_stride`` keep their weights; their backward pass, on the largest maps, is saved.
+    a stride of up to ``freeze_stride`` keep their weights; their backward pass, on the largest maps, is skipped.
     """
 
     def __init__(
@@ -287,7 +287,8 @@ def _run_once(model: nn.Module, in_channels: int, freeze_stride: int) -> list[Te
     frozen: list[nn.Parameter] = []
 
     def freeze(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] * freeze_stride >= PROBE_PX:
+        is_map = isinstance(output, Tensor) and output.ndim == 4
+        if is_map and min(output.shape[-2:]) * freeze_stride >= PROBE_PX:  # the last axis may be that of channels
             frozen.extend(module.parameters(recurse=False))
 
     hooks = [module.register_forward_hook(freeze) for module in model.modules()]

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from detect.detectors.pretrained_weights import check_filled, lite0_weights
-from detect.errors import ConfigError, MissingExtraError
+from detect.detectors.pretrained_weights import check_filled, import_timm, lite0_weights
+from detect.errors import ConfigError
 from detect.ops.torchvision_import import import_torchvision
 
 TRIED_PX = 256
@@ -36,7 +36,7 @@ Weights = Mapping[str, Tensor]
 def lite0_network(_: str, *, in_channels: int, pretrained: bool, weights: Weights | None = None) -> Network:
     """EfficientNet-Lite0 as :func:`timm_network`; an installed package holds its pretrained weights."""
     if pretrained and weights is None:
-        weights = lite0_weights(_import_timm().create_model(LITE0).state_dict())
+        weights = lite0_weights(import_timm().create_model(LITE0).state_dict())
     return timm_network(LITE0, in_channels=in_channels, pretrained=False, weights=weights)
 
 
@@ -46,7 +46,7 @@ def timm_network(name: str, *, in_channels: int, pretrained: bool, weights: Weig
     ``weights`` are those of timm's whole model; they replace the pretrained ones. Raises as
     :func:`detect.detectors.backbones.build_backbone`.
     """
-    timm = _import_timm()
+    timm = import_timm()
     label = f"timm:{name}"
     if not timm.is_model(name):
         raise ConfigError(f"backbone {label!r}: timm has no such model")
@@ -100,14 +100,6 @@ def torchvision_network(name: str, *, in_channels: int, pretrained: bool, weight
         return network
 
     return sorted(layers), make
-
-
-def _import_timm() -> ModuleType:
-    import_torchvision()  # timm imports it
-    try:
-        return import_module("timm")
-    except ImportError:
-        raise MissingExtraError("timm is not installed: pip install 'detect-heads[backbones]'") from None
 
 
 def _filled_timm(timm: ModuleType, name: str, weights: Weights, **options: Any) -> nn.Module:

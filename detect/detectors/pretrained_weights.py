@@ -6,11 +6,13 @@ import pickle
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from detect.errors import ConfigError, MissingExtraError
+from detect.ops.torchvision_import import import_torchvision
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # keys of training checkpoints
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
@@ -51,6 +53,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def import_timm() -> ModuleType:
+    """Import timm, and before it torchvision, which it needs; raises MissingExtraError without timm."""
+    import_torchvision()
+    try:
+        return import_module("timm")
+    except ImportError:
+        raise MissingExtraError("timm is not installed: pip install 'detect-heads[backbones]'") from None
 
 
 def lite0_weights(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,7 +117,7 @@ def pretrained_normalization(backbone: str, in_channels: int) -> Normalization |
     """
     source, _, name = backbone.partition(":")
     if source == "timm":
-        config = import_module("timm").get_pretrained_cfg(name)
+        config = import_timm().get_pretrained_cfg(name)
         mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
     elif source == "torchvision":
         mean, std = IMAGENET_MEAN, IMAGENET_STD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -70,7 +71,8 @@ class LabelMap:
                 strange[own] = f"category {category} is {own!r}; it was learned as {name!r}"
         if strange:
             options = (
-                f"data.ignore_categories={[*strange]} ({' '.join(f'--ignore-category {own!r}' for own in strange)})"
+                f"'data.ignore_categories={json.dumps([*strange], ensure_ascii=False)}' "
+                f"({' '.join(f'--ignore-category {own!r}' for own in strange)})"
             )
             reason = f"{next(iter(strange.values()))}: {options} leaves out what was not learned"
             raise CocoError(f"{', '.join(dataset.files)}: {reason}")

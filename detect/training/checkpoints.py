@@ -34,7 +34,7 @@ OLD_LABELS = {"joint_names": "type_names", "joints": "category_types"}  # names 
 LAST, BEST = "last.pt", "best.pt"
 
 MAY_DIFFER = (  # fields that do not change the results: paths, devices, and when to stop
-    *("data.images", "data.val_images", "data.num_workers", "model.weights", "model.init"),
+    *("data.images", "data.val_images", "data.num_workers"),
     *("optimisation.patience", "optimisation.accelerator", "optimisation.devices", "optimisation.flat_epochs"),
     "output",
 )
@@ -217,6 +217,7 @@ def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -
 
     At a constant learning rate the number of epochs may differ.
     """
+    before, now = (without_weights(each) for each in (before, now))  # whether statistics are frozen is then written out
     old = dict(_fields(before.model_dump(mode="json")))
     may_differ = {*MAY_DIFFER, "optimisation.epochs"} if now.optimisation.schedule == "constant" else {*MAY_DIFFER}
     differing = [
@@ -226,7 +227,9 @@ def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -
     ]
     if differing:
         others = f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}"
-        raise TrainingError(others + (EPOCHS_REMEDY if differing[0].startswith("optimisation.epochs ") else ""))
+        raise TrainingError(
+            others + (EPOCHS_REMEDY if [each.split()[0] for each in differing] == ["optimisation.epochs"] else "")
+        )
 
 
 def check_same_data(path: str | Path, before: Checkpoint, *, labels: LabelMap, num_images: int) -> None:

@@ -192,6 +192,14 @@ class ModelConfig(_Section):
         return alpha
 
     @model_validator(mode="after")
+    def _freezes_weights_that_were_learned(self) -> ModelConfig:
+        if self.freeze_stride and not self.starts_from_weights:
+            raise ValueError(
+                "freeze_stride would keep random weights: set pretrained, weights or init, or freeze_stride=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _thresholds_in_order(self) -> ModelConfig:
         if self.bg_iou_thresh > self.fg_iou_thresh:
             raise ValueError(f"bg_iou_thresh {self.bg_iou_thresh} is above fg_iou_thresh {self.fg_iou_thresh}")

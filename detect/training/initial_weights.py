@@ -19,7 +19,7 @@ MAX_NAMED = 6
 def take_weights(detector: Detector, labels: LabelMap, before: Checkpoint, *, source: str) -> str:
     """Copy into a detector every weight of a checkpoint that fits it, and say in one line which were taken.
 
-    A weight fits if its layer has the same name and shape. Outputs of classes are copied by the names of categories, if the
+    A weight fits if its layer has the same name and shape; how images are normalised is the detector's own. Outputs of classes are copied by the names of categories, if the
     layers have equal numbers of anchors; outputs of keypoint types likewise.
 
     Raises:
@@ -32,7 +32,7 @@ def take_weights(detector: Detector, labels: LabelMap, before: Checkpoint, *, so
         other = before.weights.get(name)
         if other is not None and name.startswith(CLASS_LAYERS):
             other = _by_name(tensor, other, *names)
-        if other is not None and other.shape == tensor.shape:
+        if other is not None and other.shape == tensor.shape and not name.startswith("normalise."):
             fitting[name] = other
     if not any(name.startswith("backbone.") and tensor.ndim > 1 for name, tensor in fitting.items()):
         raise ConfigError(
@@ -62,12 +62,13 @@ def _by_name(own: Tensor, other: Tensor, names: Sequence[str], other_names: Sequ
 def _in_words(
     own: Mapping[str, Tensor], fitting: Mapping[str, Tensor], names: Sequence[str], other_names: Sequence[str]
 ) -> str:
-    left = list(dict.fromkeys(name.rpartition(".")[0] for name in own if name not in fitting))
-    text = f"took {len(fitting)} of {len(own)} weights and buffers"
+    wanted = [name for name in own if not name.startswith("normalise.")]
+    left = list(dict.fromkeys(name.rpartition(".")[0] for name in wanted if name not in fitting))
+    text = f"took {len(fitting)} of {len(wanted)} weights and buffers"
     if any(name.startswith(CLASS_LAYERS) for name in fitting):
         fresh = [name for name in names if name not in other_names]
-        text += f"; outputs of new classes start at random: {_listed(fresh)}" if fresh else ""
-    return text + (f"; layers that start at random: {_listed(left)}" if left else "")
+        text += f"; new outputs for {_listed(fresh)}" if fresh else ""
+    return text + (f"; layers not taken: {_listed(left)}" if left else "")
 
 
 def _listed(names: Sequence[str]) -> str:

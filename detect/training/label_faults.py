@@ -69,9 +69,13 @@ def unlearnable(config: TrainConfig, data: DetectionData, batch: Batch, *, ancho
 
 def _of_images(data: DetectionData, batch: Batch) -> Iterator[str]:
     first: dict[tuple[object, ...], tuple[str, bytes]] = {}  # of the images with these pixels: its name and labels
-    for number, row in enumerate(batch.image_rows.tolist()):
-        name, (height, width) = data.dataset.images.file_names[row], batch.image_hw[number].tolist()
-        image = batch.images[number, :, :height, :width]
+    resized = data.resize.resize_images(data.dataset.images.wh)
+    starts = resized.offset_xy.round().astype(int).clip(min=0).tolist()
+    ends = batch.image_hw.tolist()
+    contents = [(slice(y, height), slice(x, width)) for (x, y), (height, width) in zip(starts, ends, strict=True)]
+    for number in range(len(batch)):
+        name, content = data.dataset.images.file_names[number], contents[number]
+        image = batch.images[(number, slice(None), *content)]
         if image.min() == image.max():
             yield f"{name} is constant: all its pixels are {float(image.min()):.3g}"
             continue

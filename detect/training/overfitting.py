@@ -105,6 +105,8 @@ def overfit(
         for line in data_warnings(config, inputs, anchors=anchors):
             log(line)
     stepper = Stepper(config, fabric, inputs=inputs, anchors=anchors, initial=initial)
+    if log and stepper.started_from:
+        log(stepper.started_from)
     batch = collate([inputs.train[place] for place in range(num_images)])
     data = inputs.train.without_broken()
     check = _Check(config, stepper, labels=inputs.labels, data=data)
@@ -180,7 +182,7 @@ class _Check:
         if not len(results.scores):
             model, boxes = self.config.model, self.config.task == "boxes"
             name, threshold = ("score_threshold", model.score_threshold) if boxes else ("threshold", model.threshold)
-            self.missed = [f"nothing has a score above model.{name}={threshold:g}"]
+            self.missed = [f"nothing has a score above model.{name}={threshold}"]
 
     def _scores(self, results: CocoResults) -> tuple[float, dict[str, float]]:
         """The score, and that of each category or keypoint type that has objects."""
