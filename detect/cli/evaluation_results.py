@@ -42,7 +42,10 @@ BOX_CAPTION = (
     "COCO's twelve numbers, by pycocotools: average precision (AP) and recall (AR) over IoU .50 to .95, AP50 and AP75 "
     "at that IoU, by the objects' area in the image, and AR with at most 1, 10 and 100 results per image."
 )
-POINT_CAPTION = "Points are paired one to one within the radius. AP is over the scores of all results, the error the mean distance of the pairs."
+POINT_CAPTION = (
+    "Points are paired one to one within the radius. AP is over the scores of all results, the error the mean distance of "
+    "the pairs."
+)
 BEST_COLUMNS = ("", "score threshold", "F1", "precision", "recall")
 BEST_CAPTION = "The score threshold with the highest F1 on these images, {at}."
 MAX_PRINTED = 10  # names of a confusion matrix; a wider one is on the page

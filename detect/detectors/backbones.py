@@ -287,8 +287,9 @@ def _run_once(model: nn.Module, in_channels: int, freeze_stride: int) -> list[Te
     frozen: list[nn.Parameter] = []
 
     def freeze(module: nn.Module, _: object, output: object) -> None:
-        is_map = isinstance(output, Tensor) and output.ndim == 4
-        if is_map and min(output.shape[-2:]) * freeze_stride >= PROBE_PX:  # the last axis may be that of channels
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        if min(output.shape[-2:]) * freeze_stride >= PROBE_PX:  # the last axis may be that of channels
             frozen.extend(module.parameters(recurse=False))
 
     hooks = [module.register_forward_hook(freeze) for module in model.modules()]

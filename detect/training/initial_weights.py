@@ -19,8 +19,9 @@ MAX_NAMED = 6
 def take_weights(detector: Detector, labels: LabelMap, before: Checkpoint, *, source: str) -> str:
     """Copy into a detector every weight of a checkpoint that fits it, and say in one line which were taken.
 
-    A weight fits if its layer has the same name and shape; how images are normalised is the detector's own. Outputs of classes are copied by the names of categories, if the
-    layers have equal numbers of anchors; outputs of keypoint types likewise.
+    A weight fits if its layer has the same name and shape; how images are normalised is the detector's own. Outputs of
+    classes are copied by the names of categories, if the layers have equal numbers of anchors; outputs of keypoint types
+    likewise.
 
     Raises:
         ConfigError: no weight of the backbone fits; ``source`` names the checkpoint.
