@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from detect.detectors.exported import DetectionHead, ExportedBoxes, ExportedPoints
 from detect.detectors.landmarks import LandmarkDetector
@@ -166,6 +166,10 @@ def _write(model: Exported, path: Path, batch: Inputs, size_multiple: int | None
     if not size_multiple:
         _write_program(model, path, inputs, shapes)
         return None
+    if size_multiple % model.detector.backbone.multiple:
+        _write_program(model, path, inputs, shapes)
+        return f"the backbone pads images to multiples of {model.detector.backbone.multiple} pixels"
+    _fix_padding(model)
     height, width = (torch.export.Dim(name, max=LARGEST_SIDE_PX // size_multiple) for name in ("height", "width"))
     sizes = {2: size_multiple * height, 3: size_multiple * width}
     empty = inputs["images"].new_zeros(2, inputs["images"].shape[1], 4 * size_multiple, 5 * size_multiple)
@@ -175,6 +179,25 @@ def _write(model: Exported, path: Path, batch: Inputs, size_multiple: int | None
         _write_program(model, path, inputs, shapes)
         return str(error)
     return None
+
+
+def _fix_padding(model: nn.Module) -> None:
+    """Replace timm's convolutions whose padding depends on the input's size, on which the exporter spends hours.
+
+    The sides of their inputs are multiples of the stride, so that the padding is always the kernel's extent less the stride.
+    """
+    for parent in list(model.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, nn.Conv2d) and type(conv).__name__ == "Conv2dSame":
+                below, right = (
+                    (kernel - 1) * dilation + 1 - stride
+                    for kernel, stride, dilation in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+                )
+                pad = nn.ZeroPad2d((right // 2, right - right // 2, below // 2, below - below // 2))
+                like = {each: getattr(conv, each) for each in ("kernel_size", "stride", "dilation", "groups")}
+                plain = nn.Conv2d(conv.in_channels, conv.out_channels, **like)
+                plain.weight, plain.bias = conv.weight, conv.bias
+                setattr(parent, name, nn.Sequential(pad, plain))
 
 
 def _write_program(model: Exported, path: Path, inputs: Inputs, dynamic_shapes: Mapping[str, Any]) -> None:
