@@ -59,7 +59,7 @@ def wrong_labels(data: DetectionData) -> list[str]:
 def unlearnable(config: TrainConfig, data: DetectionData, batch: Batch, *, anchors: AnchorSet | None) -> list[str]:
     """Say what in the images, the labels and the settings keeps objects from being learned or found.
 
-    ``batch`` holds the images of ``data``, in this order.
+    ``batch`` holds the images of ``data``.
     """
     found = [*_of_images(data, batch)]
     if anchors is None:
@@ -69,12 +69,13 @@ def unlearnable(config: TrainConfig, data: DetectionData, batch: Batch, *, ancho
 
 def _of_images(data: DetectionData, batch: Batch) -> Iterator[str]:
     first: dict[tuple[object, ...], tuple[str, bytes]] = {}  # of the images with these pixels: its name and labels
-    resized = data.resize.resize_images(data.dataset.images.wh)
+    rows = batch.image_rows.numpy()
+    resized = data.resize.resize_images(data.dataset.images.wh[rows])
     starts = resized.offset_xy.round().astype(int).clip(min=0).tolist()
     ends = batch.image_hw.tolist()
     contents = [(slice(y, height), slice(x, width)) for (x, y), (height, width) in zip(starts, ends, strict=True)]
-    for number in range(len(batch)):
-        name, content = data.dataset.images.file_names[number], contents[number]
+    for number, row in enumerate(rows.tolist()):
+        name, content = data.dataset.images.file_names[row], contents[number]
         image = batch.images[(number, slice(None), *content)]
         if image.min() == image.max():
             yield f"{name} is constant: all its pixels are {float(image.min()):.3g}"

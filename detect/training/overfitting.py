@@ -107,8 +107,8 @@ def overfit(
     stepper = Stepper(config, fabric, inputs=inputs, anchors=anchors, initial=initial)
     if log and stepper.started_from:
         log(stepper.started_from)
-    batch = collate([inputs.train[place] for place in range(num_images)])
     data = inputs.train.without_broken()
+    batch = collate([data[place] for place in range(num_images)])
     check = _Check(config, stepper, labels=inputs.labels, data=data)
     for last_step in range(num_steps // ROUNDS, max_steps + 1, num_steps // ROUNDS):
         check.train(batch, last_step, on_progress)

@@ -19,6 +19,7 @@ from scipy.spatial import KDTree
 
 from detect.data.resize import ResizeRule
 from detect.data.tiles import tile_starts
+from detect.ops.boxes import pairwise_iou
 from detect.ops.nms import class_nms
 
 DEPTH_SLACK = 0.2  # of the longer side: boxes of one object in two tiles may differ by half of it on each side
@@ -98,7 +99,8 @@ def merge_boxes(
     is_near = pairwise_iou(own[others], own[kept]) > iou_threshold
     meets = (of_class[others, None] == of_class[kept]) & (of_tile[others, None] != of_tile[kept])
     back = others[~(is_near & meets).any(dim=1).numpy()]
-    return rows[np.sort(np.concatenate([kept.numpy(), back]))]
+    rows = rows[np.concatenate([kept.numpy(), back])]
+    return rows[np.argsort(-scores[rows], kind="stable")]
 
 
 def merge_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,20 @@ def test_sound_labels_show_nothing(data):
     config, sound = data(lambda _: None, "model.stride=1", task="landmarks")
     assert wrong_labels(sound) == []
     assert causes(config, sound, None) == []
+
+
+def test_a_constant_image_is_named_also_behind_one_without_objects(data, squares, tmp_path):
+    for file in squares.glob("*.png"):
+        shutil.copy(file, tmp_path)
+    Image.new("L", (32, 32), 7).save(tmp_path / "2.png")
+
+    def empty(content):
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] != 1]
+
+    config, train = data(empty, images=str(tmp_path))
+    train.image_rows = train.image_rows[1:3]
+    found = causes(config, train.without_broken())
+    assert [each for each in found if "constant" in each] == ["2.png is constant: all its pixels are 0.0275"]
 
 
 def test_normalised_points(data):
