@@ -174,7 +174,7 @@ def test_equal_points_of_two_tiles_are_one_and_those_of_one_tile_stay():
 
 def test_boxes_of_one_tile_that_the_detector_kept_stay():
     grid = TileGrid.of((150, 90), parse_resize("tiles:100:50"))
-    boxes = np.array([[60.0, 10, 80, 40], [61, 10, 81, 40], [60, 11, 80, 41], [60, 10, 80, 40]])
+    boxes = np.array([[65.0, 10, 85, 40], [66, 10, 86, 40], [65, 11, 85, 41], [65, 10, 85, 40]])
     columns = {"scores": np.array([0.9, 0.5, 0.8, 0.7]), "classes": np.array([0, 0, 0, 1])}
     rows = merge_boxes(grid, boxes, np.array([0, 0, 1, 1]), **columns, iou_threshold=0.5)
     assert rows.tolist() == [0, 3, 1]  # the third is the first of the other tile; the last is of another class
