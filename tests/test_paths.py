@@ -28,6 +28,7 @@ from detect.data.image_names import name_hint
 from detect.data.images import open_image
 from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
+from detect.detectors.pretrained_weights import read_weights
 from detect.files import read_small_text, write_folder, write_whole
 from detect.interop.weights import load_checkpoint
 from detect.loading.dataset import DetectionData
@@ -41,11 +42,13 @@ from detect.training.checkpoints import (
     Checkpoint,
     check_same_data,
     check_same_run,
+    checkpoint_file,
     load_detector,
     read_checkpoint,
     save_checkpoint,
 )
 from detect.training.config import parse_config, read_train_config
+from detect.training.inputs import read_labels
 from detect.training.logs import STEPS, RunLog, read_log
 
 NAMES = {"path", "paths", "folder", "name_or_path"}
@@ -140,6 +143,13 @@ def folder_written(folder: Path, as_: Callable[[Path], Any]) -> list[bytes]:
 
 As = Callable[[Path], Any]
 IMAGES = SAMPLE.parent / "images"
+
+
+def weights_read(files: Files, as_: As) -> list[str]:
+    torch.save({"layer": torch.ones(1)}, files / "weights.pt")
+    return [*read_weights(as_(files / "weights.pt"))]
+
+
 CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.anchors.anchor_set.AnchorSet.load": lambda files, as_: AnchorSet.load(as_(files / "anchors.yaml")),
     "detect.anchors.anchor_set.AnchorSet.save": lambda files, as_: written(
@@ -181,11 +191,16 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.training.checkpoints.check_same_run": lambda files, as_: check_same_run(
         as_(files / "last.pt"), before=files.checkpoint.config, now=files.checkpoint.config
     ),
+    "detect.training.checkpoints.checkpoint_file": lambda files, as_: checkpoint_file(as_(files.folder)),
     "detect.training.checkpoints.load_detector": lambda files, as_: load_detector(as_(files.folder)).name,
     "detect.training.checkpoints.read_checkpoint": lambda files, as_: read_checkpoint(as_(files / "last.pt")).step,
     "detect.training.checkpoints.save_checkpoint": lambda files, as_: written(
         files / "saved.pt", lambda: save_checkpoint(as_(files / "saved.pt"), files.checkpoint)
     ),
+    "detect.training.inputs.read_labels": lambda files, as_: (
+        read_labels(files.checkpoint.config, [str(SAMPLE)], as_(IMAGES)).images.file_names
+    ),
+    "detect.detectors.pretrained_weights.read_weights": lambda files, as_: weights_read(files, as_),
     "detect.training.config.read_train_config": lambda files, as_: read_train_config(as_(files / "train.yaml")),
     "detect.loading.dataset.DetectionData": lambda files, as_: (
         DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).files.folder

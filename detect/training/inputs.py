@@ -148,7 +148,7 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
     )
 
 
-def read_labels(config: TrainConfig, files: Sequence[str], images: Path, **options: Any) -> CocoDataset:
+def read_labels(config: TrainConfig, files: Sequence[str], images: str | Path, **options: Any) -> CocoDataset:
     """Read annotations as a run's own are read; ``options`` are those of :func:`~detect.data.read_dataset.read_dataset`."""
     data = config.data
     options |= {"keypoints": config.task == "landmarks", "exif": data.exif, "bbox": data.bbox}

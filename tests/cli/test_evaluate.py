@@ -275,7 +275,7 @@ MISTAKES = {
         ["{truth}", "--run", "{run}", "--images", "{images}", "--slice", "64"],
         "--slice 64: expected SIZE:OVER",
     ),
-    "a baseline without a run": (["{truth}", "--results", "{results}", "--baseline"], "--baseline: needs a run"),
+    "a baseline without a run": (["{truth}", "--results", "{results}", "--baseline"], "--baseline: is fitted to a run"),
     "boxes with a threshold": (["{truth}", "--results", "{results}", "--threshold", "0.5"], "only for landmarks"),
     "no landmarks": (
         ["{boxes}", "--results", "{results}", "--task", "landmarks"],

@@ -142,6 +142,7 @@ def test_the_example_reproduces_predict_with_boxes_after_two_resize_rules(tmp_pa
     assert assert_example_is_predict(same, tmp_path / "stretched", photos) > 5
 
 
+@pytest.mark.slow
 def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_heatmaps(tmp_path, photos, trained):
     import onnxruntime
 

@@ -61,6 +61,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_by_torch_export_the_detections_of_a_head_are_the_same_at_any_size():
     done = subprocess.run([sys.executable, "-c", EXPORTED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -197,6 +197,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_the_docstring_exports_the_whole_model_for_batches_of_any_number(tmp_path):
     pytest.importorskip("onnxruntime")
     command = [sys.executable, "-c", EXPORTED, str(tmp_path)]

@@ -173,6 +173,7 @@ for b in (1, 3):
 """
 
 
+@pytest.mark.slow
 def test_in_onnx_it_takes_the_same_boxes(tmp_path):
     if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         pytest.skip("the export extra is not installed")

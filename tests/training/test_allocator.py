@@ -14,10 +14,12 @@ from detect.training.allocator import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 for _ in range(3):
     torch.ones(10_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+faults = []
 for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(10_000_000)
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, min(faults))  # the system may take pages back in between
 """
 
 
@@ -28,4 +30,5 @@ def test_large_tensors_fault_no_pages_once_their_memory_was_used():
         command = [sys.executable, "-c", FAULTS.format(keep=keep)]
         kept[keep], faults[keep] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert kept == {False: "False", True: "True"}
-    assert int(faults[True]) < 100 < int(faults[False])
+    assert int(faults[True]) < 100
+    assert int(faults[False]) > 1000

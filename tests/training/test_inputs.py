@@ -93,7 +93,7 @@ def test_categories_that_training_lacks_are_named_with_the_option_that_leaves_th
     for task in ("boxes", "landmarks"):
         with pytest.raises(CocoError, match=r"more\.json: category 8, 'Dot', is not one of .*: 'square': ") as caught:
             read_inputs(tiny(f"data.val={file}", task=task))
-        assert "data.ignore_categories=['Dot', 'hole'] (--ignore-category 'Dot' --ignore-category 'hole')" in str(
+        assert """'data.ignore_categories=["Dot", "hole"]' (--ignore-category 'Dot' --ignore-category 'hole')""" in str(
             caught.value
         )
     config = tiny(f"data.val={file}", "data.ignore_categories=[dot, hole]")
