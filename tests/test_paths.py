@@ -200,7 +200,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.training.inputs.read_labels": lambda files, as_: (
         read_labels(files.checkpoint.config, [str(SAMPLE)], as_(IMAGES)).images.file_names
     ),
-    "detect.detectors.pretrained_weights.read_weights": lambda files, as_: weights_read(files, as_),
+    "detect.detectors.pretrained_weights.read_weights": weights_read,
     "detect.training.config.read_train_config": lambda files, as_: read_train_config(as_(files / "train.yaml")),
     "detect.loading.dataset.DetectionData": lambda files, as_: (
         DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).files.folder
