@@ -21,7 +21,7 @@ from detect.report.tables import Html, escape, shaded, table
 MAX_LINES = 12  # readers cannot tell more apart
 MAX_POINTS = 1000  # of a line; more do not show
 CURVE_CAPTION = "Precision and recall as the score threshold falls."
-SCORE_CAPTION = "Precision, recall and F1 of the results of each score or more, {at}."
+SCORE_CAPTION = "Precision, recall and F1 of the results with at least this score, {at}."
 
 
 ScoreRow = tuple[str | int | float | None, ...]
@@ -166,7 +166,8 @@ def _confusion_table(confusion: ConfusionMatrix) -> str:
     """The matrix, its cells shaded by their share of the true objects, or in the last row of the predictions."""
     caption = (
         f"Rows are true, columns predicted categories: pairs {confusion.at}, whatever their categories, of results of a "
-        f"score of at least {confusion.threshold:.3g}. The last column are objects missed, the last row results made up."
+        f"score of at least {confusion.threshold:.3g}. The last column counts missed objects, the last row results without "
+        "an object."
     )
     rows: list[list[str | Html]] = [
         [name, *(shaded(f"{count:,}" if count else "", count / max(sum(counts), 1)) for count in counts)]
