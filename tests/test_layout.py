@@ -32,7 +32,6 @@ TESTS_OF_NO_MODULE = {
 SHORT = {
     "__main__.py": "starts the command line",
     "conventions.py": "words and constants of the whole package",
-    "training/allocator.py": "one call of the C library",
 }
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},

@@ -10,9 +10,13 @@ from __future__ import annotations
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+# options of malloc.h
+M_TRIM_THRESHOLD = -1  # free bytes at the end of the heap above which they are given back
+M_TOP_PAD = -2  # bytes that the heap grows by beyond what is asked for
+M_MMAP_MAX = -4  # how many large blocks are mapped by themselves, and unmapped when they are freed
+
 LARGEST = 2**31 - 1
-GROWTH = 2**28  # bytes that the heap grows by
+GROWTH = 2**28
 
 
 def keep_freed_memory() -> bool:
