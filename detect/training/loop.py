@@ -33,12 +33,13 @@ from detect.training.checkpoints import (
 )
 from detect.training.config import TrainConfig
 from detect.training.data_warnings import data_warnings
+from detect.training.devices import launch
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
 from detect.training.initial_weights import initial_checkpoint
 from detect.training.inputs import epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
-from detect.training.step import Build, Stepper, launch, rate_factor
+from detect.training.step import Build, Stepper, rate_factor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

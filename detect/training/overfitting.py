@@ -20,12 +20,13 @@ from detect.loading.labels import LabelMap
 from detect.training.builder import training_anchors
 from detect.training.config import TrainConfig
 from detect.training.data_warnings import data_warnings
+from detect.training.devices import launch
 from detect.training.diagnosis import Diagnosis
 from detect.training.inference import find_objects
 from detect.training.initial_weights import initial_checkpoint
 from detect.training.inputs import read_inputs
 from detect.training.label_faults import countable_share, unlearnable, wrong_labels
-from detect.training.step import Stepper, launch
+from detect.training.step import Stepper
 
 NUM_STEPS, MAX_STEPS = 300, 1500  # the second while the score rises
 ROUNDS = 3  # in which NUM_STEPS are taken; the detector is evaluated after each

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +15,10 @@ from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.errors import ConfigError, MissingExtraError, TrainingError
+from detect.errors import TrainingError
 from detect.keypoints.coordinates import SHIFTS
 from detect.loading.dataset import Batch
 from detect.losses import batch_normalizer
-from detect.training.allocator import keep_freed_memory
 from detect.training.builder import Detector, build_detector
 from detect.training.checkpoints import Checkpoint
 from detect.training.config import TrainConfig
@@ -35,38 +33,6 @@ Build = Callable[..., Detector]
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 STEP_DECAY = 0.1  # factor of the step schedule at each milestone
-
-
-def launch(config: TrainConfig) -> Fabric:
-    """Set up the devices and precision of a configuration; under torchrun, also its processes.
-
-    Raises:
-        MissingExtraError: lightning-fabric is not installed.
-        ConfigError: the devices do not exist.
-    """
-    try:
-        from lightning_fabric import Fabric  # noqa: PLC0415 - an optional package
-        from lightning_fabric.utilities.exceptions import MisconfigurationException  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("training needs lightning-fabric: pip install 'detect-heads[train]'") from None
-    optimisation = config.optimisation
-    processes = devices = optimisation.devices
-    if distributed.is_available() and distributed.is_torchelastic_launched():
-        processes, devices = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    try:
-        fabric = Fabric(
-            accelerator=optimisation.accelerator,
-            devices=devices,
-            num_nodes=max(processes // devices, 1),
-            strategy="ddp" if processes > 1 else "auto",
-            precision=optimisation.precision,
-        )
-        fabric.launch()
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        raise ConfigError(f"optimisation: {' '.join(str(error).split())}") from None
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    return fabric
 
 
 def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

@@ -12,8 +12,8 @@ from detect.data import read_coco
 from detect.errors import CocoError, ConfigError, ImageError
 from detect.loading.sampling import EpochBatchSampler, image_loader
 from detect.training.data_warnings import data_warnings
+from detect.training.devices import launch
 from detect.training.inputs import epoch_batches, hold_out, read_inputs
-from detect.training.step import launch
 
 
 def test_training_is_augmented_and_validation_is_not(tiny):

@@ -18,8 +18,9 @@ from detect.errors import TrainingError
 from detect.loading.dataset import collate
 from detect.training.builder import Detector, build_detector, training_anchors
 from detect.training.config import TrainConfig
+from detect.training.devices import launch
 from detect.training.inputs import Inputs, read_inputs
-from detect.training.step import Stepper, average_weights, launch, make_optimizer, rate_factor
+from detect.training.step import Stepper, average_weights, make_optimizer, rate_factor
 
 
 def stepper_of(config: TrainConfig, **options: Any) -> tuple[Stepper, Inputs]:

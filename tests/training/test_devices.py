@@ -10,7 +10,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from detect.training.allocator import keep_freed_memory
+from detect.training.devices import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 for _ in range(3):
     torch.ones(10_000_000)
