@@ -180,7 +180,7 @@ def busy(what: str) -> Iterator[None]:
 
 
 def lines_until(ended: Callable[[float], bool], what: str) -> None:
-    """Write how long the work takes so far, every half minute; ``ended`` waits for its end, at most so many seconds."""
+    """Write every half minute how long the work has taken; ``ended(s)`` waits up to s seconds and says if it has ended."""
     for number in itertools.count(1):
         if ended(LINE_EVERY_S):
             return

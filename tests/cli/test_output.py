@@ -76,7 +76,7 @@ class Clock:
         self.on_progress = output.ProgressLines(clock=lambda: self.now, write=self.lines.append)
 
     def at(self, seconds: float, what: str, done: int, total: int) -> list[str]:
-        """Report progress so many seconds after the start, and return the new lines."""
+        """Report progress at a time, in seconds from the start, and return the new lines."""
         self.now, before = 1000.0 + seconds, len(self.lines)
         self.on_progress(what, done, total)
         return self.lines[before:]

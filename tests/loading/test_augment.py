@@ -48,7 +48,7 @@ def test_turns_are_those_of_numpy(quarters):
 
 
 def test_flips_keep_up_and_turns_do_not_mirror_left_and_right():
-    """Of 12 numbered pixels: which of the eight turned and flipped pictures come out, in the order of the same draws."""
+    """The pictures that the same random draws give of 12 numbered pixels: some of the eight turned and flipped ones."""
 
     def pictures(augment):
         draws = (augment.apply_geometric(numbered(), np.random.default_rng(seed)) for seed in range(64))
