@@ -12,9 +12,9 @@ from numpy import ndarray
 
 from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
 from detect.anchors.metrics import mean_or_nan
+from detect.wording import listed
 
 NEGLECTED = 0.2  # share of the mean number of positives
-MAX_NAMED = 3  # neglected categories named in a sentence
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,5 @@ class Assignment:
         """A sentence with the neglected categories and the mean of all instances; None if no category is neglected."""
         if not self.neglected:
             return None
-        named = ", ".join(f"{group.name} {group.positives:.1f}" for group in self.neglected[:MAX_NAMED])
-        more = f" and {len(self.neglected) - MAX_NAMED} more categories" if len(self.neglected) > MAX_NAMED else ""
-        return f"uneven assignment: positive anchors per box: {named}{more}; mean of all boxes {self.overall.positives:.1f}"
+        named = listed(f"{group.name} {group.positives:.1f}" for group in self.neglected)
+        return f"uneven assignment: positive anchors per box: {named}; mean of all boxes {self.overall.positives:.1f}"

@@ -21,6 +21,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import COVERED, AnchorMetrics, anchor_metrics, mean_or_nan
 from detect.errors import FitError
 from detect.ops.matcher import Matcher
+from detect.wording import listed
 
 MAX_LOSS = 0.001  # share of the instances that a suggestion may lose
 MAX_LEVELS = 10  # 1,023 subsets
@@ -224,9 +225,8 @@ def _lost(kept: KeptLevels) -> str:
     count = len(kept.lost)
     if not count:
         return "no instance is lost"
-    ids = ", ".join(map(str, kept.lost[:10].tolist())) + (f" and {count - 10:,} more" if count > 10 else "")
     instances, annotations = ("instance is", "annotation") if count == 1 else ("instances are", "annotations")
-    return f"{count:,} {instances} lost: {annotations} {ids}"
+    return f"{count:,} {instances} lost: {annotations} {listed(kept.lost.tolist(), most=10)}"
 
 
 def _saved(kept: KeptLevels) -> str:

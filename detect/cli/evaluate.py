@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from detect.training.checkpoints import TrainedDetector
 
 Task = Literal["boxes", "landmarks"]
+READ_AS = ("bbox", "exif", "ignore_category")  # options of how files are read
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,11 @@ def _run_marks(
         )
         dataset = dataset.without_categories(trained.config.data.ignore_categories, IGNORE_OPTION)
     else:
+        if given := [name for name in READ_AS if getattr(files, name) != getattr(OptionalFiles, name)]:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(
+                f"{names}: the run's own validation data is read as in training; give FILES to read others"
+            )
         with reading_bar() as on_progress:
             validation = read_validation(trained.config, strict=files.strict, on_progress=on_progress)
         if validation is None:

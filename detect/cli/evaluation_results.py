@@ -28,7 +28,7 @@ from detect.keypoints.keypoints import CocoKeypoints
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
-from detect.report.plots import plural
+from detect.wording import plural
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
 
@@ -46,6 +46,7 @@ POINT_CAPTION = (
     "Points are paired one to one within the radius. AP is over the scores of all results, the error the mean distance of "
     "the pairs."
 )
+
 BEST_COLUMNS = ("", "score threshold", "F1", "precision", "recall")
 BEST_CAPTION = "The score threshold with the highest F1 on these images, {at}."
 MAX_PRINTED = 10  # names of a confusion matrix; a wider one is on the page

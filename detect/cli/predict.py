@@ -46,7 +46,7 @@ def predict(
     from detect.data.coco_results import results_json
     from detect.evaluation.precision_recall import USUAL_SCORE
     from detect.loading.image_files import dataset_from_files, images_json
-    from detect.report.plots import plural
+    from detect.wording import plural
 
     trained = load_on(checkpoint, device)
     dataset, folder = dataset_from_files(images, trained.labels)

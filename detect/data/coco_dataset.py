@@ -97,26 +97,31 @@ class CocoDataset:
     def without_categories(self, names: Iterable[str], option: str) -> CocoDataset:
         """The dataset without the categories of these names, in any case, and without their annotations.
 
-        A sentence in ``warnings`` counts the annotations, and names the ``option`` that asked for it.
+        A sentence in ``warnings`` counts the annotations, another names the names that no category has; both name the
+        ``option`` that asked for it.
 
         >>> from detect.samples import sample_annotations
         >>> part = read_coco(sample_annotations("bccd")).without_categories(["rbc"], "--ignore-category")
         >>> sorted(part.categories.values()), part.warnings
         (['Platelets', 'WBC'], ("left out: 4,153 annotations of 'RBC' (--ignore-category)",))
+        >>> part.without_categories(["red"], "--ignore-category").warnings[-1].partition(": ")[2]
+        "no category 'red' to leave out (--ignore-category)"
         """
-        left_out = {name.casefold() for name in names}
+        left_out = {name.casefold(): name for name in names}
         ids = [each for each in self.category_ids if self.category_name(each).casefold() in left_out]
-        if not ids:
-            return self
         is_kept = ~np.isin(self.annotations.category_ids, ids)
-        found = ", ".join(repr(self.category_name(each)) for each in ids)
-        count = int((~is_kept).sum())
-        warning = f"left out: {count:,} annotation{'s' if count != 1 else ''} of {found} ({option})"
+        warnings = list(self.warnings)
+        if ids:
+            found, count = ", ".join(repr(self.category_name(each)) for each in ids), int((~is_kept).sum())
+            warnings.append(f"left out: {count:,} annotation{'s' if count != 1 else ''} of {found} ({option})")
+        own = {self.category_name(each).casefold() for each in self.category_ids}
+        if unknown := ", ".join(repr(name) for key, name in left_out.items() if key not in own):
+            warnings.append(f"{', '.join(self.files)}: no category {unknown} to leave out ({option})")
         return replace(
             self,
             annotations=self.annotations.take(np.flatnonzero(is_kept)),
             categories={number: name for number, name in self.categories.items() if number not in ids},
-            warnings=(*self.warnings, warning),
+            warnings=tuple(warnings),
         )
 
     def require_sizes(self, ways: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from detect.errors import ConvertError
+from detect.wording import listed
 
 NO_CATEGORY = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids below 91 that none of COCO's 80 categories has
 COCO_IDS = tuple(index for index in range(91) if index not in NO_CATEGORY)
@@ -246,5 +247,4 @@ def _body(layout: Layout) -> Iterator[tuple[str, str]]:
 
 
 def _some(keys: Iterable[str]) -> str:
-    shown = sorted(keys)
-    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "") or "no keys"
+    return listed(sorted(keys), most=SHOWN) or "no keys"

@@ -19,6 +19,7 @@ from detect.data.image_sizes import read_headers
 from detect.data.images import ImageFiles
 from detect.errors import ImageError
 from detect.loading.labels import LabelMap
+from detect.wording import listed
 
 UPRIGHT = "Sizes and results are those of the upright images: the EXIF orientation of each image is applied."
 MAX_NAMED = 5  # broken images that a message names; the others are counted
@@ -107,9 +108,8 @@ def broken_message(broken: Sequence[BrokenImage], num_images: int) -> str:
     >>> broken_message([BrokenImage(3, "images/a.png: No such file or directory")], 10)
     '1 of 10 images cannot be used: images/a.png: No such file or directory'
     """
-    named = "; ".join(image.reason for image in broken[:MAX_NAMED])
-    others = f"; and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
-    return f"{len(broken)} of {num_images} images cannot be used: {named}{others}"
+    named = listed((image.reason for image in broken), most=MAX_NAMED, between="; ")
+    return f"{len(broken)} of {num_images} images cannot be used: {named}"
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -16,7 +16,8 @@ from detect.anchors.instances import area_ranges
 from detect.anchors.metrics import COVERED, CURVE, AnchorMetrics, recall_curve
 from detect.fitting.fit import KCurve
 from detect.report import plots
-from detect.report.plots import BOX, MISSED, MUTED, OCTAVE, Key, Panel, label, level_keys, panel, plural, set_color
+from detect.report.plots import BOX, MISSED, MUTED, OCTAVE, Key, Panel, label, level_keys, panel, set_color
+from detect.wording import plural
 
 MAX_POINTS = 6_000  # drawn as SVG, which every browser shows; more boxes are drawn as counts in cells
 CELLS_PER_OCTAVE = 6

@@ -22,8 +22,8 @@ from detect.data.images import ImageFiles
 from detect.errors import ImageError
 from detect.report.page import block
 from detect.report.pictures import stretch_contrast
-from detect.report.plots import plural
 from detect.report.tables import escape
+from detect.wording import plural
 
 MAX_PICTURES, MAX_TRIED = 12, 50
 CONTEXT = 2.5  # side of a window / longer side of the box

@@ -14,7 +14,8 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import AnchorMetrics, GroupMetrics
 from detect.conventions import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 from detect.data import CocoDataset
-from detect.report.plots import INK, MUTED, PLAIN, Key, Panel, label, panel, pixels_axis, plural, set_color, set_keys
+from detect.report.plots import INK, MUTED, PLAIN, Key, Panel, label, panel, pixels_axis, set_color, set_keys
+from detect.wording import plural
 
 FEW_GROUPS = 8
 MAX_CATEGORIES = 40

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from detect.report.plots import Panel
 from detect.report.tables import escape
+from detect.wording import listed
 
 Sections = Mapping[str, tuple[str, Sequence[str | Sequence[Panel]]]]
 
@@ -53,8 +54,7 @@ def page(
         notes: lines of plain text below the title.
     """
     shown = {name: each for name, each in sections.items() if any(each[1])}
-    more = f" and {len(read_from) - MAX_FILES:,} more" if len(read_from) > MAX_FILES else ""
-    files_shown = ", ".join(f"<code>{escape(name)}</code>" for name in read_from[:MAX_FILES])
+    files_shown = listed((f"<code>{escape(name)}</code>" for name in read_from), most=MAX_FILES)
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
     links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in shown.items())
     texts, panels = [], []
@@ -82,7 +82,7 @@ def page(
 <main>
 <header>
 <h1>{escape(title)}</h1>
-<p>{about} · read from {files_shown}{more}</p>
+<p>{about} · read from {files_shown}</p>
 {f'<ul class="notes">{lines}</ul>' if lines else ""}
 <nav>{links}</nav>
 <noscript><p>The figures need JavaScript; the tables do not.</p></noscript>

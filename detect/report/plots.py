@@ -113,17 +113,6 @@ def level_keys(anchors: AnchorSet, colors: Mapping[int, str], mark: str = "diamo
     return tuple(Key(f"{each.name} (stride {each.stride})", colors.get(each.stride, PLAIN), mark) for each in levels)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun.
-
-    >>> plural(1, "box"), plural(2400, "image"), plural(2, "category")
-    ('1 box', '2,400 images', '2 categories')
-    """
-    if count != 1:
-        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("x") else f"{noun}s"
-    return f"{count:,} {noun}"
-
-
 def pixels_axis(title: str, low: float, high: float) -> dict[str, Any]:
     """Return a logarithmic axis in pixels with a tick at every power of two, or at fewer on a long axis."""
     low, high = math.log10(low), math.log10(high)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from detect.anchors.metrics import THRESHOLDS, YOLOV5_RATIO, AnchorMetrics
 from detect.data import Finding
-from detect.report.plots import plural, set_color, visible
+from detect.report.plots import set_color, visible
+from detect.wording import plural
 
 SAME_SCORE = 5e-4  # scores of a fit are rounded and of a histogram, not of the boxes
 TINY = 1e-9

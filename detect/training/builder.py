@@ -13,7 +13,7 @@ from detect.anchors.known import load_anchors
 from detect.catalog.detectors import find_detector
 from detect.data import CocoDataset
 from detect.data.resize import parse_resize
-from detect.detectors.backbones import build_backbone
+from detect.detectors.backbones import Backbone, build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.pretrained_weights import read_weights
 from detect.detectors.retinanet import RetinaNetDetector
@@ -78,6 +78,31 @@ def without_weights(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
+def check_backbone(config: TrainConfig) -> None:
+    """Build the backbone and forget it: a run whose weights are missing fails here, before its images are read.
+
+    Raises:
+        ConfigError: the backbone is unknown, or its weights are not available or do not fit.
+        MissingExtraError: a package that it needs is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        _backbone(config, BACKBONE_STRIDES[-1:])
+
+
+def _backbone(config: TrainConfig, strides: Sequence[int]) -> Backbone:
+    model = config.model
+    return build_backbone(
+        model.backbone,
+        strides=strides,
+        in_channels=config.data.channels,
+        pretrained=model.pretrained,
+        weights=None if model.weights is None else read_weights(model.weights),
+        freeze_statistics=without_weights(config).model.freeze_statistics,
+        freeze_stride=model.freeze_stride,
+        seed=config.seed,
+    )
+
+
 def build_detector(
     config: TrainConfig,
     labels: LabelMap,
@@ -105,16 +130,8 @@ def build_detector(
     levels = [level.stride for level in anchors.levels if level.shapes] if anchors else [model.stride]
     with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator before they are seeded
         try:
-            backbone = build_backbone(
-                model.backbone,
-                strides=sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))}),
-                in_channels=config.data.channels,
-                pretrained=model.pretrained,
-                weights=None if model.weights is None else read_weights(model.weights),
-                freeze_statistics=without_weights(config).model.freeze_statistics,
-                freeze_stride=model.freeze_stride,
-                seed=config.seed,
-            )
+            strides = sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))})
+            backbone = _backbone(config, strides)
             if config.task == "landmarks":
                 return LandmarkDetector(
                     backbone, len(labels.type_names), **model.model_dump(include=HEATMAPS), **options

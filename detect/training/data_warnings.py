@@ -21,9 +21,9 @@ from detect.loading.image_files import broken_message
 from detect.training.builder import matching_rule
 from detect.training.config import FIT, TrainConfig
 from detect.training.inputs import Inputs, hold_out
+from detect.wording import listed
 
 NUM_ASSIGNED = 200  # images whose anchors are assigned for a warning, evenly spaced
-MAX_NAMED = 3  # groups that a line names
 
 
 def data_warnings(config: TrainConfig, inputs: Inputs, *, anchors: AnchorSet | None) -> list[str]:
@@ -88,13 +88,13 @@ def _without_positives(assignment: Assignment) -> str:
 
     groups = [*named("category ", assignment.by_category), *named("", assignment.by_size)]
     if groups:
-        more = f" and {len(groups) - MAX_NAMED} more" if len(groups) > MAX_NAMED else ""
-        return f"no positive anchors for {', '.join(groups[:MAX_NAMED])}{more}"
+        return f"no positive anchors for {listed(groups)}"
     rows = assignment.unassigned
     if not len(rows):
         return ""
-    ids = ", ".join(map(str, assignment.instances.dataset.instances.ids[rows[:MAX_NAMED]].tolist()))
-    return f"no positive anchors for {len(rows):,} of {len(assignment.instances):,} boxes, such as annotations {ids}"
+    ids = listed(assignment.instances.dataset.instances.ids[rows].tolist())
+    annotations = "annotation" if len(rows) == 1 else "annotations"
+    return f"no positive anchors for {len(rows):,} of {len(assignment.instances):,} boxes: {annotations} {ids}"
 
 
 def _never_seen(inputs: Inputs) -> list[str]:
@@ -108,8 +108,7 @@ def _never_seen(inputs: Inputs) -> list[str]:
     names = [dataset.category_name(each) for each in inputs.labels.category_ids if each not in seen]
     if not names:
         return []
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return [f"no training {what} of category {', '.join(names[:MAX_NAMED])}{more}: nothing of them is learned"]
+    return [f"no training {what} of category {listed(names)}: nothing of them is learned"]
 
 
 def _left_out(data: DetectionData, part: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +53,6 @@ def find_objects(
     batch_size: int = 16,
     device: torch.device | str = "cpu",
     num_workers: int = 0,
-    score_threshold: float | None = None,
     pixel_origin: str = "center",
     tiles: str | ResizeRule | None = None,
     on_progress: Progress | None = None,
@@ -67,12 +66,10 @@ def find_objects(
     Args:
         model: the detector, in evaluation mode and with its weights on ``device``.
         data: the images, without augmentation, with the resize rule that the model was trained for.
-        score_threshold: results have higher scores; by default the model's own threshold.
         pixel_origin: the keypoints' convention in training and in the results, see :mod:`detect.keypoints.coordinates`.
         tiles: a rule ``tiles:S:OVERLAP``: images larger than a tile are cut into tiles, which take the resize rule each, and
             what is found in them is merged (:mod:`detect.training.slicing`). The limit of detections holds for a tile.
     """
-    model = model if score_threshold is None else with_threshold(model, score_threshold)
     tiles = parse_resize(tiles) if tiles else None
     detect = _Detect(model, data, labels, device=device, pixel_origin=pixel_origin)
     sizes_wh = {row: (width, height) for row, (width, height) in enumerate(data.dataset.images.wh.tolist())}
@@ -150,16 +147,6 @@ class _Detect:
             boxes, iou_threshold = xywh_to_xyxy(boxes_xywh), post_process.iou_threshold
             kept = merge_boxes(grid, boxes, tile, **columns, iou_threshold=iou_threshold)
         return _Found(categories[kept], scores[kept], boxes_xywh[kept], points[kept])
-
-
-def with_threshold(model: Detector, score_threshold: float) -> Detector:
-    """The same detector, with shared weights, with another score threshold."""
-    model = copy.copy(model)
-    if isinstance(model, LandmarkDetector):
-        model.threshold = score_threshold
-    else:
-        model.post_process = replace(model.post_process, score_threshold=score_threshold)
-    return model
 
 
 def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ from detect.loading.labels import LabelMap
 from detect.training.builder import Detector
 from detect.training.checkpoints import Checkpoint, checkpoint_file, read_checkpoint
 from detect.training.config import TrainConfig
+from detect.wording import listed
 
 CLASS_LAYERS = ("head.class_outputs.", "head.heatmap_output.")  # one output for each class, or keypoint type
 MAX_NAMED = 6
@@ -68,13 +69,8 @@ def _in_words(
     text = f"took {len(fitting)} of {len(wanted)} weights and buffers"
     if any(name.startswith(CLASS_LAYERS) for name in fitting):
         fresh = [name for name in names if name not in other_names]
-        text += f"; new outputs for {_listed(fresh)}" if fresh else ""
-    return text + (f"; layers not taken: {_listed(left)}" if left else "")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+        text += f"; new outputs for {listed(fresh, most=MAX_NAMED)}" if fresh else ""
+    return text + (f"; layers not taken: {listed(left, most=MAX_NAMED)}" if left else "")
 
 
 def initial_checkpoint(config: TrainConfig) -> Checkpoint | None:

@@ -20,7 +20,7 @@ from detect.errors import TrainingError
 from detect.files import write_whole
 from detect.loading.dataset import Batch, DetectionData
 from detect.loading.sampling import image_loader
-from detect.training.builder import build_detector, training_anchors, without_weights
+from detect.training.builder import build_detector, check_backbone, training_anchors, without_weights
 from detect.training.checkpoints import (
     BEST,
     LAST,
@@ -139,6 +139,8 @@ class _Run:
         self.on_progress = on_progress if self.is_main else None
         self.log = log if log and self.is_main else lambda _: None
         self.last = config.output.folder / LAST
+        if not before:
+            check_backbone(config)
         initial = before or initial_checkpoint(config)
         self.inputs = read_inputs(config, initial=initial, on_progress=self.on_progress)
         if before:

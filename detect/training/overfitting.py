@@ -17,7 +17,7 @@ from detect.evaluation.boxes import evaluate_boxes
 from detect.evaluation.coco_points import evaluate_landmarks
 from detect.loading.dataset import Batch, DetectionData, collate
 from detect.loading.labels import LabelMap
-from detect.training.builder import training_anchors
+from detect.training.builder import check_backbone, training_anchors
 from detect.training.config import TrainConfig
 from detect.training.data_warnings import data_warnings
 from detect.training.devices import launch
@@ -97,6 +97,7 @@ def overfit(
     fabric = launch(config)
     if fabric.world_size > 1:
         raise ConfigError("--overfit runs in one process")
+    check_backbone(config)
     initial = initial_checkpoint(config)
     inputs = read_inputs(config, initial=initial, overfit=num_images, on_progress=on_progress)
     if wrong := wrong_labels(inputs.train):

@@ -172,7 +172,7 @@ def test_advice_lists_ten_ids_and_counts_the_rest():
     grid = AnchorGenerator(AnchorSet.of([[(16, 16)], [(128, 128)]], strides=(16, 128)))
     found = level_report(of(boxes), grid)
     ids = ", ".join(str(5 + 4 * row) for row in range(10))
-    assert f"12 instances are lost: annotations {ids} and 2 more" in found.advice[0]
+    assert f"12 instances are lost: annotations {ids}, and 2 more" in found.advice[0]
 
 
 def test_to_dict_is_json(of_nuclei):

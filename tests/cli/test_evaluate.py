@@ -220,6 +220,12 @@ def test_a_run_that_held_out_a_share_is_scored_on_that_share(detect, tmp_path, t
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
     held_out = written(tmp_path / "held_out.json", content)
+    run = detect("evaluate", folder, "--bbox", "xyxy", "--ignore-category", "nucleus")
+    assert (run.code, run.err) == (
+        2,
+        "detect: --bbox, --ignore-category: the run's own validation data is read as in training; "
+        "give FILES to read others\n",
+    )
     own = detect("evaluate", "--run", folder, "--json").json
     assert own["images"] == 20
     assert own == detect("evaluate", folder, held_out, "--images", IMAGES, "--json").json

@@ -67,5 +67,5 @@ def test_keys_without_a_place_and_missing_keys_are_named() -> None:
     with pytest.raises(ConvertError, match=r"names it: missing keys: backbone.bottom_up.res4.2.conv1.weight$"):
         convert_weights(state, "ours")
     many = state | {"head.extra.weight": torch.ones(1)} | {f"spare.{index}": torch.ones(1) for index in range(9)}
-    with pytest.raises(ConvertError, match=r"head.extra.weight, spare.0, spare.1, spare.2, spare.3 and 5 more"):
+    with pytest.raises(ConvertError, match=r"head.extra.weight, spare.0, spare.1, spare.2, spare.3, and 5 more"):
         convert_weights(many, "ours")

@@ -15,7 +15,6 @@ from detect.report.plots import (
     label,
     level_colors,
     pixels_axis,
-    plural,
     set_keys,
     visible,
 )
@@ -54,14 +53,6 @@ def test_an_axis_in_pixels_holds_its_values_and_has_at_most_twelve_ticks_at_powe
     assert step == pytest.approx(round(step))
     assert (end - start) / axis["dtick"] <= 12
     assert axis["tick0"] == 0  # 2 ** 0 is 1 px
-
-
-def test_nouns_follow_their_count() -> None:
-    assert [plural(count, noun) for count, noun in ((0, "box"), (1, "box"), (2, "size"))] == [
-        "0 boxes",
-        "1 box",
-        "2 sizes",
-    ]
 
 
 def test_each_set_has_its_name_and_its_own_colour_in_the_legend() -> None:

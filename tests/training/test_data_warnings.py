@@ -70,7 +70,7 @@ def test_single_boxes_without_positive_anchors_are_counted(tiny, squares, tmp_pa
     config = tiny("model.allow_low_quality_matches=false")
     anchors = AnchorSet.of([[(8, 8), (11, 11), (14, 14)]], strides=[1])
     (line,) = positives_warnings(config, anchors, dataset=dataset)
-    assert line.startswith("no positive anchors for 1 of 12 boxes, such as annotations 3: they are never learned")
+    assert line.startswith("no positive anchors for 1 of 12 boxes: annotation 3: they are never learned")
 
 
 def test_categories_that_no_object_has_are_named(tiny, squares, tmp_path):
@@ -121,7 +121,7 @@ def test_boxes_without_extent_in_single_precision_are_counted(tiny, squares, tmp
     train = changed(squares, tmp_path, "slivers.json", lambda content: content["annotations"].extend(slivers))
     lines = warnings_of(tiny(f"data.train={train}", "data.val=[]"))
     assert lines[-2] == "left out: 1 training boxes have no extent after resizing"
-    assert lines[-1].startswith("no positive anchors for 1 of 13 boxes, such as annotations 98: ")
+    assert lines[-1].startswith("no positive anchors for 1 of 13 boxes: annotation 98: ")
 
 
 @pytest.mark.parametrize(("on_gpu", "count"), [(True, 1), (False, 0)])

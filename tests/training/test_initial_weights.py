@@ -12,13 +12,19 @@ from detect.errors import ConfigError
 from detect.loading.labels import LabelMap
 from detect.training.builder import build_detector
 from detect.training.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
+from detect.training.config import TrainConfig
 from detect.training.initial_weights import initial_checkpoint, take_weights
 from detect.training.loop import train
+from detect.training.overfitting import overfit
 
 SHAPES = LabelMap((3, 90), ("round", "square"))
 MORE = LabelMap((1, 2, 3), ("square", "star", "round"))
 TWO = AnchorSet.of([[(8, 8), (12, 12)]], strides=(4,))
 THREE = AnchorSet.of([[(8, 8), (12, 12), (16, 16)]], strides=(4,))
+
+
+def overfit_four(config: TrainConfig) -> None:
+    overfit(config, 4)
 
 
 @pytest.fixture
@@ -94,3 +100,10 @@ def test_what_cannot_be_started_from_is_named(kind, tiny, before, tmp_path):
         save_checkpoint(path, replace(before, config=tiny(task="landmarks"), anchors=None))
     with pytest.raises(ConfigError, match=r"^model\.init: .*other\.pt"):
         initial_checkpoint(tiny(f"model.init={path}"))
+
+
+@pytest.mark.parametrize("start", [overfit_four, train])
+def test_weights_that_are_missing_are_named_before_images_are_looked_for(tiny, tmp_path, start):
+    config = tiny("data.images=nowhere", f"model.weights={tmp_path / 'lost.pt'}", "model.backbone=torchvision:resnet18")
+    with pytest.raises(ConfigError, match=r"model\.weights: .*lost\.pt: No such file"):
+        start(config)

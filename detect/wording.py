@@ -1,0 +1,26 @@
+"""Counts and lists as sentences have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "box"), plural(2400, "image"), plural(2, "category")
+    ('1 box', '2,400 images', '2 categories')
+    """
+    if count != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    return f"{count:,} {noun}"
+
+
+def listed(items: Iterable[object], *, most: int = 3, between: str = ", ") -> str:
+    """The first ``most`` items, and how many more there are.
+
+    >>> listed([3, 5, 8, 13, 21]), listed(["cat"])
+    ('3, 5, 8, and 2 more', 'cat')
+    """
+    texts = list(map(str, items))
+    return between.join(texts[:most] + ([f"and {len(texts) - most:,} more"] if len(texts) > most else []))
