@@ -46,4 +46,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     session = onnxruntime.InferenceSession(folder / "detector.onnx")
     about = json.loads((folder / "detector.json").read_text())
-    print(json.dumps([result for path in sys.argv[2:] for result in detect(session, about, path)]))
+    print("[" + ",\n ".join(json.dumps(each) for path in sys.argv[2:] for each in detect(session, about, path)) + "]")
