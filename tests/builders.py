@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,15 @@ from detect.ops.grid_matcher import LevelGrid
 from detect.samples import sample_annotations
 
 # ---- heads, losses, ops, detectors
+
+
+def with_threshold(model: Any, threshold: float) -> Any:
+    """A detector of boxes or landmarks, now with this score threshold."""
+    if hasattr(model, "post_process"):
+        model.post_process = replace(model.post_process, score_threshold=threshold)
+    else:
+        model.threshold = threshold
+    return model
 
 
 def one_cell(boxes: Tensor) -> LevelGrid:

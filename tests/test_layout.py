@@ -32,6 +32,7 @@ TESTS_OF_NO_MODULE = {
 SHORT = {
     "__main__.py": "starts the command line",
     "conventions.py": "words and constants of the whole package",
+    "wording.py": "two functions that folders on every level use",
 }
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from builders import with_threshold
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
@@ -44,15 +44,6 @@ def box_detector(num_classes: int = 2) -> RetinaNetDetector:
 def landmark_detector(num_types: int = 2) -> LandmarkDetector:
     backbone = build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0)
     return LandmarkDetector(backbone, num_types, pyramid_channels=8, num_convs=0, seed=1).eval()
-
-
-def with_threshold(model: RetinaNetDetector | LandmarkDetector, threshold: float) -> Any:
-    """The detector, with another score threshold."""
-    if isinstance(model, LandmarkDetector):
-        model.threshold = threshold
-    else:
-        model.post_process = replace(model.post_process, score_threshold=threshold)
-    return model
 
 
 def data_of(folder: Path, *sizes_wh: tuple[int, int], resize: str = "none") -> DetectionData:

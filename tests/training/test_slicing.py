@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import with_threshold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -25,7 +26,7 @@ from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
-from detect.training.inference import find_objects, with_threshold
+from detect.training.inference import find_objects
 from detect.training.slicing import TileGrid, merge_boxes, merge_points
 
 BOXES, POINTS = LabelMap((3,), ("cell",)), LabelMap((3,), ("cell",), ("cell",), {3: (0,)})
@@ -112,13 +113,13 @@ def test_images_no_larger_than_a_tile_are_detected_whole(tmp_path, task, resize)
     images = [draws.integers(0, 255, hw, np.uint8) for hw in ((40, 64), (64, 64), (100, 30))]
     data = data_of(tmp_path, *images, resize=resize)
     model, labels = (box_detector(), BOXES) if task == "boxes" else (landmark_detector(), POINTS)
-    options = {"labels": labels, "score_threshold": 0.009}
-    whole = find_objects(model, data, **options)
+    model = with_threshold(model, 0.009)
+    whole = find_objects(model, data, labels=labels)
     assert len(whole.scores) > 20
     assert_array_equal(
-        found_in(find_objects(model, data, tiles="tiles:100:20", **options), task), found_in(whole, task)
+        found_in(find_objects(model, data, labels=labels, tiles="tiles:100:20"), task), found_in(whole, task)
     )
-    some = find_objects(model, data, tiles="tiles:64:20", **options)
+    some = find_objects(model, data, labels=labels, tiles="tiles:64:20")
     small, others = (found_in(each, task) for each in (whole, some))
     assert_allclose(others[others[:, 0] < 2], small[small[:, 0] < 2], rtol=1e-5, atol=1e-4)  # in other batches
 
