@@ -22,5 +22,6 @@ def listed(items: Iterable[object], *, most: int = 3, between: str = ", ") -> st
     >>> listed([3, 5, 8, 13, 21]), listed(["cat"])
     ('3, 5, 8, and 2 more', 'cat')
     """
-    texts = list(map(str, items))
-    return between.join(texts[:most] + ([f"and {len(texts) - most:,} more"] if len(texts) > most else []))
+    every = list(items)
+    more = [f"and {len(every) - most:,} more"] if len(every) > most else []
+    return between.join([*map(str, every[:most]), *more])
