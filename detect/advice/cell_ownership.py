@@ -88,6 +88,24 @@ def cell_ownership(
     return CellOwnership(num_cells, num_outnumbered, is_contested)
 
 
+def box_regions(
+    boxes: Float64[ndarray, "n 4"], num_levels: int, *, least_side_px: float = 0.0
+) -> Float64[ndarray, "n l 4"]:
+    """The regions of assigners that take the cells inside a box, on every level alike.
+
+    Sides shorter than ``least_side_px`` are lengthened to it about the centre of the box: ultralytics 8.4.190 does so with
+    the second stride (``TaskAlignedAssigner.select_candidates_in_gts``).
+
+    >>> box_regions(np.array([[10.0, 10, 14, 40]]), 2, least_side_px=16)[:, 0]
+    array([[ 4., 10., 20., 40.]])
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    middle, is_short = (low + high) / 2, high - low < least_side_px
+    low = np.where(is_short, middle - least_side_px / 2, low)
+    high = np.where(is_short, middle + least_side_px / 2, high)
+    return np.repeat(np.concatenate([low, high], axis=1)[:, None], num_levels, axis=1)
+
+
 def _cells_inside(
     regions: Float64[ndarray, "n l 4"], canvas_wh: Int64[ndarray, "n 2"], strides: Sequence[int]
 ) -> tuple[Int64[ndarray, "n l 2"], Int64[ndarray, "n l 2"]]:
