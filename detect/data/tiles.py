@@ -45,7 +45,7 @@ def cut_tiles(dataset: CocoDataset, rule: str | ResizeRule) -> CocoDataset:
         raise ValueError("keypoints are not cut into tiles: read the dataset without them")
     size, overlap = rule.sizes
     images = dataset.images
-    counts = _num_tiles(images.wh, size, overlap)  # (columns, rows) of windows of each image
+    counts = num_tiles(images.wh, size, overlap)  # (columns, rows) of windows of each image
     of_image = np.repeat(np.arange(len(images)), counts.prod(axis=1))
     names = tuple(images.file_names[row] for row in of_image.tolist())
     tiles = Images(np.arange(1, len(of_image) + 1), np.minimum(images.wh, size)[of_image], names)
@@ -58,11 +58,16 @@ def tile_starts(length: int, size: int, overlap: int) -> Int64[ndarray, " n"]:
     >>> tile_starts(250, 100, 20), tile_starts(90, 100, 20)
     (array([  0,  80, 150]), array([0]))
     """
-    (count,) = _num_tiles(np.array([length]), size, overlap).tolist()
+    (count,) = num_tiles(np.array([length]), size, overlap).tolist()
     return np.minimum(np.arange(count) * (size - overlap), max(length - size, 0))
 
 
-def _num_tiles(lengths: Int64[ndarray, "*n"], size: int, overlap: int) -> Int64[ndarray, "*n"]:
+def num_tiles(lengths: Int64[ndarray, "*n"], size: int, overlap: int) -> Int64[ndarray, "*n"]:
+    """The number of tiles along axes of these lengths in pixels.
+
+    >>> num_tiles(np.array([250, 90]), 100, 20)
+    array([3, 1])
+    """
     return -(-np.maximum(lengths - size, 0) // (size - overlap)) + 1
 
 
