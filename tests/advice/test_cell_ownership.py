@@ -17,8 +17,9 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from detect.advice import cell_ownership as module
-from detect.advice.cell_ownership import box_regions, cell_ownership
+from detect.advice import level_cells
+from detect.advice.cell_ownership import cell_ownership
+from detect.advice.level_cells import box_regions
 from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
 from detect.samples import sample_annotations
@@ -81,22 +82,12 @@ def many(draws: np.random.Generator, num_images: int) -> tuple[np.ndarray, np.nd
     return np.concatenate([corners, corners + draws.gamma(2, 3, (len(rows), 2))], axis=1), rows, canvas_wh
 
 
-def test_cells_are_those_whose_centre_is_inside_on_every_level():
-    boxes, rows, canvas_wh = many(np.random.default_rng(0), 20)
-    regions = np.repeat(boxes[:, None], 3, axis=1)
-    found = cell_ownership(regions, rows, canvas_wh=canvas_wh, strides=(4, 8, 16))
-    sizes = [tuple(canvas_wh[row].tolist()) for row in rows]
-    wanted = [len(cells_of(box, size, (4, 8, 16))) for box, size in zip(boxes.tolist(), sizes, strict=True)]
-    assert_array_equal(found.num_cells, wanted)
-    assert found.num_lost > 100
-
-
 def test_images_do_not_depend_on_each_other_or_on_blocks(monkeypatch):
     boxes, rows, canvas_wh = many(np.random.default_rng(1), 40)
     regions = np.repeat(boxes[:, None], 2, axis=1)
     whole = cell_ownership(regions, rows, canvas_wh=canvas_wh, strides=(8, 16))
     assert whole.num_outnumbered.sum() > 20
-    monkeypatch.setattr(module, "MAX_EDGES", 50)
+    monkeypatch.setattr(level_cells, "MAX_PAIRS", 50)
     blocks = cell_ownership(regions, rows, canvas_wh=canvas_wh, strides=(8, 16))
     assert_array_equal(blocks.num_outnumbered, whole.num_outnumbered)
     assert_array_equal(blocks.is_contested, whole.is_contested)

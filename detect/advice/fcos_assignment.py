@@ -1,0 +1,96 @@
+"""The cells that learn each object by FCOS's rule, which looks at no prediction (Tian et al. 2019, section 3.2).
+
+A cell is a candidate for an object if its centre lies inside the box and near the centre of the box, and if the farthest
+side is within the regression range of the level. Of several objects the one of the smallest area gets the cell. So an object
+without a cell is never learned, whatever is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.advice.level_cells import LevelCells, blocks_of_images, box_regions
+
+INFINITE = float("inf")
+
+
+@dataclass(frozen=True)
+class FcosRule:
+    """FCOS's assignment; the defaults are the paper's levels and ranges, with cells near the centre alone.
+
+    A cell is a candidate within ``radius`` strides of an object's centre, if the distance of the farthest side is from
+    ``ranges[level][0]`` to ``ranges[level][1]`` pixels. Centres of cells lie at (i + ``origin``) strides. Areas are equal if
+    they round to the same multiple of ``area_step`` square pixels; then the first object wins.
+    """
+
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    ranges: tuple[tuple[float, float], ...] = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, INFINITE))
+    radius: float = 1.5
+    origin: float = 0.5
+    is_open: bool = False
+    """Whether the limits of a range do not belong to it."""
+    area_step: float = 0.0
+
+    @classmethod
+    def torchvision(cls, strides: Sequence[int] = (8, 16, 32, 64, 128)) -> FcosRule:
+        """torchvision 0.28's: ranges from 4 to 8 strides without their limits, cells from the corner of the image on.
+
+        It ranks areas as 1e8 - area in single precision, which has steps of 8 square pixels.
+        """
+        ranges = [(4.0 * stride, 8.0 * stride) for stride in strides]
+        ranges[0], ranges[-1] = (0.0, ranges[0][1]), (ranges[-1][0], INFINITE)
+        return cls(tuple(strides), tuple(ranges), origin=0.0, is_open=True, area_step=8.0)
+
+
+def fcos_positives(
+    boxes: Float64[ndarray, "n 4"],
+    image_rows: Int64[ndarray, " n"],
+    *,
+    canvas_wh: Int64[ndarray, "b 2"],
+    rule: FcosRule,
+) -> Int64[ndarray, " n"]:
+    """The number of cells that learn each object, 0 for one that no cell learns.
+
+    >>> boxes = np.array([[0.0, 0, 16, 16], [2, 2, 14, 14], [5, 5, 7, 7]])  # the second hides the first
+    >>> fcos_positives(boxes, np.zeros(3, int), canvas_wh=np.array([[64, 64]]), rule=FcosRule())
+    array([0, 4, 0])
+
+    Args:
+        boxes: (x0, y0, x1, y1) in pixels of the network's input.
+        image_rows: the image of each object.
+        canvas_wh: (width, height) of the network's input for each image.
+    """
+    grid = LevelCells(canvas_wh, rule.strides, rule.origin)
+    regions = box_regions(boxes, len(rule.strides))
+    middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    reach = rule.radius * np.array(rule.strides, float)[:, None]
+    regions[..., :2] = np.maximum(regions[..., :2], middle - reach)
+    regions[..., 2:] = np.minimum(regions[..., 2:], middle + reach)
+    num_cells = grid.count(regions, image_rows)
+    rank = _by_area(boxes, rule.area_step)
+    positives = np.zeros(len(boxes), np.int64)
+    for rows in blocks_of_images(np.argsort(image_rows, kind="stable"), num_cells, image_rows):
+        pairs = grid.pairs(regions[rows], image_rows[rows])
+        own = rows[pairs.rows]
+        farthest = np.maximum(pairs.centers - boxes[own, :2], boxes[own, 2:] - pairs.centers).max(axis=1, initial=0)
+        low, high = np.array(rule.ranges)[pairs.levels].T
+        in_range = (low < farthest) & (farthest < high) if rule.is_open else (low <= farthest) & (farthest <= high)
+        own, cells = own[in_range], pairs.cells[in_range]
+        order = np.lexsort((rank[own], cells))
+        is_first = np.diff(cells[order], prepend=-1) != 0
+        positives += np.bincount(own[order][is_first], minlength=len(boxes))
+    return positives
+
+
+def _by_area(boxes: Float64[ndarray, "n 4"], step: float) -> Int64[ndarray, " n"]:
+    """The place of each object from the smallest area to the largest; of equal ones the first comes first."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    areas = np.rint(areas / step) if step else areas
+    rank = np.empty(len(boxes), np.int64)
+    rank[np.argsort(areas, kind="stable")] = np.arange(len(boxes))
+    return rank
