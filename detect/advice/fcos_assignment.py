@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.advice.level_cells import LevelCells, blocks_of_images, box_regions
+from detect.advice.level_cells import LevelCells, Regions, blocks_of_images, box_regions
+from detect.ops.box_arrays import row_blocks
 
 INFINITE = float("inf")
 
@@ -66,16 +67,13 @@ def fcos_positives(
         canvas_wh: (width, height) of the network's input for each image.
     """
     grid = LevelCells(canvas_wh, rule.strides, rule.origin)
-    regions = box_regions(boxes, len(rule.strides))
-    middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    reach = rule.radius * np.array(rule.strides, float)[:, None]
-    regions[..., :2] = np.maximum(regions[..., :2], middle - reach)
-    regions[..., 2:] = np.minimum(regions[..., 2:], middle + reach)
-    num_cells = grid.count(regions, image_rows)
+    num_cells = np.empty(len(boxes), np.int64)
+    for own in row_blocks(len(boxes)):
+        num_cells[own] = grid.count(_regions(boxes[own], rule), image_rows[own])
     rank = _by_area(boxes, rule.area_step)
     positives = np.zeros(len(boxes), np.int64)
     for rows in blocks_of_images(np.argsort(image_rows, kind="stable"), num_cells, image_rows):
-        pairs = grid.pairs(regions[rows], image_rows[rows])
+        pairs = grid.pairs(_regions(boxes[rows], rule), image_rows[rows])
         own = rows[pairs.rows]
         farthest = np.maximum(pairs.centers - boxes[own, :2], boxes[own, 2:] - pairs.centers).max(axis=1, initial=0)
         low, high = np.array(rule.ranges)[pairs.levels].T
@@ -85,6 +83,16 @@ def fcos_positives(
         is_first = np.diff(cells[order], prepend=-1) != 0
         positives += np.bincount(own[order][is_first], minlength=len(boxes))
     return positives
+
+
+def _regions(boxes: Float64[ndarray, "n 4"], rule: FcosRule) -> Regions:
+    """The part of each box that is near its centre, on each level."""
+    regions = box_regions(boxes, len(rule.strides))
+    middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    reach = rule.radius * np.array(rule.strides, float)[:, None]
+    regions[..., :2] = np.maximum(regions[..., :2], middle - reach)
+    regions[..., 2:] = np.minimum(regions[..., 2:], middle + reach)
+    return regions
 
 
 def _by_area(boxes: Float64[ndarray, "n 4"], step: float) -> Int64[ndarray, " n"]:
