@@ -28,6 +28,7 @@ TESTS_OF_NO_MODULE = {
     "fitting/test_optimal.py",
     "fitting/test_square_bounds.py",
     "fitting/test_start.py",
+    "heads/test_graphs.py",  # of the head and of post-processing
 }
 SHORT = {
     "__main__.py": "starts the command line",

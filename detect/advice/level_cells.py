@@ -60,7 +60,7 @@ class LevelCells:
         return result
 
     def pairs(self, regions: Regions, image_rows: Int64[ndarray, " n"]) -> CellPairs:
-        """Every cell of every object; see :meth:`blocks` for more than fit into memory."""
+        """Every cell of every object; for many objects, :func:`blocks_of_images` divides them."""
         first, counts = self._inside(regions, image_rows)
         num = counts.prod(axis=2).ravel()
         entry = np.repeat(np.arange(num.size), num)  # object and level

@@ -3,10 +3,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-import subprocess
-import sys
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -333,68 +330,6 @@ def test_with_fewer_candidates_the_padded_form_finds_the_first_of_the_same():
     assert_close(padded.boxes[0, :count], found.boxes[:count])
 
 
-EXPORT = """
-import sys, warnings
-import torch
-from detect.anchors.generator import GridAnchors
-from detect.heads.postprocess import PostProcess
-from detect.heads.retinanet import HeadOutput
-from detect.ops.grid_matcher import LevelGrid
-warnings.simplefilter("ignore")
-
-random = torch.Generator().manual_seed(0)
-corner = torch.rand(120, 2, generator=random) * 100
-boxes = torch.cat([corner, corner + 10 + torch.rand(120, 2, generator=random) * 50], dim=1)
-anchors = GridAnchors(boxes, tuple(LevelGrid(1, 1, (1.0, 1.0), level) for level in boxes.split([100, 20])))
-options = {} if sys.argv[1] == "hard" else {"class_agnostic": True, "score_threshold": [0.05, 0.1, 0.2]}
-# mmdetection drops boxes before suppression
-post = PostProcess(convention="mmdet", detections_per_image=40, nms=sys.argv[1], **options)
-
-
-class Model(torch.nn.Module):
-    def forward(self, logits, deltas, image_hw, original_hw):
-        sizes = {"image_hw": image_hw, "original_hw": original_hw}
-        return post.padded(HeadOutput(logits, deltas), anchors, **sizes, max_candidates=90)
-
-
-def inputs(b):
-    logits, deltas = torch.randn(b, 120, 3, generator=random) - 1.5, torch.randn(b, 120, 4, generator=random) * 0.3
-    logits[-1] -= 3  # fewer than 40 in this image
-    sizes = torch.randint(60, 130, (2, b, 2), generator=random)
-    return logits, deltas, sizes[0], sizes[1]
-
-
-def check(run):
-    for b in (1, 3):
-        values = inputs(b)
-        expected = model(*values)
-        assert expected.valid.any() and not expected.valid.all()
-        for found, wanted in zip(run(*values), expected, strict=True):
-            torch.testing.assert_close(torch.as_tensor(found), wanted)
-
-
-model, batch = Model(), torch.export.Dim("b")
-program = torch.export.export(model, inputs(2), dynamic_shapes=({0: batch},) * 4)
-check(program.module())
-if len(sys.argv) > 2:
-    import onnxruntime
-    torch.onnx.export(program, dynamo=True, verbose=False).save(sys.argv[2])
-    session = onnxruntime.InferenceSession(sys.argv[2])
-    names = [value.name for value in session.get_inputs()]
-    check(lambda *values: session.run(None, {name: value.numpy() for name, value in zip(names, values)}))
-"""
-
-
-@pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
-@pytest.mark.parametrize("nms", ["hard", "linear", "gaussian"])
-def test_the_padded_form_is_exported_and_runs_in_onnx(tmp_path, nms):
-    # in a process of its own: what is exported is the code without the tests' checks of shapes
-    with_onnx = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-    command = [sys.executable, "-c", EXPORT, nms, *([str(tmp_path / "post.onnx")] if with_onnx else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_no_anchors_and_no_images(convention):
     post = PostProcess(convention=convention)
@@ -492,79 +427,3 @@ def test_sizes_of_another_number_of_images_are_refused(sizes, name, padded):
 def test_detections_have_a_score_and_a_class_for_each_box():
     with pytest.raises(ValueError, match="detections have 3 boxes, 2 scores and 3 classes"):
         Detections(torch.zeros(3, 4), torch.zeros(2), torch.zeros(3, dtype=torch.int64))
-
-
-TRACED = """
-import torch
-from detect import AnchorGenerator, AnchorSet, PostProcess
-from detect.heads.retinanet import HeadOutput
-from detect.errors import ExportError
-
-anchors = AnchorGenerator(AnchorSet.of([[(8, 8)]], strides=(8,))).generate([(1, 1)])
-
-
-def found(logits):
-    return PostProcess().padded(HeadOutput(logits, torch.zeros(1, 1, 4)), anchors, image_hw=[(8, 8)])
-
-
-try:
-    torch.jit.trace(found, torch.zeros(1, 1, 2))
-except ExportError as error:
-    print(error)
-"""
-
-
-def test_suppression_refuses_to_be_traced():
-    # a trace would keep the number of rounds that it took for the one input
-    run = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=False)
-    assert run.stdout == "suppression cannot be traced: use torch.export, or trace the head without it\n", run.stderr
-
-
-COMPILED = """
-import sys
-import torch
-from torch.testing import assert_close
-from detect import AnchorGenerator, AnchorSet, PostProcess
-from detect.heads.retinanet import HeadOutput
-
-anchors = AnchorGenerator(AnchorSet.of([[(10, 20), (20, 10)]], strides=(8,))).generate([(8, 8)])
-random = torch.Generator().manual_seed(0)
-
-
-class Model(torch.nn.Module):
-    def __init__(self, post):
-        super().__init__()
-        self.post = post
-
-    def forward(self, logits, deltas, image_hw):
-        return self.post(HeadOutput(logits * 2, deltas), anchors, image_hw=image_hw)
-
-
-def batch(shift):
-    logits, deltas = torch.randn(2, 128, 3, generator=random) + shift, torch.randn(2, 128, 4, generator=random) * 0.3
-    return logits, deltas, torch.tensor([[64, 60], [50, 64]])
-
-
-def tensors(found):
-    return [tuple(vars(each).values()) for each in found] if isinstance(found, list) else list(found)
-
-
-post = {"plain": PostProcess(), "padded": PostProcess().padded, "soft": PostProcess(nms="gaussian").padded}[sys.argv[1]]
-model, numbers = Model(post), set()
-compiled = torch.compile(model, backend="eager")
-for shift in (-1.0, -3.0, 0.0, -9.0, -2.0, -2.5):
-    values = batch(shift)
-    expected = model(*values)
-    assert_close(tensors(compiled(*values)), tensors(expected))
-    torch.compiler.set_stance("fail_on_recompile")
-    numbers.add(sum(len(each.scores) for each in expected) if isinstance(expected, list) else int(expected.valid.sum()))
-assert len(numbers) > 3, numbers
-"""
-
-
-@pytest.mark.parametrize(
-    "form", ["plain", *(pytest.param(form, marks=pytest.mark.slow) for form in ("padded", "soft"))]
-)
-def test_compiled_it_is_not_compiled_again_for_another_batch(form):
-    run = subprocess.run([sys.executable, "-c", COMPILED, form], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
