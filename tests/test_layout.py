@@ -28,12 +28,10 @@ TESTS_OF_NO_MODULE = {
     "fitting/test_optimal.py",
     "fitting/test_square_bounds.py",
     "fitting/test_start.py",
-    "heads/test_graphs.py",  # of the head and of post-processing
 }
 SHORT = {
     "__main__.py": "starts the command line",
     "conventions.py": "words and constants of the whole package",
-    "wording.py": "two functions that folders on every level use",
 }
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},

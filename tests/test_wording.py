@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detect.wording import listed, plural
+from detect.wording import listed, listed_below, plural
 
 
 def test_nouns_follow_their_count():
@@ -15,3 +15,12 @@ def test_as_many_items_as_allowed_are_all_named():
     assert listed("abcd", most=3) == "a, b, c, and 1 more"
     assert listed(range(2000), most=1, between="; ") == "0; and 1,999 more"
     assert listed([]) == ""
+
+
+def test_a_list_below_its_number_ends_with_what_lists_the_others():
+    assert listed_below("odd", [], others="--all") == []
+    assert listed_below("odd", [1, 3, 5, 7, 9], others="--all") == ["5 odd:", "  1", "  3", "  5", "  7", "  9"]
+    assert listed_below("odd", range(1, 4001, 2), others="--all")[-2:] == [
+        "  9",
+        "  and 1,995 more: --all lists them all",
+    ]

@@ -7,6 +7,7 @@ without a cell is never learned, whatever is predicted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,6 @@ from numpy import ndarray
 
 from detect.advice.level_cells import LevelCells, Regions, blocks_of_images, box_regions
 from detect.ops.box_arrays import row_blocks
-
-INFINITE = float("inf")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class FcosRule:
     """
 
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
-    ranges: tuple[tuple[float, float], ...] = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, INFINITE))
+    ranges: tuple[tuple[float, float], ...] = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, math.inf))
     radius: float = 1.5
     origin: float = 0.5
     is_open: bool = False
@@ -44,7 +43,7 @@ class FcosRule:
         It ranks areas as 1e8 - area in single precision, which has steps of 8 square pixels.
         """
         ranges = [(4.0 * stride, 8.0 * stride) for stride in strides]
-        ranges[0], ranges[-1] = (0.0, ranges[0][1]), (ranges[-1][0], INFINITE)
+        ranges[0], ranges[-1] = (0.0, ranges[0][1]), (ranges[-1][0], math.inf)
         return cls(tuple(strides), tuple(ranges), origin=0.0, is_open=True, area_step=8.0)
 
 

@@ -39,7 +39,9 @@ def overlapping_pairs(
     (array([0]), array([2]), array([0.5]))
     """
     order = np.lexsort((boxes[:, 0], groups))
-    found = [_compared(boxes, own, other, above_iou) for own, other in _candidates(boxes[order], groups[order], order)]
+    areas = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
+    candidates = _candidates(boxes[order], groups[order], order)
+    found = [_compared(boxes, areas, own, other, above_iou) for own, other in candidates]
     columns = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     first, second, iou = (np.concatenate(column) for column in zip(columns, *found, strict=True))
     by_row = np.lexsort((second, first))
@@ -63,12 +65,15 @@ def _candidates(
 
 
 def _compared(
-    boxes: Float64[ndarray, "n 4"], own: Int64[ndarray, " p"], other: Int64[ndarray, " p"], above_iou: float
+    boxes: Float64[ndarray, "n 4"],
+    areas: Float64[ndarray, " n"],
+    own: Int64[ndarray, " p"],
+    other: Int64[ndarray, " p"],
+    above_iou: float,
 ) -> tuple[Int64[ndarray, " q"], Int64[ndarray, " q"], Float64[ndarray, " q"]]:
     low = np.maximum(boxes[own, :2], boxes[other, :2])
     high = np.minimum(boxes[own, 2:], boxes[other, 2:])
     shared = (high - low).clip(0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
     iou = shared / np.where(shared > 0, areas[own] + areas[other] - shared, 1.0)
     kept = iou > above_iou
     return np.minimum(own, other)[kept], np.maximum(own, other)[kept], iou[kept]

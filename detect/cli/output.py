@@ -247,7 +247,7 @@ def print_findings(dataset: CocoDataset) -> None:
 
 def print_first(what: str, findings: Sequence[Finding]) -> None:
     """Print the number of findings, if there are any, and the first few."""
-    from detect.data.coco_entries import in_short
+    from detect.wording import listed_below
 
-    for number, line in enumerate(in_short(what, findings, others="--findings")):
+    for number, line in enumerate(listed_below(what, findings, others="--findings")):
         show(line, style=None if number else "yellow", soft_wrap=number > 0)

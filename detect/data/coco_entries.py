@@ -16,7 +16,6 @@ from msgspec.structs import astuple
 from numpy import ndarray
 
 NO_ID = -1
-MAX_SHOWN = 5  # findings named where their number is said
 UNKNOWN_PX = 0  # the width or height of an image whose size is not known
 
 
@@ -35,13 +34,6 @@ class Finding:
             names = ["an annotation without a usable id"]
         names += [] if self.image_id is None else [f"image {self.image_id}"]
         return ": ".join(filter(None, (self.file, ", ".join(names), self.reason)))
-
-
-def in_short(what: str, findings: Sequence[Finding], *, others: str) -> list[str]:
-    """Lines with the number of findings, the first few, and what lists the others; none without findings."""
-    lines = [f"{len(findings):,} {what}:", *(f"  {finding}" for finding in findings[:MAX_SHOWN])] if findings else []
-    more = [f"  and {len(findings) - MAX_SHOWN:,} more: {others} lists them all"] if len(findings) > MAX_SHOWN else []
-    return lines + more
 
 
 Integer = Annotated[int, Meta(ge=-(2**62), le=2**62)]  # fits a column of 64 bits

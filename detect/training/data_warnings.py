@@ -13,7 +13,6 @@ from detect.anchors.assignment import AssignedGroup, Assignment
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.data import CocoDataset
-from detect.data.coco_entries import in_short
 from detect.data.resize import parse_resize
 from detect.keypoints.keypoints import UNLABELLED
 from detect.loading.dataset import DetectionData
@@ -21,7 +20,7 @@ from detect.loading.image_files import broken_message
 from detect.training.builder import matching_rule
 from detect.training.config import FIT, TrainConfig
 from detect.training.inputs import Inputs, hold_out
-from detect.wording import listed
+from detect.wording import listed, listed_below
 
 NUM_ASSIGNED = 200  # images whose anchors are assigned for a warning, evenly spaced
 
@@ -37,7 +36,7 @@ def data_warnings(config: TrainConfig, inputs: Inputs, *, anchors: AnchorSet | N
     others = f"detect anchors fit {' '.join(config.data.train)} --findings"
     for what, kind in (("invalid, left out", "invalid"), ("suspicious but kept", "suspicious")):
         findings = dict.fromkeys(each for dataset in datasets for each in getattr(dataset, kind))
-        lines += in_short(what, list(findings), others=others)
+        lines += listed_below(what, list(findings), others=others)
     for name, part in parts.items():
         lines += _left_out(part, name)
     if config.optimisation.accelerator == "cpu" and torch.cuda.is_available():
