@@ -24,18 +24,18 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_convention import as_convention
 from detect.anchors.known import stock_anchors
-from detect.catalog.detectors import Detector, detectors, load_detector
+from detect.catalog.detectors import Detector, anchor_detectors, load_detector
 from detect.interop.anchor_formats import convert_anchors
 
 GOLDEN = Path(__file__).parent / "interop" / "framework_anchors.json"
 LIKE_EFFDET_D0 = [f"effdet-d{number}" for number in range(1, 7)]  # other image sizes alone
 GOLDEN_NAMES = ("yolov5", "mmdet-yolov3", "mmdet-ssd300", "mmdet-retinanet", "mmdet-faster-rcnn", "effdet-d0")
-NAMES = [name for name in detectors() if name not in LIKE_EFFDET_D0]
+NAMES = [name for name in anchor_detectors() if name not in LIKE_EFFDET_D0]
 
 
 def names_of(*formats: str) -> list[str]:
     """The detectors of the catalog that take these texts."""
-    return [name for name in NAMES if detectors()[name].text.format in formats]
+    return [name for name in NAMES if anchor_detectors()[name].text.format in formats]
 
 
 def sets_for(name: str) -> dict[str, AnchorSet]:

@@ -20,7 +20,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import Assignment
 from detect.anchors.grid_convention import num_cells
 from detect.anchors.instances import ResizedInstances
-from detect.catalog.detectors import BestShape, SideRatio
+from detect.catalog.matching import BestShape, SideRatio
 from detect.ops.box_arrays import shape_iou, side_ratio
 
 CenterRule = SideRatio | BestShape

@@ -15,7 +15,8 @@ from detect.anchors.center_rules import assign_by_center, similarity
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import mean_or_nan
-from detect.catalog.detectors import AtssRule, BestShape, CenterCell, Detector, MaxIoURule, SideRatio
+from detect.catalog.detectors import AnchorDetector
+from detect.catalog.matching import AtssRule, BestShape, CenterCell, MaxIoURule, SideRatio
 
 MEASURES = {  # of each rule: what its similarity is
     "side-ratio": "side ratio",
@@ -30,7 +31,7 @@ MEASURES = {  # of each rule: what its similarity is
 class DetectorScore:
     """A set of anchors under the matching rule of one detector; made by :func:`score_for`."""
 
-    detector: Detector
+    detector: AnchorDetector
     anchors: AnchorSet
     instances: ResizedInstances
     best: Float64[ndarray, " n"]
@@ -99,7 +100,7 @@ class DetectorScore:
         return assign(self.instances, AnchorGenerator(self.anchors, convention=self.detector.convention), matcher)
 
 
-def score_for(instances: ResizedInstances, anchors: AnchorSet, detector: Detector) -> DetectorScore:
+def score_for(instances: ResizedInstances, anchors: AnchorSet, detector: AnchorDetector) -> DetectorScore:
     """Score anchors as a detector matches them.
 
     >>> from detect.anchors.known import stock_anchors

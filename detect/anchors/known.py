@@ -10,7 +10,7 @@ from pathlib import Path
 from detect.anchors.anchor_readers import is_plain, parse_anchors, read_anchors
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import as_convention
-from detect.catalog.detectors import Detector, Stock, detectors, find_detector
+from detect.catalog.detectors import AnchorDetector, Stock, anchor_detectors, find_detector, with_anchors
 from detect.errors import AnchorFileError
 
 Shapes = list[tuple[float, float]]
@@ -28,24 +28,24 @@ def load_anchors(name_or_path: str | Path) -> AnchorSet:
     5
     """
     if known := find_detector(str(name_or_path)):
-        return stock_anchors(known, name=str(name_or_path))
+        return stock_anchors(with_anchors(known), name=str(name_or_path))
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "anchors.yaml"
     if is_plain(str(name_or_path)):
         return parse_anchors(str(name_or_path), name=textwrap.shorten(str(name_or_path), 30, placeholder=" ..."))
     if not path.exists():
-        raise AnchorFileError(f"{name_or_path}: no such file; known by name: {', '.join(sorted(detectors()))}")
+        raise AnchorFileError(f"{name_or_path}: no such file; known by name: {', '.join(sorted(anchor_detectors()))}")
     return read_anchors(path)
 
 
-def stock_anchors(detector: Detector, *, name: str = "") -> AnchorSet:
+def stock_anchors(detector: AnchorDetector, *, name: str = "") -> AnchorSet:
     """The anchors that a detector ships with; ``name`` is by default the detector's.
 
     Raises:
         AnchorFileError: the detector's description has none, or not as many as its levels need.
 
-    >>> stock_anchors(find_detector("torchvision-ssd300")).levels[0].shapes
+    >>> stock_anchors(anchor_detectors()["torchvision-ssd300"]).levels[0].shapes
     [(21.0, 21.0), (30.7409, 30.7409), (29.6985, 14.8492), (14.8492, 29.6985)]
     """
     if detector.stock is None:

@@ -1,4 +1,4 @@
-"""Detector: the levels, anchors, resize rule and matching that a detector expects; known ones are in ``detectors.yaml``."""
+"""Detectors of the catalog, ``detectors.yaml``: levels, resize rule, matching and what they return; some have anchors."""
 
 from __future__ import annotations
 
@@ -11,54 +11,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from detect.catalog.matching import CELL_RULES, AnchorMatching, CellMatching, Number, Share
 from detect.errors import CatalogError
 from detect.files import parse_yaml, read_small_text
 
 FILE = Path(__file__).with_name("detectors.yaml")
 
-Share = Annotated[float, Meta(gt=0, le=1)]
 Size = Annotated[float, Meta(gt=0, le=1e6)]
-Number = Annotated[int, Meta(ge=1, le=1000)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Stride = Annotated[int, Meta(ge=1, le=2**20)]
-
-
-class SideRatio(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="side-ratio"):
-    """YOLOv5, YOLOv7: anchors of each level whose sides differ from the box's by less than a factor, in nearby cells."""
-
-    ratio: Annotated[float, Meta(gt=1)] = 4.0
-    neighbours: Annotated[int, Meta(ge=0, le=2)] = 2
-    """Cells beside the one that holds the box's centre."""
-
-
-class BestShape(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="best-shape"):
-    """Darknet: the anchor of highest IoU by shape over all levels, in the cell that holds the box's centre."""
-
-    iou: Share | None = None
-    """YOLOv4's iou_thresh: anchors of a higher IoU by shape learn the box too."""
-
-
-class CenterCell(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="center-cell"):
-    """mmdetection's GridAssigner: in the cells that hold the box's centre, the best anchor and those above an IoU."""
-
-    iou: Share = 0.5
-
-
-class MaxIoURule(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="max-iou"):
-    """Anchors by IoU on the grid; the fields are those of :class:`detect.ops.matcher.MaxIoU`."""
-
-    fg_iou_thresh: Share = 0.5
-    bg_iou_thresh: Share = 0.4
-    allow_low_quality_matches: bool = True
-    low_quality_mode: Literal["own", "forced"] = "own"
-
-
-class AtssRule(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="atss"):
-    """Adaptive training sample selection: :class:`detect.ops.matcher.Atss`."""
-
-    num_candidates: Number = 9
-
-
-Matching = SideRatio | BestShape | CenterCell | MaxIoURule | AtssRule
 
 
 class Text(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +47,22 @@ class Stock(Struct, frozen=True, forbid_unknown_fields=True):
     largest: Size | None = None
 
 
+class Nms(Struct, frozen=True, forbid_unknown_fields=True):
+    """Suppression after the network: the IoU above which one of two boxes is removed, and which boxes meet."""
+
+    iou: Share
+    across: Literal["category", "all"] = "category"
+
+
+class FinerLevel(Struct, frozen=True, forbid_unknown_fields=True):
+    """A version of the detector with one finer level that its framework ships."""
+
+    text: str
+    """What the user sets for it."""
+    cost: Annotated[float, Meta(gt=1, le=10)]
+    """Its floating-point operations / those of the detector, as the framework states them."""
+
+
 class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A detector of the catalog; the fields are explained in ``detectors.yaml``."""
 
@@ -93,20 +70,41 @@ class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     about: str = ""
     source: str = ""
     strides: Annotated[list[Stride], Meta(min_length=1)]
-    per_level: Number | list[Number]
-    layout: Literal["ranked", "free", "octaves", "grid", "level-grids", "ssd"] = "free"
-    scales: Number | None = None
-    max_strides: Annotated[float, Meta(gt=0)] | None = None
     resize: str
-    convention: Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"] = "exact"
-    matching: Matching
-    text: Text
-    stock: Stock | None = None
+    matching: AnchorMatching | CellMatching
+    reg_max: Annotated[int, Meta(ge=2, le=1000)] | None = None
+    queries: Count | None = None
+    nms: Nms | None = None
+    max_det: Count | None = None
+    mosaic: Annotated[int, Meta(ge=1, le=9)] = 1
+    finer: FinerLevel | None = None
+    keys: dict[Literal["size", "iou", "max_det", "queries", "reg_max", "ranges"], str] = {}
     aliases: list[str] = []
 
     def __post_init__(self) -> None:
         if self.strides != sorted(set(self.strides)):
             raise ValueError("strides must differ and go from fine to coarse")
+
+    @property
+    def rule(self) -> str:
+        """The name of the matching rule."""
+        return str(self.matching.__struct_config__.tag)
+
+
+class AnchorDetector(Detector, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A detector with anchors."""
+
+    per_level: Number | list[Number]
+    layout: Literal["ranked", "free", "octaves", "grid", "level-grids", "ssd"] = "free"
+    scales: Number | None = None
+    max_strides: Annotated[float, Meta(gt=0)] | None = None
+    convention: Literal["exact", "torchvision", "detectron2", "mmdet", "effdet"] = "exact"
+    matching: AnchorMatching
+    text: Text
+    stock: Stock | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.numbers) != len(self.strides):
             raise ValueError(f"per_level has {len(self.numbers)} numbers for {len(self.strides)} strides")
         if self.layout in ("octaves", "grid", "level-grids") and (
@@ -118,11 +116,6 @@ class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def numbers(self) -> list[int]:
         """Anchors in a cell of each level."""
         return [self.per_level] * len(self.strides) if isinstance(self.per_level, int) else self.per_level
-
-    @property
-    def rule(self) -> str:
-        """The name of the matching rule."""
-        return str(self.matching.__struct_config__.tag)
 
     @property
     def num_anchors(self) -> int:
@@ -152,6 +145,19 @@ def load_detector(name_or_path: str | Path) -> Detector:
     return _detector(fields, _raw(), str(path))
 
 
+def with_anchors(detector: Detector) -> AnchorDetector:
+    """The detector, for what only a detector with anchors has.
+
+    Raises:
+        CatalogError: it has none.
+    """
+    if isinstance(detector, AnchorDetector):
+        return detector
+    raise CatalogError(
+        f"{detector.name} has no anchors: `detect advise --for {detector.name}` tells what to set instead"
+    )
+
+
 def find_detector(name: str) -> Detector | None:
     """The detector of this name or alias, or None."""
     return _by_name().get(name)
@@ -162,6 +168,11 @@ def detectors() -> Mapping[str, Detector]:
     """The detectors of the catalog by name."""
     raw = _raw()
     return {name: _detector({"name": name, **fields}, raw, FILE.name) for name, fields in raw.items()}
+
+
+def anchor_detectors() -> Mapping[str, AnchorDetector]:
+    """Those of them that have anchors."""
+    return {name: each for name, each in detectors().items() if isinstance(each, AnchorDetector)}
 
 
 @cache
@@ -191,7 +202,9 @@ def _detector(fields: Mapping[str, Any], catalog: Mapping[str, Mapping[str, Any]
         own = {**{name: value for name, value in catalog[base].items() if name != "aliases"}, **own}
         if "base" in catalog[base]:
             own["base"] = catalog[base]["base"]
+    matching = own.get("matching")
+    rule = matching.get("rule") if isinstance(matching, dict) else None
     try:
-        return msgspec.convert(own, Detector)
+        return msgspec.convert(own, Detector if rule in CELL_RULES else AnchorDetector)
     except msgspec.ValidationError as error:
         raise CatalogError(f"{file}: {own['name']}: {str(error).replace('`', '')}") from None

@@ -246,10 +246,10 @@ def print_sweep(settings: Sequence[Setting]) -> None:
 def print_known() -> None:
     """Print one row for each detector of the catalog."""
     from detect.anchors.anchor_set import level_name
-    from detect.catalog.detectors import detectors
+    from detect.catalog.detectors import anchor_detectors
 
     rows = []
-    for name, each in detectors().items():
+    for name, each in anchor_detectors().items():
         levels = ", ".join(map(level_name, each.strides))
         numbers = str(each.per_level) if isinstance(each.per_level, int) else ", ".join(map(str, each.per_level))
         rows.append((name, each.about, levels, numbers, each.resize, each.rule))

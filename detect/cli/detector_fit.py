@@ -17,7 +17,7 @@ from detect.errors import ConfigError, ConvertError
 
 if TYPE_CHECKING:
     from detect.anchors.detector_score import DetectorScore
-    from detect.catalog.detectors import Detector
+    from detect.catalog.detectors import AnchorDetector
     from detect.interop.anchor_text import Conversion
 
 UNNAMED = (
@@ -43,16 +43,16 @@ class DetectorOptions:
         int | None, typer.Option(min=8, max=65_536, help="With --for: first size of the detector's resize rule.")
     ] = None
 
-    def load(self, options: FitOptions, resize: str | None) -> Detector | None:
+    def load(self, options: FitOptions, resize: str | None) -> AnchorDetector | None:
         """The named detector with what the options change; None if none is named."""
         if self.detector is None:
             if self.size is not None:
                 raise ConfigError("--size changes a detector's resize rule: name it with --for, or give --resize")
             return None
         from detect.anchors.sweep import rules_of_sizes
-        from detect.catalog.detectors import load_detector
+        from detect.catalog.detectors import load_detector, with_anchors
 
-        detector = load_detector(self.detector)
+        detector = with_anchors(load_detector(self.detector))
         if resize and self.size is not None:
             raise ConfigError("--resize and --size both set the resize rule: give one")
         rule = rules_of_sizes(detector.resize, [self.size])[0] if self.size is not None else resize
@@ -60,7 +60,7 @@ class DetectorOptions:
         return replaced(detector, changes)
 
 
-def replaced(detector: Detector, changes: dict[str, Any]) -> Detector:
+def replaced(detector: AnchorDetector, changes: dict[str, Any]) -> AnchorDetector:
     """The detector with other fields, checked; its stock anchors do not fit other levels or numbers."""
     if not changes:
         return detector
@@ -72,7 +72,7 @@ def replaced(detector: Detector, changes: dict[str, Any]) -> Detector:
         raise ConfigError(f"{detector.name}: {error}") from None
 
 
-def fit_detector(instances: detect.ResizedInstances, detector: Detector, options: FitOptions) -> Fitted:
+def fit_detector(instances: detect.ResizedInstances, detector: AnchorDetector, options: FitOptions) -> Fitted:
     """Anchors for a detector; proved by default where that takes seconds, which is by shape."""
     from detect.anchors.detector_score import score_for
     from detect.fitting.for_detector import fit_for, objectives_of

@@ -14,7 +14,7 @@ from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.anchors.detector_score import DetectorScore
-    from detect.catalog.detectors import Detector
+    from detect.catalog.detectors import AnchorDetector
     from detect.fitting.structured import StructuredFit
 
 FREE = "free"  # the layout of free (w, h) lists
@@ -143,7 +143,7 @@ class FitOptions:
         """The resize rule of the start, if there is one."""
         return detect.load_anchors(self.start).resize if self.start else None
 
-    def changes_to(self, detector: Detector) -> dict[str, Any]:
+    def changes_to(self, detector: AnchorDetector) -> dict[str, Any]:
         """The fields of a detector that these options change; options that a detector leaves no room for are errors."""
         from detect.anchors.anchor_set import strides_of
 

@@ -16,7 +16,8 @@ from detect.anchors.detector_score import DetectorScore, score_for
 from detect.anchors.grid_convention import as_convention
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import stock_anchors
-from detect.catalog.detectors import AtssRule, Detector, MaxIoURule, SideRatio
+from detect.catalog.detectors import AnchorDetector, Detector, with_anchors
+from detect.catalog.matching import AtssRule, MaxIoURule, SideRatio
 from detect.errors import FitError
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.fit import fit_anchors
@@ -47,11 +48,11 @@ class DetectorFit:
         return self.score.anchors
 
 
-def objectives_of(detector: Detector) -> list[Objective]:
+def objectives_of(detector: AnchorDetector) -> list[Objective]:
     """The objectives that a detector's matching rewards, the first one to try first.
 
-    >>> from detect.catalog.detectors import load_detector
-    >>> objectives_of(load_detector("yolov3-darknet"))
+    >>> from detect.catalog.detectors import anchor_detectors
+    >>> objectives_of(anchor_detectors()["yolov3-darknet"])
     [Objective(recall_share=0.0, threshold=0.5, on_grid=False, of_sides=False)]
     """
     rule = detector.matching
@@ -83,7 +84,9 @@ def fit_for(
 
     Raises:
         FitError: there are no usable boxes, too few distinct shapes, or the start has other levels or numbers.
+        CatalogError: the detector has no anchors.
     """
+    detector = with_anchors(detector)
     instances.require_boxes()
     if start:
         _check_start(start, detector)
@@ -109,7 +112,7 @@ def _as_good(score: DetectorScore, stock: DetectorScore) -> bool:
     return score.score >= stock.score and (score.recall >= stock.recall or not by_side)
 
 
-def _attempts(detector: Detector) -> Iterator[tuple[Detector, Objective]]:
+def _attempts(detector: AnchorDetector) -> Iterator[tuple[AnchorDetector, Objective]]:
     """What to fit, the next one if the detector's own anchors score more: at last boxes may use any level."""
     for objective in objectives_of(detector):
         yield detector, objective
@@ -117,7 +120,7 @@ def _attempts(detector: Detector) -> Iterator[tuple[Detector, Objective]]:
         yield msgspec.structs.replace(detector, max_strides=None), objectives_of(detector)[0]
 
 
-def _check_start(start: AnchorSet, detector: Detector) -> None:
+def _check_start(start: AnchorSet, detector: AnchorDetector) -> None:
     found = [(level.stride, len(level.shapes)) for level in start.levels]
     wanted = list(zip(detector.strides, detector.numbers, strict=True))
     if found != wanted:
@@ -127,7 +130,7 @@ def _check_start(start: AnchorSet, detector: Detector) -> None:
 
 def _fit(
     instances: ResizedInstances,
-    detector: Detector,
+    detector: AnchorDetector,
     objective: Objective,
     start: AnchorSet | None,
     how: Mapping[str, Any],
@@ -168,7 +171,7 @@ def _sizes_outside(anchors: AnchorSet, scales: int) -> AnchorSet:
     return replace(anchors, levels=tuple(levels))
 
 
-def _clipped(anchors: AnchorSet, detector: Detector) -> AnchorSet:
+def _clipped(anchors: AnchorSet, detector: AnchorDetector) -> AnchorSet:
     """Shapes cut to the largest side that the detector takes; a level whose squares are larger is scaled first."""
     largest = detector.stock.largest if detector.stock else None
     if largest is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from detect.anchors.anchor_set import SIZE_IN_STRIDES, AnchorLevel, AnchorSet
-from detect.catalog.detectors import Detector, detectors, load_detector
+from detect.catalog.detectors import AnchorDetector, Detector, anchor_detectors, detectors, load_detector, with_anchors
 from detect.errors import CatalogError, ConvertError
 from detect.interop.anchor_text import Conversion, strides_of_levels
 from detect.interop.detectron2_text import detectron2
@@ -109,12 +109,12 @@ FORMATS: dict[str, TextFormat] = {
 HOLD_ANY_SET = ("anchors.yaml", "json")
 
 
-def _target(to: str | Detector) -> tuple[Detector | None, str]:
+def _target(to: str | Detector) -> tuple[AnchorDetector | None, str]:
     """The detector, unless a text format is named, and the format."""
     if isinstance(to, str) and to in FORMATS:
         return None, to
     try:
-        detector = to if isinstance(to, Detector) else load_detector(to)
+        detector = with_anchors(to if isinstance(to, Detector) else load_detector(to))
     except CatalogError as error:
         raise ConvertError(f"{error} Text formats: {', '.join(FORMATS)}") from None
     if detector.text.format not in FORMATS:
@@ -122,7 +122,7 @@ def _target(to: str | Detector) -> tuple[Detector | None, str]:
     return detector, detector.text.format
 
 
-def _check(anchors: AnchorSet, form: TextFormat, detector: Detector | None, *, ranked: bool) -> None:
+def _check(anchors: AnchorSet, form: TextFormat, detector: AnchorDetector | None, *, ranked: bool) -> None:
     """Refuse a set whose levels, numbers, sizes or order the target does not take."""
     strides, counts = strides_of_levels(anchors), [len(level.shapes) for level in anchors.levels]
     found = _list(counts) if _same_strides(strides, form, detector) else f"{_list(counts)} on strides {_list(strides)}"
@@ -144,18 +144,18 @@ def _check(anchors: AnchorSet, form: TextFormat, detector: Detector | None, *, r
         check_rank(anchors)
 
 
-def _same_strides(strides: Sequence[int], form: TextFormat, detector: Detector | None) -> bool:
+def _same_strides(strides: Sequence[int], form: TextFormat, detector: AnchorDetector | None) -> bool:
     return list(strides) == detector.strides if detector else not form.strides or tuple(strides) in form.strides
 
 
-def _wanted(detector: Detector) -> str:
+def _wanted(detector: AnchorDetector) -> str:
     if len(set(detector.numbers)) > 1:
         return f"{_list(detector.numbers)} anchors on strides {_list(detector.strides)}"
     number = detector.numbers[0]
     return f"{number} anchor{'s' * (number > 1)} on each of strides {_list(detector.strides)}"
 
 
-def _fit_command(anchors: AnchorSet, detector: Detector | None, form: str) -> str:
+def _fit_command(anchors: AnchorSet, detector: AnchorDetector | None, form: str) -> str:
     """The command that fits anchors which the target takes."""
     if detector:
         known = detector.name in detectors()
@@ -168,14 +168,15 @@ def _fit_command(anchors: AnchorSet, detector: Detector | None, form: str) -> st
     return f"detect anchors fit DATA --levels {','.join(map(str, strides))} --per-level {most}"
 
 
-def _like(form: str, strides: Sequence[int] | None = None) -> Detector | None:
+def _like(form: str, strides: Sequence[int] | None = None) -> AnchorDetector | None:
     """The first detector of the catalog that takes this format, on levels of these strides."""
     return next(
-        (each for each in detectors().values() if each.text.format == form and strides in (None, each.strides)), None
+        (each for each in anchor_detectors().values() if each.text.format == form and strides in (None, each.strides)),
+        None,
     )
 
 
-def _resize_note(anchors: AnchorSet, detector: Detector | None) -> tuple[str, ...]:
+def _resize_note(anchors: AnchorSet, detector: AnchorDetector | None) -> tuple[str, ...]:
     if detector is None or anchors.resize in ("", detector.resize):
         return ()
     return (
@@ -183,7 +184,7 @@ def _resize_note(anchors: AnchorSet, detector: Detector | None) -> tuple[str, ..
     )
 
 
-def _filled(anchors: AnchorSet, detector: Detector | None) -> tuple[AnchorSet, tuple[str, ...]]:
+def _filled(anchors: AnchorSet, detector: AnchorDetector | None) -> tuple[AnchorSet, tuple[str, ...]]:
     """Fill shorter levels with shapes of other levels, nearest in size first."""
     counts = [len(level.shapes) for level in anchors.levels]
     wanted = [max(counts)] * len(counts)

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.center_rules import assign_by_center, similarity
 from detect.anchors.known import load_anchors
-from detect.catalog.detectors import BestShape, SideRatio
+from detect.catalog.matching import BestShape, SideRatio
 
 ANCHORS = AnchorSet.of([[(8, 8), (16, 30), (33, 23)], [(30, 61), (62, 45), (59, 100)]], strides=(8, 16))
 BOXES = [

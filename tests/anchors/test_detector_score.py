@@ -11,7 +11,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.detector_score import MEASURES, score_for
 from detect.anchors.known import stock_anchors
 from detect.anchors.metrics import anchor_metrics
-from detect.catalog.detectors import detectors, load_detector
+from detect.catalog.detectors import anchor_detectors, load_detector
 
 
 def test_yolov5_reaches_a_box_whose_sides_differ_by_less_than_four():
@@ -35,7 +35,7 @@ def test_max_iou_reaches_what_the_grid_reaches():
 
 @pytest.mark.parametrize("name", ["yolov5", "yolov4-darknet", "mmdet-yolov3", "mmdet-ssd300", "torchvision-retinanet"])
 def test_a_box_that_is_reached_has_a_positive_anchor_unless_another_box_takes_it(name):
-    detector = detectors()[name]
+    detector = anchor_detectors()[name]
     score = score_for(part_of("bccd", detector.resize, step=30), stock_anchors(detector), detector)
     positives = score.assignment.positives.sum(axis=1)
     assert np.mean(score.reached & (positives == 0)) < 0.01
@@ -43,4 +43,4 @@ def test_a_box_that_is_reached_has_a_positive_anchor_unless_another_box_takes_it
 
 
 def test_every_rule_of_the_catalog_has_a_measure():
-    assert {each.rule for each in detectors().values()} <= set(MEASURES)
+    assert {each.rule for each in anchor_detectors().values()} <= set(MEASURES)

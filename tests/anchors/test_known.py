@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from detect.anchors.known import load_anchors, stock_anchors
-from detect.catalog.detectors import detectors, find_detector
+from detect.catalog.detectors import anchor_detectors, find_detector
 from detect.errors import AnchorFileError
 
 FILE = "format: 1\nresize: none\nlevels: [{name: P3, stride: 8, shapes: [[10, 20]]}]\n"
@@ -57,9 +57,9 @@ def test_torchvisions_stock_anchors_are_those_of_its_own_generators():
         assert_allclose(level.shapes, pairs.clamp(max=1).numpy() * 300, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(detectors()))
+@pytest.mark.parametrize("name", list(anchor_detectors()))
 def test_stock_anchors_fill_the_levels_of_their_detector(name: str):
-    detector = detectors()[name]
+    detector = anchor_detectors()[name]
     anchors = stock_anchors(detector)
     assert [len(level.shapes) for level in anchors.levels] == detector.numbers
     assert [level.stride for level in anchors.levels] == detector.strides
@@ -68,6 +68,6 @@ def test_stock_anchors_fill_the_levels_of_their_detector(name: str):
 
 
 def test_stock_anchors_of_the_wrong_number_are_refused():
-    few = msgspec.structs.replace(detectors()["yolov5"], per_level=4)
+    few = msgspec.structs.replace(anchor_detectors()["yolov5"], per_level=4)
     with pytest.raises(AnchorFileError, match=r"yolov5: stock anchors are 3, 3, 3 for levels of \[4, 4, 4\]"):
         stock_anchors(few)

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from detect.anchors.anchor_readers import parse_anchors
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.known import load_anchors
-from detect.catalog.detectors import detectors, load_detector
+from detect.catalog.detectors import anchor_detectors, load_detector
 from detect.errors import ConvertError
 from detect.interop.anchor_formats import FORMATS, convert_anchors, place_of_text
 
@@ -75,7 +75,7 @@ def test_a_text_is_read_back_as_the_same_set(name: str, seed: int):
         assert read.center_offset == anchors.center_offset
 
 
-@pytest.mark.parametrize("name", list(detectors()))
+@pytest.mark.parametrize("name", list(anchor_detectors()))
 def test_every_detector_takes_the_anchors_that_it_ships_with(name: str):
     detector = load_detector(name)
     assert convert_anchors(load_anchors(name), detector) == convert_anchors(load_anchors(name), detector, fill=True)
