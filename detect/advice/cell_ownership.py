@@ -12,7 +12,6 @@ some maximum matching are a set of their own, and all others have a cell in ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,35 +45,28 @@ class CellOwnership:
         return len(self.without_cell) + int(self.num_outnumbered.sum())
 
 
-def cell_ownership(
-    regions: Regions,
-    image_rows: Int64[ndarray, " n"],
-    *,
-    canvas_wh: Int64[ndarray, "b 2"],
-    strides: Sequence[int],
-) -> CellOwnership:
+def cell_ownership(regions: Regions, image_rows: Int64[ndarray, " n"], grid: LevelCells) -> CellOwnership:
     """Match objects with cells, image by image, so that as many as possible own one.
 
     >>> boxes = np.array([[0.0, 0, 6, 6], [0, 0, 7, 7], [5, 0, 11, 3]])  # two share the cell at (4, 4), one has none
-    >>> owned = cell_ownership(boxes[:, None], np.zeros(3, int), canvas_wh=np.array([[16, 16]]), strides=[8])
+    >>> owned = cell_ownership(boxes[:, None], np.zeros(3, int), LevelCells(np.array([[16, 16]]), (8,)))
     >>> owned.num_cells, owned.num_outnumbered, owned.is_contested, owned.num_lost
     (array([1, 1, 0]), array([1]), array([ True,  True, False]), 2)
 
     Args:
         regions: where the centres of an object's cells lie on each level.
         image_rows: the image of each object.
-        canvas_wh: (width, height) of the network's input for each image.
-        strides: of the levels, in pixels.
+        grid: the cells of each image.
     """
-    grid = LevelCells(canvas_wh, tuple(strides))
+    num_images = len(grid.canvas_wh)
     num_cells = grid.count(regions, image_rows)
-    rows = _rows_in_need(num_cells, image_rows, len(canvas_wh))
-    num_outnumbered, is_contested = np.zeros(len(canvas_wh), np.int64), np.zeros(len(regions), bool)
+    rows = _rows_in_need(num_cells, image_rows, num_images)
+    num_outnumbered, is_contested = np.zeros(num_images, np.int64), np.zeros(len(regions), bool)
     for block in blocks_of_images(rows, num_cells, image_rows):
         graph = _graph(grid.pairs(regions[block], image_rows[block]), len(block))
         cell_of = maximum_bipartite_matching(graph, perm_type="column")
         left = cell_of < 0
-        num_outnumbered += np.bincount(image_rows[block][left], minlength=len(canvas_wh))
+        num_outnumbered += np.bincount(image_rows[block][left], minlength=num_images)
         is_contested[block] = _reachable(graph, cell_of, left)
     return CellOwnership(num_cells, num_outnumbered, is_contested)
 

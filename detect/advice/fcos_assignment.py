@@ -7,44 +7,17 @@ without a cell is never learned, whatever is predicted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.advice.level_cells import LevelCells, Regions, blocks_of_images, box_regions
+from detect.catalog.matching import FcosRanges
 from detect.ops.box_arrays import row_blocks
 
-
-@dataclass(frozen=True)
-class FcosRule:
-    """FCOS's assignment; the defaults are the paper's levels and ranges, with cells near the centre alone.
-
-    A cell is a candidate within ``radius`` strides of an object's centre, if the distance of the farthest side is from
-    ``ranges[level][0]`` to ``ranges[level][1]`` pixels. Centres of cells lie at (i + ``origin``) strides. Areas are equal if
-    they round to the same multiple of ``area_step`` square pixels; then the first object wins.
-    """
-
-    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
-    ranges: tuple[tuple[float, float], ...] = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, math.inf))
-    radius: float = 1.5
-    origin: float = 0.5
-    is_open: bool = False
-    """Whether the limits of a range do not belong to it."""
-    area_step: float = 0.0
-
-    @classmethod
-    def torchvision(cls, strides: Sequence[int] = (8, 16, 32, 64, 128)) -> FcosRule:
-        """torchvision 0.28's: ranges from 4 to 8 strides without their limits, cells from the corner of the image on.
-
-        It ranks areas as 1e8 - area in single precision, which has steps of 8 square pixels.
-        """
-        ranges = [(4.0 * stride, 8.0 * stride) for stride in strides]
-        ranges[0], ranges[-1] = (0.0, ranges[0][1]), (ranges[-1][0], math.inf)
-        return cls(tuple(strides), tuple(ranges), origin=0.0, is_open=True, area_step=8.0)
+ROUNDING_PX = 1e-6  # centres on the limit of a range are looked at, and compared exactly
 
 
 def fcos_positives(
@@ -52,27 +25,31 @@ def fcos_positives(
     image_rows: Int64[ndarray, " n"],
     *,
     canvas_wh: Int64[ndarray, "b 2"],
-    rule: FcosRule,
+    strides: Sequence[int],
+    rule: FcosRanges,
 ) -> Int64[ndarray, " n"]:
     """The number of cells that learn each object, 0 for one that no cell learns.
 
     >>> boxes = np.array([[0.0, 0, 16, 16], [2, 2, 14, 14], [5, 5, 7, 7]])  # the second hides the first
-    >>> fcos_positives(boxes, np.zeros(3, int), canvas_wh=np.array([[64, 64]]), rule=FcosRule())
+    >>> rule = FcosRanges(radius=1.5)
+    >>> fcos_positives(boxes, np.zeros(3, int), canvas_wh=np.array([[64, 64]]), strides=[8, 16, 32, 64, 128], rule=rule)
     array([0, 4, 0])
 
     Args:
         boxes: (x0, y0, x1, y1) in pixels of the network's input.
         image_rows: the image of each object.
         canvas_wh: (width, height) of the network's input for each image.
+        strides: of the levels, in pixels.
+        rule: with one range for each level.
     """
-    grid = LevelCells(canvas_wh, rule.strides, rule.origin)
+    grid = LevelCells(canvas_wh, tuple(strides), rule.origin)
     num_cells = np.empty(len(boxes), np.int64)
     for own in row_blocks(len(boxes)):
-        num_cells[own] = grid.count(_regions(boxes[own], rule), image_rows[own])
+        num_cells[own] = grid.count(_regions(boxes[own], strides, rule), image_rows[own])
     rank = _by_area(boxes, rule.area_step)
     positives = np.zeros(len(boxes), np.int64)
     for rows in blocks_of_images(np.argsort(image_rows, kind="stable"), num_cells, image_rows):
-        pairs = grid.pairs(_regions(boxes[rows], rule), image_rows[rows])
+        pairs = grid.pairs(_regions(boxes[rows], strides, rule), image_rows[rows])
         own = rows[pairs.rows]
         farthest = np.maximum(pairs.centers - boxes[own, :2], boxes[own, 2:] - pairs.centers).max(axis=1, initial=0)
         low, high = np.array(rule.ranges)[pairs.levels].T
@@ -84,13 +61,17 @@ def fcos_positives(
     return positives
 
 
-def _regions(boxes: Float64[ndarray, "n 4"], rule: FcosRule) -> Regions:
-    """The part of each box that is near its centre, on each level."""
-    regions = box_regions(boxes, len(rule.strides))
-    middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    reach = rule.radius * np.array(rule.strides, float)[:, None]
-    regions[..., :2] = np.maximum(regions[..., :2], middle - reach)
-    regions[..., 2:] = np.minimum(regions[..., 2:], middle + reach)
+def _regions(boxes: Float64[ndarray, "n 4"], strides: Sequence[int], rule: FcosRanges) -> Regions:
+    """The part of each box, on each level, that is near its centre and within the range of both far sides."""
+    regions = box_regions(boxes, len(strides))
+    reach = np.array(rule.ranges)[:, 1:] + ROUNDING_PX
+    regions[..., :2] = np.maximum(regions[..., :2], boxes[:, None, 2:] - reach)
+    regions[..., 2:] = np.minimum(regions[..., 2:], boxes[:, None, :2] + reach)
+    if rule.radius is not None:
+        middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+        reach = rule.radius * np.array(strides, float)[:, None]
+        regions[..., :2] = np.maximum(regions[..., :2], middle - reach)
+        regions[..., 2:] = np.minimum(regions[..., 2:], middle + reach)
     return regions
 
 

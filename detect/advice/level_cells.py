@@ -74,6 +74,20 @@ class LevelCells:
         cells = offset + at[:, 1] * self.sizes[images, levels, 0] + at[:, 0]
         return CellPairs(rows, levels, (at + self.origin) * np.array(self.strides)[levels, None], cells)
 
+    def count_distinct(self, regions: Regions, image_rows: Int64[ndarray, " n"]) -> Int64[ndarray, " b"]:
+        """The cells of each image that lie inside any of its objects' regions.
+
+        >>> regions = np.array([[[0.0, 0, 9, 13]], [[3.0, 3, 5, 5]]])
+        >>> LevelCells(np.array([[16, 16]]), (8,)).count_distinct(regions, np.array([0, 0]))
+        array([2])
+        """
+        num_cells, distinct = self.count(regions, image_rows), np.zeros(len(self.canvas_wh), np.int64)
+        ends = np.cumsum(self.sizes.prod(axis=2).sum(axis=1))
+        for block in blocks_of_images(np.argsort(image_rows, kind="stable"), num_cells, image_rows):
+            cells = np.unique(self.pairs(regions[block], image_rows[block]).cells)
+            distinct += np.bincount(np.searchsorted(ends, cells, side="right"), minlength=len(ends))
+        return distinct
+
     def _inside(
         self, regions: Regions, image_rows: Int64[ndarray, " n"]
     ) -> tuple[Int64[ndarray, "n l 2"], Int64[ndarray, "n l 2"]]:
@@ -87,19 +101,27 @@ class LevelCells:
         return first.astype(np.int64), counts.astype(np.int64)
 
 
-def box_regions(boxes: Float64[ndarray, "n 4"], num_levels: int, *, least_side_px: float = 0.0) -> Regions:
+def box_regions(
+    boxes: Float64[ndarray, "n 4"],
+    num_levels: int,
+    *,
+    below_px: float = 0.0,
+    to_px: float = 0.0,
+    margin_px: float = 0.0,
+) -> Regions:
     """The regions of assigners that take the cells inside a box, on every level alike.
 
-    Sides shorter than ``least_side_px`` are lengthened to it about the centre of the box: ultralytics 8.4.190 does so with
-    the second stride (``TaskAlignedAssigner.select_candidates_in_gts``).
+    Sides shorter than ``below_px`` are lengthened to ``to_px`` about the centre of the box: ultralytics 8.4.190 does so with
+    the second stride (``TaskAlignedAssigner.select_candidates_in_gts``). Centres within ``margin_px`` of a side are outside:
+    mmdetection 3.3.0 has .01 pixels (``TaskAlignedAssigner.assign``).
 
-    >>> box_regions(np.array([[10.0, 10, 14, 40]]), 2, least_side_px=16)[:, 0]
+    >>> box_regions(np.array([[10.0, 10, 14, 40]]), 2, below_px=16, to_px=16)[:, 0]
     array([[ 4., 10., 20., 40.]])
     """
     low, high = boxes[:, :2], boxes[:, 2:]
-    middle, is_short = (low + high) / 2, high - low < least_side_px
-    low = np.where(is_short, middle - least_side_px / 2, low)
-    high = np.where(is_short, middle + least_side_px / 2, high)
+    middle, is_short = (low + high) / 2, high - low < below_px
+    low = np.where(is_short, middle - to_px / 2, low) + margin_px
+    high = np.where(is_short, middle + to_px / 2, high) - margin_px
     return np.repeat(np.concatenate([low, high], axis=1)[:, None], num_levels, axis=1)
 
 

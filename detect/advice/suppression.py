@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from detect.advice.overlaps import OverlappingPairs, overlapping_pairs
+from detect.advice.overlaps import OverlappingPairs
 
 SECONDS = 5.0  # for one crowd of overlapping objects; after it, the solver's own bound holds
 
@@ -35,19 +35,20 @@ class Suppression:
     """Whether some order of scores removes no more than ``num_lost``; if not, the solver ran out of time."""
 
 
-def suppressed_objects(
-    boxes: Float64[ndarray, "n 4"], groups: Int64[ndarray, " n"], *, iou_threshold: float
-) -> Suppression:
-    """The objects lost to suppression among boxes (x0, y0, x1, y1) of one group.
+def suppressed_objects(pairs: OverlappingPairs, *, iou_threshold: float) -> Suppression:
+    """The objects lost to suppression, from the pairs of objects that meet in it, with every IoU above the threshold.
 
-    A group is what suppresses each other: an image, or an image and a category.
+    Objects meet within an image, or within an image and a category: they are the groups of
+    :func:`detect.advice.overlaps.overlapping_pairs`.
 
     >>> boxes = np.array([[0.0, 0, 10, 10], [0, 2, 10, 12], [0, 4, 10, 14], [50, 0, 60, 10]])
-    >>> lost = suppressed_objects(boxes, np.zeros(4, int), iou_threshold=0.5)  # the first and the third both stay
+    >>> from detect.advice.overlaps import overlapping_pairs
+    >>> pairs = overlapping_pairs(boxes, np.zeros(4, int))
+    >>> lost = suppressed_objects(pairs, iou_threshold=0.5)  # the first and the third both stay
     >>> lost.num_lost, lost.pairs.first, lost.pairs.second
     (1, array([0, 1]), array([1, 2]))
     """
-    pairs = overlapping_pairs(boxes, groups, above_iou=iou_threshold)
+    pairs = pairs.above(iou_threshold)
     rows, ends = np.unique([pairs.first, pairs.second], return_inverse=True)
     edges = ends.reshape(2, -1)
     graph = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(len(rows), len(rows)))

@@ -13,10 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
+from detect.anchors.instances import ResizedInstances
+from detect.data import CocoDataset
 from detect.data.tiles import num_tiles
-from detect.ops.box_arrays import row_blocks
+from detect.ops.box_arrays import row_blocks, xywh_to_xyxy
 
 WHOLE_SHARE = 0.995  # of the objects that fit into a tile: an overlap that keeps as many whole is enough
+MIN_SHRINK = 2.0  # images that a detector shrinks by as much are worth cutting
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +94,37 @@ def smallest_overlap(
             break
         enough = overlap
     return enough
+
+
+@dataclass(frozen=True, eq=False)
+class TileAdvice:
+    """A detector run on tiles of its input size instead of whole images; made by :func:`tile_advice`."""
+
+    cuts: TileCuts
+    uncut: TileCuts
+    """The same tiles without overlap, to compare."""
+    is_enough: bool
+    """Whether the overlap holds 99.5 % of the objects whole that fit into a tile; else it is half of the tile's size."""
+    cost: float
+    """Compute of the tiles of an image / compute of the resized image."""
+    shrink: float
+    """By how much the detector shrinks whole images: the median over objects of size in the image / size after it."""
+
+
+def tile_advice(dataset: CocoDataset, instances: ResizedInstances) -> TileAdvice | None:
+    """Tiles as large as the network's input; None if the resize rule shrinks the images by less than ``MIN_SHRINK``."""
+    own = dataset.instances
+    if instances.rule.name not in ("letterbox", "stretch", "shortest") or not len(own):
+        return None
+    image_wh, size = dataset.images.wh, instances.rule.sizes[0]
+    shrink = float(np.median(np.sqrt(own.boxes_xywh[:, 2:].prod(axis=1) / instances.shapes.prod(axis=1))))
+    if shrink < MIN_SHRINK:
+        return None
+    boxes = xywh_to_xyxy(own.boxes_xywh)
+    overlap = smallest_overlap(boxes, own.image_rows, image_wh=image_wh, size=size)
+    cuts, uncut = (
+        tile_cuts(boxes, own.image_rows, image_wh=image_wh, size=size, overlap=pixels)
+        for pixels in (size // 2 if overlap is None else overlap, 0)
+    )
+    cost = cuts.num_tiles.sum() * size**2 / instances.image_canvas_wh.prod(axis=1).sum()
+    return TileAdvice(cuts, uncut, overlap is not None, float(cost), shrink)

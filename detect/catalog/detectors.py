@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from detect.catalog.matching import CELL_RULES, AnchorMatching, CellMatching, Number, Share
+from detect.catalog.matching import CELL_RULES, AnchorMatching, CellMatching, FcosRanges, Number, OneQuery, Share
 from detect.errors import CatalogError
 from detect.files import parse_yaml, read_small_text
 
@@ -73,22 +73,33 @@ class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     resize: str
     matching: AnchorMatching | CellMatching
     reg_max: Annotated[int, Meta(ge=2, le=1000)] | None = None
+    reaches_reg_max: bool = False
     queries: Count | None = None
     nms: Nms | None = None
     max_det: Count | None = None
+    max_truth: Count | None = None
     mosaic: Annotated[int, Meta(ge=1, le=9)] = 1
     finer: FinerLevel | None = None
-    keys: dict[Literal["size", "iou", "max_det", "queries", "reg_max", "ranges"], str] = {}
+    keys: dict[Literal["size", "iou", "max_det", "max_truth", "queries", "reg_max", "ranges"], str] = {}
     aliases: list[str] = []
 
     def __post_init__(self) -> None:
         if self.strides != sorted(set(self.strides)):
             raise ValueError("strides must differ and go from fine to coarse")
+        if isinstance(self.matching, FcosRanges) and len(self.matching.limits) != len(self.strides) - 1:
+            raise ValueError(f"limits has {len(self.matching.limits)} numbers between {len(self.strides)} levels")
+        if isinstance(self.matching, OneQuery) != (self.queries is not None):
+            raise ValueError("a detector has queries if its matching rule is one-query, and only then")
 
     @property
     def rule(self) -> str:
         """The name of the matching rule."""
         return str(self.matching.__struct_config__.tag)
+
+    @property
+    def reach(self) -> int | None:
+        """The longest distance from a cell to a side of its box, in strides; None if any can be predicted."""
+        return None if self.reg_max is None else self.reg_max - (not self.reaches_reg_max)
 
 
 class AnchorDetector(Detector, frozen=True, forbid_unknown_fields=True, kw_only=True):

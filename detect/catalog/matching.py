@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -55,36 +56,35 @@ class CenterInBox(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ru
 
     top_k: Number = 10
     """Cells of an object at most."""
-    widen_to_level: Annotated[int, Meta(ge=0, le=7)] | None = None
-    """Sides shorter than the stride of this level, 0 the finest, are lengthened to it for the test."""
+    widen_below: Annotated[int, Meta(ge=0, le=7)] | None = None
+    widen_to: Annotated[int, Meta(ge=0, le=7)] = 1
+    """Sides shorter than the stride of level ``widen_below``, 0 the finest, count as long as that of ``widen_to``."""
     margin_px: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """A centre counts as inside if it is more than this far from every side."""
-
-    def least_side_px(self, strides: list[int]) -> float:
-        """The length to which shorter sides are lengthened; 0 if they are not."""
-        return 0.0 if self.widen_to_level is None else float(strides[min(self.widen_to_level, len(strides) - 1)])
+    """A centre is inside if it is more than this far from every side."""
+    origin: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Centres of cells lie at (i + ``origin``) strides."""
+    any_box: bool = False
+    """Whether a cell inside any box of the image may learn any of its objects (RTMDet)."""
 
 
 class FcosRanges(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="fcos"):
-    """FCOS: cells near a box's centre whose farthest side is in the level's range; the smallest object gets the cell.
+    """FCOS: cells inside a box whose farthest side is in the range of the level; the smallest object gets the cell."""
 
-    The fields are those of :class:`detect.advice.fcos_assignment.FcosRule`, ranges in strides of their level.
-    """
-
-    range_strides: tuple[float, float] = (4.0, 8.0)
-    """Limits of a level's range; the finest level's begins at 0, and the coarsest's has no end."""
-    radius: Annotated[float, Meta(gt=0)] = 1.5
+    limits: tuple[Annotated[float, Meta(gt=0)], ...] = (64, 128, 256, 512)
+    """Where the range of a level ends and that of the next begins, in pixels: the first begins at 0, the last has no end."""
+    radius: Annotated[float, Meta(gt=0)] | None = None
+    """Largest distance of a cell from the centre of the box along an axis, in strides; None takes the whole box."""
     origin: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Centres of cells lie at (i + ``origin``) strides."""
     is_open: bool = False
+    """Whether the limits of a range do not belong to it."""
     area_step: Annotated[float, Meta(ge=0)] = 0.0
+    """Areas are equal if they round to the same multiple of it, in square pixels; then the first object gets the cell."""
 
-    def ranges(self, strides: list[int]) -> tuple[tuple[float, float], ...]:
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
         """The range of each level, in pixels."""
-        low, high = self.range_strides
-        ranges = [(low * stride, high * stride) for stride in strides]
-        ranges[0] = (0.0 if self.is_open else -1.0, ranges[0][1])
-        ranges[-1] = (ranges[-1][0], math.inf)
-        return tuple(ranges)
+        return tuple(pairwise((0.0 if self.is_open else -1.0, *self.limits, math.inf)))
 
 
 class CenterPeak(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule", tag="center-peak"):

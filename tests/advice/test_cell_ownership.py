@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from detect.advice import level_cells
 from detect.advice.cell_ownership import cell_ownership
-from detect.advice.level_cells import box_regions
+from detect.advice.level_cells import LevelCells, box_regions
 from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
 from detect.samples import sample_annotations
@@ -67,7 +67,7 @@ def test_the_bound_and_the_contested_objects_are_those_of_all_assignments(boxes)
     stays = np.array([any(each[row] is None for each in best) for row in range(len(boxes))])
     regions = np.repeat(np.array(boxes)[:, None], len(STRIDES), axis=1)
     rows = np.zeros(len(boxes), int)
-    found = cell_ownership(regions, rows, canvas_wh=np.array([canvas_wh]), strides=STRIDES)
+    found = cell_ownership(regions, rows, LevelCells(np.array([canvas_wh]), STRIDES))
     has_cells = np.array([len(own) > 0 for own in cells])
     assert_array_equal(found.num_cells > 0, has_cells)
     assert found.num_lost == len(boxes) - most
@@ -85,16 +85,16 @@ def many(draws: np.random.Generator, num_images: int) -> tuple[np.ndarray, np.nd
 def test_images_do_not_depend_on_each_other_or_on_blocks(monkeypatch):
     boxes, rows, canvas_wh = many(np.random.default_rng(1), 40)
     regions = np.repeat(boxes[:, None], 2, axis=1)
-    whole = cell_ownership(regions, rows, canvas_wh=canvas_wh, strides=(8, 16))
+    whole = cell_ownership(regions, rows, LevelCells(canvas_wh, (8, 16)))
     assert whole.num_outnumbered.sum() > 20
     monkeypatch.setattr(level_cells, "MAX_PAIRS", 50)
-    blocks = cell_ownership(regions, rows, canvas_wh=canvas_wh, strides=(8, 16))
+    blocks = cell_ownership(regions, rows, LevelCells(canvas_wh, (8, 16)))
     assert_array_equal(blocks.num_outnumbered, whole.num_outnumbered)
     assert_array_equal(blocks.is_contested, whole.is_contested)
     for image in range(40):
         own = rows == image
         single = cell_ownership(
-            regions[own], np.zeros(own.sum(), int), canvas_wh=canvas_wh[image : image + 1], strides=(8, 16)
+            regions[own], np.zeros(own.sum(), int), LevelCells(canvas_wh[image : image + 1], (8, 16))
         )
         assert single.num_outnumbered[0] == whole.num_outnumbered[image]
         assert_array_equal(single.is_contested, whole.is_contested[own])
@@ -105,7 +105,7 @@ def test_regions_may_be_closed_on_some_levels():
     box = [0.0, 0.0, 8.0, 8.0]
     closed = [np.nan] * 4
     both = np.array([[[1.0, 1, 3, 3], closed], [closed, box], [closed, box]])
-    found = cell_ownership(both, np.zeros(3, int), canvas_wh=np.array([[16, 16]]), strides=STRIDES)
+    found = cell_ownership(both, np.zeros(3, int), LevelCells(np.array([[16, 16]]), STRIDES))
     assert_array_equal(found.num_cells, [1, 1, 1])
     assert_array_equal(found.num_outnumbered, [1])
     assert_array_equal(found.is_contested, [False, True, True])
@@ -114,7 +114,7 @@ def test_regions_may_be_closed_on_some_levels():
 @pytest.mark.parametrize("num_images", [0, 2])
 def test_no_objects_own_nothing(num_images):
     canvas_wh = np.full((num_images, 2), 32)
-    found = cell_ownership(np.zeros((0, 2, 4)), np.zeros(0, int), canvas_wh=canvas_wh, strides=STRIDES)
+    found = cell_ownership(np.zeros((0, 2, 4)), np.zeros(0, int), LevelCells(canvas_wh, STRIDES))
     assert (found.num_lost, len(found.num_cells), len(found.num_outnumbered)) == (0, 0, num_images)
 
 
@@ -153,8 +153,8 @@ def test_ultralytics_learns_no_more_objects_and_can_learn_as_many(name, resize, 
             instances.boxes[image_rows == image].round(3), axis=0
         )  # ultralytics drops repeated labels too
         classes, size = draws.integers(0, 3, len(boxes)), instances.image_canvas_wh[image]
-        regions = box_regions(boxes, 3, least_side_px=least_side)
-        found = cell_ownership(regions, np.zeros(len(boxes), int), canvas_wh=size[None], strides=strides)
+        regions = box_regions(boxes, 3, below_px=least_side, to_px=least_side)
+        found = cell_ownership(regions, np.zeros(len(boxes), int), LevelCells(size[None], strides))
         num_lost += found.num_lost
         grids = [np.mgrid[: -(-size[1] // stride), : -(-size[0] // stride)] for stride in strides]
         points = np.concatenate(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect.advice import suppression
+from detect.advice.overlaps import overlapping_pairs
 from detect.advice.suppression import suppressed_objects
 from detect.ops.nms import class_nms
 
@@ -39,7 +40,7 @@ sets = st.lists(st.tuples(side, side, st.integers(4, 9), st.integers(4, 9)), min
 @settings(max_examples=60, deadline=None)
 def test_the_best_order_loses_as_many(drawn, threshold):
     boxes = np.array([[x, y, x + width, y + height] for x, y, width, height in drawn], float)
-    found = suppressed_objects(boxes, np.zeros(len(boxes), int), iou_threshold=threshold)
+    found = suppressed_objects(overlapping_pairs(boxes, np.zeros(len(boxes), int)), iou_threshold=threshold)
     orders = itertools.permutations(range(len(boxes)))
     assert found.is_exact
     assert found.num_lost == len(boxes) - max(kept_by_loop(boxes, order, threshold) for order in orders)
@@ -57,7 +58,7 @@ def crowd(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_no_order_of_scores_loses_fewer(by_category):
     boxes, images, categories = crowd(0)
     groups = images * 3 + categories if by_category else images
-    found = suppressed_objects(boxes, groups, iou_threshold=0.5)
+    found = suppressed_objects(overlapping_pairs(boxes, groups), iou_threshold=0.5)
     assert found.num_lost > 5
     assert found.is_exact
     for seed in range(20):
@@ -70,22 +71,24 @@ def test_no_order_of_scores_loses_fewer(by_category):
 
 def test_out_of_time_the_bound_is_lower_and_says_so(monkeypatch):
     boxes, images, _ = crowd(1)
-    exact = suppressed_objects(boxes, images, iou_threshold=0.3)
+    exact = suppressed_objects(overlapping_pairs(boxes, images), iou_threshold=0.3)
     assert exact.is_exact
     monkeypatch.setattr(suppression, "SECONDS", 0.0)
-    bound = suppressed_objects(boxes, images, iou_threshold=0.3)
+    bound = suppressed_objects(overlapping_pairs(boxes, images), iou_threshold=0.3)
     assert not bound.is_exact
     assert bound.num_lost <= exact.num_lost
 
 
 def test_a_higher_threshold_loses_no_more():
     boxes, images, _ = crowd(2)
-    lost = [suppressed_objects(boxes, images, iou_threshold=level / 10).num_lost for level in range(3, 9)]
+    lost = [
+        suppressed_objects(overlapping_pairs(boxes, images), iou_threshold=level / 10).num_lost for level in range(3, 9)
+    ]
     assert lost == sorted(lost, reverse=True)
     assert lost[0] > lost[-1]
 
 
 def test_nothing_is_lost_where_nothing_overlaps():
     boxes = np.array([[0.0, 0, 10, 10], [10, 0, 20, 10]])
-    assert suppressed_objects(boxes, np.zeros(2, int), iou_threshold=0.0).num_lost == 0
-    assert suppressed_objects(boxes[:0], np.zeros(0, int), iou_threshold=0.5).num_lost == 0
+    assert suppressed_objects(overlapping_pairs(boxes, np.zeros(2, int)), iou_threshold=0.0).num_lost == 0
+    assert suppressed_objects(overlapping_pairs(boxes[:0], np.zeros(0, int)), iou_threshold=0.5).num_lost == 0

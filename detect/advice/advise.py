@@ -1,0 +1,185 @@
+"""Advice on one detector and one dataset: what is lost before any training, and the settings that change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from detect.advice.curves import (
+    IOUS,
+    Curve,
+    limit_curve,
+    nms_curve,
+    ranges_curve,
+    reg_max_curve,
+    size_curve,
+)
+from detect.advice.data_health import DataSign, data_signs
+from detect.advice.drift import Drift, drift
+from detect.advice.lost_objects import (
+    LostObjects,
+    beyond_in_mosaics,
+    beyond_limit,
+    lost_to_nms,
+    small_objects,
+    too_large_objects,
+    unlearned_objects,
+)
+from detect.advice.overlaps import OverlappingPairs, overlapping_pairs
+from detect.advice.tile_cuts import TileAdvice, tile_advice
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.sweep import rules_of_sizes
+from detect.catalog.detectors import Detector, load_detector
+from detect.data import CocoDataset
+
+SHARE = 0.001  # of the objects: a setting that loses no more is left as it is
+COCO_MAX_DETS = 100  # detections of an image that COCO's average precision counts
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What a detector loses of a dataset, and the settings that change it; made by :func:`advise`."""
+
+    detector: Detector
+    instances: ResizedInstances
+    losses: tuple[LostObjects, ...]
+    """Every reason that applies to the detector, also where nothing is lost."""
+    curves: tuple[Curve, ...]
+    small: Int64[ndarray, " n"]
+    """Rows of the objects that are hard to see, see :func:`detect.advice.lost_objects.small_objects`."""
+    unscored: int
+    """Objects beyond the 100 detections of an image that COCO's average precision counts."""
+    beyond_in_mosaics: float
+    """Expected share of the objects of a training mosaic for which no query is left."""
+    across_categories: LostObjects | None
+    """The objects that suppression would remove if it ran over all categories together; None if it does, or none runs."""
+    tiles: TileAdvice | None
+    drift: Drift | None
+
+    @property
+    def changes(self) -> tuple[Curve, ...]:
+        """The settings that are worth changing."""
+        return tuple(curve for curve in self.curves if curve.chosen != curve.current)
+
+    @property
+    def most_lost(self) -> LostObjects:
+        return max(self.losses, key=lambda each: each.num_lost)
+
+    @property
+    def largest_recall(self) -> float:
+        """A bound on recall: the share of the objects that the most frequent reason leaves."""
+        return 1 - self.most_lost.num_lost / max(len(self.instances), 1)
+
+    @cached_property
+    def signs(self) -> tuple[DataSign, ...]:
+        """What the labels themselves show."""
+        return data_signs(self.instances)
+
+
+def advise(
+    dataset: CocoDataset,
+    detector: str | Detector,
+    *,
+    size: int | None = None,
+    validation: CocoDataset | None = None,
+    anchors: AnchorSet | None = None,
+    share: float = SHARE,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Advice:
+    """Tell which objects of a dataset a detector cannot learn or return, and which settings change that.
+
+    >>> from detect.data import read_coco
+    >>> from detect.samples import sample_annotations
+    >>> advice = advise(read_coco(sample_annotations("bccd")), "yolo11")
+    >>> [(each.reason, each.num_lost) for each in advice.losses if each.num_lost]
+    [('suppressed', 8)]
+
+    Args:
+        dataset: the training data.
+        detector: a name of the catalog, a YAML file of the same fields, or a description.
+        size: first size of the detector's resize rule, by default its own.
+        validation: compared with the training data.
+        anchors: of a detector with anchors; by default those that it ships with.
+        share: of the objects that may be lost before a setting is changed.
+        on_progress: called with what is computed, the steps done, and their number.
+
+    Raises:
+        CatalogError: no detector has this name.
+        ResizeError: the detector's resize rule has no size to change.
+        FitError: the dataset has no usable boxes.
+    """
+    detector = detector if isinstance(detector, Detector) else load_detector(detector)
+    if size is not None:
+        detector = msgspec.structs.replace(detector, resize=str(rules_of_sizes(detector.resize, [size])[0]))
+    say = on_progress or (lambda *_: None)
+    say(f"{detector.name}: objects", 0, 4)
+    instances = ResizedInstances.of(dataset, detector.resize)
+    instances.require_boxes()
+    pairs = _meeting(instances, detector)
+    losses = _losses(instances, detector, anchors, pairs)
+    say(f"{detector.name}: input sizes", 1, 4)
+    curves = [size_curve(dataset, detector, anchors, share=share)]
+    say(f"{detector.name}: other settings", 2, 4)
+    curves += [
+        ranges_curve(instances, detector, share=share),
+        reg_max_curve(instances, detector, share=share),
+        limit_curve("objects of a training image", "max_truth", instances, detector),
+        limit_curve("queries", "queries", instances, detector),
+        nms_curve(pairs, len(instances), detector, share=share),
+        limit_curve("detections of an image", "max_det", instances, detector),
+    ]
+    say(f"{detector.name}: tiles", 3, 4)
+    image_rows = instances.dataset.instances.image_rows
+    counts = np.bincount(image_rows, minlength=len(instances.dataset.images))
+    scored = beyond_limit("not returned", instances, COCO_MAX_DETS)
+    return Advice(
+        detector,
+        instances,
+        losses,
+        tuple(curve for curve in curves if curve),
+        small=small_objects(instances, detector.strides),
+        unscored=scored.num_lost if scored else 0,
+        beyond_in_mosaics=beyond_in_mosaics(counts, detector.queries, detector.mosaic),
+        across_categories=_across_categories(instances, detector),
+        tiles=tile_advice(dataset, instances),
+        drift=drift(instances, ResizedInstances.of(validation, detector.resize)) if validation else None,
+    )
+
+
+def _losses(
+    instances: ResizedInstances, detector: Detector, anchors: AnchorSet | None, pairs: OverlappingPairs
+) -> tuple[LostObjects, ...]:
+    losses = [
+        beyond_limit("dropped", instances, detector.max_truth),
+        unlearned_objects(instances, detector, anchors),
+        too_large_objects(instances, detector),
+        lost_to_nms(pairs, detector.nms.iou) if detector.nms else None,
+        beyond_limit("not returned", instances, detector.max_det),
+    ]
+    return tuple(each for each in losses if each)
+
+
+def _meeting(instances: ResizedInstances, detector: Detector) -> OverlappingPairs:
+    """The pairs of objects that meet in the detector's suppression, as far as a curve looks at them."""
+    own = instances.dataset.instances
+    if detector.nms is None:
+        return overlapping_pairs(instances.boxes[:0], own.image_rows[:0])
+    groups = own.image_rows
+    if detector.nms.across == "category":
+        groups = np.unique(np.stack([own.image_rows, own.category_ids]), axis=1, return_inverse=True)[1].ravel()
+    return overlapping_pairs(instances.boxes, groups, above_iou=min(*IOUS, detector.nms.iou))
+
+
+def _across_categories(instances: ResizedInstances, detector: Detector) -> LostObjects | None:
+    if detector.nms is None or detector.nms.across == "all" or len(instances.dataset.category_ids) < 2:
+        return None
+    image_rows = instances.dataset.instances.image_rows
+    pairs = overlapping_pairs(instances.boxes, image_rows, above_iou=detector.nms.iou)
+    return lost_to_nms(pairs, detector.nms.iou)

@@ -1,0 +1,186 @@
+"""Objects that a detector of the catalog cannot learn or return, by reason, at its resize rule and settings.
+
+Each count is the least number of objects lost whatever the network predicts: the share of the others bounds recall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from numpy import ndarray
+from scipy.signal import fftconvolve
+
+from detect.advice.anchor_losses import without_anchor
+from detect.advice.cell_ownership import cell_ownership
+from detect.advice.distances import longest_distances
+from detect.advice.fcos_assignment import fcos_positives
+from detect.advice.level_cells import LevelCells, Regions, box_regions
+from detect.advice.overlaps import OverlappingPairs
+from detect.advice.suppression import suppressed_objects
+from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.instances import ResizedInstances
+from detect.anchors.known import stock_anchors
+from detect.catalog.detectors import AnchorDetector, Detector
+from detect.catalog.matching import CenterInBox, CenterPeak, FcosRanges, OneQuery
+
+Reason = Literal["dropped", "no positive", "too large", "suppressed", "not returned"]
+
+LEAST_PX, LEAST_CELLS = 8.0, 1.0  # Wang et al. 2021 (AI-TOD) call objects under 8 px very tiny
+
+
+@dataclass(frozen=True, eq=False)
+class LostObjects:
+    """Objects lost for one reason."""
+
+    reason: Reason
+    lost: Int64[ndarray, " n"]
+    """Rows of the objects that are lost whatever the network predicts."""
+    num_contested: int
+    """How many of ``contested`` are lost as well, at the least."""
+    contested: Int64[ndarray, " m"]
+    """Rows of the objects of which some are lost; the predictions decide which."""
+
+    @property
+    def num_lost(self) -> int:
+        """Objects lost in any case, at the least."""
+        return len(self.lost) + self.num_contested
+
+    @classmethod
+    def of(cls, reason: Reason, is_lost: Bool[ndarray, " n"]) -> LostObjects:
+        """Objects lost whatever the network predicts, and no others."""
+        return cls(reason, np.flatnonzero(is_lost), 0, np.zeros(0, np.int64))
+
+
+def unlearned_objects(instances: ResizedInstances, detector: Detector, anchors: AnchorSet | None = None) -> LostObjects:
+    """The objects that no anchor, cell or query of the detector learns.
+
+    >>> from detect.catalog.detectors import load_detector
+    >>> from detect.data import read_coco
+    >>> from detect.samples import sample_annotations
+    >>> instances = ResizedInstances.of(read_coco(sample_annotations("nuclei")), "letterbox:128")
+    >>> found = unlearned_objects(instances, load_detector("tood"))
+    >>> found.num_lost, len(instances)
+    (36, 318)
+
+    Args:
+        instances: after the detector's resize rule, or another one.
+        detector: of the catalog.
+        anchors: of a detector with anchors; by default those that it ships with.
+    """
+    rule = detector.matching
+    image_rows, canvas_wh = instances.dataset.instances.image_rows, instances.image_canvas_wh
+    if isinstance(rule, OneQuery):
+        found = beyond_limit("no positive", instances, detector.queries)
+        return found or LostObjects.of("no positive", np.zeros(len(instances), bool))
+    if isinstance(rule, CenterPeak):
+        return _same_peak(instances, detector.strides[0])
+    if isinstance(rule, FcosRanges):
+        grid: dict[str, Any] = {"canvas_wh": canvas_wh, "strides": detector.strides}
+        positives = fcos_positives(instances.boxes, image_rows, **grid, rule=rule)
+        return LostObjects.of("no positive", positives == 0)
+    if isinstance(rule, CenterInBox):
+        return _without_own_cell(instances, detector.strides, rule)
+    if not isinstance(detector, AnchorDetector):
+        raise TypeError(f"{detector.name} has anchors, but no description of them")
+    return LostObjects.of("no positive", without_anchor(instances, anchors or stock_anchors(detector), detector))
+
+
+def _without_own_cell(instances: ResizedInstances, strides: list[int], rule: CenterInBox) -> LostObjects:
+    below, to = (strides[min(level, len(strides) - 1)] for level in (rule.widen_below or 0, rule.widen_to))
+    widened = {} if rule.widen_below is None else {"below_px": below, "to_px": to}
+    regions = box_regions(instances.boxes, len(strides), margin_px=rule.margin_px, **widened)
+    grid = LevelCells(instances.image_canvas_wh, tuple(strides), rule.origin)
+    image_rows = instances.dataset.instances.image_rows
+    if rule.any_box:
+        return _more_than_cells(regions, image_rows, grid)
+    owned = cell_ownership(regions, image_rows, grid)
+    num_contested = int(owned.num_outnumbered.sum())
+    return LostObjects("no positive", owned.without_cell, num_contested, np.flatnonzero(owned.is_contested))
+
+
+def _more_than_cells(regions: Regions, image_rows: Int64[ndarray, " n"], grid: LevelCells) -> LostObjects:
+    """The objects beyond the number of cells inside any box of their image."""
+    counts, most = np.bincount(image_rows, minlength=len(grid.canvas_wh)), np.zeros(len(grid.canvas_wh), np.int64)
+    np.maximum.at(most, image_rows, grid.count(regions, image_rows))
+    rows = np.flatnonzero((most < counts)[image_rows])  # elsewhere the cells of one box are enough
+    beyond = counts - np.maximum(most, grid.count_distinct(regions[rows], image_rows[rows]))
+    num_lost = int(np.maximum(beyond, 0).sum())
+    return LostObjects("no positive", np.zeros(0, np.int64), num_lost, np.flatnonzero(beyond[image_rows] > 0))
+
+
+def too_large_objects(instances: ResizedInstances, detector: Detector) -> LostObjects | None:
+    """The objects of which no cell can predict every side; None if distances have no limit."""
+    if detector.reach is None:
+        return None
+    return LostObjects.of("too large", longest_distances(instances, detector.strides[-1]) > detector.reach)
+
+
+def lost_to_nms(pairs: OverlappingPairs, iou_threshold: float) -> LostObjects:
+    """The objects that suppression removes though every one is predicted perfectly.
+
+    ``pairs`` are those of objects that suppress each other, of every IoU above the threshold.
+    """
+    found = suppressed_objects(pairs, iou_threshold=iou_threshold)
+    contested = np.unique([found.pairs.first, found.pairs.second])
+    return LostObjects("suppressed", np.zeros(0, np.int64), found.num_lost, contested.astype(np.int64))
+
+
+def beyond_limit(reason: Reason, instances: ResizedInstances, most: int | None) -> LostObjects | None:
+    """The objects beyond the largest number of an image; None if there is no limit."""
+    if most is None:
+        return None
+    image_rows = instances.dataset.instances.image_rows
+    counts = np.bincount(image_rows)
+    num_lost = int(np.maximum(counts - most, 0).sum())
+    return LostObjects(reason, np.zeros(0, np.int64), num_lost, np.flatnonzero(counts[image_rows] > most))
+
+
+def _same_peak(instances: ResizedInstances, stride: int) -> LostObjects:
+    """Objects of one category whose centres lie in one cell: the map has one peak for all of them."""
+    own = instances.dataset.instances
+    grid = LevelCells(instances.image_canvas_wh, (stride,))
+    middle = (instances.boxes[:, :2] + instances.boxes[:, 2:]) / 2
+    cells = np.minimum(np.floor(middle / stride), grid.sizes[own.image_rows, 0] - 1)
+    keys = np.stack([own.image_rows, own.category_ids, *cells.T.astype(np.int64)], axis=1)
+    _, peak, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    contested = np.flatnonzero(counts[peak.ravel()] > 1)
+    return LostObjects("no positive", np.zeros(0, np.int64), len(peak) - len(counts), contested)
+
+
+def least_px(strides: Sequence[int]) -> float:
+    """The square root of the area under which an object is hard to see: 8 px, or a cell of the finest level if larger."""
+    return max(LEAST_PX, LEAST_CELLS * strides[0])
+
+
+def small_objects(instances: ResizedInstances, strides: Sequence[int]) -> Int64[ndarray, " m"]:
+    """Rows of the objects under :func:`least_px`. They are hard to find, not impossible: no bound on recall."""
+    return np.flatnonzero(np.sqrt(instances.shapes.prod(axis=1)) < least_px(strides))
+
+
+def beyond_in_mosaics(counts: Int64[ndarray, " b"], queries: int | None, images: int) -> float:
+    """The expected share of the objects of a mosaic that are beyond the queries; 0 without queries.
+
+    A mosaic joins ``images`` images, drawn independently and evenly, with all of their objects; crops that cut objects away
+    lower the share. The distribution of their number is the convolution of the distribution of one image's.
+
+    >>> beyond_in_mosaics(np.array([0, 2]), 3, images=2)  # 0, 2, 2, 4 objects: 1 of 8 is beyond 3
+    0.125
+
+    Args:
+        counts: objects of each image.
+        queries: of the detector.
+        images: in a mosaic.
+    """
+    if queries is None or not counts.sum():
+        return 0.0
+    one = np.bincount(counts) / len(counts)
+    together = one
+    for _ in range(images - 1):
+        together = fftconvolve(together, one).clip(0)
+    number = np.arange(len(together))
+    beyond = (np.maximum(number - queries, 0) * together).sum() / (images * counts.mean())
+    return float(round(beyond, 12))  # the transform leaves 1e-16
