@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from detect.advice.anchor_losses import AnchorChoice
 from detect.advice.curves import (
     IOUS,
     Curve,
@@ -33,7 +34,6 @@ from detect.advice.lost_objects import (
 )
 from detect.advice.overlaps import OverlappingPairs, overlapping_pairs
 from detect.advice.tile_cuts import TileAdvice, tile_advice
-from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.sweep import rules_of_sizes
 from detect.catalog.detectors import Detector, load_detector
@@ -89,7 +89,7 @@ def advise(
     *,
     size: int | None = None,
     validation: CocoDataset | None = None,
-    anchors: AnchorSet | None = None,
+    anchors: AnchorChoice | None = None,
     share: float = SHARE,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Advice:
@@ -154,7 +154,7 @@ def advise(
 
 
 def _losses(
-    instances: ResizedInstances, detector: Detector, anchors: AnchorSet | None, pairs: OverlappingPairs
+    instances: ResizedInstances, detector: Detector, anchors: AnchorChoice | None, pairs: OverlappingPairs
 ) -> tuple[LostObjects, ...]:
     losses = [
         beyond_limit("dropped", instances, detector.max_truth),

@@ -8,6 +8,8 @@ to another keep their best anchor, and images of such objects alone are not matc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
@@ -21,8 +23,11 @@ from detect.catalog.matching import MaxIoURule
 
 ROUNDING = 1e-6
 
+AnchorChoice = AnchorSet | Callable[[ResizedInstances, AnchorDetector], AnchorSet]
+"""Anchors, or a function that fits them to instances for the levels of a detector."""
 
-def without_anchor(instances: ResizedInstances, anchors: AnchorSet, detector: AnchorDetector) -> Bool[ndarray, " n"]:
+
+def without_anchor(instances: ResizedInstances, anchors: AnchorChoice, detector: AnchorDetector) -> Bool[ndarray, " n"]:
     """Whether each object learns no anchor.
 
     >>> from detect.anchors.known import load_anchors
@@ -34,6 +39,7 @@ def without_anchor(instances: ResizedInstances, anchors: AnchorSet, detector: An
     >>> int(without_anchor(instances, load_anchors("yolov5"), yolo).sum()), len(instances)
     (0, 4886)
     """
+    anchors = anchors if isinstance(anchors, AnchorSet) else anchors(instances, detector)
     score, rule = score_for(instances, anchors, detector), detector.matching
     if not isinstance(rule, MaxIoURule):
         return score.assignment.positives.sum(axis=1) == 0

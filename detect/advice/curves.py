@@ -14,10 +14,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from detect.advice.anchor_losses import AnchorChoice
 from detect.advice.distances import smallest_reach
 from detect.advice.lost_objects import beyond_limit, lost_to_nms, small_objects, too_large_objects, unlearned_objects
 from detect.advice.overlaps import OverlappingPairs
-from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.sweep import rules_of_sizes
 from detect.catalog.detectors import AnchorDetector, Detector
@@ -97,7 +97,7 @@ def choose(
     return best if now.num_lost - options[best].num_lost > share * num_objects else current
 
 
-def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorSet | None, *, share: float) -> Curve | None:
+def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorChoice | None, *, share: float) -> Curve | None:
     """Objects without a positive, and too large ones, by input size, without and with a finer level.
 
     None if the resize rule has no size.
@@ -134,7 +134,7 @@ def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorSet | No
     return Curve("input size", "px", num_objects, tuple(options), own, choose(options, own, num_objects, share, price))
 
 
-def lost_in_training(instances: ResizedInstances, detector: Detector, anchors: AnchorSet | None = None) -> int:
+def lost_in_training(instances: ResizedInstances, detector: Detector, anchors: AnchorChoice | None = None) -> int:
     """The objects that have no positive or are too large, each counted once, at the least."""
     unlearned, large = unlearned_objects(instances, detector, anchors), too_large_objects(instances, detector)
     certain = unlearned.lost if large is None else np.union1d(unlearned.lost, large.lost)

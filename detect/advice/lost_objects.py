@@ -14,14 +14,13 @@ from jaxtyping import Bool, Int64
 from numpy import ndarray
 from scipy.signal import fftconvolve
 
-from detect.advice.anchor_losses import without_anchor
+from detect.advice.anchor_losses import AnchorChoice, without_anchor
 from detect.advice.cell_ownership import cell_ownership
 from detect.advice.distances import longest_distances
 from detect.advice.fcos_assignment import fcos_positives
 from detect.advice.level_cells import LevelCells, Regions, box_regions
 from detect.advice.overlaps import OverlappingPairs
 from detect.advice.suppression import suppressed_objects
-from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import stock_anchors
 from detect.catalog.detectors import AnchorDetector, Detector
@@ -55,7 +54,9 @@ class LostObjects:
         return cls(reason, np.flatnonzero(is_lost), 0, np.zeros(0, np.int64))
 
 
-def unlearned_objects(instances: ResizedInstances, detector: Detector, anchors: AnchorSet | None = None) -> LostObjects:
+def unlearned_objects(
+    instances: ResizedInstances, detector: Detector, anchors: AnchorChoice | None = None
+) -> LostObjects:
     """The objects that no anchor, cell or query of the detector learns.
 
     >>> from detect.catalog.detectors import load_detector
