@@ -243,14 +243,17 @@ def print_sweep(settings: Sequence[Setting]) -> None:
     show("GFLOPs: of RetinaNet's head, per image", style="dim")
 
 
-def print_known() -> None:
-    """Print one row for each detector of the catalog."""
+def print_known(*, every: bool = False) -> None:
+    """Print one row for each detector of the catalog that has anchors, or for every one."""
     from detect.anchors.anchor_set import level_name
-    from detect.catalog.detectors import anchor_detectors
+    from detect.catalog.detectors import AnchorDetector, detectors
 
     rows = []
-    for name, each in anchor_detectors().items():
+    for name, each in detectors().items():
+        if not every and not isinstance(each, AnchorDetector):
+            continue
         levels = ", ".join(map(level_name, each.strides))
-        numbers = str(each.per_level) if isinstance(each.per_level, int) else ", ".join(map(str, each.per_level))
-        rows.append((name, each.about, levels, numbers, each.resize, each.rule))
+        numbers = each.per_level if isinstance(each, AnchorDetector) else "no anchors"
+        per_cell = ", ".join(map(str, numbers)) if isinstance(numbers, list) else str(numbers)
+        rows.append((name, each.about, levels, per_cell, each.resize, each.rule))
     show_table(("name", "detector", "levels", "per cell", "resize", "matching"), rows, left=True)

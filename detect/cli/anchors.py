@@ -190,14 +190,16 @@ def convert(
         note(f"goes into {place}")
 
 
-def known() -> None:
+def known(
+    every: Annotated[bool, typer.Option("--all", help="Also those without anchors, for `detect advise`.")] = False,
+) -> None:
     """List the detectors that are known by name: what `fit --for`, `score --anchors` and `convert --to` take.
 
     `detect anchors known`
     """
     from detect.cli.anchor_tables import print_known
 
-    print_known()
+    print_known(every=every)
 
 
 for each in (anchor_fit.fit, anchor_fit.stability, anchor_fit.curve, score, levels, sweep, convert):

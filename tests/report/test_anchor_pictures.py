@@ -20,7 +20,8 @@ from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.data import images, read_coco
 from detect.data.resize import parse_resize
 from detect.report.anchor_page import anchor_page
-from detect.report.anchor_pictures import LONGEST_PX, MAX_PICTURES, RIM_PX, window_around, worst_block, worst_pictures
+from detect.report.anchor_pictures import worst_block, worst_pictures
+from detect.report.object_pictures import LONGEST_PX, MAX_PICTURES, RIM_PX, window_around
 
 HOSTILE = '"><img src=x onerror=alert(1)>.png'
 

@@ -1,0 +1,192 @@
+"""Advice printed as tables, as JSON objects, and as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detect.advice.advise import COCO_MAX_DETS, Advice
+from detect.advice.curves import Curve
+from detect.advice.data_health import DataSign
+from detect.advice.lost_objects import LostObjects
+from detect.advice.tile_cuts import TileAdvice
+from detect.advice.verdict import share_text, verdict
+from detect.anchors.instances import area_ranges, category_groups
+from detect.cli.output import csv_text, print_dataset, show, show_table
+
+MAX_LISTED = 1000  # ids in a JSON object; their counts are always complete
+MAX_GROUPS = 8  # categories in a printed table
+LOST_COLUMNS = ("detector", "reason", "is lost", "annotation_id", "image_id", "file", "category", "width", "height")
+
+
+def print_advice(advices: Sequence[Advice]) -> None:
+    """Print the verdict on each detector, the tables behind it, and what the labels show."""
+    first = advices[0]
+    print_dataset(first.instances.dataset, first.instances.rule if len(advices) == 1 else "as each detector's")
+    for advice in advices:
+        show(f"\n{advice.detector.name}", style="bold")
+        for line in verdict(advice):
+            show(line)
+        show_table(
+            ("lost", "at least", "share", *_size_names(advice)), [_loss_row(advice, each) for each in advice.losses]
+        )
+        _print_worst(advice)
+        show_table(("setting", "now", "loses", "best", "loses", "compute"), list(map(_curve_row, advice.curves)))
+        for line in notes(advice):
+            show(line, style="dim")
+    signs = [sign.words for sign in first.signs] + list(first.drift.in_words() if first.drift else ())
+    if signs:
+        show("\nlabels", style="bold")
+    for line in signs:
+        show(f"- {line}")
+
+
+def notes(advice: Advice) -> list[str]:
+    """What else is known, in sentences; nothing where it does not apply."""
+    lines, number = [], len(advice.instances)
+    if advice.unscored:
+        lines.append(
+            f"{advice.unscored:,} objects ({share_text(advice.unscored, number)}) are beyond the {COCO_MAX_DETS} detections "
+            "of an image that COCO's AP counts"
+        )
+    if advice.across_categories and advice.detector.nms:
+        lost = advice.across_categories.num_lost
+        lines.append(f"suppression across categories would remove {lost:,} objects at IoU {advice.detector.nms.iou:g}")
+    if advice.beyond_in_mosaics:
+        share, images = f"{advice.beyond_in_mosaics:.2%}", advice.detector.mosaic
+        lines.append(
+            f"in mosaics of {images} images {share} of the objects have no query left, unless crops cut objects away"
+        )
+    if advice.tiles:
+        lines.append(_tiles_in_words(advice.tiles))
+    return lines
+
+
+def _tiles_in_words(tiles: TileAdvice) -> str:
+    cuts, number = tiles.cuts, f"{tiles.cuts.num_tiles.mean():.1f} tiles an image, {tiles.cost:.1f} times the compute"
+    if tiles.is_enough:
+        return f"tiles of {cuts.size} px with an overlap of {cuts.overlap} px cut {len(cuts.cut):,} objects: {number}"
+    return f"tiles of {cuts.size} px cut {len(cuts.cut):,} objects even with an overlap of half a tile: {number}"
+
+
+def advice_object(advice: Advice) -> dict[str, Any]:
+    """Advice as a JSON object."""
+    ids, tiles = advice.instances.dataset.instances.ids, advice.tiles
+    return {
+        "detector": advice.detector.name,
+        "source": advice.detector.source,
+        "resize": str(advice.instances.rule),
+        "objects": len(advice.instances),
+        "verdict": list(verdict(advice)),
+        "largest_recall": advice.largest_recall,
+        "lost": [
+            {
+                "reason": each.reason,
+                "at_least": each.num_lost,
+                "lost_ids": ids[each.lost][:MAX_LISTED].tolist(),
+                "contested": len(each.contested),
+                "contested_ids": ids[each.contested][:MAX_LISTED].tolist(),
+            }
+            for each in advice.losses
+        ],
+        "settings": [_curve_object(curve) for curve in advice.curves],
+        "small": {"objects": len(advice.small), "ids": ids[advice.small][:MAX_LISTED].tolist()},
+        "beyond_coco_max_dets": advice.unscored,
+        "suppressed_across_categories": advice.across_categories and advice.across_categories.num_lost,
+        "beyond_in_mosaics": advice.beyond_in_mosaics,
+        "tiles": tiles
+        and {
+            "size": tiles.cuts.size,
+            "overlap": tiles.cuts.overlap,
+            "is_enough": tiles.is_enough,
+            "cut": len(tiles.cuts.cut),
+            "cut_ids": ids[tiles.cuts.cut][:MAX_LISTED].tolist(),
+            "tiles_per_image": float(tiles.cuts.num_tiles.mean()),
+            "cost": tiles.cost,
+        },
+        "labels": [_sign_object(sign, ids) for sign in advice.signs],
+        "drift": advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.in_words())},
+    }
+
+
+def files_of(advices: Sequence[Advice], content: Sequence[dict[str, Any]], *, images: Path | None) -> dict[str, str]:
+    """``advice.json``, ``lost.csv`` with every lost or contested object, and ``report.html``."""
+    from detect.report.advice_page import advice_page
+
+    rows = [row for advice in advices for loss in advice.losses for row in _lost_rows(advice, loss)]
+    return {
+        "advice.json": json.dumps({"advice": content}, indent=1) + "\n",
+        "lost.csv": csv_text(LOST_COLUMNS, rows),
+        "report.html": advice_page(advices, notes=list(map(notes, advices)), images=images),
+    }
+
+
+def _size_names(advice: Advice) -> list[str]:
+    return [group.name for group in area_ranges(advice.instances)]
+
+
+def _loss_row(advice: Advice, loss: LostObjects) -> list[str]:
+    """Lost and contested objects by size: not all of the contested ones are lost."""
+    touched = np.union1d(loss.lost, loss.contested)
+    sizes = [
+        f"{np.isin(group.rows, touched).sum():,} of {len(group.rows):,}" for group in area_ranges(advice.instances)
+    ]
+    return [loss.reason, f"{loss.num_lost:,}", share_text(loss.num_lost, len(advice.instances)), *sizes]
+
+
+def _print_worst(advice: Advice) -> None:
+    """The categories of the most frequent reason, if there are several."""
+    loss, groups = advice.most_lost, category_groups(advice.instances)
+    if not loss.num_lost or len(groups) < 2:
+        return
+    touched = np.union1d(loss.lost, loss.contested)
+    counts = [(int(np.isin(group.rows, touched).sum()), group) for group in groups]
+    most = sorted((each for each in counts if each[0]), key=lambda each: -each[0])[:MAX_GROUPS]
+    rows = [[group.name, f"{count:,}", share_text(count, len(group.rows))] for count, group in most]
+    show_table((f"most {loss.reason}", "objects", "of the category"), rows)
+
+
+def _curve_row(curve: Curve) -> list[str]:
+    best = curve.best if curve.chosen != curve.current else None
+    end = [best.text, f"{best.num_lost:,}", f"{best.cost:.3g} x"] if best else ["keep", "", ""]
+    return [curve.setting, curve.now.text, f"{curve.now.num_lost:,}", *end]
+
+
+def _curve_object(curve: Curve) -> dict[str, Any]:
+    return {
+        "setting": curve.setting,
+        "objects": curve.num_objects,
+        "now": asdict(curve.now),
+        "best": asdict(curve.best),
+        "is_worth_it": curve.chosen != curve.current,
+        "options": [asdict(option) for option in curve.options],
+    }
+
+
+def _sign_object(sign: DataSign, ids: Any) -> dict[str, Any]:
+    return {
+        "name": sign.name,
+        "words": sign.words,
+        "objects": len(sign.rows),
+        "ids": ids[sign.rows][:MAX_LISTED].tolist(),
+        "image_ids": list(sign.image_ids)[:MAX_LISTED],
+        "categories": list(sign.categories),
+    }
+
+
+def _lost_rows(advice: Advice, loss: LostObjects) -> list[list[Any]]:
+    dataset = advice.instances.dataset
+    own, rows = dataset.instances, []
+    for word, chosen in (("yes", loss.lost), ("some", loss.contested)):
+        for row in chosen.tolist():
+            image = int(own.image_rows[row])
+            names = dataset.images.file_names[image], dataset.category_name(int(own.category_ids[row]))
+            sides = [f"{side:.6g}" for side in own.boxes_xywh[row, 2:].tolist()]
+            ids = int(own.ids[row]), int(dataset.images.ids[image])
+            rows.append([advice.detector.name, loss.reason, word, *ids, *names, *sides])
+    return rows

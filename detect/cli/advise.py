@@ -1,0 +1,111 @@
+"""``detect advise``: what detectors cannot learn or return of a dataset, and the settings that change it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import detect
+from detect.cli import options
+from detect.cli.output import note, print_answer, reading_bar, save
+from detect.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detect.catalog.detectors import Detector
+
+Names = Annotated[
+    list[str],
+    typer.Option(
+        "--for",
+        help="Detectors with commas between them, by names of `detect anchors known --all`; a YAML file of the same fields; "
+        "or the configuration or folder of a training run. Repeatable.",
+    ),
+]
+
+
+def advise(
+    *,
+    names: Names,
+    val: Annotated[
+        list[str] | None, typer.Option(help="Labels of the validation data, to compare with; repeatable.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, max=16_384, help="First size of the detectors' resize rules. Default: their own."),
+    ] = None,
+    anchors: Annotated[
+        str | None, typer.Option(help=f"{options.ANCHORS} Default: those that a detector ships with.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the objects that must be saved before a setting is changed.")
+    ] = 0.001,
+    output: options.Output = None,
+    dataset: options.DatasetFiles,
+    json: options.AsJson = False,
+) -> None:
+    """Tell which objects a detector cannot learn or return, and what to set, before any training.
+
+    `detect advise instances.json --for yolo11,rf-detr -o advice` counts the objects that no cell, anchor or query can learn,
+    that suppression removes or that an image cannot return, each a bound that no training passes; and for each setting
+    (input size, finer level, reg_max, queries, detections, NMS threshold, tiles) what another value saves and costs, in the
+    words of the detector's framework. It also looks at the labels. With -o it writes a page, a table of the lost objects and
+    the answer as JSON; --images draws them.
+    """
+    from detect.advice.advise import advise as advise_on
+    from detect.cli import advice_results
+
+    asked = [_asked(name, anchors) for text in names for name in filter(None, text.split(","))]
+    if not asked:
+        raise ConfigError("--for: name a detector, such as yolo11; `detect anchors known --all` lists them")
+    data = dataset.read()
+    validation = _read_validation(dataset, val) if val else None
+    how: dict[str, Any] = {"size": size, "validation": validation, "share": share}
+    with reading_bar() as on_progress:
+        advices = [advise_on(data, each, anchors=own, on_progress=on_progress, **how) for each, own in asked]
+    content = [advice_results.advice_object(each) for each in advices]
+    print_answer(json, lambda: {"advice": content}, lambda: advice_results.print_advice(advices))
+    if output:
+        save(output, advice_results.files_of(advices, content, images=dataset.images))
+    elif not json:
+        note("note: -o FOLDER writes a page with curves and the lost objects; --images draws them")
+
+
+def _asked(name: str, anchors: str | None) -> tuple[Detector, Any]:
+    """The detector of a name or file, and its anchors if they are not its stock ones."""
+    from detect.catalog.detectors import load_detector
+
+    config = _training_config(name)
+    if config is not None:
+        from functools import partial
+
+        from detect.training.described import anchors_of, described
+
+        detector: Detector = described(config, Path(name).stem)
+        return detector, options.load_anchors(anchors) if anchors else partial(anchors_of, config)
+    return load_detector(name), options.load_anchors(anchors) if anchors else None
+
+
+def _training_config(name: str) -> Any:
+    """The configuration of a run's folder, a checkpoint or a training YAML; None for any other name."""
+    path = Path(name)
+    if path.is_dir() and (path / "config.yaml").exists():
+        path = path / "config.yaml"
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return None
+    from detect.errors import CatalogError
+    from detect.files import parse_yaml, read_small_text
+
+    content = parse_yaml(read_small_text(path, CatalogError), lambda reason: CatalogError(f"{path}: {reason}"))
+    if not isinstance(content, dict) or "data" not in content:
+        return None
+    from detect.training.config import read_train_config
+
+    return read_train_config(path)
+
+
+def _read_validation(files: options.DatasetFiles, val: list[str]) -> detect.CocoDataset:
+    """The validation data, read as the training data is."""
+    return replace(files, files=val).read()

@@ -1,0 +1,182 @@
+"""The page of advice: verdicts, what is lost, curves of the settings, lost objects over their images, and the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+
+from detect.advice.advise import Advice
+from detect.advice.curves import Curve, Option
+from detect.advice.lost_objects import LostObjects
+from detect.advice.verdict import change_in_words, reason_in_words, share_text, verdict
+from detect.anchors.instances import area_ranges
+from detect.data import CocoDataset
+from detect.report.object_pictures import object_pictures, pictures_block
+from detect.report.page import Sections, block, page, tiles
+from detect.report.plots import INK, MISSED, Key, Panel, label, panel, set_color
+from detect.report.tables import escape, table
+from detect.wording import plural
+
+MAX_LISTED, MAX_SHOWN = 100, 12
+SHARE_AXIS = {"title": "lost, % of objects", "rangemode": "tozero"}
+
+
+def advice_page(
+    advices: Sequence[Advice], *, notes: Sequence[Sequence[str]] = (), images: str | Path | None = None
+) -> str:
+    """Return the page on one or several detectors of one dataset; ``notes`` has lines on each."""
+    first = advices[0]
+    dataset = first.instances.dataset
+    sections: Sections = {
+        "summary": ("Summary", [_counts(first), *(_verdict(*each) for each in _with(advices, notes))])
+    }
+    for number, advice in enumerate(advices):
+        name = escape(advice.detector.name)
+        losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
+        curves = [_curve_panel(f"curve-{number}-{place}", curve) for place, curve in enumerate(losing)]
+        parts: list[str | list[Panel]] = [_losses(advice), curves, _settings(advice), *_lost_objects(advice, images)]
+        sections = {**sections, f"detector-{number}": (name, parts)}
+    labels = [_labels(first)] if first.signs or (first.drift and first.drift.in_words()) else []
+    sections = {**sections, "labels": ("Labels", labels)}
+    names = ", ".join(advice.detector.name for advice in advices)
+    about = escape(f"Objects that {names} cannot learn or return, whatever the network predicts, and what changes it.")
+    return page("Advice", about, sections, read_from=dataset.files)
+
+
+def _with(advices: Sequence[Advice], notes: Sequence[Sequence[str]]) -> list[tuple[Advice, Sequence[str]]]:
+    return [(advice, notes[number] if number < len(notes) else ()) for number, advice in enumerate(advices)]
+
+
+def _counts(advice: Advice) -> str:
+    dataset = advice.instances.dataset
+    counts = {"objects": len(advice.instances), "images": len(dataset.images), "categories": len(dataset.category_ids)}
+    return tiles(counts)
+
+
+def _verdict(advice: Advice, notes: Sequence[str]) -> str:
+    lines = "".join(f"<p>{escape(line)}</p>" for line in verdict(advice))
+    others = "".join(f"<li>{escape(line)}</li>" for line in notes)
+    source = f"Settings as in {advice.detector.source}." if advice.detector.source else ""
+    content = f"{lines}{f'<ul>{others}</ul>' if others else ''}"
+    return block(escape(advice.detector.name), escape(source), content)
+
+
+def _losses(advice: Advice) -> str:
+    groups = area_ranges(advice.instances)
+    rows = []
+    for loss in advice.losses:
+        touched = np.union1d(loss.lost, loss.contested)
+        sizes = [f"{np.isin(group.rows, touched).sum():,} of {len(group.rows):,}" for group in groups]
+        share = share_text(loss.num_lost, len(advice.instances))
+        rows.append([loss.reason, f"{loss.num_lost:,}", share, *sizes, reason_in_words(advice.detector, loss)])
+    caption = (
+        "At least as many objects are lost as the first number says. By size after the resize: objects that are lost or "
+        "compete with others for what is left, of all objects of that size."
+    )
+    titles = ("reason", "at least", "share", *(group.name for group in groups), "these objects")
+    return block("What is lost", escape(caption), table(titles, rows, align="lrrrrrl"))
+
+
+def _settings(advice: Advice) -> str:
+    rows = []
+    for curve in advice.curves:
+        words = change_in_words(curve) if curve.chosen != curve.current else "keep: no other value saves enough"
+        rows.append([curve.setting, curve.now.text, f"{curve.now.num_lost:,} of {curve.num_objects:,}", words])
+    caption = "What the detector's framework calls each setting, what it loses now, and what is worth changing."
+    return block("Settings", escape(caption), table(("setting", "now", "loses", "advice"), rows, align="lrrl"))
+
+
+def _curve_panel(name: str, curve: Curve) -> Panel:
+    """The share lost at each value: one line without and one with a finer level, the present and the chosen value marked."""
+    lines, keys = [], [Key("now", INK, "diamond")]
+    for number, finer in enumerate(sorted({option.finer for option in curve.options})):
+        own = [option for option in curve.options if option.finer == finer]
+        lines.append(_line(own, curve, set_color(number)))
+        keys.append(Key("with a finer level" if finer else "lost", set_color(number), "line"))
+        if any(option.num_small for option in own) and not finer:
+            small = _line(own, curve, set_color(number), small=True)
+            lines.append(small)
+            keys.append(Key("under 8 px or a cell: hard to see", set_color(number), "dot"))
+    marks = [(curve.now, INK)]
+    if curve.chosen != curve.current:
+        marks.append((curve.best, MISSED))
+        keys.append(Key("worth it", MISSED, "diamond"))
+    for option, color in marks:
+        mark = go.Scatter(x=[option.value], y=[100 * option.num_lost / max(curve.num_objects, 1)], mode="markers")
+        lines.append(mark.update(hoverinfo="skip", marker={"color": color, "symbol": "diamond", "size": 10}))
+    is_worth_it = curve.chosen != curve.current
+    words = change_in_words(curve) if is_worth_it else "No other value saves enough to be worth its cost"
+    caption = f"Of {plural(curve.num_objects, 'object')}. {words}."
+    xaxis = {"title": f"{curve.setting}, {curve.unit}"}
+    return panel(name, f"By {curve.setting}", caption, lines, keys=keys, columns=6, xaxis=xaxis, yaxis=SHARE_AXIS)
+
+
+def _line(options: Sequence[Option], curve: Curve, color: str, *, small: bool = False) -> go.Scatter:
+    ordered = sorted(options, key=lambda option: option.value)
+    counts = [option.num_small if small else option.num_lost for option in ordered]
+    texts = [f"{label(option.text, 60)}<br>{count:,} objects" for option, count in zip(ordered, counts, strict=True)]
+    line = go.Scatter(
+        x=[option.value for option in ordered], y=[100 * count / max(curve.num_objects, 1) for count in counts]
+    )
+    line.update(mode="lines+markers", line={"color": color, "dash": "dot" if small else "solid"}, marker={"size": 5})
+    line.update(hovertext=texts, hoverinfo="text")
+    return line
+
+
+def _lost_objects(advice: Advice, images: str | Path | None) -> list[str]:
+    """The objects of each reason, and pictures of some of them."""
+    parts = []
+    dataset = advice.instances.dataset
+    for loss in advice.losses:
+        rows = np.concatenate([loss.lost, loss.contested]).tolist()
+        if not rows:
+            continue
+        if images is not None and advice.instances.rule.name != "tiles":
+            parts.append(_pictures(advice, loss, rows, images))
+        title = f"Objects: {loss.reason} <b>{len(rows):,}</b>"
+        cut = f"The first {MAX_LISTED} of them; lost.csv has all." if len(rows) > MAX_LISTED else ""
+        parts.append(block(title, cut, _object_table(advice, dataset, loss, rows[:MAX_LISTED])))
+    return parts
+
+
+def _pictures(advice: Advice, loss: LostObjects, rows: Sequence[int], images: str | Path) -> str:
+    number = len(loss.lost)
+    spread = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, 4 * MAX_SHOWN).round().astype(int))]
+    sizes = np.sqrt(advice.instances.shapes.prod(axis=1))
+    certain = set(rows[:number])
+    found = object_pictures(advice.instances.dataset, spread, images, count=MAX_SHOWN)
+
+    def heading(row: int) -> str:
+        return f"<b>{'lost' if row in certain else 'contested'}</b>, {sizes[row]:.1f} px after the resize"
+
+    caption = f"Some of the objects that {escape(reason_in_words(advice.detector, loss))}. Contrast is stretched."
+    return pictures_block(f"Over their images: {loss.reason}", caption, found, advice.instances.dataset, heading)
+
+
+def _object_table(advice: Advice, dataset: CocoDataset, loss: LostObjects, rows: Sequence[int]) -> str:
+    own, certain, lines = dataset.instances, set(loss.lost.tolist()), []
+    for row in rows:
+        image = int(own.image_rows[row])
+        file = dataset.images.file_names[image] or f"image {dataset.images.ids[image]}"
+        width, height = advice.instances.shapes[row]
+        is_lost = "yes" if row in certain else "some"
+        category = dataset.category_name(int(own.category_ids[row]))
+        lines.append([f"{own.ids[row]}", file, category, f"{width:.1f} x {height:.1f}", is_lost])
+    titles = ("annotation", "file", "category", "after the resize, px", "lost")
+    return f"<details><summary>Show</summary>{table(titles, lines, align='rllrl', scroll=True)}</details>"
+
+
+def _labels(advice: Advice) -> str:
+    ids = advice.instances.dataset.instances.ids
+    rows = []
+    for sign in advice.signs:
+        named = sign.categories or [f"{each}" for each in sign.image_ids] or [f"{each}" for each in ids[sign.rows]]
+        rows.append([sign.words, ", ".join(named[:MAX_SHOWN]) + (" ..." if len(named) > MAX_SHOWN else "")])
+    rows += [[words, ""] for words in (advice.drift.in_words() if advice.drift else ())]
+    caption = "Signs of faults, and of differences between training and validation. advice.json has the ids."
+    return block(
+        "What the labels show", caption, table(("sign", "annotations, images or categories"), rows, align="ll")
+    )
