@@ -128,7 +128,7 @@ def advise(
     curves = [size_curve(dataset, detector, anchors, share=share)]
     say(f"{detector.name}: other settings", 2, 4)
     curves += [
-        ranges_curve(instances, detector, share=share),
+        ranges_curve(dataset, detector, share=share),
         reg_max_curve(instances, detector, share=share),
         limit_curve("objects of a training image", "max_truth", instances, detector),
         limit_curve("queries", "queries", instances, detector),
@@ -173,7 +173,8 @@ def _meeting(instances: ResizedInstances, detector: Detector) -> OverlappingPair
         return overlapping_pairs(instances.boxes[:0], own.image_rows[:0])
     groups = own.image_rows
     if detector.nms.across == "category":
-        groups = np.unique(np.stack([own.image_rows, own.category_ids]), axis=1, return_inverse=True)[1].ravel()
+        number = np.searchsorted(np.array(instances.dataset.category_ids), own.category_ids)
+        groups = own.image_rows * len(instances.dataset.category_ids) + number
     return overlapping_pairs(instances.boxes, groups, above_iou=min(*IOUS, detector.nms.iou))
 
 

@@ -1,7 +1,7 @@
 """Curves: the objects lost at each value of one setting, its cost, and the value that is worth choosing.
 
 A curve is exact: it counts the lost objects at each value. Above ``MAX_BOXES`` objects (fewer for anchors, whose matching is
-slower), the input sizes are compared on images spread evenly over the dataset.
+slower), input sizes and regression ranges are compared on images spread evenly over the dataset.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from detect.catalog.matching import FcosRanges
 from detect.data import CocoDataset
 from detect.data.resize import LARGEST_SIDE_PX, parse_resize
 
-MAX_BOXES, MAX_BOXES_ANCHORS = 200_000, 1_000  # objects at which input sizes are compared
+MAX_BOXES, MAX_BOXES_ANCHORS = 50_000, 1_000  # objects at which input sizes are compared
 FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)  # of the present input size
 IOUS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 FACTORS_ANCHORS = (1, 1.5, 2)
@@ -146,7 +146,7 @@ def with_finer_level(detector: Detector) -> Detector:
     return msgspec.structs.replace(detector, strides=[detector.strides[0] // 2, *detector.strides])
 
 
-def ranges_curve(instances: ResizedInstances, detector: Detector, *, share: float) -> Curve | None:
+def ranges_curve(dataset: CocoDataset, detector: Detector, *, share: float) -> Curve | None:
     """Objects without a positive by the factor of FCOS's regression ranges; the last value is ranges of equal shares.
 
     The farthest side of an object is about half of its longer side away: equal shares are quantiles of that.
@@ -154,6 +154,7 @@ def ranges_curve(instances: ResizedInstances, detector: Detector, *, share: floa
     rule = detector.matching
     if not isinstance(rule, FcosRanges):
         return None
+    instances = ResizedInstances.of(evenly(dataset, MAX_BOXES), detector.resize)
     present = rule.limits
     quantiles = np.linspace(0, 1, len(detector.strides) + 1)[1:-1]
     equal = np.maximum.accumulate(np.ceil(np.quantile(instances.shapes.max(axis=1) / 2, quantiles)))

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from detect.ops.box_arrays import row_blocks
 
-MAX_PAIRS = 1_000_000  # pairs of an object and a cell that are in memory together
+MAX_PAIRS = 200_000  # pairs of an object and a cell that are in memory together
 
 Regions = Float64[ndarray, "n l 4"]
 """(x0, y0, x1, y1) on each level, in pixels of the network's input; NaN where an object has no cells."""
@@ -109,7 +109,7 @@ def box_regions(
     to_px: float = 0.0,
     margin_px: float = 0.0,
 ) -> Regions:
-    """The regions of assigners that take the cells inside a box, on every level alike.
+    """The regions of assigners that take the cells inside a box, on every level alike; the levels share memory.
 
     Sides shorter than ``below_px`` are lengthened to ``to_px`` about the centre of the box: ultralytics 8.4.190 does so with
     the second stride (``TaskAlignedAssigner.select_candidates_in_gts``). Centres within ``margin_px`` of a side are outside:
@@ -122,7 +122,8 @@ def box_regions(
     middle, is_short = (low + high) / 2, high - low < below_px
     low = np.where(is_short, middle - to_px / 2, low) + margin_px
     high = np.where(is_short, middle + to_px / 2, high) - margin_px
-    return np.repeat(np.concatenate([low, high], axis=1)[:, None], num_levels, axis=1)
+    regions = np.concatenate([low, high], axis=1)[:, None]
+    return np.broadcast_to(regions, (len(boxes), num_levels, 4))
 
 
 def blocks_of_images(

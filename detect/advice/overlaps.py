@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-PAIRS_AT_ONCE = 4_000_000
+PAIRS_AT_ONCE = 500_000
+ROUNDING_PX = 1e-3  # of places on an axis that is millions of pixels long; pairs are compared exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +53,12 @@ def _candidates(
     boxes: Float64[ndarray, "n 4"], groups: Int64[ndarray, " n"], rows: Int64[ndarray, " n"]
 ) -> Iterator[tuple[Int64[ndarray, " p"], Int64[ndarray, " p"]]]:
     """Rows of each sorted box and of those after it in its group that begin before it ends, in blocks."""
-    ends = np.arange(len(boxes))
     starts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
-    for start, stop in zip(starts, np.append(starts, len(groups))[1:], strict=True):
-        ends[start:stop] = start + np.searchsorted(boxes[start:stop, 0], boxes[start:stop, 2], side="left")
+    sizes = np.diff(starts, append=len(groups))
+    low, high = boxes[:, 0].min(initial=0), boxes[:, 2].max(initial=1)
+    offset = np.repeat(np.arange(len(starts)) * (high - low + 1), sizes)  # groups lie side by side on one axis
+    reached = np.searchsorted(boxes[:, 0] + offset, boxes[:, 2] + offset + ROUNDING_PX)
+    ends = np.minimum(reached, np.repeat(starts + sizes, sizes))
     counts = np.maximum(ends - np.arange(len(boxes)) - 1, 0)
     cuts = np.flatnonzero(np.diff(np.cumsum(counts) // PAIRS_AT_ONCE)) + 1
     for block in np.split(np.arange(len(boxes)), cuts):

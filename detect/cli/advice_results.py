@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,31 +18,84 @@ from detect.advice.verdict import share_text, verdict
 from detect.anchors.instances import area_ranges, category_groups
 from detect.cli.output import csv_text, print_dataset, show, show_table
 
+if TYPE_CHECKING:
+    from detect.report.advice_page import DatasetPart, DetectorPart
+
 MAX_LISTED = 1000  # ids in a JSON object; their counts are always complete
 MAX_GROUPS = 8  # categories in a printed table
 LOST_COLUMNS = ("detector", "reason", "is lost", "annotation_id", "image_id", "file", "category", "width", "height")
 
 
-def print_advice(advices: Sequence[Advice]) -> None:
-    """Print the verdict on each detector, the tables behind it, and what the labels show."""
-    first = advices[0]
-    print_dataset(first.instances.dataset, first.instances.rule if len(advices) == 1 else "as each detector's")
-    for advice in advices:
-        show(f"\n{advice.detector.name}", style="bold")
-        for line in verdict(advice):
-            show(line)
-        show_table(
-            ("lost", "at least", "share", *_size_names(advice)), [_loss_row(advice, each) for each in advice.losses]
-        )
-        _print_worst(advice)
-        show_table(("setting", "now", "loses", "best", "loses", "compute"), list(map(_curve_row, advice.curves)))
-        for line in notes(advice):
-            show(line, style="dim")
-    signs = [sign.words for sign in first.signs] + list(first.drift.in_words() if first.drift else ())
-    if signs:
-        show("\nlabels", style="bold")
-    for line in signs:
-        show(f"- {line}")
+class Answers:
+    """The answers on several detectors: printed, and kept as JSON objects, rows and parts of the page.
+
+    Advice itself is not kept: it holds every box once more. What the labels show is that of the first detector.
+    """
+
+    def __init__(self, *, printed: bool, with_files: bool, images: Path | None) -> None:
+        self.printed, self.with_files, self.images = printed, with_files, images
+        self.objects: list[dict[str, Any]] = []
+        self.parts: list[DetectorPart] = []
+        self.lost: list[list[Any]] = []
+        self.labels: dict[str, Any] = {}
+        self.dataset: DatasetPart | None = None
+
+    def add(self, advice: Advice) -> None:
+        """Print the advice on one detector, and keep what is written."""
+        if not self.objects:
+            self._begin(advice)
+        if self.printed:
+            print_detector(advice)
+        self.objects.append(advice_object(advice))
+        if self.with_files:
+            from detect.report.advice_page import detector_part
+
+            self.lost += [row for loss in advice.losses for row in _lost_rows(advice, loss)]
+            self.parts.append(detector_part(advice, len(self.parts), notes=notes(advice), images=self.images))
+
+    def _begin(self, advice: Advice) -> None:
+        if self.printed:
+            print_dataset(advice.instances.dataset, "by detector")
+        self.labels = labels_object(advice)
+        if self.with_files:
+            from detect.report.advice_page import dataset_part
+
+            self.dataset = dataset_part(advice)
+
+    def content(self) -> dict[str, Any]:
+        """The answers, and what the labels show, as one JSON object."""
+        return {"advice": self.objects, **self.labels}
+
+    def files(self) -> dict[str, str]:
+        """``advice.json``, ``lost.csv`` with every lost or contested object, and ``report.html``."""
+        from detect.report.advice_page import advice_page
+
+        files = {
+            "advice.json": json.dumps(self.content(), indent=1) + "\n",
+            "lost.csv": csv_text(LOST_COLUMNS, self.lost),
+        }
+        return files | ({"report.html": advice_page(self.dataset, self.parts)} if self.dataset else {})
+
+    def print_labels(self) -> None:
+        """Print what the labels show."""
+        signs = [sign["words"] for sign in self.labels["labels"]]
+        signs += self.labels["drift"]["in_words"] if self.labels["drift"] else []
+        if signs:
+            show("\nlabels", style="bold")
+        for line in signs:
+            show(f"- {line}")
+
+
+def print_detector(advice: Advice) -> None:
+    """Print the verdict on a detector, and the tables behind it."""
+    show(f"\n{advice.detector.name}", style="bold")
+    for line in verdict(advice):
+        show(line)
+    show_table(("lost", "at least", "share", *_size_names(advice)), [_loss_row(advice, each) for each in advice.losses])
+    _print_worst(advice)
+    show_table(("setting", "now", "loses", "best", "loses", "compute"), list(map(_curve_row, advice.curves)))
+    for line in notes(advice):
+        show(line, style="dim")
 
 
 def notes(advice: Advice) -> list[str]:
@@ -58,7 +110,7 @@ def notes(advice: Advice) -> list[str]:
         lost = advice.across_categories.num_lost
         lines.append(f"suppression across categories would remove {lost:,} objects at IoU {advice.detector.nms.iou:g}")
     if advice.beyond_in_mosaics:
-        share, images = f"{advice.beyond_in_mosaics:.2%}", advice.detector.mosaic
+        share, images = f"{advice.beyond_in_mosaics:.2%} of the objects", advice.detector.mosaic
         lines.append(
             f"in mosaics of {images} images {share} of the objects have no query left, unless crops cut objects away"
         )
@@ -109,21 +161,14 @@ def advice_object(advice: Advice) -> dict[str, Any]:
             "tiles_per_image": float(tiles.cuts.num_tiles.mean()),
             "cost": tiles.cost,
         },
-        "labels": [_sign_object(sign, ids) for sign in advice.signs],
-        "drift": advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.in_words())},
     }
 
 
-def files_of(advices: Sequence[Advice], content: Sequence[dict[str, Any]], *, images: Path | None) -> dict[str, str]:
-    """``advice.json``, ``lost.csv`` with every lost or contested object, and ``report.html``."""
-    from detect.report.advice_page import advice_page
-
-    rows = [row for advice in advices for loss in advice.losses for row in _lost_rows(advice, loss)]
-    return {
-        "advice.json": json.dumps({"advice": content}, indent=1) + "\n",
-        "lost.csv": csv_text(LOST_COLUMNS, rows),
-        "report.html": advice_page(advices, notes=list(map(notes, advices)), images=images),
-    }
+def labels_object(advice: Advice) -> dict[str, Any]:
+    """What the labels show, as a JSON object."""
+    ids = advice.instances.dataset.instances.ids
+    found = advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.in_words())}
+    return {"labels": [_sign_object(sign, ids) for sign in advice.signs], "drift": found}
 
 
 def _size_names(advice: Advice) -> list[str]:

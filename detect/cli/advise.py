@@ -55,7 +55,7 @@ def advise(
     the answer as JSON; --images draws them.
     """
     from detect.advice.advise import advise as advise_on
-    from detect.cli import advice_results
+    from detect.cli.advice_results import Answers
 
     asked = [_asked(name, anchors) for text in names for name in filter(None, text.split(","))]
     if not asked:
@@ -63,12 +63,13 @@ def advise(
     data = dataset.read()
     validation = _read_validation(dataset, val) if val else None
     how: dict[str, Any] = {"size": size, "validation": validation, "share": share}
+    answers = Answers(printed=not json, with_files=output is not None, images=dataset.images)
     with reading_bar() as on_progress:
-        advices = [advise_on(data, each, anchors=own, on_progress=on_progress, **how) for each, own in asked]
-    content = [advice_results.advice_object(each) for each in advices]
-    print_answer(json, lambda: {"advice": content}, lambda: advice_results.print_advice(advices))
+        for detector, own in asked:
+            answers.add(advise_on(data, detector, anchors=own, on_progress=on_progress, **how))
+    print_answer(json, answers.content, answers.print_labels)
     if output:
-        save(output, advice_results.files_of(advices, content, images=dataset.images))
+        save(output, answers.files())
     elif not json:
         note("note: -o FOLDER writes a page with curves and the lost objects; --images draws them")
 

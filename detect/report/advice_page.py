@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,30 +25,54 @@ MAX_LISTED, MAX_SHOWN = 100, 12
 SHARE_AXIS = {"title": "lost, % of objects", "rangemode": "tozero"}
 
 
-def advice_page(
-    advices: Sequence[Advice], *, notes: Sequence[Sequence[str]] = (), images: str | Path | None = None
-) -> str:
-    """Return the page on one or several detectors of one dataset; ``notes`` has lines on each."""
-    first = advices[0]
-    dataset = first.instances.dataset
-    sections: Sections = {
-        "summary": ("Summary", [_counts(first), *(_verdict(*each) for each in _with(advices, notes))])
-    }
-    for number, advice in enumerate(advices):
-        name = escape(advice.detector.name)
-        losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
-        curves = [_curve_panel(f"curve-{number}-{place}", curve) for place, curve in enumerate(losing)]
-        parts: list[str | list[Panel]] = [_losses(advice), curves, _settings(advice), *_lost_objects(advice, images)]
-        sections = {**sections, f"detector-{number}": (name, parts)}
-    labels = [_labels(first)] if first.signs or (first.drift and first.drift.in_words()) else []
-    sections = {**sections, "labels": ("Labels", labels)}
-    names = ", ".join(advice.detector.name for advice in advices)
+@dataclass(frozen=True)
+class DetectorPart:
+    """What the page shows of one detector; made by :func:`detector_part`."""
+
+    name: str
+    verdict: str
+    parts: tuple[str | Sequence[Panel], ...]
+
+
+def detector_part(
+    advice: Advice, number: int, *, notes: Sequence[str] = (), images: str | Path | None = None
+) -> DetectorPart:
+    """Return the part of one detector; ``number`` tells the figures of several apart, ``images`` is their folder."""
+    losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
+    curves = [_curve_panel(f"curve-{number}-{place}", curve) for place, curve in enumerate(losing)]
+    parts: tuple[str | Sequence[Panel], ...] = (
+        _losses(advice),
+        curves,
+        _settings(advice),
+        *_lost_objects(advice, images),
+    )
+    return DetectorPart(advice.detector.name, _verdict(advice, notes), parts)
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """What the page shows of the dataset; made by :func:`dataset_part`."""
+
+    files: tuple[str, ...]
+    counts: str
+    labels: str
+
+
+def dataset_part(advice: Advice) -> DatasetPart:
+    """Return the counts of the dataset, and what its labels show."""
+    has_signs = advice.signs or (advice.drift and advice.drift.in_words())
+    return DatasetPart(advice.instances.dataset.files, _counts(advice), _labels(advice) if has_signs else "")
+
+
+def advice_page(dataset: DatasetPart, parts: Sequence[DetectorPart]) -> str:
+    """Return the page of one or several detectors for one dataset."""
+    sections: Sections = {"summary": ("Summary", [dataset.counts, *(part.verdict for part in parts)])}
+    for number, part in enumerate(parts):
+        sections = {**sections, f"detector-{number}": (escape(part.name), part.parts)}
+    sections = {**sections, "labels": ("Labels", [dataset.labels])}
+    names = ", ".join(part.name for part in parts)
     about = escape(f"Objects that {names} cannot learn or return, whatever the network predicts, and what changes it.")
     return page("Advice", about, sections, read_from=dataset.files)
-
-
-def _with(advices: Sequence[Advice], notes: Sequence[Sequence[str]]) -> list[tuple[Advice, Sequence[str]]]:
-    return [(advice, notes[number] if number < len(notes) else ()) for number, advice in enumerate(advices)]
 
 
 def _counts(advice: Advice) -> str:
