@@ -28,14 +28,9 @@ def longest_distances(instances: ResizedInstances, stride: int) -> Float64[ndarr
     >>> longest_distances(ResizedInstances.of(dataset, "none"), 32)  # centres at 16, 48, 80; 48 in the middle of 96
     array([1.5])
     """
-    image_rows = instances.dataset.instances.image_rows
-    sizes = LevelCells(instances.image_canvas_wh, (stride,)).sizes[:, 0]
     longest = np.empty(len(instances))
     for rows in row_blocks(len(instances)):
-        low, high = instances.boxes[rows, :2] / stride, instances.boxes[rows, 2:] / stride
-        middle = (low + high) / 2
-        centers = np.clip(np.floor(middle), 0, sizes[image_rows[rows]] - 1) + 0.5
-        longest[rows] = np.maximum(centers - low, high - centers).max(axis=1)
+        longest[rows] = _from_best_cell(instances, stride, rows).max(axis=1)
     return longest
 
 
@@ -45,5 +40,21 @@ def smallest_reach(instances: ResizedInstances, stride: int) -> int:
 
 
 def attainable_iou(instances: ResizedInstances, stride: int, reach: int) -> Float64[ndarray, " n"]:
-    """The highest IoU with each object that a prediction of a level can have: its sides are cut to twice the reach."""
-    return np.minimum(2.0 * reach * stride / instances.shapes, 1.0).prod(axis=1)
+    """The highest IoU with each object of at least one stride that a prediction of a level can have.
+
+    The best cell predicts the box as far as it reaches: beyond it nothing is gained.
+    """
+    result = np.empty(len(instances))
+    for rows in row_blocks(len(instances)):
+        sides = np.minimum(_from_best_cell(instances, stride, rows), reach)
+        result[rows] = ((sides[:, :2] + sides[:, 2:]) * stride / instances.shapes[rows]).prod(axis=1)
+    return result
+
+
+def _from_best_cell(instances: ResizedInstances, stride: int, rows: slice) -> Float64[ndarray, "m 4"]:
+    """The distances to the left, upper, right and lower side from the cell nearest to the middle, in strides."""
+    images = instances.dataset.instances.image_rows[rows]
+    sizes = LevelCells(instances.image_canvas_wh, (stride,)).sizes[images, 0]
+    low, high = instances.boxes[rows, :2] / stride, instances.boxes[rows, 2:] / stride
+    centers = np.clip(np.floor((low + high) / 2), 0, sizes - 1) + 0.5
+    return np.concatenate([centers - low, high - centers], axis=1)

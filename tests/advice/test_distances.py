@@ -1,0 +1,80 @@
+"""The reach of predicted distances: by hand, and against a loop over all cells of a level."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from builders import instances_of
+from numpy.testing import assert_allclose
+
+from detect.advice.distances import attainable_iou, longest_distances, smallest_reach
+from detect.anchors.instances import ResizedInstances
+
+WH = (100, 70)  # of stride 32: 4 by 3 cells, of which the last ones end beyond the image
+STRIDE = 32
+
+
+def random_instances(seed: int, *, least: float) -> ResizedInstances:
+    """Boxes inside an image, of sides of at least ``least``; corners at whole and at half pixels meet centres of cells."""
+    draws = np.random.default_rng(seed)
+    shapes = least + draws.random((60, 2)) * (np.array(WH) - least)
+    boxes = np.concatenate([draws.random((60, 2)) * (np.array(WH) - shapes), shapes], axis=1)
+    return instances_of((np.floor(boxes * 2) / 2).clip([0, 0, 1, 1]).tolist(), image_wh=WH)
+
+
+def sides_from_cells(box: np.ndarray) -> list[tuple[float, float, float, float]]:
+    """The distances from every cell of the level to the four sides of a box, in strides."""
+    columns, rows = range(-(-WH[0] // STRIDE)), range(-(-WH[1] // STRIDE))
+    middles = itertools.product([(i + 0.5) * STRIDE for i in columns], [(i + 0.5) * STRIDE for i in rows])
+    x0, y0, x1, y1 = (box / STRIDE).tolist()
+    return [(x / STRIDE - x0, y / STRIDE - y0, x1 - x / STRIDE, y1 - y / STRIDE) for x, y in middles]
+
+
+def test_a_box_is_as_far_as_its_farthest_side_from_the_best_cell():
+    # centres at 16, 48, 80, 112: 48 is 48 from both ends of 0 to 96; 16 is 14 and 16 from the ends of 2 to 32
+    assert_allclose(longest_distances(instances_of([[0, 2, 96, 30]], image_wh=(128, 128)), STRIDE), [1.5])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_cell_of_all_is_found(seed):
+    instances = random_instances(seed, least=1.0)
+    expected = [min(max(sides) for sides in sides_from_cells(box)) for box in instances.boxes]
+    assert_allclose(longest_distances(instances, STRIDE), expected)
+    reach = smallest_reach(instances, STRIDE)
+    assert max(expected) <= reach < max(*expected, 1.0) + 1
+
+
+def test_the_smallest_reach_is_one_and_a_whole_number_is_enough_for_itself():
+    assert smallest_reach(instances_of([], image_wh=WH), STRIDE) == 1
+    # 56 is the centre of a cell, and 48 from both ends of 8 to 104: 3 strides of 16
+    assert smallest_reach(instances_of([[8, 8, 96, 96]], image_wh=(112, 112)), 16) == 3
+    assert smallest_reach(instances_of([[8, 8, 96.5, 96]], image_wh=(112, 112)), 16) == 4
+
+
+def best_by_search(box: np.ndarray, reach: int) -> float:
+    """The best IoU over all cells and over distances of every quarter of a stride, and those of the box itself."""
+    best = 0.0
+    shape = (box[2:] - box[:2]) / STRIDE
+    for left, up, right, down in sides_from_cells(box):
+        tried = [{*np.arange(0, reach + 0.1, 0.25), float(np.clip(side, 0, reach))} for side in (left, up, right, down)]
+        for before_x, before_y, after_x, after_y in itertools.product(*tried):
+            width = min(before_x, left) + min(after_x, right)
+            height = min(before_y, up) + min(after_y, down)
+            union = shape.prod() + (before_x + after_x) * (before_y + after_y) - max(width, 0) * max(height, 0)
+            best = max(best, max(width, 0) * max(height, 0) / union)
+    return best
+
+
+def test_no_prediction_of_a_level_is_better_than_the_attainable_iou_and_one_is_as_good():
+    instances = random_instances(4, least=float(STRIDE))
+    found = attainable_iou(instances, STRIDE, 1)
+    assert (found < 0.8).any()
+    assert (found[:12] < 1).any()
+    assert_allclose(found[:12], [best_by_search(box, 1) for box in instances.boxes[:12]])
+
+
+def test_a_cell_beside_the_middle_reaches_less_than_twice_the_reach():
+    # centres at 16, 48, 80: from 48, a reach of 32 covers 16 to 80; of 8 to 72 that leaves 8, although 64 = 2 * 32
+    assert_allclose(attainable_iou(instances_of([[8, 0, 64, 32]], image_wh=(96, 32)), STRIDE, 1), [56 / 64])
