@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from detect.advice.curves import (
     size_curve,
 )
 from detect.advice.data_health import DataSign, data_signs
+from detect.advice.distances import attainable_iou
 from detect.advice.drift import Drift, drift
 from detect.advice.lost_objects import (
     LostObjects,
@@ -72,10 +74,13 @@ class Advice:
     def most_lost(self) -> LostObjects:
         return max(self.losses, key=lambda each: each.num_lost)
 
-    @property
-    def largest_recall(self) -> float:
-        """A bound on recall: the share of the objects that the most frequent reason leaves."""
-        return 1 - self.most_lost.num_lost / max(len(self.instances), 1)
+    @cached_property
+    def too_large_iou(self) -> float:
+        """The mean over the objects that are too large of the highest IoU that a prediction can have; NaN without any."""
+        rows = np.concatenate([each.lost for each in self.losses if each.reason == "too large"] or [self.small[:0]])
+        if not len(rows) or self.detector.reach is None:
+            return math.nan
+        return float(attainable_iou(self.instances, self.detector.strides[-1], self.detector.reach)[rows].mean())
 
     @cached_property
     def signs(self) -> tuple[DataSign, ...]:

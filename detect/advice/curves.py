@@ -129,7 +129,8 @@ def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorChoice |
     num_objects = len(dataset.instances)
 
     def price(option: Option) -> float:
-        return WORTH * num_objects * max(math.log2(option.cost), 0.0)
+        smaller = option.cost < 1  # saves by chance what it costs in all other objects
+        return math.inf if smaller else WORTH * num_objects * math.log2(option.cost)
 
     return Curve("input size", "px", num_objects, tuple(options), own, choose(options, own, num_objects, share, price))
 

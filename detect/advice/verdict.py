@@ -70,7 +70,8 @@ def change_in_words(curve: Curve) -> str:
 
 
 def _lost(advice: Advice) -> str:
-    number, place = len(advice.instances), f"{advice.detector.name} at {advice.instances.rule}"
+    number, rule = len(advice.instances), advice.instances.rule
+    place = f"{advice.detector.name} without a resize" if rule.name == "none" else f"{advice.detector.name} at {rule}"
     found = sorted((each for each in advice.losses if each.num_lost), key=lambda each: -each.num_lost)
     if not found:
         return f"{place} can learn and return every one of the {number:,} objects."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,10 @@ def print_detector(advice: Advice) -> None:
 def notes(advice: Advice) -> list[str]:
     """What else is known, in sentences; nothing where it does not apply."""
     lines, number = [], len(advice.instances)
+    if not math.isnan(advice.too_large_iou):
+        lines.append(
+            f"the best IoU with which too large objects can be predicted is {advice.too_large_iou:.2f} on average"
+        )
     if advice.unscored:
         lines.append(
             f"{advice.unscored:,} objects ({share_text(advice.unscored, number)}) are beyond the {COCO_MAX_DETS} detections "
@@ -110,10 +115,8 @@ def notes(advice: Advice) -> list[str]:
         lost = advice.across_categories.num_lost
         lines.append(f"suppression across categories would remove {lost:,} objects at IoU {advice.detector.nms.iou:g}")
     if advice.beyond_in_mosaics:
-        share, images = f"{advice.beyond_in_mosaics:.2%} of the objects", advice.detector.mosaic
-        lines.append(
-            f"in mosaics of {images} images {share} of the objects have no query left, unless crops cut objects away"
-        )
+        images, share = advice.detector.mosaic, f"{advice.beyond_in_mosaics:.2%} of the objects"
+        lines.append(f"in mosaics of {images} images {share} have no query left, unless crops cut objects away")
     if advice.tiles:
         lines.append(_tiles_in_words(advice.tiles))
     return lines
@@ -135,7 +138,6 @@ def advice_object(advice: Advice) -> dict[str, Any]:
         "resize": str(advice.instances.rule),
         "objects": len(advice.instances),
         "verdict": list(verdict(advice)),
-        "largest_recall": advice.largest_recall,
         "lost": [
             {
                 "reason": each.reason,

@@ -54,6 +54,22 @@ def test_a_users_own_detector_is_a_file_with_the_same_fields(tmp_path: Path):
     assert mine.matching == load_detector("yolov5").matching
 
 
+def test_detectors_without_anchors_are_not_taken_for_others():
+    assert "yolo11" not in anchor_detectors()
+    assert with_anchors(load_detector("yolov5")) is load_detector("yolov5")
+    with pytest.raises(CatalogError, match="yolo11 has no anchors: `detect advise --for yolo11`"):
+        with_anchors(load_detector("yolo11"))
+
+
+def test_releases_differ_in_the_boxes_that_they_widen():
+    rules = [load_detector(name).matching for name in ("yolo11-8.3", "yolo11-8.4.0", "yolo11")]
+    assert [(rule.widen_below, rule.widen_to) for rule in rules] == [(None, 1), (0, 1), (1, 1)]
+
+
+def test_distances_reach_reg_max_or_one_bin_less():
+    assert [load_detector(name).reach for name in ("yolo11", "ppyoloe", "yolo26")] == [15, 16, None]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -61,6 +77,9 @@ def test_a_users_own_detector_is_a_file_with_the_same_fields(tmp_path: Path):
         ("base: yolov5\nstrides: [32, 16, 8]", "strides must differ and go from fine to coarse"),
         ("base: yolov5\nper_level: [3, 3]", "per_level has 2 numbers for 3 strides"),
         ("base: mmdet-retinanet\nscales: 2", "layout octaves needs scales, which divide per_level"),
+        ("base: fcos\nstrides: [8, 16]", "limits has 4 numbers between 2 levels"),
+        ("base: rf-detr\nqueries: null", "a detector has queries if its matching rule is one-query, and only then"),
+        ("base: yolo11\nper_level: 3", "Object contains unknown field per_level"),
         ("base: yolov5\nstride: [8]", "Object contains unknown field stride"),
         ("base: yolov5\nmatching: {rule: best}", "Invalid value 'best' - at $.matching.rule"),
         ("- yolov5", "expected fields such as `base: yolov5`, got list"),

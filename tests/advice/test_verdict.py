@@ -1,0 +1,80 @@
+"""The verdict: three lines that say what is lost, what to set and what else to look at."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from builders import dataset_of
+
+from detect.advice.advise import advise
+from detect.advice.verdict import reason_in_words, share_text, verdict
+from detect.catalog.detectors import load_detector
+
+FINE = [[40.0 * number, 40, 30, 30] for number in range(10)]
+
+
+def test_where_nothing_is_lost_it_says_so_and_stops():
+    usual = [
+        [30 + 140.0 * column, 30 + 20 * row, 60 + row + 7 * column, 90 - row]
+        for row in range(20)
+        for column in range(3)
+    ]
+    assert verdict(advise(dataset_of(usual), "yolo11")) == (
+        "yolo11 at letterbox:640 can learn and return every one of the 60 objects.",
+    )
+
+
+def test_a_change_is_worded_as_the_framework_spells_it():
+    lines = verdict(advise(dataset_of(FINE + [[5, 5, 3, 3]] * 1), "yolo11-8.3"))
+    assert lines[0] == (
+        "yolo11-8.3 at letterbox:640: of 11 objects, at least 1 (9.1%) can never be learned, as no cell is left for them."
+    )
+    assert lines[1].startswith("Set imgsz=")
+    assert "it loses 0 objects instead of 1, for" in lines[1]
+    assert lines[2].startswith("1 objects (9.1%) are under 8 px after the resize: imgsz=")
+
+
+def test_without_a_change_that_is_worth_it_the_settings_are_kept():
+    detector = msgspec.structs.replace(load_detector("yolo11"), resize="none", nms=None)
+    dataset = dataset_of([[100, 100, 620, 620], *FINE], side=2000)
+    detector = msgspec.structs.replace(detector, reg_max=4)
+    lines = verdict(advise(dataset, detector))
+    assert "1 (9.1%) are too large for reg_max 4: no cell reaches all of their sides" in lines[0]
+    assert lines[0].startswith("yolo11 without a resize: ")
+    assert lines[1].startswith("Set reg_max: ")
+    kept = verdict(advise(dataset, detector, share=0.5))
+    assert kept[1] == "Keep the settings: no other value saves enough objects to be worth its cost."
+
+
+def test_tiles_are_named_where_they_make_small_objects_larger():
+    boxes = [[100.0 * number, 100.0 * number, 12, 12] for number in range(20)]
+    lines = verdict(advise(dataset_of(boxes, side=2560), "yolo11"))
+    assert lines[-1] == (
+        "20 objects (100.0%) are under 8 px after the resize: tiles of 640 px that overlap by 7 show objects 4.0 times "
+        "larger, for 25 times the compute."
+    )
+
+
+def test_otherwise_cocos_limit_or_the_labels_are_named():
+    many = [[5.0 * number, 0, 40, 40] for number in range(110)]
+    (_, _, line) = verdict(advise(dataset_of(many), "yolov5"))
+    assert line == "COCO's AP cannot count 10 objects: beyond 100 detections of an image."
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("rf-detr", "have no query: an image has 300"),
+        ("centernet", "share their peak with another object of their category"),
+        ("fcos", "can never be learned, as no cell takes them"),
+        ("yolov5", "can never be learned, as no anchor takes them"),
+    ],
+)
+def test_the_words_follow_the_matching_rule(name, words):
+    advice = advise(dataset_of(FINE), name)
+    (loss,) = [each for each in advice.losses if each.reason == "no positive"]
+    assert reason_in_words(advice.detector, loss) == words
+
+
+def test_shares_have_more_digits_the_smaller_they_are():
+    assert [share_text(*each) for each in ((1, 2), (1, 1000), (0, 0), (5, 500))] == ["50.0%", "0.10%", "0%", "1.0%"]

@@ -1,0 +1,44 @@
+"""Advice as tables and notes: nothing where nothing applies."""
+
+from __future__ import annotations
+
+from builders import dataset_of
+
+from detect.advice.advise import advise
+from detect.cli.advice_results import Answers, advice_object, notes
+
+
+def test_notes_tell_what_applies_alone():
+    fine = advise(dataset_of([[100, 100, 90, 60]]), "rf-detr")
+    assert notes(fine) == []
+    crowded = advise(dataset_of([[5.0 * number, 0, 40, 40] for number in range(120)]), "ultralytics-rt-detr")
+    assert notes(crowded) == [
+        "20 objects (16.7%) are beyond the 100 detections of an image that COCO's AP counts",
+        "in mosaics of 4 images 37.50% of the objects have no query left, unless crops cut objects away",
+    ]
+    large = advise(dataset_of([[100.0 * number, 100.0 * number, 30, 30] for number in range(20)], side=2560), "yolo11")
+    assert notes(large) == [
+        "tiles of 640 px with an overlap of 10 px cut 0 objects: 25.0 tiles an image, 25.0 times the compute"
+    ]
+
+
+def test_an_object_that_cannot_be_reached_has_a_note_on_its_iou(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: yolo11\nreg_max: 8\n", "utf-8")
+    advice = advise(dataset_of([[0, 0, 640, 640]]), str(file))
+    assert "the best IoU with which too large objects can be predicted is 0.49 on average" in notes(advice)
+
+
+def test_answers_keep_the_objects_of_each_detector_and_the_labels_of_the_first(capsys):
+    answers = Answers(printed=True, with_files=True, images=None)
+    dataset = dataset_of([[5, 5, 3, 3], [5, 5, 3, 3.1], [60, 60, 90, 80]])
+    for name in ("yolo11-8.3", "rf-detr"):
+        answers.add(advise(dataset, name))
+    answers.print_labels()
+    out = capsys.readouterr().out
+    assert out.index("yolo11-8.3 at") < out.index("rf-detr at") < out.index("labels")
+    assert [row[:4] for row in answers.lost] == [["yolo11-8.3", "no positive", "yes", 0], ["yolo11-8.3", "no positive", "yes", 1],
+        ["yolo11-8.3", "suppressed", "some", 0], ["yolo11-8.3", "suppressed", "some", 1]]  # fmt: skip
+    files = answers.files()
+    assert set(files) == {"advice.json", "lost.csv", "report.html"}
+    assert advice_object(advise(dataset, "rf-detr")) == answers.objects[1]
