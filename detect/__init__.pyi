@@ -1,3 +1,4 @@
+from .advice.advise import advise
 from .anchors.anchor_readers import anchors_from_torchvision
 from .anchors.anchor_set import AnchorSet
 from .anchors.generator import AnchorGenerator
@@ -55,6 +56,7 @@ __all__ = [
     "ResizedInstances",
     "RetinaNetCriterion",
     "RetinaNetHead",
+    "advise",
     "anchor_metrics",
     "anchors_from_torchvision",
     "box_keypoints",

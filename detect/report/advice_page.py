@@ -177,7 +177,7 @@ def _pictures(advice: Advice, loss: LostObjects, rows: Sequence[int], images: st
     def heading(row: int) -> str:
         return f"<b>{'lost' if row in certain else 'contested'}</b>, {sizes[row]:.1f} px after the resize"
 
-    caption = f"Some of the objects that {escape(reason_in_words(advice.detector, loss))}. Contrast is stretched."
+    caption = escape(f"Some of the objects that {reason_in_words(advice.detector, loss)}. Contrast is stretched.")
     return pictures_block(f"Over their images: {loss.reason}", caption, found, advice.instances.dataset, heading)
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from detect.catalog.detectors import AnchorDetector, detectors, find_detector, load_detector
+from detect.catalog.detectors import (
+    AnchorDetector,
+    anchor_detectors,
+    detectors,
+    find_detector,
+    load_detector,
+    with_anchors,
+)
 from detect.catalog.matching import MaxIoURule, SideRatio
 from detect.data.resize import parse_resize
 from detect.errors import CatalogError
