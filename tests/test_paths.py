@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import detect
+from detect.advice.advise import advise
 from detect.anchors.anchor_readers import read_anchors
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
@@ -34,8 +35,10 @@ from detect.interop.weights import load_checkpoint
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
 from detect.loading.labels import LabelMap
+from detect.report.advice_page import detector_part
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import worst_block, worst_pictures
+from detect.report.object_pictures import object_pictures
 from detect.samples import sample_annotations
 from detect.training.builder import build_detector
 from detect.training.checkpoints import (
@@ -184,6 +187,12 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.report.anchor_pictures.worst_block": lambda files, as_: worst_block(files.score, as_(IMAGES)),
     "detect.report.anchor_pictures.worst_pictures": lambda files, as_: len(
         worst_pictures(files.score, as_(IMAGES)).drawn
+    ),
+    "detect.report.object_pictures.object_pictures": lambda files, as_: len(
+        object_pictures(files.score.instances.dataset, [0], as_(IMAGES)).drawn
+    ),
+    "detect.report.advice_page.detector_part": lambda files, as_: (
+        detector_part(advise(files.dataset, "tood", size=64), 0, images=as_(IMAGES)).parts
     ),
     "detect.training.checkpoints.check_same_data": lambda files, as_: check_same_data(
         as_(files / "last.pt"), files.checkpoint, labels=LABELS, num_images=1

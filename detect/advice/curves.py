@@ -26,13 +26,13 @@ from detect.data import CocoDataset
 from detect.data.resize import LARGEST_SIDE_PX, parse_resize
 
 MAX_BOXES, MAX_BOXES_ANCHORS = 50_000, 1_000  # objects at which input sizes are compared
-FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)  # of the present input size
+FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)  # of the present input size
 IOUS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 FACTORS_ANCHORS = (1, 1.5, 2)
 WORTH = 0.005  # of the objects: what saves as many is worth twice the compute
 IOU_STEP = 0.05  # a threshold higher by this keeps more duplicates, and must save ``share`` of the objects
 ROUND_TO = 100  # queries and detections of an image are set to a multiple
-RANGE_FACTORS = (0.25, 0.5, 1, 2)
+RANGE_FACTORS = (0.5, 1, 2)
 LIMITS = (100, 200, 300, 500, 900, 1500)
 REG_MAXES = (8, 12, 16, 20, 24, 32, 48, 64)
 

@@ -15,7 +15,6 @@ from numpy import ndarray
 
 from detect.advice.level_cells import LevelCells, Regions, blocks_of_images, box_regions
 from detect.catalog.matching import FcosRanges
-from detect.ops.box_arrays import row_blocks
 
 ROUNDING_PX = 1e-6  # centres on the limit of a range are looked at, and compared exactly
 
@@ -42,29 +41,35 @@ def fcos_positives(
         strides: of the levels, in pixels.
         rule: with one range for each level.
     """
-    grid = LevelCells(canvas_wh, tuple(strides), rule.origin)
-    num_cells = np.empty(len(boxes), np.int64)
-    for own in row_blocks(len(boxes)):
-        num_cells[own] = grid.count(_regions(boxes[own], strides, rule), image_rows[own])
-    rank = _by_area(boxes, rule.area_step)
+    grid, rank = LevelCells(canvas_wh, tuple(strides), rule.origin), _by_area(boxes, rule.area_step)
+    most_cells = np.full(len(boxes), _most_cells(strides, rule))
     positives = np.zeros(len(boxes), np.int64)
-    for rows in blocks_of_images(np.argsort(image_rows, kind="stable"), num_cells, image_rows):
+    for rows in blocks_of_images(np.argsort(image_rows, kind="stable"), most_cells, image_rows):
         pairs = grid.pairs(_regions(boxes[rows], strides, rule), image_rows[rows])
         own = rows[pairs.rows]
         x, y = np.maximum(pairs.centers - boxes[own, :2], boxes[own, 2:] - pairs.centers).T
         farthest = np.maximum(x, y)  # ten times as fast as along the last axis
         low, high = np.array(rule.ranges)[pairs.levels].T
         in_range = (low < farthest) & (farthest < high) if rule.is_open else (low <= farthest) & (farthest <= high)
-        own, cells = own[in_range], pairs.cells[in_range]
-        order = np.lexsort((rank[own], cells))
+        places, cells = pairs.rows[in_range], pairs.cells[in_range]
+        order = np.argsort(cells * len(boxes) + rank[own[in_range]])
         is_first = np.diff(cells[order], prepend=-1) != 0
-        positives += np.bincount(own[order][is_first], minlength=len(boxes))
+        positives[rows] = np.bincount(places[order][is_first], minlength=len(rows))
     return positives
+
+
+def _most_cells(strides: Sequence[int], rule: FcosRanges) -> int:
+    """A bound on the cells of an object on all levels but the last, which is coarse, and on that as far as the radius."""
+    reach = [(rule.radius or np.inf) * stride for stride in strides]
+    widths = [2 * min(high, far) / stride for (_, high), far, stride in zip(rule.ranges, reach, strides, strict=True)]
+    return int(sum((width + 1) ** 2 for width in widths if np.isfinite(width)))
 
 
 def _regions(boxes: Float64[ndarray, "n 4"], strides: Sequence[int], rule: FcosRanges) -> Regions:
     """The part of each box, on each level, that is near its centre and within the range of both far sides."""
     regions = box_regions(boxes, len(strides)).copy()
+    too_small = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)[:, None] < np.array(rule.ranges)[:, 0]
+    regions[too_small] = np.nan
     reach = np.array(rule.ranges)[:, 1:] + ROUNDING_PX
     regions[..., :2] = np.maximum(regions[..., :2], boxes[:, None, 2:] - reach)
     regions[..., 2:] = np.minimum(regions[..., 2:], boxes[:, None, :2] + reach)

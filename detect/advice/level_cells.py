@@ -93,7 +93,8 @@ class LevelCells:
     ) -> tuple[Int64[ndarray, "n l 2"], Int64[ndarray, "n l 2"]]:
         """The first cell (column, row) of each object on each level, and the numbers of columns and rows."""
         steps = np.array(self.strides, float)[:, None]
-        has_cells = np.isfinite(regions).all(axis=2, keepdims=True)
+        x0, y0, x1, y1 = np.moveaxis(regions, 2, 0)
+        has_cells = np.isfinite(x0 + y0 + x1 + y1)[..., None]
         low, high = np.where(has_cells, regions[..., :2], 1.0), np.where(has_cells, regions[..., 2:], 0.0)
         first = np.maximum(np.floor(low / steps - self.origin) + 1, 0)
         last = np.minimum(np.ceil(high / steps - self.origin) - 1, self.sizes[image_rows] - 1)

@@ -151,7 +151,7 @@ def test_ranges_are_scaled_and_the_last_ones_hold_equal_shares():
     dataset = dataset_of([[20.0 * number, 20.0 * number, 12 + number, 12 + number] for number in range(25)])
     detector = load_detector("mmdet-fcos")
     curve = ranges_curve(dataset, detector, share=0.001)
-    assert [option.value for option in curve.options] == [0.25, 0.5, 1, 2, 0]
+    assert [option.value for option in curve.options] == [0.5, 1, 2, 0]
     assert curve.now.text == "model.bbox_head.regress_ranges=((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))"
     assert curve.chosen == curve.current
     assert ranges_curve(dataset, load_detector("yolo11"), share=0.001) is None
