@@ -36,7 +36,7 @@ from detect.advice.lost_objects import (
 )
 from detect.advice.overlaps import OverlappingPairs, overlapping_pairs
 from detect.advice.tile_cuts import TileAdvice, tile_advice
-from detect.anchors.instances import ResizedInstances
+from detect.anchors.instances import ResizedInstances, area_ranges
 from detect.anchors.sweep import rules_of_sizes
 from detect.catalog.detectors import Detector, load_detector
 from detect.data import CocoDataset
@@ -68,7 +68,12 @@ class Advice:
     @property
     def changes(self) -> tuple[Curve, ...]:
         """The settings that are worth changing."""
-        return tuple(curve for curve in self.curves if curve.chosen != curve.current)
+        return tuple(curve for curve in self.curves if curve.is_worth_it)
+
+    def by_size(self, loss: LostObjects) -> tuple[tuple[str, int, int], ...]:
+        """Each range of sizes after the resize: its name, the objects lost or contested, and all of its objects."""
+        groups = area_ranges(self.instances)
+        return tuple((group.name, int(np.isin(group.rows, loss.rows).sum()), len(group.rows)) for group in groups)
 
     @property
     def most_lost(self) -> LostObjects:
@@ -112,7 +117,7 @@ def advise(
         size: first size of the detector's resize rule, by default its own.
         validation: compared with the training data.
         anchors: of a detector with anchors; by default those that it ships with.
-        share: of the objects that may be lost before a setting is changed.
+        share: of the objects that another value must save before a setting is changed.
         on_progress: called with what is computed, the steps done, and their number.
 
     Raises:
@@ -144,7 +149,7 @@ def advise(
     image_rows = instances.dataset.instances.image_rows
     counts = np.bincount(image_rows, minlength=len(instances.dataset.images))
     scored = beyond_limit("not returned", instances, COCO_MAX_DETS)
-    return Advice(
+    advice = Advice(
         detector,
         instances,
         losses,
@@ -156,6 +161,8 @@ def advise(
         tiles=tile_advice(dataset, instances),
         drift=drift(instances, ResizedInstances.of(validation, detector.resize)) if validation else None,
     )
+    say(f"{detector.name}: done", 4, 4)
+    return advice
 
 
 def _losses(

@@ -1,7 +1,7 @@
 """Curves: the objects lost at each value of one setting, its cost, and the value that is worth choosing.
 
-A curve is exact: it counts the lost objects at each value. Above ``MAX_BOXES`` objects (fewer for anchors, whose matching is
-slower), input sizes and regression ranges are compared on images spread evenly over the dataset.
+A curve counts the lost objects at each value. Up to ``MAX_BOXES`` objects it is exact; above (for anchors, whose matching is
+slower, above ``MAX_BOXES_ANCHORS``) input sizes and regression ranges are compared on images spread evenly over the dataset.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from detect.advice.anchor_losses import AnchorChoice
 from detect.advice.distances import smallest_reach
 from detect.advice.lost_objects import beyond_limit, lost_to_nms, small_objects, too_large_objects, unlearned_objects
 from detect.advice.overlaps import OverlappingPairs
+from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.sweep import rules_of_sizes
 from detect.catalog.detectors import AnchorDetector, Detector
@@ -29,7 +31,7 @@ MAX_BOXES, MAX_BOXES_ANCHORS = 50_000, 1_000  # objects at which input sizes are
 FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)  # of the present input size
 IOUS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 FACTORS_ANCHORS = (1, 1.5, 2)
-WORTH = 0.005  # of the objects: what saves as many is worth twice the compute
+WORTH = 0.005  # share of the objects that a doubling of the compute must save
 IOU_STEP = 0.05  # a threshold higher by this keeps more duplicates, and must save ``share`` of the objects
 ROUND_TO = 100  # queries and detections of an image are set to a multiple
 RANGE_FACTORS = (0.5, 1, 2)
@@ -74,18 +76,17 @@ class Curve:
         return self.options[self.chosen]
 
     @property
-    def gain(self) -> int:
-        """Objects that the chosen value does not lose and the present one does."""
-        return self.now.num_lost - self.best.num_lost
+    def is_worth_it(self) -> bool:
+        """Whether another value than the present one is chosen."""
+        return self.chosen != self.current
 
 
 def choose(
     options: Sequence[Option], current: int, num_objects: int, share: float, price: Callable[[Option], float]
 ) -> int:
-    """The value to set: the present one unless another saves more than ``share`` of the objects.
+    """The value to set: that of the lowest sum of the objects lost and its price, in objects, and of equals the nearest.
 
-    Otherwise the value with the lowest sum of the objects lost and its price, in objects; of equals the nearest to the
-    present one.
+    If it saves no more than ``share`` of the objects, the present value stays.
 
     >>> options = [Option(640, "imgsz=640", 90), Option(960, "imgsz=960", 4, 2.25), Option(1280, "imgsz=1280", 1, 4.0)]
     >>> choose(options, 0, 4000, 0.001, lambda option: 20 * math.log2(option.cost))
@@ -108,11 +109,12 @@ def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorChoice |
     with_anchors = isinstance(detector, AnchorDetector)
     dataset = evenly(dataset, MAX_BOXES_ANCHORS if with_anchors else MAX_BOXES)
     versions = [(detector, 1.0, False)]
-    if detector.finer:
+    if detector.finer and not isinstance(anchors, AnchorSet):
         versions.append((with_finer_level(detector), detector.finer.cost, True))
-    step, factors = min(32, detector.strides[-1]), FACTORS_ANCHORS if with_anchors else FACTORS
-    sizes = sorted({max(step, round(rule.sizes[0] * factor / step) * step) for factor in factors} | {rule.sizes[0]})
-    rules = [each for size in sizes for each in rules_of_sizes(rule, [min(size, LARGEST_SIDE_PX // 4)])]
+    step, factors = detector.size_multiple, FACTORS_ANCHORS if with_anchors else FACTORS
+    sizes = {max(step, round(rule.sizes[0] * factor / step) * step) for factor in factors}
+    largest = LARGEST_SIDE_PX * rule.sizes[0] // max(rule.sizes)
+    rules = rules_of_sizes(rule, sorted(size for size in {*sizes, rule.sizes[0]} if size <= largest))
     resized = [ResizedInstances.of(dataset, each) for each in rules]
     pixels = [float(each.image_canvas_wh.prod(axis=1).sum()) for each in resized]
     own = rules.index(rule)
@@ -158,7 +160,8 @@ def ranges_curve(dataset: CocoDataset, detector: Detector, *, share: float) -> C
     instances = ResizedInstances.of(evenly(dataset, MAX_BOXES), detector.resize)
     present = rule.limits
     quantiles = np.linspace(0, 1, len(detector.strides) + 1)[1:-1]
-    equal = np.maximum.accumulate(np.ceil(np.quantile(instances.shapes.max(axis=1) / 2, quantiles)))
+    steps = np.arange(len(quantiles))  # limits differ by a pixel at least
+    equal = np.maximum.accumulate(np.ceil(np.quantile(instances.shapes.max(axis=1) / 2, quantiles)) - steps) + steps
     tried = [(tuple(limit * factor for limit in present), factor) for factor in RANGE_FACTORS]
     tried.append((tuple(equal.tolist()), 0.0))
 
@@ -242,14 +245,24 @@ def key_text(detector: Detector, key: str, *values: float) -> str:
     >>> key_text(load_detector("yolov5"), "size", 960), key_text(load_detector("yolov3-darknet"), "iou", 0.5)
     ('--imgsz 960', 'NMS threshold 0.5')
     """
-    words = {"size": "input size", "iou": "NMS threshold", "max_det": "detections", "queries": "queries"}
-    pattern = detector.keys.get(key)  # type: ignore[call-overload]
-    if pattern is None:
-        return f"{words.get(key, key)} {' x '.join(f'{value:g}' for value in values)}"
-    return str(pattern.format(*(f"{value:g}" for value in values)))
+    words = {
+        "size": "input size",
+        "iou": "NMS threshold",
+        "max_truth": "objects of a training image",
+        "max_det": "detections",
+    }
+    texts = [f"{value:g}" for value in values]
+    pattern = detector.keys.get(key, "")  # type: ignore[call-overload]
+    places = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+    wanted = max(int(name) for name in places) + 1 if all(places) and places else len(places)
+    if wanted == 1 and len(set(texts)) == 1:
+        texts = texts[:1]  # the side of a square
+    if wanted != len(texts):
+        return f"{words.get(key, key)} {(' x ' if key == 'size' else ', ').join(texts)}"
+    return str(pattern.format(*texts))
 
 
 def evenly(dataset: CocoDataset, most: int) -> CocoDataset:
-    """Images spread evenly over a dataset, with about ``most`` objects; the dataset if it has no more."""
+    """Images with objects, spread evenly over a dataset, of about ``most`` objects; the dataset if it has no more."""
     step = -(-len(dataset.instances) // most)
-    return dataset if step <= 1 else dataset.take_images(np.arange(0, len(dataset.images), step))
+    return dataset if step <= 1 else dataset.take_images(np.unique(dataset.instances.image_rows)[::step])

@@ -1,6 +1,7 @@
 """Objects that a detector of the catalog cannot learn or return, by reason, at its resize rule and settings.
 
-Each count is the least number of objects lost whatever the network predicts: the share of the others bounds recall.
+Each count is the least number of objects lost whatever the network predicts. A network may still find an object without a
+positive, as it learns others like it; it never returns what is beyond the limits.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class LostObjects:
     def num_lost(self) -> int:
         """Objects lost in any case, at the least."""
         return len(self.lost) + self.num_contested
+
+    @property
+    def rows(self) -> Int64[ndarray, " k"]:
+        """Rows of the objects that are lost or contested, in rising order."""
+        return np.union1d(self.lost, self.contested)
 
     @classmethod
     def of(cls, reason: Reason, is_lost: Bool[ndarray, " n"]) -> LostObjects:
@@ -163,7 +169,7 @@ def small_objects(instances: ResizedInstances, strides: Sequence[int]) -> Int64[
 
 
 def beyond_in_mosaics(counts: Int64[ndarray, " b"], queries: int | None, images: int) -> float:
-    """The expected share of the objects of a mosaic that are beyond the queries; 0 without queries.
+    """The expected share of the objects of a mosaic that are beyond the queries; 0 without queries or mosaics.
 
     A mosaic joins ``images`` images, drawn independently and evenly, with all of their objects; crops that cut objects away
     lower the share. The distribution of their number is the convolution of the distribution of one image's.
@@ -176,7 +182,7 @@ def beyond_in_mosaics(counts: Int64[ndarray, " b"], queries: int | None, images:
         queries: of the detector.
         images: in a mosaic.
     """
-    if queries is None or not counts.sum():
+    if queries is None or images < 2 or not counts.sum():
         return 0.0
     one = np.bincount(counts) / len(counts)
     together = one

@@ -101,8 +101,6 @@ class TileAdvice:
     """A detector run on tiles of its input size instead of whole images; made by :func:`tile_advice`."""
 
     cuts: TileCuts
-    uncut: TileCuts
-    """The same tiles without overlap, to compare."""
     is_enough: bool
     """Whether the overlap holds 99.5 % of the objects whole that fit into a tile; else it is half of the tile's size."""
     cost: float
@@ -112,7 +110,7 @@ class TileAdvice:
 
 
 def tile_advice(dataset: CocoDataset, instances: ResizedInstances) -> TileAdvice | None:
-    """Tiles as large as the network's input; None if the resize rule shrinks the images by less than ``MIN_SHRINK``."""
+    """Tiles as wide as the first size of the resize rule; None if it shrinks the images by less than ``MIN_SHRINK``."""
     own = dataset.instances
     if instances.rule.name not in ("letterbox", "stretch", "shortest") or not len(own):
         return None
@@ -122,9 +120,7 @@ def tile_advice(dataset: CocoDataset, instances: ResizedInstances) -> TileAdvice
         return None
     boxes = xywh_to_xyxy(own.boxes_xywh)
     overlap = smallest_overlap(boxes, own.image_rows, image_wh=image_wh, size=size)
-    cuts, uncut = (
-        tile_cuts(boxes, own.image_rows, image_wh=image_wh, size=size, overlap=pixels)
-        for pixels in (size // 2 if overlap is None else overlap, 0)
-    )
+    chosen = size // 2 if overlap is None else overlap
+    cuts = tile_cuts(boxes, own.image_rows, image_wh=image_wh, size=size, overlap=chosen)
     cost = cuts.num_tiles.sum() * size**2 / instances.image_canvas_wh.prod(axis=1).sum()
-    return TileAdvice(cuts, uncut, overlap is not None, float(cost), shrink)
+    return TileAdvice(cuts, overlap is not None, float(cost), shrink)

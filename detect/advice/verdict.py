@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from detect.advice.advise import COCO_MAX_DETS, Advice
 from detect.advice.curves import Curve
 from detect.advice.lost_objects import LEAST_PX, LostObjects, least_px
@@ -19,40 +21,43 @@ def verdict(advice: Advice) -> tuple[str, ...]:
     >>> from detect.samples import sample_annotations
     >>> first, second, _ = verdict(advise(read_coco(sample_annotations("nuclei")), "tood", size=128))
     >>> print(first, second, sep="\n")
-    tood at shortest:128:213:mmdet: of 318 objects, at least 36 (11.3%) can never be learned, as no cell is left for them.
-    Set input size 384 x 639: it loses 2 objects instead of 36, for 9 times the compute.
+    tood at shortest:128:213:mmdet: of 318 objects, at least 36 (11.3%) get no cell in any assignment.
+    Set input size 384 x 639 to lose 2 objects instead of 36, at 9 times the compute.
     """
     lines = [_lost(advice), _settings(advice), _small(advice) or _others(advice)]
     return tuple(line for line in lines if line)
 
 
 def share_text(count: int, whole: int) -> str:
-    """A share in percent, with more digits the smaller it is.
+    """A share in percent, with more digits below one percent.
 
-    >>> share_text(45, 1000), share_text(3, 4784), share_text(0, 9)
-    ('4.5%', '0.06%', '0%')
+    >>> share_text(45, 1000), share_text(3, 4784), share_text(1, 100_000), share_text(0, 9)
+    ('4.5%', '0.06%', 'under 0.01%', '0%')
     """
     share = count / max(whole, 1)
+    if count and share < 1e-4:
+        return "under 0.01%"
     return f"{share:.1%}" if share >= 0.01 else f"{share:.2%}" if count else "0%"
 
 
-def reason_in_words(detector: Detector, loss: LostObjects) -> str:
-    """What happens to the objects of a reason, as the predicate of a sentence about them."""
-    nms = detector.nms
+def reason_in_words(detector: Detector, loss: LostObjects, *, count: int = 2) -> str:
+    """What happens to the objects of a reason, as the predicate of a sentence about as many."""
+    nms, one = detector.nms, count == 1
+    be, get, have = ("is", "gets", "has") if one else ("are", "get", "have")
     if loss.reason == "no positive":
         by_rule = {
-            "one-query": f"have no query: an image has {detector.queries}",
-            "center-peak": "share their peak with another object of their category",
-            "center-in-box": "can never be learned, as no cell is left for them",
-            "fcos": "can never be learned, as no cell takes them",
+            "one-query": f"{have} no query: an image has {detector.queries}",
+            "center-peak": f"{'shares its' if one else 'share their'} peak with another object of the category",
+            "center-in-box": f"{get} no cell in any assignment",
+            "fcos": f"{get} no cell",
         }
-        return by_rule.get(detector.rule, "can never be learned, as no anchor takes them")
+        return by_rule.get(detector.rule, f"{get} no anchor")
     within = " within a category" if nms and nms.across == "category" else ""
     return {
-        "dropped": f"are dropped in training, which keeps {detector.max_truth} of an image",
-        "too large": f"are too large for reg_max {detector.reg_max}: no cell reaches all of their sides",
-        "suppressed": f"are removed by suppression{within} at IoU {nms.iou if nms else 0:g}, even if predicted perfectly",
-        "not returned": f"cannot be returned: an image has {detector.max_det} detections",
+        "dropped": f"{be} dropped in training, which keeps {detector.max_truth} of an image",
+        "too large": f"{be} too large for reg_max {detector.reg_max}: no cell reaches every side",
+        "suppressed": f"{be} removed by suppression{within} at IoU {nms.iou if nms else 0:g}, even if predicted perfectly",
+        "not returned": f"{be} not returned: an image has {detector.max_det} detections",
     }[loss.reason]
 
 
@@ -62,11 +67,13 @@ def change_in_words(curve: Curve) -> str:
     >>> from detect.advice.curves import Option
     >>> options = Option(640, "imgsz=640", 90), Option(960, "imgsz=960", 4, 2.25)
     >>> change_in_words(Curve("input size", "px", 1000, options, 0, 1))
-    'Set imgsz=960: it loses 4 objects instead of 90, for 2.2 times the compute'
+    'Set imgsz=960 to lose 4 objects instead of 90, at 2.2 times the compute'
     """
     best, now = curve.best, curve.now
-    cost = f", for {best.cost:.2g} times the compute" if best.cost > 1 else ""
-    return f"Set {best.text}: it loses {plural(best.num_lost, 'object')} instead of {now.num_lost:,}{cost}"
+    if not curve.is_worth_it:
+        return f"Keep {now.text}: no other value saves enough objects"
+    cost = f", at {best.cost:.2g} times the compute" if best.cost > 1 else ""
+    return f"Set {best.text} to lose {plural(best.num_lost, 'object')} instead of {now.num_lost:,}{cost}"
 
 
 def _lost(advice: Advice) -> str:
@@ -74,12 +81,12 @@ def _lost(advice: Advice) -> str:
     place = f"{advice.detector.name} without a resize" if rule.name == "none" else f"{advice.detector.name} at {rule}"
     found = sorted((each for each in advice.losses if each.num_lost), key=lambda each: -each.num_lost)
     if not found:
-        return f"{place} can learn and return every one of the {number:,} objects."
-    told = "; ".join(
-        f"{each.num_lost:,} ({share_text(each.num_lost, number)}) {reason_in_words(advice.detector, each)}"
-        for each in found
-    )
-    return f"{place}: of {number:,} objects, at least {told}."
+        return f"{place} loses none of {plural(number, 'object')} by its rules and limits."
+    told = []
+    for each in found:
+        words = reason_in_words(advice.detector, each, count=each.num_lost)
+        told.append(f"{each.num_lost:,} ({share_text(each.num_lost, number)}) {words}")
+    return f"{place}: of {plural(number, 'object')}, at least {'; '.join(told)}."
 
 
 def _settings(advice: Advice) -> str:
@@ -93,31 +100,35 @@ def _settings(advice: Advice) -> str:
 
 
 def _small(advice: Advice) -> str:
-    """The objects that are hard to see, and what makes them larger."""
+    """The objects that are hard to see, and what makes them larger at the lowest cost."""
     number, few = len(advice.instances), len(advice.small)
     if few < NOTABLE * number:
         return ""
-    limit = least_px(advice.detector.strides)
-    line = f"{few:,} objects ({share_text(few, number)}) are under {limit:g} px after the resize"
+    limit, be = least_px(advice.detector.strides), "is" if few == 1 else "are"
+    line = f"{plural(few, 'object')} ({share_text(few, number)}) {be} under {limit:g} px after the resize"
     if limit > LEAST_PX:
         line += ", smaller than one cell"
+    larger = sorted(_ways_to_enlarge(advice))
+    return f"{line}: {larger[0][1]}." if larger else f"{line}."
+
+
+def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
+    """Costs, and what a larger input or tiles do."""
+    for curve in advice.curves:
+        for option in curve.options:
+            if option.num_small < curve.now.num_small / 2 and option.cost > 1:
+                left = share_text(option.num_small, curve.num_objects)
+                yield option.cost, f"{option.text} leaves {left}, at {option.cost:.2g} times the compute"
     if advice.tiles and advice.tiles.is_enough:
         cuts, tiles = advice.tiles.cuts, advice.tiles
-        larger = f"{tiles.shrink:.1f} times larger, for {tiles.cost:.0f} times the compute"
-        return f"{line}: tiles of {cuts.size} px that overlap by {cuts.overlap} show objects {larger}."
-    for curve in advice.curves:
-        half = [each for each in curve.options if each.num_small < curve.now.num_small / 2 and each.cost > 1]
-        if half and curve.now.num_small:
-            best = min(half, key=lambda each: each.cost)
-            left = share_text(best.num_small, curve.num_objects)
-            return f"{line}: {best.text} leaves {left}, for {best.cost:.2g} times the compute."
-    return f"{line}."
+        shown = f"tiles of {cuts.size} px that overlap by {cuts.overlap} show objects {tiles.shrink:.1f} times larger"
+        yield tiles.cost, f"{shown}, at {tiles.cost:.2g} times the compute"
 
 
 def _others(advice: Advice) -> str:
     """What the labels show, or what limits the scores."""
     if advice.unscored:
-        return f"COCO's AP cannot count {plural(advice.unscored, 'object')}: beyond {COCO_MAX_DETS} detections of an image."
+        return f"COCO's AP counts {COCO_MAX_DETS} detections of an image: {plural(advice.unscored, 'object')} cannot count."
     if advice.drift and advice.drift.in_words():
         return advice.drift.in_words()[0]
     names = [sign.name for sign in advice.signs]

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from detect.catalog.matching import CELL_RULES, AnchorMatching, CellMatching, FcosRanges, Number, OneQuery, Share
+from detect.catalog.matching import (
+    CELL_RULES,
+    AnchorMatching,
+    CellMatching,
+    CenterInBox,
+    FcosRanges,
+    Number,
+    OneQuery,
+    Share,
+)
 from detect.errors import CatalogError
 from detect.files import parse_yaml, read_small_text
 
@@ -60,7 +70,7 @@ class FinerLevel(Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     """What the user sets for it."""
     cost: Annotated[float, Meta(gt=1, le=10)]
-    """Its floating-point operations / those of the detector, as the framework states them."""
+    """Its floating-point operations / those of the detector."""
 
 
 class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,16 +90,21 @@ class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_truth: Count | None = None
     mosaic: Annotated[int, Meta(ge=1, le=9)] = 1
     finer: FinerLevel | None = None
+    size_multiple: Annotated[int, Meta(ge=1, le=1024)] = 32
     keys: dict[Literal["size", "iou", "max_det", "max_truth", "queries", "reg_max", "ranges"], str] = {}
     aliases: list[str] = []
 
     def __post_init__(self) -> None:
         if self.strides != sorted(set(self.strides)):
             raise ValueError("strides must differ and go from fine to coarse")
-        if isinstance(self.matching, FcosRanges) and len(self.matching.limits) != len(self.strides) - 1:
-            raise ValueError(f"limits has {len(self.matching.limits)} numbers between {len(self.strides)} levels")
+        if isinstance(self.matching, FcosRanges):
+            _check_limits(self.matching.limits, len(self.strides))
         if isinstance(self.matching, OneQuery) != (self.queries is not None):
             raise ValueError("a detector has queries if its matching rule is one-query, and only then")
+        if self.finer and (self.strides[0] % 2 or not isinstance(self.matching, CenterInBox | AnchorMatching)):
+            raise ValueError("finer needs an even finest stride, and anchors or the rule center-in-box")
+        for key, pattern in self.keys.items():
+            _check_key(key, pattern)
 
     @property
     def rule(self) -> str:
@@ -122,6 +137,8 @@ class AnchorDetector(Detector, frozen=True, forbid_unknown_fields=True, kw_only=
             self.scales is None or len(set(self.numbers)) > 1 or self.numbers[0] % self.scales
         ):
             raise ValueError(f"layout {self.layout} needs scales, which divide per_level")
+        if self.finer and not isinstance(self.per_level, int):
+            raise ValueError("finer needs one number of anchors for all levels")
 
     @property
     def numbers(self) -> list[int]:
@@ -132,6 +149,22 @@ class AnchorDetector(Detector, frozen=True, forbid_unknown_fields=True, kw_only=
     def num_anchors(self) -> int:
         """Anchor shapes on all levels together."""
         return sum(self.numbers)
+
+
+def _check_limits(limits: Sequence[float], num_levels: int) -> None:
+    if len(limits) != num_levels - 1:
+        raise ValueError(f"limits has {len(limits)} numbers between {num_levels} levels")
+    if list(limits) != sorted(set(limits)):
+        raise ValueError(f"limits must rise, got {', '.join(f'{limit:g}' for limit in limits)}")
+
+
+def _check_key(key: str, pattern: str) -> None:
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+    except ValueError:
+        fields = ["?"]
+    if not fields or not all(name == "" or name.isdigit() for name in fields):
+        raise ValueError(f"keys.{key}: expected text with {{}} for the number, got {pattern!r}")
 
 
 def load_detector(name_or_path: str | Path) -> Detector:

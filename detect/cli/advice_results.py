@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -16,15 +15,26 @@ from detect.advice.data_health import DataSign
 from detect.advice.lost_objects import LostObjects
 from detect.advice.tile_cuts import TileAdvice
 from detect.advice.verdict import share_text, verdict
-from detect.anchors.instances import area_ranges, category_groups
-from detect.cli.output import csv_text, print_dataset, show, show_table
+from detect.anchors.instances import category_groups
+from detect.cli.output import csv_text, json_text, print_dataset, show, show_table
+from detect.wording import plural
 
 if TYPE_CHECKING:
     from detect.report.advice_page import DatasetPart, DetectorPart
 
 MAX_LISTED = 1000  # ids in a JSON object; their counts are always complete
 MAX_GROUPS = 8  # categories in a printed table
-LOST_COLUMNS = ("detector", "reason", "is lost", "annotation_id", "image_id", "file", "category", "width", "height")
+LOST_COLUMNS = (
+    "detector",
+    "reason",
+    "outcome",
+    "annotation_id",
+    "image_id",
+    "file",
+    "category",
+    "width",
+    "height",
+)
 
 
 class Answers:
@@ -72,7 +82,7 @@ class Answers:
         from detect.report.advice_page import advice_page
 
         files = {
-            "advice.json": json.dumps(self.content(), indent=1) + "\n",
+            "advice.json": json_text(self.content(), indent=1) + "\n",
             "lost.csv": csv_text(LOST_COLUMNS, self.lost),
         }
         return files | ({"report.html": advice_page(self.dataset, self.parts)} if self.dataset else {})
@@ -92,9 +102,11 @@ def print_detector(advice: Advice) -> None:
     show(f"\n{advice.detector.name}", style="bold")
     for line in verdict(advice):
         show(line)
-    show_table(("lost", "at least", "share", *_size_names(advice)), [_loss_row(advice, each) for each in advice.losses])
+    sizes = [name for name, *_ in advice.by_size(advice.losses[0])]
+    show_table(("lost", "at least", "share", *sizes), [_loss_row(advice, each) for each in advice.losses])
     _print_worst(advice)
-    show_table(("setting", "now", "loses", "best", "loses", "compute"), list(map(_curve_row, advice.curves)))
+    rows = [_curve_row(curve, len(advice.instances)) for curve in advice.curves]
+    show_table(("setting", "now", "loses", "best", "loses", "compute"), rows)
     for line in notes(advice):
         show(line, style="dim")
 
@@ -107,13 +119,12 @@ def notes(advice: Advice) -> list[str]:
             f"the best IoU with which too large objects can be predicted is {advice.too_large_iou:.2f} on average"
         )
     if advice.unscored:
-        lines.append(
-            f"{advice.unscored:,} objects ({share_text(advice.unscored, number)}) are beyond the {COCO_MAX_DETS} detections "
-            "of an image that COCO's AP counts"
-        )
-    if advice.across_categories and advice.detector.nms:
-        lost = advice.across_categories.num_lost
-        lines.append(f"suppression across categories would remove {lost:,} objects at IoU {advice.detector.nms.iou:g}")
+        what = f"{plural(advice.unscored, 'object')} ({share_text(advice.unscored, number)})"
+        lines.append(f"COCO's AP counts {COCO_MAX_DETS} detections of an image: {what} cannot count")
+    across, within = advice.across_categories, [each.num_lost for each in advice.losses if each.reason == "suppressed"]
+    if across and advice.detector.nms and across.num_lost > sum(within):
+        what = f"{plural(across.num_lost, 'object')} at IoU {advice.detector.nms.iou:g}"
+        lines.append(f"suppression across categories would remove {what}")
     if advice.beyond_in_mosaics:
         images, share = advice.detector.mosaic, f"{advice.beyond_in_mosaics:.2%} of the objects"
         lines.append(f"in mosaics of {images} images {share} have no query left, unless crops cut objects away")
@@ -123,10 +134,11 @@ def notes(advice: Advice) -> list[str]:
 
 
 def _tiles_in_words(tiles: TileAdvice) -> str:
-    cuts, number = tiles.cuts, f"{tiles.cuts.num_tiles.mean():.1f} tiles an image, {tiles.cost:.1f} times the compute"
+    cuts, cut = tiles.cuts, plural(len(tiles.cuts.cut), "object")
+    cost = f"{cuts.num_tiles.mean():.1f} tiles an image, {tiles.cost:.1f} times the compute"
     if tiles.is_enough:
-        return f"tiles of {cuts.size} px with an overlap of {cuts.overlap} px cut {len(cuts.cut):,} objects: {number}"
-    return f"tiles of {cuts.size} px cut {len(cuts.cut):,} objects even with an overlap of half a tile: {number}"
+        return f"tiles of {cuts.size} px with an overlap of {cuts.overlap} px cut {cut}: {cost}"
+    return f"tiles of {cuts.size} px cut {cut} even with an overlap of half a tile: {cost}"
 
 
 def advice_object(advice: Advice) -> dict[str, Any]:
@@ -173,16 +185,9 @@ def labels_object(advice: Advice) -> dict[str, Any]:
     return {"labels": [_sign_object(sign, ids) for sign in advice.signs], "drift": found}
 
 
-def _size_names(advice: Advice) -> list[str]:
-    return [group.name for group in area_ranges(advice.instances)]
-
-
 def _loss_row(advice: Advice, loss: LostObjects) -> list[str]:
     """Lost and contested objects by size: not all of the contested ones are lost."""
-    touched = np.union1d(loss.lost, loss.contested)
-    sizes = [
-        f"{np.isin(group.rows, touched).sum():,} of {len(group.rows):,}" for group in area_ranges(advice.instances)
-    ]
+    sizes = [f"{count:,} of {whole:,}" for _, count, whole in advice.by_size(loss)]
     return [loss.reason, f"{loss.num_lost:,}", share_text(loss.num_lost, len(advice.instances)), *sizes]
 
 
@@ -191,17 +196,18 @@ def _print_worst(advice: Advice) -> None:
     loss, groups = advice.most_lost, category_groups(advice.instances)
     if not loss.num_lost or len(groups) < 2:
         return
-    touched = np.union1d(loss.lost, loss.contested)
-    counts = [(int(np.isin(group.rows, touched).sum()), group) for group in groups]
+    counts = [(int(np.isin(group.rows, loss.rows).sum()), group) for group in groups]
     most = sorted((each for each in counts if each[0]), key=lambda each: -each[0])[:MAX_GROUPS]
     rows = [[group.name, f"{count:,}", share_text(count, len(group.rows))] for count, group in most]
     show_table((f"most {loss.reason}", "objects", "of the category"), rows)
 
 
-def _curve_row(curve: Curve) -> list[str]:
-    best = curve.best if curve.chosen != curve.current else None
-    end = [best.text, f"{best.num_lost:,}", f"{best.cost:.3g} x"] if best else ["keep", "", ""]
-    return [curve.setting, curve.now.text, f"{curve.now.num_lost:,}", *end]
+def _curve_row(curve: Curve, number: int) -> list[str]:
+    """The setting now and at its best; numbers of a part of the objects say so."""
+    part = f" of {curve.num_objects:,}" if curve.num_objects < number else ""
+    best = [curve.best.text, f"{curve.best.num_lost:,}{part}", f"{curve.best.cost:.3g} x"]
+    end = best if curve.is_worth_it else ["keep", "", ""]
+    return [curve.setting, curve.now.text, f"{curve.now.num_lost:,}{part}", *end]
 
 
 def _curve_object(curve: Curve) -> dict[str, Any]:
@@ -210,7 +216,7 @@ def _curve_object(curve: Curve) -> dict[str, Any]:
         "objects": curve.num_objects,
         "now": asdict(curve.now),
         "best": asdict(curve.best),
-        "is_worth_it": curve.chosen != curve.current,
+        "is_worth_it": curve.is_worth_it,
         "options": [asdict(option) for option in curve.options],
     }
 
@@ -229,7 +235,7 @@ def _sign_object(sign: DataSign, ids: Any) -> dict[str, Any]:
 def _lost_rows(advice: Advice, loss: LostObjects) -> list[list[Any]]:
     dataset = advice.instances.dataset
     own, rows = dataset.instances, []
-    for word, chosen in (("yes", loss.lost), ("some", loss.contested)):
+    for word, chosen in (("lost", loss.lost), ("contested", loss.contested)):
         for row in chosen.tolist():
             image = int(own.image_rows[row])
             names = dataset.images.file_names[image], dataset.category_name(int(own.category_ids[row]))

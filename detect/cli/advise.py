@@ -48,25 +48,28 @@ def advise(
 ) -> None:
     """Tell which objects a detector cannot learn or return, and what to set, before any training.
 
-    `detect advise instances.json --for yolo11,rf-detr -o advice` counts the objects that no cell, anchor or query can learn,
-    that suppression removes or that an image cannot return, each a bound that no training passes; and for each setting
-    (input size, finer level, reg_max, queries, detections, NMS threshold, tiles) what another value saves and costs, in the
-    words of the detector's framework. It also looks at the labels. With -o it writes a page, a table of the lost objects and
-    the answer as JSON; --images draws them.
+    `detect advise instances.json --for yolo11,rf-detr -o advice` counts the objects that get no cell, anchor or query, that
+    suppression removes, or that are beyond the detections of an image, whatever the network predicts. For each setting
+    (input size, finer level, reg_max, queries, detections, NMS threshold, tiles) it tells what another value saves and
+    costs, in the words of the detector's framework. It also looks at the labels. It counts objects, not precision: a larger
+    input can raise AP where nothing is lost. With -o it writes a page, a table of the lost objects and the answer as JSON;
+    --images draws the objects.
     """
     from detect.advice.advise import advise as advise_on
     from detect.cli.advice_results import Answers
 
-    asked = [_asked(name, anchors) for text in names for name in filter(None, text.split(","))]
+    asked = [_asked(name, anchors) for text in names for name in map(str.strip, text.split(",")) if name]
     if not asked:
         raise ConfigError("--for: name a detector, such as yolo11; `detect anchors known --all` lists them")
     data = dataset.read()
     validation = _read_validation(dataset, val) if val else None
-    how: dict[str, Any] = {"size": size, "validation": validation, "share": share}
     answers = Answers(printed=not json, with_files=output is not None, images=dataset.images)
-    with reading_bar() as on_progress:
-        for detector, own in asked:
-            answers.add(advise_on(data, detector, anchors=own, on_progress=on_progress, **how))
+    how: dict[str, Any] = {"size": size, "share": share}
+    for number, (detector, own) in enumerate(asked):
+        how["validation"] = validation if number == 0 else None  # the labels are the same for all
+        with reading_bar() as on_progress:
+            advice = advise_on(data, detector, anchors=own, on_progress=on_progress, **how)
+        answers.add(advice)
     print_answer(json, answers.content, answers.print_labels)
     if output:
         save(output, answers.files())
@@ -78,23 +81,35 @@ def _asked(name: str, anchors: str | None) -> tuple[Detector, Any]:
     """The detector of a name or file, and its anchors if they are not its stock ones."""
     from detect.catalog.detectors import load_detector
 
-    config = _training_config(name)
-    if config is not None:
+    config, own = _training_config(name), None
+    if config is None:
+        detector = load_detector(name)
+    else:
         from functools import partial
 
         from detect.training.described import anchors_of, described
 
-        detector: Detector = described(config, Path(name).stem)
-        return detector, options.load_anchors(anchors) if anchors else partial(anchors_of, config)
-    return load_detector(name), options.load_anchors(anchors) if anchors else None
+        detector, own = described(config, Path(name).stem), partial(anchors_of, config)
+    return detector, _given(anchors, detector) if anchors else own
+
+
+def _given(anchors: str, detector: Detector) -> Any:
+    """The anchors of --anchors, which lie on the detector's levels."""
+    from detect.catalog.detectors import with_anchors
+
+    found, strides = options.load_anchors(anchors), with_anchors(detector).strides
+    if [level.stride for level in found.levels] != strides:
+        own = ", ".join(f"{level.stride}" for level in found.levels)
+        raise ConfigError(f"--anchors {anchors}: strides are {own}; {detector.name} has {', '.join(map(str, strides))}")
+    return found
 
 
 def _training_config(name: str) -> Any:
-    """The configuration of a run's folder, a checkpoint or a training YAML; None for any other name."""
+    """The configuration of a run's folder or a training YAML; None for any other name."""
     path = Path(name)
     if path.is_dir() and (path / "config.yaml").exists():
         path = path / "config.yaml"
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return None
     from detect.errors import CatalogError
     from detect.files import parse_yaml, read_small_text

@@ -33,8 +33,13 @@ LINE_EVERY_S = 30.0  # without a terminal
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON object on stdout; NaN (a mean of nothing) becomes null."""
-    print(json.dumps(_finite(content), allow_nan=False))
+    """Print one JSON object on stdout; what is not finite, such as a mean of nothing, becomes null."""
+    print(json_text(content))
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """The text of a JSON object; what is not finite becomes null."""
+    return json.dumps(_finite(content), allow_nan=False, indent=indent)
 
 
 def print_answer(json: bool, content: Callable[[], Any], text: Callable[[], None]) -> None:
@@ -50,7 +55,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _console() -> Console:

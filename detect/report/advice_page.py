@@ -13,11 +13,10 @@ from detect.advice.advise import Advice
 from detect.advice.curves import Curve, Option
 from detect.advice.lost_objects import LostObjects
 from detect.advice.verdict import change_in_words, reason_in_words, share_text, verdict
-from detect.anchors.instances import area_ranges
 from detect.data import CocoDataset
 from detect.report.object_pictures import object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
-from detect.report.plots import INK, MISSED, Key, Panel, label, panel, set_color
+from detect.report.plots import INK, MISSED, MUTED, Key, Panel, label, panel, set_color
 from detect.report.tables import escape, table
 from detect.wording import plural
 
@@ -90,26 +89,24 @@ def _verdict(advice: Advice, notes: Sequence[str]) -> str:
 
 
 def _losses(advice: Advice) -> str:
-    groups = area_ranges(advice.instances)
     rows = []
     for loss in advice.losses:
-        touched = np.union1d(loss.lost, loss.contested)
-        sizes = [f"{np.isin(group.rows, touched).sum():,} of {len(group.rows):,}" for group in groups]
+        sizes = [f"{count:,} of {whole:,}" for _, count, whole in advice.by_size(loss)]
         share = share_text(loss.num_lost, len(advice.instances))
         rows.append([loss.reason, f"{loss.num_lost:,}", share, *sizes, reason_in_words(advice.detector, loss)])
     caption = (
-        "At least as many objects are lost as the first number says. By size after the resize: objects that are lost or "
-        "compete with others for what is left, of all objects of that size."
+        "'At least' is the number of objects lost in any case. By size after the resize: objects that are lost or compete "
+        "for the same cells, of all objects of that size."
     )
-    titles = ("reason", "at least", "share", *(group.name for group in groups), "these objects")
+    titles = ("reason", "at least", "share", *(name for name, *_ in advice.by_size(advice.losses[0])), "these objects")
     return block("What is lost", escape(caption), table(titles, rows, align="lrrrrrl"))
 
 
 def _settings(advice: Advice) -> str:
     rows = []
     for curve in advice.curves:
-        words = change_in_words(curve) if curve.chosen != curve.current else "keep: no other value saves enough"
-        rows.append([curve.setting, curve.now.text, f"{curve.now.num_lost:,} of {curve.num_objects:,}", words])
+        lost = f"{curve.now.num_lost:,} of {curve.num_objects:,}"
+        rows.append([curve.setting, curve.now.text, lost, change_in_words(curve)])
     caption = "What the detector's framework calls each setting, what it loses now, and what is worth changing."
     return block("Settings", escape(caption), table(("setting", "now", "loses", "advice"), rows, align="lrrl"))
 
@@ -118,23 +115,30 @@ def _curve_panel(name: str, curve: Curve) -> Panel:
     """The share lost at each value: one line without and one with a finer level, the present and the chosen value marked."""
     lines, keys = [], [Key("now", INK, "diamond")]
     for number, finer in enumerate(sorted({option.finer for option in curve.options})):
-        own = [option for option in curve.options if option.finer == finer]
+        own = [option for option in curve.options if option.finer == finer and option.value]
         lines.append(_line(own, curve, set_color(number)))
         keys.append(Key("with a finer level" if finer else "lost", set_color(number), "line"))
         if any(option.num_small for option in own) and not finer:
             small = _line(own, curve, set_color(number), small=True)
             lines.append(small)
             keys.append(Key("under 8 px or a cell: hard to see", set_color(number), "dot"))
+    for option in curve.options:
+        if not option.value:  # ranges of equal shares
+            ends = [each.value for each in curve.options if each.value]
+            height = 100 * option.num_lost / max(curve.num_objects, 1)
+            level = go.Scatter(
+                x=[min(ends), max(ends)], y=[height, height], mode="lines", hovertext=label(option.text, 90)
+            )
+            lines.append(level.update(line={"color": MUTED, "dash": "dash"}, hoverinfo="text"))
+            keys.append(Key("equal shares on all levels", MUTED, "dash"))
     marks = [(curve.now, INK)]
-    if curve.chosen != curve.current:
+    if curve.is_worth_it:
         marks.append((curve.best, MISSED))
         keys.append(Key("worth it", MISSED, "diamond"))
     for option, color in marks:
         mark = go.Scatter(x=[option.value], y=[100 * option.num_lost / max(curve.num_objects, 1)], mode="markers")
         lines.append(mark.update(hoverinfo="skip", marker={"color": color, "symbol": "diamond", "size": 10}))
-    is_worth_it = curve.chosen != curve.current
-    words = change_in_words(curve) if is_worth_it else "No other value saves enough to be worth its cost"
-    caption = f"Of {plural(curve.num_objects, 'object')}. {words}."
+    caption = f"Of {plural(curve.num_objects, 'object')}. {change_in_words(curve)}."
     xaxis = {"title": f"{curve.setting}, {curve.unit}"}
     return panel(name, f"By {curve.setting}", caption, lines, keys=keys, columns=6, xaxis=xaxis, yaxis=SHARE_AXIS)
 
@@ -156,12 +160,12 @@ def _lost_objects(advice: Advice, images: str | Path | None) -> list[str]:
     parts = []
     dataset = advice.instances.dataset
     for loss in advice.losses:
-        rows = np.concatenate([loss.lost, loss.contested]).tolist()
+        rows = [*loss.lost.tolist(), *loss.contested.tolist()]
         if not rows:
             continue
         if images is not None and advice.instances.rule.name != "tiles":
             parts.append(_pictures(advice, loss, rows, images))
-        title = f"Objects: {loss.reason} <b>{len(rows):,}</b>"
+        title = f"Lost or contested: {loss.reason} <b>{len(rows):,}</b>"
         cut = f"The first {MAX_LISTED} of them; lost.csv has all." if len(rows) > MAX_LISTED else ""
         parts.append(block(title, cut, _object_table(advice, dataset, loss, rows[:MAX_LISTED])))
     return parts
@@ -177,7 +181,8 @@ def _pictures(advice: Advice, loss: LostObjects, rows: Sequence[int], images: st
     def heading(row: int) -> str:
         return f"<b>{'lost' if row in certain else 'contested'}</b>, {sizes[row]:.1f} px after the resize"
 
-    caption = escape(f"Some of the objects that {reason_in_words(advice.detector, loss)}. Contrast is stretched.")
+    what = reason_in_words(advice.detector, loss)
+    caption = escape(f"Some of the objects that {what}, and of those they compete with. Contrast is stretched.")
     return pictures_block(f"Over their images: {loss.reason}", caption, found, advice.instances.dataset, heading)
 
 
@@ -187,10 +192,10 @@ def _object_table(advice: Advice, dataset: CocoDataset, loss: LostObjects, rows:
         image = int(own.image_rows[row])
         file = dataset.images.file_names[image] or f"image {dataset.images.ids[image]}"
         width, height = advice.instances.shapes[row]
-        is_lost = "yes" if row in certain else "some"
+        is_lost = "lost" if row in certain else "contested"
         category = dataset.category_name(int(own.category_ids[row]))
         lines.append([f"{own.ids[row]}", file, category, f"{width:.1f} x {height:.1f}", is_lost])
-    titles = ("annotation", "file", "category", "after the resize, px", "lost")
+    titles = ("annotation", "file", "category", "after the resize, px", "lost or contested")
     return f"<details><summary>Show</summary>{table(titles, lines, align='rllrl', scroll=True)}</details>"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from detect.anchors.anchor_set import AnchorSet, level_name, strides_of
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.catalog.detectors import AnchorDetector, Detector, FinerLevel, Nms, Text
 from detect.catalog.matching import AtssRule, MaxIoURule
+from detect.data.resize import parse_resize
 from detect.errors import ConfigError
 from detect.fitting.fit_levels import fit_levels
 from detect.training.builder import MATCHER
@@ -36,7 +39,11 @@ def described(config: TrainConfig, name: str) -> AnchorDetector:
         nms=Nms(model.iou_threshold, "all" if model.class_agnostic else "category") if model.nms == "hard" else None,
         max_det=model.detections_per_image,
         finer=None if known else _finer(strides),
-        keys={"iou": "model.iou_threshold={}", "max_det": "model.detections_per_image={}"},
+        keys={
+            "size": _size_key(config.data.resize),
+            "iou": "model.iou_threshold={}",
+            "max_det": "model.detections_per_image={}",
+        },
     )
 
 
@@ -50,9 +57,15 @@ def anchors_of(config: TrainConfig, instances: ResizedInstances, detector: Detec
 
 
 def _finer(strides: list[int]) -> FinerLevel | None:
-    """One more level: the head, which has most of the operations, runs on so many more cells."""
+    """One more level; the cost is the ratio of cells, as the head has most of the operations."""
     if strides[0] <= 2:
         return None
     cells = sum(stride**-2 for stride in strides)
     names = ",".join(level_name(stride).lower().removeprefix("stride") for stride in (strides[0] // 2, *strides))
     return FinerLevel(f"model.levels={names}", 1 + (strides[0] / 2) ** -2 / cells)
+
+
+def _size_key(resize: str) -> str:
+    """The resize rule with places for its sizes."""
+    rule = parse_resize(resize)
+    return f"data.resize={re.sub('[0-9]+', '{}', str(rule))}" if rule.sizes else "data.resize={}"

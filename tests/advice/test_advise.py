@@ -42,16 +42,16 @@ def test_the_losses_of_the_nuclei_and_the_settings_that_change_them(nuclei):
     assert advice.most_lost.reason == "no positive"
     (change,) = advice.changes
     assert change.setting == "input size"
-    assert change.gain > 8
+    assert change.best.num_lost < 4
     assert len(advice.small) > 0
     assert advice.tiles is None  # the images are not shrunk
     assert advice.across_categories is None  # there is one category
 
 
-def test_progress_names_the_detector_and_ends_below_its_total(nuclei):
+def test_progress_names_the_detector_and_reaches_its_total(nuclei):
     calls = []
     advise(nuclei, "rf-detr", on_progress=lambda *call: calls.append(call))
-    assert [done for _, done, _ in calls] == [0, 1, 2, 3]
+    assert [done for _, done, _ in calls] == [0, 1, 2, 3, 4]
     assert all(what.startswith("rf-detr: ") and total == 4 for what, _, total in calls)
 
 

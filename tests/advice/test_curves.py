@@ -70,7 +70,7 @@ def test_a_larger_input_or_a_finer_level_gives_small_objects_a_cell():
     assert plain[128] == 0  # (10, 16) holds 12
     assert finer[64] == (0, detector.finer.cost)
     assert curve.best.text == "model=yolov8s-p2.yaml"  # 1.38 times the compute, against 4 times
-    assert curve.gain == 2
+    assert curve.is_worth_it
 
 
 def test_the_cost_of_an_input_size_is_its_number_of_pixels():
@@ -142,8 +142,8 @@ def test_limits_are_raised_to_the_most_crowded_image():
     few, many = [[9.0, 9, 9, 9]] * 3, [[float(number), 0, 9, 9] for number in range(350)]
     detector = load_detector("rf-detr")
     curve = limit_curve("queries", "queries", resized(dataset_of(few, many), detector), detector)
-    assert (curve.now.text, curve.now.num_lost) == ("num_queries=300", 50)
-    assert (curve.best.text, curve.best.num_lost) == ("num_queries=400", 0)
+    assert (curve.now.text, curve.now.num_lost) == ("num_queries=300 (published weights do not fit)", 50)
+    assert (curve.best.text, curve.best.num_lost) == ("num_queries=400 (published weights do not fit)", 0)
     assert limit_curve("objects", "max_truth", resized(dataset_of(few), detector), detector) is None
 
 
@@ -161,6 +161,39 @@ def test_settings_are_spelled_as_the_framework_does_or_in_words():
     assert key_text(load_detector("torchvision-retinanet"), "size", 1200, 2000) == "min_size=1200, max_size=2000"
     assert key_text(load_detector("rtmdet"), "size", 960) == "input size 960"
     assert key_text(load_detector("effdet-d0"), "size", 640) == "image_size=(640, 640)"
+
+
+def test_a_key_that_cannot_hold_the_sizes_gives_way_to_words():
+    assert key_text(load_detector("yolo11"), "size", 640, 480) == "input size 640 x 480"
+    assert key_text(load_detector("rf-detr"), "size", 640, 640) == "resolution=640"
+    assert key_text(load_detector("torchvision-retinanet"), "size", 640) == "input size 640"
+    assert key_text(load_detector("fcos"), "ranges", 32, 64, 128, 256) == "ranges 32, 64, 128, 256"
+
+
+def test_sizes_are_multiples_that_the_framework_takes_and_fit():
+    for name in ("rf-detr", "effdet-d1", "yolo11", "centernet"):
+        detector = load_detector(name)
+        curve = size_curve(dataset_of([[0, 0, 50, 50]]), detector, None, share=0.001)
+        assert all(option.value % detector.size_multiple == 0 for option in curve.options)
+    large = msgspec.structs.replace(load_detector("yolo11"), resize="letterbox:20000")
+    curve = size_curve(dataset_of([[0, 0, 50, 50]]), large, None, share=0.001)
+    assert curve.now.value == 20000
+    assert max(option.value for option in curve.options) <= 65536
+
+
+def test_a_sample_has_images_with_objects_alone(monkeypatch):
+    monkeypatch.setattr(curves, "MAX_BOXES", 1)
+    dataset = dataset_of([], [[0, 0, 50, 50], [9, 9, 40, 40]], [])
+    assert size_curve(dataset, load_detector("yolo11"), None, share=0.001).num_objects == 2
+    assert ranges_curve(dataset, load_detector("fcos"), share=0.001).num_objects == 2
+
+
+def test_given_anchors_have_no_finer_level():
+    from detect.anchors.known import load_anchors
+
+    finer = msgspec.structs.replace(load_detector("yolov5"), finer=load_detector("yolov8").finer)
+    curve = size_curve(dataset_of([[0, 0, 50, 50]]), finer, load_anchors("yolov5"), share=0.001)
+    assert not any(option.finer for option in curve.options)
 
 
 def test_images_of_a_sample_are_spread_evenly(monkeypatch):

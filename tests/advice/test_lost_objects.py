@@ -484,11 +484,16 @@ def test_without_a_limit_nothing_is_counted():
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=4)
 
 
-@given(COUNTS, st.integers(0, 25), st.integers(1, 4))
+@given(COUNTS, st.integers(0, 25), st.integers(2, 4))
 def test_objects_beyond_the_queries_of_a_mosaic_are_those_of_every_combination(counts, queries, images):
     together = [sum(drawn) for drawn in itertools.product(counts, repeat=images)]
     beyond = sum(max(number - queries, 0) for number in together) / max(sum(together), 1)
     assert_allclose(beyond_in_mosaics(np.array(counts), queries, images), beyond, atol=1e-11)
+
+
+def test_without_mosaics_nothing_is_beyond():
+    assert beyond_in_mosaics(np.array([301]), 300, 1) == 0.0
+    assert beyond_in_mosaics(np.array([301]), None, 4) == 0.0
 
 
 def test_objects_beyond_the_queries_of_a_mosaic_are_those_of_random_mosaics():

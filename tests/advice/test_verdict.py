@@ -20,18 +20,16 @@ def test_where_nothing_is_lost_it_says_so_and_stops():
         for column in range(3)
     ]
     assert verdict(advise(dataset_of(usual), "yolo11")) == (
-        "yolo11 at letterbox:640 can learn and return every one of the 60 objects.",
+        "yolo11 at letterbox:640 loses none of 60 objects by its rules and limits.",
     )
 
 
 def test_a_change_is_worded_as_the_framework_spells_it():
     lines = verdict(advise(dataset_of(FINE + [[5, 5, 3, 3]] * 1), "yolo11-8.3"))
-    assert lines[0] == (
-        "yolo11-8.3 at letterbox:640: of 11 objects, at least 1 (9.1%) can never be learned, as no cell is left for them."
-    )
+    assert lines[0] == ("yolo11-8.3 at letterbox:640: of 11 objects, at least 1 (9.1%) gets no cell in any assignment.")
     assert lines[1].startswith("Set imgsz=")
-    assert "it loses 0 objects instead of 1, for" in lines[1]
-    assert lines[2].startswith("1 objects (9.1%) are under 8 px after the resize: imgsz=")
+    assert "to lose 0 objects instead of 1, at" in lines[1]
+    assert lines[2].startswith("1 object (9.1%) is under 8 px after the resize: imgsz=")
 
 
 def test_without_a_change_that_is_worth_it_the_settings_are_kept():
@@ -39,35 +37,40 @@ def test_without_a_change_that_is_worth_it_the_settings_are_kept():
     dataset = dataset_of([[100, 100, 620, 620], *FINE], side=2000)
     detector = msgspec.structs.replace(detector, reg_max=4)
     lines = verdict(advise(dataset, detector))
-    assert "1 (9.1%) are too large for reg_max 4: no cell reaches all of their sides" in lines[0]
+    assert "1 (9.1%) is too large for reg_max 4: no cell reaches every side" in lines[0]
     assert lines[0].startswith("yolo11 without a resize: ")
     assert lines[1].startswith("Set reg_max: ")
     kept = verdict(advise(dataset, detector, share=0.5))
     assert kept[1] == "Keep the settings: no other value saves enough objects to be worth its cost."
 
 
-def test_tiles_are_named_where_they_make_small_objects_larger():
+def test_the_cheaper_of_a_larger_input_and_tiles_is_named():
     boxes = [[100.0 * number, 100.0 * number, 12, 12] for number in range(20)]
     lines = verdict(advise(dataset_of(boxes, side=2560), "yolo11"))
-    assert lines[-1] == (
-        "20 objects (100.0%) are under 8 px after the resize: tiles of 640 px that overlap by 7 show objects 4.0 times "
-        "larger, for 25 times the compute."
+    # 12 px are 3 of 640, and 9 of 1,920; 25 tiles of 640 px cost 25 times the compute
+    assert (
+        lines[-1]
+        == "20 objects (100.0%) are under 8 px after the resize: imgsz=1920 leaves 0%, at 9 times the compute."
     )
+    tiny = [[400.0 * number, 400.0 * number, 9, 9] for number in range(20)]
+    lines = verdict(advise(dataset_of(tiny, side=8192), "yolo11"))  # 2.8 px of 2,560: larger inputs do not help
+    assert "tiles of 640 px that overlap by" in lines[-1]
+    assert "show objects 12.8 times larger" in lines[-1]
 
 
 def test_otherwise_cocos_limit_or_the_labels_are_named():
     many = [[5.0 * number, 0, 40, 40] for number in range(110)]
     (_, _, line) = verdict(advise(dataset_of(many), "yolov5"))
-    assert line == "COCO's AP cannot count 10 objects: beyond 100 detections of an image."
+    assert line == "COCO's AP counts 100 detections of an image: 10 objects cannot count."
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("rf-detr", "have no query: an image has 300"),
-        ("centernet", "share their peak with another object of their category"),
-        ("fcos", "can never be learned, as no cell takes them"),
-        ("yolov5", "can never be learned, as no anchor takes them"),
+        ("centernet", "share their peak with another object of the category"),
+        ("fcos", "get no cell"),
+        ("yolov5", "get no anchor"),
     ],
 )
 def test_the_words_follow_the_matching_rule(name, words):

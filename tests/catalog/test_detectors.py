@@ -86,6 +86,20 @@ def test_distances_reach_reg_max_or_one_bin_less():
         ("base: mmdet-retinanet\nscales: 2", "layout octaves needs scales, which divide per_level"),
         ("base: fcos\nstrides: [8, 16]", "limits has 4 numbers between 2 levels"),
         ("base: rf-detr\nqueries: null", "a detector has queries if its matching rule is one-query, and only then"),
+        (
+            "base: mmdet-fcos\nmatching: {rule: fcos, limits: [512, 256, 128, 64]}",
+            "limits must rise, got 512, 256, 128, 64",
+        ),
+        (
+            "base: fcos\nfiner: {text: p2, cost: 2}",
+            "finer needs an even finest stride, and anchors",
+        ),
+        ("base: mmdet-ssd300\nfiner: {text: p2, cost: 2}", "finer needs one number of anchors for all levels"),
+        (
+            "base: yolo11\nkeys: {size: 'imgsz={size}'}",
+            "keys.size: expected text with {} for the number, got",
+        ),
+        ("base: yolo11\nkeys: {iou: 'iou={'}", "keys.iou: expected text with {} for the number"),
         ("base: yolo11\nper_level: 3", "Object contains unknown field per_level"),
         ("base: yolov5\nstride: [8]", "Object contains unknown field stride"),
         ("base: yolov5\nmatching: {rule: best}", "Invalid value 'best' - at $.matching.rule"),

@@ -13,7 +13,7 @@ def test_notes_tell_what_applies_alone():
     assert notes(fine) == []
     crowded = advise(dataset_of([[5.0 * number, 0, 40, 40] for number in range(120)]), "ultralytics-rt-detr")
     assert notes(crowded) == [
-        "20 objects (16.7%) are beyond the 100 detections of an image that COCO's AP counts",
+        "COCO's AP counts 100 detections of an image: 20 objects (16.7%) cannot count",
         "in mosaics of 4 images 37.50% of the objects have no query left, unless crops cut objects away",
     ]
     large = advise(dataset_of([[100.0 * number, 100.0 * number, 30, 30] for number in range(20)], side=2560), "yolo11")
@@ -38,8 +38,9 @@ def test_answers_keep_the_objects_of_each_detector_and_the_labels_of_the_first(c
     out = capsys.readouterr().out
     assert out.index("yolo11-8.3 at") < out.index("rf-detr at") < out.index("labels")
     assert {row[0] for row in answers.lost} == {"yolo11-8.3"}
-    lost = [("no positive", "yes", 0), ("no positive", "yes", 1), ("suppressed", "some", 0), ("suppressed", "some", 1)]
-    assert [tuple(row[1:4]) for row in answers.lost] == lost
+    outcomes = [("no positive", "lost"), ("suppressed", "contested")]
+    expected = [(*outcome, number) for outcome in outcomes for number in (0, 1)]
+    assert [tuple(row[1:4]) for row in answers.lost] == expected
     files = answers.files()
     assert set(files) == {"advice.json", "lost.csv", "report.html"}
     assert advice_object(advise(dataset, "rf-detr")) == answers.objects[1]

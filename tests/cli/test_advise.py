@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_the_verdict_stands_first_and_the_settings_below(detect):
     assert run.code == 0
     lines = run.out.splitlines()
     assert lines[0].startswith("318 boxes in 80 images, 1 category")
-    assert "yolo11-8.3 at letterbox:128: of 318 objects, at least 12 (3.8%) can never be learned" in run.out
+    assert "yolo11-8.3 at letterbox:128: of 318 objects, at least 12 (3.8%) get no cell in any assignment" in run.out
     assert "Set imgsz=" in run.out
     assert "labels" in run.out
     assert "-o FOLDER writes a page" in run.err
@@ -48,7 +49,7 @@ def test_the_files_hold_every_lost_object(detect, tmp_path):
     with (folder / "lost.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     (lost,) = [each for each in advice["lost"] if each["at_least"]]
-    certain = [int(row["annotation_id"]) for row in rows if row["is lost"] == "yes"]
+    certain = [int(row["annotation_id"]) for row in rows if row["outcome"] == "lost"]
     assert certain == lost["lost_ids"]
     assert len(rows) == len(lost["lost_ids"]) + lost["contested"]
     ids = {each["id"] for each in json.loads(NUCLEI.read_text("utf-8"))["annotations"]}
@@ -66,7 +67,7 @@ def test_a_detector_of_ones_own_is_a_file_of_the_same_fields(detect, tmp_path):
     file.write_text("base: yolo11\nmax_det: 10\nstrides: [16, 32]\n", "utf-8")
     run = detect("advise", BCCD, "--for", file)
     assert "mine at letterbox:640" in run.out
-    assert "cannot be returned: an image has 10 detections" in run.out
+    assert "not returned: an image has 10 detections" in run.out
 
 
 def test_a_training_configuration_is_advised_on_with_its_own_anchors(detect, tmp_path):
@@ -75,7 +76,7 @@ def test_a_training_configuration_is_advised_on_with_its_own_anchors(detect, tmp
     file.write_text(f"task: boxes\n{text}", "utf-8")
     run = detect("advise", NUCLEI, "--for", file)
     assert run.code == 0
-    assert "can never be learned, as no anchor takes them" in run.out
+    assert "get no anchor" in run.out
     assert "model.iou_threshold=0.5" in run.out
     file.write_text(f"task: landmarks\n{text}", "utf-8")
     run = detect("advise", NUCLEI, "--for", file)
@@ -92,12 +93,39 @@ def test_anchors_of_another_file_replace_the_stock_ones(detect):
     assert lost[0] != lost[1]
 
 
+def test_few_validation_images_leave_no_infinite_number(detect, tmp_path):
+    few = tmp_path / "few.json"
+    content = json.loads(BCCD.read_text("utf-8"))
+    content["images"] = content["images"][:2]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in ids]
+    few.write_text(json.dumps(content), "utf-8")
+    answer = detect("advise", BCCD, "--val", few, "--for", "rf-detr", "--json").json
+    assert answer["drift"]["size"]["low"] is None
+    detect("advise", BCCD, "--val", few, "--for", "rf-detr", "-o", tmp_path / "advice")
+    assert "Infinity" not in (tmp_path / "advice" / "advice.json").read_text("utf-8")
+
+
+def test_names_may_have_spaces_and_numbers_of_a_part_say_so(detect, monkeypatch):
+    from detect.advice import curves
+
+    monkeypatch.setattr(curves, "MAX_BOXES", 100)
+    run = detect("advise", NUCLEI, "--for", "tood, rf-detr", "--size", 128)
+    assert "rf-detr at stretch:128x128" in run.out
+    assert re.search(r"input size 128 x 213 +\d+ of \d+ ", run.out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--for", "yolo12"], "no detector is named 'yolo12': did you mean "),
         (["--for", ","], "--for: name a detector, such as yolo11; `detect anchors known --all` lists them"),
         (["--for", "effdet-d0", "--size", "16000", "--anchors", "none.yaml"], "none.yaml: no such file"),
+        (["--for", "rf-detr", "--anchors", "yolov5"], "rf-detr has no anchors: "),
+        (
+            ["--for", "retinanet", "--anchors", "yolov5"],
+            "--anchors yolov5: strides are 8, 16, 32; retinanet has 8",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(detect, arguments, message):

@@ -21,6 +21,7 @@ def test_levels_matching_suppression_and_limits_are_those_of_the_configuration(t
     assert (found.name, found.strides, found.numbers, found.resize) == ("mine", [8, 16, 32], [2, 2, 2], "letterbox:96")
     assert found.matching == MaxIoURule(fg_iou_thresh=0.6, bg_iou_thresh=config.model.bg_iou_thresh)
     assert (found.nms, found.max_det) == (Nms(0.4), 50)
+    assert found.keys["size"] == "data.resize=letterbox:{}"
     assert found.finer.text == "model.levels=p2,p3,p4,p5"
     # cells at strides 4 to 32 / those at 8 to 32: 1/16 + 1/64 + 1/256 + 1/1024 over 1/64 + 1/256 + 1/1024
     assert found.finer.cost == pytest.approx(85 / 21)

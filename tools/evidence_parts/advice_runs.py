@@ -1,4 +1,4 @@
-"""Detectors trained at settings that advice tells apart, with what is lost at each."""
+"""Detectors trained at settings for which advice differs, with what is lost at each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ class Setting:
     data: str
     size: int
     levels: str
-    about: str = ""
 
 
 SETTINGS = (
