@@ -33,7 +33,7 @@ def test_the_example_of_advice_runs_and_prints_what_is_lost(capsys):
 def test_what_it_says_of_advice_is_what_the_trainings_say():
     text = " ".join(README.split())
     told = re.search(
-        r"In (\d+) trainings on nuclei and blood cells .*? \(Spearman's correlation (\S+) and (\S+)\)", text
+        r"In (\d+) trainings on nuclei and blood cells, .*? \(Spearman's correlation (\S+) and (\S+)\)", text
     )
     assert told
     advice = (ROOT / "docs" / "advice.md").read_text("utf-8")
