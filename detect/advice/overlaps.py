@@ -57,9 +57,10 @@ def _candidates(
     sizes = np.diff(starts, append=len(groups))
     low, high = boxes[:, 0].min(initial=0), boxes[:, 2].max(initial=1)
     offset = np.repeat(np.arange(len(starts)) * (high - low + 1), sizes)  # groups lie side by side on one axis
-    reached = np.searchsorted(boxes[:, 0] + offset, boxes[:, 2] + offset + ROUNDING_PX)
-    ends = np.minimum(reached, np.repeat(starts + sizes, sizes))
-    counts = np.maximum(ends - np.arange(len(boxes)) - 1, 0)
+    ends = np.searchsorted(boxes[:, 0] + offset, boxes[:, 2] + offset + ROUNDING_PX)
+    np.minimum(ends, np.repeat(starts + sizes, sizes), out=ends)
+    counts = np.maximum(ends - np.arange(1, len(boxes) + 1), 0)
+    del offset, ends  # as large as the boxes
     cuts = np.flatnonzero(np.diff(np.cumsum(counts) // PAIRS_AT_ONCE)) + 1
     for block in np.split(np.arange(len(boxes)), cuts):
         own = np.repeat(block, counts[block])
