@@ -41,8 +41,8 @@ from detect.anchors.sweep import rules_of_sizes
 from detect.catalog.detectors import Detector, load_detector
 from detect.data import CocoDataset
 
-SHARE = 0.001  # of the objects: a setting that loses no more is left as it is
-COCO_MAX_DETS = 100  # detections of an image that COCO's average precision counts
+SHARE = 0.001  # of the objects: what another value must save before a setting is changed
+COCO_MAX_DETS = 100  # detections of an image and category that COCO's average precision counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Advice:
     small: Int64[ndarray, " n"]
     """Rows of the objects that are hard to see, see :func:`detect.advice.lost_objects.small_objects`."""
     unscored: int
-    """Objects beyond the 100 detections of an image that COCO's average precision counts."""
+    """Objects beyond the 100 detections of an image and category that COCO's average precision counts."""
     beyond_in_mosaics: float
     """Expected share of the objects of a training mosaic for which no query is left."""
     across_categories: LostObjects | None
@@ -148,14 +148,13 @@ def advise(
     say(f"{detector.name}: tiles", 3, 4)
     image_rows = instances.dataset.instances.image_rows
     counts = np.bincount(image_rows, minlength=len(instances.dataset.images))
-    scored = beyond_limit("not returned", instances, COCO_MAX_DETS)
     advice = Advice(
         detector,
         instances,
         losses,
         tuple(curve for curve in curves if curve),
         small=small_objects(instances, detector.strides),
-        unscored=scored.num_lost if scored else 0,
+        unscored=int(np.maximum(np.bincount(_by_category(instances)) - COCO_MAX_DETS, 0).sum()),
         beyond_in_mosaics=beyond_in_mosaics(counts, detector.queries, detector.mosaic),
         across_categories=_across_categories(instances, detector),
         tiles=tile_advice(dataset, instances),
@@ -183,11 +182,14 @@ def _meeting(instances: ResizedInstances, detector: Detector) -> OverlappingPair
     own = instances.dataset.instances
     if detector.nms is None:
         return overlapping_pairs(instances.boxes[:0], own.image_rows[:0])
-    groups = own.image_rows
-    if detector.nms.across == "category":
-        number = np.searchsorted(np.array(instances.dataset.category_ids), own.category_ids)
-        groups = own.image_rows * len(instances.dataset.category_ids) + number
+    groups = _by_category(instances) if detector.nms.across == "category" else own.image_rows
     return overlapping_pairs(instances.boxes, groups, above_iou=min(*IOUS, detector.nms.iou))
+
+
+def _by_category(instances: ResizedInstances) -> Int64[ndarray, " n"]:
+    """A number of the image and category of each object."""
+    own, categories = instances.dataset.instances, np.array(instances.dataset.category_ids)
+    return own.image_rows * len(categories) + np.searchsorted(categories, own.category_ids)
 
 
 def _across_categories(instances: ResizedInstances, detector: Detector) -> LostObjects | None:

@@ -25,7 +25,7 @@ from detect.anchors.sweep import rules_of_sizes
 from detect.catalog.detectors import AnchorDetector, Detector
 from detect.catalog.matching import FcosRanges
 from detect.data import CocoDataset
-from detect.data.resize import LARGEST_SIDE_PX, parse_resize
+from detect.data.resize import LARGEST_SIDE_PX, ResizeRule, parse_resize
 
 MAX_BOXES, MAX_BOXES_ANCHORS = 50_000, 1_000  # objects at which input sizes are compared
 FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)  # of the present input size
@@ -106,28 +106,21 @@ def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorChoice |
     rule = parse_resize(detector.resize)
     if not rule.sizes or rule.name == "tiles":
         return None
-    with_anchors = isinstance(detector, AnchorDetector)
-    dataset = evenly(dataset, MAX_BOXES_ANCHORS if with_anchors else MAX_BOXES)
-    versions = [(detector, 1.0, False)]
+    dataset = evenly(dataset, MAX_BOXES_ANCHORS if isinstance(detector, AnchorDetector) else MAX_BOXES)
+    versions = [(detector, "", 1.0)]
     if detector.finer and not isinstance(anchors, AnchorSet):
-        versions.append((with_finer_level(detector), detector.finer.cost, True))
-    step, factors = detector.size_multiple, FACTORS_ANCHORS if with_anchors else FACTORS
-    sizes = {max(step, round(rule.sizes[0] * factor / step) * step) for factor in factors}
-    largest = LARGEST_SIDE_PX * rule.sizes[0] // max(rule.sizes)
-    rules = rules_of_sizes(rule, sorted(size for size in {*sizes, rule.sizes[0]} if size <= largest))
-    resized = [ResizedInstances.of(dataset, each) for each in rules]
+        versions.append((with_finer_level(detector), detector.finer.text, detector.finer.cost))
+    resized = [ResizedInstances.of(dataset, each) for each in _other_sizes(rule, detector)]
     pixels = [float(each.image_canvas_wh.prod(axis=1).sum()) for each in resized]
-    own = rules.index(rule)
+    own = [each.rule for each in resized].index(rule)
     options = []
-    for version, factor, finer in versions:
-        for each, instances, cost in zip(rules, resized, pixels, strict=True):
-            text = key_text(detector, "size", *each.sizes) if each != rule or not finer else ""
-            text = ", ".join(filter(None, (text, detector.finer.text if finer and detector.finer else "")))
-            num_lost, num_small = (
-                lost_in_training(instances, version, anchors),
-                small_objects(instances, version.strides),
-            )
-            options.append(Option(each.sizes[0], text, num_lost, factor * cost / pixels[own], finer, len(num_small)))
+    for version, finer, factor in versions:
+        for each, own_pixels in zip(resized, pixels, strict=True):
+            size = key_text(detector, "size", *each.rule.sizes)
+            text = size if not finer else finer if each.rule == rule else f"{size}, {finer}"
+            num_lost, small = lost_in_training(each, version, anchors), small_objects(each, version.strides)
+            cost = factor * own_pixels / pixels[own]
+            options.append(Option(each.rule.sizes[0], text, num_lost, cost, bool(finer), len(small)))
     num_objects = len(dataset.instances)
 
     def price(option: Option) -> float:
@@ -135,6 +128,14 @@ def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorChoice |
         return math.inf if smaller else WORTH * num_objects * math.log2(option.cost)
 
     return Curve("input size", "px", num_objects, tuple(options), own, choose(options, own, num_objects, share, price))
+
+
+def _other_sizes(rule: ResizeRule, detector: Detector) -> tuple[ResizeRule, ...]:
+    """The rule at sizes that the detector takes, and at its own, in rising order."""
+    step, factors = detector.size_multiple, FACTORS_ANCHORS if isinstance(detector, AnchorDetector) else FACTORS
+    sizes = {max(step, round(rule.sizes[0] * factor / step) * step) for factor in factors} | {rule.sizes[0]}
+    largest = LARGEST_SIDE_PX * rule.sizes[0] // max(rule.sizes)
+    return rules_of_sizes(rule, sorted(size for size in sizes if size <= largest))
 
 
 def lost_in_training(instances: ResizedInstances, detector: Detector, anchors: AnchorChoice | None = None) -> int:

@@ -128,7 +128,8 @@ def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
 def _others(advice: Advice) -> str:
     """What the labels show, or what limits the scores."""
     if advice.unscored:
-        return f"COCO's AP counts {COCO_MAX_DETS} detections of an image: {plural(advice.unscored, 'object')} cannot count."
+        lost = plural(advice.unscored, "object")
+        return f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {lost} cannot count."
     if advice.drift and advice.drift.in_words():
         return advice.drift.in_words()[0]
     names = [sign.name for sign in advice.signs]

@@ -120,7 +120,7 @@ def notes(advice: Advice) -> list[str]:
         )
     if advice.unscored:
         what = f"{plural(advice.unscored, 'object')} ({share_text(advice.unscored, number)})"
-        lines.append(f"COCO's AP counts {COCO_MAX_DETS} detections of an image: {what} cannot count")
+        lines.append(f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {what} cannot count")
     across, within = advice.across_categories, [each.num_lost for each in advice.losses if each.reason == "suppressed"]
     if across and advice.detector.nms and across.num_lost > sum(within):
         what = f"{plural(across.num_lost, 'object')} at IoU {advice.detector.nms.iou:g}"

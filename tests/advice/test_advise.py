@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 from builders import dataset_of
 
@@ -77,12 +79,18 @@ def test_mosaics_count_for_detectors_with_queries():
     many = [[float(number), 0, 9, 9] for number in range(100)]
     assert advise(dataset_of(many), "ultralytics-rt-detr").beyond_in_mosaics == 0.25  # 400 objects, 300 queries
     assert advise(dataset_of(many), "rt-detr").beyond_in_mosaics == 0.0
-    assert advise(dataset_of(many + many), "rt-detr").unscored == 100  # COCO counts 100 detections of an image
+
+
+def test_coco_counts_100_detections_of_an_image_and_category():
+    many = [[float(number), 0, 9, 9] for number in range(110)]
+    one = dataset_of(many)
+    assert advise(one, "rt-detr").unscored == 10
+    categories = np.where(np.arange(110) < 50, 1, 2)
+    two = replace(one, annotations=replace(one.annotations, category_ids=categories), categories={1: "cell", 2: "dust"})
+    assert advise(two, "rt-detr").unscored == 0
 
 
 def test_validation_data_is_compared(nuclei):
-    import numpy as np
-
     halves = [nuclei.take_images(np.arange(start, len(nuclei.images), 2)) for start in (0, 1)]
     assert advise(halves[0], "yolo11", validation=halves[1]).drift.shared_ids == ()
     assert advise(nuclei, "yolo11", validation=halves[1]).drift.shared_ids

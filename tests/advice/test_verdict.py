@@ -61,7 +61,7 @@ def test_the_cheaper_of_a_larger_input_and_tiles_is_named():
 def test_otherwise_cocos_limit_or_the_labels_are_named():
     many = [[5.0 * number, 0, 40, 40] for number in range(110)]
     (_, _, line) = verdict(advise(dataset_of(many), "yolov5"))
-    assert line == "COCO's AP counts 100 detections of an image: 10 objects cannot count."
+    assert line == "COCO's AP counts 100 detections of an image and category: 10 objects cannot count."
 
 
 @pytest.mark.parametrize(
