@@ -36,7 +36,7 @@ class DetectorPart:
 def detector_part(
     advice: Advice, number: int, *, notes: Sequence[str] = (), images: str | Path | None = None
 ) -> DetectorPart:
-    """Return the part of one detector; ``number`` tells the figures of several apart, ``images`` is their folder."""
+    """Return the part of one detector. ``number`` tells the figures of several apart; images are read from ``images``."""
     losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
     curves = [_curve_panel(f"curve-{number}-{place}", curve) for place, curve in enumerate(losing)]
     parts: tuple[str | Sequence[Panel], ...] = (
