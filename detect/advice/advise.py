@@ -64,6 +64,8 @@ class Advice:
     """The objects that suppression would remove if it ran over all categories together; None if it does, or none runs."""
     tiles: TileAdvice | None
     drift: Drift | None
+    image_ms: float | None = None
+    """Milliseconds that the detector takes for an image as it is; costs are told in them too."""
 
     @property
     def changes(self) -> tuple[Curve, ...]:
@@ -101,6 +103,7 @@ def advise(
     validation: CocoDataset | None = None,
     anchors: AnchorChoice | None = None,
     share: float = SHARE,
+    image_ms: float | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Advice:
     """Tell which objects of a dataset a detector cannot learn or return, and which settings change that.
@@ -118,6 +121,7 @@ def advise(
         validation: compared with the training data.
         anchors: of a detector with anchors; by default those that it ships with.
         share: of the objects that another value must save before a setting is changed.
+        image_ms: milliseconds that the detector takes for an image as it is, to tell costs in.
         on_progress: called with what is computed, the steps done, and their number.
 
     Raises:
@@ -159,6 +163,7 @@ def advise(
         across_categories=_across_categories(instances, detector),
         tiles=tile_advice(dataset, instances),
         drift=drift(instances, ResizedInstances.of(validation, detector.resize)) if validation else None,
+        image_ms=image_ms,
     )
     say(f"{detector.name}: done", 4, 4)
     return advice

@@ -61,7 +61,26 @@ def reason_in_words(detector: Detector, loss: LostObjects, *, count: int = 2) ->
     }[loss.reason]
 
 
-def change_in_words(curve: Curve) -> str:
+def cost_in_words(cost: float, image_ms: float | None = None) -> str:
+    """A cost as a multiple of the compute, and in the time of an image if that is known.
+
+    >>> cost_in_words(2.25), cost_in_words(78.9, 12.0)
+    ('2.2 times the compute', '79 times the compute (947 ms an image)')
+    """
+    time = "" if image_ms is None else f" ({duration_ms(cost * image_ms)} an image)"
+    return f"{cost:.2g} times the compute{time}"
+
+
+def duration_ms(milliseconds: float) -> str:
+    """A time in milliseconds, or in seconds from one second on.
+
+    >>> duration_ms(27.04), duration_ms(2040)
+    ('27 ms', '2 s')
+    """
+    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2g} s"
+
+
+def change_in_words(curve: Curve, image_ms: float | None = None) -> str:
     """What to set, what it saves, and what it costs.
 
     >>> from detect.advice.curves import Option
@@ -72,7 +91,7 @@ def change_in_words(curve: Curve) -> str:
     best, now = curve.best, curve.now
     if not curve.is_worth_it:
         return f"Keep {now.text}: no other value saves enough objects"
-    cost = f", at {best.cost:.2g} times the compute" if best.cost > 1 else ""
+    cost = f", at {cost_in_words(best.cost, image_ms)}" if best.cost > 1 else ""
     return f"Set {best.text} to lose {plural(best.num_lost, 'object')} instead of {now.num_lost:,}{cost}"
 
 
@@ -93,7 +112,9 @@ def _settings(advice: Advice) -> str:
     sentences = []
     for curve in advice.changes:
         part = curve.num_objects < len(advice.instances)
-        sentences.append(change_in_words(curve) + (f" (of {curve.num_objects:,} compared)." if part else "."))
+        sentences.append(
+            change_in_words(curve, advice.image_ms) + (f" (of {curve.num_objects:,} compared)." if part else ".")
+        )
     if not sentences and any(each.num_lost for each in advice.losses):
         sentences = ["Keep the settings: no other value saves enough objects to be worth its cost."]
     return " ".join(sentences)
@@ -118,11 +139,11 @@ def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
         for option in curve.options:
             if option.num_small < curve.now.num_small / 2 and option.cost > 1:
                 left = share_text(option.num_small, curve.num_objects)
-                yield option.cost, f"{option.text} leaves {left}, at {option.cost:.2g} times the compute"
+                yield option.cost, f"{option.text} leaves {left}, at {cost_in_words(option.cost, advice.image_ms)}"
     if advice.tiles and advice.tiles.is_enough:
         cuts, tiles = advice.tiles.cuts, advice.tiles
         shown = f"tiles of {cuts.size} px that overlap by {cuts.overlap} show objects {tiles.shrink:.1f} times larger"
-        yield tiles.cost, f"{shown}, at {tiles.cost:.2g} times the compute"
+        yield tiles.cost, f"{shown}, at {cost_in_words(tiles.cost, advice.image_ms)}"
 
 
 def _others(advice: Advice) -> str:

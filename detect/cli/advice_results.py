@@ -14,7 +14,7 @@ from detect.advice.curves import Curve
 from detect.advice.data_health import DataSign
 from detect.advice.lost_objects import LostObjects
 from detect.advice.tile_cuts import TileAdvice
-from detect.advice.verdict import share_text, verdict
+from detect.advice.verdict import cost_in_words, share_text, verdict
 from detect.anchors.instances import category_groups
 from detect.cli.output import csv_text, json_text, print_dataset, show, show_table
 from detect.wording import plural
@@ -129,13 +129,13 @@ def notes(advice: Advice) -> list[str]:
         images, share = advice.detector.mosaic, f"{advice.beyond_in_mosaics:.2%} of the objects"
         lines.append(f"in mosaics of {images} images {share} have no query left, unless crops cut objects away")
     if advice.tiles:
-        lines.append(_tiles_in_words(advice.tiles))
+        lines.append(_tiles_in_words(advice.tiles, advice.image_ms))
     return lines
 
 
-def _tiles_in_words(tiles: TileAdvice) -> str:
+def _tiles_in_words(tiles: TileAdvice, image_ms: float | None) -> str:
     cuts, cut = tiles.cuts, plural(len(tiles.cuts.cut), "object")
-    cost = f"{cuts.num_tiles.mean():.1f} tiles an image, {tiles.cost:.1f} times the compute"
+    cost = f"{cuts.num_tiles.mean():.1f} tiles an image, {cost_in_words(tiles.cost, image_ms)}"
     if tiles.is_enough:
         return f"tiles of {cuts.size} px with an overlap of {cuts.overlap} px cut {cut}: {cost}"
     return f"tiles of {cuts.size} px cut {cut} even with an overlap of half a tile: {cost}"

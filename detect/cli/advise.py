@@ -42,6 +42,12 @@ def advise(
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the objects that must be saved before a setting is changed.")
     ] = 0.001,
+    image_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Milliseconds that the detector takes for an image as it is: costs are told in time too."
+        ),
+    ] = None,
     output: options.Output = None,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
@@ -64,7 +70,7 @@ def advise(
     data = dataset.read()
     validation = _read_validation(dataset, val) if val else None
     answers = Answers(printed=not json, with_files=output is not None, images=dataset.images)
-    how: dict[str, Any] = {"size": size, "share": share}
+    how: dict[str, Any] = {"size": size, "share": share, "image_ms": image_ms}
     for number, (detector, own) in enumerate(asked):
         how["validation"] = validation if number == 0 else None  # the labels are the same for all
         with reading_bar() as on_progress:

@@ -38,7 +38,7 @@ def detector_part(
 ) -> DetectorPart:
     """Return the part of one detector. ``number`` tells the figures of several apart; images are read from ``images``."""
     losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
-    curves = [_curve_panel(f"curve-{number}-{place}", curve) for place, curve in enumerate(losing)]
+    curves = [_curve_panel(f"curve-{number}-{place}", curve, advice.image_ms) for place, curve in enumerate(losing)]
     parts: tuple[str | Sequence[Panel], ...] = (
         _losses(advice),
         curves,
@@ -106,12 +106,12 @@ def _settings(advice: Advice) -> str:
     rows = []
     for curve in advice.curves:
         lost = f"{curve.now.num_lost:,} of {curve.num_objects:,}"
-        rows.append([curve.setting, curve.now.text, lost, change_in_words(curve)])
+        rows.append([curve.setting, curve.now.text, lost, change_in_words(curve, advice.image_ms)])
     caption = "What the detector's framework calls each setting, what it loses now, and what is worth changing."
     return block("Settings", escape(caption), table(("setting", "now", "loses", "advice"), rows, align="lrrl"))
 
 
-def _curve_panel(name: str, curve: Curve) -> Panel:
+def _curve_panel(name: str, curve: Curve, image_ms: float | None) -> Panel:
     """The share lost at each value: one line without and one with a finer level, the present and the chosen value marked."""
     lines, keys = [], [Key("now", INK, "diamond")]
     for number, finer in enumerate(sorted({option.finer for option in curve.options})):
@@ -138,7 +138,7 @@ def _curve_panel(name: str, curve: Curve) -> Panel:
     for option, color in marks:
         mark = go.Scatter(x=[option.value], y=[100 * option.num_lost / max(curve.num_objects, 1)], mode="markers")
         lines.append(mark.update(hoverinfo="skip", marker={"color": color, "symbol": "diamond", "size": 10}))
-    caption = f"Of {plural(curve.num_objects, 'object')}. {change_in_words(curve)}."
+    caption = f"Of {plural(curve.num_objects, 'object')}. {change_in_words(curve, image_ms)}."
     xaxis = {"title": f"{curve.setting}, {curve.unit}"}
     return panel(name, f"By {curve.setting}", caption, lines, keys=keys, columns=6, xaxis=xaxis, yaxis=SHARE_AXIS)
 

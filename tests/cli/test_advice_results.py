@@ -18,7 +18,7 @@ def test_notes_tell_what_applies_alone():
     ]
     large = advise(dataset_of([[100.0 * number, 100.0 * number, 30, 30] for number in range(20)], side=2560), "yolo11")
     assert notes(large) == [
-        "tiles of 640 px with an overlap of 7 px cut 0 objects: 25.0 tiles an image, 25.0 times the compute"
+        "tiles of 640 px with an overlap of 7 px cut 0 objects: 25.0 tiles an image, 25 times the compute"
     ]
 
 

@@ -57,6 +57,11 @@ def test_the_files_hold_every_lost_object(detect, tmp_path):
     assert "<svg" in (folder / "report.html").read_text("utf-8")
 
 
+def test_costs_are_told_in_time_where_that_of_an_image_is_known(detect):
+    run = detect("advise", NUCLEI, "--for", "tood", "--size", 128, "--image-ms", 10)
+    assert "at 9 times the compute (90 ms an image)" in run.out
+
+
 def test_validation_data_is_compared_with_the_training_data(detect):
     run = detect("advise", BCCD, "--val", BCCD, "--for", "rf-detr")
     assert "364 validation images have the name and size of a training image" in run.out
