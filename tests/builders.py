@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import Tensor
@@ -381,3 +382,15 @@ def dataset_of(*images: list[list[float]], side: int = 640) -> CocoDataset:
             ],
         }
     )
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> list[list[int]]:
+    """Up to eight small boxes in an image of 64 pixels, of two categories."""
+    side = st.integers(1, 12)
+    row = st.tuples(st.integers(0, 50), st.integers(0, 50), side, side, st.integers(1, 2))
+    return [list(each) for each in draw(st.lists(row, min_size=1, max_size=8))]
+
+
+def crowd_of(rows: list[list[int]]) -> ResizedInstances:
+    return instances_of([row[:4] for row in rows], category_ids=[row[4] for row in rows])

@@ -32,10 +32,10 @@ from detect.advice.lost_objects import (
     lost_to_nms,
     small_objects,
     too_large_objects,
-    unlearned_objects,
 )
 from detect.advice.overlaps import OverlappingPairs, overlapping_pairs
 from detect.advice.tile_cuts import TileAdvice, tile_advice
+from detect.advice.unlearned import unlearned_objects
 from detect.anchors.instances import ResizedInstances, area_ranges
 from detect.anchors.sweep import rules_of_sizes
 from detect.catalog.detectors import Detector, load_detector
@@ -65,7 +65,7 @@ class Advice:
     tiles: TileAdvice | None
     drift: Drift | None
     image_ms: float | None = None
-    """Milliseconds that the detector takes for an image as it is; costs are told in them too."""
+    """Time of the detector for one image at its present settings; costs are then also given in time."""
 
     @property
     def changes(self) -> tuple[Curve, ...]:
@@ -121,7 +121,7 @@ def advise(
         validation: compared with the training data.
         anchors: of a detector with anchors; by default those that it ships with.
         share: of the objects that another value must save before a setting is changed.
-        image_ms: milliseconds that the detector takes for an image as it is, to tell costs in.
+        image_ms: time of the detector for one image at its present settings; costs are then also given in time.
         on_progress: called with what is computed, the steps done, and their number.
 
     Raises:

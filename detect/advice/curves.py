@@ -17,8 +17,9 @@ import numpy as np
 
 from detect.advice.anchor_losses import AnchorChoice
 from detect.advice.distances import smallest_reach
-from detect.advice.lost_objects import beyond_limit, lost_to_nms, small_objects, too_large_objects, unlearned_objects
+from detect.advice.lost_objects import beyond_limit, lost_to_nms, small_objects, too_large_objects
 from detect.advice.overlaps import OverlappingPairs
+from detect.advice.unlearned import unlearned_objects
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.sweep import rules_of_sizes

@@ -147,7 +147,7 @@ def drift(train: ResizedInstances, val: ResizedInstances, *, num_resamples: int 
 
 
 def _image_sums(instances: ResizedInstances) -> Float64[ndarray, "b 4"]:
-    """Of each image: the sums of log2 sqrt(area) and of log2 height / width, its objects, and 1."""
+    """The columns of each image: sum of log2 sqrt(area), sum of log2 height / width, number of objects, and 1."""
     image_rows, num_images = instances.dataset.instances.image_rows, len(instances.dataset.images)
     width, height = np.log2(instances.shapes).T
     columns = [np.bincount(image_rows, each, num_images) for each in ((width + height) / 2, height - width)]

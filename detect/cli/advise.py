@@ -44,9 +44,7 @@ def advise(
     ] = 0.001,
     image_ms: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="Milliseconds that the detector takes for an image as it is: costs are told in time too."
-        ),
+        typer.Option(min=0, help="Milliseconds per image at the present settings: costs are then also given in time."),
     ] = None,
     output: options.Output = None,
     dataset: options.DatasetFiles,

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from frameworks import parts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from detect.advice import level_cells
 from detect.advice.cell_ownership import cell_ownership
-from detect.advice.level_cells import LevelCells, box_regions
-from detect.anchors.instances import ResizedInstances
-from detect.data import read_coco
-from detect.samples import sample_annotations
+from detect.advice.level_cells import LevelCells
 
 STRIDES = (4, 8)
 Cell = tuple[int, int, int]
@@ -116,65 +107,3 @@ def test_no_objects_own_nothing(num_images):
     canvas_wh = np.full((num_images, 2), 32)
     found = cell_ownership(np.zeros((0, 2, 4)), np.zeros(0, int), LevelCells(canvas_wh, STRIDES))
     assert (found.num_lost, len(found.num_cells), len(found.num_outnumbered)) == (0, 0, num_images)
-
-
-def task_aligned(strides: Sequence[int]) -> Any:
-    """The assigner of YOLOv8 and later, from the package ultralytics."""
-    used: dict[str, Any] = {"torch": torch, "math": math, "np": np}
-    for file, parts in (
-        ("utils/metrics.py", ["bbox_iou"]),
-        ("utils/ops.py", ["empty_like", "xyxy2xywh", "xywh2xyxy"]),
-        ("utils/tal.py", ["TaskAlignedAssigner"]),
-    ):
-        used |= vars(parts_of("ultralytics", file, parts, **used, nn=torch.nn, LOGGER=None))
-    return used["TaskAlignedAssigner"](topk=10, num_classes=3, alpha=0.5, beta=6.0, stride=list(strides))
-
-
-def learned(assigner: Any, points: torch.Tensor, predicted: Any, boxes: np.ndarray, classes: np.ndarray) -> set[int]:
-    """The objects of one image that some cell learns with a weight."""
-    truth = torch.from_numpy(boxes).float()[None]
-    _, _, scores, positive, rows = assigner(
-        *predicted, points, torch.from_numpy(classes)[None, :, None], truth, torch.ones(1, len(boxes), 1)
-    )
-    return set(rows[positive & (scores.sum(-1) > 0)].tolist())
-
-
-@pytest.mark.parametrize("least_side", [0, 16])  # 16: as released; 0: short sides stay as they are
-@pytest.mark.parametrize(
-    ("name", "resize"), [("bccd", "letterbox:64"), ("bccd", "letterbox:160"), ("nuclei", "letterbox:96")]
-)
-def test_ultralytics_learns_no_more_objects_and_can_learn_as_many(name, resize, least_side):
-    instances = ResizedInstances.of(read_coco(sample_annotations(name)), resize)
-    strides, image_rows = (8, 16, 32), instances.dataset.instances.image_rows
-    assigner, draws = task_aligned(strides), np.random.default_rng(0)
-    assigner.stride_val, num_lost = least_side, 0
-    for image in np.unique(image_rows)[:150]:
-        boxes = np.unique(
-            instances.boxes[image_rows == image].round(3), axis=0
-        )  # ultralytics drops repeated labels too
-        classes, size = draws.integers(0, 3, len(boxes)), instances.image_canvas_wh[image]
-        regions = box_regions(boxes, 3, below_px=least_side, to_px=least_side)
-        found = cell_ownership(regions, np.zeros(len(boxes), int), LevelCells(size[None], strides))
-        num_lost += found.num_lost
-        grids = [np.mgrid[: -(-size[1] // stride), : -(-size[0] // stride)] for stride in strides]
-        points = np.concatenate(
-            [
-                (np.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride
-                for (y, x), stride in zip(grids, strides, strict=True)
-            ]
-        )
-        where = torch.from_numpy(points).float()
-        inside = ((points > regions[:, :1, :2]) & (points < regions[:, :1, 2:])).all(axis=2)
-        extents = torch.from_numpy(draws.uniform(0, 40, (2, len(points), 2))).float()
-        random = (torch.rand(1, len(points), 3), torch.cat([where - extents[0], where + extents[1]], dim=1)[None])
-        some = learned(assigner, where, random, boxes, classes)
-        assert not some & set(found.without_cell.tolist())
-        assert len(some) <= len(boxes) - found.num_lost
-        # each cell of a largest matching predicts its own object, all others predict nothing
-        cell_of = maximum_bipartite_matching(csr_array(inside), perm_type="column")
-        scores, at = torch.zeros(1, len(points), 3), torch.full((1, len(points), 4), -1000.0)
-        for row in np.flatnonzero(cell_of >= 0):
-            scores[0, cell_of[row], classes[row]] = 1.0
-            at[0, cell_of[row]] = torch.from_numpy(boxes[row]).float()
-        assert len(learned(assigner, where, (scores, at), boxes, classes)) == len(boxes) - found.num_lost
-    assert least_side or num_lost > 3

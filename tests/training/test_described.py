@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import dataset_of
 
-from detect.advice.lost_objects import unlearned_objects
+from detect.advice.unlearned import unlearned_objects
 from detect.anchors.instances import ResizedInstances
 from detect.catalog.detectors import Nms
 from detect.catalog.matching import AtssRule, MaxIoURule

@@ -124,12 +124,13 @@ def train_setting(setting: Setting, seed: int, *, device: str, images: str | Non
 def predicted(
     config: TrainConfig, train: CocoDataset, val: CocoDataset
 ) -> tuple[tuple[float, float, float], dict[float, float]]:
-    """What is known before training: shares of the training objects, and lost to suppression, of the validation objects."""
+    """Predict losses: shares of the training objects, and by IoU the share of the validation objects that NMS removes."""
     import msgspec
     import numpy as np
 
-    from detect.advice.lost_objects import lost_to_nms, small_objects, unlearned_objects
+    from detect.advice.lost_objects import lost_to_nms, small_objects
     from detect.advice.overlaps import overlapping_pairs
+    from detect.advice.unlearned import unlearned_objects
     from detect.anchors.instances import ResizedInstances
     from detect.catalog.detectors import load_detector
     from detect.training.described import anchors_of, described
