@@ -152,13 +152,14 @@ def advise(
     say(f"{detector.name}: tiles", 3, 4)
     image_rows = instances.dataset.instances.image_rows
     counts = np.bincount(image_rows, minlength=len(instances.dataset.images))
+    _, together = np.unique(_by_category(instances), return_counts=True)
     advice = Advice(
         detector,
         instances,
         losses,
         tuple(curve for curve in curves if curve),
         small=small_objects(instances, detector.strides),
-        unscored=int(np.maximum(np.bincount(_by_category(instances)) - COCO_MAX_DETS, 0).sum()),
+        unscored=int(np.maximum(together - COCO_MAX_DETS, 0).sum()),
         beyond_in_mosaics=beyond_in_mosaics(counts, detector.queries, detector.mosaic),
         across_categories=_across_categories(instances, detector),
         tiles=tile_advice(dataset, instances),
