@@ -100,10 +100,14 @@ class RetinaNetCriterion(nn.Module):
             the IoU of its predicted box with its instance.
         alpha: weight of positives in the focal loss, -1 for none, see :func:`detect.losses.focal_loss`.
         gamma: exponent of either class loss.
+        positive_weights: a factor for each class on the losses of its positive anchors, by default 1, see
+            :func:`detect.anchors.positive_weights.positive_weights`. Negatives and the divisor stay as they are.
         normalizer: maps the number of positives of each image to the divisor of its losses:
             :func:`detect.losses.image_normalizer` as torchvision, :func:`detect.losses.batch_normalizer` as mmdetection,
             :class:`detect.losses.EmaNormalizer` as detectron2.
     """
+
+    positive_weights: Tensor | None
 
     def __init__(
         self,
@@ -116,6 +120,7 @@ class RetinaNetCriterion(nn.Module):
         class_loss: str = "focal",
         alpha: float = 0.25,
         gamma: float = 2.0,
+        positive_weights: Sequence[float] | None = None,
         normalizer: Normalizer = image_normalizer,
     ) -> None:
         super().__init__()
@@ -132,7 +137,19 @@ class RetinaNetCriterion(nn.Module):
         self.class_loss = class_loss
         self.alpha = alpha
         self.gamma = gamma
+        self.register_buffer("positive_weights", None, persistent=False)
+        self.weigh_positives(positive_weights)
         self.normalizer = normalizer
+
+    def weigh_positives(self, weights: Sequence[float] | None) -> None:
+        """Set ``positive_weights``.
+
+        Raises:
+            ValueError: a weight is not a finite number above 0.
+        """
+        if weights is not None and not all(0 < weight < math.inf for weight in weights):
+            raise ValueError(f"positive_weights are finite and above 0, got {list(weights)}")
+        self.positive_weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
     def match(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
         """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
@@ -152,6 +169,7 @@ class RetinaNetCriterion(nn.Module):
     def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
         """The losses of a batch; raises ValueError if sizes differ, or as :func:`checked_targets`."""
         _check_sizes(output, anchors, targets)
+        self._check_weights(output.logits.shape[2])
         targets = checked_targets(targets, num_classes=output.logits.shape[2])
         matches = self.match_checked(anchors, targets)
         positive = matches >= 0
@@ -161,18 +179,31 @@ class RetinaNetCriterion(nn.Module):
         boxes = _matched_rows([each.boxes for each in targets], image, instance)
         classes = matches.clone()  # BACKGROUND and IGNORE are classes already
         classes[image, anchor] = _matched_rows([each.classes for each in targets], image, instance)
+        weights = self._weights(classes)
         deltas, matched = output.deltas[image, anchor], anchors.boxes[anchor]
         if self.class_loss == "focal":
-            sums = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma)
+            sums = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma, positive_weights=weights)
         else:
             iou = matched_iou(self.coder.decode(deltas.detach(), matched), boxes)
             quality = iou.new_zeros(classes.shape).index_put((image, anchor), iou)
-            sums = quality_focal_loss(output.logits, classes, quality=quality, gamma=self.gamma)
+            sums = quality_focal_loss(
+                output.logits, classes, quality=quality, gamma=self.gamma, positive_weights=weights
+            )
         if self.decodes_boxes:
             box = self.box_loss(self.coder.decode(deltas, matched), boxes)
         else:
             box = self.box_loss(deltas, self.coder.encode(boxes, matched))
+        if weights is not None:
+            box = box * weights[image, anchor]
         return RetinaNetLosses((sums / divisors).sum(), (box / divisors[image]).sum() * self.box_weight)
+
+    def _check_weights(self, num_classes: int) -> None:
+        if self.positive_weights is not None and len(self.positive_weights) != num_classes:
+            raise ValueError(f"{len(self.positive_weights)} positive_weights for {num_classes} classes")
+
+    def _weights(self, classes: Int64[Tensor, "b a"]) -> Float[Tensor, "b a"] | None:
+        """The weight of each anchor's class, where it has one."""
+        return None if self.positive_weights is None else self.positive_weights[classes.clamp(min=0)]
 
 
 def _matched_rows(images: list[Tensor], image: Int64[Tensor, " n"], instance: Int64[Tensor, " n"]) -> Tensor:

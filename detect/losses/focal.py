@@ -22,6 +22,7 @@ CHUNK_ELEMENTS_ELSEWHERE = 2**24  # fewer kernel launches
 
 Logits = Float[Tensor, "b a c"]
 Factors = Float[Tensor, " c"]
+AnchorFactors = Float[Tensor, "b a"]
 Sums = Float[Tensor, " b"]
 
 
@@ -32,6 +33,7 @@ def focal_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
     class_weights: Factors | None = None,
+    positive_weights: AnchorFactors | None = None,
 ) -> Sums:
     """Sigmoid focal loss (Lin et al. 2017, section 3.2), summed over the anchors and classes of each image.
 
@@ -51,6 +53,7 @@ def focal_loss(
         alpha: weight of positives, from 0 to 1; negatives weigh 1 - alpha. -1, as in torchvision: both weigh 1.
         gamma: exponent of 1 - p of the right answer, at least 0; 0 leaves the cross-entropy.
         class_weights: a factor for each class, for positives and negatives.
+        positive_weights: a factor for the target 1 of each anchor that has a class; the others are not read.
 
     Raises:
         ValueError: alpha or gamma is out of range, shapes differ, or (on the CPU) a class is out of range.
@@ -59,7 +62,8 @@ def focal_loss(
     if classes.device.type == "cpu" and classes.numel() > 0 and not torch.compiler.is_compiling():
         _check_classes(classes, logits.shape[2])  # on a GPU, indexing asserts it
     factors, alpha = _balanced(_class_factors(logits, class_weights), alpha)
-    return _FocalSums.apply(logits, classes, factors, float(alpha), float(gamma))  # type: ignore[no-untyped-call]
+    positive = alpha * _positive_factors(factors, classes, positive_weights)
+    return _FocalSums.apply(logits, classes, (1 - alpha) * factors, positive, float(gamma))  # type: ignore[no-untyped-call]
 
 
 def soft_focal_loss(
@@ -102,6 +106,7 @@ def quality_focal_loss(
     quality: Float[Tensor, "b a"],
     gamma: float = 2.0,
     class_weights: Factors | None = None,
+    positive_weights: AnchorFactors | None = None,
 ) -> Sums:
     """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", equation 6), summed for each image.
 
@@ -125,20 +130,21 @@ def quality_focal_loss(
     target = quality.detach()[image, anchor].to(own)
     miss = _nonzero((target - own.sigmoid()).abs())
     cost = miss**gamma * functional.binary_cross_entropy_with_logits(own, target, reduction="none")
-    factors = _class_factors(logits, class_weights).expand(logits.shape[2])[classes[image, anchor]]
-    return sums.index_add(0, image, factors * cost)
+    factors = _positive_factors(_class_factors(logits, class_weights), classes, positive_weights)
+    return sums.index_add(0, image, factors.expand(classes.shape)[image, anchor] * cost)
 
 
 class _FocalSums(torch.autograd.Function):
     """Computes the gradient with the sums; backward only scales it."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, classes: Tensor, factors: Tensor, alpha: float, gamma: float) -> Tensor:
-        ctx.save_for_backward(logits, classes, factors)
-        ctx.alpha, ctx.gamma = alpha, gamma
+    def forward(ctx: Any, logits: Tensor, classes: Tensor, negative: Tensor, positive: Tensor, gamma: float) -> Tensor:
+        ctx.save_for_backward(logits, classes, negative, positive)
+        ctx.gamma = gamma
         half = logits.dtype.itemsize < 4  # scaled in backward before it is rounded, or it would vanish
         at_once = ctx.needs_input_grad[0] and not half
-        sums, gradient = _focal_sums(logits, classes, factors.expand(len(logits), -1), alpha, gamma, at_once)
+        weights = (each.expand(len(logits), -1) for each in (negative, positive))
+        sums, gradient = _focal_sums(logits, classes, *weights, gamma, at_once)
         ctx.gradient = gradient if at_once else None
         return sums
 
@@ -147,8 +153,9 @@ class _FocalSums(torch.autograd.Function):
     def backward(ctx: Any, scales: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None  # used once: autograd may add to it in place
         if gradient is None:
-            logits, classes, factors = ctx.saved_tensors
-            gradient = _focal_sums(logits, classes, scales[:, None] * factors, ctx.alpha, ctx.gamma, True)[1]
+            logits, classes, *weights = ctx.saved_tensors
+            scaled = (scales[:, None] * each for each in weights)
+            gradient = _focal_sums(logits, classes, *scaled, ctx.gamma, True)[1]
         else:
             for image, scale in zip(gradient, scales, strict=True):
                 image.mul_(scale)
@@ -158,36 +165,39 @@ class _FocalSums(torch.autograd.Function):
 @torch.library.custom_op(
     "detect::focal_sums",  # torch.compile cannot make it faster, so it sees one operator
     mutates_args=(),
-    schema="(Tensor logits, Tensor classes, Tensor weights, float alpha, float gamma, bool slopes) -> (Tensor, Tensor)",
+    schema="(Tensor logits, Tensor classes, Tensor negative, Tensor positive, float gamma, bool slopes) -> (Tensor, Tensor)",
 )
 def _focal_sums(
-    logits: Tensor, classes: Tensor, weights: Tensor, alpha: float, gamma: float, slopes: bool
+    logits: Tensor, classes: Tensor, negative: Tensor, positive: Tensor, gamma: float, slopes: bool
 ) -> tuple[Tensor, Tensor]:
-    """The sum of each image and, with ``slopes``, the gradient in the logits, else an empty tensor."""
+    """The sum of each image and, with ``slopes``, the gradient in the logits, else an empty tensor.
+
+    ``negative`` has a weight for each image and class, ``positive`` for each image and anchor, or one for all of them.
+    """
     gradient = logits.new_empty(logits.shape if slopes else (0,))
-    sums = weights.new_zeros(len(logits))
+    sums = negative.new_zeros(len(logits))
     num_rows = _rows_at_once(logits.shape[2], logits.device)
-    positive, ignored = _rows_of_chunks(torch.stack([classes >= 0, classes == IGNORE]), num_rows)
+    learned, ignored = _rows_of_chunks(torch.stack([classes >= 0, classes == IGNORE]), num_rows)
     for image in range(len(logits)):
         of_image = gradient[image] if slopes else None
-        rows = positive[image], ignored[image]
-        values = logits[image], classes[image], weights[image]
-        sums[image] = _sum_image(*values, alpha, gamma, of_image, rows=rows, num_rows=num_rows)
+        rows = learned[image], ignored[image]
+        values = logits[image], classes[image], negative[image], positive[image]
+        sums[image] = _sum_image(*values, gamma, of_image, rows=rows, num_rows=num_rows)
     return sums, gradient
 
 
 @_focal_sums.register_fake
 def _shapes_of_focal_sums(
-    logits: Tensor, _classes: Tensor, weights: Tensor, _alpha: float, _gamma: float, slopes: bool
+    logits: Tensor, _classes: Tensor, negative: Tensor, _positive: Tensor, _gamma: float, slopes: bool
 ) -> tuple[Tensor, Tensor]:
-    return weights.new_empty(len(logits)), logits.new_empty(logits.shape if slopes else (0,))
+    return negative.new_empty(len(logits)), logits.new_empty(logits.shape if slopes else (0,))
 
 
 def _sum_image(
     logits: Tensor,
     classes: Tensor,
-    weights: Tensor,
-    alpha: float,
+    negative: Tensor,
+    positive: Tensor,
     gamma: float,
     gradient: Tensor | None,
     *,
@@ -199,11 +209,11 @@ def _sum_image(
     ``rows`` are the positive and the ignored rows of each chunk of ``num_rows``, counted from the start of the chunk.
     """
     starts = range(0, max(1, len(logits)), num_rows)
-    positive = torch.cat([start + of_chunk for start, of_chunk in zip(starts, rows[0], strict=True)])
-    work = weights.new_empty(3, min(num_rows, len(logits)), logits.shape[1])
-    total = weights.new_zeros(())
+    learned = torch.cat([start + of_chunk for start, of_chunk in zip(starts, rows[0], strict=True)])
+    work = negative.new_empty(3, min(num_rows, len(logits)), logits.shape[1])
+    total = negative.new_zeros(())
     for start, of_positive, of_ignored in zip(starts, *rows, strict=True):
-        chunk = logits[start : start + num_rows].to(weights.dtype)
+        chunk = logits[start : start + num_rows].to(negative.dtype)
         p, cost, scratch = work[:, : len(chunk)]
         torch.sigmoid(chunk, out=p)
         torch.ops.aten.softplus(chunk, out=cost)
@@ -211,12 +221,11 @@ def _sum_image(
             buffer[of_positive, classes[start + of_positive]] = 0
             buffer.index_fill_(0, of_ignored, 0)
         slopes = None if gradient is None else gradient[start : start + num_rows]
-        total += _sum_negatives(p, cost, scratch, (1 - alpha) * weights, gamma, slopes)
-    entries = positive, classes[positive]
-    mirrored = -logits[entries].to(weights.dtype)  # a positive costs the same as a negative with the opposite logit
+        total += _sum_negatives(p, cost, scratch, negative, gamma, slopes)
+    entries = learned, classes[learned]
+    mirrored = -logits[entries].to(negative.dtype)  # a positive costs the same as a negative with the opposite logit
     p, cost, slopes = mirrored.sigmoid(), functional.softplus(mirrored), torch.empty_like(mirrored)
-    of_entries = alpha * weights.expand(logits.shape[1])[entries[1]]
-    total += _sum_negatives(p, cost, slopes, of_entries, gamma, slopes)
+    total += _sum_negatives(p, cost, slopes, positive.expand(len(logits))[learned], gamma, slopes)
     if gradient is not None:
         gradient[entries] = -slopes.to(gradient.dtype)
     return total
@@ -276,6 +285,19 @@ def _class_factors(logits: Tensor, class_weights: Tensor | None) -> Tensor:
         shape = tuple(class_weights.shape)
         raise ValueError(f"need one class weight for each of {logits.shape[2]} classes, got {shape}")
     return class_weights.detach().to(ones)
+
+
+def _positive_factors(
+    factors: Factors, classes: Int64[Tensor, "b a"], positive_weights: AnchorFactors | None
+) -> Float[Tensor, "b _"]:
+    """The factor of each anchor's own class, times its weight; one for all anchors where both are."""
+    own = factors.expand(len(classes), 1) if len(factors) == 1 else factors[classes.clamp(min=0)]
+    if positive_weights is None:
+        return own
+    if positive_weights.shape != classes.shape:
+        got = tuple(positive_weights.shape)
+        raise ValueError(f"need one positive weight for each of {tuple(classes.shape)} anchors, got {got}")
+    return own * positive_weights.detach().to(factors)
 
 
 def _balanced(factors: Tensor, alpha: float) -> tuple[Tensor, float]:

@@ -10,6 +10,7 @@ import torch
 from detect.anchors.anchor_set import AnchorSet, strides_of
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
+from detect.anchors.positive_weights import positive_weights
 from detect.catalog.detectors import find_detector
 from detect.data import CocoDataset
 from detect.data.resize import parse_resize
@@ -68,6 +69,19 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
 def matching_rule(config: TrainConfig) -> Matcher:
     """Which anchors learn which instances."""
     return Atss() if config.model.assigner == "atss" else MaxIoU(**config.model.model_dump(include=MATCHER))
+
+
+def training_weights(
+    config: TrainConfig, dataset: CocoDataset, *, anchors: AnchorSet | None, labels: LabelMap
+) -> list[float] | None:
+    """The weight of each class's positive anchors, see :mod:`detect.anchors.positive_weights`; None if all weigh 1.
+
+    A category without training boxes has the weight 1.
+    """
+    if anchors is None or config.model.positive_weights == "none" or len(labels.category_ids) < 2:
+        return None
+    found = positive_weights(dataset, anchors, matching_rule(config), resize=config.data.resize)
+    return [found.get(category, 1.0) for category in labels.category_ids]
 
 
 def without_weights(config: TrainConfig) -> TrainConfig:

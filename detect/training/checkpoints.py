@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +57,12 @@ class Checkpoint:
     step: int
     metrics: Mapping[str, float]
     training: Mapping[str, Any] | None = None
+
+    @property
+    def positive_weights(self) -> Sequence[float] | None:
+        """The weight of each class's positive anchors in training."""
+        weights: Sequence[float] | None = (self.training or {}).get("stepper", {}).get("positive_weights")
+        return weights
 
     def normalization(self, in_channels: int) -> Normalization | None:
         """The mean and standard deviation of images that the weights expect, if they read as many channels."""

@@ -144,6 +144,10 @@ class ModelConfig(_Section):
     low_quality_mode: Literal["own", "forced"] = Field(
         default="own", description="max_iou: such an anchor takes its own best instance, or is forced to that one"
     )
+    positive_weights: Literal["category", "none"] = Field(
+        default="category",
+        description="category: positive anchors weigh less in categories whose objects have more of them",
+    )
     box_loss: Literal["l1", "smooth_l1", "giou", "diou", "ciou"] = Field(
         default="giou", description="the first two compare deltas, the others decoded boxes"
     )

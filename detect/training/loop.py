@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -20,7 +20,13 @@ from detect.errors import TrainingError
 from detect.files import write_whole
 from detect.loading.dataset import Batch, DetectionData
 from detect.loading.sampling import image_loader
-from detect.training.builder import build_detector, check_backbone, training_anchors, without_weights
+from detect.training.builder import (
+    build_detector,
+    check_backbone,
+    training_anchors,
+    training_weights,
+    without_weights,
+)
 from detect.training.checkpoints import (
     BEST,
     LAST,
@@ -40,6 +46,7 @@ from detect.training.initial_weights import initial_checkpoint
 from detect.training.inputs import epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
 from detect.training.step import Build, Stepper, rate_factor
+from detect.wording import listed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -146,11 +153,13 @@ class _Run:
         if before:
             check_same_data(self.last, before, labels=self.inputs.labels, num_images=len(self.inputs.train))
         self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
+        weights = self._positive_weights(before)
         self.stepper = Stepper(
             without_weights(config) if before else config,
             fabric,
             inputs=self.inputs,
             anchors=self.anchors,
+            positive_weights=weights,
             initial=None if before else initial,
             build=build,
         )
@@ -166,6 +175,17 @@ class _Run:
         self.num_steps = config.optimisation.epochs * self.batches.num_batches
         for line in data_warnings(config, self.inputs, anchors=self.anchors) if self.is_main and not before else ():
             self.log(line)
+
+    def _positive_weights(self, before: Checkpoint | None) -> Sequence[float] | None:
+        """The weights of each class's positive anchors: those that the run began with, or new ones, which are logged."""
+        if before:
+            return before.positive_weights
+        labels = self.inputs.labels
+        weights = training_weights(self.config, self.inputs.train.dataset, anchors=self.anchors, labels=labels)
+        if weights:
+            named = zip(labels.category_names, weights, strict=True)
+            self.log(f"weights of positive anchors: {listed(f'{name} {weight:.2g}' for name, weight in named)}")
+        return weights
 
     def open_tables(self) -> RunLog | nullcontext[None]:
         """Open the tables, and write the configuration and the anchors, in the main process."""

@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import TrainingError
 from detect.keypoints.coordinates import SHIFTS
 from detect.loading.dataset import Batch
@@ -118,6 +119,7 @@ class Stepper:
         *,
         inputs: Inputs,
         anchors: AnchorSet | None,
+        positive_weights: Sequence[float] | None = None,
         initial: Checkpoint | None = None,
         build: Build = build_detector,
     ) -> None:
@@ -128,6 +130,9 @@ class Stepper:
         self.started_from = (
             take_weights(detector, inputs.labels, initial, source=str(config.model.init)) if initial else None
         )
+        self.positive_weights = positive_weights
+        if isinstance(detector, RetinaNetDetector):
+            detector.criterion.weigh_positives(positive_weights)
         self.detector = nn.utils.convert_conv2d_weight_memory_format(detector, torch.channels_last).train()
         optimizer = make_optimizer(
             self.detector, learning_rate=optimisation.learning_rate, weight_decay=optimisation.weight_decay
@@ -206,6 +211,7 @@ class Stepper:
             "weights": self.detector.state_dict(),
             "average": {"num_updates": num_updates, "weights": self.average.module.state_dict()},
             "optimizer": self.optimizer.state_dict(),
+            "positive_weights": self.positive_weights,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

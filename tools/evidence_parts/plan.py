@@ -12,6 +12,7 @@ UNTRAINED_SECONDS = 30.0
 AROUND_SECONDS = 20.0  # reading, fitting anchors, validations
 REFERENCE = "fitted"  # what box variants are compared with
 HEATMAP, SLOTS, SORTED_SLOTS = "heatmap", "slots", "slots-sorted"
+UNBALANCED, BALANCED = "model.positive_weights=none", "-balanced"
 OTSU_BOXES, OTSU_POINTS, BLOBS, FREE = "otsu", "otsu-points", "blobs", "free-predictors"
 
 
@@ -24,6 +25,16 @@ class Variant:
     task: str = BOXES
     trained: bool = True
     epoch_seconds: float = 8.5
+    anchors: str = ""
+    """The variant with the same anchors; by default its own."""
+    overrides: tuple[str, ...] = (UNBALANCED,)
+    """Fields of the configuration."""
+
+
+def balanced(variant: Variant) -> Variant:
+    """The same, with positive anchors weighed by category."""
+    words = f"{variant.words}; positives weighed by category"
+    return replace(variant, name=f"{variant.name}{BALANCED}", words=words, anchors=variant.name, overrides=())
 
 
 VARIANTS = {
@@ -52,6 +63,8 @@ VARIANTS = {
     )
 }
 TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BOXES and each.trained)
+WEIGHED = ("default", REFERENCE, "by-size", "single", "stride-rule", "kmeans")
+VARIANTS |= {each.name: each for each in (balanced(VARIANTS[name]) for name in WEIGHED)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ BCCD = Dataset(
     strides=(8, 16, 32, 64),
     wide_strides=(8, 16, 32, 64, 128),
     rule_strides=(8, 16, 32, 64),
-    budgets=tuple((name, 12) for name in TRAINED_BOXES),
+    budgets=tuple((name, 12) for name in (*TRAINED_BOXES, *(f"{name}{BALANCED}" for name in WEIGHED))),
     epoch_factor=2.2,
 )
 

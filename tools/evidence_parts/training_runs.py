@@ -83,7 +83,9 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
     if config.task == BOXES:
         training, validation = split(config)
         rule = parse_resize(config.data.resize)
-        anchors = choose_anchors(run.variant, dataset, ResizedInstances.of(training, rule), config)
+        anchors = choose_anchors(
+            VARIANTS[run.variant].anchors or run.variant, dataset, ResizedInstances.of(training, rule), config
+        )
         on_validation = ResizedInstances.of(validation, rule)
         anchors.save(folder / "start.yaml")
         config = config_of(run, dataset, folder, f"model.anchors={folder / 'start.yaml'}")
@@ -123,6 +125,7 @@ def config_of(run: Run, dataset: Dataset, folder: Path, *overrides: str) -> Trai
         raise ValueError(f"{dataset.name} has no landmarks")
     fields = [
         *dataset.overrides,
+        *VARIANTS[run.variant].overrides,
         f"seed={run.seed}",
         f"optimisation.epochs={max(run.epochs, 1)}",
         f"output.folder={folder}",
