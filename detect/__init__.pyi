@@ -20,9 +20,10 @@ from .fitting.fit import fit_anchors
 from .fitting.fit_levels import fit_levels
 from .fitting.for_detector import fit_for
 from .fitting.objective import Objective
-from .heads.criterion import ImageTargets, RetinaNetCriterion
+from .heads.criterion import RetinaNetCriterion
 from .heads.fpn import FeaturePyramid
 from .heads.heatmap import HeatmapHead
+from .heads.image_targets import ImageTargets
 from .heads.postprocess import PostProcess
 from .heads.retinanet import RetinaNetHead
 from .interop.anchor_formats import convert_anchors

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from detect import ResizedInstances, fit_anchors, parse_resize, read_coco
 from detect.anchors.generator import AnchorGenerator
-from detect.heads.criterion import ImageTargets, RetinaNetCriterion
+from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.fpn import FeaturePyramid
+from detect.heads.image_targets import ImageTargets
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import RetinaNetHead
 from detect.samples import sample_annotations

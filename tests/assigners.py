@@ -164,8 +164,8 @@ def mmdet_overlaps() -> Any:
 
 
 @cache
-def mmdet_assigner(file: str, name: str, *others: str, iou: Any = None, **options: Any) -> Any:
-    used = {"torch": torch, "F": torch.nn.functional, "BaseAssigner": object, "INF": 100000000, "EPS": 1e-7}
+def mmdet_assigner(file: str, name: str, *others: str, iou: Any = None, inf: float = 1e8, **options: Any) -> Any:
+    used = {"torch": torch, "F": torch.nn.functional, "BaseAssigner": object, "INF": inf, "EPS": 1e-7}
     used |= {"TASK_UTILS": registry(iou or mmdet_overlaps()), "BaseBoxes": type("BaseBoxes", (), {})}
     path = f"models/task_modules/assigners/{file}.py"
     return getattr(parts_of("mmdet", path, [name, *others], AssignResult=assign_result, **used), name)(**options)

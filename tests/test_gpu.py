@@ -17,7 +17,8 @@ from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.heads.criterion import ImageTargets, RetinaNetCriterion
+from detect.heads.criterion import RetinaNetCriterion
+from detect.heads.image_targets import ImageTargets
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import HeadOutput
 from detect.keypoints.keypoints import Keypoints

@@ -20,7 +20,7 @@ from detect.anchors.grid_convention import num_cells
 from detect.anchors.instances import ResizedInstances, rows_by_value
 from detect.conventions import IGNORE
 from detect.ops.grid_matcher import AnchorPairs
-from detect.ops.matcher import Matcher, MaxIoU, best_per_anchor
+from detect.ops.matcher import Matcher, MaxIoU, best_per_anchor, perfect_predictions
 
 
 def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Matcher | None = None) -> Assignment:
@@ -29,7 +29,8 @@ def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Mat
     Args:
         instances: boxes after the detector's resize rule.
         generator: anchors and their convention; for the cells of a level see :func:`level_hw`.
-        matcher: by default :class:`detect.ops.matcher.MaxIoU`.
+        matcher: by default :class:`detect.ops.matcher.MaxIoU`. One that chooses by predictions is given perfect ones, see
+            :func:`detect.ops.matcher.perfect_predictions`.
 
     >>> from detect.anchors.anchor_set import AnchorSet
     >>> from detect.data import read_coco
@@ -54,8 +55,9 @@ def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Mat
         boxes = torch.from_numpy(instances.boxes[rows]).float()
         width, height = instances.canvas_wh[rows[0]].tolist()
         anchors = generator.generate(level_hw(generator, (height, width)), (height, width))
-        pairs = matcher.foreground_pairs(anchors.level_grids, boxes)
-        matches = matcher.match(anchors.level_grids, boxes)
+        predictions = perfect_predictions(anchors.level_grids, boxes) if matcher.uses_predictions else None
+        pairs = matcher.foreground_pairs(anchors.level_grids, boxes, predictions)
+        matches = matcher.match(anchors.level_grids, boxes, predictions)
         counts[:, rows], in_image = _counted(matches, pairs, anchors.num_per_level, len(boxes))
         totals += in_image
     return Assignment(instances, tuple(level.name for level in levels), *counts, *totals)

@@ -46,6 +46,7 @@ class AtssRule(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule"
     """Adaptive training sample selection: :class:`detect.ops.matcher.Atss`."""
 
     num_candidates: Number = 9
+    per_shape: bool = False
 
 
 AnchorMatching = SideRatio | BestShape | CenterCell | MaxIoURule | AtssRule

@@ -100,7 +100,9 @@ class LandmarkDetector(nn.Module):
         maps, positives, counts = map(torch.as_tensor, (drawn.heatmaps, drawn.positives, drawn.counts))
         weights = None if drawn.weights is None else torch.as_tensor(drawn.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
-        return LandmarkLosses((sums / self.normalizer(counts.sum(dim=1))).sum())
+        divisors = self.normalizer(counts.sum(dim=1))
+        self.divisor = divisors.mean()
+        return LandmarkLosses((sums / divisors).sum())
 
     def targets(
         self, images: Float[Tensor, "b d h w"], targets: Keypoints, ignored: Sequence[Tensor | None] | None = None
@@ -129,7 +131,7 @@ class LandmarkDetector(nn.Module):
         )
 
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Keypoints) -> Int64[Tensor, " b"]:
-        """The number of drawn points of each image, from which the normalizer takes the divisors of the loss."""
+        """The number of drawn points of each image."""
         return torch.as_tensor(self.targets(images, targets).counts).sum(dim=1)
 
     @torch.no_grad()

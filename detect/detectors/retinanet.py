@@ -10,10 +10,10 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assign import level_hw
 from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.detectors.backbones import Backbone, Normalise, PyramidLevels
-from detect.heads.criterion import ImageTargets, RetinaNetCriterion, RetinaNetLosses
+from detect.heads.criterion import RetinaNetCriterion, RetinaNetLosses
+from detect.heads.image_targets import ImageTargets
 from detect.heads.postprocess import Detections, PostProcess
 from detect.heads.retinanet import HeadOutput, RetinaNetHead
 
@@ -88,12 +88,16 @@ class RetinaNetDetector(nn.Module):
         """The losses of a batch, with one target for each image; raises as the criterion does."""
         return self.criterion(*self._output_and_anchors(images), targets)
 
+    @property
+    def divisor(self) -> Tensor:
+        """What the losses of the last batch were divided by."""
+        return self.criterion.divisor
+
     @torch.no_grad()
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> Int64[Tensor, " b"]:
-        """The number of positive anchors of each image, from which the normalizer takes the divisors of the losses."""
-        height, width = images.shape[-2:]
-        anchors = self.grid.generate(level_hw(self.grid, (height, width)), (height, width), device=images.device)
-        return (self.criterion.match(anchors, targets) >= 0).sum(dim=1)
+        """The number of positive anchors of each image."""
+        output, anchors = self._output_and_anchors(images)
+        return (self.criterion.match(anchors, targets, output) >= 0).sum(dim=1)
 
     @torch.no_grad()
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> list[Detections]:

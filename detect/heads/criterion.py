@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64, Integer
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from detect.anchors.generator import GridAnchors
+from detect.heads.image_targets import ImageTargets, checked_targets
+from detect.heads.prediction_matchers import needed
 from detect.heads.retinanet import HeadOutput
 from detect.losses import (
     ciou_loss,
@@ -24,53 +26,14 @@ from detect.losses import (
     quality_focal_loss,
     smooth_l1_loss,
 )
-from detect.ops.boxes import BoxCoder, matched_iou, to_device
-from detect.ops.matcher import Matcher, MaxIoU, ignore_regions
+from detect.ops.boxes import BoxCoder, Coder, matched_iou, to_device
+from detect.ops.matcher import Matcher, MaxIoU, Predictions, SoftMatcher, ignore_regions
 
 Normalizer = Callable[[Tensor], Tensor]
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 CLASS_LOSSES = ("focal", "quality_focal")
-INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 IOU_LOSSES: dict[str, RowLoss] = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
-
-
-@dataclass(frozen=True, eq=False)
-class ImageTargets:
-    """The instances of one image.
-
-    Boxes are (x0, y0, x1, y1) in pixels of the network's input; (0, 4) or (0,) for an image without instances. Classes count
-    from 0. ``ignored`` are regions such as crowds: an anchor that one of them covers by half is not taught as background.
-    """
-
-    boxes: Float[Tensor, "n 4"] | Float[Tensor, " 0"]
-    classes: Integer[Tensor, " n"] | Float[Tensor, " 0"]
-    ignored: Float[Tensor, "r 4"] | Float[Tensor, " 0"] | None = None
-
-
-def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = None) -> list[ImageTargets]:
-    """The targets of a batch in one form, boxes (n, 4) and classes int64, if a detector can learn them.
-
-    Classes are from 0 to ``num_classes`` - 1; None sets no upper limit.
-
-    >>> checked_targets([ImageTargets(torch.tensor([[24.0, 8.0, 16.0, 9.0]]), torch.tensor([0]))])  # a width, a height
-    Traceback (most recent call last):
-    ValueError: targets of image 0: box 0 is [24.0, 8.0, 16.0, 9.0], need finite x0 < x1 and y0 < y1
-
-    Raises:
-        ValueError: an array has another shape or type, a class is out of range, or a box or region is not finite or has no
-            extent. The message gives the image's place in the batch and the row.
-    """
-    plain = [_in_one_form(image, number) for number, image in enumerate(targets)]
-    if not plain:
-        return plain
-    boxes = torch.cat([rows for image in plain for rows in (image.boxes, image.ignored) if rows is not None])
-    classes = torch.cat([image.classes for image in plain])
-    limit = math.inf if num_classes is None else num_classes
-    valid = torch.cat([_have_extent(boxes), (classes >= 0) & (classes < limit)])
-    if not valid.all():  # waits for the device, once a batch: an invalid target would train without a sign of it
-        raise ValueError(next(_faults(plain, limit)))
-    return plain
 
 
 class RetinaNetLosses(NamedTuple):
@@ -78,6 +41,21 @@ class RetinaNetLosses(NamedTuple):
 
     classification: Float[Tensor, ""]
     box: Float[Tensor, ""]
+
+
+@dataclass(frozen=True, eq=False)
+class _Learned:
+    """What the anchors of a batch learn; image, anchor and box have a row for each positive anchor."""
+
+    classes: Int64[Tensor, "b a"]
+    image: Int64[Tensor, " n"]
+    anchor: Int64[Tensor, " n"]
+    boxes: Float[Tensor, "n 4"]
+    soft: Float[Tensor, "b a"] | None
+    """Targets of the scores, if the matcher gives them."""
+    weights: Float[Tensor, "b a"] | None
+    amounts: Tensor
+    """What the normalizer divides by: positives, or the sum of their soft targets, of each image."""
 
 
 class RetinaNetCriterion(nn.Module):
@@ -97,7 +75,8 @@ class RetinaNetCriterion(nn.Module):
         beta: of the smooth L1 loss.
         box_weight: factor of the box loss.
         class_loss: ``"focal"``, or ``"quality_focal"`` (Li et al. 2020), whose target for the class of a positive anchor is
-            the IoU of its predicted box with its instance.
+            the IoU of its predicted box with its instance. A matcher with a ``quality`` gives the target instead, which then
+            also weighs the box loss, and the divisor is their sum instead of the number of positives.
         alpha: weight of positives in the focal loss, -1 for none, see :func:`detect.losses.focal_loss`.
         gamma: exponent of either class loss.
         positive_weights: a factor for each class on the losses of its positive anchors, by default 1, see
@@ -108,12 +87,14 @@ class RetinaNetCriterion(nn.Module):
     """
 
     positive_weights: Tensor | None
+    divisor: Tensor
+    """The mean divisor of the last batch."""
 
     def __init__(
         self,
         *,
         matcher: Matcher | None = None,
-        coder: BoxCoder | None = None,
+        coder: Coder | None = None,
         box_loss: str = "l1",
         beta: float = 1.0,
         box_weight: float = 1.0,
@@ -130,7 +111,7 @@ class RetinaNetCriterion(nn.Module):
         if class_loss not in CLASS_LOSSES:
             raise ValueError(f"class_loss {class_loss!r} is not one of {', '.join(CLASS_LOSSES)}")
         self.matcher: Matcher = matcher or MaxIoU()
-        self.coder = coder or BoxCoder()
+        self.coder: Coder = coder or BoxCoder()
         self.box_loss = losses[box_loss]
         self.decodes_boxes = box_loss in IOU_LOSSES
         self.box_weight = box_weight
@@ -151,59 +132,111 @@ class RetinaNetCriterion(nn.Module):
             raise ValueError(f"positive_weights are finite and above 0, got {list(weights)}")
         self.positive_weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
-    def match(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
-        """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``."""
-        return self.match_checked(anchors, checked_targets(targets))
+    def match(
+        self, anchors: GridAnchors, targets: Sequence[ImageTargets], output: HeadOutput | None = None
+    ) -> Int64[Tensor, "b a"]:
+        """For each image and anchor the row of an instance, ``BACKGROUND`` or ``IGNORE``.
 
-    def match_checked(self, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Int64[Tensor, "b a"]:
-        """The same for checked targets: the method to override where the matches depend on more than the boxes."""
+        A matcher that chooses by predictions needs the head's ``output``.
+        """
+        targets = checked_targets(targets)
+        return self._match(anchors, targets, self._predictions(output, anchors, targets))
+
+    @torch.no_grad()
+    def _predictions(
+        self, output: HeadOutput | None, anchors: GridAnchors, targets: Sequence[ImageTargets]
+    ) -> Sequence[Predictions | None]:
+        """The predictions for each image, None if the matcher does not read them."""
+        if output is None or not self.matcher.uses_predictions:
+            return [None] * len(targets)
+        parts = zip(output.logits, output.deltas, targets, strict=True)
+        return [
+            Predictions(logits, self.coder.decode(deltas, anchors.boxes), own.classes) for logits, deltas, own in parts
+        ]
+
+    @torch.no_grad()
+    def _match(
+        self, anchors: GridAnchors, targets: Sequence[ImageTargets], predictions: Sequence[Predictions | None]
+    ) -> Int64[Tensor, "b a"]:
         rows = []
-        for image in targets:
-            matches = self.matcher.match(anchors.level_grids, image.boxes)
+        for image, predicted in zip(targets, predictions, strict=True):
+            matches = self.matcher.match(anchors.level_grids, image.boxes, predicted)
             if image.ignored is not None:
                 matches = ignore_regions(matches, anchors.boxes, image.ignored)
             rows.append(matches)
         return torch.stack(rows)
+
+    @torch.no_grad()
+    def _soft_targets(
+        self,
+        anchors: GridAnchors,
+        targets: Sequence[ImageTargets],
+        predictions: Sequence[Predictions | None],
+        matches: Int64[Tensor, "b a"],
+    ) -> Float[Tensor, "b a"] | None:
+        """The target of each positive anchor's score, where the matcher gives one and the loss takes one."""
+        matcher = self.matcher
+        if not isinstance(matcher, SoftMatcher) or self.class_loss == "focal":
+            return None
+        parts = zip(targets, predictions, matches, strict=True)
+        return torch.stack(
+            [matcher.quality(anchors.level_grids, own.boxes, needed(each), rows) for own, each, rows in parts]
+        )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
         """The losses of a batch; raises ValueError if sizes differ, or as :func:`checked_targets`."""
         _check_sizes(output, anchors, targets)
         self._check_weights(output.logits.shape[2])
-        targets = checked_targets(targets, num_classes=output.logits.shape[2])
-        matches = self.match_checked(anchors, targets)
-        positive = matches >= 0
-        divisors = self.normalizer(positive.sum(dim=1))
-        image, anchor = torch.nonzero(positive, as_tuple=True)
+        learned = self._learned(output, anchors, checked_targets(targets, num_classes=output.logits.shape[2]))
+        divisors = self.normalizer(learned.amounts)
+        self.divisor = divisors.detach().mean()
+        class_sums, box_rows = self._class_sums(output, anchors, learned), self._box_rows(output, anchors, learned)
+        box = (box_rows / divisors[learned.image]).sum() * self.box_weight
+        return RetinaNetLosses((class_sums / divisors).sum(), box)
+
+    def _learned(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> _Learned:
+        predictions = self._predictions(output, anchors, targets)
+        matches = self._match(anchors, targets, predictions)
+        image, anchor = torch.nonzero(matches >= 0, as_tuple=True)
         instance = matches[image, anchor]
-        boxes = _matched_rows([each.boxes for each in targets], image, instance)
         classes = matches.clone()  # BACKGROUND and IGNORE are classes already
         classes[image, anchor] = _matched_rows([each.classes for each in targets], image, instance)
-        weights = self._weights(classes)
-        deltas, matched = output.deltas[image, anchor], anchors.boxes[anchor]
+        boxes = _matched_rows([each.boxes for each in targets], image, instance)
+        soft = self._soft_targets(anchors, targets, predictions, matches)
+        weights = None if self.positive_weights is None else self.positive_weights[classes.clamp(min=0)]
+        amounts = (matches >= 0).sum(dim=1) if soft is None else soft.sum(dim=1)
+        return _Learned(classes, image, anchor, boxes, soft, weights, amounts)
+
+    def _class_sums(self, output: HeadOutput, anchors: GridAnchors, learned: _Learned) -> Float[Tensor, " b"]:
+        weights = learned.weights
         if self.class_loss == "focal":
-            sums = focal_loss(output.logits, classes, alpha=self.alpha, gamma=self.gamma, positive_weights=weights)
-        else:
-            iou = matched_iou(self.coder.decode(deltas.detach(), matched), boxes)
-            quality = iou.new_zeros(classes.shape).index_put((image, anchor), iou)
-            sums = quality_focal_loss(
-                output.logits, classes, quality=quality, gamma=self.gamma, positive_weights=weights
+            return focal_loss(
+                output.logits, learned.classes, alpha=self.alpha, gamma=self.gamma, positive_weights=weights
             )
+        quality = learned.soft
+        if quality is None:
+            entries = learned.image, learned.anchor
+            predicted = self.coder.decode(output.deltas[entries].detach(), anchors.boxes[learned.anchor])
+            iou = matched_iou(predicted, learned.boxes)
+            quality = iou.new_zeros(learned.classes.shape).index_put(entries, iou)
+        return quality_focal_loss(
+            output.logits, learned.classes, quality=quality, gamma=self.gamma, positive_weights=weights
+        )
+
+    def _box_rows(self, output: HeadOutput, anchors: GridAnchors, learned: _Learned) -> Float[Tensor, " n"]:
+        deltas, matched = output.deltas[learned.image, learned.anchor], anchors.boxes[learned.anchor]
         if self.decodes_boxes:
-            box = self.box_loss(self.coder.decode(deltas, matched), boxes)
+            rows = self.box_loss(self.coder.decode(deltas, matched), learned.boxes)
         else:
-            box = self.box_loss(deltas, self.coder.encode(boxes, matched))
-        if weights is not None:
-            box = box * weights[image, anchor]
-        return RetinaNetLosses((sums / divisors).sum(), (box / divisors[image]).sum() * self.box_weight)
+            rows = self.box_loss(deltas, self.coder.encode(learned.boxes, matched))
+        for factors in (learned.weights, learned.soft):
+            rows = rows if factors is None else rows * factors[learned.image, learned.anchor]
+        return rows
 
     def _check_weights(self, num_classes: int) -> None:
         if self.positive_weights is not None and len(self.positive_weights) != num_classes:
             raise ValueError(f"{len(self.positive_weights)} positive_weights for {num_classes} classes")
-
-    def _weights(self, classes: Int64[Tensor, "b a"]) -> Float[Tensor, "b a"] | None:
-        """The weight of each anchor's class, where it has one."""
-        return None if self.positive_weights is None else self.positive_weights[classes.clamp(min=0)]
 
 
 def _matched_rows(images: list[Tensor], image: Int64[Tensor, " n"], instance: Int64[Tensor, " n"]) -> Tensor:
@@ -224,41 +257,3 @@ def _check_sizes(output: HeadOutput, anchors: GridAnchors, targets: Sequence[Ima
         )
     if num_images != len(targets):
         raise ValueError(f"targets of {len(targets)} images for outputs of {num_images}")
-
-
-def _in_one_form(image: ImageTargets, number: int) -> ImageTargets:
-    """Boxes and regions as (n, 4) floats, classes in int64. Reads only shapes and types, so it does not wait."""
-    name = f"targets of image {number}"
-    boxes = _four_columns(image.boxes, f"{name}: boxes")
-    regions = None if image.ignored is None else _four_columns(image.ignored, f"{name}: ignored regions")
-    classes = image.classes
-    if classes.shape != (len(boxes),):
-        raise ValueError(f"{name}: one class for each box, got {len(boxes)} boxes and classes {tuple(classes.shape)}")
-    if len(classes) and classes.dtype not in INTEGERS:
-        raise ValueError(f"{name}: classes are integers, got {classes.dtype}")
-    return ImageTargets(boxes, classes.long(), regions)
-
-
-def _four_columns(rows: Tensor, name: str) -> Float[Tensor, "n 4"]:
-    if rows.shape != (0,) and (rows.ndim != 2 or rows.shape[1] != 4):
-        raise ValueError(f"{name} are (n, 4), got {tuple(rows.shape)}")
-    rows = rows.reshape(-1, 4)
-    return rows if rows.is_floating_point() else rows.float()
-
-
-def _have_extent(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
-    size = boxes[:, 2:] - boxes[:, :2]  # NaN or infinite where a corner is
-    return ((size > 0) & (size < math.inf)).all(dim=1)
-
-
-def _faults(targets: Sequence[ImageTargets], limit: float) -> Iterator[str]:
-    last = "" if limit == math.inf else f" to {limit - 1}"
-    for number, image in enumerate(targets):
-        classes, regions = image.classes, image.boxes[:0] if image.ignored is None else image.ignored
-        for name, rows, valid, need in (
-            ("box", image.boxes, _have_extent(image.boxes), "finite x0 < x1 and y0 < y1"),
-            ("the class of box", classes, (classes >= 0) & (classes < limit), f"a class from 0{last}"),
-            ("ignored region", regions, _have_extent(regions), "finite x0 < x1 and y0 < y1"),
-        ):
-            for row in (~valid).nonzero()[:, 0].tolist():
-                yield f"targets of image {number}: {name} {row} is {rows[row].tolist()}, need {need}"

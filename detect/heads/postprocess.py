@@ -21,7 +21,7 @@ from detect.errors import ExportError
 from detect.heads.best_pairs import Pairs, at_most, best_pairs, rows_of, thresholds_of, top_pairs
 from detect.heads.box_steps import BOX_STEPS, DETECTIONS_PER_IMAGE, Sizes, image_extents, take_steps
 from detect.heads.retinanet import HeadOutput
-from detect.ops.boxes import BoxCoder
+from detect.ops.boxes import BoxCoder, Coder
 from detect.ops.nms import class_nms, nms_mask
 from detect.ops.soft_nms import DECAYS, soft_nms
 
@@ -75,7 +75,7 @@ class PostProcess:
         convention: ``"torchvision"``, ``"detectron2"`` or ``"mmdet"``.
     """
 
-    coder: BoxCoder = field(default_factory=BoxCoder)
+    coder: Coder = field(default_factory=BoxCoder)
     score_threshold: float | Sequence[float] = 0.05
     topk_per_level: int = 1000
     nms: str = "hard"

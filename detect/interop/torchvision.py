@@ -15,8 +15,9 @@ from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.anchors.grid_convention import Convention
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConvertError
-from detect.heads.criterion import ImageTargets, RetinaNetCriterion, checked_targets
+from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.fpn import list_maps
+from detect.heads.image_targets import ImageTargets, checked_targets
 from detect.heads.postprocess import PaddedDetections, PostProcess
 from detect.heads.retinanet import HeadOutput, RetinaNetHead
 from detect.interop.weights import ConvertedWeights, convert_weights

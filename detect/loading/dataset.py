@@ -24,7 +24,7 @@ from detect.data.coco_reader import Progress
 from detect.data.images import ImageFiles
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import ImageError
-from detect.heads.criterion import ImageTargets
+from detect.heads.image_targets import ImageTargets
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, Keypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.image_files import broken_message, find_broken_images

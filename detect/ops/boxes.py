@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -90,6 +91,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=device.type == "cuda")  # elsewhere the host's memory may be freed too early
 
 
+MAX_LOG_DISTANCE = math.log(1000.0)  # strides
 MAX_LOG_SCALE = math.log(1000 / 16)  # Detectron's BBOX_XFORM_CLIP: a 16 pixel anchor grows to at most 1000 pixels
 
 
@@ -133,6 +135,59 @@ class BoxCoder:
 
     def _weights_like(self, values: Tensor) -> Float[Tensor, " 4"]:
         return to_device(torch.tensor(self.weights, dtype=values.dtype), values.device)
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """Encodes boxes as what a head predicts from its anchors, and decodes it."""
+
+    def encode(self, boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*a 4"]) -> Float[Tensor, "*na 4"]:
+        """What a head should predict for these boxes."""
+
+    def decode(self, deltas: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*a 4"]) -> Float[Tensor, "*na 4"]:
+        """The boxes that a head predicts."""
+
+
+@dataclass(frozen=True)
+class DistanceCoder:
+    """Distances of a box's left, upper, right and lower side from a point, in strides (Tian et al. 2019, "FCOS").
+
+    The point is the centre of an anchor whose sides are the stride. A distance is the exponential of what the head
+    predicts, as in the paper, or with ``activation="relu"`` its positive part, as in torchvision.
+
+    >>> coder = DistanceCoder(activation="relu")
+    >>> anchors = torch.tensor([[8.0, 8.0, 16.0, 16.0]])
+    >>> deltas = coder.encode(torch.tensor([[4.0, 8.0, 12.0, 32.0]]), anchors)
+    >>> deltas
+    tensor([[1.0000, 0.5000, 0.0000, 2.5000]])
+    >>> coder.decode(deltas, anchors)
+    tensor([[ 4.,  8., 12., 32.]])
+    """
+
+    activation: str = "exp"
+    _: KW_ONLY
+    max_log_scale: float = MAX_LOG_DISTANCE
+
+    def __post_init__(self) -> None:
+        if self.activation not in ("exp", "relu"):
+            raise ValueError(f"activation is 'exp' or 'relu', got {self.activation!r}")
+
+    def encode(self, boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*a 4"]) -> Float[Tensor, "*na 4"]:
+        """The numbers for these boxes; a side on the wrong side of the point is at distance 0, or exp(-max_log_scale)."""
+        center, size = _center_and_size(widened(anchors))
+        boxes = widened(boxes)
+        distances = torch.cat([center - boxes[..., :2], boxes[..., 2:] - center], dim=-1) / torch.cat(
+            [size, size], dim=-1
+        )
+        if self.activation == "relu":
+            return distances.clamp(min=0)
+        return distances.clamp(min=math.exp(-self.max_log_scale)).log()
+
+    def decode(self, deltas: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*a 4"]) -> Float[Tensor, "*na 4"]:
+        """The boxes at these distances."""
+        deltas, (center, size) = widened(deltas), _center_and_size(widened(anchors))
+        distances = deltas.relu() if self.activation == "relu" else deltas.clamp(max=self.max_log_scale).exp()
+        return torch.cat([center - distances[..., :2] * size, center + distances[..., 2:] * size], dim=-1)
 
 
 def _center_and_size(boxes: Float[Tensor, "*n 4"]) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n 2"]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from detect.conventions import BACKGROUND, IGNORE
 from detect.ops.boxes import pairwise_iou
 from detect.ops.grid_matcher import AnchorPairs, GridPairs, LevelGrid
-
-Boxes = Float[Tensor, "n 4"]
+from detect.ops.matcher import Boxes, Predictions
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,11 @@ class CenterCells:
     """
 
     threshold: float = 0.5
+    uses_predictions: ClassVar[bool] = False
 
-    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Int64[Tensor, " a"]:
+    def match(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, _predictions: Predictions | None = None, /
+    ) -> Int64[Tensor, " a"]:
         """For each anchor the row of its instance, ``BACKGROUND`` or ``IGNORE``."""
         grid = GridPairs(anchors)
         boxes = boxes.to(torch.promote_types(boxes.dtype, grid.boxes.dtype))
@@ -50,7 +53,9 @@ class CenterCells:
         forced.scatter_reduce_(0, rows[at[top > 0]], own[top > 0], "amax")
         return torch.where(forced >= 0, forced, matches)
 
-    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
+    def foreground_pairs(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, _predictions: Predictions | None = None, /
+    ) -> AnchorPairs:
         """The pairs of a responsible anchor and an instance above the threshold."""
         grid = GridPairs(anchors)
         pairs = grid.reaching(boxes.to(torch.promote_types(boxes.dtype, grid.boxes.dtype)), self.threshold)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,6 +18,7 @@ from detect.conventions import BACKGROUND, IGNORE
 from detect.ops.boxes import matched_iou, pairwise_ioa, pairwise_iou
 from detect.ops.grid_matcher import AnchorPairs, GridPairs, LevelGrid, nearest_anchors
 
+CENTER_MARGIN = 0.01  # pixels that a centre is inside a box, in the code of ATSS and TOOD
 CHUNK_PAIRS = 2**22  # pairs of anchor and instance compared at once
 DENSE_PAIRS = 2**25  # pairs up to which an accelerator compares all: for the lists of the grid it waits again and again
 
@@ -26,15 +27,41 @@ Matches = Int64[Tensor, " a"]
 Rows = Int64[Tensor, " m"]
 
 
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network predicts for the anchors of one image, by which some matchers choose."""
+
+    logits: Float[Tensor, "a c"]
+    boxes: Float[Tensor, "a 4"]
+    classes: Rows
+    """The class of each instance: a column of the logits."""
+
+
 @runtime_checkable
 class Matcher(Protocol):
     """A rule that gives each anchor of a pyramid an instance."""
 
-    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
+    @property
+    def uses_predictions(self) -> bool:
+        """Whether the rule needs predictions; others do not read them."""
+
+    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None = None, /) -> Matches:
         """For each anchor the row of its instance, ``BACKGROUND`` or ``IGNORE``."""
 
-    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
+    def foreground_pairs(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None = None, /
+    ) -> AnchorPairs:
         """The pairs good enough for a positive anchor, before each anchor is given to one instance."""
+
+
+@runtime_checkable
+class SoftMatcher(Matcher, Protocol):
+    """A rule that also says how well each positive anchor does: the target of its score."""
+
+    def quality(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions, matches: Matches, /
+    ) -> Float[Tensor, " a"]:
+        """A number from 0 to 1 for each positive anchor, 0 for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +88,7 @@ class MaxIoU:
     bg_iou_thresh: float = 0.4
     allow_low_quality_matches: bool = True
     low_quality_mode: str = "own"
+    uses_predictions: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.bg_iou_thresh <= self.fg_iou_thresh <= 1:
@@ -70,7 +98,7 @@ class MaxIoU:
         if self.low_quality_mode not in ("own", "forced"):
             raise ValueError(f"low_quality_mode is 'own' or 'forced', got {self.low_quality_mode!r}")
 
-    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
+    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes, _predictions: Predictions | None = None, /) -> Matches:
         """The same as :func:`match_boxes` on all anchors, on the CPU without comparing all pairs."""
         if boxes.device.type != "cpu" and len(boxes) * sum(level.num_anchors for level in anchors) <= DENSE_PAIRS:
             every = torch.cat([level.boxes() for level in anchors])
@@ -88,7 +116,9 @@ class MaxIoU:
         last = torch.full_like(matches, -1).scatter_reduce_(0, pairs.anchors, pairs.instances, "amax")
         return self._with_low_quality(matches, instance, last)
 
-    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
+    def foreground_pairs(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, _predictions: Predictions | None = None, /
+    ) -> AnchorPairs:
         grid = GridPairs(anchors)
         return grid.reaching(boxes.to(torch.promote_types(boxes.dtype, grid.boxes.dtype)), self.fg_iou_thresh)
 
@@ -108,28 +138,37 @@ class MaxIoU:
 class Atss:
     """Adaptive training sample selection (Zhang et al. 2020, section 3.2).
 
-    The candidates of an instance are, on each level, the ``num_candidates`` anchors with the nearest centres, of equals the
-    first, found without the matrix of all distances: see :func:`~detect.ops.grid_matcher.nearest_anchors`. A candidate is
-    positive if its IoU reaches the mean plus the standard deviation of the candidates' IoUs, and its centre lies inside the
-    instance. An anchor wanted by several instances takes the one that it overlaps most.
+    The candidates of an instance are, on each level, the anchors with the nearest centres, of equals the first, found
+    without the matrix of all distances: see :func:`~detect.ops.grid_matcher.nearest_anchors`. A candidate is positive if its
+    IoU reaches the mean plus the standard deviation of the candidates' IoUs, and its centre lies inside the instance. An
+    anchor wanted by several instances takes the one that it overlaps most.
+
+    Args:
+        num_candidates: of a level; with ``per_shape`` for each anchor of a cell, as in the authors' code, else in all, as in
+            mmdetection.
     """
 
     num_candidates: int = 9
+    per_shape: bool = True
+    uses_predictions: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.num_candidates < 1:
             raise ValueError(f"need num_candidates from 1, got {self.num_candidates}")
 
-    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> Matches:
+    def match(self, anchors: Sequence[LevelGrid], boxes: Boxes, _predictions: Predictions | None = None, /) -> Matches:
         pairs = self.foreground_pairs(anchors, boxes)
         best, instance = best_per_anchor(pairs, sum(level.num_anchors for level in anchors))
         return torch.where(best > 0, instance, BACKGROUND)
 
-    def foreground_pairs(self, anchors: Sequence[LevelGrid], boxes: Boxes) -> AnchorPairs:
+    def foreground_pairs(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, _predictions: Predictions | None = None, /
+    ) -> AnchorPairs:
         """The anchors that each instance would get if it were alone."""
         nearest, first = [], 0
         for level in anchors:
-            nearest.append(nearest_anchors(level, boxes, self.num_candidates) + first)
+            count = self.num_candidates * (len(level.cell_boxes) if self.per_shape else 1)
+            nearest.append(nearest_anchors(level, boxes, count) + first)
             first += level.num_anchors
         candidates, every = torch.cat(nearest, dim=1), torch.cat([level.boxes() for level in anchors])
         row = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(candidates)
@@ -137,7 +176,8 @@ class Atss:
         mean = iou.mean(dim=1, keepdim=True)
         deviation = ((iou - mean).square().sum(dim=1, keepdim=True) / max(iou.shape[1] - 1, 1)).sqrt()
         centers = _centers(every[candidates])
-        inside = ((centers > boxes[:, None, :2]) & (centers < boxes[:, None, 2:])).all(dim=2)
+        depth = torch.cat([centers - boxes[:, None, :2], boxes[:, None, 2:] - centers], dim=2).amin(dim=2)
+        inside = depth > CENTER_MARGIN
         positive = (iou >= mean + deviation) & inside & (iou > 0)
         rows = candidates[positive]
         return AnchorPairs(rows, every[rows], row[positive], iou[positive])
@@ -196,6 +236,32 @@ def best_per_anchor(pairs: AnchorPairs, num_anchors: int) -> tuple[Float[Tensor,
     instance = torch.full((num_anchors,), none, dtype=torch.int64, device=pairs.iou.device)
     instance.scatter_reduce_(0, pairs.anchors[winners], pairs.instances[winners], "amin")
     return best, torch.where(instance == none, 0, instance)
+
+
+def perfect_predictions(anchors: Sequence[LevelGrid], boxes: Boxes) -> Predictions:
+    """What the best network could predict: each anchor the smallest box around its centre, all with the same score.
+
+    With it a matcher of predictions gives the positives that instances can get; all belong to one class.
+    """
+    centers = anchor_centers(anchors)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    around = torch.where(depth_inside(centers, boxes) > 0, area[:, None], torch.inf)
+    predicted = boxes.new_zeros(len(centers), 4)
+    if len(boxes):
+        smallest, row = around.min(dim=0)
+        predicted = torch.where(smallest[:, None] < torch.inf, boxes[row], predicted)
+    return Predictions(boxes.new_zeros(len(centers), 1), predicted, torch.zeros_like(boxes[:, 0], dtype=torch.int64))
+
+
+def anchor_centers(anchors: Sequence[LevelGrid]) -> Float[Tensor, "a 2"]:
+    """The centre of each anchor of a pyramid."""
+    boxes = torch.cat([level.boxes() for level in anchors])
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def depth_inside(centers: Float[Tensor, "a 2"], boxes: Boxes) -> Float[Tensor, "n a"]:
+    """The distance of each centre from the nearest side of each box, negative outside."""
+    return torch.cat([centers - boxes[:, None, :2], boxes[:, None, 2:] - centers], dim=-1).amin(dim=-1)
 
 
 def _centers(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 2"]:

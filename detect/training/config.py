@@ -23,7 +23,7 @@ from detect.data.exif import Exif
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
 
-FIT = "fit"
+FIT, POINTS = "fit", "points"
 OLD_NAMES = {"foreground": "fg_iou_thresh", "background": "bg_iou_thresh", "pixel": "pixel_origin"}  # in older files
 
 Factor = Annotated[float, Field(gt=0, le=100)]
@@ -126,8 +126,10 @@ class ModelConfig(_Section):
     num_convs: int = Field(default=2, ge=0, le=16, description="convolutions of each tower of the head")
     norm: Literal["group", "batch"] | None = Field(default="group", description="normalization in the towers")
     # boxes
-    anchors: PathText = Field(default=FIT, description="fit, a known name or an anchors.yaml")
-    levels: str = Field(default="p2-p4", description="fit: pyramid levels, or strides in pixels")
+    anchors: PathText = Field(
+        default=FIT, description="fit, a known name, an anchors.yaml, or points: a location in each cell (FCOS, YOLOX)"
+    )
+    levels: str = Field(default="p2-p4", description="fit, points: pyramid levels, or strides in pixels")
     per_level: int = Field(default=3, ge=1, le=100, description="fit: anchors on each level")
     max_strides: float | None = Field(
         default=None,
@@ -135,7 +137,10 @@ class ModelConfig(_Section):
         le=1000,
         description="fit: a box uses a level only if sqrt(area) <= max_strides * stride; the coarsest takes all",
     )
-    assigner: Literal["max_iou", "atss"] = Field(default="max_iou", description="how anchors match instances")
+    assigner: Literal["max_iou", "atss", "task_aligned", "simota"] | None = Field(
+        default=None,
+        description="how anchors match instances: max_iou by default; points take task_aligned, by default, or simota",
+    )
     fg_iou_thresh: float = Field(default=0.5, gt=0, le=1, description="max_iou: an anchor is positive from this IoU on")
     bg_iou_thresh: float = Field(default=0.4, gt=0, le=1, description="max_iou: an anchor is background below this IoU")
     allow_low_quality_matches: bool = Field(
@@ -182,6 +187,11 @@ class ModelConfig(_Section):
         """Whether the backbone starts from other weights than random ones."""
         return self.pretrained or self.weights is not None or self.init is not None
 
+    @property
+    def matching(self) -> str:
+        """The assigner, or the default one."""
+        return self.assigner or ("task_aligned" if self.anchors == POINTS else "max_iou")
+
     @field_validator("levels")
     @classmethod
     def _are_levels(cls, text: str) -> str:
@@ -200,6 +210,14 @@ class ModelConfig(_Section):
         if self.freeze_stride and not self.starts_from_weights:
             raise ValueError(
                 "freeze_stride would keep random weights: set pretrained, weights or init, or freeze_stride=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _points_match_by_predictions(self) -> ModelConfig:
+        if self.anchors == POINTS and self.matching in {"max_iou", "atss"}:
+            raise ValueError(
+                f"points have no shape that assigner={self.assigner} could compare: task_aligned or simota"
             )
         return self
 

@@ -27,7 +27,7 @@ def described(config: TrainConfig, name: str) -> AnchorDetector:
     model = config.model
     known = None if model.anchors == FIT else load_anchors(model.anchors)
     strides = [level.stride for level in known.levels] if known else list(strides_of(model.levels))
-    matching = AtssRule() if model.assigner == "atss" else MaxIoURule(**model.model_dump(include=MATCHER))
+    matching = AtssRule(per_shape=True) if model.assigner == "atss" else MaxIoURule(**model.model_dump(include=MATCHER))
     return AnchorDetector(
         name=name,
         strides=strides,

@@ -19,7 +19,6 @@ from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import TrainingError
 from detect.keypoints.coordinates import SHIFTS
 from detect.loading.dataset import Batch
-from detect.losses import batch_normalizer
 from detect.training.builder import Detector, build_detector
 from detect.training.checkpoints import Checkpoint
 from detect.training.config import TrainConfig
@@ -177,13 +176,21 @@ class Stepper:
     def _backward(self, parts: Sequence[Batch]) -> dict[str, float]:
         """Accumulate the gradients of all parts, and return the losses."""
         sums: dict[str, float] = {}
-        for number, (part, share) in enumerate(zip(parts, self._shares(parts), strict=True)):
+        total = 0.0
+        for number, part in enumerate(parts):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(parts) - 1):
                 losses = _losses(self.model, part.to(self.fabric.device), self.config)
+                # a part's losses are divided by its own positives, not the batch's
+                divisor = float(self.detector.divisor) if len(parts) > 1 else 1.0
                 for name, value in self._checked(losses, part).items():
-                    sums[name] = sums.get(name, 0.0) + value * share
-                self.fabric.backward(_total(losses) * share)
-        return sums
+                    sums[name] = sums.get(name, 0.0) + value * divisor
+                self.fabric.backward(_total(losses) * divisor)
+                total += divisor
+        if len(parts) > 1:
+            for parameter in self.detector.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= total
+        return {name: value / total for name, value in sums.items()}
 
     def num_positives(self, part: Batch) -> Int64[Tensor, " b"]:
         """The number of positive anchors, or of points drawn, of each image of a batch."""
@@ -220,13 +227,6 @@ class Stepper:
         self.average.module.load_state_dict(state["average"]["weights"])
         self.average.n_averaged.fill_(state["average"]["num_updates"] + 1)
         self.optimizer.load_state_dict(state["optimizer"])
-
-    def _shares(self, parts: Sequence[Batch]) -> list[float]:
-        """The weight of each part in the batch: a part's losses are divided by its own positives, not the batch's."""
-        if len(parts) == 1:
-            return [1.0]
-        normalizers = [float(batch_normalizer(self.num_positives(part))[0]) for part in parts]
-        return [normalizer / sum(normalizers) for normalizer in normalizers]
 
     def _checked(self, losses: Mapping[str, Tensor], part: Batch) -> dict[str, float]:
         """The losses as numbers, the same in all processes, so that all processes stop together."""

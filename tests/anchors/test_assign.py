@@ -135,9 +135,10 @@ def test_forced_low_quality_matches_are_mmdetections(sample):
 def test_atss_is_the_matchers(sample, shapes):
     instances = part_of(sample, "letterbox:200", step=9)
     grid = AnchorGenerator(AnchorSet.of(shapes, strides=(8, 16, 32)[: len(shapes)]))
-    result = assign(instances, grid, Atss())
+    matcher = Atss(per_shape=False)  # the matcher is given cells of one anchor
+    result = assign(instances, grid, matcher)
     for rows, boxes, every, per_level in images_of(instances, grid):
-        matches = Atss().match(grid_anchors(every, per_level).level_grids, boxes)
+        matches = matcher.match(grid_anchors(every, per_level).level_grids, boxes)
         assert_array_equal(result.positives[rows], counted(matches, per_level, len(rows)))
     assert_array_equal(result.by_threshold, result.positives)
     assert len(result.low_quality_only) == result.ignored.sum() == 0

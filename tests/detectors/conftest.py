@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detect.data import read_coco
 from detect.data.images import open_image
-from detect.heads.criterion import ImageTargets
+from detect.heads.image_targets import ImageTargets
 from detect.keypoints.keypoints import Keypoints, coco_keypoints
 from detect.ops.box_arrays import xywh_to_xyxy
 

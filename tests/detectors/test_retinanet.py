@@ -13,7 +13,8 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.detectors.backbones import build_backbone
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
-from detect.heads.criterion import ImageTargets, RetinaNetCriterion
+from detect.heads.criterion import RetinaNetCriterion
+from detect.heads.image_targets import ImageTargets
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import pairwise_iou

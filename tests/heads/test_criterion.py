@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import AnchorGenerator, GridAnchors
-from detect.heads.criterion import ImageTargets, RetinaNetCriterion, checked_targets
+from detect.heads.criterion import RetinaNetCriterion
+from detect.heads.image_targets import ImageTargets, checked_targets
 from detect.heads.retinanet import HeadOutput
 from detect.losses import EmaNormalizer, batch_normalizer
 from detect.ops.boxes import BoxCoder

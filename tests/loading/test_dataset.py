@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from detect.data import CocoDataset, read_coco
 from detect.data.resize import parse_resize
 from detect.errors import CocoError, ImageError, ResizeError
-from detect.heads.criterion import checked_targets
+from detect.heads.image_targets import checked_targets
 from detect.keypoints.keypoints import box_keypoints
 from detect.keypoints.targets import render_heatmaps
 from detect.loading.augment import Augment

@@ -107,8 +107,23 @@ def test_atss_is_the_papers_algorithm():
             inside = box[0] < x < box[2] and box[1] < y < box[3]
             if iou[row, index] >= least and inside and iou[row, index] > taken[index]:
                 expected[index], taken[index] = row, float(iou[row, index])
-    assert Atss().match([one_cell(level) for level in levels], boxes).tolist() == expected
+    found = Atss(per_shape=False).match([one_cell(level) for level in levels], boxes)
+    assert found.tolist() == expected
     assert sum(match >= 0 for match in expected) > 20
+
+
+def test_atss_takes_candidates_for_each_anchor_of_a_cell():
+    # 3 x 3 cells with two anchors each: of nine and of 18 candidates, all 18 anchors; of 2 for each, the 4 nearest
+    shapes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [1.0, 1.0, 7.0, 7.0]])
+    level, box = LevelGrid(3, 3, (8.0, 8.0), shapes), torch.tensor([[6.0, 8.0, 16.0, 16.0]])
+    near = [8, 9, 6, 7]  # the cells of centres (12, 12) and (4, 12); the box's centre is (11, 12)
+    iou = pairwise_iou(box, level.boxes())[0]
+    for each, candidates in ((Atss(2), near), (Atss(4, per_shape=False), near), (Atss(9), range(18))):
+        overlaps = iou[list(candidates)]
+        wanted = [row for row in candidates if iou[row] >= overlaps.mean() + overlaps.std()]
+        found = (each.match([level], box) >= 0).nonzero()[:, 0].tolist()
+        assert found == sorted(row for row in wanted if row in {8, 9})  # only these have their centre inside
+    assert len(Atss(1, per_shape=False).foreground_pairs([level], box).anchors) <= 1
 
 
 def test_foreground_pairs_of_max_iou_are_the_entries_of_the_matrix_that_reach_the_threshold():

@@ -16,7 +16,7 @@ from detect.data.resize import parse_resize
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.fitting.fit_levels import fit_levels
-from detect.heads.criterion import ImageTargets
+from detect.heads.image_targets import ImageTargets
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.ops.matcher import Atss, MaxIoU

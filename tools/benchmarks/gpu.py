@@ -16,7 +16,8 @@ from benchmarks.heads import CANDIDATES, IMAGE_HW, NUM_CLASSES, anchors_of, boxe
 from detect.anchors.anchor_set import AnchorSet
 from detect.detectors.backbones import build_backbone
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.heads.criterion import ImageTargets, RetinaNetCriterion
+from detect.heads.criterion import RetinaNetCriterion
+from detect.heads.image_targets import ImageTargets
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import HeadOutput
 from detect.keypoints.peaks import find_peaks

@@ -73,7 +73,8 @@ def _targets() -> list[dict[str, torch.Tensor]]:
 
 def criterion_ours(_: Path, *, compiled: bool = False) -> None:
     """Matching and both losses, forward and backward, of two images with 20 boxes each."""
-    from detect.heads.criterion import ImageTargets, RetinaNetCriterion
+    from detect.heads.criterion import RetinaNetCriterion
+    from detect.heads.image_targets import ImageTargets
     from detect.heads.retinanet import HeadOutput
 
     anchors, output = anchors_of(), [values.requires_grad_() for values in head_output(2)]

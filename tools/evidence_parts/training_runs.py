@@ -28,20 +28,21 @@ from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.blob_detector import fit_blob_detector
 from detect.detectors.component_detector import SIGMAS_PX, TUNINGS, Components, Tuning, find_all, find_components
+from detect.detectors.retinanet import RetinaNetDetector
 from detect.fitting.fit import fit_anchors
 from detect.fitting.fit_levels import fit_levels
 from detect.keypoints.keypoints import coco_keypoints
 from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
-from detect.losses import batch_normalizer
-from detect.training.builder import BACKBONE_STRIDES, Detector, build_detector
+from detect.ops.matcher import Matcher
+from detect.training.builder import BACKBONE_STRIDES, Detector, build_detector, matching_rule
 from detect.training.checkpoints import LAST, read_checkpoint
 from detect.training.config import TrainConfig, read_train_config
 from detect.training.inference import find_objects
 from detect.training.inputs import Inputs, hold_out, read_inputs
 from detect.training.logs import read_log
 from detect.training.loop import train
-from evidence_parts.free_predictors import FreePredictorCriterion, free_priors, positives_per_instance
+from evidence_parts.free_predictors import ResponsiblePredictor, free_priors
 from evidence_parts.plan import BLOBS, BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
 from evidence_parts.records import Arrays, Row, box_results, packed_boxes, unpacked_boxes
 from evidence_parts.scoring import RADII_PX, BoxMatches, point_counts, point_scores
@@ -89,10 +90,9 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
         on_validation = ResizedInstances.of(validation, rule)
         anchors.save(folder / "start.yaml")
         config = config_of(run, dataset, folder, f"model.anchors={folder / 'start.yaml'}")
-        known = anchor_numbers(anchors, on_validation, config)
+        matcher = ResponsiblePredictor() if run.variant == FREE else matching_rule(config)
+        known = anchor_numbers(anchors, on_validation, config, matcher)
         known["detail"] = ", ".join(f"{each.name}: {len(each.shapes)}" for each in anchors.levels if each.shapes)
-        if run.variant == FREE:
-            known["positives"] = positives_per_instance(on_validation, anchors)
     built: list[Detector] = []
     build = partial(_build, run.variant, built)
     train(config, resume=True, on_progress=on_progress, build=build)
@@ -182,7 +182,9 @@ def _by_stride(strides: Sequence[int], resize: str) -> AnchorSet:
     )
 
 
-def anchor_numbers(anchors: AnchorSet, instances: ResizedInstances, config: TrainConfig) -> dict[str, Any]:
+def anchor_numbers(
+    anchors: AnchorSet, instances: ResizedInstances, config: TrainConfig, matcher: Matcher
+) -> dict[str, Any]:
     """Numbers of the anchors that are known before training, on the validation instances."""
     score = anchor_metrics(instances, anchors)
     canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
@@ -191,7 +193,7 @@ def anchor_numbers(anchors: AnchorSet, instances: ResizedInstances, config: Trai
         "average_iou": score.average_iou,
         "grid_average_iou": score.grid_average_iou,
         "grid_recall": score.grid_recall(COVERED),
-        "positives": assign(instances, AnchorGenerator(anchors)).overall.positives,
+        "positives": assign(instances, AnchorGenerator(anchors), matcher).overall.positives,
         "anchors": sum(cost.anchors for cost in costs),
         "gflops": sum(cost.flops for cost in costs) / 1e9,
     }
@@ -214,16 +216,8 @@ def _build(variant: str, built: list[Detector], config: TrainConfig, labels: Lab
         detector: Detector = SlotDetector(backbone, is_sorted=is_sorted, **normalised, seed=config.seed + 1)
     else:
         detector = build_detector(config, labels, **options)
-    if variant == FREE:
-        model = config.model
-        detector.criterion = FreePredictorCriterion(
-            box_loss=model.box_loss,
-            box_weight=model.box_weight,
-            class_loss=model.class_loss,
-            alpha=model.alpha,
-            gamma=model.gamma,
-            normalizer=batch_normalizer,
-        )
+    if variant == FREE and isinstance(detector, RetinaNetDetector):
+        detector.criterion.matcher = ResponsiblePredictor()
     built.append(detector)
     return detector
 
