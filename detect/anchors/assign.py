@@ -19,11 +19,18 @@ from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_convention import num_cells
 from detect.anchors.instances import ResizedInstances, rows_by_value
 from detect.conventions import IGNORE
+from detect.data.coco_reader import Progress
 from detect.ops.grid_matcher import AnchorPairs
 from detect.ops.matcher import Matcher, MaxIoU, best_per_anchor, perfect_predictions
 
 
-def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Matcher | None = None) -> Assignment:
+def assign(
+    instances: ResizedInstances,
+    generator: AnchorGenerator,
+    matcher: Matcher | None = None,
+    *,
+    on_progress: Progress | None = None,
+) -> Assignment:
     """Match the anchors of a generator with the instances of each image.
 
     Args:
@@ -31,6 +38,7 @@ def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Mat
         generator: anchors and their convention; for the cells of a level see :func:`level_hw`.
         matcher: by default :class:`detect.ops.matcher.MaxIoU`. One that chooses by predictions is given perfect ones, see
             :func:`detect.ops.matcher.perfect_predictions`.
+        on_progress: called as ``on_progress("matching", images done, images)``.
 
     >>> from detect.anchors.anchor_set import AnchorSet
     >>> from detect.data import read_coco
@@ -51,7 +59,8 @@ def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Mat
     levels = generator.anchors.levels
     counts = np.zeros((3, len(instances), len(levels)), np.int64)
     totals = np.zeros((3, len(levels)), np.int64)
-    for rows in rows_by_value(instances.dataset.instances.image_rows).values():
+    images = rows_by_value(instances.dataset.instances.image_rows)
+    for done, rows in enumerate(images.values(), start=1):
         boxes = torch.from_numpy(instances.boxes[rows]).float()
         width, height = instances.canvas_wh[rows[0]].tolist()
         anchors = generator.generate(level_hw(generator, (height, width)), (height, width))
@@ -60,6 +69,8 @@ def assign(instances: ResizedInstances, generator: AnchorGenerator, matcher: Mat
         matches = matcher.match(anchors.level_grids, boxes, predictions)
         counts[:, rows], in_image = _counted(matches, pairs, anchors.num_per_level, len(boxes))
         totals += in_image
+        if on_progress:
+            on_progress("matching", done, len(images))
     return Assignment(instances, tuple(level.name for level in levels), *counts, *totals)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,11 +10,19 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
+from detect.anchors.instances import (
+    InstanceGroup,
+    ResizedInstances,
+    area_ranges,
+    category_groups,
+    ratio_bins,
+    rows_by_value,
+)
 from detect.anchors.metrics import mean_or_nan
 from detect.wording import listed
 
 NEGLECTED = 0.2  # share of the mean number of positives
+MAX_WEIGHT = 30.0  # of a positive anchor
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,17 @@ class Assignment:
         groups = sorted(self.by_category, key=lambda group: group.positives)
         return tuple(group for group in groups if group.positives < NEGLECTED * self.overall.positives)
 
+    def positive_weights(self, counts: Mapping[int, int] | None = None) -> dict[int, float]:
+        """The weight of each category's positive anchors, by category id, with which no category outvotes another.
+
+        Args:
+            counts: instances of each category, by default those of this assignment; see :func:`balanced_weights`.
+        """
+        positives = self.positives.sum(axis=1)
+        rows = rows_by_value(self.instances.dataset.instances.category_ids)
+        means = {category: float(positives[own].mean()) for category, own in rows.items() if len(own)}
+        return balanced_weights(means, counts or {category: len(rows[category]) for category in means})
+
     @cached_property
     def overall(self) -> AssignedGroup:
         return self._groups([InstanceGroup("all", np.arange(len(self.instances)))])[0]
@@ -130,3 +149,30 @@ class Assignment:
             return None
         named = listed(f"{group.name} {group.positives:.1f}" for group in self.neglected)
         return f"uneven assignment: positive anchors per box: {named}; mean of all boxes {self.overall.positives:.1f}"
+
+
+def balanced_weights(
+    positives: Mapping[int, float], counts: Mapping[int, int], *, limit: float = MAX_WEIGHT
+) -> dict[int, float]:
+    """Weights inversely proportional to the mean positives of an instance, at most ``limit``; all by category.
+
+    Their mean over all positives is 1: here 100 * 20 * 0.55 + 100 * 2 * 5.5 = 100 * 20 + 100 * 2.
+
+    >>> balanced_weights({1: 20.0, 2: 2.0}, {1: 100, 2: 100})
+    {1: 0.55, 2: 5.5}
+    """
+    order = sorted(positives, key=lambda category: positives[category])
+    total = sum(counts[category] * positives[category] for category in order)
+    capped = 0.0
+    left = sum(counts.values())
+    weights = {}
+    for category in order:  # the fewest positives first: only these can reach the limit
+        number, own = counts[category], positives[category]
+        share = (total - capped) / left  # weighted positives of an instance that is not at the limit
+        if share >= limit * own:
+            weights[category] = limit
+            capped += limit * number * own
+            left -= number
+        else:
+            weights[category] = share / own
+    return {category: weights[category] for category in positives}

@@ -132,11 +132,18 @@ def score_objects(
             "overall": asdict(assignment.overall),
             "levels": [asdict(level) for level in assignment.by_level],
             **{name: [asdict(group) for group in of_kind] for name, of_kind in groups.items()},
+            "positive_weights": _positive_weights(assignment),
             "low_quality_only_ids": ids[assignment.low_quality_only][:MAX_LISTED].tolist(),
             "unassigned_ids": ids[assignment.unassigned][:MAX_LISTED].tolist(),
         }
     own = {"detector": matched[0].detector.name, "matching": matching_objects(matched)} if matched else {}
     return {"anchors": objects} | own
+
+
+def _positive_weights(assignment: Assignment) -> dict[str, float]:
+    """The weight of each category's positive anchors in training, by its name."""
+    names = (group.name for group in assignment.by_category)
+    return dict(zip(names, assignment.positive_weights().values(), strict=True))
 
 
 def score_object(score: AnchorMetrics) -> dict[str, Any]:

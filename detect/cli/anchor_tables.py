@@ -10,6 +10,7 @@ from detect.anchors.metrics import AnchorMetrics
 from detect.cli.detector_fit import print_for_detector, print_matching
 from detect.cli.output import note, print_dataset, show, show_table
 from detect.fitting.fit import KCurve
+from detect.wording import listed
 
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
     from detect.fitting.structured import StructuredFit
 
 MAX_GROUPS = 20  # rows of a table by category
-FEW_POSITIVES = (
-    "categories with few are hardly learned in a short training: fit with --max-strides 4, or use ATSS, for more equal "
-    "numbers"
-)
+FEW_POSITIVES = "in a sum of losses the others outvote them: `detect train` weighs positives by category"
 MAX_GRID_LOSS = 0.05  # recall by shape minus recall on the grid, above which a warning is printed
 
 
@@ -164,6 +162,10 @@ def _print_assignment(assignment: Assignment) -> None:
             others = (group.low_quality_only, group.unassigned, group.ambiguous_lost)
             rows.append([group.name, f"{group.count:,}", positives, *(f"{number:,}" for number in others)])
         show_table((title, "boxes", "positives per box", "low quality only", "none", "ambiguous"), rows)
+    if len(assignment.by_category) > 1:
+        weights = zip(assignment.by_category, assignment.positive_weights().values(), strict=True)
+        named = [f"{group.name} {weight:.2f}" for group, weight in weights]
+        show(f"weights of positives in `detect train`: {listed(named, most=MAX_GROUPS)}")
     show(
         "low quality only: all anchors of the box are below the threshold; none: no anchor learns the box; ambiguous: "
         "anchors above the threshold for several boxes, which learn only one of them",

@@ -101,7 +101,7 @@ class LandmarkDetector(nn.Module):
         weights = None if drawn.weights is None else torch.as_tensor(drawn.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
         divisors = self.normalizer(counts.sum(dim=1))
-        self.divisor = divisors.mean()
+        self.divisor = divisors.float().mean()
         return LandmarkLosses((sums / divisors).sum())
 
     def targets(

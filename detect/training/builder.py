@@ -8,11 +8,13 @@ from dataclasses import replace
 import torch
 
 from detect.anchors.anchor_set import AnchorSet, strides_of
+from detect.anchors.assignment import Assignment
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.anchors.positive_weights import positive_weights
+from detect.anchors.positive_weights import assign_sample, counts_of
 from detect.catalog.detectors import find_detector
 from detect.data import CocoDataset
+from detect.data.coco_reader import Progress
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import Backbone, build_backbone
 from detect.detectors.landmarks import LandmarkDetector
@@ -78,16 +80,25 @@ def matching_rule(config: TrainConfig) -> Matcher:
     return others[name]() if name in others else MaxIoU(**config.model.model_dump(include=MATCHER))
 
 
+def training_assignment(
+    config: TrainConfig, dataset: CocoDataset, anchors: AnchorSet | None, *, on_progress: Progress | None = None
+) -> Assignment | None:
+    """What the anchors of a box run learn, in some training images: see :mod:`detect.anchors.positive_weights`."""
+    if anchors is None:
+        return None
+    return assign_sample(dataset, anchors, matching_rule(config), resize=config.data.resize, on_progress=on_progress)
+
+
 def training_weights(
-    config: TrainConfig, dataset: CocoDataset, *, anchors: AnchorSet | None, labels: LabelMap
+    config: TrainConfig, assignment: Assignment | None, *, dataset: CocoDataset, labels: LabelMap
 ) -> list[float] | None:
     """The weight of each class's positive anchors, see :mod:`detect.anchors.positive_weights`; None if all weigh 1.
 
     A category without training boxes has the weight 1.
     """
-    if anchors is None or config.model.positive_weights == "none" or len(labels.category_ids) < 2:
+    if assignment is None or config.model.positive_weights == "none" or len(labels.category_ids) < 2:
         return None
-    found = positive_weights(dataset, anchors, matching_rule(config), resize=config.data.resize)
+    found = assignment.positive_weights(counts_of(dataset))
     return [found.get(category, 1.0) for category in labels.category_ids]
 
 

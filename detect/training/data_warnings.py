@@ -7,28 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.assign import assign
 from detect.anchors.assignment import AssignedGroup, Assignment
-from detect.anchors.generator import AnchorGenerator
-from detect.anchors.instances import ResizedInstances
-from detect.data import CocoDataset
-from detect.data.resize import parse_resize
 from detect.keypoints.keypoints import UNLABELLED
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import broken_message
-from detect.training.builder import matching_rule
 from detect.training.config import FIT, TrainConfig
-from detect.training.inputs import Inputs, hold_out
+from detect.training.inputs import Inputs
 from detect.wording import listed, listed_below
 
-NUM_ASSIGNED = 200  # images whose anchors are assigned for a warning, evenly spaced
 
-
-def data_warnings(config: TrainConfig, inputs: Inputs, *, anchors: AnchorSet | None) -> list[str]:
+def data_warnings(config: TrainConfig, inputs: Inputs, *, assignment: Assignment | None) -> list[str]:
     """Lines on findings in the annotation files, what is left out, an unused GPU, and objects without positive anchors.
 
-    Findings that training and validation data share are said once.
+    Findings that training and validation data share are said once. ``assignment`` is that of training images, see
+    :func:`positives_warnings`.
     """
     parts = {"training": inputs.train, **({"validation": inputs.val} if inputs.val else {})}
     datasets = [part.dataset for part in parts.values()]
@@ -42,40 +34,36 @@ def data_warnings(config: TrainConfig, inputs: Inputs, *, anchors: AnchorSet | N
     if config.optimisation.accelerator == "cpu" and torch.cuda.is_available():
         lines.append("a GPU is available, but training runs on the CPU: set optimisation.accelerator=cuda")
     lines += _never_seen(inputs)
-    return lines + (positives_warnings(config, anchors, dataset=inputs.train.dataset) if anchors else [])
+    num_images = len(inputs.train.dataset.images)
+    return lines + (positives_warnings(config, assignment, num_images=num_images) if assignment else [])
 
 
-def positives_warnings(config: TrainConfig, anchors: AnchorSet, *, dataset: CocoDataset) -> list[str]:
+def positives_warnings(config: TrainConfig, assignment: Assignment, *, num_images: int) -> list[str]:
     """Lines about boxes, categories and sizes without positive anchors, and about categories that have few.
 
-    Anchors are assigned in ``NUM_ASSIGNED`` images at most.
+    ``assignment`` is that of some of ``num_images`` images, or of all.
 
+    >>>     >>> from detect.anchors.positive_weights import assign_sample
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
     >>> from detect.training.config import parse_config
-    >>> data = {"train": ["unused"], "images": "unused", "resize": "stretch:320x240"}
-    >>> config, anchors = parse_config({"task": "boxes", "data": data}), AnchorSet.of([[(20, 20), (50, 50)]], strides=[8])
-    >>> (line,) = positives_warnings(config, anchors, dataset=read_coco(sample_annotations("bccd")))
+    >>> anchors, dataset = AnchorSet.of([[(20, 20), (50, 50)]], strides=[8]), read_coco(sample_annotations("bccd"))
+    >>> fields = {"data": {"train": ["unused"], "images": "unused"}, "model": {"positive_weights": "none"}}
+    >>> assignment = assign_sample(dataset, anchors, resize="stretch:320x240")
+    >>> (line,) = positives_warnings(parse_config(fields), assignment, num_images=len(dataset.images))
     >>> line.split("; ")[:2]
     ['uneven assignment: positive anchors per box: Platelets 1.6', 'mean of all boxes 10.6']
     """
-    share = min(NUM_ASSIGNED / max(len(dataset.images), 1), 1.0)
-    looked = dataset if share == 1 else hold_out(dataset, share)[1]
-    instances = ResizedInstances.of(looked, parse_resize(config.data.resize))
-    assignment = assign(instances, AnchorGenerator(anchors), matching_rule(config))
-    lines, model = [], config.model
+    lines, model, looked = [], config.model, len(assignment.instances.dataset.images)
     if without := _without_positives(assignment):
         remedies = ["model.anchors=fit"] if model.anchors != FIT else ["finer model.levels"]
-        if model.assigner == "max_iou" and not model.allow_low_quality_matches:
+        if model.matching == "max_iou" and not model.allow_low_quality_matches:
             remedies.append("model.allow_low_quality_matches=true")
-        where = f" in {len(looked.images):,} images looked at" if share < 1 else ""
+        where = f" in {looked:,} images looked at" if looked < num_images else ""
         lines.append(f"{without}{where}: they are never learned; try {' or '.join(remedies)}")
     neglect = assignment.neglect_in_words()
-    if neglect and any(group.positives for group in assignment.neglected):
-        remedies = ["model.max_strides=4"] if model.anchors == FIT and model.max_strides is None else []
-        remedies += ["model.assigner=atss"] if model.assigner == "max_iou" else []
-        advice = f": try {' or '.join(remedies)}" if remedies else ""
-        lines.append(f"{neglect}; a short training hardly learns categories with few positive anchors{advice}")
+    if neglect and model.positive_weights == "none" and any(group.positives for group in assignment.neglected):
+        lines.append(f"{neglect}; the others outvote them: try model.positive_weights=category")
     return lines
 
 

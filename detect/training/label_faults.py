@@ -100,7 +100,7 @@ def _of_boxes(config: TrainConfig, data: DetectionData, anchors: AnchorSet) -> I
         yield f"{thin:,} of {num_boxes:,} boxes are under 1 px wide or high after resize {instances.rule}"
     best = grid_iou_by_level(instances.boxes, instances.canvas_wh, anchors).max(axis=1)
     is_far = best < model.bg_iou_thresh
-    if is_far.any():
+    if model.matching == "max_iou" and is_far.any():
         far = best[is_far]
         sides, shapes = (np.sqrt(each.prod(axis=1)) for each in (instances.shapes[is_far], anchors.shapes))
         yield (

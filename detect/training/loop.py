@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detect.anchors.assignment import Assignment
 from detect.data.coco_reader import Progress
 from detect.errors import TrainingError
 from detect.files import write_whole
@@ -24,6 +25,7 @@ from detect.training.builder import (
     build_detector,
     check_backbone,
     training_anchors,
+    training_assignment,
     training_weights,
     without_weights,
 )
@@ -153,7 +155,7 @@ class _Run:
         if before:
             check_same_data(self.last, before, labels=self.inputs.labels, num_images=len(self.inputs.train))
         self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
-        weights = self._positive_weights(before)
+        assignment, weights = (None, before.positive_weights) if before else self.assign_anchors()
         self.stepper = Stepper(
             without_weights(config) if before else config,
             fabric,
@@ -173,19 +175,18 @@ class _Run:
         self.batches = epoch_batches(config, self.inputs.train, fabric)
         self.loader = image_loader(self.inputs.train, self.batches, num_workers=config.data.num_workers)
         self.num_steps = config.optimisation.epochs * self.batches.num_batches
-        for line in data_warnings(config, self.inputs, anchors=self.anchors) if self.is_main and not before else ():
+        for line in data_warnings(config, self.inputs, assignment=assignment) if self.is_main and not before else ():
             self.log(line)
 
-    def _positive_weights(self, before: Checkpoint | None) -> Sequence[float] | None:
-        """The weights of each class's positive anchors: those that the run began with, or new ones, which are logged."""
-        if before:
-            return before.positive_weights
-        labels = self.inputs.labels
-        weights = training_weights(self.config, self.inputs.train.dataset, anchors=self.anchors, labels=labels)
+    def assign_anchors(self) -> tuple[Assignment | None, Sequence[float] | None]:
+        """What the anchors learn, and the weight of each class's positive anchors, which is logged."""
+        config, labels, dataset = self.config, self.inputs.labels, self.inputs.train.dataset
+        assignment = training_assignment(config, dataset, self.anchors, on_progress=self.on_progress)
+        weights = training_weights(config, assignment, dataset=dataset, labels=labels)
         if weights:
-            named = zip(labels.category_names, weights, strict=True)
-            self.log(f"weights of positive anchors: {listed(f'{name} {weight:.2g}' for name, weight in named)}")
-        return weights
+            named = [f"{name} {weight:.2f}" for name, weight in zip(labels.category_names, weights, strict=True)]
+            self.log(f"weights of positive anchors: {listed(named, most=8)}")
+        return assignment, weights
 
     def open_tables(self) -> RunLog | nullcontext[None]:
         """Open the tables, and write the configuration and the anchors, in the main process."""

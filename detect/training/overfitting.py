@@ -17,7 +17,7 @@ from detect.evaluation.boxes import evaluate_boxes
 from detect.evaluation.coco_points import evaluate_landmarks
 from detect.loading.dataset import Batch, DetectionData, collate
 from detect.loading.labels import LabelMap
-from detect.training.builder import check_backbone, training_anchors
+from detect.training.builder import check_backbone, training_anchors, training_assignment, training_weights
 from detect.training.config import TrainConfig
 from detect.training.data_warnings import data_warnings
 from detect.training.devices import launch
@@ -103,10 +103,12 @@ def overfit(
     if wrong := wrong_labels(inputs.train):
         return OverfitVerdict(num_images, len(inputs.train.without_broken().dataset.instances), wrong=tuple(wrong))
     anchors = training_anchors(config, inputs.train.dataset)
+    assignment = training_assignment(config, inputs.train.dataset, anchors)
+    weights = training_weights(config, assignment, dataset=inputs.train.dataset, labels=inputs.labels)
     if log:
-        for line in data_warnings(config, inputs, anchors=anchors):
+        for line in data_warnings(config, inputs, assignment=assignment):
             log(line)
-    stepper = Stepper(config, fabric, inputs=inputs, anchors=anchors, initial=initial)
+    stepper = Stepper(config, fabric, inputs=inputs, anchors=anchors, positive_weights=weights, initial=initial)
     if log and stepper.started_from:
         log(stepper.started_from)
     data = inputs.train.without_broken()

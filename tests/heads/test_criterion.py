@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import sys
 
@@ -14,7 +13,8 @@ from torch.testing import assert_close
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.heads.criterion import RetinaNetCriterion
-from detect.heads.image_targets import ImageTargets, checked_targets
+from detect.heads.image_targets import ImageTargets
+from detect.heads.prediction_matchers import TaskAligned
 from detect.heads.retinanet import HeadOutput
 from detect.losses import EmaNormalizer, batch_normalizer
 from detect.ops.boxes import BoxCoder
@@ -167,105 +167,81 @@ def targets_of(boxes: list[list[float]], classes: list[int], **ignored: torch.Te
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("classes", [[0], [0, 1, 1], [[0], [1]]])
-def test_boxes_and_classes_of_different_numbers_are_refused_by_image(anchors, classes):
-    # taken row by row over the batch, the first image's second box would have the class of the third image
-    batch = [NO_BOXES, ImageTargets(torch.tensor([BOX, OTHER_BOX]), torch.tensor(classes)), targets_of([BOX], [1])]
-    shape = str(tuple(torch.tensor(classes).shape))
-    for refuse in (lambda: RetinaNetCriterion()(zeros(3), anchors, batch), lambda: checked_targets(batch)):
-        with pytest.raises(ValueError, match="image 1: one class for each box, got 2 boxes and classes") as raised:
-            refuse()
-        assert str(raised.value).endswith(shape)
+def test_targets_that_cannot_be_learned_are_refused(anchors):
+    batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX], [0, 2])]
+    for class_loss in ("focal", "quality_focal"):
+        with pytest.raises(ValueError, match=r"targets of image 1: the class of box 1 is 2, need a class from 0 to 1$"):
+            RetinaNetCriterion(class_loss=class_loss)(zeros(2), anchors, batch)
+    with pytest.raises(ValueError, match="image 1: one class for each box"):
+        RetinaNetCriterion().match(anchors, [batch[0], targets_of([BOX, OTHER_BOX], [0])])
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("class_loss", ["focal", "quality_focal"])
-@pytest.mark.parametrize(("wrong", "named"), [(-1, "-1"), (-2, "-2"), (2, "2")])
-def test_a_class_that_the_head_does_not_have_is_refused_by_image_and_row(anchors, wrong, named, class_loss):
-    # -1 is BACKGROUND and -2 IGNORE for an anchor: a box of this class would be taught as nothing
-    batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX], [0, wrong])]
-    message = f"targets of image 1: the class of box 1 is {named}, need a class from 0 to 1$"
-    with pytest.raises(ValueError, match=message):
-        RetinaNetCriterion(class_loss=class_loss)(zeros(2), anchors, batch)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("matcher", [None, Atss(4)])
-@pytest.mark.parametrize(
-    "box",
-    [
-        [8.0, 8.0, 0.0, 0.0],  # turned over
-        [16.0, 0.0, 8.0, 8.0],  # x, y, width, height of a box at 16
-        [8.0, 0.0, 8.0, 8.0],  # no width
-        [0.0, 8.0, 8.0, 8.0],  # no height
-        [math.nan, 0.0, 8.0, 8.0],
-        [0.0, 0.0, 8.0, math.nan],
-        [0.0, 0.0, math.inf, 8.0],
-        [-math.inf, 0.0, 8.0, 8.0],
-        [math.inf, 0.0, math.inf, 8.0],
-    ],
-)
-def test_a_box_without_extent_or_end_is_refused_by_image_and_row(anchors, box, matcher):
-    batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX, box], [0, 1, 1])]
-    message = rf"targets of image 1: box 2 is {re.escape(str(box))}, need finite x0 < x1 and y0 < y1$"
-    criterion = RetinaNetCriterion(matcher=matcher)
-    with pytest.raises(ValueError, match=message):
-        criterion(zeros(2), anchors, batch)
-    with pytest.raises(ValueError, match=message):
-        criterion.match(anchors, batch)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_a_region_to_ignore_without_extent_is_refused_by_image_and_row(anchors):
-    regions = torch.tensor([BOX, [8.0, 0.0, 4.0, 8.0]])
-    with pytest.raises(ValueError, match=r"image 1: ignored region 1 is \[8\.0, 0\.0, 4\.0, 8\.0\], need finite"):
-        RetinaNetCriterion()(zeros(2), anchors, [NO_BOXES, targets_of([BOX], [1], ignored=regions)])
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_arrays_of_another_form_are_refused_by_image(anchors):
-    right = torch.tensor([BOX])
-    for target, message in (
-        (ImageTargets(torch.tensor([[*BOX, 0.9]]), torch.tensor([0])), r"boxes are \(n, 4\), got \(1, 5\)"),
-        (ImageTargets(torch.tensor(BOX), torch.tensor([0])), r"boxes are \(n, 4\), got \(4,\)"),
-        (ImageTargets(right, torch.tensor([0]), torch.tensor(BOX)), r"ignored regions are \(n, 4\), got \(4,\)"),
-        (ImageTargets(right, torch.tensor([0.0])), r"classes are integers, got torch\.float32"),
-        (ImageTargets(right, torch.tensor([True])), r"classes are integers, got torch\.bool"),
-    ):
-        with pytest.raises(ValueError, match=f"^targets of image 1: {message}$"):
-            RetinaNetCriterion()(zeros(2), anchors, [NO_BOXES, target])
-
-
-@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
-def test_classes_may_be_integers_of_any_size(anchors, dtype):
-    boxes, classes = torch.tensor([BOX, OTHER_BOX]), torch.tensor([1, 0])
+def test_targets_of_any_form_are_learned_the_same(anchors):
+    boxes, nothing = torch.tensor([BOX, OTHER_BOX]), torch.tensor([])  # of shape (0,), float
     for class_loss in ("focal", "quality_focal"):
         criterion = RetinaNetCriterion(class_loss=class_loss)
-        expected = criterion(zeros(1), anchors, [ImageTargets(boxes, classes)])
-        assert_close(criterion(zeros(1), anchors, [ImageTargets(boxes, classes.to(dtype))]), expected)
+        expected = criterion(zeros(2), anchors, [NO_BOXES, targets_of([BOX, OTHER_BOX], [1, 0])])
+        plain = ImageTargets(boxes, torch.tensor([1, 0], dtype=torch.int32))
+        assert_close(criterion(zeros(2), anchors, [ImageTargets(nothing, nothing, ignored=nothing), plain]), expected)
 
 
-def test_no_boxes_may_be_an_empty_list(anchors):
-    nothing = torch.tensor([])  # of shape (0,), float
-    some = targets_of([BOX], [1])
-    expected = RetinaNetCriterion()(zeros(2), anchors, [NO_BOXES, some])
-    for empty in (ImageTargets(nothing, nothing), ImageTargets(nothing, nothing.int(), ignored=nothing)):
-        assert_close(RetinaNetCriterion()(zeros(2), anchors, [empty, some]), expected)
-    assert checked_targets([ImageTargets(nothing, nothing)])[0].boxes.shape == (0, 4)
+# ---- weights of positives
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_boxes_may_be_whole_numbers(anchors):
-    whole = ImageTargets(torch.tensor([[10, 0, 18, 8]]), torch.tensor([1]))
-    expected = RetinaNetCriterion(box_loss="giou")(zeros(1), anchors, [targets_of([[10.0, 0.0, 18.0, 8.0]], [1])])
-    assert_close(RetinaNetCriterion(box_loss="giou")(zeros(1), anchors, [whole]), expected)
+def weighed(criterion: RetinaNetCriterion, anchors: GridAnchors) -> tuple[float, float]:
+    """The losses of two boxes of classes 0 and 1, each with one anchor."""
+    target = targets_of([[0.0, 0.0, 8.0, 6.0], [18.0, 0.0, 26.0, 8.0]], [0, 1])
+    return tuple(each.item() for each in criterion(zeros(1), anchors, [target]))
 
 
-def test_targets_are_left_as_they_were(anchors):
-    target = ImageTargets(torch.tensor([BOX]), torch.tensor([1], dtype=torch.int32), ignored=torch.tensor([OTHER_BOX]))
-    before = [each.clone() for each in (target.boxes, target.classes, target.ignored)]
-    RetinaNetCriterion()(zeros(1), anchors, [target])
-    assert_close([target.boxes, target.classes, target.ignored], before, rtol=0, atol=0)
+def test_weights_multiply_the_losses_of_positives_alone(anchors):
+    # p = 1/2: a positive costs ln 2 / 4 * 1/4, each of six negatives ln 2 / 4 * 3/4; two positives divide
+    # boxes: dh = ln .75 and dy = -1/8 of the first, dx = 2/8 of the second
+    cost, first, second = math.log(2) / 4, math.log(4 / 3) + 1 / 8, 0.25
+    found = weighed(RetinaNetCriterion(positive_weights=(3.0, 0.5)), anchors)
+    assert_close(found, (cost * (0.25 * 3.5 + 6 * 0.75) / 2, (3 * first + 0.5 * second) / 2), rtol=1e-5, atol=0)
+    quality = RetinaNetCriterion(class_loss="quality_focal", positive_weights=(3.0, 0.5))
+    # targets .75 and .6: (q - 1/2)**2 ln 2
+    expected = (math.log(2) * (3 * 0.25**2 + 0.5 * 0.1**2 + 6 / 4) / 2, found[1])
+    assert_close(weighed(quality, anchors), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_loss": "quality_focal", "box_loss": "giou"}])
+def test_weights_of_one_change_no_bit(anchors, options):
+    plain, ones = RetinaNetCriterion(**options), RetinaNetCriterion(**options, positive_weights=(1.0, 1.0))
+    assert weighed(plain, anchors) == weighed(ones, anchors)
+
+
+def test_weights_follow_the_device_and_are_no_part_of_the_state():
+    criterion = RetinaNetCriterion(positive_weights=(2.0, 1.0))
+    assert criterion.state_dict() == {}
+    assert criterion.to("meta").positive_weights.device.type == "meta"
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0), (-1.0, 1.0), (math.inf, 1.0), (math.nan, 1.0)])
+def test_weights_are_finite_and_above_0(weights):
+    with pytest.raises(ValueError, match="positive_weights are finite and above 0"):
+        RetinaNetCriterion(positive_weights=weights)
+
+
+def test_there_is_a_weight_for_each_class(anchors):
+    with pytest.raises(ValueError, match="3 positive_weights for 2 classes"):
+        weighed(RetinaNetCriterion(positive_weights=(1.0, 1.0, 1.0)), anchors)
+
+
+# ---- soft targets of a matcher
+
+
+def test_soft_targets_of_the_matcher_replace_the_overlap_and_weigh_the_boxes(anchors):
+    # one box over anchors 1 and 2, which predict themselves: IoU 1/2 each, equal scores, soft targets 1/2
+    target = targets_of([[8.0, 0.0, 24.0, 8.0]], [0])
+    options = {"matcher": TaskAligned(), "class_loss": "quality_focal", "box_loss": "giou"}
+    losses = RetinaNetCriterion(**options, normalizer=lambda amounts: amounts)(zeros(1), anchors, [target])
+    # the soft targets are what the scores are: no cost; six negatives ln 2 / 4; the sum of soft targets, 1, divides
+    assert_close(losses.classification, torch.tensor(6 * math.log(2) / 4), rtol=1e-4, atol=0)
+    assert_close(losses.box, torch.tensor(0.5), rtol=1e-4, atol=0)  # 2 * 1/2 * (1 - IoU)
+    hard = RetinaNetCriterion(**options | {"class_loss": "focal"})(zeros(1), anchors, [target])
+    assert_close(hard.box, torch.tensor(0.5), rtol=1e-4, atol=0)  # two positives divide 2 * (1 - IoU)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -93,12 +93,12 @@ def test_overrides_do_not_change_their_input():
 def test_hyphens_and_underscores_are_the_same_in_names_and_choices(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
-        "data: {train: [a.json], images: images, val-share: 0.25}\nmodel: {assigner: max-iou, num_convs: 4}\n"
+        "data: {train: [a.json], images: images, val-share: 0.25}\nmodel: {low-quality-mode: forced, num_convs: 4}\n"
     )
     config = read_train_config(
         file, ["model.box-loss=smooth-l1", "model.num-convs=3", "optimisation.precision=bf16_mixed"]
     )
-    assert (config.data.val_share, config.model.assigner, config.model.num_convs) == (0.25, "max_iou", 3)
+    assert (config.data.val_share, config.model.low_quality_mode, config.model.num_convs) == (0.25, "forced", 3)
     assert (config.model.box_loss, config.optimisation.precision) == ("smooth_l1", "bf16-mixed")
 
 

@@ -8,8 +8,8 @@ import pytest
 from builders import changed
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.data import read_coco
-from detect.training.builder import training_anchors
+from detect.data import CocoDataset, read_coco
+from detect.training.builder import training_anchors, training_assignment
 from detect.training.config import TrainConfig
 from detect.training.data_warnings import data_warnings, positives_warnings
 from detect.training.inputs import read_inputs
@@ -17,14 +17,21 @@ from detect.training.inputs import read_inputs
 
 def warnings_of(config: TrainConfig) -> list[str]:
     inputs = read_inputs(config)
-    return data_warnings(config, inputs, anchors=training_anchors(config, inputs.train.dataset))
+    dataset = inputs.train.dataset
+    return data_warnings(
+        config, inputs, assignment=training_assignment(config, dataset, training_anchors(config, dataset))
+    )
+
+
+def positives_of(config: TrainConfig, anchors: AnchorSet, dataset: CocoDataset) -> list[str]:
+    return positives_warnings(config, training_assignment(config, dataset, anchors), num_images=len(dataset.images))
 
 
 def test_sound_data_have_no_warnings(tiny):
     assert warnings_of(tiny()) == []
 
 
-def test_categories_with_few_positive_anchors_are_named_with_remedies(tiny, squares, tmp_path):
+def test_categories_that_others_outvote_are_named(tiny, squares, tmp_path):
     def add_dots(content: dict[str, Any]) -> None:
         content["categories"].append({"id": 9, "name": "dot"})
         for image in content["images"]:  # the best anchor is that of 2 x 2 around (8, 8)
@@ -33,11 +40,11 @@ def test_categories_with_few_positive_anchors_are_named_with_remedies(tiny, squa
 
     fields = (f"data.train={changed(squares, tmp_path, 'two.json', add_dots)}", "data.val=[]")
     AnchorSet.of([[(12, 12), (13, 13)], [(2, 2)]], strides=(2, 16)).save(tmp_path / "anchors.yaml")
-    (warning,) = warnings_of(tiny(*fields, f"model.anchors={tmp_path}/anchors.yaml"))
+    given = (*fields, f"model.anchors={tmp_path}/anchors.yaml")
+    assert warnings_of(tiny(*given)) == []  # positives are weighed by category
+    (warning,) = warnings_of(tiny(*given, "model.positive_weights=none"))
     assert warning.startswith("uneven assignment: positive anchors per box: dot 1.0; mean of all boxes ")
-    assert warning.endswith(
-        "a short training hardly learns categories with few positive anchors: try model.assigner=atss"
-    )
+    assert warning.endswith("; the others outvote them: try model.positive_weights=category")
     fields += ("model.assigner=atss", "model.anchors=fit", "model.levels=p3-p4", "model.per_level=1")
     (warning,) = warnings_of(tiny(*fields))
     # ATSS has nothing for a pixel
@@ -53,12 +60,12 @@ def test_sizes_without_positive_anchors_are_named(tiny, squares, tmp_path):
 
     dataset = read_coco(changed(squares, tmp_path, "sizes.json", widen)[2:-2])
     config = tiny("model.allow_low_quality_matches=false", "model.anchors=some.yaml")
-    lines = positives_warnings(config, AnchorSet.of([[(20, 20)]], strides=[4]), dataset=dataset)
+    lines = positives_of(config, AnchorSet.of([[(20, 20)]], strides=[4]), dataset)
     assert lines == [
         "no positive anchors for large, from 96 px (6 boxes): they are never learned; try model.anchors=fit or "
         "model.allow_low_quality_matches=true"
     ]
-    lines = positives_warnings(config, AnchorSet.of([[(20, 20), (200, 200)]], strides=[4]), dataset=dataset)
+    lines = positives_of(config, AnchorSet.of([[(20, 20), (200, 200)]], strides=[4]), dataset)
     assert lines == []
 
 
@@ -69,7 +76,7 @@ def test_single_boxes_without_positive_anchors_are_counted(tiny, squares, tmp_pa
     dataset = read_coco(changed(squares, tmp_path, "small.json", shrink)[2:-2])
     config = tiny("model.allow_low_quality_matches=false")
     anchors = AnchorSet.of([[(8, 8), (11, 11), (14, 14)]], strides=[1])
-    (line,) = positives_warnings(config, anchors, dataset=dataset)
+    (line,) = positives_of(config, anchors, dataset)
     assert line.startswith("no positive anchors for 1 of 12 boxes: annotation 3: they are never learned")
 
 

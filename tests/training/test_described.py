@@ -30,7 +30,7 @@ def test_levels_matching_suppression_and_limits_are_those_of_the_configuration(t
 def test_soft_suppression_removes_nothing_and_agnostic_suppression_meets_all(tiny):
     assert described(tiny(*FITTED, "model.nms=linear"), "mine").nms is None
     assert described(tiny(*FITTED, "model.class_agnostic=true"), "mine").nms.across == "all"
-    assert described(tiny(*FITTED, "model.assigner=atss"), "mine").matching == AtssRule()
+    assert described(tiny(*FITTED, "model.assigner=atss"), "mine").matching == AtssRule(per_shape=True)
 
 
 def test_known_anchors_bring_their_own_levels(tiny):

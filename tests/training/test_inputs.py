@@ -100,11 +100,11 @@ def test_categories_that_training_lacks_are_named_with_the_option_that_leaves_th
     inputs = read_inputs(config)
     assert len(inputs.val.dataset.annotations) == len(inputs.train.dataset.annotations) - 3
     assert "warning: left out: 3 annotations of 'Dot', 'hole' (data.ignore_categories)" in data_warnings(
-        config, inputs, anchors=None
+        config, inputs, assignment=None
     )
     config = tiny(f"data.train={file}", "data.val=[]", "data.ignore_categories=[Square, squares]")
     inputs = read_inputs(config)
-    lines = data_warnings(config, inputs, anchors=None)
+    lines = data_warnings(config, inputs, assignment=None)
     assert any(
         line.endswith("more.json: no category 'squares' to leave out (data.ignore_categories)") for line in lines
     )
