@@ -78,11 +78,10 @@ def fit_detector(instances: detect.ResizedInstances, detector: AnchorDetector, o
     from detect.fitting.for_detector import fit_for, objectives_of
 
     objective = objectives_of(detector)[0]
-    certify = options.certify
-    if certify is None and not objective.on_grid:
-        certify = options.certified(objective, len(instances))
+    unasked = options.certify is None and objective.on_grid
+    proof = {} if unasked else options.proof(objective, len(instances))
     start = detect.load_anchors(options.start) if options.start else None
-    fit = fit_for(instances, detector, weights=options.weights(instances), start=start, certify=certify)
+    fit = fit_for(instances, detector, weights=options.weights(instances), start=start, **proof)
     others = [fit.stock] if fit.stock else []
     if start:
         others.insert(0, score_for(instances, start, detector))

@@ -21,7 +21,8 @@ FREE = "free"  # the layout of free (w, h) lists
 LEVELS = "p3-p7"
 MAX_ANCHORS = 1000
 DEFAULT_K = 9
-PROVED = 0.01  # default certificate of a fit by shape, for few boxes
+PROVED = 0.01  # default certificate of a fit by shape
+MANY_BOXES, FEW_ROUNDS = 100_000, 4  # a proof of so few rounds takes seconds and ends at about 2 %
 PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
 
 
@@ -111,8 +112,8 @@ class FitOptions:
         expert(
             min=0,
             max=1,
-            help="Prove that the anchors are this close to the best possible; 1: no proof. Default: 0.01 by shape and "
-            "0.02 on the grid, and no proof for many boxes, where it takes longer.",
+            help="Prove that the anchors are this close to the best possible; 1: no proof. Default: 0.01 by shape, or what "
+            "takes seconds, and 0.02 on the grid; no proof for many boxes.",
         ),
     ] = None
     seed: Annotated[int, expert(min=0, max=2**32 - 1, help="Seed of random starts; optimal does not use it.")] = 0
@@ -179,7 +180,7 @@ class FitOptions:
         common: dict[str, Any] = {
             "strides": strides_of(self.levels or LEVELS),
             "objective": objective,
-            "certify": self.certified(objective, len(instances)) if prove else None,
+            **(self.proof(objective, len(instances)) if prove else {}),
             "weights": self.weights(instances),
             "start": detect.load_anchors(self.start) if self.start else None,
         }
@@ -207,16 +208,20 @@ class FitOptions:
         )
         return Fitted(fit.anchors, f"with {fit.numbers}", fit.layouts, start=self.start)
 
-    def certified(self, objective: detect.Objective, num_boxes: int) -> float | None:
-        """The gap to prove; None for no proof, the default for many boxes."""
+    def proof(self, objective: detect.Objective, num_boxes: int) -> dict[str, Any]:
+        """The gap to prove and the rounds that a proof may take, as arguments of a fit; nothing for no proof."""
         if self.certify is not None:
-            return self.certify if self.certify < 1 else None
+            return {"certify": self.certify} if self.certify < 1 else {}
         if objective.on_grid:
             from detect.fitting.any_position import FEW_BOXES  # loads scipy, which a fit by shape does without
-        else:
-            from detect.fitting.fit import FEW_BOXES
-        gap = PROVED_PLACED if objective.on_grid else PROVED
-        return gap if num_boxes <= FEW_BOXES else None
+
+            return {"certify": PROVED_PLACED} if num_boxes <= FEW_BOXES else {}
+        from detect.fitting.fit import FEW_BOXES
+        from detect.fitting.search import ROUNDS
+
+        if num_boxes > MANY_BOXES:
+            return {}
+        return {"certify": PROVED, "rounds": ROUNDS if num_boxes <= FEW_BOXES else FEW_ROUNDS}
 
 
 def _numbers(text: str | None) -> int | tuple[int, ...] | None:

@@ -14,15 +14,14 @@ from detect.anchors.anchor_set import START, AnchorSet, levels_of_shapes, place_
 from detect.anchors.histogram import CELLS_PER_OCTAVE, ShapeHistogram
 from detect.anchors.instances import ResizedInstances, tells_left_out, weighted_histograms
 from detect.errors import FitError
-from detect.fitting.kmeans import Members, best_of_starts, improve_centers, require_enough, sorted_by_area, spread_seeds
+from detect.fitting.kmeans import Members, best_of_starts, improve_centers, spread_seeds
 from detect.fitting.objective import Objective
-from detect.fitting.search import OptimalAnchors, optimal_anchors
+from detect.fitting.search import COARSE_CELLS_PER_OCTAVE, ROUNDS, OptimalAnchors, kmeans_shapes, optimal_anchors
 from detect.ops.box_arrays import best_shape_iou
 
 METHODS = ("optimal", "kmeans", "euclidean", "log-euclidean", "mixture")
 FEW_BOXES = 20_000  # at most this many boxes are counted in cells fine enough to tell them apart
 FINE_CELLS_PER_OCTAVE = 1024
-COARSE_CELLS_PER_OCTAVE = 16  # starts of k-means run on these cells; the best is then improved on the full histogram
 CURVE_CELLS_PER_OCTAVE = 8
 CURVE_KS = tuple(range(1, 16))
 MAX_ANCHORS = 1000
@@ -49,6 +48,7 @@ def fit_anchors(
     strides: Sequence[int] = (8, 16, 32, 64, 128),
     seed: int = 0,
     certify: float | None = None,
+    rounds: int = ROUNDS,
     objective: str | Objective = "shape",
     fixed: Sequence[tuple[float, float]] = (),
     start: AnchorSet | Float64[ndarray, "a 2"] | None = None,
@@ -70,6 +70,7 @@ def fit_anchors(
         strides: strides of the pyramid's levels, in pixels.
         seed: seed of the random starts; ``optimal`` has none.
         certify: with ``optimal`` and ``k``: relative gap to prove between the fit and the best possible one; for ``proofs``.
+        rounds: maximum number of rounds of the proof, each on finer cells or with more candidates.
         objective: an objective by shape. Those except ``iou``, and ``fixed``, ``start`` and ``weights``, need ``optimal``
             and ``k``.
         fixed: (width, height) of anchors to include among the k.
@@ -107,7 +108,9 @@ def fit_anchors(
     if per_level is not None:
         return replace(_fit_by_level(instances, per_level, method, sorted(strides), settings), **fields)
     if method == "optimal":
-        best = _fit_optimal(instances, k, parsed, weights, {"fixed": fixed, "start": begin, "certify": certify})
+        best = _fit_optimal(
+            instances, k, parsed, weights, {"fixed": fixed, "start": begin, "certify": certify, "rounds": rounds}
+        )
         name = parsed.score_name(weighted=weights is not None)
         scores = {name: best.score} | ({START + name: best.start_score} if best.start_score is not None else {})
         fields |= {"scores": scores, "proofs": {name: best.proof} if best.proof else {}}
@@ -170,7 +173,7 @@ def fit_shapes(
     if method == "optimal":
         return optimal_anchors(histogram, k, certify=None).shapes
     if method == "kmeans":
-        return _fit_in_iou(histogram, k, seed)
+        return kmeans_shapes(histogram, k, seed)
     # scikit-learn takes longer to import than to fit
     from detect.fitting.clustering import EuclideanKMeans, ShapeClustering
     from detect.fitting.mixture import LogGaussianMixture
@@ -231,13 +234,6 @@ def knee(scores: Mapping[int, float]) -> int:
         return int(ks[-1])
     chord = heights[0] + (heights[-1] - heights[0]) * (ks - ks[0]) / (ks[-1] - ks[0])
     return int(ks[np.argmax(heights - chord)])
-
-
-def _fit_in_iou(histogram: ShapeHistogram, k: int, seed: int) -> Float64[ndarray, "k 2"]:
-    require_enough(histogram.shapes, k)
-    coarse = histogram.coarsened(COARSE_CELLS_PER_OCTAVE)
-    start = best_of_starts(_members(coarse if len(coarse) >= k else histogram), k, np.random.RandomState(seed))
-    return sorted_by_area(improve_centers(_members(histogram), start.centers).centers)
 
 
 def _histogram_for(shapes: Float64[ndarray, "n 2"], method: str) -> ShapeHistogram:

@@ -24,6 +24,7 @@ from detect.fitting.fit import fit_anchors
 from detect.fitting.fit_levels import FREE, fit_levels
 from detect.fitting.grid_fit import score_on_grid
 from detect.fitting.objective import Objective
+from detect.fitting.search import ROUNDS
 from detect.fitting.ssd import fit_ssd
 
 # Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
@@ -70,6 +71,7 @@ def fit_for(
     weights: Float64[ndarray, " n"] | None = None,
     start: AnchorSet | None = None,
     certify: float | None = None,
+    rounds: int = ROUNDS,
 ) -> DetectorFit:
     """Fit the anchors that a detector takes: as many on each level, in its layout, under its own matching rule.
 
@@ -81,6 +83,7 @@ def fit_for(
         weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
         start: anchors of the detector's levels and numbers to improve; the result's score is not lower.
         certify: relative gap to prove between the fit and the best possible one.
+        rounds: of a proof by shape, at most.
 
     Raises:
         FitError: there are no usable boxes, too few distinct shapes, or the start has other levels or numbers.
@@ -93,7 +96,8 @@ def fit_for(
     stock = score_for(instances, stock_anchors(detector), detector) if detector.stock else None
     fits = []
     for limited, objective in _attempts(detector):
-        anchors, among = _fit(instances, limited, objective, start, {"weights": weights, "certify": certify})
+        how = {"weights": weights, "certify": certify, "rounds": rounds}
+        anchors, among = _fit(instances, limited, objective, start, how)
         anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
         fits.append(DetectorFit(score_for(instances, anchors, detector), stock, among))
         if stock is None or _as_good(fits[-1].score, stock):

@@ -80,7 +80,7 @@ def fit_on_grid(
     if certify is not None and not certify >= 0:
         raise ValueError(f"need certify >= 0, got {certify=}")
     given = [] if start is None else [_start_of(boxes, start, limits)]
-    solution = search(boxes, limits, *given, draft=draft if certify is None else None)
+    solution = search(boxes, limits, given, draft=draft if certify is None else None)
     fits = [anchors_of(boxes, each.shapes, each.levels) for each in (solution.chosen, *given)]
     if per_level is not None and not limits.priced:
         fits = [_completed(boxes, each, limits.counts) for each in fits]

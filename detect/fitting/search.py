@@ -24,7 +24,7 @@ from detect.fitting.candidates import Candidates, Limits, choose_rows, completed
 from detect.fitting.certificate import prove
 from detect.fitting.facility_location import likely_swaps
 from detect.fitting.gains import Boxes, PerShape, Shapes
-from detect.fitting.kmeans import require_enough, sorted_by_area
+from detect.fitting.kmeans import Members, best_of_starts, improve_centers, require_enough, sorted_by_area
 from detect.fitting.objective import Objective
 from detect.fitting.ratio_cells import RatioCells
 from detect.fitting.shape_cells import ShapeCells
@@ -45,6 +45,8 @@ RELAXATION_STEPS = 100
 SIDE_STEPS = 60  # by side ratio, with one start less: a third of the time less, at most 1e-4 of the score in three fits
 SMALLEST_GAIN = 1e-9
 MAX_ROUNDS = 10
+COARSE_CELLS_PER_OCTAVE = 16  # of k-means
+ROUNDS = 12  # of a proof, at most
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,22 @@ class Solution:
     openings: PerShape
 
 
-def search(boxes: Boxes, limits: Limits, start: Candidates | None = None, *, draft: int | None = None) -> Solution:
-    """The best choice within limits that the search finds; no worse than a start, if one is given.
+def search(
+    boxes: Boxes,
+    limits: Limits,
+    given: Sequence[Candidates] = (),
+    *,
+    rivals: Sequence[Candidates] = (),
+    draft: int | None = None,
+) -> Solution:
+    """The best choice within limits that the search finds; no worse than any that is given to start from.
 
-    With ``draft``, it searches on this many boxes, and polishes the choice on all.
+    It is no worse than ``rivals`` either, from which it starts only if they win. With ``draft``, it searches on this many
+    boxes, and polishes the choice on all.
     """
     if draft and len(boxes) > draft:
         few = boxes.thinned(draft)
-        found = search(few, limits, start and start.on(few))
+        found = search(few, limits, [start.on(few) for start in given])
         return replace(found, chosen=polish(boxes, found.chosen.on(boxes)))
     few = boxes.joined(max(POINTS_TO_CHOOSE_ON, sum(limits.counts)))
     grid = grid_candidates(few)
@@ -72,7 +82,7 @@ def search(boxes: Boxes, limits: Limits, start: Candidates | None = None, *, dra
     among = [None, *(np.flatnonzero(openings > share) for share in shares)]
     rows = dict.fromkeys(tuple(choose_rows(grid, limits, each)) for each in among)
     starts = [grid.take(each) for each in rows]
-    own = [] if start is None else [completed(start.on(few), grid, limits)]
+    own = [completed(start.on(few), grid, limits) for start in given]
     if boxes.objective.recall_share > 0:  # a step function has plateaus, on which more IoU in a blend still has a slope
         smoother = replace(boxes.objective, recall_share=boxes.objective.recall_share / 2)
         blend = replace(few, objective=smoother)
@@ -81,7 +91,7 @@ def search(boxes: Boxes, limits: Limits, start: Candidates | None = None, *, dra
     swaps = MORE_SWAPS if few_points else SWAPS if recall else SWAPS_FOR_IOU
     fits = [improve(few, each, limits, swaps=swaps) for each in starts + own]
     if len(few) == len(boxes):
-        return Solution(max(fits, key=lambda fit: fit.value(limits)), grid, openings)
+        return Solution(_best(boxes, limits, fits, rivals, swaps), grid, openings)
     many = boxes.joined(POINTS_TO_POLISH_ON)
     chosen = max((polish(many, fit.on(many)) for fit in fits), key=lambda fit: fit.value(limits))
     if len(many) < len(boxes):
@@ -90,7 +100,21 @@ def search(boxes: Boxes, limits: Limits, start: Candidates | None = None, *, dra
         not boxes.objective.of_sides
     ):  # by side ratio, swaps on all points take a third of the time for 1e-5 of the score
         chosen = improve(boxes, chosen, limits, swaps=swaps)
-    return Solution(max([chosen, *(each.on(boxes) for each in own)], key=lambda fit: fit.value(limits)), grid, openings)
+    fits = [chosen, *(each.on(boxes) for each in own)]
+    return Solution(_best(boxes, limits, fits, rivals, swaps), grid, openings)
+
+
+def _best(
+    boxes: Boxes, limits: Limits, fits: Sequence[Candidates], rivals: Sequence[Candidates], swaps: int
+) -> Candidates:
+    """The best of the fits, or of the polished rivals, which is then improved."""
+    best, many = max(fits, key=lambda fit: fit.value(limits)), boxes.joined(POINTS_TO_POLISH_ON)
+    for rival in rivals:
+        polished = polish(many, rival.on(many)).on(boxes)
+        fits = [best, rival, polished if len(many) == len(boxes) else settle(boxes, polished)]
+        winner = max(fits, key=lambda fit: fit.value(limits))
+        best = improve(boxes, winner, limits, swaps=swaps) if winner is not best and len(many) == len(boxes) else winner
+    return best
 
 
 def improve(boxes: Boxes, chosen: Candidates, limits: Limits, *, swaps: int = SWAPS) -> Candidates:
@@ -213,7 +237,7 @@ def optimal_anchors(
     fixed: Sequence[tuple[float, float]] = (),
     start: Shapes | None = None,
     certify: float | None = 0.02,
-    rounds: int = 12,
+    rounds: int = ROUNDS,
 ) -> OptimalAnchors:
     """The best k shapes that the search finds, proved to be close to the best.
 
@@ -245,8 +269,11 @@ def optimal_anchors(
     num_free = k - len(fixed)
     require_enough(cells.extents.T, num_free)
     limits = Limits((0,), (num_free,), (0.0,))
-    given = None if start is None else _start_of(cells, start, num_free)
-    solution = search(cells, limits, given)
+    starts = [] if start is None else [_start_of(cells, start, num_free)]
+    rivals = []
+    if isinstance(histogram, ShapeHistogram) and parsed == Objective() and weights is None and not fixed:
+        rivals = [Candidates.of(cells, kmeans_shapes(histogram, k), np.zeros(k, np.int64))]
+    solution = search(cells, limits, starts, rivals=rivals)
     score = float((solution.chosen.best + cells.floor).sum())
     proof = prove_solution(cells, solution, limits, score=score, certify=certify, rounds=rounds)
     shapes = sorted_by_area(np.concatenate([cells.fixed, solution.chosen.shapes]))
@@ -262,6 +289,18 @@ def _start_of(cells: ShapeCells, start: Shapes, num_free: int) -> Candidates:
     if len(new) > num_free:
         raise FitError(f"the start has {len(new)} shapes, more than the {num_free} to be fitted")
     return Candidates.of(cells, new, np.zeros(len(new), np.int64))
+
+
+def kmeans_shapes(histogram: ShapeHistogram, k: int, seed: int = 0) -> Shapes:
+    """k-means in IoU: starts run on coarse cells, and the best is then improved on the full histogram."""
+    require_enough(histogram.shapes, k)
+    coarse = histogram.coarsened(COARSE_CELLS_PER_OCTAVE)
+    few, full = (
+        Members(each.shapes, each.counts.astype(float))
+        for each in (coarse if len(coarse) >= k else histogram, histogram)
+    )
+    start = best_of_starts(few, k, np.random.RandomState(seed))
+    return sorted_by_area(improve_centers(full, start.centers).centers)
 
 
 def _check(fixed: Sequence[tuple[float, float]], k: int, certify: float | None, rounds: int) -> None:

@@ -70,7 +70,12 @@ def test_images_of_rare_categories_are_among_those_looked_at(monkeypatch):
             "images": [{"id": row, "width": 64, "height": 64} for row in range(100)],
             "categories": [{"id": 1, "name": "often"}, {"id": 2, "name": "once"}],
             "annotations": [
-                {"id": row, "image_id": row % 100, "category_id": 1 + (row == 137), "bbox": [32 * (row // 100), 8, 20, 20]}
+                {
+                    "id": row,
+                    "image_id": row % 100,
+                    "category_id": 1 + (row == 137),
+                    "bbox": [32 * (row // 100), 8, 20, 20],
+                }
                 for row in range(200)
             ],
         }

@@ -40,6 +40,24 @@ def test_the_optimum_beats_clustering_in_iou_which_beats_the_baselines(nuclei):
     assert sorted(scores, key=scores.__getitem__)[-2:] == ["kmeans", "optimal"]
 
 
+def lognormal_shapes(count: int) -> np.ndarray:
+    """Shapes of three sizes with which a search from its own starts alone ends below k-means."""
+    random = np.random.default_rng(0)
+    sizes = np.exp(random.choice([3.0, 4.2, 5.0], count, p=[0.5, 0.3, 0.2]) + 0.5 * random.standard_normal(count))
+    ratios = np.exp(0.4 * random.standard_normal(count))
+    return np.stack([sizes / ratios, sizes * ratios], axis=1)
+
+
+@pytest.mark.parametrize("k", [3, 5, 9])
+def test_the_optimum_is_never_below_k_means(nuclei, bccd, k):
+    for shapes in (nuclei.shapes[::2], bccd.shapes[::18], lognormal_shapes(30_000)):
+        histogram = ShapeHistogram.of(shapes)
+        optimal, kmeans = (
+            best_shape_iou(shapes, fit_shapes(histogram, k, method))[0].mean() for method in ("optimal", "kmeans")
+        )
+        assert optimal >= kmeans - 1e-5
+
+
 def test_what_was_proved_stands_beside_its_score(nuclei):
     anchors = fit_anchors(nuclei, k=5, certify=0.01)
     reached = anchor_metrics(nuclei, anchors).average_iou
