@@ -27,11 +27,22 @@ GROUPS = 32  # Wu and He 2018, section 4; torchvision's second RetinaNet
 
 
 class Tower(nn.Module):
-    """Convolutions, each with a norm and a ReLU, shared by the levels; each level has batch norms of its own."""
+    """Convolutions, each with a norm and a ReLU, shared by the levels; each level has batch norms of its own.
 
-    def __init__(self, channels: list[int], norm: str | None, num_levels: int, generator: Generator | None) -> None:
+    Without a norm the convolutions have a bias; before one only if it is ``biased``.
+    """
+
+    def __init__(
+        self,
+        channels: list[int],
+        norm: str | None,
+        num_levels: int,
+        generator: Generator | None,
+        *,
+        biased: bool = False,
+    ) -> None:
         super().__init__()
-        bias = None if norm else 0.0
+        bias = None if norm and not biased else 0.0
         self.convs = nn.ModuleList(
             conv(before, after, generator, bias=bias) for before, after in itertools.pairwise(channels)
         )
@@ -108,6 +119,10 @@ class RetinaNetHead(nn.Module):
         norm: after each convolution of a tower, which then has no bias: None, ``"group"`` (32 groups) or ``"batch"``,
             with separate weights and statistics for each level, as in EfficientDet's code.
         prior: probability of every class at the start (section 4.1).
+        centerness: an output more for each anchor, beside the box: the score is the geometric mean of it and of the class's
+            (Tian et al. 2020, "FCOS: A simple and strong anchor-free object detector", section 3.1, as torchvision computes
+            it). The logits are those of this score.
+        biased: whether the convolutions before a norm have a bias, as in torchvision's FCOS.
         generator: draws the weights; by default torch's global one.
 
     Raises:
@@ -125,6 +140,8 @@ class RetinaNetHead(nn.Module):
         hidden_channels: int | None = None,
         norm: str | None = None,
         prior: float = PRIOR,
+        centerness: bool = False,
+        biased: bool = False,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -135,10 +152,13 @@ class RetinaNetHead(nn.Module):
         self.hidden_channels = in_channels if hidden_channels is None else hidden_channels
         self.norm = norm
         self.prior = prior
+        self.centerness = centerness
+        self.biased = biased
         self._check_arguments()
         channels = [in_channels] + [self.hidden_channels] * num_convs
-        self.class_tower = Tower(channels, norm, self.num_levels or 1, generator)
-        self.box_tower = Tower(channels, norm, self.num_levels or 1, generator)
+        self.class_tower, self.box_tower = (
+            Tower(channels, norm, self.num_levels or 1, generator, biased=biased) for _ in range(2)
+        )
         counts = self.num_anchors if isinstance(self.num_anchors, tuple) else (self.num_anchors,)
         counts = counts[:1] if len(set(counts)) == 1 else counts
         class_bias = -math.log((1 - prior) / prior)
@@ -146,6 +166,7 @@ class RetinaNetHead(nn.Module):
             conv(channels[-1], count * num_classes, generator, bias=class_bias) for count in counts
         )
         self.box_outputs = nn.ModuleList(conv(channels[-1], count * 4, generator) for count in counts)
+        self.centerness_outputs = nn.ModuleList(conv(channels[-1], count, generator) for count in counts if centerness)
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     @property
@@ -162,10 +183,13 @@ class RetinaNetHead(nn.Module):
         maps = list_maps(features)
         self._check_maps(maps)
         maps = [cells.contiguous(memory_format=torch.channels_last) for cells in maps]
-        return HeadOutput(
-            _rows(maps, self.class_tower, self.class_outputs, self.num_classes),
-            _rows(maps, self.box_tower, self.box_outputs, 4),
+        classes, boxes = (
+            [tower(cells, level) for level, cells in enumerate(maps)] for tower in (self.class_tower, self.box_tower)
         )
+        logits = _rows(classes, self.class_outputs, self.num_classes)
+        if self.centerness:
+            logits = mean_score(logits, _rows(boxes, self.centerness_outputs, 1))
+        return HeadOutput(logits, _rows(boxes, self.box_outputs, 4))
 
     def check_anchors(self, num_anchors: Sequence[int]) -> None:
         """Raise ValueError unless the head was built for these anchors per cell of each level."""
@@ -187,6 +211,7 @@ class RetinaNetHead(nn.Module):
         head.num_anchors = tuple(self.num_anchors[level] for level in levels)
         head.class_outputs = _select(head.class_outputs, levels)
         head.box_outputs = _select(head.box_outputs, levels)
+        head.centerness_outputs = _select(head.centerness_outputs, levels)
         for tower in (head.class_tower, head.box_tower):
             tower.select_levels(levels)
         return head
@@ -195,6 +220,7 @@ class RetinaNetHead(nn.Module):
         """A head for other classes: new class outputs and a copy of all other weights."""
         head = self._with_new_outputs(self.num_anchors, num_classes, generator)
         head.box_outputs = copy.deepcopy(self.box_outputs)
+        head.centerness_outputs = copy.deepcopy(self.centerness_outputs)
         return head
 
     def with_anchors(self, num_anchors: int | Sequence[int], *, generator: Generator | None = None) -> RetinaNetHead:
@@ -217,6 +243,8 @@ class RetinaNetHead(nn.Module):
             hidden_channels=self.hidden_channels,
             norm=self.norm,
             prior=self.prior,
+            centerness=self.centerness,
+            biased=self.biased,
             generator=generator,
         )
         head.to(next(self.parameters())).train(self.training)
@@ -249,11 +277,22 @@ class RetinaNetHead(nn.Module):
             raise ValueError(f"the head was built for {own}, got {len(maps)} feature maps: see its select_levels")
 
 
-def _rows(features: Sequence[Tensor], tower: Tower, outputs: nn.ModuleList, per_anchor: int) -> Tensor:
-    """The outputs of a subnet, (b, a, per_anchor)."""
+def mean_score(logits: Float[Tensor, "b a c"], others: Float[Tensor, "b a 1"]) -> Float[Tensor, "b a c"]:
+    """The logits of the geometric mean of two scores, given by their logits.
+
+    >>> half, low = torch.tensor([[[0.0]]]), torch.tensor([[[-2.0]]])
+    >>> mean_score(half, low).sigmoid(), (half.sigmoid() * low.sigmoid()).sqrt()
+    (tensor([[[0.2441]]]), tensor([[[0.2441]]]))
+    """
+    log_score = (functional.logsigmoid(logits) + functional.logsigmoid(others)) / 2
+    return log_score - torch.log(-torch.expm1(log_score.clamp(max=-torch.finfo(log_score.dtype).tiny)))
+
+
+def _rows(towers: Sequence[Tensor], outputs: nn.ModuleList, per_anchor: int) -> Tensor:
+    """The outputs of a subnet, (b, a, per_anchor), from those of its tower."""
     rows = []
-    for level, cells in enumerate(features):
-        output = outputs[level if len(outputs) > 1 else 0](tower(cells, level)).permute(0, 2, 3, 1)
+    for level, cells in enumerate(towers):
+        output = outputs[level if len(outputs) > 1 else 0](cells).permute(0, 2, 3, 1)
         b, h, w, channels = output.shape
         rows.append(output.reshape(b, h * w * (channels // per_anchor), per_anchor))
     return torch.cat(rows, dim=1)
@@ -261,4 +300,4 @@ def _rows(features: Sequence[Tensor], tower: Tower, outputs: nn.ModuleList, per_
 
 def _select(outputs: nn.ModuleList, levels: Sequence[int]) -> nn.ModuleList:
     """The output convolutions of these levels; shared ones stay."""
-    return outputs if len(outputs) == 1 else nn.ModuleList(outputs[level] for level in levels)
+    return outputs if len(outputs) <= 1 else nn.ModuleList(outputs[level] for level in levels)

@@ -19,14 +19,17 @@ from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.fpn import list_maps
 from detect.heads.image_targets import ImageTargets, checked_targets
 from detect.heads.postprocess import PaddedDetections, PostProcess
+from detect.heads.prediction_matchers import TaskAligned
 from detect.heads.retinanet import HeadOutput, RetinaNetHead
 from detect.interop.weights import ConvertedWeights, convert_weights
+from detect.ops.boxes import BoxCoder, Coder, DistanceCoder
 from detect.ops.matcher import MaxIoU
 from detect.ops.torchvision_import import import_torchvision
 
 import_torchvision()
 
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402 - not before the line above
+from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS  # noqa: E402, N811
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet  # noqa: E402
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -42,7 +45,7 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: TorchvisionRetinaNet,
+        model: TorchvisionRetinaNet | TorchvisionFCOS,
         head: RetinaNetHead,
         grid: AnchorGenerator,
         criterion: nn.Module,
@@ -128,7 +131,7 @@ class BatchDetections(nn.Module):
 
 
 def import_head(
-    model: TorchvisionRetinaNet,
+    model: TorchvisionRetinaNet | TorchvisionFCOS,
     head: RetinaNetHead,
     grid: AnchorGenerator,
     *,
@@ -136,12 +139,12 @@ def import_head(
     post_process: PostProcess | None = None,
     levels: Sequence[int] | None = None,
 ) -> RetinaNet:
-    """A torchvision RetinaNet with this head and these anchors; transform and backbone are the model's own, not copies.
+    """A torchvision network with this head and these anchors; transform and backbone are the model's own, not copies.
 
     Args:
-        model: from ``torchvision.models.detection``, version 1 or 2.
+        model: from ``torchvision.models.detection``: a RetinaNet, version 1 or 2, or an FCOS.
         grid: the anchors, as many per cell as the head has; :func:`grid_of` gives the model's.
-        criterion: by default the model's rule of matching and its losses.
+        criterion: by default a RetinaNet's rule of matching and losses; for an FCOS task-aligned assignment.
         post_process: by default with the model's thresholds and numbers.
         levels: which of the backbone's feature maps are used, by index from fine to coarse; by default all.
 
@@ -162,19 +165,24 @@ def import_head(
     head.check_anchors(grid.num_anchors)
     if levels is not None and len(levels) != len(grid.num_anchors):
         raise ValueError(f"{len(levels)} levels of the backbone for anchors on {len(grid.num_anchors)}")
-    matcher = model.proposal_matcher
-    criterion = criterion or RetinaNetCriterion(
-        matcher=MaxIoU(fg_iou_thresh=matcher.high_threshold, bg_iou_thresh=matcher.low_threshold),
-        box_loss=model.head.regression_head._loss_type,
-    )
+    if isinstance(model, TorchvisionFCOS):
+        coder: Coder = DistanceCoder(activation="relu")
+        own = RetinaNetCriterion(matcher=TaskAligned(), coder=coder, box_loss="giou", class_loss="quality_focal")
+    else:
+        matcher, coder = model.proposal_matcher, BoxCoder()
+        own = RetinaNetCriterion(
+            matcher=MaxIoU(fg_iou_thresh=matcher.high_threshold, bg_iou_thresh=matcher.low_threshold),
+            box_loss=model.head.regression_head._loss_type,
+        )
     post_process = post_process or PostProcess(
+        coder=coder,
         score_threshold=model.score_thresh,
         topk_per_level=model.topk_candidates,
         iou_threshold=model.nms_thresh,
         detections_per_image=model.detections_per_img,
     )
     chosen = None if levels is None else tuple(levels)
-    return RetinaNet(model, head, grid, criterion, post_process, chosen).train(model.training)
+    return RetinaNet(model, head, grid, criterion or own, post_process, chosen).train(model.training)
 
 
 def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = STRIDES) -> AnchorGenerator:
@@ -193,12 +201,16 @@ def torchvision_weights(detector: RetinaNetDetector) -> ConvertedWeights:
 
     Raises:
         ConvertError: torchvision has no such network: the backbone is not one of its ResNets, the strides are not 8 to
-            128 with P6 and P7 on top, or levels differ in their number of anchors.
+            128 with P6 and P7 on top, levels differ in their number of anchors, or the anchors are points.
     """
     name, strides = detector.backbone.name, tuple(level.stride for level in detector.grid.anchors.levels)
     counts = detector.grid.num_anchors
     if not re.match(r"torchvision:(resnet|resnext|wide_resnet)", name):
         raise ConvertError(f"torchvision's RetinaNet is built on one of its ResNets, this one on {name!r}")
+    if isinstance(detector.criterion.coder, DistanceCoder):
+        raise ConvertError(
+            "this detector predicts logarithms of distances from points, and no centerness: no network of torchvision's does"
+        )
     if strides != STRIDES or detector.backbone.strides != STRIDES[:3]:
         raise ConvertError(
             f"torchvision's RetinaNet has levels of strides {STRIDES}, the first three from the backbone; this "

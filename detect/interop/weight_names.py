@@ -45,6 +45,7 @@ class Layout:
     normed: bool  # a GroupNorm after each of them
     biased: bool  # a bias in each of them
     tracked: bool  # batch norms carry num_batches_tracked
+    centerness: bool = False  # an output more beside the box, as in FCOS
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Framework:
     coco_rows: int | None = None  # class rows for COCO; None: 80 or 91
     tracked: bool | None = None  # whether batch norms carry num_batches_tracked; None: as in the source
     biased_with_norm: bool = False  # tower convolutions keep a bias before their norm
+    centerness: str | None = None  # the output of FCOS, where this framework's is known
 
 
 def _detectron2_body(module: str) -> str:
@@ -123,10 +125,36 @@ FRAMEWORKS = {
         conv=lambda index, _: f"convs.{index}",
         norm=lambda index: f"norms.{index}",
         outputs=("head.class_outputs.0", "head.box_outputs.0"),
+        centerness="head.centerness_outputs.0",
     ),
 }
-_HEAD = {name: getattr(FRAMEWORKS["ours"], name) for name in ("towers", "conv", "norm", "outputs")}
+_HEAD = {name: getattr(FRAMEWORKS["ours"], name) for name in ("towers", "conv", "norm", "outputs", "centerness")}
 FRAMEWORKS["imported"] = replace(FRAMEWORKS["torchvision"], **_HEAD, coco_rows=None)
+FCOS = replace(  # torchvision's FCOS; its convolutions, norms and ReLUs count in one nn.Sequential
+    FRAMEWORKS["torchvision"],
+    conv=lambda index, _: f"{3 * index}",
+    norm=lambda index: f"{3 * index + 1}",
+    biased_with_norm=True,
+    centerness="head.regression_head.bbox_ctrness",
+)
+
+
+def names_in(framework: str, *, centerness: bool) -> Framework:
+    """The names of a framework's RetinaNet, or of its FCOS.
+
+    Raises:
+        ConvertError: its FCOS is not known.
+    """
+    names = FCOS if centerness and framework == "torchvision" else FRAMEWORKS[framework]
+    if centerness and names.centerness is None:
+        raise ConvertError(f"the weights have a centerness output, as in FCOS, for which {framework} has no place here")
+    return names
+
+
+def has_centerness(keys: Iterable[str]) -> bool:
+    """Whether these are keys of an FCOS."""
+    own = {FCOS.centerness, FRAMEWORKS["ours"].centerness}
+    return any(key.rpartition(".")[0] in own for key in keys)
 
 
 def recognise_framework(keys: Iterable[str]) -> str:
@@ -145,7 +173,9 @@ def recognise_framework(keys: Iterable[str]) -> str:
 
 def read_layout(source: str, keys: Iterable[str]) -> Layout:
     """The build of a framework's network, read from all of its keys."""
-    framework, keys = FRAMEWORKS[source], set(keys)
+    keys = set(keys)
+    centerness = has_centerness(keys)
+    framework = names_in(source, centerness=centerness)
     modules = {key.rpartition(".")[0] for key in keys}
 
     def has_block(stage: int, block: int) -> bool:
@@ -162,6 +192,7 @@ def read_layout(source: str, keys: Iterable[str]) -> Layout:
         normed=normed,
         biased=not normed or in_towers(f"{framework.conv(0, normed)}.bias", keys),
         tracked=any(key.endswith(TRACKED) for key in keys),
+        centerness=centerness,
     )
     expected = set(keys_of(source, layout))
     if keys != expected:
@@ -180,7 +211,7 @@ def keys_of(framework: str, layout: Layout) -> list[str]:
     >>> ours["backbone.bottom_up.res3.0.shortcut.norm.bias"]
     'backbone.layer2.0.downsample.1.bias'
     """
-    modules = _modules(FRAMEWORKS[framework], layout)
+    modules = _modules(names_in(framework, centerness=layout.centerness), layout)
     return [f"{module}.{parameter}" for module, parameters in modules for parameter in parameters]
 
 
@@ -231,7 +262,7 @@ def _modules(framework: Framework, layout: Layout) -> Iterator[tuple[str, tuple[
             yield f"{tower}.{framework.conv(index, layout.normed)}", affine if layout.biased else ("weight",)
             if layout.normed:
                 yield f"{tower}.{framework.norm(index)}", affine
-    for module in framework.outputs:
+    for module in (*framework.outputs, *([framework.centerness] if layout.centerness and framework.centerness else [])):
         yield module, affine
 
 

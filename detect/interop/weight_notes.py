@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from detect.interop.weight_names import EPS, FRAMEWORKS, PRIOR, Framework, Layout
+from detect.interop.weight_names import EPS, PRIOR, Framework, Layout, names_in
 
 RESNET50 = (3, 4, 6, 3)
 TOWER_DEPTH = 4  # Lin et al. 2017, section 4: four convolutions in each tower
@@ -93,11 +93,11 @@ class Conversion:
 
     @property
     def before(self) -> Framework:
-        return FRAMEWORKS[self.source]
+        return names_in(self.source, centerness=self.layout.centerness)
 
     @property
     def after(self) -> Framework:
-        return FRAMEWORKS[self.to]
+        return names_in(self.to, centerness=self.layout.centerness)
 
     @property
     def changes_framework(self) -> bool:
@@ -108,6 +108,8 @@ class Conversion:
         """The torchvision function that builds a network for these weights."""
         if not (self.layout.bottleneck and self.layout.blocks == RESNET50):
             return None
+        if self.layout.centerness:
+            return "fcos_resnet50_fpn" if self.p6_from_p5 else None
         builders = {(True, False): "retinanet_resnet50_fpn", (False, True): "retinanet_resnet50_fpn_v2"}
         return builders.get((self.p6_from_p5, self.layout.normed))
 
@@ -190,7 +192,11 @@ NOTES: dict[str, Callable[[Conversion], bool]] = {
     "order on both sides": lambda c: c.before.size_major != c.after.size_major,
     "anchors are no weights: generate them as {c.source} does ({source.anchors}), or boxes move a "
     "little{own_generator}": lambda c: c.differs_in_anchors,
-    "the head's towers have GroupNorm: set {to.group_norm}": lambda c: c.changes_framework and c.layout.normed,
+    "the head's towers have GroupNorm: set {to.group_norm}": lambda c: (
+        c.changes_framework and c.layout.normed and not (c.to == "torchvision" and c.layout.centerness)
+    ),
+    "FCOS: set RetinaNetHead(num_anchors=1, centerness=True, biased=True), anchors as large as the stride, and "
+    "DistanceCoder(activation='relu')": lambda c: c.to in ("ours", "imported") and c.layout.centerness,
     "the head's towers have {c.layout.depth} convolutions, not {TOWER_DEPTH}: set NUM_CONVS (detectron2), stacked_convs "
     "(mmdetection) or num_convs (ours); torchvision's RetinaNetHead has no setting for it": lambda c: (
         c.changes_framework and c.layout.depth != TOWER_DEPTH

@@ -1,5 +1,7 @@
 """Convert the weights of a RetinaNet (ResNet, pyramid and head) to another framework, where they compute the same.
 
+torchvision's FCOS is converted to this package's head with a centerness output, and back.
+
 torchvision, detectron2, mmdetection and this package ("ours") differ in the names of tensors (weight_names.py), the class
 rows, the order of anchors in a cell, the input of the stem, and the eps of batch norms. All of these are converted.
 Settings that weights do not hold - strides, the input of P6, a ReLU, the kind of norm - are listed in notes
@@ -33,6 +35,7 @@ from detect.interop.weight_names import (
     TRACKED,
     Layout,
     batch_norms,
+    has_centerness,
     keys_of,
     modern_key,
     plain_key,
@@ -105,7 +108,8 @@ def convert_weights(
         known = ", ".join(FRAMEWORKS)
         raise ConvertError(f"{to=} and {source=} are of {known}; {source_input=} is 'rgb' or 'bgr'")
     state = _plain_names(state)
-    kept = {modern_key(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
+    rename = str if has_centerness(state) else modern_key  # FCOS never had other names
+    kept = {rename(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
     source = source or recognise_framework(kept)
     layout = read_layout(source, kept)
     names = zip(keys_of("ours", layout), keys_of(source, layout), strict=True)
@@ -272,7 +276,7 @@ def _fit(weights: Mapping[str, Tensor], conversion: Conversion) -> tuple[dict[st
     after = conversion.after
     layout = replace(
         conversion.layout,
-        biased=not conversion.layout.normed or after.biased_with_norm,
+        biased=not conversion.layout.normed or after.biased_with_norm or conversion.layout.centerness,
         tracked=conversion.layout.tracked if after.tracked is None else after.tracked,
     )
     fitted = {}

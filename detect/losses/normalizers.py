@@ -1,4 +1,7 @@
-"""Normalizers: the divisor of each image's loss, from the number of positives of each image of a batch."""
+"""Normalizers: the divisor of each image's loss, from the number of positives of each image of a batch.
+
+With soft targets the number is their sum.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, distributed, nn
 
+Amounts = Int64[Tensor, " b"] | Float[Tensor, " b"]
 
-def image_normalizer(num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+
+def image_normalizer(num_positives: Amounts) -> Float[Tensor, " b"]:
     """Divide each image by its own positives, at least 1, and average over images, as torchvision does.
 
     >>> image_normalizer(torch.tensor([3, 0]))
@@ -16,7 +21,7 @@ def image_normalizer(num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
     return len(num_positives) * num_positives.clamp(min=1).float()
 
 
-def batch_normalizer(num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+def batch_normalizer(num_positives: Amounts) -> Float[Tensor, " b"]:
     """Divide the batch by its positives, at least 1 for each image, as mmdetection does.
 
     If ``torch.distributed`` is initialised, the count is averaged over processes, so every process must call this. The mean
@@ -51,7 +56,7 @@ class EmaNormalizer(nn.Module):
         self.momentum = momentum
         self.register_buffer("average", torch.tensor(float(initial)))
 
-    def forward(self, num_positives: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def forward(self, num_positives: Amounts) -> Float[Tensor, " b"]:
         if self.training:
             positives = mean_over_processes(num_positives.sum().clamp(min=1).to(self.average.dtype))
             self.average.lerp_(positives, 1 - self.momentum)
