@@ -3,47 +3,63 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from detect.anchors.anchor_set import AnchorSet, level_name, strides_of
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.catalog.detectors import AnchorDetector, Detector, FinerLevel, Nms, Text
-from detect.catalog.matching import AtssRule, MaxIoURule
+from detect.catalog.matching import AtssRule, CenterInBox, MaxIoURule
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
 from detect.fitting.fit_levels import fit_levels
+from detect.heads.prediction_matchers import SimOta, TaskAligned
+from detect.ops.matcher import CENTER_MARGIN
 from detect.training.builder import MATCHER
-from detect.training.config import FIT, TrainConfig
+from detect.training.config import FIT, POINTS, TrainConfig
+
+CELL_RULES = {
+    "task_aligned": CenterInBox(top_k=TaskAligned.topk, margin_px=CENTER_MARGIN),
+    "simota": CenterInBox(top_k=SimOta.topk, any_box=True),
+}
 
 
-def described(config: TrainConfig, name: str) -> AnchorDetector:
+def described(config: TrainConfig, name: str) -> Detector:
     """The levels, matching, suppression and limits of a configuration for boxes.
 
     Raises:
-        ConfigError: the configuration is for landmarks.
+        ConfigError: the configuration is for landmarks, or matches several anchors of a cell by predictions.
     """
     if config.task != "boxes":
         raise ConfigError(f"{name}: advice is for detectors of boxes, and this configuration is for landmarks")
     model = config.model
-    known = None if model.anchors == FIT else load_anchors(model.anchors)
+    known = None if model.anchors in {FIT, POINTS} else load_anchors(model.anchors)
     strides = [level.stride for level in known.levels] if known else list(strides_of(model.levels))
-    matching = AtssRule(per_shape=True) if model.assigner == "atss" else MaxIoURule(**model.model_dump(include=MATCHER))
-    return AnchorDetector(
-        name=name,
-        strides=strides,
-        resize=config.data.resize,
-        matching=matching,
-        per_level=[len(level.shapes) for level in known.levels] if known else model.per_level,
-        max_strides=model.max_strides,
-        text=Text("anchors.yaml", "anchors.yaml", "model.anchors"),
-        nms=Nms(model.iou_threshold, "all" if model.class_agnostic else "category") if model.nms == "hard" else None,
-        max_det=model.detections_per_image,
-        finer=None if known else _finer(strides),
-        keys={
+    common: dict[str, Any] = {
+        "name": name,
+        "strides": strides,
+        "resize": config.data.resize,
+        "nms": Nms(model.iou_threshold, "all" if model.class_agnostic else "category") if model.nms == "hard" else None,
+        "max_det": model.detections_per_image,
+        "finer": None if known else _finer(strides),
+        "keys": {
             "size": _size_key(config.data.resize),
             "iou": "model.iou_threshold={}",
             "max_det": "model.detections_per_image={}",
         },
+    }
+    if model.anchors == POINTS:
+        return Detector(matching=CELL_RULES[model.matching], **common)
+    if model.matching in CELL_RULES:
+        raise ConfigError(f"{name}: advice on assigner={model.matching} is for anchors=points, not for anchors")
+    return AnchorDetector(
+        matching=AtssRule(per_shape=True)
+        if model.matching == "atss"
+        else MaxIoURule(**model.model_dump(include=MATCHER)),
+        per_level=[len(level.shapes) for level in known.levels] if known else model.per_level,
+        max_strides=model.max_strides,
+        text=Text("anchors.yaml", "anchors.yaml", "model.anchors"),
+        **common,
     )
 
 

@@ -17,8 +17,10 @@ from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.fitting.fit_levels import fit_levels
 from detect.heads.image_targets import ImageTargets
+from detect.heads.prediction_matchers import SimOta, TaskAligned
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
+from detect.ops.boxes import BoxCoder, DistanceCoder
 from detect.ops.matcher import Atss, MaxIoU
 from detect.training.builder import build_detector, training_anchors
 
@@ -91,11 +93,36 @@ def test_the_fields_reach_the_detector(tiny, dataset):
     assert detector_of_soft.criterion.alpha == -1
     adaptive = build_detector(tiny("model.assigner=atss"), LABELS, anchors=training_anchors(tiny(), dataset))
     assert adaptive.criterion.matcher == Atss()
+    for name, matcher in (("task_aligned", TaskAligned()), ("simota", SimOta())):
+        other = build_detector(tiny(f"model.assigner={name}"), LABELS, anchors=training_anchors(tiny(), dataset))
+        assert other.criterion.matcher == matcher
+        assert isinstance(other.criterion.coder, BoxCoder)
     assert_close(detector.normalise(torch.full((1, 1, 1, 1), 0.5)), torch.full((1, 1, 1, 1), 2.0))
     config = tiny("model.stride=8", "model.sigma_cells=1.5", "model.threshold=.4", task="landmarks")
     landmarks = build_detector(config, LabelMap((7,), ("square",), ("square",), {7: (0,)}))
     assert isinstance(landmarks, LandmarkDetector)
     assert (landmarks.stride, landmarks.sigma_cells, landmarks.threshold) == (8, 1.5, 0.4)
+
+
+def test_points_are_one_location_in_each_cell_by_task_aligned_assignment(tiny, dataset):
+    config = tiny("model.anchors=points", "model.levels=p2-p4")
+    anchors = training_anchors(config, dataset)
+    assert (anchors.name, anchors.resize) == ("points", "none")
+    assert [level.shapes for level in anchors.levels] == [[(4, 4)], [(8, 8)], [(16, 16)]]
+    detector = build_detector(config, LABELS, anchors=anchors)
+    assert detector.criterion.matcher == TaskAligned()
+    assert detector.criterion.coder == detector.post_process.coder == DistanceCoder()
+    output, placed = detector(torch.rand(1, 1, 32, 32)), detector.grid.generate([(8, 8), (4, 4), (2, 2)])
+    boxes = DistanceCoder().decode(output.deltas[0], placed.boxes)
+    assert_close(
+        boxes[:, 2:] - boxes[:, :2], 2 * (placed.boxes[:, 2:] - placed.boxes[:, :2]), rtol=0.1, atol=0
+    )  # at first
+
+
+@pytest.mark.parametrize("assigner", ["max_iou", "atss"])
+def test_points_have_no_shape_to_compare(tiny, assigner):
+    with pytest.raises(ConfigError, match=f"points have no shape that assigner={assigner} could compare"):
+        tiny("model.anchors=points", f"model.assigner={assigner}")
 
 
 def test_parts_of_a_batch_learn_what_the_whole_does(tiny, dataset):

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from detect.errors import TrainingError
 from detect.heads.criterion import RetinaNetCriterion
 from detect.loading.dataset import DetectionData
+from detect.ops.boxes import DistanceCoder
 from detect.training import loop
 from detect.training.builder import build_detector
 from detect.training.checkpoints import load_detector, read_checkpoint
@@ -120,6 +121,55 @@ def test_a_run_cut_short_in_mid_epoch_goes_on_as_if_it_had_not_been(tiny, tmp_pa
     train(cut, resume=True, log=lines.append)
     assert lines[0] == "resumed after step 6"  # of 3, 4, the end of the epoch, and 6
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_weights_of_positives_are_told_and_stay_those_the_run_began_with(tiny, squares, tmp_path):
+    content = json.loads((squares / "annotations.json").read_text())
+    content["categories"].append({"id": 9, "name": "dot"})
+    dots = [{"id": 100 + each["id"], "image_id": each["id"], "bbox": [8, 8, 3, 3]} for each in content["images"]]
+    content["annotations"] += [{"category_id": 9, "area": 9, "iscrowd": 0, **each} for each in dots]
+    file = tmp_path / "two.json"
+    file.write_text(json.dumps(content))
+    whole, cut = (
+        tiny(f"data.train=['{file}']", "data.val=[]", f"output.folder={tmp_path / name}") for name in ("a", "b")
+    )
+    lines: list[str] = []
+    train(whole, log=lines.append)
+    (told,) = [line for line in lines if line.startswith("weights of positive anchors: ")]
+    weights = read_checkpoint(tmp_path / "a" / "last.pt").positive_weights
+    assert told == f"weights of positive anchors: square {weights[0]:.2f}, dot {weights[1]:.2f}"
+    assert weights[0] < 1 < weights[1]
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, on_progress=stop_at(5))
+    file.write_text(json.dumps(content | {"annotations": content["annotations"][::-1][1:]}))  # one dot less
+    lines.clear()
+    train(cut, resume=True, log=lines.append)
+    assert not [line for line in lines if "weights" in line]
+    assert read_checkpoint(tmp_path / "b" / "last.pt").positive_weights == weights
+    plain = tiny(
+        f"data.train=['{file}']", "data.val=[]", "model.positive_weights=none", f"output.folder={tmp_path / 'c'}"
+    )
+    train(plain)
+    assert read_checkpoint(tmp_path / "c" / "last.pt").positive_weights is None
+
+
+@pytest.mark.parametrize("assigner", ["task_aligned", "simota"])
+def test_points_learn_and_are_loaded(tiny, tmp_path, assigner):
+    fields = (
+        "model.anchors=points",
+        "model.levels=p2-p3",
+        f"model.assigner={assigner}",
+        "model.class_loss=quality_focal",
+    )
+    config = tiny(*fields, "optimisation.epochs=12", "optimisation.accumulate=2", "output.validate_epochs=12")
+    result = train(config)
+    rows = read_log(tmp_path / "run" / "epochs.csv")
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    trained = load_detector(tmp_path / "run")
+    assert trained.anchors.name == "points"
+    assert [level.shapes for level in trained.anchors.levels] == [[(4, 4)], [(8, 8)]]
+    assert isinstance(trained.model.post_process.coder, DistanceCoder)
+    assert result.metrics["ap50"] > 0.2
 
 
 def test_a_run_at_a_constant_rate_is_resumed_for_more_epochs(tiny, tmp_path):
