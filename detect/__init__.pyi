@@ -7,6 +7,7 @@ from .anchors.instances import ResizedInstances, instance_weights
 from .anchors.known import load_anchors
 from .anchors.levels import level_report
 from .anchors.metrics import anchor_metrics
+from .anchors.positive_weights import positive_weights
 from .catalog.detectors import load_detector
 from .data import CocoDataset, read_coco, read_results
 from .data.read_dataset import read_dataset
@@ -25,6 +26,7 @@ from .heads.fpn import FeaturePyramid
 from .heads.heatmap import HeatmapHead
 from .heads.image_targets import ImageTargets
 from .heads.postprocess import PostProcess
+from .heads.prediction_matchers import SimOta, TaskAligned
 from .heads.retinanet import RetinaNetHead
 from .interop.anchor_formats import convert_anchors
 from .interop.torchvision import BatchDetections, import_head
@@ -33,7 +35,7 @@ from .keypoints.keypoints import Keypoints, box_keypoints, coco_keypoints
 from .keypoints.peaks import find_peaks
 from .keypoints.targets import render_heatmaps
 from .losses import heatmap_focal_loss
-from .ops.boxes import BoxCoder
+from .ops.boxes import BoxCoder, DistanceCoder
 from .ops.matcher import Atss, MaxIoU
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "BoxCoder",
     "CocoDataset",
     "DetectError",
+    "DistanceCoder",
     "FeaturePyramid",
     "HeadSize",
     "HeatmapHead",
@@ -57,6 +60,8 @@ __all__ = [
     "ResizedInstances",
     "RetinaNetCriterion",
     "RetinaNetHead",
+    "SimOta",
+    "TaskAligned",
     "advise",
     "anchor_metrics",
     "anchors_from_torchvision",
@@ -78,6 +83,7 @@ __all__ = [
     "load_detector",
     "oracle_round_trip",
     "parse_resize",
+    "positive_weights",
     "read_coco",
     "read_dataset",
     "read_results",
