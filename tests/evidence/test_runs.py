@@ -13,9 +13,7 @@ import pytest
 from evidence_parts import plan, records, training_runs
 from PIL import Image
 
-from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
-from detect.data.resize import parse_resize
 from detect.errors import FitError
 from detect.samples import sample_annotations
 
@@ -33,9 +31,7 @@ def test_an_unknown_name_is_refused(capsys):
 
 
 def test_anchors_of_all_variants_fit_the_data():
-    config = training_runs.config_of(plan.Run("nuclei", "fitted", 20, 0), plan.NUCLEI, Path("unused"))
     few = read_coco(sample_annotations("nuclei"))
-    instances = ResizedInstances.of(few, parse_resize("none"))
     shapes = {}
     for variant in (
         "default",
@@ -43,22 +39,27 @@ def test_anchors_of_all_variants_fit_the_data():
         "by-size",
         "stride-rule",
         "kmeans",
-        "kmeans-ranked",
         "free-predictors",
-        "wide",
-        "dropped",
+        "atss",
+        "points-aligned",
     ):
-        anchors = training_runs.choose_anchors(variant, plan.NUCLEI, instances, config)
+        anchors = training_runs.anchors_of_run(plan.Run("nuclei", variant, 20, 0), plan.NUCLEI, few)
         shapes[variant] = [(level.stride, len(level.shapes)) for level in anchors.levels]
     assert shapes["default"] == [(stride, 9) for stride in (8, 16, 32, 64, 128)]
-    assert shapes["single"] == [(4, 1), (8, 1), (16, 1)]
-    assert shapes["by-size"] == [(4, 3), (8, 3), (16, 3)]
+    assert shapes["single"] == shapes["points-aligned"] == [(4, 1), (8, 1), (16, 1)]
+    assert shapes["by-size"] == shapes["atss"] == shapes["free-predictors"] == [(4, 3), (8, 3), (16, 3)]
     assert shapes["stride-rule"] == [(4, 9), (8, 9), (16, 9), (32, 9)]
     assert sum(count for _, count in shapes["kmeans"]) == 9
-    assert shapes["kmeans-ranked"] == [(4, 3), (8, 3), (16, 3)]
-    assert shapes["free-predictors"] == [(4, 3), (8, 3), (16, 3)]
-    assert shapes["wide"] == [(stride, 3) for stride in (4, 8, 16, 32, 64)]
-    assert set(shapes["dropped"]) < set(shapes["wide"])
+
+
+def test_balanced_variants_differ_in_their_weights_alone():
+    for name in plan.WEIGHED:
+        one, other = (
+            training_runs.config_of(plan.Run("bccd", variant, 12, 0), plan.BCCD, Path("unused"))
+            for variant in (name, f"{name}-balanced")
+        )
+        assert (one.model.positive_weights, other.model.positive_weights) == ("none", "category")
+        assert one.model.model_copy(update={"positive_weights": "category"}) == other.model
 
 
 def test_the_stride_rule_by_hand():

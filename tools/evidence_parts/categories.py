@@ -10,11 +10,10 @@ import numpy as np
 from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
-from detect.data.resize import parse_resize
 from evidence_parts.gathered import Gathered, Group
 from evidence_parts.plan import BOXES, FREE, Run
 from evidence_parts.resampling import mean_and_deviation, rank_correlation
-from evidence_parts.training_runs import choose_anchors, config_of, split
+from evidence_parts.training_runs import anchors_of_run, config_of, rule_of_run, split
 from evidence_parts.wording import NOTHING, number, table, with_deviation
 
 SAME = 1e-4  # relative; a row has six digits
@@ -79,14 +78,14 @@ def _positives(gathered: Gathered, groups: list[Group], names: list[str]) -> dic
     """Positives of each category by variant, from anchors chosen again; left out if they differ from those of its rows."""
     dataset = gathered.dataset
     config = config_of(Run(dataset.name, groups[0].variant, 1, 0), dataset, Path("unused"))
-    rule = parse_resize(config.data.resize)
-    training, validation = (ResizedInstances.of(part, rule) for part in split(config))
+    training, validation = split(config)
+    instances = ResizedInstances.of(validation, config.data.resize)
     found = {}
     for group in groups:
-        if group.variant == FREE:
-            continue
-        anchors = choose_anchors(group.variant, dataset, training, config)
-        assigned = assign(validation, AnchorGenerator(anchors))
+        run = Run(dataset.name, group.variant, 1, 0)
+        own = config_of(run, dataset, Path("unused"))
+        generator = AnchorGenerator(anchors_of_run(run, dataset, training))
+        assigned = assign(instances, generator, rule_of_run(run, own))
         if math.isclose(assigned.overall.positives, group.mean("positives") or 0.0, rel_tol=SAME):
             of_category = {each.name: each.positives for each in assigned.by_category}
             found[group.variant] = [of_category[name] for name in names]

@@ -13,6 +13,9 @@ AROUND_SECONDS = 20.0  # reading, fitting anchors, validations
 REFERENCE = "fitted"  # what box variants are compared with
 HEATMAP, SLOTS, SORTED_SLOTS = "heatmap", "slots", "slots-sorted"
 UNBALANCED, BALANCED = "model.positive_weights=none", "-balanced"
+ALIGNED = ("model.assigner=task_aligned", "model.class_loss=quality_focal")
+SIMOTA = ("model.assigner=simota", "model.class_loss=quality_focal")
+AS_POINTS = "model.anchors=points"
 OTSU_BOXES, OTSU_POINTS, BLOBS, FREE = "otsu", "otsu-points", "blobs", "free-predictors"
 
 
@@ -34,7 +37,9 @@ class Variant:
 def balanced(variant: Variant) -> Variant:
     """The same, with positive anchors weighed by category."""
     words = f"{variant.words}; positives weighed by category"
-    return replace(variant, name=f"{variant.name}{BALANCED}", words=words, anchors=variant.name, overrides=())
+    overrides = tuple(each for each in variant.overrides if each != UNBALANCED)
+    anchors = variant.anchors or variant.name
+    return replace(variant, name=f"{variant.name}{BALANCED}", words=words, anchors=anchors, overrides=overrides)
 
 
 VARIANTS = {
@@ -43,17 +48,25 @@ VARIANTS = {
         Variant("default", "RetinaNet's anchors, 32 to 512 px, nine a cell, P3 to P7"),
         Variant(REFERENCE, "fitted, free shapes, three a cell"),
         Variant("by-size", "fitted, three a cell, each level for instances of at most four of its strides"),
-        Variant("structured-3", "fitted, three sizes by one ratio"),
-        Variant("structured-9", "fitted, three sizes by three ratios"),
-        Variant("wide", "fitted, three a cell, on more levels"),
-        Variant("dropped", "the same, without the levels that level_report advises to drop"),
         Variant("single", "fitted, one a cell"),
         Variant(FREE, "three free predictors a cell; the one with the highest predicted IoU is responsible"),
         Variant("stride-rule", "sizes of 2, 2.5 and 3.2 strides by three ratios, nine a cell"),
         Variant("kmeans", "nine k-means shapes by IoU, each on the level of its size"),
         Variant(
-            "kmeans-ranked", "k-means shapes by IoU, three a cell, assigned to levels by rank of area as in YOLOv3"
+            "atss", "fitted, three a cell, by ATSS", anchors=REFERENCE, overrides=(UNBALANCED, "model.assigner=atss")
         ),
+        Variant(
+            "aligned",
+            "fitted, three a cell, by task-aligned assignment",
+            anchors=REFERENCE,
+            overrides=(UNBALANCED, *ALIGNED),
+        ),
+        Variant(
+            "points-aligned",
+            "a point in each cell, by task-aligned assignment",
+            overrides=(AS_POINTS, UNBALANCED, *ALIGNED),
+        ),
+        Variant("points-simota", "a point in each cell, by SimOTA", overrides=(AS_POINTS, UNBALANCED, *SIMOTA)),
         Variant(OTSU_BOXES, "no learning: blur, Otsu, connected components", trained=False),
         Variant(HEATMAP, "Gaussians at stride 2, local maxima above a threshold", POINTS, epoch_seconds=5.0),
         Variant(SLOTS, "ten fixed slots of presence and coordinates", POINTS, epoch_seconds=5.0),
@@ -63,7 +76,7 @@ VARIANTS = {
     )
 }
 TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BOXES and each.trained)
-WEIGHED = ("default", REFERENCE, "by-size", "single", "stride-rule", "kmeans")
+WEIGHED = tuple(name for name in TRAINED_BOXES if name != FREE)
 VARIANTS |= {each.name: each for each in (balanced(VARIANTS[name]) for name in WEIGHED)}
 
 
@@ -76,7 +89,6 @@ class Dataset:
     overrides: tuple[str, ...]
     strides: tuple[int, ...]
     """Strides of the levels of fitted anchors."""
-    wide_strides: tuple[int, ...]
     rule_strides: tuple[int, ...]
     """Strides of the levels of the stride rule."""
     budgets: tuple[tuple[str, int], ...]
@@ -92,7 +104,6 @@ NUCLEI = Dataset(
     Path("configs/nuclei_retinanet.yaml"),
     (),
     strides=(4, 8, 16),
-    wide_strides=(4, 8, 16, 32, 64),
     rule_strides=(4, 8, 16, 32),
     budgets=(
         *((name, 20) for name in TRAINED_BOXES),
@@ -111,7 +122,6 @@ BCCD = Dataset(
     Path("configs/bccd_retinanet.yaml"),
     ("data.resize=letterbox:320", "data.val_share=0.25", "data.repeat_threshold=null"),  # every 4th image is held out
     strides=(8, 16, 32, 64),
-    wide_strides=(8, 16, 32, 64, 128),
     rule_strides=(8, 16, 32, 64),
     budgets=tuple((name, 12) for name in (*TRAINED_BOXES, *(f"{name}{BALANCED}" for name in WEIGHED))),
     epoch_factor=2.2,

@@ -21,10 +21,8 @@ from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.anchors.levels import level_report
 from detect.anchors.metrics import anchor_metrics
 from detect.data import CocoDataset, CocoResults, read_coco
-from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
 from detect.detectors.blob_detector import fit_blob_detector
 from detect.detectors.component_detector import SIGMAS_PX, TUNINGS, Components, Tuning, find_all, find_components
@@ -35,8 +33,9 @@ from detect.keypoints.keypoints import coco_keypoints
 from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
 from detect.ops.matcher import Matcher
-from detect.training.builder import BACKBONE_STRIDES, Detector, build_detector, matching_rule
+from detect.training.builder import BACKBONE_STRIDES, Detector, build_detector, matching_rule, training_anchors
 from detect.training.checkpoints import LAST, read_checkpoint
+from detect.training.config import POINTS as POINTS_AS_ANCHORS
 from detect.training.config import TrainConfig, read_train_config
 from detect.training.inference import find_objects
 from detect.training.inputs import Inputs, hold_out, read_inputs
@@ -54,8 +53,6 @@ COVERED = 0.5
 FITS: dict[str, dict[str, Any]] = {
     "single": {"per_level": 1},
     "by-size": {"per_level": 3, "max_strides": 4.0},
-    "structured-3": {"per_level": 3, "layout": "grid", "scales": 3, "ratios": 1},
-    "structured-9": {"per_level": 9, "layout": "grid", "scales": 3, "ratios": 3},
 }
 
 Progress = Callable[[str, int, int], None]
@@ -83,15 +80,14 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
     known: dict[str, Any] = {}
     if config.task == BOXES:
         training, validation = split(config)
-        rule = parse_resize(config.data.resize)
-        anchors = choose_anchors(
-            VARIANTS[run.variant].anchors or run.variant, dataset, ResizedInstances.of(training, rule), config
-        )
-        on_validation = ResizedInstances.of(validation, rule)
+        anchors = anchors_of_run(run, dataset, training)
         anchors.save(folder / "start.yaml")
-        config = config_of(run, dataset, folder, f"model.anchors={folder / 'start.yaml'}")
-        matcher = ResponsiblePredictor() if run.variant == FREE else matching_rule(config)
-        known = anchor_numbers(anchors, on_validation, config, matcher)
+        if config.model.anchors == POINTS_AS_ANCHORS:
+            config = config_of(run, dataset, folder, f"model.levels={','.join(map(str, dataset.strides))}")
+        else:
+            config = config_of(run, dataset, folder, f"model.anchors={folder / 'start.yaml'}")
+        on_validation = ResizedInstances.of(validation, config.data.resize)
+        known = anchor_numbers(anchors, on_validation, config, rule_of_run(run, config))
         known["detail"] = ", ".join(f"{each.name}: {len(each.shapes)}" for each in anchors.levels if each.shapes)
     built: list[Detector] = []
     build = partial(_build, run.variant, built)
@@ -145,7 +141,21 @@ def split(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
     return training, read_coco(config.data.val, keypoints=keypoints)
 
 
-def choose_anchors(variant: str, dataset: Dataset, instances: ResizedInstances, config: TrainConfig) -> AnchorSet:
+def anchors_of_run(run: Run, dataset: Dataset, training: CocoDataset) -> AnchorSet:
+    """The anchors of a run on boxes, for its training data."""
+    config = config_of(run, dataset, Path("unused"), f"model.levels={','.join(map(str, dataset.strides))}")
+    if config.model.anchors == POINTS_AS_ANCHORS and (points := training_anchors(config, training)):
+        return points
+    instances = ResizedInstances.of(training, config.data.resize)
+    return choose_anchors(VARIANTS[run.variant].anchors or run.variant, dataset, instances)
+
+
+def rule_of_run(run: Run, config: TrainConfig) -> Matcher:
+    """How the anchors of a run on boxes are matched."""
+    return ResponsiblePredictor() if run.variant == FREE else matching_rule(config)
+
+
+def choose_anchors(variant: str, dataset: Dataset, instances: ResizedInstances) -> AnchorSet:
     """The anchors of a box variant, for the training instances."""
     resize = str(instances.rule)
     if variant == "default":
@@ -156,22 +166,7 @@ def choose_anchors(variant: str, dataset: Dataset, instances: ResizedInstances, 
         return _by_stride(dataset.rule_strides, resize)
     if variant == "kmeans":
         return fit_anchors(instances, k=9, method="kmeans", strides=dataset.strides)
-    if variant == "kmeans-ranked":
-        return _by_rank(instances, dataset.strides)
-    strides = dataset.wide_strides if variant in {"wide", "dropped"} else dataset.strides
-    anchors = fit_levels(instances, strides, **FITS.get(variant, {"per_level": PER_CELL})).anchors
-    if variant == "dropped":
-        grid = AnchorGenerator(anchors)
-        kept = level_report(instances, grid, head=_head_size(instances.dataset, config)).suggested.levels
-        anchors = grid.select_levels(kept).anchors
-    return anchors
-
-
-def _by_rank(instances: ResizedInstances, strides: Sequence[int]) -> AnchorSet:
-    """The same number of k-means shapes on each level, the smallest on the finest."""
-    found = fit_anchors(instances, k=PER_CELL * len(strides), method="kmeans", strides=strides).shapes
-    groups = [[(float(w), float(h)) for w, h in part] for part in np.split(found, len(strides))]
-    return AnchorSet.of(groups, strides=strides, resize=str(instances.rule))
+    return fit_levels(instances, dataset.strides, **FITS.get(variant, {"per_level": PER_CELL})).anchors
 
 
 def _by_stride(strides: Sequence[int], resize: str) -> AnchorSet:
@@ -185,14 +180,16 @@ def _by_stride(strides: Sequence[int], resize: str) -> AnchorSet:
 def anchor_numbers(
     anchors: AnchorSet, instances: ResizedInstances, config: TrainConfig, matcher: Matcher
 ) -> dict[str, Any]:
-    """Numbers of the anchors that are known before training, on the validation instances."""
-    score = anchor_metrics(instances, anchors)
+    """Numbers of the anchors that are known before training, on the validation instances; points have no overlaps."""
     canvas_wh = instances.rule.resize_images(instances.dataset.images.wh).canvas_wh
     costs = level_costs(canvas_wh, anchors, _head_size(instances.dataset, config))
+    overlaps: dict[str, Any] = {}
+    if config.model.anchors != POINTS_AS_ANCHORS:
+        score = anchor_metrics(instances, anchors)
+        names = ("average_iou", "grid_average_iou")
+        overlaps = {name: getattr(score, name) for name in names} | {"grid_recall": score.grid_recall(COVERED)}
     return {
-        "average_iou": score.average_iou,
-        "grid_average_iou": score.grid_average_iou,
-        "grid_recall": score.grid_recall(COVERED),
+        **overlaps,
         "positives": assign(instances, AnchorGenerator(anchors), matcher).overall.positives,
         "anchors": sum(cost.anchors for cost in costs),
         "gflops": sum(cost.flops for cost in costs) / 1e9,
