@@ -18,7 +18,7 @@ def text(tmp_path_factory) -> str:
     One finds the platelets too. The positives of one are not its anchors'.
     """
     folder = tmp_path_factory.mktemp("runs")
-    known = {"default": 34.2386, "single": 8.5377, "stride-rule": 8.99669, "wide": 9.9, "free-predictors": 1.0}
+    known = {"default": 34.2386, "single": 8.5377, "stride-rule": 8.99669, "by-size": 9.9, "free-predictors": 1.0}
     rows = [a_row(variant, positives) for variant, positives in known.items()]
     config = training_runs.config_of(rows[0].run, plan.BCCD, folder)
     truth = training_runs.split(config)[1]
@@ -49,7 +49,7 @@ def test_the_score_of_the_category_with_fewest_positives_is_ranked_with_its_shar
 
 
 def test_positives_of_other_anchors_than_those_of_the_run_are_left_out(text):
-    assert "| wide | 1.000; - | 0.000; - | 0.000; - | - |" in text
+    assert "| by-size | 1.000; - | 0.000; - | 0.000; - | - |" in text
 
 
 def test_one_category_needs_no_table(tmp_path):

@@ -20,8 +20,10 @@ from detect.samples import sample_annotations
 
 def test_the_plan_has_every_variant_and_no_run_twice():
     runs = plan.planned_runs([plan.NUCLEI, plan.BCCD])
-    assert len(runs) == len(set(runs)) == 93
+    assert len(runs) == len(set(runs)) == 117
     assert {run.variant for run in runs} == set(plan.VARIANTS)
+    # weights are by category, of which the nuclei have one
+    assert not any(run.variant.endswith(plan.BALANCED) for run in runs if run.dataset == "nuclei")
     assert [run.key for run in plan.planned_runs([plan.NUCLEI], only=["nuclei/otsu"])] == ["nuclei-otsu-0-0"]
 
 

@@ -82,6 +82,8 @@ def _positives(gathered: Gathered, groups: list[Group], names: list[str]) -> dic
     instances = ResizedInstances.of(validation, config.data.resize)
     found = {}
     for group in groups:
+        if group.variant == FREE:
+            continue
         run = Run(dataset.name, group.variant, 1, 0)
         own = config_of(run, dataset, Path("unused"))
         generator = AnchorGenerator(anchors_of_run(run, dataset, training))
