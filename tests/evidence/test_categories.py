@@ -30,7 +30,8 @@ def text(tmp_path_factory) -> str:
         detections = records.packed_boxes(records.box_results(*columns, truth.instances.boxes_xywh[own]))
         records.save_arrays(folder / f"{row.run.key}.npz", detections)
     few = resampling.Draws.of(scoring.sources_of(truth), resamples=2)  # the section has no intervals
-    return categories.category_section(gathered.gather(plan.BCCD, rows, folder, draws=few), 12)
+    found = gathered.gather(plan.BCCD, rows, folder, draws=few)
+    return categories.category_section(found, 12, categories.assignments_of(found, 12))
 
 
 def test_each_category_has_its_score_and_its_positives(text):
@@ -60,4 +61,4 @@ def test_one_category_needs_no_table(tmp_path):
     few = resampling.Draws.of(scoring.sources_of(truth), resamples=2)
     found = gathered.gather(plan.NUCLEI, rows, tmp_path, draws=few)
     assert found.groups["default", 20].category_ap[0].tolist() == [0.0]
-    assert categories.category_section(found, 20) == ""
+    assert categories.category_section(found, 20, {}) == ""

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from evidence_parts import correlations, drawing, gathered, plan, records
 
+from detect.anchors.assignment import Assignment
+from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
 
 
@@ -69,7 +71,7 @@ def test_the_questions_are_answered_in_one_table(report):
     assert "|  | nuclei, 20 epochs | nuclei, 45 epochs |\n" in text  # nothing was run on the other dataset
     # means of .5, .6, .7 less .1, .2, .3; AP of 1 less 0 on all resamples
     assert "| fitted anchors, instead of RetinaNet's own | +0.400 (+1.000 to +1.000), better | - |" in text
-    assert "| free predictors instead of anchors | - | -0.200 (+0.000" in text
+    assert "| free predictors by predicted IoU, instead of anchors | - | -0.200 (+0.000" in text
     assert "- heatmaps, instead of fixed slots (nuclei): +0.250 (+0.179 to +0.179), better; -0.500 (-1.000" in text
 
 
@@ -103,21 +105,43 @@ def test_the_document_tells_what_is_missing(report):
 
 def test_pictures_are_xml_and_named_in_the_document(report):
     named = re.findall(r"\((evidence/[^)]*svg)\)", (report / "evidence.md").read_text("utf-8"))
-    assert len(named) == 3
+    assert len(named) == 1  # too few configurations for another
     for name in named:
         root = ET.fromstring((report / name).read_text("utf-8"))  # noqa: S314
         assert len(root.findall(".//{*}circle")) >= 4
 
 
-def test_correlations_leave_free_predictors_out(report):
+def test_correlations_are_of_the_anchors_that_overlap_matches(report):
     rows = records.read_rows(report / "evidence" / "runs.csv")
-    rows.append(a_row("free-predictors", 0, 0.01, average_iou=0.99, grid_recall=0.99))
+    for number, variant in enumerate(("stride-rule", "kmeans", "by-size", "free-predictors")):
+        for name in (variant, f"{variant}-balanced")[: 1 + (variant != "free-predictors")]:
+            rows.append(a_row(name, 0, 0.1 * number, average_iou=0.9 - 0.1 * number, grid_recall=0.1 * number))
     found = gathered.gather(plan.NUCLEI, rows, report / "evidence" / "detections")
-    text = correlations.correlation_section(found, 20, {})
-    assert (
-        "Spearman's rank correlation +1.00 over 3 configurations (free-predictors, hollow" in text
-    )  # AP was made equal to both predictors
-    assert "within noise: difference of the correlations +0.000" in text
+    assignments = dict.fromkeys(("default", "fitted", "single", "stride-rule", "kmeans", "by-size"), an_assignment())
+    files: dict[str, str] = {}
+    text = correlations.correlation_section(found, 20, files, assignments)
+    assert "positives as they are (6 configurations) |" in text  # no free predictors, and nothing that was not assigned
+    for name in ("share", "evenness", "S"):
+        assert f"| {name} | " in text
+    (picture,) = files.values()
+    assert len(ET.fromstring(picture).findall(".//{*}circle")) >= 6  # noqa: S314
+
+
+def an_assignment() -> Assignment:
+    """One category with 4 positives and 2, another with 1: 7/3 on average."""
+    content = {
+        "images": [{"id": 1, "width": 64, "height": 64}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [{"id": n, "image_id": 1, "category_id": 1 + (n == 3), "bbox": [n, n, 8, 8]} for n in (1, 2, 3)],
+    }
+    instances = ResizedInstances.of(read_coco(content), "none")
+    counts = np.array([[4], [2], [1]])
+    return Assignment(instances, ("P3",), counts, counts, counts, *np.zeros((3, 1), int))
+
+
+def test_evenness_by_hand():
+    # half of 7/3 is 7/6: the first category has enough, the other 6/7
+    assert correlations.evenness(an_assignment()) == pytest.approx((1 + 6 / 7) / 2)
 
 
 def test_an_empty_table_is_told_to_be_empty(tmp_path):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from detect.anchors.assign import assign
+from detect.anchors.assignment import Assignment
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from evidence_parts.gathered import Gathered, Group
-from evidence_parts.plan import BOXES, FREE, Run
+from evidence_parts.plan import BALANCED, BOXES, Run
 from evidence_parts.resampling import mean_and_deviation, rank_correlation
 from evidence_parts.training_runs import anchors_of_run, config_of, rule_of_run, split
 from evidence_parts.wording import NOTHING, number, table, with_deviation
 
-SAME = 1e-4  # relative; a row has six digits
+SAME = 1e-3  # relative: a row has six digits, and another version may fit a shape a little elsewhere
 
 ABOUT = (
     "Each entry is AP; positive anchors per instance of the category in the validation images. The share divides the fewest "
@@ -25,14 +27,15 @@ ABOUT = (
 )
 
 
-def category_section(gathered: Gathered, epochs: int) -> str:
+def category_section(gathered: Gathered, epochs: int, assignments: Mapping[str, Assignment]) -> str:
     """AP and positives of each category, and their rank correlation; empty for a single category."""
     names = [name for _, name in sorted(gathered.truth.categories.items())]
     groups = [group for group in gathered.of_task(BOXES, epochs) if group.epochs and group.category_ap]
     if len(names) < 2 or not groups:
         return ""
-    positives = _positives(gathered, groups, names)
+    positives = {name: _by_category(assignment, names) for name, assignment in assignments.items()}
     shares = {name: min(own) / max(own) for name, own in positives.items()}
+    unweighed = {name for name in positives if not name.endswith(BALANCED)}
     rows = [
         [group.variant, *_cells(group, positives.get(group.variant)), number(shares.get(group.variant))]
         for group in groups
@@ -41,9 +44,14 @@ def category_section(gathered: Gathered, epochs: int) -> str:
         [
             f"### Categories, {epochs} epochs\n\n{ABOUT}\n",
             table(["", *names, "share"], rows),
-            f"\n{_correlations([group for group in groups if group.variant in positives], positives, names)}\n",
+            f"\n{_correlations([group for group in groups if group.variant in unweighed], positives, names)}\n",
         ]
     )
+
+
+def _by_category(assignment: Assignment, names: list[str]) -> list[float]:
+    of_category = {each.name: each.positives for each in assignment.by_category}
+    return [of_category[name] for name in names]
 
 
 def _correlations(groups: list[Group], positives: dict[str, list[float]], names: list[str]) -> str:
@@ -51,13 +59,14 @@ def _correlations(groups: list[Group], positives: dict[str, list[float]], names:
     if not groups:
         return "No configuration has known positives."
     least = int(np.argmin(np.sum([np.array(own) / max(own) for own in positives.values()], axis=0)))
+    positives = {group.variant: positives[group.variant] for group in groups}
     ap = {group.variant: np.stack(list(group.category_ap.values())).mean(axis=0) for group in groups}
     own = [(positives[name][least] / max(positives[name]), ap[name][least]) for name in ap]
     others = [(group.mean("grid_recall") or 0.0, np.delete(ap[group.variant], least).mean()) for group in groups]
     return (
-        f"{names[least]}: the fewest positives. Over {len(groups)} configurations, Spearman's rank correlation of its "
-        f"AP with its share of positives is {_rho(own)}; that of the mean AP of the other categories with recall at .5 on "
-        f"the grid is {_rho(others)} ({FREE} is left out: one predictor learns each instance)."
+        f"{names[least]}: the fewest positives. Over {len(groups)} configurations whose positives are not weighed, "
+        f"Spearman's rank correlation of its AP with its share of positives is {_rho(own)}; that of the mean AP of the "
+        f"others with recall at .5 on the grid is {_rho(others)} (those matched by predictions are left out)."
     )
 
 
@@ -74,21 +83,23 @@ def _cells(group: Group, positives: list[float] | None) -> list[str]:
     return [f"{ap}; {count}" for ap, count in zip(scores, counts, strict=True)]
 
 
-def _positives(gathered: Gathered, groups: list[Group], names: list[str]) -> dict[str, list[float]]:
-    """Positives of each category by variant, from anchors chosen again; left out if they differ from those of its rows."""
+def assignments_of(gathered: Gathered, epochs: int) -> dict[str, Assignment]:
+    """What the anchors of the variants that match by overlap learn in the validation images.
+
+    Anchors are chosen again; variants whose positives differ from those of their rows are left out.
+    """
     dataset = gathered.dataset
-    config = config_of(Run(dataset.name, groups[0].variant, 1, 0), dataset, Path("unused"))
+    config = config_of(Run(dataset.name, dataset.budgets[0][0], 1, 0), dataset, Path("unused"))
     training, validation = split(config)
     instances = ResizedInstances.of(validation, config.data.resize)
-    found = {}
-    for group in groups:
-        if group.variant == FREE:
-            continue
+    found: dict[str, Assignment] = {}
+    for group in gathered.of_task(BOXES, epochs):
         run = Run(dataset.name, group.variant, 1, 0)
-        own = config_of(run, dataset, Path("unused"))
-        generator = AnchorGenerator(anchors_of_run(run, dataset, training))
-        assigned = assign(instances, generator, rule_of_run(run, own))
+        matcher = rule_of_run(run, config_of(run, dataset, Path("unused")))
+        if not group.epochs or matcher.uses_predictions:
+            continue
+        plain = found.get(group.variant.removesuffix(BALANCED))
+        assigned = plain or assign(instances, AnchorGenerator(anchors_of_run(run, dataset, training)), matcher)
         if math.isclose(assigned.overall.positives, group.mean("positives") or 0.0, rel_tol=SAME):
-            of_category = {each.name: each.positives for each in assigned.by_category}
-            found[group.variant] = [of_category[name] for name in names]
+            found[group.variant] = assigned
     return found

@@ -1,86 +1,110 @@
-"""How well numbers of the anchors, known before training, predict the AP of the detector."""
+"""How well numbers of the anchors, known before training, order the AP of detectors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from detect.anchors.assignment import Assignment
+from detect.anchors.instances import rows_by_value
 from evidence_parts.drawing import Series, draw
 from evidence_parts.gathered import Gathered, Group
-from evidence_parts.plan import BOXES, FREE
+from evidence_parts.plan import BALANCED, BOXES, VARIANTS
 from evidence_parts.resampling import CONFIDENCE, Interval, rank_correlation
-from evidence_parts.wording import number, signed
+from evidence_parts.wording import number, signed, table
 
-PREDICTORS = {"grid_recall": "recall at .5 on the grid", "average_iou": "average IoU by shape"}
-FEWEST = 3
-
-
-def correlation_section(gathered: Gathered, epochs: int, files: dict[str, str]) -> str:
-    """AP over each of ``PREDICTORS``, and the rank correlations."""
-    groups = [group for group in gathered.of_task(BOXES, epochs) if group.epochs and _known(group)]
-    matched = [group for group in groups if group.variant != FREE]  # the variants whose anchors are matched by IoU
-    name, title = gathered.dataset.name, f"### Which number predicts AP, {gathered.dataset.name}\n"
-    if not groups:
-        return ""
-    parts = [title]
-    if len(matched) < FEWEST:
-        parts.append(f"Too few configurations have been run: {len(matched)}.\n")
-    for column, words in PREDICTORS.items():
-        file = f"evidence/{name}-{column.replace('_', '-')}.svg"
-        files[file] = draw([_series(gathered, group, column) for group in groups], x_title=words, y_title="AP")
-        rho = _correlation(matched, column)
-        correlation = "not defined yet" if rho is None else f"{rho:+.2f} over {len(matched)} configurations"
-        aside = (
-            f" ({FREE}, hollow, is left out: its priors are not matched by overlap)"
-            if len(matched) < len(groups)
-            else ""
-        )
-        parts.append(
-            f"![AP over {words}]({file})\n\nAP over {words}: Spearman's rank correlation {correlation}{aside}.\n"
-        )
-    parts.append(_compared(gathered, matched))
-    return "\n".join(parts)
+FEWEST = 4
+PLACED, EVEN_COVERAGE = "average IoU on the grid", "S"
+PREDICTORS = {  # what each number is, beside those of the table of anchors
+    PLACED: "",
+    "recall at .5 on the grid": "",
+    "average IoU by shape": "",
+    "positives per instance": "",
+    "share": "the fewest positives per instance of a category, divided by the most",
+    "evenness": "the mean over categories of the mean over instances of min(1, positives / half the mean positives of all)",
+    EVEN_COVERAGE: f"evenness times {PLACED}",
+}
 
 
-def _known(group: Group) -> bool:
-    return all(group.mean(column) is not None for column in ("ap", *PREDICTORS))
+def evenness(assignment: Assignment) -> float:
+    """How far the instances of every category have at least half the positives of the mean instance."""
+    positives = assignment.positives.sum(axis=1)
+    enough = np.minimum(1, positives / max(positives.mean() / 2, 1e-9))
+    rows = rows_by_value(assignment.instances.dataset.instances.category_ids).values()
+    return float(np.mean([enough[own].mean() for own in rows]))
 
 
-def _series(gathered: Gathered, group: Group, column: str) -> Series:
-    interval = gathered.interval(group, "ap")
-    point = (group.mean(column) or 0.0, group.mean("ap") or 0.0)
-    spread = [(interval.low, interval.high)] if interval else []
-    return Series(group.variant, [point], spread, hollow=group.variant == FREE)
-
-
-def _correlation(groups: Sequence[Group], column: str) -> float | None:
-    return rank_correlation((group.mean(column) or 0.0, group.mean("ap") or 0.0) for group in groups)
-
-
-def _compared(gathered: Gathered, groups: Sequence[Group]) -> str:
-    """The difference of the two correlations, and its interval over resamples of images and seeds."""
-    first, second = (_correlation(groups, column) for column in PREDICTORS)
-    scored = all(group.scores["ap"] for group in groups)
-    if first is None or second is None or not scored:
-        return ""
-    moved = np.stack([gathered.draws.mean_over_seeds(group.scores["ap"]) for group in groups])
-    differences = []
-    for resample in moved.T.tolist():
-        pair = [rank_correlation(zip((g.mean(c) or 0.0 for g in groups), resample, strict=True)) for c in PREDICTORS]
-        if pair[0] is not None and pair[1] is not None:
-            differences.append(pair[0] - pair[1])
-    if not differences:
-        return ""
-    low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    interval = Interval(first - second, low, high)
-    names = list(PREDICTORS.values())
-    words = {
-        1: f"{names[0]} orders these configurations better than {names[1]}",
-        -1: f"{names[1]} orders these configurations better than {names[0]}",
-        0: f"the difference between {names[0]} and {names[1]} is within noise",
-    }[interval.side]
-    return (
-        f"Over resamples of images and seeds, {words}: difference of the correlations {signed(interval)}. The "
-        f"{number(len(groups), 0)} configurations were chosen, not drawn at random: others may give another order.\n"
+def predictors_of(group: Group, assignment: Assignment) -> dict[str, float]:
+    """The value of each of ``PREDICTORS`` for the anchors of a variant."""
+    placed = group.mean("grid_average_iou") or 0.0
+    positives = [each.positives for each in assignment.by_category]
+    even = evenness(assignment)
+    values = (
+        placed,
+        group.mean("grid_recall") or 0.0,
+        group.mean("average_iou") or 0.0,
+        assignment.overall.positives,
+        min(positives) / max(*positives, 1e-9),
+        even,
+        placed * even,
     )
+    return dict(zip(PREDICTORS, values, strict=True))
+
+
+def correlation_section(
+    gathered: Gathered, epochs: int, files: dict[str, str], assignments: Mapping[str, Assignment]
+) -> str:
+    """Rank correlations of AP with each of ``PREDICTORS``, without weights of positives and with them."""
+    groups = [
+        group
+        for group in gathered.of_task(BOXES, epochs)
+        if group.epochs and group.variant in assignments and group.mean("grid_average_iou") is not None
+    ]
+    name = gathered.dataset.name
+    parts = {
+        "as they are": [group for group in groups if not VARIANTS[group.variant].name.endswith(BALANCED)],
+        "weighed": [group for group in groups if VARIANTS[group.variant].name.endswith(BALANCED)],
+    }
+    kept = {words: own for words, own in parts.items() if len(own) >= FEWEST}
+    if not kept:
+        return f"### Which number predicts AP, {name}\n\nToo few configurations have been run: {len(groups)}.\n"
+    values = {group.variant: predictors_of(group, assignments[group.variant]) for group in groups}
+    rows = [
+        [
+            column,
+            *(_with_interval(gathered, own, [values[group.variant][column] for group in own]) for own in kept.values()),
+        ]
+        for column in PREDICTORS
+    ]
+    heads = [f"positives {words} ({number(len(own), 0)} configurations)" for words, own in kept.items()]
+    file = f"evidence/{name}-even-coverage.svg"
+    series = [_series(gathered, group, values[group.variant][EVEN_COVERAGE]) for group in groups]
+    files[file] = draw(series, x_title="S: evenness times average IoU on the grid", y_title="AP")
+    meanings = "; ".join(f"{column} is {words}" for column, words in PREDICTORS.items() if words)
+    return (
+        f"### Which number predicts AP, {name}\n\nSpearman's rank correlation with AP, and its interval over resamples of "
+        "images and seeds; only variants whose anchors are matched by overlap. The configurations were chosen, not drawn "
+        f"at random: others may give another order. {meanings[0].upper()}{meanings[1:]}.\n\n"
+        f"{table(['', *heads], rows)}\n\n![AP over S; hollow: positives weighed by category]({file})\n"
+    )
+
+
+def _series(gathered: Gathered, group: Group, value: float) -> Series:
+    interval = gathered.interval(group, "ap")
+    spread = [(interval.low, interval.high)] if interval else []
+    return Series(group.variant, [(value, group.mean("ap") or 0.0)], spread, hollow=group.variant.endswith(BALANCED))
+
+
+def _with_interval(gathered: Gathered, groups: Sequence[Group], values: Sequence[float]) -> str:
+    """The correlation of AP with these values, and its interval."""
+    rho = rank_correlation(zip(values, (group.mean("ap") or 0.0 for group in groups), strict=True))
+    if rho is None:
+        return "not defined"
+    if not all(group.scores["ap"] for group in groups):
+        return f"{rho:+.2f}"
+    moved = np.stack([gathered.draws.mean_over_seeds(group.scores["ap"]) for group in groups])
+    resampled = [rank_correlation(zip(values, resample, strict=True)) for resample in moved.T.tolist()]
+    known = [each for each in resampled if each is not None]
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist() if known else (rho, rho)
+    return signed(Interval(rho, low, high))

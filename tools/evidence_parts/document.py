@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evidence_parts.categories import category_section
+from evidence_parts.categories import assignments_of, category_section
 from evidence_parts.correlations import correlation_section
 from evidence_parts.drawing import Series, draw
 from evidence_parts.gathered import Gathered, Group
-from evidence_parts.plan import BOXES, FREE, HEATMAP, POINTS, REFERENCE, SLOTS, VARIANTS, Run
+from evidence_parts.plan import BALANCED, BOXES, FREE, HEATMAP, POINTS, REFERENCE, SLOTS, VARIANTS, Run, weighed
 from evidence_parts.resampling import CONFIDENCE, RESAMPLES, mean_and_deviation
 from evidence_parts.summary import summary_section
 from evidence_parts.wording import NOTHING, between, listed, number, signed, table, verdict, with_deviation
@@ -17,7 +17,7 @@ HEAD = f"""# Evidence: what priors are worth
 
 Made by `make evidence` (tools/evidence.py) from `evidence/runs.csv`, a row for each finished run, and the detections beside
 it. All networks start from random weights: the tiny backbone of the configurations and, within a table, the same recipe and
-epochs. Only the priors of the head, or the matching, differ.
+epochs. Only the priors of the head, the matching, or the weights of positives differ.
 
 A number is the mean over seeds, ± its standard deviation. An interval holds {CONFIDENCE:.0%} of {RESAMPLES} resamples, each
 of source images and of seeds, drawn with replacement (percentile bootstrap). Differences are paired: the same seeds, and the
@@ -49,23 +49,30 @@ def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
     about = ABOUT.get(name, "Validated on {images} images of {sources} sources.")
     parts = [
         f"## {name}\n\n" + about.format(images=len(gathered.truth.images), sources=gathered.num_sources) + "\n",
-        *(box_section(gathered, epochs) for epochs in gathered.budgets),
+        *(box_section(gathered, epochs, is_weighed) for epochs in gathered.budgets for is_weighed in (False, True)),
         _given_time(gathered),
     ]
     if gathered.budgets:
-        parts.append(category_section(gathered, gathered.budgets[0]))
-        parts.append(_equal_time(gathered, gathered.budgets[0], files))
-        parts.append(correlation_section(gathered, gathered.budgets[0], files))
+        epochs = gathered.budgets[0]
+        assignments = assignments_of(gathered, epochs)
+        parts.append(category_section(gathered, epochs, assignments))
+        parts.append(_equal_time(gathered, epochs, files))
+        parts.append(correlation_section(gathered, epochs, files, assignments))
     parts += [_landmarks(gathered), _threads(gathered)]
     return [part for part in parts if part]
 
 
-def box_section(gathered: Gathered, epochs: int) -> str:
-    """Write the tables of the box variants with these epochs, and their differences from the reference."""
-    groups = gathered.of_task(BOXES, epochs)
+def box_section(gathered: Gathered, epochs: int, is_weighed: bool) -> str:
+    """Write the tables of the box variants with these epochs, and their differences from the reference.
+
+    Variants whose positives are weighed have a table of their own, if there are any.
+    """
+    title = f"### Boxes, {epochs} epochs{', positives weighed by category' * is_weighed}\n"
+    groups = [group for group in gathered.of_task(BOXES, epochs) if weighed(group.variant) == is_weighed]
     if not any(group.epochs for group in groups):
-        return f"### Boxes, {epochs} epochs\n\nNothing has been run yet.\n"
-    others = [group for group in groups if group.variant != REFERENCE]
+        return "" if is_weighed else f"{title}\nNothing has been run yet.\n"
+    reference = REFERENCE + BALANCED * is_weighed
+    others = [group for group in groups if group.variant != reference]
     against = {group.variant: gathered.against_reference(group, epochs) for group in others}
     rows = [
         [
@@ -79,12 +86,12 @@ def box_section(gathered: Gathered, epochs: int) -> str:
         ]
         for group in groups
     ]
-    headers = ["", "seeds", "AP", "interval", "AP50", f"AP less that of {REFERENCE}", "which is"]
-    parts = [f"### Boxes, {epochs} epochs\n", table(headers, rows), ""]
+    headers = ["", "seeds", "AP", "interval", "AP50", f"AP less that of {reference}", "which is"]
+    parts = [title, table(headers, rows), ""]
     by_verdict = {words: [name for name, each in against.items() if verdict(each) == words] for words in VERDICTS}
     if any(by_verdict.values()):
         parts.append(
-            f"Against {REFERENCE}: better by more than the noise: {listed(by_verdict['better'])}; worse by more than the "
+            f"Against {reference}: better by more than the noise: {listed(by_verdict['better'])}; worse by more than the "
             f"noise: {listed(by_verdict['worse'])}; within noise: {listed(by_verdict['within noise'])}.\n"
         )
     return "\n".join([*parts, _anchor_table(groups)])

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.data import CocoDataset
-from evidence_parts.plan import BOXES, POINTS, REFERENCE, VARIANTS, Dataset, Run
+from evidence_parts.plan import BALANCED, BOXES, POINTS, REFERENCE, VARIANTS, Dataset, Run, weighed
 from evidence_parts.records import Arrays, Row, load_arrays, unpacked_boxes
 from evidence_parts.resampling import Draws, Interval, mean_and_deviation, value_at
 from evidence_parts.scoring import BoxMatches, point_scores, sources_of
@@ -110,8 +110,8 @@ class Gathered:
         return self.draws.difference(value, *({seed: each[seed] for seed in common} for each in (scores, of_other)))
 
     def against_reference(self, group: Group, epochs: int) -> Interval | None:
-        """Subtract the AP of the reference with the same epochs; None for the reference itself."""
-        reference = self.group(REFERENCE, epochs)
+        """Subtract the AP of the reference with the same epochs and weights; None for the reference itself."""
+        reference = self.group(REFERENCE + BALANCED * weighed(group.variant), epochs)
         return None if reference is None or reference is group else self.difference(group, reference, "ap")
 
 

@@ -34,6 +34,11 @@ class Variant:
     """Fields of the configuration."""
 
 
+def weighed(variant: str) -> bool:
+    """Whether the positives of a variant are weighed by category."""
+    return variant.endswith(BALANCED)
+
+
 def balanced(variant: Variant) -> Variant:
     """The same, with positive anchors weighed by category."""
     words = f"{variant.words}; positives weighed by category"

@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evidence_parts.gathered import Gathered
-from evidence_parts.plan import BLOBS, FREE, HEATMAP, OTSU_BOXES, OTSU_POINTS, REFERENCE, SLOTS, SORTED_SLOTS
+from evidence_parts.plan import (
+    BALANCED,
+    BLOBS,
+    BOXES,
+    FREE,
+    HEATMAP,
+    OTSU_BOXES,
+    OTSU_POINTS,
+    REFERENCE,
+    SLOTS,
+    SORTED_SLOTS,
+)
 from evidence_parts.wording import NOTHING, signed, table, verdict
 
 QUESTIONS = {  # question: (variant, variant that is subtracted)
     "fitted anchors, instead of RetinaNet's own": (REFERENCE, "default"),
-    "levels dropped as advised, instead of all five": ("dropped", "wide"),
-    "sizes by ratios, as many, instead of free shapes": ("structured-3", REFERENCE),
-    "nine a cell in sizes by ratios, instead of three": ("structured-9", REFERENCE),
-    "one anchor a cell, instead of three": ("single", REFERENCE),
-    "free predictors instead of anchors": (FREE, REFERENCE),
+    "fitted anchors, instead of sizes of 2 to 3.2 strides by three ratios, nine a cell": (REFERENCE, "stride-rule"),
+    "fitted anchors, instead of nine k-means shapes on the levels of their sizes": (REFERENCE, "kmeans"),
+    "three anchors a cell, instead of one": (REFERENCE, "single"),
     "each level for instances of at most four of its strides, instead of any size": ("by-size", REFERENCE),
-    "sizes of 2 to 3.2 strides by three ratios, instead of fitted anchors": ("stride-rule", REFERENCE),
-    "k-means shapes, each on the level of its size, instead of fitted anchors": ("kmeans", REFERENCE),
-    "k-means shapes, assigned by rank of area, instead of fitted anchors": ("kmeans-ranked", REFERENCE),
+    "ATSS, instead of maximum IoU": ("atss", REFERENCE),
+    "task-aligned assignment, instead of maximum IoU": ("aligned", REFERENCE),
+    "a point in each cell by task-aligned assignment, instead of anchors": ("points-aligned", REFERENCE),
+    "a point in each cell by SimOTA, instead of anchors": ("points-simota", REFERENCE),
+    "free predictors by predicted IoU, instead of anchors": (FREE, REFERENCE),
     "learning, instead of blur, Otsu and components": (REFERENCE, OTSU_BOXES),
 }
 POINT_QUESTIONS = {
@@ -30,17 +41,25 @@ POINT_QUESTIONS = {
 
 
 def summary_section(of_datasets: Sequence[Gathered]) -> str:
-    """A row for each question, a column for each dataset and number of epochs; empty without runs."""
-    columns = [(gathered, epochs) for gathered in of_datasets for epochs in gathered.budgets]
-    rows = [
-        [words, *(_answer(gathered, epochs, pair) for gathered, epochs in columns)] for words, pair in QUESTIONS.items()
+    """A row for each question, a column for each dataset, number of epochs and kind of weights; empty without runs."""
+    columns = [
+        (gathered, epochs, suffix)
+        for gathered in of_datasets
+        for epochs in gathered.budgets
+        for suffix in ("", BALANCED)
+        if not suffix or gathered.group(REFERENCE + suffix, epochs)
     ]
+    rows = [[words, *(_answer(*column, pair) for column in columns)] for words, pair in QUESTIONS.items()]
     kept = [number for number, _ in enumerate(columns, 1) if any(row[number] != NOTHING for row in rows)]
     parts = ["## In short\n\nDifferences of AP, with their intervals:\n"]
     if not kept:
         return ""
-    headers = ["", *(f"{columns[at - 1][0].dataset.name}, {columns[at - 1][1]} epochs" for at in kept)]
+    headers = ["", *(_title(*columns[at - 1]) for at in kept)]
     parts.append(table(headers, ([row[0], *(row[at] for at in kept)] for row in rows)))
+    lines = [
+        line for gathered in of_datasets for epochs in gathered.budgets for line in _weight_lines(gathered, epochs)
+    ]
+    parts += ["\nPositives weighed by category, instead of equally, differences of AP:\n", *lines] if lines else []
     points = [line for gathered in of_datasets for line in _point_lines(gathered)]
     if points:
         parts.append("\nLandmarks, differences of F1 within 5 pixels and of the mean error of the count:\n")
@@ -48,11 +67,26 @@ def summary_section(of_datasets: Sequence[Gathered]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _answer(gathered: Gathered, epochs: int, pair: tuple[str, str]) -> str:
+def _title(gathered: Gathered, epochs: int, suffix: str) -> str:
+    return f"{gathered.dataset.name}, {epochs} epochs{', weighed' if suffix else ''}"
+
+
+def _answer(gathered: Gathered, epochs: int, suffix: str, pair: tuple[str, str]) -> str:
     """The difference of the pair, and its verdict."""
-    group, other = (gathered.group(name, 0 if name == OTSU_BOXES else epochs) for name in pair)
+    group, other = (gathered.group(name + suffix, epochs) or gathered.group(name, 0) for name in pair)
     gap = gathered.difference(group, other, "ap") if group and other else None
     return f"{signed(gap)}, {verdict(gap)}" if gap else NOTHING
+
+
+def _weight_lines(gathered: Gathered, epochs: int) -> list[str]:
+    """What weights change for each variant."""
+    lines = []
+    for group in gathered.of_task(BOXES, epochs):
+        other = gathered.group(group.variant + BALANCED, epochs)
+        gap = gathered.difference(other, group, "ap") if other else None
+        if gap:
+            lines.append(f"- {group.variant} ({gathered.dataset.name}, {epochs} epochs): {signed(gap)}, {verdict(gap)}")
+    return lines
 
 
 def _point_lines(gathered: Gathered) -> list[str]:
