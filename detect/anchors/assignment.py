@@ -107,7 +107,7 @@ class Assignment:
     def neglected(self) -> tuple[AssignedGroup, ...]:
         """Categories with fewer positives per instance than ``NEGLECTED`` times the mean of all instances, fewest first.
 
-        The other categories dominate the loss: in docs/evidence.md a short training hardly learns such a category.
+        Without weights the other categories dominate the loss: in docs/evidence.md a short training then hardly learns it.
         """
         groups = sorted(self.by_category, key=lambda group: group.positives)
         return tuple(group for group in groups if group.positives < NEGLECTED * self.overall.positives)

@@ -1,0 +1,94 @@
+"""Sentences about AP outside docs/evidence.md say what the rows of finished trainings say."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text("utf-8")
+WITH_CLAIMS = ["README.md", "CONTRIBUTING.md", "configs", "detect", "examples"]
+FIGURE = r"(?<![\d.])[01]?\.\d{1,3}\b"
+
+
+def ap(dataset: str, variant: str, epochs: int) -> float:
+    """The mean AP over the seeds of a variant."""
+    with (ROOT / "docs" / "evidence" / "runs.csv").open(encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["dataset"] == dataset and row["variant"] == variant]
+    return mean(float(row["ap"]) for row in rows if int(row["epochs"]) == epochs)
+
+
+def correlation(dataset: str, number: str, column: int) -> float:
+    """Spearman's correlation of a number of the anchors with AP: column 0 without weights, 1 with them."""
+    (section,) = re.findall(rf"### Which number predicts AP, {dataset}\n(.*?)\n#", EVIDENCE + "\n#", re.DOTALL)
+    (row,) = re.findall(rf"^\| {re.escape(number)} \|(.*)\|$", section, re.MULTILINE)
+    return float(row.split("|")[column].split()[0])
+
+
+def bccd(variant: str) -> float:
+    return ap("bccd", variant, 12)
+
+
+RECALL = "recall at .5 on the grid"
+CLAIMS = {  # a sentence of README.md, and what its figures are
+    r"with fitted anchors from (\S+) to (\S+), and with RetinaNet's own from (\S+) to (\.\d+)": lambda: [
+        bccd(variant) for variant in ("fitted", "fitted-balanced", "default", "default-balanced")
+    ],
+    r"With weights, recall on the grid \(Spearman's correlation (\S+) over": lambda: [correlation("bccd", RECALL, 1)],
+    r"at least half the mean positives \((\S+) against (\S+) over": lambda: [
+        correlation("bccd", RECALL, 0),
+        correlation("bccd", "S", 0),
+    ],
+}
+ELSEWHERE = (  # figures measured by others of the project's tables, with tests of their own
+    r"Spearman's correlation -\.97 and -\.84",  # docs/advice.md
+    r"\.61 AP on other sources, \.42 without learning",  # docs/first_detector.md
+    r"ten to fifteen minutes on two cores: \.60 AP",
+    r"average precision \(AP\) and recall \(AR\) over IoU \.50 to \.95",  # what it is
+    r"AP at IoU \.5, or F1",
+)
+
+
+@pytest.mark.parametrize("sentence", CLAIMS)
+def test_figures_of_the_readme_are_those_of_the_evidence(sentence):
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    told = re.search(sentence, text)
+    assert told, sentence
+    for figure, measured in zip(told.groups(), CLAIMS[sentence](), strict=True):
+        digits = len(figure.partition(".")[2])
+        assert float(figure) == pytest.approx(measured, abs=0.51 * 10**-digits)
+
+
+def parts_of(file: Path) -> list[str]:
+    """The sentences of a text, or the lines of a program or configuration, without the known claims."""
+    text = file.read_text("utf-8")
+    if file.suffix == ".md":
+        text = " ".join(text.split())
+    for known in (*CLAIMS, *ELSEWHERE):
+        text = re.sub(known, "", text)
+    return re.split(r"(?<=[.:;!?])\s(?=[A-Z#`|])", text) if file.suffix == ".md" else text.splitlines()
+
+
+@pytest.mark.parametrize("place", WITH_CLAIMS)
+def test_every_figure_of_ap_is_among_the_claims(place):
+    path = ROOT / place
+    files = [path] if path.is_file() else [each for kind in ("*.py", "*.yaml") for each in sorted(path.rglob(kind))]
+    assert files
+    told = [each for file in files for each in parts_of(file) if re.search(r"\bAP\b", each)]
+    assert [each for each in told if re.search(FIGURE, each)] == []
+
+
+def test_links_into_the_evidence_lead_to_its_sections():
+    headings = re.findall(r"^#+ (.*)$", EVIDENCE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    linked = [
+        link
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for link in re.findall(r"evidence\.md#([\w-]+)\)", path.read_text("utf-8"))
+    ]
+    assert linked
+    assert set(linked) <= anchors
