@@ -20,6 +20,7 @@ from detect.detectors.retinanet import RetinaNetDetector
 from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.image_targets import ImageTargets
 from detect.heads.postprocess import PostProcess
+from detect.heads.prediction_matchers import SimOta, TaskAligned
 from detect.heads.retinanet import HeadOutput
 from detect.keypoints.keypoints import Keypoints
 from detect.keypoints.peaks import find_peaks
@@ -83,6 +84,18 @@ def test_matches_are_those_of_the_cpu(matcher):
     matches = matcher.match(anchors_on(CUDA).level_grids, boxes.to(CUDA))
     assert matches.device.type == "cuda"
     assert_close(matches.cpu(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("matcher", [TaskAligned(), TaskAligned(rule="yolo"), SimOta()], ids=repr)
+def test_matches_by_predictions_are_those_of_the_cpu(matcher):
+    criterion = RetinaNetCriterion(matcher=matcher, class_loss="quality_focal", positive_weights=(1.0, 2.0, 3.0))
+    found = []
+    for device in ("cpu", CUDA):
+        output, targets = output_on(device), targets_on(device)
+        matches = criterion.to(device).match(anchors_on(device), targets, output)
+        losses = criterion(output, anchors_on(device), targets)
+        found.append([matches.cpu(), *(each.detach().cpu() for each in losses)])
+    assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("box_loss", ["l1", "giou"])

@@ -20,6 +20,7 @@ from detect.errors import AnchorFileError
 if TYPE_CHECKING:
     from detect.anchors.assignment import Assignment
     from detect.anchors.metrics import AnchorMetrics
+    from detect.ops.matcher import Matcher
 
 MANY_TO_ASSIGN = 40_000
 FITTED = FitOptions(per_level="3", max_strides=4)  # where no anchors are given: each box on a level of about its size
@@ -39,7 +40,10 @@ def score(
     convention: options.Convention = "exact",
     assigner: Annotated[
         options.MatcherName | None,
-        typer.Option(help="Also match the anchors as a detector would, and count positives."),
+        typer.Option(
+            help="Also match the anchors as a detector would, and count positives. task-aligned and simota choose by what a "
+            "network predicts: here by the best it could."
+        ),
     ] = None,
     worst: Annotated[int, typer.Option(min=0, max=10_000, help="Number of instances of lowest IoU to list.")] = 10,
     output: options.Output = None,
@@ -86,12 +90,18 @@ def _assigned(scores: Sequence[AnchorMetrics], assigner: str, convention: str) -
 
     if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
         note("note: matching takes about a minute for every 40,000 boxes")
-    matcher = detect.Atss() if assigner == "atss" else None
     found = []
     for each in progress_over(scores, "matching"):
         generator = detect.AnchorGenerator(each.anchors, convention=convention)
-        found.append(assign(each.instances, generator, matcher))
+        found.append(assign(each.instances, generator, _matcher(assigner)))
     return found
+
+
+def _matcher(name: str) -> Matcher:
+    """The matcher of a name of ``--assigner``."""
+    from detect.heads.prediction_matchers import MATCHERS  # loads torch
+
+    return MATCHERS[name.replace("-", "_")]()
 
 
 def levels(
@@ -121,7 +131,7 @@ def levels(
         with busy("fitting anchors"):
             chosen = replace(FITTED, convention=convention).fit(instances, prove=False).anchors
     generator = detect.AnchorGenerator(chosen, convention=convention)
-    report = detect.level_report(instances, generator, matcher=detect.Atss() if assigner == "atss" else None)
+    report = detect.level_report(instances, generator, matcher=_matcher(assigner))
     print_answer(json, report.to_dict, lambda: print_level_report(report))
     if output:
         from detect.report.level_page import level_page

@@ -7,7 +7,7 @@ SimOTA the one that costs least.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from detect.conventions import BACKGROUND
 from detect.losses import ciou_loss
 from detect.ops.boxes import pairwise_iou, widened
 from detect.ops.grid_matcher import AnchorPairs, LevelGrid
-from detect.ops.matcher import Boxes, Matches, Predictions, anchor_centers, depth_inside
+from detect.ops.matcher import Atss, Boxes, Matcher, Matches, MaxIoU, Predictions, anchor_centers, depth_inside
 
 Pairwise = Float[Tensor, "n a"]
 Chosen = Bool[Tensor, "n a"]
@@ -168,6 +168,14 @@ class SimOta:
         counts = _sum_of_largest(overlaps, self.topk).int().clamp(min=1)
         chosen = _first_largest(torch.where(candidate, -cost, -torch.inf), counts) & candidate
         return chosen, cost, overlaps
+
+
+MATCHERS: dict[str, Callable[..., Matcher]] = {
+    "max_iou": MaxIoU,
+    "atss": Atss,
+    "task_aligned": TaskAligned,
+    "simota": SimOta,
+}
 
 
 def needed(predictions: Predictions | None) -> Predictions:

@@ -24,11 +24,11 @@ from detect.errors import ConfigError
 from detect.fitting.fit_levels import fit_levels
 from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.postprocess import PostProcess
-from detect.heads.prediction_matchers import SimOta, TaskAligned
+from detect.heads.prediction_matchers import MATCHERS
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.ops.boxes import BoxCoder, DistanceCoder
-from detect.ops.matcher import Atss, Matcher, MaxIoU
+from detect.ops.matcher import Matcher
 from detect.training.config import FIT, POINTS, TrainConfig
 
 BACKBONE_STRIDES = (2, 4, 8, 16, 32)  # maps coarser than the levels feed the pyramid's top-down path
@@ -75,9 +75,8 @@ def training_anchors(config: TrainConfig, dataset: CocoDataset) -> AnchorSet | N
 
 def matching_rule(config: TrainConfig) -> Matcher:
     """Which anchors learn which instances."""
-    others = {"atss": Atss, "task_aligned": TaskAligned, "simota": SimOta}
     name = config.model.matching
-    return others[name]() if name in others else MaxIoU(**config.model.model_dump(include=MATCHER))
+    return MATCHERS[name](**(config.model.model_dump(include=MATCHER) if name == "max_iou" else {}))
 
 
 def training_assignment(
