@@ -7,6 +7,7 @@ out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ def assign(
         instances: boxes after the detector's resize rule.
         generator: anchors and their convention; for the cells of a level see :func:`level_hw`.
         matcher: by default :class:`detect.ops.matcher.MaxIoU`. One that chooses by predictions is given perfect ones, see
-            :func:`detect.ops.matcher.perfect_predictions`.
+            :func:`detect.ops.matcher.perfect_predictions`: the number of an instance's positives is then an upper bound, and
+            their levels mean nothing.
         on_progress: called as ``on_progress("matching", images done, images)``.
 
     >>> from detect.anchors.anchor_set import AnchorSet
@@ -71,7 +73,9 @@ def assign(
         totals += in_image
         if on_progress:
             on_progress("matching", done, len(images))
-    return Assignment(instances, tuple(level.name for level in levels), *counts, *totals)
+    names = tuple(level.name for level in levels)
+    assignment = Assignment(instances, names, *counts, *totals)
+    return replace(assignment, by_predictions=matcher.uses_predictions)
 
 
 def level_hw(generator: AnchorGenerator, image_hw: tuple[int, int]) -> list[tuple[int, int]]:

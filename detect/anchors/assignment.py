@@ -22,7 +22,7 @@ from detect.anchors.metrics import mean_or_nan
 from detect.wording import listed
 
 NEGLECTED = 0.2  # share of the mean number of positives
-MAX_WEIGHT = 30.0  # of a positive anchor
+MAX_WEIGHT = 30.0  # of a positive anchor; the largest in docs/evidence.md, of k-means anchors on platelets
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Assignment:
     num_anchors: Int64[ndarray, " l"]
     ignored: Int64[ndarray, " l"]
     ambiguous: Int64[ndarray, " l"]
+    by_predictions: bool = False
+    """Whether anchors were chosen by perfect predictions, which do not say on which level."""
 
     @cached_property
     def low_quality_only(self) -> Int64[ndarray, " m"]:

@@ -19,7 +19,8 @@ from detect.data.coco_reader import Progress
 from detect.data.resize import ResizeRule
 from detect.ops.matcher import Matcher
 
-IMAGES_OF_A_CATEGORY = 200
+MOST_IMAGES = 2000  # in which anchors are assigned, but for very many categories
+IMAGES_OF_A_CATEGORY = (5, 200)
 
 
 def positive_weights(
@@ -54,11 +55,16 @@ def assign_sample(
     resize: str | ResizeRule,
     on_progress: Progress | None = None,
 ) -> Assignment:
-    """Assign anchors in up to ``IMAGES_OF_A_CATEGORY`` images of each category, evenly spaced among its images."""
-    chosen = []
-    for rows in rows_by_value(dataset.instances.category_ids).values():
+    """Assign anchors in some images of each category, evenly spaced among its images.
+
+    They are 200 for up to ten categories, and fewer for more: see ``MOST_IMAGES`` and ``IMAGES_OF_A_CATEGORY``.
+    """
+    of_categories, chosen = rows_by_value(dataset.instances.category_ids), []
+    least, most = IMAGES_OF_A_CATEGORY
+    number = min(max(MOST_IMAGES // max(len(of_categories), 1), least), most)
+    for rows in of_categories.values():
         images = np.unique(dataset.instances.image_rows[rows])
-        chosen.append(images[:: max(-(-len(images) // IMAGES_OF_A_CATEGORY), 1)])
+        chosen.append(images[:: max(-(-len(images) // number), 1)])
     instances = ResizedInstances.of(dataset.take_images(_union(chosen)), resize)
     return assign(instances, AnchorGenerator(anchors), matcher, on_progress=on_progress)
 

@@ -130,7 +130,7 @@ def score_objects(
         groups = {"by_size": assignment.by_size, "by_ratio": assignment.by_ratio, "by_category": assignment.by_category}
         content["assignment"] = {
             "overall": asdict(assignment.overall),
-            "levels": [asdict(level) for level in assignment.by_level],
+            "levels": [] if assignment.by_predictions else [asdict(level) for level in assignment.by_level],
             **{name: [asdict(group) for group in of_kind] for name, of_kind in groups.items()},
             "positive_weights": _positive_weights(assignment),
             "low_quality_only_ids": ids[assignment.low_quality_only][:MAX_LISTED].tolist(),

@@ -149,10 +149,11 @@ def _print_groups(score: AnchorMetrics) -> None:
 
 def _print_assignment(assignment: Assignment) -> None:
     rows = []
-    for level in assignment.by_level:
+    for level in () if assignment.by_predictions else assignment.by_level:
         counts = (level.num_anchors, level.positives, level.by_threshold, level.ignored, level.ambiguous)
         rows.append([level.name, *(f"{number:,}" for number in counts)])
-    show_table(("matching", "anchors", "positives", "by threshold", "ignored", "ambiguous"), rows)
+    if rows:
+        show_table(("matching", "anchors", "positives", "by threshold", "ignored", "ambiguous"), rows)
     kinds = {"matched": (assignment.overall,), "matched, by size": assignment.by_size}
     kinds |= {"matched, by ratio": assignment.by_ratio, "matched, by category": assignment.by_category}
     for title, groups in kinds.items():
@@ -165,7 +166,7 @@ def _print_assignment(assignment: Assignment) -> None:
     if len(assignment.by_category) > 1:
         weights = zip(assignment.by_category, assignment.positive_weights().values(), strict=True)
         named = [f"{group.name} {weight:.2f}" for group, weight in weights]
-        show(f"weights of positives in `detect train`: {listed(named, most=MAX_GROUPS)}")
+        show(f"weights that `detect train` would give positives of these data: {listed(named, most=MAX_GROUPS)}")
     show(
         "low quality only: all anchors of the box are below the threshold; none: no anchor learns the box; ambiguous: "
         "anchors above the threshold for several boxes, which learn only one of them",

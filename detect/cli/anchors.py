@@ -111,7 +111,9 @@ def levels(
     ] = None,
     resize: options.Resize = None,
     convention: options.Convention = "exact",
-    assigner: Annotated[options.MatcherName, typer.Option(help="Rule that gives anchors to instances.")] = "max-iou",
+    assigner: Annotated[
+        options.LevelMatcherName, typer.Option(help="Rule that gives anchors to instances.")
+    ] = "max-iou",
     output: options.Output = None,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.assign import level_hw
 from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.detectors.backbones import Backbone, Normalise, PyramidLevels
 from detect.heads.criterion import RetinaNetCriterion, RetinaNetLosses
@@ -95,8 +96,13 @@ class RetinaNetDetector(nn.Module):
 
     @torch.no_grad()
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Sequence[ImageTargets]) -> Int64[Tensor, " b"]:
-        """The number of positive anchors of each image."""
-        output, anchors = self._output_and_anchors(images)
+        """The number of positive anchors of each image; if they depend on predictions, on those in evaluation."""
+        height, width = images.shape[-2:]
+        anchors, output = self.grid.generate(level_hw(self.grid, (height, width)), device=images.device), None
+        if self.criterion.matcher.uses_predictions:
+            was_training = self.training
+            output = self.eval()(images)
+            self.train(was_training)
         return (self.criterion.match(anchors, targets, output) >= 0).sum(dim=1)
 
     @torch.no_grad()

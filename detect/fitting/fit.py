@@ -108,9 +108,10 @@ def fit_anchors(
     if per_level is not None:
         return replace(_fit_by_level(instances, per_level, method, sorted(strides), settings), **fields)
     if method == "optimal":
-        best = _fit_optimal(
-            instances, k, parsed, weights, {"fixed": fixed, "start": begin, "certify": certify, "rounds": rounds}
-        )
+        how: dict[str, Any] = {"fixed": fixed, "start": begin, "certify": certify, "rounds": rounds}
+        if not special and len(instances.histogram) >= k:
+            how["rivals"] = [kmeans_shapes(instances.histogram, k, seed)]  # what the method kmeans gives
+        best = _fit_optimal(instances, k, parsed, weights, how)
         name = parsed.score_name(weighted=weights is not None)
         scores = {name: best.score} | ({START + name: best.start_score} if best.start_score is not None else {})
         fields |= {"scores": scores, "proofs": {name: best.proof} if best.proof else {}}
@@ -171,7 +172,7 @@ def fit_shapes(
            [50., 40.]])
     """
     if method == "optimal":
-        return optimal_anchors(histogram, k, certify=None).shapes
+        return optimal_anchors(histogram, k, rivals=[kmeans_shapes(histogram, k, seed)], certify=None).shapes
     if method == "kmeans":
         return kmeans_shapes(histogram, k, seed)
     # scikit-learn takes longer to import than to fit

@@ -69,7 +69,7 @@ def search(
     """The best choice within limits that the search finds; no worse than any that is given to start from.
 
     It is no worse than ``rivals`` either, from which it starts only if they win. With ``draft``, it searches on this many
-    boxes, and polishes the choice on all.
+    boxes and polishes the choice on all, without rivals.
     """
     if draft and len(boxes) > draft:
         few = boxes.thinned(draft)
@@ -236,6 +236,7 @@ def optimal_anchors(
     weights: Float64[ndarray, " cells"] | Sequence[float] | None = None,
     fixed: Sequence[tuple[float, float]] = (),
     start: Shapes | None = None,
+    rivals: Sequence[Shapes] = (),
     certify: float | None = 0.02,
     rounds: int = ROUNDS,
 ) -> OptimalAnchors:
@@ -249,6 +250,7 @@ def optimal_anchors(
         weights: weight of a box in each cell of the one histogram, or in each of several histograms.
         fixed: (width, height) of anchors that are part of every choice.
         start: at most k shapes, to which the result is not inferior if they hold the fixed ones.
+        rivals: k shapes each, such as those of k-means: the search starts from them only if they win.
         certify: gap at which the proof ends; None proves nothing and is faster.
         rounds: maximum number of rounds of the proof; each is on finer cells or with more candidates.
 
@@ -270,10 +272,8 @@ def optimal_anchors(
     require_enough(cells.extents.T, num_free)
     limits = Limits((0,), (num_free,), (0.0,))
     starts = [] if start is None else [_start_of(cells, start, num_free)]
-    rivals = []
-    if isinstance(histogram, ShapeHistogram) and parsed == Objective() and weights is None and not fixed:
-        rivals = [Candidates.of(cells, kmeans_shapes(histogram, k), np.zeros(k, np.int64))]
-    solution = search(cells, limits, starts, rivals=rivals)
+    others = [Candidates.of(cells, each, np.zeros(k, np.int64)) for each in rivals]
+    solution = search(cells, limits, starts, rivals=others)
     score = float((solution.chosen.best + cells.floor).sum())
     proof = prove_solution(cells, solution, limits, score=score, certify=certify, rounds=rounds)
     shapes = sorted_by_area(np.concatenate([cells.fixed, solution.chosen.shapes]))

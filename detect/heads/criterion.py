@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from detect.anchors.generator import GridAnchors
 from detect.heads.image_targets import ImageTargets, checked_targets
-from detect.heads.prediction_matchers import needed
 from detect.heads.retinanet import HeadOutput
 from detect.losses import (
     ciou_loss,
@@ -64,7 +63,7 @@ class RetinaNetCriterion(nn.Module):
     On an accelerator it waits for the device only where a size depends on the data: once a batch for the check of targets,
     once for the number of positives, twice in the focal loss and once more for the quality focal loss. Only above
     :data:`~detect.ops.matcher.DENSE_PAIRS` pairs of anchor and instance :class:`~detect.ops.matcher.MaxIoU` waits too, for
-    each image; ATSS always does.
+    each image; ATSS and SimOTA always do, and task-aligned assignment by ultralytics' rule.
 
     ``torch.compile`` runs it uncompiled: the number of matches depends on the data, and the focal loss is one operator
     already.
@@ -140,7 +139,7 @@ class RetinaNetCriterion(nn.Module):
         A matcher that chooses by predictions needs the head's ``output``.
         """
         targets = checked_targets(targets)
-        return self._match(anchors, targets, self._predictions(output, anchors, targets))
+        return self._match(anchors, targets, self._predictions(output, anchors, targets))[0]
 
     @torch.no_grad()
     def _predictions(
@@ -157,31 +156,19 @@ class RetinaNetCriterion(nn.Module):
     @torch.no_grad()
     def _match(
         self, anchors: GridAnchors, targets: Sequence[ImageTargets], predictions: Sequence[Predictions | None]
-    ) -> Int64[Tensor, "b a"]:
-        rows = []
+    ) -> tuple[Int64[Tensor, "b a"], Float[Tensor, "b a"] | None]:
+        """The matches, and the targets of positive anchors' scores where the matcher gives some and the loss takes them."""
+        matcher, rows, soft = self.matcher, [], []
         for image, predicted in zip(targets, predictions, strict=True):
-            matches = self.matcher.match(anchors.level_grids, image.boxes, predicted)
+            if self.class_loss != "focal" and isinstance(matcher, SoftMatcher):
+                matches, quality = matcher.match_softly(anchors.level_grids, image.boxes, predicted)
+                soft.append(quality)
+            else:
+                matches = matcher.match(anchors.level_grids, image.boxes, predicted)
             if image.ignored is not None:
                 matches = ignore_regions(matches, anchors.boxes, image.ignored)
             rows.append(matches)
-        return torch.stack(rows)
-
-    @torch.no_grad()
-    def _soft_targets(
-        self,
-        anchors: GridAnchors,
-        targets: Sequence[ImageTargets],
-        predictions: Sequence[Predictions | None],
-        matches: Int64[Tensor, "b a"],
-    ) -> Float[Tensor, "b a"] | None:
-        """The target of each positive anchor's score, where the matcher gives one and the loss takes one."""
-        matcher = self.matcher
-        if not isinstance(matcher, SoftMatcher) or self.class_loss == "focal":
-            return None
-        parts = zip(targets, predictions, matches, strict=True)
-        return torch.stack(
-            [matcher.quality(anchors.level_grids, own.boxes, needed(each), rows) for own, each, rows in parts]
-        )
+        return torch.stack(rows), torch.stack(soft) if soft else None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
@@ -196,15 +183,14 @@ class RetinaNetCriterion(nn.Module):
         return RetinaNetLosses((class_sums / divisors).sum(), box)
 
     def _learned(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> _Learned:
-        predictions = self._predictions(output, anchors, targets)
-        matches = self._match(anchors, targets, predictions)
+        matches, soft = self._match(anchors, targets, self._predictions(output, anchors, targets))
         image, anchor = torch.nonzero(matches >= 0, as_tuple=True)
         instance = matches[image, anchor]
         classes = matches.clone()  # BACKGROUND and IGNORE are classes already
         classes[image, anchor] = _matched_rows([each.classes for each in targets], image, instance)
         boxes = _matched_rows([each.boxes for each in targets], image, instance)
-        soft = self._soft_targets(anchors, targets, predictions, matches)
-        weights = None if self.positive_weights is None else self.positive_weights[classes.clamp(min=0)]
+        weights = self.positive_weights
+        weights = None if weights is None else to_device(weights, classes.device)[classes.clamp(min=0)]
         amounts = (matches >= 0).sum(dim=1) if soft is None else soft.sum(dim=1)
         return _Learned(classes, image, anchor, boxes, soft, weights, amounts)
 

@@ -1,8 +1,8 @@
 """Matchers that choose anchors by what the network predicts: task-aligned assignment and SimOTA.
 
-Both compare every anchor of an image with every instance. Of anchors with equal values the first are chosen, and of
-instances the first. An instance that no predicted box overlaps has no positive anchor in task-aligned assignment, and in
-SimOTA the one that costs least.
+Both compare every anchor of an image with every instance, in some ten tables of that size. Of anchors with equal values the
+first are chosen, and of instances the first. An instance that no predicted box overlaps has no positive anchor in
+task-aligned assignment, and in SimOTA the one that costs least.
 """
 
 from __future__ import annotations
@@ -20,12 +20,22 @@ from detect.conventions import BACKGROUND
 from detect.losses import ciou_loss
 from detect.ops.boxes import pairwise_iou, widened
 from detect.ops.grid_matcher import AnchorPairs, LevelGrid
-from detect.ops.matcher import Atss, Boxes, Matcher, Matches, MaxIoU, Predictions, anchor_centers, depth_inside
+from detect.ops.matcher import (
+    CENTER_MARGIN,
+    Atss,
+    Boxes,
+    Matcher,
+    Matches,
+    MaxIoU,
+    Predictions,
+    anchor_centers,
+    depth_inside,
+)
 
 Pairwise = Float[Tensor, "n a"]
 Chosen = Bool[Tensor, "n a"]
 
-MARGINS = {"tood": 0.01, "yolo": 1e-9}  # pixels from which a centre is inside a box
+MARGINS = {"tood": CENTER_MARGIN, "yolo": 1e-9}  # pixels from which a centre is inside a box
 EPS = {"tood": 1e-7, "yolo": 1e-9}  # added to the highest alignment of an instance
 OUTSIDE_COST = 1e5  # of SimOTA: above every other cost, so that anchors away from the centre are chosen last
 LOG_EPS = 1e-7
@@ -67,12 +77,27 @@ class TaskAligned:
 
     def match(self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None = None, /) -> Matches:
         """For each anchor the row of its instance, or ``BACKGROUND``."""
+        return self.match_softly(anchors, boxes, predictions)[0]
+
+    def match_softly(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None = None, /
+    ) -> tuple[Matches, Float[Tensor, " a"]]:
+        """The matches, and the soft target of each positive anchor (equation 4).
+
+        That is its alignment, scaled so that the highest of an instance is the highest IoU of the instance.
+        """
         inside, overlaps, alignment = self._compared(anchors, boxes, predictions)
         chosen = self._chosen(inside, alignment)
         wanted = chosen
         if self.rule == "yolo":
             wanted = torch.where(chosen.sum(dim=0) > 1, inside, chosen)
-        return _best_instance(torch.where(wanted, overlaps, -torch.inf))
+        matches = _best_instance(torch.where(wanted, overlaps, -torch.inf))
+        if not len(boxes):
+            return matches, alignment.new_zeros(len(matches))
+        learned = matches == torch.arange(len(boxes), device=matches.device)[:, None]
+        alignment, overlaps = alignment * learned, overlaps * learned
+        highest = alignment.amax(dim=1, keepdim=True) + EPS[self.rule]
+        return matches, (alignment * overlaps.amax(dim=1, keepdim=True) / highest).amax(dim=0)
 
     def foreground_pairs(
         self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None = None, /
@@ -80,18 +105,6 @@ class TaskAligned:
         """The anchors that each instance would get if it were alone."""
         inside, overlaps, alignment = self._compared(anchors, boxes, predictions)
         return _pairs(self._chosen(inside, alignment), overlaps, anchors)
-
-    def quality(
-        self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions, matches: Matches, /
-    ) -> Float[Tensor, " a"]:
-        """The soft target of each positive anchor (equation 4): alignments, scaled to the highest IoU of their instance."""
-        _, overlaps, alignment = self._compared(anchors, boxes, predictions)
-        learned = matches == torch.arange(len(boxes), device=matches.device)[:, None]
-        alignment, overlaps = alignment * learned, overlaps * learned
-        if not len(boxes):
-            return alignment.new_zeros(len(matches))
-        highest = alignment.amax(dim=1, keepdim=True) + EPS[self.rule]
-        return (alignment * overlaps.amax(dim=1, keepdim=True) / highest).amax(dim=0)
 
     def _compared(
         self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None
@@ -116,10 +129,10 @@ class TaskAligned:
 class SimOta:
     """SimOTA (Ge et al. 2021, "YOLOX", section 2.1, in mmdetection's form): the anchors that an instance costs least.
 
-    The cost of an anchor is the cross-entropy of its scores with the instance's class, plus ``iou_weight`` times -ln IoU of
-    its predicted box. Anchors with a centre inside the box and within ``radius`` strides of its centre come first. An
-    instance gets as many as the IoUs of its ``topk`` best predicted boxes add up to, rounded down, at least 1. An anchor
-    wanted by several instances takes the one that costs it least of all in the image.
+    The cost of an anchor is ``class_weight`` times the cross-entropy of its scores with the instance's class, plus
+    ``iou_weight`` times -ln IoU of its predicted box. Anchors with a centre inside the box and within ``radius`` strides of
+    its centre come first. An instance gets as many as the IoUs of its ``topk`` best predicted boxes add up to, rounded down,
+    at least 1. An anchor wanted by several instances takes the one that it costs least, of all in the image.
 
     >>> level = LevelGrid(1, 2, (8.0, 8.0), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     >>> boxes, predicted_boxes = torch.tensor([[[0.0, 0.0, 16.0, 8.0]], [[0.0, 0.0, 9.0, 8.0]]])

@@ -29,7 +29,7 @@ GROUPS = 32  # Wu and He 2018, section 4; torchvision's second RetinaNet
 class Tower(nn.Module):
     """Convolutions, each with a norm and a ReLU, shared by the levels; each level has batch norms of its own.
 
-    Without a norm the convolutions have a bias; before one only if it is ``biased``.
+    Convolutions have a bias; those before a norm only if ``biased``.
     """
 
     def __init__(
@@ -119,9 +119,9 @@ class RetinaNetHead(nn.Module):
         norm: after each convolution of a tower, which then has no bias: None, ``"group"`` (32 groups) or ``"batch"``,
             with separate weights and statistics for each level, as in EfficientDet's code.
         prior: probability of every class at the start (section 4.1).
-        centerness: an output more for each anchor, beside the box: the score is the geometric mean of it and of the class's
-            (Tian et al. 2020, "FCOS: A simple and strong anchor-free object detector", section 3.1, as torchvision computes
-            it). The logits are those of this score.
+        centerness: whether the box tower also predicts a centerness for each anchor (Tian et al. 2020, "FCOS: A simple and
+            strong anchor-free object detector", section 3.1). The score is then the geometric mean of the class's and the
+            centerness', as in torchvision, and the logits are those of this score.
         biased: whether the convolutions before a norm have a bias, as in torchvision's FCOS.
         generator: draws the weights; by default torch's global one.
 

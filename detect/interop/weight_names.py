@@ -45,7 +45,7 @@ class Layout:
     normed: bool  # a GroupNorm after each of them
     biased: bool  # a bias in each of them
     tracked: bool  # batch norms carry num_batches_tracked
-    centerness: bool = False  # an output more beside the box, as in FCOS
+    centerness: bool = False  # the box tower also predicts a centerness, as in FCOS
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,10 @@ class Matcher(Protocol):
 class SoftMatcher(Matcher, Protocol):
     """A rule that also says how well each positive anchor does: the target of its score."""
 
-    def quality(
-        self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions, matches: Matches, /
-    ) -> Float[Tensor, " a"]:
-        """A number from 0 to 1 for each positive anchor, 0 for the others."""
+    def match_softly(
+        self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None = None, /
+    ) -> tuple[Matches, Float[Tensor, " a"]]:
+        """The matches, and a number from 0 to 1 for each positive anchor, 0 for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +176,7 @@ class Atss:
         mean = iou.mean(dim=1, keepdim=True)
         deviation = ((iou - mean).square().sum(dim=1, keepdim=True) / max(iou.shape[1] - 1, 1)).sqrt()
         centers = _centers(every[candidates])
-        depth = torch.cat([centers - boxes[:, None, :2], boxes[:, None, 2:] - centers], dim=2).amin(dim=2)
-        inside = depth > CENTER_MARGIN
+        inside = depth_inside(centers, boxes) > CENTER_MARGIN
         positive = (iou >= mean + deviation) & inside & (iou > 0)
         rows = candidates[positive]
         return AnchorPairs(rows, every[rows], row[positive], iou[positive])
@@ -255,13 +254,14 @@ def perfect_predictions(anchors: Sequence[LevelGrid], boxes: Boxes) -> Predictio
 
 def anchor_centers(anchors: Sequence[LevelGrid]) -> Float[Tensor, "a 2"]:
     """The centre of each anchor of a pyramid."""
-    boxes = torch.cat([level.boxes() for level in anchors])
-    return (boxes[:, :2] + boxes[:, 2:]) / 2
+    return _centers(torch.cat([level.boxes() for level in anchors]))
 
 
-def depth_inside(centers: Float[Tensor, "a 2"], boxes: Boxes) -> Float[Tensor, "n a"]:
+def depth_inside(centers: Float[Tensor, "*#n a 2"], boxes: Boxes) -> Float[Tensor, "n a"]:
     """The distance of each centre from the nearest side of each box, negative outside."""
-    return torch.cat([centers - boxes[:, None, :2], boxes[:, None, 2:] - centers], dim=-1).amin(dim=-1)
+    x, y = centers.unbind(dim=-1)
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)
+    return torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
 
 
 def _centers(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 2"]:

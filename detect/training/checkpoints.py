@@ -223,7 +223,7 @@ def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -
 
     At a constant learning rate the number of epochs may differ.
     """
-    before, now = (without_weights(each) for each in (before, now))  # whether statistics are frozen is then written out
+    before, now = (_with_defaults(each) for each in (before, now))
     old = dict(_fields(before.model_dump(mode="json")))
     may_differ = {*MAY_DIFFER, "optimisation.epochs"} if now.optimisation.schedule == "constant" else {*MAY_DIFFER}
     differing = [
@@ -236,6 +236,12 @@ def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -
         raise TrainingError(
             others + (EPOCHS_REMEDY if [each.split()[0] for each in differing] == ["optimisation.epochs"] else "")
         )
+
+
+def _with_defaults(config: TrainConfig) -> TrainConfig:
+    """The configuration with what other fields decide written out: the assigner, and whether statistics are frozen."""
+    config = without_weights(config)
+    return config.model_copy(update={"model": config.model.model_copy(update={"assigner": config.model.matching})})
 
 
 def check_same_data(path: str | Path, before: Checkpoint, *, labels: LabelMap, num_images: int) -> None:

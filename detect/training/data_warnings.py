@@ -43,7 +43,8 @@ def positives_warnings(config: TrainConfig, assignment: Assignment, *, num_image
 
     ``assignment`` is that of some of ``num_images`` images, or of all.
 
-    >>>     >>> from detect.anchors.positive_weights import assign_sample
+    >>> from detect.anchors.anchor_set import AnchorSet
+    >>> from detect.anchors.positive_weights import assign_sample
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
     >>> from detect.training.config import parse_config
@@ -52,7 +53,7 @@ def positives_warnings(config: TrainConfig, assignment: Assignment, *, num_image
     >>> assignment = assign_sample(dataset, anchors, resize="stretch:320x240")
     >>> (line,) = positives_warnings(parse_config(fields), assignment, num_images=len(dataset.images))
     >>> line.split("; ")[:2]
-    ['uneven assignment: positive anchors per box: Platelets 1.6', 'mean of all boxes 10.6']
+    ['uneven assignment: positive anchors per box: Platelets 1.6', 'mean of all boxes 10.7']
     """
     lines, model, looked = [], config.model, len(assignment.instances.dataset.images)
     if without := _without_positives(assignment):

@@ -13,22 +13,17 @@ from detect.catalog.matching import AtssRule, CenterInBox, MaxIoURule
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
 from detect.fitting.fit_levels import fit_levels
-from detect.heads.prediction_matchers import SimOta, TaskAligned
+from detect.heads.prediction_matchers import TaskAligned
 from detect.ops.matcher import CENTER_MARGIN
 from detect.training.builder import MATCHER
 from detect.training.config import FIT, POINTS, TrainConfig
-
-CELL_RULES = {
-    "task_aligned": CenterInBox(top_k=TaskAligned.topk, margin_px=CENTER_MARGIN),
-    "simota": CenterInBox(top_k=SimOta.topk, any_box=True),
-}
 
 
 def described(config: TrainConfig, name: str) -> Detector:
     """The levels, matching, suppression and limits of a configuration for boxes.
 
     Raises:
-        ConfigError: the configuration is for landmarks, or matches several anchors of a cell by predictions.
+        ConfigError: the configuration is for landmarks, or its matching is none that advice knows.
     """
     if config.task != "boxes":
         raise ConfigError(f"{name}: advice is for detectors of boxes, and this configuration is for landmarks")
@@ -48,10 +43,13 @@ def described(config: TrainConfig, name: str) -> Detector:
             "max_det": "model.detections_per_image={}",
         },
     }
-    if model.anchors == POINTS:
-        return Detector(matching=CELL_RULES[model.matching], **common)
-    if model.matching in CELL_RULES:
-        raise ConfigError(f"{name}: advice on assigner={model.matching} is for anchors=points, not for anchors")
+    if model.anchors == POINTS and model.matching == "task_aligned":
+        return Detector(matching=CenterInBox(top_k=TaskAligned.topk, margin_px=CENTER_MARGIN), **common)
+    if model.matching in {"task_aligned", "simota"}:
+        raise ConfigError(
+            f"{name}: advice does not know assigner={model.matching} with anchors={model.anchors}; it knows anchors by "
+            "max_iou and atss, and points by task_aligned"
+        )
     return AnchorDetector(
         matching=AtssRule(per_shape=True)
         if model.matching == "atss"

@@ -103,7 +103,7 @@ def overfit(
     if wrong := wrong_labels(inputs.train):
         return OverfitVerdict(num_images, len(inputs.train.without_broken().dataset.instances), wrong=tuple(wrong))
     anchors = training_anchors(config, inputs.train.dataset)
-    assignment = training_assignment(config, inputs.train.dataset, anchors)
+    assignment = training_assignment(config, inputs.train.dataset, anchors, on_progress=on_progress)
     weights = training_weights(config, assignment, dataset=inputs.train.dataset, labels=inputs.labels)
     if log:
         for line in data_warnings(config, inputs, assignment=assignment):

@@ -19,6 +19,7 @@ from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import TrainingError
 from detect.keypoints.coordinates import SHIFTS
 from detect.loading.dataset import Batch
+from detect.losses import mean_over_processes
 from detect.training.builder import Detector, build_detector
 from detect.training.checkpoints import Checkpoint
 from detect.training.config import TrainConfig
@@ -181,7 +182,7 @@ class Stepper:
             with self.fabric.no_backward_sync(self.model, enabled=number < len(parts) - 1):
                 losses = _losses(self.model, part.to(self.fabric.device), self.config)
                 # a part's losses are divided by its own positives, not the batch's
-                divisor = float(self.detector.divisor) if len(parts) > 1 else 1.0
+                divisor = float(mean_over_processes(self.detector.divisor)) if len(parts) > 1 else 1.0
                 for name, value in self._checked(losses, part).items():
                     sums[name] = sums.get(name, 0.0) + value * divisor
                 self.fabric.backward(_total(losses) * divisor)

@@ -64,7 +64,7 @@ def test_weights_of_a_dataset_are_those_of_its_assignment(matcher):
 
 
 def test_images_of_rare_categories_are_among_those_looked_at(monkeypatch):
-    monkeypatch.setattr(module, "IMAGES_OF_A_CATEGORY", 2)
+    monkeypatch.setattr(module, "IMAGES_OF_A_CATEGORY", (2, 2))
     dataset = read_coco(
         {
             "images": [{"id": row, "width": 64, "height": 64} for row in range(100)],

@@ -70,10 +70,10 @@ def test_the_best_aligned_anchors_inside_learn():
     assert TaskAligned(topk=2).match([level], box, predictions).tolist() == [-1, -1, 0, -1]
     assert TaskAligned(topk=2, rule="yolo").match([level], box, predictions).tolist() == [0, -1, 0, -1]
     matcher = TaskAligned(topk=3)
-    matches = matcher.match([level], box, predictions)
+    matches, quality = matcher.match_softly([level], box, predictions)
     assert matches.tolist() == [0, -1, 0, -1]
     # alignments 1/2 and 3/4, highest IoU 1: soft targets 2/3 and 1
-    assert_close(matcher.quality([level], box, predictions, matches), torch.tensor([2 / 3, 0, 1, 0]))
+    assert_close(quality, torch.tensor([2 / 3, 0, 1, 0]))
 
 
 def test_simota_gives_an_instance_as_many_anchors_as_its_predictions_overlap_it():
@@ -189,9 +189,8 @@ def test_ultralytics_assigner_finds_the_same_positives_and_soft_targets(kind, nu
     _, _, scores, positive, rows = peer(predictions.logits.sigmoid()[None], predictions.boxes[None], centers(), *truth)
     weights = scores[0].sum(dim=1)
     matcher = TaskAligned(topk=10, alpha=0.5, beta=6.0, rule="yolo", min_side=16.0)
-    matches = matcher.match(grids(), boxes, predictions)
-    learned = positive[0] & (weights > 0)
-    quality = matcher.quality(grids(), boxes, predictions, matches)
+    matches, quality = matcher.match_softly(grids(), boxes, predictions)
+    learned = positive[0] & (weights > 0)  # a positive of weight 0 teaches nothing
     assert_close(quality, weights, rtol=1e-4, atol=1e-6)
     assert_close(torch.where(quality > 0, matches, BACKGROUND), torch.where(learned, rows[0], BACKGROUND))
 
@@ -213,9 +212,9 @@ def test_an_instance_that_no_prediction_overlaps():
     predictions = Predictions(torch.zeros(len(far), 1), far, torch.tensor([0]))
     for rule in ("tood", "yolo"):
         matcher = TaskAligned(rule=rule)
-        matches = matcher.match(grids(), box, predictions)
+        matches, quality = matcher.match_softly(grids(), box, predictions)
         assert (matches == BACKGROUND).all()
-        assert float(matcher.quality(grids(), box, predictions, matches).sum()) == 0
+        assert float(quality.sum()) == 0
     (learned,) = (SimOta().match(grids(), box, predictions) >= 0).nonzero()
     x, y = centers()[learned[0]].tolist()
     assert 16 < min(x, y) <= max(x, y) < 40  # one anchor inside

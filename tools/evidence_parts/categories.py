@@ -13,7 +13,7 @@ from detect.anchors.assignment import Assignment
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from evidence_parts.gathered import Gathered, Group
-from evidence_parts.plan import BALANCED, BOXES, Run
+from evidence_parts.plan import BALANCED, BOXES, Run, weighed
 from evidence_parts.resampling import mean_and_deviation, rank_correlation
 from evidence_parts.training_runs import anchors_of_run, config_of, rule_of_run, split
 from evidence_parts.wording import NOTHING, number, table, with_deviation
@@ -35,7 +35,7 @@ def category_section(gathered: Gathered, epochs: int, assignments: Mapping[str, 
         return ""
     positives = {name: _by_category(assignment, names) for name, assignment in assignments.items()}
     shares = {name: min(own) / max(own) for name, own in positives.items()}
-    unweighed = {name for name in positives if not name.endswith(BALANCED)}
+    unweighed = {name for name in positives if not weighed(name)}
     rows = [
         [group.variant, *_cells(group, positives.get(group.variant)), number(shares.get(group.variant))]
         for group in groups

@@ -10,7 +10,7 @@ from detect.anchors.assignment import Assignment
 from detect.anchors.instances import rows_by_value
 from evidence_parts.drawing import Series, draw
 from evidence_parts.gathered import Gathered, Group
-from evidence_parts.plan import BALANCED, BOXES, VARIANTS
+from evidence_parts.plan import BOXES, weighed
 from evidence_parts.resampling import CONFIDENCE, Interval, rank_correlation
 from evidence_parts.wording import number, signed, table
 
@@ -63,8 +63,8 @@ def correlation_section(
     ]
     name = gathered.dataset.name
     parts = {
-        "as they are": [group for group in groups if not VARIANTS[group.variant].name.endswith(BALANCED)],
-        "weighed": [group for group in groups if VARIANTS[group.variant].name.endswith(BALANCED)],
+        "as they are": [group for group in groups if not weighed(group.variant)],
+        "weighed": [group for group in groups if weighed(group.variant)],
     }
     kept = {words: own for words, own in parts.items() if len(own) >= FEWEST}
     if not kept:
@@ -93,7 +93,7 @@ def correlation_section(
 def _series(gathered: Gathered, group: Group, value: float) -> Series:
     interval = gathered.interval(group, "ap")
     spread = [(interval.low, interval.high)] if interval else []
-    return Series(group.variant, [(value, group.mean("ap") or 0.0)], spread, hollow=group.variant.endswith(BALANCED))
+    return Series(group.variant, [(value, group.mean("ap") or 0.0)], spread, hollow=weighed(group.variant))
 
 
 def _with_interval(gathered: Gathered, groups: Sequence[Group], values: Sequence[float]) -> str:

@@ -49,7 +49,11 @@ def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
     about = ABOUT.get(name, "Validated on {images} images of {sources} sources.")
     parts = [
         f"## {name}\n\n" + about.format(images=len(gathered.truth.images), sources=gathered.num_sources) + "\n",
-        *(box_section(gathered, epochs, is_weighed) for epochs in gathered.budgets for is_weighed in (False, True)),
+        *(
+            box_section(gathered, epochs, is_weighed=is_weighed)
+            for epochs in gathered.budgets
+            for is_weighed in (False, True)
+        ),
         _given_time(gathered),
     ]
     if gathered.budgets:
@@ -62,16 +66,17 @@ def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
     return [part for part in parts if part]
 
 
-def box_section(gathered: Gathered, epochs: int, is_weighed: bool) -> str:
+def box_section(gathered: Gathered, epochs: int, *, is_weighed: bool) -> str:
     """Write the tables of the box variants with these epochs, and their differences from the reference.
 
     Variants whose positives are weighed have a table of their own, if there are any.
     """
-    title = f"### Boxes, {epochs} epochs{', positives weighed by category' * is_weighed}\n"
+    suffix, words = (BALANCED, ", positives weighed by category") if is_weighed else ("", "")
+    title = f"### Boxes, {epochs} epochs{words}\n"
     groups = [group for group in gathered.of_task(BOXES, epochs) if weighed(group.variant) == is_weighed]
     if not any(group.epochs for group in groups):
         return "" if is_weighed else f"{title}\nNothing has been run yet.\n"
-    reference = REFERENCE + BALANCED * is_weighed
+    reference = REFERENCE + suffix
     others = [group for group in groups if group.variant != reference]
     against = {group.variant: gathered.against_reference(group, epochs) for group in others}
     rows = [

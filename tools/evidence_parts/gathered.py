@@ -111,7 +111,7 @@ class Gathered:
 
     def against_reference(self, group: Group, epochs: int) -> Interval | None:
         """Subtract the AP of the reference with the same epochs and weights; None for the reference itself."""
-        reference = self.group(REFERENCE + BALANCED * weighed(group.variant), epochs)
+        reference = self.group(f"{REFERENCE}{BALANCED}" if weighed(group.variant) else REFERENCE, epochs)
         return None if reference is None or reference is group else self.difference(group, reference, "ap")
 
 

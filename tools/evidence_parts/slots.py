@@ -75,6 +75,7 @@ class SlotDetector(LandmarkDetector):
     ) -> SlotLosses:
         """Losses of presence and coordinates."""
         extent = images.new_tensor([images.shape[-1], images.shape[-2]])
+        self.divisor = torch.tensor(float(len(images)))  # a mean over images
         points, present = slot_targets(targets, self.num_slots, is_sorted=self.is_sorted, device=images.device)
         return slot_losses(self.slots(images), points / extent, present)
 
