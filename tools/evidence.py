@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from evidence_parts.costs import read_costs, relative_costs, save_costs
 from evidence_parts.document import build_document
 from evidence_parts.gathered import gather
 from evidence_parts.plan import (
     BCCD,
-    NUCLEI,
+    DATASETS,
     SEEDS,
     VARIANTS,
     Dataset,
@@ -42,6 +43,7 @@ class Evidence:
         self.output = output
         self.table = output / "evidence" / "runs.csv"
         self.detections = output / "evidence" / "detections"
+        self.costs = output / "evidence" / "costs.csv"
         self.datasets = {dataset.name: dataset for dataset in datasets}
         self.planned = planned
 
@@ -62,12 +64,21 @@ class Evidence:
         known = {(row.dataset, row.variant): row.epoch_seconds for row in read_rows(self.table) if row.epoch_seconds}
         return [estimated_seconds(run, self.datasets[run.dataset], known) for run in runs]
 
+    def time_steps(self) -> None:
+        """Time a training step of every variant of every dataset."""
+        costs = read_costs(self.costs)
+        for dataset in self.datasets.values():
+            with reading_bar() as on_progress:
+                found = relative_costs(dataset, on_progress=on_progress)
+            costs |= {(dataset.name, variant): cost for variant, cost in found.items()}
+            save_costs(self.costs, costs)
+
     def report(self) -> None:
         """Write the document and its pictures."""
         rows = read_rows(self.table)
         with reading_bar() as on_progress:
             found = [gather(each, rows, self.detections, on_progress=on_progress) for each in self.datasets.values()]
-        for name, text in build_document(found, self.missing()).items():
+        for name, text in build_document(found, self.missing(), read_costs(self.costs)).items():
             write_whole(self.output / name, text)
         print(f"{self.output / 'evidence.md'}: of {len(rows)} runs")
 
@@ -78,10 +89,9 @@ class Evidence:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Execute the missing runs, list them, or only write the document."""
     options = _parser().parse_args(arguments)
-    bccd = with_images(BCCD, options.bccd) if options.bccd else BCCD
-    datasets = (
-        [NUCLEI, bccd] if options.epochs is None else [with_epochs(each, options.epochs) for each in (NUCLEI, bccd)]
-    )
+    datasets = [with_images(each, options.bccd) if _needs_images(each) and options.bccd else each for each in DATASETS]
+    if options.epochs is not None:
+        datasets = [with_epochs(each, options.epochs) for each in datasets]
     planned = planned_runs(datasets, seeds=options.seeds, only=options.only)
     if not planned:
         print(f"evidence: no run is called {', '.join(options.only)}; see --list", file=sys.stderr)
@@ -90,7 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _print_plan(evidence)
         return 0
-    done = options.report or _run_missing(evidence, has_bccd=options.bccd is not None, work=options.work)
+    if options.costs:
+        kept = [each for each in datasets if options.bccd or not _needs_images(each)]
+        Evidence(options.output, kept, ()).time_steps()
+    done = (
+        options.report or options.costs or _run_missing(evidence, has_bccd=options.bccd is not None, work=options.work)
+    )
     Evidence(options.output, datasets, planned_runs(datasets, seeds=options.seeds)).report()
     return 0 if done else 2
 
@@ -99,9 +114,9 @@ def _run_missing(evidence: Evidence, *, has_bccd: bool, work: Path) -> bool:
     """Execute the missing runs; a run that fails is reported, the others continue. Returns whether all succeeded."""
     all_well = True
     left = evidence.missing()
-    runs = [run for run in left if has_bccd or run.dataset != BCCD.name]
+    runs = [run for run in left if has_bccd or not _needs_images(evidence.datasets[run.dataset])]
     if len(runs) < len(left):
-        print(f"{len(left) - len(runs)} runs on {BCCD.name} need --bccd FOLDER and are left out", file=sys.stderr)
+        print(f"{len(left) - len(runs)} runs on blood cells need --bccd FOLDER and are left out", file=sys.stderr)
     for place, run in enumerate(runs):
         if run not in evidence.missing():
             continue  # another process has done it
@@ -117,6 +132,11 @@ def _run_missing(evidence: Evidence, *, has_bccd: bool, work: Path) -> bool:
             all_well = False
             print(f"evidence: {run.key}: {error}", file=sys.stderr)
     return all_well
+
+
+def _needs_images(dataset: Dataset) -> bool:
+    """Whether the images of a dataset are not in the checkout."""
+    return dataset.config == BCCD.config
 
 
 def _print_plan(evidence: Evidence) -> None:
@@ -139,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         "--bccd", type=Path, metavar="FOLDER", help="folder of BCCD's images; without it bccd is left out"
     )
     parser.add_argument("--list", action="store_true", help="print the plan and what is missing, run nothing")
+    parser.add_argument("--costs", action="store_true", help="only time the variants' steps, and write the document")
     parser.add_argument("--report", action="store_true", help="only write the document")
     parser.add_argument("--output", "-o", type=Path, default=Path("docs"), help="folder of evidence.md (default docs)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of unfinished runs (default runs/evidence)")

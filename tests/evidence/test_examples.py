@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 from evidence_parts import (
     correlations,
+    costs,
     document,
     drawing,
     free_predictors,
@@ -21,7 +22,7 @@ from evidence_parts import (
     wording,
 )
 
-PARTS = [correlations, document, drawing, free_predictors, gathered, plan, records, resampling, scoring]
+PARTS = [correlations, costs, document, drawing, free_predictors, gathered, plan, records, resampling, scoring]
 PARTS += [slots, training_runs, wording]
 
 

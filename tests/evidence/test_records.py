@@ -62,6 +62,6 @@ def test_a_row_that_cannot_be_written_leaves_the_table_as_it_was(tmp_path, monke
 
 def test_the_table_of_the_project_is_read_and_its_runs_are_planned():
     rows = records.read_rows(Path(__file__).parents[2] / "docs" / "evidence" / "runs.csv")
-    assert {row.run for row in rows} <= set(plan.planned_runs([plan.NUCLEI, plan.BCCD], seeds=range(4)))
+    assert {row.run for row in rows} <= set(plan.planned_runs(plan.DATASETS, seeds=range(4)))
     boxes = [row for row in rows if plan.VARIANTS[row.variant].task == plan.BOXES and row.epochs]
     assert all(0 < row.grid_recall <= 1 for row in boxes if "points" not in row.variant)

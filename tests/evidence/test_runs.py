@@ -10,7 +10,7 @@ from pathlib import Path
 import evidence
 import numpy as np
 import pytest
-from evidence_parts import plan, records, training_runs
+from evidence_parts import costs, plan, records, training_runs
 from PIL import Image
 
 from detect.data import read_coco
@@ -19,8 +19,8 @@ from detect.samples import sample_annotations
 
 
 def test_the_plan_has_every_variant_and_no_run_twice():
-    runs = plan.planned_runs([plan.NUCLEI, plan.BCCD])
-    assert len(runs) == len(set(runs)) == 117
+    runs = plan.planned_runs(plan.DATASETS)
+    assert len(runs) == len(set(runs)) == 117 + 12 + 12
     assert {run.variant for run in runs} == set(plan.VARIANTS)
     # weights are by category, of which the nuclei have one
     assert not any(run.variant.endswith(plan.BALANCED) for run in runs if run.dataset == "nuclei")
@@ -93,8 +93,27 @@ def tiny_matrix(tmp_path, monkeypatch) -> Path:
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     overrides = [f"data.train=[{file}]", f"data.val=[{file}]", f"data.images={tmp_path}", "optimisation.batch_size=4"]
     small = replace(plan.NUCLEI, overrides=(*overrides, "model.num_convs=0", "model.pyramid_channels=32"))
-    monkeypatch.setattr(evidence, "NUCLEI", small)
+    monkeypatch.setattr(evidence, "DATASETS", (small, plan.BCCD))
     return tmp_path
+
+
+def test_steps_of_all_variants_are_timed_in_turns(tiny_matrix):
+    (small, _) = evidence.DATASETS
+    steps = costs.relative_costs(replace(small, budgets=(("points-simota", 1), ("stride-rule", 1))), rounds=2)
+    assert steps.keys() == {"fitted", "points-simota", "stride-rule"}
+    assert steps["fitted"] == 1
+    assert all(0.05 < cost < 20 for cost in steps.values())
+    costs.save_costs(tiny_matrix / "costs.csv", {("nuclei", name): cost for name, cost in steps.items()})
+    read = costs.read_costs(tiny_matrix / "costs.csv")
+    assert read["nuclei", "points-simota"] == pytest.approx(steps["points-simota"], abs=0.001)
+
+
+def test_points_are_run_and_have_positives_and_no_overlaps(tiny_matrix):
+    line = ["--only", "nuclei/points-aligned", "--seeds", "0", "--epochs", "1"]
+    assert evidence.main([*line, "-o", str(tiny_matrix / "docs"), "--work", str(tiny_matrix / "work")]) == 0
+    (row,) = records.read_rows(tiny_matrix / "docs" / "evidence" / "runs.csv")
+    assert (row.anchors, row.grid_recall, row.average_iou) == (64 + 16 + 4, None, None)
+    assert 1 < row.positives <= 13
 
 
 def test_a_small_matrix_is_run_once_and_reported(tiny_matrix, capsys):

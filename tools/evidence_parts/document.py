@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evidence_parts.categories import assignments_of, category_section
 from evidence_parts.correlations import correlation_section
-from evidence_parts.drawing import Series, draw
+from evidence_parts.costs import Costs
 from evidence_parts.gathered import Gathered, Group
 from evidence_parts.plan import BALANCED, BOXES, FREE, HEATMAP, POINTS, REFERENCE, SLOTS, VARIANTS, Run, weighed
 from evidence_parts.resampling import CONFIDENCE, RESAMPLES, mean_and_deviation
@@ -16,8 +16,9 @@ from evidence_parts.wording import NOTHING, between, listed, number, signed, tab
 HEAD = f"""# Evidence: what priors are worth
 
 Made by `make evidence` (tools/evidence.py) from `evidence/runs.csv`, a row for each finished run, and the detections beside
-it. All networks start from random weights: the tiny backbone of the configurations and, within a table, the same recipe and
-epochs. Only the priors of the head, the matching, or the weights of positives differ.
+it. Networks start from random weights, with the tiny backbone of the configurations; that of bccd-lite0 starts from ImageNet
+weights. Within a table the recipe and the epochs are the same: only the priors of the head, the matching, or the weights of
+positives differ.
 
 A number is the mean over seeds, ± its standard deviation. An interval holds {CONFIDENCE:.0%} of {RESAMPLES} resamples, each
 of source images and of seeds, drawn with replacement (percentile bootstrap). Differences are paired: the same seeds, and the
@@ -28,23 +29,24 @@ ABOUT = {
     "nuclei": "Validated on {images} images of 128 x 128, cut from {sources} source images, none of them trained on.",
     "bccd": "Blood cells of three kinds in 320 x 320, every fourth image held out ({images}). The files do not say which "
     "images show the same slide, so each image counts as a source and intervals may be too narrow.",
+    "bccd-lite0": "The same images, with EfficientNet-Lite0 from ImageNet weights as the backbone ({images} held out).",
 }
 
 
-def build_document(of_datasets: Sequence[Gathered], missing: Sequence[Run]) -> dict[str, str]:
+def build_document(of_datasets: Sequence[Gathered], missing: Sequence[Run], costs: Costs) -> dict[str, str]:
     """The texts of files by name, ``evidence.md`` first; the names of pictures begin with ``evidence/``."""
     files: dict[str, str] = {}
     parts = [HEAD, *filter(None, [summary_section(of_datasets)])]
     for gathered in of_datasets:
         if gathered.groups:
-            parts += _of_dataset(gathered, files)
+            parts += _of_dataset(gathered, files, costs)
         else:
             parts.append(f"## {gathered.dataset.name}\n\nNothing has been run yet.\n")
     parts.append(_missing(missing))
     return {"evidence.md": "\n".join(parts), **files}
 
 
-def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
+def _of_dataset(gathered: Gathered, files: dict[str, str], costs: Costs) -> list[str]:
     name = gathered.dataset.name
     about = ABOUT.get(name, "Validated on {images} images of {sources} sources.")
     parts = [
@@ -60,7 +62,7 @@ def _of_dataset(gathered: Gathered, files: dict[str, str]) -> list[str]:
         epochs = gathered.budgets[0]
         assignments = assignments_of(gathered, epochs)
         parts.append(category_section(gathered, epochs, assignments))
-        parts.append(_equal_time(gathered, epochs, files))
+        parts.append(_equal_time(gathered, epochs, costs))
         parts.append(correlation_section(gathered, epochs, files, assignments))
     parts += [_landmarks(gathered), _threads(gathered)]
     return [part for part in parts if part]
@@ -114,7 +116,6 @@ def _anchor_table(groups: Sequence[Group]) -> str:
         "positives per instance": ("positives", 1),
         "anchors per image": ("anchors", 0),
         "head GFLOPs": ("gflops", 3),
-        "s per epoch": ("epoch_seconds", 1),
     }
     rows = [
         [group.variant, *(number(group.mean(name), digits) for name, digits in columns.values()), group.rows[0].detail]
@@ -148,51 +149,38 @@ def _given_time(gathered: Gathered) -> str:
     return f"### Given time\n\n{text}\n"
 
 
-def _equal_time(gathered: Gathered, epochs: int, files: dict[str, str]) -> str:
-    """Scores at the training time of the fastest variant, and the curves."""
-    groups = [group for group in gathered.of_task(BOXES, epochs) if group.epochs and group.arrays]
-    totals = [group.total_seconds for group in groups if group.total_seconds is not None]
-    if not totals:
+def _equal_time(gathered: Gathered, epochs: int, costs: Costs) -> str:
+    """Scores after the time that the cheapest variant takes."""
+    name = gathered.dataset.name
+    cost_of = {
+        group.variant: costs.get((name, group.variant.removesuffix(BALANCED)))
+        for group in gathered.of_task(BOXES, epochs)
+        if group.epochs and group.arrays
+    }
+    known = {variant: cost for variant, cost in cost_of.items() if cost}
+    if not known:
         return ""
-    budget = min(totals)
-    reached = {group.variant: group.at_time(budget) for group in groups}
+    budget = epochs * min(known.values())
+    groups = [group for group in gathered.of_task(BOXES, epochs) if group.variant in known]
+    reached = {group.variant: group.after(budget / known[group.variant]) for group in groups}
     rows = [
         [
             group.variant,
-            number(group.total_seconds, 0),
+            number(known[group.variant], 2),
+            number(budget / known[group.variant], 1),
             with_deviation(mean_and_deviation(reached[group.variant])) if reached[group.variant] else NOTHING,
             with_deviation(group.spread("ap")),
         ]
         for group in groups
     ]
-    name = f"evidence/{gathered.dataset.name}-seconds.svg"
-    files[name] = draw(
-        [_mean_curve(group) for group in groups], x_title="seconds of training", y_title=f"AP, {epochs} epochs"
-    )
     about = (
-        f"The fastest variant took {budget:.0f} s. AP at that time is interpolated between validations; a dash means that "
-        "the time is not between two. Seconds are epochs times the median epoch, without validation, on a machine whose "
-        "other work varies. The learning rate falls to zero over a run's own epochs, so a slower variant is read before "
-        "its end: a schedule made for that time would do better."
+        f"The cost is the time of a training step / that of {REFERENCE}, timed in turns on one core. AP after the time that "
+        "the cheapest variant takes is interpolated between validations; a dash means that it does not lie between two. The "
+        "learning rate falls to zero over a run's own epochs, so a slower variant is read before its end: a schedule made "
+        "for that time would do better."
     )
-    return "\n".join(
-        [
-            f"### Equal time, {gathered.dataset.name}\n\n{about}\n",
-            table(["", "total s", f"AP after {budget:.0f} s", "AP at its end"], rows),
-            f"\n![AP over seconds of training]({name})\n",
-        ]
-    )
-
-
-def _mean_curve(group: Group) -> Series:
-    """The mean over seeds at each validation that all seeds have."""
-    curves = [each["curve"].tolist() for each in group.arrays.values() if "curve" in each]
-    length = min((len(curve) for curve in curves), default=0)
-    points = []
-    for place in range(length):
-        seconds, scores = ([float(curve[place][axis]) for curve in curves] for axis in (1, 2))
-        points.append((sum(seconds) / len(seconds), sum(scores) / len(scores)))
-    return Series(group.variant, points, joined=True)
+    headers = ["", "cost", "epochs in that time", "AP then", "AP at its end"]
+    return f"### Equal time, {name}\n\n{about}\n\n{table(headers, rows)}\n"
 
 
 def _landmarks(gathered: Gathered) -> str:

@@ -54,15 +54,9 @@ class Group:
         values = self.values(name)
         return mean_and_deviation(list(values.values())) if values else None
 
-    @property
-    def total_seconds(self) -> float | None:
-        """Seconds of training, without validation."""
-        seconds = self.mean("epoch_seconds")
-        return None if seconds is None else seconds * self.epochs
-
-    def at_time(self, seconds: float) -> list[float]:
-        """The score of each seed after these seconds, if they lie between two of its validations."""
-        found = [value_at(each["curve"], seconds) for each in self.arrays.values() if "curve" in each]
+    def after(self, epochs: float) -> list[float]:
+        """The score of each seed after these epochs, if they lie between two of its validations."""
+        found = [value_at(each["curve"], epochs) for each in self.arrays.values() if "curve" in each]
         return [value for value in found if value is not None]
 
 

@@ -82,6 +82,8 @@ VARIANTS = {
 }
 TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BOXES and each.trained)
 WEIGHED = tuple(name for name in TRAINED_BOXES if name != FREE)
+CHOSEN = tuple(f"{name}{BALANCED}" for name in ("default", REFERENCE, "stride-rule", "points-aligned"))
+"""Variants that are also trained for longer, and from a pretrained backbone."""
 VARIANTS |= {each.name: each for each in (balanced(VARIANTS[name]) for name in WEIGHED)}
 
 
@@ -128,9 +130,28 @@ BCCD = Dataset(
     ("data.resize=letterbox:320", "data.val_share=0.25", "data.repeat_threshold=null"),  # every 4th image is held out
     strides=(8, 16, 32, 64),
     rule_strides=(8, 16, 32, 64),
-    budgets=tuple((name, 12) for name in (*TRAINED_BOXES, *(f"{name}{BALANCED}" for name in WEIGHED))),
+    budgets=(
+        *((name, 12) for name in (*TRAINED_BOXES, *(f"{name}{BALANCED}" for name in WEIGHED))),
+        *((name, 36) for name in CHOSEN),
+    ),
     epoch_factor=2.2,
 )
+PRETRAINED = replace(
+    BCCD,
+    name="bccd-lite0",
+    overrides=(
+        *BCCD.overrides,
+        *(
+            "model.backbone=lite0",
+            "model.pretrained=true",
+            "model.freeze_stride=4",
+            "optimisation.learning_rate=1.0e-3",
+        ),
+    ),
+    budgets=tuple((name, 12) for name in CHOSEN),
+    epoch_factor=4.0,
+)
+DATASETS = (NUCLEI, BCCD, PRETRAINED)
 
 
 @dataclass(frozen=True, order=True)

@@ -93,15 +93,15 @@ def rank_correlation(pairs: Iterable[tuple[float, float]]) -> float | None:
     return round(float(spearmanr(table[:, 0], table[:, 1]).statistic), 10)
 
 
-def value_at(curve: Float64[ndarray, "e 3"], seconds: float) -> float | None:
-    """The score of a curve (epoch, seconds, score) at a time, interpolated; None outside its range.
+def value_at(curve: Float64[ndarray, "e 3"], epoch: float) -> float | None:
+    """The score of a curve (epoch, seconds, score) after an epoch or a part of one, interpolated; None outside its range.
 
-    >>> value_at(np.array([[4.0, 10.0, 0.2], [8.0, 20.0, 0.4]]), 15.0)
+    >>> value_at(np.array([[4.0, 10.0, 0.2], [8.0, 20.0, 0.4]]), 6.0)
     0.30000000000000004
     """
-    if not len(curve) or not curve[0, 1] <= seconds <= curve[-1, 1] * (1 + 1e-6):
+    if not len(curve) or not curve[0, 0] <= epoch <= curve[-1, 0] * (1 + 1e-6):
         return None
-    return float(np.interp(seconds, curve[:, 1], curve[:, 2]))
+    return float(np.interp(epoch, curve[:, 0], curve[:, 2]))
 
 
 def _interval(value: float, moved: Float64[ndarray, " r"]) -> Interval | None:

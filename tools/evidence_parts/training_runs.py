@@ -90,7 +90,7 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
         known = anchor_numbers(anchors, on_validation, config, rule_of_run(run, config))
         known["detail"] = ", ".join(f"{each.name}: {len(each.shapes)}" for each in anchors.levels if each.shapes)
     built: list[Detector] = []
-    build = partial(_build, run.variant, built)
+    build = partial(build_variant, run.variant, built)
     train(config, resume=True, on_progress=on_progress, build=build)
     inputs, detector = read_inputs(config), built[0]
     detector.load_state_dict(dict(read_checkpoint(folder / LAST).weights))
@@ -201,7 +201,9 @@ def _head_size(dataset: CocoDataset, config: TrainConfig) -> HeadSize:
     return HeadSize(len(dataset.categories), in_channels=model.pyramid_channels, num_convs=model.num_convs)
 
 
-def _build(variant: str, built: list[Detector], config: TrainConfig, labels: LabelMap, **options: Any) -> Detector:
+def build_variant(
+    variant: str, built: list[Detector], config: TrainConfig, labels: LabelMap, **options: Any
+) -> Detector:
     """Build the detector of a variant and append it to ``built``."""
     if variant in {SLOTS, SORTED_SLOTS}:
         with torch.random.fork_rng(devices=[]):
