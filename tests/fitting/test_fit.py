@@ -48,17 +48,19 @@ def lognormal_shapes(count: int) -> np.ndarray:
     return np.stack([sizes / ratios, sizes * ratios], axis=1)
 
 
-@pytest.mark.parametrize("k", [3, 5, 9])
-def test_the_optimum_is_never_below_k_means(nuclei, bccd, k):
-    for instances in (nuclei, bccd):
-        optimal, kmeans = (
-            anchor_metrics(instances, fit_anchors(instances, k=k, method=method)).average_iou
-            for method in ("optimal", "kmeans")
-        )
-        assert optimal >= kmeans - 1e-5
+@pytest.mark.parametrize("k", [3, 9])
+def test_the_optimum_is_never_below_k_means(nuclei, k):
+    optimal, kmeans = (
+        best_shape_iou(nuclei.shapes, fit_anchors(nuclei, k=k, method=method).shapes)[0].mean()
+        for method in ("optimal", "kmeans")
+    )
+    assert optimal >= kmeans - 1e-5
+
+
+def test_the_optimum_takes_k_means_where_that_is_better():
     shapes = lognormal_shapes(30_000)
     optimal, kmeans = (
-        best_shape_iou(shapes, fit_shapes(ShapeHistogram.of(shapes), k, method))[0].mean()
+        best_shape_iou(shapes, fit_shapes(ShapeHistogram.of(shapes), 5, method))[0].mean()
         for method in ("optimal", "kmeans")
     )
     assert optimal >= kmeans - 1e-5
