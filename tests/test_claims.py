@@ -51,6 +51,9 @@ CLAIMS = {  # a sentence of README.md, and what its figures are
         correlation("bccd", number, PLAIN)
         for number in ("evenness", "recall at .5 on the grid", "average IoU on the grid")
     ],
+    r"it is evenness too \((\S+), and recall (\.\d+)\)": lambda: [
+        correlation("bccd", number, "positives weighed") for number in ("evenness", "recall at .5 on the grid")
+    ],
 }
 ELSEWHERE = (  # figures measured by others of the project's tables, with tests of their own
     r"Spearman's correlation -\.97 and -\.84",  # docs/advice.md
