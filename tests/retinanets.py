@@ -233,6 +233,16 @@ def built(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return model, state
 
 
+def draw_loudly(model: nn.Module) -> None:
+    """Draw weights with which a network does not compute nearly the same everywhere."""
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter, generator=random)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1, generator=random)
+
+
 def resnet18_fpn() -> nn.Module:
     """torchvision's ResNet-18 with P3 to P7, from random weights."""
     return resnet_fpn_backbone(

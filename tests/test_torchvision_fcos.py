@@ -15,6 +15,7 @@ from detect.ops.torchvision_import import import_torchvision
 
 import_torchvision()
 
+from retinanets import draw_loudly  # noqa: E402 - after the import above
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: E402
 from torchvision.models.detection.fcos import FCOS, FCOSHead  # noqa: E402 - a class, though in capitals
@@ -33,12 +34,7 @@ def theirs() -> FCOS:
     generator = TorchvisionAnchors(((8,), (16,), (32,), (64,), (128,)), ((1.0,),) * 5)
     head = FCOSHead(256, 1, 7, num_convs=4)
     model = FCOS(backbone, 7, anchor_generator=generator, head=head, min_size=96, max_size=133)
-    random = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 4:
-            nn.init.kaiming_normal_(parameter, generator=random)
-        elif name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.1, generator=random)
+    draw_loudly(model)
     with torch.no_grad():
         for output in (model.head.classification_head.cls_logits, model.head.regression_head.bbox_reg):
             output.weight *= 0.1

@@ -109,7 +109,7 @@ class TaskAligned:
     def _compared(
         self, anchors: Sequence[LevelGrid], boxes: Boxes, predictions: Predictions | None
     ) -> tuple[Chosen, Pairwise, Pairwise]:
-        """Of each instance and anchor: whether the anchor's centre is inside, the IoU u, and the alignment."""
+        """Whether each anchor's centre is inside each instance, their IoU u, and their alignment."""
         predicted = needed(predictions)
         inside = depth_inside(anchor_centers(anchors), _widened_sides(boxes, self.min_side)) > MARGINS[self.rule]
         scores = widened(predicted.logits).sigmoid().T[predicted.classes]

@@ -25,7 +25,7 @@ from detect.ops.torchvision_import import import_torchvision
 
 import_torchvision()
 
-from retinanets import resnet18_fpn  # noqa: E402 - after the import above
+from retinanets import draw_loudly, resnet18_fpn  # noqa: E402 - after the import above
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors  # noqa: E402
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: E402
 from torchvision.models.detection.retinanet import RetinaNet  # noqa: E402
@@ -51,12 +51,7 @@ def torchvision_model(version: str = "v1") -> RetinaNet:
         head.regression_head._loss_type = "giou"
     generator = TorchvisionAnchors(SIZES, ((0.5, 1.0, 2.0),) * 5)
     model = RetinaNet(backbone, 7, anchor_generator=generator, head=head, min_size=96, max_size=133)
-    random = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 4:
-            nn.init.kaiming_normal_(parameter, generator=random)
-        elif name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.1, generator=random)
+    draw_loudly(model)
     with torch.no_grad():  # so that scores are neither all alike nor all 1
         model.head.classification_head.cls_logits.weight *= 0.02
         model.head.regression_head.bbox_reg.weight *= 0.02

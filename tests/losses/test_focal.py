@@ -144,6 +144,30 @@ def test_class_weights_are_factors_of_the_columns():
         assert_close(slopes(loss, logits, goal, class_weights=weights, **options), slopes(reference, logits))
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_positive_weights_are_factors_of_the_target_one_alone(dtype):
+    logits, classes = random_heads(6)
+    logits = logits.to(dtype)
+    weights = torch.rand(classes.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9
+    own = one_hot(classes, logits).bool()
+
+    def reference(logits):
+        every = ops.sigmoid_focal_loss(logits.double(), own.double()) * (classes != IGNORE)[..., None]
+        return torch.where(own, weights[..., None] * every, every).sum(dim=(1, 2))
+
+    rounding = {"rtol": 0.02, "atol": 1e-3} if dtype == torch.bfloat16 else {"rtol": 1e-9, "atol": 1e-12}
+    found = focal_loss(logits, classes, positive_weights=weights)
+    assert_close(found.double(), reference(logits), **rounding)
+    slope = slopes(focal_loss, logits, classes, positive_weights=weights)
+    assert_close(slope.double(), slopes(reference, logits).double(), **rounding)
+    sure = torch.ones_like(weights)  # with full quality it is the focal loss without its balance
+    quality = quality_focal_loss(logits, classes, quality=sure, positive_weights=weights)
+    assert_close(quality, 2 * focal_loss(logits, classes, alpha=0.5, positive_weights=weights), **rounding)
+    with pytest.raises(ValueError, match="one positive weight for each of"):
+        focal_loss(logits, classes, positive_weights=weights[:, :1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_logits_of_a_hundred_stay_finite(dtype, gamma):
