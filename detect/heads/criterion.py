@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ class RetinaNetLosses(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Learned:
+class Learned:
     """What the anchors of a batch learn; image, anchor and box have a row for each positive anchor."""
 
     classes: Int64[Tensor, "b a"]
@@ -52,9 +52,9 @@ class _Learned:
     boxes: Float[Tensor, "n 4"]
     soft: Float[Tensor, "b a"] | None
     """Targets of the scores, if the matcher gives them."""
-    weights: Float[Tensor, "b a"] | None
     amounts: Tensor
     """What the normalizer divides by: positives, or the sum of their soft targets, of each image."""
+    weights: Float[Tensor, "b a"] | None = None
 
 
 class RetinaNetCriterion(nn.Module):
@@ -182,19 +182,23 @@ class RetinaNetCriterion(nn.Module):
         box = (box_rows / divisors[learned.image]).sum() * self.box_weight
         return RetinaNetLosses((class_sums / divisors).sum(), box)
 
-    def _learned(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> _Learned:
+    def _learned(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> Learned:
         matches, soft = self._match(anchors, targets, self._predictions(output, anchors, targets))
         image, anchor = torch.nonzero(matches >= 0, as_tuple=True)
         instance = matches[image, anchor]
         classes = matches.clone()  # BACKGROUND and IGNORE are classes already
         classes[image, anchor] = _matched_rows([each.classes for each in targets], image, instance)
         boxes = _matched_rows([each.boxes for each in targets], image, instance)
-        weights = self.positive_weights
-        weights = None if weights is None else to_device(weights, classes.device)[classes.clamp(min=0)]
         amounts = (matches >= 0).sum(dim=1) if soft is None else soft.sum(dim=1)
-        return _Learned(classes, image, anchor, boxes, soft, weights, amounts)
+        learned = Learned(classes, image, anchor, boxes, soft, amounts)
+        return replace(learned, weights=self.anchor_weights(learned))
 
-    def _class_sums(self, output: HeadOutput, anchors: GridAnchors, learned: _Learned) -> Float[Tensor, " b"]:
+    def anchor_weights(self, learned: Learned) -> Float[Tensor, "b a"] | None:
+        """A factor for each positive anchor, by its class; a subclass may use its instance's box."""
+        weights = self.positive_weights
+        return None if weights is None else to_device(weights, learned.classes.device)[learned.classes.clamp(min=0)]
+
+    def _class_sums(self, output: HeadOutput, anchors: GridAnchors, learned: Learned) -> Float[Tensor, " b"]:
         weights = learned.weights
         if self.class_loss == "focal":
             return focal_loss(
@@ -210,7 +214,7 @@ class RetinaNetCriterion(nn.Module):
             output.logits, learned.classes, quality=quality, gamma=self.gamma, positive_weights=weights
         )
 
-    def _box_rows(self, output: HeadOutput, anchors: GridAnchors, learned: _Learned) -> Float[Tensor, " n"]:
+    def _box_rows(self, output: HeadOutput, anchors: GridAnchors, learned: Learned) -> Float[Tensor, " n"]:
         deltas, matched = output.deltas[learned.image, learned.anchor], anchors.boxes[learned.anchor]
         if self.decodes_boxes:
             rows = self.box_loss(self.coder.decode(deltas, matched), learned.boxes)

@@ -20,7 +20,7 @@ from detect.samples import sample_annotations
 
 def test_the_plan_has_every_variant_and_no_run_twice():
     runs = plan.planned_runs(plan.DATASETS)
-    assert len(runs) == len(set(runs)) == 117 + 12 + 12
+    assert len(runs) == len(set(runs)) == 123 + 12 + 12
     assert {run.variant for run in runs} == set(plan.VARIANTS)
     # weights are by category, of which the nuclei have one
     assert not any(run.variant.endswith(plan.BALANCED) for run in runs if run.dataset == "nuclei")

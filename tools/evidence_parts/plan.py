@@ -12,7 +12,7 @@ UNTRAINED_SECONDS = 30.0
 AROUND_SECONDS = 20.0  # reading, fitting anchors, validations
 REFERENCE = "fitted"  # what box variants are compared with
 HEATMAP, SLOTS, SORTED_SLOTS = "heatmap", "slots", "slots-sorted"
-UNBALANCED, BALANCED = "model.positive_weights=none", "-balanced"
+UNBALANCED, BALANCED, BANDED = "model.positive_weights=none", "-balanced", "-banded"
 ALIGNED = ("model.assigner=task_aligned", "model.class_loss=quality_focal")
 SIMOTA = ("model.assigner=simota", "model.class_loss=quality_focal")
 AS_POINTS = "model.anchors=points"
@@ -72,6 +72,11 @@ VARIANTS = {
             overrides=(AS_POINTS, UNBALANCED, *ALIGNED),
         ),
         Variant("points-simota", "a point in each cell, by SimOTA", overrides=(AS_POINTS, UNBALANCED, *SIMOTA)),
+        Variant(
+            f"{REFERENCE}{BANDED}",
+            "fitted, three a cell; positives weighed by thirds of each category's areas",
+            anchors=REFERENCE,
+        ),
         Variant(OTSU_BOXES, "no learning: blur, Otsu, connected components", trained=False),
         Variant(HEATMAP, "Gaussians at stride 2, local maxima above a threshold", POINTS, epoch_seconds=5.0),
         Variant(SLOTS, "ten fixed slots of presence and coordinates", POINTS, epoch_seconds=5.0),
@@ -81,7 +86,7 @@ VARIANTS = {
     )
 }
 TRAINED_BOXES = tuple(name for name, each in VARIANTS.items() if each.task == BOXES and each.trained)
-WEIGHED = tuple(name for name in TRAINED_BOXES if name != FREE)
+WEIGHED = tuple(name for name in TRAINED_BOXES if name not in {FREE, f"{REFERENCE}{BANDED}"})
 CHOSEN = tuple(f"{name}{BALANCED}" for name in ("default", REFERENCE, "stride-rule", "points-aligned"))
 """Variants that are also trained for longer, and from a pretrained backbone."""
 VARIANTS |= {each.name: each for each in (balanced(VARIANTS[name]) for name in WEIGHED)}

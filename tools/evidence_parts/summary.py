@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from evidence_parts.gathered import Gathered
 from evidence_parts.plan import (
     BALANCED,
+    BANDED,
     BLOBS,
     BOXES,
     FREE,
@@ -86,6 +87,14 @@ def _weight_lines(gathered: Gathered, epochs: int) -> list[str]:
         gap = gathered.difference(other, group, "ap") if other else None
         if gap:
             lines.append(f"- {group.variant} ({gathered.dataset.name}, {epochs} epochs): {signed(gap)}, {verdict(gap)}")
+    banded = gathered.group(REFERENCE + BANDED, epochs)
+    other = gathered.group(REFERENCE + BALANCED, epochs) or gathered.group(REFERENCE, epochs)
+    gap = gathered.difference(banded, other, "ap") if banded and other else None
+    if gap and other:
+        lines.append(
+            f"- {REFERENCE} by size as well, in thirds of each category's areas, less {other.variant} "
+            f"({gathered.dataset.name}, {epochs} epochs): {signed(gap)}, {verdict(gap)}"
+        )
     return lines
 
 

@@ -22,6 +22,7 @@ from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
 from detect.anchors.metrics import anchor_metrics
+from detect.anchors.positive_weights import assign_sample
 from detect.data import CocoDataset, CocoResults, read_coco
 from detect.detectors.backbones import build_backbone
 from detect.detectors.blob_detector import fit_blob_detector
@@ -42,9 +43,10 @@ from detect.training.inputs import Inputs, hold_out, read_inputs
 from detect.training.logs import read_log
 from detect.training.loop import train
 from evidence_parts.free_predictors import ResponsiblePredictor, free_priors
-from evidence_parts.plan import BLOBS, BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
+from evidence_parts.plan import BANDED, BLOBS, BOXES, FREE, POINTS, SLOTS, SORTED_SLOTS, VARIANTS, Dataset, Run
 from evidence_parts.records import Arrays, Row, box_results, packed_boxes, unpacked_boxes
 from evidence_parts.scoring import RADII_PX, BoxMatches, point_counts, point_scores
+from evidence_parts.size_bands import BandedCriterion, SizeBands
 from evidence_parts.slots import SlotDetector
 
 PER_CELL = 3
@@ -78,19 +80,11 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
     folder = work / run.key
     config = config_of(run, dataset, folder)
     known: dict[str, Any] = {}
+    bands = None
     if config.task == BOXES:
-        training, validation = split(config)
-        anchors = anchors_of_run(run, dataset, training)
-        anchors.save(folder / "start.yaml")
-        if config.model.anchors == POINTS_AS_ANCHORS:
-            config = config_of(run, dataset, folder, f"model.levels={','.join(map(str, dataset.strides))}")
-        else:
-            config = config_of(run, dataset, folder, f"model.anchors={folder / 'start.yaml'}")
-        on_validation = ResizedInstances.of(validation, config.data.resize)
-        known = anchor_numbers(anchors, on_validation, config, rule_of_run(run, config))
-        known["detail"] = ", ".join(f"{each.name}: {len(each.shapes)}" for each in anchors.levels if each.shapes)
+        config, known, bands = _prepared(run, dataset, folder)
     built: list[Detector] = []
-    build = partial(build_variant, run.variant, built)
+    build = partial(build_variant, run.variant, built, bands=bands)
     train(config, resume=True, on_progress=on_progress, build=build)
     inputs, detector = read_inputs(config), built[0]
     detector.load_state_dict(dict(read_checkpoint(folder / LAST).weights))
@@ -112,6 +106,24 @@ def execute(run: Run, dataset: Dataset, *, work: Path, on_progress: Progress | N
     arrays["curve"] = _curve(folder, config.task)
     shutil.rmtree(folder)
     return Outcome(row, arrays)
+
+
+def _prepared(run: Run, dataset: Dataset, folder: Path) -> tuple[TrainConfig, dict[str, Any], SizeBands | None]:
+    """The configuration of a run on boxes with its anchors, their numbers, and weights by size if it has any."""
+    config = config_of(run, dataset, folder)
+    training, validation = split(config)
+    anchors = anchors_of_run(run, dataset, training)
+    anchors.save(folder / "start.yaml")
+    if config.model.anchors == POINTS_AS_ANCHORS:
+        config = config_of(run, dataset, folder, f"model.levels={','.join(map(str, dataset.strides))}")
+    else:
+        config = config_of(run, dataset, folder, f"model.anchors={folder / 'start.yaml'}")
+    rule = rule_of_run(run, config)
+    known = anchor_numbers(anchors, ResizedInstances.of(validation, config.data.resize), config, rule)
+    known["detail"] = ", ".join(f"{each.name}: {len(each.shapes)}" for each in anchors.levels if each.shapes)
+    is_banded = run.variant.endswith(BANDED)
+    bands = SizeBands.of(assign_sample(training, anchors, rule, resize=config.data.resize)) if is_banded else None
+    return config, known, bands
 
 
 def config_of(run: Run, dataset: Dataset, folder: Path, *overrides: str) -> TrainConfig:
@@ -202,7 +214,13 @@ def _head_size(dataset: CocoDataset, config: TrainConfig) -> HeadSize:
 
 
 def build_variant(
-    variant: str, built: list[Detector], config: TrainConfig, labels: LabelMap, **options: Any
+    variant: str,
+    built: list[Detector],
+    config: TrainConfig,
+    labels: LabelMap,
+    *,
+    bands: SizeBands | None = None,
+    **options: Any,
 ) -> Detector:
     """Build the detector of a variant and append it to ``built``."""
     if variant in {SLOTS, SORTED_SLOTS}:
@@ -215,8 +233,11 @@ def build_variant(
         detector: Detector = SlotDetector(backbone, is_sorted=is_sorted, **normalised, seed=config.seed + 1)
     else:
         detector = build_detector(config, labels, **options)
-    if variant == FREE and isinstance(detector, RetinaNetDetector):
-        detector.criterion.matcher = ResponsiblePredictor()
+    if isinstance(detector, RetinaNetDetector):
+        if variant == FREE:
+            detector.criterion.matcher = ResponsiblePredictor()
+        if bands:
+            detector.criterion = BandedCriterion(detector.criterion, bands)
     built.append(detector)
     return detector
 
