@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 from scipy.spatial import KDTree
 
 Spacing = float | Sequence[float]
 
 MARGIN = 1e-9  # relative widening of the tree search; exact distances decide
+PAIRS_AT_ONCE = 500  # pairs, or one group of connected points, are matched together
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,15 +125,39 @@ def _cheapest(
     alone: float,
     shape: tuple[int, int],
 ) -> tuple[Int64[ndarray, " m"], Int64[ndarray, " m"]]:
-    """The pairs of the matching of least cost; an unmatched row takes a column of its own, at the cost ``alone``."""
+    """The pairs of the matching of least cost, rising by row; a row that stays alone costs ``alone``.
+
+    Points that no chain of pairs connects do not compete, so the groups that one does are solved a block at a time: the time
+    of the solver grows with the square of the points that it is given.
+    """
     num_rows, num_columns = shape
-    own = np.arange(num_rows)
-    ends = np.concatenate([rows, own]), np.concatenate([columns, num_columns + own])
-    costs = np.concatenate([costs, np.full(num_rows, alone)])
-    graph = csr_array((costs, ends), shape=(num_rows, num_columns + num_rows))
+    graph = coo_array((np.ones(len(rows)), (rows, num_rows + columns)), shape=(num_rows + num_columns,) * 2)
+    group = connected_components(graph, directed=False)[1][rows]
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    block = (np.cumsum(sizes) // PAIRS_AT_ONCE)[group[order]]
+    stops = np.flatnonzero(np.diff(block, append=-1)) + 1
+    found = [np.zeros((2, 0), np.int64)]
+    for start, stop in pairwise([0, *stops.tolist()]):
+        own = order[start:stop]
+        found.append(_cheapest_of_block(rows[own], columns[own], costs[own], alone))
+    row, column = np.concatenate(found, axis=1)
+    order = np.argsort(row)
+    return row[order], column[order]
+
+
+def _cheapest_of_block(
+    rows: Int64[ndarray, " k"], columns: Int64[ndarray, " k"], costs: Float[ndarray, " k"], alone: float
+) -> Int64[ndarray, "2 m"]:
+    """The matching of least cost of a few points; each row has a column of its own, for staying alone."""
+    (of_row, row), (of_column, column) = (np.unique(each, return_inverse=True) for each in (rows, columns))
+    own = np.arange(len(of_row))
+    ends = np.concatenate([row, own]), np.concatenate([column, len(of_column) + own])
+    costs = np.concatenate([costs, np.full(len(own), alone)])
+    graph = csr_array((costs, ends), shape=(len(of_row), len(of_column) + len(of_row)))
     row, column = min_weight_full_bipartite_matching(graph)
-    matched = column < num_columns
-    return row[matched].astype(np.int64), column[matched].astype(np.int64)
+    matched = column < len(of_column)
+    return np.stack([of_row[row[matched]], of_column[column[matched]]])
 
 
 def _scaled(points: ndarray, spacing: Spacing) -> ndarray:
