@@ -44,6 +44,7 @@ def evaluate(
     ] = None,
     threshold: options.Threshold = None,
     radius: options.Radius = None,
+    unlabelled: options.UnlabelledScore = "ignore",
     pixel_origin: options.PixelOrigin = "center",
     tiles: options.Slice = None,
     baseline: Annotated[
@@ -84,9 +85,10 @@ def evaluate(
         trained, images, marks = _run_marks(run, dataset, on_broken, **how)
         name = trained.name
         picture_score = trained.best_threshold if picture_score is None else picture_score
-    evaluation = evaluation_results.evaluate_results(
-        marks.results, marks.dataset, marks.landmarks, threshold=threshold, radii=radius, min_score=picture_score
-    )
+    scored: dict[str, Any] = {"threshold": threshold, "radii": radius, "min_score": picture_score}
+    if marks.landmarks is not None:
+        scored["unlabelled"] = unlabelled
+    evaluation = evaluation_results.evaluate_results(marks.results, marks.dataset, marks.landmarks, **scored)
     marks = replace(marks, min_score=evaluation.confusion.threshold)
     evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
     tables, content = evaluation_results.tables_of(evaluation), evaluation.to_dict()

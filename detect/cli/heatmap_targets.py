@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ class TargetFiles:
     sigma: float
     sigma_of_size: float | None
     options: Mapping[str, Any]
+    unlabelled: str = "ignore"
+
+    @cached_property
+    def has_regions(self) -> bool:
+        """Whether something is ignored in any image: then all shards have weights."""
+        return any(map(len, self.landmarks.ignored_regions(self.unlabelled)))
 
     def targets(self, images: Sequence[int]) -> HeatmapTargets:
         """The targets of images of one size, as a batch."""
@@ -48,7 +55,8 @@ class TargetFiles:
             options = {"stride": self.stride, "fraction": self.sigma_of_size, "min_sigma": self.sigma}
             sigma = sigma_from_size(batch.sizes_wh, **options)
         image_hw = self.landmarks.dataset.images.wh[images[0], ::-1].tolist()
-        ignore = batch.ignored if any(map(len, self.landmarks.ignored)) else None
+        regions = batch.ignored_regions(self.unlabelled)
+        ignore = regions if self.has_regions else None
         own = {"stride": self.stride, "pixel_origin": batch.pixel_origin, "sizes": batch.sizes_wh, **self.options}
         return render_heatmaps(batch.landmarks, image_hw, sigma=sigma, ignore=ignore, **own)
 
@@ -102,6 +110,7 @@ class TargetFiles:
             "pixel_origin": self.landmarks.pixel_origin,
             **{name: getattr(self, name) for name in ("stride", "sigma", "sigma_of_size")},
             **self.options,
+            "unlabelled_keypoints": self.unlabelled,
             **{kind: sum(each[kind] for each in files) for kind in kinds},
             "ignored_regions": sum(map(len, self.landmarks.ignored)),
             **{kind: len(getattr(self.landmarks.dataset, kind)) for kind in ("invalid", "suspicious")},

@@ -24,6 +24,7 @@ app = typer.Typer(
 Shape = Literal["gaussian", "disc", "pixel"]
 Blend = Literal["max", "sum"]
 Occluded = Literal["draw", "ignore"]
+Unlabelled = Literal["ignore", "background", "map"]
 
 
 def render(
@@ -42,6 +43,13 @@ def render(
         expert(min=0.001, max=10, help="Sigma as this fraction of the box's width and height, but at least --sigma."),
     ] = None,
     occluded: Annotated[Occluded, expert(help="Points of visibility 1: draw them, or give them weight 0.")] = "draw",
+    unlabelled: Annotated[
+        Unlabelled,
+        expert(
+            help="A keypoint without a label, of an object with others: weight 0 in the object's box, background, or "
+            "weight 0 in the whole map of its type."
+        ),
+    ] = "ignore",
     pack: Annotated[Literal["npz", "pt"], expert(help="Files for NumPy, or for torch.")] = "npz",
     per_shard: Annotated[int, expert(min=1, max=100_000, help="Maximum number of images in a file.")] = 64,
     num_pictures: options.NumPictures = 12,
@@ -56,14 +64,14 @@ def render(
 
     A file holds images of one size: `heatmaps` (images, types, rows, columns), and for each point drawn `positives` (image,
     type, row, column), `offsets` from the cell's centre and `sizes` of the box, both (x, y) in cells. `weights` have the
-    shape of the maps and are there only if something is to be ignored: crowds, objects without a labelled keypoint, or
+    shape of the maps and are there only if something is to be ignored: crowds, keypoints without a label, or
     occluded points.
     """
     from detect.cli.heatmap_targets import TargetFiles, packed_shard, print_index, warn_of_older_shards
 
     landmarks = points.read(dataset)
     drawn = {"shape": shape, "blend": blend, "occluded": occluded}
-    targets = TargetFiles(landmarks, stride, sigma, sigma_of_size, drawn)
+    targets = TargetFiles(landmarks, stride, sigma, sigma_of_size, drawn, unlabelled)
     if output and num_pictures:
         save(output, {"overlays.png": targets.overlays(dataset.images, num_pictures)})
     written = []
@@ -132,6 +140,7 @@ def score(
         str | None,
         typer.Option(help="One sigma per keypoint, such as .026,.025: add COCO's keypoint metrics, by pycocotools."),
     ] = None,
+    unlabelled: options.UnlabelledScore = "ignore",
     points: options.PointOptions,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
@@ -141,9 +150,10 @@ def score(
     `detect heatmaps score instances.json --results results.json --radius 3 --choose f1`
 
     Points of an image and type are paired one to one, as many as possible within the radius: 1, 2, 3 and 5 px unless
-    --radius is given. Predictions in crowds and on objects without a labelled keypoint do not count, unless a true point is
-    near. The error is the mean distance of the pairs, AP the average precision over all scores, and presence AUC how well
-    an image's highest score tells whether it has a point.
+    --radius is given. Predictions in crowds and on objects whose keypoint has no label do not count, unless a true point is
+    near. A keypoint 0, 0, 0 is not predicted; a third number below 1 is its confidence. The error is the mean distance of
+    the pairs, AP the average precision over all scores, and presence AUC how well an image's highest score tells whether it
+    has a point.
     """
     from detect.cli.evaluation_results import check_invalid, choose_radius, evaluate_results, print_evaluation
 
@@ -156,6 +166,7 @@ def score(
     predicted = detect.read_results(results, landmarks.dataset)
     chosen = {"threshold": threshold, "choose": choose, "choose_radius": choose_radius(radius)}
     scored: dict[str, Any] = {**chosen, "radii": radius, "source": points.source, "oks_sigmas": sigmas}
+    scored["unlabelled"] = unlabelled
     evaluation = evaluate_results(predicted, landmarks.dataset, landmarks, **scored)
     check_invalid(evaluation, predicted, str(results), dataset)
     print_answer(json, evaluation.to_dict, lambda: print_evaluation(evaluation))

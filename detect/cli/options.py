@@ -30,6 +30,7 @@ MatcherName = Literal["max-iou", "atss", "task-aligned", "simota"]
 PointSource = Literal["keypoints", "boxes"]
 PixelOriginName = Literal["center", "corner"]
 Goal = Literal["f1", "count"]
+UnlabelledInScores = Literal["ignore", "wrong"]
 ExifName = Literal["auto", "apply", "ignore"]
 BoxFormName = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy", "normalised-cxcywh"]
 
@@ -104,6 +105,13 @@ Threshold = Annotated[float | None, typer.Option(help="Minimum score of predicte
 Radius = Annotated[
     list[float] | None,
     typer.Option(min=0.01, max=100_000, help="Distance in image pixels within which a point is found; repeatable."),
+]
+UnlabelledScore = Annotated[
+    UnlabelledInScores,
+    typer.Option(
+        "--unlabelled",
+        help="A found keypoint on an object whose own has no label, though others have: neither right nor wrong, or wrong.",
+    ),
 ]
 
 Device = Annotated[str, typer.Option(help="Device to run the detector on, such as cpu, cuda or cuda:1.")]

@@ -23,7 +23,7 @@ ROUNDING_PX = 1e-6  # a box may exceed its image by this much through rounding; 
 def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
     """Replace each box that is missing or has no size by the box of its labelled points.
 
-    A point counts as a square of one pixel around it; the box is cut to the image.
+    A point counts as a square of one pixel around it; the box is cut to the image. Points outside it give no box.
     """
     columns = read.columns
     width, height = columns.boxes_xywh[:, 2], columns.boxes_xywh[:, 3]
@@ -36,16 +36,57 @@ def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
         if len(xy) and np.isfinite(xy).all():
             low = np.maximum(xy.min(axis=0) - 0.5, 0)
             high = np.minimum(xy.max(axis=0) + 0.5, image_wh[columns.image_rows[row]])
-            boxes_xywh[row], has_box[row] = (*low, *(high - low)), True
+            if (high > low).all():
+                boxes_xywh[row], has_box[row] = (*low, *(high - low)), True
     return replace(read, has_box=has_box, columns=replace(columns, boxes_xywh=boxes_xywh))
+
+
+def exchanged_points(read: ReadAnnotations, images: Images) -> str | None:
+    """A warning if most labelled points lie outside their images and would lie inside with x and y exchanged."""
+    rows = np.flatnonzero(read.columns.image_rows != NO_ROW)
+    tables = [(read.columns.keypoints or ())[row] for row in rows.tolist()]
+    points = np.concatenate([np.zeros((0, 3)), *tables])
+    image_wh = np.repeat(images.wh[read.columns.image_rows[rows]], [len(table) for table in tables], axis=0)
+    known = (points[:, 2] > 0) & (image_wh != UNKNOWN_PX).all(axis=1)
+    xy, image_wh = points[known, :2], image_wh[known]
+    outside, exchanged = (~_inside(each, image_wh) for each in (xy, xy[:, ::-1]))
+    if outside.sum() * 2 <= len(xy) or exchanged.sum() * 2 > len(xy):
+        return None
+    return (
+        f"{outside.sum():,} of {len(xy):,} labelled keypoints lie outside their images, and {exchanged.sum():,} with x and "
+        "y exchanged: a keypoint is x, y, visibility"
+    )
+
+
+def _inside(xy: Float64[ndarray, "n 2"], image_wh: Int64[ndarray, "n 2"]) -> Bool[ndarray, " n"]:
+    """Whether points lie in their images, in either convention of pixels."""
+    return np.asarray(((xy >= -0.5) & (xy <= image_wh)).all(axis=1))
 
 
 def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
     """Whether each annotation has a labelled point that is not finite, or a visibility other than 0, 1 or 2."""
-    counts = np.array([len(points) for points in keypoints], np.int64)
     x, y, visibility = np.concatenate([np.zeros((0, 3)), *keypoints]).T
     bad = ~np.isin(visibility, (0, 1, 2)) | ((visibility > 0) & ~(np.isfinite(x) & np.isfinite(y)))
-    return np.bincount(np.repeat(np.arange(len(counts)), counts), weights=bad, minlength=len(counts)) > 0
+    return _any_of(keypoints, bad)
+
+
+def usual_counts(annotations: Annotations) -> dict[int, int]:
+    """The most frequent number of keypoints in each category with labelled ones; of equally frequent ones the largest."""
+    tables = annotations.keypoints or ()
+    pairs = zip(annotations.category_ids.tolist(), tables, _have_label(tables).tolist(), strict=True) if tables else ()
+    frequency = Counter((category, len(table)) for category, table, labelled in pairs if labelled)
+    order = sorted(frequency.items(), key=lambda item: (item[1], item[0][1]))
+    return {category: count for (category, count), _ in order}  # the last of a category stays
+
+
+def _have_label(keypoints: Points) -> Bool[ndarray, " n"]:
+    return _any_of(keypoints, np.concatenate([np.zeros((0, 3)), *keypoints])[:, 2] > 0)
+
+
+def _any_of(keypoints: Points, flags: Bool[ndarray, " n"]) -> Bool[ndarray, " m"]:
+    """Whether each annotation has a keypoint with this flag."""
+    counts = np.array([len(table) for table in keypoints], np.int64)
+    return np.bincount(np.repeat(np.arange(len(counts)), counts), weights=flags, minlength=len(counts)) > 0
 
 
 def why_broken(points: Float64[ndarray, "_ 3"]) -> str:
@@ -67,15 +108,20 @@ def usable_rows(
     categories, every category is accepted.
     """
     usable, findings = [np.zeros(0, np.int64)], []
+    wanted = usual_counts(read.columns)
     for block in row_blocks(len(read.columns)):
-        rows, invalid = _usable_in_block(read.take(block), images, broken, categories)
+        rows, invalid = _usable_in_block(read.take(block), images, broken, categories, wanted)
         usable.append(rows + block.start)
         findings += invalid
     return np.concatenate(usable), findings
 
 
 def _usable_in_block(
-    read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
+    read: ReadAnnotations,
+    images: Images,
+    broken: set[int | None],
+    categories: Mapping[int, str] | None,
+    wanted: Mapping[int, int],
 ) -> tuple[Int64[ndarray, " m"], list[Finding]]:
     rows, boxes = read.columns, read.columns.boxes_xywh
     x, y, width, height = boxes.T  # views: copies of whole columns would dominate the time
@@ -89,16 +135,30 @@ def _usable_in_block(
     def unknown_image(row: int) -> str:
         return "its image cannot be used" if read.image_ids[row] in broken else "no image has this id"
 
+    def no_box(row: int) -> str:
+        labelled = [] if rows.keypoints is None else rows.keypoints[row][rows.keypoints[row][:, 2] > 0, :2].tolist()
+        if not labelled:
+            return "it has no bbox"
+        point = ", ".join(f"{value:g}" for value in labelled[0])
+        if not np.isfinite(labelled).all():
+            return why_broken((rows.keypoints or ())[row])
+        which = "its keypoint" if len(labelled) == 1 else f"its {len(labelled)} keypoints, the first at"
+        return f"{which} ({point}) outside its {image_w[row]}x{image_h[row]} image"
+
     checks: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
         (rows.image_rows == NO_ROW, unknown_image),
         (unknown_category, lambda row: f"no category has the id {rows.category_ids[row]}"),
-        (~read.has_box, lambda _: "it has no bbox"),
+        (~read.has_box, no_box),
         (~finite, lambda row: f"bbox {_text(boxes[row])} is not finite"),
         ((width < ROUNDING_PX) | (height < ROUNDING_PX), lambda row: _not_positive(width[row], height[row])),
         (outside, lambda row: f"bbox {_text(boxes[row])} lies wholly outside its {image_w[row]}x{image_h[row]} image"),
     ]
     if (points := rows.keypoints) is not None:
         checks.append((broken_points(points), lambda row: why_broken(points[row])))
+        counts = np.array([len(each) for each in points], np.int64)
+        usual = np.array([wanted.get(category, 0) for category in rows.category_ids.tolist()], np.int64)
+        others = (counts != usual) & _have_label(points)
+        checks.append((others, lambda row: f"it has {counts[row]} keypoints, most of its category have {usual[row]}"))
     usable = np.ones(len(rows), bool)
     findings = []
     for fails, reason in checks:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.data.coco_checks import by_id, in_order, tidy, usable_rows, with_point_boxes
+from detect.data.coco_checks import by_id, exchanged_points, in_order, tidy, usable_rows, with_point_boxes
 from detect.data.coco_columns import (
     Annotations,
     Images,
@@ -206,6 +206,8 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     read, warnings = _in_pixels(read, shards, images, unsized)
     read = with_outline_boxes(read, shards)
     if keypoints:
+        exchanged = exchanged_points(read, images)
+        warnings += (exchanged,) if exchanged else ()
         read = with_point_boxes(read, images)
     images = with_extents(images, read)
     categories = merge_categories(shards)

@@ -94,7 +94,10 @@ class LandmarkDetector(nn.Module):
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,
     ) -> LandmarkLosses:
-        """The loss of a batch. Inside the boxes ``ignored``, in continuous pixels, only cells at the points count."""
+        """The loss of a batch. Inside the boxes ``ignored``, in continuous pixels, only cells at the points count.
+
+        They are of each image, or of each image and keypoint type, ordered by image, then type.
+        """
         drawn = self.targets(images, targets, ignored)
         logits = self(images).logits
         maps, positives, counts = map(torch.as_tensor, (drawn.heatmaps, drawn.positives, drawn.counts))
@@ -114,8 +117,10 @@ class LandmarkDetector(nn.Module):
                 f"targets of {targets.num_images} images and {targets.num_types} keypoint types for heatmaps of "
                 f"{num_images} and {num_types}"
             )
-        if ignored is not None and len(ignored) != num_images:
-            raise ValueError(f"regions to ignore of {len(ignored)} images for {num_images}")
+        if ignored is not None and len(ignored) not in {num_images, num_images * num_types}:
+            raise ValueError(
+                f"regions to ignore of {len(ignored)} images or maps, for {num_images} images of {num_types} types"
+            )
         regions = None
         if ignored is not None and any(each is not None and len(each) for each in ignored):
             none = images.new_zeros(0, 4)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
+from scipy.spatial import KDTree
 
 from detect.data import CocoResults, Finding
 from detect.errors import CocoError
@@ -27,6 +29,7 @@ from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts, Thres
 from detect.keypoints.keypoints import CocoKeypoints, by_group
 
 SOURCES = ("keypoints", "boxes")
+UNLABELLED_IN_SCORES = {"ignore": "ignore", "wrong": "background"}  # and what they are of ignored regions
 F1_RADIUS_PX = 5.0  # of the F1 that chooses checkpoints and thresholds
 
 
@@ -83,10 +86,12 @@ def evaluate_landmarks(
     source: str = "keypoints",
     oks_sigmas: Sequence[float] | None = None,
     min_score: float | None = None,
+    unlabelled: str = "ignore",
 ) -> LandmarkEvaluation:
     """Compute precision, recall, F1, distance error and count error at each radius, over all keypoint types and for each.
 
-    Each result has as many keypoints as the dataset's instances of its category.
+    Each result has as many keypoints as the dataset's instances of its category. Those it does not predict are 0, 0, 0 or
+    NaN; a third number below 1 is a keypoint's own confidence, and its score is the lower of that and the result's.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
@@ -105,6 +110,8 @@ def evaluate_landmarks(
         source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes; the same as for ``truth``.
         oks_sigmas: one for each keypoint of an instance, to add COCO's scores by object keypoint similarity.
         min_score: lowest score of the results in the confusion matrix; by default the threshold of the highest F1.
+        unlabelled: whether a predicted keypoint is ``"wrong"`` in the box of an object whose own is not labelled though
+            others are, or neither right nor wrong (``"ignore"``).
 
     Raises:
         ValueError: there is no radius, or both a threshold and a goal are given.
@@ -112,11 +119,12 @@ def evaluate_landmarks(
     """
     if not radii or (threshold is not None and choose is not None):
         raise ValueError(f"need one radius or more, and a threshold or a goal, got {radii=}, {threshold=}, {choose=}")
+    tabulate = partial(point_results, predicted, truth, source=source, unlabelled=unlabelled)
     if choose is not None:
-        table = point_results(predicted, truth, source=source, radius=choose_radius)
+        table = tabulate(radius=choose_radius)
         columns = table.predicted, table.truth
         threshold = choose_threshold(*columns, scores=table.scores, goal=choose, radius=choose_radius).threshold
-    tables = [point_results(predicted, truth, source=source, radius=radius) for radius in radii]
+    tables = [tabulate(radius=radius) for radius in radii]
     overall = [table.score(radius, threshold) for radius, table in zip(radii, tables, strict=True)]
     overall = [replace(scores, num_images=len(truth.dataset.images)) for scores in overall]  # not times the types
     names, pairs = truth.type_names, list(zip(radii, tables, strict=True))
@@ -124,7 +132,7 @@ def evaluate_landmarks(
         name: tuple(table.of_type(number).score(radius, threshold) for radius, table in pairs)
         for number, name in enumerate(names)
     }
-    usual = point_results(predicted, truth, source=source, radius=F1_RADIUS_PX)
+    usual = tabulate(radius=F1_RADIUS_PX)
     by_score = usual.curves(F1_RADIUS_PX, names)
     return LandmarkEvaluation(
         truth,
@@ -179,12 +187,17 @@ class PointResults:
 
 
 def point_results(
-    predicted: CocoResults, truth: CocoKeypoints, *, source: str = "keypoints", radius: float = RADIUS_PX
+    predicted: CocoResults,
+    truth: CocoKeypoints,
+    *,
+    source: str = "keypoints",
+    radius: float = RADIUS_PX,
+    unlabelled: str = "ignore",
 ) -> PointResults:
     """Group results and true points by image and keypoint type.
 
-    A prediction in an ignored region counts only if a true point is within the ``radius``, in image pixels. For ``source``
-    see :func:`evaluate_landmarks`.
+    A prediction in a region of :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions` counts only if a true point
+    is within the ``radius``, in image pixels. For ``source`` see :func:`evaluate_landmarks`.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
@@ -195,14 +208,18 @@ def point_results(
     >>> len(points.truth), sum(map(len, points.truth)), sum(map(len, points.predicted))
     (80, 318, 0)
     """
-    points, types, row, invalid = _points_of(predicted, truth, source)
+    if unlabelled not in UNLABELLED_IN_SCORES:
+        raise ValueError(f"unlabelled is one of {', '.join(UNLABELLED_IN_SCORES)}, got {unlabelled!r}")
+    found = _Predicted.of(predicted, truth, source)
     num_types = truth.landmarks.num_types
     num_groups = truth.landmarks.num_images * num_types
     true_points = truth.landmarks.per_image()
-    group = predicted.image_rows[row] * num_types + types
-    kept = _counted(points, group, true_points, truth, radius)
-    found, scores = (by_group(each[kept], group[kept], num_groups) for each in (points, predicted.scores[row]))
-    return PointResults(found, true_points, scores, num_types, int((~kept).sum()), (*predicted.invalid, *invalid))
+    group = predicted.image_rows[found.rows] * num_types + found.types
+    kept = _counted(found.points, group, true_points, truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled]), radius)
+    points, scores = (by_group(each[kept], group[kept], num_groups) for each in (found.points, found.scores))
+    return PointResults(
+        points, true_points, scores, num_types, int((~kept).sum()), (*predicted.invalid, *found.invalid)
+    )
 
 
 def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:
@@ -232,43 +249,89 @@ def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[flo
         raise CocoError(str(error)) from None
 
 
-def _points_of(
-    predicted: CocoResults, truth: CocoKeypoints, source: str
-) -> tuple[Float64[ndarray, "n 2"], Int64[ndarray, " n"], Int64[ndarray, " n"], list[Finding]]:
-    """Points, their keypoint types, the rows of their results, and the results without the points of their category."""
-    if source not in SOURCES:
-        raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}")
-    types: list[int] = []
-    points, rows, invalid = [np.zeros((0, 2))], [], []
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    """The keypoints that results predict."""
+
+    points: Float64[ndarray, "n 2"]
+    types: Int64[ndarray, " n"]
+    rows: Int64[ndarray, " n"]
+    """Results of the points."""
+    scores: Float64[ndarray, " n"]
+    invalid: list[Finding]
+    """Results with another number of keypoints than their category has."""
+
+    @classmethod
+    def of(cls, predicted: CocoResults, truth: CocoKeypoints, source: str) -> _Predicted:
+        """The keypoints of results.
+
+        A keypoint that is not finite, or whose third number is 0, is not predicted. A third number below 1 is the keypoint's
+        own confidence: its score is then the lower of that and the result's.
+        """
+        if source not in SOURCES:
+            raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}")
+        tables = _centers(predicted) if source == "boxes" else predicted.keypoints
+        counts = np.array([len(table) for table in tables], np.int64)
+        categories, own = np.unique(predicted.category_ids, return_inverse=True)
+        types = [truth.category_types.get(category, ()) for category in categories.tolist()]
+        wanted = np.array([len(each) for each in types], np.int64)[own]
+        fits = (counts == wanted) & (wanted > 0)
+        invalid = [
+            result_finding(
+                predicted,
+                truth.dataset,
+                row,
+                f"category {predicted.category_ids[row]} has {wanted[row]} {source} in the truth, this has {counts[row]}",
+            )
+            for row in np.flatnonzero(~fits).tolist()
+        ]
+        kept = np.flatnonzero(fits)
+        flat = np.concatenate([np.zeros((0, 3)), *(tables[row] for row in kept.tolist())])
+        rows = np.repeat(kept, counts[kept])
+        of_point = [np.zeros(0, np.int64), *(np.array(types[number], np.int64) for number in own[kept].tolist())]
+        confidence = flat[:, 2]
+        found = np.isfinite(flat).all(axis=1) & (confidence > 0)
+        scores = np.minimum(predicted.scores[rows], np.where(confidence < 1, confidence, np.inf))
+        return cls(flat[found, :2], np.concatenate(of_point)[found], rows[found], scores[found], invalid)
+
+
+def _centers(predicted: CocoResults) -> list[Float64[ndarray, "_ 3"]]:
+    """The centre of each result's box, as a keypoint; none if it has no box."""
     centers = predicted.boxes_xywh[:, :2] + predicted.boxes_xywh[:, 2:] / 2
-    for row, (table, category) in enumerate(zip(predicted.keypoints, predicted.category_ids.tolist(), strict=True)):
-        own = centers[row : row + 1] if source == "boxes" else table[:, :2]
-        own = own[np.isfinite(own).all(axis=1)]
-        wanted = truth.category_types.get(category, ())
-        if len(own) == len(wanted) > 0:
-            points.append(own)
-            types += wanted
-            rows += [row] * len(own)
-        else:
-            reason = f"category {category} has {len(wanted)} {source} in the truth, this has {len(own)} that are finite"
-            invalid.append(result_finding(predicted, truth.dataset, row, reason))
-    return np.concatenate(points), np.array(types, np.int64), np.array(rows, np.int64), invalid
+    tables = list(np.concatenate([centers, np.ones((len(centers), 1))], axis=1)[:, None])
+    for row in np.flatnonzero(~np.isfinite(centers).all(axis=1)).tolist():
+        tables[row] = np.zeros((0, 3))
+    return tables
 
 
 def _counted(
     points: Float64[ndarray, "n 2"],
     group: Int64[ndarray, " n"],
     true_points: Sequence[Float64[ndarray, "_ 2"]],
-    truth: CocoKeypoints,
+    regions: Sequence[Float64[ndarray, "_ 4"]],
     radius: float,
 ) -> Bool[ndarray, " n"]:
-    """Whether each prediction counts: it is outside all ignored regions, or near a true point."""
+    """Whether each prediction counts: it is outside all regions of its group, or near a true point of the group."""
     counted = np.ones(len(points), bool)
-    image = group // truth.landmarks.num_types
-    has_regions = np.array([len(regions) > 0 for regions in truth.ignored], bool)[image]
-    for at in np.flatnonzero(has_regions).tolist():
-        point, regions = points[at], truth.ignored[image[at]]
-        inside = ((regions[:, :2] <= point) & (point <= regions[:, 2:])).all(axis=1).any()
-        near = (np.linalg.norm(true_points[group[at]] - point, axis=1) <= radius).any()
-        counted[at] = near or not inside
+    order = np.argsort(group, kind="stable")
+    with_regions = [number for number, own in enumerate(regions) if len(own)]
+    starts, stops = (np.searchsorted(group[order], with_regions, side=side) for side in ("left", "right"))
+    for number, start, stop in zip(with_regions, starts.tolist(), stops.tolist(), strict=True):
+        rows = order[start:stop]
+        inside = rows[inside_any(points[rows], regions[number])]
+        if len(inside) and len(true_points[number]):
+            inside = inside[KDTree(true_points[number]).query(points[inside])[0] > radius]
+        counted[inside] = False
     return counted
+
+
+def inside_any(points: Float64[ndarray, "n 2"], regions: Float64[ndarray, "r 4"]) -> Bool[ndarray, " n"]:
+    """Whether each point lies in one of the regions x0 y0 x1 y1, or on its edge."""
+    order = np.argsort(points[:, 0])
+    x, y = points[order].T
+    inside = np.zeros(len(points), bool)
+    starts, stops = np.searchsorted(x, regions[:, 0]), np.searchsorted(x, regions[:, 2], side="right")
+    for start, stop, (y0, y1) in zip(starts.tolist(), stops.tolist(), regions[:, 1::2].tolist(), strict=True):
+        inside[start:stop] |= (y0 <= y[start:stop]) & (y[start:stop] <= y1)
+    inside[order] = inside.copy()
+    return inside

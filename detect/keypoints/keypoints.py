@@ -21,6 +21,8 @@ from detect.ops.boxes import to_device
 Array = np.ndarray | Tensor
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility of a keypoint
+UNLABELLED_CHOICES = ("ignore", "background", "map")
+ALL_TYPES = -1  # of a region: for every keypoint type
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class Keypoints:
         array([0, 0])
 
         Raises:
-            ValueError: there is no image, or an array has another shape.
+            ValueError: there is no image, an array has another shape, or a visibility is not 0, 1 or 2.
         """
         if not len(images):
             raise ValueError("need the points of at least one image; an image without points has shape (0, 2)")
@@ -63,6 +65,11 @@ class Keypoints:
         if any(table.shape[1] != num_types for table in tables):
             raise ValueError(f"images differ in keypoint types: {[table.shape[1] for table in tables]}")
         rows = np.concatenate(tables).reshape(-1, dims + 1)
+        if not (known := np.isin(rows[:, dims], (UNLABELLED, OCCLUDED, VISIBLE))).all():
+            first = int(np.flatnonzero(~known)[0])
+            raise ValueError(
+                f"keypoint {first} has visibility {rows[first, dims]:g}, not 0, 1 or 2: a score has no place there"
+            )
         image = np.repeat(np.arange(len(tables)), [len(table) * num_types for table in tables])
         columns = rows[:, :dims], image, np.arange(len(image)) % num_types, rows[:, dims].astype(np.int64)
         points, image, types, visibility = (like(each, images[0]) for each in columns)
@@ -136,6 +143,30 @@ class CocoKeypoints:
         """Width and height of each point's instance, in pixels."""
         return self.dataset.instances.boxes_xywh[self.rows, 2:]
 
+    def ignored_regions(self, unlabelled: str = "ignore") -> list[Float64[ndarray, "_ 4"]]:
+        """Where each image and type, ordered by image, then type, may have points that no label tells of.
+
+        These are the ``ignored`` regions of the image first. An instance whose keypoint of this type is not labelled, though
+        another one is, adds its box with ``unlabelled="ignore"``, the whole image with ``"map"`` (as MMPose gives such a
+        keypoint weight 0), and nothing with ``"background"``.
+        """
+        if unlabelled not in UNLABELLED_CHOICES:
+            raise ValueError(f"unlabelled is one of {', '.join(UNLABELLED_CHOICES)}, got {unlabelled!r}")
+        points = self.landmarks
+        num_groups = points.num_images * points.num_types
+        regions = [own for own in self.ignored for _ in range(points.num_types)]
+        rows = np.flatnonzero(np.asarray(points.visibility) == UNLABELLED)
+        if unlabelled == "background" or not len(rows):
+            return regions
+        group = (np.asarray(points.image) * points.num_types + np.asarray(points.types))[rows]
+        instances = self.rows[rows]
+        boxes = xywh_to_xyxy(self.dataset.instances.boxes_xywh[instances])
+        if unlabelled == "map":
+            image_wh = self.dataset.images.wh[self.dataset.instances.image_rows[instances]].astype(np.float64)
+            boxes = np.concatenate([np.zeros_like(image_wh), image_wh], axis=1)
+        boxes -= origin_shift(self.pixel_origin)
+        return [np.concatenate(both) for both in zip(regions, by_group(boxes, group, num_groups), strict=True)]
+
     def take(self, images: Sequence[int]) -> CocoKeypoints:
         """Select images as a batch, in this order; ``landmarks.image`` then counts within the batch."""
         points = self.landmarks
@@ -175,7 +206,7 @@ def coco_keypoints(dataset: CocoDataset, *, pixel_origin: str = "center", merge:
     categories have one type. For ``pixel_origin`` see :mod:`detect.keypoints.coordinates`.
 
     Raises:
-        CocoError: no keypoint is labelled, or instances of one category differ in their number of keypoints.
+        CocoError: no keypoint is labelled.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -250,15 +281,8 @@ def _types_of_categories(
     dataset: CocoDataset, counts: Int64[ndarray, " m"], rows: Int64[ndarray, " r"]
 ) -> dict[int, tuple[int, ...]]:
     """Number the keypoints of the categories that these instances have."""
-    instances = dataset.instances
-    categories, first, of_row = np.unique(instances.category_ids[rows], return_index=True, return_inverse=True)
-    wanted = counts[rows[first]]
-    if len(wrong := np.flatnonzero(counts[rows] != wanted[of_row])):
-        row, at = rows[wrong[0]], of_row[wrong[0]]
-        raise CocoError(
-            f"annotation {instances.ids[row]} has {counts[row]} keypoints, others of category "
-            f"{dataset.category_name(int(categories[at]))!r} have {wanted[at]}"
-        )
+    categories, first = np.unique(dataset.instances.category_ids[rows], return_index=True)
+    wanted = counts[rows[first]]  # reading leaves out annotations with another number
     ends = wanted.cumsum()
     spans = zip((ends - wanted).tolist(), ends.tolist(), strict=True)
     return {category: tuple(range(*span)) for category, span in zip(categories.tolist(), spans, strict=True)}

@@ -124,8 +124,8 @@ def render_heatmaps(
         pixel_origin: convention of the points, see :mod:`detect.keypoints.coordinates`.
         occluded: ``"draw"`` or ``"ignore"``, for points of visibility 1.
         instance_weights: (n,), one for each point; points of weight 0 are ignored.
-        ignore: for each image boxes (r, 4), x0 y0 x1 y1 in the points' convention (for volumes x0 y0 z0 x1 y1 z1); the cells
-            they touch get weight 0.
+        ignore: boxes (r, 4) of each image, or of each image and type, ordered by image, then type: x0 y0 x1 y1 in the
+            points' convention (for volumes x0 y0 z0 x1 y1 z1); the cells they touch get weight 0.
         sizes: (n, D) in image pixels, x before y.
         angles: (n,) in radians, for ``orientations``.
         budget_bytes: memory used in addition to the maps, at least that of one window.
@@ -175,14 +175,19 @@ def render_heatmaps(
 def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:
     """Weights of cells: 0 where the maps (b, j, *cells) of ignored points are above 0 and where ignored regions lie, else 1.
 
-    Regions are boxes x0, y0, x1, y1 of each image in pixels, in volumes x0, y0, z0, x1, y1, z1, and include every cell that
-    they touch.
+    Regions are boxes x0, y0, x1, y1 in pixels, in volumes x0, y0, z0, x1, y1, z1, of each image or of each map, and include
+    every cell that they touch.
     """
     weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
     dims = weights.ndim - 2
-    if regions is not None and len(regions) != len(weights):
-        raise ValueError(f"need regions to ignore for each of {len(weights)} images, got {len(regions)}")
-    for number, (of_image, boxes) in enumerate(zip(weights, regions or (), strict=False)):
+    masked = weights.reshape(-1, 1, *weights.shape[2:])
+    if regions is not None and len(regions) == len(weights):
+        masked = weights
+    elif regions is not None and len(regions) != len(masked):
+        raise ValueError(
+            f"need regions to ignore for each of {len(weights)} images or {len(masked)} maps, got {len(regions)}"
+        )
+    for number, (of_image, boxes) in enumerate(zip(masked, regions or (), strict=False)):
         corners = to_numpy(boxes).astype(np.float64)
         if corners.ndim != 2 or corners.shape[1] != 2 * dims:
             raise ValueError(f"regions to ignore are (r, {2 * dims}), got {corners.shape}")

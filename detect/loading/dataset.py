@@ -25,7 +25,7 @@ from detect.data.images import ImageFiles
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import ImageError
 from detect.heads.image_targets import ImageTargets
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, Keypoints, coco_keypoints
+from detect.keypoints.keypoints import ALL_TYPES, UNLABELLED, CocoKeypoints, Keypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.image_files import broken_message, find_broken_images
 from detect.loading.image_ops import Content, Picture, decode_image, resize_picture
@@ -54,6 +54,7 @@ class Sample:
     types: Int64[Tensor, " m"]
     visibility: Int64[Tensor, " m"]
     unlabelled: Float[Tensor, "u 4"]
+    unlabelled_types: Int64[Tensor, " u"]
     image_row: int
     num_types: int
 
@@ -62,8 +63,9 @@ class Sample:
 class Batch:
     """Images of values from 0 to 1, padded on the right and below to one size, with their targets.
 
-    ``image_hw`` is the size of each image without padding. ``unlabelled`` has, for each image, boxes where the keypoints are
-    unknown, in the points' convention. ``image_rows`` are rows of ``dataset.images``.
+    ``image_hw`` is the size of each image without padding. ``unlabelled`` has, for each image, boxes where keypoints of the
+    ``unlabelled_types`` are unknown (``ALL_TYPES`` for all), in the points' convention. ``image_rows`` are rows of
+    ``dataset.images``.
     """
 
     images: Float[Tensor, "b d h w"]
@@ -71,10 +73,19 @@ class Batch:
     targets: list[ImageTargets]
     keypoints: Keypoints
     unlabelled: list[Float[Tensor, "_ 4"]]
+    unlabelled_types: list[Int64[Tensor, " _"]]
     image_rows: Int64[Tensor, " b"]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def ignored_by_map(self) -> list[Float[Tensor, "_ 4"]]:
+        """The unlabelled boxes of each image and keypoint type, ordered by image, then type."""
+        return [
+            boxes[(types == ALL_TYPES) | (types == number)]
+            for boxes, types in zip(self.unlabelled, self.unlabelled_types, strict=True)
+            for number in range(self.keypoints.num_types)
+        ]
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
@@ -86,6 +97,7 @@ class Batch:
             targets=[_targets_to(each, device) for each in self.targets],
             keypoints=replace(self.keypoints, **moved),
             unlabelled=[each.to(device) for each in self.unlabelled],
+            unlabelled_types=[each.to(device) for each in self.unlabelled_types],
             image_rows=self.image_rows.to(device),
         )
 
@@ -114,6 +126,8 @@ class DetectionData(Dataset[Sample]):
         keypoints: points of all images of the dataset; by default its own, if it was read with keypoints.
         category_ids: the category of each class, rising; by default all of the dataset. For validation data, pass the
             categories of the training data.
+        unlabelled: what a keypoint without a label is, of an object with others, see
+            :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions`.
         on_progress: called as ``on_progress(what, done, total)`` while the images are checked.
 
     Raises:
@@ -134,6 +148,7 @@ class DetectionData(Dataset[Sample]):
         on_broken: str = "fail",
         keypoints: CocoKeypoints | None = None,
         category_ids: Sequence[int] | None = None,
+        unlabelled: str = "ignore",
         on_progress: Progress | None = None,
     ) -> None:
         if on_broken not in {"fail", "skip"} or seed < 0:
@@ -150,7 +165,8 @@ class DetectionData(Dataset[Sample]):
         self.seed = seed
         self.keypoints = _keypoints_of(dataset) if keypoints is None else keypoints
         self.category_ids = dataset.category_ids if category_ids is None else tuple(category_ids)
-        self._labels = labels_by_image(dataset, self.keypoints, category_ids=self.category_ids)
+        own: dict[str, Any] = {"category_ids": self.category_ids, "unlabelled": unlabelled}
+        self._labels = labels_by_image(dataset, self.keypoints, **own)
         self.broken = find_broken_images(self.open, len(dataset.images), on_progress=on_progress)
         if self.broken and (on_broken == "fail" or len(self.broken) == len(dataset.images)):
             raise ImageError(broken_message(self.broken, len(dataset.images)))
@@ -234,6 +250,7 @@ class DetectionData(Dataset[Sample]):
             types=torch.from_numpy(labels.types),
             visibility=torch.from_numpy(labels.visibility),
             unlabelled=unlabelled,
+            unlabelled_types=torch.from_numpy(labels.unlabelled_types),
             image_row=image_row,
             num_types=self.num_types,
         )
@@ -260,6 +277,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
             num_types=samples[0].num_types,
         ),
         unlabelled=[sample.unlabelled for sample in samples],
+        unlabelled_types=[sample.unlabelled_types for sample in samples],
         image_rows=torch.tensor([sample.image_row for sample in samples]),
     )
 

@@ -15,7 +15,7 @@ from detect.data import Annotations, CocoDataset
 from detect.data.coco_dataset import unnamed
 from detect.errors import CocoError, ConfigError
 from detect.keypoints.coordinates import SHIFTS
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.keypoints import ALL_TYPES, UNLABELLED, CocoKeypoints
 from detect.loading.transforms import Transform, box_areas, clip_to_window
 from detect.ops.box_arrays import xywh_to_xyxy
 
@@ -38,7 +38,7 @@ class LabelMap:
         """The categories of a dataset, and the types of its keypoints.
 
         Raises:
-            ConfigError: there are no categories, or one has several keypoints, which heatmaps do not group into objects.
+            ConfigError: there are no categories.
         """
         ids = dataset.category_ids
         if not ids:
@@ -46,14 +46,14 @@ class LabelMap:
         names = tuple(map(dataset.category_name, ids))
         if keypoints is None:
             return cls(ids, names)
-        for category, types in keypoints.category_types.items():
-            if len(types) != 1:
-                raise ConfigError(
-                    f"category {dataset.category_name(category)!r} has {len(types)} keypoints: points found in heatmaps "
-                    "are not grouped into objects, which COCO results with several keypoints need; give each keypoint "
-                    "type a category of its own"
-                )
         return cls(ids, names, keypoints.type_names, dict(keypoints.category_types))
+
+    def keypoint_table(self, keypoint_type: int) -> tuple[int, int, int]:
+        """The category of a keypoint type, the type's place among its keypoints, and their number."""
+        for category, types in self.category_types.items():
+            if keypoint_type in types:
+                return category, types.index(keypoint_type), len(types)
+        raise ValueError(f"no category has the keypoint type {keypoint_type}")
 
     def check_names(self, dataset: CocoDataset) -> None:
         """Raise CocoError if a dataset has annotations of a category that was not learned, or names one differently.
@@ -82,7 +82,8 @@ class LabelMap:
 class ImageLabels:
     """The labels of one image. Boxes are x0 y0 x1 y1, continuous; points and ``unlabelled`` follow ``pixel_origin``.
 
-    ``crowd`` are regions where a box is neither positive nor negative, ``unlabelled`` where the keypoints are unknown.
+    ``crowd`` are regions where a box is neither positive nor negative, ``unlabelled`` where keypoints of the
+    ``unlabelled_types`` are unknown (``ALL_TYPES`` for all).
     """
 
     boxes: Float64[ndarray, "n 4"]
@@ -92,6 +93,7 @@ class ImageLabels:
     types: Int64[ndarray, " m"]
     visibility: Int64[ndarray, " m"]
     unlabelled: Float64[ndarray, "u 4"]
+    unlabelled_types: Int64[ndarray, " u"]
     pixel_origin: str = "center"
 
     def transformed(self, transform: Transform) -> ImageLabels:
@@ -117,13 +119,15 @@ class ImageLabels:
         regions = clip_to_window(np.concatenate([self.crowd, self.boxes[~is_visible]]), (0.0, 0.0, width, height))
         shift = SHIFTS[self.pixel_origin]
         unlabelled = clip_to_window(self.unlabelled, (-shift, -shift, width - shift, height - shift))
+        is_left = box_areas(unlabelled) > 0
         return replace(
             self,
             boxes=boxes[is_visible],
             classes=self.classes[is_visible],
             crowd=regions[box_areas(regions) > 0],
             visibility=np.where(self._inside(image_wh), self.visibility, UNLABELLED),
-            unlabelled=unlabelled[box_areas(unlabelled) > 0],
+            unlabelled=unlabelled[is_left],
+            unlabelled_types=self.unlabelled_types[is_left],
         )
 
     def num_points_outside(self, image_wh: tuple[int, int]) -> int:
@@ -136,9 +140,16 @@ class ImageLabels:
 
 
 def labels_by_image(
-    dataset: CocoDataset, keypoints: CocoKeypoints | None, *, category_ids: Sequence[int]
+    dataset: CocoDataset,
+    keypoints: CocoKeypoints | None,
+    *,
+    category_ids: Sequence[int],
+    unlabelled: str = "ignore",
 ) -> list[ImageLabels]:
-    """Split the labels of a dataset by image, in pixels of the images. ``category_ids`` has the category of each class."""
+    """Split the labels of a dataset by image, in pixels of the images. ``category_ids`` has the category of each class.
+
+    For ``unlabelled`` see :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions`.
+    """
     _check_categories(dataset.annotations, category_ids)
     num_images = len(dataset.images)
     instances, crowd = dataset.instances, dataset.crowd
@@ -150,13 +161,24 @@ def labels_by_image(
     ]
     if keypoints is None:
         none = np.zeros(0, np.int64)
-        columns += ([each] * num_images for each in (np.zeros((0, 2)), none, none, np.zeros((0, 4))))
+        columns += ([each] * num_images for each in (np.zeros((0, 2)), none, none, np.zeros((0, 4)), none))
     else:
         table = keypoints.landmarks
         for column in (table.points, table.types, table.visibility):
             columns.append(_by_image(np.asarray(column), np.asarray(table.image), num_images))
-        columns += (keypoints.ignored, [keypoints.pixel_origin] * num_images)
+        columns += (*_regions_by_image(keypoints, unlabelled), [keypoints.pixel_origin] * num_images)
     return [ImageLabels(*each) for each in zip(*columns, strict=True)]
+
+
+def _regions_by_image(keypoints: CocoKeypoints, unlabelled: str) -> tuple[list[ndarray], list[ndarray]]:
+    """The ignored regions of each image, and the keypoint type of each region."""
+    of_maps, num_types = keypoints.ignored_regions(unlabelled), keypoints.landmarks.num_types
+    boxes, types = [], []
+    for row, of_all in enumerate(keypoints.ignored):
+        own = [each[len(of_all) :] for each in of_maps[row * num_types : (row + 1) * num_types]]
+        boxes.append(np.concatenate([of_all, *own]))
+        types.append(np.repeat([ALL_TYPES, *range(num_types)], [len(of_all), *map(len, own)]))
+    return boxes, types
 
 
 def _check_categories(annotations: Annotations, category_ids: Sequence[int]) -> None:

@@ -73,6 +73,11 @@ class DataConfig(_Section):
     pixel_origin: Literal["center", "corner"] = Field(
         default="center", description="keypoints: pixel i has its centre at i, or its left edge"
     )
+    unlabelled: Literal["ignore", "background", "map"] = Field(
+        default="ignore",
+        description="a keypoint without a label, of an object with others: ignore the object's box, learn background there, "
+        "or ignore the type's whole map",
+    )
     mean: list[float] | None = Field(default=None, description="mean of each channel, 0 to 1; measured by default")
     std: list[float] | None = Field(default=None, description="standard deviation of each channel; measured by default")
     exif: Exif = Field(

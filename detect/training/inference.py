@@ -32,17 +32,19 @@ from detect.ops.box_arrays import xywh_to_xyxy, xyxy_to_xywh
 from detect.training.builder import Detector
 from detect.training.slicing import TileGrid, merge_boxes, merge_points
 
+NO_TYPE = -1  # of a box
 FOUND = 1.0  # the visibility of a keypoint in COCO results
 MAIN_METRIC = {"boxes": "ap", "landmarks": "f1_5px"}  # decides which checkpoint is the best
 
 
 class _Found(NamedTuple):
-    """The objects of one image, in pixels of the image; boxes or points are NaN."""
+    """The objects of one image, in pixels of the image; boxes or points are NaN, and a box has no keypoint type."""
 
     category_ids: Int64[ndarray, " n"]
     scores: Float64[ndarray, " n"]
     boxes_xywh: Float64[ndarray, "n 4"]
     points: Float64[ndarray, "n 2"]
+    types: Int64[ndarray, " n"]
 
 
 def find_objects(
@@ -90,7 +92,7 @@ def find_objects(
         rows.append(row)
         if on_progress:
             on_progress("detecting", len(rows), len(data))
-    return _as_results(rows, found)
+    return _as_results(rows, found, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +135,12 @@ class _Detect:
             image_hw = torch.stack([content.end_hw for content in contents])
             found += self.objects(images, image_hw, [grid.tile_wh] * len(windows))
         tile = np.repeat(np.arange(len(corners)), [len(each.scores) for each in found])
-        categories, scores, boxes_xywh, points = (np.concatenate(column) for column in zip(*found, strict=True))
+        categories, scores, boxes_xywh, points, types = (np.concatenate(column) for column in zip(*found, strict=True))
         boxes_xywh[:, :2] += corners[tile]
         points += corners[tile]
         columns = {"scores": scores, "classes": categories}
         if isinstance(self.model, LandmarkDetector):
+            columns["classes"] = types
             cell_px = self.model.stride / min(resize_transform(self.data.resize, grid.tile_wh).scale_xy)
             kept = merge_points(grid, points + SHIFTS[self.pixel_origin], tile, **columns, cell_px=cell_px)
         else:
@@ -146,7 +149,7 @@ class _Detect:
                 columns["classes"] = np.zeros_like(categories)
             boxes, iou_threshold = xywh_to_xyxy(boxes_xywh), post_process.iou_threshold
             kept = merge_boxes(grid, boxes, tile, **columns, iou_threshold=iou_threshold)
-        return _Found(categories[kept], scores[kept], boxes_xywh[kept], points[kept])
+        return _Found(*(column[kept] for column in (categories, scores, boxes_xywh, points, types)))
 
 
 def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
@@ -184,30 +187,39 @@ def _boxes_found(detections: Detections, transform: Transform, labels: LabelMap)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     scores = _numbers(detections.scores)[inside]
     category_ids = np.array(labels.category_ids, np.int64)[detections.classes.cpu().numpy()[inside]]
-    return _Found(category_ids, scores, xyxy_to_xywh(boxes[inside]), np.full((len(scores), 2), np.nan))
+    none = np.full((len(scores), 2), np.nan), np.full(len(scores), NO_TYPE)
+    return _Found(category_ids, scores, xyxy_to_xywh(boxes[inside]), *none)
 
 
 def _points_found(peaks: Peaks, transform: Transform, labels: LabelMap, margin_px: float, pixel_origin: str) -> _Found:
     points = _numbers(peaks.cells)
     low, high = transform.apply_to_points(np.array([[0.0, 0.0], transform.image_wh])) - SHIFTS["center"]
     inside = ((points >= low - margin_px) & (points <= high + margin_px)).all(axis=1)
-    category_of_type = np.zeros(len(labels.type_names), np.int64)
-    for category, types in labels.category_types.items():
-        category_of_type[list(types)] = category
-    category_ids, scores = category_of_type[peaks.types.cpu().numpy()[inside]], _numbers(peaks.scores)[inside]
+    category_of_type = np.array(
+        [labels.keypoint_table(number)[0] for number in range(len(labels.type_names))], np.int64
+    )
+    types, scores = peaks.types.cpu().numpy()[inside], _numbers(peaks.scores)[inside]
     restored = transform.invert_points(points[inside], pixel_origin="center") + SHIFTS["center"] - SHIFTS[pixel_origin]
-    return _Found(category_ids, scores, np.full((len(scores), 4), np.nan), restored)
+    return _Found(category_of_type[types], scores, np.full((len(scores), 4), np.nan), restored, types)
 
 
-def _as_results(rows: list[int], found: list[_Found]) -> CocoResults:
-    none = _Found(np.zeros(0, np.int64), np.zeros(0), np.zeros((0, 4)), np.zeros((0, 2)))  # n = 0 is no special case
-    categories, scores, boxes, points = (np.concatenate(column) for column in zip(none, *found, strict=True))
+def _as_results(rows: list[int], found: list[_Found], labels: LabelMap) -> CocoResults:
+    """Results with one keypoint each: of a category with several, the others are 0, 0, 0, which is not predicted."""
+    numbers = np.zeros(0, np.int64)
+    none = _Found(numbers, np.zeros(0), np.zeros((0, 4)), np.zeros((0, 2)), numbers)  # n = 0 is no special case
+    categories, scores, boxes, points, types = (np.concatenate(column) for column in zip(none, *found, strict=True))
     image_rows = np.repeat(np.array(rows, np.int64), [len(each.scores) for each in found])
     order = np.lexsort((-scores, image_rows))
-    marked = np.concatenate([points, np.full((len(points), 1), FOUND)], axis=1)[order]
-    keypoints = tuple(each[None] if np.isfinite(each).all() else np.zeros((0, 3)) for each in marked)
+    places = {number: labels.keypoint_table(number) for number in np.unique(types).tolist() if number != NO_TYPE}
+    keypoints = []
+    for point, number in zip(points[order], types[order].tolist(), strict=True):
+        _, place, count = places.get(number, (0, 0, 0))
+        table = np.zeros((count, 3))
+        if count:
+            table[place] = *point, FOUND
+        keypoints.append(table)
     ids = np.arange(len(scores))
-    return CocoResults(ids, image_rows[order], categories[order], scores[order], boxes[order], keypoints, ())
+    return CocoResults(ids, image_rows[order], categories[order], scores[order], boxes[order], tuple(keypoints), ())
 
 
 def _numbers(values: Tensor) -> ndarray:

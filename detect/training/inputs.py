@@ -74,6 +74,7 @@ def read_inputs(
         "channels": config.data.channels,
         "seed": config.seed,
         "on_broken": "skip",
+        "unlabelled": config.data.unlabelled,
         "category_ids": labels.category_ids,
         "on_progress": on_progress,
     }

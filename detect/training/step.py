@@ -276,7 +276,9 @@ def _enough_memory(parts: Sequence[Batch]) -> Iterator[None]:
 def _losses(model: Any, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
     options = {}
     if config.task == "landmarks":
-        options["ignored"] = [boxes + SHIFTS[config.data.pixel_origin] for boxes in batch.unlabelled]  # continuous
+        options["ignored"] = [
+            boxes + SHIFTS[config.data.pixel_origin] for boxes in batch.ignored_by_map()
+        ]  # continuous
     images = batch.images.contiguous(memory_format=torch.channels_last)
     return dict(model.losses(images, _targets(batch, config), **options)._asdict())
 

@@ -144,5 +144,5 @@ def test_targets_and_regions_of_another_number_of_images_are_refused(nuclei_batc
     with pytest.raises(ValueError, match="targets of 4 images and 1 keypoint types for heatmaps of 3 and 1"):
         detector.num_positives(images[:3], points)
     for ignored in ([None] * 3, [None] * 5, [torch.zeros(0, 4)]):
-        with pytest.raises(ValueError, match=f"regions to ignore of {len(ignored)} images for 4"):
+        with pytest.raises(ValueError, match=f"regions to ignore of {len(ignored)} images or maps, for 4 images of 1"):
             detector.losses(images, points, ignored=ignored)

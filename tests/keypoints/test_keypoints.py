@@ -189,10 +189,6 @@ def test_interior_nuclei_lie_half_a_pixel_before_the_middle_of_their_box():
     [
         ([{}], r"\(in memory\): no annotation has a labelled keypoint"),
         ([{"keypoints": [1, 1, 0]}], r"\(in memory\): no annotation has a labelled keypoint"),
-        (
-            [{"keypoints": PAIR}, {"keypoints": [1, 2, 2]}],
-            "annotation 2 has 1 keypoints, others of category 'person' have 2",
-        ),
     ],
 )
 def test_what_has_no_points_is_refused(annotations, reason):
@@ -203,6 +199,12 @@ def test_what_has_no_points_is_refused(annotations, reason):
 def test_no_boxes_are_no_landmarks():
     with pytest.raises(CocoError, match="no valid boxes"):
         box_keypoints(dataset_of())
+
+
+@pytest.mark.parametrize("value", [0.87, -1.0, 3.0, float("nan")])
+def test_a_score_in_place_of_a_visibility_is_refused(value):
+    with pytest.raises(ValueError, match=rf"keypoint 1 has visibility {value:g}, not 0, 1 or 2"):
+        Keypoints.of([np.array([[1.0, 2.0, 2.0], [3.0, 4.0, value]])])
 
 
 def test_groups_keep_their_order():

@@ -305,6 +305,17 @@ def test_no_number_of_points_is_cut_off():
     assert_array_equal(render_heatmaps([points], HW, stride=1).counts, [[1000]])
 
 
+def test_regions_of_a_map_are_ignored_in_that_map_alone():
+    points = np.array([[[4.0, 4.0], [9.0, 4.0]]])
+    region, none = np.array([[8.0, 2.0, 11.0, 6.0]]), np.zeros((0, 4))
+    of_map = render_heatmaps([points, points], HW, stride=1, ignore=[none, region, none, none]).weights
+    of_image = render_heatmaps([points, points], HW, stride=1, ignore=[region, none]).weights
+    assert_array_equal(of_map[0, 1], of_image[0, 1])
+    assert of_image[0, 1].min() == 0  # but for the point's own cell
+    assert (of_map[0, 0] == 1).all()
+    assert (of_map[1] == 1).all()
+
+
 def test_errors_name_what_was_given():
     points = [np.array([[4.0, 4.0]])]
     for name in ("shape", "center", "blend", "occluded", "pixel_origin"):
@@ -322,7 +333,7 @@ def test_errors_name_what_was_given():
         render_heatmaps(points, HW, sizes=np.ones(1))
     with pytest.raises(ValueError, match=r"angles are \(1,\), got \(1, 1\)"):
         render_heatmaps(points, HW, angles=np.ones((1, 1)))
-    with pytest.raises(ValueError, match="regions to ignore for each of 1 images, got 0"):
+    with pytest.raises(ValueError, match="regions to ignore for each of 1 images or 1 maps, got 0"):
         render_heatmaps(points, HW, ignore=[])
 
 
@@ -368,7 +379,7 @@ def test_the_largest_weight_of_the_points_in_a_cell_is_its_own(tensor):
 
 
 def test_errors_name_what_was_given_pixel_weights():
-    with pytest.raises(ValueError, match="each of 1 images, got 2"):
+    with pytest.raises(ValueError, match="each of 1 images or 1 maps, got 2"):
         pixel_weights(NOTHING, [np.zeros((0, 4))] * 2, 1, "corner")
     with pytest.raises(ValueError, match=r"\(r, 4\), got \(1, 5\)"):
         pixel_weights(NOTHING, [np.zeros((1, 5))], 1, "corner")

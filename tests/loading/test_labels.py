@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.data import CocoDataset, read_coco
 from detect.errors import CocoError, ConfigError
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.keypoints import ALL_TYPES, coco_keypoints
 from detect.loading.labels import ImageLabels, LabelMap, labels_by_image
 from detect.loading.transforms import Transform
 
@@ -25,6 +25,7 @@ def labels_of(**given: Any) -> ImageLabels:
         types=np.zeros(0, np.int64),
         visibility=np.zeros(0, np.int64),
         unlabelled=np.zeros((0, 4)),
+        unlabelled_types=np.zeros(0, np.int64),
     )
     return replace(empty, **given)
 
@@ -50,7 +51,9 @@ def test_a_box_outside_is_gone_even_where_any_part_would_do():
 
 def test_crowds_and_unlabelled_regions_are_cut_and_let_go_when_nothing_is_left():
     regions = np.array([[-5.0, 0, 5, 10], [30.0, 0, 40, 10]])
-    cut = labels_of(crowd=regions, unlabelled=regions).clipped((20, 20), min_visible=0.4)
+    given = labels_of(crowd=regions, unlabelled=regions, unlabelled_types=np.array([3, 4]))
+    cut = given.clipped((20, 20), min_visible=0.4)
+    assert_array_equal(cut.unlabelled_types, [3])
     assert_array_equal(cut.crowd, [[0, 0, 5, 10]])
     assert_array_equal(cut.unlabelled, [[-0.5, 0, 5, 10]])  # in pixel indices an image begins at -.5
 
@@ -68,9 +71,8 @@ def test_regions_about_points_move_as_the_points_do():
     corners = np.array([[3.0, 4.0], [9.0, 8.0]])
     for pixel_origin in ("center", "corner"):
         given = labels_of(points=corners, types=np.zeros(2, int), visibility=np.ones(2, int), pixel_origin=pixel_origin)
-        moved = replace(given, unlabelled=corners.reshape(1, 4)).transformed(
-            Transform((20, 20), (2.0, 3.0), (1.0, 0.0))
-        )
+        given = replace(given, unlabelled=corners.reshape(1, 4), unlabelled_types=np.zeros(1, int))
+        moved = given.transformed(Transform((20, 20), (2.0, 3.0), (1.0, 0.0)))
         assert_allclose(moved.unlabelled.reshape(2, 2), moved.points, rtol=1e-12)
 
 
@@ -137,10 +139,31 @@ def test_keypoint_types_are_those_of_the_keypoints():
     assert (labels.type_names, labels.category_types[7]) == (("b",), (0,))
 
 
-def test_a_category_of_several_keypoints_is_refused():
+def test_each_keypoint_of_a_category_is_a_type():
     dataset = dataset_of({"image_id": 3, "category_id": 7, "keypoints": [2, 2, 2, 5, 5, 2]})
-    with pytest.raises(ConfigError, match=r"'b' has 2 keypoints: .*; give each keypoint type a category of its own"):
-        LabelMap.of(dataset, coco_keypoints(dataset))
+    labels = LabelMap.of(dataset, coco_keypoints(dataset))
+    assert labels.type_names == ("b 0", "b 1")
+    assert [labels.keypoint_table(number) for number in (0, 1)] == [(7, 0, 2), (7, 1, 2)]
+    with pytest.raises(ValueError, match="no category has the keypoint type 2"):
+        labels.keypoint_table(2)
+
+
+@pytest.mark.parametrize(
+    ("unlabelled", "boxes", "types"),
+    [
+        ("ignore", [[0.5, 1.5, 3.5, 5.5], [0.5, 1.5, 3.5, 5.5]], [ALL_TYPES, 1]),
+        ("background", [[0.5, 1.5, 3.5, 5.5]], [ALL_TYPES]),
+        ("map", [[0.5, 1.5, 3.5, 5.5], [-0.5, -0.5, 19.5, 19.5]], [ALL_TYPES, 1]),
+    ],
+)
+def test_a_keypoint_without_a_label_may_be_anywhere_in_its_object(unlabelled, boxes, types):
+    dataset = dataset_of(
+        {"image_id": 5, "category_id": 7, "keypoints": [2, 2, 2, 0, 0, 0]},
+        {"image_id": 5, "category_id": 7, "keypoints": [0, 0, 0, 0, 0, 0]},  # nothing is known of its keypoints
+    )
+    _, image, _ = labels_by_image(dataset, coco_keypoints(dataset), category_ids=(2, 7, 90), unlabelled=unlabelled)
+    assert_array_equal(image.unlabelled, boxes)
+    assert_array_equal(image.unlabelled_types, types)
 
 
 def test_without_categories_there_is_nothing_to_detect():

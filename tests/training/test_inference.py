@@ -114,6 +114,18 @@ def test_points_come_back_as_indices_of_pixels_by_hand(tmp_path):
     assert np.isnan(center.boxes_xywh).all()
 
 
+def test_a_point_of_several_keypoints_leaves_the_others_unpredicted(tmp_path):
+    labels = LabelMap((3, 7), ("rod", "speck"), ("head", "tail", "speck"), {3: (0, 1), 7: (2,)})
+    model = finds_points(([5.0, 6.0], 0.9, 1), ([7.0, 8.0], 0.8, 0), ([9.0, 4.0], 0.7, 2))
+    found = find_objects(model, data_of(tmp_path, (80, 40)), labels=labels)
+    assert_array_equal(found.category_ids, [3, 3, 7])
+    assert [table.tolist() for table in found.keypoints] == [
+        [[0, 0, 0], [5, 6, 1]],
+        [[7, 8, 1], [0, 0, 0]],
+        [[9, 4, 1]],
+    ]
+
+
 def test_points_far_into_the_padding_are_dropped_and_those_at_the_edge_stay(tmp_path):
     """The image's rows are 40 to 120 of the input, indices 39.5 to 119.5, and a cell of the heatmap is 2."""
     model = finds_points(
