@@ -1,20 +1,20 @@
 """Local maxima of maps: cells, or plateaus of equal cells, without a higher neighbour.
 
 Neighbours share a side or a corner: 8 on a map and 26 in a volume, fewer at the border. A plateau of any shape is one
-maximum if all its neighbours are lower, and none if one is higher. Two maxima are therefore at least 2 cells apart. Only
-cells above the threshold are examined, and fewer with each neighbour compared.
+maximum if all its neighbours are lower, and none if one is higher. Two maxima are therefore at least 2 cells apart. Cells
+without a higher neighbour are marked first; plateaus are then joined from runs of marked cells, whatever their area.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from numpy import ndarray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -23,12 +23,8 @@ from torch import Tensor
 
 from detect.ops.boxes import widened
 
-BLOCK = 32  # cells of a row that are dropped together if their maximum is not above the threshold
-CELLS_AT_ONCE = {"cpu": 2**22}  # of maps; bounds the memory if all cells are above the threshold
+CELLS_AT_ONCE = {"cpu": 2**16}  # of maps: they stay in the processor's cache
 CELLS_AT_ONCE_ELSEWHERE = 2**24
-CANDIDATES_AT_ONCE = 2**18  # cells whose plateaus are labelled together
-
-Found = tuple[Int64[Tensor, " n"], Float[Tensor, "n D"], Float[Tensor, " n"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +53,19 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
     tensor([[1.5000, 0.0000],
             [2.0000, 2.0000]], dtype=torch.float64)
     """
-    keys, middles, scores = _find_in(maps.contiguous(), threshold)
-    at = _places(keys, maps.shape[1:])
-    number = keys // math.prod(maps.shape[1:])
-    return LocalMaxima(number, at, middles, scores, torch.full_like(middles[:, 0], math.inf))
+    maps = maps.contiguous()
+    marks = _not_lower(maps, threshold)
+    around = _over_neighbours(marks.to(torch.uint8), torch.add)  # marked cells beside each one, and itself
+    ways_up = _with_higher(maps, marks, around)
+    alone = marks & (around == 1)
+    alone.reshape(-1)[ways_up] = False
+    single = alone.reshape(-1).nonzero()[:, 0]
+    runs = _Runs.of(marks & (around > 1))
+    plateaus, middles = runs.maxima(ways_up[around.reshape(-1)[ways_up] > 1])
+    keys, order = torch.cat([single, plateaus]).sort()
+    middles = torch.cat([_places(single, maps.shape[1:]).double(), middles])[order]
+    at, number = _places(keys, maps.shape[1:]), keys // math.prod(maps.shape[1:])
+    return LocalMaxima(number, at, middles, widened(maps.reshape(-1)[keys]), torch.full_like(middles[:, 0], math.inf))
 
 
 def with_spacing(maxima: LocalMaxima, among: LocalMaxima, *, farthest: float, share: float) -> LocalMaxima:
@@ -107,79 +112,126 @@ def _places(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, 
     return torch.stack(torch.unravel_index(keys % math.prod(extents), tuple(extents))[::-1], dim=1)
 
 
-def _find_in(maps: Float[Tensor, " m *cells"], threshold: float) -> Found:
-    """Flat indices, middles and scores of the maxima; maps beyond the memory budget are processed in halves."""
-    extents, half = maps.shape[1:], len(maps) // 2
-    if half and maps.numel() > CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE_ELSEWHERE):
-        return _find_in_halves(maps, threshold)
-    wide = widened(maps)
-    flat = wide.reshape(-1)
-    candidates = _candidates_of_rows(wide.reshape(-1, extents[-1]), threshold)
-    for shift in _shifts(len(extents)):
-        neighbours = _neighbour(candidates, shift, extents)
-        candidates = candidates[~(flat.take(neighbours) > flat.take(candidates))]  # NaN is not higher
-    if half and len(candidates) > CANDIDATES_AT_ONCE:
-        return _find_in_halves(maps, threshold)
-    label, whole = _plateaus(flat, candidates, extents)
-    cells = _places(candidates, extents).double()
-    sizes = torch.bincount(label, minlength=len(candidates)).clamp(min=1)
-    middles = torch.zeros_like(cells).index_add_(0, label, cells) / sizes[:, None]
-    apart = (cells - middles[label]).square().sum(dim=1).mul(1e6).round()  # rounded: equally far is equally far
-    least = torch.full_like(apart, math.inf).scatter_reduce_(0, label, apart, "amin")
-    nearest = (apart == least[label]).nonzero()[:, 0]
-    chosen = torch.full_like(label, len(candidates)).scatter_reduce_(0, label[nearest], nearest, "amin")
-    keys, order = candidates[chosen[whole]].sort()
-    return keys, middles[whole][order], flat[keys]
-
-
-def _find_in_halves(maps: Tensor, threshold: float) -> Found:
-    half = len(maps) // 2
-    first, (keys, *others) = _find_in(maps[:half], threshold), _find_in(maps[half:], threshold)
-    middles, scores = (torch.cat(both) for both in zip(first[1:], others, strict=True))
-    return torch.cat([first[0], keys + maps[:half].numel()]), middles, scores
-
-
-def _candidates_of_rows(rows: Float[Tensor, "r w"], threshold: float) -> Int64[Tensor, " k"]:
-    """Cells above the threshold, without those that have a higher neighbour in the same block of their row."""
-    width = rows.shape[1]
-    whole = width - width % BLOCK
-    parts = [torch.empty(0, dtype=torch.int64, device=rows.device)]
-    for start, stop, size in ((0, whole, BLOCK), (whole, width, width - whole)):
-        if start == stop or not len(rows):
+def _not_lower(maps: Float[Tensor, " m *cells"], threshold: float) -> Bool[Tensor, " m *cells"]:
+    """Cells above the threshold without a higher neighbour; NaN is not higher."""
+    marks = torch.zeros(maps.shape, dtype=torch.bool, device=maps.device)
+    for chosen, rows, own in _parts(maps.shape, CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE_ELSEWHERE)):
+        part = maps[chosen, rows]
+        highest = part.amax()
+        if highest <= threshold:
             continue
-        blocks = rows[:, start:stop].reshape(len(rows), (stop - start) // size, size)
-        highest = blocks.amax(dim=2)  # NaN if one of the cells is NaN
-        row, block = (~(highest <= threshold)).nonzero().unbind(dim=1)
-        first = row * width + block * size + start
-        values = rows.reshape(-1).unfold(0, size, 1).index_select(0, first)
-        above = values > threshold
-        above[:, 1:] &= ~(values[:, :-1] > values[:, 1:])
-        above[:, :-1] &= ~(values[:, 1:] > values[:, :-1])
-        found, cell = above.nonzero().unbind(dim=1)
-        parts.append(first[found] + cell)
-    return torch.cat(parts).sort().values if 0 < whole < width else torch.cat(parts)
+        if highest.isnan():
+            part = part.masked_fill(part.isnan(), -math.inf)
+        values = part[:, own]
+        marks[chosen, rows][:, own] = (values >= _over_neighbours(part, torch.maximum)[:, own]) & (values > threshold)
+    return marks
 
 
-def _plateaus(
-    flat: Float[Tensor, " n"], candidates: Int64[Tensor, " k"], extents: Sequence[int]
-) -> tuple[Int64[Tensor, " k"], Bool[Tensor, " k"]]:
-    """The first candidate of each plateau, and whether each candidate is the first one of a plateau that is a maximum.
+def _parts(shape: Sequence[int], num_cells: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Parts of maps that fit a cache: some maps, a span of their first axis, and the rows of that span to examine."""
+    extent, of_row = shape[1], math.prod(shape[2:])
+    num_maps = max(1, num_cells // (extent * of_row))
+    num_rows = max(1, num_cells // of_row)
+    for first in range(0, shape[0], num_maps):
+        for row in range(0, extent, num_rows):
+            start = max(row - 1, 0)
+            own = slice(row - start, min(row + num_rows, extent) - start)
+            yield slice(first, first + num_maps), slice(start, min(row + num_rows + 1, extent)), own
 
-    If a plateau has a higher neighbour, some of its cells are no candidates, and an equal candidate is next to one of them.
+
+def _over_neighbours(cells: Tensor, combine: Callable[..., Tensor]) -> Tensor:
+    """Combine each cell of maps (m, ...) with its neighbours."""
+    for axis, extent in enumerate(cells.shape[1:], start=1):
+        combined, step = cells.clone(), max(extent - 1, 0)
+        for start, other in ((1, 0), (0, 1)) if step else ():
+            target = combined.narrow(axis, start, step)
+            combine(target, cells.narrow(axis, other, step), out=target)
+        cells = combined
+    return cells
+
+
+def _with_higher(
+    maps: Tensor, marks: Bool[Tensor, " m *cells"], around: Integer[Tensor, " m *cells"]
+) -> Int64[Tensor, " k"]:
+    """Marked cells, as flat indices, beside an equal one that is not marked: a way up from their plateau."""
+    flat, marked = maps.reshape(-1), marks.reshape(-1)
+    cells = (marks & (around < 3 ** (maps.ndim - 1))).reshape(-1).nonzero()[:, 0]
+    has_way = torch.zeros_like(cells, dtype=torch.bool)
+    for shift in _shifts(maps.ndim - 1):
+        neighbours = _neighbour(cells, shift, maps.shape[1:])
+        has_way |= (flat[neighbours] == flat[cells]) & ~marked[neighbours]
+    return cells[has_way]
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """Marked cells as runs along the last axis, in the order of memory: flat indices of their first and last cells.
+
+    Each run has a label, the lowest run of its plateau: marked neighbours are equal, since neither is lower.
     """
-    has_higher = torch.zeros_like(candidates, dtype=torch.bool)
-    pairs = []
-    for shift in _shifts(len(extents)):
-        neighbour = _neighbour(candidates, shift, extents)
-        rows = ((flat[neighbour] == flat[candidates]) & (neighbour != candidates)).nonzero()[:, 0]
-        others = torch.searchsorted(candidates, neighbour[rows]).clamp_(max=max(0, len(candidates) - 1))
-        found = candidates[others] == neighbour[rows]
-        has_higher[rows[~found]] = True
-        pairs.append(torch.stack([rows[found], others[found]]))
-    label = _components(len(candidates), torch.cat(pairs, dim=1))
-    whole = label == torch.arange(len(candidates), device=candidates.device)
-    whole[label[has_higher]] = False
-    return label, whole
+
+    first: Int64[Tensor, " r"]
+    last: Int64[Tensor, " r"]
+    extents: tuple[int, ...]
+    label: Int64[Tensor, " r"]
+
+    @classmethod
+    def of(cls, marks: Bool[Tensor, " m *cells"]) -> _Runs:
+        inner = marks[..., 1:] & marks[..., :-1]
+        begins, ends = marks.clone(), marks.clone()
+        begins[..., 1:] &= ~inner
+        ends[..., :-1] &= ~inner
+        first, last = (each.reshape(-1).nonzero()[:, 0] for each in (begins, ends))
+        extents = tuple(marks.shape[1:])
+        return cls(first, last, extents, _components(len(first), _adjacent(first, last, extents)))
+
+    def maxima(self, ways_up: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n D"]]:
+        """The cells and middles of the plateaus that none of these cells belongs to."""
+        is_maximum = self.label == torch.arange(len(self.label), device=self.label.device)
+        is_maximum[self.label[torch.searchsorted(self.first, ways_up, right=True) - 1]] = False
+        middles = self._middles()
+        return self._nearest(middles)[is_maximum], middles[is_maximum]
+
+    def _middles(self) -> Float[Tensor, "r D"]:
+        """The mean of the cells of each label."""
+        lengths = self.last - self.first + 1
+        sums = lengths[:, None] * (_places(self.first, self.extents) + _places(self.last, self.extents)).double() / 2
+        totals = torch.zeros_like(sums).index_add_(0, self.label, sums)
+        return totals / torch.bincount(self.label, lengths, minlength=len(lengths)).clamp(min=1)[:, None]
+
+    def _nearest(self, middles: Float[Tensor, "r D"]) -> Int64[Tensor, " r"]:
+        """The cell of each label that is nearest to its middle, as a flat index; of equally near ones the first."""
+        x, length = _places(self.first, self.extents)[:, 0], self.last - self.first
+        offset = middles[self.label, 0] - x
+        steps = torch.cat([offset.floor(), offset.ceil()]).long().clamp(min=0)
+        cells = self.first.repeat(2) + torch.minimum(steps, length.repeat(2))
+        label = self.label.repeat(2)
+        apart = (_places(cells, self.extents) - middles[label]).square().sum(dim=1)
+        apart = apart.mul(1e6).round()  # equally far is equally far
+        least = torch.full_like(middles[:, 0], math.inf).scatter_reduce_(0, label, apart, "amin")
+        near = apart == least[label]
+        beyond = torch.full_like(self.label, torch.iinfo(torch.int64).max)
+        return beyond.scatter_reduce_(0, label[near], cells[near], "amin")
+
+
+def _adjacent(first: Int64[Tensor, " r"], last: Int64[Tensor, " r"], extents: tuple[int, ...]) -> Int64[Tensor, "2 p"]:
+    """Pairs of runs that touch by a side or a corner."""
+    width = extents[-1]
+    pairs = [torch.empty(2, 0, dtype=torch.int64, device=first.device)]
+    for shift in product((0, 1, -1), repeat=len(extents) - 1):
+        if shift <= (0,) * len(shift):
+            continue  # the other half of each pair
+        (start, there), (stop, _) = (_moved(cells, shift, extents) for cells in (first, last))
+        own = there.nonzero()[:, 0]
+        start, stop = start[own], stop[own]
+        begin = start - (start % width > 0).long()
+        end = stop + (stop % width < width - 1).long()
+        low, high = torch.searchsorted(last, begin), torch.searchsorted(first, end, right=True)
+        counts = high - low
+        row = torch.repeat_interleave(own, counts)
+        place = torch.arange(len(row), device=row.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        pairs.append(torch.stack([row, torch.repeat_interleave(low, counts) + place]))
+    return torch.cat(pairs, dim=1)
 
 
 def _components(count: int, pairs: Int64[Tensor, "2 p"]) -> Int64[Tensor, " count"]:
@@ -190,18 +242,26 @@ def _components(count: int, pairs: Int64[Tensor, "2 p"]) -> Int64[Tensor, " coun
 
 
 def _shifts(num_axes: int) -> list[tuple[int, ...]]:
-    """Steps to all neighbours, those that share a side first, since they exclude the most cells."""
-    shifts = [shift for shift in product((0, -1, 1), repeat=num_axes) if any(shift)]
-    return sorted(shifts, key=lambda shift: sum(map(abs, shift)))
+    """Steps to all neighbours."""
+    return [shift for shift in product((0, -1, 1), repeat=num_axes) if any(shift)]
 
 
 def _neighbour(cells: Int64[Tensor, " n"], shift: Sequence[int], extents: Sequence[int]) -> Int64[Tensor, " n"]:
-    """Flat indices of the cells at a shift; beyond the border, of the nearest cells of the map."""
-    places, step = cells, 1
-    for extent, move in zip(reversed(extents), reversed(shift), strict=True):
+    """Flat indices of the cells at a shift; beyond the border, of the cells themselves."""
+    moved, inside = _moved(cells, shift, extents)
+    return torch.where(inside, moved, cells)
+
+
+def _moved(
+    cells: Int64[Tensor, " n"], shift: Sequence[int], extents: Sequence[int]
+) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Flat indices of the cells at a shift, and whether those are on the map; later axes are not moved."""
+    moved, inside, step = cells, torch.ones_like(cells, dtype=torch.bool), 1
+    moves = [*shift, *[0] * (len(extents) - len(shift))]
+    for extent, move in zip(reversed(extents), reversed(moves), strict=True):
         if move:
             at = cells // step % extent
-            inside = at > 0 if move < 0 else at < extent - 1
-            places = places + inside * (move * step)
+            inside &= at > 0 if move < 0 else at < extent - 1
+            moved = moved + move * step
         step *= extent
-    return places
+    return moved, inside

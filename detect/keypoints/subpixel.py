@@ -27,7 +27,7 @@ RADIUS = 4.5  # cells; for sigmas 1 to 3 within 15 % of the error with the best 
 SHARE = 0.2  # of the maximum's value: lower cells are dominated by noise and other Gaussians
 MARGIN = 0.7  # cells from the midpoint of two maxima within which a cell may belong to the other
 SMALLEST_PIVOT = 1e-7  # relative; rounding errors of a pivot that should be 0 are smaller
-VALUES_AT_ONCE = 2**20
+VALUES_AT_ONCE = 2**18
 SMALL_KERNELS = {  # OpenCV's Gaussian kernels of these lengths
     1: [1.0],
     3: [0.25, 0.5, 0.25],

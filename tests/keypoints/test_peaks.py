@@ -171,8 +171,7 @@ def test_maps_beyond_the_budget_are_taken_some_at_a_time(monkeypatch):
     random = torch.Generator().manual_seed(2)
     heatmaps = torch.rand(5, 3, 17, 40, generator=random)
     whole = find_peaks(heatmaps, min_distance=5.0)
-    monkeypatch.setattr("detect.keypoints.local_maxima.CELLS_AT_ONCE", {"cpu": 1500})
-    monkeypatch.setattr("detect.keypoints.local_maxima.CANDIDATES_AT_ONCE", 60)
+    monkeypatch.setattr("detect.keypoints.local_maxima.CELLS_AT_ONCE", {"cpu": 150})
     monkeypatch.setattr("detect.keypoints.subpixel.VALUES_AT_ONCE", 500)
     parts = find_peaks(heatmaps, min_distance=5.0)
     for name in ("scores", "image", "types"):
