@@ -1,10 +1,12 @@
-"""Separate overlapping peaks: points so close that their Gaussians have only one local maximum.
+"""Separate overlapping peaks: points so close that their Gaussians have only one local maximum, or shift each other's.
 
 If Gaussians of one known sigma are blended by their maximum, -2 sigma^2 ln(h) at a cell x is the squared distance d^2 to the
-nearest point, so d^2 - |x|^2 = min_i (|p_i|^2 - 2 p_i x) is piecewise linear in x, and its coefficients are the points. A
-cell brighter than the known peaks explain implies another peak. A point is added at that cell; then the points and the parts
-of the map nearest to each are fitted in turn, as in k-means, until they agree. The point is kept if the surrounding cells
-are explained much better with it than without.
+nearest point, so d^2 - |x|^2 = min_i (|p_i|^2 - 2 p_i x) is piecewise linear in x, and its coefficients are the points. They
+are found as in k-means: each cell belongs to its nearest point, and each point moves to where it explains its own cells.
+
+Points with a near neighbour are fitted so first. A cell brighter than the points explain implies another point, which is
+fitted to the cells around that are brighter too. It is kept if those cells are explained much better with it than without.
+Only the surroundings of such cells are fitted again, all of them together, so that time grows with the number of points.
 """
 
 from __future__ import annotations
@@ -13,22 +15,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from numpy import ndarray
 from scipy.spatial import KDTree
 from torch import Tensor
 
 from detect.keypoints.peaks import Peaks
 
-MAX_RESIDUAL = 0.25  # share of the squared residual that may remain for a point to be kept
+MAX_RESIDUAL = 0.4  # share of the squared residual that may remain for a point to be kept
+SCALES = (0.5, 2.0)  # of squared sigmas
 MIN_DISTANCE = 0.5  # cells between two points
-ROUNDS = 40
-ROUNDS_PER_START = 6
+ROUNDS = 10
+OWNERS = 4  # nearest points among which a cell finds its own while they move
 HEIGHT_PRIOR = 0.01  # weight of the prior that heights are 1, relative to the weight of a point's cells
 REACH = 3.0  # sigmas: the neighbourhood that is fitted again
+CLOSE = 2.0  # sigmas: nearer peaks are fitted together
+TRIED = 1.5  # cells: so near a point that was not kept none is tried again
+SETTLED = 1e-3  # cells: a point that moves less stays
 LOWEST = 1e-6
+RIDGE = 1e-9  # relative: decides where cells do not
+NUDGE = 0.05  # cells towards the middle of the map: a point in the only row of its cells could not leave it
+START_PRIOR = 0.01  # weight of the prior that a new point is at its highest cell
 
-Cell = Float64[ndarray, " D"]
 Points = Float64[ndarray, "_ D"]
 
 
@@ -87,73 +95,156 @@ def _split_map(
     values: Float64[ndarray, "*cells"], points: Points, sigma: float, threshold: float, tolerance: float
 ) -> Points:
     """Add points until no untried cell above the threshold implies another one."""
-    at = np.argwhere(values > threshold)
-    cells, heights = at[:, ::-1].astype(float), values[tuple(at.T)].clip(LOWEST, 1.0)
-    distances = sigma * np.sqrt(-2 * np.log(heights))  # to the nearest point
-    reach, untried = REACH * sigma, np.ones(len(cells), bool)
-    while len(points):
-        excess = KDTree(points).query(cells)[0] - distances
-        unexplained = np.flatnonzero(untried & (excess > tolerance))
-        if not len(unexplained):
-            break
-        worst = unexplained[excess[unexplained].argmax()]
-        around = unexplained[np.linalg.norm(cells[unexplained] - cells[worst], axis=1) < reach / 2]
-        highest = around[heights[around].argmax()]
-        untried[[worst, highest]] = False
-        near = np.linalg.norm(cells - cells[highest], axis=1) < reach
-        surroundings = _Surroundings(cells[near], distances[near] ** 2, heights[near] ** 2)
-        points = _with_another(points, cells[highest], surroundings, reach)
+    cells, reach = _Cells.of(values, sigma, threshold), REACH * sigma
+    middle = (np.array(values.shape[::-1]) - 1) / 2
+    if len(points) > 1:
+        is_close = KDTree(points).query(points, k=2)[0][:, 1] < CLOSE * sigma
+        near = KDTree(points[is_close]).query(cells.at)[0] < reach if is_close.any() else np.zeros(len(cells.at), bool)
+        points = cells.take(np.flatnonzero(near)).fit(points, is_close)[0]
+    if not len(points):
+        return points
+    distances, untried = KDTree(points).query(cells.at)[0], np.ones(len(cells.at), bool)
+    limits = tolerance + np.sqrt(cells.squares)
+    while len(unexplained := np.flatnonzero(untried & (distances > limits))):
+        starts, seeds = cells.take(unexplained).starts(reach, middle)
+        untried[unexplained[seeds]] = False
+        apart, start = KDTree(starts).query(cells.at, distance_upper_bound=2 * reach)
+        near, changed = np.flatnonzero(apart < reach), np.flatnonzero(apart < 2 * reach)
+        points, kept = _with_others(points, starts, cells.take(near), start[near], distances[near] ** 2, reach)
+        distances[changed] = KDTree(points).query(cells.at[changed])[0]
+        untried[near[(apart[near] < TRIED) & ~kept[start[near]]]] = False
     return points
 
 
-def _with_another(points: Points, cell: Cell, surroundings: _Surroundings, reach: float) -> Points:
-    """Add one point at or beside the cell if it explains the surroundings much better."""
-    moving = np.linalg.norm(points - cell, axis=1) < reach
-    count = int(moving.sum()) + 1
-    steps = np.indices((3,) * len(cell)).reshape(len(cell), -1).T - 1.0
-    starts = [np.concatenate([points[moving], cell[None] + step, points[~moving]]) for step in steps]
-    fits = [surroundings.fit(start, count, ROUNDS_PER_START) for start in starts]
-    fitted = surroundings.fit(min(fits, key=surroundings.residual), count, ROUNDS)
-    apart = np.linalg.norm(fitted[:count, None] - fitted, axis=2) + np.eye(count, len(fitted)) * reach
-    better = surroundings.residual(fitted) < MAX_RESIDUAL * surroundings.residual(points)
-    return np.concatenate([fitted[count:], fitted[:count]]) if better and apart.min() > MIN_DISTANCE else points
+def _with_others(
+    points: Points,
+    starts: Points,
+    cells: _Cells,
+    start: Int64[ndarray, " k"],
+    squares: Float64[ndarray, " k"],
+    reach: float,
+) -> tuple[Points, Bool[ndarray, " s"]]:
+    """Add the points, at or beside the starts, that explain the cells much better; and which those are.
+
+    Cells have a ``start`` nearest to them, and squared distances to the nearest of the points.
+    """
+    beside, nearest = KDTree(starts).query(points)
+    moving = np.concatenate([beside < reach, np.ones(len(starts), bool)])
+    fitted, explained = cells.fit(np.concatenate([points, starts]), moving)
+    before, after = cells.misfit(squares, start, scaled=True), cells.misfit(explained, start)
+    apart = KDTree(fitted).query(fitted[len(points) :], k=2)[0][:, 1]
+    kept = (after < MAX_RESIDUAL * before) & (apart > MIN_DISTANCE)
+    stays = (beside >= reach) | kept[nearest]
+    old = np.where(stays[:, None], fitted[: len(points)], points)
+    return np.concatenate([old, fitted[len(points) :][kept]]), kept
 
 
-@dataclass
-class _Surroundings:
+@dataclass(frozen=True)
+class _Cells:
     """Cells, their squared distances to the nearest point by their values, and their weights."""
 
-    cells: Float64[ndarray, "k D"]
+    at: Float64[ndarray, "k D"]
     squares: Float64[ndarray, " k"]
     weights: Float64[ndarray, " k"]
 
-    def residual(self, points: Points) -> float:
-        """The weighted squared error of the squared distances."""
-        return float((self.weights * (KDTree(points).query(self.cells)[0] ** 2 - self.squares) ** 2).sum())
+    @classmethod
+    def of(cls, values: Float64[ndarray, "*cells"], sigma: float, threshold: float) -> _Cells:
+        at = np.argwhere(values > threshold)
+        heights = values[tuple(at.T)].clip(LOWEST, 1.0)
+        return cls(at[:, ::-1].astype(float), -2 * sigma**2 * np.log(heights), heights**2)
 
-    def fit(self, points: Points, count: int, rounds: int) -> Points:
-        """Move the first ``count`` points to where they explain the cells nearest to them."""
-        for _ in range(rounds):
-            distances, nearest = KDTree(points).query(self.cells)
-            moved = points.copy()
-            for row in range(count):
-                own = nearest == row
-                if own.any():
-                    moved[row] += self._step(points[row], own, distances[own] ** 2)
-            if np.abs(moved - points).max() < LOWEST:
-                return moved
-            points = moved
-        return points
+    def take(self, rows: Int64[ndarray, " m"]) -> _Cells:
+        return _Cells(self.at[rows], self.squares[rows], self.weights[rows])
 
-    def _step(self, point: Cell, own: Bool[ndarray, " k"], squares: Float64[ndarray, " m"]) -> Cell:
-        """Weighted least squares of d^2 = |x - p|^2 - 2 (x - p) step + a, where a allows for another height.
+    def misfit(
+        self, squares: Float64[ndarray, " k"], group: Int64[ndarray, " k"], *, scaled: bool = False
+    ) -> Float64[ndarray, " g"]:
+        """The weighted squared errors of squared distances, summed for each group of cells.
 
-        A weak prior of a = 0 (height 1) determines the solution if the cells do not, for example if all are in one row.
+        If ``scaled``, with the sigma that fits each group best: what another sigma explains needs no other point.
         """
-        table = np.concatenate([-2 * (self.cells[own] - point), np.ones((len(squares), 1))], axis=1)
-        roots = np.sqrt(self.weights[own])
-        prior = np.zeros((1, table.shape[1]))
-        prior[0, -1] = np.sqrt(HEIGHT_PRIOR * self.weights[own].sum())
-        target = np.append((self.squares[own] - squares) * roots, 0.0)
-        solution = np.linalg.lstsq(np.concatenate([table * roots[:, None], prior]), target, rcond=None)[0]
-        return np.clip(solution[:-1], -1, 1)
+        wanted = self.squares
+        if scaled:
+            products, own = (np.bincount(group, self.weights * wanted * each) for each in (squares, wanted))
+            wanted = wanted * np.clip(products / np.maximum(own, LOWEST), *SCALES)[group]
+        return np.bincount(group, self.weights * (squares - wanted) ** 2)
+
+    def starts(self, reach: float, middle: Float64[ndarray, " D"]) -> tuple[Points, Int64[ndarray, " s"]]:
+        """One point for the cells around each highest one of its surroundings, and the rows of the highest."""
+        first, second = KDTree(self.at).query_pairs(reach, output_type="ndarray").T
+        is_lower = self.weights[first] < self.weights[second]
+        lonely = np.ones(len(self.at), bool)
+        lonely[np.where(is_lower, first, second)] = False
+        seeds = np.flatnonzero(lonely)
+        seed = KDTree(self.at[seeds]).query(self.at)[1]
+        moves = self.at - self.at[seeds[seed]]
+        own = np.flatnonzero((moves**2).sum(axis=1) <= (reach / 2) ** 2)
+        part, moves = self.take(own), moves[own]
+        prior = np.append(np.full(moves.shape[1], START_PRIOR), 0.0)
+        steps = part.solve(moves, part.squares - (moves**2).sum(axis=1), seed[own], len(seeds), prior)
+        at = self.at[seeds]
+        return at + np.clip(steps, -reach / 4, reach / 4) + NUDGE * np.sign(middle - at), seeds
+
+    def fit(self, points: Points, moving: Bool[ndarray, " n"]) -> tuple[Points, Float64[ndarray, " k"]]:
+        """Move some points to where they explain the cells nearest to them, until they do not move any more.
+
+        Returns the points, and the squared distance from each cell to the nearest.
+
+        The weak prior of a = 0 (height 1) determines the solution if the cells do not, for example if all are in one row.
+        """
+        count = min(OWNERS, len(points))
+        among = KDTree(points).query(self.at, k=[*range(1, count + 1)])[1]
+        prior = np.append(np.zeros(self.at.shape[1]), HEIGHT_PRIOR)
+        points, moved = points.copy(), moving
+        for _ in range(ROUNDS):
+            again = np.zeros(len(points), bool)
+            again[among[moved[among].any(axis=1)]] = True  # a cell of theirs may have another owner
+            again &= moving
+            rows = np.flatnonzero(again[among].any(axis=1))
+            part, of_part = self.take(rows), among[rows]
+            squares = _squared_distances(part.at, points, of_part)
+            nearest = squares.argmin(axis=1)
+            owner = of_part[np.arange(len(rows)), nearest]
+            own = np.flatnonzero(again[owner])
+            owner, part, squares = owner[own], part.take(own), squares[own, nearest[own]]
+            number, chosen = np.cumsum(again) - 1, np.flatnonzero(again)
+            steps = part.solve(part.at - points[owner], part.squares - squares, number[owner], len(chosen), prior)
+            points[chosen] += np.clip(steps, -1, 1)
+            moved = np.zeros(len(points), bool)
+            moved[chosen] = np.abs(steps).max(axis=1) > SETTLED
+            if not moved.any():
+                break
+        return points, _squared_distances(self.at, points, among).min(axis=1)
+
+    def solve(
+        self,
+        moves: Float64[ndarray, "k D"],
+        target: Float64[ndarray, " k"],
+        group: Int64[ndarray, " k"],
+        num_groups: int,
+        prior: Float64[ndarray, " D1"],
+    ) -> Points:
+        """Weighted least squares of a - 2 moves step = target, for each group of cells; ``a`` allows for another height.
+
+        The prior is that steps and ``a`` are 0, with weights relative to those of the group's cells.
+        """
+        table = np.concatenate([-2 * moves, np.ones((len(moves), 1))], axis=1)
+        size = table.shape[1]
+        weighted = table * self.weights[:, None]
+        total = np.bincount(group, self.weights, minlength=num_groups)
+        matrix = np.empty((num_groups, size, size))
+        for i in range(size):
+            for j in range(i + 1):
+                matrix[:, i, j] = matrix[:, j, i] = np.bincount(group, weighted[:, i] * table[:, j], num_groups)
+        matrix += np.diag(prior + RIDGE) * np.maximum(total, LOWEST)[:, None, None]
+        vector = np.stack([np.bincount(group, weighted[:, i] * target, num_groups) for i in range(size)], axis=1)
+        return np.linalg.solve(matrix, vector[:, :, None])[:, :-1, 0]
+
+
+def _squared_distances(
+    cells: Float64[ndarray, "k D"], points: Points, among: Int64[ndarray, "k o"]
+) -> Float64[ndarray, "k o"]:
+    squares = np.zeros(among.shape)
+    for at, place in zip(cells.T, points.T, strict=True):
+        squares += (at[:, None] - place[among]) ** 2
+    return squares
