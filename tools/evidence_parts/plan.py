@@ -15,6 +15,7 @@ HEATMAP, SLOTS, SORTED_SLOTS = "heatmap", "slots", "slots-sorted"
 UNBALANCED, BALANCED, BANDED = "model.positive_weights=none", "-balanced", "-banded"
 ALIGNED = ("model.assigner=task_aligned", "model.class_loss=quality_focal")
 SIMOTA = ("model.assigner=simota", "model.class_loss=quality_focal")
+HARD = "model.nms=hard"
 AS_POINTS = "model.anchors=points"
 OTSU_BOXES, OTSU_POINTS, BLOBS, FREE = "otsu", "otsu-points", "blobs", "free-predictors"
 
@@ -114,7 +115,7 @@ class Dataset:
 NUCLEI = Dataset(
     "nuclei",
     Path("configs/nuclei_retinanet.yaml"),
-    (),
+    (HARD,),
     strides=(4, 8, 16),
     rule_strides=(4, 8, 16, 32),
     budgets=(
@@ -132,7 +133,14 @@ NUCLEI = Dataset(
 BCCD = Dataset(
     "bccd",
     Path("configs/bccd_retinanet.yaml"),
-    ("data.resize=letterbox:320", "data.val_share=0.25", "data.repeat_threshold=null"),  # every 4th image is held out
+    (
+        *(
+            "data.resize=letterbox:320",
+            "data.val_share=0.25",
+            "data.repeat_threshold=null",
+        ),  # every 4th image is held out
+        *("optimisation.batch_size=16", HARD),
+    ),
     strides=(8, 16, 32, 64),
     rule_strides=(8, 16, 32, 64),
     budgets=(
