@@ -116,7 +116,7 @@ def _not_lower(maps: Float[Tensor, " m *cells"], threshold: float) -> Bool[Tenso
     """Cells above the threshold without a higher neighbour; NaN is not higher."""
     marks = torch.zeros(maps.shape, dtype=torch.bool, device=maps.device)
     for chosen, rows, own in _parts(maps.shape, CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE_ELSEWHERE)):
-        part = maps[chosen, rows]
+        part = widened(maps[chosen, rows])
         highest = part.amax()
         if highest <= threshold:
             continue

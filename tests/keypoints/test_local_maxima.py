@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from detect.keypoints import local_maxima
 from detect.keypoints.local_maxima import close_pairs, find_local_maxima, with_spacing
 
 
@@ -123,3 +124,31 @@ def test_spacing_is_to_the_nearest_that_is_high_enough(seed, share):
         distances = (others.at - at).double().norm(dim=1)
         nearest = min(distances[distances > 0].tolist(), default=math.inf)
         assert found[row] == pytest.approx(nearest if nearest < 9 else math.inf)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_meets_the_threshold_as_single_precision_does(dtype):
+    maps = one([[0.0, 0.3, 0.0, 0.5]]).to(dtype)  # .3 is 0.30005 or 0.30078 in half precision
+    assert (maps.float() > 0.3).sum() == 2
+    assert cells_of(maps) == cells_of(maps.float())
+    assert len(find_local_maxima(maps, 0.3).at) == 2
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(5, 71), (40, 3), (3, 4, 5)]), st.sampled_from([1, 7, 60, 10**6]))
+def test_maps_in_parts_give_the_same_maxima(seed, extents, num_cells):
+    maps = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, (3, *extents)) / 4)
+    with pytest.MonkeyPatch.context() as patch:
+        wanted = find_local_maxima(maps, 0.1)
+        patch.setattr(local_maxima, "CELLS_AT_ONCE", {"cpu": num_cells})
+        found = find_local_maxima(maps, 0.1)
+    for mine, theirs in zip(vars(found).values(), vars(wanted).values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_saturated_areas_of_any_size_are_one_maximum_each():
+    maps = torch.zeros(2, 300, 500)
+    maps[0, 10:200, 20:480] = 1.0
+    maps[0, 250:252, :] = 0.5
+    maps[1] = 0.7
+    maps[1, 150, 250] = 0.9  # a way up from everywhere else
+    assert cells_of(maps) == [[249.5, 104.5], [249.5, 250.5], [250.0, 150.0]]
