@@ -58,13 +58,15 @@ def unrefined(_: Maps, maxima: LocalMaxima) -> Refined:
 def quarter(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Shift by a quarter of a cell towards the higher neighbour (Newell et al. 2016, section 4, as in MMPose).
 
-    Maxima in the first two columns, the first row, and the last column and row are not shifted.
+    Along an axis, maxima in the first two cells and the last one are not shifted, nor those in the first of the other axis.
     """
     x, y = _plane(maxima)
     near = _window(maps, maxima.map, maxima.at, (1, 1))[0]
-    inside = (x > 1) & (x < maps.shape[2] - 1) & (y > 0) & (y < maps.shape[1] - 1)
+    moves = torch.stack(
+        [(x > 1) & (x < maps.shape[2] - 1) & (y > 0), (y > 1) & (y < maps.shape[1] - 1) & (x > 0)], dim=1
+    )
     shift = 0.25 * torch.stack([near[:, 1, 2] - near[:, 1, 0], near[:, 2, 1] - near[:, 0, 1]], dim=1).sign()
-    return Refined(maxima.at + shift * inside[:, None])
+    return Refined(maxima.at + shift * moves)
 
 
 def dark(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:

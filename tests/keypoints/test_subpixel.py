@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -73,9 +74,23 @@ def test_numbers_of_mmpose(case, name):
 
 def test_quarter_by_hand():
     heatmaps = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.0], [0.1, 0.2, 0.9, 0.3, 0.0], [0.0, 0.0, 0.1, 0.0, 0.0]])
-    # .3 on the right is above .2 on the left; .2 above is above .1 below
+    # .3 on the right is above .2 on the left; .2 above is above .1 below, but the second row is not shifted along y
     found = find_peaks(heatmaps[None, None], refine="quarter", threshold=0.5).cells
-    assert_close(found, torch.tensor([[2.25, 0.75]]))
+    assert_close(found, torch.tensor([[2.25, 1.0]]))
+    found = find_peaks(heatmaps[[0, 0, 1, 2]][None, None], refine="quarter", threshold=0.5).cells
+    assert_close(found, torch.tensor([[2.25, 1.75]]))
+
+
+def test_quarter_at_every_cell_is_as_mmpose_has_it():
+    """By the two conditions of its refine_keypoints (1.3): 1 < x < W - 1 and 0 < y for x, 1 < y < H - 1 and 0 < x for y."""
+    height, width = 5, 6
+    slope = torch.arange(height)[:, None] * 0.01 + torch.arange(width) * 0.02
+    for y, x in product(range(height), range(width)):
+        heatmaps = slope.clone()
+        heatmaps[y, x] = 1.0
+        found = find_peaks(heatmaps[None, None], refine="quarter", threshold=0.5).cells
+        wanted = [x + 0.25 * (1 < x < width - 1 and y > 0), y + 0.25 * (1 < y < height - 1 and x > 0)]
+        assert found.tolist() == [wanted]
 
 
 def test_log_parabola_by_hand():
