@@ -245,11 +245,12 @@ def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset) -> None:
     """Print one row for each stride and sigma, with the recommended one marked."""
     print_findings(dataset)
     best, first = coarsest_good(scores), scores[0].scores
-    headers = ("stride", "sigma", "F1", "precision", "recall", "error px", "merged", "same cell", "outside", "")
+    counts = ("merged", "farther", "same cell", "outside")
+    headers = ("stride", "sigma", "F1", "precision", "recall", "error px", *counts, "")
     show_table(headers, ([*oracle_cells(each), "<- coarsest good one" if each is best else ""] for each in scores))
     show(
-        f"{first.num_truth:,} points, found within {first.radius:g} px by a perfect network; merged: points inside the "
-        "image that share another point's peak",
+        f"{first.num_truth:,} points, found within {first.radius:g} px by a perfect network; merged: points that share "
+        "another point's peak; farther: points whose own peak is farther than that",
         style="dim",
     )
     if best is None:
@@ -262,6 +263,6 @@ def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset) -> None:
 def oracle_object(scores: Sequence[OracleScores]) -> dict[str, Any]:
     """The scores as a JSON object."""
     best = coarsest_good(scores)
-    own = ("stride", "sigma", "merged", "same_cell", "outside")
+    own = ("stride", "sigma", "merged", "farther", "same_cell", "outside")
     rows = [{name: getattr(each, name) for name in own} | each.scores.to_dict() for each in scores]
     return {"settings": rows, "coarsest_good": best and {"stride": best.stride, "sigma": best.sigma}}

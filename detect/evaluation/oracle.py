@@ -31,13 +31,14 @@ class OracleScores:
     stride: float
     sigma: float
     scores: PointScores
+    merged: int  # drawn points beyond the number of peaks in their map: they share another point's peak
     same_cell: int  # points whose cell another point of their type has
     outside: int  # points outside their image
 
     @property
-    def merged(self) -> int:
-        """Points inside their image without a peak of their own: every one was drawn, but merged with another."""
-        return max(0, self.scores.num_truth - self.scores.num_matched - self.outside)
+    def farther(self) -> int:
+        """Points with a peak of their own that is farther than the radius."""
+        return max(0, self.scores.num_truth - self.scores.num_matched - self.outside - self.merged)
 
     @property
     def mean_error(self) -> float | None:
@@ -69,7 +70,7 @@ def oracle_round_trip(
     1.0
     """
     predicted, truth, scores = [], [], []
-    same_cell = outside = done = 0
+    merged = same_cell = outside = done = 0
     for images in batches_of_one_size(landmarks, IMAGES_AT_ONCE):
         batch = landmarks.take(images)
         image_hw = landmarks.dataset.images.wh[images[0], ::-1].tolist()
@@ -80,13 +81,14 @@ def oracle_round_trip(
         predicted += own_points
         scores += own_scores
         truth += batch.landmarks.per_image()
+        merged += int(np.maximum(targets.counts - peaks.counts().numpy(), 0).sum())
         same_cell += targets.num_same_cell()
         outside += int(targets.outside.sum())
         done += len(images)
         if on_progress:
             on_progress(done)
     points = score_points(predicted, truth, radius=radius, scores=scores)
-    return OracleScores(stride, sigma, points, same_cell, outside)
+    return OracleScores(stride, sigma, points, merged, same_cell, outside)
 
 
 def coarsest_good(oracles: Sequence[OracleScores], *, min_f1: float = GOOD_F1) -> OracleScores | None:

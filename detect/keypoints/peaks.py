@@ -120,7 +120,8 @@ def find_peaks(
         sigma: of the Gaussians of the training targets, in cells; used by ``split`` alone.
 
     Raises:
-        ValueError: the number of axes is wrong, the refinement is unknown or not for volumes, or an option is out of range.
+        ValueError: maps are integers, the number of axes is wrong, the refinement is unknown or not for volumes, or an
+            option is out of range.
     """
     _check(heatmaps, min_distance, max_peaks, refine)
     maps = heatmaps.contiguous().flatten(0, 1)
@@ -191,6 +192,8 @@ def _highest(
 
 
 def _check(heatmaps: Tensor, min_distance: float, max_peaks: int | None, refine: str | Refinement) -> None:
+    if not heatmaps.is_floating_point():
+        raise ValueError(f"heatmaps are floats from 0 to 1, got {heatmaps.dtype}: divide them by the value of a sure point")
     if heatmaps.ndim not in {4, 5} or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps are (b, j, h, w) or (b, j, d, h, w), with cells, got {tuple(heatmaps.shape)}")
     if not 0 <= min_distance < float("inf") or (max_peaks is not None and max_peaks < 1):

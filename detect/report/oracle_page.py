@@ -35,7 +35,7 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
     counts |= {"invalid": len(dataset.invalid), "suspicious": len(dataset.suspicious)}
     found = f"A point counts as found if a peak lies within {radius:g} px."
     error = "Mean distance between found points and their peaks."
-    merged = "Points inside their image without a peak of their own."
+    merged = "Points that share another point's peak."
     panels = [
         _curves("f1", "F1", found, [(each, each.scores.micro.f1) for each in oracles]),
         _curves("error", "Mean error, px", error, [(each, each.mean_error) for each in oracles]),
@@ -49,17 +49,18 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
 
 def oracle_table(oracles: Sequence[OracleScores]) -> str:
     """Return a table with one row for each stride and sigma, as markup."""
-    titles = ("stride", "sigma, cells", "F1", "precision", "recall", "mean error, px", "merged", "same cell", "outside")
+    counts = ("merged", "farther", "same cell", "outside")
+    titles = ("stride", "sigma, cells", "F1", "precision", "recall", "mean error, px", *counts)
     best = coarsest_good(oracles)
     rows = [[Html(f"<b>{cell}</b>") if each is best else cell for cell in oracle_cells(each)] for each in oracles]
     return table(titles, rows, align="r")
 
 
 def oracle_cells(oracle: OracleScores) -> list[str]:
-    """Return stride, sigma, F1, precision, recall, mean error, and points merged, sharing a cell and outside, as text."""
+    """Return stride, sigma, F1, precision, recall, mean error, and the counts of points in a table's row, as text."""
     rates, error = oracle.scores.micro, oracle.mean_error
     shares = [f"{rate:.4f}" for rate in (rates.f1, rates.precision, rates.recall)]
-    counts = [f"{count:,}" for count in (oracle.merged, oracle.same_cell, oracle.outside)]
+    counts = [f"{count:,}" for count in (oracle.merged, oracle.farther, oracle.same_cell, oracle.outside)]
     return [f"{oracle.stride:g}", f"{oracle.sigma:g}", *shares, "-" if error is None else f"{error:.3f}", *counts]
 
 

@@ -55,7 +55,12 @@ def test_points_in_one_cell_are_one_and_points_outside_none():
     found = oracle_round_trip(landmarks_of([(10, 10), (13, 12), (40, 30), (70, 20)]), stride=8, radius=1.0)
     assert (found.same_cell, found.outside) == (1, 1)
     assert found.merged >= 1
-    assert found.scores.num_matched == 4 - found.merged - found.outside
+    assert found.scores.num_matched == 4 - found.merged - found.farther - found.outside
+
+
+def test_a_peak_of_its_own_that_is_too_far_is_not_merged():
+    found = oracle_round_trip(landmarks_of([(10.3, 10.7), (40.1, 31.9)]), stride=4, sigma=1.5, radius=1e-9)
+    assert (found.merged, found.farther) == (0, 2)
 
 
 def test_the_samples_lose_less_than_one_in_two_hundred_at_stride_4(nuclei):

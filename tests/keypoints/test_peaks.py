@@ -245,6 +245,13 @@ def test_one_image_of_a_batch():
         peaks.of_image(3)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int64, torch.bool])
+@pytest.mark.usefixtures("unchecked")
+def test_integer_maps_are_refused(dtype):
+    with pytest.raises(ValueError, match=f"heatmaps are floats from 0 to 1, got {dtype}: divide them by"):
+        find_peaks(torch.ones(1, 1, 4, 4).to(dtype))
+
+
 def test_refusals():
     heatmaps = torch.zeros(1, 1, 4, 4)
     with pytest.raises(ValueError, match=r"heatmaps are \(b, j, h, w\).*got \(1, 4, 4\)"):

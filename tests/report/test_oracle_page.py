@@ -34,7 +34,7 @@ def oracle_of(stride: float, sigma: float, num_found: int, num_truth: int = 1000
     """A thousand points in a row, of which the first are found half a pixel off."""
     truth = np.stack([np.arange(num_truth) * 20.0, np.zeros(num_truth)], axis=1)
     scores = score_points([truth[:num_found] + np.array([0, 0.5])], [truth], radius=3.0)
-    return OracleScores(stride, sigma, scores, same_cell=2, outside=0)
+    return OracleScores(stride, sigma, scores, merged=min(3, num_truth - num_found), same_cell=2, outside=0)
 
 
 TRUTH = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10), (2, 10, 10))
@@ -50,14 +50,14 @@ def test_a_row_for_each_oracle_and_the_coarsest_good_one_bold():
     markup = oracle_table(ORACLES)
     _, *rows = table_rows(markup)
     assert len(rows) == 4
-    assert rows[2] == ["4", "2", f"{2 * 996 / 1996:.4f}", "1.0000", "0.9960", "0.500", "4", "2", "0"]
+    assert rows[2] == ["4", "2", f"{2 * 996 / 1996:.4f}", "1.0000", "0.9960", "0.500", "3", "1", "2", "0"]
     bold = ["<b>" in row for row in markup.split("<tr>")[2:]]
     assert bold == [False, True, False, False]  # of stride 4 the one that loses less
 
 
 def test_none_is_bold_where_none_is_good_and_what_was_not_found_has_no_error():
     _, row = table_rows(oracle_table([oracle_of(8, 1, 0)]))
-    assert row == ["8", "1", "0.0000", "0.0000", "0.0000", "-", "1,000", "2", "0"]
+    assert row == ["8", "1", "0.0000", "0.0000", "0.0000", "-", "3", "997", "2", "0"]
 
 
 def test_each_stride_is_a_line_over_sigma():
