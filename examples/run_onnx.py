@@ -37,8 +37,12 @@ def detect(session: onnxruntime.InferenceSession, about: dict, path: str) -> Ite
     inputs = {"images": pixels, "content": content[None], "original_hw": wh[None, ::-1]}
     *found, valid = (each[0] for each in session.run(None, inputs)[:4])
     for (left, top, *end), score, kind in zip(*(each[valid].tolist() for each in found), strict=True):
-        shape = {"bbox": [left, top, end[0] - left, end[1] - top]} if end else {"keypoints": [left, top, 1]}
         named = about["classes" if end else "keypoint_types"][kind]
+        if end:
+            shape = {"bbox": [left, top, end[0] - left, end[1] - top]}
+        else:  # the others of its category are not predicted
+            before, after = named["place"], named["num_keypoints"] - named["place"] - 1
+            shape = {"keypoints": [0, 0, 0] * before + [left, top, 1] + [0, 0, 0] * after}
         yield {"file_name": path, "category_id": named["category_id"], **shape, "score": score}
 
 

@@ -14,6 +14,7 @@ from detect.cli.detectors import spread_evenly
 from detect.cli.output import progress_over
 from detect.data import CocoDataset, CocoResults
 from detect.data.images import ImageFiles
+from detect.errors import ConfigError
 from detect.keypoints.keypoints import CocoKeypoints, by_group, coco_keypoints
 from detect.loading.image_files import find_broken_images
 from detect.ops.box_arrays import xyxy_to_xywh
@@ -52,6 +53,8 @@ def without_learning(
     points = coco_keypoints(train, pixel_origin=config.data.pixel_origin)
     with_points = np.isin(train.instances.category_ids, list(points.category_types))
     category = _most_frequent(train.instances.category_ids[with_points])
+    if len(points.category_types[category]) > 1:
+        raise ConfigError("--baseline: blobs are points of one type, this category has several keypoints")
     own_type = slice(points.category_types[category][0], None, points.landmarks.num_types)
     truth, origin = points.landmarks.per_image()[own_type], config.data.pixel_origin
     blobs = fit_blob_detector(grey, truth, pixel_origin=origin)

@@ -89,10 +89,14 @@ def describe_export(
             "max_candidates": max_candidates,
         },
         "keypoint_types": [
-            {"name": name, "category_id": category}
+            dict(
+                zip(
+                    ("name", "category_id", "place", "num_keypoints"),
+                    (name, *labels.keypoint_table(index)),
+                    strict=True,
+                )
+            )
             for index, name in enumerate(labels.type_names)
-            for category, types in labels.category_types.items()
-            if index in types
         ],
         "stride": None if boxes else model.stride,
         "why_fixed_size": check.why_fixed,

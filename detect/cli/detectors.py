@@ -18,7 +18,7 @@ from detect.data import CocoDataset, CocoResults
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError, ResizeError
 from detect.keypoints.coordinates import SHIFTS
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, is_predicted
 from detect.loading.dataset import DetectionData
 from detect.ops.box_arrays import xywh_to_xyxy
 from detect.report.pictures import Marks, score_text
@@ -97,10 +97,16 @@ class ResultMarks:
             np.isin(self.results.category_ids[rows], self._categories)
         ]  # the dataset may lack some of a detector's
         boxed = rows[np.isfinite(self.results.boxes_xywh[rows]).all(axis=1)]
-        tables = [self.results.keypoints[row][:, :2] for row in rows.tolist()]
-        points = np.concatenate([np.zeros((0, 2)), *tables]) + SHIFTS[self.pixel_origin]
-        of_points = np.repeat(rows, [len(table) for table in tables])
-        classes = np.searchsorted(self._categories, self.results.category_ids[np.concatenate([boxed, of_points])])
+        tables = [self.results.keypoints[row] for row in rows.tolist()]
+        flat = np.concatenate([np.zeros((0, 3)), *tables])
+        drawn = is_predicted(flat)
+        points = flat[drawn, :2] + SHIFTS[self.pixel_origin]
+        classes = np.concatenate(
+            [
+                np.searchsorted(self._categories, self.results.category_ids[boxed]),
+                self._types(rows, [len(table) for table in tables])[drawn],
+            ]
+        )
         texts = []
         for category, score in zip(
             self.results.category_ids[boxed].tolist(), self.results.scores[boxed].tolist(), strict=True
@@ -120,6 +126,17 @@ class ResultMarks:
         own = (np.asarray(points.image) == image_row) & (np.asarray(points.visibility) != UNLABELLED)
         places = np.asarray(points.points)[own] + SHIFTS[self.landmarks.pixel_origin]
         return Marks(np.zeros((0, 4)), places, np.asarray(points.types)[own].astype(np.int64))
+
+    def _types(self, rows: Int64[ndarray, " n"], counts: Sequence[int]) -> Int64[ndarray, " m"]:
+        """The keypoint type of each point of these results, or its category if there are no true points to name types."""
+        categories = self.results.category_ids[rows].tolist()
+        if self.landmarks is None:
+            return np.repeat(np.searchsorted(self._categories, categories), counts)
+        own = [
+            np.resize(np.array(self.landmarks.category_types.get(category, (0,)), np.int64), count)
+            for category, count in zip(categories, counts, strict=True)
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *own])
 
     @cached_property
     def _order(self) -> Int64[ndarray, " n"]:

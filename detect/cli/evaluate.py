@@ -85,15 +85,15 @@ def evaluate(
         trained, images, marks = _run_marks(run, dataset, on_broken, **how)
         name = trained.name
         picture_score = trained.best_threshold if picture_score is None else picture_score
-    scored: dict[str, Any] = {"threshold": threshold, "radii": radius, "min_score": picture_score}
-    if marks.landmarks is not None:
-        scored["unlabelled"] = unlabelled
-    evaluation = evaluation_results.evaluate_results(marks.results, marks.dataset, marks.landmarks, **scored)
+    scored: dict[str, Any] = {"radii": radius, **_of_landmarks(marks, unlabelled=unlabelled)}
+    evaluation = evaluation_results.evaluate_results(
+        marks.results, marks.dataset, marks.landmarks, threshold=threshold, min_score=picture_score, **scored
+    )
     marks = replace(marks, min_score=evaluation.confusion.threshold)
     evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
     tables, content = evaluation_results.tables_of(evaluation), evaluation.to_dict()
     if baseline and trained:
-        rows, content["baseline"] = _baseline(trained, marks, images or Path(), radius)
+        rows, content["baseline"] = _baseline(trained, marks, images or Path(), **scored)
         tables[0] = replace(tables[0], rows=tables[0].rows + rows)
     print_answer(json, lambda: content, lambda: evaluation_results.print_evaluation(evaluation, tables))
     if output:
@@ -101,6 +101,13 @@ def evaluate(
         made = evaluation_results.files_of(evaluation, marks, name=name, tables=tables, metrics=content, **pictured)
         own = {"results.json": results_json(marks.results, marks.dataset)} if results is None else {}
         save(output, {**own, **made})
+
+
+def _of_landmarks(marks: ResultMarks, *, unlabelled: str) -> dict[str, str]:
+    """Options of scores for landmarks alone."""
+    if marks.landmarks is None and unlabelled != "ignore":
+        raise ConfigError("--unlabelled: only for landmarks")
+    return {} if marks.landmarks is None else {"unlabelled": unlabelled}
 
 
 def _run_and_files(
@@ -123,14 +130,14 @@ def _run_and_files(
 
 
 def _baseline(
-    trained: TrainedDetector, marks: ResultMarks, images: Path, radii: list[float] | None
+    trained: TrainedDetector, marks: ResultMarks, images: Path, **scored: Any
 ) -> tuple[tuple[ScoreRow, ...], dict[str, Any]]:
     """The rows of a method without learning below those of the detector, and the same for JSON."""
     from detect.cli.baselines import without_learning
     from detect.cli.evaluation_results import evaluate_results, tables_of
 
     method, results = without_learning(trained, marks.dataset, images, marks.landmarks)
-    evaluation = evaluate_results(results, marks.dataset, marks.landmarks, radii=radii)
+    evaluation = evaluate_results(results, marks.dataset, marks.landmarks, **scored)
     note(f"without learning: {method}")
     own = tables_of(evaluation)[0].rows
     rows = tuple((f"{name}, without learning", *scores) for name, *scores in own)

@@ -43,9 +43,10 @@ class TargetFiles:
     unlabelled: str = "ignore"
 
     @cached_property
-    def has_regions(self) -> bool:
-        """Whether something is ignored in any image: then all shards have weights."""
-        return any(map(len, self.landmarks.ignored_regions(self.unlabelled)))
+    def num_ignored_keypoints(self) -> int:
+        """Keypoints without a label whose object's box, or whole map, is ignored."""
+        of_images = sum(map(len, self.landmarks.ignored)) * self.landmarks.landmarks.num_types
+        return sum(map(len, self.landmarks.ignored_regions(self.unlabelled))) - of_images
 
     def targets(self, images: Sequence[int]) -> HeatmapTargets:
         """The targets of images of one size, as a batch."""
@@ -56,7 +57,7 @@ class TargetFiles:
             sigma = sigma_from_size(batch.sizes_wh, **options)
         image_hw = self.landmarks.dataset.images.wh[images[0], ::-1].tolist()
         regions = batch.ignored_regions(self.unlabelled)
-        ignore = regions if self.has_regions else None
+        ignore = regions if self.num_ignored_keypoints or any(map(len, self.landmarks.ignored)) else None
         own = {"stride": self.stride, "pixel_origin": batch.pixel_origin, "sizes": batch.sizes_wh, **self.options}
         return render_heatmaps(batch.landmarks, image_hw, sigma=sigma, ignore=ignore, **own)
 
@@ -113,6 +114,7 @@ class TargetFiles:
             "unlabelled_keypoints": self.unlabelled,
             **{kind: sum(each[kind] for each in files) for kind in kinds},
             "ignored_regions": sum(map(len, self.landmarks.ignored)),
+            "ignored_keypoints": self.num_ignored_keypoints,
             **{kind: len(getattr(self.landmarks.dataset, kind)) for kind in ("invalid", "suspicious")},
             "files": list(files),
         }
@@ -145,5 +147,5 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
     show(
         f"{index['drawn']:,} points drawn in {index['images']:,} images, {num_maps} map{'' if num_maps == 1 else 's'} each"
         f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
-        f"{index['ignored_regions']:,} ignored regions"
+        f"{index['ignored_regions']:,} ignored regions, and {index['ignored_keypoints']:,} of unlabelled keypoints"
     )

@@ -151,9 +151,9 @@ def score(
 
     Points of an image and type are paired one to one, as many as possible within the radius: 1, 2, 3 and 5 px unless
     --radius is given. Predictions in crowds and on objects whose keypoint has no label do not count, unless a true point is
-    near. A keypoint 0, 0, 0 is not predicted; a third number below 1 is its confidence. The error is the mean distance of
-    the pairs, AP the average precision over all scores, and presence AUC how well an image's highest score tells whether it
-    has a point.
+    near. A keypoint 0, 0, 0 is not predicted; a third number between 0 and 1 is its confidence. The error is the mean
+    distance of the pairs, AP the average precision over all scores, and presence AUC how well an image's highest score tells
+    whether it has a point.
     """
     from detect.cli.evaluation_results import check_invalid, choose_radius, evaluate_results, print_evaluation
 

@@ -70,19 +70,6 @@ def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
     return _any_of(keypoints, bad)
 
 
-def usual_counts(annotations: Annotations) -> dict[int, int]:
-    """The most frequent number of keypoints in each category with labelled ones; of equally frequent ones the largest."""
-    tables = annotations.keypoints or ()
-    pairs = zip(annotations.category_ids.tolist(), tables, _have_label(tables).tolist(), strict=True) if tables else ()
-    frequency = Counter((category, len(table)) for category, table, labelled in pairs if labelled)
-    order = sorted(frequency.items(), key=lambda item: (item[1], item[0][1]))
-    return {category: count for (category, count), _ in order}  # the last of a category stays
-
-
-def _have_label(keypoints: Points) -> Bool[ndarray, " n"]:
-    return _any_of(keypoints, np.concatenate([np.zeros((0, 3)), *keypoints])[:, 2] > 0)
-
-
 def _any_of(keypoints: Points, flags: Bool[ndarray, " n"]) -> Bool[ndarray, " m"]:
     """Whether each annotation has a keypoint with this flag."""
     counts = np.array([len(table) for table in keypoints], np.int64)
@@ -108,20 +95,15 @@ def usable_rows(
     categories, every category is accepted.
     """
     usable, findings = [np.zeros(0, np.int64)], []
-    wanted = usual_counts(read.columns)
     for block in row_blocks(len(read.columns)):
-        rows, invalid = _usable_in_block(read.take(block), images, broken, categories, wanted)
+        rows, invalid = _usable_in_block(read.take(block), images, broken, categories)
         usable.append(rows + block.start)
         findings += invalid
     return np.concatenate(usable), findings
 
 
 def _usable_in_block(
-    read: ReadAnnotations,
-    images: Images,
-    broken: set[int | None],
-    categories: Mapping[int, str] | None,
-    wanted: Mapping[int, int],
+    read: ReadAnnotations, images: Images, broken: set[int | None], categories: Mapping[int, str] | None
 ) -> tuple[Int64[ndarray, " m"], list[Finding]]:
     rows, boxes = read.columns, read.columns.boxes_xywh
     x, y, width, height = boxes.T  # views: copies of whole columns would dominate the time
@@ -142,8 +124,8 @@ def _usable_in_block(
         point = ", ".join(f"{value:g}" for value in labelled[0])
         if not np.isfinite(labelled).all():
             return why_broken((rows.keypoints or ())[row])
-        which = "its keypoint" if len(labelled) == 1 else f"its {len(labelled)} keypoints, the first at"
-        return f"{which} ({point}) outside its {image_w[row]}x{image_h[row]} image"
+        which = "keypoint lies" if len(labelled) == 1 else f"{len(labelled)} keypoints lie"
+        return f"its {which} outside its image, at ({point})"
 
     checks: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
         (rows.image_rows == NO_ROW, unknown_image),
@@ -155,10 +137,6 @@ def _usable_in_block(
     ]
     if (points := rows.keypoints) is not None:
         checks.append((broken_points(points), lambda row: why_broken(points[row])))
-        counts = np.array([len(each) for each in points], np.int64)
-        usual = np.array([wanted.get(category, 0) for category in rows.category_ids.tolist()], np.int64)
-        others = (counts != usual) & _have_label(points)
-        checks.append((others, lambda row: f"it has {counts[row]} keypoints, most of its category have {usual[row]}"))
     usable = np.ones(len(rows), bool)
     findings = []
     for fails, reason in checks:

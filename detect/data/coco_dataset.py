@@ -205,9 +205,8 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     unsized = tuple(images.ids[(images.wh == UNKNOWN_PX).any(axis=1)].tolist())
     read, warnings = _in_pixels(read, shards, images, unsized)
     read = with_outline_boxes(read, shards)
+    exchanged = exchanged_points(read, images) if keypoints else None
     if keypoints:
-        exchanged = exchanged_points(read, images)
-        warnings += (exchanged,) if exchanged else ()
         read = with_point_boxes(read, images)
     images = with_extents(images, read)
     categories = merge_categories(shards)
@@ -218,9 +217,9 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     annotations, suspicious = tidy(read.take(in_order(read.columns, usable)), images)
     suspicious += [*odd_images, *chain.from_iterable(rows.suspicious for rows in shards)]
     invalid, suspicious = sorted(faults + unusable, key=by_id), sorted(suspicious, key=by_id)
-    return CocoDataset(
-        images, annotations, categories, tuple(invalid), tuple(suspicious), read.files, unsized, warnings, warnings
-    )
+    findings = tuple(invalid), tuple(suspicious)
+    told = warnings + ((exchanged,) if exchanged else ())
+    return CocoDataset(images, annotations, categories, *findings, read.files, unsized, told, warnings)
 
 
 def _in_pixels(

@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64
 from numpy import ndarray
-from scipy.spatial import KDTree
 
 from detect.data import CocoResults, Finding
 from detect.errors import CocoError
@@ -18,7 +17,6 @@ from detect.evaluation.boxes import (
     as_dicts,
     best_as_dict,
     dataset_as_coco,
-    result_finding,
     results_as_coco,
     shown_score,
 )
@@ -26,9 +24,9 @@ from detect.evaluation.confusion import ConfusionMatrix, point_confusions
 from detect.evaluation.oks import OksScores, evaluate_oks
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores, score_points
 from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts, ThresholdChoice, choose_threshold
-from detect.keypoints.keypoints import CocoKeypoints, by_group
+from detect.evaluation.predicted_points import PredictedPoints, are_counted
+from detect.keypoints.keypoints import CocoKeypoints, by_group, is_predicted
 
-SOURCES = ("keypoints", "boxes")
 UNLABELLED_IN_SCORES = {"ignore": "ignore", "wrong": "background"}  # and what they are of ignored regions
 F1_RADIUS_PX = 5.0  # of the F1 that chooses checkpoints and thresholds
 
@@ -91,7 +89,7 @@ def evaluate_landmarks(
     """Compute precision, recall, F1, distance error and count error at each radius, over all keypoint types and for each.
 
     Each result has as many keypoints as the dataset's instances of its category. Those it does not predict are 0, 0, 0 or
-    NaN; a third number below 1 is a keypoint's own confidence, and its score is the lower of that and the result's.
+    NaN; a third number between 0 and 1 is a keypoint's own confidence, and its score is the lower of that and the result's.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
@@ -114,7 +112,7 @@ def evaluate_landmarks(
             others are, or neither right nor wrong (``"ignore"``).
 
     Raises:
-        ValueError: there is no radius, or both a threshold and a goal are given.
+        ValueError: there is no radius, both a threshold and a goal are given, or ``unlabelled`` is another word.
         CocoError: the number of sigmas is not that of an instance's keypoints.
     """
     if not radii or (threshold is not None and choose is not None):
@@ -197,7 +195,7 @@ def point_results(
     """Group results and true points by image and keypoint type.
 
     A prediction in a region of :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions` counts only if a true point
-    is within the ``radius``, in image pixels. For ``source`` see :func:`evaluate_landmarks`.
+    is within the ``radius``, in image pixels. For ``source`` and ``unlabelled`` see :func:`evaluate_landmarks`.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
@@ -210,12 +208,14 @@ def point_results(
     """
     if unlabelled not in UNLABELLED_IN_SCORES:
         raise ValueError(f"unlabelled is one of {', '.join(UNLABELLED_IN_SCORES)}, got {unlabelled!r}")
-    found = _Predicted.of(predicted, truth, source)
+    found = PredictedPoints.of(predicted, truth, source)
     num_types = truth.landmarks.num_types
     num_groups = truth.landmarks.num_images * num_types
     true_points = truth.landmarks.per_image()
     group = predicted.image_rows[found.rows] * num_types + found.types
-    kept = _counted(found.points, group, true_points, truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled]), radius)
+    kept = are_counted(
+        found.points, group, true_points, truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled]), radius
+    )
     points, scores = (by_group(each[kept], group[kept], num_groups) for each in (found.points, found.scores))
     return PointResults(
         points, true_points, scores, num_types, int((~kept).sum()), (*predicted.invalid, *found.invalid)
@@ -224,6 +224,8 @@ def point_results(
 
 def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:
     """Compute COCO's keypoint metrics with one sigma for each keypoint, without the results :func:`point_results` rejects.
+
+    A keypoint that is not predicted lies at 0, 0, as in COCO's own evaluation.
 
     Raises:
         CocoError: instances have another number of keypoints than there are sigmas.
@@ -235,9 +237,9 @@ def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[flo
             raise CocoError(f"OKS needs one sigma for each of {len(types)} keypoints of {name!r}, got {len(sigmas)}")
     found = zip(results_as_coco(predicted, dataset), predicted.keypoints, strict=True)
     entries = [
-        {**entry, "keypoints": points.reshape(-1).tolist()}
+        {**entry, "keypoints": np.where(is_predicted(points)[:, None], points, 0.0).reshape(-1).tolist()}
         for entry, points in found
-        if len(points) == len(sigmas) and np.isfinite(points[:, :2]).all()
+        if len(points) == len(sigmas) and is_predicted(points).any()
     ]
     coco, unlabelled = dataset_as_coco(dataset), np.zeros((len(sigmas), 3))
     tables = dataset.annotations.keypoints or [unlabelled] * len(dataset.annotations)
@@ -247,91 +249,3 @@ def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[flo
         return evaluate_oks(entries, coco, sigmas=sigmas)
     except ValueError as error:
         raise CocoError(str(error)) from None
-
-
-@dataclass(frozen=True, eq=False)
-class _Predicted:
-    """The keypoints that results predict."""
-
-    points: Float64[ndarray, "n 2"]
-    types: Int64[ndarray, " n"]
-    rows: Int64[ndarray, " n"]
-    """Results of the points."""
-    scores: Float64[ndarray, " n"]
-    invalid: list[Finding]
-    """Results with another number of keypoints than their category has."""
-
-    @classmethod
-    def of(cls, predicted: CocoResults, truth: CocoKeypoints, source: str) -> _Predicted:
-        """The keypoints of results.
-
-        A keypoint that is not finite, or whose third number is 0, is not predicted. A third number below 1 is the keypoint's
-        own confidence: its score is then the lower of that and the result's.
-        """
-        if source not in SOURCES:
-            raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}")
-        tables = _centers(predicted) if source == "boxes" else predicted.keypoints
-        counts = np.array([len(table) for table in tables], np.int64)
-        categories, own = np.unique(predicted.category_ids, return_inverse=True)
-        types = [truth.category_types.get(category, ()) for category in categories.tolist()]
-        wanted = np.array([len(each) for each in types], np.int64)[own]
-        fits = (counts == wanted) & (wanted > 0)
-        invalid = [
-            result_finding(
-                predicted,
-                truth.dataset,
-                row,
-                f"category {predicted.category_ids[row]} has {wanted[row]} {source} in the truth, this has {counts[row]}",
-            )
-            for row in np.flatnonzero(~fits).tolist()
-        ]
-        kept = np.flatnonzero(fits)
-        flat = np.concatenate([np.zeros((0, 3)), *(tables[row] for row in kept.tolist())])
-        rows = np.repeat(kept, counts[kept])
-        of_point = [np.zeros(0, np.int64), *(np.array(types[number], np.int64) for number in own[kept].tolist())]
-        confidence = flat[:, 2]
-        found = np.isfinite(flat).all(axis=1) & (confidence > 0)
-        scores = np.minimum(predicted.scores[rows], np.where(confidence < 1, confidence, np.inf))
-        return cls(flat[found, :2], np.concatenate(of_point)[found], rows[found], scores[found], invalid)
-
-
-def _centers(predicted: CocoResults) -> list[Float64[ndarray, "_ 3"]]:
-    """The centre of each result's box, as a keypoint; none if it has no box."""
-    centers = predicted.boxes_xywh[:, :2] + predicted.boxes_xywh[:, 2:] / 2
-    tables = list(np.concatenate([centers, np.ones((len(centers), 1))], axis=1)[:, None])
-    for row in np.flatnonzero(~np.isfinite(centers).all(axis=1)).tolist():
-        tables[row] = np.zeros((0, 3))
-    return tables
-
-
-def _counted(
-    points: Float64[ndarray, "n 2"],
-    group: Int64[ndarray, " n"],
-    true_points: Sequence[Float64[ndarray, "_ 2"]],
-    regions: Sequence[Float64[ndarray, "_ 4"]],
-    radius: float,
-) -> Bool[ndarray, " n"]:
-    """Whether each prediction counts: it is outside all regions of its group, or near a true point of the group."""
-    counted = np.ones(len(points), bool)
-    order = np.argsort(group, kind="stable")
-    with_regions = [number for number, own in enumerate(regions) if len(own)]
-    starts, stops = (np.searchsorted(group[order], with_regions, side=side) for side in ("left", "right"))
-    for number, start, stop in zip(with_regions, starts.tolist(), stops.tolist(), strict=True):
-        rows = order[start:stop]
-        inside = rows[inside_any(points[rows], regions[number])]
-        if len(inside) and len(true_points[number]):
-            inside = inside[KDTree(true_points[number]).query(points[inside])[0] > radius]
-        counted[inside] = False
-    return counted
-
-
-def inside_any(points: Float64[ndarray, "n 2"], regions: Float64[ndarray, "r 4"]) -> Bool[ndarray, " n"]:
-    """Whether each point lies in one of the regions x0 y0 x1 y1, or on its edge."""
-    order = np.argsort(points[:, 0])
-    x, y = points[order].T
-    inside = np.zeros(len(points), bool)
-    starts, stops = np.searchsorted(x, regions[:, 0]), np.searchsorted(x, regions[:, 2], side="right")
-    for start, stop, (y0, y1) in zip(starts.tolist(), stops.tolist(), regions[:, 1::2].tolist(), strict=True):
-        inside[start:stop] |= (y0 <= y[start:stop]) & (y[start:stop] <= y1)
-    inside[order] = inside.copy()
-    return inside

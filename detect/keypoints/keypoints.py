@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from detect.data import CocoDataset
+from detect.data import CocoDataset, Finding
 from detect.errors import CocoError
 from detect.keypoints.coordinates import origin_shift
 from detect.ops.box_arrays import xywh_to_xyxy
@@ -94,6 +94,15 @@ class Keypoints:
 KeypointsLike = Keypoints | Sequence[Array]  # keypoints, or one array for each image as Keypoints.of takes them
 
 
+def is_predicted(table: Float64[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
+    """Whether each keypoint of a result is predicted: it is finite, and not 0, 0, 0.
+
+    >>> is_predicted(np.array([[3.0, 4.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 4.0, 1.0]]))
+    array([ True, False, False])
+    """
+    return np.asarray(np.isfinite(table).all(axis=1) & table.any(axis=1))
+
+
 def to_numpy(values: object) -> ndarray:
     """Convert an array-like or a tensor to NumPy; a tensor on the CPU shares its memory."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
@@ -148,7 +157,8 @@ class CocoKeypoints:
 
         These are the ``ignored`` regions of the image first. An instance whose keypoint of this type is not labelled, though
         another one is, adds its box with ``unlabelled="ignore"``, the whole image with ``"map"`` (as MMPose gives such a
-        keypoint weight 0), and nothing with ``"background"``.
+        keypoint weight 0), and nothing with ``"background"``. An annotation that came without a box has the box of its
+        labelled keypoints alone, which hardly holds the others: ``"map"`` suits it better.
         """
         if unlabelled not in UNLABELLED_CHOICES:
             raise ValueError(f"unlabelled is one of {', '.join(UNLABELLED_CHOICES)}, got {unlabelled!r}")
@@ -202,8 +212,9 @@ class CocoKeypoints:
 def coco_keypoints(dataset: CocoDataset, *, pixel_origin: str = "center", merge: bool = False) -> CocoKeypoints:
     """Collect the keypoints of a dataset that was read with ``keypoints=True``.
 
-    Crowd regions and instances without a labelled keypoint become ignored regions. With ``merge``, all keypoints of all
-    categories have one type. For ``pixel_origin`` see :mod:`detect.keypoints.coordinates`.
+    Crowd regions and instances without a labelled keypoint become ignored regions. So do instances with another number of
+    keypoints than most of their category, which are among the ``suspicious`` findings of the result's dataset. With
+    ``merge``, all keypoints of all categories have one type. For ``pixel_origin`` see :mod:`detect.keypoints.coordinates`.
 
     Raises:
         CocoError: no keypoint is labelled.
@@ -257,6 +268,10 @@ def _collect(
     instances, num_images = dataset.instances, len(dataset.images)
     rows = np.repeat(np.arange(len(counts)), counts)
     labelled = np.bincount(rows, weights=flat[:, 2] > 0, minlength=len(counts)) > 0
+    usual = _usual_counts(instances.category_ids, counts, labelled)
+    odd = np.flatnonzero(labelled & (counts != usual))
+    labelled[odd] = False
+    dataset = _with_odd(dataset, zip(odd.tolist(), counts[odd].tolist(), usual[odd].tolist(), strict=True))
     flat, rows = flat[labelled[rows]], rows[labelled[rows]]
     category_types = _types_of_categories(dataset, counts, np.flatnonzero(labelled))
     first = np.array([own[0] for own in category_types.values()], np.int64)
@@ -277,12 +292,39 @@ def _collect(
     return CocoKeypoints(dataset, landmarks, pixel_origin, rows, tuple(ignored), tuple(names), category_types)
 
 
+def _usual_counts(
+    category_ids: Int64[ndarray, " m"], counts: Int64[ndarray, " m"], labelled: Bool[ndarray, " m"]
+) -> Int64[ndarray, " m"]:
+    """The most frequent number of keypoints among the labelled instances of each one's category; of several the largest."""
+    usual = counts.copy()
+    for category in np.unique(category_ids[labelled]).tolist():
+        own = category_ids == category
+        numbers, times = np.unique(counts[own & labelled], return_counts=True)
+        usual[own] = numbers[::-1][times[::-1].argmax()]
+    return usual
+
+
+def _with_odd(dataset: CocoDataset, odd: Iterable[tuple[int, int, int]]) -> CocoDataset:
+    """The dataset with a finding for each instance (row, number of keypoints, usual number)."""
+    instances, images = dataset.instances, dataset.images
+    findings = [
+        Finding(
+            "",
+            int(instances.ids[row]),
+            int(images.ids[instances.image_rows[row]]),
+            f"it has {count} keypoints, most of its category have {usual}: its box is ignored",
+        )
+        for row, count, usual in odd
+    ]
+    return replace(dataset, suspicious=(*dataset.suspicious, *findings)) if findings else dataset
+
+
 def _types_of_categories(
     dataset: CocoDataset, counts: Int64[ndarray, " m"], rows: Int64[ndarray, " r"]
 ) -> dict[int, tuple[int, ...]]:
     """Number the keypoints of the categories that these instances have."""
     categories, first = np.unique(dataset.instances.category_ids[rows], return_index=True)
-    wanted = counts[rows[first]]  # reading leaves out annotations with another number
+    wanted = counts[rows[first]]
     ends = wanted.cumsum()
     spans = zip((ends - wanted).tolist(), ends.tolist(), strict=True)
     return {category: tuple(range(*span)) for category, span in zip(categories.tolist(), spans, strict=True)}

@@ -115,8 +115,9 @@ def find_peaks(
         max_peaks: number of points kept of each image and type, the highest first; None keeps all.
         refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
             ``functools.partial(learned_offsets, offsets=offsets)``.
-        split: also find points whose Gaussians overlap so much that they have one maximum together, by
-            :func:`detect.keypoints.split_peaks.split_peaks`, which needs 0 < threshold < 1 and gives no covariance.
+        split: fit close points together, and find those whose Gaussians overlap so much that they have one maximum
+            together, by :func:`detect.keypoints.split_peaks.split_peaks`, which needs 0 < threshold < 1 and gives no
+            covariance.
         sigma: of the Gaussians of the training targets, in cells; used by ``split`` alone.
 
     Raises:
@@ -193,7 +194,9 @@ def _highest(
 
 def _check(heatmaps: Tensor, min_distance: float, max_peaks: int | None, refine: str | Refinement) -> None:
     if not heatmaps.is_floating_point():
-        raise ValueError(f"heatmaps are floats from 0 to 1, got {heatmaps.dtype}: divide them by the value of a sure point")
+        raise ValueError(
+            f"heatmaps are floats from 0 to 1, got {heatmaps.dtype}: divide them by the value of a sure point"
+        )
     if heatmaps.ndim not in {4, 5} or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps are (b, j, h, w) or (b, j, d, h, w), with cells, got {tuple(heatmaps.shape)}")
     if not 0 <= min_distance < float("inf") or (max_peaks is not None and max_peaks < 1):

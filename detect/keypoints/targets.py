@@ -179,6 +179,7 @@ def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Strid
     every cell that they touch.
     """
     weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
+    weights = weights if isinstance(weights, ndarray) else weights.contiguous()  # the maps below are views of it
     dims = weights.ndim - 2
     masked = weights.reshape(-1, 1, *weights.shape[2:])
     if regions is not None and len(regions) == len(weights):
@@ -187,11 +188,12 @@ def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Strid
         raise ValueError(
             f"need regions to ignore for each of {len(weights)} images or {len(masked)} maps, got {len(regions)}"
         )
+    kind = "image" if masked is weights else "map"
     for number, (of_image, boxes) in enumerate(zip(masked, regions or (), strict=False)):
         corners = to_numpy(boxes).astype(np.float64)
         if corners.ndim != 2 or corners.shape[1] != 2 * dims:
             raise ValueError(f"regions to ignore are (r, {2 * dims}), got {corners.shape}")
-        check_corners(corners, f"regions to ignore of image {number}")
+        check_corners(corners, f"regions to ignore of {kind} {number}")
         ends = np.split(corners, 2, axis=1)
         low, high = (image_to_cells(each, stride, pixel_origin=pixel_origin) + 0.5 for each in ends)
         for start, end in zip(np.floor(low).clip(0), np.ceil(high).clip(0), strict=True):

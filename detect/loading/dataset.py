@@ -88,7 +88,7 @@ class Batch:
         ]
 
     def to(self, device: torch.device | str) -> Batch:
-        """Copy the batch to a device."""
+        """Copy the batch to a device, but for the unlabelled boxes: targets are placed on the host."""
         columns = ("points", "image", "types", "visibility")
         moved: dict[str, Any] = {name: torch.as_tensor(getattr(self.keypoints, name)).to(device) for name in columns}
         return Batch(
@@ -96,8 +96,8 @@ class Batch:
             image_hw=self.image_hw.to(device),
             targets=[_targets_to(each, device) for each in self.targets],
             keypoints=replace(self.keypoints, **moved),
-            unlabelled=[each.to(device) for each in self.unlabelled],
-            unlabelled_types=[each.to(device) for each in self.unlabelled_types],
+            unlabelled=self.unlabelled,
+            unlabelled_types=self.unlabelled_types,
             image_rows=self.image_rows.to(device),
         )
 

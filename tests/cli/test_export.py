@@ -154,7 +154,7 @@ def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_he
     )
     about = json.loads((out / "detector.json").read_text("utf-8"))
     assert about == json.loads(printed.splitlines()[0])
-    assert about["keypoint_types"] == [{"name": "nucleus", "category_id": 1}]
+    assert about["keypoint_types"] == [{"name": "nucleus", "category_id": 1, "place": 0, "num_keypoints": 1}]
     assert (about["image"]["mode"], about["stride"], about["coordinates"]["frame"]) == ("L", 2, "original")
     assert assert_example_is_predict(out, tmp_path / "found", photos) > 5
     images = np.random.default_rng(0).random((1, 1, 96, 96), np.float32)

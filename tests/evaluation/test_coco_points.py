@@ -15,41 +15,15 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from rods import BALL, ROD, dataset_of, landmarks, results_of
 
-from detect.data import CocoResults, read_coco, read_results
+from detect.data import read_coco, read_results
 from detect.errors import CocoError
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks, oks_of, point_results
-from detect.keypoints.keypoints import CocoKeypoints, box_keypoints, coco_keypoints
+from detect.keypoints.keypoints import box_keypoints, coco_keypoints
 
 NUM_TYPES = 3
 SIGMAS = (0.03, 0.1, 0.05)
-
-
-def dataset_of(*annotations: dict[str, Any]) -> dict[str, Any]:
-    """Two images of 200 x 200 pixels, a category of two keypoints and one of one."""
-    entries = [
-        {"id": number, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30], **entry}
-        for number, entry in enumerate(annotations, 1)
-    ]
-    return {
-        "images": [{"id": number, "width": 200, "height": 200} for number in (1, 2)],
-        "categories": [{"id": 1, "name": "rod"}, {"id": 5, "name": "ball"}],
-        "annotations": entries,
-    }
-
-
-ROD = {"keypoints": [12, 13, 2, 14, 15, 1]}
-BALL = {"keypoints": [50, 60, 2], "category_id": 5, "image_id": 2}
-
-
-def results_of(found: CocoKeypoints, entries: list[dict[str, Any]], tmp_path: Path) -> CocoResults:
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(entries), "utf-8")
-    return read_results(path, found.dataset)
-
-
-def landmarks(*annotations: dict[str, Any], pixel_origin: str = "center") -> CocoKeypoints:
-    return coco_keypoints(read_coco(dataset_of(*annotations), keypoints=True), pixel_origin=pixel_origin)
 
 
 def test_points_stand_with_those_of_their_image_and_type(tmp_path):
@@ -75,67 +49,12 @@ def test_points_without_a_label_are_no_truth_and_occluded_ones_are(tmp_path):
     assert [own.tolist() for own in points.truth] == [[], [[14, 15]], [], []]
 
 
-def test_a_keypoint_without_confidence_or_position_is_not_predicted(tmp_path):
+def test_oks_counts_what_is_not_predicted_as_far_away(tmp_path):
     found = landmarks(ROD)
-    entries = [
-        {"image_id": 1, "category_id": 1, "score": 0.4, "keypoints": [0, 0, 0, 14, 15, 1]},
-        {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [12, 13, 0.3, float("nan"), 15, 1]},
-        {"image_id": 2, "category_id": 1, "score": 0.8, "keypoints": [12, 13, 2, 14, 15, 0.95]},
-    ]
-    points = point_results(results_of(found, entries, tmp_path), found)
-    assert [own.tolist() for own in points.predicted] == [[[12, 13]], [[14, 15]], [[12, 13]], [[14, 15]]]
-    assert [own.tolist() for own in points.scores] == [[0.3], [0.4], [0.8], [0.8]]  # a keypoint's own if that is lower
-    assert not points.invalid
-
-
-PARTLY = [  # the head of the first rod and the tail of the second have no label
-    {"keypoints": [0, 0, 0, 30, 32, 2], "bbox": [10, 10, 30, 30]},
-    {"keypoints": [110, 111, 1, 0, 0, 0], "bbox": [100, 100, 30, 30]},
-]
-
-
-def test_a_perfect_prediction_of_partly_labelled_objects_scores_1(tmp_path):
-    """Three keypoints, of which each object has some that no label tells of: found or not, they cost nothing."""
-    full = dataset_of(
-        {"keypoints": [12, 13, 2, 0, 0, 0, 30, 32, 2], "bbox": [10, 10, 30, 30]},
-        {"keypoints": [0, 0, 0, 110, 111, 1, 0, 0, 0], "bbox": [100, 100, 30, 30]},
-    )
-    found = coco_keypoints(read_coco(full, keypoints=True))
-    everywhere = [
-        {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [12, 13, 1, 20, 20, 1, 30, 32, 1]},
-        {"image_id": 1, "category_id": 1, "score": 0.8, "keypoints": [105, 105, 1, 110, 111, 1, 120, 125, 1]},
-    ]
-    known = [
-        {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [12, 13, 1, 0, 0, 0, 30, 32, 1]},
-        {"image_id": 1, "category_id": 1, "score": 0.8, "keypoints": [0, 0, 0, 110, 111, 1, 0, 0, 0]},
-    ]
-    for entries, num_ignored in ((everywhere, 3), (known, 0)):
-        scores = evaluate_landmarks(results_of(found, entries, tmp_path), found, oks_sigmas=[0.05] * 3)
-        assert scores.overall[0].micro.f1 == 1
-        assert scores.oks is not None
-        assert scores.oks.ap == pytest.approx(1)
-        assert scores.num_ignored == num_ignored
-
-
-def test_an_unlabelled_keypoint_may_be_wrong_and_is_so_elsewhere(tmp_path):
-    found = landmarks(*PARTLY)
-    entries = [
-        {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [15, 15, 1, 30, 32, 1]},
-        {
-            "image_id": 1,
-            "category_id": 1,
-            "score": 0.8,
-            "keypoints": [110, 111, 1, 25, 15, 1],
-        },  # a tail in the first box
-    ]
-    results = results_of(found, entries, tmp_path)
-    by_choice = {
-        choice: [len(own) for own in point_results(results, found, unlabelled=choice).predicted]
-        for choice in ("ignore", "wrong")
-    }
-    assert by_choice == {"ignore": [1, 2, 0, 0], "wrong": [2, 2, 0, 0]}
-    with pytest.raises(ValueError, match="unlabelled is one of ignore, wrong, got 'never'"):
-        point_results(results, found, unlabelled="never")
+    for other in ([float("nan"), 15, 1], [0, 0, 0]):
+        entries = [{"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [12, 13, 1, *other]}]
+        oks = oks_of(results_of(found, entries, tmp_path), found, sigmas=[0.05, 0.05])
+        assert (oks.ap50, oks.ap75) == (pytest.approx(1), 0)  # one of two keypoints: .5
 
 
 def test_centres_of_boxes_are_points(tmp_path):

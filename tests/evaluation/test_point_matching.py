@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from detect.evaluation import point_matching
 from detect.evaluation.point_matching import check_images, match_points, matches_by_score
 
 
@@ -274,3 +275,20 @@ def test_points_of_other_dimensions_are_not_matched(others):
             match_points(*pair, radius=1.0)
         with pytest.raises(ValueError, match=rf"points of image 1 are rows \(x, y\[, z\]\), got {shapes}"):
             check_images([points, pair[0]], [points, pair[1]])
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 7, 40])
+def test_blocks_of_any_size_match_as_the_whole_does(monkeypatch, pairs_at_once):
+    predicted, truth = scattered(3, 200, extent=120.0)
+    scores = np.random.default_rng(0).random(len(predicted))
+    options = {"radius": 4.0}
+    monkeypatch.setattr(point_matching, "PAIRS_AT_ONCE", 10**9)
+    whole, gained = (
+        match_points(predicted, truth, **options),
+        matches_by_score(predicted, truth, scores=scores, **options),
+    )
+    monkeypatch.setattr(point_matching, "PAIRS_AT_ONCE", pairs_at_once)
+    parts = match_points(predicted, truth, **options)
+    assert_array_equal(parts.predicted, whole.predicted)
+    assert_array_equal(parts.truth, whole.truth)
+    assert_array_equal(matches_by_score(predicted, truth, scores=scores, **options), gained)

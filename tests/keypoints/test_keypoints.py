@@ -201,6 +201,17 @@ def test_no_boxes_are_no_landmarks():
         box_keypoints(dataset_of())
 
 
+def test_an_instance_with_another_number_of_keypoints_is_a_region_to_ignore():
+    found = coco_keypoints(dataset_of({"keypoints": PAIR}, {"keypoints": [1, 2, 2]}, {"keypoints": PAIR}))
+    assert len(found.landmarks.points) == 4
+    assert [len(each) for each in found.ignored if len(each)] == [1]
+    finding = found.dataset.suspicious[-1]
+    assert (finding.annotation_id, finding.reason) == (
+        2,
+        "it has 1 keypoints, most of its category have 2: its box is ignored",
+    )
+
+
 @pytest.mark.parametrize("value", [0.87, -1.0, 3.0, float("nan")])
 def test_a_score_in_place_of_a_visibility_is_refused(value):
     with pytest.raises(ValueError, match=rf"keypoint 1 has visibility {value:g}, not 0, 1 or 2"):

@@ -103,7 +103,7 @@ def test_a_batch_is_padded_right_and_below_with_black(tmp_path):
 
 def test_a_batch_moves_to_a_device_whole(nuclei):
     batch = collate([nuclei_data(nuclei)[place] for place in range(3)]).to("meta")
-    tensors = [batch.images, batch.image_hw, batch.image_rows, *batch.unlabelled, *batch.unlabelled_types]
+    tensors = [batch.images, batch.image_hw, batch.image_rows]
     tensors += [batch.keypoints.points, batch.keypoints.image, batch.keypoints.types, batch.keypoints.visibility]
     tensors += [each for image in batch.targets for each in (image.boxes, image.classes, image.ignored)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}

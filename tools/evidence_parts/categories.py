@@ -13,7 +13,7 @@ from detect.anchors.assignment import Assignment
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from evidence_parts.gathered import Gathered, Group
-from evidence_parts.plan import BALANCED, BOXES, Run, weighed
+from evidence_parts.plan import BALANCED, BANDED, BOXES, Run, weighed
 from evidence_parts.resampling import mean_and_deviation, rank_correlation
 from evidence_parts.training_runs import anchors_of_run, config_of, rule_of_run, split
 from evidence_parts.wording import NOTHING, number, table, with_deviation
@@ -86,7 +86,8 @@ def _cells(group: Group, positives: list[float] | None) -> list[str]:
 def assignments_of(gathered: Gathered, epochs: int) -> dict[str, Assignment]:
     """What the anchors of the variants that match by overlap learn in the validation images.
 
-    Anchors are chosen again; variants whose positives differ from those of their rows are left out.
+    Anchors are chosen again; variants whose positives differ from those of their rows are left out, and so are weights by
+    size, whose anchors another variant has.
     """
     dataset = gathered.dataset
     config = config_of(Run(dataset.name, dataset.budgets[0][0], 1, 0), dataset, Path("unused"))
@@ -96,7 +97,7 @@ def assignments_of(gathered: Gathered, epochs: int) -> dict[str, Assignment]:
     for group in gathered.of_task(BOXES, epochs):
         run = Run(dataset.name, group.variant, 1, 0)
         matcher = rule_of_run(run, config_of(run, dataset, Path("unused")))
-        if not group.epochs or matcher.uses_predictions:
+        if not group.epochs or matcher.uses_predictions or group.variant.endswith(BANDED):
             continue
         plain = found.get(group.variant.removesuffix(BALANCED))
         assigned = plain or assign(instances, AnchorGenerator(anchors_of_run(run, dataset, training)), matcher)

@@ -36,8 +36,8 @@ class Variant:
 
 
 def weighed(variant: str) -> bool:
-    """Whether the positives of a variant are weighed by category."""
-    return variant.endswith(BALANCED)
+    """Whether the positives of a variant are weighed, by category or also by size."""
+    return variant.endswith((BALANCED, BANDED))
 
 
 def balanced(variant: Variant) -> Variant:

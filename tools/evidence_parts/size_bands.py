@@ -53,7 +53,9 @@ class BandedCriterion(RetinaNetCriterion):
 
     def __init__(self, like: RetinaNetCriterion, bands: SizeBands) -> None:
         super().__init__()
-        vars(self).update(vars(like))
+        vars(self).update(
+            {name: dict(value) if isinstance(value, dict) else value for name, value in vars(like).items()}
+        )
         self.register_buffer("edges", torch.tensor(bands.edges, dtype=torch.float32), persistent=False)
         self.register_buffer("weights", torch.tensor(bands.weights, dtype=torch.float32), persistent=False)
 

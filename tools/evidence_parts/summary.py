@@ -17,6 +17,7 @@ from evidence_parts.plan import (
     REFERENCE,
     SLOTS,
     SORTED_SLOTS,
+    weighed,
 )
 from evidence_parts.wording import NOTHING, signed, table, verdict
 
@@ -60,7 +61,7 @@ def summary_section(of_datasets: Sequence[Gathered]) -> str:
     lines = [
         line for gathered in of_datasets for epochs in gathered.budgets for line in _weight_lines(gathered, epochs)
     ]
-    parts += ["\nPositives weighed by category, instead of equally, differences of AP:\n", *lines] if lines else []
+    parts += ["\nWeights of positives, differences of AP:\n", *lines] if lines else []
     points = [line for gathered in of_datasets for line in _point_lines(gathered)]
     if points:
         parts.append("\nLandmarks, differences of F1 within 5 pixels and of the mean error of the count:\n")
@@ -86,13 +87,15 @@ def _weight_lines(gathered: Gathered, epochs: int) -> list[str]:
         other = gathered.group(group.variant + BALANCED, epochs)
         gap = gathered.difference(other, group, "ap") if other else None
         if gap:
-            lines.append(f"- {group.variant} ({gathered.dataset.name}, {epochs} epochs): {signed(gap)}, {verdict(gap)}")
+            where = f"({gathered.dataset.name}, {epochs} epochs)"
+            lines.append(f"- {group.variant}, by category instead of equally {where}: {signed(gap)}, {verdict(gap)}")
     banded = gathered.group(REFERENCE + BANDED, epochs)
     other = gathered.group(REFERENCE + BALANCED, epochs) or gathered.group(REFERENCE, epochs)
     gap = gathered.difference(banded, other, "ap") if banded and other else None
     if gap and other:
+        instead = "by category" if weighed(other.variant) else "equally"
         lines.append(
-            f"- {REFERENCE} by size as well, in thirds of each category's areas, less {other.variant} "
+            f"- {REFERENCE}, by thirds of each category's areas instead of {instead} "
             f"({gathered.dataset.name}, {epochs} epochs): {signed(gap)}, {verdict(gap)}"
         )
     return lines
