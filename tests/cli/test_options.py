@@ -16,8 +16,8 @@ from detect.cli import heatmaps, options
 from detect.cli.app import app
 from detect.data.coco_entries import BoxForm
 from detect.data.exif import Exif
-from detect.evaluation.coco_points import SOURCES
 from detect.evaluation.precision_recall import GOALS
+from detect.evaluation.predicted_points import SOURCES
 from detect.fitting.fit import METHODS
 from detect.fitting.fit_levels import FREE
 from detect.fitting.structured import LAYOUTS

@@ -141,7 +141,7 @@ def test_an_empty_table_is_told_to_be_empty(tmp_path):
     assert evidence.main(["--report", "-o", str(tmp_path)]) == 0
     text = (tmp_path / "evidence.md").read_text("utf-8")
     assert "## nuclei\n\nNothing has been run yet." in text
-    assert "141 planned runs are not in the tables" in text
+    assert "147 planned runs are not in the tables" in text
 
 
 def test_drawings_put_points_where_their_values_are():
