@@ -46,8 +46,8 @@ def render(
     unlabelled: Annotated[
         Unlabelled,
         expert(
-            help="A keypoint without a label, of an object with others: weight 0 in the object's box, background, or "
-            "weight 0 in the whole map of its type."
+            help="An unlabelled keypoint of a partly labelled object: weight 0 in the object's box, background, or weight "
+            "0 in the whole map of its type."
         ),
     ] = "ignore",
     pack: Annotated[Literal["npz", "pt"], expert(help="Files for NumPy, or for torch.")] = "npz",

@@ -110,7 +110,7 @@ UnlabelledScore = Annotated[
     UnlabelledInScores,
     typer.Option(
         "--unlabelled",
-        help="A found keypoint on an object whose own has no label, though others have: neither right nor wrong, or wrong.",
+        help="A predicted keypoint inside an object that lacks this label but has others: ignore it, or count it as wrong.",
     ),
 ]
 
