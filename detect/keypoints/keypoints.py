@@ -68,7 +68,7 @@ class Keypoints:
         if not (known := np.isin(rows[:, dims], (UNLABELLED, OCCLUDED, VISIBLE))).all():
             first = int(np.flatnonzero(~known)[0])
             raise ValueError(
-                f"keypoint {first} has visibility {rows[first, dims]:g}, not 0, 1 or 2: a score has no place there"
+                f"keypoint {first} has visibility {rows[first, dims]:g}, not 0, 1 or 2: give scores separately"
             )
         image = np.repeat(np.arange(len(tables)), [len(table) * num_types for table in tables])
         columns = rows[:, :dims], image, np.arange(len(image)) % num_types, rows[:, dims].astype(np.int64)
@@ -153,7 +153,7 @@ class CocoKeypoints:
         return self.dataset.instances.boxes_xywh[self.rows, 2:]
 
     def ignored_regions(self, unlabelled: str = "ignore") -> list[Float64[ndarray, "_ 4"]]:
-        """Where each image and type, ordered by image, then type, may have points that no label tells of.
+        """The regions of each image and type, ordered by image, then type, in which unlabelled points may lie.
 
         These are the ``ignored`` regions of the image first. An instance whose keypoint of this type is not labelled, though
         another one is, adds its box with ``unlabelled="ignore"``, the whole image with ``"map"`` (as MMPose gives such a

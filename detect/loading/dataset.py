@@ -126,7 +126,7 @@ class DetectionData(Dataset[Sample]):
         keypoints: points of all images of the dataset; by default its own, if it was read with keypoints.
         category_ids: the category of each class, rising; by default all of the dataset. For validation data, pass the
             categories of the training data.
-        unlabelled: what a keypoint without a label is, of an object with others, see
+        unlabelled: how unlabelled keypoints of partly labelled objects are treated, see
             :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions`.
         on_progress: called as ``on_progress(what, done, total)`` while the images are checked.
 

@@ -75,8 +75,8 @@ class DataConfig(_Section):
     )
     unlabelled: Literal["ignore", "background", "map"] = Field(
         default="ignore",
-        description="a keypoint without a label, of an object with others: ignore the object's box, learn background there, "
-        "or ignore the type's whole map",
+        description="unlabelled keypoints of partly labelled objects: ignore the object's box, learn background there, or "
+        "ignore the type's whole map",
     )
     mean: list[float] | None = Field(default=None, description="mean of each channel, 0 to 1; measured by default")
     std: list[float] | None = Field(default=None, description="standard deviation of each channel; measured by default")
