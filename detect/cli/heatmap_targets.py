@@ -147,5 +147,6 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
     show(
         f"{index['drawn']:,} points drawn in {index['images']:,} images, {num_maps} map{'' if num_maps == 1 else 's'} each"
         f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
-        f"{index['ignored_regions']:,} ignored regions, and {index['ignored_keypoints']:,} of unlabelled keypoints"
+        f"{index['ignored_regions']:,} ignored regions"
+        f"{f'; {unlabelled:,} unlabelled keypoints ignored' if (unlabelled := index['ignored_keypoints']) else ''}"
     )

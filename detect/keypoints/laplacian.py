@@ -1,4 +1,4 @@
-"""Discrete Laplacians and their powers by five methods, the filter, and the sharpening of overlapping blobs.
+"""Discrete Laplacians and their powers by five methods, and the filter.
 
 The n-th power of the Laplacian, (d^2/dx^2 + d^2/dy^2 + ...)^n, is a sum of products of even derivatives along the axes.
 Each kernel is therefore a sum of products of one-dimensional kernels for the derivatives 0, 2, ... 2n; the methods differ in
@@ -92,40 +92,6 @@ def laplacian_filter(
             term = functional.conv1d(padded, along[power][None, None]).view(rows.shape).movedim(-1, axis)
         total += factor * term
     return total
-
-
-def sharpen_blobs(
-    heatmaps: Float[Tensor, "b j *cells"], *, sigma: float, order: int = 1, smoothing: float = 0.5
-) -> Float[Tensor, "b j *cells"]:
-    """Separate overlapping Gaussians of ``sigma`` cells: minus the Laplacian of Gaussian, clipped to at least 0.
-
-    The second derivative of a Gaussian is narrower than the Gaussian. The sum of two Gaussians has two peaks if they are
-    more than 2 sigma apart, its Laplacian from 1.9 sigma with order 1 and from 1.7 sigma with order 2. At 2.2 sigma the
-    peaks of the Laplacian are off by .1 sigma, those of the sum by .5. A single Gaussian keeps its position and its height;
-    at the border, beyond which the edge is repeated, it loses some of both. Pass the result to
-    :func:`detect.keypoints.peaks.find_peaks`.
-
-    The input may be volumes (b, j, d, h, w); half precision is computed and returned in float32. A higher ``order`` and a
-    lower ``smoothing``, the sigma of the smoothing as a fraction of ``sigma``, separate better and amplify noise.
-
-    >>> x = torch.arange(21.0)
-    >>> touching = torch.exp(-((x - 8) ** 2) / 8) + torch.exp(-((x - 12) ** 2) / 8)
-    >>> sharp = sharpen_blobs(touching.expand(1, 1, 21, 21), sigma=2)[0, 0, 10]
-    >>> touching[10] > touching[8], sharp[10] < sharp[8]
-    (tensor(True), tensor(True))
-    """
-    dims = heatmaps.ndim - 2
-    if order < 1 or not (0 < sigma < math.inf and 0 < smoothing < math.inf) or dims not in {2, 3}:
-        raise ValueError(
-            f"need maps (b, j, h, w) or (b, j, d, h, w), order >= 1, sigma > 0 and smoothing > 0, "
-            f"got {tuple(heatmaps.shape)}, {order=}, {sigma=}, {smoothing=}"
-        )
-    response = laplacian_kernel(order, method="log", sigma=smoothing * sigma, dims=dims)
-    gaussian = torch.exp(-_cells(len(response)).square() / (2 * sigma**2))
-    for _ in range(dims):
-        response = response @ gaussian  # at the centre of a Gaussian, axis by axis
-    filtered = laplacian_filter(heatmaps, order, method="log", sigma=smoothing * sigma)
-    return filtered.div_(float(response)).clamp_(min=0)
 
 
 def _kernels_along(

@@ -14,8 +14,7 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 from torch.testing import assert_close
 
-from detect.keypoints.laplacian import laplacian_filter, laplacian_kernel, sharpen_blobs
-from detect.keypoints.peaks import find_peaks
+from detect.keypoints.laplacian import laplacian_filter, laplacian_kernel
 
 METHODS = ["finite", "log", "spline", "sinc", "fourier"]
 
@@ -183,50 +182,6 @@ def test_the_filter_is_the_correlation_with_the_kernel_the_edge_repeated(order, 
     assert_close(ours.flatten(0, 1), torch.from_numpy(expected), rtol=1e-9, atol=1e-9)
 
 
-def test_touching_blobs_come_apart():
-    middle = np.array([20.2, 20.3])
-    # the sum of two Gaussians has one peak up to 2 sigma; sharpened, two from 1.9 sigma on, of order 2 from 1.7
-    for separation, order in ((1.9, 1), (1.7, 2)):
-        for angle in (0.0, 0.4, math.pi / 4):
-            half = np.array([math.cos(angle), math.sin(angle)]) * separation
-            truth = torch.tensor(np.array([middle - half, middle + half]), dtype=torch.float32)
-            heatmaps = gaussian_maps(truth.tolist())
-            assert find_peaks(heatmaps).counts().item() == 1
-            assert find_peaks(sharpen_blobs(heatmaps, sigma=2.0, order=order), threshold=0.3).counts().item() == 2
-
-
-def test_sharpened_blobs_are_where_they_are_better_than_before():
-    truth = torch.tensor([[17.8, 20.3], [22.2, 20.3]])
-    heatmaps = gaussian_maps(truth.tolist())
-    before, after = (find_peaks(maps, threshold=0.3).cells for maps in (heatmaps, sharpen_blobs(heatmaps, sigma=2.0)))
-    assert torch.cdist(before, truth).amin(dim=1).min() > 0.9
-    assert torch.cdist(after, truth).amin(dim=1).max() < 0.2
-
-
-@pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
-@pytest.mark.parametrize("order", [1, 2])
-def test_a_blob_alone_keeps_its_place_and_height(sigma, order):
-    peaks = find_peaks(sharpen_blobs(0.7 * gaussian_maps([(20.0, 18.0)], sigma=sigma), sigma=sigma, order=order))
-    assert_close(peaks.cells, torch.tensor([[20.0, 18.0]]), rtol=0, atol=1e-3)
-    assert_close(peaks.scores, torch.tensor([0.7]), rtol=1e-4, atol=0)
-
-
-def test_a_constant_map_and_an_edge_of_it_make_no_peak():
-    assert_close(sharpen_blobs(torch.full((2, 3, 9, 12), 0.8), sigma=2.0), torch.zeros(2, 3, 9, 12), rtol=0, atol=1e-4)
-
-
-def test_sharpened_volumes_and_half_precision():
-    axis = torch.arange(15.0)
-    along = torch.exp(-((axis - 7) ** 2) / 4.5)
-    volume = (along[:, None, None] * along[:, None] * along)[None, None]
-    sharp = sharpen_blobs(volume, sigma=1.5)
-    assert_close(sharp[0, 0, 7, 7, 7], torch.tensor(1.0), rtol=1e-4, atol=0)
-    half = sharpen_blobs(gaussian_maps([(20.0, 18.0)]).half(), sigma=2.0)
-    assert half.dtype == torch.float32
-    assert_close(half, sharpen_blobs(gaussian_maps([(20.0, 18.0)]), sigma=2.0), rtol=0, atol=0.01)
-    assert sharpen_blobs(torch.zeros(0, 2, 8, 8), sigma=2.0).shape == (0, 2, 8, 8)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -241,9 +196,3 @@ def test_sharpened_volumes_and_half_precision():
 def test_kernels_refuse(arguments, message):
     with pytest.raises(ValueError, match=message):
         laplacian_kernel(**arguments)
-
-
-@pytest.mark.parametrize("arguments", [{"sigma": 0.0}, {"sigma": 1.0, "order": 0}, {"sigma": 1.0, "smoothing": -1.0}])
-def test_sharpening_refuses(arguments):
-    with pytest.raises(ValueError, match=r"got \(1, 1, 8, 8\), order="):
-        sharpen_blobs(torch.zeros(1, 1, 8, 8), **arguments)
