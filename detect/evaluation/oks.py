@@ -44,49 +44,6 @@ class OksScores:
         return asdict(self)
 
 
-def pairwise_oks(
-    predicted: Float[ndarray, "n j 2"],
-    truth: Float[ndarray, "m j 3"],
-    *,
-    areas: Float[ndarray, " m"],
-    boxes: Float[ndarray, "m 4"],
-    sigmas: Float[ndarray, " j"],
-) -> Float[ndarray, "n m"]:
-    """Compute the OKS of each prediction with each object, from 0 to 1, as ``pycocotools.cocoeval.COCOeval.computeOks``.
-
-    It is the mean over labelled keypoints, visible or occluded, of exp(-d**2 / (2 area (2 sigma)**2)). For an object without
-    labelled keypoints it is the mean over all keypoints, d being the distance to the object's box, extended by its own width
-    and height on each side. Areas are in square pixels (COCO uses those of the segments), boxes are x, y, width, height.
-
-    >>> truth = np.array([[[10.0, 10.0, 2.0], [0.0, 0.0, 0.0]]])  # the second keypoint is not labelled
-    >>> predicted = np.array([[[10.0, 12.0], [99.0, 99.0]]])  # exp(-2**2 / (2 * 50 * .2**2))
-    >>> pairwise_oks(
-    ...     predicted, truth, areas=np.array([50.0]), boxes=np.zeros((1, 4)), sigmas=np.array([0.1, 0.1])
-    ... ).round(4)
-    array([[0.3679]])
-    """
-    num_objects, num_types = truth.shape[:2]
-    for name, values, wanted in (
-        ("predicted", predicted, (len(predicted), num_types, 2)),
-        ("truth", truth, (num_objects, num_types, 3)),
-        ("areas", areas, (num_objects,)),
-        ("boxes", boxes, (num_objects, 4)),
-        ("sigmas", sigmas, (num_types,)),
-    ):
-        if (found := values.shape) != wanted:
-            raise ValueError(f"{name} of {num_objects} objects with {num_types} landmarks: {wanted}, got {found}")
-    labelled = truth[..., 2] > 0
-    nothing = labelled.sum(axis=1, keepdims=True) == 0
-    corner, extent = boxes[:, None, :2], boxes[:, None, 2:]
-    points = predicted[:, None]
-    outside = np.maximum(corner - extent - points, 0) + np.maximum(points - (corner + 2 * extent), 0)
-    shift = np.where(nothing[..., None], outside, points - truth[..., :2])
-    spread = 2 * (2 * sigmas) ** 2 * (areas[:, None] + np.spacing(1.0))
-    counted = labelled | nothing
-    similar = np.exp(-np.square(shift).sum(axis=-1) / spread) * counted
-    return similar.sum(axis=-1) / counted.sum(axis=-1)
-
-
 def evaluate_oks(
     predicted: Sequence[Mapping[str, Any]],
     truth: Mapping[str, Any],

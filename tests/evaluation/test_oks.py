@@ -6,8 +6,6 @@ import contextlib
 import copy
 import io
 import json
-import math
-import re
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from detect.evaluation.oks import PERSON_SIGMAS, evaluate_oks, pairwise_oks
+from detect.evaluation.oks import PERSON_SIGMAS, evaluate_oks
 
 NUM_TYPES = 4
 SIGMAS = np.array([0.03, 0.1, 0.05, 0.08])
@@ -69,67 +67,6 @@ def by_pycocotools(truth, results, sigmas, folder):
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
-
-
-def tables(annotations, results):
-    """The arrays that pairwise_oks takes."""
-    truth = np.array([each["keypoints"] for each in annotations], float).reshape(-1, NUM_TYPES, 3)
-    predicted = np.array([each["keypoints"] for each in results], float).reshape(-1, NUM_TYPES, 3)[..., :2]
-    areas = np.array([each["area"] for each in annotations], float)
-    boxes = np.array([each["bbox"] for each in annotations], float).reshape(-1, 4)
-    return predicted, truth, areas, boxes
-
-
-# similarity
-
-
-def test_similarity_by_hand():
-    # k = 2 sigma = .2, .4; area 100. Landmark 0 is off by 2, exp(-4 / (2 * 100 * .04)); 1 by 5, exp(-25 / (2 * 100 * .16))
-    truth = np.array([[[0.0, 0.0, 2.0], [10.0, 10.0, 1.0]]])
-    predicted = np.array([[[2.0, 0.0], [13.0, 14.0]]])
-    found = pairwise_oks(predicted, truth, areas=np.array([100.0]), boxes=np.zeros((1, 4)), sigmas=np.array([0.1, 0.2]))
-    assert_allclose(found, [[(math.exp(-4 / 8) + math.exp(-25 / 32)) / 2]])
-
-
-def test_an_object_without_labels_is_near_where_its_box_grown_three_times_is():
-    # box (10, 10) to (20, 20), grown to (0, 0) to (30, 30): inside is 0 away, (33, 34) is 5: exp(-25 / (2 * 100 * .04))
-    truth = np.zeros((1, 2, 3))
-    predicted = np.array([[[29.0, 1.0], [33.0, 34.0]]])
-    box = np.array([[10.0, 10.0, 10.0, 10.0]])
-    found = pairwise_oks(predicted, truth, areas=np.array([100.0]), boxes=box, sigmas=np.array([0.1, 0.1]))
-    assert_allclose(found, [[(1 + math.exp(-25 / 8)) / 2]])
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_similarities_are_pycocotools(seed, tmp_path):
-    truth, results = random_persons(seed)
-    evaluation = by_pycocotools(truth, results, SIGMAS, tmp_path)
-    for image in range(1, 7):
-        annotations = [each for each in truth["annotations"] if each["image_id"] == image]
-        own = sorted((each for each in results if each["image_id"] == image), key=lambda each: -each["score"])
-        expected = np.array(evaluation.computeOks(image, 1)).reshape(len(own), len(annotations))
-        predicted, points, areas, boxes = tables(annotations, own)
-        found = pairwise_oks(predicted, points, areas=areas, boxes=boxes, sigmas=SIGMAS)
-        assert_allclose(found, expected, rtol=1e-12)
-
-
-def test_an_object_without_area_is_found_only_exactly():
-    truth = np.array([[[5.0, 5.0, 2.0]]])
-    predicted = np.array([[[5.0, 5.0]], [[5.1, 5.0]]])
-    found = pairwise_oks(predicted, truth, areas=np.zeros(1), boxes=np.zeros((1, 4)), sigmas=np.array([0.1]))
-    assert_allclose(found, [[1.0], [0.0]])
-
-
-def test_no_objects_or_predictions_have_no_similarities():
-    for count, others in ((0, 2), (2, 0), (0, 0)):
-        found = pairwise_oks(
-            np.zeros((count, 3, 2)),
-            np.zeros((others, 3, 3)),
-            areas=np.ones(others),
-            boxes=np.ones((others, 4)),
-            sigmas=np.ones(3),
-        )
-        assert found.shape == (count, others)
 
 
 def test_the_sigmas_of_persons_are_pycocotools():
@@ -216,22 +153,3 @@ def test_what_does_not_fit_the_sigmas_or_the_images_is_refused():
         evaluate_oks([results[0], results[0] | {"keypoints": [1.0, 2.0, 1]}], truth, sigmas=SIGMAS)
     with pytest.raises(ValueError, match=r"not in the truth: \[99\]"):
         evaluate_oks([results[0] | {"image_id": 99}], truth, sigmas=SIGMAS)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("areas", (1,)),
-        ("areas", (2, 1)),
-        ("boxes", (1, 4)),
-        ("sigmas", (1,)),
-        ("predicted", (5, 1, 2)),
-        ("truth", (2, 3, 2)),
-    ],
-)
-def test_arrays_of_other_shapes_are_not_spread_over_the_objects(name, shape):
-    given = {"predicted": (5, 3, 2), "truth": (2, 3, 3), "areas": (2,), "boxes": (2, 4), "sigmas": (3,), name: shape}
-    arrays = {each: np.ones(own) for each, own in given.items()}
-    with pytest.raises(ValueError, match=rf"{name} of 2 objects with 3 landmarks: \(.*\), got {re.escape(str(shape))}"):
-        pairwise_oks(**arrays)
