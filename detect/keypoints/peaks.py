@@ -9,16 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, cells_to_image
 from detect.keypoints.keypoints import by_group
-from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
-from detect.keypoints.subpixel import REFINEMENTS, SHARE, Refinement
+from detect.keypoints.local_maxima import LocalMaxima, find_local_maxima, with_spacing
+from detect.keypoints.subpixel import MARGIN, REFINEMENTS, SHARE, Refinement
+from detect.keypoints.suppression import noise_level, suppress_explained, suppress_near
 
 FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window together
+FITTED = 2.0  # sigmas around a point: under noise of .1, cells farther away worsen the fit
 
 Points = Float64[ndarray, "_ D"]
 Scores = Float64[ndarray, " _"]
@@ -88,11 +90,11 @@ def find_peaks(
     heatmaps: Float[Tensor, "b j *cells"],
     *,
     threshold: float = 0.1,
-    min_distance: float = 2.0,
+    min_distance: float | None = None,
     max_peaks: int | None = None,
     refine: str | Refinement = "least_squares",
     split: bool = False,
-    sigma: float = 2.0,
+    sigma: float | None = None,
 ) -> Peaks:
     """Find the points of maps (b, j, h, w) or volumes (b, j, d, h, w): cells or plateaus with no higher neighbour.
 
@@ -111,30 +113,36 @@ def find_peaks(
         heatmaps: values from 0, where there is nothing, to 1. Half precision is computed and returned in float32.
         threshold: the value of a point is above it.
         min_distance: in cells. From the highest down, a maximum suppresses those nearer than this; of equal ones the first
-            in memory stays. Maxima of a map are at least 2 cells apart, so that 2 suppresses none.
+            in memory stays. Maxima of a map are at least 2 cells apart, so that 2 suppresses none. By default none are
+            suppressed, unless ``sigma`` is given: then those that the map's noise explains
+            (:mod:`detect.keypoints.suppression`).
         max_peaks: number of points kept of each image and type, the highest first; None keeps all.
         refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
             ``functools.partial(learned_offsets, offsets=offsets)``.
         split: fit close points together, and find those whose Gaussians overlap so much that they have one maximum
             together, by :func:`detect.keypoints.split_peaks.split_peaks`, which needs 0 < threshold < 1 and gives no
             covariance.
-        sigma: of the Gaussians of the training targets, in cells; used by ``split`` alone.
+        sigma: of the Gaussians of the training targets, in cells, if it is known: points are then fitted to the cells within
+            two sigmas. ``split`` needs it.
 
     Raises:
         ValueError: maps are integers, the number of axes is wrong, the refinement is unknown or not for volumes, or an
             option is out of range.
     """
     _check(heatmaps, min_distance, max_peaks, refine)
+    if (split and sigma is None) or (sigma is not None and not 0 < sigma < float("inf")):
+        raise ValueError(f"need a positive sigma in cells, which split=True cannot do without, got {sigma=}")
     maps = heatmaps.contiguous().flatten(0, 1)
     uses_spacing = refine == "least_squares" or not isinstance(refine, str)
     every = find_local_maxima(maps, threshold)
     if uses_spacing:
         every = _with_lower(every, maps, threshold)
-    if min_distance > 2:
-        every = every.rows(_suppress(every, min_distance))
+    every = _separate(every, maps, min_distance, sigma)
     maxima = every.rows(every.scores > threshold)
     if uses_spacing:
         maxima = with_spacing(maxima, every, farthest=FARTHEST, share=SHARE)
+        widest = float("inf") if sigma is None else 2 * (FITTED * sigma + MARGIN)
+        maxima = replace(maxima, spacing=maxima.spacing.clamp(max=widest))
     maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
     num_images, num_types = heatmaps.shape[:2]
@@ -142,7 +150,7 @@ def find_peaks(
     covariance = None if refined.covariance is None else refined.covariance.to(maxima.scores)
     points = refined.points.to(maxima.scores)
     peaks = Peaks(points, maxima.scores, image, types, covariance, num_images, num_types)
-    if not split:
+    if not split or sigma is None:
         return peaks
     from detect.keypoints.split_peaks import split_peaks  # noqa: PLC0415 - it needs Peaks
 
@@ -162,21 +170,15 @@ def _with_lower(maxima: LocalMaxima, maps: Float[Tensor, " m *cells"], threshold
     return LocalMaxima(*(torch.cat(both) for both in zip(vars(maxima).values(), vars(lower).values(), strict=True)))
 
 
-def _suppress(maxima: LocalMaxima, min_distance: float) -> Bool[Tensor, " n"]:
-    """Greedy suppression: a maximum stays if no higher one that stays is near; the rule is repeated until it is stable."""
-    rank = torch.empty_like(maxima.map)
-    order = maxima.scores.argsort(descending=True, stable=True)
-    rank[order] = torch.arange(len(order), device=order.device)
-    first, second = close_pairs(maxima, min_distance)
-    ahead = rank[first] < rank[second]
-    higher, lower = torch.where(ahead, first, second), torch.where(ahead, second, first)
-    stays = torch.ones_like(rank, dtype=torch.bool)
-    while True:
-        after = torch.ones_like(stays)
-        after[lower[stays[higher]]] = False
-        if after.eq(stays).all():
-            return stays
-        stays = after
+def _separate(
+    maxima: LocalMaxima, maps: Float[Tensor, " m *cells"], min_distance: float | None, sigma: float | None
+) -> LocalMaxima:
+    """Leave out the maxima that belong to a higher one: those near it, or without a distance those that noise explains."""
+    if min_distance is None and sigma is not None:
+        return maxima.rows(suppress_explained(maxima, noise_level(maps), [sigma] * (maps.ndim - 1)))
+    if min_distance is None or min_distance <= 2:
+        return maxima
+    return maxima.rows(suppress_near(maxima, min_distance))
 
 
 def _highest(
@@ -192,14 +194,14 @@ def _highest(
     return order[rank < max_peaks]
 
 
-def _check(heatmaps: Tensor, min_distance: float, max_peaks: int | None, refine: str | Refinement) -> None:
+def _check(heatmaps: Tensor, min_distance: float | None, max_peaks: int | None, refine: str | Refinement) -> None:
     if not heatmaps.is_floating_point():
         raise ValueError(
             f"heatmaps are floats from 0 to 1, got {heatmaps.dtype}: divide them by the value of a sure point"
         )
     if heatmaps.ndim not in {4, 5} or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps are (b, j, h, w) or (b, j, d, h, w), with cells, got {tuple(heatmaps.shape)}")
-    if not 0 <= min_distance < float("inf") or (max_peaks is not None and max_peaks < 1):
+    if not 0 <= (min_distance or 0) < float("inf") or (max_peaks is not None and max_peaks < 1):
         raise ValueError(f"need min_distance >= 0 and max_peaks >= 1 or None, got {min_distance=}, {max_peaks=}")
     if isinstance(refine, str) and refine not in REFINEMENTS:
         raise ValueError(f"refine is one of {', '.join(REFINEMENTS)}, or a function, got {refine!r}")

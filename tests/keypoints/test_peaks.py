@@ -288,5 +288,6 @@ def test_overlapping_peaks_are_split_where_asked_for_and_the_highest_kept():
     assert peaks.scores.tolist() == sorted(peaks.scores.tolist(), reverse=True)
     highest = find_peaks(heatmaps, threshold=0.3, split=True, sigma=2.0, max_peaks=2)
     assert_close(highest.cells, peaks.cells[:2])
-    with pytest.raises(ValueError, match="need positive sigma"):
-        find_peaks(heatmaps, split=True, sigma=0.0)
+    for sigma in (0.0, None):
+        with pytest.raises(ValueError, match="need a positive sigma"):
+            find_peaks(heatmaps, split=True, sigma=sigma)
