@@ -124,6 +124,7 @@ def test_names_may_have_spaces_and_numbers_of_a_part_say_so(detect, monkeypatch)
     ("arguments", "message"),
     [
         (["--for", "yolo12"], "no detector is named 'yolo12': did you mean "),
+        (["--for", "yolo11,none.yaml"], "none.yaml: No such file or directory\n"),
         (["--for", ","], "--for: name a detector, such as yolo11; `detect anchors known --all` lists them"),
         (["--for", "effdet-d0", "--size", "16000", "--anchors", "none.yaml"], "none.yaml: no such file"),
         (["--for", "rf-detr", "--anchors", "yolov5"], "rf-detr has no anchors: "),
