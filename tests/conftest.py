@@ -20,7 +20,8 @@ from detect.data.resize import parse_resize
 from detect.samples import sample_annotations
 from detect.training.config import TrainConfig, parse_config, with_overrides
 
-settings.register_profile("detect", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("detect", deadline=None, derandomize=True, max_examples=20)
+settings.register_profile("thorough", max_examples=200)  # for `make slow`
 settings.load_profile("detect")
 
 

@@ -146,7 +146,7 @@ def test_a_point_has_weight_if_and_only_if_it_was_drawn(seed, occluded, weighted
     weights = random.choice([0.0, 0.5, 2.0], 40) if weighted else None
     targets = render_heatmaps([points], HW, stride=1, occluded=occluded, instance_weights=weights)
     assert_array_equal(np.flatnonzero(targets.point_weights), targets.instances)
-    for number in range(40):  # by itself
+    for number in random.choice(40, 8, replace=False):  # by itself
         alone = Keypoints.of([points.reshape(40, 1, 3)[[number]]])
         weight = None if weights is None else weights[[number]]
         drawn = render_heatmaps(alone, HW, stride=1, occluded=occluded, instance_weights=weight).heatmaps.any()
