@@ -18,7 +18,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -135,42 +134,6 @@ def convert_weights(
     added = Counter(_kind(key) for key in fitted if key not in weights)
     names = zip(keys_of(to, new_layout), keys_of("ours", new_layout), strict=True)
     return ConvertedWeights({theirs: fitted[ours] for theirs, ours in names}, notes_on(conversion, dropped, added))
-
-
-def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a checkpoint without running code from it.
-
-    The wrappers of trainers are removed: ``{"model": ...}`` (detectron2, torchvision's references),
-    ``{"state_dict": ...}`` (mmdetection).
-
-    Raises:
-        ConvertError: the file cannot be read, is a ``.pkl`` file of detectron2, or holds anything but tensors.
-    """
-    path = Path(path)
-    if path.suffix == ".pkl":
-        raise ConvertError(f"{path}: NumPy arrays in a pickle, which can run code when it is read; {_HOW_TO_REPACK}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConvertError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # torch.load raises many types on damaged bytes
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConvertError(f"{path}: not a file of tensors alone, or damaged ({reason})") from None
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ConvertError(f"{path}: holds a {type(content).__name__}, not tensors by their names")
-    others = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if others:
-        raise ConvertError(f"{path}: {others[0]!r} is not the name of a tensor; expected a network's state dict")
-    return content
-
-
-_HOW_TO_REPACK = (
-    "if you trust it: torch.save({k: torch.as_tensor(v) for k, v in pickle.loads(Path(path).read_bytes(), "
-    "encoding='latin1')['model'].items()}, 'weights.pth')"
-)
 
 
 def _class_rows(weights: Mapping[str, Tensor], num_anchors: int) -> int:
