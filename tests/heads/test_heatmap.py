@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -188,9 +186,8 @@ for size in sizes:
 
 
 @pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
-def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size():
-    run = subprocess.run([sys.executable, "-c", COMPILERS], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size(fresh_python):
+    fresh_python(COMPILERS)
 
 
 TRACERS = """
@@ -222,6 +219,6 @@ with torch.no_grad():
 """
 
 
-def test_traced_and_as_onnx_of_the_older_exporter_the_outputs_are_the_same_at_any_size():
-    run = subprocess.run([sys.executable, "-c", TRACERS], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+@pytest.mark.slow  # the older exporter
+def test_traced_and_as_onnx_of_the_older_exporter_the_outputs_are_the_same_at_any_size(fresh_python):
+    fresh_python(TRACERS)

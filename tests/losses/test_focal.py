@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -275,7 +273,7 @@ def test_class_weights_are_one_for_each_class(shape):
             call()
 
 
-def test_a_compiled_graph_has_the_focal_loss_whole():
+def test_a_compiled_graph_has_the_focal_loss_whole(fresh_python):
     program = """
 import torch
 from detect.losses import focal_loss
@@ -290,7 +288,7 @@ for function in (torch.compile(plain, backend="aot_eager", fullgraph=True), plai
     results.append((sums, values.grad))
 torch.testing.assert_close(*results)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    fresh_python(program)
 
 
 @pytest.fixture

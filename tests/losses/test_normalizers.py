@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +56,7 @@ def test_a_moving_average_that_cannot_move_is_refused(options):
 PROCESS = """
 import os
 import sys
+from datetime import timedelta
 import torch
 from torch import distributed, nn
 from detect.losses import EmaNormalizer, batch_normalizer
@@ -74,7 +72,9 @@ def gradient_of(normalizers):
 store, answer = sys.argv[1:]
 child = os.fork()  # both have imported by then
 rank = int(child == 0)
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+options = {"init_method": f"file://{store}", "timeout": timedelta(seconds=120)}
+distributed.init_process_group("gloo", **options, rank=rank, world_size=2)
 values, positives = torch.load(answer + ".data")
 values, positives = values[2 * rank : 2 * rank + 2], positives[2 * rank : 2 * rank + 2]
 answers = [gradient_of(normalizers) for normalizers in (batch_normalizer, EmaNormalizer(initial=50.0))]
@@ -86,15 +86,12 @@ os._exit(bool(failed))  # gloo's threads can abort an interpreter that takes its
 """
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path):
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, fresh_python):
     random = torch.Generator().manual_seed(0)
     values, positives = torch.randn(4, 3, generator=random), torch.tensor([3, 40, 0, 500])
     answer = tmp_path / "answer"
     torch.save((values, positives), f"{answer}.data")
-    command = [sys.executable, "-c", PROCESS, str(tmp_path / "store"), str(answer)]
-    subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, check=True, timeout=120
-    )
+    fresh_python(PROCESS, tmp_path / "store", answer)
     # the average of a process moves from 50 by its share of the positives: the whole batch's from 100
     for normalizers, ours in zip((batch_normalizer, EmaNormalizer(initial=100)), torch.load(answer), strict=True):
         model = nn.Linear(3, 1, bias=False)
