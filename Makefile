@@ -15,8 +15,8 @@ demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw t
 test: $(VENV)/.test  ## unit tests, property tests and doctests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-slow: $(VENV)/.test  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+slow: $(VENV)/.test  ## the tests that take minutes, and property tests with ten times the examples
+	$(BIN)/python -m pytest -m 'slow or hypothesis' --hypothesis-profile thorough
 
 lint: $(VENV)/.dev  ## format, lint, types, import layers
 	tools/check --no-tests

@@ -12,6 +12,7 @@ from .catalog.detectors import load_detector
 from .data import CocoDataset, read_coco, read_results
 from .data.read_dataset import read_dataset
 from .data.resize import ResizeRule, parse_resize
+from .detectors.pretrained_weights import load_checkpoint
 from .errors import DetectError
 from .evaluation.oracle import oracle_round_trip
 from .evaluation.points import score_points
@@ -30,7 +31,7 @@ from .heads.prediction_matchers import SimOta, TaskAligned
 from .heads.retinanet import RetinaNetHead
 from .interop.anchor_formats import convert_anchors
 from .interop.torchvision import BatchDetections, import_head
-from .interop.weights import convert_weights, load_checkpoint
+from .interop.weights import convert_weights
 from .keypoints.keypoints import Keypoints, box_keypoints, coco_keypoints
 from .keypoints.peaks import find_peaks
 from .keypoints.targets import render_heatmaps

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import numpy as np
 import pytest
+from fresh_python import FreshPython
+from fresh_python import fresh_python as start_fresh_python
 from hypothesis import settings
 from PIL import Image
 
@@ -20,8 +22,16 @@ from detect.data.resize import parse_resize
 from detect.samples import sample_annotations
 from detect.training.config import TrainConfig, parse_config, with_overrides
 
-settings.register_profile("detect", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("detect", deadline=None, derandomize=True, max_examples=20)
+settings.register_profile("thorough", max_examples=200)  # for `make slow`
 settings.load_profile("detect")
+
+
+@pytest.fixture(scope="session")
+def fresh_python(tmp_path_factory) -> Iterator[FreshPython]:
+    """Programs for a process of their own."""
+    with start_fresh_python(tmp_path_factory.mktemp("fresh_python")) as run:
+        yield run
 
 
 @pytest.fixture(scope="session")

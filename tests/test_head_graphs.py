@@ -5,19 +5,9 @@ The checks of shapes that tests run with are not to be part of a graph.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
-
-
-def printed(program: str, *arguments: str) -> str:
-    """What a program prints; it must end without an error."""
-    run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout
-
 
 HEAD_COMPILED = """
 import onnxruntime, torch
@@ -62,8 +52,8 @@ for size in sizes:
 
 
 @pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
-def test_a_heads_outputs_are_the_same_compiled_exported_and_as_onnx_at_any_size():
-    printed(HEAD_COMPILED)
+def test_a_heads_outputs_are_the_same_compiled_exported_and_as_onnx_at_any_size(fresh_python):
+    fresh_python(HEAD_COMPILED)
 
 
 HEAD_TRACED = """
@@ -141,8 +131,9 @@ with torch.no_grad():
 """
 
 
-def test_a_heads_outputs_are_the_same_traced_and_as_onnx_of_the_older_exporter_at_any_size():
-    printed(HEAD_TRACED)
+@pytest.mark.slow  # the older exporter
+def test_a_heads_outputs_are_the_same_traced_and_as_onnx_of_the_older_exporter_at_any_size(fresh_python):
+    fresh_python(HEAD_TRACED)
 
 
 DETECTIONS_EXPORTED = """
@@ -199,9 +190,9 @@ if len(sys.argv) > 2:
 
 @pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
 @pytest.mark.parametrize("nms", ["hard", "linear", "gaussian"])
-def test_padded_detections_are_the_same_exported_and_as_onnx(tmp_path, nms):
+def test_padded_detections_are_the_same_exported_and_as_onnx(tmp_path, nms, fresh_python):
     with_onnx = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-    printed(DETECTIONS_EXPORTED, nms, *([str(tmp_path / "post.onnx")] if with_onnx else []))
+    fresh_python(DETECTIONS_EXPORTED, nms, *([str(tmp_path / "post.onnx")] if with_onnx else []))
 
 
 DETECTIONS_TRACED = """
@@ -224,10 +215,10 @@ except ExportError as error:
 """
 
 
-def test_suppression_refuses_to_be_traced():
+def test_suppression_refuses_to_be_traced(fresh_python):
     # a trace would keep the number of rounds that it took for the one input
     refusal = "suppression cannot be traced: use torch.export, or trace the head without it\n"
-    assert printed(DETECTIONS_TRACED) == refusal
+    assert fresh_python(DETECTIONS_TRACED) == refusal
 
 
 DETECTIONS_COMPILED = """
@@ -275,5 +266,5 @@ assert len(numbers) > 3, numbers
 @pytest.mark.parametrize(
     "form", ["plain", *(pytest.param(form, marks=pytest.mark.slow) for form in ("padded", "soft"))]
 )
-def test_compiled_post_processing_is_not_compiled_again_for_another_batch(form):
-    printed(DETECTIONS_COMPILED, form)
+def test_compiled_post_processing_is_not_compiled_again_for_another_batch(form, fresh_python):
+    fresh_python(DETECTIONS_COMPILED, form)

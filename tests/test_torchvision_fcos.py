@@ -92,6 +92,7 @@ def test_it_trains_by_task_aligned_assignment(ours):
     ours.eval()
 
 
+@pytest.mark.slow  # whole detectors are exported in tests/cli/test_export.py
 @torch.no_grad()
 def test_the_exported_form_detects_the_same(ours):
     batch, image_hw = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(2)), torch.tensor([[96, 128]])

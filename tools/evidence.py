@@ -78,7 +78,7 @@ class Evidence:
         rows = read_rows(self.table)
         with reading_bar() as on_progress:
             found = [gather(each, rows, self.detections, on_progress=on_progress) for each in self.datasets.values()]
-        for name, text in build_document(found, self.missing(), read_costs(self.costs)).items():
+        for name, text in build_document(found, self.planned, self.missing(), read_costs(self.costs)).items():
             write_whole(self.output / name, text)
         print(f"{self.output / 'evidence.md'}: of {len(rows)} runs")
 
@@ -94,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         datasets = [with_epochs(each, options.epochs) for each in datasets]
     planned = planned_runs(datasets, seeds=options.seeds, only=options.only)
     if not planned:
-        print(f"evidence: no run is called {', '.join(options.only)}; see --list", file=sys.stderr)
+        print(
+            f"evidence: no run is called {', '.join(options.only)}, or not with these seeds; see --list",
+            file=sys.stderr,
+        )
         return 2
     evidence = Evidence(options.output, datasets, planned)
     if options.list:

@@ -29,7 +29,7 @@ STARTS = {
     "lite0": ("model.backbone=lite0", "model.pretrained=true", "optimisation.learning_rate=1e-3"),
     "small": ("model.backbone=tiny", "model.pretrained=false", "optimisation.learning_rate=2e-3"),
 }
-PLAIN = {  # what the shipped configurations set otherwise by now
+FORMER_SETTINGS = {  # what the shipped configurations set otherwise by now
     "nuclei": ("model.nms=hard",),
     "bccd": (
         *("data.resize=stretch:320x240", "optimisation.batch_size=16", "model.nms=hard"),
@@ -50,7 +50,7 @@ class Case(NamedTuple):
     def config(self, folder: Path, *overrides: str, bccd: Path | None) -> TrainConfig:
         """The configuration with this start, a shorter schedule and validations every three epochs."""
         fields = [
-            *PLAIN[self.dataset],
+            *FORMER_SETTINGS[self.dataset],
             *STARTS[self.start],
             f"seed={self.seed}",
             f"optimisation.epochs={EPOCHS_OF[self.dataset]}",

@@ -35,7 +35,8 @@ def load_anchors(name_or_path: str | Path) -> AnchorSet:
     if is_plain(str(name_or_path)):
         return parse_anchors(str(name_or_path), name=textwrap.shorten(str(name_or_path), 30, placeholder=" ..."))
     if not path.exists():
-        raise AnchorFileError(f"{name_or_path}: no such file; known by name: {', '.join(sorted(anchor_detectors()))}")
+        names = "" if path.suffix else f"; known by name: {', '.join(sorted(anchor_detectors()))}"
+        raise AnchorFileError(f"{name_or_path}: no such file{names}")
     return read_anchors(path)
 
 

@@ -34,7 +34,8 @@ def positive_weights(
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
     >>> anchors = AnchorSet.of([[(20, 20), (50, 50)]], strides=[8])
-    >>> weights = positive_weights(read_coco(sample_annotations("bccd")), anchors, resize="stretch:320x240")
+    >>> cells = read_coco(sample_annotations("bccd")).take_images(np.arange(30))
+    >>> weights = positive_weights(cells, anchors, resize="stretch:320x240")
     >>> {category: round(weight, 2) for category, weight in weights.items()}
     {1: 0.3, 2: 1.15, 3: 6.86}
     """

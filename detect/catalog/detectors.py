@@ -181,7 +181,7 @@ def load_detector(name_or_path: str | Path) -> Detector:
     if known := find_detector(str(name_or_path)):
         return known
     path = Path(name_or_path)
-    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+    if path.suffix.lower() not in (".yaml", ".yml"):
         close = difflib.get_close_matches(str(name_or_path).lower(), _by_name(), n=3, cutoff=0.5)
         meant = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(detectors())}."
         raise CatalogError(f"no detector is named {name_or_path!r}: {meant} A YAML file describes your own.")

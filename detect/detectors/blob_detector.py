@@ -17,15 +17,14 @@ from jaxtyping import Float, Float64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from detect.detectors.component_detector import POLARITIES
 from detect.evaluation.points import RADIUS_PX
 from detect.evaluation.precision_recall import choose_threshold
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.laplacian import laplacian_filter
 from detect.keypoints.peaks import find_peaks
 
-SIGMAS_PX = tuple(2.0 * 2 ** (step / 2) for step in range(6))  # 2 to 11.3
-
-POLARITIES = {"bright": -1.0, "dark": 1.0}
+SCALES_PX = tuple(2.0 * 2 ** (step / 2) for step in range(6))  # 2 to 11.3
 LOWEST = 0.05  # standard deviations of the image: responses below are no candidates
 IMAGES_AT_ONCE = 16
 
@@ -78,7 +77,7 @@ class BlobDetector:
     def candidates_at(self, responses: Mapping[float, Float[Tensor, "b 1 h w"]]) -> tuple[list[Points], list[Scores]]:
         """Find the maxima over position and scale of each image of a batch, from its responses by scale."""
         own = torch.stack([responses[scale] for scale in _scales(self.sigma)])
-        strongest = (POLARITIES[self.polarity] * own).amax(dim=0)
+        strongest = (-POLARITIES[self.polarity] * own).amax(dim=0)
         peaks = find_peaks(strongest, threshold=LOWEST, refine="log_parabola")
         return peaks.per_image(1, pixel_origin=self.pixel_origin)
 
@@ -88,7 +87,7 @@ def fit_blob_detector(
     truth: Sequence[Float[ndarray, "_ 2"]],
     *,
     radius: float = RADIUS_PX,
-    sigmas: Sequence[float] = SIGMAS_PX,
+    sigmas: Sequence[float] = SCALES_PX,
     pixel_origin: str = "center",
 ) -> BlobDetector:
     """Choose scale, polarity and threshold with the highest F1 on grey training images (h, w) of any type and size.

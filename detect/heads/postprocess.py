@@ -18,10 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detect.anchors.generator import GridAnchors
 from detect.errors import ExportError
-from detect.heads.best_pairs import Pairs, at_most, best_pairs, rows_of, thresholds_of, top_pairs
+from detect.heads.best_pairs import Pairs, best_pairs, rows_of, thresholds_of, top_pairs
 from detect.heads.box_steps import BOX_STEPS, DETECTIONS_PER_IMAGE, Sizes, image_extents, take_steps
 from detect.heads.retinanet import HeadOutput
-from detect.ops.boxes import BoxCoder, Coder
+from detect.ops.boxes import BoxCoder, Coder, at_most
 from detect.ops.nms import class_nms, nms_mask
 from detect.ops.soft_nms import DECAYS, soft_nms
 

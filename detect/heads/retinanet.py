@@ -216,29 +216,14 @@ class RetinaNetHead(nn.Module):
             tower.select_levels(levels)
         return head
 
-    def with_classes(self, num_classes: int, *, generator: Generator | None = None) -> RetinaNetHead:
-        """A head for other classes: new class outputs and a copy of all other weights."""
-        head = self._with_new_outputs(self.num_anchors, num_classes, generator)
-        head.box_outputs = copy.deepcopy(self.box_outputs)
-        head.centerness_outputs = copy.deepcopy(self.centerness_outputs)
-        return head
-
     def with_anchors(self, num_anchors: int | Sequence[int], *, generator: Generator | None = None) -> RetinaNetHead:
         """A head for other anchors: new output convolutions and a copy of the towers. One number stands for all levels."""
         if isinstance(num_anchors, int) and self.num_levels is not None:
             num_anchors = (num_anchors,) * self.num_levels
-        head = self._with_new_outputs(num_anchors, self.num_classes, generator)
-        if self.norm == "batch" and head.num_levels != self.num_levels:
-            raise ValueError(f"batch norm has statistics for {self.num_levels} levels, got {num_anchors=}")
-        return head
-
-    def _with_new_outputs(
-        self, num_anchors: int | Sequence[int], num_classes: int, generator: Generator | None
-    ) -> RetinaNetHead:
         head = RetinaNetHead(
             self.in_channels,
             num_anchors,
-            num_classes,
+            self.num_classes,
             num_convs=self.num_convs,
             hidden_channels=self.hidden_channels,
             norm=self.norm,
@@ -247,6 +232,8 @@ class RetinaNetHead(nn.Module):
             biased=self.biased,
             generator=generator,
         )
+        if self.norm == "batch" and head.num_levels != self.num_levels:
+            raise ValueError(f"batch norm has statistics for {self.num_levels} levels, got {num_anchors=}")
         head.to(next(self.parameters())).train(self.training)
         head.class_tower = copy.deepcopy(self.class_tower)
         head.box_tower = copy.deepcopy(self.box_tower)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
+from detect.anchors.anchor_readers import anchors_from_torchvision
 from detect.anchors.generator import AnchorGenerator, GridAnchors
 from detect.anchors.grid_convention import Convention
 from detect.detectors.retinanet import RetinaNetDetector
@@ -187,13 +187,7 @@ def import_head(
 
 def grid_of(generator: TorchvisionAnchors, strides: Sequence[int] = STRIDES) -> AnchorGenerator:
     """The anchors of a torchvision ``TorchvisionAnchors``, with its rounding and strides; ``strides`` name the levels."""
-    levels = []
-    for stride, cell in zip(strides, generator.cell_anchors, strict=True):
-        shapes = [(width, height) for width, height in (cell[:, 2:] - cell[:, :2]).tolist()]
-        levels.append(AnchorLevel(level_name(stride), stride, shapes))
-    return AnchorGenerator(
-        AnchorSet(tuple(levels), center_offset=0.0, name="torchvision"), convention=Convention(stride_mode="floor")
-    )
+    return AnchorGenerator(anchors_from_torchvision(generator, strides), convention=Convention(stride_mode="floor"))
 
 
 def torchvision_weights(detector: RetinaNetDetector) -> ConvertedWeights:

@@ -27,11 +27,6 @@ STAGES = (1, 2, 3, 4)
 TRACKED = "num_batches_tracked"
 # rebuilt from the configuration; no result depends on them
 REMADE = ("anchor_generator.", "data_preprocessor.", "pixel_mean", "pixel_std", "criterion.", "n_averaged")
-WRAPPERS = (
-    "module",
-    "_orig_mod",
-    "model",
-)  # DistributedDataParallel and AveragedModel; torch.compile; Lightning modules
 SHOWN = 5  # keys named in a message
 
 
@@ -222,18 +217,6 @@ def batch_norms(layout: Layout) -> list[str]:
     ['backbone.bn1', 'backbone.layer1.0.bn1', 'backbone.layer1.0.bn2']
     """
     return [FRAMEWORKS["ours"].body(norm) for _, norm in _body(layout)]
-
-
-def plain_key(key: str) -> str:
-    """The name of a tensor in the network itself, without what wraps the network or a part of it.
-
-    >>> plain_key("module._orig_mod.backbone.body.conv1.weight"), plain_key("backbone._orig_mod.fpn.extra_blocks.p6.bias")
-    ('backbone.body.conv1.weight', 'backbone.fpn.extra_blocks.p6.bias')
-    """
-    first, *rest = key.replace("_orig_mod.", "").split(".")
-    while rest and first in WRAPPERS:
-        first, *rest = rest
-    return ".".join([first, *rest])
 
 
 def modern_key(key: str) -> str:

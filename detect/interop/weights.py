@@ -18,12 +18,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from detect.detectors.pretrained_weights import plain_names
 from detect.errors import ConvertError
 from detect.interop.weight_names import (
     COCO_IDS,
@@ -38,7 +38,6 @@ from detect.interop.weight_names import (
     has_centerness,
     keys_of,
     modern_key,
-    plain_key,
     read_layout,
     recognise_framework,
 )
@@ -107,7 +106,7 @@ def convert_weights(
     if to not in FRAMEWORKS or source not in (None, *FRAMEWORKS) or source_input not in (None, "rgb", "bgr"):
         known = ", ".join(FRAMEWORKS)
         raise ConvertError(f"{to=} and {source=} are of {known}; {source_input=} is 'rgb' or 'bgr'")
-    state = _plain_names(state)
+    state = plain_names(state)
     rename = str if has_centerness(state) else modern_key  # FCOS never had other names
     kept = {rename(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
     source = source or recognise_framework(kept)
@@ -135,52 +134,6 @@ def convert_weights(
     added = Counter(_kind(key) for key in fitted if key not in weights)
     names = zip(keys_of(to, new_layout), keys_of("ours", new_layout), strict=True)
     return ConvertedWeights({theirs: fitted[ours] for theirs, ours in names}, notes_on(conversion, dropped, added))
-
-
-def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a checkpoint without running code from it.
-
-    The wrappers of trainers are removed: ``{"model": ...}`` (detectron2, torchvision's references),
-    ``{"state_dict": ...}`` (mmdetection).
-
-    Raises:
-        ConvertError: the file cannot be read, is a ``.pkl`` file of detectron2, or holds anything but tensors.
-    """
-    path = Path(path)
-    if path.suffix == ".pkl":
-        raise ConvertError(f"{path}: NumPy arrays in a pickle, which can run code when it is read; {_HOW_TO_REPACK}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConvertError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # torch.load raises many types on damaged bytes
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConvertError(f"{path}: not a file of tensors alone, or damaged ({reason})") from None
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ConvertError(f"{path}: holds a {type(content).__name__}, not tensors by their names")
-    others = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if others:
-        raise ConvertError(f"{path}: {others[0]!r} is not the name of a tensor; expected a network's state dict")
-    return content
-
-
-_HOW_TO_REPACK = (
-    "if you trust it: torch.save({k: torch.as_tensor(v) for k, v in pickle.loads(Path(path).read_bytes(), "
-    "encoding='latin1')['model'].items()}, 'weights.pth')"
-)
-
-
-def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by their names without prefixes of wrappers."""
-    plain: dict[str, str] = {}
-    for key in state:
-        other = plain.setdefault(plain_key(key), key)
-        if other != key:
-            raise ConvertError(f"{other!r} and {key!r} are both {plain_key(key)!r}: give the tensors of one network")
-    return {name: state[key] for name, key in plain.items()}
 
 
 def _class_rows(weights: Mapping[str, Tensor], num_anchors: int) -> int:

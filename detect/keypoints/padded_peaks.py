@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from detect.keypoints.local_maxima import LocalMaxima
 from detect.keypoints.subpixel import SHARE, least_squares
+from detect.ops.boxes import at_most
 
 FARTHEST_CELLS = 10  # along each axis: maxima farther apart do not limit each other's fit
 EARLIER, LATER = ((0, 0), (0, 1), (0, 2), (1, 0)), ((1, 2), (2, 0), (2, 1), (2, 2))  # neighbours of a cell (1, 1)
@@ -52,7 +53,7 @@ def find_padded_peaks(
     num_images, num_types, height, width = heatmaps.shape
     maps = heatmaps.flatten(0, 1)
     peaks = maps.where(_are_maxima(maps), 0)
-    most = torch.sym_min(max_peaks, num_types * height * width)  # type: ignore[no-untyped-call]
+    most = at_most(max_peaks, num_types * height * width)
     scores, place = peaks.reshape(num_images, -1).topk(most)
     row = place // width  # ONNX has no remainder by a size
     types = row // height

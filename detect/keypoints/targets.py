@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
@@ -170,6 +170,25 @@ def render_heatmaps(
         **_geometry(sizes, angles, drawn, placed, stride),
     }
     return HeatmapTargets(draw(drawn), weights, **{name: like(column, reference) for name, column in columns.items()})
+
+
+def sigma_from_size(
+    sizes: Float[ndarray, "n d"], *, stride: float = 4.0, fraction: float = 0.09, min_sigma: float = 1.0
+) -> Float[ndarray, "n d"]:
+    """Return a sigma along each axis, in cells, as a fraction of each object's size in image pixels, at least ``min_sigma``
+    cells.
+
+    The default fraction is TTFNet's .54 / 6 (Liu et al. 2020, "Training-Time-Friendly Network", section 3.2).
+
+    >>> sigma_from_size(np.array([[200.0, 40.0]]))
+    array([[4.5, 1. ]])
+    """
+    if not (stride > 0 and fraction > 0 and min_sigma > 0):
+        raise ValueError(f"need positive stride, fraction and min_sigma, got {stride=}, {fraction=}, {min_sigma=}")
+    wrong = np.flatnonzero(~(sizes > 0).all(axis=1))
+    if wrong.size > 0:
+        raise ValueError(f"sizes are positive, got {sizes[wrong[0]].tolist()} in row {wrong[0]}")
+    return np.maximum(sizes * (fraction / stride), min_sigma)
 
 
 def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Stride, pixel_origin: str) -> Array:

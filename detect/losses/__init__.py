@@ -7,7 +7,7 @@ empty rows need no special case. Half precision is computed and returned in floa
 """
 
 from detect.losses.boxes import ciou_loss, diou_loss, giou_loss, l1_loss, smooth_l1_loss
-from detect.losses.focal import focal_loss, quality_focal_loss, soft_focal_loss
+from detect.losses.focal import focal_loss, quality_focal_loss
 from detect.losses.heatmaps import (
     adaptive_wing_loss,
     heatmap_bce_loss,
@@ -34,5 +34,4 @@ __all__ = [
     "points_l1_loss",
     "quality_focal_loss",
     "smooth_l1_loss",
-    "soft_focal_loss",
 ]

@@ -1,4 +1,4 @@
-"""Sigmoid focal losses, one sum for each image, with classes, soft targets or box quality as targets."""
+"""Sigmoid focal losses, one sum for each image, with classes or box quality as targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from detect.conventions import BACKGROUND, IGNORE
 from detect.ops.boxes import widened
@@ -66,39 +65,6 @@ def focal_loss(
     return _FocalSums.apply(logits, classes, (1 - alpha) * factors, positive, float(gamma))  # type: ignore[no-untyped-call]
 
 
-def soft_focal_loss(
-    logits: Logits,
-    targets: Logits,
-    *,
-    ignored: Bool[Tensor, "b a"] | None = None,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    class_weights: Factors | None = None,
-) -> Sums:
-    """Focal loss for targets between 0 and 1 (smoothed or mixed labels), summed for each image.
-
-    The formula of torchvision's ``sigmoid_focal_loss`` for a target t: the cross-entropy, times
-    (p (1 - t) + (1 - p) t)**gamma, times t alpha + (1 - t)(1 - alpha). The targets get no gradient. Anchors that are
-    ``ignored`` add nothing. For the other arguments see :func:`focal_loss`.
-
-    >>> import math
-    >>> soft_focal_loss(torch.zeros(1, 1, 2), torch.tensor([[[1.0, 0.5]]]), alpha=0.5) / math.log(2)
-    tensor([0.2500])
-    """
-    _check_focal(logits, targets, logits.shape, alpha, gamma)
-    if ignored is not None and ignored.shape != logits.shape[:2]:
-        raise ValueError(f"logits are {tuple(logits.shape)}, ignored is {tuple(ignored.shape)}")
-    ignored = logits.new_zeros(logits.shape[:2], dtype=torch.bool) if ignored is None else ignored
-    factors, alpha = _balanced(_class_factors(logits, class_weights), alpha)
-    num_rows = _rows_at_once(len(logits) * logits.shape[2], logits.device)
-    pieces = (torch.split(values, num_rows, dim=1) for values in (logits, targets.detach(), ignored))
-    sums = factors.new_zeros(len(logits))
-    for piece in zip(*pieces, strict=True):
-        arguments = (*piece, factors, alpha, gamma)
-        sums = sums + checkpoint(_soft_sums, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return sums
-
-
 def quality_focal_loss(
     logits: Logits,
     classes: Int64[Tensor, "b a"],
@@ -128,7 +94,8 @@ def quality_focal_loss(
     image, anchor = (classes >= 0).nonzero(as_tuple=True)
     own = widened(logits[image, anchor, classes[image, anchor]])
     target = quality.detach()[image, anchor].to(own)
-    miss = _nonzero((target - own.sigmoid()).abs())
+    miss = (target - own.sigmoid()).abs()
+    miss = miss.clamp(min=torch.finfo(miss.dtype).tiny)  # the gradient of 0**gamma is infinite for gamma < 1
     cost = miss**gamma * functional.binary_cross_entropy_with_logits(own, target, reduction="none")
     factors = _positive_factors(_class_factors(logits, class_weights), classes, positive_weights)
     return sums.index_add(0, image, factors.expand(classes.shape)[image, anchor] * cost)
@@ -258,19 +225,6 @@ def _sum_negatives(
     if len(weights) == 1:
         return weights[0] * torch.dot(p.view(-1), cost.view(-1))
     return torch.dot(p.mul_(weights).view(-1), cost.view(-1))
-
-
-def _soft_sums(logits: Tensor, targets: Tensor, ignored: Tensor, factors: Tensor, alpha: float, gamma: float) -> Tensor:
-    logits, positive = widened(logits).masked_fill(ignored[..., None], 0.0), targets.to(factors.dtype)
-    negative = 1 - positive
-    cost = positive * functional.softplus(-logits) + negative * functional.softplus(logits)
-    miss = _nonzero(positive * torch.sigmoid(-logits) + negative * torch.sigmoid(logits))
-    balance = positive * alpha + negative * (1 - alpha)
-    return (factors * balance * miss**gamma * cost).masked_fill(ignored[..., None], 0.0).sum(dim=(1, 2))
-
-
-def _nonzero(miss: Tensor) -> Tensor:
-    return miss.clamp(min=torch.finfo(miss.dtype).tiny)  # the gradient of 0**gamma is infinite for gamma < 1
 
 
 def _rows_at_once(num_columns: int, device: torch.device) -> int:

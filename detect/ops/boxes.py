@@ -91,6 +91,11 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=device.type == "cuda")  # elsewhere the host's memory may be freed too early
 
 
+def at_most(count: int, size: int) -> int:
+    """The smaller of the two, as one expression while an export traces sizes."""
+    return torch.sym_min(count, size)  # type: ignore[no-untyped-call]
+
+
 MAX_LOG_DISTANCE = math.log(1000.0)  # strides
 MAX_LOG_SCALE = math.log(1000 / 16)  # Detectron's BBOX_XFORM_CLIP: a 16 pixel anchor grows to at most 1000 pixels
 

@@ -211,9 +211,6 @@ def k_curve_panel(curve: KCurve) -> Panel:
     knee = go.Scatter(x=[curve.knee], y=[knee_iou], mode="markers", hoverinfo="skip")
     knee.marker = {"size": 15, "color": "rgba(0,0,0,0)", "line": {"color": MISSED, "width": 2}}
     caption = "Average IoU by shape of k shapes, fitted on a coarse histogram. After the circled knee, more add little."
-    if curve.bic:
-        least = min(curve.bic, key=curve.bic.__getitem__)
-        caption += f" The Bayesian information criterion of mixtures is lowest at k = {least}."
     xaxis = {"title": "number of shapes, k", "dtick": 1 if len(ks) <= 20 else None}
     yaxis = {"title": "average IoU by shape", "tickformat": ".2f", "nticks": 7}
     drawn = panel("k-curve", "How many shapes", caption, [line, knee], xaxis=xaxis, yaxis=yaxis)

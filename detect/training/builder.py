@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from detect.anchors.anchor_set import AnchorSet, strides_of
 from detect.anchors.assignment import Assignment
@@ -18,9 +20,9 @@ from detect.data.coco_reader import Progress
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import Backbone, build_backbone
 from detect.detectors.landmarks import LandmarkDetector
-from detect.detectors.pretrained_weights import read_weights
+from detect.detectors.pretrained_weights import load_checkpoint, plain_names
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.errors import ConfigError
+from detect.errors import ConfigError, ConvertError
 from detect.fitting.fit_levels import fit_levels
 from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.postprocess import PostProcess
@@ -127,11 +129,18 @@ def _backbone(config: TrainConfig, strides: Sequence[int]) -> Backbone:
         strides=strides,
         in_channels=config.data.channels,
         pretrained=model.pretrained,
-        weights=None if model.weights is None else read_weights(model.weights),
+        weights=None if model.weights is None else _weights_of(model.weights),
         freeze_statistics=without_weights(config).model.freeze_statistics,
         freeze_stride=model.freeze_stride,
         seed=config.seed,
     )
+
+
+def _weights_of(path: Path) -> dict[str, Tensor]:
+    try:
+        return plain_names(load_checkpoint(path))
+    except ConvertError as error:
+        raise ConfigError(f"model.weights: {error}") from None
 
 
 def build_detector(

@@ -48,7 +48,8 @@ def positives_warnings(config: TrainConfig, assignment: Assignment, *, num_image
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
     >>> from detect.training.config import parse_config
-    >>> anchors, dataset = AnchorSet.of([[(20, 20), (50, 50)]], strides=[8]), read_coco(sample_annotations("bccd"))
+    >>> anchors = AnchorSet.of([[(20, 20), (50, 50)]], strides=[8])
+    >>> dataset = read_coco(sample_annotations("bccd")).take_images(np.arange(30))
     >>> fields = {"data": {"train": ["unused"], "images": "unused"}, "model": {"positive_weights": "none"}}
     >>> assignment = assign_sample(dataset, anchors, resize="stretch:320x240")
     >>> (line,) = positives_warnings(parse_config(fields), assignment, num_images=len(dataset.images))

@@ -46,7 +46,7 @@ def crowded(draw: st.DrawFn) -> list[list[float]]:
 
 
 @given(crowded())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_bound_and_the_contested_objects_are_those_of_all_assignments(boxes):
     canvas_wh = (14, 18)
     cells = [cells_of(box, canvas_wh) for box in boxes]

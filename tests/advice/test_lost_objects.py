@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import crowd_of, crowded, instances_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -82,7 +82,6 @@ def test_mosaics_without_queries_or_objects_lose_nothing():
 
 
 @given(crowded(), st.sampled_from([0.3, 0.5, 0.7]))
-@settings(max_examples=30)  # of up to 120 orders
 def test_suppression_keeps_as_many_perfect_detections_in_some_order_and_never_more(rows, threshold):
     import_torchvision()
     from torchvision.ops import nms

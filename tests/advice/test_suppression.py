@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detect.advice import suppression
@@ -37,7 +37,6 @@ sets = st.lists(st.tuples(side, side, st.integers(4, 9), st.integers(4, 9)), min
 
 
 @given(sets, st.sampled_from([0.2, 0.5, 0.7]))
-@settings(max_examples=60, deadline=None)
 def test_the_best_order_loses_as_many(drawn, threshold):
     boxes = np.array([[x, y, x + width, y + height] for x, y, width, height in drawn], float)
     found = suppressed_objects(overlapping_pairs(boxes, np.zeros(len(boxes), int)), iou_threshold=threshold)

@@ -17,6 +17,8 @@ FILE = "format: 1\nresize: none\nlevels: [{name: P3, stride: 8, shapes: [[10, 20
 def test_other_names_are_refused_with_those_that_are_known():
     with pytest.raises(AnchorFileError, match=r"yolov9: no such file; known by name: .*retinanet.*yolov3-darknet"):
         load_anchors("yolov9")
+    with pytest.raises(AnchorFileError, match=r"^mine\.yaml: no such file$"):
+        load_anchors("mine.yaml")
 
 
 def test_a_folder_stands_for_the_file_in_it(tmp_path):

@@ -33,6 +33,12 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones():
         load_detector("xyzzy")
 
 
+@pytest.mark.parametrize("name", ["mine.yaml", "folder/mine.YML"])
+def test_a_file_that_is_missing_is_told_without_the_known_names(name):
+    with pytest.raises(CatalogError, match=f"^{name}: No such file or directory$"):
+        load_detector(name)
+
+
 def test_every_entry_names_its_source_and_where_its_text_goes():
     names = [alias for each in detectors().values() for alias in (each.name, *each.aliases)]
     assert len(names) == len(set(names))

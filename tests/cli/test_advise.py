@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+from builders import part_content, written
 
 from detect.samples import sample_annotations
 
@@ -79,7 +80,7 @@ def test_a_training_configuration_is_advised_on_with_its_own_anchors(detect, tmp
     file = tmp_path / "run.yaml"
     text = "data: {train: [a.json], images: images, resize: 'letterbox:96'}\nmodel: {levels: p4-p6, per_level: 1}\n"
     file.write_text(f"task: boxes\n{text}", "utf-8")
-    run = detect("advise", NUCLEI, "--for", file)
+    run = detect("advise", written(tmp_path / "few.json", part_content("nuclei", step=8)), "--for", file)
     assert run.code == 0
     assert "get no anchor" in run.out
     assert "model.iou_threshold=0.5" in run.out
@@ -124,6 +125,7 @@ def test_names_may_have_spaces_and_numbers_of_a_part_say_so(detect, monkeypatch)
     ("arguments", "message"),
     [
         (["--for", "yolo12"], "no detector is named 'yolo12': did you mean "),
+        (["--for", "yolo11,none.yaml"], "none.yaml: No such file or directory\n"),
         (["--for", ","], "--for: name a detector, such as yolo11; `detect anchors known --all` lists them"),
         (["--for", "effdet-d0", "--size", "16000", "--anchors", "none.yaml"], "none.yaml: no such file"),
         (["--for", "rf-detr", "--anchors", "yolov5"], "rf-detr has no anchors: "),

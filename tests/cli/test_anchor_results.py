@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import pytest
+from builders import part_content, written
 
 from detect import AnchorSet
 from detect.samples import sample_annotations
@@ -28,7 +29,7 @@ def test_what_fit_writes_is_read_back_and_scores_the_same(detect, tmp_path):
 
 
 def test_findings_are_named_printed_and_written(detect, tmp_path):
-    result = detect("anchors", "fit", BCCD, "--resize", "letterbox:640", "-o", tmp_path, "--no-report", "--findings")
+    result = detect("anchors", "fit", BCCD, "-k", 2, "--method", "kmeans", "-o", tmp_path, "--no-report", "--findings")
     assert "annotation 3951, image 300: width 0 and height 0 are not positive" in result.out
     assert "invalid: " in result.err
     with (tmp_path / "findings.csv").open(encoding="utf-8") as stream:
@@ -43,13 +44,15 @@ def test_tiles_are_a_resize_rule(detect):
 
 
 @pytest.mark.parametrize("assigner", ["max-iou", "atss"])
-def test_scores_tell_what_a_matcher_would_do(detect, assigner):
-    arguments = ("anchors", "score", NUCLEI, "--anchors", "retinanet", "--assigner", assigner, "--resize", "none")
+def test_scores_tell_what_a_matcher_would_do(detect, assigner, tmp_path):
+    few = part_content("nuclei", step=8)
+    file = written(tmp_path / "few.json", few)
+    arguments = ("anchors", "score", file, "--anchors", "retinanet", "--assigner", assigner, "--resize", "none")
     (content,) = detect(*arguments, "--convention", "torchvision", "--json").json["anchors"]
     told = content["assignment"]
     levels, overall = told["levels"], told["overall"]
     assert sum(level["positives"] for level in levels) == pytest.approx(overall["positives"] * overall["count"])
-    assert sum(group["count"] for group in told["by_size"]) == overall["count"] == 318
+    assert sum(group["count"] for group in told["by_size"]) == overall["count"] == len(few["annotations"])
     assert overall["low_quality_only"] == len(told["low_quality_only_ids"])
     out = detect(*arguments).out
     assert "positives per box" in out

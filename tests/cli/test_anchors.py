@@ -114,6 +114,7 @@ def test_known_lists_names(detect):
         (("score", NUCLEI, "--anchors", "yolov9"), "yolov9: no such file"),
         (("convert", "yolov9", "--to", "json"), "yolov9: no such file"),
         (("fit", "--config", "nothing.yaml"), "nothing.yaml: No such file"),
+        (("fit", NUCLEI, "--for", "nothing.yaml"), "detect: nothing.yaml: No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(detect, arguments, message):

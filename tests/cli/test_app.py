@@ -1,15 +1,13 @@
-"""The app as a whole: what it imports, and that tools in the checkout are its commands."""
+"""The app as a whole: what it imports."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 HEAVY = ("torch", "sklearn", "plotly", "scipy", "pandas", "pycocotools")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["anchors", "--help"], ["anchors", "fit", "--help"], ["--version"]])
@@ -54,11 +52,3 @@ def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, detect; print([name for name in {(*HEAVY, 'numpy')!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
-
-
-def test_the_tool_in_the_checkout_is_the_command(tmp_path):
-    sample = str(ROOT / "detect" / "samples" / "nuclei" / "annotations.json")
-    tool = [sys.executable, str(ROOT / "tools" / "cluster_anchors.py"), sample, "-k", "3", "--json"]
-    command = [sys.executable, "-m", "detect", "anchors", "fit", sample, "-k", "3", "--json"]
-    outputs = [subprocess.run(line, capture_output=True, text=True, check=True).stdout for line in (tool, command)]
-    assert outputs[0] == outputs[1] != ""

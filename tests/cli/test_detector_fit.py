@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from builders import part_content, written
 
 from detect.anchors.known import load_anchors
 from detect.samples import sample_annotations
@@ -11,8 +12,14 @@ from detect.samples import sample_annotations
 NUCLEI = str(sample_annotations("nuclei"))
 
 
-def test_one_command_prints_the_text_where_it_goes_and_the_score_under_the_detectors_rule(detect):
-    result = detect("anchors", "fit", NUCLEI, "--for", "yolov5", "--start", "yolov5")
+@pytest.fixture
+def few(tmp_path) -> str:
+    """Some of the nuclei."""
+    return str(written(tmp_path / "few.json", part_content("nuclei", step=4)))
+
+
+def test_one_command_prints_the_text_where_it_goes_and_the_score_under_the_detectors_rule(detect, few):
+    result = detect("anchors", "fit", few, "--for", "yolov5", "--start", "yolov5")
     assert result.code == 0
     assert "start yolov5: " in result.out
     assert result.out.count("\nyolov5 ") >= 2  # under the detector's rule: the start, and the stock anchors
@@ -23,8 +30,8 @@ def test_one_command_prints_the_text_where_it_goes_and_the_score_under_the_detec
     assert [len(row) for row in rows] == [6, 6, 6]
 
 
-def test_the_text_is_written_beside_our_own_file_and_both_hold_the_same_shapes(detect, tmp_path):
-    result = detect("anchors", "fit", NUCLEI, "--for", "yolov5", "-o", str(tmp_path / "out"), "--json")
+def test_the_text_is_written_beside_our_own_file_and_both_hold_the_same_shapes(detect, few, tmp_path):
+    result = detect("anchors", "fit", few, "--for", "yolov5", "-o", str(tmp_path / "out"), "--json")
     assert result.code == 0
     ours, theirs = (load_anchors(tmp_path / "out" / name) for name in ("anchors.yaml", "anchors.yolov5.yaml"))
     assert [level.stride for level in ours.levels] == [level.stride for level in theirs.levels] == [8, 16, 32]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import written
+from builders import part_content, written
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -181,16 +181,17 @@ def test_invalid_results_are_counted_and_listed(detect, truth, tmp_path):
 
 def test_landmarks_are_scored_as_heatmaps_score_scores_them(detect, tmp_path):
     """That command is tested by hand; here on the true points moved by 1.5 px."""
-    content = json.loads(NUCLEI.read_text("utf-8"))["annotations"]
+    few = part_content("nuclei", step=8)
+    truth = written(tmp_path / "few.json", few)
     found = [
         {"image_id": each["image_id"], "category_id": 1, "score": 0.2 + 0.6 * (number % 2),
          "keypoints": [each["keypoints"][0] + 1.5, each["keypoints"][1], 1]}
-        for number, each in enumerate(content)
+        for number, each in enumerate(few["annotations"])
     ]  # fmt: skip
     path = written(tmp_path / "points.json", found)
     for options in ((), ("--threshold", 0.5, "--radius", 1, "--radius", 3)):
-        own = detect("evaluate", NUCLEI, "--results", path, *options, "--json").json
-        assert own == detect("heatmaps", "score", NUCLEI, "--results", path, *options, "--json").json
+        own = detect("evaluate", truth, "--results", path, *options, "--json").json
+        assert own == detect("heatmaps", "score", truth, "--results", path, *options, "--json").json
     assert own["task"] == "landmarks"
     assert 0 < own["overall"][1]["micro"]["f1"] < 1
     assert own["overall"][0]["micro"]["f1"] < 0.2

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,17 @@ for line in json.loads(sys.argv[1]):
 """
 
 
-def run_commands(*lines: list[object]) -> str:
+@pytest.fixture
+def run_commands(fresh_python) -> Callable[..., str]:
     """Run command lines in one other process; return what they print."""
-    command = [sys.executable, "-c", COMMANDS, json.dumps([[*map(str, line)] for line in lines])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return lambda *lines: fresh_python(COMMANDS, json.dumps([[*map(str, line)] for line in lines]))
+
+
+@pytest.fixture
+def run_example(fresh_python) -> Callable[..., list[dict[str, Any]]]:
+    """Run the example on an exported detector and images."""
+    code = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    return lambda *arguments: json.loads(fresh_python(code, *arguments))
 
 
 @pytest.fixture
@@ -85,14 +89,11 @@ def learnt(run: Path) -> Path:
     return run
 
 
-def assert_example_is_predict(exported: Path, predicted: Path, photos: Path) -> int:
+def assert_example_is_predict(printed: list[dict[str, Any]], predicted: Path, photos: Path) -> int:
     """Compare what the example prints with the results of predict; return their number."""
     images = json.loads((predicted / "images.json").read_text("utf-8"))["images"]
     wanted = json.loads((predicted / "results.json").read_text("utf-8"))
     paths = sorted(map(str, photos.iterdir()))
-    done = subprocess.run([sys.executable, EXAMPLE, exported, *paths], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
     file_of = {image["id"]: str(photos / image["file_name"]) for image in images}
     for path in paths:
         groups = [
@@ -108,7 +109,9 @@ def assert_example_is_predict(exported: Path, predicted: Path, photos: Path) -> 
     return len(printed)
 
 
-def test_the_example_reproduces_predict_with_boxes_after_two_resize_rules(tmp_path, photos, trained):
+def test_the_example_reproduces_predict_with_boxes_after_two_resize_rules(
+    tmp_path, photos, trained, run_commands, run_example
+):
     assert sum(bool(line.strip()) for line in EXAMPLE.read_text().splitlines()) < 50
     letterbox, stretch = "letterbox:160x128", "stretch:160x128"
     run = learnt(trained("boxes", data={"resize": letterbox, "channels": 3}, names={1: "nucleus"}, threshold=0.05))
@@ -133,17 +136,19 @@ def test_the_example_reproduces_predict_with_boxes_after_two_resize_rules(tmp_pa
     assert about["verified"]["images"] == 6
     assert about["verified"]["results"] > 5
     assert about["verified"]["largest_difference_px"] < 0.05
-    assert assert_example_is_predict(out, tmp_path / "found", photos) > 5
+    assert assert_example_is_predict(run_example(out, *sorted(photos.iterdir())), tmp_path / "found", photos) > 5
     # the file is the same for every rule with this canvas: only the example places images otherwise
     same.mkdir()
     (same / "detector.onnx").hardlink_to(out / "detector.onnx")
     about["resize"] = describe_resize(parse_resize(stretch))
     (same / "detector.json").write_text(json.dumps(about), "utf-8")
-    assert assert_example_is_predict(same, tmp_path / "stretched", photos) > 5
+    assert assert_example_is_predict(run_example(same, *sorted(photos.iterdir())), tmp_path / "stretched", photos) > 5
 
 
 @pytest.mark.slow
-def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_heatmaps(tmp_path, photos, trained):
+def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_heatmaps(
+    tmp_path, photos, trained, run_commands, run_example
+):
     import onnxruntime
 
     run = learnt(trained("landmarks", names={1: "nucleus"}, threshold=0.05, data={"resize": "letterbox:96"}))
@@ -156,7 +161,7 @@ def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_he
     assert about == json.loads(printed.splitlines()[0])
     assert about["keypoint_types"] == [{"name": "nucleus", "category_id": 1, "place": 0, "num_keypoints": 1}]
     assert (about["image"]["mode"], about["stride"], about["coordinates"]["frame"]) == ("L", 2, "original")
-    assert assert_example_is_predict(out, tmp_path / "found", photos) > 5
+    assert assert_example_is_predict(run_example(out, *sorted(photos.iterdir())), tmp_path / "found", photos) > 5
     images = np.random.default_rng(0).random((1, 1, 96, 96), np.float32)
     inputs = {"images": images, "content": np.array([[0.0, 0, 96, 96]]), "original_hw": np.array([[96, 96]])}
     (heatmaps,) = onnxruntime.InferenceSession(str(out / "detector.onnx")).run(["heatmaps"], inputs)
@@ -166,7 +171,9 @@ def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_he
 
 
 @pytest.mark.slow
-def test_after_a_rule_of_many_canvases_the_file_takes_images_of_any_size(tmp_path, photos, trained):
+def test_after_a_rule_of_many_canvases_the_file_takes_images_of_any_size(
+    tmp_path, photos, trained, run_commands, run_example
+):
     run = learnt(
         trained("boxes", data={"resize": "shortest:64:128", "channels": 3}, names={1: "nucleus"}, threshold=0.05)
     )
@@ -177,11 +184,14 @@ def test_after_a_rule_of_many_canvases_the_file_takes_images_of_any_size(tmp_pat
     about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
     assert (about["inputs"][0]["shape"], about["why_fixed_size"]) == (["batch", 3, "height", "width"], None)
     assert about["verified"]["images"] == 6
-    assert assert_example_is_predict(tmp_path / "out", tmp_path / "found", photos) > 5
+    assert (
+        assert_example_is_predict(run_example(tmp_path / "out", *sorted(photos.iterdir())), tmp_path / "found", photos)
+        > 5
+    )
 
 
 @pytest.mark.slow
-def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path, trained):
+def test_boxes_go_to_a_file_checked_on_the_validation_images(tmp_path, trained, run_commands):
     run_commands(["export", trained("boxes", **ONE), "-o", tmp_path / "out", "--num-images", 4])
     about = json.loads((tmp_path / "out" / "detector.json").read_text("utf-8"))
     assert (about["verified"]["images"], about["verified"]["results"] > 0) == (4, True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -62,9 +59,8 @@ with torch.no_grad():
 
 
 @pytest.mark.slow
-def test_by_torch_export_the_detections_of_a_head_are_the_same_at_any_size():
-    done = subprocess.run([sys.executable, "-c", EXPORTED], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_by_torch_export_the_detections_of_a_head_are_the_same_at_any_size(fresh_python):
+    fresh_python(EXPORTED)
 
 
 def test_it_is_head_grid_and_post_processing():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builders import random_images
@@ -12,8 +15,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from detect.detectors.backbones import Backbone, build_backbone
-from detect.detectors.pretrained_weights import pretrained_normalization, read_weights
-from detect.errors import ConfigError, MissingExtraError
+from detect.detectors.pretrained_weights import load_checkpoint, plain_names, pretrained_normalization
+from detect.errors import ConfigError, ConvertError, MissingExtraError
 from detect.ops.torchvision_import import import_torchvision
 
 RESNET = "torchvision:resnet18"
@@ -97,7 +100,7 @@ def test_a_file_fills_the_backbone(name, kind, tmp_path):
         state = {f"module.{key}": value for key, value in whole.state_dict().items()}
         state |= {"module.fc.weight": torch.zeros(7, 512), "module.fc.bias": torch.zeros(7)}
         torch.save({"epoch": 3, "state_dict": state}, path)
-    backbone = build_backbone(name, strides=(4, 32), weights=read_weights(path), seed=0).eval()
+    backbone = build_backbone(name, strides=(4, 32), weights=plain_names(load_checkpoint(path)), seed=0).eval()
     images = random_images(1, 3, 64, 64)
     stem = nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.maxpool, whole.layer1).eval()
     rest = nn.Sequential(whole.layer2, whole.layer3, whole.layer4).eval()
@@ -116,22 +119,89 @@ def test_a_network_without_weights_of_its_own_says_which_has_some():
         build_backbone("tiny", strides=(4,), weights={})
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "not a safetensors file or a state dict"), (None, "No such file"), ({"epoch": 3}, "holds no tensors")],
-)
-@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_files_without_weights_are_refused_in_one_line(content, message, suffix, tmp_path):
-    path = tmp_path / f"weights.{suffix}"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content:
-        torch.save(content, path)
-        message = message if suffix == "pt" else "Error while deserializing|[Hh]eader"
-    with pytest.raises(ConfigError, match=message if suffix == "pt" else r"^model\.weights: ") as caught:
-        read_weights(path)
+def test_a_safetensors_file_that_is_damaged_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(ConvertError, match=f"^{path}: not a file of tensors alone, or damaged") as caught:
+        load_checkpoint(path)
     assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
+
+
+def test_tensors_of_two_networks_are_refused():
+    both = {"conv.weight": torch.zeros(1), "module.conv.weight": torch.ones(1)}
+    with pytest.raises(ConvertError, match=r"'conv\.weight' and 'module\.conv\.weight' are both 'conv\.weight'"):
+        plain_names(both)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": state, "meta": {}},
+        lambda state: {"model": {"model_ema": state, "state_dict": None}},
+    ],
+)
+def test_a_checkpoint_is_read_and_unwrapped(wrap, tmp_path):
+    state = {"a.weight": torch.arange(3.0), "a.bias": torch.ones(())}
+    torch.save(wrap(state), tmp_path / "file.pth")
+    assert_close(load_checkpoint(tmp_path / "file.pth"), state)
+
+
+def test_files_that_hold_no_state_are_refused_in_one_line(tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save({"a": torch.arange(1000.0)}, whole)
+    legacy = tmp_path / "whole_legacy.pth"
+    torch.save({"a": torch.arange(9.0)}, legacy, _use_new_zipfile_serialization=False)
+    numpy_pickle = pickle.dumps({"model": {"a": np.ones(3)}}, protocol=2)  # torch.load warns of others
+    cases = {
+        "model_final.pkl": (numpy_pickle, "torch.save"),
+        "renamed.pth": (numpy_pickle, "not a file of tensors alone"),
+        "plain.pth": (pickle.dumps({"a": 1}, protocol=2), "not a file of tensors alone"),
+        "empty.pth": (b"", "not a file of tensors alone"),
+        "text.pth": (b"version https://git-lfs.github.com/spec/v1\n", "not a file of tensors alone"),
+        "legacy.pth": (legacy.read_bytes()[:19], "not a file of tensors alone"),  # struct.error in torch.load
+        "half.pth": (whole.read_bytes()[:2000], "not a file of tensors alone"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConvertError, match=message) as caught:
+            load_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+
+
+def test_code_in_a_file_does_not_run(tmp_path):
+    class Touch:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "touched",)
+
+    torch.save({"model": {"a": torch.ones(1)}, "more": Touch()}, tmp_path / "file.pth")
+    with pytest.raises(ConvertError, match="not a file of tensors alone"):
+        load_checkpoint(tmp_path / "file.pth")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_files_of_other_things_are_refused(tmp_path):
+    path = tmp_path / "file.pth"
+    with pytest.raises(ConvertError, match="No such file"):
+        load_checkpoint(path)
+    with pytest.raises(ConvertError, match="Is a directory"):
+        load_checkpoint(tmp_path)
+    for content, message in (([torch.ones(1)], "holds a list"), ({"epoch": 3}, "'epoch' is not the name of a tensor")):
+        torch.save(content, path)
+        with pytest.raises(ConvertError, match=message):
+            load_checkpoint(path)
+
+
+def test_the_advice_for_a_pickle_of_detectron2_works(tmp_path):
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": {"a": np.arange(3.0, dtype=np.float32)}}))
+    with pytest.raises(ConvertError) as caught:
+        load_checkpoint(path)
+    advice = str(caught.value).partition("if you trust it: ")[2].replace("weights.pth", str(tmp_path / "weights.pth"))
+    exec(advice, {"torch": torch, "pickle": pickle, "Path": Path, "path": path})  # noqa: S102 - the text is what a user would paste
+    assert_close(load_checkpoint(tmp_path / "weights.pth"), {"a": torch.arange(3.0)})
 
 
 def test_images_are_normalised_as_the_weights_expect():

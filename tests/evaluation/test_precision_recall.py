@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -78,7 +78,6 @@ def test_best_count_by_hand():
     assert_allclose([chosen.threshold, chosen.value], [0.85, 0.5])
 
 
-@settings(max_examples=20)
 @given(st.integers(0, 300))
 def test_no_other_threshold_has_a_better_f1(seed):
     predicted, scores, truth = random_images(seed)
@@ -90,7 +89,6 @@ def test_no_other_threshold_has_a_better_f1(seed):
     assert_allclose([max(f1), f1[-1]], chosen.value)
 
 
-@settings(max_examples=20)
 @given(st.integers(0, 300))
 def test_no_other_threshold_has_a_better_count(seed):
     predicted, scores, truth = random_images(seed)

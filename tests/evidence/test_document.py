@@ -101,7 +101,9 @@ def test_the_document_tells_what_is_missing(report):
     assert "- nuclei/single, 20 epochs: seeds 1 and 2" in text
     assert "- nuclei/otsu\n" in text
     assert "## bccd\n\nNothing has been run yet." in text
-    assert f"{147 - 13} planned runs are not in the tables" in text
+    assert f"Of 119 planned runs, {119 - 13} are not in the tables. One seed is planned, for a first look, of" in text
+    assert "fitted-banded, bccd with 36 epochs and bccd-lite0 with 12 epochs; 3 of the others.\n" in text
+    assert "- nuclei/aligned, 20 epochs: seed 0\n" in text
 
 
 def test_correlations_are_of_the_anchors_that_overlap_matches(report):
@@ -141,7 +143,7 @@ def test_an_empty_table_is_told_to_be_empty(tmp_path):
     assert evidence.main(["--report", "-o", str(tmp_path)]) == 0
     text = (tmp_path / "evidence.md").read_text("utf-8")
     assert "## nuclei\n\nNothing has been run yet." in text
-    assert "147 planned runs are not in the tables" in text
+    assert "Of 119 planned runs, 119 are not in the tables." in text
 
 
 def test_drawings_put_points_where_their_values_are():
@@ -149,3 +151,10 @@ def test_drawings_put_points_where_their_values_are():
     dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', text)
     assert dots[:2] == [("60.0", "350.0"), ("440.0", "20.0")]  # the corners of the plot
     assert "a &amp; b" in text
+
+
+def test_a_variant_has_one_colour_with_weights_and_without():
+    names = ("single", "fitted-balanced", "fitted", "single-balanced")
+    text = drawing.draw([drawing.Series(name, [(0.0, 0.0)]) for name in names], x_title="x", y_title="y")
+    single, balanced, fitted, other = re.findall(r'stroke="(#\w+)" fill', text)[::2]  # a point, and its key
+    assert single == other != balanced == fitted

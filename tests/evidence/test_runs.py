@@ -20,10 +20,19 @@ from detect.samples import sample_annotations
 
 def test_the_plan_has_every_variant_and_no_run_twice():
     runs = plan.planned_runs(plan.DATASETS)
-    assert len(runs) == len(set(runs)) == 123 + 12 + 12
+    # of the nuclei ten variants with three seeds and two with one, three for longer, three of keypoints, three untrained;
+    # of the cells eighteen with three seeds and four with one, four for longer; four from pretrained weights
+    assert len(runs) == len(set(runs)) == (10 * 3 + 2 + 3 * 3 + 3 * 3 + 3) + (18 * 3 + 4 + 4) + 4
     assert {run.variant for run in runs} == set(plan.VARIANTS)
     # weights are by category, of which the nuclei have one
     assert not any(run.variant.endswith(plan.BALANCED) for run in runs if run.dataset == "nuclei")
+    explored = {(run.dataset, run.variant, run.epochs) for run in runs} - {
+        (run.dataset, run.variant, run.epochs) for run in runs if run.seed > 0
+    }
+    assert ("nuclei", "aligned", 20) in explored
+    assert ("bccd", "default-balanced", 36) in explored
+    assert ("bccd", "default-balanced", 12) not in explored
+    assert not plan.planned_runs(plan.DATASETS, seeds=[1], only=["bccd/by-size-balanced", "bccd-lite0"])
     assert [run.key for run in plan.planned_runs([plan.NUCLEI], only=["nuclei/otsu"])] == ["nuclei-otsu-0-0"]
 
 

@@ -85,7 +85,7 @@ def test_numbers_are_as_many_as_levels(nuclei):
 
 
 def test_levels_by_size_spare_large_instances_the_fine_grid():
-    bccd = part_of("bccd", "letterbox:320", step=6)
+    bccd = part_of("bccd", "letterbox:320", step=12)
     strides, category = (8, 16, 32), bccd.dataset.instances.category_ids
     plain = fit_levels(bccd, strides, per_level=3)
     limited = fit_levels(bccd, strides, per_level=3, max_strides=4, certify=0.02)

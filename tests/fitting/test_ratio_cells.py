@@ -87,7 +87,6 @@ def test_no_shape_within_a_square_of_any_size_and_place_exceeds_its_bound(seed):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@settings(max_examples=25)
 @given(seed=seeds)
 def test_what_holds_for_joined_points_holds_for_every_box_in_them(objective, seed):
     boxes = random_boxes(seed, 60, spread=0.4)

@@ -55,7 +55,6 @@ def test_two_boxes_give_their_sum_at_one_of_them_by_hand():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@settings(max_examples=25)
 @given(seed=seeds)
 def test_no_shape_of_a_fine_grid_exceeds_the_bound(objective, seed):
     boxes = random_boxes(seed, 1 + seed % 20)
@@ -112,7 +111,6 @@ def test_the_bound_of_a_square_closes_in_with_its_area():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@settings(max_examples=25)
 @given(seed=seeds)
 def test_what_holds_for_joined_points_holds_for_every_box_in_them(objective, seed):
     boxes = random_boxes(seed, 60, spread=0.4)

@@ -27,7 +27,7 @@ def test_planted_squares_and_ratio_are_found():
 
 
 def test_the_layout_is_kept_on_every_level_and_the_score_rises():
-    instances, stock = part_of("bccd", "stretch:300x300", step=20), load_anchors("mmdet-ssd300")
+    instances, stock = part_of("bccd", "stretch:300x300", step=40), load_anchors("mmdet-ssd300")
     boxes = boxes_on_grid(instances, STRIDES, objective="0.5*iou+0.5*recall@0.5")
     for draft in (None, 100):
         fitted = fit_ssd(boxes, stock, draft=draft)

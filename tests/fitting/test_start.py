@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders import part_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -56,14 +57,14 @@ def test_a_start_on_the_optimum_leads_to_it_where_the_search_alone_does_not():
     assert alone.start_score is None
 
 
-def test_a_dataset_takes_as_many_shapes_as_the_start_and_scores_both(bccd):
-    fit = fit_anchors(bccd, start=YOLO)
+def test_a_dataset_takes_as_many_shapes_as_the_start_and_scores_both(nuclei):
+    fit = fit_anchors(nuclei, start=YOLO)
     assert fit.num_anchors == 9
     before, after = fit.scores["start_average_iou"], fit.scores["average_iou"]
-    assert_allclose(before, anchor_metrics(bccd, YOLO).average_iou, atol=1e-4)
+    assert_allclose(before, anchor_metrics(nuclei, YOLO).average_iou, atol=1e-4)
     assert after > before + 0.05
-    assert after >= fit_anchors(bccd, k=9).scores["average_iou"] - 1e-9
-    more = fit_anchors(bccd, k=11, start=YOLO.shapes)
+    assert after >= fit_anchors(nuclei, k=9).scores["average_iou"] - 1e-9
+    more = fit_anchors(nuclei, k=11, start=YOLO.shapes)
     assert more.num_anchors == 11
     assert more.scores["average_iou"] > after
 
@@ -80,7 +81,8 @@ def test_fixed_shapes_of_the_start_stay(nuclei):
 @pytest.mark.parametrize(
     "numbers", [{"per_level": 3}, {"per_level": (3, 4, 3)}, {"num_anchors": 9}, {"max_per_level": 3}]
 )
-def test_no_start_on_levels_is_better_than_what_the_fit_makes_of_it(nuclei, numbers):
+def test_no_start_on_levels_is_better_than_what_the_fit_makes_of_it(numbers):
+    nuclei = part_of("nuclei", "none", step=4)
     fit = fit_levels(nuclei, STRIDES, start=YOLO, **numbers)
     (name,) = (name for name in fit.anchors.scores if not name.startswith("start_"))
     before, after = fit.anchors.scores[f"start_{name}"], fit.anchors.scores[name]
@@ -92,7 +94,8 @@ def test_no_start_on_levels_is_better_than_what_the_fit_makes_of_it(nuclei, numb
     assert again[name] >= again[f"start_{name}"] >= after - 1e-12
 
 
-def test_a_layout_that_the_start_has_is_no_worse_than_it(nuclei):
+def test_a_layout_that_the_start_has_is_no_worse_than_it():
+    nuclei = part_of("nuclei", "none", step=4)
     options = {"per_level": 2, "scales": 2, "ratios": 1}
     octaves, grid = (fit_levels(nuclei, (8, 16), layout=layout, **options).anchors for layout in ("octaves", "grid"))
     for start, layout in ((octaves, "octaves"), (octaves, "grid"), (grid, "grid"), (grid, "octaves")):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -283,6 +281,5 @@ for count in (2, 0, 1):  # another number of boxes compiles nothing anew
 """
 
 
-def test_a_compiled_training_step_learns_the_same():
-    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+def test_a_compiled_training_step_learns_the_same(fresh_python):
+    fresh_python(COMPILED)

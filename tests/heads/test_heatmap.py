@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from torch import Generator
 from torch.nn import functional
 from torch.testing import assert_close
 
-from detect.heads.heatmap import HeatmapHead, HeatmapOutput, ImageHead
+from detect.heads.heatmap import HeatmapHead, HeatmapOutput
 from detect.losses import heatmap_focal_loss, image_normalizer, points_l1_loss
 
 OUTPUTS = ("offset", "size", "orientation")
@@ -67,31 +65,10 @@ def test_the_heatmaps_start_at_the_prior_and_the_other_maps_at_zero():
     assert_close(small_head(prior=0.01).heatmap_output.bias, torch.full((3,), -math.log(99)))
 
 
-def test_counts_of_two_images_side_by_side_are_the_sum_of_theirs():
-    head = ImageHead(4, 2, rate=0.05, generator=Generator().manual_seed(0))
-    left, right = random_map((3, 4, 6, 5)), random_map((3, 4, 6, 8), seed=1)
-    counts, presence = head(torch.cat([left, right], dim=3))
-    assert_close(counts, head(left).counts + head(right).counts)
-    assert_close(presence[0], head(torch.cat([right, left], dim=3)).presence[0])
-
-
-def test_image_numbers_start_at_their_priors():
-    # features of 0: 20 cells of rate .05; presence at .2
-    counts, presence = ImageHead(4, 3, rate=0.05, prior=0.2)(torch.zeros(2, 4, 4, 5))
-    assert_close(counts, torch.full((2, 3), 1.0))
-    assert_close(presence.sigmoid(), torch.full((2, 3), 0.2))
-
-
-def test_counts_of_half_precision_maps_are_added_up_in_single():
-    # 256 x 256 cells of 1/8: 256 is the largest number to which float16 counts by 1/8
-    head = ImageHead(4, 1, rate=0.125).half()
-    assert_close(head(torch.zeros(1, 4, 256, 256).half()).counts, torch.tensor([[8192.0]]), rtol=1e-3, atol=0)
-
-
 # learning
 
 
-def test_a_head_learns_points_their_offsets_and_their_number():
+def test_a_head_learns_points_and_their_offsets():
     draws = Generator().manual_seed(0)
     features = torch.zeros(8, 3, 12, 12)
     cells = [torch.randperm(144, generator=draws)[:count] for count in range(8)]  # the first image is empty
@@ -101,27 +78,19 @@ def test_a_head_learns_points_their_offsets_and_their_number():
     features[positives[:, 0], 0, positives[:, 2], positives[:, 3]] = 1.0
     features.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3], 1:] = offsets
     targets = features[:, :1]
-    counts = torch.arange(8.0)[:, None]
-    head, image_head = (
-        HeatmapHead(3, 1, offset=True, hidden_channels=16, generator=draws),
-        ImageHead(3, 1, hidden_channels=16, generator=draws),
-    )
-    optimizer = torch.optim.Adam([*head.parameters(), *image_head.parameters()], lr=0.02)
+    head = HeatmapHead(3, 1, offset=True, hidden_channels=16, generator=draws)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     normalizers = image_normalizer(torch.bincount(positives[:, 0], minlength=8))
     for _ in range(250):
-        output, numbers = head(features), image_head(features)
+        output = head(features)
         sums = heatmap_focal_loss(output.logits, targets, positives=positives)
         sums = sums + points_l1_loss(output.offsets, offsets, positives=positives)
-        loss = (sums / normalizers).sum() + functional.poisson_nll_loss(numbers.counts, counts, log_input=False)
-        loss = loss + functional.binary_cross_entropy_with_logits(numbers.presence, (counts > 0).float())
         optimizer.zero_grad()
-        loss.backward()
+        (sums / normalizers).sum().backward()
         optimizer.step()
     assert_close(output.logits > 0, targets > 0)
     at_points = output.offsets.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3]]
     assert (at_points - offsets).abs().mean() < 0.05
-    assert (numbers.counts - counts).abs().mean() < 0.3
-    assert_close(numbers.presence > 0, counts > 0)
 
 
 # limits
@@ -130,8 +99,6 @@ def test_a_head_learns_points_their_offsets_and_their_number():
 def test_an_empty_batch_is_no_special_case():
     for options in ({}, {"offset": True, "norm": "batch"}):
         assert small_head(**options).eval()(torch.zeros(0, 6, 4, 5)).logits.shape == (0, 3, 4, 5)
-    counts, presence = ImageHead(6, 3)(torch.zeros(0, 6, 4, 5))
-    assert counts.shape == presence.shape == (0, 3)
 
 
 def test_inputs_are_not_written_to():
@@ -139,24 +106,18 @@ def test_inputs_are_not_written_to():
     before = features.clone()
     small_head(offset=True, num_convs=0)(features)
     small_head(offset=True)(features)
-    ImageHead(6, 1)(features)
     assert_close(features, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("norm", [None, "group", "batch"])
 def test_gradients_reach_every_weight(norm):
     head = small_head(in_channels=32, offset=True, size=True, orientation=True, norm=norm)
-    image_head = ImageHead(32, 2, generator=Generator().manual_seed(0))
-    features = random_map((2, 32, 6, 6))
-    total = sum(cells.square().sum() for cells in (*head(features), *image_head(features)))
-    total.backward()
-    assert all(parameter.grad.any() for module in (head, image_head) for parameter in module.parameters())
+    sum(cells.square().sum() for cells in head(random_map((2, 32, 6, 6)))).backward()
+    assert all(parameter.grad.any() for parameter in head.parameters())
 
 
 def test_a_generator_decides_the_weights():
     first, second = (small_head(offset=True).state_dict() for _ in range(2))
-    assert_close(dict(first), dict(second), rtol=0, atol=0)
-    first, second = (ImageHead(6, 2, generator=Generator().manual_seed(2)).state_dict() for _ in range(2))
     assert_close(dict(first), dict(second), rtol=0, atol=0)
 
 
@@ -180,53 +141,34 @@ def test_arguments_that_build_no_head_are_refused(options, message):
         small_head(**options)
 
 
-def test_image_heads_and_feature_maps_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"positive rate, got 0\.0"):
-        ImageHead(4, 1, rate=0.0)
-    with pytest.raises(ValueError, match=r"got 4, 0, 4, 0 and 0\.5"):
-        ImageHead(4, 0)
-    for head in (small_head(), ImageHead(6, 1)):
-        with pytest.raises(ValueError, match="maps of 6 channels, got 5"):
-            head(torch.zeros(1, 5, 4, 4))
-
-
 def test_the_map_may_come_in_a_list_or_mapping_of_one():
     features = random_map((2, 6, 4, 5))
-    for head in (small_head(offset=True, size=True, orientation=True), ImageHead(6, 2)):
-        expected = head(features)
-        for form in ([features], {"p2": features}):
-            assert_close(tuple(head(form)), tuple(expected), rtol=0, atol=0)
-        with pytest.raises(ValueError, match="the head reads one feature map, got 2: choose the level of its stride"):
-            head({"p2": features, "p3": features})
+    head = small_head(offset=True, size=True, orientation=True)
+    for form in ([features], {"p2": features}):
+        assert_close(tuple(head(form)), tuple(head(features)), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="the head reads one feature map, got 2: choose the level of its stride"):
+        head({"p2": features, "p3": features})
+    with pytest.raises(ValueError, match="maps of 6 channels, got 5"):
+        head(torch.zeros(1, 5, 4, 4))
 
 
 # compilers: in a process of their own, since the checks of shapes are not to be traced
 
 COMPILERS = """
 import onnxruntime, torch
-from torch import Generator, nn
+from torch import Generator
 from torch.export import Dim
 from torch.testing import assert_close
-from detect.heads.heatmap import HeatmapHead, HeatmapOutput, ImageHead
+from detect.heads.heatmap import HeatmapHead, HeatmapOutput
 
-class Network(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = HeatmapHead(64, 2, offset=True, orientation=True, num_convs=2, norm="group")
-        self.image_head = ImageHead(64, 2)
-
-    def forward(self, features):
-        return self.head(features), self.image_head(features)
-
-def given(values):
-    maps, numbers = values
+def given(maps):
     assert isinstance(maps, HeatmapOutput) and maps.sizes is None
-    return [maps.logits, maps.offsets, maps.orientations, *numbers]
+    return [maps.logits, maps.offsets, maps.orientations]
 
 def inputs(batch, height, width):
     return torch.randn(batch, 64, height, width, generator=Generator().manual_seed(height))
 
-network = Network().eval()
+network = HeatmapHead(64, 2, offset=True, orientation=True, num_convs=2, norm="group").eval()
 sizes = (1, 16, 16), (3, 9, 31)
 free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 
@@ -244,9 +186,8 @@ for size in sizes:
 
 
 @pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
-def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size():
-    run = subprocess.run([sys.executable, "-c", COMPILERS], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size(fresh_python):
+    fresh_python(COMPILERS)
 
 
 TRACERS = """
@@ -254,7 +195,7 @@ import io, warnings
 import onnxruntime, torch
 from torch import Generator
 from torch.testing import assert_close
-from detect.heads.heatmap import HeatmapHead, ImageHead
+from detect.heads.heatmap import HeatmapHead
 
 warnings.simplefilter("error")  # a size that is kept as a number is a TracerWarning
 warnings.simplefilter("ignore", DeprecationWarning)  # of tracing as such
@@ -264,7 +205,7 @@ def inputs(batch, height, width):
     return torch.randn(batch, 6, height, width, generator=Generator().manual_seed(height))
 
 with torch.no_grad():
-    for head in (HeatmapHead(6, 2, offset=True, size=True, orientation=True), HeatmapHead(6, 2), ImageHead(6, 3)):
+    for head in (HeatmapHead(6, 2, offset=True, size=True, orientation=True), HeatmapHead(6, 2)):
         file, axes = io.BytesIO(), {"features": {0: "b", 2: "h", 3: "w"}}
         options = {"input_names": ["features"], "dynamic_axes": axes}
         torch.onnx.export(head, (inputs(2, 8, 10),), file, dynamo=False, **options)
@@ -278,6 +219,6 @@ with torch.no_grad():
 """
 
 
-def test_traced_and_as_onnx_of_the_older_exporter_the_outputs_are_the_same_at_any_size():
-    run = subprocess.run([sys.executable, "-c", TRACERS], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+@pytest.mark.slow  # the older exporter
+def test_traced_and_as_onnx_of_the_older_exporter_the_outputs_are_the_same_at_any_size(fresh_python):
+    fresh_python(TRACERS)

@@ -205,7 +205,6 @@ def test_any_number_of_levels_runs_where_all_weights_are_shared():
     "options",
     [
         {"num_anchors": (3, 1, 2, 1, 3)},
-        {"num_anchors": (3,) * 5, "norm": "batch"},
         {"num_anchors": (1, 2, 3, 3, 3), "norm": "batch"},
         {"num_anchors": (2,) * 5},
     ],
@@ -252,7 +251,7 @@ def test_batch_norm_keeps_statistics_of_each_level():
         assert_close([norm.running_mean for norm in tower.norms[0]], [torch.tensor([0.2]), torch.tensor([0.6])])
 
 
-# other classes and anchors
+# other anchors
 
 
 def same_weights(ours, theirs, names):
@@ -260,47 +259,23 @@ def same_weights(ours, theirs, names):
     assert_close({name: ours[name] for name in names}, {name: theirs[name] for name in names}, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("num_anchors", [3, (3, 3), (3, 2)])
-def test_other_classes_leave_all_but_the_class_outputs(num_anchors):
-    head = small_head(num_anchors, prior=0.1).double().eval()
-    other = head.with_classes(7, generator=Generator().manual_seed(3))
-    same_weights(other, head, [name for name in head.state_dict() if not name.startswith("class_outputs")])
-    assert other.num_anchors == head.num_anchors
-    assert other.num_classes == 7
-    assert not other.training
-    weight, bias = other.class_outputs[0].weight, other.class_outputs[0].bias
-    assert weight.dtype == torch.float64
-    assert weight.shape[0] == 21
-    assert 0.008 < weight.std() < 0.012
-    assert_close(bias, torch.full((21,), -math.log(9), dtype=torch.float64))
-    assert other(random_maps(6, ODD_SIZES[:2], dtype=torch.float64)).logits.shape[2] == 7
-    assert head.num_classes == 4
-    assert head.class_outputs[0].weight.shape[0] == 12
-
-
 def test_other_anchors_leave_the_towers():
-    head = small_head(3)
+    head = small_head(3, prior=0.1).double().eval()
     for num_anchors, expected in ((5, 5), ([5, 5], (5, 5)), ((1, 2, 3), (1, 2, 3))):
-        other = head.with_anchors(num_anchors)
+        other = head.with_anchors(num_anchors, generator=Generator().manual_seed(3))
         same_weights(other, head, [name for name in head.state_dict() if "tower" in name])
         assert other.num_anchors == expected
+    assert not other.training
     rows = sum(count * h * w for count, (h, w) in zip((1, 2, 3), ODD_SIZES, strict=False))
-    assert other(random_maps(6, ODD_SIZES[:3])).deltas.shape == (2, rows, 4)
+    assert other(random_maps(6, ODD_SIZES[:3], dtype=torch.float64)).deltas.shape == (2, rows, 4)
+    assert 0.008 < other.class_outputs[2].weight.std() < 0.012
+    assert_close(other.class_outputs[2].bias, torch.full((12,), -math.log(9), dtype=torch.float64))
 
 
 def test_one_number_of_anchors_for_a_head_of_known_levels_keeps_them():
     head = small_head((3, 2), norm="batch").with_anchors(5)
     assert head.num_anchors == (5, 5)
     assert head.eval()(random_maps(6, ODD_SIZES[:2])).logits.shape == (2, 5 * (13 * 9 + 7 * 5), 4)
-
-
-def test_classes_after_a_selection_of_levels():
-    # two levels of equally many anchors, whose outputs were of their own: the boxes stay so
-    head = enlarge_weights(small_head((3, 3, 1)))
-    selected = head.select_levels((0, 1))
-    other = selected.with_classes(2)
-    maps = random_maps(6, ODD_SIZES[:2])
-    assert_close(other(maps).deltas, selected(maps).deltas)
 
 
 @pytest.mark.parametrize(

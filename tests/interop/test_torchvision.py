@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -193,11 +191,9 @@ with torch.no_grad():
 
 
 @pytest.mark.slow
-def test_the_docstring_exports_the_whole_model_for_batches_of_any_number(tmp_path):
+def test_the_docstring_exports_the_whole_model_for_batches_of_any_number(tmp_path, fresh_python):
     pytest.importorskip("onnxruntime")
-    command = [sys.executable, "-c", EXPORTED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    fresh_python(EXPORTED, tmp_path)
 
 
 def test_strides_that_contradict_the_backbone_s_maps_are_named():

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -34,7 +30,7 @@ from detect.errors import ConvertError
 from detect.heads.retinanet import RetinaNetHead
 from detect.interop.torchvision import grid_of, import_head
 from detect.interop.weight_names import COCO_IDS, FRAMEWORKS
-from detect.interop.weights import convert_weights, load_checkpoint
+from detect.interop.weights import convert_weights
 
 NAMES = tuple(FRAMEWORKS)
 
@@ -232,13 +228,6 @@ def test_any_numbers_of_sizes_ratios_and_classes_come_back(sizes: int, ratios: i
     assert_same(back, state, rtol=3e-7)
 
 
-def test_free_shapes_keep_their_order() -> None:
-    converted = convert_weights(tiny("detectron2", 5, 2), "ours", num_sizes=5, num_ratios=1).state
-    assert_close(
-        converted["head.class_outputs.0.bias"], tiny("ours", 5, 2)["head.class_outputs.0.bias"], rtol=0, atol=0
-    )
-
-
 @pytest.mark.parametrize(
     ("source", "rows", "to", "asked", "expected"),
     [
@@ -340,71 +329,3 @@ def test_a_stem_of_caffe_in_mmdetection_is_told_by_the_caller() -> None:
 def test_what_cannot_be_converted_is_refused(state: State, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConvertError, match=message):
         convert_weights(state, **({"to": "torchvision"} | options))
-
-
-# --- files ---
-
-
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s, "meta": {}}]
-)
-def test_a_checkpoint_is_read_and_unwrapped(tmp_path: Path, wrap: Callable[[State], Any]) -> None:
-    state = {"a.weight": torch.arange(3.0), "a.bias": torch.ones(())}
-    torch.save(wrap(state), tmp_path / "file.pth")
-    assert_same(load_checkpoint(tmp_path / "file.pth"), state)
-
-
-def test_files_that_hold_no_state_are_refused_in_one_line(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.pth"
-    torch.save({"a": torch.arange(1000.0)}, whole)
-    legacy = tmp_path / "whole_legacy.pth"
-    torch.save({"a": torch.arange(9.0)}, legacy, _use_new_zipfile_serialization=False)
-    numpy_pickle = pickle.dumps({"model": {"a": np.ones(3)}}, protocol=2)  # torch.load warns of others
-    cases: dict[str, tuple[bytes, str]] = {
-        "model_final.pkl": (numpy_pickle, "torch.save"),
-        "renamed.pth": (numpy_pickle, "not a file of tensors alone"),
-        "plain.pth": (pickle.dumps({"a": 1}, protocol=2), "not a file of tensors alone"),
-        "empty.pth": (b"", "not a file of tensors alone"),
-        "text.pth": (b"version https://git-lfs.github.com/spec/v1\n", "not a file of tensors alone"),
-        "legacy.pth": (legacy.read_bytes()[:19], "not a file of tensors alone"),  # struct.error in torch.load
-        "half.pth": (whole.read_bytes()[:2000], "not a file of tensors alone"),
-    }
-    for name, (content, message) in cases.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ConvertError, match=message) as caught:
-            load_checkpoint(tmp_path / name)
-        assert "\n" not in str(caught.value)
-        assert name in str(caught.value)
-
-
-def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
-    class Touch:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "touched",)
-
-    torch.save({"model": {"a": torch.ones(1)}, "more": Touch()}, tmp_path / "file.pth")
-    with pytest.raises(ConvertError, match="not a file of tensors alone"):
-        load_checkpoint(tmp_path / "file.pth")
-    assert not (tmp_path / "touched").exists()
-
-
-def test_files_of_other_things_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "file.pth"
-    with pytest.raises(ConvertError, match="No such file"):
-        load_checkpoint(path)
-    with pytest.raises(ConvertError, match="Is a directory"):
-        load_checkpoint(tmp_path)
-    for content, message in (([torch.ones(1)], "holds a list"), ({"epoch": 3}, "'epoch' is not the name of a tensor")):
-        torch.save(content, path)
-        with pytest.raises(ConvertError, match=message):
-            load_checkpoint(path)
-
-
-def test_the_advice_for_a_pickle_of_detectron2_works(tmp_path: Path) -> None:
-    path = tmp_path / "model_final.pkl"
-    path.write_bytes(pickle.dumps({"model": {"a": np.arange(3.0, dtype=np.float32)}}))
-    with pytest.raises(ConvertError) as caught:
-        load_checkpoint(path)
-    advice = str(caught.value).partition("if you trust it: ")[2].replace("weights.pth", str(tmp_path / "weights.pth"))
-    exec(advice, {"torch": torch, "pickle": pickle, "Path": Path, "path": path})  # noqa: S102 - the text is what a user would paste
-    assert_same(load_checkpoint(tmp_path / "weights.pth"), {"a": torch.arange(3.0)})

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.interpolate import BSpline
@@ -162,7 +162,6 @@ def test_low_frequencies_are_passed_as_by_the_laplacian(method):
             assert transfer(kernel, w, v) == pytest.approx(-square * math.exp(-smooth * square / 2), rel=0.02)
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(METHODS), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
 def test_kernels_are_the_same_from_all_sides(method, order, extra, dims):
     kernel = laplacian_kernel(order, method=method, size=2 * (order + extra) + 1, dims=dims)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from torch.testing import assert_close
@@ -73,7 +73,6 @@ def test_a_map_full_of_ones_is_one_peak_in_its_middle():
     assert cells_of(torch.zeros(2, 101, 201)) == []
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (1, 7), (6, 5), (9, 33), (12, 64), (5, 71)]), st.integers(2, 6)
 )
@@ -87,7 +86,6 @@ def test_plateaus_are_the_components_without_a_higher_cell_around(seed, hw, leve
         assert len(found) == len(middles)
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(2, 3, 4), (4, 5, 36), (1, 6, 6)]))
 def test_plateaus_of_volumes_too(seed, extents):
     values = np.random.default_rng(seed).integers(0, 9, extents) / 9

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -76,7 +76,6 @@ def test_no_peak_is_doubled_or_missing_where_a_detector_saturates():
     assert torch.cdist(peaks.cells, truth).amin(dim=0).max() < 0.3
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([1.0, 4.0]),
@@ -111,7 +110,6 @@ def greedy(cells: np.ndarray, scores: np.ndarray, distance: float) -> set[tuple[
     return {tuple(cell.tolist()) for cell in kept}
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 2**32 - 1), st.sampled_from([2.0, 3.0, 3.5, 5.0, 9.0, 100.0]), st.sampled_from([(20, 31), (4, 8, 9)])
 )

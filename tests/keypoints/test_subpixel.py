@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -201,7 +201,6 @@ def test_the_covariance_is_that_of_the_errors_under_noise():
     assert_close(off.T @ off / len(off), peaks.covariance.mean(dim=0), rtol=0.1, atol=2e-5)
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.floats(1.0, 4.0),
     st.floats(1.0, 4.0),

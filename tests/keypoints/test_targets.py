@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from detect.keypoints.coordinates import cells_to_image
 from detect.keypoints.drawing import PlacedPoints
 from detect.keypoints.keypoints import Keypoints
-from detect.keypoints.targets import pixel_weights, render_heatmaps, set_own_cells
+from detect.keypoints.targets import pixel_weights, render_heatmaps, set_own_cells, sigma_from_size
 
 HW = (20, 24)
 
@@ -146,7 +146,7 @@ def test_a_point_has_weight_if_and_only_if_it_was_drawn(seed, occluded, weighted
     weights = random.choice([0.0, 0.5, 2.0], 40) if weighted else None
     targets = render_heatmaps([points], HW, stride=1, occluded=occluded, instance_weights=weights)
     assert_array_equal(np.flatnonzero(targets.point_weights), targets.instances)
-    for number in range(40):  # by itself
+    for number in random.choice(40, 8, replace=False):  # by itself
         alone = Keypoints.of([points.reshape(40, 1, 3)[[number]]])
         weight = None if weights is None else weights[[number]]
         drawn = render_heatmaps(alone, HW, stride=1, occluded=occluded, instance_weights=weight).heatmaps.any()
@@ -396,3 +396,17 @@ def test_a_region_that_is_turned_over_or_not_finite_is_named_by_image_and_row(wr
     )
     with pytest.raises(ValueError, match=message):
         pixel_weights(np.concatenate([NOTHING, NOTHING]), regions, 1, "corner")
+
+
+def test_sigma_of_a_size_is_its_share_in_cells():
+    # .09 * 100 / 4 = 2.25, .09 * 20 / 4 = .45 raised to 1
+    assert_allclose(sigma_from_size(np.array([[100.0, 20.0]])), [[2.25, 1.0]])
+    assert_allclose(sigma_from_size(np.array([[8.0, 8.0, 4.0]]), stride=1, fraction=0.5), [[4.0, 4.0, 2.0]])
+    assert sigma_from_size(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_a_size_that_is_not_positive_is_named_by_its_row():
+    with pytest.raises(ValueError, match=r"\[1.0, nan\] in row 1"):
+        sigma_from_size(np.array([[1.0, 1.0], [1.0, np.nan]]))
+    with pytest.raises(ValueError, match=r"fraction=0.0"):
+        sigma_from_size(np.ones((1, 2)), fraction=0.0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +16,7 @@ from torch.testing import assert_close
 from torchvision import ops
 
 from detect.conventions import BACKGROUND, IGNORE
-from detect.losses import focal, focal_loss, image_normalizer, quality_focal_loss, soft_focal_loss
+from detect.losses import focal, focal_loss, image_normalizer, quality_focal_loss
 
 LN2, LN3 = math.log(2), math.log(3)
 SETTINGS = [{}, {"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 1.5, "alpha": 0.6}, {"gamma": 3, "alpha": 1}, {"alpha": 0.0}]
@@ -57,7 +55,6 @@ def test_without_focus_and_balance_it_is_half_the_cross_entropy():
     entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     expected = (entropy * (classes != IGNORE)[..., None]).sum(dim=(1, 2)) / 2
     assert_close(focal_loss(logits, classes, alpha=0.5, gamma=0), expected)
-    assert_close(soft_focal_loss(logits, targets, ignored=classes == IGNORE, alpha=0.5, gamma=0), expected)
 
 
 @pytest.mark.parametrize("options", SETTINGS)
@@ -74,38 +71,15 @@ def test_torchvision_finds_the_same_focal_loss_and_slopes(options):
     assert_close(slopes(focal_loss, logits.float(), classes, **options), slopes(reference, logits).float())
 
 
-@pytest.mark.parametrize("options", SETTINGS)
-def test_torchvision_finds_the_same_for_soft_targets(options):
-    logits, _ = random_heads(2)
-    targets = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-    def reference(logits):
-        return ops.sigmoid_focal_loss(logits, targets, **options).sum(dim=(1, 2))
-
-    assert_close(soft_focal_loss(logits, targets, **options), reference(logits))
-    assert_close(slopes(soft_focal_loss, logits, targets, **options), slopes(reference, logits))
-
-
-@given(st.integers(0, 999), st.floats(0, 1), st.floats(0, 4))
-def test_soft_targets_of_zeros_and_ones_are_classes(seed, alpha, gamma):
-    logits, classes = random_heads(seed, (2, 7, 3))
-    targets = one_hot(classes, logits)
-    hard = focal_loss(logits, classes, alpha=alpha, gamma=gamma)
-    assert_close(soft_focal_loss(logits, targets, ignored=classes == IGNORE, alpha=alpha, gamma=gamma), hard)
-
-
 @pytest.mark.parametrize("elements", [1, 5, 7, 20, 35, 1000])
 def test_chunks_do_not_show(monkeypatch, elements):
     logits, classes = random_heads(3, (2, 11, 5))
     classes[:, ::4] = 4  # the first and the last row of chunks
     classes[:, 3::4] = IGNORE
-    targets = one_hot(classes, logits)
-    calls = ((focal_loss, classes), (soft_focal_loss, targets))
-    expected = [(loss(logits, goal), slopes(loss, logits, goal)) for loss, goal in calls]
+    value, slope = focal_loss(logits, classes), slopes(focal_loss, logits, classes)
     monkeypatch.setitem(focal.CHUNK_ELEMENTS, "cpu", elements)
-    for (loss, goal), (value, slope) in zip(calls, expected, strict=True):
-        assert_close(loss(logits, goal), value)
-        assert_close(slopes(loss, logits, goal), slope)
+    assert_close(focal_loss(logits, classes), value)
+    assert_close(slopes(focal_loss, logits, classes), slope)
 
 
 @given(st.integers(0, 999))
@@ -123,12 +97,10 @@ def test_ignored_anchors_add_nothing_whatever_their_logits(value):
     logits, classes = random_heads(4)
     clean = logits.clone()
     logits[classes == IGNORE] = value
-    targets, ignored = one_hot(classes, logits), classes == IGNORE
-    for loss, goal, options in ((focal_loss, classes, {}), (soft_focal_loss, targets, {"ignored": ignored})):
-        assert_close(loss(logits, goal, **options), loss(clean, goal, **options))
-        slope = slopes(loss, logits, goal, **options)
-        assert_close(slope[ignored], torch.zeros_like(slope[ignored]), rtol=0, atol=0)
-        assert_close(slope, slopes(loss, clean, goal, **options))
+    assert_close(focal_loss(logits, classes), focal_loss(clean, classes))
+    slope, ignored = slopes(focal_loss, logits, classes), classes == IGNORE
+    assert_close(slope[ignored], torch.zeros_like(slope[ignored]), rtol=0, atol=0)
+    assert_close(slope, slopes(focal_loss, clean, classes))
 
 
 def test_class_weights_are_factors_of_the_columns():
@@ -139,9 +111,8 @@ def test_class_weights_are_factors_of_the_columns():
     def reference(logits):
         return (ops.sigmoid_focal_loss(logits, targets) * weights * ~ignored[..., None]).sum(dim=(1, 2))
 
-    for loss, goal, options in ((focal_loss, classes, {}), (soft_focal_loss, targets, {"ignored": ignored})):
-        assert_close(loss(logits, goal, class_weights=weights, **options), reference(logits))
-        assert_close(slopes(loss, logits, goal, class_weights=weights, **options), slopes(reference, logits))
+    assert_close(focal_loss(logits, classes, class_weights=weights), reference(logits))
+    assert_close(slopes(focal_loss, logits, classes, class_weights=weights), slopes(reference, logits))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -176,22 +147,18 @@ def test_logits_of_a_hundred_stay_finite(dtype, gamma):
     # a miss of 100 at .25, and two false alarms of 100 at .75; the right answers cost nothing
     expected = torch.tensor([25.0 + 150.0], dtype=torch.promote_types(dtype, torch.float32))
     slope = torch.tensor([[[0.75, -0.25], [0.75, 0.0]]], dtype=dtype)
-    for loss, goal in ((focal_loss, classes), (soft_focal_loss, one_hot(classes, logits))):
-        assert_close(loss(logits, goal, gamma=gamma), expected)
-        assert_close(slopes(loss, logits, goal, gamma=gamma), slope)
+    assert_close(focal_loss(logits, classes, gamma=gamma), expected)
+    assert_close(slopes(focal_loss, logits, classes, gamma=gamma), slope)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype):
     logits, classes = random_heads(6)
     logits = logits.to(dtype)
-    targets = one_hot(classes, logits)
-    for loss, goal in ((focal_loss, classes), (soft_focal_loss, targets)):
-        assert_close(loss(logits, goal), loss(logits.float(), goal.float() if goal.is_floating_point() else goal))
-        exact = slopes(lambda values, loss=loss, goal=goal: 1000 * loss(values, goal), logits.double())
-        slope = slopes(lambda values, loss=loss, goal=goal: 1000 * loss(values, goal), logits)
-        assert slope.dtype == dtype
-        assert_close(slope, exact.to(dtype))
+    assert_close(focal_loss(logits, classes), focal_loss(logits.float(), classes))
+    exact, slope = (slopes(lambda own: 1000 * focal_loss(own, classes), each) for each in (logits.double(), logits))
+    assert slope.dtype == dtype
+    assert_close(slope, exact.to(dtype))
 
 
 def test_scaling_saves_small_slopes_of_half_precision():
@@ -208,10 +175,8 @@ def test_autocast_changes_nothing():
     logits = logits.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value, slope = focal_loss(logits, classes), slopes(focal_loss, logits, classes)
-        soft = soft_focal_loss(logits, one_hot(classes, logits))
     assert_close(value, focal_loss(logits, classes))
     assert_close(slope, slopes(focal_loss, logits, classes))
-    assert_close(soft, soft_focal_loss(logits, one_hot(classes, logits)))
 
 
 def test_a_second_backward_pass_finds_the_same():
@@ -244,22 +209,19 @@ def test_arguments_are_left_as_they_were_and_may_be_views():
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 1.5, 2.0])
 def test_slopes_of_the_focal_losses_are_those_of_the_values(gamma):
     logits, classes = random_heads(10, (2, 5, 3))
-    targets = torch.rand(logits.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weights = torch.tensor([0.5, 1, 2], dtype=torch.float64)
     logits = (logits / 2).requires_grad_()
-    for loss, goal in ((focal_loss, classes), (soft_focal_loss, targets)):
-        assert torch.autograd.gradcheck(
-            lambda values, loss=loss, goal=goal: loss(values, goal, gamma=gamma, class_weights=weights), logits
-        )
+    assert torch.autograd.gradcheck(
+        lambda values: focal_loss(values, classes, gamma=gamma, class_weights=weights), logits
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3), (2, 4, 0)])
 def test_no_images_anchors_or_classes_are_ordinary(shape):
     logits, classes = torch.zeros(shape, requires_grad=True), torch.full(shape[:2], BACKGROUND)
-    for loss, goal in ((focal_loss, classes), (soft_focal_loss, torch.zeros(shape))):
-        sums = loss(logits, goal)
-        assert_close(sums, torch.zeros(shape[0]), check_stride=False)
-        sums.sum().backward()
+    sums = focal_loss(logits, classes)
+    assert_close(sums, torch.zeros(shape[0]), check_stride=False)
+    sums.sum().backward()
     assert logits.grad is not None
     assert logits.grad.shape == shape
 
@@ -270,26 +232,19 @@ def test_an_image_without_objects_costs_its_false_alarms():
     assert_close((sums / image_normalizer(torch.tensor([0]))).sum(), torch.tensor(12 * 0.75 * 0.25 * LN2))
 
 
-@pytest.mark.parametrize("loss", [focal_loss, soft_focal_loss])
 @pytest.mark.parametrize("options", [{"alpha": 1.5}, {"alpha": -0.5}, {"gamma": -0.5}, {"gamma": math.nan}])
-def test_balance_and_focus_out_of_range_are_refused(loss, options):
+def test_balance_and_focus_out_of_range_are_refused(options):
     logits, classes = random_heads(0)
-    goal = classes if loss is focal_loss else one_hot(classes, logits)
     with pytest.raises(ValueError, match=r"need 0 <= alpha <= 1, or -1 for no alpha, and gamma >= 0, got alpha="):
-        loss(logits, goal, **options)
+        focal_loss(logits, classes, **options)
 
 
-def test_a_class_beyond_the_logits_is_refused():
-    with pytest.raises(ValueError, match="class 3 is out of range: the logits have classes 0 to 2"):
-        focal_loss(torch.zeros(1, 2, 3), torch.tensor([[0, 3]]))
-
-
-def test_a_class_below_the_ignored_one_is_refused():
-    # counted from 0, -1 is background and -2 ignored; -3 would be taken for background
-    with pytest.raises(
-        ValueError, match=r"class -3 is out of range: below 0 are only -1 \(background\) and -2 \(ignored\)"
-    ):
-        focal_loss(torch.zeros(1, 2, 3), torch.tensor([[0, -3]]))
+def test_a_class_out_of_range_is_refused():
+    # below 0, -3 would be taken for background
+    least = r"class -3 is out of range: below 0 are only -1 \(background\) and -2 \(ignored\)"
+    for wrong, message in ((3, "class 3 is out of range: the logits have classes 0 to 2"), (-3, least)):
+        with pytest.raises(ValueError, match=message):
+            focal_loss(torch.zeros(1, 2, 3), torch.tensor([[0, wrong]]))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -298,9 +253,6 @@ def test_arrays_of_other_shapes_do_not_broadcast():
     for call, message in (
         (lambda: focal_loss(logits, classes[:, :1]), r"their targets are \(2, 1\)"),
         (lambda: focal_loss(logits, classes[:, 0]), r"their targets are \(2,\)"),
-        (lambda: soft_focal_loss(logits, logits[..., 0]), r"their targets are \(2, 4\)"),
-        (lambda: soft_focal_loss(logits, logits, ignored=classes[:, :1] > 0), r"ignored is \(2, 1\)"),
-        (lambda: soft_focal_loss(logits, logits, ignored=classes[:1] > 0), r"ignored is \(1, 4\)"),
         (lambda: quality_focal_loss(logits, classes, quality=logits[:, 0, 0]), r"their targets are \(2,\)"),
         (lambda: quality_focal_loss(logits, classes, quality=logits), r"their targets are \(2, 4, 3\)"),
     ):
@@ -315,31 +267,28 @@ def test_class_weights_are_one_for_each_class(shape):
     weights = torch.ones(shape)
     for call in (
         lambda: focal_loss(logits, classes, class_weights=weights),
-        lambda: soft_focal_loss(logits, logits, class_weights=weights),
         lambda: quality_focal_loss(logits, classes, quality=logits[..., 0], class_weights=weights),
     ):
         with pytest.raises(ValueError, match=re.escape(f"need one class weight for each of 3 classes, got {shape}")):
             call()
 
 
-def test_a_compiled_graph_has_the_focal_losses_whole():
+def test_a_compiled_graph_has_the_focal_loss_whole(fresh_python):
     program = """
 import torch
-from detect.losses import focal_loss, soft_focal_loss
+from detect.losses import focal_loss
 random = torch.Generator().manual_seed(0)
 logits, classes = torch.randn(2, 9, 4, generator=random), torch.randint(-2, 4, (2, 9), generator=random)
-targets = torch.rand(2, 9, 4, generator=random)
-for loss, goal in ((focal_loss, classes), (soft_focal_loss, targets)):
-    plain = lambda x: 2 * loss(3 * x, goal)
-    results = []
-    for function in (torch.compile(plain, backend="aot_eager", fullgraph=True), plain):
-        values = logits.clone().requires_grad_()
-        sums = function(values)
-        (sums * torch.tensor([1.0, 0.5])).sum().backward()
-        results.append((sums, values.grad))
-    torch.testing.assert_close(*results)
+plain = lambda x: 2 * focal_loss(3 * x, classes)
+results = []
+for function in (torch.compile(plain, backend="aot_eager", fullgraph=True), plain):
+    values = logits.clone().requires_grad_()
+    sums = function(values)
+    (sums * torch.tensor([1.0, 0.5])).sum().backward()
+    results.append((sums, values.grad))
+torch.testing.assert_close(*results)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    fresh_python(program)
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +56,7 @@ def test_a_moving_average_that_cannot_move_is_refused(options):
 PROCESS = """
 import os
 import sys
+from datetime import timedelta
 import torch
 from torch import distributed, nn
 from detect.losses import EmaNormalizer, batch_normalizer
@@ -71,30 +69,29 @@ def gradient_of(normalizers):
         (model(values)[:, 0].square() / normalizers(positives)).sum().backward()
     return model.module.weight.grad
 
-rank, store, answer = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+store, answer = sys.argv[1:]
+child = os.fork()  # both have imported by then
+rank = int(child == 0)
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+options = {"init_method": f"file://{store}", "timeout": timedelta(seconds=120)}
+distributed.init_process_group("gloo", **options, rank=rank, world_size=2)
 values, positives = torch.load(answer + ".data")
 values, positives = values[2 * rank : 2 * rank + 2], positives[2 * rank : 2 * rank + 2]
 answers = [gradient_of(normalizers) for normalizers in (batch_normalizer, EmaNormalizer(initial=50.0))]
 if rank == 1:
     torch.save(answers, answer)
 distributed.barrier()
-os._exit(0)  # gloo's threads can abort an interpreter that takes itself down beneath them
+failed = child and os.waitpid(child, 0)[1]
+os._exit(bool(failed))  # gloo's threads can abort an interpreter that takes itself down beneath them
 """
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path):
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, fresh_python):
     random = torch.Generator().manual_seed(0)
     values, positives = torch.randn(4, 3, generator=random), torch.tensor([3, 40, 0, 500])
     answer = tmp_path / "answer"
     torch.save((values, positives), f"{answer}.data")
-    command = [sys.executable, "-c", PROCESS]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store"), str(answer)], env=environment)
-        for rank in (0, 1)
-    ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    fresh_python(PROCESS, tmp_path / "store", answer)
     # the average of a process moves from 50 by its share of the positives: the whole batch's from 100
     for normalizers, ours in zip((batch_normalizer, EmaNormalizer(initial=100)), torch.load(answer), strict=True):
         model = nn.Linear(3, 1, bias=False)

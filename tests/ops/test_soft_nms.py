@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -174,10 +172,8 @@ for b in (1, 3):
 
 
 @pytest.mark.slow
-def test_in_onnx_it_takes_the_same_boxes(tmp_path):
+def test_in_onnx_it_takes_the_same_boxes(tmp_path, fresh_python):
     if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         pytest.skip("the export extra is not installed")
     # in a process of its own: what is exported is the code without the tests' checks of shapes
-    command = [sys.executable, "-c", EXPORT, str(tmp_path / "soft_nms.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    fresh_python(EXPORT, tmp_path / "soft_nms.onnx")

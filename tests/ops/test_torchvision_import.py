@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,11 +69,10 @@ from detect.ops.torchvision_import import import_torchvision
 """
 
 
-def run(code: str, *folders: Path) -> None:
+@pytest.fixture
+def run(fresh_python) -> Callable[..., str]:
     """Run code in an interpreter of its own, where these folders are looked in first."""
-    code = f"import sys\nsys.path[:0] = {list(map(str, folders))}\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    return lambda code, *folders: fresh_python(f"import sys\nsys.path[:0] = {list(map(str, folders))}\n{code}")
 
 
 def small_torchvision(folder: Path, library: str) -> Path:
@@ -92,31 +91,31 @@ def small_torchvision(folder: Path, library: str) -> Path:
     ],
     ids=["import_head", "timm"],
 )
-def test_no_way_in_aborts_the_interpreter(way_in):
+def test_no_way_in_aborts_the_interpreter(way_in, run):
     run(way_in)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_operators_that_load_are_left_alone_whatever_their_file_is_called(tmp_path, library):
+def test_operators_that_load_are_left_alone_whatever_their_file_is_called(tmp_path, library, run):
     folder = small_torchvision(tmp_path, library)
     (folder / "torchvision" / library).write_text("healthy")
     run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [7]", folder)
 
 
 @pytest.mark.parametrize("library", LIBRARIES[:2])
-def test_a_library_for_another_torch_has_a_stand_in(tmp_path, library):
+def test_a_library_for_another_torch_has_a_stand_in(tmp_path, library, run):
     folder = small_torchvision(tmp_path, library)
     (folder / "torchvision" / library).write_text("built for another torch")
     run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]", folder)
 
 
-def test_a_torchvision_without_a_library_has_a_stand_in(tmp_path):
+def test_a_torchvision_without_a_library_has_a_stand_in(tmp_path, run):
     folder = small_torchvision(tmp_path, "_C_stable.so")
     (folder / "torchvision" / "_C.so").write_text("healthy")  # of another release, which this one does not look for
     run(LOADING + "assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]", folder)
 
 
-def test_an_import_that_fails_can_be_tried_again(tmp_path):
+def test_an_import_that_fails_can_be_tried_again(tmp_path, run):
     folder = small_torchvision(tmp_path, "_C.so")
     code = """
 import os
@@ -134,7 +133,7 @@ assert import_torchvision().ops.boxes.nms(boxes, scores, 0.5).tolist() == [1]
     run(LOADING + code, folder)
 
 
-def test_threads_that_import_at_once_all_get_the_whole_package(tmp_path):
+def test_threads_that_import_at_once_all_get_the_whole_package(tmp_path, run):
     folder = small_torchvision(tmp_path, "_C.so")
     slow = folder / "torchvision" / "extension.py"
     slow.write_text("import time\ntime.sleep(0.5)\n" + slow.read_text())
@@ -166,7 +165,7 @@ def test_a_missing_torchvision_names_the_extra(monkeypatch):
         import_torchvision()
 
 
-def test_a_retinanet_detects_as_a_user_would_run_it():
+def test_a_retinanet_detects_as_a_user_would_run_it(run):
     # in a process of its own; a fresh model gives every class the score .01
     code = (
         "from detect.ops.torchvision_import import import_torchvision\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from builders import GROWING_BOXES, TWO_LEVELS, boxes_in_files, instances_of, many_boxes
 from numpy.testing import assert_allclose
 
@@ -81,10 +80,10 @@ def test_recall_by_size_by_hand():
     assert "Medium: none." in panel.caption
 
 
-@pytest.mark.parametrize("bic", [{}, {1: -5.0, 2: -9.0, 3: -7.0}])
-def test_the_lowest_bic_is_named_if_there_is_one(bic):
-    caption = k_curve_panel(KCurve({1: 0.4, 2: 0.6, 3: 0.65}, 2, bic)).caption
-    assert ("lowest at k = 2" in caption) == bool(bic)
+def test_the_knee_is_circled_and_named():
+    figure = k_curve_panel(KCurve({1: 0.4, 2: 0.6, 3: 0.65}, 2)).figure
+    assert (list(figure.data[1].x), list(figure.data[1].y)) == ([2], [0.6])
+    assert figure.layout.annotations[-1].text == "knee: k = 2, average IoU 0.600"
 
 
 def test_few_boxes_are_points_and_each_is_drawn() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 
 import pytest
 
@@ -24,11 +22,10 @@ print(kept, min(faults))  # the system may take pages back in between
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's options are those of glibc")
-def test_large_tensors_fault_no_pages_once_their_memory_was_used():
+def test_large_tensors_fault_no_pages_once_their_memory_was_used(fresh_python):
     kept, faults = {}, {}
     for keep in (False, True):
-        command = [sys.executable, "-c", FAULTS.format(keep=keep)]
-        kept[keep], faults[keep] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        kept[keep], faults[keep] = fresh_python(FAULTS.format(keep=keep)).split()
     assert kept == {False: "False", True: "True"}
     assert int(faults[True]) < 100
     assert int(faults[False]) > 1000

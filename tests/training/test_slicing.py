@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import with_threshold
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
@@ -90,7 +90,6 @@ def in_order(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.T.round(2))]
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.sampled_from(["boxes", "landmarks"]))
 def test_objects_smaller_than_the_overlap_are_found_once_and_whole(tmp_path_factory, seed, task):
     """A detector that sees no farther than an object finds in tiles what it finds in the whole image."""

@@ -24,10 +24,10 @@ WORK = Path("runs/advice")
 SEEDS = (0, 1, 2)
 SUPPRESSION = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85)  # thresholds at which each network is evaluated
 TRAINED_AT = 0.5
-PLAIN = ("optimisation.batch_size=16", "model.nms=hard", "model.positive_weights=none")
+FIXED = ("optimisation.batch_size=16", "model.nms=hard", "model.positive_weights=none")
 DATA = {
-    "nuclei": ("configs/nuclei_retinanet.yaml", 16, ("model.levels=p3-p5", *PLAIN)),
-    "bccd": ("configs/bccd_retinanet.yaml", 14, ("model.max_strides=4", *PLAIN)),
+    "nuclei": ("configs/nuclei_retinanet.yaml", 16, ("model.levels=p3-p5", *FIXED)),
+    "bccd": ("configs/bccd_retinanet.yaml", 14, ("model.max_strides=4", *FIXED)),
 }
 
 

@@ -95,12 +95,12 @@ def assignments_of(gathered: Gathered, epochs: int) -> dict[str, Assignment]:
     instances = ResizedInstances.of(validation, config.data.resize)
     found: dict[str, Assignment] = {}
     for group in gathered.of_task(BOXES, epochs):
-        run = Run(dataset.name, group.variant, 1, 0)
+        run, positives = Run(dataset.name, group.variant, 1, 0), group.mean("positives")
         matcher = rule_of_run(run, config_of(run, dataset, Path("unused")))
-        if not group.epochs or matcher.uses_predictions or group.variant.endswith(BANDED):
+        if positives is None or not group.epochs or matcher.uses_predictions or group.variant.endswith(BANDED):
             continue
         plain = found.get(group.variant.removesuffix(BALANCED))
         assigned = plain or assign(instances, AnchorGenerator(anchors_of_run(run, dataset, training)), matcher)
-        if math.isclose(assigned.overall.positives, group.mean("positives") or 0.0, rel_tol=SAME):
+        if math.isclose(assigned.overall.positives, positives, rel_tol=SAME):
             found[group.variant] = assigned
     return found

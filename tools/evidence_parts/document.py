@@ -8,7 +8,21 @@ from evidence_parts.categories import assignments_of, category_section
 from evidence_parts.correlations import correlation_section
 from evidence_parts.costs import Costs
 from evidence_parts.gathered import Gathered, Group
-from evidence_parts.plan import BALANCED, BOXES, FREE, HEATMAP, POINTS, REFERENCE, SLOTS, VARIANTS, Run, weighed
+from evidence_parts.plan import (
+    BALANCED,
+    BOXES,
+    EXPLORED,
+    FREE,
+    HEATMAP,
+    POINTS,
+    REFERENCE,
+    SEEDS,
+    SLOTS,
+    VARIANTS,
+    Dataset,
+    Run,
+    weighed,
+)
 from evidence_parts.resampling import CONFIDENCE, RESAMPLES, mean_and_deviation
 from evidence_parts.summary import summary_section
 from evidence_parts.wording import NOTHING, between, listed, number, signed, table, verdict, with_deviation
@@ -33,7 +47,9 @@ ABOUT = {
 }
 
 
-def build_document(of_datasets: Sequence[Gathered], missing: Sequence[Run], costs: Costs) -> dict[str, str]:
+def build_document(
+    of_datasets: Sequence[Gathered], planned: Sequence[Run], missing: Sequence[Run], costs: Costs
+) -> dict[str, str]:
     """The texts of files by name, ``evidence.md`` first; the names of pictures begin with ``evidence/``."""
     files: dict[str, str] = {}
     parts = [HEAD, *filter(None, [summary_section(of_datasets)])]
@@ -42,7 +58,7 @@ def build_document(of_datasets: Sequence[Gathered], missing: Sequence[Run], cost
             parts += _of_dataset(gathered, files, costs)
         else:
             parts.append(f"## {gathered.dataset.name}\n\nNothing has been run yet.\n")
-    parts.append(_missing(missing))
+    parts.append(_missing([each.dataset for each in of_datasets], planned, missing))
     return {"evidence.md": "\n".join(parts), **files}
 
 
@@ -225,14 +241,19 @@ def _threads(gathered: Gathered) -> str:
     return " ".join(parts) + "\n" if parts else ""
 
 
-def _missing(missing: Sequence[Run]) -> str:
+def _missing(datasets: Sequence[Dataset], planned: Sequence[Run], missing: Sequence[Run]) -> str:
+    whole = [f"{each.name} with {epochs} epochs" for each in datasets for epochs in each.explored_epochs]
+    about = f"One seed is planned, for a first look, of {listed([*EXPLORED, *whole])}; {len(SEEDS)} of the others.\n"
     if not missing:
-        return "## Missing\n\nNothing: all planned runs are in the tables.\n"
+        return f"## Missing\n\nNothing: all {len(planned)} planned runs are in the tables. {about}"
     seeds: dict[tuple[str, str, int], list[str]] = {}
     for run in missing:
         seeds.setdefault((run.dataset, run.variant, run.epochs), []).append(str(run.seed))
     lines = [
-        f"- {dataset}/{variant}, {epochs} epochs: seeds {listed(own)}" if epochs else f"- {dataset}/{variant}"
+        f"- {dataset}/{variant}, {epochs} epochs: seed{'s' * (len(own) > 1)} {listed(own)}"
+        if epochs
+        else f"- {dataset}/{variant}"
         for (dataset, variant, epochs), own in seeds.items()
     ]
-    return f"## Missing\n\n{len(missing)} planned runs are not in the tables:\n\n" + "\n".join(lines) + "\n"
+    counts = f"Of {len(planned)} planned runs, {len(missing)} are not in the tables."
+    return f"## Missing\n\n{counts} {about}\n" + "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Scatter plots and curves as SVG."""
+"""Scatter plots as SVG."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
+
+from evidence_parts.plan import BALANCED
 
 WIDTH_PX, HEIGHT_PX = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 60, 200, 20, 50
@@ -17,13 +20,15 @@ COLORS = (
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name and colour, with optional vertical bars; a joined series is drawn as a line."""
+    """Points of one name and colour, with optional vertical bars.
+
+    A variant with weighed positives has the colour of the variant without.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     spread: Sequence[tuple[float, float]] = ()
     """Lower and upper end of each point's vertical bar."""
-    joined: bool = False
     hollow: bool = False
 
 
@@ -49,9 +54,11 @@ def draw(series: Sequence[Series], *, x_title: str, y_title: str) -> str:
     parts.append(_text((LEFT + WIDTH_PX - RIGHT) / 2, HEIGHT_PX - 12, x_title, "middle"))
     middle = (TOP + HEIGHT_PX - BOTTOM) / 2
     parts.append(f'<g transform="rotate(-90 16 {middle:.1f})">{_text(16, middle, y_title, "middle")}</g>')
-    for number, each in enumerate(series):
-        parts += _drawn(each, COLORS[number % len(COLORS)], x_axis, y_axis)
-        parts += _legend(each, COLORS[number % len(COLORS)], TOP + 12 + 20 * number)
+    plain = [each.name.removesuffix(BALANCED) for each in series]
+    colors = dict(zip(dict.fromkeys(plain), cycle(COLORS), strict=False))
+    for number, (each, name) in enumerate(zip(series, plain, strict=True)):
+        parts += _drawn(each, colors[name], x_axis, y_axis)
+        parts += _legend(each, colors[name], TOP + 12 + 20 * number)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -80,14 +87,11 @@ class _Axis:
 
 def _drawn(series: Series, color: str, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     places = [(x_axis.at(x), y_axis.at(y)) for x, y in series.points]
-    parts = [
+    bars = [
         _line(x, y_axis.at(low), x, y_axis.at(high), color)
         for (x, _), (low, high) in zip(places, series.spread, strict=False)
     ]
-    if series.joined:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-    return parts + [_dot(x, y, color, series.hollow) for x, y in places]
+    return bars + [_dot(x, y, color, series.hollow) for x, y in places]
 
 
 def _legend(series: Series, color: str, y: float) -> list[str]:

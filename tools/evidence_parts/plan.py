@@ -91,6 +91,8 @@ WEIGHED = tuple(name for name in TRAINED_BOXES if name not in {FREE, f"{REFERENC
 CHOSEN = tuple(f"{name}{BALANCED}" for name in ("default", REFERENCE, "stride-rule", "points-aligned"))
 """Variants that are also trained for longer, and from a pretrained backbone."""
 VARIANTS |= {each.name: each for each in (balanced(VARIANTS[name]) for name in WEIGHED)}
+EXPLORED = ("aligned", f"aligned{BALANCED}", f"by-size{BALANCED}", f"{REFERENCE}{BANDED}")
+"""Variants that are trained with one seed only: a first look, without a deviation."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,12 @@ class Dataset:
     """The configuration of landmark runs."""
     epoch_factor: float = 1.0
     """Seconds of an epoch, relative to the guesses of the variants."""
+    explored_epochs: tuple[int, ...] = ()
+    """Budgets of epochs that are trained with one seed only, whatever the variant."""
+
+    def explores(self, variant: str, epochs: int) -> bool:
+        """Whether a trained variant has one seed only."""
+        return variant in EXPLORED or epochs in self.explored_epochs
 
 
 NUCLEI = Dataset(
@@ -148,6 +156,7 @@ BCCD = Dataset(
         *((name, 36) for name in CHOSEN),
     ),
     epoch_factor=2.2,
+    explored_epochs=(36,),
 )
 PRETRAINED = replace(
     BCCD,
@@ -163,6 +172,7 @@ PRETRAINED = replace(
     ),
     budgets=tuple((name, 12) for name in CHOSEN),
     epoch_factor=4.0,
+    explored_epochs=(12,),
 )
 DATASETS = (NUCLEI, BCCD, PRETRAINED)
 
@@ -187,7 +197,7 @@ def planned_runs(datasets: Sequence[Dataset], *, seeds: Sequence[int] = SEEDS, o
 
     Args:
         datasets: to run on.
-        seeds: of the runs; untrained variants use seed 0 only.
+        seeds: of the runs; explored and untrained variants use seed 0 only.
         only: ``dataset/variant`` or ``dataset``; by default all.
     """
     runs = []
@@ -196,8 +206,10 @@ def planned_runs(datasets: Sequence[Dataset], *, seeds: Sequence[int] = SEEDS, o
             for name, epochs in dataset.budgets:
                 if only and dataset.name not in only and f"{dataset.name}/{name}" not in only:
                     continue
-                if VARIANTS[name].trained or number == 0:
-                    runs.append(Run(dataset.name, name, epochs, seed if VARIANTS[name].trained else 0))
+                if not VARIANTS[name].trained:
+                    runs += [Run(dataset.name, name, epochs, 0)] if number == 0 else []
+                elif seed == 0 or not dataset.explores(name, epochs):
+                    runs.append(Run(dataset.name, name, epochs, seed))
     return runs
 
 
