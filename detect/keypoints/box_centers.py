@@ -9,8 +9,9 @@ from jaxtyping import Float, Float64, Shaped
 from numpy import ndarray
 
 from detect.keypoints.drawing import BUDGET_BYTES
-from detect.keypoints.keypoints import VISIBLE, Array, Keypoints, by_group, like, to_numpy
+from detect.keypoints.keypoints import VISIBLE, Keypoints, by_group
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
+from detect.ops.array_kinds import Array, like, to_numpy
 from detect.ops.box_arrays import check_corners
 
 RULES = ("corrected", "centernet")
@@ -126,11 +127,13 @@ def render_box_centers(
         Keypoints(points, image_rows, labels, visibility, len(tables), num_classes),
         image_hw,
         stride=stride,
-        sigma=sigma_from_radius(radius),
+        sigma=like(sigma_from_radius(radius), boxes[0]),
         pixel_origin="corner",
         blend=blend,
-        ignore=None if crowd is None else by_group(table[is_crowd], image[is_crowd], len(tables)),
-        sizes=sizes,
+        ignore=None
+        if crowd is None
+        else [like(each, boxes[0]) for each in by_group(table[is_crowd], image[is_crowd], len(tables))],
+        sizes=like(sizes, boxes[0]),
         budget_bytes=budget_bytes,
     )
 

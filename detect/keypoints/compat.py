@@ -31,7 +31,8 @@ from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
 
 from detect.keypoints.drawing import Patches, PlacedPoints, blend_patches, zeros
-from detect.keypoints.keypoints import UNLABELLED, Array, Keypoints, KeypointsLike, like, to_numpy
+from detect.keypoints.keypoints import UNLABELLED, Keypoints, KeypointsLike
+from detect.ops.array_kinds import Array, like, to_numpy
 
 Points = Float[ndarray, "n 2"]
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from numpy import ndarray
-from torch import Tensor
 
 from detect.data import CocoDataset, Finding
 from detect.errors import CocoError
 from detect.keypoints.coordinates import origin_shift
+from detect.ops.array_kinds import Array, check_kinds, check_shape, in_arrays, like, to_numpy
 from detect.ops.box_arrays import xywh_to_xyxy
-from detect.ops.boxes import to_device
-
-Array = np.ndarray | Tensor
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility of a keypoint
 UNLABELLED_CHOICES = ("ignore", "background", "map")
@@ -42,9 +37,11 @@ class Keypoints:
 
     def __post_init__(self) -> None:
         count = len(self.points)
-        for name, column in (("image", self.image), ("types", self.types), ("visibility", self.visibility)):
-            if (shape := tuple(column.shape)) != (count,):
-                raise ValueError(f"keypoints have one value of {name} for each of {count} points, got {shape}")
+        columns = {"image": self.image, "types": self.types, "visibility": self.visibility}
+        check_kinds(points=self.points, **columns)
+        check_shape("points", self.points, (count, 2), (count, 3))
+        for name, column in columns.items():
+            check_shape(f"one value of {name} for each point,", column, (count,))
 
     @classmethod
     def of(cls, images: Sequence[Array], *, dims: int = 2) -> Keypoints:
@@ -60,6 +57,7 @@ class Keypoints:
         """
         if not len(images):
             raise ValueError("need the points of at least one image; an image without points has shape (0, 2)")
+        check_kinds(**{f"image {number}": each for number, each in enumerate(images)})
         tables = [_table(to_numpy(each), dims) for each in images]
         num_types = tables[0].shape[1]
         if any(table.shape[1] != num_types for table in tables):
@@ -76,7 +74,7 @@ class Keypoints:
         return cls(points, image, types, visibility, len(tables), num_types)
 
     def per_image(self) -> list[Float64[ndarray, "_ d"]]:
-        """Return the labelled points as ``truth`` for :func:`detect.evaluation.points.score_points`.
+        """Return the labelled points as ``truth`` for :func:`detect.evaluation.points.score_points`, always in NumPy.
 
         The list has one array for each image or, with several keypoint types, for each image and type, ordered by image,
         then type.
@@ -94,7 +92,8 @@ class Keypoints:
 KeypointsLike = Keypoints | Sequence[Array]  # keypoints, or one array for each image as Keypoints.of takes them
 
 
-def is_predicted(table: Float64[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
+@in_arrays
+def is_predicted(table: Float[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
     """Whether each keypoint of a result is predicted: it is finite, and not 0, 0, 0.
 
     >>> is_predicted(np.array([[3.0, 4.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 4.0, 1.0]]))
@@ -103,24 +102,14 @@ def is_predicted(table: Float64[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
     return np.asarray(np.isfinite(table).all(axis=1) & table.any(axis=1))
 
 
-def to_numpy(values: object) -> ndarray:
-    """Convert an array-like or a tensor to NumPy; a tensor on the CPU shares its memory."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def like(values: ndarray, reference: Array) -> Any:
-    """Convert an array to the kind of the reference: NumPy, or a tensor on its device."""
-    if isinstance(reference, Tensor):
-        return to_device(torch.from_numpy(np.ascontiguousarray(values)), reference.device)
-    return values
-
-
+@in_arrays
 def by_group(values: Shaped[ndarray, "n ..."], group: Int64[ndarray, " n"], num_groups: int) -> list[ndarray]:
     """Split rows into one array for each group from 0 to ``num_groups`` - 1; rows of a group keep their order.
 
     >>> by_group(np.array([5.0, 6.0, 7.0]), np.array([1, 0, 1]), 3)
     [array([6.]), array([5., 7.]), array([], dtype=float64)]
     """
+    check_shape("one group for each row,", group, (len(values),))
     order = np.argsort(group, kind="stable")
     return np.split(values[order], np.searchsorted(group[order], np.arange(1, num_groups)))
 

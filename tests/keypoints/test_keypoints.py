@@ -69,7 +69,7 @@ def test_errors_name_what_was_given():
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), ()])
 def test_columns_of_another_length_than_the_points_are_refused(name, shape):
     columns = {each: np.zeros(3, int) for each in ("image", "types", "visibility")} | {name: np.zeros(shape, int)}
-    message = f"keypoints have one value of {name} for each of 3 points, got {shape}"
+    message = f"need one value of {name} for each point, (3,), got {shape}"
     for points, convert in ((np.zeros((3, 2)), np.asarray), (torch.zeros(3, 2), torch.from_numpy)):
         with pytest.raises(ValueError, match=re.escape(message)):
             Keypoints(points, **{each: convert(np.array(column)) for each, column in columns.items()}, num_images=1)
