@@ -14,6 +14,7 @@ from detect.errors import CocoError
 from detect.keypoints.coordinates import origin_shift
 from detect.ops.array_kinds import Array, check_kinds, check_shape, in_arrays, like, to_numpy
 from detect.ops.box_arrays import xywh_to_xyxy
+from detect.wording import plural
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility of a keypoint
 UNLABELLED_CHOICES = ("ignore", "background", "map")
@@ -187,6 +188,11 @@ class CocoKeypoints:
                 raise CocoError(
                     f"category {name!r} has {len(own)} keypoints here, but {len(wanted)} in the training data"
                 )
+            both = [
+                [all_names[each] for each in types] for all_names, types in ((self.type_names, own), (names, wanted))
+            ]
+            if both[0] != both[1] and all(": " in each for of_one in both for each in of_one):
+                raise CocoError(f"keypoints are named {both[0]} here, but {both[1]} in the training data")
             number[list(own)] = wanted
         landmarks = replace(self.landmarks, types=number[self.landmarks.types], num_types=len(names))
         return replace(self, landmarks=landmarks, type_names=tuple(names), category_types=dict(category_types))
@@ -268,8 +274,7 @@ def _collect(
     types = first[of_category] + np.arange(len(rows)) - np.searchsorted(rows, rows)
     names: list[str] = []
     for category, own in category_types.items():
-        name = dataset.category_name(category)
-        names += [name] if len(own) == 1 else [f"{name} {number}" for number in range(len(own))]
+        names += _type_names(dataset, category, len(own))
     if merge:
         category_types = {category: (0,) * len(own) for category, own in category_types.items()}
         names, types = [" / ".join(names)], np.zeros_like(types)
@@ -279,6 +284,16 @@ def _collect(
     image, visibility = instances.image_rows[rows], flat[:, 2].astype(np.int64)
     landmarks = Keypoints(flat[:, :2], image, types, visibility, num_images, len(names))
     return CocoKeypoints(dataset, landmarks, pixel_origin, rows, tuple(ignored), tuple(names), category_types)
+
+
+def _type_names(dataset: CocoDataset, category: int, count: int) -> list[str]:
+    """The names of a category's keypoints, ``category: keypoint``; numbers if the file does not name as many."""
+    name, own = dataset.category_name(category), dataset.keypoint_names.get(category, ())
+    if count == 1:
+        return [name]
+    if len(own) != count:
+        return [f"{name} {number}" for number in range(count)]
+    return [f"{name}: {keypoint}" for keypoint in own]
 
 
 def _usual_counts(
@@ -301,7 +316,7 @@ def _with_odd(dataset: CocoDataset, odd: Iterable[tuple[int, int, int]]) -> Coco
             "",
             int(instances.ids[row]),
             int(images.ids[instances.image_rows[row]]),
-            f"it has {count} keypoints, most of its category have {usual}: its box is ignored",
+            f"{plural(count, 'keypoint')} where most of its category have {usual}: its region is ignored",
         )
         for row, count, usual in odd
     ]
