@@ -249,8 +249,8 @@ def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset) -> None:
     headers = ("stride", "sigma", "F1", "precision", "recall", "error px", *counts, "")
     show_table(headers, ([*oracle_cells(each), "<- coarsest good one" if each is best else ""] for each in scores))
     show(
-        f"{first.num_truth:,} points, found within {first.radius:g} px by a perfect network; merged: points that share "
-        "another point's peak; farther: points whose own peak is farther than that",
+        f"{first.num_truth:,} points, found within {first.radius:g} px by a perfect network; merged: points without a "
+        "peak of their own; farther: points whose own peak is farther than that",
         style="dim",
     )
     if best is None:

@@ -28,7 +28,7 @@ def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
     columns = read.columns
     width, height = columns.boxes_xywh[:, 2], columns.boxes_xywh[:, 3]
     without = ~read.has_box | ((width == 0) | (height == 0))
-    boxes_xywh, has_box = columns.boxes_xywh.copy(), read.has_box.copy()
+    boxes_xywh, has_box, from_points = columns.boxes_xywh.copy(), read.has_box.copy(), read.from_points.copy()
     image_wh = np.where(images.wh == UNKNOWN_PX, np.inf, images.wh)
     for row in np.flatnonzero(without & (columns.image_rows != NO_ROW)).tolist():
         points = (columns.keypoints or ())[row]
@@ -37,30 +37,9 @@ def with_point_boxes(read: ReadAnnotations, images: Images) -> ReadAnnotations:
             low = np.maximum(xy.min(axis=0) - 0.5, 0)
             high = np.minimum(xy.max(axis=0) + 0.5, image_wh[columns.image_rows[row]])
             if (high > low).all():
-                boxes_xywh[row], has_box[row] = (*low, *(high - low)), True
-    return replace(read, has_box=has_box, columns=replace(columns, boxes_xywh=boxes_xywh))
-
-
-def exchanged_points(read: ReadAnnotations, images: Images) -> str | None:
-    """A warning if most labelled points lie outside their images and would lie inside with x and y exchanged."""
-    rows = np.flatnonzero(read.columns.image_rows != NO_ROW)
-    tables = [(read.columns.keypoints or ())[row] for row in rows.tolist()]
-    points = np.concatenate([np.zeros((0, 3)), *tables])
-    image_wh = np.repeat(images.wh[read.columns.image_rows[rows]], [len(table) for table in tables], axis=0)
-    known = (points[:, 2] > 0) & (image_wh != UNKNOWN_PX).all(axis=1)
-    xy, image_wh = points[known, :2], image_wh[known]
-    outside, exchanged = (~_inside(each, image_wh) for each in (xy, xy[:, ::-1]))
-    if outside.sum() * 2 <= len(xy) or exchanged.sum() * 2 > len(xy):
-        return None
-    return (
-        f"{outside.sum():,} of {len(xy):,} labelled keypoints lie outside their images, and {exchanged.sum():,} with x and "
-        "y exchanged: a keypoint is x, y, visibility"
-    )
-
-
-def _inside(xy: Float64[ndarray, "n 2"], image_wh: Int64[ndarray, "n 2"]) -> Bool[ndarray, " n"]:
-    """Whether points lie in their images, in either convention of pixels."""
-    return np.asarray(((xy >= -0.5) & (xy <= image_wh)).all(axis=1))
+                boxes_xywh[row], has_box[row], from_points[row] = (*low, *(high - low)), True, True
+    columns = replace(columns, boxes_xywh=boxes_xywh)
+    return replace(read, has_box=has_box, columns=columns, from_points=from_points)
 
 
 def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
@@ -121,11 +100,13 @@ def _usable_in_block(
         labelled = [] if rows.keypoints is None else rows.keypoints[row][rows.keypoints[row][:, 2] > 0, :2].tolist()
         if not labelled:
             return "it has no bbox"
-        point = ", ".join(f"{value:g}" for value in labelled[0])
         if not np.isfinite(labelled).all():
             return why_broken((rows.keypoints or ())[row])
-        which = "keypoint lies" if len(labelled) == 1 else f"{len(labelled)} keypoints lie"
-        return f"its {which} outside its image, at ({point})"
+        point = ", ".join(f"{value:g}" for value in labelled[0])
+        which = f"its keypoint ({point}) lies"
+        if len(labelled) > 1:
+            which = f"its {len(labelled)} keypoints, the first at ({point}), lie"
+        return f"{which} outside its {image_w[row]}x{image_h[row]} image"
 
     checks: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
         (rows.image_rows == NO_ROW, unknown_image),
@@ -216,7 +197,8 @@ def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
         other = first.setdefault((rows.image_rows[row], *rows.boxes_xywh[row]), row)
         if other != row:
             same = rows.category_ids[other] == rows.category_ids[row]
-            reason = f"the same box as annotation {rows.ids[other]}{'' if same else ', of another category'}: kept"
+            what = "keypoints" if read.from_points[[row, other]].all() else "box"
+            reason = f"the same {what} as annotation {rows.ids[other]}{'' if same else ', of another category'}: kept"
             findings.append(read.finding(row, reason))
     return findings
 

@@ -70,7 +70,7 @@ class ReadAnnotations:
     """All readable annotations before any check, with their file and image id for messages.
 
     ``columns.image_rows`` is ``NO_ROW`` for an unknown image; ``shard`` is the index of the file; ``odd`` says what is
-    suspicious about an annotation, or is None.
+    suspicious about an annotation, or is None; ``from_points`` tells the boxes that are those of an annotation's keypoints.
     """
 
     files: tuple[str, ...]
@@ -79,6 +79,7 @@ class ReadAnnotations:
     has_box: Bool[ndarray, " n"]
     odd: Shaped[ndarray, " n"]
     columns: Annotations
+    from_points: Bool[ndarray, " n"]
 
     @classmethod
     def of(cls, shards: list[Rows], images: Images) -> ReadAnnotations:
@@ -91,14 +92,15 @@ class ReadAnnotations:
         for start, rows in _starts(shards):
             for row, reason in rows.odd.items():
                 odd[start + row] = reason
-        return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, odd, annotations)
+        from_points = np.zeros(len(shard), bool)
+        return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, odd, annotations, from_points)
 
     def take(self, rows: Int64[ndarray, " m"] | slice) -> ReadAnnotations:
         columns = self.columns.take(rows)
         if columns is self.columns:
             return self
         own = (self.shard[rows], self.image_ids[rows], self.has_box[rows], self.odd[rows])
-        return ReadAnnotations(self.files, *own, columns)
+        return ReadAnnotations(self.files, *own, columns, self.from_points[rows])
 
     def finding(self, row: int, reason: str) -> Finding:
         file = self.files[self.shard[row]]
@@ -170,6 +172,18 @@ def with_extents(images: Images, read: ReadAnnotations) -> Images:
     wh = images.wh.copy()
     wh[unknown] = extents[unknown]
     return replace(images, wh=wh)
+
+
+def merge_keypoint_names(shards: list[Rows]) -> dict[int, tuple[str, ...]]:
+    """Merge the names of keypoints of all shards, by category id."""
+    names: dict[int, tuple[str, ...]] = {}
+    for rows in shards:
+        for category in rows.categories or ():
+            own = tuple(category.keypoints or ())
+            if own and names.setdefault(category.id, own) != own:
+                both = f"{list(names[category.id])} and {list(own)}"
+                raise CocoError(f"{rows.file}: category id {category.id} has the keypoints {both}: {UNIQUE}")
+    return names
 
 
 def merge_categories(shards: list[Rows]) -> dict[int, str]:

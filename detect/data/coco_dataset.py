@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from os import PathLike
@@ -19,18 +19,19 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.data.coco_checks import by_id, exchanged_points, in_order, tidy, usable_rows, with_point_boxes
+from detect.data.coco_checks import by_id, in_order, tidy, usable_rows, with_point_boxes
 from detect.data.coco_columns import (
     Annotations,
     Images,
     ReadAnnotations,
     merge_categories,
     merge_images,
+    merge_keypoint_names,
     with_extents,
     with_outline_boxes,
 )
 from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
-from detect.data.coco_forms import boxes_in_pixels, check_form, suspect_form
+from detect.data.coco_forms import boxes_in_pixels, check_form, exchanged_points, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.data.exif import Exif
 from detect.errors import CocoError
@@ -60,6 +61,7 @@ class CocoDataset:
     misread: tuple[str, ...] = ()  # those of them by which boxes or sizes are not what they are read as
     exif: Exif = "auto"  # how images with an EXIF orientation are read, see ImageFiles
     turned: tuple[int, ...] = ()  # ids of images with an EXIF orientation whose size was read from their file
+    keypoint_names: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # of categories whose files name them
     siblings: Images | None = None  # all images of the dataset that this one is a part of
 
     @cached_property
@@ -205,8 +207,8 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     unsized = tuple(images.ids[(images.wh == UNKNOWN_PX).any(axis=1)].tolist())
     read, warnings = _in_pixels(read, shards, images, unsized)
     read = with_outline_boxes(read, shards)
-    exchanged = exchanged_points(read, images) if keypoints else None
     if keypoints:
+        warnings += exchanged_points(read, images)
         read = with_point_boxes(read, images)
     images = with_extents(images, read)
     categories = merge_categories(shards)
@@ -218,8 +220,8 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     suspicious += [*odd_images, *chain.from_iterable(rows.suspicious for rows in shards)]
     invalid, suspicious = sorted(faults + unusable, key=by_id), sorted(suspicious, key=by_id)
     findings = tuple(invalid), tuple(suspicious)
-    told = warnings + ((exchanged,) if exchanged else ())
-    return CocoDataset(images, annotations, categories, *findings, read.files, unsized, told, warnings)
+    told: dict[str, Any] = {"warnings": warnings, "misread": warnings, "keypoint_names": merge_keypoint_names(shards)}
+    return CocoDataset(images, annotations, categories, *findings, read.files, unsized, **told)
 
 
 def _in_pixels(

@@ -89,6 +89,7 @@ class Image(Struct, gc=False):
 class Category(Struct, gc=False):
     id: Integer
     name: str | None = None
+    keypoints: list[str] | None = None  # names, in the order of an annotation's keypoints
 
 
 @dataclass(frozen=True)

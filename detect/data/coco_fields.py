@@ -84,7 +84,7 @@ class Fields:
         return Image(own_id, width or UNKNOWN_PX, height or UNKNOWN_PX, self._text("file_name"))
 
     def category(self) -> Category:
-        return Category(self.required_id("id"), self._text("name", numbers=True))
+        return Category(self.required_id("id"), self._text("name", numbers=True), self._names("keypoints"))
 
     def required_id(self, name: str) -> int:
         """The number of an id, also of one that is a text."""
@@ -221,6 +221,15 @@ class Fields:
             self.odd.append(f"{name} is {in_words(value)}: read as a text")
             return in_words(value)
         self.odd.append(f"{name} is {in_words(value)}, not a text: left out")
+        return None
+
+    def _names(self, name: str) -> list[str] | None:
+        value = self._get(name)
+        if value is _MISSING or value is None:
+            return None
+        if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+            return list(value)
+        self.odd.append(f"{name} is {in_words(value)}, not a list of names: left out")
         return None
 
     def _note_texts(self, name: str, values: Sequence[Any]) -> None:

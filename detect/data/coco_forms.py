@@ -88,6 +88,23 @@ def suspect_form(read: ReadAnnotations, images: Images, form: BoxForm) -> str | 
     return _among_pixels(known, images, form) if len(known.boxes) else None
 
 
+def exchanged_points(read: ReadAnnotations, images: Images) -> tuple[str, ...]:
+    """A warning if labelled points lie outside their images and nearly all would lie inside with x and y exchanged."""
+    rows = np.flatnonzero(read.columns.image_rows != NO_ROW)
+    tables = [(read.columns.keypoints or ())[row] for row in rows.tolist()]
+    points = np.concatenate([np.zeros((0, 3)), *tables])
+    image_wh = np.repeat(images.wh[read.columns.image_rows[rows]], [len(table) for table in tables], axis=0)
+    known = (points[:, 2] > 0) & (image_wh != UNKNOWN_PX).all(axis=1) & np.isfinite(points).all(axis=1)
+    xy, image_wh = points[known, :2], image_wh[known]
+    # in either convention of pixels
+    outside, exchanged = (int(((each < -0.5) | (each > image_wh)).any(axis=1).sum()) for each in (xy, xy[:, ::-1]))
+    if outside <= max(1, MIN_SHARE * len(xy)) or exchanged > EXPLAINED * outside:
+        return ()
+    count = f"{outside:,} of {len(xy):,} labelled points lie outside their images"
+    exchange = f"{exchanged or 'none'} of them if x and y are exchanged: correct the file"
+    return (f"{', '.join(read.files)}: labels swap x and y? {count}, {exchange}",)
+
+
 @dataclass(frozen=True)
 class _Looked:
     """The boxes that are looked at, in the form of the file, with the size and the row of each one's image."""

@@ -23,6 +23,7 @@ from detect.evaluation.precision_recall import choose_threshold
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.laplacian import laplacian_filter
 from detect.keypoints.peaks import find_peaks
+from detect.ops.array_kinds import in_arrays
 
 SCALES_PX = tuple(2.0 * 2 ** (step / 2) for step in range(6))  # 2 to 11.3
 LOWEST = 0.05  # standard deviations of the image: responses below are no candidates
@@ -56,6 +57,7 @@ class BlobDetector:
     def __str__(self) -> str:
         return f"{self.polarity} blobs of sigma {self.sigma:.3g} px"
 
+    @in_arrays
     def predict(self, image: Shaped[ndarray, "h w"]) -> tuple[Points, Scores]:
         """Find the blobs of a grey image: sub-pixel points (x, y) and their responses, in falling order.
 
@@ -69,12 +71,13 @@ class BlobDetector:
         kept = scores >= self.threshold
         return points[kept], scores[kept]
 
+    @in_arrays
     def candidates(self, image: Shaped[ndarray, "h w"]) -> tuple[Points, Scores]:
         """Find all blobs whatever the threshold, as average precision and precision-recall curves need them."""
-        points, scores = self.candidates_at(_responses(_normalized([image]), [self.sigma]))
+        points, scores = self._candidates_at(_responses(_normalized([image]), [self.sigma]))
         return points[0], scores[0]
 
-    def candidates_at(self, responses: Mapping[float, Float[Tensor, "b 1 h w"]]) -> tuple[list[Points], list[Scores]]:
+    def _candidates_at(self, responses: Mapping[float, Float[Tensor, "b 1 h w"]]) -> tuple[list[Points], list[Scores]]:
         """Find the maxima over position and scale of each image of a batch, from its responses by scale."""
         own = torch.stack([responses[scale] for scale in _scales(self.sigma)])
         strongest = (-POLARITIES[self.polarity] * own).amax(dim=0)
@@ -82,6 +85,7 @@ class BlobDetector:
         return peaks.per_image(1, pixel_origin=self.pixel_origin)
 
 
+@in_arrays
 def fit_blob_detector(
     images: Sequence[Shaped[ndarray, "_ _"]],
     truth: Sequence[Float[ndarray, "_ 2"]],
@@ -110,7 +114,7 @@ def fit_blob_detector(
         ordered += [truth[row] for row in rows]
         responses = _responses(batch, sigmas)
         for trial, totals in found.items():
-            for total, own in zip(totals, trial.candidates_at(responses), strict=True):
+            for total, own in zip(totals, trial._candidates_at(responses), strict=True):
                 total.extend(own)
     fitted = []
     for trial, (points, scores) in found.items():
@@ -132,6 +136,8 @@ def _batches(images: Sequence[ndarray]) -> Iterator[tuple[list[int], Float[Tenso
 
 def _normalized(images: Sequence[ndarray]) -> Float[Tensor, "b 1 h w"]:
     """Images less their mean, over their standard deviation; constant images are 0."""
+    if any(image.ndim != 2 or not image.size for image in images):
+        raise ValueError(f"images are grey, (h, w), got {[image.shape for image in images]}")
     stack = np.stack([np.asarray(image, np.float64) for image in images])
     stack = stack - stack.mean(axis=(1, 2), keepdims=True)
     deviation = stack.std(axis=(1, 2), keepdims=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,6 +20,7 @@ from detect.keypoints.peaks import Peaks, find_peaks
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.losses import batch_normalizer, heatmap_focal_loss
 
+KEYPOINT_COLUMNS = ("points", "image", "types", "visibility")
 PIXEL_ORIGIN = "center"  # points are in pixel indices: the first pixel's centre is (0, 0)
 
 
@@ -125,9 +126,10 @@ class LandmarkDetector(nn.Module):
         if ignored is not None and any(each is not None and len(each) for each in ignored):
             none = images.new_zeros(0, 4)
             regions = [none if each is None else each - 0.5 for each in ignored]  # in pixel indices, as the points
-        points = torch.as_tensor(targets.points, device=images.device)  # maps are made on the points' device
+        columns: dict[str, Any] = {name: torch.as_tensor(getattr(targets, name)) for name in KEYPOINT_COLUMNS}
+        columns["points"] = columns["points"].to(images.device)  # on which the maps are made
         return render_heatmaps(
-            replace(targets, points=points),
+            replace(targets, **columns),
             (images.shape[-2], images.shape[-1]),
             stride=self.stride,
             sigma=self.sigma_cells,

@@ -17,7 +17,9 @@ from numpy import ndarray
 from scipy.spatial.distance import cdist
 
 from detect.data import CocoDataset, CocoResults
+from detect.evaluation.point_matching import check_images
 from detect.keypoints.keypoints import by_group
+from detect.ops.array_kinds import AnyArray, in_arrays
 
 BACKGROUND_NAME = "background"
 MIN_IOU = 0.5
@@ -44,7 +46,7 @@ class ConfusionMatrix:
     """
 
     names: tuple[str, ...]
-    counts: Int64[ndarray, "c c"]
+    counts: Int64[AnyArray, "c c"]
     threshold: float
     at: str
     num_ignored: int
@@ -110,6 +112,7 @@ def box_confusions(predicted: CocoResults, truth: CocoDataset, *, threshold: flo
     return count_confusions(images, least=MIN_IOU, names=names, threshold=threshold, at="IoU .50")
 
 
+@in_arrays
 def point_confusions(
     predicted: Sequence[ndarray],
     truth: Sequence[ndarray],
@@ -120,6 +123,9 @@ def point_confusions(
     threshold: float,
 ) -> ConfusionMatrix:
     """Count confusions of points at most ``radius`` pixels apart; groups are ordered by image, then keypoint type."""
+    check_images(predicted, truth, scores=scores)
+    if not names or len(truth) % len(names):
+        raise ValueError(f"need points of each of {len(names)} keypoint types in each image, got {len(truth)} groups")
 
     def joined(groups: Sequence[ndarray]) -> tuple[ndarray, ndarray]:
         return np.concatenate(groups), np.repeat(np.arange(len(names)), [len(each) for each in groups])

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from detect.evaluation.boxes import metrics_of, run_pycocotools
+from detect.ops.array_kinds import check_shape, to_numpy
 
 # nose, eyes, ears, shoulders, elbows, wrists, hips, knees and ankles, in tenths
 OF_PARTS = [0.26, 0.25, 0.35, 0.79, 0.72, 0.62, 1.07, 0.87, 0.89]
@@ -74,7 +75,8 @@ def evaluate_oks(
         ValueError: an annotation or result has another number of keypoints than there are sigmas, or the image of a result
             is not in the truth.
     """
-    spreads = np.asarray(sigmas, dtype=np.float64)
+    spreads = np.asarray(to_numpy(sigmas), dtype=np.float64)
+    check_shape("one sigma for each keypoint type,", spreads, spreads.shape[:1])
     _check_entries(predicted, truth, len(spreads))
     annotations = []  # copies: pycocotools writes into them
     for entry in truth["annotations"]:

@@ -8,32 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 from scipy.spatial import KDTree
 
+from detect.evaluation.point_matching import match_points
 from detect.evaluation.points import RADIUS_PX, PointScores, score_points
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, Keypoints, by_group
 from detect.keypoints.peaks import find_peaks
-from detect.keypoints.targets import render_heatmaps
+from detect.keypoints.targets import HeatmapTargets, render_heatmaps
+from detect.ops.array_kinds import of_axes
 
 IMAGES_AT_ONCE = 16
 GOOD_F1 = 0.995
+WINDOW = 3.0  # sigmas: beyond it the Gaussian of a target is 0
 
 
 @dataclass(frozen=True)
 class OracleScores:
-    """Scores of a perfect network at a stride (pixels per cell) and sigma (cells)."""
+    """Scores of a perfect network at a stride (pixels per cell) and sigma (cells, one number or one for x and one for y)."""
 
     stride: float
-    sigma: float
+    sigma: float | tuple[float, ...]
     scores: PointScores
-    merged: int  # drawn points beyond the number of peaks in their map: they share another point's peak
+    merged: int  # drawn points without a peak of their own: if points and peaks are paired, none is left for them
     same_cell: int  # points whose cell another point of their type has
     outside: int  # points outside their image
+
+    @property
+    def mean_sigma(self) -> float:
+        """The sigma of a round Gaussian of the same area."""
+        return float(np.sqrt(np.prod(of_axes("sigma", self.sigma, 2))))
 
     @property
     def farther(self) -> int:
@@ -50,7 +58,7 @@ def oracle_round_trip(
     landmarks: CocoKeypoints,
     *,
     stride: float = 4.0,
-    sigma: float = 2.0,
+    sigma: float | Sequence[float] = 2.0,
     radius: float = RADIUS_PX,
     threshold: float = 0.3,
     split: bool = True,
@@ -58,7 +66,8 @@ def oracle_round_trip(
 ) -> OracleScores:
     """Draw the keypoints of a dataset, find the peaks, and score them within ``radius``.
 
-    The stride is in image pixels per cell, the sigma in cells, the radius in image pixels. Peaks are at least ``threshold``
+    The stride is in image pixels per cell, the sigma in cells (a number, or one for x and one for y), the radius in image
+    pixels. Peaks are at least ``threshold``
     high, from 0 to 1; with ``split``, overlapping ones are separated, see :mod:`detect.keypoints.split_peaks`. After each
     batch, ``on_progress`` is called with the number of finished images.
 
@@ -75,27 +84,41 @@ def oracle_round_trip(
         batch = landmarks.take(images)
         image_hw = landmarks.dataset.images.wh[images[0], ::-1].tolist()
         origin = batch.pixel_origin
-        targets = render_heatmaps(batch.landmarks, image_hw, stride=stride, sigma=sigma, pixel_origin=origin)
-        maps = torch.as_tensor(targets.heatmaps)  # without noise, so that no maximum is due to it
-        peaks = find_peaks(maps, threshold=threshold, min_distance=0.0, split=split, sigma=sigma)
+        drawn: dict[str, Any] = {"stride": stride, "sigma": sigma, "window": WINDOW, "pixel_origin": origin}
+        targets = render_heatmaps(batch.landmarks, image_hw, **drawn)
+        read: dict[str, Any] = {"threshold": threshold, "min_distance": 0.0, "split": split, "sigma": sigma}  # no noise
+        peaks = find_peaks(targets.heatmaps, **read)
         own_points, own_scores = peaks.per_image(stride, pixel_origin=origin)
         predicted += own_points
         scores += own_scores
         truth += batch.landmarks.per_image()
-        merged += int(np.maximum(targets.counts - peaks.counts().numpy(), 0).sum())
+        reach = max(radius, WINDOW * stride * of_axes("sigma", sigma, 2).max())
+        merged += _num_without_peak(batch.landmarks, targets, own_points, reach=reach)
         same_cell += targets.num_same_cell()
         outside += int(targets.outside.sum())
         done += len(images)
         if on_progress:
             on_progress(done)
     points = score_points(predicted, truth, radius=radius, scores=scores)
-    return OracleScores(stride, sigma, points, merged, same_cell, outside)
+    own_sigma = sigma if isinstance(sigma, int | float) else tuple(sigma)
+    return OracleScores(stride, own_sigma, points, merged, same_cell, outside)
+
+
+def _num_without_peak(
+    landmarks: Keypoints, targets: HeatmapTargets, peaks: Sequence[Float[ndarray, "_ 2"]], *, reach: float
+) -> int:
+    """Drawn points that are in no pair if as many points as possible are paired with peaks of their map within reach."""
+    image, types = np.asarray(targets.positives)[:, :2].T
+    points = np.asarray(landmarks.points, np.float64)[targets.instances]
+    of_maps = by_group(points, image * landmarks.num_types + types, len(peaks))
+    pairs = (match_points(found, own, radius=reach) for found, own in zip(peaks, of_maps, strict=True))
+    return len(points) - sum(len(each.truth) for each in pairs)
 
 
 def coarsest_good(oracles: Sequence[OracleScores], *, min_f1: float = GOOD_F1) -> OracleScores | None:
     """Return the largest stride with an F1 of at least ``min_f1``, at its best sigma; of equally good sigmas the largest."""
     good = [each for each in oracles if each.scores.micro.f1 >= min_f1]
-    return max(good, key=lambda each: (each.stride, each.scores.micro.f1, each.sigma), default=None)
+    return max(good, key=lambda each: (each.stride, each.scores.micro.f1, each.mean_sigma), default=None)
 
 
 def nearest_neighbors(truth: CocoKeypoints) -> Float[ndarray, " n"]:

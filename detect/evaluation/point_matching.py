@@ -18,6 +18,8 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 from scipy.spatial import KDTree
 
+from detect.ops.array_kinds import AnyArray, check_shape, in_arrays, of_axes
+
 Spacing = float | Sequence[float]
 
 MARGIN = 1e-9  # relative widening of the tree search; exact distances decide
@@ -28,11 +30,12 @@ PAIRS_AT_ONCE = 500  # pairs, or one group of connected points, are matched toge
 class PointMatches:
     """Pairs as rows of the predicted and the true points, in the order of the predicted, and their distances."""
 
-    predicted: Int64[ndarray, " k"]
-    truth: Int64[ndarray, " k"]
-    distances: Float[ndarray, " k"]
+    predicted: Int64[AnyArray, " k"]
+    truth: Int64[AnyArray, " k"]
+    distances: Float[AnyArray, " k"]
 
 
+@in_arrays
 def match_points(
     predicted: Float[ndarray, "n d"], truth: Float[ndarray, "m d"], *, radius: float, spacing: Spacing = 1.0
 ) -> PointMatches:
@@ -53,9 +56,11 @@ def match_points(
     alone = 2.0 + min(len(predicted), len(truth))
     row, column = _cheapest(rows, columns, 1 + distances / radius, alone, (len(predicted), len(truth)))
     shift = _scaled(predicted[row], spacing) - _scaled(truth[column], spacing)
-    return PointMatches(row, column, np.linalg.norm(shift, axis=1))
+    distances = np.linalg.norm(shift, axis=1)
+    return PointMatches(row, column, distances.astype(np.result_type(predicted, truth, np.float32)))
 
 
+@in_arrays
 def matches_by_score(
     predicted: Float[ndarray, "n d"],
     truth: Float[ndarray, "m d"],
@@ -76,8 +81,7 @@ def matches_by_score(
     array([ True,  True, False])
     """
     num_points = len(predicted)
-    if scores.shape != (num_points,):
-        raise ValueError(f"{num_points} predicted points need one score each, got {scores.shape}")
+    check_shape("one score for each predicted point,", scores, (num_points,))
     rows, columns, _ = _near_pairs(predicted, truth, radius, spacing)
     rank = np.argsort(np.argsort(-scores, kind="stable"))
     row, _ = _cheapest(rows, columns, 1.0 + rank[rows], 1.0 + num_points, (num_points, len(truth)))
@@ -86,6 +90,7 @@ def matches_by_score(
     return gained
 
 
+@in_arrays
 def check_images(
     predicted: Sequence[ndarray], truth: Sequence[ndarray], *, scores: Sequence[ndarray] | None = None
 ) -> None:
@@ -96,8 +101,8 @@ def check_images(
     for image, (points, others) in enumerate(zip(predicted, truth, strict=True)):
         if points.ndim != 2 or others.ndim != 2 or points.shape[1] != others.shape[1]:
             raise ValueError(f"points of image {image} are rows (x, y[, z]), got {points.shape} and {others.shape}")
-        if scores is not None and scores[image].shape != (len(points),):
-            raise ValueError(f"image {image} has {len(points)} predicted points, but scores {scores[image].shape}")
+        if scores is not None:
+            check_shape(f"one score for each predicted point of image {image},", scores[image], (len(points),))
 
 
 def _near_pairs(
@@ -162,7 +167,4 @@ def _cheapest_of_block(
 
 def _scaled(points: ndarray, spacing: Spacing) -> ndarray:
     """Points in physical units, in float64."""
-    sizes = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
-    if len(sizes) not in {1, points.shape[1]} or not ((sizes > 0) & (sizes < np.inf)).all():
-        raise ValueError(f"need one positive spacing, or one for each of {points.shape[1]} axes, got {spacing}")
-    return points.astype(np.float64) * sizes
+    return points.astype(np.float64) * of_axes("spacing", spacing, points.shape[1])

@@ -20,6 +20,7 @@ from numpy import ndarray
 
 from detect.evaluation.point_matching import Spacing, check_images, match_points
 from detect.evaluation.precision_recall import ScoreCuts
+from detect.ops.array_kinds import in_arrays
 
 RADIUS_PX = 3.0  # of one score alone, by default
 RADII_PX = (1.0, 2.0, 3.0, 5.0)  # of a table of scores
@@ -90,6 +91,7 @@ class PointScores:
         return asdict(self)
 
 
+@in_arrays
 def score_points(
     predicted: Sequence[Float[ndarray, "_ d"]],
     truth: Sequence[Float[ndarray, "_ d"]],

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from numpy import ndarray
 
 from detect.evaluation.point_matching import Spacing, check_images, matches_by_score
+from detect.ops.array_kinds import check_shape, in_arrays
 
 GOALS = ("f1", "count")
 USUAL_SCORE = 0.3  # of results that are shown if no threshold has been chosen
@@ -78,6 +79,7 @@ class ScoreCuts:
 
     def totals(self, values: Shaped[ndarray, " n"]) -> Float[ndarray, " k"]:
         """Sum the values of the predictions that each cut keeps."""
+        check_shape("one value for each prediction,", values, self.order.shape)
         return np.concatenate([[0.0], np.cumsum(values[self.order], dtype=np.float64)])[self.num_kept]
 
     def num_pairs(
@@ -96,6 +98,7 @@ class ScoreCuts:
 
     def curve(self, pairs: Float[ndarray, " k"], num_truth: int, *, at: str, category: str = "") -> PrecisionRecall:
         """Precision and recall at every distinct score, from the number of true predictions of each cut."""
+        check_shape("one count for each cut,", pairs, self.num_kept.shape)
         num_kept = self.num_kept[1:]
         recall, precision = pairs[1:] / max(num_truth, 1), pairs[1:] / num_kept
         return PrecisionRecall(category, at, recall, precision, self.scores[num_kept - 1].astype(np.float64))
@@ -131,6 +134,7 @@ class ThresholdChoice:
     goal: str
 
 
+@in_arrays
 def choose_threshold(
     predicted: Sequence[Float[ndarray, "_ d"]],
     truth: Sequence[Float[ndarray, "_ d"]],

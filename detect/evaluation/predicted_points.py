@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from numpy import ndarray
 from scipy.spatial import KDTree
 
 from detect.data import CocoResults, Finding
 from detect.evaluation.boxes import result_finding
 from detect.keypoints.keypoints import CocoKeypoints, is_predicted
+from detect.ops.array_kinds import check_shape, in_arrays
 
 SOURCES = ("keypoints", "boxes")
 
@@ -73,14 +74,16 @@ def _centers(predicted: CocoResults) -> list[Float64[ndarray, "_ 3"]]:
     return tables
 
 
+@in_arrays
 def are_counted(
-    points: Float64[ndarray, "n 2"],
+    points: Float[ndarray, "n 2"],
     group: Int64[ndarray, " n"],
-    true_points: Sequence[Float64[ndarray, "_ 2"]],
-    regions: Sequence[Float64[ndarray, "_ 4"]],
+    true_points: Sequence[Float[ndarray, "_ 2"]],
+    regions: Sequence[Float[ndarray, "_ 4"]],
     radius: float,
 ) -> Bool[ndarray, " n"]:
     """Whether each prediction counts: it is outside all regions of its group, or near a true point of the group."""
+    check_shape("one group for each point,", group, (len(points),))
     counted = np.ones(len(points), bool)
     order = np.argsort(group, kind="stable")
     with_regions = [number for number, own in enumerate(regions) if len(own)]
@@ -94,8 +97,11 @@ def are_counted(
     return counted
 
 
-def inside_any(points: Float64[ndarray, "n 2"], regions: Float64[ndarray, "r 4"]) -> Bool[ndarray, " n"]:
+@in_arrays
+def inside_any(points: Float[ndarray, "n 2"], regions: Float[ndarray, "r 4"]) -> Bool[ndarray, " n"]:
     """Whether each point lies in one of the regions x0 y0 x1 y1, or on its edge."""
+    check_shape("points (x, y),", points, (len(points), 2))
+    check_shape("regions x0 y0 x1 y1,", regions, (len(regions), 4))
     order = np.argsort(points[:, 0])
     x, y = points[order].T
     inside = np.zeros(len(points), bool)

@@ -34,7 +34,10 @@ def list_maps(maps: FeatureMaps) -> list[Float[Tensor, "b _ _ _"]]:
     """
     if isinstance(maps, Tensor):
         return [maps]
-    return list(maps.values() if isinstance(maps, Mapping) else maps)
+    every = list(maps.values() if isinstance(maps, Mapping) else maps)
+    if strange := [type(each).__name__ for each in every if not isinstance(each, Tensor)]:
+        raise ValueError(f"feature maps are tensors, got {strange[0]}: torch.from_numpy converts an array")
+    return every
 
 
 def channels_differ(maps: Sequence[Float[Tensor, "b _ _ _"]], channels: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from detect.heads.fpn import FeatureMaps, channels_differ, list_maps
 from detect.heads.retinanet import Tower, check_norm, conv
+from detect.ops.array_kinds import check_maps
 
 HEATMAP_PRIOR = 0.1  # the code of Law and Deng 2018 and Zhou et al. 2019 sets the last bias to -2.19
 
@@ -101,6 +102,7 @@ def _only_map(features: FeatureMaps, in_channels: int) -> Float[Tensor, "b d h w
     maps = list_maps(features)
     if len(maps) != 1:
         raise ValueError(f"the head reads one feature map, got {len(maps)}: choose the level of its stride")
+    check_maps(features=maps[0])
     if channels_differ(maps, [in_channels]):
         raise ValueError(f"the head reads maps of {in_channels} channels, got {maps[0].shape[1]}")
     return maps[0]

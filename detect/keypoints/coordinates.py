@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detect.ops.array_kinds import of_axes
+
 Points = TypeVar("Points", np.ndarray, Tensor)
 Stride = float | Sequence[float]
 
@@ -33,7 +35,8 @@ def image_to_cells(points: Points, stride: Stride, *, pixel_origin: str = "cente
     >>> image_to_cells(np.array([[0.0, 7.5]]), 4)
     array([[-0.375,  1.5  ]])
     """
-    return (points + origin_shift(pixel_origin)) / _along_axes(points, stride) - 0.5
+    shifted = points + origin_shift(pixel_origin)  # floats now, also of whole pixels
+    return shifted / _along_axes(shifted, stride) - 0.5
 
 
 def cells_to_image(cells: Points, stride: Stride, *, pixel_origin: str = "center") -> Points:
@@ -42,7 +45,8 @@ def cells_to_image(cells: Points, stride: Stride, *, pixel_origin: str = "center
     >>> cells_to_image(np.array([[-0.375, 1.5]]), 4)
     array([[0. , 7.5]])
     """
-    return (cells + 0.5) * _along_axes(cells, stride) - origin_shift(pixel_origin)
+    shifted = cells + 0.5
+    return shifted * _along_axes(shifted, stride) - origin_shift(pixel_origin)
 
 
 def origin_shift(pixel_origin: str) -> float:
@@ -53,9 +57,7 @@ def origin_shift(pixel_origin: str) -> float:
 
 
 def _along_axes(points: Points, stride: Stride) -> Points | float:
-    strides = [stride] if isinstance(stride, int | float) else list(stride)
-    if len(strides) not in {1, points.shape[-1]} or not all(0 < each < float("inf") for each in strides):
-        raise ValueError(f"need one positive stride, or one for each of {points.shape[-1]} axes, got {stride}")
-    if len(strides) == 1:
-        return float(strides[0])
-    return torch.tensor(strides).to(points) if isinstance(points, Tensor) else np.array(strides, points.dtype)
+    if isinstance(stride, int | float) and 0 < stride < float("inf"):
+        return float(stride)  # the one way of a graph, which has no arrays
+    strides = of_axes("stride", stride, points.shape[-1])
+    return torch.tensor(strides).to(points) if isinstance(points, Tensor) else strides.astype(points.dtype)

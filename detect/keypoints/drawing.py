@@ -25,7 +25,8 @@ from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from detect.keypoints.coordinates import Stride, image_to_cells
-from detect.keypoints.keypoints import Array, Keypoints, KeypointsLike, like, to_numpy
+from detect.keypoints.keypoints import Keypoints, KeypointsLike
+from detect.ops.array_kinds import Array, check_maps, check_shape, like, of_axes, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,25 +88,24 @@ def map_size(image_hw: Sequence[int], stride: Stride) -> tuple[int, ...]:
     >>> map_size((480, 641), 4)
     (161, 120)
     """
-    strides = [stride] * len(image_hw) if isinstance(stride, int | float) else list(stride)
+    strides = of_axes("stride", stride, len(image_hw)).tolist()
     return tuple(math.ceil(extent / step) for extent, step in zip(reversed(image_hw), strides, strict=True))
 
 
-def along_axes(values: float | tuple[float, ...] | Array, shape: tuple[int, int], name: str) -> Float64[ndarray, "n d"]:
-    """Broadcast a number for all, a tuple for the axes, or an array (n,) or (n, d) to one number for each point and axis.
+def along_axes(values: float | Sequence[float] | Array, shape: tuple[int, int], name: str) -> Float64[ndarray, "n d"]:
+    """Broadcast a number for all, a list for the axes, or an array (n,) or (n, d) to one number for each point and axis.
 
     >>> along_axes((1.0, 2.0), (2, 2), "sigma")
     array([[1., 2.],
            [1., 2.]])
     """
-    given, for_axes = to_numpy(values).astype(np.float64), isinstance(values, tuple)
-    per_point = given[:, None] if given.ndim == 1 and not for_axes else given
-    if per_point.shape not in {(), shape, (shape[0], 1)} and not (for_axes and given.shape == shape[1:]):
-        wanted = f"a number, a tuple of {shape[1]}, or an array {shape} or ({shape[0]},)"
-        raise ValueError(f"{name} is {wanted}, got {given.shape}")
+    if not isinstance(values, ndarray | Tensor) or not values.ndim:
+        return np.broadcast_to(of_axes(name, values, shape[1]), shape)
+    given = to_numpy(values).astype(np.float64)
+    check_shape(f"a {name} for all, a tuple for the axes, or an array", given, shape, shape[:1], (shape[0], 1))
     if (wrong := given[~((given > 0) & (given < math.inf))]).size:
         raise ValueError(f"{name} is positive and finite, got {wrong[0]}")
-    return np.broadcast_to(per_point, shape)
+    return np.broadcast_to(given[:, None] if given.ndim == 1 else given, shape)
 
 
 def zeros(shape: Sequence[int], reference: Array) -> Any:
@@ -165,6 +165,9 @@ def draw_points(
             [0, 1, 1, 1],
             [0, 0, 1, 0]]])
     """
+    check_maps(maps=maps)
+    check_shape("the map of each point,", of_map, (len(cells),))
+    check_shape("sigmas of the points' shape", sigma, cells.shape)
     sizes = np.array(maps.shape[1:])
     reach = np.maximum(sigma * (window if shape == "gaussian" else 1.0), 0.5) + ON_THE_EDGE
     if shape == "pixel":

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from numpy import ndarray
-from torch import Tensor
 
 from detect.data import CocoDataset, Finding
 from detect.errors import CocoError
 from detect.keypoints.coordinates import origin_shift
+from detect.ops.array_kinds import Array, check_kinds, check_shape, in_arrays, like, to_numpy
 from detect.ops.box_arrays import xywh_to_xyxy
-from detect.ops.boxes import to_device
-
-Array = np.ndarray | Tensor
+from detect.wording import plural
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility of a keypoint
 UNLABELLED_CHOICES = ("ignore", "background", "map")
@@ -42,9 +38,11 @@ class Keypoints:
 
     def __post_init__(self) -> None:
         count = len(self.points)
-        for name, column in (("image", self.image), ("types", self.types), ("visibility", self.visibility)):
-            if (shape := tuple(column.shape)) != (count,):
-                raise ValueError(f"keypoints have one value of {name} for each of {count} points, got {shape}")
+        columns = {"image": self.image, "types": self.types, "visibility": self.visibility}
+        check_kinds(points=self.points, **columns)
+        check_shape("points", self.points, (count, 2), (count, 3))
+        for name, column in columns.items():
+            check_shape(f"one value of {name} for each point,", column, (count,))
 
     @classmethod
     def of(cls, images: Sequence[Array], *, dims: int = 2) -> Keypoints:
@@ -60,6 +58,7 @@ class Keypoints:
         """
         if not len(images):
             raise ValueError("need the points of at least one image; an image without points has shape (0, 2)")
+        check_kinds(**{f"image {number}": each for number, each in enumerate(images)})
         tables = [_table(to_numpy(each), dims) for each in images]
         num_types = tables[0].shape[1]
         if any(table.shape[1] != num_types for table in tables):
@@ -76,7 +75,7 @@ class Keypoints:
         return cls(points, image, types, visibility, len(tables), num_types)
 
     def per_image(self) -> list[Float64[ndarray, "_ d"]]:
-        """Return the labelled points as ``truth`` for :func:`detect.evaluation.points.score_points`.
+        """Return the labelled points as ``truth`` for :func:`detect.evaluation.points.score_points`, always in NumPy.
 
         The list has one array for each image or, with several keypoint types, for each image and type, ordered by image,
         then type.
@@ -94,7 +93,8 @@ class Keypoints:
 KeypointsLike = Keypoints | Sequence[Array]  # keypoints, or one array for each image as Keypoints.of takes them
 
 
-def is_predicted(table: Float64[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
+@in_arrays
+def is_predicted(table: Float[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
     """Whether each keypoint of a result is predicted: it is finite, and not 0, 0, 0.
 
     >>> is_predicted(np.array([[3.0, 4.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 4.0, 1.0]]))
@@ -103,24 +103,14 @@ def is_predicted(table: Float64[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
     return np.asarray(np.isfinite(table).all(axis=1) & table.any(axis=1))
 
 
-def to_numpy(values: object) -> ndarray:
-    """Convert an array-like or a tensor to NumPy; a tensor on the CPU shares its memory."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def like(values: ndarray, reference: Array) -> Any:
-    """Convert an array to the kind of the reference: NumPy, or a tensor on its device."""
-    if isinstance(reference, Tensor):
-        return to_device(torch.from_numpy(np.ascontiguousarray(values)), reference.device)
-    return values
-
-
+@in_arrays
 def by_group(values: Shaped[ndarray, "n ..."], group: Int64[ndarray, " n"], num_groups: int) -> list[ndarray]:
     """Split rows into one array for each group from 0 to ``num_groups`` - 1; rows of a group keep their order.
 
     >>> by_group(np.array([5.0, 6.0, 7.0]), np.array([1, 0, 1]), 3)
     [array([6.]), array([5., 7.]), array([], dtype=float64)]
     """
+    check_shape("one group for each row,", group, (len(values),))
     order = np.argsort(group, kind="stable")
     return np.split(values[order], np.searchsorted(group[order], np.arange(1, num_groups)))
 
@@ -198,6 +188,11 @@ class CocoKeypoints:
                 raise CocoError(
                     f"category {name!r} has {len(own)} keypoints here, but {len(wanted)} in the training data"
                 )
+            both = [
+                [all_names[each] for each in types] for all_names, types in ((self.type_names, own), (names, wanted))
+            ]
+            if both[0] != both[1] and all(": " in each for of_one in both for each in of_one):
+                raise CocoError(f"keypoints are named {both[0]} here, but {both[1]} in the training data")
             number[list(own)] = wanted
         landmarks = replace(self.landmarks, types=number[self.landmarks.types], num_types=len(names))
         return replace(self, landmarks=landmarks, type_names=tuple(names), category_types=dict(category_types))
@@ -279,8 +274,7 @@ def _collect(
     types = first[of_category] + np.arange(len(rows)) - np.searchsorted(rows, rows)
     names: list[str] = []
     for category, own in category_types.items():
-        name = dataset.category_name(category)
-        names += [name] if len(own) == 1 else [f"{name} {number}" for number in range(len(own))]
+        names += _type_names(dataset, category, len(own))
     if merge:
         category_types = {category: (0,) * len(own) for category, own in category_types.items()}
         names, types = [" / ".join(names)], np.zeros_like(types)
@@ -290,6 +284,16 @@ def _collect(
     image, visibility = instances.image_rows[rows], flat[:, 2].astype(np.int64)
     landmarks = Keypoints(flat[:, :2], image, types, visibility, num_images, len(names))
     return CocoKeypoints(dataset, landmarks, pixel_origin, rows, tuple(ignored), tuple(names), category_types)
+
+
+def _type_names(dataset: CocoDataset, category: int, count: int) -> list[str]:
+    """The names of a category's keypoints, ``category: keypoint``; numbers if the file does not name as many."""
+    name, own = dataset.category_name(category), dataset.keypoint_names.get(category, ())
+    if count == 1:
+        return [name]
+    if len(own) != count:
+        return [f"{name} {number}" for number in range(count)]
+    return [f"{name}: {keypoint}" for keypoint in own]
 
 
 def _usual_counts(
@@ -312,7 +316,7 @@ def _with_odd(dataset: CocoDataset, odd: Iterable[tuple[int, int, int]]) -> Coco
             "",
             int(instances.ids[row]),
             int(images.ids[instances.image_rows[row]]),
-            f"it has {count} keypoints, most of its category have {usual}: its box is ignored",
+            f"{plural(count, 'keypoint')} where most of its category have {usual}: its region is ignored",
         )
         for row, count, usual in odd
     ]

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from detect.ops.array_kinds import check_maps, in_tensors
 from detect.ops.boxes import widened
 
 NEGLIGIBLE = 1e-6  # value of a Gaussian beyond the kernel of "log"
@@ -67,6 +68,7 @@ def laplacian_kernel(
     return kernel
 
 
+@in_tensors
 def laplacian_filter(
     maps: Float[Tensor, "b j *cells"], order: int = 1, *, method: str = "finite", **options: Any
 ) -> Float[Tensor, "b j *cells"]:
@@ -81,6 +83,7 @@ def laplacian_filter(
     """
     if (dims := maps.ndim - 2) not in {2, 3}:
         raise ValueError(f"need maps (b, j, h, w) or (b, j, d, h, w), got {tuple(maps.shape)}")
+    check_maps(maps=maps)
     wide = widened(maps)
     along = [each.to(wide) for each in _kernels_along(order, method, **options)]
     total = torch.zeros_like(wide)

@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from detect.ops.array_kinds import AnyArray, check_maps, check_shape, in_tensors
 from detect.ops.boxes import widened
 
 CELLS_AT_ONCE = {"cpu": 2**16}  # of maps: they stay in the processor's cache
@@ -36,16 +37,26 @@ class LocalMaxima:
     maximum of the map that counts (:func:`with_spacing`), infinite if none is near.
     """
 
-    map: Int64[Tensor, " n"]
-    at: Int64[Tensor, "n D"]
-    middle: Float[Tensor, "n D"]
-    scores: Float[Tensor, " n"]
-    spacing: Float[Tensor, " n"]
+    map: Int64[AnyArray, " n"]
+    at: Int64[AnyArray, "n D"]
+    middle: Float[AnyArray, "n D"]
+    scores: Float[AnyArray, " n"]
+    spacing: Float[AnyArray, " n"]
 
+    def __post_init__(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        count, num_axes = self.at.shape
+        for name in ("map", "scores", "spacing"):
+            check_shape(f"one value of {name} for each maximum,", getattr(self, name), (count,))
+        check_shape("one middle for each maximum,", self.middle, (count, num_axes))
+
+    @in_tensors
     def rows(self, index: Tensor) -> LocalMaxima:
         return LocalMaxima(*(column[index] for column in vars(self).values()))
 
 
+@in_tensors
 def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> LocalMaxima:
     """Find all maxima above a threshold; their spacing is not yet set.
 
@@ -53,6 +64,7 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
     tensor([[1.5000, 0.0000],
             [2.0000, 2.0000]], dtype=torch.float64)
     """
+    check_maps(maps=maps)
     maps = maps.contiguous()
     marks = _not_lower(maps, threshold)
     around = _over_neighbours(marks.to(torch.uint8), torch.add)  # marked cells beside each one, and itself
@@ -68,6 +80,7 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
     return LocalMaxima(number, at, middles, widened(maps.reshape(-1)[keys]), torch.full_like(middles[:, 0], math.inf))
 
 
+@in_tensors
 def with_spacing(maxima: LocalMaxima, among: LocalMaxima, *, farthest: float, share: float) -> LocalMaxima:
     """Set the spacing of maxima that have another one of their map among others less than ``farthest`` cells apart.
 
@@ -88,6 +101,7 @@ def with_spacing(maxima: LocalMaxima, among: LocalMaxima, *, farthest: float, sh
     return replace(maxima, spacing=torch.from_numpy(spacing).to(maxima.at.device))
 
 
+@in_tensors
 def close_pairs(maxima: LocalMaxima, radius: float) -> Int64[Tensor, "2 p"]:
     """Find the pairs of maxima of one map less than a radius apart, each pair once: the rows of both."""
     points, reach = _in_one_space(maxima, radius)

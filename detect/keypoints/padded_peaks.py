@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from detect.keypoints.local_maxima import LocalMaxima
 from detect.keypoints.subpixel import SHARE, least_squares
+from detect.ops.array_kinds import AnyArray, check_maps, in_tensors
 from detect.ops.boxes import at_most
 
 FARTHEST_CELLS = 10  # along each axis: maxima farther apart do not limit each other's fit
@@ -27,12 +28,13 @@ class PaddedPeaks(NamedTuple):
     ``cells`` are (x, y); the centres of cells are whole numbers. ``types`` are keypoint types.
     """
 
-    cells: Float[Tensor, "b n 2"]
-    scores: Float[Tensor, "b n"]
-    types: Int64[Tensor, "b n"]
-    valid: Bool[Tensor, "b n"]
+    cells: Float[AnyArray, "b n 2"]
+    scores: Float[AnyArray, "b n"]
+    types: Int64[AnyArray, "b n"]
+    valid: Bool[AnyArray, "b n"]
 
 
+@in_tensors
 @torch.no_grad()
 def find_padded_peaks(
     heatmaps: Float[Tensor, "b j h w"], *, threshold: float = 0.1, max_peaks: int = 1000
@@ -50,6 +52,7 @@ def find_padded_peaks(
         threshold: the value of a point is above it.
         max_peaks: the length of the result, or the number of cells if that is smaller.
     """
+    check_maps(heatmaps=heatmaps)
     num_images, num_types, height, width = heatmaps.shape
     maps = heatmaps.flatten(0, 1)
     peaks = maps.where(_are_maxima(maps), 0)

@@ -6,8 +6,10 @@ the result does not depend on how images are batched or ordered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
@@ -18,6 +20,7 @@ from detect.keypoints.keypoints import by_group
 from detect.keypoints.local_maxima import LocalMaxima, find_local_maxima, with_spacing
 from detect.keypoints.subpixel import MARGIN, REFINEMENTS, SHARE, Refinement
 from detect.keypoints.suppression import noise_level, suppress_explained, suppress_near
+from detect.ops.array_kinds import AnyArray, check_kinds, check_maps, check_shape, in_tensors, of_axes, to_numpy
 
 FARTHEST = 11.0  # cells: maxima farther apart are in no refinement's window together
 FITTED = 2.0  # sigmas around a point: under noise of .1, cells farther away worsen the fit
@@ -34,29 +37,39 @@ class Peaks:
     ``image`` and ``types`` are indices from 0. ``covariance`` is in squared cells, or None if the refinement gives none.
     """
 
-    cells: Float[Tensor, "n D"]
-    scores: Float[Tensor, " n"]
-    image: Int64[Tensor, " n"]
-    types: Int64[Tensor, " n"]
-    covariance: Float[Tensor, "n D D"] | None
+    cells: Float[AnyArray, "n D"]
+    scores: Float[AnyArray, " n"]
+    image: Int64[AnyArray, " n"]
+    types: Int64[AnyArray, " n"]
+    covariance: Float[AnyArray, "n D D"] | None
     num_images: int
     num_types: int
 
+    def __post_init__(self) -> None:
+        columns = {"score": self.scores, "image": self.image, "type": self.types}
+        check_kinds(cells=self.cells, covariance=self.covariance, **columns)
+        count, num_axes = self.cells.shape
+        for name, column in columns.items():
+            check_shape(f"one {name} for each point,", column, (count,))
+        if self.covariance is not None:
+            check_shape("one covariance for each point,", self.covariance, (count, num_axes, num_axes))
+
     @property
-    def maps(self) -> Int64[Tensor, " n"]:
+    def maps(self) -> Int64[AnyArray, " n"]:
         """The map of each point among ``num_images * num_types``, types varying fastest."""
         return self.image * self.num_types + self.types
 
+    @in_tensors
     def counts(self) -> Int64[Tensor, "b j"]:
         counts = torch.bincount(self.maps, minlength=self.num_images * self.num_types)
         return counts.view(self.num_images, self.num_types)
 
-    def in_image(self, stride: Stride, pixel_origin: str = "center") -> Float[Tensor, "n D"]:
+    def in_image(self, stride: Stride, pixel_origin: str = "center") -> Float[AnyArray, "n D"]:
         """Convert ``cells`` to image pixels; ``stride`` is in pixels per cell (:mod:`detect.keypoints.coordinates`)."""
         return cells_to_image(self.cells, stride, pixel_origin=pixel_origin)
 
     def per_image(self, stride: Stride, *, pixel_origin: str = "center") -> tuple[list[Points], list[Scores]]:
-        """Return points in image pixels and their scores, as :func:`detect.evaluation.points.score_points` takes them.
+        """Return points in image pixels and their scores for :func:`detect.evaluation.points.score_points`, always in NumPy.
 
         Both lists have one array for each image; with several keypoint types one for each image and type, ordered by image,
         then type, like :meth:`detect.keypoints.keypoints.Keypoints.per_image`.
@@ -69,10 +82,12 @@ class Peaks:
         >>> score_points(points, truth.per_image(), scores=scores, radius=3.0).micro.f1
         1.0
         """
-        xy = self.in_image(stride, pixel_origin).double().cpu().numpy()
-        group, num_groups = self.maps.cpu().numpy(), self.num_images * self.num_types
-        return by_group(xy, group, num_groups), by_group(self.scores.double().cpu().numpy(), group, num_groups)
+        columns = self.in_image(stride, pixel_origin), self.scores
+        points, scores = (to_numpy(each).astype(np.float64) for each in columns)
+        group, num_groups = to_numpy(self.maps), self.num_images * self.num_types
+        return by_group(points, group, num_groups), by_group(scores, group, num_groups)
 
+    @in_tensors
     def of_image(self, number: int) -> Peaks:
         """Select the points of one image, as a batch of one."""
         if not 0 <= number < self.num_images:
@@ -80,11 +95,13 @@ class Peaks:
         own = self.take(self.image == number)
         return replace(own, image=torch.zeros_like(own.image), num_images=1)
 
+    @in_tensors
     def take(self, index: Tensor) -> Peaks:
         columns = {name: each[index] for name, each in vars(self).items() if isinstance(each, Tensor)}
         return replace(self, **columns)  # type: ignore[arg-type]
 
 
+@in_tensors
 @torch.no_grad()
 def find_peaks(
     heatmaps: Float[Tensor, "b j *cells"],
@@ -94,9 +111,11 @@ def find_peaks(
     max_peaks: int | None = None,
     refine: str | Refinement = "least_squares",
     split: bool = False,
-    sigma: float | None = None,
+    sigma: float | Sequence[float] | None = None,
 ) -> Peaks:
     """Find the points of maps (b, j, h, w) or volumes (b, j, d, h, w): cells or plateaus with no higher neighbour.
+
+    The columns of the peaks are tensors on the device of the maps, or arrays if the maps are in NumPy.
 
     A lower threshold only adds points: those that both find are equal, except with ``split``. Therefore maxima below the
     threshold limit a neighbour's refinement too, down to the share of its value below which its fit uses no cell.
@@ -118,30 +137,31 @@ def find_peaks(
             (:mod:`detect.keypoints.suppression`).
         max_peaks: number of points kept of each image and type, the highest first; None keeps all.
         refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
-            ``functools.partial(learned_offsets, offsets=offsets)``.
+            ``functools.partial(learned_offsets, offsets=offsets)``. A function of your own is given tensors.
         split: fit close points together, and find those whose Gaussians overlap so much that they have one maximum
             together, by :func:`detect.keypoints.split_peaks.split_peaks`, which needs 0 < threshold < 1 and gives no
             covariance.
-        sigma: of the Gaussians of the training targets, in cells, if it is known: points are then fitted to the cells within
-            two sigmas. ``split`` needs it.
+        sigma: of the Gaussians of the training targets, in cells, if it is known: a number, or one for each of x, y[, z].
+            Points are then fitted to the cells within two of the smallest. ``split`` needs it.
 
     Raises:
         ValueError: maps are integers, the number of axes is wrong, the refinement is unknown or not for volumes, or an
             option is out of range.
     """
     _check(heatmaps, min_distance, max_peaks, refine)
-    if (split and sigma is None) or (sigma is not None and not 0 < sigma < float("inf")):
-        raise ValueError(f"need a positive sigma in cells, which split=True cannot do without, got {sigma=}")
+    if split and sigma is None:
+        raise ValueError("split=True needs the sigma of the Gaussians, in cells")
+    sigmas = None if sigma is None else of_axes("sigma", sigma, heatmaps.ndim - 2)
     maps = heatmaps.contiguous().flatten(0, 1)
     uses_spacing = refine == "least_squares" or not isinstance(refine, str)
     every = find_local_maxima(maps, threshold)
     if uses_spacing:
         every = _with_lower(every, maps, threshold)
-    every = _separate(every, maps, min_distance, sigma)
+    every = _separate(every, maps, min_distance, sigmas)
     maxima = every.rows(every.scores > threshold)
     if uses_spacing:
         maxima = with_spacing(maxima, every, farthest=FARTHEST, share=SHARE)
-        widest = float("inf") if sigma is None else 2 * (FITTED * sigma + MARGIN)
+        widest = float("inf") if sigmas is None else 2 * (FITTED * sigmas.min() + MARGIN)
         maxima = replace(maxima, spacing=maxima.spacing.clamp(max=widest))
     maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
@@ -171,11 +191,14 @@ def _with_lower(maxima: LocalMaxima, maps: Float[Tensor, " m *cells"], threshold
 
 
 def _separate(
-    maxima: LocalMaxima, maps: Float[Tensor, " m *cells"], min_distance: float | None, sigma: float | None
+    maxima: LocalMaxima,
+    maps: Float[Tensor, " m *cells"],
+    min_distance: float | None,
+    sigmas: Float64[ndarray, " D"] | None,
 ) -> LocalMaxima:
     """Leave out the maxima that belong to a higher one: those near it, or without a distance those that noise explains."""
-    if min_distance is None and sigma is not None:
-        return maxima.rows(suppress_explained(maxima, noise_level(maps), [sigma] * (maps.ndim - 1)))
+    if min_distance is None and sigmas is not None:
+        return maxima.rows(suppress_explained(maxima, noise_level(maps), sigmas.tolist()))
     if min_distance is None or min_distance <= 2:
         return maxima
     return maxima.rows(suppress_near(maxima, min_distance))
@@ -195,13 +218,13 @@ def _highest(
 
 
 def _check(heatmaps: Tensor, min_distance: float | None, max_peaks: int | None, refine: str | Refinement) -> None:
-    if not heatmaps.is_floating_point():
-        raise ValueError(
-            f"heatmaps are floats from 0 to 1, got {heatmaps.dtype}: divide them by the value of a sure point"
-        )
+    check_maps(heatmaps=heatmaps)
     if heatmaps.ndim not in {4, 5} or 0 in heatmaps.shape[2:]:
         raise ValueError(f"heatmaps are (b, j, h, w) or (b, j, d, h, w), with cells, got {tuple(heatmaps.shape)}")
     if not 0 <= (min_distance or 0) < float("inf") or (max_peaks is not None and max_peaks < 1):
         raise ValueError(f"need min_distance >= 0 and max_peaks >= 1 or None, got {min_distance=}, {max_peaks=}")
+    offsets = getattr(refine, "keywords", {}).get("offsets")
+    if offsets is not None and len(offsets) != len(heatmaps):
+        raise ValueError(f"need offsets of each image, got those of {len(offsets)} for heatmaps of {len(heatmaps)}")
     if isinstance(refine, str) and refine not in REFINEMENTS:
         raise ValueError(f"refine is one of {', '.join(REFINEMENTS)}, or a function, got {refine!r}")

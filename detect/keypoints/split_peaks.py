@@ -11,6 +11,7 @@ Only the surroundings of such cells are fitted again, all of them together, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from detect.keypoints.peaks import Peaks
+from detect.ops.array_kinds import check_maps, check_shape, in_tensors, of_axes
 
 MAX_RESIDUAL = 0.4  # share of the squared residual that may remain for a point to be kept
 SCALES = (0.5, 2.0)  # of squared sigmas
@@ -40,18 +42,20 @@ START_PRIOR = 0.01  # weight of the prior that a new point is at its highest cel
 Points = Float64[ndarray, "_ D"]
 
 
+@in_tensors
 @torch.no_grad()
 def split_peaks(
     heatmaps: Float[Tensor, "b j *cells"],
     peaks: Peaks,
     *,
-    sigma: float,
+    sigma: float | Sequence[float],
     threshold: float = 0.3,
     tolerance: float = 0.5,
 ) -> Peaks:
     """Add the peaks that overlapping neighbours hide, and move close ones to where they explain the map together.
 
-    The maps have Gaussians of ``sigma`` cells, blended by their maximum; cells above the threshold, from 0 to 1, are used.
+    The maps have Gaussians of ``sigma`` cells, a number or one for each of x, y[, z], blended by their maximum; cells above
+    the threshold, from 0 to 1, are used. Distances are in cells of the axis whose sigma is the smallest.
     A cell implies another point if the nearest point is nearer than all known ones by more than the ``tolerance``, in cells.
     Two points less than twice the tolerance apart stay one; noise of .05 in a map of sigma 2 changes a distance by .2.
     >>> y, x = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
@@ -62,18 +66,18 @@ def split_peaks(
     (1, tensor([[5.2000, 4.0000],
             [6.4000, 4.0000]]))
     """
-    counts, wanted = (peaks.num_images, peaks.num_types), tuple(heatmaps.shape[:2])
-    if counts != wanted:
-        sizes = f"{counts[0]} images and {counts[1]} keypoint types"
-        raise ValueError(f"peaks of {sizes} for heatmaps of {wanted[0]} and {wanted[1]}")
-    if not (sigma > 0 and tolerance > 0 and 0 < threshold < 1):
-        given = f"{sigma=}, {tolerance=}, {threshold=}"
-        raise ValueError(f"need positive sigma, tolerance and 0 < threshold < 1, got {given}")
+    _check(heatmaps, peaks)
+    if not (tolerance > 0 and 0 < threshold < 1):
+        raise ValueError(f"need tolerance > 0 and 0 < threshold < 1, got {tolerance=}, {threshold=}")
+    sigmas = of_axes("sigma", sigma, heatmaps.ndim - 2)
+    scale = sigmas / sigmas.min()
     maps = heatmaps.detach().double().flatten(0, 1).cpu().numpy()
     number, found = peaks.maps.cpu().numpy(), peaks.cells.double().cpu().numpy()
     points, heights, of_map = [found[:0]], [np.zeros(0)], [number[:0]]
     for row, values in enumerate(maps):
-        own = _split_map(values, found[number == row], sigma, threshold, tolerance)
+        middle = (np.array(values.shape[::-1]) - 1) / 2 / scale
+        bright = _Cells.of(values, sigmas, threshold)
+        own = _split_map(bright, found[number == row] / scale, middle, REACH * sigmas.min(), tolerance) * scale
         cells = np.clip(np.floor(own[:, ::-1] + 0.5).astype(int), 0, np.array(values.shape) - 1)
         own_heights = values[tuple(cells.T)]
         order = np.argsort(-own_heights, kind="stable")
@@ -91,14 +95,19 @@ def split_peaks(
     )
 
 
-def _split_map(
-    values: Float64[ndarray, "*cells"], points: Points, sigma: float, threshold: float, tolerance: float
-) -> Points:
-    """Add points until no untried cell above the threshold implies another one."""
-    cells, reach = _Cells.of(values, sigma, threshold), REACH * sigma
-    middle = (np.array(values.shape[::-1]) - 1) / 2
+def _check(heatmaps: Tensor, peaks: Peaks) -> None:
+    check_maps(heatmaps=heatmaps)
+    counts, wanted = (peaks.num_images, peaks.num_types), tuple(heatmaps.shape[:2])
+    if counts != wanted:
+        sizes = f"{counts[0]} images and {counts[1]} keypoint types"
+        raise ValueError(f"peaks of {sizes} for heatmaps of {wanted[0]} and {wanted[1]}")
+    check_shape("one cell (x, y[, z]) for each peak,", peaks.cells, (len(peaks.cells), heatmaps.ndim - 2))
+
+
+def _split_map(cells: _Cells, points: Points, middle: Float64[ndarray, " D"], reach: float, tolerance: float) -> Points:
+    """Add points until no untried cell implies another one."""
     if len(points) > 1:
-        is_close = KDTree(points).query(points, k=2)[0][:, 1] < CLOSE * sigma
+        is_close = KDTree(points).query(points, k=2)[0][:, 1] < reach * CLOSE / REACH
         near = KDTree(points[is_close]).query(cells.at)[0] < reach if is_close.any() else np.zeros(len(cells.at), bool)
         points = cells.take(np.flatnonzero(near)).fit(points, is_close)[0]
     if not len(points):
@@ -141,17 +150,21 @@ def _with_others(
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cells, their squared distances to the nearest point by their values, and their weights."""
+    """Cells, their squared distances to the nearest point by their values, and their weights.
+
+    Each axis is in units of its sigma over the smallest, in which all Gaussians are round.
+    """
 
     at: Float64[ndarray, "k D"]
     squares: Float64[ndarray, " k"]
     weights: Float64[ndarray, " k"]
 
     @classmethod
-    def of(cls, values: Float64[ndarray, "*cells"], sigma: float, threshold: float) -> _Cells:
+    def of(cls, values: Float64[ndarray, "*cells"], sigmas: Float64[ndarray, " D"], threshold: float) -> _Cells:
         at = np.argwhere(values > threshold)
         heights = values[tuple(at.T)].clip(LOWEST, 1.0)
-        return cls(at[:, ::-1].astype(float), -2 * sigma**2 * np.log(heights), heights**2)
+        least = sigmas.min()
+        return cls(at[:, ::-1] / (sigmas / least), -2 * least**2 * np.log(heights), heights**2)
 
     def take(self, rows: Int64[ndarray, " m"]) -> _Cells:
         return _Cells(self.at[rows], self.squares[rows], self.weights[rows])

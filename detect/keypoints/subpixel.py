@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detect.keypoints.local_maxima import LocalMaxima
+from detect.ops.array_kinds import AnyArray, check_maps, in_tensors
 from detect.ops.boxes import widened
 
 SMALLEST = 1e-12  # replaces values without a logarithm
@@ -43,18 +44,21 @@ Maps = Float[Tensor, " m *cells"]
 class Refined:
     """Points (x, y[, z]) in cells and their covariance in squared cells, or None if the method gives none."""
 
-    points: Float[Tensor, "n D"]
-    covariance: Float[Tensor, "n D D"] | None = None
+    points: Float[AnyArray, "n D"]
+    covariance: Float[AnyArray, "n D D"] | None = None
 
 
 Refinement = Callable[[Tensor, LocalMaxima], Refined]
 
 
-def unrefined(_: Maps, maxima: LocalMaxima) -> Refined:
+@in_tensors
+def unrefined(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Return the cell itself, or the middle of its plateau; the mean error for a Gaussian is .38 cells."""
+    check_maps(maps=maps)
     return Refined(maxima.middle)
 
 
+@in_tensors
 def quarter(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Shift by a quarter of a cell towards the higher neighbour (Newell et al. 2016, section 4, as in MMPose).
 
@@ -69,6 +73,7 @@ def quarter(maps: Maps, maxima: LocalMaxima) -> Refined:
     return Refined(maxima.at + shift * moves)
 
 
+@in_tensors
 def dark(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """Take one Newton step on the logarithm of the blurred map (DARK: Zhang et al. 2020, section 3.2).
 
@@ -87,6 +92,7 @@ def dark(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     return Refined(maxima.at + torch.where(inside[:, None], step, 0.0))
 
 
+@in_tensors
 def dark_udp(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     """Refine as :func:`dark` with differences over one cell, repeating the edge of the map (Huang et al. 2020).
 
@@ -103,6 +109,7 @@ def dark_udp(maps: Maps, maxima: LocalMaxima, *, kernel: int = 11) -> Refined:
     return Refined(maxima.at + step)
 
 
+@in_tensors
 def log_parabola(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Take the vertex of the parabola through the logarithms of three cells along each axis, at the border the last three.
 
@@ -123,6 +130,7 @@ def log_parabola(maps: Maps, maxima: LocalMaxima) -> Refined:
     return Refined(torch.stack(columns, dim=1))
 
 
+@in_tensors
 def least_squares(maps: Maps, maxima: LocalMaxima) -> Refined:
     """Fit a paraboloid to logarithms, weighted by the squared values, and take its vertex (Guo 2011, equation 7).
 
@@ -142,11 +150,13 @@ def least_squares(maps: Maps, maxima: LocalMaxima) -> Refined:
     return Refined(torch.cat(points), torch.cat(covariance))
 
 
+@in_tensors
 def learned_offsets(maps: Maps, maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]) -> Refined:
     """Add the offset (x, y[, z]) in cells that a network predicts at the cell.
 
     ``offsets`` are one map for each axis, shared by the keypoint types (k = D), or for each type in turn (k = j * D).
     """
+    check_maps(maps=maps, offsets=offsets)
     num_axes = maps.ndim - 1
     num_types = len(maps) // max(1, len(offsets))
     fits = offsets.shape[2:] == maps.shape[1:] and len(offsets) * num_types == len(maps)
@@ -266,6 +276,7 @@ def _window(
 
     Beyond the border the values of the edge are repeated. The axes of a window are those of the map: [z,] y, x.
     """
+    check_maps(maps=maps)
     places, inside = number, torch.ones_like(number, dtype=torch.bool)
     for axis, (reach, extent) in enumerate(zip(reversed(reaches), maps.shape[1:], strict=True)):
         steps = torch.arange(-reach, reach + 1, device=maps.device)
@@ -301,6 +312,7 @@ def _blurred(maps: Float[Tensor, "m h w"], kernel: int) -> Float[Tensor, "m h w"
     """Blur as OpenCV with zeros beyond the border, then scale each map to its former maximum."""
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"the blur's kernel is an odd number of cells, got {kernel}")
+    check_maps(maps=maps)
     wide = widened(maps)
     taps = _blur_taps(kernel).to(wide)
     blurred = functional.conv2d(wide[:, None], taps[:, None][None, None], padding=(kernel // 2, 0))

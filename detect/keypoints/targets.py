@@ -16,10 +16,11 @@ from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
 from detect.keypoints.drawing import BLENDS, BUDGET_BYTES, SHAPES, PlacedPoints, along_axes, draw_points, zeros
-from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Array, Keypoints, KeypointsLike, like, to_numpy
+from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Keypoints, KeypointsLike
+from detect.ops.array_kinds import Array, check_kinds, check_shape, like, to_numpy
 from detect.ops.box_arrays import check_corners
 
-Sigma = float | tuple[float, ...] | Array
+Sigma = float | Sequence[float] | Array
 CHOICES = {"shape": SHAPES, "center": ("exact", "cell"), "blend": tuple(BLENDS), "occluded": ("draw", "ignore")}
 
 
@@ -60,6 +61,8 @@ class HeatmapTargets:
 
         All keypoint types share the maps. Of several points in one cell, the nearest to its centre counts.
         """
+        check_kinds(targets=self.heatmaps, values=values)
+        check_shape("one row of values for each drawn point,", values, (len(self.positives), values.shape[-1]))
         positives, offsets, table = (to_numpy(each) for each in (self.positives, self.offsets, values))
         distance = (offsets.astype(np.float64) ** 2).sum(axis=1)
         order = np.lexsort((*table.T, *offsets.T, distance))  # ties do not depend on the order of points
@@ -69,7 +72,7 @@ class HeatmapTargets:
             for channels in (values.shape[1], 1)
         )
         image, _, *cell = self.positives[like(rows, self.heatmaps)].T
-        maps[(image, slice(None), *cell)] = like(table[rows], self.heatmaps)
+        maps[(image, slice(None), *cell)] = like(table[rows].astype(np.float32), self.heatmaps)
         mask[(image, 0, *cell)] = 1
         return maps, mask
 
@@ -115,7 +118,7 @@ def render_heatmaps(
         points: keypoints, or for each image an array as :meth:`Keypoints.of` takes them.
         image_hw: rows and columns of all images; for volumes (d, h, w), with points (x, y, z).
         stride: image pixels per cell, for all axes or for each of x, y(, z).
-        sigma: in cells: a number, a tuple with one for each of x, y(, z), an array (n,) with one for each point, or (n, D).
+        sigma: in cells: a number, a tuple with one for each of x, y(, z), or for each point an array (n,) or (n, D).
             Below about .05 cells a Gaussian halfway between cells is 0 in float32, except with ``center="cell"``.
         shape: ``"gaussian"``, ``"disc"`` of radius sigma, or ``"pixel"``, the nearest cell alone.
         center: ``"exact"``, or ``"cell"`` to draw at the centre of the nearest cell.
@@ -138,6 +141,8 @@ def render_heatmaps(
             raise ValueError(f"{name} is one of {', '.join(choices)}, got {given!r}")
     if not (window > 0 and budget_bytes > 0):
         raise ValueError(f"need a positive window and budget, got {window} sigmas and {budget_bytes} bytes")
+    own = {"instance_weights": instance_weights, "ignore": ignore, "sizes": sizes, "angles": angles}
+    check_kinds(points=points, sigma=sigma, **own)
     placed = PlacedPoints.of(points, image_hw, stride, pixel_origin=pixel_origin)
     scale = along_axes(sigma, placed.cells.shape, "sigma")
     of_points = _point_weights(instance_weights, len(placed.cells))
@@ -197,6 +202,7 @@ def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Strid
     Regions are boxes x0, y0, x1, y1 in pixels, in volumes x0, y0, z0, x1, y1, z1, of each image or of each map, and include
     every cell that they touch.
     """
+    check_kinds(ignored=ignored, regions=regions)
     weights = (ignored == 0).astype(np.float32) if isinstance(ignored, ndarray) else (ignored == 0).float()
     weights = weights if isinstance(weights, ndarray) else weights.contiguous()  # the maps below are views of it
     dims = weights.ndim - 2
@@ -237,8 +243,9 @@ def _point_weights(given: Array | None, count: int) -> Float32[ndarray, " n"]:
     if given is None:
         return np.ones(count, np.float32)
     weights = to_numpy(given).astype(np.float32)
-    if weights.shape != (count,) or not ((weights >= 0) & np.isfinite(weights)).all():
-        raise ValueError(f"instance weights are ({count},), finite and not negative, got {weights.shape}: {weights}")
+    check_shape("one instance weight for each point,", weights, (count,))
+    if not ((weights >= 0) & np.isfinite(weights)).all():
+        raise ValueError(f"instance weights are finite and not negative, got {weights}")
     return weights
 
 
@@ -249,12 +256,12 @@ def _geometry(
     columns = {}
     if sizes is not None:
         extents = to_numpy(sizes).astype(np.float64)
-        if extents.shape != placed.cells.shape or not (extents[drawn] > 0).all():
-            raise ValueError(f"sizes are {placed.cells.shape} and positive, got {extents.shape}: {extents}")
+        check_shape("one size for each point and axis,", extents, placed.cells.shape)
+        if not (extents[drawn] > 0).all():
+            raise ValueError(f"sizes are positive, got {extents}")
         columns["sizes"] = (extents[drawn] / np.asarray(stride, np.float64)).astype(np.float32)
     if angles is not None:
         radians = to_numpy(angles).astype(np.float64)
-        if radians.shape != (len(placed.cells),):
-            raise ValueError(f"angles are ({len(placed.cells)},), got {radians.shape}")
+        check_shape("one angle for each point,", radians, (len(placed.cells),))
         columns["orientations"] = np.stack([np.cos(radians[drawn]), np.sin(radians[drawn])], axis=1).astype(np.float32)
     return columns

@@ -2,8 +2,8 @@
 
 ``positives`` are the cells of the drawn points, rows (image, keypoint type, [depth,] row, column): a listed cell is positive
 whatever its target, and counts once if several points share it. ``weights``, (b, 1, *cells) or (b, j, *cells), multiply the
-loss of each cell; 0 ignores a region. Targets and weights get no gradient. Shapes that differ raise a ValueError: only
-weights of one channel broadcast.
+loss of each cell; 0 ignores a region. Targets and weights get no gradient. Shapes that differ, and maps of
+integers, raise a ValueError: only weights of one channel broadcast. NumPy arrays are taken too, and give arrays.
 
 The focal loss and the cross-entropy take logits. The squared error and the adaptive wing loss compare maps as they are: the
 outputs of a network without a last sigmoid, or ``logits.sigmoid()``.
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from detect.ops.array_kinds import check_maps, check_shape, in_tensors
 from detect.ops.boxes import widened
 
 MANY = 2**31  # more keypoint types than any map has
@@ -33,6 +34,7 @@ Cells = Int64[Tensor, "m k"]
 Sums = Float[Tensor, " b"]
 
 
+@in_tensors
 def heatmap_focal_loss(logits: Maps, targets: Maps, *, positives: Cells, weights: Weights | None = None) -> Sums:
     """Penalty-reduced focal loss (Law and Deng 2018, equation 1; Zhou et al. 2019, section 3).
 
@@ -57,6 +59,7 @@ def heatmap_focal_loss(logits: Maps, targets: Maps, *, positives: Cells, weights
     return _image_sums(cost, weights)
 
 
+@in_tensors
 def heatmap_bce_loss(logits: Maps, targets: Maps, *, pos_weight: float = 1.0, weights: Weights | None = None) -> Sums:
     """Cross-entropy with soft targets y: -pos_weight y ln p - (1 - y) ln(1 - p).
 
@@ -74,6 +77,7 @@ def heatmap_bce_loss(logits: Maps, targets: Maps, *, pos_weight: float = 1.0, we
     return _image_sums(cost, weights)
 
 
+@in_tensors
 def heatmap_mse_loss(
     maps: Maps, targets: Maps, *, foreground_weight: float = 1.0, weights: Weights | None = None
 ) -> Sums:
@@ -90,6 +94,7 @@ def heatmap_mse_loss(
     return _image_sums((foreground_weight * goal + 1 - goal) * (wide - goal).square(), weights)
 
 
+@in_tensors
 def adaptive_wing_loss(
     maps: Maps,
     targets: Maps,
@@ -129,6 +134,7 @@ def adaptive_wing_loss(
     return _image_sums(cost, weights)
 
 
+@in_tensors
 def points_l1_loss(
     maps: Float[Tensor, "b d *cells"],
     values: Float[Tensor, "m d"],
@@ -149,9 +155,8 @@ def points_l1_loss(
         ValueError: positives have another number of axes, are not one for each row of values, or (on the CPU) are outside
             the maps.
     """
-    if values.shape != (len(positives), maps.shape[1]):
-        wanted = len(positives), maps.shape[1]
-        raise ValueError(f"need one row of values for each positive, {wanted}, got {tuple(values.shape)}")
+    check_maps(maps=maps)
+    check_shape("one row of values for each positive,", values, (len(positives), maps.shape[1]))
     if weights is not None:
         _check_weights(weights, (len(maps), *weights.shape[1:2], *maps.shape[2:]))
     num_types = MANY if weights is None or weights.shape[1] == 1 else weights.shape[1]
@@ -174,22 +179,19 @@ def _image_sums(cost: Tensor, weights: Tensor | None) -> Tensor:
 
 def _same_maps(maps: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The maps, and the targets in their precision and without a gradient."""
-    if targets.shape != maps.shape:
-        raise ValueError(f"need targets of the maps' shape {tuple(maps.shape)}, got {tuple(targets.shape)}")
+    check_maps(maps=maps, targets=targets)
+    check_shape("targets of the maps' shape", targets, maps.shape)
     wide = widened(maps)
     return wide, targets.detach().to(wide)
 
 
 def _check_weights(weights: Tensor, shape: Sequence[int]) -> None:
-    if tuple(weights.shape) not in {(shape[0], 1, *shape[2:]), tuple(shape)}:
-        raise ValueError(
-            f"need weights of the maps' shape {tuple(shape)} or of one channel, got {tuple(weights.shape)}"
-        )
+    check_maps(weights=weights)
+    check_shape("weights of the maps' shape, or of one channel,", weights, tuple(shape), (shape[0], 1, *shape[2:]))
 
 
 def _check_positives(positives: Tensor, shape: Sequence[int]) -> None:
-    if positives.shape[1] != len(shape):
-        raise ValueError(f"need positives of {len(shape)} columns for maps {tuple(shape)}, got {positives.shape[1]}")
+    check_shape("positives as (image, keypoint type, *cell),", positives, (len(positives), len(shape)))
     if positives.device.type != "cpu" or torch.compiler.is_compiling():
         return  # on a GPU, indexing asserts it
     outside = ((positives < 0) | (positives >= torch.tensor(shape))).any(dim=1)

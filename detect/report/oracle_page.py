@@ -35,7 +35,7 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
     counts |= {"invalid": len(dataset.invalid), "suspicious": len(dataset.suspicious)}
     found = f"A point counts as found if a peak lies within {radius:g} px."
     error = "Mean distance between found points and their peaks."
-    merged = "Points that share another point's peak."
+    merged = "Points without a peak of their own."
     panels = [
         _curves("f1", "F1", found, [(each, each.scores.micro.f1) for each in oracles]),
         _curves("error", "Mean error, px", error, [(each, each.mean_error) for each in oracles]),
@@ -61,14 +61,15 @@ def oracle_cells(oracle: OracleScores) -> list[str]:
     rates, error = oracle.scores.micro, oracle.mean_error
     shares = [f"{rate:.4f}" for rate in (rates.f1, rates.precision, rates.recall)]
     counts = [f"{count:,}" for count in (oracle.merged, oracle.farther, oracle.same_cell, oracle.outside)]
-    return [f"{oracle.stride:g}", f"{oracle.sigma:g}", *shares, "-" if error is None else f"{error:.3f}", *counts]
+    sigma = " x ".join(f"{each:g}" for each in np.atleast_1d(oracle.sigma))
+    return [f"{oracle.stride:g}", sigma, *shares, "-" if error is None else f"{error:.3f}", *counts]
 
 
 def _curves(name: str, axis: str, caption: str, values: Sequence[tuple[OracleScores, float | None]]) -> Panel:
     traces, keys = [], []
     for number, stride in enumerate(sorted({each.stride for each, _ in values})):
-        own = sorted((pair for pair in values if pair[0].stride == stride), key=lambda pair: pair[0].sigma)
-        line = go.Scatter(x=[each.sigma for each, _ in own], y=[value for _, value in own], mode="lines+markers")
+        own = sorted((pair for pair in values if pair[0].stride == stride), key=lambda pair: pair[0].mean_sigma)
+        line = go.Scatter(x=[each.mean_sigma for each, _ in own], y=[value for _, value in own], mode="lines+markers")
         line.line = {"color": LEVEL_COLORS[number % len(LEVEL_COLORS)]}
         line.hovertemplate = f"stride {stride:g}, sigma %{{x}}: %{{y:.4f}}<extra></extra>"
         traces.append(line)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
@@ -17,7 +17,7 @@ from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.instances import ResizedInstances, rows_by_value
-from detect.data.coco_forms import EXPLAINED, LARGEST_NORMALISED, MIN_SHARE, TINY_PX
+from detect.data.coco_forms import LARGEST_NORMALISED, TINY_PX
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
 from detect.loading.dataset import Batch, DetectionData
@@ -32,27 +32,21 @@ APART_CELLS = 2  # points of one type that lie closer make one peak
 
 def wrong_labels(data: DetectionData) -> list[str]:
     """Say how the labels of a dataset are not what they are read as; nothing can be learned from such labels."""
-    points = None if data.keypoints is None else _labelled(data.keypoints)
+    xy = None if data.keypoints is None else _labelled(data.keypoints)
     instances, largest_wh = data.dataset.instances, data.dataset.images.wh.max(axis=0).tolist()
     sizes = f"images of up to {largest_wh[0]}x{largest_wh[1]} px"
     faults = []
-    if points is None and len(instances) and min(largest_wh) > TINY_PX:
+    if xy is None and len(instances) and min(largest_wh) > TINY_PX:
         largest = float(xywh_to_xyxy(instances.boxes_xywh).max())
         if largest <= LARGEST_NORMALISED:
             what = f"the coordinates of all {len(instances):,} boxes lie from 0 to {largest:.3g}"
             faults.append(f"boxes are under 1 px: normalised? {what}, in {sizes}")
-    if points is not None and len(points[0]):
-        xy, image_wh = points
+    if xy is not None and len(xy):
         largest = float(xy.max())
         if largest <= LARGEST_NORMALISED and min(largest_wh) > TINY_PX:
             faults.append(
                 f"points lie within 1 px: normalised? All {len(xy):,} lie from 0 to {largest:.3g}, in {sizes}"
             )
-        outside, exchanged = _outside(xy, image_wh), _outside(xy[:, ::-1], image_wh)
-        left = int((outside & exchanged).sum())
-        if outside.sum() > max(1, MIN_SHARE * len(xy)) and left <= EXPLAINED * outside.sum():
-            count = f"{int(outside.sum()):,} of {len(xy):,} points lie outside their images"
-            faults.append(f"labels swap x and y? {count}, {left or 'none'} of these if x and y are exchanged")
     return [*faults, *data.dataset.misread]
 
 
@@ -162,13 +156,8 @@ def countable_share(data: DetectionData) -> float:
     return float(np.mean(shares)) if shares else 1.0
 
 
-def _labelled(keypoints: CocoKeypoints) -> tuple[Float64[ndarray, "n 2"], Float64[ndarray, "n 2"]]:
-    """The labelled points, in continuous pixels, and the sizes of their images."""
+def _labelled(keypoints: CocoKeypoints) -> Float64[ndarray, "n 2"]:
+    """The labelled points, in continuous pixels."""
     table = keypoints.landmarks
     labelled = np.asarray(table.visibility) != UNLABELLED
-    xy = np.asarray(table.points, float)[labelled] + SHIFTS[keypoints.pixel_origin]
-    return xy, keypoints.dataset.images.wh[np.asarray(table.image)[labelled]].astype(float)
-
-
-def _outside(xy: Float64[ndarray, "n 2"], image_wh: Float64[ndarray, "n 2"]) -> Bool[ndarray, " n"]:
-    return np.asarray(((xy < 0) | (xy > image_wh)).any(axis=1))
+    return np.asarray(table.points, float)[labelled] + SHIFTS[keypoints.pixel_origin]

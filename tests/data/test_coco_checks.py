@@ -293,7 +293,7 @@ def test_the_box_of_points_stays_within_the_image():
         entry.pop("bbox", None)
     dataset = read_coco(content, keypoints=True)
     assert_array_equal(dataset.instances.boxes_xywh, [[0, 0, 0.5, 0.5]])
-    assert findings_in_words(dataset.invalid) == [(2, 4, "its keypoint lies outside its image, at (-9, 0)")]
+    assert findings_in_words(dataset.invalid) == [(2, 4, "its keypoint (-9, 0) lies outside its 100x80 image")]
     assert dataset.warnings == ()
 
 
@@ -304,6 +304,35 @@ def test_points_outside_that_would_fit_exchanged_are_told():
         entry.pop("bbox", None)
     dataset = read_coco(content, keypoints=True)
     assert len(dataset.invalid) == 3
-    assert dataset.invalid[0].reason == "its keypoint lies outside its image, at (3, 60)"
+    assert dataset.invalid[0].reason == "its keypoint (3, 60) lies outside its 80x20 image"
     (warning,) = dataset.warnings
-    assert "3 of 3 labelled keypoints lie outside their images, and 0 with x and y exchanged" in warning
+    assert warning == (
+        "(in memory): labels swap x and y? 3 of 3 labelled points lie outside their images, none of them if x and y are "
+        "exchanged: correct the file"
+    )
+    assert dataset.misread == dataset.warnings
+
+
+def test_points_beyond_a_border_are_not_exchanged():
+    # exchanged, the two outside would lie inside, and the ten others outside
+    inside = [{"keypoints": [5, 60 + number, 2]} for number in range(10)]
+    content = boxes_on_one_image(*inside, {"keypoints": [23, 5, 2]}, {"keypoints": [24, 6, 2]})
+    content["images"][0] |= {"width": 20, "height": 80}
+    for entry in content["annotations"]:
+        entry.pop("bbox", None)
+    assert read_coco(content, keypoints=True).warnings == ()
+
+
+def test_no_message_speaks_of_a_box_that_nobody_gave():
+    points = [[30, 5, 2, 31, 6, 2], [5, 5, 2], [5, 5, 2], [5, 5, 1, 9, 9]]
+    content = boxes_on_one_image(*({"keypoints": each} for each in points))
+    content["images"][0] |= {"width": 20, "height": 80}
+    for entry in content["annotations"]:
+        entry.pop("bbox", None)
+    dataset = read_coco(content, keypoints=True)
+    reasons = [each.reason for each in (*dataset.invalid, *dataset.suspicious)]
+    assert reasons == [
+        "its 2 keypoints, the first at (30, 5), lie outside its 20x80 image",
+        "keypoints has 5 numbers, not three (x, y, visibility) per keypoint",
+        "the same keypoints as annotation 2: kept",
+    ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +14,7 @@ from numpy.testing import assert_allclose
 from detect.data import read_coco
 from detect.evaluation.oracle import batches_of_one_size, coarsest_good, nearest_neighbors, oracle_round_trip
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.peaks import find_peaks
 from detect.samples import sample_annotations
 
 
@@ -61,6 +65,35 @@ def test_points_in_one_cell_are_one_and_points_outside_none():
 def test_a_peak_of_its_own_that_is_too_far_is_not_merged():
     found = oracle_round_trip(landmarks_of([(10.3, 10.7), (40.1, 31.9)]), stride=4, sigma=1.5, radius=1e-9)
     assert (found.merged, found.farther) == (0, 2)
+
+
+def test_merged_points_have_no_peak_of_their_own():
+    pairs, alone = [(10, 10), (13, 10)], [(40, 20), (56, 30)]  # a pair less than a cell apart has one peak
+    found = oracle_round_trip(landmarks_of([*pairs, *alone], [*pairs, (30, 30), (33, 30)]), stride=4, split=False)
+    assert (found.merged, found.farther) == (3, 0)
+
+
+def test_a_peak_too_many_elsewhere_hides_no_merged_point(monkeypatch):
+    def with_another(*args, **options):
+        peaks = find_peaks(*args, **options)
+        return replace(
+            peaks, **{name: np.concatenate([getattr(peaks, name)] * 2) for name in ("scores", "image", "types")},
+            cells=np.concatenate([peaks.cells, np.full_like(peaks.cells, 14.0)]), covariance=None,
+        )  # fmt: skip
+
+    monkeypatch.setattr("detect.evaluation.oracle.find_peaks", with_another)
+    assert oracle_round_trip(landmarks_of([(10, 10), (13, 10)]), stride=2, sigma=1, split=False).merged == 1
+
+
+def test_sigma_may_differ_along_the_axes():
+    truth = landmarks_of([(10.2, 10.7), (40.1, 31.9)], [(5, 7)])
+    found = oracle_round_trip(truth, stride=4, sigma=(1.5, 3.0))
+    assert found.scores.micro.f1 == 1
+    assert found.scores.error.mean < 0.01
+    assert found.sigma == (1.5, 3.0)
+    assert found.mean_sigma == pytest.approx(math.sqrt(4.5))
+    assert oracle_round_trip(truth, stride=4, sigma=(2.0, 2.0)).scores == oracle_round_trip(truth, stride=4).scores
+    assert coarsest_good([found, oracle_round_trip(truth, stride=4, sigma=2.0)]) is found
 
 
 def test_the_samples_lose_less_than_one_in_two_hundred_at_stride_4(nuclei):

@@ -250,7 +250,7 @@ def test_images_that_do_not_fit_together_are_refused():
     for *lists, scores in (([], [], None), (one, one * 2, None), (one, one, [])):
         with pytest.raises(ValueError, match="of the same images, one or more, got"):
             check_images(*lists, scores=scores)
-    with pytest.raises(ValueError, match=r"image 0 has 1 predicted points, but scores \(2,\)"):
+    with pytest.raises(ValueError, match=r"one score for each predicted point of image 0, \(1,\), got \(2,\)"):
         check_images(one, one, scores=[np.zeros(2)])
 
 
@@ -259,9 +259,11 @@ def test_images_that_do_not_fit_together_are_refused():
 def test_scores_of_another_number_than_the_points_are_refused(shape):
     # of fewer scores the last points would be left out
     points = np.zeros((2, 2))
-    with pytest.raises(ValueError, match=re.escape(f"2 predicted points need one score each, got {shape}")):
+    with pytest.raises(ValueError, match=re.escape(f"need one score for each predicted point, (2,), got {shape}")):
         matches_by_score(points, points, scores=np.ones(shape), radius=1.0)
-    with pytest.raises(ValueError, match=re.escape(f"image 1 has 2 predicted points, but scores {shape}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"one score for each predicted point of image 1, (2,), got {shape}")
+    ):
         check_images([points[:0], points], [points, points], scores=[np.zeros(0), np.ones(shape)])
 
 

@@ -214,5 +214,5 @@ def test_what_does_not_fit_together_is_refused():
         score_points([at(1)], [at(1)], radius=1.0, threshold=0.5)
     with pytest.raises(ValueError, match=r"one or more, got \[0, 0\]"):
         score_points([], [], radius=1.0)
-    with pytest.raises(ValueError, match=r"image 1 has 1 predicted points, but scores \(0,\)"):
+    with pytest.raises(ValueError, match=r"one score for each predicted point of image 1, \(1,\), got \(0,\)"):
         score_points([NONE, at(1)], [NONE, at(1)], radius=1.0, scores=[np.zeros(0), np.zeros(0)])

@@ -174,10 +174,11 @@ def test_one_number_for_each_point_and_axis():
 
 def test_errors_name_what_was_given():
     with pytest.raises(
-        ValueError, match=r"sigma is a number, a tuple of 2, or an array \(3, 2\) or \(3,\), got \(2,\)"
+        ValueError,
+        match=r"a sigma for all, a tuple for the axes, or an array \(3, 2\) or \(3,\) or \(3, 1\), got \(2,\)",
     ):
         along_axes(np.ones(2), (3, 2), "sigma")
-    with pytest.raises(ValueError, match=r"positive and finite, got -1.0"):
+    with pytest.raises(ValueError, match=r"one positive sigma, or one for each of 2 axes, got \(1.0, -1.0\)"):
         along_axes((1.0, -1.0), (3, 2), "sigma")
     with pytest.raises(ValueError, match=r"got \(8, 8\) and \(1, 3\)"):
         PlacedPoints.of(Keypoints.of([np.zeros((1, 3))], dims=3), (8, 8), 1)

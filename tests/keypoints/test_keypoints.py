@@ -69,7 +69,7 @@ def test_errors_name_what_was_given():
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), ()])
 def test_columns_of_another_length_than_the_points_are_refused(name, shape):
     columns = {each: np.zeros(3, int) for each in ("image", "types", "visibility")} | {name: np.zeros(shape, int)}
-    message = f"keypoints have one value of {name} for each of 3 points, got {shape}"
+    message = f"need one value of {name} for each point, (3,), got {shape}"
     for points, convert in ((np.zeros((3, 2)), np.asarray), (torch.zeros(3, 2), torch.from_numpy)):
         with pytest.raises(ValueError, match=re.escape(message)):
             Keypoints(points, **{each: convert(np.array(column)) for each, column in columns.items()}, num_images=1)
@@ -196,6 +196,44 @@ def test_what_has_no_points_is_refused(annotations, reason):
         coco_keypoints(dataset_of(*annotations))
 
 
+def named(*categories: dict[str, Any]) -> CocoKeypoints:
+    """One instance of each category, with ``count`` keypoints."""
+    annotations = [
+        {"id": each["id"], "image_id": 1, "category_id": each["id"], "keypoints": [3, 4, 2] * each["count"]}
+        for each in categories
+    ]
+    images = [{"id": 1, "width": 100, "height": 80}]
+    return coco_keypoints(
+        read_coco({"images": images, "categories": list(categories), "annotations": annotations}, keypoints=True)
+    )
+
+
+ANT = {"id": 1, "name": "ant", "keypoints": ["head", "waist", "tail"], "count": 3}
+
+
+def test_types_are_named_by_category_and_keypoint():
+    ball = {
+        "id": 2,
+        "name": "ball",
+        "keypoints": ["centre"],
+        "count": 1,
+    }  # one keypoint needs no name but its category's
+    assert named(ANT, ball).type_names == ("ant: head", "ant: waist", "ant: tail", "ball")
+    assert named(ANT | {"keypoints": ["head", "tail"]}).type_names == ("ant 0", "ant 1", "ant 2")
+    without = named({"id": 1, "name": "ant", "keypoints": [1, 2, 3], "count": 3})
+    assert without.type_names == ("ant 0", "ant 1", "ant 2")
+    assert "keypoints is a list, not a list of names: left out" in without.dataset.suspicious[0].reason
+
+
+def test_keypoints_in_another_order_than_in_the_training_data_are_refused():
+    trained = named(ANT)
+    other = named(ANT | {"keypoints": ["tail", "waist", "head"]})
+    with pytest.raises(CocoError, match=r"'ant: tail', .* here, but \['ant: head', .* in the training data"):
+        other.with_types(trained.type_names, trained.category_types)
+    unnamed = named({"id": 1, "name": "ant", "count": 3}).with_types(trained.type_names, trained.category_types)
+    assert unnamed.type_names == trained.type_names
+
+
 def test_no_boxes_are_no_landmarks():
     with pytest.raises(CocoError, match="no valid boxes"):
         box_keypoints(dataset_of())
@@ -208,7 +246,7 @@ def test_an_instance_with_another_number_of_keypoints_is_a_region_to_ignore():
     finding = found.dataset.suspicious[-1]
     assert (finding.annotation_id, finding.reason) == (
         2,
-        "it has 1 keypoints, most of its category have 2: its box is ignored",
+        "1 keypoint where most of its category have 2: its region is ignored",
     )
 
 

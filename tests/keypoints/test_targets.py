@@ -187,7 +187,9 @@ def test_tensors_and_arrays_give_the_same_to_the_last_bit(hw):
         "sizes": np.full((40, len(hw)), 7.0),
         "angles": np.linspace(0, 9, 40),
     }
-    ours = render_heatmaps([torch.from_numpy(points)], hw, stride=1, **options)
+    as_tensors = {name: torch.from_numpy(each) for name, each in options.items() if name != "ignore"}
+    as_tensors["ignore"] = [torch.from_numpy(each) for each in options["ignore"]]
+    ours = render_heatmaps([torch.from_numpy(points)], hw, stride=1, **as_tensors)
     assert all(isinstance(getattr(ours, field.name), torch.Tensor) for field in fields(ours))
     same(ours, render_heatmaps([points], hw, stride=1, **options))
 
@@ -321,17 +323,17 @@ def test_errors_name_what_was_given():
     for name in ("shape", "center", "blend", "occluded", "pixel_origin"):
         with pytest.raises(ValueError, match=f"{name} is one of .*, got 'other'"):
             render_heatmaps(points, HW, **{name: "other"})
-    with pytest.raises(ValueError, match=r"sigma is positive and finite, got 0.0"):
+    with pytest.raises(ValueError, match=r"one positive sigma, or one for each of 2 axes, got 0.0"):
         render_heatmaps(points, HW, sigma=0.0)
     with pytest.raises(ValueError, match=r"window and budget, got -1.0 sigmas"):
         render_heatmaps(points, HW, window=-1.0)
-    with pytest.raises(ValueError, match=r"instance weights are \(1,\), finite and not negative, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"need one instance weight for each point, \(1,\), got \(2,\)"):
         render_heatmaps(points, HW, instance_weights=np.ones(2))
     with pytest.raises(ValueError, match=r"instance weights .* \[-1.\]"):
         render_heatmaps(points, HW, instance_weights=np.array([-1.0]))
-    with pytest.raises(ValueError, match=r"sizes are \(1, 2\) and positive, got \(1,\)"):
+    with pytest.raises(ValueError, match=r"need one size for each point and axis, \(1, 2\), got \(1,\)"):
         render_heatmaps(points, HW, sizes=np.ones(1))
-    with pytest.raises(ValueError, match=r"angles are \(1,\), got \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"need one angle for each point, \(1,\), got \(1, 1\)"):
         render_heatmaps(points, HW, angles=np.ones((1, 1)))
     with pytest.raises(ValueError, match="regions to ignore for each of 1 images or 1 maps, got 0"):
         render_heatmaps(points, HW, ignore=[])

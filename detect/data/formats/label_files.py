@@ -64,7 +64,11 @@ def _coco_content(dataset: CocoDataset) -> Mapping[str, object]:
     return {
         "images": [{"id": id_, "width": w, "height": h, "file_name": name} for id_, (w, h), name in sizes],
         "annotations": annotations,
-        "categories": [{"id": id_, "name": dataset.category_name(id_)} for id_ in dataset.category_ids],
+        "categories": [
+            {"id": id_, "name": dataset.category_name(id_)}
+            | ({"keypoints": list(dataset.keypoint_names[id_])} if id_ in dataset.keypoint_names else {})
+            for id_ in dataset.category_ids
+        ],
     }
 
 
@@ -88,6 +92,8 @@ def yolo_files(dataset: CocoDataset) -> LabelFiles:
     header: dict[str, object] = {"path": ".", "train": "images", "val": "images", "names": names}
     if poses is not None:
         header["kpt_shape"] = list(poses.shape[1:])
+        named = [(place, dataset.keypoint_names.get(id_)) for place, id_ in enumerate(dataset.category_ids)]
+        header |= {"kpt_names": own} if (own := {place: list(each) for place, each in named if each}) else {}
         poses[..., :2] /= wh[:, None, :2]
 
     def files() -> Iterator[tuple[str, bytes]]:

@@ -68,7 +68,7 @@ class LabelRows(Rows):
         new = np.array([0, *categories.values()], np.int64)[np.searchsorted(known, columns.category_ids)]
         ids, image_ids = columns.ids + annotations, columns.image_ids + images
         self.annotations = replace(columns, ids=ids, image_ids=image_ids, category_ids=new)
-        self.categories = [Category(categories[each.id], each.name) for each in self.categories or ()]
+        self.categories = [Category(categories[each.id], each.name, each.keypoints) for each in self.categories or ()]
         self.first_image_id += images
 
 

@@ -1,6 +1,7 @@
 """YOLO text labels: a line ``class x y width height``, a polygon or a pose, as fractions of the image, for each object.
 
-``data.yaml`` names the classes, and the number of keypoints of a pose (``kpt_shape``). A rotated box, of four corners, is
+``data.yaml`` names the classes, and the number and names of keypoints of a pose (``kpt_shape``,
+``kpt_names``). A rotated box, of four corners, is
 read as the box around it. Categories have the class + 1 as their id.
 """
 
@@ -55,7 +56,7 @@ def read_yolo(files: YoloFiles, *, keypoints: bool = False, on_progress: Progres
             area=area[usable],
             keypoints=lines.keypoints(usable, files.kpt_shape) if keypoints else None,
         ),
-        [Category(index + 1, names[index] or f"class {index}") for index in sorted(names)],
+        [Category(each + 1, names[each] or f"class {each}", files.kpt_names.get(each)) for each in sorted(names)],
         reader.faults + faults,
         suspicious=notes,
         sources=[label or name for label, name in zip(files.labels, files.images, strict=True)],

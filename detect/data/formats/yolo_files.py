@@ -39,6 +39,7 @@ class YoloFiles:
     folders: list[str] = field(default_factory=list)
     names: Mapping[int, str | None] | None = None
     kpt_shape: tuple[int, int] | None = None
+    kpt_names: Mapping[int, list[str]] = field(default_factory=dict)  # of classes
     notes: list[Finding] = field(default_factory=list)
 
 
@@ -276,6 +277,9 @@ def _take_names(found: YoloFiles, content: Mapping[str, Any]) -> None:
         if not whole or shape[0] < 1 or shape[1] not in (2, 3):
             raise CocoError(f"{found.file}: kpt_shape is {shape!r}, not [number of keypoints, 2 or 3]")
         found.kpt_shape = (shape[0], shape[1])
+    kpt_names = content.get("kpt_names")
+    if isinstance(kpt_names, Mapping) and all(str(index).isdecimal() for index in kpt_names):
+        found.kpt_names = {int(index): list(map(str, own)) for index, own in kpt_names.items() if isinstance(own, list)}
 
 
 def _lines_of_names(path: Path) -> dict[int, str | None]:
