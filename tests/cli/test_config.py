@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from builders import commands
 from typer.main import get_command
 
 from detect.cli.app import app, main
@@ -34,14 +35,7 @@ def values(tmp_path: Path, line: str, text: str) -> dict[str, Any]:
     return read_config(command_context(line), tmp_path / "a.yaml")
 
 
-def walk(command: Any, name: str = "") -> dict[str, Any]:
-    inner = getattr(command, "commands", None)
-    if inner is None:
-        return {name: command}
-    return {own: each for key, of_key in inner.items() for own, each in walk(of_key, f"{name} {key}".strip()).items()}
-
-
-COMMANDS = walk(get_command(app))
+COMMANDS = {name: each for name, each in commands().items() if not hasattr(each, "commands")}
 
 
 def test_every_command_with_options_takes_a_configuration():
