@@ -45,6 +45,15 @@ def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
         raise error(f"not YAML ({' '.join(str(refused).split())})") from None
 
 
+def read_yaml(path: str | Path, error: Callable[[str], Exception]) -> Any:
+    """What a small YAML file says in plain Python values.
+
+    Raises:
+        error: it cannot be read, or is not YAML; the message begins with its path.
+    """
+    return parse_yaml(read_small_text(path, error), lambda reason: error(f"{path}: {reason}"))
+
+
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write to a temporary file beside ``path``, then rename it: a reader sees the old file or the new one, never a part.
 

@@ -394,3 +394,20 @@ def crowded(draw: st.DrawFn) -> list[list[int]]:
 
 def crowd_of(rows: list[list[int]]) -> ResizedInstances:
     return instances_of([row[:4] for row in rows], category_ids=[row[4] for row in rows])
+
+
+# ---- command line
+
+
+def commands() -> dict[str, Any]:
+    """The commands of the command line and their groups, by what a user types after ``detect``."""
+    from typer.main import get_command
+
+    from detect.cli.app import app
+
+    found, names = {"": get_command(app)}, [""]
+    for name in names:  # which grows
+        for inner, each in getattr(found[name], "commands", {}).items():
+            names.append(f"{name} {inner}".strip())
+            found[names[-1]] = each
+    return found

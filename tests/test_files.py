@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, write_folder, write_whole
+from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, read_yaml, write_folder, write_whole
 
 
 def test_text_and_bytes_are_written_into_a_folder_that_is_made(tmp_path):
@@ -49,6 +49,15 @@ def test_what_is_no_plain_yaml_raises_the_given_error_in_one_line(text):
     assert caught.value.args[0].startswith("not YAML (")
     assert "\n" not in caught.value.args[0]
     assert parse_yaml("a: [1]", KeyError) == {"a": [1]}
+
+
+def test_a_yaml_file_names_itself_in_its_error(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: [1]")
+    assert read_yaml(tmp_path / "a.yaml", KeyError) == {"a": [1]}
+    (tmp_path / "a.yaml").write_text("a: [")
+    for name, reason in (("a.yaml", "not YAML"), ("b.yaml", "No such file")):
+        with pytest.raises(KeyError, match=rf"{name}: {reason}"):
+            read_yaml(tmp_path / name, KeyError)
 
 
 def test_a_folder_is_written_whole_into_a_new_or_empty_place(tmp_path):

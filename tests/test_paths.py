@@ -29,9 +29,8 @@ from detect.data.image_names import name_hint
 from detect.data.images import open_image
 from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
-from detect.detectors.pretrained_weights import read_weights
-from detect.files import read_small_text, write_folder, write_whole
-from detect.interop.weights import load_checkpoint
+from detect.detectors.pretrained_weights import load_checkpoint
+from detect.files import read_small_text, read_yaml, write_folder, write_whole
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
 from detect.loading.labels import LabelMap
@@ -150,7 +149,7 @@ IMAGES = SAMPLE.parent / "images"
 
 def weights_read(files: Files, as_: As) -> list[str]:
     torch.save({"layer": torch.ones(1)}, files / "weights.pt")
-    return [*read_weights(as_(files / "weights.pt"))]
+    return [*load_checkpoint(as_(files / "weights.pt"))]
 
 
 CALLS: dict[str, Callable[[Files, As], Any]] = {
@@ -168,6 +167,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     ).scores.tolist(),
     "detect.anchors.anchor_readers.read_anchors": lambda files, as_: read_anchors(as_(files / "rows.yaml")).num_anchors,
     "detect.catalog.detectors.load_detector": lambda files, as_: load_known(as_(files / "mine.yaml")).strides,
+    "detect.files.read_yaml": lambda files, as_: read_yaml(as_(files / "train.yaml"), ValueError)["task"],
     "detect.files.read_small_text": lambda files, as_: read_small_text(as_(files / "mine.yaml"), ValueError),
     "detect.data.read_dataset.read_dataset": lambda _, as_: (
         read_dataset(as_(SAMPLE), images=as_(IMAGES)).images.file_names
@@ -180,7 +180,6 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
         open_image(as_(IMAGES), files.dataset.images.file_names[0]).size
     ),
     "detect.data.image_names.name_hint": lambda files, as_: name_hint(as_(IMAGES), "a\\b.png"),
-    "detect.interop.weights.load_checkpoint": lambda files, as_: list(load_checkpoint(as_(files / "weights.pt"))),
     "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(
         [files.score], None, title="Anchors", images=as_(IMAGES)
     ),
@@ -209,7 +208,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.training.inputs.read_labels": lambda files, as_: (
         read_labels(files.checkpoint.config, [str(SAMPLE)], as_(IMAGES)).images.file_names
     ),
-    "detect.detectors.pretrained_weights.read_weights": weights_read,
+    "detect.detectors.pretrained_weights.load_checkpoint": weights_read,
     "detect.training.config.read_train_config": lambda files, as_: read_train_config(as_(files / "train.yaml")),
     "detect.loading.dataset.DetectionData": lambda files, as_: (
         DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).files.folder

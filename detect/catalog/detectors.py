@@ -23,7 +23,7 @@ from detect.catalog.matching import (
     Share,
 )
 from detect.errors import CatalogError
-from detect.files import parse_yaml, read_small_text
+from detect.files import read_yaml
 
 FILE = Path(__file__).with_name("detectors.yaml")
 
@@ -231,8 +231,7 @@ def _raw() -> dict[str, dict[str, Any]]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    text = read_small_text(path, CatalogError)
-    content = parse_yaml(text, lambda reason: CatalogError(f"{path}: {reason}"))
+    content = read_yaml(path, CatalogError)
     if not isinstance(content, dict):
         raise CatalogError(f"{path}: expected fields such as `base: yolov5`, got {type(content).__name__}")
     return content

@@ -116,9 +116,9 @@ def _training_config(name: str) -> Any:
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return None
     from detect.errors import CatalogError
-    from detect.files import parse_yaml, read_small_text
+    from detect.files import read_yaml
 
-    content = parse_yaml(read_small_text(path, CatalogError), lambda reason: CatalogError(f"{path}: {reason}"))
+    content = read_yaml(path, CatalogError)
     if not isinstance(content, dict) or "data" not in content:
         return None
     from detect.training.config import read_train_config

@@ -50,14 +50,9 @@ def register(app: typer.Typer, command: Callable[..., None]) -> None:
 
 def read_config(context: typer.Context, path: str | Path) -> dict[str, Any]:
     """The values that a YAML file sets, by parameter of the context's command; null sets nothing."""
-    import yaml
+    from detect.files import read_yaml
 
-    try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path, ConfigError)
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"{path}: expected fields such as 'k: 9', got {type(content).__name__}")
     given = {str(field): value for field, value in (content or {}).items() if value is not None}

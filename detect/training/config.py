@@ -22,6 +22,7 @@ from detect.data.coco_entries import BoxForm
 from detect.data.exif import Exif
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
+from detect.files import read_yaml
 
 FIT, POINTS = "fit", "points"
 OLD_NAMES = {"foreground": "fg_iou_thresh", "background": "bg_iou_thresh", "pixel": "pixel_origin"}  # in older files
@@ -318,12 +319,7 @@ def read_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
         ConfigError: the file cannot be read, an override has no ``=``, or a field is unknown, missing, of the wrong type or
             out of range; one line names all such fields.
     """
-    try:
-        fields = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    fields = read_yaml(path, ConfigError)
     if not isinstance(fields or {}, dict):
         raise ConfigError(f"{path}: expected sections such as 'data:', got {type(fields).__name__}")
     return parse_config(with_overrides(fields or {}, overrides), source=str(path))

@@ -54,7 +54,7 @@ def positives_warnings(config: TrainConfig, assignment: Assignment, *, num_image
     >>> assignment = assign_sample(dataset, anchors, resize="stretch:320x240")
     >>> (line,) = positives_warnings(parse_config(fields), assignment, num_images=len(dataset.images))
     >>> line.split("; ")[:2]
-    ['uneven assignment: positive anchors per box: Platelets 1.6', 'mean of all boxes 10.7']
+    ['uneven assignment: positive anchors per box: Platelets 1.7', 'mean of all boxes 9.6']
     """
     lines, model, looked = [], config.model, len(assignment.instances.dataset.images)
     if without := _without_positives(assignment):

@@ -8,15 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.main import get_command
+from builders import commands
 
 from detect.anchors.anchor_set import strides_of
-from detect.cli.app import app
 from detect.fitting.objective import Objective
 
 # in a process of its own, since typer reads the width of the terminal when it is imported
@@ -33,13 +30,7 @@ print(json.dumps(shown))
 """
 
 
-def walk(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    yield name, command
-    for inner, each in getattr(command, "commands", {}).items():
-        yield from walk(each, f"{name} {inner}".strip())
-
-
-COMMANDS = dict(walk(get_command(app)))
+COMMANDS = commands()
 EXAMPLES = [
     (name, example)
     for name, command in COMMANDS.items()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
-from builders import coco_content, label_folder, photo, written
-from typer.main import get_command
+from builders import coco_content, commands, label_folder, photo, written
 
 from detect.anchors.grid_convention import CONVENTIONS
 from detect.anchors.instances import BALANCES
 from detect.cli import heatmaps, options
-from detect.cli.app import app
 from detect.data.coco_entries import BoxForm
 from detect.data.exif import Exif
 from detect.evaluation.precision_recall import GOALS
@@ -26,15 +24,7 @@ from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.targets import CHOICES
 from detect.samples import sample_annotations
 
-
-def walk(command: Any, name: str = "") -> dict[str, Any]:
-    inner = getattr(command, "commands", None)
-    if inner is None:
-        return {name: command}
-    return {own: each for key, of_key in inner.items() for own, each in walk(of_key, f"{name} {key}".strip()).items()}
-
-
-COMMANDS = walk(get_command(app))
+COMMANDS = {name: each for name, each in commands().items() if not hasattr(each, "commands")}
 
 
 def test_choices_are_what_the_code_offers():

@@ -105,12 +105,6 @@ def test_clipping_also_parts_boxes_that_meet_outside(convention, expected):
     assert found.boxes.tolist() == [[0, 0, right, 100] for right in expected]
 
 
-def test_classes_do_not_suppress_each_other():
-    found = found_on([[0.0, 0.0, 10.0, 10.0]] * 2, [[2.0, -9.0, 1.0], [0.0, -9.0, 1.5]], PostProcess())
-    assert found.classes.tolist() == [0, 2]
-    assert_close(found.scores, torch.tensor([2.0, 1.5]).sigmoid())
-
-
 def test_offsets_are_decoded_by_the_coder():
     # dx = 1 at a weight of 10 moves the box of width 20 by 2; dh = ln 2 at a weight of 5 doubles the height of 10
     post = PostProcess(coder=BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)))
@@ -227,12 +221,7 @@ def torchvisions(**options):
 
 @pytest.mark.parametrize(
     ("mean", "options"),
-    [
-        (-3.5, {}),
-        (-6.0, {}),
-        (-2.0, {"topk_candidates": 400, "nms_thresh": 0.3, "detections_per_img": 1000}),
-        (-9.0, {}),
-    ],
+    [(-3.5, {}), (-2.0, {"topk_candidates": 400, "nms_thresh": 0.3, "detections_per_img": 1000}), (-9.0, {})],
 )
 def test_as_torchvision(mean, options):
     logits, deltas = some_output(2, mean=mean)
