@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import detect.keypoints
+from detect.data import read_coco
 from detect.detectors.blob_detector import BlobDetector, fit_blob_detector
 from detect.evaluation.confusion import point_confusions
+from detect.evaluation.oracle import oracle_round_trip
 from detect.evaluation.point_matching import check_images, match_points, matches_by_score
 from detect.evaluation.points import score_points
 from detect.evaluation.precision_recall import choose_threshold
@@ -31,7 +33,7 @@ from detect.evaluation.predicted_points import are_counted, inside_any
 from detect.heads.heatmap import HeatmapHead
 from detect.keypoints import subpixel
 from detect.keypoints.coordinates import cells_to_image, image_to_cells
-from detect.keypoints.keypoints import Keypoints, by_group, is_predicted
+from detect.keypoints.keypoints import CocoKeypoints, Keypoints, by_group, coco_keypoints, is_predicted
 from detect.keypoints.laplacian import laplacian_filter
 from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
 from detect.keypoints.padded_peaks import find_padded_peaks
@@ -338,3 +340,29 @@ def test_peaks_with_offsets_of_both_kinds():
         find_peaks(maps, refine=partial(subpixel.learned_offsets, offsets=as_tensor(offsets)))
     with pytest.raises(ValueError, match="offsets of each image, got those of 1 for heatmaps of 2"):
         find_peaks(maps, refine=partial(subpixel.learned_offsets, offsets=offsets[:1]))
+
+
+def spots() -> CocoKeypoints:
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": 1, "keypoints": [9 * number, 20, 2]} for number in (1, 4)
+    ]
+    images = [{"id": 1, "width": 64, "height": 48}]
+    content = {"images": images, "categories": [{"id": 1, "name": "spot"}], "annotations": annotations}
+    return coco_keypoints(read_coco(content, keypoints=True))
+
+
+WITH_SIGMA: dict[str, Callable[[Any], ndarray | float]] = {
+    "render_heatmaps": lambda sigma: render_heatmaps(POINTS, (12, 14), stride=1, sigma=sigma).heatmaps,
+    "find_peaks": lambda sigma: find_peaks(bells(12, 14), threshold=0.3, split=True, sigma=sigma).cells,
+    "split_peaks": lambda sigma: split_peaks(bells(12, 14), PEAKS, sigma=sigma).cells,
+    "oracle_round_trip": lambda sigma: oracle_round_trip(spots(), stride=4, sigma=sigma).scores.error.mean,
+}
+
+
+@pytest.mark.parametrize("function", WITH_SIGMA.values(), ids=WITH_SIGMA)
+def test_sigma_is_a_number_or_one_for_each_axis(function):
+    for sigma in ((2.0, 2.0), [2.0, 2.0], 2):
+        assert_array_equal(function(sigma), function(2.0))
+    for wrong in ((2.0, 2.0, 2.0), 0.0, (2.0, -1.0), float("nan")):
+        with pytest.raises(ValueError, match="need one positive sigma, or one for each of 2 axes, got"):
+            function(wrong)

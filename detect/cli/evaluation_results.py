@@ -28,7 +28,7 @@ from detect.keypoints.keypoints import CocoKeypoints
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
-from detect.wording import plural
+from detect.wording import listed, plural
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
 
@@ -241,16 +241,20 @@ def round_trips(
     return scores
 
 
-def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset) -> None:
+def print_oracle(scores: Sequence[OracleScores], landmarks: CocoKeypoints) -> None:
     """Print one row for each stride and sigma, with the recommended one marked."""
-    print_findings(dataset)
+    print_findings(landmarks.dataset)
     best, first = coarsest_good(scores), scores[0].scores
     counts = ("merged", "farther", "same cell", "outside")
     headers = ("stride", "sigma", "F1", "precision", "recall", "error px", *counts, "")
     show_table(headers, ([*oracle_cells(each), "<- coarsest good one" if each is best else ""] for each in scores))
+    by_type = listed((f"{count:,} of {name}" for name, count in landmarks.count_by_type().items()), most=6)
+    points = (
+        f"{first.num_truth:,} points ({by_type})" if len(landmarks.type_names) > 1 else f"{first.num_truth:,} points"
+    )
     show(
-        f"{first.num_truth:,} points, found within {first.radius:g} px by a perfect network; merged: points without a "
-        "peak of their own; farther: points whose own peak is farther than that",
+        f"{points}, found within {first.radius:g} px by a perfect network; merged: points without a peak of their own; "
+        "farther: points whose own peak is farther than that",
         style="dim",
     )
     if best is None:
@@ -260,9 +264,10 @@ def print_oracle(scores: Sequence[OracleScores], dataset: CocoDataset) -> None:
         )
 
 
-def oracle_object(scores: Sequence[OracleScores]) -> dict[str, Any]:
+def oracle_object(scores: Sequence[OracleScores], landmarks: CocoKeypoints) -> dict[str, Any]:
     """The scores as a JSON object."""
     best = coarsest_good(scores)
     own = ("stride", "sigma", "merged", "farther", "same_cell", "outside")
     rows = [{name: getattr(each, name) for name in own} | each.scores.to_dict() for each in scores]
-    return {"settings": rows, "coarsest_good": best and {"stride": best.stride, "sigma": best.sigma}}
+    points = landmarks.count_by_type()
+    return {"points": points, "settings": rows, "coarsest_good": best and {"stride": best.stride, "sigma": best.sigma}}

@@ -22,6 +22,7 @@ from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps, sigma_from_size
 from detect.report.pictures import contact_sheet, heatmap_overlay
+from detect.wording import listed
 
 BLANK = 70  # grey level of the background if no images are given
 NOT_DRAWN = ("outside", "ignored", "unlabelled")
@@ -142,9 +143,10 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
     """Print how many points were drawn, and how many were not and why."""
     print_findings(dataset)
     left_out = ", ".join(f"{index[kind]:,} {kind}" for kind in NOT_DRAWN if index[kind])
-    num_maps = len(index["type_names"])
+    names = index["type_names"]
+    maps = "1 map each" if len(names) == 1 else f"{len(names)} maps each ({listed(names)})"
     show(
-        f"{index['drawn']:,} points drawn in {index['images']:,} images, {num_maps} map{'' if num_maps == 1 else 's'} each"
+        f"{index['drawn']:,} points drawn in {index['images']:,} images, {maps}"
         f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
         f"{index['ignored_regions']:,} ignored regions"
         f"{f'; {unlabelled:,} unlabelled keypoints ignored' if (unlabelled := index['ignored_keypoints']) else ''}"

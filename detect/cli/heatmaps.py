@@ -115,7 +115,7 @@ def oracle(
     settings = numbers(strides, "--strides", least=0.25), numbers(sigmas, "--sigmas", least=0.05)
     landmarks = points.read(dataset)
     scores = round_trips(landmarks, *settings, radius=radius, threshold=threshold, split=split)
-    print_answer(json, lambda: oracle_object(scores), lambda: print_oracle(scores, landmarks.dataset))
+    print_answer(json, lambda: oracle_object(scores, landmarks), lambda: print_oracle(scores, landmarks))
     if output:
         from detect.report.oracle_page import oracle_page
 

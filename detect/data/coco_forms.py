@@ -29,6 +29,7 @@ LOOKED_AT = 10_000  # boxes at most, evenly spaced
 MIN_MISFITS = 5  # boxes that do not fit, below which nothing is said
 MIN_SHARE = 0.01  # the same as a share: TACO has .15 %
 EXPLAINED = 0.05  # share of the misfits that another form may leave
+STILL_OUTSIDE = 0.25  # of the points outside, that may be so with x and y exchanged too
 NONSENSE_SHARE = 0.2  # of misfits that no form explains
 MIN_AGREEMENT = 0.8  # by which areas agree with a form more than with the one read
 LARGEST_NORMALISED = 1.5  # normalised boxes may reach a little outside their image
@@ -98,7 +99,7 @@ def exchanged_points(read: ReadAnnotations, images: Images) -> tuple[str, ...]:
     xy, image_wh = points[known, :2], image_wh[known]
     # in either convention of pixels
     outside, exchanged = (int(((each < -0.5) | (each > image_wh)).any(axis=1).sum()) for each in (xy, xy[:, ::-1]))
-    if outside <= max(1, MIN_SHARE * len(xy)) or exchanged > EXPLAINED * outside:
+    if outside <= max(1, MIN_SHARE * len(xy)) or exchanged > STILL_OUTSIDE * outside:
         return ()
     count = f"{outside:,} of {len(xy):,} labelled points lie outside their images"
     exchange = f"{exchanged or 'none'} of them if x and y are exchanged: correct the file"

@@ -244,7 +244,8 @@ def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[flo
     coco, unlabelled = dataset_as_coco(dataset), np.zeros((len(sigmas), 3))
     tables = dataset.annotations.keypoints or [unlabelled] * len(dataset.annotations)
     for entry, points in zip(coco["annotations"], tables, strict=True):
-        entry["keypoints"] = (points if len(points) else unlabelled).reshape(-1).tolist()
+        fits = len(points) == len(sigmas)  # the others are ignored, with the results that match them
+        entry["keypoints"] = (points if fits else unlabelled).reshape(-1).tolist()
     try:
         return evaluate_oks(entries, coco, sigmas=sigmas)
     except ValueError as error:

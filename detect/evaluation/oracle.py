@@ -7,7 +7,7 @@ includes the error of reading positions from cells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,7 @@ def oracle_round_trip(
             on_progress(done)
     points = score_points(predicted, truth, radius=radius, scores=scores)
     own_sigma = sigma if isinstance(sigma, int | float) else tuple(sigma)
+    points = replace(points, num_images=len(landmarks.dataset.images))  # not times the types
     return OracleScores(stride, own_sigma, points, merged, same_cell, outside)
 
 

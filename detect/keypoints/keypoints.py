@@ -142,6 +142,12 @@ class CocoKeypoints:
         """Width and height of each point's instance, in pixels."""
         return self.dataset.instances.boxes_xywh[self.rows, 2:]
 
+    def count_by_type(self) -> dict[str, int]:
+        """The number of labelled points of each type, by its name."""
+        labelled = np.asarray(self.landmarks.visibility) != UNLABELLED
+        counts = np.bincount(np.asarray(self.landmarks.types)[labelled], minlength=len(self.type_names))
+        return dict(zip(self.type_names, counts.tolist(), strict=True))
+
     def ignored_regions(self, unlabelled: str = "ignore") -> list[Float64[ndarray, "_ 4"]]:
         """The regions of each image and type, ordered by image, then type, in which unlabelled points may lie.
 

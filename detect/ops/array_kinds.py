@@ -112,8 +112,13 @@ def check_maps(**maps: Array | None) -> None:
     ValueError: targets are floats, got uint8: divide them by 255, or by the value that stands for 1
     """
     for name, values in maps.items():
-        dtype = "float" if values is None else str(values.dtype).removeprefix("torch.")
-        if "float" not in dtype:
+        if values is None:
+            continue
+        if not isinstance(values, ndarray | Tensor):
+            raise ValueError(f"{name} are an array or a tensor, got {type(values).__name__}")
+        is_float = values.is_floating_point() if isinstance(values, Tensor) else values.dtype.kind == "f"
+        if not is_float:
+            dtype = str(values.dtype).removeprefix("torch.")
             ways = f"divide them by {ONES.get(dtype, '')}the value that stands for 1"
             raise ValueError(f"{name} are floats, got {dtype}: {'convert them' if dtype == 'bool' else ways}")
 

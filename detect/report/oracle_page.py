@@ -19,6 +19,9 @@ Merged points lie inside their image but have no peak of their own. The bold row
 least {GOOD_F1:g}, at its best sigma."""
 
 
+TYPES_CAPTION = "The median distance from a point to the nearest of its type in the same image."
+
+
 def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title: str) -> str:
     """Return the page of round trips of a dataset's keypoints at several strides and sigmas.
 
@@ -43,6 +46,8 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
         _neighbors(truth),
     ]
     summary = [tiles(counts), block("Stride and sigma", CAPTION, oracle_table(oracles))]
+    if len(truth.type_names) > 1:
+        summary.append(block("Keypoint types", TYPES_CAPTION, types_table(truth)))
     sections: Sections = {"summary": ("Summary", summary), "curves": ("Curves", [panels])}
     return page(title, about, sections, read_from=dataset.files)
 
@@ -54,6 +59,18 @@ def oracle_table(oracles: Sequence[OracleScores]) -> str:
     best = coarsest_good(oracles)
     rows = [[Html(f"<b>{cell}</b>") if each is best else cell for cell in oracle_cells(each)] for each in oracles]
     return table(titles, rows, align="r")
+
+
+def types_table(truth: CocoKeypoints) -> str:
+    """Return a table of keypoint types: their points, and how far the nearest of the same type is, as markup."""
+    labelled = truth.landmarks.visibility != UNLABELLED
+    types, distances = np.asarray(truth.landmarks.types)[labelled], nearest_neighbors(truth)
+    rows = []
+    for number, (name, count) in enumerate(truth.count_by_type().items()):
+        near = distances[(types == number) & np.isfinite(distances)]
+        median = f"{np.median(near):.1f}" if len(near) else "-"
+        rows.append([name, f"{count:,}", f"{count - len(near):,}", median])
+    return table(("keypoint type", "points", "alone in their image", "nearest other, px"), rows)
 
 
 def oracle_cells(oracle: OracleScores) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from builders import points_dataset, written
+from PIL import Image
 
 from detect.samples import sample_annotations
 
@@ -113,6 +114,69 @@ def test_points_of_several_types_are_scored_by_type(detect, tmp_path):
     assert "cell 1, 3 px" in detect("heatmaps", "score", path, "--results", pred).out
     merged = detect("heatmaps", "score", path, "--results", pred, "--merge", "--json").json
     assert list(merged["by_type"]) == ["cell 0 / cell 1"]
+
+
+@pytest.fixture
+def ants(tmp_path) -> Path:
+    """Ants of three named keypoints, and one of which only the head is written."""
+    places = [(20, 20), (60, 40), (80, 70)]
+    keypoints = [[value for step in (0, 6, 12) for value in (x + step, y, 2)] for x, y in places]
+    keypoints.append([40, 80, 2])
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 120, "height": 90}],
+        "categories": [{"id": 1, "name": "ant", "keypoints": ["head", "waist", "tail"]}],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": 1,
+                "keypoints": each,
+                "bbox": [each[0] - 2, each[1] - 2, 16, 4],
+            }
+            for number, each in enumerate(keypoints, 1)
+        ],
+    }
+    results = [{"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": each} for each in keypoints[:3]]
+    written(tmp_path / "results.json", results)
+    return written(tmp_path / "ants.json", content)
+
+
+TYPES = ["ant: head", "ant: waist", "ant: tail"]
+
+
+def test_keypoint_types_have_their_names_everywhere(detect, tmp_path, ants):
+    results = ("--results", tmp_path / "results.json")
+    scored = detect("heatmaps", "score", ants, *results, "--oks-sigmas", ".05,.05,.05", "--json").json
+    assert list(scored["by_type"]) == TYPES
+    assert scored["confusion"]["names"] == [*TYPES, "background"]
+    assert scored["oks"]["ap"] == 1  # the short annotation is ignored, and does not stop the file
+    oracle = ("heatmaps", "oracle", ants, "--strides", 2, "--sigmas", 1)
+    assert detect(*oracle, "--json").json["points"] == dict.fromkeys(TYPES, 3)
+    assert "9 points (3 of ant: head, 3 of ant: waist, 3 of ant: tail)" in detect(*oracle).out
+    render = ("heatmaps", "render", ants, "--stride", 2)
+    assert detect(*render, "--json").json["type_names"] == TYPES
+    assert "9 points drawn in 1 images, 3 maps each (ant: head, ant: waist, ant: tail)" in detect(*render).out
+    pages = ("evaluate", ants, *results, "--task", "landmarks"), oracle
+    for number, command in enumerate(pages):
+        detect(*command, "-o", tmp_path / str(number))
+        page = (tmp_path / str(number) / "report.html").read_text("utf-8")
+        assert all(name in page for name in TYPES)
+
+
+def test_a_short_annotation_is_listed_and_the_others_are_used(detect, ants):
+    result = detect("heatmaps", "render", ants)
+    assert "annotation 4, image 1: 1 keypoint where most of its category have 3: its region is ignored" in result.out
+    assert "9 points drawn" in result.out
+
+
+def test_points_with_x_and_y_exchanged_are_named_by_image_and_size(detect, tmp_path):
+    table = tmp_path / "points.csv"
+    table.write_text("image,x,y\n" + "".join(f"a.png,{number},{95 + number}\n" for number in range(9)), "utf-8")
+    Image.new("L", (120, 90)).save(tmp_path / "a.png")
+    result = detect("heatmaps", "oracle", table, "--images", tmp_path)
+    assert result.code == 2
+    assert "labels swap x and y? 9 of 9 labelled points lie outside their images, none of them if" in result.err
+    assert "line 2: annotation 1, image 1: its keypoint (0, 95) lies outside its 120x90 image" in result.err
 
 
 def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detect, tmp_path, truth):

@@ -97,10 +97,13 @@ def test_two_kinds_name_the_arguments():
     check_kinds(points=np.zeros(2), sigma=2.0, weights=None)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_maps_are_floats():
     check_maps(maps=np.zeros(2, np.float16), targets=torch.zeros(2, dtype=torch.bfloat16), weights=None)
     with pytest.raises(ValueError, match="targets are floats, got int16: divide them by the value that stands for 1"):
         check_maps(maps=np.zeros(2), targets=np.zeros(2, np.int16))
+    with pytest.raises(ValueError, match="heatmaps are an array or a tensor, got list"):
+        check_maps(heatmaps=[[0.0, 1.0]])
 
 
 def test_one_of_several_shapes():

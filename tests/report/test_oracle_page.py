@@ -14,7 +14,7 @@ from detect.data import read_coco
 from detect.evaluation.oracle import OracleScores
 from detect.evaluation.points import score_points
 from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
-from detect.report.oracle_page import oracle_page, oracle_table
+from detect.report.oracle_page import oracle_page, oracle_table, types_table
 
 
 def landmarks(*points: tuple[int, float, float], name: str = "cell") -> CocoKeypoints:
@@ -30,11 +30,33 @@ def landmarks(*points: tuple[int, float, float], name: str = "cell") -> CocoKeyp
     )
 
 
-def oracle_of(stride: float, sigma: float, num_found: int, num_truth: int = 1000) -> OracleScores:
+def oracle_of(stride: float, sigma: float | tuple[float, ...], num_found: int, num_truth: int = 1000) -> OracleScores:
     """A thousand points in a row, of which the first are found half a pixel off."""
     truth = np.stack([np.arange(num_truth) * 20.0, np.zeros(num_truth)], axis=1)
     scores = score_points([truth[:num_found] + np.array([0, 0.5])], [truth], radius=3.0)
     return OracleScores(stride, sigma, scores, merged=min(3, num_truth - num_found), same_cell=2, outside=0)
+
+
+def test_types_have_a_table_where_there_are_several():
+    images = [{"id": 1, "width": 100, "height": 100}]
+    categories = [{"id": 1, "name": "rod", "keypoints": ["tip", "<end>"]}]
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": 1, "keypoints": [x, 5, 2, x, 20, min(number, 2) % 2 * 2]}
+        for number, x in enumerate((10, 40, 60), 1)
+    ]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    truth = coco_keypoints(read_coco(content, keypoints=True))
+    assert truth.count_by_type() == {"rod: tip": 3, "rod: <end>": 1}
+    _, *rows = table_rows(types_table(truth))
+    assert rows == [["rod: tip", "3", "0", "20.0"], ["rod: &lt;end&gt;", "1", "1", "-"]]
+    assert "Keypoint types" in oracle_page(ORACLES, truth, title="a")
+    assert "Keypoint types" not in oracle_page(ORACLES, TRUTH, title="a")
+
+
+def test_a_sigma_of_each_axis_has_its_row():
+    _, row = table_rows(oracle_table([oracle_of(8, (1.0, 2.5), 0)]))
+    assert row[:2] == ["<b>8</b>", "<b>1 x 2.5</b>"] or row[:2] == ["8", "1 x 2.5"]
+    assert page_figures(oracle_page([oracle_of(8, (1.0, 4.0), 9)], TRUTH, title="a"))["f1"]["data"][0]["x"] == [2.0]
 
 
 TRUTH = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10), (2, 10, 10))

@@ -16,7 +16,7 @@ from PIL import Image
 from detect.data import CocoDataset, read_coco
 from detect.data.formats.label_files import WRITERS
 from detect.data.read_dataset import read_dataset
-from detect.errors import ConvertError
+from detect.errors import CocoError, ConvertError
 from detect.files import write_folder
 from detect.samples import sample_annotations
 
@@ -51,6 +51,27 @@ def assert_same_boxes(found: CocoDataset, expected: CocoDataset, *, within_px: f
         assert np.abs(mine[key][order] - boxes).max() <= within_px
         assert len(mine[key]) == len(boxes)
     assert set(found.images.file_names) == set(expected.images.file_names)
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_names_of_keypoints_are_kept(tmp_path, kind):
+    content = boxes_on_one_image({"keypoints": [5, 6, 2, 7, 8, 2]})
+    content["categories"][0]["keypoints"] = ["head", "tail"]
+    dataset = read_coco(content, keypoints=True)
+    written(dataset, kind, tmp_path)
+    back = read_dataset(tmp_path / kind, images=tmp_path / "images", keypoints=True)
+    assert list(back.keypoint_names.values()) == [("head", "tail")]
+
+
+def test_files_that_name_keypoints_differently_are_no_shards_of_one_dataset(tmp_path):
+    for number, names in enumerate((["head", "tail"], ["tail", "head"], None)):
+        content = boxes_on_one_image({"keypoints": [5, 6, 2, 7, 8, 2]})
+        content["categories"][0] |= {"keypoints": names}
+        (tmp_path / f"{number}.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CocoError, match=r"has the keypoints \['head', 'tail'\] and \['tail', 'head'\]: ids must be"):
+        read_coco([tmp_path / "0.json", tmp_path / "1.json"], keypoints=True)
+    names = read_coco([tmp_path / "0.json", tmp_path / "2.json"], keypoints=True).keypoint_names
+    assert list(names.values()) == [("head", "tail")]
 
 
 @pytest.mark.parametrize("sample", ["bccd", "nuclei"])
