@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evidence_parts import categories, gathered, plan, records, resampling, scoring, training_runs
+from evidence_parts import categories, gathered, plan, records, resampling, training_runs
+
+from detect.data.coco_dataset import image_sources
 
 
 def a_row(variant: str, positives: float) -> records.Row:
@@ -29,7 +31,7 @@ def text(tmp_path_factory) -> str:
         columns = (truth.instances.image_rows[own], truth.instances.category_ids[own], np.ones(len(own)))
         detections = records.packed_boxes(records.box_results(*columns, truth.instances.boxes_xywh[own]))
         records.save_arrays(folder / f"{row.run.key}.npz", detections)
-    few = resampling.Draws.of(scoring.sources_of(truth), resamples=2)  # the section has no intervals
+    few = resampling.Draws.of(image_sources(truth), resamples=2)  # the section has no intervals
     found = gathered.gather(plan.BCCD, rows, folder, draws=few)
     return categories.category_section(found, 12, categories.assignments_of(found, 12))
 
@@ -58,7 +60,7 @@ def test_one_category_needs_no_table(tmp_path):
     nothing = records.box_results(*(np.zeros(0, np.int64),) * 2, np.zeros(0), np.zeros((0, 4)))
     records.save_arrays(tmp_path / f"{rows[0].run.key}.npz", records.packed_boxes(nothing))
     truth = training_runs.split(training_runs.config_of(rows[0].run, plan.NUCLEI, tmp_path))[1]
-    few = resampling.Draws.of(scoring.sources_of(truth), resamples=2)
+    few = resampling.Draws.of(image_sources(truth), resamples=2)
     found = gathered.gather(plan.NUCLEI, rows, tmp_path, draws=few)
     assert found.groups["default", 20].category_ap[0].tolist() == [0.0]
     assert categories.category_section(found, 20, {}) == ""
