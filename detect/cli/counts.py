@@ -14,10 +14,10 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.cli.detectors import ResultMarks
-from detect.cli.output import csv_text, json_text, note, show, show_table
+from detect.cli.output import csv_text, json_text, note, save, show, show_table
 from detect.data import CocoDataset, CocoResults
 from detect.data.coco_dataset import image_sources
-from detect.errors import ConfigError, FitError
+from detect.errors import ConfigError, FitError, OutputError
 from detect.evaluation.coco_points import F1_RADIUS_PX, UNLABELLED_IN_SCORES, point_results
 from detect.evaluation.count_intervals import MIN_OF_EACH, CountCalibration, KnownCounts
 from detect.evaluation.count_reliability import CountReliability, cross_validate_counts
@@ -25,7 +25,7 @@ from detect.evaluation.false_positives import false_positives
 from detect.files import read_small_text
 from detect.keypoints.keypoints import by_group, is_predicted
 from detect.loading.labels import LabelMap
-from detect.report.count_figures import count_panels
+from detect.report.count_figures import count_panel
 from detect.report.evaluation_page import ScoreRow, ScoreTable
 from detect.report.plots import Panel
 from detect.training.checkpoints import TrainedDetector
@@ -78,9 +78,8 @@ class CountReport:
         if microns_per_pixel is not None:
             found = _false_positives(marks, microns_per_pixel=microns_per_pixel, threshold=threshold, **how)
             content["false_positives"] = found
-            rows = (
-                (name.replace("_", " "), *(rate or dict.fromkeys("12345")).values()) for name, rate in found.items()
-            )
+            cells = [(name, tuple(rate.values()) if rate else (None,) * 5) for name, rate in found.items()]
+            rows = ((name.replace("_", " "), *own) for name, own in cells)
             caption = RATE_CAPTION.format(how["confidence"])
             tables.append(ScoreTable("False positives by area", caption, RATE_COLUMNS, tuple(rows)))
         return cls(calibrations, reliability, tables, content)
@@ -101,7 +100,7 @@ class CountReport:
     def panels(self) -> list[Panel]:
         """The figures of each keypoint type."""
         every = enumerate(self.reliability.items())
-        return [panel for number, own in every for panel in count_panels(f"counts-{number}", *own)]
+        return [count_panel(f"counts-{number}", *own) for number, own in every]
 
     def files(self, trained: TrainedDetector, marks: ResultMarks, tiles: str | None) -> dict[str, str | bytes]:
         """``counts.json``: the calibrations, the images they were made on, and the checkpoint they belong to; or nothing."""
@@ -111,6 +110,14 @@ class CountReport:
         own = {name: asdict(calibration) for name, calibration in self.calibrations.items()}
         content = {"format": FORMAT, "made_on": made_on, "checkpoint": _digest(trained), "tiles": tiles, "types": own}
         return {COUNT_FILE: json_text(content, indent=2) + "\n"}
+
+
+def keep_counts(trained: TrainedDetector, files: dict[str, str | bytes]) -> None:
+    """Write the files beside the checkpoint; where that cannot be written, a line says so."""
+    try:
+        save(Path(trained.name).parent, files)
+    except OutputError as error:
+        note(f"warning: {error}: the run does not keep its counts")
 
 
 def _calibrated(

@@ -76,7 +76,7 @@ def evaluate(
     keeps those of its own validation images, in `counts.json`, for `predict`.
     """
     from detect.cli import evaluation_results
-    from detect.cli.counts import CountReport
+    from detect.cli.counts import CountReport, keep_counts
     from detect.data.coco_results import results_json
 
     run, dataset = _run_and_files(run, results, dataset, baseline=baseline)
@@ -110,7 +110,7 @@ def evaluate(
     )
     files = {} if trained is None else counted.files(trained, marks, tiles)
     if trained and not dataset.files:
-        save(Path(trained.name).parent, files)
+        keep_counts(trained, files)
     if output:
         files |= {"results.json": results_json(marks.results, marks.dataset)} if trained else {}
         files |= evaluation_results.files_of(

@@ -52,7 +52,7 @@ def predict(
     threshold, `images.json`, the images and categories they refer to, and `pictures/`, images with the boxes or points
     found in them. Images are turned upright as their EXIF orientation says, and coordinates are those of the upright image.
 
-    If the counts of a run on landmarks are calibrated, which `detect evaluate --run` does, `counts.csv` has the number of
+    If the counts of a run on landmarks are calibrated, which evaluating it does, `counts.csv` has the number of
     points in each image and in all together, with intervals, and the probability that an image has any.
     """
     from detect.cli import counts

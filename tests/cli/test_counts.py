@@ -139,6 +139,14 @@ def test_calibrations_that_do_not_apply_are_one_line(detect, tmp_path, trained):
     assert "No such file" in detect(*predict, "--counts", tmp_path / "none").err
 
 
+def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(detect, trained):
+    folder = trained("landmarks", names=NAMES, threshold=0.0095)
+    (folder / "counts.json").mkdir()
+    run = detect("evaluate", "--run", folder)
+    assert (run.code, "the run does not keep its counts" in run.err) == (0, True)
+    assert "90% intervals hold" in run.out
+
+
 def test_what_only_points_have_is_refused_for_boxes(detect, tmp_path, trained):
     boxes = trained("boxes", names=NAMES)
     run = detect("predict", boxes, next(IMAGES.iterdir()), "-o", tmp_path / "out", "--counts", boxes)

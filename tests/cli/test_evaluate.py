@@ -190,6 +190,7 @@ def test_landmarks_are_scored_as_heatmaps_score_scores_them(detect, tmp_path):
     path = written(tmp_path / "points.json", found)
     for options in ((), ("--threshold", 0.5, "--radius", 1, "--radius", 3)):
         own = detect("evaluate", NUCLEI, "--results", path, *options, "--json").json
+        assert own.pop("counts")["nucleus"]["bins"][0]["counted"] == 318 / 80
         assert own == detect("heatmaps", "score", NUCLEI, "--results", path, *options, "--json").json
     assert own["task"] == "landmarks"
     assert 0 < own["overall"][1]["micro"]["f1"] < 1

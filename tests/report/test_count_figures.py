@@ -6,18 +6,18 @@ import numpy as np
 
 from detect.evaluation.count_intervals import CountPrediction
 from detect.evaluation.count_reliability import CountReliability
-from detect.report.count_figures import count_panels
+from detect.report.count_figures import count_panel
 
 
-def reliability(presence=None) -> CountReliability:
+def reliability() -> CountReliability:
     count = np.array([0, 2, 2, 4, 2])
     return CountReliability(
-        CountPrediction(count, np.maximum(count - 1, 0), count + 1, presence), np.array([0, 2, 2, 7, 1]), 0.9
+        CountPrediction(count, np.maximum(count - 1, 0), count + 1, None), np.array([0, 2, 2, 7, 1]), 0.9
     )
 
 
 def test_images_of_the_same_counts_are_one_circle():
-    (panel,) = count_panels("counts-0", "nucleus", reliability())
+    panel = count_panel("counts-0", "nucleus", reliability())
     line, inside, outside = panel.figure.data
     circles = {(x, y): number for x, y, number in zip(inside.x, inside.y, inside.customdata, strict=True)}
     assert circles == {(0, 0): 1, (2, 1): 1, (2, 2): 2}
@@ -27,15 +27,7 @@ def test_images_of_the_same_counts_are_one_circle():
     assert (line.x[1], panel.columns, panel.name) == (8, 12, "counts-0")
 
 
-def test_presence_has_a_panel_if_it_was_calibrated():
-    counts, presence = count_panels("counts-1", "nucleus", reliability(np.array([0.2, 0.9, 0.9, 0.9, 0.9])))
-    assert (counts.columns, presence.columns, presence.name) == (6, 6, "counts-1-presence")
-    dots = presence.figure.data[1]
-    assert len(dots.x) == len(dots.y) == 4
-    assert dots.customdata.sum() == 5
-
-
 def test_nothing_outside_and_nothing_counted_is_drawn_too():
     zero = np.zeros(3, np.int64)
-    (panel,) = count_panels("counts-0", "nucleus", CountReliability(CountPrediction(zero, zero, zero, None), zero, 0.9))
+    panel = count_panel("counts-0", "nucleus", CountReliability(CountPrediction(zero, zero, zero, None), zero, 0.9))
     assert [len(trace.x) for trace in panel.figure.data] == [2, 1, 0]
