@@ -46,6 +46,8 @@ def evaluate(
     radius: options.Radius = None,
     unlabelled: options.UnlabelledScore = "ignore",
     pixel_origin: options.PixelOrigin = "center",
+    confidence: options.Confidence = 0.9,
+    microns_per_pixel: options.MicronsPerPixel = None,
     tiles: options.Slice = None,
     baseline: Annotated[
         bool,
@@ -70,21 +72,21 @@ def evaluate(
     `detect evaluate val.json --run runs/nuclei --images images -o evaluation` runs the best checkpoint of a run over the
     images, exactly as predict does; `detect evaluate val.json --results results.json` scores the results of any
     detector. Numbers of boxes are pycocotools' own; landmarks are scored at 1, 2, 3 and 5 px unless --radius is given, as
-    `heatmaps score` does.
+    `heatmaps score` does. Counts of landmarks get calibrated intervals, tested on images that they were not made on; the run
+    keeps those of its own validation images, in `counts.json`, for `predict`.
     """
     from detect.cli import evaluation_results
+    from detect.cli.counts import CountReport, keep_counts
     from detect.data.coco_results import results_json
 
     run, dataset = _run_and_files(run, results, dataset, baseline=baseline)
-    trained = None
+    trained, images, name = None, dataset.images, str(results)
     if run is None:
-        name, images = str(results), dataset.images
         marks = _read_marks(results or Path(), dataset, task, pixel_origin)
     else:
         how: dict[str, Any] = {"device": device, "batch_size": batch_size, "tiles": tiles}
         trained, images, marks = _run_marks(run, dataset, on_broken, **how)
-        name = trained.name
-        picture_score = trained.best_threshold if picture_score is None else picture_score
+        name, picture_score = trained.name, trained.best_threshold if picture_score is None else picture_score
     scored: dict[str, Any] = {"radii": radius, **_of_landmarks(marks, unlabelled=unlabelled)}
     evaluation = evaluation_results.evaluate_results(
         marks.results, marks.dataset, marks.landmarks, threshold=threshold, min_score=picture_score, **scored
@@ -92,15 +94,36 @@ def evaluate(
     marks = replace(marks, min_score=evaluation.confusion.threshold)
     evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
     tables, content = evaluation_results.tables_of(evaluation), evaluation.to_dict()
+    counted = CountReport.of(
+        marks,
+        unlabelled=unlabelled,
+        confidence=confidence,
+        microns_per_pixel=microns_per_pixel,
+        threshold=threshold,
+    )
+    tables, content = tables + counted.tables, content | counted.content
     if baseline and trained:
         rows, content["baseline"] = _baseline(trained, marks, images or Path(), **scored)
         tables[0] = replace(tables[0], rows=tables[0].rows + rows)
-    print_answer(json, lambda: content, lambda: evaluation_results.print_evaluation(evaluation, tables))
+    print_answer(
+        json, lambda: content, lambda: evaluation_results.print_evaluation(evaluation, tables, counted.lines())
+    )
+    files = {} if trained is None else counted.files(trained, marks, tiles)
+    if trained and not dataset.files:
+        keep_counts(trained, files)
     if output:
-        pictured: dict[str, Any] = {"images": images, "num_pictures": num_pictures}
-        made = evaluation_results.files_of(evaluation, marks, name=name, tables=tables, metrics=content, **pictured)
-        own = {"results.json": results_json(marks.results, marks.dataset)} if results is None else {}
-        save(output, {**own, **made})
+        files |= {"results.json": results_json(marks.results, marks.dataset)} if trained else {}
+        files |= evaluation_results.files_of(
+            evaluation,
+            marks,
+            name=name,
+            images=images,
+            num_pictures=num_pictures,
+            tables=tables,
+            metrics=content,
+            counts_by_image=counted.panels(),
+        )
+        save(output, files)
 
 
 def _of_landmarks(marks: ResultMarks, *, unlabelled: str) -> dict[str, str]:

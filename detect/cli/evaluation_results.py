@@ -28,6 +28,7 @@ from detect.keypoints.keypoints import CocoKeypoints
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
+from detect.report.plots import Panel
 from detect.wording import listed, plural
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
@@ -149,14 +150,16 @@ def _point_row(scores: PointScores, name: str = "") -> tuple[str | float | None,
     return (f"{name}{scores.radius:g} px", *averages, error)
 
 
-def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = ()) -> None:
-    """Print the findings, the counts and the tables, by default those of the evaluation."""
+def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = (), lines: Sequence[str] = ()) -> None:
+    """Print the findings, the counts, the tables, by default those of the evaluation, and lines below them."""
     print_findings(_dataset(evaluation))
     print_first("invalid results", evaluation.invalid)
     show(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
     few = len(evaluation.confusion.names) <= MAX_PRINTED
     for scores in [*(tables or tables_of(evaluation)), *([_confusion_rows(evaluation.confusion)] if few else [])]:
         show_table(scores.columns, ([score_cell(value) for value in row] for row in scores.rows))
+    for line in lines:
+        show(line, style="dim")
 
 
 def files_of(
@@ -168,6 +171,7 @@ def files_of(
     num_pictures: int,
     tables: Sequence[ScoreTable] = (),
     metrics: Mapping[str, Any] | None = None,
+    counts_by_image: Sequence[Panel] = (),
 ) -> dict[str, str | bytes]:
     """``metrics.json``, ``curves.csv`` and ``report.html``, with pictures if there are images."""
     invalid, files = evaluation.invalid, _dataset(evaluation).files
@@ -182,6 +186,7 @@ def files_of(
         "pictures": pictures,
     }
     content |= {"curves": evaluation.curves, "by_score": evaluation.by_score, "confusion": evaluation.confusion}
+    content["counts_by_image"] = counts_by_image
     page = evaluation_page("Evaluation", name, read_from=files, notes=notes, **content)
     return {
         "metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n",

@@ -114,6 +114,20 @@ UnlabelledScore = Annotated[
     ),
 ]
 
+Confidence = Annotated[
+    float,
+    typer.Option(min=0.01, max=0.999, help="Probability with which an interval of a count holds the true count."),
+]
+MicronsPerPixel = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6,
+        max=1e6,
+        help="Size of a pixel in micrometres: adds false positives per square millimetre, predicted points without a true "
+        "one within 5 px, outside ignored regions, by the area of the images outside these regions; over all images, and "
+        "over those without true points.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device to run the detector on, such as cpu, cuda or cuda:1.")]
 Slice = Annotated[
     str | None,

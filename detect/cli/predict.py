@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from detect.cli.options import AsJson, BatchSize, Checkpoint, Device, PictureScore, Slice
+from detect.cli.options import AsJson, BatchSize, Checkpoint, Confidence, Device, PictureScore, Slice
 from detect.cli.output import note, print_answer, progress_over, save
+from detect.wording import plural
 
 if TYPE_CHECKING:
     from detect.cli.detectors import ResultMarks
     from detect.loading.dataset import DetectionData
+    from detect.training.checkpoints import TrainedDetector
 
 
 def predict(
@@ -31,6 +33,14 @@ def predict(
     on_broken: Annotated[
         Literal["fail", "skip"], typer.Option(help="Images that cannot be read: fail, or skip them and print which.")
     ] = "fail",
+    confidence: Confidence = 0.9,
+    count_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--counts",
+            help="Calibration of counts, as `detect evaluate` writes it: counts.json or its folder. Default: the run's own.",
+        ),
+    ] = None,
     tiles: Slice = None,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
@@ -41,23 +51,25 @@ def predict(
     `detect predict runs/nuclei photos -o predictions` writes `results.json`, COCO results with all scores above the model's
     threshold, `images.json`, the images and categories they refer to, and `pictures/`, images with the boxes or points
     found in them. Images are turned upright as their EXIF orientation says, and coordinates are those of the upright image.
+
+    If the counts of a run on landmarks are calibrated, which evaluating it does, `counts.csv` has the number of
+    points in each image and in all together, with intervals, and the probability that an image has any.
     """
+    from detect.cli import counts
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
     from detect.data.coco_results import results_json
-    from detect.evaluation.precision_recall import USUAL_SCORE
     from detect.loading.image_files import dataset_from_files, images_json
-    from detect.wording import plural
 
     trained = load_on(checkpoint, device)
+    saved = counts.SavedCounts.find(trained, count_file, tiles, confidence=confidence)
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)
     results = run_detector(trained, data, device=device, batch_size=batch_size, tiles=tiles)
-    save(output, {"results.json": results_json(results, dataset), "images.json": images_json(data.files)})
-    reason = ""
-    if picture_score is None:
-        picture_score, reason = trained.best_threshold, ", the threshold of the highest F1 on the run's validation data"
-    if picture_score is None:
-        picture_score, reason = USUAL_SCORE, "; the run has no best threshold"
+    files: dict[str, str | bytes] = {"results.json": results_json(results, dataset)}
+    files["images.json"] = images_json(data.files)
+    counted = counts.count_found(results, data.dataset, data.image_rows, trained.labels, saved, confidence=confidence)
+    save(output, files | counted.files())
+    picture_score, reason = _picture_score(picture_score, trained)
     if num_pictures != 0:
         marks = ResultMarks(dataset, results, picture_score, pixel_origin=trained.config.data.pixel_origin)
         _draw(output / "pictures", data, marks, num_pictures or len(data))
@@ -65,8 +77,21 @@ def predict(
     drawn = int((results.scores >= picture_score).sum())
     text = f"{plural(found['results'], 'result')} in {plural(found['images'], 'image')}, {drawn:,} of score "
     text += f"{picture_score:.3g} or more{reason}"
-    content = {**found, "picture_score": picture_score, "output": str(output)}
+    content = {**found, "picture_score": picture_score, "output": str(output), **counted.to_dict()}
     print_answer(json, lambda: content, lambda: typer.echo(text))
+    if not json:
+        counted.show()
+
+
+def _picture_score(given: float | None, trained: TrainedDetector) -> tuple[float, str]:
+    """The lowest score of drawn results, and where it is from."""
+    from detect.evaluation.precision_recall import USUAL_SCORE
+
+    if given is not None:
+        return given, ""
+    if trained.best_threshold is None:
+        return USUAL_SCORE, "; the run has no best threshold"
+    return trained.best_threshold, ", the threshold of the highest F1 on the run's validation data"
 
 
 def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -15,6 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
@@ -150,6 +152,29 @@ def _unsized_images(ids: Sequence[int], files: Sequence[str], ways: str) -> str:
 
 def unnamed(category_id: int) -> str:
     return f"category {category_id}"
+
+
+class _SourcedImage(msgspec.Struct):
+    id: int
+    source: str | int | None = None
+
+
+class _SourcedImages(msgspec.Struct):
+    images: list[_SourcedImage]
+
+
+def image_sources(dataset: CocoDataset) -> Int64[ndarray, " b"]:
+    """The number of the source of each image: equal where the field ``source`` of the files' images is; else its own."""
+    sources: dict[int, str] = {}
+    for file in dataset.files:
+        with suppress(OSError, msgspec.MsgspecError):  # other formats have no such field
+            content = (
+                msgspec.json.decode(Path(file).read_bytes(), type=_SourcedImages) if file.endswith("json") else None
+            )
+            own = content.images if content else []
+            sources |= {image.id: f"source {image.source}" for image in own if image.source is not None}
+    names = [sources.get(image, f"image {image}") for image in dataset.images.ids.tolist()]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64).reshape(-1)
 
 
 def read_coco(

@@ -46,6 +46,7 @@ def evaluation_page(
     tables: Sequence[ScoreTable],
     curves: Sequence[PrecisionRecall],
     by_score: Sequence[PrecisionRecall] = (),
+    counts_by_image: Sequence[Panel] = (),
     confusion: ConfusionMatrix | None = None,
     pictures: tuple[str, bytes] | None = None,
     notes: Sequence[str] = (),
@@ -54,10 +55,12 @@ def evaluation_page(
 
     ``about`` is the line below the heading, ``notes`` are lines under it, ``read_from`` names the annotation files. Curves
     of all categories together share one panel; curves of single categories have a panel for each ``at``. ``by_score`` is the
-    curve of all categories at every score, then those of single ones. ``pictures`` are a caption and a contact sheet as PNG.
+    curve of all categories at every score, then those of single ones. ``counts_by_image`` are panels of
+    calibrated counts. ``pictures`` are a caption and a contact sheet as PNG.
     """
     sections: Sections = {
         "summary": ("Summary", [tiles(counts), *map(_score_table, tables)]),
+        "counts": ("Counts", [counts_by_image] if counts_by_image else []),
         "scores": ("Score thresholds", [_score_panels(by_score)] if by_score else []),
         "confusion": ("Confusions", [_confusion_table(confusion)] if confusion else []),
         "curves": ("Precision-recall curves", [_curve_panels(curves)]),

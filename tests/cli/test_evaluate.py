@@ -191,6 +191,8 @@ def test_landmarks_are_scored_as_heatmaps_score_scores_them(detect, tmp_path):
     path = written(tmp_path / "points.json", found)
     for options in ((), ("--threshold", 0.5, "--radius", 1, "--radius", 3)):
         own = detect("evaluate", truth, "--results", path, *options, "--json").json
+        mean = len(few["annotations"]) / len(few["images"])
+        assert own.pop("counts")["nucleus"]["bins"][0]["counted"] == pytest.approx(mean)
         assert own == detect("heatmaps", "score", truth, "--results", path, *options, "--json").json
     assert own["task"] == "landmarks"
     assert 0 < own["overall"][1]["micro"]["f1"] < 1

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from builders import (
     boxes_on_one_image,
+    coco_content,
     findings_in_words,
 )
 from hypothesis import example, given
@@ -23,6 +24,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 
 from detect.data import Annotations, CocoDataset, coco_blocks, read_coco
+from detect.data.coco_dataset import image_sources
 from detect.samples import sample_annotations
 
 DATA = Path(__file__).parents[1] / "data"
@@ -256,3 +258,18 @@ def test_boxes_of_bccd_without_size_are_refused_and_named():
     ]
     assert len(dataset.annotations) == 24  # 14 and 12 in the file
     assert dataset.suspicious == ()
+
+
+def test_sources_are_told_by_the_file_or_are_the_images_themselves(tmp_path):
+    content = coco_content([[1, 1, 5, 5]] * 12, image_ids=range(1, 13))
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(content))
+    assert len(set(image_sources(read_coco(path)).tolist())) == 12
+    for number, image in enumerate(content["images"]):
+        image["source"] = "abc"[number % 3]
+    path.write_text(json.dumps(content))
+    assert image_sources(read_coco(path)).tolist() == [0, 1, 2] * 4
+    content["images"][0]["source"] = ["no name"]
+    path.write_text(json.dumps(content))
+    assert len(set(image_sources(read_coco(path)).tolist())) == 12
+    assert len(image_sources(read_coco(content))) == 12

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from evidence_parts import records, scoring
@@ -73,14 +71,3 @@ def test_no_detections_at_all_score_nothing(made):
     dataset = read_coco(made[0])
     nothing = records.box_results(*np.zeros((2, 0), np.int64), np.zeros(0), np.zeros((0, 4)))
     assert scoring.BoxMatches.of(dataset, nothing).average_precision() == (0.0, 0.0)
-
-
-def test_sources_are_told_by_the_file_or_are_the_images_themselves(made, tmp_path):
-    content = made[0]
-    path = tmp_path / "some.json"
-    path.write_text(json.dumps(content))
-    assert len(set(scoring.sources_of(read_coco(path)).tolist())) == 12
-    for number, image in enumerate(content["images"]):
-        image["source"] = "abc"[number % 3]
-    path.write_text(json.dumps(content))
-    assert scoring.sources_of(read_coco(path)).tolist() == [0, 1, 2] * 4

@@ -14,10 +14,11 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.data import CocoDataset
+from detect.data.coco_dataset import image_sources
 from evidence_parts.plan import BALANCED, BOXES, POINTS, REFERENCE, VARIANTS, Dataset, Run, weighed
 from evidence_parts.records import Arrays, Row, load_arrays, unpacked_boxes
 from evidence_parts.resampling import Draws, Interval, mean_and_deviation, value_at
-from evidence_parts.scoring import BoxMatches, point_scores, sources_of
+from evidence_parts.scoring import BoxMatches, point_scores
 from evidence_parts.training_runs import config_of, split
 
 METRICS = {BOXES: ("ap", "ap50"), POINTS: ("f1_3px", "f1_5px", "count_mae")}
@@ -122,7 +123,7 @@ def gather(
         on_progress: called as ``on_progress(what, done, total)``.
     """
     truth = split(config_of(Run(dataset.name, dataset.budgets[0][0], 1, 0), dataset, Path("unused")))[1]
-    sources = sources_of(truth)
+    sources = image_sources(truth)
     draws = draws or Draws.of(sources)
     own = {row.run: row for row in rows if row.dataset == dataset.name}
     groups: dict[tuple[str, int], Group] = {}

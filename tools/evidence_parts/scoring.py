@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,13 +150,3 @@ def point_scores(
     both = truth + predicted
     narrow, wide = (2 * pairs / both if both else 1.0 for pairs in matched)
     return narrow, wide, float(weights @ np.abs(counts[:, 1] - counts[:, 0]) / weights.sum())
-
-
-def sources_of(dataset: CocoDataset) -> Int64[ndarray, " b"]:
-    """The number of the source image that each image was cut from; an image without ``source`` is its own source."""
-    sources: dict[int, str] = {}
-    for file in dataset.files:
-        with open(file, encoding="utf-8") as stream:  # noqa: PTH123 - a str
-            sources |= {image["id"]: str(image["source"]) for image in json.load(stream)["images"] if "source" in image}
-    names = [sources.get(image, f"{image}") for image in dataset.images.ids.tolist()]
-    return np.unique(names, return_inverse=True)[1].astype(np.int64).reshape(-1)
