@@ -52,10 +52,16 @@ def origin_shift(pixel_origin: str) -> float:
     return SHIFTS[pixel_origin]
 
 
-def _along_axes(points: Points, stride: Stride) -> Points | float:
+def check_stride(stride: Stride, num_axes: int) -> list[float]:
+    """The stride as one number, or one for each axis; any other is a ValueError."""
     strides = [stride] if isinstance(stride, int | float) else list(stride)
-    if len(strides) not in {1, points.shape[-1]} or not all(0 < each < float("inf") for each in strides):
-        raise ValueError(f"need one positive stride, or one for each of {points.shape[-1]} axes, got {stride}")
+    if len(strides) not in {1, num_axes} or not all(0 < each < float("inf") for each in strides):
+        raise ValueError(f"need one positive stride, or one for each of {num_axes} axes, got {stride}")
+    return strides
+
+
+def _along_axes(points: Points, stride: Stride) -> Points | float:
+    strides = check_stride(stride, points.shape[-1])
     if len(strides) == 1:
         return float(strides[0])
     return torch.tensor(strides).to(points) if isinstance(points, Tensor) else np.array(strides, points.dtype)
