@@ -12,6 +12,7 @@ import detect
 from detect.cli import options
 from detect.cli.config import register
 from detect.cli.heatmap_baseline import baseline
+from detect.cli.heatmap_peaks import peaks
 from detect.cli.options import expert
 from detect.cli.output import numbers, print_answer, reading_bar, save
 from detect.errors import ConfigError
@@ -172,5 +173,5 @@ def score(
     print_answer(json, evaluation.to_dict, lambda: print_evaluation(evaluation))
 
 
-for each in (render, oracle, baseline, score):
+for each in (render, oracle, baseline, peaks, score):
     register(app, each)

@@ -16,7 +16,15 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -103,7 +111,8 @@ def reading_bar() -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield ProgressLines()
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    times = TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), *times)
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     started = time.monotonic()
     tasks: list[TaskID] = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from detect.cli.heatmap_peaks import PointFormat
 from detect.cli.options import AsJson, BatchSize, Checkpoint, Confidence, Device, PictureScore, Slice
 from detect.cli.output import note, print_answer, progress_over, save
 from detect.wording import plural
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 def predict(
     checkpoint: Checkpoint,
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them; or one slide.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for results.json, images.json and pictures.")
+        Path,
+        typer.Option("-o", "--output", help="Folder for results.json, images.json and pictures, or for points."),
     ] = Path("predictions"),
     picture_score: PictureScore = None,
     num_pictures: Annotated[
@@ -42,6 +44,10 @@ def predict(
         ),
     ] = None,
     tiles: Slice = None,
+    to: Annotated[
+        PointFormat | None,
+        typer.Option("--to", help="Format of a slide's points: csv (the default), napari, geojson (QuPath), coco."),
+    ] = None,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     json: AsJson = False,
@@ -54,13 +60,22 @@ def predict(
 
     If the counts of a run on landmarks are calibrated, which evaluating it does, `counts.csv` has the number of
     points in each image and in all together, with intervals, and the probability that an image has any.
+
+    A slide (zarr, OME-TIFF, or a TIFF too large to open) is read in tiles by a run on landmarks: `detect predict runs/nuclei
+    slide.zarr --to geojson -o points`. The points are those of the whole slide if the network's answer depends on pixels
+    nearby, which is measured and said. The same command continues a run that was interrupted.
     """
     from detect.cli import counts
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
+    from detect.cli.predict_slides import predict_slide, slide_among
     from detect.data.coco_results import results_json
     from detect.loading.image_files import dataset_from_files, images_json
 
+    slide = slide_among(images, to)
     trained = load_on(checkpoint, device)
+    if slide is not None:
+        predict_slide(trained, slide, output, to=to or "csv", tiles=tiles, device=device, json=json)
+        return
     saved = counts.SavedCounts.find(trained, count_file, tiles, confidence=confidence)
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)

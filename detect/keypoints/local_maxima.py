@@ -14,13 +14,14 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Integer
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from numpy import ndarray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from detect.keypoints.coordinates import Stride
 from detect.ops.array_kinds import AnyArray, check_maps, check_shape, in_tensors
 from detect.ops.boxes import widened
 
@@ -66,18 +67,45 @@ def find_local_maxima(maps: Float[Tensor, " m *cells"], threshold: float) -> Loc
     """
     check_maps(maps=maps)
     maps = maps.contiguous()
-    marks = _not_lower(maps, threshold)
-    around = _over_neighbours(marks.to(torch.uint8), torch.add)  # marked cells beside each one, and itself
-    ways_up = _with_higher(maps, marks, around)
-    alone = marks & (around == 1)
-    alone.reshape(-1)[ways_up] = False
-    single = alone.reshape(-1).nonzero()[:, 0]
-    runs = _Runs.of(marks & (around > 1))
-    plateaus, middles = runs.maxima(ways_up[around.reshape(-1)[ways_up] > 1])
-    keys, order = torch.cat([single, plateaus]).sort()
-    middles = torch.cat([_places(single, maps.shape[1:]).double(), middles])[order]
-    at, number = _places(keys, maps.shape[1:]), keys // math.prod(maps.shape[1:])
-    return LocalMaxima(number, at, middles, widened(maps.reshape(-1)[keys]), torch.full_like(middles[:, 0], math.inf))
+    return MarkedCells.of(maps, threshold).maxima(tuple(maps.shape[1:]))
+
+
+@dataclass(frozen=True, eq=False)
+class MarkedCells:
+    """Cells above a threshold without a higher neighbour, as flat indices into the memory of all maps, in rising order.
+
+    ``single`` are maxima of one cell. Cells of plateaus are runs along the last axis, from ``first`` to ``last``, with one
+    value each; those in ``ways_up`` are beside an equal cell that is not marked, so that their plateau is no maximum.
+    """
+
+    single: Int64[Tensor, " n"]
+    single_values: Float[Tensor, " n"]
+    first: Int64[Tensor, " r"]
+    last: Int64[Tensor, " r"]
+    run_values: Float[Tensor, " r"]
+    ways_up: Int64[Tensor, " k"]
+
+    @classmethod
+    def of(cls, maps: Float[Tensor, " m *cells"], threshold: float) -> MarkedCells:
+        """Mark the cells of contiguous maps."""
+        marks = _not_lower(maps, threshold)
+        around = over_neighbours(marks.to(torch.uint8), torch.add)  # marked cells beside each one, and itself
+        ways_up = _with_higher(maps, marks, around)
+        alone = marks & (around == 1)
+        alone.reshape(-1)[ways_up] = False
+        single, flat = alone.reshape(-1).nonzero()[:, 0], maps.reshape(-1)
+        first, last = _runs(marks & (around > 1))
+        of_plateaus = ways_up[around.reshape(-1)[ways_up] > 1]
+        return cls(single, widened(flat[single]), first, last, widened(flat[first]), of_plateaus)
+
+    def maxima(self, extents: tuple[int, ...]) -> LocalMaxima:
+        """The maxima of maps of these extents; their spacing is not yet set."""
+        rows, cells, middles = _Runs.of(self.first, self.last, extents).maxima(self.ways_up)
+        keys, order = torch.cat([self.single, cells]).sort()
+        middles = torch.cat([cells_at(self.single, extents).double(), middles])[order]
+        values = torch.cat([self.single_values, self.run_values[rows]])[order]
+        at, number = cells_at(keys, extents), keys // math.prod(extents)
+        return LocalMaxima(number, at, middles, values, torch.full_like(middles[:, 0], math.inf))
 
 
 @in_tensors
@@ -102,17 +130,20 @@ def with_spacing(maxima: LocalMaxima, among: LocalMaxima, *, farthest: float, sh
 
 
 @in_tensors
-def close_pairs(maxima: LocalMaxima, radius: float) -> Int64[Tensor, "2 p"]:
-    """Find the pairs of maxima of one map less than a radius apart, each pair once: the rows of both."""
-    points, reach = _in_one_space(maxima, radius)
+def close_pairs(maxima: LocalMaxima, radius: float, *, spacing: Stride = 1.0) -> Int64[Tensor, "2 p"]:
+    """Find the pairs of maxima of one map less than a radius apart, each pair once: the rows of both.
+
+    The radius is in cells, or in the unit of ``spacing``, the size of a cell along each axis (x, y[, z]) or all.
+    """
+    points, reach = _in_one_space(maxima, radius, spacing)
     first, second = KDTree(points).query_pairs(reach, output_type="ndarray").T
     near = ((points[first] - points[second]) ** 2).sum(axis=1) < radius**2
     return torch.from_numpy(np.stack([first[near], second[near]]).astype(np.int64)).to(maxima.at.device)
 
 
-def _in_one_space(maxima: LocalMaxima, radius: float) -> tuple[Int64[ndarray, "n _"], float]:
+def _in_one_space(maxima: LocalMaxima, radius: float, spacing: Stride = 1.0) -> tuple[Float64[ndarray, "n _"], float]:
     """Cells with one more axis, along which maps are more than the radius apart, and the radius, at most that of a map."""
-    at = maxima.at.cpu().numpy()
+    at = maxima.at.cpu().numpy() * np.asarray(spacing, np.float64)
     reach = min(radius, 3.0 * at.max(initial=0) + 1)
     return np.column_stack([at, _along_maps(maxima, reach)]), reach
 
@@ -121,7 +152,7 @@ def _along_maps(maxima: LocalMaxima, reach: float) -> Int64[ndarray, " n"]:
     return maxima.map.cpu().numpy() * (math.ceil(reach) + 1)
 
 
-def _places(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n D"]:
+def cells_at(keys: Int64[Tensor, " n"], extents: Sequence[int]) -> Int64[Tensor, "n D"]:
     """The cells (x, y[, z]) of flat indices into the memory of all maps."""
     return torch.stack(torch.unravel_index(keys % math.prod(extents), tuple(extents))[::-1], dim=1)
 
@@ -137,7 +168,7 @@ def _not_lower(maps: Float[Tensor, " m *cells"], threshold: float) -> Bool[Tenso
         if highest.isnan():
             part = part.masked_fill(part.isnan(), -math.inf)
         values = part[:, own]
-        marks[chosen, rows][:, own] = (values >= _over_neighbours(part, torch.maximum)[:, own]) & (values > threshold)
+        marks[chosen, rows][:, own] = (values >= over_neighbours(part, torch.maximum)[:, own]) & (values > threshold)
     return marks
 
 
@@ -153,7 +184,7 @@ def _parts(shape: Sequence[int], num_cells: int) -> Iterator[tuple[slice, slice,
             yield slice(first, first + num_maps), slice(start, min(row + num_rows + 1, extent)), own
 
 
-def _over_neighbours(cells: Tensor, combine: Callable[..., Tensor]) -> Tensor:
+def over_neighbours(cells: Tensor, combine: Callable[..., Tensor]) -> Tensor:
     """Combine each cell of maps (m, ...) with its neighbours."""
     for axis, extent in enumerate(cells.shape[1:], start=1):
         combined, step = cells.clone(), max(extent - 1, 0)
@@ -190,42 +221,48 @@ class _Runs:
     label: Int64[Tensor, " r"]
 
     @classmethod
-    def of(cls, marks: Bool[Tensor, " m *cells"]) -> _Runs:
-        inner = marks[..., 1:] & marks[..., :-1]
-        begins, ends = marks.clone(), marks.clone()
-        begins[..., 1:] &= ~inner
-        ends[..., :-1] &= ~inner
-        first, last = (each.reshape(-1).nonzero()[:, 0] for each in (begins, ends))
-        extents = tuple(marks.shape[1:])
+    def of(cls, first: Int64[Tensor, " r"], last: Int64[Tensor, " r"], extents: tuple[int, ...]) -> _Runs:
         return cls(first, last, extents, _components(len(first), _adjacent(first, last, extents)))
 
-    def maxima(self, ways_up: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n D"]]:
-        """The cells and middles of the plateaus that none of these cells belongs to."""
+    def maxima(
+        self, ways_up: Int64[Tensor, " k"]
+    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, "n D"]]:
+        """The plateaus that none of these cells belongs to: a run, the cell nearest to the middle, and the middle."""
         is_maximum = self.label == torch.arange(len(self.label), device=self.label.device)
         is_maximum[self.label[torch.searchsorted(self.first, ways_up, right=True) - 1]] = False
         middles = self._middles()
-        return self._nearest(middles)[is_maximum], middles[is_maximum]
+        return is_maximum.nonzero()[:, 0], self._nearest(middles)[is_maximum], middles[is_maximum]
 
     def _middles(self) -> Float[Tensor, "r D"]:
         """The mean of the cells of each label."""
         lengths = self.last - self.first + 1
-        sums = lengths[:, None] * (_places(self.first, self.extents) + _places(self.last, self.extents)).double() / 2
+        sums = lengths[:, None] * (cells_at(self.first, self.extents) + cells_at(self.last, self.extents)).double() / 2
         totals = torch.zeros_like(sums).index_add_(0, self.label, sums)
         return totals / torch.bincount(self.label, lengths, minlength=len(lengths)).clamp(min=1)[:, None]
 
     def _nearest(self, middles: Float[Tensor, "r D"]) -> Int64[Tensor, " r"]:
         """The cell of each label that is nearest to its middle, as a flat index; of equally near ones the first."""
-        x, length = _places(self.first, self.extents)[:, 0], self.last - self.first
+        x, length = cells_at(self.first, self.extents)[:, 0], self.last - self.first
         offset = middles[self.label, 0] - x
         steps = torch.cat([offset.floor(), offset.ceil()]).long().clamp(min=0)
         cells = self.first.repeat(2) + torch.minimum(steps, length.repeat(2))
         label = self.label.repeat(2)
-        apart = (_places(cells, self.extents) - middles[label]).square().sum(dim=1)
+        apart = (cells_at(cells, self.extents) - middles[label]).square().sum(dim=1)
         apart = apart.mul(1e6).round()  # equally far is equally far
         least = torch.full_like(middles[:, 0], math.inf).scatter_reduce_(0, label, apart, "amin")
         near = apart == least[label]
         beyond = torch.full_like(self.label, torch.iinfo(torch.int64).max)
         return beyond.scatter_reduce_(0, label[near], cells[near], "amin")
+
+
+def _runs(marks: Bool[Tensor, " m *cells"]) -> tuple[Int64[Tensor, " r"], Int64[Tensor, " r"]]:
+    """The first and last cells of the runs of marked cells along the last axis, as flat indices."""
+    inner = marks[..., 1:] & marks[..., :-1]
+    begins, ends = marks.clone(), marks.clone()
+    begins[..., 1:] &= ~inner
+    ends[..., :-1] &= ~inner
+    first, last = (each.reshape(-1).nonzero()[:, 0] for each in (begins, ends))
+    return first, last
 
 
 def _adjacent(first: Int64[Tensor, " r"], last: Int64[Tensor, " r"], extents: tuple[int, ...]) -> Int64[Tensor, "2 p"]:

@@ -6,6 +6,7 @@ the result does not depend on how images are batched or ordered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from detect.keypoints.coordinates import Stride, cells_to_image
 from detect.keypoints.keypoints import by_group
 from detect.keypoints.local_maxima import LocalMaxima, find_local_maxima, with_spacing
-from detect.keypoints.subpixel import MARGIN, REFINEMENTS, SHARE, Refinement
+from detect.keypoints.subpixel import MARGIN, REFINEMENTS, SHARE, Refined, Refinement
 from detect.keypoints.suppression import noise_level, suppress_explained, suppress_near
 from detect.ops.array_kinds import AnyArray, check_kinds, check_maps, check_shape, in_tensors, of_axes, to_numpy
 
@@ -74,8 +75,7 @@ class Peaks:
         Both lists have one array for each image; with several keypoint types one for each image and type, ordered by image,
         then type, like :meth:`detect.keypoints.keypoints.Keypoints.per_image`.
 
-        >>> import numpy as np
-        >>> from detect import Keypoints, render_heatmaps, score_points
+        >>>         >>> from detect import Keypoints, render_heatmaps, score_points
         >>> truth = Keypoints.of([np.array([[3.0, 4.0], [20.5, 9.0]]), np.array([[11.0, 7.0]])])
         >>> heatmaps = torch.from_numpy(render_heatmaps(truth, (16, 32), stride=2).heatmaps)  # as from a network
         >>> points, scores = find_peaks(heatmaps).per_image(stride=2)
@@ -108,6 +108,7 @@ def find_peaks(
     *,
     threshold: float = 0.1,
     min_distance: float | None = None,
+    spacing: Stride = 1.0,
     max_peaks: int | None = None,
     refine: str | Refinement = "least_squares",
     split: bool = False,
@@ -131,10 +132,11 @@ def find_peaks(
     Args:
         heatmaps: values from 0, where there is nothing, to 1. Half precision is computed and returned in float32.
         threshold: the value of a point is above it.
-        min_distance: in cells. From the highest down, a maximum suppresses those nearer than this; of equal ones the first
-            in memory stays. Maxima of a map are at least 2 cells apart, so that 2 suppresses none. By default none are
-            suppressed, unless ``sigma`` is given: then those that the map's noise explains
+        min_distance: in cells, or in the unit of ``spacing``. From the highest down, a maximum suppresses those nearer than
+            this; of equal ones the first in memory stays. Maxima of a map are at least 2 cells apart: 2 suppresses none. By
+            default none are suppressed, unless ``sigma`` is given: then those that the map's noise explains
             (:mod:`detect.keypoints.suppression`).
+        spacing: size of a cell, along each axis (x, y[, z]) or all.
         max_peaks: number of points kept of each image and type, the highest first; None keeps all.
         refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
             ``functools.partial(learned_offsets, offsets=offsets)``. A function of your own is given tensors.
@@ -157,25 +159,58 @@ def find_peaks(
     every = find_local_maxima(maps, threshold)
     if uses_spacing:
         every = _with_lower(every, maps, threshold)
-    every = _separate(every, maps, min_distance, sigmas)
-    maxima = every.rows(every.scores > threshold)
-    if uses_spacing:
-        maxima = with_spacing(maxima, every, farthest=FARTHEST, share=SHARE)
-        widest = float("inf") if sigmas is None else 2 * (FITTED * sigmas.min() + MARGIN)
-        maxima = replace(maxima, spacing=maxima.spacing.clamp(max=widest))
-    maxima = maxima.rows(_highest(maxima.map, maxima.scores, len(maps), None if split else max_peaks))
+    if min_distance is None and sigmas is not None:
+        every = every.rows(suppress_explained(every, noise_level(maps), sigmas.tolist()))
+    maxima = select_maxima(
+        every,
+        threshold,
+        min_distance=min_distance,
+        spacing=spacing,
+        max_peaks=None if split else max_peaks,
+        limit_fits=uses_spacing,
+        fitted=None if sigmas is None else FITTED * sigmas.min(),
+    )
     refined = (REFINEMENTS[refine] if isinstance(refine, str) else refine)(maps, maxima)
-    num_images, num_types = heatmaps.shape[:2]
-    image, types = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
-    covariance = None if refined.covariance is None else refined.covariance.to(maxima.scores)
-    points = refined.points.to(maxima.scores)
-    peaks = Peaks(points, maxima.scores, image, types, covariance, num_images, num_types)
+    peaks = peaks_of(maxima, refined, *heatmaps.shape[:2])
     if not split or sigma is None:
         return peaks
     from detect.keypoints.split_peaks import split_peaks  # noqa: PLC0415 - it needs Peaks
 
     peaks = split_peaks(heatmaps, peaks, sigma=sigma, threshold=threshold)
-    return peaks.take(_highest(peaks.maps, peaks.scores, len(maps), max_peaks))
+    return peaks.take(_highest(peaks.maps, peaks.scores, max_peaks))
+
+
+def select_maxima(
+    every: LocalMaxima,
+    threshold: float,
+    *,
+    min_distance: float | None = None,
+    spacing: Stride = 1.0,
+    max_peaks: int | None = None,
+    limit_fits: bool = True,
+    fitted: float | None = None,
+) -> LocalMaxima:
+    """The maxima above a threshold that no other one suppresses, by map and falling score.
+
+    With ``limit_fits`` their spacing is set: lower maxima limit the fits of these too, and so does ``fitted``, the farthest
+    cells to use. The other arguments are those of :func:`find_peaks`.
+    """
+    nearest = 2 * of_axes("spacing", spacing, every.at.shape[1]).min()
+    if min_distance is not None and min_distance > nearest:
+        every = every.rows(suppress_near(every, min_distance, spacing=spacing))
+    maxima = every.rows(every.scores > threshold)
+    if limit_fits:
+        maxima = with_spacing(maxima, every, farthest=FARTHEST, share=SHARE)
+        widest = math.inf if fitted is None else 2 * (fitted + MARGIN)
+        maxima = replace(maxima, spacing=maxima.spacing.clamp(max=widest))
+    return maxima.rows(_highest(maxima.map, maxima.scores, max_peaks))
+
+
+def peaks_of(maxima: LocalMaxima, refined: Refined, num_images: int, num_types: int) -> Peaks:
+    """Refined maxima as peaks, in the precision of their scores."""
+    image, types = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
+    covariance = None if refined.covariance is None else refined.covariance.to(maxima.scores)
+    return Peaks(refined.points.to(maxima.scores), maxima.scores, image, types, covariance, num_images, num_types)
 
 
 def _with_lower(maxima: LocalMaxima, maps: Float[Tensor, " m *cells"], threshold: float) -> LocalMaxima:
@@ -190,29 +225,13 @@ def _with_lower(maxima: LocalMaxima, maps: Float[Tensor, " m *cells"], threshold
     return LocalMaxima(*(torch.cat(both) for both in zip(vars(maxima).values(), vars(lower).values(), strict=True)))
 
 
-def _separate(
-    maxima: LocalMaxima,
-    maps: Float[Tensor, " m *cells"],
-    min_distance: float | None,
-    sigmas: Float64[ndarray, " D"] | None,
-) -> LocalMaxima:
-    """Leave out the maxima that belong to a higher one: those near it, or without a distance those that noise explains."""
-    if min_distance is None and sigmas is not None:
-        return maxima.rows(suppress_explained(maxima, noise_level(maps), sigmas.tolist()))
-    if min_distance is None or min_distance <= 2:
-        return maxima
-    return maxima.rows(suppress_near(maxima, min_distance))
-
-
-def _highest(
-    maps: Int64[Tensor, " n"], scores: Float[Tensor, " n"], num_maps: int, max_peaks: int | None
-) -> Int64[Tensor, " m"]:
+def _highest(maps: Int64[Tensor, " n"], scores: Float[Tensor, " n"], max_peaks: int | None) -> Int64[Tensor, " m"]:
     """Rows by map and falling score, at most ``max_peaks`` of each map."""
     order = scores.argsort(descending=True, stable=True)
     order = order[maps[order].argsort(stable=True)]
     if max_peaks is None:
         return order
-    counts = torch.bincount(maps, minlength=num_maps)
+    counts = torch.bincount(maps)
     rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[maps[order]]
     return order[rank < max_peaks]
 

@@ -115,7 +115,7 @@ def log_parabola(maps: Maps, maxima: LocalMaxima) -> Refined:
 
     Exact for Gaussians aligned with the axes, and sensitive to noise.
     """
-    centre = _inner(maps, maxima.at)
+    centre = _inner(maps.shape[1:], maxima.at)
     columns = []
     for axis in range(centre.shape[1]):
         along = [int(other == axis) for other in range(centre.shape[1])]
@@ -142,11 +142,29 @@ def least_squares(maps: Maps, maxima: LocalMaxima) -> Refined:
     covariance is that of the fit, with the residuals as noise. A point without a solution has the variance of a uniform
     distribution over its cell, 1/12 along each axis.
     """
+    extents = tuple(maps.shape[1:])
     if torch.compiler.is_compiling():  # an export has no number of chunks that depends on its input
-        return Refined(*_fit(maps, maxima))
+        return Refined(*_fit(fit_windows(maps, maxima), maxima, extents))
+    return fit_in_chunks(lambda rows: fit_windows(maps, maxima.rows(rows)), maxima, extents)
+
+
+def fit_windows(maps: Maps, maxima: LocalMaxima) -> Float[Tensor, "n k"]:
+    """The values, in float64, of the cells from which :func:`least_squares` locates each maximum.
+
+    Beyond the border the values of the edge are repeated; the fit leaves them out.
+    """
+    num_axes = maxima.at.shape[1]
+    return _window(maps, maxima.map, _inner(maps.shape[1:], maxima.at), [int(RADIUS)] * num_axes)[0].flatten(1)
+
+
+def fit_in_chunks(
+    windows: Callable[[Int64[Tensor, " c"]], Float[Tensor, "c k"]], maxima: LocalMaxima, extents: Sequence[int]
+) -> Refined:
+    """Fit the windows of some rows of the maxima after the other; ``extents`` are those of the maps."""
     num_values = (2 * int(RADIUS) + 1) ** maxima.at.shape[1]
-    chunks = torch.split(torch.arange(len(maxima.at), device=maps.device), max(1, VALUES_AT_ONCE // num_values))
-    points, covariance = zip(*(_fit(maps, maxima.rows(rows)) for rows in chunks), strict=True)
+    rows = torch.arange(len(maxima.at), device=maxima.at.device)
+    chunks = torch.split(rows, max(1, VALUES_AT_ONCE // num_values))
+    points, covariance = zip(*(_fit(windows(own), maxima.rows(own), extents) for own in chunks), strict=True)
     return Refined(torch.cat(points), torch.cat(covariance))
 
 
@@ -179,22 +197,21 @@ REFINEMENTS: dict[str, Refinement] = {
 }
 
 
-def _fit(maps: Tensor, maxima: LocalMaxima) -> tuple[Tensor, Tensor]:
+def _fit(values: Tensor, maxima: LocalMaxima, extents: Sequence[int]) -> tuple[Tensor, Tensor]:
     num_axes = maxima.at.shape[1]
-    centre = _inner(maps, maxima.at)
-    steps = torch.arange(-int(RADIUS), int(RADIUS) + 1, device=maps.device)
+    centre = _inner(extents, maxima.at)
+    steps = torch.arange(-int(RADIUS), int(RADIUS) + 1, device=values.device)
     moves = torch.cartesian_prod(*[steps] * num_axes).view(-1, num_axes).flip(1).double()  # x is a window's last axis
     reach = (maxima.spacing.double() / 2 - MARGIN).clamp(math.sqrt(num_axes), RADIUS)
-    values, inside = (each.flatten(1) for each in _window(maps, maxima.map, centre, [int(RADIUS)] * num_axes))
     relative = values / maxima.scores[:, None]
     used = torch.cdist((maxima.at - centre).double(), moves) <= reach[:, None]
     used &= relative >= SHARE
     used |= moves.abs().amax(dim=1) <= 1
-    used &= inside & (values > 0)
+    used &= _are_inside(centre, [int(RADIUS)] * num_axes, extents).flatten(1) & (values > 0)
     vertex, covariance, is_valid = _vertex(torch.where(used, relative, 0.0), moves / RADIUS)
     points = centre + RADIUS * vertex
     is_valid &= (points - maxima.at).square().sum(dim=1) <= reach.square()
-    uniform = torch.eye(num_axes, dtype=torch.float64, device=maps.device) / 12
+    uniform = torch.eye(num_axes, dtype=torch.float64, device=values.device) / 12
     return (
         torch.where(is_valid[:, None], points, maxima.middle),
         torch.where(is_valid[:, None, None], RADIUS**2 * covariance, uniform),
@@ -277,20 +294,33 @@ def _window(
     Beyond the border the values of the edge are repeated. The axes of a window are those of the map: [z,] y, x.
     """
     check_maps(maps=maps)
-    places, inside = number, torch.ones_like(number, dtype=torch.bool)
+    places = number
     for axis, (reach, extent) in enumerate(zip(reversed(reaches), maps.shape[1:], strict=True)):
-        steps = torch.arange(-reach, reach + 1, device=maps.device)
-        cells = centre[:, len(reaches) - 1 - axis, None] + steps
-        nearest = cells.clamp(0, extent - 1)
-        alone = (cells.shape[0], *[1] * axis, len(steps))
-        places = places[..., None] * extent + nearest.view(alone)
-        inside = inside[..., None] & (cells == nearest).view(alone)
-    return maps.reshape(-1).take(places).double(), inside
+        cells = _along(centre, reach, axis)
+        places = places[..., None] * extent + cells.clamp(0, extent - 1).view(len(cells), *[1] * axis, 2 * reach + 1)
+    return maps.reshape(-1).take(places).double(), _are_inside(centre, reaches, maps.shape[1:])
 
 
-def _inner(maps: Float[Tensor, " m *cells"], at: Int64[Tensor, "n D"]) -> Int64[Tensor, "n D"]:
+def _are_inside(
+    centre: Int64[Tensor, "n D"], reaches: Sequence[int], extents: Sequence[int]
+) -> Bool[Tensor, " n *window"]:
+    """Whether each cell of the windows is on a map of these extents."""
+    inside = torch.ones_like(centre[:, 0], dtype=torch.bool)
+    for axis, (reach, extent) in enumerate(zip(reversed(reaches), extents, strict=True)):
+        cells = _along(centre, reach, axis)
+        inside = inside[..., None] & (cells == cells.clamp(0, extent - 1)).view(len(cells), *[1] * axis, 2 * reach + 1)
+    return inside
+
+
+def _along(centre: Int64[Tensor, "n D"], reach: int, axis: int) -> Int64[Tensor, "n w"]:
+    """The cells of windows along an axis of the maps, which are in the order [z,] y, x."""
+    steps = torch.arange(-reach, reach + 1, device=centre.device)
+    return centre[:, centre.shape[1] - 1 - axis, None] + steps
+
+
+def _inner(extents: Sequence[int], at: Int64[Tensor, "n D"]) -> Int64[Tensor, "n D"]:
     """The nearest cells with a neighbour on each side."""
-    along = zip(at.unbind(dim=1), reversed(maps.shape[1:]), strict=True)
+    along = zip(at.unbind(dim=1), reversed(extents), strict=True)
     return torch.stack([cells.clamp(min=1).clamp(max=extent - 2).clamp(min=0) for cells, extent in along], dim=1)
 
 

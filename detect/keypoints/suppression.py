@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from detect.keypoints.coordinates import Stride
 from detect.keypoints.local_maxima import LocalMaxima, close_pairs
 from detect.ops.boxes import widened
 
@@ -22,9 +23,12 @@ QUARTILE = 0.25  # of the cells: enough if three of four are inside Gaussians, w
 NORMAL_QUARTILE = 0.31864  # below it lies a quarter of the absolute values of a normal distribution
 
 
-def suppress_near(maxima: LocalMaxima, min_distance: float) -> Bool[Tensor, " n"]:
-    """Mark the maxima that stay: those not nearer than ``min_distance`` cells to a higher one that stays."""
-    higher, lower, _ = _pairs(maxima, min_distance)
+def suppress_near(maxima: LocalMaxima, min_distance: float, *, spacing: Stride = 1.0) -> Bool[Tensor, " n"]:
+    """Mark the maxima that stay: those not nearer than ``min_distance`` to a higher one that stays.
+
+    The distance is in cells, or in the unit of ``spacing``, the size of a cell along each axis (x, y[, z]) or all.
+    """
+    higher, lower, _ = _pairs(maxima, min_distance, spacing)
     return _stay(torch.ones_like(maxima.map, dtype=torch.bool), higher, lower)
 
 
@@ -65,15 +69,17 @@ def noise_level(maps: Float[Tensor, " m *cells"]) -> Float[Tensor, " m"]:
     return sizes.kthvalue(max(1, int(QUARTILE * sizes.shape[1])), dim=1).values / scale
 
 
-def _pairs(maxima: LocalMaxima, radius: float) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Float[Tensor, "p D"]]:
-    """Rows of the higher and the lower maximum of each pair less than a radius apart, and what lies between them.
+def _pairs(
+    maxima: LocalMaxima, radius: float, spacing: Stride = 1.0
+) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Float[Tensor, "p D"]]:
+    """Rows of the higher and the lower maximum of each pair less than a radius apart, and the cells between.
 
     Of equally high ones the first in memory counts as the higher.
     """
     rank = torch.empty_like(maxima.map)
     order = maxima.scores.argsort(descending=True, stable=True)
     rank[order] = torch.arange(len(order), device=order.device)
-    first, second = close_pairs(maxima, radius)
+    first, second = close_pairs(maxima, radius, spacing=spacing)
     ahead = rank[first] < rank[second]
     higher, lower = torch.where(ahead, first, second), torch.where(ahead, second, first)
     return higher, lower, (maxima.at[lower] - maxima.at[higher]).double()

@@ -117,9 +117,20 @@ def merge_points(
     Points of one class less than ``MERGED_CELLS`` apart are near; ``cell_px`` is a heatmap cell in pixels of the image.
     """
     distance = MERGED_CELLS * cell_px
-    corners = np.tile(points, 2)
-    rows = np.flatnonzero(grid.answers_for(corners, tile, np.full(len(points), distance)))
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
+    rows = np.flatnonzero(grid.answers_for(np.tile(points, 2), tile, np.full(len(points), distance)))
+    return rows[merge_near(points[rows], tile[rows], scores=scores[rows], classes=classes[rows], distance=distance)]
+
+
+def merge_near(
+    points: Float64[ndarray, "n 2"],
+    tile: Int64[ndarray, " n"],
+    *,
+    scores: Float64[ndarray, " n"],
+    classes: Int64[ndarray, " n"],
+    distance: float,
+) -> Int64[ndarray, " k"]:
+    """Rows of the points, by falling score, without those that are near a higher one of the same class in another tile."""
+    rows = np.argsort(-scores, kind="stable")
     spread = np.column_stack([points[rows], classes[rows] * (2 * distance)])
     pairs = KDTree(spread).query_pairs(distance, output_type="ndarray")
     pairs = np.sort(pairs[tile[rows[pairs[:, 0]]] != tile[rows[pairs[:, 1]]]], axis=1)
