@@ -231,7 +231,7 @@ def test_default_tiles_are_bounded_and_fit_chunks(monkeypatch):
         ({"tile": (0, 4)}, "from 1 cell"),
         ({"min_distance": -1.0}, "min_distance >= 0"),
         ({"max_peaks": 0}, "max_peaks >= 1"),
-        ({"spacing": (1.0, 0.0)}, "one positive stride"),
+        ({"spacing": (1.0, 0.0)}, "one positive spacing"),
         ({"num_types": 2}, "a window of"),
     ],
 )
