@@ -92,9 +92,9 @@ def test_tiles_lie_on_the_coarsest_stride(model):
     assert detector.tile_px >= 50
 
 
-def test_tiles_of_one_colour_are_computed_once_for_each_place_at_the_border(model, monkeypatch):
-    values = np.full((700, 900), 7, np.uint8)
-    values[600:, :] = pixels(100, 900)
+def test_tiles_of_one_colour_are_computed_once_for_each_size(model, monkeypatch):
+    values = np.full((130, 640), 7, np.uint8)
+    values[:40, :40] = pixels(40, 40)
     calls: list[int] = []
     forward = model.forward
     detector = on(values, model)
