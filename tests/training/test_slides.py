@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def on(
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def measured_once():
+    """Measure the reach of each network once, which takes longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slides, "measure_reach", cache(slides.measure_reach))
+        yield
 
 
 @pytest.fixture(scope="module")
