@@ -6,13 +6,13 @@ the whole slide, up to rounding, and so are the points (:mod:`detect.keypoints.t
 over the whole image, such as a group norm, has no such answer for a part: its tiles are images of their own, which overlap,
 and what two of them find is merged (:mod:`detect.training.slicing`).
 
-A tile of one colour gives what the first such tile gave, at the same place relative to the border: it is not computed again.
+A tile of one colour gives what the first such tile of its size gave: it is not computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -93,8 +93,8 @@ class SlideDetector:
         options: dict[str, Any] = {"journal": journal, "on_progress": on_progress, "threshold": self.model.threshold}
         extents, num_types = (-(-height // stride), -(-width // stride)), self.model.head.num_types
         found = find_tiled_peaks(self.heatmaps, extents, num_types=num_types, tile=tile, **options)
-        found.cells.copy_(found.in_image(stride, PIXEL_ORIGIN))
-        return found
+        covariance = None if found.covariance is None else found.covariance * stride**2
+        return replace(found, cells=found.in_image(stride, PIXEL_ORIGIN), covariance=covariance)
 
     def heatmaps(self, window: Window) -> Float[Tensor, "j h w"]:
         """The heatmaps of the slide in a window of cells (rows, columns), computed from all pixels that they depend on."""
@@ -107,22 +107,19 @@ class SlideDetector:
             start = max(0, (part.start * stride - before) // multiple * multiple)
             stop = min(-(-(part.stop * stride + after) // multiple) * multiple, extent)
             pixels.append(slice(start, stop))
-        at_border = tuple(
-            (p.start == 0, p.stop == extent) for p, extent in zip(pixels, self.slide.extents, strict=True)
-        )
-        maps = self._output(pixels, at_border)
+        maps = self._output(pixels)
         rows, columns = (
             slice(part.start - p.start // stride, part.stop - p.start // stride)
             for part, p in zip(window, pixels, strict=True)
         )
         return maps[:, rows, columns]
 
-    def _output(self, pixels: Sequence[slice], place: Hashable) -> Float[Tensor, "j h w"]:
+    def _output(self, pixels: Sequence[slice]) -> Float[Tensor, "j h w"]:
         """The heatmaps of a part of the slide as the network gives them; those of parts of one colour are kept."""
         values = self.slide.read(pixels)
         colour = values[:, :1, :1]
         is_plain = bool((values == colour).all())
-        key = (place, values.shape, tuple(colour.ravel().tolist()))
+        key = (values.shape, tuple(colour.ravel().tolist()))
         if is_plain and key in self.known:
             return self.known[key]
         with torch.inference_mode():
@@ -168,7 +165,7 @@ class SlideDetector:
     def _points_of_tile(self, grid: TileGrid, number: int, x: int, y: int) -> dict[str, Any]:
         """The points of a tile, in pixels of the slide, that this tile answers for."""
         width, height = grid.tile_wh
-        maps = self._output([slice(y, y + height), slice(x, x + width)], None)
+        maps = self._output([slice(y, y + height), slice(x, x + width)])
         peaks = self.model.read_points(maps[None], torch.tensor([[height, width]]))
         points = peaks.cells.double().numpy() + np.array([x, y])
         slack = np.full(len(points), MERGED_CELLS * self.model.stride)

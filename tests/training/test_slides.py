@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def measured_once():
+    """Measure the reach of each network once, which takes longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slides, "measure_reach", cache(slides.measure_reach))
+        yield
+
+
 @pytest.fixture(scope="module")
 def model() -> LandmarkDetector:
     return network()
@@ -92,9 +101,9 @@ def test_tiles_lie_on_the_coarsest_stride(model):
     assert detector.tile_px >= 50
 
 
-def test_tiles_of_one_colour_are_computed_once_for_each_place_at_the_border(model, monkeypatch):
-    values = np.full((700, 900), 7, np.uint8)
-    values[600:, :] = pixels(100, 900)
+def test_tiles_of_one_colour_are_computed_once_for_each_size(model, monkeypatch):
+    values = np.full((130, 640), 7, np.uint8)
+    values[:40, :40] = pixels(40, 40)
     calls: list[int] = []
     forward = model.forward
     detector = on(values, model)
