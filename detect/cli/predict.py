@@ -59,7 +59,8 @@ def predict(
     if picture_score is None:
         picture_score, reason = USUAL_SCORE, "; the run has no best threshold"
     if num_pictures != 0:
-        marks = ResultMarks(dataset, results, picture_score, pixel_origin=trained.config.data.pixel_origin)
+        own = trained.config.data
+        marks = ResultMarks(dataset, results, picture_score, None, own.pixel_origin, own.orientation)
         _draw(output / "pictures", data, marks, num_pictures or len(data))
     found = {"images": len(data), "skipped": len(data.broken), "results": len(results.scores)}
     drawn = int((results.scores >= picture_score).sum())

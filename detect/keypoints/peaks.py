@@ -35,6 +35,7 @@ class Peaks:
 
     ``cells`` are x, y[, z] in cells; cell centres are whole numbers. ``scores`` are the map's values at the maxima.
     ``image`` and ``types`` are indices from 0. ``covariance`` is in squared cells, or None if the refinement gives none.
+    ``angles`` are those of a detector with orientations, in radians (:mod:`detect.keypoints.orientations`).
     """
 
     cells: Float[AnyArray, "n D"]
@@ -44,9 +45,11 @@ class Peaks:
     covariance: Float[AnyArray, "n D D"] | None
     num_images: int
     num_types: int
+    angles: Float[AnyArray, " n"] | None = None
 
     def __post_init__(self) -> None:
         columns = {"score": self.scores, "image": self.image, "type": self.types}
+        columns |= {} if self.angles is None else {"angle": self.angles}
         check_kinds(cells=self.cells, covariance=self.covariance, **columns)
         count, num_axes = self.cells.shape
         for name, column in columns.items():

@@ -1,0 +1,75 @@
+"""Orientations of points: from a head and a tail to an angle, to what a network learns, and back.
+
+Angles are in radians from the x axis towards the y axis, which is clockwise on screen because y points down; NaN is an
+unknown angle. ``directed`` angles repeat after a turn. An ``axis`` looks the same after half a turn: a network learns cosine
+and sine of the doubled angle, which are equal for both ends.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from detect.ops.array_kinds import check_shape, in_arrays
+
+NO_ORIENTATION = "none"
+PER_TURN = {"directed": 1, "axis": 2}  # how often an orientation looks the same within a turn
+ORIENTATIONS = (NO_ORIENTATION, *PER_TURN)
+
+
+def check_orientation(orientation: str) -> None:
+    """Raise ValueError for an unknown word."""
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"orientation is one of {', '.join(ORIENTATIONS)}, got {orientation!r}")
+
+
+@in_arrays
+def angles_between(tails: Float[ndarray, "n 2"], heads: Float[ndarray, "n 2"]) -> Float[ndarray, " n"]:
+    """Angles in which the heads lie from their tails; NaN if the two are the same point.
+
+    >>> np.rad2deg(angles_between(np.array([[4.0, 4.0], [4.0, 4.0]]), np.array([[9.0, 4.0], [4.0, 1.0]])))  # right, above
+    array([  0., -90.])
+    """
+    check_shape("one head for each tail,", heads, (len(tails), 2))
+    x, y = (heads - tails).T
+    return np.where((x == 0) & (y == 0), np.nan, np.arctan2(y, x))
+
+
+@in_arrays
+def directions(angles: Float[ndarray, " n"]) -> Float[ndarray, "n 2"]:
+    """The unit vectors (x, y) of angles."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@in_arrays
+def in_degrees(angles: Float[ndarray, " n"], orientation: str) -> Float[ndarray, " n"]:
+    """Degrees from -180 up to 180 of ``directed`` angles, from 0 up to 180 of those of an ``axis``.
+
+    >>> angles = np.deg2rad([190.0, -45.0])
+    >>> in_degrees(angles, "directed").round(9), in_degrees(angles, "axis").round(9)
+    (array([-170.,  -45.]), array([ 10., 135.]))
+    """
+    period = 360.0 / PER_TURN[orientation]
+    start = -180.0 if orientation == "directed" else 0.0
+    wrapped = (np.rad2deg(angles) - start) % period
+    return np.where(wrapped == period, 0.0, wrapped) + start  # the remainder of a tiny negative number is rounded up
+
+
+def read_angles(
+    maps: Float[Tensor, "b 2 h w"], cells: Float[Tensor, "n 2"], image: Int64[Tensor, " n"], orientation: str
+) -> Float[Tensor, " n"]:
+    """Angles at points (x, y) in cells, from maps of cosine and sine: those of the cell whose centre is nearest.
+
+    >>> maps = torch.zeros(1, 2, 3, 4)
+    >>> maps[0, :, 1, 2] = torch.tensor([0.0, -5.0])
+    >>> points = torch.tensor([[2.4, 0.6]]), torch.tensor([0])
+    >>> read_angles(maps, *points, "directed").rad2deg(), read_angles(maps, *points, "axis").rad2deg()
+    (tensor([-90.]), tensor([-45.]))
+    """
+    last = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=cells.device)
+    column, row = torch.minimum(cells.round().long().clamp(min=0), last).unbind(dim=1)
+    cosine, sine = maps[image, :, row, column].unbind(dim=1)
+    return torch.atan2(sine, cosine) / PER_TURN[orientation]
