@@ -192,7 +192,8 @@ class LandmarkDetector(nn.Module):
         covariance = None if peaks.covariance is None else peaks.covariance * self.stride**2
         angles = None
         if orientations is not None:
-            angles = read_angles(orientations.float(), peaks.cells, peaks.image, self.orientation)
+            own = {"image": peaks.image, "orientation": self.orientation}
+            angles = read_angles(orientations.float(), peaks.cells, **own)
         return replace(peaks, cells=peaks.in_image(self.stride, PIXEL_ORIGIN), covariance=covariance, angles=angles)
 
     def read_padded(

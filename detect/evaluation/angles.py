@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from detect.evaluation.point_matching import match_points
+from detect.evaluation.point_matching import check_images, match_points
 from detect.ops.array_kinds import check_shape, in_arrays
 
 
@@ -54,8 +54,11 @@ def score_angles(
 
     None if there is no pair of which both angles are known.
     """
+    check_images(predicted, truth)
     errors = [np.zeros(0)]
     for points, true_points, own, true_own in zip(predicted, truth, angles, true_angles, strict=True):
+        check_shape("one angle for each predicted point,", own, (len(points),))
+        check_shape("one angle for each true point,", true_own, (len(true_points),))
         matches = match_points(points, true_points, radius=radius)
         errors.append(angle_errors(own[matches.predicted], true_own[matches.truth], period=period))
     known = np.concatenate(errors)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from detect.ops.array_kinds import check_shape, in_arrays
+from detect.ops.array_kinds import check_maps, check_shape, in_arrays, in_tensors
 
 NO_ORIENTATION = "none"
 PER_TURN = {"directed": 1, "axis": 2}  # how often an orientation looks the same within a turn
@@ -33,6 +33,7 @@ def angles_between(tails: Float[ndarray, "n 2"], heads: Float[ndarray, "n 2"]) -
     >>> np.rad2deg(angles_between(np.array([[4.0, 4.0], [4.0, 4.0]]), np.array([[9.0, 4.0], [4.0, 1.0]])))  # right, above
     array([  0., -90.])
     """
+    check_shape("tails (x, y),", tails, (len(tails), 2))
     check_shape("one head for each tail,", heads, (len(tails), 2))
     x, y = (heads - tails).T
     return np.where((x == 0) & (y == 0), np.nan, np.arctan2(y, x))
@@ -58,17 +59,22 @@ def in_degrees(angles: Float[ndarray, " n"], orientation: str) -> Float[ndarray,
     return np.where(wrapped == period, 0.0, wrapped) + start  # the remainder of a tiny negative number is rounded up
 
 
+@in_tensors
 def read_angles(
-    maps: Float[Tensor, "b 2 h w"], cells: Float[Tensor, "n 2"], image: Int64[Tensor, " n"], orientation: str
+    maps: Float[Tensor, "b 2 h w"], cells: Float[Tensor, "n 2"], *, image: Int64[Tensor, " n"], orientation: str
 ) -> Float[Tensor, " n"]:
     """Angles at points (x, y) in cells, from maps of cosine and sine: those of the cell whose centre is nearest.
 
     >>> maps = torch.zeros(1, 2, 3, 4)
     >>> maps[0, :, 1, 2] = torch.tensor([0.0, -5.0])
-    >>> points = torch.tensor([[2.4, 0.6]]), torch.tensor([0])
-    >>> read_angles(maps, *points, "directed").rad2deg(), read_angles(maps, *points, "axis").rad2deg()
-    (tensor([-90.]), tensor([-45.]))
+    >>> for orientation in ("directed", "axis"):
+    ...     read_angles(maps, torch.tensor([[2.4, 0.6]]), image=torch.tensor([0]), orientation=orientation).rad2deg()
+    tensor([-90.])
+    tensor([-45.])
     """
+    check_maps(maps=maps)
+    check_shape("maps of cosine and sine,", maps, (len(maps), 2, *maps.shape[2:]))
+    check_shape("points (x, y),", cells, (len(image), 2))
     last = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=cells.device)
     column, row = torch.minimum(cells.round().long().clamp(min=0), last).unbind(dim=1)
     cosine, sine = maps[image, :, row, column].unbind(dim=1)
