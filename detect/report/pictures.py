@@ -23,7 +23,7 @@ POINT_COLOR = (255, 255, 255)
 COLORS = ("#ffd43b", "#4dabf7", "#ff6b6b", "#69db7c", "#da77f2", "#ffa94d")  # visible on dark and on bright images
 TRUTH_COLOR, SHADOW_COLOR = "#ffffff", "#000000"
 TEXT_PX = 11
-RADIUS_PX, CROSS_PX, DIRECTION_PX = 6, 5, 16
+RADIUS_PX, CROSS_PX, DIRECTION_PX = 6, 5, 24
 NAME_CHARS = 20
 
 
