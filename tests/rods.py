@@ -33,5 +33,5 @@ def results_of(found: CocoKeypoints, entries: list[dict[str, Any]], tmp_path: Pa
     return read_results(path, found.dataset)
 
 
-def landmarks(*annotations: dict[str, Any], pixel_origin: str = "center") -> CocoKeypoints:
-    return coco_keypoints(read_coco(dataset_of(*annotations), keypoints=True), pixel_origin=pixel_origin)
+def landmarks(*annotations: dict[str, Any], **options: Any) -> CocoKeypoints:
+    return coco_keypoints(read_coco(dataset_of(*annotations), keypoints=True), **options)

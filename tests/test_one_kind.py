@@ -24,6 +24,7 @@ from torch.testing import assert_close
 import detect.keypoints
 from detect.data import read_coco
 from detect.detectors.blob_detector import BlobDetector, fit_blob_detector
+from detect.evaluation.angles import angle_errors, score_angles
 from detect.evaluation.confusion import point_confusions
 from detect.evaluation.oracle import oracle_round_trip
 from detect.evaluation.point_matching import check_images, match_points, matches_by_score
@@ -36,6 +37,7 @@ from detect.keypoints.coordinates import cells_to_image, image_to_cells
 from detect.keypoints.keypoints import CocoKeypoints, Keypoints, by_group, coco_keypoints, is_predicted
 from detect.keypoints.laplacian import laplacian_filter
 from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
+from detect.keypoints.orientations import angles_between, directions, in_degrees, read_angles
 from detect.keypoints.padded_peaks import find_padded_peaks
 from detect.keypoints.peaks import Peaks, find_peaks
 from detect.keypoints.split_peaks import split_peaks
@@ -52,7 +54,7 @@ MODULES = [
     *(f"detect.keypoints.{each.name}" for each in pkgutil.iter_modules(detect.keypoints.__path__)),
     *(
         f"detect.evaluation.{name}"
-        for name in ("confusion", "coco_points", "oks", "oracle", "point_matching", "points")
+        for name in ("angles", "confusion", "coco_points", "oks", "oracle", "point_matching", "points")
     ),
     *("detect.evaluation.precision_recall", "detect.evaluation.predicted_points"),
     *("detect.losses.heatmaps", "detect.detectors.blob_detector"),
@@ -62,7 +64,8 @@ OTHERS = {  # functions of something else than the arrays of a user
     "coordinates": "origin_shift",  # of a word
     "drawing": "along_axes blend_patches blend_scattered draw_points map_size zeros",  # in place, below render_heatmaps
     "targets": "set_own_cells num_same_cell sigma_from_size",  # in place; a number
-    "keypoints": "box_keypoints coco_keypoints per_image",  # of datasets; for score_points, always NumPy
+    "keypoints": "box_keypoints coco_keypoints per_image angles_per_image",  # of datasets; for score_points, always NumPy
+    "orientations": "check_orientation",  # of a word
     "laplacian": "laplacian_kernel",  # of numbers
     "coco_points": "evaluate_landmarks oks_of point_results",  # of datasets, like those of oks and oracle
     "oks": "evaluate_oks",
@@ -78,6 +81,7 @@ MAPS = {"heatmaps", "maps", "logits", "targets", "weights", "offsets"}  # argume
 FREE = {  # arguments of any size, and those whose partner is one of the other arguments
     *(
         "match_points.predicted",
+        *("score_angles.truth", "directions.angles", "in_degrees.angles", "read_angles.maps"),
         "match_points.truth",
         "matches_by_score.truth",
         "score_points.truth",
@@ -152,6 +156,18 @@ CASES: dict[Callable[..., Any], dict[str, Any]] = {
     matches_by_score: {"predicted": POINTS[0], "truth": POINTS[1], "scores": SCORES[0], "radius": 9.0},
     check_images: SCORED,
     choose_threshold: {**SCORED, "radius": 3.0},
+    angles_between: {"tails": POINTS[0], "heads": POINTS[0][::-1]},
+    directions: {"angles": SCORES[0]},
+    in_degrees: {"angles": SCORES[0], "orientation": "axis"},
+    read_angles: {"maps": bells(6, 7), "cells": POINTS[0], "image": np.array([0, 1, 1]), "orientation": "axis"},
+    angle_errors: {"predicted": SCORES[0], "truth": SCORES[0][::-1]},
+    score_angles: {
+        "predicted": POINTS,
+        "truth": SCORED["truth"],
+        "angles": SCORES,
+        "true_angles": SCORES,
+        "radius": 3.0,
+    },
     point_confusions: {**SCORED, "names": ("a", "b"), "radius": 3.0, "threshold": 0.5},
     are_counted: {
         "points": POINTS[0],

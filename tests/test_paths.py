@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,7 @@ from detect.data.image_names import name_hint
 from detect.data.images import open_image
 from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
+from detect.data.volumes import open_array
 from detect.detectors.pretrained_weights import load_checkpoint
 from detect.files import read_small_text, read_yaml, write_folder, write_whole
 from detect.loading.dataset import DetectionData
@@ -52,6 +54,7 @@ from detect.training.checkpoints import (
 from detect.training.config import parse_config, read_train_config
 from detect.training.inputs import read_labels
 from detect.training.logs import STEPS, RunLog, read_log
+from detect.training.tile_journal import identity_of, open_journal
 
 NAMES = {"path", "paths", "folder", "name_or_path"}
 IN_ANOTHER_PROCESS = {"detect.detectors.onnx.export_onnx"}  # tests/detectors/test_export.py calls it with text
@@ -119,6 +122,7 @@ def files(tmp_path_factory) -> Files:
     checkpoint = Checkpoint(config, LABELS, anchors, weights, 1, {})
     save_checkpoint(folder / "last.pt", checkpoint)
     torch.save({"weight": torch.ones(1)}, folder / "weights.pt")
+    np.save(folder / "map.npy", np.zeros((3, 4)))
     with RunLog(folder / "log", tensorboard=False) as log:
         log.write(STEPS, 1, {"loss": 0.5})
     score = anchor_metrics(ResizedInstances.of(dataset, parse_resize("none")), anchors)
@@ -152,6 +156,11 @@ def weights_read(files: Files, as_: As) -> list[str]:
     return [*load_checkpoint(as_(files / "weights.pt"))]
 
 
+def journal_opened(files: Files, as_: As) -> int:
+    with open_journal(as_(files / "tiles"), "some") as journal:
+        return len(journal)
+
+
 CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.anchors.anchor_set.AnchorSet.load": lambda files, as_: AnchorSet.load(as_(files / "anchors.yaml")),
     "detect.anchors.anchor_set.AnchorSet.save": lambda files, as_: written(
@@ -179,6 +188,11 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.data.images.open_image": lambda files, as_: (
         open_image(as_(IMAGES), files.dataset.images.file_names[0]).size
     ),
+    "detect.data.volumes.open_array": lambda files, as_: open_array(as_(files / "map.npy")).extents,
+    "detect.training.tile_journal.identity_of": lambda files, as_: identity_of(
+        as_(files / "last.pt"), as_(files / "map.npy"), {}
+    ),
+    "detect.training.tile_journal.open_journal": journal_opened,
     "detect.data.image_names.name_hint": lambda files, as_: name_hint(as_(IMAGES), "a\\b.png"),
     "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(
         [files.score], None, title="Anchors", images=as_(IMAGES)

@@ -50,7 +50,7 @@ def without_learning(
         found = [components.predict(image) for image in others]
         results = results_of(category, [each.scores for each in found], boxes=[each.boxes for each in found])
         return f"{components}, F1 {components.f1:.3f} on {len(grey)} training images", results
-    points = coco_keypoints(train, pixel_origin=config.data.pixel_origin)
+    points = coco_keypoints(train, pixel_origin=config.data.pixel_origin, orientation=config.data.orientation)
     with_points = np.isin(train.instances.category_ids, list(points.category_types))
     category = _most_frequent(train.instances.category_ids[with_points])
     if len(points.category_types[category]) > 1:

@@ -19,6 +19,7 @@ from detect.data.resize import parse_resize
 from detect.errors import ConfigError, ResizeError
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, is_predicted
+from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
 from detect.loading.dataset import DetectionData
 from detect.ops.box_arrays import xywh_to_xyxy
 from detect.report.pictures import Marks, score_text
@@ -79,7 +80,8 @@ def run_detector(
 class ResultMarks:
     """Results of score ``min_score`` or more, and the annotations of a dataset, as marks on its images.
 
-    With ``landmarks`` the truth is their points, otherwise boxes. Crowds are not drawn.
+    With ``landmarks`` the truth is their points, otherwise boxes. Crowds are not drawn. ``orientation`` is that of results
+    with angles, by default that of the landmarks.
     """
 
     dataset: CocoDataset
@@ -87,6 +89,7 @@ class ResultMarks:
     min_score: float
     landmarks: CocoKeypoints | None = None
     pixel_origin: str = "center"
+    orientation: str | None = None
 
     def predicted(self, image_row: int) -> Marks:
         """The results in an image, drawn in rising order of score."""
@@ -113,7 +116,11 @@ class ResultMarks:
         ):
             name = self.dataset.category_name(category) if len(self._categories) > 1 else ""
             texts.append(score_text(name, score))
-        return Marks(xywh_to_xyxy(self.results.boxes_xywh[boxed]), points, classes, tuple(texts))
+        angles = None
+        if self.results.angles_deg is not None:
+            angles = np.deg2rad(np.repeat(self.results.angles_deg[rows], [len(table) for table in tables])[drawn])
+        boxes = xywh_to_xyxy(self.results.boxes_xywh[boxed])
+        return Marks(boxes, points, classes, tuple(texts), angles, self._two_sided)
 
     def truth(self, image_row: int) -> Marks:
         """The annotations of an image."""
@@ -125,7 +132,14 @@ class ResultMarks:
         points = self.landmarks.landmarks
         own = (np.asarray(points.image) == image_row) & (np.asarray(points.visibility) != UNLABELLED)
         places = np.asarray(points.points)[own] + SHIFTS[self.landmarks.pixel_origin]
-        return Marks(np.zeros((0, 4)), places, np.asarray(points.types)[own].astype(np.int64))
+        angles = None if points.angles is None else np.asarray(points.angles)[own]
+        types = np.asarray(points.types)[own].astype(np.int64)
+        return Marks(np.zeros((0, 4)), places, types, (), angles, self._two_sided)
+
+    @property
+    def _two_sided(self) -> bool:
+        orientation = self.orientation or (self.landmarks and self.landmarks.orientation)
+        return PER_TURN.get(orientation or NO_ORIENTATION) == 2
 
     def _types(self, rows: Int64[ndarray, " n"], counts: Sequence[int]) -> Int64[ndarray, " m"]:
         """The keypoint type of each point of these results, or its category if there are no true points to name types."""

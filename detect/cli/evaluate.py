@@ -48,6 +48,7 @@ def evaluate(
     pixel_origin: options.PixelOrigin = "center",
     confidence: options.Confidence = 0.9,
     microns_per_pixel: options.MicronsPerPixel = None,
+    orientation: options.Orientation = "none",
     tiles: options.Slice = None,
     baseline: Annotated[
         bool,
@@ -82,7 +83,7 @@ def evaluate(
     run, dataset = _run_and_files(run, results, dataset, baseline=baseline)
     trained, images, name = None, dataset.images, str(results)
     if run is None:
-        marks = _read_marks(results or Path(), dataset, task, pixel_origin)
+        marks = _read_marks(results or Path(), dataset, task, pixel_origin=pixel_origin, orientation=orientation)
     else:
         how: dict[str, Any] = {"device": device, "batch_size": batch_size, "tiles": tiles}
         trained, images, marks = _run_marks(run, dataset, on_broken, **how)
@@ -167,7 +168,7 @@ def _baseline(
     return rows, {"method": method, **evaluation.to_dict()}
 
 
-def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, pixel_origin: str) -> ResultMarks:
+def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, **how: Any) -> ResultMarks:
     import numpy as np
 
     from detect.cli.detectors import ResultMarks
@@ -178,8 +179,8 @@ def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, pixe
     results = detect.read_results(path, dataset)
     if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
         task, dataset = "landmarks", files.read(keypoints=True)
-    landmarks = detect.coco_keypoints(dataset, pixel_origin=pixel_origin) if task == "landmarks" else None
-    return ResultMarks(dataset, results, 0.0, landmarks, pixel_origin if landmarks else "center")
+    landmarks = detect.coco_keypoints(dataset, **how) if task == "landmarks" else None
+    return ResultMarks(dataset, results, 0.0, landmarks, how["pixel_origin"] if landmarks else "center")
 
 
 def _run_marks(
@@ -217,7 +218,8 @@ def _run_marks(
     folder = files.images or validation_folder(trained.config)
     landmarks = None
     if trained.task == "landmarks":  # numbered as the detector learned them
-        points = detect.coco_keypoints(dataset, pixel_origin=trained.config.data.pixel_origin)
+        own = trained.config.data
+        points = detect.coco_keypoints(dataset, pixel_origin=own.pixel_origin, orientation=own.orientation)
         landmarks = points.with_types(trained.labels.type_names, trained.labels.category_types)
     data = open_images(trained, dataset, folder, on_broken=on_broken, landmarks=landmarks).without_broken()
     results = run_detector(trained, data, device=device, **how)

@@ -25,6 +25,7 @@ from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracl
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall
 from detect.keypoints.keypoints import CocoKeypoints
+from detect.keypoints.orientations import NO_ORIENTATION
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
@@ -39,6 +40,7 @@ BOX_COLUMNS = (
 )
 COUNT_COLUMNS = ("counts", "mean error", "root mean square", "bias", "presence AUC")
 POINT_COLUMNS = ("F1", "precision", "recall", "AP", "error, px")
+ANGLE_COLUMNS = ("angle error, deg", "median")
 BOX_CAPTION = (
     "COCO's twelve numbers, by pycocotools: average precision (AP) and recall (AR) over IoU .50 to .95, AP50 and AP75 "
     "at that IoU, by the objects' area in the image, and AR with at most 1, 10 and 100 results per image."
@@ -47,6 +49,7 @@ POINT_CAPTION = (
     "Points are paired one to one within the radius. AP is over the scores of all results, the error the mean distance of "
     "the pairs."
 )
+ANGLE_CAPTION = " The angle errors are the mean and the median over the pairs."
 
 BEST_COLUMNS = ("", "score threshold", "F1", "precision", "recall")
 BEST_CAPTION = "The score threshold with the highest F1 on these images, {at}."
@@ -101,17 +104,24 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
         if len(own) > 1:
             tables.append(ScoreTable("By category", "The same for each category.", ("category", *BOX_COLUMNS), own))
         return [*tables, _best_scores(evaluation)]
-    first = evaluation.overall[0]
+    first, oriented = evaluation.overall[0], evaluation.landmarks.orientation != NO_ORIENTATION
+    columns = POINT_COLUMNS + (ANGLE_COLUMNS if oriented else ())
+    caption = POINT_CAPTION + (ANGLE_CAPTION if oriented else "")
+    rows = tuple(_point_row(scores, oriented=oriented) for scores in evaluation.overall)
     kept = "all results" if first.threshold is None else f"results of score {first.threshold:.4g} or more"
     count_row = (kept, *astuple(first.count), first.presence_auc)
     tables = [
-        ScoreTable("Points", POINT_CAPTION, ("within", *POINT_COLUMNS), tuple(map(_point_row, evaluation.overall))),
+        ScoreTable("Points", caption, ("within", *columns), rows),
         ScoreTable("Counts", "Predicted minus true number of points per image.", COUNT_COLUMNS, (count_row,)),
         _best_scores(evaluation),
     ]
     if len(evaluation.by_type) > 1:
-        own = tuple(_point_row(scores, f"{name}, ") for name, each in evaluation.by_type.items() for scores in each)
-        tables.append(ScoreTable("By landmark", "The same for each keypoint type.", ("landmark", *POINT_COLUMNS), own))
+        own = tuple(
+            _point_row(scores, f"{name}, ", oriented=oriented)
+            for name, each in evaluation.by_type.items()
+            for scores in each
+        )
+        tables.append(ScoreTable("By landmark", "The same for each keypoint type.", ("landmark", *columns), own))
     if evaluation.oks:
         scores = evaluation.oks.to_dict()
         tables.append(ScoreTable("OKS", OKS_CAPTION, ("", *scores), (("all", *scores.values()),)))
@@ -144,10 +154,11 @@ def _confusion_rows(confusion: ConfusionMatrix) -> ScoreTable:
     )
 
 
-def _point_row(scores: PointScores, name: str = "") -> tuple[str | float | None, ...]:
+def _point_row(scores: PointScores, name: str = "", *, oriented: bool) -> tuple[str | float | None, ...]:
     rates, error = scores.micro, None if scores.error is None else scores.error.mean
     averages = (rates.f1, rates.precision, rates.recall, scores.mean_average_precision)
-    return (f"{name}{scores.radius:g} px", *averages, error)
+    angles = (None, None) if scores.angle is None else (scores.angle.mean, scores.angle.median)
+    return (f"{name}{scores.radius:g} px", *averages, error, *(angles if oriented else ()))
 
 
 def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = (), lines: Sequence[str] = ()) -> None:

@@ -14,6 +14,7 @@ import typer
 
 import detect
 from detect.cli.output import findings_of, note, reading_bar
+from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.anchors.anchor_set import AnchorSet
@@ -29,6 +30,7 @@ LevelMatcherName = Literal["max-iou", "atss"]
 MatcherName = Literal["max-iou", "atss", "task-aligned", "simota"]
 PointSource = Literal["keypoints", "boxes"]
 PixelOriginName = Literal["center", "corner"]
+OrientationName = Literal["none", "directed", "axis"]
 Goal = Literal["f1", "count"]
 UnlabelledInScores = Literal["ignore", "wrong"]
 ExifName = Literal["auto", "apply", "ignore"]
@@ -100,6 +102,13 @@ Source = Annotated[
 PixelOrigin = Annotated[
     PixelOriginName,
     typer.Option(help="Where keypoint coordinate i lies: at the centre of pixel i (pixel indices), or at its corner."),
+]
+Orientation = Annotated[
+    OrientationName,
+    typer.Option(
+        help="Take the two keypoints of each object, its head and its tail, as one point in the middle with an angle. axis: "
+        "both ends are alike, so angles are from 0 to 180 degrees."
+    ),
 ]
 Threshold = Annotated[float | None, typer.Option(help="Minimum score of predicted points that count.")]
 Radius = Annotated[
@@ -208,9 +217,13 @@ class PointOptions:
     source: Source = "keypoints"
     pixel_origin: PixelOrigin = "center"
     merge: Annotated[bool, typer.Option("--merge", help="Treat all points as one type.")] = False
+    orientation: Orientation = "none"
 
     def read(self, files: DatasetFiles) -> CocoKeypoints:
         """The points of a dataset's files."""
         if self.source == "boxes":
+            if self.orientation != "none":
+                raise ConfigError("--orientation: boxes have none; --from keypoints reads heads and tails")
             return detect.box_keypoints(files.read(), merge=self.merge)
-        return detect.coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, merge=self.merge)
+        how: dict[str, Any] = {"merge": self.merge, "orientation": self.orientation}
+        return detect.coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, **how)

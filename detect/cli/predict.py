@@ -80,13 +80,13 @@ def predict(
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)
     results = run_detector(trained, data, device=device, batch_size=batch_size, tiles=tiles)
-    files: dict[str, str | bytes] = {"results.json": results_json(results, dataset)}
-    files["images.json"] = images_json(data.files)
+    files = {"results.json": results_json(results, dataset), "images.json": images_json(data.files)}
     counted = counts.count_found(results, data.dataset, data.image_rows, trained.labels, saved, confidence=confidence)
-    save(output, files | counted.files())
+    save(output, {**files, **counted.files()})
     picture_score, reason = _picture_score(picture_score, trained)
     if num_pictures != 0:
-        marks = ResultMarks(dataset, results, picture_score, pixel_origin=trained.config.data.pixel_origin)
+        own = trained.config.data
+        marks = ResultMarks(dataset, results, picture_score, None, own.pixel_origin, own.orientation)
         _draw(output / "pictures", data, marks, num_pictures or len(data))
     found = {"images": len(data), "skipped": len(data.broken), "results": len(results.scores)}
     drawn = int((results.scores >= picture_score).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class _Result(Struct, gc=False):
     score: float
     bbox: Box | None = None
     keypoints: list[float] | None = None
+    angle: float | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints and len(self.keypoints) % 3:
@@ -46,10 +48,12 @@ class CocoResults:
     boxes_xywh: Float64[ndarray, "n 4"]  # in pixels of the image; NaN for an entry without a box
     keypoints: tuple[Float64[ndarray, "_ 3"], ...]  # x, y, visibility; empty for an entry without keypoints
     invalid: tuple[Finding, ...]
+    angles_deg: Float64[ndarray, " n"] | None = None  # of oriented keypoints, NaN for an entry without one
 
     def __post_init__(self) -> None:
         columns = (self.places, self.image_rows, self.category_ids, self.scores, self.boxes_xywh, self.keypoints)
         lengths = [len(column) for column in columns]
+        lengths += [] if self.angles_deg is None else [len(self.angles_deg)]
         if len(set(lengths)) > 1:
             raise ValueError(f"results are columns of one length, got {lengths}")
 
@@ -73,8 +77,9 @@ def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
     kept = np.flatnonzero(usable)
     chosen = [entries[row] for row in kept.tolist()]
     boxes = np.array([msgspec.structs.astuple(entry.bbox or NO_BOX) for entry in chosen], float).reshape(-1, 4)
-    points = tuple(map(points_of, chosen))
-    return CocoResults(places[kept], rows[kept], category_ids[kept], scores[kept], boxes, points, tuple(faults))
+    points, angles = tuple(map(points_of, chosen)), column(chosen, "angle", float)
+    own = (places[kept], rows[kept], category_ids[kept], scores[kept], boxes, points, tuple(faults))
+    return CocoResults(*own, angles_deg=angles if np.isfinite(angles).any() else None)
 
 
 def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:
@@ -103,13 +108,15 @@ def _read_result(fields: Fields) -> _Result:
         fields.required_id("category_id"),
         fields.number("score"),
     )
-    return _Result(image_id, category_id, score, fields.box(), fields.points())
+    angle = fields.number("angle") if fields.entry.get("angle") is not None else None
+    return _Result(image_id, category_id, score, fields.box(), fields.points(), angle)
 
 
 def results_json(results: CocoResults, dataset: CocoDataset) -> bytes:
     """Write results as JSON: ``image_id``, ``category_id``, ``score``, and ``bbox`` or ``keypoints`` of each detection.
 
-    Reading the text again gives the same numbers.
+    Oriented keypoints also have an ``angle`` in degrees, clockwise on screen from the x axis. Reading the text again gives
+    the same numbers.
 
     >>> from detect.data import read_coco
     >>> dataset = read_coco({"images": [{"id": 7, "width": 9, "height": 9}], "categories": [], "annotations": []})
@@ -118,11 +125,13 @@ def results_json(results: CocoResults, dataset: CocoDataset) -> bytes:
     b'[{"image_id":7,"category_id":3,"bbox":[1.0,2.0,3.0,4.0],"score":0.5}]'
     """
     entries: list[dict[str, Any]] = []
-    columns = (dataset.images.ids[results.image_rows], results.category_ids, results.scores, results.boxes_xywh)
-    for image, category, score, box, points in zip(
+    angles = np.full(len(results.scores), np.nan) if results.angles_deg is None else results.angles_deg
+    columns = (dataset.images.ids[results.image_rows], results.category_ids, results.scores, results.boxes_xywh, angles)
+    for image, category, score, box, angle, points in zip(
         *(values.tolist() for values in columns), results.keypoints, strict=True
     ):
         where: dict[str, Any] = {"keypoints": points.reshape(-1).tolist()} if len(points) else {}
         where |= {} if np.isnan(box).any() else {"bbox": box}
+        where |= {"angle": angle} if math.isfinite(angle) else {}
         entries.append({"image_id": image, "category_id": category, **where, "score": score})
     return msgspec.json.encode(entries)

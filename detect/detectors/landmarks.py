@@ -15,10 +15,11 @@ from detect.heads.criterion import Normalizer
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput
 from detect.keypoints.coordinates import cells_to_image
 from detect.keypoints.keypoints import Keypoints
+from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN, check_orientation, read_angles
 from detect.keypoints.padded_peaks import PaddedPeaks, find_padded_peaks
 from detect.keypoints.peaks import Peaks, find_peaks
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
-from detect.losses import batch_normalizer, heatmap_focal_loss
+from detect.losses import batch_normalizer, heatmap_focal_loss, points_l1_loss
 
 KEYPOINT_COLUMNS = ("points", "image", "types", "visibility")
 PIXEL_ORIGIN = "center"  # points are in pixel indices: the first pixel's centre is (0, 0)
@@ -28,6 +29,13 @@ class LandmarkLosses(NamedTuple):
     """The loss of a batch, normalised already."""
 
     heatmap: Float[Tensor, ""]
+
+
+class OrientedLosses(NamedTuple):
+    """The losses of a batch for a detector with orientations, normalised and weighted already."""
+
+    heatmap: Float[Tensor, ""]
+    orientation: Float[Tensor, ""]
 
 
 class LandmarkDetector(nn.Module):
@@ -50,6 +58,8 @@ class LandmarkDetector(nn.Module):
             ``num_types``, ``num_convs``, ``norm`` and ``prior``.
         mean: of the images, one number or one for each channel; likewise ``std``.
         normalizer: maps the number of points of each image to the divisor of its loss, see :mod:`detect.losses.normalizers`.
+        orientation: ``"directed"`` or ``"axis"`` to learn the points' angles too (:mod:`detect.keypoints.orientations`).
+        orientation_weight: factor of their loss, the absolute error of cosine and sine at the points.
         seed: of the weights of pyramid and head; None draws them from torch's global generator.
     """
 
@@ -68,20 +78,24 @@ class LandmarkDetector(nn.Module):
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.25,),
         normalizer: Normalizer = batch_normalizer,
+        orientation: str = NO_ORIENTATION,
+        orientation_weight: float = 1.0,
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        check_orientation(orientation)
         generator = None if seed is None else Generator().manual_seed(seed)
         self.stride = stride
         self.sigma_cells = sigma_cells
         self.threshold = threshold
         self.normalizer = normalizer
+        self.orientation = orientation
+        self.orientation_weight = orientation_weight
         self.normalise = Normalise(backbone.in_channels, mean=mean, std=std)
         self.backbone = backbone
         self.pyramid = PyramidLevels(backbone, [stride], channels=pyramid_channels, generator=generator)
-        self.head = HeatmapHead(
-            pyramid_channels, num_types, num_convs=num_convs, norm=norm, prior=prior, generator=generator
-        )
+        options: dict[str, Any] = {"num_convs": num_convs, "norm": norm, "prior": prior, "generator": generator}
+        self.head = HeatmapHead(pyramid_channels, num_types, orientation=orientation != NO_ORIENTATION, **options)
 
     def forward(self, images: Float[Tensor, "b d h w"]) -> HeatmapOutput:
         """Heatmaps as logits, of ceil(h / stride) rows and ceil(w / stride) columns."""
@@ -94,19 +108,26 @@ class LandmarkDetector(nn.Module):
         targets: Keypoints,
         *,
         ignored: Sequence[Float[Tensor, "_ 4"] | None] | None = None,
-    ) -> LandmarkLosses:
+    ) -> LandmarkLosses | OrientedLosses:
         """The loss of a batch. Inside the boxes ``ignored``, in continuous pixels, only cells at the points count.
 
-        They are of each image, or of each image and keypoint type, ordered by image, then type.
+        They are of each image, or of each image and keypoint type, ordered by image, then type. Points without a known
+        angle have no loss of orientation.
         """
         drawn = self.targets(images, targets, ignored)
-        logits = self(images).logits
+        logits, _, _, orientations = self(images)
         maps, positives, counts = map(torch.as_tensor, (drawn.heatmaps, drawn.positives, drawn.counts))
         weights = None if drawn.weights is None else torch.as_tensor(drawn.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)
         divisors = self.normalizer(counts.sum(dim=1))
         self.divisor = divisors.float().mean()
-        return LandmarkLosses((sums / divisors).sum())
+        loss = (sums / divisors).sum()
+        if orientations is None or drawn.orientations is None:
+            return LandmarkLosses(loss)
+        wanted = torch.as_tensor(drawn.orientations)
+        known = wanted.isfinite().all(dim=1)
+        errors = points_l1_loss(orientations, wanted[known], positives=positives[known])
+        return OrientedLosses(loss, self.orientation_weight * (errors / divisors).sum())
 
     def targets(
         self, images: Float[Tensor, "b d h w"], targets: Keypoints, ignored: Sequence[Tensor | None] | None = None
@@ -128,13 +149,19 @@ class LandmarkDetector(nn.Module):
             regions = [none if each is None else each - 0.5 for each in ignored]  # in pixel indices, as the points
         columns: dict[str, Any] = {name: torch.as_tensor(getattr(targets, name)) for name in KEYPOINT_COLUMNS}
         columns["points"] = columns["points"].to(images.device)  # on which the maps are made
+        angles = None
+        if self.orientation != NO_ORIENTATION:
+            if targets.angles is None:
+                raise ValueError(f"a detector with orientation={self.orientation!r} needs points with angles")
+            angles = torch.as_tensor(targets.angles) * PER_TURN[self.orientation]
         return render_heatmaps(
-            replace(targets, **columns),
+            replace(targets, **columns, angles=None),
             (images.shape[-2], images.shape[-1]),
             stride=self.stride,
             sigma=self.sigma_cells,
             pixel_origin=PIXEL_ORIGIN,
             ignore=regions,
+            angles=angles,
         )
 
     def num_positives(self, images: Float[Tensor, "b d h w"], targets: Keypoints) -> Int64[Tensor, " b"]:
@@ -148,13 +175,26 @@ class LandmarkDetector(nn.Module):
         Their ``cells`` are pixels, as in a map of stride 1. Cells that cover only padding have no points. Call ``eval()``
         first: the mode of the detector is left as it is.
         """
-        return self.read_points(self(images).logits.float().sigmoid(), image_hw)
+        output = self(images)
+        return self.read_points(output.logits.float().sigmoid(), image_hw, output.orientations)
 
-    def read_points(self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
-        """The points of heatmaps of probabilities, in the form that :meth:`detect` returns."""
+    def read_points(
+        self,
+        heatmaps: Float[Tensor, "b j h w"],
+        image_hw: Int64[Tensor, "b 2"],
+        orientations: Float[Tensor, "b 2 h w"] | None = None,
+    ) -> Peaks:
+        """The points of heatmaps of probabilities, in the form that :meth:`detect` returns.
+
+        They have ``angles`` if there are maps of ``orientations``.
+        """
         peaks = find_peaks(self._without_padding(heatmaps, image_hw), threshold=self.threshold)
         covariance = None if peaks.covariance is None else peaks.covariance * self.stride**2
-        return replace(peaks, cells=peaks.in_image(self.stride, PIXEL_ORIGIN), covariance=covariance)
+        angles = None
+        if orientations is not None:
+            own = {"image": peaks.image, "orientation": self.orientation}
+            angles = read_angles(orientations.float(), peaks.cells, **own)
+        return replace(peaks, cells=peaks.in_image(self.stride, PIXEL_ORIGIN), covariance=covariance, angles=angles)
 
     def read_padded(
         self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"], *, max_peaks: int = 1000

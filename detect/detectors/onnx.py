@@ -23,6 +23,7 @@ from detect.detectors.exported import DetectionHead, ExportedBoxes, ExportedPoin
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ExportError, MissingExtraError
+from detect.keypoints.orientations import NO_ORIENTATION
 
 __all__ = ["DetectionHead", "ExportCheck", "Originals", "TensorInfo", "export_onnx"]
 
@@ -115,6 +116,10 @@ def export_onnx(
             is written then.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
+    if isinstance(detector, LandmarkDetector) and detector.orientation != NO_ORIENTATION:
+        raise ExportError(
+            f"orientation={detector.orientation}: an ONNX file gives points without angles; predict has them"
+        )
     try:
         runtime, _, _ = map(import_module, ("onnxruntime", "onnx", "onnxscript"))
     except ImportError as error:

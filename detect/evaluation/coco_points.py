@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from detect.data import CocoResults, Finding
 from detect.errors import CocoError
+from detect.evaluation.angles import score_angles
 from detect.evaluation.boxes import (
     as_dicts,
     best_as_dict,
@@ -26,6 +27,7 @@ from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores, score_poi
 from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts, ThresholdChoice, choose_threshold
 from detect.evaluation.predicted_points import PredictedPoints, are_counted
 from detect.keypoints.keypoints import CocoKeypoints, by_group, is_predicted
+from detect.keypoints.orientations import PER_TURN
 
 UNLABELLED_IN_SCORES = {"ignore": "ignore", "wrong": "background"}  # and what they are of ignored regions
 F1_RADIUS_PX = 5.0  # of the F1 that chooses checkpoints and thresholds
@@ -90,6 +92,7 @@ def evaluate_landmarks(
 
     Each result has as many keypoints as the dataset's instances of its category. Those it does not predict are 0, 0, 0 or
     NaN; a third number between 0 and 1 is a keypoint's own confidence, and its score is the lower of that and the result's.
+    If the truth has orientations, the angles of results are scored too, at each radius over the pairs within it.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.keypoints import coco_keypoints
@@ -160,13 +163,28 @@ class PointResults:
     num_types: int
     num_ignored: int
     invalid: tuple[Finding, ...]
+    angles: tuple[list[Float64[ndarray, " _"]], list[Float64[ndarray, " _"]]] | None = None
+    """Predicted and true angles in degrees, if both have orientations."""
+    period: float = 360.0
 
     def of_type(self, number: int) -> PointResults:
         own = slice(number, None, self.num_types)
-        return replace(self, predicted=self.predicted[own], truth=self.truth[own], scores=self.scores[own], num_types=1)
+        columns: dict[str, Any] = {name: getattr(self, name)[own] for name in ("predicted", "truth", "scores")}
+        if self.angles is not None:
+            columns["angles"] = tuple(each[own] for each in self.angles)
+        return replace(self, **columns, num_types=1)
 
     def score(self, radius: float, threshold: float | None) -> PointScores:
-        return score_points(self.predicted, self.truth, scores=self.scores, radius=radius, threshold=threshold)
+        scores = score_points(self.predicted, self.truth, scores=self.scores, radius=radius, threshold=threshold)
+        if self.angles is None:
+            return scores
+        kept = [own >= (-np.inf if threshold is None else threshold) for own in self.scores]
+        points, angles = (
+            [each[of_image] for each, of_image in zip(column, kept, strict=True)]
+            for column in (self.predicted, self.angles[0])
+        )
+        own: dict[str, Any] = {"angles": angles, "true_angles": self.angles[1], "period": self.period}
+        return replace(scores, angle=score_angles(points, self.truth, radius=radius, **own))
 
     def curve(self, radius: float, name: str = "") -> PrecisionRecall:
         """Precision and recall of the best matching within ``radius`` pixels at every distinct score, over all images."""
@@ -217,9 +235,14 @@ def point_results(
         found.points, group, true_points, truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled]), radius
     )
     points, scores = (by_group(each[kept], group[kept], num_groups) for each in (found.points, found.scores))
-    return PointResults(
-        points, true_points, scores, num_types, int((~kept).sum()), (*predicted.invalid, *found.invalid)
-    )
+    invalid = (*predicted.invalid, *found.invalid)
+    results = PointResults(points, true_points, scores, num_types, int((~kept).sum()), invalid)
+    true_angles = truth.landmarks.angles_per_image()
+    if true_angles is None or predicted.angles_deg is None:
+        return results
+    angles = by_group(predicted.angles_deg[found.rows[kept]], group[kept], num_groups)
+    period = 360.0 / PER_TURN[truth.orientation]
+    return replace(results, angles=(angles, [np.rad2deg(each) for each in true_angles]), period=period)
 
 
 def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:

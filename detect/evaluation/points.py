@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from detect.evaluation.angles import AngleScores
 from detect.evaluation.point_matching import Spacing, check_images, match_points
 from detect.evaluation.precision_recall import ScoreCuts
 from detect.ops.array_kinds import in_arrays
@@ -86,6 +87,7 @@ class PointScores:
     average_precisions: tuple[float, ...] | None  # at each of the radii
     mean_average_precision: float | None
     presence_auc: float | None
+    angle: AngleScores | None = None  # of oriented points, see detect.evaluation.angles
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,6 +12,7 @@ from numpy import ndarray
 from detect.data import CocoDataset, Finding
 from detect.errors import CocoError
 from detect.keypoints.coordinates import origin_shift
+from detect.keypoints.orientations import NO_ORIENTATION, angles_between, check_orientation
 from detect.ops.array_kinds import Array, check_kinds, check_shape, in_arrays, like, to_numpy
 from detect.ops.box_arrays import xywh_to_xyxy
 from detect.wording import plural
@@ -27,6 +28,7 @@ class Keypoints:
 
     ``points`` (n, 2) or (n, 3) are x, y(, z) in pixels of their image. ``image`` and ``types`` (n,) are indices from 0.
     ``visibility`` (n,) is COCO's: 0 not labelled (the coordinates mean nothing), 1 labelled but occluded, 2 visible.
+    ``angles`` (n,), if there are any, are in radians by :mod:`detect.keypoints.orientations`, NaN where unknown.
     """
 
     points: Array
@@ -35,10 +37,12 @@ class Keypoints:
     visibility: Array
     num_images: int
     num_types: int = 1
+    angles: Array | None = None
 
     def __post_init__(self) -> None:
         count = len(self.points)
         columns = {"image": self.image, "types": self.types, "visibility": self.visibility}
+        columns |= {} if self.angles is None else {"angles": self.angles}
         check_kinds(points=self.points, **columns)
         check_shape("points", self.points, (count, 2), (count, 3))
         for name, column in columns.items():
@@ -83,11 +87,17 @@ class Keypoints:
         >>> Keypoints.of([np.array([[3.0, 4.0, 2.0], [5.0, 6.0, 0.0]]), np.zeros((0, 3))]).per_image()
         [array([[3., 4.]]), array([], shape=(0, 2), dtype=float64)]
         """
-        columns = (self.points, self.image, self.types, self.visibility)
-        points, image, types, visibility = map(to_numpy, columns)
+        return self._by_map(self.points)
+
+    def angles_per_image(self) -> list[Float64[ndarray, " _"]] | None:
+        """Return the angles of the labelled points, in the order of :meth:`per_image`; None if there are none."""
+        return None if self.angles is None else self._by_map(self.angles)
+
+    def _by_map(self, column: Array) -> list[ndarray]:
+        image, types, visibility = map(to_numpy, (self.image, self.types, self.visibility))
         labelled = visibility != UNLABELLED
         group = (image * self.num_types + types)[labelled]
-        return by_group(points[labelled].astype(np.float64), group, self.num_images * self.num_types)
+        return by_group(to_numpy(column)[labelled].astype(np.float64), group, self.num_images * self.num_types)
 
 
 KeypointsLike = Keypoints | Sequence[Array]  # keypoints, or one array for each image as Keypoints.of takes them
@@ -136,6 +146,7 @@ class CocoKeypoints:
     ignored: tuple[Float64[ndarray, "_ 4"], ...]  # regions of each image, (x0, y0, x1, y1) in the points' convention
     type_names: tuple[str, ...]
     category_types: Mapping[int, tuple[int, ...]]  # types of the points that an instance of each category has
+    orientation: str = NO_ORIENTATION  # what the angles of the landmarks are, see detect.keypoints.orientations
 
     @property
     def sizes_wh(self) -> Float64[ndarray, "n 2"]:
@@ -180,7 +191,8 @@ class CocoKeypoints:
         where = np.concatenate([np.arange(*ends) for ends in zip(start, end, strict=True)]).astype(np.int64)
         image, types = np.repeat(np.arange(len(images)), end - start), points.types[where]
         xy, visibility = points.points[where], points.visibility[where]
-        batch = Keypoints(xy, image, types, visibility, len(images), points.num_types)
+        angles = None if points.angles is None else points.angles[where]
+        batch = Keypoints(xy, image, types, visibility, len(images), points.num_types, angles)
         ignored = tuple(self.ignored[row] for row in images)
         return replace(self, landmarks=batch, rows=self.rows[where], ignored=ignored)
 
@@ -210,15 +222,21 @@ class CocoKeypoints:
         return replace(taken, dataset=self.dataset.take_images(images), rows=(np.cumsum(kept) - 1)[taken.rows])
 
 
-def coco_keypoints(dataset: CocoDataset, *, pixel_origin: str = "center", merge: bool = False) -> CocoKeypoints:
+def coco_keypoints(
+    dataset: CocoDataset, *, pixel_origin: str = "center", merge: bool = False, orientation: str = NO_ORIENTATION
+) -> CocoKeypoints:
     """Collect the keypoints of a dataset that was read with ``keypoints=True``.
 
     Crowd regions and instances without a labelled keypoint become ignored regions. So do instances with another number of
     keypoints than most of their category, which are among the ``suspicious`` findings of the result's dataset. With
     ``merge``, all keypoints of all categories have one type. For ``pixel_origin`` see :mod:`detect.keypoints.coordinates`.
 
+    With an ``orientation``, ``"directed"`` or ``"axis"``, each instance has two keypoints, the head and the tail. They
+    become one point, the middle, with the angle in which the head lies. An instance of which only one is labelled becomes
+    an ignored region.
+
     Raises:
-        CocoError: no keypoint is labelled.
+        CocoError: no keypoint is labelled, or a category has no two keypoints for an orientation.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -227,12 +245,15 @@ def coco_keypoints(dataset: CocoDataset, *, pixel_origin: str = "center", merge:
     (318, ('nucleus',))
     """
     origin_shift(pixel_origin)  # raises for an unknown one
+    check_orientation(orientation)
     tables = dataset.instances.keypoints or ()
     flat = np.concatenate([np.zeros((0, 3)), *tables])
     if not (flat[:, 2] > 0).any():
         raise CocoError(f"{', '.join(dataset.files)}: no annotation has a labelled keypoint")
     counts = np.array([len(table) for table in tables], np.int64)
-    return _collect(dataset, flat, counts, pixel_origin=pixel_origin, merge=merge)
+    found = _collect(dataset, flat, counts, pixel_origin=pixel_origin)
+    found = found if orientation == NO_ORIENTATION else _as_middles(found, orientation)
+    return _merged(found) if merge else found
 
 
 def box_keypoints(dataset: CocoDataset, *, merge: bool = False) -> CocoKeypoints:
@@ -254,7 +275,8 @@ def box_keypoints(dataset: CocoDataset, *, merge: bool = False) -> CocoKeypoints
         raise CocoError(f"{', '.join(dataset.files)}: no valid boxes")
     centers = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2
     flat = np.concatenate([centers, np.full((len(centers), 1), float(VISIBLE))], axis=1)
-    return _collect(dataset, flat, np.ones(len(flat), np.int64), pixel_origin="corner", merge=merge)
+    found = _collect(dataset, flat, np.ones(len(flat), np.int64), pixel_origin="corner")
+    return _merged(found) if merge else found
 
 
 def _collect(
@@ -263,7 +285,6 @@ def _collect(
     counts: Int64[ndarray, " m"],
     *,
     pixel_origin: str,
-    merge: bool,
 ) -> CocoKeypoints:
     """Collect the rows (x, y, visibility) of the instances, of which each has ``counts``."""
     instances, num_images = dataset.instances, len(dataset.images)
@@ -281,15 +302,49 @@ def _collect(
     names: list[str] = []
     for category, own in category_types.items():
         names += _type_names(dataset, category, len(own))
-    if merge:
-        category_types = {category: (0,) * len(own) for category, own in category_types.items()}
-        names, types = [" / ".join(names)], np.zeros_like(types)
     regions = [dataset.crowd, instances.take(np.flatnonzero(~labelled))]
     boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions])) - origin_shift(pixel_origin)
     ignored = by_group(boxes, np.concatenate([each.image_rows for each in regions]), num_images)
     image, visibility = instances.image_rows[rows], flat[:, 2].astype(np.int64)
     landmarks = Keypoints(flat[:, :2], image, types, visibility, num_images, len(names))
     return CocoKeypoints(dataset, landmarks, pixel_origin, rows, tuple(ignored), tuple(names), category_types)
+
+
+def _merged(found: CocoKeypoints) -> CocoKeypoints:
+    """The same keypoints with one type."""
+    points = replace(found.landmarks, types=np.zeros_like(found.landmarks.types), num_types=1)
+    category_types = {category: (0,) * len(own) for category, own in found.category_types.items()}
+    return replace(found, landmarks=points, type_names=(" / ".join(found.type_names),), category_types=category_types)
+
+
+def _as_middles(found: CocoKeypoints, orientation: str) -> CocoKeypoints:
+    """One point for each head and tail, with its angle; an instance of which one is not labelled is an ignored region."""
+    dataset, instances = found.dataset, found.dataset.instances
+    for category, types in found.category_types.items():
+        if len(types) != 2:
+            name, own = dataset.category_name(category), plural(len(types), "keypoint")
+            reason = f"category {name!r} has {own}, not two, the head and the tail"
+            raise CocoError(f"{', '.join(dataset.files)}: {reason}, which orientation={orientation} needs")
+    points, pairs = found.landmarks, np.asarray(found.landmarks.points).reshape(-1, 2, 2)
+    visibility, rows = np.asarray(points.visibility).reshape(-1, 2).min(axis=1), found.rows[::2]
+    whole = visibility != UNLABELLED
+    if not whole.any():
+        raise CocoError(f"{', '.join(dataset.files)}: no annotation has both a labelled head and a labelled tail")
+    boxes = xywh_to_xyxy(instances.boxes_xywh[rows[~whole]]) - origin_shift(found.pixel_origin)
+    partly = by_group(boxes, instances.image_rows[rows[~whole]], points.num_images)
+    heads, tails = pairs[whole, 0], pairs[whole, 1]
+    image, types = np.asarray(points.image)[::2][whole], np.asarray(points.types)[::2][whole] // 2
+    columns = (heads + tails) / 2, image, types, visibility[whole]
+    middles = Keypoints(*columns, points.num_images, points.num_types // 2, angles_between(tails, heads))
+    return replace(
+        found,
+        landmarks=middles,
+        rows=rows[whole],
+        ignored=tuple(np.concatenate(both) for both in zip(found.ignored, partly, strict=True)),
+        type_names=tuple(map(dataset.category_name, found.category_types)),
+        category_types={category: (types[0] // 2,) for category, types in found.category_types.items()},
+        orientation=orientation,
+    )
 
 
 def _type_names(dataset: CocoDataset, category: int, count: int) -> list[str]:

@@ -36,6 +36,7 @@ class Peaks:
 
     ``cells`` are x, y[, z] in cells; cell centres are whole numbers. ``scores`` are the map's values at the maxima.
     ``image`` and ``types`` are indices from 0. ``covariance`` is in squared cells, or None if the refinement gives none.
+    ``angles`` are those of a detector with orientations, in radians (:mod:`detect.keypoints.orientations`).
     """
 
     cells: Float[AnyArray, "n D"]
@@ -45,9 +46,11 @@ class Peaks:
     covariance: Float[AnyArray, "n D D"] | None
     num_images: int
     num_types: int
+    angles: Float[AnyArray, " n"] | None = None
 
     def __post_init__(self) -> None:
         columns = {"score": self.scores, "image": self.image, "type": self.types}
+        columns |= {} if self.angles is None else {"angle": self.angles}
         check_kinds(cells=self.cells, covariance=self.covariance, **columns)
         count, num_axes = self.cells.shape
         for name, column in columns.items():
@@ -75,7 +78,7 @@ class Peaks:
         Both lists have one array for each image; with several keypoint types one for each image and type, ordered by image,
         then type, like :meth:`detect.keypoints.keypoints.Keypoints.per_image`.
 
-        >>>         >>> from detect import Keypoints, render_heatmaps, score_points
+        >>> from detect import Keypoints, render_heatmaps, score_points
         >>> truth = Keypoints.of([np.array([[3.0, 4.0], [20.5, 9.0]]), np.array([[11.0, 7.0]])])
         >>> heatmaps = torch.from_numpy(render_heatmaps(truth, (16, 32), stride=2).heatmaps)  # as from a network
         >>> points, scores = find_peaks(heatmaps).per_image(stride=2)

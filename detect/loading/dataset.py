@@ -44,7 +44,7 @@ class Draw(NamedTuple):
 class Sample:
     """One image with its targets, as in a :class:`Batch`; its size is the canvas of the resize rule.
 
-    A point that augmentation moved out of the image has visibility 0.
+    A point that augmentation moved out of the image has visibility 0. ``angles`` are there if the keypoints have them.
     """
 
     image: Float[Tensor, "d h w"]
@@ -57,6 +57,7 @@ class Sample:
     unlabelled_types: Int64[Tensor, " u"]
     image_row: int
     num_types: int
+    angles: Float[Tensor, " m"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +90,10 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device, but for the unlabelled boxes: targets are placed on the host."""
-        columns = ("points", "image", "types", "visibility")
-        moved: dict[str, Any] = {name: torch.as_tensor(getattr(self.keypoints, name)).to(device) for name in columns}
+        columns = {
+            name: column for name, column in vars(self.keypoints).items() if isinstance(column, ndarray | Tensor)
+        }
+        moved: dict[str, Any] = {name: torch.as_tensor(column).to(device) for name, column in columns.items()}
         return Batch(
             images=self.images.to(device),
             image_hw=self.image_hw.to(device),
@@ -253,6 +256,7 @@ class DetectionData(Dataset[Sample]):
             unlabelled_types=torch.from_numpy(labels.unlabelled_types),
             image_row=image_row,
             num_types=self.num_types,
+            angles=None if labels.angles is None else torch.from_numpy(labels.angles).float(),
         )
 
 
@@ -264,6 +268,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images = samples[0].image.new_zeros(len(samples), samples[0].image.shape[0], height, width)
     for image, sample in zip(images, samples, strict=True):
         image[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
+    angles = [sample.angles for sample in samples if sample.angles is not None]
     return Batch(
         images=images,
         image_hw=torch.stack([sample.image_hw for sample in samples]),
@@ -275,6 +280,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
             torch.cat([sample.visibility for sample in samples]),
             num_images=len(samples),
             num_types=samples[0].num_types,
+            angles=torch.cat(angles) if angles else None,
         ),
         unlabelled=[sample.unlabelled for sample in samples],
         unlabelled_types=[sample.unlabelled_types for sample in samples],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from detect.data.coco_dataset import unnamed
 from detect.errors import CocoError, ConfigError
 from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import ALL_TYPES, UNLABELLED, CocoKeypoints
+from detect.keypoints.orientations import angles_between, directions
 from detect.loading.transforms import Transform, box_areas, clip_to_window
 from detect.ops.box_arrays import xywh_to_xyxy
 
@@ -83,7 +85,8 @@ class ImageLabels:
     """The labels of one image. Boxes are x0 y0 x1 y1, continuous; points and ``unlabelled`` follow ``pixel_origin``.
 
     ``crowd`` are regions where a box is neither positive nor negative, ``unlabelled`` where keypoints of the
-    ``unlabelled_types`` are unknown (``ALL_TYPES`` for all).
+    ``unlabelled_types`` are unknown (``ALL_TYPES`` for all). ``tips``, if points have orientations, lie in their directions:
+    a transform moves a point and its tip, and so turns its angle.
     """
 
     boxes: Float64[ndarray, "n 4"]
@@ -95,15 +98,23 @@ class ImageLabels:
     unlabelled: Float64[ndarray, "u 4"]
     unlabelled_types: Int64[ndarray, " u"]
     pixel_origin: str = "center"
+    tips: Float64[ndarray, "m 2"] | None = None
+
+    @property
+    def angles(self) -> Float64[ndarray, " m"] | None:
+        """The angles of the points, in radians; NaN where unknown."""
+        return None if self.tips is None else angles_between(self.points, self.tips)
 
     def transformed(self, transform: Transform) -> ImageLabels:
         """Move all labels with the image."""
         shift = SHIFTS[self.pixel_origin]
+        move = partial(transform.apply_to_points, pixel_origin=self.pixel_origin)
         return replace(
             self,
             boxes=transform.apply_to_boxes(self.boxes),
             crowd=transform.apply_to_boxes(self.crowd),
-            points=transform.apply_to_points(self.points, pixel_origin=self.pixel_origin),
+            points=move(self.points),
+            tips=None if self.tips is None else move(self.tips),
             unlabelled=transform.apply_to_boxes(self.unlabelled + shift) - shift,
         )
 
@@ -167,6 +178,9 @@ def labels_by_image(
         for column in (table.points, table.types, table.visibility):
             columns.append(_by_image(np.asarray(column), np.asarray(table.image), num_images))
         columns += (*_regions_by_image(keypoints, unlabelled), [keypoints.pixel_origin] * num_images)
+        if table.angles is not None:
+            tips = np.asarray(table.points) + directions(np.asarray(table.angles))
+            columns.append(_by_image(tips, np.asarray(table.image), num_images))
     return [ImageLabels(*each) for each in zip(*columns, strict=True)]
 
 

@@ -23,7 +23,7 @@ POINT_COLOR = (255, 255, 255)
 COLORS = ("#ffd43b", "#4dabf7", "#ff6b6b", "#69db7c", "#da77f2", "#ffa94d")  # visible on dark and on bright images
 TRUTH_COLOR, SHADOW_COLOR = "#ffffff", "#000000"
 TEXT_PX = 11
-RADIUS_PX, CROSS_PX = 6, 5
+RADIUS_PX, CROSS_PX, DIRECTION_PX = 6, 5, 24
 NAME_CHARS = 20
 
 
@@ -102,13 +102,16 @@ class Marks:
     """Boxes (x0, y0, x1, y1) and points (x, y) to draw over one image, in its continuous pixels.
 
     ``classes`` chooses the colours of the boxes, then of the points. ``texts``, one for each box or empty, are written where
-    they fit.
+    they fit. ``angles`` of the points, in radians from x towards y and NaN where unknown, are drawn as lines from them, and
+    to both sides if they are ``two_sided``.
     """
 
     boxes: Float[ndarray, "n 4"]
     points: Float[ndarray, "m 2"]
     classes: Int64[ndarray, " k"]
     texts: tuple[str, ...] = ()
+    angles: Float[ndarray, " m"] | None = None
+    two_sided: bool = False
 
 
 def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None = None) -> Image.Image:
@@ -148,6 +151,8 @@ def _draw_truth(draw: ImageDraw.ImageDraw, truth: Marks, factor: float) -> None:
         for box in _corners(truth, factor):
             draw.rectangle(box, outline=color, width=width)
         _draw_crosses(draw, truth.points * factor, CROSS_PX + (width > 1), fill=color, width=width)
+        for line in _direction_lines(truth, factor):
+            draw.line(line, fill=color, width=width)
 
 
 def _draw_crosses(draw: ImageDraw.ImageDraw, points: Float[ndarray, "n 2"], arm: float, **line: Any) -> None:
@@ -164,6 +169,8 @@ def _draw_predicted(draw: ImageDraw.ImageDraw, predicted: Marks, factor: float) 
         draw.rectangle(box, outline=color, width=2)
     for (x, y), color in zip((predicted.points * factor).tolist(), colors[len(boxes) :], strict=True):
         draw.ellipse((x - RADIUS_PX, y - RADIUS_PX, x + RADIUS_PX, y + RADIUS_PX), outline=color, width=2)
+    for line, color in zip(_direction_lines(predicted, factor), colors[len(boxes) :], strict=False):
+        draw.line(line, fill=color, width=2)
     font = ImageFont.load_default(TEXT_PX)
     for (x0, y0, x1, _), color, text in zip(boxes, colors, predicted.texts, strict=False):
         wide, high = draw.textbbox((0, 0), text, font=font)[2:]
@@ -171,6 +178,16 @@ def _draw_predicted(draw: ImageDraw.ImageDraw, predicted: Marks, factor: float) 
             top = y0 - high - 3 if y0 >= high + 3 else y0
             draw.rectangle((x0, top, x0 + wide + 4, top + high + 3), fill=color)
             draw.text((x0 + 2, top + 1), text, fill="black", font=font)
+
+
+def _direction_lines(marks: Marks, factor: float) -> list[tuple[float, float, float, float]]:
+    """A line for each point with an angle; of length 0 if it is not known."""
+    if marks.angles is None:
+        return []
+    angles, middle = np.nan_to_num(marks.angles), marks.points * factor
+    arms = DIRECTION_PX * np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.isfinite(marks.angles)[:, None]
+    start = middle - arms if marks.two_sided else middle
+    return [tuple(line) for line in np.concatenate([start, middle + arms], axis=1).tolist()]
 
 
 def _corners(marks: Marks, factor: float) -> list[tuple[float, float, float, float]]:

@@ -41,7 +41,7 @@ CRITERION = {"box_loss", "box_weight", "class_loss", "alpha", "gamma"}
 POST_PROCESS = {"score_threshold", "topk_per_level", "nms", "iou_threshold", "sigma", "class_agnostic"}
 POST_PROCESS |= {"detections_per_image"}
 HEAD = {"pyramid_channels", "num_convs", "norm"}
-HEATMAPS = {"stride", "sigma_cells", "threshold"}
+HEATMAPS = {"stride", "sigma_cells", "threshold", "orientation_weight"}
 
 Detector = RetinaNetDetector | LandmarkDetector
 
@@ -173,9 +173,8 @@ def build_detector(
             strides = sorted({*levels, *(stride for stride in BACKBONE_STRIDES if stride >= min(levels))})
             backbone = _backbone(config, strides)
             if config.task == "landmarks":
-                return LandmarkDetector(
-                    backbone, len(labels.type_names), **model.model_dump(include=HEATMAPS), **options
-                )
+                options |= {**model.model_dump(include=HEATMAPS), "orientation": config.data.orientation}
+                return LandmarkDetector(backbone, len(labels.type_names), **options)
             if anchors is None:
                 raise ValueError("a box detector needs anchors")
             coder = DistanceCoder() if model.anchors == POINTS else BoxCoder()

@@ -79,6 +79,10 @@ class DataConfig(_Section):
         description="unlabelled keypoints of partly labelled objects: ignore the object's box, learn background there, or "
         "ignore the type's whole map",
     )
+    orientation: Literal["none", "directed", "axis"] = Field(
+        default="none",
+        description="keypoints: a head and a tail become one point, their middle, with an angle; axis: both ends are alike",
+    )
     mean: list[float] | None = Field(default=None, description="mean of each channel, 0 to 1; measured by default")
     std: list[float] | None = Field(default=None, description="standard deviation of each channel; measured by default")
     exif: Exif = Field(
@@ -187,6 +191,9 @@ class ModelConfig(_Section):
     stride: int = Field(default=2, ge=1, le=64, description="landmarks: image pixels per heatmap cell")
     sigma_cells: float = Field(default=2.0, ge=0.05, le=100, description="landmarks: sigma of the Gaussian targets")
     threshold: float = Field(default=0.3, gt=0, lt=1, description="landmarks: peaks have a higher value")
+    orientation_weight: float = Field(
+        default=1.0, gt=0, le=1000, description="landmarks with data.orientation: factor of its loss"
+    )
 
     @property
     def starts_from_weights(self) -> bool:

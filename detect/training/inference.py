@@ -22,6 +22,7 @@ from detect.evaluation.boxes import BoxEvaluation, best_as_dict, evaluate_boxes
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
 from detect.heads.postprocess import Detections
 from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.orientations import NO_ORIENTATION, angles_between, directions, in_degrees
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
 from detect.loading.image_ops import Picture, resize_picture
@@ -38,13 +39,17 @@ MAIN_METRIC = {"boxes": "ap", "landmarks": "f1_5px"}  # decides which checkpoint
 
 
 class _Found(NamedTuple):
-    """The objects of one image, in pixels of the image; boxes or points are NaN, and a box has no keypoint type."""
+    """The objects of one image, in pixels of the image; boxes or points are NaN, and a box has no keypoint type.
+
+    Angles are in radians, NaN without orientations.
+    """
 
     category_ids: Int64[ndarray, " n"]
     scores: Float64[ndarray, " n"]
     boxes_xywh: Float64[ndarray, "n 4"]
     points: Float64[ndarray, "n 2"]
     types: Int64[ndarray, " n"]
+    angles: Float64[ndarray, " n"]
 
 
 def find_objects(
@@ -92,7 +97,7 @@ def find_objects(
         rows.append(row)
         if on_progress:
             on_progress("detecting", len(rows), len(data))
-    return _as_results(rows, found, labels)
+    return _as_results(rows, found, labels, getattr(model, "orientation", NO_ORIENTATION))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,21 +140,21 @@ class _Detect:
             image_hw = torch.stack([content.end_hw for content in contents])
             found += self.objects(images, image_hw, [grid.tile_wh] * len(windows))
         tile = np.repeat(np.arange(len(corners)), [len(each.scores) for each in found])
-        categories, scores, boxes_xywh, points, types = (np.concatenate(column) for column in zip(*found, strict=True))
-        boxes_xywh[:, :2] += corners[tile]
-        points += corners[tile]
-        columns = {"scores": scores, "classes": categories}
+        every = _Found(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        every.boxes_xywh[:, :2] += corners[tile]
+        every.points[:] += corners[tile]
+        columns = {"scores": every.scores, "classes": every.category_ids}
         if isinstance(self.model, LandmarkDetector):
-            columns["classes"] = types
+            columns["classes"] = every.types
             cell_px = self.model.stride / min(resize_transform(self.data.resize, grid.tile_wh).scale_xy)
-            kept = merge_points(grid, points + SHIFTS[self.pixel_origin], tile, **columns, cell_px=cell_px)
+            kept = merge_points(grid, every.points + SHIFTS[self.pixel_origin], tile, **columns, cell_px=cell_px)
         else:
             post_process = self.model.post_process
             if post_process.class_agnostic:
-                columns["classes"] = np.zeros_like(categories)
-            boxes, iou_threshold = xywh_to_xyxy(boxes_xywh), post_process.iou_threshold
+                columns["classes"] = np.zeros_like(every.category_ids)
+            boxes, iou_threshold = xywh_to_xyxy(every.boxes_xywh), post_process.iou_threshold
             kept = merge_boxes(grid, boxes, tile, **columns, iou_threshold=iou_threshold)
-        return _Found(*(column[kept] for column in (categories, scores, boxes_xywh, points, types)))
+        return _Found(*(column[kept] for column in every))
 
 
 def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
@@ -166,8 +171,8 @@ def batches_by_size(data: DetectionData, batch_size: int) -> list[list[int]]:
 def validate(model: Detector, data: DetectionData, *, labels: LabelMap, **options: Any) -> dict[str, float]:
     """Metrics of a detector: COCO's twelve for boxes, or F1 at each radius and the mean count error; NaN if undefined.
 
-    ``best_f1`` is the highest F1 over all categories at any score, at IoU .5 or within 5 px, and ``best_threshold`` that
-    score. The options are those of :func:`find_objects`.
+    Orientations add the median error of the angles within 5 px. ``best_f1`` is the highest F1 over all categories at any
+    score, at IoU .5 or within 5 px, and ``best_threshold`` that score. The options are those of :func:`find_objects`.
     """
     results = find_objects(model, data, labels=labels, **options)
     evaluation: BoxEvaluation | LandmarkEvaluation
@@ -178,6 +183,9 @@ def validate(model: Detector, data: DetectionData, *, labels: LabelMap, **option
         evaluation = evaluate_landmarks(results, data.keypoints)
         metrics = {f"f1_{scores.radius:g}px": scores.micro.f1 for scores in evaluation.overall}
         metrics["count_mae"] = evaluation.overall[0].count.mae
+        if data.keypoints.orientation != NO_ORIENTATION:
+            angle = evaluation.overall[-1].angle
+            metrics["angle_error_deg"] = math.nan if angle is None else angle.median
     metrics |= best_as_dict(evaluation.best_f1)
     return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
 
@@ -187,7 +195,7 @@ def _boxes_found(detections: Detections, transform: Transform, labels: LabelMap)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     scores = _numbers(detections.scores)[inside]
     category_ids = np.array(labels.category_ids, np.int64)[detections.classes.cpu().numpy()[inside]]
-    none = np.full((len(scores), 2), np.nan), np.full(len(scores), NO_TYPE)
+    none = np.full((len(scores), 2), np.nan), np.full(len(scores), NO_TYPE), np.full(len(scores), np.nan)
     return _Found(category_ids, scores, xyxy_to_xywh(boxes[inside]), *none)
 
 
@@ -199,27 +207,34 @@ def _points_found(peaks: Peaks, transform: Transform, labels: LabelMap, margin_p
         [labels.keypoint_table(number)[0] for number in range(len(labels.type_names))], np.int64
     )
     types, scores = peaks.types.cpu().numpy()[inside], _numbers(peaks.scores)[inside]
-    restored = transform.invert_points(points[inside], pixel_origin="center") + SHIFTS["center"] - SHIFTS[pixel_origin]
-    return _Found(category_of_type[types], scores, np.full((len(scores), 4), np.nan), restored, types)
+    restored = transform.invert_points(points[inside], pixel_origin="center")
+    angles = np.full(len(scores), np.nan)
+    if peaks.angles is not None:
+        tips = points[inside] + directions(_numbers(peaks.angles)[inside])
+        angles = angles_between(restored, transform.invert_points(tips, pixel_origin="center"))
+    restored += SHIFTS["center"] - SHIFTS[pixel_origin]
+    return _Found(category_of_type[types], scores, np.full((len(scores), 4), np.nan), restored, types, angles)
 
 
-def _as_results(rows: list[int], found: list[_Found], labels: LabelMap) -> CocoResults:
+def _as_results(rows: list[int], found: list[_Found], labels: LabelMap, orientation: str) -> CocoResults:
     """Results with one keypoint each: of a category with several, the others are 0, 0, 0, which is not predicted."""
     numbers = np.zeros(0, np.int64)
-    none = _Found(numbers, np.zeros(0), np.zeros((0, 4)), np.zeros((0, 2)), numbers)  # n = 0 is no special case
-    categories, scores, boxes, points, types = (np.concatenate(column) for column in zip(none, *found, strict=True))
+    none = _Found(numbers, np.zeros(0), np.zeros((0, 4)), np.zeros((0, 2)), numbers, np.zeros(0))  # for n = 0
+    every = _Found(*(np.concatenate(column) for column in zip(none, *found, strict=True)))
     image_rows = np.repeat(np.array(rows, np.int64), [len(each.scores) for each in found])
-    order = np.lexsort((-scores, image_rows))
-    places = {number: labels.keypoint_table(number) for number in np.unique(types).tolist() if number != NO_TYPE}
+    order = np.lexsort((-every.scores, image_rows))
+    every = _Found(*(column[order] for column in every))
+    places = {number: labels.keypoint_table(number) for number in np.unique(every.types).tolist() if number != NO_TYPE}
     keypoints = []
-    for point, number in zip(points[order], types[order].tolist(), strict=True):
+    for point, number in zip(every.points, every.types.tolist(), strict=True):
         _, place, count = places.get(number, (0, 0, 0))
         table = np.zeros((count, 3))
         if count:
             table[place] = *point, FOUND
         keypoints.append(table)
-    ids = np.arange(len(scores))
-    return CocoResults(ids, image_rows[order], categories[order], scores[order], boxes[order], tuple(keypoints), ())
+    own = (np.arange(len(order)), image_rows[order], every.category_ids, every.scores, every.boxes_xywh)
+    angles = None if orientation == NO_ORIENTATION else in_degrees(every.angles, orientation)
+    return CocoResults(*own, tuple(keypoints), (), angles_deg=angles)
 
 
 def _numbers(values: Tensor) -> ndarray:

@@ -158,7 +158,9 @@ def read_labels(config: TrainConfig, files: Sequence[str], images: str | Path, *
 
 
 def _keypoints(config: TrainConfig, dataset: CocoDataset) -> CocoKeypoints | None:
-    return coco_keypoints(dataset, pixel_origin=config.data.pixel_origin) if config.task == "landmarks" else None
+    if config.task != "landmarks":
+        return None
+    return coco_keypoints(dataset, pixel_origin=config.data.pixel_origin, orientation=config.data.orientation)
 
 
 def _augment(config: TrainConfig) -> Augment | None:

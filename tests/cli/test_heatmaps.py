@@ -13,6 +13,7 @@ import pytest
 import yaml
 from builders import points_dataset, written
 from PIL import Image
+from rods import dataset_of
 
 from detect.samples import sample_annotations
 
@@ -271,3 +272,22 @@ def test_help_imports_nothing_heavy_and_shows_a_line_to_type(command):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "HEAVY []"
     assert f"detect heatmaps {command} " in run.stdout
+
+
+def test_angles_are_scored_in_text_and_json(detect, tmp_path):
+    """Heads and tails 20 px apart; the one result points 30 degrees past the truth, or 150 short of the other end."""
+    content = dataset_of({"keypoints": [30, 10, 2, 10, 10, 2]})
+    content["categories"] = content["categories"][:1]
+    truth = written(tmp_path / "truth.json", content)
+    entry = {"image_id": 1, "category_id": 1, "keypoints": [20, 10, 1], "score": 0.9, "angle": 150.0}
+    command = ("heatmaps", "score", truth, "--results", written(tmp_path / "results.json", [entry]), "--radius", 3)
+    for orientation, wanted in (("directed", 150.0), ("axis", 30.0)):
+        own = json.loads(detect(*command, "--orientation", orientation, "--json").out)
+        assert own["overall"][0]["angle"] == {"mean": wanted, "median": wanted, "num_pairs": 1}
+        told = detect(*command, "--orientation", orientation).out
+        assert "angle error, deg" in told
+        assert f"{wanted:.3f}" in told
+    run = detect(*command)
+    assert (run.code, "angle" in run.out) == (2, False)  # two keypoints in the truth, one in the result
+    run = detect(*command, "--orientation", "axis", "--from", "boxes")
+    assert (run.code, "--orientation: boxes have none" in run.err) == (2, True)

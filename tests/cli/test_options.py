@@ -21,6 +21,7 @@ from detect.fitting.fit_levels import FREE
 from detect.fitting.structured import LAYOUTS
 from detect.interop.anchor_formats import FORMATS
 from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.orientations import ORIENTATIONS
 from detect.keypoints.targets import CHOICES
 from detect.samples import sample_annotations
 
@@ -35,6 +36,7 @@ def test_choices_are_what_the_code_offers():
     assert get_args(options.ConventionName) == tuple(CONVENTIONS)
     assert get_args(options.PointSource) == SOURCES
     assert get_args(options.PixelOriginName) == tuple(SHIFTS)
+    assert get_args(options.OrientationName) == ORIENTATIONS
     assert get_args(options.Goal) == GOALS
     assert get_args(options.BoxFormName) == get_args(BoxForm)
     assert get_args(options.ExifName) == get_args(Exif)

@@ -192,3 +192,13 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed.*export"):
         export_onnx(small_landmarks(), tmp_path / "x.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
+
+
+def test_orientations_are_refused_in_one_line(tmp_path):
+    detector = small_landmarks()
+    detector.orientation = "axis"
+    with pytest.raises(
+        ExportError, match="orientation=axis: an ONNX file gives points without angles; predict has them"
+    ):
+        export_onnx(detector, tmp_path / "x.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from rods import BALL, ROD, dataset_of, landmarks, results_of
 
 from detect.data import read_coco, read_results
 from detect.errors import CocoError
+from detect.evaluation.angles import AngleScores
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks, oks_of, point_results
 from detect.keypoints.keypoints import box_keypoints, coco_keypoints
 
@@ -349,3 +350,22 @@ def test_oks_needs_one_sigma_for_each_keypoint(tmp_path):
     found = landmarks(ROD)
     with pytest.raises(CocoError, match="one sigma for each of 2 keypoints of 'rod', got 1"):
         oks_of(results_of(found, [], tmp_path), found, sigmas=[0.1])
+
+
+def test_angles_of_results_are_scored_within_each_radius(tmp_path):
+    """The middles are (20, 10) and (50, 50); the results lie 1 and 4 px off, with errors of 10 and 170 degrees."""
+    rods = [{"keypoints": [30, 10, 2, 10, 10, 2]}, {"keypoints": [50, 60, 2, 50, 40, 2]}]
+    entries = [
+        {"image_id": 1, "category_id": 1, "keypoints": [20, 11, 1], "score": 0.9, "angle": -10.0},
+        {"image_id": 1, "category_id": 1, "keypoints": [54, 50, 1], "score": 0.8, "angle": 260.0},
+    ]
+    directed, axis = (landmarks(*rods, orientation=each) for each in ("directed", "axis"))
+    found = evaluate_landmarks(results_of(directed, entries, tmp_path), directed, radii=(2.0, 5.0))
+    assert [each.angle for each in found.overall] == [AngleScores(10, 10, 1), AngleScores(90, 90, 2)]
+    assert found.to_dict()["by_type"]["rod"][1]["angle"] == {"mean": 90.0, "median": 90.0, "num_pairs": 2}
+    half = evaluate_landmarks(results_of(axis, entries, tmp_path), axis, radii=(5.0,), threshold=0.85)
+    assert half.overall[0].angle == AngleScores(10, 10, 1)
+    half = evaluate_landmarks(results_of(axis, entries, tmp_path), axis, radii=(5.0,))
+    assert half.overall[0].angle == AngleScores(10, 10, 2)
+    del entries[0]["angle"], entries[1]["angle"]
+    assert evaluate_landmarks(results_of(axis, entries, tmp_path), axis).overall[0].angle is None

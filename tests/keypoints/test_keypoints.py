@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
+from rods import BALL, ROD, landmarks
 from torch.testing import assert_close
 
 from detect.data import CocoDataset, read_coco
@@ -268,3 +270,60 @@ def test_labelled_points_come_per_image_and_type():
     for images in ([table, np.zeros((0, 2, 3))], [torch.from_numpy(table), torch.zeros(0, 2, 3)]):
         groups = Keypoints.of(images).per_image()
         assert [own.tolist() for own in groups] == [[[1, 2]], [[3, 4], [7, 8]], [], []]
+
+
+def test_a_head_and_a_tail_are_one_point_in_the_middle_with_an_angle():
+    """The first head is right of its tail, the second above, the third is occluded; the last tail is not labelled."""
+    found = landmarks(
+        {"keypoints": [30, 10, 2, 10, 10, 2]},
+        {"keypoints": [8, 4, 2, 8, 10, 2], "image_id": 2},
+        {"keypoints": [5, 5, 1, 5, 5, 2], "image_id": 2},
+        {"keypoints": [5, 5, 2, 0, 0, 0], "image_id": 2},
+        orientation="directed",
+    )
+    points = found.landmarks
+    assert_array_equal(points.points, [[20, 10], [8, 7], [5, 5]])
+    assert_array_equal(np.rad2deg(points.angles), [0, -90, np.nan])
+    assert_array_equal(points.visibility, [2, 2, 1])
+    assert_array_equal(found.rows, [0, 1, 2])
+    assert (found.type_names, found.category_types, points.num_types) == (("rod",), {1: (0,)}, 1)
+    assert [each.tolist() for each in found.ignored] == [[], [[9.5, 9.5, 29.5, 39.5]]]
+    assert_array_equal(found.take([1]).landmarks.angles, points.angles[1:])
+    assert [each.tolist() for each in points.angles_per_image()[:1]] == [[0]]
+    assert landmarks(ROD).landmarks.angles_per_image() is None
+
+
+def test_an_axis_is_the_same_with_head_and_tail_exchanged():
+    random = np.random.default_rng(0)
+    heads, tails = random.uniform(0, 200, (2, 20, 2)).round(2)
+    both = [
+        landmarks(*({"keypoints": [*a, 2, *b, 2]} for a, b in zip(*ends, strict=True)), orientation="axis").landmarks
+        for ends in ((heads.tolist(), tails.tolist()), (tails.tolist(), heads.tolist()))
+    ]
+    assert_allclose(both[0].points, both[1].points)
+    assert_allclose(np.cos(2 * both[0].angles), np.cos(2 * both[1].angles), atol=1e-9)
+    assert_allclose(np.sin(2 * both[0].angles), np.sin(2 * both[1].angles), atol=1e-9)
+
+
+def test_oriented_categories_have_a_type_each_or_one_together():
+    other = {"keypoints": [1, 1, 2, 1, 5, 2], "category_id": 5}
+    found = landmarks(ROD, other, orientation="directed")
+    assert_array_equal(found.landmarks.types, [0, 1])
+    assert (found.type_names, found.category_types) == (("rod", "ball"), {1: (0,), 5: (1,)})
+    merged = landmarks(ROD, other, orientation="directed", merge=True)
+    assert_array_equal(merged.landmarks.types, [0, 0])
+    assert (merged.type_names, merged.category_types) == (("rod / ball",), {1: (0,), 5: (0,)})
+
+
+def test_what_has_no_head_and_tail_is_refused():
+    with pytest.raises(CocoError, match="category 'ball' has 1 keypoint, not two, the head and the tail, which orient"):
+        landmarks(ROD, BALL, orientation="axis")
+    with pytest.raises(CocoError, match="no annotation has both a labelled head and a labelled tail"):
+        landmarks({"keypoints": [1, 1, 2, 0, 0, 0]}, orientation="axis")
+    with pytest.raises(ValueError, match="orientation is one of none, directed, axis, got 'up'"):
+        landmarks(ROD, orientation="up")
+
+
+def test_angles_are_one_for_each_point():
+    with pytest.raises(ValueError, match=r"one value of angles for each point, \(2,\), got \(1,\)"):
+        replace(Keypoints.of([np.zeros((2, 2))]), angles=np.zeros(1))

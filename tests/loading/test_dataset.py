@@ -12,6 +12,7 @@ import torch
 from builders import photo
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageOps
+from rod_images import write_rods
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
@@ -19,7 +20,7 @@ from detect.data import CocoDataset, read_coco
 from detect.data.resize import parse_resize
 from detect.errors import CocoError, ImageError, ResizeError
 from detect.heads.image_targets import checked_targets
-from detect.keypoints.keypoints import box_keypoints
+from detect.keypoints.keypoints import box_keypoints, coco_keypoints
 from detect.keypoints.targets import render_heatmaps
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData, Draw, Sample, collate
@@ -397,3 +398,20 @@ def test_pixels_under_the_box_of_a_turned_photo_are_those_of_pillow(tmp_path, or
     x0, y0, x1, y1 = data[0].targets.boxes[0].int().tolist()
     assert_allclose(data[0].image[0, y0:y1, x0:x1] * 255, np.asarray(expected.crop((4, 6, 12, 16))), atol=1e-3)
     assert (data.exif_warning is not None) == (orientation == 3 and exif == "auto")  # its size does not tell
+
+
+@pytest.mark.parametrize("resize", ["none", "letterbox:120", "stretch:120x80"])
+def test_angles_are_those_of_head_and_tail_moved_by_the_same_augmentation(tmp_path, resize):
+    dataset = read_coco(write_rods(tmp_path, num_images=3, seed=0, heads=True), keypoints=True)
+    options = {"resize": resize, "channels": 1, "augment": Augment(turns=True, zoom=(1, 1)), "seed": 4}
+    two, one = (
+        DetectionData(dataset, tmp_path, keypoints=coco_keypoints(dataset, orientation=each), **options)
+        for each in ("none", "directed")
+    )
+    for epoch in range(6):
+        ends, batch = (collate([data[epoch, place] for place in range(3)]).keypoints for data in (two, one))
+        heads, tails = ends.points[::2], ends.points[1::2]
+        assert_close(batch.points, (heads + tails) / 2)
+        assert_close(batch.angles, torch.atan2(*(heads - tails).flip(1).unbind(dim=1)), rtol=0, atol=1e-4)
+    assert ends.angles is None
+    assert_close(collate([one[0]]).to("cpu").keypoints.angles, one[0].angles)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.data import CocoDataset, read_coco
 from detect.errors import CocoError, ConfigError
 from detect.keypoints.keypoints import ALL_TYPES, coco_keypoints
+from detect.keypoints.orientations import directions
+from detect.loading.augment import flip, rotate90, zoom_window
+from detect.loading.image_ops import Picture
 from detect.loading.labels import ImageLabels, LabelMap, labels_by_image
 from detect.loading.transforms import Transform
 
@@ -175,3 +181,42 @@ def test_a_dataset_that_numbers_its_categories_otherwise_is_refused():
     LabelMap((2, 7), ("A", "b")).check_names(dataset_of())
     with pytest.raises(CocoError, match="category 7 is 'b'; it was learned as 'c'"):
         LabelMap((2, 7), ("a", "c")).check_names(dataset_of())
+
+
+def tips_of(points: np.ndarray, tips: np.ndarray) -> ImageLabels:
+    column = np.ones(len(points), np.int64)
+    return labels_of(points=points, types=column, visibility=column, tips=tips)
+
+
+def turned(angles_deg: list[float], change: Callable[[Picture], Picture]) -> list[float]:
+    """Degrees of angles after a change of their picture."""
+    points, angles = np.tile([[5.0, 7.0]], (len(angles_deg), 1)), np.deg2rad(angles_deg)
+    moved = change(Picture(torch.zeros(1, 20, 30), Transform((30, 20)), (30, 20)))
+    found = tips_of(points, points + directions(angles)).transformed(moved.transform).angles
+    return np.rad2deg(found).round(6).tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    {
+        "nothing": (lambda each: each, [30, 135, -90]),
+        "columns": (partial(flip, along_x=True, along_y=False), [150, 45, -90]),
+        "rows": (partial(flip, along_x=False, along_y=True), [-30, -135, 90]),
+        "both": (partial(flip, along_x=True, along_y=True), [-150, -45, 90]),
+        "a quarter, counter-clockwise": (partial(rotate90, quarters=1), [-60, 45, -180]),
+        "a half": (partial(rotate90, quarters=2), [-150, -45, 90]),
+        "three quarters": (partial(rotate90, quarters=3), [120, -135, 0]),
+        "a window": (partial(zoom_window, factor=1.3, position_xy=(0.2, 0.8)), [30, 135, -90]),
+    }.values(),
+)
+def test_angles_turn_with_the_picture(change, wanted):
+    difference = np.subtract(turned([30, 135, -90], change), wanted) % 360
+    assert_allclose(np.minimum(difference, 360 - difference), 0, atol=1e-5)
+
+
+def test_a_stretch_changes_angles_and_unknown_ones_stay_unknown():
+    """Twice as wide: a diagonal falls to atan(1 / 2)."""
+    points = np.array([[5.0, 7.0], [6.0, 7.0]])
+    given = tips_of(points, points + np.array([[1.0, 1.0], [np.nan, np.nan]]))
+    assert_allclose(np.rad2deg(given.transformed(Transform((20, 20), (2.0, 1.0))).angles), [26.565051, np.nan])
+    assert labels_of().transformed(Transform((20, 20))).angles is None

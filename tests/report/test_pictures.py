@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -197,3 +199,20 @@ def test_a_sheet_holds_pictures_row_by_row():
 def test_no_pictures_make_no_sheet():
     with pytest.raises(ValueError, match="at least one picture"):
         contact_sheet([])
+
+
+def test_angles_are_lines_from_the_points_and_to_both_sides_of_an_axis():
+    """In a picture 8 times as large: the point is at (256, 256), its line goes down 24 px, or up and down."""
+    points = np.array([[32.0, 32.0], [10.0, 10.0]])
+    marks = Marks(np.zeros((0, 4)), points, np.zeros(2, np.int64), angles=np.array([np.pi / 2, np.nan]))
+    for two_sided in (False, True):
+        drawn = replace(marks, two_sided=two_sided)
+        for picture in (
+            detection_picture(Image.new("L", (64, 64)), drawn),
+            detection_picture(
+                Image.new("L", (64, 64)), Marks(np.zeros((0, 4)), points[:0], np.zeros(0, np.int64)), drawn
+            ),
+        ):
+            lit = [picture.getpixel((256, y)) != (0, 0, 0) for y in (256 - 20, 256 + 20, 256 + 28)]
+            assert lit == [two_sided, True, False]
+            assert picture.getpixel((80, 80 + 20)) == (0, 0, 0)

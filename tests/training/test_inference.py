@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,43 @@ def test_a_detector_that_finds_the_true_points_scores_1(resize):
     scores = evaluate_landmarks(found, coco_keypoints(dataset), radii=(0.01,)).overall[0]
     assert scores.micro.precision == 1
     assert scores.num_matched == len(found.scores) > 60
+
+
+def finds_angles(model: LandmarkDetector, orientation: str, *angles_deg: float) -> LandmarkDetector:
+    """The detector with an orientation, whose points have these angles in every image."""
+    find, model.orientation = model.detect, orientation
+
+    def detect(images: Any, image_hw: Any) -> Peaks:
+        return replace(find(images, image_hw), angles=torch.deg2rad(torch.tensor(angles_deg)).repeat(len(images)))
+
+    model.detect = detect
+    return model
+
+
+def test_angles_come_back_through_a_stretch_in_degrees(tmp_path):
+    """Images of 80 x 40 stretched to 80 x 80: what is a diagonal there has half the height in the image."""
+    points = [([9.5, 9.5], 0.9, 0), ([30.0, 9.5], 0.8, 1), ([50.0, 9.5], 0.7, 1)]
+    found, half = (
+        find_objects(
+            finds_angles(finds_points(*points), orientation, 45.0, -90.0, -135.0),
+            data_of(tmp_path, (80, 40), resize="stretch:80x80"),
+            labels=POINTS,
+        ).angles_deg
+        for orientation in ("directed", "axis")
+    )
+    slope = np.rad2deg(np.arctan(0.5))
+    assert_allclose(found, [slope, -90, slope - 180], rtol=1e-5)
+    assert_allclose(half, [slope, 90, slope], rtol=1e-5)
+
+
+def test_angles_follow_the_points_of_tiles_and_into_a_file(tmp_path):
+    data = data_of(tmp_path, (80, 40), (30, 40))
+    model = finds_angles(finds_points(([9.0, 9.0], 0.5, 0), ([25.0, 30.0], 0.9, 1)), "directed", 10.0, 120.0)
+    found = find_objects(model, data, labels=POINTS, tiles="tiles:40:0")
+    assert_array_equal(found.image_rows, [0, 0, 0, 0, 1, 1])
+    assert_allclose(found.angles_deg, [120, 120, 10, 10, 120, 10], rtol=1e-5)
+    (tmp_path / "results.json").write_bytes(results_json(found, data.dataset))
+    assert_array_equal(read_results(tmp_path / "results.json", data.dataset).angles_deg, found.angles_deg)
+    plain = find_objects(finds_points(([9.0, 9.0], 0.5, 0)), data, labels=POINTS)
+    assert plain.angles_deg is None
+    assert b"angle" not in results_json(plain, data.dataset)
