@@ -72,7 +72,7 @@ OTHERS = {  # functions of something else than the arrays of a user
     "oracle": "batches_of_one_size coarsest_good nearest_neighbors oracle_round_trip",
     "confusion": "box_confusions count_confusions",
     "suppression": "noise_level suppress_explained suppress_near",  # tensors, below find_peaks, like these
-    "local_maxima": "cells_at over_neighbours of maxima",
+    "local_maxima": "cells_at over_neighbours run_edges of maxima",
     "peaks": "select_maxima peaks_of",
     "subpixel": "fit_windows fit_in_chunks",
     "tiled_peaks": "find_tiled_peaks default_tile arrays of_arrays",  # of a function that reads

@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Bool, Float, Float64, Int64
 from numpy import ndarray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -27,6 +27,7 @@ from detect.ops.boxes import widened
 
 CELLS_AT_ONCE = {"cpu": 2**16}  # of maps: they stay in the processor's cache
 CELLS_AT_ONCE_ELSEWHERE = 2**24
+SPARSE = 16  # marked cells are examined one by one if there are fewer than one in so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +89,13 @@ class MarkedCells:
     @classmethod
     def of(cls, maps: Float[Tensor, " m *cells"], threshold: float) -> MarkedCells:
         """Mark the cells of contiguous maps."""
-        marks = _not_lower(maps, threshold)
-        around = over_neighbours(marks.to(torch.uint8), torch.add)  # marked cells beside each one, and itself
-        ways_up = _with_higher(maps, marks, around)
-        alone = marks & (around == 1)
-        alone.reshape(-1)[ways_up] = False
-        single, flat = alone.reshape(-1).nonzero()[:, 0], maps.reshape(-1)
-        first, last = _runs(marks & (around > 1))
-        of_plateaus = ways_up[around.reshape(-1)[ways_up] > 1]
-        return cls(single, widened(flat[single]), first, last, widened(flat[first]), of_plateaus)
+        marks, flat = _not_lower(maps, threshold), maps.reshape(-1)
+        cells = marks.reshape(-1).nonzero()[:, 0]
+        around, has_way_up = _neighbours(maps, marks, cells)
+        single, of_runs = cells[(around == 0) & ~has_way_up], cells[around > 0]
+        begins, ends = run_edges(of_runs, of_runs, maps.shape[-1])
+        first, last, ways_up = of_runs[begins], of_runs[ends], cells[has_way_up & (around > 0)]
+        return cls(single, widened(flat[single]), first, last, widened(flat[first]), ways_up)
 
     def maxima(self, extents: tuple[int, ...]) -> LocalMaxima:
         """The maxima of maps of these extents; their spacing is not yet set."""
@@ -195,17 +194,41 @@ def over_neighbours(cells: Tensor, combine: Callable[..., Tensor]) -> Tensor:
     return cells
 
 
-def _with_higher(
-    maps: Tensor, marks: Bool[Tensor, " m *cells"], around: Integer[Tensor, " m *cells"]
-) -> Int64[Tensor, " k"]:
-    """Marked cells, as flat indices, beside an equal one that is not marked: a way up from their plateau."""
-    flat, marked = maps.reshape(-1), marks.reshape(-1)
-    cells = (marks & (around < 3 ** (maps.ndim - 1))).reshape(-1).nonzero()[:, 0]
-    has_way = torch.zeros_like(cells, dtype=torch.bool)
-    for shift in _shifts(maps.ndim - 1):
-        neighbours = _neighbour(cells, shift, maps.shape[1:])
-        has_way |= (flat[neighbours] == flat[cells]) & ~marked[neighbours]
-    return cells[has_way]
+def _neighbours(
+    maps: Tensor, marks: Bool[Tensor, " m *cells"], cells: Int64[Tensor, " n"]
+) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
+    """How many neighbours of each marked cell are marked, and whether an equal one is not: a way up from its plateau."""
+    shifts = [shift for shift in product((0, -1, 1), repeat=maps.ndim - 1) if any(shift)]
+    if SPARSE * len(cells) < marks.numel():
+        around, at_edge = torch.zeros_like(cells), torch.arange(len(cells), device=cells.device)
+    else:
+        around = over_neighbours(marks.to(torch.uint8), torch.add).reshape(-1)[cells].long() - 1
+        at_edge = (around < len(shifts)).nonzero()[:, 0]
+    own, flat, marked = cells[at_edge], maps.reshape(-1), marks.reshape(-1)
+    count, has_way_up = torch.zeros_like(own), torch.zeros_like(cells, dtype=torch.bool)
+    is_beside = has_way_up[at_edge]
+    for shift in shifts:
+        moved, inside = _moved(own, shift, maps.shape[1:])
+        neighbours = torch.where(inside, moved, own)
+        is_marked = marked[neighbours]
+        count += is_marked & inside
+        is_beside |= (flat[neighbours] == flat[own]) & ~is_marked
+    around[at_edge], has_way_up[at_edge] = count, is_beside
+    return around, has_way_up
+
+
+def run_edges(
+    first: Int64[Tensor, " n"], last: Int64[Tensor, " n"], width: int
+) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Which of the parts of runs, in order, from a first to a last cell, begin a run and which end one.
+
+    >>> cells = torch.tensor([3, 4, 5, 7])
+    >>> [each.tolist() for each in run_edges(cells, cells, width=5)]  # 5 begins the second row
+    [[True, False, True, True], [False, True, True, True]]
+    """
+    goes_on = (first[1:] == last[:-1] + 1) & (first[1:] % width > 0)
+    edge = torch.ones(min(len(first), 1), dtype=torch.bool, device=first.device)  # n = 0 is no special case
+    return torch.cat([edge, ~goes_on]), torch.cat([~goes_on, edge])
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,16 +278,6 @@ class _Runs:
         return beyond.scatter_reduce_(0, label[near], cells[near], "amin")
 
 
-def _runs(marks: Bool[Tensor, " m *cells"]) -> tuple[Int64[Tensor, " r"], Int64[Tensor, " r"]]:
-    """The first and last cells of the runs of marked cells along the last axis, as flat indices."""
-    inner = marks[..., 1:] & marks[..., :-1]
-    begins, ends = marks.clone(), marks.clone()
-    begins[..., 1:] &= ~inner
-    ends[..., :-1] &= ~inner
-    first, last = (each.reshape(-1).nonzero()[:, 0] for each in (begins, ends))
-    return first, last
-
-
 def _adjacent(first: Int64[Tensor, " r"], last: Int64[Tensor, " r"], extents: tuple[int, ...]) -> Int64[Tensor, "2 p"]:
     """Pairs of runs that touch by a side or a corner."""
     width = extents[-1]
@@ -290,17 +303,6 @@ def _components(count: int, pairs: Int64[Tensor, "2 p"]) -> Int64[Tensor, " coun
     graph = coo_array((np.ones(pairs.shape[1]), tuple(pairs.cpu().numpy())), shape=(count, count))
     label = connected_components(graph, directed=False)[1]
     return torch.from_numpy(np.unique(label, return_index=True)[1][label]).to(pairs.device)
-
-
-def _shifts(num_axes: int) -> list[tuple[int, ...]]:
-    """Steps to all neighbours."""
-    return [shift for shift in product((0, -1, 1), repeat=num_axes) if any(shift)]
-
-
-def _neighbour(cells: Int64[Tensor, " n"], shift: Sequence[int], extents: Sequence[int]) -> Int64[Tensor, " n"]:
-    """Flat indices of the cells at a shift; beyond the border, of the cells themselves."""
-    moved, inside = _moved(cells, shift, extents)
-    return torch.where(inside, moved, cells)
 
 
 def _moved(

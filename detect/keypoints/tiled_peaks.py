@@ -22,7 +22,7 @@ from torch import Tensor
 
 from detect.data.coco_reader import Progress
 from detect.keypoints.coordinates import Stride
-from detect.keypoints.local_maxima import LocalMaxima, MarkedCells, cells_at, over_neighbours
+from detect.keypoints.local_maxima import LocalMaxima, MarkedCells, cells_at, over_neighbours, run_edges
 from detect.keypoints.peaks import FARTHEST, Peaks, peaks_of, select_maxima
 from detect.keypoints.subpixel import SHARE, fit_in_chunks, fit_windows
 from detect.ops.array_kinds import of_axes
@@ -263,9 +263,7 @@ def _joined(tiles: Sequence[MarkedCells], width: int) -> MarkedCells:
     single, by_place = single.sort()
     first, order = first.sort()
     last = last[order]
-    goes_on = (first[1:] == last[:-1] + 1) & (first[1:] % width > 0)
-    edge = torch.ones(min(len(first), 1), dtype=torch.bool)  # n = 0 is no special case
-    starts, ends = torch.cat([edge, ~goes_on]), torch.cat([~goes_on, edge])
+    starts, ends = run_edges(first, last, width)
     runs = first[starts], last[ends], run_values[order][starts]
     return MarkedCells(single, single_values[by_place], *runs, ways_up.sort().values)
 
