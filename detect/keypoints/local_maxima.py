@@ -90,11 +90,8 @@ class MarkedCells:
     def of(cls, maps: Float[Tensor, " m *cells"], threshold: float) -> MarkedCells:
         """Mark the cells of contiguous maps."""
         marks, flat = _not_lower(maps, threshold), maps.reshape(-1)
-        cells = marks.reshape(-1).nonzero()[:, 0]
-        around, has_way_up = _neighbours(maps, marks, cells)
-        single, of_runs = cells[(around == 0) & ~has_way_up], cells[around > 0]
-        begins, ends = run_edges(of_runs, of_runs, maps.shape[-1])
-        first, last, ways_up = of_runs[begins], of_runs[ends], cells[has_way_up & (around > 0)]
+        is_sparse = SPARSE * int(marks.count_nonzero()) < marks.numel()
+        single, first, last, ways_up = (_cells_one_by_one if is_sparse else _cells_of_maps)(maps, marks)
         return cls(single, widened(flat[single]), first, last, widened(flat[first]), ways_up)
 
     def maxima(self, extents: tuple[int, ...]) -> LocalMaxima:
@@ -194,26 +191,42 @@ def over_neighbours(cells: Tensor, combine: Callable[..., Tensor]) -> Tensor:
     return cells
 
 
+def _cells_one_by_one(maps: Tensor, marks: Bool[Tensor, " m *cells"]) -> tuple[Int64[Tensor, " _"], ...]:
+    """Single cells, first and last cells of runs, and ways up from them, by looking around each marked cell."""
+    cells = marks.reshape(-1).nonzero()[:, 0]
+    around, has_way_up = _neighbours(maps, marks, cells)
+    of_runs = cells[around > 0]
+    begins, ends = run_edges(of_runs, of_runs, maps.shape[-1])
+    single = cells[(around == 0) & ~has_way_up]
+    return single, of_runs[begins], of_runs[ends], cells[has_way_up & (around > 0)]
+
+
+def _cells_of_maps(maps: Tensor, marks: Bool[Tensor, " m *cells"]) -> tuple[Int64[Tensor, " _"], ...]:
+    """The same by operations on whole maps, for wide plateaus, whose inner cells need no look around."""
+    around = over_neighbours(marks.to(torch.uint8), torch.add)  # marked cells beside each one, and itself
+    at_edge = (marks & (around < 3 ** (maps.ndim - 1))).reshape(-1).nonzero()[:, 0]
+    ways_up = at_edge[_neighbours(maps, marks, at_edge)[1]]
+    alone, of_runs = marks & (around == 1), marks & (around > 1)
+    alone.reshape(-1)[ways_up] = False
+    inner, begins, ends = of_runs[..., 1:] & of_runs[..., :-1], of_runs.clone(), of_runs
+    begins[..., 1:] &= ~inner
+    ends[..., :-1] &= ~inner
+    single, first, last = (each.reshape(-1).nonzero()[:, 0] for each in (alone, begins, ends))
+    return single, first, last, ways_up[around.reshape(-1)[ways_up] > 1]
+
+
 def _neighbours(
     maps: Tensor, marks: Bool[Tensor, " m *cells"], cells: Int64[Tensor, " n"]
 ) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
-    """How many neighbours of each marked cell are marked, and whether an equal one is not: a way up from its plateau."""
-    shifts = [shift for shift in product((0, -1, 1), repeat=maps.ndim - 1) if any(shift)]
-    if SPARSE * len(cells) < marks.numel():
-        around, at_edge = torch.zeros_like(cells), torch.arange(len(cells), device=cells.device)
-    else:
-        around = over_neighbours(marks.to(torch.uint8), torch.add).reshape(-1)[cells].long() - 1
-        at_edge = (around < len(shifts)).nonzero()[:, 0]
-    own, flat, marked = cells[at_edge], maps.reshape(-1), marks.reshape(-1)
-    count, has_way_up = torch.zeros_like(own), torch.zeros_like(cells, dtype=torch.bool)
-    is_beside = has_way_up[at_edge]
-    for shift in shifts:
-        moved, inside = _moved(own, shift, maps.shape[1:])
-        neighbours = torch.where(inside, moved, own)
-        is_marked = marked[neighbours]
-        count += is_marked & inside
-        is_beside |= (flat[neighbours] == flat[own]) & ~is_marked
-    around[at_edge], has_way_up[at_edge] = count, is_beside
+    """How many neighbours of each cell are marked, and whether an equal one is not: a way up from its plateau."""
+    flat, marked = maps.reshape(-1), marks.reshape(-1)
+    around, has_way_up = torch.zeros_like(cells), torch.zeros_like(cells, dtype=torch.bool)
+    for shift in product((0, -1, 1), repeat=maps.ndim - 1):
+        if any(shift):
+            moved, inside = _moved(cells, shift, maps.shape[1:])
+            beside = torch.where(inside, moved, cells)
+            around += marked[beside] & inside
+            has_way_up |= (flat[beside] == flat[cells]) & ~marked[beside]
     return around, has_way_up
 
 
