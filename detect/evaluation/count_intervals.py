@@ -126,7 +126,8 @@ class CountCalibration:
     ratio: float
     """True points over counted ones."""
     variance: float
-    """Of a true count around ``ratio`` times the counted points; errors of a source are added before they are squared."""
+    """Variance of the true count of an image around ``ratio`` times its counted points. The errors of images of one source
+    are added before they are squared."""
     num_images: int
     num_sources: int
     presence: tuple[float, float] | None

@@ -29,7 +29,7 @@ class CountBin:
 
 @dataclass(frozen=True)
 class PresenceScores:
-    """Of the probability that an image has a point: its mean squared error (Brier 1950), and the area under the ROC curve.
+    """Scores of the probability that an image has a point: mean squared error (Brier 1950) and area under the ROC curve.
 
     ``bins`` are images by rising probability: its mean, the share of them that have a point, and their number.
     """
@@ -54,7 +54,7 @@ class CountReliability:
 
     @property
     def slope(self) -> float | None:
-        """Of the least-squares line through true over predicted counts; None if these are all equal."""
+        """The slope of the least-squares line of true over predicted counts; None if all predicted counts are equal."""
         shift = self.prediction.count - self.prediction.count.mean()
         return float(shift @ self.truth / (shift @ shift)) if shift.any() else None
 

@@ -27,7 +27,7 @@ from detect.ops.boxes import widened
 
 CELLS_AT_ONCE = {"cpu": 2**16}  # of maps: they stay in the processor's cache
 CELLS_AT_ONCE_ELSEWHERE = 2**24
-SPARSE = 16  # marked cells are examined one by one if there are fewer than one in so many
+SPARSE = 16  # cells per marked cell; with more, looking around each marked cell is faster than whole maps
 
 
 @dataclass(frozen=True, eq=False)

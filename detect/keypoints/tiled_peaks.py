@@ -39,7 +39,7 @@ Read = Callable[[Window], Tensor]
 
 @runtime_checkable
 class Journal(Protocol):
-    """What is known of tiles, by number: a dictionary, or a file that outlives the process."""
+    """Results of finished tiles by their number: a dictionary, or a file that outlives the process."""
 
     def __contains__(self, number: object) -> bool: ...
 

@@ -29,7 +29,7 @@ def test_an_error_is_that_of_complex_numbers_on_the_unit_circle(predicted, truth
 
 
 def test_only_pairs_within_the_radius_with_two_known_angles_count():
-    """Of three points one is 1 px from the truth, one 4 px, and one has no angle."""
+    """Three points: one is 1 px from the truth, one 4 px, and one has no angle."""
     predicted = [POINTS[0] + [[1.0, 0], [4.0, 0], [0, 0]], np.zeros((0, 2))]
     angles = {"angles": [np.array([10.0, 50.0, np.nan]), NONE], "true_angles": [np.array([0.0, 0.0, 0.0]), NONE]}
     assert score_angles(predicted, POINTS, radius=2.0, **angles) == AngleScores(10.0, 10.0, 1)
