@@ -106,6 +106,17 @@ class Assignment:
         return self._groups(category_groups(self.instances))
 
     @cached_property
+    def evenness(self) -> float:
+        """Mean over categories of the mean over instances of min(1, positives / half the mean positives of all instances).
+
+        1 if every instance has at least half the positives of the mean instance.
+        """
+        positives = self.positives.sum(axis=1)
+        enough = np.minimum(1, 2 * positives / max(mean_or_nan(positives), 1e-9))
+        rows = rows_by_value(self.instances.dataset.instances.category_ids).values()
+        return mean_or_nan(np.array([enough[own].mean() for own in rows]))
+
+    @cached_property
     def neglected(self) -> tuple[AssignedGroup, ...]:
         """Categories with fewer positives per instance than ``NEGLECTED`` times the mean of all instances, fewest first.
 

@@ -125,10 +125,12 @@ def score_objects(
 ) -> dict[str, Any]:
     """Scores as a JSON object."""
     objects = [{"name": each.anchors.name, "method": "given"} | score_object(each) for each in scores]
-    for content, assignment in zip(objects, assignments, strict=False):
+    for content, score, assignment in zip(objects, scores, assignments, strict=False):
         ids = assignment.instances.dataset.instances.ids
         groups = {"by_size": assignment.by_size, "by_ratio": assignment.by_ratio, "by_category": assignment.by_category}
         content["assignment"] = {
+            "even_coverage": score.grid_average_iou * assignment.evenness,
+            "evenness": assignment.evenness,
             "overall": asdict(assignment.overall),
             "levels": [] if assignment.by_predictions else [asdict(level) for level in assignment.by_level],
             **{name: [asdict(group) for group in of_kind] for name, of_kind in groups.items()},

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detect.fitting.structured import StructuredFit
 
 MAX_GROUPS = 20  # rows of a table by category
+EVENNESS = "how far each box has half the positives of the mean box, a mean over categories"
 FEW_POSITIVES = "in a sum of losses the others outvote them: `detect train` weighs positives by category"
 MAX_GRID_LOSS = 0.05  # recall by shape minus recall on the grid, above which a warning is printed
 
@@ -60,6 +61,8 @@ def print_score(
     """Print sets of anchors side by side, then each in detail; assignments and matched are none, or one for each set."""
     rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
     print_dataset(scores[0].instances.dataset, rules)
+    if assignments:
+        _print_even_coverage(scores, assignments)
     _print_scores(scores)
     if matched:
         print_matching(matched)
@@ -71,6 +74,15 @@ def print_score(
         if worst:
             _print_worst(score, worst)
     _warn_if_grid_loses(scores)
+
+
+def _print_even_coverage(scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment]) -> None:
+    rows = []
+    for score, each in zip(scores, assignments, strict=True):
+        numbers = _decimals(score.grid_average_iou * each.evenness, each.evenness, score.grid_average_iou)
+        rows.append([score.anchors.name, *numbers, f"{each.overall.positives:.2f}"])
+    show_table(("", "even coverage", "evenness", "grid IoU", "positives per box"), rows)
+    show(f"even coverage: evenness times grid IoU; evenness: {EVENNESS}", style="dim")
 
 
 def _print_scores(scores: Sequence[AnchorMetrics]) -> None:

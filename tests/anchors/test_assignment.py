@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
+import numpy as np
+import pytest
 from builders import part_of
 from numpy.testing import assert_allclose
 
@@ -43,6 +46,21 @@ def test_categories_with_few_positives_are_neglected():
     even = assign(bccd, grid, Atss())
     assert (even.neglected, even.neglect_in_words()) == ((), None)
     assert even.by_category[2].positives > 0.5 * even.overall.positives
+
+
+def test_evenness_is_the_mean_over_categories_of_boxes_with_half_the_mean_positives():
+    bccd = part_of("bccd", "stretch:320x240", step=12)
+    result = assign(bccd, AnchorGenerator(load_anchors("retinanet")))
+    positives = result.positives.sum(axis=1).tolist()
+    enough = sum(positives) / len(positives) / 2
+    shares: dict[int, list[float]] = {}
+    for category, own in zip(bccd.dataset.instances.category_ids.tolist(), positives, strict=True):
+        shares.setdefault(category, []).append(min(1, own / enough))
+    by_hand = sum(sum(each) / len(each) for each in shares.values()) / len(shares)
+    assert 0.1 < by_hand < 0.9
+    assert result.evenness == pytest.approx(by_hand)
+    alike = replace(result, positives=np.full_like(result.positives, 3))
+    assert (alike.evenness, replace(result, positives=0 * result.positives).evenness) == (1, 0)
 
 
 def test_what_is_advised_against_neglect_shares_anchors_more_evenly():

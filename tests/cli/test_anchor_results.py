@@ -54,6 +54,8 @@ def test_scores_tell_what_a_matcher_would_do(detect, assigner, tmp_path):
     assert sum(level["positives"] for level in levels) == pytest.approx(overall["positives"] * overall["count"])
     assert sum(group["count"] for group in told["by_size"]) == overall["count"] == len(few["annotations"])
     assert overall["low_quality_only"] == len(told["low_quality_only_ids"])
+    assert told["even_coverage"] == pytest.approx(content["grid_average_iou"] * told["evenness"])
     out = detect(*arguments).out
+    assert out.index("even coverage") < out.index("average IoU")
     assert "positives per box" in out
     assert "best anchor on" in out

@@ -134,11 +134,6 @@ def an_assignment() -> Assignment:
     return Assignment(instances, ("P3",), counts, counts, counts, *np.zeros((3, 1), int))
 
 
-def test_evenness_by_hand():
-    # half of 7/3 is 7/6: the first category has enough, the other 6/7
-    assert correlations.evenness(an_assignment()) == pytest.approx((1 + 6 / 7) / 2)
-
-
 def test_an_empty_table_is_told_to_be_empty(tmp_path):
     assert evidence.main(["--report", "-o", str(tmp_path)]) == 0
     text = (tmp_path / "evidence.md").read_text("utf-8")

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from detect.anchors.assignment import Assignment
-from detect.anchors.instances import rows_by_value
 from evidence_parts.drawing import Series, draw
 from evidence_parts.gathered import Gathered, Group
 from evidence_parts.plan import BOXES, weighed
@@ -27,27 +26,18 @@ PREDICTORS = {  # what each number is, beside those of the table of anchors
 }
 
 
-def evenness(assignment: Assignment) -> float:
-    """How far the instances of every category have at least half the positives of the mean instance."""
-    positives = assignment.positives.sum(axis=1)
-    enough = np.minimum(1, positives / max(positives.mean() / 2, 1e-9))
-    rows = rows_by_value(assignment.instances.dataset.instances.category_ids).values()
-    return float(np.mean([enough[own].mean() for own in rows]))
-
-
 def predictors_of(group: Group, assignment: Assignment) -> dict[str, float]:
     """The value of each of ``PREDICTORS`` for the anchors of a variant."""
     placed = group.mean("grid_average_iou") or 0.0
     positives = [each.positives for each in assignment.by_category]
-    even = evenness(assignment)
     values = (
         placed,
         group.mean("grid_recall") or 0.0,
         group.mean("average_iou") or 0.0,
         assignment.overall.positives,
         min(positives) / max(*positives, 1e-9),
-        even,
-        placed * even,
+        assignment.evenness,
+        placed * assignment.evenness,
     )
     return dict(zip(PREDICTORS, values, strict=True))
 
