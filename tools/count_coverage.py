@@ -5,7 +5,8 @@
 The images are the validation crops, which all have nuclei; the same with empty windows of 64 pixels that no box of a nucleus
 touches; and the quarters of the crops, of which many are empty. They are divided many times: at random, by source, and by
 brightness, so that the darker half of the sources calibrates the brighter one and the reverse. Printed are the mean coverage
-of 90 % intervals and their mean width, for the calibrated counts, residuals that are not scaled, and Poisson intervals.
+of 90 % intervals and their mean width, for the calibrated counts without empty images in the calibration and with them,
+residuals that are not scaled, and Poisson intervals.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from detect.cli.detectors import load_on, open_images, run_detector
 from detect.data import read_coco
 from detect.data.coco_dataset import image_sources
 from detect.evaluation.coco_points import point_results
-from detect.evaluation.count_intervals import CountCalibration, CountTotal, KnownCounts
+from detect.evaluation.count_intervals import CountCalibration, CountPrediction, CountTotal, KnownCounts
 from detect.keypoints.keypoints import coco_keypoints
 
 NUCLEI = Path(__file__).parent.parent / "data" / "nuclei"
@@ -36,7 +37,8 @@ SIDE = 64
 SPLITS = 200
 CONFIDENCE = 0.9
 COLUMNS = (
-    *("split", "images", "covered", "with a nucleus", "width", "unscaled", "width", "Poisson", "width"),
+    *("split", "images", "covered", "with a nucleus", "width", "empty included", "with a nucleus", "width"),
+    *("unscaled", "width", "Poisson", "width"),
     *("total", "error of the total", "total of a source"),
 )
 Window = tuple[dict[str, Any], int, int, int]  # image, x, y, side
@@ -116,29 +118,34 @@ def _scores(known: KnownCounts, half: Bool[ndarray, " b"]) -> list[float]:
     learned, test = known.take(np.flatnonzero(half)), known.take(np.flatnonzero(~half))
     calibration = CountCalibration.fit(learned)
     found, total = calibration.predict(test.scores, confidence=CONFIDENCE), calibration.total(test.scores)
-    inside = (found.low <= test.truth) & (test.truth <= found.high)
+    every = CountCalibration.fit(learned, empty="included").predict(test.scores, confidence=CONFIDENCE)
     errors = np.sort(np.abs(learned.truth - calibration.rule.predict(learned.scores)[0]))
     reach = int(errors[math.ceil((len(errors) + 1) * CONFIDENCE) - 1])
     plain = _inside(test.truth, np.maximum(found.count - reach, 0), found.count + reach)
     tail = (1 - CONFIDENCE) / 2
     low = np.where(found.count > 0, gammaincinv(np.maximum(found.count, 1), tail), 0)
     poisson = _inside(test.truth, np.ceil(low), np.floor(gammaincinv(found.count + 1, 1 - tail)))
-    width, with_point = float((found.high - found.low).mean()), float(inside[test.truth > 0].mean())
     own = float(_holds(total, test.truth))
     alone = [test.take(np.flatnonzero(test.sources == source)) for source in np.unique(test.sources)]
     by_source = [_holds(calibration.total(each.scores), each.truth) for each in alone]
     error = float(total.count / test.truth.sum() - 1)
     return [
-        len(inside),
-        float(inside.mean()),
-        with_point,
-        width,
+        len(test.truth),
+        *_covered(test.truth, found),
+        *_covered(test.truth, every),
         *plain,
         *poisson,
         own,
         error,
         float(np.mean(by_source)),
     ]
+
+
+def _covered(truth: Int64[ndarray, " b"], found: CountPrediction) -> list[float]:
+    """The share of images whose interval holds the count, that of images with a nucleus, and the mean width."""
+    share, width = _inside(truth, found.low, found.high)
+    present = truth > 0
+    return [share, _inside(truth[present], found.low[present], found.high[present])[0], width]
 
 
 def _holds(total: CountTotal, truth: Int64[ndarray, " b"]) -> bool:

@@ -64,13 +64,13 @@ class CountReport:
 
     @classmethod
     def of(
-        cls, marks: ResultMarks, *, microns_per_pixel: float | None, threshold: float | None, **how: Any
+        cls, marks: ResultMarks, *, empty: str, microns_per_pixel: float | None, threshold: float | None, **how: Any
     ) -> CountReport:
         """Calibrate on the results of images with known points; where these do not allow it, a line says why.
 
         ``how`` are ``unlabelled`` and ``confidence``; the threshold is for false positives alone.
         """
-        calibrations, reliability = _calibrated(marks, **how)
+        calibrations, reliability = _calibrated(marks, empty=empty, **how)
         tables = [table for name, own in reliability.items() for table in _tables(name, own)]
         content: dict[str, Any] = {}
         if reliability:
@@ -121,7 +121,7 @@ def keep_counts(trained: TrainedDetector, files: dict[str, str | bytes]) -> None
 
 
 def _calibrated(
-    marks: ResultMarks, *, unlabelled: str, confidence: float
+    marks: ResultMarks, *, empty: str, unlabelled: str, confidence: float
 ) -> tuple[dict[str, CountCalibration], dict[str, CountReliability]]:
     calibrations: dict[str, CountCalibration] = {}
     reliability: dict[str, CountReliability] = {}
@@ -133,8 +133,8 @@ def _calibrated(
         own = points.of_type(number)
         try:
             known = KnownCounts.of(own.scores, np.array([len(each) for each in own.truth], np.int64), sources)
-            reliability[name] = cross_validate_counts(known, confidence=confidence)
-            calibrations[name] = CountCalibration.fit(known)
+            reliability[name] = cross_validate_counts(known, confidence=confidence, empty=empty)
+            calibrations[name] = CountCalibration.fit(known, empty=empty)
         except (FitError, ValueError) as error:
             note(f"no intervals of counts of {name}: {error}")
     return calibrations, reliability

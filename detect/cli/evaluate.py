@@ -47,6 +47,7 @@ def evaluate(
     unlabelled: options.UnlabelledScore = "ignore",
     pixel_origin: options.PixelOrigin = "center",
     confidence: options.Confidence = 0.9,
+    empty_images: options.EmptyImages = "apart",
     microns_per_pixel: options.MicronsPerPixel = None,
     orientation: options.Orientation = "none",
     tiles: options.Slice = None,
@@ -99,6 +100,7 @@ def evaluate(
         marks,
         unlabelled=unlabelled,
         confidence=confidence,
+        empty=empty_images,
         microns_per_pixel=microns_per_pixel,
         threshold=threshold,
     )

@@ -127,6 +127,13 @@ Confidence = Annotated[
     float,
     typer.Option(min=0.01, max=0.999, help="Probability with which an interval of a count holds the true count."),
 ]
+EmptyImages = Annotated[
+    Literal["apart", "included"],
+    typer.Option(
+        help="Counts: images without points, in which none is found, are left out of the calibration, so that the others "
+        "keep the confidence, or are included, so that it is that of all images.",
+    ),
+]
 MicronsPerPixel = Annotated[
     float | None,
     typer.Option(

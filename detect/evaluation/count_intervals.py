@@ -5,8 +5,8 @@ conformal (Lei et al. 2018, sections 2.2 and 5.2): the errors of the calibration
 scores suggest, give the quantile. The error of an image comes from a threshold and a spread fitted without it.
 
 An interval holds with the given probability for an image drawn as those of the calibration were: of the same kind, in the
-same mix. An image without points, in which none is found, is always covered, so such images are left out of the quantile:
-however many there are, the others keep their coverage.
+same mix. An image without points, in which none is found, is always covered, so by default such images are left out of the
+quantile: however many there are, the others keep their coverage.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from detect.errors import FitError
 FOLDS = 10
 MIN_OF_EACH = 10  # images with points, and without, from which the probability of a point is calibrated
 TINY = 1e-6  # keeps log odds finite and spreads positive
+
+EMPTY = ("apart", "included")
+"""Images without points, in which none is counted: left out of the quantile of errors, or a part of it."""
 
 Scores = Sequence[Float64[ndarray, " _"]]
 
@@ -122,7 +125,7 @@ class CountCalibration:
 
     rule: CountRule
     errors: tuple[float, ...]
-    """Sizes of errors over spreads, rising, without images that have no points and in which none is counted."""
+    """Sizes of errors over spreads, rising; by default without images that have no points and no counted ones."""
     ratio: float
     """True points over counted ones."""
     variance: float
@@ -137,12 +140,18 @@ class CountCalibration:
     """Stands for the highest score of an image in which nothing is found."""
 
     @classmethod
-    def fit(cls, known: KnownCounts) -> CountCalibration:
+    def fit(cls, known: KnownCounts, *, empty: str = "apart") -> CountCalibration:
         """Learn from images that the detector was not trained on.
+
+        Args:
+            empty: ``"apart"`` keeps the coverage of images with points, whatever the share of empty ones; with
+                ``"included"`` the confidence is that of all images together.
 
         Raises:
             FitError: there is only one image.
         """
+        if empty not in EMPTY:
+            raise ValueError(f"empty is one of {', '.join(EMPTY)}, got {empty!r}")
         if len(known.truth) < 2:
             raise FitError("calibrated counts need 2 images or more")
         count, errors = np.zeros_like(known.truth), np.zeros(len(known.truth))
@@ -159,7 +168,7 @@ class CountCalibration:
         variance = np.square(by_source).sum() / len(kept) * num_sources / max(num_sources - 1, 1)
         return cls(
             rule,
-            tuple(np.sort(errors[present | (count > 0)]).tolist()),
+            tuple(np.sort(errors if empty == "included" else errors[present | (count > 0)]).tolist()),
             ratio,
             float(variance),
             len(kept),

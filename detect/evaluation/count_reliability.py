@@ -94,15 +94,15 @@ class CountReliability:
         }
 
 
-def cross_validate_counts(known: KnownCounts, *, confidence: float = 0.9) -> CountReliability:
-    """Predict the count of each tenth of the images with a calibration on the others.
+def cross_validate_counts(known: KnownCounts, *, confidence: float = 0.9, empty: str = "apart") -> CountReliability:
+    """Predict the count of each tenth of the images with a calibration on the others; see :meth:`CountCalibration.fit`.
 
     Raises:
         FitError: the others are too few for the confidence.
     """
     parts, order = [], []
     for rows, held_out in folds(len(known.truth)):
-        calibration = CountCalibration.fit(known.take(rows))
+        calibration = CountCalibration.fit(known.take(rows), empty=empty)
         parts.append(calibration.predict(known.take(held_out).scores, confidence=confidence))
         order.append(held_out)
     places = np.argsort(np.concatenate(order))

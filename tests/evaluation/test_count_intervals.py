@@ -93,6 +93,17 @@ def test_images_without_points_take_nothing_from_the_others():
     assert 0.885 < np.mean(shares) < 0.94
 
 
+def test_nine_of_ten_of_all_images_are_covered_if_empty_ones_are_included():
+    shares = []
+    for seed in range(20):
+        test, known = drawn(600, seed + 100, empty=0.5), drawn(600, seed, empty=0.5)
+        shares.append(covered(test, CountCalibration.fit(known, empty="included")).mean())
+        assert shares[-1] < covered(test, CountCalibration.fit(known)).mean()
+    assert 0.885 < np.mean(shares) < 0.93
+    with pytest.raises(ValueError, match=r"empty is one of apart, included, got 'kept'"):
+        CountCalibration.fit(known, empty="kept")
+
+
 def test_totals_are_covered_also_if_images_of_a_source_share_their_errors():
     inside = []
     for seed in range(120):
