@@ -22,7 +22,7 @@ PREDICTORS = {  # what each number is, beside those of the table of anchors
     "positives per instance": "",
     "share": "the fewest positives per instance of a category, divided by the most",
     "evenness": "the mean over categories of the mean over instances of min(1, positives / half the mean positives of all)",
-    EVEN_COVERAGE: f"evenness times {PLACED}",
+    EVEN_COVERAGE: f"evenness times {PLACED}, the even coverage that `detect anchors score --assigner` prints",
 }
 
 
