@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.errors import ConfigError
 
 DIGITS = 4
-SHIFTS = {"center": 0.0, "corner": 0.5}
 FIXED_ORIGIN = {"napari": "center", "geojson": "corner"}
 MEANING = {
     "center": "pixel_origin center: whole coordinates are pixel centres, the first pixel's is (0, 0)",
@@ -54,7 +54,7 @@ class FoundPoints:
 
     def moved(self, pixel_origin: str) -> Float64[ndarray, "n D"]:
         """The points in this convention, as they are written."""
-        return (self.points + SHIFTS[pixel_origin]).round(DIGITS)
+        return (self.points + (ORIGIN_SHIFTS["center"] - ORIGIN_SHIFTS[pixel_origin])).round(DIGITS)
 
 
 def point_files(found: FoundPoints, to: str, *, pixel_origin: str = "center") -> dict[str, bytes]:
