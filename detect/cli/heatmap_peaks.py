@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from detect.cli.options import AsJson, Output, expert
-from detect.cli.output import note, numbers, print_answer, reading_bar, save, show
+from detect.cli.output import length, note, numbers, print_answer, reading_bar, save, show
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ To = Annotated[
         "--to", help="Format of the points: plain CSV, napari's CSV, QuPath's GeoJSON, COCO keypoint results."
     ),
 ]
-MICROMETRES = "um"
 
 
 def peaks(
@@ -71,8 +70,8 @@ def peaks(
 
     array = open_array(maps, axes=axes)
     array.check_maps()
-    per_cell = _along(spacing, "--spacing", array) if spacing else array.spacing_xyz
-    strides = _along(stride, "--stride", array)
+    per_cell = along_axes(spacing, "--spacing", len(array.extents)) if spacing else array.spacing_xyz
+    strides = along_axes(stride, "--stride", len(array.extents))
     distance: dict[str, Any] = _distance(min_distance, per_cell, maps)
     tile = default_tile(array.extents, max(piece_sides(array), default=1))
     with reading_bar() as on_progress:
@@ -121,24 +120,24 @@ def _points(array: ArrayFile, found: Peaks, strides: list[float], per_cell: Any)
     )
 
 
-def _along(text: str, option: str, array: ArrayFile) -> list[float]:
+def along_axes(text: str, option: str, num_axes: int) -> list[float]:
     """One number for each axis x, y[, z]."""
-    found, count = numbers(text, option, least=1e-6), len(array.extents)
-    if len(found) not in {1, count}:
-        raise ConfigError(f"{option}: expected one number, or {count} for {', '.join('xyz'[:count])}, got {text!r}")
-    return found * count if len(found) == 1 else found
+    found = numbers(text, option, least=1e-6)
+    if len(found) not in {1, num_axes}:
+        raise ConfigError(
+            f"{option}: expected one number, or {num_axes} for {', '.join('xyz'[:num_axes])}, got {text!r}"
+        )
+    return found * num_axes if len(found) == 1 else found
 
 
 def _distance(text: str, per_cell: Any, maps: Path) -> dict[str, Any]:
     """The least distance of points and the size of cells in its unit."""
-    value = numbers(text.removesuffix(MICROMETRES).removesuffix("µm"), "--min-distance", least=0)
-    if len(value) > 1:
-        raise ConfigError(f"--min-distance: expected one number, got {text!r}")
-    if not text.endswith((MICROMETRES, "µm")):
-        return {"min_distance": value[0]}
+    value, is_physical = length(text, "--min-distance", least=0)
+    if not is_physical:
+        return {"min_distance": value}
     if per_cell is None:
         raise ConfigError(f"--min-distance {text}: {maps} does not say how large its cells are: give --spacing")
-    return {"min_distance": value[0], "spacing": per_cell}
+    return {"min_distance": value, "spacing": per_cell}
 
 
 def _sentence(array: ArrayFile, points: FoundPoints) -> str:

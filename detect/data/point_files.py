@@ -83,7 +83,7 @@ def _csv(found: FoundPoints, origin: str) -> dict[str, bytes]:
     if found.spacing is not None:
         header += [f"{axis}_um" for axis in axes]
         columns += (points * np.array(found.spacing)).round(DIGITS).T.tolist()
-    return {f"{_stem(found.image)}.csv": _table([*header, "pixel_origin"], [*columns, [origin] * len(points)])}
+    return {f"{image_stem(found.image)}.csv": _table([*header, "pixel_origin"], [*columns, [origin] * len(points)])}
 
 
 def _napari(found: FoundPoints, origin: str) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def _napari(found: FoundPoints, origin: str) -> dict[str, bytes]:
     points = found.moved(origin)[:, ::-1]
     header = ["index", *(f"axis-{axis}" for axis in range(points.shape[1])), "score", "type", "pixel_origin"]
     columns = [range(len(points)), *points.T.tolist(), found.scores.tolist(), _names(found), [origin] * len(points)]
-    return {f"{_stem(found.image)}.csv": _table(header, columns)}
+    return {f"{image_stem(found.image)}.csv": _table(header, columns)}
 
 
 def _geojson(found: FoundPoints, origin: str) -> dict[str, bytes]:
@@ -109,7 +109,7 @@ def _geojson(found: FoundPoints, origin: str) -> dict[str, bytes]:
         for point, score, name in zip(found.moved(origin).tolist(), found.scores.tolist(), _names(found), strict=True)
     ]
     content = {"type": "FeatureCollection", "pixel_origin": origin, "image": found.image, "features": features}
-    return {f"{_stem(found.image)}.geojson": msgspec.json.encode(content)}
+    return {f"{image_stem(found.image)}.geojson": msgspec.json.encode(content)}
 
 
 def _coco(found: FoundPoints, origin: str) -> dict[str, bytes]:
@@ -154,10 +154,10 @@ def _table(header: Sequence[str], columns: Sequence[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _stem(name: str) -> str:
-    """The name without its endings.
+def image_stem(name: str) -> str:
+    """The name of an image without its endings.
 
-    >>> _stem("slide.1.ome.tif"), _stem("maps.npy")
+    >>> image_stem("slide.1.ome.tif"), image_stem("maps.npy")
     ('slide.1', 'maps')
     """
     for ending in (".ome.tiff", ".ome.tif", ".ome.zarr"):
