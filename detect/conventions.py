@@ -35,3 +35,5 @@ BACKGROUND = -1
 IGNORE = -2
 
 ORIGIN_SHIFTS = {"center": 0.5, "corner": 0.0}
+
+TYPE_COLORS = ("#ffd43b", "#4dabf7", "#ff6b6b", "#69db7c", "#da77f2", "#ffa94d")  # visible on dark and on bright images

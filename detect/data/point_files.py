@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from detect.conventions import ORIGIN_SHIFTS
+from detect.conventions import ORIGIN_SHIFTS, TYPE_COLORS
 from detect.errors import ConfigError
 
 DIGITS = 4
@@ -95,18 +95,26 @@ def _napari(found: FoundPoints, origin: str) -> dict[str, bytes]:
 
 
 def _geojson(found: FoundPoints, origin: str) -> dict[str, bytes]:
-    """A detection of QuPath for each point, with its class and its score as a measurement."""
+    """A detection of QuPath for each point, with its class and its score as a measurement.
+
+    From version 0.4 on QuPath writes classes with a colour and measurements as an object (its pull request 1099); a class
+    without a colour is an error when it reads the file.
+    """
+    colors = [[*bytes.fromhex(color[1:])] for color in TYPE_COLORS]
+    classes = [{"name": name, "color": colors[number % len(colors)]} for number, name in enumerate(found.type_names)]
     features = [
         {
             "type": "Feature",
             "geometry": {"type": "Point", "coordinates": point},
             "properties": {
                 "objectType": "detection",
-                "classification": {"name": name},
+                "classification": classes[number],
                 "measurements": {"score": score},
             },
         }
-        for point, score, name in zip(found.moved(origin).tolist(), found.scores.tolist(), _names(found), strict=True)
+        for point, score, number in zip(
+            found.moved(origin).tolist(), found.scores.tolist(), found.types.tolist(), strict=True
+        )
     ]
     content = {"type": "FeatureCollection", "pixel_origin": origin, "image": found.image, "features": features}
     return {f"{image_stem(found.image)}.geojson": msgspec.json.encode(content)}
