@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ To = Annotated[
         "--to", help="Format of the points: plain CSV, napari's CSV, QuPath's GeoJSON, COCO keypoint results."
     ),
 ]
+MAX_SPLIT_CELLS = 2**27  # 1 GB in double precision
 
 
 def peaks(
@@ -51,6 +53,14 @@ def peaks(
             "of several types. Default: what the file says, else yx, zyx or czyx."
         ),
     ] = None,
+    split: Annotated[
+        bool,
+        typer.Option("--split", help="Fit close points together, also those that share one maximum; needs --sigma."),
+    ] = False,
+    sigma: Annotated[
+        str | None,
+        typer.Option(help="For --split: standard deviation of the Gaussians in cells, one number or x,y[,z]."),
+    ] = None,
     max_peaks: Annotated[int | None, expert(min=1, help="Points kept of each type, the highest first.")] = None,
     output: Output = None,
     json: AsJson = False,
@@ -62,7 +72,7 @@ def peaks(
     A point is a cell or plateau without a higher neighbour, located between cells by the values around it. Files are read
     tile by tile, with the points of the whole map. The points are in image pixels; each file says in `pixel_origin`
     whether whole coordinates are pixel centres (CSV, napari, COCO) or corners (GeoJSON, as QuPath has it). Without -o it
-    only counts.
+    only counts. --split reads a map as a whole, since close points move each other along chains.
     """
     from detect.data.point_files import point_files
     from detect.data.volumes import open_array
@@ -73,11 +83,14 @@ def peaks(
     per_cell = along_axes(spacing, "--spacing", len(array.extents)) if spacing else array.spacing_xyz
     strides = along_axes(stride, "--stride", len(array.extents))
     distance: dict[str, Any] = _distance(min_distance, per_cell, maps)
-    tile = default_tile(array.extents, max(piece_sides(array), default=1))
-    with reading_bar() as on_progress:
-        options: dict[str, Any] = {"threshold": threshold, "max_peaks": max_peaks, "on_progress": on_progress}
-        options |= distance | {"num_types": array.num_channels, "tile": tile}
-        found = find_tiled_peaks(read_tensors(array), array.extents, **options)
+    options: dict[str, Any] = {"threshold": threshold, "max_peaks": max_peaks, **distance}
+    if split or sigma:
+        found = _find_split(array, sigma, is_split=split, **options)
+    else:
+        tile = default_tile(array.extents, max(piece_sides(array), default=1))
+        with reading_bar() as on_progress:
+            options |= {"num_types": array.num_channels, "tile": tile, "on_progress": on_progress}
+            found = find_tiled_peaks(read_tensors(array), array.extents, **options)
     points = _points(array, found, strides, per_cell)
     if len(points.scores) and points.scores.max() > 1:
         note(
@@ -88,6 +101,25 @@ def peaks(
     print_answer(json, lambda: content, lambda: show(_sentence(array, points)))
     if output:
         save(output, files)
+
+
+def _find_split(array: ArrayFile, sigma: str | None, *, is_split: bool, threshold: float, **options: Any) -> Peaks:
+    """The points of a whole map, with those that share a maximum."""
+    from detect.keypoints.peaks import find_peaks
+
+    if not is_split or sigma is None:
+        raise ConfigError("--split and --sigma: give both")
+    if not 0 < threshold < 1:
+        raise ConfigError(f"--split: needs a --threshold between 0 and 1, got {threshold:g}")
+    num_cells = math.prod(array.extents) * array.num_channels
+    if num_cells > MAX_SPLIT_CELLS:
+        raise ConfigError(
+            f"--split: {array.path} has {num_cells:,} cells, more than {MAX_SPLIT_CELLS:,}, which are read at once: close "
+            "points move each other along chains, so that no tile has the points of the whole map"
+        )
+    sigmas = along_axes(sigma, "--sigma", len(array.extents))
+    maps = read_tensors(array)([slice(0, extent) for extent in array.extents])[None]
+    return find_peaks(maps, threshold=threshold, split=True, sigma=sigmas, **options)
 
 
 def piece_sides(array: ArrayFile) -> list[int]:
