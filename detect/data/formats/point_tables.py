@@ -149,10 +149,20 @@ def read_points(files: Sequence[str], *, pixel_origin: str = "center") -> PointT
             kind = types.setdefault(table.label_of(entry), len(types))
             numbers.append((images.setdefault(name, len(images)), kind, file, line))
     every = np.array(values, float).reshape(-1, tables[0].num_axes + 1)
-    columns = np.array(numbers, np.int64).reshape(-1, 4).T
-    own_files, has_scores = tuple(table.file for table in tables), all(table.score for table in tables)
-    points, scores = every[:, :-1], every[:, -1]
-    return PointTable(own_files, (*images,), (*types,), points, scores, *columns, tuple(invalid), has_scores)
+    image_rows, kinds, file_rows, lines = np.array(numbers, np.int64).reshape(-1, 4).T
+    return PointTable(
+        files=tuple(table.file for table in tables),
+        images=tuple(images),
+        type_names=tuple(types),
+        points=every[:, :-1],
+        scores=every[:, -1],
+        image_rows=image_rows,
+        types=kinds,
+        file_rows=file_rows,
+        lines=lines,
+        invalid=tuple(invalid),
+        has_scores=all(table.score for table in tables),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +201,8 @@ class _Table:
     @cached_property
     def image(self) -> str | None:
         own = [name for name in self.columns if name in IMAGE_COLUMNS]
-        return (own or (["label"] if self.is_imagej and "label" in self.columns else [None]))[0]
+        of_imagej = ["label"] if self.is_imagej and "label" in self.columns else []
+        return next(iter(own or of_imagej), None)
 
     @cached_property
     def label(self) -> str | None:
