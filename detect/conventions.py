@@ -20,6 +20,9 @@ Area ranges
     small, medium, large: sqrt(width * height) below 32, from 32 to 96, from 96 pixels after the resize rule (COCO's limits).
 Classes
     An index from 0; or ``BACKGROUND``; or ``IGNORE``, which takes no part in the loss.
+Keypoints
+    A file's coordinates have a ``pixel_origin``: pixel i has its centre at i (``center``) or at i + 0.5 (``corner``);
+    ``ORIGIN_SHIFTS`` lead from either to continuous pixels.
 Grid
     The anchors of a level lie over its feature map. Cell i of a level with stride s has its anchors' centre at
     (i + center_offset) * s: 0.5 is the middle of the cell; torchvision, detectron2 and mmdetection use 0, its corner.
@@ -30,3 +33,7 @@ MEDIUM_LARGE_PX = 96.0
 
 BACKGROUND = -1
 IGNORE = -2
+
+ORIGIN_SHIFTS = {"center": 0.5, "corner": 0.0}
+
+TYPE_COLORS = ("#ffd43b", "#4dabf7", "#ff6b6b", "#69db7c", "#da77f2", "#ffa94d")  # visible on dark and on bright images

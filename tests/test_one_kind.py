@@ -9,7 +9,6 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -77,7 +76,7 @@ OTHERS = {  # functions of something else than the arrays of a user
     "subpixel": "fit_windows fit_in_chunks",
     "tiled_peaks": "find_tiled_peaks default_tile arrays of_arrays",  # of a function that reads
 }
-MAPS = {"heatmaps", "maps", "logits", "targets", "weights", "offsets"}  # arguments that are maps
+MAPS = {"heatmaps", "maps", "logits", "targets", "weights"}  # arguments that are maps
 FREE = {  # arguments of any size, and those whose partner is one of the other arguments
     *(
         "match_points.predicted",
@@ -89,7 +88,7 @@ FREE = {  # arguments of any size, and those whose partner is one of the other a
     ),
     *("choose_threshold.truth", "point_confusions.truth", "are_counted.true_points", "inside_any.points", "of.images"),
     *("by_group.values", "rows.index", "take.index", "spread.self", "spread.values", "heatmap_focal_loss.positives"),
-    *("split_peaks.heatmaps", "pixel_weights.ignored", "fit_blob_detector.images", "learned_offsets.offsets"),
+    *("split_peaks.heatmaps", "pixel_weights.ignored", "fit_blob_detector.images"),
     *(f"{each.__name__}.maps" for each in subpixel.REFINEMENTS.values()),
 }
 
@@ -124,10 +123,8 @@ DRAWN = {
 SCORED = {"predicted": POINTS, "truth": [each + 0.25 for each in POINTS], "scores": SCORES}
 
 REFINEMENTS = {
-    each: {"maps": bells(12, 14).reshape(4, 12, 14), "maxima": MAXIMA}
-    for each in (*subpixel.REFINEMENTS.values(), subpixel.learned_offsets)
+    each: {"maps": bells(12, 14).reshape(4, 12, 14), "maxima": MAXIMA} for each in subpixel.REFINEMENTS.values()
 }
-REFINEMENTS[subpixel.learned_offsets]["offsets"] = np.full((2, 2, 12, 14), 0.25)
 
 CASES: dict[Callable[..., Any], dict[str, Any]] = {
     image_to_cells: {"points": POINTS[0], "stride": (2, 4)},
@@ -349,17 +346,6 @@ def test_a_network_refuses_what_is_no_map_of_floats():
         head([np.zeros((1, 4, 5, 6), np.float32)])
     with pytest.raises(ValueError, match="features are floats, got uint8: divide them by 255"):
         head(torch.zeros(1, 4, 5, 6, dtype=torch.uint8))
-
-
-def test_peaks_with_offsets_of_both_kinds():
-    maps, offsets = bells(12, 14), np.full((2, 2, 12, 14), 0.25)
-    found = find_peaks(maps, refine=partial(subpixel.learned_offsets, offsets=offsets), threshold=0.3)
-    cells = find_peaks(maps, refine="none", threshold=0.3).cells
-    assert_array_equal(found.cells, cells + 0.25)
-    with pytest.raises(ValueError, match="heatmaps has NumPy arrays and refine has tensors"):
-        find_peaks(maps, refine=partial(subpixel.learned_offsets, offsets=as_tensor(offsets)))
-    with pytest.raises(ValueError, match="offsets of each image, got those of 1 for heatmaps of 2"):
-        find_peaks(maps, refine=partial(subpixel.learned_offsets, offsets=offsets[:1]))
 
 
 def spots() -> CocoKeypoints:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
 import detect
 
 ROOT = Path(detect.__file__).parent
@@ -22,14 +20,3 @@ def test_public_names_are_sorted_and_all_there():
 def test_no_module_is_a_drawer_for_odds_and_ends():
     names = {path.stem for path in ROOT.rglob("*.py")}
     assert names.isdisjoint({"utils", "util", "common", "core", "misc", "helpers"})
-
-
-@pytest.mark.parametrize("name", detect.DEPRECATED)
-def test_names_of_the_version_before_are_found_with_a_warning(name):
-    assert name not in detect.__all__
-    with pytest.warns(DeprecationWarning, match=rf"detect\.{name} is detect\."):
-        assert getattr(detect, name).__doc__
-
-
-def test_deprecated_names_are_sorted():
-    assert list(detect.DEPRECATED) == sorted(detect.DEPRECATED)

@@ -1,4 +1,4 @@
-"""Points on a slide of 100,000 x 100,000 pixels, within a bound of memory: made, found, interrupted, continued, scored.
+"""Points on a slide of 100,000 x 100,000 pixels, or fewer, within a bound of memory: made, found, interrupted, scored.
 
     python tools/slide_proof.py FOLDER --run runs/nuclei_landmarks
 
@@ -38,6 +38,7 @@ NUCLEI_PX = 128  # side of a sample image
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels of a side of the slide")
     parser.add_argument("--run", type=Path, help="a run on landmarks of nuclei; without it only maps are read")
     parser.add_argument(
         "--blocks", type=int, default=100, help="blocks of 1024 x 1024 cells of the maps that have points"
@@ -48,23 +49,23 @@ def main() -> None:
     options = parser.parse_args()
     if options.run is None:
         maps = options.folder / "maps.zarr"
-        truth = make_maps(maps, options.blocks)
+        truth = make_maps(maps, options.size, options.blocks)
         found, row = measured(["heatmaps", "peaks", maps, "--threshold", 0.3, "-o", options.folder / "points"])
         print(f"maps: {len(truth):,} points planted; {row}; {scores(found, truth, radius=0.5)}")
         return
     slide = options.folder / "slide.zarr"
-    truth = make_slide(slide, options.islands, options.island_px)
+    truth = make_slide(slide, options.size, options.islands, options.island_px)
     command = ["predict", options.run, slide, "-o", options.folder / "nuclei"]
     done = killed(command, options.folder / "nuclei", options.kill_after)
     found, row = measured(command)
     print(f"slide: killed after {done:,} tiles, then {row}; {scores(found, truth, radius=5.0)}")
 
 
-def make_maps(path: Path, num_blocks: int) -> ndarray:
+def make_maps(path: Path, size: int, num_blocks: int) -> ndarray:
     """Gaussians in some blocks of an empty map of uint8, 6 to 60 cells apart; their points (x, y)."""
-    random, array = np.random.default_rng(SEED), new_array(path)
+    random, array = np.random.default_rng(SEED), new_array(path, size)
     points = [np.zeros((0, 2))]
-    for x, y in places(random, num_blocks):
+    for x, y in places(random, num_blocks, size, shift=CHUNK // 2):
         cells = np.stack(np.meshgrid(*[np.arange(20, CHUNK - 20, 14)] * 2), axis=-1).reshape(-1, 2)
         own = (cells + random.uniform(-4, 4, cells.shape))[random.random(len(cells)) < random.uniform(0.02, 1)]
         block = np.zeros((CHUNK, CHUNK))
@@ -86,9 +87,9 @@ def draw(block: ndarray, point: ndarray) -> None:
     np.maximum(part, y * x.T, out=part)
 
 
-def make_slide(path: Path, num_islands: int, island_px: int) -> ndarray:
+def make_slide(path: Path, size: int, num_islands: int, island_px: int) -> ndarray:
     """Islands of micrographs from the samples on black; the centres (x, y) of their nuclei."""
-    random, array = np.random.default_rng(SEED + 1), new_array(path)
+    random, array = np.random.default_rng(SEED + 1), new_array(path, size)
     file = sample_annotations("nuclei")
     content = json.loads(file.read_text("utf-8"))
     names = {each["id"]: each["file_name"] for each in content["images"]}
@@ -98,7 +99,7 @@ def make_slide(path: Path, num_islands: int, island_px: int) -> ndarray:
     pixels = {n: np.asarray(Image.open(file.parent / "images" / name).convert("L")) for n, name in names.items()}
     numbers = [n for n in names if pixels[n].shape == (NUCLEI_PX, NUCLEI_PX)]
     points = [np.zeros((0, 2))]
-    for left, top in places(random, num_islands, shift=(CHUNK + NUCLEI_PX) // 2):
+    for left, top in places(random, num_islands, size, shift=(CHUNK + NUCLEI_PX) // 2):
         for y in range(top, top + island_px, NUCLEI_PX):
             for x in range(left, left + island_px, NUCLEI_PX):
                 number = int(random.choice(numbers))
@@ -107,15 +108,15 @@ def make_slide(path: Path, num_islands: int, island_px: int) -> ndarray:
     return np.concatenate(points)
 
 
-def new_array(path: Path) -> Any:
+def new_array(path: Path, size: int) -> Any:
     import zarr
 
-    return zarr.create_array(path, shape=(SIZE, SIZE), chunks=(CHUNK, CHUNK), dtype="uint8", overwrite=True)
+    return zarr.create_array(path, shape=(size, size), chunks=(CHUNK, CHUNK), dtype="uint8", overwrite=True)
 
 
-def places(random: np.random.Generator, count: int, shift: int = 0) -> Iterator[tuple[int, int]]:
-    """Corners of different blocks; with a shift, over the seams of chunks and of tiles."""
-    side = SIZE // CHUNK - 2
+def places(random: np.random.Generator, count: int, size: int, *, shift: int) -> Iterator[tuple[int, int]]:
+    """Corners of different blocks, shifted so that these lie over the seams of chunks and of tiles."""
+    side = size // CHUNK - 2
     for number in random.permutation(side**2)[:count].tolist():
         yield number % side * CHUNK + shift, number // side * CHUNK + shift
 

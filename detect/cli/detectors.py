@@ -14,10 +14,10 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.cli.output import note, reading_bar
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data import CocoDataset, CocoResults
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError, ResizeError
-from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, is_predicted
 from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
 from detect.loading.dataset import DetectionData
@@ -103,7 +103,7 @@ class ResultMarks:
         tables = [self.results.keypoints[row] for row in rows.tolist()]
         flat = np.concatenate([np.zeros((0, 3)), *tables])
         drawn = is_predicted(flat)
-        points = flat[drawn, :2] + SHIFTS[self.pixel_origin]
+        points = flat[drawn, :2] + ORIGIN_SHIFTS[self.pixel_origin]
         classes = np.concatenate(
             [
                 np.searchsorted(self._categories, self.results.category_ids[boxed]),
@@ -131,7 +131,7 @@ class ResultMarks:
             return Marks(xywh_to_xyxy(instances.boxes_xywh[own]), np.zeros((0, 2)), classes)
         points = self.landmarks.landmarks
         own = (np.asarray(points.image) == image_row) & (np.asarray(points.visibility) != UNLABELLED)
-        places = np.asarray(points.points)[own] + SHIFTS[self.landmarks.pixel_origin]
+        places = np.asarray(points.points)[own] + ORIGIN_SHIFTS[self.landmarks.pixel_origin]
         angles = None if points.angles is None else np.asarray(points.angles)[own]
         types = np.asarray(points.types)[own].astype(np.int64)
         return Marks(np.zeros((0, 4)), places, types, (), angles, self._two_sided)

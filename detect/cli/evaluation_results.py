@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ BOX_COLUMNS = (
     *("AR1", "AR10", "AR100", "AR small", "AR medium", "AR large"),
 )
 COUNT_COLUMNS = ("counts", "mean error", "root mean square", "bias", "presence AUC")
-POINT_COLUMNS = ("F1", "precision", "recall", "AP", "error, px")
+POINT_COLUMNS = ("F1", "precision", "recall", "AP")
 ANGLE_COLUMNS = ("angle error, deg", "median")
 BOX_CAPTION = (
     "COCO's twelve numbers, by pycocotools: average precision (AP) and recall (AR) over IoU .50 to .95, AP50 and AP75 "
@@ -73,10 +73,15 @@ def evaluate_results(
         if threshold is not None:
             raise ConfigError("--threshold: only for landmarks; average precision takes all boxes")
         return evaluate_boxes(predicted, dataset, min_score=min_score)
-    if threshold is not None and not math.isfinite(threshold):
-        raise ConfigError(f"--threshold: expected a number, got {threshold}")
+    check_threshold(threshold)
     options |= {"radii": tuple(radii or RADII_PX), "threshold": threshold, "min_score": min_score}
     return evaluate_landmarks(predicted, landmarks, **options)
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise ConfigError if a threshold is given that is no number."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise ConfigError(f"--threshold: expected a number, got {threshold}")
 
 
 def choose_radius(radii: Sequence[float] | None) -> float:
@@ -104,38 +109,51 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
         if len(own) > 1:
             tables.append(ScoreTable("By category", "The same for each category.", ("category", *BOX_COLUMNS), own))
         return [*tables, _best_scores(evaluation)]
-    first, oriented = evaluation.overall[0], evaluation.landmarks.orientation != NO_ORIENTATION
-    columns = POINT_COLUMNS + (ANGLE_COLUMNS if oriented else ())
-    caption = POINT_CAPTION + (ANGLE_CAPTION if oriented else "")
-    rows = tuple(_point_row(scores, oriented=oriented) for scores in evaluation.overall)
-    kept = "all results" if first.threshold is None else f"results of score {first.threshold:.4g} or more"
-    count_row = (kept, *astuple(first.count), first.presence_auc)
-    tables = [
-        ScoreTable("Points", caption, ("within", *columns), rows),
-        ScoreTable("Counts", "Predicted minus true number of points per image.", COUNT_COLUMNS, (count_row,)),
-        _best_scores(evaluation),
-    ]
-    if len(evaluation.by_type) > 1:
-        own = tuple(
-            _point_row(scores, f"{name}, ", oriented=oriented)
-            for name, each in evaluation.by_type.items()
-            for scores in each
-        )
-        tables.append(ScoreTable("By landmark", "The same for each keypoint type.", ("landmark", *columns), own))
+    oriented = evaluation.landmarks.orientation != NO_ORIENTATION
+    tables = point_tables(evaluation.overall, evaluation.by_type, _best_scores(evaluation), oriented=oriented)
     if evaluation.oks:
         scores = evaluation.oks.to_dict()
         tables.append(ScoreTable("OKS", OKS_CAPTION, ("", *scores), (("all", *scores.values()),)))
     return tables
 
 
+def point_tables(
+    overall: Sequence[PointScores],
+    by_type: Mapping[str, Sequence[PointScores]],
+    best: ScoreTable,
+    *,
+    unit: str = "px",
+    oriented: bool = False,
+) -> list[ScoreTable]:
+    """Tables of scores at each radius, of counts, of the best thresholds, and of single types if there are several."""
+    first, caption = overall[0], POINT_CAPTION + (ANGLE_CAPTION if oriented else "")
+    columns = (*POINT_COLUMNS, f"error, {unit}", *(ANGLE_COLUMNS if oriented else ()))
+    options: dict[str, Any] = {"unit": unit, "oriented": oriented}
+    rows = tuple(_point_row(scores, **options) for scores in overall)
+    kept = "all results" if first.threshold is None else f"results of score {first.threshold:.4g} or more"
+    count_row = (kept, *astuple(first.count), first.presence_auc)
+    tables = [
+        ScoreTable("Points", caption, ("within", *columns), rows),
+        ScoreTable("Counts", "Predicted minus true number of points per image.", COUNT_COLUMNS, (count_row,)),
+        best,
+    ]
+    if len(by_type) > 1:
+        own = tuple(_point_row(scores, f"{name}, ", **options) for name, each in by_type.items() for scores in each)
+        tables.append(ScoreTable("By landmark", "The same for each keypoint type.", ("landmark", *columns), own))
+    return tables
+
+
 def _best_scores(evaluation: Evaluation) -> ScoreTable:
-    """The score threshold of the highest F1, over all categories and for each, and what that of the confusions gives."""
-    rows = [(curve.category or "all, best", curve, curve.best_f1()) for curve in evaluation.by_score]
+    return best_scores(evaluation.by_score, evaluation.confusion.threshold)
+
+
+def best_scores(by_score: Sequence[PrecisionRecall], shown: float | None = None) -> ScoreTable:
+    """The threshold of the highest F1, over all categories and for each, and what that of the confusions, if any, gives."""
+    rows = [(curve.category or "all, best", curve, curve.best_f1()) for curve in by_score]
     thresholds = [(name, curve, best.threshold if best else None) for name, curve, best in rows]
-    overall, shown = evaluation.by_score[0], evaluation.confusion.threshold
-    if thresholds[0][2] != shown:
-        thresholds.insert(1, ("all, confusion matrix", overall, shown))
-    caption = BEST_CAPTION.format(at=overall.at)
+    if shown is not None and thresholds[0][2] != shown:
+        thresholds.insert(1, ("all, confusion matrix", by_score[0], shown))
+    caption = BEST_CAPTION.format(at=by_score[0].at)
     cells = tuple((name, threshold, *_rates_at(curve, threshold)) for name, curve, threshold in thresholds)
     return ScoreTable("Score thresholds", caption, BEST_COLUMNS, cells)
 
@@ -154,11 +172,11 @@ def _confusion_rows(confusion: ConfusionMatrix) -> ScoreTable:
     )
 
 
-def _point_row(scores: PointScores, name: str = "", *, oriented: bool) -> tuple[str | float | None, ...]:
+def _point_row(scores: PointScores, name: str = "", *, unit: str, oriented: bool) -> tuple[str | float | None, ...]:
     rates, error = scores.micro, None if scores.error is None else scores.error.mean
     averages = (rates.f1, rates.precision, rates.recall, scores.mean_average_precision)
     angles = (None, None) if scores.angle is None else (scores.angle.mean, scores.angle.median)
-    return (f"{name}{scores.radius:g} px", *averages, error, *(angles if oriented else ()))
+    return (f"{name}{scores.radius:g} {unit}", *averages, error, *(angles if oriented else ()))
 
 
 def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = (), lines: Sequence[str] = ()) -> None:
@@ -167,10 +185,14 @@ def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = (), 
     print_first("invalid results", evaluation.invalid)
     show(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
     few = len(evaluation.confusion.names) <= MAX_PRINTED
-    for scores in [*(tables or tables_of(evaluation)), *([_confusion_rows(evaluation.confusion)] if few else [])]:
-        show_table(scores.columns, ([score_cell(value) for value in row] for row in scores.rows))
+    print_tables([*(tables or tables_of(evaluation)), *([_confusion_rows(evaluation.confusion)] if few else [])])
     for line in lines:
         show(line, style="dim")
+
+
+def print_tables(tables: Sequence[ScoreTable]) -> None:
+    for scores in tables:
+        show_table(scores.columns, ([score_cell(value) for value in row] for row in scores.rows))
 
 
 def files_of(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from detect.cli.options import AsJson, Output, expert
-from detect.cli.output import note, numbers, print_answer, reading_bar, save, show
+from detect.cli.output import length, note, numbers, print_answer, reading_bar, save, show
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ To = Annotated[
         "--to", help="Format of the points: plain CSV, napari's CSV, QuPath's GeoJSON, COCO keypoint results."
     ),
 ]
-MICROMETRES = "um"
+MAX_SPLIT_CELLS = 2**27  # 1 GB in double precision
 
 
 def peaks(
@@ -52,6 +53,14 @@ def peaks(
             "of several types. Default: what the file says, else yx, zyx or czyx."
         ),
     ] = None,
+    split: Annotated[
+        bool,
+        typer.Option("--split", help="Fit close points together, also those that share one maximum; needs --sigma."),
+    ] = False,
+    sigma: Annotated[
+        str | None,
+        typer.Option(help="For --split: standard deviation of the Gaussians in cells, one number or x,y[,z]."),
+    ] = None,
     max_peaks: Annotated[int | None, expert(min=1, help="Points kept of each type, the highest first.")] = None,
     output: Output = None,
     json: AsJson = False,
@@ -63,7 +72,7 @@ def peaks(
     A point is a cell or plateau without a higher neighbour, located between cells by the values around it. Files are read
     tile by tile, with the points of the whole map. The points are in image pixels; each file says in `pixel_origin`
     whether whole coordinates are pixel centres (CSV, napari, COCO) or corners (GeoJSON, as QuPath has it). Without -o it
-    only counts.
+    only counts. --split reads a map as a whole, since close points move each other along chains.
     """
     from detect.data.point_files import point_files
     from detect.data.volumes import open_array
@@ -71,14 +80,17 @@ def peaks(
 
     array = open_array(maps, axes=axes)
     array.check_maps()
-    per_cell = _along(spacing, "--spacing", array) if spacing else array.spacing_xyz
-    strides = _along(stride, "--stride", array)
+    per_cell = along_axes(spacing, "--spacing", len(array.extents)) if spacing else array.spacing_xyz
+    strides = along_axes(stride, "--stride", len(array.extents))
     distance: dict[str, Any] = _distance(min_distance, per_cell, maps)
-    tile = default_tile(array.extents, max(piece_sides(array), default=1))
-    with reading_bar() as on_progress:
-        options: dict[str, Any] = {"threshold": threshold, "max_peaks": max_peaks, "on_progress": on_progress}
-        options |= distance | {"num_types": array.num_channels, "tile": tile}
-        found = find_tiled_peaks(read_tensors(array), array.extents, **options)
+    options: dict[str, Any] = {"threshold": threshold, "max_peaks": max_peaks, **distance}
+    if split or sigma:
+        found = _find_split(array, sigma, is_split=split, **options)
+    else:
+        tile = default_tile(array.extents, max(piece_sides(array), default=1))
+        with reading_bar() as on_progress:
+            options |= {"num_types": array.num_channels, "tile": tile, "on_progress": on_progress}
+            found = find_tiled_peaks(read_tensors(array), array.extents, **options)
     points = _points(array, found, strides, per_cell)
     if len(points.scores) and points.scores.max() > 1:
         note(
@@ -89,6 +101,25 @@ def peaks(
     print_answer(json, lambda: content, lambda: show(_sentence(array, points)))
     if output:
         save(output, files)
+
+
+def _find_split(array: ArrayFile, sigma: str | None, *, is_split: bool, threshold: float, **options: Any) -> Peaks:
+    """The points of a whole map, with those that share a maximum."""
+    from detect.keypoints.peaks import find_peaks
+
+    if not is_split or sigma is None:
+        raise ConfigError("--split and --sigma: give both")
+    if not 0 < threshold < 1:
+        raise ConfigError(f"--split: needs a --threshold between 0 and 1, got {threshold:g}")
+    num_cells = math.prod(array.extents) * array.num_channels
+    if num_cells > MAX_SPLIT_CELLS:
+        raise ConfigError(
+            f"--split: {array.path} has {num_cells:,} cells, more than {MAX_SPLIT_CELLS:,}, which are read at once: close "
+            "points move each other along chains, so that no tile has the points of the whole map"
+        )
+    sigmas = along_axes(sigma, "--sigma", len(array.extents))
+    maps = read_tensors(array)([slice(0, extent) for extent in array.extents])[None]
+    return find_peaks(maps, threshold=threshold, split=True, sigma=sigmas, **options)
 
 
 def piece_sides(array: ArrayFile) -> list[int]:
@@ -121,24 +152,24 @@ def _points(array: ArrayFile, found: Peaks, strides: list[float], per_cell: Any)
     )
 
 
-def _along(text: str, option: str, array: ArrayFile) -> list[float]:
+def along_axes(text: str, option: str, num_axes: int) -> list[float]:
     """One number for each axis x, y[, z]."""
-    found, count = numbers(text, option, least=1e-6), len(array.extents)
-    if len(found) not in {1, count}:
-        raise ConfigError(f"{option}: expected one number, or {count} for {', '.join('xyz'[:count])}, got {text!r}")
-    return found * count if len(found) == 1 else found
+    found = numbers(text, option, least=1e-6)
+    if len(found) not in {1, num_axes}:
+        raise ConfigError(
+            f"{option}: expected one number, or {num_axes} for {', '.join('xyz'[:num_axes])}, got {text!r}"
+        )
+    return found * num_axes if len(found) == 1 else found
 
 
 def _distance(text: str, per_cell: Any, maps: Path) -> dict[str, Any]:
     """The least distance of points and the size of cells in its unit."""
-    value = numbers(text.removesuffix(MICROMETRES).removesuffix("µm"), "--min-distance", least=0)
-    if len(value) > 1:
-        raise ConfigError(f"--min-distance: expected one number, got {text!r}")
-    if not text.endswith((MICROMETRES, "µm")):
-        return {"min_distance": value[0]}
+    value, is_physical = length(text, "--min-distance", least=0)
+    if not is_physical:
+        return {"min_distance": value}
     if per_cell is None:
         raise ConfigError(f"--min-distance {text}: {maps} does not say how large its cells are: give --spacing")
-    return {"min_distance": value[0], "spacing": per_cell}
+    return {"min_distance": value, "spacing": per_cell}
 
 
 def _sentence(array: ArrayFile, points: FoundPoints) -> str:

@@ -15,10 +15,10 @@ from PIL import Image
 
 from detect.cli.detectors import spread_evenly
 from detect.cli.output import note, print_findings, show
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data import CocoDataset
 from detect.data.images import ImageFiles
 from detect.evaluation.oracle import batches_of_one_size
-from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps, sigma_from_size
 from detect.report.pictures import contact_sheet, heatmap_overlay
@@ -96,7 +96,9 @@ class TargetFiles:
             if folder:
                 image = ImageFiles(found.dataset, folder).open(row)
             targets, own = self.targets([row]), found.take([row]).landmarks
-            points = np.asarray(own.points)[np.asarray(own.visibility) != UNLABELLED] + SHIFTS[found.pixel_origin]
+            points = (
+                np.asarray(own.points)[np.asarray(own.visibility) != UNLABELLED] + ORIGIN_SHIFTS[found.pixel_origin]
+            )
             heatmap = np.asarray(targets.heatmaps[0]).max(axis=0)
             pictures.append(heatmap_overlay(image, heatmap, points, stride=self.stride))
         sheet = io.BytesIO()

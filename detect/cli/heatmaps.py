@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from json import dumps
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-import detect
 from detect.cli import options
 from detect.cli.config import register
 from detect.cli.heatmap_baseline import baseline
 from detect.cli.heatmap_peaks import peaks
+from detect.cli.heatmap_score import score
 from detect.cli.options import expert
 from detect.cli.output import numbers, print_answer, reading_bar, save
-from detect.errors import ConfigError
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Keypoints as heatmaps: targets, their limits, scores."
@@ -122,55 +120,6 @@ def oracle(
 
         page = oracle_page(scores, landmarks, title="What a perfect network would reach")
         save(output, {"report.html": page})
-
-
-def score(
-    *,
-    results: Annotated[
-        Path, typer.Option(help="COCO results: a list of image_id, category_id, score, and keypoints (or bbox).")
-    ],
-    radius: options.Radius = None,
-    threshold: options.Threshold = None,
-    choose: Annotated[
-        options.Goal | None,
-        typer.Option(
-            help="Choose the threshold on this data: best F1 (at the one --radius, else 3 px), or smallest count error."
-        ),
-    ] = None,
-    oks_sigmas: Annotated[
-        str | None,
-        typer.Option(help="One sigma per keypoint, such as .026,.025: add COCO's keypoint metrics, by pycocotools."),
-    ] = None,
-    unlabelled: options.UnlabelledScore = "ignore",
-    points: options.PointOptions,
-    dataset: options.DatasetFiles,
-    json: options.AsJson = False,
-) -> None:
-    """Score predicted points: precision, recall, F1, distance error, AP, count error.
-
-    `detect heatmaps score instances.json --results results.json --radius 3 --choose f1`
-
-    Points of an image and type are paired one to one, as many as possible within the radius: 1, 2, 3 and 5 px unless
-    --radius is given. Predictions in crowds and on objects whose keypoint has no label do not count, unless a true point is
-    near. A keypoint 0, 0, 0 is not predicted; a third number between 0 and 1 is its confidence. The error is the mean
-    distance of the pairs, AP the average precision over all scores, and presence AUC how well an image's highest score tells
-    whether it has a point.
-    """
-    from detect.cli.evaluation_results import check_invalid, choose_radius, evaluate_results, print_evaluation
-
-    if threshold is not None and choose:
-        raise ConfigError("--threshold and --choose: give one of the two")
-    if oks_sigmas and points.source != "keypoints":
-        raise ConfigError(f"--oks-sigmas: OKS needs keypoints, got --from {points.source}")
-    sigmas = None if oks_sigmas is None else numbers(oks_sigmas, "--oks-sigmas", least=1e-6)
-    landmarks = points.read(dataset)
-    predicted = detect.read_results(results, landmarks.dataset)
-    chosen = {"threshold": threshold, "choose": choose, "choose_radius": choose_radius(radius)}
-    scored: dict[str, Any] = {**chosen, "radii": radius, "source": points.source, "oks_sigmas": sigmas}
-    scored["unlabelled"] = unlabelled
-    evaluation = evaluate_results(predicted, landmarks.dataset, landmarks, **scored)
-    check_invalid(evaluation, predicted, str(results), dataset)
-    print_answer(json, evaluation.to_dict, lambda: print_evaluation(evaluation))
 
 
 for each in (render, oracle, baseline, peaks, score):

@@ -100,6 +100,19 @@ def numbers(text: str, option: str, *, least: float) -> list[float]:
     return values
 
 
+def length(text: str, option: str, *, least: float) -> tuple[float, bool]:
+    """A length of ``least`` or more and whether it is in micrometres; any other text is a ConfigError.
+
+    >>> length("4um", "--radius", least=0.01), length("3", "--radius", least=0.01)
+    ((4.0, True), (3.0, False))
+    """
+    plain = text.strip().removesuffix("um").removesuffix("µm")
+    values = numbers(plain, option, least=least)
+    if len(values) > 1:
+        raise ConfigError(f"{option}: expected one number, got {text!r}")
+    return values[0], plain != text.strip()
+
+
 def note(text: str) -> None:
     """Print a line on stderr."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)

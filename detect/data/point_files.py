@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from detect.conventions import ORIGIN_SHIFTS, TYPE_COLORS
 from detect.errors import ConfigError
 
 DIGITS = 4
-SHIFTS = {"center": 0.0, "corner": 0.5}
 FIXED_ORIGIN = {"napari": "center", "geojson": "corner"}
 MEANING = {
     "center": "pixel_origin center: whole coordinates are pixel centres, the first pixel's is (0, 0)",
@@ -54,7 +54,7 @@ class FoundPoints:
 
     def moved(self, pixel_origin: str) -> Float64[ndarray, "n D"]:
         """The points in this convention, as they are written."""
-        return (self.points + SHIFTS[pixel_origin]).round(DIGITS)
+        return (self.points + (ORIGIN_SHIFTS["center"] - ORIGIN_SHIFTS[pixel_origin])).round(DIGITS)
 
 
 def point_files(found: FoundPoints, to: str, *, pixel_origin: str = "center") -> dict[str, bytes]:
@@ -83,7 +83,7 @@ def _csv(found: FoundPoints, origin: str) -> dict[str, bytes]:
     if found.spacing is not None:
         header += [f"{axis}_um" for axis in axes]
         columns += (points * np.array(found.spacing)).round(DIGITS).T.tolist()
-    return {f"{_stem(found.image)}.csv": _table([*header, "pixel_origin"], [*columns, [origin] * len(points)])}
+    return {f"{image_stem(found.image)}.csv": _table([*header, "pixel_origin"], [*columns, [origin] * len(points)])}
 
 
 def _napari(found: FoundPoints, origin: str) -> dict[str, bytes]:
@@ -91,25 +91,33 @@ def _napari(found: FoundPoints, origin: str) -> dict[str, bytes]:
     points = found.moved(origin)[:, ::-1]
     header = ["index", *(f"axis-{axis}" for axis in range(points.shape[1])), "score", "type", "pixel_origin"]
     columns = [range(len(points)), *points.T.tolist(), found.scores.tolist(), _names(found), [origin] * len(points)]
-    return {f"{_stem(found.image)}.csv": _table(header, columns)}
+    return {f"{image_stem(found.image)}.csv": _table(header, columns)}
 
 
 def _geojson(found: FoundPoints, origin: str) -> dict[str, bytes]:
-    """A detection of QuPath for each point, with its class and its score as a measurement."""
+    """A detection of QuPath for each point, with its class and its score as a measurement.
+
+    From version 0.4 on QuPath writes classes with a colour and measurements as an object (its pull request 1099); a class
+    without a colour is an error when it reads the file.
+    """
+    colors = [[*bytes.fromhex(color[1:])] for color in TYPE_COLORS]
+    classes = [{"name": name, "color": colors[number % len(colors)]} for number, name in enumerate(found.type_names)]
     features = [
         {
             "type": "Feature",
             "geometry": {"type": "Point", "coordinates": point},
             "properties": {
                 "objectType": "detection",
-                "classification": {"name": name},
+                "classification": classes[number],
                 "measurements": {"score": score},
             },
         }
-        for point, score, name in zip(found.moved(origin).tolist(), found.scores.tolist(), _names(found), strict=True)
+        for point, score, number in zip(
+            found.moved(origin).tolist(), found.scores.tolist(), found.types.tolist(), strict=True
+        )
     ]
     content = {"type": "FeatureCollection", "pixel_origin": origin, "image": found.image, "features": features}
-    return {f"{_stem(found.image)}.geojson": msgspec.json.encode(content)}
+    return {f"{image_stem(found.image)}.geojson": msgspec.json.encode(content)}
 
 
 def _coco(found: FoundPoints, origin: str) -> dict[str, bytes]:
@@ -154,10 +162,10 @@ def _table(header: Sequence[str], columns: Sequence[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _stem(name: str) -> str:
-    """The name without its endings.
+def image_stem(name: str) -> str:
+    """The name of an image without its endings.
 
-    >>> _stem("slide.1.ome.tif"), _stem("maps.npy")
+    >>> image_stem("slide.1.ome.tif"), image_stem("maps.npy")
     ('slide.1', 'maps')
     """
     for ending in (".ome.tiff", ".ome.tif", ".ome.zarr"):

@@ -21,7 +21,7 @@ from detect.data.formats.label_rows import LabelRows
 from detect.data.formats.label_studio import read_label_studio
 from detect.data.formats.label_text import folder_of
 from detect.data.formats.labelme import read_labelme
-from detect.data.formats.point_tables import read_point_tables
+from detect.data.formats.point_tables import PointTable, read_point_tables, read_points
 from detect.data.formats.recognise import format_of, labels_in
 from detect.data.formats.voc import read_voc
 from detect.data.formats.yolo import read_yolo
@@ -115,6 +115,19 @@ def read_dataset(
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))
     return dataset
+
+
+def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable:
+    """Read points in images or volumes from tables alone, by path, folder or pattern, without sizes of the images.
+
+    Raises:
+        CocoError: a file is missing, or no table of points, or tables differ in their number of axes.
+    """
+    found = _by_format(paths_of(source))
+    other = [file for kind, files in found.items() if kind != "points" for file in files]
+    if other:
+        raise CocoError(f"{other[0]}: no table of points (a CSV with columns x, y[, z])")
+    return read_points(found["points"], pixel_origin=pixel_origin)
 
 
 def _by_format(paths: Iterable[Path]) -> dict[str, list[str]]:

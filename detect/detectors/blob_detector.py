@@ -17,10 +17,10 @@ from jaxtyping import Float, Float64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.detectors.component_detector import POLARITIES
 from detect.evaluation.points import RADIUS_PX
 from detect.evaluation.precision_recall import choose_threshold
-from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.laplacian import laplacian_filter
 from detect.keypoints.peaks import find_peaks
 from detect.ops.array_kinds import in_arrays
@@ -48,9 +48,9 @@ class BlobDetector:
     f1: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0 or self.polarity not in POLARITIES or self.pixel_origin not in SHIFTS:
+        if not self.sigma > 0 or self.polarity not in POLARITIES or self.pixel_origin not in ORIGIN_SHIFTS:
             raise ValueError(
-                f"need sigma > 0, polarity one of {', '.join(POLARITIES)} and pixel_origin one of {', '.join(SHIFTS)}, "
+                f"need sigma > 0, polarity one of {', '.join(POLARITIES)}, pixel_origin one of {', '.join(ORIGIN_SHIFTS)}, "
                 f"got {self.sigma}, {self.polarity!r} and {self.pixel_origin!r}"
             )
 

@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from detect.anchors.generator import AnchorGenerator
+from detect.conventions import ORIGIN_SHIFTS
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.heads.fpn import FeatureMaps, list_maps
 from detect.heads.postprocess import PaddedDetections, PostProcess
 from detect.heads.retinanet import RetinaNetHead
-from detect.keypoints.coordinates import SHIFTS
 
 Content = Float64[Tensor, "b 4"]
 Sizes = Int64[Tensor, "b 2"]
@@ -158,9 +158,9 @@ class ExportedPoints(nn.Module):
         """Results in pixels of the original images, if they are given."""
         if content is None or original_hw is None:
             return found
-        points, margin = found.positions.double() + SHIFTS["center"], float(self.detector.stride)
+        points, margin = found.positions.double() + ORIGIN_SHIFTS["center"], float(self.detector.stride)
         inside = (points >= content[:, None, :2] - margin) & (points <= content[:, None, 2:] + margin)
-        restored = _uncanvas(points, content, original_hw) - SHIFTS[self.pixel_origin]
+        restored = _uncanvas(points, content, original_hw) - ORIGIN_SHIFTS[self.pixel_origin]
         return found.where(found.valid & inside.all(dim=2), restored)
 
 

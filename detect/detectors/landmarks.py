@@ -115,7 +115,7 @@ class LandmarkDetector(nn.Module):
         angle have no loss of orientation.
         """
         drawn = self.targets(images, targets, ignored)
-        logits, _, _, orientations = self(images)
+        logits, orientations = self(images)
         maps, positives, counts = map(torch.as_tensor, (drawn.heatmaps, drawn.positives, drawn.counts))
         weights = None if drawn.weights is None else torch.as_tensor(drawn.weights)
         sums = heatmap_focal_loss(logits, maps, positives=positives, weights=weights)

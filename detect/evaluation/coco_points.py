@@ -8,12 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
-from numpy import ndarray
 
 from detect.data import CocoResults, Finding
 from detect.errors import CocoError
-from detect.evaluation.angles import score_angles
 from detect.evaluation.boxes import (
     as_dicts,
     best_as_dict,
@@ -21,10 +18,11 @@ from detect.evaluation.boxes import (
     results_as_coco,
     shown_score,
 )
-from detect.evaluation.confusion import ConfusionMatrix, point_confusions
+from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oks import OksScores, evaluate_oks
-from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores, score_points
-from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts, ThresholdChoice, choose_threshold
+from detect.evaluation.point_results import PointResults, score_radii
+from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
+from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice, choose_threshold
 from detect.evaluation.predicted_points import PredictedPoints, are_counted
 from detect.keypoints.keypoints import CocoKeypoints, by_group, is_predicted
 from detect.keypoints.orientations import PER_TURN
@@ -126,18 +124,13 @@ def evaluate_landmarks(
         columns = table.predicted, table.truth
         threshold = choose_threshold(*columns, scores=table.scores, goal=choose, radius=choose_radius).threshold
     tables = [tabulate(radius=radius) for radius in radii]
-    overall = [table.score(radius, threshold) for radius, table in zip(radii, tables, strict=True)]
-    overall = [replace(scores, num_images=len(truth.dataset.images)) for scores in overall]  # not times the types
     names, pairs = truth.type_names, list(zip(radii, tables, strict=True))
-    by_type = {
-        name: tuple(table.of_type(number).score(radius, threshold) for radius, table in pairs)
-        for number, name in enumerate(names)
-    }
+    overall, by_type = score_radii(pairs, names, threshold=threshold, num_images=len(truth.dataset.images))
     usual = tabulate(radius=F1_RADIUS_PX)
     by_score = usual.curves(F1_RADIUS_PX, names)
     return LandmarkEvaluation(
         truth,
-        tuple(overall),
+        overall,
         by_type,
         curves=tuple(curve for radius, table in pairs for curve in table.curves(radius, names)),
         by_score=by_score,
@@ -148,58 +141,6 @@ def evaluate_landmarks(
         num_ignored=tables[0].num_ignored,
         invalid=tables[0].invalid,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class PointResults:
-    """Predicted and true points of each image and keypoint type, as :func:`score_points` takes them.
-
-    Groups are ordered by image, then type. Predictions in ignored regions that are near no true point are left out.
-    """
-
-    predicted: list[Float64[ndarray, "_ 2"]]
-    truth: list[Float64[ndarray, "_ 2"]]
-    scores: list[Float64[ndarray, " _"]]
-    num_types: int
-    num_ignored: int
-    invalid: tuple[Finding, ...]
-    angles: tuple[list[Float64[ndarray, " _"]], list[Float64[ndarray, " _"]]] | None = None
-    """Predicted and true angles in degrees, if both have orientations."""
-    period: float = 360.0
-
-    def of_type(self, number: int) -> PointResults:
-        own = slice(number, None, self.num_types)
-        columns: dict[str, Any] = {name: getattr(self, name)[own] for name in ("predicted", "truth", "scores")}
-        if self.angles is not None:
-            columns["angles"] = tuple(each[own] for each in self.angles)
-        return replace(self, **columns, num_types=1)
-
-    def score(self, radius: float, threshold: float | None) -> PointScores:
-        scores = score_points(self.predicted, self.truth, scores=self.scores, radius=radius, threshold=threshold)
-        if self.angles is None:
-            return scores
-        kept = [own >= (-np.inf if threshold is None else threshold) for own in self.scores]
-        points, angles = (
-            [each[of_image] for each, of_image in zip(column, kept, strict=True)]
-            for column in (self.predicted, self.angles[0])
-        )
-        own: dict[str, Any] = {"angles": angles, "true_angles": self.angles[1], "period": self.period}
-        return replace(scores, angle=score_angles(points, self.truth, radius=radius, **own))
-
-    def curve(self, radius: float, name: str = "") -> PrecisionRecall:
-        """Precision and recall of the best matching within ``radius`` pixels at every distinct score, over all images."""
-        cuts = ScoreCuts.of(self.scores)
-        pairs = cuts.num_pairs(self.predicted, self.truth, scores=self.scores, radius=radius)
-        return cuts.curve(pairs, sum(map(len, self.truth)), at=f"within {radius:g} px", category=name)
-
-    def curves(self, radius: float, names: Sequence[str]) -> tuple[PrecisionRecall, ...]:
-        """The curve over all types, and that of each if there are several."""
-        alone = [self.of_type(number).curve(radius, name) for number, name in enumerate(names)]
-        return (self.curve(radius), *alone) if len(names) > 1 else (self.curve(radius),)
-
-    def confusions(self, radius: float, names: Sequence[str], threshold: float) -> ConfusionMatrix:
-        options = {"radius": radius, "threshold": threshold}
-        return point_confusions(self.predicted, self.truth, scores=self.scores, names=names, **options)
 
 
 def point_results(

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy.special import gammaincinv
 
-from detect.evaluation.coco_points import F1_RADIUS_PX, PointResults
+from detect.evaluation.coco_points import F1_RADIUS_PX
 from detect.evaluation.point_matching import match_points
+from detect.evaluation.point_results import PointResults
 from detect.keypoints.coordinates import origin_shift
 from detect.keypoints.keypoints import CocoKeypoints
 

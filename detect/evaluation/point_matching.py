@@ -55,8 +55,7 @@ def match_points(
     # precision. Edges cost 1 more because the solver takes a cost of 0 for no edge.
     alone = 2.0 + min(len(predicted), len(truth))
     row, column = _cheapest(rows, columns, 1 + distances / radius, alone, (len(predicted), len(truth)))
-    shift = _scaled(predicted[row], spacing) - _scaled(truth[column], spacing)
-    distances = np.linalg.norm(shift, axis=1)
+    distances = _distances(predicted[row], truth[column], spacing)
     return PointMatches(row, column, distances.astype(np.result_type(predicted, truth, np.float32)))
 
 
@@ -118,7 +117,7 @@ def _near_pairs(
         raise ValueError("points with coordinates that are not finite")
     found = KDTree(scaled).sparse_distance_matrix(KDTree(others), radius * (1 + MARGIN), output_type="ndarray")
     rows, columns = found["i"].astype(np.int64), found["j"].astype(np.int64)
-    distances = np.linalg.norm(scaled[rows] - others[columns], axis=1)
+    distances = _distances(predicted[rows], truth[columns], spacing)
     inside = distances <= radius
     return rows[inside], columns[inside], distances[inside]
 
@@ -168,3 +167,8 @@ def _cheapest_of_block(
 def _scaled(points: ndarray, spacing: Spacing) -> ndarray:
     """Points in physical units, in float64."""
     return points.astype(np.float64) * of_axes("spacing", spacing, points.shape[1])
+
+
+def _distances(points: Float[ndarray, "k d"], others: Float[ndarray, "k d"], spacing: Spacing) -> Float[ndarray, " k"]:
+    """Distances of pairs in physical units; those of whole pixels are exact multiples of the spacing."""
+    return np.linalg.norm(_scaled(points.astype(np.float64) - others, spacing), axis=1)

@@ -11,7 +11,7 @@ from numpy import ndarray
 from detect.errors import FitError
 
 SLACK = 1e-9  # an IoU this little below a threshold reaches it: histograms keep logarithms, which round
-ON_GRID = {"shape": False, "grid": True, "placed": True}
+ON_GRID = {"shape": False, "grid": True}
 NUMBER = r"(\d*\.?\d+)"
 
 
@@ -46,7 +46,7 @@ class Objective:
         """Read ``iou``, ``recall@T``, ``ratio`` or a blend; an objective is returned as it is.
 
         The shares of a blend such as ``0.8*iou+0.2*recall@0.5`` add up to 1. ``shape:`` or ``grid:`` before the text
-        overrides ``on_grid``; ``shape`` and ``grid`` alone are the mean IoU. ``placed`` is an older word for ``grid``.
+        overrides ``on_grid``; ``shape`` and ``grid`` alone are the mean IoU.
         ``ratio`` is the mean side ratio, always by shape. In a blend with it, recall is of the side ratio as well:
         ``0.8*ratio+0.2*recall@0.25`` is at most 0.8 * (f + 0.25) for YOLOv5's fitness f, which counts ratios below 0.25 as
         0, and equal to it where no box is below.

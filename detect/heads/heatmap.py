@@ -1,6 +1,6 @@
 """Heads for keypoints: heatmaps of one stride, from which points are read.
 
-Maps are (b, channels, h, w) with the rows and columns of the feature map. Offsets and sizes are in cells, x before y.
+Maps are (b, channels, h, w) with the rows and columns of the feature map.
 :mod:`detect.keypoints.targets` makes the maps that they learn.
 """
 
@@ -21,27 +21,21 @@ HEATMAP_PRIOR = 0.1  # the code of Law and Deng 2018 and Zhou et al. 2019 sets t
 
 
 class HeatmapOutput(NamedTuple):
-    """Logits of a heatmap for each keypoint type, and the maps that all types share, if the head has them."""
+    """Logits of a heatmap for each keypoint type, and the orientations that all types share, if the head has them."""
 
     logits: Float[Tensor, "b j h w"]
-    offsets: Float[Tensor, "b 2 h w"] | None  # point minus cell centre, in cells
-    sizes: Float[Tensor, "b 2 h w"] | None  # width and height
     orientations: Float[Tensor, "b 2 h w"] | None  # cosine and sine, of any length: the angle is atan2(sine, cosine)
 
 
 class HeatmapHead(nn.Module):
-    """Heatmaps of keypoints from one feature map and, as an option, offsets, sizes and orientations.
+    """Heatmaps of keypoints from one feature map and, as an option, orientations, each with a tower of convolutions.
 
-    The heatmaps have one tower of convolutions; the optional maps share a second one.
-
-    >>> head = HeatmapHead(in_channels=16, num_types=3, offset=True)
+    >>> head = HeatmapHead(in_channels=16, num_types=3, orientation=True)
     >>> output = head(torch.zeros(2, 16, 8, 10))
-    >>> output.logits.shape, output.offsets.shape, output.sizes, round(output.logits.sigmoid().mean().item(), 4)
-    (torch.Size([2, 3, 8, 10]), torch.Size([2, 2, 8, 10]), None, 0.1)
+    >>> output.logits.shape, output.orientations.shape, round(output.logits.sigmoid().mean().item(), 4)
+    (torch.Size([2, 3, 8, 10]), torch.Size([2, 2, 8, 10]), 0.1)
 
     Args:
-        offset: predict where in its cell a point lies.
-        size: predict the width and height of its object.
         orientation: predict the direction of its object.
         num_convs: convolutions of a tower, without the output convolution.
         hidden_channels: channels of the towers; by default ``in_channels``.
@@ -55,8 +49,6 @@ class HeatmapHead(nn.Module):
         in_channels: int,
         num_types: int,
         *,
-        offset: bool = False,
-        size: bool = False,
         orientation: bool = False,
         num_convs: int = 1,
         hidden_channels: int | None = None,
@@ -73,21 +65,17 @@ class HeatmapHead(nn.Module):
         channels = [in_channels] + [hidden] * num_convs
         self.heatmap_tower = Tower(channels, norm, 1, generator)
         self.heatmap_output = conv(channels[-1], num_types, generator, bias=math.log(prior / (1 - prior)))
-        self.shared_tower = Tower(channels, norm, 1, generator) if offset or size or orientation else None
-        self.offset_output, self.size_output, self.orientation_output = (
-            conv(channels[-1], 2, generator) if wanted else None for wanted in (offset, size, orientation)
-        )
+        self.orientation_tower = Tower(channels, norm, 1, generator) if orientation else None
+        self.orientation_output = conv(channels[-1], 2, generator) if orientation else None
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, features: FeatureMaps) -> HeatmapOutput:
         """Maps with the rows and columns of the feature map, which may come in a list or mapping of one."""
         cells = _only_map(features, self.in_channels).contiguous(memory_format=torch.channels_last)
         logits = self.heatmap_output(self.heatmap_tower(cells, 0))
-        if self.shared_tower is None:
-            return HeatmapOutput(logits, None, None, None)
-        shared = self.shared_tower(cells, 0)
-        outputs = (self.offset_output, self.size_output, self.orientation_output)
-        return HeatmapOutput(logits, *(None if output is None else output(shared) for output in outputs))
+        if self.orientation_tower is None or self.orientation_output is None:
+            return HeatmapOutput(logits, None)
+        return HeatmapOutput(logits, self.orientation_output(self.orientation_tower(cells, 0)))
 
 
 def _check_arguments(in_channels: int, num_types: int, hidden_channels: int, num_convs: int, prior: float) -> None:

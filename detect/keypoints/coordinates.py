@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.ops.array_kinds import of_axes
 
 Points = TypeVar("Points", np.ndarray, Tensor)
 Stride = float | Sequence[float]
-
-SHIFTS = {"center": 0.5, "corner": 0.0}  # from a file's coordinates to continuous ones
 
 
 def image_to_cells(points: Points, stride: Stride, *, pixel_origin: str = "center") -> Points:
@@ -51,9 +50,9 @@ def cells_to_image(cells: Points, stride: Stride, *, pixel_origin: str = "center
 
 def origin_shift(pixel_origin: str) -> float:
     """The shift from coordinates of a convention to continuous ones, in pixels."""
-    if pixel_origin not in SHIFTS:
-        raise ValueError(f"pixel_origin is one of {', '.join(SHIFTS)}, got {pixel_origin!r}")
-    return SHIFTS[pixel_origin]
+    if pixel_origin not in ORIGIN_SHIFTS:
+        raise ValueError(f"pixel_origin is one of {', '.join(ORIGIN_SHIFTS)}, got {pixel_origin!r}")
+    return ORIGIN_SHIFTS[pixel_origin]
 
 
 def _along_axes(points: Points, stride: Stride) -> Points | float:

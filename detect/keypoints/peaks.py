@@ -141,8 +141,8 @@ def find_peaks(
             (:mod:`detect.keypoints.suppression`).
         spacing: size of a cell, along each axis (x, y[, z]) or all.
         max_peaks: number of points kept of each image and type, the highest first; None keeps all.
-        refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)`` or
-            ``functools.partial(learned_offsets, offsets=offsets)``. A function of your own is given tensors.
+        refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)``. A function of your
+            own is given tensors.
         split: fit close points together, and find those whose Gaussians overlap so much that they have one maximum
             together, by :func:`detect.keypoints.split_peaks.split_peaks`, which needs 0 < threshold < 1 and gives no
             covariance.
@@ -245,8 +245,5 @@ def _check(heatmaps: Tensor, min_distance: float | None, max_peaks: int | None, 
         raise ValueError(f"heatmaps are (b, j, h, w) or (b, j, d, h, w), with cells, got {tuple(heatmaps.shape)}")
     if not 0 <= (min_distance or 0) < float("inf") or (max_peaks is not None and max_peaks < 1):
         raise ValueError(f"need min_distance >= 0 and max_peaks >= 1 or None, got {min_distance=}, {max_peaks=}")
-    offsets = getattr(refine, "keywords", {}).get("offsets")
-    if offsets is not None and len(offsets) != len(heatmaps):
-        raise ValueError(f"need offsets of each image, got those of {len(offsets)} for heatmaps of {len(heatmaps)}")
     if isinstance(refine, str) and refine not in REFINEMENTS:
         raise ValueError(f"refine is one of {', '.join(REFINEMENTS)}, or a function, got {refine!r}")

@@ -168,25 +168,6 @@ def fit_in_chunks(
     return Refined(torch.cat(points), torch.cat(covariance))
 
 
-@in_tensors
-def learned_offsets(maps: Maps, maxima: LocalMaxima, *, offsets: Float[Tensor, "b k *offset_cells"]) -> Refined:
-    """Add the offset (x, y[, z]) in cells that a network predicts at the cell.
-
-    ``offsets`` are one map for each axis, shared by the keypoint types (k = D), or for each type in turn (k = j * D).
-    """
-    check_maps(maps=maps, offsets=offsets)
-    num_axes = maps.ndim - 1
-    num_types = len(maps) // max(1, len(offsets))
-    fits = offsets.shape[2:] == maps.shape[1:] and len(offsets) * num_types == len(maps)
-    if not fits or offsets.shape[1] not in {num_axes, num_types * num_axes}:
-        raise ValueError(f"offsets {tuple(offsets.shape)} do not fit {len(maps)} maps of {tuple(maps.shape[1:])} cells")
-    image, types = maxima.map // max(1, num_types), maxima.map % max(1, num_types)
-    first = types * num_axes if offsets.shape[1] > num_axes else torch.zeros_like(types)
-    cells = maxima.at.flip(1).unbind(dim=1)
-    columns = [offsets[(image, first + axis, *cells)] for axis in range(num_axes)]
-    return Refined(maxima.at + torch.stack(columns, dim=1).double())
-
-
 REFINEMENTS: dict[str, Refinement] = {
     "none": unrefined,
     "quarter": quarter,

@@ -79,7 +79,8 @@ def find_tiled_peaks(
         tile: extents of a tile, without its margin; by default about four million cells. They do not change the points.
         journal: tiles that are done, by number: what it holds is not read again, and what is new is added.
 
-    The other arguments are those of ``find_peaks``.
+    The other arguments are those of ``find_peaks``. There is no ``split``: close points move each other along chains, so
+    that no margin gives every tile the points of the whole map.
 
     Raises:
         ValueError: an option is out of range, or ``read`` returns another shape.

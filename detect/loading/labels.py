@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data import Annotations, CocoDataset
 from detect.data.coco_dataset import unnamed
 from detect.errors import CocoError, ConfigError
-from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import ALL_TYPES, UNLABELLED, CocoKeypoints
 from detect.keypoints.orientations import angles_between, directions
 from detect.loading.transforms import Transform, box_areas, clip_to_window
@@ -107,7 +107,7 @@ class ImageLabels:
 
     def transformed(self, transform: Transform) -> ImageLabels:
         """Move all labels with the image."""
-        shift = SHIFTS[self.pixel_origin]
+        shift = ORIGIN_SHIFTS[self.pixel_origin]
         move = partial(transform.apply_to_points, pixel_origin=self.pixel_origin)
         return replace(
             self,
@@ -128,7 +128,7 @@ class ImageLabels:
         area = box_areas(boxes)
         is_visible = (area > 0) & (area >= min_visible * box_areas(self.boxes))
         regions = clip_to_window(np.concatenate([self.crowd, self.boxes[~is_visible]]), (0.0, 0.0, width, height))
-        shift = SHIFTS[self.pixel_origin]
+        shift = ORIGIN_SHIFTS[self.pixel_origin]
         unlabelled = clip_to_window(self.unlabelled, (-shift, -shift, width - shift, height - shift))
         is_left = box_areas(unlabelled) > 0
         return replace(
@@ -146,7 +146,7 @@ class ImageLabels:
         return int(((self.visibility != UNLABELLED) & ~self._inside(image_wh)).sum())
 
     def _inside(self, image_wh: tuple[int, int]) -> Bool[ndarray, " m"]:
-        points = self.points + SHIFTS[self.pixel_origin]
+        points = self.points + ORIGIN_SHIFTS[self.pixel_origin]
         return np.all((points >= 0) & (points <= np.asarray(image_wh)), axis=1)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data.resize import ResizeRule
-from detect.keypoints.coordinates import SHIFTS
 
 Pair = tuple[float, float]
 Points = Float64[ndarray, "n 2"]
@@ -47,8 +47,10 @@ class Transform:
 
     def apply_to_points(self, points: Points, *, pixel_origin: str = "corner") -> Points:
         """Transform points of the image; the convention stays the same."""
-        points = points + SHIFTS[pixel_origin]
-        return points[:, [1, 0] if self.swapped else [0, 1]] * self.scale_xy + self.offset_xy - SHIFTS[pixel_origin]
+        points = points + ORIGIN_SHIFTS[pixel_origin]
+        return (
+            points[:, [1, 0] if self.swapped else [0, 1]] * self.scale_xy + self.offset_xy - ORIGIN_SHIFTS[pixel_origin]
+        )
 
     def invert_points(self, points: Points, *, pixel_origin: str = "corner") -> Points:
         """Map transformed points back to pixels of the image; points outside the image stay outside.
@@ -56,8 +58,8 @@ class Transform:
         >>> Transform((64, 64), (2.0, 2.0)).invert_points(np.array([[0.5, 2.5]]), pixel_origin="center")
         array([[0., 1.]])
         """
-        points = (points + SHIFTS[pixel_origin] - self.offset_xy) / self.scale_xy
-        return points[:, [1, 0] if self.swapped else [0, 1]] - SHIFTS[pixel_origin]
+        points = (points + ORIGIN_SHIFTS[pixel_origin] - self.offset_xy) / self.scale_xy
+        return points[:, [1, 0] if self.swapped else [0, 1]] - ORIGIN_SHIFTS[pixel_origin]
 
     def apply_to_boxes(self, boxes: Boxes) -> Boxes:
         """Transform boxes, x0 y0 x1 y1, of the image; corners stay in order after a flip."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from detect.conventions import TYPE_COLORS
 from detect.data.images import as_rgb
 from detect.report.plots import visible
 
@@ -20,7 +21,6 @@ CLIPPED_PERCENT = 0.5  # darkest and lightest pixels that the contrast stretch c
 LONGEST_PX = 512  # longer side of a picture: exact for large images, the most for small ones
 CROSS_SHARE = 0.012  # arm of a cross / longer side of the picture
 POINT_COLOR = (255, 255, 255)
-COLORS = ("#ffd43b", "#4dabf7", "#ff6b6b", "#69db7c", "#da77f2", "#ffa94d")  # visible on dark and on bright images
 TRUTH_COLOR, SHADOW_COLOR = "#ffffff", "#000000"
 TEXT_PX = 11
 RADIUS_PX, CROSS_PX, DIRECTION_PX = 6, 5, 24
@@ -133,7 +133,7 @@ def detection_picture(image: Image.Image, predicted: Marks, truth: Marks | None 
 
 def class_color(number: int) -> str:
     """Return the colour of a class; colours repeat after six classes."""
-    return COLORS[number % len(COLORS)]
+    return TYPE_COLORS[number % len(TYPE_COLORS)]
 
 
 def score_text(name: str, score: float) -> str:

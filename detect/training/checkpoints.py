@@ -30,7 +30,6 @@ from detect.training.builder import Detector, build_detector, without_weights
 from detect.training.config import TrainConfig, parse_config
 
 FORMAT = 1
-OLD_LABELS = {"joint_names": "type_names", "joints": "category_types"}  # names in older files
 LAST, BEST = "last.pt", "best.pt"
 
 MAY_DIFFER = (  # fields that do not change the results: paths, devices, and when to stop
@@ -274,10 +273,9 @@ def _fields(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _from_content(content: Mapping[str, Any]) -> Checkpoint:
     anchors = content["anchors"]
-    labels = {OLD_LABELS.get(name, name): value for name, value in content["labels"].items()}
     return Checkpoint(
         config=parse_config(yaml.safe_load(content["config"])),
-        labels=LabelMap(**labels),
+        labels=LabelMap(**content["labels"]),
         anchors=None if anchors is None else _anchors_of(anchors),
         weights=content["weights"],
         step=content["step"],

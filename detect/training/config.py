@@ -25,7 +25,6 @@ from detect.errors import ConfigError
 from detect.files import read_yaml
 
 FIT, POINTS = "fit", "points"
-OLD_NAMES = {"foreground": "fg_iou_thresh", "background": "bg_iou_thresh", "pixel": "pixel_origin"}  # in older files
 
 Factor = Annotated[float, Field(gt=0, le=100)]
 Score = Annotated[float, Field(ge=0, lt=1)]
@@ -38,14 +37,10 @@ class _Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _current_spelling(cls, fields: Any) -> Any:
-        """Accept hyphens for underscores, and the other way round, and names of earlier versions."""
+        """Accept hyphens for underscores, and the other way round."""
         if not isinstance(fields, Mapping):
             return fields
-        names = {name: str(name).replace("-", "_") for name in fields}
-        current = {OLD_NAMES.get(names[name], names[name]): value for name, value in fields.items()}
-        if "low_quality" in current:
-            mode = current.pop("low_quality")
-            current |= {"allow_low_quality_matches": mode is not None, "low_quality_mode": mode or "own"}
+        current = {str(name).replace("-", "_"): value for name, value in fields.items()}
         return {name: _choice(cls.model_fields.get(name), value) for name, value in current.items()}
 
 

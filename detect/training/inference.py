@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data import CocoResults
 from detect.data.coco_reader import Progress
 from detect.data.resize import ResizeRule, parse_resize
@@ -21,7 +22,6 @@ from detect.detectors.landmarks import LandmarkDetector
 from detect.evaluation.boxes import BoxEvaluation, best_as_dict, evaluate_boxes
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks
 from detect.heads.postprocess import Detections
-from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.orientations import NO_ORIENTATION, angles_between, directions, in_degrees
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
@@ -147,7 +147,7 @@ class _Detect:
         if isinstance(self.model, LandmarkDetector):
             columns["classes"] = every.types
             cell_px = self.model.stride / min(resize_transform(self.data.resize, grid.tile_wh).scale_xy)
-            kept = merge_points(grid, every.points + SHIFTS[self.pixel_origin], tile, **columns, cell_px=cell_px)
+            kept = merge_points(grid, every.points + ORIGIN_SHIFTS[self.pixel_origin], tile, **columns, cell_px=cell_px)
         else:
             post_process = self.model.post_process
             if post_process.class_agnostic:
@@ -201,7 +201,7 @@ def _boxes_found(detections: Detections, transform: Transform, labels: LabelMap)
 
 def _points_found(peaks: Peaks, transform: Transform, labels: LabelMap, margin_px: float, pixel_origin: str) -> _Found:
     points = _numbers(peaks.cells)
-    low, high = transform.apply_to_points(np.array([[0.0, 0.0], transform.image_wh])) - SHIFTS["center"]
+    low, high = transform.apply_to_points(np.array([[0.0, 0.0], transform.image_wh])) - ORIGIN_SHIFTS["center"]
     inside = ((points >= low - margin_px) & (points <= high + margin_px)).all(axis=1)
     category_of_type = np.array(
         [labels.keypoint_table(number)[0] for number in range(len(labels.type_names))], np.int64
@@ -212,7 +212,7 @@ def _points_found(peaks: Peaks, transform: Transform, labels: LabelMap, margin_p
     if peaks.angles is not None:
         tips = points[inside] + directions(_numbers(peaks.angles)[inside])
         angles = angles_between(restored, transform.invert_points(tips, pixel_origin="center"))
-    restored += SHIFTS["center"] - SHIFTS[pixel_origin]
+    restored += ORIGIN_SHIFTS["center"] - ORIGIN_SHIFTS[pixel_origin]
     return _Found(category_of_type[types], scores, np.full((len(scores), 4), np.nan), restored, types, angles)
 
 

@@ -17,8 +17,8 @@ from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.instances import ResizedInstances, rows_by_value
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data.coco_forms import LARGEST_NORMALISED, TINY_PX
-from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
 from detect.loading.dataset import Batch, DetectionData
 from detect.ops.box_arrays import xywh_to_xyxy
@@ -160,4 +160,4 @@ def _labelled(keypoints: CocoKeypoints) -> Float64[ndarray, "n 2"]:
     """The labelled points, in continuous pixels."""
     table = keypoints.landmarks
     labelled = np.asarray(table.visibility) != UNLABELLED
-    return np.asarray(table.points, float)[labelled] + SHIFTS[keypoints.pixel_origin]
+    return np.asarray(table.points, float)[labelled] + ORIGIN_SHIFTS[keypoints.pixel_origin]

@@ -15,9 +15,9 @@ from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.conventions import ORIGIN_SHIFTS
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import TrainingError
-from detect.keypoints.coordinates import SHIFTS
 from detect.loading.dataset import Batch
 from detect.losses import mean_over_processes
 from detect.training.builder import Detector, build_detector
@@ -277,7 +277,7 @@ def _losses(model: Any, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
     options = {}
     if config.task == "landmarks":
         options["ignored"] = [
-            boxes + SHIFTS[config.data.pixel_origin] for boxes in batch.ignored_by_map()
+            boxes + ORIGIN_SHIFTS[config.data.pixel_origin] for boxes in batch.ignored_by_map()
         ]  # continuous
     images = batch.images.contiguous(memory_format=torch.channels_last)
     return dict(model.losses(images, _targets(batch, config), **options)._asdict())
@@ -291,5 +291,5 @@ def _targets(batch: Batch, config: TrainConfig) -> Any:
     """The targets that the detector takes: boxes, or points as pixel indices."""
     if config.task == "boxes":
         return batch.targets
-    shift = SHIFTS[config.data.pixel_origin] - SHIFTS["center"]
+    shift = ORIGIN_SHIFTS[config.data.pixel_origin] - ORIGIN_SHIFTS["center"]
     return replace(batch.keypoints, points=batch.keypoints.points + shift)

@@ -8,6 +8,9 @@ import json
 import numpy as np
 import pytest
 
+from detect.cli import heatmap_peaks
+from detect.keypoints.peaks import find_peaks
+
 tifffile = pytest.importorskip("tifffile")
 zarr = pytest.importorskip("zarr")
 
@@ -82,6 +85,29 @@ def test_integers_are_divided_by_the_highest_of_their_type(detect, tmp_path):
     np.save(tmp_path / "b.npy", gaussians() * 200)
     run = detect("heatmaps", "peaks", tmp_path / "b.npy")
     assert "values up to 198.444: maps of probabilities end at 1" in run.err
+
+
+def test_close_points_are_split_in_maps_that_fit_into_memory(detect, tmp_path, monkeypatch):
+    close = gaussians([(30.2, 30.0), (31.4, 30.0), (80.0, 20.0)])  # one maximum for the first two
+    np.save(tmp_path / "a.npy", close)
+    command = ("heatmaps", "peaks", tmp_path / "a.npy", "-o", tmp_path / "out")
+    assert detect(*command, "--json").json["points"] == 2
+    assert detect(*command, "--split", "--sigma", 2, "--json").json["points"] == 3
+    wanted = find_peaks(close[None, None], threshold=0.3, min_distance=2.0, split=True, sigma=2.0).cells
+    assert np.abs(np.array(rows(tmp_path / "out" / "a.csv")) - wanted).max() < 1e-4
+    monkeypatch.setattr(heatmap_peaks, "MAX_SPLIT_CELLS", 6999)
+    for options, message in (
+        (
+            ("--split", "--sigma", "2"),
+            "a.npy has 7,000 cells, more than 6,999, which are read at once: close points move",
+        ),
+        (("--split",), "--split and --sigma: give both"),
+        (("--sigma", "2"), "--split and --sigma: give both"),
+        (("--split", "--sigma", "2", "--threshold", "1"), "--split: needs a --threshold between 0 and 1, got 1"),
+    ):
+        run = detect(*command, *options)
+        assert (run.code, run.err.count("\n")) == (2, 1)
+        assert message in run.err
 
 
 def test_types_are_the_axis_that_the_user_names(detect, tmp_path):

@@ -12,6 +12,7 @@ from builders import coco_content, commands, label_folder, photo, written
 from detect.anchors.grid_convention import CONVENTIONS
 from detect.anchors.instances import BALANCES
 from detect.cli import heatmaps, options
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data.coco_entries import BoxForm
 from detect.data.exif import Exif
 from detect.evaluation.precision_recall import GOALS
@@ -20,7 +21,6 @@ from detect.fitting.fit import METHODS
 from detect.fitting.fit_levels import FREE
 from detect.fitting.structured import LAYOUTS
 from detect.interop.anchor_formats import FORMATS
-from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.orientations import ORIENTATIONS
 from detect.keypoints.targets import CHOICES
 from detect.samples import sample_annotations
@@ -35,7 +35,7 @@ def test_choices_are_what_the_code_offers():
     assert tuple(FORMATS) == options.TEXT_FORMATS
     assert get_args(options.ConventionName) == tuple(CONVENTIONS)
     assert get_args(options.PointSource) == SOURCES
-    assert get_args(options.PixelOriginName) == tuple(SHIFTS)
+    assert get_args(options.PixelOriginName) == tuple(ORIGIN_SHIFTS)
     assert get_args(options.OrientationName) == ORIENTATIONS
     assert get_args(options.Goal) == GOALS
     assert get_args(options.BoxFormName) == get_args(BoxForm)

@@ -62,7 +62,7 @@ def test_napari_has_rows_before_columns_and_always_pixel_centres():
 
 
 def test_qupath_has_a_detection_for_each_point_and_pixel_corners():
-    """QuPath's GeoJSON: features with objectType, classification by name, and measurements; x before y."""
+    """QuPath's GeoJSON: features with objectType, classification by name and colour, and measurements; x before y."""
     content = json.loads(point_files(found(), "geojson")["slide.geojson"])
     assert (content["type"], content["pixel_origin"], content["image"]) == (
         "FeatureCollection",
@@ -74,7 +74,7 @@ def test_qupath_has_a_detection_for_each_point_and_pixel_corners():
         "geometry": {"type": "Point", "coordinates": [10.75, 4.0]},
         "properties": {
             "objectType": "detection",
-            "classification": {"name": "tail, end"},
+            "classification": {"name": "tail, end", "color": [77, 171, 247]},
             "measurements": {"score": 0.5},
         },
     }

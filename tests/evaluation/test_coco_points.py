@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from persons import random_persons
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rods import BALL, ROD, dataset_of, landmarks, results_of
@@ -23,7 +24,6 @@ from detect.evaluation.angles import AngleScores
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks, oks_of, point_results
 from detect.keypoints.keypoints import box_keypoints, coco_keypoints
 
-NUM_TYPES = 3
 SIGMAS = (0.03, 0.1, 0.05)
 
 
@@ -277,45 +277,9 @@ def test_results_that_are_boxes_are_refused_as_landmarks(tmp_path):
 # OKS
 
 
-def persons(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """As in COCO's files: points of visibility 0, 1 and 2, crowds, num_keypoints 0; and results near and far."""
-    draws = np.random.default_rng(seed)
-    annotations, results = [], []
-    for image in range(1, 6):
-        for _ in range(int(draws.integers(0, 6))):
-            points = draws.uniform(20, 180, (NUM_TYPES, 2))
-            seen = draws.integers(0, 3, NUM_TYPES) * (draws.random() < 0.75)
-            crowd = int(draws.random() < 0.2)
-            low, high = points.min(axis=0), points.max(axis=0)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": 1,
-                    "keypoints": np.column_stack([points * (seen > 0)[:, None], seen]).ravel().tolist(),
-                    "num_keypoints": int((seen > 0).sum()),
-                    "area": float(draws.uniform(500, 20000)),
-                    "bbox": [*low.tolist(), *(high - low).tolist()],
-                    "iscrowd": crowd,
-                }
-            )
-            for _ in range(int(draws.integers(0, 3))):
-                placed = points + draws.normal(scale=draws.choice([1.0, 6.0, 40.0]), size=points.shape)
-                results.append(
-                    {
-                        "image_id": image,
-                        "category_id": 1,
-                        "keypoints": np.column_stack([placed, np.ones(NUM_TYPES)]).ravel().tolist(),
-                        "score": float(draws.random()),
-                    }
-                )
-    images = [{"id": image, "height": 200, "width": 200} for image in range(1, 6)]
-    return {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": annotations}, results
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_oks_of_files_is_pycocotools_own(seed, tmp_path):
-    truth, results = persons(seed)
+    truth, results = random_persons(seed, num_types=len(SIGMAS))
     for name, content in (("truth.json", truth), ("results.json", results)):
         (tmp_path / name).write_text(json.dumps(content), "utf-8")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -331,7 +295,9 @@ def test_oks_of_files_is_pycocotools_own(seed, tmp_path):
 
 
 def test_the_persons_have_all_that_the_comparison_is_about():
-    annotations = [entry for seed in range(8) for entry in persons(seed)[0]["annotations"]]
+    annotations = [
+        entry for seed in range(8) for entry in random_persons(seed, num_types=len(SIGMAS))[0]["annotations"]
+    ]
     assert {seen for entry in annotations for seen in entry["keypoints"][2::3]} == {0, 1, 2}
     assert {(entry["iscrowd"], entry["num_keypoints"] == 0) for entry in annotations} == {
         (crowd, silent) for crowd in (0, 1) for silent in (False, True)
@@ -339,7 +305,7 @@ def test_the_persons_have_all_that_the_comparison_is_about():
 
 
 def test_refused_results_take_no_part_in_oks(tmp_path):
-    truth, results = persons(3)
+    truth, results = random_persons(3, num_types=len(SIGMAS))
     found = coco_keypoints(read_coco(truth, keypoints=True))
     without = oks_of(results_of(found, results, tmp_path), found, sigmas=SIGMAS)
     short, unknown = {**results[0], "keypoints": [1, 2, 1]}, {**results[0], "keypoints": [float("nan")] * 9}

@@ -10,49 +10,13 @@ import json
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from persons import random_persons
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
 from detect.evaluation.oks import PERSON_SIGMAS, evaluate_oks
 
-NUM_TYPES = 4
 SIGMAS = np.array([0.03, 0.1, 0.05, 0.08])
-
-
-def random_persons(seed, num_images=6):
-    """Objects of each kind in each image: labelled in part, in nothing, crowds; and results near and far from them."""
-    draws = np.random.default_rng(seed)
-    annotations, results = [], []
-    for image in range(1, num_images + 1):
-        for _ in range(int(draws.integers(0, 6))):
-            points = draws.uniform(0, 200, (NUM_TYPES, 2))
-            seen = draws.integers(0, 3, NUM_TYPES) * (draws.random() < 0.8)
-            box = [*points.min(axis=0), *np.ptp(points, axis=0)]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": 1,
-                    "keypoints": np.column_stack([points * (seen > 0)[:, None], seen]).ravel().tolist(),
-                    "num_keypoints": int((seen > 0).sum()),
-                    "area": float(draws.uniform(500, 40000)),
-                    "bbox": [float(number) for number in box],
-                    "iscrowd": int(draws.random() < 0.2),
-                }
-            )
-            for _ in range(int(draws.integers(0, 3))):
-                placed = points + draws.normal(scale=draws.choice([1.0, 8.0, 40.0]), size=points.shape)
-                results.append(
-                    {
-                        "image_id": image,
-                        "category_id": 1,
-                        "keypoints": np.column_stack([placed, np.ones(NUM_TYPES)]).ravel().tolist(),
-                        "score": float(np.round(draws.random(), 1)),
-                    }
-                )
-    images = [{"id": image, "height": 200, "width": 200} for image in range(1, num_images + 1)]
-    categories = [{"id": 1, "name": "thing"}]
-    return {"images": images, "categories": categories, "annotations": annotations}, results
 
 
 def by_pycocotools(truth, results, sigmas, folder):

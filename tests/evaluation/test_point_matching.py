@@ -123,6 +123,13 @@ def test_spacing_makes_the_radius_physical():
     assert_allclose(match_points(predicted, truth, radius=100.0, spacing=0.5).distances, [20**0.5 / 2])
 
 
+def test_a_pair_exactly_at_the_physical_radius_counts_wherever_it_lies():
+    # 4 * 0.3 - 3 * 0.3 is above 0.3
+    for slice_number in range(50):
+        predicted, truth = np.array([[5.0, 5.0, slice_number]]), np.array([[5.0, 5.0, slice_number + 1.0]])
+        assert len(match_points(predicted, truth, radius=0.3, spacing=(0.1, 0.1, 0.3)).distances) == 1
+
+
 def test_no_points_are_ordinary():
     none, some = np.zeros((0, 2)), np.ones((3, 2))
     for pair in ((none, none), (none, some), (some, none)):

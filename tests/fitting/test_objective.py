@@ -11,11 +11,9 @@ from detect.fitting.objective import Objective
     [
         ("shape", True, Objective.parse("iou")),
         ("grid", False, Objective.parse("iou", on_grid=True)),
-        ("placed", False, Objective.parse("iou", on_grid=True)),
         ("iou", True, Objective.parse("iou", on_grid=True)),
         ("recall@0.7", False, Objective.parse("recall@0.7")),
         ("grid:recall@0.7", False, Objective.parse("recall@0.7", on_grid=True)),
-        ("placed:recall@0.7", False, Objective.parse("recall@0.7", on_grid=True)),
         ("shape:0.8*iou+0.2*recall@0.5", True, Objective.parse("0.8*iou+0.2*recall@0.5")),
     ],
 )
@@ -23,7 +21,7 @@ def test_the_text_says_utility_and_place(text, on_grid_by_default, expected):
     assert Objective.parse(text, on_grid=on_grid_by_default) == expected
 
 
-@pytest.mark.parametrize("text", ["", "shape:", "grid:shape", "level:iou", "recall@2", "recall"])
+@pytest.mark.parametrize("text", ["", "shape:", "grid:shape", "placed:iou", "recall@2", "recall"])
 def test_other_texts_are_invalid(text):
     with pytest.raises(FitError):
         Objective.parse(text)

@@ -11,8 +11,6 @@ from torch.testing import assert_close
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput
 from detect.losses import heatmap_focal_loss, image_normalizer, points_l1_loss
 
-OUTPUTS = ("offset", "size", "orientation")
-
 
 def random_map(shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=dtype)
@@ -27,7 +25,7 @@ def small_head(**options):
 
 
 def test_each_output_is_its_tower_and_its_last_convolution():
-    head = small_head(offset=True, size=True, orientation=True, num_convs=2)
+    head = small_head(orientation=True, num_convs=2)
     features = random_map((2, 6, 5, 7))
 
     def reference(tower, output):
@@ -40,84 +38,79 @@ def test_each_output_is_its_tower_and_its_last_convolution():
     assert isinstance(found, HeatmapOutput)
     assert found.logits.shape == (2, 3, 5, 7)
     assert_close(found.logits, reference(head.heatmap_tower, head.heatmap_output))
-    assert_close(found.offsets, reference(head.shared_tower, head.offset_output))
-    assert_close(found.sizes, reference(head.shared_tower, head.size_output))
-    assert_close(found.orientations, reference(head.shared_tower, head.orientation_output))
+    assert_close(found.orientations, reference(head.orientation_tower, head.orientation_output))
 
 
-@pytest.mark.parametrize("asked", [(), ("offset",), ("size",), ("orientation",), ("offset", "orientation")])
-def test_only_what_is_asked_for_is_built(asked):
-    head = small_head(**dict.fromkeys(asked, True))
-    output = head(random_map((1, 6, 4, 4)))
-    for name, cells in zip(OUTPUTS, output[1:], strict=True):
-        assert (cells is not None) == (name in asked)
-        assert any(key.startswith(name) for key in head.state_dict()) == (name in asked)
-    assert any(key.startswith("shared_tower") for key in head.state_dict()) == bool(asked)
+@pytest.mark.parametrize("orientation", [False, True])
+def test_orientations_are_built_if_they_are_asked_for(orientation):
+    head = small_head(orientation=orientation)
+    assert (head(random_map((1, 6, 4, 4))).orientations is not None) == orientation
+    assert any(key.startswith("orientation") for key in head.state_dict()) == orientation
 
 
 def test_the_heatmaps_start_at_the_prior_and_the_other_maps_at_zero():
     # ln(.1 / .9) = -2.197: CenterNet's -2.19
-    head = HeatmapHead(64, 2, offset=True, norm="group", generator=Generator().manual_seed(0))
+    head = HeatmapHead(64, 2, orientation=True, norm="group", generator=Generator().manual_seed(0))
     assert_close(head.heatmap_output.bias, torch.full((2,), -2.1972246))
     output = head(random_map((1, 64, 16, 16)))
     assert 0.07 < output.logits.sigmoid().mean() < 0.13
-    assert output.offsets.abs().mean() < 0.3
+    assert output.orientations.abs().mean() < 0.3
     assert_close(small_head(prior=0.01).heatmap_output.bias, torch.full((3,), -math.log(99)))
 
 
 # learning
 
 
-def test_a_head_learns_points_and_their_offsets():
+def test_a_head_learns_points_and_their_directions():
     draws = Generator().manual_seed(0)
     features = torch.zeros(8, 3, 12, 12)
     cells = [torch.randperm(144, generator=draws)[:count] for count in range(8)]  # the first image is empty
     rows = [torch.stack([torch.full_like(own, b), 0 * own, own // 12, own % 12], 1) for b, own in enumerate(cells)]
     positives = torch.cat(rows)
-    offsets = torch.rand(len(positives), 2, generator=draws) - 0.5
+    directions = torch.rand(len(positives), 2, generator=draws) - 0.5
     features[positives[:, 0], 0, positives[:, 2], positives[:, 3]] = 1.0
-    features.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3], 1:] = offsets
+    features.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3], 1:] = directions
     targets = features[:, :1]
-    head = HeatmapHead(3, 1, offset=True, hidden_channels=16, generator=draws)
+    head = HeatmapHead(3, 1, orientation=True, hidden_channels=16, generator=draws)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     normalizers = image_normalizer(torch.bincount(positives[:, 0], minlength=8))
     for _ in range(250):
         output = head(features)
         sums = heatmap_focal_loss(output.logits, targets, positives=positives)
-        sums = sums + points_l1_loss(output.offsets, offsets, positives=positives)
+        sums = sums + points_l1_loss(output.orientations, directions, positives=positives)
         optimizer.zero_grad()
         (sums / normalizers).sum().backward()
         optimizer.step()
     assert_close(output.logits > 0, targets > 0)
-    at_points = output.offsets.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3]]
-    assert (at_points - offsets).abs().mean() < 0.05
+    at_points = output.orientations.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3]]
+    assert (at_points - directions).abs().mean() < 0.05
 
 
 # limits
 
 
 def test_an_empty_batch_is_no_special_case():
-    for options in ({}, {"offset": True, "norm": "batch"}):
+    for options in ({}, {"orientation": True, "norm": "batch"}):
         assert small_head(**options).eval()(torch.zeros(0, 6, 4, 5)).logits.shape == (0, 3, 4, 5)
 
 
 def test_inputs_are_not_written_to():
     features = random_map((2, 6, 4, 5)).contiguous(memory_format=torch.channels_last)
     before = features.clone()
-    small_head(offset=True, num_convs=0)(features)
-    small_head(offset=True)(features)
+    small_head(orientation=True, num_convs=0)(features)
+    small_head(orientation=True)(features)
     assert_close(features, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("norm", [None, "group", "batch"])
 def test_gradients_reach_every_weight(norm):
-    head = small_head(in_channels=32, offset=True, size=True, orientation=True, norm=norm)
+    head = small_head(in_channels=32, orientation=True, norm=norm)
     sum(cells.square().sum() for cells in head(random_map((2, 32, 6, 6)))).backward()
     assert all(parameter.grad.any() for parameter in head.parameters())
 
 
 def test_a_generator_decides_the_weights():
-    first, second = (small_head(offset=True).state_dict() for _ in range(2))
+    first, second = (small_head(orientation=True).state_dict() for _ in range(2))
     assert_close(dict(first), dict(second), rtol=0, atol=0)
 
 
@@ -143,7 +136,7 @@ def test_arguments_that_build_no_head_are_refused(options, message):
 
 def test_the_map_may_come_in_a_list_or_mapping_of_one():
     features = random_map((2, 6, 4, 5))
-    head = small_head(offset=True, size=True, orientation=True)
+    head = small_head(orientation=True)
     for form in ([features], {"p2": features}):
         assert_close(tuple(head(form)), tuple(head(features)), rtol=0, atol=0)
     with pytest.raises(ValueError, match="the head reads one feature map, got 2: choose the level of its stride"):
@@ -162,13 +155,13 @@ from torch.testing import assert_close
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput
 
 def given(maps):
-    assert isinstance(maps, HeatmapOutput) and maps.sizes is None
-    return [maps.logits, maps.offsets, maps.orientations]
+    assert isinstance(maps, HeatmapOutput)
+    return [*maps]
 
 def inputs(batch, height, width):
     return torch.randn(batch, 64, height, width, generator=Generator().manual_seed(height))
 
-network = HeatmapHead(64, 2, offset=True, orientation=True, num_convs=2, norm="group").eval()
+network = HeatmapHead(64, 2, orientation=True, num_convs=2, norm="group").eval()
 sizes = (1, 16, 16), (3, 9, 31)
 free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 
@@ -205,7 +198,7 @@ def inputs(batch, height, width):
     return torch.randn(batch, 6, height, width, generator=Generator().manual_seed(height))
 
 with torch.no_grad():
-    for head in (HeatmapHead(6, 2, offset=True, size=True, orientation=True), HeatmapHead(6, 2)):
+    for head in (HeatmapHead(6, 2, orientation=True), HeatmapHead(6, 2)):
         file, axes = io.BytesIO(), {"features": {0: "b", 2: "h", 3: "w"}}
         options = {"input_names": ["features"], "dynamic_axes": axes}
         torch.onnx.export(head, (inputs(2, 8, 10),), file, dynamo=False, **options)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from detect.keypoints.peaks import find_peaks
-from detect.keypoints.subpixel import dark, dark_udp, learned_offsets
+from detect.keypoints.subpixel import dark, dark_udp
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_peaks.json").read_text(encoding="utf-8"))["cases"]
 COMPATIBLE = {
@@ -251,34 +251,6 @@ def test_volumes():
     for refine in ("quarter", "dark", "dark_udp"):
         with pytest.raises(ValueError, match="for volumes use 'log_parabola' or 'least_squares'"):
             find_peaks(heatmaps, refine=refine)
-
-
-def test_learned_offsets_are_read_at_the_cell():
-    heatmaps = torch.zeros(2, 2, 5, 6)
-    heatmaps[0, 1, 2, 3] = heatmaps[1, 0, 4, 5] = 1.0
-    shared, own = torch.zeros(2, 2, 5, 6), torch.zeros(2, 4, 5, 6)
-    shared[0, :, 2, 3] = torch.tensor([0.25, -0.5])
-    shared[1, :, 4, 5] = torch.tensor([-0.125, 0.375])
-    own[0, 2:, 2, 3] = shared[0, :, 2, 3]
-    own[1, :2, 4, 5] = shared[1, :, 4, 5]
-    for offsets in (shared, own):
-        found = find_peaks(heatmaps, refine=partial(learned_offsets, offsets=offsets))
-        assert_close(found.cells, torch.tensor([[3.25, 1.5], [4.875, 4.375]]))
-
-
-def test_learned_offsets_of_volumes():
-    heatmaps = torch.zeros(1, 1, 3, 4, 5)
-    heatmaps[0, 0, 1, 2, 3] = 1.0
-    offsets = torch.zeros(1, 3, 3, 4, 5)
-    offsets[0, :, 1, 2, 3] = torch.tensor([0.1, 0.2, 0.3])
-    found = find_peaks(heatmaps, refine=partial(learned_offsets, offsets=offsets))
-    assert_close(found.cells, torch.tensor([[3.1, 2.2, 1.3]]))
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 5, 5), (2, 3, 5, 6), (2, 8, 5, 6), (3, 2, 5, 6), (3, 4, 5, 6)])
-def test_learned_offsets_of_other_maps_are_refused(shape):
-    with pytest.raises(ValueError, match=r"do not fit 4 maps of \(5, 6\) cells|offsets of each image, got"):
-        find_peaks(torch.zeros(2, 2, 5, 6), refine=partial(learned_offsets, offsets=torch.zeros(shape)))
 
 
 def test_an_even_blur_is_refused():

@@ -54,16 +54,6 @@ def test_keypoint_types_are_kept(checkpoint, tiny, tmp_path):
     assert (loaded.task, loaded.anchors) == ("landmarks", None)
 
 
-def test_checkpoints_with_the_former_names_of_labels_are_read(checkpoint, tmp_path):
-    save_checkpoint(tmp_path / "last.pt", checkpoint)
-    content = torch.load(tmp_path / "last.pt", weights_only=True)
-    types = {"joint_names": ("a",), "joints": {7: (0,)}}
-    kept = {name: content["labels"][name] for name in ("category_ids", "category_names")}
-    torch.save({**content, "labels": kept | types}, tmp_path / "last.pt")
-    labels = read_checkpoint(tmp_path / "last.pt").labels
-    assert (labels.type_names, labels.category_types) == (("a",), {7: (0,)})
-
-
 def test_a_loaded_detector_is_the_saved_one_and_ready(checkpoint, tmp_path):
     save_checkpoint(tmp_path / "last.pt", checkpoint)
     loaded = load_detector(tmp_path)
@@ -160,16 +150,6 @@ def test_weights_of_another_detector(checkpoint, tmp_path):
     save_checkpoint(tmp_path / "a.pt", Checkpoint(checkpoint.config, LABELS, checkpoint.anchors, other, 1, {}))
     with pytest.raises(TrainingError, match=r"weights do not fit the configuration: .*Missing key"):
         load_detector(tmp_path / "a.pt")
-
-
-def test_label_names_of_earlier_versions_are_read(checkpoint, tmp_path):
-    path = tmp_path / "last.pt"
-    save_checkpoint(path, checkpoint)
-    content = torch.load(path, weights_only=True)
-    labels = content["labels"]
-    labels["joint_names"], labels["joints"] = labels.pop("type_names"), labels.pop("category_types")
-    torch.save(content, path)
-    assert read_checkpoint(path).labels == LABELS
 
 
 def test_a_run_is_resumed_with_its_own_configuration_alone(tiny, tmp_path):

@@ -102,14 +102,6 @@ def test_hyphens_and_underscores_are_the_same_in_names_and_choices(tmp_path):
     assert (config.model.box_loss, config.optimisation.precision) == ("smooth_l1", "bf16-mixed")
 
 
-@pytest.mark.parametrize(("mode", "current"), [("forced", (True, "forced")), (None, (False, "own"))])
-def test_names_of_earlier_versions_are_read(mode, current):
-    model = {"foreground": 0.6, "background": 0.3, "low_quality": mode}
-    config = parse_config({"data": {**LEAST["data"], "pixel": "corner"}, "model": model})
-    assert (config.data.pixel_origin, config.model.fg_iou_thresh, config.model.bg_iou_thresh) == ("corner", 0.6, 0.3)
-    assert (config.model.allow_low_quality_matches, config.model.low_quality_mode) == current
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [

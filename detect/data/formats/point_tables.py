@@ -1,23 +1,37 @@
 """Points in tables of comma, semicolon or tab separated values: napari's, ImageJ's results, and plain ones.
 
-A table has columns ``axis-0`` and ``axis-1`` (napari: row and column), or ``x`` and ``y``. A column with the names of images
-and one with labels are optional: without, the points lie in the image that has the table's name, and are ``point``.
+A table has columns ``axis-0`` and ``axis-1`` (napari: row and column), or ``x`` and ``y``; in volumes three of either kind.
+A column with the names of images and one with labels are optional: without, the points lie in the image that has the table's
+name, and are ``point``.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from detect.conventions import ORIGIN_SHIFTS
+from detect.data.coco_entries import Finding
 from detect.data.coco_reader import Progress
 from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
-from detect.data.formats.label_text import numbers_of, read_text, stem_of
+from detect.data.formats.label_text import numbers_of, read_text, short_repr, stem_of
+from detect.data.point_files import image_stem
 from detect.errors import CocoError
 
 IMAGE_COLUMNS = ("image", "image_name", "imagename", "file_name", "filename", "file", "path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "category", "type", "name", "class_name")
+SCORE_COLUMNS = ("score", "confidence", "probability")
 NO_LABEL = "point"
 SEPARATORS = (";", "\t", ",")
+AXES = {2: (("x", "y"), ("axis-1", "axis-0")), 3: (("x", "y", "z"), ("axis-2", "axis-1", "axis-0"))}
+START_BYTES = 4096  # in which a header ends
 
 
 def table_columns(header: str) -> tuple[str, list[str]] | None:
@@ -28,9 +42,19 @@ def table_columns(header: str) -> tuple[str, list[str]] | None:
     """
     for separator in SEPARATORS:
         columns = [column.strip().strip('"').lower() for column in header.split(separator)]
-        if {"x", "y"} <= set(columns) or {"axis-0", "axis-1"} <= set(columns):
+        if any(set(axes) <= set(columns) for axes in AXES[2]):
             return separator, columns
     return None
+
+
+def is_point_table(path: str | Path) -> bool:
+    """Whether a file begins as a table of points does; a folder may hold tables."""
+    path = Path(path)
+    if not path.is_file():
+        return path.is_dir()
+    with path.open("rb") as stream:
+        lines = stream.read(START_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    return bool(lines) and table_columns(lines[0]) is not None
 
 
 def read_point_tables(
@@ -43,48 +67,181 @@ def read_point_tables(
     """
     labels = LabelBuilder(", ".join(files), unit="line")
     for done, file in enumerate(sorted(files), 1):
-        _read_table(labels, file)
+        _read_labels(labels, _Table.of(file))
         if on_progress:
             on_progress("reading labels", done, len(files))
     return labels.rows(keypoints=keypoints)
 
 
-def _read_table(labels: LabelBuilder, file: str) -> None:
-    lines = read_text(file).splitlines()
-    found = table_columns(lines[0]) if lines else None
-    if found is None:
-        raise CocoError(f"{file}: no columns x and y, or axis-0 and axis-1")
-    separator, columns = found
-    if "axis-2" in columns:
-        raise CocoError(f"{file}: points with three axes: export those of one plane, with axis-0 and axis-1")
-    x, y = (columns.index(name) for name in (("x", "y") if {"x", "y"} <= set(columns) else ("axis-1", "axis-0")))
-    imagej = "area" in columns or "slice" in columns or columns[0] == ""  # whose Label is the name of the image
-    own = [name for name in columns if name in IMAGE_COLUMNS] or (["label"] if imagej and "label" in columns else [])
-    label = next((name for name in LABEL_COLUMNS if name in columns and name not in own), None)
+def _read_labels(labels: LabelBuilder, table: _Table) -> None:
+    if table.num_axes > 2:
+        raise CocoError(
+            f"{table.file}: points with three axes, which images do not have: detect heatmaps score compares them with "
+            "found points in a CSV; for anything else export those of one plane, without the third axis"
+        )
     images: dict[str, ImageLabels] = {}
-    if not own:
-        images[""] = labels.image(stem_of(file), source=file)
-    for number, row in _rows(file, lines, separator):
-        if not any(field.strip() for field in row):
-            continue
-        entry = dict(zip(columns, map(str.strip, row), strict=False))
-        name = entry.get(own[0], "") if own else ""
-        name = name.partition(":")[0] if imagej else name  # image.tif:0001-0002
+    if table.image is None:
+        images[""] = labels.image(stem_of(table.file), source=table.file)
+    for number, entry in table.rows():
+        name = table.image_of(entry)
         if name not in images:
-            images[name] = labels.image(name, source=file)
+            images[name] = labels.image(name, source=table.file)
         with labels.faults_of(images[name], number):
-            place = [row[at] if at < len(row) else "" for at in (x, y)]
-            place = [each.strip().replace(",", ".") if separator != "," else each.strip() for each in place]
-            labels.point(images[name], _label(entry, label), *numbers_of(place), number=number)
+            labels.point(images[name], table.label_of(entry), *table.place_of(entry), number=number)
 
 
-def _label(entry: Mapping[str, str], column: str | None) -> str:
-    return (entry.get(column) if column else None) or NO_LABEL
+@dataclass(frozen=True, eq=False)
+class PointTable:
+    """Points (x, y[, z]) in pixel indices, with images, types and scores, which are 1 if the tables have none.
+
+    ``images`` are names without folder and endings; an image without points has a table with a header alone. ``file_rows``
+    and ``lines`` say where a point stands; ``invalid`` are the rows that cannot be used.
+    """
+
+    files: tuple[str, ...]
+    images: tuple[str, ...]
+    type_names: tuple[str, ...]
+    points: Float64[ndarray, "n D"]
+    scores: Float64[ndarray, " n"]
+    image_rows: Int64[ndarray, " n"]
+    types: Int64[ndarray, " n"]
+    file_rows: Int64[ndarray, " n"]
+    lines: Int64[ndarray, " n"]
+    invalid: tuple[Finding, ...]
+    has_scores: bool
+
+    @property
+    def axes(self) -> str:
+        """The axes in words: ``x, y`` or ``x, y, z``."""
+        return ", ".join("xyz"[: self.points.shape[1]])
+
+    def finding(self, row: int, reason: str) -> Finding:
+        """A finding about a point, with its file and line."""
+        return Finding(f"{self.files[self.file_rows[row]]}, line {self.lines[row]}", None, None, reason)
 
 
-def _rows(file: str, lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows below the header, with the numbers of their lines."""
-    try:
-        yield from enumerate(csv.reader(lines[1:], delimiter=separator), 2)
-    except csv.Error as error:
-        raise CocoError(f"{file}: not a table ({error})") from None
+def read_points(files: Sequence[str], *, pixel_origin: str = "center") -> PointTable:
+    """Read points in images or volumes; ``pixel_origin`` is that of tables without a column of this name.
+
+    Raises:
+        CocoError: a table cannot be read, or tables differ in their number of axes.
+    """
+    tables = [_Table.of(file) for file in sorted(files)]
+    images: dict[str, int] = {}
+    types: dict[str, int] = {}
+    values: list[list[float]] = []
+    numbers: list[tuple[int, int, int, int]] = []
+    invalid: list[Finding] = []
+    for file, table in enumerate(tables):
+        if table.num_axes != tables[0].num_axes:
+            first = f"those of {tables[0].file} {tables[0].num_axes}"
+            raise CocoError(f"{table.file}: points with {table.num_axes} axes, {first}: give tables of one kind")
+        own = stem_of(table.file)
+        if table.image is None:
+            images.setdefault(own, len(images))
+        for line, entry in table.rows():
+            try:
+                values.append(table.values_of(entry, pixel_origin))
+            except ValueError as error:
+                invalid.append(Finding(f"{table.file}, line {line}", None, None, str(error)))
+                continue
+            name = image_stem(Path(table.image_of(entry)).name) or own
+            kind = types.setdefault(table.label_of(entry), len(types))
+            numbers.append((images.setdefault(name, len(images)), kind, file, line))
+    every = np.array(values, float).reshape(-1, tables[0].num_axes + 1)
+    image_rows, kinds, file_rows, lines = np.array(numbers, np.int64).reshape(-1, 4).T
+    return PointTable(
+        files=tuple(table.file for table in tables),
+        images=tuple(images),
+        type_names=tuple(types),
+        points=every[:, :-1],
+        scores=every[:, -1],
+        image_rows=image_rows,
+        types=kinds,
+        file_rows=file_rows,
+        lines=lines,
+        invalid=tuple(invalid),
+        has_scores=all(table.score for table in tables),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The lines of a table of points, and which columns have what."""
+
+    file: str
+    lines: list[str]
+    separator: str
+    columns: list[str]
+
+    @classmethod
+    def of(cls, file: str) -> _Table:
+        lines = read_text(file).splitlines()
+        found = table_columns(lines[0]) if lines else None
+        if found is None:
+            raise CocoError(f"{file}: no columns x and y, or axis-0 and axis-1")
+        if "axis-3" in found[1]:
+            raise CocoError(f"{file}: points with four axes or more: export those of one image or volume")
+        return cls(file, lines, *found)
+
+    @property
+    def num_axes(self) -> int:
+        return 3 if any(set(axes) <= set(self.columns) for axes in AXES[3]) else 2
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """The columns of x, y[, z]."""
+        return next(axes for axes in AXES[self.num_axes] if set(axes) <= set(self.columns))
+
+    @cached_property
+    def is_imagej(self) -> bool:
+        """Whether a column Label has names of images, as in ImageJ's results."""
+        return "area" in self.columns or "slice" in self.columns or self.columns[0] == ""
+
+    @cached_property
+    def image(self) -> str | None:
+        own = [name for name in self.columns if name in IMAGE_COLUMNS]
+        of_imagej = ["label"] if self.is_imagej and "label" in self.columns else []
+        return next(iter(own or of_imagej), None)
+
+    @cached_property
+    def label(self) -> str | None:
+        return next((name for name in LABEL_COLUMNS if name in self.columns and name != self.image), None)
+
+    @cached_property
+    def score(self) -> str | None:
+        return next((name for name in SCORE_COLUMNS if name in self.columns), None)
+
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """The rows below the header that are not blank, by column, with the numbers of their lines."""
+        try:
+            for number, row in enumerate(csv.reader(self.lines[1:], delimiter=self.separator), 2):
+                if any(field.strip() for field in row):
+                    yield number, dict(zip(self.columns, map(str.strip, row), strict=False))
+        except csv.Error as error:
+            raise CocoError(f"{self.file}: not a table ({error})") from None
+
+    def image_of(self, entry: Mapping[str, str]) -> str:
+        """The image of a row; nothing without a column of images."""
+        name = entry.get(self.image, "") if self.image else ""
+        return name.partition(":")[0] if self.is_imagej else name  # image.tif:0001-0002
+
+    def label_of(self, entry: Mapping[str, str]) -> str:
+        return (entry.get(self.label) if self.label else None) or NO_LABEL
+
+    def place_of(self, entry: Mapping[str, str]) -> list[float]:
+        """The coordinates of a row as they stand in the table; a ValueError names what is no number."""
+        return self._numbers(entry, *self.axes)
+
+    def values_of(self, entry: Mapping[str, str], pixel_origin: str) -> list[float]:
+        """The coordinates of a row in pixel indices, and its score."""
+        origin = entry.get("pixel_origin") or pixel_origin
+        if origin not in ORIGIN_SHIFTS:
+            raise ValueError(f"{short_repr(origin)} is no pixel origin, {' or '.join(ORIGIN_SHIFTS)}")
+        shift = ORIGIN_SHIFTS[origin] - ORIGIN_SHIFTS["center"]
+        score = self._numbers(entry, self.score) if self.score else [1.0]
+        return [*(value + shift for value in self.place_of(entry)), *score]
+
+    def _numbers(self, entry: Mapping[str, str], *columns: str) -> list[float]:
+        texts = [entry.get(column, "") for column in columns]
+        return numbers_of(texts if self.separator == "," else [text.replace(",", ".") for text in texts])

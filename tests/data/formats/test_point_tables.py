@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from builders import findings_below, label_folder, labels_in_words
 
-from detect.data.formats.point_tables import table_columns
-from detect.data.read_dataset import read_dataset
+from detect.data.formats.point_tables import is_point_table, read_points, table_columns
+from detect.data.read_dataset import read_dataset, read_point_files
 from detect.errors import CocoError
 from detect.keypoints.keypoints import coco_keypoints
 
@@ -61,10 +61,69 @@ def test_without_keypoints_points_have_no_box(tmp_path):
     ]
 
 
-def test_points_in_three_axes_are_refused(tmp_path):
-    label_folder(tmp_path, {"a.csv": "index,axis-0,axis-1,axis-2\n0,1,2,3\n"})
-    with pytest.raises(CocoError, match=r"a\.csv: points with three axes"):
+@pytest.mark.parametrize("text", ["index,axis-0,axis-1,axis-2\n0,1,2,3\n", "x,y,z\n1,2,3\n"])
+def test_points_in_three_axes_are_no_labels_of_images(tmp_path, text):
+    label_folder(tmp_path, {"a.csv": text})
+    with pytest.raises(CocoError, match=r"a\.csv: points with three axes, which images do not have"):
         read_dataset(tmp_path / "a.csv")
+
+
+def points_of(folder, text, **options):
+    (folder / "a.csv").write_text(text, "utf-8")
+    return read_points([str(folder / "a.csv")], **options)
+
+
+def test_points_of_volumes_by_hand(tmp_path):
+    # napari has z, y, x; its index 4 and the probability are no coordinates
+    found = points_of(tmp_path, "index,axis-0,axis-1,axis-2,probability,label\n4,1,2.5,3,0.5,spot\n")
+    assert (found.points.tolist(), found.scores.tolist(), found.axes) == ([[3.0, 2.5, 1.0]], [0.5], "x, y, z")
+    assert (found.images, found.type_names, found.has_scores) == (("a",), ("spot",), True)
+    # corners: half a pixel less in each axis
+    text = "image;x;y;z;pixel_origin\nfolder/b.ome.tif;1,5;2,5;3,5;corner\nc.tif;4;5;6;center\n"
+    found = points_of(tmp_path, text)
+    assert found.points.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert (found.images, found.image_rows.tolist(), found.has_scores) == (("b", "c"), [0, 1], False)
+    assert found.scores.tolist() == [1.0, 1.0]
+    assert points_of(tmp_path, "x,y\n1,2\n", pixel_origin="corner").points.tolist() == [[0.5, 1.5]]
+
+
+def test_rows_that_are_no_points_are_listed_by_line(tmp_path):
+    found = points_of(
+        tmp_path, "x,y,z,score,pixel_origin\n1,2,3,.5,\n\n1,2,,.5,\n1,2,3,high,\n1,2,3,.5,middle\nnan,2,3,1,\n"
+    )
+    assert found.points.tolist() == [[1.0, 2.0, 3.0]]
+    assert findings_below(tmp_path, found.invalid) == [
+        "a.csv, line 4: '' is not a number",
+        "a.csv, line 5: 'high' is not a number",
+        "a.csv, line 6: 'middle' is no pixel origin, center or corner",
+        "a.csv, line 7: 'nan' is not a number",
+    ]
+    assert str(found.finding(0, "far away")).endswith("a.csv, line 2: far away")
+
+
+def test_an_image_without_points_is_a_table_of_a_header(tmp_path):
+    label_folder(tmp_path, {"a.csv": "x,y,z\n", "b.csv": "x,y,z\n1,2,3\n"})
+    found = read_point_files(tmp_path)
+    assert (found.images, found.image_rows.tolist(), found.points.shape) == (("a", "b"), [1], (1, 3))
+
+
+def test_tables_of_points_alone_and_of_one_kind(tmp_path):
+    label_folder(
+        tmp_path, {"a.csv": "x,y,z\n", "b.csv": "x,y\n", "c.json": '{"images": []}', "d.csv": "axis-0,axis-1,axis-3\n"}
+    )
+    for names, message in (
+        (["a.csv", "b.csv"], r"b\.csv: points with 2 axes, those of .*a\.csv 3: give tables of one kind"),
+        (["a.csv", "c.json"], r"c\.json: no table of points \(a CSV with columns x, y\[, z\]\)"),
+        (["d.csv"], "four axes or more"),
+    ):
+        with pytest.raises(CocoError, match=message):
+            read_point_files([tmp_path / name for name in names])
+    assert [is_point_table(tmp_path / name) for name in ("a.csv", "c.json", "none.csv", "")] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_table_without_coordinates_is_none_of_points():
