@@ -18,8 +18,9 @@ from detect.cli.output import note, print_findings, show
 from detect.data import CocoDataset
 from detect.data.images import ImageFiles
 from detect.evaluation.oracle import batches_of_one_size
+from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.coordinates import SHIFTS
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps, sigma_from_size
 from detect.report.pictures import contact_sheet, heatmap_overlay
 from detect.wording import listed

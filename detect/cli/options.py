@@ -18,7 +18,7 @@ from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.anchors.anchor_set import AnchorSet
-    from detect.keypoints.keypoints import CocoKeypoints
+    from detect.keypoints.coco_keypoints import CocoKeypoints
 
 expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
 

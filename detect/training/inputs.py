@@ -14,7 +14,7 @@ from detect.data.coco_reader import Progress
 from detect.data.read_dataset import read_dataset
 from detect.detectors.pretrained_weights import Normalization, pretrained_normalization
 from detect.errors import ConfigError
-from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData
 from detect.loading.image_ops import measure_normalization

@@ -20,7 +20,7 @@ from detect.data import CocoDataset, read_coco
 from detect.data.resize import parse_resize
 from detect.errors import CocoError, ImageError, ResizeError
 from detect.heads.image_targets import checked_targets
-from detect.keypoints.keypoints import box_keypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import box_keypoints, coco_keypoints
 from detect.keypoints.targets import render_heatmaps
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData, Draw, Sample, collate
