@@ -1,4 +1,8 @@
-"""The keypoints of a COCO dataset: their types, the regions without labels, and orientations from a head and a tail."""
+"""The keypoints of a COCO dataset: their types, the regions without labels, and their orientations.
+
+An orientation comes from a head and a tail, or from the angle of an annotation with one point: degrees, clockwise on screen,
+0 to the right.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from detect.data import CocoDataset, Finding
+from detect.data.coco_entries import ANGLE_FIELDS
 from detect.errors import CocoError
 from detect.keypoints.coordinates import origin_shift
 from detect.keypoints.keypoints import UNLABELLED, VISIBLE, Keypoints, by_group
@@ -33,6 +38,7 @@ class CocoKeypoints:
     type_names: tuple[str, ...]
     category_types: Mapping[int, tuple[int, ...]]  # types of the points that an instance of each category has
     orientation: str = NO_ORIENTATION  # what the angles of the landmarks are, see detect.keypoints.orientations
+    about_angles: str = ""  # where angles of annotations were read, and how many are unknown, in words
 
     @property
     def sizes_wh(self) -> Float64[ndarray, "n 2"]:
@@ -117,12 +123,13 @@ def coco_keypoints(
     keypoints than most of their category, which are among the ``suspicious`` findings of the result's dataset. With
     ``merge``, all keypoints of all categories have one type. For ``pixel_origin`` see :mod:`detect.keypoints.coordinates`.
 
-    With an ``orientation``, ``"directed"`` or ``"axis"``, each instance has two keypoints, the head and the tail. They
-    become one point, the middle, with the angle in which the head lies. An instance of which only one is labelled becomes
-    an ignored region.
+    With an ``orientation``, ``"directed"`` or ``"axis"``, points have angles. Two keypoints of an instance are its head and
+    its tail: they become one point, the middle, with the angle in which the head lies. An instance of which only one is
+    labelled becomes an ignored region. A single keypoint has the angle of its annotation, if the dataset was read with
+    ``angles=True``; without any keypoints in the dataset, the centres of boxes are the points. A missing angle is NaN.
 
     Raises:
-        CocoError: no keypoint is labelled, or a category has no two keypoints for an orientation.
+        CocoError: no keypoint is labelled, or a category has neither two keypoints nor one and angles for an orientation.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -134,21 +141,24 @@ def coco_keypoints(
     check_orientation(orientation)
     tables = dataset.instances.keypoints or ()
     flat = np.concatenate([np.zeros((0, 3)), *tables])
-    if not (flat[:, 2] > 0).any():
-        raise CocoError(f"{', '.join(dataset.files)}: no annotation has a labelled keypoint")
     counts = np.array([len(table) for table in tables], np.int64)
+    if not (flat[:, 2] > 0).any():
+        if orientation == NO_ORIENTATION or dataset.instances.angles_deg is None:
+            raise CocoError(f"{', '.join(dataset.files)}: no annotation has a labelled keypoint")
+        flat, counts = _centers(dataset, pixel_origin), np.ones(len(dataset.instances), np.int64)
     found = _collect(dataset, flat, counts, pixel_origin=pixel_origin)
-    found = found if orientation == NO_ORIENTATION else _as_middles(found, orientation)
+    found = found if orientation == NO_ORIENTATION else _oriented(found, orientation)
     return _merged(found) if merge else found
 
 
-def box_keypoints(dataset: CocoDataset, *, merge: bool = False) -> CocoKeypoints:
+def box_keypoints(dataset: CocoDataset, *, merge: bool = False, orientation: str = NO_ORIENTATION) -> CocoKeypoints:
     """Take the centres of a dataset's boxes as keypoints, one type for each category (objects as points, as in CenterNet).
 
-    With ``merge``, the centres of all categories have one type.
+    With ``merge``, the centres of all categories have one type. With an ``orientation`` they have the angles of the dataset,
+    as in :func:`coco_keypoints`.
 
     Raises:
-        CocoError: no box is valid.
+        CocoError: no box is valid, or there are no angles for an orientation.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
@@ -156,13 +166,20 @@ def box_keypoints(dataset: CocoDataset, *, merge: bool = False) -> CocoKeypoints
     >>> cells.landmarks.num_types, cells.type_names
     (3, ('WBC', 'RBC', 'Platelets'))
     """
-    boxes_xywh = dataset.instances.boxes_xywh
-    if not len(boxes_xywh):
+    check_orientation(orientation)
+    if not len(dataset.instances):
         raise CocoError(f"{', '.join(dataset.files)}: no valid boxes")
-    centers = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2
-    flat = np.concatenate([centers, np.full((len(centers), 1), float(VISIBLE))], axis=1)
+    flat = _centers(dataset, "corner")
     found = _collect(dataset, flat, np.ones(len(flat), np.int64), pixel_origin="corner")
+    found = found if orientation == NO_ORIENTATION else _oriented(found, orientation)
     return _merged(found) if merge else found
+
+
+def _centers(dataset: CocoDataset, pixel_origin: str) -> Float64[ndarray, "n 3"]:
+    """The centres of the instances' boxes as visible keypoints."""
+    boxes_xywh = dataset.instances.boxes_xywh
+    centers = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2 - origin_shift(pixel_origin)
+    return np.concatenate([centers, np.full((len(centers), 1), float(VISIBLE))], axis=1)
 
 
 def _collect(
@@ -203,34 +220,56 @@ def _merged(found: CocoKeypoints) -> CocoKeypoints:
     return replace(found, landmarks=points, type_names=(" / ".join(found.type_names),), category_types=category_types)
 
 
-def _as_middles(found: CocoKeypoints, orientation: str) -> CocoKeypoints:
-    """One point for each head and tail, with its angle; an instance of which one is not labelled is an ignored region."""
-    dataset, instances = found.dataset, found.dataset.instances
-    for category, types in found.category_types.items():
-        if len(types) != 2:
-            name, own = dataset.category_name(category), plural(len(types), "keypoint")
-            reason = f"category {name!r} has {own}, not two, the head and the tail"
-            raise CocoError(f"{', '.join(dataset.files)}: {reason}, which orientation={orientation} needs")
-    points, pairs = found.landmarks, np.asarray(found.landmarks.points).reshape(-1, 2, 2)
-    visibility, rows = np.asarray(points.visibility).reshape(-1, 2).min(axis=1), found.rows[::2]
+def _oriented(found: CocoKeypoints, orientation: str) -> CocoKeypoints:
+    """One point for each instance, with its angle; one whose head or tail is not labelled is an ignored region."""
+    _check_angles(found, orientation)
+    dataset, instances, points = found.dataset, found.dataset.instances, found.landmarks
+    rows, head, counts = np.unique(found.rows, return_index=True, return_counts=True)
+    tail = head + counts - 1  # of a single point, the same as its head
+    visibility = np.minimum(points.visibility[head], points.visibility[tail])
     whole = visibility != UNLABELLED
     if not whole.any():
         raise CocoError(f"{', '.join(dataset.files)}: no annotation has both a labelled head and a labelled tail")
     boxes = xywh_to_xyxy(instances.boxes_xywh[rows[~whole]]) - origin_shift(found.pixel_origin)
     partly = by_group(boxes, instances.image_rows[rows[~whole]], points.num_images)
-    heads, tails = pairs[whole, 0], pairs[whole, 1]
-    image, types = np.asarray(points.image)[::2][whole], np.asarray(points.types)[::2][whole] // 2
-    columns = (heads + tails) / 2, image, types, visibility[whole]
-    middles = Keypoints(*columns, points.num_images, points.num_types // 2, angles_between(tails, heads))
+    rows, head, tail, single = rows[whole], head[whole], tail[whole], (counts == 1)[whole]
+    heads, tails = points.points[head], points.points[tail]
+    angles = angles_between(tails, heads)
+    if instances.angles_deg is not None:
+        angles[single] = np.deg2rad(instances.angles_deg[rows[single]])
+    types = np.searchsorted(list(found.category_types), instances.category_ids[rows])
+    columns = (heads + tails) / 2, points.image[head], types, visibility[whole]
     return replace(
         found,
-        landmarks=middles,
-        rows=rows[whole],
+        landmarks=Keypoints(*columns, points.num_images, len(found.category_types), angles),
+        rows=rows,
         ignored=tuple(np.concatenate(both) for both in zip(found.ignored, partly, strict=True)),
         type_names=tuple(map(dataset.category_name, found.category_types)),
-        category_types={category: (types[0] // 2,) for category, types in found.category_types.items()},
+        category_types={category: (number,) for number, category in enumerate(found.category_types)},
         orientation=orientation,
+        about_angles=_about_angles(dataset, angles[single]),
     )
+
+
+def _check_angles(found: CocoKeypoints, orientation: str) -> None:
+    """Raise CocoError if a category has neither a head and a tail, nor one point and angles."""
+    for category, types in found.category_types.items():
+        if len(types) > 2 or (len(types) == 1 and found.dataset.instances.angles_deg is None):
+            own = f"category {found.dataset.category_name(category)!r} has {plural(len(types), 'keypoint')}"
+            without = "" if len(types) > 2 else f" and no annotation a number in {', '.join(ANGLE_FIELDS)}"
+            needs = f"orientation={orientation} needs two, the head and the tail, or one point with an angle"
+            raise CocoError(f"{', '.join(found.dataset.files)}: {own}{without}: {needs}")
+
+
+def _about_angles(dataset: CocoDataset, angles: Float64[ndarray, " n"]) -> str:
+    """Where the angles of single points were read; empty if there are none."""
+    if not len(angles):
+        return ""
+    field, *others = dataset.angle_fields
+    known = f"{int(np.isfinite(angles).sum()):,} of {plural(len(angles), 'point')} have one"
+    unread = f"; not read: {', '.join(map(repr, others))}" if others else ""
+    files = ", ".join(dataset.files)
+    return f"{files}: angles are {field!r}, in degrees, clockwise on screen, 0 to the right: {known}{unread}"
 
 
 def _type_names(dataset: CocoDataset, category: int, count: int) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools.coco import COCO
 from rods import BALL, ROD, landmarks
+from rods import dataset_of as rods_and_balls
 
 from detect.data import CocoDataset, read_coco
 from detect.errors import CocoError
@@ -235,9 +236,79 @@ def test_oriented_categories_have_a_type_each_or_one_together():
 
 
 def test_what_has_no_head_and_tail_is_refused():
-    with pytest.raises(CocoError, match="category 'ball' has 1 keypoint, not two, the head and the tail, which orient"):
+    message = (
+        "category 'ball' has 1 keypoint and no annotation a number in angle, rotation, attributes.rotation: "
+        "orientation=axis needs two, the head and the tail, or one point with an angle"
+    )
+    with pytest.raises(CocoError, match=message):
         landmarks(ROD, BALL, orientation="axis")
+    with pytest.raises(CocoError, match="'rod' has 3 keypoints: orientation=axis needs two, the head"):
+        landmarks({"keypoints": [1, 1, 2] * 3}, orientation="axis")
     with pytest.raises(CocoError, match="no annotation has both a labelled head and a labelled tail"):
         landmarks({"keypoints": [1, 1, 2, 0, 0, 0]}, orientation="axis")
     with pytest.raises(ValueError, match="orientation is one of none, directed, axis, got 'up'"):
         landmarks(ROD, orientation="up")
+
+
+def oriented(*annotations: dict[str, Any], **options: Any) -> CocoKeypoints:
+    content = rods_and_balls(*annotations)
+    return coco_keypoints(read_coco(content, keypoints=True, angles=True), **{"orientation": "directed", **options})
+
+
+def test_one_point_has_the_angle_of_its_annotation():
+    """Degrees clockwise on screen from the x axis; the second has none, the third is more than a turn."""
+    found = oriented(BALL | {"angle": 30}, BALL, BALL | {"angle": -400.0, "keypoints": [3, 4, 1]})
+    points = found.landmarks
+    assert_array_equal(points.points, [[50, 60], [50, 60], [3, 4]])
+    assert_allclose(np.rad2deg(points.angles), [30, np.nan, -400])
+    assert_array_equal(points.visibility, [2, 2, 1])
+    assert (found.type_names, found.category_types, found.orientation) == (("ball",), {5: (0,)}, "directed")
+    assert found.about_angles == (
+        "(in memory): angles are 'angle', in degrees, clockwise on screen, 0 to the right: 2 of 3 points have one"
+    )
+    assert_array_equal(found.take([1]).landmarks.angles, points.angles)
+    merged = oriented(BALL | {"angle": 30}, merge=True)
+    assert_allclose(merged.landmarks.angles, np.deg2rad([30]))
+
+
+def test_an_angle_is_that_of_a_head_and_tail_in_this_direction():
+    random = np.random.default_rng(3)
+    middles, degrees = random.uniform(50, 150, (9, 2)).round(3), random.uniform(-180, 180, 9)
+    arms = 20 * np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1)
+    ends = [{"keypoints": [*m + a, 2, *m - a, 2]} for m, a in zip(middles, arms, strict=True)]
+    own = [{"keypoints": [*m, 2], "rotation": each} for m, each in zip(middles, degrees, strict=True)]
+    two, one = (oriented(*annotations).landmarks for annotations in (ends, own))
+    assert_allclose(one.points, two.points)
+    assert_allclose(one.angles, two.angles)
+    assert_array_equal(one.types, two.types)
+
+
+def test_categories_may_differ_in_where_their_angles_are():
+    found = oriented(ROD | {"angle": 77}, BALL | {"angle": 30}, ROD | {"keypoints": [1, 1, 2, 0, 0, 0]})
+    assert_allclose(np.rad2deg(found.landmarks.angles), [-135, 30])  # head (12, 13), tail (14, 15)
+    assert_array_equal(found.landmarks.types, [0, 1])
+    assert found.category_types == {1: (0,), 5: (1,)}
+    assert "1 of 1 point have" in found.about_angles
+    assert len(found.ignored[0]) == 1  # its tail is not labelled
+    assert oriented(ROD).about_angles == ""
+
+
+@pytest.mark.parametrize(("pixel_origin", "center"), [("center", [19.5, 24.5]), ("corner", [20, 25])])
+def test_without_keypoints_the_centres_of_boxes_have_angles(pixel_origin, center):
+    boxes = {"attributes": {"rotation": 90.0}}, {"attributes": {"rotation": 0.0}, "category_id": 5}
+    found = oriented(*boxes, pixel_origin=pixel_origin)
+    assert_array_equal(found.landmarks.points, [center, center])
+    assert_allclose(found.landmarks.angles, [np.pi / 2, 0])
+    assert (found.pixel_origin, found.type_names) == (pixel_origin, ("rod", "ball"))
+    dataset = read_coco(rods_and_balls(*boxes), angles=True)
+    centers = box_keypoints(dataset, orientation="axis")
+    assert_array_equal(centers.landmarks.points, [[20, 25]] * 2)
+    assert_allclose(centers.landmarks.angles, [np.pi / 2, 0])
+    assert (centers.pixel_origin, centers.orientation) == ("corner", "axis")
+
+
+def test_boxes_without_angles_have_no_orientation():
+    with pytest.raises(CocoError, match="no annotation has a labelled keypoint"):
+        oriented({})
+    with pytest.raises(CocoError, match="category 'rod' has 1 keypoint and no annotation a number in angle, rotation"):
+        box_keypoints(read_coco(rods_and_balls({}), angles=True), orientation="directed")
