@@ -32,7 +32,8 @@ from .heads.retinanet import RetinaNetHead
 from .interop.anchor_formats import convert_anchors
 from .interop.torchvision import BatchDetections, import_head
 from .interop.weights import convert_weights
-from .keypoints.keypoints import Keypoints, box_keypoints, coco_keypoints
+from .keypoints.coco_keypoints import box_keypoints, coco_keypoints
+from .keypoints.keypoints import Keypoints
 from .keypoints.peaks import find_peaks
 from .keypoints.targets import render_heatmaps
 from .losses import heatmap_focal_loss

@@ -35,14 +35,17 @@ def detect(session: onnxruntime.InferenceSession, about: dict, path: str) -> Ite
     pixels[0, :, y : y + height, x : x + width] = np.stack(bands) / np.float32(255)
     content = np.concatenate([offset, offset + wh * scale])
     inputs = {"images": pixels, "content": content[None], "original_hw": wh[None, ::-1]}
-    *found, valid = (each[0] for each in session.run(None, inputs)[:4])
-    for (left, top, *end), score, kind in zip(*(each[valid].tolist() for each in found), strict=True):
+    names = [each["name"] for each in about["outputs"]]
+    found = {name: each[0] for name, each in zip(names, session.run(names, inputs), strict=True)}
+    columns = [found.get(name, found["scores"]) for name in (names[0], "scores", names[2], "angles")]
+    for (left, top, *end), score, kind, angle in zip(*(each[found["valid"]].tolist() for each in columns), strict=True):
         named = about["classes" if end else "keypoint_types"][kind]
         if end:
             shape = {"bbox": [left, top, end[0] - left, end[1] - top]}
         else:  # the others of its category are not predicted
             before, after = named["place"], named["num_keypoints"] - named["place"] - 1
             shape = {"keypoints": [0, 0, 0] * before + [left, top, 1] + [0, 0, 0] * after}
+            shape |= {"angle": angle} if "angles" in found else {}
         yield {"file_name": path, "category_id": named["category_id"], **shape, "score": score}
 
 

@@ -1,4 +1,4 @@
-"""Images of rods over crops of the nuclei's images, labelled with a head and a tail, from a seed."""
+"""Images of rods over crops of the nuclei's images, labelled with a head and a tail or with an angle, from a seed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ BODY, HEAD = 150.0, 255.0  # grey values
 HALF_WIDTH_PX, APART_PX = 2.0, 18.0
 
 
-def write_rods(folder: Path, *, num_images: int, seed: int, heads: bool, name: str = "rods") -> Path:
+def write_rods(
+    folder: Path, *, num_images: int, seed: int, heads: bool, name: str = "rods", with_angles: bool = False
+) -> Path:
     """Write images and a COCO file, whose path is returned. Heads are bright; without them both ends are alike.
 
-    Then an end drawn by chance is labelled as the head, so that nothing but the axis can be learned.
+    Then an end drawn by chance is labelled as the head, so that nothing but the axis can be learned. ``with_angles`` labels
+    the same rods by their middle and the field ``angle`` in degrees.
     """
     random = np.random.default_rng(seed)
     backgrounds = sorted((sample_annotations("nuclei").parent / "images").glob("*.png"))
@@ -38,12 +41,15 @@ def write_rods(folder: Path, *, num_images: int, seed: int, heads: bool, name: s
             low, high = np.minimum(head, tail) - 2, np.maximum(head, tail) + 3
             own = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "num_keypoints": 2}
             box = [*low.tolist(), *(high - low).tolist()]
-            annotations.append({**own, "bbox": box, "keypoints": [*head.tolist(), 2, *tail.tolist(), 2]})
+            ends: dict[str, object] = {"keypoints": [*head.tolist(), 2, *tail.tolist(), 2]}
+            if with_angles:
+                ends = {"num_keypoints": 1, "keypoints": [*middle.tolist(), 2], "angle": float(np.rad2deg(angle))}
+            annotations.append({**own, "bbox": box, **ends})
         file_name = f"{name}_{number:03}.png"
         Image.fromarray(values.round().astype(np.uint8)).save(folder / file_name)
         images.append({"id": number, "width": SIDE_PX, "height": SIDE_PX, "file_name": file_name})
     path = folder / f"{name}.json"
-    category = {"id": 1, "name": "rod", "keypoints": ["head", "tail"]}
+    category = {"id": 1, "name": "rod", "keypoints": ["middle"] if with_angles else ["head", "tail"]}
     path.write_text(json.dumps({"images": images, "categories": [category], "annotations": annotations}), "utf-8")
     return path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detect.data import CocoResults, read_coco, read_results
-from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
 
 
 def dataset_of(*annotations: dict[str, Any]) -> dict[str, Any]:

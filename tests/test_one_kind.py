@@ -32,8 +32,9 @@ from detect.evaluation.precision_recall import choose_threshold
 from detect.evaluation.predicted_points import are_counted, inside_any
 from detect.heads.heatmap import HeatmapHead
 from detect.keypoints import subpixel
+from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
 from detect.keypoints.coordinates import cells_to_image, image_to_cells
-from detect.keypoints.keypoints import CocoKeypoints, Keypoints, by_group, coco_keypoints, is_predicted
+from detect.keypoints.keypoints import Keypoints, by_group, is_predicted
 from detect.keypoints.laplacian import laplacian_filter
 from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
 from detect.keypoints.orientations import angles_between, directions, in_degrees, read_angles

@@ -30,7 +30,7 @@ from detect.data import read_coco
 from detect.data.coco_dataset import image_sources
 from detect.evaluation.coco_points import point_results
 from detect.evaluation.count_intervals import CountCalibration, CountPrediction, CountTotal, KnownCounts
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 
 NUCLEI = Path(__file__).parent.parent / "data" / "nuclei"
 SIDE = 64

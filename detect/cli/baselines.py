@@ -15,7 +15,8 @@ from detect.cli.output import progress_over
 from detect.data import CocoDataset, CocoResults
 from detect.data.images import ImageFiles
 from detect.errors import ConfigError
-from detect.keypoints.keypoints import CocoKeypoints, by_group, coco_keypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.keypoints import by_group
 from detect.loading.image_files import find_broken_images
 from detect.ops.box_arrays import xyxy_to_xywh
 

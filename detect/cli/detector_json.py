@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from detect.data.resize import SIZE_DIVISOR, ResizeRule
+from detect.keypoints.orientations import NO_ORIENTATION
 from detect.loading.image_ops import MODES
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ MEANINGS = {
     "scores": "from 0 to 1, falling",
     "classes": "index into classes",
     "types": "index into keypoint_types",
+    "angles": "degrees clockwise on screen, 0 to the right: from -180 up to 180, of an axis from 0 up to 180",
     "valid": "whether this row is a result: the others fill up the batch",
     "heatmaps": "probability of each cell of stride x stride pixels of the canvas, before peaks are searched",
 }
@@ -68,6 +70,7 @@ def describe_export(
     """The content of ``detector.json`` for an ONNX file."""
     model, labels = trained.config.model, trained.labels
     boxes = trained.task == "boxes"
+    oriented = not boxes and trained.config.data.orientation != NO_ORIENTATION
     ports = {
         name: [{**vars(port), "meaning": MEANINGS[port.name]} for port in each]
         for name, each in (("inputs", check.inputs), ("outputs", check.outputs))
@@ -77,7 +80,9 @@ def describe_export(
         **ports,
         "image": _image(trained.channels),
         "resize": describe_resize(trained.resize),
-        "coordinates": _coordinates(trained.config.data.pixel_origin, boxes=boxes, original=original),
+        "coordinates": _coordinates(
+            trained.config.data.pixel_origin, boxes=boxes, original=original, oriented=oriented
+        ),
         "thresholds": {
             "score": model.score_threshold if boxes else model.threshold,
             "best_score": trained.best_threshold,  # of the highest F1 on the run's validation data
@@ -105,6 +110,7 @@ def describe_export(
             "results": check.num_found,
             "largest_difference_px": check.position_px,
             "largest_difference_score": check.score,
+            "largest_difference_deg": check.angle_deg if oriented else None,
         },
     }
 
@@ -148,7 +154,7 @@ def _image(channels: int) -> dict[str, Any]:
     }
 
 
-def _coordinates(pixel_origin: str, *, boxes: bool, original: bool) -> dict[str, str]:
+def _coordinates(pixel_origin: str, *, boxes: bool, original: bool, oriented: bool) -> dict[str, str]:
     if boxes or (original and pixel_origin == "corner"):
         pixels = "continuous: pixel i covers i to i + 1, the image's edges are 0 and its size"
         to_original = "(x - offset) / scale, clipped to the image; drop boxes of which nothing is left"
@@ -156,4 +162,6 @@ def _coordinates(pixel_origin: str, *, boxes: bool, original: bool) -> dict[str,
         pixels = "pixel indices: the centre of the first pixel is 0"
         to_original = "(x + 0.5 - offset) / scale - 0.5"
     frame = {"frame": "original"} if original else {"frame": "canvas", "to_original": to_original}
+    if oriented and not original:
+        frame["angles_to_original"] = "atan2(sin(angle) / scale along y, cos(angle) / scale along x)"
     return {**frame, "pixels": pixels}

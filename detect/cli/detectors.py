@@ -18,7 +18,8 @@ from detect.conventions import ORIGIN_SHIFTS
 from detect.data import CocoDataset, CocoResults
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError, ResizeError
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, is_predicted
+from detect.keypoints.coco_keypoints import CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED, is_predicted
 from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
 from detect.loading.dataset import DetectionData
 from detect.ops.box_arrays import xywh_to_xyxy

@@ -177,11 +177,12 @@ def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, **ho
 
     if not files.files:
         raise ConfigError("--results: needs the annotation files as well: detect evaluate FILES --results FILE")
-    dataset = files.read(keypoints=task == "landmarks")
+    of_points = {"keypoints": True, "angles": how["orientation"] != "none"}
+    dataset = files.read(**of_points) if task == "landmarks" else files.read()
     results = detect.read_results(path, dataset)
     if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
-        task, dataset = "landmarks", files.read(keypoints=True)
-    landmarks = detect.coco_keypoints(dataset, **how) if task == "landmarks" else None
+        task, dataset = "landmarks", files.read(**of_points)
+    landmarks = options.note_angles(detect.coco_keypoints(dataset, **how)) if task == "landmarks" else None
     return ResultMarks(dataset, results, 0.0, landmarks, how["pixel_origin"] if landmarks else "center")
 
 
@@ -198,13 +199,14 @@ def _run_marks(
     from detect.training.inputs import IGNORE_OPTION, read_validation, validation_folder
 
     trained = load_on(run, device)
+    own = trained.config.data
     if files.files:
         if files.images is None:
             raise ConfigError("--images: needed, the folder of the images that the annotation files name")
-        dataset = replace(files, exif=files.exif or trained.config.data.exif).read(
-            keypoints=trained.task == "landmarks"
-        )
-        dataset = dataset.without_categories(trained.config.data.ignore_categories, IGNORE_OPTION)
+        of_points = trained.task == "landmarks"
+        columns = {"keypoints": of_points, "angles": of_points and own.orientation != "none"}
+        dataset = replace(files, exif=files.exif or own.exif).read(**columns)
+        dataset = dataset.without_categories(own.ignore_categories, IGNORE_OPTION)
     else:
         if given := [name for name in READ_AS if getattr(files, name) != getattr(OptionalFiles, name)]:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -220,9 +222,8 @@ def _run_marks(
     folder = files.images or validation_folder(trained.config)
     landmarks = None
     if trained.task == "landmarks":  # numbered as the detector learned them
-        own = trained.config.data
         points = detect.coco_keypoints(dataset, pixel_origin=own.pixel_origin, orientation=own.orientation)
-        landmarks = points.with_types(trained.labels.type_names, trained.labels.category_types)
+        landmarks = options.note_angles(points).with_types(trained.labels.type_names, trained.labels.category_types)
     data = open_images(trained, dataset, folder, on_broken=on_broken, landmarks=landmarks).without_broken()
     results = run_detector(trained, data, device=device, **how)
     pixel_origin = landmarks.pixel_origin if landmarks else "center"

@@ -24,7 +24,7 @@ from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall
-from detect.keypoints.keypoints import CocoKeypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.orientations import NO_ORIENTATION
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells

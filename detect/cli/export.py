@@ -51,9 +51,9 @@ def export(
     """Export a detector, and verify that the export finds what the detector finds.
 
     `detect export runs/nuclei --original -o exported` writes `detector.onnx`, which takes a batch of images and returns
-    boxes, scores and classes (for landmarks: points, scores and keypoint types). onnxruntime runs it on real images first;
-    if a result differs from PyTorch's, nothing is written. After `shortest:S:MAX` images may have any size, after other
-    rules that of the images it is verified on.
+    boxes, scores and classes (for landmarks: points, scores, keypoint types and, with data.orientation, angles). onnxruntime
+    runs it on real images first; if a result differs from PyTorch's, nothing is written. After `shortest:S:MAX` images may
+    have any size, after other rules that of the images it is verified on.
 
     `detector.json` holds what a program needs to run it: `inputs` and `outputs` (name, dtype, shape, meaning), `image`
     (channels and their order, range), `resize` (the rule in numbers and words, with padding and interpolation),
@@ -116,6 +116,7 @@ def _to_onnx(
     note(
         f"verified on {check.num_images} images: {check.num_found:,} results of both, positions at most "
         f"{check.position_px:.2g} px apart, scores {check.score:.2g}"
+        f"{f', angles {check.angle_deg:.2g} degrees' if any(each.name == 'angles' for each in check.outputs) else ''}"
     )
     if not check.num_found:
         note("warning: nothing was found in these images, so nothing was verified: give others with --images")

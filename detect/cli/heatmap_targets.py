@@ -19,7 +19,9 @@ from detect.conventions import ORIGIN_SHIFTS
 from detect.data import CocoDataset
 from detect.data.images import ImageFiles
 from detect.evaluation.oracle import batches_of_one_size
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED
+from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps, sigma_from_size
 from detect.report.pictures import contact_sheet, heatmap_overlay
 from detect.wording import listed
@@ -59,6 +61,8 @@ class TargetFiles:
         regions = batch.ignored_regions(self.unlabelled)
         ignore = regions if self.num_ignored_keypoints or any(map(len, self.landmarks.ignored)) else None
         own = {"stride": self.stride, "pixel_origin": batch.pixel_origin, "sizes": batch.sizes_wh, **self.options}
+        if batch.landmarks.angles is not None:
+            own["angles"] = np.asarray(batch.landmarks.angles) * PER_TURN[batch.orientation]
         return render_heatmaps(batch.landmarks, image_hw, sigma=sigma, ignore=ignore, **own)
 
     def shards(self, *, per_shard: int, pack: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -73,6 +77,7 @@ class TargetFiles:
                 "drawn": len(targets.positives),
                 **{kind: int(getattr(targets, kind).sum()) for kind in NOT_DRAWN},
                 "same_cell": targets.num_same_cell(),
+                **self._of_angles(targets),
             }
             rows = self.landmarks.take(images).rows[targets.instances]
             content = {
@@ -84,7 +89,15 @@ class TargetFiles:
                 "stride": np.array(self.stride),
                 "pixel_origin": np.array(self.landmarks.pixel_origin),
             }
-            yield about, content if targets.weights is None else content | {"weights": targets.weights}
+            for name in ("weights", "orientations"):
+                content |= {} if getattr(targets, name) is None else {name: getattr(targets, name)}
+            yield about, content
+
+    def _of_angles(self, targets: HeatmapTargets) -> dict[str, int]:
+        """The number of drawn points whose angle is not known, if they have orientations."""
+        if targets.orientations is None:
+            return {}
+        return {"without_angle": int(np.isnan(np.asarray(targets.orientations)).any(axis=1).sum())}
 
     def overlays(self, folder: Path | None, count: int) -> bytes:
         """A sheet of images with their maps, evenly spread over the dataset, as PNG."""
@@ -96,24 +109,29 @@ class TargetFiles:
             if folder:
                 image = ImageFiles(found.dataset, folder).open(row)
             targets, own = self.targets([row]), found.take([row]).landmarks
-            points = (
-                np.asarray(own.points)[np.asarray(own.visibility) != UNLABELLED] + ORIGIN_SHIFTS[found.pixel_origin]
-            )
+            is_labelled = np.asarray(own.visibility) != UNLABELLED
+            points = np.asarray(own.points)[is_labelled] + ORIGIN_SHIFTS[found.pixel_origin]
             heatmap = np.asarray(targets.heatmaps[0]).max(axis=0)
-            pictures.append(heatmap_overlay(image, heatmap, points, stride=self.stride))
+            directed = {} if own.angles is None else {"angles": np.asarray(own.angles)[is_labelled]}
+            two_sided = PER_TURN.get(found.orientation) == 2
+            pictures.append(
+                heatmap_overlay(image, heatmap, points, stride=self.stride, two_sided=two_sided, **directed)
+            )
         sheet = io.BytesIO()
         contact_sheet(pictures).save(sheet, "PNG")
         return sheet.getvalue()
 
     def index(self, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The content of ``targets.json``."""
-        kinds = ("images", "drawn", *NOT_DRAWN, "same_cell")
+        oriented = self.landmarks.orientation != NO_ORIENTATION
+        kinds = ("images", "drawn", *NOT_DRAWN, "same_cell", *(("without_angle",) if oriented else ()))
         return {
             "type_names": list(self.landmarks.type_names),
             "pixel_origin": self.landmarks.pixel_origin,
             **{name: getattr(self, name) for name in ("stride", "sigma", "sigma_of_size")},
             **self.options,
             "unlabelled_keypoints": self.unlabelled,
+            "orientation": self.landmarks.orientation,
             **{kind: sum(each[kind] for each in files) for kind in kinds},
             "ignored_regions": sum(map(len, self.landmarks.ignored)),
             "ignored_keypoints": self.num_ignored_keypoints,
@@ -151,5 +169,6 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
         f"{index['drawn']:,} points drawn in {index['images']:,} images, {maps}"
         f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
         f"{index['ignored_regions']:,} ignored regions"
+        f"{f'; {without:,} without an angle' if (without := index.get('without_angle')) else ''}"
         f"{f'; {unlabelled:,} unlabelled keypoints ignored' if (unlabelled := index['ignored_keypoints']) else ''}"
     )

@@ -64,7 +64,8 @@ def render(
     A file holds images of one size: `heatmaps` (images, types, rows, columns), and for each point drawn `positives` (image,
     type, row, column), `offsets` from the cell's centre and `sizes` of the box, both (x, y) in cells. `weights` have the
     shape of the maps and are there only if something is to be ignored: crowds, keypoints without a label, or
-    occluded points.
+    occluded points. With --orientation `orientations` are cosine and sine of each drawn point's angle, with axis of twice
+    the angle, and NaN if it is unknown.
     """
     from detect.cli.heatmap_targets import TargetFiles, packed_shard, print_index, warn_of_older_shards
 

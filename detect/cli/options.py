@@ -14,11 +14,10 @@ import typer
 
 import detect
 from detect.cli.output import findings_of, note, reading_bar
-from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.anchors.anchor_set import AnchorSet
-    from detect.keypoints.keypoints import CocoKeypoints
+    from detect.keypoints.coco_keypoints import CocoKeypoints
 
 expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
 
@@ -106,8 +105,9 @@ PixelOrigin = Annotated[
 Orientation = Annotated[
     OrientationName,
     typer.Option(
-        help="Take the two keypoints of each object, its head and its tail, as one point in the middle with an angle. axis: "
-        "both ends are alike, so angles are from 0 to 180 degrees."
+        help="Points with angles: the two keypoints of an object, its head and its tail, become one in the middle, and one "
+        "point has the angle of its annotation (angle, rotation or attributes.rotation: degrees, clockwise on screen, 0 to "
+        "the right). axis: both ends are alike, so angles are from 0 to 180 degrees."
     ),
 ]
 Threshold = Annotated[float | None, typer.Option(help="Minimum score of predicted points that count.")]
@@ -185,7 +185,7 @@ class DatasetFiles:
     exif: Exif = None
     ignore_category: IgnoreCategory = None
 
-    def read(self, *, keypoints: bool = False) -> detect.CocoDataset:
+    def read(self, *, keypoints: bool = False, angles: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""
         with reading_bar() as on_progress:
             form: Any = {
@@ -194,7 +194,7 @@ class DatasetFiles:
                 "strict": self.strict,
                 "on_progress": on_progress,
             }
-            dataset = detect.read_dataset(self.files, images=self.images, keypoints=keypoints, **form)
+            dataset = detect.read_dataset(self.files, images=self.images, keypoints=keypoints, angles=angles, **form)
         dataset = dataset.without_categories(self.ignore_category or (), "--ignore-category")
         _READ.append(dataset)
         for warning in dataset.warnings:
@@ -217,6 +217,13 @@ def load_anchors(name: str) -> AnchorSet:
     return anchors
 
 
+def note_angles(points: CocoKeypoints) -> CocoKeypoints:
+    """Note where the angles of points were read; the same points."""
+    if points.about_angles:
+        note(points.about_angles)
+    return points
+
+
 @dataclass(frozen=True)
 class PointOptions:
     """Which points of a dataset to take."""
@@ -227,10 +234,11 @@ class PointOptions:
     orientation: Orientation = "none"
 
     def read(self, files: DatasetFiles) -> CocoKeypoints:
-        """The points of a dataset's files."""
-        if self.source == "boxes":
-            if self.orientation != "none":
-                raise ConfigError("--orientation: boxes have none; --from keypoints reads heads and tails")
-            return detect.box_keypoints(files.read(), merge=self.merge)
+        """The points of a dataset's files; where their angles were read is noted."""
+        dataset = files.read(keypoints=self.source != "boxes", angles=self.orientation != "none")
         how: dict[str, Any] = {"merge": self.merge, "orientation": self.orientation}
-        return detect.coco_keypoints(files.read(keypoints=True), pixel_origin=self.pixel_origin, **how)
+        if self.source == "boxes":
+            points = detect.box_keypoints(dataset, **how)
+        else:
+            points = detect.coco_keypoints(dataset, pixel_origin=self.pixel_origin, **how)
+        return note_angles(points)

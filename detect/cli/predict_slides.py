@@ -66,6 +66,8 @@ def predict_slide(
     except ResizeError:
         raise ConfigError(f"--slice {tiles}: expected SIZE:OVERLAP in pixels: 1024:128") from None
     note(_way(detector))
+    if trained.config.data.orientation != "none":
+        note("warning: the points of a slide have no angles, those of images have")
     settings = {name: getattr(detector, name) for name in ("tile_px", "overlap_px", "reach", "device")}
     with open_journal(output, identity_of(trained.name, path, settings)) as journal, reading_bar() as on_progress:
         if len(journal):

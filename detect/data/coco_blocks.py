@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import BufferedIOBase
 from itertools import islice
 from operator import attrgetter
@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, to_builtins
 from msgspec.structs import asdict
 
-from detect.data.coco_entries import Annotation, AnnotationEntries, Category, Image, KeypointAnnotation, Rows
+from detect.data.coco_entries import Annotation, AnnotationEntries, Category, Image, Rows, entry_type
 from detect.data.coco_tolerance import TolerantReader
 
 BLOCK_BYTES = 2**20  # a few thousand annotations: they stay in the processor's cache
@@ -51,17 +51,22 @@ class _AnyAnnotation(Struct, gc=False):
     area: Any = UNSET
     keypoints: Any = UNSET
     attributes: Any = UNSET
+    angle: Any = UNSET
+    rotation: Any = UNSET
     segmentation: Raw = UNSET  # type: ignore[assignment]  # decoded only where the box is missing
 
 
-def read_in_blocks(stream: BufferedIOBase, file: str, *, keypoints: bool, on_block: Callable[[], None]) -> Rows | None:
+def read_in_blocks(
+    stream: BufferedIOBase, file: str, *, keypoints: bool, angles: bool = False, on_block: Callable[[], None]
+) -> Rows | None:
     """Decode a file block by block from its unpacked bytes, with a call of ``on_block`` after each.
 
     None if the file is not COCO, or not laid out as most are.
     """
     head, start = _up_to_annotations(stream, on_block)
-    tolerant = TolerantReader(file, keypoints=keypoints)
-    blocks = _Blocks(stream, start, tolerant, keypoints)
+    columns = {"keypoints": keypoints, "angles": angles}
+    tolerant = TolerantReader(file, **columns)
+    blocks = _Blocks(stream, start, tolerant, columns)
     parts = []
     while not blocks.ended:
         if (part := blocks.next()) is None:
@@ -119,13 +124,15 @@ def _up_to_annotations(stream: BufferedIOBase, on_block: Callable[[], None]) -> 
 class _Blocks:
     """The list of annotations after its opening bracket: a buffer, filled, cut at an annotation's end, and decoded."""
 
-    def __init__(self, stream: BufferedIOBase, start: bytearray, tolerant: TolerantReader, keypoints: bool) -> None:
+    def __init__(
+        self, stream: BufferedIOBase, start: bytearray, tolerant: TolerantReader, columns: Mapping[str, bool]
+    ) -> None:
         self.ended = False
         self._stream = stream
         self._tolerant = tolerant
-        self._keypoints = keypoints
-        entry_type: type[Any] = KeypointAnnotation if keypoints else Annotation
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[entry_type])  # type: ignore[valid-type]
+        self._columns = columns
+        of_entry: type[Any] = entry_type(**columns)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[of_entry])  # type: ignore[valid-type]
         self._buffer = bytearray(b"[") + start  # makes a list of what follows
         self._filled = len(self._buffer)
 
@@ -186,7 +193,7 @@ class _Blocks:
             return self._decode_one_by_one(end)
         except INVALID_JSON:
             return self._decode_plainly(end)
-        part = AnnotationEntries.of(entries, keypoints=self._keypoints)
+        part = AnnotationEntries.of(entries, **self._columns)
         has_outlines = not part.has_box.all() and self._buffer.find(b'"segmentation"', 1, end) > 0
         if has_outlines or any(entry.is_rotated for entry in filter(_ATTRIBUTES, entries)):
             return self._decode_one_by_one(end)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from msgspec.structs import astuple
 from numpy import ndarray
 
-from detect.data.coco_entries import UNKNOWN_PX, AnnotationEntries, Finding, Rows, column
+from detect.data.coco_entries import ANGLE_FIELDS, UNKNOWN_PX, AnnotationEntries, Finding, Rows, column
 from detect.errors import CocoError
 
 NO_ROW = -1
@@ -38,7 +38,8 @@ class Annotations:
 
     ``image_rows`` are rows of :class:`Images`. Boxes are (x, y, width, height) in pixels of the image. ``area`` is the
     file's value in square pixels (for masks, the mask's area), or width * height if the file has none. ``keypoints`` are (j,
-    3) arrays of x, y, visibility, or None if they were not read.
+    3) arrays of x, y, visibility, or None if they were not read. ``angles_deg`` are degrees clockwise on screen, 0 to the
+    right, NaN where unknown; None if they were not read or no annotation has one.
     """
 
     ids: Int64[ndarray, " n"]
@@ -48,14 +49,15 @@ class Annotations:
     iscrowd: Bool[ndarray, " n"]
     area: Float64[ndarray, " n"]
     keypoints: tuple[Float64[ndarray, "_ 3"], ...] | None = None
+    angles_deg: Float64[ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: Int64[ndarray, " m"] | slice) -> Annotations:
         """These rows in this order; a slice gives views."""
-        columns = dict(vars(self))
-        keypoints = columns.pop("keypoints")
+        columns = {name: column for name, column in vars(self).items() if column is not None}
+        keypoints = columns.pop("keypoints", None)
         if isinstance(rows, slice):
             keypoints = keypoints and keypoints[rows]
         elif len(rows) == len(self) and (rows == np.arange(len(self))).all():
@@ -70,7 +72,8 @@ class ReadAnnotations:
     """All readable annotations before any check, with their file and image id for messages.
 
     ``columns.image_rows`` is ``NO_ROW`` for an unknown image; ``shard`` is the index of the file; ``odd`` says what is
-    suspicious about an annotation, or is None; ``from_points`` tells the boxes that are those of an annotation's keypoints.
+    suspicious about an annotation, or is None; ``from_points`` tells the boxes that are those of an annotation's keypoints;
+    ``angle_fields`` are those of ``ANGLE_FIELDS`` that some annotation has, the first being the one that is read.
     """
 
     files: tuple[str, ...]
@@ -80,31 +83,45 @@ class ReadAnnotations:
     odd: Shaped[ndarray, " n"]
     columns: Annotations
     from_points: Bool[ndarray, " n"]
+    angle_fields: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, shards: list[Rows], images: Images) -> ReadAnnotations:
         columns = vars(AnnotationEntries.join([rows.annotations for rows in shards])).copy()
         image_ids, has_box = columns.pop("image_ids"), columns.pop("has_box")
+        angles_deg, angle_fields = _first_angles(columns.pop("angles_deg"))
         shard = np.repeat(np.arange(len(shards)), [len(rows.annotations) for rows in shards])
-        annotations = Annotations(image_rows=rows_of_ids(image_ids, images.ids), **columns)
+        annotations = Annotations(image_rows=rows_of_ids(image_ids, images.ids), angles_deg=angles_deg, **columns)
         odd = np.broadcast_to(np.array(None, object), shard.shape)  # takes no memory
         odd = odd.copy() if any(rows.odd for rows in shards) else odd
         for start, rows in _starts(shards):
             for row, reason in rows.odd.items():
                 odd[start + row] = reason
         from_points = np.zeros(len(shard), bool)
-        return cls(tuple(rows.file for rows in shards), shard, image_ids, has_box, odd, annotations, from_points)
+        files = tuple(rows.file for rows in shards)
+        return cls(files, shard, image_ids, has_box, odd, annotations, from_points, angle_fields)
 
     def take(self, rows: Int64[ndarray, " m"] | slice) -> ReadAnnotations:
         columns = self.columns.take(rows)
         if columns is self.columns:
             return self
         own = (self.shard[rows], self.image_ids[rows], self.has_box[rows], self.odd[rows])
-        return ReadAnnotations(self.files, *own, columns, self.from_points[rows])
+        return ReadAnnotations(self.files, *own, columns, self.from_points[rows], self.angle_fields)
 
     def finding(self, row: int, reason: str) -> Finding:
         file = self.files[self.shard[row]]
         return Finding(file, int(self.columns.ids[row]), int(self.image_ids[row]), reason)
+
+
+def _first_angles(
+    table: Float64[ndarray, "n f"] | None,
+) -> tuple[Float64[ndarray, " n"] | None, tuple[str, ...]]:
+    """The angles of the first field that some annotation has, and the names of all fields that some have."""
+    has_any = np.zeros(len(ANGLE_FIELDS), bool) if table is None else np.isfinite(table).any(axis=0)
+    fields = tuple(name for name, has in zip(ANGLE_FIELDS, has_any.tolist(), strict=True) if has)
+    if table is None or not fields:
+        return None, ()
+    return table[:, ANGLE_FIELDS.index(fields[0])], fields
 
 
 def with_outline_boxes(read: ReadAnnotations, shards: list[Rows]) -> ReadAnnotations:

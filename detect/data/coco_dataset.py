@@ -65,6 +65,7 @@ class CocoDataset:
     turned: tuple[int, ...] = ()  # ids of images with an EXIF orientation whose size was read from their file
     keypoint_names: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # of categories whose files name them
     siblings: Images | None = None  # all images of the dataset that this one is a part of
+    angle_fields: tuple[str, ...] = ()  # those with angles; the first is the one that was read
 
     @cached_property
     def instances(self) -> Annotations:
@@ -181,6 +182,7 @@ def read_coco(
     source: str | Path | Mapping[str, Any] | COCO | Iterable[str | Path],
     *,
     keypoints: bool = False,
+    angles: bool = False,
     bbox: BoxForm = "xywh",
     strict: bool = False,
     on_progress: Progress | None = None,
@@ -196,13 +198,16 @@ def read_coco(
             structure in memory, or a ``pycocotools.coco.COCO``.
         keypoints: read keypoints too. An annotation whose box is missing or has no size then gets the box of its labelled
             points.
+        angles: read angles too, in degrees clockwise on screen, 0 to the right: from the first of the fields ``angle``,
+            ``rotation`` and CVAT's ``attributes.rotation`` that any annotation has. ``angle_fields`` names it. An annotation
+            without it has an unknown angle.
         bbox: the form of the boxes in the file. ``CocoDataset.warnings`` says if they look like another one.
         strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
         on_progress: called as ``on_progress(what, done, total)`` while files are read, with amounts in bytes.
 
     Raises:
-        CocoError: a file is missing or not COCO, two files disagree about an image or category, or (strict) an entry is
-            invalid. The message names the file, the id and the reason.
+        CocoError: a file is missing or not COCO, two files disagree about an image or category, an angle is not a finite
+            number, or (strict) an entry is invalid. The message names the file, the id and the reason.
 
     >>> dataset = read_coco({
     ...     "images": [{"id": 1, "width": 640, "height": 480, "file_name": "a.jpg"}],
@@ -218,7 +223,10 @@ def read_coco(
     (in memory): annotation 2, image 1: width 0 is not positive
     """
     check_form(bbox)
-    shards = [replace(rows, form=bbox) for rows in _read_shards(source, keypoints, on_progress)]
+    shards = [
+        replace(rows, form=bbox)
+        for rows in _read_shards(source, {"keypoints": keypoints, "angles": angles}, on_progress)
+    ]
     dataset = dataset_of(shards, keypoints=keypoints)
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))
@@ -245,7 +253,8 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     suspicious += [*odd_images, *chain.from_iterable(rows.suspicious for rows in shards)]
     invalid, suspicious = sorted(faults + unusable, key=by_id), sorted(suspicious, key=by_id)
     findings = tuple(invalid), tuple(suspicious)
-    told: dict[str, Any] = {"warnings": warnings, "misread": warnings, "keypoint_names": merge_keypoint_names(shards)}
+    told: dict[str, Any] = {"warnings": warnings, "misread": warnings, "angle_fields": read.angle_fields}
+    told["keypoint_names"] = merge_keypoint_names(shards)
     return CocoDataset(images, annotations, categories, *findings, read.files, unsized, **told)
 
 
@@ -271,15 +280,15 @@ def _in_pixels(
     return read, tuple(warnings)
 
 
-def _read_shards(source: Any, keypoints: bool, on_progress: Progress | None) -> list[Rows]:
+def _read_shards(source: Any, columns: Mapping[str, bool], on_progress: Progress | None) -> list[Rows]:
     content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
     if isinstance(content, Mapping):
-        return [rows_from_object(content, file=IN_MEMORY, keypoints=keypoints)]
-    return coco_shards(map(str, paths_of(source)), keypoints, on_progress)
+        return [rows_from_object(content, file=IN_MEMORY, **columns)]
+    return coco_shards(map(str, paths_of(source)), columns, on_progress)
 
 
-def coco_shards(files: Iterable[str], keypoints: bool, on_progress: Progress | None) -> list[Rows]:
-    """Read COCO files one by one; progress is in bytes of all of them."""
+def coco_shards(files: Iterable[str], columns: Mapping[str, bool], on_progress: Progress | None) -> list[Rows]:
+    """Read COCO files one by one; ``columns`` says whether keypoints and angles are read. Progress is in bytes of all."""
     paths = list(map(Path, files))
     sizes = [_size_bytes(path) for path in paths]
     shards = []
@@ -289,7 +298,7 @@ def coco_shards(files: Iterable[str], keypoints: bool, on_progress: Progress | N
             if on_progress:
                 on_progress(what, before + done, sum(sizes))
 
-        shards.append(read_rows(path, keypoints=keypoints, on_progress=in_total))
+        shards.append(read_rows(path, on_progress=in_total, **columns))
     return shards
 
 

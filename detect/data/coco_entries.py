@@ -16,6 +16,7 @@ from msgspec.structs import astuple
 from numpy import ndarray
 
 NO_ID = -1
+ANGLE_FIELDS = ("angle", "rotation", "attributes.rotation")  # the first of them that some annotation has is read
 UNKNOWN_PX = 0  # the width or height of an image whose size is not known
 
 
@@ -70,6 +71,11 @@ class Annotation(Struct, gc=False):
     def is_rotated(self) -> bool:
         return isinstance(self.attributes, Attributes) and bool(self.attributes.rotation)
 
+    @property
+    def angles_deg(self) -> tuple[float | None, ...]:
+        """The numbers of ``ANGLE_FIELDS``, if they are decoded."""
+        return ()
+
 
 class KeypointAnnotation(Annotation, gc=False):
     keypoints: list[float] | None = None
@@ -77,6 +83,35 @@ class KeypointAnnotation(Annotation, gc=False):
     def __post_init__(self) -> None:
         if self.keypoints and len(self.keypoints) % 3:
             raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three (x, y, visibility) per keypoint")
+
+
+class NumericAttributes(Attributes, gc=False):
+    rotation: float | None = None
+
+
+class OrientedAnnotation(KeypointAnnotation, gc=False):
+    """An annotation with an angle in degrees, in one of ``ANGLE_FIELDS``."""
+
+    angle: float | None = None
+    rotation: float | None = None
+    attributes: NumericAttributes | list[Any] | str | int | float | bool | None = None
+
+    @property
+    def is_rotated(self) -> bool:
+        return False  # the rotation is read
+
+    @property
+    def angles_deg(self) -> tuple[float | None, ...]:
+        attributes = self.attributes
+        turned = attributes.rotation if isinstance(attributes, NumericAttributes) else None
+        return self.angle, self.rotation, turned
+
+
+def entry_type(*, keypoints: bool, angles: bool) -> type[Annotation]:
+    """What an annotation is decoded as: without the fields that are not wanted."""
+    if angles:
+        return OrientedAnnotation
+    return KeypointAnnotation if keypoints else Annotation
 
 
 class Image(Struct, gc=False):
@@ -94,7 +129,10 @@ class Category(Struct, gc=False):
 
 @dataclass(frozen=True)
 class AnnotationEntries:
-    """Annotations as columns. A missing area is NaN, and so are the numbers of a missing box."""
+    """Annotations as columns. A missing area is NaN, and so are the numbers of a missing box.
+
+    ``angles_deg`` has a column for each of ``ANGLE_FIELDS``, NaN where it is missing; None if angles were not wanted.
+    """
 
     ids: Int64[ndarray, " n"]
     image_ids: Int64[ndarray, " n"]
@@ -104,12 +142,13 @@ class AnnotationEntries:
     iscrowd: Bool[ndarray, " n"]
     area: Float64[ndarray, " n"]
     keypoints: tuple[Float64[ndarray, "_ 3"], ...] | None
+    angles_deg: Float64[ndarray, "n f"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @classmethod
-    def of(cls, entries: Sequence[Annotation], *, keypoints: bool) -> AnnotationEntries:
+    def of(cls, entries: Sequence[Annotation], *, keypoints: bool, angles: bool = False) -> AnnotationEntries:
         numbers = chain.from_iterable(astuple(entry.bbox or NO_BOX) for entry in entries)
         boxes_xywh = np.fromiter(numbers, float, 4 * len(entries)).reshape(-1, 4)
         has_box = np.ones(len(entries), bool)
@@ -118,15 +157,22 @@ class AnnotationEntries:
         ids, image_ids, categories = (column(entries, name, np.int64) for name in ("id", "image_id", "category_id"))
         iscrowd, area = column(entries, "iscrowd", bool), column(entries, "area", float)
         points = tuple(map(points_of, entries)) if keypoints else None
-        return cls(ids, image_ids, categories, boxes_xywh, has_box, iscrowd, area, points)
+        own = column(entries, "angles_deg", float).reshape(-1, len(ANGLE_FIELDS)) if angles else None
+        return cls(ids, image_ids, categories, boxes_xywh, has_box, iscrowd, area, points, own)
 
     @classmethod
     def join(cls, parts: Sequence[AnnotationEntries]) -> AnnotationEntries:
         if len(parts) == 1:
             return parts[0]
         columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
-        keypoints = columns.pop("keypoints")
+        keypoints, angles = columns.pop("keypoints"), columns.pop("angles_deg")
         joined = None if keypoints[0] is None else tuple(chain.from_iterable(keypoints))
+        if all(own is None for own in angles):
+            return cls(**{name: np.concatenate(values) for name, values in columns.items()}, keypoints=joined)
+        columns["angles_deg"] = [
+            np.full((len(part), len(ANGLE_FIELDS)), math.nan) if own is None else own
+            for part, own in zip(parts, angles, strict=True)
+        ]
         return cls(**{name: np.concatenate(values) for name, values in columns.items()}, keypoints=joined)
 
 

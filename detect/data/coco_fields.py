@@ -14,7 +14,17 @@ from typing import Any
 
 import msgspec
 
-from detect.data.coco_entries import NO_ID, UNKNOWN_PX, Annotation, Box, Category, Image, KeypointAnnotation
+from detect.data.coco_entries import (
+    NO_ID,
+    UNKNOWN_PX,
+    Annotation,
+    Box,
+    Category,
+    Image,
+    KeypointAnnotation,
+    NumericAttributes,
+    OrientedAnnotation,
+)
 from detect.data.coco_outlines import outline_box
 
 LARGEST = 2**62  # fits a column of 64 bits
@@ -27,6 +37,10 @@ _PLAIN_TYPES = {int, float, str, bool, type(None), object}
 
 class UnusableError(Exception):
     """The entry cannot be used; the message is the reason."""
+
+
+class AngleError(UnusableError):
+    """The angle of the entry cannot be read: an error of the whole file, since a wrong angle would be learned."""
 
 
 def label_id(label: str) -> int:
@@ -65,12 +79,19 @@ class Fields:
         self.odd: list[str] = []
         self.entry = entry
 
-    def annotation(self, *, keypoints: bool) -> tuple[Annotation, Box | None]:
+    def annotation(self, *, keypoints: bool, angles: bool = False) -> tuple[Annotation, Box | None]:
         """An annotation, and the box of its outline if its own box is missing or cannot be read."""
         own_id = NO_ID if self.id("id") is None else self.required_id("id")
         image_id, category_id = self.required_id("image_id"), self.required_id("category_id")
         box, outline = self._box_or_outline()
         common = (image_id, category_id, box, own_id, self._iscrowd(), self._area())
+        if angles:
+            attributes = self._get("attributes")
+            turned = attributes.get("rotation") if isinstance(attributes, Mapping) else None
+            oriented = OrientedAnnotation(*common, keypoints=self.points() if keypoints else None)
+            oriented.angle, oriented.rotation = (self._angle(self._get(name), name) for name in ("angle", "rotation"))
+            oriented.attributes = NumericAttributes(self._angle(turned, "attributes.rotation"))
+            return oriented, outline
         self._note_rotation()
         return (KeypointAnnotation(*common, keypoints=self.points()) if keypoints else Annotation(*common)), outline
 
@@ -190,6 +211,20 @@ class Fields:
         if isinstance(value, str):
             self.odd.append(f"area is {in_words(value)}: read as the number {area:g}")
         return area
+
+    def _angle(self, value: Any, name: str) -> float | None:
+        """An angle in degrees, which may be a text; None if it is missing."""
+        if value is _MISSING or value is None:
+            return None
+        try:
+            angle = _number(value, name)
+        except UnusableError as error:
+            raise AngleError(str(error)) from None
+        if not math.isfinite(angle):
+            raise AngleError(f"{name} is {in_words(value)}, not finite")
+        if isinstance(value, str):
+            self.odd.append(f"{name} is {in_words(value)}: read as the number {angle:g}")
+        return angle
 
     def _note_rotation(self) -> None:
         """CVAT's files hold a rotated box as the box before its rotation, and the angle as an attribute."""

@@ -29,18 +29,21 @@ MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz
 Progress = Callable[[str, int, int], None]  # called with a description of the work, the amount done and the total
 
 
-def read_rows(path: str | Path, *, keypoints: bool = False, on_progress: Progress | None = None) -> Rows:
+def read_rows(
+    path: str | Path, *, keypoints: bool = False, angles: bool = False, on_progress: Progress | None = None
+) -> Rows:
     """Read one ``.json`` or ``.json.gz`` file; progress is in bytes of the file.
 
     Raises:
-        CocoError: the file cannot be opened, is not JSON or is not COCO; the message says what it is instead.
+        CocoError: the file cannot be opened, is not JSON or is not COCO, and the message says what it is instead; or an
+            angle is not a finite number.
     """
     path = Path(path)
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe without a writer would block
             raise CocoError(f"{path}: not a regular file: write it to disk first")
         with path.open("rb") as file:
-            return _read_open(file, path, keypoints, on_progress)
+            return _read_open(file, path, {"keypoints": keypoints, "angles": angles}, on_progress)
     except IsADirectoryError:
         raise CocoError(f"{path}: a folder: give the JSON file in it, or a pattern such as {path}/*.json") from None
     except (BadGzipFile, EOFError, zlib.error) as error:
@@ -49,7 +52,7 @@ def read_rows(path: str | Path, *, keypoints: bool = False, on_progress: Progres
         raise CocoError(f"{path}: {error.strerror or error}") from None
 
 
-def _read_open(file: BufferedIOBase, path: Path, keypoints: bool, on_progress: Progress | None) -> Rows:
+def _read_open(file: BufferedIOBase, path: Path, columns: Mapping[str, bool], on_progress: Progress | None) -> Rows:
     size_bytes = path.stat().st_size
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
@@ -62,13 +65,13 @@ def _read_open(file: BufferedIOBase, path: Path, keypoints: bool, on_progress: P
         if on_progress:
             on_progress(f"reading {path.name}", min(file.tell(), size_bytes), size_bytes)
 
-    if rows := read_in_blocks(stream, str(path), keypoints=keypoints, on_block=on_block):
+    if rows := read_in_blocks(stream, str(path), on_block=on_block, **columns):
         return rows
     stream.seek(0)
-    return _decode(read_to_end(stream, on_block), path, keypoints)
+    return _decode(read_to_end(stream, on_block), path, columns)
 
 
-def _decode(data: bytearray, path: Path, keypoints: bool) -> Rows:
+def _decode(data: bytearray, path: Path, columns: Mapping[str, bool]) -> Rows:
     """Decode a whole file."""
     if not data:
         raise CocoError(f"{path}: the file is empty: {EXPECTED}")
@@ -78,13 +81,13 @@ def _decode(data: bytearray, path: Path, keypoints: bool) -> Rows:
         except msgspec.DecodeError as error:
             if "truncated" in str(error):
                 raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
-    return rows_from_object(parse_plainly(data, path), file=str(path), keypoints=keypoints)
+    return rows_from_object(parse_plainly(data, path), file=str(path), **columns)
 
 
-def rows_from_object(content: Any, *, file: str, keypoints: bool = False) -> Rows:
+def rows_from_object(content: Any, *, file: str, keypoints: bool = False, angles: bool = False) -> Rows:
     """Convert a COCO structure in memory, entry by entry."""
     _require_coco(content, file)
-    tolerant = TolerantReader(file, keypoints=keypoints)
+    tolerant = TolerantReader(file, keypoints=keypoints, angles=angles)
     images, annotations = tolerant.images(content["images"]), tolerant.annotations(content["annotations"])
     return tolerant.rows(images, annotations, tolerant.categories(content.get("categories")))
 

@@ -16,10 +16,11 @@ from detect.data.coco_entries import (
     Category,
     Finding,
     Image,
-    KeypointAnnotation,
     Rows,
+    entry_type,
 )
-from detect.data.coco_fields import Fields, UnusableError, in_words
+from detect.data.coco_fields import AngleError, Fields, UnusableError, in_words
+from detect.errors import CocoError
 
 Entry = TypeVar("Entry")
 
@@ -30,8 +31,10 @@ class TolerantReader:
     Annotations come in parts, in the order of the file. A part that another reader has read is only counted, by ``skip``.
     """
 
-    def __init__(self, file: str, *, keypoints: bool) -> None:
-        self._file, self._keypoints = file, keypoints
+    def __init__(self, file: str, *, keypoints: bool, angles: bool = False) -> None:
+        self._file = file
+        self._columns = {"keypoints": keypoints, "angles": angles}
+        self._entry_type = entry_type(**self._columns)
         self._num_entries, self._num_rows = 0, 0
         self._faults: list[Finding] = []
         self._suspicious: list[Finding] = []
@@ -50,7 +53,7 @@ class TolerantReader:
         def read(fields: Fields) -> Annotation:
             if (clean := self._clean(fields.entry)) is not None:
                 return clean
-            annotation, outline = fields.annotation(keypoints=self._keypoints)
+            annotation, outline = fields.annotation(**self._columns)
             if outline is not None:
                 self._outlines[self._num_rows + len(usable)] = outline
             return annotation
@@ -63,16 +66,16 @@ class TolerantReader:
             usable.append(annotation)
         self._num_entries += len(entries)
         self._num_rows += len(usable)
-        return AnnotationEntries.of(usable, keypoints=self._keypoints)
+        return AnnotationEntries.of(usable, **self._columns)
 
     def _clean(self, entry: Mapping[str, Any]) -> Annotation | None:
         """The annotation, read at once; None if anything about it may be odd."""
         try:
-            found: Annotation = msgspec.convert(entry, KeypointAnnotation if self._keypoints else Annotation)
+            found: Annotation = msgspec.convert(entry, self._entry_type)
         except (msgspec.ValidationError, RecursionError):
             return None
-        has_area = found.area is None or math.isfinite(found.area)
-        return found if has_area and found.bbox is not None and not found.is_rotated else None
+        is_finite = all(number is None or math.isfinite(number) for number in (found.area, *found.angles_deg))
+        return found if is_finite and found.bbox is not None and not found.is_rotated else None
 
     def images(self, entries: Iterable[Any]) -> list[Image]:
         """The usable images."""
@@ -109,7 +112,11 @@ def read_entries(
     *,
     start: int = 0,
 ) -> Iterator[tuple[int, Entry, str]]:
-    """Yield each usable entry with its place before it and what is odd about it; add a finding for each other one."""
+    """Yield each usable entry with its place before it and what is odd about it; add a finding for each other one.
+
+    Raises:
+        CocoError: the angle of an annotation cannot be read.
+    """
     for number, entry in enumerate(entries, start):
         if not isinstance(entry, Mapping):
             reason = f"entry {number} of the {kind} list is {in_words(entry)}, not an object"
@@ -119,7 +126,10 @@ def read_entries(
         try:
             found = read(fields)
         except UnusableError as error:
-            faults.append(_fault(fields, kind, number, with_odd(str(error), "; ".join(fields.odd)), file))
+            fault = _fault(fields, kind, number, with_odd(str(error), "; ".join(fields.odd)), file)
+            if isinstance(error, AngleError):
+                raise CocoError(str(fault)) from None
+            faults.append(fault)
         else:
             yield number, found, "; ".join(fields.odd)
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
 READERS: Mapping[str, Callable[..., LabelRows]] = {
-    "cvat": read_cvat,
     "geojson": read_geojson,
     "image-folder": read_image_folder,
     "label-studio": read_label_studio,
@@ -50,6 +49,7 @@ def read_dataset(
     *,
     images: str | Path | None = None,
     keypoints: bool = False,
+    angles: bool = False,
     bbox: BoxForm = "xywh",
     exif: Exif = "auto",
     strict: bool = False,
@@ -66,6 +66,7 @@ def read_dataset(
         images: the folder of the images, needed if the labels are fractions of images that do not lie in the usual place
             beside them. Names of images start from it.
         keypoints: read keypoints and points too, as in :func:`read_coco`.
+        angles: read angles too, of COCO as in :func:`read_coco`, of CVAT's XML the rotation of boxes and ellipses.
         bbox: the form of the boxes in COCO files.
         exif: what labels of images with an EXIF orientation refer to: ``"apply"``, the upright image; ``"ignore"``, the
             stored pixels; ``"auto"``, what the size in the labels fits.
@@ -81,16 +82,19 @@ def read_dataset(
     4886
     """
     if isinstance(getattr(source, "dataset", source), Mapping):
-        read = read_coco(source, keypoints=keypoints, bbox=bbox, strict=strict, on_progress=on_progress)
+        options: Any = {"bbox": bbox, "strict": strict, "on_progress": on_progress}
+        read = read_coco(source, keypoints=keypoints, angles=angles, **options)
         return replace(read, exif=exif)
     check_form(bbox)
-    folder = None if images is None else str(images)
+    folder, columns = None if images is None else str(images), {"keypoints": keypoints, "angles": angles}
     paths = paths_of(source)
     shards: list[Rows] = []
     inputs = [str(path) for path in paths] if len(paths) <= MAX_INPUTS else [folder_of([str(path) for path in paths])]
     for kind, files in _by_format(paths).items():
         if kind == "coco":
-            shards += [replace(rows, form=bbox) for rows in coco_shards(files, keypoints, on_progress)]
+            shards += [replace(rows, form=bbox) for rows in coco_shards(files, columns, on_progress)]
+        elif kind == "cvat":
+            shards.append(read_cvat(files, on_progress=on_progress, **columns))
         elif kind in READERS:
             shards.append(READERS[kind](files, keypoints=keypoints, on_progress=on_progress))
         else:

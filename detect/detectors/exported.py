@@ -20,6 +20,7 @@ from detect.detectors.retinanet import RetinaNetDetector
 from detect.heads.fpn import FeatureMaps, list_maps
 from detect.heads.postprocess import PaddedDetections, PostProcess
 from detect.heads.retinanet import RetinaNetHead
+from detect.keypoints.orientations import NO_ORIENTATION, in_degrees
 
 Content = Float64[Tensor, "b 4"]
 Sizes = Int64[Tensor, "b 2"]
@@ -66,17 +67,27 @@ class DetectionHead(nn.Module):
 
 
 class Results(NamedTuple):
-    """Boxes or points of each image, their scores, classes or keypoint types, and which of them are real."""
+    """Boxes or points of each image, their scores, classes or keypoint types, and which of them are real.
+
+    Points of a detector with orientations have angles, in degrees as ``detect predict`` writes them.
+    """
 
     positions: Float[Tensor, "b n k"]
     scores: Float[Tensor, "b n"]
     kinds: Int64[Tensor, "b n"]
     valid: Bool[Tensor, "b n"]
+    angles: Float[Tensor, "b n"] | None = None
 
     def where(self, valid: Bool[Tensor, "b n"], positions: Float[Tensor, "b n k"]) -> Results:
         """Other positions, and zeros where the results are not ``valid``."""
         moved = positions.to(self.positions).where(valid[..., None], 0)
-        return Results(moved, self.scores.where(valid, 0), self.kinds.where(valid, 0), valid)
+        angles = None if self.angles is None else self.angles.where(valid, 0)
+        return Results(moved, self.scores.where(valid, 0), self.kinds.where(valid, 0), valid, angles)
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The results without angles that there are not."""
+        return tuple(each for each in self if each is not None)
 
 
 class ExportedBoxes(nn.Module):
@@ -104,7 +115,7 @@ class ExportedBoxes(nn.Module):
         original_hw: Sizes | None = None,
     ) -> tuple[Tensor, ...]:
         found = Results(*self.detections(self.detector.features(images), _end_hw(image_hw, content)))
-        return self.in_original(found, content, original_hw)
+        return self.in_original(found, content, original_hw).columns
 
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Sizes) -> list[Results]:
         """What the detector itself finds: one batch of one for each image."""
@@ -123,12 +134,12 @@ class ExportedBoxes(nn.Module):
 class ExportedPoints(nn.Module):
     """A landmark detector: points (x, y), scores, keypoint types and ``valid``, in falling order of score, and the heatmaps.
 
+    With orientations there are ``angles`` too, in degrees clockwise, from -180 up to 180 or, of an axis, from 0 up to 180.
+
     The inputs are those of :class:`ExportedBoxes`. Points are pixel indices: the centre of the first pixel is (0, 0). With
     ``content`` they are in the original images, by the convention ``pixel_origin``, and not valid if they lie more than a
     heatmap cell outside.
     """
-
-    outputs = ("points", "scores", "types", "valid", "heatmaps")
 
     def __init__(self, detector: LandmarkDetector, *, max_candidates: int = 1000, pixel_origin: str = "center") -> None:
         super().__init__()
@@ -136,6 +147,8 @@ class ExportedPoints(nn.Module):
         self.threshold = detector.threshold
         self.max_candidates = max_candidates
         self.pixel_origin = pixel_origin
+        oriented = detector.orientation != NO_ORIENTATION
+        self.outputs = ("points", "scores", "types", "valid", *(["angles"] if oriented else []), "heatmaps")
 
     def forward(
         self,
@@ -144,18 +157,21 @@ class ExportedPoints(nn.Module):
         content: Content | None = None,
         original_hw: Sizes | None = None,
     ) -> tuple[Tensor, ...]:
-        heatmaps = self.detector(images).logits.sigmoid()
-        peaks = self.detector.read_padded(heatmaps, _end_hw(image_hw, content), max_peaks=self.max_candidates)
-        return (*self.in_original(Results(*peaks), content, original_hw), heatmaps)
+        output, end_hw = self.detector(images), _end_hw(image_hw, content)
+        heatmaps, most = output.logits.sigmoid(), self.max_candidates
+        peaks, angles = self.detector.read_padded(heatmaps, end_hw, output.orientations, max_peaks=most)
+        return (*self.in_original(Results(*peaks, angles), content, original_hw).columns, heatmaps)
 
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Sizes) -> list[Results]:
         """What the detector itself finds: one batch of one for each image."""
         peaks = self.detector.detect(images, image_hw)
         found = map(peaks.of_image, range(len(images)))
-        return [_all_valid(each.cells, each.scores, each.types) for each in found]
+        return [_all_valid(each.cells, each.scores, each.types, each.angles) for each in found]
 
     def in_original(self, found: Results, content: Content | None, original_hw: Sizes | None) -> Results:
-        """Results in pixels of the original images, if they are given."""
+        """Results in pixels of the original images, if they are given, with angles in degrees instead of radians."""
+        if found.angles is not None:
+            found = found._replace(angles=self._in_degrees(found.angles, content, original_hw).where(found.valid, 0))
         if content is None or original_hw is None:
             return found
         points, margin = found.positions.double() + ORIGIN_SHIFTS["center"], float(self.detector.stride)
@@ -163,9 +179,17 @@ class ExportedPoints(nn.Module):
         restored = _uncanvas(points, content, original_hw) - ORIGIN_SHIFTS[self.pixel_origin]
         return found.where(found.valid & inside.all(dim=2), restored)
 
+    def _in_degrees(self, angles: Float[Tensor, "b n"], content: Content | None, original_hw: Sizes | None) -> Tensor:
+        """Angles in degrees; a resize rule that scales x and y differently changes them."""
+        if content is not None and original_hw is not None:
+            scale = ((content[:, 2:] - content[:, :2]) / _wh(original_hw)).to(angles)
+            angles = torch.atan2(angles.sin() / scale[:, 1:], angles.cos() / scale[:, :1])
+        return in_degrees(angles, self.detector.orientation)
 
-def _all_valid(positions: Tensor, scores: Tensor, kinds: Tensor) -> Results:
-    return Results(positions[None], scores[None], kinds[None], torch.ones_like(kinds[None], dtype=torch.bool))
+
+def _all_valid(positions: Tensor, scores: Tensor, kinds: Tensor, angles: Tensor | None = None) -> Results:
+    valid = torch.ones_like(kinds[None], dtype=torch.bool)
+    return Results(positions[None], scores[None], kinds[None], valid, None if angles is None else angles[None])
 
 
 def _end_hw(image_hw: Sizes | None, content: Content | None) -> Sizes:

@@ -197,12 +197,25 @@ class LandmarkDetector(nn.Module):
         return replace(peaks, cells=peaks.in_image(self.stride, PIXEL_ORIGIN), covariance=covariance, angles=angles)
 
     def read_padded(
-        self, heatmaps: Float[Tensor, "b j h w"], image_hw: Int64[Tensor, "b 2"], *, max_peaks: int = 1000
-    ) -> PaddedPeaks:
-        """The points of heatmaps in shapes that do not depend on data; their ``cells`` are pixels of the input."""
+        self,
+        heatmaps: Float[Tensor, "b j h w"],
+        image_hw: Int64[Tensor, "b 2"],
+        orientations: Float[Tensor, "b 2 h w"] | None = None,
+        *,
+        max_peaks: int = 1000,
+    ) -> tuple[PaddedPeaks, Float[Tensor, "b n"] | None]:
+        """The points of heatmaps in shapes that do not depend on data; their ``cells`` are pixels of the input.
+
+        The second are their angles in radians, if there are maps of ``orientations``.
+        """
         covered = self._without_padding(heatmaps, image_hw)
         peaks = find_padded_peaks(covered, threshold=self.threshold, max_peaks=max_peaks)
-        return peaks._replace(cells=cells_to_image(peaks.cells, self.stride, pixel_origin=PIXEL_ORIGIN))
+        angles = None
+        if orientations is not None:
+            image = torch.arange(heatmaps.shape[0], device=heatmaps.device)[:, None].expand_as(peaks.types).flatten()
+            own = {"image": image, "orientation": self.orientation}
+            angles = read_angles(orientations, peaks.cells.flatten(0, 1), **own).reshape(peaks.scores.shape)
+        return peaks._replace(cells=cells_to_image(peaks.cells, self.stride, pixel_origin=PIXEL_ORIGIN)), angles
 
     def _without_padding(self, heatmaps: Tensor, image_hw: Tensor) -> Tensor:
         """The heatmaps with 0 in cells that cover only padding."""

@@ -23,13 +23,15 @@ from detect.detectors.exported import DetectionHead, ExportedBoxes, ExportedPoin
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ExportError, MissingExtraError
-from detect.keypoints.orientations import NO_ORIENTATION
+from detect.evaluation.angles import angle_errors
+from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
 
 __all__ = ["DetectionHead", "ExportCheck", "Originals", "TensorInfo", "export_onnx"]
 
 CHECKED_AT_ONCE = 8  # images
 POSITION_PX = 0.05  # differences up to these come from another order of operations in float32
 SCORE = 1e-3
+ANGLE_DEG = 0.1
 MOST_IMAGES, LARGEST_SIDE_PX = 2**16, 2**16
 DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 AXES = {  # names of the axes that are of any size
@@ -68,6 +70,7 @@ class ExportCheck:
     num_found: int = 0
     position_px: float = 0.0
     score: float = 0.0
+    angle_deg: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,7 @@ def export_onnx(
     The file includes normalisation, decoding and suppression, or the search for peaks. From ``images`` (0 to 1) and
     ``image_hw`` that of a :class:`RetinaNetDetector` computes ``boxes`` (b, n, 4), ``scores``, ``classes`` and ``valid``
     (b, n). That of a :class:`LandmarkDetector` computes ``points`` (b, n, 2), ``scores``, ``types`` and ``valid``, and the
-    ``heatmaps`` (b, j, h / stride, w / stride), probabilities.
+    ``heatmaps`` (b, j, h / stride, w / stride), probabilities; with orientations also ``angles`` (b, n), in degrees.
 
     onnxruntime runs the file on the images, and its detections are compared with the detector's own.
 
@@ -116,10 +119,6 @@ def export_onnx(
             is written then.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    if isinstance(detector, LandmarkDetector) and detector.orientation != NO_ORIENTATION:
-        raise ExportError(
-            f"orientation={detector.orientation}: an ONNX file gives points without angles; predict has them"
-        )
     try:
         runtime, _, _ = map(import_module, ("onnxruntime", "onnx", "onnxscript"))
     except ImportError as error:
@@ -236,13 +235,18 @@ def _info(port: Any) -> TensorInfo:
 def _check_batch(model: Exported, session: Any, batch: Inputs, check: ExportCheck) -> ExportCheck:
     """The check with more images in it; raises ExportError if something is detected by only one of the two."""
     inputs = {each.name: batch[each.name].numpy() for each in check.inputs}
-    outputs = session.run(list(model.outputs[:4]), inputs)
+    outputs = session.run([name for name in model.outputs if name != "heatmaps"], inputs)
     for number, found in enumerate(model.detect(batch["images"], batch["image_hw"])):
         image = slice(number, number + 1)
         place = [batch[name][image] if name in batch else None for name in ("content", "original_hw")]
-        own = _Found.of(*(each.numpy() for each in model.in_original(found, *place)))
+        own = _Found.of(*(each.numpy() for each in model.in_original(found, *place).columns))
         other = _Found.of(*(each[image] for each in outputs))
-        position, score, alone = _pair(own, other)
+        position, score, angle, alone = _pair(own, other, getattr(model.detector, "orientation", NO_ORIENTATION))
+        if (angle > ANGLE_DEG).any():
+            raise ExportError(
+                f"{check.path}: in image {check.num_images} an angle of the ONNX file is {angle.max():.3g} degrees from "
+                "PyTorch's: nothing was written"
+            )
         if (alone > model.threshold + SCORE).any():  # just above the threshold, rounding decides
             raise ExportError(
                 f"{check.path}: in image {check.num_images} PyTorch finds {len(own.scores)}, the ONNX file "
@@ -255,25 +259,30 @@ def _check_batch(model: Exported, session: Any, batch: Inputs, check: ExportChec
             num_found=check.num_found + len(own.scores),
             position_px=max(check.position_px, float(position.max(initial=0))),
             score=max(check.score, float(score.max(initial=0))),
+            angle_deg=max(check.angle_deg, float(angle.max(initial=0))),
         )
     return check
 
 
 class _Found(NamedTuple):
-    """The results of one image: boxes or points, their scores, and their classes or keypoint types."""
+    """The results of one image: boxes or points, their scores, their classes or keypoint types, and angles or none."""
 
     positions: Float[ndarray, "n k"]
     scores: Float[ndarray, " n"]
     kinds: Int64[ndarray, " n"]
+    angles: Float[ndarray, " n"]
 
     @classmethod
-    def of(cls, positions: ndarray, scores: ndarray, kinds: ndarray, valid: ndarray) -> _Found:
+    def of(
+        cls, positions: ndarray, scores: ndarray, kinds: ndarray, valid: ndarray, angles: ndarray | None = None
+    ) -> _Found:
         """The valid results of a batch of one."""
-        return cls(positions[valid], scores[valid], kinds[valid])
+        degrees = np.zeros_like(scores) if angles is None else angles
+        return cls(positions[valid], scores[valid], kinds[valid], degrees[valid])
 
 
-def _pair(own: _Found, other: _Found) -> tuple[Float[ndarray, " m"], Float[ndarray, " m"], Float[ndarray, " _"]]:
-    """Differences in position and score of the pairs found in both, and the scores of detections without a counterpart."""
+def _pair(own: _Found, other: _Found, orientation: str) -> tuple[Float[ndarray, " _"], ...]:
+    """Differences in position, score and angle of the pairs found in both, and the scores of those without a counterpart."""
     position = np.abs(own.positions[:, None] - other.positions[None]).max(axis=2, initial=0)
     score = np.abs(own.scores[:, None] - other.scores[None])
     far = np.maximum(position / POSITION_PX, score / SCORE)
@@ -282,4 +291,5 @@ def _pair(own: _Found, other: _Found) -> tuple[Float[ndarray, " m"], Float[ndarr
     same = far[rows, columns] <= 1
     rows, columns = rows[same], columns[same]
     alone = np.concatenate([np.delete(own.scores, rows), np.delete(other.scores, columns)])
-    return position[rows, columns], score[rows, columns], alone
+    angle = angle_errors(own.angles[rows], other.angles[columns], period=360.0 / PER_TURN.get(orientation, 1))
+    return position[rows, columns], score[rows, columns], angle, alone

@@ -24,7 +24,8 @@ from detect.evaluation.point_results import PointResults, score_radii
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice, choose_threshold
 from detect.evaluation.predicted_points import PredictedPoints, are_counted
-from detect.keypoints.keypoints import CocoKeypoints, by_group, is_predicted
+from detect.keypoints.coco_keypoints import CocoKeypoints
+from detect.keypoints.keypoints import by_group, is_predicted
 from detect.keypoints.orientations import PER_TURN
 
 UNLABELLED_IN_SCORES = {"ignore": "ignore", "wrong": "background"}  # and what they are of ignored regions
@@ -93,7 +94,7 @@ def evaluate_landmarks(
     If the truth has orientations, the angles of results are scored too, at each radius over the pairs within it.
 
     >>> from detect.data import read_coco
-    >>> from detect.keypoints.keypoints import coco_keypoints
+    >>> from detect.keypoints.coco_keypoints import coco_keypoints
     >>> from detect.samples import sample_annotations
     >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
     >>> nothing = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())
@@ -153,11 +154,11 @@ def point_results(
 ) -> PointResults:
     """Group results and true points by image and keypoint type.
 
-    A prediction in a region of :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions` counts only if a true point
-    is within the ``radius``, in image pixels. For ``source`` and ``unlabelled`` see :func:`evaluate_landmarks`.
+    A prediction in a region of :meth:`~detect.keypoints.coco_keypoints.CocoKeypoints.ignored_regions` counts only if a true
+    point is within the ``radius``, in image pixels. For ``source`` and ``unlabelled`` see :func:`evaluate_landmarks`.
 
     >>> from detect.data import read_coco
-    >>> from detect.keypoints.keypoints import coco_keypoints
+    >>> from detect.keypoints.coco_keypoints import coco_keypoints
     >>> from detect.samples import sample_annotations
     >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
     >>> none = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())

@@ -18,8 +18,8 @@ from scipy.special import gammaincinv
 from detect.evaluation.coco_points import F1_RADIUS_PX
 from detect.evaluation.point_matching import match_points
 from detect.evaluation.point_results import PointResults
+from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.coordinates import origin_shift
-from detect.keypoints.keypoints import CocoKeypoints
 
 MICRONS_PER_MM = 1000.0
 

@@ -17,7 +17,8 @@ from scipy.spatial import KDTree
 
 from detect.evaluation.point_matching import match_points
 from detect.evaluation.points import RADIUS_PX, PointScores, score_points
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints, Keypoints, by_group
+from detect.keypoints.coco_keypoints import CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED, Keypoints, by_group
 from detect.keypoints.peaks import find_peaks
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.ops.array_kinds import of_axes
@@ -72,7 +73,7 @@ def oracle_round_trip(
     batch, ``on_progress`` is called with the number of finished images.
 
     >>> from detect.data import read_coco
-    >>> from detect.keypoints.keypoints import coco_keypoints
+    >>> from detect.keypoints.coco_keypoints import coco_keypoints
     >>> from detect.samples import sample_annotations
     >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
     >>> round(oracle_round_trip(nuclei, stride=2).scores.micro.f1, 3)

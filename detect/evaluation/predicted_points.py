@@ -12,7 +12,8 @@ from scipy.spatial import KDTree
 
 from detect.data import CocoResults, Finding
 from detect.evaluation.boxes import result_finding
-from detect.keypoints.keypoints import CocoKeypoints, is_predicted
+from detect.keypoints.coco_keypoints import CocoKeypoints
+from detect.keypoints.keypoints import is_predicted
 from detect.ops.array_kinds import check_shape, in_arrays
 
 SOURCES = ("keypoints", "boxes")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from detect.ops.array_kinds import check_maps, check_shape, in_arrays, in_tensors
+from detect.ops.array_kinds import AnyArray, check_maps, check_shape, in_arrays, in_tensors
 
 NO_ORIENTATION = "none"
 PER_TURN = {"directed": 1, "axis": 2}  # how often an orientation looks the same within a turn
@@ -45,8 +45,8 @@ def directions(angles: Float[ndarray, " n"]) -> Float[ndarray, "n 2"]:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-@in_arrays
-def in_degrees(angles: Float[ndarray, " n"], orientation: str) -> Float[ndarray, " n"]:
+@in_tensors
+def in_degrees(angles: Float[Tensor, "*n"], orientation: str) -> Float[AnyArray, "*n"]:
     """Degrees from -180 up to 180 of ``directed`` angles, from 0 up to 180 of those of an ``axis``.
 
     >>> angles = np.deg2rad([190.0, -45.0])
@@ -55,8 +55,8 @@ def in_degrees(angles: Float[ndarray, " n"], orientation: str) -> Float[ndarray,
     """
     period = 360.0 / PER_TURN[orientation]
     start = -180.0 if orientation == "directed" else 0.0
-    wrapped = (np.rad2deg(angles) - start) % period
-    return np.where(wrapped == period, 0.0, wrapped) + start  # the remainder of a tiny negative number is rounded up
+    wrapped = (torch.rad2deg(angles) - start) % period
+    return wrapped.where(wrapped < period, 0.0) + start  # the remainder of a tiny negative number is rounded up
 
 
 @in_tensors
@@ -75,14 +75,15 @@ def read_angles(
     tensor([-45.])
     """
     check_maps(maps=maps)
-    check_shape("maps of cosine and sine,", maps, (len(maps), 2, *maps.shape[2:]))
-    check_shape("points (x, y),", cells, (len(image), 2))
-    last = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=cells.device)
-    inside = torch.minimum(cells.clamp(min=0), last)
-    low = inside.long()
-    high, share = torch.minimum(low + 1, last), inside - low
-    vectors = maps.new_zeros(len(cells), 2)
-    for column, along_x in ((low[:, 0], 1 - share[:, 0]), (high[:, 0], share[:, 0])):
-        for row, along_y in ((low[:, 1], 1 - share[:, 1]), (high[:, 1], share[:, 1])):
-            vectors += maps[image, :, row, column] * (along_x * along_y)[:, None].to(maps)
-    return torch.atan2(vectors[:, 1], vectors[:, 0]) / PER_TURN[orientation]
+    (num_points,), (num_images, _, height, width) = image.shape, maps.shape  # len would fix them in a graph
+    check_shape("maps of cosine and sine,", maps, (num_images, 2, height, width))
+    check_shape("points (x, y),", cells, (num_points, 2))
+    values = maps.transpose(0, 1).reshape(2, -1)
+    x, y = cells[:, 0].clamp(0, width - 1), cells[:, 1].clamp(0, height - 1)
+    left, top = x.long(), y.long()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    vectors = maps.new_zeros(2, num_points)
+    for column, along_x in ((left, 1 - (x - left)), (right, x - left)):
+        for row, along_y in ((top, 1 - (y - top)), (bottom, y - top)):
+            vectors = vectors + values[:, (image * height + row) * width + column] * (along_x * along_y).to(maps)
+    return torch.atan2(vectors[1], vectors[0]) / PER_TURN[orientation]

@@ -278,7 +278,9 @@ def _window(
     places = number
     for axis, (reach, extent) in enumerate(zip(reversed(reaches), maps.shape[1:], strict=True)):
         cells = _along(centre, reach, axis)
-        places = places[..., None] * extent + cells.clamp(0, extent - 1).view(len(cells), *[1] * axis, 2 * reach + 1)
+        places = places[..., None] * extent + cells.clamp(0, extent - 1).view(
+            cells.shape[0], *[1] * axis, 2 * reach + 1
+        )
     return maps.reshape(-1).take(places).double(), _are_inside(centre, reaches, maps.shape[1:])
 
 
@@ -289,7 +291,9 @@ def _are_inside(
     inside = torch.ones_like(centre[:, 0], dtype=torch.bool)
     for axis, (reach, extent) in enumerate(zip(reversed(reaches), extents, strict=True)):
         cells = _along(centre, reach, axis)
-        inside = inside[..., None] & (cells == cells.clamp(0, extent - 1)).view(len(cells), *[1] * axis, 2 * reach + 1)
+        inside = inside[..., None] & (cells == cells.clamp(0, extent - 1)).view(
+            cells.shape[0], *[1] * axis, 2 * reach + 1
+        )
     return inside
 
 

@@ -25,7 +25,8 @@ from detect.data.images import ImageFiles
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import ImageError
 from detect.heads.image_targets import ImageTargets
-from detect.keypoints.keypoints import ALL_TYPES, UNLABELLED, CocoKeypoints, Keypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import ALL_TYPES, CocoKeypoints, coco_keypoints
+from detect.keypoints.keypoints import UNLABELLED, Keypoints
 from detect.loading.augment import Augment
 from detect.loading.image_files import broken_message, find_broken_images
 from detect.loading.image_ops import Content, Picture, decode_image, resize_picture
@@ -130,7 +131,7 @@ class DetectionData(Dataset[Sample]):
         category_ids: the category of each class, rising; by default all of the dataset. For validation data, pass the
             categories of the training data.
         unlabelled: how unlabelled keypoints of partly labelled objects are treated, see
-            :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions`.
+            :meth:`~detect.keypoints.coco_keypoints.CocoKeypoints.ignored_regions`.
         on_progress: called as ``on_progress(what, done, total)`` while the images are checked.
 
     Raises:

@@ -16,7 +16,8 @@ from detect.conventions import ORIGIN_SHIFTS
 from detect.data import Annotations, CocoDataset
 from detect.data.coco_dataset import unnamed
 from detect.errors import CocoError, ConfigError
-from detect.keypoints.keypoints import ALL_TYPES, UNLABELLED, CocoKeypoints
+from detect.keypoints.coco_keypoints import ALL_TYPES, CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED
 from detect.keypoints.orientations import angles_between, directions
 from detect.loading.transforms import Transform, box_areas, clip_to_window
 from detect.ops.box_arrays import xywh_to_xyxy
@@ -159,7 +160,7 @@ def labels_by_image(
 ) -> list[ImageLabels]:
     """Split the labels of a dataset by image, in pixels of the images. ``category_ids`` has the category of each class.
 
-    For ``unlabelled`` see :meth:`~detect.keypoints.keypoints.CocoKeypoints.ignored_regions`.
+    For ``unlabelled`` see :meth:`~detect.keypoints.coco_keypoints.CocoKeypoints.ignored_regions`.
     """
     _check_categories(dataset.annotations, category_ids)
     num_images = len(dataset.images)

@@ -9,7 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, nearest_neighbors
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import LEVEL_COLORS, PLAIN, Key, Panel, panel, pixels_axis
 from detect.report.tables import Html, table

@@ -28,9 +28,15 @@ NAME_CHARS = 20
 
 
 def heatmap_overlay(
-    image: Image.Image, heatmap: Float[ndarray, "h w"], points: Float[ndarray, "n 2"], *, stride: float
+    image: Image.Image,
+    heatmap: Float[ndarray, "h w"],
+    points: Float[ndarray, "n 2"],
+    *,
+    stride: float,
+    angles: Float[ndarray, " n"] | None = None,
+    two_sided: bool = False,
 ) -> Image.Image:
-    """Draw one heatmap over its image, and points as crosses.
+    """Draw one heatmap over its image, and points as crosses, with their ``angles`` as in :class:`Marks`.
 
     Each cell covers its own ``stride`` x ``stride`` pixels of the image, so a shift by half a cell is visible. Values of the
     heatmap outside 0 to 1 are clipped. Points are (x, y) in continuous pixels of the image.
@@ -49,6 +55,9 @@ def heatmap_overlay(
     blended = Image.fromarray((picture * (1 - opacity) + _colors(heat) * opacity).astype(np.uint8))
     draw, arm = ImageDraw.Draw(blended), max(3.0, CROSS_SHARE * max(blended.size))
     _draw_crosses(draw, points * factor, arm, fill=POINT_COLOR)
+    marks = Marks(np.zeros((0, 4)), points, np.zeros(0, np.int64), angles=angles, two_sided=two_sided)
+    for line in _direction_lines(marks, factor):
+        draw.line(line, fill=POINT_COLOR)
     return blended
 
 

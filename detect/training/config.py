@@ -76,7 +76,8 @@ class DataConfig(_Section):
     )
     orientation: Literal["none", "directed", "axis"] = Field(
         default="none",
-        description="keypoints: a head and a tail become one point, their middle, with an angle; axis: both ends are alike",
+        description="points with angles, from a head and a tail or from the angle of one point (clockwise degrees, 0 to the "
+        "right); axis: both ends are alike",
     )
     mean: list[float] | None = Field(default=None, description="mean of each channel, 0 to 1; measured by default")
     std: list[float] | None = Field(default=None, description="standard deviation of each channel; measured by default")

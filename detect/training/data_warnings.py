@@ -17,7 +17,8 @@ from detect.wording import listed, listed_below
 
 
 def data_warnings(config: TrainConfig, inputs: Inputs, *, assignment: Assignment | None) -> list[str]:
-    """Lines on findings in the annotation files, what is left out, an unused GPU, and objects without positive anchors.
+    """Lines on findings in the annotation files, where angles were read, what is left out, an unused GPU, and objects
+    without positive anchors.
 
     Findings that training and validation data share are said once. ``assignment`` is that of training images, see
     :func:`positives_warnings`.
@@ -29,6 +30,8 @@ def data_warnings(config: TrainConfig, inputs: Inputs, *, assignment: Assignment
     for what, kind in (("invalid, left out", "invalid"), ("suspicious but kept", "suspicious")):
         findings = dict.fromkeys(each for dataset in datasets for each in getattr(dataset, kind))
         lines += listed_below(what, list(findings), others=others)
+    points = [part.keypoints for part in parts.values() if part.keypoints is not None]
+    lines += dict.fromkeys(each.about_angles for each in points if each.about_angles)
     for name, part in parts.items():
         lines += _left_out(part, name)
     if config.optimisation.accelerator == "cpu" and torch.cuda.is_available():

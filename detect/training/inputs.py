@@ -14,7 +14,8 @@ from detect.data.coco_reader import Progress
 from detect.data.read_dataset import read_dataset
 from detect.detectors.pretrained_weights import Normalization, pretrained_normalization
 from detect.errors import ConfigError
-from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.orientations import NO_ORIENTATION
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData
 from detect.loading.image_ops import measure_normalization
@@ -152,7 +153,9 @@ def epoch_batches(config: TrainConfig, data: DetectionData, fabric: Fabric) -> E
 def read_labels(config: TrainConfig, files: Sequence[str], images: str | Path, **options: Any) -> CocoDataset:
     """Read annotations as a run's own are read; ``options`` are those of :func:`~detect.data.read_dataset.read_dataset`."""
     data = config.data
-    options |= {"keypoints": config.task == "landmarks", "exif": data.exif, "bbox": data.bbox}
+    of_points = config.task == "landmarks"
+    options |= {"keypoints": of_points, "angles": of_points and data.orientation != NO_ORIENTATION}
+    options |= {"exif": data.exif, "bbox": data.bbox}
     dataset: CocoDataset = read_dataset(files, images=images, **options)
     return dataset.without_categories(data.ignore_categories, IGNORE_OPTION)
 

@@ -19,7 +19,8 @@ from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.instances import ResizedInstances, rows_by_value
 from detect.conventions import ORIGIN_SHIFTS
 from detect.data.coco_forms import LARGEST_NORMALISED, TINY_PX
-from detect.keypoints.keypoints import UNLABELLED, CocoKeypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints
+from detect.keypoints.keypoints import UNLABELLED
 from detect.loading.dataset import Batch, DetectionData
 from detect.ops.box_arrays import xywh_to_xyxy
 from detect.ops.boxes import pairwise_iou

@@ -34,7 +34,10 @@ WARMUP_STEPS = 20
 LAST_STEPS = 5  # the last loss is the mean over these
 FOUND = 0.9  # a higher score passes: AP at IoU .5, or F1
 RADIUS_PX = 5.0  # of F1, in pixels of the network's input
-RISE = 0.01  # of the score in two rounds, which is worth another
+MAX_ANGLE_DEG = (
+    10.0  # the median error of angles passes if it is not above; without learning it is a quarter of the period
+)
+RISE = 0.01  # of the score in two rounds, which is worth another; also of the angle error, as a share of 180 degrees
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class OverfitVerdict:
     """Whether a few images could be overfitted; if not, more data will not help.
 
     ``metric`` names the score, which must exceed ``needed``; it is None, like the losses and the diagnosis, if nothing was
-    trained because the labels are ``wrong``. ``causes`` say why objects cannot be found.
+    trained because the labels are ``wrong``. ``angle_error_deg`` is the median over the points found, which must not exceed
+    ``MAX_ANGLE_DEG``; None without orientations, or without a point found whose angle is known. ``causes`` say why objects
+    cannot be found.
     """
 
     num_images: int
@@ -52,6 +57,7 @@ class OverfitVerdict:
     num_positives: int = 0
     num_steps: int = 0
     score: float | None = None
+    angle_error_deg: float | None = None
     first_loss: float | None = None
     last_loss: float | None = None
     wrong: tuple[str, ...] = ()
@@ -61,7 +67,8 @@ class OverfitVerdict:
     @property
     def passed(self) -> bool:
         """Whether the labels are not wrong, there were positives, and the detector finds what it has learned."""
-        return not self.wrong and self.num_positives > 0 and (self.score or 0.0) > self.needed
+        is_found = (self.score or 0.0) > self.needed and (self.angle_error_deg or 0.0) <= MAX_ANGLE_DEG
+        return not self.wrong and self.num_positives > 0 and is_found
 
     def to_text(self) -> str:
         """The verdict; if it failed, what failed, the causes and the diagnosis."""
@@ -69,12 +76,17 @@ class OverfitVerdict:
             return (
                 "\n- ".join(["NOT learned by heart: nothing is trained on labels that are wrong:", *self.wrong]) + "\n"
             )
-        score = f"{self.metric} {self.score:.3f} on {self.num_images} images after {self.num_steps} steps"
+        angle = (
+            "" if self.angle_error_deg is None else f" and a median angle error of {self.angle_error_deg:.1f} degrees"
+        )
+        score = f"{self.metric} {self.score:.3f}{angle} on {self.num_images} images after {self.num_steps} steps"
         losses = f"loss {self.first_loss:.4g} -> {self.last_loss:.4g}"
         rest = f"{self.num_objects:,} objects, {self.num_positives:,} positives, {losses}"
         if self.passed:
             return f"learned by heart: {score} ({rest})\n"
-        text = f"NOT learned by heart: {score}, expected more than {self.needed:.3g} ({rest}); more data will not help"
+        most = f" and at most {MAX_ANGLE_DEG:g} degrees" if angle else ""
+        needed = f"expected more than {self.needed:.3g}{most}"
+        text = f"NOT learned by heart: {score}, {needed} ({rest}); more data will not help"
         causes = [*([] if self.num_positives else ["there are no positives, so nothing is learned"]), *self.causes]
         return "\n- ".join([text, *causes]) + f"\n{self.diagnosis.to_text() if self.diagnosis else ''}"
 
@@ -117,9 +129,8 @@ def overfit(
     for last_step in range(num_steps // ROUNDS, max_steps + 1, num_steps // ROUNDS):
         check.train(batch, last_step, on_progress)
         check.evaluate()
-        if check.scores[-1] > check.needed or (last_step >= num_steps and not _rises(check.scores)):
+        if check.found or (last_step >= num_steps and not check.rises):
             break
-    found = check.scores[-1] > check.needed
     last = check.losses[-LAST_STEPS:]
     return OverfitVerdict(
         num_images=num_images,
@@ -129,9 +140,10 @@ def overfit(
         num_positives=int(stepper.num_positives(batch).sum()),
         num_steps=len(check.losses),
         score=check.scores[-1],
+        angle_error_deg=check.angle_errors[-1],
         first_loss=check.losses[0],
         last_loss=sum(last) / len(last),
-        causes=() if found else (*unlearnable(config, data, batch, anchors=anchors), *check.missed),
+        causes=() if check.found else (*unlearnable(config, data, batch, anchors=anchors), *check.missed),
         diagnosis=stepper.diagnose(batch, rate=config.optimisation.learning_rate),
     )
 
@@ -143,6 +155,7 @@ class _Check:
         self.config, self.stepper, self.labels, self.data = config, stepper, labels, data
         self.losses: list[float] = []
         self.scores: list[float] = []
+        self.angle_errors: list[float | None] = []  # medians in degrees
         self.missed: list[str] = []
         if config.task == "boxes":
             self.metric, self.needed = "AP50", FOUND * countable_share(data)
@@ -152,6 +165,17 @@ class _Check:
         self.radius_px = RADIUS_PX / min(scale, 1.0)
         self.metric, self.needed = f"F1 at {self.radius_px:.3g} px", FOUND
         self.num_objects = sum(map(len, data.keypoints.landmarks.per_image())) if data.keypoints else 0
+
+    @property
+    def found(self) -> bool:
+        """Whether the last score, and the last angle error if there is one, pass."""
+        return self.scores[-1] > self.needed and (self.angle_errors[-1] or 0.0) <= MAX_ANGLE_DEG
+
+    @property
+    def rises(self) -> bool:
+        """Whether the score or the share of angles' half turn that is right has risen lately."""
+        shares = [0.0 if error is None else 1 - error / 180 for error in self.angle_errors]
+        return _rises(self.scores) or _rises(shares)
 
     def train(self, batch: Batch, last_step: int, on_progress: Progress | None) -> None:
         """Train up to a step."""
@@ -177,8 +201,9 @@ class _Check:
             pixel_origin=self.config.data.pixel_origin,
         )
         detector.train()
-        score, by_name = self._scores(results)
+        score, by_name, angle_error = self._scores(results)
         self.scores.append(score)
+        self.angle_errors.append(angle_error)
         self.missed = []
         if len(by_name) > 1:
             low = [f"{name} {each:.3f}" for name, each in by_name.items() if each <= FOUND]
@@ -188,16 +213,18 @@ class _Check:
             name, threshold = ("score_threshold", model.score_threshold) if boxes else ("threshold", model.threshold)
             self.missed = [f"nothing has a score above model.{name}={threshold}"]
 
-    def _scores(self, results: CocoResults) -> tuple[float, dict[str, float]]:
-        """The score, and that of each category or keypoint type that has objects."""
+    def _scores(self, results: CocoResults) -> tuple[float, dict[str, float], float | None]:
+        """The score, that of each category or keypoint type that has objects, and the median error of angles."""
         if self.config.task == "boxes" or self.data.keypoints is None:
             boxes = evaluate_boxes(results, self.data.dataset)
             by_category = {self.data.dataset.category_name(key): each.ap50 for key, each in boxes.by_category.items()}
-            return boxes.overall.ap50 or 0.0, {name: ap for name, ap in by_category.items() if ap is not None}
+            return boxes.overall.ap50 or 0.0, {name: ap for name, ap in by_category.items() if ap is not None}, None
         points = evaluate_landmarks(results, self.data.keypoints, radii=[self.radius_px])
         by_type = {name: float(scores[0].micro.f1) for name, scores in points.by_type.items()}
         score = float(points.overall[0].micro.f1)
-        return (0.0 if math.isnan(score) else score), {name: f1 for name, f1 in by_type.items() if not math.isnan(f1)}
+        by_name = {name: f1 for name, f1 in by_type.items() if not math.isnan(f1)}
+        angle = points.overall[0].angle
+        return (0.0 if math.isnan(score) else score), by_name, None if angle is None else angle.median
 
 
 def _rises(scores: Sequence[float]) -> bool:

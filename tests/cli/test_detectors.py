@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from detect.cli.detectors import ResultMarks, load_on, spread_evenly
 from detect.data import CocoDataset, CocoResults, read_coco
 from detect.errors import ConfigError
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 
 
 @pytest.fixture

@@ -343,5 +343,3 @@ def test_rods_over_nuclei_are_learned_with_their_angles(detect, tmp_path, orient
     results = read_results(tmp_path / "out" / "results.json", read_coco(val))
     low = -180 if heads else 0
     assert ((results.angles_deg >= low) & (results.angles_deg < 180)).all()
-    run = detect("export", tmp_path / "run", "-o", tmp_path / "exported")
-    assert (run.code, "an ONNX file gives points without angles" in run.err) == (2, True)

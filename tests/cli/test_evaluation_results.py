@@ -21,7 +21,7 @@ from detect.cli.evaluation_results import (
 from detect.cli.options import DatasetFiles
 from detect.data import CocoDataset, CocoResults, Finding, read_coco
 from detect.errors import CocoError, ConfigError
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 from detect.samples import sample_annotations
 
 NUCLEI = str(sample_annotations("nuclei"))

@@ -77,10 +77,11 @@ def learnt(run: Path) -> Path:
     trained, checkpoint = load_detector(run), read_checkpoint(run / "best.pt")
     data = DetectionData(read_coco(NUCLEI, keypoints=True), IMAGES, resize="none", channels=trained.channels)
     batch = collate([data[place] for place in range(0, 80, 20)])
+    angles = torch.rand(len(batch.keypoints.points), generator=torch.Generator().manual_seed(0))
     model = trained.model.train()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(STEPS):
-        targets = batch.targets if trained.task == "boxes" else batch.keypoints
+        targets = batch.targets if trained.task == "boxes" else replace(batch.keypoints, angles=angles)
         loss = torch.stack(list(model.losses(batch.images, targets))).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -97,7 +98,16 @@ def assert_example_is_predict(printed: list[dict[str, Any]], predicted: Path, ph
     file_of = {image["id"]: str(photos / image["file_name"]) for image in images}
     for path in paths:
         groups = [
-            [[row["category_id"] * 1000, *row.get("bbox", row.get("keypoints")), row["score"]] for row in rows]
+            [
+                # a tenth of the angle: a tenth of a degree counts as a hundredth of a pixel
+                [
+                    row["category_id"] * 1000,
+                    *row.get("bbox", row.get("keypoints")),
+                    row["score"],
+                    row.get("angle", 0) / 10,
+                ]
+                for row in rows
+            ]
             for rows in (
                 [row for row in wanted if file_of[row["image_id"]] == path],
                 [row for row in printed if row["file_name"] == path],
@@ -168,6 +178,29 @@ def test_the_example_reproduces_predict_with_landmarks_and_the_file_has_their_he
     with torch.no_grad():
         wanted = load_detector(run).model(torch.from_numpy(images)).logits.sigmoid()
     torch.testing.assert_close(torch.from_numpy(heatmaps), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [("directed", "stretch:96x64"), ("axis", "shortest:64:128")])
+def test_the_example_reproduces_the_angles_of_predict(tmp_path, photos, trained, run_commands, run_example, own):
+    own = dict(zip(("orientation", "resize"), own, strict=True))
+    settings = {
+        "names": {1: "nucleus"},
+        "threshold": 0.05,
+        "orientation_weight": 0.01,
+    }  # learn points rather than angles
+    run, out = learnt(trained("landmarks", data=own, **settings)), tmp_path / "out"
+    run_commands(
+        ["export", run, "--original", "-o", out, "--images", photos],
+        ["predict", run, photos, "-o", tmp_path / "found", "--num-pictures", 0],
+    )
+    about = json.loads((out / "detector.json").read_text("utf-8"))
+    assert [each["name"] for each in about["outputs"]] == ["points", "scores", "types", "valid", "angles", "heatmaps"]
+    assert about["verified"]["largest_difference_deg"] < 0.1
+    assert about["why_fixed_size"] is None
+    printed = run_example(out, *sorted(photos.iterdir()))
+    assert len({round(each["angle"], 3) for each in printed}) > 5
+    assert assert_example_is_predict(printed, tmp_path / "found", photos) > 5
 
 
 @pytest.mark.slow

@@ -179,3 +179,35 @@ def test_a_file_name_may_not_lead_out_of_the_folder(detect, tmp_path, truth):
     assert result.code == 2
     assert "file name '../1.png' leads to no file in" in result.err
     assert not (tmp_path / "out").exists()
+
+
+def angled(path: Path) -> Path:
+    """Three points with angles of 30 degrees, none, and 200 degrees."""
+    content = points_dataset()
+    content["annotations"][0]["angle"], content["annotations"][2]["angle"] = 30.0, 200.0
+    return written(path, content)
+
+
+@pytest.mark.parametrize(("orientation", "factor"), [("directed", 1), ("axis", 2)])
+def test_orientations_are_cosine_and_sine_and_unknown_without_an_angle(detect, tmp_path, orientation, factor):
+    run = detect(
+        *("heatmaps", "render", angled(tmp_path / "a.json"), "--orientation", orientation, "-o", tmp_path / "out")
+    )
+    assert run.code == 0
+    assert "angles are 'angle', in degrees, clockwise on screen, 0 to the right: 2 of " in run.err
+    assert " without an angle" in run.out
+    shard = np.load(tmp_path / "out" / "targets-00000.npz")
+    found = dict(zip(shard["annotation_ids"].tolist(), shard["orientations"].tolist(), strict=True))
+    for number, angle in ((1, 30.0), (3, 200.0)):
+        turned = np.deg2rad(factor * angle)
+        assert_allclose(found[number], [np.cos(turned), np.sin(turned)], atol=1e-6)
+    assert np.isnan([each for number, each in found.items() if number not in {1, 3}]).all()
+    index = json.loads((tmp_path / "out" / "targets.json").read_text("utf-8"))
+    assert (index["orientation"], index["without_angle"]) == (orientation, len(found) - 2)
+
+
+def test_without_orientation_there_are_no_orientations(detect, tmp_path):
+    detect("heatmaps", "render", angled(tmp_path / "a.json"), "-o", tmp_path / "out")
+    assert "orientations" not in np.load(tmp_path / "out" / "targets-00000.npz")
+    index = json.loads((tmp_path / "out" / "targets.json").read_text("utf-8"))
+    assert (index["orientation"], "without_angle" in index) == ("none", False)

@@ -290,4 +290,4 @@ def test_angles_are_scored_in_text_and_json(detect, tmp_path):
     run = detect(*command)
     assert (run.code, "angle" in run.out) == (2, False)  # two keypoints in the truth, one in the result
     run = detect(*command, "--orientation", "axis", "--from", "boxes")
-    assert (run.code, "--orientation: boxes have none" in run.err) == (2, True)
+    assert (run.code, "'rod' has 1 keypoint and no annotation a number in angle, rotation," in run.err) == (2, True)

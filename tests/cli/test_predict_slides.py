@@ -133,3 +133,9 @@ def test_slides_are_told_from_photos(slide, tmp_path, monkeypatch):
     assert [name for name, is_one in kinds.items() if is_one] == ["slide.zarr", "slide.ome.tif"]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert is_slide(tmp_path / "photo.tif")
+
+
+def test_a_slide_of_a_detector_with_angles_says_that_its_points_have_none(detect, slide, tmp_path, trained):
+    run = trained("landmarks", data={"orientation": "axis"}, **LOCAL)
+    found = detect("predict", run, slide, "-o", tmp_path / "out", "--slice", "128:0")
+    assert (found.code, "the points of a slide have no angles" in found.err) == (0, True)

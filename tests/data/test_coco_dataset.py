@@ -25,6 +25,7 @@ from pycocotools.coco import COCO
 
 from detect.data import Annotations, CocoDataset, coco_blocks, read_coco
 from detect.data.coco_dataset import image_sources
+from detect.errors import CocoError
 from detect.samples import sample_annotations
 
 DATA = Path(__file__).parents[1] / "data"
@@ -273,3 +274,82 @@ def test_sources_are_told_by_the_file_or_are_the_images_themselves(tmp_path):
     path.write_text(json.dumps(content))
     assert len(set(image_sources(read_coco(path)).tolist())) == 12
     assert len(image_sources(read_coco(content))) == 12
+
+
+def with_fields(*fields: dict[str, Any]) -> dict[str, Any]:
+    """One image with an annotation for each set of fields."""
+    boxes = [(10 * number, 10, 20, 30) for number in range(len(fields))]
+    content = coco_content(boxes, image_ids=[1] * len(fields), ids=list(range(1, len(fields) + 1)))
+    for entry, own in zip(content["annotations"], fields, strict=True):
+        entry.update(own)
+    return content
+
+
+@pytest.mark.parametrize("form", ["in memory", "a file", "a file of one block for each entry"])
+@pytest.mark.parametrize(
+    ("fields", "angles", "names"),
+    [
+        # the first field that any annotation has is read, from all annotations
+        ([{"angle": 30}, {"rotation": 5}, {"angle": -7.5, "rotation": 8}], [30, np.nan, -7.5], ("angle", "rotation")),
+        ([{"rotation": 400}, {}, {"rotation": None}], [400, np.nan, np.nan], ("rotation",)),
+        (
+            [{"attributes": {"rotation": 12.5, "occluded": False}}, {"attributes": [3]}, {"attributes": {}}],
+            [12.5, np.nan, np.nan],
+            ("attributes.rotation",),
+        ),
+        (
+            [{"attributes": {"rotation": 0.0}}, {"angle": "45"}, {}],
+            [np.nan, 45, np.nan],
+            ("angle", "attributes.rotation"),
+        ),
+    ],
+)
+def test_angles_are_those_of_the_first_field_that_there_is(tmp_path, monkeypatch, form, fields, angles, names):
+    content = with_fields(*fields)
+    source = content if form == "in memory" else write(tmp_path, "a.json", content)
+    if form.endswith("each entry"):
+        monkeypatch.setattr(coco_blocks, "BLOCK_BYTES", 16)
+    dataset = read_coco(source, angles=True)
+    assert_array_equal(dataset.instances.angles_deg, angles)
+    assert dataset.angle_fields == names
+    assert not [each for each in dataset.suspicious if "rotated" in each.reason]  # the rotation is read
+    assert_array_equal(dataset.take_images(np.array([0])).instances.angles_deg, angles)
+    assert_array_equal(dataset.annotations.take(np.array([2, 0])).angles_deg, [angles[2], angles[0]])
+
+
+def test_without_angles_or_unasked_there_is_no_column_of_them(tmp_path):
+    for content, asked in ((with_fields({}, {}), True), (with_fields({"angle": 30, "rotation": "left"}), False)):
+        for source in (content, write(tmp_path, "a.json", content)):
+            dataset = read_coco(source, angles=asked)
+            assert (dataset.annotations.angles_deg, dataset.angle_fields) == (None, ())
+            assert not dataset.suspicious
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("left", "the text 'left', not a number"),
+        (True, "true, not a number"),
+        ([3], "a list, not a number"),
+        (float("nan"), "nan, not finite"),
+        (float("inf"), "inf, not finite"),
+        (10**400, "a number of 1,329 bits, too large"),
+    ],
+)
+@pytest.mark.parametrize("field", ["angle", "rotation", "attributes.rotation"])
+def test_an_angle_that_is_no_finite_number_is_an_error_with_file_and_annotation(tmp_path, field, value, words):
+    entry = {"attributes": {"rotation": value}} if field.startswith("attributes") else {field: value}
+    content = with_fields({"angle": 1.0}, entry)
+    path = write(tmp_path, "a.json", content)
+    for source, name in ((content, "(in memory)"), (path, str(path))):
+        with pytest.raises(CocoError) as error:
+            read_coco(source, angles=True)
+        assert str(error.value) == f"{name}: annotation 2, image 1: {field} is {words}"
+        assert len(read_coco(source).instances) == 2  # unasked it is no error
+
+
+def test_shards_with_and_without_angles_are_one_dataset(tmp_path):
+    first, second = with_fields({"angle": 30}), with_fields({})
+    second["images"][0]["id"], second["annotations"][0]["image_id"], second["annotations"][0]["id"] = 2, 2, 9
+    files = [write(tmp_path, f"{name}.json", each) for name, each in (("a", first), ("b", second))]
+    assert_array_equal(read_coco(files, angles=True).instances.angles_deg, [30, np.nan])

@@ -16,7 +16,7 @@ from detect.data import read_coco, read_results
 from detect.data.point_files import FORMATS, FoundPoints, point_files
 from detect.data.read_dataset import read_dataset
 from detect.errors import ConfigError
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 
 POINTS = np.array([[0.0, 0.0], [10.25, 3.5], [99.123456, 50.0]])  # x, y in pixel indices
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from detect.data import read_coco
 from detect.data.images import open_image
 from detect.heads.image_targets import ImageTargets
-from detect.keypoints.keypoints import Keypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
+from detect.keypoints.keypoints import Keypoints
 from detect.ops.box_arrays import xywh_to_xyxy
 
 NUCLEI = Path(__file__).parents[2] / "data" / "nuclei"

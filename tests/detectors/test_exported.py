@@ -17,8 +17,10 @@ from detect.detectors.backbones import build_backbone
 from detect.detectors.exported import DetectionHead, ExportedBoxes, ExportedPoints, Results
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
+from detect.evaluation.angles import angle_errors
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import RetinaNetHead
+from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN, angles_between, directions, in_degrees
 from detect.loading.transforms import resize_transform
 
 # in a process of its own: what is exported is the code without the tests' checks of shapes
@@ -109,10 +111,12 @@ def box_detector() -> RetinaNetDetector:
     return detector.eval()
 
 
-def landmark_detector() -> LandmarkDetector:
+def landmark_detector(orientation: str = NO_ORIENTATION) -> LandmarkDetector:
     backbone = build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0)
-    detector = LandmarkDetector(backbone, 2, prior=0.3, seed=0)
+    detector = LandmarkDetector(backbone, 2, prior=0.3, orientation=orientation, seed=0)
     nn.init.normal_(detector.head.heatmap_output.weight, std=0.2, generator=torch.Generator().manual_seed(0))
+    if detector.head.orientation_output is not None:
+        nn.init.normal_(detector.head.orientation_output.weight, generator=torch.Generator().manual_seed(1))
     return detector.eval()
 
 
@@ -171,6 +175,37 @@ def test_points_in_original_pixels_are_those_of_the_image_and_a_cell_around_it(r
     assert_allclose(found, points[rows] - (0.5 if pixel_origin == "center" else 0), atol=1e-3)
     assert_allclose(scores, peaks.scores[rows], atol=1e-6)
     assert (types == peaks.types.numpy()[rows]).all()
+
+
+@pytest.mark.parametrize(("rule", "wh"), RULES)
+@pytest.mark.parametrize("orientation", PER_TURN)
+def test_angles_in_the_original_image_are_those_that_predict_restores(rule, wh, orientation):
+    image_hw, content, original_hw = place_of(rule, wh)
+    canvas_wh = parse_resize(rule).resize_images(np.array([wh])).canvas_wh[0]
+    images = random_images(1, 1, *canvas_wh[::-1].tolist())
+    exported, period = ExportedPoints(landmark_detector(orientation)), 360 / PER_TURN[orientation]
+    with torch.no_grad():
+        outputs = dict(zip(exported.outputs, exported(images, content=content, original_hw=original_hw), strict=True))
+        on_canvas = dict(zip(exported.outputs, exported(images, image_hw), strict=True))
+    peaks = landmark_detector(orientation).detect(images, image_hw)
+    (order,) = on_canvas["scores"].argsort(descending=True, stable=True)
+    own = peaks.scores.argsort(descending=True, stable=True)
+    canvas = on_canvas["angles"][0, order[: len(own)]]
+    assert_allclose(angle_errors(canvas, peaks.angles[own].rad2deg(), period=period), 0, atol=1e-2)
+    points = peaks.cells[own].double().numpy()
+    transform, turned = resize_transform(parse_resize(rule), wh), directions(peaks.angles[own].double().numpy())
+    restored = in_degrees(
+        angles_between(transform.invert_points(points), transform.invert_points(points + turned)), orientation
+    )
+    valid, start = outputs["valid"][0], content[0, :2].numpy() - 0.5
+    end = content[0, 2:].numpy() - 0.5
+    inside = ((points >= start - 2) & (points <= end + 2)).all(axis=1)
+    found = outputs["angles"][0, valid].double().numpy()
+    assert inside.sum() > 10
+    assert_allclose(angle_errors(found, restored[inside], period=period), 0, atol=1e-2)
+    assert (found >= (-180 if orientation == "directed" else 0)).all()
+    assert (found < 180).all()
+    assert not outputs["angles"][0, ~valid].any()
 
 
 def test_without_a_place_results_are_in_pixels_of_the_canvas():

@@ -18,7 +18,8 @@ from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import ConfigError
 from detect.evaluation.angles import angle_errors
-from detect.keypoints.keypoints import Keypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
+from detect.keypoints.keypoints import Keypoints
 from detect.keypoints.orientations import read_angles
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData, collate

@@ -102,8 +102,9 @@ def test_a_box_detector_in_one_file_finds_at_any_size_what_pytorch_finds(name, t
 class WrittenFile:
     """Stands for the exporter and for onnxruntime: a file that finds points this far from those of the detector."""
 
-    def __init__(self, detector: LandmarkDetector, shift_px: float, refused: int = 0) -> None:
+    def __init__(self, detector: LandmarkDetector, shift_px: float, refused: int = 0, turn_deg: float = 0.0) -> None:
         self.exported, self.shift_px, self.refused = ExportedPoints(detector.eval()), shift_px, refused
+        self.turn_deg = turn_deg
 
     def export(self, *_: Any, **__: Any) -> WrittenFile:
         self.refused -= 1
@@ -126,13 +127,16 @@ class WrittenFile:
             outputs = self.exported(*map(torch.from_numpy, inputs.values()))
         found = dict(zip(self.exported.outputs, outputs, strict=True))
         found["points"] = found["points"] + self.shift_px
+        if "angles" in found:
+            found["angles"] = found["angles"] + self.turn_deg
         return [found[name].numpy() for name in names]
 
 
 @pytest.fixture
 def written(monkeypatch):
-    def as_if(**options: Any) -> LandmarkDetector:
-        detector = LandmarkDetector(build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0), prior=0.3, seed=0)
+    def as_if(orientation: str = "none", **options: Any) -> LandmarkDetector:
+        backbone = build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0)
+        detector = LandmarkDetector(backbone, prior=0.3, orientation=orientation, seed=0)
         nn.init.normal_(detector.head.heatmap_output.weight, std=0.2, generator=torch.Generator().manual_seed(0))
         file = WrittenFile(detector, **options)
         monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda *_, **__: file))
@@ -194,11 +198,12 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path):
         export_onnx(small_landmarks(), tmp_path / "x.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
 
 
-def test_orientations_are_refused_in_one_line(tmp_path):
-    detector = small_landmarks()
-    detector.orientation = "axis"
-    with pytest.raises(
-        ExportError, match="orientation=axis: an ONNX file gives points without angles; predict has them"
-    ):
-        export_onnx(detector, tmp_path / "x.onnx", torch.zeros(1, 1, 8, 8), torch.tensor([[8, 8]]))
-    assert not list(tmp_path.iterdir())
+def test_a_file_with_other_angles_is_refused_and_the_check_names_how_far_they_are(tmp_path, written):
+    """An axis turned by 180 degrees is the same axis; the half degree beyond is not."""
+    same = export_onnx(written("axis", shift_px=0.0, turn_deg=180.05), tmp_path / "same.onnx", IMAGES, IMAGE_HW)
+    assert same.angle_deg == pytest.approx(0.05, abs=1e-2)
+    with pytest.raises(ExportError, match=r"in image 0 an angle of the ONNX file is 170 degrees from PyTorch's"):
+        export_onnx(written("directed", shift_px=0.0, turn_deg=170.4), tmp_path / "x.onnx", IMAGES, IMAGE_HW)
+    with pytest.raises(ExportError, match=r"is 0\.\d+ degrees from PyTorch's: nothing was written"):
+        export_onnx(written("axis", shift_px=0.0, turn_deg=180.5), tmp_path / "x.onnx", IMAGES, IMAGE_HW)
+    assert [each.name for each in tmp_path.iterdir()] == ["same.onnx"]

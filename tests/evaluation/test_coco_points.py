@@ -22,7 +22,7 @@ from detect.data import read_coco, read_results
 from detect.errors import CocoError
 from detect.evaluation.angles import AngleScores
 from detect.evaluation.coco_points import LandmarkEvaluation, evaluate_landmarks, oks_of, point_results
-from detect.keypoints.keypoints import box_keypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import box_keypoints, coco_keypoints
 
 SIGMAS = (0.03, 0.1, 0.05)
 

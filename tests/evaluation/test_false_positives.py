@@ -13,7 +13,7 @@ from scipy import stats
 from detect.data import CocoResults, read_coco
 from detect.evaluation.coco_points import point_results
 from detect.evaluation.false_positives import FalsePositiveRate, area_outside, false_positives
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 
 
 def found(points, scores) -> CocoResults:

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from detect.data import read_coco
 from detect.evaluation.oracle import batches_of_one_size, coarsest_good, nearest_neighbors, oracle_round_trip
-from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
 from detect.keypoints.peaks import find_peaks
 from detect.samples import sample_annotations
 

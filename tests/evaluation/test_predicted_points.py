@@ -11,7 +11,7 @@ from rods import ROD, dataset_of, landmarks, results_of
 from detect.data import read_coco
 from detect.evaluation.coco_points import evaluate_landmarks, point_results
 from detect.evaluation.predicted_points import inside_any
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 
 
 def test_a_keypoint_without_confidence_or_position_is_not_predicted(tmp_path):

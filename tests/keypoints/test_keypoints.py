@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose, assert_array_equal
-from pycocotools.coco import COCO
-from rods import BALL, ROD, landmarks
+from numpy.testing import assert_array_equal
 from torch.testing import assert_close
 
-from detect.data import CocoDataset, read_coco
-from detect.errors import CocoError
-from detect.keypoints.keypoints import VISIBLE, Keypoints, box_keypoints, by_group, coco_keypoints
-from detect.samples import sample_annotations
+from detect.keypoints.keypoints import VISIBLE, Keypoints, by_group
 
 
 def test_images_of_any_number_of_points():
@@ -77,181 +71,6 @@ def test_columns_of_another_length_than_the_points_are_refused(name, shape):
             Keypoints(points, **{each: convert(np.array(column)) for each, column in columns.items()}, num_images=1)
 
 
-def dataset_of(*annotations: dict[str, Any]) -> CocoDataset:
-    """Two images of 100 x 80 pixels and a third without annotations; categories of two and of one keypoint."""
-    entries = [
-        {"id": number, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30], **entry}
-        for number, entry in enumerate(annotations, 1)
-    ]
-    return read_coco(
-        {
-            "images": [{"id": number, "width": 100, "height": 80} for number in (1, 2, 3)],
-            "categories": [{"id": 1, "name": "person"}, {"id": 5, "name": "ball"}],
-            "annotations": entries,
-        },
-        keypoints=True,
-    )
-
-
-PAIR = [12, 13, 2, 14, 15, 1]
-
-
-def test_each_category_has_its_own_types():
-    found = coco_keypoints(
-        dataset_of(
-            {"keypoints": PAIR, "image_id": 2},
-            {"keypoints": [50, 60, 2], "category_id": 5},
-            {"keypoints": [1, 1, 0, 4, 4, 2]},
-        )
-    )
-    landmarks = found.landmarks
-    assert found.type_names == ("person 0", "person 1", "ball")
-    assert_array_equal(landmarks.points, [[50, 60], [1, 1], [4, 4], [12, 13], [14, 15]])
-    assert_array_equal(landmarks.image, [0, 0, 0, 1, 1])
-    assert_array_equal(landmarks.types, [2, 0, 1, 0, 1])
-    assert_array_equal(landmarks.visibility, [2, 0, 2, 2, 1])
-    assert_array_equal(found.dataset.instances.ids[found.rows], [2, 3, 3, 1, 1])
-    assert_array_equal(found.sizes_wh, [[20, 30]] * 5)
-    assert (landmarks.num_images, landmarks.num_types) == (3, 3)
-
-
-def test_merged_they_are_all_of_one_type():
-    dataset = dataset_of({"keypoints": PAIR}, {"keypoints": [50, 60, 2], "category_id": 5})
-    for found in (coco_keypoints(dataset, merge=True), box_keypoints(dataset, merge=True)):
-        assert not found.landmarks.types.any()
-        assert found.landmarks.num_types == len(found.type_names) == 1
-
-
-def test_crowds_and_instances_without_a_labelled_point_are_ignored():
-    found = coco_keypoints(
-        dataset_of(
-            {"keypoints": PAIR, "iscrowd": 1, "bbox": [0, 0, 5, 5]},
-            {"keypoints": [0, 0, 0, 0, 0, 0], "bbox": [1, 2, 3, 4], "image_id": 2},
-            {"bbox": [5, 6, 7, 8], "image_id": 2},
-            {"keypoints": PAIR, "image_id": 2},
-        )
-    )
-    assert_array_equal(found.landmarks.points, [[12, 13], [14, 15]])
-    # boxes are continuous, the points are not: the middle of pixel 0 is .5 there and 0 here
-    for boxes, expected in zip(found.ignored, [[[0, 0, 5, 5]], [[1, 2, 4, 6], [5, 6, 12, 14]], []], strict=True):
-        assert_array_equal(boxes + 0.5, np.reshape(expected, (-1, 4)))
-
-
-def test_pycocotools_ignores_the_same():
-    content = {
-        "images": [{"id": 1, "width": 100, "height": 80}],
-        "categories": [{"id": 1, "name": "person"}],
-        "annotations": [
-            {"id": number, "image_id": 1, "category_id": 1, "bbox": [5, 5, 9, 9], "area": 81, "iscrowd": crowd}
-            | {"keypoints": [12, 13, seen, 14, 15, 0], "num_keypoints": int(seen > 0)}
-            for number, (crowd, seen) in enumerate([(0, 2), (0, 0), (1, 2), (0, 1), (1, 0)], 1)
-        ],
-    }
-    peer = COCO()
-    peer.dataset = content
-    peer.createIndex()
-    kept = [each["id"] for each in peer.anns.values() if not (each["iscrowd"] or each["num_keypoints"] == 0)]
-    found = coco_keypoints(read_coco(content, keypoints=True))
-    assert sorted(set(found.dataset.instances.ids[found.rows].tolist())) == kept == [1, 4]
-    assert len(found.ignored[0]) == 3
-
-
-def test_boxes_are_points_at_their_centres_in_continuous_pixels():
-    found = box_keypoints(
-        dataset_of({}, {"category_id": 5, "bbox": [0, 0, 1, 3]}, {"iscrowd": 1, "bbox": [1, 1, 1, 1]})
-    )
-    assert found.pixel_origin == "corner"
-    assert_array_equal(found.landmarks.points, [[20, 25], [0.5, 1.5]])
-    assert_array_equal(found.landmarks.types, [0, 1])
-    assert_array_equal(found.ignored[0], [[1, 1, 2, 2]])
-
-
-def test_images_are_taken_in_any_order():
-    every = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
-    images = [3, 60, 7]
-    batch = every.take(images)
-    assert batch.landmarks.num_images == 3
-    for number, image in enumerate(images):
-        own, whole = batch.landmarks.image == number, every.landmarks.image == image
-        assert own.any()
-        assert_array_equal(batch.landmarks.points[own], every.landmarks.points[whole])
-        assert_array_equal(batch.rows[own], every.rows[whole])
-
-
-def test_interior_nuclei_lie_half_a_pixel_before_the_middle_of_their_box():
-    dataset = read_coco(sample_annotations("nuclei"), keypoints=True)
-    points, centers = coco_keypoints(dataset).landmarks.points, box_keypoints(dataset).landmarks.points
-    x, y, width, height = dataset.instances.boxes_xywh.T
-    inside = (x > 0) & (y > 0) & (x + width < 128) & (y + height < 128)
-    assert_allclose((points - centers)[inside].mean(axis=0), [-0.5, -0.5], atol=0.1)  # the two conventions
-
-
-@pytest.mark.parametrize(
-    ("annotations", "reason"),
-    [
-        ([{}], r"\(in memory\): no annotation has a labelled keypoint"),
-        ([{"keypoints": [1, 1, 0]}], r"\(in memory\): no annotation has a labelled keypoint"),
-    ],
-)
-def test_what_has_no_points_is_refused(annotations, reason):
-    with pytest.raises(CocoError, match=reason):
-        coco_keypoints(dataset_of(*annotations))
-
-
-def named(*categories: dict[str, Any]) -> CocoKeypoints:
-    """One instance of each category, with ``count`` keypoints."""
-    annotations = [
-        {"id": each["id"], "image_id": 1, "category_id": each["id"], "keypoints": [3, 4, 2] * each["count"]}
-        for each in categories
-    ]
-    images = [{"id": 1, "width": 100, "height": 80}]
-    return coco_keypoints(
-        read_coco({"images": images, "categories": list(categories), "annotations": annotations}, keypoints=True)
-    )
-
-
-ANT = {"id": 1, "name": "ant", "keypoints": ["head", "waist", "tail"], "count": 3}
-
-
-def test_types_are_named_by_category_and_keypoint():
-    ball = {
-        "id": 2,
-        "name": "ball",
-        "keypoints": ["centre"],
-        "count": 1,
-    }  # one keypoint needs no name but its category's
-    assert named(ANT, ball).type_names == ("ant: head", "ant: waist", "ant: tail", "ball")
-    assert named(ANT | {"keypoints": ["head", "tail"]}).type_names == ("ant 0", "ant 1", "ant 2")
-    without = named({"id": 1, "name": "ant", "keypoints": [1, 2, 3], "count": 3})
-    assert without.type_names == ("ant 0", "ant 1", "ant 2")
-    assert "keypoints is a list, not a list of names: left out" in without.dataset.suspicious[0].reason
-
-
-def test_keypoints_in_another_order_than_in_the_training_data_are_refused():
-    trained = named(ANT)
-    other = named(ANT | {"keypoints": ["tail", "waist", "head"]})
-    with pytest.raises(CocoError, match=r"'ant: tail', .* here, but \['ant: head', .* in the training data"):
-        other.with_types(trained.type_names, trained.category_types)
-    unnamed = named({"id": 1, "name": "ant", "count": 3}).with_types(trained.type_names, trained.category_types)
-    assert unnamed.type_names == trained.type_names
-
-
-def test_no_boxes_are_no_landmarks():
-    with pytest.raises(CocoError, match="no valid boxes"):
-        box_keypoints(dataset_of())
-
-
-def test_an_instance_with_another_number_of_keypoints_is_a_region_to_ignore():
-    found = coco_keypoints(dataset_of({"keypoints": PAIR}, {"keypoints": [1, 2, 2]}, {"keypoints": PAIR}))
-    assert len(found.landmarks.points) == 4
-    assert [len(each) for each in found.ignored if len(each)] == [1]
-    finding = found.dataset.suspicious[-1]
-    assert (finding.annotation_id, finding.reason) == (
-        2,
-        "1 keypoint where most of its category have 2: its region is ignored",
-    )
-
-
 @pytest.mark.parametrize("value", [0.87, -1.0, 3.0, float("nan")])
 def test_a_score_in_place_of_a_visibility_is_refused(value):
     with pytest.raises(ValueError, match=rf"keypoint 1 has visibility {value:g}, not 0, 1 or 2"):
@@ -270,58 +89,6 @@ def test_labelled_points_come_per_image_and_type():
     for images in ([table, np.zeros((0, 2, 3))], [torch.from_numpy(table), torch.zeros(0, 2, 3)]):
         groups = Keypoints.of(images).per_image()
         assert [own.tolist() for own in groups] == [[[1, 2]], [[3, 4], [7, 8]], [], []]
-
-
-def test_a_head_and_a_tail_are_one_point_in_the_middle_with_an_angle():
-    """The first head is right of its tail, the second above, the third is occluded; the last tail is not labelled."""
-    found = landmarks(
-        {"keypoints": [30, 10, 2, 10, 10, 2]},
-        {"keypoints": [8, 4, 2, 8, 10, 2], "image_id": 2},
-        {"keypoints": [5, 5, 1, 5, 5, 2], "image_id": 2},
-        {"keypoints": [5, 5, 2, 0, 0, 0], "image_id": 2},
-        orientation="directed",
-    )
-    points = found.landmarks
-    assert_array_equal(points.points, [[20, 10], [8, 7], [5, 5]])
-    assert_array_equal(np.rad2deg(points.angles), [0, -90, np.nan])
-    assert_array_equal(points.visibility, [2, 2, 1])
-    assert_array_equal(found.rows, [0, 1, 2])
-    assert (found.type_names, found.category_types, points.num_types) == (("rod",), {1: (0,)}, 1)
-    assert [each.tolist() for each in found.ignored] == [[], [[9.5, 9.5, 29.5, 39.5]]]
-    assert_array_equal(found.take([1]).landmarks.angles, points.angles[1:])
-    assert [each.tolist() for each in points.angles_per_image()[:1]] == [[0]]
-    assert landmarks(ROD).landmarks.angles_per_image() is None
-
-
-def test_an_axis_is_the_same_with_head_and_tail_exchanged():
-    random = np.random.default_rng(0)
-    heads, tails = random.uniform(0, 200, (2, 20, 2)).round(2)
-    both = [
-        landmarks(*({"keypoints": [*a, 2, *b, 2]} for a, b in zip(*ends, strict=True)), orientation="axis").landmarks
-        for ends in ((heads.tolist(), tails.tolist()), (tails.tolist(), heads.tolist()))
-    ]
-    assert_allclose(both[0].points, both[1].points)
-    assert_allclose(np.cos(2 * both[0].angles), np.cos(2 * both[1].angles), atol=1e-9)
-    assert_allclose(np.sin(2 * both[0].angles), np.sin(2 * both[1].angles), atol=1e-9)
-
-
-def test_oriented_categories_have_a_type_each_or_one_together():
-    other = {"keypoints": [1, 1, 2, 1, 5, 2], "category_id": 5}
-    found = landmarks(ROD, other, orientation="directed")
-    assert_array_equal(found.landmarks.types, [0, 1])
-    assert (found.type_names, found.category_types) == (("rod", "ball"), {1: (0,), 5: (1,)})
-    merged = landmarks(ROD, other, orientation="directed", merge=True)
-    assert_array_equal(merged.landmarks.types, [0, 0])
-    assert (merged.type_names, merged.category_types) == (("rod / ball",), {1: (0,), 5: (0,)})
-
-
-def test_what_has_no_head_and_tail_is_refused():
-    with pytest.raises(CocoError, match="category 'ball' has 1 keypoint, not two, the head and the tail, which orient"):
-        landmarks(ROD, BALL, orientation="axis")
-    with pytest.raises(CocoError, match="no annotation has both a labelled head and a labelled tail"):
-        landmarks({"keypoints": [1, 1, 2, 0, 0, 0]}, orientation="axis")
-    with pytest.raises(ValueError, match="orientation is one of none, directed, axis, got 'up'"):
-        landmarks(ROD, orientation="up")
 
 
 def test_angles_are_one_for_each_point():

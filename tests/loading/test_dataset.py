@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from detect.data import CocoDataset, read_coco
 from detect.data.resize import parse_resize
 from detect.errors import CocoError, ImageError, ResizeError
 from detect.heads.image_targets import checked_targets
-from detect.keypoints.keypoints import box_keypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import box_keypoints, coco_keypoints
 from detect.keypoints.targets import render_heatmaps
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData, Draw, Sample, collate
@@ -402,16 +403,19 @@ def test_pixels_under_the_box_of_a_turned_photo_are_those_of_pillow(tmp_path, or
 
 @pytest.mark.parametrize("resize", ["none", "letterbox:120", "stretch:120x80"])
 def test_angles_are_those_of_head_and_tail_moved_by_the_same_augmentation(tmp_path, resize):
-    dataset = read_coco(write_rods(tmp_path, num_images=3, seed=0, heads=True), keypoints=True)
+    write = partial(write_rods, tmp_path, num_images=3, seed=0, heads=True)
+    files = write(), write(), write(name="angles", with_angles=True)
     options = {"resize": resize, "channels": 1, "augment": Augment(turns=True, zoom=(1, 1)), "seed": 4}
-    two, one = (
-        DetectionData(dataset, tmp_path, keypoints=coco_keypoints(dataset, orientation=each), **options)
-        for each in ("none", "directed")
+    datasets = [read_coco(file, keypoints=True, angles=True) for file in files]
+    two, one, own = (
+        DetectionData(each, tmp_path, keypoints=coco_keypoints(each, orientation=orientation), **options)
+        for each, orientation in zip(datasets, ("none", "directed", "directed"), strict=True)
     )
     for epoch in range(6):
-        ends, batch = (collate([data[epoch, place] for place in range(3)]).keypoints for data in (two, one))
+        ends, *batches = (collate([data[epoch, place] for place in range(3)]).keypoints for data in (two, one, own))
         heads, tails = ends.points[::2], ends.points[1::2]
-        assert_close(batch.points, (heads + tails) / 2)
-        assert_close(batch.angles, torch.atan2(*(heads - tails).flip(1).unbind(dim=1)), rtol=0, atol=1e-4)
+        for batch in batches:
+            assert_close(batch.points, (heads + tails) / 2)
+            assert_close(batch.angles, torch.atan2(*(heads - tails).flip(1).unbind(dim=1)), rtol=0, atol=1e-4)
     assert ends.angles is None
     assert_close(collate([one[0]]).to("cpu").keypoints.angles, one[0].angles)

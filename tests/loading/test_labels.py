@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.data import CocoDataset, read_coco
 from detect.errors import CocoError, ConfigError
-from detect.keypoints.keypoints import ALL_TYPES, coco_keypoints
+from detect.keypoints.coco_keypoints import ALL_TYPES, coco_keypoints
 from detect.keypoints.orientations import directions
 from detect.loading.augment import flip, rotate90, zoom_window
 from detect.loading.image_ops import Picture

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from detect.data import read_coco
 from detect.evaluation.oracle import OracleScores
 from detect.evaluation.points import score_points
-from detect.keypoints.keypoints import CocoKeypoints, coco_keypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
 from detect.report.oracle_page import oracle_page, oracle_table, types_table
 
 

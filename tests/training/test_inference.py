@@ -24,7 +24,7 @@ from detect.detectors.retinanet import RetinaNetDetector
 from detect.evaluation.boxes import evaluate_boxes
 from detect.evaluation.coco_points import evaluate_landmarks
 from detect.heads.postprocess import Detections
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 from detect.keypoints.peaks import Peaks
 from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap

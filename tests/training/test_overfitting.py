@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from builders import changed
+from rod_images import write_rods
 
 from detect.errors import ConfigError
 from detect.training.diagnosis import Diagnosis, ImageStatistics
-from detect.training.overfitting import OverfitVerdict, overfit
+from detect.training.overfitting import MAX_ANGLE_DEG, OverfitVerdict, overfit
 
 QUICK = "optimisation.learning_rate=1e-2"
 
@@ -77,6 +79,41 @@ def test_categories_that_are_missed_are_named(tiny, squares, tmp_path):
     assert any(cause.startswith("no anchor reaches 40% of 1 of 4 boxes") for cause in verdict.causes)
     assert any(cause.startswith("not found (AP50): ghost 0.000") for cause in verdict.causes)
     assert any(line.startswith("no positive anchors for category ghost (1 boxes)") for line in lines)
+
+
+def test_angles_are_learned_by_heart_too(tiny, tmp_path, monkeypatch):
+    file = write_rods(tmp_path / "rods", num_images=2, seed=5, heads=True, with_angles=True)
+    own = (f"data.train=[{file}]", "data.val=[]", f"data.images={file.parent}", "data.orientation=directed")
+    told = list[str]()
+    config = tiny(*own, "model.stride=2", "optimisation.learning_rate=3e-3", task="landmarks")
+    verdict = overfit(config, 2, num_steps=150, log=told.append)
+    assert verdict.passed, verdict.to_text()
+    assert verdict.angle_error_deg <= MAX_ANGLE_DEG
+    assert f"and a median angle error of {verdict.angle_error_deg:.1f} degrees on 2 images" in verdict.to_text()
+    assert [each for each in told if "angles are 'angle'" in each]
+    monkeypatch.setattr("detect.training.overfitting.MAX_ANGLE_DEG", 1e-3)
+    failed = replace(verdict, angle_error_deg=40.0)
+    assert not failed.passed
+    assert "expected more than 0.9 and at most 0.001 degrees" in failed.to_text()
+
+
+def test_training_goes_on_while_angles_get_better(tiny, monkeypatch):
+    """The points are found in the first round; the angles in the fifth."""
+    errors = iter([90.0, 60.0, 40.0, 20.0, 5.0])
+    monkeypatch.setattr("detect.training.overfitting.evaluate_landmarks", lambda *_, **__: PointsFound(next(errors)))
+    verdict = overfit(tiny(task="landmarks"), 1, num_steps=3, max_steps=12)
+    assert (verdict.num_steps, verdict.angle_error_deg, verdict.passed) == (5, 5.0, True)
+    errors = iter([90.0] * 99)
+    verdict = overfit(tiny(task="landmarks"), 1, num_steps=3, max_steps=12)
+    assert (verdict.num_steps, verdict.angle_error_deg, verdict.passed) == (3, 90.0, False)
+
+
+class PointsFound:
+    """An evaluation in which all points are found, with this median error of their angles."""
+
+    def __init__(self, median: float) -> None:
+        self.overall, self.by_type = [self], {}
+        self.micro, self.angle = SimpleNamespace(f1=1.0), SimpleNamespace(median=median)
 
 
 def test_there_must_be_enough_images_with_objects(tiny):

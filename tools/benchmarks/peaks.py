@@ -116,7 +116,7 @@ def oracle(num_points: int, _: Path) -> None:
     """Twelve settings of one image."""
     from detect.cli.evaluation_results import round_trips
     from detect.data import read_coco
-    from detect.keypoints.keypoints import coco_keypoints
+    from detect.keypoints.coco_keypoints import coco_keypoints
 
     points = _crowd(num_points, 12.0)
     side = int(points.max() + 12)

@@ -15,7 +15,7 @@ from numpy import ndarray
 from detect.data import CocoDataset, CocoResults
 from detect.evaluation.coco_points import point_results
 from detect.evaluation.point_matching import match_points
-from detect.keypoints.keypoints import CocoKeypoints
+from detect.keypoints.coco_keypoints import CocoKeypoints
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # pycocotools' recThrs
 RADII_PX = (3.0, 5.0)

@@ -30,7 +30,7 @@ from detect.detectors.component_detector import SIGMAS_PX, TUNINGS, Components, 
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.fitting.fit import fit_anchors
 from detect.fitting.fit_levels import fit_levels
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 from detect.loading.dataset import DetectionData
 from detect.loading.labels import LabelMap
 from detect.ops.matcher import Matcher

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from detect.data.coco_entries import AnnotationEntries, Category, Finding, Image, Rows
+from detect.data.coco_entries import ANGLE_FIELDS, AnnotationEntries, Category, Finding, Image, Rows
 from detect.data.coco_reader import Progress
 from detect.data.formats.label_text import short_repr
 from detect.errors import CocoError
@@ -124,7 +124,7 @@ class LabelBuilder:
         self._counted: dict[str, tuple[int, str]] = {}
         self._names: dict[str, int] = {}
         self._numbers = array("q")  # id, image id, name, crowd and number in the file of each object
-        self._values = array("d")  # box, area and point of each object
+        self._values = array("d")  # box, area, point and angle of each object
         self._next_id = 1
 
     def image(self, name: str, *, source: str, wh: tuple[float, float] = (0, 0)) -> ImageLabels:
@@ -143,9 +143,10 @@ class LabelBuilder:
         number: int,
         iscrowd: bool = False,
         area: float = math.nan,
+        angle_deg: float = math.nan,
     ) -> None:
         """Add a box (x0, y0, x1, y1)."""
-        self._add(image, label, (*box_xyxy, area, math.nan, math.nan), number, iscrowd)
+        self._add(image, label, (*box_xyxy, area, math.nan, math.nan, angle_deg), number, iscrowd)
 
     def polygon(
         self, image: ImageLabels, label: object, points: Sequence[Sequence[float]], *, number: int, holes: float = 0.0
@@ -160,7 +161,7 @@ class LabelBuilder:
 
     def point(self, image: ImageLabels, label: object, x: float, y: float, *, number: int) -> None:
         """Add a point: an annotation with one visible keypoint and no box."""
-        self._add(image, label, (*(math.nan,) * 5, x, y), number, False)
+        self._add(image, label, (*(math.nan,) * 5, x, y, math.nan), number, False)
 
     def fault(self, image: ImageLabels, number: int, reason: str) -> None:
         """Add a finding about an object that cannot be used; it takes an id as well."""
@@ -199,10 +200,10 @@ class LabelBuilder:
         self._counted[what] = (times + 1, first)
 
     @np.errstate(over="ignore", invalid="ignore")  # any number may stand in a file: it is checked later
-    def rows(self, *, keypoints: bool) -> LabelRows:
+    def rows(self, *, keypoints: bool, angles: bool = False) -> LabelRows:
         """Everything that was added. Categories have ids from 1 in the order of their names."""
         numbers = np.array(self._numbers, np.int64).reshape(-1, 5)
-        values = np.array(self._values, float).reshape(-1, 7)
+        values = np.array(self._values, float).reshape(-1, 8)
         names = sorted(self._names)
         ranks = np.zeros(len(names), np.int64)
         ranks[[self._names[name] for name in names]] = np.arange(1, len(names) + 1)
@@ -213,8 +214,11 @@ class LabelBuilder:
             category_ids=ranks[numbers[:, 2]],
             iscrowd=numbers[:, 3] > 0,
             area=values[:, 4],
-            keypoints=tuple(map(_one_point, values[:, 5:])) if keypoints else None,
+            keypoints=tuple(map(_one_point, values[:, 5:7])) if keypoints else None,
         )
+        if angles:
+            own = [values[:, 7] if field == "rotation" else np.full(len(values), math.nan) for field in ANGLE_FIELDS]
+            entries = replace(entries, angles_deg=np.stack(own, axis=1))
         return LabelRows(
             self.file,
             self._images,

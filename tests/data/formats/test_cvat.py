@@ -25,6 +25,9 @@ SHAPES: dict[str, tuple[str, list[str], list[str], list[str]]] = {
     ),
     "a polygon": ('<polygon label="cat" points="1,1;5,1;5,7"/>', ["cat 1 1 4 6"], [], []),
     "an ellipse": ('<ellipse label="cat" cx="10" cy="20" rx="3" ry="4"/>', ["cat 7 16 6 8"], [], []),
+    "an ellipse turned by a quarter": (
+        *('<ellipse label="cat" cx="10" cy="20" rx="3" ry="4" rotation="90"/>', ["cat 6 17 8 6"], [], []),
+    ),
     "a mask": ('<mask label="cat" left="3" top="4" width="5" height="6" rle="30"/>', ["cat 3 4 5 6"], [], []),
     "points": ('<points label="cat" points="3,4;5.5,6"/>', ["cat 2.5 3.5 1 1 3 4 2", "cat 5 5.5 1 1 5.5 6 2"], [], []),
     "a line": (
@@ -58,3 +61,34 @@ def test_tracks_of_a_video_are_refused_in_one_line(tmp_path):
     label_folder(tmp_path, {"a.xml": "<annotations><track id='0' label='cat'/></annotations>"})
     with pytest.raises(CocoError, match=r"a\.xml: tracks of a video: export the task as 'CVAT for images'"):
         read_dataset(tmp_path / "a.xml")
+
+
+BOX, ELLIPSE = (
+    'box label="cat" xtl="10" ytl="10" xbr="30" ybr="20"',
+    'ellipse label="cat" cx="10" cy="20" rx="3" ry="4"',
+)
+
+
+def test_angles_are_rotations_of_boxes_and_ellipses_0_where_the_file_leaves_them_out(tmp_path):
+    shapes = (
+        f'<{BOX} rotation="30.5"/>',
+        f"<{BOX}/>",
+        f'<{ELLIPSE} rotation="300"/>',
+        '<points label="cat" points="3,4"/>',
+    )
+    path = label_folder(tmp_path, {"a.xml": cvat(*shapes)}) / "a.xml"
+    dataset = read_dataset(path, keypoints=True, angles=True)
+    assert dataset.instances.angles_deg.tolist()[:3] == [30.5, 0, 300]
+    assert math.isnan(dataset.instances.angles_deg[3])
+    assert dataset.angle_fields == ("rotation",)
+    assert read_dataset(path).instances.angles_deg is None
+    label_folder(tmp_path, {"b.xml": cvat(f"<{BOX}/>")})
+    assert read_dataset(tmp_path / "b.xml", angles=True).instances.angles_deg is None  # nothing states a rotation
+
+
+@pytest.mark.parametrize("text", ["left", "nan", "inf"])
+def test_a_rotation_that_is_no_number_is_an_error_if_angles_are_wanted(tmp_path, text):
+    path = label_folder(tmp_path, {"a.xml": cvat(f"<{BOX}/>", f'<{BOX} rotation="{text}"/>')}) / "a.xml"
+    with pytest.raises(CocoError, match=rf"a\.xml: sub/a\.png, object 2: rotation '{text}' is not a number"):
+        read_dataset(path, angles=True)
+    assert len(read_dataset(path).instances) == 1

@@ -8,7 +8,7 @@ from builders import findings_below, label_folder, labels_in_words
 from detect.data.formats.point_tables import is_point_table, read_points, table_columns
 from detect.data.read_dataset import read_dataset, read_point_files
 from detect.errors import CocoError
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 
 TABLES: dict[str, tuple[str, list[str], list[str]]] = {
     "napari": ("index,axis-0,axis-1\n0,4.0,3.0\n1,6.0,5.5\n", ["a: point 3 4", "a: point 5.5 6"], []),
