@@ -40,13 +40,10 @@ def category_section(gathered: Gathered, epochs: int, assignments: Mapping[str, 
         [group.variant, *_cells(group, positives.get(group.variant)), number(shares.get(group.variant))]
         for group in groups
     ]
-    return "\n".join(
-        [
-            f"### Categories, {epochs} epochs\n\n{ABOUT}\n",
-            table(["", *names, "share"], rows),
-            f"\n{_correlations([group for group in groups if group.variant in unweighed], positives, names)}\n",
-        ]
-    )
+    parts = [f"### Categories, {epochs} epochs\n\n{ABOUT}\n", table(["", *names, "share"], rows), ""]
+    if plain := [group for group in groups if group.variant in unweighed]:
+        parts.append(f"{_correlations(plain, positives, names)}\n")
+    return "\n".join(parts)
 
 
 def _by_category(assignment: Assignment, names: list[str]) -> list[float]:
@@ -56,8 +53,6 @@ def _by_category(assignment: Assignment, names: list[str]) -> list[float]:
 
 def _correlations(groups: list[Group], positives: dict[str, list[float]], names: list[str]) -> str:
     """Rank correlations of the AP of the category with the fewest positives, and of the other categories."""
-    if not groups:
-        return "No configuration has known positives."
     least = int(np.argmin(np.sum([np.array(own) / max(own) for own in positives.values()], axis=0)))
     positives = {group.variant: positives[group.variant] for group in groups}
     ap = {group.variant: np.stack(list(group.category_ap.values())).mean(axis=0) for group in groups}

@@ -87,13 +87,13 @@ def _of_dataset(gathered: Gathered, files: dict[str, str], costs: Costs) -> list
 def box_section(gathered: Gathered, epochs: int, *, is_weighed: bool) -> str:
     """Write the tables of the box variants with these epochs, and their differences from the reference.
 
-    Variants whose positives are weighed have a table of their own, if there are any.
+    Variants whose positives are weighed have a table of their own. A table without finished runs is left out.
     """
     suffix, words = (BALANCED, ", positives weighed by category") if is_weighed else ("", "")
     title = f"### Boxes, {epochs} epochs{words}\n"
     groups = [group for group in gathered.of_task(BOXES, epochs) if weighed(group.variant) == is_weighed]
     if not any(group.epochs for group in groups):
-        return "" if is_weighed else f"{title}\nNothing has been run yet.\n"
+        return ""
     reference = REFERENCE + suffix
     others = [group for group in groups if group.variant != reference]
     against = {group.variant: gathered.against_reference(group, epochs) for group in others}
