@@ -12,7 +12,8 @@ from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 
 from detect.inspection.random_weights import Attribute, Window, sanity_steps
-from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, Scalar, removal_curves
+from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, removal_curves
+from detect.inspection.targets import Scalar
 
 SAME = 0.5  # rank correlation above which a map counts as unchanged by random weights
 AROUND = 0.5  # of the box's width and height, on each side of it: where the maps are compared
@@ -87,7 +88,7 @@ class Judgement:
 def judge(
     module: nn.Module,
     scalar: Scalar,
-    image: Float[Tensor, "c h w"],
+    image: Float[Tensor, "d h w"],
     heatmap: Float[Tensor, "h w"],
     box: Box,
     attribute_again: Attribute,

@@ -9,7 +9,7 @@ large one under the insertion curve. Chance depends on network and image and is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +18,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from detect.inspection.targets import Scalar
+
 BASELINES = ("blur", "mean")
 BLUR_SHARE = 1 / 8  # sigma of the blur / longer side of the image: objects of a quarter of the image lose their shape
 NUM_STEPS = 20
 PATCH_PX = 4
 NO_DIFFERENCE = 1e-6  # of the answers to image and baseline, relative to them
-
-Scalar = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, " b"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class RemovalCurves:
 
 def removal_curves(
     scalar: Scalar,
-    image: Float[Tensor, "c h w"],
+    image: Float[Tensor, "d h w"],
     heatmap: Float[Tensor, "_ _"],
     *,
     baseline: str = "blur",
@@ -94,7 +94,7 @@ def removal_curves(
     return RemovalCurves(shares, (deletion - low) / span, (insertion - low) / span, high, low)
 
 
-def baseline_image(image: Float[Tensor, "c h w"], baseline: str) -> Float[Tensor, "c h w"]:
+def baseline_image(image: Float[Tensor, "d h w"], baseline: str) -> Float[Tensor, "d h w"]:
     """The image without its objects: blurred, or its mean colour everywhere.
 
     >>> baseline_image(torch.tensor([[[0.0, 1.0]]]), "mean")
@@ -145,7 +145,7 @@ def _answers(scalar: Scalar, images: Iterator[Tensor], batch_size: int) -> Float
 
 def _check(image: Tensor, heatmap: Tensor, num_steps: int, patch_px: int) -> None:
     if image.ndim != 3 or tuple(heatmap.shape) != tuple(image.shape[1:]):
-        raise ValueError(f"need an image (c, h, w) and a map (h, w), got {tuple(image.shape)}, {tuple(heatmap.shape)}")
+        raise ValueError(f"need an image (d, h, w) and a map (h, w), got {tuple(image.shape)}, {tuple(heatmap.shape)}")
     if not heatmap.isfinite().all():
         raise ValueError("the map has values that are not finite")
     if num_steps < 1 or patch_px < 1:

@@ -132,7 +132,7 @@ def test_arguments_are_not_changed():
 @pytest.mark.parametrize(
     ("image", "heatmap", "options", "message"),
     [
-        (torch.rand(1, 4, 4), torch.rand(4, 5), {}, r"need an image \(c, h, w\) and a map \(h, w\), got"),
+        (torch.rand(1, 4, 4), torch.rand(4, 5), {}, r"need an image \(d, h, w\) and a map \(h, w\), got"),
         (torch.rand(1, 4, 4), torch.full((4, 4), torch.nan), {}, "not finite"),
         (torch.rand(1, 4, 4), torch.rand(4, 4), {"num_steps": 0}, "num_steps=0"),
         (torch.rand(1, 4, 4), torch.rand(4, 4), {"baseline": "black"}, "no baseline 'black': need one of blur, mean"),
