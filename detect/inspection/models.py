@@ -30,7 +30,8 @@ from detect.errors import ConfigError
 from detect.ops.torchvision_import import import_torchvision
 
 WORDS = "tiny, lite0, timm:NAME, torchvision:NAME, MODULE:CALLABLE, or the folder or checkpoint of a training run"
-PROBE_PX = 1024  # an image in which strides up to 512 show; nothing is computed on it
+# an image in which strides up to 512 show, where nothing is computed; then sizes that networks for one size may take
+PROBE_PX = (1024, 512, 384, 256, 224, 192, 128, 96, 64, 32, 28)
 COARSEST = 32  # of a backbone's maps, C5
 FINEST = 4  # C2
 
@@ -58,7 +59,7 @@ class NamedMaps(nn.Module):
     ``run`` calls the model; by default on the images alone. Each map is a copy, which no later layer changes in place.
 
     Raises:
-        ConfigError: there is no such layer, no map among the outputs, or the model fails on an image of 1024 x 1024.
+        ConfigError: there is no such layer, no map among the outputs, or the model fails on an image.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[Tap], *, in_channels: int = 3, run: Run | None = None) -> None:
@@ -68,7 +69,7 @@ class NamedMaps(nn.Module):
         for name in (name for tap in self.taps for name in tap.layers if name not in known):
             raise ConfigError(f"no layer {name!r} in the model: {_close(name, list(known))}")
         self.in_channels = in_channels
-        self.names = self._probe()
+        self.probe_px, self.names = self._probe()
         if not self.names:
             raise ConfigError("the model returns no map (b, channels, h, w): name layers whose outputs are maps")
 
@@ -95,19 +96,29 @@ class NamedMaps(nn.Module):
                 _keeper(outputs[number], "")(self.model, None, result)
         return outputs
 
-    def _probe(self) -> list[str]:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            images = torch.zeros(1, self.in_channels, PROBE_PX, PROBE_PX)
-            try:
-                outputs = self._collect(images)
-            except Exception as error:
-                raise ConfigError(f"the model fails on an image of {PROBE_PX} x {PROBE_PX}: {_reason(error)}") from None
-        names: list[str] = []
-        for tap, maps in zip(self.taps, outputs, strict=True):
-            names += _unique(
-                [name if tap.form is None else tap.form.format(_level(cells, tap.letter)) for name, cells in maps]
-            )
-        return _unique(names)
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the model takes images of one size, or of small ones alone."""
+        return self.probe_px != PROBE_PX[0]
+
+    def _probe(self) -> tuple[int, list[str]]:
+        """The side of an image that the model takes, and the names of its maps."""
+        reason = ""
+        for side in PROBE_PX:
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                try:
+                    outputs = self._collect(torch.zeros(1, self.in_channels, side, side))
+                except Exception as error:
+                    reason = reason or f"the model fails on an image of {side} x {side}: {_reason(error)}"
+                    continue
+            names: list[str] = []
+            for tap, maps in zip(self.taps, outputs, strict=True):
+                names += [
+                    name if tap.form is None else tap.form.format(_level(cells, side, tap.letter))
+                    for name, cells in maps
+                ]
+            return side, _unique(names)
+        raise ConfigError(reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,8 +308,8 @@ def _tensors(output: object) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def _level(cells: Tensor, letter: str) -> str:
-    stride = round(PROBE_PX / max(cells.shape[-2:]))
+def _level(cells: Tensor, side: int, letter: str) -> str:
+    stride = round(side / max(cells.shape[-2:]))
     name = level_name(stride)
     return name.replace("P", letter) if name.startswith("P") else f"{letter}-{name}"
 
