@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 
 from detect.cli.inspected import ModelOptions, is_run, read_model
 from detect.cli.options import AsJson, Output
-from detect.cli.output import print_answer, save, show, show_table
+from detect.cli.output import busy, print_answer, save, show, show_table
 from detect.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def features(
     ] = None,
     channels: Annotated[int, typer.Option(min=1, max=400, help="Channels to draw of each map.")] = 24,
     filters: Annotated[int, typer.Option(min=0, max=50, help="Convolutions whose filters to draw.")] = 4,
+    own_scales: Annotated[
+        bool, typer.Option("--own-scales", help="Draw each of two networks in its own scale, not in one for both.")
+    ] = False,
     output: Output = None,
     json: AsJson = False,
 ) -> None:
@@ -55,7 +58,7 @@ def features(
     maps of each level are: `detect backbone features lite0 cell.png --pretrained --against lite0`, with random weights.
     """
     from detect.inspection.activations import compare_levels
-    from detect.report.feature_page import feature_columns, feature_rows
+    from detect.report.feature_page import feature_columns, feature_page, feature_pictures, feature_rows
 
     picture = _open(image)
     first = _Network.read(model.model, resize, 0, weights=model.weights, pretrained=model.pretrained)
@@ -70,7 +73,10 @@ def features(
     if len(views) > 1 and not differences:
         raise ConfigError(f"{first.model.name} and {networks[1].model.name} have no map of the same name and size")
     if output:
-        _write(output, image, canvas, views, differences, channels)
+        with busy("drawing"):
+            pictures = feature_pictures(_as_picture(canvas), views, num_channels=channels, own_scales=own_scales)
+            page = feature_page(views, pictures, differences, image_name=image.name)
+        save(output, {**{f"{each.name}.png": each.png for each in pictures}, "report.html": page})
     rows = feature_rows(views, differences)
     print_answer(
         json, lambda: _content(views, differences, canvas), lambda: show_table(feature_columns(views), rows, left=False)
@@ -105,14 +111,16 @@ class _Network:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(NAMED_SEEDS[number])
             model = read_model(word, **options)
-        return cls(model, parse_resize(resize or "none"), pretrained_normalization(word, model.in_channels))
+        weights = "pretrained" if options["pretrained"] else getattr(options["weights"], "name", "random weights")
+        named = replace(model, name=f"{word}, {weights}")
+        return cls(named, parse_resize(resize or "none"), pretrained_normalization(word, model.in_channels))
 
     def check_alike(self, other: _Network) -> None:
         """Raise ConfigError if the same image is another input to the other network."""
         if str(self.resize) != str(other.resize):
             raise ConfigError(
-                f"{self.model.name} reads images by {self.resize}, {other.model.name} by {other.resize}: their cells do not "
-                "show the same pixels; give --resize for both"
+                f"{self.model.name} reads images by {self.resize}, {other.model.name} by {other.resize}, so their cells "
+                "show other pixels: give --resize for both"
             )
 
     def canvas(self, picture: Image.Image) -> Tensor:
@@ -152,25 +160,6 @@ def _open(path: Path) -> Image.Image:
     if path.is_dir():
         raise ImageError(f"{path}: a folder, where one image file is expected")
     return open_image(path.parent, path.name, exif="apply")
-
-
-def _write(
-    folder: Path,
-    image: Path,
-    canvas: Tensor,
-    views: list[NetworkView],
-    differences: list[LevelDifference],
-    channels: int,
-) -> None:
-    """Write the pictures and the page."""
-    from detect.cli.output import busy
-    from detect.report.feature_page import feature_page, feature_pictures
-
-    with busy("drawing"):
-        pictures = feature_pictures(_as_picture(canvas), views, num_channels=channels)
-        files: dict[str, str | bytes] = {f"{each.name}.png": each.png for each in pictures}
-        page = feature_page(views, pictures, differences, image_name=image.name)
-    save(folder, {**files, "report.html": page})
 
 
 def _as_picture(canvas: Tensor) -> Image.Image:

@@ -25,7 +25,7 @@ INPUT, FILTERS = "Input", "Filters"
 INPUT_CAPTION = "The network's input after the resize rule, before normalisation, with stretched contrast."
 COLOR_CAPTION = (
     "The first {count} filters of the first convolution, {name}, as colours: middle grey is 0, and the largest absolute "
-    "weight, {most:.3g}, is full or black."
+    "weight ({most}) is full or black."
 )
 GRID_CAPTION = (
     "{name}: rows are the {rows} outputs of the largest weights, columns the {columns} inputs of their largest weights; red "
@@ -66,18 +66,21 @@ class FeaturePicture:
     png: bytes
 
 
-def feature_pictures(image: Image.Image, views: Sequence[NetworkView], *, num_channels: int) -> list[FeaturePicture]:
+def feature_pictures(
+    image: Image.Image, views: Sequence[NetworkView], *, num_channels: int, own_scales: bool = False
+) -> list[FeaturePicture]:
     """Draw filters and maps of one network, or of two side by side: the same channels in the same scale.
 
-    ``image`` is the network's input. The first network says which channels and levels are drawn.
+    ``image`` is the network's input. The first network says which channels and levels are drawn. ``own_scales`` gives each
+    network its own scale, for networks of which one has far larger values.
     """
     shown = Image.fromarray(enlarged(image)[0].astype(np.uint8))
     pictures = [FeaturePicture("input", INPUT, INPUT_CAPTION, _png(shown))]
-    pictures += [_filters(views, place) for place in range(len(views[0].filters))]
+    pictures += [_filters(views, place, own_scales) for place in range(len(views[0].filters))]
     for level in views[0].levels:
         levels = [each for view in views for each in view.levels if each.name == level.name]
         names = [view.name for view in views if any(each.name == level.name for each in view.levels)]
-        pictures += [_maps(names, levels, num_channels), _overlays(image, names, levels)]
+        pictures += [_maps(names, levels, num_channels, own_scales), _overlays(image, names, levels, own_scales)]
     return pictures
 
 
@@ -123,30 +126,30 @@ def feature_page(
     return page(title, names, shown, read_from=[image_name], notes=notes)
 
 
-def _filters(views: Sequence[NetworkView], place: int) -> FeaturePicture:
-    banks = [view.filters[place] for view in views if place < len(view.filters)]
-    weights = [_array(bank.weights) for bank in banks]
-    most = max(float(np.abs(each).max()) for each in weights) or 1.0
-    names = [view.name for view in views if place < len(view.filters)]
-    headings = [f"{name}: {bank.name}" for name, bank in zip(names, banks, strict=True)]
-    first = weights[0]
+def _filters(views: Sequence[NetworkView], place: int, own_scales: bool) -> FeaturePicture:
+    shown = [(view.name, view.filters[place]) for view in views if place < len(view.filters)]
+    weights = [_array(bank.weights) for _, bank in shown]
+    most = _tops([float(np.abs(each).max()) for each in weights], own_scales)
+    headings = [f"{name}: {bank.name}" for name, bank in shown]
+    first, name = weights[0], shown[0][1].name
+    drawn = []
     if place == 0 and first.shape[1] in COLOR_CHANNELS:
-        drawn = [
-            color_filters(each[:FIRST_FILTERS], most=most, heading=head)
-            for each, head in zip(weights, headings, strict=True)
-        ]
-        caption = COLOR_CAPTION.format(count=min(len(first), FIRST_FILTERS), name=banks[0].name, most=most)
-        return FeaturePicture("filters_first", FILTERS, caption, _png(contact_sheet(drawn, columns=2, gap=12)))
+        for each, top, heading in zip(weights, most, headings, strict=True):
+            drawn.append(color_filters(each[:FIRST_FILTERS], most=top, heading=heading))
+        caption = COLOR_CAPTION.format(
+            count=min(len(first), FIRST_FILTERS),
+            name=name,
+            most=" and ".join(f"{top:.3g}" for top in dict.fromkeys(most)),
+        )
+        return FeaturePicture("filters_first", FILTERS, caption, _beside(drawn))
     same = all(each.shape == first.shape for each in weights)
-    parts = [_largest(each, first if same else each) for each in weights]
     columns = 16 if first.shape[1] == 1 else None
-    drawn = [
-        filter_grid(each, (-most, most), heading=head, columns=columns)
-        for each, head in zip(parts, headings, strict=True)
-    ]
-    form = DEPTHWISE_CAPTION if columns else GRID_CAPTION
-    caption = form.format(name=banks[0].name, rows=len(parts[0]), columns=parts[0].shape[1])
-    return FeaturePicture(f"filters_{banks[0].name}", FILTERS, caption, _png(contact_sheet(drawn, columns=2, gap=12)))
+    for each, top, heading in zip(weights, most, headings, strict=True):
+        part = _largest(each, first if same else each)
+        drawn.append(filter_grid(part, (-top, top), heading=heading, columns=columns))
+    rows, inputs = _largest(first, first).shape[:2]
+    caption = (DEPTHWISE_CAPTION if columns else GRID_CAPTION).format(name=name, rows=rows, columns=inputs)
+    return FeaturePicture(f"filters_{name}", FILTERS, caption, _beside(drawn))
 
 
 def _largest(weights: Float[ndarray, "n d h w"], by: Float[ndarray, "n d h w"]) -> Float[ndarray, "m e h w"]:
@@ -158,41 +161,57 @@ def _largest(weights: Float[ndarray, "n d h w"], by: Float[ndarray, "n d h w"]) 
     return weights[np.ix_(outputs, inputs)]
 
 
-def _maps(names: Sequence[str], levels: Sequence[LevelMaps], num_channels: int) -> FeaturePicture:
-    first = levels[0]
-    same = all(len(level.cells) == len(first.cells) for level in levels)
-    chosen = [(first if same else level).order[:num_channels].tolist() for level in levels]
-    cells = [_array(level.cells) for level in levels]
-    scale = common_scale([each[channels] for each, channels in zip(cells, chosen, strict=True)])
+def _maps(names: Sequence[str], levels: Sequence[LevelMaps], num_channels: int, own_scales: bool) -> FeaturePicture:
+    name, cells = levels[0].name, [_array(level.cells) for level in levels]
+    chosen = [order[:num_channels] for order in _orders(levels)]
+    drawn_cells = [each[channels] for each, channels in zip(cells, chosen, strict=True)]
+    scales = [common_scale([each]) if own_scales else common_scale(drawn_cells) for each in drawn_cells]
     columns = 6 if len(levels) == 1 else 4
     drawn = [
-        map_grid(each, channels, scale, heading=f"{name}: {first.name}", columns=columns)
-        for each, channels, name in zip(cells, chosen, names, strict=True)
+        map_grid(each, channels, scale, heading=f"{network}: {name}", columns=columns)
+        for each, channels, scale, network in zip(cells, chosen, scales, names, strict=True)
     ]
-    caption = MAP_CAPTION.format(count=len(chosen[0]), channels=len(first.cells))
+    caption = MAP_CAPTION.format(count=len(chosen[0]), channels=len(cells[0]))
     if len(levels) > 1:
-        caption += (
-            f" Both networks in the same scale; {'the channels are the same' if same else 'each its own channels'}."
-        )
-    return FeaturePicture(first.name, first.name, caption, _png(contact_sheet(drawn, columns=2, gap=12)))
+        caption += " The channels are the same" if chosen[0] == chosen[1] else " Each network has its own channels"
+        caption += ", each network in its own scale." if own_scales else ", both networks in the same scale."
+    return FeaturePicture(name, name, caption, _beside(drawn))
 
 
-def _overlays(image: Image.Image, names: Sequence[str], levels: Sequence[LevelMaps]) -> FeaturePicture:
-    first = levels[0]
-    same = all(len(level.cells) == len(first.cells) for level in levels)
-    every: list[list[tuple[str, Float[ndarray, "h w"]]]] = []
-    for level in levels:
+def _overlays(
+    image: Image.Image, names: Sequence[str], levels: Sequence[LevelMaps], own_scales: bool
+) -> FeaturePicture:
+    name = levels[0].name
+    heats, titles = [], []
+    for level, order in zip(levels, _orders(levels), strict=True):
         around = (level.cells - level.cells.mean(dim=(1, 2), keepdim=True)).abs()
-        channels = (first if same else level).order[:OVERLAID].tolist()
-        every.append([("all channels", _array(level.energy)), *((f"channel {c}", _array(around[c])) for c in channels)])
-    most = [max(float(maps[place][1].max()) for maps in every) or 1.0 for place in range(len(every[0]))]
+        heats.append([_array(level.energy), *(_array(around[channel]) for channel in order[:OVERLAID])])
+        titles.append(["all channels", *(f"channel {channel}" for channel in order[:OVERLAID])])
+    tops = [_tops([float(heat.max()) for heat in place], own_scales) for place in zip(*heats, strict=True)]
     drawn = []
-    for name, level, maps in zip(names, levels, every, strict=True):
-        heats = [(title, heat / top) for (title, heat), top in zip(maps, most, strict=True)]
-        drawn.append(overlay_row(image, heats, stride=level.stride, heading=f"{name}: {first.name}"))
-    common = ", of both networks together" if len(levels) > 1 else ""
-    caption = OVERLAY_CAPTION.format(count=len(every[0]) - 1, common=common)
-    return FeaturePicture(f"{first.name}_overlay", first.name, caption, _png(contact_sheet(drawn, columns=2, gap=12)))
+    for number, (level, network) in enumerate(zip(levels, names, strict=True)):
+        parts = [heat / top[number] for heat, top in zip(heats[number], tops, strict=True)]
+        shown = list(zip(titles[number], parts, strict=True))
+        drawn.append(overlay_row(image, shown, stride=level.stride, heading=f"{network}: {name}"))
+    common = ", of both networks together" if len(levels) > 1 and not own_scales else ""
+    caption = OVERLAY_CAPTION.format(count=len(heats[0]) - 1, common=common)
+    return FeaturePicture(f"{name}_overlay", name, caption, _beside(drawn))
+
+
+def _orders(levels: Sequence[LevelMaps]) -> list[list[int]]:
+    """The channels of each network by falling strength: those of the first for all, if they have as many."""
+    same = all(len(level.cells) == len(levels[0].cells) for level in levels)
+    return [(levels[0] if same else level).order.tolist() for level in levels]
+
+
+def _tops(largest: Sequence[float], own_scales: bool) -> list[float]:
+    """What each network's largest value is divided by; never 0."""
+    tops = largest if own_scales else [max(largest)] * len(largest)
+    return [top or 1.0 for top in tops]
+
+
+def _beside(drawn: Sequence[Image.Image]) -> bytes:
+    return _png(contact_sheet(drawn, columns=2, gap=12))
 
 
 def _array(tensor: object) -> Float[ndarray, ...]:

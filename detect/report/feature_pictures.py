@@ -75,7 +75,7 @@ def overlay_row(
 
 
 def color_filters(
-    weights: Float[ndarray, "n d h w"], *, most: float, heading: str = "", columns: int = 16
+    weights: Float[ndarray, "n d h w"], *, most: float, heading: str = "", columns: int = 8
 ) -> Image.Image:
     """Draw the filters of colour or grey images: 0 is middle grey, ``-most`` black and ``most`` full."""
     values = np.clip(weights / most * 127.5 + 127.5, 0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
