@@ -37,7 +37,7 @@ MAP_CAPTION = (
     "of the values drawn."
 )
 OVERLAY_CAPTION = (
-    "Over the network's input: the root mean square of all channels, then the {count} channels that vary most, each as its "
+    "Over the network's input in grey: the root mean square of all channels, then the {count} channels that vary most, each as its "
     "distance from its own mean. 0 is transparent; the hottest is the largest value of each picture{common}."
 )
 DIFFERENCE_CAPTION = (
@@ -175,6 +175,7 @@ def _maps(names: Sequence[str], levels: Sequence[LevelMaps], num_channels: int, 
     if len(levels) > 1:
         caption += " The channels are the same" if chosen[0] == chosen[1] else " Each network has its own channels"
         caption += ", each network in its own scale." if own_scales else ", both networks in the same scale."
+        caption += f" Their largest values are {' and '.join(f'{np.abs(each).max():.3g}' for each in drawn_cells)}."
     return FeaturePicture(name, name, caption, _beside(drawn))
 
 

@@ -64,8 +64,8 @@ def map_grid(
 def overlay_row(
     image: Image.Image, maps: Sequence[tuple[str, Float[ndarray, "h w"]]], *, stride: int, heading: str = ""
 ) -> Image.Image:
-    """Draw maps from 0 to 1 over the image, each with its title: 0 is transparent, 1 the hottest."""
-    nothing = np.zeros((0, 2))
+    """Draw maps from 0 to 1 over the image in grey, each with its title: 0 is transparent, 1 the hottest."""
+    image, nothing = image.convert("L"), np.zeros((0, 2))
     pictures = []
     for title, heat in maps:
         drawn = heatmap_overlay(image, heat, nothing, stride=stride)
