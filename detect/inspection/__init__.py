@@ -1,1 +1,1 @@
-"""What a network looks at: attribution of its answers to the pixels of an image."""
+"""What a network sees and computes: its layers, receptive fields, feature maps, and the pixels behind a detection."""
