@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from detect.cli import backbone_features
+from detect.cli.config import register
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -14,3 +17,6 @@ app = typer.Typer(
 @app.callback()
 def backbone() -> None:
     """Options before a command; the app has the help text."""
+
+
+register(app, backbone_features.features)
