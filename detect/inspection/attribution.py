@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from detect.inspection.deep_lift import deep_lift
 from detect.inspection.feature_maps import grad_cam, odam
 from detect.inspection.gradients import (
     deconvolution,
@@ -23,6 +25,8 @@ from detect.inspection.gradients import (
     saliency,
     smooth_grad,
 )
+from detect.inspection.patterns import Patterns, pattern_map
+from detect.inspection.relevance import propagate_relevance
 from detect.inspection.targets import Scalar
 
 
@@ -34,12 +38,14 @@ class Settings:
         baseline: the image without information: of integrated gradients, DeepLift and occlusion. None is black.
         layer: name of the module whose maps Grad-CAM and ODAM take; see :mod:`detect.inspection.feature_maps`.
         window_px: side of an occluding square.
+        patterns: of PatternNet and PatternAttribution; see :func:`~detect.inspection.patterns.learn_patterns`.
         seed: of SmoothGrad's noise.
     """
 
     baseline: Float[Tensor, "d h w"] | None = None
     layer: str | None = None
     window_px: int | None = None
+    patterns: Patterns | None = None
     seed: int = 0
 
 
@@ -71,6 +77,16 @@ def attribute(
     if method not in METHODS:
         raise ValueError(f"no method {method!r}: there are {', '.join(METHODS)}")
     return METHODS[method].run(module, scalar, image, settings or Settings()).detach()
+
+
+def _pattern_map(module: nn.Module, scalar: Scalar, image: Tensor, settings: Settings, *, attribution: bool) -> Tensor:
+    if settings.patterns is None:
+        raise ValueError("patterns are learned from training images: see learn_patterns")
+    return pattern_map(module, scalar, image, settings.patterns, attribution=attribution)
+
+
+def _relevance(rule: str, *, box: bool) -> Callable[[nn.Module, Scalar, Tensor, Settings], Tensor]:
+    return lambda module, scalar, image, _: propagate_relevance(module, scalar, image, rule, box=box).pixels
 
 
 def _baseline(image: Tensor, settings: Settings) -> Tensor:
@@ -121,6 +137,60 @@ METHODS = {
         lambda _, scalar, image, settings: occlusion(
             scalar, image, _baseline(image, settings), window_px=settings.window_px
         ),
+    ),
+    "deep-lift": Method(
+        "what each pixel's difference from the baseline adds, by slopes between the two",
+        'Shrikumar et al. 2017, "Learning Important Features Through Propagating Activation Differences"',
+        ("signed", "complete: sums to the answer less that of the baseline", "depends on the baseline"),
+        lambda _, scalar, image, settings: deep_lift(scalar, image, _baseline(image, settings)),
+    ),
+    "lrp": Method(
+        "relevance: epsilon rule in the output layers, z-plus below them, box rule at the pixels",
+        'Kohlbrenner et al. 2020, "Towards Best Practice in Explaining Neural Network Decisions with LRP", section III',
+        ("signed", "conserves: sums to the answer less what biases and stabiliser take"),
+        _relevance("composite", box=True),
+    ),
+    "lrp-epsilon": Method(
+        "relevance, shared in proportion to all contributions",
+        'Bach et al. 2015, "On Pixel-Wise Explanations", equation 58',
+        ("signed", "conserves: sums to the answer less what biases and stabiliser take", "noisy"),
+        _relevance("epsilon", box=False),
+    ),
+    "lrp-gamma": Method(
+        "relevance, shared with more weight on contributions of the output's sign; box rule at the pixels",
+        'Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", section 10.3',
+        ("signed", "conserves: sums to the answer less what biases and stabiliser take"),
+        _relevance("gamma", box=True),
+    ),
+    "lrp-z-plus": Method(
+        "relevance, shared among contributions of the output's sign alone",
+        'Bach et al. 2015, "On Pixel-Wise Explanations", equation 60 with alpha 1 and beta 0',
+        (
+            "conserves: sums to the answer less the bias of the output",
+            "changes little with random weights (Sixt et al. 2020)",
+        ),
+        _relevance("z-plus", box=False),
+    ),
+    "deep-taylor": Method(
+        "relevance by a Taylor expansion in each layer: z-plus, and the box rule at the pixels",
+        'Montavon et al. 2017, "Explaining NonLinear Classification Decisions with Deep Taylor Decomposition"',
+        (
+            "conserves: sums to the answer less the bias of the output",
+            "changes little with random weights (Sixt et al. 2020)",
+        ),
+        _relevance("z-plus", box=True),
+    ),
+    "pattern-net": Method(
+        "the signal in the image that the answer found, by patterns learned from training images",
+        'Kindermans et al. 2018, "Learning How to Explain Neural Networks", section 4',
+        ("signed", "needs training images"),
+        partial(_pattern_map, attribution=False),
+    ),
+    "pattern-attribution": Method(
+        "the share of each pixel's signal in the answer, by patterns learned from training images",
+        'Kindermans et al. 2018, "Learning How to Explain Neural Networks", section 4',
+        ("signed", "needs training images"),
+        partial(_pattern_map, attribution=True),
     ),
     "grad-cam": Method(
         "the pyramid's maps, channels weighed by their mean gradient",

@@ -44,7 +44,7 @@ class Rewriting(TorchFunctionMode):
         if name in CONVOLUTIONS:
             return self.convolution(func, *args, **kwargs)
         if name in NORMS:
-            return self.norm(func, *args, **kwargs)
+            return self.norm(name, func, *args, **kwargs)
         if name in {"add", "mul"} and len(args) == 2 and not kwargs:
             own = getattr(torch, name)
             return self.add(own, *args) if name == "add" else self.multiply(own, *args)
@@ -58,8 +58,8 @@ class Rewriting(TorchFunctionMode):
         """A convolution or a matrix product; the first of ``args`` is the bias."""
         return function(cells, weight, *args, **kwargs)
 
-    def norm(self, function: Function, cells: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """A group norm or batch norm."""
+    def norm(self, _: str, /, function: Function, cells: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A norm; the first argument is its name in ``NORMS``."""
         return function(cells, *args, **kwargs)
 
     def add(self, function: Function, first: Any, second: Any) -> Tensor:
@@ -77,7 +77,11 @@ class Rewriting(TorchFunctionMode):
 
 @contextmanager
 def rewritten(module: nn.Module, rules: Rewriting) -> Iterator[Rewriting]:
-    """Apply the rules while ``module`` runs, and only then: what is computed from its output has its own gradient."""
+    """Apply the rules while ``module`` runs, and only then: what is computed from its output has its own gradient.
+
+    The weights are constants meanwhile, so what has a gradient depends on the image.
+    """
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     running: list[int] = []
 
     def start(*_: object) -> None:
@@ -90,11 +94,15 @@ def rewritten(module: nn.Module, rules: Rewriting) -> Iterator[Rewriting]:
             rules.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     hooks = [module.register_forward_pre_hook(start), module.register_forward_hook(stop, always_call=True)]
+    for parameter in learned:
+        parameter.requires_grad_(False)
     try:
         yield rules
     finally:
         for hook in hooks:
             hook.remove()
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def with_gradient(value: Tensor, source: Tensor) -> Tensor:
