@@ -37,8 +37,8 @@ MAP_CAPTION = (
     "of the values drawn."
 )
 OVERLAY_CAPTION = (
-    "Over the network's input in grey: the root mean square of all channels, then the {count} channels that vary most, each as its "
-    "distance from its own mean. 0 is transparent; the hottest is the largest value of each picture{common}."
+    "Over the network's input in grey: the root mean square of all channels, then the {count} channels that vary most, each "
+    "as its distance from its own mean. 0 is transparent; the hottest is the largest value of each picture{common}."
 )
 DIFFERENCE_CAPTION = (
     "similarity: linear CKA of the cells, unbiased: 1 if the channels of one are those of the other, rotated and scaled; "
