@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.data import read_coco
 from detect.data.resize import parse_resize
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.inspection.targets import Found
@@ -91,19 +94,21 @@ def test_the_document_has_a_row_for_each_method_and_for_chance(tool):
 
 def test_detections_are_true_if_they_lie_over_an_object_of_their_class(tool):
     file = sample_annotations("nuclei")
-    from detect.data import read_coco
-
     data = DetectionData(read_coco(file), file.parent / "images", resize=parse_resize("none"), channels=1)
     sample = data[0]
-    box = sample.targets.boxes[0].tolist()
-    is_true = tool._is_true
-    assert is_true(Found(tuple(box), 0.9, 0, (0,)), sample)
-    assert not is_true(Found(tuple(box), 0.9, 1, (0,)), sample)
-    assert not is_true(Found((0.0, 0.0, 1.0, 1.0), 0.9, 0, (0,)), sample)
+    box = tuple(sample.targets.boxes[0].tolist())
+    assert tool.is_true(Found(box, 0.9, 0, (0,)), sample, 0.5)
+    assert not tool.is_true(Found(box, 0.9, 1, (0,)), sample, 0.5)
+    assert not tool.is_true(Found((0.0, 0.0, 1.0, 1.0), 0.9, 0, (0,)), sample, 0.5)
+    at = replace(sample, points=torch.tensor([[3.0, 4.0]]), types=torch.tensor([1]), visibility=torch.tensor([2]))
+    square = (2.0, 3.0, 5.0, 4.6)  # the point is at (3.5, 4.5)
+    assert tool.is_true(Found(square, 0.9, 1, (0, 0)), at, 0.5)
+    assert not tool.is_true(Found(square, 0.9, 1, (0, 0)), at, 1.5)
+    assert not tool.is_true(Found(square, 0.9, 0, (0, 0)), at, 0.5)
 
 
 def test_a_run_is_measured_and_goes_on_where_it_stopped(tool, tmp_path, monkeypatch, nuclei_run):
-    monkeypatch.setattr(tool, "_is_true", lambda found, sample: True)
+    monkeypatch.setattr(tool, "is_true", lambda found, sample, shift: True)
     labels = sample_annotations("nuclei")
     arguments = [
         *("measure", nuclei_run, labels, "--images", labels.parent / "images", "--name", "few", "-o", tmp_path),

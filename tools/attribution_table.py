@@ -34,6 +34,7 @@ from detect.inspection.judging import SAME, Judgement, judge
 from detect.inspection.patterns import learn_patterns
 from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, removal_curves
 from detect.inspection.targets import Found, Scalar, answer_of, find_answers
+from detect.keypoints.coordinates import SHIFTS
 from detect.keypoints.keypoints import coco_keypoints
 from detect.loading.dataset import DetectionData, Sample
 from detect.ops.boxes import pairwise_iou
@@ -95,7 +96,8 @@ def _cases(trained: TrainedDetector, data: DetectionData, count: int) -> Iterato
         sample = data[place]
         height, width = sample.image_hw.tolist()
         answers = find_answers(trained.model, sample.image, (height, width))
-        true = next((each for each in answers if each.score >= least and _is_true(each, sample)), None)
+        shift = SHIFTS[trained.config.data.pixel_origin]
+        true = next((each for each in answers if each.score >= least and is_true(each, sample, shift)), None)
         if true is None:
             continue
         count -= 1
@@ -105,11 +107,14 @@ def _cases(trained: TrainedDetector, data: DetectionData, count: int) -> Iterato
         yield Case(data.dataset.images.file_names[sample.image_row], sample.image, true, scalar)
 
 
-def _is_true(found: Found, sample: Sample) -> bool:
-    """Whether a box of the same class overlaps enough, or a point of the same type lies in the peak's square."""
+def is_true(found: Found, sample: Sample, shift: float) -> bool:
+    """Whether a box of the same class overlaps enough, or a point of the same type lies in the peak's square.
+
+    ``shift`` makes the sample's points continuous.
+    """
     x0, y0, x1, y1 = found.box
     if len(sample.points):
-        own = sample.points[(sample.types == found.label) & (sample.visibility > 0)] + 0.5
+        own = sample.points[(sample.types == found.label) & (sample.visibility > 0)] + shift
         inside = (own > torch.tensor([x0, y0])) & (own < torch.tensor([x1, y1]))
         return bool(inside.all(dim=1).any())
     boxes = sample.targets.boxes[sample.targets.classes == found.label]
@@ -300,7 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.name = options.name or Path(options.labels).stem
     trained = load_on(options.run, "cpu")
     dataset = read_dataset(options.labels, images=options.images, keypoints=trained.task == "landmarks")
-    points = coco_keypoints(dataset) if trained.task == "landmarks" else None
+    own = trained.config.data
+    how: dict[str, Any] = {"pixel_origin": own.pixel_origin, "orientation": own.orientation}
+    points = coco_keypoints(dataset, **how) if trained.task == "landmarks" else None
     measure(trained, open_images(trained, dataset, options.images, landmarks=points), options)
 
 
