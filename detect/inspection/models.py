@@ -97,6 +97,11 @@ class NamedMaps(nn.Module):
         return outputs
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU without any."""
+        return next((each.device for each in self.model.parameters()), torch.device("cpu"))
+
+    @property
     def fixed_size(self) -> bool:
         """Whether the model takes images of one size, or of small ones alone."""
         return self.probe_px != PROBE_PX[0]
@@ -107,7 +112,7 @@ class NamedMaps(nn.Module):
         for side in PROBE_PX:
             with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
                 try:
-                    outputs = self._collect(torch.zeros(1, self.in_channels, side, side))
+                    outputs = self._collect(torch.zeros(1, self.in_channels, side, side, device=self.device))
                 except Exception as error:
                     reason = reason or f"the model fails on an image of {side} x {side}: {_reason(error)}"
                     continue
