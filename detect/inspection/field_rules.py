@@ -158,22 +158,35 @@ def _pad(call: Call) -> Fields:
 
 
 def _cat(call: Call) -> Fields:
-    tensors, dim = call.args[0], int(call.argument("dim", 0))
-    dim %= len(call.shape)
-    parts = []
-    for tensor in tensors:
-        found = call.fields(tensor)
-        parts.append(nothing(tuple(tensor.shape), call) if found is None else found)
+    dim = int(call.argument("dim", 0)) % len(call.shape)
+    return _joined([_fields_or_none(tensor, call) for tensor in call.args[0]], dim, call.shape)
+
+
+def _stack(call: Call) -> Fields:
+    """Like cat, after an axis of size 1 was added."""
+    dim = int(call.argument("dim", 0)) % len(call.shape)
+    parts = [_fields_or_none(tensor, call) for tensor in call.args[0]]
+    return _joined([each.viewed((*each.shape[:dim], 1, *each.shape[dim:])) for each in parts], dim, call.shape)
+
+
+def _fields_or_none(tensor: Tensor, call: Call) -> Fields:
+    found = call.fields(tensor)
+    return nothing(tuple(tensor.shape), call) if found is None else found
+
+
+def _joined(parts: Sequence[Fields], dim: int, shape: Shape) -> Fields:
+    """The fields of tensors one after the other along an axis; other axes keep size 1 where all do."""
     planes = []
-    for index in range(len(parts[0].planes)):
-        own = [part.planes[index] for part in parts]
+    for own in zip(*(part.planes for part in parts), strict=True):
         common = np.broadcast_shapes(*(tuple(1 if d == dim else n for d, n in enumerate(p.shape)) for p in own))
         sized = [
             plane.expand([part.shape[dim] if d == dim else n for d, n in enumerate(common)])
             for plane, part in zip(own, parts, strict=True)
         ]
-        planes.append(torch.cat(sized, dim))
-    return _shrunk(Fields(call.shape, tuple(planes), parts[0].image_hw), dim)
+        plane = torch.cat(sized, dim)
+        first = plane.narrow(dim, 0, 1)
+        planes.append(first if bool((plane == first).all()) else plane)
+    return Fields(shape, tuple(planes), parts[0].image_hw)
 
 
 def nothing(shape: Shape, call: Call) -> Fields:
@@ -181,14 +194,6 @@ def nothing(shape: Shape, call: Call) -> Fields:
     example = call.operands()[0]
     plane = torch.full((1,) * len(shape), EMPTY, dtype=torch.int32)
     return Fields(shape, (plane,) * len(example.planes), example.image_hw)
-
-
-def _shrunk(fields: Fields, dim: int) -> Fields:
-    """The fields, with size 1 along an axis where they turn out equal."""
-    planes = tuple(
-        plane.narrow(dim, 0, 1) if bool((plane == plane.narrow(dim, 0, 1)).all()) else plane for plane in fields.planes
-    )
-    return Fields(fields.shape, planes, fields.image_hw)
 
 
 def _convolution(call: Call) -> Fields:
@@ -372,6 +377,7 @@ RULES: dict[str, Callable[[Call], Fields]] = {
     **dict.fromkeys(("reflection_pad2d", "replication_pad2d"), _move_last(2)),
     "constant_pad_nd": _pad,
     "cat": _cat,
+    "stack": _stack,
     "convolution": _convolution,
     **dict.fromkeys(
         ("max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "avg_pool1d", "max_pool3d_with_indices"), _pool
@@ -405,7 +411,7 @@ RULES: dict[str, Callable[[Call], Fields]] = {
         ),
         _reduce,
     ),
-    **dict.fromkeys(("_softmax", "_log_softmax"), _softmax),
+    **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
     **dict.fromkeys(

@@ -25,7 +25,7 @@ def field_of(maps: NamedMaps) -> float:
 
 def test_the_width_holds_the_energy_by_hand():
     energy = torch.tensor([[1.0, 2, 10, 2, 1]])
-    assert [energy_widths(energy, (0.5, 2.5), share)[1] for share in (0.5, 0.6, 0.9, 1.0)] == [1, 3, 5, 5]
+    assert [energy_widths(energy, (0.5, 2.5), share)[1] for share in (0.5, 0.7, 0.9, 1.0)] == [1, 3, 5, 5]
 
 
 def test_without_influence_the_width_is_zero():

@@ -56,12 +56,12 @@ FUNCTIONS = {
     "cat of slices": lambda x: torch.cat([x[:, :2, 1:], x[:, 2:, :-1]], 1),
     "chunks": chunks,
     "unbind": lambda x: torch.stack(x.unbind(1)[::-1], 1),
-    "split": lambda x: torch.cat(x.split([1, 3], dim=2)[::-1], 2),
+    "split": lambda x: torch.cat(x.split([1, x.shape[2] - 1], dim=2)[::-1], 2),
     "roll": lambda x: torch.roll(x, (2, -1), (2, 3)),
     "flip": lambda x: x.flip(2),
     "reflect": lambda x: functional.pad(x, (2, 1, 0, 2), mode="reflect"),
     "replicate": lambda x: functional.pad(x, (2, 1, 0, 2), mode="replicate"),
-    "pad and crop": lambda x: functional.pad(x, (2, -1, -2, 3)),
+    "pad and crop": lambda x: functional.max_pool2d(functional.pad(x, (1, -1, -2, 1)), 3),
     "pixel shuffle": lambda x: functional.pixel_shuffle(x, 2),
     "pixel unshuffle": lambda x: functional.pixel_unshuffle(x[..., :8, :8], 2),
     "tokens": lambda x: (tokens(x) * 2).transpose(1, 2).reshape(x.shape),
@@ -77,7 +77,7 @@ FUNCTIONS = {
     "maximum over channels": lambda x: x.amax(1, keepdim=True),
     "instance norm": functional.instance_norm,
     "group norm": lambda x: functional.group_norm(x, 2),
-    "two images": lambda x: torch.where(x > 0, x, x.flip(3)),
+    "two images": lambda x: x - x.flip(3),
 }
 
 
