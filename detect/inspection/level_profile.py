@@ -14,6 +14,7 @@ from torch import nn
 from detect.advice.lost_objects import least_px, small_objects
 from detect.advice.verdict import share_text
 from detect.anchors.instances import ResizedInstances
+from detect.catalog.detectors import Detector
 from detect.inspection.effective_field import effective_fields
 from detect.inspection.models import InspectedModel, NamedMaps, Tap
 from detect.inspection.receptive_field import MapField, TrackedMaps, receptive_fields
@@ -64,6 +65,7 @@ class LevelObjects:
 class ObjectProfile:
     """Objects after the resize beside the levels of a model that predict; made by :func:`profile_objects`."""
 
+    profile: ModelProfile
     instances: ResizedInstances
     levels: tuple[LevelObjects, ...]
     too_small: Bool[ndarray, " n"]
@@ -79,10 +81,14 @@ class ObjectProfile:
             suits |= level.suits
         return ~suits
 
-    def in_words(self) -> list[str]:
-        """What each level suits, and what none does."""
+    def in_words(self, detector: Detector | None = None) -> list[str]:
+        """What each level suits, and what none does; also whether the strides are not those of a detector."""
         number = len(self.instances)
         lines = []
+        strides = [round(level.field.stride[0]) for level in self.levels]
+        if detector is not None and strides != detector.strides:
+            own, others = (", ".join(map(str, each)) for each in (strides, detector.strides))
+            lines.append(f"{self.profile.name} has levels of strides {own}, and {detector.name} of {others}.")
         for level in self.levels:
             spanned, suited = int(level.spans.sum()), int(level.suits.sum())
             lines.append(
@@ -90,21 +96,21 @@ class ObjectProfile:
                 f"spans {share_text(spanned, number)} of the objects; {share_text(suited, number)} are also no smaller than "
                 f"{level.least_px:g} px."
             )
-        none = int(self.unsuited.sum())
+        return [*lines, self._unsuited_in_words()]
+
+    def _unsuited_in_words(self) -> str:
+        none, parts = int(self.unsuited.sum()), []
         if not none:
-            return [*lines, "Every object suits a level."]
-        parts = []
+            return "Every object suits a level."
         if small := int(self.too_small.sum()):
-            limit = self.levels[0].least_px
-            parts.append(f"{small:,} under {limit:g} px, where a larger input or a finer level helps")
-        if long := int(self.too_long.sum()):
+            parts.append(f"{small:,} under {self.levels[0].least_px:g} px, where a larger input or a finer level helps")
+        if long := int((self.too_long & ~self.too_small).sum()):
             most = max(level.effective_px for level in self.levels)
             parts.append(f"{long:,} longer than {most:.0f} px, of which no unit sees the whole")
-        between = int((self.unsuited & ~self.too_small & ~self.too_long).sum())
-        if between:
+        if between := int((self.unsuited & ~self.too_small & ~self.too_long).sum()):
             parts.append(f"{between:,} long and thin, or between the fields of two levels")
         be = "suits" if none == 1 else "suit"
-        return [*lines, f"{plural(none, 'object')} ({share_text(none, number)}) {be} no level: {'; '.join(parts)}."]
+        return f"{plural(none, 'object')} ({share_text(none, len(self.instances))}) {be} no level: {'; '.join(parts)}."
 
 
 def profile_model(
@@ -136,7 +142,7 @@ def profile_objects(profile: ModelProfile, instances: ResizedInstances) -> Objec
     too_small = np.zeros(len(instances), bool)
     too_small[small_objects(instances, [round(levels[0].field.stride[0])])] = True
     most = max(level.effective_px for level in levels)
-    return ObjectProfile(instances, levels, too_small, longer > most)
+    return ObjectProfile(profile, instances, levels, too_small, longer > most)
 
 
 def _objects_of(

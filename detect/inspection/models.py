@@ -154,8 +154,10 @@ class InspectedModel:
             return NamedMaps(model, taps, in_channels=self.in_channels, run=self.run).eval()
 
 
-def build_model(word: str, *, weights: str | Path | None = None, pretrained: bool = False) -> InspectedModel:
-    """The model of a word, :data:`WORDS` but a training run; with random weights unless some are given.
+def build_model(
+    word: str, *, weights: str | Path | None = None, pretrained: bool = False, seed: int = 0
+) -> InspectedModel:
+    """The model of a word, :data:`WORDS` but a training run; with random weights by the seed unless some are given.
 
     >>> build_model("tiny").maps.names
     ['C2', 'C3', 'C4', 'C5']
@@ -164,6 +166,12 @@ def build_model(word: str, *, weights: str | Path | None = None, pretrained: boo
         ConfigError: there is no such model, it cannot be built, or the weights do not fit it.
         MissingExtraError: timm or torchvision is not installed.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return _built_model(word, weights, pretrained=pretrained)
+
+
+def _built_model(word: str, weights: str | Path | None, *, pretrained: bool) -> InspectedModel:
     source, _, name = word.partition(":")
     tensors = None if weights is None else plain_names(load_checkpoint(weights))
     if source == "torchvision" and name in _torchvision_detectors():

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from detect.anchors import distributions
+from detect.catalog.detectors import Detector
 from detect.inspection.level_profile import (
     LEVEL_TITLES,
     ModelProfile,
@@ -43,11 +44,15 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
     lines, read_from = notes_on(profile), tuple[str, ...]()
     if objects is not None:
         counts = {"objects": len(objects.instances), "suit no level": int(objects.unsuited.sum())}
-        words = "".join(f"<li>{escape(line)}</li>" for line in objects.in_words())
-        parts: list[Any] = [tiles(counts), [objects_panel(profile, objects)], f'<ul class="notes">{words}</ul>']
-        sections = {"objects": ("Objects and levels", parts), **sections}
+        sections = {"objects": ("Objects and levels", [tiles(counts), *objects_parts(objects, "objects")]), **sections}
         read_from = objects.instances.dataset.files
     return page("Fields", about, sections, read_from=read_from, notes=lines)
+
+
+def objects_parts(objects: ObjectProfile, name: str, detector: Detector | None = None) -> tuple[str | list[Panel], ...]:
+    """Return the figure of objects beside levels, and what it shows in words; ``name`` is the figure's."""
+    words = "".join(f"<li>{escape(line)}</li>" for line in objects.in_words(detector))
+    return [objects_panel(objects, name)], f'<ul class="notes">{words}</ul>'
 
 
 def level_table(profile: ModelProfile) -> str:
@@ -75,7 +80,7 @@ def growth_panel(layers: Sequence[MapField]) -> Panel:
     return panel("growth", "Fields over the layers", caption, traces, columns=12, keys=keys, height=420, **axes)
 
 
-def objects_panel(profile: ModelProfile, objects: ObjectProfile) -> Panel:
+def objects_panel(objects: ObjectProfile, name: str) -> Panel:
     """Draw the histogram of longer sides, and below it what each level suits."""
     longer = objects.instances.shapes.max(axis=1)
     edges, counts = distributions.octave_histogram(longer, per_octave=BARS_PER_OCTAVE)
@@ -83,12 +88,14 @@ def objects_panel(profile: ModelProfile, objects: ObjectProfile) -> Panel:
     bars.marker.line = {"color": "white", "width": 1}
     traces, keys = [bars], [Key("objects", PLAIN, "square")]
     for number, level in enumerate(objects.levels):
-        color, name = LEVEL_COLORS[number % len(LEVEL_COLORS)], level.field.name
+        color, title = LEVEL_COLORS[number % len(LEVEL_COLORS)], level.field.name
         least, most = level.least_px, max(level.effective_px, 1.0)
-        whole = go.Scatter(x=[least, max(level.field.size)], y=[name, name], mode="lines", yaxis="y2", hoverinfo="skip")
+        whole = go.Scatter(
+            x=[least, max(level.field.size)], y=[title, title], mode="lines", yaxis="y2", hoverinfo="skip"
+        )
         traces.append(whole.update(line={"color": color, "width": 1}))
-        text = label(f"{name}: {least:.0f} to {most:.0f} px, {int(level.suits.sum()):,} objects", 80)
-        own = go.Scatter(x=[least, most], y=[name, name], mode="lines", yaxis="y2", hovertext=text, hoverinfo="text")
+        text = label(f"{title}: {least:.0f} to {most:.0f} px, {int(level.suits.sum()):,} objects", 80)
+        own = go.Scatter(x=[least, most], y=[title, title], mode="lines", yaxis="y2", hovertext=text, hoverinfo="text")
         traces.append(own.update(line={"color": color, "width": 9}))
     low = min(float(edges[0]), *(level.least_px for level in objects.levels))
     high = max(float(edges[-1]), *(max(level.field.size) for level in objects.levels))
@@ -101,7 +108,7 @@ def objects_panel(profile: ModelProfile, objects: ObjectProfile) -> Panel:
     }
     caption = OBJECTS_CAPTION.format(rule=objects.instances.rule)
     drawn = panel(
-        "objects", f"Objects beside the levels of {profile.name}", caption, traces, columns=12, keys=keys, **layout
+        name, f"Objects beside the levels of {objects.profile.name}", caption, traces, columns=12, keys=keys, **layout
     )
     drawn.figure.add_vline(x=objects.levels[0].least_px, line={"color": INK, "width": 1.2, "dash": "dot"})
     return drawn
