@@ -41,7 +41,7 @@ def effective_fields(
     >>> net = nn.Conv2d(1, 1, 9, padding=4, bias=False)
     >>> _ = nn.init.constant_(net.weight, 1)
     >>> maps = NamedMaps(net, [Tap(("",), "{}", "C")], in_channels=1)
-    >>> effective_fields(maps, receptive_fields(maps))  # all nine rows have the same influence
+    >>> effective_fields(maps, receptive_fields(maps)[0])  # all nine rows have the same influence
     {'C0': (9.0, 9.0)}
     """
     found: dict[str, tuple[float, float]] = {}
@@ -60,8 +60,7 @@ def noise_for(maps: NamedMaps, field: MapField, most_px: int) -> Float[Tensor, "
 
 def influence(maps: NamedMaps, name: str, images: Float[Tensor, "b d h w"]) -> Float[Tensor, "h w"]:
     """The influence of each pixel on the middle unit of a map, averaged over the images."""
-    device = next((each.device for each in maps.parameters()), images.device)
-    shown = images.detach().to(device).requires_grad_()
+    shown = images.detach().to(maps.device).requires_grad_()
     with torch.enable_grad():
         cells = maps(shown)[name]
         unit = cells[..., cells.shape[-2] // 2, cells.shape[-1] // 2]

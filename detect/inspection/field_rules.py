@@ -27,24 +27,8 @@ from detect.inspection.field_arrays import (
 Shape = tuple[int, ...]
 
 # operators on single elements that PyTorch does not tag as such
-UNTAGGED = (
-    "hardswish",
-    "hardsigmoid",
-    "hardtanh",
-    "leaky_relu",
-    "silu",
-    "mish",
-    "gelu",
-    "elu",
-    "softplus",
-    "prelu",
-    "_prelu_kernel",
-    "where",
-    "masked_fill",
-    "relu6",
-    "log_sigmoid_forward",
-    "glu_jvp",
-)
+UNTAGGED = """hardswish hardsigmoid hardtanh leaky_relu silu mish gelu elu softplus prelu _prelu_kernel where masked_fill
+relu6 log_sigmoid_forward"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,22 +142,35 @@ def _pad(call: Call) -> Fields:
 
 
 def _cat(call: Call) -> Fields:
-    tensors, dim = call.args[0], int(call.argument("dim", 0))
-    dim %= len(call.shape)
-    parts = []
-    for tensor in tensors:
-        found = call.fields(tensor)
-        parts.append(nothing(tuple(tensor.shape), call) if found is None else found)
+    dim = int(call.argument("dim", 0)) % len(call.shape)
+    return _joined([_fields_or_none(tensor, call) for tensor in call.args[0]], dim, call.shape)
+
+
+def _stack(call: Call) -> Fields:
+    """Like cat, after an axis of size 1 was added."""
+    dim = int(call.argument("dim", 0)) % len(call.shape)
+    parts = [_fields_or_none(tensor, call) for tensor in call.args[0]]
+    return _joined([each.viewed((*each.shape[:dim], 1, *each.shape[dim:])) for each in parts], dim, call.shape)
+
+
+def _fields_or_none(tensor: Tensor, call: Call) -> Fields:
+    found = call.fields(tensor)
+    return nothing(tuple(tensor.shape), call) if found is None else found
+
+
+def _joined(parts: Sequence[Fields], dim: int, shape: Shape) -> Fields:
+    """The fields of tensors one after the other along an axis; other axes keep size 1 where all do."""
     planes = []
-    for index in range(len(parts[0].planes)):
-        own = [part.planes[index] for part in parts]
+    for own in zip(*(part.planes for part in parts), strict=True):
         common = np.broadcast_shapes(*(tuple(1 if d == dim else n for d, n in enumerate(p.shape)) for p in own))
         sized = [
             plane.expand([part.shape[dim] if d == dim else n for d, n in enumerate(common)])
             for plane, part in zip(own, parts, strict=True)
         ]
-        planes.append(torch.cat(sized, dim))
-    return _shrunk(Fields(call.shape, tuple(planes), parts[0].image_hw), dim)
+        plane = torch.cat(sized, dim)
+        first = plane.narrow(dim, 0, 1)
+        planes.append(first if bool((plane == first).all()) else plane)
+    return Fields(shape, tuple(planes), parts[0].image_hw)
 
 
 def nothing(shape: Shape, call: Call) -> Fields:
@@ -181,14 +178,6 @@ def nothing(shape: Shape, call: Call) -> Fields:
     example = call.operands()[0]
     plane = torch.full((1,) * len(shape), EMPTY, dtype=torch.int32)
     return Fields(shape, (plane,) * len(example.planes), example.image_hw)
-
-
-def _shrunk(fields: Fields, dim: int) -> Fields:
-    """The fields, with size 1 along an axis where they turn out equal."""
-    planes = tuple(
-        plane.narrow(dim, 0, 1) if bool((plane == plane.narrow(dim, 0, 1)).all()) else plane for plane in fields.planes
-    )
-    return Fields(fields.shape, planes, fields.image_hw)
 
 
 def _convolution(call: Call) -> Fields:
@@ -340,98 +329,42 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def _named(names: str, rule: Callable[[Call], Fields]) -> dict[str, Callable[[Call], Fields]]:
+    return dict.fromkeys(names.split(), rule)
+
+
+def _copy(call: Call) -> Fields:
+    return _fields_or_none(call.args[1], call)
+
+
 RULES: dict[str, Callable[[Call], Fields]] = {
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "view_copy", "_reshape_alias"), _view),
-    **dict.fromkeys(
-        (
-            "permute",
-            "transpose",
-            "t",
-            "expand",
-            "select",
-            "slice",
-            "alias",
-            "detach",
-            "diagonal",
-            "unfold",
-            "repeat",
-            "pixel_shuffle",
-            "pixel_unshuffle",
-            "native_channel_shuffle",
-            "channel_shuffle",
-        ),
-        _move,
-    ),
-    **dict.fromkeys(UNTAGGED, _elementwise),
-    "copy": lambda call: (
-        merged([source], call.shape) if (source := call.fields(call.args[1])) else nothing(call.shape, call)
-    ),
-    **dict.fromkeys(("clone", "_to_copy", "contiguous", "lift_fresh", "native_dropout"), _same),
-    **dict.fromkeys(("roll", "flip"), _move_along("dims")),
-    "index_select": _move_along("dim"),
-    **dict.fromkeys(("reflection_pad2d", "replication_pad2d"), _move_last(2)),
+    **_named(UNTAGGED, _elementwise),
+    **_named("clone _to_copy contiguous lift_fresh native_dropout", _same),
+    **_named("view _unsafe_view reshape unsqueeze squeeze view_copy _reshape_alias", _view),
+    **_named("permute transpose t expand select slice alias detach diagonal unfold repeat", _move),
+    **_named("pixel_shuffle pixel_unshuffle native_channel_shuffle channel_shuffle", _move),
+    **_named("roll flip", _move_along("dims")),
+    **_named("index_select", _move_along("dim")),
+    **_named("reflection_pad2d replication_pad2d", _move_last(2)),
     "constant_pad_nd": _pad,
+    "copy": _copy,
     "cat": _cat,
+    "stack": _stack,
     "convolution": _convolution,
-    **dict.fromkeys(
-        ("max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "avg_pool1d", "max_pool3d_with_indices"), _pool
-    ),
-    **dict.fromkeys(("_adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d"), _adaptive_pool),
-    **dict.fromkeys(
-        (
-            "upsample_nearest2d",
-            "_upsample_nearest_exact2d",
-            "upsample_bilinear2d",
-            "upsample_bicubic2d",
-            "_upsample_bilinear2d_aa",
-            "_upsample_bicubic2d_aa",
-        ),
-        _upsample,
-    ),
-    **dict.fromkeys(
-        (
-            "mean",
-            "sum",
-            "amax",
-            "amin",
-            "max",
-            "min",
-            "var",
-            "var_mean",
-            "std",
-            "prod",
-            "linalg_vector_norm",
-            "logsumexp",
-        ),
-        _reduce,
-    ),
-    **dict.fromkeys(("_softmax", "_log_softmax"), _softmax),
+    **_named("max_pool2d_with_indices max_pool2d avg_pool2d avg_pool1d max_pool3d_with_indices", _pool),
+    **_named("_adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool2d", _adaptive_pool),
+    **_named("upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d", _upsample),
+    **_named("_upsample_bilinear2d_aa _upsample_bicubic2d_aa", _upsample),
+    **_named("mean sum amax amin max min var var_mean std prod linalg_vector_norm logsumexp", _reduce),
+    **_named("_softmax _log_softmax _safe_softmax", _softmax),
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
-    **dict.fromkeys(
-        (
-            "native_batch_norm",
-            "_native_batch_norm_legit",
-            "_native_batch_norm_legit_no_training",
-            "_batch_norm_with_update",
-            "_batch_norm_no_update",
-            "cudnn_batch_norm",
-        ),
-        _batch_norm,
-    ),
-    **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm", "mv", "dot", "matmul", "linear"), _product),
-    **dict.fromkeys(
-        (
-            "_scaled_dot_product_flash_attention_for_cpu",
-            "_scaled_dot_product_flash_attention",
-            "_scaled_dot_product_efficient_attention",
-            "_scaled_dot_product_attention_math",
-            "scaled_dot_product_attention",
-            "_scaled_dot_product_fused_attention_overrideable",
-            "_scaled_dot_product_cudnn_attention",
-        ),
-        _attention,
-    ),
+    **_named("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training", _batch_norm),
+    **_named("_batch_norm_with_update _batch_norm_no_update cudnn_batch_norm", _batch_norm),
+    **_named("mm bmm addmm baddbmm mv dot matmul linear", _product),
+    **_named("_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention", _attention),
+    **_named("_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention", _attention),
+    **_named("_scaled_dot_product_attention_math _scaled_dot_product_fused_attention_overrideable", _attention),
 }
 SEES_ALONG = {_reduce, _softmax, _layer_norm, _group_norm, _batch_norm, _product, _attention, _adaptive_pool}
 

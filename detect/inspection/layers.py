@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -40,7 +41,9 @@ class Layer:
     flops: int
     activation_bytes: int
     sizes: tuple[str, ...]
-    """How the size of each output follows from that of its input; empty where it is the same by design."""
+    """How the size of each output follows from that of its input; empty for layers without a kernel."""
+    depth: str
+    """Why a filter is as deep as it is; empty for layers without filters."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,21 @@ def list_layers(
     )
 
 
+def of_part(table: LayerTable, name: str) -> list[Layer]:
+    """The layers of a part of the network.
+
+    Raises:
+        ConfigError: the network has no such part.
+    """
+    found = [layer for layer in table.layers if layer.name == name or layer.name.startswith(f"{name}.")]
+    if not found:
+        close = get_close_matches(name, [layer.name for layer in table.layers], n=3)
+        raise ConfigError(
+            f"no layer {name!r} in the model{': did you mean ' + ', '.join(close) + '?' if close else ''}"
+        )
+    return found
+
+
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return dict(module.named_parameters(recurse=False))
 
@@ -157,6 +175,7 @@ def _layer(name: str, module: nn.Module, calls: _Calls, flops: int) -> Layer:
         flops=flops,
         activation_bytes=calls.activation_bytes,
         sizes=() if beside else tuple(_sizes(module, calls)),
+        depth=depth_in_words(module),
     )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from detect.advice.lost_objects import least_px, small_objects
 from detect.advice.verdict import share_text
 from detect.anchors.instances import ResizedInstances
+from detect.catalog.detectors import Detector
 from detect.inspection.effective_field import effective_fields
 from detect.inspection.models import InspectedModel, NamedMaps, Tap
 from detect.inspection.receptive_field import MapField, TrackedMaps, receptive_fields
@@ -52,13 +53,19 @@ class LevelObjects:
     spans: Bool[ndarray, " n"]
     """The longer side is at most the effective field."""
     suits: Bool[ndarray, " n"]
-    """It is, and the root of the area is at least 8 px and a cell, as :func:`detect.advice.lost_objects.least_px` says."""
+    """It is, and the root of the area is at least ``least_px``."""
+
+    @property
+    def least_px(self) -> float:
+        """8 px, or a cell if larger, as `detect advise` says of a detector's finest level."""
+        return least_px([round(self.field.stride[0])])
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectProfile:
     """Objects after the resize beside the levels of a model that predict; made by :func:`profile_objects`."""
 
+    profile: ModelProfile
     instances: ResizedInstances
     levels: tuple[LevelObjects, ...]
     too_small: Bool[ndarray, " n"]
@@ -74,36 +81,42 @@ class ObjectProfile:
             suits |= level.suits
         return ~suits
 
-    def in_words(self) -> list[str]:
-        """What each level suits, and what none does."""
+    def in_words(self, detector: Detector | None = None) -> list[str]:
+        """What each level suits, and what none does; also whether the strides are not those of a detector."""
         number = len(self.instances)
         lines = []
+        strides = [round(level.field.stride[0]) for level in self.levels]
+        if detector is not None and strides != detector.strides:
+            own, others = (", ".join(map(str, each)) for each in (strides, detector.strides))
+            lines.append(f"{self.profile.name} has levels of strides {own}, and {detector.name} of {others}.")
         for level in self.levels:
             spanned, suited = int(level.spans.sum()), int(level.suits.sum())
             lines.append(
                 f"{level.field.name}, stride {level.field.stride[0]:g}: its effective field of {level.effective_px:.0f} px "
                 f"spans {share_text(spanned, number)} of the objects; {share_text(suited, number)} are also no smaller than "
-                f"{least_px([round(level.field.stride[0])]):g} px."
+                f"{level.least_px:g} px."
             )
-        none = int(self.unsuited.sum())
+        return [*lines, self._unsuited_in_words()]
+
+    def _unsuited_in_words(self) -> str:
+        none, parts = int(self.unsuited.sum()), []
         if not none:
-            return [*lines, "Every object suits a level."]
-        parts = []
+            return "Every object suits a level."
         if small := int(self.too_small.sum()):
-            limit = least_px([round(self.levels[0].field.stride[0])])
-            parts.append(f"{small:,} under {limit:g} px, where a larger input or a finer level helps")
-        if long := int(self.too_long.sum()):
+            parts.append(f"{small:,} under {self.levels[0].least_px:g} px, where a larger input or a finer level helps")
+        if long := int((self.too_long & ~self.too_small).sum()):
             most = max(level.effective_px for level in self.levels)
             parts.append(f"{long:,} longer than {most:.0f} px, of which no unit sees the whole")
-        between = int((self.unsuited & ~self.too_small & ~self.too_long).sum())
-        if between:
+        if between := int((self.unsuited & ~self.too_small & ~self.too_long).sum()):
             parts.append(f"{between:,} long and thin, or between the fields of two levels")
         be = "suits" if none == 1 else "suit"
-        return [*lines, f"{plural(none, 'object')} ({share_text(none, number)}) {be} no level: {'; '.join(parts)}."]
+        return f"{plural(none, 'object')} ({share_text(none, len(self.instances))}) {be} no level: {'; '.join(parts)}."
 
 
-def profile_model(model: InspectedModel, *, size: int | None = None, effective: bool = True) -> ModelProfile:
-    """The fields of a model's maps.
+def profile_model(
+    model: InspectedModel, *, size: int | None = None, layers: Sequence[str] = (), effective: bool = True
+) -> ModelProfile:
+    """The fields of a model's maps, or of some of its layers.
 
     Args:
         size: of the square image in pixels, by default so large that fields do not reach its border.
@@ -112,7 +125,7 @@ def profile_model(model: InspectedModel, *, size: int | None = None, effective: 
     Raises:
         ConfigError: the model does not take such images, or its fields are too large.
     """
-    maps = model.maps
+    maps = model.layers(layers) if layers else model.maps
     steps = tuple(name for name, each in maps.model.named_modules() if isinstance(each, STEPS))
     both = NamedMaps(maps.model, (*maps.taps, Tap(steps)), in_channels=maps.in_channels, run=maps.run)
     found, tracked = receptive_fields(both, size=size)
@@ -129,7 +142,7 @@ def profile_objects(profile: ModelProfile, instances: ResizedInstances) -> Objec
     too_small = np.zeros(len(instances), bool)
     too_small[small_objects(instances, [round(levels[0].field.stride[0])])] = True
     most = max(level.effective_px for level in levels)
-    return ObjectProfile(instances, levels, too_small, longer > most)
+    return ObjectProfile(profile, instances, levels, too_small, longer > most)
 
 
 def _objects_of(
@@ -143,13 +156,52 @@ def _field_px(profile: ModelProfile, field: MapField) -> float:
     return min(profile.effective.get(field.name, field.size))
 
 
+LEVEL_TITLES = (
+    *("level", "stride, px", "offset, px", "shortest path, px", "field, px", "effective field, px"),
+    *("overlap", "units apart", "sees the whole image"),
+)
+
+
+def level_cells(profile: ModelProfile, field: MapField) -> list[str]:
+    """The figures of a level as text; two numbers where height and width differ."""
+    effective = profile.effective.get(field.name)
+    return [
+        field.name,
+        _both(field.stride),
+        _both(field.offset),
+        _both(field.shortest),
+        ("at least " if field.clipped else "") + _both(field.size),
+        "-" if effective is None else _both([round(each) for each in effective]),
+        f"{field.overlap:.1%}",
+        f"{field.units_apart:.1f}",
+        "yes" if field.sees_all else "no",
+    ]
+
+
+def _both(pair: Sequence[float]) -> str:
+    first, second = (f"{each:.4g}" for each in pair)
+    return first if first == second else f"{first} x {second}"
+
+
+def operator_in_words(name: str) -> str:
+    """What an operator that sees the whole image is called.
+
+    >>> operator_in_words("native_group_norm"), operator_in_words("mean")
+    ('group norm', 'means over the image, as in squeeze-and-excitation')
+    """
+    if name == "mean" or "adaptive_avg_pool" in name:
+        return "means over the image, as in squeeze-and-excitation"
+    if "attention" in name or name in {"bmm", "_softmax"}:
+        return "attention"
+    return name.removeprefix("_").removeprefix("native_").replace("_", " ")
+
+
 def notes_on(profile: ModelProfile) -> list[str]:
     """What else is known of the fields, in sentences."""
     lines = []
     if profile.tracked.whole:
-        lines.append(
-            f"Units also see the whole image, through {listed(profile.tracked.whole)}; the fields are those without it."
-        )
+        by = dict.fromkeys(operator_in_words(name) for name in profile.tracked.whole)
+        lines.append(f"Units also see the whole image, by {listed(by)}; the fields are those without it.")
     if profile.tracked.unknown:
         lines.append(f"Taken to see the whole image, as their rule is not known: {listed(profile.tracked.unknown)}.")
     if clipped := [field.name for field in profile.levels if field.clipped]:

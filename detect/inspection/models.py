@@ -97,6 +97,11 @@ class NamedMaps(nn.Module):
         return outputs
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU without any."""
+        return next((each.device for each in self.model.parameters()), torch.device("cpu"))
+
+    @property
     def fixed_size(self) -> bool:
         """Whether the model takes images of one size, or of small ones alone."""
         return self.probe_px != PROBE_PX[0]
@@ -107,7 +112,7 @@ class NamedMaps(nn.Module):
         for side in PROBE_PX:
             with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
                 try:
-                    outputs = self._collect(torch.zeros(1, self.in_channels, side, side))
+                    outputs = self._collect(torch.zeros(1, self.in_channels, side, side, device=self.device))
                 except Exception as error:
                     reason = reason or f"the model fails on an image of {side} x {side}: {_reason(error)}"
                     continue
@@ -149,8 +154,10 @@ class InspectedModel:
             return NamedMaps(model, taps, in_channels=self.in_channels, run=self.run).eval()
 
 
-def build_model(word: str, *, weights: str | Path | None = None, pretrained: bool = False) -> InspectedModel:
-    """The model of a word, :data:`WORDS` but a training run; with random weights unless some are given.
+def build_model(
+    word: str, *, weights: str | Path | None = None, pretrained: bool = False, seed: int = 0
+) -> InspectedModel:
+    """The model of a word, :data:`WORDS` but a training run; with random weights by the seed unless some are given.
 
     >>> build_model("tiny").maps.names
     ['C2', 'C3', 'C4', 'C5']
@@ -159,6 +166,12 @@ def build_model(word: str, *, weights: str | Path | None = None, pretrained: boo
         ConfigError: there is no such model, it cannot be built, or the weights do not fit it.
         MissingExtraError: timm or torchvision is not installed.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return _built_model(word, weights, pretrained=pretrained)
+
+
+def _built_model(word: str, weights: str | Path | None, *, pretrained: bool) -> InspectedModel:
     source, _, name = word.partition(":")
     tensors = None if weights is None else plain_names(load_checkpoint(weights))
     if source == "torchvision" and name in _torchvision_detectors():
