@@ -8,8 +8,8 @@ above 0 (section 4, the two-component estimator):
 
 E+ is the mean where the neuron, its norm included, is active. A backward pass with a in place of w shows the signal
 (PatternNet), one with w a its shares in the answer (PatternAttribution). A layer that serves several levels has one
-pattern. A sum of two branches is a neuron with weights of 1, for each channel. PatternNet's patterns have unit length here: as
-scaled above, the signals of neurons that share one add up, and in fifteen layers grew to 1e28 on a trained detector.
+pattern. A sum of two branches is a neuron with weights of 1, for each channel. PatternNet's patterns have unit length here:
+as scaled above, the signals of neurons that share one add up, and in fifteen layers of a trained detector grew to 1e28.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ The box rule holds for the first convolution, whose input are pixels: without it
 
 A norm, with its statistics held fixed, is a factor and a shift for each channel, and is folded into the convolution before
 it. A sum of two branches follows the same rule as a layer with weights of 1; activations pass relevance on as it is;
-maximum, cropping and resizing follow their gradient. The biases and the shifts of norms take their share under ``epsilon`` and
+maximum, cropping and resizing follow their gradient. Biases and the shifts of norms take their share under ``epsilon`` and
 ``gamma``. Under ``z-plus`` they take none, except for the bias of the output layer: it is the class's prior, no evidence.
 """
 
