@@ -78,12 +78,12 @@ def measure(trained: TrainedDetector, data: DetectionData, options: argparse.Nam
     print(f"{len(cases)} detections, one of an image, {len(options.methods)} methods")
     with reading_bar() as on_progress:
         for number, case in enumerate(cases):
-            on_progress("explaining", number, len(cases))
             wanted = [method for method in options.methods if (case.file_name, method) not in done]
-            for method, judgement in _judged(trained, case, wanted, batches):
+            for place, (method, judgement) in enumerate(_judged(trained, case, wanted, batches), 1):
                 own = {"name": options.name, "run": Path(options.run).name, "image": case.file_name}
                 numbers = {name: f"{value:.6g}" for name, value in asdict(judgement).items()}
                 rows.append({**own, "score": f"{case.found.score:.4f}", "method": method, **numbers})
+                on_progress("explaining", number * len(options.methods) + place, len(cases) * len(options.methods))
             write_rows(path, rows)
 
 
