@@ -96,8 +96,6 @@ class _Network:
     @classmethod
     def read(cls, word: str, resize: str | None, number: int, **options: Any) -> _Network:
         """The model of a word; random weights are those of a fixed seed."""
-        import torch
-
         from detect.data.resize import parse_resize
         from detect.detectors.pretrained_weights import pretrained_normalization
         from detect.inspection.models import model_of
@@ -108,9 +106,7 @@ class _Network:
             trained = load_detector(word)
             rule = trained.resize if resize is None else parse_resize(resize)
             return cls(model_of(word, trained.model), rule, None)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(NAMED_SEEDS[number])
-            model = read_model(word, **options)
+        model = read_model(word, seed=NAMED_SEEDS[number], **options)
         weights = "pretrained" if options["pretrained"] else getattr(options["weights"], "name", "random weights")
         named = replace(model, name=f"{word}, {weights}")
         return cls(named, parse_resize(resize or "none"), pretrained_normalization(word, model.in_channels))
