@@ -29,6 +29,9 @@ from .heads.image_targets import ImageTargets
 from .heads.postprocess import PostProcess
 from .heads.prediction_matchers import SimOta, TaskAligned
 from .heads.retinanet import RetinaNetHead
+from .inspection.layers import list_layers
+from .inspection.models import build_model
+from .inspection.receptive_field import receptive_fields
 from .interop.anchor_formats import convert_anchors
 from .interop.torchvision import BatchDetections, import_head
 from .interop.weights import convert_weights
@@ -68,6 +71,7 @@ __all__ = [
     "anchor_metrics",
     "anchors_from_torchvision",
     "box_keypoints",
+    "build_model",
     "choose_threshold",
     "coco_keypoints",
     "convert_anchors",
@@ -80,6 +84,7 @@ __all__ = [
     "import_head",
     "instance_weights",
     "level_report",
+    "list_layers",
     "load_anchors",
     "load_checkpoint",
     "load_detector",
@@ -89,6 +94,7 @@ __all__ = [
     "read_coco",
     "read_dataset",
     "read_results",
+    "receptive_fields",
     "render_heatmaps",
     "score_points",
 ]

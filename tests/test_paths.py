@@ -33,6 +33,7 @@ from detect.data.resize import parse_resize
 from detect.data.volumes import open_array
 from detect.detectors.pretrained_weights import load_checkpoint
 from detect.files import read_small_text, read_yaml, write_folder, write_whole
+from detect.inspection.models import build_model
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
 from detect.loading.labels import LabelMap
@@ -156,6 +157,12 @@ def weights_read(files: Files, as_: As) -> list[str]:
     return [*load_checkpoint(as_(files / "weights.pt"))]
 
 
+def model_filled(files: Files, as_: As) -> str:
+    torch.save({"weight": torch.ones(1)}, files / "scale.pt")
+    model = build_model("torch.nn:PReLU", weights=as_(files / "scale.pt"))
+    return model.name
+
+
 def journal_opened(files: Files, as_: As) -> int:
     with open_journal(as_(files / "tiles"), "some") as journal:
         return len(journal)
@@ -224,6 +231,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     ),
     "detect.detectors.pretrained_weights.load_checkpoint": weights_read,
     "detect.training.config.read_train_config": lambda files, as_: read_train_config(as_(files / "train.yaml")),
+    "detect.inspection.models.build_model": model_filled,
     "detect.loading.dataset.DetectionData": lambda files, as_: (
         DetectionData(files.dataset, as_(IMAGES), resize=parse_resize("none"), channels=1).files.folder
     ),

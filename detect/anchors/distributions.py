@@ -41,7 +41,17 @@ def size_histogram(
     instances: ResizedInstances, *, per_octave: int
 ) -> tuple[Float64[ndarray, " edges"], Int64[ndarray, " bars"]]:
     """Count boxes by sqrt(area): the edges of the bars in pixels, ``per_octave`` bars per factor of two, and the counts."""
-    size = np.sqrt(instances.shapes.prod(axis=1))
+    return octave_histogram(np.sqrt(instances.shapes.prod(axis=1)), per_octave=per_octave)
+
+
+def octave_histogram(
+    size: Float64[ndarray, " n"], *, per_octave: int
+) -> tuple[Float64[ndarray, " edges"], Int64[ndarray, " bars"]]:
+    """Count sizes in bars of equal width in the logarithm: their edges in pixels, and the counts.
+
+    >>> octave_histogram(np.array([4.0, 5, 9]), per_octave=1)
+    (array([ 4.,  8., 16.]), array([2, 1]))
+    """
     cells = np.floor(np.log2(size) * per_octave).astype(np.int64)
     first, last = (int(cells.min()), int(cells.max())) if len(cells) else (0, 0)
     edges = 2.0 ** (np.arange(first, last + 2) / per_octave)

@@ -20,6 +20,7 @@ from detect.cli.output import csv_text, json_text, print_dataset, show, show_tab
 from detect.wording import plural
 
 if TYPE_CHECKING:
+    from detect.inspection.level_profile import ModelProfile, ObjectProfile
     from detect.report.advice_page import DatasetPart, DetectorPart
 
 MAX_LISTED = 1000  # ids in a JSON object; their counts are always complete
@@ -43,8 +44,10 @@ class Answers:
     Advice itself is not kept: it holds every box once more. What the labels show is that of the first detector.
     """
 
-    def __init__(self, *, printed: bool, with_files: bool, images: Path | None) -> None:
-        self.printed, self.with_files, self.images = printed, with_files, images
+    def __init__(
+        self, *, printed: bool, with_files: bool, images: Path | None, profile: ModelProfile | None = None
+    ) -> None:
+        self.printed, self.with_files, self.images, self.profile = printed, with_files, images, profile
         self.objects: list[dict[str, Any]] = []
         self.parts: list[DetectorPart] = []
         self.lost: list[list[Any]] = []
@@ -58,11 +61,28 @@ class Answers:
         if self.printed:
             print_detector(advice)
         self.objects.append(advice_object(advice))
+        seen = self._add_levels(self.profile, advice) if self.profile else None
         if self.with_files:
             from detect.report.advice_page import detector_part
 
             self.lost += [row for loss in advice.losses for row in _lost_rows(advice, loss)]
-            self.parts.append(detector_part(advice, len(self.parts), notes=notes(advice), images=self.images))
+            self.parts.append(
+                detector_part(advice, len(self.parts), notes=notes(advice), images=self.images, seen=seen)
+            )
+
+    def _add_levels(self, profile: ModelProfile, advice: Advice) -> ObjectProfile:
+        """What the levels of the model suit of the detector's objects."""
+        from detect.cli.backbone_results import objects_object
+        from detect.inspection.level_profile import profile_objects
+
+        seen = profile_objects(profile, advice.instances)
+        lines = seen.in_words(advice.detector)
+        if self.printed:
+            show(f"{seen.profile.name} beside these objects", style="bold")
+            for line in lines:
+                show(line)
+        self.objects[-1]["model"] = {**objects_object(seen), "in_words": lines}
+        return seen
 
     def _begin(self, advice: Advice) -> None:
         if self.printed:

@@ -15,6 +15,7 @@ from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.catalog.detectors import Detector
+    from detect.inspection.level_profile import ModelProfile
 
 Names = Annotated[
     list[str],
@@ -46,6 +47,12 @@ def advise(
         float | None,
         typer.Option(min=0, help="Milliseconds per image at the present settings: costs are then also given in time."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Network whose fields to put beside the objects of each detector, as `detect backbone profile` takes it."
+        ),
+    ] = None,
     output: options.Output = None,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
@@ -56,8 +63,8 @@ def advise(
     suppression removes, or that are beyond the detections of an image, whatever the network predicts. For each setting
     (input size, finer level, reg_max, queries, detections, NMS threshold, tiles) it tells what another value saves and
     costs, in the words of the detector's framework. It also looks at the labels. It counts objects, not precision: a larger
-    input can raise AP where nothing is lost. With -o it writes a page, a table of the lost objects and the answer as JSON;
-    --images draws the objects.
+    input can raise AP where nothing is lost. --model also tells which objects the levels of a network see whole. With -o it
+    writes a page, a table of the lost objects and the answer as JSON; --images draws the objects.
     """
     from detect.advice.advise import advise as advise_on
     from detect.cli.advice_results import Answers
@@ -65,9 +72,10 @@ def advise(
     asked = [_asked(name, anchors) for text in names for name in map(str.strip, text.split(",")) if name]
     if not asked:
         raise ConfigError("--for: name a detector, such as yolo11; `detect anchors known --all` lists them")
+    profile = _profile(model) if model else None
     data = dataset.read()
     validation = _read_validation(dataset, val) if val else None
-    answers = Answers(printed=not json, with_files=output is not None, images=dataset.images)
+    answers = Answers(printed=not json, with_files=output is not None, images=dataset.images, profile=profile)
     how: dict[str, Any] = {"size": size, "share": share, "image_ms": image_ms}
     for number, (detector, own) in enumerate(asked):
         how["validation"] = validation if number == 0 else None  # the labels are the same for all
@@ -95,6 +103,14 @@ def _asked(name: str, anchors: str | None) -> tuple[Detector, Any]:
 
         detector, own = described(config, Path(name).stem), partial(anchors_of, config)
     return detector, _given(anchors, detector) if anchors else own
+
+
+def _profile(model: str) -> ModelProfile:
+    """The fields of a model's maps."""
+    from detect.cli.inspected import read_model
+    from detect.inspection.level_profile import profile_model
+
+    return profile_model(read_model(model))
 
 
 def _given(anchors: str, detector: Detector) -> Any:

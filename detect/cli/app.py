@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from detect.cli import advise, anchor_fit, anchors, convert_labels, evaluate, export, heatmaps, predict, train
+from detect.cli import (
+    advise,
+    anchor_fit,
+    anchors,
+    backbone,
+    convert_labels,
+    evaluate,
+    explain,
+    export,
+    heatmaps,
+    predict,
+    train,
+)
 from detect.cli.config import hyphens, register
 from detect.cli.options import forget_datasets, with_left_out
 from detect.errors import DetectError
@@ -28,8 +40,9 @@ app = typer.Typer(
     """,
 )
 app.add_typer(anchors.app, name="anchors")
+app.add_typer(backbone.app, name="backbone")
 app.add_typer(heatmaps.app, name="heatmaps")
-for each in (advise.advise, evaluate.evaluate, predict.predict, export.export, convert_labels.convert):
+for each in (advise.advise, evaluate.evaluate, predict.predict, explain.explain, export.export, convert_labels.convert):
     register(app, each)
 app.command()(train.train)  # its options are in its CONFIG
 app.command()(anchor_fit.demo)

@@ -30,11 +30,15 @@ SUPPRESSIONS = ("hard", *DECAYS)
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The detections of one image, in falling order of score; a class is a column of the head's logits."""
+    """The detections of one image, in falling order of score; a class is a column of the head's logits.
+
+    ``anchors`` are the rows of the head's output that made them, if they are known.
+    """
 
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]
     classes: Int64[Tensor, " n"]
+    anchors: Int64[Tensor, " n"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         boxes, scores, classes = len(self.boxes), len(self.scores), len(self.classes)
@@ -144,7 +148,8 @@ class PostProcess:
         detections = []
         for index, (rows, scores) in enumerate(self._suppress(boxes, pairs, valid, len(logits))):
             kept, valid = take_steps(after, boxes[rows], extents[:, index])
-            detections.append(Detections(kept[valid], scores[valid], pairs.classes[rows][valid]))
+            own = rows[valid]
+            detections.append(Detections(kept[valid], scores[valid], pairs.classes[own], pairs.anchor[own]))
         return detections
 
     def padded(

@@ -14,6 +14,8 @@ from detect.advice.curves import Curve, Option
 from detect.advice.lost_objects import LostObjects
 from detect.advice.verdict import change_in_words, reason_in_words, share_text, verdict
 from detect.data import CocoDataset
+from detect.inspection.level_profile import ObjectProfile
+from detect.report.field_page import objects_parts
 from detect.report.object_pictures import object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, MUTED, Key, Panel, label, panel, set_color
@@ -34,15 +36,24 @@ class DetectorPart:
 
 
 def detector_part(
-    advice: Advice, number: int, *, notes: Sequence[str] = (), images: str | Path | None = None
+    advice: Advice,
+    number: int,
+    *,
+    notes: Sequence[str] = (),
+    images: str | Path | None = None,
+    seen: ObjectProfile | None = None,
 ) -> DetectorPart:
-    """Return the part of one detector. ``number`` tells the figures of several apart; images are read from ``images``."""
+    """Return the part of one detector. ``number`` tells the figures of several apart; images are read from ``images``.
+
+    ``seen`` are the objects beside the levels of a model.
+    """
     losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
     curves = [_curve_panel(f"curve-{number}-{place}", curve, advice.image_ms) for place, curve in enumerate(losing)]
     parts: tuple[str | Sequence[Panel], ...] = (
         _losses(advice),
         curves,
         _settings(advice),
+        *(objects_parts(seen, f"levels-{number}", advice.detector) if seen else ()),
         *_lost_objects(advice, images),
     )
     return DetectorPart(advice.detector.name, _verdict(advice, notes), parts)

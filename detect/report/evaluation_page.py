@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from numpy import ndarray
 
 from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.precision_recall import PrecisionRecall
-from detect.report.page import Sections, block, page, tiles
+from detect.report.page import Sections, block, page, picture_block, tiles
 from detect.report.plots import Key, Panel, label, panel, set_color
 from detect.report.tables import Html, escape, shaded, table
 
@@ -64,7 +63,7 @@ def evaluation_page(
         "scores": ("Score thresholds", [_score_panels(by_score)] if by_score else []),
         "confusion": ("Confusions", [_confusion_table(confusion)] if confusion else []),
         "curves": ("Precision-recall curves", [_curve_panels(curves)]),
-        "pictures": ("Pictures", [_sheet(*pictures)] if pictures else []),
+        "pictures": ("Pictures", [picture_block(*pictures)] if pictures else []),
     }
     return page(title, escape(about), sections, read_from=read_from, notes=notes)
 
@@ -178,9 +177,3 @@ def _confusion_table(confusion: ConfusionMatrix) -> str:
     ]
     content = table(("", *confusion.names), rows, scroll=len(rows) > MAX_LINES)
     return block("Confusion matrix", escape(caption), content)
-
-
-def _sheet(caption: str, png: bytes) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    image = f'<p><img src="{source}" alt="" style="display:block;width:100%"></p>'
-    return f'<div class="block"><p class="caption">{escape(caption)}</p>{image}</div>'

@@ -112,6 +112,13 @@ def block(title: str, caption: str, content: str) -> str:
     return f'<div class="block"><h3>{title}</h3><p class="caption">{caption}</p>{content}</div>'
 
 
+def picture_block(caption: str, png: bytes) -> str:
+    """Return a PNG as wide as the page, or in its own size if it is narrower, below a caption of plain text."""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    image = f'<p><img src="{source}" alt="" style="display:block;max-width:100%"></p>'
+    return f'<div class="block"><p class="caption">{escape(caption)}</p>{image}</div>'
+
+
 def grid(panels: Sequence[Panel]) -> str:
     """Return places for figures, side by side."""
     return '<div class="grid">\n' + "\n".join(map(_figure, panels)) + "\n</div>"

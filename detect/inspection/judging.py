@@ -1,0 +1,185 @@
+"""Judging a picture of what a network looked at: where its energy lies, what removing it does, what random weights give."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Generator, Tensor, nn
+
+from detect.inspection.random_weights import Attribute, Window, sanity_steps
+from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, removal_curves
+from detect.inspection.targets import Scalar
+
+SAME = 0.5  # rank correlation above which a map counts as unchanged by random weights
+AROUND = 0.5  # of the box's width and height, on each side of it: where the maps are compared
+LEAST_WINDOW_PX = 16
+
+Box = Sequence[float] | Float[Tensor, " 4"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Numbers of one attribution; NaN where a number is not defined.
+
+    Attributes:
+        energy_inside: share of the positive attribution that lies inside the box; NaN without positive attribution.
+        box_share: share of the image that the box covers: what chance puts inside.
+        deletion: area under the deletion curve, see :mod:`detect.inspection.removal`: lower is better.
+        insertion: area under the insertion curve: higher is better.
+        random_deletion: the deletion area of a random order, the level of chance; ``random_insertion`` likewise.
+        sanity_correlation: Spearman's correlation of the absolute map with that of random weights, in the box and around it
+            (:func:`window_around`): near 0 is right.
+        sanity_ssim: their structural similarity there.
+        seconds: that one attribution takes.
+    """
+
+    energy_inside: float
+    box_share: float
+    deletion: float
+    insertion: float
+    random_deletion: float
+    random_insertion: float
+    sanity_correlation: float
+    sanity_ssim: float
+    seconds: float
+
+    @property
+    def in_words(self) -> tuple[str, ...]:
+        """What the numbers say, one sentence each."""
+        inside = "None" if math.isnan(self.energy_inside) else f"{self.energy_inside:.0%}"
+        removal = f"Deletion {self.deletion:.3f} (random order {self.random_deletion:.3f}; lower is better), insertion "
+        removal += f"{self.insertion:.3f} (random order {self.random_insertion:.3f}; higher is better)."
+        alike = f"With random weights the map's rank correlation is {self.sanity_correlation:.2f} (near 0 is right)."
+        return (
+            f"{inside} of the positive attribution is inside the box, which covers {self.box_share:.1%} of the image.",
+            "Deletion and insertion are not defined." if math.isnan(self.deletion) else removal,
+            "The map of random weights is constant." if math.isnan(self.sanity_correlation) else alike,
+        )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the picture should not be trusted, one sentence each; none if all numbers are better than chance."""
+        found = {
+            "It has no positive attribution, so nothing in it speaks for the detection.": math.isnan(
+                self.energy_inside
+            ),
+            "It looks the same with random weights: it does not show what the network learned.": (
+                self.sanity_correlation > SAME
+            ),
+            "With random weights its map is constant, so it is not known whether it shows what was learned.": (
+                math.isnan(self.sanity_correlation)
+            ),
+            "The answer does not depend on these pixels: the image without details has the same.": math.isnan(
+                self.deletion
+            ),
+            "Removing what it marks changes the answer no sooner than removing patches at random.": (
+                self.deletion >= self.random_deletion
+            ),
+            "Showing only what it marks restores the answer no sooner than showing patches at random.": (
+                self.insertion <= self.random_insertion
+            ),
+            "No more of it is inside the box than chance puts there.": self.energy_inside <= self.box_share,
+        }
+        return tuple(sentence for sentence, holds in found.items() if holds)
+
+
+def judge(
+    module: nn.Module,
+    scalar: Scalar,
+    image: Float[Tensor, "d h w"],
+    heatmap: Float[Tensor, "h w"],
+    box: Box,
+    attribute_again: Attribute,
+    *,
+    baseline: str = "blur",
+    num_steps: int = NUM_STEPS,
+    patch_px: int = PATCH_PX,
+    batch_size: int = 16,
+    seed: int = 0,
+    by_chance: RemovalCurves | None = None,
+) -> Judgement:
+    """Judge one attribution of one answer of a network.
+
+    It takes four forward passes for each step, and one attribution with all weights random; ``module`` is restored.
+
+    Args:
+        scalar: the explained answer, for each image of a batch; it runs ``module``.
+        heatmap: the attribution of each pixel; where it is positive, the pixel speaks for the answer.
+        box: x0, y0, x1, y1 in continuous pixels of ``image``, what is outside of it is cut off.
+        attribute_again: makes the attribution anew, with the weights that ``module`` has when it is called.
+        seed: of the random order and weights. The other options are those of :func:`removal_curves`.
+        by_chance: the curves of a random map, for answers that several maps explain; by default they are measured.
+
+    Raises:
+        ValueError: shapes do not match, or the map is not finite.
+    """
+    options = {"num_steps": num_steps, "patch_px": patch_px, "batch_size": batch_size, "seed": seed}
+    curves = removal_curves(scalar, image, heatmap, baseline=baseline, **options)
+    if by_chance is None:
+        noise = torch.rand(heatmap.shape, generator=Generator().manual_seed(seed))
+        by_chance = removal_curves(scalar, image, noise, baseline=baseline, **options)
+    spent_s = []
+
+    def timed() -> Tensor:
+        started = time.perf_counter()
+        again = attribute_again()
+        spent_s.append(time.perf_counter() - started)
+        return again
+
+    image_hw = (heatmap.shape[0], heatmap.shape[1])
+    (sanity,) = sanity_steps(module, heatmap, timed, window=window_around(box, image_hw), seed=seed)
+    return Judgement(
+        energy_inside=energy_inside(heatmap, box),
+        box_share=float(box_cover(box, image_hw).mean()),
+        deletion=curves.deletion_area,
+        insertion=curves.insertion_area,
+        random_deletion=by_chance.deletion_area,
+        random_insertion=by_chance.insertion_area,
+        sanity_correlation=sanity.correlation,
+        sanity_ssim=sanity.ssim,
+        seconds=spent_s[0],
+    )
+
+
+def energy_inside(heatmap: Float[Tensor, "h w"], box: Box) -> float:
+    """The share of positive attribution inside a box (Wang et al. 2020, "Score-CAM", section 4.3); NaN without any.
+
+    >>> energy_inside(torch.tensor([[1.0, -5.0, 3.0]]), (1.0, 0.0, 2.5, 1.0))  # half of 3, of 4
+    0.375
+    """
+    energy = heatmap.detach().cpu().double().clamp(min=0)
+    total = float(energy.sum())
+    return float((energy * box_cover(box, (energy.shape[0], energy.shape[1]))).sum()) / total if total else math.nan
+
+
+def box_cover(box: Box, image_hw: tuple[int, int]) -> Float64[Tensor, "h w"]:
+    """The share of each pixel that a box covers; 0 everywhere if the box is empty.
+
+    >>> box_cover((0.5, 0.0, 2.0, 1.0), (1, 3))
+    tensor([[0.5000, 1.0000, 0.0000]], dtype=torch.float64)
+    """
+    x0, y0, x1, y1 = (float(side) for side in box)
+    rows, columns = (torch.arange(extent, dtype=torch.float64) for extent in image_hw)
+    high, wide = (rows + 1).clamp(max=y1) - rows.clamp(min=y0), (columns + 1).clamp(max=x1) - columns.clamp(min=x0)
+    return high.clamp(0, 1)[:, None] * wide.clamp(0, 1)
+
+
+def window_around(box: Box, image_hw: tuple[int, int]) -> Window:
+    """Rows and columns of a box with half its size on each side, at least 16 pixels wide and high, inside the image.
+
+    >>> window_around((20.0, 40.0, 40.0, 44.0), (48, 100))
+    (slice(34, 48, None), slice(10, 50, None))
+    """
+    x0, y0, x1, y1 = (float(side) for side in box)
+    return _reach(y0, y1, image_hw[0]), _reach(x0, x1, image_hw[1])
+
+
+def _reach(start: float, end: float, extent: int) -> slice:
+    half = max((end - start) * (0.5 + AROUND), LEAST_WINDOW_PX / 2)
+    middle = min(max((start + end) / 2, 0.0), float(extent))
+    return slice(max(0, math.floor(middle - half)), min(extent, math.ceil(middle + half)))

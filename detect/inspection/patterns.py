@@ -1,0 +1,199 @@
+"""PatternNet and PatternAttribution (Kindermans et al. 2018, "Learning How to Explain Neural Networks").
+
+A weight vector w finds a signal in its input by cancelling what distracts from it, so w does not look like the signal. The
+pattern a does: the direction in which the input changes with the neuron's output. It is learned from images, for outputs
+above 0 (section 4, the two-component estimator):
+
+    a = (E+[x y] - E+[x] E[y]) / (w . the same),   y = w . x
+
+E+ is the mean where the neuron, its norm included, is active. A backward pass with a in place of w shows the signal
+(PatternNet), one with w a its shares in the answer (PatternAttribution). A layer that serves several levels has one
+pattern. A sum of two branches is a neuron with weights of 1, for each channel. PatternNet's patterns have unit length here:
+as scaled above, the signals of neurons that share one add up, and in fifteen layers of a trained detector grew to 1e28.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detect.inspection.folding import FoldedNorms, Layer, depends
+from detect.inspection.operations import Function, gradients, rewritten, with_gradient
+from detect.inspection.targets import Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """Patterns of a network: of each weight by its name, and the first branch's share of each sum, by channel."""
+
+    weights: dict[str, Tensor]
+    sums: list[Tensor]
+    num_images: int
+
+
+def learn_patterns(module: nn.Module, batches: Iterable[Float[Tensor, "b d h w"]]) -> Patterns:
+    """Learn the patterns of a network in evaluation mode from batches of its training images."""
+    rules = _Learn(module)
+    num_images = 0
+    with torch.no_grad(), rewritten(module, rules):
+        for images in batches:
+            rules.start()
+            module(images)
+            rules.add_up()
+            num_images += len(images)
+    if not num_images:
+        raise ValueError("patterns are learned from images, got none")
+    weights = {name: moments.pattern() for name, moments in rules.moments.items()}
+    return Patterns(weights, [moments.share() for moments in rules.sums], num_images)
+
+
+def pattern_map(
+    module: nn.Module, scalar: Scalar, image: Float[Tensor, "d h w"], patterns: Patterns, *, attribution: bool
+) -> Float[Tensor, "h w"]:
+    """The signal of an answer, or with ``attribution`` the share of each pixel in it, summed over channels.
+
+    The backward pass starts with 1, not with the answer: the logit of a detection may be negative.
+    """
+    rules = _Project(module, patterns, attribution=attribution)
+    with torch.enable_grad(), rewritten(module, rules):
+        answer = scalar(image.detach()[None]).sum()
+        (signal,) = gradients(answer, rules.pixels) if rules.pixels else [image[None] * 0]
+    height, width = image.shape[-2:]
+    return signal[0].sum(dim=0)[:height, :width]
+
+
+@dataclass(eq=False)
+class _Moments:
+    """Sums over positions of a layer's inputs x and projections y, where it is active and everywhere."""
+
+    weight: Tensor
+    num_active: Tensor | float = 0.0
+    num: int = 0
+    y: Tensor | float = 0.0
+    active_x: Tensor | float = 0.0
+    active_xy: Tensor | float = 0.0
+
+    def add(self, layer: Layer, active: Tensor) -> None:
+        """Add one call; the sum of g x over positions is the gradient of the sum of g y for the weight."""
+        self.weight = layer.weight
+        with torch.enable_grad():
+            weight = layer.weight.clone().requires_grad_()
+            y = layer.apply(layer.cells.detach(), weight)
+            (active_x,) = torch.autograd.grad(y, weight, active.to(y), retain_graph=True)
+            (active_xy,) = torch.autograd.grad(y, weight, active * y.detach())
+        axes = [axis for axis in range(y.ndim) if axis != (y.ndim - 1 if weight.ndim == 2 else 1)]
+        self.num_active = self.num_active + active.sum(dim=axes)
+        self.num += y.numel() // len(weight)
+        self.y = self.y + y.detach().sum(dim=axes)
+        self.active_x, self.active_xy = self.active_x + active_x, self.active_xy + active_xy
+
+    def pattern(self) -> Tensor:
+        """The pattern of each neuron; 0 for one that was never active."""
+        axes = (-1, *(1,) * (self.weight.ndim - 1))
+        count = torch.as_tensor(self.num_active).clamp(min=1).reshape(axes)
+        mean_y = (torch.as_tensor(self.y) / max(self.num, 1)).reshape(axes)
+        raw = torch.as_tensor(self.active_xy) / count - torch.as_tensor(self.active_x) / count * mean_y
+        along = (raw * self.weight).flatten(1).sum(dim=1).reshape(axes)
+        return torch.where(along > 0, raw / along.clamp(min=torch.finfo(raw.dtype).tiny), 0)
+
+
+@dataclass(eq=False)
+class _SumMoments:
+    """Sums over positions, by channel, of two terms and their sum y, where y is positive and everywhere."""
+
+    num_active: Tensor | float = 0.0
+    num: int = 0
+    y: Tensor | float = 0.0
+    active: list[Any] = field(default_factory=lambda: [0.0, 0.0])
+    active_y: list[Any] = field(default_factory=lambda: [0.0, 0.0])
+
+    def add(self, *terms: Tensor) -> None:
+        y = terms[0] + terms[1]
+        axes, is_active = [0, *range(2, y.ndim)], y > 0
+        self.num_active, self.y = self.num_active + is_active.sum(dim=axes), self.y + y.sum(dim=axes)
+        self.num += y.numel() // y.shape[1]
+        for place, term in enumerate(terms):
+            self.active[place] = self.active[place] + (is_active * term).sum(dim=axes)
+            self.active_y[place] = self.active_y[place] + (is_active * term * y).sum(dim=axes)
+
+    def share(self) -> Tensor:
+        """The first term's share of each channel's pattern; one half where the sum was never positive."""
+        mean_y = torch.as_tensor(self.y) / max(self.num, 1)
+        first, second = (xy - x * mean_y for x, xy in zip(self.active, self.active_y, strict=True))
+        whole = first + second
+        return torch.where(whole > 0, first / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.5)
+
+
+class _Learn(FoldedNorms):
+    """Adds up the moments of each layer and each sum."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.moments: dict[str, _Moments] = {}
+        self.sums: list[_SumMoments] = []
+        super().__init__(module)
+
+    def start(self) -> None:
+        super().start()
+        self.calls: dict[int, tuple[Layer, Tensor]] = {}
+        self.num_sums = 0
+
+    def layer_output(self, layer: Layer) -> Tensor:
+        output = layer.size * layer.apply(layer.cells, layer.weight) + layer.shift
+        self.calls[layer.call] = layer, output > 0  # replaced when a norm is folded in
+        return output
+
+    def add(self, function: Function, first: Any, second: Any) -> Tensor:
+        if self.num_calls and _are_maps(first, second):
+            if self.num_sums == len(self.sums):
+                self.sums.append(_SumMoments())
+            self.sums[self.num_sums].add(first, second)
+            self.num_sums += 1
+        return function(first, second)
+
+    def add_up(self) -> None:
+        """Add the calls of a forward pass to the moments of their layers."""
+        for layer, active in self.calls.values():
+            self.moments.setdefault(layer.name, _Moments(layer.weight)).add(layer, active)
+
+
+class _Project(FoldedNorms):
+    """A backward pass with patterns; ``pixels`` is the input of the first convolution."""
+
+    def __init__(self, module: nn.Module, patterns: Patterns, *, attribution: bool) -> None:
+        super().__init__(module)
+        self.patterns, self.attribution = patterns, attribution
+        self.pixels: list[Tensor] = []
+        self.num_sums = 0
+
+    def convolution(self, function: Function, cells: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not self.num_calls:
+            cells = cells.detach().clone().requires_grad_()
+            self.pixels.append(cells)
+        return super().convolution(function, cells, *args, **kwargs)
+
+    def layer_output(self, layer: Layer) -> Tensor:
+        value = layer.size * layer.apply(layer.cells.detach(), layer.weight) + layer.shift
+        pattern = self.patterns.weights[layer.name]
+        factors = (
+            layer.weight * pattern if self.attribution else functional.normalize(pattern.flatten(1)).view_as(pattern)
+        )
+        return with_gradient(value, layer.apply(layer.cells, factors))
+
+    def add(self, function: Function, first: Any, second: Any) -> Tensor:
+        total = function(first, second)
+        if not (self.num_calls and _are_maps(first, second)):
+            return total
+        share = self.patterns.sums[self.num_sums].reshape(-1, *(1,) * (total.ndim - 2))
+        self.num_sums += 1
+        return with_gradient(total, share * first + (1 - share) * second) if depends(total) else total
+
+
+def _are_maps(first: object, second: object) -> bool:
+    """Whether two values are feature maps of one shape, whose sum is that of two branches."""
+    return isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape and first.ndim > 2

@@ -1,0 +1,123 @@
+"""Draw attributions of one detection side by side, and build the page of them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+
+from detect.inspection.attribution import METHODS
+from detect.inspection.judging import Judgement
+from detect.report.feature_pictures import colored, common_scale
+from detect.report.page import block, page, picture_block
+from detect.report.pictures import contact_sheet, enlarged
+from detect.report.tables import decimal, escape, table
+
+TILE_PX = 256  # longer side of a map, enlarged by a whole factor if it is smaller
+TEXT_PX = 13
+COLUMNS = 4
+BOX_COLOR = "#12b886"  # on black, yellow, white, red and blue alike
+CAPTION = (
+    "Each map has its own scale, up to the value that 99.5% of its absolute values do not exceed: red speaks for the answer, "
+    "blue against it, or from black to yellow where a map has next to no negative values. The frame is the detection, the "
+    "percentage the share of the positive attribution inside it; the frame covers {share:.1%} of the image."
+)
+COLUMN_TITLES = (
+    *("method", "inside", "deletion", "by chance", "insertion", "by chance", "same with random weights", "seconds"),
+    "doubts",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedMap:
+    """The map of one method, (h, w) in pixels of the network's input, and its judgement."""
+
+    method: str
+    heatmap: Float[ndarray, "h w"]
+    judgement: Judgement
+
+    @property
+    def title(self) -> str:
+        """The method and the share of its positive attribution inside the box."""
+        inside = self.judgement.energy_inside
+        return f"{self.method}: {'nothing positive' if math.isnan(inside) else f'{inside:.0%} inside'}"
+
+    @property
+    def row(self) -> list[str]:
+        """The cells of the table, as ``COLUMN_TITLES`` names them."""
+        own = self.judgement
+        inside = "-" if math.isnan(own.energy_inside) else f"{own.energy_inside:.0%}"
+        numbers = (own.deletion, own.random_deletion, own.insertion, own.random_insertion, own.sanity_correlation)
+        return [self.method, inside, *map(decimal, numbers), f"{own.seconds:.2g}", " ".join(own.doubts) or "none"]
+
+
+def attribution_sheet(
+    image: Image.Image, box: Sequence[float], maps: Sequence[tuple[str, Float[ndarray, "h w"]]]
+) -> Image.Image:
+    """Draw the image and the maps side by side, each with its title and the box, all in pixels of the network's input."""
+    tiles = [_tile("image", np.asarray(enlarged(image)[0]), box, image.size)]
+    for title, heatmap in maps:
+        tiles.append(_tile(title, colored(heatmap, common_scale([heatmap])), box, image.size))
+    return contact_sheet(tiles, columns=min(COLUMNS, len(tiles)))
+
+
+def attribution_page(
+    title: str,
+    image: Image.Image,
+    box: Sequence[float],
+    maps: Sequence[JudgedMap],
+    *,
+    image_name: str,
+    notes: Sequence[str],
+) -> tuple[str, bytes]:
+    """Return the page and the PNG in it."""
+    stream = io.BytesIO()
+    attribution_sheet(image, box, [(each.title, each.heatmap) for each in maps]).save(stream, "PNG")
+    share = maps[0].judgement.box_share if maps else 0.0
+    numbers = table(COLUMN_TITLES, [each.row for each in maps], align="lrrrrrrrl")
+    about = table(
+        ("method", "what it shows", "what is known of it", "source"),
+        [
+            [
+                each.method,
+                METHODS[each.method].description,
+                "; ".join(METHODS[each.method].properties),
+                METHODS[each.method].source,
+            ]
+            for each in maps
+        ],
+        align="l",
+    )
+    judged = (
+        "Deletion and insertion: the area under the answer's curve while patches are blurred, the strongest first, or put "
+        "back; low deletion and high insertion are better, by chance is a random order. Same with random weights: the rank "
+        "correlation of the map around the detection with that of the network with random weights, which should be near 0."
+    )
+    sections = {
+        "maps": ("Maps", [picture_block(CAPTION.format(share=share), stream.getvalue())]),
+        "judgement": ("Judgement", [block("Are the maps to be trusted?", escape(judged), numbers)]),
+        "methods": ("Methods", [block("Methods", "", about)]),
+    }
+    return page(title, "", sections, read_from=[image_name], notes=notes), stream.getvalue()
+
+
+def _tile(title: str, pixels: ndarray, box: Sequence[float], image_wh: tuple[int, int]) -> Image.Image:
+    """A picture in the size of the tiles with the box on it, below its title."""
+    factor = TILE_PX / max(image_wh)
+    factor = max(1, int(factor)) if factor >= 1 else factor
+    size = max(1, round(image_wh[0] * factor)), max(1, round(image_wh[1] * factor))
+    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
+    picture = Image.fromarray(pixels.astype(np.uint8)).convert("RGB").resize(size, method)
+    x0, y0, x1, y1 = (side * factor for side in box)
+    ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=BOX_COLOR, width=2)
+    font = ImageFont.load_default(TEXT_PX)
+    whole = Image.new("RGB", (max(picture.width, round(font.getlength(title))), picture.height + TEXT_PX + 7), "white")
+    ImageDraw.Draw(whole).text((0, 1), title, fill="black", font=font)
+    whole.paste(picture, (0, TEXT_PX + 7))
+    return whole

@@ -1,0 +1,315 @@
+"""Which method of attribution to believe: python tools/attribution_table.py measure RUN LABELS --images FOLDER --name NAME
+
+``measure`` explains true detections of a run on labelled images by every method, judges each map
+(:mod:`detect.inspection.judging`) and adds its row to docs/attributions/NAME.csv; rows that are there are not repeated.
+``report`` writes docs/attributions.md from all such files: means over detections with bootstrap intervals, and which methods
+are best by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy import ndarray
+from torch import Tensor
+
+from detect.cli.detectors import load_on, open_images
+from detect.cli.output import reading_bar
+from detect.data.read_dataset import read_dataset
+from detect.errors import ConfigError
+from detect.evaluation.precision_recall import USUAL_SCORE
+from detect.files import write_whole
+from detect.inspection.attribution import METHODS, Settings, attribute
+from detect.inspection.judging import SAME, Judgement, judge
+from detect.inspection.patterns import learn_patterns
+from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, removal_curves
+from detect.inspection.targets import Found, Scalar, answer_of, find_answers
+from detect.keypoints.coordinates import SHIFTS
+from detect.keypoints.keypoints import coco_keypoints
+from detect.loading.dataset import DetectionData, Sample
+from detect.ops.boxes import pairwise_iou
+from detect.training.checkpoints import TrainedDetector
+
+NUM_DETECTIONS = 60
+IMAGES_SEED, SEED = 0, 0
+TRUE_IOU = 0.5  # with an annotated box: what is explained is a true detection
+NUM_PATTERN_IMAGES = 64
+RESAMPLES, CONFIDENCE = 2000, 0.95
+NUMBERS = tuple(field.name for field in fields(Judgement))
+COLUMNS = ("name", "run", "image", "score", "method", *NUMBERS)
+NO_METHOD = "random order"
+MEASURES = {  # title, whether low is good, the number of chance
+    "deletion": ("deletion", True, "random_deletion"),
+    "insertion": ("insertion", False, "random_insertion"),
+    "energy_inside": ("energy inside", False, "box_share"),
+    "sanity_correlation": ("random weights", True, None),
+    "seconds": ("seconds", True, None),
+}
+Table = dict[str, Float64[ndarray, " n"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One true detection: its image, the answer that is explained, and its place."""
+
+    file_name: str
+    image: Float[Tensor, "d h w"]
+    found: Found
+    scalar: Scalar
+
+
+def measure(trained: TrainedDetector, data: DetectionData, options: argparse.Namespace) -> None:
+    """Judge every method on every detection, and write the rows after each detection."""
+    path = options.output / "attributions" / f"{options.name}.csv"
+    rows = read_rows(path)
+    done = {(row["image"], row["method"]) for row in rows}
+    batches = list(_pattern_batches(data)) if any(map(_needs_patterns, options.methods)) else []
+    cases = list(_cases(trained, data, options.detections))
+    print(f"{len(cases)} detections, one of an image, {len(options.methods)} methods")
+    with reading_bar() as on_progress:
+        for number, case in enumerate(cases):
+            wanted = [method for method in options.methods if (case.file_name, method) not in done]
+            for place, (method, judgement) in enumerate(_judged(trained, case, wanted, batches), 1):
+                own = {"name": options.name, "run": Path(options.run).name, "image": case.file_name}
+                numbers = {name: f"{value:.6g}" for name, value in asdict(judgement).items()}
+                rows.append({**own, "score": f"{case.found.score:.4f}", "method": method, **numbers})
+                on_progress("explaining", number * len(options.methods) + place, len(cases) * len(options.methods))
+            write_rows(path, rows)
+
+
+def _cases(trained: TrainedDetector, data: DetectionData, count: int) -> Iterator[Case]:
+    """The detection of the highest score that is true in each image, of images in a random order of a fixed seed."""
+    least = trained.best_threshold or USUAL_SCORE
+    for place in np.random.default_rng(IMAGES_SEED).permutation(len(data)).tolist():
+        if count == 0:
+            return
+        sample = data[place]
+        height, width = sample.image_hw.tolist()
+        answers = find_answers(trained.model, sample.image, (height, width))
+        shift = SHIFTS[trained.config.data.pixel_origin]
+        true = next((each for each in answers if each.score >= least and is_true(each, sample, shift)), None)
+        if true is None:
+            continue
+        count -= 1
+        answer = "class" if trained.task == "boxes" else "peak"
+        input_hw = (sample.image.shape[1], sample.image.shape[2])
+        scalar = answer_of(trained.model, true, answer, image_hw=input_hw)
+        yield Case(data.dataset.images.file_names[sample.image_row], sample.image, true, scalar)
+
+
+def is_true(found: Found, sample: Sample, shift: float) -> bool:
+    """Whether a box of the same class overlaps enough, or a point of the same type lies in the peak's square.
+
+    ``shift`` makes the sample's points continuous.
+    """
+    x0, y0, x1, y1 = found.box
+    if len(sample.points):
+        own = sample.points[(sample.types == found.label) & (sample.visibility > 0)] + shift
+        inside = (own > torch.tensor([x0, y0])) & (own < torch.tensor([x1, y1]))
+        return bool(inside.all(dim=1).any())
+    boxes = sample.targets.boxes[sample.targets.classes == found.label]
+    return bool((pairwise_iou(torch.tensor([found.box]), boxes) >= TRUE_IOU).any())
+
+
+def _pattern_batches(data: DetectionData) -> Iterator[Tensor]:
+    """The last images of the random order, alone, as their sizes may differ."""
+    order = np.random.default_rng(IMAGES_SEED).permutation(len(data))
+    for place in order[-NUM_PATTERN_IMAGES:].tolist():
+        yield data[place].image[None]
+
+
+def _needs_patterns(method: str) -> bool:
+    return method.startswith("pattern")
+
+
+def _judged(
+    trained: TrainedDetector, case: Case, methods: Sequence[str], batches: Sequence[Tensor]
+) -> Iterator[tuple[str, Judgement]]:
+    """The judgement of each method that can be applied; patterns are learned anew for random weights."""
+    chance: RemovalCurves | None = None
+    model = trained.model
+    for method in methods:
+
+        def explain(settings: Settings | None = None, method: str = method) -> Tensor:
+            if settings is None:
+                settings = Settings(patterns=learn_patterns(model, batches) if _needs_patterns(method) else None)
+            return attribute(model, case.scalar, case.image, method, settings)
+
+        ready = Settings(patterns=learn_patterns(model, batches) if _needs_patterns(method) else None)
+        started = time.perf_counter()
+        try:
+            heatmap = explain(ready)
+        except ValueError as error:
+            print(f"{method} cannot explain {case.file_name}: {error}")
+            continue
+        seconds = time.perf_counter() - started
+        if chance is None:
+            noise = torch.rand(heatmap.shape, generator=torch.Generator().manual_seed(SEED))
+            chance = removal_curves(case.scalar, case.image, noise, seed=SEED)
+        found = judge(model, case.scalar, case.image, heatmap, case.found.box, explain, seed=SEED, by_chance=chance)
+        yield method, replace(found, seconds=seconds)
+
+
+def report(rows: Sequence[Mapping[str, str]]) -> str:
+    """The document: a table for each name, and what follows from it."""
+    lines = [
+        "# Which attribution to believe\n",
+        "Each method explains the class logit, or the peak's logit, of the same true detections: in each image of a random "
+        "order (seed 0) the one of the highest score that has an annotated box of the same class with an IoU of at least "
+        f"{TRUE_IOU:g}, or a point. Means over detections; in brackets {CONFIDENCE:.0%} bootstrap intervals over them. Made "
+        "by tools/attribution_table.py.\n",
+        f"- deletion, insertion: areas under the curves of Petsiuk et al. 2018, over patches of {PATCH_PX} x {PATCH_PX} "
+        f"pixels replaced by a blur with a sigma of an eighth of the image, in {NUM_STEPS} steps; a low deletion and a high "
+        f"insertion are good. `{NO_METHOD}` is chance.",
+        "- energy inside: the share of positive attribution inside the box; chance is the box's share of the image.",
+        "- random weights: Spearman's correlation of the absolute map with that of random weights, in the box and around "
+        f"it. Above {SAME:g} a map shows the image, not what was learned.",
+        "- seconds: of one attribution.\n",
+    ]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        own = [row for row in rows if row["name"] == name]
+        lines += [*_section(name, own), ""]
+    return "\n".join(lines)
+
+
+def _section(name: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
+    tables = methods_table(rows)
+    first = next(iter(tables.values()))
+    count = len(first["deletion"])
+    runs = ", ".join(f"`{run}`" for run in dict.fromkeys(row["run"] for row in rows))
+    lines = [
+        f"## {name}\n",
+        f"{count} detections of {runs}, one of an image, scores from {min(float(row['score']) for row in rows):.2f}.\n",
+        "| method | " + " | ".join(title for title, _, _ in MEASURES.values()) + " |",
+        "|---|" + "---:|" * len(MEASURES),
+    ]
+    chance = [interval_text(first[other]) if other else "-" for _, _, other in MEASURES.values()]
+    lines.append(f"| {NO_METHOD} | {' | '.join(chance)} |")
+    order = sorted(tables, key=lambda method: float(np.nanmean(tables[method]["deletion"])))
+    for method in order:
+        cells = [interval_text(tables[method][each]) for each in MEASURES]
+        lines += [f"| {method} | {' | '.join(cells)} |"]
+    return [*lines, "", *(f"- {sentence}" for sentence in conclusions(tables))]
+
+
+def methods_table(rows: Sequence[Mapping[str, str]]) -> dict[str, Table]:
+    """The numbers of each method, of the images that all methods explained, in the same order."""
+    by_method: dict[str, dict[str, Mapping[str, str]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], {})[row["image"]] = row
+    images = [
+        image
+        for image in dict.fromkeys(row["image"] for row in rows)
+        if all(image in own for own in by_method.values())
+    ]
+    if not images:
+        raise ConfigError("no image that all methods have explained")
+    return {
+        method: {number: np.array([float(own[image][number]) for image in images]) for number in NUMBERS}
+        for method, own in by_method.items()
+    }
+
+
+def conclusions(tables: Mapping[str, Table]) -> list[str]:
+    """What follows: for each measure the best method, those that are no worse, and those that are no better than chance."""
+    found = []
+    for measure, (title, low, chance) in MEASURES.items():
+        if measure == "seconds":
+            continue
+        sign = 1 if low else -1
+        columns = {method: sign * own[measure] for method, own in tables.items() if np.isfinite(own[measure]).any()}
+        best = min(columns, key=lambda method: float(np.nanmean(columns[method])))
+        equal = [m for m in columns if m != best and not interval(columns[m] - columns[best])[1] > 0]
+        value = float(np.nanmean(tables[best][measure]))
+        text = f"{title}: {'lowest' if low else 'highest'} for {best}, {value:.3f}"
+        text += f"; not separable from it: {', '.join(equal)}." if equal else "; it is separable from all others."
+        if chance:
+            useless = [m for m in columns if not interval(columns[m] - sign * tables[m][chance])[2] < 0]
+            text += f" No better than chance: {', '.join(useless)}." if useless else " All are better than chance."
+        else:
+            same = [m for m in columns if float(np.nanmean(tables[m][measure])) > SAME]
+            text += f" Above {SAME:g}, so not to be trusted here: {', '.join(same)}." if same else ""
+        found.append(text)
+    return found
+
+
+def interval(values: Float64[ndarray, " n"]) -> tuple[float, float, float]:
+    """The mean of the values that are defined, and the ends of its percentile interval over resampled values."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    draws = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
+    return float(values.mean()), float(low), float(high)
+
+
+def interval_text(values: Float64[ndarray, " n"]) -> str:
+    """A mean with its interval, and how many values are not defined.
+
+    >>> interval_text(np.array([0.5, 0.5, np.nan]))
+    '0.500 (0.500 to 0.500; 1 undefined)'
+    """
+    missing = int((~np.isfinite(values)).sum())
+    if missing == len(values):
+        return "-"
+    value, low, high = interval(values)
+    return f"{value:.3f} ({low:.3f} to {high:.3f}{f'; {missing} undefined' if missing else ''})"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, none if there is no table yet."""
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.exists() else []
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table whole."""
+    stream = io.StringIO()
+    table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_whole(path, stream.getvalue())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure or report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("what", choices=("measure", "report"))
+    parser.add_argument("run", nargs="?", help="checkpoint or folder of a run")
+    parser.add_argument("labels", nargs="?", help="labelled images that the run was not trained on")
+    parser.add_argument("--images", type=Path, help="folder of the images")
+    parser.add_argument("--name", help="of the rows and their section; default: the labels' file")
+    parser.add_argument("--detections", type=int, default=NUM_DETECTIONS, help=f"default: {NUM_DETECTIONS}")
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS), help="default: all")
+    parser.add_argument("--output", "-o", type=Path, default=Path("docs"))
+    options = parser.parse_args(arguments)
+    if options.what == "report":
+        rows = [row for path in sorted((options.output / "attributions").glob("*.csv")) for row in read_rows(path)]
+        if not rows:
+            parser.error(f"no rows in {options.output / 'attributions'}: run measure first")
+        write_whole(options.output / "attributions.md", report(rows))
+        return
+    unknown = sorted(set(options.methods) - set(METHODS))
+    if unknown or not options.run or not options.labels or not options.images or options.detections < 1:
+        parser.error(f"measure needs RUN, LABELS, --images and known methods; unknown: {', '.join(unknown) or 'none'}")
+    options.name = options.name or Path(options.labels).stem
+    trained = load_on(options.run, "cpu")
+    dataset = read_dataset(options.labels, images=options.images, keypoints=trained.task == "landmarks")
+    own = trained.config.data
+    how: dict[str, Any] = {"pixel_origin": own.pixel_origin, "orientation": own.orientation}
+    points = coco_keypoints(dataset, **how) if trained.task == "landmarks" else None
+    measure(trained, open_images(trained, dataset, options.images, landmarks=points), options)
+
+
+if __name__ == "__main__":
+    main()
