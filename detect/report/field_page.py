@@ -44,7 +44,10 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
     lines, read_from = notes_on(profile), tuple[str, ...]()
     if objects is not None:
         counts = {"objects": len(objects.instances), "suit no level": int(objects.unsuited.sum())}
-        sections = {"objects": ("Objects and levels", [tiles(counts), *objects_parts(objects, "objects")]), **sections}
+        sections = {
+            "objects": ("Objects and levels", [tiles(counts), *objects_parts(objects, "objects-by-level")]),
+            **sections,
+        }
         read_from = objects.instances.dataset.files
     return page("Fields", about, sections, read_from=read_from, notes=lines)
 
@@ -75,7 +78,7 @@ def growth_panel(layers: Sequence[MapField]) -> Panel:
         traces.append(dots)
         keys.append(Key(f"stride {stride:g}", color, "dot"))
     sizes = [field.size[0] for field in layers if field.size[0]] or [1]
-    caption = f"{LAYERS_CAPTION} {growth_in_words(layers)}"
+    caption = f"{' '.join(LAYERS_CAPTION.split())} {growth_in_words(layers)}"
     axes: dict[str, Any] = {"xaxis": {"title": "layer"}, "yaxis": pixels_axis("field, px", min(sizes), max(sizes))}
     return panel("growth", "Fields over the layers", caption, traces, columns=12, keys=keys, height=420, **axes)
 
@@ -106,7 +109,7 @@ def objects_panel(objects: ObjectProfile, name: str) -> Panel:
         "bargap": 0,
         "height": 430 + 14 * len(objects.levels),
     }
-    caption = OBJECTS_CAPTION.format(rule=objects.instances.rule)
+    caption = " ".join(OBJECTS_CAPTION.format(rule=objects.instances.rule).split())
     drawn = panel(
         name, f"Objects beside the levels of {objects.profile.name}", caption, traces, columns=12, keys=keys, **layout
     )
