@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,9 +68,9 @@ def growth_panel(layers: Sequence[MapField]) -> Panel:
     """Draw the field of each layer, in the colour of its stride."""
     strides = sorted({field.stride[0] for field in layers})
     traces, keys = [], []
-    for number, stride in enumerate(strides):
+    for stride in strides:
         places = [place for place, field in enumerate(layers) if field.stride[0] == stride and field.size[0]]
-        color = LEVEL_COLORS[number % len(LEVEL_COLORS)]
+        color = _color(stride)
         dots = go.Scatter(
             x=[place + 1 for place in places], y=[layers[place].size[0] for place in places], mode="markers"
         )
@@ -90,8 +91,8 @@ def objects_panel(objects: ObjectProfile, name: str) -> Panel:
     bars = go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0, marker={"color": PLAIN}, hoverinfo="y")
     bars.marker.line = {"color": "white", "width": 1}
     traces, keys = [bars], [Key("objects", PLAIN, "square")]
-    for number, level in enumerate(objects.levels):
-        color, title = LEVEL_COLORS[number % len(LEVEL_COLORS)], level.field.name
+    for level in objects.levels:
+        color, title = _color(level.field.stride[0]), level.field.name
         least, most = level.least_px, max(level.effective_px, 1.0)
         whole = go.Scatter(
             x=[least, max(level.field.size)], y=[title, title], mode="lines", yaxis="y2", hoverinfo="skip"
@@ -115,3 +116,8 @@ def objects_panel(objects: ObjectProfile, name: str) -> Panel:
     )
     drawn.figure.add_vline(x=objects.levels[0].least_px, line={"color": INK, "width": 1.2, "dash": "dot"})
     return drawn
+
+
+def _color(stride: float) -> str:
+    """One colour for each stride, the same in all figures."""
+    return LEVEL_COLORS[max(0, round(math.log2(max(stride, 1))) - 1) % len(LEVEL_COLORS)]
