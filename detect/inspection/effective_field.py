@@ -60,7 +60,7 @@ def noise_for(maps: NamedMaps, field: MapField, most_px: int) -> Float[Tensor, "
 
 def influence(maps: NamedMaps, name: str, images: Float[Tensor, "b d h w"]) -> Float[Tensor, "h w"]:
     """The influence of each pixel on the middle unit of a map, averaged over the images."""
-    shown = images.detach().to(maps.device).requires_grad_()
+    shown = images.detach().to(maps.blank(1, 1)).requires_grad_()
     with torch.enable_grad():
         cells = maps(shown)[name]
         unit = cells[..., cells.shape[-2] // 2, cells.shape[-1] // 2]

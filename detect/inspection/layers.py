@@ -88,7 +88,8 @@ def list_layers(
     counter = FlopCounterMode(display=False)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-            images = torch.zeros(1, *image_chw)
+            like = next(model.parameters(), torch.zeros(()))
+            images = torch.zeros(1, *image_chw, device=like.device, dtype=like.dtype)
             run(model, images) if run else model(images)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

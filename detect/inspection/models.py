@@ -96,10 +96,10 @@ class NamedMaps(nn.Module):
                 _keeper(outputs[number], "")(self.model, None, result)
         return outputs
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are; the CPU without any."""
-        return next((each.device for each in self.model.parameters()), torch.device("cpu"))
+    def blank(self, height: int, width: int) -> Float[Tensor, "1 d h w"]:
+        """An image of zeros, where the weights are and of their type."""
+        like = next(self.model.parameters(), torch.zeros(()))
+        return torch.zeros(1, self.in_channels, height, width, device=like.device, dtype=like.dtype)
 
     @property
     def fixed_size(self) -> bool:
@@ -112,7 +112,7 @@ class NamedMaps(nn.Module):
         for side in PROBE_PX:
             with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
                 try:
-                    outputs = self._collect(torch.zeros(1, self.in_channels, side, side, device=self.device))
+                    outputs = self._collect(self.blank(side, side))
                 except Exception as error:
                     reason = reason or f"the model fails on an image of {side} x {side}: {_reason(error)}"
                     continue

@@ -176,7 +176,7 @@ def track_maps(maps: NamedMaps, image_hw: tuple[int, int]) -> TrackedMaps:
         ConfigError: the network does not take images of this size.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        images = torch.zeros(1, maps.in_channels, *image_hw, device=maps.device)
+        images = maps.blank(*image_hw)
         tracker = FieldTracker(images)
         try:
             with tracker:

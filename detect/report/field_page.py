@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,10 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
     lines, read_from = notes_on(profile), tuple[str, ...]()
     if objects is not None:
         counts = {"objects": len(objects.instances), "suit no level": int(objects.unsuited.sum())}
-        sections = {"objects": ("Objects and levels", [tiles(counts), *objects_parts(objects, "objects")]), **sections}
+        sections = {
+            "objects": ("Objects and levels", [tiles(counts), *objects_parts(objects, "objects-by-level")]),
+            **sections,
+        }
         read_from = objects.instances.dataset.files
     return page("Fields", about, sections, read_from=read_from, notes=lines)
 
@@ -64,9 +68,9 @@ def growth_panel(layers: Sequence[MapField]) -> Panel:
     """Draw the field of each layer, in the colour of its stride."""
     strides = sorted({field.stride[0] for field in layers})
     traces, keys = [], []
-    for number, stride in enumerate(strides):
+    for stride in strides:
         places = [place for place, field in enumerate(layers) if field.stride[0] == stride and field.size[0]]
-        color = LEVEL_COLORS[number % len(LEVEL_COLORS)]
+        color = _color(stride)
         dots = go.Scatter(
             x=[place + 1 for place in places], y=[layers[place].size[0] for place in places], mode="markers"
         )
@@ -75,7 +79,7 @@ def growth_panel(layers: Sequence[MapField]) -> Panel:
         traces.append(dots)
         keys.append(Key(f"stride {stride:g}", color, "dot"))
     sizes = [field.size[0] for field in layers if field.size[0]] or [1]
-    caption = f"{LAYERS_CAPTION} {growth_in_words(layers)}"
+    caption = f"{' '.join(LAYERS_CAPTION.split())} {growth_in_words(layers)}"
     axes: dict[str, Any] = {"xaxis": {"title": "layer"}, "yaxis": pixels_axis("field, px", min(sizes), max(sizes))}
     return panel("growth", "Fields over the layers", caption, traces, columns=12, keys=keys, height=420, **axes)
 
@@ -87,8 +91,8 @@ def objects_panel(objects: ObjectProfile, name: str) -> Panel:
     bars = go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0, marker={"color": PLAIN}, hoverinfo="y")
     bars.marker.line = {"color": "white", "width": 1}
     traces, keys = [bars], [Key("objects", PLAIN, "square")]
-    for number, level in enumerate(objects.levels):
-        color, title = LEVEL_COLORS[number % len(LEVEL_COLORS)], level.field.name
+    for level in objects.levels:
+        color, title = _color(level.field.stride[0]), level.field.name
         least, most = level.least_px, max(level.effective_px, 1.0)
         whole = go.Scatter(
             x=[least, max(level.field.size)], y=[title, title], mode="lines", yaxis="y2", hoverinfo="skip"
@@ -106,9 +110,14 @@ def objects_panel(objects: ObjectProfile, name: str) -> Panel:
         "bargap": 0,
         "height": 430 + 14 * len(objects.levels),
     }
-    caption = OBJECTS_CAPTION.format(rule=objects.instances.rule)
+    caption = " ".join(OBJECTS_CAPTION.format(rule=objects.instances.rule).split())
     drawn = panel(
         name, f"Objects beside the levels of {objects.profile.name}", caption, traces, columns=12, keys=keys, **layout
     )
     drawn.figure.add_vline(x=objects.levels[0].least_px, line={"color": INK, "width": 1.2, "dash": "dot"})
     return drawn
+
+
+def _color(stride: float) -> str:
+    """One colour for each stride, the same in all figures."""
+    return LEVEL_COLORS[max(0, round(math.log2(max(stride, 1))) - 1) % len(LEVEL_COLORS)]

@@ -121,3 +121,10 @@ def test_a_filter_is_as_deep_as_its_input():
 def test_an_image_that_does_not_fit_is_one_line():
     with pytest.raises(ConfigError, match="fails on an image of 1x20x20"):
         list_layers(classic(), (1, 20, 20))
+
+
+def test_resnet_50_without_weights_in_memory_has_25_557_032_parameters():
+    with torch.device("meta"):
+        model = import_torchvision().models.get_model("resnet50")
+    table = list_layers(model, (3, 224, 224))
+    assert sum(layer.parameters for layer in table.layers) == table.parameters == 25_557_032

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from builders import instances_of
 from torch import nn
 
@@ -20,10 +22,12 @@ def test_the_page_escapes_names_and_holds_both_figures():
     profile, objects = profiled()
     page = field_page(profile, objects)
     assert "<net>" not in page
-    assert '"objects": {' in page
+    assert '"objects-by-level": {' in page
+    assert len(re.findall(r'id="objects-by-level"', page)) == 1
+    assert "\ufffd" not in page.split("<body>")[1].split("<script")[0]
     assert '"growth": {' in page
     assert "Fields over the layers" in page
-    assert '"objects": {' not in field_page(profile, None)
+    assert '"objects-by-level": {' not in field_page(profile, None)
 
 
 def test_the_table_has_the_figures_of_the_level():
