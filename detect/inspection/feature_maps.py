@@ -1,7 +1,7 @@
 """Attribution by the feature maps of a detector: Grad-CAM and ODAM, for each level of the pyramid.
 
-The maps are those the head reads, one for each level; a detection has a gradient on the maps that its logit depends on. Maps
-of cells are enlarged to the image bilinearly, and the levels added.
+The maps are those the head reads, one for each level, or those of each call of another layer. A detection has a gradient on
+the maps that its logit depends on. Maps are enlarged to the image bilinearly.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _level_maps(
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: object) -> None:
-        found[:] = [cells for cells in list_maps(output) if cells.ndim == 4]  # type: ignore[arg-type]
+        found.extend(cells for cells in list_maps(output) if cells.ndim == 4)  # type: ignore[arg-type]
 
     hook = _layer(module, layer).register_forward_hook(keep)
     try:

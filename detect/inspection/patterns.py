@@ -1,15 +1,15 @@
 """PatternNet and PatternAttribution (Kindermans et al. 2018, "Learning How to Explain Neural Networks").
 
 A weight vector w finds a signal in its input by cancelling what distracts from it, so w does not look like the signal. The
-pattern a does: the direction in which the input changes with the neuron's output. It is learned from images, for outputs
-above 0 (section 4, the two-component estimator):
+pattern a does: the direction in which the input changes with the neuron's output. It is learned from images (section 4):
 
     a = (E+[x y] - E+[x] E[y]) / (w . the same),   y = w . x
 
-E+ is the mean where the neuron, its norm included, is active. A backward pass with a in place of w shows the signal
-(PatternNet), one with w a its shares in the answer (PatternAttribution). A layer that serves several levels has one
-pattern. A sum of two branches is a neuron with weights of 1, for each channel. PatternNet's patterns have unit length here:
-as scaled above, the signals of neurons that share one add up, and in fifteen layers of a trained detector grew to 1e28.
+E+ is the mean where the neuron, its norm included, is active: above 0 if an activation follows, else everywhere. A backward
+pass with a in place of w shows the signal (PatternNet), one with w a its shares in the answer (PatternAttribution). A layer
+that serves several levels has one pattern. A sum of two branches is a neuron with weights of 1, for each channel.
+PatternNet's patterns have unit length here: as scaled above, the signals of neurons that share one add up, and in fifteen
+layers of a trained detector grew to 1e28.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Patterns:
     num_images: int
 
 
-def learn_patterns(module: nn.Module, batches: Iterable[Float[Tensor, "b d h w"]]) -> Patterns:
+def learn_patterns(module: nn.Module, batches: Iterable[Float[Tensor, "_ _ _ _"]]) -> Patterns:
     """Learn the patterns of a network in evaluation mode from batches of its training images."""
     rules = _Learn(module)
     num_images = 0
@@ -105,7 +105,7 @@ class _Moments:
 
 @dataclass(eq=False)
 class _SumMoments:
-    """Sums over positions, by channel, of two terms and their sum y, where y is positive and everywhere."""
+    """Sums over positions, by channel, of two terms and their sum y, where y is active and everywhere."""
 
     num_active: Tensor | float = 0.0
     num: int = 0
@@ -113,17 +113,17 @@ class _SumMoments:
     active: list[Any] = field(default_factory=lambda: [0.0, 0.0])
     active_y: list[Any] = field(default_factory=lambda: [0.0, 0.0])
 
-    def add(self, *terms: Tensor) -> None:
-        y = terms[0] + terms[1]
-        axes, is_active = [0, *range(2, y.ndim)], y > 0
+    def add(self, first: Tensor, second: Tensor, is_active: Tensor) -> None:
+        y = first + second
+        axes = [0, *range(2, y.ndim)]
         self.num_active, self.y = self.num_active + is_active.sum(dim=axes), self.y + y.sum(dim=axes)
         self.num += y.numel() // y.shape[1]
-        for place, term in enumerate(terms):
+        for place, term in enumerate((first, second)):
             self.active[place] = self.active[place] + (is_active * term).sum(dim=axes)
             self.active_y[place] = self.active_y[place] + (is_active * term * y).sum(dim=axes)
 
     def share(self) -> Tensor:
-        """The first term's share of each channel's pattern; one half where the sum was never positive."""
+        """The first term's share of each channel's pattern; one half where the sum was never active."""
         mean_y = torch.as_tensor(self.y) / max(self.num, 1)
         first, second = (xy - x * mean_y for x, xy in zip(self.active, self.active_y, strict=True))
         whole = first + second
@@ -141,25 +141,35 @@ class _Learn(FoldedNorms):
     def start(self) -> None:
         super().start()
         self.calls: dict[int, tuple[Layer, Tensor]] = {}
-        self.num_sums = 0
+        self.added: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.rectified: list[Tensor] = []
 
     def layer_output(self, layer: Layer) -> Tensor:
         output = layer.size * layer.apply(layer.cells, layer.weight) + layer.shift
-        self.calls[layer.call] = layer, output > 0  # replaced when a norm is folded in
+        self.calls[layer.call] = layer, output  # replaced when a norm is folded in
         return output
 
     def add(self, function: Function, first: Any, second: Any) -> Tensor:
+        total = function(first, second)
         if self.num_calls and _are_maps(first, second):
-            if self.num_sums == len(self.sums):
-                self.sums.append(_SumMoments())
-            self.sums[self.num_sums].add(first, second)
-            self.num_sums += 1
-        return function(first, second)
+            self.added.append((first, second, total))
+        return total
+
+    def activation(self, function: Function, cells: Tensor) -> Tensor:
+        self.rectified.append(cells)
+        return function(cells)
 
     def add_up(self) -> None:
-        """Add the calls of a forward pass to the moments of their layers."""
-        for layer, active in self.calls.values():
-            self.moments.setdefault(layer.name, _Moments(layer.weight)).add(layer, active)
+        """Add the calls of a forward pass to the moments of their layers and sums."""
+        for layer, output in self.calls.values():
+            self.moments.setdefault(layer.name, _Moments(layer.weight)).add(layer, self._active(output))
+        self.sums += [_SumMoments() for _ in self.added[len(self.sums) :]]
+        for moments, (first, second, total) in zip(self.sums, self.added, strict=True):
+            moments.add(first, second, self._active(total))
+
+    def _active(self, output: Tensor) -> Tensor:
+        is_rectified = any(cells is output for cells in self.rectified)
+        return output > 0 if is_rectified else torch.ones_like(output, dtype=torch.bool)
 
 
 class _Project(FoldedNorms):

@@ -26,6 +26,7 @@ Scalar = Callable[[Float[Tensor, "b d h w"]], Float[Tensor, " b"]]
 SIDES = ("left", "top", "right", "bottom")
 BOX_ANSWERS = ("class", *SIDES, "iou")
 PEAK_ANSWERS = ("peak",)
+AROUND_PEAK = 2  # cells to each side of a peak's point, among which its maximum is
 PEAK_SIGMAS = 3.0  # half a side of the box around a peak, in standard deviations of the learned Gaussian
 
 
@@ -179,17 +180,18 @@ def _predicted_boxes(model: RetinaNetDetector, images: Tensor, anchor: int, anch
 
 @torch.no_grad()
 def _found_peaks(model: LandmarkDetector, images: Float[Tensor, "1 d h w"], image_hw: Tensor) -> list[Found]:
-    """The peaks of one image; the cell of a peak is the highest of the nine around its point."""
+    """The peaks of one image; the cell of a peak is that around its point whose value is the peak's."""
     output = model(images)
-    logits = output.logits[0]
-    peaks = model.read_points(output.logits.float().sigmoid(), image_hw, output.orientations)
+    heatmaps = output.logits.float().sigmoid()
+    peaks = model.read_points(heatmaps, image_hw, output.orientations)
     half = PEAK_SIGMAS * model.sigma_cells * model.stride
     found = []
     for (x, y), score, label in zip(peaks.cells.tolist(), peaks.scores.tolist(), peaks.types.tolist(), strict=True):
         center_x, center_y = x + SHIFTS["center"], y + SHIFTS["center"]
-        top, left = (max(0, int(center // model.stride) - 1) for center in (center_y, center_x))
-        around = logits[label, top : top + 3, left : left + 3]
-        row, column = divmod(int(around.argmax()), around.shape[1])
+        top, left = (max(0, int(center // model.stride) - AROUND_PEAK) for center in (center_y, center_x))
+        side = 2 * AROUND_PEAK + 1
+        distance = (heatmaps[0, label, top : top + side, left : left + side] - score).abs()
+        row, column = divmod(int(distance.argmin()), distance.shape[1])
         box = (center_x - half, center_y - half, center_x + half, center_y + half)
         found.append(Found(box, score, label, (top + row, left + column)))
     return sorted(found, key=lambda each: -each.score)

@@ -24,7 +24,7 @@ TEXT_PX = 13
 COLUMNS = 4
 BOX_COLOR = "#12b886"  # on black, yellow, white, red and blue alike
 CAPTION = (
-    "Each map has its own scale, up to the value that 99.5% of its absolute values do not exceed: red speaks for the answer, "
+    "Each map has its own scale, up to the value that 99.5% of its absolute values do not exceed: red is for the answer, "
     "blue against it, or from black to yellow where a map has next to no negative values. The frame is the detection, the "
     "percentage the share of the positive attribution inside it; the frame covers {share:.1%} of the image."
 )
