@@ -25,6 +25,7 @@ from torch import Tensor
 
 from detect.cli.detectors import load_on, open_images
 from detect.cli.output import reading_bar
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data.read_dataset import read_dataset
 from detect.errors import ConfigError
 from detect.evaluation.precision_recall import USUAL_SCORE
@@ -34,8 +35,7 @@ from detect.inspection.judging import SAME, Judgement, judge
 from detect.inspection.patterns import learn_patterns
 from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, removal_curves
 from detect.inspection.targets import Found, Scalar, answer_of, find_answers
-from detect.keypoints.coordinates import SHIFTS
-from detect.keypoints.keypoints import coco_keypoints
+from detect.keypoints.coco_keypoints import coco_keypoints
 from detect.loading.dataset import DetectionData, Sample
 from detect.ops.boxes import pairwise_iou
 from detect.training.checkpoints import TrainedDetector
@@ -96,7 +96,7 @@ def _cases(trained: TrainedDetector, data: DetectionData, count: int) -> Iterato
         sample = data[place]
         height, width = sample.image_hw.tolist()
         answers = find_answers(trained.model, sample.image, (height, width))
-        shift = SHIFTS[trained.config.data.pixel_origin]
+        shift = ORIGIN_SHIFTS[trained.config.data.pixel_origin]
         true = next((each for each in answers if each.score >= least and is_true(each, sample, shift)), None)
         if true is None:
             continue
