@@ -178,6 +178,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.data.coco_dataset.read_coco": lambda _, as_: len(read_coco([as_(SAMPLE)]).instances),
     "detect.data.coco_reader.parse_plainly": lambda files, as_: parse_plainly(bytearray(b"[1]"), as_(files / "a.json")),
     "detect.data.coco_reader.read_rows": lambda _, as_: len(read_rows(as_(SAMPLE)).images),
+    "detect.data.formats.point_tables.is_point_table": lambda files, as_: is_point_table(as_(files / "anchors.yaml")),
     "detect.data.coco_results.read_results": lambda files, as_: read_results(
         as_(files / "results.json"), files.dataset
     ).scores.tolist(),

@@ -52,8 +52,11 @@ def is_point_table(path: str | Path) -> bool:
     path = Path(path)
     if not path.is_file():
         return path.is_dir()
-    with path.open("rb") as stream:
-        lines = stream.read(START_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    try:
+        with path.open("rb") as stream:
+            lines = stream.read(START_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    except OSError:  # whoever reads it as something else says why
+        return False
     return bool(lines) and table_columns(lines[0]) is not None
 
 
