@@ -26,6 +26,7 @@ from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.catalog.detectors import load_detector as load_known
 from detect.data import CocoDataset, read_coco, read_results
 from detect.data.coco_reader import parse_plainly, read_rows
+from detect.data.formats.point_tables import is_point_table
 from detect.data.image_names import name_hint
 from detect.data.images import open_image
 from detect.data.read_dataset import read_dataset
