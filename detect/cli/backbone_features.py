@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detect.cli.inspected import ModelOptions, is_run, read_model
-from detect.cli.options import AsJson, Output
+from detect.cli.options import AsJson, Output, Resize
 from detect.cli.output import busy, print_answer, save, show, show_table
 from detect.errors import ConfigError, ImageError
 
@@ -37,10 +37,7 @@ def features(
         list[str] | None, typer.Option(help="Name of a layer whose output to show instead of the levels; repeatable.")
     ] = None,
     heads: Annotated[bool, typer.Option("--heads", help="Show what the heads of a detector predict as well.")] = False,
-    resize: Annotated[
-        str | None,
-        typer.Option(help="Resize rule of the image, as for anchors. Default: that of a training run, else none."),
-    ] = None,
+    resize: Resize = None,
     channels: Annotated[int, typer.Option(min=1, max=400, help="Channels to draw of each map.")] = 24,
     filters: Annotated[int, typer.Option(min=0, max=50, help="Convolutions whose filters to draw.")] = 4,
     own_scales: Annotated[
@@ -52,7 +49,8 @@ def features(
     """Show what a network computes on an image: filters, and feature maps by level.
 
     `detect backbone features runs/nuclei cell.png -o features` writes a page and PNG files: the first filters as colours,
-    others as grids, and for each level the channels that vary most, in one scale, alone and over the image.
+    others as grids, and for each level the channels that vary most, in one scale, alone and over the image. A run reads the
+    image by its own resize rule.
 
     `--against OTHER` draws the same channels of a second network beside them, in the same scale, and says how similar the
     maps of each level are: `detect backbone features lite0 cell.png --pretrained --against lite0`, with random weights.

@@ -142,7 +142,7 @@ def _points(array: ArrayFile, found: Peaks, strides: list[float], per_cell: Any)
     return FoundPoints(
         array.path.name,
         (sizes[0], sizes[1]),
-        found.in_image(strides).numpy(),
+        found.in_image(strides).double().numpy(),
         found.scores.double().numpy(),
         found.types.numpy(),
         names,

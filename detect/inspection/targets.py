@@ -187,7 +187,7 @@ def _found_peaks(model: LandmarkDetector, images: Float[Tensor, "1 d h w"], imag
     half = PEAK_SIGMAS * model.sigma_cells * model.stride
     found = []
     for (x, y), score, label in zip(peaks.cells.tolist(), peaks.scores.tolist(), peaks.types.tolist(), strict=True):
-        center_x, center_y = x + ORIGIN_SHIFTS["center"], y + SHIFTS["center"]
+        center_x, center_y = x + ORIGIN_SHIFTS["center"], y + ORIGIN_SHIFTS["center"]
         top, left = (max(0, int(center // model.stride) - AROUND_PEAK) for center in (center_y, center_x))
         side = 2 * AROUND_PEAK + 1
         distance = (heatmaps[0, label, top : top + side, left : left + side] - score).abs()

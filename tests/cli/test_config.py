@@ -84,7 +84,7 @@ def test_lists_are_comma_lists_or_repeated_options(tmp_path):
         ("anchors fit", "strict: 3", "strict: Input should be a valid boolean"),
         ("anchors score", "assigner: hungarian", "assigner: .*'hungarian' is not one of 'max-iou', 'atss'"),
         ("heatmaps score", "from: masks", "from: .*'masks' is not one of 'keypoints', 'boxes'"),
-        ("heatmaps score", "radius: [1, 0]", "radius: Input should be greater than or equal to 0.01"),
+        ("evaluate", "radius: [1, 0]", "radius: Input should be greater than or equal to 0.01"),
         ("evaluate", "on_broken: ask", "on_broken: .*'ask' is not one of 'fail', 'skip'"),
         ("predict", "batch_size: 0", "batch_size: Input should be greater than or equal to 1"),
         ("export", "to: [onnx, torchvision]", "to: .*'onnx,torchvision' is not one of 'onnx', 'torchvision'"),

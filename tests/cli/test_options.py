@@ -61,7 +61,7 @@ def test_an_option_is_explained_alike_by_every_command(name):
 
 def test_commands_that_run_a_detector_take_a_device():
     with_device = {name for name, command in COMMANDS.items() if "device" in {each.name for each in command.params}}
-    assert with_device == {"evaluate", "predict", "train"}
+    assert with_device == {"evaluate", "explain", "predict", "train"}
 
 
 def test_the_default_resize_rule_is_that_of_given_anchors_or_none(detect):
