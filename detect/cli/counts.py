@@ -102,14 +102,21 @@ class CountReport:
         every = enumerate(self.reliability.items())
         return [count_panel(f"counts-{number}", *own) for number, own in every]
 
-    def files(self, trained: TrainedDetector, marks: ResultMarks, tiles: str | None) -> dict[str, str | bytes]:
+    def files(self, trained: TrainedDetector, marks: ResultMarks, reading: str | None) -> dict[str, str | bytes]:
         """``counts.json``: the calibrations, the images they were made on, and the checkpoint they belong to; or nothing."""
         if not self.calibrations:
             return {}
         made_on = f"{plural(len(marks.dataset.images), 'image')} of {', '.join(marks.dataset.files)}"
         own = {name: asdict(calibration) for name, calibration in self.calibrations.items()}
-        content = {"format": FORMAT, "made_on": made_on, "checkpoint": _digest(trained), "tiles": tiles, "types": own}
+        key = {"format": FORMAT, "made_on": made_on, "checkpoint": _digest(trained), "reading": reading}
+        content = {**key, "types": own}
         return {COUNT_FILE: json_text(content, indent=2) + "\n"}
+
+
+def reading_of(tiles: str | None, *, turned: bool) -> str | None:
+    """The options that change what is found in an image; None without any."""
+    words = [f"--slice {tiles}"] if tiles else []
+    return " ".join([*words, "--turns"] if turned else words) or None
 
 
 def keep_counts(trained: TrainedDetector, files: dict[str, str | bytes]) -> None:
@@ -172,12 +179,12 @@ class SavedCounts:
 
     @classmethod
     def find(
-        cls, trained: TrainedDetector, path: Path | None, tiles: str | None, *, confidence: float
+        cls, trained: TrainedDetector, path: Path | None, reading: str | None, *, confidence: float
     ) -> SavedCounts | None:
         """Those of a file or folder, or else of the run; None for boxes and, with a line that says why, for such a run.
 
         Raises:
-            ConfigError: the given file cannot be read, or belongs to another checkpoint or to other tiles.
+            ConfigError: the given file cannot be read, or belongs to another checkpoint or another reading.
             FitError: a calibration has too few images for the confidence.
         """
         if trained.task != "landmarks":
@@ -187,7 +194,7 @@ class SavedCounts:
         file = Path(trained.name).parent if path is None else path
         file = file / COUNT_FILE if file.is_dir() else file
         try:
-            saved = _read_counts(file, trained, tiles)
+            saved = _read_counts(file, trained, reading)
         except ConfigError as error:
             if path is not None:
                 raise
@@ -198,20 +205,19 @@ class SavedCounts:
         return saved
 
 
-def _read_counts(file: Path, trained: TrainedDetector, tiles: str | None) -> SavedCounts:
+def _read_counts(file: Path, trained: TrainedDetector, reading: str | None) -> SavedCounts:
     text = read_small_text(file, ConfigError)
     try:
         content = msgspec.json.decode(text)
         known = content["format"] == FORMAT
         types = {name: CountCalibration.from_dict(own) for name, own in content["types"].items()}
-        saved, checkpoint, own_tiles = SavedCounts(content["made_on"], types), content["checkpoint"], content["tiles"]
+        saved, checkpoint, own = SavedCounts(content["made_on"], types), content["checkpoint"], content["reading"]
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{file}: not calibrated counts, or of another version") from None
     if not known or checkpoint != _digest(trained):
         raise ConfigError(f"{file}: made with another checkpoint or version")
-    if own_tiles != tiles:
-        made = f"--slice {own_tiles}" if own_tiles else "whole images"
-        raise ConfigError(f"{file}: made with {made}")
+    if own != reading:
+        raise ConfigError(f"{file}: made with {own or 'whole images'}")
     return saved
 
 

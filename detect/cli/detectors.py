@@ -62,10 +62,22 @@ def open_images(
 
 
 def run_detector(
-    trained: TrainedDetector, data: DetectionData, *, device: str, batch_size: int, tiles: str | None = None
+    trained: TrainedDetector,
+    data: DetectionData,
+    *,
+    device: str,
+    batch_size: int,
+    tiles: str | None = None,
+    turned: bool = False,
 ) -> CocoResults:
     """The objects that a detector finds in images, with ``tiles`` SIZE:OVERLAP in tiles of those that are larger."""
-    options: dict[str, Any] = {"batch_size": batch_size, "device": device}
+    if turned and trained.task != "landmarks":
+        raise ConfigError(f"--turns: only for landmarks, {trained.name} finds boxes")
+    if turned and not (trained.config.augment.enabled and trained.config.augment.turns):
+        raise ConfigError(
+            f"--turns: {trained.name} was trained without augment.turns, so it knows upright images alone"
+        )
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "turned": turned}
     try:
         options["tiles"] = parse_resize(f"tiles:{tiles}") if tiles else None
     except ResizeError:

@@ -51,6 +51,7 @@ def evaluate(
     microns_per_pixel: options.MicronsPerPixel = None,
     orientation: options.Orientation = "none",
     tiles: options.Slice = None,
+    turns: options.Turns = False,
     baseline: Annotated[
         bool,
         typer.Option(
@@ -78,7 +79,7 @@ def evaluate(
     keeps those of its own validation images, in `counts.json`, for `predict`.
     """
     from detect.cli import evaluation_results
-    from detect.cli.counts import CountReport, keep_counts
+    from detect.cli.counts import CountReport, keep_counts, reading_of
     from detect.data.coco_results import results_json
 
     run, dataset = _run_and_files(run, results, dataset, baseline=baseline)
@@ -86,7 +87,7 @@ def evaluate(
     if run is None:
         marks = _read_marks(results or Path(), dataset, task, pixel_origin=pixel_origin, orientation=orientation)
     else:
-        how: dict[str, Any] = {"device": device, "batch_size": batch_size, "tiles": tiles}
+        how: dict[str, Any] = {"device": device, "batch_size": batch_size, "tiles": tiles, "turned": turns}
         trained, images, marks = _run_marks(run, dataset, on_broken, **how)
         name, picture_score = trained.name, trained.best_threshold if picture_score is None else picture_score
     scored: dict[str, Any] = {"radii": radius, **_of_landmarks(marks, unlabelled=unlabelled)}
@@ -111,7 +112,7 @@ def evaluate(
     print_answer(
         json, lambda: content, lambda: evaluation_results.print_evaluation(evaluation, tables, counted.lines())
     )
-    files = {} if trained is None else counted.files(trained, marks, tiles)
+    files = {} if trained is None else counted.files(trained, marks, reading_of(tiles, turned=turns))
     if trained and not dataset.files:
         keep_counts(trained, files)
     if output:

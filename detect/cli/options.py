@@ -154,6 +154,14 @@ Slice = Annotated[
         "The overlap should exceed the largest object by a fifth.",
     ),
 ]
+Turns = Annotated[
+    bool,
+    typer.Option(
+        "--turns",
+        help="Landmarks: average the heatmaps over the eight turns and reflections of an image, which takes eight times as "
+        "long. For a run with augment.turns.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per batch.")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")]
 

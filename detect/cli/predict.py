@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detect.cli.heatmap_peaks import PointFormat
-from detect.cli.options import AsJson, BatchSize, Checkpoint, Confidence, Device, PictureScore, Slice
+from detect.cli.options import AsJson, BatchSize, Checkpoint, Confidence, Device, PictureScore, Slice, Turns
 from detect.cli.output import note, print_answer, progress_over, save
 from detect.wording import plural
 
@@ -44,6 +44,7 @@ def predict(
         ),
     ] = None,
     tiles: Slice = None,
+    turns: Turns = False,
     to: Annotated[
         PointFormat | None,
         typer.Option("--to", help="Format of a slide's points: csv (the default), napari, geojson (QuPath), coco."),
@@ -74,12 +75,12 @@ def predict(
     slide = slide_among(images, to)
     trained = load_on(checkpoint, device)
     if slide is not None:
-        predict_slide(trained, slide, output, to=to or "csv", tiles=tiles, device=device, json=json)
+        predict_slide(trained, slide, output, to=to or "csv", tiles=tiles, turned=turns, device=device, json=json)
         return
-    saved = counts.SavedCounts.find(trained, count_file, tiles, confidence=confidence)
+    saved = counts.SavedCounts.find(trained, count_file, counts.reading_of(tiles, turned=turns), confidence=confidence)
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)
-    results = run_detector(trained, data, device=device, batch_size=batch_size, tiles=tiles)
+    results = run_detector(trained, data, device=device, batch_size=batch_size, tiles=tiles, turned=turns)
     files = {"results.json": results_json(results, dataset), "images.json": images_json(data.files)}
     counted = counts.count_found(results, data.dataset, data.image_rows, trained.labels, saved, confidence=confidence)
     save(output, {**files, **counted.files()})

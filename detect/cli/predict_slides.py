@@ -52,7 +52,15 @@ def slide_among(images: list[Path], to: str | None) -> Path | None:
 
 
 def predict_slide(
-    trained: TrainedDetector, path: Path, output: Path, *, to: str, tiles: str | None, device: str, json: bool
+    trained: TrainedDetector,
+    path: Path,
+    output: Path,
+    *,
+    to: str,
+    tiles: str | None,
+    turned: bool,
+    device: str,
+    json: bool,
 ) -> None:
     """Find the points of one slide and write them to ``output``; an interrupted run goes on where it was."""
     from detect.data.point_files import point_files
@@ -60,6 +68,8 @@ def predict_slide(
     from detect.training.slides import SlideDetector
     from detect.training.tile_journal import identity_of, open_journal
 
+    if turned:
+        raise ConfigError(f"--turns: not for slides, which are read upright: {path}")
     slide = open_array(path)
     try:
         detector = SlideDetector.of(trained, slide, tiles=f"tiles:{tiles or TILES}", device=device)

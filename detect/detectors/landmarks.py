@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from detect.detectors.backbones import Backbone, Normalise, PyramidLevels
 from detect.heads.criterion import Normalizer
@@ -22,6 +24,7 @@ from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.losses import batch_normalizer, heatmap_focal_loss, points_l1_loss
 
 KEYPOINT_COLUMNS = ("points", "image", "types", "visibility")
+NUM_TURNED = 8  # turns and reflections of an image
 PIXEL_ORIGIN = "center"  # points are in pixel indices: the first pixel's centre is (0, 0)
 
 
@@ -169,14 +172,30 @@ class LandmarkDetector(nn.Module):
         return torch.as_tensor(self.targets(images, targets).counts).sum(dim=1)
 
     @torch.no_grad()
-    def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:
+    def detect(
+        self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"], *, turned: bool = False
+    ) -> Peaks:
         """The points found in each image, in pixels of the input; ``image_hw`` is (height, width) without padding.
 
         Their ``cells`` are pixels, as in a map of stride 1. Cells that cover only padding have no points. Call ``eval()``
-        first: the mode of the detector is left as it is.
+        first: the mode of the detector is left as it is. ``turned`` averages the heatmaps over the eight turns and
+        reflections of the images, for a network that has learned from such; orientations are read upright.
         """
         output = self(images)
-        return self.read_points(output.logits.float().sigmoid(), image_hw, output.orientations)
+        heatmaps = output.logits.float().sigmoid()
+        heatmaps = self._over_turns(images, heatmaps) if turned else heatmaps
+        return self.read_points(heatmaps, image_hw, output.orientations)
+
+    def _over_turns(self, images: Tensor, upright: Tensor) -> Tensor:
+        """The mean of the images' heatmaps and those of their seven other turns and reflections."""
+        height, width = images.shape[-2:]
+        whole = functional.pad(images, (0, -width % self.stride, 0, -height % self.stride))  # turned cells are cells
+        total = upright
+        for turns, is_mirrored in (pair for pair in product(range(4), (False, True)) if any(pair)):
+            view = whole.flip(-1) if is_mirrored else whole
+            heatmaps = self(view.rot90(turns, (-2, -1))).logits.float().sigmoid().rot90(-turns, (-2, -1))
+            total = total + (heatmaps.flip(-1) if is_mirrored else heatmaps)
+        return total / NUM_TURNED
 
     def read_points(
         self,

@@ -62,6 +62,7 @@ def find_objects(
     num_workers: int = 0,
     pixel_origin: str = "center",
     tiles: str | ResizeRule | None = None,
+    turned: bool = False,
     on_progress: Progress | None = None,
 ) -> CocoResults:
     """Detect objects in the images of a dataset; results are sorted by image, then by falling score.
@@ -76,9 +77,10 @@ def find_objects(
         pixel_origin: the keypoints' convention in training and in the results, see :mod:`detect.keypoints.coordinates`.
         tiles: a rule ``tiles:S:OVERLAP``: images larger than a tile are cut into tiles, which take the resize rule each, and
             what is found in them is merged (:mod:`detect.training.slicing`). The limit of detections holds for a tile.
+        turned: of a :class:`~detect.detectors.landmarks.LandmarkDetector`, see its ``detect``.
     """
     tiles = parse_resize(tiles) if tiles else None
-    detect = _Detect(model, data, labels, device=device, pixel_origin=pixel_origin)
+    detect = _Detect(model, data, labels, device=device, pixel_origin=pixel_origin, turned=turned)
     sizes_wh = {row: (width, height) for row, (width, height) in enumerate(data.dataset.images.wh.tolist())}
     grids = {row: TileGrid.of(sizes_wh[row], tiles) for row in data.image_rows.tolist()} if tiles else {}
     grids = {row: grid for row, grid in grids.items() if len(grid.corners) > 1}
@@ -109,13 +111,15 @@ class _Detect:
     labels: LabelMap
     device: torch.device | str
     pixel_origin: str
+    turned: bool
 
     def objects(
         self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"], sizes_wh: Sequence[tuple[int, int]]
     ) -> list[_Found]:
         """The objects of each image of a batch; ``sizes_wh`` are the sizes before the resize rule."""
         with torch.inference_mode():
-            output = self.model.detect(images.to(self.device), image_hw.to(self.device))
+            how = {"turned": True} if self.turned else {}  # which is for landmarks alone
+            output = self.model.detect(images.to(self.device), image_hw.to(self.device), **how)
         found = []
         for number, size_wh in enumerate(sizes_wh):
             transform = resize_transform(self.data.resize, size_wh)

@@ -64,6 +64,7 @@ def trained(tmp_path):
         anchors: AnchorSet | None = None,
         data: dict[str, Any] | None = None,
         threshold: float = 0.009,
+        turns: bool = False,
         **model: Any,
     ) -> Path:
         names = names or {4: "nucleus", 9: "[debris]"}
@@ -75,7 +76,8 @@ def trained(tmp_path):
         }
         thresholds = {"score_threshold": threshold, "threshold": threshold}
         fields = {"pyramid_channels": 32, "num_convs": 0, **thresholds, **model}
-        config = parse_config({"task": task, "data": {**sections, **(data or {})}, "model": fields})
+        own = {"data": {**sections, **(data or {})}, "model": fields, "augment": {"turns": turns}}
+        config = parse_config({"task": task, **own})
         points = (
             {"type_names": ("nucleus",), "category_types": {next(iter(names)): (0,)}} if task == "landmarks" else {}
         )

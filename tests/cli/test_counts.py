@@ -116,12 +116,28 @@ def test_counts_of_other_labels_stay_out_of_the_run_and_are_named(detect, labels
     assert re.search(r"\.png +nucleus +\d+ +\d+ to \d+ +0?\.\d", run.out)  # with a probability that there is any
 
 
+def test_turned_images_have_counts_of_their_own(detect, tmp_path, trained):
+    folder, photo = trained("landmarks", names=NAMES, threshold=0.0095, turns=True), next(IMAGES.iterdir())
+    assert detect("evaluate", "--run", folder, "--turns").code == 0
+    predict = ("predict", folder, photo, "-o", tmp_path / "out", "--num-pictures", 0)
+    assert "counts.json: made with --turns; " in detect(*predict).err
+    found = (tmp_path / "out" / "results.json").read_text("utf-8")
+    turned = detect(*predict, "--turns")
+    assert (turned.code, "no intervals" in turned.err, "calibrated on 80 images of" in turned.out) == (0, False, True)
+    assert (tmp_path / "out" / "results.json").read_text("utf-8") != found
+    boxes = detect("predict", trained("boxes"), photo, "-o", tmp_path / "boxes", "--turns")
+    assert (boxes.code, "--turns: only for landmarks, " in boxes.err) == (2, True)
+
+
 def test_calibrations_that_do_not_apply_are_one_line(detect, tmp_path, trained):
     folder, photo = trained("landmarks", names=NAMES, threshold=0.0095), next(IMAGES.iterdir())
     detect("evaluate", "--run", folder)
     predict = ("predict", folder, photo, "-o", tmp_path / "out", "--num-pictures", 0)
     tiled = detect(*predict, "--slice", "64:0.2")
     assert (tiled.code, "counts.json: made with whole images; " in tiled.err) == (0, True)
+    turned = detect(*predict, "--turns")
+    assert turned.code == 2
+    assert "was trained without augment.turns, so it knows upright images alone" in turned.err.splitlines()[-1]
     refused = detect(*predict, "--confidence", 0.99)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "a confidence of 0.99 need 99 images" in refused.err

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import random_images
 from rod_images import write_rods
 from torch import nn
 from torch.testing import assert_close
@@ -119,6 +120,37 @@ def test_nothing_is_taught_in_ignored_regions():
     assert_close(everything, nothing)
     assert 0 < detector.losses(images, none, ignored=[strip]).heatmap < nothing.heatmap
     detector.losses(images, none).heatmap.backward()
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_heatmaps_over_all_turns_turn_with_the_image(stride):
+    images, image_hw = random_images(2, 1, 32, 48), torch.tensor([[32, 48]] * 2)
+    detector = detector_of(stride=stride, threshold=0.005).eval()
+
+    def heatmaps(images):
+        return detector(images).logits.sigmoid()
+
+    def over_turns(images):
+        return detector._over_turns(images, heatmaps(images))
+
+    whole = over_turns(images)
+    assert_close(over_turns(images.flip(-1)).flip(-1), whole)
+    assert_close(over_turns(images.rot90(1, (-2, -1))).rot90(-1, (-2, -1)), whole)
+    assert (heatmaps(images.flip(-1)).flip(-1) - heatmaps(images)).abs().max() > 1e-5
+    found, wanted = detector.detect(images, image_hw, turned=True), detector.read_points(whole, image_hw)
+    assert len(found.cells) > 4
+    assert_close(found.cells, wanted.cells)
+
+
+def test_odd_images_are_turned_with_their_cells():
+    images = random_images(1, 1, 33, 47)
+    detector = detector_of(stride=4).eval()
+    upright = detector(images).logits.sigmoid()
+    whole = detector._over_turns(images, upright)
+    assert whole.shape == upright.shape == (1, 1, 9, 12)
+    padded = torch.nn.functional.pad(images, (0, 1, 0, 3))
+    others = detector._over_turns(padded, detector(padded).logits.sigmoid())
+    assert_close((whole - upright / 8), others - detector(padded).logits.sigmoid() / 8)
 
 
 @pytest.mark.parametrize("stride", [2, 4])

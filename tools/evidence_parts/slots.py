@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -80,7 +80,7 @@ class SlotDetector(LandmarkDetector):
         return slot_losses(self.slots(images), points / extent, present)
 
     @torch.no_grad()
-    def detect(self, images: Float[Tensor, "b d h w"], image_hw: Int64[Tensor, "b 2"]) -> Peaks:  # noqa: ARG002
+    def detect(self, images: Tensor, image_hw: Tensor, *, turned: bool = False) -> Peaks:  # noqa: ARG002
         """The points of the slots that are present, in pixel indices."""
         slots = self.slots(images)
         scores = slots[..., 0].sigmoid()
