@@ -174,7 +174,7 @@ def _hsic(first: Float[Tensor, "n n"], second: Float[Tensor, "n n"]) -> float:
 
 
 def _stride(image_hw: tuple[int, int], cells_hw: tuple[int, int]) -> int:
-    """The smallest power of two that gives so many cells, rounded up; else the nearest whole number.
+    """Pixels from one cell to the next: the smallest power of two that gives this number of cells, or the nearest integer.
 
     >>> _stride((160, 100), (2, 1)), _stride((160, 96), (40, 24)), _stride((120, 120), (10, 10))
     (128, 4, 12)

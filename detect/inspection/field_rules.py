@@ -31,6 +31,10 @@ UNTAGGED = """hardswish hardsigmoid hardtanh leaky_relu silu mish gelu elu softp
 relu6 log_sigmoid_forward"""
 
 
+class NoRuleError(Exception):
+    """A rule does not cover how this operator is called: its result is taken to see all of its inputs."""
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """An operator that is called: its arguments, the fields of those that depend on the image, and the result's shape."""
@@ -45,7 +49,7 @@ class Call:
         """The fields of the first argument."""
         found = self.fields(self.args[0])
         if found is None:
-            raise NotImplementedError
+            raise NoRuleError
         return found
 
     def operands(self) -> list[Fields]:
@@ -71,7 +75,7 @@ def apply_rule(call: Call) -> tuple[Fields, bool]:
             return rule(call), True
         if torch.Tag.pointwise in call.func.tags:
             return _elementwise(call), True
-    except NotImplementedError:
+    except NoRuleError:
         pass
     return everything(call), False
 
@@ -183,7 +187,7 @@ def nothing(shape: Shape, call: Call) -> Fields:
 def _convolution(call: Call) -> Fields:
     weight, groups = call.args[1], int(call.argument("groups", 1))
     if call.fields(weight) is not None:
-        raise NotImplementedError  # weights that depend on the image
+        raise NoRuleError  # weights that depend on the image
     stride, padding, dilation = (call.argument(name) for name in ("stride", "padding", "dilation"))
     make = transposed_table if call.argument("transposed") else window_table
     found = _mixed_channels(call.first(), groups, call.shape[1])

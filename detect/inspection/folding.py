@@ -8,6 +8,7 @@ no meaningful 0.
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +37,7 @@ class Layer:
     shift: Tensor
 
 
-class FoldedNorms(Rewriting):
+class FoldedNorms(Rewriting, ABC):
     """Calls :meth:`layer_output` for each convolution, and again, folded, for each norm that follows one."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -49,9 +50,9 @@ class FoldedNorms(Rewriting):
         self.num_calls = 0
         self.layers: dict[int, tuple[Tensor, Layer]] = {}  # by the id of their output, which is kept alive
 
+    @abstractmethod
     def layer_output(self, layer: Layer) -> Tensor:
         """The output of a layer."""
-        raise NotImplementedError
 
     def lone_norm(self, value: Tensor, cells: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
         """The output of a norm that does not follow a convolution."""

@@ -49,19 +49,6 @@ class Judgement:
     seconds: float
 
     @property
-    def in_words(self) -> tuple[str, ...]:
-        """What the numbers say, one sentence each."""
-        inside = "None" if math.isnan(self.energy_inside) else f"{self.energy_inside:.0%}"
-        removal = f"Deletion {self.deletion:.3f} (random order {self.random_deletion:.3f}; lower is better), insertion "
-        removal += f"{self.insertion:.3f} (random order {self.random_insertion:.3f}; higher is better)."
-        alike = f"With random weights the map's rank correlation is {self.sanity_correlation:.2f} (near 0 is right)."
-        return (
-            f"{inside} of the positive attribution is inside the box, which covers {self.box_share:.1%} of the image.",
-            "Deletion and insertion are not defined." if math.isnan(self.deletion) else removal,
-            "The map of random weights is constant." if math.isnan(self.sanity_correlation) else alike,
-        )
-
-    @property
     def doubts(self) -> tuple[str, ...]:
         """Why the picture should not be trusted, one sentence each; none if all numbers are better than chance."""
         found = {

@@ -30,9 +30,9 @@ class ModelProfile:
     name: str
     levels: tuple[MapField, ...]
     effective: dict[str, tuple[float, float]]
-    """Of each level, (height, width) in pixels."""
+    """The effective field of each level, (height, width) in pixels."""
     layers: tuple[MapField, ...]
-    """Of convolutions, poolings and upsamplings, in the order in which they run."""
+    """Fields after each convolution, pooling and upsampling, in the order in which they run."""
     tracked: TrackedMaps
 
     @cached_property

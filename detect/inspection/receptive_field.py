@@ -131,7 +131,7 @@ class FieldTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._write_through(output, before, fields)
 
     def _write_through(self, view: Tensor, before: Fields | None, fields: Fields) -> None:
-        """What is written into a part of a tensor changes the whole, which is taken to depend on all of it."""
+        """Update the tensor behind a view that was written to: each of its elements may now see what was written."""
         pairs = zip(before.planes, fields.planes, strict=True) if before else []
         if before and all(one.shape == other.shape and bool((one == other).all()) for one, other in pairs):
             return

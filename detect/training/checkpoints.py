@@ -208,7 +208,7 @@ class RunState:
     @classmethod
     def resumed(cls, plain: Mapping[str, Any], *, patience: int | None) -> RunState:
         """The state of a checkpoint; whether it has stopped follows from the patience of the resumed run."""
-        state = cls(**{"flat_reported" if name == "told_flat" else name: value for name, value in plain.items()})
+        state = cls(**plain)
         state.stopped = state.out_of_patience(patience)
         return state
 

@@ -178,9 +178,3 @@ def test_whether_a_run_has_stopped_follows_from_the_patience_it_is_resumed_with(
     assert RunState.resumed(plain, patience=2).stopped
     assert not RunState.resumed(plain, patience=3).stopped
     assert not RunState.resumed(plain, patience=None).stopped
-
-
-def test_states_of_earlier_versions_are_read():
-    plain = asdict(RunState(step=8))
-    plain["told_flat"] = not plain.pop("flat_reported")
-    assert RunState.resumed(plain, patience=None) == RunState(step=8, flat_reported=True)
