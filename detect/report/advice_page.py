@@ -19,7 +19,7 @@ from detect.report.field_page import objects_parts
 from detect.report.object_pictures import object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, MUTED, Key, Panel, label, panel, set_color
-from detect.report.tables import escape, table
+from detect.report.tables import escape, prose, table
 from detect.wording import plural
 
 MAX_LISTED, MAX_SHOWN = 100, 12
@@ -92,8 +92,8 @@ def _counts(advice: Advice) -> str:
 
 
 def _verdict(advice: Advice, notes: Sequence[str]) -> str:
-    lines = "".join(f"<p>{escape(line)}</p>" for line in verdict(advice))
-    others = "".join(f"<li>{escape(line)}</li>" for line in notes)
+    lines = "".join(f"<p>{prose(line)}</p>" for line in verdict(advice))
+    others = "".join(f"<li>{prose(line)}</li>" for line in notes)
     source = f"Settings as in {advice.detector.source}." if advice.detector.source else ""
     content = f"{lines}{f'<ul>{others}</ul>' if others else ''}"
     return block(escape(advice.detector.name), escape(source), content)
@@ -110,7 +110,7 @@ def _losses(advice: Advice) -> str:
         "for the same cells, of all objects of that size."
     )
     titles = ("reason", "at least", "share", *(name for name, *_ in advice.by_size(advice.losses[0])), "these objects")
-    return block("What is lost", escape(caption), table(titles, rows, align="lrrrrrl"))
+    return block("What is lost", prose(caption), table(titles, rows, align="lrrrrrl"))
 
 
 def _settings(advice: Advice) -> str:
@@ -119,7 +119,7 @@ def _settings(advice: Advice) -> str:
         lost = f"{curve.now.num_lost:,} of {curve.num_objects:,}"
         rows.append([curve.setting, curve.now.text, lost, change_in_words(curve, advice.image_ms)])
     caption = "What the detector's framework calls each setting, what it loses now, and what is worth changing."
-    return block("Settings", escape(caption), table(("setting", "now", "loses", "advice"), rows, align="lrrl"))
+    return block("Settings", prose(caption), table(("setting", "now", "loses", "advice"), rows, align="lrrl"))
 
 
 def _curve_panel(name: str, curve: Curve, image_ms: float | None) -> Panel:

@@ -19,7 +19,7 @@ from detect.report.detector_section import detector_section
 from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
-from detect.report.tables import escape
+from detect.report.tables import escape, prose
 
 if TYPE_CHECKING:
     from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
@@ -73,7 +73,7 @@ def anchor_page(
     level_words = caption, level_table(level_score, colors, levels) + advice
     rules = {score.anchors.resize for score in scores} - {""}
     headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
-    lines = "".join(f"<li>{escape(line)}</li>" for line in tables.bounds_in_words(first))
+    lines = "".join(f"<li>{prose(line)}</li>" for line in tables.bounds_in_words(first))
     bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
     worst = block(
         f"Instances with the lowest IoU <b>{min(tables.MAX_WORST, len(first.instances))}</b>",

@@ -17,7 +17,7 @@ from detect.inspection.judging import Judgement
 from detect.report.feature_pictures import colored, common_scale
 from detect.report.page import block, page, picture_block
 from detect.report.pictures import contact_sheet, enlarged
-from detect.report.tables import decimal, escape, table
+from detect.report.tables import decimal, prose, table
 
 TILE_PX = 256  # longer side of a map, enlarged by a whole factor if it is smaller
 TEXT_PX = 13
@@ -101,7 +101,7 @@ def attribution_page(
     )
     sections = {
         "maps": ("Maps", [picture_block(CAPTION.format(share=share), stream.getvalue())]),
-        "judgement": ("Judgement", [block("Are the maps to be trusted?", escape(judged), numbers)]),
+        "judgement": ("Judgement", [block("Are the maps to be trusted?", prose(judged), numbers)]),
         "methods": ("Methods", [block("Methods", "", about)]),
     }
     return page(title, "", sections, read_from=[image_name], notes=notes), stream.getvalue()

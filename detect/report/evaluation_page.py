@@ -15,7 +15,7 @@ from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.precision_recall import PrecisionRecall
 from detect.report.page import Sections, block, page, picture_block, tiles
 from detect.report.plots import Key, Panel, label, panel, set_color
-from detect.report.tables import Html, escape, shaded, table
+from detect.report.tables import Html, escape, prose, shaded, table
 
 MAX_LINES = 12  # readers cannot tell more apart
 MAX_POINTS = 1000  # of a line; more do not show
@@ -84,7 +84,7 @@ def score_cell(value: str | float | None) -> str:
 def _score_table(scores: ScoreTable) -> str:
     rows = [[score_cell(value) for value in row] for row in scores.rows]
     content = table(scores.columns, rows, scroll=len(rows) > MAX_LINES)
-    return block(escape(scores.title), escape(scores.caption), content)
+    return block(escape(scores.title), prose(scores.caption), content)
 
 
 def _curve_panels(curves: Sequence[PrecisionRecall]) -> list[Panel]:
@@ -176,4 +176,4 @@ def _confusion_table(confusion: ConfusionMatrix) -> str:
         for name, counts in zip(confusion.names, confusion.counts.tolist(), strict=True)
     ]
     content = table(("", *confusion.names), rows, scroll=len(rows) > MAX_LINES)
-    return block("Confusion matrix", escape(caption), content)
+    return block("Confusion matrix", prose(caption), content)

@@ -22,7 +22,7 @@ from detect.inspection.level_profile import (
 from detect.inspection.receptive_field import MapField
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, LEVEL_COLORS, PLAIN, Key, Panel, label, panel, pixels_axis
-from detect.report.tables import escape, table
+from detect.report.tables import escape, prose, table
 
 BARS_PER_OCTAVE = 4
 LEVELS_CAPTION = """A unit's field is the part of the image that it can depend on, whatever the weights; where a unit also
@@ -55,7 +55,7 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
 
 def objects_parts(objects: ObjectProfile, name: str, detector: Detector | None = None) -> tuple[str | list[Panel], ...]:
     """Return the figure of objects beside levels, and what it shows in words; ``name`` is the figure's."""
-    words = "".join(f"<li>{escape(line)}</li>" for line in objects.in_words(detector))
+    words = "".join(f"<li>{prose(line)}</li>" for line in objects.in_words(detector))
     return [objects_panel(objects, name)], f'<ul class="notes">{words}</ul>'
 
 

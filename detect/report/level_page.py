@@ -13,7 +13,7 @@ from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.metrics import COVERED, AnchorMetrics
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, PLAIN, SET_COLORS, Panel, label, level_colors, level_keys, panel
-from detect.report.tables import Html, decimal, escape, percent, swatch, table
+from detect.report.tables import Html, decimal, escape, percent, prose, swatch, table
 
 if TYPE_CHECKING:
     from detect.anchors.levels import KeptLevels, LevelReport  # imports torch, which takes seconds
@@ -61,7 +61,7 @@ def level_caption(threshold: float = COVERED) -> str:
 
 def advice_list(report: LevelReport) -> str:
     """Return the advice of a report as a list: each level, the levels to keep, and the extra level."""
-    return '<ul class="notes">' + "".join(f"<li>{escape(line)}</li>" for line in report.advice) + "</ul>"
+    return '<ul class="notes">' + "".join(f"<li>{prose(line)}</li>" for line in report.advice) + "</ul>"
 
 
 def grid_iou_by_level(score: AnchorMetrics, colors: Mapping[int, str], columns: int) -> Panel:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from plotly.offline import get_plotlyjs
 
 from detect.report.plots import Panel
-from detect.report.tables import escape
+from detect.report.tables import escape, prose
 from detect.wording import listed
 
 Sections = Mapping[str, tuple[str, Sequence[str | Sequence[Panel]]]]
@@ -82,7 +82,7 @@ def page(
 <main>
 <header>
 <h1>{escape(title)}</h1>
-<p>{about} · read from {files_shown}</p>
+<p>{f"{about} · " if about else ""}read from {files_shown}</p>
 {f'<ul class="notes">{lines}</ul>' if lines else ""}
 <nav>{links}</nav>
 <noscript><p>The figures need JavaScript; the tables do not.</p></noscript>
@@ -116,7 +116,7 @@ def picture_block(caption: str, png: bytes) -> str:
     """Return a PNG as wide as the page, or in its own size if it is narrower, below a caption of plain text."""
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image = f'<p><img src="{source}" alt="" style="display:block;max-width:100%"></p>'
-    return f'<div class="block"><p class="caption">{escape(caption)}</p>{image}</div>'
+    return f'<div class="block"><p class="caption">{prose(caption)}</p>{image}</div>'
 
 
 def grid(panels: Sequence[Panel]) -> str:
@@ -133,5 +133,5 @@ def _figure(panel: Panel) -> str:
     return f"""<figure class="panel" style="grid-column:span {panel.columns}">
 <h3>{html.escape(panel.title)}</h3>
 <div class="plot" id="{panel.name}" style="height:{panel.figure.layout.height}px"></div>
-<figcaption>{keys}<p class="caption">{escape(panel.caption)}</p></figcaption>
+<figcaption>{keys}<p class="caption">{prose(panel.caption)}</p></figcaption>
 </figure>"""

@@ -21,6 +21,8 @@ MAX_FINDINGS = 100
 MAX_KINDS = 20
 _VARYING = re.compile(r"\[[^\]]*\]|'[^']*'|-?\b\d[\d.]*(?:e[+-]?\d+)?(?:x\d+)?")
 
+MAX_PROSE_CHARS = 3000  # of a caption, with the names in it
+
 
 @dataclass(frozen=True)
 class Html:
@@ -36,6 +38,15 @@ def escape(text: str) -> str:
     '<bdi>&lt;b&gt;</bdi>'
     """
     return f"<bdi>{html.escape(visible(text))}</bdi>"
+
+
+def prose(text: str) -> str:
+    """Return markup of sentences, which are shown whole; names in them may come from files.
+
+    >>> len(prose("a" * 900))
+    911
+    """
+    return f"<bdi>{html.escape(visible(text, MAX_PROSE_CHARS))}</bdi>"
 
 
 def table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 
 from builders import boxes_in_files, parse_page, table_rows
@@ -11,7 +12,18 @@ from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.data import Finding
 from detect.fitting.objective import Objective
 from detect.report.anchor_page import anchor_page
-from detect.report.tables import MAX_FINDINGS, Html, bounds_in_words, decimal, findings, kind_of, percent, table
+from detect.report.tables import (
+    MAX_FINDINGS,
+    Html,
+    bounds_in_words,
+    decimal,
+    escape,
+    findings,
+    kind_of,
+    percent,
+    prose,
+    table,
+)
 
 
 def test_first_findings_only_are_listed() -> None:
@@ -74,3 +86,10 @@ def test_cells_are_escaped_unless_they_are_markup() -> None:
 def test_numbers_that_do_not_exist_are_dashes_and_zero_has_no_sign() -> None:
     assert [decimal(value) for value in (0.12345, -0.0001, math.nan)] == ["0.123", "0.000", "-"]
     assert [percent(value) for value in (0.12345, math.nan)] == ["12.3%", "-"]
+
+
+def test_sentences_are_shown_whole_and_text_of_files_with_its_middle_cut_out():
+    sentence = "Low is better & so on. " * 30
+    assert prose(sentence) == f"<bdi>{html.escape(sentence)}</bdi>"
+    assert "…" in escape(sentence)
+    assert len(prose("x" * 10**5)) < 4000
