@@ -1,6 +1,6 @@
-"""Which method of attribution to believe: python tools/attribution_table.py measure RUN LABELS --images FOLDER --name NAME
+"""Which method of attribution to believe: python tools/attribution_table.py measure RUN --name NAME
 
-``measure`` explains true detections of a run on labelled images by every method, judges each map
+``measure`` explains true detections of a run on its validation images by every method, judges each map
 (:mod:`detect.inspection.judging`) and adds its row to docs/attributions/NAME.csv; rows that are there are not repeated.
 ``report`` writes docs/attributions.md from all such files: means over detections with bootstrap intervals, and which methods
 are best by them.
@@ -23,22 +23,22 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
-from detect.cli.detectors import load_on, open_images
+from detect.cli.detectors import load_on, spread_evenly
 from detect.cli.output import reading_bar
 from detect.conventions import ORIGIN_SHIFTS
-from detect.data.read_dataset import read_dataset
 from detect.errors import ConfigError
 from detect.evaluation.precision_recall import USUAL_SCORE
 from detect.files import write_whole
 from detect.inspection.attribution import METHODS, Settings, attribute
 from detect.inspection.judging import SAME, Judgement, judge
-from detect.inspection.patterns import learn_patterns
+from detect.inspection.patterns import Patterns, learn_patterns
+from detect.inspection.random_weights import random_weights
 from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, removal_curves
 from detect.inspection.targets import Found, Scalar, answer_of, find_answers
-from detect.keypoints.coco_keypoints import coco_keypoints
 from detect.loading.dataset import DetectionData, Sample
 from detect.ops.boxes import pairwise_iou
 from detect.training.checkpoints import TrainedDetector
+from detect.training.inputs import Inputs, read_inputs
 
 NUM_DETECTIONS = 60
 IMAGES_SEED, SEED = 0, 0
@@ -68,18 +68,18 @@ class Case:
     scalar: Scalar
 
 
-def measure(trained: TrainedDetector, data: DetectionData, options: argparse.Namespace) -> None:
+def measure(trained: TrainedDetector, inputs: Inputs, options: argparse.Namespace) -> None:
     """Judge every method on every detection, and write the rows after each detection."""
     path = options.output / "attributions" / f"{options.name}.csv"
     rows = read_rows(path)
     done = {(row["image"], row["method"]) for row in rows}
-    batches = list(_pattern_batches(data)) if any(map(_needs_patterns, options.methods)) else []
-    cases = list(_cases(trained, data, options.detections))
+    patterns = _both_patterns(trained, inputs.train) if any(map(_needs_patterns, options.methods)) else None
+    cases = list(_cases(trained, inputs.val or inputs.train, options.detections))
     print(f"{len(cases)} detections, one of an image, {len(options.methods)} methods")
     with reading_bar() as on_progress:
         for number, case in enumerate(cases):
             wanted = [method for method in options.methods if (case.file_name, method) not in done]
-            for place, (method, judgement) in enumerate(_judged(trained, case, wanted, batches), 1):
+            for place, (method, judgement) in enumerate(_judged(trained, case, wanted, patterns), 1):
                 own = {"name": options.name, "run": Path(options.run).name, "image": case.file_name}
                 numbers = {name: f"{value:.6g}" for name, value in asdict(judgement).items()}
                 rows.append({**own, "score": f"{case.found.score:.4f}", "method": method, **numbers})
@@ -121,11 +121,13 @@ def is_true(found: Found, sample: Sample, shift: float) -> bool:
     return bool((pairwise_iou(torch.tensor([found.box]), boxes) >= TRUE_IOU).any())
 
 
-def _pattern_batches(data: DetectionData) -> Iterator[Tensor]:
-    """The last images of the random order, alone, as their sizes may differ."""
-    order = np.random.default_rng(IMAGES_SEED).permutation(len(data))
-    for place in order[-NUM_PATTERN_IMAGES:].tolist():
-        yield data[place].image[None]
+def _both_patterns(trained: TrainedDetector, data: DetectionData) -> tuple[Patterns, Patterns]:
+    """The patterns of the network, and those with the random weights of :func:`judge`, learned from the same images."""
+    data.augment = None
+    batches = [data[place].image[None] for place in spread_evenly(range(len(data)), NUM_PATTERN_IMAGES)]
+    own = learn_patterns(trained.model, batches)
+    with random_weights(trained.model, seed=SEED):
+        return own, learn_patterns(trained.model, batches)
 
 
 def _needs_patterns(method: str) -> bool:
@@ -133,22 +135,19 @@ def _needs_patterns(method: str) -> bool:
 
 
 def _judged(
-    trained: TrainedDetector, case: Case, methods: Sequence[str], batches: Sequence[Tensor]
+    trained: TrainedDetector, case: Case, methods: Sequence[str], patterns: tuple[Patterns, Patterns] | None
 ) -> Iterator[tuple[str, Judgement]]:
-    """The judgement of each method that can be applied; patterns are learned anew for random weights."""
+    """The judgement of each method that can be applied."""
     chance: RemovalCurves | None = None
-    model = trained.model
+    own, of_random = patterns or (None, None)
     for method in methods:
 
-        def explain(settings: Settings | None = None, method: str = method) -> Tensor:
-            if settings is None:
-                settings = Settings(patterns=learn_patterns(model, batches) if _needs_patterns(method) else None)
-            return attribute(model, case.scalar, case.image, method, settings)
+        def explain(learned: Patterns | None = of_random, method: str = method) -> Tensor:
+            return attribute(trained.model, case.scalar, case.image, method, Settings(patterns=learned))
 
-        ready = Settings(patterns=learn_patterns(model, batches) if _needs_patterns(method) else None)
         started = time.perf_counter()
         try:
-            heatmap = explain(ready)
+            heatmap = explain(own)
         except ValueError as error:
             print(f"{method} cannot explain {case.file_name}: {error}")
             continue
@@ -156,8 +155,8 @@ def _judged(
         if chance is None:
             noise = torch.rand(heatmap.shape, generator=torch.Generator().manual_seed(SEED))
             chance = removal_curves(case.scalar, case.image, noise, seed=SEED)
-        found = judge(model, case.scalar, case.image, heatmap, case.found.box, explain, seed=SEED, by_chance=chance)
-        yield method, replace(found, seconds=seconds)
+        judged = (trained.model, case.scalar, case.image, heatmap, case.found.box, explain)
+        yield method, replace(judge(*judged, seed=SEED, by_chance=chance), seconds=seconds)
 
 
 def report(rows: Sequence[Mapping[str, str]]) -> str:
@@ -286,9 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("what", choices=("measure", "report"))
     parser.add_argument("run", nargs="?", help="checkpoint or folder of a run")
-    parser.add_argument("labels", nargs="?", help="labelled images that the run was not trained on")
-    parser.add_argument("--images", type=Path, help="folder of the images")
-    parser.add_argument("--name", help="of the rows and their section; default: the labels' file")
+    parser.add_argument("--name", help="of the rows and their section; default: the run's folder")
     parser.add_argument("--detections", type=int, default=NUM_DETECTIONS, help=f"default: {NUM_DETECTIONS}")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS), help="default: all")
     parser.add_argument("--output", "-o", type=Path, default=Path("docs"))
@@ -300,15 +297,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_whole(options.output / "attributions.md", report(rows))
         return
     unknown = sorted(set(options.methods) - set(METHODS))
-    if unknown or not options.run or not options.labels or not options.images or options.detections < 1:
-        parser.error(f"measure needs RUN, LABELS, --images and known methods; unknown: {', '.join(unknown) or 'none'}")
-    options.name = options.name or Path(options.labels).stem
+    if unknown or not options.run or options.detections < 1:
+        parser.error(f"measure needs RUN and known methods; unknown: {', '.join(unknown) or 'none'}")
+    options.name = options.name or Path(options.run).resolve().name
     trained = load_on(options.run, "cpu")
-    dataset = read_dataset(options.labels, images=options.images, keypoints=trained.task == "landmarks")
-    own = trained.config.data
-    how: dict[str, Any] = {"pixel_origin": own.pixel_origin, "orientation": own.orientation}
-    points = coco_keypoints(dataset, **how) if trained.task == "landmarks" else None
-    measure(trained, open_images(trained, dataset, options.images, landmarks=points), options)
+    with reading_bar() as on_progress:
+        inputs = read_inputs(trained.config, on_progress=on_progress)
+    measure(trained, inputs, options)
 
 
 if __name__ == "__main__":
