@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,6 +30,7 @@ AnswerName = Literal["class", "left", "top", "right", "bottom", "iou", "peak"]
 ALL = "all"
 DEFAULT_METHOD = "lrp"
 PATTERN_METHODS = ("pattern-net", "pattern-attribution")
+MAP_METHODS = ("grad-cam", "odam")
 PATTERN_IMAGES, RANDOM_PATTERN_IMAGES = 32, 4  # images that patterns are learned from; with random weights, to judge
 
 
@@ -58,6 +60,14 @@ def explain(
         list[str] | None,
         typer.Option(help="Name of a method, repeatable, or all. Default: lrp. A wrong name lists them."),
     ] = None,
+    maps_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER",
+            help="Name of the layer whose feature maps grad-cam and odam take, such as tiny's backbone.model.stages.2 of "
+            "stride 16: detect backbone layers RUN lists them; repeatable. Default: all levels of the pyramid.",
+        ),
+    ] = None,
     device: Device = "cpu",
     json: AsJson = False,
 ) -> None:
@@ -74,6 +84,7 @@ def explain(
 
     methods = _methods(method)
     trained = load_on(run, device)
+    _check_layers(trained.model, maps_of or [], methods)
     view = _View.open(trained, image, device)
     found = view.find()
     number = _chosen(found, detection, at, view.transform)
@@ -81,7 +92,9 @@ def explain(
     images = _training_images(trained, methods, required=method != [ALL])
     methods = [name for name in methods if images or name not in PATTERN_METHODS]
     explainer = _Explainer(trained.model, scalar, view.image, found[number].box, images)
-    judged = [explainer.judged(name) for name in progress_over(methods, "explaining")]
+    layers: list[str | None] = [*maps_of] if maps_of else [None]
+    wanted = [(name, layer) for name in methods for layer in (layers if name in MAP_METHODS else [None])]
+    judged = [explainer.judged(name, layer) for name, layer in progress_over(wanted, "explaining")]
     value = scalar(view.image[None]).item()
     content = _content(view, found[number], number, (answer, value), judged)
     title = f"Detection {number + 1} of {len(found)}: {content['label']}, score {found[number].score:.2f}"
@@ -142,6 +155,16 @@ def _methods(given: list[str] | None) -> list[str]:
     if unknown := [name for name in names if name not in METHODS]:
         raise ConfigError(f"--method {unknown[0]}: there is no such method; there are {ALL}, {', '.join(METHODS)}")
     return list(dict.fromkeys(names))
+
+
+def _check_layers(module: nn.Module, layers: list[str], methods: list[str]) -> None:
+    if layers and not set(methods) & set(MAP_METHODS):
+        raise ConfigError(f"--maps-of: only {' and '.join(MAP_METHODS)} take feature maps: --method {MAP_METHODS[-1]}")
+    known = dict(module.named_modules())
+    for layer in layers:
+        if layer not in known:
+            near = ", ".join(get_close_matches(layer, known, n=3, cutoff=0.3))
+            raise ConfigError(f"--maps-of {layer}: the network has no such layer; near it: {near or 'none'}")
 
 
 def _chosen(found: list[Found], detection: int | None, at: str | None, transform: Transform) -> int:
@@ -229,7 +252,7 @@ class _Explainer:
     box: tuple[float, float, float, float]
     training_images: list[Tensor]
 
-    def judged(self, method: str) -> JudgedMap:
+    def judged(self, method: str, layer: str | None) -> JudgedMap:
         """The map of a method, and its judgement; patterns are learned again for random weights."""
         from detect.inspection.attribution import Settings, attribute
         from detect.inspection.judging import judge
@@ -239,12 +262,15 @@ class _Explainer:
 
         def again() -> Tensor:
             patterns = self._learned(RANDOM_PATTERN_IMAGES) if learns else None
-            return attribute(self.module, self.scalar, self.image, method, Settings(patterns=patterns))
+            return attribute(self.module, self.scalar, self.image, method, Settings(patterns=patterns, layer=layer))
 
-        settings = Settings(patterns=self._patterns if learns else None)
-        heatmap = attribute(self.module, self.scalar, self.image, method, settings)
+        settings = Settings(patterns=self._patterns if learns else None, layer=layer)
+        try:
+            heatmap = attribute(self.module, self.scalar, self.image, method, settings)
+        except ValueError as error:
+            raise ConfigError(f"--method {method}: {error}") from None
         own = (self.module, self.scalar, self.image, heatmap, self.box, again)
-        return JudgedMap(method, heatmap.cpu().numpy(), judge(*own, by_chance=self._by_chance))
+        return JudgedMap(method, heatmap.cpu().numpy(), judge(*own, by_chance=self._by_chance), layer)
 
     @cached_property
     def _patterns(self) -> Patterns:
@@ -282,7 +308,7 @@ def _content(
         "box_in_input": list(found.box),
         "of": of_answer[0],
         "answer": of_answer[1],
-        "methods": {each.method: {**asdict(each.judgement), "doubts": each.judgement.doubts} for each in judged},
+        "methods": {each.name: {**asdict(each.judgement), "doubts": each.judgement.doubts} for each in judged},
     }
 
 
@@ -292,7 +318,7 @@ def _files(title: str, view: _View, found: Found, judged: list[JudgedMap], conte
     from detect.report.attribution_page import attribution_page
 
     stream = io.BytesIO()
-    arrays: dict[str, Any] = {each.method: each.heatmap for each in judged}
+    arrays: dict[str, Any] = {each.name: each.heatmap for each in judged}
     np.savez_compressed(stream, **arrays)
     answer = f"explained: {content['of']}, {content['answer']:.4g}"
     page, png = attribution_page(title, view.picture, found.box, judged, image_name=str(view.path), notes=[answer])

@@ -146,7 +146,7 @@ METHODS = {
     ),
     "lrp": Method(
         "relevance: epsilon rule in the output layers, z-plus below them, box rule at the pixels",
-        'Kohlbrenner et al. 2020, "Towards Best Practice in Explaining Neural Network Decisions with LRP", section III',
+        'Kohlbrenner et al. 2020, "Towards Best Practice in Explaining Neural Network Decisions with LRP"',
         ("signed", "conserves: sums to the answer less what biases and stabiliser take"),
         _relevance("composite", box=True),
     ),
@@ -158,7 +158,7 @@ METHODS = {
     ),
     "lrp-gamma": Method(
         "relevance, shared with more weight on contributions of the output's sign; box rule at the pixels",
-        'Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", section 10.3',
+        'Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", section 10.2.1',
         ("signed", "conserves: sums to the answer less what biases and stabiliser take"),
         _relevance("gamma", box=True),
     ),
@@ -182,13 +182,13 @@ METHODS = {
     ),
     "pattern-net": Method(
         "the signal in the image that the answer found, by patterns learned from training images",
-        'Kindermans et al. 2018, "Learning How to Explain Neural Networks", section 4',
+        'Kindermans et al. 2018, "Learning How to Explain Neural Networks"',
         ("signed", "needs training images"),
         partial(_pattern_map, attribution=False),
     ),
     "pattern-attribution": Method(
         "the share of each pixel's signal in the answer, by patterns learned from training images",
-        'Kindermans et al. 2018, "Learning How to Explain Neural Networks", section 4',
+        'Kindermans et al. 2018, "Learning How to Explain Neural Networks"',
         ("signed", "needs training images"),
         partial(_pattern_map, attribution=True),
     ),

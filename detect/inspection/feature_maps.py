@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detect.heads.fpn import list_maps
+from detect.inspection.layers import tensors_in
 from detect.inspection.operations import gradients
 from detect.inspection.targets import Scalar
 
@@ -51,12 +51,14 @@ def _level_maps(
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: object) -> None:
-        found.extend(cells for cells in list_maps(output) if cells.ndim == 4)  # type: ignore[arg-type]
+        found.extend(cells for cells in tensors_in(output) if cells.ndim == 4)
 
     hook = _layer(module, layer).register_forward_hook(keep)
     try:
         with torch.enable_grad():
             answer = scalar(image.detach()[None].clone().requires_grad_()).sum()
+            if not found:
+                raise ValueError(f"{layer or 'the layer'} gives no maps of rows and columns for this image")
             slopes = gradients(answer, found)
     finally:
         hook.remove()

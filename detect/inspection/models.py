@@ -27,6 +27,7 @@ from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.pretrained_weights import import_timm, load_checkpoint, plain_names
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
+from detect.inspection.layers import tensors_in
 from detect.ops.torchvision_import import import_torchvision
 
 WORDS = "tiny, lite0, timm:NAME, torchvision:NAME, MODULE:CALLABLE, or the folder or checkpoint of a training run"
@@ -308,17 +309,9 @@ def _keeper(kept: list[tuple[str, Tensor]], name: str) -> Callable[..., None]:
     """A hook that keeps copies of the maps in a layer's output."""
 
     def keep(_: nn.Module, __: object, output: object) -> None:
-        kept.extend((name, each.clone()) for each in _tensors(output) if each.ndim == 4)
+        kept.extend((name, each.clone()) for each in tensors_in(output) if each.ndim == 4)
 
     return keep
-
-
-def _tensors(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping | list | tuple):
-        for each in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(each)
 
 
 def _level(cells: Tensor, side: int, letter: str) -> str:

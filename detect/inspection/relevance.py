@@ -77,7 +77,7 @@ def propagate_relevance(
 
     Args:
         rule: one of ``RULES``; ``"composite"`` is epsilon in the output layers and z-plus below them (Kohlbrenner et al.
-            2020, "Towards Best Practice in Explaining Neural Network Decisions with LRP", section III).
+            2020, "Towards Best Practice in Explaining Neural Network Decisions with LRP").
         box: follow the box rule in the first convolution, else its own rule. Pixels are from 0 to 1.
 
     Raises:

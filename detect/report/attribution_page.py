@@ -36,17 +36,26 @@ COLUMN_TITLES = (
 
 @dataclass(frozen=True, eq=False)
 class JudgedMap:
-    """The map of one method, (h, w) in pixels of the network's input, and its judgement."""
+    """The map of one method, (h, w) in pixels of the network's input, and its judgement.
+
+    ``layer`` is the module whose feature maps Grad-CAM or ODAM took, if it was named.
+    """
 
     method: str
     heatmap: Float[ndarray, "h w"]
     judgement: Judgement
+    layer: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The method, and the layer if it was named."""
+        return self.method if self.layer is None else f"{self.method} of {self.layer}"
 
     @property
     def title(self) -> str:
         """The method and the share of its positive attribution inside the box."""
         inside = self.judgement.energy_inside
-        return f"{self.method}: {'nothing positive' if math.isnan(inside) else f'{inside:.0%} inside'}"
+        return f"{self.name}: {'nothing positive' if math.isnan(inside) else f'{inside:.0%} inside'}"
 
     @property
     def row(self) -> list[str]:
@@ -54,7 +63,7 @@ class JudgedMap:
         own = self.judgement
         inside = "-" if math.isnan(own.energy_inside) else f"{own.energy_inside:.0%}"
         numbers = (own.deletion, own.random_deletion, own.insertion, own.random_insertion, own.sanity_correlation)
-        return [self.method, inside, *map(decimal, numbers), f"{own.seconds:.2g}", " ".join(own.doubts) or "none"]
+        return [self.name, inside, *map(decimal, numbers), f"{own.seconds:.2g}", " ".join(own.doubts) or "none"]
 
 
 def attribution_sheet(
@@ -81,17 +90,10 @@ def attribution_page(
     attribution_sheet(image, box, [(each.title, each.heatmap) for each in maps]).save(stream, "PNG")
     share = maps[0].judgement.box_share if maps else 0.0
     numbers = table(COLUMN_TITLES, [each.row for each in maps], align="lrrrrrrrl")
+    known = {name: METHODS[name] for name in dict.fromkeys(each.method for each in maps)}
     about = table(
         ("method", "what it shows", "what is known of it", "source"),
-        [
-            [
-                each.method,
-                METHODS[each.method].description,
-                "; ".join(METHODS[each.method].properties),
-                METHODS[each.method].source,
-            ]
-            for each in maps
-        ],
+        [[name, own.description, "; ".join(own.properties), own.source] for name, own in known.items()],
         align="l",
     )
     judged = (

@@ -45,6 +45,20 @@ def test_maps_pictures_and_numbers_are_those_of_the_detection(detect, tmp_path, 
     assert "Bach et al. 2015" in page
 
 
+def test_feature_maps_of_layers_are_explained_side_by_side(detect, tmp_path, trained):
+    layers = [f"backbone.model.stages.{number}" for number in (1, 2)]
+    options = [word for layer in layers for word in ("--maps-of", layer)]
+    run = trained("boxes", score_threshold=0.001)
+    done = detect("explain", run, IMAGE, "--method", "odam", "--method", "saliency", *options, "-o", tmp_path, "--json")
+    assert done.code == 0, done.err
+    names = [f"odam of {layer}" for layer in layers]
+    assert list(done.json["methods"]) == [*names, "saliency"]
+    maps = np.load(tmp_path / "maps.npz")
+    assert all(maps[name].max() > 0 for name in names)
+    assert (maps[names[0]] != maps[names[1]]).any()
+    assert names[0] in (tmp_path / "report.html").read_text("utf-8")
+
+
 def test_a_place_chooses_the_detection_that_holds_it_and_a_number_the_same(detect, tmp_path, trained):
     run = trained("boxes", score_threshold=0.001)
     arguments = ("explain", run, IMAGE, "--method", "saliency", "-o", tmp_path, "--json")
@@ -65,6 +79,9 @@ def test_a_place_chooses_the_detection_that_holds_it_and_a_number_the_same(detec
         (["--at", "9000,9000"], "--at 9000,9000: there is no detection at this pixel; the nearest is number "),
         (["--at", "5,5", "--detection", "1"], "--detection and --at: give one of the two"),
         (["--of", "peak"], "run/best.pt finds boxes and has no heatmap; there is class, left, top, right, bottom, iou"),
+        (["--maps-of", "backbone"], "--maps-of: only grad-cam and odam take feature maps: --method odam"),
+        (["--maps-of", "stages.1", "--method", "odam"], "--maps-of stages.1: the network has no such layer; near it: "),
+        (["--maps-of", "head", "--method", "odam"], "--method odam: head gives no maps of rows and columns"),
         (["--of", "iou"], "--of iou and --iou-with X0,Y0,X1,Y1 are given together"),
     ],
 )
