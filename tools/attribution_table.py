@@ -2,8 +2,8 @@
 
 ``measure`` explains true detections of a run on its validation images by every method, judges each map
 (:mod:`detect.inspection.judging`) and adds its row to docs/attributions/NAME.csv; rows that are there are not repeated.
-``report`` writes docs/attributions.md from all such files: means over detections with bootstrap intervals, and which methods
-are best by them.
+``report`` writes docs/attributions.md from all such files: medians over detections with bootstrap intervals, and which
+methods are best by them.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def report(rows: Sequence[Mapping[str, str]]) -> str:
         "# Which attribution to believe\n",
         "Each method explains the class logit, or the peak's logit, of the same true detections: in each image of a random "
         "order (seed 0) the one of the highest score that has an annotated box of the same class with an IoU of at least "
-        f"{TRUE_IOU:g}, or a point. Means over detections; in brackets {CONFIDENCE:.0%} bootstrap intervals over them. Made "
-        "by tools/attribution_table.py.\n",
+        f"{TRUE_IOU:g}, or a point. Medians over detections, since deletion and insertion are ratios of which some have a "
+        f"small denominator; in brackets {CONFIDENCE:.0%} bootstrap intervals. Made by tools/attribution_table.py.\n",
         f"- deletion, insertion: areas under the curves of Petsiuk et al. 2018, over patches of {PATCH_PX} x {PATCH_PX} "
         f"pixels replaced by a blur with a sigma of an eighth of the image, in {NUM_STEPS} steps; a low deletion and a high "
         f"insertion are good. `{NO_METHOD}` is chance.",
@@ -175,14 +175,44 @@ def report(rows: Sequence[Mapping[str, str]]) -> str:
         f"it. Above {SAME:g} a map shows the image, not what was learned.",
         "- seconds: of CPU, of one attribution on one thread.\n",
     ]
-    for name in dict.fromkeys(row["name"] for row in rows):
-        own = [row for row in rows if row["name"] == name]
-        lines += [*_section(name, own), ""]
-    return "\n".join(lines)
+    sections = {name: [row for row in rows if row["name"] == name] for name in sorted({row["name"] for row in rows})}
+    tables = {name: methods_table(own) for name, own in sections.items()}
+    lines += [*_in_short(tables), ""]
+    for name, own in sections.items():
+        lines += [*_section(name, own, tables[name]), ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(name: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
-    tables = methods_table(rows)
+def _in_short(tables: Mapping[str, Mapping[str, Table]]) -> list[str]:
+    """Which methods pass every test, for each run and for all, those with the largest insertion first."""
+    sound = {name: sound_methods(own) for name, own in tables.items()}
+    common = [method for method in next(iter(sound.values())) if all(method in each for each in sound.values())]
+    lines = [
+        "## In short\n",
+        f"A method passes if its maps are better than chance by deletion, insertion and energy inside, below {SAME:g} with "
+        "random weights, all with its interval, and defined for half of the detections. The largest insertion first:\n",
+    ]
+    lines += [f"- {name}: {', '.join(each) or 'none'}." for name, each in sound.items()]
+    return [*lines, f"- all: {', '.join(common) or 'none'}."] if len(sound) > 1 else lines
+
+
+def sound_methods(tables: Mapping[str, Table]) -> list[str]:
+    """The methods that are better than chance by all measures, and different with random weights; best insertion first."""
+    found = []
+    for method, own in tables.items():
+        margins = [(1 if low else -1) * (own[m] - own[chance]) for m, (_, low, chance) in MEASURES.items() if chance]
+        margins.append(own["sanity_correlation"] - SAME)
+        if all(is_defined(margin) and interval(margin)[2] < 0 for margin in margins):
+            found.append(method)
+    return sorted(found, key=lambda method: -float(np.nanmedian(tables[method]["insertion"])))
+
+
+def is_defined(values: Float64[ndarray, " n"]) -> bool:
+    """Whether at least half of the values are numbers."""
+    return bool(np.isfinite(values).mean() >= 0.5)
+
+
+def _section(name: str, rows: Sequence[Mapping[str, str]], tables: Mapping[str, Table]) -> list[str]:
     first = next(iter(tables.values()))
     count = len(first["deletion"])
     runs = ", ".join(f"`{run}`" for run in dict.fromkeys(row["run"] for row in rows))
@@ -194,7 +224,7 @@ def _section(name: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
     ]
     chance = [interval_text(first[other]) if other else "-" for _, _, other in MEASURES.values()]
     lines.append(f"| {NO_METHOD} | {' | '.join(chance)} |")
-    order = sorted(tables, key=lambda method: float(np.nanmean(tables[method]["deletion"])))
+    order = sorted(tables, key=lambda method: -float(np.nanmedian(tables[method]["insertion"])))
     for method in order:
         cells = [interval_text(tables[method][each]) for each in MEASURES]
         lines += [f"| {method} | {' | '.join(cells)} |"]
@@ -226,35 +256,36 @@ def conclusions(tables: Mapping[str, Table]) -> list[str]:
         if measure == "seconds":
             continue
         sign = 1 if low else -1
-        columns = {method: sign * own[measure] for method, own in tables.items() if np.isfinite(own[measure]).any()}
-        best = min(columns, key=lambda method: float(np.nanmean(columns[method])))
+        columns = {method: sign * own[measure] for method, own in tables.items() if is_defined(own[measure])}
+        best = min(columns, key=lambda method: float(np.nanmedian(columns[method])))
         equal = [m for m in columns if m != best and not interval(columns[m] - columns[best])[1] > 0]
-        value = float(np.nanmean(tables[best][measure]))
+        value = float(np.nanmedian(tables[best][measure]))
         text = f"{title}: {'lowest' if low else 'highest'} for {best}, {value:.3f}"
         text += f"; not separable from it: {', '.join(equal)}." if equal else "; it is separable from all others."
         if chance:
             useless = [m for m in columns if not interval(columns[m] - sign * tables[m][chance])[2] < 0]
             text += f" No better than chance: {', '.join(useless)}." if useless else " All are better than chance."
         else:
-            same = [m for m in columns if float(np.nanmean(tables[m][measure])) > SAME]
+            same = [m for m in columns if float(np.nanmedian(tables[m][measure])) > SAME]
             text += f" Above {SAME:g}, so not to be trusted here: {', '.join(same)}." if same else ""
-        found.append(text)
+        rare = [method for method in tables if method not in columns]
+        found.append(text + (f" Undefined for most detections: {', '.join(rare)}." if rare else ""))
     return found
 
 
 def interval(values: Float64[ndarray, " n"]) -> tuple[float, float, float]:
-    """The mean of the values that are defined, and the ends of its percentile interval over resampled values."""
+    """The median of the values that are defined, and the ends of its percentile interval over resampled values."""
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     draws = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
-    return float(values.mean()), float(low), float(high)
+    low, high = np.quantile(np.median(values[draws], axis=1), [tail, 1 - tail])
+    return float(np.median(values)), float(low), float(high)
 
 
 def interval_text(values: Float64[ndarray, " n"]) -> str:
-    """A mean with its interval, and how many values are not defined.
+    """A median with its interval, and how many values are not defined.
 
     >>> interval_text(np.array([0.5, 0.5, np.nan]))
     '0.500 (0.500 to 0.500; 1 undefined)'
