@@ -39,6 +39,7 @@ class Settings:
         layer: name of the module whose maps Grad-CAM and ODAM take; see :mod:`detect.inspection.feature_maps`.
         window_px: side of an occluding square.
         patterns: of PatternNet and PatternAttribution; see :func:`~detect.inspection.patterns.learn_patterns`.
+        num_steps: of integrated gradients; by default as many as their sum needs to be complete, at most 256.
         seed: of SmoothGrad's noise.
     """
 
@@ -46,6 +47,7 @@ class Settings:
     layer: str | None = None
     window_px: int | None = None
     patterns: Patterns | None = None
+    num_steps: int | None = None
     seed: int = 0
 
 
@@ -128,7 +130,9 @@ METHODS = {
         "the gradient, averaged on the way from the baseline to the image",
         'Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks"',
         ("signed", "complete: sums to the answer less that of the baseline", "depends on the baseline"),
-        lambda _, scalar, image, settings: integrated_gradients(scalar, image, _baseline(image, settings)),
+        lambda _, scalar, image, settings: integrated_gradients(
+            scalar, image, _baseline(image, settings), num_steps=settings.num_steps
+        ),
     ),
     "occlusion": Method(
         "the fall of the answer when a square is replaced by the baseline",

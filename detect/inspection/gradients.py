@@ -50,24 +50,26 @@ def input_x_gradient(scalar: Scalar, image: Image) -> Map:
     return (image * gradient_of(scalar, image)).sum(dim=0)
 
 
-def integrated_gradients(scalar: Scalar, image: Image, baseline: Image, *, gap: float = GAP) -> Map:
+def integrated_gradients(
+    scalar: Scalar, image: Image, baseline: Image, *, gap: float = GAP, num_steps: int | None = None
+) -> Map:
     """The gradient along the straight line from the baseline to the image (Sundararajan et al. 2017, equation 1).
 
-    Its sum is the difference of the two answers. The number of steps doubles from 32 until the sum is within ``gap`` of it,
-    relative to it, or reaches 256.
+    Its sum is the difference of the two answers. Without ``num_steps`` their number doubles from 32 until the sum is within
+    ``gap`` of the difference, relative to it, or reaches 256.
     """
     attr = _captum()
     integrate = attr.IntegratedGradients(scalar)
-    num_steps = FIRST_STEPS
+    steps, most = (FIRST_STEPS, MOST_STEPS) if num_steps is None else (num_steps, num_steps)
     with torch.no_grad():
         image_answer, baseline_answer = scalar(torch.stack([image, baseline])).tolist()
     difference = image_answer - baseline_answer
     while True:
-        own = {"n_steps": num_steps, "internal_batch_size": AT_ONCE}
+        own = {"n_steps": steps, "internal_batch_size": AT_ONCE}
         found: Tensor = integrate.attribute(image[None], baselines=baseline[None], **own).detach()
-        if abs(float(found.sum()) - difference) <= gap * abs(difference) or num_steps >= MOST_STEPS:
+        if abs(float(found.sum()) - difference) <= gap * abs(difference) or steps >= most:
             return found.sum(dim=1)[0].to(image)
-        num_steps *= 2
+        steps *= 2
 
 
 def occlusion(scalar: Scalar, image: Image, baseline: Image, *, window_px: int | None = None) -> Map:

@@ -82,6 +82,13 @@ def test_integrated_gradients_sum_to_the_difference_of_the_answers_on_the_shippe
     assert_close(float(integrated_gradients(scalar, image, black).sum()), answer - of_black, rtol=0.01, atol=0)
 
 
+def test_a_number_of_steps_is_taken_as_it_is():
+    module = plain_network()
+    scalar, black = plain_answer(module), torch.zeros_like(IMAGE)
+    wanted = attr.IntegratedGradients(scalar).attribute(IMAGE[None], baselines=black[None], n_steps=3)[0].sum(dim=0)
+    assert_close(integrated_gradients(scalar, IMAGE, black, num_steps=3), wanted.detach().float())
+
+
 def test_occlusion_is_the_mean_fall_over_the_squares_that_cover_a_pixel():
     image, black = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
     heatmap = occlusion(lambda images: images[:, 0, 0, 0], image, black, window_px=2)
