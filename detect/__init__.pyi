@@ -29,6 +29,7 @@ from .heads.image_targets import ImageTargets
 from .heads.postprocess import PostProcess
 from .heads.prediction_matchers import SimOta, TaskAligned
 from .heads.retinanet import RetinaNetHead
+from .inspection.attribution import attribute
 from .inspection.layers import list_layers
 from .inspection.models import build_model
 from .inspection.receptive_field import receptive_fields
@@ -70,6 +71,7 @@ __all__ = [
     "advise",
     "anchor_metrics",
     "anchors_from_torchvision",
+    "attribute",
     "box_keypoints",
     "build_model",
     "choose_threshold",
