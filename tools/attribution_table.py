@@ -231,7 +231,14 @@ def _section(name: str, rows: Sequence[Mapping[str, str]], tables: Mapping[str, 
     for method in order:
         cells = [interval_text(tables[method][each]) for each in MEASURES]
         lines += [f"| {method} | {' | '.join(cells)} |"]
-    return [*lines, "", *(f"- {sentence}" for sentence in conclusions(tables))]
+    sentences = [*conclusions(tables), _slow(tables)]
+    return [*lines, "", *(f"- {sentence}" for sentence in sentences)]
+
+
+def _slow(tables: Mapping[str, Table]) -> str:
+    slow = {method: float(np.median(own["seconds"])) for method, own in tables.items()}
+    over = ", ".join(f"{method} ({seconds:.2g})" for method, seconds in slow.items() if seconds > 1)
+    return f"seconds: under one for all{f' but {over}' if over else ''}."
 
 
 def methods_table(rows: Sequence[Mapping[str, str]]) -> dict[str, Table]:
