@@ -17,7 +17,7 @@ from detect.inspection.judging import Judgement
 from detect.report.feature_pictures import colored, common_scale
 from detect.report.page import block, page, picture_block
 from detect.report.pictures import contact_sheet, enlarged
-from detect.report.tables import decimal, prose, table
+from detect.report.tables import Html, decimal, escape, prose, table
 
 TILE_PX = 256  # longer side of a map, enlarged by a whole factor if it is smaller
 TEXT_PX = 13
@@ -89,11 +89,11 @@ def attribution_page(
     stream = io.BytesIO()
     attribution_sheet(image, box, [(each.title, each.heatmap) for each in maps]).save(stream, "PNG")
     share = maps[0].judgement.box_share if maps else 0.0
-    numbers = table(COLUMN_TITLES, [each.row for each in maps], align="lrrrrrrrl")
+    numbers = table(COLUMN_TITLES, [[_unbroken(each.name), *each.row[1:]] for each in maps], align="lrrrrrrrl")
     known = {name: METHODS[name] for name in dict.fromkeys(each.method for each in maps)}
     about = table(
         ("method", "what it shows", "what is known of it", "source"),
-        [[name, own.description, "; ".join(own.properties), own.source] for name, own in known.items()],
+        [[_unbroken(name), own.description, "; ".join(own.properties), own.source] for name, own in known.items()],
         align="l",
     )
     judged = (
@@ -107,6 +107,10 @@ def attribution_page(
         "methods": ("Methods", [block("Methods", "", about)]),
     }
     return page(title, "", sections, read_from=[image_name], notes=notes), stream.getvalue()
+
+
+def _unbroken(name: str) -> Html:
+    return Html(f'<span class="whole">{escape(name)}</span>')
 
 
 def _tile(title: str, pixels: ndarray, box: Sequence[float], image_wh: tuple[int, int]) -> Image.Image:
