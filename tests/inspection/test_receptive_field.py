@@ -279,7 +279,12 @@ def test_fields_of_backbones_are_exact(name):
     assert_fields_are_exact(build_model(f"{source}:{name}").maps, EVEN_SIZES.get(name, (101, 75)))
 
 
-@pytest.mark.parametrize("name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW[:13])])
+BY_GRADIENTS = [
+    name for name in SLOW if name != "xception41"
+]  # its maps are taken from activations, which are replaced
+
+
+@pytest.mark.parametrize("name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in BY_GRADIENTS)])
 def test_fields_of_backbones_are_where_gradients_are(name):
     maps = build_model(f"timm:{name}").maps
     maps.model, image_hw = make_visible(maps.model), EVEN_SIZES.get(name, (101, 75))
