@@ -151,7 +151,8 @@ class EntryJson:
 
     def texts(self, kind: EntryKind, table: pa.Table) -> Iterator[bytes]:
         """The JSON text of each row of a table."""
-        columns = {name: table[name].to_pylist() for name in table.column_names}
+        names = {"style", "raw"}.union(*map(kind.columns_of, self.fields))
+        columns = {name: table[name].to_pylist() for name in names}
         raw = columns["raw"]
         values = [field_values(kind, name, columns) for name in self.fields]
         rows = zip(*values, strict=True) if values else iter([()] * len(raw))

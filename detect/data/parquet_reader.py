@@ -82,7 +82,7 @@ def read_columns(path: str, columns: Sequence[str], num_rows: int, *, more: Sequ
     Raises:
         CocoError: it is missing, truncated or damaged, lacks a column, or has another number of rows.
     """
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         names = set(file.schema_arrow.names)
         for name in columns:
             if name not in names:
@@ -93,7 +93,12 @@ def read_columns(path: str, columns: Sequence[str], num_rows: int, *, more: Sequ
 
 
 @contextmanager
-def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, local or by URL; errors while it is open are told about the file.
+
+    Raises:
+        CocoError: it is missing, truncated or damaged.
+    """
     try:
         with open_file(path) as source, pq.ParquetFile(source if is_url(path) else path) as file:
             yield file
@@ -122,7 +127,7 @@ def _read_images(part: Part, tolerant: TolerantReader) -> Sequence[Image]:
 
 
 def _odd_entries(path: str, odd: Any) -> list[Any]:
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         raw = file.read(columns=["raw"])["raw"]
     return [json.loads(text) for text in raw.filter(pa.array(odd)).to_pylist()]
 

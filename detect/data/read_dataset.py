@@ -123,6 +123,15 @@ def read_dataset(
     return dataset
 
 
+def formats_of(source: Any) -> set[str]:
+    """The formats of files, folders and patterns, as :func:`read_dataset` takes them: ``coco``, ``parquet``, ``yolo``...
+
+    Raises:
+        CocoError: a file is missing, or of no format that is understood.
+    """
+    return set(_by_format(paths_of(source)))
+
+
 def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable:
     """Read points in images or volumes from tables alone, by path, folder or pattern, without sizes of the images.
 

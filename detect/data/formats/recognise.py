@@ -29,7 +29,6 @@ NAMES = {
     "cvat": "CVAT XML",
     "label-studio": "Label Studio JSON",
     "image-folder": "metadata.jsonl",
-    "parquet": "a Parquet dataset",
     "points": "points as CSV",
     "geojson": "GeoJSON",
 }
