@@ -152,7 +152,15 @@ class ListBlocks(Generic[Part]):
                     self.ended = is_end
                     return part
             if at_end:
-                break
+                return self._last()
+        return None
+
+    def _last(self) -> Part | None:
+        """The last entries of a list that does not end with an object."""
+        for end in islice(re.compile(rb"\]").finditer(bytes(self._buffer[: self._filled])), MAX_CUTS):
+            if (part := self._try(end.start())) is not None:
+                self.ended = True
+                return part
         return None
 
     def _fill(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +21,7 @@ Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
 BOX = ("x", "y", "width", "height")
 AROUND = {"position": pa.int64(), "style": pa.uint16(), "odd": pa.bool_(), "raw": pa.string()}
 RESERVED = {*AROUND, *BOX, "image_row", ""}  # columns that no field of an entry has as its name
+_NOT_A_NAME = re.compile(r'[\x00-\x1f"\\]')
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class EntryKind:
     types: Mapping[str, Any]  # in JSON
     required: tuple[str, ...]
     core: tuple[str, ...]  # columns that every table has
+
+    def is_field(self, name: str) -> bool:
+        """Whether a field with this name can have a column."""
+        return name in self.types or not (name in RESERVED or _NOT_A_NAME.search(name))
 
     def columns_of(self, field: str) -> dict[str, Any]:
         """The columns of a field, with their types in Arrow."""
@@ -109,9 +115,8 @@ def typed_columns(
         elif name == "keypoints":
             bits, found = list_styles(own)
             style, inexact = style | bits, inexact | ~found
-            columns[name] = pa.array(
-                [None if lost else value for value, lost in zip(own, missing, strict=True)], types[0][1]
-            )
+            lists = [None if lost else list(map(float, value)) for value, lost in zip(own, missing, strict=True)]
+            columns[name] = pa.array(lists, types[0][1])
         else:
             if bool in set(map(type, own)):
                 style |= np.where([type(value) is bool for value in own], np.uint16(BOOL_BIT), np.uint16(0))

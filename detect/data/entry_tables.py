@@ -23,7 +23,7 @@ from numpy import ndarray
 from detect.data.coco_blocks import INVALID_JSON
 from detect.data.coco_fields import Fields
 from detect.data.coco_stream import compact_json
-from detect.data.entry_columns import RESERVED, EntryKind, field_values, needs_reading, text_column, typed_columns
+from detect.data.entry_columns import EntryKind, field_values, needs_reading, text_column, typed_columns
 from detect.errors import CocoError
 
 MAX_FIELDS = 100  # more are kept as the text of the whole entry
@@ -70,8 +70,7 @@ class EntryTables:
             except INVALID_JSON:
                 continue
             for place, name in enumerate(own):
-                new = name not in known and not (name in RESERVED and name not in self.kind.types)
-                if new and len(self.fields) < MAX_FIELDS:
+                if name not in known and self.kind.is_field(name) and len(self.fields) < MAX_FIELDS:
                     before = next((self.fields.index(each) for each in own[:place][::-1] if each in known), -1)
                     self.fields.insert(before + 1, name)
                     known.add(name)
@@ -149,7 +148,7 @@ class EntryJson:
     def encode(self, entry: Any) -> bytes:
         return self._encoder.encode(entry)
 
-    def texts(self, kind: EntryKind, table: pa.Table) -> Iterator[bytes]:
+    def texts(self, kind: EntryKind, table: pa.RecordBatch) -> Iterator[bytes]:
         """The JSON text of each row of a table."""
         names = {"style", "raw"}.union(*map(kind.columns_of, self.fields))
         columns = {name: table[name].to_pylist() for name in names}

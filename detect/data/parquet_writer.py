@@ -209,7 +209,8 @@ def with_image_rows(annotations: pa.Table, images: pa.Table) -> pa.Table:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write one file of a part: texts compressed alone, ids as differences, other numbers by a dictionary."""
     texts = {each.name for each in table.schema if pa.types.is_string(each.type)}
-    rising = {"id", "position", "image_id", "image_row"}
+    ids = {"id", "position", "image_id", "image_row"}
+    rising = {each.name for each in table.schema if each.name in ids and pa.types.is_integer(each.type)}
     numbers = [name for name in table.column_names if name not in texts | rising]
     pq.write_table(
         table,
@@ -218,7 +219,7 @@ def write_table(table: pa.Table, path: Path) -> None:
         compression_level=1,
         row_group_size=ROWS_PER_GROUP,
         use_dictionary=numbers,
-        column_encoding={name: "DELTA_BINARY_PACKED" for name in table.column_names if name in rising},
+        column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
         write_statistics=[name for name in table.column_names if name not in texts],
     )
 
