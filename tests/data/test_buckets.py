@@ -37,7 +37,9 @@ def test_rows_come_back_in_order_from_memory_and_files(tmp_path, monkeypatch):
             expected[bucket].append(row)
     buckets.flush()
     assert len(list(tmp_path.iterdir())) > 3
-    found = {bucket: [row for table in buckets.tables(bucket) for row in table["row"].to_pylist()] for bucket in range(7)}
+    found = {
+        bucket: [row for table in buckets.tables(bucket) for row in table["row"].to_pylist()] for bucket in range(7)
+    }
     assert found == expected
     texts = [row for table in buckets.tables(0) for row in table.to_pylist()]
     assert all(each["text"] == (str(each["row"]) if each["row"] // 100 % 2 else None) for each in texts)

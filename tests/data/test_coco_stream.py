@@ -29,7 +29,9 @@ def read(text: str | bytes) -> list[tuple[str, object]]:
 
 
 def test_lists_come_in_parts_and_other_values_as_text():
-    found = read('\ufeff{"info": {"a": "}]\\"{ "}, "images": [{"id": 1}, {"id": 2}], "n": -1.50, "annotations": [ ]} \n')
+    found = read(
+        '\ufeff{"info": {"a": "}]\\"{ "}, "images": [{"id": 1}, {"id": 2}], "n": -1.50, "annotations": [ ]} \n'
+    )
     assert found[:2] == [("info", b'{"a":"}]\\"{ "}'), ("images", None)]
     assert [entry for key, part in found if key == "images" and part for entry in part] == [b'{"id": 1}', b'{"id": 2}']
     assert found[-2:] == [("n", b"-1.50"), ("annotations", None)]
@@ -43,7 +45,11 @@ values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(max_size=4), values, max_size=4), st.lists(st.dictionaries(st.text(), values)), st.booleans())
+@given(
+    st.dictionaries(st.text(max_size=4), values, max_size=4),
+    st.lists(st.dictionaries(st.text(), values)),
+    st.booleans(),
+)
 def test_any_object_is_read_as_a_json_reader_does(others, images, indent):
     content = {**others, "images": images}
     text, found = json.dumps(content, indent=1 if indent else None), {}

@@ -88,7 +88,9 @@ values = st.recursive(
     max_leaves=5,
 )
 entries = st.dictionaries(
-    st.sampled_from(["id", "image_id", "category_id", "area", "iscrowd", "x", "raw", "attributes", "segmentation", "a"]),
+    st.sampled_from(
+        ["id", "image_id", "category_id", "area", "iscrowd", "x", "raw", "attributes", "segmentation", "a"]
+    ),
     st.one_of(numbers, values),
     max_size=6,
 )
@@ -123,7 +125,9 @@ def test_order_is_kept_over_many_parts(tmp_path, monkeypatch):
     monkeypatch.setattr("detect.data.buckets.FLUSH_BYTES", 3000)
     monkeypatch.setattr("detect.data.coco_blocks.BLOCK_BYTES", 512)
     images = [{"id": 256 * number % 7919, "file_name": f"{number}.jpg"} for number in range(60)]
-    boxes = [{"id": n, "image_id": images[n * 37 % 60]["id"], "category_id": 1, "bbox": [n, 0, 1, 1]} for n in range(400)]
+    boxes = [
+        {"id": n, "image_id": images[n * 37 % 60]["id"], "category_id": 1, "bbox": [n, 0, 1, 1]} for n in range(400)
+    ]
     before, after = round_trip(tmp_path, json.dumps({"annotations": boxes, "images": images, "categories": []}))
     assert len(list((tmp_path / "there" / "annotations").iterdir())) > 10
     assert json.loads(after) == json.loads(before)
