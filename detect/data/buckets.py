@@ -56,7 +56,7 @@ class Buckets:
         path = self._folder / f"{len(self._files):06}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             for start, end in zip([0, *ends[:-1]], ends, strict=True):
-                rows = table.slice(start, end - start).combine_chunks().to_batches()
+                rows = table.slice(start, end - start).to_batches()
                 writer.write_batch(rows[0] if rows else pa.RecordBatch.from_pylist([], table.schema))
         self._files.append(pa.ipc.open_file(pa.memory_map(str(path))))
 

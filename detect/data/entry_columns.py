@@ -127,12 +127,14 @@ def typed_columns(
 
 def text_column(values: Sequence[Any], kept: Bool[ndarray, " n"]) -> pa.Array:
     """A column of JSON texts, null where an entry lacks the field or is not kept."""
-    texts = [b"" if value is UNSET else bytes(value) for value in values]
-    offsets = np.zeros(len(texts) + 1, np.int32)
-    if kept.all() and b"" not in texts:
-        np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=offsets[1:])
-        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
-    return pa.array([text if text and keep else None for text, keep in zip(texts, kept, strict=True)], pa.string())
+    if kept.all() and UNSET not in values:
+        offsets = np.zeros(len(values) + 1, np.int32)
+        np.cumsum(np.fromiter((len(memoryview(text)) for text in values), np.int32, len(values)), out=offsets[1:])
+        return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
+    texts = [
+        None if text is UNSET or not keep else bytes(text) for text, keep in zip(values, kept.tolist(), strict=True)
+    ]
+    return pa.array(texts, pa.string())
 
 
 def field_values(kind: EntryKind, name: str, columns: Mapping[str, Sequence[Any]]) -> list[Any]:

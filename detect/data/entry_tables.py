@@ -44,7 +44,8 @@ class EntryTables:
         Raises:
             CocoError: the text is not UTF-8.
         """
-        found = _compact_list(bytes(buffer[:end]))
+        with memoryview(buffer) as view:
+            found = _compact_list(view[:end])
         if found is None:
             return None
         text, texts = found
@@ -83,7 +84,8 @@ class EntryTables:
         """The table of entries, given the texts of those that are not what their columns give; None is no usable entry."""
         lost = [row for row, entry in enumerate(entries) if entry is None]
         usable = [self._json.nothing if entry is None else entry for entry in entries] if lost else entries
-        values = dict(zip(self.fields, map(list, zip(*map(astuple, usable), strict=True)), strict=True))
+        own = zip(*map(astuple, usable), strict=True) if usable else [()] * len(self.fields)
+        values = dict(zip(self.fields, own, strict=True))
         odd = np.zeros(len(entries), bool)
         odd[lost] = True
         odd |= needs_reading(self.kind, values, len(entries))
@@ -96,9 +98,8 @@ class EntryTables:
         kept[list(raw)] = False
         columns |= {name: text_column(values[name], kept) for name in self.fields if name not in self.kind.types}
         columns |= {"style": pa.array(style), "odd": pa.array(odd)}
-        columns["raw"] = pa.array(
-            [None] * len(entries) if not raw else list(map(raw.get, range(len(entries)))), pa.string()
-        )
+        texts = list(map(raw.get, range(len(entries)))) if raw else None
+        columns["raw"] = pa.array(texts, pa.string()) if texts else pa.nulls(len(entries), pa.string())
         return pa.table(columns)
 
     def _name_images(self, columns: dict[str, Any], raw: Mapping[int, bytes], odd: Bool[ndarray, " n"]) -> None:
@@ -159,19 +160,20 @@ class EntryJson:
             yield own.encode() if own is not None else self._encoder.encode(self._type(*row))
 
 
-def _compact_list(text: bytes) -> tuple[bytes, list[bytes] | None] | None:
+def _compact_list(text: memoryview) -> tuple[bytes, list[bytes] | None] | None:
     """A JSON list without spaces, and the texts of its entries if only Python's reader accepts them; None for no list."""
     try:
         compact = msgspec.json.format(text, indent=-1)
     except INVALID_JSON:
-        if not any(word in text for word in _ONLY_PYTHON):
+        plain = bytes(text)
+        if not any(word in plain for word in _ONLY_PYTHON):
             return None
         try:
-            content = text.decode()
+            content = plain.decode()
             json.loads(content)
         except (ValueError, RecursionError):
             return None
-        return text, list(_split(content))
+        return plain, list(_split(content))
     try:
         compact.decode()
     except UnicodeDecodeError as error:

@@ -107,12 +107,15 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     Raises:
         CocoError: it is missing, truncated or damaged.
     """
-    try:
-        with open_file(path) as source, pq.ParquetFile(source if is_url(path) else path) as file:
-            yield file
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CocoError(f"{path}: a truncated or damaged Parquet file ({reason})") from None
+    with open_file(path) as source:
+        try:
+            with pq.ParquetFile(source if is_url(path) else path) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            reason = str(error).strip() or type(error).__name__
+            raise CocoError(f"{path}: a truncated or damaged Parquet file ({reason.splitlines()[0]})") from None
 
 
 def _categories(folder: str, tolerant: TolerantReader) -> Sequence[Category] | None:

@@ -81,7 +81,6 @@ def test_commands_read_the_folder_as_the_file(detect, tmp_path, command):
     detect("convert", sample_annotations("nuclei"), "--to", "parquet", "-o", tmp_path / "out")
     expected, found = (detect(*command, path, "--json") for path in (sample_annotations("nuclei"), tmp_path / "out"))
     assert found.code == expected.code == 0
-    assert str(tmp_path / "out") in found.out
     assert found.out.replace(str(tmp_path / "out"), str(sample_annotations("nuclei"))) == expected.out
 
 

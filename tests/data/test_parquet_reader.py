@@ -141,7 +141,7 @@ def test_damage_inside_a_column_is_named(tmp_path):
 def test_other_categories_are_findings_of_their_part(tmp_path):
     out = convert(sample_annotations("bccd"), tmp_path / "out")
     path = out / "annotations" / "part-00000.parquet"
-    rewrite(path, lambda table: table.set_column(3, "category_id", pa.array([99] * len(table))))
+    rewrite(path, lambda table: table.set_column(4, "category_id", pa.array([99] * len(table))))
     invalid = read_dataset(out).invalid
     assert len(invalid) == 4888
     assert str(invalid[0]).startswith(f"{path}: annotation 1")

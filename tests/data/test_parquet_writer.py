@@ -49,7 +49,12 @@ def test_a_part_holds_images_and_their_annotations_sorted(tmp_path, monkeypatch)
 
 def test_shards_share_images_and_categories(tmp_path):
     first = {"images": [IMAGE], "annotations": [BOX], "categories": [{"id": 1, "name": "a"}], "info": 1}
-    second = {"images": [IMAGE], "annotations": [{**BOX, "id": 2}], "categories": [{"id": 2, "name": "b"}], "info": 2}
+    second = {
+        "images": [IMAGE],
+        "annotations": [{**BOX, "id": 2, "bbox": [5, 6, 7, 8]}],
+        "categories": [{"id": 2, "name": "b"}],
+        "info": 2,
+    }
     out = written(tmp_path, first, second)
     dataset = read_dataset(out)
     assert (len(dataset.images), len(dataset.annotations), dict(dataset.categories)) == (1, 2, {1: "a", 2: "b"})
