@@ -62,6 +62,19 @@ class EntryTables:
         self.position += len(entries)
         return table
 
+    def adopt(self, fields: Sequence[str], count: int) -> bool:
+        """Take entries that other tables were made of, with their fields; whether these go into one order with the own."""
+        merged = list(self.fields)
+        for place, name in enumerate(fields):
+            if name not in merged:
+                merged.insert(merged.index(fields[place - 1]) + 1 if place else 0, name)
+        if [name for name in merged if name in set(fields)] != list(fields):
+            return False
+        self.fields[:] = merged
+        self._json = EntryJson(self.kind, self.fields)
+        self.position += count
+        return True
+
     def _learn(self, texts: Iterable[bytes]) -> bool:
         """Add the fields of entries that were not met before, each behind the field before it; whether there were any."""
         known = set(self.fields)

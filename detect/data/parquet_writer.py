@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from gzip import GzipFile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +27,7 @@ from detect.data.coco_reader import EXPECTED, Progress
 from detect.data.coco_stream import open_json, read_top_level
 from detect.data.entry_columns import ANNOTATIONS, IMAGES, EntryKind
 from detect.data.entry_tables import EntryTables
+from detect.data.parallel_lists import Sink, decode_ranges
 from detect.data.parquet_files import DESCRIPTION, Description, described, part_name, size_bytes
 from detect.errors import CocoError
 from detect.files import write_folder
@@ -34,6 +37,8 @@ PACKED = 6  # times that a .gz file grows when unpacked, about
 ROWS_PER_GROUP = 250_000
 SORTED_BYTES = 512 * 2**20  # a larger part, of one image with millions of objects, keeps the order of the file
 NUM_THREADS = min(4, os.cpu_count() or 1)
+SPLIT_BYTES = 256 * 2**20  # files from here on are read by several processes, in ranges of
+RANGE_BYTES = 64 * 2**20
 KINDS = (IMAGES, ANNOTATIONS)
 
 Tables = tuple[pa.Table, pa.Table]  # images and annotations of a part
@@ -99,7 +104,9 @@ class _Reading:
         decoders = {name: tables.decode for name, tables in self.tables.items()}
         seen = []
         with open_json(file) as (stream, tell):
-            for key, value in read_top_level(stream, file, decoders, on_block=lambda: on_bytes(tell())):
+            is_split = NUM_THREADS > 1 and size_bytes(file) >= SPLIT_BYTES and not isinstance(stream, GzipFile)
+            split = partial(self._split, file, on_bytes) if is_split else None
+            for key, value in read_top_level(stream, file, decoders, on_block=lambda: on_bytes(tell()), split=split):
                 if value is None:
                     seen.append(key)
                     self.keys += [key] if key not in self.keys else []
@@ -112,9 +119,27 @@ class _Reading:
                 raise CocoError(f"{file}: no list {kind.name!r} in it: {EXPECTED}")
         self.num_files += 1
 
+    def _split(self, file: str, on_bytes: Callable[[int], None], key: str, start: int) -> tuple[int, bool]:
+        """Read as much of the annotations as several processes can; where they go on, and whether that is their end."""
+        if key != ANNOTATIONS.name:
+            return start, False
+        own, buckets = self.tables[key], self.buckets[key]
+        open_sink = OpenRange(self.folder / f"ranges-{self.num_files}", self.num_parts)
+        sizes: dict[str, int] = {"range_bytes": RANGE_BYTES, "num_processes": NUM_THREADS}
+        buckets.flush()
+        for found in decode_ranges(file, start, open_sink, **sizes):
+            first_position = own.position
+            if not own.adopt(found.result.fields, found.result.count):
+                break
+            buckets.adopt(found.result.files, first_position)
+            start = found.end
+            on_bytes(start)
+            if found.ended:
+                return start, True
+        return start, False
+
     def _spread(self, kind: EntryKind, table: pa.Table) -> None:
-        ids = table[kind.image_id].fill_null(0).to_numpy()
-        self.buckets[kind.name].add(table, buckets_of_images(ids, self.num_parts))
+        spread(kind, table, self.buckets[kind.name], self.num_parts)
 
     def _keep(self, key: str, text: bytes, file: str) -> None:
         if key in self.tables:
@@ -156,6 +181,51 @@ class _Reading:
         return pa.concat_tables(
             [schema.empty_table(), *(aligned(each, schema) for each in self.buckets[kind.name].tables(number))]
         )
+
+
+@dataclass(frozen=True)
+class ReadRange:
+    """The annotations of a range of a file: their fields, their number, and the files of their buckets."""
+
+    fields: list[str]
+    count: int
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class OpenRange:
+    """Makes the buckets of a range, in the process that reads it."""
+
+    folder: Path
+    num_parts: int
+
+    def __call__(self, number: int) -> RangeBuckets:
+        folder = self.folder / str(number)
+        folder.mkdir(parents=True)
+        return RangeBuckets(folder, self.num_parts)
+
+
+class RangeBuckets(Sink[ReadRange]):
+    """Spreads the annotations of a range over buckets of its own."""
+
+    def __init__(self, folder: Path, num_parts: int) -> None:
+        self._tables, self._buckets, self._num_parts = EntryTables(ANNOTATIONS), Buckets(folder, num_parts), num_parts
+
+    def decode(self, buffer: bytearray, end: int) -> int | None:
+        table = self._tables.decode(buffer, end)
+        if table is None:
+            return None
+        spread(ANNOTATIONS, table, self._buckets, self._num_parts)
+        return len(table)
+
+    def finish(self) -> ReadRange:
+        self._buckets.flush()
+        return ReadRange(self._tables.fields, self._tables.position, self._buckets.files)
+
+
+def spread(kind: EntryKind, table: pa.Table, buckets: Buckets, num_parts: int) -> None:
+    """Put the rows of a table into the buckets of their images."""
+    buckets.add(table, buckets_of_images(table[kind.image_id].fill_null(0).to_numpy(), num_parts))
 
 
 def write_parts(output: Path, parts: Iterable[Tables], others: dict[str, Any]) -> None:
