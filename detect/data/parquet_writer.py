@@ -38,7 +38,7 @@ ROWS_PER_GROUP = 250_000
 SORTED_BYTES = 512 * 2**20  # a larger part, of one image with millions of objects, keeps the order of the file
 NUM_THREADS = min(4, os.cpu_count() or 1)
 SPLIT_BYTES = 256 * 2**20  # files from here on are read by several processes, in ranges of
-RANGE_BYTES = 64 * 2**20
+RANGE_BYTES = 96 * 2**20
 KINDS = (IMAGES, ANNOTATIONS)
 
 Tables = tuple[pa.Table, pa.Table]  # images and annotations of a part
@@ -48,7 +48,7 @@ def write_parquet(files: Sequence[str], output: Path, *, on_progress: Progress) 
     """Convert COCO files, together one dataset, to a new folder, whole or not at all.
 
     Of several files, equal images and categories are kept once, and other top-level values are those of the first file that
-    has them.
+    has them; ``lost`` names the others.
 
     Raises:
         CocoError: a file cannot be read or is not COCO.
@@ -91,6 +91,7 @@ class _Reading:
     num_parts: int
     others: dict[str, bytes] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     num_files: int = 0
 
     def __post_init__(self) -> None:
@@ -147,13 +148,10 @@ class _Reading:
         if key not in self.others:
             self.keys.append(key)
             self.others[key] = text
-        elif key == "categories" and text != self.others[key]:
-            both = [
-                entry
-                for each in (self.others[key], text)
-                for entry in msgspec.json.decode(each, type=list[msgspec.Raw])
-            ]
-            self.others[key] = b"[" + b",".join(dict.fromkeys(map(bytes, both))) + b"]"
+        elif text != self.others[key] and key == "categories":
+            self.others[key] = _joined(self.others[key], text, file)
+        elif text != self.others[key]:
+            self.lost.append(f"{key!r} of {file}, which is another than before")
 
     def description(self) -> Description:
         for buckets in self.buckets.values():
@@ -161,7 +159,7 @@ class _Reading:
         embedded = {key: raw for key, text in self.others.items() if (raw := described(text)) is not None}
         unparsed = {key: text.decode() for key, text in self.others.items() if key not in embedded}
         fields = {name: tables.fields for name, tables in self.tables.items()}
-        return Description(parts=[], fields=fields, keys=self.keys, others=embedded, unparsed=unparsed)
+        return Description(parts=[], fields=fields, keys=self.keys, others=embedded, unparsed=unparsed, lost=self.lost)
 
     def write(self, number: int) -> tuple[list[tuple[str, Path]], tuple[int, int]]:
         """Write the files of a part; their names and paths, and the counts of images and annotations."""
@@ -181,6 +179,15 @@ class _Reading:
         return pa.concat_tables(
             [schema.empty_table(), *(aligned(each, schema) for each in self.buckets[kind.name].tables(number))]
         )
+
+
+def _joined(categories: bytes, more: bytes, file: str) -> bytes:
+    """The categories of several files, equal ones once."""
+    try:
+        both = [entry for text in (categories, more) for entry in msgspec.json.decode(text, type=list[msgspec.Raw])]
+    except msgspec.MsgspecError:
+        raise CocoError(f"{file}: its categories, or those of the files before it, are no list") from None
+    return b"[" + b",".join(dict.fromkeys(map(bytes, both))) + b"]"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def test_shards_share_images_and_categories(tmp_path):
     dataset = read_dataset(out)
     assert (len(dataset.images), len(dataset.annotations), dict(dataset.categories)) == (1, 2, {1: "a", 2: "b"})
     assert dataset.suspicious == ()  # the image is not repeated
-    assert bytes(read_description(str(out)).others["info"]) == b"1"
+    described = read_description(str(out))
+    assert bytes(described.others["info"]) == b"1"
+    assert described.lost == [f"'info' of {tmp_path / '1.json'}, which is another than before"]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,12 @@ def test_files_that_are_not_coco_leave_nothing(tmp_path, text, reason):
     with pytest.raises(CocoError, match=f"0.json: {reason}"):
         written(tmp_path, text)
     assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
+
+
+def test_categories_of_shards_that_are_no_lists_are_an_error(tmp_path):
+    shards = [{"images": [], "annotations": [], "categories": own} for own in ([], {"a": 1})]
+    with pytest.raises(CocoError, match=r"1\.json: its categories, or those of the files before it, are no list"):
+        written(tmp_path, *shards)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
