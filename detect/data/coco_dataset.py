@@ -36,7 +36,7 @@ from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
 from detect.data.coco_forms import boxes_in_pixels, check_form, exchanged_points, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.data.exif import Exif
-from detect.data.parquet_files import is_url
+from detect.data.parquet_files import is_parquet_dataset, is_url
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -170,13 +170,19 @@ def image_sources(dataset: CocoDataset) -> Int64[ndarray, " b"]:
     sources: dict[int, str] = {}
     for file in dataset.files:
         with suppress(OSError, msgspec.MsgspecError):  # other formats have no such field
-            content = (
-                msgspec.json.decode(Path(file).read_bytes(), type=_SourcedImages) if file.endswith("json") else None
-            )
-            own = content.images if content else []
-            sources |= {image.id: f"source {image.source}" for image in own if image.source is not None}
+            sources |= {image.id: f"source {image.source}" for image in _images_of(file) if image.source is not None}
     names = [sources.get(image, f"image {image}") for image in dataset.images.ids.tolist()]
     return np.unique(names, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def _images_of(file: str) -> list[_SourcedImage]:
+    if is_parquet_dataset(file):
+        from detect.data.parquet_reader import read_image_field  # noqa: PLC0415 - an extra
+
+        return msgspec.convert(read_image_field(file, "source"), list[_SourcedImage])
+    if not file.endswith("json"):
+        return []
+    return msgspec.json.decode(Path(file).read_bytes(), type=_SourcedImages).images
 
 
 def read_coco(

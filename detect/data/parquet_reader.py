@@ -76,6 +76,17 @@ def read_part(part: Part, *, keypoints: bool = False, angles: bool = False) -> R
     return tolerant.rows(images, AnnotationEntries.join(annotations), categories)
 
 
+def read_image_field(path: str, name: str) -> list[dict[str, Any]]:
+    """The id and one other field of each image that has it and need not be read one by one."""
+    found = []
+    for part in parquet_parts(path):
+        table = read_columns(part.images_file, IMAGES, ("id",), part.num_images, more=(name,))
+        if name in table.column_names:
+            pairs = zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True)
+            found += [{"id": id_, name: json.loads(text)} for id_, text in pairs if None not in (id_, text)]
+    return found
+
+
 def read_columns(
     path: str, kind: EntryKind, columns: Sequence[str], num_rows: int, *, more: Sequence[str] = ()
 ) -> pa.Table:

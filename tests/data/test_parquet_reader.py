@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from detect.data import entry_columns
+from detect.data.coco_dataset import image_sources
 from detect.data.parquet_files import parquet_parts
-from detect.data.parquet_reader import read_columns, read_part
+from detect.data.parquet_reader import read_columns, read_image_field, read_part
 from detect.data.parquet_writer import write_parquet
 from detect.data.read_dataset import read_dataset
 from detect.errors import CocoError
@@ -90,6 +91,14 @@ def test_a_folder_is_read_by_url(tmp_path):
     memory.rm("/nuclei/images/part-00000.parquet")
     with pytest.raises(CocoError, match=r"memory://nuclei/images/part-00000\.parquet: there is no such file"):
         read_dataset("memory://nuclei")
+
+
+def test_images_have_the_sources_of_their_file(tmp_path):
+    expected = read_dataset(sample_annotations("nuclei"))
+    found = read_dataset(convert(sample_annotations("nuclei"), tmp_path / "out"))
+    np.testing.assert_array_equal(image_sources(found), image_sources(expected))
+    assert 1 < len(np.unique(image_sources(found))) < 80
+    assert read_image_field(str(tmp_path / "out"), "nothing") == []
 
 
 def test_a_single_part_is_a_dataset(tmp_path, monkeypatch):
