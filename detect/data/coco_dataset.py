@@ -36,6 +36,7 @@ from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
 from detect.data.coco_forms import boxes_in_pixels, check_form, exchanged_points, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.data.exif import Exif
+from detect.data.parquet_files import is_parquet_dataset, is_url
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -169,13 +170,19 @@ def image_sources(dataset: CocoDataset) -> Int64[ndarray, " b"]:
     sources: dict[int, str] = {}
     for file in dataset.files:
         with suppress(OSError, msgspec.MsgspecError):  # other formats have no such field
-            content = (
-                msgspec.json.decode(Path(file).read_bytes(), type=_SourcedImages) if file.endswith("json") else None
-            )
-            own = content.images if content else []
-            sources |= {image.id: f"source {image.source}" for image in own if image.source is not None}
+            sources |= {image.id: f"source {image.source}" for image in _images_of(file) if image.source is not None}
     names = [sources.get(image, f"image {image}") for image in dataset.images.ids.tolist()]
     return np.unique(names, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def _images_of(file: str) -> list[_SourcedImage]:
+    if is_parquet_dataset(file):
+        from detect.data.parquet_reader import read_image_field  # noqa: PLC0415 - an extra
+
+        return msgspec.convert(read_image_field(file, "source"), list[_SourcedImage])
+    if not file.endswith("json"):
+        return []
+    return msgspec.json.decode(Path(file).read_bytes(), type=_SourcedImages).images
 
 
 def read_coco(
@@ -284,7 +291,7 @@ def _read_shards(source: Any, columns: Mapping[str, bool], on_progress: Progress
     content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
     if isinstance(content, Mapping):
         return [rows_from_object(content, file=IN_MEMORY, **columns)]
-    return coco_shards(map(str, paths_of(source)), columns, on_progress)
+    return coco_shards(paths_of(source), columns, on_progress)
 
 
 def coco_shards(files: Iterable[str], columns: Mapping[str, bool], on_progress: Progress | None) -> list[Rows]:
@@ -309,10 +316,10 @@ def _size_bytes(path: Path) -> int:
         return 0  # reading it will raise the error
 
 
-def paths_of(source: Any) -> list[Path]:
-    """Paths in the order given, with patterns expanded; none may be given twice."""
-    first: dict[str, Path] = {}
-    paths: list[Path] = []
+def paths_of(source: Any) -> list[str]:
+    """Paths and URLs in the order given, with patterns expanded; none may be given twice."""
+    first: dict[str, str] = {}
+    paths: list[str] = []
     for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:
         if not isinstance(item, str | PathLike) or "\0" in str(item):
             what = repr(item) if isinstance(item, str) else type(item).__name__
@@ -328,11 +335,13 @@ def paths_of(source: Any) -> list[Path]:
     return paths
 
 
-def _files_of(path_or_pattern: str) -> list[Path]:
+def _files_of(path_or_pattern: str) -> list[str]:
+    if is_url(path_or_pattern):
+        return [path_or_pattern.rstrip("/")]
     if not glob.has_magic(path_or_pattern):
-        return [Path(path_or_pattern)]
+        return [str(Path(path_or_pattern))]
     literal = glob.glob(glob.escape(path_or_pattern))  # brackets may also be part of a file name
     names = literal or sorted(glob.glob(path_or_pattern, recursive=True))
     if not names:
         raise CocoError(f"{path_or_pattern}: no file matches this pattern")
-    return [Path(name) for name in names]
+    return [str(Path(name)) for name in names]

@@ -61,7 +61,8 @@ def _read_open(file: BufferedIOBase, path: Path, columns: Mapping[str, bool], on
     def on_block() -> None:
         if stream.tell() > MAX_JSON_BYTES:
             unpacks = "unpacks to" if packed else "has"
-            raise CocoError(f"{path}: {unpacks} more than {MAX_JSON_BYTES >> 30} GiB: cut it into shards")
+            ways = "`detect convert --to parquet` reads any size, or cut it into shards"
+            raise CocoError(f"{path}: {unpacks} more than {MAX_JSON_BYTES >> 30} GiB: {ways}")
         if on_progress:
             on_progress(f"reading {path.name}", min(file.tell(), size_bytes), size_bytes)
 
