@@ -11,7 +11,8 @@ import numpy as np
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.head_cost import HeadSize, level_costs
-from detect.anchors.metrics import AnchorMetrics, mean_or_nan
+from detect.anchors.metrics import AnchorMetrics
+from detect.ops.exact_sums import mean_or_nan
 
 SCALES = (0.5, 1.0)  # of the finest level's shapes: the next octave of the pyramid, or the same shapes on a denser grid
 MIN_GAIN = 0.01  # share of instances

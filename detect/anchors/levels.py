@@ -18,8 +18,9 @@ from detect.anchors.extra_level import ExtraLevel, extra_level
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, LevelCost, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import COVERED, AnchorMetrics, anchor_metrics, mean_or_nan
+from detect.anchors.metrics import COVERED, AnchorMetrics, anchor_metrics
 from detect.errors import FitError
+from detect.ops.exact_sums import mean_or_nan
 from detect.ops.matcher import Matcher
 from detect.wording import listed
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect.data.coco_dataset import CocoDataset, coco_shards, dataset_of, paths_of, read_coco
-from detect.data.coco_entries import BoxForm, Finding, Rows
+from detect.data.coco_entries import AnnotationEntries, BoxForm, Category, Finding, Rows
 from detect.data.coco_forms import check_form
 from detect.data.coco_reader import Progress
 from detect.data.exif import Exif
@@ -53,6 +53,7 @@ def read_dataset(
     bbox: BoxForm = "xywh",
     exif: Exif = "auto",
     strict: bool = False,
+    categories: Mapping[int, str] | None = None,
     on_progress: Progress | None = None,
 ) -> CocoDataset:
     """Read labels in any format that is understood, told from their content, into one dataset.
@@ -71,6 +72,7 @@ def read_dataset(
         exif: what labels of images with an EXIF orientation refer to: ``"apply"``, the upright image; ``"ignore"``, the
             stored pixels; ``"auto"``, what the size in the labels fits.
         strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
+        categories: names by id of further categories that annotations may have, as other shards of the dataset list them.
         on_progress: called as ``on_progress(what, done, total)`` while files are read.
 
     Raises:
@@ -104,7 +106,7 @@ def read_dataset(
             inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
     filled = fill_sizes(shards, folder, exif=exif, on_progress=on_progress)
     _share_ids(shards)
-    dataset = _with_places(dataset_of(shards, keypoints=keypoints), shards)
+    dataset = _with_places(dataset_of([*shards, *_listing(categories, columns)], keypoints=keypoints), shards)
     warnings = dataset.warnings
     if filled.turned and exif == "auto":
         names = [each.file_name or "" for each in filled.turned]
@@ -119,6 +121,28 @@ def read_dataset(
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))
     return dataset
+
+
+def read_shard(
+    shard: str, categories: Mapping[int, str] | None = None, *, ignore_category: Sequence[str] = (), **options: Any
+) -> CocoDataset:
+    """Read one of :func:`shards_of`; ``options`` are those of :func:`read_dataset`."""
+    dataset = read_dataset([shard], categories=categories, **options)
+    return dataset.without_categories(ignore_category, "--ignore-category") if ignore_category else dataset
+
+
+def shards_of(source: Any) -> list[str]:
+    """The COCO files that a source names, each a shard of the dataset.
+
+    Raises:
+        CocoError: a file is missing or of another format.
+    """
+    shards = []
+    for kind, files in _by_format(paths_of(source)).items():
+        if kind != "coco":
+            raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {kind}")
+        shards += files
+    return shards
 
 
 def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable:
@@ -166,6 +190,12 @@ def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles
 def _without_split(file: str) -> str:
     found = _SPLIT.fullmatch(file)
     return found.group(1) if found and not os.path.exists(file) else file  # noqa: PTH110
+
+
+def _listing(categories: Mapping[int, str] | None, columns: Mapping[str, bool]) -> list[Rows]:
+    """A file that lists categories and has no images; none without categories."""
+    listed = [Category(key, name) for key, name in (categories or {}).items()]
+    return [Rows("", [], AnnotationEntries.of([], **columns), listed)] if listed else []
 
 
 def _share_ids(shards: Sequence[Rows]) -> None:
