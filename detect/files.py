@@ -69,10 +69,11 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes]]) -> None:
+def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes | Path]]) -> None:
     """Write files, given as (name, content), to a new or empty folder, whole or not at all.
 
-    They are written to a temporary folder beside it, which is then renamed.
+    They are written to a temporary folder beside it, which is then renamed. A content that is a path is a file on the same
+    disk, which is moved.
 
     Raises:
         FileExistsError: the folder is not empty.
@@ -87,7 +88,10 @@ def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes]]) -> None
         for name, content in files:
             path = made / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            if isinstance(content, Path):
+                content.rename(path)
+            else:
+                path.write_bytes(content)
         if folder.exists():
             folder.rmdir()
         made.rename(folder)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from detect.cli.options import AsJson, DatasetFiles
 from detect.cli.output import cannot_write, note, print_answer, print_findings, reading_bar, show
+from detect.errors import ConfigError
 from detect.files import write_folder
 
-LabelFormat = Literal["coco", "yolo", "voc"]
+if TYPE_CHECKING:
+    from detect.data.formats.label_files import LabelFiles
+
+LabelFormat = Literal["coco", "yolo", "voc", "parquet"]
 
 
 def convert(
@@ -22,37 +27,108 @@ def convert(
     dataset: DatasetFiles,
     json: AsJson = False,
 ) -> None:
-    """Write labels in another format: COCO, YOLO or Pascal VOC, and print what it cannot hold.
+    """Write labels in another format: COCO, YOLO, Pascal VOC or Parquet, and print what it cannot hold.
 
     `detect convert labels --images images --to coco -o coco` writes `coco/annotations.json`. Images are not copied: YOLO
     expects them in a folder `images` beside `labels`. Nothing is written if anything fails.
+
+    `--to parquet` turns COCO files of any size into a folder of columns in parts, in less than 1 GB of memory, with every
+    field of every entry as it is, also of entries that cannot be used: `--to coco` makes the same file of it again. Commands
+    read such a folder about ten times as fast as JSON. Other formats, and COCO with an option that changes what is read, go
+    through memory. It needs `pip install 'detect-heads[scale]'`.
     """
+    if "://" in str(output) or ":/" in str(output):
+        raise ConfigError(f"{output}: write to a local folder, and copy it to the URL")
+    if _keeps_everything(to, dataset):
+        counts = _convert_as_it_is(to, dataset.files, output)
+        words = ", ".join(f"{name} {number:,}" for name, number in counts.items())
+        note(f"wrote {output}")
+        print_answer(json, lambda: {"format": to, **counts, "lost": []}, lambda: show(f"written as {to}: {words}"))
+    else:
+        _convert_in_memory(to, dataset, output, json)
+
+
+def _keeps_everything(to: str, dataset: DatasetFiles) -> bool:
+    """Whether files can be converted without reading them as a dataset: COCO to Parquet, and back."""
+    from detect.data.read_dataset import formats_of
+
+    if to not in ("parquet", "coco") or dataset.option:
+        return False
+    formats = formats_of(dataset.files)
+    return formats == {"coco"} if to == "parquet" else formats == {"parquet"} and len(dataset.files) == 1
+
+
+def _convert_as_it_is(to: str, files: list[str], output: Path) -> dict[str, int]:
+    from detect.data.coco_dataset import paths_of
+    from detect.data.parquet_files import needed
+
+    needed("pyarrow", str(output))
+    with reading_bar() as on_progress, _writing(output):
+        if to == "parquet":
+            from detect.data.parquet_writer import write_parquet
+
+            parts = write_parquet(paths_of(files), output, on_progress=on_progress).parts
+        else:
+            from detect.data.parquet_to_coco import write_coco
+
+            parts = [
+                (part.num_images, part.num_annotations)
+                for part in write_coco(files[0], output, on_progress=on_progress)
+            ]
+    images, annotations = (sum(part[place] for part in parts) for place in (0, 1))
+    return {"parts": len(parts), "images": images, "annotations": annotations}
+
+
+def _convert_in_memory(to: str, dataset: DatasetFiles, output: Path, json: bool) -> None:
     from detect.data.formats.label_files import WRITERS
 
     read = dataset.read(keypoints=True)
-    made = WRITERS[to](read)
-    with reading_bar() as on_progress:
-
-        def files() -> Iterator[tuple[str, bytes]]:
-            for done, file in enumerate(made.files):
-                on_progress("writing labels", done, made.num_files)
-                yield file
-
-        try:
-            write_folder(output, files())
-        except OSError as error:
-            raise cannot_write(error, output) from None
+    made = WRITERS["coco" if to == "parquet" else to](read)
+    with reading_bar() as on_progress, _writing(output):
+        if to == "parquet":
+            num_files = _write_parquet(made, output, on_progress)
+        else:
+            write_folder(output, _with_progress(made, on_progress))
+            num_files = made.num_files
     counts = {"images": len(read.images), "annotations": len(read.annotations), "categories": len(read.category_ids)}
     kinds = {"invalid": len(read.invalid), "suspicious": len(read.suspicious), "crowd": len(read.crowd)}
 
     def text() -> None:
         words = ", ".join(f"{name} {number:,}" for name, number in counts.items())
-        show(f"written as {to}: files {made.num_files:,}, {words}")
+        show(f"written as {to}: files {num_files:,}, {words}")
         for each in made.lost:
             show(f"  not held: {each}", soft_wrap=True)
         print_findings(read)
 
     note(f"wrote {output}")
-    print_answer(
-        json, lambda: {"format": to, "files": made.num_files, **counts, **kinds, "lost": list(made.lost)}, text
-    )
+    print_answer(json, lambda: {"format": to, "files": num_files, **counts, **kinds, "lost": list(made.lost)}, text)
+
+
+def _with_progress(made: LabelFiles, on_progress: Any) -> Iterator[tuple[str, bytes]]:
+    for done, file in enumerate(made.files):
+        on_progress("writing labels", done, made.num_files)
+        yield file
+
+
+def _write_parquet(made: LabelFiles, output: Path, on_progress: Any) -> int:
+    """Write the COCO file of a dataset as Parquet; the number of files."""
+    from tempfile import TemporaryDirectory
+
+    from detect.data.parquet_files import needed
+
+    needed("pyarrow", str(output))
+    from detect.data.parquet_writer import write_parquet
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{output.name}.coco.", dir=output.parent) as temporary:
+        path = Path(temporary) / "annotations.json"
+        path.write_bytes(next(content for _, content in made.files))
+        return 2 * len(write_parquet([str(path)], output, on_progress=on_progress).parts) + 1
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(error, output) from None

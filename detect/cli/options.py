@@ -50,7 +50,8 @@ Files = Annotated[
     typer.Argument(
         metavar="FILES",
         help="Labels: files, folders or patterns, all one dataset. COCO, YOLO (a folder or data.yaml), VOC, "
-        "LabelMe, CVAT, Label Studio, Darknet lists, metadata.jsonl, points as CSV, GeoJSON; told from the content.",
+        "LabelMe, CVAT, Label Studio, Darknet lists, metadata.jsonl, points as CSV, GeoJSON; told from the content. Folders "
+        "that `detect convert --to parquet` wrote, also by URL (s3, gs, https).",
     ),
 ]
 Resize = Annotated[
@@ -198,6 +199,19 @@ class DatasetFiles:
     bbox: BoxForm = "xywh"
     exif: Exif = None
     ignore_category: IgnoreCategory = None
+
+    @property
+    def option(self) -> str | None:
+        """The first option given that changes or checks what the files hold."""
+        given = {
+            "--images": self.images,
+            "--bbox": self.bbox != "xywh",
+            "--exif": self.exif,
+            "--ignore-category": self.ignore_category,
+            "--strict": self.strict,
+            "--findings": self.findings,
+        }
+        return next((name for name, value in given.items() if value), None)
 
     def read(self, *, keypoints: bool = False, angles: bool = False) -> detect.CocoDataset:
         """The dataset that the files hold together; its findings are listed if asked for."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BufferedIOBase
 from itertools import islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, to_builtins
@@ -22,7 +22,7 @@ from detect.data.coco_entries import Annotation, AnnotationEntries, Category, Im
 from detect.data.coco_tolerance import TolerantReader
 
 BLOCK_BYTES = 2**20  # a few thousand annotations: they stay in the processor's cache
-LONGEST_ANNOTATION_BYTES = 2**26
+LONGEST_ANNOTATION_BYTES = 2**26  # of a part of a list without a place to cut
 MAX_CUTS = 16  # places tried as the end of a block
 _LIST = re.compile(rb'"annotations"\s*:\s*\[')
 _LIST_ENDS = re.compile(rb"\}\s*\]")
@@ -32,6 +32,8 @@ _STAND_IN = Annotation(image_id=-(2**61) - 1, category_id=-(2**61) - 3)
 _ATTRIBUTES = attrgetter("attributes")
 _NOT_JSON = (b"NaN", b"Infinity")  # as Python's json module writes floats
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Part = TypeVar("Part")
 
 
 class CocoFile(Struct):
@@ -66,7 +68,7 @@ def read_in_blocks(
     head, start = _up_to_annotations(stream, on_block)
     columns = {"keypoints": keypoints, "angles": angles}
     tolerant = TolerantReader(file, **columns)
-    blocks = _Blocks(stream, start, tolerant, columns)
+    blocks = ListBlocks(stream, start, _AnnotationDecoder(tolerant, columns).decode)
     parts = []
     while not blocks.ended:
         if (part := blocks.next()) is None:
@@ -121,18 +123,18 @@ def _up_to_annotations(stream: BufferedIOBase, on_block: Callable[[], None]) -> 
     return head, bytearray()
 
 
-class _Blocks:
-    """The list of annotations after its opening bracket: a buffer, filled, cut at an annotation's end, and decoded."""
+class ListBlocks(Generic[Part]):
+    """A JSON list after its opening bracket: a buffer, filled, cut at an object's end, and decoded.
+
+    ``decode(buffer, end)`` makes a part of the list in the first ``end`` bytes of the buffer; None if they are not a list.
+    """
 
     def __init__(
-        self, stream: BufferedIOBase, start: bytearray, tolerant: TolerantReader, columns: Mapping[str, bool]
+        self, stream: BufferedIOBase, start: bytes | bytearray, decode: Callable[[bytearray, int], Part | None]
     ) -> None:
         self.ended = False
         self._stream = stream
-        self._tolerant = tolerant
-        self._columns = columns
-        of_entry: type[Any] = entry_type(**columns)
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[of_entry])  # type: ignore[valid-type]
+        self._decode = decode
         self._buffer = bytearray(b"[") + start  # makes a list of what follows
         self._filled = len(self._buffer)
 
@@ -141,16 +143,13 @@ class _Blocks:
         """The bytes read after the end of the list."""
         return bytes(self._buffer[1 : self._filled])
 
-    def next(self) -> AnnotationEntries | None:
-        """The next annotations; None if no annotation's end is found."""
+    def next(self) -> Part | None:
+        """The next entries; None if no entry's end is found."""
         while self._filled < LONGEST_ANNOTATION_BYTES:
             at_end = not self._fill()
-            for cut in islice(self._cuts(), MAX_CUTS):
-                if (part := self._try(cut)) is not None:
-                    return part
-            for end in islice(_LIST_ENDS.finditer(self._buffer, 1, self._filled), MAX_CUTS):
-                if (part := self._try(end.end() - 1)) is not None:
-                    self.ended = True
+            for place, is_end in self._places():
+                if (part := self._try(place)) is not None:
+                    self.ended = is_end
                     return part
             if at_end:
                 break
@@ -164,6 +163,14 @@ class _Blocks:
         self._filled += got
         return int(got)
 
+    def _places(self) -> Iterator[tuple[int, bool]]:
+        """Places to try, and whether each would be the end of the list: the last comma, then brackets, then other commas."""
+        cuts = islice(self._cuts(), MAX_CUTS)
+        yield from ((cut, False) for cut in islice(cuts, 1))
+        ends = [end.end() - 1 for end in islice(_LIST_ENDS.finditer(self._buffer, 1, self._filled), MAX_CUTS)]
+        yield from ((end, True) for end in ends)
+        yield from ((cut, False) for cut in cuts)
+
     def _cuts(self) -> Iterator[int]:
         """Positions of commas between objects, from the last backwards."""
         brace = self._filled
@@ -172,10 +179,10 @@ class _Blocks:
             if before.endswith(b",") and before[:-1].rstrip().endswith(b"}"):
                 yield self._buffer.rfind(b",", 1, brace)
 
-    def _try(self, cut: int) -> AnnotationEntries | None:
-        """Decode the annotations before the cut and drop them from the buffer; None if no annotation ends there."""
+    def _try(self, cut: int) -> Part | None:
+        """Decode the entries before the cut and drop them from the buffer; None if no entry ends there."""
         separator, self._buffer[cut] = self._buffer[cut], ord("]")
-        part = self._decode(cut + 1)
+        part = self._decode(self._buffer, cut + 1)
         if part is None:
             self._buffer[cut] = separator
             return None
@@ -184,35 +191,45 @@ class _Blocks:
         self._filled = 1 + left
         return part
 
-    def _decode(self, end: int) -> AnnotationEntries | None:
+
+class _AnnotationDecoder:
+    """Decodes annotations in a buffer at once, or entry by entry."""
+
+    def __init__(self, tolerant: TolerantReader, columns: Mapping[str, bool]) -> None:
+        self._tolerant = tolerant
+        self._columns = columns
+        of_entry: type[Any] = entry_type(**columns)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[of_entry])  # type: ignore[valid-type]
+
+    def decode(self, buffer: bytearray, end: int) -> AnnotationEntries | None:
         """Decode the bytes before the end."""
         try:
-            with memoryview(self._buffer) as view:
+            with memoryview(buffer) as view:
                 entries = self._decoder.decode(view[:end])
         except msgspec.ValidationError:
-            return self._decode_one_by_one(end)
+            return self._one_by_one(buffer, end)
         except INVALID_JSON:
-            return self._decode_plainly(end)
+            return self._plainly(buffer, end)
         part = AnnotationEntries.of(entries, **self._columns)
-        has_outlines = not part.has_box.all() and self._buffer.find(b'"segmentation"', 1, end) > 0
+        has_outlines = not part.has_box.all() and buffer.find(b'"segmentation"', 1, end) > 0
         if has_outlines or any(entry.is_rotated for entry in filter(_ATTRIBUTES, entries)):
-            return self._decode_one_by_one(end)
+            return self._one_by_one(buffer, end)
         self._tolerant.skip(part)
         return part
 
-    def _decode_one_by_one(self, end: int) -> AnnotationEntries | None:
+    def _one_by_one(self, buffer: bytearray, end: int) -> AnnotationEntries | None:
         """Decode entries whose fields have any types."""
         try:
-            entries = msgspec.json.decode(bytes(self._buffer[:end]), type=list[_AnyAnnotation])
+            entries = msgspec.json.decode(bytes(buffer[:end]), type=list[_AnyAnnotation])
         except INVALID_JSON as error:
-            return self._decode_plainly(end, isinstance(error, msgspec.ValidationError))  # some are no objects
+            return self._plainly(buffer, end, isinstance(error, msgspec.ValidationError))  # some are no objects
         return self._tolerant.annotations([_fields_of(entry) for entry in entries])
 
-    def _decode_plainly(self, end: int, worthwhile: bool = False) -> AnnotationEntries | None:
+    def _plainly(self, buffer: bytearray, end: int, worthwhile: bool = False) -> AnnotationEntries | None:
         """Decode with Python's reader, if anything that only it reads is in the bytes before the end."""
-        if not worthwhile and all(self._buffer.find(word, 1, end) < 0 for word in _NOT_JSON):
+        if not worthwhile and all(buffer.find(word, 1, end) < 0 for word in _NOT_JSON):
             return None
-        entries = _parse_plainly(self._buffer[:end])
+        entries = _parse_plainly(buffer[:end])
         return None if entries is None else self._tolerant.annotations(entries)
 
 

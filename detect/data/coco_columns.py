@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from msgspec.structs import astuple
 from numpy import ndarray
 
-from detect.data.coco_entries import ANGLE_FIELDS, UNKNOWN_PX, AnnotationEntries, Finding, Rows, column
+from detect.data.coco_entries import ANGLE_FIELDS, UNKNOWN_PX, AnnotationEntries, Finding, ImageEntries, Rows
 from detect.errors import CocoError
 
 NO_ROW = -1
@@ -152,26 +152,23 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
 
     Several shards may repeat an image. An unknown width or height is ``UNKNOWN_PX``.
     """
-    entries = [image for rows in shards for image in rows.images]
-    files = [rows.file for rows in shards for _ in rows.images]
-    ids = column(entries, "id", np.int64)
-    wh = np.stack([column(entries, "width", np.int64), column(entries, "height", np.int64)], axis=1)
-    wh[(wh == UNKNOWN_PX).any(axis=1)] = UNKNOWN_PX
+    entries = ImageEntries.join([ImageEntries.of(rows.images) for rows in shards])
+    ids, wh = entries.ids, np.where((entries.wh == UNKNOWN_PX).any(axis=1)[:, None], UNKNOWN_PX, entries.wh)
     order = np.argsort(ids, kind="stable")
     again = np.flatnonzero(np.diff(ids[order]) == 0) + 1
+    shard = np.repeat(np.arange(len(shards)), [len(rows.images) for rows in shards])
     suspicious = []
     for row, before in zip(order[again].tolist(), order[again - 1].tolist(), strict=True):
-        if entries[row] != entries[before]:
-            both = (entries[before], entries[row])
-            names = " and ".join(f"{each.file_name!r} ({each.width}x{each.height})" for each in both)
-            raise CocoError(f"{files[row]}: image id {entries[row].id} is both {names}: {UNIQUE}")
-        if files[row] == files[before]:
-            reason = "it occurs more than once in the file: kept once"
-            suspicious.append(Finding(files[row], None, entries[row].id, reason))
+        file, image, first = shards[shard[row]].file, entries[row], entries[before]
+        if image != first:
+            names = " and ".join(f"{each.file_name!r} ({each.width}x{each.height})" for each in (first, image))
+            raise CocoError(f"{file}: image id {image.id} is both {names}: {UNIQUE}")
+        if shard[row] == shard[before]:
+            suspicious.append(Finding(file, None, image.id, "it occurs more than once in the file: kept once"))
     order = np.delete(order, again)
     unsized = order[(wh[order] == UNKNOWN_PX).any(axis=1)].tolist()
-    suspicious += [Finding(files[row], None, entries[row].id, UNSIZED) for row in unsized]
-    file_names = tuple(entries[row].file_name or "" for row in order.tolist())
+    suspicious += [Finding(shards[shard[row]].file, None, int(ids[row]), UNSIZED) for row in unsized]
+    file_names = tuple(entries.file_names[row] or "" for row in order.tolist())
     return Images(ids[order], wh[order], file_names), suspicious
 
 

@@ -36,6 +36,7 @@ from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
 from detect.data.coco_forms import boxes_in_pixels, check_form, exchanged_points, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.data.exif import Exif
+from detect.data.parquet_files import is_url
 from detect.errors import CocoError
 from detect.ops.exact_sums import FirstItems
 
@@ -290,7 +291,7 @@ def _read_shards(source: Any, columns: Mapping[str, bool], on_progress: Progress
     content = getattr(source, "dataset", source)  # of a pycocotools.coco.COCO
     if isinstance(content, Mapping):
         return [rows_from_object(content, file=IN_MEMORY, **columns)]
-    return coco_shards(map(str, paths_of(source)), columns, on_progress)
+    return coco_shards(paths_of(source), columns, on_progress)
 
 
 def coco_shards(files: Iterable[str], columns: Mapping[str, bool], on_progress: Progress | None) -> list[Rows]:
@@ -315,10 +316,10 @@ def _size_bytes(path: Path) -> int:
         return 0  # reading it will raise the error
 
 
-def paths_of(source: Any) -> list[Path]:
-    """Paths in the order given, with patterns expanded; none may be given twice."""
-    first: dict[str, Path] = {}
-    paths: list[Path] = []
+def paths_of(source: Any) -> list[str]:
+    """Paths and URLs in the order given, with patterns expanded; none may be given twice."""
+    first: dict[str, str] = {}
+    paths: list[str] = []
     for item in source if isinstance(source, Iterable) and not isinstance(source, str | bytes | Path) else [source]:
         if not isinstance(item, str | PathLike) or "\0" in str(item):
             what = repr(item) if isinstance(item, str) else type(item).__name__
@@ -334,11 +335,13 @@ def paths_of(source: Any) -> list[Path]:
     return paths
 
 
-def _files_of(path_or_pattern: str) -> list[Path]:
+def _files_of(path_or_pattern: str) -> list[str]:
+    if is_url(path_or_pattern):
+        return [path_or_pattern.rstrip("/")]
     if not glob.has_magic(path_or_pattern):
-        return [Path(path_or_pattern)]
+        return [str(Path(path_or_pattern))]
     literal = glob.glob(glob.escape(path_or_pattern))  # brackets may also be part of a file name
     names = literal or sorted(glob.glob(path_or_pattern, recursive=True))
     if not names:
         raise CocoError(f"{path_or_pattern}: no file matches this pattern")
-    return [Path(name) for name in names]
+    return [str(Path(name)) for name in names]

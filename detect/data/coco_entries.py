@@ -121,6 +121,36 @@ class Image(Struct, gc=False):
     file_name: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class ImageEntries(Sequence[Image]):
+    """Images as columns; each is made an :class:`Image` when it is asked for."""
+
+    ids: Int64[ndarray, " b"]
+    wh: Int64[ndarray, "b 2"]
+    file_names: Sequence[str | None]
+
+    @classmethod
+    def of(cls, images: Sequence[Image]) -> ImageEntries:
+        if isinstance(images, ImageEntries):
+            return images
+        sides = [column(images, name, np.int64) for name in ("width", "height")]
+        return cls(column(images, "id", np.int64), np.stack(sides, axis=1), [image.file_name for image in images])
+
+    @classmethod
+    def join(cls, parts: Sequence[ImageEntries]) -> ImageEntries:
+        ids, wh = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "wh"))
+        return cls(ids, wh, list(chain.from_iterable(part.file_names for part in parts)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return ImageEntries(self.ids[row], self.wh[row], self.file_names[row])
+        width, height = self.wh[row].tolist()
+        return Image(int(self.ids[row]), width, height, self.file_names[row])
+
+
 class Category(Struct, gc=False):
     id: Integer
     name: str | None = None

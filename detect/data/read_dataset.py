@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from detect.data.formats.voc import read_voc
 from detect.data.formats.yolo import read_yolo
 from detect.data.formats.yolo_files import YoloFiles, files_of_labels, files_of_list, files_of_yaml
 from detect.data.image_sizes import fill_sizes, undecided_warning
+from detect.data.parquet_files import is_parquet_dataset, needed, parquet_parts
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -91,10 +93,10 @@ def read_dataset(
     folder, columns = None if images is None else str(images), {"keypoints": keypoints, "angles": angles}
     paths = paths_of(source)
     shards: list[Rows] = []
-    inputs = [str(path) for path in paths] if len(paths) <= MAX_INPUTS else [folder_of([str(path) for path in paths])]
+    inputs = paths if len(paths) <= MAX_INPUTS else [folder_of(paths)]
     for kind, files in _by_format(paths).items():
-        if kind == "coco":
-            shards += [replace(rows, form=bbox) for rows in coco_shards(files, columns, on_progress)]
+        if kind in ("coco", "parquet"):
+            shards += [replace(rows, form=bbox) for rows in _with_ids(kind, files, columns, on_progress)]
         elif kind == "cvat":
             shards.append(read_cvat(files, on_progress=on_progress, **columns))
         elif kind in READERS:
@@ -132,17 +134,27 @@ def read_shard(
 
 
 def shards_of(source: Any) -> list[str]:
-    """The COCO files that a source names, each a shard of the dataset.
+    """The COCO files and the parts of Parquet datasets that a source names, each a shard of the dataset.
 
     Raises:
         CocoError: a file is missing or of another format.
     """
-    shards = []
+    shards: list[str] = []
     for kind, files in _by_format(paths_of(source)).items():
-        if kind != "coco":
+        if kind not in ("coco", "parquet"):
             raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {kind}")
-        shards += files
+        for file in files:
+            shards += [part.annotations_file for part in parquet_parts(file)] if kind == "parquet" else [file]
     return shards
+
+
+def formats_of(source: Any) -> set[str]:
+    """The formats of files, folders and patterns, as :func:`read_dataset` takes them: ``coco``, ``parquet``, ``yolo``...
+
+    Raises:
+        CocoError: a file is missing, or of no format that is understood.
+    """
+    return set(_by_format(paths_of(source)))
 
 
 def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable:
@@ -158,12 +170,13 @@ def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable
     return read_points(found["points"], pixel_origin=pixel_origin)
 
 
-def _by_format(paths: Iterable[Path]) -> dict[str, list[str]]:
+def _by_format(paths: Iterable[str]) -> dict[str, list[str]]:
     """The files given, and those in the folders given, by format."""
     found: dict[str, list[str]] = {}
-    for path in paths:
-        file = str(path)
-        if os.path.isdir(file):  # noqa: PTH112 - unlike Path's, these take names that are too long
+    for file in paths:
+        if is_parquet_dataset(file):
+            kind, files = "parquet", [file]
+        elif os.path.isdir(file):  # noqa: PTH112 - unlike Path's, these take names that are too long
             kind, files = labels_in(file)
         elif _SPLIT.fullmatch(file) and not os.path.exists(file):  # noqa: PTH110
             kind, files = "yolo-yaml", [file]
@@ -185,6 +198,18 @@ def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles
         (found.group(1), found.group(2)) if found else (file, None) for found, file in zip(split, files, strict=True)
     ]
     return [files_of_yaml(file, name, images=images) for file, name in parts]
+
+
+def _with_ids(
+    kind: str, files: Sequence[str], columns: Mapping[str, bool], on_progress: Progress | None
+) -> Iterable[Rows]:
+    """The rows of COCO files or Parquet datasets, which have ids."""
+    if kind == "coco":
+        return coco_shards(files, columns, on_progress)
+    needed("pyarrow", files[0])
+    from detect.data.parquet_reader import read_parquet  # noqa: PLC0415 - an extra
+
+    return chain.from_iterable(read_parquet(file, on_progress=on_progress, **columns) for file in files)
 
 
 def _without_split(file: str) -> str:

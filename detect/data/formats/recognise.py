@@ -17,7 +17,7 @@ HEAD_BYTES = 2**16
 MAX_TOLD = 20  # files of one suffix whose content is looked at in a folder; of JSON all
 UNDERSTOOD = (
     "COCO JSON, YOLO text and data.yaml, VOC XML, LabelMe JSON, CVAT XML, Label Studio JSON, Darknet lists, "
-    "metadata.jsonl with objects, points as CSV, QuPath GeoJSON"
+    "metadata.jsonl with objects, points as CSV, QuPath GeoJSON, folders that `detect convert --to parquet` wrote"
 )
 NAMES = {
     "coco": "COCO JSON",
@@ -49,6 +49,8 @@ def format_of(file: str) -> str:
         raise CocoError(f"{file}: {error.strerror or error}") from None
     if head.startswith(b"\x1f\x8b"):
         return "coco"
+    if head.startswith(b"PAR1"):
+        raise CocoError(f"{file}: a Parquet file that is no part of a dataset that `detect convert --to parquet` wrote")
     utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     text = head.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").lstrip()
     if not text and file.lower().endswith(".txt"):

@@ -1,0 +1,163 @@
+"""The columns of tables of entries: their types, and the values of fields in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, UInt16
+from msgspec import UNSET, Meta, Raw
+from numpy import ndarray
+
+from detect.data.coco_entries import Integer, Pixels
+from detect.data.number_style import BOOL_BIT, WHOLE_BIT, list_styles, read_numbers, restore_list
+
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
+BOX = ("x", "y", "width", "height")
+AROUND = {"position": pa.int64(), "style": pa.uint16(), "odd": pa.bool_(), "raw": pa.string()}
+RESERVED = {*AROUND, *BOX, "image_row", ""}  # columns that no field of an entry has as its name
+
+
+@dataclass(frozen=True)
+class EntryKind:
+    """Which fields of images or annotations are columns of their own."""
+
+    name: str
+    image_id: str  # the field that names an entry's image
+    types: Mapping[str, Any]  # in JSON
+    required: tuple[str, ...]
+    core: tuple[str, ...]  # columns that every table has
+
+    def columns_of(self, field: str) -> dict[str, Any]:
+        """The columns of a field, with their types in Arrow."""
+        if field == "bbox":
+            return dict.fromkeys(BOX, pa.float64())
+        of_type = {Number: pa.float64(), list[Number]: pa.list_(pa.float64()), str: pa.string()}
+        return {field: of_type.get(self.types[field], pa.int64()) if field in self.types else pa.string()}
+
+    def schema(self, fields: Sequence[str]) -> pa.Schema:
+        """The columns of a table of entries with these fields."""
+        columns = {"position": AROUND["position"]}
+        for field in (*self.core, *fields):
+            columns |= self.columns_of(field)
+        return pa.schema(columns | AROUND)
+
+
+ANNOTATIONS = EntryKind(
+    "annotations",
+    "image_id",
+    {
+        "id": Integer,
+        "image_id": Integer,
+        "category_id": Integer,
+        "bbox": tuple[Number, Number, Number, Number],
+        "area": Number,
+        "iscrowd": Integer | bool,
+        "keypoints": list[Number],
+        "angle": Number,
+        "rotation": Number,
+    },
+    ("image_id", "category_id"),
+    ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
+)
+_IMAGE_FIELDS = {"id": Integer, "width": Pixels, "height": Pixels, "file_name": str}
+IMAGES = EntryKind("images", "id", _IMAGE_FIELDS, ("id",), tuple(_IMAGE_FIELDS))
+
+Values = Mapping[str, Sequence[Any]]  # the values of each field, UNSET where an entry lacks it
+
+
+def needs_reading(kind: EntryKind, values: Values, count: int) -> Bool[ndarray, " n"]:
+    """Whether each entry has to be read one by one, although its fields have the right types."""
+    odd = np.zeros(count, bool)
+    for name in kind.required:
+        odd |= _missing(values.get(name, [UNSET] * count))
+    if kind is ANNOTATIONS:
+        with_outline = ~_missing(values.get("segmentation", [UNSET] * count))
+        odd |= _missing(values.get("bbox", [UNSET] * count)) & with_outline
+        for row, points in enumerate(values.get("keypoints", ())):
+            odd[row] |= points is not UNSET and len(points) % 3 != 0
+        for row, attributes in enumerate(values.get("attributes", ())):
+            text = b"" if attributes is UNSET else bytes(attributes)
+            odd[row] |= b'"rotation"' in text or b"\\u" in text
+    return odd
+
+
+def typed_columns(
+    kind: EntryKind, values: Values, count: int
+) -> tuple[dict[str, Any], UInt16[ndarray, " n"], Bool[ndarray, " n"]]:
+    """The columns of fields with types, the style of each entry's numbers, and the entries that these do not give again."""
+    columns: dict[str, Any] = {}
+    style, inexact = np.zeros(count, np.uint16), np.zeros(count, bool)
+    for name in [name for name in kind.types if name in values]:
+        own, missing = values[name], _missing(values[name])
+        if missing.any():
+            filler: Any = {"bbox": (0, 0, 0, 0), "keypoints": (), "file_name": ""}.get(name, 0)
+            own = [filler if value is UNSET else value for value in own]
+        mask = missing if missing.any() else None
+        types = list(kind.columns_of(name).items())
+        if types[0][1] == pa.float64():
+            flat = list(chain.from_iterable(own)) if name == "bbox" else own
+            numbers, is_whole, exact = (each.reshape(count, -1) for each in read_numbers(flat))
+            inexact |= ~exact.all(axis=1)
+            for place, (column, arrow_type) in enumerate(types):
+                columns[column] = pa.array(np.ascontiguousarray(numbers[:, place]), arrow_type, mask=mask)
+                style += np.uint16(WHOLE_BIT[column]) * is_whole[:, place]
+        elif name == "keypoints":
+            bits, found = list_styles(own)
+            style, inexact = style | bits, inexact | ~found
+            columns[name] = pa.array(
+                [None if lost else value for value, lost in zip(own, missing, strict=True)], types[0][1]
+            )
+        else:
+            if bool in set(map(type, own)):
+                style |= np.where([type(value) is bool for value in own], np.uint16(BOOL_BIT), np.uint16(0))
+                own = list(map(int, own))
+            columns[name] = pa.array(own, types[0][1], mask=mask)
+    return columns, style, inexact
+
+
+def text_column(values: Sequence[Any], kept: Bool[ndarray, " n"]) -> pa.Array:
+    """A column of JSON texts, null where an entry lacks the field or is not kept."""
+    texts = [b"" if value is UNSET else bytes(value) for value in values]
+    offsets = np.zeros(len(texts) + 1, np.int32)
+    if kept.all() and b"" not in texts:
+        np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=offsets[1:])
+        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
+    return pa.array([text if text and keep else None for text, keep in zip(texts, kept, strict=True)], pa.string())
+
+
+def field_values(kind: EntryKind, name: str, columns: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """The values of a field as they were written, given the columns of a table; UNSET where an entry lacks it."""
+    style = columns["style"]
+    if name == "bbox":
+        sides = [_as_written(columns[side], style, WHOLE_BIT[side]) for side in BOX]
+        return [UNSET if box[0] is UNSET else box for box in zip(*sides, strict=True)]
+    own = columns[name]
+    if name == "keypoints" and name in kind.types:
+        return [UNSET if each is None else restore_list(each, bits) for each, bits in zip(own, style, strict=True)]
+    if name not in kind.types:
+        return [UNSET if text is None else Raw(text.encode()) for text in own]
+    if name == "iscrowd":
+        flags = [
+            value if value is None or not bits & BOOL_BIT else bool(value)
+            for value, bits in zip(own, style, strict=True)
+        ]
+        return [UNSET if value is None else value for value in flags]
+    if kind.types[name] == Number:
+        return _as_written(own, style, WHOLE_BIT[name])
+    return [UNSET if value is None else value for value in own]
+
+
+def _as_written(numbers: Sequence[float | None], style: Sequence[int], bit: int) -> list[Any]:
+    pairs = zip(numbers, style, strict=True)
+    return [UNSET if number is None else int(number) if bits & bit else number for number, bits in pairs]
+
+
+def _missing(values: Sequence[Any]) -> Bool[ndarray, " n"]:
+    if UNSET not in values:
+        return np.zeros(len(values), bool)
+    return np.fromiter((value is UNSET for value in values), bool, len(values))

@@ -1,0 +1,177 @@
+"""Parquet datasets as folders, local or by URL: their parts, and ``dataset.json``, which describes them.
+
+``images/part-00000.parquet`` and ``annotations/part-00000.parquet`` hold the same images, each with all its annotations.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from io import BufferedIOBase
+from typing import Any
+
+import msgspec
+
+from detect.errors import CocoError, MissingExtraError
+
+FORMAT, VERSION = "detect-parquet", 1
+DESCRIPTION = "dataset.json"
+_PART_FILE = re.compile(r"(.+)/(?:annotations|images)/part-(\d{5,})\.parquet")
+
+
+class Description(msgspec.Struct, kw_only=True):
+    """What ``dataset.json`` says.
+
+    ``keys`` are the top-level keys of the COCO file in its order, ``others`` the values of those that are no columns, such
+    as ``categories`` and ``info``; ``unparsed`` has the values that strict JSON cannot hold, as text.
+    """
+
+    format: str = FORMAT
+    version: int = VERSION
+    parts: list[tuple[int, int]]  # images and annotations of each
+    fields: dict[str, list[str]]  # of images and annotations, in the order of the file
+    keys: list[str]
+    others: dict[str, msgspec.Raw] = {}
+    unparsed: dict[str, str] = {}
+
+    def texts(self) -> dict[str, bytes]:
+        """The JSON text of each top-level key that is no column."""
+        return {key: bytes(value) for key, value in self.others.items()} | {
+            key: text.encode() for key, text in self.unparsed.items()
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a Parquet dataset, and what the dataset says about its size."""
+
+    folder: str
+    number: int
+    num_images: int
+    num_annotations: int
+
+    @property
+    def images_file(self) -> str:
+        return f"{self.folder}/{part_name('images', self.number)}"
+
+    @property
+    def annotations_file(self) -> str:
+        return f"{self.folder}/{part_name('annotations', self.number)}"
+
+
+def part_name(kind: str, number: int) -> str:
+    """The name of a part's file in the folder: ``images/part-00000.parquet``."""
+    return f"{kind}/part-{number:05}.parquet"
+
+
+def is_url(path: str) -> bool:
+    return "://" in path
+
+
+def is_parquet_dataset(path: str) -> bool:
+    """Whether a local folder, or a file in it, is a Parquet dataset; a URL is taken for one."""
+    if is_url(path) or _PART_FILE.fullmatch(path):
+        return True
+    try:
+        with open(f"{path}/{DESCRIPTION}", "rb") as file:  # noqa: PTH123 - names of files are text here
+            return FORMAT.encode() in file.read(200)
+    except OSError:
+        return False
+
+
+def parquet_parts(path: str) -> list[Part]:
+    """The parts of a Parquet dataset; of a part's file, that part alone. Only ``dataset.json`` is read.
+
+    Raises:
+        CocoError: there is none, or a newer version of this package wrote it.
+    """
+    found = _PART_FILE.fullmatch(path)
+    folder = found.group(1) if found else path.rstrip("/")
+    parts = [Part(folder, number, *counts) for number, counts in enumerate(read_description(folder).parts)]
+    if found and int(found.group(2)) >= len(parts):
+        raise CocoError(f"{path}: not a part of the dataset {folder}, which has {len(parts):,}")
+    return [parts[int(found.group(2))]] if found else parts
+
+
+def read_description(folder: str) -> Description:
+    """Read ``dataset.json``.
+
+    Raises:
+        CocoError: it cannot be read, or a newer version of this package wrote it.
+    """
+    path = f"{folder}/{DESCRIPTION}"
+    with open_file(path) as file:
+        text = file.read()
+    try:
+        version = msgspec.json.decode(text, type=dict[str, Any]).get("version", 0)
+        if isinstance(version, int) and version > VERSION:
+            raise CocoError(f"{path}: a newer version of detect wrote it (format {version}, this one reads {VERSION})")
+        found = msgspec.json.decode(text, type=Description)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise CocoError(f"{path}: not the description of a Parquet dataset ({error})") from None
+    if found.format != FORMAT:
+        raise CocoError(f"{path}: not the description of a Parquet dataset")
+    return found
+
+
+@contextmanager
+def open_file(path: str) -> Iterator[BufferedIOBase]:
+    """Open a local file, or a URL by fsspec.
+
+    Raises:
+        CocoError: it cannot be opened or read.
+        MissingExtraError: fsspec, or what it needs for this kind of URL, is not installed.
+    """
+    try:
+        if is_url(path):
+            with _open_url(path) as file:
+                yield file
+        else:
+            with open(path, "rb") as file:  # noqa: PTH123 - as in is_parquet_dataset
+                yield file
+    except FileNotFoundError:
+        raise CocoError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise CocoError(f"{path}: {error.strerror or error}") from None
+
+
+def _open_url(url: str) -> Any:
+    fsspec = needed("fsspec", url)
+    try:
+        return fsspec.open(url, "rb")
+    except ImportError as error:
+        raise MissingExtraError(f"{url}: {error}") from None
+    except ValueError as error:
+        raise CocoError(f"{url}: {error}") from None
+
+
+def needed(name: str, path: str) -> Any:
+    """Import a package of the extra ``scale``.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise MissingExtraError(f"{path}: Parquet needs {name}: pip install 'detect-heads[scale]'") from None
+
+
+def size_bytes(path: str) -> int:
+    """The size of a file; 0 if it cannot be told, since reading it raises the error."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+def described(text: bytes) -> msgspec.Raw | None:
+    """A JSON text to embed in ``dataset.json``; None if only Python's reader accepts it."""
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
