@@ -197,10 +197,10 @@ def connect(
         MissingExtraError: Dask is not installed.
         ConfigError: no scheduler answers at the address, or the amount of memory does not parse.
     """
-    if find_spec("distributed") is None:
-        raise MissingExtraError("--engine dask needs Dask: pip install 'detect-heads[scale]'")
-    from distributed import Client, LocalCluster
-
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise MissingExtraError("--engine dask needs Dask: pip install 'detect-heads[scale]'") from None
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=CONNECT_S)

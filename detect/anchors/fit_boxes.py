@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.histogram import ShapeHistogram
-from detect.anchors.instances import Group, ResizedInstances, group_weights, groups_of, require_boxes
+from detect.anchors.instances import Group, ResizedInstances, group_weights, groups_of, require_boxes, sizes_counted
 from detect.data import CocoDataset
 from detect.data.dataset_counts import DatasetCounts
 from detect.ops.exact_sums import Sums, add_up
@@ -111,7 +111,7 @@ class BoxStatistics(Sums):
             _by_group(instances.shapes, groups),
             placed.if_few(),
             Smallest.of(instances.shapes),
-            _counted(instances.image_canvas_wh),
+            sizes_counted(instances.image_canvas_wh),
         )
 
     @classmethod
@@ -170,7 +170,7 @@ class FitBoxes:
         else:
             values = np.unique(weights).tolist()
             found = {value: CountedShapes.of(boxes.shapes[weights == value]) for value in values}
-        own = (str(boxes.rule), DatasetCounts.of(boxes.dataset), _counted(boxes.image_canvas_wh))
+        own = (str(boxes.rule), DatasetCounts.of(boxes.dataset), sizes_counted(boxes.image_canvas_wh))
         return cls(*own, Smallest.of(boxes.shapes), found, boxes, weights, weighted=weights is not None)
 
     @property
@@ -200,8 +200,3 @@ def _by_group(shapes: Float64[ndarray, "n 2"], groups: Int64[ndarray, "n 2"]) ->
     keys, of_box = np.unique(groups, axis=0, return_inverse=True)
     own = (np.flatnonzero(of_box.reshape(-1) == number) for number in range(len(keys)))
     return {(x, y): CountedShapes.of(shapes[rows]) for (x, y), rows in zip(keys.tolist(), own, strict=True)}
-
-
-def _counted(canvas_wh: Int64[ndarray, "b 2"]) -> dict[tuple[int, int], int]:
-    sizes, counts = np.unique(canvas_wh, axis=0, return_counts=True)
-    return {(width, height): count for (width, height), count in zip(sizes.tolist(), counts.tolist(), strict=True)}

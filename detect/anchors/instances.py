@@ -219,6 +219,16 @@ def group_weights(
     return {group: weight / mean for group, weight in weights.items()}
 
 
+def sizes_counted(sizes_wh: Int64[ndarray, "b 2"]) -> dict[tuple[int, int], int]:
+    """How often each (width, height) occurs.
+
+    >>> sizes_counted(np.array([[64, 48], [32, 32], [64, 48]]))
+    {(32, 32): 1, (64, 48): 2}
+    """
+    sizes, counts = np.unique(sizes_wh, axis=0, return_counts=True)
+    return {(width, height): count for (width, height), count in zip(sizes.tolist(), counts.tolist(), strict=True)}
+
+
 def _bins(values: Float64[ndarray, " n"], edges: Sequence[float], names: Sequence[str]) -> tuple[InstanceGroup, ...]:
     """A group for each interval between edges; a value on an edge belongs to the interval above it."""
     bins = np.searchsorted(edges, values, side="right")

@@ -14,6 +14,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.metric_sums import MetricSums
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
 from detect.cli.detector_fit import detector_object, matching_objects, text_file
+from detect.cli.engine import NO_PAGE
 from detect.cli.fit_options import Fitted
 from detect.cli.output import findings_csv, note
 from detect.data import Finding
@@ -63,7 +64,7 @@ def page_of(data: PlainData | ShardedData, curve: KCurve | None, title: str, ima
     from detect.report.anchor_page import anchor_page
 
     if not isinstance(data, PlainData):
-        note("note: no report.html: its figures show the boxes themselves, which stay in their shards")
+        note(NO_PAGE)
         return {}
     return {"report.html": anchor_page(data.metrics, curve, title=title, images=images, detectors=data.matched)}
 

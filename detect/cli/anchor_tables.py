@@ -229,7 +229,7 @@ def _warn_if_grid_loses(scores: Sequence[MetricSums]) -> None:
 
 def print_level_report(report: LevelReport) -> None:
     """Print the use, cost and loss of each level, and the levels to keep."""
-    print_dataset(DatasetCounts.of(report.score.instances.dataset), report.score.instances.rule)
+    print_dataset(report.sums.dataset, report.sums.resize)
     lost = [f"{len(without.lost):,}" for without in report.without_each] or ["-"]
     rows = []
     for level, without in zip(report.levels, lost, strict=True):

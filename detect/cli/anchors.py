@@ -13,7 +13,7 @@ import detect
 from detect.cli import anchor_fit, options
 from detect.cli.config import register
 from detect.cli.detector_fit import DetectorOptions
-from detect.cli.engine import EngineOptions
+from detect.cli.engine import NO_PAGE, EngineOptions
 from detect.cli.fit_options import LEVELS, FitOptions
 from detect.cli.output import busy, note, numbers, print_answer, save
 from detect.errors import AnchorFileError
@@ -99,6 +99,7 @@ def levels(
         options.LevelMatcherName, typer.Option(help="Rule that gives anchors to instances.")
     ] = "max-iou",
     output: options.Output = None,
+    engine: EngineOptions,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
@@ -111,18 +112,22 @@ def levels(
     from detect.cli.anchor_tables import print_level_report
 
     chosen = options.load_anchors(anchors) if anchors else None
-    instances = dataset.read_resized(str(chosen.resize_rule) if chosen and not resize else resize)
-    if chosen is None:
-        note(f"note: no --anchors given: {FITTED.per_level} are fitted for each of {LEVELS}")
-        with busy("fitting anchors"):
-            chosen = replace(FITTED, convention=convention).fit(instances, prove=False).anchors
-    generator = detect.AnchorGenerator(chosen, convention=convention)
-    report = detect.level_report(instances, generator, matcher=_matcher(assigner))
-    print_answer(json, report.to_dict, lambda: print_level_report(report))
-    if output:
-        from detect.report.level_page import level_page
+    rule = chosen.resize_rule if chosen and not resize else detect.parse_resize(resize or "none")
+    with engine.open(dataset) as data:
+        if chosen is None:
+            note(f"note: no --anchors given: {FITTED.per_level} are fitted for each of {LEVELS}")
+            boxes = data.fit_boxes(rule, FITTED)
+            with busy("fitting anchors"):
+                chosen = replace(FITTED, convention=convention).fit(boxes, prove=False).anchors
+        report = data.level_report(rule, chosen, convention, _matcher(assigner))
+        print_answer(json, lambda: report.to_dict() | data.left_out(), lambda: print_level_report(report))
+        if output and report.at_hand:
+            from detect.report.level_page import level_page
 
-        save(output, {"report.html": level_page(report, title="Which pyramid levels the boxes use")})
+            save(output, {"report.html": level_page(report, title="Which pyramid levels the boxes use")})
+        elif output:
+            note(NO_PAGE)
+        data.finish()
 
 
 def sweep(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detect.cli.read_data import PlainData, ShardedData
 
 SHARDS_LEFT_OUT = 3  # exit code
+NO_PAGE = "note: no report.html: its figures show the boxes themselves, which stay in their shards"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from detect.ops.exact_sums import FirstItems
 if TYPE_CHECKING:
     from detect.anchors.assignment_sums import AssignmentSums
     from detect.anchors.detector_score import DetectorScore, DetectorSums
+    from detect.anchors.levels import LevelReport
     from detect.catalog.detectors import AnchorDetector
     from detect.cli.fit_options import FitOptions
     from detect.distributed import Shards
@@ -96,6 +97,11 @@ class PlainData:
             generator = detect.AnchorGenerator(each, convention=convention)
             found.append(assign(self.instances(rule), generator, matcher).sums)
         return found
+
+    def level_report(self, rule: Any, anchors: AnchorSet, convention: str, matcher: Matcher) -> LevelReport:
+        """The report on the levels of a set."""
+        generator = detect.AnchorGenerator(anchors, convention=convention)
+        return detect.level_report(self.instances(rule), generator, matcher=matcher)
 
     def start_hashing(self) -> Future[tuple[SourceFile, ...]]:
         """The digests of the files, computed in another thread."""
@@ -183,6 +189,15 @@ class ShardedData:
 
         how: dict[str, Any] = {"rules": tuple(map(str, rules)), "convention": convention, "matcher": matcher}
         return list(self._read(partial(assign_sets, sets=tuple(sets), **how), "matching"))
+
+    def level_report(self, rule: Any, anchors: AnchorSet, convention: str, matcher: Matcher) -> LevelReport:
+        """The report on the levels of a set, from one reading."""
+        from detect.anchors.levels import LevelReport, count_levels, require_few_levels  # loads torch
+
+        require_few_levels(anchors)
+        how: dict[str, Any] = {"anchors": anchors, "convention": convention, "matcher": matcher}
+        sums = self._read(partial(count_levels, rule=str(rule), **how), "matching")
+        return LevelReport(sums, detect.HeadSize.of_dataset(sums.dataset))
 
     def start_hashing(self) -> Future[tuple[SourceFile, ...]]:
         """The digests of the shards, computed on the cluster."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import coco_content, instances_of, many_boxes, read_shards, sharded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -53,6 +53,7 @@ def test_what_fits_need_is_the_same_for_any_split_and_order(data, weights):
     assert one.weighted_parts[1] == other.weighted_parts[1]
 
 
+@settings(max_examples=8)
 @given(sharded(), st.sampled_from(WEIGHTS))
 def test_few_boxes_are_fitted_to_the_same_anchors(data, weights):
     whole, shards = read_shards(data)
