@@ -67,8 +67,8 @@ def test_bad_shards_are_named_or_counted_out(dask_client, files, tmp_path):
     alien = written(tmp_path / "alien.json", alien)
     empty = written(tmp_path / "empty.json", {**coco_content([]), "images": []})
     bad = {
-        truncated: "not JSON",
-        unreadable: "there is no such file",
+        truncated: "the file is truncated",
+        unreadable: "No such file",
         alien: "category id 1 is 'ship', in other shards 'type 1'",
     }
     for file, reason in bad.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,8 @@ class ShardedData:
     ) -> list[MetricSums]:
         """The metrics of each set under its rule, from one reading."""
         work = partial(score_sets, sets=tuple(sets), rules=tuple(map(str, rules)), convention=convention, worst=worst)
-        return list(self._read(work, "scoring anchors"))
+        found = self._read(work, "scoring anchors")
+        return [replace(each, anchors=own) for each, own in zip(found, sets, strict=True)]
 
     def score(self, anchors: AnchorSet, detector: AnchorDetector) -> Score:
         """The score of a set under a detector's rule of matching, from one reading."""
@@ -158,7 +159,8 @@ class ShardedData:
         from detect.anchors.detector_score import match_sets
 
         work = partial(match_sets, sets=tuple(sets), detector=detector, assigned=assigned)
-        return list(self._read(work, f"matching as {detector.name} does"))
+        found = self._read(work, f"matching as {detector.name} does")
+        return [replace(each, anchors=own) for each, own in zip(found, sets, strict=True)]
 
     def _read(self, work: Any, what: str) -> Any:
         first = self.counts is None
