@@ -68,6 +68,13 @@ def test_a_folder_is_written_whole_into_a_new_or_empty_place(tmp_path):
         assert (folder / "a" / "b.txt").read_bytes() == b"text"
 
 
+def test_a_content_that_is_a_file_is_moved(tmp_path):
+    (tmp_path / "old").write_text("moved")
+    write_folder(tmp_path / "new", [("a/b", tmp_path / "old")])
+    assert (tmp_path / "new" / "a" / "b").read_text() == "moved"
+    assert not (tmp_path / "old").exists()
+
+
 def test_a_folder_that_is_in_use_is_left_alone(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "old").write_text("old")

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+import detect
 from detect import read_coco
 from detect.samples import sample_annotations
 
@@ -110,6 +111,19 @@ def test_a_tool_of_the_checkout_is_a_command(monkeypatch, tool, command):
     monkeypatch.setattr(sys, "argv", [tool, "a.json", "--stride", "8"])
     runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
     assert lines == [[tool, *command, "a.json", "--stride", "8"]]
+
+
+def test_generated_boxes_are_read_from_parquet_and_coco(tmp_path):
+    generate = load("generate_boxes")
+    generate.main([str(tmp_path / "parts"), "--boxes", "1001", "--parts", "3"])
+    generate.main([str(tmp_path / "again"), "--boxes", "1001", "--parts", "3"])
+    generate.main([str(tmp_path / "a.json"), "--gigabytes", "0.0005"])
+    first, again, coco = (detect.read_dataset(tmp_path / name) for name in ("parts", "again", "a.json"))
+    assert (len(first.annotations), first.invalid, first.suspicious) == (1001, (), ())
+    assert first.annotations.boxes_xywh.tolist() == again.annotations.boxes_xywh.tolist()
+    assert len(list((tmp_path / "parts" / "annotations").iterdir())) == 3
+    assert (len(coco.annotations), coco.invalid, coco.suspicious) == (926, (), ())
+    assert 0.4e6 < (tmp_path / "a.json").stat().st_size < 0.7e6
 
 
 def test_samples_are_whole():

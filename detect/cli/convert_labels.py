@@ -40,10 +40,15 @@ def convert(
     if "://" in str(output) or ":/" in str(output):
         raise ConfigError(f"{output}: write to a local folder, and copy it to the URL")
     if _keeps_everything(to, dataset):
-        counts = _convert_as_it_is(to, dataset.files, output)
-        words = ", ".join(f"{name} {number:,}" for name, number in counts.items())
+        counts, lost = _convert_as_it_is(to, dataset.files, output)
+
+        def text() -> None:
+            show(f"written as {to}: {', '.join(f'{name} {number:,}' for name, number in counts.items())}")
+            for each in lost:
+                show(f"  not held: {each}", soft_wrap=True)
+
         note(f"wrote {output}")
-        print_answer(json, lambda: {"format": to, **counts, "lost": []}, lambda: show(f"written as {to}: {words}"))
+        print_answer(json, lambda: {"format": to, **counts, "lost": lost}, text)
     else:
         _convert_in_memory(to, dataset, output, json)
 
@@ -58,7 +63,8 @@ def _keeps_everything(to: str, dataset: DatasetFiles) -> bool:
     return formats == {"coco"} if to == "parquet" else formats == {"parquet"} and len(dataset.files) == 1
 
 
-def _convert_as_it_is(to: str, files: list[str], output: Path) -> dict[str, int]:
+def _convert_as_it_is(to: str, files: list[str], output: Path) -> tuple[dict[str, int], list[str]]:
+    """Convert without a loss of entries; the counts of what was written, and what was not."""
     from detect.data.coco_dataset import paths_of
     from detect.data.parquet_files import needed
 
@@ -67,16 +73,15 @@ def _convert_as_it_is(to: str, files: list[str], output: Path) -> dict[str, int]
         if to == "parquet":
             from detect.data.parquet_writer import write_parquet
 
-            parts = write_parquet(paths_of(files), output, on_progress=on_progress).parts
+            made = write_parquet(paths_of(files), output, on_progress=on_progress)
+            parts, lost = made.parts, made.lost
         else:
             from detect.data.parquet_to_coco import write_coco
 
-            parts = [
-                (part.num_images, part.num_annotations)
-                for part in write_coco(files[0], output, on_progress=on_progress)
-            ]
+            written = write_coco(files[0], output, on_progress=on_progress)
+            parts, lost = [(part.num_images, part.num_annotations) for part in written], []
     images, annotations = (sum(part[place] for part in parts) for place in (0, 1))
-    return {"parts": len(parts), "images": images, "annotations": annotations}
+    return {"parts": len(parts), "images": images, "annotations": annotations}, lost
 
 
 def _convert_in_memory(to: str, dataset: DatasetFiles, output: Path, json: bool) -> None:

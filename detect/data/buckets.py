@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int64
 from numpy import ndarray
 
@@ -35,7 +36,7 @@ class Buckets:
         self._tables: list[pa.Table] = []
         self._numbers: list[Int64[ndarray, " n"]] = []
         self._waiting_bytes = 0
-        self._files: list[pa.RecordBatchFileReader] = []
+        self._files: list[tuple[Path, int]] = []  # and what is added to the positions in it
 
     def add(self, table: pa.Table, buckets: Int64[ndarray, " n"]) -> None:
         self._tables.append(table)
@@ -56,13 +57,25 @@ class Buckets:
         path = self._folder / f"{len(self._files):06}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             for start, end in zip([0, *ends[:-1]], ends, strict=True):
-                rows = table.slice(start, end - start).combine_chunks().to_batches()
+                rows = table.slice(start, end - start).to_batches()
                 writer.write_batch(rows[0] if rows else pa.RecordBatch.from_pylist([], table.schema))
-        self._files.append(pa.ipc.open_file(pa.memory_map(str(path))))
+        self._files.append((path, 0))
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path, _ in self._files]
+
+    def adopt(self, files: Iterable[Path], first_position: int) -> None:
+        """Take files that other buckets wrote, of rows whose column ``position`` starts from here."""
+        self._files += [(path, first_position) for path in files]
 
     def tables(self, bucket: int) -> Iterator[pa.Table]:
         """The rows of a bucket, in the order in which they were added; ``flush`` comes before."""
-        for file in self._files:
-            table = pa.Table.from_batches([file.get_batch(bucket)])
+        for path, first_position in self._files:
+            with pa.memory_map(str(path)) as memory:
+                table = pa.Table.from_batches([pa.ipc.open_file(memory).get_batch(bucket)])
+            if first_position and len(table):
+                positions = pc.add(table["position"], first_position)
+                table = table.set_column(table.column_names.index("position"), "position", positions)
             if len(table):
                 yield table

@@ -23,9 +23,10 @@ from detect.data.coco_tolerance import TolerantReader
 
 BLOCK_BYTES = 2**20  # a few thousand annotations: they stay in the processor's cache
 LONGEST_ANNOTATION_BYTES = 2**26  # of a part of a list without a place to cut
-MAX_CUTS = 16  # places tried as the end of a block
+MAX_ENDS = 4  # brackets tried as the end of the list, before brackets are counted
 _LIST = re.compile(rb'"annotations"\s*:\s*\[')
 _LIST_ENDS = re.compile(rb"\}\s*\]")
+TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[][{},]', re.DOTALL)  # a text, maybe without its end, or a bracket
 INVALID_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 # decoded in place of the annotations, with ids that no file has
 _STAND_IN = Annotation(image_id=-(2**61) - 1, category_id=-(2**61) - 3)
@@ -164,20 +165,20 @@ class ListBlocks(Generic[Part]):
         return int(got)
 
     def _places(self) -> Iterator[tuple[int, bool]]:
-        """Places to try, and whether each would be the end of the list: the last comma, then brackets, then other commas."""
-        cuts = islice(self._cuts(), MAX_CUTS)
-        yield from ((cut, False) for cut in islice(cuts, 1))
-        ends = [end.end() - 1 for end in islice(_LIST_ENDS.finditer(self._buffer, 1, self._filled), MAX_CUTS)]
-        yield from ((end, True) for end in ends)
-        yield from ((cut, False) for cut in cuts)
+        """Places to try, the likely ones first, and whether each would be the end of the list."""
+        yield from ((cut, False) for cut in self._last_comma())
+        ends = islice(_LIST_ENDS.finditer(self._buffer, 1, self._filled), MAX_ENDS)
+        yield from [(end.end() - 1, True) for end in ends]
+        yield from _exact_place(self._buffer, self._filled)
 
-    def _cuts(self) -> Iterator[int]:
-        """Positions of commas between objects, from the last backwards."""
+    def _last_comma(self) -> Iterator[int]:
+        """The position of the last comma between objects, which may lie in a list inside of an entry."""
         brace = self._filled
         while (brace := self._buffer.rfind(b"{", 1, brace)) > 0:
             before = self._buffer[max(brace - 64, 1) : brace].rstrip()
             if before.endswith(b",") and before[:-1].rstrip().endswith(b"}"):
                 yield self._buffer.rfind(b",", 1, brace)
+                return
 
     def _try(self, cut: int) -> Part | None:
         """Decode the entries before the cut and drop them from the buffer; None if no entry ends there."""
@@ -190,6 +191,21 @@ class ListBlocks(Generic[Part]):
         self._buffer[1 : 1 + left] = self._buffer[cut + 1 : self._filled]
         self._filled = 1 + left
         return part
+
+
+def _exact_place(buffer: bytearray, filled: int) -> list[tuple[int, bool]]:
+    """The end of the list, or else the last comma between its entries, found by counting brackets."""
+    depth, comma = 0, 0
+    for token in TOKEN.finditer(buffer, 1, filled):
+        sign = token.group()[:1]
+        if sign == b'"' and not token.group(1):
+            break  # the text goes on
+        if depth == 0 and sign == b"]":
+            return [(token.start(), True)]
+        if depth == 0 and sign == b",":
+            comma = token.start()
+        depth += (sign in b"[{") - (sign in b"]}")
+    return [(comma, False)] if comma else []
 
 
 class _AnnotationDecoder:

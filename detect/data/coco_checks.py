@@ -138,8 +138,11 @@ def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[nd
     later = image_rows[1:] > image_rows[:-1]
     if (later | ((image_rows[1:] == image_rows[:-1]) & (ids[1:] > ids[:-1]))).all():
         return usable
-    order = usable[np.lexsort((ids, image_rows))]
+    order = usable[np.argsort(annotations.image_rows[usable], kind="stable")]
     image_rows, ids = annotations.image_rows[order], annotations.ids[order]
+    if ((image_rows[1:] == image_rows[:-1]) & (ids[1:] < ids[:-1])).any():  # in few files
+        order = order[np.lexsort((ids, image_rows))]
+        image_rows, ids = annotations.image_rows[order], annotations.ids[order]
     if not ((image_rows[1:] == image_rows[:-1]) & (ids[1:] == ids[:-1])).any():
         return order
     numbers = (annotations.area, annotations.iscrowd, annotations.category_ids, *annotations.boxes_xywh.T[::-1])
@@ -161,7 +164,8 @@ def tidy(read: ReadAnnotations, images: Images) -> tuple[Annotations, list[Findi
         boxes_xywh[partly] = xyxy_to_xywh(clip_boxes(xywh_to_xyxy(boxes_xywh[partly]), image_wh.astype(float)))
     if not np.isfinite(area).all():
         area = np.where(np.isfinite(area), area, boxes_xywh[:, 2] * boxes_xywh[:, 3])
-    suspicious += [read.finding(row, read.odd[row]) for row in np.flatnonzero(read.odd != None).tolist()]  # noqa: E711
+    if read.odd.strides != (0,):  # else all are the one None
+        suspicious += [read.finding(row, read.odd[row]) for row in np.flatnonzero(read.odd != None).tolist()]  # noqa: E711
     suspicious += _repeated_ids(read) + _repeated_boxes(read)
     return replace(read.columns, boxes_xywh=boxes_xywh, area=area), suspicious
 
@@ -210,6 +214,9 @@ def _rows_that_share(values: Int64[ndarray, " n"] | Float64[ndarray, " n"]) -> I
     """Rows whose value occurs in another row too."""
     if (values[1:] > values[:-1]).all():  # as ids often are, in which case they need not be sorted
         return np.zeros(0, np.int64)
+    if values.dtype == np.int64 and len(values) and int(values.max()) - int(values.min()) < 4 * len(values):
+        places = values - values.min()  # counting is faster than sorting
+        return np.flatnonzero(np.bincount(places)[places] > 1)
     ordered = np.sort(values)
     return np.flatnonzero(np.isin(values, ordered[1:][ordered[1:] == ordered[:-1]]))
 

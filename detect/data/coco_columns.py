@@ -168,7 +168,8 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
     order = np.delete(order, again)
     unsized = order[(wh[order] == UNKNOWN_PX).any(axis=1)].tolist()
     suspicious += [Finding(shards[shard[row]].file, None, int(ids[row]), UNSIZED) for row in unsized]
-    file_names = tuple(entries.file_names[row] or "" for row in order.tolist())
+    own_names = list(map(entries.file_names.__getitem__, order.tolist()))
+    file_names = tuple(name or "" for name in own_names)
     return Images(ids[order], wh[order], file_names), suspicious
 
 

@@ -14,17 +14,17 @@ from typing import Any
 
 import msgspec
 
-from detect.data.coco_blocks import BLOCK_BYTES, INVALID_JSON, ListBlocks
+from detect.data.coco_blocks import BLOCK_BYTES, INVALID_JSON, TOKEN, ListBlocks
 from detect.errors import CocoError
 
 MAX_VALUE_BYTES = 2**26  # of info, licences and categories, which are kept in memory
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _KEY = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[][{},]', re.DOTALL)
 _OUTSIDE_TEXTS = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+', re.DOTALL)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Decode = Callable[[bytearray, int], Any]  # as of ListBlocks
+Split = Callable[[str, int], tuple[int, bool]]
 
 
 def compact_json(text: bytes) -> bytes:
@@ -57,17 +57,23 @@ def open_json(path: str | Path) -> Iterator[tuple[BufferedIOBase, Callable[[], i
 
 
 def read_top_level(
-    stream: BufferedIOBase, file: str, lists: Mapping[str, Decode], *, on_block: Callable[[], None]
+    stream: BufferedIOBase,
+    file: str,
+    lists: Mapping[str, Decode],
+    *,
+    on_block: Callable[[], None],
+    split: Split | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each field of the object in a file, with a call of ``on_block`` after each block.
 
     A list that is named in ``lists`` is yielded as ``(key, None)`` and then part by part, as its function decodes them; the
-    memory taken does not depend on its length. Another value is yielded as its JSON text, compact.
+    memory taken does not depend on its length. Another value is yielded as its JSON text, compact. ``split``, given a list's
+    key and where it begins in the file, may read some of it itself: it says where the list goes on, and whether it ended.
 
     Raises:
         CocoError: it is not a JSON object, breaks off, or has a value that is too large for memory.
     """
-    return _TopLevel(stream, file, on_block).fields(lists)
+    return _TopLevel(stream, file, on_block).fields(lists, split)
 
 
 class _TopLevel:
@@ -77,7 +83,7 @@ class _TopLevel:
         self._stream, self._file, self._on_block = stream, file, on_block
         self._buffer = bytearray()
 
-    def fields(self, lists: Mapping[str, Decode]) -> Iterator[tuple[str, Any]]:
+    def fields(self, lists: Mapping[str, Decode], split: Split | None) -> Iterator[tuple[str, Any]]:
         self._fill()
         if self._buffer.startswith(_BYTE_ORDER_MARK):
             del self._buffer[: len(_BYTE_ORDER_MARK)]
@@ -96,7 +102,7 @@ class _TopLevel:
             seen.add(key)
             if key in lists and self._next_byte() == b"[":
                 yield key, None
-                yield from self._list(key, lists[key])
+                yield from self._list(key, lists[key], split)
             else:
                 yield key, self._value(key)
             separator = self._next_byte()
@@ -106,11 +112,19 @@ class _TopLevel:
         if self._next_byte():
             raise self._broken()
 
-    def _list(self, key: str, decode: Decode) -> Iterator[tuple[str, Any]]:
+    def _list(self, key: str, decode: Decode, split: Split | None) -> Iterator[tuple[str, Any]]:
         del self._buffer[:1]
         if self._next_byte() == b"]":
             del self._buffer[:1]
             return
+        if split:
+            start = self._stream.tell() - len(self._buffer)
+            place, ended = split(key, start)
+            if place != start:
+                self._stream.seek(place)
+                self._buffer.clear()
+            if ended:
+                return
         blocks = ListBlocks(self._stream, self._buffer, decode)
         while not blocks.ended:
             part = blocks.next()
@@ -175,7 +189,7 @@ class _TopLevel:
 
 def _skip_value(buffer: bytearray, place: int, depth: int) -> tuple[int, int, bool]:
     """Go on to the end of a value, from a place in it: the place reached, the brackets open there, whether it is the end."""
-    for token in _TOKEN.finditer(buffer, place):
+    for token in TOKEN.finditer(buffer, place):
         sign = token.group()[:1]
         if sign == b'"' and not token.group(1):
             break  # the text goes on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +21,7 @@ Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
 BOX = ("x", "y", "width", "height")
 AROUND = {"position": pa.int64(), "style": pa.uint16(), "odd": pa.bool_(), "raw": pa.string()}
 RESERVED = {*AROUND, *BOX, "image_row", ""}  # columns that no field of an entry has as its name
+_NOT_A_NAME = re.compile(r'[\x00-\x1f"\\]')
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class EntryKind:
     types: Mapping[str, Any]  # in JSON
     required: tuple[str, ...]
     core: tuple[str, ...]  # columns that every table has
+
+    def is_field(self, name: str) -> bool:
+        """Whether a field with this name can have a column."""
+        return name in self.types or not (name in RESERVED or _NOT_A_NAME.search(name))
 
     def columns_of(self, field: str) -> dict[str, Any]:
         """The columns of a field, with their types in Arrow."""
@@ -109,9 +115,8 @@ def typed_columns(
         elif name == "keypoints":
             bits, found = list_styles(own)
             style, inexact = style | bits, inexact | ~found
-            columns[name] = pa.array(
-                [None if lost else value for value, lost in zip(own, missing, strict=True)], types[0][1]
-            )
+            lists = [None if lost else list(map(float, value)) for value, lost in zip(own, missing, strict=True)]
+            columns[name] = pa.array(lists, types[0][1])
         else:
             if bool in set(map(type, own)):
                 style |= np.where([type(value) is bool for value in own], np.uint16(BOOL_BIT), np.uint16(0))
@@ -122,12 +127,14 @@ def typed_columns(
 
 def text_column(values: Sequence[Any], kept: Bool[ndarray, " n"]) -> pa.Array:
     """A column of JSON texts, null where an entry lacks the field or is not kept."""
-    texts = [b"" if value is UNSET else bytes(value) for value in values]
-    offsets = np.zeros(len(texts) + 1, np.int32)
-    if kept.all() and b"" not in texts:
-        np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=offsets[1:])
-        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
-    return pa.array([text if text and keep else None for text, keep in zip(texts, kept, strict=True)], pa.string())
+    if kept.all() and UNSET not in values:
+        offsets = np.zeros(len(values) + 1, np.int32)
+        np.cumsum(np.fromiter((len(memoryview(text)) for text in values), np.int32, len(values)), out=offsets[1:])
+        return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
+    texts = [
+        None if text is UNSET or not keep else bytes(text) for text, keep in zip(values, kept.tolist(), strict=True)
+    ]
+    return pa.array(texts, pa.string())
 
 
 def field_values(kind: EntryKind, name: str, columns: Mapping[str, Sequence[Any]]) -> list[Any]:

@@ -23,7 +23,7 @@ from numpy import ndarray
 from detect.data.coco_blocks import INVALID_JSON
 from detect.data.coco_fields import Fields
 from detect.data.coco_stream import compact_json
-from detect.data.entry_columns import RESERVED, EntryKind, field_values, needs_reading, text_column, typed_columns
+from detect.data.entry_columns import EntryKind, field_values, needs_reading, text_column, typed_columns
 from detect.errors import CocoError
 
 MAX_FIELDS = 100  # more are kept as the text of the whole entry
@@ -44,7 +44,8 @@ class EntryTables:
         Raises:
             CocoError: the text is not UTF-8.
         """
-        found = _compact_list(bytes(buffer[:end]))
+        with memoryview(buffer) as view:
+            found = _compact_list(view[:end])
         if found is None:
             return None
         text, texts = found
@@ -61,6 +62,19 @@ class EntryTables:
         self.position += len(entries)
         return table
 
+    def adopt(self, fields: Sequence[str], count: int) -> bool:
+        """Take entries that other tables were made of, with their fields; whether these go into one order with the own."""
+        merged = list(self.fields)
+        for place, name in enumerate(fields):
+            if name not in merged:
+                merged.insert(merged.index(fields[place - 1]) + 1 if place else 0, name)
+        if [name for name in merged if name in set(fields)] != list(fields):
+            return False
+        self.fields[:] = merged
+        self._json = EntryJson(self.kind, self.fields)
+        self.position += count
+        return True
+
     def _learn(self, texts: Iterable[bytes]) -> bool:
         """Add the fields of entries that were not met before, each behind the field before it; whether there were any."""
         known = set(self.fields)
@@ -70,8 +84,7 @@ class EntryTables:
             except INVALID_JSON:
                 continue
             for place, name in enumerate(own):
-                new = name not in known and not (name in RESERVED and name not in self.kind.types)
-                if new and len(self.fields) < MAX_FIELDS:
+                if name not in known and self.kind.is_field(name) and len(self.fields) < MAX_FIELDS:
                     before = next((self.fields.index(each) for each in own[:place][::-1] if each in known), -1)
                     self.fields.insert(before + 1, name)
                     known.add(name)
@@ -84,7 +97,8 @@ class EntryTables:
         """The table of entries, given the texts of those that are not what their columns give; None is no usable entry."""
         lost = [row for row, entry in enumerate(entries) if entry is None]
         usable = [self._json.nothing if entry is None else entry for entry in entries] if lost else entries
-        values = dict(zip(self.fields, map(list, zip(*map(astuple, usable), strict=True)), strict=True))
+        own = zip(*map(astuple, usable), strict=True) if usable else [()] * len(self.fields)
+        values = dict(zip(self.fields, own, strict=True))
         odd = np.zeros(len(entries), bool)
         odd[lost] = True
         odd |= needs_reading(self.kind, values, len(entries))
@@ -97,9 +111,8 @@ class EntryTables:
         kept[list(raw)] = False
         columns |= {name: text_column(values[name], kept) for name in self.fields if name not in self.kind.types}
         columns |= {"style": pa.array(style), "odd": pa.array(odd)}
-        columns["raw"] = pa.array(
-            [None] * len(entries) if not raw else list(map(raw.get, range(len(entries)))), pa.string()
-        )
+        texts = list(map(raw.get, range(len(entries)))) if raw else None
+        columns["raw"] = pa.array(texts, pa.string()) if texts else pa.nulls(len(entries), pa.string())
         return pa.table(columns)
 
     def _name_images(self, columns: dict[str, Any], raw: Mapping[int, bytes], odd: Bool[ndarray, " n"]) -> None:
@@ -149,7 +162,7 @@ class EntryJson:
     def encode(self, entry: Any) -> bytes:
         return self._encoder.encode(entry)
 
-    def texts(self, kind: EntryKind, table: pa.Table) -> Iterator[bytes]:
+    def texts(self, kind: EntryKind, table: pa.RecordBatch) -> Iterator[bytes]:
         """The JSON text of each row of a table."""
         names = {"style", "raw"}.union(*map(kind.columns_of, self.fields))
         columns = {name: table[name].to_pylist() for name in names}
@@ -160,19 +173,20 @@ class EntryJson:
             yield own.encode() if own is not None else self._encoder.encode(self._type(*row))
 
 
-def _compact_list(text: bytes) -> tuple[bytes, list[bytes] | None] | None:
+def _compact_list(text: memoryview) -> tuple[bytes, list[bytes] | None] | None:
     """A JSON list without spaces, and the texts of its entries if only Python's reader accepts them; None for no list."""
     try:
         compact = msgspec.json.format(text, indent=-1)
     except INVALID_JSON:
-        if not any(word in text for word in _ONLY_PYTHON):
+        plain = bytes(text)
+        if not any(word in plain for word in _ONLY_PYTHON):
             return None
         try:
-            content = text.decode()
+            content = plain.decode()
             json.loads(content)
         except (ValueError, RecursionError):
             return None
-        return text, list(_split(content))
+        return plain, list(_split(content))
     try:
         compact.decode()
     except UnicodeDecodeError as error:

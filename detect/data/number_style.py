@@ -26,7 +26,9 @@ def read_numbers(values: Sequence[float]) -> tuple[Float64[ndarray, " n"], Bool[
     (array([ True, False,  True]), array([ True,  True, False]))
     """
     numbers = np.fromiter(values, float, len(values))
-    is_whole = np.fromiter(map(int.__instancecheck__, values), bool, len(values))
+    is_whole = np.zeros(len(values), bool)
+    if int in set(map(type, values)):
+        is_whole = np.fromiter(map(int.__instancecheck__, values), bool, len(values))
     return numbers, is_whole, ~is_whole | (np.abs(numbers) < LARGEST_WHOLE)
 
 

@@ -27,7 +27,8 @@ class Description(msgspec.Struct, kw_only=True):
     """What ``dataset.json`` says.
 
     ``keys`` are the top-level keys of the COCO file in its order, ``others`` the values of those that are no columns, such
-    as ``categories`` and ``info``; ``unparsed`` has the values that strict JSON cannot hold, as text.
+    as ``categories`` and ``info``; ``unparsed`` has the values that strict JSON cannot hold, as text. ``lost`` names the
+    values of further files that differ from these.
     """
 
     format: str = FORMAT
@@ -37,6 +38,7 @@ class Description(msgspec.Struct, kw_only=True):
     keys: list[str]
     others: dict[str, msgspec.Raw] = {}
     unparsed: dict[str, str] = {}
+    lost: list[str] = []
 
     def texts(self) -> dict[str, bytes]:
         """The JSON text of each top-level key that is no column."""

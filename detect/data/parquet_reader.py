@@ -29,8 +29,8 @@ from detect.data.coco_entries import (
 )
 from detect.data.coco_reader import Progress
 from detect.data.coco_tolerance import TolerantReader
-from detect.data.entry_columns import BOX, IMAGES
-from detect.data.parquet_files import Part, is_url, open_file, parquet_parts, read_description
+from detect.data.entry_columns import ANNOTATIONS, BOX, IMAGES, EntryKind
+from detect.data.parquet_files import DESCRIPTION, Part, is_url, open_file, parquet_parts, read_description
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def read_part(part: Part, *, keypoints: bool = False, angles: bool = False) -> R
     categories = _categories(part.folder, tolerant)
     images = _read_images(part, tolerant)
     more = [*(["keypoints"] if keypoints else []), *(["angle", "rotation"] if angles else [])]
-    table = read_columns(part.annotations_file, ANNOTATION_COLUMNS, part.num_annotations, more=more)
+    table = read_columns(part.annotations_file, ANNOTATIONS, ANNOTATION_COLUMNS, part.num_annotations, more=more)
     odd = table["odd"].to_numpy()
     plain = _plain_annotations(table.filter(pa.array(~odd)) if odd.any() else table, keypoints=keypoints, angles=angles)
     annotations = [plain]
@@ -76,20 +76,28 @@ def read_part(part: Part, *, keypoints: bool = False, angles: bool = False) -> R
     return tolerant.rows(images, AnnotationEntries.join(annotations), categories)
 
 
-def read_columns(path: str, columns: Sequence[str], num_rows: int, *, more: Sequence[str] = ()) -> pa.Table:
-    """Read columns of a Parquet file, and those of ``more`` that it has.
+def read_columns(
+    path: str, kind: EntryKind, columns: Sequence[str], num_rows: int, *, more: Sequence[str] = ()
+) -> pa.Table:
+    """Read columns of a file of a part, and those of ``more`` that it has.
 
     Raises:
-        CocoError: it is missing, truncated or damaged, lacks a column, or has another number of rows.
+        CocoError: it is missing, truncated or damaged, lacks a column or has one of another type, or has another number of
+            rows.
     """
+    schema = kind.schema(more)
     with open_parquet(path) as file:
-        names = set(file.schema_arrow.names)
+        own = file.schema_arrow
         for name in columns:
-            if name not in names:
+            if name not in own.names:
                 raise CocoError(f"{path}: no column {name!r}")
+        names = [*columns, *(name for name in more if name in own.names)]
+        for name in names:
+            if own.field(name).type != schema.field(name).type:
+                raise CocoError(f"{path}: column {name!r} is {own.field(name).type}, not {schema.field(name).type}")
         if file.metadata.num_rows != num_rows:
-            raise CocoError(f"{path}: {file.metadata.num_rows:,} rows, and dataset.json says {num_rows:,}")
-        return file.read(columns=[*columns, *(name for name in more if name in names)])
+            raise CocoError(f"{path}: {file.metadata.num_rows:,} rows, and {DESCRIPTION} says {num_rows:,}")
+        return file.read(columns=names)
 
 
 @contextmanager
@@ -99,12 +107,15 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     Raises:
         CocoError: it is missing, truncated or damaged.
     """
-    try:
-        with open_file(path) as source, pq.ParquetFile(source if is_url(path) else path) as file:
-            yield file
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CocoError(f"{path}: a truncated or damaged Parquet file ({reason})") from None
+    with open_file(path) as source:
+        try:
+            with pq.ParquetFile(source if is_url(path) else path) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            reason = str(error).strip() or type(error).__name__
+            raise CocoError(f"{path}: a truncated or damaged Parquet file ({reason.splitlines()[0]})") from None
 
 
 def _categories(folder: str, tolerant: TolerantReader) -> Sequence[Category] | None:
@@ -116,7 +127,7 @@ def _categories(folder: str, tolerant: TolerantReader) -> Sequence[Category] | N
 
 
 def _read_images(part: Part, tolerant: TolerantReader) -> Sequence[Image]:
-    table = read_columns(part.images_file, (*IMAGES.types, "odd"), part.num_images)
+    table = read_columns(part.images_file, IMAGES, (*IMAGES.types, "odd"), part.num_images)
     odd = table["odd"].to_numpy()
     plain = table.filter(pa.array(~odd)) if odd.any() else table
     wh = [plain[name].fill_null(UNKNOWN_PX).to_numpy() for name in ("width", "height")]

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from gzip import GzipFile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +27,7 @@ from detect.data.coco_reader import EXPECTED, Progress
 from detect.data.coco_stream import open_json, read_top_level
 from detect.data.entry_columns import ANNOTATIONS, IMAGES, EntryKind
 from detect.data.entry_tables import EntryTables
+from detect.data.parallel_lists import Sink, decode_ranges
 from detect.data.parquet_files import DESCRIPTION, Description, described, part_name, size_bytes
 from detect.errors import CocoError
 from detect.files import write_folder
@@ -34,6 +37,8 @@ PACKED = 6  # times that a .gz file grows when unpacked, about
 ROWS_PER_GROUP = 250_000
 SORTED_BYTES = 512 * 2**20  # a larger part, of one image with millions of objects, keeps the order of the file
 NUM_THREADS = min(4, os.cpu_count() or 1)
+SPLIT_BYTES = 256 * 2**20  # files from here on are read by several processes, in ranges of
+RANGE_BYTES = 96 * 2**20
 KINDS = (IMAGES, ANNOTATIONS)
 
 Tables = tuple[pa.Table, pa.Table]  # images and annotations of a part
@@ -43,7 +48,7 @@ def write_parquet(files: Sequence[str], output: Path, *, on_progress: Progress) 
     """Convert COCO files, together one dataset, to a new folder, whole or not at all.
 
     Of several files, equal images and categories are kept once, and other top-level values are those of the first file that
-    has them.
+    has them; ``lost`` names the others.
 
     Raises:
         CocoError: a file cannot be read or is not COCO.
@@ -86,6 +91,7 @@ class _Reading:
     num_parts: int
     others: dict[str, bytes] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     num_files: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +105,9 @@ class _Reading:
         decoders = {name: tables.decode for name, tables in self.tables.items()}
         seen = []
         with open_json(file) as (stream, tell):
-            for key, value in read_top_level(stream, file, decoders, on_block=lambda: on_bytes(tell())):
+            is_split = NUM_THREADS > 1 and size_bytes(file) >= SPLIT_BYTES and not isinstance(stream, GzipFile)
+            split = partial(self._split, file, on_bytes) if is_split else None
+            for key, value in read_top_level(stream, file, decoders, on_block=lambda: on_bytes(tell()), split=split):
                 if value is None:
                     seen.append(key)
                     self.keys += [key] if key not in self.keys else []
@@ -112,9 +120,27 @@ class _Reading:
                 raise CocoError(f"{file}: no list {kind.name!r} in it: {EXPECTED}")
         self.num_files += 1
 
+    def _split(self, file: str, on_bytes: Callable[[int], None], key: str, start: int) -> tuple[int, bool]:
+        """Read as much of the annotations as several processes can; where they go on, and whether that is their end."""
+        if key != ANNOTATIONS.name:
+            return start, False
+        own, buckets = self.tables[key], self.buckets[key]
+        open_sink = OpenRange(self.folder / f"ranges-{self.num_files}", self.num_parts)
+        sizes: dict[str, int] = {"range_bytes": RANGE_BYTES, "num_processes": NUM_THREADS}
+        buckets.flush()
+        for found in decode_ranges(file, start, open_sink, **sizes):
+            first_position = own.position
+            if not own.adopt(found.result.fields, found.result.count):
+                break
+            buckets.adopt(found.result.files, first_position)
+            start = found.end
+            on_bytes(start)
+            if found.ended:
+                return start, True
+        return start, False
+
     def _spread(self, kind: EntryKind, table: pa.Table) -> None:
-        ids = table[kind.image_id].fill_null(0).to_numpy()
-        self.buckets[kind.name].add(table, buckets_of_images(ids, self.num_parts))
+        spread(kind, table, self.buckets[kind.name], self.num_parts)
 
     def _keep(self, key: str, text: bytes, file: str) -> None:
         if key in self.tables:
@@ -122,13 +148,10 @@ class _Reading:
         if key not in self.others:
             self.keys.append(key)
             self.others[key] = text
-        elif key == "categories" and text != self.others[key]:
-            both = [
-                entry
-                for each in (self.others[key], text)
-                for entry in msgspec.json.decode(each, type=list[msgspec.Raw])
-            ]
-            self.others[key] = b"[" + b",".join(dict.fromkeys(map(bytes, both))) + b"]"
+        elif text != self.others[key] and key == "categories":
+            self.others[key] = _joined(self.others[key], text, file)
+        elif text != self.others[key]:
+            self.lost.append(f"{key!r} of {file}, which is another than before")
 
     def description(self) -> Description:
         for buckets in self.buckets.values():
@@ -136,7 +159,7 @@ class _Reading:
         embedded = {key: raw for key, text in self.others.items() if (raw := described(text)) is not None}
         unparsed = {key: text.decode() for key, text in self.others.items() if key not in embedded}
         fields = {name: tables.fields for name, tables in self.tables.items()}
-        return Description(parts=[], fields=fields, keys=self.keys, others=embedded, unparsed=unparsed)
+        return Description(parts=[], fields=fields, keys=self.keys, others=embedded, unparsed=unparsed, lost=self.lost)
 
     def write(self, number: int) -> tuple[list[tuple[str, Path]], tuple[int, int]]:
         """Write the files of a part; their names and paths, and the counts of images and annotations."""
@@ -156,6 +179,60 @@ class _Reading:
         return pa.concat_tables(
             [schema.empty_table(), *(aligned(each, schema) for each in self.buckets[kind.name].tables(number))]
         )
+
+
+def _joined(categories: bytes, more: bytes, file: str) -> bytes:
+    """The categories of several files, equal ones once."""
+    try:
+        both = [entry for text in (categories, more) for entry in msgspec.json.decode(text, type=list[msgspec.Raw])]
+    except msgspec.MsgspecError:
+        raise CocoError(f"{file}: its categories, or those of the files before it, are no list") from None
+    return b"[" + b",".join(dict.fromkeys(map(bytes, both))) + b"]"
+
+
+@dataclass(frozen=True)
+class ReadRange:
+    """The annotations of a range of a file: their fields, their number, and the files of their buckets."""
+
+    fields: list[str]
+    count: int
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class OpenRange:
+    """Makes the buckets of a range, in the process that reads it."""
+
+    folder: Path
+    num_parts: int
+
+    def __call__(self, number: int) -> RangeBuckets:
+        folder = self.folder / str(number)
+        folder.mkdir(parents=True)
+        return RangeBuckets(folder, self.num_parts)
+
+
+class RangeBuckets(Sink[ReadRange]):
+    """Spreads the annotations of a range over buckets of its own."""
+
+    def __init__(self, folder: Path, num_parts: int) -> None:
+        self._tables, self._buckets, self._num_parts = EntryTables(ANNOTATIONS), Buckets(folder, num_parts), num_parts
+
+    def decode(self, buffer: bytearray, end: int) -> int | None:
+        table = self._tables.decode(buffer, end)
+        if table is None:
+            return None
+        spread(ANNOTATIONS, table, self._buckets, self._num_parts)
+        return len(table)
+
+    def finish(self) -> ReadRange:
+        self._buckets.flush()
+        return ReadRange(self._tables.fields, self._tables.position, self._buckets.files)
+
+
+def spread(kind: EntryKind, table: pa.Table, buckets: Buckets, num_parts: int) -> None:
+    """Put the rows of a table into the buckets of their images."""
+    buckets.add(table, buckets_of_images(table[kind.image_id].fill_null(0).to_numpy(), num_parts))
 
 
 def write_parts(output: Path, parts: Iterable[Tables], others: dict[str, Any]) -> None:
@@ -209,7 +286,8 @@ def with_image_rows(annotations: pa.Table, images: pa.Table) -> pa.Table:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write one file of a part: texts compressed alone, ids as differences, other numbers by a dictionary."""
     texts = {each.name for each in table.schema if pa.types.is_string(each.type)}
-    rising = {"id", "position", "image_id", "image_row"}
+    ids = {"id", "position", "image_id", "image_row"}
+    rising = {each.name for each in table.schema if each.name in ids and pa.types.is_integer(each.type)}
     numbers = [name for name in table.column_names if name not in texts | rising]
     pq.write_table(
         table,
@@ -218,7 +296,7 @@ def write_table(table: pa.Table, path: Path) -> None:
         compression_level=1,
         row_group_size=ROWS_PER_GROUP,
         use_dictionary=numbers,
-        column_encoding={name: "DELTA_BINARY_PACKED" for name in table.column_names if name in rising},
+        column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
         write_statistics=[name for name in table.column_names if name not in texts],
     )
 

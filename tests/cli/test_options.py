@@ -140,3 +140,9 @@ def test_labels_of_turned_photos_are_warned_of_and_categories_left_out(detect, t
         assert [content["images"][0][side] for side in ("width", "height")] == size
         assert content["annotations"][0]["bbox"] == [size[0] / 4, size[1] / 4, size[0] / 2, size[1] / 2]
         assert [each["name"] for each in content["categories"]] == ["cell"]
+
+
+def test_options_that_change_what_files_hold_are_named():
+    assert options.DatasetFiles(["a"]).option is None
+    assert options.DatasetFiles(["a"], bbox="xyxy", strict=True).option == "--bbox"
+    assert options.DatasetFiles(["a"], ignore_category=["b"]).option == "--ignore-category"

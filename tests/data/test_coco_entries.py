@@ -12,6 +12,8 @@ from detect.data.coco_entries import (
     AnnotationEntries,
     Box,
     Finding,
+    Image,
+    ImageEntries,
     KeypointAnnotation,
     NumericAttributes,
     OrientedAnnotation,
@@ -79,3 +81,12 @@ def test_an_annotation_is_decoded_without_the_fields_that_are_not_wanted():
     assert entry_type(keypoints=False, angles=False) is Annotation
     assert entry_type(keypoints=True, angles=False) is KeypointAnnotation
     assert entry_type(keypoints=False, angles=True) is OrientedAnnotation
+
+
+def test_images_as_columns_are_those_of_the_list():
+    images = [Image(3, 640, 480, "c.jpg"), Image(1, 20, 30), Image(2)]
+    columns = ImageEntries.of(images)
+    assert list(columns) == images
+    assert (columns[-1], list(columns[1:])) == (images[-1], images[1:])
+    assert ImageEntries.of(columns) is columns
+    assert list(ImageEntries.join([columns, ImageEntries.of([]), columns])) == images + images
