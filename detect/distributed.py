@@ -7,7 +7,6 @@ in which shards end, retries and lost workers change no bit. All annotations of 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -198,6 +197,7 @@ def connect(
         ConfigError: no scheduler answers at the address, or the amount of memory does not parse.
     """
     try:
+        from dask.system import CPU_COUNT
         from distributed import Client, LocalCluster
     except ImportError:
         raise MissingExtraError("--engine dask needs Dask: pip install 'detect-heads[scale]'") from None
@@ -209,7 +209,7 @@ def connect(
         with client:
             yield client, f"Dask scheduler {scheduler}{_dashboard(client)}"
         return
-    number = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = workers or CPU_COUNT  # of this process, also in a container
     how: dict[str, Any] = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0"}
     try:
         cluster = LocalCluster(n_workers=number, memory_limit=memory or "auto", silence_logs=logging.CRITICAL, **how)

@@ -32,3 +32,10 @@ def fail_once(dataset: CocoDataset, *, marker: str) -> DatasetCounts:
 
 def mistake(dataset: CocoDataset) -> DatasetCounts:
     raise ZeroDivisionError("a mistake in the program")
+
+
+def die_on(dataset: CocoDataset, *, name: str) -> DatasetCounts:
+    """Count; a process that reads the file of this name kills itself, as for want of memory."""
+    if any(Path(file).name == name for file in dataset.files):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return DatasetCounts.of(dataset)

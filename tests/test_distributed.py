@@ -86,6 +86,13 @@ def test_bad_shards_are_named_or_counted_out(dask_client, files, tmp_path):
         reduced(dask_client, [truncated], skip=True)
 
 
+@pytest.mark.slow
+def test_a_shard_that_kills_every_worker_is_named(dask_client, files):
+    counts, shards = reduced(dask_client, files[:3], partial(shard_work.die_on, name="02.json"), skip=True)
+    assert counts.num_images == 2
+    assert shards.bad == {str(files[1]): "its workers died, perhaps for want of memory"}
+
+
 def test_a_shard_that_breaks_between_two_readings_is_an_error(dask_client, files):
     counts, shards = reduced(dask_client, files[:2], skip=True)
     assert counts.num_images == 2
