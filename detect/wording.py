@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 MAX_LINES = 5  # items below their number
 
@@ -29,14 +29,14 @@ def listed(items: Iterable[object], *, most: int = 3, between: str = ", ") -> st
     return between.join([*map(str, every[:most]), *more])
 
 
-def listed_below(what: str, items: Sequence[object], *, others: str) -> list[str]:
+def listed_below(what: str, items: Any, *, others: str) -> list[str]:
     """Lines: how many there are, the first ``MAX_LINES`` of them, and what lists them all; none without items.
 
     >>> lines = listed_below("invalid", [3, 5, 8, 13, 21, 34], others="--findings")
     >>> lines[:2], lines[-1]
     (['6 invalid:', '  3'], '  and 1 more: --findings lists them all')
     """
-    if not items:
+    if not len(items):
         return []
     more = [f"and {len(items) - MAX_LINES:,} more: {others} lists them all"] if len(items) > MAX_LINES else []
     return [f"{len(items):,} {what}:", *(f"  {item}" for item in [*items[:MAX_LINES], *more])]

@@ -411,3 +411,42 @@ def commands() -> dict[str, Any]:
             names.append(f"{name} {inner}".strip())
             found[names[-1]] = each
     return found
+
+
+# ---- shards
+
+
+def split_by_image(content: Mapping[str, Any], shard_of: Sequence[int]) -> list[dict[str, Any]]:
+    """The content of each shard, given the number of the shard of each image; every shard lists all categories."""
+    shards = []
+    for number in dict.fromkeys(shard_of):
+        images = [image for image, own in zip(content["images"], shard_of, strict=True) if own == number]
+        ids = {image["id"] for image in images}
+        annotations = [each for each in content["annotations"] if each["image_id"] in ids]
+        shards.append({**content, "images": images, "annotations": annotations})
+    return shards
+
+
+@st.composite
+def sharded(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """A dataset of a few images, some of its boxes crowd, invalid or reaching out of the image; and its shards, shuffled."""
+    side = st.one_of(st.integers(0, 60), st.floats(0.5, 60))
+    row = st.tuples(
+        st.integers(1, 6), st.integers(1, 3), st.integers(0, 50), st.integers(0, 50), side, side, st.integers(0, 9)
+    )
+    content: dict[str, Any] = {
+        "images": [{"id": n, "width": 48 + 32 * (n % 2), "height": 64, "file_name": f"{n}.png"} for n in range(1, 7)],
+        "categories": [{"id": n, "name": f"kind {n}"} for n in range(1, 4)],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": kind, "bbox": box, "iscrowd": int(crowd == 0)}
+            for n, (image, kind, *box, crowd) in enumerate(draw(st.lists(row, min_size=1, max_size=25)), 1)
+        ],
+    }
+    shards = split_by_image(content, draw(st.lists(st.integers(0, 3), min_size=6, max_size=6)))
+    return [content, *draw(st.permutations(shards))]
+
+
+def read_shards(contents: list[dict[str, Any]]) -> tuple[CocoDataset, list[CocoDataset]]:
+    """The dataset of :func:`sharded`, and those of its shards."""
+    whole, *shards = map(read_coco, contents)
+    return whole, shards

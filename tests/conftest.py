@@ -46,6 +46,16 @@ def nuclei() -> ResizedInstances:
     return ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
 
 
+@pytest.fixture(scope="session")
+def dask_client() -> Iterator[Any]:
+    """A local cluster of two processes."""
+    pytest.importorskip("distributed")
+    from detect.distributed import connect
+
+    with connect(workers=2) as (client, _):
+        yield client
+
+
 NUM_IMAGES, SIZE = 8, 32
 
 

@@ -15,11 +15,14 @@ from jaxtyping import Bool, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import Assignment
+from detect.anchors.assignment_sums import AssignmentSums
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.grid_convention import num_cells
 from detect.anchors.instances import ResizedInstances, rows_by_value
 from detect.conventions import IGNORE
+from detect.data import CocoDataset
 from detect.data.coco_reader import Progress
 from detect.ops.grid_matcher import AnchorPairs
 from detect.ops.matcher import Matcher, MaxIoU, best_per_anchor, perfect_predictions
@@ -76,6 +79,15 @@ def assign(
     names = tuple(level.name for level in levels)
     assignment = Assignment(instances, names, *counts, *totals)
     return replace(assignment, by_predictions=matcher.uses_predictions)
+
+
+def assign_sets(
+    dataset: CocoDataset, *, sets: Sequence[AnchorSet], rules: Sequence[str], convention: str, matcher: Matcher
+) -> tuple[AssignmentSums, ...]:
+    """The counts of :func:`assign` for several sets of anchors on a dataset or a shard, each under its resize rule."""
+    by_rule = {rule: ResizedInstances.of(dataset, rule) for rule in rules}
+    generators = [AnchorGenerator(each, convention=convention) for each in sets]
+    return tuple(assign(by_rule[rule], each, matcher).sums for each, rule in zip(generators, rules, strict=True))
 
 
 def level_hw(generator: AnchorGenerator, image_hw: tuple[int, int]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,12 +12,14 @@ from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assignment import Assignment
+from detect.anchors.assignment_sums import AssignmentSums
 from detect.anchors.center_rules import assign_by_center, similarity
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import mean_or_nan
 from detect.catalog.detectors import AnchorDetector
 from detect.catalog.matching import AtssRule, BestShape, CenterCell, MaxIoURule, SideRatio
+from detect.data import CocoDataset
+from detect.ops.exact_sums import ExactMean, Sums, mean_or_nan
 
 MEASURES = {  # of each rule: what its similarity is
     "side-ratio": "side ratio",
@@ -27,8 +30,61 @@ MEASURES = {  # of each rule: what its similarity is
 }
 
 
+class UnderRule:
+    """What the numbers of a detector's matching rule are."""
+
+    detector: AnchorDetector
+
+    @property
+    def measure(self) -> str:
+        return MEASURES[self.detector.rule]
+
+    def in_words(self) -> str:
+        """What the numbers mean, in a sentence."""
+        rule = self.detector.matching
+        reached = "that learn at least one anchor"
+        if isinstance(rule, SideRatio):
+            reached = f"with an anchor whose sides differ by less than a factor of {rule.ratio:g}"
+        elif isinstance(rule, MaxIoURule):
+            reached = f"with an anchor of IoU {rule.fg_iou_thresh:g} or more"
+        return (
+            f"{self.detector.rule}: reached is the share of boxes {reached}; score is the mean {self.measure}, else 0"
+        )
+
+
+@dataclass(frozen=True)
+class DetectorSums(Sums, UnderRule):
+    """The score of anchors under a detector's rule, in sums: those of all shards of a dataset add up to its own."""
+
+    detector: AnchorDetector
+    anchors: AnchorSet
+    similarity: ExactMean
+    of_reached: ExactMean
+    """Of the highest similarity, 0 where the instance is not reached."""
+    reached: ExactMean
+    assigned: AssignmentSums | None = None
+
+    @property
+    def score(self) -> float:
+        return self.of_reached.value
+
+    @property
+    def average(self) -> float:
+        return self.similarity.value
+
+    @property
+    def recall(self) -> float:
+        return self.reached.value
+
+    @property
+    def assignment(self) -> AssignmentSums:
+        if self.assigned is None:
+            raise ValueError("the assignment was not asked for")
+        return self.assigned
+
+
 @dataclass(frozen=True, eq=False)
-class DetectorScore:
+class DetectorScore(UnderRule):
     """A set of anchors under the matching rule of one detector; made by :func:`score_for`."""
 
     detector: AnchorDetector
@@ -37,9 +93,16 @@ class DetectorScore:
     best: Float64[ndarray, " n"]
     """The highest similarity of each instance with any anchor; ``MEASURES`` says of which kind."""
 
-    @property
-    def measure(self) -> str:
-        return MEASURES[self.detector.rule]
+    def sums(self, *, assigned: bool = True) -> DetectorSums:
+        """The numbers of this score, with those of the assignment or without."""
+        return DetectorSums(
+            self.detector,
+            self.anchors,
+            similarity=ExactMean.of(self.best),
+            of_reached=ExactMean.of(self.best * self.reached),
+            reached=ExactMean.of(self.reached),
+            assigned=self.assignment.sums if assigned else None,
+        )
 
     @property
     def score(self) -> float:
@@ -68,18 +131,6 @@ class DetectorScore:
     def recall(self) -> float:
         """Share of instances that are reached."""
         return mean_or_nan(self.reached)
-
-    def in_words(self) -> str:
-        """What the numbers mean, in a sentence."""
-        rule = self.detector.matching
-        reached = "that learn at least one anchor"
-        if isinstance(rule, SideRatio):
-            reached = f"with an anchor whose sides differ by less than a factor of {rule.ratio:g}"
-        elif isinstance(rule, MaxIoURule):
-            reached = f"with an anchor of IoU {rule.fg_iou_thresh:g} or more"
-        return (
-            f"{self.detector.rule}: reached is the share of boxes {reached}; score is the mean {self.measure}, else 0"
-        )
 
     @cached_property
     def assignment(self) -> Assignment:
@@ -121,3 +172,11 @@ def score_for(instances: ResizedInstances, anchors: AnchorSet, detector: AnchorD
         by_shape = BestShape() if isinstance(rule, CenterCell) else rule
         best = similarity(instances, anchors, by_shape).max(axis=1, initial=0.0)
     return DetectorScore(detector, anchors, instances, best)
+
+
+def match_sets(
+    dataset: CocoDataset, *, sets: Sequence[AnchorSet], detector: AnchorDetector, assigned: bool
+) -> tuple[DetectorSums, ...]:
+    """The sums of several sets of anchors on a dataset or a shard, with their assignments or without."""
+    instances = ResizedInstances.of(dataset, detector.resize)
+    return tuple(score_for(instances, each, detector).sums(assigned=assigned) for each in sets)

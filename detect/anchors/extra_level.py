@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from detect.anchors.anchor_set import AnchorLevel, AnchorSet, level_name
 from detect.anchors.grid_iou import grid_iou_by_level
 from detect.anchors.head_cost import HeadSize, level_costs
-from detect.anchors.metrics import AnchorMetrics, mean_or_nan
+from detect.anchors.instances import sizes_counted
+from detect.anchors.metrics import AnchorMetrics
+from detect.ops.exact_sums import ExactMean, Sums
 
 SCALES = (0.5, 1.0)  # of the finest level's shapes: the next octave of the pyramid, or the same shapes on a denser grid
 MIN_GAIN = 0.01  # share of instances
@@ -54,6 +57,16 @@ class ExtraLevel:
         return vars(self) | {"shapes": [list(shape) for shape in self.shapes]}
 
 
+@dataclass(frozen=True)
+class ExtraSums(Sums):
+    """An extra level on its own, and the instances it covers together with the levels of a set."""
+
+    alone: AnchorSet
+    gained: int
+    covered: ExactMean
+    iou: ExactMean
+
+
 def extra_level(metrics: AnchorMetrics, head: HeadSize, *, threshold: float) -> ExtraLevel | None:
     """The extra level that covers more, with the finest level's shapes halved or as they are; None if its stride is odd.
 
@@ -71,34 +84,50 @@ def extra_level(metrics: AnchorMetrics, head: HeadSize, *, threshold: float) -> 
     'P3 with the shapes of P4 halved would cover 1 more (100.0% of instances) and add 4.0 times the anchors and 4.0 times the
     operations: it pays'
     """
-    if metrics.anchors.levels[0].stride % 2:
-        return None
-    tried = [_at_scale(scale, metrics, head, threshold) for scale in SCALES]
-    return max(tried, key=lambda level: (level.gained, level.average_iou))
+    sums, sizes = extra_sums(metrics, threshold=threshold), sizes_counted(metrics.instances.image_canvas_wh)
+    return extra_level_of(sums, metrics.anchors, sizes, head)
 
 
-def _at_scale(scale: float, metrics: AnchorMetrics, head: HeadSize, threshold: float) -> ExtraLevel:
-    finest, instances = metrics.anchors.levels[0], metrics.instances
-    stride = finest.stride // 2
-    shapes = [(width * scale, height * scale) for width, height in finest.shapes]
-    level = AnchorLevel(level_name(stride), stride, shapes)
-    alone = AnchorSet((level,), center_offset=metrics.anchors.center_offset)
-    (iou,) = grid_iou_by_level(instances.boxes, instances.canvas_wh, alone, convention=metrics.convention).T
-    best = np.maximum(iou, metrics.grid_best_iou)
-    gained = int(((iou >= threshold) & (metrics.grid_best_iou < threshold)).sum())
-    (cost,), others = (level_costs(instances.image_canvas_wh, each, head) for each in (alone, metrics.anchors))
-    count = len(best)
+def extra_sums(metrics: AnchorMetrics, *, threshold: float) -> tuple[ExtraSums, ...]:
+    """The instances that an extra level would cover, for each of ``SCALES``; none if the finest stride is odd."""
+    finest, instances, before = metrics.anchors.levels[0], metrics.instances, metrics.grid_best_iou
+    found = []
+    for scale in () if finest.stride % 2 else SCALES:
+        stride = finest.stride // 2
+        shapes = [(width * scale, height * scale) for width, height in finest.shapes]
+        level = AnchorLevel(level_name(stride), stride, shapes)
+        alone = AnchorSet((level,), center_offset=metrics.anchors.center_offset)
+        (iou,) = grid_iou_by_level(instances.boxes, instances.canvas_wh, alone, convention=metrics.convention).T
+        best = np.maximum(iou, before)
+        gained = int(((iou >= threshold) & (before < threshold)).sum())
+        found.append(ExtraSums(alone, gained, ExactMean.of(best >= threshold), ExactMean.of(best)))
+    return tuple(found)
+
+
+def extra_level_of(
+    sums: Sequence[ExtraSums], anchors: AnchorSet, canvases: Mapping[tuple[int, int], int], head: HeadSize
+) -> ExtraLevel | None:
+    """The extra level from its sums; see :func:`extra_level`."""
+    tried = [_level(scale, own, anchors, canvases, head) for scale, own in zip(SCALES, sums, strict=False)]
+    return max(tried, key=lambda level: (level.gained, level.average_iou), default=None)
+
+
+def _level(
+    scale: float, sums: ExtraSums, anchors: AnchorSet, canvases: Mapping[tuple[int, int], int], head: HeadSize
+) -> ExtraLevel:
+    (level,), count = sums.alone.levels, sums.iou.count
+    (cost,), others = (level_costs(canvases, each, head) for each in (sums.alone, anchors))
     return ExtraLevel(
         name=level.name,
-        stride=stride,
-        finest=finest.name,
+        stride=level.stride,
+        finest=anchors.levels[0].name,
         scale=scale,
-        shapes=tuple(shapes),
-        recall=mean_or_nan(best >= threshold),
-        average_iou=mean_or_nan(best),
-        gained=gained,
-        gained_share=gained / count if count else math.nan,
+        shapes=tuple(level.shapes),
+        recall=sums.covered.value,
+        average_iou=sums.iou.value,
+        gained=sums.gained,
+        gained_share=sums.gained / count if count else math.nan,
         anchors_added=cost.anchors / sum(other.anchors for other in others),
         flops_added=cost.flops / sum(other.flops for other in others),
-        pays=gained >= max(1, MIN_GAIN * count),
+        pays=sums.gained >= max(1, MIN_GAIN * count),
     )

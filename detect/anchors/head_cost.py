@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxtyping import Float64, Int64
+import numpy as np
+from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import num_cells
 from detect.data import CocoDataset
+from detect.data.dataset_counts import DatasetCounts
 
 KERNEL_CELLS = 9  # every convolution is 3 x 3
 BOX_CHANNELS = 4
@@ -36,7 +39,7 @@ class HeadSize:
             raise ValueError(f"need channels and num_classes from 1 and num_convs from 0, got {self}")
 
     @classmethod
-    def of_dataset(cls, dataset: CocoDataset) -> HeadSize:
+    def of_dataset(cls, dataset: CocoDataset | DatasetCounts) -> HeadSize:
         """RetinaNet's head for the categories of a dataset."""
         return cls(max(1, len(dataset.categories)))
 
@@ -68,8 +71,10 @@ class LevelCost:
     flops: float
 
 
-def level_costs(canvas_wh: Int64[ndarray, "b 2"], anchors: AnchorSet, head: HeadSize) -> tuple[LevelCost, ...]:
-    """The cost of each level, as a mean over inputs of these sizes.
+def level_costs(
+    canvas_wh: Int64[ndarray, "b 2"] | Mapping[tuple[int, int], int], anchors: AnchorSet, head: HeadSize
+) -> tuple[LevelCost, ...]:
+    """The cost of each level, as a mean over inputs of these sizes, or over the number of inputs of each size.
 
     >>> import numpy as np
     >>> anchors = AnchorSet.of([[(8, 8)], [(32, 32)]], strides=(8, 32))
@@ -77,10 +82,14 @@ def level_costs(canvas_wh: Int64[ndarray, "b 2"], anchors: AnchorSet, head: Head
     >>> [(cost.cells, cost.anchors) for cost in costs]
     [(48.0, 48.0), (3.0, 3.0)]
     """
+    if isinstance(canvas_wh, Mapping):
+        sizes, times = np.array(list(canvas_wh), np.int64).reshape(-1, 2), np.array(list(canvas_wh.values()), np.int64)
+    else:
+        sizes, times = canvas_wh, np.ones(len(canvas_wh), np.int64)
     costs = []
     for level in anchors.levels:
-        cells: Float64[ndarray, " b"] = num_cells(canvas_wh, level.stride).prod(axis=1).astype(float)
-        mean = float(cells.mean()) if len(cells) else float("nan")
+        cells = num_cells(sizes, level.stride).prod(axis=1)
+        mean = int(cells @ times) / int(times.sum()) if len(times) else float("nan")
         num_anchors = len(level.shapes)
         costs.append(LevelCost(mean, mean * num_anchors, mean * head.flops_per_cell(num_anchors)))
     return tuple(costs)

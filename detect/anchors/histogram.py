@@ -6,7 +6,7 @@ last bit for any split and any order of the boxes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,15 @@ from detect.ops.box_arrays import row_blocks
 
 CELLS_PER_OCTAVE = 32
 OFFSET_BITS = 32  # resolution of a box's position in its cell: 2**-32 of the cell's width
+LAST = 2**OFFSET_BITS - 1
 MAX_BOXES = 2**31  # the sum of their offsets fits 64 bits
+TOO_MANY = f"more than {MAX_BOXES:,} boxes in one histogram"
+MIN_DENSE, MAX_DENSE = 10_000, 2**20  # boxes to count on a table of all cells, and its cells
 MAX_EXPONENT = 60  # extents from 2**-60 to 2**60 pixels
+
+
+Pair = Int64[ndarray, " 2"]
+Block = tuple[Float64[ndarray, "n 2"], Int64[ndarray, " n"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,21 +74,40 @@ class ShapeHistogram:
             raise ValueError(f"need 1 <= cells_per_octave <= 1024, got {cells_per_octave=}")
         if not (np.isfinite(shapes).all() and (shapes > 0).all()):
             raise ValueError("widths and heights must be positive and finite")
+        if len(shapes) and max(np.abs(np.log2([shapes.min(), shapes.max()]))) > MAX_EXPONENT:
+            raise ValueError(f"widths and heights must lie between 2**-{MAX_EXPONENT} and 2**{MAX_EXPONENT}")
         if counts is None:
             counts = np.ones(len(shapes), np.int64)
-        blocks = [cls._of_block(shapes[rows], counts[rows], cells_per_octave) for rows in row_blocks(len(shapes))]
-        return cls._add_up(blocks, cells_per_octave)
+        if counts.sum() > MAX_BOXES:
+            raise ValueError(TOO_MANY)
+        blocks = ((shapes[rows], counts[rows]) for rows in row_blocks(len(shapes)))
+        ends = np.stack([shapes.min(axis=0, initial=np.inf), shapes.max(axis=0, initial=0)]) if len(shapes) else shapes
+        if len(shapes) > MIN_DENSE:
+            first, last = (each >> OFFSET_BITS for each in _positions(ends, cells_per_octave))
+            if (last - first + 1).prod() <= MAX_DENSE:
+                return cls._dense(blocks, first, last - first + 1, cells_per_octave)
+        return cls._add_up([cls._of_block(*block, cells_per_octave) for block in blocks], cells_per_octave)
+
+    @classmethod
+    def _dense(cls, blocks: Iterable[Block], first: Pair, sides: Pair, cells_per_octave: int) -> ShapeHistogram:
+        """Count on a table of all cells of a rectangle, without sorting."""
+        table = np.zeros((3, sides.prod()), np.int64)  # counts and both sums of offsets
+        for shapes, counts in blocks:
+            columns, rows = _positions(shapes, cells_per_octave).T
+            code = ((columns >> OFFSET_BITS) - first[0]) * sides[1] + (rows >> OFFSET_BITS) - first[1]
+            for total, each in zip(table, (counts, counts * (columns & LAST), counts * (rows & LAST)), strict=True):
+                np.add.at(total, code, each)
+        occupied = np.flatnonzero(table[0])
+        cells = np.stack(np.divmod(occupied, sides[1]), axis=1) + first
+        return cls(cells, table[0, occupied], table[1:, occupied].T, cells_per_octave)
 
     @classmethod
     def _of_block(
         cls, shapes: Float64[ndarray, "n 2"], counts: Int64[ndarray, " n"], cells_per_octave: int
     ) -> ShapeHistogram:
-        octaves = np.log2(shapes)
-        if (np.abs(octaves) > MAX_EXPONENT).any():
-            raise ValueError(f"widths and heights must lie between 2**-{MAX_EXPONENT} and 2**{MAX_EXPONENT}")
-        positions = np.rint(octaves * (cells_per_octave * 2.0**OFFSET_BITS)).astype(np.int64)
-        offsets = (positions & (2**OFFSET_BITS - 1)) * counts[:, None]
-        return cls._add_up([cls(positions >> OFFSET_BITS, counts, offsets, cells_per_octave)], cells_per_octave)
+        positions = _positions(shapes, cells_per_octave)
+        part = cls(positions >> OFFSET_BITS, counts, (positions & LAST) * counts[:, None], cells_per_octave)
+        return cls._add_up([part], cells_per_octave)
 
     def coarsened(self, cells_per_octave: int) -> ShapeHistogram:
         """The histogram of the cells' mean shapes, in cells of another size."""
@@ -99,7 +125,7 @@ class ShapeHistogram:
         columns = [(part.cells, part.counts, part.offset_sums) for part in (empty, *parts)]
         cells, counts, offset_sums = map(np.concatenate, zip(*columns, strict=True))
         if counts.sum() > MAX_BOXES:
-            raise ValueError(f"more than {MAX_BOXES:,} boxes in one histogram")
+            raise ValueError(TOO_MANY)
         code = cells[:, 0] * 2**32 + cells[:, 1]  # one number per cell, in the order of (column, row)
         order = np.argsort(code)  # need not be stable: sums of integers do not depend on order
         starts = np.flatnonzero(np.diff(code[order], prepend=code[order][:1] - 1))
@@ -153,3 +179,8 @@ class ShapeHistogram:
         deviation = (2 * mean * (1 - mean)).sum(axis=1) * (np.log(2) / self.cells_per_octave)
         rounding = np.log(2) / self.cells_per_octave * 2.0**-OFFSET_BITS
         return float(np.average(deviation, weights=self.counts) + rounding) if len(self) else 0.0
+
+
+def _positions(shapes: Float64[ndarray, "n 2"], cells_per_octave: int) -> Int64[ndarray, "n 2"]:
+    """Logarithms of shapes in cells, in 2**-32 of a cell."""
+    return np.rint(np.log2(shapes) * (cells_per_octave * 2.0**OFFSET_BITS)).astype(np.int64)

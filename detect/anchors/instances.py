@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
@@ -14,6 +16,7 @@ from numpy import ndarray
 from detect.anchors.histogram import ShapeHistogram
 from detect.conventions import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 from detect.data import CocoDataset
+from detect.data.dataset_counts import DatasetCounts
 from detect.data.resize import ResizeRule, parse_resize
 from detect.data.tiles import cut_tiles
 from detect.errors import FitError
@@ -21,7 +24,10 @@ from detect.ops.box_arrays import row_blocks
 
 RATIO_EDGES = (1 / 3, 2 / 3, 3 / 2, 3.0)  # of height / width
 BALANCES = ("none", "category", "size")
+SIZES = ("small", "medium", "large")
 MAX_NAMES = 20  # category names listed in a message
+
+Group = tuple[int, int]  # a category id, and the number of a range of sizes
 
 Fit = TypeVar("Fit", bound=Callable[..., Any])
 
@@ -73,28 +79,32 @@ class ResizedInstances:
 
     def require_boxes(self) -> None:
         """Raise FitError if there are no boxes, with the number of invalid entries and the first of them."""
-        if len(self):
-            return
-        invalid, num_crowd = self.dataset.invalid, len(self.dataset.crowd)
-        crowd = f", {num_crowd} are crowd regions" if num_crowd else ""
-        first = f": {invalid[0]}" if invalid else ""
-        raise FitError(
-            f"{', '.join(self.dataset.files)}: no usable boxes; {len(invalid)} entries are invalid{crowd}{first}"
-        )
+        require_boxes(DatasetCounts.of(self.dataset))
 
     def __len__(self) -> int:
         return len(self.boxes)
 
 
+def require_boxes(counts: DatasetCounts) -> None:
+    """See :meth:`ResizedInstances.require_boxes`."""
+    if counts.num_boxes:
+        return
+    crowd = f", {counts.num_crowd} are crowd regions" if counts.num_crowd else ""
+    first = f": {counts.invalid[0]}" if len(counts.invalid) else ""
+    invalid = f"{len(counts.invalid)} entries are invalid"
+    raise FitError(f"{', '.join(counts.files)}: no usable boxes; {invalid}{crowd}{first}")
+
+
 def tells_left_out(fit: Fit) -> Fit:
-    """Decorate a function of instances: its FitError also says how many entries of the dataset were invalid."""
+    """Decorate a function of boxes: its FitError also says how many entries of the dataset were invalid."""
 
     @wraps(fit)
-    def run(instances: ResizedInstances, *args: Any, **options: Any) -> Any:
+    def run(boxes: Any, *args: Any, **options: Any) -> Any:
         try:
-            return fit(instances, *args, **options)
+            return fit(boxes, *args, **options)
         except FitError as error:
-            raise FitError(instances.dataset.with_left_out(str(error))) from None
+            dataset = boxes.dataset if isinstance(boxes, ResizedInstances) else boxes.counts
+            raise FitError(dataset.with_left_out(str(error))) from None
 
     return cast("Fit", run)
 
@@ -161,38 +171,62 @@ def instance_weights(
     >>> [float(round(weights[group.rows].sum() / len(instances), 3)) for group in category_groups(instances)]
     [0.333, 0.333, 0.333]
     """
+    groups = groups_of(instances)
+    keys, of_box, counts = np.unique(groups, axis=0, return_inverse=True, return_counts=True)
+    numbers = {(x, y): count for (x, y), count in zip(keys.tolist(), counts.tolist(), strict=True)}
+    weights = group_weights(numbers, instances.dataset, balance=balance, factors=factors)
+    return np.array(list(weights.values()), float)[of_box.reshape(-1)]
+
+
+def groups_of(instances: ResizedInstances) -> Int64[ndarray, "n 2"]:
+    """The category id of each instance, and the number of its range of sizes."""
+    sizes = np.zeros(len(instances), np.int64)
+    for number, group in enumerate(area_ranges(instances)):
+        sizes[group.rows] = number
+    return np.stack([instances.dataset.instances.category_ids, sizes], axis=1)
+
+
+def group_weights(
+    numbers: Mapping[Group, int],
+    dataset: CocoDataset | DatasetCounts,
+    *,
+    balance: str = "none",
+    factors: Mapping[str, float] | None = None,
+) -> dict[Group, float]:
+    """The weight of an instance of each group, from the groups' numbers of instances; see :func:`instance_weights`."""
     if balance not in BALANCES:
         raise ValueError(f"balance {balance!r} is not one of {', '.join(BALANCES)}")
-    dataset, categories, sizes = instances.dataset, category_groups(instances), area_ranges(instances)
-    weights = np.ones(len(instances))
-    for group in {"none": (), "category": categories, "size": sizes}[balance]:
-        weights[group.rows] = 1 / max(len(group.rows), 1)
-    rows = {dataset.category_name(key): np.zeros(0, np.int64) for key in dataset.categories}
-    rows |= {group.name.split(",")[0]: group.rows for group in sizes} | {group.name: group.rows for group in categories}
+    weights = dict.fromkeys(numbers, 1.0)
+    if balance != "none":
+        axis, totals = ("category", "size").index(balance), Counter[int]()
+        for group, number in numbers.items():
+            totals[group[axis]] += number
+        weights = {group: 1 / totals[group[axis]] for group in numbers}
+    names = {dataset.category_name(key): (0, key) for key in dataset.categories}
+    names |= {size: (1, number) for number, size in enumerate(SIZES)}
+    names |= {dataset.category_name(key): (0, key) for key, _ in numbers}
     for name, factor in (factors or {}).items():
         if not 0 <= factor < np.inf:
             raise ValueError(f"weight of {name!r} must be a finite number from 0, got {factor}")
-        if name not in rows:
-            known = [*map(dataset.category_name, sorted(dataset.categories)[:MAX_NAMES]), "small", "medium", "large"]
+        if name not in names:
+            known = [*map(dataset.category_name, sorted(dataset.categories)[:MAX_NAMES]), *SIZES]
             raise FitError(f"no category or size is named {name!r}: {', '.join(known)}")
-        weights[rows[name]] *= factor
-    if len(weights) and not weights.any():
+        axis, own = names[name]
+        weights = {group: weight * factor if group[axis] == own else weight for group, weight in weights.items()}
+    if weights and not any(weights.values()):
         raise FitError("all instances have weight 0")
-    return weights / (weights.mean() if len(weights) else 1.0)
+    mean = math.fsum(numbers[group] * weight for group, weight in weights.items()) / max(sum(numbers.values()), 1)
+    return {group: weight / mean for group, weight in weights.items()}
 
 
-def weighted_histograms(
-    shapes: Float64[ndarray, "n 2"], weights: Float64[ndarray, " n"], cells_per_octave: int
-) -> tuple[list[ShapeHistogram], list[float]]:
-    """One histogram for each distinct positive weight, and these weights in rising order.
+def sizes_counted(sizes_wh: Int64[ndarray, "b 2"]) -> dict[tuple[int, int], int]:
+    """How often each (width, height) occurs.
 
-    >>> histograms, weights = weighted_histograms(np.ones((3, 2)), np.array([2.0, 0.5, 0.5]), 16)
-    >>> [histogram.num_boxes for histogram in histograms], weights
-    ([2, 1], [0.5, 2.0])
+    >>> sizes_counted(np.array([[64, 48], [32, 32], [64, 48]]))
+    {(32, 32): 1, (64, 48): 2}
     """
-    values = np.unique(weights[weights > 0])
-    parts = [ShapeHistogram.of(shapes[weights == value], cells_per_octave=cells_per_octave) for value in values]
-    return parts, values.tolist()
+    sizes, counts = np.unique(sizes_wh, axis=0, return_counts=True)
+    return {(width, height): count for (width, height), count in zip(sizes.tolist(), counts.tolist(), strict=True)}
 
 
 def _bins(values: Float64[ndarray, " n"], edges: Sequence[float], names: Sequence[str]) -> tuple[InstanceGroup, ...]:

@@ -8,24 +8,23 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int64
-from numpy import ndarray
-
+from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assign import assign
 from detect.anchors.assignment import Assignment
-from detect.anchors.extra_level import ExtraLevel, extra_level
+from detect.anchors.extra_level import ExtraLevel, extra_level_of
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, LevelCost, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import COVERED, AnchorMetrics, anchor_metrics, mean_or_nan
+from detect.anchors.level_sums import LevelSums, SubsetSums
+from detect.anchors.metrics import COVERED, AnchorMetrics, anchor_metrics
+from detect.data import CocoDataset
 from detect.errors import FitError
+from detect.ops.exact_sums import FirstItems
 from detect.ops.matcher import Matcher
-from detect.wording import listed
 
 MAX_LOSS = 0.001  # share of the instances that a suggestion may lose
 MAX_LEVELS = 10  # 1,023 subsets
-MAX_LISTED = 1000  # annotation ids of a subset in a JSON object
+MAX_NAMED = 10  # annotation ids in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class KeptLevels:
     """Recall on the grid."""
     average_iou: float
     """Average IoU on the grid."""
-    lost: Int64[ndarray, " m"]
+    lost: FirstItems[int]
     """Ids of the annotations that all levels together cover and this subset misses."""
     without_threshold: int
     """Instances without a positive anchor on the kept levels, except by the low-quality rule."""
@@ -65,33 +64,56 @@ class KeptLevels:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return vars(self) | {"lost": len(self.lost), "lost_ids": self.lost[:MAX_LISTED].tolist()}
+        return vars(self) | {"lost": len(self.lost), "lost_ids": list(self.lost)}
 
 
 @dataclass(frozen=True, eq=False)
 class LevelReport:
     """The levels that a dataset uses; made by :func:`level_report`."""
 
-    score: AnchorMetrics
-    assignment: Assignment
-    costs: tuple[LevelCost, ...]
-    extra_level: ExtraLevel | None
+    sums: LevelSums
+    head: HeadSize
     threshold: float = COVERED
+    at_hand: tuple[AnchorMetrics, Assignment] | None = None
+    """Of each instance; None if only counts are known."""
+
+    @property
+    def score(self) -> AnchorMetrics:
+        """The metrics of each instance."""
+        if self.at_hand is None:
+            raise ValueError("only counts of the instances are known")
+        return self.at_hand[0]
+
+    @cached_property
+    def costs(self) -> tuple[LevelCost, ...]:
+        return level_costs(self.sums.canvases, self.sums.anchors, self.head)
+
+    @property
+    def num_instances(self) -> int:
+        return self.whole.iou.count
+
+    @property
+    def whole(self) -> SubsetSums:
+        """All levels together."""
+        return self.sums.of_subset[tuple(range(len(self.costs)))]
+
+    @cached_property
+    def extra_level(self) -> ExtraLevel | None:
+        return extra_level_of(self.sums.extra, self.sums.anchors, self.sums.canvases, self.head)
 
     @cached_property
     def levels(self) -> tuple[LevelShare, ...]:
-        count, positives = len(self.score.instances), self.assignment.positives.sum(axis=0)
-        preferred = np.bincount(self.score.best_level, minlength=len(positives))
+        positives = self.sums.positives
         return tuple(
             LevelShare(
                 name=level.name,
                 stride=level.stride,
                 num_shapes=len(level.shapes),
-                preferred=_share(int(preferred[number]), count),
-                positives=_share(int(positives[number]), int(positives.sum())),
+                preferred=_share(self.sums.preferred[number], self.num_instances),
+                positives=_share(positives[number], sum(positives)),
                 cost=self.costs[number],
             )
-            for number, level in enumerate(self.score.anchors.levels)
+            for number, level in enumerate(self.sums.anchors.levels)
         )
 
     def keep(self, levels: Sequence[int]) -> KeptLevels:
@@ -104,18 +126,15 @@ class LevelReport:
         kept = tuple(sorted(set(levels)))
         if not kept or len(kept) < len(levels) or not 0 <= kept[0] <= kept[-1] < count:
             raise ValueError(f"need one or more different levels from 0 to {count - 1}, got {tuple(levels)}")
-        names = tuple(level.name for level in self.score.anchors.levels)
-        best = self.score.grid_level_iou[:, kept].max(axis=1)
-        covered = best >= self.threshold
-        ids = self.score.instances.dataset.instances.ids
+        names, sums = tuple(level.name for level in self.sums.anchors.levels), self.sums.of_subset[kept]
         return KeptLevels(
             levels=kept,
             names=tuple(names[level] for level in kept),
             dropped=tuple(name for level, name in enumerate(names) if level not in kept),
-            recall=mean_or_nan(covered),
-            average_iou=mean_or_nan(best),
-            lost=ids[(self.score.grid_best_iou >= self.threshold) & ~covered],
-            without_threshold=int((self.assignment.by_threshold[:, kept].sum(axis=1) == 0).sum()),
+            recall=sums.covered.value,
+            average_iou=sums.iou.value,
+            lost=sums.lost,
+            without_threshold=sums.without_threshold,
             anchors_saved=_saving([cost.anchors for cost in self.costs], kept),
             flops_saved=_saving([cost.flops for cost in self.costs], kept),
         )
@@ -143,9 +162,9 @@ class LevelReport:
     @cached_property
     def suggested(self) -> KeptLevels:
         """The subset with the fewest operations that loses at most ``MAX_LOSS`` of the instances; all if there are none."""
-        if not len(self.score.instances):
+        if not self.num_instances:
             return self.keep(range(len(self.costs)))
-        allowed = MAX_LOSS * len(self.score.instances)
+        allowed = MAX_LOSS * self.num_instances
         return max((kept for kept in self.subsets() if len(kept.lost) <= allowed), key=lambda kept: kept.flops_saved)
 
     @cached_property
@@ -166,8 +185,8 @@ class LevelReport:
         """Plain values, for JSON."""
         return {
             "threshold": self.threshold,
-            "recall": self.score.grid_recall(self.threshold),
-            "average_iou": self.score.grid_average_iou,
+            "recall": self.whole.covered.value,
+            "average_iou": self.whole.iou.value,
             "levels": [asdict(level) for level in self.levels],
             "subsets": [kept.to_dict() for kept in self.subsets()],
             "suggested": list(self.suggested.levels),
@@ -212,13 +231,32 @@ def level_report(
     >>> generator.select_levels(report.suggested.levels).num_anchors
     [1, 1]
     """
-    if len(generator.anchors.levels) > MAX_LEVELS:
-        raise FitError(f"{len(generator.anchors.levels)} levels: subsets are compared for at most {MAX_LEVELS}")
+    require_few_levels(generator.anchors)
     head = head or HeadSize.of_dataset(instances.dataset)
     metrics = anchor_metrics(instances, generator.anchors, convention=generator.convention)
-    costs = level_costs(instances.image_canvas_wh, generator.anchors, head)
-    extra = extra_level(metrics, head, threshold=threshold)
-    return LevelReport(metrics, assign(instances, generator, matcher), costs, extra, threshold)
+    assignment = assign(instances, generator, matcher)
+    return LevelReport(LevelSums.of(metrics, assignment, threshold), head, threshold, (metrics, assignment))
+
+
+def require_few_levels(anchors: AnchorSet) -> None:
+    """Raise FitError if there are more than ``MAX_LEVELS`` levels."""
+    if len(anchors.levels) > MAX_LEVELS:
+        raise FitError(f"{len(anchors.levels)} levels: subsets are compared for at most {MAX_LEVELS}")
+
+
+def count_levels(
+    dataset: CocoDataset,
+    *,
+    rule: str,
+    anchors: AnchorSet,
+    convention: str,
+    matcher: Matcher,
+    threshold: float = COVERED,
+) -> LevelSums:
+    """The sums of a report on a dataset or a shard."""
+    instances, generator = ResizedInstances.of(dataset, rule), AnchorGenerator(anchors, convention=convention)
+    metrics = anchor_metrics(instances, anchors, convention=generator.convention)
+    return LevelSums.of(metrics, assign(instances, generator, matcher), threshold)
 
 
 def _lost(kept: KeptLevels) -> str:
@@ -226,7 +264,9 @@ def _lost(kept: KeptLevels) -> str:
     if not count:
         return "no instance is lost"
     instances, annotations = ("instance is", "annotation") if count == 1 else ("instances are", "annotations")
-    return f"{count:,} {instances} lost: {annotations} {listed(kept.lost.tolist(), most=10)}"
+    more = [f"and {count - MAX_NAMED:,} more"] if count > MAX_NAMED else []
+    named = ", ".join([*map(str, kept.lost[:MAX_NAMED]), *more])
+    return f"{count:,} {instances} lost: {annotations} {named}"
 
 
 def _saved(kept: KeptLevels) -> str:

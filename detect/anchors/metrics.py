@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
@@ -19,6 +19,7 @@ from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.grid_iou import best_grid_anchors, grid_iou_by_level
 from detect.anchors.instances import InstanceGroup, ResizedInstances, area_ranges, category_groups, ratio_bins
 from detect.ops.box_arrays import best_shape_iou, best_side_ratio
+from detect.ops.exact_sums import ExactMean, Sums, mean_or_nan
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 COVERED = 0.5  # IoU on the grid from which an instance counts as covered
@@ -27,15 +28,43 @@ YOLOV5_RATIO = 4.0  # anchor_t in YOLOv5's hyperparameters
 
 
 @dataclass(frozen=True)
-class GroupMetrics:
+class GroupMetrics(Sums):
     """Metrics of one group of instances; ``recall`` and ``grid_recall`` go by the thresholds in ``THRESHOLDS``."""
 
     name: str
-    count: int
-    average_iou: float
-    recall: Mapping[float, float]
-    grid_average_iou: float
-    grid_recall: Mapping[float, float]
+    iou: ExactMean
+    reached: tuple[ExactMean, ...]
+    grid_iou: ExactMean
+    grid_reached: tuple[ExactMean, ...]
+
+    @classmethod
+    def of(cls, name: str, best_iou: Float64[ndarray, " m"], grid_best_iou: Float64[ndarray, " m"]) -> GroupMetrics:
+        """The metrics of instances with these best IoUs by shape and on the grid."""
+        means = [
+            (ExactMean.of(best), tuple(ExactMean.of(best >= threshold) for threshold in THRESHOLDS))
+            for best in (best_iou, grid_best_iou)
+        ]
+        return cls(name, *means[0], *means[1])
+
+    @property
+    def count(self) -> int:
+        return self.iou.count
+
+    @property
+    def average_iou(self) -> float:
+        return self.iou.value
+
+    @property
+    def recall(self) -> Mapping[float, float]:
+        return {threshold: share.value for threshold, share in zip(THRESHOLDS, self.reached, strict=True)}
+
+    @property
+    def grid_average_iou(self) -> float:
+        return self.grid_iou.value
+
+    @property
+    def grid_recall(self) -> Mapping[float, float]:
+        return {threshold: share.value for threshold, share in zip(THRESHOLDS, self.grid_reached, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -61,14 +90,19 @@ class AnchorMetrics:
         """The index of the level with each instance's best anchor on the grid; the finest on ties."""
         return self.grid_level_iou.argmax(axis=1)
 
+    @cached_property
+    def overall(self) -> GroupMetrics:
+        """The metrics of all instances together."""
+        return GroupMetrics.of("all", self.best_iou, self.grid_best_iou)
+
     @property
     def average_iou(self) -> float:
         """Mean over instances of the best IoU with a shape that shares the centre (Redmon and Farhadi 2017, table 1)."""
-        return mean_or_nan(self.best_iou)
+        return self.overall.average_iou
 
     @property
     def grid_average_iou(self) -> float:
-        return mean_or_nan(self.grid_best_iou)
+        return self.overall.grid_average_iou
 
     def recall(self, threshold: float) -> float:
         """Share of instances whose best IoU is at least the threshold, by shape; :meth:`grid_recall`: on the grid."""
@@ -129,18 +163,15 @@ class AnchorMetrics:
         return best_grid_anchors(boxes, canvas_wh, self.anchors, convention=self.convention)
 
     def worst(self, count: int) -> Int64[ndarray, " m"]:
-        """Rows of the instances with the lowest best IoU by shape; annotation ids break ties."""
-        return np.lexsort((self.instances.dataset.instances.ids, self.best_iou))[:count]
+        """Rows of the instances with the lowest best IoU by shape; annotation ids break ties, then shapes."""
+        near = np.flatnonzero(self.best_iou <= _kth_lowest(self.best_iou, count))
+        ids = self.instances.dataset.instances.ids[near]
+        order = np.lexsort((*self.instances.shapes[near].T, self.grid_best_iou[near], ids, self.best_iou[near]))
+        return near[order][:count]
 
     def _groups(self, groups: Sequence[InstanceGroup]) -> tuple[GroupMetrics, ...]:
         return tuple(
-            GroupMetrics(
-                group.name,
-                len(group.rows),
-                *_average_and_recall(self.best_iou[group.rows]),
-                *_average_and_recall(self.grid_best_iou[group.rows]),
-            )
-            for group in groups
+            GroupMetrics.of(group.name, self.best_iou[group.rows], self.grid_best_iou[group.rows]) for group in groups
         )
 
 
@@ -173,10 +204,5 @@ def recall_curve(best_iou: Float64[ndarray, " n"]) -> Float64[ndarray, " thresho
     return 1 - np.searchsorted(np.sort(best_iou), CURVE) / max(len(best_iou), 1)
 
 
-def _average_and_recall(best_iou: Float64[ndarray, " m"]) -> tuple[float, dict[float, float]]:
-    return mean_or_nan(best_iou), {threshold: mean_or_nan(best_iou >= threshold) for threshold in THRESHOLDS}
-
-
-def mean_or_nan(values: Shaped[ndarray, " n"]) -> float:
-    """The mean; NaN without values."""
-    return float(values.mean()) if len(values) else float("nan")
+def _kth_lowest(values: Float64[ndarray, " n"], count: int) -> float:
+    return float(np.partition(values, count - 1)[count - 1]) if 0 < count <= len(values) else np.inf

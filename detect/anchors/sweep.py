@@ -15,10 +15,11 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import Convention
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.metrics import COVERED, anchor_metrics, mean_or_nan
+from detect.anchors.metrics import COVERED, anchor_metrics
 from detect.data import CocoDataset
 from detect.data.resize import LARGEST_SIDE_PX, ResizeRule, parse_resize
 from detect.errors import ResizeError
+from detect.ops.exact_sums import mean_or_nan
 
 SMALL_PX = (8, 16, 32)
 MAX_LISTED = 1000  # annotation ids in a JSON object

@@ -17,6 +17,7 @@ from detect.advice.tile_cuts import TileAdvice
 from detect.advice.verdict import cost_in_words, share_text, verdict
 from detect.anchors.instances import category_groups
 from detect.cli.output import csv_text, json_text, print_dataset, show, show_table
+from detect.data.dataset_counts import DatasetCounts
 from detect.wording import plural
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Answers:
 
     def _begin(self, advice: Advice) -> None:
         if self.printed:
-            print_dataset(advice.instances.dataset, "by detector")
+            print_dataset(DatasetCounts.of(advice.instances.dataset), "by detector")
         self.labels = labels_object(advice)
         if self.with_files:
             from detect.report.advice_page import dataset_part

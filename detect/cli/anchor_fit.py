@@ -12,9 +12,10 @@ import typer
 
 import detect
 from detect.cli.detector_fit import DetectorOptions, fit_detector, note_unnamed
+from detect.cli.engine import EngineOptions
 from detect.cli.fit_options import FitOptions
 from detect.cli.options import AsJson, DatasetFiles, Output, Resize, expert
-from detect.cli.output import busy, note, print_answer, reading_bar, save
+from detect.cli.output import busy, findings_of, note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 
 FINE = FitOptions(levels="p2-p4", per_level="3")
@@ -35,7 +36,8 @@ def fit(
         typer.Option(help="Anchors to score beside the fitted ones: a known name or an anchors.yaml; repeatable."),
     ] = None,
     output: Output = None,
-    report: Annotated[bool, expert(help="With -o: write report.html too.")] = True,
+    report: Annotated[bool, expert(help="With -o: write report.html too; only without --engine dask.")] = True,
+    engine: EngineOptions,
     dataset: DatasetFiles,
     json: AsJson = False,
 ) -> None:
@@ -53,24 +55,27 @@ def fit(
     objective = options.check()
     others = list(map(detect.load_anchors, compare or []))
     detector = target.load(options, resize)
-    instances = dataset.read_resized(detector.resize if detector else resize or options.resize)
-    if str(instances.rule) == "none":
-        note("note: --resize none: shapes are in pixels of the original images, which few detectors see")
-    sources = anchor_results.start_hashing(instances.dataset) if output else None
-    with busy("fitting anchors"):
-        fitted = fit_detector(instances, detector, options) if detector else options.fit(instances)
-    convention = detector.convention if detector else options.convention
-    scores = anchor_results.score_all(instances, [fitted.anchors, *others], convention)
-    curve = k_curve(instances, seed=options.seed) if output and report else None
-    content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
-    print_answer(json, content, lambda: print_fit(scores, fitted, curve))
-    if detector is None:
-        note_unnamed(options, objective.on_grid)
-    if output and sources:
-        files = anchor_results.fit_files(
-            scores, curve, sources.result(), with_page=report, images=dataset.images, detectors=fitted.detectors
-        )
-        save(output, files)
+    rule = detect.parse_resize((detector.resize if detector else resize or options.resize) or "none")
+    with engine.open(dataset) as data:
+        boxes = data.fit_boxes(rule, options)
+        if rule.name == "none":
+            note("note: --resize none: shapes are in pixels of the original images, which few detectors see")
+        sources = data.start_hashing() if output else None
+        with busy("fitting anchors"):
+            fitted = fit_detector(data, boxes, detector, options) if detector else options.fit(boxes)
+        convention = detector.convention if detector else options.convention
+        sets = [fitted.anchors, *others]
+        scores = data.metric_sums(sets, [rule] * len(sets), convention)
+        curve = k_curve(boxes.every.histogram, seed=options.seed) if output and report else None
+        content = partial(anchor_results.fit_object, scores, fitted, curve, method=options.method)
+        print_answer(json, lambda: content() | data.left_out(), lambda: print_fit(scores, fitted, curve))
+        if detector is None:
+            note_unnamed(options, objective.on_grid)
+        if output and sources:
+            files = anchor_results.fit_files(scores[0], sources.result(), data.findings, detectors=fitted.detectors)
+            page = anchor_results.page_of(data, curve, "Anchors fitted to data", dataset.images) if report else {}
+            save(output, files | page)
+        data.finish()
 
 
 def stability(
@@ -92,6 +97,7 @@ def stability(
 
     `detect anchors stability train.json -k 9 --resize letterbox:640 --resamples 100 --validation val.json`
     """
+    from detect.anchors.metric_sums import MetricSums
     from detect.anchors.stability import bootstrap, train_and_validation
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_stability
@@ -117,7 +123,7 @@ def stability(
         others.require_boxes()
         generalisation = train_and_validation(instances, others, anchors=anchors, convention=options.convention)
     scores = anchor_results.score_all(instances, [anchors], options.convention)
-    found = (scores[0], stable, generalisation)
+    found = (MetricSums.of(scores[0]), stable, generalisation)
     print_answer(json, lambda: anchor_results.stability_object(*found), lambda: print_stability(*found))
     if output:
         from detect.report.anchor_page import anchor_page
@@ -149,18 +155,22 @@ def demo(
 
     `detect demo -o detect-demo`
     """
+    from detect.anchors.metric_sums import MetricSums
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_fit
+    from detect.cli.read_data import sources_of
     from detect.fitting.fit import k_curve
+    from detect.report.anchor_page import anchor_page
     from detect.samples import sample_annotations
 
     for sample, title, resize, options in STORIES:
         typer.secho(f"\n{title}", bold=True)
         instances = DatasetFiles([str(sample_annotations(sample))]).read_resized(resize)
-        sources = anchor_results.start_hashing(instances.dataset)
         fitted, curve = options.fit(instances), k_curve(instances)
-        scores = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
+        metrics = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
+        scores = list(map(MetricSums.of, metrics))
         print_fit(scores, fitted, curve)
-        save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))
+        files = anchor_results.fit_files(scores[0], sources_of(instances.dataset.files), findings_of(instances.dataset))
+        save(output / sample, files | {"report.html": anchor_page(metrics, curve, title=title)})
     typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
     typer.echo("  detect anchors fit instances.json --for yolov5 -o anchors")

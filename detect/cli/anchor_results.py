@@ -5,27 +5,28 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect.anchors.anchor_set import AnchorSet, SourceFile
 from detect.anchors.instances import ResizedInstances
+from detect.anchors.metric_sums import MetricSums
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
 from detect.cli.detector_fit import detector_object, matching_objects, text_file
+from detect.cli.engine import NO_PAGE
 from detect.cli.fit_options import Fitted
-from detect.cli.output import findings_csv, findings_of
-from detect.data import CocoDataset
+from detect.cli.output import findings_csv, note
+from detect.data import Finding
 from detect.fitting.fit import KCurve
 
 if TYPE_CHECKING:
-    from detect.anchors.assignment import Assignment
-    from detect.anchors.detector_score import DetectorScore
+    from detect.anchors.assignment_sums import AssignmentSums
+    from detect.anchors.detector_score import DetectorSums
     from detect.anchors.stability import Generalisation, Stability
+    from detect.cli.read_data import PlainData, ShardedData
 
-MAX_LISTED = 1000  # findings and ids in a JSON object; their counts are always complete
+MAX_LISTED = 1000  # findings in a JSON object; their counts are always complete
 
 
 def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], convention: str = "exact") -> list[AnchorMetrics]:
@@ -33,36 +34,17 @@ def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], convention
     return [anchor_metrics(instances, each, convention=convention) for each in sets]
 
 
-def score_by_own_rules(dataset: CocoDataset, sets: Sequence[AnchorSet], convention: str) -> list[AnchorMetrics]:
-    """The metrics of each set on the dataset under the resize rule that the set was made for."""
-    rules = [each.resize_rule for each in sets]
-    by_rule = {rule: ResizedInstances.of(dataset, rule) for rule in rules}
-    return [anchor_metrics(by_rule[rule], each, convention=convention) for rule, each in zip(rules, sets, strict=True)]
-
-
-def start_hashing(dataset: CocoDataset) -> Future[tuple[SourceFile, ...]]:
-    """The digests of a dataset's files, computed in another thread."""
-    thread = ThreadPoolExecutor(max_workers=1)
-    sources = thread.submit(lambda: tuple(SourceFile.of(path) for path in dataset.files))
-    thread.shutdown(wait=False)
-    return sources
-
-
 def fit_files(
-    scores: Sequence[AnchorMetrics],
-    curve: KCurve | None,
+    score: MetricSums,
     sources: tuple[SourceFile, ...],
+    findings: Sequence[tuple[str, Finding]],
     *,
-    title: str = "Anchors fitted to data",
-    with_page: bool = True,
-    images: Path | None = None,
-    detectors: tuple[DetectorScore, ...] = (),
+    detectors: Sequence[DetectorSums] = (),
 ) -> dict[str, str]:
-    """``anchors.yaml`` with scores and provenance, ``report.html``, and ``findings.csv`` if there are findings.
+    """``anchors.yaml`` with scores and provenance, and ``findings.csv`` if there are findings.
 
     With the scores of the ``detectors`` that the anchors are for, also its own text.
     """
-    score, dataset = scores[0], scores[0].instances.dataset
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
     on_grid = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
     anchors = replace(
@@ -73,16 +55,21 @@ def fit_files(
         version=version("detect-heads"),
     )
     files = {"anchors.yaml": anchors.to_yaml()} | (text_file(detectors[0]) if detectors else {})
-    if dataset.invalid or dataset.suspicious:
-        files["findings.csv"] = findings_csv(dataset)
-    if with_page:
-        from detect.report.anchor_page import anchor_page
-
-        files["report.html"] = anchor_page(scores, curve, title=title, images=images, detectors=detectors)
-    return files
+    return files | ({"findings.csv": findings_csv(findings)} if findings else {})
 
 
-def fit_object(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | None, *, method: str) -> dict[str, Any]:
+def page_of(data: PlainData | ShardedData, curve: KCurve | None, title: str, images: Path | None) -> dict[str, str]:
+    """The page of the metrics, which shows the boxes themselves, for a dataset that is at hand."""
+    from detect.cli.read_data import PlainData
+    from detect.report.anchor_page import anchor_page
+
+    if not isinstance(data, PlainData):
+        note(NO_PAGE)
+        return {}
+    return {"report.html": anchor_page(data.metrics, curve, title=title, images=images, detectors=data.matched)}
+
+
+def fit_object(scores: Sequence[MetricSums], fitted: Fitted, curve: KCurve | None, *, method: str) -> dict[str, Any]:
     """A fit as a JSON object; baselines have no proof of the objective."""
     anchors = scores[0].anchors
     name, proof = next(iter(anchors.proofs.items()), (next(iter(anchors.scores), None), None))
@@ -113,7 +100,7 @@ def curve_object(curve: KCurve) -> dict[str, Any]:
 
 
 def stability_object(
-    score: AnchorMetrics, stability: Stability | None, generalisation: Generalisation | None
+    score: MetricSums, stability: Stability | None, generalisation: Generalisation | None
 ) -> dict[str, Any]:
     """The stability of a fit as a JSON object."""
     parts = {"stability": stability, "generalisation": generalisation}
@@ -121,12 +108,11 @@ def stability_object(
 
 
 def score_objects(
-    scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment] = (), matched: Sequence[DetectorScore] = ()
+    scores: Sequence[MetricSums], assignments: Sequence[AssignmentSums] = (), matched: Sequence[DetectorSums] = ()
 ) -> dict[str, Any]:
     """Scores as a JSON object."""
     objects = [{"name": each.anchors.name, "method": "given"} | score_object(each) for each in scores]
     for content, score, assignment in zip(objects, scores, assignments, strict=False):
-        ids = assignment.instances.dataset.instances.ids
         groups = {"by_size": assignment.by_size, "by_ratio": assignment.by_ratio, "by_category": assignment.by_category}
         content["assignment"] = {
             "even_coverage": score.grid_average_iou * assignment.evenness,
@@ -135,26 +121,28 @@ def score_objects(
             "levels": [] if assignment.by_predictions else [asdict(level) for level in assignment.by_level],
             **{name: [asdict(group) for group in of_kind] for name, of_kind in groups.items()},
             "positive_weights": _positive_weights(assignment),
-            "low_quality_only_ids": ids[assignment.low_quality_only][:MAX_LISTED].tolist(),
-            "unassigned_ids": ids[assignment.unassigned][:MAX_LISTED].tolist(),
+            "low_quality_only_ids": list(assignment.low_quality_only_ids),
+            "unassigned_ids": list(assignment.unassigned_ids),
         }
     own = {"detector": matched[0].detector.name, "matching": matching_objects(matched)} if matched else {}
     return {"anchors": objects} | own
 
 
-def _positive_weights(assignment: Assignment) -> dict[str, float]:
+def _positive_weights(assignment: AssignmentSums) -> dict[str, float]:
     """The weight of each category's positive anchors in training, by its name."""
     names = (group.name for group in assignment.by_category)
     return dict(zip(names, assignment.positive_weights().values(), strict=True))
 
 
-def score_object(score: AnchorMetrics) -> dict[str, Any]:
+def score_object(score: MetricSums) -> dict[str, Any]:
     """A score as a JSON object; without file names, so that shards of a dataset give the same as the whole file."""
-    dataset, levels = score.instances.dataset, score.anchors.levels
+    dataset, levels = score.dataset, score.anchors.levels
     return {
-        "boxes": len(score.instances),
-        **{name: len(getattr(dataset, name)) for name in ("invalid", "suspicious", "crowd")},
-        "resize": str(score.instances.rule),
+        "boxes": dataset.num_boxes,
+        "invalid": len(dataset.invalid),
+        "suspicious": len(dataset.suspicious),
+        "crowd": dataset.num_crowd,
+        "resize": score.resize,
         "shapes": score.anchors.shapes.tolist(),
         "levels": [{"name": each.name, "stride": each.stride, "shapes": each.shapes} for each in levels],
         "average_iou": score.average_iou,
@@ -165,6 +153,6 @@ def score_object(score: AnchorMetrics) -> dict[str, Any]:
         "average_side_ratio": score.average_side_ratio,
         "findings": [
             {"kind": kind, "annotation_id": each.annotation_id, "image_id": each.image_id, "reason": each.reason}
-            for kind, each in findings_of(dataset)[:MAX_LISTED]
+            for kind, each in dataset.findings[:MAX_LISTED]
         ],
     }

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
-from detect.anchors.metrics import AnchorMetrics
+from detect.anchors.metric_sums import GroupedMetrics, MetricSums, WorstInstance
 from detect.cli.detector_fit import print_for_detector, print_matching
 from detect.cli.output import note, print_dataset, show, show_table
+from detect.data.dataset_counts import DatasetCounts
 from detect.fitting.fit import KCurve
 from detect.wording import listed
 
 if TYPE_CHECKING:
-    from detect.anchors.assignment import Assignment
-    from detect.anchors.detector_score import DetectorScore
+    from detect.anchors.assignment_sums import AssignmentSums
+    from detect.anchors.detector_score import DetectorSums
     from detect.anchors.instances import ResizedInstances
     from detect.anchors.levels import LevelReport  # which needs torch: seconds, for commands that do without
     from detect.anchors.stability import Generalisation, Stability
@@ -28,10 +29,10 @@ FEW_POSITIVES = "in a sum of losses the others outvote them: `detect train` weig
 MAX_GRID_LOSS = 0.05  # recall by shape minus recall on the grid, above which a warning is printed
 
 
-def print_fit(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | None) -> None:
+def print_fit(scores: Sequence[MetricSums], fitted: Fitted, curve: KCurve | None) -> None:
     """Print the fitted anchors, the first, and the sets they are compared with."""
-    instances, anchors = scores[0].instances, scores[0].anchors
-    print_dataset(instances.dataset, instances.rule)
+    anchors = scores[0].anchors
+    print_dataset(scores[0].dataset, scores[0].resize)
     shapes = ["  ".join(f"{w:.4g}x{h:.4g}" for w, h in level.shapes) for level in anchors.levels]
     rows = [(level.name, str(level.stride), own) for level, own in zip(anchors.levels, shapes, strict=True)]
     show_table(("level", "stride", "shapes, width x height"), rows)
@@ -53,14 +54,12 @@ def print_fit(scores: Sequence[AnchorMetrics], fitted: Fitted, curve: KCurve | N
 
 
 def print_score(
-    scores: Sequence[AnchorMetrics],
-    worst: int,
-    assignments: Sequence[Assignment] = (),
-    matched: Sequence[DetectorScore] = (),
+    scores: Sequence[MetricSums],
+    assignments: Sequence[AssignmentSums] = (),
+    matched: Sequence[DetectorSums] = (),
 ) -> None:
     """Print sets of anchors side by side, then each in detail; assignments and matched are none, or one for each set."""
-    rules = ", ".join(dict.fromkeys(str(score.instances.rule) for score in scores))
-    print_dataset(scores[0].instances.dataset, rules)
+    print_dataset(scores[0].dataset, ", ".join(dict.fromkeys(score.resize for score in scores)))
     if assignments:
         _print_even_coverage(scores, assignments)
     _print_scores(scores)
@@ -68,15 +67,16 @@ def print_score(
         print_matching(matched)
     for number, score in enumerate(scores):
         show(f"\n{score.anchors.name}", style="bold")
-        _print_groups(score)
+        if score.groups:
+            _print_groups(score.groups)
         if assignments:
             _print_assignment(assignments[number])
-        if worst:
-            _print_worst(score, worst)
+        if score.groups and score.groups.worst.most:
+            _print_worst(score, score.groups.worst)
     _warn_if_grid_loses(scores)
 
 
-def _print_even_coverage(scores: Sequence[AnchorMetrics], assignments: Sequence[Assignment]) -> None:
+def _print_even_coverage(scores: Sequence[MetricSums], assignments: Sequence[AssignmentSums]) -> None:
     rows = []
     for score, each in zip(scores, assignments, strict=True):
         numbers = _decimals(score.grid_average_iou * each.evenness, each.evenness, score.grid_average_iou)
@@ -85,7 +85,7 @@ def _print_even_coverage(scores: Sequence[AnchorMetrics], assignments: Sequence[
     show(f"even coverage: evenness times grid IoU; evenness: {EVENNESS}", style="dim")
 
 
-def _print_scores(scores: Sequence[AnchorMetrics]) -> None:
+def _print_scores(scores: Sequence[MetricSums]) -> None:
     by_recall = ("recall .5", ".6", ".7", ".8", ".9")
     headers = ("", "anchors", "average IoU", *by_recall, "grid IoU", "grid .5", "ratio<4")
     rows = []
@@ -121,9 +121,9 @@ def _print_layouts(layouts: Sequence[StructuredFit]) -> None:
     show("penalty: score lost against the same number of free shapes on each level", style="dim")
 
 
-def print_stability(score: AnchorMetrics, stability: Stability | None, generalisation: Generalisation | None) -> None:
+def print_stability(score: MetricSums, stability: Stability | None, generalisation: Generalisation | None) -> None:
     """Print fitted anchors, bootstrap intervals of their shapes and scores, and their scores on other images."""
-    print_dataset(score.instances.dataset, score.instances.rule)
+    print_dataset(score.dataset, score.resize)
     _print_scores([score])
     if stability:
         rows = []
@@ -146,9 +146,9 @@ def print_stability(score: AnchorMetrics, stability: Stability | None, generalis
         show(f"overfitted: {names} lower on the validation images" if names else "no overfitting found")
 
 
-def _print_groups(score: AnchorMetrics) -> None:
-    kinds = {"by size": score.by_size, "by ratio": score.by_ratio, "by category": score.by_category}
-    for title, groups in {**kinds, "best anchor on": score.by_level}.items():
+def _print_groups(grouped: GroupedMetrics) -> None:
+    kinds = {"by size": grouped.by_size, "by ratio": grouped.by_ratio, "by category": grouped.by_category}
+    for title, groups in {**kinds, "best anchor on": grouped.by_level}.items():
         rows = []
         for group in _largest(groups):
             by_shape = (group.average_iou, group.recall[0.5], group.recall[0.7], group.recall[0.9])
@@ -159,7 +159,7 @@ def _print_groups(score: AnchorMetrics) -> None:
             show(f"  the {MAX_GROUPS} largest of {len(groups)} categories", style="dim")
 
 
-def _print_assignment(assignment: Assignment) -> None:
+def _print_assignment(assignment: AssignmentSums) -> None:
     rows = []
     for level in () if assignment.by_predictions else assignment.by_level:
         counts = (level.num_anchors, level.positives, level.by_threshold, level.ignored, level.ambiguous)
@@ -193,21 +193,18 @@ def _largest(groups: Sequence[Any]) -> Sequence[Any]:
     return groups if len(groups) <= MAX_GROUPS else sorted(groups, key=lambda group: -group.count)[:MAX_GROUPS]
 
 
-def _print_worst(score: AnchorMetrics, count: int) -> None:
-    dataset = score.instances.dataset
-    annotations, rows = dataset.instances, []
-    for row in score.worst(count):
-        width, height = score.instances.shapes[row]
-        file = dataset.images.file_names[annotations.image_rows[row]]
-        category = dataset.category_name(int(annotations.category_ids[row]))
-        ious = _decimals(score.best_iou[row], score.grid_best_iou[row])
-        rows.append([f"annotation {annotations.ids[row]}", file, category, f"{width:.4g}x{height:.4g}", *ious])
+def _print_worst(score: MetricSums, worst: Iterable[WorstInstance]) -> None:
+    rows = []
+    for each in worst:
+        category = score.dataset.category_name(each.category_id)
+        size, ious = f"{each.width:.4g}x{each.height:.4g}", _decimals(each.best_iou, each.grid_best_iou)
+        rows.append([f"annotation {each.annotation_id}", each.file_name, category, size, *ious])
     show_table(("lowest IoU", "image", "category", "width x height", "best IoU", "on the grid"), rows)
 
 
 def print_k_curve(instances: ResizedInstances, curve: KCurve) -> None:
     """Print the mean best IoU for each number of shapes, with the knee marked."""
-    print_dataset(instances.dataset, instances.rule)
+    print_dataset(DatasetCounts.of(instances.dataset), instances.rule)
     marks = {curve.knee: " knee"}
     rows = [(str(k), f"{value:.3f}{marks.get(k, '')}") for k, value in curve.average_iou.items()]
     show_table(("k", "average IoU"), rows)
@@ -219,7 +216,7 @@ def _print_knee(curve: KCurve) -> None:
     show(f"more than k = {curve.knee} shapes add little to its average IoU of {at_knee:.3f}")
 
 
-def _warn_if_grid_loses(scores: Sequence[AnchorMetrics]) -> None:
+def _warn_if_grid_loses(scores: Sequence[MetricSums]) -> None:
     for score in scores:
         by_shape, on_grid, finest = score.recall(0.5), score.grid_recall(0.5), score.anchors.levels[0]
         if by_shape - on_grid > MAX_GRID_LOSS:
@@ -232,7 +229,7 @@ def _warn_if_grid_loses(scores: Sequence[AnchorMetrics]) -> None:
 
 def print_level_report(report: LevelReport) -> None:
     """Print the use, cost and loss of each level, and the levels to keep."""
-    print_dataset(report.score.instances.dataset, report.score.instances.rule)
+    print_dataset(report.sums.dataset, report.sums.resize)
     lost = [f"{len(without.lost):,}" for without in report.without_each] or ["-"]
     rows = []
     for level, without in zip(report.levels, lost, strict=True):

@@ -13,13 +13,12 @@ import detect
 from detect.cli import anchor_fit, options
 from detect.cli.config import register
 from detect.cli.detector_fit import DetectorOptions
+from detect.cli.engine import NO_PAGE, EngineOptions
 from detect.cli.fit_options import LEVELS, FitOptions
-from detect.cli.output import busy, note, numbers, print_answer, progress_over, save
+from detect.cli.output import busy, note, numbers, print_answer, save
 from detect.errors import AnchorFileError
 
 if TYPE_CHECKING:
-    from detect.anchors.assignment import Assignment
-    from detect.anchors.metrics import AnchorMetrics
     from detect.ops.matcher import Matcher
 
 MANY_TO_ASSIGN = 40_000
@@ -47,6 +46,7 @@ def score(
     ] = None,
     worst: Annotated[int, typer.Option(min=0, max=10_000, help="Number of instances of lowest IoU to list.")] = 10,
     output: options.Output = None,
+    engine: EngineOptions,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
@@ -55,7 +55,6 @@ def score(
     `detect anchors score instances.json --for yolov5 --anchors my.yaml --anchors yolov5` compares two sets under YOLOv5's
     own rule; without --for, give `--resize letterbox:640`.
     """
-    from detect.anchors.detector_score import score_for
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_score
 
@@ -67,34 +66,19 @@ def score(
             "no anchors given: --anchors NAME or --anchors FILE; `detect anchors known` lists the names"
         )
     sets = list(map(options.load_anchors, anchors))
-    if detector:
-        scores = anchor_results.score_all(dataset.read_resized(detector.resize), sets, detector.convention)
-    elif resize is None:
-        scores = anchor_results.score_by_own_rules(dataset.read(), sets, convention)
-    else:
-        scores = anchor_results.score_all(dataset.read_resized(resize), sets, convention)
-    found = _assigned(scores, assigner, convention) if assigner else []
-    matched = [score_for(each.instances, each.anchors, detector) for each in scores] if detector else []
-    text = partial(print_score, scores, worst, found, matched)
-    print_answer(json, lambda: anchor_results.score_objects(scores, found, matched), text)
-    if output:
-        from detect.report.anchor_page import anchor_page
-
-        page = anchor_page(scores, None, title="Anchors side by side", images=dataset.images, detectors=matched)
-        save(output, {"report.html": page})
-
-
-def _assigned(scores: Sequence[AnchorMetrics], assigner: str, convention: str) -> list[Assignment]:
-    """The anchors that a matcher gives to the instances, for each set."""
-    from detect.anchors.assign import assign  # loads torch
-
-    if sum(len(each.instances) for each in scores) > MANY_TO_ASSIGN:
-        note("note: matching takes about a minute for every 40,000 boxes")
-    found = []
-    for each in progress_over(scores, "matching"):
-        generator = detect.AnchorGenerator(each.anchors, convention=convention)
-        found.append(assign(each.instances, generator, _matcher(assigner)))
-    return found
+    rules = [each.resize_rule for each in sets] if resize is None and not detector else []
+    rules = rules or [detect.parse_resize(detector.resize if detector else resize or "none")] * len(sets)
+    with engine.open(dataset) as data:
+        scores = data.metric_sums(sets, rules, detector.convention if detector else convention, worst=worst)
+        if assigner and sum(each.dataset.num_boxes for each in scores) > MANY_TO_ASSIGN:
+            note("note: matching takes about a minute for every 40,000 boxes")
+        found = data.assignments(sets, rules, convention, _matcher(assigner)) if assigner else []
+        matched = data.matching(sets, detector) if detector else []
+        text = partial(print_score, scores, found, matched)
+        print_answer(json, lambda: anchor_results.score_objects(scores, found, matched) | data.left_out(), text)
+        if output:
+            save(output, anchor_results.page_of(data, None, "Anchors side by side", dataset.images))
+        data.finish()
 
 
 def _matcher(name: str) -> Matcher:
@@ -115,6 +99,7 @@ def levels(
         options.LevelMatcherName, typer.Option(help="Rule that gives anchors to instances.")
     ] = "max-iou",
     output: options.Output = None,
+    engine: EngineOptions,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
@@ -127,18 +112,22 @@ def levels(
     from detect.cli.anchor_tables import print_level_report
 
     chosen = options.load_anchors(anchors) if anchors else None
-    instances = dataset.read_resized(str(chosen.resize_rule) if chosen and not resize else resize)
-    if chosen is None:
-        note(f"note: no --anchors given: {FITTED.per_level} are fitted for each of {LEVELS}")
-        with busy("fitting anchors"):
-            chosen = replace(FITTED, convention=convention).fit(instances, prove=False).anchors
-    generator = detect.AnchorGenerator(chosen, convention=convention)
-    report = detect.level_report(instances, generator, matcher=_matcher(assigner))
-    print_answer(json, report.to_dict, lambda: print_level_report(report))
-    if output:
-        from detect.report.level_page import level_page
+    rule = chosen.resize_rule if chosen and not resize else detect.parse_resize(resize or "none")
+    with engine.open(dataset) as data:
+        if chosen is None:
+            note(f"note: no --anchors given: {FITTED.per_level} are fitted for each of {LEVELS}")
+            boxes = data.fit_boxes(rule, FITTED)
+            with busy("fitting anchors"):
+                chosen = replace(FITTED, convention=convention).fit(boxes, prove=False).anchors
+        report = data.level_report(rule, chosen, convention, _matcher(assigner))
+        print_answer(json, lambda: report.to_dict() | data.left_out(), lambda: print_level_report(report))
+        if output and report.at_hand:
+            from detect.report.level_page import level_page
 
-        save(output, {"report.html": level_page(report, title="Which pyramid levels the boxes use")})
+            save(output, {"report.html": level_page(report, title="Which pyramid levels the boxes use")})
+        elif output:
+            note(NO_PAGE)
+        data.finish()
 
 
 def sweep(

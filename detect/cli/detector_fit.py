@@ -16,8 +16,10 @@ from detect.cli.output import note, show, show_table
 from detect.errors import ConfigError, ConvertError
 
 if TYPE_CHECKING:
-    from detect.anchors.detector_score import DetectorScore
+    from detect.anchors.detector_score import DetectorSums
+    from detect.anchors.fit_boxes import FitBoxes
     from detect.catalog.detectors import AnchorDetector
+    from detect.cli.read_data import PlainData, ShardedData
     from detect.interop.anchor_text import Conversion
 
 UNNAMED = (
@@ -72,23 +74,24 @@ def replaced(detector: AnchorDetector, changes: dict[str, Any]) -> AnchorDetecto
         raise ConfigError(f"{detector.name}: {error}") from None
 
 
-def fit_detector(instances: detect.ResizedInstances, detector: AnchorDetector, options: FitOptions) -> Fitted:
+def fit_detector(
+    data: PlainData | ShardedData, boxes: FitBoxes, detector: AnchorDetector, options: FitOptions
+) -> Fitted:
     """Anchors for a detector; proved by default where that takes seconds, which is by shape."""
-    from detect.anchors.detector_score import score_for
     from detect.fitting.for_detector import fit_for, objectives_of
 
     objective = objectives_of(detector)[0]
     unasked = options.certify is None and objective.on_grid
-    proof = {} if unasked else options.proof(objective, len(instances))
+    proof = {} if unasked else options.proof(objective, boxes.num_boxes)
     start = detect.load_anchors(options.start) if options.start else None
-    fit = fit_for(instances, detector, weights=options.weights(instances), start=start, **proof)
-    others = [fit.stock] if fit.stock else []
-    if start:
-        others.insert(0, score_for(instances, start, detector))
-    return Fitted(fit.anchors, fit.among, detectors=(fit.score, *others), start=options.start)
+    fit = fit_for(boxes, detector, start=start, score=data.score, **proof)
+    others = [data.score(start, detector)] if start else []
+    others += [fit.stock] if fit.stock else []
+    detectors = data.with_assignments([fit.score, *others])
+    return Fitted(fit.anchors, fit.among, detectors=tuple(detectors), start=options.start)
 
 
-def print_for_detector(scores: Sequence[DetectorScore]) -> None:
+def print_for_detector(scores: Sequence[DetectorSums]) -> None:
     """Print the scores of anchors under a detector's own rule, what it learns from, and the text to paste."""
     print_matching(scores)
     detector, conversion = scores[0].detector, _text(scores[0])
@@ -99,7 +102,7 @@ def print_for_detector(scores: Sequence[DetectorScore]) -> None:
         note(f"note: {line}")
 
 
-def print_matching(scores: Sequence[DetectorScore]) -> None:
+def print_matching(scores: Sequence[DetectorSums]) -> None:
     """Print the scores of anchors under a detector's own rule, and what it learns from with the first."""
     first = scores[0]
     rows = []
@@ -117,7 +120,7 @@ def print_matching(scores: Sequence[DetectorScore]) -> None:
         show(first.assignment.neglect_in_words() or "", style="yellow")
 
 
-def detector_object(scores: Sequence[DetectorScore]) -> dict[str, Any]:
+def detector_object(scores: Sequence[DetectorSums]) -> dict[str, Any]:
     """The scores under a detector's own rule and the text, for JSON."""
     detector, conversion = scores[0].detector, _text(scores[0])
     text = {"text": conversion.text, "notes": list(conversion.notes)}
@@ -125,7 +128,7 @@ def detector_object(scores: Sequence[DetectorScore]) -> dict[str, Any]:
     return {"detector": detector.name, **text, **place, "matching": matching_objects(scores)}
 
 
-def matching_objects(scores: Sequence[DetectorScore]) -> list[dict[str, Any]]:
+def matching_objects(scores: Sequence[DetectorSums]) -> list[dict[str, Any]]:
     """The scores under a detector's own rule, for JSON."""
     return [
         {
@@ -142,7 +145,7 @@ def matching_objects(scores: Sequence[DetectorScore]) -> list[dict[str, Any]]:
     ]
 
 
-def text_file(score: DetectorScore) -> dict[str, str]:
+def text_file(score: DetectorSums) -> dict[str, str]:
     """The file of a detector's text, such as ``anchors.yolov5.yaml``, by its name."""
     detector, text = score.detector, _text(score).text
     ending = PurePath(detector.text.file).suffix or ".py"
@@ -151,7 +154,7 @@ def text_file(score: DetectorScore) -> dict[str, str]:
     return {f"anchors.{detector.name}{ending}": text + "\n"}
 
 
-def _text(score: DetectorScore) -> Conversion:
+def _text(score: DetectorSums) -> Conversion:
     """The detector's text; without it, why it cannot hold the anchors, so that the fit is not lost."""
     from detect.interop.anchor_text import Conversion
 

@@ -13,7 +13,8 @@ from detect.cli.options import Balance, Convention, Layout, Method, expert
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detect.anchors.detector_score import DetectorScore
+    from detect.anchors.detector_score import DetectorSums
+    from detect.anchors.fit_boxes import BoxStatistics, FitBoxes
     from detect.catalog.detectors import AnchorDetector
     from detect.fitting.structured import StructuredFit
 
@@ -33,7 +34,7 @@ class Fitted:
     anchors: detect.AnchorSet
     among: str
     layouts: tuple[StructuredFit, ...] = ()
-    detectors: tuple[DetectorScore, ...] = ()
+    detectors: tuple[DetectorSums, ...] = ()
     """Under the rule of the detector that the anchors are for: their score, and that of its stock anchors."""
     start: str | None = None
 
@@ -167,21 +168,31 @@ class FitOptions:
 
     def weights(self, instances: detect.ResizedInstances) -> Any:
         """The weight of each instance; None for equal weights."""
-        factors = _factors(self.weight)
-        if self.balance == "none" and not factors:
+        if not self.is_weighted:
             return None
-        return detect.instance_weights(instances, balance=self.balance, factors=factors)
+        return detect.instance_weights(instances, balance=self.balance, factors=_factors(self.weight))
 
-    def fit(self, instances: detect.ResizedInstances, *, prove: bool = True) -> Fitted:
+    @property
+    def is_weighted(self) -> bool:
+        """Whether groups of boxes have different weights."""
+        return self.balance != "none" or bool(self.weight)
+
+    def of_statistics(self, statistics: BoxStatistics) -> FitBoxes:
+        """The boxes of a fit with their weights, from counts."""
+        return statistics.fit_boxes(balance=self.balance, factors=_factors(self.weight))
+
+    def fit(self, instances: detect.ResizedInstances | FitBoxes, *, prove: bool = True) -> Fitted:
         """The anchors for a dataset."""
         from detect.anchors.anchor_set import strides_of
+        from detect.anchors.fit_boxes import FitBoxes
 
+        if not isinstance(instances, FitBoxes):
+            instances = FitBoxes.of(instances, self.weights(instances))
         objective = self.check()
         common: dict[str, Any] = {
             "strides": strides_of(self.levels or LEVELS),
             "objective": objective,
-            **(self.proof(objective, len(instances)) if prove else {}),
-            "weights": self.weights(instances),
+            **(self.proof(objective, instances.num_boxes) if prove else {}),
             "start": detect.load_anchors(self.start) if self.start else None,
         }
         if objective.on_grid:
@@ -194,7 +205,7 @@ class FitOptions:
         anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}", start=self.start)
 
-    def _fit_on_grid(self, instances: detect.ResizedInstances, common: dict[str, Any]) -> Fitted:
+    def _fit_on_grid(self, instances: FitBoxes, common: dict[str, Any]) -> Fitted:
         per_level = self.scales * self.ratios if self.layout != FREE else _numbers(self.per_level)
         start = common["start"]
         k = self.k or (start.num_anchors if start else DEFAULT_K)
@@ -213,10 +224,10 @@ class FitOptions:
         if self.certify is not None:
             return {"certify": self.certify} if self.certify < 1 else {}
         if objective.on_grid:
-            from detect.fitting.any_position import FEW_BOXES  # loads scipy, which a fit by shape does without
+            from detect.anchors.fit_boxes import FEW_PLACED
 
-            return {"certify": PROVED_PLACED} if num_boxes <= FEW_BOXES else {}
-        from detect.fitting.fit import FEW_BOXES
+            return {"certify": PROVED_PLACED} if num_boxes <= FEW_PLACED else {}
+        from detect.anchors.fit_boxes import FEW_BOXES
         from detect.fitting.search import ROUNDS
 
         if num_boxes > MANY_BOXES:

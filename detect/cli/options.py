@@ -17,6 +17,7 @@ from detect.cli.output import findings_of, note, reading_bar
 
 if TYPE_CHECKING:
     from detect.anchors.anchor_set import AnchorSet
+    from detect.data.dataset_counts import DatasetCounts
     from detect.keypoints.coco_keypoints import CocoKeypoints
 
 expert = partial(typer.Option, rich_help_panel="For experts")  # an option in the help panel below everyone's
@@ -167,7 +168,12 @@ BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per batc
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")]
 
 
-_READ: list[detect.CocoDataset] = []  # by the command that runs
+_READ: list[detect.CocoDataset | DatasetCounts] = []  # by the command that runs
+
+
+def remember(dataset: detect.CocoDataset | DatasetCounts) -> None:
+    """Remember a dataset that the command reads, for :func:`with_left_out`."""
+    _READ.append(dataset)
 
 
 def with_left_out(message: str) -> str:
@@ -218,7 +224,7 @@ class DatasetFiles:
             }
             dataset = detect.read_dataset(self.files, images=self.images, keypoints=keypoints, angles=angles, **form)
         dataset = dataset.without_categories(self.ignore_category or (), "--ignore-category")
-        _READ.append(dataset)
+        remember(dataset)
         for warning in dataset.warnings:
             note(f"warning: {warning}")
         for kind, finding in findings_of(dataset) if self.findings else ():

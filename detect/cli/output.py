@@ -33,6 +33,8 @@ from detect.files import write_whole
 
 if TYPE_CHECKING:
     from detect.data import CocoDataset, Finding
+    from detect.data.dataset_counts import DatasetCounts
+    from detect.ops.exact_sums import FirstItems
 
 Item = TypeVar("Item")
 
@@ -227,9 +229,8 @@ def findings_of(dataset: CocoDataset) -> list[tuple[str, Finding]]:
     return [("invalid", each) for each in dataset.invalid] + [("suspicious", each) for each in dataset.suspicious]
 
 
-def findings_csv(dataset: CocoDataset) -> str:
+def findings_csv(found: Iterable[tuple[str, Finding]]) -> str:
     """The text of ``findings.csv``."""
-    found = findings_of(dataset)
     rows = ([kind, each.file, each.annotation_id, each.image_id, each.reason] for kind, each in found)
     return csv_text(["kind", "file", "annotation_id", "image_id", "reason"], rows)
 
@@ -257,22 +258,22 @@ def cannot_write(error: OSError, path: Path) -> OutputError:
     return OutputError(f"{error.filename or path}: cannot be written: {error.strerror or error}")
 
 
-def print_dataset(dataset: CocoDataset, resize: object) -> None:
+def print_dataset(dataset: DatasetCounts, resize: object) -> None:
     """Print the size of a dataset, the resize rule and the findings."""
-    crowd = f", {len(dataset.crowd):,} crowd regions excluded" if len(dataset.crowd) else ""
-    images = f"{len(dataset.instances):,} boxes in {len(dataset.images):,} images"
+    crowd = f", {dataset.num_crowd:,} crowd regions excluded" if dataset.num_crowd else ""
+    images = f"{dataset.num_boxes:,} boxes in {dataset.num_images:,} images"
     categories = "1 category" if len(dataset.categories) == 1 else f"{len(dataset.categories):,} categories"
     show(f"{images}, {categories}{crowd}; resize {resize}")
     print_findings(dataset)
 
 
-def print_findings(dataset: CocoDataset) -> None:
+def print_findings(dataset: CocoDataset | DatasetCounts) -> None:
     """Print the number of findings of each kind, and the first few."""
     print_first("invalid", dataset.invalid)
     print_first("suspicious but kept", dataset.suspicious)
 
 
-def print_first(what: str, findings: Sequence[Finding]) -> None:
+def print_first(what: str, findings: Sequence[Finding] | FirstItems[Finding]) -> None:
     """Print the number of findings, if there are any, and the first few."""
     from detect.wording import listed_below
 

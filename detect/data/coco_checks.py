@@ -134,6 +134,10 @@ def _not_positive(width: float, height: float) -> str:
 
 def in_order(annotations: Annotations, usable: Int64[ndarray, " m"]) -> Int64[ndarray, " m"]:
     """Sort usable rows by image and id; if an image has an id twice, also by all other columns."""
+    image_rows, ids = annotations.image_rows[usable], annotations.ids[usable]
+    later = image_rows[1:] > image_rows[:-1]
+    if (later | ((image_rows[1:] == image_rows[:-1]) & (ids[1:] > ids[:-1]))).all():
+        return usable
     order = usable[np.argsort(annotations.image_rows[usable], kind="stable")]
     image_rows, ids = annotations.image_rows[order], annotations.ids[order]
     if ((image_rows[1:] == image_rows[:-1]) & (ids[1:] < ids[:-1])).any():  # in few files
@@ -208,6 +212,8 @@ def _repeated_boxes(read: ReadAnnotations) -> list[Finding]:
 
 def _rows_that_share(values: Int64[ndarray, " n"] | Float64[ndarray, " n"]) -> Int64[ndarray, " m"]:
     """Rows whose value occurs in another row too."""
+    if (values[1:] > values[:-1]).all():  # as ids often are, in which case they need not be sorted
+        return np.zeros(0, np.int64)
     if values.dtype == np.int64 and len(values) and int(values.max()) - int(values.min()) < 4 * len(values):
         places = values - values.min()  # counting is faster than sorting
         return np.flatnonzero(np.bincount(places)[places] > 1)

@@ -38,6 +38,7 @@ from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.data.exif import Exif
 from detect.data.parquet_files import is_parquet_dataset, is_url
 from detect.errors import CocoError
+from detect.ops.exact_sums import FirstItems
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -137,14 +138,19 @@ class CocoDataset:
 
     def with_left_out(self, message: str) -> str:
         """An error's message, and how many entries were invalid and the first of them, unless it names that one."""
-        if not self.invalid or str(self.invalid[0]) in message:
-            return message
-        entries = "1 entry was invalid" if len(self.invalid) == 1 else f"{len(self.invalid):,} entries were invalid"
-        return f"{message}; {entries} and left out, the first: {self.invalid[0]}"
+        return left_out_words(message, self.invalid)
 
     def category_name(self, category_id: int) -> str:
         """The name of a category; ``category`` and its id if the file has no name."""
         return self.categories.get(category_id) or unnamed(category_id)
+
+
+def left_out_words(message: str, invalid: Sequence[Finding] | FirstItems[Finding]) -> str:
+    """An error's message with the number of invalid entries and the first of them, unless it names that one."""
+    if not len(invalid) or str(invalid[0]) in message:
+        return message
+    entries = "1 entry was invalid" if len(invalid) == 1 else f"{len(invalid):,} entries were invalid"
+    return f"{message}; {entries} and left out, the first: {invalid[0]}"
 
 
 def _unsized_images(ids: Sequence[int], files: Sequence[str], ways: str) -> str:

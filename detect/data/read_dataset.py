@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect.data.coco_dataset import CocoDataset, coco_shards, dataset_of, paths_of, read_coco
-from detect.data.coco_entries import BoxForm, Finding, Rows
+from detect.data.coco_entries import AnnotationEntries, BoxForm, Category, Finding, Rows
 from detect.data.coco_forms import check_form
 from detect.data.coco_reader import Progress
 from detect.data.exif import Exif
@@ -28,7 +28,7 @@ from detect.data.formats.voc import read_voc
 from detect.data.formats.yolo import read_yolo
 from detect.data.formats.yolo_files import YoloFiles, files_of_labels, files_of_list, files_of_yaml
 from detect.data.image_sizes import fill_sizes, undecided_warning
-from detect.data.parquet_files import is_parquet_dataset, needed
+from detect.data.parquet_files import is_parquet_dataset, needed, parquet_parts
 from detect.errors import CocoError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def read_dataset(
     bbox: BoxForm = "xywh",
     exif: Exif = "auto",
     strict: bool = False,
+    categories: Mapping[int, str] | None = None,
     on_progress: Progress | None = None,
 ) -> CocoDataset:
     """Read labels in any format that is understood, told from their content, into one dataset.
@@ -73,6 +74,7 @@ def read_dataset(
         exif: what labels of images with an EXIF orientation refer to: ``"apply"``, the upright image; ``"ignore"``, the
             stored pixels; ``"auto"``, what the size in the labels fits.
         strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
+        categories: names by id of further categories that annotations may have, as other shards of the dataset list them.
         on_progress: called as ``on_progress(what, done, total)`` while files are read.
 
     Raises:
@@ -106,7 +108,7 @@ def read_dataset(
             inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
     filled = fill_sizes(shards, folder, exif=exif, on_progress=on_progress)
     _share_ids(shards)
-    dataset = _with_places(dataset_of(shards, keypoints=keypoints), shards)
+    dataset = _with_places(dataset_of([*shards, *_listing(categories, columns)], keypoints=keypoints), shards)
     warnings = dataset.warnings
     if filled.turned and exif == "auto":
         names = [each.file_name or "" for each in filled.turned]
@@ -121,6 +123,29 @@ def read_dataset(
     if strict and dataset.invalid:
         raise CocoError(str(dataset.invalid[0]))
     return dataset
+
+
+def read_shard(
+    shard: str, categories: Mapping[int, str] | None = None, *, ignore_category: Sequence[str] = (), **options: Any
+) -> CocoDataset:
+    """Read one of :func:`shards_of`; ``options`` are those of :func:`read_dataset`."""
+    dataset = read_dataset([shard], categories=categories, **options)
+    return dataset.without_categories(ignore_category, "--ignore-category") if ignore_category else dataset
+
+
+def shards_of(source: Any) -> list[str]:
+    """The COCO files and the parts of Parquet datasets that a source names, each a shard of the dataset.
+
+    Raises:
+        CocoError: a file is missing or of another format.
+    """
+    shards: list[str] = []
+    for kind, files in _by_format(paths_of(source)).items():
+        if kind not in ("coco", "parquet"):
+            raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {kind}")
+        for file in files:
+            shards += [part.annotations_file for part in parquet_parts(file)] if kind == "parquet" else [file]
+    return shards
 
 
 def formats_of(source: Any) -> set[str]:
@@ -190,6 +215,12 @@ def _with_ids(
 def _without_split(file: str) -> str:
     found = _SPLIT.fullmatch(file)
     return found.group(1) if found and not os.path.exists(file) else file  # noqa: PTH110
+
+
+def _listing(categories: Mapping[int, str] | None, columns: Mapping[str, bool]) -> list[Rows]:
+    """A file that lists categories and has no images; none without categories."""
+    listed = [Category(key, name) for key, name in (categories or {}).items()]
+    return [Rows("", [], AnnotationEntries.of([], **columns), listed)] if listed else []
 
 
 def _share_ids(shards: Sequence[Rows]) -> None:

@@ -28,14 +28,14 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy.special import spence
 
+from detect.anchors.fit_boxes import FEW_PLACED, FitBoxes
 from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.histogram import ShapeHistogram
-from detect.anchors.instances import ResizedInstances, weighted_histograms
+from detect.anchors.instances import ResizedInstances
 from detect.fitting.gains import Boxes, Pair, PerBox, PerShape, Shapes, Table, levels_by_size
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
 
-FEW_BOXES = 5000  # at most this many boxes are fitted at their own positions
 MAX_CELLS = 2000  # of a histogram; finer ones are joined
 
 
@@ -121,14 +121,14 @@ class AnyPosition(Boxes):
 
 
 def boxes_on_grid(
-    instances: ResizedInstances,
+    instances: ResizedInstances | FitBoxes,
     strides: Sequence[int],
     *,
     objective: str | Objective = "iou",
     weights: PerBox | None = None,
     convention: str | Convention = "exact",
     max_strides: float | None = None,
-    few_boxes: int = FEW_BOXES,
+    few_boxes: int = FEW_PLACED,
 ) -> OwnPositions | AnyPosition:
     """The instances at their own positions if there are at most ``few_boxes``, else their shapes at any position.
 
@@ -141,11 +141,13 @@ def boxes_on_grid(
     True
     """
     how: dict[str, Any] = {"objective": objective, "convention": convention, "max_strides": max_strides}
-    if len(instances) <= few_boxes:
-        return OwnPositions.of(instances, strides, weights=weights, **how)
-    parts, factors = [instances.histogram], [1.0]
-    if weights is not None:
-        parts, factors = weighted_histograms(instances.shapes, weights, instances.histogram.cells_per_octave)
+    boxes = FitBoxes.of(instances, weights)
+    if boxes.placed is not None and boxes.num_boxes <= few_boxes:
+        return OwnPositions.of(boxes.placed, strides, weights=boxes.weights, **how)
+    parts, factors = [boxes.every.histogram], [1.0]
+    if boxes.weighted:
+        counted, factors = boxes.weighted_parts
+        parts = [each.histogram for each in counted]
     few = _few_cells(parts)
     cells = AnyPosition.of(few, strides, weights=factors, **how)
     error = max(_error_of_joining(part, joined) for part, joined in zip(parts, few, strict=True))

@@ -11,8 +11,9 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import START, AnchorSet, levels_of_shapes, place_shapes
-from detect.anchors.histogram import CELLS_PER_OCTAVE, ShapeHistogram
-from detect.anchors.instances import ResizedInstances, tells_left_out, weighted_histograms
+from detect.anchors.fit_boxes import CountedShapes, FitBoxes
+from detect.anchors.histogram import ShapeHistogram
+from detect.anchors.instances import ResizedInstances, tells_left_out
 from detect.errors import FitError
 from detect.fitting.kmeans import Members, best_of_starts, improve_centers, spread_seeds
 from detect.fitting.objective import Objective
@@ -20,8 +21,6 @@ from detect.fitting.search import COARSE_CELLS_PER_OCTAVE, ROUNDS, OptimalAnchor
 from detect.ops.box_arrays import best_shape_iou
 
 METHODS = ("optimal", "kmeans", "euclidean", "log-euclidean", "mixture")
-FEW_BOXES = 20_000  # at most this many boxes are counted in cells fine enough to tell them apart
-FINE_CELLS_PER_OCTAVE = 1024
 CURVE_CELLS_PER_OCTAVE = 8
 CURVE_KS = tuple(range(1, 16))
 MAX_ANCHORS = 1000
@@ -38,7 +37,7 @@ class KCurve:
 
 @tells_left_out
 def fit_anchors(
-    instances: ResizedInstances,
+    instances: ResizedInstances | FitBoxes,
     *,
     k: int | None = None,
     per_level: int | None = None,
@@ -60,7 +59,7 @@ def fit_anchors(
     gives equal anchors, whatever the order of the boxes.
 
     Args:
-        instances: boxes after the detector's resize rule.
+        instances: boxes after the detector's resize rule, or what fits need of them.
         k: number of shapes on all levels; by default that of the start, or 9.
         per_level: instead of ``k``: split the boxes by size over the levels, and fit this number of shapes to the boxes of
             each level, for frameworks whose levels share a head.
@@ -95,38 +94,42 @@ def fit_anchors(
         raise FitError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if not 1 <= (per_level or k) <= MAX_ANCHORS:
         raise FitError(f"the number of anchors must lie between 1 and {MAX_ANCHORS}, got {per_level or k}")
-    instances.require_boxes()
+    boxes = FitBoxes.of(instances, weights)
+    boxes.require_boxes()
     if parsed.on_grid:
         raise FitError("fit_anchors fits by shape; for an objective on the grid see fit_levels")
-    special = parsed != Objective() or fixed or begin is not None or weights is not None
+    special = parsed != Objective() or fixed or begin is not None or boxes.weighted
     if special and (method != "optimal" or per_level is not None):
         raise FitError("an objective, fixed shapes, a start and weights need the method optimal, and k")
     settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
-    fields: dict[str, Any] = {"resize": str(instances.rule), "name": "fitted"}
+    fields: dict[str, Any] = {"resize": boxes.resize, "name": "fitted"}
     if per_level is not None:
-        return replace(_fit_by_level(instances, per_level, method, sorted(strides), settings), **fields)
+        return replace(_fit_by_level(boxes, per_level, method, sorted(strides), settings), **fields)
     if method == "optimal":
         how: dict[str, Any] = {"fixed": fixed, "start": begin, "certify": certify, "rounds": rounds}
-        if not special and len(instances.histogram) >= k:
-            how["rivals"] = [kmeans_shapes(instances.histogram, k, seed)]  # what the method kmeans gives
-        best = _fit_optimal(instances, k, parsed, weights, how)
-        name = parsed.score_name(weighted=weights is not None)
+        if not special and len(boxes.every.histogram) >= k:
+            how["rivals"] = [kmeans_shapes(boxes.every.histogram, k, seed)]  # what the method kmeans gives
+        best = _fit_optimal(boxes, k, parsed, how)
+        name = parsed.score_name(weighted=boxes.weighted)
         scores = {name: best.score} | ({START + name: best.start_score} if best.start_score is not None else {})
         fields |= {"scores": scores, "proofs": {name: best.proof} if best.proof else {}}
         shapes = best.shapes
     else:
-        shapes = fit_shapes(instances.histogram, k, method, **settings)
+        shapes = fit_shapes(boxes.every.histogram, k, method, **settings)
     return replace(place_shapes(shapes, strides), **fields)
 
 
 def _fit_by_level(
-    instances: ResizedInstances, per_level: int, method: str, strides: Sequence[int], settings: dict[str, Any]
+    boxes: FitBoxes, per_level: int, method: str, strides: Sequence[int], settings: dict[str, Any]
 ) -> AnchorSet:
     """The same number of shapes for the boxes of each level; a level without boxes gets none."""
-    level_of = levels_of_shapes(instances.shapes, strides)
+    if not isinstance(boxes.placed, ResizedInstances):
+        raise FitError("shapes for the boxes of each level need all boxes at hand, not their counts")
+    level_of = levels_of_shapes(boxes.placed.shapes, strides)
     groups = {}
     for level in np.unique(level_of).tolist():
-        histogram = _histogram_for(instances.shapes[level_of == level], method)
+        counted = CountedShapes.of(boxes.placed.shapes[level_of == level])
+        histogram = counted.best if method == "optimal" else counted.histogram
         try:
             groups[strides[level]] = fit_shapes(histogram, per_level, method, **settings)
         except FitError as error:
@@ -134,17 +137,14 @@ def _fit_by_level(
     return AnchorSet.of(list(groups.values()), strides=list(groups))
 
 
-def _fit_optimal(
-    instances: ResizedInstances,
-    k: int,
-    objective: Objective,
-    weights: Float64[ndarray, " n"] | None,
-    options: dict[str, Any],
-) -> OptimalAnchors:
+def _fit_optimal(boxes: FitBoxes, k: int, objective: Objective, options: dict[str, Any]) -> OptimalAnchors:
+    """The best shapes; few boxes are told apart by fine cells, which bring the optimum closer and tighten the proof."""
     counts: Any = None
-    histogram: Any = _histogram_for(instances.shapes, "optimal")
-    if weights is not None:
-        histogram, counts = weighted_histograms(instances.shapes, weights, histogram.cells_per_octave)
+    histogram: Any = boxes.every.best
+    if boxes.weighted:
+        parts, counts = boxes.weighted_parts
+        few = boxes.every.fine is not None
+        histogram = [each.best if few else each.histogram for each in parts]
     try:
         return optimal_anchors(histogram, k, objective=objective, weights=counts, **options)
     except ValueError as error:
@@ -218,12 +218,6 @@ def knee(scores: Mapping[int, float]) -> int:
         return int(ks[-1])
     chord = heights[0] + (heights[-1] - heights[0]) * (ks - ks[0]) / (ks[-1] - ks[0])
     return int(ks[np.argmax(heights - chord)])
-
-
-def _histogram_for(shapes: Float64[ndarray, "n 2"], method: str) -> ShapeHistogram:
-    """A histogram for a method: finer cells bring the optimum closer to the best and tighten the proof."""
-    fine = method == "optimal" and len(shapes) <= FEW_BOXES
-    return ShapeHistogram.of(shapes, cells_per_octave=FINE_CELLS_PER_OCTAVE if fine else CELLS_PER_OCTAVE)
 
 
 def _members(histogram: ShapeHistogram) -> Members:

@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import START, AnchorSet, Proof
+from detect.anchors.fit_boxes import FitBoxes
 from detect.anchors.grid_convention import Convention
 from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances, tells_left_out
@@ -88,7 +89,7 @@ class LevelFit:
 
 @tells_left_out
 def fit_levels(
-    instances: ResizedInstances,
+    instances: ResizedInstances | FitBoxes,
     strides: Sequence[int],
     *,
     per_level: int | Sequence[int] | None = None,
@@ -111,7 +112,7 @@ def fit_levels(
     Give one of ``per_level``, ``num_anchors`` and ``max_per_level``.
 
     Args:
-        instances: boxes after the detector's resize rule.
+        instances: boxes after the detector's resize rule, or what fits need of them.
         strides: strides of the pyramid levels, in pixels, from fine to coarse.
         per_level: exact number of shapes on each level, or one number for each stride; with a layout, ``scales * ratios``.
             Where boxes need fewer, the rest are the usual shapes of a level: from four strides on.
@@ -150,30 +151,30 @@ def fit_levels(
     _check(parsed, layout, numbers, scales * ratios)
     if max_strides is not None and not 0 < max_strides < np.inf:
         raise FitError(f"max_strides is above 0, got {max_strides:g}")
-    instances.require_boxes()
+    given = FitBoxes.of(instances, weights)
+    given.require_boxes()
     strides = sorted(set(strides))
     of_levels = numbers.of_levels(len(strides))
     _check_start(start, strides)
     if exact is None:
-        served = levels_by_size(instances.shapes.T, strides, max_strides)
+        smallest = np.array([given.smallest.wh], float).T
+        served = levels_by_size(smallest, strides, max_strides)
         strides = [stride for stride, own in zip(strides, served, strict=True) if own.any()]
-    boxes = boxes_on_grid(
-        instances, strides, objective=parsed, weights=weights, convention=convention, max_strides=max_strides
-    )
-    head = HeadSize.of_dataset(instances.dataset)
-    costs = shape_costs(instances.image_canvas_wh, strides, head, penalty=penalty) if numbers.priced else None
+    boxes = boxes_on_grid(given, strides, objective=parsed, convention=convention, max_strides=max_strides)
+    head = HeadSize.of_dataset(given.counts)
+    costs = shape_costs(given.canvases, strides, head, penalty=penalty) if numbers.priced else None
     start = start and replace(start, levels=tuple(level for level in start.levels if level.stride in strides))
     how: dict[str, Any] = {"start": start, "draft": draft}
     free = fit_on_grid(boxes, per_level=of_levels, num_anchors=num_anchors, costs=costs, certify=certify, **how)
     how |= {"scales": scales, "ratios": ratios}
     widest = () if layout == FREE else fit_layouts(boxes, widest=layout, free=free, **how)
     anchors, score = (widest[-1].anchors, widest[-1].score) if widest else (free.anchors, free.score - free.cost)
-    name = parsed.score_name(weighted=weights is not None, priced=numbers.priced)
+    name = parsed.score_name(weighted=given.weighted, priced=numbers.priced)
     name = name if isinstance(boxes, OwnPositions) else f"expected_{name}"
     name = name if max_strides is None else f"{name}_up_to_{max_strides:g}_strides"
     proofs = {name: Proof(score, free.proof.upper_bound)} if free.proof else {}
     scores = {name: score} | ({f"{START}{name}": free.start_score} if free.start_score is not None else {})
-    fitted = replace(anchors, resize=str(instances.rule), name="fitted", scores=scores, proofs=proofs)
+    fitted = replace(anchors, resize=given.resize, name="fitted", scores=scores, proofs=proofs)
     return LevelFit(fitted, numbers, free, widest)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet, deal_by_rank
-from detect.anchors.detector_score import DetectorScore, score_for
+from detect.anchors.detector_score import DetectorScore, DetectorSums, score_for
+from detect.anchors.fit_boxes import FitBoxes
 from detect.anchors.grid_convention import as_convention
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import stock_anchors
@@ -34,12 +36,15 @@ SIDE_RECALL_SHARES = (0.0, 0.2, 0.5, 0.8)  # few boxes are out of reach of a fac
 DRAFT = 600  # boxes that shapes on the grid are chosen on, if nothing is to be proved
 
 
+Score = DetectorScore | DetectorSums
+
+
 @dataclass(frozen=True)
 class DetectorFit:
     """Anchors fitted for a detector, and their score under its own rule; made by :func:`fit_for`."""
 
-    score: DetectorScore
-    stock: DetectorScore | None
+    score: Score
+    stock: Score | None
     """The same for the anchors that the detector ships with."""
     among: str
     """The family that the anchors' upper bounds cover, in words."""
@@ -65,13 +70,14 @@ def objectives_of(detector: AnchorDetector) -> list[Objective]:
 
 
 def fit_for(
-    instances: ResizedInstances,
+    instances: ResizedInstances | FitBoxes,
     detector: Detector,
     *,
     weights: Float64[ndarray, " n"] | None = None,
     start: AnchorSet | None = None,
     certify: float | None = None,
     rounds: int = ROUNDS,
+    score: Callable[[AnchorSet, AnchorDetector], Score] | None = None,
 ) -> DetectorFit:
     """Fit the anchors that a detector takes: as many on each level, in its layout, under its own matching rule.
 
@@ -84,33 +90,42 @@ def fit_for(
         start: anchors of the detector's levels and numbers to improve; the result's score is not lower.
         certify: relative gap to prove between the fit and the best possible one.
         rounds: of a proof by shape, at most.
+        score: the score of anchors under a detector's rule, where the boxes themselves are not at hand.
 
     Raises:
         FitError: there are no usable boxes, too few distinct shapes, or the start has other levels or numbers.
         CatalogError: the detector has no anchors.
     """
     detector = with_anchors(detector)
-    instances.require_boxes()
+    boxes = FitBoxes.of(instances, weights)
+    boxes.require_boxes()
+    if score is None:
+        score = partial(score_for, _at_hand(instances))
     if start:
         _check_start(start, detector)
-    stock = score_for(instances, stock_anchors(detector), detector) if detector.stock else None
+    stock = score(stock_anchors(detector), detector) if detector.stock else None
     fits = []
     for limited, objective in _attempts(detector):
-        how = {"weights": weights, "certify": certify, "rounds": rounds}
-        anchors, among = _fit(instances, limited, objective, start, how)
-        anchors = replace(anchors, name=f"fitted for {detector.name}", resize=str(instances.rule))
-        fits.append(DetectorFit(score_for(instances, anchors, detector), stock, among))
+        anchors, among = _fit(boxes, limited, objective, start, {"certify": certify, "rounds": rounds})
+        anchors = replace(anchors, name=f"fitted for {detector.name}", resize=boxes.resize)
+        fits.append(DetectorFit(score(anchors, detector), stock, among))
         if stock is None or _as_good(fits[-1].score, stock):
             break
     if start:
-        begin = score_for(instances, replace(start, resize=str(instances.rule)), detector)
+        begin = score(replace(start, resize=boxes.resize), detector)
         fits.append(DetectorFit(begin, stock, "as given"))
     if stock:  # where no fit scores more, the detector's own anchors are the answer
         fits.append(DetectorFit(stock, stock, "as shipped"))
     return max(fits, key=lambda fit: (stock is not None and _as_good(fit.score, stock), fit.score.score))
 
 
-def _as_good(score: DetectorScore, stock: DetectorScore) -> bool:
+def _at_hand(instances: ResizedInstances | FitBoxes) -> ResizedInstances:
+    if isinstance(instances, ResizedInstances):
+        return instances
+    raise ValueError("counts of boxes need a score")
+
+
+def _as_good(score: Score, stock: Score) -> bool:
     """Whether a fit need not be tried again: by shape, where that is quick, it must reach as many boxes too."""
     by_side = isinstance(score.detector.matching, SideRatio)
     return score.score >= stock.score and (score.recall >= stock.recall or not by_side)
@@ -133,7 +148,7 @@ def _check_start(start: AnchorSet, detector: AnchorDetector) -> None:
 
 
 def _fit(
-    instances: ResizedInstances,
+    instances: FitBoxes,
     detector: AnchorDetector,
     objective: Objective,
     start: AnchorSet | None,
@@ -146,14 +161,13 @@ def _fit(
         return replace(fitted, levels=deal_by_rank(fitted.shapes, detector.strides).levels), f"for k = {k}"
     on_grid: dict[str, Any] = {
         "objective": objective,
-        "weights": how["weights"],
         "convention": detector.convention,
         "max_strides": detector.max_strides,
     }
     if detector.layout == "ssd":
         boxes = boxes_on_grid(instances, detector.strides, **on_grid)
         anchors = _clipped(fit_ssd(boxes, start or stock_anchors(detector), draft=DRAFT), detector)
-        score = {objective.score_name(weighted=how["weights"] is not None): score_on_grid(boxes, anchors)}
+        score = {objective.score_name(weighted=instances.weighted): score_on_grid(boxes, anchors)}
         return replace(anchors, scores=score), "in SSD's layout"
     scales = detector.scales or 1
     on_grid |= {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}

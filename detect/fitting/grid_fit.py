@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,7 +96,11 @@ def fit_on_grid(
 
 
 def shape_costs(
-    canvas_wh: Int64[ndarray, "b 2"], strides: Sequence[int], head: HeadSize | None = None, *, penalty: float = PENALTY
+    canvas_wh: Int64[ndarray, "b 2"] | Mapping[tuple[int, int], int],
+    strides: Sequence[int],
+    head: HeadSize | None = None,
+    *,
+    penalty: float = PENALTY,
 ) -> tuple[float, ...]:
     """The cost of a shape on each level: ``penalty``, shared among the levels in proportion to the head's operations.
 

@@ -14,6 +14,7 @@ square's area. Where the largest overlaps over the smallest area give a tighter 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
+from detect.anchors.fit_boxes import PlacedBoxes
 from detect.anchors.grid_convention import Convention, as_convention
 from detect.anchors.grid_iou import distance_to_grid, overlap_at
 from detect.anchors.instances import ResizedInstances
@@ -41,7 +43,7 @@ class OwnPositions(Boxes):
     @classmethod
     def of(
         cls,
-        instances: ResizedInstances,
+        instances: ResizedInstances | PlacedBoxes,
         strides: Sequence[int],
         *,
         objective: str | Objective = "iou",
@@ -179,4 +181,4 @@ def _shares(count: int, weights: PerBox | None) -> PerBox:
     given = np.ones(count) if weights is None else weights
     if len(given) != count or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
         raise ValueError(f"need a finite weight from 0 for each of {count} boxes, not all 0")
-    return given / given.sum()
+    return given / math.fsum(given)  # in any order

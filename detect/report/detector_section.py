@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from detect.anchors.assignment import AssignedGroup
+from detect.anchors.assignment_sums import AssignedGroup
 from detect.anchors.detector_score import DetectorScore
 from detect.errors import ConvertError
 from detect.interop.anchor_formats import convert_anchors

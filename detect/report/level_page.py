@@ -106,7 +106,7 @@ def kept_table(kept: Iterable[KeptLevels], suggested: KeptLevels | None = None) 
 def savings_panel(report: LevelReport) -> Panel:
     """Draw the operations that each subset of levels saves against the boxes it loses."""
     groups = (report.pareto_front, list(report.subsets()), [report.suggested])
-    step, dots, ring = (_savings(kept, len(report.score.instances)) for kept in groups)
+    step, dots, ring = (_savings(kept, report.num_instances) for kept in groups)
     step.update(mode="lines", line={"color": SET_COLORS[0], "width": 1.5, "shape": "vh"}, hoverinfo="skip")
     dots.update(mode="markers", marker={"color": PLAIN, "size": 7, "line": {"color": "white", "width": 1}})
     dots.hovertemplate = "%{text}<br>saves %{x:.1%} of operations<br>loses %{y:.2%} of boxes<extra></extra>"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from detect.anchors.assignment import AssignedGroup, Assignment
+from detect.anchors.assignment import Assignment
+from detect.anchors.assignment_sums import AssignedGroup
 from detect.keypoints.keypoints import UNLABELLED
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import broken_message

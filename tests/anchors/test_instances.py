@@ -13,7 +13,6 @@ from detect.anchors.instances import (
     category_groups,
     instance_weights,
     ratio_bins,
-    weighted_histograms,
 )
 from detect.data import read_coco
 from detect.data.resize import parse_resize
@@ -121,14 +120,6 @@ def test_groups_have_equal_weight_in_all_and_the_mean_is_one(drawn, by_size):
     assert_allclose(weights.mean(), 1)
     groups = [group for group in (area_ranges if by_size else category_groups)(instances) if len(group.rows)]
     assert_allclose([weights[group.rows].sum() for group in groups], len(instances) / len(groups))
-
-
-def test_a_histogram_for_each_weight():
-    shapes = np.array([[10.0, 10.0], [20.0, 20.0], [30.0, 30.0], [40.0, 40.0]])
-    histograms, weights = weighted_histograms(shapes, np.array([1.0, 0.0, 3.0, 1.0]), 16)
-    assert weights == [1.0, 3.0]
-    assert_allclose(histograms[0].shapes, [[10, 10], [40, 40]])
-    assert_allclose(histograms[1].shapes, [[30, 30]])
 
 
 def test_an_error_of_a_fit_says_what_was_left_out():

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from detect.anchors import positive_weights as module
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.assign import assign
-from detect.anchors.assignment import MAX_WEIGHT, balanced_weights
+from detect.anchors.assignment_sums import MAX_WEIGHT, balanced_weights
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.positive_weights import assign_sample, counts_of, positive_weights

@@ -43,7 +43,7 @@ def test_findings_are_counted_and_the_first_five_are_printed(capsys):
     assert lines[0] == "7 invalid:"
     assert len(lines) == 1 + 5 + 1
     assert lines[-1] == "  and 2 more: --findings lists them all"
-    assert len(output.findings_csv(dataset).splitlines()) == 1 + 7
+    assert len(output.findings_csv(output.findings_of(dataset)).splitlines()) == 1 + 7
 
 
 def test_a_file_that_cannot_be_written_names_itself(tmp_path):

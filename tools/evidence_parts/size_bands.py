@@ -10,7 +10,8 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
-from detect.anchors.assignment import Assignment, balanced_weights
+from detect.anchors.assignment import Assignment
+from detect.anchors.assignment_sums import balanced_weights
 from detect.anchors.instances import rows_by_value
 from detect.heads.criterion import Learned, RetinaNetCriterion
 

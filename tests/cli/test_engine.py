@@ -1,0 +1,83 @@
+"""``--engine dask``: the same bytes as without it, and what is not so."""
+
+from __future__ import annotations
+
+import pytest
+from builders import part_content, split_by_image, written
+
+PARTS = 3
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A sixth of the nuclei in three files."""
+    content = part_content("nuclei", step=6)
+    parts = split_by_image(content, [number % PARTS for number in range(len(content["images"]))])
+    return [written(tmp_path / f"{number}.json", part) for number, part in enumerate(parts)]
+
+
+@pytest.fixture
+def on_dask(dask_client):
+    """The options that send a command to the cluster."""
+    return ("--engine", "dask", "--scheduler", dask_client.scheduler.address)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fit", "-k", 3),
+        ("fit", "--levels", "p2-p4", "--per-level", 1, "--balance", "size", "--compare", "retinanet"),
+        ("fit", "--for", "yolov5"),
+        ("score", "--anchors", "retinanet", "--resize", "none", "--assigner", "max-iou"),
+        ("score", "--anchors", "yolov5", "--for", "yolov3-darknet"),
+        ("levels", "--anchors", "faster-rcnn-fpn", "--resize", "none"),
+    ],
+    ids=lambda command: " ".join(map(str, command[:3])),
+)
+def test_json_is_the_same_byte_for_byte(detect, files, on_dask, command):
+    name, *options = command
+    plain = detect("anchors", name, *files, *options, "--json")
+    dask = detect("anchors", name, *files[::-1], *options, "--json", *on_dask)
+    assert (plain.code, dask.code) == (0, 0)
+    assert plain.out == dask.out
+    assert "Dask scheduler tcp://" in dask.err
+
+
+def test_what_is_printed_and_written_is_the_same_but_for_the_page(detect, files, on_dask, tmp_path):
+    command = ("anchors", "fit", *files, "-k", 2)
+    plain = detect(*command, "-o", tmp_path / "plain")
+    dask = detect(*command, "-o", tmp_path / "dask", *on_dask)
+    assert plain.out == dask.out
+    assert "no report.html" in dask.err
+    assert [path.name for path in (tmp_path / "dask").iterdir()] == ["anchors.yaml"]
+    one, other = ((tmp_path / each / "anchors.yaml").read_text("utf-8") for each in ("plain", "dask"))
+    assert one.partition("\ncommand:")[0] == other.partition("\ncommand:")[0]
+    assert all(str(file) in other for file in files)
+
+
+def test_bad_shards_end_the_command_or_are_counted_out(detect, files, on_dask):
+    wanted = detect("anchors", "fit", *files[1:], "-k", 2, "--json").json
+    files[0].write_text('{"images": [')
+    run = detect("anchors", "fit", *files, "-k", 2, "--json", *on_dask)
+    assert run.code == 2
+    assert run.err.splitlines()[-1].startswith(f"detect: {files[0]}: ")
+    run = detect("anchors", "fit", *files, "-k", 2, "--json", *on_dask, "--bad-shards", "skip")
+    assert run.code == 3
+    (left_out,) = run.json["left_out_shards"]
+    assert left_out["shard"] == str(files[0])
+    assert {**run.json, "left_out_shards": None} == {**wanted, "left_out_shards": None}
+    assert f"warning: left out: {files[0]}: " in run.err
+    assert "1 of 3 shards were left out" in run.err
+
+
+def test_other_formats_and_options_without_the_engine_are_errors(detect, files, tmp_path, on_dask):
+    run = detect("anchors", "fit", *files, "-k", 2, "--bad-shards", "skip")
+    assert (run.code, run.err) == (
+        2,
+        "detect: --scheduler, --workers, --worker-memory and --bad-shards need --engine dask\n",
+    )
+    table = tmp_path / "points.csv"
+    table.write_text("image,x,y\na.png,1,2\n")
+    run = detect("anchors", "fit", table, "-k", 1, *on_dask)
+    assert run.code == 2
+    assert "shards are COCO JSON files or parts of a Parquet dataset, not points" in run.err
