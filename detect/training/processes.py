@@ -83,7 +83,7 @@ def end_together() -> Iterator[None]:
         if isinstance(error, Exception) and not _is_lost_connection(error):
             notes.own_failure(f"{type(error).__name__}: {error}")
             raise  # a bug, which keeps its traceback
-        raise TrainingError(notes.failure_of_others() or _without_failure(error)) from error
+        raise TrainingError(notes.failure_of_others() or notes.own_end(_without_failure(error))) from error
     finally:
         notes.stop()
     signal.signal(signal.SIGTERM, before)
@@ -149,6 +149,12 @@ class _Notes:
             if set(after) == {note}:
                 return text
         return f"{self.own}: {text}"
+
+    def own_end(self, text: str) -> str:
+        """Note why this process ends although none has failed; return the text."""
+        with suppress(RuntimeError):
+            self._write(FAILED + text)
+        return text
 
     def failure_of_others(self) -> str:
         """The processes that failed, with their texts, or those that are silent; empty if all of them live."""
