@@ -24,7 +24,7 @@ from detect.loading.image_files import (
 from detect.loading.labels import LabelMap
 
 LABELS = LabelMap((3, 7), ("cell", "speck"))
-CHECKED = '''
+CHECKED = """
 import json
 from detect.errors import ImageError
 from detect.loading.image_files import find_broken_images
@@ -40,7 +40,7 @@ def body(rank):
     distributed.barrier()
 
 in_processes(3, body)
-'''
+"""
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
 from detect.training.inference import batches_by_size, find_objects, validate
 
-SHARED = '''
+SHARED = """
 import json
 import numpy as np
 from builders import with_threshold
@@ -66,7 +66,7 @@ body(-1)
 for count in (2, 3):
     in_processes(count, body)
 in_processes(9, body)  # of which two have no image
-'''
+"""
 LABELS = LabelMap((3, 7), ("cell", "speck"))
 POINTS = LabelMap((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
 NUCLEI = sample_annotations("nuclei")

@@ -53,7 +53,9 @@ def test_the_others_name_the_killed_process_and_none_that_is_busy(messages):
     said = messages("rank == 1 and os.kill(os.getpid(), signal.SIGKILL); rank == 2 and time.sleep(3)")
     assert said.keys() == {0, 2}
     for text in said.values():
-        assert text.startswith("TrainingError: {1} was killed or does not answer; start the run again on every host with")
+        assert text.startswith(
+            "TrainingError: {1} was killed or does not answer; start the run again on every host with"
+        )
 
 
 def test_a_process_that_hangs_is_named_when_the_others_have_waited_for_long(messages):
