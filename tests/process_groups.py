@@ -7,25 +7,30 @@ import os, signal, sys, time
 from datetime import timedelta
 from torch import distributed
 
+def say(text):
+    os.write(1, f"{text}\\n".encode())  # at once: lines of several processes do not mix
+
 def in_processes(count, body, *, timeout_s=30, never_ends=0, store_ends=False):
     """Call body(rank) in each process, and print the error that it raises; those that never end are killed."""
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
-    os.environ.update(address, TORCHELASTIC_USE_AGENT_STORE="True")
-    children = []
+    os.environ.update(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(count), TORCHELASTIC_USE_AGENT_STORE="True")
+    children, (reading, writing) = [], os.pipe()
     for rank in range(count):
         child = os.fork()
         if child:
             children.append(child)
             continue
         signal.alarm(60)  # nothing hangs for longer
-        os.environ["RANK"] = str(rank)
+        host = str(rank // 2)  # two processes each; torchrun counts restarts on each by itself
+        os.environ.update({"RANK": str(rank), "GROUP_RANK": host, "TORCHELASTIC_RESTART_COUNT": host})
+        os.environ["MASTER_PORT"] = os.read(reading, 5).decode()
         distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
         try:
             body(rank)
         except BaseException as error:
-            print(f"{rank} {type(error).__name__}: {error}", flush=True)
+            say(f"{rank} {type(error).__name__}: {error}")
         os._exit(0)
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # threads, so after the forks
+    os.write(writing, f"{store.port:05}".encode() * count)
     if store_ends:
         time.sleep(1)
         del store

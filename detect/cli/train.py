@@ -77,10 +77,10 @@ def train(
 
     Two processes on one host: `torchrun --nproc-per-node 2 tools/train.py CONFIG`
 
-    On two hosts, the same command on each, with HOST the name of the first: `torchrun --nnodes 2 --nproc-per-node 2
-    --rdzv-backend c10d --rdzv-endpoint HOST:29400 tools/train.py CONFIG`
+    Two on each of two hosts, with N = 0 on the first, HOST, and N = 1 on the second: `torchrun --nnodes 2 --nproc-per-node 2
+    --node-rank N --master-addr HOST --master-port 29400 tools/train.py CONFIG`
 
-    If a process fails, all end with a message, and the same command with --resume goes on: docs/scaling.md.
+    If a process dies, all end and say which, and the same commands with --resume go on: see docs/scaling.md.
     """
     from detect.training.config import read_train_config
 

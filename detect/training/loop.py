@@ -225,6 +225,8 @@ class _Run:
         if not self.is_main:
             return nullcontext()
         mid_epoch = self.state.batch > 0
+        for leftover in output.folder.glob(f".{LAST}.*"):  # of a process that was killed while it wrote
+            leftover.unlink()
         tables = RunLog(output.folder, from_step=self.state.step, mid_epoch=mid_epoch, tensorboard=output.tensorboard)
         write_whole(output.folder / "config.yaml", self.config.to_yaml())
         if self.anchors:

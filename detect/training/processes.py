@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TypeVar
+from uuid import uuid4
+from zlib import crc32
 
 from torch import distributed
 
@@ -107,7 +108,8 @@ def check_alike(content: T, difference: Callable[[T, T], str]) -> None:
 def is_first_to_say(text: str) -> bool:
     """Whether no other process of this host has said this; true without other processes, or if it cannot be known."""
     try:
-        return bool(_run_store().add(f"said/{os.environ.get('GROUP_RANK')}/{zlib.crc32(text.encode())}", 1) == 1)
+        host = [os.environ.get(name, "") for name in ("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT")]
+        return bool(_run_store().add("/".join(["said", *host, str(crc32(text.encode()))]), 1) == 1)
     except (KeyError, RuntimeError):
         return True
 
@@ -125,7 +127,8 @@ class _Notes:
 
     def __init__(self) -> None:
         self.own = Member.own()
-        self.keys = [f"note/{rank}" for rank in range(rank_and_count()[1])]
+        attempt = from_main(lambda: uuid4().hex)  # torchrun restarts runs, and each host counts for itself how often
+        self.keys = [f"{attempt}/{rank}" for rank in range(rank_and_count()[1])]
         self.store, self.stopped = _run_store(), Event()
         self._write(LIVES)
         members: list[Any] = [None] * len(self.keys)
@@ -202,7 +205,7 @@ def _is_known(before: str, after: str) -> bool:
 
 
 def _run_store() -> distributed.Store:
-    """The store where the processes meet, for what belongs to this attempt at the run.
+    """The store where the processes of the run meet.
 
     Raises:
         KeyError: there are no other processes.
@@ -210,8 +213,8 @@ def _run_store() -> distributed.Store:
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = distributed.TCPStore(address, port, is_master=False, timeout=STORE_TIMEOUT)  # type: ignore[attr-defined]
-    attempt = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
-    return distributed.PrefixStore("/".join(["detect", *attempt]), store)  # type: ignore[attr-defined]
+    prefix = f"detect/{os.environ.get('TORCHELASTIC_RUN_ID', '')}"
+    return distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
 def _is_lost_connection(error: Exception) -> bool:

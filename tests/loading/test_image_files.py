@@ -36,7 +36,7 @@ def body(rank):
         if row % 3 == 1:
             raise ImageError(f"{row}: broken")
     broken = find_broken_images(open_row, 8, shared=True)
-    print(json.dumps([opened, [[each.image_row, each.reason] for each in broken]]), flush=True)
+    say(json.dumps([opened, [[each.image_row, each.reason] for each in broken]]))
     distributed.barrier()
 
 in_processes(3, body)

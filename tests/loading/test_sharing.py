@@ -18,7 +18,7 @@ from detect.loading.sharing import from_main, gather, own_share, rank_and_count
 def body(rank):
     assert rank_and_count() == (rank, int(sys.argv[1]))
     gathered = gather([(rank, number) for number in own_share(7)])
-    print(json.dumps([rank, gathered, from_main(lambda: [rank])]), flush=True)
+    say(json.dumps([rank, gathered, from_main(lambda: [rank])]))
     distributed.barrier()
 
 def refused():

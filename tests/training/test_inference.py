@@ -58,7 +58,7 @@ def body(rank):
     own = opened.copy()
     metrics = validate(model, data, labels=labels)
     result = [found.image_rows.tolist(), found.scores.tolist()]
-    print(json.dumps([rank, own, metrics, result]), flush=True)
+    say(json.dumps([rank, own, metrics, result]))
     if distributed.is_initialized():
         distributed.barrier()
 

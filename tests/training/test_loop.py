@@ -201,8 +201,11 @@ def test_a_killed_process_is_resumed_exactly(tiny, tmp_path):
     ended = run_python("-c", KILLED, tmp_path / "run.yaml", 3)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert [row["step"] for row in read_log(tmp_path / "killed" / "steps.csv")][-1] == 3
+    half = tmp_path / "killed" / ".last.pt.4242"  # as when it is killed while it writes
+    half.write_bytes((tmp_path / "killed" / "last.pt").read_bytes()[:1000])
     train(whole)
     train(killed, resume=True)
+    assert not half.exists()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
