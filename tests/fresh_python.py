@@ -18,7 +18,7 @@ for line in sys.stdin:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
     for number, file in enumerate(files[:2], 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
     sys.argv, failed = ["-c", *files[2:]], False
     try:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})

@@ -1,4 +1,7 @@
-"""``detect train`` as torchrun starts it: torchrun --nproc-per-node 2 tools/train.py configs/nuclei_retinanet.yaml."""
+"""``detect train`` as torchrun starts it: torchrun --nproc-per-node 2 tools/train.py configs/nuclei_retinanet.yaml.
+
+On two hosts: docs/scaling.md.
+"""
 
 from __future__ import annotations
 

@@ -73,23 +73,28 @@ def train(
     `detect train configs/nuclei_retinanet.yaml optimisation.epochs=8 output.folder=runs/short`
 
     The run's folder gets `last.pt`, `best.pt`, `config.yaml`, `anchors.yaml`, CSV tables of steps, epochs and validations,
-    and TensorBoard's files. After an interruption, --resume continues the run exactly. Several processes: `torchrun
-    --nproc-per-node 2 tools/train.py CONFIG`.
+    and TensorBoard's files. After an interruption, --resume continues the run exactly.
+
+    Two processes on one host: `torchrun --nproc-per-node 2 tools/train.py CONFIG`
+
+    Two on each of two hosts, with N = 0 on the first, HOST, and N = 1 on the second: `torchrun --nnodes 2 --nproc-per-node 2
+    --node-rank N --master-addr HOST --master-port 29400 tools/train.py CONFIG`
+
+    If a process dies, all end and say which, and the same commands with --resume go on: see docs/scaling.md.
     """
     from detect.training.config import read_train_config
 
     shorts = {"data.images": images and str(images), "optimisation.accelerator": device}
     given = [f"{name}={dumps(value, ensure_ascii=False)}" for name, value in shorts.items() if value]
-    read = read_train_config(config, [*(overrides or []), *given])
     try:
+        read = read_train_config(config, [*(overrides or []), *given])
         if overfit:
             _overfit(read, overfit, json)
         elif _train(read, resume, json):
             _leave(0)
     except DetectError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            typer.echo(f"detect: {error}", err=True)
-            _leave(2)
+            _fail(f"detect: {error}")
         raise
 
 
@@ -127,6 +132,16 @@ def _print_result(result: TrainingResult) -> None:
     print(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}")
     if result.metrics:
         show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in result.metrics.items()))
+
+
+def _fail(text: str) -> None:
+    """End one of several processes with a message, which each host shows once."""
+    from detect.training.processes import is_first_to_say, tell_torchrun
+
+    if is_first_to_say(text):
+        typer.echo(text, err=True)
+    tell_torchrun(text)
+    _leave(2)
 
 
 def _leave(code: int) -> None:

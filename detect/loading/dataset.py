@@ -132,6 +132,7 @@ class DetectionData(Dataset[Sample]):
             categories of the training data.
         unlabelled: how unlabelled keypoints of partly labelled objects are treated, see
             :meth:`~detect.keypoints.coco_keypoints.CocoKeypoints.ignored_regions`.
+        shared: the processes of a run share the check of the images; all of them must make this data.
         on_progress: called as ``on_progress(what, done, total)`` while the images are checked.
 
     Raises:
@@ -153,6 +154,7 @@ class DetectionData(Dataset[Sample]):
         keypoints: CocoKeypoints | None = None,
         category_ids: Sequence[int] | None = None,
         unlabelled: str = "ignore",
+        shared: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
         if on_broken not in {"fail", "skip"} or seed < 0:
@@ -171,7 +173,7 @@ class DetectionData(Dataset[Sample]):
         self.category_ids = dataset.category_ids if category_ids is None else tuple(category_ids)
         own: dict[str, Any] = {"category_ids": self.category_ids, "unlabelled": unlabelled}
         self._labels = labels_by_image(dataset, self.keypoints, **own)
-        self.broken = find_broken_images(self.open, len(dataset.images), on_progress=on_progress)
+        self.broken = find_broken_images(self.open, len(dataset.images), shared=shared, on_progress=on_progress)
         if self.broken and (on_broken == "fail" or len(self.broken) == len(dataset.images)):
             raise ImageError(broken_message(self.broken, len(dataset.images)))
         broken_rows = [each.image_row for each in self.broken]

@@ -19,6 +19,7 @@ from detect.data.image_sizes import read_headers
 from detect.data.images import ImageFiles
 from detect.errors import ImageError
 from detect.loading.labels import LabelMap
+from detect.loading.sharing import from_main, gather, own_share
 from detect.wording import listed
 
 UPRIGHT = "Sizes and results are those of the upright images: the EXIF orientation of each image is applied."
@@ -75,12 +76,14 @@ class BrokenImage:
 
 
 def find_broken_images(
-    open_image: Callable[[int], object], num_images: int, *, on_progress: Progress | None = None
+    open_image: Callable[[int], object], num_images: int, *, shared: bool = False, on_progress: Progress | None = None
 ) -> tuple[BrokenImage, ...]:
     """Open every image by its row and collect those that raise an ImageError.
 
-    Images are decoded in full, several at once, because a truncated file has a sound header.
+    Images are decoded in full, several at once, because a truncated file has a sound header. If the work is ``shared``, each
+    process opens its part of the images, and all of them get the same answer (:mod:`detect.loading.sharing`).
     """
+    rows = own_share(num_images) if shared else range(num_images)
 
     def why_broken(row: int) -> str:
         try:
@@ -94,11 +97,14 @@ def find_broken_images(
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for row, reason in enumerate(threads.map(why_broken, range(num_images))):
+        for done, (row, reason) in enumerate(zip(rows, threads.map(why_broken, rows), strict=True), 1):
             if reason:
                 broken.append(BrokenImage(row, reason))
             if on_progress:
-                on_progress("checking images", row + 1, num_images)
+                on_progress("checking images", done, len(rows))
+    if shared:
+        gathered = gather(broken)
+        return from_main(lambda: tuple(sorted(gathered, key=lambda each: each.image_row)))
     return tuple(broken)
 
 

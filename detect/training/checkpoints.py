@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ LAST, BEST = "last.pt", "best.pt"
 MAY_DIFFER = (  # fields that do not change the results: paths, devices, and when to stop
     *("data.images", "data.val_images", "data.num_workers"),
     *("optimisation.patience", "optimisation.accelerator", "optimisation.devices", "optimisation.flat_epochs"),
-    "output",
+    *("optimisation.timeout_minutes", "output"),
 )
 
 
@@ -222,19 +222,22 @@ def check_same_run(path: str | Path, *, before: TrainConfig, now: TrainConfig) -
 
     At a constant learning rate the number of epochs may differ.
     """
-    before, now = (_with_defaults(each) for each in (before, now))
-    old = dict(_fields(before.model_dump(mode="json")))
     may_differ = {*MAY_DIFFER, "optimisation.epochs"} if now.optimisation.schedule == "constant" else {*MAY_DIFFER}
-    differing = [
-        f"{name} (was {old.get(name)!r}, is {new!r})"
-        for name, new in _fields(now.model_dump(mode="json"))
-        if name in old and old[name] != new and may_differ.isdisjoint({name, name.split(".")[0]})
-    ]
+    differing = differing_fields(_with_defaults(before), _with_defaults(now), but=may_differ)
     if differing:
-        others = f"{path}: cannot be resumed with another configuration: {'; '.join(differing)}"
-        raise TrainingError(
-            others + (EPOCHS_REMEDY if [each.split()[0] for each in differing] == ["optimisation.epochs"] else "")
-        )
+        named = "; ".join(f"{name} (was {old!r}, is {new!r})" for name, (old, new) in differing.items())
+        others = f"{path}: cannot be resumed with another configuration: {named}"
+        raise TrainingError(others + (EPOCHS_REMEDY if [*differing] == ["optimisation.epochs"] else ""))
+
+
+def differing_fields(one: TrainConfig, other: TrainConfig, *, but: Collection[str]) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configurations differ, with both values; ``but`` are fields and sections to leave out."""
+    first, second = (dict(_fields(each.model_dump(mode="json"))) for each in (one, other))
+    return {
+        name: (first[name], second[name])
+        for name in second
+        if name in first and first[name] != second[name] and not {name, name.split(".")[0]} & {*but}
+    }
 
 
 def _with_defaults(config: TrainConfig) -> TrainConfig:

@@ -259,6 +259,12 @@ class OptimisationConfig(_Section):
     flat_epochs: int = Field(default=10, ge=1, description="epochs without a lower loss before a diagnosis is written")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(default="cpu", description="device to train on")
     devices: int = Field(default=1, ge=1, le=4096, description="devices of this machine; torchrun sets its own number")
+    timeout_minutes: float = Field(
+        default=10.0,
+        gt=0,
+        le=10_000,
+        description="several processes: one that lets the others wait longer ends the run",
+    )
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="precision of the network")
 
     @field_validator("milestones")

@@ -28,6 +28,7 @@ from detect.loading.dataset import DetectionData
 from detect.loading.image_ops import Picture, resize_picture
 from detect.loading.labels import LabelMap
 from detect.loading.sampling import image_loader
+from detect.loading.sharing import from_main, gather, own_share
 from detect.loading.transforms import Transform, resize_transform
 from detect.ops.box_arrays import xywh_to_xyxy, xyxy_to_xywh
 from detect.training.builder import Detector
@@ -63,6 +64,7 @@ def find_objects(
     pixel_origin: str = "center",
     tiles: str | ResizeRule | None = None,
     turned: bool = False,
+    shared: bool = False,
     on_progress: Progress | None = None,
 ) -> CocoResults:
     """Detect objects in the images of a dataset; results are sorted by image, then by falling score.
@@ -78,28 +80,30 @@ def find_objects(
         tiles: a rule ``tiles:S:OVERLAP``: images larger than a tile are cut into tiles, which take the resize rule each, and
             what is found in them is merged (:mod:`detect.training.slicing`). The limit of detections holds for a tile.
         turned: of a :class:`~detect.detectors.landmarks.LandmarkDetector`, see its ``detect``.
+        shared: the processes of a run share the images, each image once; the main process gets all results, the others none.
     """
     tiles = parse_resize(tiles) if tiles else None
+    if shared:
+        data = copy.copy(data)
+        data.image_rows = data.image_rows[list(own_share(len(data)))]
     detect = _Detect(model, data, labels, device=device, pixel_origin=pixel_origin, turned=turned)
     sizes_wh = {row: (width, height) for row, (width, height) in enumerate(data.dataset.images.wh.tolist())}
     grids = {row: TileGrid.of(sizes_wh[row], tiles) for row in data.image_rows.tolist()} if tiles else {}
     grids = {row: grid for row, grid in grids.items() if len(grid.corners) > 1}
     whole = copy.copy(data)
     whole.image_rows = data.image_rows[~np.isin(data.image_rows, list(grids))]
-    rows: list[int] = []
-    found: list[_Found] = []
+    found: list[tuple[int, _Found]] = []
     for batch in image_loader(whole, batches_by_size(whole, batch_size), num_workers=num_workers):
         own = batch.image_rows.tolist()
-        found += detect.objects(batch.images, batch.image_hw, [sizes_wh[row] for row in own])
-        rows += own
+        objects = detect.objects(batch.images, batch.image_hw, [sizes_wh[row] for row in own])
+        found += zip(own, objects, strict=True)
         if on_progress:
-            on_progress("detecting", len(rows), len(data))
+            on_progress("detecting", len(found), len(data))
     for row, grid in grids.items():
-        found.append(detect.in_tiles(data.open(row), grid, batch_size))
-        rows.append(row)
+        found.append((row, detect.in_tiles(data.open(row), grid, batch_size)))
         if on_progress:
-            on_progress("detecting", len(rows), len(data))
-    return _as_results(rows, found, labels, getattr(model, "orientation", NO_ORIENTATION))
+            on_progress("detecting", len(found), len(data))
+    return _as_results(gather(found) if shared else found, labels, getattr(model, "orientation", NO_ORIENTATION))
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +181,14 @@ def validate(model: Detector, data: DetectionData, *, labels: LabelMap, **option
 
     Orientations add the median error of the angles within 5 px. ``best_f1`` is the highest F1 over all categories at any
     score, at IoU .5 or within 5 px, and ``best_threshold`` that score. The options are those of :func:`find_objects`.
+
+    The processes of a run share the images; the main one computes the metrics, and all get them.
     """
-    results = find_objects(model, data, labels=labels, **options)
+    results = find_objects(model, data, labels=labels, shared=True, **options)
+    return from_main(lambda: _metrics_of(results, data, labels))
+
+
+def _metrics_of(results: CocoResults, data: DetectionData, labels: LabelMap) -> dict[str, float]:
     evaluation: BoxEvaluation | LandmarkEvaluation
     if data.keypoints is None or not labels.category_types:
         evaluation = evaluate_boxes(results, data.dataset)
@@ -220,8 +230,9 @@ def _points_found(peaks: Peaks, transform: Transform, labels: LabelMap, margin_p
     return _Found(category_of_type[types], scores, np.full((len(scores), 4), np.nan), restored, types, angles)
 
 
-def _as_results(rows: list[int], found: list[_Found], labels: LabelMap, orientation: str) -> CocoResults:
+def _as_results(rows_and_found: Sequence[tuple[int, _Found]], labels: LabelMap, orientation: str) -> CocoResults:
     """Results with one keypoint each: of a category with several, the others are 0, 0, 0, which is not predicted."""
+    rows, found = [row for row, _ in rows_and_found], [each for _, each in rows_and_found]
     numbers = np.zeros(0, np.int64)
     none = _Found(numbers, np.zeros(0), np.zeros((0, 4)), np.zeros((0, 2)), numbers, np.zeros(0))  # for n = 0
     every = _Found(*(np.concatenate(column) for column in zip(none, *found, strict=True)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from detect.loading.dataset import DetectionData
 from detect.loading.image_ops import measure_normalization
 from detect.loading.labels import LabelMap
 from detect.loading.sampling import EpochBatchSampler, repeat_factors
+from detect.loading.sharing import from_main
 from detect.training.checkpoints import Checkpoint
 from detect.training.config import TrainConfig
 
@@ -53,7 +55,7 @@ def read_inputs(
 
     A run that starts from a checkpoint, ``initial``, takes its mean and standard deviation of the images by default.
     ``overfit`` leaves only this many images with objects, without augmentation and validation. While the images are checked,
-    ``on_progress(what, done, total)`` is called.
+    ``on_progress(what, done, total)`` is called. All processes of a run call this; they share the check of the images.
 
     Raises:
         CocoError: annotations cannot be read, or validation data has a category that training data lacks.
@@ -77,6 +79,7 @@ def read_inputs(
         "on_broken": "skip",
         "unlabelled": config.data.unlabelled,
         "category_ids": labels.category_ids,
+        "shared": True,
         "on_progress": on_progress,
     }
     train = DetectionData(dataset, config.data.images, keypoints=keypoints, augment=_augment(config), **options)
@@ -95,6 +98,17 @@ def read_inputs(
             val.refuse_broken("data.on_broken=skip")
     mean, std = _normalization(config, train, initial)
     return Inputs(train, val, labels, mean, std)
+
+
+def data_checksum(inputs: Inputs) -> int:
+    """A number that tells whether processes have read the same labels and images."""
+    total = crc32(repr(inputs.labels).encode())
+    for data in [inputs.train] if inputs.val is None else [inputs.train, inputs.val]:
+        images, instances = data.dataset.images, data.dataset.instances
+        total = crc32("\n".join(images.file_names).encode(), total)
+        for array in (data.image_rows, images.ids, instances.image_rows, instances.category_ids, instances.boxes_xywh):
+            total = crc32(array.tobytes(), total)
+    return total
 
 
 def read_validation(
@@ -187,5 +201,5 @@ def _normalization(config: TrainConfig, data: DetectionData, initial: Checkpoint
     model = config.model
     if (model.pretrained or model.weights) and (own := pretrained_normalization(model.backbone, config.data.channels)):
         return own
-    measured = measure_normalization(data, max_images=MEASURED_IMAGES)
+    measured = from_main(lambda: measure_normalization(data, max_images=MEASURED_IMAGES))
     return measured.mean, measured.std

@@ -21,6 +21,7 @@ from detect.errors import TrainingError
 from detect.files import write_whole
 from detect.loading.dataset import Batch, DetectionData
 from detect.loading.sampling import image_loader
+from detect.loading.sharing import from_main
 from detect.training.builder import (
     build_detector,
     check_backbone,
@@ -36,6 +37,7 @@ from detect.training.checkpoints import (
     RunState,
     check_same_data,
     check_same_run,
+    differing_fields,
     read_checkpoint,
     save_checkpoint,
 )
@@ -45,8 +47,9 @@ from detect.training.devices import launch
 from detect.training.diagnosis import is_flat
 from detect.training.inference import MAIN_METRIC, validate
 from detect.training.initial_weights import initial_checkpoint
-from detect.training.inputs import epoch_batches, read_inputs
+from detect.training.inputs import data_checksum, epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
+from detect.training.processes import check_alike, end_together
 from detect.training.step import Build, Stepper, rate_factor
 from detect.wording import listed
 
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 Log = Callable[[str], None]
 
 SCHEDULE = {"warmup_steps", "schedule", "milestones"}  # fields that are arguments of rate_factor
+HOST_FIELDS = {"data.images", "data.val_images", "data.num_workers", "output.folder"}  # may differ between hosts
 FLAT_ABOVE = 0.1  # share of the highest learning rate; below it a loss that hardly falls is normal
 
 
@@ -101,19 +105,17 @@ def train(
     Raises:
         TrainingError: the loss is not finite, the folder already holds a run, or the run cannot be resumed.
         DetectError: data, anchors or configuration do not fit, see :mod:`detect.training.inputs`.
+
+    Of several processes, each raises a TrainingError when one fails, see :func:`detect.training.processes.end_together`.
     """
     started = time.monotonic()
-    last = config.output.folder / LAST
-    before = read_checkpoint(last) if resume and last.exists() else None
-    if before:
-        check_same_run(last, before=before.config, now=config)
-    elif last.exists():
-        raise TrainingError(f"{config.output.folder} holds a run: --resume it, delete it or set output.folder")
     fabric = launch(config)
-    run = _Run(config, fabric, before=before, on_progress=on_progress, log=log, build=build)
-    fabric.barrier()  # every process has read the files before one writes them
-    with run.open_tables() as run.tables:
-        run.train_to_end()
+    with end_together():
+        check_alike(config, _differing_on_hosts)
+        before = from_main(lambda: _last_checkpoint(config, resume))
+        run = _Run(config, fabric, before=before, on_progress=on_progress, log=log, build=build)
+        with run.open_tables() as run.tables:
+            run.train_to_end()
     state = run.state
     return TrainingResult(
         folder=config.output.folder,
@@ -126,6 +128,30 @@ def train(
         is_main=run.is_main,
         num_processes=fabric.world_size,
     )
+
+
+def _differing_on_hosts(main: TrainConfig, other: TrainConfig) -> str:
+    return ", ".join(differing_fields(main, other, but=HOST_FIELDS))
+
+
+def _differing_data(main: int, other: int) -> str:
+    return (
+        ""
+        if main == other
+        else "the labels or the usable images of data.train or data.val differ; copy the same files to both"
+    )
+
+
+def _last_checkpoint(config: TrainConfig, resume: bool) -> Checkpoint | None:
+    """The checkpoint to resume from, if any; raises TrainingError if the folder holds another run, or one not to resume."""
+    last = config.output.folder / LAST
+    if not last.exists():
+        return None
+    if not resume:
+        raise TrainingError(f"{config.output.folder} holds a run: --resume it, delete it or set output.folder")
+    before = read_checkpoint(last)
+    check_same_run(last, before=before.config, now=config)
+    return before
 
 
 class _Run:
@@ -150,12 +176,15 @@ class _Run:
         self.last = config.output.folder / LAST
         if not before:
             check_backbone(config)
-        initial = before or initial_checkpoint(config)
+        initial = before or from_main(lambda: initial_checkpoint(config))
         self.inputs = read_inputs(config, initial=initial, on_progress=self.on_progress)
+        check_alike(data_checksum(self.inputs), _differing_data)
+        dataset = self.inputs.train.dataset
         if before:
             check_same_data(self.last, before, labels=self.inputs.labels, num_images=len(self.inputs.train))
-        self.anchors = before.anchors if before else training_anchors(config, self.inputs.train.dataset)
-        assignment, weights = (None, before.positive_weights) if before else self.assign_anchors()
+        self.anchors = before.anchors if before else from_main(lambda: training_anchors(config, dataset))
+        self.assignment: Assignment | None = None
+        weights = before.positive_weights if before else from_main(self.assign_anchors)
         self.stepper = Stepper(
             without_weights(config) if before else config,
             fabric,
@@ -175,18 +204,20 @@ class _Run:
         self.batches = epoch_batches(config, self.inputs.train, fabric)
         self.loader = image_loader(self.inputs.train, self.batches, num_workers=config.data.num_workers)
         self.num_steps = config.optimisation.epochs * self.batches.num_batches
-        for line in data_warnings(config, self.inputs, assignment=assignment) if self.is_main and not before else ():
+        for line in (
+            data_warnings(config, self.inputs, assignment=self.assignment) if self.is_main and not before else ()
+        ):
             self.log(line)
 
-    def assign_anchors(self) -> tuple[Assignment | None, Sequence[float] | None]:
-        """What the anchors learn, and the weight of each class's positive anchors, which is logged."""
+    def assign_anchors(self) -> Sequence[float] | None:
+        """Find what the anchors learn, for warnings; return the weight of each class's positive anchors, which is logged."""
         config, labels, dataset = self.config, self.inputs.labels, self.inputs.train.dataset
-        assignment = training_assignment(config, dataset, self.anchors, on_progress=self.on_progress)
-        weights = training_weights(config, assignment, dataset=dataset, labels=labels)
+        self.assignment = training_assignment(config, dataset, self.anchors, on_progress=self.on_progress)
+        weights = training_weights(config, self.assignment, dataset=dataset, labels=labels)
         if weights:
             named = [f"{name} {weight:.2f}" for name, weight in zip(labels.category_names, weights, strict=True)]
             self.log(f"weights of positive anchors: {listed(named, most=8)}")
-        return assignment, weights
+        return weights
 
     def open_tables(self) -> RunLog | nullcontext[None]:
         """Open the tables, and write the configuration and the anchors, in the main process."""
@@ -194,6 +225,8 @@ class _Run:
         if not self.is_main:
             return nullcontext()
         mid_epoch = self.state.batch > 0
+        for leftover in output.folder.glob(f".{LAST}.*"):  # of a process that was killed while it wrote
+            leftover.unlink()
         tables = RunLog(output.folder, from_step=self.state.step, mid_epoch=mid_epoch, tensorboard=output.tensorboard)
         write_whole(output.folder / "config.yaml", self.config.to_yaml())
         if self.anchors:
@@ -268,9 +301,10 @@ class _Run:
             self.validate(self.inputs.val)
 
     def validate(self, data: DetectionData) -> None:
-        """Measure the averaged weights in the main process, save them if they are the best, and stop without progress."""
+        """Measure the averaged weights, save them if they are the best, and stop without progress."""
         state = self.state
-        state.metrics = self.fabric.broadcast(self.measure(data) if self.is_main else {})
+        self.stepper.share_average()
+        state.metrics = self.measure(data)
         main = state.metrics[MAIN_METRIC[self.config.task]]
         if not math.isnan(main) and (state.best is None or main > state.best):
             state.best, state.validations_since_best = main, 0

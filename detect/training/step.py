@@ -198,6 +198,15 @@ class Stepper:
         batch = part.to(self.fabric.device)
         return self.detector.num_positives(batch.images, _targets(batch, self.config))
 
+    def share_average(self) -> None:
+        """Give the buffers of the averaged detector, such as running statistics, from the main process to all.
+
+        Its weights are the same in all processes.
+        """
+        if self.fabric.world_size > 1:
+            for buffer in self.averaged_detector.buffers():
+                distributed.broadcast(buffer, 0)
+
     def diagnose(self, part: Batch, *, rate: float) -> Diagnosis:
         """Find out why nothing is learned from a batch, see :func:`detect.training.diagnosis.diagnose`."""
         batch = part.to(self.fabric.device)

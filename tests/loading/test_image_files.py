@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 from PIL import Image
+from process_groups import IN_PROCESSES
 
 from detect.data import read_coco
 from detect.data.images import ImageFiles, open_image
@@ -23,6 +24,23 @@ from detect.loading.image_files import (
 from detect.loading.labels import LabelMap
 
 LABELS = LabelMap((3, 7), ("cell", "speck"))
+CHECKED = """
+import json
+from detect.errors import ImageError
+from detect.loading.image_files import find_broken_images
+
+def body(rank):
+    opened = []
+    def open_row(row):
+        opened.append(row)
+        if row % 3 == 1:
+            raise ImageError(f"{row}: broken")
+    broken = find_broken_images(open_row, 8, shared=True)
+    say(json.dumps([opened, [[each.image_row, each.reason] for each in broken]]))
+    distributed.barrier()
+
+in_processes(3, body)
+"""
 
 
 @pytest.fixture
@@ -93,6 +111,16 @@ def test_the_rows_of_broken_images_come_in_order_with_their_reasons():
 
     broken = find_broken_images(open_row, 8)
     assert broken == (BrokenImage(1, "1.png: broken"), BrokenImage(4, "4.png: broken"), BrokenImage(7, "7.png: broken"))
+
+
+def test_processes_share_the_check_and_get_the_same_answer(fresh_python):
+    opened, answers = [], []
+    for line in fresh_python(IN_PROCESSES + CHECKED).splitlines():
+        rows, broken = json.loads(line)
+        opened += rows
+        answers.append(broken)
+    assert sorted(opened) == list(range(8))
+    assert answers == [[[1, "1: broken"], [4, "4: broken"], [7, "7: broken"]]] * 3
 
 
 def test_progress_counts_the_images():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import platform
+import socket
 
 import pytest
+
+from detect.training.devices import interface_towards
 
 FAULTS = """
 import resource, torch
@@ -30,3 +33,10 @@ def test_large_tensors_fault_no_pages_once_their_memory_was_used(fresh_python):
     assert kept == "True"
     assert int(before) > 1000
     assert int(after) < 100
+
+
+def test_the_interface_towards_another_host_is_one_of_this_host_s_and_none_leads_to_itself():
+    towards = interface_towards("192.0.2.1")  # of RFC 5737: an address that no host has
+    assert towards is None or towards in {name for _, name in socket.if_nameindex()} - {"lo"}
+    assert interface_towards("127.0.0.1") is None
+    assert interface_towards("no such host.invalid") is None

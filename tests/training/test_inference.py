@@ -13,6 +13,7 @@ import torch
 from builders import with_threshold
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from process_groups import IN_PROCESSES
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.data import read_coco, read_results
@@ -31,6 +32,41 @@ from detect.loading.labels import LabelMap
 from detect.samples import sample_annotations
 from detect.training.inference import batches_by_size, find_objects, validate
 
+SHARED = """
+import json
+import numpy as np
+from builders import with_threshold
+from detect.data import read_coco
+from detect.detectors.backbones import build_backbone
+from detect.detectors.landmarks import LandmarkDetector
+from detect.loading.dataset import DetectionData
+from detect.loading.labels import LabelMap
+from detect.samples import sample_annotations
+from detect.training.inference import find_objects, validate
+
+file = sample_annotations("nuclei")
+dataset = read_coco(file, keypoints=True).take_images(np.arange(7))
+data = DetectionData(dataset, file.parent / "images", resize="none", channels=1)
+labels = LabelMap.of(dataset, data.keypoints)
+backbone = build_backbone("tiny", strides=(2, 4), in_channels=1, seed=0)
+model = with_threshold(LandmarkDetector(backbone, 1, pyramid_channels=8, num_convs=0, seed=1).eval(), 0.009)
+
+def body(rank):
+    opened, open_image = [], data.open
+    data.open = lambda row: opened.append(row) or open_image(row)
+    found = find_objects(model, data, labels=labels, batch_size=2, shared=True)
+    own = opened.copy()
+    metrics = validate(model, data, labels=labels)
+    result = [found.image_rows.tolist(), found.scores.tolist()]
+    say(json.dumps([rank, own, metrics, result]))
+    if distributed.is_initialized():
+        distributed.barrier()
+
+body(-1)
+for count in (2, 3):
+    in_processes(count, body)
+in_processes(9, body)  # of which two have no image
+"""
 LABELS = LabelMap((3, 7), ("cell", "speck"))
 POINTS = LabelMap((3, 7), ("cell", "speck"), ("cell", "speck"), {3: (0,), 7: (1,)})
 NUCLEI = sample_annotations("nuclei")
@@ -235,6 +271,21 @@ def test_validation_gives_the_best_threshold_of_the_results(task):
     assert 0.009 < metrics["best_threshold"] < 0.02
     blind = validate(with_threshold(model, 0.9), data, labels=labels)
     assert np.isnan([blind["best_threshold"], blind["best_f1"]]).all()
+
+
+def test_processes_find_each_image_s_objects_once_however_many_they_are(fresh_python):
+    tests = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})"
+    alone, *shared = map(json.loads, fresh_python(tests + IN_PROCESSES + SHARED).splitlines())
+    _, _, metrics, (rows, scores) = alone
+    assert set(rows) == set(range(7))
+    for start, count in ((0, 2), (2, 3), (5, 9)):
+        results = shared[start : start + count]
+        assert sorted(row for _, opened, _, _ in results for row in opened) == list(range(7))
+        for rank, _, own, (own_rows, own_scores) in results:
+            assert own.keys() == metrics.keys()
+            assert_allclose([*own.values()], [*metrics.values()], rtol=1e-6)
+            assert own_rows == (rows if rank == 0 else [])
+            assert_allclose(own_scores, scores if rank == 0 else [], rtol=1e-4)
 
 
 @pytest.mark.parametrize("resize", ["none", "letterbox:200", "shortest:200:400"])

@@ -13,7 +13,7 @@ from detect.errors import CocoError, ConfigError, ImageError
 from detect.loading.sampling import EpochBatchSampler, image_loader
 from detect.training.data_warnings import data_warnings
 from detect.training.devices import launch
-from detect.training.inputs import epoch_batches, hold_out, read_inputs
+from detect.training.inputs import data_checksum, epoch_batches, hold_out, read_inputs
 
 
 def test_training_is_augmented_and_validation_is_not(tiny):
@@ -50,6 +50,22 @@ def test_a_share_held_out_is_in_one_part_alone(squares):
 def test_a_small_share_is_one_image(squares):
     train, val = hold_out(read_coco(squares / "annotations.json"), 0.01)
     assert (train.images.ids.tolist(), val.images.ids.tolist()) == ([1, 2, 3, 4, 5, 6, 7], [8])
+
+
+def test_the_checksum_tells_other_labels_and_other_usable_images(tiny, squares, tmp_path):
+    def move(content):
+        content["annotations"][3]["bbox"][0] += 1
+
+    inputs = read_inputs(tiny())
+    checksum = data_checksum(inputs)
+    assert data_checksum(read_inputs(tiny("seed=5", "data.num_workers=1"))) == checksum
+    moved = changed(squares, tmp_path, "moved.json", move)
+    assert (
+        len({data_checksum(read_inputs(tiny(f"data.{part}={moved}"))) for part in ("train", "val")} | {checksum}) == 3
+    )
+    assert data_checksum(read_inputs(tiny("data.val=[]"))) != checksum
+    inputs.train.image_rows = inputs.train.image_rows[:-1]
+    assert data_checksum(inputs) != checksum
 
 
 def test_nothing_to_train_on(tiny, squares, tmp_path):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from runs import ON_ONE_HOST, TOOL, assert_alike, assert_same_run, run_python, tables
 from torch.testing import assert_close
 
 from detect.errors import TrainingError
@@ -25,8 +22,6 @@ from detect.training.logs import read_log
 from detect.training.loop import train
 from detect.training.step import rate_factor
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "train.py"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -38,21 +33,6 @@ train(read_train_config(Path(sys.argv[1])), on_progress=kill)
 """
 
 
-def tables(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """All that a run measured, but for the time."""
-    found = {path.stem: read_log(path) for path in folder.glob("*.csv")}
-    for row in found["epochs"]:
-        row.pop("seconds")
-    return found
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert tables(one) == tables(other)  # to the last digit
-    first, second = (read_checkpoint(folder / "last.pt") for folder in (one, other))
-    assert_close(dict(first.weights), dict(second.weights), rtol=0, atol=0)
-    assert repr(first.training["state"]) == repr(second.training["state"])  # repr, as NaN is no NaN
-
-
 def stop_at(step: int):
     """A progress callback that ends the run in the middle, as a fault would."""
 
@@ -61,18 +41,6 @@ def stop_at(step: int):
             raise KeyboardInterrupt
 
     return on_progress
-
-
-def run_python(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_an_experiment_puts_in_its_own_detector(tiny, tmp_path):
@@ -233,25 +201,23 @@ def test_a_killed_process_is_resumed_exactly(tiny, tmp_path):
     ended = run_python("-c", KILLED, tmp_path / "run.yaml", 3)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert [row["step"] for row in read_log(tmp_path / "killed" / "steps.csv")][-1] == 3
+    half = tmp_path / "killed" / ".last.pt.4242"  # as when it is killed while it writes
+    half.write_bytes((tmp_path / "killed" / "last.pt").read_bytes()[:1000])
     train(whole)
     train(killed, resume=True)
+    assert not half.exists()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("task", ["boxes", pytest.param("landmarks", marks=pytest.mark.slow)])
-def test_two_processes_learn_what_one_does(tiny, tmp_path, task):
+@pytest.mark.slow  # boxes: tests/test_two_hosts.py
+def test_two_processes_learn_of_landmarks_what_one_does(tiny, tmp_path):
     fields = ("optimisation.batch_size=4", "optimisation.epochs=3")
-    one, two = (tiny(*fields, f"output.folder={tmp_path / name}", task=task) for name in ("one", "two"))
+    one, two = (tiny(*fields, f"output.folder={tmp_path / name}", task="landmarks") for name in ("one", "two"))
     (tmp_path / "run.yaml").write_text(two.to_yaml())
     train(one)
-    ended = run_python(*TORCHRUN, TOOL, tmp_path / "run.yaml", "--json")
+    ended = run_python(*ON_ONE_HOST, TOOL, tmp_path / "run.yaml")
     assert ended.returncode == 0, ended.stderr
-    (said,) = [line for line in ended.stdout.splitlines() if line.startswith("{")]  # one of them speaks
-    assert json.loads(said)["steps"] == 6
-    for mine, theirs in zip(tables(tmp_path / "one")["steps"], tables(tmp_path / "two")["steps"], strict=True):
-        assert_allclose(list(theirs.values()), list(mine.values()), rtol=1e-3, atol=1e-5)
-    first, second = (read_checkpoint(tmp_path / name / "last.pt").weights for name in ("one", "two"))
-    assert_close(dict(first), dict(second), rtol=1e-2, atol=1e-3)
+    assert_alike(tmp_path / "one", tmp_path / "two")
 
 
 def test_two_processes_look_into_a_flat_loss_together(tiny, tmp_path):
@@ -261,7 +227,7 @@ def test_two_processes_look_into_a_flat_loss_together(tiny, tmp_path):
     one, two = (tiny(*fields, f"output.folder={tmp_path / name}") for name in ("one", "two"))
     (tmp_path / "run.yaml").write_text(two.to_yaml())
     train(one)
-    ended = run_python(*TORCHRUN, TOOL, tmp_path / "run.yaml")
+    ended = run_python(*ON_ONE_HOST, TOOL, tmp_path / "run.yaml")
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("the loss has not fallen for 1 epochs") == 1
     assert "is too small" in (tmp_path / "two" / "diagnosis.txt").read_text()

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from process_groups import IN_PROCESSES
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.testing import assert_close
@@ -206,3 +207,24 @@ def test_other_errors_keep_their_traceback(tiny):
     stepper.detector.head.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="a bug"):
         stepper.training_step([collate([inputs.train[0]])], rate=1e-3)
+
+
+SHARED = """
+import torch
+from types import SimpleNamespace
+from detect.training.step import Stepper
+
+def body(rank):
+    norm = torch.nn.BatchNorm2d(1)
+    norm(torch.full((1, 1, 2, 2), float(rank + 1)))
+    norm.num_batches_tracked += rank
+    Stepper.share_average(SimpleNamespace(fabric=SimpleNamespace(world_size=2), averaged_detector=norm))
+    say((round(norm.running_mean.item(), 6), norm.num_batches_tracked.item()))
+    distributed.barrier()
+
+in_processes(2, body)
+"""
+
+
+def test_all_processes_validate_with_the_running_statistics_of_the_main_one(fresh_python):
+    assert fresh_python(IN_PROCESSES + SHARED).splitlines() == ["(0.1, 1)"] * 2  # momentum .1 of an image of ones
