@@ -140,36 +140,44 @@ class _Notes:
     def stop(self) -> None:
         """Note no more that this process lives."""
         self.stopped.set()
-        self.thread.join()
+        self.thread.join(STORE_TIMEOUT.total_seconds())
 
     def own_failure(self, text: str) -> str:
         """Note how this process failed; return the text, with its name unless all processes failed alike."""
         self.stop()
         note = FAILED + text
-        with suppress(RuntimeError):
+
+        def tell() -> list[str]:
             self._write(note)
-            after = self._later(lambda now: all(each.startswith(FAILED) for each in now))
-            if set(after) == {note}:
+            return self._later(lambda now: all(each.startswith(FAILED) for each in now))
+
+        with suppress(RuntimeError):
+            if set(_answer(tell)) == {note}:
                 return text
         return f"{self.own}: {text}"
 
     def own_end(self, text: str) -> str:
         """Note why this process ends although none has failed; return the text."""
         with suppress(RuntimeError):
-            self._write(FAILED + text)
+            _answer(lambda: self._write(FAILED + text))
         return text
 
     def failure_of_others(self) -> str:
         """The processes that failed, with their texts, or those that are silent; empty if all of them live."""
         self.stop()
-        try:
+
+        def ask() -> tuple[list[str], list[str]]:
             self._write(FAILED)
             before = self._read()
-            after = self._later(lambda now: all(map(_is_known, before, now)))
+            return before, self._later(lambda now: all(map(_is_known, before, now)))
+
+        try:
+            before, after = _answer(ask)
         except RuntimeError:
             named = listed(map(str, self.others), most=8)
             several = "one of " if len(self.others) > 1 else ""
-            return f"torchrun at {os.environ['MASTER_ADDR']} has ended, and {several}{named} with it; {REMEDY}"
+            address = os.environ["MASTER_ADDR"]
+            return f"torchrun at {address} has ended or cannot be reached, and {several}{named} with it; {REMEDY}"
         for each in self.others:
             note = after[each.rank]
             if note.startswith(FAILED) and note != FAILED:
@@ -197,6 +205,26 @@ class _Notes:
             time.sleep(BEAT_S)
             notes = self._read()
         return notes
+
+
+def _answer(ask: Callable[[], T]) -> T:
+    """What a function finds in the store, asked in a thread: despite its timeout, a store whose host is cut off may block.
+
+    Raises:
+        RuntimeError: the store does not answer.
+    """
+    answers: list[T] = []
+
+    def run() -> None:
+        with suppress(RuntimeError):
+            answers.append(ask())
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(SILENT_S + 2 * STORE_TIMEOUT.total_seconds())
+    if not answers:
+        raise RuntimeError("the store does not answer")
+    return answers[0]
 
 
 def _is_known(before: str, after: str) -> bool:
