@@ -6,6 +6,7 @@ before it is no list of whole entries, and the file is read on from there in ord
 
 from __future__ import annotations
 
+import gc
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +91,7 @@ def _decode_range(
     path: str | Path, open_sink: Callable[[int], Sink[Result]], number: int, start: int, stop: int | None
 ) -> Range[Result] | None:
     """Decode the entries from a place on, up to another or the end of the list; None if they are no whole entries."""
+    gc.disable()  # entries hold no cycles, and looking for them takes an eighth of the time
     sink = open_sink(number)
     with Path(path).open("rb") as file:
         file.seek(start)

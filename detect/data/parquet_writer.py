@@ -121,11 +121,9 @@ class _Reading:
         self.num_files += 1
 
     def _split(self, file: str, on_bytes: Callable[[int], None], key: str, start: int) -> tuple[int, bool]:
-        """Read as much of the annotations as several processes can; where they go on, and whether that is their end."""
-        if key != ANNOTATIONS.name:
-            return start, False
+        """Read as much of a list as several processes can; where it goes on, and whether that is its end."""
         own, buckets = self.tables[key], self.buckets[key]
-        open_sink = OpenRange(self.folder / f"ranges-{self.num_files}", self.num_parts)
+        open_sink = OpenRange(self.folder / f"{key}-{self.num_files}", self.num_parts, key)
         sizes: dict[str, int] = {"range_bytes": RANGE_BYTES, "num_processes": NUM_THREADS}
         buckets.flush()
         for found in decode_ranges(file, start, open_sink, **sizes):
@@ -192,7 +190,7 @@ def _joined(categories: bytes, more: bytes, file: str) -> bytes:
 
 @dataclass(frozen=True)
 class ReadRange:
-    """The annotations of a range of a file: their fields, their number, and the files of their buckets."""
+    """The entries of a range of a file: their fields, their number, and the files of their buckets."""
 
     fields: list[str]
     count: int
@@ -205,24 +203,25 @@ class OpenRange:
 
     folder: Path
     num_parts: int
+    kind_name: str
 
     def __call__(self, number: int) -> RangeBuckets:
         folder = self.folder / str(number)
         folder.mkdir(parents=True)
-        return RangeBuckets(folder, self.num_parts)
+        return RangeBuckets(folder, self.num_parts, IMAGES if self.kind_name == IMAGES.name else ANNOTATIONS)
 
 
 class RangeBuckets(Sink[ReadRange]):
-    """Spreads the annotations of a range over buckets of its own."""
+    """Spreads the entries of a range over buckets of its own."""
 
-    def __init__(self, folder: Path, num_parts: int) -> None:
-        self._tables, self._buckets, self._num_parts = EntryTables(ANNOTATIONS), Buckets(folder, num_parts), num_parts
+    def __init__(self, folder: Path, num_parts: int, kind: EntryKind) -> None:
+        self._tables, self._buckets, self._num_parts = EntryTables(kind), Buckets(folder, num_parts), num_parts
 
     def decode(self, buffer: bytearray, end: int) -> int | None:
         table = self._tables.decode(buffer, end)
         if table is None:
             return None
-        spread(ANNOTATIONS, table, self._buckets, self._num_parts)
+        spread(self._tables.kind, table, self._buckets, self._num_parts)
         return len(table)
 
     def finish(self) -> ReadRange:
