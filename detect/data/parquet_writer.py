@@ -121,9 +121,11 @@ class _Reading:
         self.num_files += 1
 
     def _split(self, file: str, on_bytes: Callable[[int], None], key: str, start: int) -> tuple[int, bool]:
-        """Read as much of a list as several processes can; where it goes on, and whether that is its end."""
+        """Read as much of the annotations as several processes can; where they go on, and whether that is their end."""
+        if key != ANNOTATIONS.name:  # a list of images is short: most ranges would lie behind it
+            return start, False
         own, buckets = self.tables[key], self.buckets[key]
-        open_sink = OpenRange(self.folder / f"{key}-{self.num_files}", self.num_parts, key)
+        open_sink = OpenRange(self.folder / f"ranges-{self.num_files}", self.num_parts)
         sizes: dict[str, int] = {"range_bytes": RANGE_BYTES, "num_processes": NUM_THREADS}
         buckets.flush()
         for found in decode_ranges(file, start, open_sink, **sizes):
@@ -190,7 +192,7 @@ def _joined(categories: bytes, more: bytes, file: str) -> bytes:
 
 @dataclass(frozen=True)
 class ReadRange:
-    """The entries of a range of a file: their fields, their number, and the files of their buckets."""
+    """The annotations of a range of a file: their fields, their number, and the files of their buckets."""
 
     fields: list[str]
     count: int
@@ -203,25 +205,24 @@ class OpenRange:
 
     folder: Path
     num_parts: int
-    kind_name: str
 
     def __call__(self, number: int) -> RangeBuckets:
         folder = self.folder / str(number)
         folder.mkdir(parents=True)
-        return RangeBuckets(folder, self.num_parts, IMAGES if self.kind_name == IMAGES.name else ANNOTATIONS)
+        return RangeBuckets(folder, self.num_parts)
 
 
 class RangeBuckets(Sink[ReadRange]):
-    """Spreads the entries of a range over buckets of its own."""
+    """Spreads the annotations of a range over buckets of its own."""
 
-    def __init__(self, folder: Path, num_parts: int, kind: EntryKind) -> None:
-        self._tables, self._buckets, self._num_parts = EntryTables(kind), Buckets(folder, num_parts), num_parts
+    def __init__(self, folder: Path, num_parts: int) -> None:
+        self._tables, self._buckets, self._num_parts = EntryTables(ANNOTATIONS), Buckets(folder, num_parts), num_parts
 
     def decode(self, buffer: bytearray, end: int) -> int | None:
         table = self._tables.decode(buffer, end)
         if table is None:
             return None
-        spread(self._tables.kind, table, self._buckets, self._num_parts)
+        spread(ANNOTATIONS, table, self._buckets, self._num_parts)
         return len(table)
 
     def finish(self) -> ReadRange:
