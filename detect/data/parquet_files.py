@@ -136,7 +136,8 @@ def open_file(path: str) -> Iterator[BufferedIOBase]:
             with open(path, "rb") as file:  # noqa: PTH123 - as in is_parquet_dataset
                 yield file
     except FileNotFoundError:
-        raise CocoError(f"{path}: there is no such file") from None
+        unreached = ", or it cannot be reached" if is_url(path) else ""
+        raise CocoError(f"{path}: there is no such file{unreached}") from None
     except OSError as error:
         raise CocoError(f"{path}: {error.strerror or error}") from None
 
