@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -29,6 +30,8 @@ from detect.data.coco_reader import parse_plainly, read_rows
 from detect.data.formats.point_tables import is_point_table
 from detect.data.image_names import name_hint
 from detect.data.images import open_image
+from detect.data.parquet_to_coco import write_coco
+from detect.data.parquet_writer import write_parquet, write_parts
 from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
 from detect.data.volumes import open_array
@@ -153,6 +156,26 @@ As = Callable[[Path], Any]
 IMAGES = SAMPLE.parent / "images"
 
 
+def parquet_written(files: Files, as_: As) -> int:
+    shutil.rmtree(files / "parquet", ignore_errors=True)
+    write_parquet([str(SAMPLE)], as_(files / "parquet"), on_progress=lambda *_: None)
+    return len(read_dataset(files / "parquet").annotations)
+
+
+def parts_written(files: Files, as_: As) -> int:
+    shutil.rmtree(files / "parts", ignore_errors=True)
+    tables = pa.table({"id": [1]}), pa.table({name: [1] for name in ("id", "image_id", "category_id")})
+    write_parts(as_(files / "parts"), [tables], {"categories": []})
+    return len(read_dataset(files / "parts").images)
+
+
+def coco_written(files: Files, as_: As) -> int:
+    shutil.rmtree(files / "coco", ignore_errors=True)
+    parquet_written(files, as_)
+    write_coco(str(files / "parquet"), as_(files / "coco"), on_progress=lambda *_: None)
+    return len(read_coco(files / "coco" / "annotations.json").annotations)
+
+
 def weights_read(files: Files, as_: As) -> list[str]:
     torch.save({"layer": torch.ones(1)}, files / "weights.pt")
     return [*load_checkpoint(as_(files / "weights.pt"))]
@@ -194,6 +217,9 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.files.write_whole": lambda files, as_: written(
         files / "whole.txt", lambda: write_whole(as_(files / "whole.txt"), "text")
     ),
+    "detect.data.parquet_writer.write_parquet": parquet_written,
+    "detect.data.parquet_writer.write_parts": parts_written,
+    "detect.data.parquet_to_coco.write_coco": coco_written,
     "detect.data.images.open_image": lambda files, as_: (
         open_image(as_(IMAGES), files.dataset.images.file_names[0]).size
     ),

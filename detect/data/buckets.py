@@ -31,12 +31,12 @@ def buckets_of_images(image_ids: Int64[ndarray, " n"], num_buckets: int) -> Int6
 class Buckets:
     """Tables of rows, each row with the number of its bucket. Tables may lack columns that others have."""
 
-    def __init__(self, folder: Path, num_buckets: int) -> None:
-        self._folder, self._num_buckets = folder, num_buckets
+    def __init__(self, where: str, num_buckets: int) -> None:
+        self._folder, self._num_buckets = Path(where), num_buckets
         self._tables: list[pa.Table] = []
         self._numbers: list[Int64[ndarray, " n"]] = []
         self._waiting_bytes = 0
-        self._files: list[tuple[Path, int]] = []  # and what is added to the positions in it
+        self._files: list[tuple[str, int]] = []  # and what is added to the positions in it
 
     def add(self, table: pa.Table, buckets: Int64[ndarray, " n"]) -> None:
         self._tables.append(table)
@@ -59,20 +59,20 @@ class Buckets:
             for start, end in zip([0, *ends[:-1]], ends, strict=True):
                 rows = table.slice(start, end - start).to_batches()
                 writer.write_batch(rows[0] if rows else pa.RecordBatch.from_pylist([], table.schema))
-        self._files.append((path, 0))
+        self._files.append((str(path), 0))
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
         return [path for path, _ in self._files]
 
-    def adopt(self, files: Iterable[Path], first_position: int) -> None:
+    def adopt(self, files: Iterable[str], first_position: int) -> None:
         """Take files that other buckets wrote, of rows whose column ``position`` starts from here."""
         self._files += [(path, first_position) for path in files]
 
     def tables(self, bucket: int) -> Iterator[pa.Table]:
         """The rows of a bucket, in the order in which they were added; ``flush`` comes before."""
         for path, first_position in self._files:
-            with pa.memory_map(str(path)) as memory:
+            with pa.memory_map(path) as memory:
                 table = pa.Table.from_batches([pa.ipc.open_file(memory).get_batch(bucket)])
             if first_position and len(table):
                 positions = pc.add(table["position"], first_position)

@@ -105,7 +105,8 @@ class ReadAnnotations:
         columns = self.columns.take(rows)
         if columns is self.columns:
             return self
-        own = (self.shard[rows], self.image_ids[rows], self.has_box[rows], self.odd[rows])
+        odd = self.odd[rows] if any(self.odd.strides) else np.broadcast_to(self.odd[:1], len(columns))
+        own = (self.shard[rows], self.image_ids[rows], self.has_box[rows], odd)
         return ReadAnnotations(self.files, *own, columns, self.from_points[rows], self.angle_fields)
 
     def finding(self, row: int, reason: str) -> Finding:

@@ -40,20 +40,20 @@ def compact_json(text: bytes) -> bytes:
 
 
 @contextmanager
-def open_json(path: str | Path) -> Iterator[tuple[BufferedIOBase, Callable[[], int]]]:
+def open_json(name: str) -> Iterator[tuple[BufferedIOBase, Callable[[], int]]]:
     """Open a ``.json`` or ``.json.gz`` file: its unpacked bytes, and a function that tells the bytes read of the file.
 
     Raises:
         CocoError: it cannot be opened or read to its end.
     """
     try:
-        with Path(path).open("rb") as file:
+        with Path(name).open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream: BufferedIOBase = GzipFile(fileobj=file) if packed else file
             yield stream, file.tell
     except (BadGzipFile, EOFError, zlib.error) as error:
-        raise CocoError(f"{path}: a damaged or truncated .gz file ({error})") from None
+        raise CocoError(f"{name}: a damaged or truncated .gz file ({error})") from None
 
 
 def read_top_level(

@@ -70,42 +70,42 @@ def part_name(kind: str, number: int) -> str:
     return f"{kind}/part-{number:05}.parquet"
 
 
-def is_url(path: str) -> bool:
-    return "://" in path
+def is_url(text: str) -> bool:
+    return "://" in text
 
 
-def is_parquet_dataset(path: str) -> bool:
+def is_parquet_dataset(source: str) -> bool:
     """Whether a local folder, or a file in it, is a Parquet dataset; a URL is taken for one."""
-    if is_url(path) or _PART_FILE.fullmatch(path):
+    if is_url(source) or _PART_FILE.fullmatch(source):
         return True
     try:
-        with open(f"{path}/{DESCRIPTION}", "rb") as file:  # noqa: PTH123 - names of files are text here
+        with open(f"{source}/{DESCRIPTION}", "rb") as file:  # noqa: PTH123 - names of files are text here
             return FORMAT.encode() in file.read(200)
     except OSError:
         return False
 
 
-def parquet_parts(path: str) -> list[Part]:
+def parquet_parts(source: str) -> list[Part]:
     """The parts of a Parquet dataset; of a part's file, that part alone. Only ``dataset.json`` is read.
 
     Raises:
         CocoError: there is none, or a newer version of this package wrote it.
     """
-    found = _PART_FILE.fullmatch(path)
-    folder = found.group(1) if found else path.rstrip("/")
+    found = _PART_FILE.fullmatch(source)
+    folder = found.group(1) if found else source.rstrip("/")
     parts = [Part(folder, number, *counts) for number, counts in enumerate(read_description(folder).parts)]
     if found and int(found.group(2)) >= len(parts):
-        raise CocoError(f"{path}: not a part of the dataset {folder}, which has {len(parts):,}")
+        raise CocoError(f"{source}: not a part of the dataset {folder}, which has {len(parts):,}")
     return [parts[int(found.group(2))]] if found else parts
 
 
-def read_description(folder: str) -> Description:
+def read_description(source: str) -> Description:
     """Read ``dataset.json``.
 
     Raises:
         CocoError: it cannot be read, or a newer version of this package wrote it.
     """
-    path = f"{folder}/{DESCRIPTION}"
+    path = f"{source}/{DESCRIPTION}"
     with open_file(path) as file:
         text = file.read()
     try:
@@ -121,7 +121,7 @@ def read_description(folder: str) -> Description:
 
 
 @contextmanager
-def open_file(path: str) -> Iterator[BufferedIOBase]:
+def open_file(name: str) -> Iterator[BufferedIOBase]:
     """Open a local file, or a URL by fsspec.
 
     Raises:
@@ -129,16 +129,17 @@ def open_file(path: str) -> Iterator[BufferedIOBase]:
         MissingExtraError: fsspec, or what it needs for this kind of URL, is not installed.
     """
     try:
-        if is_url(path):
-            with _open_url(path) as file:
+        if is_url(name):
+            with _open_url(name) as file:
                 yield file
         else:
-            with open(path, "rb") as file:  # noqa: PTH123 - as in is_parquet_dataset
+            with open(name, "rb") as file:  # noqa: PTH123 - as in is_parquet_dataset
                 yield file
     except FileNotFoundError:
-        raise CocoError(f"{path}: there is no such file") from None
+        unreached = ", or it cannot be reached" if is_url(name) else ""
+        raise CocoError(f"{name}: there is no such file{unreached}") from None
     except OSError as error:
-        raise CocoError(f"{path}: {error.strerror or error}") from None
+        raise CocoError(f"{name}: {error.strerror or error}") from None
 
 
 def _open_url(url: str) -> Any:
@@ -151,7 +152,7 @@ def _open_url(url: str) -> Any:
         raise CocoError(f"{url}: {error}") from None
 
 
-def needed(name: str, path: str) -> Any:
+def needed(name: str, file: str) -> Any:
     """Import a package of the extra ``scale``.
 
     Raises:
@@ -160,13 +161,13 @@ def needed(name: str, path: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise MissingExtraError(f"{path}: Parquet needs {name}: pip install 'detect-heads[scale]'") from None
+        raise MissingExtraError(f"{file}: Parquet needs {name}: pip install 'detect-heads[scale]'") from None
 
 
-def size_bytes(path: str) -> int:
+def size_bytes(file: str) -> int:
     """The size of a file; 0 if it cannot be told, since reading it raises the error."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116
+        return os.stat(file).st_size  # noqa: PTH116
     except OSError:
         return 0
 

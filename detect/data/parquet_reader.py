@@ -40,14 +40,16 @@ ANNOTATION_COLUMNS = ("id", "image_id", "category_id", *BOX, "area", "iscrowd", 
 
 
 def read_parquet(
-    path: str, *, keypoints: bool = False, angles: bool = False, on_progress: Progress | None = None
+    source: str, *, keypoints: bool = False, angles: bool = False, on_progress: Progress | None = None
 ) -> list[Rows]:
     """Read a Parquet dataset, or one part of it, given its folder or URL or a part's file.
 
     Raises:
         CocoError: a part is missing, cannot be read, or is not what the dataset says about it.
     """
-    parts, rows = parquet_parts(path), []
+    parts, rows = parquet_parts(source), []
+    if not parts:
+        raise CocoError(f"{source}: the dataset has no parts")
     for number, part in enumerate(parts):
         if on_progress:
             on_progress(f"reading {part.folder}", number, len(parts))
@@ -76,10 +78,10 @@ def read_part(part: Part, *, keypoints: bool = False, angles: bool = False) -> R
     return tolerant.rows(images, AnnotationEntries.join(annotations), categories)
 
 
-def read_image_field(path: str, name: str) -> list[dict[str, Any]]:
+def read_image_field(source: str, name: str) -> list[dict[str, Any]]:
     """The id and one other field of each image that has it and need not be read one by one."""
     found = []
-    for part in parquet_parts(path):
+    for part in parquet_parts(source):
         table = read_columns(part.images_file, IMAGES, ("id",), part.num_images, more=(name,))
         if name in table.column_names:
             pairs = zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True)
@@ -88,7 +90,7 @@ def read_image_field(path: str, name: str) -> list[dict[str, Any]]:
 
 
 def read_columns(
-    path: str, kind: EntryKind, columns: Sequence[str], num_rows: int, *, more: Sequence[str] = ()
+    file: str, kind: EntryKind, columns: Sequence[str], num_rows: int, *, more: Sequence[str] = ()
 ) -> pa.Table:
     """Read columns of a file of a part, and those of ``more`` that it has.
 
@@ -97,36 +99,36 @@ def read_columns(
             rows.
     """
     schema = kind.schema(more)
-    with open_parquet(path) as file:
-        own = file.schema_arrow
+    with open_parquet(file) as opened:
+        own = opened.schema_arrow
         for name in columns:
             if name not in own.names:
-                raise CocoError(f"{path}: no column {name!r}")
+                raise CocoError(f"{file}: no column {name!r}")
         names = [*columns, *(name for name in more if name in own.names)]
         for name in names:
             if own.field(name).type != schema.field(name).type:
-                raise CocoError(f"{path}: column {name!r} is {own.field(name).type}, not {schema.field(name).type}")
-        if file.metadata.num_rows != num_rows:
-            raise CocoError(f"{path}: {file.metadata.num_rows:,} rows, and {DESCRIPTION} says {num_rows:,}")
-        return file.read(columns=names)
+                raise CocoError(f"{file}: column {name!r} is {own.field(name).type}, not {schema.field(name).type}")
+        if opened.metadata.num_rows != num_rows:
+            raise CocoError(f"{file}: {opened.metadata.num_rows:,} rows, and {DESCRIPTION} says {num_rows:,}")
+        return opened.read(columns=names)
 
 
 @contextmanager
-def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or by URL; errors while it is open are told about the file.
 
     Raises:
         CocoError: it is missing, truncated or damaged.
     """
-    with open_file(path) as source:
+    with open_file(file) as source:
         try:
-            with pq.ParquetFile(source if is_url(path) else path) as file:
-                yield file
+            with pq.ParquetFile(source if is_url(file) else file) as opened:
+                yield opened
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
             reason = str(error).strip() or type(error).__name__
-            raise CocoError(f"{path}: a truncated or damaged Parquet file ({reason.splitlines()[0]})") from None
+            raise CocoError(f"{file}: a truncated or damaged Parquet file ({reason.splitlines()[0]})") from None
 
 
 def _categories(folder: str, tolerant: TolerantReader) -> Sequence[Category] | None:

@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 50_000
 COCO_FILE = "annotations.json"
 
 
-def write_coco(source: str, output: Path, *, on_progress: Progress) -> list[Part]:
+def write_coco(source: str, output: str | Path, *, on_progress: Progress) -> list[Part]:
     """Write ``annotations.json`` to a new folder, whole or not at all; the parts that it was made of.
 
     Its text is that of the file that was converted, but for spaces between tokens. Parts of several files are one file.
@@ -31,7 +31,7 @@ def write_coco(source: str, output: Path, *, on_progress: Progress) -> list[Part
         CocoError: a part is missing or cannot be read.
         OSError: the folder cannot be written.
     """
-    parts = parquet_parts(source)
+    output, parts = Path(output), parquet_parts(source)
     described = read_description(source if not parts else parts[0].folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{output.name}.rows.", dir=output.parent) as temporary:
@@ -66,7 +66,7 @@ def _list(
 ) -> Iterator[bytes]:
     """The text of a list: the entries of all parts, spread by their place in the file, and sorted a stretch at a time."""
     (temporary / kind.name).mkdir()
-    buckets, json = Buckets(temporary / kind.name, max(len(parts), 1)), EntryJson(kind, fields)
+    buckets, json = Buckets(str(temporary / kind.name), max(len(parts), 1)), EntryJson(kind, fields)
     total = sum(part.num_images if kind is IMAGES else part.num_annotations for part in parts)
     per_bucket = -(-total // max(len(parts), 1)) or 1
     for number, part in enumerate(parts):

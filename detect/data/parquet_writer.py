@@ -44,7 +44,7 @@ KINDS = (IMAGES, ANNOTATIONS)
 Tables = tuple[pa.Table, pa.Table]  # images and annotations of a part
 
 
-def write_parquet(files: Sequence[str], output: Path, *, on_progress: Progress) -> Description:
+def write_parquet(files: Sequence[str], output: str | Path, *, on_progress: Progress) -> Description:
     """Convert COCO files, together one dataset, to a new folder, whole or not at all.
 
     Of several files, equal images and categories are kept once, and other top-level values are those of the first file that
@@ -54,7 +54,7 @@ def write_parquet(files: Sequence[str], output: Path, *, on_progress: Progress) 
         CocoError: a file cannot be read or is not COCO.
         OSError: the folder cannot be written.
     """
-    sizes = list(map(size_bytes, files))
+    output, sizes = Path(output), list(map(size_bytes, files))
     unpacked = [size * (PACKED if file.endswith(".gz") else 1) for file, size in zip(files, sizes, strict=True)]
     num_parts = max(1, round(sum(unpacked) / PART_BYTES))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class _Reading:
         self.buckets = {}
         for kind in KINDS:
             (self.folder / kind.name).mkdir()
-            self.buckets[kind.name] = Buckets(self.folder / kind.name, self.num_parts)
+            self.buckets[kind.name] = Buckets(str(self.folder / kind.name), self.num_parts)
 
     def read(self, file: str, on_bytes: Callable[[int], None]) -> None:
         decoders = {name: tables.decode for name, tables in self.tables.items()}
@@ -122,7 +122,7 @@ class _Reading:
 
     def _split(self, file: str, on_bytes: Callable[[int], None], key: str, start: int) -> tuple[int, bool]:
         """Read as much of the annotations as several processes can; where they go on, and whether that is their end."""
-        if key != ANNOTATIONS.name:
+        if key != ANNOTATIONS.name:  # a list of images is short: most ranges would lie behind it
             return start, False
         own, buckets = self.tables[key], self.buckets[key]
         open_sink = OpenRange(self.folder / f"ranges-{self.num_files}", self.num_parts)
@@ -170,7 +170,7 @@ class _Reading:
         written = []
         for kind, table in zip(KINDS, (images, with_image_rows(annotations, images)), strict=True):
             path = self.folder / kind.name / f"{number}.parquet"
-            write_table(table, path)
+            _write_table(table, path)
             written.append((part_name(kind.name, number), path))
         return written, (len(images), len(annotations))
 
@@ -196,7 +196,7 @@ class ReadRange:
 
     fields: list[str]
     count: int
-    files: list[Path]
+    files: list[str]
 
 
 @dataclass(frozen=True)
@@ -209,14 +209,14 @@ class OpenRange:
     def __call__(self, number: int) -> RangeBuckets:
         folder = self.folder / str(number)
         folder.mkdir(parents=True)
-        return RangeBuckets(folder, self.num_parts)
+        return RangeBuckets(str(folder), self.num_parts)
 
 
 class RangeBuckets(Sink[ReadRange]):
     """Spreads the annotations of a range over buckets of its own."""
 
-    def __init__(self, folder: Path, num_parts: int) -> None:
-        self._tables, self._buckets, self._num_parts = EntryTables(ANNOTATIONS), Buckets(folder, num_parts), num_parts
+    def __init__(self, where: str, num_parts: int) -> None:
+        self._tables, self._buckets, self._num_parts = EntryTables(ANNOTATIONS), Buckets(where, num_parts), num_parts
 
     def decode(self, buffer: bytearray, end: int) -> int | None:
         table = self._tables.decode(buffer, end)
@@ -235,7 +235,7 @@ def spread(kind: EntryKind, table: pa.Table, buckets: Buckets, num_parts: int) -
     buckets.add(table, buckets_of_images(table[kind.image_id].fill_null(0).to_numpy(), num_parts))
 
 
-def write_parts(output: Path, parts: Iterable[Tables], others: dict[str, Any]) -> None:
+def write_parts(output: str | Path, parts: Iterable[Tables], others: dict[str, Any]) -> None:
     """Write a dataset from the tables of its images and annotations, part by part, to a new folder.
 
     Tables have the columns that are known; the others become null. ``others`` are the other top-level values.
@@ -252,11 +252,12 @@ def write_parts(output: Path, parts: Iterable[Tables], others: dict[str, Any]) -
             images, annotations = (aligned(table, kind.schema(())) for kind, table in zip(KINDS, tables, strict=True))
             for kind, table in zip(KINDS, (images, with_image_rows(annotations, images)), strict=True):
                 path = temporary / f"{kind.name}.parquet"
-                write_table(table, path)
+                _write_table(table, path)
                 yield part_name(kind.name, number), path
             made.parts.append((len(images), len(annotations)))
         yield DESCRIPTION, msgspec.json.encode(made)
 
+    output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{output.name}.rows.", dir=output.parent) as temporary:
         write_folder(output, named_parts(Path(temporary)))
@@ -283,7 +284,7 @@ def with_image_rows(annotations: pa.Table, images: pa.Table) -> pa.Table:
     return annotations.add_column(place, "image_row", pa.array(rows))
 
 
-def write_table(table: pa.Table, path: Path) -> None:
+def _write_table(table: pa.Table, path: Path) -> None:
     """Write one file of a part: texts compressed alone, ids as differences, other numbers by a dictionary."""
     texts = {each.name for each in table.schema if pa.types.is_string(each.type)}
     ids = {"id", "position", "image_id", "image_row"}

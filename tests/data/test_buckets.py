@@ -28,7 +28,7 @@ def test_buckets_are_of_like_size(step):
 
 def test_rows_come_back_in_order_from_memory_and_files(tmp_path, monkeypatch):
     monkeypatch.setattr("detect.data.buckets.FLUSH_BYTES", 4000)
-    rng, buckets, expected = np.random.default_rng(0), Buckets(tmp_path, 7), {bucket: [] for bucket in range(7)}
+    rng, buckets, expected = np.random.default_rng(0), Buckets(str(tmp_path), 7), {bucket: [] for bucket in range(7)}
     for start in range(0, 3000, 100):
         rows, own = np.arange(start, start + 100), rng.integers(0, 6, 100)
         more = {"text": list(map(str, rows))} if start % 200 else {}
@@ -46,6 +46,6 @@ def test_rows_come_back_in_order_from_memory_and_files(tmp_path, monkeypatch):
 
 
 def test_no_rows(tmp_path):
-    buckets = Buckets(tmp_path, 3)
+    buckets = Buckets(str(tmp_path), 3)
     buckets.flush()
     assert list(buckets.tables(1)) == []

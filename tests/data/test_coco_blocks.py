@@ -133,7 +133,6 @@ def test_memory_is_a_part_of_the_file_also_with_a_quirk(monkeypatch, quirk):
     [
         b"",
         b"{}",
-        b'{"images": [], "annotations": []}',
         b'{"images": [], "annotations": [{"image_id": 1, "category_id": 1}',
         b'{"images": [], "annotations": [{"image_id": 1, "category_id": 1}]',
         b'{"images": [], "annotations": [{"image_id": 1, "category_id": 1}, x]}',
@@ -146,6 +145,14 @@ def test_memory_is_a_part_of_the_file_also_with_a_quirk(monkeypatch, quirk):
 )
 def test_it_steps_aside_from_what_it_cannot_prove(text):
     assert in_blocks(text) is None
+
+
+def test_the_end_of_a_list_is_found_behind_lists_of_objects_and_without_a_last_object():
+    inner = b'"segments": [' + b", ".join([b'{"a": [{"b": 1}]}'] * 30) + b"]"
+    entry = b'{"image_id": 1, "category_id": 1, ' + inner + b"}"
+    for entries, count in ((b"", 0), (entry, 1), (b", ".join([entry] * 9), 9), (entry + b", null", 1)):
+        found = in_blocks(b'{"annotations": [' + entries + b'], "images": [{"id": 1}, {"id": 2}]}')
+        assert (len(found.annotations), len(found.images)) == (count, 2)
 
 
 @pytest.mark.parametrize(

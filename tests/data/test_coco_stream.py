@@ -91,11 +91,11 @@ def test_a_value_too_large_for_memory_is_an_error(monkeypatch):
 def test_gzip_is_unpacked_and_damage_is_named(tmp_path):
     path = tmp_path / "a.json.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}'))
-    with open_json(path) as (stream, tell):
+    with open_json(str(path)) as (stream, tell):
         assert stream.read() == b'{"a": 1}'
         assert tell() == path.stat().st_size
     path.write_bytes(gzip.compress(b'{"a": 1}')[:-9])
-    with pytest.raises(CocoError, match=r"a damaged or truncated \.gz file"), open_json(path) as (stream, _):
+    with pytest.raises(CocoError, match=r"a damaged or truncated \.gz file"), open_json(str(path)) as (stream, _):
         stream.read()
 
 

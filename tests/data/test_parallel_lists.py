@@ -23,9 +23,9 @@ def written(path, entries, after=()):
 def ranges(path, range_bytes):
     """The ranges of a file, and the ids of their entries."""
     open_range = OpenRange(path.parent / "ranges", 1)
-    found = list(decode_ranges(path, START, open_range, range_bytes=range_bytes, num_processes=2))
+    found = list(decode_ranges(str(path), START, open_range, range_bytes=range_bytes, num_processes=2))
     files = [file for each in found for file in each.result.files]
-    ids = [number for file in files for number in pa.ipc.open_file(str(file)).read_all()["id"].to_pylist()]
+    ids = [number for file in files for number in pa.ipc.open_file(file).read_all()["id"].to_pylist()]
     assert len(ids) == sum(each.result.count for each in found)
     return found, ids
 
