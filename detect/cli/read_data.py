@@ -22,7 +22,7 @@ from detect.cli.engine import SHARDS_LEFT_OUT
 from detect.cli.options import DatasetFiles, remember
 from detect.cli.output import findings_of, note, progress_over
 from detect.data import CocoDataset, Finding
-from detect.data.dataset_counts import DatasetCounts
+from detect.data.dataset_counts import MAX_FINDINGS, DatasetCounts
 from detect.errors import ConfigError
 from detect.ops.exact_sums import FirstItems
 
