@@ -182,6 +182,8 @@ class ShardedData:
             note(f"warning: left out: {len(self.shards.bad) - MAX_TOLD} more shards")
         for kind, finding in self.findings if self.files.findings else ():
             note(f"{kind}: {finding}")
+        if self.counts and max(len(self.counts.invalid), len(self.counts.suspicious)) > MAX_FINDINGS:
+            note(f"note: of invalid and suspicious entries, {MAX_FINDINGS:,} of each kind can be listed")
 
     def assignments(
         self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher
