@@ -79,7 +79,7 @@ class Smallest:
 
     @classmethod
     def of(cls, shapes: Float64[ndarray, "n 2"]) -> Smallest:
-        size = np.sqrt(shapes.prod(axis=1))
+        size = np.sqrt(shapes[:, 0] * shapes[:, 1])  # a product over a short last axis is several times slower
         near = shapes[size == size.min(initial=np.inf)]
         return cls(min(map(tuple, near.tolist()), default=None))
 

@@ -72,16 +72,16 @@ class ShapeHistogram:
         """
         if not 1 <= cells_per_octave <= 1024:
             raise ValueError(f"need 1 <= cells_per_octave <= 1024, got {cells_per_octave=}")
-        if not (np.isfinite(shapes).all() and (shapes > 0).all()):
+        ends = np.array([(side.min(), side.max()) for side in shapes.T]).T if len(shapes) else shapes
+        if not (np.isfinite(ends).all() and (ends > 0).all()):
             raise ValueError("widths and heights must be positive and finite")
-        if len(shapes) and max(np.abs(np.log2([shapes.min(), shapes.max()]))) > MAX_EXPONENT:
+        if (np.abs(np.log2(ends)) > MAX_EXPONENT).any():
             raise ValueError(f"widths and heights must lie between 2**-{MAX_EXPONENT} and 2**{MAX_EXPONENT}")
         if counts is None:
             counts = np.ones(len(shapes), np.int64)
         if counts.sum() > MAX_BOXES:
             raise ValueError(TOO_MANY)
         blocks = ((shapes[rows], counts[rows]) for rows in row_blocks(len(shapes)))
-        ends = np.stack([shapes.min(axis=0, initial=np.inf), shapes.max(axis=0, initial=0)]) if len(shapes) else shapes
         if len(shapes) > MIN_DENSE:
             first, last = (each >> OFFSET_BITS for each in _positions(ends, cells_per_octave))
             if (last - first + 1).prod() <= MAX_DENSE:

@@ -225,8 +225,11 @@ def sizes_counted(sizes_wh: Int64[ndarray, "b 2"]) -> dict[tuple[int, int], int]
     >>> sizes_counted(np.array([[64, 48], [32, 32], [64, 48]]))
     {(32, 32): 1, (64, 48): 2}
     """
-    sizes, counts = np.unique(sizes_wh, axis=0, return_counts=True)
-    return {(width, height): count for (width, height), count in zip(sizes.tolist(), counts.tolist(), strict=True)}
+    if sizes_wh.max(initial=0) >= 2**31:
+        return dict(sorted(Counter(map(tuple, sizes_wh.tolist())).items()))
+    codes, counts = np.unique(sizes_wh[:, 0] * 2**32 + sizes_wh[:, 1], return_counts=True)
+    sizes = (divmod(code, 2**32) for code in codes.tolist())
+    return dict(zip(sizes, counts.tolist(), strict=True))
 
 
 def _bins(values: Float64[ndarray, " n"], edges: Sequence[float], names: Sequence[str]) -> tuple[InstanceGroup, ...]:

@@ -49,7 +49,7 @@ class GroupedMetrics(Sums):
     def of(cls, metrics: AnchorMetrics, worst: int) -> GroupedMetrics:
         ids = rows_by_value(metrics.instances.dataset.instances.category_ids)
         of_category = dict(zip(ids, metrics.by_category, strict=True))
-        listed = FirstItems.of(_worst(metrics, metrics.worst(worst)), most=worst)
+        listed = FirstItems(len(metrics.best_iou), tuple(_worst(metrics, metrics.worst(worst))), worst)
         return cls(metrics.by_size, metrics.by_ratio, metrics.by_level, of_category, listed)
 
 

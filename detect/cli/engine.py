@@ -36,7 +36,7 @@ class EngineOptions:
     scheduler: Annotated[
         str | None,
         expert(
-            help="With --engine dask: a running scheduler, tcp://HOST:8786, whose workers see the files under the same names. "
+            help="With --engine dask: a running scheduler, tcp://HOST:8786, whose workers see the files by the same names. "
             "Default: a local cluster over the cores."
         ),
     ] = None

@@ -22,7 +22,7 @@ from detect.cli.engine import SHARDS_LEFT_OUT
 from detect.cli.options import DatasetFiles, remember
 from detect.cli.output import findings_of, note, progress_over
 from detect.data import CocoDataset, Finding
-from detect.data.dataset_counts import DatasetCounts
+from detect.data.dataset_counts import MAX_FINDINGS, DatasetCounts
 from detect.errors import ConfigError
 from detect.ops.exact_sums import FirstItems
 
@@ -182,6 +182,8 @@ class ShardedData:
             note(f"warning: left out: {len(self.shards.bad) - MAX_TOLD} more shards")
         for kind, finding in self.findings if self.files.findings else ():
             note(f"{kind}: {finding}")
+        if self.counts and max(len(self.counts.invalid), len(self.counts.suspicious)) > MAX_FINDINGS:
+            note(f"note: of invalid and suspicious entries, {MAX_FINDINGS:,} of each kind can be listed")
 
     def assignments(
         self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher

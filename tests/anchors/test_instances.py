@@ -13,6 +13,7 @@ from detect.anchors.instances import (
     category_groups,
     instance_weights,
     ratio_bins,
+    sizes_counted,
 )
 from detect.data import read_coco
 from detect.data.resize import parse_resize
@@ -133,3 +134,10 @@ def test_an_error_of_a_fit_says_what_was_left_out():
     content["annotations"].pop()
     with pytest.raises(FitError, match=r"got 1: fit fewer$"):
         fit_anchors(ResizedInstances.of(read_coco(content), "none"), k=2)
+
+
+def test_sizes_are_counted_also_where_they_are_absurd():
+    sizes = np.array([[64, 48], [2**40, 3], [64, 48]])
+    assert list(sizes_counted(sizes).items()) == [((64, 48), 2), ((2**40, 3), 1)]
+    assert list(sizes_counted(sizes[:1]).items()) == [((64, 48), 1)]
+    assert sizes_counted(np.zeros((0, 2), np.int64)) == {}

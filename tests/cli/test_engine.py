@@ -76,6 +76,8 @@ def test_other_formats_and_options_without_the_engine_are_errors(detect, files, 
         2,
         "detect: --scheduler, --workers, --worker-memory and --bad-shards need --engine dask\n",
     )
+    run = detect("anchors", "fit", *files, "--method", "kmeans", "--per-level", 2, *on_dask)
+    assert (run.code, "not for --per-level by shape" in run.err) == (2, True)
     table = tmp_path / "points.csv"
     table.write_text("image,x,y\na.png,1,2\n")
     run = detect("anchors", "fit", table, "-k", 1, *on_dask)
