@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_FILE_BYTES = 2**20
+TEMPORARY = ".detect-"  # start of the names of temporary folders
 
 
 def read_small_text(path: str | Path, error: Callable[[str], Exception]) -> str:
@@ -60,13 +64,11 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     Missing folders are created. If writing fails, the old file stays.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    whole = content.encode("utf-8") if isinstance(content, str) else content
+    with temporary_folder(path.parent) as folder:
+        written = folder / "content"
+        written.write_bytes(whole)
+        written.replace(path)
 
 
 def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes]]) -> None:
@@ -80,9 +82,8 @@ def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes]]) -> None
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(errno.EEXIST, "it exists and is not an empty folder", str(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        made = Path(temporary) / folder.name
+    with temporary_folder(folder.parent) as temporary:
+        made = temporary / "content"
         made.mkdir()
         for name, content in files:
             path = made / name
@@ -91,3 +92,62 @@ def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes]]) -> None
         if folder.exists():
             folder.rmdir()
         made.rename(folder)
+
+
+@contextmanager
+def temporary_folder(parent: str | Path) -> Iterator[Path]:
+    """A new folder inside ``parent``, which is made if needed; at the end it is removed with all that is in it.
+
+    Its name is its own among threads, processes and hosts. It is locked while it is in use: the first call of a process for
+    a parent removes those that killed processes have left there, and no others.
+    """
+    parent = Path(parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(parent.resolve())
+    folder, lock = _locked_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int | None]:
+    """A new folder and the descriptor that holds its lock."""
+    while True:
+        folder = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            lock = _lock(folder, wait=True)
+            if lock is None or os.path.samestat(os.fstat(lock), folder.stat()):
+                return folder, lock
+            os.close(lock)
+        except FileNotFoundError:  # another process took it for abandoned before it was locked
+            continue
+
+
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """Lock a folder until the descriptor is closed; None if there are no locks here, or unless ``wait`` it is locked."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        flock(descriptor, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@cache
+def _clear_abandoned(parent: Path) -> None:
+    """Remove the temporary folders of processes that were killed."""
+    for folder in parent.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            lock = _lock(folder, wait=False)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, read_yaml, write_folder, write_whole
@@ -85,3 +90,47 @@ def test_a_folder_that_fails_on_the_way_is_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="no more"):
         write_folder(tmp_path / "new", files())
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from detect.files import temporary_folder
+with temporary_folder(sys.argv[1]) as folder:
+    (folder / "half").write_text("half a file")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+ALIVE = """
+import sys
+from detect.files import temporary_folder
+with temporary_folder(sys.argv[1]) as folder:
+    print(folder, flush=True)
+    input()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one_and_nothing_that_is_in_use(tmp_path):
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob(".detect-*/*")] == ["half"]
+    with subprocess.Popen(
+        [sys.executable, "-c", ALIVE, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        in_use = other.stdout.readline().strip()
+        write_whole(tmp_path / "file", "text")
+        assert sorted(str(path) for path in tmp_path.iterdir()) == [in_use, str(tmp_path / "file")]
+        other.communicate("\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_threads_that_write_the_same_file_at_once_each_write_it_whole(tmp_path):
+    contents = [str(number) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda content: write_whole(tmp_path / "file", content), contents * 5))
+    assert (tmp_path / "file").read_text() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_of_the_longest_length_can_be_written(tmp_path):
+    write_whole(tmp_path / ("a" * 255), "text")
+    write_folder(tmp_path / ("b" * 255), [("a" * 255, b"text")])
+    assert len(list(tmp_path.iterdir())) == 2
