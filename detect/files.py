@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import uuid
@@ -14,7 +15,6 @@ from typing import Any
 
 import yaml
 
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_FILE_BYTES = 2**20
 TEMPORARY = ".detect-"  # start of the names of temporary folders
 
@@ -43,10 +43,58 @@ def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
         error: it is not YAML, or YAML that stands for other objects.
     """
     try:
-        return yaml.load(text, SAFE_LOADER)  # noqa: TID251, S506 - libyaml's, ten times as fast
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as refused:
+        loader = _PlainLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if "*" in text:
+                _check_aliases(node, 4 * max(len(text), MAX_FILE_BYTES // 4))
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        OverflowError,
+    ) as refused:
         # PyYAML lets the errors of its own code through: an empty `!!int`, a `!!timestamp` that is none
-        raise error(f"not YAML ({' '.join(str(refused).split())})") from None
+        raise error(f"not YAML ({' '.join(str(refused).split())[:300]})") from None
+
+
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's: ten times as fast
+    """Reads plain values: a date stays a text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in its base class
+        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check_aliases(node: yaml.Node, most: int) -> None:
+    """Raise ValueError if a document holds itself, or more than ``most`` characters and values once aliases are expanded."""
+    sizes: dict[int, int | None] = {}  # None while a node is being measured
+
+    def size_of(inner: yaml.Node) -> int:
+        if id(inner) in sizes:
+            known = sizes[id(inner)]
+            if known is None:
+                raise ValueError("an alias stands for what it is in")
+            return known
+        sizes[id(inner)] = None
+        parts = inner.value if not isinstance(inner, yaml.ScalarNode) else ()
+        flat = itertools.chain(*parts) if isinstance(inner, yaml.MappingNode) else parts
+        size = 1 + sum(map(size_of, flat)) if parts else 1 + len(inner.value)
+        if size > most:
+            raise ValueError("its aliases expand to more than the file could hold")
+        sizes[id(inner)] = size
+        return size
+
+    size_of(node)
 
 
 def read_yaml(path: str | Path, error: Callable[[str], Exception]) -> Any:

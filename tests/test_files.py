@@ -4,8 +4,11 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, read_yaml, write_folder, write_whole
 
@@ -46,14 +49,42 @@ def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "!!int ", "!!timestamp x", "!!python/object/apply:os.getcwd []", "[" * 1200, "\x00"]
+    "text",
+    [
+        *("a: [", "!!int ", "!!int x", "!!timestamp x", "!!float x", "!!bool x", "!!binary x", "!!omap x", "!!set x"),
+        *("!!python/object/apply:os.getcwd []", "[" * 1200, "\x00", "9" * 5000, "\ud800", '"\\ud800"', "? [a]\n: b"),
+        *("&a [*a]", "&a {b: *a}", "*a", "<<: 3", "a: &a {<<: *a}"),
+        # each list is nine of the one before: four billion values
+        *("\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11))]),),
+        # likewise by merging, which copies while it is read
+        *(
+            "\n".join(
+                ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 9))]
+            ),
+        ),
+        *(f"a: &a {'x' * 50_000}\nb: [{', '.join(['*a'] * 50_000)}]",),
+    ],
+    ids=lambda text: text[:20],
 )
-def test_what_is_no_plain_yaml_raises_the_given_error_in_one_line(text):
+def test_what_is_no_plain_yaml_raises_the_given_error_in_one_short_line(text):
     with pytest.raises(KeyError) as caught:
         parse_yaml(text, KeyError)
     assert caught.value.args[0].startswith("not YAML (")
     assert "\n" not in caught.value.args[0]
+    assert len(caught.value.args[0]) < 400
+
+
+def test_plain_yaml_is_read_with_aliases_and_dates_as_they_are_written():
     assert parse_yaml("a: [1]", KeyError) == {"a": [1]}
+    assert parse_yaml("", KeyError) is None
+    assert parse_yaml("base: &base {k: 9}\nown: {<<: *base, x: 1}\nsame: *base", KeyError)["own"] == {"k": 9, "x": 1}
+    assert parse_yaml("[2020-01-01, 2020-99-99, 1e3, ~]", KeyError) == ["2020-01-01", "2020-99-99", "1e3", None]
+
+
+@given(st.text("ab:[]{}&*!<>-?|'~ \\\n1\x00\ud800\u2028" + '"', max_size=30))
+def test_any_text_is_yaml_or_one_line(text):
+    with suppress(KeyError):
+        parse_yaml(text, KeyError)
 
 
 def test_a_yaml_file_names_itself_in_its_error(tmp_path):

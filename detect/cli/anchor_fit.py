@@ -15,6 +15,7 @@ from detect.cli.detector_fit import DetectorOptions, fit_detector, note_unnamed
 from detect.cli.fit_options import FitOptions
 from detect.cli.options import AsJson, DatasetFiles, Output, Resize, expert
 from detect.cli.output import busy, note, print_answer, reading_bar, save
+from detect.cli.terminal import print_now
 from detect.errors import ConfigError
 
 FINE = FitOptions(levels="p2-p4", per_level="3")
@@ -160,7 +161,8 @@ def demo(
         sources = anchor_results.start_hashing(instances.dataset)
         fitted, curve = options.fit(instances), k_curve(instances)
         scores = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
-        print_fit(scores, fitted, curve)
         save(output / sample, anchor_results.fit_files(scores, curve, sources.result(), title=title))
+        print_fit(scores, fitted, curve)
+        print_now()
     typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
     typer.echo("  detect anchors fit instances.json --for yolov5 -o anchors")

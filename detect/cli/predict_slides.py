@@ -6,10 +6,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from PIL import Image, UnidentifiedImageError
 
-from detect.cli.output import note, print_answer, reading_bar, save
+from detect.cli.output import note, print_answer, reading_bar, save, show
 from detect.errors import ConfigError, ResizeError
 
 if TYPE_CHECKING:
@@ -93,7 +92,9 @@ def predict_slide(
     }
     counts = ", ".join(f"{name}: {count:,}" for name, count in found.counts().items())
     print_answer(
-        json, lambda: {**content, "files": [*files]}, lambda: typer.echo(f"{len(found.scores):,} points ({counts})")
+        json,
+        lambda: {**content, "files": [*files]},
+        lambda: show(f"{len(found.scores):,} points ({counts})", soft_wrap=True),
     )
 
 
