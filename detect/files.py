@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import itertools
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ import yaml
 
 MAX_FILE_BYTES = 2**20
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)")  # the group: half of a pair
+FORMULA_STARTS, FORMULA_SPACE = ("=", "+", "-", "@"), " \t\r\n"
 TEMPORARY = ".detect-"  # start of the names of temporary folders
 
 
@@ -122,6 +125,40 @@ def parse_json(content: bytes | bytearray | str, **options: Any) -> Any:
     if "\\ud" in content or "\\uD" in content:
         content = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], content)
     return json.loads(content, **options)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV file. A text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    >>> print(csv_text(["name", "score"], [["=1+1", -0.5], ["-0.5", "+cell"]]), end="")
+    name,score
+    '=1+1,-0.5
+    -0.5,'+cell
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_guarded(cell) for cell in row] for row in [header, *rows])
+    return text.getvalue()
+
+
+def _guarded(cell: Any) -> Any:
+    """A cell of a table: a text that begins as a formula is marked as a text, unless it is a number or a dash."""
+    if not isinstance(cell, str) or not cell.lstrip(FORMULA_SPACE).startswith(FORMULA_STARTS) or cell == "-":
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def unguarded(cell: str) -> str:
+    """What a cell of :func:`csv_text` was.
+
+    >>> unguarded("'=1+1"), unguarded("'s"), unguarded("-1")
+    ('=1+1', "'s", '-1')
+    """
+    is_marked = cell.startswith("'") and cell[1:].lstrip(FORMULA_SPACE).startswith(FORMULA_STARTS)
+    return cell[1:] if is_marked else cell
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -30,7 +28,7 @@ from rich.text import Text
 
 from detect.cli.terminal import is_terminal
 from detect.errors import ConfigError, OutputError
-from detect.files import write_whole
+from detect.files import csv_text, write_whole
 from detect.wording import printable, shortened
 
 if TYPE_CHECKING:
@@ -241,13 +239,6 @@ def findings_csv(dataset: CocoDataset) -> str:
     found = findings_of(dataset)
     rows = ([kind, each.file, each.annotation_id, each.image_id, each.reason] for kind, each in found)
     return csv_text(["kind", "file", "annotation_id", "image_id", "reason"], rows)
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The text of a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
 
 
 def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False) -> None:

@@ -150,7 +150,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def _is_inside(path: str, root: str) -> bool:
     """Whether a path, with links followed, leads to something below a folder that is no link."""
-    return os.path.realpath(path).startswith(os.path.join(root, ""))  # noqa: PTH118 - of many images
+    try:
+        return os.path.realpath(path).startswith(os.path.join(root, ""))  # noqa: PTH118 - of many images
+    except ValueError:  # a NUL, or what no file name can hold
+        return False
 
 
 def _text(image_wh: Sequence[int]) -> str:

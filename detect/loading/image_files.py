@@ -15,6 +15,7 @@ from PIL import Image
 
 from detect.data import CocoDataset, read_coco
 from detect.data.coco_reader import Progress
+from detect.data.image_names import in_utf8
 from detect.data.image_sizes import read_headers
 from detect.data.images import ImageFiles
 from detect.errors import ImageError
@@ -40,7 +41,7 @@ def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[C
     folder = Path(os.path.commonpath([file.parent for file in files]))
     sizes = read_headers(list(map(str, files))).upright_wh().clip(1)
     images = [
-        {"id": number, "width": width, "height": height, "file_name": file.relative_to(folder).as_posix()}
+        {"id": number, "width": width, "height": height, "file_name": in_utf8(file.relative_to(folder).as_posix())}
         for number, (file, (width, height)) in enumerate(zip(files, sizes.tolist(), strict=True), 1)
     ]
     named = zip(labels.category_ids, labels.category_names, strict=True)
