@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
@@ -73,7 +74,10 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin stall each other on a busy machine
     forget_datasets()
     try:
-        with held_output():
+        with held_output(), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", module="PIL"
+            )  # of broken metadata and large images, before any thread starts
             app()
     except DetectError as error:
         note(printable(f"detect: {with_left_out(str(error))}"))
