@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
+import itertools
+import json
 import os
-from collections.abc import Callable, Iterable
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_FILE_BYTES = 2**20
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)")  # the group: half of a pair
+FORMULA_STARTS, FORMULA_SPACE = ("=", "+", "-", "@"), " \t\r\n"
+TEMPORARY = ".detect-"  # start of the names of temporary folders
 
 
 def read_small_text(path: str | Path, error: Callable[[str], Exception]) -> str:
@@ -39,10 +49,58 @@ def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
         error: it is not YAML, or YAML that stands for other objects.
     """
     try:
-        return yaml.load(text, SAFE_LOADER)  # noqa: TID251, S506 - libyaml's, ten times as fast
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as refused:
+        loader = _PlainLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if "*" in text:
+                _check_aliases(node, 4 * max(len(text), MAX_FILE_BYTES // 4))
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        OverflowError,
+    ) as refused:
         # PyYAML lets the errors of its own code through: an empty `!!int`, a `!!timestamp` that is none
-        raise error(f"not YAML ({' '.join(str(refused).split())})") from None
+        raise error(f"not YAML ({' '.join(str(refused).split())[:300]})") from None
+
+
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's: ten times as fast
+    """Reads plain values: a date stays a text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in its base class
+        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check_aliases(node: yaml.Node, most: int) -> None:
+    """Raise ValueError if a document holds itself, or more than ``most`` characters and values once aliases are expanded."""
+    sizes: dict[int, int | None] = {}  # None while a node is being measured
+
+    def size_of(inner: yaml.Node) -> int:
+        if id(inner) in sizes:
+            known = sizes[id(inner)]
+            if known is None:
+                raise ValueError("an alias stands for what it is in")
+            return known
+        sizes[id(inner)] = None
+        parts = inner.value if not isinstance(inner, yaml.ScalarNode) else ()
+        flat = itertools.chain(*parts) if isinstance(inner, yaml.MappingNode) else parts
+        size = 1 + sum(map(size_of, flat)) if parts else 1 + len(inner.value)
+        if size > most:
+            raise ValueError("its aliases expand to more than the file could hold")
+        sizes[id(inner)] = size
+        return size
+
+    size_of(node)
 
 
 def read_yaml(path: str | Path, error: Callable[[str], Exception]) -> Any:
@@ -54,19 +112,66 @@ def read_yaml(path: str | Path, error: Callable[[str], Exception]) -> Any:
     return parse_yaml(read_small_text(path, error), lambda reason: error(f"{path}: {reason}"))
 
 
+def parse_json(content: bytes | bytearray | str, **options: Any) -> Any:
+    """What Python's reader makes of JSON: slower than msgspec's, it accepts NaN and a byte order mark, and locates errors.
+
+    Half of a pair of UTF-16, which no text can hold, is read as U+FFFD. The options are those of :func:`json.loads`.
+
+    >>> parse_json('["NaN", NaN, "' + chr(92) + 'ud83d"]')
+    ['NaN', nan, '�']
+    """
+    if not isinstance(content, str):
+        content = content.decode(json.detect_encoding(content))
+    if "\\ud" in content or "\\uD" in content:
+        content = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], content)
+    return json.loads(content, **options)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV file. A text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    >>> print(csv_text(["name", "score"], [["=1+1", -0.5], ["-0.5", "+cell"]]), end="")
+    name,score
+    '=1+1,-0.5
+    -0.5,'+cell
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_guarded(cell) for cell in row] for row in [header, *rows])
+    return text.getvalue()
+
+
+def _guarded(cell: Any) -> Any:
+    """A cell of a table: a text that begins as a formula is marked as a text, unless it is a number or a dash."""
+    if not isinstance(cell, str) or not cell.lstrip(FORMULA_SPACE).startswith(FORMULA_STARTS) or cell == "-":
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def unguarded(cell: str) -> str:
+    """What a cell of :func:`csv_text` was.
+
+    >>> unguarded("'=1+1"), unguarded("'s"), unguarded("-1")
+    ('=1+1', "'s", '-1')
+    """
+    is_marked = cell.startswith("'") and cell[1:].lstrip(FORMULA_SPACE).startswith(FORMULA_STARTS)
+    return cell[1:] if is_marked else cell
+
+
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write to a temporary file beside ``path``, then rename it: a reader sees the old file or the new one, never a part.
 
     Missing folders are created. If writing fails, the old file stays.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    whole = content.encode("utf-8") if isinstance(content, str) else content
+    with temporary_folder(path.parent) as folder:
+        written = folder / "content"
+        written.write_bytes(whole)
+        written.replace(path)
 
 
 def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes | Path]]) -> None:
@@ -81,9 +186,8 @@ def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes | Path]]) 
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(errno.EEXIST, "it exists and is not an empty folder", str(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        made = Path(temporary) / folder.name
+    with temporary_folder(folder.parent) as temporary:
+        made = temporary / "content"
         made.mkdir()
         for name, content in files:
             path = made / name
@@ -95,3 +199,62 @@ def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes | Path]]) 
         if folder.exists():
             folder.rmdir()
         made.rename(folder)
+
+
+@contextmanager
+def temporary_folder(parent: str | Path) -> Iterator[Path]:
+    """A new folder inside ``parent``, which is made if needed; at the end it is removed with all that is in it.
+
+    Its name is its own among threads, processes and hosts. It is locked while it is in use: the first call of a process for
+    a parent removes those that killed processes have left there, and no others.
+    """
+    parent = Path(parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(parent.resolve())
+    folder, lock = _locked_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int | None]:
+    """A new folder and the descriptor that holds its lock."""
+    while True:
+        folder = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            lock = _lock(folder, wait=True)
+            if lock is None or os.path.samestat(os.fstat(lock), folder.stat()):
+                return folder, lock
+            os.close(lock)
+        except FileNotFoundError:  # another process took it for abandoned before it was locked
+            continue
+
+
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """Lock a folder until the descriptor is closed; None if there are no locks here, or unless ``wait`` it is locked."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        flock(descriptor, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@cache
+def _clear_abandoned(parent: Path) -> None:
+    """Remove the temporary folders of processes that were killed."""
+    for folder in parent.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            lock = _lock(folder, wait=False)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)

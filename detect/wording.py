@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 MAX_LINES = 5  # items below their number
+MAX_NAME = 60  # characters of a name in a table
+
+# control characters, line separators, characters that turn the direction of what follows, and halves of pairs
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plural(count: int, noun: str) -> str:
@@ -40,3 +45,21 @@ def listed_below(what: str, items: Any, *, others: str) -> list[str]:
         return []
     more = [f"and {len(items) - MAX_LINES:,} more: {others} lists them all"] if len(items) > MAX_LINES else []
     return [f"{len(items):,} {what}:", *(f"  {item}" for item in [*items[:MAX_LINES], *more])]
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with each character that a terminal would obey written as its escape; with ``lines`` it may have several.
+
+    >>> printable("cell" + chr(27) + "[2J") == "cell" + chr(92) + "x1b[2J"
+    True
+    """
+    return _OBEYED.sub(lambda found: found[0] if lines and found[0] in "\t\n" else repr(found[0])[1:-1], text)
+
+
+def shortened(name: str) -> str:
+    """A name of at most ``MAX_NAME`` characters, without the middle of a longer one.
+
+    >>> shortened("cell"), shortened("a" * 40 + "b" * 400), len(shortened("c" * 61))
+    ('cell', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbbbbbbbbbbbbbbbb', 60)
+    """
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2]}…{name[1 - MAX_NAME // 2 :]}"

@@ -1,5 +1,6 @@
 """Run what `detect export RUN --original -o exported` wrote: `python run_onnx.py exported photo.jpg ...` prints results."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def detect(session: onnxruntime.InferenceSession, about: dict, path: str) -> Ite
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    session = onnxruntime.InferenceSession(folder / "detector.onnx")
-    about = json.loads((folder / "detector.json").read_text())
+    about, network = json.loads((folder / "detector.json").read_text()), (folder / "detector.onnx").read_bytes()
+    if hashlib.sha256(network).hexdigest() != about["sha256"]:
+        sys.exit(f"{folder}/detector.onnx: damaged, or of another export than detector.json")
+    session = onnxruntime.InferenceSession(network)
     print("[" + ",\n ".join(json.dumps(each) for path in sys.argv[2:] for each in detect(session, about, path)) + "]")

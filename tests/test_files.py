@@ -1,8 +1,28 @@
 from __future__ import annotations
 
-import pytest
+import csv
+import io
+import itertools
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from detect.files import MAX_FILE_BYTES, parse_yaml, read_small_text, read_yaml, write_folder, write_whole
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detect.files import (
+    MAX_FILE_BYTES,
+    csv_text,
+    parse_yaml,
+    read_small_text,
+    read_yaml,
+    unguarded,
+    write_folder,
+    write_whole,
+)
 
 
 def test_text_and_bytes_are_written_into_a_folder_that_is_made(tmp_path):
@@ -41,14 +61,42 @@ def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "!!int ", "!!timestamp x", "!!python/object/apply:os.getcwd []", "[" * 1200, "\x00"]
+    "text",
+    [
+        *("a: [", "!!int ", "!!int x", "!!timestamp x", "!!float x", "!!bool x", "!!binary x", "!!omap x", "!!set x"),
+        *("!!python/object/apply:os.getcwd []", "[" * 1200, "\x00", "9" * 5000, "\ud800", '"\\ud800"', "? [a]\n: b"),
+        *("&a [*a]", "&a {b: *a}", "*a", "<<: 3", "a: &a {<<: *a}"),
+        # each list is nine of the one before: four billion values
+        *("\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11))]),),
+        # likewise by merging, which copies while it is read
+        *(
+            "\n".join(
+                ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 9))]
+            ),
+        ),
+        *(f"a: &a {'x' * 50_000}\nb: [{', '.join(['*a'] * 50_000)}]",),
+    ],
+    ids=lambda text: text[:20],
 )
-def test_what_is_no_plain_yaml_raises_the_given_error_in_one_line(text):
+def test_what_is_no_plain_yaml_raises_the_given_error_in_one_short_line(text):
     with pytest.raises(KeyError) as caught:
         parse_yaml(text, KeyError)
     assert caught.value.args[0].startswith("not YAML (")
     assert "\n" not in caught.value.args[0]
+    assert len(caught.value.args[0]) < 400
+
+
+def test_plain_yaml_is_read_with_aliases_and_dates_as_they_are_written():
     assert parse_yaml("a: [1]", KeyError) == {"a": [1]}
+    assert parse_yaml("", KeyError) is None
+    assert parse_yaml("base: &base {k: 9}\nown: {<<: *base, x: 1}\nsame: *base", KeyError)["own"] == {"k": 9, "x": 1}
+    assert parse_yaml("[2020-01-01, 2020-99-99, 1e3, ~]", KeyError) == ["2020-01-01", "2020-99-99", "1e3", None]
+
+
+@given(st.text("ab:[]{}&*!<>-?|'~ \\\n1\x00\ud800\u2028" + '"', max_size=30))
+def test_any_text_is_yaml_or_one_line(text):
+    with suppress(KeyError):
+        parse_yaml(text, KeyError)
 
 
 def test_a_yaml_file_names_itself_in_its_error(tmp_path):
@@ -92,3 +140,62 @@ def test_a_folder_that_fails_on_the_way_is_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="no more"):
         write_folder(tmp_path / "new", files())
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from detect.files import temporary_folder
+with temporary_folder(sys.argv[1]) as folder:
+    (folder / "half").write_text("half a file")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+ALIVE = """
+import sys
+from detect.files import temporary_folder
+with temporary_folder(sys.argv[1]) as folder:
+    print(folder, flush=True)
+    input()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one_and_nothing_that_is_in_use(tmp_path):
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob(".detect-*/*")] == ["half"]
+    with subprocess.Popen(
+        [sys.executable, "-c", ALIVE, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        in_use = other.stdout.readline().strip()
+        write_whole(tmp_path / "file", "text")
+        assert sorted(str(path) for path in tmp_path.iterdir()) == [in_use, str(tmp_path / "file")]
+        other.communicate("\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_threads_that_write_the_same_file_at_once_each_write_it_whole(tmp_path):
+    contents = [str(number) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda content: write_whole(tmp_path / "file", content), contents * 5))
+    assert (tmp_path / "file").read_text() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_of_the_longest_length_can_be_written(tmp_path):
+    write_whole(tmp_path / ("a" * 255), "text")
+    write_folder(tmp_path / ("b" * 255), [("a" * 255, b"text")])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+CELLS = st.text("=+-@ab1. '\t\n,", max_size=6) | st.floats(allow_nan=False) | st.none()
+
+
+@given(st.lists(st.lists(CELLS, min_size=2, max_size=2), min_size=1, max_size=4))
+def test_no_cell_of_a_table_is_a_formula_and_each_comes_back(rows):
+    read = list(csv.reader(io.StringIO(csv_text(["a", "b"], rows), newline="")))
+    for cell, text in zip(itertools.chain(*rows), itertools.chain(*read[1:]), strict=True):
+        if isinstance(cell, str):
+            assert unguarded(text) == cell or cell[:1] == "'"  # an apostrophe of one's own before a formula is lost
+            if text.strip().startswith(("=", "+", "-", "@")) and text != "-":
+                float(text)  # a number
+        elif cell is not None:
+            assert float(text) == cell

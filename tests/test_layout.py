@@ -34,6 +34,19 @@ SHORT = {
     "__main__.py": "starts the command line",
     "conventions.py": "words and constants of the whole package",
 }
+GLOBAL_STATE = (  # what a library must not change: threads and the caller's program would see it
+    r"catch_warnings|simplefilter|filterwarnings|torch\.set_\w+|use_deterministic|np\.seterr|random\.seed\(|torch\.manual_seed"
+    r"|os\.environ\[[^]]*\] =|os\.environ\.\w+default|signal\.signal|setlocale|setrecursionlimit|os\.chdir|os\.umask"
+    r"|MAX_IMAGE_PIXELS =|LOAD_TRUNCATED_IMAGES|redirect_std\w+\("
+)
+CHANGES_GLOBAL_STATE = {
+    "anchors/mmdet_config.py": "parses another's file, which Python comments on",
+    "cli/app.py": "the process of a command is its own",
+    "cli/terminal.py": "the process of a command is its own",
+    "detectors/onnx.py": "the exporter's warnings",
+    "evaluation/boxes.py": "pycocotools prints",
+    "training/step.py": "within a fork of the generator",
+}
 PRIVATE_NAMES = {
     "fitting/test_mixture.py": {"_ledoit_wolf", "_oas"},
 }
@@ -101,6 +114,15 @@ def test_no_module_is_too_long_and_short_ones_have_a_reason():
     lengths = {name: len((PACKAGE / name).read_text("utf-8").splitlines()) for name in modules()}
     assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
     assert {name for name, length in lengths.items() if length < SHORTEST} == set(SHORT)
+
+
+def test_global_state_is_changed_nowhere_else():
+    lines = {name: (PACKAGE / name).read_text("utf-8").splitlines() for name in modules()}
+    code = {
+        name: [line for line in own if not line.lstrip().startswith(("import ", "from "))]
+        for name, own in lines.items()
+    }
+    assert {name for name, own in code.items() if re.search(GLOBAL_STATE, "\n".join(own))} == set(CHANGES_GLOBAL_STATE)
 
 
 def test_tests_use_public_names_only():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from detect.wording import listed, listed_below, plural
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detect.wording import MAX_NAME, listed, listed_below, plural, printable, shortened
 
 
 def test_nouns_follow_their_count():
@@ -24,3 +29,18 @@ def test_a_list_below_its_number_ends_with_what_lists_the_others():
         "  9",
         "  and 1,995 more: --all lists them all",
     ]
+
+
+@given(st.text())
+def test_printed_text_holds_nothing_that_a_terminal_obeys(text):
+    for shown in (printable(text), printable(text, lines=True).replace("\n", "").replace("\t", "")):
+        assert not {unicodedata.category(each) for each in shown} & {"Cc", "Cs", "Zl", "Zp"}
+        assert shown.encode().decode() == shown
+    if text.isprintable():
+        assert printable(text) == text
+
+
+def test_a_long_name_keeps_its_start_and_its_end():
+    name = "a" * 50 + "/" + "b" * 50 + ".png"
+    assert len(shortened(name)) == MAX_NAME
+    assert shortened(name).endswith("b.png")

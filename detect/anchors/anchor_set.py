@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -36,6 +36,7 @@ START = "start_"  # prefix of a score's name, for the score of the anchors that 
 FIELDS = ("resize", "center_offset", "command", "version")  # alike in a set and in its file
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Stride = Annotated[int, Meta(ge=1, le=2**20)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class AnchorLevel(Struct, frozen=True):
     """One pyramid level: its stride in pixels and its shapes (width, height) in pixels after the resize rule."""
 
     name: str
-    stride: Annotated[int, Meta(ge=1, le=2**20)]
+    stride: Stride
     shapes: list[tuple[Positive, Positive]]
 
 
@@ -215,10 +216,11 @@ class AnchorSet:
             raise AnchorFileError(str(error)) from None
         if content.format != FORMAT:
             raise AnchorFileError(f"format {content.format}, this version reads format {FORMAT}")
+        check_levels(content.levels, AnchorFileError)
         bounds = {name: bound for name, bound in content.scores.items() if name.endswith(UPPER_BOUND)}
         scores = {name: value for name, value in content.scores.items() if name not in bounds}
         return cls(
-            levels=tuple(sorted(content.levels, key=lambda level: level.stride)),
+            levels=tuple(content.levels),
             scores=scores,
             proofs={
                 name: Proof(value, bounds[name + UPPER_BOUND])
@@ -228,6 +230,15 @@ class AnchorSet:
             sources=tuple(content.sources),
             **{name: getattr(content, name) for name in FIELDS},
         )
+
+
+def check_levels(levels: Sequence[AnchorLevel], error: Callable[[str], Exception]) -> None:
+    """Raise an error unless there is a level, each has a shape, and strides differ and rise."""
+    if empty := [level.name for level in levels if not level.shapes]:
+        raise error(f"level {empty[0]} has no shapes")
+    strides = [level.stride for level in levels]
+    if not strides or strides != sorted(set(strides)):
+        raise error(f"need levels of different strides, fine to coarse, got {strides}")
 
 
 def level_name(stride: int) -> str:

@@ -16,8 +16,9 @@ from detect.advice.lost_objects import LostObjects
 from detect.advice.tile_cuts import TileAdvice
 from detect.advice.verdict import cost_in_words, share_text, verdict
 from detect.anchors.instances import category_groups
-from detect.cli.output import csv_text, json_text, print_dataset, show, show_table
+from detect.cli.output import json_text, print_dataset, show, show_table
 from detect.data.dataset_counts import DatasetCounts
+from detect.files import csv_text
 from detect.wording import plural
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from detect.cli.engine import EngineOptions
 from detect.cli.fit_options import FitOptions
 from detect.cli.options import AsJson, DatasetFiles, Output, Resize, expert
 from detect.cli.output import busy, findings_of, note, print_answer, reading_bar, save
+from detect.cli.terminal import print_now
 from detect.errors import ConfigError
 
 FINE = FitOptions(levels="p2-p4", per_level="3")
@@ -173,8 +174,9 @@ def demo(
         fitted, curve = options.fit(instances), k_curve(instances)
         metrics = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
         scores = list(map(MetricSums.of, metrics))
-        print_fit(scores, fitted, curve)
         files = anchor_results.fit_files(scores[0], sources_of(instances.dataset.files), findings_of(instances.dataset))
         save(output / sample, files | {"report.html": anchor_page(metrics, curve, title=title)})
+        print_fit(scores, fitted, curve)
+        print_now()
     typer.echo(f"\nOpen {output / 'bccd' / 'report.html'} in a browser. Then fit to your own data:")
     typer.echo("  detect anchors fit instances.json --for yolov5 -o anchors")

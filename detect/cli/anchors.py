@@ -15,7 +15,7 @@ from detect.cli.config import register
 from detect.cli.detector_fit import DetectorOptions
 from detect.cli.engine import NO_PAGE, EngineOptions
 from detect.cli.fit_options import LEVELS, FitOptions
-from detect.cli.output import busy, note, numbers, print_answer, save
+from detect.cli.output import busy, note, numbers, print_answer, save, show
 from detect.errors import AnchorFileError
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def convert(
     if output:
         save(output.parent, {output.name: conversion.text + "\n"})
     else:
-        print(conversion.text)
+        show(conversion.text, soft_wrap=True)
     for each in conversion.notes:
         note(f"note: {each}")
     if place := place_of_text(chosen, to):

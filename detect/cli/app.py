@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
@@ -24,10 +25,14 @@ from detect.cli import (
 )
 from detect.cli.config import hyphens, register
 from detect.cli.options import forget_datasets, with_left_out
+from detect.cli.output import note
+from detect.cli.terminal import Commands, held_output
 from detect.errors import DetectError
+from detect.wording import printable
 
 app = typer.Typer(
     name="detect",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -69,9 +74,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin stall each other on a busy machine
     forget_datasets()
     try:
-        app()
+        with held_output(), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", module="PIL"
+            )  # of broken metadata and large images, before any thread starts
+            app()
     except DetectError as error:
-        typer.echo(f"detect: {with_left_out(str(error))}", err=True)
+        note(printable(f"detect: {with_left_out(str(error))}"))
         sys.exit(2)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from detect.cli.output import csv_text, show, show_table
+from detect.cli.output import show, show_table
 from detect.errors import ConfigError
+from detect.files import csv_text
 from detect.inspection.layers import Layer, LayerTable
 from detect.inspection.level_profile import (
     LEVEL_TITLES,

@@ -75,6 +75,8 @@ def _checked(context: typer.Context, path: str | Path, field: str, value: Any) -
     try:
         if isinstance(value, dict):
             raise typer.BadParameter(f"expected a value, got {value!r}")
+        if not all(each.strip() for each in items):
+            raise typer.BadParameter("an empty text")
         parameter.process_value(context, given)
     except typer.BadParameter as error:
         raise ConfigError(f"{path}: {field}: {error.message}") from None

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from detect.cli.detectors import ResultMarks
-from detect.cli.output import csv_text, json_text, note, save, show, show_table
+from detect.cli.output import json_text, note, save, show, show_table
 from detect.data import CocoDataset, CocoResults
 from detect.data.coco_dataset import image_sources
 from detect.errors import ConfigError, FitError, OutputError
@@ -22,7 +22,7 @@ from detect.evaluation.coco_points import F1_RADIUS_PX, UNLABELLED_IN_SCORES, po
 from detect.evaluation.count_intervals import MIN_OF_EACH, CountCalibration, KnownCounts
 from detect.evaluation.count_reliability import CountReliability, cross_validate_counts
 from detect.evaluation.false_positives import false_positives
-from detect.files import read_small_text
+from detect.files import csv_text, read_small_text
 from detect.keypoints.keypoints import by_group, is_predicted
 from detect.loading.labels import LabelMap
 from detect.report.count_figures import count_panel

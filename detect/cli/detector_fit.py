@@ -97,7 +97,7 @@ def print_for_detector(scores: Sequence[DetectorSums]) -> None:
     detector, conversion = scores[0].detector, _text(scores[0])
     if conversion.text:
         show(f"\nFor {detector.text.file}, at {detector.text.key}", style="bold")
-        print(conversion.text)
+        show(conversion.text, soft_wrap=True)
     for line in conversion.notes:
         note(f"note: {line}")
 

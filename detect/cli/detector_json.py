@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from detect.data.resize import SIZE_DIVISOR, ResizeRule
@@ -77,6 +78,7 @@ def describe_export(
     }
     return {
         "file": check.path.name,
+        "sha256": hashlib.sha256(check.path.read_bytes()).hexdigest(),
         **ports,
         "image": _image(trained.channels),
         "resize": describe_resize(trained.resize),

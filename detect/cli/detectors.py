@@ -112,7 +112,7 @@ class ResultMarks:
         rows = rows[
             np.isin(self.results.category_ids[rows], self._categories)
         ]  # the dataset may lack some of a detector's
-        boxed = rows[np.isfinite(self.results.boxes_xywh[rows]).all(axis=1)]
+        boxed = rows[self.results.has_box[rows]]
         tables = [self.results.keypoints[row] for row in rows.tolist()]
         flat = np.concatenate([np.zeros((0, 3)), *tables])
         drawn = is_predicted(flat)

@@ -14,7 +14,7 @@ import numpy as np
 
 from detect.cli.detectors import ResultMarks, spread_evenly
 from detect.cli.options import DatasetFiles
-from detect.cli.output import csv_text, note, print_findings, print_first, reading_bar, show, show_table
+from detect.cli.output import note, print_findings, print_first, reading_bar, show, show_table
 from detect.data import CocoDataset, CocoResults
 from detect.data.images import ImageFiles
 from detect.errors import CocoError, ConfigError
@@ -24,6 +24,7 @@ from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall
+from detect.files import csv_text
 from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.orientations import NO_ORIENTATION
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell

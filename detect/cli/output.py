@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,8 +26,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from detect.cli.terminal import is_terminal
 from detect.errors import ConfigError, OutputError
-from detect.files import write_whole
+from detect.files import csv_text, write_whole
+from detect.wording import printable, shortened
 
 if TYPE_CHECKING:
     from detect.data import CocoDataset, Finding
@@ -40,6 +40,7 @@ Item = TypeVar("Item")
 
 BAR_AFTER_S = 1.0
 LINE_EVERY_S = 30.0  # without a terminal
+NAMES = ("image", "category")  # headers of columns of names
 
 
 def print_json(content: Any) -> None:
@@ -69,25 +70,30 @@ def _finite(value: Any) -> Any:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(width=None if is_terminal(sys.stdout) else 160, highlight=False)
 
 
 def show(text: str, *, style: str | None = None, soft_wrap: bool = False) -> None:
     """Print text on stdout, wrapped at the width of the terminal, or at 160 columns without one."""
-    _console().print(text, style=style, markup=False, soft_wrap=soft_wrap)
+    _console().print(Text(printable(text, lines=True)), style=style, soft_wrap=soft_wrap)
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool = False) -> None:
     """Print a table without lines on stdout.
 
-    The first column and columns of names and shapes are left-aligned, or all columns with ``left``.
+    The first column and columns of names and shapes are left-aligned, or all columns with ``left``. Without it, long names
+    are shortened.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
+    named = [not left and (number == 0 or header in NAMES) for number, header in enumerate(headers)]
     for number, header in enumerate(headers):
-        words = number == 0 or left or header in ("image", "category") or "shapes" in header
-        table.add_column(header, no_wrap=number == 0 and len(headers) > 3, justify="left" if words else "right")
+        words = number == 0 or left or header in NAMES or "shapes" in header
+        table.add_column(
+            Text(printable(header)), no_wrap=number == 0 and len(headers) > 3, justify="left" if words else "right"
+        )
     for row in rows:
-        table.add_row(*map(Text, row))
+        cells = map(printable, row)
+        table.add_row(*(Text(shortened(cell) if name else cell) for cell, name in zip(cells, named, strict=False)))
     _console().print(table)
 
 
@@ -116,14 +122,15 @@ def length(text: str, option: str, *, least: float) -> tuple[float, bool]:
 
 
 def note(text: str) -> None:
-    """Print a line on stderr."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+    """Print a line on stderr, if it can be written."""
+    with suppress(OSError):
+        Console(stderr=True, soft_wrap=True, highlight=False).print(Text(printable(text, lines=True)))
 
 
 @contextmanager
 def reading_bar() -> Iterator[Any]:
     """A progress callback that shows a bar on stderr after one second; without a terminal, a line every half minute."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield ProgressLines()
         return
     times = TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()
@@ -138,7 +145,7 @@ def reading_bar() -> Iterator[Any]:
                 return
             bar.start()
             tasks.append(bar.add_task(what))
-        bar.update(tasks[0], description=what, completed=done, total=total)
+        bar.update(tasks[0], description=printable(what), completed=done, total=total)
 
     try:
         yield on_progress
@@ -194,7 +201,7 @@ def duration(seconds: float) -> str:
 @contextmanager
 def busy(what: str) -> Iterator[None]:
     """A spinner on stderr during work of unknown length; without a terminal, a line every half minute."""
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         with Console(stderr=True).status(what):
             yield
         return
@@ -233,13 +240,6 @@ def findings_csv(found: Iterable[tuple[str, Finding]]) -> str:
     """The text of ``findings.csv``."""
     rows = ([kind, each.file, each.annotation_id, each.image_id, each.reason] for kind, each in found)
     return csv_text(["kind", "file", "annotation_id", "image_id", "reason"], rows)
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The text of a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
 
 
 def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False) -> None:

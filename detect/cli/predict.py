@@ -12,7 +12,7 @@ import typer
 
 from detect.cli.heatmap_peaks import PointFormat
 from detect.cli.options import AsJson, BatchSize, Checkpoint, Confidence, Device, PictureScore, Slice, Turns
-from detect.cli.output import note, print_answer, progress_over, save
+from detect.cli.output import note, print_answer, progress_over, save, show
 from detect.wording import plural
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def predict(
     text = f"{plural(found['results'], 'result')} in {plural(found['images'], 'image')}, {drawn:,} of score "
     text += f"{picture_score:.3g} or more{reason}"
     content = {**found, "picture_score": picture_score, "output": str(output), **counted.to_dict()}
-    print_answer(json, lambda: content, lambda: typer.echo(text))
+    print_answer(json, lambda: content, lambda: show(text, soft_wrap=True))
     if not json:
         counted.show()
 

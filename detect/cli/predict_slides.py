@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from PIL import Image, UnidentifiedImageError
 
-from detect.cli.output import note, print_answer, reading_bar, save
+from detect.cli.output import note, print_answer, reading_bar, save, show
+from detect.data.images import is_too_large
 from detect.errors import ConfigError, ResizeError
 
 if TYPE_CHECKING:
@@ -31,10 +30,8 @@ def is_slide(path: Path) -> bool:
     if not name.endswith((".tif", ".tiff")) or not path.exists():
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path):
-                return False
+        with Image.open(path) as image:
+            return is_too_large(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
@@ -93,7 +90,9 @@ def predict_slide(
     }
     counts = ", ".join(f"{name}: {count:,}" for name, count in found.counts().items())
     print_answer(
-        json, lambda: {**content, "files": [*files]}, lambda: typer.echo(f"{len(found.scores):,} points ({counts})")
+        json,
+        lambda: {**content, "files": [*files]},
+        lambda: show(f"{len(found.scores):,} points ({counts})", soft_wrap=True),
     )
 
 

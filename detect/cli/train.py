@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detect.cli.options import AsJson
-from detect.cli.output import note, print_answer, reading_bar, show_table
+from detect.cli.output import note, print_answer, reading_bar, show, show_table
+from detect.cli.terminal import print_now
 from detect.errors import DetectError
 
 if TYPE_CHECKING:
@@ -122,14 +123,14 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> None:
     with reading_bar() as on_progress:
         verdict = overfit(config, num_images, on_progress=on_progress, log=note)
     content = {"passed": verdict.passed, **asdict(verdict)}
-    print_answer(json, lambda: content, lambda: print(verdict.to_text(), end=""))
+    print_answer(json, lambda: content, lambda: show(verdict.to_text().rstrip("\n"), soft_wrap=True))
     if not verdict.passed:
         raise typer.Exit(1)
 
 
 def _print_result(result: TrainingResult) -> None:
     took = f"{result.epochs} epochs, {result.steps} steps in {round(result.seconds, 1):g} s"
-    print(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}")
+    show(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}", soft_wrap=True)
     if result.metrics:
         show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in result.metrics.items()))
 
@@ -139,7 +140,7 @@ def _fail(text: str) -> None:
     from detect.training.processes import is_first_to_say, tell_torchrun
 
     if is_first_to_say(text):
-        typer.echo(text, err=True)
+        note(text)
     tell_torchrun(text)
     _leave(2)
 
@@ -150,7 +151,7 @@ def _leave(code: int) -> None:
 
     if code == 0 and distributed.is_initialized():
         distributed.barrier()
-    sys.stdout.flush()
+    print_now()
     sys.stderr.flush()
     os._exit(code)
 

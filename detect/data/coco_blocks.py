@@ -6,7 +6,6 @@ or a rotation to tell of, is read entry by entry (:mod:`detect.data.coco_toleran
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from io import BufferedIOBase
@@ -20,6 +19,7 @@ from msgspec.structs import asdict
 
 from detect.data.coco_entries import Annotation, AnnotationEntries, Category, Image, Rows, entry_type
 from detect.data.coco_tolerance import TolerantReader
+from detect.files import parse_json
 
 BLOCK_BYTES = 2**20  # a few thousand annotations: they stay in the processor's cache
 LONGEST_ANNOTATION_BYTES = 2**26  # of a part of a list without a place to cut
@@ -31,7 +31,7 @@ INVALID_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 # decoded in place of the annotations, with ids that no file has
 _STAND_IN = Annotation(image_id=-(2**61) - 1, category_id=-(2**61) - 3)
 _ATTRIBUTES = attrgetter("attributes")
-_NOT_JSON = (b"NaN", b"Infinity")  # as Python's json module writes floats
+_ONLY_PYTHON = (b"NaN", b"Infinity", rb"\ud", rb"\uD")  # floats as Python writes them, halves of characters
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Part = TypeVar("Part")
@@ -98,7 +98,7 @@ def _with_the_rest(around: bytes, annotations: AnnotationEntries, tolerant: Tole
 def _parse_plainly(text: bytes | bytearray) -> Any:
     """Decode JSON with Python's reader, which accepts NaN; None if it cannot."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return None
 
@@ -243,7 +243,7 @@ class _AnnotationDecoder:
 
     def _plainly(self, buffer: bytearray, end: int, worthwhile: bool = False) -> AnnotationEntries | None:
         """Decode with Python's reader, if anything that only it reads is in the bytes before the end."""
-        if not worthwhile and all(buffer.find(word, 1, end) < 0 for word in _NOT_JSON):
+        if not worthwhile and all(buffer.find(word, 1, end) < 0 for word in _ONLY_PYTHON):
             return None
         entries = _parse_plainly(buffer[:end])
         return None if entries is None else self._tolerant.annotations(entries)

@@ -26,6 +26,7 @@ from detect.data.coco_entries import (
     OrientedAnnotation,
 )
 from detect.data.coco_outlines import outline_box
+from detect.files import parse_json
 
 LARGEST = 2**62  # fits a column of 64 bits
 LABELS_FROM = 2**52  # ids of labels lie from here to 2**53: integers that JSON readers and floats keep exactly
@@ -275,10 +276,20 @@ class Fields:
 def _plain(value: Any) -> Any:
     """Python's values for NumPy's numbers and arrays, which a structure in memory may contain, and for JSON not decoded."""
     if isinstance(value, msgspec.Raw):
-        return msgspec.json.decode(value)
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError):  # numbers too large for it, or half of a character
+            return _parsed(bytes(value))
     if isinstance(value, list | tuple):
         return [item.tolist() if hasattr(item, "tolist") else item for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise UnusableError(f"a value cannot be read ({str(error).split(';')[0]})") from None
 
 
 def _number(value: Any, name: str) -> float:

@@ -22,6 +22,7 @@ from detect.data.coco_entries import Rows
 from detect.data.coco_fields import in_words
 from detect.data.coco_tolerance import TolerantReader
 from detect.errors import CocoError
+from detect.files import parse_json
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
 MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz
@@ -96,7 +97,7 @@ def rows_from_object(content: Any, *, file: str, keypoints: bool = False, angles
 def parse_plainly(data: bytearray, path: str | Path, expected: str = EXPECTED) -> Any:
     """Decode JSON with Python's reader: slower, but it accepts NaN and a byte order mark, and locates errors."""
     try:
-        return json.loads(data, object_hook=_without_polygons)
+        return parse_json(data, object_hook=_without_polygons)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise CocoError(f"{path}: not JSON ({where}): {expected}") from None

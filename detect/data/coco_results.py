@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from msgspec import Struct
 from numpy import ndarray
 
@@ -56,6 +56,11 @@ class CocoResults:
         lengths += [] if self.angles_deg is None else [len(self.angles_deg)]
         if len(set(lengths)) > 1:
             raise ValueError(f"results are columns of one length, got {lengths}")
+
+    @property
+    def has_box(self) -> Bool[ndarray, " n"]:
+        """Whether an entry has a box: four finite numbers, and no negative size."""
+        return np.isfinite(self.boxes_xywh).all(axis=1) & (self.boxes_xywh[:, 2:] >= 0).all(axis=1)
 
 
 def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:

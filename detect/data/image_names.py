@@ -92,6 +92,14 @@ def _folders_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(each for each in folder.glob("*") if each.is_dir()))
 
 
+def in_utf8(name: str) -> str:
+    """The name of a file as a text that can be written; of one that is not UTF-8 the other bytes are escapes.
+
+    An image with such a name is not found by it, and counts as broken.
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def image_names(root: str, *, inner: bool = True) -> list[str]:
     """The paths of the image files in a folder, and below it with ``inner``, with slashes, sorted."""
     names = []
@@ -100,5 +108,5 @@ def image_names(root: str, *, inner: bool = True) -> list[str]:
             folders.clear()
         below = os.path.relpath(where, root).replace(os.sep, "/")
         prefix = "" if below == "." else f"{below}/"
-        names += [prefix + file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH122
+        names += [in_utf8(prefix + file) for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH122
     return sorted(names)

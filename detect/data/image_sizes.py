@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -94,8 +93,7 @@ def read_headers(files: Sequence[str], *, on_progress: Progress | None = None) -
     orientations: dict[int, int] = {}
     reasons: dict[int, str] = {}
     starts = range(0, len(files), PER_CALL)
-    with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as threads:
-        warnings.simplefilter("ignore")  # of large images, since nothing is decoded, and of broken metadata
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
         for start, part in zip(starts, _in_parts(files, starts, threads), strict=True):
             for row, found in enumerate(part, start):
                 if isinstance(found, str):
@@ -131,7 +129,7 @@ def _header_or_reason(file: str) -> Header | str:
         return f"there is no image {file}"
     except UnidentifiedImageError:
         return f"{file} is not an image that can be read"
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return f"{file} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     except (OSError, SyntaxError, ValueError) as error:
         return f"{file}: {getattr(error, 'strerror', None) or error}"

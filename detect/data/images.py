@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,8 @@ def open_image(
 ) -> Image.Image:
     """Open and decode one image, upright or as stored. Palettes with transparency become RGBA.
 
-    No file outside the folder is opened.
+    Pillow's warnings of broken metadata follow the filters of the program, which are never changed: threads would restore
+    each other's. No file outside the folder is opened.
 
     Args:
         image_wh: the annotated width and height in pixels, which are checked.
@@ -47,10 +47,7 @@ def open_image(
     if not _is_inside(str(path), os.path.realpath(folder)):
         raise ImageError(f"file name {file_name!r} leads to no file in {folder}{name_hint(folder, file_name)}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image, as_stored = _load(path, image_wh, exif, if_undecided)
+        image, as_stored = _load(path, image_wh, exif, if_undecided)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise ImageError(
@@ -72,6 +69,8 @@ def _load(
     """The decoded image, and words about its orientation if it has one."""
     # not by its name: Pillow 13 then maps uncompressed TIFF files into memory in the wrong shape if they are to be turned
     with path.open("rb") as stream, Image.open(stream) as opened:
+        if is_too_large(opened):
+            raise Image.DecompressionBombError
         orientation, stored_wh = orientation_of(opened), stored_size(opened)
         upright = exif == "apply"
         if exif == "auto" and orientation != NO_TURN:
@@ -139,6 +138,11 @@ class ImageFiles:
         return read_headers(files, on_progress=on_progress)
 
 
+def is_too_large(image: Image.Image) -> bool:
+    """Whether an image that is not decoded has more pixels than Pillow takes for harmless."""
+    return Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """Convert an image to RGB with 8 bits per channel; deeper images are rescaled from their own range."""
     if image.mode.startswith(("I", "F")):
@@ -150,7 +154,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def _is_inside(path: str, root: str) -> bool:
     """Whether a path, with links followed, leads to something below a folder that is no link."""
-    return os.path.realpath(path).startswith(os.path.join(root, ""))  # noqa: PTH118 - of many images
+    try:
+        return os.path.realpath(path).startswith(os.path.join(root, ""))  # noqa: PTH118 - of many images
+    except ValueError:  # a NUL, or what no file name can hold
+        return False
 
 
 def _text(image_wh: Sequence[int]) -> str:

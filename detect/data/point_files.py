@@ -7,8 +7,6 @@ others it is the caller's choice. Coordinates are rounded to a ten-thousandth of
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from numpy import ndarray
 
 from detect.conventions import ORIGIN_SHIFTS, TYPE_COLORS
 from detect.errors import ConfigError
+from detect.files import csv_text
 
 DIGITS = 4
 FIXED_ORIGIN = {"napari": "center", "geojson": "corner"}
@@ -157,9 +156,7 @@ def _names(found: FoundPoints) -> list[str]:
 
 
 def _table(header: Sequence[str], columns: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *zip(*columns, strict=True)])
-    return text.getvalue().encode()
+    return csv_text(header, zip(*columns, strict=True)).encode()
 
 
 def image_stem(name: str) -> str:

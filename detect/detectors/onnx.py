@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ExportError, MissingExtraError
 from detect.evaluation.angles import angle_errors
+from detect.files import temporary_folder
 from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
 
 __all__ = ["DetectionHead", "ExportCheck", "Originals", "TensorInfo", "export_onnx"]
@@ -127,9 +127,8 @@ def export_onnx(
     model = _exported(copied, max_candidates, originals.pixel_origin if originals else "center").eval()
     batches = list(_batches(images, image_hw, originals))
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnx-") as folder:
-        written = Path(folder) / path.name
+    with temporary_folder(path.parent) as folder:
+        written = folder / path.name
         why_fixed = _write(model, written, batches[0], size_multiple)
         session = runtime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
         inputs, outputs = (tuple(map(_info, ports)) for ports in (session.get_inputs(), session.get_outputs()))

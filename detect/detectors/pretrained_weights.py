@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from detect.errors import ConfigError, ConvertError, MissingExtraError
+from detect.ops.tensor_files import read_tensor_file
 from detect.ops.torchvision_import import import_torchvision
 
 CHECKPOINT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # the weights to use first
@@ -26,25 +26,21 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
     """Read the tensors of a safetensors file, a state dict, or a training checkpoint that holds one; no code in it is run.
 
+    A file of ``torch.save`` has checksums, which must be right. One of safetensors, or from before torch 1.6, has none: its
+    structure is checked, and a changed number cannot be seen.
+
     Raises:
-        ConvertError: the file cannot be read, is a ``.pkl`` file of detectron2, or holds anything but tensors.
+        ConvertError: the file cannot be read, is damaged, is a ``.pkl`` file of detectron2, or holds anything but tensors.
         MissingExtraError: safetensors is not installed.
     """
     path = Path(path)
     if path.suffix == ".pkl":
         raise ConvertError(f"{path}: NumPy arrays in a pickle, which can run code when it is read; {_HOW_TO_REPACK}")
-    try:
-        if path.suffix == ".safetensors":
-            content = import_module("safetensors.torch").load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise MissingExtraError("safetensors is not installed: pip install 'detect-heads[backbones]'") from None
-    except OSError as error:
-        raise ConvertError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # both raise many types on damaged bytes
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConvertError(f"{path}: not a file of tensors alone, or damaged ({reason})") from None
+    content = (
+        _read_safetensors(path)
+        if path.suffix == ".safetensors"
+        else read_tensor_file(path, ConvertError, allow_unchecked=True)
+    )
     while isinstance(content, Mapping) and (inner := _inner_key(content)):
         content = content[inner]
     if not isinstance(content, Mapping):
@@ -53,6 +49,17 @@ def load_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
     if others:
         raise ConvertError(f"{path}: {others[0]!r} is not the name of a tensor; expected a network's state dict")
     return content
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        return import_module("safetensors.torch").load_file(path)
+    except ImportError:
+        raise MissingExtraError("safetensors is not installed: pip install 'detect-heads[backbones]'") from None
+    except OSError as error:
+        raise ConvertError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # it raises many types on damaged bytes
+        raise ConvertError(f"{path}: not a file of safetensors, or damaged ({' '.join(str(error).split())})") from None
 
 
 def _inner_key(content: Mapping[str, Any]) -> str | None:

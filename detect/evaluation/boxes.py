@@ -22,6 +22,7 @@ from detect.evaluation.precision_recall import USUAL_SCORE, PrecisionRecall, Sco
 if TYPE_CHECKING:
     from pycocotools.cocoeval import COCOeval
 
+NO_BOX = "no bbox of four finite numbers without a negative size"
 ALL_AREAS, MOST_DETECTIONS = 0, -1  # indices into pycocotools' axes of area ranges and of detections per image
 IOUS = {"IoU .50": slice(0, 1), "IoU .75": slice(5, 6), "IoU .50 to .95": slice(None)}  # of .50, .55, ... .95
 
@@ -94,8 +95,8 @@ def evaluate_boxes(predicted: CocoResults, truth: CocoDataset, *, min_score: flo
 
     Annotations are evaluated as they were read: boxes clipped to their image, invalid ones left out. Annotations with the id
     0, which pycocotools mistakes for no match, count like others. An empty list of results is valid: every object is missed.
-    Results without a box of finite numbers are listed in ``invalid``. The confusion matrix counts results of ``min_score``
-    or more, by default the threshold of the highest F1.
+    Results without a box of finite numbers, or with a negative size, are listed in ``invalid``. The confusion matrix counts
+    results of ``min_score`` or more, by default the threshold of the highest F1.
 
     >>> from detect.data import read_coco
     >>> dataset = read_coco({
@@ -108,13 +109,13 @@ def evaluate_boxes(predicted: CocoResults, truth: CocoDataset, *, min_score: flo
     >>> round(found.overall.ap, 3), round(found.overall.ap75, 3), found.overall.ap_large  # IoU .75: six of ten thresholds
     (0.6, 1.0, None)
     """
-    entries, invalid = [], list(predicted.invalid)
+    entries, invalid, has_box = [], list(predicted.invalid), predicted.has_box
     for row, entry in enumerate(results_as_coco(predicted, truth)):
         x, y, width, height = predicted.boxes_xywh[row].tolist()
-        if np.isfinite((x, y, width, height)).all():
+        if has_box[row]:
             entries.append({**entry, "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0})
         else:
-            invalid.append(result_finding(predicted, truth, row, "no bbox of four finite numbers"))
+            invalid.append(result_finding(predicted, truth, row, NO_BOX))
     evaluation = run_pycocotools(dataset_as_coco(truth), entries, "bbox")
     table = evaluation.eval
     categories: list[int] = [int(category) for category in evaluation.params.catIds]

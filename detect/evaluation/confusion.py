@@ -90,8 +90,7 @@ def box_confusions(predicted: CocoResults, truth: CocoDataset, *, threshold: flo
 
     every, categories = truth.annotations, np.array(truth.category_ids, np.int64)
     is_known = np.isin(predicted.category_ids, categories)  # COCO's numbers leave out the others too
-    is_box = np.isfinite(predicted.boxes_xywh).all(axis=1)
-    kept = np.flatnonzero(is_known & is_box & (predicted.scores >= threshold))
+    kept = np.flatnonzero(is_known & predicted.has_box & (predicted.scores >= threshold))
     kept = kept[np.argsort(-predicted.scores[kept], kind="stable")]
     found = by_group(kept, predicted.image_rows[kept], len(truth.images))
     objects = by_group(np.arange(len(every)), every.image_rows, len(truth.images))

@@ -70,7 +70,7 @@ def _centers(predicted: CocoResults) -> list[Float64[ndarray, "_ 3"]]:
     """The centre of each result's box, as a keypoint; none if it has no box."""
     centers = predicted.boxes_xywh[:, :2] + predicted.boxes_xywh[:, 2:] / 2
     tables = list(np.concatenate([centers, np.ones((len(centers), 1))], axis=1)[:, None])
-    for row in np.flatnonzero(~np.isfinite(centers).all(axis=1)).tolist():
+    for row in np.flatnonzero(~predicted.has_box).tolist():
         tables[row] = np.zeros((0, 3))
     return tables
 

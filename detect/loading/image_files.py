@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from PIL import Image
 
 from detect.data import CocoDataset, read_coco
 from detect.data.coco_reader import Progress
+from detect.data.image_names import in_utf8
 from detect.data.image_sizes import read_headers
 from detect.data.images import ImageFiles
 from detect.errors import ImageError
@@ -41,7 +41,7 @@ def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[C
     folder = Path(os.path.commonpath([file.parent for file in files]))
     sizes = read_headers(list(map(str, files))).upright_wh().clip(1)
     images = [
-        {"id": number, "width": width, "height": height, "file_name": file.relative_to(folder).as_posix()}
+        {"id": number, "width": width, "height": height, "file_name": in_utf8(file.relative_to(folder).as_posix())}
         for number, (file, (width, height)) in enumerate(zip(files, sizes.tolist(), strict=True), 1)
     ]
     named = zip(labels.category_ids, labels.category_names, strict=True)
@@ -93,10 +93,7 @@ def find_broken_images(
         return ""
 
     broken = []
-    # opening an image sets Python's warning filters and restores them, and threads would restore each other's
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
         for done, (row, reason) in enumerate(zip(rows, threads.map(why_broken, rows), strict=True), 1):
             if reason:
                 broken.append(BrokenImage(row, reason))

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-import yaml
 from torch import Tensor, nn
 
-from detect.anchors.anchor_set import AnchorLevel, AnchorSet
+from detect.anchors.anchor_set import AnchorSet
 from detect.data.resize import ResizeRule, parse_resize
 from detect.detectors.pretrained_weights import Normalization
 from detect.errors import ConfigError, OutputError, TrainingError
-from detect.files import write_whole
+from detect.files import parse_yaml, write_whole
 from detect.loading.labels import LabelMap
+from detect.ops.tensor_files import read_tensor_file
 from detect.training.builder import Detector, build_detector, without_weights
+from detect.training.checkpoint_content import check_content, plain_anchors
 from detect.training.config import TrainConfig, parse_config
 
 FORMAT = 1
@@ -112,7 +114,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "version": version("detect-heads"),
         "config": checkpoint.config.to_yaml(),
         "labels": {**asdict(checkpoint.labels), "category_types": dict(checkpoint.labels.category_types)},
-        "anchors": None if checkpoint.anchors is None else _plain_anchors(checkpoint.anchors),
+        "anchors": None if checkpoint.anchors is None else plain_anchors(checkpoint.anchors),
         "weights": dict(checkpoint.weights),
         "step": checkpoint.step,
         "metrics": dict(checkpoint.metrics),
@@ -132,20 +134,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         TrainingError: the file does not exist, is not a checkpoint, or has another format.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise TrainingError(f"{path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError):
-        raise TrainingError(f"{path}: not a checkpoint, or damaged") from None
+    content = read_tensor_file(path, TrainingError, what="a checkpoint")
     if not isinstance(content, dict) or "format" not in content:
         raise TrainingError(f"{path}: not a checkpoint of detect train")
     if content["format"] != FORMAT:
         raise TrainingError(f"{path}: format {content['format']}, this version reads format {FORMAT}")
     try:
-        return _from_content(content)
-    except (KeyError, TypeError, yaml.YAMLError, ConfigError) as error:
-        raise TrainingError(f"{path}: incomplete checkpoint: {' '.join(str(error).split())}") from None
+        checked = check_content(content)
+        config = parse_config(parse_yaml(checked.config, ConfigError))
+    except ConfigError as error:
+        raise TrainingError(f"{path}: incomplete or damaged checkpoint: {' '.join(str(error).split())}") from None
+    fields = ("labels", "weights", "step", "metrics", "training")
+    return Checkpoint(config=config, anchors=checked.anchor_set, **{name: getattr(checked, name) for name in fields})
 
 
 def checkpoint_file(path: str | Path) -> Path:
@@ -165,19 +165,15 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu") -> Train
     normalization = checkpoint.normalization(checkpoint.config.data.channels)
     if normalization is None:
         raise TrainingError(f"{path}: incomplete checkpoint: no mean and standard deviation of the images")
-    model = build_detector(
-        without_weights(checkpoint.config),
-        checkpoint.labels,
-        anchors=checkpoint.anchors,
-        mean=normalization[0],
-        std=normalization[1],
-    )
-    try:
+    with fitting_parts(path, "weights do not fit the configuration"):
+        model = build_detector(
+            without_weights(checkpoint.config),
+            checkpoint.labels,
+            anchors=checkpoint.anchors,
+            mean=normalization[0],
+            std=normalization[1],
+        )
         model.load_state_dict(dict(checkpoint.weights))
-    except RuntimeError as error:
-        raise TrainingError(
-            f"{path}: weights do not fit the configuration: {' '.join(str(error).split())[:200]}"
-        ) from None
     nn.utils.convert_conv2d_weight_memory_format(model.to(torch.device(device)), torch.channels_last).eval()
     resize = parse_resize(checkpoint.config.data.resize)
     best = checkpoint.metrics.get("best_threshold", math.nan)
@@ -185,6 +181,15 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu") -> Train
         *(model, checkpoint.config, checkpoint.labels, checkpoint.anchors, resize, str(path)),
         best_threshold=None if math.isnan(best) else best,
     )
+
+
+@contextmanager
+def fitting_parts(path: str | Path, reason: str) -> Iterator[None]:
+    """Make what a checkpoint's parts raise when they do not fit each other a TrainingError that names the file."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise TrainingError(f"{path}: {reason}: {' '.join(str(error).split())[:200]}") from None
 
 
 @dataclass
@@ -208,7 +213,7 @@ class RunState:
     @classmethod
     def resumed(cls, plain: Mapping[str, Any], *, patience: int | None) -> RunState:
         """The state of a checkpoint; whether it has stopped follows from the patience of the resumed run."""
-        state = cls(**plain)
+        state: RunState = msgspec.convert(plain, cls)
         state.stopped = state.out_of_patience(patience)
         return state
 
@@ -272,27 +277,3 @@ def _fields(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _fields(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _from_content(content: Mapping[str, Any]) -> Checkpoint:
-    anchors = content["anchors"]
-    return Checkpoint(
-        config=parse_config(yaml.safe_load(content["config"])),
-        labels=LabelMap(**content["labels"]),
-        anchors=None if anchors is None else _anchors_of(anchors),
-        weights=content["weights"],
-        step=content["step"],
-        metrics=content["metrics"],
-        training=content["training"],
-    )
-
-
-def _plain_anchors(anchors: AnchorSet) -> dict[str, Any]:
-    plain = {name: getattr(anchors, name) for name in ("resize", "center_offset", "name")}
-    levels = [(level.name, level.stride, [tuple(shape) for shape in level.shapes]) for level in anchors.levels]
-    return {"levels": levels, **plain, "scores": dict(anchors.scores)}
-
-
-def _anchors_of(plain: Mapping[str, Any]) -> AnchorSet:
-    levels = tuple(AnchorLevel(name, stride, shapes) for name, stride, shapes in plain["levels"])
-    return AnchorSet(**{**plain, "levels": levels})

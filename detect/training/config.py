@@ -22,7 +22,7 @@ from detect.data.coco_entries import BoxForm
 from detect.data.exif import Exif
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
-from detect.files import read_yaml
+from detect.files import parse_yaml, read_yaml
 
 FIT, POINTS = "fit", "points"
 
@@ -364,11 +364,12 @@ def with_overrides(fields: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"{text!r}: {section!r} is not a section")
-        try:
-            inner[field] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{text!r}: the value is not YAML ({' '.join(str(error).split())})") from None
+        inner[field] = _value_of(text, value)
     return result
+
+
+def _value_of(text: str, value: str) -> Any:
+    return parse_yaml(value, lambda reason: ConfigError(f"{text!r}: the value is {reason}"))
 
 
 def _message(fault: Mapping[str, Any]) -> str:

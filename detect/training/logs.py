@@ -53,8 +53,11 @@ class RunLog:
         if not path.exists():
             writer.writeheader()
         writer.writerow({"step": step, **known})
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(text.getvalue())
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(text.getvalue())
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         if self._writer:
             for name, value in known.items():
                 self._writer.add_scalar(f"{table}/{name}", value, step)

@@ -38,6 +38,7 @@ from detect.training.checkpoints import (
     check_same_data,
     check_same_run,
     differing_fields,
+    fitting_parts,
     read_checkpoint,
     save_checkpoint,
 )
@@ -198,8 +199,9 @@ class _Run:
             self.log(self.stepper.started_from)
         self.state, self.speed = RunState(), ImageRate()
         if before and before.training:
-            self.state = RunState.resumed(before.training["state"], patience=config.optimisation.patience)
-            self.stepper.load_state_dict(before.training["stepper"])
+            with fitting_parts(self.last, "its state of training does not fit"):
+                self.state = RunState.resumed(before.training["state"], patience=config.optimisation.patience)
+                self.stepper.load_state_dict(before.training["stepper"])
             self.log(f"resumed after step {self.state.step}")
         self.batches = epoch_batches(config, self.inputs.train, fabric)
         self.loader = image_loader(self.inputs.train, self.batches, num_workers=config.data.num_workers)

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy import ndarray
@@ -43,8 +44,11 @@ class TileJournal:
         row = self._one("SELECT arrays FROM tiles WHERE number = ?", number)
         if row is None:
             raise KeyError(number)
-        with np.load(io.BytesIO(row[0]), allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(io.BytesIO(row[0]), allow_pickle=False) as arrays:
+                return dict(arrays)  # the archive has a checksum of each array
+        except (BadZipFile, ValueError, EOFError, OSError, TypeError) as error:
+            raise OutputError(f"{NAME}: tile {number} is damaged ({error}): remove the file, to start again") from None
 
     def __setitem__(self, number: int, arrays: Mapping[str, ndarray]) -> None:
         packed = io.BytesIO()

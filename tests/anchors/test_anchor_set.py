@@ -95,6 +95,9 @@ def test_the_digest_of_a_folder_is_that_of_its_label_files(tmp_path):
         (GOOD.replace("resize: none\n", ""), "missing required field resize"),
         (GOOD + "colour: red\n", "unknown field colour"),
         (GOOD.replace("[{name: P3, stride: 8, shapes: [[10, 20]]}]", "[]"), "levels"),
+        (GOOD.replace("[[10, 20]]", "[]"), "level P3 has no shapes"),
+        (GOOD.replace("]]}]", "]]}, {name: P4, stride: 8, shapes: [[9, 9]]}]"), r"different strides.* got \[8, 8\]"),
+        (GOOD.replace("]]}]", "]]}, {name: P2, stride: 4, shapes: [[9, 9]]}]"), r"different strides.* got \[8, 4\]"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import runpy
 from pathlib import Path
 
@@ -42,3 +44,12 @@ def test_numbers_are_those_of_the_rule():
     tiles = describe_resize(parse_resize("tiles:512:64"))
     assert (tiles["kind"], tiles["width"], tiles["height"], tiles["offset"]) == ("tiles", 512, 512, "0")
     assert describe_resize(parse_resize("none"))["canvas"] == "that of the image"
+
+
+def test_the_example_refuses_a_damaged_network(tmp_path, monkeypatch):
+    network = bytes(range(200))
+    (tmp_path / "detector.json").write_text(json.dumps({"sha256": hashlib.sha256(network).hexdigest()}))
+    (tmp_path / "detector.onnx").write_bytes(network[:100] + b"\x00" + network[101:])
+    monkeypatch.setattr("sys.argv", ["run_onnx.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"detector\.onnx: damaged, or of another export"):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")

@@ -67,6 +67,17 @@ def test_brackets_of_names_are_no_markup(capsys):
     ]
 
 
+def test_names_that_a_terminal_would_obey_are_escaped_wherever_they_are_printed(capsys):
+    name = "\x1b[2J\u202e:cat:\ud800"
+    output.show(name)
+    output.show_table(("category",), [[name + "\n"], ["c" * 500]])
+    output.note(name)
+    captured = capsys.readouterr()
+    for line in [*captured.out.splitlines()[:1], *captured.out.splitlines()[2:3], *captured.err.splitlines()]:
+        assert line.strip().removesuffix("\\n") == "\\x1b[2J\\u202e:cat:\\ud800"
+    assert len(captured.out.splitlines()[3].strip()) == 60
+
+
 class Clock:
     """A clock that is set by hand, and the lines that were written by it."""
 

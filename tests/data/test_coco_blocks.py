@@ -176,6 +176,25 @@ def test_a_byte_order_mark_and_numbers_that_are_not_json_are_read_in_blocks():
     ]
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e999", "9" * 400, r'"\ud800"', '"x"', "[[1]]", "{}", "null"])
+def test_one_bad_value_is_read_in_its_block_and_no_further_block_is_read_slowly(monkeypatch, value):
+    monkeypatch.setattr(coco_blocks, "BLOCK_BYTES", 2**10)
+    entries = [{"id": number, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]} for number in range(1, 301)]
+    entries[150]["bbox"] = "<here>"
+    text = json.dumps({"images": [{"id": 1}], "annotations": entries}).replace('"<here>"', value)
+    slowly: list[int] = []
+    read_slowly = coco_blocks.TolerantReader.annotations
+
+    def counted(reader: coco_blocks.TolerantReader, entries: list[Any]) -> AnnotationEntries:
+        slowly.append(len(entries))
+        return read_slowly(reader, entries)
+
+    monkeypatch.setattr(coco_blocks.TolerantReader, "annotations", counted)
+    rows = in_blocks(text.encode())
+    assert len(rows.annotations) + len(rows.faults) == 300
+    assert sum(slowly) < 40  # entries of a kilobyte or two
+
+
 def test_an_annotation_longer_than_any_buffer_is_left_to_others(monkeypatch):
     monkeypatch.setattr(coco_blocks, "LONGEST_ANNOTATION_BYTES", 2**12)
     monkeypatch.setattr(coco_blocks, "BLOCK_BYTES", 2**8)

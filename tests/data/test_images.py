@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image, ImageOps
 
 from detect.data import read_coco
+from detect.data.image_sizes import read_headers
 from detect.data.images import ImageFiles, as_rgb, open_image
 from detect.data.read_dataset import read_dataset
 from detect.errors import ImageError
@@ -163,3 +164,31 @@ def test_headers_outside_the_folder_are_not_read(folder):
     photo(folder.parent / "outside.png", orientation=6)
     dataset = read_coco({"images": images, "annotations": [], "categories": []})
     assert ImageFiles(dataset, folder).orientations == {}
+
+
+HARD_NAMES = [
+    "a\x00.png",
+    "a\ud800.png",
+    "loop.png",
+    "a" * 300 + ".png",
+    "a/" * 3000,
+    "\x1b[2J.png",
+    "",
+    ".",
+    "a.png/b",
+]
+
+
+@pytest.mark.parametrize("name", HARD_NAMES, ids=lambda name: ascii(name[:12]))
+def test_a_name_that_no_image_can_have_is_a_broken_image(name, tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ImageError):
+        open_image(tmp_path, name)
+    assert len(read_headers([f"{tmp_path}/{name}"]).reasons) == 1
+    content = {
+        "images": [{"id": 1, "width": 4, "height": 4, "file_name": name}],
+        "categories": [{"id": 1}],
+        "annotations": [],
+    }
+    assert ImageFiles(read_coco(content), tmp_path).orientations == {}

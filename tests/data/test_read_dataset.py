@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import coco_with_one_box, findings_below, label_folder, labels_in_words
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect.data import read_coco
@@ -150,3 +151,63 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path_factory, kind, d
     except CocoError as error:
         printed.append(error)
     assert [str(each) for each in printed if "\n" in str(each)] == []
+
+
+HARD = (
+    "1e999",
+    "9" * 400,
+    "9" * 5000,
+    r'"\ud800"',
+    "NaN",
+    "-Infinity",
+    "null",
+    "[]",
+    r'"\u0000"',
+    "[[[1]]]",
+    "-1",
+    "[1e999]",
+)
+COCO = {
+    "images": [{"id": 1, "width": 100, "height": 100, "file_name": "a.png"}],
+    "categories": [{"id": 1, "name": "cat", "keypoints": ["nose"]}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "iscrowd": 0, "keypoints": [1, 2, 2]},
+        {"id": 2, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]},
+    ],
+}
+LABELME = {
+    "version": "5",
+    "shapes": [{"label": "cat", "points": [[1, 2], [30, 40]], "shape_type": "rectangle", "flags": {}}],
+    "imagePath": "a.png",
+    "imageHeight": 100,
+    "imageWidth": 100,
+}
+
+
+def places(value, path=()):
+    """The way to each value inside a nested one."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [way for key, item in inner for way in [(*path, key), *places(item, (*path, key))]]
+
+
+def with_text(content, path, text: str) -> str:
+    """The JSON of a content with any text in place of one value."""
+    copied = json.loads(json.dumps(content))
+    inner = copied
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = "<here>"
+    return json.dumps(copied).replace('"<here>"', text)
+
+
+@pytest.mark.parametrize("content", [COCO, LABELME], ids=["coco", "labelme"])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_value_at_any_place_is_read_or_named_and_every_text_can_be_written(tmp_path_factory, content, data):
+    path = data.draw(st.sampled_from(places(content)))
+    file = tmp_path_factory.mktemp("hard") / "a.json"
+    file.write_text(with_text(content, path, data.draw(st.sampled_from(HARD))))
+    with suppress(CocoError):
+        read = read_dataset(file, keypoints=True)
+        texts = [*map(str, (*read.invalid, *read.suspicious)), *map(read.category_name, read.category_ids)]
+        assert "\ud800" not in "".join([*texts, *read.images.file_names])

@@ -122,7 +122,7 @@ def test_a_network_without_weights_of_its_own_says_which_has_some():
 def test_a_safetensors_file_that_is_damaged_is_refused_in_one_line(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"")
-    with pytest.raises(ConvertError, match=f"^{path}: not a file of tensors alone, or damaged") as caught:
+    with pytest.raises(ConvertError, match=f"^{path}: not a file of safetensors, or damaged") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 

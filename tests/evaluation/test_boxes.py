@@ -224,13 +224,16 @@ def test_results_without_a_box_and_of_unknown_images_are_told(tmp_path):
         {"image_id": 1, "category_id": 3, "bbox": [10, 10, 20, 20], "score": 0.5},
         {"image_id": 1, "category_id": 3, "keypoints": [1, 2, 1], "score": 0.9},
         {"image_id": 5, "category_id": 3, "bbox": [10, 10, 20, 20], "score": 0.9},
+        {"image_id": 1, "category_id": 3, "bbox": [30, 10, -20, 20], "score": 0.9},
     ]
     found = evaluated(tmp_path, one_object(), results)
     assert found.num_results == 1
+    assert found.confusion.counts.sum() == 1
     assert_allclose(found.overall.ap, 1)
     assert [each["reason"] for each in found.to_dict()["invalid_results"]] == [
         "entry 2 of the results: no image has this id",
-        "entry 1 of the results: no bbox of four finite numbers",
+        "entry 1 of the results: no bbox of four finite numbers without a negative size",
+        "entry 3 of the results: no bbox of four finite numbers without a negative size",
     ]
 
 

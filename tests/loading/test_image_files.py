@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 
 import pytest
@@ -137,6 +138,16 @@ def test_of_many_the_first_are_named_and_the_others_counted():
     message = broken_message([BrokenImage(row, f"{row}.png: broken") for row in range(12)], 30)
     named = "; ".join(f"{row}.png: broken" for row in range(5))
     assert message == f"12 of 30 images cannot be used: {named}; and 7 more"
+
+
+def test_a_name_that_is_not_utf8_is_a_broken_image_and_its_table_can_be_written(folder):
+    os.rename(folder / "4.tif", os.fsencode(folder) + b"/\xff\x1b.tif")  # noqa: PTH104 - bytes
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    dataset, root = dataset_from_files([folder], LABELS)
+    files = ImageFiles(dataset, root)
+    broken = find_broken_images(files.open, len(dataset.images))
+    assert [dataset.images.file_names[each.image_row] for each in broken] == ["\\udcff\x1b.tif"]
+    assert len(json.loads(images_json(files))["images"]) == 4
 
 
 def test_filters_of_warnings_are_left_as_they_were(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from dataclasses import asdict, replace
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from detect.training.checkpoints import (
     RunState,
     check_same_data,
     check_same_run,
+    fitting_parts,
     load_detector,
     read_checkpoint,
     save_checkpoint,
@@ -108,12 +110,35 @@ def test_files_that_are_no_checkpoints(tmp_path, content, message):
         read_checkpoint(path)
 
 
-def test_half_a_file_is_damaged(checkpoint, tmp_path):
+def test_half_a_file_and_each_flipped_bit_of_a_weight_are_refused(checkpoint, tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, checkpoint)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    whole = path.read_bytes()
+    with ZipFile(path) as archive:
+        tensors = [
+            archive.read(part) for part in archive.infolist() if part.file_size > 64 and "/data/" in part.filename
+        ]
+    assert len(tensors) > 20
+    for number, tensor in enumerate(tensors[::4]):
+        place = whole.index(tensor) + len(tensor) // 2
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << number % 8]) + whole[place + 1 :])
+        with pytest.raises(TrainingError, match=f"{path}: not a checkpoint, or damaged .* another checksum"):
+            load_detector(path)
+    path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TrainingError, match="damaged"):
         read_checkpoint(path)
+
+
+def test_parts_that_do_not_fit_each_other_are_one_line(checkpoint, tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, replace(checkpoint, anchors=None))
+    with pytest.raises(TrainingError, match=f"{path}: weights do not fit the configuration: "):
+        load_detector(path)
+    with (
+        pytest.raises(TrainingError, match=f"{path}: its state of training does not fit: Expected `int`, got `str`"),
+        fitting_parts(path, "its state of training does not fit"),
+    ):
+        RunState.resumed({"step": "8"}, patience=None)
 
 
 def test_nothing_in_a_file_is_run(tmp_path):
@@ -135,8 +160,8 @@ def test_nothing_in_a_file_is_run(tmp_path):
         ([1], "not a checkpoint of detect train"),
         ({"weights": {}}, "not a checkpoint of detect train"),
         ({"format": 2}, "format 2, this version reads format 1"),
-        ({"format": 1}, "incomplete checkpoint"),
-        ({"format": 1, "config": "a: [", "labels": {}, "anchors": None}, "incomplete checkpoint"),
+        ({"format": 1}, "incomplete or damaged checkpoint"),
+        ({"format": 1, "config": "a: [", "labels": {}, "anchors": None}, "incomplete or damaged checkpoint"),
     ],
 )
 def test_other_files_of_torch(tmp_path, content, message):

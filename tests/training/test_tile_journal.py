@@ -78,6 +78,18 @@ def test_a_file_that_is_no_journal_is_one_line(tmp_path):
         pass
 
 
+def test_a_flipped_bit_of_a_tile_is_refused(tmp_path):
+    with open_journal(tmp_path, "own") as journal:
+        journal[3] = {"a": np.arange(100.0)}
+        whole = journal.database.execute("SELECT arrays FROM tiles").fetchone()[0]
+        start = whole.index(np.arange(100.0).tobytes())
+        for place in (start, start + 333, start + 799):
+            damaged = whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :]
+            journal.database.execute("UPDATE tiles SET arrays = ?", (damaged,))
+            with pytest.raises(OutputError, match=f"{NAME}: tile 3 is damaged .* remove the file"):
+                journal[3]
+
+
 def test_checkpoint_slide_and_settings_make_the_identity(tmp_path):
     checkpoint, slide, folder = tmp_path / "best.pt", tmp_path / "a.tif", tmp_path / "a.zarr"
     checkpoint.write_bytes(b"weights")

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from detect.errors import CocoError
+from detect.files import parse_json
 
 MAX_FILE_BYTES = 2**30  # limit on one label file
 
@@ -89,7 +90,7 @@ def read_json(file: str) -> Any:
     except RecursionError:
         raise CocoError(f"{file}: nested too deeply") from None
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise CocoError(f"{file}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except (RecursionError, ValueError) as error:

@@ -24,6 +24,7 @@ from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
 from detect.data.formats.label_text import numbers_of, read_text, short_repr, stem_of
 from detect.data.point_files import image_stem
 from detect.errors import CocoError
+from detect.files import unguarded
 
 IMAGE_COLUMNS = ("image", "image_name", "imagename", "file_name", "filename", "file", "path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "category", "type", "name", "class_name")
@@ -220,7 +221,7 @@ class _Table:
         try:
             for number, row in enumerate(csv.reader(self.lines[1:], delimiter=self.separator), 2):
                 if any(field.strip() for field in row):
-                    yield number, dict(zip(self.columns, map(str.strip, row), strict=False))
+                    yield number, dict(zip(self.columns, (unguarded(field.strip()) for field in row), strict=False))
         except csv.Error as error:
             raise CocoError(f"{self.file}: not a table ({error})") from None
 

@@ -17,6 +17,7 @@ from detect.data.coco_entries import Finding
 from detect.data.formats.label_text import folder_of, read_text
 from detect.data.image_names import ImageFolder, image_names, without_suffix
 from detect.errors import CocoError
+from detect.files import parse_yaml
 
 SPLITS = ("train", "val", "valid", "test")
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels")
@@ -251,12 +252,7 @@ def _existing(name: str, folder: Path) -> Path | None:
 
 
 def _yaml(file: str) -> Mapping[str, Any]:
-    import yaml  # noqa: PLC0415 - only YOLO has such files
-
-    try:
-        content = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise CocoError(f"{file}: not YAML ({' '.join(str(error).split())[:200]})") from None
+    content = parse_yaml(read_text(file), lambda reason: CocoError(f"{file}: {reason}"))
     if not isinstance(content, Mapping):
         raise CocoError(f"{file}: expected a YOLO data file with train, val and names")
     return content
