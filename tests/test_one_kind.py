@@ -69,7 +69,7 @@ OTHERS = {  # functions of something else than the arrays of a user
     "laplacian": "laplacian_kernel",  # of numbers
     "coco_points": "evaluate_landmarks oks_of point_results",  # of datasets, like those of oks and oracle
     "oks": "evaluate_oks",
-    "oracle": "batches_of_one_size coarsest_good nearest_neighbors oracle_round_trip",
+    "oracle": "batches_of_one_size check_map_sizes coarsest_good nearest_neighbors oracle_round_trip",
     "confusion": "box_confusions count_confusions",
     "suppression": "noise_level suppress_explained suppress_near",  # tensors, below find_peaks, like these
     "local_maxima": "cells_at over_neighbours run_edges of maxima",

@@ -36,11 +36,13 @@ from detect.data.read_dataset import read_dataset
 from detect.data.resize import parse_resize
 from detect.data.volumes import open_array
 from detect.detectors.pretrained_weights import load_checkpoint
-from detect.files import read_small_text, read_yaml, write_folder, write_whole
+from detect.errors import TrainingError
+from detect.files import read_small_text, read_yaml, temporary_folder, write_folder, write_whole
 from detect.inspection.models import build_model
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
 from detect.loading.labels import LabelMap
+from detect.ops.tensor_files import read_tensor_file
 from detect.report.advice_page import detector_part
 from detect.report.anchor_page import anchor_page
 from detect.report.anchor_pictures import worst_block, worst_pictures
@@ -52,6 +54,7 @@ from detect.training.checkpoints import (
     check_same_data,
     check_same_run,
     checkpoint_file,
+    fitting_parts,
     load_detector,
     read_checkpoint,
     save_checkpoint,
@@ -152,6 +155,17 @@ def folder_written(folder: Path, as_: Callable[[Path], Any]) -> list[bytes]:
     return [path.read_bytes() for path in folder.rglob("*.txt")]
 
 
+def parent_used(parent: str | Path) -> Path:
+    with temporary_folder(parent) as folder:
+        return folder.parent
+
+
+def misfit_reported(path: str | Path) -> str:
+    with pytest.raises(TrainingError) as caught, fitting_parts(path, "reason"):
+        raise KeyError("part")
+    return str(caught.value)
+
+
 As = Callable[[Path], Any]
 IMAGES = SAMPLE.parent / "images"
 
@@ -213,6 +227,11 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.data.read_dataset.read_dataset": lambda _, as_: (
         read_dataset(as_(SAMPLE), images=as_(IMAGES)).images.file_names
     ),
+    "detect.files.temporary_folder": lambda files, as_: parent_used(as_(files / "inside")),
+    "detect.ops.tensor_files.read_tensor_file": lambda files, as_: read_tensor_file(as_(files / "last.pt"), ValueError)[
+        "step"
+    ],
+    "detect.training.checkpoints.fitting_parts": lambda files, as_: misfit_reported(as_(files / "last.pt")),
     "detect.files.write_folder": lambda files, as_: folder_written(files / "written", as_),
     "detect.files.write_whole": lambda files, as_: written(
         files / "whole.txt", lambda: write_whole(as_(files / "whole.txt"), "text")

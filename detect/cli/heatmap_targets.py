@@ -18,7 +18,7 @@ from detect.cli.output import note, print_findings, show
 from detect.conventions import ORIGIN_SHIFTS
 from detect.data import CocoDataset
 from detect.data.images import ImageFiles
-from detect.evaluation.oracle import batches_of_one_size
+from detect.evaluation.oracle import batches_of_one_size, check_map_sizes
 from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.keypoints import UNLABELLED
 from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
@@ -43,6 +43,9 @@ class TargetFiles:
     sigma_of_size: float | None
     options: Mapping[str, Any]
     unlabelled: str = "ignore"
+
+    def __post_init__(self) -> None:
+        check_map_sizes(self.landmarks, self.stride)
 
     @cached_property
     def num_ignored_keypoints(self) -> int:

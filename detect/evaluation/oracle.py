@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.spatial import KDTree
 
+from detect.errors import CocoError
 from detect.evaluation.point_matching import match_points
 from detect.evaluation.points import RADIUS_PX, PointScores, score_points
 from detect.keypoints.coco_keypoints import CocoKeypoints
@@ -24,6 +25,7 @@ from detect.keypoints.targets import HeatmapTargets, render_heatmaps
 from detect.ops.array_kinds import of_axes
 
 IMAGES_AT_ONCE = 16
+MAX_MAP_BYTES = 2**32  # of one image, in single precision
 GOOD_F1 = 0.995
 WINDOW = 3.0  # sigmas: beyond it the Gaussian of a target is 0
 
@@ -79,6 +81,7 @@ def oracle_round_trip(
     >>> round(oracle_round_trip(nuclei, stride=2).scores.micro.f1, 3)
     1.0
     """
+    check_map_sizes(landmarks, stride)
     predicted, truth, scores = [], [], []
     merged = same_cell = outside = done = 0
     for images in batches_of_one_size(landmarks, IMAGES_AT_ONCE):
@@ -133,6 +136,19 @@ def nearest_neighbors(truth: CocoKeypoints) -> Float[ndarray, " n"]:
     spread = np.concatenate([points, group[:, None] * apart], axis=1)
     distances = KDTree(spread).query(spread, k=2)[0][:, 1] if len(spread) else np.zeros(0)
     return np.where(distances < apart, distances, np.inf)
+
+
+def check_map_sizes(landmarks: CocoKeypoints, stride: float) -> None:
+    """Raise CocoError if the maps of an image would take more than ``MAX_MAP_BYTES``; the message names the first one."""
+    images, num_types = landmarks.dataset.images, landmarks.landmarks.num_types
+    num_bytes = 4.0 * num_types * np.ceil(images.wh / stride).prod(axis=1)
+    for row in np.flatnonzero(num_bytes > MAX_MAP_BYTES)[:1].tolist():
+        width, height = images.wh[row].tolist()
+        raise CocoError(
+            f"{', '.join(landmarks.dataset.files)}: image {images.ids[row]}, {images.file_names[row]!r}, is {width:,} x "
+            f"{height:,} px: its maps at stride {stride:g} would take {num_bytes[row] / 2**30:,.1f} GiB, more than "
+            f"{MAX_MAP_BYTES >> 30}: cut it into tiles, or take a larger stride"
+        )
 
 
 def batches_of_one_size(landmarks: CocoKeypoints, batch_size: int) -> Iterator[list[int]]:

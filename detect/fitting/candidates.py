@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from detect.errors import FitError
 from detect.fitting.facility_location import choose_greedily, find_duals, improve_by_swaps
 from detect.fitting.gains import Boxes, PerBox, PerShape, Shapes, Table
 
@@ -47,7 +48,7 @@ class Limits:
         given_counts = num_anchors if num_anchors is not None else per_level
         counts = (given_counts,) * (max(groups) + 1) if isinstance(given_counts, int) else tuple(given_counts or ())
         if len(counts) != max(groups) + 1 or min(counts) < 0 or not 1 <= sum(counts) <= MAX_ANCHORS:
-            raise ValueError(
+            raise FitError(
                 f"need from 1 to {MAX_ANCHORS} shapes in all, and a number for each of {num_levels} levels, "
                 f"got {per_level=}, {num_anchors=}"
             )

@@ -165,7 +165,9 @@ def _refill(labels: Labels, badness: PerShape, count: int) -> Labels:
     labels = labels.copy()
     worst_first: Iterator[int] = iter(np.argsort(-badness, kind="stable").tolist())
     for empty in np.flatnonzero(sizes == 0):
-        row = next(row for row in worst_first if sizes[labels[row]] > 1)
+        row = next((row for row in worst_first if sizes[labels[row]] > 1), None)
+        if row is None:  # a fixed shape that no box is near takes a cluster, and none is left for it
+            raise FitError(f"{count} clusters need {count} distinct shapes, fixed ones among them: fit fewer")
         sizes[labels[row]] -= 1
         sizes[empty] = 1
         labels[row] = empty

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from detect.anchors.instances import ResizedInstances
+from detect.cli.fit_options import FitOptions
+from detect.data import read_coco
+from detect.data.resize import parse_resize
+from detect.errors import DetectError, FitError
 from detect.samples import sample_annotations
 
 BCCD = str(sample_annotations("bccd"))
@@ -112,3 +121,56 @@ def test_options_that_do_not_go_together_are_one_line(detect, arguments, message
     assert result.code == 2
     assert message in result.err
     assert len(result.err.splitlines()) == 1
+
+
+FEW = read_coco(
+    {
+        "images": [{"id": 1, "width": 200, "height": 200, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "bbox": [3, 4, 5 * number, 190 - 20 * number]}
+            for number in range(1, 9)
+        ],
+    }
+)
+RANGES = {  # of each option, its ends as the help gives them and a value between
+    "k": [None, 1, 3, 1000],
+    "levels": [None, "p3", "p2-p4", "1,1048576"],
+    "per_level": [None, "1", "1000", "1,2,3", "1000,1000,1000"],
+    "max_per_level": [None, 1, 1000],
+    "penalty": [0.0, 0.01, 1.0],
+    "max_strides": [None, 1e-9, 4.0, 1e300],
+    "layout": ["free", "octaves", "grid", "level-grids"],
+    "scales": [1, 2, 30],
+    "ratios": [1, 2, 30],
+    "fixed": [None, ["1e-9x1e9"], ["10x10", "10x10"]],
+    "method": ["optimal", "kmeans", "euclidean", "log-euclidean"],
+    "objective": [None, "grid", "shape", "recall@0.5", "shape:recall@1"],
+    "certify": [None, 0.0, 1e-4, 1.0],
+    "balance": ["none", "category", "size"],
+    "convention": ["exact", "torchvision", "effdet"],
+}
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_any_options_within_their_ranges_are_fitted_or_refused_with_the_rule(data):
+    names = data.draw(st.lists(st.sampled_from(sorted(RANGES)), max_size=4, unique=True))
+    chosen = {name: data.draw(st.sampled_from(RANGES[name]), label=name) for name in names}
+    with suppress(DetectError):
+        fitted = FitOptions(**chosen).fit(ResizedInstances.of(FEW, parse_resize("none")))
+        assert np.isfinite(fitted.anchors.shapes).all()
+        assert fitted.anchors.num_anchors > 0
+
+
+@pytest.mark.parametrize(
+    "own", [{"per_level": "1000"}, {"max_per_level": 1000}, {"layout": "grid", "scales": 30, "ratios": 30}]
+)
+def test_more_shapes_than_a_fit_takes_over_all_levels_are_refused(own):
+    with pytest.raises(FitError, match="need from 1 to 1000 shapes in all"):
+        FitOptions(**own).fit(ResizedInstances.of(FEW, parse_resize("none")))
+
+
+def test_a_fixed_shape_that_no_box_is_near_takes_a_cluster():
+    with pytest.raises(FitError, match="9 clusters need 9 distinct shapes, fixed ones among them"):
+        FitOptions(fixed=["1e-9x1e9"]).fit(ResizedInstances.of(FEW, parse_resize("none")))

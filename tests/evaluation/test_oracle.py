@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from detect.data import read_coco
-from detect.evaluation.oracle import batches_of_one_size, coarsest_good, nearest_neighbors, oracle_round_trip
+from detect.errors import CocoError
+from detect.evaluation.oracle import (
+    batches_of_one_size,
+    check_map_sizes,
+    coarsest_good,
+    nearest_neighbors,
+    oracle_round_trip,
+)
 from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
 from detect.keypoints.peaks import find_peaks
 from detect.samples import sample_annotations
@@ -160,3 +167,20 @@ def test_neighbours_have_the_least_of_all_distances_in_the_image(points):
     every[image[:, None] != image] = np.inf
     np.fill_diagonal(every, np.inf)
     assert_allclose(nearest_neighbors(truth), every.min(axis=1))
+
+
+def test_maps_that_no_memory_holds_are_refused_by_the_name_of_the_image():
+    point = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [0, 0, 9, 9], "keypoints": [4, 4, 2]}
+    images = [{"id": 5, "width": 10**6, "height": 10**6, "file_name": "huge.png"}]
+    found = coco_keypoints(
+        read_coco(
+            {"images": images, "categories": [{"id": 1, "name": "a", "keypoints": ["p"]}], "annotations": [point]},
+            keypoints=True,
+        )
+    )
+    message = r"image 5, 'huge\.png', is 1,000,000 x 1,000,000 px: its maps at stride 4 would take 232\.8 GiB"
+    with pytest.raises(CocoError, match=message):
+        oracle_round_trip(found)
+    check_map_sizes(found, 1e6 / 2**15)  # 2**15 cells a side: 2**32 bytes
+    with pytest.raises(CocoError, match=r"huge\.png"):
+        check_map_sizes(found, 1e6 / 2**15 - 1e-3)
