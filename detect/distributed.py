@@ -24,6 +24,8 @@ RETRIES = 2  # of a shard that cannot be read
 FAN_IN = 8  # results that one task adds
 CONNECT_S = 10
 EVERY = 2**62  # shards are all named
+# Dask lets workers return all freed memory at once, which the arrays of the next shard take back page by page
+KEPT_BYTES = {"MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**28}
 
 Sum = TypeVar("Sum")
 Read = Callable[
@@ -197,6 +199,7 @@ def connect(
         ConfigError: no scheduler answers at the address, or the amount of memory does not parse.
     """
     try:
+        import dask
         from dask.system import CPU_COUNT
         from distributed import Client, LocalCluster
     except ImportError:
@@ -211,8 +214,12 @@ def connect(
         return
     number = workers or CPU_COUNT  # of this process, also in a container
     how: dict[str, Any] = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0"}
+    kept = {f"distributed.nanny.pre-spawn-environ.{name}": number_bytes for name, number_bytes in KEPT_BYTES.items()}
     try:
-        cluster = LocalCluster(n_workers=number, memory_limit=memory or "auto", silence_logs=logging.CRITICAL, **how)
+        with dask.config.set(kept):
+            cluster = LocalCluster(
+                n_workers=number, memory_limit=memory or "auto", silence_logs=logging.CRITICAL, **how
+            )
     except ValueError as error:
         raise ConfigError(f"--worker-memory {memory}: {error}") from None
     with cluster, Client(cluster) as client:

@@ -28,8 +28,7 @@ def place(rule: dict, wh: np.ndarray) -> tuple:
 
 def detect(session: onnxruntime.InferenceSession, about: dict, path: str) -> Iterator[dict]:
     image = ImageOps.exif_transpose(Image.open(path))
-    wh = np.array(image.size)
-    size, canvas, offset, scale = place(about["resize"], wh)
+    size, canvas, offset, scale = place(about["resize"], wh := np.array(image.size))
     (width, height), (x, y) = size.astype(int), offset.astype(int)
     bands = [band.resize((width, height), Image.BILINEAR) for band in image.convert(about["image"]["mode"]).split()]
     pixels = np.zeros((1, len(bands), *canvas[::-1].astype(int)), np.float32)
@@ -51,9 +50,8 @@ def detect(session: onnxruntime.InferenceSession, about: dict, path: str) -> Ite
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    about, network = json.loads((folder / "detector.json").read_text()), (folder / "detector.onnx").read_bytes()
+    text, network = (Path(sys.argv[1], name).read_bytes() for name in ("detector.json", "detector.onnx"))
+    about, session = json.loads(text), onnxruntime.InferenceSession(network)
     if hashlib.sha256(network).hexdigest() != about["sha256"]:
-        sys.exit(f"{folder}/detector.onnx: damaged, or of another export than detector.json")
-    session = onnxruntime.InferenceSession(network)
+        sys.exit(f"{sys.argv[1]}/detector.onnx: damaged, or of another export than detector.json")
     print("[" + ",\n ".join(json.dumps(each) for path in sys.argv[2:] for each in detect(session, about, path)) + "]")

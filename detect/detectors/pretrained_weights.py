@@ -75,6 +75,7 @@ _HOW_TO_REPACK = (
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by their names in the network itself, without those of what wraps the network or a part of it.
 
+    >>> import torch
     >>> weight = torch.zeros(1)
     >>> list(plain_names({"module._orig_mod.body.conv1.weight": weight, "body._orig_mod.bn1.bias": weight}))
     ['body.conv1.weight', 'body.bn1.bias']

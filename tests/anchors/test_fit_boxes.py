@@ -64,7 +64,7 @@ def test_few_boxes_are_fitted_to_the_same_anchors(data, weights):
 def test_many_boxes_are_fitted_to_the_same_anchors(monkeypatch, weights):
     monkeypatch.setattr(fit_boxes, "FEW_BOXES", 100)
     monkeypatch.setattr(fit_boxes, "FEW_PLACED", 100)
-    whole = many_boxes(5001).dataset
+    whole = many_boxes(801).dataset
     names = {"factors": {"category 1": 3.0, "small": 0.5}} if "factors" in weights else {}
     weights = weights | names
     rows = np.random.default_rng(3).permutation(len(whole.images))
