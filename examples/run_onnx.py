@@ -51,7 +51,7 @@ def detect(session: onnxruntime.InferenceSession, about: dict, path: str) -> Ite
 
 if __name__ == "__main__":
     text, network = (Path(sys.argv[1], name).read_bytes() for name in ("detector.json", "detector.onnx"))
-    about, session = json.loads(text), onnxruntime.InferenceSession(network)
-    if hashlib.sha256(network).hexdigest() != about["sha256"]:
+    if hashlib.sha256(network).hexdigest() != (about := json.loads(text))["sha256"]:
         sys.exit(f"{sys.argv[1]}/detector.onnx: damaged, or of another export than detector.json")
+    session = onnxruntime.InferenceSession(network)
     print("[" + ",\n ".join(json.dumps(each) for path in sys.argv[2:] for each in detect(session, about, path)) + "]")

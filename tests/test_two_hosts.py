@@ -96,6 +96,7 @@ def test_two_processes_learn_what_one_does_and_go_on_when_one_was_killed(tiny, f
     assert_same_run(tmp_path / "two", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_two_hosts_learn_what_one_process_does_and_go_on_when_the_first_was_killed(hosts, tiny, files, tmp_path):
     config, program = files
     train(tiny(*FIELDS, f"output.folder={tmp_path / 'one'}"))
@@ -119,6 +120,7 @@ def test_two_hosts_learn_what_one_process_does_and_go_on_when_the_first_was_kill
     assert not (tmp_path / "second host").exists()
 
 
+@pytest.mark.slow
 def test_hosts_that_read_different_things_are_told_so(hosts, files, tmp_path):
     config, _ = files
     for ended in hosts.torchrun(lambda host: [TOOL, config, f"seed={host}"]):
