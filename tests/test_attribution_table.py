@@ -119,6 +119,7 @@ def test_detections_are_true_if_they_lie_over_an_object_of_their_class(tool):
 
 def test_a_run_is_measured_and_goes_on_where_it_stopped(tool, tmp_path, monkeypatch, nuclei_run):
     monkeypatch.setattr(tool, "is_true", lambda found, sample, shift: True)
+    monkeypatch.setattr(tool, "NUM_PATTERN_IMAGES", 4)
     arguments = ["measure", nuclei_run, "--name", "few", "-o", tmp_path, "--detections", 2, "--methods"]
     for methods in ("saliency", "saliency,pattern-net"):
         tool.main([*map(str, arguments), methods])

@@ -79,6 +79,7 @@ def assert_nothing_is_half_written(folder: Path) -> None:
     assert [row["step"] for row in read_log(folder / "steps.csv")] == list(range(1, KILLED_AFTER + 1))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_go_on_when_one_was_killed(tiny, files, tmp_path):
     config, program = files
     train(tiny(*FIELDS, f"output.folder={tmp_path / 'one'}"))

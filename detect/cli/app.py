@@ -26,8 +26,8 @@ from detect.cli import (
 from detect.cli.config import hyphens, register
 from detect.cli.options import forget_datasets, with_left_out
 from detect.cli.output import note
-from detect.cli.terminal import Commands, held_output
-from detect.errors import DetectError
+from detect.cli.terminal import Commands, discard_unwritable, held_output
+from detect.errors import DetectError, OutputError
 from detect.wording import printable
 
 app = typer.Typer(
@@ -80,8 +80,10 @@ def main() -> None:
             )  # of broken metadata and large images, before any thread starts
             app()
     except DetectError as error:
-        note(printable(f"detect: {with_left_out(str(error))}"))
+        note(printable(f"detect: {str(error) if isinstance(error, OutputError) else with_left_out(str(error))}"))
         sys.exit(2)
+    finally:
+        discard_unwritable(sys.stderr)
 
 
 if __name__ == "__main__":

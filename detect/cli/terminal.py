@@ -75,6 +75,16 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
+def discard_unwritable(stream: TextIO | None) -> None:
+    """Drop what a stream holds and cannot write, for which Python would exit with another code at its end."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        _discard_rest(stream)
+
+
 def _discard_rest(stream: TextIO) -> None:
     """Send to nowhere what the stream still holds, which Python would write again at its end."""
     with suppress(OSError, ValueError):

@@ -77,6 +77,7 @@ def test_a_network_with_group_norms_says_that_its_points_are_of_tiles(detect, sl
     assert "of the whole slide\n" not in run.err
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_to_the_same_file(detect, slide, tmp_path, trained):
     small = zarr.create_array(tmp_path / "small.zarr", shape=(120, 130), chunks=(64, 64), dtype="uint8")
     small[:] = zarr.open_array(slide, mode="r")[:120, :130]

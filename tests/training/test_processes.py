@@ -58,12 +58,14 @@ def test_the_others_name_the_killed_process_and_none_that_is_busy(messages):
         )
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_when_the_others_have_waited_for_long(messages):
     said = messages("rank == 1 and os.kill(os.getpid(), signal.SIGSTOP)", "timeout_s=4, never_ends=1")
     assert said.keys() == {0, 2}
     assert all(text.startswith("TrainingError: {1} was killed or does not answer") for text in said.values())
 
 
+@pytest.mark.slow
 def test_a_process_that_lives_but_is_late_is_told_how_to_be_waited_for(messages):
     said = messages("rank == 1 and time.sleep(8)", "timeout_s=4")
     assert said.keys() == {0, 1, 2}
