@@ -78,7 +78,7 @@ class Shards:
     on_progress: Progress | None = None
     bad: dict[str, str] = field(default_factory=dict)
     categories: Mapping[int, str] | None = None
-    """Of all shards, once they have been read."""
+    """The categories of all shards; None until they have been read."""
     warnings: list[str] = field(default_factory=list)
 
     def reduce(self, work: Callable[[CocoDataset], Sum], what: str = "reading shards") -> Sum:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from detect.anchors.assignment_sums import MAX_LISTED, AssignedLevel, AssignmentSums, GroupCounts, ToldOfAssignment
+from detect.anchors.assignment_sums import MAX_LISTED, AssignedLevel, AssignmentNumbers, AssignmentSums, GroupCounts
 from detect.anchors.instances import (
     InstanceGroup,
     ResizedInstances,
@@ -22,7 +22,7 @@ from detect.ops.exact_sums import ExactMean, FirstItems
 
 
 @dataclass(frozen=True, eq=False)
-class Assignment(ToldOfAssignment):
+class Assignment(AssignmentNumbers):
     """The anchors that each instance of a dataset learns from.
 
     Made by :func:`detect.anchors.assign.assign` for a matcher, and by :func:`detect.anchors.center_rules.assign_by_center`.
@@ -56,7 +56,7 @@ class Assignment(ToldOfAssignment):
 
     @cached_property
     def sums(self) -> AssignmentSums:
-        """What is told of this assignment; those of the shards of a dataset add up to its own."""
+        """The counts of this assignment. Counts of the shards of a dataset add up to those of the dataset."""
         positives, lost = self.positives.sum(axis=1), (self.candidates - self.by_threshold).sum(axis=1)
         low_quality, unassigned = np.zeros((2, len(positives)), bool)
         low_quality[self.low_quality_only] = unassigned[self.unassigned] = True

@@ -1,4 +1,4 @@
-"""AssignmentSums: what is told of an assignment, by size, ratio and category; those of shards of a dataset add up."""
+"""AssignmentSums: the counts of an assignment, by size, ratio and category. Counts of shards add up."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class GroupCounts(Sums):
         return AssignedGroup(self.name, self.positives.count, self.positives.value, *others)
 
 
-class ToldOfAssignment:
-    """What is told of an assignment, computed from its sums."""
+class AssignmentNumbers:
+    """The numbers of an assignment, computed from its sums."""
 
     @property
     @abstractmethod
@@ -128,7 +128,7 @@ class ToldOfAssignment:
 
 
 @dataclass(frozen=True)
-class AssignmentSums(Sums, ToldOfAssignment):
+class AssignmentSums(Sums, AssignmentNumbers):
     """The counts of an assignment; made by :attr:`detect.anchors.assignment.Assignment.sums`."""
 
     levels: tuple[AssignedLevel, ...]

@@ -54,13 +54,13 @@ class UnderRule:
 
 @dataclass(frozen=True)
 class DetectorSums(Sums, UnderRule):
-    """The score of anchors under a detector's rule, in sums: those of all shards of a dataset add up to its own."""
+    """The score of anchors under a detector's rule, as sums. Sums of shards add up to those of the dataset."""
 
     detector: AnchorDetector
     anchors: AnchorSet
     similarity: ExactMean
     of_reached: ExactMean
-    """Of the highest similarity, 0 where the instance is not reached."""
+    """The mean of the highest similarity of each instance, 0 for an instance that no anchor reaches."""
     reached: ExactMean
     assigned: AssignmentSums | None = None
 

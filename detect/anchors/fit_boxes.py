@@ -150,7 +150,7 @@ class FitBoxes:
     placed: PlacedBoxes | ResizedInstances | None
     """The boxes, where they are at hand or few."""
     weights: Float64[ndarray, " n"] | None
-    """Of the placed boxes; None for equal weights."""
+    """The weight of each placed box; None for equal weights."""
     weighted: bool
 
     @classmethod

@@ -74,15 +74,15 @@ class LevelReport:
     sums: LevelSums
     head: HeadSize
     threshold: float = COVERED
-    at_hand: tuple[AnchorMetrics, Assignment] | None = None
-    """Of each instance; None if only counts are known."""
+    by_instance: tuple[AnchorMetrics, Assignment] | None = None
+    """The metrics and the assignment of each instance; None if only counts are known."""
 
     @property
     def score(self) -> AnchorMetrics:
         """The metrics of each instance."""
-        if self.at_hand is None:
+        if self.by_instance is None:
             raise ValueError("only counts of the instances are known")
-        return self.at_hand[0]
+        return self.by_instance[0]
 
     @cached_property
     def costs(self) -> tuple[LevelCost, ...]:

@@ -1,4 +1,4 @@
-"""MetricSums: what is told of anchors on a dataset, in sums: those of all shards of a dataset add up to its own."""
+"""MetricSums: the metrics of anchors on a dataset, as sums. Sums of shards add up to those of the dataset."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def levels(
                 chosen = replace(FITTED, convention=convention).fit(boxes, prove=False).anchors
         report = data.level_report(rule, chosen, convention, _matcher(assigner))
         print_answer(json, lambda: report.to_dict() | data.left_out(), lambda: print_level_report(report))
-        if output and report.at_hand:
+        if output and report.by_instance:
             from detect.report.level_page import level_page
 
             save(output, {"report.html": level_page(report, title="Which pyramid levels the boxes use")})

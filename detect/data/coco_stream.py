@@ -178,7 +178,7 @@ class _TopLevel:
         return len(block)
 
     def _broken(self) -> CocoError:
-        """What is wrong about the text that follows."""
+        """The error to raise for the text that follows."""
         before = self._stream.tell() - len(self._buffer)
         if not self._fill() and not self._buffer.rstrip().endswith(b"}"):
             return CocoError(

@@ -115,7 +115,7 @@ def read_columns(
 
 @contextmanager
 def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, local or by URL; errors while it is open are told about the file.
+    """Open a Parquet file, local or by URL. An error while it is open names the file.
 
     Raises:
         CocoError: it is missing, truncated or damaged.
