@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from detect.data.coco_entries import NO_ID, UNKNOWN_PX, Finding
 from detect.data.coco_tolerance import with_odd
 from detect.ops.box_arrays import clip_boxes, row_blocks, xywh_to_xyxy, xyxy_to_xywh
 
+Check = tuple[Bool[ndarray, " n"], Callable[[int], str]]  # whether each row fails, and the reason for a row that does
 Points = tuple[Float64[ndarray, "_ 3"], ...]
 ROUNDING_PX = 1e-6  # a box may exceed its image by this much through rounding; no real box is as thin
 
@@ -46,13 +47,8 @@ def broken_points(keypoints: Points) -> Bool[ndarray, " n"]:
     """Whether each annotation has a labelled point that is not finite, or a visibility other than 0, 1 or 2."""
     x, y, visibility = np.concatenate([np.zeros((0, 3)), *keypoints]).T
     bad = ~np.isin(visibility, (0, 1, 2)) | ((visibility > 0) & ~(np.isfinite(x) & np.isfinite(y)))
-    return _any_of(keypoints, bad)
-
-
-def _any_of(keypoints: Points, flags: Bool[ndarray, " n"]) -> Bool[ndarray, " m"]:
-    """Whether each annotation has a keypoint with this flag."""
-    counts = np.array([len(table) for table in keypoints], np.int64)
-    return np.bincount(np.repeat(np.arange(len(counts)), counts), weights=flags, minlength=len(counts)) > 0
+    rows = np.repeat(np.arange(len(keypoints)), np.array([len(table) for table in keypoints], np.int64))
+    return np.bincount(rows, weights=bad, minlength=len(keypoints)) > 0
 
 
 def why_broken(points: Float64[ndarray, "_ 3"]) -> str:
@@ -108,7 +104,7 @@ def _usable_in_block(
             which = f"its {len(labelled)} keypoints, the first at ({point}), lie"
         return f"{which} outside its {image_w[row]}x{image_h[row]} image"
 
-    checks: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
+    checks: list[Check] = [
         (rows.image_rows == NO_ROW, unknown_image),
         (unknown_category, lambda row: f"no category has the id {rows.category_ids[row]}"),
         (~read.has_box, no_box),
@@ -118,13 +114,18 @@ def _usable_in_block(
     ]
     if (points := rows.keypoints) is not None:
         checks.append((broken_points(points), lambda row: why_broken(points[row])))
-    usable = np.ones(len(rows), bool)
-    findings = []
+    usable, failed = apply_checks(checks, len(rows))
+    return usable, [read.finding(row, with_odd(reason, read.odd[row])) for row, reason in failed]
+
+
+def apply_checks(checks: Iterable[Check], num_rows: int) -> tuple[Int64[ndarray, " m"], list[tuple[int, str]]]:
+    """The rows that pass every check, and each of the others with the reason of the first check that it fails."""
+    passed, failed = np.ones(num_rows, bool), []
     for fails, reason in checks:
-        failing = np.flatnonzero(fails & usable)
-        usable[failing] = False
-        findings += [read.finding(row, with_odd(reason(row), read.odd[row])) for row in failing.tolist()]
-    return np.flatnonzero(usable), findings
+        failing = np.flatnonzero(fails & passed)
+        passed[failing] = False
+        failed += [(row, reason(row)) for row in failing.tolist()]
+    return np.flatnonzero(passed), failed
 
 
 def _not_positive(width: float, height: float) -> str:

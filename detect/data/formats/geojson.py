@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detect.data.coco_reader import Progress
-from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows, polygon_area
+from detect.data.formats.label_rows import LabelBuilder, LabelRows, ObjectLabels, in_order, polygon_area
 from detect.data.formats.label_text import numbers_of, read_json, stem_of
 from detect.errors import CocoError
 
@@ -20,34 +20,32 @@ def read_geojson(files: Sequence[str], *, keypoints: bool = False, on_progress: 
         CocoError: a file cannot be read or has no features.
     """
     labels = LabelBuilder(", ".join(files), unit="feature")
-    for done, file in enumerate(sorted(files), 1):
+    for file in in_order(files, on_progress):
         content = read_json(file)
         features = content.get("features", [content]) if isinstance(content, Mapping) else content
         if not isinstance(features, list) or not all(isinstance(each, Mapping) for each in features):
             raise CocoError(f"{file}: no list of features, as GeoJSON has")
         image = labels.image(stem_of(file), source=file)
         for number, feature in enumerate(features, 1):
-            with labels.faults_of(image, number):
-                _read_feature(labels, image, feature, number)
-        if on_progress:
-            on_progress("reading labels", done, len(files))
+            with image.object(number) as found:
+                _read_feature(found, feature)
     return labels.rows(keypoints=keypoints)
 
 
-def _read_feature(labels: LabelBuilder, image: ImageLabels, feature: Mapping[str, Any], number: int) -> None:
+def _read_feature(found: ObjectLabels, feature: Mapping[str, Any]) -> None:
     geometry, properties = feature.get("geometry"), feature.get("properties")
     if not isinstance(geometry, Mapping) or not isinstance(geometry.get("coordinates"), list):
         raise ValueError("it has no geometry with coordinates")
-    found = properties.get("classification") if isinstance(properties, Mapping) else None
-    label = found.get("name") if isinstance(found, Mapping) else found
+    given = properties.get("classification") if isinstance(properties, Mapping) else None
+    label = (given.get("name") if isinstance(given, Mapping) else given) or NO_CLASS
     kind, places = geometry.get("type"), geometry["coordinates"]
     if kind in ("Point", "MultiPoint"):
         for place in [places] if kind == "Point" else places:
             x, y = numbers_of(place[:2])
-            labels.point(image, label or NO_CLASS, x, y, number=number)
+            found.point(label, x, y)
     elif kind in ("Polygon", "MultiPolygon"):
         for rings in [places] if kind == "Polygon" else places:
             outer, *holes = [[numbers_of(place[:2]) for place in ring] for ring in rings]
-            labels.polygon(image, label or NO_CLASS, outer, number=number, holes=sum(map(polygon_area, holes)))
+            found.polygon(label, outer, holes=sum(map(polygon_area, holes)))
     else:
         raise ValueError(f"a {str(kind)[:40]} is neither points nor polygons")

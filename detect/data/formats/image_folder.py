@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from detect.data.coco_reader import Progress
-from detect.data.formats.label_rows import LabelBuilder, LabelRows
+from detect.data.formats.label_rows import LabelBuilder, LabelRows, in_order
 from detect.data.formats.label_text import numbers_of, read_text
 from detect.errors import CocoError
 
@@ -24,12 +24,10 @@ def read_image_folder(
         CocoError: a file cannot be read, or a line is not an object with a ``file_name``.
     """
     labels = LabelBuilder(", ".join(files), unit="object")
-    for file in sorted(files):
+    for file in in_order(files, on_progress):
         for number, line in enumerate(read_text(file).split("\n"), 1):
             if line.strip():
                 _read_line(labels, file, number, line)
-        if on_progress:
-            on_progress("reading labels", 1, 1)
     return labels.rows(keypoints=keypoints)
 
 
@@ -43,12 +41,12 @@ def _read_line(labels: LabelBuilder, file: str, line_number: int, line: str) -> 
     wide, high = (side if isinstance(side, int) else 0 for side in map(entry.get, ("width", "height")))
     image = labels.image(entry["file_name"], source=f"{file}, line {line_number}", wh=(wide, high))
     for number, (box, category) in enumerate(_objects(entry.get("objects"), file, line_number), 1):
-        with labels.faults_of(image, number):
+        with image.object(number) as found:
             if not isinstance(box, list) or len(box) != 4:
                 raise ValueError(f"bbox {str(box)[:60]} is not (x, y, width, height)")
             x, y, width, height = numbers_of(box)
             label = f"class {category}" if isinstance(category, int) else category
-            labels.box(image, label, (x, y, x + width, y + height), number=number)
+            found.box(label, (x, y, x + width, y + height))
 
 
 def _objects(objects: Any, file: str, line_number: int) -> list[tuple[Any, Any]]:

@@ -95,29 +95,20 @@ def label_entries(
     return AnnotationEntries(ids, image_ids, category_ids, boxes_xywh, has_box, crowd, areas, keypoints)
 
 
-@dataclass(frozen=True)
-class ImageLabels:
-    """An image that labels are added to: its id, the file that it is labelled in, and that file's name in messages."""
-
-    id: int
-    source: str
-
-
 class LabelBuilder:
-    """Collect labelled images, boxes and points one by one.
+    """Collect labelled images, and the boxes and points of their objects.
 
     >>> labels = LabelBuilder("points.csv", unit="line")
-    >>> image = labels.image("a.png", source="points.csv")
-    >>> labels.point(image, "cell", 3.0, 4.0, number=2)
+    >>> with labels.image("a.png", source="points.csv").object(2) as found:
+    ...     found.point("cell", 3.0, 4.0)
     >>> rows = labels.rows(keypoints=True)
     >>> [each.name for each in rows.categories], rows.annotations.keypoints
     (['cell'], (array([[3., 4., 2.]]),))
     """
 
-    def __init__(self, file: str, *, unit: str = "object", fractions: bool = False) -> None:
+    def __init__(self, file: str, *, unit: str = "object") -> None:
         self.file = file
         self.unit = unit
-        self.fractions = fractions
         self.faults: list[Finding] = []
         self._images: list[Image] = []
         self._sources: list[str] = []
@@ -132,72 +123,34 @@ class LabelBuilder:
         width, height = (int(side) if 0 < side <= MAX_SIDE_PX else 0 for side in wh)
         self._images.append(Image(len(self._images) + 1, width, height, name.replace("\\", "/")))
         self._sources.append(source)
-        return ImageLabels(len(self._images), source)
-
-    def box(
-        self,
-        image: ImageLabels,
-        label: object,
-        box_xyxy: Sequence[float],
-        *,
-        number: int,
-        iscrowd: bool = False,
-        area: float = math.nan,
-        angle_deg: float = math.nan,
-    ) -> None:
-        """Add a box (x0, y0, x1, y1)."""
-        self._add(image, label, (*box_xyxy, area, math.nan, math.nan, angle_deg), number, iscrowd)
-
-    def polygon(
-        self, image: ImageLabels, label: object, points: Sequence[Sequence[float]], *, number: int, holes: float = 0.0
-    ) -> None:
-        """Add the box around a polygon of at least 3 points, with the polygon's area less that of its holes."""
-        if len(points) < 3:
-            self.fault(image, number, f"a polygon of {len(points)} points")
-            return
-        x, y = np.array(points, float).T
-        box = (x.min(), y.min(), x.max(), y.max())
-        self.box(image, label, box, number=number, area=max(polygon_area(points) - holes, 0.0))
-
-    def point(self, image: ImageLabels, label: object, x: float, y: float, *, number: int) -> None:
-        """Add a point: an annotation with one visible keypoint and no box."""
-        self._add(image, label, (*(math.nan,) * 5, x, y, math.nan), number, False)
-
-    def fault(self, image: ImageLabels, number: int, reason: str) -> None:
-        """Add a finding about an object that cannot be used; it takes an id as well."""
-        place = f"{image.source}, {self.unit} {number}"
-        self.faults.append(Finding(place, self._next_id, image.id, reason))
-        self._next_id += 1
-
-    @contextmanager
-    def faults_of(self, image: ImageLabels, number: int) -> Iterator[None]:
-        """Make an error in an object's values a finding."""
-        try:
-            yield
-        except (TypeError, ValueError) as error:
-            self.fault(image, number, str(error))
+        return ImageLabels(self, len(self._images), source)
 
     def read_each(self, files: Sequence[str], read: Callable[[str], None], on_progress: Progress | None) -> None:
-        """Read files of one image each, in the order of their names; if there are several, an error becomes a finding."""
-        for done, file in enumerate(sorted(files), 1):
-            with self._faults_of_file(reraise=len(files) == 1):
+        """Read files of one image each; if there are several, an error becomes a finding."""
+        for file in in_order(files, on_progress, per_call=PER_CALL):
+            try:
                 read(file)
-            if on_progress and done % PER_CALL == 0:
-                on_progress("reading labels", done, len(files))
-
-    @contextmanager
-    def _faults_of_file(self, *, reraise: bool) -> Iterator[None]:
-        try:
-            yield
-        except CocoError as error:
-            if reraise:
-                raise
-            self.faults.append(Finding("", None, None, str(error)))
+            except CocoError as error:  # noqa: PERF203 - one file does not stop the others
+                if len(files) == 1:
+                    raise
+                self.faults.append(Finding("", None, None, str(error)))
 
     def count(self, what: str, place: str) -> None:
         """Count something that is used although it deserves a word; the first place is named."""
         times, first = self._counted.get(what, (0, place))
         self._counted[what] = (times + 1, first)
+
+    def add(self, image_id: int, label: str, values: tuple[float, ...], number: int, crowd: bool) -> None:
+        """Add an annotation: box, area, point and angle."""
+        name = self._names.setdefault(label.strip(), len(self._names))
+        self._numbers.extend((self._next_id, image_id, name, crowd, number))
+        self._values.extend(values)
+        self._next_id += 1
+
+    def fault(self, image_id: int, place: str, reason: str) -> None:
+        """Add a finding about an object that cannot be used; it takes an id as well."""
+        self.faults.append(Finding(place, self._next_id, image_id, reason))
+        self._next_id += 1
 
     @np.errstate(over="ignore", invalid="ignore")  # any number may stand in a file: it is checked later
     def rows(self, *, keypoints: bool, angles: bool = False) -> LabelRows:
@@ -232,29 +185,110 @@ class LabelBuilder:
             sources=self._sources,
             numbers=numbers[:, 4],
             unit=self.unit,
-            fractions=self.fractions,
         )
 
-    def _add(self, image: ImageLabels, label: object, values: tuple[float, ...], number: int, crowd: bool) -> None:
-        if not isinstance(label, str) or not label.strip():
-            self.fault(
-                image,
-                number,
-                "it has no label" if label in (None, "") else f"its label is {short_repr(label)}, not a name",
-            )
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """An image that labels are added to: its id, and the file that it is labelled in, as messages name it."""
+
+    labels: LabelBuilder
+    id: int
+    source: str
+
+    @contextmanager
+    def object(self, number: int) -> Iterator[ObjectLabels]:
+        """One object of the image, by its number in the file; an error in its values becomes a finding."""
+        found = ObjectLabels(self, number)
+        try:
+            yield found
+        except (TypeError, ValueError) as error:
+            found.fault(str(error))
+
+
+@dataclass(frozen=True)
+class ObjectLabels:
+    """An object of an image, which becomes one annotation or several."""
+
+    image: ImageLabels
+    number: int
+
+    @property
+    def place(self) -> str:
+        """Where the object stands, as messages name it."""
+        return f"{self.image.source}, {self.image.labels.unit} {self.number}"
+
+    def box(
+        self,
+        label: object,
+        box_xyxy: Sequence[float],
+        *,
+        iscrowd: bool = False,
+        area: float = math.nan,
+        angle_deg: float = math.nan,
+    ) -> None:
+        """Add a box (x0, y0, x1, y1)."""
+        self._add(label, (*box_xyxy, area, math.nan, math.nan, angle_deg), iscrowd)
+
+    def polygon(self, label: object, points: Sequence[Sequence[float]], *, holes: float = 0.0) -> None:
+        """Add the box around a polygon of at least 3 points, with the polygon's area less that of its holes."""
+        if len(points) < 3:
+            self.fault(f"a polygon of {len(points)} points")
             return
-        name = self._names.setdefault(label.strip(), len(self._names))
-        self._numbers.extend((self._next_id, image.id, name, crowd, number))
-        self._values.extend(values)
-        self._next_id += 1
+        x, y = np.array(points, float).T
+        self.box(label, (x.min(), y.min(), x.max(), y.max()), area=max(polygon_area(points) - holes, 0.0))
+
+    def ellipse(
+        self, label: object, center: Sequence[float], radii: Sequence[float], *, angle_deg: float = 0.0
+    ) -> None:
+        """Add the box around an ellipse that is turned clockwise."""
+        (x, y), (rx, ry), angle = center, radii, math.radians(angle_deg)
+        half_w = math.hypot(rx * math.cos(angle), ry * math.sin(angle))
+        half_h = math.hypot(rx * math.sin(angle), ry * math.cos(angle))
+        around = (x - half_w, y - half_h, x + half_w, y + half_h)
+        self.box(label, around, area=math.pi * rx * ry, angle_deg=angle_deg)
+
+    def point(self, label: object, x: float, y: float) -> None:
+        """Add a point: an annotation with one visible keypoint and no box."""
+        self._add(label, (*(math.nan,) * 5, x, y, math.nan))
+
+    def fault(self, reason: str) -> None:
+        """Add a finding about an object that cannot be used."""
+        self.image.labels.fault(self.image.id, self.place, reason)
+
+    def count(self, what: str) -> None:
+        """Count something that is used although it deserves a word."""
+        self.image.labels.count(what, self.place)
+
+    def _add(self, label: object, values: tuple[float, ...], crowd: bool = False) -> None:
+        if isinstance(label, str) and label.strip():
+            self.image.labels.add(self.image.id, label, values, self.number, crowd)
+        else:
+            is_none = label in (None, "")
+            self.fault("it has no label" if is_none else f"its label is {short_repr(label)}, not a name")
+
+
+def in_order(files: Sequence[str], on_progress: Progress | None, *, per_call: int = 1) -> Iterator[str]:
+    """Yield files in the order of their names, and report those that are done with."""
+    for done, file in enumerate(sorted(files), 1):
+        yield file
+        if on_progress and done % per_call == 0:
+            on_progress("reading labels", done, len(files))
 
 
 def _one_point(xy: Float64[ndarray, " 2"]) -> Float64[ndarray, "_ 3"]:
     return NO_POINTS if math.isnan(xy[0]) and math.isnan(xy[1]) else np.array([[*xy, VISIBLE]])
 
 
+def box_around(center: Sequence[float], wh: Sequence[float], angle: float) -> tuple[float, float, float, float]:
+    """The box (x0, y0, x1, y1) around a box that is turned about its centre by an angle in radians."""
+    (x, y), (width, height), cos, sin = center, wh, abs(math.cos(angle)), abs(math.sin(angle))
+    half_w, half_h = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return x - half_w, y - half_h, x + half_w, y + half_h
+
+
 @np.errstate(over="ignore", invalid="ignore")
-def polygon_area(points: Sequence[Sequence[float]]) -> float:
+def polygon_area(points: Sequence[Sequence[float]] | Float64[ndarray, "n 2"]) -> float:
     """The area inside a polygon, by the shoelace formula.
 
     >>> polygon_area([(0, 0), (4, 0), (4, 3)])

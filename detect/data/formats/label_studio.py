@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from detect.data.coco_reader import Progress
-from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
+from detect.data.formats.label_rows import LabelBuilder, LabelRows, ObjectLabels, box_around, in_order
 from detect.data.formats.label_text import numbers_of, read_json
 from detect.errors import CocoError
 
@@ -26,14 +26,12 @@ def read_label_studio(
         CocoError: a file cannot be read or is not a list of tasks.
     """
     labels = LabelBuilder(", ".join(files), unit="region")
-    for done, file in enumerate(sorted(files), 1):
+    for file in in_order(files, on_progress):
         tasks = read_json(file)
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
             raise CocoError(f"{file}: not a list of Label Studio's tasks")
         for place, task in enumerate(tasks, 1):
             _read_task(labels, file, task, place)
-        if on_progress:
-            on_progress("reading labels", done, len(files))
     return labels.rows(keypoints=keypoints)
 
 
@@ -56,8 +54,8 @@ def _read_task(labels: LabelBuilder, file: str, task: Mapping[str, Any], place: 
         width, height = 0.0, 0.0
     image = labels.image(_image_name(task), source=source, wh=(width, height))
     for number, region in enumerate(regions, 1):
-        with labels.faults_of(image, number):
-            _read_region(labels, image, region, number, (width / 100, height / 100))
+        with image.object(number) as found:
+            _read_region(found, region, (width / 100, height / 100))
 
 
 def _list(value: Any) -> list[Any]:
@@ -77,9 +75,7 @@ def _image_name(task: Mapping[str, Any]) -> str:
     return local[0] if local else unquote(parts.path).rpartition("/")[2] or f"task {task.get('id')}"
 
 
-def _read_region(
-    labels: LabelBuilder, image: ImageLabels, region: Mapping[str, Any], number: int, scale: tuple[float, float]
-) -> None:
+def _read_region(found: ObjectLabels, region: Mapping[str, Any], scale: tuple[float, float]) -> None:
     if not all(scale):
         raise ValueError("no original_width and original_height: its percentages cannot be made pixels")
     value = region.get("value")
@@ -90,32 +86,24 @@ def _read_region(
     names = value[kind]
     label = names[0] if isinstance(names, list) and names else None
     if isinstance(names, list) and len(names) > 1:
-        labels.count("of several labels of a region the first is read", f"{image.source}, region {number}")
+        found.count("of several labels of a region the first is read")
     if kind == "polygonlabels":
         points = [[x * scale[0], y * scale[1]] for x, y in map(numbers_of, _list(value.get("points")))]
-        labels.polygon(image, label, points, number=number)
+        found.polygon(label, points)
         return
     x, y = (at * by for at, by in zip(numbers_of([value.get("x"), value.get("y")]), scale, strict=True))
     if kind == "keypointlabels":
-        labels.point(image, label, x, y, number=number)
+        found.point(label, x, y)
         return
-    angle = math.radians(numbers_of([value.get("rotation") or 0])[0])
-    if angle:
-        labels.count(ROTATED, f"{image.source}, region {number}")
+    (degrees,) = numbers_of([value.get("rotation") or 0])
+    if degrees:
+        found.count(ROTATED)
     if kind == "rectanglelabels":
         w, h = (at * by for at, by in zip(numbers_of([value.get("width"), value.get("height")]), scale, strict=True))
-        labels.box(image, label, _around(x, y, w, h, angle), number=number)
+        angle = math.radians(degrees)  # about the corner at the top left
+        x, y = x + (w * math.cos(angle) - h * math.sin(angle)) / 2, y + (w * math.sin(angle) + h * math.cos(angle)) / 2
+        found.box(label, box_around((x, y), (w, h), angle))
     else:
         radii = numbers_of([value.get("radiusX"), value.get("radiusY")])
         rx, ry = (radius * by for radius, by in zip(radii, scale, strict=True))
-        half_w = math.hypot(rx * math.cos(angle), ry * math.sin(angle))
-        half_h = math.hypot(rx * math.sin(angle), ry * math.cos(angle))
-        box = (x - half_w, y - half_h, x + half_w, y + half_h)
-        labels.box(image, label, box, number=number, area=math.pi * rx * ry)
-
-
-def _around(x: float, y: float, w: float, h: float, angle: float) -> tuple[float, float, float, float]:
-    """The box around a box that is turned clockwise about its top left corner."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    xs, ys = (0.0, w * cos, -h * sin, w * cos - h * sin), (0.0, w * sin, h * cos, w * sin + h * cos)
-    return x + min(xs), y + min(ys), x + max(xs), y + max(ys)
+        found.ellipse(label, (x, y), (rx, ry), angle_deg=degrees)

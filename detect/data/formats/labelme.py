@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from detect.data.coco_reader import Progress
-from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
+from detect.data.formats.label_rows import LabelBuilder, LabelRows, ObjectLabels
 from detect.data.formats.label_text import folder_of, numbers_of, read_json, stem_of
 from detect.errors import CocoError
 
@@ -36,11 +36,11 @@ def _read_file(labels: LabelBuilder, file: str) -> None:
     name = str(content.get("imagePath") or stem_of(file)).replace("\\", "/")
     image = labels.image(os.path.normpath(name), source=file, wh=(width, height))
     for number, shape in enumerate(content["shapes"], 1):
-        with labels.faults_of(image, number):
-            _read_shape(labels, image, shape, number)
+        with image.object(number) as found:
+            _read_shape(found, shape)
 
 
-def _read_shape(labels: LabelBuilder, image: ImageLabels, shape: Any, number: int) -> None:
+def _read_shape(found: ObjectLabels, shape: Any) -> None:
     if not isinstance(shape, Mapping) or not isinstance(shape.get("points"), list):
         raise ValueError("it has no list of points")
     if any(not isinstance(point, list) or len(point) != 2 for point in shape["points"]):
@@ -48,23 +48,22 @@ def _read_shape(labels: LabelBuilder, image: ImageLabels, shape: Any, number: in
     points = [tuple(numbers_of(point)) for point in shape["points"]]
     label, kind = shape.get("label"), shape.get("shape_type") or "polygon"
     if kind == "point" and len(points) == 1:
-        labels.point(image, label, *points[0], number=number)
+        found.point(label, *points[0])
     elif kind == "points" and points:
         for x, y in points:
-            labels.point(image, label, x, y, number=number)
+            found.point(label, x, y)
     elif kind == "circle" and len(points) == 2:
         (x, y), edge = points
         radius = math.dist((x, y), edge)
-        labels.count("circles are read as the boxes around them", f"{image.source}, shape {number}")
-        box = (x - radius, y - radius, x + radius, y + radius)
-        labels.box(image, label, box, number=number, area=math.pi * radius**2)
+        found.count("circles are read as the boxes around them")
+        found.ellipse(label, (x, y), (radius, radius))
     elif kind in ("rectangle", "mask") and len(points) in (2, 4):
         xs, ys = zip(*points, strict=True)
-        labels.box(image, label, (min(xs), min(ys), max(xs), max(ys)), number=number)
+        found.box(label, (min(xs), min(ys), max(xs), max(ys)))
     elif kind in ("polygon", "oriented_rectangle", "rotation"):
         if kind != "polygon":
-            labels.count("rotated boxes are read as the boxes around them", f"{image.source}, shape {number}")
-        labels.polygon(image, label, points, number=number)
+            found.count("rotated boxes are read as the boxes around them")
+        found.polygon(label, points)
     else:
         shapes = "a rectangle, polygon, circle, mask nor point"
-        labels.fault(image, number, f"a {str(kind)[:40]} of {len(points)} points is neither {shapes}")
+        found.fault(f"a {str(kind)[:40]} of {len(points)} points is neither {shapes}")

@@ -20,7 +20,7 @@ from numpy import ndarray
 from detect.conventions import ORIGIN_SHIFTS
 from detect.data.coco_entries import Finding
 from detect.data.coco_reader import Progress
-from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
+from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows, in_order
 from detect.data.formats.label_text import numbers_of, read_text, short_repr, stem_of
 from detect.data.point_files import image_stem
 from detect.errors import CocoError
@@ -70,10 +70,8 @@ def read_point_tables(
         CocoError: a table cannot be read, or its points have more than two axes.
     """
     labels = LabelBuilder(", ".join(files), unit="line")
-    for done, file in enumerate(sorted(files), 1):
+    for file in in_order(files, on_progress):
         _read_labels(labels, _Table.of(file))
-        if on_progress:
-            on_progress("reading labels", done, len(files))
     return labels.rows(keypoints=keypoints)
 
 
@@ -90,8 +88,8 @@ def _read_labels(labels: LabelBuilder, table: _Table) -> None:
         name = table.image_of(entry)
         if name not in images:
             images[name] = labels.image(name, source=table.file)
-        with labels.faults_of(images[name], number):
-            labels.point(images[name], table.label_of(entry), *table.place_of(entry), number=number)
+        with images[name].object(number) as found:
+            found.point(table.label_of(entry), *table.place_of(entry))
 
 
 @dataclass(frozen=True, eq=False)

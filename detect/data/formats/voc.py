@@ -15,7 +15,7 @@ import numpy as np
 
 from detect.data.coco_entries import Finding
 from detect.data.coco_reader import Progress
-from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows
+from detect.data.formats.label_rows import LabelBuilder, LabelRows, ObjectLabels
 from detect.data.formats.label_text import folder_of, numbers_of, read_xml, stem_of
 from detect.errors import CocoError
 
@@ -42,18 +42,18 @@ def _read_file(labels: LabelBuilder, file: str) -> None:
     name = (root.findtext("filename") or "").strip() or stem_of(file)
     image = labels.image(name, source=file, wh=(width, height))
     for number, entry in enumerate(root.iter("object"), 1):
-        with labels.faults_of(image, number):
-            _read_object(labels, image, entry, number)
+        with image.object(number) as found:
+            _read_object(found, entry)
 
 
-def _read_object(labels: LabelBuilder, image: ImageLabels, entry: ET.Element, number: int) -> None:
+def _read_object(found: ObjectLabels, entry: ET.Element) -> None:
     if entry.find("bndbox") is None:
         raise ValueError("it has no bndbox")
     corners = numbers_of((entry.findtext(f"bndbox/{name}") or "").strip() for name in CORNERS)
     crowd = _number(entry.findtext("difficult")) > 0
     if crowd:
-        labels.count(DIFFICULT, f"{image.source}, object {number}")
-    labels.box(image, entry.findtext("name"), corners, number=number, iscrowd=crowd)
+        found.count(DIFFICULT)
+    found.box(entry.findtext("name"), corners, iscrowd=crowd)
 
 
 def _number(text: str | None) -> float:

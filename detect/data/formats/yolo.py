@@ -1,24 +1,24 @@
 """YOLO text labels: a line ``class x y width height``, a polygon or a pose, as fractions of the image, for each object.
 
-``data.yaml`` names the classes, and the number and names of keypoints of a pose (``kpt_shape``,
-``kpt_names``). A rotated box, of four corners, is
-read as the box around it. Categories have the class + 1 as their id.
+``data.yaml`` names the classes, and the number and names of keypoints of a pose (``kpt_shape``, ``kpt_names``). A rotated
+box, of four corners, is read as the box around it. Categories have the class + 1 as their id.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
+from detect.data.coco_checks import Check, apply_checks
 from detect.data.coco_entries import Category, Finding, Image
 from detect.data.coco_reader import Progress
-from detect.data.formats.label_rows import NO_POINTS, PER_CALL, VISIBLE, LabelRows, label_entries
+from detect.data.formats.label_rows import NO_POINTS, PER_CALL, VISIBLE, LabelRows, label_entries, polygon_area
 from detect.data.formats.label_text import read_text
 from detect.data.formats.yolo_files import YoloFiles
 
@@ -140,8 +140,7 @@ class _Lines:
         for row in np.flatnonzero(self.outlined).tolist():
             corners = self.values[self.starts[row] + 1 : self.starts[row] + self.counts[row]].reshape(-1, 2)
             boxes[row] = *corners.min(axis=0), *np.ptp(corners, axis=0)
-            (x, y), (x_next, y_next) = corners.T, np.roll(corners, -1, axis=0).T
-            area[row] = abs(np.dot(x, y_next) - np.dot(y, x_next)) / 2
+            area[row] = polygon_area(corners)
         return boxes, area
 
     def keypoints(
@@ -179,7 +178,7 @@ def _usable(
         value = own[np.abs(own - 0.5).argmax()]
         return f"{value:g} is not a fraction of the image, from 0 to 1{': are these pixels?' if value > 2 else ''}"
 
-    checks: list[tuple[Bool[ndarray, " n"], Callable[[int], str]]] = [
+    checks: list[Check] = [
         (
             ~((classes >= 0) & (classes <= MAX_CLASS) & (classes == np.floor(classes))),
             lambda row: f"class {classes[row]:g} is not a whole number from 0",
@@ -194,15 +193,13 @@ def _usable(
         ),
         (~fractions, largest),
     ]
-    usable = np.ones(len(counts), bool)
+    usable, failed = apply_checks(checks, len(counts))
     faults = []
-    for fails, reason in checks:
-        failing = np.flatnonzero(fails & usable)
-        usable[failing] = False
-        for row in failing.tolist():
-            place = f"{files.labels[lines.image_ids[row] - 1]}, line {lines.numbers[row]}"
-            faults.append(Finding(place, int(lines.ids[row]), int(lines.image_ids[row]), reason(row)))
-    return np.flatnonzero(usable), faults
+    for row, reason in failed:
+        image_id = int(lines.image_ids[row])
+        place = f"{files.labels[image_id - 1]}, line {lines.numbers[row]}"
+        faults.append(Finding(place, int(lines.ids[row]), image_id, reason))
+    return usable, faults
 
 
 def _shapes_in_words(lines: _Lines, usable: Int64[ndarray, " m"]) -> list[str]:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import findings_below, label_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detect.data.coco_entries import Finding
 from detect.data.formats.label_rows import LabelBuilder, polygon_area
+from detect.data.read_dataset import read_dataset
+from detect.errors import CocoError
 
 
 def labels_with_a_fault() -> LabelBuilder:
     labels = LabelBuilder("folder")
     for name in ("a.png", "b.png"):
         image = labels.image(name, source=f"{name}.xml", wh=(9, 9))
-        labels.box(image, "cat", (1, 2, 4, 6), number=1)
-        labels.fault(image, 2, "it is broken")
-        labels.box(image, "ant", (1, 2, 4, 6), number=3)
+        for number, label in enumerate(("cat", None, "ant"), 1):
+            with image.object(number) as found:
+                if label is None:
+                    raise ValueError("it is broken")
+                found.box(label, (1, 2, 4, 6))
     return labels
 
 
@@ -59,8 +64,9 @@ def test_renumbering_shifts_ids_and_keeps_places():
 def test_points_have_a_keypoint_and_no_box_and_boxes_the_other_way_round():
     labels = LabelBuilder("a.csv")
     image = labels.image("a.png", source="a.csv")
-    labels.point(image, "cell", 1.0, 2.0, number=2)
-    labels.box(image, "cell", (1, 2, 4, 6), number=3)
+    with image.object(2) as found:
+        found.point("cell", 1.0, 2.0)
+        found.box("cell", (1, 2, 4, 6))
     entries = labels.rows(keypoints=True).annotations
     assert entries.has_box.tolist() == [False, True]
     assert [points.tolist() for points in entries.keypoints] == [[[1, 2, 2]], []]
@@ -84,3 +90,20 @@ def test_the_area_of_a_rectangle_does_not_depend_on_its_rotation(w, h, angle):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = np.array([(0, 0), (w, 0), (w, h), (0, h)]) @ turn.T
     assert polygon_area(corners.tolist()) == pytest.approx(w * h)
+
+
+LABELME = '{"flags": {}, "shapes": [{"label": "cat", "shape_type": "rectangle", "points": [[1, 2], [4, 6]]}]}'
+VOC = (
+    "<annotation><object><name>cat</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>4</xmax><ymax>6</ymax></bndbox>"
+    "</object></annotation>"
+)
+
+
+@pytest.mark.parametrize(("suffix", "text", "reason"), [("json", LABELME, "not JSON"), ("xml", VOC, "not XML")])
+def test_a_damaged_file_is_an_error_alone_and_a_finding_among_others(tmp_path, suffix, text, reason):
+    label_folder(tmp_path, {f"a.{suffix}": text, f"b.{suffix}": text[:-30]})
+    with pytest.raises(CocoError, match=rf"b\.{suffix}: {reason} \("):
+        read_dataset(tmp_path / f"b.{suffix}")
+    dataset = read_dataset(tmp_path)
+    assert dataset.instances.boxes_xywh.tolist() == [[1, 2, 3, 4]]
+    assert [each.partition(" (")[0] for each in findings_below(tmp_path, dataset.invalid)] == [f"b.{suffix}: {reason}"]

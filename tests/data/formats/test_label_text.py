@@ -48,6 +48,7 @@ def test_json_may_have_nan_as_python_writes_it(tmp_path):
         (b"<a><b></a>", "not XML (mismatched tag"),
         (b"<?xml version='1.0' encoding='klingon'?><a/>", "not XML"),
         (b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "it declares a document type"),
+        ("<?xml version='1.0'?><!DOCTYPE a []><a/>".encode("utf-16"), "it declares a document type"),
     ],
 )
 def test_xml_that_cannot_be_read_is_one_line(tmp_path, content, message):

@@ -10,7 +10,6 @@ import pytest
 from builders import findings_below, label_folder, labels_in_words
 
 from detect.data.read_dataset import read_dataset
-from detect.errors import CocoError
 
 
 def labelme(*shapes: Any, **fields: Any) -> str:
@@ -63,13 +62,3 @@ def test_a_path_of_another_machine_is_found_by_the_images_name(tmp_path):
         dataset = read_dataset(tmp_path / "labels", images=images)
         np.testing.assert_array_equal(dataset.images.wh, [[100, 50]])
     assert dataset.images.file_names == ("a.png",)
-
-
-def test_a_damaged_file_is_an_error_alone_and_a_finding_among_others(tmp_path):
-    good = labelme(shape("point", (3, 4)))
-    label_folder(tmp_path, {"a.json": good, "b.json": good[:-5]})
-    with pytest.raises(CocoError, match=r"b\.json: not JSON \(line 1, column"):
-        read_dataset(tmp_path / "b.json")
-    dataset = read_dataset(tmp_path, keypoints=True)
-    assert len(dataset.instances) == 1
-    assert [each.partition(" (")[0] for each in findings_below(tmp_path, dataset.invalid)] == ["b.json: not JSON"]
