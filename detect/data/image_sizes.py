@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -21,14 +20,10 @@ from detect.data.formats.label_rows import LabelRows
 from detect.data.image_names import ImageFolder
 from detect.errors import CocoError
 
-NUM_THREADS = 8
-SLOW_S = (
-    1e-3  # seconds for a file from which threads pay: they wait for a slow disk; on a fast one they wait for each other
-)
-PER_CALL = 256
+NUM_THREADS = 8  # they wait for a slow disk
+PER_CALL = 256  # files: with fewer, threads wait for each other on a fast disk
 
 Header = tuple[tuple[int, int], int]  # stored width and height, orientation
-UNKNOWN = (0, 0)
 USUAL_PLACES = (".", "images", "../images", "../JPEGImages", "../Images", "..")  # seen from the folder of the labels
 
 
@@ -94,7 +89,8 @@ def read_headers(files: Sequence[str], *, on_progress: Progress | None = None) -
     reasons: dict[int, str] = {}
     starts = range(0, len(files), PER_CALL)
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        for start, part in zip(starts, _in_parts(files, starts, threads), strict=True):
+        parts = threads.map(_headers_or_reasons, [files[start : start + PER_CALL] for start in starts])
+        for start, part in zip(starts, parts, strict=True):
             for row, found in enumerate(part, start):
                 if isinstance(found, str):
                     reasons[row] = found
@@ -107,18 +103,8 @@ def read_headers(files: Sequence[str], *, on_progress: Progress | None = None) -
     return Headers(sizes, orientations, reasons)
 
 
-def _in_parts(files: Sequence[str], starts: Sequence[int], threads: ThreadPoolExecutor) -> Iterator[list[Header | str]]:
-    """The headers of ``PER_CALL`` files at a time; in threads, once a file takes long."""
-
-    def part(start: int) -> list[Header | str]:
-        return list(map(_header_or_reason, files[start : start + PER_CALL]))
-
-    for number, start in enumerate(starts):
-        began = time.monotonic()
-        yield part(start)
-        if time.monotonic() - began > SLOW_S * PER_CALL:
-            yield from threads.map(part, starts[number + 1 :])
-            return
+def _headers_or_reasons(files: Sequence[str]) -> list[Header | str]:
+    return list(map(_header_or_reason, files))
 
 
 def _header_or_reason(file: str) -> Header | str:
