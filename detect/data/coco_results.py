@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from msgspec import Struct
 from numpy import ndarray
 
 from detect.data.coco_columns import NO_ROW, rows_of_ids
 from detect.data.coco_dataset import CocoDataset
-from detect.data.coco_entries import NO_BOX, Box, Finding, Integer, column, points_of
+from detect.data.coco_entries import NO_BOX, Finding, KeypointAnnotation, column, points_of
 from detect.data.coco_fields import Fields
 from detect.data.coco_reader import parse_plainly
 from detect.data.coco_tolerance import read_entries
@@ -24,17 +23,9 @@ from detect.errors import CocoError
 EXPECTED = 'expected COCO results: a list of {"image_id", "category_id", "score", and "keypoints" or "bbox"}'
 
 
-class _Result(Struct, gc=False):
-    image_id: Integer
-    category_id: Integer
+class _Result(KeypointAnnotation, gc=False, kw_only=True):
     score: float
-    bbox: Box | None = None
-    keypoints: list[float] | None = None
     angle: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.keypoints and len(self.keypoints) % 3:
-            raise ValueError(f"keypoints has {len(self.keypoints)} numbers, not three (x, y, visibility) per keypoint")
 
 
 @dataclass(frozen=True)
@@ -108,13 +99,14 @@ def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], lis
 
 
 def _read_result(fields: Fields) -> _Result:
-    image_id, category_id, score = (
-        fields.required_id("image_id"),
-        fields.required_id("category_id"),
-        fields.number("score"),
+    return _Result(
+        image_id=fields.required_id("image_id"),
+        category_id=fields.required_id("category_id"),
+        score=fields.number("score"),
+        bbox=fields.box(),
+        keypoints=fields.points(),
+        angle=fields.number("angle") if fields.entry.get("angle") is not None else None,
     )
-    angle = fields.number("angle") if fields.entry.get("angle") is not None else None
-    return _Result(image_id, category_id, score, fields.box(), fields.points(), angle)
 
 
 def results_json(results: CocoResults, dataset: CocoDataset) -> bytes:

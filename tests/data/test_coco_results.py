@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
 import pytest
+from builders import written
 from numpy.testing import assert_array_equal
 
 from detect.data import CocoDataset, CocoResults, read_coco, read_results
@@ -19,43 +19,33 @@ def dataset() -> CocoDataset:
     return read_coco({"images": images, "categories": [{"id": 2, "name": "cell"}], "annotations": []})
 
 
-def written(tmp_path, content):
-    path = tmp_path / "results.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
-
-
 def test_columns_follow_the_file_and_images_the_dataset(tmp_path, dataset):
     entries = [
         {"image_id": 30, "category_id": 2, "score": 0.5, "keypoints": [1, 2, 0.9], "more": [1]},
         {"image_id": 10, "category_id": 2, "score": 1, "bbox": [1, 2, 3, 4]},
     ]
-    results = read_results(written(tmp_path, entries), dataset)
+    results = read_results(written(tmp_path / "results.json", entries), dataset)
     assert_array_equal(results.image_rows, [1, 0])
     assert_array_equal(results.scores, [0.5, 1])
     assert_array_equal(results.keypoints[0], [[1, 2, 0.9]])
     assert results.keypoints[1].shape == (0, 3)
     assert_array_equal(results.boxes_xywh, [[np.nan] * 4, [1, 2, 3, 4]])
     assert results.invalid == ()
+    none = read_results(written(tmp_path / "none.json", []), dataset)
+    assert (none.scores.shape, none.boxes_xywh.shape) == ((0,), (0, 4))
 
 
 def test_ids_may_be_the_texts_that_the_dataset_has(tmp_path):
     images = [{"id": name, "width": 64, "height": 64} for name in ("b", "a", "3")]
     dataset = read_coco({"images": images, "categories": [{"id": "cell", "name": "cell"}], "annotations": []})
     entries = [{"image_id": name, "category_id": "cell", "score": "0.5"} for name in ("a", 3, "c")]
-    results = read_results(written(tmp_path, entries), dataset)
+    results = read_results(written(tmp_path / "results.json", entries), dataset)
     labels = {finding.image_id: finding.reason for finding in dataset.suspicious}
     found = dataset.images.ids[results.image_rows].tolist()
     assert found[1] == 3
     assert labels[found[0]] == f"id is the text 'a': read as the id {found[0]}"
     assert [finding.reason for finding in results.invalid] == ["entry 2 of the results: no image has this id"]
     assert_array_equal(results.scores, [0.5, 0.5])
-
-
-def test_no_results_are_results(tmp_path, dataset):
-    results = read_results(written(tmp_path, []), dataset)
-    assert results.scores.shape == (0,)
-    assert results.boxes_xywh.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +63,7 @@ def test_no_results_are_results(tmp_path, dataset):
 )
 def test_an_entry_that_cannot_be_used_is_listed_and_the_others_kept(tmp_path, dataset, entry, reason):
     sound = {"image_id": 10, "category_id": 2, "score": 0.5}
-    results = read_results(written(tmp_path, [sound, {**sound, **entry}]), dataset)
+    results = read_results(written(tmp_path / "results.json", [sound, {**sound, **entry}]), dataset)
     (finding,) = results.invalid
     assert str(finding).endswith(reason)
     assert len(results.scores) == 1
@@ -90,10 +80,7 @@ def test_an_entry_that_cannot_be_used_is_listed_and_the_others_kept(tmp_path, da
 )
 def test_a_file_that_holds_no_results_is_named(tmp_path, dataset, content, what):
     with pytest.raises(CocoError, match=what):
-        read_results(written(tmp_path, content), dataset)
-
-
-def test_a_file_that_is_not_there(tmp_path, dataset):
+        read_results(written(tmp_path / "results.json", content), dataset)
     with pytest.raises(CocoError, match="No such file"):
         read_results(tmp_path / "none.json", dataset)
 
