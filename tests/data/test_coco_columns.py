@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-from builders import ONE_BOX_TEXT, coco_error, text_with
+import pytest
+from builders import ONE_BOX_TEXT, coco_error, text_with, written
 from numpy.testing import assert_array_equal
 
 from detect.data import read_coco
 from detect.samples import sample_annotations
 
 
-def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
-    path = folder / name
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
-
-
-def test_shards_that_disagree_about_an_image(tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b'"width": 100', b'"width": 99', "image id 1 is both 'a.jpg' (100x80) and 'a.jpg' (99x80)"),
+        (b'"cell"', b'"dog"', "category id 1 is both 'cell' and 'dog'"),
+    ],
+)
+def test_shards_that_disagree_are_named(tmp_path, old, new, reason):
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     first.write_bytes(ONE_BOX_TEXT)
-    second.write_bytes(text_with(b'"width": 100', b'"width": 99'))
-    reason = "image id 1 is both 'a.jpg' (100x80) and 'a.jpg' (99x80)"
+    second.write_bytes(text_with(old, new))
     assert coco_error([first, second]).startswith(f"{second}: {reason}")
-
-
-def test_shards_that_disagree_about_a_category(tmp_path):
-    first, second = tmp_path / "first.json", tmp_path / "second.json"
-    first.write_bytes(ONE_BOX_TEXT)
-    second.write_bytes(text_with(b'"cell"', b'"dog"'))
-    assert coco_error([first, second]).startswith(f"{second}: category id 1 is both 'cell' and 'dog'")
 
 
 def test_rows_are_in_order_of_images_then_ids():
@@ -53,8 +43,8 @@ def test_categories_of_all_shards_are_in_order_of_ids(tmp_path):
     names = {5: "e", 1: "a", 3: "c"}
     empty = {"images": [], "annotations": []}
     shards = [
-        write(
-            tmp_path, f"{number}.json", {**empty, "categories": [{"id": number, "name": name}, {"id": 3, "name": "c"}]}
+        written(
+            tmp_path / f"{number}.json", {**empty, "categories": [{"id": number, "name": name}, {"id": 3, "name": "c"}]}
         )
         for number, name in names.items()
     ]

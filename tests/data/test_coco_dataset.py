@@ -17,6 +17,7 @@ from builders import (
     boxes_on_one_image,
     coco_content,
     findings_in_words,
+    written,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -29,11 +30,7 @@ from detect.errors import CocoError
 from detect.samples import sample_annotations
 
 DATA = Path(__file__).parents[1] / "data"
-
-
 TACO, BCCD = DATA / "taco" / "faults.json", DATA / "bccd" / "faults.json"
-
-
 NUM_SHARDS = 7
 
 
@@ -44,12 +41,6 @@ def coco_of(path: Path) -> COCO:
 
 def content_of(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
-    path = folder / name
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
 
 
 def columns(annotations: Annotations) -> Iterator[Any]:
@@ -107,7 +98,7 @@ def test_every_form_of_source_gives_the_same_dataset(tmp_path):
 
 
 def test_the_files_read_are_named_in_order(tmp_path):
-    paths = [write(tmp_path, f"{name}.json", {"images": [], "annotations": []}) for name in "ba"]
+    paths = [written(tmp_path / f"{name}.json", {"images": [], "annotations": []}) for name in "ba"]
     assert read_coco(paths).files == tuple(map(str, paths))
     assert read_coco(str(tmp_path / "*.json")).files == tuple(map(str, sorted(paths)))
     assert read_coco({"images": [], "annotations": []}).files == ("(in memory)",)
@@ -134,7 +125,7 @@ def shards_by_annotation(content: dict[str, Any]) -> list[dict[str, Any]]:
 )
 def test_order_of_shards_does_not_matter(tmp_path, path, cut):
     whole = read_coco(path, keypoints=True)
-    shards = [write(tmp_path, f"{number}.json", shard) for number, shard in enumerate(cut(content_of(path)))]
+    shards = [written(tmp_path / f"{number}.json", shard) for number, shard in enumerate(cut(content_of(path)))]
     rng = np.random.default_rng(0)
     orders = [np.arange(NUM_SHARDS), np.arange(NUM_SHARDS)[::-1], rng.permutation(NUM_SHARDS)]
     for order in orders:
@@ -170,7 +161,7 @@ def test_order_of_entries_and_shards_does_not_matter_however_alike_they_are(tmp_
     shards = []
     for number in order:
         mine = [entry for entry, shard in entries if shard == number]
-        shards.append(write(folder, f"{number}.json", {**head, "annotations": mine[::-1] if reverse else mine}))
+        shards.append(written(folder / f"{number}.json", {**head, "annotations": mine[::-1] if reverse else mine}))
     assert_same(read_coco(shards), whole)
 
 
@@ -263,15 +254,14 @@ def test_boxes_of_bccd_without_size_are_refused_and_named():
 
 def test_sources_are_told_by_the_file_or_are_the_images_themselves(tmp_path):
     content = coco_content([[1, 1, 5, 5]] * 12, image_ids=range(1, 13))
-    path = tmp_path / "some.json"
-    path.write_text(json.dumps(content))
+    path = written(tmp_path / "some.json", content)
     assert len(set(image_sources(read_coco(path)).tolist())) == 12
     for number, image in enumerate(content["images"]):
         image["source"] = "abc"[number % 3]
-    path.write_text(json.dumps(content))
+    written(path, content)
     assert image_sources(read_coco(path)).tolist() == [0, 1, 2] * 4
     content["images"][0]["source"] = ["no name"]
-    path.write_text(json.dumps(content))
+    written(path, content)
     assert len(set(image_sources(read_coco(path)).tolist())) == 12
     assert len(image_sources(read_coco(content))) == 12
 
@@ -306,7 +296,7 @@ def with_fields(*fields: dict[str, Any]) -> dict[str, Any]:
 )
 def test_angles_are_those_of_the_first_field_that_there_is(tmp_path, monkeypatch, form, fields, angles, names):
     content = with_fields(*fields)
-    source = content if form == "in memory" else write(tmp_path, "a.json", content)
+    source = content if form == "in memory" else written(tmp_path / "a.json", content)
     if form.endswith("each entry"):
         monkeypatch.setattr(coco_blocks, "BLOCK_BYTES", 16)
     dataset = read_coco(source, angles=True)
@@ -319,7 +309,7 @@ def test_angles_are_those_of_the_first_field_that_there_is(tmp_path, monkeypatch
 
 def test_without_angles_or_unasked_there_is_no_column_of_them(tmp_path):
     for content, asked in ((with_fields({}, {}), True), (with_fields({"angle": 30, "rotation": "left"}), False)):
-        for source in (content, write(tmp_path, "a.json", content)):
+        for source in (content, written(tmp_path / "a.json", content)):
             dataset = read_coco(source, angles=asked)
             assert (dataset.annotations.angles_deg, dataset.angle_fields) == (None, ())
             assert not dataset.suspicious
@@ -340,7 +330,7 @@ def test_without_angles_or_unasked_there_is_no_column_of_them(tmp_path):
 def test_an_angle_that_is_no_finite_number_is_an_error_with_file_and_annotation(tmp_path, field, value, words):
     entry = {"attributes": {"rotation": value}} if field.startswith("attributes") else {field: value}
     content = with_fields({"angle": 1.0}, entry)
-    path = write(tmp_path, "a.json", content)
+    path = written(tmp_path / "a.json", content)
     for source, name in ((content, "(in memory)"), (path, str(path))):
         with pytest.raises(CocoError) as error:
             read_coco(source, angles=True)
@@ -351,5 +341,5 @@ def test_an_angle_that_is_no_finite_number_is_an_error_with_file_and_annotation(
 def test_shards_with_and_without_angles_are_one_dataset(tmp_path):
     first, second = with_fields({"angle": 30}), with_fields({})
     second["images"][0]["id"], second["annotations"][0]["image_id"], second["annotations"][0]["id"] = 2, 2, 9
-    files = [write(tmp_path, f"{name}.json", each) for name, each in (("a", first), ("b", second))]
+    files = [written(tmp_path / f"{name}.json", each) for name, each in (("a", first), ("b", second))]
     assert_array_equal(read_coco(files, angles=True).instances.angles_deg, [30, np.nan])

@@ -15,9 +15,6 @@ from detect.data.coco_entries import (
     Image,
     ImageEntries,
     KeypointAnnotation,
-    NumericAttributes,
-    OrientedAnnotation,
-    entry_type,
 )
 
 
@@ -58,29 +55,6 @@ def test_joined_parts_are_the_columns_of_all_entries():
     assert_array_equal(joined.ids, whole.ids)
     assert_array_equal(joined.boxes_xywh, whole.boxes_xywh)
     assert_array_equal(np.stack(joined.keypoints), np.stack(whole.keypoints))
-
-
-def test_angles_are_a_column_for_each_field_and_parts_without_them_are_unknown():
-    entries = [
-        OrientedAnnotation(1, 2, angle=30.0, attributes=NumericAttributes(5.0)),
-        OrientedAnnotation(1, 2, rotation=-7.0, attributes=["no attributes"]),
-    ]
-    with_angles = AnnotationEntries.of(entries, keypoints=False, angles=True)
-    nan = np.nan
-    assert_array_equal(with_angles.angles_deg, [[30, nan, 5], [nan, -7, nan]])
-    without = AnnotationEntries.of([Annotation(1, 2)], keypoints=False)
-    assert without.angles_deg is None
-    assert_array_equal(
-        AnnotationEntries.join([without, with_angles]).angles_deg, [[nan, nan, nan], [30, nan, 5], [nan, -7, nan]]
-    )
-    assert AnnotationEntries.join([without, without]).angles_deg is None
-    assert AnnotationEntries.of([], keypoints=False, angles=True).angles_deg.shape == (0, 3)
-
-
-def test_an_annotation_is_decoded_without_the_fields_that_are_not_wanted():
-    assert entry_type(keypoints=False, angles=False) is Annotation
-    assert entry_type(keypoints=True, angles=False) is KeypointAnnotation
-    assert entry_type(keypoints=False, angles=True) is OrientedAnnotation
 
 
 def test_images_as_columns_are_those_of_the_list():

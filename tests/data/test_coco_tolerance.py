@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from builders import coco_error, findings_in_words
+from builders import coco_error, findings_in_words, written
 from numpy.testing import assert_array_equal
 
 from detect.anchors.instances import ResizedInstances
@@ -177,9 +177,8 @@ def read(request, tmp_path, monkeypatch):
         if request.param == "entry 7 last":
             content = dict(reversed(content.items()))
             content["annotations"] = content["annotations"][::-1]
-        path = tmp_path / "quirky.json"
-        path.write_text(json.dumps(content, indent=1 if request.param == "indented" else None), "utf-8")
-        return read_coco(path)
+        text = json.dumps(content, indent=1 if request.param == "indented" else None)
+        return read_coco(written(tmp_path / "quirky.json", text))
 
     return from_file
 
@@ -211,10 +210,10 @@ def test_ids_that_are_all_labels_belong_together_over_shards(tmp_path):
     assert whole.invalid == ()
     assert sorted(np.bincount(whole.annotations.image_rows).tolist()) == [1, 2]
     assert len(whole.suspicious) == 2 + 3 + 1  # images, annotations, the category
-    shards = []
-    for number, entry in enumerate(content["annotations"]):
-        shards.append(tmp_path / f"{number}.json")
-        shards[-1].write_text(json.dumps({**content, "annotations": [entry]}))
+    shards = [
+        written(tmp_path / f"{number}.json", {**content, "annotations": [entry]})
+        for number, entry in enumerate(content["annotations"])
+    ]
     for order in (shards, shards[::-1]):
         assert_array_equal(read_coco(order).annotations.ids, whole.annotations.ids)
         assert_array_equal(read_coco(order).annotations.boxes_xywh, whole.annotations.boxes_xywh)
@@ -251,9 +250,7 @@ def test_entries_are_counted_over_blocks(tmp_path, monkeypatch):
     entries[50]["image_id"] = "1"
     entries[70] = {"category_id": 1}
     content = {"images": [{"id": 1, "width": 100, "height": 80}], "annotations": entries}
-    path = tmp_path / "blocks.json"
-    path.write_text(json.dumps(content))
-    for source in (path, content):
+    for source in (written(tmp_path / "blocks.json", content), content):
         dataset = read_coco(source)
         places = [f"entry {place} of the annotation list: it has no image_id" for place in (5, 70)]
         assert [finding.reason for finding in dataset.invalid] == places
