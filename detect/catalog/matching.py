@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -97,4 +97,4 @@ class OneQuery(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule"
 
 
 CellMatching = CenterInBox | FcosRanges | CenterPeak | OneQuery
-CELL_RULES = ("center-in-box", "fcos", "center-peak", "one-query")  # their tags
+CELL_RULES = frozenset(kind.__struct_config__.tag for kind in get_args(CellMatching))

@@ -25,13 +25,13 @@ def box_area(boxes: Float[Tensor, "*rows 4"]) -> Float[Tensor, "*rows"]:
     return (x1 - x0).clamp_(min=0).mul_((y1 - y0).clamp_(min=0))
 
 
-def pairwise_iou(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
-    """Intersection over union of each box with each of the others.
+def pairwise_iou(boxes: Float[Tensor, "*b n 4"], others: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:
+    """Intersection over union of each box with each of the others, in each image.
 
     >>> pairwise_iou(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 0.0, 6.0, 3.0], [5.0, 0.0, 6.0, 3.0]]))
     tensor([[0.3333, 0.0000]])
     """
-    return _iou(boxes[:, None], others)
+    return _iou(boxes[..., :, None, :], others[..., None, :, :])
 
 
 def pairwise_ioa(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:

@@ -214,17 +214,15 @@ def match_boxes(anchors: Float[Tensor, "a 4"], boxes: Boxes, *, matcher: MaxIoU 
     return matcher._with_low_quality(matches, instance, last)
 
 
-def ignore_regions(
-    matches: Matches, anchors: Float[Tensor, "a 4"], regions: Float[Tensor, "r 4"], *, threshold: float = 0.5
-) -> Matches:
-    """Ignore background anchors if one region (crowd, unlabelled) covers at least ``threshold`` of their area."""
+def ignore_regions(matches: Matches, anchors: Float[Tensor, "a 4"], regions: Float[Tensor, "r 4"]) -> Matches:
+    """Ignore background anchors if one region (crowd, unlabelled) covers at least half of their area."""
     if matches.shape != (len(anchors),):
         raise ValueError(f"{len(anchors)} anchors need one match each, got {tuple(matches.shape)}")
     covered = anchors.new_zeros(len(anchors))
     for some in torch.split(regions, _rows_at_once(anchors)):
         if len(some):
             covered = torch.maximum(covered, pairwise_ioa(anchors, some).max(dim=1).values)
-    return torch.where((matches == BACKGROUND) & (covered >= threshold), IGNORE, matches)
+    return torch.where((matches == BACKGROUND) & (covered >= 0.5), IGNORE, matches)
 
 
 def best_per_anchor(pairs: AnchorPairs, num_anchors: int) -> tuple[Float[Tensor, " a"], Matches]:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-from detect.ops.boxes import box_area, intersection_area, pairwise_iou
+from detect.ops.boxes import pairwise_iou
 
 BLOCK_ROWS = 128  # boxes settled together: larger blocks waste IoU on suppressed boxes, smaller ones make more steps
 
@@ -74,11 +74,11 @@ def nms_mask(
     tensor([[ True, False,  True]])
     """
     _check(iou_threshold, boxes.shape[:2], classes=classes, valid=valid)
-    intersection, area = intersection_area(boxes[:, :, None], boxes[:, None]), box_area(boxes)
-    union = (area[:, :, None] + area[:, None] - intersection).clamp(min=torch.finfo(area.dtype).tiny)
-    overlaps = intersection / union > _compared(iou_threshold, area.dtype)
+    iou = pairwise_iou(boxes, boxes)
     of_a_class = classes[:, :, None] == classes[:, None]
-    suppresses = (overlaps & of_a_class).triu(diagonal=1).float()  # the box of a row that of a column, if it stays
+    suppresses = (
+        ((iou > _compared(iou_threshold, iou.dtype)) & of_a_class).triu(diagonal=1).float()
+    )  # the box of a row that of a column, if it stays
 
     def unsettled(stays: Tensor, before: Tensor) -> Tensor:
         return (stays != before).any()

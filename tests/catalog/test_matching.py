@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import get_args
 
 import pytest
 
-from detect.catalog.matching import CELL_RULES, AnchorMatching, CellMatching, FcosRanges, MaxIoURule
+from detect.catalog.matching import FcosRanges, MaxIoURule
 from detect.ops.matcher import MaxIoU
-
-
-def test_rules_of_cells_are_told_from_rules_of_anchors_by_their_tags():
-    tags = [{kind.__struct_config__.tag for kind in get_args(union)} for union in (CellMatching, AnchorMatching)]
-    assert tags[0] == set(CELL_RULES)
-    assert not tags[0] & tags[1]
 
 
 def test_the_fields_of_max_iou_are_the_matchers_arguments():

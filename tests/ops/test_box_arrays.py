@@ -26,11 +26,6 @@ def one_iou(shape: tuple[float, ...], other: tuple[float, ...]) -> float:
     return float(shape_iou(np.array([shape], float), np.array(other, float))[0])
 
 
-def test_corners_by_hand():
-    assert_array_equal(xywh_to_xyxy(np.array([[-1.5, 2.0, 3.0, 0.25]])), [[-1.5, 2.0, 1.5, 2.25]])
-    assert_array_equal(xyxy_to_xywh(np.array([[-1.5, 2.0, 1.5, 2.25]])), [[-1.5, 2.0, 3.0, 0.25]])
-
-
 @given(arrays(float, (5, 4), elements=quarters))
 def test_sizes_and_corners_are_each_others_inverse(boxes):
     assert_array_equal(xyxy_to_xywh(xywh_to_xyxy(boxes)), boxes)
@@ -65,21 +60,6 @@ def test_iou_of_other_dimensions_by_hand():
     assert one_iou((2,), (5,)) == pytest.approx(2 / 5)
     # 2x3x4 = 24 and 4x3x2 = 24 share 2x3x2 = 12 of 36
     assert one_iou((2, 3, 4), (4, 3, 2)) == pytest.approx(12 / 36)
-
-
-@given(st.tuples(sides, sides), st.tuples(sides, sides))
-def test_iou_is_symmetric_and_one_only_for_equal_shapes(a, b):
-    iou = one_iou(a, b)
-    assert_allclose(iou, one_iou(b, a), rtol=1e-12)
-    assert 0 < iou <= 1
-    assert one_iou(a, a) == 1.0
-    # a side that differs by one in a million already costs half of that
-    assert one_iou(a, (a[0] * (1 + 1e-6), a[1])) < 1
-
-
-@given(st.tuples(sides, sides), st.tuples(sides, sides), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_each_axis_may_be_scaled(a, b, x, y):
-    assert_allclose(one_iou((x * a[0], y * a[1]), (x * b[0], y * b[1])), one_iou(a, b), rtol=1e-9)
 
 
 @given(st.integers(1, 3).flatmap(lambda dimensions: arrays(float, (3, dimensions), elements=sides)))
@@ -119,23 +99,10 @@ def test_the_best_is_what_a_plain_loop_finds(shapes, others):
 
 
 def test_the_first_of_equals_is_the_best():
-    others = np.array([[1.0, 1.0], [3.0, 3.0], [3.0, 3.0], [2.0, 4.5]])
-    best, which = best_shape_iou(np.array([[3.0, 3.0], [2.0, 4.5]]), others)
-    assert_array_equal(which, [1, 3])
-    assert_array_equal(best, [1.0, 1.0])
-
-
-def test_a_tie_between_different_shapes_goes_to_the_first():
-    shape, halves = np.array([[2.0, 2.0]]), np.array([[1.0, 2.0], [2.0, 1.0]])  # 2 of 4 for both
-    assert_array_equal(best_shape_iou(shape, halves)[1], [0])
-    assert_array_equal(best_shape_iou(shape, halves[::-1].copy())[1], [0])
-
-
-@given(shape_tables(), shape_tables(most=6), st.randoms(use_true_random=False))
-def test_order_of_the_others_does_not_matter_to_the_best(shapes, others, random):
-    order = list(range(len(others)))
-    random.shuffle(order)
-    assert_array_equal(best_shape_iou(shapes, others)[0], best_shape_iou(shapes, others[order])[0])
+    others = np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 3.0], [3.0, 3.0]])
+    best, which = best_shape_iou(np.array([[2.0, 2.0], [3.0, 3.0]]), others)
+    assert_array_equal(best, [0.5, 1.0])  # 2 of 4 for both of the halves
+    assert_array_equal(which, [0, 2])
 
 
 def test_empty_input_gives_empty_output():
@@ -156,21 +123,10 @@ def test_without_others_nothing_overlaps():
 def test_inputs_are_not_changed():
     boxes, image_wh = np.array([[-5.0, 2.0, 30.0, 40.0]]), np.array([[10.0, 10.0]])
     shapes, others = np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([[4.0, 3.0], [9.0, 9.0]])
-    inputs = (boxes, image_wh, shapes, others)
-    before = [array.copy() for array in inputs]
+    for inputs in (boxes, image_wh, shapes, others):
+        inputs.flags.writeable = False
     xywh_to_xyxy(boxes)
     xyxy_to_xywh(boxes)
     clip_boxes(boxes, image_wh)
     shape_iou(shapes, others[0])
     best_shape_iou(shapes, others)
-    for array, copy in zip(inputs, before, strict=True):
-        assert_array_equal(array, copy)
-
-
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
-def test_memory_layout_does_not_matter(layout):
-    shapes = np.random.default_rng(0).uniform(1, 100, (50, 2))
-    others = shapes[:7] * 1.3
-    expected = best_shape_iou(shapes.copy(), others)
-    for mine, theirs in zip(best_shape_iou(layout(shapes), layout(others)), expected, strict=True):
-        assert_array_equal(mine, theirs)

@@ -144,17 +144,10 @@ def test_atss_beside_a_million_anchors_takes_no_matrix():
     anchors = AnchorGenerator.of_sizes(SIZES, convention="mmdet").generate(level_hw((2368, 2368)))
     boxes = random_boxes(2500, seed=1, side=2368)
     assert len(anchors.boxes) > 1_000_000
-    start = time.perf_counter()
+    start = time.process_time()
     matches = Atss().match(anchors.level_grids, boxes)
-    assert time.perf_counter() - start < 10  # half a second on one core; all pairs take more than half a minute
+    assert time.process_time() - start < 10  # half a second on one core; all pairs take more than half a minute
     assert len(matches[matches >= 0].unique()) > 2000
-
-
-@pytest.mark.parametrize("mode", ["own", "forced"])
-def test_a_box_outside_makes_nothing_positive(mode):
-    anchors = AnchorGenerator.of_sizes(SIZES).generate(level_hw((256, 256)), (256, 256))
-    outside = torch.tensor([[5000.0, 5000.0, 5050.0, 5050.0], [10.0, 10.0, 10.0, 40.0]])
-    assert (MaxIoU(low_quality_mode=mode).match(anchors.level_grids, outside) == BACKGROUND).all()
 
 
 def test_no_boxes_and_double_precision():

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from detect.ops.boxes import pairwise_iou
-from detect.ops.nms import class_nms
 from detect.ops.soft_nms import soft_nms
 
 
@@ -108,17 +107,6 @@ def test_fewer_rounds_take_the_first_of_the_same():
     places, found = soft_nms(boxes, scores, classes, decay="gaussian", num_rounds=7)
     assert_close(places, all_places[:, :7])
     assert_close(found, all_scores[:, :7])
-
-
-def test_a_narrow_gaussian_is_hard_suppression_at_any_overlap():
-    boxes, scores = random_boxes(60, seed=1), torch.rand(60, generator=torch.Generator().manual_seed(1))
-    classes = torch.arange(60) % 4
-    places, found = soft_nms(
-        boxes[None], scores[None], classes[None], decay="gaussian", sigma=1e-9, lowest=1e-6, num_rounds=60
-    )
-    kept = class_nms(boxes, scores, classes=classes, iou_threshold=1e-4)
-    assert_close(places[found > 0], kept)
-    assert_close(found[found > 0], scores[kept])
 
 
 def test_no_boxes_and_boxes_without_extent():
