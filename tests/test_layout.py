@@ -25,7 +25,6 @@ UNTESTED_BY_NAME = {
 }
 TESTS_OF_NO_MODULE = {
     "cli/test_help.py",  # of all commands
-    "fitting/test_dual_bound.py",
     "fitting/test_optimal.py",
     "fitting/test_square_bounds.py",
     "fitting/test_start.py",

@@ -68,11 +68,6 @@ def test_a_swap_to_a_cheaper_level_counts_what_both_cost():
         assert swap_rows(candidates, [start], Limits.of(2, None, 1, None)) == [0]
 
 
-def test_it_is_the_idle_one_that_is_left_out():
-    candidates = candidates_of([[3, 0], [0, 0.5]], [0, 1])
-    assert swap_rows(candidates, [0, 1], Limits.of(2, 1, None, [0.6, 0.6])) == [0]
-
-
 def test_each_candidate_gains_on_its_own_level():
     boxes = AnyPosition.of(ShapeHistogram.of(np.array([[12.0, 12.0], [12.0, 12.0], [60.0, 40.0]])), (4, 16))
     shapes, levels = np.array([[12.0, 12.0], [12.0, 12.0], [30.0, 30.0]]), [1, 0, 1]

@@ -3,14 +3,18 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy.optimize import linprog
 
 from detect.fitting.facility_location import (
     choose_greedily,
+    find_duals,
     improve_by_swaps,
     likely_swaps,
+    reduced_utility,
 )
 
 BY_HAND = np.array([[3.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.5]])
@@ -26,10 +30,8 @@ def value(gains, rows) -> float:
     return gains[list(rows)].max(axis=0, initial=0.0).sum()
 
 
-def best_value(gains, count, fixed=()) -> float:
-    return max(
-        value(gains, rows) for rows in itertools.combinations(range(len(gains)), count) if set(fixed) <= set(rows)
-    )
+def best_value(gains, count) -> float:
+    return max(value(gains, rows) for rows in itertools.combinations(range(len(gains)), count))
 
 
 def choose(gains, count, costs=None):
@@ -132,3 +134,90 @@ def test_swaps_stay_within_groups(seed):
 
 def test_no_instances_are_worth_nothing():
     assert choose(np.zeros((3, 0)), 2).value == 0
+
+
+def bound_of_choice(gains: np.ndarray, duals: np.ndarray, count: int) -> float:
+    """The duals, and the largest reduced utilities: 2 + 2 + 1.5 for the rows by hand with duals of 2, 0, 0."""
+    return float(duals.sum() + np.sort(reduced_utility(gains, duals))[::-1][:count].sum())
+
+
+def relaxed_optimum(gains: np.ndarray, counts, groups=None, costs=None) -> float:
+    """The linear relaxation, by HiGHS: open x <= 1, serve y <= x, each instance at most once."""
+    a, n = gains.shape
+    groups, counts = np.zeros(a, int) if groups is None else groups, np.atleast_1d(counts)
+    costs = np.zeros(a) if costs is None else costs
+    served_once = np.hstack([np.zeros((n, a)), np.tile(np.eye(n), a)])
+    open_first = np.hstack([-np.repeat(np.eye(a), n, axis=0), np.eye(a * n)])
+    total = np.hstack([groups == np.arange(len(counts))[:, None], np.zeros((len(counts), a * n))])
+    result = linprog(
+        -np.append(-costs, gains.ravel()),
+        A_ub=np.vstack([served_once, open_first, total]),
+        b_ub=np.concatenate([np.ones(n), np.zeros(a * n), counts]),
+    )
+    return -result.fun
+
+
+@given(seeds, st.integers(1, 4))
+def test_no_choice_exceeds_the_bound_of_any_duals(seed, count):
+    gains = random_table(seed)
+    duals = np.random.default_rng(seed + 1).random(12)
+    assert best_value(gains, count) <= bound_of_choice(gains, duals, count) + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_duals_come_close_to_the_linear_relaxation(seed):
+    gains = random_table(seed, 15, 40)
+    best = relaxed_optimum(gains, 3)
+    duals, openings = find_duals(gains, 3, np.full(15, 3 / 15), steps=400)
+    bound = bound_of_choice(gains, duals, 3)
+    assert best - 1e-6 <= bound <= 1.01 * best
+    assert_allclose(openings.sum(), 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("costs", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_duals_of_groups_with_costs_come_close_to_the_linear_relaxation(seed, costs):
+    gains, groups = random_table(seed, 15, 40), np.arange(15) % 3
+    costs = costs * np.random.default_rng(seed).random(15)
+    best = relaxed_optimum(gains, [2, 0, 1], groups, costs)
+    duals, openings = find_duals(gains, [2, 0, 1], np.ones(15), groups=groups, costs=costs, steps=400)
+    worth = np.maximum(np.maximum(gains - duals, 0).sum(axis=1) - costs, 0)
+    bound = duals.sum() + np.sort(worth[groups == 0])[-2:].sum() + worth[groups == 2].max()
+    assert best - 1e-6 <= bound <= 1.01 * best
+    assert_allclose([openings[groups == group].sum() for group in range(3)], [2, 0, 1], rtol=1e-6)
+
+
+def test_one_group_is_none_and_the_scale_of_the_start_is_free():
+    gains = random_table(5, 15, 40)
+    plain = find_duals(gains, 3, np.full(15, 3 / 15))
+    one = find_duals(gains, [3], np.ones(15), groups=np.zeros(15, int))
+    for mine, other in zip(plain, one, strict=True):
+        assert_allclose(mine, other, rtol=1e-6, atol=1e-9)
+
+
+def test_with_nothing_to_choose_the_duals_are_0():
+    duals, openings = find_duals(BY_HAND, 0, np.ones(3))
+    assert duals.tolist() == [0, 0, 0]
+    assert openings.tolist() == [0, 0, 0]
+
+
+def test_the_first_duals_by_hand():
+    # row 0 serves 3, row 1 serves 2 and 2, row 2 serves 1.5; two thirds of each are open, so instance 0 is served once
+    # with the half of row 1 that it needs, at a gain of 2; the other instances are not served once: 0
+    duals, openings = find_duals(BY_HAND, 2, np.ones(3), steps=1)
+    assert_allclose(duals, [2, 0, 0])
+    # above these the rows offer 1, 2, 1.5; their mean over what is open is 1.5: they move by 2/3, 4/3, 1, and 2 in all stay
+    assert_allclose(openings, np.array([2, 4, 3]) / 9 * 2)
+    # with costs of 1, 0.5, 1.5 they are worth 0, 1.5, 0; a move is by a factor of a half to two: 1/2, 2, 1/2, of which
+    # the second would be open by 4/3, and is by 1
+    openings = find_duals(BY_HAND, 2, np.ones(3), costs=np.array([1.0, 0.5, 1.5]), steps=1)[1]
+    assert_allclose(openings, [1 / 3, 1, 1 / 3])
+
+
+def test_later_duals_weigh_more_by_hand():
+    # one instance, two of three rows: each is open by 2/3, so two serve it: 2. Above it the last offers 2; the mean over
+    # what is open is 2/3, so it moves by 2 (not 3), the others by 1/2: 1/3, 1/3, 4/3, cut to 1. It alone serves: 4,
+    # which weighs two thirds, as of 1 and 2 the second. The bound falls from 2 + 2 * 2 to 10/3 + 2 * 2/3
+    duals, openings = find_duals(np.array([[1.0], [2.0], [4.0]]), 2, np.ones(3), steps=2)
+    assert_allclose(duals, [10 / 3])
+    assert_allclose(openings[2], 1)

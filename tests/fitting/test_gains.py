@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
 from detect.errors import FitError
 from detect.fitting.any_position import AnyPosition, boxes_on_grid
-from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
 from detect.samples import SAMPLES, sample_annotations
 
@@ -143,21 +141,6 @@ def test_each_framework_lays_anchors_as_a_fit_for_it_assumes(convention):
         assert_allclose(np.sort(fitted.utilities(level, shape)[0]), np.sort(dense), atol=1e-9)
 
 
-def test_strides_cut_or_not_by_hand():
-    # 100 px at stride 16: 7 cells of 14 (cut from 14.29) px, with corners at 0, 14, ... 84; a box centred on (90, 70)
-    boxes = instances_of([(85.0, 65.0, 10.0, 10.0)], image_wh=(100, 100))
-    shape = np.array([[10.0, 10.0]])
-    gains = [
-        OwnPositions.of(boxes, (16,), convention=Convention(stride_mode=mode, center_offset=0.0)).utilities(0, shape)
-        for mode in STRIDE_MODES
-    ]
-    # 6 from 96 and from 64: 4 x 4; 6 from 84 and none from 70: 4 x 10; 90 - 85.714 and 71.429 - 70: 5.714 x 8.571
-    overlap = 40 / 7 * 60 / 7
-    assert_allclose(np.ravel(gains), [16 / 184, 40 / 160, overlap / (200 - overlap)])
-    with pytest.raises(ValueError, match="convention 'ceil' is not one of exact"):
-        OwnPositions.of(boxes, (16,), convention="ceil")
-
-
 def test_the_order_of_the_data_changes_nothing():
     boxes = [(3.0, 5.0, 10.0, 12.0), (20.0, 7.5, 10.0, 12.0), (1.0, 30.0, 25.0, 8.0)]
     shapes = np.array([[10.0, 10.0], [20.0, 9.0]])
@@ -255,9 +238,5 @@ def test_what_cannot_be_fitted_says_so():
             OwnPositions.of(instances_of([(0, 0, 8, 8)]), strides)
     with pytest.raises(ValueError, match="objective"):
         OwnPositions.of(instances_of([(0, 0, 8, 8)]), (8,), objective="ap")
-
-
-def test_objective_and_boxes_can_be_replaced_apart():
-    own = OwnPositions.of(instances_of([(0, 0, 32, 32)]), (16,))
-    recall = replace(own, objective=Objective(1.0, 0.39))
-    assert_array_equal(recall.utilities(0, np.array([[32.0, 32.0], [8.0, 8.0]])), [[1.0], [0.0]])
+    with pytest.raises(ValueError, match="convention 'ceil' is not one of exact"):
+        OwnPositions.of(instances_of([(0, 0, 8, 8)]), (8,), convention="ceil")

@@ -9,10 +9,14 @@ from numpy.testing import assert_allclose
 from detect.anchors.histogram import ShapeHistogram
 from detect.fitting.certificate import bound_squares, highest_reduced_utility
 from detect.fitting.objective import Objective
+from detect.fitting.ratio_cells import RatioCells
 from detect.fitting.shape_cells import ShapeCells
-from detect.ops.box_arrays import shape_iou
 
-OBJECTIVES = [Objective.parse(text) for text in ("iou", "recall@0.5", "0.6*iou+0.4*recall@0.7")]
+KINDS = {
+    ShapeCells: ("iou", "recall@0.5", "0.6*iou+0.4*recall@0.7"),
+    RatioCells: ("ratio", "0.8*ratio+0.2*recall@0.25", "0*ratio+1*recall@0.5"),
+}
+CASES = [(kind, Objective.parse(text)) for kind, texts in KINDS.items() for text in texts]
 seeds = st.integers(0, 10_000)
 
 
@@ -20,19 +24,29 @@ def random_boxes(seed: int, num_boxes: int, spread: float = 0.7) -> np.ndarray:
     return np.exp(np.random.default_rng(seed).normal(3, spread, (num_boxes, 2)))
 
 
-def exact_cells(boxes: np.ndarray, objective: Objective = OBJECTIVES[0]) -> ShapeCells:
-    return ShapeCells.of(ShapeHistogram.of(boxes, cells_per_octave=1024), objective=objective)
+def exact_cells(
+    boxes: np.ndarray, kind: type[ShapeCells] = ShapeCells, objective: Objective = CASES[0][1]
+) -> ShapeCells:
+    return kind.of(ShapeHistogram.of(boxes, cells_per_octave=1024), objective=objective)
 
 
 def random_duals(cells: ShapeCells, seed: int, highest: float = 0.8) -> np.ndarray:
     return cells.weights * np.random.default_rng(seed).random(len(cells)) * highest
 
 
+def similarities(kind: type[ShapeCells], boxes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
+    """IoU, or YOLOv5's ratio of sides, of each box and shape from its definition."""
+    if kind is RatioCells:
+        ratio = boxes[:, None] / shapes
+        return np.minimum(ratio, 1 / ratio).min(axis=2)
+    overlap = np.minimum(boxes[:, None], shapes).prod(axis=2)
+    return overlap / (boxes.prod(axis=1)[:, None] + shapes.prod(axis=1) - overlap)
+
+
 def values_of(cells: ShapeCells, duals: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """The sum of reduced utilities of each shape, with IoU from its definition; for points of single boxes."""
-    overlap = np.minimum(shapes[:, None], cells.extents.T).prod(axis=2)
-    iou = overlap / (shapes.prod(axis=1)[:, None] + cells.extents.prod(axis=0) - overlap)
-    return np.maximum(cells.weights * cells.objective.of_iou(iou) - duals, 0).sum(axis=1)
+    """The sum of reduced utilities of each shape; for points of single boxes."""
+    utilities = cells.objective.of_iou(similarities(type(cells), cells.extents.T, shapes).T)
+    return np.maximum(cells.weights * utilities - duals, 0).sum(axis=1)
 
 
 def grid_over(boxes: np.ndarray, steps: int) -> np.ndarray:
@@ -54,32 +68,31 @@ def test_two_boxes_give_their_sum_at_one_of_them_by_hand():
     assert_allclose(cells.reduced_utilities(0, np.zeros(2), shapes).sum(axis=1), [0.75, 0.75])
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("kind", "objective"), CASES)
 @given(seed=seeds)
-def test_no_shape_of_a_fine_grid_exceeds_the_bound(objective, seed):
+def test_no_shape_of_a_fine_grid_exceeds_the_bound(kind, objective, seed):
     boxes = random_boxes(seed, 1 + seed % 20)
-    cells = exact_cells(boxes, objective)
+    cells = exact_cells(boxes, kind, objective)
     duals = random_duals(cells, seed)
     peak = highest_reduced_utility(cells, 0, duals, tolerance=0.005, max_pairs=10**5)
     assert values_of(cells, duals, grid_over(boxes, 60)).max() <= peak.bound + 1e-9
     assert peak.found <= peak.bound
 
 
-@settings(max_examples=200)
-@given(seed=seeds, spread=st.floats(0.01, 0.12))
-def test_one_square_alone_is_bounded(seed, spread):
-    boxes = random_boxes(seed, 2 + seed % 3, spread)
-    cells = exact_cells(boxes, OBJECTIVES[seed % 3])
-    duals = random_duals(cells, seed, highest=1.0)
-    bound = highest_reduced_utility(cells, 0, duals, max_pairs=0).bound
-    assert values_of(cells, duals, grid_over(boxes, 9)).max() <= bound + 1e-9
-
-
-@settings(max_examples=300)
+@pytest.mark.parametrize("kind", KINDS)
 @given(seed=seeds)
-def test_no_shape_within_a_square_of_any_size_and_place_exceeds_its_bound(seed):
+def test_the_bound_is_as_tight_as_asked_for(kind, seed):
+    cells = exact_cells(random_boxes(seed, 30), kind, Objective.parse(KINDS[kind][0]))
+    peak = highest_reduced_utility(cells, 0, random_duals(cells, seed, highest=0.6), tolerance=0.001)
+    assert peak.bound <= peak.found + 0.001 + 1e-12
+
+
+@pytest.mark.parametrize(("kind", "objective"), CASES)
+@settings(max_examples=100)
+@given(seed=seeds)
+def test_no_shape_within_a_square_of_any_size_and_place_exceeds_its_bound(kind, objective, seed):
     random = np.random.default_rng(seed)
-    cells = exact_cells(np.exp(random.normal(3, 0.4, (1 + seed % 5, 2))), OBJECTIVES[seed % 3])
+    cells = exact_cells(random_boxes(seed, 1 + seed % 5, spread=0.4), kind, objective)
     duals = random_duals(cells, seed, highest=0.6)
     half = 10 ** random.uniform(-3, -0.3, 2)
     near = np.log([random.choice(cells.extents[0]), random.choice(cells.extents[1])])  # where boxes have their kinks
@@ -87,14 +100,21 @@ def test_no_shape_within_a_square_of_any_size_and_place_exceeds_its_bound(seed):
     within = center + half * np.stack(np.meshgrid(*[np.linspace(-1, 1, 21)] * 2), axis=-1).reshape(-1, 2)
     upper, value, _ = bound_squares(cells, 0, duals, center[None], half)
     assert values_of(cells, duals, np.exp(within)).max() <= upper[0] + 1e-12
-    assert_allclose(value, values_of(cells, duals, np.exp(center[None])))
+    assert_allclose(value, values_of(cells, duals, np.exp(center[None])), atol=1e-15)
 
 
+@pytest.mark.parametrize(("kind", "objective"), CASES)
 @given(seed=seeds)
-def test_the_bound_is_as_tight_as_asked_for(seed):
-    cells = exact_cells(random_boxes(seed, 30))
-    peak = highest_reduced_utility(cells, 0, random_duals(cells, seed, highest=0.6), tolerance=0.001)
-    assert peak.bound <= peak.found + 0.001 + 1e-12
+def test_what_holds_for_joined_points_holds_for_every_box_in_them(kind, objective, seed):
+    boxes, shapes = random_boxes(seed, 60, spread=0.4), random_boxes(seed + 1, 20, spread=0.4)
+    cells = kind.of(ShapeHistogram.of(boxes, cells_per_octave=8), objective=objective)
+    dual = 0.1 + 0.8 * (seed % 7) / 7  # the same for all, so that boxes need not be assigned to their points
+    each = np.maximum(objective.of_iou(similarities(kind, boxes, shapes)) - dual, 0).mean(axis=0)
+    for stage in (cells, cells.coarsened(2 + seed % 3)):
+        duals = stage.weights * dual
+        assert (each <= stage.reduced_utilities(0, duals, shapes).sum(axis=1) + 1e-9).all()
+        peak = highest_reduced_utility(stage, 0, duals, tolerance=0.005, max_pairs=10**6)
+        assert each.max() <= peak.bound + 1e-9
 
 
 def test_the_bound_of_a_square_closes_in_with_its_area():
@@ -108,22 +128,6 @@ def test_the_bound_of_a_square_closes_in_with_its_area():
         corner = center + np.array([[-side, -side], [side, side], [-side, side], [side, -side]])
         excess.append(float(upper[0] - max(value[0], values_of(cells, duals, np.exp(corner)).max())))
     assert 0 <= excess[1] < 0.35 * excess[0]
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@given(seed=seeds)
-def test_what_holds_for_joined_points_holds_for_every_box_in_them(objective, seed):
-    boxes = random_boxes(seed, 60, spread=0.4)
-    cells = ShapeCells.of(ShapeHistogram.of(boxes, cells_per_octave=8), objective=objective)
-    joined = cells.coarsened(2 + seed % 3)
-    dual = 0.1 + 0.8 * (seed % 7) / 7  # the same for all, so that boxes need not be assigned to their points
-    shapes = random_boxes(seed + 1, 20, spread=0.4)
-    each = np.stack([np.maximum(objective.of_iou(shape_iou(boxes, shape)) - dual, 0).mean() for shape in shapes])
-    for stage in (cells, joined):
-        duals = stage.weights * dual
-        assert (each <= stage.reduced_utilities(0, duals, shapes).sum(axis=1) + 1e-9).all()
-        peak = highest_reduced_utility(stage, 0, duals, tolerance=0.005, max_pairs=10**6)
-        assert each.max() <= peak.bound + 1e-9
 
 
 def test_it_stops_with_what_is_proved_when_evaluations_run_out():

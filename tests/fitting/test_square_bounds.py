@@ -124,13 +124,6 @@ def test_multipliers_above_all_gains_leave_no_offer():
     assert peak.entering.shape == (0, 2)
 
 
-def test_a_proof_cut_short_is_looser_and_still_valid():
-    boxes = boxes_of("own", 5, "iou", count=100)
-    multipliers = boxes.weights * 0.3
-    short, full = (highest_reduced_utility(boxes, 0, multipliers, max_pairs=pairs) for pairs in (1, 10**7))
-    assert short.bound > full.bound >= full.found
-
-
 def test_an_overlap_that_grows_ever_faster_stays_below_its_bound():
     # 10 x 100, 4 away along x; 6 x 5: the overlap (6 + 2) / 2 has a slope of 3/4 in ln W that rises, area counts for little
     boxes = one_box(10.0, 100.0, far=4.0)
