@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from detect.anchors.anchor_readers import parse_anchors
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import GridAnchors
 from detect.anchors.instances import ResizedInstances
 from detect.data import Annotations, CocoDataset, Finding, Images, read_coco
 from detect.data.resize import parse_resize
-from detect.errors import CocoError
+from detect.errors import AnchorFileError, CocoError
 from detect.ops.grid_matcher import LevelGrid
 from detect.samples import sample_annotations
 
@@ -126,6 +127,16 @@ def part_content(sample: str, step: int) -> dict[str, Any]:
 def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
     """The instances in every ``step``-th image of a sample."""
     return ResizedInstances.of(read_coco(part_content(sample, step)), resize)
+
+
+def read_edited_anchors(text: str, edits: Iterable[tuple[int, str]], name: str) -> None:
+    """Read anchors from a text with pieces written over it: if they are refused, then by an error that names the file."""
+    for position, piece in edits:
+        text = text[:position] + piece + text[position + len(piece) :]
+    try:
+        parse_anchors(text, name=name)
+    except AnchorFileError as error:
+        assert str(error).startswith(f"{name}: ")  # noqa: PT017 - some edits change nothing
 
 
 def label_folder(folder: Path, files: Mapping[str, str | bytes | tuple[int, int]]) -> Path:

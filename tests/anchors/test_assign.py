@@ -114,22 +114,6 @@ def test_every_sample_has_the_counts_of_torchvisions_matcher(sample, resize, ste
     assert len(result.low_quality_only) > 0
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
-def test_forced_low_quality_matches_are_mmdetections(sample):
-    """As MaxIoUAssigner.assign_wrt_overlaps with gt_max_assign_all: each instance in turn takes its best anchors."""
-    instances = part_of(sample, "letterbox:128", step=9)
-    grid = AnchorGenerator.of_sizes(SIZES, convention="mmdet")
-    result = assign(instances, grid, MaxIoU(low_quality_mode="forced"))
-    for rows, boxes, every, per_level in images_of(instances, grid):
-        iou = box_iou(boxes, every)
-        best, matches = iou.max(dim=0)
-        matches[best < 0.5] = -1
-        for row in range(len(rows)):
-            if iou[row].max() > 0:
-                matches[iou[row] == iou[row].max()] = row
-        assert_array_equal(result.positives[rows], counted(matches, per_level, len(rows)))
-
-
 @pytest.mark.parametrize("shapes", [[[(20, 20)], [(40, 40)], [(80, 80)]], [[(20, 30), (16, 16)], [(40, 40), (60, 30)]]])
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_atss_is_the_matchers(sample, shapes):
@@ -142,35 +126,6 @@ def test_atss_is_the_matchers(sample, shapes):
         assert_array_equal(result.positives[rows], counted(matches, per_level, len(rows)))
     assert_array_equal(result.by_threshold, result.positives)
     assert len(result.low_quality_only) == result.ignored.sum() == 0
-
-
-def test_the_candidates_of_atss_are_what_an_instance_would_get_alone():
-    random = np.random.default_rng(0)
-    boxes = np.concatenate([random.uniform(10, 90, (40, 2)), random.uniform(15, 60, (40, 2))], axis=1).round(3)
-    grid = AnchorGenerator(AnchorSet.of([[(24, 24)], [(48, 48)]], strides=(8, 16)))
-    crowded = assign(instances_of(boxes.tolist(), image_wh=(160, 160)), grid, Atss())
-    apart = assign(instances_of(boxes.tolist(), image_wh=(160, 160), image_ids=list(range(1, 41))), grid, Atss())
-    assert_array_equal(crowded.candidates, apart.positives)
-    assert crowded.ambiguous.sum() > 0
-    assert apart.ambiguous.sum() == 0
-
-
-def test_images_do_not_meet():
-    # the same boxes in two images each get what they get in one
-    boxes = [[0, 0, 16, 16], [0, 0, 16, 15]]
-    grid = AnchorGenerator(AnchorSet.of([[(16, 16)]], strides=[16]))
-    one, two = assign(instances_of(boxes), grid), assign(instances_of(boxes * 2, image_ids=[1, 1, 2, 2]), grid)
-    assert_array_equal(two.positives, np.tile(one.positives, (2, 1)))
-    assert_array_equal(two.ambiguous, 2 * one.ambiguous)
-
-
-def test_without_the_low_quality_rule_both_counts_are_one():
-    result = assign(
-        part_of("nuclei", "none", step=4), AnchorGenerator.of_sizes(SIZES), MaxIoU(allow_low_quality_matches=False)
-    )
-    assert_array_equal(result.positives, result.by_threshold)
-    assert len(result.low_quality_only) == 0
-    assert len(result.unassigned) > 0
 
 
 def test_a_box_that_meets_no_anchor_is_unassigned():

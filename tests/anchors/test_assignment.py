@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from numpy.testing import assert_allclose
 from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.known import load_anchors
-from detect.fitting.fit_levels import fit_levels
 from detect.ops.matcher import Atss
 
 SIZES = [(20.0, 27.3), (45.0,), (99.0,), (160.0,), (300.0,)]
@@ -61,22 +59,3 @@ def test_evenness_is_the_mean_over_categories_of_boxes_with_half_the_mean_positi
     assert result.evenness == pytest.approx(by_hand)
     alike = replace(result, positives=np.full_like(result.positives, 3))
     assert (alike.evenness, replace(result, positives=0 * result.positives).evenness) == (1, 0)
-
-
-def test_what_is_advised_against_neglect_shares_anchors_more_evenly():
-    # fewest positives of a category over the most; coarser levels alone, as many of them, change little
-    bccd = part_of("bccd", "letterbox:640", step=20)
-
-    @cache
-    def fitted(*strides, **options):
-        return fit_levels(bccd, strides, per_level=3, **options).anchors
-
-    def share(strides, rule=None, **options):
-        anchors = fitted(*strides, **options)
-        positives = [group.positives for group in assign(bccd, AnchorGenerator(anchors), rule).by_category]
-        return min(positives) / max(positives)
-
-    uneven = share((8, 16, 32))
-    assert share((16, 32, 64)) < 2 * uneven
-    assert share((8, 16, 32), max_strides=4) > 4 * uneven
-    assert share((8, 16, 32), Atss()) > 4 * uneven

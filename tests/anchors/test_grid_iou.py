@@ -10,8 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from detect.anchors.anchor_set import AnchorSet
@@ -56,32 +54,6 @@ def test_the_best_anchor_by_hand():
     # the second is centred on (30, 25), next to (16, 16) of the second level
     assert_allclose(best_grid_anchors(boxes, canvas, anchors), [[16, 2, 32, 14], [-16, -16, 48, 48]])
     assert best_grid_anchors(boxes[:0], canvas[:0], anchors).shape == (0, 4)
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.5])
-@given(
-    st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=12),
-    st.tuples(st.integers(1, 8), st.integers(1, 8)),
-)
-def test_grid_iou_is_the_best_over_all_anchors_of_torchvisions_generator(offset, corners, canvas_in_32):
-    width, height = 32 * canvas_in_32[0], 32 * canvas_in_32[1]
-    x0, y0, w, h = np.array(corners).T
-    boxes = np.stack([x0 * width, y0 * height, x0 * width + 1 + w * width, y0 * height + 1 + h * height], axis=1)
-    shapes, strides = [[(13.0, 21.0), (40.0, 16.0)], [(70.0, 55.0)]], [8, 32]
-    # as their cells, shifted by the offset, for torchvision to lay out
-    generator = TorchvisionAnchors(((1.0, 2.0), (1.0,)), ((1.0,), (1.0,)))
-    generator.cell_anchors = [
-        torch.tensor(
-            [[s * offset - w / 2, s * offset - h / 2, s * offset + w / 2, s * offset + h / 2] for w, h in level]
-        )
-        for s, level in zip(strides, shapes, strict=True)
-    ]
-    image = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
-    maps = [torch.zeros(1, 1, height // stride, width // stride, dtype=torch.float64) for stride in strides]
-    expected = box_iou(torch.from_numpy(boxes), generator(image, maps)[0]).max(dim=1).values.numpy()
-    anchors = AnchorSet.of(shapes, strides=strides, center_offset=offset)
-    ours = grid_iou_by_level(boxes, np.tile([[width, height]], (len(boxes), 1)), anchors).max(axis=1)
-    assert_allclose(ours, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_a_canvas_that_is_no_multiple_of_the_stride_gets_a_last_cell():

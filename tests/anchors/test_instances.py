@@ -72,31 +72,24 @@ def test_the_resize_rule_is_taken_as_text_or_as_an_object(bccd):
     assert_allclose(text.shapes, bccd.shapes / 2)
 
 
-def test_alike_by_default():
-    assert_allclose(instance_weights(FOUR), [1, 1, 1, 1])
-
-
-def test_each_category_counts_alike():
-    # three dogs and one other: 1/3 each and 1, whose mean is 1/2
-    assert_allclose(instance_weights(FOUR, balance="category"), [2 / 3, 2 / 3, 2 / 3, 2])
-
-
-def test_each_size_counts_alike_and_one_without_boxes_takes_nothing():
-    weights = instance_weights(
-        boxes([10, 40, 40, 10, 10], [3] * 5), balance="size"
-    )  # 1/3 three times, 1/2 twice: mean .4
-    assert_allclose(weights, np.array([1 / 3, 1 / 2, 1 / 2, 1 / 3, 1 / 3]) / 0.4)
-
-
-def test_factors_multiply():
-    # 2 * 3 for the dogs, whose size is small as well, though a category has that name: it is the category that is meant
-    assert_allclose(instance_weights(FOUR, factors={"dog": 3.0}), np.array([3, 3, 3, 1]) / 2.5)
-    assert_allclose(instance_weights(FOUR, factors={"small": 5.0, "dog": 0.5}), np.array([0.5, 0.5, 0.5, 5]) / 1.625)
-    assert_allclose(instance_weights(FOUR, factors={"large": 0.0}), np.array([1, 1, 1, 0]) * 4 / 3)
-
-
-def test_a_category_without_boxes_may_be_named():
-    assert_allclose(instance_weights(FOUR, factors={"unused": 9.0}), [1, 1, 1, 1])
+@pytest.mark.parametrize(
+    ("instances", "options", "expected"),
+    [
+        (FOUR, {}, [1, 1, 1, 1]),
+        # three dogs and one other: 1/3 each and 1, whose mean is 1/2
+        (FOUR, {"balance": "category"}, [2 / 3, 2 / 3, 2 / 3, 2]),
+        # 1/3 three times and 1/2 twice: their mean is .4; a size without boxes takes nothing
+        (boxes([10, 40, 40, 10, 10], [3] * 5), {"balance": "size"}, [1 / 1.2, 1 / 0.8, 1 / 0.8, 1 / 1.2, 1 / 1.2]),
+        (FOUR, {"factors": {"dog": 3.0}}, [3 / 2.5, 3 / 2.5, 3 / 2.5, 1 / 2.5]),
+        # dogs are small as well, but a category has that name: it is the category that is meant
+        (FOUR, {"factors": {"small": 5.0, "dog": 0.5}}, [0.5 / 1.625, 0.5 / 1.625, 0.5 / 1.625, 5 / 1.625]),
+        (FOUR, {"factors": {"large": 0.0}}, [4 / 3, 4 / 3, 4 / 3, 0]),
+        (FOUR, {"factors": {"unused": 9.0}}, [1, 1, 1, 1]),  # a category without boxes
+        (boxes([], []), {"balance": "category"}, []),
+    ],
+)
+def test_weights_by_hand(instances, options, expected):
+    assert_allclose(instance_weights(instances, **options), expected)
 
 
 def test_wrong_arguments_are_named():
@@ -108,10 +101,6 @@ def test_wrong_arguments_are_named():
         instance_weights(FOUR, factors={"dog": -1.0})
     with pytest.raises(ValueError, match="balance 'colour' is not one of none, category, size"):
         instance_weights(FOUR, balance="colour")
-
-
-def test_no_instances_have_no_weights():
-    assert len(instance_weights(boxes([], []), balance="category")) == 0
 
 
 @given(st.lists(st.tuples(st.integers(4, 600), st.sampled_from([3, 7])), min_size=1, max_size=30), st.booleans())

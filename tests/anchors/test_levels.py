@@ -17,12 +17,11 @@ from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
 from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.known import load_anchors
 from detect.anchors.levels import LevelReport, level_report
 from detect.anchors.metrics import anchor_metrics
 from detect.errors import FitError
 from detect.heads.retinanet import RetinaNetHead
-from detect.ops.matcher import Atss, MaxIoU
+from detect.ops.matcher import MaxIoU
 from detect.samples import sample_annotations
 
 NUCLEI = AnchorSet.of(
@@ -143,26 +142,6 @@ def test_the_head_gives_the_same_on_the_levels_that_are_kept(of_nuclei, nuclei, 
     assert_close(some.deltas, whole.deltas[:, rows])
     selected = grid.select_levels(kept).generate([(maps[level].shape[2], maps[level].shape[3]) for level in kept])
     assert_close(selected.boxes, placed.boxes[rows])
-
-
-@pytest.mark.parametrize(("sample", "resize", "step"), [("bccd", "letterbox:160", 9), ("nuclei", "none", 2)])
-def test_the_table_before_and_after_dropping_levels_of_the_samples(sample, resize, step):
-    instances = part_of(sample, resize, step)
-    grid = AnchorGenerator(load_anchors("faster-rcnn-fpn"))
-    before = level_report(instances, grid)
-    kept = before.suggested
-    after = level_report(instances, grid.select_levels(kept.levels))
-    assert [level.name for level in after.levels] == list(kept.names)
-    assert_allclose(after.score.grid_recall(0.5), kept.recall)
-    for level, number in zip(after.levels, kept.levels, strict=True):
-        assert level.preferred >= before.levels[number].preferred
-        assert level.cost == before.levels[number].cost
-    assert len(after.suggested.names) <= len(kept.names)
-
-
-def test_atss_and_its_shares(nuclei):
-    found = level_report(nuclei, AnchorGenerator(NUCLEI), matcher=Atss())
-    assert_allclose(sum(level.positives for level in found.levels), 1)
 
 
 def test_advice_lists_ten_ids_and_counts_the_rest():
