@@ -68,14 +68,11 @@ def read_dataset(
         source: a path, a folder, a glob pattern, several of these, or what :func:`read_coco` takes.
         images: the folder of the images, needed if the labels are fractions of images that do not lie in the usual place
             beside them. Names of images start from it.
-        keypoints: read keypoints and points too, as in :func:`read_coco`.
+        keypoints, bbox, strict, on_progress: as in :func:`read_coco`.
         angles: read angles too, of COCO as in :func:`read_coco`, of CVAT's XML the rotation of boxes and ellipses.
-        bbox: the form of the boxes in COCO files.
         exif: what labels of images with an EXIF orientation refer to: ``"apply"``, the upright image; ``"ignore"``, the
             stored pixels; ``"auto"``, what the size in the labels fits.
-        strict: raise an error for the first invalid entry instead of listing it in ``invalid``.
         categories: names by id of further categories that annotations may have, as other shards of the dataset list them.
-        on_progress: called as ``on_progress(what, done, total)`` while files are read.
 
     Raises:
         CocoError: a file is missing, is of no known format or cannot be read, the images of labels in fractions are not

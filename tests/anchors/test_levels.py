@@ -93,19 +93,6 @@ def test_every_subset_is_what_its_own_grid_covers_and_gives(convention):
         assert_allclose(1 - kept.flops_saved, sum(cost.flops for cost in costs) / of_all)
 
 
-def test_shares_add_up_and_dropping_never_gains(of_nuclei):
-    assert_allclose(sum(level.preferred for level in of_nuclei.levels), 1)
-    assert_allclose(sum(level.positives for level in of_nuclei.levels), 1)
-    whole = of_nuclei.keep(range(5))
-    assert (len(whole.lost), whole.anchors_saved, whole.dropped) == (0, 0, ())
-    for kept in of_nuclei.subsets():
-        for level in range(len(kept.levels) if len(kept.levels) > 1 else 0):
-            fewer = of_nuclei.keep(kept.levels[:level] + kept.levels[level + 1 :])
-            assert fewer.recall <= kept.recall
-            assert set(kept.lost) <= set(fewer.lost)
-            assert fewer.flops_saved > kept.flops_saved
-
-
 def test_suggested_are_the_cheapest_levels_that_lose_next_to_nothing(of_nuclei, nuclei):
     assert "P6" in of_nuclei.suggested.dropped  # 300 px, in images of 128
     assert of_nuclei.suggested.recall >= of_nuclei.score.grid_recall(0.5) - 0.001

@@ -99,18 +99,6 @@ def test_numbers_that_are_none_in_json_are_refused(tmp_path, literal, text):
     assert str(finding) == f"{path}: annotation 7, image 1: bbox [{text}, 2, 3, 4] is not finite"
 
 
-@pytest.mark.parametrize("field", ["id", "width"])
-def test_boxes_of_a_broken_image_say_so(field):
-    broken = coco_with_one_box()
-    broken["images"].append({"id": 2, "width": 0 if field == "width" else -5, "height": 5})
-    broken["annotations"].append({"id": 8, "image_id": 2, "category_id": 1, "bbox": [1, 1, 2, 2]})
-    dataset = read_coco(broken)
-    assert_array_equal(dataset.annotations.ids, [7])
-    assert_array_equal(dataset.images.ids, [1])
-    assert [finding.annotation_id for finding in dataset.invalid] == [None, 8]
-    assert str(dataset.invalid[1]) == "(in memory): annotation 8, image 2: its image cannot be used"
-
-
 def test_strict_raises_the_first_refusal_by_id():
     broken = coco_with_one_box()
     broken["annotations"] = [dict(broken["annotations"][0], id=number, bbox=[1, 2, 0, 4]) for number in (30, 20, 25)]

@@ -212,20 +212,6 @@ def test_the_input_is_not_changed():
     assert content == before
 
 
-def test_a_category_without_a_name_is_called_by_its_id():
-    dataset = read_coco({"images": [], "annotations": [], "categories": [{"id": 3}, {"id": 2, "name": "cell"}]})
-    assert (dataset.category_name(2), dataset.category_name(3)) == ("cell", "category 3")
-
-
-def test_ids_that_taco_uses_twice_are_kept_and_named():
-    dataset = read_coco(TACO)
-    assert dataset.invalid == ()
-    assert len(dataset.annotations) == 11
-    assert_array_equal(np.sort(dataset.annotations.ids)[[0, 1, -2, -1]], [309, 309, 4040, 4040])
-    twice = [(finding.annotation_id, finding.image_id) for finding in dataset.suspicious if "2 times" in finding.reason]
-    assert twice == [(309, 93), (309, 101), (4040, 1281), (4040, 1300)]
-
-
 def test_boxes_of_taco_that_start_outside_their_image_are_clipped_and_named():
     dataset = read_coco(TACO)
     clipped = [finding for finding in dataset.suspicious if finding.reason.endswith(": clipped")]
@@ -240,16 +226,6 @@ def test_boxes_of_taco_that_start_outside_their_image_are_clipped_and_named():
     assert_array_equal(boxes[859], [0, 366, 197, 307])  # x from -1 to 197
     assert_array_equal(boxes[2186], [1311, 0, 286, 588.5])  # y from -.5 to 588.5
     assert_allclose(boxes[1777], [171.03125, 0, 518.35625, 412.11667], rtol=1e-9)  # y from -1.3166667 to 412.11667
-
-
-def test_boxes_of_bccd_without_size_are_refused_and_named():
-    dataset = read_coco(BCCD)
-    assert [str(finding) for finding in dataset.invalid] == [
-        f"{BCCD}: annotation 3951, image 300: width 0 and height 0 are not positive",
-        f"{BCCD}: annotation 4005, image 305: width 0 and height 0 are not positive",
-    ]
-    assert len(dataset.annotations) == 24  # 14 and 12 in the file
-    assert dataset.suspicious == ()
 
 
 def test_sources_are_told_by_the_file_or_are_the_images_themselves(tmp_path):
