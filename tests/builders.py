@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from detect.anchors.anchor_readers import parse_anchors
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import GridAnchors
+from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
 from detect.data import Annotations, CocoDataset, Finding, Images, read_coco
 from detect.data.resize import parse_resize
@@ -127,6 +128,16 @@ def part_content(sample: str, step: int) -> dict[str, Any]:
 def part_of(sample: str, resize: str, step: int) -> ResizedInstances:
     """The instances in every ``step``-th image of a sample."""
     return ResizedInstances.of(read_coco(part_content(sample, step)), resize)
+
+
+def random_shapes(seed: int, count: int, spread: float = 0.7) -> np.ndarray:
+    """(width, height) of boxes around 20 px."""
+    return np.exp(np.random.default_rng(seed).normal(3, spread, (count, 2)))
+
+
+def fine_histogram(shapes: np.ndarray) -> ShapeHistogram:
+    """A histogram in which each of a few shapes has a cell of its own."""
+    return ShapeHistogram.of(shapes, cells_per_octave=1024)
 
 
 def read_edited_anchors(text: str, edits: Iterable[tuple[int, str]], name: str) -> None:

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from builders import fine_histogram, random_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -15,15 +16,6 @@ from detect.fitting.search import optimal_anchors
 from detect.ops.box_arrays import best_shape_iou
 
 seeds = st.integers(0, 10_000)
-FINE = 1024  # cells to an octave, where there are few boxes
-
-
-def random_boxes(seed: int, num_boxes: int, spread: float = 0.7) -> np.ndarray:
-    return np.exp(np.random.default_rng(seed).normal(3, spread, (num_boxes, 2)))
-
-
-def histogram_of(boxes: np.ndarray) -> ShapeHistogram:
-    return ShapeHistogram.of(boxes, cells_per_octave=FINE)
 
 
 def grid_iou(boxes: np.ndarray, steps: int) -> np.ndarray:
@@ -35,14 +27,14 @@ def grid_iou(boxes: np.ndarray, steps: int) -> np.ndarray:
 
 
 def test_a_shape_for_each_box_reaches_one():
-    best = optimal_anchors(histogram_of(np.array([[10.0, 20.0], [30.0, 20.0]])), 2)
+    best = optimal_anchors(fine_histogram(np.array([[10.0, 20.0], [30.0, 20.0]])), 2)
     assert_allclose(best.shapes, [[10, 20], [30, 20]], rtol=1e-9)
     assert_allclose([best.score, best.upper_bound, best.gap], [1, 1, 0], atol=1e-9)
 
 
 def test_one_shape_for_widths_in_a_row_is_the_middle_one_by_hand():
     # 10, 20, 40 wide, all 10 tall: at 20 the IoUs are 1/2, 1, 1/2; at 10 they are 1, 1/2, 1/4
-    best = optimal_anchors(histogram_of(np.array([[10.0, 10.0], [20.0, 10.0], [40.0, 10.0]])), 1, certify=0.001)
+    best = optimal_anchors(fine_histogram(np.array([[10.0, 10.0], [20.0, 10.0], [40.0, 10.0]])), 1, certify=0.001)
     assert_allclose(best.shapes, [[20, 10]], rtol=1e-9)
     assert_allclose(best.score, 2 / 3)
     assert 2 / 3 <= best.upper_bound <= 2 / 3 * 1.001 + 1e-9
@@ -51,8 +43,8 @@ def test_one_shape_for_widths_in_a_row_is_the_middle_one_by_hand():
 @settings(max_examples=8)
 @given(seeds)
 def test_an_exhaustive_search_finds_no_better_pair_and_none_above_the_bound(seed):
-    boxes = random_boxes(seed, 3 + seed % 8)
-    best = optimal_anchors(histogram_of(boxes), 2, certify=0.005)
+    boxes = random_shapes(seed, 3 + seed % 8)
+    best = optimal_anchors(fine_histogram(boxes), 2, certify=0.005)
     iou = grid_iou(boxes, 24)
     exhaustive = max(np.maximum(iou[row], iou[row:]).mean(axis=1).max() for row in range(len(iou)))
     assert exhaustive <= best.score + 1e-9
@@ -62,8 +54,8 @@ def test_an_exhaustive_search_finds_no_better_pair_and_none_above_the_bound(seed
 @settings(max_examples=8)
 @given(seeds, st.integers(1, 5))
 def test_no_run_of_k_means_is_better_or_above_the_bound(seed, k):
-    boxes = random_boxes(seed, 12 + seed % 30).round() + 1
-    best = optimal_anchors(histogram_of(boxes), k, certify=0.05)
+    boxes = random_shapes(seed, 12 + seed % 30).round() + 1
+    best = optimal_anchors(fine_histogram(boxes), k, certify=0.05)
     kmeans = IoUKMeans(k, random_state=seed).fit(boxes).score(boxes)
     assert best.score >= kmeans - 1e-6
     assert best.upper_bound >= kmeans
@@ -72,7 +64,7 @@ def test_no_run_of_k_means_is_better_or_above_the_bound(seed, k):
 @pytest.mark.parametrize(("sample", "k"), [("nuclei", 1), ("nuclei", 3), ("nuclei", 9), ("bccd", 3)])
 def test_on_the_samples_it_is_no_worse_than_k_means_and_proved(sample, k, request):
     shapes = request.getfixturevalue(sample).shapes
-    best = optimal_anchors(histogram_of(shapes), k)
+    best = optimal_anchors(fine_histogram(shapes), k)
     kmeans = IoUKMeans(k).fit(shapes).score(shapes)
     average = best_shape_iou(shapes, best.shapes)[0].mean()
     assert_allclose(best.score, average, atol=1e-4)
@@ -82,7 +74,7 @@ def test_on_the_samples_it_is_no_worse_than_k_means_and_proved(sample, k, reques
 
 
 def test_a_coarse_histogram_bounds_what_its_boxes_can_reach(nuclei):
-    fine = optimal_anchors(histogram_of(nuclei.shapes), 4, certify=None)
+    fine = optimal_anchors(fine_histogram(nuclei.shapes), 4, certify=None)
     for cells_per_octave in (4, 8, 16):
         coarse = optimal_anchors(
             ShapeHistogram.of(nuclei.shapes, cells_per_octave=cells_per_octave), 4, certify=0.0, rounds=6
@@ -101,17 +93,17 @@ def test_order_and_split_of_the_boxes_change_nothing(nuclei):
 
 
 def test_a_weight_of_w_is_w_copies():
-    boxes, counts = random_boxes(2, 20), np.random.default_rng(2).integers(1, 5, 20)
-    histogram = histogram_of(boxes)
+    boxes, counts = random_shapes(2, 20), np.random.default_rng(2).integers(1, 5, 20)
+    histogram = fine_histogram(boxes)
     rows = [int(np.flatnonzero((np.abs(boxes - shape) < 1e-6).all(axis=1))[0]) for shape in histogram.shapes]
     weighted = optimal_anchors(histogram, 3, weights=counts[rows].astype(float), certify=None)
-    copied = optimal_anchors(histogram_of(np.repeat(boxes, counts, axis=0)), 3, certify=None)
+    copied = optimal_anchors(fine_histogram(np.repeat(boxes, counts, axis=0)), 3, certify=None)
     assert_allclose(weighted.shapes, copied.shapes, rtol=1e-6)
     assert_allclose(weighted.score, copied.score)
 
 
 def test_a_rare_category_is_served_when_it_weighs_more():
-    common, rare = histogram_of(random_boxes(0, 300, 0.4)), histogram_of(random_boxes(1, 5, 0.1) * [40.0, 1.0])
+    common, rare = fine_histogram(random_shapes(0, 300, 0.4)), fine_histogram(random_shapes(1, 5, 0.1) * [40.0, 1.0])
     plain = optimal_anchors([common, rare], 2, certify=None)
     balanced = optimal_anchors([common, rare], 2, weights=[1.0, 60.0], certify=None)
     reached = [best_shape_iou(rare.shapes, best.shapes)[0].mean() for best in (plain, balanced)]
@@ -119,15 +111,15 @@ def test_a_rare_category_is_served_when_it_weighs_more():
 
 
 def test_fixed_anchors_stay_and_the_rest_is_the_best_beside_them():
-    boxes = random_boxes(3, 8)
-    best = optimal_anchors(histogram_of(boxes), 2, fixed=[(30.0, 10.0)], certify=0.005)
+    boxes = random_shapes(3, 8)
+    best = optimal_anchors(fine_histogram(boxes), 2, fixed=[(30.0, 10.0)], certify=0.005)
     assert [30.0, 10.0] in best.shapes.tolist()
     assert len(best.shapes) == 2
     fixed = best_shape_iou(boxes, np.array([[30.0, 10.0]]))[0]
     exhaustive = np.maximum(grid_iou(boxes, 200), fixed).mean(axis=1).max()
     assert exhaustive <= best.score + 1e-9
     assert best.gap <= 0.005
-    free = optimal_anchors(histogram_of(boxes), 2, certify=None)
+    free = optimal_anchors(fine_histogram(boxes), 2, certify=None)
     assert best.score <= free.score + 1e-9
 
 
@@ -140,16 +132,16 @@ def test_boxes_that_share_a_cell_stay_below_the_bound_of_fixed_anchors_by_hand()
 
 
 def test_when_all_are_fixed_their_score_is_the_bound():
-    boxes = random_boxes(3, 8)
-    best = optimal_anchors(histogram_of(boxes), 1, fixed=[(30.0, 10.0)])
+    boxes = random_shapes(3, 8)
+    best = optimal_anchors(fine_histogram(boxes), 1, fixed=[(30.0, 10.0)])
     assert_allclose(best.score, best_shape_iou(boxes, np.array([[30.0, 10.0]]))[0].mean())
     assert_allclose(best.gap, 0, atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_recall_agrees_with_an_exhaustive_search(seed):
-    boxes = random_boxes(seed, 4 + seed)
-    best = optimal_anchors(histogram_of(boxes), 2, objective="recall@0.6")
+    boxes = random_shapes(seed, 4 + seed)
+    best = optimal_anchors(fine_histogram(boxes), 2, objective="recall@0.6")
     reached = np.unique(grid_iou(boxes, 150) >= 0.6, axis=0)
     exhaustive = max((one | other).mean() for one, other in itertools.product(reached, reached))
     assert_allclose(best.score, (best_shape_iou(boxes, best.shapes)[0] >= 0.6).mean())
@@ -158,13 +150,13 @@ def test_recall_agrees_with_an_exhaustive_search(seed):
 
 
 def test_without_a_proof_there_is_no_bound():
-    best = optimal_anchors(histogram_of(random_boxes(0, 5)), 2, certify=None)
+    best = optimal_anchors(fine_histogram(random_shapes(0, 5)), 2, certify=None)
     assert (best.upper_bound, best.gap) == (None, None)
 
 
 def test_fewer_shapes_than_asked_for_are_refused():
     with pytest.raises(FitError, match="3 clusters need 3 distinct shapes, got 2"):
-        optimal_anchors(histogram_of(np.array([[10.0, 20.0], [30.0, 20.0]])), 3)
+        optimal_anchors(fine_histogram(np.array([[10.0, 20.0], [30.0, 20.0]])), 3)
     with pytest.raises(FitError, match="no boxes"):
         optimal_anchors(ShapeHistogram.empty(), 3)
 
@@ -182,4 +174,4 @@ def test_fewer_shapes_than_asked_for_are_refused():
 )
 def test_what_cannot_be_asked_for_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        optimal_anchors(histogram_of(random_boxes(0, 5)), **settings)
+        optimal_anchors(fine_histogram(random_shapes(0, 5)), **settings)

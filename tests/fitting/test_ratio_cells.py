@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+from builders import fine_histogram, random_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.metrics import anchor_metrics
 from detect.errors import FitError
 from detect.fitting.fit import fit_anchors
@@ -23,14 +23,6 @@ YOLOV5 = "0.8*ratio+0.2*recall@0.25"
 seeds = st.integers(0, 10_000)
 
 
-def random_boxes(seed: int, num_boxes: int, spread: float = 0.7) -> np.ndarray:
-    return np.exp(np.random.default_rng(seed).normal(3, spread, (num_boxes, 2)))
-
-
-def histogram_of(boxes: np.ndarray) -> ShapeHistogram:
-    return ShapeHistogram.of(boxes, cells_per_octave=1024)
-
-
 def side_ratios(boxes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     """As YOLOv5's metric computes them, for each box and shape."""
     ratio = boxes[:, None] / shapes
@@ -40,7 +32,7 @@ def side_ratios(boxes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
 def test_one_shape_by_hand():
     # 10, 20, 40 wide, all 10 tall: at 20 the ratios are 1/2, 1, 1/2 for any height from 10 to 20 but 1 at 10 alone
     boxes = np.array([[10.0, 10.0], [20.0, 10.0], [40.0, 10.0]])
-    best = optimal_anchors(histogram_of(boxes), 1, objective="ratio", certify=0.001)
+    best = optimal_anchors(fine_histogram(boxes), 1, objective="ratio", certify=0.001)
     assert_allclose(best.shapes, [[20, 10]], rtol=1e-6)
     assert_allclose(best.score, 2 / 3)
     assert 2 / 3 <= best.upper_bound <= 2 / 3 * 1.001 + 1e-9
@@ -50,13 +42,13 @@ def test_one_shape_by_hand():
 @given(seeds)
 def test_hardly_a_choice_of_the_plane_is_better_and_none_exceeds_the_bound(seed):
     # along size and along aspect a sum of ratios is convex between boxes, so a best shape has some box's size and aspect
-    boxes = random_boxes(seed, 3 + seed % 5)
+    boxes = random_shapes(seed, 3 + seed % 5)
     sizes, aspects = np.sqrt(boxes.prod(axis=1)), np.sqrt(boxes[:, 0] / boxes[:, 1])
     shapes = np.array([(size * aspect, size / aspect) for size in sizes for aspect in aspects])
     ratios = side_ratios(boxes, shapes).T
     k = 2 + seed % 2
     exhaustive = max(ratios[list(rows)].max(axis=0).mean() for rows in itertools.combinations(range(len(shapes)), k))
-    best = optimal_anchors(histogram_of(boxes), k, objective="ratio", certify=0.005)
+    best = optimal_anchors(fine_histogram(boxes), k, objective="ratio", certify=0.005)
     assert 0.98 * exhaustive <= best.score <= exhaustive + 1e-9  # of 80 such fits, 78 reach it
     assert exhaustive <= best.upper_bound + 1e-9
     assert_allclose(side_ratios(boxes, best.shapes).max(axis=1).mean(), best.score)
@@ -64,8 +56,8 @@ def test_hardly_a_choice_of_the_plane_is_better_and_none_exceeds_the_bound(seed)
 
 @given(seeds)
 def test_medians_of_sizes_and_aspects_never_lower_the_score(seed):
-    boxes = random_boxes(seed, 50)
-    cells = RatioCells.of(histogram_of(boxes), objective="ratio", fixed=[(20.0, 20.0)])
+    boxes = random_shapes(seed, 50)
+    cells = RatioCells.of(fine_histogram(boxes), objective="ratio", fixed=[(20.0, 20.0)])
     start = boxes[:3]
     settled = cells.settled(start, max_updates=20)
     with_fixed = [np.concatenate([cells.fixed, shapes]) for shapes in (start, settled)]
@@ -77,7 +69,7 @@ def test_medians_of_sizes_and_aspects_never_lower_the_score(seed):
 def test_weights_and_fixed_shapes_take_part():
     boxes = np.array([[10.0, 10.0], [40.0, 40.0], [400.0, 400.0]])
     options = {"objective": "ratio", "certify": 0.001}
-    best = optimal_anchors(histogram_of(boxes), 2, weights=[1.0, 5.0, 1.0], fixed=[(10.0, 10.0)], **options)
+    best = optimal_anchors(fine_histogram(boxes), 2, weights=[1.0, 5.0, 1.0], fixed=[(10.0, 10.0)], **options)
     # of weight 7: the fixed shape gives the first 1, the free one is at the heavy box and gives the last 1/10
     assert_allclose(best.shapes, [[10, 10], [40, 40]], rtol=1e-6)
     assert_allclose(best.score, (1 + 5 + 0.1) / 7)
@@ -99,8 +91,10 @@ def test_a_fit_scores_what_the_metrics_say_and_beats_a_fit_by_iou(bccd):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_blend_bounds_yolov5s_fitness_and_keeps_its_recall(seed):
-    boxes = random_boxes(seed, 300, spread=1.4)
-    found = {text: optimal_anchors(histogram_of(boxes), 3, objective=text, certify=None) for text in ("ratio", YOLOV5)}
+    boxes = random_shapes(seed, 300, spread=1.4)
+    found = {
+        text: optimal_anchors(fine_histogram(boxes), 3, objective=text, certify=None) for text in ("ratio", YOLOV5)
+    }
     best = {text: side_ratios(boxes, each.shapes).max(axis=1) for text, each in found.items()}
     for each in best.values():
         fitness = (each * (each > 0.25)).mean()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import fine_histogram, random_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -20,14 +21,10 @@ CASES = [(kind, Objective.parse(text)) for kind, texts in KINDS.items() for text
 seeds = st.integers(0, 10_000)
 
 
-def random_boxes(seed: int, num_boxes: int, spread: float = 0.7) -> np.ndarray:
-    return np.exp(np.random.default_rng(seed).normal(3, spread, (num_boxes, 2)))
-
-
 def exact_cells(
     boxes: np.ndarray, kind: type[ShapeCells] = ShapeCells, objective: Objective = CASES[0][1]
 ) -> ShapeCells:
-    return kind.of(ShapeHistogram.of(boxes, cells_per_octave=1024), objective=objective)
+    return kind.of(fine_histogram(boxes), objective=objective)
 
 
 def random_duals(cells: ShapeCells, seed: int, highest: float = 0.8) -> np.ndarray:
@@ -71,7 +68,7 @@ def test_two_boxes_give_their_sum_at_one_of_them_by_hand():
 @pytest.mark.parametrize(("kind", "objective"), CASES)
 @given(seed=seeds)
 def test_no_shape_of_a_fine_grid_exceeds_the_bound(kind, objective, seed):
-    boxes = random_boxes(seed, 1 + seed % 20)
+    boxes = random_shapes(seed, 1 + seed % 20)
     cells = exact_cells(boxes, kind, objective)
     duals = random_duals(cells, seed)
     peak = highest_reduced_utility(cells, 0, duals, tolerance=0.005, max_pairs=10**5)
@@ -82,7 +79,7 @@ def test_no_shape_of_a_fine_grid_exceeds_the_bound(kind, objective, seed):
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=seeds)
 def test_the_bound_is_as_tight_as_asked_for(kind, seed):
-    cells = exact_cells(random_boxes(seed, 30), kind, Objective.parse(KINDS[kind][0]))
+    cells = exact_cells(random_shapes(seed, 30), kind, Objective.parse(KINDS[kind][0]))
     peak = highest_reduced_utility(cells, 0, random_duals(cells, seed, highest=0.6), tolerance=0.001)
     assert peak.bound <= peak.found + 0.001 + 1e-12
 
@@ -92,7 +89,7 @@ def test_the_bound_is_as_tight_as_asked_for(kind, seed):
 @given(seed=seeds)
 def test_no_shape_within_a_square_of_any_size_and_place_exceeds_its_bound(kind, objective, seed):
     random = np.random.default_rng(seed)
-    cells = exact_cells(random_boxes(seed, 1 + seed % 5, spread=0.4), kind, objective)
+    cells = exact_cells(random_shapes(seed, 1 + seed % 5, spread=0.4), kind, objective)
     duals = random_duals(cells, seed, highest=0.6)
     half = 10 ** random.uniform(-3, -0.3, 2)
     near = np.log([random.choice(cells.extents[0]), random.choice(cells.extents[1])])  # where boxes have their kinks
@@ -106,7 +103,7 @@ def test_no_shape_within_a_square_of_any_size_and_place_exceeds_its_bound(kind, 
 @pytest.mark.parametrize(("kind", "objective"), CASES)
 @given(seed=seeds)
 def test_what_holds_for_joined_points_holds_for_every_box_in_them(kind, objective, seed):
-    boxes, shapes = random_boxes(seed, 60, spread=0.4), random_boxes(seed + 1, 20, spread=0.4)
+    boxes, shapes = random_shapes(seed, 60, spread=0.4), random_shapes(seed + 1, 20, spread=0.4)
     cells = kind.of(ShapeHistogram.of(boxes, cells_per_octave=8), objective=objective)
     dual = 0.1 + 0.8 * (seed % 7) / 7  # the same for all, so that boxes need not be assigned to their points
     each = np.maximum(objective.of_iou(similarities(kind, boxes, shapes)) - dual, 0).mean(axis=0)
@@ -119,7 +116,7 @@ def test_what_holds_for_joined_points_holds_for_every_box_in_them(kind, objectiv
 
 def test_the_bound_of_a_square_closes_in_with_its_area():
     # halving the side of a square takes three quarters of the excess, where no box has a kink in it
-    boxes = random_boxes(0, 60, spread=0.3)
+    boxes = random_shapes(0, 60, spread=0.3)
     cells = exact_cells(boxes[(np.abs(np.log(boxes) - 3) > 0.03).all(axis=1)])
     duals, center = cells.weights * 0.2, np.array([[3.0, 3.0]])
     excess = []
@@ -131,13 +128,13 @@ def test_the_bound_of_a_square_closes_in_with_its_area():
 
 
 def test_it_stops_with_what_is_proved_when_evaluations_run_out():
-    cells = exact_cells(random_boxes(0, 200))
+    cells = exact_cells(random_shapes(0, 200))
     short, long = (highest_reduced_utility(cells, 0, cells.weights * 0.3, max_pairs=pairs) for pairs in (10, 10**7))
     assert short.bound > long.bound >= long.found >= short.found
 
 
 def test_it_stops_as_soon_as_the_bound_is_low_enough():
-    cells = exact_cells(random_boxes(0, 200))
+    cells = exact_cells(random_shapes(0, 200))
     duals = cells.weights * 0.3
     full = highest_reduced_utility(cells, 0, duals, tolerance=1e-5)
     early = highest_reduced_utility(cells, 0, duals, tolerance=1e-5, enough=1.2 * full.bound)
@@ -145,7 +142,7 @@ def test_it_stops_as_soon_as_the_bound_is_low_enough():
 
 
 def test_entering_columns_have_a_higher_reduced_utility_than_what_is_known():
-    cells = exact_cells(random_boxes(0, 200))
+    cells = exact_cells(random_shapes(0, 200))
     duals = cells.weights * 0.3
     known = float(values_of(cells, duals, np.exp([[3.5, 3.5]]))[0])
     entering = highest_reduced_utility(cells, 0, duals, known=known).entering
@@ -159,7 +156,7 @@ def test_fixed_anchors_are_a_floor_under_every_box():
 
 
 def test_points_that_are_joined_keep_mean_weight_and_spread():
-    boxes = random_boxes(1, 500, spread=0.3)
+    boxes = random_shapes(1, 500, spread=0.3)
     cells = ShapeCells.of(ShapeHistogram.of(boxes, cells_per_octave=8)).coarsened(2)
     assert_allclose(cells.weights.sum(), 1)
     assert_allclose((cells.weights * np.log(cells.extents)).sum(axis=1), np.log(boxes).mean(axis=0), atol=1e-8)
@@ -168,7 +165,7 @@ def test_points_that_are_joined_keep_mean_weight_and_spread():
 
 
 def test_each_histogram_has_its_weight():
-    one, other = (ShapeHistogram.of(random_boxes(seed, 20)) for seed in (0, 1))
+    one, other = (ShapeHistogram.of(random_shapes(seed, 20)) for seed in (0, 1))
     both = ShapeCells.of([one, other], [3.0, 0.0])
     assert_allclose(both.extents, ShapeCells.of(one).extents)
 
