@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detect.data.coco_entries import Finding
-from detect.data.formats.label_rows import LabelBuilder, polygon_area
+from detect.data.formats.label_rows import LabelBuilder, box_around, polygon_area
 from detect.data.read_dataset import read_dataset
 from detect.errors import CocoError
 
@@ -86,10 +86,11 @@ def test_what_is_counted_is_one_note_with_the_first_place():
 
 
 @given(st.floats(1, 100), st.floats(1, 100), st.floats(0, 6.3))
-def test_the_area_of_a_rectangle_does_not_depend_on_its_rotation(w, h, angle):
+def test_a_turned_rectangle_keeps_its_area_and_lies_in_the_box_around_its_corners(w, h, angle):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    corners = np.array([(0, 0), (w, 0), (w, h), (0, h)]) @ turn.T
+    corners = np.array([(-w, -h), (w, -h), (w, h), (-w, h)]) / 2 @ turn.T + [5, 7]
     assert polygon_area(corners.tolist()) == pytest.approx(w * h)
+    assert box_around((5, 7), (w, h), angle) == pytest.approx([*corners.min(axis=0), *corners.max(axis=0)])
 
 
 LABELME = '{"flags": {}, "shapes": [{"label": "cat", "shape_type": "rectangle", "points": [[1, 2], [4, 6]]}]}'
