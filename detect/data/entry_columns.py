@@ -18,6 +18,7 @@ from detect.data.coco_entries import Integer, Pixels
 from detect.data.number_style import BOOL_BIT, WHOLE_BIT, list_styles, read_numbers, restore_list
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
+ARROW_TYPES = {Number: pa.float64(), list[Number]: pa.list_(pa.float64()), str: pa.string()}  # of others, integers
 BOX = ("x", "y", "width", "height")
 AROUND = {"position": pa.int64(), "style": pa.uint16(), "odd": pa.bool_(), "raw": pa.string()}
 RESERVED = {*AROUND, *BOX, "image_row", ""}  # columns that no field of an entry has as its name
@@ -42,8 +43,7 @@ class EntryKind:
         """The columns of a field, with their types in Arrow."""
         if field == "bbox":
             return dict.fromkeys(BOX, pa.float64())
-        of_type = {Number: pa.float64(), list[Number]: pa.list_(pa.float64()), str: pa.string()}
-        return {field: of_type.get(self.types[field], pa.int64()) if field in self.types else pa.string()}
+        return {field: ARROW_TYPES.get(self.types[field], pa.int64()) if field in self.types else pa.string()}
 
     def schema(self, fields: Sequence[str]) -> pa.Schema:
         """The columns of a table of entries with these fields."""
@@ -82,8 +82,9 @@ def needs_reading(kind: EntryKind, values: Values, count: int) -> Bool[ndarray, 
     for name in kind.required:
         odd |= _missing(values.get(name, [UNSET] * count))
     if kind is ANNOTATIONS:
-        with_outline = ~_missing(values.get("segmentation", [UNSET] * count))
-        odd |= _missing(values.get("bbox", [UNSET] * count)) & with_outline
+        without_box = _missing(values.get("bbox", [UNSET] * count))
+        if without_box.any():
+            odd |= without_box & ~_missing(values.get("segmentation", [UNSET] * count))
         for row, points in enumerate(values.get("keypoints", ())):
             odd[row] |= points is not UNSET and len(points) % 3 != 0
         for row, attributes in enumerate(values.get("attributes", ())):
@@ -100,10 +101,10 @@ def typed_columns(
     style, inexact = np.zeros(count, np.uint16), np.zeros(count, bool)
     for name in [name for name in kind.types if name in values]:
         own, missing = values[name], _missing(values[name])
-        if missing.any():
+        mask = missing if missing.any() else None
+        if mask is not None:
             filler: Any = {"bbox": (0, 0, 0, 0), "keypoints": (), "file_name": ""}.get(name, 0)
             own = [filler if value is UNSET else value for value in own]
-        mask = missing if missing.any() else None
         types = list(kind.columns_of(name).items())
         if types[0][1] == pa.float64():
             flat = list(chain.from_iterable(own)) if name == "bbox" else own
@@ -117,24 +118,13 @@ def typed_columns(
             style, inexact = style | bits, inexact | ~found
             lists = [None if lost else list(map(float, value)) for value, lost in zip(own, missing, strict=True)]
             columns[name] = pa.array(lists, types[0][1])
+        elif name == "file_name":
+            columns[name] = pa.array(own, types[0][1], mask=mask)
         else:
             if bool in set(map(type, own)):
                 style |= np.where([type(value) is bool for value in own], np.uint16(BOOL_BIT), np.uint16(0))
-                own = list(map(int, own))
-            columns[name] = pa.array(own, types[0][1], mask=mask)
+            columns[name] = pa.array(np.fromiter(own, np.int64, count), mask=mask)
     return columns, style, inexact
-
-
-def text_column(values: Sequence[Any], kept: Bool[ndarray, " n"]) -> pa.Array:
-    """A column of JSON texts, null where an entry lacks the field or is not kept."""
-    if kept.all() and UNSET not in values:
-        offsets = np.zeros(len(values) + 1, np.int32)
-        np.cumsum(np.fromiter((len(memoryview(text)) for text in values), np.int32, len(values)), out=offsets[1:])
-        return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
-    texts = [
-        None if text is UNSET or not keep else bytes(text) for text, keep in zip(values, kept.tolist(), strict=True)
-    ]
-    return pa.array(texts, pa.string())
 
 
 def field_values(kind: EntryKind, name: str, columns: Mapping[str, Sequence[Any]]) -> list[Any]:

@@ -26,9 +26,9 @@ def read_numbers(values: Sequence[float]) -> tuple[Float64[ndarray, " n"], Bool[
     (array([ True, False,  True]), array([ True,  True, False]))
     """
     numbers = np.fromiter(values, float, len(values))
-    is_whole = np.zeros(len(values), bool)
-    if int in set(map(type, values)):
-        is_whole = np.fromiter(map(int.__instancecheck__, values), bool, len(values))
+    is_whole = numbers == np.rint(numbers)
+    rows = np.flatnonzero(is_whole)  # of coordinates with decimals, few
+    is_whole[rows] = [type(values[row]) is int for row in rows.tolist()]
     return numbers, is_whole, ~is_whole | (np.abs(numbers) < LARGEST_WHOLE)
 
 

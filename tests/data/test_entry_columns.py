@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 from msgspec import UNSET, Raw
 
-from detect.data.entry_columns import ANNOTATIONS, IMAGES, field_values, needs_reading, text_column, typed_columns
+from detect.data.entry_columns import ANNOTATIONS, IMAGES, field_values, needs_reading, typed_columns
 
 
 def test_core_columns_are_always_there_and_others_are_texts():
@@ -54,10 +53,3 @@ def test_entries_that_commands_read_one_by_one_are_told():
     assert needs_reading(ANNOTATIONS, {"keypoints": [[1, 2]], "image_id": [1], "category_id": [1]}, 1).tolist() == [
         True
     ]
-
-
-def test_texts_are_null_where_an_entry_has_none():
-    kept = np.array([True, True, False])
-    assert text_column([Raw(b"[1]"), UNSET, Raw(b"2")], kept).to_pylist() == ["[1]", None, None]
-    assert text_column([Raw(b"[1]"), Raw(b"null")], np.ones(2, bool)).to_pylist() == ["[1]", "null"]
-    assert text_column([], np.ones(0, bool)).to_pylist() == []
