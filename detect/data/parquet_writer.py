@@ -173,10 +173,8 @@ class _Reading:
         return written, (len(images), len(annotations))
 
     def _table(self, kind: EntryKind, number: int) -> pa.Table:
-        schema = kind.schema(self.tables[kind.name].fields)
-        return pa.concat_tables(
-            [schema.empty_table(), *(aligned(each, schema) for each in self.buckets[kind.name].tables(number))]
-        )
+        empty = kind.schema(self.tables[kind.name].fields).empty_table()
+        return pa.concat_tables([empty, *self.buckets[kind.name].tables(number)], promote_options="default")
 
 
 def _joined(categories: bytes, more: bytes, file: str) -> bytes:
