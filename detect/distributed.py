@@ -45,15 +45,21 @@ class ShardPart(Sums, Generic[Sum]):
 
 
 def reduce_shard(
-    shard: str, *, read: Read, work: Callable[[CocoDataset], Sum], known: Mapping[int, str] | None
+    shard: str,
+    *,
+    read: Read,
+    work: Callable[[CocoDataset], Sum],
+    known: Mapping[int, str] | None,
+    with_ids: bool = True,
 ) -> dict[tuple[tuple[int, str], ...], ShardPart[Sum]]:
-    """Read a shard and compute what is wanted of it, by its list of categories."""
+    """Read a shard and compute what is wanted of it, by its list of categories; with its ids, to compare with others."""
     dataset = read(shard, known)
+    ids = [each.ids[: None if with_ids else 0] for each in (dataset.images, dataset.annotations)]
     part = ShardPart(
         FirstItems.of([shard], most=EVERY),
         len(dataset.invalid),
-        image_ids=ShardIds.of(dataset.images.ids, shard),
-        annotation_ids=ShardIds.of(dataset.annotations.ids, shard),
+        image_ids=ShardIds.of(ids[0], shard),
+        annotation_ids=ShardIds.of(ids[1], shard),
         result=work(dataset),
     )
     return {tuple(dataset.categories.items()): part}
@@ -89,7 +95,8 @@ class Shards:
                 an image with another; unless bad shards are skipped, which a second reading does not.
         """
         first = self.categories is None
-        parts = self._run([name for name in self.names if name not in self.bad], work, what, skip=self.skip and first)
+        readable = [name for name in self.names if name not in self.bad]
+        parts = self._run(readable, work, what, skip=self.skip and first, with_ids=first)
         if first:
             parts = self._agreed(parts)
             names = dict(sorted({key: name for listed in parts for key, name in listed}.items()))
@@ -103,12 +110,12 @@ class Shards:
         return total.result
 
     def _run(
-        self, names: Sequence[str], work: Callable[[CocoDataset], Any], what: str, *, skip: bool
+        self, names: Sequence[str], work: Callable[[CocoDataset], Any], what: str, *, skip: bool, with_ids: bool
     ) -> dict[Any, Any]:
         """Compute on shards, and add the results as a tree in the cluster; what failed is an error or listed in ``bad``."""
         from distributed import as_completed
 
-        task = partial(reduce_shard, read=self.read, work=work, known=self.categories)
+        task = partial(reduce_shard, read=self.read, work=work, known=self.categories, with_ids=with_ids)
         shards = self.client.map(task, names, pure=False, retries=RETRIES)
         name_of, ready, done = dict(zip([each.key for each in shards], names, strict=True)), [], 0
         running = as_completed(shards)
@@ -132,7 +139,7 @@ class Shards:
         return self.client.submit(add_up, ready, pure=False, retries=RETRIES).result()
 
     def _again(self, names: Sequence[str], work: Callable[[CocoDataset], Any], what: str) -> Any:
-        return add_up(self._run(names, work, what, skip=False).values())
+        return add_up(self._run(names, work, what, skip=False, with_ids=True).values())
 
     def _fail(self, name: str | None, future: Any, *, skip: bool) -> None:
         from distributed import KilledWorker

@@ -56,6 +56,12 @@ class PlacedBoxes:
     groups: Int64[ndarray, "n 2"]
     num_boxes: int
 
+    @classmethod
+    def of(cls, instances: ResizedInstances, groups: Int64[ndarray, "n 2"]) -> PlacedBoxes:
+        if len(instances) > FEW_PLACED:  # then their boxes are not computed
+            return cls(np.zeros((0, 4)), np.zeros((0, 2), np.int64), groups[:0], len(instances))
+        return cls(instances.boxes, instances.canvas_wh, groups, len(instances))
+
     def __add__(self, other: PlacedBoxes) -> PlacedBoxes:
         columns = ("boxes", "canvas_wh", "groups")
         joined = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in columns}
@@ -104,12 +110,11 @@ class BoxStatistics(Sums):
     def of(cls, instances: ResizedInstances, *, by_group: bool = False) -> BoxStatistics:
         """Count instances; ``by_group`` by category and range of sizes, as :meth:`fit_boxes` needs it for weights."""
         groups = groups_of(instances) if by_group else np.zeros((len(instances), 2), np.int64)
-        placed = PlacedBoxes(instances.boxes, instances.canvas_wh, groups, len(instances))
         return cls(
             str(instances.rule),
             DatasetCounts.of(instances.dataset),
             _by_group(instances.shapes, groups),
-            placed.if_few(),
+            PlacedBoxes.of(instances, groups),
             Smallest.of(instances.shapes),
             sizes_counted(instances.image_canvas_wh),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ from detect.anchors.histogram import ShapeHistogram
 from detect.conventions import MEDIUM_LARGE_PX, SMALL_MEDIUM_PX
 from detect.data import CocoDataset
 from detect.data.dataset_counts import DatasetCounts
-from detect.data.resize import ResizeRule, parse_resize
+from detect.data.resize import ResizedImages, ResizeRule, parse_resize
 from detect.data.tiles import cut_tiles
 from detect.errors import FitError
 from detect.ops.box_arrays import row_blocks
@@ -34,16 +34,13 @@ Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class ResizedInstances:
-    """Columns over the instances of a dataset, without crowd regions, in pixels of the network's input."""
+    """Columns over the instances of a dataset, without crowd regions, in pixels of the network's input.
+
+    A column is computed when it is first asked for.
+    """
 
     dataset: CocoDataset
     rule: ResizeRule
-    boxes: Float64[ndarray, "n 4"]
-    """(x0, y0, x1, y1)"""
-    shapes: Float64[ndarray, "n 2"]
-    """(width, height)"""
-    canvas_wh: Int64[ndarray, "n 2"]
-    """(width, height) of the network's input for the image of each instance."""
 
     @classmethod
     def of(cls, dataset: CocoDataset, rule: str | ResizeRule) -> ResizedInstances:
@@ -56,17 +53,38 @@ class ResizedInstances:
         rule = parse_resize(rule)
         if rule.name != "none":
             dataset.require_sizes("--images FOLDER reads them from the image files, or --resize none does without")
-        dataset = cut_tiles(dataset, rule)
-        instances = dataset.instances
-        images = rule.resize_images(dataset.images.wh)
-        boxes, shapes = np.empty((len(instances), 4)), np.empty((len(instances), 2))
-        canvas_wh = np.empty((len(instances), 2), np.int64)
-        for rows in row_blocks(len(instances)):
-            boxes_xywh, resized = instances.boxes_xywh[rows], images.take(instances.image_rows[rows])
-            boxes[rows] = resized.move_boxes(boxes_xywh)
-            shapes[rows] = boxes_xywh[:, 2:] * resized.scale_xy
-            canvas_wh[rows] = resized.canvas_wh
-        return cls(dataset, rule, boxes, shapes, canvas_wh)
+        return cls(cut_tiles(dataset, rule), rule)
+
+    def take(self, rows: Int64[ndarray, " m"]) -> ResizedInstances:
+        """These instances, in this order."""
+        return replace(self, dataset=replace(self.dataset, annotations=self.dataset.instances.take(rows)))
+
+    @cached_property
+    def boxes(self) -> Float64[ndarray, "n 4"]:
+        """(x0, y0, x1, y1)"""
+        boxes, (boxes_xywh, image_rows) = np.empty((len(self), 4)), self._columns
+        for rows in row_blocks(len(self)):
+            boxes[rows] = self.resized_images.take(image_rows[rows]).move_boxes(boxes_xywh[rows])
+        return boxes
+
+    @cached_property
+    def shapes(self) -> Float64[ndarray, "n 2"]:
+        """(width, height)"""
+        shapes, (boxes_xywh, image_rows) = np.empty((len(self), 2)), self._columns
+        for rows in row_blocks(len(self)):
+            for axis, scale in enumerate(self.resized_images.scale_xy.take(image_rows[rows], axis=0).T):
+                shapes[rows, axis] = boxes_xywh[rows, axis + 2] * scale
+        return shapes
+
+    @cached_property
+    def canvas_wh(self) -> Int64[ndarray, "n 2"]:
+        """(width, height) of the network's input for the image of each instance."""
+        return self.image_canvas_wh.take(self._columns[1], axis=0)
+
+    @cached_property
+    def resized_images(self) -> ResizedImages:
+        """The images of the dataset after the rule."""
+        return self.rule.resize_images(self.dataset.images.wh)
 
     @cached_property
     def histogram(self) -> ShapeHistogram:
@@ -75,14 +93,19 @@ class ResizedInstances:
     @property
     def image_canvas_wh(self) -> Int64[ndarray, "b 2"]:
         """(width, height) of the network's input for each image of the dataset."""
-        return self.rule.resize_images(self.dataset.images.wh).canvas_wh
+        return self.resized_images.canvas_wh
 
     def require_boxes(self) -> None:
         """Raise FitError if there are no boxes, with the number of invalid entries and the first of them."""
         require_boxes(DatasetCounts.of(self.dataset))
 
     def __len__(self) -> int:
-        return len(self.boxes)
+        return len(self.dataset.instances)
+
+    @property
+    def _columns(self) -> tuple[Float64[ndarray, "n 4"], Int64[ndarray, " n"]]:
+        instances = self.dataset.instances
+        return instances.boxes_xywh, instances.image_rows
 
 
 def require_boxes(counts: DatasetCounts) -> None:

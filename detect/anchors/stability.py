@@ -7,7 +7,7 @@ and Tibshirani 1993, section 8.3 on the units of resampling, section 13.3 on per
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -132,11 +132,11 @@ def bootstrap(
     for draw in _draws(instances, resamples, seed):
         counts = draw[instances.dataset.instances.image_rows]
         try:
-            refit = fit(_taken(instances, np.repeat(np.arange(len(counts)), counts)))
+            refit = fit(instances.take(np.repeat(np.arange(len(counts)), counts)))
         except FitError:
             continue
         shapes.append(_counterparts(anchors.shapes, refit.shapes))
-        left_out = _taken(instances, np.flatnonzero(counts == 0))
+        left_out = instances.take(np.flatnonzero(counts == 0))
         out_of_bag.append(_mean(_columns(score(left_out, refit), threshold)))
     if not shapes:
         raise FitError(f"none of {resamples} resamples of the images could be fitted: too few boxes")
@@ -208,12 +208,6 @@ def _resampled_means(columns: Columns, instances: ResizedInstances, draws: Itera
     sums = np.stack([np.bincount(image_rows, weights=column, minlength=count) for column in columns])
     boxes = np.bincount(image_rows, minlength=count)
     return np.stack([sums @ draw / (int(boxes @ draw) or np.nan) for draw in draws])
-
-
-def _taken(instances: ResizedInstances, rows: Int64[ndarray, " m"]) -> ResizedInstances:
-    dataset = replace(instances.dataset, annotations=instances.dataset.instances.take(rows))
-    columns = (instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows])
-    return ResizedInstances(dataset, instances.rule, *columns)
 
 
 def _columns(metrics: AnchorMetrics, threshold: float) -> Columns:

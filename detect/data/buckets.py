@@ -1,14 +1,21 @@
-"""Rows spread over buckets with little memory: what does not fit waits in files of a temporary folder."""
+"""Rows spread over buckets with little memory: what does not fit waits in files of a temporary folder.
+
+Texts, most of the bytes, stay Python's objects until their bucket is written, so that each is copied once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
+from msgspec import Raw
 from numpy import ndarray
 
 FLUSH_BYTES = 96 * 2**20  # rows held before they are written
@@ -28,54 +35,108 @@ def buckets_of_images(image_ids: Int64[ndarray, " n"], num_buckets: int) -> Int6
     return (((groups * _MULTIPLIER) >> np.uint64(32)) * np.uint64(num_buckets) >> np.uint64(32)).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows of a table whose texts are UTF-8 as ``bytes`` or ``Raw``; any other object is a missing text."""
+
+    numbers: pa.Table
+    texts: Mapping[str, Sequence[Any]]
+    num_bytes: int
+    """The size of the rows, about."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def text_column(texts: Sequence[Any]) -> pa.Array:
+    """A column of texts.
+
+    >>> text_column([b"[1]", None, Raw(b"{}")]).to_pylist()
+    ['[1]', None, '{}']
+    """
+    try:
+        joined = b"".join(texts)
+    except TypeError:
+        return pa.array([bytes(own) if isinstance(own, bytes | Raw) else None for own in texts], pa.string())
+    offsets = np.zeros(len(texts) + 1, np.int32)
+    views: Iterator[memoryview] = map(memoryview, texts)
+    np.cumsum(np.fromiter(map(len, views), np.int32, len(texts)), out=offsets[1:])
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(joined))
+
+
+@dataclass(frozen=True)
+class BucketFile:
+    """A file with a batch of rows for each bucket."""
+
+    path: str
+    schema: pa.Schema
+    ends: list[int]
+    """The bytes at which batches end, from 0."""
+    first_position: int = 0
+    """What is added to the column ``position``."""
+
+    def table(self, bucket: int) -> pa.Table:
+        start, end = self.ends[bucket : bucket + 2]
+        with Path(self.path).open("rb") as file:
+            file.seek(start)
+            batch = pa.ipc.read_record_batch(file.read(end - start), self.schema)
+        table = pa.Table.from_batches([batch])
+        if not self.first_position:
+            return table
+        place = table.column_names.index("position")
+        return table.set_column(place, "position", pc.add(table["position"], self.first_position))
+
+
 class Buckets:
-    """Tables of rows, each row with the number of its bucket. Tables may lack columns that others have."""
+    """Blocks of rows, each row with the number of its bucket. Blocks may lack columns that others have."""
 
     def __init__(self, where: str, num_buckets: int) -> None:
         self._folder, self._num_buckets = Path(where), num_buckets
-        self._tables: list[pa.Table] = []
+        self._blocks: list[RowBlock] = []
         self._numbers: list[Int64[ndarray, " n"]] = []
         self._waiting_bytes = 0
-        self._files: list[tuple[str, int]] = []  # and what is added to the positions in it
+        self.files: list[BucketFile] = []
 
-    def add(self, table: pa.Table, buckets: Int64[ndarray, " n"]) -> None:
-        self._tables.append(table)
+    def add(self, block: RowBlock, buckets: Int64[ndarray, " n"]) -> None:
+        if not len(block):
+            return
+        self._blocks.append(block)
         self._numbers.append(buckets)
-        self._waiting_bytes += table.nbytes
+        self._waiting_bytes += block.num_bytes
         if self._waiting_bytes > FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Write the rows held, with a batch for each bucket, so that a bucket is read back by itself."""
-        if not self._tables:
+        if not self._blocks:
             return
-        table = pa.concat_tables(self._tables, promote_options="default").combine_chunks()
-        numbers = np.concatenate(self._numbers)
-        self._tables, self._numbers, self._waiting_bytes = [], [], 0
-        table = table.take(pa.array(np.argsort(numbers, kind="stable")))
-        ends = np.cumsum(np.bincount(numbers, minlength=self._num_buckets)).tolist()
-        path = self._folder / f"{len(self._files):06}.arrow"
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            for start, end in zip([0, *ends[:-1]], ends, strict=True):
-                rows = table.slice(start, end - start).to_batches()
-                writer.write_batch(rows[0] if rows else pa.RecordBatch.from_pylist([], table.schema))
-        self._files.append((str(path), 0))
+        blocks, buckets = self._blocks, np.concatenate(self._numbers)
+        self._blocks, self._numbers, self._waiting_bytes = [], [], 0
+        order = np.argsort(buckets, kind="stable")
+        numbers = pa.concat_tables([block.numbers for block in blocks], promote_options="default")
+        (sorted_numbers,) = numbers.combine_chunks().take(pa.array(order)).to_batches()
+        names = dict.fromkeys(chain.from_iterable(block.texts for block in blocks))
+        texts = {name: _objects(blocks, name)[order] for name in names}
+        schema = pa.schema([*numbers.schema, *(pa.field(name, pa.string()) for name in texts)])
+        path, start, ends = self._folder / f"{len(self.files):06}.arrow", 0, [0]
+        with path.open("wb") as file:
+            for count in np.bincount(buckets, minlength=self._num_buckets).tolist():
+                own = [text_column(values[start : start + count].tolist()) for values in texts.values()]
+                columns = [*sorted_numbers.slice(start, count).columns, *own]
+                ends.append(ends[-1] + file.write(pa.record_batch(columns, schema=schema).serialize()))
+                start += count
+        self.files.append(BucketFile(str(path), schema, ends))
 
-    @property
-    def files(self) -> list[str]:
-        return [path for path, _ in self._files]
-
-    def adopt(self, files: Iterable[str], first_position: int) -> None:
+    def adopt(self, files: Iterable[BucketFile], first_position: int) -> None:
         """Take files that other buckets wrote, of rows whose column ``position`` starts from here."""
-        self._files += [(path, first_position) for path in files]
+        self.files += [replace(file, first_position=first_position) for file in files]
 
     def tables(self, bucket: int) -> Iterator[pa.Table]:
         """The rows of a bucket, in the order in which they were added; ``flush`` comes before."""
-        for path, first_position in self._files:
-            with pa.memory_map(path) as memory:
-                table = pa.Table.from_batches([pa.ipc.open_file(memory).get_batch(bucket)])
-            if first_position and len(table):
-                positions = pc.add(table["position"], first_position)
-                table = table.set_column(table.column_names.index("position"), "position", positions)
-            if len(table):
-                yield table
+        return filter(len, (file.table(bucket) for file in self.files))
+
+
+def _objects(blocks: Sequence[RowBlock], name: str) -> Shaped[ndarray, " n"]:
+    """A column of texts of all blocks as objects."""
+    own = (block.texts.get(name) or repeat(None, len(block)) for block in blocks)
+    return np.fromiter(chain.from_iterable(own), object, sum(map(len, blocks)))

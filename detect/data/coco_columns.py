@@ -142,10 +142,13 @@ def _starts(shards: list[Rows]) -> Iterator[tuple[int, Rows]]:
 
 
 def rows_of_ids(ids: Int64[ndarray, " n"], sorted_ids: Int64[ndarray, " b"]) -> Int64[ndarray, " n"]:
-    """The row of each id in sorted ids; ``NO_ROW`` for an unknown id."""
-    rows = np.searchsorted(sorted_ids, ids)
+    """The row of each id in sorted ids; ``NO_ROW`` for an unknown id. Each run of equal ids is searched for once."""
+    starts = np.flatnonzero(np.concatenate([np.ones(len(ids[:1]), bool), ids[1:] != ids[:-1]]))
+    own = ids[starts]
+    rows = np.searchsorted(sorted_ids, own)
     padded = np.append(sorted_ids, NO_ROW)
-    return np.where((padded[rows] == ids) & (rows < len(sorted_ids)), rows, NO_ROW)
+    found = np.where((padded[rows] == own) & (rows < len(sorted_ids)), rows, NO_ROW)
+    return np.repeat(found, np.diff(starts, append=len(ids)))
 
 
 def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
@@ -154,7 +157,12 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
     Several shards may repeat an image. An unknown width or height is ``UNKNOWN_PX``.
     """
     entries = ImageEntries.join([ImageEntries.of(rows.images) for rows in shards])
-    ids, wh = entries.ids, np.where((entries.wh == UNKNOWN_PX).any(axis=1)[:, None], UNKNOWN_PX, entries.wh)
+    ids, wh = entries.ids, entries.wh
+    if (wh == UNKNOWN_PX).any():
+        wh = np.where((wh == UNKNOWN_PX).any(axis=1)[:, None], UNKNOWN_PX, wh)
+    named = tuple(filter(None, entries.file_names))
+    if len(named) == len(ids) and (ids[1:] > ids[:-1]).all() and (wh != UNKNOWN_PX).all():
+        return Images(ids, wh, named), []  # as of most files: nothing to sort or tell
     order = np.argsort(ids, kind="stable")
     again = np.flatnonzero(np.diff(ids[order]) == 0) + 1
     shard = np.repeat(np.arange(len(shards)), [len(rows.images) for rows in shards])

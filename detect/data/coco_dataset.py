@@ -279,7 +279,8 @@ def _in_pixels(
     for form in dict.fromkeys(rows.form for rows in shards if rows.form is not None):
         own = [number for number, rows in enumerate(shards) if rows.form == form]
         files = [read.files[number] for number in own]
-        rows = np.flatnonzero(np.isin(read.shard, own))
+        all_own = sum(len(shards[number].annotations) for number in own) == len(read.columns)
+        rows = slice(None) if all_own else np.flatnonzero(np.isin(read.shard, own))
         part = read.take(rows)
         if warning := suspect_form(part, images, form):
             warnings.append(f"{', '.join(files)}: {warning}")

@@ -138,6 +138,9 @@ class ImageEntries(Sequence[Image]):
 
     @classmethod
     def join(cls, parts: Sequence[ImageEntries]) -> ImageEntries:
+        parts = [part for part in parts if len(part)] or parts[:1]
+        if len(parts) == 1:
+            return parts[0]
         ids, wh = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "wh"))
         return cls(ids, wh, list(chain.from_iterable(part.file_names for part in parts)))
 
@@ -192,6 +195,7 @@ class AnnotationEntries:
 
     @classmethod
     def join(cls, parts: Sequence[AnnotationEntries]) -> AnnotationEntries:
+        parts = [part for part in parts if len(part)] or parts[:1]
         if len(parts) == 1:
             return parts[0]
         columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}

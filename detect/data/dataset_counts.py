@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from detect.data.coco_checks import by_id
 from detect.data.coco_dataset import CocoDataset, left_out_words, unnamed
 from detect.data.coco_entries import Finding
 from detect.errors import CocoError
+from detect.ops.box_arrays import count_values
 from detect.ops.exact_sums import FirstItems, Sums
 
 MAX_FINDINGS = 1000  # of each kind that are kept; all are counted
@@ -61,10 +60,9 @@ class DatasetCounts(Sums):
     @classmethod
     def of(cls, dataset: CocoDataset) -> DatasetCounts:
         """Count a dataset, or a shard of it."""
-        ids, counts = np.unique(dataset.instances.category_ids, return_counts=True)
         return cls(
             len(dataset.images),
-            dict(zip(ids.tolist(), counts.tolist(), strict=True)),
+            count_values(dataset.instances.category_ids),
             len(dataset.crowd),
             Names(dataset.categories),
             _first(dataset.invalid),

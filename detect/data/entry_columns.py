@@ -1,4 +1,8 @@
-"""The columns of tables of entries: their types, and the values of fields in them."""
+"""The columns of tables of entries: their types, and the values of fields in them.
+
+Columns hold floats; how an entry's numbers are written in JSON, as 10 or as 10.0, is kept in the bits of one integer, its
+style, so that the columns give its text again.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,23 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, UInt16
+from jaxtyping import Bool, Float64, Int64, UInt16
 from msgspec import UNSET, Meta, Raw
 from numpy import ndarray
 
 from detect.data.coco_entries import Integer, Pixels
-from detect.data.number_style import BOOL_BIT, WHOLE_BIT, list_styles, read_numbers, restore_list
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
+ARROW_TYPES = {Number: pa.float64(), list[Number]: pa.list_(pa.float64()), str: pa.string()}  # of others, integers
 BOX = ("x", "y", "width", "height")
 AROUND = {"position": pa.int64(), "style": pa.uint16(), "odd": pa.bool_(), "raw": pa.string()}
 RESERVED = {*AROUND, *BOX, "image_row", ""}  # columns that no field of an entry has as its name
 _NOT_A_NAME = re.compile(r'[\x00-\x1f"\\]')
+LARGEST_WHOLE = 2.0**53  # beyond it a float does not hold each whole number
+WHOLE_BIT = {"x": 1, "y": 2, "width": 4, "height": 8, "area": 16, "angle": 32, "rotation": 64}
+BOOL_BIT = 128  # iscrowd is true or false, not 1 or 0
+LIST_SHIFT = 8  # the bits from here on are the style of a list
+LIST_STYLES = ("whole", "point", "whole visibility", "whole where possible")
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,7 @@ class EntryKind:
         """The columns of a field, with their types in Arrow."""
         if field == "bbox":
             return dict.fromkeys(BOX, pa.float64())
-        of_type = {Number: pa.float64(), list[Number]: pa.list_(pa.float64()), str: pa.string()}
-        return {field: of_type.get(self.types[field], pa.int64()) if field in self.types else pa.string()}
+        return {field: ARROW_TYPES.get(self.types[field], pa.int64()) if field in self.types else pa.string()}
 
     def schema(self, fields: Sequence[str]) -> pa.Schema:
         """The columns of a table of entries with these fields."""
@@ -82,8 +90,9 @@ def needs_reading(kind: EntryKind, values: Values, count: int) -> Bool[ndarray, 
     for name in kind.required:
         odd |= _missing(values.get(name, [UNSET] * count))
     if kind is ANNOTATIONS:
-        with_outline = ~_missing(values.get("segmentation", [UNSET] * count))
-        odd |= _missing(values.get("bbox", [UNSET] * count)) & with_outline
+        without_box = _missing(values.get("bbox", [UNSET] * count))
+        if without_box.any():
+            odd |= without_box & ~_missing(values.get("segmentation", [UNSET] * count))
         for row, points in enumerate(values.get("keypoints", ())):
             odd[row] |= points is not UNSET and len(points) % 3 != 0
         for row, attributes in enumerate(values.get("attributes", ())):
@@ -100,10 +109,10 @@ def typed_columns(
     style, inexact = np.zeros(count, np.uint16), np.zeros(count, bool)
     for name in [name for name in kind.types if name in values]:
         own, missing = values[name], _missing(values[name])
-        if missing.any():
+        mask = missing if missing.any() else None
+        if mask is not None:
             filler: Any = {"bbox": (0, 0, 0, 0), "keypoints": (), "file_name": ""}.get(name, 0)
             own = [filler if value is UNSET else value for value in own]
-        mask = missing if missing.any() else None
         types = list(kind.columns_of(name).items())
         if types[0][1] == pa.float64():
             flat = list(chain.from_iterable(own)) if name == "bbox" else own
@@ -117,24 +126,13 @@ def typed_columns(
             style, inexact = style | bits, inexact | ~found
             lists = [None if lost else list(map(float, value)) for value, lost in zip(own, missing, strict=True)]
             columns[name] = pa.array(lists, types[0][1])
+        elif name == "file_name":
+            columns[name] = pa.array(own, types[0][1], mask=mask)
         else:
             if bool in set(map(type, own)):
                 style |= np.where([type(value) is bool for value in own], np.uint16(BOOL_BIT), np.uint16(0))
-                own = list(map(int, own))
-            columns[name] = pa.array(own, types[0][1], mask=mask)
+            columns[name] = pa.array(np.fromiter(own, np.int64, count), mask=mask)
     return columns, style, inexact
-
-
-def text_column(values: Sequence[Any], kept: Bool[ndarray, " n"]) -> pa.Array:
-    """A column of JSON texts, null where an entry lacks the field or is not kept."""
-    if kept.all() and UNSET not in values:
-        offsets = np.zeros(len(values) + 1, np.int32)
-        np.cumsum(np.fromiter((len(memoryview(text)) for text in values), np.int32, len(values)), out=offsets[1:])
-        return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
-    texts = [
-        None if text is UNSET or not keep else bytes(text) for text, keep in zip(values, kept.tolist(), strict=True)
-    ]
-    return pa.array(texts, pa.string())
 
 
 def field_values(kind: EntryKind, name: str, columns: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -159,6 +157,48 @@ def field_values(kind: EntryKind, name: str, columns: Mapping[str, Sequence[Any]
     return [UNSET if value is None else value for value in own]
 
 
+def read_numbers(values: Sequence[float]) -> tuple[Float64[ndarray, " n"], Bool[ndarray, " n"], Bool[ndarray, " n"]]:
+    """Numbers as floats, whether each is written as a whole number, and whether the float and this give it again.
+
+    >>> read_numbers([10, 10.5, 2**53 + 1])[1:]
+    (array([ True, False,  True]), array([ True,  True, False]))
+    """
+    numbers = np.fromiter(values, float, len(values))
+    is_whole = numbers == np.rint(numbers)
+    rows = np.flatnonzero(is_whole)  # of coordinates with decimals, few
+    is_whole[rows] = [type(values[row]) is int for row in rows.tolist()]
+    return numbers, is_whole, ~is_whole | (np.abs(numbers) < LARGEST_WHOLE)
+
+
+def list_styles(lists: Sequence[Sequence[float]]) -> tuple[UInt16[ndarray, " n"], Bool[ndarray, " n"]]:
+    """The first of ``LIST_STYLES`` by which each list is written, as bits, and whether there is one.
+
+    >>> bits, found = list_styles([[1, 2, 2], [1.5, 2.0, 2], [1.5, 2, 2], [1, 2.0, 0]])
+    >>> (bits >> LIST_SHIFT).tolist(), found.tolist()
+    ([0, 2, 3, 0], [True, True, True, False])
+    """
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    numbers, is_whole, exact = read_numbers(list(chain.from_iterable(lists)))
+    rows, place = _rows_and_places(lengths)
+    bits, found = np.zeros(len(lists), np.uint16), np.zeros(len(lists), bool)
+    for style in reversed(range(len(LIST_STYLES))):
+        fails = (_whole_in(style, numbers, place) != is_whole) | ~exact
+        fits = np.bincount(rows, fails, len(lists)) == 0
+        bits[fits], found = style << LIST_SHIFT, found | fits
+    return bits, found
+
+
+def restore_list(numbers: Sequence[float], bits: int) -> list[float]:
+    """The numbers of a list as they were written.
+
+    >>> restore_list([1.5, 2.0, 2.0], 2 << LIST_SHIFT)
+    [1.5, 2.0, 2]
+    """
+    array = np.array(numbers, float)
+    is_whole = _whole_in(bits >> LIST_SHIFT, array, np.arange(len(array)))
+    return [int(number) if whole else number for number, whole in zip(numbers, is_whole.tolist(), strict=True)]
+
+
 def _as_written(numbers: Sequence[float | None], style: Sequence[int], bit: int) -> list[Any]:
     pairs = zip(numbers, style, strict=True)
     return [UNSET if number is None else int(number) if bits & bit else number for number, bits in pairs]
@@ -168,3 +208,19 @@ def _missing(values: Sequence[Any]) -> Bool[ndarray, " n"]:
     if UNSET not in values:
         return np.zeros(len(values), bool)
     return np.fromiter((value is UNSET for value in values), bool, len(values))
+
+
+def _rows_and_places(lengths: Int64[ndarray, " n"]) -> tuple[Int64[ndarray, " m"], Int64[ndarray, " m"]]:
+    """The list that each number lies in, and its place there."""
+    starts = np.cumsum(lengths) - lengths
+    return np.repeat(np.arange(len(lengths)), lengths), np.arange(lengths.sum()) - np.repeat(starts, lengths)
+
+
+def _whole_in(style: int, numbers: Float64[ndarray, " n"], place: Int64[ndarray, " n"]) -> Bool[ndarray, " n"]:
+    """Whether each number of a list is a whole number in a style."""
+    name = LIST_STYLES[style]
+    if name == "whole visibility":
+        return place % 3 == 2
+    if name == "whole where possible":
+        return numbers == np.rint(numbers)
+    return np.full(len(numbers), name == "whole")

@@ -20,10 +20,11 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import astuple
 from numpy import ndarray
 
+from detect.data.buckets import RowBlock
 from detect.data.coco_blocks import INVALID_JSON
 from detect.data.coco_fields import Fields
 from detect.data.coco_stream import compact_json
-from detect.data.entry_columns import EntryKind, field_values, needs_reading, text_column, typed_columns
+from detect.data.entry_columns import EntryKind, field_values, needs_reading, typed_columns
 from detect.errors import CocoError
 
 MAX_FIELDS = 100  # more are kept as the text of the whole entry
@@ -38,7 +39,7 @@ class EntryTables:
         self.kind, self.fields, self.position = kind, list(fields), position
         self._json = EntryJson(kind, self.fields)
 
-    def decode(self, buffer: bytes | bytearray, end: int) -> pa.Table | None:
+    def decode(self, buffer: bytes | bytearray, end: int) -> RowBlock | None:
         """The entries of the list in the first bytes of a buffer; None if those are no JSON list.
 
         Raises:
@@ -58,9 +59,9 @@ class EntryTables:
         if entries is None:
             entries = [self._json.decode(own) for own in texts or ()]
             raw = {row: own for row, own in enumerate(texts or ()) if self._json.encode(entries[row]) != own}
-        table = self._table(entries, raw)
+        rows = RowBlock(*self._columns(entries, raw), num_bytes=len(text))
         self.position += len(entries)
-        return table
+        return rows
 
     def adopt(self, fields: Sequence[str], count: int) -> bool:
         """Take entries that other tables were made of, with their fields; whether these go into one order with the own."""
@@ -93,8 +94,8 @@ class EntryTables:
         self._json = EntryJson(self.kind, self.fields)
         return True
 
-    def _table(self, entries: Sequence[Any], raw: dict[int, bytes]) -> pa.Table:
-        """The table of entries, given the texts of those that are not what their columns give; None is no usable entry."""
+    def _columns(self, entries: Sequence[Any], raw: dict[int, bytes]) -> tuple[pa.Table, dict[str, Sequence[Any]]]:
+        """The columns of entries, given the texts of those that are not what their columns give; None is no usable entry."""
         lost = [row for row, entry in enumerate(entries) if entry is None]
         usable = [self._json.nothing if entry is None else entry for entry in entries] if lost else entries
         own = zip(*map(astuple, usable), strict=True) if usable else [()] * len(self.fields)
@@ -107,13 +108,14 @@ class EntryTables:
             raw.setdefault(row, self._json.encode(entries[row]))
         self._name_images(columns, raw, odd)
         columns = {"position": pa.array(np.arange(self.position, self.position + len(entries))), **columns}
-        kept = np.ones(len(entries), bool)
-        kept[list(raw)] = False
-        columns |= {name: text_column(values[name], kept) for name in self.fields if name not in self.kind.types}
         columns |= {"style": pa.array(style), "odd": pa.array(odd)}
-        texts = list(map(raw.get, range(len(entries)))) if raw else None
-        columns["raw"] = pa.array(texts, pa.string()) if texts else pa.nulls(len(entries), pa.string())
-        return pa.table(columns)
+        texts: dict[str, Sequence[Any]] = {name: values[name] for name in self.fields if name not in self.kind.types}
+        if raw:
+            texts = {
+                name: [None if row in raw else text for row, text in enumerate(own)] for name, own in texts.items()
+            }
+            texts["raw"] = list(map(raw.get, range(len(entries))))
+        return pa.table(columns), texts
 
     def _name_images(self, columns: dict[str, Any], raw: Mapping[int, bytes], odd: Bool[ndarray, " n"]) -> None:
         """Fill in the image of entries that are read one by one, so that they lie beside it."""
@@ -188,7 +190,7 @@ def _compact_list(text: memoryview) -> tuple[bytes, list[bytes] | None] | None:
             return None
         return plain, list(_split(content))
     try:
-        compact.decode()
+        compact.isascii() or compact.decode()
     except UnicodeDecodeError as error:
         raise CocoError(f"not text (byte {error.start:,} of a block is not {error.encoding})") from None
     return compact, None

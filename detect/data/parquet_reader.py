@@ -143,7 +143,7 @@ def _read_images(part: Part, tolerant: TolerantReader) -> Sequence[Image]:
     table = read_columns(part.images_file, IMAGES, (*IMAGES.types, "odd"), part.num_images)
     odd = table["odd"].to_numpy()
     plain = table.filter(pa.array(~odd)) if odd.any() else table
-    wh = [plain[name].fill_null(UNKNOWN_PX).to_numpy() for name in ("width", "height")]
+    wh = [_filled(plain[name], UNKNOWN_PX) for name in ("width", "height")]
     images = ImageEntries(plain["id"].to_numpy(), np.stack(wh, axis=1), plain["file_name"].to_pylist())
     if not odd.any() and (images.wh != UNKNOWN_PX).all():
         return images
@@ -159,12 +159,12 @@ def _odd_entries(path: str, odd: Any) -> list[Any]:
 def _plain_annotations(table: pa.Table, *, keypoints: bool, angles: bool) -> AnnotationEntries:
     boxes_xywh = np.stack([_floats(table, name) for name in BOX], axis=1)
     return AnnotationEntries(
-        ids=table["id"].fill_null(NO_ID).to_numpy(),
+        ids=_filled(table["id"], NO_ID),
         image_ids=table["image_id"].to_numpy(),
         category_ids=table["category_id"].to_numpy(),
         boxes_xywh=boxes_xywh,
         has_box=~np.isnan(boxes_xywh[:, 0]),
-        iscrowd=table["iscrowd"].fill_null(0).to_numpy() != 0,
+        iscrowd=_filled(table["iscrowd"], 0) != 0,
         area=_floats(table, "area"),
         keypoints=_points(table) if keypoints else None,
         angles_deg=np.stack([_floats(table, name) for name in ANGLE_FIELDS], axis=1) if angles else None,
@@ -175,7 +175,11 @@ def _floats(table: pa.Table, name: str) -> Float64[ndarray, " n"]:
     """A column, NaN where it is null; NaN if the table lacks it."""
     if name not in table.column_names:
         return np.full(len(table), math.nan)
-    return table[name].fill_null(math.nan).to_numpy()
+    return _filled(table[name], math.nan)
+
+
+def _filled(column: pa.ChunkedArray, missing: float) -> Any:
+    return (column.fill_null(missing) if column.null_count else column).to_numpy()
 
 
 def _points(table: pa.Table) -> tuple[Float64[ndarray, "_ 3"], ...]:

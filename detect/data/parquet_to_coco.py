@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from detect.data.buckets import Buckets
+from detect.data.buckets import Buckets, RowBlock
 from detect.data.coco_reader import Progress
 from detect.data.entry_columns import ANNOTATIONS, IMAGES, EntryKind
 from detect.data.entry_tables import EntryJson
@@ -73,14 +73,15 @@ def _list(
         on_progress(f"reading {kind.name}", number, len(parts))
         with open_parquet(part.images_file if kind is IMAGES else part.annotations_file) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE):
-                rows = pa.table({"position": batch["position"], "text": list(json.texts(kind, batch))})
-                buckets.add(rows, np.minimum(rows["position"].to_numpy() // per_bucket, len(parts) - 1))
+                texts = list(json.texts(kind, batch))
+                rows = RowBlock(pa.table({"position": batch["position"]}), {"text": texts}, sum(map(len, texts)))
+                buckets.add(rows, np.minimum(batch["position"].to_numpy() // per_bucket, len(parts) - 1))
     buckets.flush()
     separator = b"["
     for number in range(len(parts)):
         tables = list(buckets.tables(number))
         if tables:
             table = pa.concat_tables(tables).combine_chunks().sort_by("position")
-            yield separator + b",".join(table["text"].to_pylist())
+            yield separator + b",".join(table["text"].cast(pa.binary()).to_pylist())
             separator = b","
     yield b"]" if separator == b"," else b"[]"

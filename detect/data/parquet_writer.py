@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from detect.data.buckets import Buckets, buckets_of_images
+from detect.data.buckets import BucketFile, Buckets, RowBlock, buckets_of_images
 from detect.data.coco_columns import rows_of_ids
 from detect.data.coco_reader import EXPECTED, Progress
 from detect.data.coco_stream import open_json, read_top_level
@@ -67,7 +67,7 @@ def write_parquet(files: Sequence[str], output: str | Path, *, on_progress: Prog
 
             reading.read(file, on_bytes)
         made = reading.description()
-        threads = ThreadPoolExecutor(NUM_THREADS)
+        threads = ThreadPoolExecutor(NUM_THREADS + 1)  # while some wait for the disk
 
         def named_parts() -> Iterator[tuple[str, bytes | Path]]:
             for number, (names, counts) in enumerate(threads.map(reading.write, range(num_parts))):
@@ -114,7 +114,8 @@ class _Reading:
                 elif isinstance(value, bytes):
                     self._keep(key, value, file)
                 else:
-                    self._spread(IMAGES if key == IMAGES.name else ANNOTATIONS, value)
+                    kind = IMAGES if key == IMAGES.name else ANNOTATIONS
+                    spread(kind, value, self.buckets[key], self.num_parts)
         for kind in KINDS:
             if kind.name not in seen:
                 raise CocoError(f"{file}: no list {kind.name!r} in it: {EXPECTED}")
@@ -138,9 +139,6 @@ class _Reading:
             if found.ended:
                 return start, True
         return start, False
-
-    def _spread(self, kind: EntryKind, table: pa.Table) -> None:
-        spread(kind, table, self.buckets[kind.name], self.num_parts)
 
     def _keep(self, key: str, text: bytes, file: str) -> None:
         if key in self.tables:
@@ -175,10 +173,8 @@ class _Reading:
         return written, (len(images), len(annotations))
 
     def _table(self, kind: EntryKind, number: int) -> pa.Table:
-        schema = kind.schema(self.tables[kind.name].fields)
-        return pa.concat_tables(
-            [schema.empty_table(), *(aligned(each, schema) for each in self.buckets[kind.name].tables(number))]
-        )
+        empty = kind.schema(self.tables[kind.name].fields).empty_table()
+        return pa.concat_tables([empty, *self.buckets[kind.name].tables(number)], promote_options="default")
 
 
 def _joined(categories: bytes, more: bytes, file: str) -> bytes:
@@ -196,7 +192,7 @@ class ReadRange:
 
     fields: list[str]
     count: int
-    files: list[str]
+    files: list[BucketFile]
 
 
 @dataclass(frozen=True)
@@ -219,20 +215,20 @@ class RangeBuckets(Sink[ReadRange]):
         self._tables, self._buckets, self._num_parts = EntryTables(ANNOTATIONS), Buckets(where, num_parts), num_parts
 
     def decode(self, buffer: bytearray, end: int) -> int | None:
-        table = self._tables.decode(buffer, end)
-        if table is None:
+        rows = self._tables.decode(buffer, end)
+        if rows is None:
             return None
-        spread(ANNOTATIONS, table, self._buckets, self._num_parts)
-        return len(table)
+        spread(ANNOTATIONS, rows, self._buckets, self._num_parts)
+        return len(rows)
 
     def finish(self) -> ReadRange:
         self._buckets.flush()
         return ReadRange(self._tables.fields, self._tables.position, self._buckets.files)
 
 
-def spread(kind: EntryKind, table: pa.Table, buckets: Buckets, num_parts: int) -> None:
-    """Put the rows of a table into the buckets of their images."""
-    buckets.add(table, buckets_of_images(table[kind.image_id].fill_null(0).to_numpy(), num_parts))
+def spread(kind: EntryKind, rows: RowBlock, buckets: Buckets, num_parts: int) -> None:
+    """Put rows into the buckets of their images."""
+    buckets.add(rows, buckets_of_images(rows.numbers[kind.image_id].fill_null(0).to_numpy(), num_parts))
 
 
 def write_parts(output: str | Path, parts: Iterable[Tables], others: dict[str, Any]) -> None:
@@ -285,21 +281,29 @@ def with_image_rows(annotations: pa.Table, images: pa.Table) -> pa.Table:
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
-    """Write one file of a part: texts compressed alone, ids as differences, other numbers by a dictionary."""
+    """Write one file of a part: ids as differences, other numbers but areas, of which few repeat, by a dictionary.
+
+    Texts are compressed by zstd; numbers, which every command reads, by LZ4: 7 % larger, a third of the time less to read.
+    """
     texts = {each.name for each in table.schema if pa.types.is_string(each.type)}
     ids = {"id", "position", "image_id", "image_row"}
     rising = {each.name for each in table.schema if each.name in ids and pa.types.is_integer(each.type)}
-    numbers = [name for name in table.column_names if name not in texts | rising]
+    repeated = [name for name in table.column_names if name not in {*texts, *rising, "area"}]
     pq.write_table(
         table,
         path,
-        compression="zstd",
-        compression_level=1,
+        compression={path: "zstd" if path in texts else "lz4" for path in _leaves(table.schema)},
+        compression_level=dict.fromkeys(texts, 1),
         row_group_size=ROWS_PER_GROUP,
-        use_dictionary=numbers,
+        use_dictionary=repeated,
         column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
         write_statistics=[name for name in table.column_names if name not in texts],
     )
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The paths of columns in a Parquet file."""
+    return [f"{each.name}.list.element" if pa.types.is_list(each.type) else each.name for each in schema]
 
 
 def _sorted(table: pa.Table, columns: Sequence[str]) -> pa.Table:

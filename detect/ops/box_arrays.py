@@ -25,6 +25,20 @@ def row_blocks(num_rows: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
     return (slice(start, min(start + at_once, num_rows)) for start in range(0, num_rows, at_once))
 
 
+def count_values(values: Int64[ndarray, " n"]) -> dict[int, int]:
+    """How often each value occurs, in rising order of the values.
+
+    >>> count_values(np.array([7, 4, 7]))
+    {4: 1, 7: 2}
+    """
+    lowest = int(values.min(initial=0))
+    if int(values.max(initial=0)) - lowest > len(values):
+        distinct, counts = np.unique(values, return_counts=True)
+        return dict(zip(distinct.tolist(), counts.tolist(), strict=True))
+    counts = np.bincount(values - lowest)  # many times as fast
+    return {lowest + place: int(counts[place]) for place in np.flatnonzero(counts).tolist()}
+
+
 def xywh_to_xyxy(boxes_xywh: Boxes) -> Boxes:
     """Convert (x, y, width, height) to two corners.
 

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET, Raw
 
-from detect.data.buckets import Buckets, buckets_of_images
+from detect.data.buckets import Buckets, RowBlock, buckets_of_images, text_column
 
 
 @given(st.lists(st.integers(-(2**62), 2**62), max_size=20), st.integers(1, 5000))
@@ -31,8 +32,8 @@ def test_rows_come_back_in_order_from_memory_and_files(tmp_path, monkeypatch):
     rng, buckets, expected = np.random.default_rng(0), Buckets(str(tmp_path), 7), {bucket: [] for bucket in range(7)}
     for start in range(0, 3000, 100):
         rows, own = np.arange(start, start + 100), rng.integers(0, 6, 100)
-        more = {"text": list(map(str, rows))} if start % 200 else {}
-        buckets.add(pa.table({"row": rows, **more}), own)
+        texts = {"text": [str(row).encode() for row in rows]} if start % 200 else {}
+        buckets.add(RowBlock(pa.table({"row": rows}), texts, 1000), own)
         for row, bucket in zip(rows.tolist(), own.tolist(), strict=True):
             expected[bucket].append(row)
     buckets.flush()
@@ -45,7 +46,15 @@ def test_rows_come_back_in_order_from_memory_and_files(tmp_path, monkeypatch):
     assert all(each["text"] == (str(each["row"]) if each["row"] // 100 % 2 else None) for each in texts)
 
 
+@given(st.lists(st.none() | st.text(max_size=5), max_size=9))
+def test_texts_are_null_where_there_are_none(texts):
+    raw = [Raw(text.encode()) if text is not None else UNSET for text in texts]
+    assert text_column(raw).to_pylist() == texts
+    assert text_column(raw).type == pa.string()
+
+
 def test_no_rows(tmp_path):
     buckets = Buckets(str(tmp_path), 3)
+    buckets.add(RowBlock(pa.table({"row": []}), {"text": []}, 2), np.zeros(0, np.int64))
     buckets.flush()
     assert list(buckets.tables(1)) == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from builders import (
@@ -21,6 +24,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.data import read_coco
+from detect.data.coco_checks import rows_that_share
 
 # Single entries: kind of entry, field, value, and the first finding. "*" replaces the whole entry.
 NAN, INF = float("nan"), float("inf")
@@ -185,6 +189,39 @@ def test_what_is_left_of_a_box_is_its_part_inside_the_image(box):
         assert_allclose(annotations.boxes_xywh, [[x0, y0, x1 - x0, y1 - y0]], atol=2e-6)
     else:
         assert min(box[2], box[3], x1 - x0, y1 - y0) <= 1e-12
+
+
+@pytest.mark.parametrize("bits", [1, 4, 24])  # of a hash table in which many values share a slot, and few
+@given(values=st.lists(st.one_of(st.integers(-3, 3), st.integers(-(2**62), 2**62)), max_size=40), kind=st.booleans())
+def test_rows_that_share_a_value_are_those_that_a_count_finds(bits, values, kind):
+    column = np.array(values, np.int64) if kind else np.array([float(value) + 0.1 for value in values])
+    times = Counter(column.tolist())
+    with patch("detect.data.coco_checks.MOST_SLOT_BITS", bits):
+        assert rows_that_share(column).tolist() == [row for row, own in enumerate(column.tolist()) if times[own] > 1]
+
+
+def test_boxes_that_repeat_are_found_in_many_blocks():
+    rng = np.random.default_rng(0)
+    boxes = rng.integers(1, 9, (3000, 4)).tolist()
+    image_ids = np.sort(rng.integers(0, 30, 3000)).tolist()
+    content = {
+        "images": [{"id": number, "width": 20, "height": 20} for number in range(30)],
+        "categories": [{"id": 1}],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": 1, "bbox": box}
+            for number, (image, box) in enumerate(zip(image_ids, boxes, strict=True))
+        ],
+    }
+    first = {}
+    expected = [
+        (number, f"the same box as annotation {other}: kept")
+        for number, key in enumerate(zip(image_ids, map(tuple, boxes), strict=True))
+        if (other := first.setdefault(key, number)) != number
+    ]
+    with patch("detect.data.coco_checks.ROWS_AT_ONCE", 100):
+        found = read_coco(content).suspicious
+    assert [(each.annotation_id, each.reason) for each in found] == expected
+    assert len(expected) > 20
 
 
 def test_repeated_ids_are_kept_and_named():

@@ -5,10 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import ONE_BOX_TEXT, coco_error, text_with, written
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from detect.data import read_coco
+from detect.data.coco_columns import NO_ROW, rows_of_ids
 from detect.samples import sample_annotations
+
+
+@given(st.lists(st.integers(-5, 5), max_size=20), st.sets(st.integers(-5, 5)))
+def test_the_row_of_an_id_is_its_place_among_the_images(ids, image_ids):
+    ordered = sorted(image_ids)
+    expected = [ordered.index(each) if each in image_ids else NO_ROW for each in ids]
+    assert rows_of_ids(np.array(ids, np.int64), np.array(ordered, np.int64)).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from detect.data.entry_columns import ANNOTATIONS, IMAGES, field_values, needs_reading, text_column, typed_columns
+from detect.data.entry_columns import (
+    ANNOTATIONS,
+    IMAGES,
+    LIST_STYLES,
+    field_values,
+    list_styles,
+    needs_reading,
+    read_numbers,
+    restore_list,
+    typed_columns,
+)
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
 
 def test_core_columns_are_always_there_and_others_are_texts():
@@ -56,8 +72,36 @@ def test_entries_that_commands_read_one_by_one_are_told():
     ]
 
 
-def test_texts_are_null_where_an_entry_has_none():
-    kept = np.array([True, True, False])
-    assert text_column([Raw(b"[1]"), UNSET, Raw(b"2")], kept).to_pylist() == ["[1]", None, None]
-    assert text_column([Raw(b"[1]"), Raw(b"null")], np.ones(2, bool)).to_pylist() == ["[1]", "null"]
-    assert text_column([], np.ones(0, bool)).to_pylist() == []
+def test_whole_numbers_and_points_are_told_apart():
+    numbers, is_whole, exact = read_numbers([10, 10.0, -3, 2**53 - 1, 2**53, -(2**53), 1e300])
+    np.testing.assert_allclose(numbers, [10, 10, -3, 2**53 - 1, 2**53, -(2**53), 1e300], rtol=0)
+    assert is_whole.tolist() == [True, False, True, True, True, True, False]
+    assert exact.tolist() == [True, True, True, True, False, False, True]
+
+
+def test_no_numbers():
+    assert [len(each) for each in read_numbers([])] == [0, 0, 0]
+    assert [len(each) for each in list_styles([])] == [0, 0]
+
+
+@given(st.lists(st.one_of(finite, st.integers(-(2**54), 2**54)), max_size=9))
+def test_a_list_with_a_style_is_restored(numbers):
+    bits, found = list_styles([numbers, [], numbers])
+    assert found[1]
+    assert found[0] == found[2]
+    if found[0]:
+        assert json.dumps(restore_list(list(map(float, numbers)), int(bits[0]))) == json.dumps(numbers)
+
+
+def test_each_style_is_found():
+    written = {
+        "whole": [1, 2, 2],
+        "point": [1.0, 2.0, 0.0],
+        "whole visibility": [1.0, 2.5, 2],
+        "whole where possible": [1, 2.5, 2, 3, 4, 0],
+    }
+    bits, found = list_styles(list(written.values()))
+    assert found.all()
+    restored = [restore_list(list(map(float, own)), int(bit)) for own, bit in zip(written.values(), bits, strict=True)]
+    assert list(map(str, restored)) == list(map(str, written.values()))
+    assert set(written) == set(LIST_STYLES)

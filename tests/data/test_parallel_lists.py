@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pyarrow as pa
 import pytest
 
 from detect.data.coco_stream import compact_json
@@ -25,7 +24,7 @@ def ranges(path, range_bytes):
     open_range = OpenRange(path.parent / "ranges", 1)
     found = list(decode_ranges(str(path), START, open_range, range_bytes=range_bytes, num_processes=2))
     files = [file for each in found for file in each.result.files]
-    ids = [number for file in files for number in pa.ipc.open_file(file).read_all()["id"].to_pylist()]
+    ids = [number for file in files for number in file.table(0)["id"].to_pylist()]
     assert len(ids) == sum(each.result.count for each in found)
     return found, ids
 

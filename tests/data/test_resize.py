@@ -39,6 +39,15 @@ def resized(rule: str, *image_wh: tuple[int, int]) -> ResizedImages:
     return parse_resize(rule).resize_images(sizes(*image_wh))
 
 
+@given(rule_texts, st.lists(st.tuples(pixels, pixels), max_size=5), st.integers(0, 2**32))
+def test_both_corners_of_a_box_move_as_points(rule, image_wh, seed):
+    images = parse_resize(rule).resize_images(sizes(*image_wh))
+    boxes_xywh = np.random.default_rng(seed).normal(0, 1000, (len(image_wh), 4))
+    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    points = [corner * images.scale_xy + images.offset_xy for corner in (low, high)]
+    assert_array_equal(images.move_boxes(boxes_xywh), np.concatenate(points, axis=1))
+
+
 def torchvision_resize(
     image_wh: tuple[int, int], boxes: np.ndarray, size: int, largest: int
 ) -> tuple[list[int], list[int], np.ndarray]:

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from detect.anchors.assign import assign
 from detect.anchors.generator import AnchorGenerator
-from detect.anchors.instances import ResizedInstances, area_ranges, instance_weights
+from detect.anchors.instances import area_ranges, instance_weights
 from detect.anchors.metrics import anchor_metrics
 from detect.errors import FitError
 from detect.fitting.fit_levels import Numbers, fit_levels
@@ -61,9 +61,7 @@ def test_each_level_may_have_its_own_exact_number(nuclei):
 
 @pytest.mark.parametrize(("count", "max_strides"), [(1, None), (3, None), (40, 4.0)])
 def test_exact_numbers_are_there_on_levels_that_no_box_uses_and_for_few_boxes(nuclei, count, max_strides):
-    few = ResizedInstances(
-        nuclei.dataset, nuclei.rule, nuclei.boxes[:count], nuclei.shapes[:count], nuclei.canvas_wh[:count]
-    )
+    few = nuclei.take(np.arange(count))
     numbers = (9, 4, 9, 6)
     fit = fit_levels(few, (4, 8, 64, 256), per_level=numbers, max_strides=max_strides)
     assert [len(set(level.shapes)) for level in fit.anchors.levels] == list(numbers)
@@ -137,13 +135,7 @@ def test_of_weight_nothing_is_as_not_being_there(nuclei):
 
 
 def test_of_many_boxes_the_score_is_one_over_positions(nuclei):
-    many = ResizedInstances(
-        nuclei.dataset,
-        nuclei.rule,
-        np.tile(nuclei.boxes, (20, 1)),
-        np.tile(nuclei.shapes, (20, 1)),
-        np.tile(nuclei.canvas_wh, (20, 1)),
-    )
+    many = nuclei.take(np.tile(np.arange(len(nuclei)), 20))
     fit = fit_levels(many, STRIDES, per_level=1, weights=np.tile(np.linspace(1, 2, len(nuclei)), 20))
     (name,) = fit.anchors.scores
     assert name == "expected_weighted_grid_average_iou"

@@ -110,8 +110,7 @@ def test_gains_are_the_best_over_all_anchors_of_the_grid(name, rule, offset, str
     instances = ResizedInstances.of(read_coco(sample_annotations(name)), rule)
     canvas = instances.canvas_wh[0]
     rows = np.flatnonzero((instances.canvas_wh == canvas).all(axis=1))[:40]
-    columns = (instances.boxes[rows], instances.shapes[rows], instances.canvas_wh[rows])
-    few = ResizedInstances(instances.dataset, instances.rule, *columns)
+    few = instances.take(rows)
     convention = Convention(stride_mode=stride_mode, center_offset=offset)
     boxes = OwnPositions.of(few, (8, 32), convention=convention)
     hw = (int(canvas[1]), int(canvas[0]))

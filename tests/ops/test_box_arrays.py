@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from pycocotools import mask
 
-from detect.ops.box_arrays import best_shape_iou, clip_boxes, shape_iou, xywh_to_xyxy, xyxy_to_xywh
+from detect.ops.box_arrays import best_shape_iou, clip_boxes, count_values, shape_iou, xywh_to_xyxy, xyxy_to_xywh
 
 sides = st.floats(1e-3, 1e4)
 quarters = st.integers(-4000, 4000).map(lambda n: n / 4)  # sums and differences of these are exact
@@ -24,6 +25,12 @@ def shape_tables(columns: int = 2, most: int = 12) -> st.SearchStrategy:
 
 def one_iou(shape: tuple[float, ...], other: tuple[float, ...]) -> float:
     return float(shape_iou(np.array([shape], float), np.array(other, float))[0])
+
+
+@given(st.lists(st.one_of(st.integers(-9, 9), st.sampled_from([2**62, -(2**62)])), max_size=30))
+def test_values_are_counted_in_rising_order(values):
+    counted = count_values(np.array(values, np.int64))
+    assert list(counted.items()) == sorted(Counter(values).items())
 
 
 @given(arrays(float, (5, 4), elements=quarters))
