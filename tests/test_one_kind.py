@@ -65,7 +65,7 @@ OTHERS = {  # functions of something else than the arrays of a user
     "targets": "set_own_cells num_same_cell sigma_from_size",  # in place; a number
     "keypoints": "box_keypoints coco_keypoints per_image angles_per_image",  # of datasets; for score_points, always NumPy
     "orientations": "check_orientation",  # of a word
-    "coco_points": "evaluate_landmarks oks_of point_results",  # of datasets, like those of oks and oracle
+    "coco_points": "evaluate_landmarks point_results",  # of datasets, like those of oks and oracle
     "oks": "evaluate_oks",
     "oracle": "batches_of_one_size check_map_sizes coarsest_good nearest_neighbors oracle_round_trip",
     "confusion": "box_confusions count_confusions",

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from detect.data import CocoResults, Finding
-from detect.errors import CocoError
-from detect.evaluation.boxes import (
-    as_dicts,
-    best_as_dict,
-    dataset_as_coco,
-    results_as_coco,
-    shown_score,
-)
+from detect.evaluation.boxes import as_dicts, best_as_dict, shown_score
 from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oks import OksScores, evaluate_oks
 from detect.evaluation.point_results import PointResults, score_radii
@@ -25,7 +18,7 @@ from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice, choose_threshold
 from detect.evaluation.predicted_points import PredictedPoints, are_counted
 from detect.keypoints.coco_keypoints import CocoKeypoints
-from detect.keypoints.keypoints import by_group, is_predicted
+from detect.keypoints.keypoints import by_group
 from detect.keypoints.orientations import PER_TURN
 
 UNLABELLED_IN_SCORES = {"ignore": "ignore", "wrong": "background"}  # and what they are of ignored regions
@@ -58,7 +51,7 @@ class LandmarkEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as plain values for JSON, without the curves."""
-        oks = {} if self.oks is None else {"oks": self.oks.to_dict()}
+        oks = {} if self.oks is None else {"oks": asdict(self.oks)}
         return {
             "task": "landmarks",
             "images": len(self.landmarks.dataset.images),
@@ -137,7 +130,7 @@ def evaluate_landmarks(
         by_score=by_score,
         confusion=usual.confusions(F1_RADIUS_PX, names, shown_score(min_score, by_score[0])),
         threshold=threshold,
-        oks=None if oks_sigmas is None else oks_of(predicted, truth, sigmas=oks_sigmas),
+        oks=None if oks_sigmas is None else evaluate_oks(predicted, truth, sigmas=oks_sigmas),
         num_results=len(predicted.scores),
         num_ignored=tables[0].num_ignored,
         invalid=tables[0].invalid,
@@ -185,33 +178,3 @@ def point_results(
     angles = by_group(predicted.angles_deg[found.rows[kept]], group[kept], num_groups)
     period = 360.0 / PER_TURN[truth.orientation]
     return replace(results, angles=(angles, [np.rad2deg(each) for each in true_angles]), period=period)
-
-
-def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:
-    """Compute COCO's keypoint metrics with one sigma for each keypoint, without the results :func:`point_results` rejects.
-
-    A keypoint that is not predicted lies at 0, 0, as in COCO's own evaluation.
-
-    Raises:
-        CocoError: instances have another number of keypoints than there are sigmas.
-    """
-    dataset = truth.dataset
-    for category, types in truth.category_types.items():
-        if len(types) != len(sigmas):
-            name = dataset.category_name(category)
-            raise CocoError(f"OKS needs one sigma for each of {len(types)} keypoints of {name!r}, got {len(sigmas)}")
-    found = zip(results_as_coco(predicted, dataset), predicted.keypoints, strict=True)
-    entries = [
-        {**entry, "keypoints": np.where(is_predicted(points)[:, None], points, 0.0).reshape(-1).tolist()}
-        for entry, points in found
-        if len(points) == len(sigmas) and is_predicted(points).any()
-    ]
-    coco, unlabelled = dataset_as_coco(dataset), np.zeros((len(sigmas), 3))
-    tables = dataset.annotations.keypoints or [unlabelled] * len(dataset.annotations)
-    for entry, points in zip(coco["annotations"], tables, strict=True):
-        fits = len(points) == len(sigmas)  # the others are ignored, with the results that match them
-        entry["keypoints"] = (points if fits else unlabelled).reshape(-1).tolist()
-    try:
-        return evaluate_oks(entries, coco, sigmas=sigmas)
-    except ValueError as error:
-        raise CocoError(str(error)) from None
