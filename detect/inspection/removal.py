@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int64
@@ -131,14 +132,8 @@ def patch_ranks(heatmap: Float[Tensor, "h w"], *, patch_px: int = PATCH_PX, seed
 @torch.no_grad()
 def _answers(scalar: Scalar, images: Iterator[Tensor], batch_size: int) -> Float[Tensor, " n"]:
     """The scalar of every image, a batch in memory at a time."""
-    parts: list[Tensor] = []
-    batch: list[Tensor] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == batch_size:
-            parts.append(scalar(torch.stack(batch)))
-            batch = []
-    if batch:
+    parts = []
+    while batch := list(islice(images, batch_size)):
         parts.append(scalar(torch.stack(batch)))
     return torch.cat(parts).double().cpu()
 
