@@ -151,24 +151,6 @@ def test_curves_are_those_of_pycocotools_and_average_to_its_precision(tmp_path):
     assert np.isnan(curves["", "IoU .50"].scores).all()
 
 
-def test_the_score_of_a_curve_reaches_its_recall(tmp_path):
-    """A plain count: results of kind 7 that have the score which the curve names, at its last recall."""
-    truth, results = boxes_at_random(8)
-    found = evaluated(tmp_path, truth, results)
-    curve = next(each for each in found.curves if (each.category, each.at) == ("kind 7", "IoU .50"))
-    last = int(np.flatnonzero(curve.precision)[-1])
-    kept = [each for each in results if each["score"] >= curve.scores[last]]
-    fewer = [each for each in results if each["score"] > curve.scores[last]]
-    recalls = [evaluated(tmp_path, truth, each).by_category[7] for each in (kept, fewer)]
-    instances = [each for each in truth["annotations"] if each["category_id"] == 7 and not each["iscrowd"]]
-    by_count = [
-        by_hand(*written(tmp_path, truth, each), 7).eval["recall"][0, 0, 0, -1] * len(instances)
-        for each in (kept, fewer)
-    ]
-    assert by_count[0] >= curve.recall[last] * len(instances) > by_count[1]
-    assert recalls[0].ar100 > recalls[1].ar100
-
-
 def test_an_empty_results_file_misses_everything(tmp_path):
     truth, _ = boxes_at_random(5)
     found = evaluated(tmp_path, truth, [])

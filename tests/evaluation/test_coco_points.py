@@ -167,16 +167,6 @@ def test_landmarks_by_hand(tmp_path):
     assert_allclose(found.curves[1].scores, [0.9, 0.8, 0.4, 0.3])
 
 
-def test_a_threshold_cuts_the_counts_and_leaves_average_precision(tmp_path):
-    every, cut = (
-        landmarks_evaluated(tmp_path, points(), found_points(), radii=(5.0,), threshold=threshold).overall[0]
-        for threshold in (None, 0.35)
-    )
-    assert (every.count.mae, cut.count.mae) == (1 / 3, 0)
-    assert cut.micro.f1 == 1
-    assert every.mean_average_precision == cut.mean_average_precision == 1
-
-
 def test_each_type_of_landmark_is_scored_by_itself(tmp_path):
     """Kind 5 is found, kind 9 is not: its one result lies 30 px off."""
     truth = points(categories=[{"id": number, "name": f"kind {number}"} for number in (5, 9)])

@@ -14,7 +14,6 @@ from detect.keypoints.keypoints import Keypoints
 from detect.keypoints.orientations import (
     PER_TURN,
     angles_between,
-    check_orientation,
     directions,
     in_degrees,
     read_angles,
@@ -78,8 +77,3 @@ def test_a_point_beside_the_map_takes_the_cell_at_its_edge():
     found = read_angles(maps, cells, image=image, orientation="directed")
     sines, cosines = (torch.stack([maps[1, axis, 1, 0], maps[0, axis, 2, 4]]) for axis in (1, 0))
     assert_close(found, sines.atan2(cosines))
-
-
-def test_an_unknown_word_is_told():
-    with pytest.raises(ValueError, match="orientation is one of none, directed, axis, got 'up'"):
-        check_orientation("up")
