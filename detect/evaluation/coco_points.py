@@ -13,9 +13,9 @@ from detect.data import CocoResults, Finding
 from detect.evaluation.boxes import as_dicts, best_as_dict, shown_score
 from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oks import OksScores, evaluate_oks
-from detect.evaluation.point_results import PointResults, score_radii
+from detect.evaluation.point_results import PointResults, check_choice, score_radii
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
-from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice, choose_threshold
+from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice
 from detect.evaluation.predicted_points import PredictedPoints, are_counted
 from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.keypoints import by_group
@@ -82,9 +82,8 @@ def evaluate_landmarks(
 ) -> LandmarkEvaluation:
     """Compute precision, recall, F1, distance error and count error at each radius, over all keypoint types and for each.
 
-    Each result has as many keypoints as the dataset's instances of its category. Those it does not predict are 0, 0, 0 or
-    NaN; a third number between 0 and 1 is a keypoint's own confidence, and its score is the lower of that and the result's.
-    If the truth has orientations, the angles of results are scored too, at each radius over the pairs within it.
+    Each result has as many keypoints as the dataset's instances of its category (:class:`PredictedPoints`). If the truth has
+    orientations, the angles of results are scored too, at each radius over the pairs within it.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.coco_keypoints import coco_keypoints
@@ -98,8 +97,7 @@ def evaluate_landmarks(
     Args:
         radii: largest distances of a pair, in image pixels; average precision is given at each radius too.
         threshold: lowest score of the results that count; average precision and the curves use all results.
-        choose: choose the threshold on this data instead, by the goal ``"f1"`` or ``"count"``.
-        choose_radius: radius of the goal ``"f1"``, in image pixels.
+        choose: choose the threshold on this data instead, by the goal ``"f1"`` within ``choose_radius``, or ``"count"``.
         source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes; the same as for ``truth``.
         oks_sigmas: one for each keypoint of an instance, to add COCO's scores by object keypoint similarity.
         min_score: lowest score of the results in the confusion matrix; by default the threshold of the highest F1.
@@ -110,13 +108,10 @@ def evaluate_landmarks(
         ValueError: there is no radius, both a threshold and a goal are given, or ``unlabelled`` is another word.
         CocoError: the number of sigmas is not that of an instance's keypoints.
     """
-    if not radii or (threshold is not None and choose is not None):
-        raise ValueError(f"need one radius or more, and a threshold or a goal, got {radii=}, {threshold=}, {choose=}")
+    check_choice(radii, threshold, choose)
     tabulate = partial(point_results, predicted, truth, source=source, unlabelled=unlabelled)
     if choose is not None:
-        table = tabulate(radius=choose_radius)
-        columns = table.predicted, table.truth
-        threshold = choose_threshold(*columns, scores=table.scores, goal=choose, radius=choose_radius).threshold
+        threshold = tabulate(radius=choose_radius).chosen_threshold(choose, choose_radius)
     tables = [tabulate(radius=radius) for radius in radii]
     names, pairs = truth.type_names, list(zip(radii, tables, strict=True))
     overall, by_type = score_radii(pairs, names, threshold=threshold, num_images=len(truth.dataset.images))
@@ -149,15 +144,6 @@ def point_results(
 
     A prediction in a region of :meth:`~detect.keypoints.coco_keypoints.CocoKeypoints.ignored_regions` counts only if a true
     point is within the ``radius``, in image pixels. For ``source`` and ``unlabelled`` see :func:`evaluate_landmarks`.
-
-    >>> from detect.data import read_coco
-    >>> from detect.keypoints.coco_keypoints import coco_keypoints
-    >>> from detect.samples import sample_annotations
-    >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
-    >>> none = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())
-    >>> points = point_results(none, nuclei)
-    >>> len(points.truth), sum(map(len, points.truth)), sum(map(len, points.predicted))
-    (80, 318, 0)
     """
     if unlabelled not in UNLABELLED_IN_SCORES:
         raise ValueError(f"unlabelled is one of {', '.join(UNLABELLED_IN_SCORES)}, got {unlabelled!r}")
@@ -166,9 +152,8 @@ def point_results(
     num_groups = truth.landmarks.num_images * num_types
     true_points = truth.landmarks.per_image()
     group = predicted.image_rows[found.rows] * num_types + found.types
-    kept = are_counted(
-        found.points, group, true_points, truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled]), radius
-    )
+    regions = truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled])
+    kept = are_counted(found.points, group, true_points, regions, radius)
     points, scores = (by_group(each[kept], group[kept], num_groups) for each in (found.points, found.scores))
     invalid = (*predicted.invalid, *found.invalid)
     results = PointResults(points, true_points, scores, num_types, int((~kept).sum()), invalid)

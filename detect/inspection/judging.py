@@ -91,11 +91,10 @@ def judge(
     Args:
         scalar: the explained answer, for each image of a batch; it runs ``module``.
         heatmap: the attribution of each pixel; where it is positive, the pixel speaks for the answer.
-        box: x0, y0, x1, y1 in continuous pixels of ``image``, what is outside of it is cut off.
+        box: in continuous pixels of ``image``; what is outside of it is cut off.
         attribute_again: makes the attribution anew, with the weights that ``module`` has when it is called.
         seed: of the random order and weights.
-        by_chance: the curves of a random map, for answers that several maps explain; by default they are measured.
-        options: of :func:`removal_curves`.
+        by_chance: the curves of a random map; by default they are measured. ``options`` are of :func:`removal_curves`.
 
     Raises:
         ValueError: shapes do not match, or the map is not finite.

@@ -85,8 +85,8 @@ class _Moments:
             y = layer.apply(layer.cells.detach(), weight)
             (active_x,) = torch.autograd.grad(y, weight, active.to(y), retain_graph=True)
             (active_xy,) = torch.autograd.grad(y, weight, active * y.detach())
-        outputs = [each.movedim(-1, 1) if weight.ndim == 2 else each for each in (y.detach(), active)]
-        self._add(*outputs, active_x, active_xy)
+        axis = -1 if weight.ndim == 2 else 1
+        self._add(y.detach().movedim(axis, 1), active.movedim(axis, 1), active_x, active_xy)
 
     def add_sum(self, first: Tensor, second: Tensor, active: Tensor) -> None:
         """Add a call of a sum, whose neurons have two inputs."""

@@ -75,11 +75,8 @@ def found_at(found: Sequence[Found], xy: tuple[float, float]) -> int | None:
     0
     """
     x, y = xy
-    for number, each in enumerate(found):
-        x0, y0, x1, y1 = each.box
-        if x0 <= x <= x1 and y0 <= y <= y1:
-            return number
-    return None
+    boxes = enumerate(each.box for each in found)
+    return next((number for number, (x0, y0, x1, y1) in boxes if x0 <= x <= x1 and y0 <= y <= y1), None)
 
 
 def answer_of(
@@ -90,11 +87,10 @@ def answer_of(
     image_hw: tuple[int, int],
     box: Sequence[float] | None = None,
 ) -> Scalar:
-    """The number of a detection that ``answer`` names, as a function of images of the size ``image_hw``.
+    """The number of a detection as a function of images of the size ``image_hw``.
 
-    Args:
-        answer: ``"class"``, the logit; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``, a side of the box in pixels;
-            ``"iou"``, the IoU of the predicted box with ``box``; ``"peak"``, the logit of the peak's cell.
+    ``answer`` is ``"class"``, the logit; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``, a side of the box in pixels;
+    ``"iou"``, the IoU of the predicted box with ``box``; ``"peak"``, the logit of the peak's cell.
 
     Raises:
         ValueError: the detector has no such answer, or there is no box for the IoU.

@@ -52,10 +52,9 @@ def anchor_page(
 
     Args:
         scores: metrics of the fitted set, then of the sets it is compared with.
-        curve: the number of shapes; without it, that figure is left out.
+        curve: average IoU by number of shapes.
         title, notes: plain text; notes are lines under the title.
-        images: folder of the images, to show the instances with the lowest IoU over them. Missing and broken images are
-            left out and counted.
+        images: folder of the images, to show the instances with the lowest IoU over them.
         stability, generalisation: of the first set.
         levels: shown instead of the first set's own levels.
         detectors: scores under the rule of the detector that the first set is for, of this set and of others.

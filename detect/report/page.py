@@ -35,14 +35,7 @@ for (const button of document.querySelectorAll(".copy button")) button.onclick =
 """
 
 
-def page(
-    title: str,
-    about: str,
-    sections: Sections,
-    *,
-    read_from: Sequence[str],
-    notes: Sequence[str] = (),
-) -> str:
+def page(title: str, about: str, sections: Sections, *, read_from: Sequence[str], notes: Sequence[str] = ()) -> str:
     """Return a whole page; equal input gives equal text.
 
     Args:

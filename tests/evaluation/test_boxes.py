@@ -38,16 +38,9 @@ def boxes_at_random(seed: int, *, results: int | None = None) -> tuple[dict[str,
             width, height = (float(value) for value in np.exp(draws.uniform(np.log(8), np.log(180), 2)))
             x, y = float(draws.uniform(0, 400 - width)), float(draws.uniform(0, 300 - height))
             category = int(draws.choice(GAPPED[:2]))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": category,
-                    "bbox": [x, y, width, height],
-                    "area": width * height * float(draws.uniform(0.5, 1)),
-                    "iscrowd": int(draws.random() < 0.15),
-                }
-            )
+            own = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
+            area, crowd = width * height * float(draws.uniform(0.5, 1)), int(draws.random() < 0.15)
+            annotations.append({**own, "bbox": [x, y, width, height], "area": area, "iscrowd": crowd})
             for _ in range(int(draws.integers(0, 4))):
                 moved = np.array([x, y, width, height]) * draws.normal(1, 0.08, 4)
                 wrong = draws.random() < 0.15

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import pytest
 import torch
 from planted import StripeFinder, stripes_at
@@ -17,25 +19,15 @@ class Noted(Rewriting):
         super().__init__()
         self.kinds = []
 
-    def activation(self, function, cells):
-        self.kinds.append("activation")
-        return function(cells)
+    def _noted(self, kind, function, *args, **kwargs):
+        self.kinds.append(kind)
+        return function(*args, **kwargs)
 
-    def convolution(self, function, cells, weight, *args, **kwargs):
-        self.kinds.append("convolution")
-        return function(cells, weight, *args, **kwargs)
-
-    def norm(self, name, /, function, cells, *args, **kwargs):
-        self.kinds.append(name)
-        return function(cells, *args, **kwargs)
-
-    def add(self, function, first, second):
-        self.kinds.append("add")
-        return function(first, second)
-
-    def multiply(self, function, first, second):
-        self.kinds.append("multiply")
-        return function(first, second)
+    activation = partialmethod(_noted, "activation")
+    convolution = partialmethod(_noted, "convolution")
+    add = partialmethod(_noted, "add")
+    multiply = partialmethod(_noted, "multiply")
+    norm = _noted  # whose first argument is its name
 
 
 class Calls(nn.Module):

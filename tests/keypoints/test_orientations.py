@@ -11,13 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
 from detect.keypoints.keypoints import Keypoints
-from detect.keypoints.orientations import (
-    PER_TURN,
-    angles_between,
-    directions,
-    in_degrees,
-    read_angles,
-)
+from detect.keypoints.orientations import PER_TURN, angles_between, directions, in_degrees, read_angles
 from detect.keypoints.targets import render_heatmaps
 
 ANY = st.floats(-20, 20)
