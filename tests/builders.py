@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -380,6 +381,11 @@ def page_figures(page: str) -> dict[str, Any]:
     """The plotly figures of a page by name."""
     (figures,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
     return json.loads(figures)
+
+
+def packed_numbers(values: dict[str, str]) -> np.ndarray:
+    """An array as plotly packs it."""
+    return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
 
 
 def table_rows(markup: str) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from detect.anchors.anchor_set import AnchorSet
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.inspection.targets import ClassLogit
+from detect.inspection.targets import Scalar, class_logit
 from detect.loading.labels import LabelMap
 from detect.training.builder import build_detector
 from detect.training.config import parse_config
@@ -66,6 +67,24 @@ def stripes_at(row: int = ROW, column: int = COLUMN, *, seed: int = 0) -> Tensor
     return (image + 0.02 * torch.rand(SIDE, SIDE, generator=random))[None]
 
 
+class Answer(nn.Module):
+    """An answer of a module as a module, as Captum's hooks need it."""
+
+    def __init__(self, module: nn.Module, answer: Callable[[nn.Module], Scalar]) -> None:
+        super().__init__()
+        self.module, self.answer = module, answer
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(self.module)(images)
+
+
+def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """A module in evaluation mode with random weights of this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return make().eval()
+
+
 def stripe_answer(module: StripeFinder):
     """The response in the middle of the patch."""
     return lambda images: module(images)[0][:, 0, ROW, COLUMN]
@@ -100,8 +119,12 @@ def nuclei_image(side: int = 64) -> Tensor:
     return image[None].clamp(max=1)
 
 
-def strongest_logit(detector: RetinaNetDetector, image: Tensor) -> ClassLogit:
+def strongest_logit(detector: RetinaNetDetector, image: Tensor) -> Scalar:
     """The class logit of the anchor whose logit differs most from that of a black image."""
+    return class_logit(detector, strongest_anchor(detector, image), 0)
+
+
+def strongest_anchor(detector: RetinaNetDetector, image: Tensor) -> int:
     with torch.no_grad():
         logits = detector(torch.stack([image, torch.zeros_like(image)])).logits[..., 0]
-    return ClassLogit(detector, int((logits[0] - logits[1]).abs().argmax()), 0)
+    return int((logits[0] - logits[1]).abs().argmax())

@@ -35,7 +35,6 @@ from detect.keypoints import subpixel
 from detect.keypoints.coco_keypoints import CocoKeypoints, coco_keypoints
 from detect.keypoints.coordinates import cells_to_image, image_to_cells
 from detect.keypoints.keypoints import Keypoints, by_group, is_predicted
-from detect.keypoints.laplacian import laplacian_filter
 from detect.keypoints.local_maxima import LocalMaxima, close_pairs, find_local_maxima, with_spacing
 from detect.keypoints.orientations import angles_between, directions, in_degrees, read_angles
 from detect.keypoints.padded_peaks import find_padded_peaks
@@ -66,8 +65,7 @@ OTHERS = {  # functions of something else than the arrays of a user
     "targets": "set_own_cells num_same_cell sigma_from_size",  # in place; a number
     "keypoints": "box_keypoints coco_keypoints per_image angles_per_image",  # of datasets; for score_points, always NumPy
     "orientations": "check_orientation",  # of a word
-    "laplacian": "laplacian_kernel",  # of numbers
-    "coco_points": "evaluate_landmarks oks_of point_results",  # of datasets, like those of oks and oracle
+    "coco_points": "evaluate_landmarks point_results",  # of datasets, like those of oks and oracle
     "oks": "evaluate_oks",
     "oracle": "batches_of_one_size check_map_sizes coarsest_good nearest_neighbors oracle_round_trip",
     "confusion": "box_confusions count_confusions",
@@ -133,7 +131,6 @@ CASES: dict[Callable[..., Any], dict[str, Any]] = {
     is_predicted: {"table": np.array([[3.0, 4.0, 1.0], [0.0, 0.0, 0.0]])},
     by_group: {"values": POINTS[0], "group": np.array([1, 0, 1]), "num_groups": 2},
     Keypoints.of: {"images": POINTS},
-    laplacian_filter: {"maps": bells(12, 14)},
     LocalMaxima.rows: {"self": MAXIMA, "index": np.array([2, 0])},
     find_local_maxima: {"maps": bells(12, 14)[0], "threshold": 0.3},
     with_spacing: {"maxima": MAXIMA, "among": MAXIMA, "farthest": 11.0, "share": 0.2},

@@ -44,8 +44,7 @@ from detect.loading.image_files import dataset_from_files
 from detect.loading.labels import LabelMap
 from detect.ops.tensor_files import read_tensor_file
 from detect.report.advice_page import detector_part
-from detect.report.anchor_page import anchor_page
-from detect.report.anchor_pictures import worst_block, worst_pictures
+from detect.report.anchor_page import anchor_page, worst_block, worst_pictures
 from detect.report.object_pictures import object_pictures
 from detect.samples import sample_annotations
 from detect.training.builder import build_detector
@@ -251,10 +250,8 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(
         [files.score], None, title="Anchors", images=as_(IMAGES)
     ),
-    "detect.report.anchor_pictures.worst_block": lambda files, as_: worst_block(files.score, as_(IMAGES)),
-    "detect.report.anchor_pictures.worst_pictures": lambda files, as_: len(
-        worst_pictures(files.score, as_(IMAGES)).drawn
-    ),
+    "detect.report.anchor_page.worst_block": lambda files, as_: worst_block(files.score, as_(IMAGES)),
+    "detect.report.anchor_page.worst_pictures": lambda files, as_: len(worst_pictures(files.score, as_(IMAGES)).drawn),
     "detect.report.object_pictures.object_pictures": lambda files, as_: len(
         object_pictures(files.score.instances.dataset, [0], as_(IMAGES)).drawn
     ),

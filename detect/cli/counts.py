@@ -210,7 +210,7 @@ def _read_counts(file: Path, trained: TrainedDetector, reading: str | None) -> S
     try:
         content = msgspec.json.decode(text)
         known = content["format"] == FORMAT
-        types = {name: CountCalibration.from_dict(own) for name, own in content["types"].items()}
+        types = msgspec.convert(content["types"], dict[str, CountCalibration])
         saved, checkpoint, own = SavedCounts(content["made_on"], types), content["checkpoint"], content["reading"]
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{file}: not calibrated counts, or of another version") from None

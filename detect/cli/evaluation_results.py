@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
     oriented = evaluation.landmarks.orientation != NO_ORIENTATION
     tables = point_tables(evaluation.overall, evaluation.by_type, _best_scores(evaluation), oriented=oriented)
     if evaluation.oks:
-        scores = evaluation.oks.to_dict()
+        scores = asdict(evaluation.oks)
         tables.append(ScoreTable("OKS", OKS_CAPTION, ("", *scores), (("all", *scores.values()),)))
     return tables
 

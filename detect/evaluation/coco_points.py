@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from detect.data import CocoResults, Finding
-from detect.errors import CocoError
-from detect.evaluation.boxes import (
-    as_dicts,
-    best_as_dict,
-    dataset_as_coco,
-    results_as_coco,
-    shown_score,
-)
+from detect.evaluation.boxes import as_dicts, best_as_dict, shown_score
 from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oks import OksScores, evaluate_oks
-from detect.evaluation.point_results import PointResults, score_radii
+from detect.evaluation.point_results import PointResults, check_choice, score_radii
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
-from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice, choose_threshold
+from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice
 from detect.evaluation.predicted_points import PredictedPoints, are_counted
 from detect.keypoints.coco_keypoints import CocoKeypoints
-from detect.keypoints.keypoints import by_group, is_predicted
+from detect.keypoints.keypoints import by_group
 from detect.keypoints.orientations import PER_TURN
 
 UNLABELLED_IN_SCORES = {"ignore": "ignore", "wrong": "background"}  # and what they are of ignored regions
@@ -58,7 +51,7 @@ class LandmarkEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as plain values for JSON, without the curves."""
-        oks = {} if self.oks is None else {"oks": self.oks.to_dict()}
+        oks = {} if self.oks is None else {"oks": asdict(self.oks)}
         return {
             "task": "landmarks",
             "images": len(self.landmarks.dataset.images),
@@ -89,9 +82,8 @@ def evaluate_landmarks(
 ) -> LandmarkEvaluation:
     """Compute precision, recall, F1, distance error and count error at each radius, over all keypoint types and for each.
 
-    Each result has as many keypoints as the dataset's instances of its category. Those it does not predict are 0, 0, 0 or
-    NaN; a third number between 0 and 1 is a keypoint's own confidence, and its score is the lower of that and the result's.
-    If the truth has orientations, the angles of results are scored too, at each radius over the pairs within it.
+    Each result has as many keypoints as the dataset's instances of its category (:class:`PredictedPoints`). If the truth has
+    orientations, the angles of results are scored too, at each radius over the pairs within it.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.coco_keypoints import coco_keypoints
@@ -105,8 +97,7 @@ def evaluate_landmarks(
     Args:
         radii: largest distances of a pair, in image pixels; average precision is given at each radius too.
         threshold: lowest score of the results that count; average precision and the curves use all results.
-        choose: choose the threshold on this data instead, by the goal ``"f1"`` or ``"count"``.
-        choose_radius: radius of the goal ``"f1"``, in image pixels.
+        choose: choose the threshold on this data instead, by the goal ``"f1"`` within ``choose_radius``, or ``"count"``.
         source: ``"keypoints"``, or ``"boxes"`` if the points are centres of boxes; the same as for ``truth``.
         oks_sigmas: one for each keypoint of an instance, to add COCO's scores by object keypoint similarity.
         min_score: lowest score of the results in the confusion matrix; by default the threshold of the highest F1.
@@ -117,13 +108,10 @@ def evaluate_landmarks(
         ValueError: there is no radius, both a threshold and a goal are given, or ``unlabelled`` is another word.
         CocoError: the number of sigmas is not that of an instance's keypoints.
     """
-    if not radii or (threshold is not None and choose is not None):
-        raise ValueError(f"need one radius or more, and a threshold or a goal, got {radii=}, {threshold=}, {choose=}")
+    check_choice(radii, threshold, choose)
     tabulate = partial(point_results, predicted, truth, source=source, unlabelled=unlabelled)
     if choose is not None:
-        table = tabulate(radius=choose_radius)
-        columns = table.predicted, table.truth
-        threshold = choose_threshold(*columns, scores=table.scores, goal=choose, radius=choose_radius).threshold
+        threshold = tabulate(radius=choose_radius).chosen_threshold(choose, choose_radius)
     tables = [tabulate(radius=radius) for radius in radii]
     names, pairs = truth.type_names, list(zip(radii, tables, strict=True))
     overall, by_type = score_radii(pairs, names, threshold=threshold, num_images=len(truth.dataset.images))
@@ -137,7 +125,7 @@ def evaluate_landmarks(
         by_score=by_score,
         confusion=usual.confusions(F1_RADIUS_PX, names, shown_score(min_score, by_score[0])),
         threshold=threshold,
-        oks=None if oks_sigmas is None else oks_of(predicted, truth, sigmas=oks_sigmas),
+        oks=None if oks_sigmas is None else evaluate_oks(predicted, truth, sigmas=oks_sigmas),
         num_results=len(predicted.scores),
         num_ignored=tables[0].num_ignored,
         invalid=tables[0].invalid,
@@ -156,15 +144,6 @@ def point_results(
 
     A prediction in a region of :meth:`~detect.keypoints.coco_keypoints.CocoKeypoints.ignored_regions` counts only if a true
     point is within the ``radius``, in image pixels. For ``source`` and ``unlabelled`` see :func:`evaluate_landmarks`.
-
-    >>> from detect.data import read_coco
-    >>> from detect.keypoints.coco_keypoints import coco_keypoints
-    >>> from detect.samples import sample_annotations
-    >>> nuclei = coco_keypoints(read_coco(sample_annotations("nuclei"), keypoints=True))
-    >>> none = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())
-    >>> points = point_results(none, nuclei)
-    >>> len(points.truth), sum(map(len, points.truth)), sum(map(len, points.predicted))
-    (80, 318, 0)
     """
     if unlabelled not in UNLABELLED_IN_SCORES:
         raise ValueError(f"unlabelled is one of {', '.join(UNLABELLED_IN_SCORES)}, got {unlabelled!r}")
@@ -173,9 +152,8 @@ def point_results(
     num_groups = truth.landmarks.num_images * num_types
     true_points = truth.landmarks.per_image()
     group = predicted.image_rows[found.rows] * num_types + found.types
-    kept = are_counted(
-        found.points, group, true_points, truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled]), radius
-    )
+    regions = truth.ignored_regions(UNLABELLED_IN_SCORES[unlabelled])
+    kept = are_counted(found.points, group, true_points, regions, radius)
     points, scores = (by_group(each[kept], group[kept], num_groups) for each in (found.points, found.scores))
     invalid = (*predicted.invalid, *found.invalid)
     results = PointResults(points, true_points, scores, num_types, int((~kept).sum()), invalid)
@@ -185,33 +163,3 @@ def point_results(
     angles = by_group(predicted.angles_deg[found.rows[kept]], group[kept], num_groups)
     period = 360.0 / PER_TURN[truth.orientation]
     return replace(results, angles=(angles, [np.rad2deg(each) for each in true_angles]), period=period)
-
-
-def oks_of(predicted: CocoResults, truth: CocoKeypoints, *, sigmas: Sequence[float]) -> OksScores:
-    """Compute COCO's keypoint metrics with one sigma for each keypoint, without the results :func:`point_results` rejects.
-
-    A keypoint that is not predicted lies at 0, 0, as in COCO's own evaluation.
-
-    Raises:
-        CocoError: instances have another number of keypoints than there are sigmas.
-    """
-    dataset = truth.dataset
-    for category, types in truth.category_types.items():
-        if len(types) != len(sigmas):
-            name = dataset.category_name(category)
-            raise CocoError(f"OKS needs one sigma for each of {len(types)} keypoints of {name!r}, got {len(sigmas)}")
-    found = zip(results_as_coco(predicted, dataset), predicted.keypoints, strict=True)
-    entries = [
-        {**entry, "keypoints": np.where(is_predicted(points)[:, None], points, 0.0).reshape(-1).tolist()}
-        for entry, points in found
-        if len(points) == len(sigmas) and is_predicted(points).any()
-    ]
-    coco, unlabelled = dataset_as_coco(dataset), np.zeros((len(sigmas), 3))
-    tables = dataset.annotations.keypoints or [unlabelled] * len(dataset.annotations)
-    for entry, points in zip(coco["annotations"], tables, strict=True):
-        fits = len(points) == len(sigmas)  # the others are ignored, with the results that match them
-        entry["keypoints"] = (points if fits else unlabelled).reshape(-1).tolist()
-    try:
-        return evaluate_oks(entries, coco, sigmas=sigmas)
-    except ValueError as error:
-        raise CocoError(str(error)) from None

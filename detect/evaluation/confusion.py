@@ -99,10 +99,8 @@ def box_confusions(predicted: CocoResults, truth: CocoDataset, *, threshold: flo
         is_crowd = every.iscrowd[own].astype(bool)
         overlap = iou(predicted.boxes_xywh[rows], every.boxes_xywh[own], is_crowd.astype(np.uint8))
         overlap = np.asarray(overlap, np.float64).reshape(len(rows), len(own))  # an empty list without boxes
-        classes = (
-            np.searchsorted(categories, each) for each in (predicted.category_ids[rows], every.category_ids[own])
-        )
-        of_predicted, of_truth = classes
+        ids = predicted.category_ids[rows], every.category_ids[own]
+        of_predicted, of_truth = (np.searchsorted(categories, each) for each in ids)
         in_crowd = np.any(overlap[:, is_crowd] >= MIN_IOU, axis=1)
         return ImageMatches(overlap[:, ~is_crowd], of_predicted, of_truth[~is_crowd], in_crowd)
 

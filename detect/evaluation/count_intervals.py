@@ -12,9 +12,8 @@ quantile: however many there are, the others keep their coverage.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -143,9 +142,8 @@ class CountCalibration:
     def fit(cls, known: KnownCounts, *, empty: str = "apart") -> CountCalibration:
         """Learn from images that the detector was not trained on.
 
-        Args:
-            empty: ``"apart"`` keeps the coverage of images with points, whatever the share of empty ones; with
-                ``"included"`` the confidence is that of all images together.
+        ``empty="apart"`` keeps the coverage of images with points, whatever the share of empty ones; with ``"included"`` the
+        confidence is that of all images together.
 
         Raises:
             FitError: there is only one image.
@@ -198,10 +196,8 @@ class CountCalibration:
         rank = math.ceil(round((len(self.errors) + 1) * confidence, 9))
         if rank > len(self.errors):
             needed = math.ceil(round(confidence / (1 - confidence), 9))
-            raise FitError(
-                f"counts at a confidence of {confidence:g} need {needed:,} images in which a point is or is found, got "
-                f"{len(self.errors):,}"
-            )
+            own = f"images in which a point is or is found, got {len(self.errors):,}"
+            raise FitError(f"counts at a confidence of {confidence:g} need {needed:,} {own}")
         return self.errors[rank - 1]
 
     def total(self, scores: Scores, *, confidence: float = 0.9) -> CountTotal:
@@ -217,14 +213,6 @@ class CountCalibration:
         low, high = math.ceil(expected - reach - TINY), math.floor(expected + reach + TINY)
         count = round(expected)
         return CountTotal(count, max(min(low, count), 0), max(high, count))
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> CountCalibration:
-        """Restore ``dataclasses.asdict`` of a calibration, after a way through JSON."""
-        own = dict(content)
-        presence = None if own["presence"] is None else (float(own["presence"][0]), float(own["presence"][1]))
-        own |= {"rule": CountRule(**own["rule"]), "errors": tuple(map(float, own["errors"])), "presence": presence}
-        return cls(**own)
 
 
 def folds(num_images: int) -> list[tuple[Int64[ndarray, " k"], Int64[ndarray, " h"]]]:

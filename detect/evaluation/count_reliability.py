@@ -86,12 +86,8 @@ class CountReliability:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         presence, bins = self.presence(), [asdict(each) for each in self.bins()]
-        return {
-            "confidence": self.confidence,
-            "slope": self.slope,
-            "bins": bins,
-            "presence": presence and asdict(presence),
-        }
+        numbers = {"confidence": self.confidence, "slope": self.slope, "bins": bins}
+        return {**numbers, "presence": presence and asdict(presence)}
 
 
 def cross_validate_counts(known: KnownCounts, *, confidence: float = 0.9, empty: str = "apart") -> CountReliability:

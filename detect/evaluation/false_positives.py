@@ -42,10 +42,8 @@ class FalsePositiveRate:
         1.4979
         """
         tail = (1 - confidence) / 2
-        low = float(gammaincinv(count, tail)) if count else 0.0
-        return cls(
-            count, area_mm2, count / area_mm2, low / area_mm2, float(gammaincinv(count + 1, 1 - tail)) / area_mm2
-        )
+        low, high = gammaincinv(count, tail) if count else 0.0, gammaincinv(count + 1, 1 - tail)
+        return cls(count, area_mm2, count / area_mm2, float(low) / area_mm2, float(high) / area_mm2)
 
 
 @dataclass(frozen=True)
@@ -68,18 +66,14 @@ def false_positives(
 ) -> FalsePositives:
     """Count the false positives of each image and type, as :func:`~detect.evaluation.coco_points.point_results` groups them.
 
-    Args:
-        regions: ignored regions of each group, in the points' convention.
-        microns_per_pixel: of the images, both along x and y.
-        threshold: lowest score of the points that count.
-        radius: in image pixels.
+    ``regions`` are the ignored ones of each group, in the points' convention; the radius is in image pixels. Points below
+    the threshold do not count.
     """
     pixel_mm2 = (microns_per_pixel / MICRONS_PER_MM) ** 2
     shift, wh = origin_shift(truth.pixel_origin), truth.dataset.images.wh
     counts, areas = np.zeros(len(points.truth), np.int64), np.zeros(len(points.truth))
-    for group, (predicted, true_points, scores) in enumerate(
-        zip(points.predicted, points.truth, points.scores, strict=True)
-    ):
+    columns = zip(points.predicted, points.truth, points.scores, strict=True)
+    for group, (predicted, true_points, scores) in enumerate(columns):
         kept = predicted if threshold is None else predicted[scores >= threshold]
         counts[group] = len(kept) - len(match_points(kept, true_points, radius=radius).predicted)
         areas[group] = area_outside(wh[group // points.num_types], regions[group] + shift) * pixel_mm2

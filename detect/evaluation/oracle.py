@@ -70,9 +70,8 @@ def oracle_round_trip(
     """Draw the keypoints of a dataset, find the peaks, and score them within ``radius``.
 
     The stride is in image pixels per cell, the sigma in cells (a number, or one for x and one for y), the radius in image
-    pixels. Peaks are at least ``threshold``
-    high, from 0 to 1; with ``split``, overlapping ones are separated, see :mod:`detect.keypoints.split_peaks`. After each
-    batch, ``on_progress`` is called with the number of finished images.
+    pixels. Peaks are above ``threshold``, from 0 to 1; with ``split``, overlapping ones are separated. ``on_progress`` is
+    called with the number of finished images.
 
     >>> from detect.data import read_coco
     >>> from detect.keypoints.coco_keypoints import coco_keypoints
@@ -120,9 +119,9 @@ def _num_without_peak(
     return len(points) - sum(len(each.truth) for each in pairs)
 
 
-def coarsest_good(oracles: Sequence[OracleScores], *, min_f1: float = GOOD_F1) -> OracleScores | None:
-    """Return the largest stride with an F1 of at least ``min_f1``, at its best sigma; of equally good sigmas the largest."""
-    good = [each for each in oracles if each.scores.micro.f1 >= min_f1]
+def coarsest_good(oracles: Sequence[OracleScores]) -> OracleScores | None:
+    """The largest stride with an F1 of at least ``GOOD_F1``, at its best sigma; of equally good sigmas the largest."""
+    good = [each for each in oracles if each.scores.micro.f1 >= GOOD_F1]
     return max(good, key=lambda each: (each.stride, each.scores.micro.f1, each.mean_sigma), default=None)
 
 

@@ -15,7 +15,7 @@ from detect.evaluation.angles import score_angles
 from detect.evaluation.confusion import ConfusionMatrix, point_confusions
 from detect.evaluation.point_matching import Spacing
 from detect.evaluation.points import PointScores, score_points
-from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts
+from detect.evaluation.precision_recall import PrecisionRecall, ScoreCuts, choose_threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +70,20 @@ class PointResults:
         alone = [self.of_type(number).curve(radius, name) for number, name in enumerate(names)]
         return (self.curve(radius), *alone) if len(names) > 1 else (self.curve(radius),)
 
+    def chosen_threshold(self, goal: str, radius: float) -> float:
+        """The best score threshold for a goal of :func:`choose_threshold`."""
+        options: dict[str, Any] = {"goal": goal, "radius": radius, "spacing": self.spacing}
+        return choose_threshold(self.predicted, self.truth, scores=self.scores, **options).threshold
+
     def confusions(self, radius: float, names: Sequence[str], threshold: float) -> ConfusionMatrix:
         options = {"radius": radius, "threshold": threshold}
         return point_confusions(self.predicted, self.truth, scores=self.scores, names=names, **options)
+
+
+def check_choice(radii: Sequence[float], threshold: float | None, choose: str | None) -> None:
+    """Raise ValueError without a radius, or if a threshold is both given and to be chosen."""
+    if not radii or (threshold is not None and choose is not None):
+        raise ValueError(f"need one radius or more, and a threshold or a goal, got {radii=}, {threshold=}, {choose=}")
 
 
 def score_radii(

@@ -46,23 +46,18 @@ class PredictedPoints:
         types = [truth.category_types.get(category, ()) for category in categories.tolist()]
         wanted = np.array([len(each) for each in types], np.int64)[own]
         fits = (counts == wanted) & (wanted > 0)
-        invalid = [
-            result_finding(
-                predicted,
-                truth.dataset,
-                row,
-                f"category {predicted.category_ids[row]} has {wanted[row]} {source} in the truth, this has {counts[row]}",
-            )
-            for row in np.flatnonzero(~fits).tolist()
-        ]
+        invalid = []
+        for row in np.flatnonzero(~fits).tolist():
+            own_category = f"category {predicted.category_ids[row]} has {wanted[row]} {source} in the truth"
+            reason = f"{own_category}, this has {counts[row]}"
+            invalid.append(result_finding(predicted, truth.dataset, row, reason))
         kept = np.flatnonzero(fits)
         flat = np.concatenate([np.zeros((0, 3)), *(tables[row] for row in kept.tolist())])
         rows = np.repeat(kept, counts[kept])
         of_point = [np.zeros(0, np.int64), *(np.array(types[number], np.int64) for number in own[kept].tolist())]
-        confidence = flat[:, 2]
-        found = is_predicted(flat)
-        is_own = (confidence > 0) & (confidence < 1)
-        scores = np.minimum(predicted.scores[rows], np.where(is_own, confidence, np.inf))
+        found, confidence = is_predicted(flat), flat[:, 2]
+        own_scores = np.where((confidence > 0) & (confidence < 1), confidence, np.inf)
+        scores = np.minimum(predicted.scores[rows], own_scores)
         return cls(flat[found, :2], np.concatenate(of_point)[found], rows[found], scores[found], invalid)
 
 

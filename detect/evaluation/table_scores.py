@@ -15,9 +15,9 @@ from detect.data.formats.point_tables import PointTable
 from detect.errors import CocoError
 from detect.evaluation.boxes import best_as_dict
 from detect.evaluation.point_matching import Spacing
-from detect.evaluation.point_results import PointResults, score_radii
+from detect.evaluation.point_results import PointResults, check_choice, score_radii
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
-from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice, choose_threshold
+from detect.evaluation.precision_recall import PrecisionRecall, ThresholdChoice
 from detect.keypoints.keypoints import by_group
 from detect.wording import listed
 
@@ -83,14 +83,9 @@ def evaluate_tables(
     Images and types are those of the truth, told by their names; a single image, or type, on both sides needs no name. Found
     points of another image or type are listed in ``invalid``.
 
-    Args:
-        radii: largest distances of a pair, in pixels or the unit of ``spacing``.
-        threshold: lowest score of the found points that count; average precision and the curves use all.
-        choose: choose the threshold on this data instead, by the goal ``"f1"`` or ``"count"``.
-        choose_radius: radius of the goal ``"f1"``, in the unit of ``radii``.
-        spacing: size of a pixel, along each axis (x, y[, z]) or all.
-        unit: of ``spacing``, in words.
-        merge: treat all points as one type.
+    ``spacing`` is the size of a pixel, along each axis (x, y[, z]) or all, ``unit`` its unit in words, in which the radii
+    are. ``merge`` treats all points as one type. The other options are those of
+    :func:`~detect.evaluation.coco_points.evaluate_landmarks`.
 
     Raises:
         ValueError: there is no radius, or both a threshold and a goal are given.
@@ -99,13 +94,10 @@ def evaluate_tables(
     if not truth.images:
         raise CocoError(f"{truth.files[0]}: no labelled points, and no column of images would say where there are none")
     merge = merge or not truth.type_names  # then all that is found is wrong
-    if not radii or (threshold is not None and choose is not None):
-        raise ValueError(f"need one radius or more, and a threshold or a goal, got {radii=}, {threshold=}, {choose=}")
+    check_choice(radii, threshold, choose)
     points, without_results = _point_results(predicted, truth, spacing, unit, merge=merge)
-    columns = points.predicted, points.truth
     if choose is not None:
-        how: dict[str, Any] = {"scores": points.scores, "goal": choose, "radius": choose_radius, "spacing": spacing}
-        threshold = choose_threshold(*columns, **how).threshold
+        threshold = points.chosen_threshold(choose, choose_radius)
     names = (EVERY_TYPE,) if merge else truth.type_names
     tables = [(radius, points) for radius in radii]
     overall, by_type = score_radii(tables, names, threshold=threshold, num_images=len(truth.images))

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from detect.errors import ConfigError
+from detect.inspection.layers import first_line
 from detect.inspection.models import InspectedModel, NamedMaps
 
 MAX_CELLS = 1024  # of a map that similarity takes, evenly spread: it needs a square of them
@@ -25,14 +26,9 @@ class LevelMaps:
     stride: int
 
     @property
-    def strengths(self) -> Float[Tensor, " d"]:
-        """The standard deviation of each channel over its cells: a constant channel shows nothing."""
-        return self.cells.flatten(1).std(dim=1, correction=0)
-
-    @property
     def order(self) -> Int64[Tensor, " d"]:
-        """The channels by falling strength; among equals in their own order."""
-        return self.strengths.argsort(descending=True, stable=True)
+        """The channels by falling standard deviation over their cells; among equals in their own order."""
+        return self.cells.flatten(1).std(dim=1, correction=0).argsort(descending=True, stable=True)
 
     @property
     def num_constant(self) -> int:
@@ -91,13 +87,11 @@ def level_maps(model: InspectedModel, image: Float[Tensor, "d h w"], layers: Seq
     try:
         found = network(image[None])
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigError(f"model {model.name!r}: fails on an image of {tuple(image.shape)}: {reason}") from None
-    levels = []
-    for name, cells in found.items():
-        stride = _stride((image.shape[1], image.shape[2]), (cells.shape[2], cells.shape[3]))
-        levels.append(LevelMaps(name, cells[0].float(), stride))
-    return levels
+        shape = tuple(image.shape)
+        raise ConfigError(f"model {model.name!r}: fails on an image of {shape}: {first_line(error)}") from None
+    return [
+        LevelMaps(name, cells[0].float(), _stride(image.shape[1:], cells.shape[2:])) for name, cells in found.items()
+    ]
 
 
 def filter_banks(module: nn.Module, count: int) -> list[FilterBank]:
@@ -116,13 +110,12 @@ def filter_banks(module: nn.Module, count: int) -> list[FilterBank]:
 
 def compare_levels(first: Sequence[LevelMaps], second: Sequence[LevelMaps]) -> list[LevelDifference]:
     """The similarity of the levels that have the same name and the same number of cells in both, of the same image."""
-    others = {level.name: level for level in second}
-    same = [level for level in first if level.name in others]
-    pairs = [(level, others[level.name]) for level in same]
+    others = {level.name: level.cells for level in second}
+    pairs = {level.name: (level.cells, others[level.name]) for level in first if level.name in others}
     return [
-        LevelDifference(one.name, linear_cka(one.cells, other.cells), channel_correlation(one.cells, other.cells))
-        for one, other in pairs
-        if one.cells.shape[1:] == other.cells.shape[1:]
+        LevelDifference(name, linear_cka(one, other), channel_correlation(one, other))
+        for name, (one, other) in pairs.items()
+        if one.shape[1:] == other.shape[1:]
     ]
 
 
@@ -149,9 +142,8 @@ def channel_correlation(first: Float[Tensor, "d1 h w"], second: Float[Tensor, "d
     """
     if first.shape != second.shape:
         return math.nan
-    x, y = (
-        cells.flatten(1).double() - cells.flatten(1).double().mean(dim=1, keepdim=True) for cells in (first, second)
-    )
+    rows = (cells.flatten(1).double() for cells in (first, second))
+    x, y = (each - each.mean(dim=1, keepdim=True) for each in rows)
     scale = x.norm(dim=1) * y.norm(dim=1)
     varies = scale > 0
     return float(((x * y).sum(dim=1)[varies] / scale[varies]).median()) if varies.any() else math.nan
@@ -173,14 +165,13 @@ def _hsic(first: Float[Tensor, "n n"], second: Float[Tensor, "n n"]) -> float:
     return float(found / (n * (n - 3)))
 
 
-def _stride(image_hw: tuple[int, int], cells_hw: tuple[int, int]) -> int:
+def _stride(image_hw: Sequence[int], cells_hw: Sequence[int]) -> int:
     """Pixels from one cell to the next: the smallest power of two that gives this number of cells, or the nearest integer.
 
     >>> _stride((160, 100), (2, 1)), _stride((160, 96), (40, 24)), _stride((120, 120), (10, 10))
     (128, 4, 12)
     """
-    powers = [2**power for power in range(13)]
-    for stride in powers:
+    for stride in (2**power for power in range(13)):
         if all(-(-extent // stride) == cells for extent, cells in zip(image_hw, cells_hw, strict=True)):
             return stride
     return max(1, round(max(image_hw) / max(cells_hw)))

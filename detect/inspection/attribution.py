@@ -91,9 +91,24 @@ def _relevance(rule: str, *, box: bool) -> Callable[[nn.Module, Scalar, Tensor, 
     return lambda module, scalar, image, _: propagate_relevance(module, scalar, image, rule, box=box).pixels
 
 
+def _over_levels(level_maps: Callable[..., list[Tensor]]) -> Callable[[nn.Module, Scalar, Tensor, Settings], Tensor]:
+    return lambda module, scalar, image, settings: sum(
+        level_maps(module, scalar, image, layer=settings.layer), torch.zeros_like(image[0])
+    )
+
+
 def _baseline(image: Tensor, settings: Settings) -> Tensor:
     return torch.zeros_like(image) if settings.baseline is None else settings.baseline
 
+
+CONSERVES = "conserves: sums to the answer less what biases and stabiliser take"
+COMPLETE = "complete: sums to the answer less that of the baseline"
+EDGES = "shows edges of the image, even with random weights (Adebayo et al. 2018)"
+POSITIVE = (
+    "conserves: sums to the answer less the bias of the output",
+    "changes little with random weights (Sixt et al. 2020)",
+)
+KINDERMANS = 'Kindermans et al. 2018, "Learning How to Explain Neural Networks"'
 
 METHODS = {
     "saliency": Method(
@@ -111,13 +126,13 @@ METHODS = {
     "deconvolution": Method(
         "the pattern that an upside-down network with rectified gradients draws",
         'Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 2.1',
-        ("signed", "shows edges of the image, even with random weights (Adebayo et al. 2018)"),
+        ("signed", EDGES),
         lambda module, scalar, image, _: deconvolution(module, scalar, image),
     ),
     "guided-backprop": Method(
         "the gradient through paths that are active and positive alone",
         'Springenberg et al. 2015, "Striving for Simplicity", section 3.4',
-        ("signed", "shows edges of the image, even with random weights (Adebayo et al. 2018)"),
+        ("signed", EDGES),
         lambda module, scalar, image, _: guided_backprop(module, scalar, image),
     ),
     "input-x-gradient": Method(
@@ -129,7 +144,7 @@ METHODS = {
     "integrated-gradients": Method(
         "the gradient, averaged on the way from the baseline to the image",
         'Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks"',
-        ("signed", "complete: sums to the answer less that of the baseline", "depends on the baseline"),
+        ("signed", COMPLETE, "depends on the baseline"),
         lambda _, scalar, image, settings: integrated_gradients(
             scalar, image, _baseline(image, settings), num_steps=settings.num_steps
         ),
@@ -145,54 +160,48 @@ METHODS = {
     "deep-lift": Method(
         "what each pixel's difference from the baseline adds, by slopes between the two",
         'Shrikumar et al. 2017, "Learning Important Features Through Propagating Activation Differences"',
-        ("signed", "complete: sums to the answer less that of the baseline", "depends on the baseline"),
+        ("signed", COMPLETE, "depends on the baseline"),
         lambda _, scalar, image, settings: deep_lift(scalar, image, _baseline(image, settings)),
     ),
     "lrp": Method(
         "relevance: epsilon rule in the output layers, z-plus below them, box rule at the pixels",
         'Kohlbrenner et al. 2020, "Towards Best Practice in Explaining Neural Network Decisions with LRP"',
-        ("signed", "conserves: sums to the answer less what biases and stabiliser take"),
+        ("signed", CONSERVES),
         _relevance("composite", box=True),
     ),
     "lrp-epsilon": Method(
         "relevance, shared in proportion to all contributions",
         'Bach et al. 2015, "On Pixel-Wise Explanations", equation 58',
-        ("signed", "conserves: sums to the answer less what biases and stabiliser take", "noisy"),
+        ("signed", CONSERVES, "noisy"),
         _relevance("epsilon", box=False),
     ),
     "lrp-gamma": Method(
         "relevance, shared with more weight on contributions of the output's sign; box rule at the pixels",
         'Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", section 10.2.1',
-        ("signed", "conserves: sums to the answer less what biases and stabiliser take"),
+        ("signed", CONSERVES),
         _relevance("gamma", box=True),
     ),
     "lrp-z-plus": Method(
         "relevance, shared among contributions of the output's sign alone",
         'Bach et al. 2015, "On Pixel-Wise Explanations", equation 60 with alpha 1 and beta 0',
-        (
-            "conserves: sums to the answer less the bias of the output",
-            "changes little with random weights (Sixt et al. 2020)",
-        ),
+        POSITIVE,
         _relevance("z-plus", box=False),
     ),
     "deep-taylor": Method(
         "relevance by a Taylor expansion in each layer: z-plus, and the box rule at the pixels",
         'Montavon et al. 2017, "Explaining NonLinear Classification Decisions with Deep Taylor Decomposition"',
-        (
-            "conserves: sums to the answer less the bias of the output",
-            "changes little with random weights (Sixt et al. 2020)",
-        ),
+        POSITIVE,
         _relevance("z-plus", box=True),
     ),
     "pattern-net": Method(
         "the signal in the image that the answer found, by patterns learned from training images",
-        'Kindermans et al. 2018, "Learning How to Explain Neural Networks"',
+        KINDERMANS,
         ("signed", "needs training images"),
         partial(_pattern_map, attribution=False),
     ),
     "pattern-attribution": Method(
         "the share of each pixel's signal in the answer, by patterns learned from training images",
-        'Kindermans et al. 2018, "Learning How to Explain Neural Networks"',
+        KINDERMANS,
         ("signed", "needs training images"),
         partial(_pattern_map, attribution=True),
     ),
@@ -200,17 +209,13 @@ METHODS = {
         "the pyramid's maps, channels weighed by their mean gradient",
         'Selvaraju et al. 2017, "Grad-CAM", section 3',
         ("unsigned", "coarse: as fine as the level", "mixes the objects of a level"),
-        lambda module, scalar, image, settings: sum(
-            grad_cam(module, scalar, image, layer=settings.layer), torch.zeros_like(image[0])
-        ),
+        _over_levels(grad_cam),
     ),
     "odam": Method(
         "the pyramid's maps, each value times its own gradient",
         'Zhao et al. 2024, "Gradient-based Instance-Specific Visual Explanations for Object Detection"',
         ("unsigned", "coarse: as fine as the level", "made for single detections"),
-        lambda module, scalar, image, settings: sum(
-            odam(module, scalar, image, layer=settings.layer), torch.zeros_like(image[0])
-        ),
+        _over_levels(odam),
     ),
 }
 """The methods by name."""

@@ -19,21 +19,14 @@ from detect.inspection.models import NamedMaps
 from detect.inspection.receptive_field import MapField
 
 ENERGY = 0.95
-MOST_PX = 512  # of the images that are measured on, unless others are given
+MOST_PX = 512  # of the images that are measured on
 MULTIPLE_PX = 64
 
 
-def effective_fields(
-    maps: NamedMaps,
-    fields: Sequence[MapField],
-    *,
-    images: Float[Tensor, "b d h w"] | None = None,
-    energy: float = ENERGY,
-    most_px: int = MOST_PX,
-) -> dict[str, tuple[float, float]]:
+def effective_fields(maps: NamedMaps, fields: Sequence[MapField]) -> dict[str, tuple[float, float]]:
     """The effective field of the middle unit of each map as (height, width), in pixels.
 
-    Without ``images``, they are of standard normal noise, as large as the field needs, up to ``most_px``.
+    It is measured on standard normal noise, in an image as large as the field needs, up to ``MOST_PX``.
 
     >>> from torch import nn
     >>> from detect.inspection.models import Tap
@@ -46,14 +39,14 @@ def effective_fields(
     """
     found: dict[str, tuple[float, float]] = {}
     for field in fields:
-        shown = noise_for(maps, field, most_px) if images is None else images
-        found[field.name] = energy_widths(influence(maps, field.name, shown), _center(field, shown), energy)
+        noise = _noise_for(maps, field)
+        found[field.name] = energy_widths(influence(maps, field.name, noise), _center(field, noise))
     return found
 
 
-def noise_for(maps: NamedMaps, field: MapField, most_px: int) -> Float[Tensor, "1 d h w"]:
-    """An image of noise that holds the field of a middle unit, up to ``most_px``."""
-    side = min(most_px, -(-(max(field.size) + 2 * round(max(field.stride))) // MULTIPLE_PX) * MULTIPLE_PX)
+def _noise_for(maps: NamedMaps, field: MapField) -> Float[Tensor, "1 d h w"]:
+    """An image of noise that holds the field of a middle unit."""
+    side = min(MOST_PX, -(-(max(field.size) + 2 * round(max(field.stride))) // MULTIPLE_PX) * MULTIPLE_PX)
     side = maps.probe_px if maps.fixed_size else max(side, 2 * round(max(field.stride)))
     return torch.randn(1, maps.in_channels, side, side, generator=torch.Generator().manual_seed(0))
 
@@ -93,8 +86,8 @@ def _width(weights: Float[Tensor, " n"], center: float, energy: float) -> float:
 
 def _center(field: MapField, images: Tensor) -> tuple[float, float]:
     """The centre of the middle unit, in pixels of images of this size."""
-    along = []
-    for axis in range(2):
-        units = max(1, round(images.shape[-2 + axis] / field.stride[axis]))
-        along.append(field.offset[axis] + units // 2 * field.stride[axis])
-    return along[0], along[1]
+    rows, columns = (
+        offset + max(1, round(extent / stride)) // 2 * stride
+        for extent, stride, offset in zip(images.shape[-2:], field.stride, field.offset, strict=True)
+    )
+    return rows, columns

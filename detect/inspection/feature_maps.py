@@ -42,11 +42,7 @@ def odam(
 
 
 def _level_maps(
-    module: nn.Module,
-    scalar: Scalar,
-    image: Tensor,
-    layer: str | None,
-    weigh: Callable[[Tensor], Tensor],
+    module: nn.Module, scalar: Scalar, image: Tensor, layer: str | None, weigh: Callable[[Tensor], Tensor]
 ) -> list[Float[Tensor, "h w"]]:
     found: list[Tensor] = []
 
@@ -69,13 +65,11 @@ def _level_maps(
 
 def _layer(module: nn.Module, name: str | None) -> nn.Module:
     modules = dict(module.named_modules())
-    if name is None and PYRAMID in modules:
-        return modules[PYRAMID]
     if name is None:
-        convolutions = [each for each in modules.values() if isinstance(each, nn.Conv2d)]
-        if not convolutions:
+        names = [PYRAMID] if PYRAMID in modules else [each for each in modules if isinstance(modules[each], nn.Conv2d)]
+        if not names:
             raise ValueError("the network has no convolution: name the layer whose maps to take")
-        return convolutions[-1]
+        name = names[-1]
     if name not in modules:
         raise ValueError(f"the network has no module {name!r}")
     return modules[name]

@@ -49,8 +49,9 @@ class Fields:
         """The fields of a view: only axes that are split or joined are expanded, if the fields change along them."""
         return Fields(shape, tuple(_viewed(plane, self.shape, shape) for plane in self.planes), self.image_hw)
 
-    def windows(self, shape: Shape, dim: int, table: Tensor) -> Fields:
+    def windows(self, dim: int, table: Tensor) -> Fields:
         """The hulls of windows along an axis: ``table`` (outputs, elements) has their indices, or the size for none."""
+        shape = (*self.shape[:dim], len(table), *self.shape[dim + 1 :])
         if all(plane.shape[dim] == 1 for plane in self.planes) and self.shape[dim] > 1:
             return Fields(shape, self.planes, self.image_hw)
 
@@ -69,13 +70,11 @@ class Fields:
         With ``whole``, the local reading of a hull that is the whole image is empty.
         """
         shape = tuple(1 if dim in dims else n for dim, n in enumerate(self.shape))
-        planes = [plane.amin(tuple(dims), keepdim=True) for plane in self.planes[:8]]
+        planes = [plane.amin(tuple(dims), keepdim=True) for plane in self.planes]
         if whole:
-            planes += [plane.amin(tuple(dims), keepdim=True) for plane in self.planes[8:]]
             return Fields(shape, tuple(planes), self.image_hw).without_whole()
-        for first in (8, 10):
-            planes += _smallest(self.planes[first], self.planes[first + 1], dims)
-        return Fields(shape, tuple(planes), self.image_hw)
+        smallest = (_smallest(self.planes[first], self.planes[first + 1], dims) for first in (8, 10))
+        return Fields(shape, (*planes[:8], *(plane for pair in smallest for plane in pair)), self.image_hw)
 
     def without_whole(self) -> Fields:
         """The fields whose local and shortest readings are empty where they are all rows or all columns of the image."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from detect.inspection.field_arrays import (
     EMPTY,
@@ -23,6 +24,7 @@ from detect.inspection.field_arrays import (
     weight_table,
     window_table,
 )
+from detect.inspection.layers import on_axis
 
 Shape = tuple[int, ...]
 
@@ -54,8 +56,12 @@ class Call:
 
     def operands(self) -> list[Fields]:
         """The fields of all arguments that depend on the image."""
-        flat = [each for arg in [*self.args, *self.kwargs.values()] for each in _items(arg)]
-        return [found for each in flat if (found := self.fields(each)) is not None]
+        leaves = tree_leaves((self.args, self.kwargs))
+        return [found for each in leaves if (found := self.fields(each)) is not None]
+
+    def parts(self) -> list[Fields]:
+        """The fields of each tensor in the first argument, a list; of those that do not see the image too."""
+        return [_fields_or_nothing(self, tensor) for tensor in self.args[0]]
 
     def argument(self, name: str, default: Any = None) -> Any:
         """An argument by its name in the operator's schema."""
@@ -91,42 +97,34 @@ def _elementwise(call: Call) -> Fields:
     return merged(call.operands(), call.shape)
 
 
-def _same(call: Call) -> Fields:
-    return merged([call.first()], call.shape)
-
-
 def _move(call: Call) -> Fields:
     """A view or copy that moves elements: done to the planes, expanded along all axes, which costs nothing for views."""
-    found = call.first()
-    return found.expanded(range(len(found.shape))).moved(call.shape, lambda plane: _moved(call, plane))
+    return _moved_along(call, range(len(call.first().shape)))
 
 
-def _moved(call: Call, plane: Tensor) -> Tensor:
-    result = call.func(plane, *call.args[1:], **call.kwargs)
-    return result[0] if isinstance(result, tuple | list) else result
-
-
-def _move_along(*names: str) -> Callable[[Call], Fields]:
+def _move_along(name: str) -> Callable[[Call], Fields]:
     """A rule for operators that move elements along the axes of an argument alone, such as ``roll``."""
 
     def rule(call: Call) -> Fields:
-        found = call.first()
-        dims = next(value for name in names if (value := call.argument(name)) is not None)
-        dims = [dim % len(found.shape) for dim in (dims if isinstance(dims, list | tuple) else [dims])]
-        return found.expanded(dims).moved(call.shape, lambda plane: _moved(call, plane))
+        dims, rank = call.argument(name), len(call.first().shape)
+        return _moved_along(call, [dim % rank for dim in (dims if isinstance(dims, list | tuple) else [dims])])
 
     return rule
 
 
-def _move_last(count: int) -> Callable[[Call], Fields]:
-    """A rule for operators that move elements along the last axes alone, such as ``reflection_pad2d``."""
+def _move_rows_and_columns(call: Call) -> Fields:
+    rank = len(call.first().shape)
+    return _moved_along(call, range(rank - 2, rank))
 
-    def rule(call: Call) -> Fields:
-        found = call.first()
-        rank = len(found.shape)
-        return found.expanded(range(rank - count, rank)).moved(call.shape, lambda plane: _moved(call, plane))
 
-    return rule
+def _moved_along(call: Call, dims: Sequence[int]) -> Fields:
+    """The fields after the operator itself moved the planes, which are expanded along these axes."""
+
+    def move(plane: Tensor) -> Tensor:
+        result = call.func(plane, *call.args[1:], **call.kwargs)
+        return result[0] if isinstance(result, tuple | list) else result
+
+    return call.first().expanded(dims).moved(call.shape, move)
 
 
 def _view(call: Call) -> Fields:
@@ -140,26 +138,29 @@ def _pad(call: Call) -> Fields:
         dim, size = len(found.shape) - 1 - number, found.shape[len(found.shape) - 1 - number]
         if before or after:
             table = window_table(size, size + before + after, kernel=1, stride=1, padding=before)
-            shape = (*found.shape[:dim], size + before + after, *found.shape[dim + 1 :])
-            found = found.expanded([dim] if size == 1 else []).windows(shape, dim, table)
+            found = found.expanded([dim] if size == 1 else []).windows(dim, table)
     return found
 
 
 def _cat(call: Call) -> Fields:
-    dim = int(call.argument("dim", 0)) % len(call.shape)
-    return _joined([_fields_or_none(tensor, call) for tensor in call.args[0]], dim, call.shape)
+    return _joined(call.parts(), int(call.argument("dim", 0)) % len(call.shape), call.shape)
 
 
 def _stack(call: Call) -> Fields:
     """Like cat, after an axis of size 1 was added."""
     dim = int(call.argument("dim", 0)) % len(call.shape)
-    parts = [_fields_or_none(tensor, call) for tensor in call.args[0]]
-    return _joined([each.viewed((*each.shape[:dim], 1, *each.shape[dim:])) for each in parts], dim, call.shape)
+    parts = [each.viewed((*each.shape[:dim], 1, *each.shape[dim:])) for each in call.parts()]
+    return _joined(parts, dim, call.shape)
 
 
-def _fields_or_none(tensor: Tensor, call: Call) -> Fields:
+def _fields_or_nothing(call: Call, tensor: Tensor) -> Fields:
+    """The fields of a tensor, which see nothing if it does not depend on the image."""
     found = call.fields(tensor)
-    return nothing(tuple(tensor.shape), call) if found is None else found
+    if found is not None:
+        return found
+    plane = torch.full((1,) * tensor.ndim, EMPTY, dtype=torch.int32)
+    example = call.operands()[0]
+    return Fields(tuple(tensor.shape), (plane,) * len(example.planes), example.image_hw)
 
 
 def _joined(parts: Sequence[Fields], dim: int, shape: Shape) -> Fields:
@@ -177,13 +178,6 @@ def _joined(parts: Sequence[Fields], dim: int, shape: Shape) -> Fields:
     return Fields(shape, tuple(planes), parts[0].image_hw)
 
 
-def nothing(shape: Shape, call: Call) -> Fields:
-    """The fields of a tensor that does not depend on the image."""
-    example = call.operands()[0]
-    plane = torch.full((1,) * len(shape), EMPTY, dtype=torch.int32)
-    return Fields(shape, (plane,) * len(example.planes), example.image_hw)
-
-
 def _convolution(call: Call) -> Fields:
     weight, groups = call.args[1], int(call.argument("groups", 1))
     if call.fields(weight) is not None:
@@ -191,12 +185,10 @@ def _convolution(call: Call) -> Fields:
     stride, padding, dilation = (call.argument(name) for name in ("stride", "padding", "dilation"))
     make = transposed_table if call.argument("transposed") else window_table
     found = _mixed_channels(call.first(), groups, call.shape[1])
-    axes = range(2, len(call.shape))
-    for number, dim in enumerate(axes):
-        kernel = weight.shape[dim]
-        one = {"stride": _at(stride, number), "padding": _at(padding, number), "dilation": _at(dilation, number)}
-        table = make(found.shape[dim], call.shape[dim], kernel=kernel, **one)
-        found = found.windows((*found.shape[:dim], call.shape[dim], *found.shape[dim + 1 :]), dim, table)
+    for dim in range(2, len(call.shape)):
+        options = {"stride": stride, "padding": padding, "dilation": dilation}
+        one = {name: on_axis(value, dim - 2) for name, value in options.items()}
+        found = found.windows(dim, make(found.shape[dim], call.shape[dim], kernel=weight.shape[dim], **one))
     return found
 
 
@@ -207,40 +199,29 @@ def _mixed_channels(found: Fields, groups: int, channels: int) -> Fields:
     if groups == 1 or all(plane.shape[1] == 1 for plane in found.planes):
         return Fields(shape, found.reduced([1]).planes, found.image_hw)
     grouped = found.viewed((found.shape[0], groups, before // groups, *found.shape[2:])).reduced([2])
-    full = grouped.expanded([1, 2])
-    wide = Fields(
-        (found.shape[0], groups, channels // groups, *found.shape[2:]),
-        tuple(
-            plane if plane.shape[1] == 1 else plane.expand(-1, -1, channels // groups, *[-1] * (plane.ndim - 3))
-            for plane in full.planes
-        ),
-        found.image_hw,
+    num_own = channels // groups
+    planes = tuple(
+        plane if plane.shape[1] == 1 else plane.expand(-1, -1, num_own, *[-1] * (plane.ndim - 3))
+        for plane in grouped.expanded([1, 2]).planes
     )
-    return wide.viewed(shape)
+    return Fields((found.shape[0], groups, num_own, *found.shape[2:]), planes, found.image_hw).viewed(shape)
 
 
 def _pool(call: Call) -> Fields:
     found, kernel = call.first(), call.argument("kernel_size")
     spatial = len(kernel) if isinstance(kernel, list | tuple) else len(found.shape) - 2
-    first = len(found.shape) - spatial
-    for number, dim in enumerate(range(first, len(found.shape))):
-        stride = call.argument("stride") or kernel
-        one = {
-            "kernel": _at(kernel, number),
-            "stride": _at(stride, number),
-            "padding": _at(call.argument("padding", 0), number),
-            "dilation": _at(call.argument("dilation", 1), number),
-        }
-        table = window_table(found.shape[dim], call.shape[dim], **one)
-        found = found.windows((*found.shape[:dim], call.shape[dim], *found.shape[dim + 1 :]), dim, table)
+    options = {"kernel": kernel, "stride": call.argument("stride") or kernel}
+    options |= {"padding": call.argument("padding", 0), "dilation": call.argument("dilation", 1)}
+    for number, dim in enumerate(range(len(found.shape) - spatial, len(found.shape))):
+        one = {name: on_axis(value, number) for name, value in options.items()}
+        found = found.windows(dim, window_table(found.shape[dim], call.shape[dim], **one))
     return found
 
 
 def _adaptive_pool(call: Call) -> Fields:
     found = call.first()
     for dim in range(len(found.shape) - len(call.args[1]), len(found.shape)):
-        table = adaptive_table(found.shape[dim], call.shape[dim])
-        found = found.windows((*found.shape[:dim], call.shape[dim], *found.shape[dim + 1 :]), dim, table)
+        found = found.windows(dim, adaptive_table(found.shape[dim], call.shape[dim]))
     return found.without_whole()
 
 
@@ -253,8 +234,7 @@ def _upsample(call: Call) -> Fields:
         image = eye.reshape(1, size, size, 1) if number == 0 else eye.reshape(1, size, 1, size)
         output = [call.shape[2], 1] if number == 0 else [1, call.shape[3]]
         weights = call.func(image, output, *call.args[2:], **call.kwargs).reshape(size, call.shape[dim])
-        shape = (*found.shape[:dim], call.shape[dim], *found.shape[dim + 1 :])
-        found = found.windows(shape, dim, weight_table(weights))
+        found = found.windows(dim, weight_table(weights))
     return found
 
 
@@ -323,33 +303,23 @@ def _attention(call: Call) -> Fields:
     return merged(parts, call.shape)
 
 
-def _at(value: Any, index: int) -> int:
-    if not isinstance(value, list | tuple):
-        return int(value)
-    return int(value[index] if len(value) > 1 else value[0])
-
-
-def _items(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _named(names: str, rule: Callable[[Call], Fields]) -> dict[str, Callable[[Call], Fields]]:
     return dict.fromkeys(names.split(), rule)
 
 
 def _copy(call: Call) -> Fields:
-    return _fields_or_none(call.args[1], call)
+    return _fields_or_nothing(call, call.args[1])
 
 
 RULES: dict[str, Callable[[Call], Fields]] = {
     **_named(UNTAGGED, _elementwise),
-    **_named("clone _to_copy contiguous lift_fresh native_dropout", _same),
+    **_named("clone _to_copy contiguous lift_fresh native_dropout", _elementwise),
     **_named("view _unsafe_view reshape unsqueeze squeeze view_copy _reshape_alias", _view),
     **_named("permute transpose t expand select slice alias detach diagonal unfold repeat", _move),
     **_named("pixel_shuffle pixel_unshuffle native_channel_shuffle channel_shuffle", _move),
     **_named("roll flip", _move_along("dims")),
     **_named("index_select", _move_along("dim")),
-    **_named("reflection_pad2d replication_pad2d", _move_last(2)),
+    **_named("reflection_pad2d replication_pad2d", _move_rows_and_columns),
     "constant_pad_nd": _pad,
     "copy": _copy,
     "cat": _cat,

@@ -62,15 +62,9 @@ class FoldedNorms(Rewriting, ABC):
         bias, rest = (args[0], args[1:]) if args else (kwargs.pop("bias", None), ())
         axes = (1,) * (weight.ndim - 2)  # of a matrix product, channels come last
         shift = cells.new_zeros(()) if bias is None else bias.detach().reshape(-1, *axes)
-        layer = Layer(
-            self.names.get(id(weight), ""),
-            self.num_calls,
-            cells,
-            weight.detach(),
-            lambda cells, weight: function(cells, weight, None, *rest, **kwargs),
-            cells.new_ones(()),
-            shift,
-        )
+        name, size = self.names.get(id(weight), ""), cells.new_ones(())
+        apply = lambda cells, weight: function(cells, weight, None, *rest, **kwargs)  # noqa: E731
+        layer = Layer(name, self.num_calls, cells, weight.detach(), apply, size, shift)
         self.num_calls += 1
         output = self.layer_output(layer)
         self.layers[id(output)] = output, layer

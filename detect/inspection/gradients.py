@@ -34,11 +34,11 @@ def saliency(scalar: Scalar, image: Image) -> Map:
     return gradient_of(scalar, image).abs().sum(dim=0)
 
 
-def smooth_grad(scalar: Scalar, image: Image, *, seed: int = 0, num_samples: int = NUM_NOISY) -> Map:
+def smooth_grad(scalar: Scalar, image: Image, *, seed: int = 0) -> Map:
     """The mean gradient of noisy copies of the image (Smilkov et al. 2017, "SmoothGrad")."""
     attr = _captum()
     spread = NOISE_SHARE * float(image.max() - image.min())
-    options: dict[str, Any] = {"nt_type": "smoothgrad", "nt_samples": num_samples, "nt_samples_batch_size": AT_ONCE}
+    options: dict[str, Any] = {"nt_type": "smoothgrad", "nt_samples": NUM_NOISY, "nt_samples_batch_size": AT_ONCE}
     with torch.random.fork_rng(devices=[]):  # Captum draws from torch's global generator
         torch.default_generator.manual_seed(seed)
         noisy = attr.NoiseTunnel(attr.Saliency(scalar))
@@ -50,13 +50,11 @@ def input_x_gradient(scalar: Scalar, image: Image) -> Map:
     return (image * gradient_of(scalar, image)).sum(dim=0)
 
 
-def integrated_gradients(
-    scalar: Scalar, image: Image, baseline: Image, *, gap: float = GAP, num_steps: int | None = None
-) -> Map:
+def integrated_gradients(scalar: Scalar, image: Image, baseline: Image, *, num_steps: int | None = None) -> Map:
     """The gradient along the straight line from the baseline to the image (Sundararajan et al. 2017, equation 1).
 
     Its sum is the difference of the two answers. Without ``num_steps`` their number doubles from 32 until the sum is within
-    ``gap`` of the difference, relative to it, or reaches 256.
+    ``GAP`` of the difference, relative to it, or reaches 256.
     """
     attr = _captum()
     integrate = attr.IntegratedGradients(scalar)
@@ -67,7 +65,7 @@ def integrated_gradients(
     while True:
         own = {"n_steps": steps, "internal_batch_size": AT_ONCE}
         found: Tensor = integrate.attribute(image[None], baselines=baseline[None], **own).detach()
-        if abs(float(found.sum()) - difference) <= gap * abs(difference) or steps >= most:
+        if abs(float(found.sum()) - difference) <= GAP * abs(difference) or steps >= most:
             return found.sum(dim=1)[0].to(image)
         steps *= 2
 
@@ -96,8 +94,7 @@ class Deconvolution(Rewriting):
     """Passes on the positive part of each gradient, whatever the ReLU's input was."""
 
     def activation(self, function: Callable[..., Tensor], cells: Tensor) -> Tensor:
-        output = with_gradient(function(cells.detach()), cells)
-        return _positive_gradient(output)
+        return _positive_gradient(with_gradient(function(cells.detach()), cells))
 
 
 class GuidedBackprop(Rewriting):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil, floor, isnan, nan
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 
-from detect.inspection.random_weights import Attribute, Window, sanity_steps
-from detect.inspection.removal import NUM_STEPS, PATCH_PX, RemovalCurves, removal_curves
+from detect.inspection.random_weights import random_weights, rank_correlation, similarity
+from detect.inspection.removal import RemovalCurves, removal_curves
 from detect.inspection.targets import Scalar
 
 SAME = 0.5  # rank correlation above which a map counts as unchanged by random weights
@@ -51,19 +52,15 @@ class Judgement:
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why the picture should not be trusted, one sentence each; none if all numbers are better than chance."""
-        found = {
-            "It has no positive attribution, so nothing in it speaks for the detection.": math.isnan(
-                self.energy_inside
-            ),
+        doubts = {
+            "It has no positive attribution, so nothing in it speaks for the detection.": isnan(self.energy_inside),
             "It looks the same with random weights: it does not show what the network learned.": (
                 self.sanity_correlation > SAME
             ),
             "With random weights its map is constant, so it is not known whether it shows what was learned.": (
-                math.isnan(self.sanity_correlation)
+                isnan(self.sanity_correlation)
             ),
-            "The answer does not depend on these pixels: the image without details has the same.": math.isnan(
-                self.deletion
-            ),
+            "The answer does not depend on these pixels: the image without details has the same.": isnan(self.deletion),
             "Removing what it marks changes the answer no sooner than removing patches at random.": (
                 self.deletion >= self.random_deletion
             ),
@@ -72,7 +69,7 @@ class Judgement:
             ),
             "No more of it is inside the box than chance puts there.": self.energy_inside <= self.box_share,
         }
-        return tuple(sentence for sentence, holds in found.items() if holds)
+        return tuple(sentence for sentence, holds in doubts.items() if holds)
 
 
 def judge(
@@ -81,14 +78,11 @@ def judge(
     image: Float[Tensor, "d h w"],
     heatmap: Float[Tensor, "h w"],
     box: Box,
-    attribute_again: Attribute,
+    attribute_again: Callable[[], Float[Tensor, "h w"]],
     *,
-    baseline: str = "blur",
-    num_steps: int = NUM_STEPS,
-    patch_px: int = PATCH_PX,
-    batch_size: int = 16,
     seed: int = 0,
     by_chance: RemovalCurves | None = None,
+    **options: Any,
 ) -> Judgement:
     """Judge one attribution of one answer of a network.
 
@@ -97,29 +91,25 @@ def judge(
     Args:
         scalar: the explained answer, for each image of a batch; it runs ``module``.
         heatmap: the attribution of each pixel; where it is positive, the pixel speaks for the answer.
-        box: x0, y0, x1, y1 in continuous pixels of ``image``, what is outside of it is cut off.
+        box: in continuous pixels of ``image``; what is outside of it is cut off.
         attribute_again: makes the attribution anew, with the weights that ``module`` has when it is called.
-        seed: of the random order and weights. The other options are those of :func:`removal_curves`.
-        by_chance: the curves of a random map, for answers that several maps explain; by default they are measured.
+        seed: of the random order and weights.
+        by_chance: the curves of a random map; by default they are measured. ``options`` are of :func:`removal_curves`.
 
     Raises:
         ValueError: shapes do not match, or the map is not finite.
     """
-    options = {"num_steps": num_steps, "patch_px": patch_px, "batch_size": batch_size, "seed": seed}
-    curves = removal_curves(scalar, image, heatmap, baseline=baseline, **options)
+    curves = removal_curves(scalar, image, heatmap, seed=seed, **options)
     if by_chance is None:
         noise = torch.rand(heatmap.shape, generator=Generator().manual_seed(seed))
-        by_chance = removal_curves(scalar, image, noise, baseline=baseline, **options)
-    spent_s = []
-
-    def timed() -> Tensor:
+        by_chance = removal_curves(scalar, image, noise, seed=seed, **options)
+    with random_weights(module, seed=seed):
         started = time.perf_counter()
         again = attribute_again()
-        spent_s.append(time.perf_counter() - started)
-        return again
-
+        seconds = time.perf_counter() - started
     image_hw = (heatmap.shape[0], heatmap.shape[1])
-    (sanity,) = sanity_steps(module, heatmap, timed, window=window_around(box, image_hw), seed=seed)
+    window = window_around(box, image_hw)  # over a whole image maps agree wherever it is empty or out of reach
+    compared = heatmap[window], again[window]
     return Judgement(
         energy_inside=energy_inside(heatmap, box),
         box_share=float(box_cover(box, image_hw).mean()),
@@ -127,9 +117,9 @@ def judge(
         insertion=curves.insertion_area,
         random_deletion=by_chance.deletion_area,
         random_insertion=by_chance.insertion_area,
-        sanity_correlation=sanity.correlation,
-        sanity_ssim=sanity.ssim,
-        seconds=spent_s[0],
+        sanity_correlation=rank_correlation(*compared),
+        sanity_ssim=similarity(*compared),
+        seconds=seconds,
     )
 
 
@@ -141,7 +131,7 @@ def energy_inside(heatmap: Float[Tensor, "h w"], box: Box) -> float:
     """
     energy = heatmap.detach().cpu().double().clamp(min=0)
     total = float(energy.sum())
-    return float((energy * box_cover(box, (energy.shape[0], energy.shape[1]))).sum()) / total if total else math.nan
+    return float((energy * box_cover(box, (energy.shape[0], energy.shape[1]))).sum()) / total if total else nan
 
 
 def box_cover(box: Box, image_hw: tuple[int, int]) -> Float64[Tensor, "h w"]:
@@ -156,7 +146,7 @@ def box_cover(box: Box, image_hw: tuple[int, int]) -> Float64[Tensor, "h w"]:
     return high.clamp(0, 1)[:, None] * wide.clamp(0, 1)
 
 
-def window_around(box: Box, image_hw: tuple[int, int]) -> Window:
+def window_around(box: Box, image_hw: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a box with half its size on each side, at least 16 pixels wide and high, inside the image.
 
     >>> window_around((20.0, 40.0, 40.0, 44.0), (48, 100))
@@ -169,4 +159,4 @@ def window_around(box: Box, image_hw: tuple[int, int]) -> Window:
 def _reach(start: float, end: float, extent: int) -> slice:
     half = max((end - start) * (0.5 + AROUND), LEAST_WINDOW_PX / 2)
     middle = min(max((start + end) / 2, 0.0), float(extent))
-    return slice(max(0, math.floor(middle - half)), min(extent, math.ceil(middle + half)))
+    return slice(max(0, floor(middle - half)), min(extent, ceil(middle + half)))

@@ -92,8 +92,8 @@ def list_layers(
             images = torch.zeros(1, *image_chw, device=like.device, dtype=like.dtype)
             run(model, images) if run else model(images)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigError(f"the model fails on an image of {'x'.join(map(str, image_chw))}: {reason}") from None
+        size = "x".join(map(str, image_chw))
+        raise ConfigError(f"the model fails on an image of {size}: {first_line(error)}") from None
     finally:
         for hook in hooks:
             hook.remove()
@@ -122,11 +122,20 @@ def of_part(table: LayerTable, name: str) -> list[Layer]:
     """
     found = [layer for layer in table.layers if layer.name == name or layer.name.startswith(f"{name}.")]
     if not found:
-        close = get_close_matches(name, [layer.name for layer in table.layers], n=3)
-        raise ConfigError(
-            f"no layer {name!r} in the model{': did you mean ' + ', '.join(close) + '?' if close else ''}"
-        )
+        raise unknown_layer(name, [layer.name for layer in table.layers])
     return found
+
+
+def unknown_layer(name: str, known: Sequence[str]) -> ConfigError:
+    """An error that names the layers whose names are close to one that does not exist."""
+    close = get_close_matches(name, known, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`detect backbone layers` lists them"
+    return ConfigError(f"no layer {name!r} in the model: {hint}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if there is none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -208,11 +217,9 @@ def _formula(module: nn.Module, own: Mapping[str, Tensor]) -> str:
     if not own:
         return ""
     weight, bias = own.get("weight"), own.get("bias")
-    known = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and weight is not None and len(own) <= 2
-    if not known or weight is None:
+    if weight is None or len(own) > 2 or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         return " + ".join("*".join(map(str, each.shape)) or "1" for each in own.values())
-    transposed = getattr(module, "transposed", False)
-    if transposed:
+    if getattr(module, "transposed", False):
         filters, depth = weight.shape[1] * module.groups, weight.shape[0] // module.groups  # type: ignore[operator]
     else:
         filters, depth = weight.shape[:2]
@@ -230,9 +237,8 @@ def _sizes(module: nn.Module, calls: _Calls) -> list[str]:
         for number in range(axes):
             line = size_in_words(module, before[len(before) - axes + number], number)
             made = after[len(after) - axes + number]
-            lines.append(
-                line if line.endswith(f" {made}") or f"= {made}" in line else f"{line}; the layer gives {made}"
-            )
+            agrees = line.endswith(f" {made}") or f"= {made}" in line
+            lines.append(line if agrees else f"{line}; the layer gives {made}")
     return list(dict.fromkeys(lines))
 
 
@@ -242,14 +248,14 @@ def size_in_words(module: nn.Module, n: int, axis: int = 0) -> str:
     >>> size_in_words(nn.Conv2d(3, 64, 7, stride=2, padding=3), 224)
     '(224 + 2*3 - 7)/2 + 1 = 111.5 + 1, rounded down = 112'
     """
-    kernel, dilation = _at(module.kernel_size, axis), _at(getattr(module, "dilation", 1), axis)
-    stride = _at(getattr(module, "stride", None) or module.kernel_size, axis)
+    kernel, dilation = on_axis(module.kernel_size, axis), on_axis(getattr(module, "dilation", 1), axis)
+    stride = on_axis(getattr(module, "stride", None) or module.kernel_size, axis)
     if isinstance(module.padding, str):
         return f"padding {module.padding!r}: {n} stays {n}" if module.padding == "same" else f"{n} - {kernel} + 1"
-    padding = _at(module.padding, axis)
+    padding = on_axis(module.padding, axis)
     reach = dilation * (kernel - 1) + 1
     if getattr(module, "transposed", False):
-        extra = _at(module.output_padding, axis)
+        extra = on_axis(module.output_padding, axis)
         size = (n - 1) * stride - 2 * padding + reach + extra
         return f"({n} - 1)*{stride} - 2*{padding} + {reach} + {extra} = {size}"
     text = f"({n} + 2*{padding} - {reach})/{stride} + 1"
@@ -274,11 +280,9 @@ def depth_in_words(module: nn.Module) -> str:
         return ""
     depth = module.in_channels // module.groups
     size = "x".join(map(str, [*module.kernel_size, depth]))
-    channels = (
-        f"all {depth} channels of its input"
-        if module.groups == 1
-        else (f"all channels of its group, {module.in_channels}/{module.groups}")
-    )
+    channels = f"all {depth} channels of its input"
+    if module.groups > 1:
+        channels = f"all channels of its group, {module.in_channels}/{module.groups}"
     return f"each of the {module.out_channels} filters is {depth} deep, {size}: it sums over {channels}"
 
 
@@ -286,5 +290,6 @@ def _pair(value: int | Sequence[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _at(value: Any, axis: int) -> int:
+def on_axis(value: Any, axis: int) -> int:
+    """The value of an axis among one for all or one for each."""
     return int(value) if not isinstance(value, list | tuple) else int(value[axis] if len(value) > 1 else value[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 from numpy import ndarray
 from torch import nn
 
@@ -76,10 +76,7 @@ class ObjectProfile:
     @property
     def unsuited(self) -> Bool[ndarray, " n"]:
         """The objects that no level suits."""
-        suits = np.zeros(len(self.instances), bool)
-        for level in self.levels:
-            suits |= level.suits
-        return ~suits
+        return ~np.any([level.suits for level in self.levels], axis=0)
 
     def in_words(self, detector: Detector | None = None) -> list[str]:
         """What each level suits, and what none does; also whether the strides are not those of a detector."""
@@ -116,11 +113,10 @@ class ObjectProfile:
 def profile_model(
     model: InspectedModel, *, size: int | None = None, layers: Sequence[str] = (), effective: bool = True
 ) -> ModelProfile:
-    """The fields of a model's maps, or of some of its layers.
+    """The fields of a model's maps, or of some of its layers, in a square image of ``size`` pixels.
 
-    Args:
-        size: of the square image in pixels, by default so large that fields do not reach its border.
-        effective: whether to measure effective fields, which runs the model forward and backward for each map.
+    By default it is so large that fields do not reach its border. ``effective`` fields need the model to run forward and
+    backward for each map.
 
     Raises:
         ConfigError: the model does not take such images, or its fields are too large.
@@ -138,22 +134,15 @@ def profile_objects(profile: ModelProfile, instances: ResizedInstances) -> Objec
     """The objects of a dataset beside the levels that predict; without effective fields, beside the whole ones."""
     instances.require_boxes()
     longer, root = instances.shapes.max(axis=1), np.sqrt(instances.shapes.prod(axis=1))
-    levels = tuple(_objects_of(field, _field_px(profile, field), longer, root) for field in profile.predicting)
+    levels = []
+    for field in profile.predicting:
+        effective_px = min(profile.effective.get(field.name, field.size))
+        spans, is_large = longer <= effective_px, root >= least_px([round(field.stride[0])])
+        levels.append(LevelObjects(field, effective_px, spans, spans & is_large))
     too_small = np.zeros(len(instances), bool)
     too_small[small_objects(instances, [round(levels[0].field.stride[0])])] = True
     most = max(level.effective_px for level in levels)
-    return ObjectProfile(profile, instances, levels, too_small, longer > most)
-
-
-def _objects_of(
-    field: MapField, effective_px: float, longer: Float64[ndarray, " n"], root: Float64[ndarray, " n"]
-) -> LevelObjects:
-    spans = longer <= effective_px
-    return LevelObjects(field, effective_px, spans, spans & (root >= least_px([round(field.stride[0])])))
-
-
-def _field_px(profile: ModelProfile, field: MapField) -> float:
-    return min(profile.effective.get(field.name, field.size))
+    return ObjectProfile(profile, instances, tuple(levels), too_small, longer > most)
 
 
 LEVEL_TITLES = (

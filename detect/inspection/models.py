@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +26,7 @@ from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.pretrained_weights import import_timm, load_checkpoint, plain_names
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
-from detect.inspection.layers import tensors_in
+from detect.inspection.layers import first_line, tensors_in, unknown_layer
 from detect.ops.torchvision_import import import_torchvision
 
 WORDS = "tiny, lite0, timm:NAME, torchvision:NAME, MODULE:CALLABLE, or the folder or checkpoint of a training run"
@@ -68,7 +67,7 @@ class NamedMaps(nn.Module):
         self.model, self.taps, self.run = model, tuple(taps), run or (lambda model, images: model(images))
         known = dict(model.named_modules())
         for name in (name for tap in self.taps for name in tap.layers if name not in known):
-            raise ConfigError(f"no layer {name!r} in the model: {_close(name, list(known))}")
+            raise unknown_layer(name, list(known))
         self.in_channels = in_channels
         self.probe_px, self.names = self._probe()
         if not self.names:
@@ -115,7 +114,7 @@ class NamedMaps(nn.Module):
                 try:
                     outputs = self._collect(self.blank(side, side))
                 except Exception as error:
-                    reason = reason or f"the model fails on an image of {side} x {side}: {_reason(error)}"
+                    reason = reason or f"the model fails on an image of {side} x {side}: {first_line(error)}"
                     continue
             names: list[str] = []
             for tap, maps in zip(self.taps, outputs, strict=True):
@@ -182,9 +181,8 @@ def _built_model(word: str, weights: str | Path | None, *, pretrained: bool) -> 
     if not source or not name:
         raise ConfigError(f"no model {word!r}: need {WORDS}")
     if pretrained:
-        raise ConfigError(
-            f"model {word!r}: pretrained weights are for timm, torchvision and lite0; give a file of weights"
-        )
+        known = "timm, torchvision and lite0"
+        raise ConfigError(f"model {word!r}: pretrained weights are for {known}; give a file of weights")
     module = _called(word, source, name)
     _fill(word, module, tensors)
     return model_of(word, module)
@@ -217,12 +215,10 @@ def _backbone(word: str, source: str, name: str, tensors: Any, *, pretrained: bo
     whole = maps
     if source in OF_MANY:
         with _reported(word):
-            models = import_timm() if source == "timm" else import_torchvision().models
-            create = models.create_model if source == "timm" else models.get_model
             if source == "timm":
-                whole = create(name, pretrained=pretrained)
+                whole = import_timm().create_model(name, pretrained=pretrained)
             else:
-                whole = create(name, weights="DEFAULT" if pretrained else None)
+                whole = import_torchvision().models.get_model(name, weights="DEFAULT" if pretrained else None)
         _fill(word, whole, tensors)
     return InspectedModel(word, whole.eval(), 3, maps.eval(), (Tap(("",), "{}", "C"),))
 
@@ -235,8 +231,8 @@ def _torchvision_detectors() -> list[str]:
 def _torchvision_detector(word: str, name: str, tensors: Any, *, pretrained: bool) -> InspectedModel:
     """A detector of torchvision on images that are resized and normalised already, up to what its heads predict."""
     with _reported(word):
-        how = "DEFAULT" if pretrained else None
-        model = import_torchvision().models.get_model(name, weights=how, weights_backbone=None).eval()
+        weights = "DEFAULT" if pretrained else None
+        model = import_torchvision().models.get_model(name, weights=weights, weights_backbone=None).eval()
     _fill(word, model, tensors)
     head = "rpn.head" if hasattr(model, "rpn") else "head"
     taps = [Tap(("backbone",), "{}")]
@@ -279,7 +275,7 @@ def _called(word: str, module: str, name: str) -> nn.Module:
     except ModuleNotFoundError as error:
         raise ConfigError(f"no model {word!r}: no module {error.name!r}; need {WORDS}") from None
     except Exception as error:
-        raise ConfigError(f"model {word!r} cannot be built: {_reason(error)}") from None
+        raise ConfigError(f"model {word!r} cannot be built: {first_line(error)}") from None
     finally:
         sys.path.remove(str(Path.cwd()))
     if not isinstance(made, nn.Module):
@@ -302,7 +298,7 @@ def _reported(word: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ConfigError(f"model {word!r}: {_reason(error)}") from None
+        raise ConfigError(f"model {word!r}: {first_line(error)}") from None
 
 
 def _keeper(kept: list[tuple[str, Tensor]], name: str) -> Callable[..., None]:
@@ -331,12 +327,3 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 def _prefixed(module: nn.Module, prefix: str) -> tuple[str, ...]:
     return tuple(name for name, _ in module.named_modules() if name.startswith(prefix))
-
-
-def _close(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, n=3)
-    return f"did you mean {', '.join(close)}?" if close else "`detect backbone layers` lists them"
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

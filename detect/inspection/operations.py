@@ -18,12 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-ACTIVATIONS = frozenset(
-    {
-        *("relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish"),
-        *("hardsigmoid", "sigmoid", "tanh", "softplus"),
-    }
-)
+ACTIVATIONS = frozenset(("relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish"))
+ACTIVATIONS |= {"hardsigmoid", "sigmoid", "tanh", "softplus"}
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "linear"})
 NORMS = frozenset({"group_norm", "batch_norm"})
 Function = Callable[..., Tensor]

@@ -15,7 +15,7 @@ layers of a trained detector grew to 1e28.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,8 +49,8 @@ def learn_patterns(module: nn.Module, batches: Iterable[Float[Tensor, "_ _ _ _"]
             num_images += len(images)
     if not num_images:
         raise ValueError("patterns are learned from images, got none")
-    weights = {name: moments.pattern() for name, moments in rules.moments.items()}
-    return Patterns(weights, [moments.share() for moments in rules.sums], num_images)
+    weights = {name: _scaled(moments.signal(), rules.weights[name], 0) for name, moments in rules.moments.items()}
+    return Patterns(weights, [_scaled(moments.signal(), 1, 0.5)[:, 0] for moments in rules.sums], num_images)
 
 
 def pattern_map(
@@ -70,64 +70,48 @@ def pattern_map(
 
 @dataclass(eq=False)
 class _Moments:
-    """Sums over positions of a layer's inputs x and projections y, where it is active and everywhere."""
+    """Sums over positions of the inputs x of neurons and of their outputs y, where these are active and everywhere."""
 
-    weight: Tensor
-    num_active: Tensor | float = 0.0
     num: int = 0
-    y: Tensor | float = 0.0
-    active_x: Tensor | float = 0.0
-    active_xy: Tensor | float = 0.0
+    num_active: Any = 0.0
+    y: Any = 0.0
+    active_x: Any = 0.0
+    active_xy: Any = 0.0
 
-    def add(self, layer: Layer, active: Tensor) -> None:
-        """Add one call; the sum of g x over positions is the gradient of the sum of g y for the weight."""
-        self.weight = layer.weight
+    def add_layer(self, layer: Layer, active: Tensor) -> None:
+        """Add a call; the sum of g x over positions is the gradient of the sum of g y for the weight."""
         with torch.enable_grad():
             weight = layer.weight.clone().requires_grad_()
             y = layer.apply(layer.cells.detach(), weight)
             (active_x,) = torch.autograd.grad(y, weight, active.to(y), retain_graph=True)
             (active_xy,) = torch.autograd.grad(y, weight, active * y.detach())
-        axes = [axis for axis in range(y.ndim) if axis != (y.ndim - 1 if weight.ndim == 2 else 1)]
-        self.num_active = self.num_active + active.sum(dim=axes)
-        self.num += y.numel() // len(weight)
-        self.y = self.y + y.detach().sum(dim=axes)
+        axis = -1 if weight.ndim == 2 else 1
+        self._add(y.detach().movedim(axis, 1), active.movedim(axis, 1), active_x, active_xy)
+
+    def add_sum(self, first: Tensor, second: Tensor, active: Tensor) -> None:
+        """Add a call of a sum, whose neurons have two inputs."""
+        y, terms = first + second, torch.stack([first, second], dim=2)
+        axes = [0, *range(3, terms.ndim)]
+        active_x = (active.unsqueeze(2) * terms).sum(dim=axes)
+        self._add(y, active, active_x, (active.unsqueeze(2) * terms * y.unsqueeze(2)).sum(dim=axes))
+
+    def _add(self, y: Tensor, active: Tensor, active_x: Tensor, active_xy: Tensor) -> None:
+        axes = [0, *range(2, y.ndim)]
+        self.num += y.numel() // y.shape[1]
+        self.num_active, self.y = self.num_active + active.sum(dim=axes), self.y + y.sum(dim=axes)
         self.active_x, self.active_xy = self.active_x + active_x, self.active_xy + active_xy
 
-    def pattern(self) -> Tensor:
-        """The pattern of each neuron; 0 for one that was never active."""
-        axes = (-1, *(1,) * (self.weight.ndim - 1))
-        count = torch.as_tensor(self.num_active).clamp(min=1).reshape(axes)
-        mean_y = (torch.as_tensor(self.y) / max(self.num, 1)).reshape(axes)
-        raw = torch.as_tensor(self.active_xy) / count - torch.as_tensor(self.active_x) / count * mean_y
-        along = (raw * self.weight).flatten(1).sum(dim=1).reshape(axes)
-        return torch.where(along > 0, raw / along.clamp(min=torch.finfo(raw.dtype).tiny), 0)
+    def signal(self) -> Tensor:
+        """E+[x y] - E+[x] E[y] of each neuron, along the first axis; 0 for one that was never active."""
+        axes = (-1, *(1,) * (self.active_x.ndim - 1))
+        count, mean_y = self.num_active.clamp(min=1).reshape(axes), (self.y / max(self.num, 1)).reshape(axes)
+        return self.active_xy / count - self.active_x / count * mean_y
 
 
-@dataclass(eq=False)
-class _SumMoments:
-    """Sums over positions, by channel, of two terms and their sum y, where y is active and everywhere."""
-
-    num_active: Tensor | float = 0.0
-    num: int = 0
-    y: Tensor | float = 0.0
-    active: list[Any] = field(default_factory=lambda: [0.0, 0.0])
-    active_y: list[Any] = field(default_factory=lambda: [0.0, 0.0])
-
-    def add(self, first: Tensor, second: Tensor, is_active: Tensor) -> None:
-        y = first + second
-        axes = [0, *range(2, y.ndim)]
-        self.num_active, self.y = self.num_active + is_active.sum(dim=axes), self.y + y.sum(dim=axes)
-        self.num += y.numel() // y.shape[1]
-        for place, term in enumerate((first, second)):
-            self.active[place] = self.active[place] + (is_active * term).sum(dim=axes)
-            self.active_y[place] = self.active_y[place] + (is_active * term * y).sum(dim=axes)
-
-    def share(self) -> Tensor:
-        """The first term's share of each channel's pattern; one half where the sum was never active."""
-        mean_y = torch.as_tensor(self.y) / max(self.num, 1)
-        first, second = (xy - x * mean_y for x, xy in zip(self.active, self.active_y, strict=True))
-        whole = first + second
-        return torch.where(whole > 0, first / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.5)
+def _scaled(signal: Tensor, weight: Tensor | float, otherwise: float) -> Tensor:
+    """The signal of each neuron over its product with the weight, where that is above 0."""
+    along = (signal * weight).flatten(1).sum(dim=1).reshape(-1, *(1,) * (signal.ndim - 1))
+    return torch.where(along > 0, signal / along.clamp(min=torch.finfo(signal.dtype).tiny), otherwise)
 
 
 class _Learn(FoldedNorms):
@@ -135,7 +119,8 @@ class _Learn(FoldedNorms):
 
     def __init__(self, module: nn.Module) -> None:
         self.moments: dict[str, _Moments] = {}
-        self.sums: list[_SumMoments] = []
+        self.weights: dict[str, Tensor] = {}
+        self.sums: list[_Moments] = []
         super().__init__(module)
 
     def start(self) -> None:
@@ -162,10 +147,11 @@ class _Learn(FoldedNorms):
     def add_up(self) -> None:
         """Add the calls of a forward pass to the moments of their layers and sums."""
         for layer, output in self.calls.values():
-            self.moments.setdefault(layer.name, _Moments(layer.weight)).add(layer, self._active(output))
-        self.sums += [_SumMoments() for _ in self.added[len(self.sums) :]]
+            self.weights[layer.name] = layer.weight
+            self.moments.setdefault(layer.name, _Moments()).add_layer(layer, self._active(output))
+        self.sums += [_Moments() for _ in self.added[len(self.sums) :]]
         for moments, (first, second, total) in zip(self.sums, self.added, strict=True):
-            moments.add(first, second, self._active(total))
+            moments.add_sum(first, second, self._active(total))
 
     def _active(self, output: Tensor) -> Tensor:
         is_rectified = any(cells is output for cells in self.rectified)
@@ -190,10 +176,10 @@ class _Project(FoldedNorms):
     def layer_output(self, layer: Layer) -> Tensor:
         value = layer.size * layer.apply(layer.cells.detach(), layer.weight) + layer.shift
         pattern = self.patterns.weights[layer.name]
-        factors = (
-            layer.weight * pattern if self.attribution else functional.normalize(pattern.flatten(1)).view_as(pattern)
-        )
-        return with_gradient(value, layer.apply(layer.cells, factors))
+        if self.attribution:
+            return with_gradient(value, layer.apply(layer.cells, layer.weight * pattern))
+        unit = functional.normalize(pattern.flatten(1)).view_as(pattern)
+        return with_gradient(value, layer.apply(layer.cells, unit))
 
     def add(self, function: Function, first: Any, second: Any) -> Tensor:
         total = function(first, second)

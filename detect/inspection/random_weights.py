@@ -7,77 +7,24 @@ Checks for Saliency Maps"; for detectors Padmanabhan et al. 2023, arXiv:2306.024
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy import ndarray
 from scipy.ndimage import uniform_filter
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import Generator, Tensor, nn
 
 SSIM_PX = 7  # side of the windows that are compared, and two constants against division by zero:
 SSIM_K1, SSIM_K2 = 0.01, 0.03  # Wang et al. 2004, "Image Quality Assessment", section III B
 
-Attribute = Callable[[], Float[Tensor, "h w"]]
-Window = tuple[slice, slice]
-WHOLE = (slice(None), slice(None))
-
-
-@dataclass(frozen=True)
-class SanityStep:
-    """How similar the absolute maps of the network and of one with random weights in its last layers are.
-
-    ``correlation`` is Spearman's, ``ssim`` the mean structural similarity of maps divided by their maximum. Both are 1 for
-    equal maps and NaN if one of the maps is constant or not finite.
-    """
-
-    num_random: int
-    correlation: float
-    ssim: float
-
-
-def sanity_steps(
-    module: nn.Module,
-    heatmap: Float[Tensor, "h w"],
-    attribute_again: Attribute,
-    *,
-    window: Window = WHOLE,
-    num_steps: int = 1,
-    seed: int = 0,
-) -> tuple[SanityStep, ...]:
-    """Compare a map with those that the same method gives while the weights are random, from the last layer to the first.
-
-    Step k of n draws the last k / n of the layers with weights, in the order in which they are registered, so the last step
-    draws all; the default of one step does so at once.
-
-    Args:
-        attribute_again: makes the map anew, with the weights that ``module`` has when it is called.
-        window: rows and columns that are compared. Around an object the comparison is sharper than over a whole image, whose
-            maps agree wherever the image is empty or out of reach.
-        seed: of the random weights; a layer's are the same in all steps.
-
-    Raises:
-        ValueError: there is no layer with weights, or a new map has another shape.
-    """
-    layers = weighted_layers(module)
-    if not layers or num_steps < 1:
-        raise ValueError(f"need a layer with weights and a step, got {len(layers)} layers and {num_steps=}")
-    steps = []
-    for number in range(1, num_steps + 1):
-        last = layers[len(layers) - math.ceil(number * len(layers) / num_steps) :]
-        with random_weights(module, last, seed=seed):
-            shown = heatmap[window], attribute_again()[window]
-        steps.append(SanityStep(len(last), rank_correlation(*shown), similarity(*shown)))
-    return tuple(steps)
-
 
 @contextmanager
-def random_weights(module: nn.Module, layers: Sequence[str] | None = None, *, seed: int = 0) -> Iterator[None]:
-    """Give layers random weights, by default all; afterwards, also after an error, every bit is as before.
+def random_weights(module: nn.Module, *, seed: int = 0) -> Iterator[None]:
+    """Give all layers random weights; afterwards, also after an error, every bit is as before.
 
     Weights of two and more axes are drawn from a normal distribution around 0 with their own mean square, so that the
     values in the network keep their scale. Vectors (biases, scales of norms) are permuted. Running statistics stay.
@@ -93,22 +40,16 @@ def random_weights(module: nn.Module, layers: Sequence[str] | None = None, *, se
     random = Generator().manual_seed(seed)
     tensors = [*module.parameters(), *module.buffers()]
     kept = [each.detach().clone() for each in tensors]
-    chosen = weighted_layers(module) if layers is None else layers
     try:
         with torch.no_grad():
-            for name in reversed(chosen):
-                for parameter in module.get_submodule(name).parameters(recurse=False):
+            for layer in reversed([*module.modules()]):
+                for parameter in layer.parameters(recurse=False):
                     parameter.copy_(_redrawn(parameter, random))
         yield
     finally:
         with torch.no_grad():
             for each, before in zip(tensors, kept, strict=True):
                 each.copy_(before)
-
-
-def weighted_layers(module: nn.Module) -> list[str]:
-    """The names of the layers that have weights of their own, in the order in which they are registered."""
-    return [name for name, layer in module.named_modules() if any(True for _ in layer.parameters(recurse=False))]
 
 
 def rank_correlation(first: Float[Tensor, "h w"], second: Float[Tensor, "_ _"]) -> float:
@@ -120,8 +61,7 @@ def rank_correlation(first: Float[Tensor, "h w"], second: Float[Tensor, "_ _"]) 
     maps = _absolute(first, second)
     if maps is None:
         return math.nan
-    ranks = [rankdata(each.ravel()) for each in maps]
-    return round(float(np.corrcoef(ranks)[0, 1]), 12)
+    return round(float(spearmanr(*map(np.ravel, maps)).statistic), 12)
 
 
 def similarity(first: Float[Tensor, "h w"], second: Float[Tensor, "_ _"]) -> float:

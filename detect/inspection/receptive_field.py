@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from detect.errors import ConfigError
 from detect.inspection.field_arrays import EMPTY, Fields, merged
 from detect.inspection.field_rules import Call, apply_rule, sees_along
+from detect.inspection.layers import first_line
 from detect.inspection.models import NamedMaps
 
 SIZES_PX = (512, 1024, 2048, 4096)  # of the images that are tried
@@ -182,8 +183,8 @@ def track_maps(maps: NamedMaps, image_hw: tuple[int, int]) -> TrackedMaps:
             with tracker:
                 outputs = maps(images)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ConfigError(f"the model fails on an image of {image_hw[1]} x {image_hw[0]}: {reason}") from None
+            size = f"{image_hw[1]} x {image_hw[0]}"
+            raise ConfigError(f"the model fails on an image of {size}: {first_line(error)}") from None
         found = {name: tracker.of(cells) for name, cells in outputs.items()}
     if missing := [name for name, fields in found.items() if fields is None]:
         raise ConfigError(f"map {missing[0]!r} does not depend on the image")

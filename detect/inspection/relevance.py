@@ -38,6 +38,7 @@ RULES = ("composite", "epsilon", "gamma", "z-plus")
 GAMMA = 0.25  # Montavon et al. 2019, section 10.3
 EPSILON = 0.01  # of the root mean square of a layer's outputs
 LEAST = 1e-6  # likewise, where only a division by 0 has to be avoided
+KINDS = ("pixels", "biases", "stabiliser")  # of what gets relevance
 HEAD, OUTPUT = "head.", "output"  # in the names of our detectors' weights
 
 
@@ -70,8 +71,6 @@ def propagate_relevance(
     rule: str = "composite",
     *,
     box: bool = True,
-    gamma: float = GAMMA,
-    epsilon: float = EPSILON,
 ) -> Relevance:
     """Share out an answer among the pixels of an image.
 
@@ -85,39 +84,26 @@ def propagate_relevance(
     """
     if rule not in RULES:
         raise ValueError(f"rule is one of {', '.join(RULES)}, got {rule!r}")
-    rules = _Propagate(module, rule, _bounds(module, image) if box else None, gamma=gamma, epsilon=epsilon)
+    rules = _Propagate(module, rule, _bounds(module, image) if box else None)
     with torch.enable_grad(), rewritten(module, rules):
         answer = scalar(image.detach()[None]).sum()
         if not rules.leaves or not answer.requires_grad:
             raise ValueError("relevance needs an answer of a network with convolutions, computed by module.forward")
         kinds, leaves = zip(*rules.leaves, strict=True)
         shares = [(leaf * slope).detach() for leaf, slope in zip(leaves, gradients(answer, list(leaves)), strict=True)]
-    height, width = image.shape[-2:]
-    pixels = sum(
-        (own[0].sum(dim=0) for kind, own in zip(kinds, shares, strict=True) if kind == "pixels"), torch.zeros(())
-    )
-    inside = pixels[:height, :width]
-    biases, stabiliser = (
-        sum(float(own.sum()) for kind, own in zip(kinds, shares, strict=True) if kind == wanted)
-        for wanted in ("biases", "stabiliser")
-    )
+    by_kind = {wanted: [own for kind, own in zip(kinds, shares, strict=True) if kind == wanted] for wanted in KINDS}
+    pixels = sum((own[0].sum(dim=0) for own in by_kind["pixels"]), torch.zeros(()))
+    inside = pixels[: image.shape[-2], : image.shape[-1]]
+    biases, stabiliser = (sum(float(own.sum()) for own in by_kind[kind]) for kind in KINDS[1:])
     return Relevance(inside, biases, stabiliser, float(pixels.sum() - inside.sum()))
 
 
 class _Propagate(FoldedNorms):
     """Rewrites a forward pass so that leaf x gradient is relevance; ``leaves`` has them with their kinds."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        rule: str,
-        bounds: tuple[Tensor, Tensor] | None,
-        *,
-        gamma: float,
-        epsilon: float,
-    ) -> None:
+    def __init__(self, module: nn.Module, rule: str, bounds: tuple[Tensor, Tensor] | None) -> None:
         super().__init__(module)
-        self.rule, self.bounds, self.gamma, self.epsilon = rule, bounds, gamma, epsilon
+        self.rule, self.bounds = rule, bounds
         self.outputs = _output_names(list(self.names.values()))
         self.leaves: list[tuple[str, Tensor]] = []
 
@@ -172,9 +158,9 @@ class _Propagate(FoldedNorms):
     def _by_rule(self, rule: str, value: Tensor, total: Tensor, positive: Tensor) -> Tensor:
         """``value`` with the gradient that shares it among the contributions to ``total``."""
         if rule == "epsilon":
-            return self._stabilised(value, total, self.epsilon)
+            return self._stabilised(value, total, EPSILON)
         favoured = torch.where(value > 0, positive, total - positive)
-        return self._stabilised(value, total + self.gamma * favoured if rule == "gamma" else favoured, LEAST)
+        return self._stabilised(value, total + GAMMA * favoured if rule == "gamma" else favoured, LEAST)
 
     def _stabilised(self, value: Tensor, shared: Tensor, epsilon: float) -> Tensor:
         """``value`` with the gradient of ``shared``, scaled to it; a stabiliser keeps ``shared`` away from 0."""

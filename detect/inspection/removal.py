@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int64
@@ -67,13 +68,15 @@ def removal_curves(
     Step k of n has replaced (k / n) ** 2 of the patches: small steps first, where a small object vanishes. Among patches of
     equal attribution the order is random.
 
-    Args:
-        scalar: the answer to each image of a batch.
-        baseline: ``"blur"``, with a sigma of an eighth of the image's longer side, or ``"mean"``, the image's mean colour.
-        patch_px: side of the patches; 1 ranks pixels, as RISE does.
-        seed: of the order among equals.
+    The ``baseline`` is ``"blur"``, with a sigma of an eighth of the image's longer side, or ``"mean"``, the image's mean
+    colour. ``patch_px`` is the side of the patches; 1 ranks pixels, as RISE does.
     """
-    _check(image, heatmap, num_steps, patch_px)
+    if image.ndim != 3 or tuple(heatmap.shape) != tuple(image.shape[1:]):
+        raise ValueError(f"need an image (d, h, w) and a map (h, w), got {tuple(image.shape)}, {tuple(heatmap.shape)}")
+    if not heatmap.isfinite().all():
+        raise ValueError("the map has values that are not finite")
+    if num_steps < 1 or patch_px < 1:
+        raise ValueError(f"need a step and patches of a pixel, got {num_steps=}, {patch_px=}")
     empty = baseline_image(image, baseline)
     ranks = patch_ranks(heatmap, patch_px=patch_px, seed=seed).to(image.device)
     num_patches = int(ranks.max()) + 1
@@ -131,22 +134,7 @@ def patch_ranks(heatmap: Float[Tensor, "h w"], *, patch_px: int = PATCH_PX, seed
 @torch.no_grad()
 def _answers(scalar: Scalar, images: Iterator[Tensor], batch_size: int) -> Float[Tensor, " n"]:
     """The scalar of every image, a batch in memory at a time."""
-    parts: list[Tensor] = []
-    batch: list[Tensor] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == batch_size:
-            parts.append(scalar(torch.stack(batch)))
-            batch = []
-    if batch:
+    parts = []
+    while batch := list(islice(images, batch_size)):
         parts.append(scalar(torch.stack(batch)))
     return torch.cat(parts).double().cpu()
-
-
-def _check(image: Tensor, heatmap: Tensor, num_steps: int, patch_px: int) -> None:
-    if image.ndim != 3 or tuple(heatmap.shape) != tuple(image.shape[1:]):
-        raise ValueError(f"need an image (d, h, w) and a map (h, w), got {tuple(image.shape)}, {tuple(heatmap.shape)}")
-    if not heatmap.isfinite().all():
-        raise ValueError("the map has values that are not finite")
-    if num_steps < 1 or patch_px < 1:
-        raise ValueError(f"need a step and patches of a pixel, got {num_steps=}, {patch_px=}")

@@ -75,11 +75,8 @@ def found_at(found: Sequence[Found], xy: tuple[float, float]) -> int | None:
     0
     """
     x, y = xy
-    for number, each in enumerate(found):
-        x0, y0, x1, y1 = each.box
-        if x0 <= x <= x1 and y0 <= y <= y1:
-            return number
-    return None
+    boxes = enumerate(each.box for each in found)
+    return next((number for number, (x0, y0, x1, y1) in boxes if x0 <= x <= x1 and y0 <= y <= y1), None)
 
 
 def answer_of(
@@ -90,11 +87,10 @@ def answer_of(
     image_hw: tuple[int, int],
     box: Sequence[float] | None = None,
 ) -> Scalar:
-    """The number of a detection that ``answer`` names, as a function of images of the size ``image_hw``.
+    """The number of a detection as a function of images of the size ``image_hw``.
 
-    Args:
-        answer: ``"class"``, the logit; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``, a side of the box in pixels;
-            ``"iou"``, the IoU of the predicted box with ``box``; ``"peak"``, the logit of the peak's cell.
+    ``answer`` is ``"class"``, the logit; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``, a side of the box in pixels;
+    ``"iou"``, the IoU of the predicted box with ``box``; ``"peak"``, the logit of the peak's cell.
 
     Raises:
         ValueError: the detector has no such answer, or there is no box for the IoU.
@@ -104,73 +100,44 @@ def answer_of(
         raise ValueError(f"this detector answers {', '.join(own)}, not {answer!r}")
     if isinstance(model, LandmarkDetector):
         row, column = found.place
-        return PeakLogit(model, found.label, row, column)
+        return peak_logit(model, found.label, row, column)
     (anchor,) = found.place
     if answer == "class":
-        return ClassLogit(model, anchor, found.label)
-    anchors = model.grid.generate(level_hw(model.grid, image_hw), image_hw)
-    if answer == "iou":
-        if box is None:
-            raise ValueError("the IoU needs a box to compare with")
-        return BoxIou(model, anchor, anchors.boxes[anchor], torch.tensor(box, dtype=torch.float32))
-    return BoxSide(model, anchor, anchors.boxes[anchor], SIDES.index(answer))
+        return class_logit(model, anchor, found.label)
+    anchor_box = model.grid.generate(level_hw(model.grid, image_hw), image_hw).boxes[anchor]
+    if answer != "iou":
+        return box_side(model, anchor, anchor_box, SIDES.index(answer))
+    if box is None:
+        raise ValueError("the IoU needs a box to compare with")
+    return box_iou(model, anchor, anchor_box, torch.tensor(box, dtype=torch.float32))
 
 
-@dataclass(frozen=True, eq=False)
-class ClassLogit:
+def class_logit(model: RetinaNetDetector, anchor: int, label: int) -> Scalar:
     """The logit of one anchor for one class."""
-
-    model: RetinaNetDetector
-    anchor: int
-    label: int
-
-    def __call__(self, images: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
-        logits: Tensor = self.model(images).logits
-        return logits[:, self.anchor, self.label]
+    return lambda images: model(images).logits[:, anchor, label]
 
 
-@dataclass(frozen=True, eq=False)
-class BoxSide:
+def peak_logit(model: LandmarkDetector, keypoint_type: int, row: int, column: int) -> Scalar:
+    """The logit of one cell of one heatmap."""
+    return lambda images: model(images).logits[:, keypoint_type, row, column]
+
+
+def box_side(model: RetinaNetDetector, anchor: int, anchor_box: Float[Tensor, " 4"], side: int) -> Scalar:
     """One side of the box that an anchor predicts, in pixels: 0 left, 1 top, 2 right, 3 bottom."""
-
-    model: RetinaNetDetector
-    anchor: int
-    anchor_box: Float[Tensor, " 4"]
-    side: int
-
-    def __call__(self, images: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
-        return _predicted_boxes(self.model, images, self.anchor, self.anchor_box)[:, self.side]
+    return lambda images: _predicted_boxes(model, images, anchor, anchor_box)[:, side]
 
 
-@dataclass(frozen=True, eq=False)
-class BoxIou:
+def box_iou(model: RetinaNetDetector, anchor: int, anchor_box: Float[Tensor, " 4"], box: Float[Tensor, " 4"]) -> Scalar:
     """The IoU of the box that an anchor predicts with a given one.
 
     Where the two are equal, the IoU is at its peak, and methods by gradient show nothing.
     """
 
-    model: RetinaNetDetector
-    anchor: int
-    anchor_box: Float[Tensor, " 4"]
-    box: Float[Tensor, " 4"]
+    def iou(images: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
+        boxes = _predicted_boxes(model, images, anchor, anchor_box)
+        return matched_iou(boxes, box.to(boxes).expand_as(boxes))
 
-    def __call__(self, images: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
-        boxes = _predicted_boxes(self.model, images, self.anchor, self.anchor_box)
-        return matched_iou(boxes, self.box.to(boxes).expand_as(boxes))
-
-
-@dataclass(frozen=True, eq=False)
-class PeakLogit:
-    """The logit of one cell of one heatmap."""
-
-    model: LandmarkDetector
-    keypoint_type: int
-    row: int
-    column: int
-
-    def __call__(self, images: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
-        logits: Tensor = self.model(images).logits
-        return logits[:, self.keypoint_type, self.row, self.column]
+    return iou
 
 
 def _predicted_boxes(model: RetinaNetDetector, images: Tensor, anchor: int, anchor_box: Tensor) -> Float[Tensor, "b 4"]:

@@ -94,15 +94,11 @@ class CocoKeypoints:
         for category, own in self.category_types.items():
             wanted = category_types.get(category, ())
             if len(wanted) != len(own):
-                name = self.dataset.category_name(category)
-                raise CocoError(
-                    f"category {name!r} has {len(own)} keypoints here, but {len(wanted)} in the training data"
-                )
-            both = [
-                [all_names[each] for each in types] for all_names, types in ((self.type_names, own), (names, wanted))
-            ]
-            if both[0] != both[1] and all(": " in each for of_one in both for each in of_one):
-                raise CocoError(f"keypoints are named {both[0]} here, but {both[1]} in the training data")
+                counts = f"{len(own)} keypoints here, but {len(wanted)} in the training data"
+                raise CocoError(f"category {self.dataset.category_name(category)!r} has {counts}")
+            here, there = [self.type_names[each] for each in own], [names[each] for each in wanted]
+            if here != there and all(": " in each for each in here + there):
+                raise CocoError(f"keypoints are named {here} here, but {there} in the training data")
             number[list(own)] = wanted
         landmarks = replace(self.landmarks, types=number[self.landmarks.types], num_types=len(names))
         return replace(self, landmarks=landmarks, type_names=tuple(names), category_types=dict(category_types))
@@ -202,9 +198,7 @@ def _collect(
     first = np.array([own[0] for own in category_types.values()], np.int64)
     of_category = np.searchsorted(list(category_types), instances.category_ids[rows])
     types = first[of_category] + np.arange(len(rows)) - np.searchsorted(rows, rows)
-    names: list[str] = []
-    for category, own in category_types.items():
-        names += _type_names(dataset, category, len(own))
+    names = [name for category, own in category_types.items() for name in _type_names(dataset, category, len(own))]
     regions = [dataset.crowd, instances.take(np.flatnonzero(~labelled))]
     boxes = xywh_to_xyxy(np.concatenate([each.boxes_xywh for each in regions])) - origin_shift(pixel_origin)
     ignored = by_group(boxes, np.concatenate([each.image_rows for each in regions]), num_images)
@@ -296,16 +290,10 @@ def _usual_counts(
 
 def _with_odd(dataset: CocoDataset, odd: Iterable[tuple[int, int, int]]) -> CocoDataset:
     """The dataset with a finding for each instance (row, number of keypoints, usual number)."""
-    instances, images = dataset.instances, dataset.images
-    findings = [
-        Finding(
-            "",
-            int(instances.ids[row]),
-            int(images.ids[instances.image_rows[row]]),
-            f"{plural(count, 'keypoint')} where most of its category have {usual}: its region is ignored",
-        )
-        for row, count, usual in odd
-    ]
+    own, findings = dataset.instances, []
+    for row, count, usual in odd:
+        reason = f"{plural(count, 'keypoint')} where most of its category have {usual}: its region is ignored"
+        findings.append(Finding("", int(own.ids[row]), int(dataset.images.ids[own.image_rows[row]]), reason))
     return replace(dataset, suspicious=(*dataset.suspicious, *findings)) if findings else dataset
 
 

@@ -47,10 +47,8 @@ def find_padded_peaks(
     (tensor([[[5.3000, 0.2000],
               [0.0000, 0.0000]]]), tensor([[ True, False]]))
 
-    Args:
-        heatmaps: values from 0, where there is nothing, to 1.
-        threshold: the value of a point is above it.
-        max_peaks: the length of the result, or the number of cells if that is smaller.
+    Heatmaps have values from 0 to 1; those of points are above the threshold. The result has ``max_peaks`` rows of each
+    image, or as many as there are cells if that is less.
     """
     check_maps(heatmaps=heatmaps)
     num_images, num_types, height, width = heatmaps.shape

@@ -58,6 +58,7 @@ def split_peaks(
     the threshold, from 0 to 1, are used. Distances are in cells of the axis whose sigma is the smallest.
     A cell implies another point if the nearest point is nearer than all known ones by more than the ``tolerance``, in cells.
     Two points less than twice the tolerance apart stay one; noise of .05 in a map of sigma 2 changes a distance by .2.
+
     >>> y, x = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
     >>> Gaussians = [torch.exp(-((x - at) ** 2 + (y - 4) ** 2) / 8) for at in (5.2, 6.4)]
     >>> from detect.keypoints.peaks import find_peaks
@@ -199,9 +200,7 @@ class _Cells:
         return at + np.clip(steps, -reach / 4, reach / 4) + NUDGE * np.sign(middle - at), seeds
 
     def fit(self, points: Points, moving: Bool[ndarray, " n"]) -> tuple[Points, Float64[ndarray, " k"]]:
-        """Move some points to where they explain the cells nearest to them, until they do not move any more.
-
-        Returns the points, and the squared distance from each cell to the nearest.
+        """Move some points to where they explain the cells nearest to them; the points, and each cell's squared distance.
 
         The weak prior of a = 0 (height 1) determines the solution if the cells do not, for example if all are in one row.
         """

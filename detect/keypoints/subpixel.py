@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -66,9 +66,8 @@ def quarter(maps: Maps, maxima: LocalMaxima) -> Refined:
     """
     x, y = _plane(maxima)
     near = _window(maps, maxima.map, maxima.at, (1, 1))[0]
-    moves = torch.stack(
-        [(x > 1) & (x < maps.shape[2] - 1) & (y > 0), (y > 1) & (y < maps.shape[1] - 1) & (x > 0)], dim=1
-    )
+    height, width = maps.shape[1:]
+    moves = torch.stack([(x > 1) & (x < width - 1) & (y > 0), (y > 1) & (y < height - 1) & (x > 0)], dim=1)
     shift = 0.25 * torch.stack([near[:, 1, 2] - near[:, 1, 0], near[:, 2, 1] - near[:, 0, 1]], dim=1).sign()
     return Refined(maxima.at + shift * moves)
 
@@ -209,9 +208,8 @@ def _vertex(
     """
     num_axes = moves.shape[1]
     squares = list(combinations_with_replacement(range(num_axes), 2))
-    design = torch.cat(
-        [torch.ones_like(moves[:, :1]), moves, *(moves[:, [i]] * moves[:, [j]] for i, j in squares)], dim=1
-    )
+    products = (moves[:, [i]] * moves[:, [j]] for i, j in squares)
+    design = torch.cat([torch.ones_like(moves[:, :1]), moves, *products], dim=1)
     weights, logs = values.square(), values.clamp(min=SMALLEST).log()
     normal = weights @ (design[:, :, None] * design[:, None]).flatten(1)
     inverse, full = _inverse(normal.view(-1, design.shape[1], design.shape[1]))
@@ -278,9 +276,7 @@ def _window(
     places = number
     for axis, (reach, extent) in enumerate(zip(reversed(reaches), maps.shape[1:], strict=True)):
         cells = _along(centre, reach, axis)
-        places = places[..., None] * extent + cells.clamp(0, extent - 1).view(
-            cells.shape[0], *[1] * axis, 2 * reach + 1
-        )
+        places = places[..., None] * extent + _as_axis(cells.clamp(0, extent - 1), axis)
     return maps.reshape(-1).take(places).double(), _are_inside(centre, reaches, maps.shape[1:])
 
 
@@ -291,10 +287,13 @@ def _are_inside(
     inside = torch.ones_like(centre[:, 0], dtype=torch.bool)
     for axis, (reach, extent) in enumerate(zip(reversed(reaches), extents, strict=True)):
         cells = _along(centre, reach, axis)
-        inside = inside[..., None] & (cells == cells.clamp(0, extent - 1)).view(
-            cells.shape[0], *[1] * axis, 2 * reach + 1
-        )
+        inside = inside[..., None] & _as_axis(cells == cells.clamp(0, extent - 1), axis)
     return inside
+
+
+def _as_axis(values: Shaped[Tensor, "n w"], axis: int) -> Shaped[Tensor, " n *window"]:
+    """Values along an axis of windows, to be combined with those of the axes before."""
+    return values.view(values.shape[0], *[1] * axis, values.shape[1])
 
 
 def _along(centre: Int64[Tensor, "n D"], reach: int, axis: int) -> Int64[Tensor, "n w"]:

@@ -35,12 +35,8 @@ def suppress_near(maxima: LocalMaxima, min_distance: float, *, spacing: Stride =
 def suppress_explained(maxima: LocalMaxima, noise: Float[Tensor, " m"], sigma: Sequence[float]) -> Bool[Tensor, " n"]:
     """Mark the maxima that stay: their value is above that of a higher one's Gaussian at their cell by 5 times the noise.
 
-    Away from all others that Gaussian is 0: only maxima of 5 times the noise stay.
-
-    Args:
-        maxima: of maps.
-        noise: the standard deviation of each map's noise (:func:`noise_level`).
-        sigma: of the Gaussians, in cells, for each of x, y[, z].
+    Away from all others that Gaussian is 0: only maxima of 5 times the noise stay. The noise of each map is a standard
+    deviation (:func:`noise_level`), ``sigma`` that of the Gaussians, in cells, for each of x, y[, z].
     """
     scale = torch.tensor(sigma, dtype=torch.float64, device=maxima.at.device)
     higher, lower, apart = _pairs(maxima, REACH * max(sigma))

@@ -210,9 +210,8 @@ def pixel_weights(ignored: Array, regions: Sequence[Array] | None, stride: Strid
     if regions is not None and len(regions) == len(weights):
         masked = weights
     elif regions is not None and len(regions) != len(masked):
-        raise ValueError(
-            f"need regions to ignore for each of {len(weights)} images or {len(masked)} maps, got {len(regions)}"
-        )
+        counts = f"{len(weights)} images or {len(masked)} maps, got {len(regions)}"
+        raise ValueError(f"need regions to ignore for each of {counts}")
     kind = "image" if masked is weights else "map"
     for number, (of_image, boxes) in enumerate(zip(masked, regions or (), strict=False)):
         corners = to_numpy(boxes).astype(np.float64)

@@ -65,7 +65,7 @@ def find_tiled_peaks(
 
     Points, scores, covariance and order are those of ``find_peaks``; only ``cells`` are in float64, since float32 is
     .004 cells wide at 50,000. With ``min_distance`` above 2 cells, all maxima down to a fifth of the threshold are kept in
-    memory, 40 bytes each; without, only those near a point.
+    memory, 40 bytes each.
 
     >>> y, x = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
     >>> maps = torch.exp(-((x - 24.6) ** 2 + (y - 20.2) ** 2) / 8)[None]
@@ -195,12 +195,9 @@ def _examined(tiles: _Tiles, number: int, journal: Journal | None) -> TileMaxima
 def _examine(tiles: _Tiles, number: int) -> TileMaxima:
     window, values = tiles.with_margin(number)
     local, core = tuple(values.shape[1:]), tiles.core(number)
-    start, low, high = (
-        torch.tensor(each[::-1])
-        for each in zip(
-            *((w.start, c.start - w.start, c.stop - w.start) for w, c in zip(window, core, strict=True)), strict=True
-        )
-    )
+    start = torch.tensor([own.start for own in window[::-1]])
+    low = torch.tensor([own.start for own in core[::-1]]) - start
+    high = torch.tensor([own.stop for own in core[::-1]]) - start
     marked = MarkedCells.of(values, tiles.floor)
 
     def moved(keys: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:

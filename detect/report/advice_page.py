@@ -13,13 +13,12 @@ from detect.advice.advise import Advice
 from detect.advice.curves import Curve, Option
 from detect.advice.lost_objects import LostObjects
 from detect.advice.verdict import change_in_words, reason_in_words, share_text, verdict
-from detect.data import CocoDataset
 from detect.inspection.level_profile import ObjectProfile
 from detect.report.field_page import objects_parts
 from detect.report.object_pictures import object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, MUTED, Key, Panel, label, panel, set_color
-from detect.report.tables import escape, prose, table
+from detect.report.tables import escape, notes_list, object_cells, prose, table
 from detect.wording import plural
 
 MAX_LISTED, MAX_SHOWN = 100, 12
@@ -77,9 +76,8 @@ def dataset_part(advice: Advice) -> DatasetPart:
 def advice_page(dataset: DatasetPart, parts: Sequence[DetectorPart]) -> str:
     """Return the page of one or several detectors for one dataset."""
     sections: Sections = {"summary": ("Summary", [dataset.counts, *(part.verdict for part in parts)])}
-    for number, part in enumerate(parts):
-        sections = {**sections, f"detector-{number}": (escape(part.name), part.parts)}
-    sections = {**sections, "labels": ("Labels", [dataset.labels])}
+    each = {f"detector-{number}": (escape(part.name), part.parts) for number, part in enumerate(parts)}
+    sections = {**sections, **each, "labels": ("Labels", [dataset.labels])}
     names = ", ".join(part.name for part in parts)
     about = escape(f"Objects that {names} cannot learn or return, whatever the network predicts, and what changes it.")
     return page("Advice", about, sections, read_from=dataset.files)
@@ -93,10 +91,8 @@ def _counts(advice: Advice) -> str:
 
 def _verdict(advice: Advice, notes: Sequence[str]) -> str:
     lines = "".join(f"<p>{prose(line)}</p>" for line in verdict(advice))
-    others = "".join(f"<li>{prose(line)}</li>" for line in notes)
     source = f"Settings as in {advice.detector.source}." if advice.detector.source else ""
-    content = f"{lines}{f'<ul>{others}</ul>' if others else ''}"
-    return block(escape(advice.detector.name), escape(source), content)
+    return block(escape(advice.detector.name), escape(source), lines + notes_list(notes))
 
 
 def _losses(advice: Advice) -> str:
@@ -130,37 +126,36 @@ def _curve_panel(name: str, curve: Curve, image_ms: float | None) -> Panel:
         lines.append(_line(own, curve, set_color(number)))
         keys.append(Key("with a finer level" if finer else "lost", set_color(number), "line"))
         if any(option.num_small for option in own) and not finer:
-            small = _line(own, curve, set_color(number), small=True)
-            lines.append(small)
+            lines.append(_line(own, curve, set_color(number), small=True))
             keys.append(Key("under 8 px or a cell: hard to see", set_color(number), "dot"))
     for option in curve.options:
         if not option.value:  # ranges of equal shares
             ends = [each.value for each in curve.options if each.value]
-            height = 100 * option.num_lost / max(curve.num_objects, 1)
-            level = go.Scatter(
-                x=[min(ends), max(ends)], y=[height, height], mode="lines", hovertext=label(option.text, 90)
-            )
-            lines.append(level.update(line={"color": MUTED, "dash": "dash"}, hoverinfo="text"))
+            level = go.Scatter(x=[min(ends), max(ends)], y=[_share(curve, option.num_lost)] * 2, mode="lines")
+            level.update(line={"color": MUTED, "dash": "dash"}, hovertext=label(option.text, 90), hoverinfo="text")
+            lines.append(level)
             keys.append(Key("equal shares on all levels", MUTED, "dash"))
     marks = [(curve.now, INK)]
     if curve.is_worth_it:
         marks.append((curve.best, MISSED))
         keys.append(Key("worth it", MISSED, "diamond"))
     for option, color in marks:
-        mark = go.Scatter(x=[option.value], y=[100 * option.num_lost / max(curve.num_objects, 1)], mode="markers")
+        mark = go.Scatter(x=[option.value], y=[_share(curve, option.num_lost)], mode="markers")
         lines.append(mark.update(hoverinfo="skip", marker={"color": color, "symbol": "diamond", "size": 10}))
     caption = f"Of {plural(curve.num_objects, 'object')}. {change_in_words(curve, image_ms)}."
     xaxis = {"title": f"{curve.setting}, {curve.unit}"}
     return panel(name, f"By {curve.setting}", caption, lines, keys=keys, columns=6, xaxis=xaxis, yaxis=SHARE_AXIS)
 
 
+def _share(curve: Curve, count: int) -> float:
+    return 100 * count / max(curve.num_objects, 1)
+
+
 def _line(options: Sequence[Option], curve: Curve, color: str, *, small: bool = False) -> go.Scatter:
     ordered = sorted(options, key=lambda option: option.value)
     counts = [option.num_small if small else option.num_lost for option in ordered]
     texts = [f"{label(option.text, 60)}<br>{count:,} objects" for option, count in zip(ordered, counts, strict=True)]
-    line = go.Scatter(
-        x=[option.value for option in ordered], y=[100 * count / max(curve.num_objects, 1) for count in counts]
-    )
+    line = go.Scatter(x=[option.value for option in ordered], y=[_share(curve, count) for count in counts])
     line.update(mode="lines+markers", line={"color": color, "dash": "dot" if small else "solid"}, marker={"size": 5})
     line.update(hovertext=texts, hoverinfo="text")
     return line
@@ -169,7 +164,6 @@ def _line(options: Sequence[Option], curve: Curve, color: str, *, small: bool = 
 def _lost_objects(advice: Advice, images: str | Path | None) -> list[str]:
     """The objects of each reason, and pictures of some of them."""
     parts = []
-    dataset = advice.instances.dataset
     for loss in advice.losses:
         rows = [*loss.lost.tolist(), *loss.contested.tolist()]
         if not rows:
@@ -178,7 +172,7 @@ def _lost_objects(advice: Advice, images: str | Path | None) -> list[str]:
             parts.append(_pictures(advice, loss, rows, images))
         title = f"Lost or contested: {loss.reason} <b>{len(rows):,}</b>"
         cut = f"The first {MAX_LISTED} of them; lost.csv has all." if len(rows) > MAX_LISTED else ""
-        parts.append(block(title, cut, _object_table(advice, dataset, loss, rows[:MAX_LISTED])))
+        parts.append(block(title, cut, _object_table(advice, loss, rows[:MAX_LISTED])))
     return parts
 
 
@@ -197,15 +191,9 @@ def _pictures(advice: Advice, loss: LostObjects, rows: Sequence[int], images: st
     return pictures_block(f"Over their images: {loss.reason}", caption, found, advice.instances.dataset, heading)
 
 
-def _object_table(advice: Advice, dataset: CocoDataset, loss: LostObjects, rows: Sequence[int]) -> str:
-    own, certain, lines = dataset.instances, set(loss.lost.tolist()), []
-    for row in rows:
-        image = int(own.image_rows[row])
-        file = dataset.images.file_names[image] or f"image {dataset.images.ids[image]}"
-        width, height = advice.instances.shapes[row]
-        is_lost = "lost" if row in certain else "contested"
-        category = dataset.category_name(int(own.category_ids[row]))
-        lines.append([f"{own.ids[row]}", file, category, f"{width:.1f} x {height:.1f}", is_lost])
+def _object_table(advice: Advice, loss: LostObjects, rows: Sequence[int]) -> str:
+    certain = set(loss.lost.tolist())
+    lines = [[*object_cells(advice.instances, row), "lost" if row in certain else "contested"] for row in rows]
     titles = ("annotation", "file", "category", "after the resize, px", "lost or contested")
     return f"<details><summary>Show</summary>{table(titles, lines, align='rllrl', scroll=True)}</details>"
 

@@ -141,10 +141,8 @@ def shapes_to_scale(score: AnchorMetrics, colors: Mapping[int, str]) -> Panel:
     """Draw all shapes around one centre, in true proportion."""
     reach = float(score.anchors.shapes.max()) * 0.54
     axis = {"range": [-reach, reach], "constrain": "domain", "title": "px from the centre"}
-    caption = (
-        f"The shapes of “{score.anchors.name}” around one centre, to one scale. Gaps between outlines are sizes without a "
-        "shape."
-    )
+    own = f"The shapes of “{score.anchors.name}” around one centre, to one scale."
+    caption = f"{own} Gaps between outlines are sizes without a shape."
     traces = []
     for level in score.anchors.levels:
         xs, ys, texts = list[float | None](), list[float | None](), list[str]()
@@ -171,9 +169,8 @@ def recall_over_iou(scores: Sequence[AnchorMetrics], columns: int) -> Panel:
     )
     keys = plots.set_keys(scores, first="line", others="line")
     keys += (Key("by shape", MUTED, "line"), Key("on the grid", MUTED, "dash"))
-    return _recall_panel(
-        "recall", "Recall over the IoU threshold", caption, traces, height=500, columns=columns, keys=keys
-    )
+    title = "Recall over the IoU threshold"
+    return _recall_panel("recall", title, caption, traces, height=500, columns=columns, keys=keys)
 
 
 def recall_by_size(score: AnchorMetrics, columns: int) -> Panel:
@@ -186,10 +183,8 @@ def recall_by_size(score: AnchorMetrics, columns: int) -> Panel:
             keys.append(Key(f"{each.name}: {plural(len(each.rows), 'box')}", color, "line"))
         else:
             without += f" {each.name.split(',')[0].capitalize()}: none."
-    caption = (
-        f"Recall on the grid with the anchors of “{score.anchors.name}”. Size is the square root of the area.{without}"
-    )
-    return _recall_panel("recall-by-size", "Recall by box size", caption, traces, columns=columns, keys=keys)
+    caption = f"Recall on the grid with the anchors of “{score.anchors.name}”. Size is the square root of the area."
+    return _recall_panel("recall-by-size", "Recall by box size", caption + without, traces, columns=columns, keys=keys)
 
 
 def _recall_line(best_iou: Float64[ndarray, " n"], name: str, line: Mapping[str, Any]) -> Any:

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from detect.anchors.detector_score import DetectorScore
 from detect.anchors.metrics import YOLOV5_RATIO, AnchorMetrics
 from detect.anchors.stability import Generalisation, Stability
 from detect.fitting.fit import KCurve
 from detect.report import anchor_figures as figures
 from detect.report import tables
-from detect.report.anchor_pictures import worst_block
 from detect.report.anchor_stability import generalisation_block, stability_blocks, stable_shapes_panel
 from detect.report.dataset_figures import average_iou_panels, dataset_panels
 from detect.report.detector_section import detector_section
-from detect.report.level_page import advice_list, grid_iou_by_level, level_caption, level_table
+from detect.report.level_page import grid_iou_by_level, level_caption, level_table
+from detect.report.object_pictures import MAX_TRIED, ObjectPictures, object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
-from detect.report.tables import escape, prose
+from detect.report.tables import escape, notes_list
 
 if TYPE_CHECKING:
     from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
@@ -50,10 +52,9 @@ def anchor_page(
 
     Args:
         scores: metrics of the fitted set, then of the sets it is compared with.
-        curve: the number of shapes; without it, that figure is left out.
+        curve: average IoU by number of shapes.
         title, notes: plain text; notes are lines under the title.
-        images: folder of the images, to show the instances with the lowest IoU over them. Missing and broken images are
-            left out and counted.
+        images: folder of the images, to show the instances with the lowest IoU over them.
         stability, generalisation: of the first set.
         levels: shown instead of the first set's own levels.
         detectors: scores under the rule of the detector that the first set is for, of this set and of others.
@@ -69,17 +70,13 @@ def anchor_page(
     counts = {"images": len(dataset.images), "instances": len(first.instances), "categories": len(dataset.categories)}
     findings = {name: len(getattr(dataset, name)) for name in ("invalid", "suspicious")}
     counts |= {"crowd regions": len(dataset.crowd), **findings}
-    caption, advice = (level_caption(levels.threshold), advice_list(levels)) if levels else (level_caption(), "")
+    caption, advice = (level_caption(levels.threshold), notes_list(levels.advice)) if levels else (level_caption(), "")
     level_words = caption, level_table(level_score, colors, levels) + advice
     rules = {score.anchors.resize for score in scores} - {""}
     headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
-    lines = "".join(f"<li>{prose(line)}</li>" for line in tables.bounds_in_words(first))
-    bounds = f'<ul class="notes">{lines}</ul>' if lines else ""
-    worst = block(
-        f"Instances with the lowest IoU <b>{min(tables.MAX_WORST, len(first.instances))}</b>",
-        WORST,
-        tables.worst_table(first),
-    )
+    bounds = notes_list(tables.bounds_in_words(first))
+    num_worst = min(tables.MAX_WORST, len(first.instances))
+    worst = block(f"Instances with the lowest IoU <b>{num_worst}</b>", WORST, tables.worst_table(first))
     kinds = (("invalid", INVALID), ("suspicious", SUSPICIOUS))
     entries = (tables.findings(name, caption, getattr(dataset, name)) for name, caption in kinds)
     shapes = [figures.boxes_and_shapes(first, colors), figures.shapes_to_scale(first, colors)]
@@ -105,3 +102,28 @@ def anchor_page(
     }
     rule = f"Resize rule <code>{escape(str(first.instances.rule))}</code>"
     return page(title, rule, sections, read_from=dataset.files, notes=notes)
+
+
+def worst_pictures(score: AnchorMetrics, folder: str | Path) -> ObjectPictures:
+    """Draw the instances with the lowest IoU whose image can be opened, each with its best anchor on the grid."""
+    rows, dataset = score.worst(MAX_TRIED), score.instances.dataset
+    resized = score.instances.rule.resize_images(dataset.images.wh[dataset.instances.image_rows[rows]])
+    scale, offset = np.tile(resized.scale_xy, 2), np.tile(resized.offset_xy, 2)
+    anchors = (score.best_anchors(rows) - offset) / scale
+    return object_pictures(dataset, rows.tolist(), folder, anchors=anchors)
+
+
+def worst_block(score: AnchorMetrics, folder: str | Path) -> str:
+    """Return the pictures and a sentence on how to read them, as markup."""
+    title = "Instances with the lowest IoU over their images"
+    if score.instances.rule.name == "tiles":
+        return block(title, "Not drawn: the position of a tile in its image is not stored.", "")
+    caption = (
+        "The yellow box is the instance; the dashed blue one is its best anchor on the grid, of "
+        f"“{escape(score.anchors.name)}”. Contrast is stretched."
+    )
+
+    def heading(row: int) -> str:
+        return f"<b>IoU {score.best_iou[row]:.3f}</b>, on the grid {score.grid_best_iou[row]:.3f}"
+
+    return pictures_block(title, caption, worst_pictures(score, folder), score.instances.dataset, heading)

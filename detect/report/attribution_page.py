@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from detect.inspection.attribution import METHODS
 from detect.inspection.judging import Judgement
-from detect.report.feature_pictures import colored, common_scale
+from detect.report.feature_pictures import colored, common_scale, titled
 from detect.report.page import block, page, picture_block
-from detect.report.pictures import contact_sheet, enlarged
+from detect.report.pictures import contact_sheet, png_bytes, resized, stretch_contrast
 from detect.report.tables import Html, decimal, escape, prose, table
 
 TILE_PX = 256  # longer side of a map, enlarged by a whole factor if it is smaller
-TEXT_PX = 13
 COLUMNS = 4
 BOX_COLOR = "#12b886"  # on black, yellow, white, red and blue alike
 CAPTION = (
@@ -70,9 +67,9 @@ def attribution_sheet(
     image: Image.Image, box: Sequence[float], maps: Sequence[tuple[str, Float[ndarray, "h w"]]]
 ) -> Image.Image:
     """Draw the image and the maps side by side, each with its title and the box, all in pixels of the network's input."""
-    tiles = [_tile("image", np.asarray(enlarged(image)[0]), box, image.size)]
+    tiles = [_tile("image", stretch_contrast(image), box)]
     for title, heatmap in maps:
-        tiles.append(_tile(title, colored(heatmap, common_scale([heatmap])), box, image.size))
+        tiles.append(_tile(title, Image.fromarray(colored(heatmap, common_scale([heatmap]))), box))
     return contact_sheet(tiles, columns=min(COLUMNS, len(tiles)))
 
 
@@ -86,8 +83,7 @@ def attribution_page(
     notes: Sequence[str],
 ) -> tuple[str, bytes]:
     """Return the page and the PNG in it."""
-    stream = io.BytesIO()
-    attribution_sheet(image, box, [(each.title, each.heatmap) for each in maps]).save(stream, "PNG")
+    png = png_bytes(attribution_sheet(image, box, [(each.title, each.heatmap) for each in maps]))
     share = maps[0].judgement.box_share if maps else 0.0
     numbers = table(COLUMN_TITLES, [[_unbroken(each.name), *each.row[1:]] for each in maps], align="lrrrrrrrl")
     known = {name: METHODS[name] for name in dict.fromkeys(each.method for each in maps)}
@@ -102,28 +98,20 @@ def attribution_page(
         "correlation of the map around the detection with that of the network with random weights, which should be near 0."
     )
     sections = {
-        "maps": ("Maps", [picture_block(CAPTION.format(share=share), stream.getvalue())]),
+        "maps": ("Maps", [picture_block(CAPTION.format(share=share), png)]),
         "judgement": ("Judgement", [block("Are the maps to be trusted?", prose(judged), numbers)]),
         "methods": ("Methods", [block("Methods", "", about)]),
     }
-    return page(title, "", sections, read_from=[image_name], notes=notes), stream.getvalue()
+    return page(title, "", sections, read_from=[image_name], notes=notes), png
 
 
 def _unbroken(name: str) -> Html:
     return Html(f'<span class="whole">{escape(name)}</span>')
 
 
-def _tile(title: str, pixels: ndarray, box: Sequence[float], image_wh: tuple[int, int]) -> Image.Image:
+def _tile(title: str, picture: Image.Image, box: Sequence[float]) -> Image.Image:
     """A picture in the size of the tiles with the box on it, below its title."""
-    factor = TILE_PX / max(image_wh)
-    factor = max(1, int(factor)) if factor >= 1 else factor
-    size = max(1, round(image_wh[0] * factor)), max(1, round(image_wh[1] * factor))
-    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    picture = Image.fromarray(pixels.astype(np.uint8)).convert("RGB").resize(size, method)
+    tile, factor = resized(picture, TILE_PX)
     x0, y0, x1, y1 = (side * factor for side in box)
-    ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=BOX_COLOR, width=2)
-    font = ImageFont.load_default(TEXT_PX)
-    whole = Image.new("RGB", (max(picture.width, round(font.getlength(title))), picture.height + TEXT_PX + 7), "white")
-    ImageDraw.Draw(whole).text((0, 1), title, fill="black", font=font)
-    whole.paste(picture, (0, TEXT_PX + 7))
-    return whole
+    ImageDraw.Draw(tile).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=BOX_COLOR, width=2)
+    return titled(tile, title)

@@ -10,7 +10,7 @@ from detect.anchors.detector_score import DetectorScore
 from detect.errors import ConvertError
 from detect.interop.anchor_formats import convert_anchors
 from detect.report.page import block
-from detect.report.tables import escape, table
+from detect.report.tables import escape, notes_list, table
 
 LEARNS = """Positive anchors of a box, in the mean over the boxes of a size or category: how much of the loss is about them.
 None: boxes that no anchor learns."""
@@ -57,8 +57,7 @@ def _learns(scores: Sequence[DetectorScore]) -> str:
     groups = [(*each.assignment.by_size, *each.assignment.by_category) for each in scores]
     rows = [_row(same) for same in zip(*groups, strict=True) if same[0].count]
     words = scores[0].assignment.neglect_in_words()
-    warning = f'<ul class="notes"><li>{escape(words)}</li></ul>' if words else ""
-    return block("What it learns from", LEARNS, table(titles, rows) + warning)
+    return block("What it learns from", LEARNS, table(titles, rows) + notes_list([words] if words else []))
 
 
 def _row(same: Sequence[AssignedGroup]) -> list[str]:

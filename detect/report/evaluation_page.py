@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -52,9 +51,8 @@ def evaluation_page(
 ) -> str:
     """Return the page of results that are already computed. All texts are plain text.
 
-    ``about`` is the line below the heading, ``notes`` are lines under it, ``read_from`` names the annotation files. Curves
-    of all categories together share one panel; curves of single categories have a panel for each ``at``. ``by_score`` is the
-    curve of all categories at every score, then those of single ones. ``counts_by_image`` are panels of
+    ``about`` is the line below the heading, ``notes`` are lines under it, ``read_from`` names the annotation files.
+    ``by_score`` is the curve of all categories at every score, then those of single ones. ``counts_by_image`` are panels of
     calibrated counts. ``pictures`` are a caption and a contact sheet as PNG.
     """
     sections: Sections = {
@@ -97,34 +95,31 @@ def _curve_panels(curves: Sequence[PrecisionRecall]) -> list[Panel]:
 
 def _curve_panel(name: str, title: str, curves: Sequence[tuple[str, PrecisionRecall]], columns: int) -> Panel:
     lines = []
-    for text, curve in curves[:MAX_LINES]:
+    for text, curve in curves:
         at = _thinned(len(curve.recall))
         scores = ["" if np.isnan(score) else f"<br>score at least {score:.3f}" for score in curve.scores[at]]
         line = go.Scatter(x=curve.recall[at], y=curve.precision[at], customdata=scores, mode="lines")
-        line.hovertemplate = (
-            f"{label(text, 60)}<br>recall %{{x:.3f}}, precision %{{y:.3f}}%{{customdata}}<extra></extra>"
-        )
+        numbers = "recall %{x:.3f}, precision %{y:.3f}%{customdata}"
+        line.hovertemplate = f"{label(text, 60)}<br>{numbers}<extra></extra>"
         lines.append((text, line))
-    options: dict[str, Any] = {"axes": ("recall", "precision"), "num_lines": len(curves), "columns": columns}
-    return _lines_panel(name, title, CURVE_CAPTION, lines, **options)
+    return _lines_panel(name, title, CURVE_CAPTION, lines, ("recall", "precision"), columns=columns)
 
 
 def _score_panels(by_score: Sequence[PrecisionRecall]) -> list[Panel]:
     """Precision, recall and F1 of all categories at each score, with the best F1 marked; and F1 of each category."""
     overall, *alone = by_score
-    axes, caption, columns = ("score threshold", ""), SCORE_CAPTION.format(at=overall.at), 6 if alone else 12
-    lines = [(name, _score_line(name, overall, getattr(overall, name))) for name in ("f1", "precision", "recall")]
-    lines = [(name.replace("f1", "F1"), line) for name, line in lines]
+    caption, columns = SCORE_CAPTION.format(at=overall.at), 6 if alone else 12
+    columns_of = {"F1": overall.f1, "precision": overall.precision, "recall": overall.recall}
+    lines = [(name, _score_line(name, overall, values)) for name, values in columns_of.items()]
     best = overall.best_f1()
     if best:
         caption += f" F1 is highest, {best.value:.3f}, from a score of {best.threshold:.3g} on."
-    panels = [_lines_panel("scores-0", "All together", caption, lines, axes=axes, num_lines=3, columns=columns)]
+    panels = [_lines_panel("scores-0", "All together", caption, lines, ("score threshold", ""), columns=columns)]
     if best:
         panels[0].figure.add_vline(best.threshold, line={"width": 1, "dash": "dot"})
     if alone:
-        lines = [(each.category, _score_line(each.category, each, each.f1)) for each in alone[:MAX_LINES]]
-        options: dict[str, Any] = {"axes": ("score threshold", "F1"), "num_lines": len(alone), "columns": columns}
-        panels.append(_lines_panel("scores-1", "F1 of each", "", lines, **options))
+        lines = [(each.category, _score_line(each.category, each, each.f1)) for each in alone]
+        panels.append(_lines_panel("scores-1", "F1 of each", "", lines, ("score threshold", "F1"), columns=columns))
     return panels
 
 
@@ -137,26 +132,19 @@ def _score_line(name: str, curve: PrecisionRecall, values: Float64[ndarray, " k"
 
 
 def _lines_panel(
-    name: str,
-    title: str,
-    caption: str,
-    lines: Sequence[tuple[str, go.Scatter]],
-    *,
-    axes: tuple[str, str],
-    num_lines: int,
-    columns: int,
+    name: str, title: str, caption: str, lines: Sequence[tuple[str, go.Scatter]], axes: tuple[str, str], **layout: int
 ) -> Panel:
-    """Lines from 0 to 1 along both axes, each in its colour; ``num_lines`` are there, of which these are drawn."""
+    """Lines from 0 to 1 along both axes, the first ``MAX_LINES`` of them, each in its colour."""
     keys: list[Key] = []
-    for number, (text, line) in enumerate(lines):
+    for number, (text, line) in enumerate(lines[:MAX_LINES]):
         color = set_color(number)
         dashed = color in {key.color for key in keys}
         line.line.update(color=color, width=2, dash="dash" if dashed else "solid")
         keys.append(Key(text, color, "dash" if dashed else "line"))
     xaxis, yaxis = ({"title": axis, "range": [0, 1.02], "tickformat": ".1f"} for axis in axes)
-    caption += f" The first {MAX_LINES} of {num_lines:,} curves are drawn." if num_lines > MAX_LINES else ""
-    traces = [line for _, line in lines]
-    return panel(name, title, caption, traces, columns=columns, keys=keys, height=380, xaxis=xaxis, yaxis=yaxis)
+    caption += f" The first {MAX_LINES} of {len(lines):,} curves are drawn." if len(lines) > MAX_LINES else ""
+    traces = [line for _, line in lines[:MAX_LINES]]
+    return panel(name, title, caption, traces, keys=keys, height=380, xaxis=xaxis, yaxis=yaxis, **layout)
 
 
 def _thinned(count: int) -> Int64[ndarray, " n"]:

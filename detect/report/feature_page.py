@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,8 @@ from PIL import Image
 
 from detect.inspection.activations import FilterBank, LevelDifference, LevelMaps
 from detect.report.feature_pictures import color_filters, common_scale, filter_grid, map_grid, overlay_row
-from detect.report.page import Sections, block, page, picture_block
-from detect.report.pictures import contact_sheet, enlarged
+from detect.report.page import block, page, picture_block
+from detect.report.pictures import contact_sheet, enlarged, png_bytes
 from detect.report.tables import decimal, escape, table
 
 FIRST_FILTERS = 64
@@ -75,7 +74,7 @@ def feature_pictures(
     network its own scale, for networks of which one has far larger values.
     """
     shown = Image.fromarray(enlarged(image)[0].astype(np.uint8))
-    pictures = [FeaturePicture("input", INPUT, INPUT_CAPTION, _png(shown))]
+    pictures = [FeaturePicture("input", INPUT, INPUT_CAPTION, png_bytes(shown))]
     pictures += [_filters(views, place, own_scales) for place in range(len(views[0].filters))]
     for level in views[0].levels:
         levels = [each for view in views for each in view.levels if each.name == level.name]
@@ -117,13 +116,12 @@ def feature_page(
     names = " and ".join(escape(view.name) for view in views)
     caption = DIFFERENCE_CAPTION if len(views) > 1 else "constant: channels with one value in all cells of this image."
     content = table(feature_columns(views), feature_rows(views, differences), align="lr")
-    sections: dict[str, tuple[str, list[str]]] = {"maps": ("Maps", [block("Maps", caption, content)])}
+    sections: dict[str, tuple[str, Sequence[str]]] = {"maps": ("Maps", [block("Maps", caption, content)])}
     for number, name in enumerate(dict.fromkeys(each.section for each in pictures)):
         own = [picture_block(each.caption, each.png) for each in pictures if each.section == name]
         sections[f"section-{number}"] = (escape(name), own)
-    shown: Sections = dict(sections)
     title = "What the networks compute" if len(views) > 1 else "What the network computes"
-    return page(title, names, shown, read_from=[image_name], notes=notes)
+    return page(title, names, sections, read_from=[image_name], notes=notes)
 
 
 def _filters(views: Sequence[NetworkView], place: int, own_scales: bool) -> FeaturePicture:
@@ -136,11 +134,8 @@ def _filters(views: Sequence[NetworkView], place: int, own_scales: bool) -> Feat
     if place == 0 and first.shape[1] in COLOR_CHANNELS:
         for each, top, heading in zip(weights, most, headings, strict=True):
             drawn.append(color_filters(each[:FIRST_FILTERS], most=top, heading=heading))
-        caption = COLOR_CAPTION.format(
-            count=min(len(first), FIRST_FILTERS),
-            name=name,
-            most=" and ".join(f"{top:.3g}" for top in dict.fromkeys(most)),
-        )
+        tops = " and ".join(f"{top:.3g}" for top in dict.fromkeys(most))
+        caption = COLOR_CAPTION.format(count=min(len(first), FIRST_FILTERS), name=name, most=tops)
         return FeaturePicture("filters_first", FILTERS, caption, _beside(drawn))
     same = all(each.shape == first.shape for each in weights)
     columns = 16 if first.shape[1] == 1 else None
@@ -212,14 +207,8 @@ def _tops(largest: Sequence[float], own_scales: bool) -> list[float]:
 
 
 def _beside(drawn: Sequence[Image.Image]) -> bytes:
-    return _png(contact_sheet(drawn, columns=2, gap=12))
+    return png_bytes(contact_sheet(drawn, columns=2, gap=12))
 
 
 def _array(tensor: object) -> Float[ndarray, ...]:
     return np.asarray(tensor, float)
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()

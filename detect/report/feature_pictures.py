@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
-from detect.report.pictures import contact_sheet, heatmap_overlay
+from detect.report.pictures import contact_sheet, heatmap_overlay, palette_colors, resized
 from detect.report.plots import visible
 
 TILE_PX = 112  # longer side of a channel's picture: enlarged by a whole factor if it fits
@@ -45,19 +45,15 @@ def colored(values: Float[ndarray, "h w"], scale: Scale) -> UInt8[ndarray, "h w 
     [[[5, 48, 97], [247, 247, 247], [103, 0, 31]]]
     """
     low, high = scale
-    palette = AROUND_0 if low < 0 else RISING
-    place = np.clip((values - low) / (high - low), 0, 1) * (len(palette) - 1)
-    below = np.minimum(place.astype(int), len(palette) - 2)
-    return (
-        (palette[below] + (place - below)[..., None] * (palette[below + 1] - palette[below])).round().astype(np.uint8)
-    )
+    share = np.clip((values - low) / (high - low), 0, 1)
+    return palette_colors(share, AROUND_0 if low < 0 else RISING).round().astype(np.uint8)
 
 
 def map_grid(
     cells: Float[ndarray, "d h w"], channels: Sequence[int], scale: Scale, *, heading: str = "", columns: int = 6
 ) -> Image.Image:
     """Draw these channels side by side in one scale, each with its number, and the scale below them."""
-    tiles = [_titled(_enlarged(colored(cells[channel], scale), TILE_PX), f"channel {channel}") for channel in channels]
+    tiles = [titled(_enlarged(colored(cells[channel], scale), TILE_PX), f"channel {channel}") for channel in channels]
     return _framed(contact_sheet(tiles, columns=columns, gap=6), heading, scale)
 
 
@@ -70,17 +66,15 @@ def overlay_row(
     for title, heat in maps:
         drawn = heatmap_overlay(image, heat, nothing, stride=stride)
         drawn.thumbnail((OVERLAY_PX, OVERLAY_PX), Image.Resampling.BOX)
-        pictures.append(_titled(drawn, title))
+        pictures.append(titled(drawn, title))
     return _framed(contact_sheet(pictures, columns=2, gap=6), heading, None)
 
 
-def color_filters(
-    weights: Float[ndarray, "n d h w"], *, most: float, heading: str = "", columns: int = 8
-) -> Image.Image:
+def color_filters(weights: Float[ndarray, "n d h w"], *, most: float, heading: str = "") -> Image.Image:
     """Draw the filters of colour or grey images: 0 is middle grey, ``-most`` black and ``most`` full."""
     values = np.clip(weights / most * 127.5 + 127.5, 0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     tiles = [_enlarged(each if each.shape[2] == 3 else each[..., 0], FIRST_FILTER_PX) for each in values]
-    return _framed(contact_sheet(tiles, columns=columns, gap=6), heading, None)
+    return _framed(contact_sheet(tiles, columns=8, gap=6), heading, None)
 
 
 def filter_grid(
@@ -93,14 +87,10 @@ def filter_grid(
 
 
 def _enlarged(pixels: UInt8[ndarray, ...], longest_px: int) -> Image.Image:
-    image = Image.fromarray(pixels)
-    factor = longest_px / max(image.size)
-    factor = max(1, int(factor)) if factor >= 1 else factor
-    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX).convert("RGB")
+    return resized(Image.fromarray(pixels), longest_px)[0].convert("RGB")
 
 
-def _titled(picture: Image.Image, title: str) -> Image.Image:
+def titled(picture: Image.Image, title: str) -> Image.Image:
     """The picture below its title."""
     font = ImageFont.load_default(FONT_PX)
     width = max(picture.width, round(font.getlength(title)))

@@ -22,7 +22,7 @@ from detect.inspection.level_profile import (
 from detect.inspection.receptive_field import MapField
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, LEVEL_COLORS, PLAIN, Key, Panel, label, panel, pixels_axis
-from detect.report.tables import escape, prose, table
+from detect.report.tables import escape, notes_list, table
 
 BARS_PER_OCTAVE = 4
 LEVELS_CAPTION = """A unit's field is the part of the image that it can depend on, whatever the weights; where a unit also
@@ -39,7 +39,8 @@ size that it suits, 8 px or a cell, to its effective field, and the thin line to
 def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
     """Return the page of a model, and of the objects of a dataset if there is one."""
     about = escape(f"What the maps of {profile.name} can see, and what they do see with the present weights.")
-    summary = [block("Levels", LEVELS_CAPTION, level_table(profile))]
+    levels = table(LEVEL_TITLES, [level_cells(profile, field) for field in profile.levels])
+    summary = [block("Levels", LEVELS_CAPTION, levels)]
     growth = [[growth_panel(profile.layers)]] if profile.layers else []
     sections: Sections = {"levels": ("Levels", summary), "layers": ("Over the layers", growth)}
     lines, read_from = notes_on(profile), tuple[str, ...]()
@@ -55,13 +56,7 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
 
 def objects_parts(objects: ObjectProfile, name: str, detector: Detector | None = None) -> tuple[str | list[Panel], ...]:
     """Return the figure of objects beside levels, and what it shows in words; ``name`` is the figure's."""
-    words = "".join(f"<li>{prose(line)}</li>" for line in objects.in_words(detector))
-    return [objects_panel(objects, name)], f'<ul class="notes">{words}</ul>'
-
-
-def level_table(profile: ModelProfile) -> str:
-    """Return a table with a row for each level."""
-    return table(LEVEL_TITLES, [level_cells(profile, field) for field in profile.levels])
+    return [objects_panel(objects, name)], notes_list(objects.in_words(detector))
 
 
 def growth_panel(layers: Sequence[MapField]) -> Panel:

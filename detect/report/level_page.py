@@ -13,7 +13,7 @@ from detect.anchors.head_cost import HeadSize, level_costs
 from detect.anchors.metrics import COVERED, AnchorMetrics
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, PLAIN, SET_COLORS, Panel, label, level_colors, level_keys, panel
-from detect.report.tables import Html, decimal, escape, percent, prose, swatch, table
+from detect.report.tables import Html, decimal, escape, notes_list, percent, swatch, table
 
 if TYPE_CHECKING:
     from detect.anchors.levels import KeptLevels, LevelReport  # imports torch, which takes seconds
@@ -57,11 +57,6 @@ def level_caption(threshold: float = COVERED) -> str:
         f"Lost without it: boxes that reach IoU {threshold:g} on no other level. Anchors are counted for an input of "
         "average size."
     )
-
-
-def advice_list(report: LevelReport) -> str:
-    """Return the advice of a report as a list: each level, the levels to keep, and the extra level."""
-    return '<ul class="notes">' + "".join(f"<li>{prose(line)}</li>" for line in report.advice) + "</ul>"
 
 
 def grid_iou_by_level(score: AnchorMetrics, colors: Mapping[int, str], columns: int) -> Panel:
@@ -144,7 +139,7 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
     share = f"{len(report.pareto_front)} of {2 ** len(report.levels) - 1:,}"
     front = block(f"Pareto front of subsets <b>{share}</b>", SUBSETS, best)
     sections: Sections = {
-        "summary": ("Summary", [tiles(counts), block("Advice", ADVICE, advice_list(report))]),
+        "summary": ("Summary", [tiles(counts), block("Advice", ADVICE, notes_list(report.advice))]),
         "levels": ("Levels", [levels, _extra_level(report)]),
         "dropping": ("Dropping levels", [panels, block("Without one level", WITHOUT, without), front]),
     }

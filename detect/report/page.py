@@ -15,7 +15,7 @@ from importlib.resources import files
 from plotly.offline import get_plotlyjs
 
 from detect.report.plots import Panel
-from detect.report.tables import escape, prose
+from detect.report.tables import escape, notes_list, prose
 from detect.wording import listed
 
 Sections = Mapping[str, tuple[str, Sequence[str | Sequence[Panel]]]]
@@ -35,14 +35,7 @@ for (const button of document.querySelectorAll(".copy button")) button.onclick =
 """
 
 
-def page(
-    title: str,
-    about: str,
-    sections: Sections,
-    *,
-    read_from: Sequence[str],
-    notes: Sequence[str] = (),
-) -> str:
+def page(title: str, about: str, sections: Sections, *, read_from: Sequence[str], notes: Sequence[str] = ()) -> str:
     """Return a whole page; equal input gives equal text.
 
     Args:
@@ -55,7 +48,6 @@ def page(
     """
     shown = {name: each for name, each in sections.items() if any(each[1])}
     files_shown = listed((f"<code>{escape(name)}</code>" for name in read_from), most=MAX_FILES)
-    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
     links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in shown.items())
     texts, panels = [], []
     for name, (heading, parts) in shown.items():
@@ -83,7 +75,7 @@ def page(
 <header>
 <h1>{escape(title)}</h1>
 <p>{f"{about} · " if about else ""}read from {files_shown}</p>
-{f'<ul class="notes">{lines}</ul>' if lines else ""}
+{notes_list(notes)}
 <nav>{links}</nav>
 <noscript><p>The figures need JavaScript; the tables do not.</p></noscript>
 </header>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ def heatmap_overlay(
     )
     heat = np.clip(heatmap[rows[:, None], columns], 0, 1)
     opacity = MAX_OPACITY * heat[..., None] ** 0.75
-    blended = Image.fromarray((picture * (1 - opacity) + _colors(heat) * opacity).astype(np.uint8))
+    blended = Image.fromarray((picture * (1 - opacity) + palette_colors(heat, HEAT) * opacity).astype(np.uint8))
     draw, arm = ImageDraw.Draw(blended), max(3.0, CROSS_SHARE * max(blended.size))
     _draw_crosses(draw, points * factor, arm, fill=POINT_COLOR)
     marks = Marks(np.zeros((0, 4)), points, np.zeros(0, np.int64), angles=angles, two_sided=two_sided)
@@ -88,11 +89,23 @@ def enlarged(image: Image.Image) -> tuple[Float[ndarray, "h w 3"], float]:
     >>> [enlarged(Image.new("L", (side, side)))[1] for side in (200, 1024)]
     [2, 0.5]
     """
-    factor = LONGEST_PX / max(image.size)
+    picture, factor = resized(stretch_contrast(image), LONGEST_PX)
+    return np.asarray(picture, float), factor
+
+
+def resized(image: Image.Image, longest_px: int) -> tuple[Image.Image, float]:
+    """Return an image enlarged by a whole factor up to a longer side, or reduced to it; and the factor."""
+    factor = longest_px / max(image.size)
     factor = max(1, int(factor)) if factor >= 1 else factor
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    return np.asarray(stretch_contrast(image).resize(size, method), float), factor
+    return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX), factor
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """Return a picture as the content of a PNG."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def stretch_contrast(image: Image.Image) -> Image.Image:
@@ -100,10 +113,10 @@ def stretch_contrast(image: Image.Image) -> Image.Image:
     return ImageOps.autocontrast(as_rgb(image), cutoff=CLIPPED_PERCENT, preserve_tone=True)
 
 
-def _colors(heat: Float[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
-    place = heat * (len(HEAT) - 1)
-    low = np.minimum(place.astype(int), len(HEAT) - 2)
-    return HEAT[low] + (place - low)[..., None] * (HEAT[low + 1] - HEAT[low])
+def palette_colors(share: Float[ndarray, "h w"], palette: Float[ndarray, "n 3"]) -> Float[ndarray, "h w 3"]:
+    """Return colours between the first of a palette, for 0, and the last, for 1."""
+    steps = np.linspace(0, 1, len(palette))
+    return np.stack([np.interp(share, steps, channel) for channel in palette.T], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)

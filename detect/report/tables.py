@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import THRESHOLDS, YOLOV5_RATIO, AnchorMetrics
 from detect.data import Finding
 from detect.report.plots import set_color, visible
@@ -74,6 +75,16 @@ def table(
     window = "table scroll" if scroll else "table"
     head, body = f"<thead>{groups}<tr>{heads}</tr></thead>", "\n".join(lines)
     return f'<div class="{window}"><table>\n{head}\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def notes_list(lines: Iterable[str]) -> str:
+    """Return sentences as a list; nothing without any.
+
+    >>> notes_list(["a < b"]), notes_list([])
+    ('<ul class="notes"><li><bdi>a &lt; b</bdi></li></ul>', '')
+    """
+    items = "".join(f"<li>{prose(line)}</li>" for line in lines)
+    return f'<ul class="notes">{items}</ul>' if items else ""
 
 
 def swatch(color: str, text: str) -> Html:
@@ -149,15 +160,19 @@ def anchors_table(scores: Sequence[AnchorMetrics], colors: Mapping[int, str]) ->
 def worst_table(score: AnchorMetrics) -> str:
     """Return a table of the instances with the lowest best IoU by shape."""
     titles = ("annotation", "file", "category", "width x height, px", "IoU by shape", "IoU on the grid")
-    dataset = score.instances.dataset
-    instances, images, rows = dataset.instances, dataset.images, []
-    for row in score.worst(MAX_WORST):
-        image, (width, height) = int(instances.image_rows[row]), score.instances.shapes[row]
-        file = images.file_names[image] or f"image {images.ids[image]}"
-        names = f"{instances.ids[row]}", file, dataset.category_name(int(instances.category_ids[row]))
+    rows = []
+    for row in score.worst(MAX_WORST).tolist():
         ious = decimal(float(score.best_iou[row])), decimal(float(score.grid_best_iou[row]))
-        rows.append([*names, f"{width:.1f} x {height:.1f}", *ious])
+        rows.append([*object_cells(score.instances, row), *ious])
     return table(titles, rows, align="rllr", scroll=True)
+
+
+def object_cells(instances: ResizedInstances, row: int) -> list[str]:
+    """Return the annotation of an instance, its file, its category, and its size after the resize rule."""
+    dataset, (width, height) = instances.dataset, instances.shapes[row]
+    own, image = dataset.instances, int(dataset.instances.image_rows[row])
+    file = dataset.images.file_names[image] or f"image {dataset.images.ids[image]}"
+    return [f"{own.ids[row]}", file, dataset.category_name(int(own.category_ids[row])), f"{width:.1f} x {height:.1f}"]
 
 
 def findings(name: str, caption: str, found: Sequence[Finding]) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from builders import written
@@ -96,7 +97,7 @@ def test_a_run_keeps_its_counts_and_predict_gives_them(detect, tmp_path, trained
     dataset = read_coco(tmp_path / "out" / "images.json")
     found = read_results(tmp_path / "out" / "results.json", dataset)
     scores = [found.scores[found.image_rows == row] for row in range(25)]
-    calibration = CountCalibration.from_dict(saved["types"]["nucleus"])
+    calibration = msgspec.convert(saved["types"]["nucleus"], CountCalibration)
     wanted, total = calibration.predict(scores), calibration.total(scores)
     assert [row["image"] for row in rows] == list(dataset.images.file_names)
     for name in ("count", "low", "high"):

@@ -3,117 +3,117 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from persons import random_persons
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import COCOeval
+from rods import ROD, landmarks, results_of
 
-from detect.evaluation.oks import PERSON_SIGMAS, evaluate_oks
+from detect.data import read_coco
+from detect.errors import CocoError
+from detect.evaluation.oks import OksScores, evaluate_oks
+from detect.keypoints.coco_keypoints import coco_keypoints
 
-SIGMAS = np.array([0.03, 0.1, 0.05, 0.08])
-
-
-def by_pycocotools(truth, results, sigmas, folder):
-    """As its own documentation goes about it, from files."""
-    for name, content in (("truth.json", truth), ("results.json", results)):
-        (folder / name).write_text(json.dumps(content), "utf-8")
-    with contextlib.redirect_stdout(io.StringIO()):
-        objects = COCO(folder / "truth.json")
-        evaluation = COCOeval(objects, objects.loadRes(str(folder / "results.json")), "keypoints")
-        evaluation.params.kpt_oks_sigmas = sigmas
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
+SIGMAS = (0.03, 0.1, 0.05, 0.08)
 
 
-def test_the_sigmas_of_persons_are_pycocotools():
-    assert_array_equal(PERSON_SIGMAS, Params(iouType="keypoints").kpt_oks_sigmas)
+@pytest.fixture
+def score(tmp_path):
+    """Score results of the form of COCO's files against annotations of that form."""
+
+    def evaluated(results: list[dict[str, Any]], truth: dict[str, Any], sigmas=SIGMAS) -> OksScores:
+        found = coco_keypoints(read_coco(truth, keypoints=True))
+        return evaluate_oks(results_of(found, results, tmp_path), found, sigmas=sigmas)
+
+    return evaluated
 
 
-# evaluation
+def test_what_is_not_predicted_is_far_away(tmp_path):
+    found = landmarks(ROD)
+    for other in ([float("nan"), 15, 1], [0, 0, 0]):
+        entries = [{"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [12, 13, 1, *other]}]
+        oks = evaluate_oks(results_of(found, entries, tmp_path), found, sigmas=[0.05, 0.05])
+        assert (oks.ap50, oks.ap75) == (pytest.approx(1), 0)  # one of two keypoints: .5
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_precision_and_recall_are_pycocotools(seed, tmp_path):
+def test_precision_and_recall_are_pycocotools_of_the_files(seed, score, tmp_path, capsys):
     truth, results = random_persons(seed)
-    expected = by_pycocotools(truth, results, SIGMAS, tmp_path).stats
-    found = evaluate_oks(results, truth, sigmas=SIGMAS)
-    assert_allclose([-1 if number is None else number for number in found.to_dict().values()], expected)
+    for name, content in (("truth.json", truth), ("found.json", results)):
+        (tmp_path / name).write_text(json.dumps(content), "utf-8")
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects = COCO(tmp_path / "truth.json")
+        evaluation = COCOeval(objects, objects.loadRes(str(tmp_path / "found.json")), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(SIGMAS)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert_allclose([-1 if each is None else each for each in astuple(score(results, truth))], evaluation.stats)
+    assert capsys.readouterr().out == ""
 
 
-def test_perfect_results_score_1_and_other_sigmas_change_others():
+def test_the_persons_have_all_that_the_comparison_is_about():
+    annotations = [entry for seed in range(10) for entry in random_persons(seed)[0]["annotations"]]
+    assert {seen for entry in annotations for seen in entry["keypoints"][2::3]} == {0, 1, 2}
+    assert {(entry["iscrowd"], entry["num_keypoints"] == 0) for entry in annotations} == {
+        (crowd, silent) for crowd in (0, 1) for silent in (False, True)
+    }
+
+
+def test_perfect_results_score_1_and_other_sigmas_change_others(score):
     truth, _ = random_persons(3)
     truth["annotations"] = [each for each in truth["annotations"] if each["num_keypoints"] and not each["iscrowd"]]
     results = [
         {"image_id": each["image_id"], "category_id": 1, "keypoints": each["keypoints"], "score": 0.5}
         for each in truth["annotations"]
     ]
-    assert evaluate_oks(results, truth, sigmas=SIGMAS).ap == pytest.approx(1.0)
-    shifted = [each | {"keypoints": (np.array(each["keypoints"]) + 5).tolist()} for each in results]
-    strict, lenient = (evaluate_oks(shifted, truth, sigmas=factor * SIGMAS).ap for factor in (0.3, 3))
+    assert score(results, truth).ap == pytest.approx(1.0)
+    for each in results:
+        each["keypoints"] = (np.array(each["keypoints"]) + 5).tolist()
+    strict, lenient = (score(results, truth, [factor * each for each in SIGMAS]).ap for factor in (0.3, 3))
     assert strict < 0.5 < lenient
 
 
-@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"num_keypoints": 0}])
-def test_crowds_and_objects_without_keypoints_are_ignored_with_what_finds_them(change):
-    truth, _ = random_persons(0)
-    annotation = truth["annotations"][0] | {
-        "keypoints": [50.0, 50.0, 2] * 4,
-        "num_keypoints": 4,
-        "iscrowd": 0,
-        "area": 5000.0,
-    }
-    far = annotation | {"id": 2, "keypoints": [150.0, 150.0, 2] * 4}
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"keypoints": [0, 0, 0] * 4}])
+def test_crowds_and_objects_without_keypoints_are_ignored_with_what_finds_them(score, change):
+    near, far = (
+        {"id": number, "image_id": 1, "category_id": 1, "keypoints": [at, at, 2] * 4, "area": 5000.0, "bbox": box}
+        for number, at, box in ((1, 50.0, [0, 0, 90, 90]), (2, 150.0, [100, 100, 90, 90]))
+    )
     results = [
-        {"image_id": annotation["image_id"], "category_id": 1, "keypoints": each["keypoints"], "score": score}
-        for each, score in ((annotation, 0.5), (far, 0.9))
+        {"image_id": 1, "category_id": 1, "keypoints": each["keypoints"], "score": score_}
+        for each, score_ in ((near, 0.5), (far, 0.9))
     ]
-    found = evaluate_oks(results, truth | {"annotations": [annotation, far | change]}, sigmas=SIGMAS)
-    assert found.ap == pytest.approx(1.0)
-    unseen = evaluate_oks(results[:1], truth | {"annotations": [annotation, far | change]}, sigmas=SIGMAS)
-    assert unseen.ap == pytest.approx(1.0)  # not missed
-    alone = evaluate_oks(results, truth | {"annotations": [annotation]}, sigmas=SIGMAS)
-    assert alone.ap == pytest.approx(0.5)  # not ignored, the better score finds nothing
+    truth = {"images": [{"id": 1, "height": 200, "width": 200}], "categories": [{"id": 1, "name": "thing"}]}
+    both = truth | {"annotations": [near, far | change]}
+    assert score(results, both).ap == pytest.approx(1.0)
+    assert score(results[:1], both).ap == pytest.approx(1.0)  # not missed
+    assert score(results, truth | {"annotations": [near]}).ap == pytest.approx(0.5)  # the better score finds nothing
 
 
-def test_keypoints_are_counted_where_the_file_does_not():
-    truth, results = random_persons(1)
-    plain = truth | {
-        "annotations": [{k: v for k, v in each.items() if k != "num_keypoints"} for each in truth["annotations"]]
-    }
-    assert evaluate_oks(results, plain, sigmas=SIGMAS) == evaluate_oks(results, truth, sigmas=SIGMAS)
-
-
-def test_nothing_found_scores_0_and_nothing_to_find_has_no_score():
+def test_nothing_found_scores_0_and_nothing_to_find_has_no_score(score):
     truth, results = random_persons(2)
-    assert evaluate_oks([], truth, sigmas=SIGMAS).ap == 0.0
-    nothing = evaluate_oks(results, truth | {"annotations": []}, sigmas=SIGMAS)
-    assert set(nothing.to_dict().values()) == {None}
+    assert score([], truth).ap == 0.0
+    for each in truth["annotations"][1:]:
+        each["iscrowd"] = 1
+    alone = score(results, truth)
+    assert alone.ap is not None
+    assert None in (alone.ap_medium, alone.ap_large)
 
 
-def test_inputs_stay_as_they_are_and_nothing_is_printed(capsys):
-    truth, results = random_persons(2)
-    before = copy.deepcopy((truth, results))
-    evaluate_oks(results, truth, sigmas=SIGMAS.tolist())
-    assert (truth, results) == before
-    assert capsys.readouterr().out == ""
+def test_refused_results_take_no_part(score):
+    truth, results = random_persons(3)
+    short, unknown = {**results[0], "keypoints": [1, 2, 1]}, {**results[0], "keypoints": [float("nan")] * 12}
+    assert score([short, *results, unknown], truth) == score(results, truth)
 
 
-# refusals
-
-
-def test_what_does_not_fit_the_sigmas_or_the_images_is_refused():
-    truth, results = random_persons(2)
-    with pytest.raises(ValueError, match="annotation 0 has 12 numbers in keypoints, not 3 for each of 17 sigmas"):
-        evaluate_oks(results, truth)
-    with pytest.raises(ValueError, match="result 1 has 3 numbers"):
-        evaluate_oks([results[0], results[0] | {"keypoints": [1.0, 2.0, 1]}], truth, sigmas=SIGMAS)
-    with pytest.raises(ValueError, match=r"not in the truth: \[99\]"):
-        evaluate_oks([results[0] | {"image_id": 99}], truth, sigmas=SIGMAS)
+def test_one_sigma_is_needed_for_each_keypoint(score):
+    with pytest.raises(CocoError, match="one sigma for each of 4 keypoints of 'thing', got 1"):
+        score([], random_persons(2)[0], [0.1])

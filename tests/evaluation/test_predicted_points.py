@@ -19,12 +19,7 @@ def test_a_keypoint_without_confidence_or_position_is_not_predicted(tmp_path):
     entries = [
         {"image_id": 1, "category_id": 1, "score": 0.4, "keypoints": [0, 0, 0, 14, 15, 1]},
         {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [12, 13, 0.3, float("nan"), 15, 1]},
-        {
-            "image_id": 2,
-            "category_id": 1,
-            "score": 0.8,
-            "keypoints": [12, 13, 0, 14, 15, 0.95],
-        },  # 0 for want of a number
+        {"image_id": 2, "category_id": 1, "score": 0.8, "keypoints": [12, 13, 0, 14, 15, 0.95]},  # 0 for no number
     ]
     points = point_results(results_of(found, entries, tmp_path), found)
     assert [own.tolist() for own in points.predicted] == [[[12, 13]], [[14, 15]], [[12, 13]], [[14, 15]]]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from planted import StripeFinder, nuclei_image, shipped_retinanet, stripe_answer, stripes_at
+from planted import Answer, StripeFinder, nuclei_image, shipped_retinanet, stripe_answer, stripes_at
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
 from detect.inspection.feature_maps import grad_cam, odam
-from detect.inspection.targets import ClassLogit
+from detect.inspection.targets import class_logit
 
 
 def test_both_are_their_formulas_on_maps_of_two_cells():
@@ -27,28 +27,16 @@ def test_both_are_their_formulas_on_maps_of_two_cells():
 
 def test_grad_cam_is_captum_s():
     module, image = StripeFinder(), stripes_at()
-    wanted = LayerGradCam(stripe_answer_module(module), module.edges).attribute(image[None], relu_attributions=True)
+    wanted = LayerGradCam(Answer(module, stripe_answer), module.edges).attribute(image[None], relu_attributions=True)
     found = grad_cam(module, stripe_answer(module), image, layer="edges")[0]
     assert_close(found, wanted[0, 0].detach())
-
-
-def stripe_answer_module(module):
-    class Answer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, images):
-            return stripe_answer(self.module)(images)
-
-    return Answer()
 
 
 def test_a_level_that_did_not_make_the_detection_has_an_empty_map():
     detector, image = shipped_retinanet(), nuclei_image(32)
     num = [3 * (32 // stride) ** 2 for stride in (4, 8, 16)]
     for level, start in enumerate((0, num[0], num[0] + num[1])):
-        maps = odam(detector, ClassLogit(detector, start + 2, 0), image)
+        maps = odam(detector, class_logit(detector, start + 2, 0), image)
         assert len(maps) == 3
         assert [bool(each.any()) for each in maps] == [place == level for place in range(3)]
 

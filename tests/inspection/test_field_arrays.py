@@ -50,7 +50,7 @@ def test_a_permutation_and_a_slice_keep_the_fields_of_their_elements():
 
 
 def test_windows_are_hulls_and_ignore_what_lies_outside():
-    fields = image().windows((1, 3, 3, 4), 2, window_table(6, 3, kernel=3, stride=2, padding=1))
+    fields = image().windows(2, window_table(6, 3, kernel=3, stride=2, padding=1))
     assert fields.planes[0].flatten().tolist() == [0, 1, 3]
     assert (-fields.planes[1]).flatten().tolist() == [1, 3, 5]
 
@@ -68,7 +68,7 @@ def test_a_strip_is_global_along_one_axis_and_local_nowhere():
 
 
 def test_where_paths_meet_the_field_is_their_hull_and_the_shortest_the_smallest():
-    wide = image().windows((1, 3, 6, 4), 2, window_table(6, 6, kernel=3, stride=1, padding=1))
+    wide = image().windows(2, window_table(6, 6, kernel=3, stride=1, padding=1))
     both = merged([wide, image()], (1, 3, 6, 4))
     assert (both.planes[0][0, 0, 3, 0], -both.planes[1][0, 0, 3, 0]) == (2, 4)
     assert (both.planes[8].flatten()[3], -both.planes[9].flatten()[3]) == (3, 3)

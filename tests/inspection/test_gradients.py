@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from captum import attr
-from planted import nuclei_image, shipped_retinanet, strongest_logit
+from planted import Answer, nuclei_image, seeded, shipped_retinanet, strongest_logit
 from torch import nn
 from torch.testing import assert_close
 
@@ -22,11 +24,8 @@ from detect.inspection.gradients import (
 
 def plain_network() -> nn.Sequential:
     """Layers that Captum's hooks can replace: modules, each used once and not in place."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
-        ).eval()
+    first, second = partial(nn.Conv2d, 2, 4, 3, padding=1), partial(nn.Conv2d, 4, 4, 3, padding=1)
+    return seeded(lambda: nn.Sequential(first(), nn.ReLU(), nn.MaxPool2d(2), second(), nn.ReLU()))
 
 
 def plain_answer(module):
@@ -40,16 +39,7 @@ IMAGE = torch.rand(2, 12, 14, generator=torch.Generator().manual_seed(1))
 @pytest.mark.parametrize(("own", "other"), [(guided_backprop, "GuidedBackprop"), (deconvolution, "Deconvolution")])
 def test_rectified_gradients_are_captum_s_on_a_network_that_its_hooks_fit(own, other):
     module = plain_network()
-
-    class Answer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, images):
-            return plain_answer(self.module)(images)
-
-    wanted = getattr(attr, other)(Answer()).attribute(IMAGE[None].requires_grad_())[0].sum(dim=0)
+    wanted = getattr(attr, other)(Answer(module, plain_answer)).attribute(IMAGE[None].requires_grad_())[0].sum(dim=0)
     assert_close(own(module, plain_answer(module), IMAGE), wanted.detach())
 
 

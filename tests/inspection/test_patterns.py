@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planted import StripeFinder, shipped_retinanet, stripe_answer, stripes_at
+from planted import StripeFinder, seeded, shipped_retinanet, stripe_answer, stripes_at
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
@@ -26,9 +26,7 @@ def test_a_pattern_is_the_signal_s_direction_and_not_the_weight_s():
 
 
 def test_patterns_are_those_of_the_formula_position_by_position():
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        module = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU()).eval()
+    module = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU()))
     images = torch.rand(4, 2, 9, 8, generator=torch.Generator().manual_seed(1))
     weight, bias = module[0].weight.detach().flatten(1), module[0].bias.detach()
     patches = functional.unfold(images, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)

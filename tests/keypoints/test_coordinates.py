@@ -21,11 +21,6 @@ def test_cells_by_hand():
     assert_allclose(image_to_cells(pixels + 0.5, 4, pixel_origin="corner"), image_to_cells(pixels, 4), rtol=0, atol=0)
 
 
-def test_at_stride_one_pixels_are_cells():
-    points = np.array([[3.0, 7.25]])
-    assert_allclose(image_to_cells(points, 1), points, rtol=0, atol=0)
-
-
 def test_a_stride_for_each_axis():
     points = torch.tensor([[3.0, 7.0, 1.0]])
     assert_close(image_to_cells(points, (1, 4, 0.5), pixel_origin="corner"), torch.tensor([[2.5, 1.25, 1.5]]))

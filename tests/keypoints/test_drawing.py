@@ -187,10 +187,3 @@ def test_errors_name_what_was_given():
         PlacedPoints.of(Keypoints(*columns, num_images=2), (8, 8), 1)
     with pytest.raises(ValueError, match="keypoint type 2 among the points, but there are 1"):
         PlacedPoints.of(Keypoints(columns[0], columns[2], columns[1], columns[3], num_images=1), (8, 8), 1)
-
-
-def test_counts_are_of_each_map():
-    points = np.zeros((3, 2, 2))
-    placed = PlacedPoints.of([points, points[:0]], (8, 8), 1)
-    assert_array_equal(placed.count(np.array([1, 0, 1, 1, 1, 0], bool)), [[3, 1], [0, 0]])
-    assert_allclose(placed.cells, np.zeros((6, 2)))

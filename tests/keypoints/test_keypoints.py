@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from torch.testing import assert_close
 
 from detect.keypoints.keypoints import VISIBLE, Keypoints, by_group
 
@@ -37,19 +36,6 @@ def test_a_third_column_is_depth_in_a_volume_and_visibility_in_an_image():
     rows = np.array([[1.0, 2.0, 1.0]])
     assert_array_equal(Keypoints.of([rows]).visibility, [1])
     assert_array_equal(Keypoints.of([rows], dims=3).points, rows)
-
-
-def test_tensors_stay_tensors():
-    landmarks = Keypoints.of([torch.zeros(0, 2), torch.tensor([[1.0, 2.0]])])
-    assert_close(landmarks.points, torch.tensor([[1.0, 2.0]]))
-    assert_close(landmarks.image, torch.tensor([1]))
-    assert_close(landmarks.visibility, torch.tensor([VISIBLE]))
-
-
-def test_a_batch_without_points():
-    landmarks = Keypoints.of([np.zeros((0, 2)), np.zeros((0, 2))])
-    assert landmarks.points.shape == (0, 2)
-    assert landmarks.num_images == 2
 
 
 def test_errors_name_what_was_given():

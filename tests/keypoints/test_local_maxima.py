@@ -54,20 +54,6 @@ def test_a_winding_plateau_is_one_peak():
     assert len(cells_of(winding.repeat(1, 1, 30))) == 1
 
 
-def test_a_long_spiral_is_one_peak():
-    size = 61
-    spiral = np.zeros((size, size))
-    row, column, step = 0, 0, (0, 1)
-    spiral[0, 0] = 1
-    for length in [size - 1, *np.repeat(np.arange(size - 1, 1, -2), 2)]:
-        for _ in range(length):
-            row, column = row + step[0], column + step[1]
-            spiral[row, column] = 1
-        step = (step[1], -step[0])
-    assert ndimage.label(spiral)[1] == 1
-    assert len(cells_of(one(spiral))) == 1
-
-
 def test_a_map_full_of_ones_is_one_peak_in_its_middle():
     assert cells_of(torch.ones(2, 101, 201)) == [[100.0, 50.0]] * 2
     assert cells_of(torch.zeros(2, 101, 201)) == []

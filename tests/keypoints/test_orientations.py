@@ -11,14 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
 from detect.keypoints.keypoints import Keypoints
-from detect.keypoints.orientations import (
-    PER_TURN,
-    angles_between,
-    check_orientation,
-    directions,
-    in_degrees,
-    read_angles,
-)
+from detect.keypoints.orientations import PER_TURN, angles_between, directions, in_degrees, read_angles
 from detect.keypoints.targets import render_heatmaps
 
 ANY = st.floats(-20, 20)
@@ -78,8 +71,3 @@ def test_a_point_beside_the_map_takes_the_cell_at_its_edge():
     found = read_angles(maps, cells, image=image, orientation="directed")
     sines, cosines = (torch.stack([maps[1, axis, 1, 0], maps[0, axis, 2, 4]]) for axis in (1, 0))
     assert_close(found, sines.atan2(cosines))
-
-
-def test_an_unknown_word_is_told():
-    with pytest.raises(ValueError, match="orientation is one of none, directed, axis, got 'up'"):
-        check_orientation("up")

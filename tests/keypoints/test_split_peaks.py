@@ -44,7 +44,7 @@ def test_points_closer_than_twice_the_tolerance_are_one():
     peaks = find_peaks(maps, threshold=0.3)
     assert (
         len(split_peaks(maps, peaks, sigma=2.0).cells) == 1
-    )  # each cell is at most .35 nearer to a point than to their middle
+    )  # cells are at most .35 nearer to a point than the middle
     assert_same_points(split_peaks(maps, peaks, sigma=2.0, tolerance=0.2).cells, [(10.2, 9.8), (10.9, 9.8)], atol=0.01)
 
 

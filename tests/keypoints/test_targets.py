@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial import KDTree
-from torch.testing import assert_close
 
 from detect.keypoints.coordinates import cells_to_image
 from detect.keypoints.drawing import PlacedPoints
@@ -177,31 +176,6 @@ def test_a_mirrored_image_has_mirrored_maps(seed):
     assert_allclose(render_heatmaps([mirrored], (80, 96), sigma=1.7).heatmaps[..., ::-1], ours, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("hw", [HW, (6, 9, 8)])
-def test_tensors_and_arrays_give_the_same_to_the_last_bit(hw):
-    points = some_points(hw=hw).reshape(20, 2, len(hw))
-    options = {
-        "sigma": np.linspace(0.3, 5, 40),
-        "instance_weights": np.linspace(0, 2, 40),
-        "ignore": [np.array([[1.0] * len(hw) + [5.0] * len(hw)])],
-        "sizes": np.full((40, len(hw)), 7.0),
-        "angles": np.linspace(0, 9, 40),
-    }
-    as_tensors = {name: torch.from_numpy(each) for name, each in options.items() if name != "ignore"}
-    as_tensors["ignore"] = [torch.from_numpy(each) for each in options["ignore"]]
-    ours = render_heatmaps([torch.from_numpy(points)], hw, stride=1, **as_tensors)
-    assert all(isinstance(getattr(ours, field.name), torch.Tensor) for field in fields(ours))
-    same(ours, render_heatmaps([points], hw, stride=1, **options))
-
-
-def test_nothing_given_is_changed():
-    points, weights = some_points(), np.linspace(0, 1, 40)
-    given_points, given_weights = points.copy(), weights.copy()
-    render_heatmaps([points], HW, instance_weights=weights, occluded="ignore")
-    assert_array_equal(points, given_points)
-    assert_array_equal(weights, given_weights)
-
-
 def test_visibility_is_kept_apart():
     table = np.array([[[4.0, 4, 0]], [[10, 4, 1]], [[16, 4, 2]], [[np.nan, 4, 0]]])
     drawn = render_heatmaps([table], HW, stride=1)
@@ -240,18 +214,11 @@ def test_sizes_and_orientations_at_the_instances_and_as_maps():
     targets = render_heatmaps(points, (24, 32), stride=(4, 2), sizes=sizes, angles=np.array([0.0, 9.0, math.pi / 2]))
     assert_allclose(targets.sizes, [[2, 2], [0.5, 1]])
     assert_allclose(targets.orientations, [[1, 0], [0, 1]], atol=1e-7)
-    maps, mask = targets.spread(np.concatenate([targets.sizes, targets.orientations], axis=1))
+    maps, mask = targets.spread(np.concatenate([targets.sizes, targets.orientations], axis=1))  # each its own
     assert maps.shape == (1, 4, 12, 8)
     assert_array_equal(np.argwhere(mask), [[0, 0, 4, 1], [0, 0, 4, 5]])  # x 4.5 / 4 - .5, 20.5 / 4 - .5; y 8.5 / 2 - .5
     assert_allclose(maps[0, :, 4, 5], [0.5, 1, 0, 1], atol=1e-7)
     assert_array_equal(maps * (1 - mask), 0 * maps)
-
-
-def test_maps_of_tensors_are_tensors():
-    targets = render_heatmaps([torch.tensor([[4.0, 8.0]])], HW, stride=1)
-    maps, mask = targets.spread(targets.offsets + 0.25)
-    assert_close(maps[0, :, 8, 4], torch.tensor([0.25, 0.25]))
-    assert_close(mask.sum(), torch.tensor(1.0))
 
 
 def test_a_batch_without_points():
@@ -264,21 +231,6 @@ def test_a_batch_without_points():
     maps, mask = targets.spread(targets.offsets)
     assert maps.shape == (2, 2, 5, 6)
     assert not mask.any()
-
-
-def test_fault_6_every_instance_has_its_own_offset():
-    # DeepLabCut writes the last animal's over the whole map
-    targets = render_heatmaps([np.array([[4.25, 4.0], [18.0, 9.75]])], HW, stride=1)
-    maps, mask = targets.spread(targets.offsets)
-    assert_array_equal(maps[0, :, 4, 4], [0.25, 0])
-    assert_array_equal(maps[0, :, 10, 18], [0, -0.25])
-    assert mask.sum() == 2
-
-
-def test_fault_7_no_image_has_the_points_of_another():
-    # sleap-nn draws every sample's points on every sample
-    targets = render_heatmaps([np.array([[4.0, 4.0]]), np.array([[18.0, 9.0]])], HW, stride=1, shape="pixel")
-    assert_array_equal(np.argwhere(targets.heatmaps), [[0, 0, 4, 4], [1, 0, 9, 18]])
 
 
 def test_fault_8_two_points_in_a_cell_leave_its_peak_and_both_are_kept():
@@ -299,12 +251,6 @@ def test_fault_of_overwriting_the_nearest_of_a_cell_is_taken_whatever_the_order(
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
         maps, _ = render_heatmaps([points[order]], HW, stride=1).spread(values[order])
         assert maps[0, 0, 4, 4] == 2  # of the two at the very same place the lesser value
-
-
-def test_no_number_of_points_is_cut_off():
-    # CenterNet keeps 128 of an image
-    points = some_points(1000, around=-0.5)
-    assert_array_equal(render_heatmaps([points], HW, stride=1).counts, [[1000]])
 
 
 def test_regions_of_a_map_are_ignored_in_that_map_alone():
@@ -337,6 +283,8 @@ def test_errors_name_what_was_given():
         render_heatmaps(points, HW, angles=np.ones((1, 1)))
     with pytest.raises(ValueError, match="regions to ignore for each of 1 images or 1 maps, got 0"):
         render_heatmaps(points, HW, ignore=[])
+    with pytest.raises(ValueError, match=r"regions to ignore are \(r, 4\), got \(1, 5\)"):
+        render_heatmaps(points, HW, ignore=[np.zeros((1, 5))])
 
 
 NOTHING = np.zeros((1, 1, 4, 6), np.float32)
@@ -367,7 +315,6 @@ def test_ignored_points_take_the_weight_around_them():
     ignored[0, 0, 1, 2:4] = 0.3
     weights = pixel_weights(ignored, None, 1, "center")
     assert_array_equal(weights, ignored == 0)
-    assert_close(pixel_weights(torch.from_numpy(ignored), None, 1, "center"), torch.from_numpy(weights), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("tensor", [False, True])
@@ -378,13 +325,6 @@ def test_the_largest_weight_of_the_points_in_a_cell_is_its_own(tensor):
     expected = np.zeros((4, 6))
     expected[1, 2], expected[3, 5] = 3, 0.25
     assert_array_equal(np.asarray(weights)[0, 0], expected)
-
-
-def test_errors_name_what_was_given_pixel_weights():
-    with pytest.raises(ValueError, match="each of 1 images or 1 maps, got 2"):
-        pixel_weights(NOTHING, [np.zeros((0, 4))] * 2, 1, "corner")
-    with pytest.raises(ValueError, match=r"\(r, 4\), got \(1, 5\)"):
-        pixel_weights(NOTHING, [np.zeros((1, 5))], 1, "corner")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import base64
+import io
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from builders import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, many_boxes, parse_page
+from builders import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, coco_content, many_boxes, parse_page
+from numpy.testing import assert_allclose
+from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import THRESHOLDS, AnchorMetrics, anchor_metrics
+from detect.data import read_coco
 from detect.fitting.fit import KCurve
-from detect.report.anchor_page import anchor_page
+from detect.report.anchor_page import anchor_page, worst_block, worst_pictures
 from detect.report.dataset_figures import MAX_CATEGORIES
+from detect.report.object_pictures import RIM_PX
 from detect.report.tables import MAX_WORST
 
 HOSTILE = [
@@ -42,22 +51,11 @@ def page(scores: list[AnchorMetrics]) -> ParsedPage:
 
 
 def test_every_section_and_figure_is_there(page: ParsedPage) -> None:
-    sections = {
-        "summary",
-        "shapes",
-        "metrics",
-        "levels",
-        "worst",
-        "dataset",
-        "findings",
-        "invalid",
-        "suspicious",
-        "figures",
-    }
+    sections = {"summary", "shapes", "metrics", "levels", "worst", "dataset", "findings", "invalid", "suspicious"}
     of_anchors = {"boxes", "scale", "recall", "k-curve", "by-size", "by-ratio", "by-category"}
     of_anchors |= {"iou-map", "recall-by-size", "iou-by-level"}
     of_dataset = {"image-sizes", "boxes-per-image", "object-sizes", "centers", "classes"}
-    assert page.ids() == sections | of_anchors | of_dataset
+    assert page.ids() == sections | of_anchors | of_dataset | {"figures"}
     assert set(page.figures) == of_anchors | of_dataset
 
 
@@ -75,9 +73,6 @@ def test_headline_shows_the_numbers_of_the_metrics(page: ParsedPage, scores: lis
     assert row in page.rows
     assert len({*row}) > 8  # the numbers differ: columns that changed places would be seen
     assert any(cells[0] == "square" and cells[2] == "1" for cells in page.rows if cells)
-
-
-def test_ratio_recall_is_named_as_a_ratio_test(page: ParsedPage) -> None:
     assert "ratio test (YOLOv5), not IoU" in page.text
 
 
@@ -120,10 +115,6 @@ def test_findings_are_counted_by_kind_and_listed(page: ParsedPage) -> None:
     assert ["(in memory)", "160", "0", "width 0 is not positive"] in page.rows
 
 
-def test_same_input_gives_the_same_page(scores: list[AnchorMetrics]) -> None:
-    assert anchor_page(scores, CURVE, title="Anchors") == anchor_page(scores, CURVE, title="Anchors")
-
-
 def named_page(names: list[str]) -> ParsedPage:
     some = boxes_in_files(GROWING_BOXES, names=names, files=names)
     sets = [anchor_metrics(some, replace(TWO_LEVELS, name=name)) for name in names]
@@ -158,9 +149,8 @@ def strings(value: Any) -> list[str]:
 
 
 def test_missing_file_name_is_the_id_of_the_image() -> None:
-    parsed = parse_page(
-        anchor_page([anchor_metrics(boxes_in_files(GROWING_BOXES, files=[""]), TWO_LEVELS)], None, title="a")
-    )
+    score = anchor_metrics(boxes_in_files(GROWING_BOXES, files=[""]), TWO_LEVELS)
+    parsed = parse_page(anchor_page([score], None, title="a"))
     assert any(row[1:2] == ["image 0"] for row in parsed.rows)
 
 
@@ -172,15 +162,13 @@ def test_none_or_one_box_makes_a_page(boxes: list[list[float]]) -> None:
     assert any(row[2:4] == ["1", "1.000" if boxes else "-"] for row in parsed.rows)
 
 
-def test_without_a_curve_there_is_no_such_figure(scores: list[AnchorMetrics]) -> None:
-    assert "k-curve" not in parse_page(anchor_page(scores, None, title="a")).ids()
-
-
 def test_large_data_make_a_page_of_bounded_size() -> None:
-    text = anchor_page(
-        [anchor_metrics(many_boxes(100_000, num_categories=90, num_images=9000), TWO_LEVELS)], None, title="a"
-    )
+    score = anchor_metrics(many_boxes(100_000, num_categories=600, num_images=9000), TWO_LEVELS)
+    text = anchor_page([score], None, title="a")
     assert len(text) < 6e6
+    figures = parse_page(text).figures
+    assert len(figures["by-category"]["layout"]["xaxis"]["ticktext"]) == MAX_CATEGORIES
+    assert "k-curve" not in figures
 
 
 def test_no_scores_raise_an_error() -> None:
@@ -188,8 +176,61 @@ def test_no_scores_raise_an_error() -> None:
         anchor_page([], None, title="a")
 
 
-def test_hundreds_of_categories_make_a_page() -> None:
-    parsed = parse_page(
-        anchor_page([anchor_metrics(many_boxes(2000, num_categories=600), TWO_LEVELS)], None, title="a")
-    )
-    assert len(parsed.figures["by-category"]["layout"]["xaxis"]["ticktext"]) == MAX_CATEGORIES
+def score_of(box: list[float], rule: str = "none") -> AnchorMetrics:
+    """One box in an image of 100 x 80; one anchor of 32 x 32 on stride 16."""
+    content = coco_content([box], image_wh=(100, 80))
+    content["images"][0]["file_name"] = "a.png"
+    return anchor_metrics(ResizedInstances.of(read_coco(content), rule), AnchorSet.of([[(32, 32)]], strides=[16]))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An image that is black, but white in (10, 20) to (40, 30)."""
+    image = Image.new("L", (100, 80))
+    image.paste(255, (10, 20, 40, 30))
+    image.save(tmp_path / "a.png")
+    return tmp_path
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"))
+
+
+def test_box_and_anchor_lie_in_the_images_own_pixels(folder: Path) -> None:
+    # letterbox:200 doubles the image and puts it 20 px down: the box (10, 20, 40, 30) lies at (20, 60, 80, 80), its centre
+    # (50, 70) is nearest to the cell at (56, 72), whose anchor (40, 56, 72, 88) is (20, 18, 36, 34) of the image
+    (picture,) = worst_pictures(score_of([10, 20, 30, 10], "letterbox:200"), folder).drawn
+    assert_allclose(picture.box, [10, 20, 40, 30])
+    assert_allclose(picture.anchor, [20, 18, 36, 34])
+    # 2.5 * 30 is 75, around (25, 25), but moved to begin RIM_PX before the image
+    assert picture.window == (-RIM_PX, -RIM_PX, 75 - RIM_PX, 75 - RIM_PX)
+    assert picture.part == (0, 0, 73, 73)
+    rows, columns = np.nonzero(decoded(picture.jpeg) > 128)
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (10, 20, 39, 29)
+
+
+def test_markup_draws_both_over_the_part_of_the_image(folder: Path) -> None:
+    block = worst_block(score_of([10, 20, 30, 10]), folder)
+    assert 'viewBox="-2 -2 75 75"' in block
+    assert '<image x="0" y="0" width="73" height="73"' in block
+    # without a rule the box's centre (25, 25) is nearest to the cell at (24, 24): the anchor (8, 8, 40, 40)
+    places = re.findall(r'<rect x="([-\d.]+)" y="([-\d.]+)" width="([\d.]+)" height="([\d.]+)"', block)
+    assert [tuple(map(float, place)) for place in places] == [(10, 20, 30, 10)] * 2 + [(8, 8, 32, 32)] * 2
+    assert [("stroke-dasharray" in rect) for rect in re.findall(r"<rect[^>]*>", block)] == [False, False, True, True]
+    # 300 / (1024 + 300 - 300): inside the anchor
+    assert f"<b>IoU {300 / 1024:.3f}</b>, on the grid {300 / 1024:.3f}" in block
+    assert "annotation 1" in block
+
+
+def test_tiles_are_not_drawn_and_the_page_says_so(folder: Path) -> None:
+    assert "Not drawn" in worst_block(score_of([10, 20, 30, 10], "tiles:50:10"), folder)
+
+
+def test_the_page_holds_its_pictures_and_equal_input_gives_equal_text(folder: Path) -> None:
+    score = score_of([10, 20, 30, 10])
+    text = anchor_page([score], None, title="a", images=folder)
+    assert text == anchor_page([score], None, title="a", images=folder)
+    content = re.search(r"data:image/jpeg;base64,([^\"]+)", text)
+    assert content
+    assert decoded(base64.b64decode(content[1])).shape == (73, 73)
+    assert '<div class="pictures">' not in anchor_page([score], None, title="a")

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import numpy as np
-from builders import page_figures
+from builders import packed_numbers, page_figures
 
 from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.precision_recall import PrecisionRecall
@@ -47,8 +47,7 @@ def test_the_numbers_stand_as_they_were_given():
 def test_a_curve_is_drawn_as_it_is_with_scores_where_they_are_known():
     (line,) = page_figures(page_of())["curves-0"]["data"]
     assert line["customdata"] == ["<br>score at least 0.900", "<br>score at least 0.400", ""]
-    packed = line["y"]
-    assert np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).tolist() == [1.0, 0.8, 0.0]
+    assert packed_numbers(line["y"]).tolist() == [1.0, 0.8, 0.0]
 
 
 def test_curves_beyond_the_first_twelve_are_counted():
@@ -64,8 +63,7 @@ def test_f1_stands_beside_the_scores_and_the_best_one_is_named():
     page = page_of(by_score=[overall, one, other])
     figures = page_figures(page)
     assert [len(figures[f"scores-{number}"]["data"]) for number in range(2)] == [3, 2]
-    f1 = figures["scores-0"]["data"][0]["y"]
-    assert np.frombuffer(base64.b64decode(f1["bdata"]), f1["dtype"]).round(3).tolist() == [0.667, 0.8, 0.75]
+    assert packed_numbers(figures["scores-0"]["data"][0]["y"]).round(3).tolist() == [0.667, 0.8, 0.75]
     assert figures["scores-0"]["layout"]["shapes"][0]["x0"] == 0.5  # midway between .6, which is kept, and .4
     assert "F1 is highest, 0.800, from a score of 0.5 on." in page
     assert "Score thresholds" not in page_of()
@@ -74,8 +72,7 @@ def test_f1_stands_beside_the_scores_and_the_best_one_is_named():
 def test_long_curves_are_thinned_and_keep_their_ends():
     recall = np.linspace(0, 1, 5000)
     page = page_of(curves=[PrecisionRecall("", "IoU .50", recall, 1 - recall, 1 - recall)])
-    packed = page_figures(page)["curves-0"]["data"][0]["x"]
-    drawn = np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"])
+    drawn = packed_numbers(page_figures(page)["curves-0"]["data"][0]["x"])
     assert (len(drawn), drawn[0], drawn[-1]) == (MAX_POINTS, 0, 1)
 
 

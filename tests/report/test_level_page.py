@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
-from builders import instances_of, table_rows
+from builders import instances_of, page_figures, table_rows
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.anchors.anchor_set import AnchorSet
@@ -19,13 +18,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.levels import LevelReport, level_report
 from detect.anchors.metrics import anchor_metrics
 from detect.report.anchor_page import anchor_page
-from detect.report.level_page import (
-    grid_iou_by_level,
-    kept_table,
-    level_page,
-    level_table,
-    savings_panel,
-)
+from detect.report.level_page import grid_iou_by_level, kept_table, level_page, level_table, savings_panel
 from detect.report.plots import level_colors
 
 # anchors 16 on stride 16, 40 on 32, 64 on 64, all squares in the middle of their cells. The first two boxes are cells of P4,
@@ -125,10 +118,9 @@ def test_a_page_of_one_level_and_one_without_boxes():
     assert "the finest stride is odd" in page
     empty = level_page(report_of([]), title="a")
     assert "There are no boxes." in empty
-    figures = re.search(r'<script type="application/json" id="figures">(.*?)</script>', empty, re.DOTALL)
-    assert figures
-    assert set(json.loads(figures[1])) == {"iou-by-level", "savings"}
-    assert "NaN" not in figures[1]
+    figures = page_figures(empty)
+    assert set(figures) == {"iou-by-level", "savings"}
+    assert "NaN" not in json.dumps(figures)
 
 
 def test_the_page_of_anchors_takes_a_level_report():
@@ -150,8 +142,7 @@ def test_a_page_of_anchors_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("threshold", [0.5])
-def test_lost_without_a_level_is_what_a_report_loses_without_it(nuclei, threshold):
+def test_lost_without_a_level_is_what_a_report_loses_without_it(nuclei):
     anchors = AnchorSet.of([[(9, 9), (13, 13)], [(18, 18)], [(26, 26)]], strides=(4, 8, 16))
-    found = level_report(nuclei, AnchorGenerator(anchors), threshold=threshold)
-    assert_array_equal(found.score.only_on_level(threshold), [len(without.lost) for without in found.without_each])
+    found = level_report(nuclei, AnchorGenerator(anchors))
+    assert_array_equal(found.score.only_on_level(0.5), [len(without.lost) for without in found.without_each])

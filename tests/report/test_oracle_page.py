@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 
 import numpy as np
 import pytest
-from builders import page_figures, table_rows
+from builders import packed_numbers, page_figures, table_rows
 from numpy.testing import assert_allclose
 
 from detect.data import read_coco
@@ -63,11 +62,6 @@ TRUTH = landmarks((1, 10, 10), (1, 13, 14), (1, 60, 10), (2, 10, 10))
 ORACLES = [oracle_of(2, 1, 1000), oracle_of(4, 1, 998), oracle_of(4, 2, 996), oracle_of(8, 1, 900)]
 
 
-def numbers_of(values: dict[str, str]) -> np.ndarray:
-    """Of an array as plotly packs it."""
-    return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
-
-
 def test_a_row_for_each_oracle_and_the_coarsest_good_one_bold():
     markup = oracle_table(ORACLES)
     _, *rows = table_rows(markup)
@@ -101,8 +95,8 @@ def test_equal_input_gives_equal_text_that_says_what_was_read():
 def test_few_points_make_a_page_with_bars_that_can_be_seen(points):
     bars = page_figures(oracle_page(ORACLES[:1], landmarks(*points), title="a"))["neighbors"]["data"][0]
     distant = len(points) == 2 and points[0] != points[1]
-    assert numbers_of(bars["width"]).sum() >= (5 if distant else 1)
-    assert numbers_of(bars["y"]).sum() == (2 if distant else 0)
+    assert packed_numbers(bars["width"]).sum() >= (5 if distant else 1)
+    assert packed_numbers(bars["y"]).sum() == (2 if distant else 0)
 
 
 def test_a_file_name_is_text_and_no_markup():

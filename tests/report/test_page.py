@@ -12,7 +12,7 @@ from builders import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, page
 from detect.anchors.metrics import anchor_metrics
 from detect.report import plots
 from detect.report.anchor_page import anchor_page
-from detect.report.page import MAX_FILES, page, tiles
+from detect.report.page import MAX_FILES, page
 from detect.report.plots import Key, Panel
 
 HOSTILE = "</script><script>alert(1)</script>"
@@ -69,7 +69,3 @@ def test_the_first_files_are_named_and_the_others_counted():
     assert f"{MAX_FILES - 1}.json" in top
     assert f"<bdi>{MAX_FILES}.json" not in top
     assert "and 1,200 more" in top
-
-
-def test_counts_are_written_with_commas():
-    assert "<b>1,234</b><span>images</span>" in tiles({"images": 1234})

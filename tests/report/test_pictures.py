@@ -87,11 +87,12 @@ def test_a_text_is_written_where_there_is_room():
     assert colored(wide, color)[1][0] < 200
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "1", "P"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "F", "1", "P"])
 def test_every_kind_of_image_is_drawn_on(mode):
     picture = detection_picture(Image.new(mode, (32, 32)), boxes([1, 1, 9, 9], classes=[0]))
     assert picture.mode == "RGB"
     assert colored(picture, class_color(0))[0][0] == 16
+    assert heatmap_overlay(Image.new(mode, (8, 8)), np.ones((2, 2)), NO_POINTS, stride=4).mode == "RGB"
 
 
 def test_a_box_without_extent_and_nothing_at_all_are_drawn():
@@ -171,11 +172,6 @@ def test_large_images_are_made_as_small_as_the_others(wh, expected):
     picture = heatmap_overlay(Image.new("L", wh), heatmap, NO_POINTS, stride=64)
     assert picture.size == expected
     assert abs(colored_overlays(picture)[0].sum() - 256 * expected[0] / wh[0]) <= 1
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "I;16", "F", "P", "RGBA", "1"])
-def test_images_of_any_kind_are_shown(mode):
-    assert heatmap_overlay(Image.new(mode, (8, 8)), np.ones((2, 2)), NO_POINTS, stride=4).mode == "RGB"
 
 
 def test_inputs_are_left_as_they_are():
