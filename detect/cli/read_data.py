@@ -20,7 +20,7 @@ from detect.anchors.metric_sums import MetricSums, score_sets
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.cli.engine import SHARDS_LEFT_OUT
 from detect.cli.options import DatasetFiles, remember
-from detect.cli.output import busy, findings_of, note, progress_over
+from detect.cli.output import busy, findings_of, note
 from detect.data import CocoDataset, Finding
 from detect.data.dataset_counts import MAX_FINDINGS, DatasetCounts
 from detect.data.read_dataset import shards_of
@@ -40,8 +40,24 @@ if TYPE_CHECKING:
 MAX_TOLD = 5  # shards left out, and warnings, that are printed
 
 
+class AnyData:
+    """What both kinds of dataset do alike."""
+
+    reduce: Callable[[Callable[[CocoDataset], Any], str], Any]
+    """What work returns for the dataset, or for its shards, added up; the text says what is done."""
+
+    def assignments(
+        self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher
+    ) -> list[AssignmentSums]:
+        """The anchors that a matcher gives to the instances, for each set under its rule."""
+        from detect.anchors.assign import assign_sets  # loads torch
+
+        how: dict[str, Any] = {"rules": tuple(map(str, rules)), "convention": convention, "matcher": matcher}
+        return list(self.reduce(partial(assign_sets, sets=tuple(sets), **how), "matching"))
+
+
 @dataclass
-class PlainData:
+class PlainData(AnyData):
     """A dataset that this process holds; it keeps the metrics that pages are drawn from."""
 
     dataset: CocoDataset
@@ -96,18 +112,6 @@ class PlainData:
         """The scores of sets under a detector's rule of matching."""
         return self.with_assignments([self.score(each, detector) for each in sets])
 
-    def assignments(
-        self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher
-    ) -> list[AssignmentSums]:
-        """The anchors that a matcher gives to the instances, for each set under its rule."""
-        from detect.anchors.assign import assign  # loads torch
-
-        found = []
-        for each, rule in progress_over(list(zip(sets, rules, strict=True)), "matching"):
-            generator = detect.AnchorGenerator(each, convention=convention)
-            found.append(assign(self.instances(rule), generator, matcher).sums)
-        return found
-
     def level_report(self, rule: Any, anchors: AnchorSet, convention: str, matcher: Matcher) -> LevelReport:
         """The report on the levels of a set."""
         generator = detect.AnchorGenerator(anchors, convention=convention)
@@ -129,7 +133,7 @@ class PlainData:
 
 
 @dataclass
-class ShardedData:
+class ShardedData(AnyData):
     """A dataset whose shards a cluster reads, once for each question."""
 
     shards: Shards
@@ -206,15 +210,6 @@ class ShardedData:
             note(f"{kind}: {finding}")
         if self.counts and max(len(self.counts.invalid), len(self.counts.suspicious)) > MAX_FINDINGS:
             note(f"note: of invalid and suspicious entries, {MAX_FINDINGS:,} of each kind can be listed")
-
-    def assignments(
-        self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher
-    ) -> list[AssignmentSums]:
-        """The anchors that a matcher gives to the instances, for each set under its rule, from one reading."""
-        from detect.anchors.assign import assign_sets  # loads torch
-
-        how: dict[str, Any] = {"rules": tuple(map(str, rules)), "convention": convention, "matcher": matcher}
-        return list(self.reduce(partial(assign_sets, sets=tuple(sets), **how), "matching"))
 
     def level_report(self, rule: Any, anchors: AnchorSet, convention: str, matcher: Matcher) -> LevelReport:
         """The report on the levels of a set, from one reading."""
