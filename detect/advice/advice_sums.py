@@ -82,7 +82,7 @@ class AdviceSums(Sums):
     across_categories: int
     """The objects that suppression would remove if it ran over all categories together."""
     too_large_iou: ExactMean
-    """Over the objects that are too large, the highest IoU that a prediction can have."""
+    """Over the objects that are too large, the highest IoU that a prediction can have; NaN without any."""
     tiles: TileAdvice | None
     drift: DriftSums | None
 

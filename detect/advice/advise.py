@@ -18,7 +18,7 @@ from detect.advice.drift import Drift, DriftSums, drift
 from detect.advice.image_hashes import ImageHashes
 from detect.advice.lost_objects import beyond_in_mosaics
 from detect.advice.lost_sums import LossSums
-from detect.advice.tile_cuts import TileAdvice, tiling_for
+from detect.advice.tile_cuts import tiling_for
 from detect.advice.trials import chosen_anchors, range_trials, size_trials
 from detect.anchors.instances import ResizedInstances, require_boxes
 from detect.anchors.sweep import rules_of_sizes
@@ -26,7 +26,6 @@ from detect.catalog.detectors import Detector, load_detector
 from detect.data import CocoDataset
 from detect.data.dataset_counts import DatasetCounts
 from detect.data.resize import ResizeRule, parse_resize
-from detect.ops.exact_sums import FirstItems
 
 SHARE = 0.001  # of the objects: what another value must save before a setting is changed
 
@@ -65,20 +64,6 @@ class Advice:
         return self.sums.losses
 
     @property
-    def small(self) -> FirstItems[int]:
-        """See :attr:`AdviceSums.small`."""
-        return self.sums.small
-
-    @property
-    def unscored(self) -> int:
-        """See :attr:`AdviceSums.unscored`."""
-        return self.sums.unscored
-
-    @property
-    def tiles(self) -> TileAdvice | None:
-        return self.sums.tiles
-
-    @property
     def across_categories(self) -> int | None:
         """See :attr:`AdviceSums.across_categories`; None if suppression does run over all, or does not run."""
         nms = self.detector.nms
@@ -94,11 +79,6 @@ class Advice:
     @property
     def most_lost(self) -> LossSums:
         return max(self.losses, key=lambda each: each.num_lost)
-
-    @property
-    def too_large_iou(self) -> float:
-        """The mean over the objects that are too large of the highest IoU that a prediction can have; NaN without any."""
-        return self.sums.too_large_iou.value
 
 
 def advise(

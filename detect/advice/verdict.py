@@ -124,7 +124,7 @@ def _settings(advice: Advice) -> str:
 
 def _small(advice: Advice) -> str:
     """The objects that are hard to see, and what makes them larger at the lowest cost."""
-    number, few = advice.num_objects, len(advice.small)
+    number, few = advice.num_objects, len(advice.sums.small)
     if few < NOTABLE * number:
         return ""
     limit, be = least_px(advice.detector.strides), "is" if few == 1 else "are"
@@ -142,7 +142,7 @@ def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
             if option.num_small < curve.now.num_small / 2 and option.cost > 1:
                 left = share_text(option.num_small, curve.num_objects)
                 yield option.cost, f"{option.text} leaves {left}, at {cost_in_words(option.cost, advice.image_ms)}"
-    tiles, tiling = advice.tiles, advice.tiles and advice.tiles.tiling
+    tiles, tiling = advice.sums.tiles, advice.sums.tiles and advice.sums.tiles.tiling
     if tiles and tiling and tiling.is_enough:
         shown = (
             f"tiles of {tiling.size} px that overlap by {tiling.overlap} show objects {tiling.shrink:.1f} times larger"
@@ -152,8 +152,8 @@ def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
 
 def _others(advice: Advice) -> str:
     """What the labels show, or what limits the scores."""
-    if advice.unscored:
-        lost = plural(advice.unscored, "object")
+    if advice.sums.unscored:
+        lost = plural(advice.sums.unscored, "object")
         return f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {lost} cannot count."
     if advice.drift and advice.drift.in_words():
         return advice.drift.in_words()[0]

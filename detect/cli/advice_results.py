@@ -142,12 +142,12 @@ def print_detector(advice: Advice) -> None:
 def notes(advice: Advice) -> list[str]:
     """What else is known, in sentences; nothing where it does not apply."""
     lines, number = [], advice.num_objects
-    if not math.isnan(advice.too_large_iou):
+    if not math.isnan(advice.sums.too_large_iou.value):
         lines.append(
-            f"the best IoU with which too large objects can be predicted is {advice.too_large_iou:.2f} on average"
+            f"the best IoU with which too large objects can be predicted is {advice.sums.too_large_iou.value:.2f} on average"
         )
-    if advice.unscored:
-        what = f"{plural(advice.unscored, 'object')} ({share_text(advice.unscored, number)})"
+    if advice.sums.unscored:
+        what = f"{plural(advice.sums.unscored, 'object')} ({share_text(advice.sums.unscored, number)})"
         lines.append(f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {what} cannot count")
     across, within = advice.across_categories, [each.num_lost for each in advice.losses if each.reason == "suppressed"]
     if across and advice.detector.nms and across > sum(within):
@@ -156,8 +156,8 @@ def notes(advice: Advice) -> list[str]:
     if advice.beyond_in_mosaics:
         images, share = advice.detector.mosaic, f"{advice.beyond_in_mosaics:.2%} of the objects"
         lines.append(f"in mosaics of {images} images {share} have no query left, unless crops cut objects away")
-    if advice.tiles:
-        lines.append(_tiles_in_words(advice.tiles, advice.image_ms))
+    if advice.sums.tiles:
+        lines.append(_tiles_in_words(advice.sums.tiles, advice.image_ms))
     return lines
 
 
@@ -171,7 +171,7 @@ def _tiles_in_words(tiles: TileAdvice, image_ms: float | None) -> str:
 
 def advice_object(advice: Advice) -> dict[str, Any]:
     """Advice as a JSON object."""
-    tiles = advice.tiles
+    tiles = advice.sums.tiles
     return {
         "detector": advice.detector.name,
         "source": advice.detector.source,
@@ -189,8 +189,8 @@ def advice_object(advice: Advice) -> dict[str, Any]:
             for each in advice.losses
         ],
         "settings": [_curve_object(curve) for curve in advice.curves],
-        "small": {"objects": len(advice.small), "ids": list(advice.small)},
-        "beyond_coco_max_dets": advice.unscored,
+        "small": {"objects": len(advice.sums.small), "ids": list(advice.sums.small)},
+        "beyond_coco_max_dets": advice.sums.unscored,
         "suppressed_across_categories": advice.across_categories,
         "beyond_in_mosaics": advice.beyond_in_mosaics,
         "tiles": tiles

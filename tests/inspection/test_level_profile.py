@@ -66,7 +66,7 @@ def test_small_objects_are_those_of_the_advice():
     profile = profile_model(model_of("two", TwoLevels()), effective=False)
     objects = profile_objects(profile, ResizedInstances.of(dataset, advice.rule))
     assert least_px([8]) == least_px(detector.strides)
-    assert dataset.instances.ids[objects.too_small].tolist() == list(advice.small)
+    assert dataset.instances.ids[objects.too_small].tolist() == list(advice.sums.small)
     assert objects.in_words(detector)[0] == "two has levels of strides 8, 16, and yolo11 of 8, 16, 32."
 
 
