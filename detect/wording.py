@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 MAX_LINES = 5  # items below their number
 MAX_NAME = 60  # characters of a name in a table

@@ -256,7 +256,12 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
         object_pictures(files.score.instances.dataset, [0], as_(IMAGES)).drawn
     ),
     "detect.report.advice_page.detector_part": lambda files, as_: (
-        detector_part(advise(files.dataset, "tood", size=64), 0, images=as_(IMAGES)).parts
+        detector_part(
+            advise(files.dataset, "tood", size=64),
+            0,
+            images=as_(IMAGES),
+            instances=ResizedInstances.of(files.dataset, "shortest:64:106:mmdet"),
+        ).parts
     ),
     "detect.training.checkpoints.check_same_data": lambda files, as_: check_same_data(
         as_(files / "last.pt"), files.checkpoint, labels=LABELS, num_images=1

@@ -1,41 +1,34 @@
 """Curves: the objects lost at each value of one setting, its cost, and the value that is worth choosing.
 
-A curve counts the lost objects at each value. Up to ``MAX_BOXES`` objects it is exact; above (for anchors, whose matching is
-slower, above ``MAX_BOXES_ANCHORS``) input sizes and regression ranges are compared on images spread evenly over the dataset.
+A curve counts the lost objects at each value, those of input sizes and regression ranges on a sample of the images
+(:mod:`detect.advice.trials`). What is counted of a shard is ``CurveSums``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from string import Formatter
 from typing import Literal
 
-import msgspec
 import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
 
-from detect.advice.anchor_losses import AnchorChoice
-from detect.advice.distances import smallest_reach
-from detect.advice.lost_objects import beyond_limit, lost_to_nms, small_objects, too_large_objects
+from detect.advice.distances import needed_reach
+from detect.advice.lost_objects import lost_to_nms
 from detect.advice.overlaps import OverlappingPairs
-from detect.advice.unlearned import unlearned_objects
-from detect.anchors.anchor_set import AnchorSet
+from detect.advice.trials import Trials, TrialSums, key_text
 from detect.anchors.instances import ResizedInstances
-from detect.anchors.sweep import rules_of_sizes
-from detect.catalog.detectors import AnchorDetector, Detector
-from detect.catalog.matching import FcosRanges
+from detect.catalog.detectors import Detector
 from detect.data import CocoDataset
-from detect.data.resize import LARGEST_SIDE_PX, ResizeRule, parse_resize
+from detect.data.resize import parse_resize
+from detect.ops.exact_sums import Sums
 
-MAX_BOXES, MAX_BOXES_ANCHORS = 50_000, 1_000  # objects at which input sizes are compared
-FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)  # of the present input size
 IOUS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
-FACTORS_ANCHORS = (1, 1.5, 2)
 WORTH = 0.005  # share of the objects that a doubling of the compute must save
 IOU_STEP = 0.05  # a threshold higher by this keeps more duplicates, and must save ``share`` of the objects
 ROUND_TO = 100  # queries and detections of an image are set to a multiple
-RANGE_FACTORS = (0.5, 1, 2)
 LIMITS = (100, 200, 300, 500, 900, 1500)
 REG_MAXES = (8, 12, 16, 20, 24, 32, 48, 64)
 
@@ -99,172 +92,135 @@ def choose(
     return best if now.num_lost - options[best].num_lost > share * num_objects else current
 
 
-def size_curve(dataset: CocoDataset, detector: Detector, anchors: AnchorChoice | None, *, share: float) -> Curve | None:
-    """Objects without a positive, and too large ones, by input size, without and with a finer level.
+@dataclass(frozen=True)
+class CurveSums(Sums):
+    """What the curves of a detector are made from."""
 
-    None if the resize rule has no size.
-    """
-    rule = parse_resize(detector.resize)
-    if not rule.sizes or rule.name == "tiles":
-        return None
-    dataset = evenly(dataset, MAX_BOXES_ANCHORS if isinstance(detector, AnchorDetector) else MAX_BOXES)
-    versions = [(detector, "", 1.0)]
-    if detector.finer and not isinstance(anchors, AnchorSet):
-        versions.append((with_finer_level(detector), detector.finer.text, detector.finer.cost))
-    resized = [ResizedInstances.of(dataset, each) for each in _other_sizes(rule, detector)]
-    pixels = [float(each.image_canvas_wh.prod(axis=1).sum()) for each in resized]
-    own = [each.rule for each in resized].index(rule)
+    num_objects: int
+    sizes: TrialSums | None
+    ranges: TrialSums | None
+    reaches: Mapping[int, int]
+    """How many objects need each number of strides to their farthest side; empty where distances have no limit."""
+    images_of: Mapping[int, int]
+    """How many images have each number of objects."""
+    suppressed: tuple[int, ...]
+    """The objects that suppression removes at each of :func:`nms_values`."""
+
+    @classmethod
+    def of(
+        cls,
+        dataset: CocoDataset,
+        instances: ResizedInstances,
+        detector: Detector,
+        pairs: OverlappingPairs,
+        sizes: Trials | None,
+        ranges: Trials | None,
+    ) -> CurveSums:
+        """Count what the curves need of a dataset, or of a shard; ``pairs`` are those of :func:`lost_to_nms`."""
+        needed = needed_reach(instances, detector.strides[-1]) if detector.reg_max else np.zeros(0, np.int64)
+        own = instances.dataset
+        return cls(
+            len(instances),
+            None if sizes is None else TrialSums.of(dataset, sizes),
+            None if ranges is None else TrialSums.of(dataset, ranges),
+            times_of(needed),
+            times_of(np.bincount(own.instances.image_rows, minlength=len(own.images))),
+            tuple(lost_to_nms(pairs, value).num_lost for value in nms_values(detector)),
+        )
+
+    def beyond(self, most: int) -> int:
+        """The objects beyond this number of an image."""
+        return sum((number - most) * times for number, times in self.images_of.items() if number > most)
+
+
+def times_of(numbers: Int64[ndarray, " n"]) -> dict[int, int]:
+    """How often each number occurs, in rising order."""
+    values, times = np.unique(numbers, return_counts=True)
+    return dict(zip(values.tolist(), times.tolist(), strict=True))
+
+
+def size_curve(sums: TrialSums, trials: Trials, detector: Detector, *, share: float) -> Curve:
+    """Objects without a positive, and too large ones, by input size, without and with a finer level."""
+    own = [(each.detector.resize, each.finer) for each in trials.trials].index(
+        (str(parse_resize(detector.resize)), False)
+    )
     options = []
-    for version, finer, factor in versions:
-        for each, own_pixels in zip(resized, pixels, strict=True):
-            size = key_text(detector, "size", *each.rule.sizes)
-            text = size if not finer else finer if each.rule == rule else f"{size}, {finer}"
-            num_lost, small = lost_in_training(each, version, anchors), small_objects(each, version.strides)
-            cost = factor * own_pixels / pixels[own]
-            options.append(Option(each.rule.sizes[0], text, num_lost, cost, bool(finer), len(small)))
-    num_objects = len(dataset.instances)
+    for number, each in enumerate(trials.trials):
+        cost = each.factor * sums.num_pixels[number] / max(sums.num_pixels[own], 1)
+        counts = sums.num_lost[number], cost, each.finer, sums.num_small[number]
+        options.append(Option(each.value, each.text, *counts))
 
     def price(option: Option) -> float:
         smaller = option.cost < 1  # saves by chance what it costs in all other objects
-        return math.inf if smaller else WORTH * num_objects * math.log2(option.cost)
+        return math.inf if smaller else WORTH * sums.num_objects * math.log2(option.cost)
 
-    return Curve("input size", "px", num_objects, tuple(options), own, choose(options, own, num_objects, share, price))
-
-
-def _other_sizes(rule: ResizeRule, detector: Detector) -> tuple[ResizeRule, ...]:
-    """The rule at sizes that the detector takes, and at its own, in rising order."""
-    step, factors = detector.size_multiple, FACTORS_ANCHORS if isinstance(detector, AnchorDetector) else FACTORS
-    sizes = {max(step, round(rule.sizes[0] * factor / step) * step) for factor in factors} | {rule.sizes[0]}
-    largest = LARGEST_SIDE_PX * rule.sizes[0] // max(rule.sizes)
-    return rules_of_sizes(rule, sorted(size for size in sizes if size <= largest))
+    chosen = choose(options, own, sums.num_objects, share, price)
+    return Curve("input size", "px", sums.num_objects, tuple(options), own, chosen)
 
 
-def lost_in_training(instances: ResizedInstances, detector: Detector, anchors: AnchorChoice | None = None) -> int:
-    """The objects that have no positive or are too large, each counted once, at the least."""
-    unlearned, large = unlearned_objects(instances, detector, anchors), too_large_objects(instances, detector)
-    certain = unlearned.lost if large is None else np.union1d(unlearned.lost, large.lost)
-    return len(certain) + unlearned.num_contested
+def ranges_curve(sums: TrialSums, trials: Trials, *, share: float) -> Curve:
+    """Objects without a positive by the factor of FCOS's regression ranges; the last value is ranges of equal shares."""
+    pairs = zip(trials.trials, sums.num_lost, strict=True)
+    options = tuple(Option(each.value, each.text, lost) for each, lost in pairs)
+    return _curve("regression ranges", "x the present ranges", sums.num_objects, options, 1.0, share=share)
 
 
-def with_finer_level(detector: Detector) -> Detector:
-    """The detector with one more level, of half the finest stride."""
-    return msgspec.structs.replace(detector, strides=[detector.strides[0] // 2, *detector.strides])
-
-
-def ranges_curve(dataset: CocoDataset, detector: Detector, *, share: float) -> Curve | None:
-    """Objects without a positive by the factor of FCOS's regression ranges; the last value is ranges of equal shares.
-
-    The farthest side of an object is about half of its longer side away: equal shares are quantiles of that.
-    """
-    rule = detector.matching
-    if not isinstance(rule, FcosRanges):
-        return None
-    instances = ResizedInstances.of(evenly(dataset, MAX_BOXES), detector.resize)
-    present = rule.limits
-    quantiles = np.linspace(0, 1, len(detector.strides) + 1)[1:-1]
-    steps = np.arange(len(quantiles))  # limits differ by a pixel at least
-    equal = np.maximum.accumulate(np.ceil(np.quantile(instances.shapes.max(axis=1) / 2, quantiles)) - steps) + steps
-    tried = [(tuple(limit * factor for limit in present), factor) for factor in RANGE_FACTORS]
-    tried.append((tuple(equal.tolist()), 0.0))
-
-    def option(place: int) -> Option:
-        limits, factor = tried[place]
-        changed = msgspec.structs.replace(detector, matching=msgspec.structs.replace(rule, limits=limits))
-        text = key_text(detector, "ranges", *limits)
-        return Option(factor, text, unlearned_objects(instances, changed).num_lost)
-
-    places, own = list(range(len(tried))), RANGE_FACTORS.index(1)
-    return _curve("regression ranges", "x the present ranges", len(instances), places, option, own, share=share)
-
-
-def reg_max_curve(instances: ResizedInstances, detector: Detector, *, share: float) -> Curve | None:
+def reg_max_curve(sums: CurveSums, detector: Detector, *, share: float) -> Curve | None:
     """Objects with a side that no cell reaches, by the number of bins."""
     if detector.reg_max is None:
         return None
-    enough = smallest_reach(instances, detector.strides[-1]) + (not detector.reaches_reg_max)
-    values = sorted({*REG_MAXES, detector.reg_max, enough})
+    more = int(not detector.reaches_reg_max)
+    enough = max(sums.reaches, default=1) + more
 
     def option(value: int) -> Option:
-        lost = too_large_objects(instances, msgspec.structs.replace(detector, reg_max=value))
-        return Option(value, key_text(detector, "reg_max", value), lost.num_lost if lost else 0)
+        lost = sum(times for needed, times in sums.reaches.items() if needed + more > value)
+        return Option(value, key_text(detector, "reg_max", value), lost)
 
-    return _curve("reg_max", "bins", len(instances), values, option, detector.reg_max, share=share)
+    options = tuple(map(option, sorted({*REG_MAXES, detector.reg_max, enough})))
+    return _curve("reg_max", "bins", sums.num_objects, options, detector.reg_max, share=share)
 
 
-def nms_curve(pairs: OverlappingPairs, num_objects: int, detector: Detector, *, share: float) -> Curve | None:
+def nms_values(detector: Detector) -> list[float]:
+    """The IoU thresholds of suppression that are compared."""
+    return sorted({*IOUS, detector.nms.iou}) if detector.nms else []
+
+
+def nms_curve(sums: CurveSums, detector: Detector, *, share: float) -> Curve | None:
     """Perfectly predicted objects that suppression removes, by its IoU threshold."""
     if detector.nms is None:
         return None
-    present, values = detector.nms.iou, sorted({*IOUS, detector.nms.iou})
-
-    def option(value: float) -> Option:
-        lost = lost_to_nms(pairs, value).num_lost
-        return Option(value, key_text(detector, "iou", value), lost)
+    present, pairs = detector.nms.iou, zip(nms_values(detector), sums.suppressed, strict=True)
+    options = tuple(Option(value, key_text(detector, "iou", value), lost) for value, lost in pairs)
 
     def price(option: Option) -> float:
-        return share * num_objects * abs(option.value - present) / IOU_STEP
+        return share * sums.num_objects * abs(option.value - present) / IOU_STEP
 
-    return _curve("NMS threshold", "IoU", num_objects, values, option, present, share=share, price=price)
+    return _curve("NMS threshold", "IoU", sums.num_objects, options, present, share=share, price=price)
 
 
 def limit_curve(
-    setting: str, key: Literal["max_truth", "queries", "max_det"], instances: ResizedInstances, detector: Detector
+    setting: str, key: Literal["max_truth", "queries", "max_det"], sums: CurveSums, detector: Detector
 ) -> Curve | None:
     """Objects beyond a number of an image, by that number: no object of the most crowded image may be beyond it."""
     present: int | None = getattr(detector, key)
     if present is None:
         return None
-    most = int(np.bincount(instances.dataset.instances.image_rows).max(initial=0))
+    most = max(sums.images_of, default=0)
     enough = max(-(-most // ROUND_TO), 1) * ROUND_TO
     values = sorted({present, enough, *(each for each in LIMITS if each < most)})
-
-    def option(value: int) -> Option:
-        lost = beyond_limit("not returned", instances, value)
-        return Option(value, key_text(detector, key, value), lost.num_lost if lost else 0)
-
-    return _curve(setting, "an image", len(instances), values, option, present, share=0.0)
+    options = tuple(Option(value, key_text(detector, key, value), sums.beyond(value)) for value in values)
+    return _curve(setting, "an image", sums.num_objects, options, present, share=0.0)
 
 
 def _curve(
     setting: str,
     unit: str,
     num_objects: int,
-    values: Sequence[float],
-    option: Callable[..., Option],
+    options: tuple[Option, ...],
     present: float,
     *,
     share: float,
     price: Callable[[Option], float] = lambda _: 0.0,
 ) -> Curve:
-    options, current = tuple(map(option, values)), list(values).index(present)
+    current = [each.value for each in options].index(present)
     return Curve(setting, unit, num_objects, options, current, choose(options, current, num_objects, share, price))
-
-
-def key_text(detector: Detector, key: str, *values: float) -> str:
-    """A setting as the detector's framework spells it, or in words where the catalog has no key.
-
-    >>> from detect.catalog.detectors import load_detector
-    >>> key_text(load_detector("yolov5"), "size", 960), key_text(load_detector("yolov3-darknet"), "iou", 0.5)
-    ('--imgsz 960', 'NMS threshold 0.5')
-    """
-    words = {
-        "size": "input size",
-        "iou": "NMS threshold",
-        "max_truth": "objects of a training image",
-        "max_det": "detections",
-    }
-    texts = [f"{value:g}" for value in values]
-    pattern = detector.keys.get(key, "")  # type: ignore[call-overload]
-    places = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
-    wanted = max(int(name) for name in places) + 1 if all(places) and places else len(places)
-    if wanted == 1 and len(set(texts)) == 1:
-        texts = texts[:1]  # the side of a square
-    if wanted != len(texts):
-        return f"{words.get(key, key)} {(' x ' if key == 'size' else ', ').join(texts)}"
-    return str(pattern.format(*texts))
-
-
-def evenly(dataset: CocoDataset, most: int) -> CocoDataset:
-    """Images with objects, spread evenly over a dataset, of about ``most`` objects; the dataset if it has no more."""
-    step = -(-len(dataset.instances) // most)
-    return dataset if step <= 1 else dataset.take_images(np.unique(dataset.instances.image_rows)[::step])

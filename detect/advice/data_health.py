@@ -2,23 +2,29 @@
 
 They concern boxes that can be read: unusable entries, repeated ids and identical boxes are findings of the reader. Sizes and
 shapes are those after the resize. Borders and repeated sizes are in pixels of the image, as labelled; a tile is an image.
+What is usual is taken from a sample of the images, then all boxes are counted: counts of shards add up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Complex128, Float64, Int64
 from numpy import ndarray
 from scipy.spatial import cKDTree
 from scipy.special import gammainc
 
-from detect.advice.overlaps import overlapping_pairs
+from detect.advice.image_hashes import ImageHashes, hash_of
+from detect.advice.lost_sums import MAX_IDS, ids_of
+from detect.advice.overlaps import OverlappingPairs
 from detect.anchors.instances import ResizedInstances, rows_by_value
+from detect.data.dataset_counts import DatasetCounts
 from detect.ops.box_arrays import xywh_to_xyxy
+from detect.ops.exact_sums import FirstItems, Sums
 from detect.wording import listed, plural
 
 NEAR_IOU = 0.9  # two boxes above it are hardly two objects
@@ -32,23 +38,96 @@ FAR, MIN_BOXES = 4.0, 50  # robust standard deviations from a category's usual s
 NORMAL_MAD = 1.4826  # standard deviation / median absolute deviation of a normal distribution
 LEAST_SPREAD = np.log(1.1)  # standard deviation of log size: labels of one size have none
 
-Rows = Int64[ndarray, " n"]
-NO_ROWS = np.zeros(0, np.int64)
+NONE = FirstItems[int].of([], most=MAX_IDS)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DataSign:
     """Something about a dataset's labels that costs a detector objects or scores."""
 
     name: str  # a short noun phrase, such as "near-duplicates of the same category"
-    rows: Rows  # of the instances concerned; empty if it concerns images or categories
-    image_ids: tuple[int, ...]  # images concerned, where it concerns images
-    categories: tuple[str, ...]  # names of the categories concerned, where it concerns categories
     words: str  # one sentence: what was found with its numbers, and why it matters to a detector
+    ids: FirstItems[int] = NONE  # of the annotations concerned; empty if it concerns images or categories
+    image_ids: FirstItems[int] = NONE  # images concerned, where it concerns images
+    categories: tuple[str, ...] = ()  # names of the categories concerned, where it concerns categories
 
 
-def data_signs(instances: ResizedInstances, *, rare: int = 50) -> tuple[DataSign, ...]:
-    """Find what is odd about the labels of a dataset; only what is found is returned.
+@dataclass(frozen=True)
+class Usual:
+    """What is usual in a dataset, by a sample of its images; made by :func:`usual_labels`."""
+
+    log_sizes: Mapping[int, tuple[float, float]]
+    """The median of log size and its robust standard deviation, for each category with enough boxes in the sample."""
+    repeated: tuple[complex, ...]
+    """Sizes that repeat beyond chance, as width + i height in ``STEP_PX``."""
+    files: ImageHashes
+    """The images whose file is named by several."""
+
+
+def usual_labels(sample: ResizedInstances, files: ImageHashes) -> Usual:
+    """Find what is usual, from the boxes of a sample after the resize and the file names of all images."""
+    size, spreads = _log_size(sample), {}
+    for category, rows in rows_by_value(sample.dataset.instances.category_ids).items():
+        if len(rows) >= MIN_BOXES:
+            usual = float(np.median(size[rows]))
+            off = float(np.median(np.abs(size[rows] - usual)))
+            spreads[category] = usual, max(NORMAL_MAD * off, float(LEAST_SPREAD))
+    again = np.isin(files.hashes, np.array(files.repeated, np.uint64))
+    return Usual(spreads, _repeated_sizes(sample), ImageHashes(files.hashes[again], files.ids[again]))
+
+
+@dataclass(frozen=True)
+class SignSums(Sums):
+    """What labels show, as counts and the first ids."""
+
+    num_boxes: int
+    num_pairs: tuple[int, int]
+    """Near-duplicates of the same category, and of different ones."""
+    near: tuple[FirstItems[int], FirstItems[int]]
+    on_border: FirstItems[int]
+    num_in_band: int
+    of_repeated: tuple[int, ...]
+    """How many boxes have each of the sizes that repeat."""
+    repeated: FirstItems[int]
+    whole: FirstItems[int]
+    long: FirstItems[int]
+    longest: FirstItems[float]
+    """The negative of the largest ratio of sides."""
+    far: FirstItems[int]
+    farthest: FirstItems[tuple[float, int, int, float]]
+    """The negative of the largest distance from the usual size, in robust deviations; annotation, category, log size."""
+    empty: FirstItems[int]
+    again: FirstItems[tuple[str, int]]
+    """The file and id of images whose file is named by several."""
+
+    @classmethod
+    def of(cls, instances: ResizedInstances, pairs: OverlappingPairs, usual: Usual) -> SignSums:
+        """Count the signs in a dataset, or in a shard; ``pairs`` are those of an image of every IoU above .9, or more."""
+        dataset, own = instances.dataset, instances.dataset.instances
+        gap, (num_pairs, near) = _border_gap(instances), _near_duplicates(instances, pairs)
+        repeated, ratio = _repeats(instances, usual), instances.shapes.max(axis=1) / instances.shapes.min(axis=1)
+        long, (far, farthest) = np.flatnonzero(ratio > LONG), _unusual_sizes(instances, gap, usual)
+        empty = np.setdiff1d(np.arange(len(dataset.images)), dataset.annotations.image_rows)
+        return cls(
+            len(instances),
+            num_pairs=num_pairs,
+            near=near,
+            on_border=ids_of(own.ids[gap <= BORDER_PX]),
+            num_in_band=int(((gap > BORDER_PX) & (gap <= BORDER_PX + BAND_PX)).sum()),
+            of_repeated=tuple(int((repeated == number).sum()) for number in range(len(usual.repeated))),
+            repeated=ids_of(own.ids[repeated >= 0]),
+            whole=ids_of(own.ids[_fills_image(instances)]),
+            long=ids_of(own.ids[long]),
+            longest=FirstItems.of((-ratio[long]).tolist(), most=1),
+            far=far,
+            farthest=farthest,
+            empty=ids_of(dataset.images.ids[empty]),
+            again=_named_again(instances, usual.files),
+        )
+
+
+def data_signs(sums: SignSums, counts: DatasetCounts, usual: Usual, *, rare: int = 50) -> tuple[DataSign, ...]:
+    """Tell what is odd about the labels of a dataset; only what is found is returned.
 
     Two signs need a count 5 times as high as by chance, and higher than a Poisson count reaches in 1 of 1,000 datasets:
 
@@ -58,32 +137,21 @@ def data_signs(instances: ResizedInstances, *, rare: int = 50) -> tuple[DataSign
       not hide each other.
 
     Args:
-        instances: boxes after the detector's resize rule.
+        sums: of the dataset.
+        counts: of the dataset.
+        usual: what the sums were counted with.
         rare: a category with fewer instances is rare.
-
-    >>> from detect.data import read_coco
-    >>> from detect.samples import sample_annotations
-    >>> instances = ResizedInstances.of(read_coco(sample_annotations("bccd")), "letterbox:640")
-    >>> [sign.name for sign in data_signs(instances)]
-    ['near-duplicates of the same category', 'objects cut by the border', 'boxes of the same size', 'unusual sizes']
     """
-    gap = _border_gap(instances)
     return (
-        *_near_duplicates(instances),
-        *_categories(instances, rare),
-        *_alike_names(instances),
-        *_on_border(gap),
-        *_repeated_sizes(instances),
-        *_shapes(instances),
-        *_unusual_sizes(instances, gap),
-        *_images(instances),
+        *_doubled(sums),
+        *_categories(counts, rare),
+        *_alike_names(counts),
+        *_on_border(sums),
+        *_of_one_size(sums, usual),
+        *_shapes(sums),
+        *_of_unusual_size(sums, counts, usual),
+        *_images(sums, counts, usual),
     )
-
-
-def _sign(
-    name: str, words: str, *, rows: Rows = NO_ROWS, image_ids: Iterable[int] = (), categories: Iterable[str] = ()
-) -> DataSign:
-    return DataSign(name, rows, tuple(image_ids), tuple(categories), words)
 
 
 def _share(part: int, whole: int, noun: str, verb: str) -> str:
@@ -92,54 +160,62 @@ def _share(part: int, whole: int, noun: str, verb: str) -> str:
     return f"{part:,} of {plural(whole, noun)} ({share}) {verb}"
 
 
-def _near_duplicates(instances: ResizedInstances) -> Iterator[DataSign]:
-    """Pairs of nearly the same box; pairs of identical boxes are findings of the reader."""
-    own = instances.dataset.instances
-    pairs = overlapping_pairs(instances.boxes, own.image_rows, above_iou=NEAR_IOU)
+def _near_duplicates(instances: ResizedInstances, pairs: OverlappingPairs) -> tuple[tuple[int, int], tuple[Any, Any]]:
+    """Pairs of nearly the same box, of one category and of two; pairs of identical boxes are findings of the reader."""
+    own, pairs = instances.dataset.instances, pairs.above(NEAR_IOU)
     differ = (own.boxes_xywh[pairs.first] != own.boxes_xywh[pairs.second]).any(axis=1)
     same = own.category_ids[pairs.first] == own.category_ids[pairs.second]
-    for chosen, which, why in (
-        (same & differ, "the same category", "most are one object labelled twice, and suppression returns it once"),
-        (~same & differ, "different categories", "where they are one object, one of its labels is wrong"),
+    chosen = same & differ, ~same & differ
+    ids = (ids_of(own.ids[np.union1d(pairs.first[each], pairs.second[each])]) for each in chosen)
+    return (int(chosen[0].sum()), int(chosen[1].sum())), (next(ids), next(ids))
+
+
+def _doubled(sums: SignSums) -> Iterator[DataSign]:
+    for number, ids, which, why in zip(
+        sums.num_pairs,
+        sums.near,
+        ("the same category", "different categories"),
+        (
+            "most are one object labelled twice, and suppression returns it once",
+            "where they are one object, one of its labels is wrong",
+        ),
+        strict=True,
     ):
-        first, second = pairs.first[chosen], pairs.second[chosen]
-        if len(first):
-            words = f"boxes of {which} overlap with an IoU above {NEAR_IOU} in {plural(len(first), 'pair')}: {why}"
-            yield _sign(f"near-duplicates of {which}", words, rows=np.union1d(first, second))
+        if number:
+            words = f"boxes of {which} overlap with an IoU above {NEAR_IOU} in {plural(number, 'pair')}: {why}"
+            yield DataSign(f"near-duplicates of {which}", words, ids)
 
 
-def _categories(instances: ResizedInstances, rare: int) -> Iterator[DataSign]:
+def _categories(counts: DatasetCounts, rare: int) -> Iterator[DataSign]:
     """Categories with no or few objects, the fewest first, and a large ratio of the most objects to the fewest."""
-    dataset = instances.dataset
-    ids, nums = np.unique(dataset.instances.category_ids, return_counts=True)
-    num_of = dict.fromkeys(dataset.category_ids, 0) | dict(zip(ids.tolist(), nums.tolist(), strict=True))
-    ordered = sorted((count, dataset.category_name(key)) for key, count in num_of.items())
+    num_of = dict.fromkeys(counts.category_ids, 0) | dict(counts.boxes_of)
+    ordered = sorted((count, counts.category_name(key)) for key, count in num_of.items())
     unused, used = [name for count, name in ordered if not count], [each for each in ordered if each[0]]
     if unused:
         words = f"no object is labelled {listed(unused)}: the outputs for it learn only background"
-        yield _sign("categories without objects", words, categories=unused)
+        yield DataSign("categories without objects", words, categories=tuple(unused))
     few = [f"{name} {count:,}" for count, name in used if count < rare]
     if few:
         share = _share(len(few), len(ordered), "category", "have")
         words = f"{share} fewer than {rare:,} objects ({listed(few)}): too few to learn well and to measure AP"
-        yield _sign("rare categories", words, categories=[name for _, name in used[: len(few)]])
+        yield DataSign("rare categories", words, categories=tuple(name for _, name in used[: len(few)]))
     if used and used[-1][0] >= UNEQUAL * used[0][0]:
         (fewest, least), (most, largest) = used[0], used[-1]
         times = f"{largest} has {most / fewest:,.0f} times as many objects as {least} ({most:,} and {fewest:,})"
         words = f"{times}: frequent categories dominate the loss, while every category counts alike in mAP"
-        yield _sign("unequal categories", words, categories=[largest, least])
+        yield DataSign("unequal categories", words, categories=(largest, least))
 
 
-def _alike_names(instances: ResizedInstances) -> Iterator[DataSign]:
-    dataset, alike = instances.dataset, dict[str, list[str]]()
-    for key in dataset.category_ids:
-        name = dataset.category_name(key)
+def _alike_names(counts: DatasetCounts) -> Iterator[DataSign]:
+    alike = dict[str, list[str]]()
+    for key in counts.category_ids:
+        name = counts.category_name(key)
         alike.setdefault("".join(each for each in name.casefold() if each not in " -_"), []).append(name)
     groups = [names for names in alike.values() if len(names) > 1]
     if groups:
         shown = listed(" and ".join(map(repr, names)) for names in groups)
         words = f"names of categories differ at most in case, spaces and hyphens, {shown}: one kind of object is split"
-        yield _sign("categories of nearly the same name", words, categories=chain.from_iterable(groups))
+        yield DataSign("categories of nearly the same name", words, categories=tuple(chain.from_iterable(groups)))
 
 
 def _is_sized(instances: ResizedInstances) -> Bool[ndarray, " n"]:
@@ -164,34 +240,56 @@ def _exceeds(
     return (counts >= MIN_EXCESS * expected) & (num_looked * gammainc(counts, expected) < CHANCE)
 
 
-def _on_border(gap: Float64[ndarray, " n"]) -> Iterator[DataSign]:
-    rows = np.flatnonzero(gap <= BORDER_PX)
-    in_band = ((gap > BORDER_PX) & (gap <= BORDER_PX + BAND_PX)).sum()
-    by_chance = max(in_band * (BORDER_PX + 1) / BAND_PX, 1.0)  # of whole-pixel gaps, 0 and 1 against 2 to 11
-    if _exceeds(np.array([len(rows)]), np.array([by_chance])).all():
-        words = f"{_share(len(rows), len(gap), 'box', 'end')} within {BORDER_PX:.0f} px of the image's border"
-        words += f", {len(rows) / by_chance:.0f} times as many as by chance: these objects are cut off"
-        yield _sign("objects cut by the border", f"{words}, and their boxes show only the visible part", rows=rows)
+def _on_border(sums: SignSums) -> Iterator[DataSign]:
+    number = len(sums.on_border)
+    by_chance = max(sums.num_in_band * (BORDER_PX + 1) / BAND_PX, 1.0)  # of whole-pixel gaps, 0 and 1 against 2 to 11
+    if _exceeds(np.array([number]), np.array([by_chance])).all():
+        words = f"{_share(number, sums.num_boxes, 'box', 'end')} within {BORDER_PX:.0f} px of the image's border"
+        words += f", {number / by_chance:.0f} times as many as by chance: these objects are cut off"
+        yield DataSign(
+            "objects cut by the border", f"{words}, and their boxes show only the visible part", sums.on_border
+        )
 
 
-def _repeated_sizes(instances: ResizedInstances) -> Iterator[DataSign]:
-    rows = np.flatnonzero(~_fills_image(instances))
-    steps = np.round(instances.dataset.instances.boxes_xywh[rows, 2:] / STEP_PX)
-    sizes, size_of, counts = np.unique(steps @ np.array([1, 1j]), return_inverse=True, return_counts=True)
+def _sizes(instances: ResizedInstances) -> Complex128[ndarray, " n"]:
+    """The labelled size of each box, as width + i height in ``STEP_PX``."""
+    steps: Complex128[ndarray, " n"] = np.round(instances.dataset.instances.boxes_xywh[:, 2:] / STEP_PX) @ np.array(
+        [1, 1j]
+    )
+    return steps
+
+
+def _repeated_sizes(sample: ResizedInstances) -> tuple[complex, ...]:
+    """Sizes that repeat far more often than the sizes next to them, those of boxes of a whole image aside."""
+    sizes, counts = np.unique(_sizes(sample)[~_fills_image(sample)], return_counts=True)
     often = np.flatnonzero(counts >= MIN_REPEATS)
+    if not len(often):
+        return ()
     corners = np.column_stack([sizes.real, sizes.imag])
     _, near = cKDTree(corners).query(corners[often], k=NUM_SIZES + 1, p=np.inf)
     usual = np.median(np.append(counts, 1)[near[:, 1:]], axis=1)  # the first is the size itself
-    found = often[_exceeds(counts[often], usual, len(sizes))]
-    if len(found):
-        own = np.isin(size_of, found)
-        most = found[counts[found].argmax()]
-        size = " x ".join(f"{side:g}" for side in corners[most] * STEP_PX) + " px"
-        one_of = f"of {len(found):,} sizes that repeat beyond chance, most often {size} ({counts[most]:,})"
-        which = one_of if len(found) > 1 else f"exactly {size}"
-        words = f"{_share(int(own.sum()), len(instances), 'box', 'are')} {which}"
-        why = "they may be copies or made from points, and a detector learns no extents from such labels"
-        yield _sign("boxes of the same size", f"{words}: {why}", rows=rows[own])
+    return tuple(sizes[often[_exceeds(counts[often], usual, len(sizes))]].tolist())
+
+
+def _repeats(instances: ResizedInstances, usual: Usual) -> Int64[ndarray, " n"]:
+    """The number of each box's size among those that repeat; -1 for others, and for boxes of a whole image."""
+    if not usual.repeated:
+        return np.full(len(instances), -1)
+    known, sizes = np.array(usual.repeated), _sizes(instances)  # in rising order
+    place = np.searchsorted(known, sizes).clip(max=len(known) - 1)
+    return np.where((known[place] == sizes) & ~_fills_image(instances), place, -1)
+
+
+def _of_one_size(sums: SignSums, usual: Usual) -> Iterator[DataSign]:
+    if not usual.repeated:
+        return
+    most = int(np.argmax(sums.of_repeated))
+    number, (width, height) = len(usual.repeated), (usual.repeated[most].real, usual.repeated[most].imag)
+    size = f"{width * STEP_PX:g} x {height * STEP_PX:g} px"
+    one_of = f"of {number:,} sizes that repeat beyond chance, most often {size} ({sums.of_repeated[most]:,})"
+    words = f"{_share(len(sums.repeated), sums.num_boxes, 'box', 'are')} {one_of if number > 1 else f'exactly {size}'}"
+    why = "they may be copies or made from points, and a detector learns no extents from such labels"
+    yield DataSign("boxes of the same size", f"{words}: {why}", sums.repeated)
 
 
 def _fills_image(instances: ResizedInstances) -> Bool[ndarray, " n"]:
@@ -200,52 +298,66 @@ def _fills_image(instances: ResizedInstances) -> Bool[ndarray, " n"]:
     return (own.boxes_xywh[:, 2:].prod(axis=1) >= WHOLE_SHARE * image_areas) & _is_sized(instances)
 
 
-def _shapes(instances: ResizedInstances) -> Iterator[DataSign]:
+def _shapes(sums: SignSums) -> Iterator[DataSign]:
     """Boxes that fill their image, and long ones."""
-    whole = np.flatnonzero(_fills_image(instances))
-    if len(whole):
-        words = f"{_share(len(whole), len(instances), 'box', 'cover')} at least {WHOLE_SHARE:.0%} of the image"
-        yield _sign("boxes of the whole image", f"{words}: perhaps labels of images rather than of objects", rows=whole)
-    ratio = instances.shapes.max(axis=1) / instances.shapes.min(axis=1)
-    long = np.flatnonzero(ratio > LONG)
-    if len(long):
-        words = f"{_share(len(long), len(instances), 'box', 'have')} sides of a ratio above {LONG:.0f} after the resize"
-        words += f", up to {ratio[long].max():,.0f}: usual anchors have ratios up to 2 and hardly overlap them"
-        yield _sign("extreme aspect ratios", words, rows=long)
+    if len(sums.whole):
+        words = f"{_share(len(sums.whole), sums.num_boxes, 'box', 'cover')} at least {WHOLE_SHARE:.0%} of the image"
+        why = "perhaps labels of images rather than of objects"
+        yield DataSign("boxes of the whole image", f"{words}: {why}", sums.whole)
+    if len(sums.long):
+        words = f"{_share(len(sums.long), sums.num_boxes, 'box', 'have')} sides of a ratio above {LONG:.0f} after the resize"
+        words += f", up to {-sums.longest[0]:,.0f}: usual anchors have ratios up to 2 and hardly overlap them"
+        yield DataSign("extreme aspect ratios", words, sums.long)
 
 
-def _unusual_sizes(instances: ResizedInstances, gap: Float64[ndarray, " n"]) -> Iterator[DataSign]:
+def _log_size(instances: ResizedInstances) -> Float64[ndarray, " n"]:
+    return np.log(instances.shapes.prod(axis=1)) / 2
+
+
+def _unusual_sizes(
+    instances: ResizedInstances, gap: Float64[ndarray, " n"], usual: Usual
+) -> tuple[FirstItems[int], Any]:
     """Boxes far from the median of their category in log size; those on the border may be small, since they are cut."""
-    dataset, size = instances.dataset, np.log(instances.shapes.prod(axis=1)) / 2
-    usual, score = np.zeros(len(size)), np.zeros(len(size))
-    for rows in rows_by_value(dataset.instances.category_ids).values():
-        if len(rows) >= MIN_BOXES:
-            usual[rows] = np.median(size[rows])
-            off = size[rows] - usual[rows]
-            score[rows] = off / max(NORMAL_MAD * np.median(np.abs(off)), LEAST_SPREAD)
+    own, size, score = instances.dataset.instances, _log_size(instances), np.zeros(len(instances))
+    for category, rows in rows_by_value(own.category_ids).items():
+        if category in usual.log_sizes:
+            median, deviation = usual.log_sizes[category]
+            score[rows] = (size[rows] - median) / deviation
     far = np.flatnonzero((score > FAR) | ((score < -FAR) & (gap > BORDER_PX)))
-    if len(far):
-        row = far[np.abs(score[far]).argmax()]
-        name = dataset.category_name(int(dataset.instances.category_ids[row]))
-        px, median = np.exp([size[row], usual[row]])
-        example = f"such as {name} of {px:,.1f} px (median {median:,.1f} px; sqrt(area) after the resize)"
-        words = f"{_share(len(far), len(size), 'box', 'are')} far from the usual size of the category, {example}"
-        yield _sign("unusual sizes", f"{words}: check their categories and corners", rows=far)
+    most = far[np.abs(score[far]) == np.abs(score[far]).max(initial=0)]
+    columns = (-np.abs(score[most]), own.ids[most], own.category_ids[most], size[most])
+    return ids_of(own.ids[far]), FirstItems.of(zip(*(each.tolist() for each in columns), strict=True), most=1)
 
 
-def _images(instances: ResizedInstances) -> Iterator[DataSign]:
+def _of_unusual_size(sums: SignSums, counts: DatasetCounts, usual: Usual) -> Iterator[DataSign]:
+    for _, _, category, log_size in sums.farthest:
+        px, median = np.exp([log_size, usual.log_sizes[category][0]])
+        sizes = f"{px:,.1f} px (median {median:,.1f} px; sqrt(area) after the resize)"
+        example = f"such as {counts.category_name(category)} of {sizes}"
+        words = (
+            f"{_share(len(sums.far), sums.num_boxes, 'box', 'are')} far from the usual size of the category, {example}"
+        )
+        yield DataSign("unusual sizes", f"{words}: check their categories and corners", sums.far)
+
+
+def _named_again(instances: ResizedInstances, files: ImageHashes) -> FirstItems[tuple[str, int]]:
+    """The file and id of each image whose file is named by several."""
+    images, known = instances.dataset.images, set(files.hashes.tolist())
+    rows = np.flatnonzero(np.isin(images.ids, files.ids)).tolist()
+    named = [(images.file_names[row], int(images.ids[row])) for row in rows]
+    return FirstItems.of([each for each in named if hash_of(each[0]) in known], most=MAX_IDS)
+
+
+def _images(sums: SignSums, counts: DatasetCounts, usual: Usual) -> Iterator[DataSign]:
     """Images without objects, and several images of one file; tiles keep the file of their image."""
-    dataset, images = instances.dataset, instances.dataset.images
-    empty = np.setdiff1d(np.arange(len(images)), dataset.annotations.image_rows)
-    if len(empty):
-        words = f"{_share(len(empty), len(images), 'image', 'have')} no objects: a detector learns them as background"
-        yield _sign("images without objects", words, image_ids=images.ids[empty].tolist())
-    ids_of: dict[str, list[int]] = {}
-    for number, name in zip(images.ids.tolist(), images.file_names, strict=True):
-        ids_of.setdefault(name, []).append(number)
-    again = {name: ids for name, ids in ids_of.items() if name and len(ids) > 1 and instances.rule.name != "tiles"}
-    if again:
-        ids = list(chain.from_iterable(again.values()))
-        words = f"{plural(len(ids), 'image')} share {plural(len(again), 'file')}, {listed(again)}"
+    if len(sums.empty):
+        words = f"{_share(len(sums.empty), counts.num_images, 'image', 'have')} no objects"
+        why = "a detector learns them as background"
+        yield DataSign("images without objects", f"{words}: {why}", image_ids=sums.empty)
+    if len(sums.again):
+        names, number = dict.fromkeys(name for name, _ in sums.again), len(usual.files.repeated)
+        shown = listed(chain(names, repeat("", number - len(names))))  # only the first are shown
+        words = f"{plural(len(sums.again), 'image')} share {plural(number, 'file')}, {shown}"
         why = "objects labelled in only one of them are background in the others"
-        yield _sign("files named by several images", f"{words}: {why}", image_ids=ids)
+        ids = FirstItems(len(sums.again), tuple(number for _, number in sums.again), MAX_IDS)
+        yield DataSign("files named by several images", f"{words}: {why}", image_ids=ids)

@@ -9,34 +9,31 @@ predicts all of its sides.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.advice.level_cells import LevelCells
 from detect.anchors.instances import ResizedInstances
 from detect.ops.box_arrays import row_blocks
 
+ROUNDING = 1e-9  # strides
 
-def longest_distances(instances: ResizedInstances, stride: int) -> Float64[ndarray, " n"]:
-    """The distance from the best cell of a level to the farthest side of each box, in strides of the level.
+
+def needed_reach(instances: ResizedInstances, stride: int) -> Int64[ndarray, " n"]:
+    """The smallest whole number of strides with which some cell of a level reaches every side of each object.
 
     >>> from detect.data import read_coco
     >>> dataset = read_coco({
     ...     "images": [{"id": 1, "width": 128, "height": 128}], "categories": [{"id": 1, "name": "cell"}],
     ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 96, 64]}],
     ... })
-    >>> longest_distances(ResizedInstances.of(dataset, "none"), 32)  # centres at 16, 48, 80; 48 in the middle of 96
-    array([1.5])
+    >>> needed_reach(ResizedInstances.of(dataset, "none"), 32)  # centres at 16, 48, 80: 1.5 strides from 48 to 0 and 96
+    array([2])
     """
-    longest = np.empty(len(instances))
+    needed = np.empty(len(instances), np.int64)
     for rows in row_blocks(len(instances)):
-        longest[rows] = _from_best_cell(instances, stride, rows).max(axis=1)
-    return longest
-
-
-def smallest_reach(instances: ResizedInstances, stride: int) -> int:
-    """The smallest whole number of strides with which some cell of a level reaches every side of every object."""
-    return int(np.ceil(longest_distances(instances, stride).max(initial=1.0) - 1e-9))
+        needed[rows] = np.ceil(_from_best_cell(instances, stride, rows).max(axis=1) - ROUNDING)
+    return needed
 
 
 def attainable_iou(instances: ResizedInstances, stride: int, reach: int) -> Float64[ndarray, " n"]:

@@ -1,29 +1,31 @@
 """Differences between training and validation that whole images show, and images that are in both.
 
-Objects of an image are alike, so intervals come from drawing whole images again: the bootstrap of clusters (Field and Welsh
-2007) with percentile intervals (Efron and Tibshirani 1993, chapter 13). These are too short for few images, so they are
-expanded as by Hesterberg (2015). Sizes and shapes are those after the resize; a tile is an image.
+Objects of an image are alike, so an interval goes by how much images differ. Means over objects are ratios of sums over
+images, with the variance of ratios (Cochran 1977, section 6.3) and Student's t for the images of the smaller part. These
+need sums and sums of squares over images alone, which are exact, so that those of shards add up. Sizes and shapes are those
+after the resize; a tile is an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Int64
 from numpy import ndarray
-from scipy.sparse import coo_array, csr_array
-from scipy.special import ndtr, stdtrit
+from scipy.special import stdtrit
 
+from detect.advice.image_hashes import ImageHashes
 from detect.anchors.instances import ResizedInstances
-from detect.ops.box_arrays import row_blocks
+from detect.ops.exact_sums import Sums
 from detect.wording import listed, plural
 
 LEVEL = 0.95
-OBJECTS = 2  # column of the sums of an image
+SIZE, RATIO, OBJECTS, IMAGES = range(4)  # columns of the sums of an image
 MIN_IMAGES = 10  # of a part, with objects: fewer do not show how much images vary
-DRAWS_AT_ONCE = 2**21  # images drawn that are in memory together
+STEPS = 2**20  # of an octave: logarithms are summed as whole numbers of them
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class CategoryShift:
-    """How the shares of categories differ: their total variation distance, half the sum of absolute differences."""
+    """The category whose share of the objects differs most beyond chance, and its shares."""
 
-    distance: float
-    by_chance: float  # a random split of all images into parts of these sizes stays below it with 95 % probability
-    category: str  # that differs most, and its share of the objects of each part
+    category: str
     train: float
     val: float
+    by_chance: float
+    """Random splits of all images into parts of these sizes differ by less, in every category, with 95 % probability."""
+
+    @property
+    def distance(self) -> float:
+        return abs(self.val - self.train)
 
     @property
     def is_found(self) -> bool:
-        """Whether the distance is above those of random splits."""
+        """Whether the difference is above those of random splits."""
         return self.distance > self.by_chance
 
 
@@ -97,7 +103,7 @@ class Drift:
     def _categories(self) -> str | None:
         each = self.categories
         shares = f"{each.category}, which differs most, has {each.val:.1%} of the objects against {each.train:.1%}"
-        chance = f"total variation distance {each.distance:.3f}; 95% of random splits stay below {each.by_chance:.3f}"
+        chance = f"with 95% probability random splits differ by less than {each.by_chance:.1%}"
         return f"categories have other shares in validation: {shares} ({chance})" if each.is_found else None
 
     def _shared(self) -> str | None:
@@ -107,140 +113,129 @@ class Drift:
         return words if count else None
 
 
-def drift(train: ResizedInstances, val: ResizedInstances, *, num_resamples: int = 1000, seed: int = 0) -> Drift:
+@dataclass(frozen=True)
+class DriftSums(Sums):
+    """Sums over the images of one part, in which every category goes by its name."""
+
+    products: tuple[tuple[int, ...], ...]
+    """The products of each two columns of an image, summed: its objects' log2 sqrt(area) and log2 height / width, both in
+    ``1 / STEPS``, their number, and 1."""
+    num_with_objects: int
+    of_category: Mapping[str, tuple[int, int, int]]
+    """For each category, sums over images: of its objects, of their square, and of their product with all objects."""
+    images: ImageHashes
+
+    @classmethod
+    def of(cls, instances: ResizedInstances, names: Mapping[int, str], known: ImageHashes | None = None) -> DriftSums:
+        """The sums of a part, or of a shard, whose categories have these names; ``known`` leaves out other images."""
+        columns = _columns(instances)
+        exact = columns.astype(object)  # products exceed 64 bits
+        images = _image_hashes(instances, columns)
+        return cls(
+            tuple(map(tuple, exact.T.dot(exact).tolist())) if len(exact) else ((0,) * 4,) * 4,
+            int((columns[:, OBJECTS] > 0).sum()),
+            _of_category(instances, names, columns[:, OBJECTS]),
+            images if known is None else images.known_to(known),
+        )
+
+    def mean(self, value: int, per: int) -> float:
+        """The sum of a column / the sum of another; NaN if that is 0."""
+        sums = self.products[IMAGES]
+        return sums[value] / sums[per] if sums[per] else math.nan
+
+    def variance(self, value: int, per: int) -> float:
+        """The variance of :meth:`mean`."""
+        sums, number = self.products[IMAGES], self.products[IMAGES][IMAGES]
+        of_value, both, of_per = self.products[value][value], self.products[value][per], self.products[per][per]
+        squares = _squares(sums[value], sums[per], of_value, both, of_per)
+        return number * squares / ((number - 1) * sums[per] ** 4)
+
+
+def drift(train: DriftSums, val: DriftSums) -> Drift:
     """Compare the objects of training and validation, and find images that are in both.
 
-    Each mean has an interval of its own, which excludes 0 by chance in 5 % of random splits. The distance between shares of
-    categories, which is never 0, is compared with those of random splits of all images. Nothing differs where a part has
-    fewer than 10 images with objects. Categories are the same if their names are. Images are the same if their file names
-    and sizes are, or without file names their ids, sizes and boxes.
-
-    Args:
-        train: boxes after the detector's resize rule.
-        val: boxes after the same rule.
-        num_resamples: how often images are drawn again.
-        seed: of the draws.
-
-    Raises:
-        ValueError: the resize rules differ, or there are no resamples.
+    Each mean has an interval of its own, which excludes 0 by chance in 5 % of random splits. Shares of categories are
+    compared with those of random splits of all images (with Bonferroni's correction for several categories). Nothing
+    differs where a part has fewer than 10 images with objects. Categories are the same if their names are. Images are the
+    same if their file names and sizes are, or without file names their ids, sizes and boxes.
 
     >>> from detect.data import read_coco
     >>> from detect.samples import sample_annotations
     >>> dataset = read_coco(sample_annotations("bccd"))
-    >>> even, odd = (dataset.take_images(np.arange(start, len(dataset.images), 2)) for start in (0, 1))
-    >>> drift(ResizedInstances.of(even, "none"), ResizedInstances.of(odd, "none")).in_words()
-    ()
-    >>> found = drift(ResizedInstances.of(even, "none"), ResizedInstances.of(dataset, "none"))
-    >>> found.in_words()[0].partition(" (")[0]
+    >>> even = dataset.take_images(np.arange(0, len(dataset.images), 2))
+    >>> parts = [DriftSums.of(ResizedInstances.of(each, "none"), dataset.categories) for each in (even, dataset)]
+    >>> drift(*parts).in_words()[0].partition(" (")[0]
     '182 validation images have the name and size of a training image'
     """
-    if train.rule != val.rule or num_resamples < 1:
-        what = f"got {train.rule} for training, {val.rule} for validation, and {num_resamples=}"
-        raise ValueError(f"need one resize rule and num_resamples >= 1, {what}")
-    random, sums = np.random.default_rng(seed), (_image_sums(train), _image_sums(val))
-    enough = min(_num_with_objects(part) for part in sums) >= MIN_IMAGES
-    limits = _limits(*sums, num_resamples, random) if enough else np.array([(-np.inf, np.inf)] * 3)
-    means = np.column_stack([_means(part.sum(axis=0, keepdims=True))[0] for part in sums])
-    size, ratio, objects = (Difference(*each) for each in np.column_stack([means, limits]).tolist())
-    categories = _category_shift(train, val, num_resamples if enough else 0, random)
-    return Drift(size, ratio, objects, categories, _shared_ids(train, val, sums))
+    fewest = min(train.num_with_objects, val.num_with_objects)
+    means = ((SIZE, OBJECTS, STEPS), (RATIO, OBJECTS, STEPS), (OBJECTS, IMAGES, 1))
+    size, ratio, objects = (_difference(train, val, *each, fewest) for each in means)
+    shared = np.sort(val.images.known_to(train.images).ids)
+    return Drift(size, ratio, objects, _category_shift(train, val, fewest), tuple(shared.tolist()))
 
 
-def _image_sums(instances: ResizedInstances) -> Float64[ndarray, "b 4"]:
-    """The columns of each image: sum of log2 sqrt(area), sum of log2 height / width, number of objects, and 1."""
+def _difference(train: DriftSums, val: DriftSums, value: int, per: int, unit: int, fewest: int) -> Difference:
+    """The means of a column per another, and the interval of their difference; infinite with too few images."""
+    own, other = (part.mean(value, per) / unit for part in (train, val))
+    if fewest < MIN_IMAGES:
+        return Difference(own, other, -math.inf, math.inf)
+    deviation = math.sqrt(train.variance(value, per) + val.variance(value, per)) / unit
+    width = float(stdtrit(fewest - 1, (1 + LEVEL) / 2)) * deviation
+    return Difference(own, other, other - own - width, other - own + width)
+
+
+def _category_shift(train: DriftSums, val: DriftSums, fewest: int) -> CategoryShift:
+    """The category with the largest difference of shares beyond the limit of random splits."""
+    found = [CategoryShift("", 0.0, 0.0, math.inf)]
+    both = train + val
+    sums, parts = both.products[IMAGES], [part.products[IMAGES] for part in (train, val)]
+    for name, (own, squares, products) in both.of_category.items():
+        counts = [part.of_category.get(name, (0,))[0] for part in (train, val)]
+        shares = [count / max(part[OBJECTS], 1) for count, part in zip(counts, parts, strict=True)]
+        limit = math.inf
+        if fewest >= MIN_IMAGES:
+            left = _squares(own, sums[OBJECTS], squares, products, both.products[OBJECTS][OBJECTS])
+            of_image = left / (sums[OBJECTS] ** 2 * (sums[IMAGES] - 1))
+            deviation = math.sqrt(of_image * sum(part[IMAGES] / part[OBJECTS] ** 2 for part in parts))
+            limit = float(stdtrit(fewest - 1, 1 - (1 - LEVEL) / 2 / len(both.of_category))) * deviation
+        found.append(CategoryShift(name, shares[0], shares[1], limit))
+    return max(found[1:] or found, key=lambda each: (each.distance - each.by_chance, each.distance))
+
+
+def _squares(value: int, per: int, of_value: int, both: int, of_per: int) -> int:
+    """``per**2`` times the sum over images of the squares of value - mean * per, from sums and sums of products."""
+    return per**2 * of_value - 2 * value * per * both + value**2 * of_per
+
+
+def _columns(instances: ResizedInstances) -> Int64[ndarray, "b 4"]:
+    """The columns of each image, see :attr:`DriftSums.products`."""
     image_rows, num_images = instances.dataset.instances.image_rows, len(instances.dataset.images)
     width, height = np.log2(instances.shapes).T
-    columns = [np.bincount(image_rows, each, num_images) for each in ((width + height) / 2, height - width)]
-    return np.column_stack([*columns, np.bincount(image_rows, minlength=num_images), np.ones(num_images)])
+    logs = [np.rint(each * STEPS) for each in ((width + height) / 2, height - width)]
+    sums = [np.bincount(image_rows, each, num_images) for each in logs]  # whole numbers, so in any order
+    columns = np.column_stack([*sums, np.bincount(image_rows, minlength=num_images), np.ones(num_images)])
+    return columns.astype(np.int64)
 
 
-def _num_with_objects(sums: Float64[ndarray, "b 4"]) -> int:
-    return int((sums[:, OBJECTS] > 0).sum())
-
-
-def _limits(
-    train: Float64[ndarray, "b 4"], val: Float64[ndarray, "k 4"], num_resamples: int, random: np.random.Generator
-) -> Float64[ndarray, "3 2"]:
-    """The interval of each difference of means, from images of both parts drawn again."""
-    drawn = [_means(_drawn(part, num_resamples, random)) for part in (train, val)]
-    fewest = min(map(_num_with_objects, (train, val)))
-    tail = ndtr(np.sqrt(fewest / (fewest - 1)) * stdtrit(fewest - 1, (1 - LEVEL) / 2))  # below 2.5 %: expanded
-    return np.nanquantile(drawn[1] - drawn[0], [tail, 1 - tail], axis=0).T
-
-
-def _drawn(sums: Float64[ndarray, "b 4"], num_resamples: int, random: np.random.Generator) -> Float64[ndarray, "r 4"]:
-    """The sums of as many images, drawn with replacement, for each resample."""
-    num_images, result = len(sums), np.empty((num_resamples, sums.shape[1]))
-    for block in row_blocks(num_resamples, max(DRAWS_AT_ONCE // num_images, 1)):
-        count = len(result[block])
-        cells = random.integers(0, num_images, (count, num_images)) + np.arange(count)[:, None] * num_images
-        times = np.bincount(cells.ravel(), minlength=count * num_images).reshape(count, num_images)
-        result[block] = times @ sums
+def _of_category(
+    instances: ResizedInstances, names: Mapping[int, str], num_objects: Int64[ndarray, " b"]
+) -> dict[str, tuple[int, int, int]]:
+    own = instances.dataset.instances
+    ids, category_of = np.unique(own.category_ids, return_inverse=True)
+    known = sorted({names[key] for key in ids.tolist()})
+    place = np.array([known.index(names[key]) for key in ids.tolist()], np.int64)[category_of]
+    cells, counts = np.unique(own.image_rows * max(len(known), 1) + place, return_counts=True)
+    image_rows, places = np.divmod(cells, max(len(known), 1))
+    result = {}
+    for number, name in enumerate(known):
+        some, every = counts[places == number], num_objects[image_rows[places == number]]
+        result[name] = (int(some.sum()), int((some * some).sum()), int((some * every).sum()))
     return result
 
 
-def _means(sums: Float64[ndarray, "r 4"]) -> Float64[ndarray, "r 3"]:
-    """Means over objects of log size and log ratio, NaN without objects, and objects per image."""
-    totals = np.where(sums[:, OBJECTS:] > 0, sums[:, OBJECTS:], np.nan)
-    return np.column_stack([sums[:, :OBJECTS] / totals[:, :1], sums[:, OBJECTS] / totals[:, 1]])
-
-
-def _category_shift(
-    train: ResizedInstances, val: ResizedInstances, num_resamples: int, random: np.random.Generator
-) -> CategoryShift:
-    """The distance between shares of categories, and that of random splits; it is infinite without any."""
-    names, counts = _category_counts(train, val)
-    if not names:
-        return CategoryShift(0.0, np.inf, "", 0.0, 0.0)
-    is_train = np.arange(counts.shape[0]) < len(train.dataset.images)
-    shares = _shares(counts, is_train[None])
-    by_chance = np.empty(num_resamples)
-    for block in row_blocks(num_resamples, max(DRAWS_AT_ONCE // len(is_train), 1)):
-        splits = random.permuted(np.tile(is_train, (len(by_chance[block]), 1)), axis=1)
-        by_chance[block] = _distance(_shares(counts, splits))
-    limit = float(np.quantile(by_chance, LEVEL, method="higher")) if num_resamples else np.inf
-    most = int(np.abs(shares[0] - shares[1])[0].argmax())
-    own, other = shares[:, 0, most].tolist()
-    return CategoryShift(float(_distance(shares)[0]), limit, names[most], own, other)
-
-
-def _category_counts(train: ResizedInstances, val: ResizedInstances) -> tuple[list[str], csr_array]:
-    """Names of categories, and the objects of each (column) in each image (row), training images first."""
-    datasets = (train.dataset, val.dataset)
-    names = sorted({data.category_name(key) for data in datasets for key in data.category_ids})
-    columns = []
-    for data in datasets:
-        ids, category_of = np.unique(data.instances.category_ids, return_inverse=True)
-        place = np.array([names.index(data.category_name(key)) for key in ids.tolist()], np.int64)
-        columns.append(place[category_of])
-    rows = [train.dataset.instances.image_rows, val.dataset.instances.image_rows + len(train.dataset.images)]
-    entries = (np.concatenate(rows), np.concatenate(columns))
-    shape = len(train.dataset.images) + len(val.dataset.images), len(names)
-    return names, coo_array((np.ones(len(entries[0])), entries), shape=shape).tocsr()
-
-
-def _shares(counts: csr_array, is_train: Bool[ndarray, "r b"]) -> Float64[ndarray, "2 r c"]:
-    """Shares of categories in training and in validation, for each way to split the images."""
-    train = (counts.T @ is_train.T.astype(float)).T
-    parts = np.stack([train, counts.sum(axis=0) - train])
-    return parts / np.maximum(parts.sum(axis=2, keepdims=True), 1)
-
-
-def _distance(shares: Float64[ndarray, "2 r c"]) -> Float64[ndarray, " r"]:
-    return np.round(np.abs(shares[0] - shares[1]).sum(axis=1) / 2, 12)  # splits of equal shares are equally far apart
-
-
-def _shared_ids(
-    train: ResizedInstances, val: ResizedInstances, sums: Sequence[Float64[ndarray, "_ 4"]]
-) -> tuple[int, ...]:
-    """Ids of the validation images that are in training."""
-    known = set(_image_keys(train, sums[0])) - {None}
-    ids = val.dataset.images.ids.tolist()
-    return tuple(number for number, key in zip(ids, _image_keys(val, sums[1]), strict=True) if key in known)
-
-
-def _image_keys(instances: ResizedInstances, sums: Float64[ndarray, "b 4"]) -> list[tuple[object, ...] | None]:
-    """The file name and size of each image; without a name its id, size and sums over objects, or None without any."""
+def _image_hashes(instances: ResizedInstances, columns: Int64[ndarray, "b 4"]) -> ImageHashes:
+    """Of the file name and size of each image; without a name its id, size and sums over objects, or None without any."""
     images = instances.dataset.images
-    columns = zip(images.file_names, images.ids.tolist(), images.wh.tolist(), sums.tolist(), strict=True)
-    return [(name, *wh) if name else (number, *wh, *own) if own[OBJECTS] else None for name, number, wh, own in columns]
+    numbers = zip(images.file_names, images.ids.tolist(), images.wh.tolist(), columns.tolist(), strict=True)
+    keys = [(name, *wh) if name else (number, *wh, *own) if own[OBJECTS] else None for name, number, wh, own in numbers]
+    return ImageHashes.of(keys, images.ids.tolist())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 PAIRS_AT_ONCE = 500_000
@@ -23,7 +23,10 @@ class OverlappingPairs:
 
     def above(self, iou: float) -> OverlappingPairs:
         """The pairs of a higher IoU."""
-        kept = self.iou > iou
+        return self.take(self.iou > iou)
+
+    def take(self, kept: Bool[ndarray, " p"]) -> OverlappingPairs:
+        """Some of the pairs."""
         return OverlappingPairs(self.first[kept], self.second[kept], self.iou[kept])
 
 

@@ -8,15 +8,17 @@ side longer than the overlap are always whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
+from detect.advice.lost_sums import ids_of
 from detect.anchors.instances import ResizedInstances
-from detect.data import CocoDataset
 from detect.data.tiles import num_tiles
 from detect.ops.box_arrays import row_blocks, xywh_to_xyxy
+from detect.ops.exact_sums import FirstItems, Sums
 
 WHOLE_SHARE = 0.995  # of the objects that fit into a tile: an overlap that keeps as many whole is enough
 MIN_SHRINK = 2.0  # images that a detector shrinks by as much are worth cutting
@@ -96,31 +98,57 @@ def smallest_overlap(
     return enough
 
 
-@dataclass(frozen=True, eq=False)
-class TileAdvice:
-    """A detector run on tiles of its input size instead of whole images; made by :func:`tile_advice`."""
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles to look at, of a detector's input size."""
 
-    cuts: TileCuts
+    size: int
+    overlap: int
     is_enough: bool
     """Whether the overlap holds 99.5 % of the objects whole that fit into a tile; else it is half of the tile's size."""
-    cost: float
-    """Compute of the tiles of an image / compute of the resized image."""
     shrink: float
     """By how much the detector shrinks whole images: the median over objects of size in the image / size after it."""
 
 
-def tile_advice(dataset: CocoDataset, instances: ResizedInstances) -> TileAdvice | None:
+def tiling_for(instances: ResizedInstances) -> Tiling | None:
     """Tiles as wide as the first size of the resize rule; None if it shrinks the images by less than ``MIN_SHRINK``."""
-    own = dataset.instances
+    dataset, own = instances.dataset, instances.dataset.instances
     if instances.rule.name not in ("letterbox", "stretch", "shortest") or not len(own):
         return None
-    image_wh, size = dataset.images.wh, instances.rule.sizes[0]
     shrink = float(np.median(np.sqrt(own.boxes_xywh[:, 2:].prod(axis=1) / instances.shapes.prod(axis=1))))
     if shrink < MIN_SHRINK:
         return None
-    boxes = xywh_to_xyxy(own.boxes_xywh)
-    overlap = smallest_overlap(boxes, own.image_rows, image_wh=image_wh, size=size)
-    chosen = size // 2 if overlap is None else overlap
-    cuts = tile_cuts(boxes, own.image_rows, image_wh=image_wh, size=size, overlap=chosen)
-    cost = cuts.num_tiles.sum() * size**2 / instances.image_canvas_wh.prod(axis=1).sum()
-    return TileAdvice(cuts, overlap is not None, float(cost), shrink)
+    boxes, size = xywh_to_xyxy(own.boxes_xywh), instances.rule.sizes[0]
+    overlap = smallest_overlap(boxes, own.image_rows, image_wh=dataset.images.wh, size=size)
+    return Tiling(size, size // 2 if overlap is None else overlap, overlap is not None, shrink)
+
+
+@dataclass(frozen=True)
+class TileAdvice(Sums):
+    """A detector run on tiles of its input size instead of whole images."""
+
+    tiling: Tiling
+    cut: FirstItems[int]
+    """Ids of the objects that no tile holds whole."""
+    num_tiles: int
+    num_images: int
+    num_pixels: int
+    """Of the resized images."""
+
+    @classmethod
+    def of(cls, instances: ResizedInstances, tiling: Tiling) -> TileAdvice:
+        """Count what tiles do to the objects of a dataset, or of a shard."""
+        own, image_wh = instances.dataset.instances, instances.dataset.images.wh
+        how: dict[str, Any] = {"image_wh": image_wh, "size": tiling.size, "overlap": tiling.overlap}
+        cuts = tile_cuts(xywh_to_xyxy(own.boxes_xywh), own.image_rows, **how)
+        pixels = int(instances.image_canvas_wh.prod(axis=1).sum())
+        return cls(tiling, ids_of(own.ids[cuts.cut]), int(cuts.num_tiles.sum()), len(image_wh), pixels)
+
+    @property
+    def per_image(self) -> float:
+        return self.num_tiles / self.num_images
+
+    @property
+    def cost(self) -> float:
+        """Compute of the tiles of an image / compute of the resized image."""
+        return self.num_tiles * self.tiling.size**2 / self.num_pixels

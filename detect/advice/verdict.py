@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from detect.advice.advise import COCO_MAX_DETS, Advice
+from detect.advice.advice_sums import COCO_MAX_DETS
+from detect.advice.advise import Advice
 from detect.advice.curves import Curve
-from detect.advice.lost_objects import LEAST_PX, LostObjects, least_px
+from detect.advice.lost_objects import LEAST_PX, least_px
+from detect.advice.lost_sums import LossSums
 from detect.catalog.detectors import Detector
 from detect.wording import listed, plural
 
@@ -40,7 +42,7 @@ def share_text(count: int, whole: int) -> str:
     return f"{share:.1%}" if share >= 0.01 else f"{share:.2%}" if count else "0%"
 
 
-def reason_in_words(detector: Detector, loss: LostObjects, *, count: int = 2) -> str:
+def reason_in_words(detector: Detector, loss: LossSums, *, count: int = 2) -> str:
     """What happens to the objects of a reason, as the predicate of a sentence about as many."""
     nms, one = detector.nms, count == 1
     be, get, have = ("is", "gets", "has") if one else ("are", "get", "have")
@@ -96,7 +98,7 @@ def change_in_words(curve: Curve, image_ms: float | None = None) -> str:
 
 
 def _lost(advice: Advice) -> str:
-    number, rule = len(advice.instances), advice.instances.rule
+    number, rule = advice.num_objects, advice.rule
     place = f"{advice.detector.name} without a resize" if rule.name == "none" else f"{advice.detector.name} at {rule}"
     found = sorted((each for each in advice.losses if each.num_lost), key=lambda each: -each.num_lost)
     if not found:
@@ -111,7 +113,7 @@ def _lost(advice: Advice) -> str:
 def _settings(advice: Advice) -> str:
     sentences = []
     for curve in advice.changes:
-        part = curve.num_objects < len(advice.instances)
+        part = curve.num_objects < advice.num_objects
         sentences.append(
             change_in_words(curve, advice.image_ms) + (f" (of {curve.num_objects:,} compared)." if part else ".")
         )
@@ -122,7 +124,7 @@ def _settings(advice: Advice) -> str:
 
 def _small(advice: Advice) -> str:
     """The objects that are hard to see, and what makes them larger at the lowest cost."""
-    number, few = len(advice.instances), len(advice.small)
+    number, few = advice.num_objects, len(advice.sums.small)
     if few < NOTABLE * number:
         return ""
     limit, be = least_px(advice.detector.strides), "is" if few == 1 else "are"
@@ -140,16 +142,18 @@ def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
             if option.num_small < curve.now.num_small / 2 and option.cost > 1:
                 left = share_text(option.num_small, curve.num_objects)
                 yield option.cost, f"{option.text} leaves {left}, at {cost_in_words(option.cost, advice.image_ms)}"
-    if advice.tiles and advice.tiles.is_enough:
-        cuts, tiles = advice.tiles.cuts, advice.tiles
-        shown = f"tiles of {cuts.size} px that overlap by {cuts.overlap} show objects {tiles.shrink:.1f} times larger"
+    tiles, tiling = advice.sums.tiles, advice.sums.tiles and advice.sums.tiles.tiling
+    if tiles and tiling and tiling.is_enough:
+        shown = (
+            f"tiles of {tiling.size} px that overlap by {tiling.overlap} show objects {tiling.shrink:.1f} times larger"
+        )
         yield tiles.cost, f"{shown}, at {cost_in_words(tiles.cost, advice.image_ms)}"
 
 
 def _others(advice: Advice) -> str:
     """What the labels show, or what limits the scores."""
-    if advice.unscored:
-        lost = plural(advice.unscored, "object")
+    if advice.sums.unscored:
+        lost = plural(advice.sums.unscored, "object")
         return f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {lost} cannot count."
     if advice.drift and advice.drift.in_words():
         return advice.drift.in_words()[0]

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.instances import ResizedInstances, rows_by_value
-from detect.anchors.metrics import THRESHOLDS, YOLOV5_RATIO, AnchorMetrics, GroupMetrics, anchor_metrics
+from detect.anchors.metrics import AnchorMetrics, GroupMetrics, MetricNumbers, anchor_metrics
 from detect.data import CocoDataset
 from detect.data.dataset_counts import DatasetCounts
 from detect.ops.exact_sums import ExactMean, FirstItems, Sums
@@ -54,7 +54,7 @@ class GroupedMetrics(Sums):
 
 
 @dataclass(frozen=True)
-class MetricSums(Sums):
+class MetricSums(Sums, MetricNumbers):
     """The metrics of one set of anchors, with the names of :class:`detect.anchors.metrics.AnchorMetrics`.
 
     >>> import numpy as np
@@ -84,40 +84,15 @@ class MetricSums(Sums):
     @classmethod
     def of(cls, metrics: AnchorMetrics, *, counts: DatasetCounts | None = None, worst: int | None = None) -> MetricSums:
         """The sums of metrics on a dataset or a shard; with ``worst``, those of groups and the worst instances too."""
-        best = metrics.best_side_ratio
         return cls(
             metrics.anchors,
             str(metrics.instances.rule),
             counts or DatasetCounts.of(metrics.instances.dataset),
             metrics.overall,
-            ExactMean.of(best),
-            ExactMean.of(best > 1 / YOLOV5_RATIO),
+            metrics.side_ratio,
+            metrics.within_ratio,
             None if worst is None else GroupedMetrics.of(metrics, worst),
         )
-
-    @property
-    def average_iou(self) -> float:
-        return self.overall.average_iou
-
-    @property
-    def grid_average_iou(self) -> float:
-        return self.overall.grid_average_iou
-
-    def recall(self, threshold: float) -> float:
-        """At one of ``THRESHOLDS``."""
-        return self.overall.reached[THRESHOLDS.index(threshold)].value
-
-    def grid_recall(self, threshold: float) -> float:
-        """At one of ``THRESHOLDS``."""
-        return self.overall.grid_reached[THRESHOLDS.index(threshold)].value
-
-    @property
-    def ratio_recall(self) -> float:
-        return self.within_ratio.value
-
-    @property
-    def average_side_ratio(self) -> float:
-        return self.side_ratio.value
 
 
 def score_sets(

@@ -67,8 +67,46 @@ class GroupMetrics(Sums):
         return {threshold: share.value for threshold, share in zip(THRESHOLDS, self.grid_reached, strict=True)}
 
 
+class MetricNumbers:
+    """The metrics of all instances together, from their sums."""
+
+    overall: GroupMetrics
+    side_ratio: ExactMean
+    """Of the best side ratio of each instance: the objective ``ratio``."""
+    within_ratio: ExactMean
+    """Of whether it is above 1 / ``YOLOV5_RATIO``."""
+
+    @property
+    def average_iou(self) -> float:
+        """Mean over instances of the best IoU with a shape that shares the centre (Redmon and Farhadi 2017, table 1)."""
+        return self.overall.average_iou
+
+    @property
+    def grid_average_iou(self) -> float:
+        return self.overall.grid_average_iou
+
+    def recall(self, threshold: float) -> float:
+        """Share of instances whose best IoU reaches one of ``THRESHOLDS``, by shape; :meth:`grid_recall`: on the grid."""
+        return self.overall.recall[threshold]
+
+    def grid_recall(self, threshold: float) -> float:
+        return self.overall.grid_recall[threshold]
+
+    @property
+    def ratio_recall(self) -> float:
+        """YOLOv5's "best possible recall", which is not a recall in IoU.
+
+        The share of instances with an anchor whose width and height both differ by less than a factor of 4.
+        """
+        return self.within_ratio.value
+
+    @property
+    def average_side_ratio(self) -> float:
+        return self.side_ratio.value
+
+
 @dataclass(frozen=True)
-class AnchorMetrics:
+class AnchorMetrics(MetricNumbers):
     """Metrics of one set of anchors on the instances of a dataset; made by :func:`anchor_metrics`."""
 
     anchors: AnchorSet
@@ -91,38 +129,25 @@ class AnchorMetrics:
         return self.grid_level_iou.argmax(axis=1)
 
     @cached_property
-    def overall(self) -> GroupMetrics:
+    def overall(self) -> GroupMetrics:  # type: ignore[override]
         """The metrics of all instances together."""
         return GroupMetrics.of("all", self.best_iou, self.grid_best_iou)
 
-    @property
-    def average_iou(self) -> float:
-        """Mean over instances of the best IoU with a shape that shares the centre (Redmon and Farhadi 2017, table 1)."""
-        return self.overall.average_iou
-
-    @property
-    def grid_average_iou(self) -> float:
-        return self.overall.grid_average_iou
-
     def recall(self, threshold: float) -> float:
-        """Share of instances whose best IoU is at least the threshold, by shape; :meth:`grid_recall`: on the grid."""
+        """At any threshold."""
         return mean_or_nan(self.best_iou >= threshold)
 
     def grid_recall(self, threshold: float) -> float:
+        """At any threshold."""
         return mean_or_nan(self.grid_best_iou >= threshold)
 
-    @property
-    def ratio_recall(self) -> float:
-        """YOLOv5's "best possible recall", which is not a recall in IoU.
+    @cached_property
+    def side_ratio(self) -> ExactMean:  # type: ignore[override]
+        return ExactMean.of(self.best_side_ratio)
 
-        The share of instances with an anchor whose width and height both differ by less than a factor of 4.
-        """
-        return mean_or_nan(self.best_side_ratio > 1 / YOLOV5_RATIO)
-
-    @property
-    def average_side_ratio(self) -> float:
-        """Mean over instances of the best side ratio: the objective ``ratio``."""
-        return mean_or_nan(self.best_side_ratio)
+    @cached_property
+    def within_ratio(self) -> ExactMean:  # type: ignore[override]
+        return ExactMean.of(self.best_side_ratio > 1 / YOLOV5_RATIO)
 
     @cached_property
     def best_side_ratio(self) -> Float64[ndarray, " n"]:

@@ -7,25 +7,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from detect.advice.advise import COCO_MAX_DETS, Advice
+from detect.advice.advice_sums import COCO_MAX_DETS
+from detect.advice.advise import Advice
 from detect.advice.curves import Curve
 from detect.advice.data_health import DataSign
-from detect.advice.lost_objects import LostObjects
+from detect.advice.lost_sums import MAX_IDS, MAX_OBJECTS, LossSums
 from detect.advice.tile_cuts import TileAdvice
 from detect.advice.verdict import cost_in_words, share_text, verdict
-from detect.anchors.instances import category_groups
-from detect.cli.output import json_text, print_dataset, show, show_table
-from detect.data.dataset_counts import DatasetCounts
+from detect.cli.output import json_text, note, print_dataset, show, show_table
 from detect.files import csv_text
 from detect.wording import plural
 
 if TYPE_CHECKING:
+    from detect.anchors.instances import ResizedInstances
     from detect.inspection.level_profile import ModelProfile, ObjectProfile
     from detect.report.advice_page import DatasetPart, DetectorPart
 
-MAX_LISTED = 1000  # ids in a JSON object; their counts are always complete
 MAX_GROUPS = 8  # categories in a printed table
 LOST_COLUMNS = (
     "detector",
@@ -54,30 +51,39 @@ class Answers:
         self.parts: list[DetectorPart] = []
         self.lost: list[list[Any]] = []
         self.labels: dict[str, Any] = {}
+        self.left_out: dict[str, Any] = {}
         self.dataset: DatasetPart | None = None
 
-    def add(self, advice: Advice) -> None:
-        """Print the advice on one detector, and keep what is written."""
+    @property
+    def shows_objects(self) -> bool:
+        """Whether the objects themselves are needed."""
+        return self.profile is not None or (self.with_files and self.images is not None)
+
+    def add(self, advice: Advice, instances: ResizedInstances | None = None) -> None:
+        """Print the advice on one detector, and keep what is written; pictures and the model's levels need the instances."""
         if not self.objects:
             self._begin(advice)
         if self.printed:
             print_detector(advice)
         self.objects.append(advice_object(advice))
-        seen = self._add_levels(self.profile, advice) if self.profile else None
+        seen = self._add_levels(self.profile, advice, instances) if self.profile and instances else None
         if self.with_files:
             from detect.report.advice_page import detector_part
 
             self.lost += [row for loss in advice.losses for row in _lost_rows(advice, loss)]
-            self.parts.append(
-                detector_part(advice, len(self.parts), notes=notes(advice), images=self.images, seen=seen)
-            )
+            if any(max(len(loss.lost), len(loss.contested)) > MAX_OBJECTS for loss in advice.losses):
+                note(
+                    f"note: {advice.detector.name}: lost.csv has the first {MAX_OBJECTS:,} objects of a reason and outcome"
+                )
+            how: dict[str, Any] = {"images": self.images, "instances": instances, "seen": seen}
+            self.parts.append(detector_part(advice, len(self.parts), notes=notes(advice), **how))
 
-    def _add_levels(self, profile: ModelProfile, advice: Advice) -> ObjectProfile:
+    def _add_levels(self, profile: ModelProfile, advice: Advice, instances: ResizedInstances) -> ObjectProfile:
         """What the levels of the model suit of the detector's objects."""
         from detect.cli.backbone_results import objects_object
         from detect.inspection.level_profile import profile_objects
 
-        seen = profile_objects(profile, advice.instances)
+        seen = profile_objects(profile, instances)
         lines = seen.in_words(advice.detector)
         if self.printed:
             show(f"{seen.profile.name} beside these objects", style="bold")
@@ -88,7 +94,7 @@ class Answers:
 
     def _begin(self, advice: Advice) -> None:
         if self.printed:
-            print_dataset(DatasetCounts.of(advice.instances.dataset), "by detector")
+            print_dataset(advice.counts, "by detector")
         self.labels = labels_object(advice)
         if self.with_files:
             from detect.report.advice_page import dataset_part
@@ -97,10 +103,10 @@ class Answers:
 
     def content(self) -> dict[str, Any]:
         """The answers, and what the labels show, as one JSON object."""
-        return {"advice": self.objects, **self.labels}
+        return {"advice": self.objects, **self.labels, **self.left_out}
 
     def files(self) -> dict[str, str]:
-        """``advice.json``, ``lost.csv`` with every lost or contested object, and ``report.html``."""
+        """``advice.json``, ``lost.csv`` with the lost or contested objects, and ``report.html``."""
         from detect.report.advice_page import advice_page
 
         files = {
@@ -124,10 +130,10 @@ def print_detector(advice: Advice) -> None:
     show(f"\n{advice.detector.name}", style="bold")
     for line in verdict(advice):
         show(line)
-    sizes = [name for name, *_ in advice.by_size(advice.losses[0])]
+    sizes = [name for name, *_ in advice.losses[0].by_size]
     show_table(("lost", "at least", "share", *sizes), [_loss_row(advice, each) for each in advice.losses])
     _print_worst(advice)
-    rows = [_curve_row(curve, len(advice.instances)) for curve in advice.curves]
+    rows = [_curve_row(curve, advice.num_objects) for curve in advice.curves]
     show_table(("setting", "now", "loses", "best", "loses", "compute"), rows)
     for line in notes(advice):
         show(line, style="dim")
@@ -135,66 +141,66 @@ def print_detector(advice: Advice) -> None:
 
 def notes(advice: Advice) -> list[str]:
     """What else is known, in sentences; nothing where it does not apply."""
-    lines, number = [], len(advice.instances)
-    if not math.isnan(advice.too_large_iou):
+    lines, number = [], advice.num_objects
+    if not math.isnan(advice.sums.too_large_iou.value):
         lines.append(
-            f"the best IoU with which too large objects can be predicted is {advice.too_large_iou:.2f} on average"
+            f"the best IoU with which too large objects can be predicted is {advice.sums.too_large_iou.value:.2f} on average"
         )
-    if advice.unscored:
-        what = f"{plural(advice.unscored, 'object')} ({share_text(advice.unscored, number)})"
+    if advice.sums.unscored:
+        what = f"{plural(advice.sums.unscored, 'object')} ({share_text(advice.sums.unscored, number)})"
         lines.append(f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {what} cannot count")
     across, within = advice.across_categories, [each.num_lost for each in advice.losses if each.reason == "suppressed"]
-    if across and advice.detector.nms and across.num_lost > sum(within):
-        what = f"{plural(across.num_lost, 'object')} at IoU {advice.detector.nms.iou:g}"
+    if across and advice.detector.nms and across > sum(within):
+        what = f"{plural(across, 'object')} at IoU {advice.detector.nms.iou:g}"
         lines.append(f"suppression across categories would remove {what}")
     if advice.beyond_in_mosaics:
         images, share = advice.detector.mosaic, f"{advice.beyond_in_mosaics:.2%} of the objects"
         lines.append(f"in mosaics of {images} images {share} have no query left, unless crops cut objects away")
-    if advice.tiles:
-        lines.append(_tiles_in_words(advice.tiles, advice.image_ms))
+    if advice.sums.tiles:
+        lines.append(_tiles_in_words(advice.sums.tiles, advice.image_ms))
     return lines
 
 
 def _tiles_in_words(tiles: TileAdvice, image_ms: float | None) -> str:
-    cuts, cut = tiles.cuts, plural(len(tiles.cuts.cut), "object")
-    cost = f"{cuts.num_tiles.mean():.1f} tiles an image, {cost_in_words(tiles.cost, image_ms)}"
-    if tiles.is_enough:
-        return f"tiles of {cuts.size} px with an overlap of {cuts.overlap} px cut {cut}: {cost}"
-    return f"tiles of {cuts.size} px cut {cut} even with an overlap of half a tile: {cost}"
+    tiling, cut = tiles.tiling, plural(len(tiles.cut), "object")
+    cost = f"{tiles.per_image:.1f} tiles an image, {cost_in_words(tiles.cost, image_ms)}"
+    if tiling.is_enough:
+        return f"tiles of {tiling.size} px with an overlap of {tiling.overlap} px cut {cut}: {cost}"
+    return f"tiles of {tiling.size} px cut {cut} even with an overlap of half a tile: {cost}"
 
 
 def advice_object(advice: Advice) -> dict[str, Any]:
     """Advice as a JSON object."""
-    ids, tiles = advice.instances.dataset.instances.ids, advice.tiles
+    tiles = advice.sums.tiles
     return {
         "detector": advice.detector.name,
         "source": advice.detector.source,
-        "resize": str(advice.instances.rule),
-        "objects": len(advice.instances),
+        "resize": str(advice.rule),
+        "objects": advice.num_objects,
         "verdict": list(verdict(advice)),
         "lost": [
             {
                 "reason": each.reason,
                 "at_least": each.num_lost,
-                "lost_ids": ids[each.lost][:MAX_LISTED].tolist(),
+                "lost_ids": [one.annotation_id for one in each.lost][:MAX_IDS],
                 "contested": len(each.contested),
-                "contested_ids": ids[each.contested][:MAX_LISTED].tolist(),
+                "contested_ids": [one.annotation_id for one in each.contested][:MAX_IDS],
             }
             for each in advice.losses
         ],
         "settings": [_curve_object(curve) for curve in advice.curves],
-        "small": {"objects": len(advice.small), "ids": ids[advice.small][:MAX_LISTED].tolist()},
-        "beyond_coco_max_dets": advice.unscored,
-        "suppressed_across_categories": advice.across_categories and advice.across_categories.num_lost,
+        "small": {"objects": len(advice.sums.small), "ids": list(advice.sums.small)},
+        "beyond_coco_max_dets": advice.sums.unscored,
+        "suppressed_across_categories": advice.across_categories,
         "beyond_in_mosaics": advice.beyond_in_mosaics,
         "tiles": tiles
         and {
-            "size": tiles.cuts.size,
-            "overlap": tiles.cuts.overlap,
-            "is_enough": tiles.is_enough,
-            "cut": len(tiles.cuts.cut),
-            "cut_ids": ids[tiles.cuts.cut][:MAX_LISTED].tolist(),
-            "tiles_per_image": float(tiles.cuts.num_tiles.mean()),
+            "size": tiles.tiling.size,
+            "overlap": tiles.tiling.overlap,
+            "is_enough": tiles.tiling.is_enough,
+            "cut": len(tiles.cut),
+            "cut_ids": list(tiles.cut),
+            "tiles_per_image": tiles.per_image,
             "cost": tiles.cost,
         },
     }
@@ -202,25 +208,23 @@ def advice_object(advice: Advice) -> dict[str, Any]:
 
 def labels_object(advice: Advice) -> dict[str, Any]:
     """What the labels show, as a JSON object."""
-    ids = advice.instances.dataset.instances.ids
     found = advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.in_words())}
-    return {"labels": [_sign_object(sign, ids) for sign in advice.signs], "drift": found}
+    return {"labels": [_sign_object(sign) for sign in advice.signs], "drift": found}
 
 
-def _loss_row(advice: Advice, loss: LostObjects) -> list[str]:
+def _loss_row(advice: Advice, loss: LossSums) -> list[str]:
     """Lost and contested objects by size: not all of the contested ones are lost."""
-    sizes = [f"{count:,} of {whole:,}" for _, count, whole in advice.by_size(loss)]
-    return [loss.reason, f"{loss.num_lost:,}", share_text(loss.num_lost, len(advice.instances)), *sizes]
+    sizes = [f"{count:,} of {whole:,}" for _, count, whole in loss.by_size]
+    return [loss.reason, f"{loss.num_lost:,}", share_text(loss.num_lost, advice.num_objects), *sizes]
 
 
 def _print_worst(advice: Advice) -> None:
     """The categories of the most frequent reason, if there are several."""
-    loss, groups = advice.most_lost, category_groups(advice.instances)
-    if not loss.num_lost or len(groups) < 2:
+    loss, counts = advice.most_lost, advice.counts
+    if not loss.num_lost or len(counts.boxes_of) < 2:
         return
-    counts = [(int(np.isin(group.rows, loss.rows).sum()), group) for group in groups]
-    most = sorted((each for each in counts if each[0]), key=lambda each: -each[0])[:MAX_GROUPS]
-    rows = [[group.name, f"{count:,}", share_text(count, len(group.rows))] for count, group in most]
+    most = sorted(loss.of_category.items(), key=lambda each: -each[1])[:MAX_GROUPS]
+    rows = [[counts.category_name(key), f"{lost:,}", share_text(lost, counts.boxes_of[key])] for key, lost in most]
     show_table((f"most {loss.reason}", "objects", "of the category"), rows)
 
 
@@ -243,25 +247,23 @@ def _curve_object(curve: Curve) -> dict[str, Any]:
     }
 
 
-def _sign_object(sign: DataSign, ids: Any) -> dict[str, Any]:
+def _sign_object(sign: DataSign) -> dict[str, Any]:
     return {
         "name": sign.name,
         "words": sign.words,
-        "objects": len(sign.rows),
-        "ids": ids[sign.rows][:MAX_LISTED].tolist(),
-        "image_ids": list(sign.image_ids)[:MAX_LISTED],
+        "objects": len(sign.ids),
+        "ids": list(sign.ids),
+        "image_ids": list(sign.image_ids),
         "categories": list(sign.categories),
     }
 
 
-def _lost_rows(advice: Advice, loss: LostObjects) -> list[list[Any]]:
-    dataset = advice.instances.dataset
-    own, rows = dataset.instances, []
-    for word, chosen in (("lost", loss.lost), ("contested", loss.contested)):
-        for row in chosen.tolist():
-            image = int(own.image_rows[row])
-            names = dataset.images.file_names[image], dataset.category_name(int(own.category_ids[row]))
-            sides = [f"{side:.6g}" for side in own.boxes_xywh[row, 2:].tolist()]
-            ids = int(own.ids[row]), int(dataset.images.ids[image])
+def _lost_rows(advice: Advice, loss: LossSums) -> list[list[Any]]:
+    rows = []
+    for word, objects in (("lost", loss.lost), ("contested", loss.contested)):
+        for each in objects:
+            names = each.file_name, advice.counts.category_name(each.category_id)
+            sides = f"{each.width:.6g}", f"{each.height:.6g}"
+            ids = each.annotation_id, each.image_id
             rows.append([advice.detector.name, loss.reason, word, *ids, *names, *sides])
     return rows

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import detect
 from detect.cli import options
-from detect.cli.output import note, print_answer, reading_bar, save
+from detect.cli.engine import EngineOptions
+from detect.cli.output import note, print_answer, save
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from detect.catalog.detectors import Detector
     from detect.inspection.level_profile import ModelProfile
+
+NO_PICTURES = "note: report.html has no pictures: they show the boxes themselves, which stay in their shards"
 
 Names = Annotated[
     list[str],
@@ -54,6 +56,7 @@ def advise(
         ),
     ] = None,
     output: options.Output = None,
+    engine: EngineOptions,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
@@ -64,29 +67,35 @@ def advise(
     (input size, finer level, reg_max, queries, detections, NMS threshold, tiles) it tells what another value saves and
     costs, in the words of the detector's framework. It also looks at the labels. It counts objects, not precision: a larger
     input can raise AP where nothing is lost. --model also tells which objects the levels of a network see whole. With -o it
-    writes a page, a table of the lost objects and the answer as JSON; --images draws the objects.
+    writes a page, a table of the lost objects and the answer as JSON; --images draws the objects. With --engine dask the
+    matching runs in the shards, and there are no pictures and no --model.
     """
-    from detect.advice.advise import advise as advise_on
+    from detect.advice.advise import advise_by
     from detect.cli.advice_results import Answers
 
     asked = [_asked(name, anchors) for text in names for name in map(str.strip, text.split(",")) if name]
     if not asked:
         raise ConfigError("--for: name a detector, such as yolo11; `detect anchors known --all` lists them")
+    if model and engine.engine == "dask":
+        raise ConfigError("--engine dask: not for --model, which puts its levels beside all objects at once")
     profile = _profile(model) if model else None
-    data = dataset.read()
-    validation = _read_validation(dataset, val) if val else None
     answers = Answers(printed=not json, with_files=output is not None, images=dataset.images, profile=profile)
     how: dict[str, Any] = {"size": size, "share": share, "image_ms": image_ms}
-    for number, (detector, own) in enumerate(asked):
-        how["validation"] = validation if number == 0 else None  # the labels are the same for all
-        with reading_bar() as on_progress:
-            advice = advise_on(data, detector, anchors=own, on_progress=on_progress, **how)
-        answers.add(advice)
-    print_answer(json, answers.content, answers.print_labels)
-    if output:
-        save(output, answers.files())
-    elif not json:
-        note("note: -o FOLDER writes a page with curves and the lost objects; --images draws them")
+    with engine.open(dataset) as data:
+        validation = data.beside(replace(dataset, files=val)) if val else None
+        for number, (detector, own) in enumerate(asked):
+            compared = validation.reduce if validation and not number else None  # the labels are the same for all
+            advice = advise_by(data.reduce, detector, anchors=own, validation=compared, **how)
+            answers.add(advice, data.instances(advice.rule) if answers.shows_objects else None)
+        answers.left_out = data.left_out()
+        print_answer(json, answers.content, answers.print_labels)
+        if output:
+            if dataset.images and engine.engine == "dask":
+                note(NO_PICTURES)
+            save(output, answers.files())
+        elif not json:
+            note("note: -o FOLDER writes a page with curves and the lost objects; --images draws them")
+        data.finish()
 
 
 def _asked(name: str, anchors: str | None) -> tuple[Detector, Any]:
@@ -140,8 +149,3 @@ def _training_config(name: str) -> Any:
     from detect.training.config import read_train_config
 
     return read_train_config(path)
-
-
-def _read_validation(files: options.DatasetFiles, val: list[str]) -> detect.CocoDataset:
-    """The validation data, read as the training data is."""
-    return replace(files, files=val).read()

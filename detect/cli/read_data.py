@@ -5,7 +5,7 @@ Both give the same numbers, since both add up the same sums.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,9 +20,10 @@ from detect.anchors.metric_sums import MetricSums, score_sets
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.cli.engine import SHARDS_LEFT_OUT
 from detect.cli.options import DatasetFiles, remember
-from detect.cli.output import findings_of, note, progress_over
+from detect.cli.output import busy, findings_of, note
 from detect.data import CocoDataset, Finding
 from detect.data.dataset_counts import MAX_FINDINGS, DatasetCounts
+from detect.data.read_dataset import shards_of
 from detect.errors import ConfigError
 from detect.ops.exact_sums import FirstItems
 
@@ -39,8 +40,24 @@ if TYPE_CHECKING:
 MAX_TOLD = 5  # shards left out, and warnings, that are printed
 
 
+class AnyData:
+    """What both kinds of dataset do alike."""
+
+    reduce: Callable[[Callable[[CocoDataset], Any], str], Any]
+    """What work returns for the dataset, or for its shards, added up; the text says what is done."""
+
+    def assignments(
+        self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher
+    ) -> list[AssignmentSums]:
+        """The anchors that a matcher gives to the instances, for each set under its rule."""
+        from detect.anchors.assign import assign_sets  # loads torch
+
+        how: dict[str, Any] = {"rules": tuple(map(str, rules)), "convention": convention, "matcher": matcher}
+        return list(self.reduce(partial(assign_sets, sets=tuple(sets), **how), "matching"))
+
+
 @dataclass
-class PlainData:
+class PlainData(AnyData):
     """A dataset that this process holds; it keeps the metrics that pages are drawn from."""
 
     dataset: CocoDataset
@@ -57,6 +74,15 @@ class PlainData:
         if str(rule) not in self._by_rule:
             self._by_rule[str(rule)] = detect.ResizedInstances.of(self.dataset, rule)
         return self._by_rule[str(rule)]
+
+    def beside(self, files: DatasetFiles) -> PlainData:
+        """Another dataset of the command, read in the same way."""
+        return PlainData(files.read())
+
+    def reduce(self, work: Callable[[CocoDataset], Any], what: str) -> Any:
+        """What work returns for the dataset."""
+        with busy(what):
+            return work(self.dataset)
 
     def fit_boxes(self, rule: Any, fit: FitOptions) -> FitBoxes:
         """What a fit needs of the boxes."""
@@ -86,18 +112,6 @@ class PlainData:
         """The scores of sets under a detector's rule of matching."""
         return self.with_assignments([self.score(each, detector) for each in sets])
 
-    def assignments(
-        self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher
-    ) -> list[AssignmentSums]:
-        """The anchors that a matcher gives to the instances, for each set under its rule."""
-        from detect.anchors.assign import assign  # loads torch
-
-        found = []
-        for each, rule in progress_over(list(zip(sets, rules, strict=True)), "matching"):
-            generator = detect.AnchorGenerator(each, convention=convention)
-            found.append(assign(self.instances(rule), generator, matcher).sums)
-        return found
-
     def level_report(self, rule: Any, anchors: AnchorSet, convention: str, matcher: Matcher) -> LevelReport:
         """The report on the levels of a set."""
         generator = detect.AnchorGenerator(anchors, convention=convention)
@@ -119,21 +133,32 @@ class PlainData:
 
 
 @dataclass
-class ShardedData:
+class ShardedData(AnyData):
     """A dataset whose shards a cluster reads, once for each question."""
 
     shards: Shards
     files: DatasetFiles
     counts: DatasetCounts | None = None
-    digests: dict[str, str] = field(default_factory=dict)
+    others: list[ShardedData] = field(default_factory=list)
 
     @property
     def findings(self) -> list[tuple[str, Finding]]:
         return self.counts.findings if self.counts else []
 
+    def instances(self, rule: Any) -> None:
+        """None: they stay in their shards."""
+
+    def beside(self, files: DatasetFiles) -> ShardedData:
+        """Another dataset of the command, read in the same way."""
+        shards = replace(self.shards, names=shards_of(files.files), bad={}, categories=None, warnings=[])
+        self.others.append(ShardedData(shards, files))
+        return self.others[-1]
+
     def fit_boxes(self, rule: Any, fit: FitOptions) -> FitBoxes:
         """What a fit needs of the boxes, from one reading."""
-        statistics = self._read(partial(BoxStatistics.read, rule=str(rule), by_group=fit.is_weighted), "counting boxes")
+        statistics = self.reduce(
+            partial(BoxStatistics.read, rule=str(rule), by_group=fit.is_weighted), "counting boxes"
+        )
         return fit.of_statistics(statistics)
 
     def metric_sums(
@@ -141,7 +166,7 @@ class ShardedData:
     ) -> list[MetricSums]:
         """The metrics of each set under its rule, from one reading."""
         work = partial(score_sets, sets=tuple(sets), rules=tuple(map(str, rules)), convention=convention, worst=worst)
-        found = self._read(work, "scoring anchors")
+        found = self.reduce(work, "scoring anchors")
         return [replace(each, anchors=own) for each, own in zip(found, sets, strict=True)]
 
     def score(self, anchors: AnchorSet, detector: AnchorDetector) -> Score:
@@ -159,10 +184,11 @@ class ShardedData:
         from detect.anchors.detector_score import match_sets
 
         work = partial(match_sets, sets=tuple(sets), detector=detector, assigned=assigned)
-        found = self._read(work, f"matching as {detector.name} does")
+        found = self.reduce(work, f"matching as {detector.name} does")
         return [replace(each, anchors=own) for each, own in zip(found, sets, strict=True)]
 
-    def _read(self, work: Any, what: str) -> Any:
+    def reduce(self, work: Callable[[CocoDataset], Any], what: str) -> Any:
+        """What work returns for the shards, added up, from one reading."""
         first = self.counts is None
         counts, warnings, result = self.shards.reduce(partial(_with_counts, work=work), what)
         if self.counts is not None and counts != self.counts:
@@ -185,22 +211,13 @@ class ShardedData:
         if self.counts and max(len(self.counts.invalid), len(self.counts.suspicious)) > MAX_FINDINGS:
             note(f"note: of invalid and suspicious entries, {MAX_FINDINGS:,} of each kind can be listed")
 
-    def assignments(
-        self, sets: Sequence[AnchorSet], rules: Sequence[Any], convention: str, matcher: Matcher
-    ) -> list[AssignmentSums]:
-        """The anchors that a matcher gives to the instances, for each set under its rule, from one reading."""
-        from detect.anchors.assign import assign_sets  # loads torch
-
-        how: dict[str, Any] = {"rules": tuple(map(str, rules)), "convention": convention, "matcher": matcher}
-        return list(self._read(partial(assign_sets, sets=tuple(sets), **how), "matching"))
-
     def level_report(self, rule: Any, anchors: AnchorSet, convention: str, matcher: Matcher) -> LevelReport:
         """The report on the levels of a set, from one reading."""
         from detect.anchors.levels import LevelReport, count_levels, require_few_levels  # loads torch
 
         require_few_levels(anchors)
         how: dict[str, Any] = {"anchors": anchors, "convention": convention, "matcher": matcher}
-        sums = self._read(partial(count_levels, rule=str(rule), **how), "matching")
+        sums = self.reduce(partial(count_levels, rule=str(rule), **how), "matching")
         return LevelReport(sums, detect.HeadSize.of_dataset(sums.dataset))
 
     def start_hashing(self) -> Future[tuple[SourceFile, ...]]:
@@ -211,13 +228,17 @@ class ShardedData:
 
     def left_out(self) -> dict[str, Any]:
         """The shards left out, for a JSON object that is otherwise that of the others."""
-        bad = [{"shard": name, "reason": reason} for name, reason in sorted(self.shards.bad.items())]
+        every = (item for each in (self, *self.others) for item in sorted(each.shards.bad.items()))
+        bad = [{"shard": name, "reason": reason} for name, reason in every]
         return {"left_out_shards": bad} if bad else {}
 
     def finish(self) -> None:
         """End with another exit code if shards were left out."""
-        if self.shards.bad:
-            note(f"{len(self.shards.bad)} of {len(self.shards.names)} shards were left out")
+        bad, names = (
+            sum(len(getattr(each.shards, what)) for each in (self, *self.others)) for what in ("bad", "names")
+        )
+        if bad:
+            note(f"{bad} of {names} shards were left out")
             raise typer.Exit(SHARDS_LEFT_OUT)
 
 

@@ -79,6 +79,11 @@ class DatasetCounts(Sums):
         """Names by id, of the categories that the files name."""
         return self.names.of_id
 
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Sorted ids of the categories that the files name or the boxes use."""
+        return tuple(sorted({*self.categories, *self.boxes_of}))
+
     def category_name(self, category_id: int) -> str:
         """See :meth:`CocoDataset.category_name`."""
         return self.categories.get(category_id) or unnamed(category_id)

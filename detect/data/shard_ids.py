@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt64
 from numpy import ndarray
 
 MAX_KEPT = 2**18  # ids: all of them up to here, then the half, the quarter and so on by their hash
@@ -62,13 +62,17 @@ class ShardIds:
         return ShardIds(self.ids[kept], self.shard[kept], self.names, halvings, self.shared)
 
 
-def _is_kept(ids: Int64[ndarray, " n"], halvings: int) -> Bool[ndarray, " n"]:
-    """Whether the hash of an id (the finalizer of SplitMix64) lies in the lowest 2**-halvings of all."""
-    if not halvings:
-        return np.ones(len(ids), bool)
-    mixed = ids.astype(np.uint64)
+def hashed(ids: Int64[ndarray, " n"]) -> UInt64[ndarray, " n"]:
+    """A hash of each id, the finalizer of SplitMix64: different ids have different ones."""
+    mixed: UInt64[ndarray, " n"] = ids.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    lowest: Bool[ndarray, " n"] = mixed >> np.uint64(64 - halvings) == 0
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _is_kept(ids: Int64[ndarray, " n"], halvings: int) -> Bool[ndarray, " n"]:
+    """Whether the hash of an id lies in the lowest 2**-halvings of all."""
+    if not halvings:
+        return np.ones(len(ids), bool)
+    lowest: Bool[ndarray, " n"] = hashed(ids) >> np.uint64(64 - halvings) == 0
     return lowest

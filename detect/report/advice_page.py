@@ -11,14 +11,15 @@ import plotly.graph_objects as go
 
 from detect.advice.advise import Advice
 from detect.advice.curves import Curve, Option
-from detect.advice.lost_objects import LostObjects
+from detect.advice.lost_sums import MAX_OBJECTS, LossSums, LostObject
 from detect.advice.verdict import change_in_words, reason_in_words, share_text, verdict
+from detect.anchors.instances import ResizedInstances
 from detect.inspection.level_profile import ObjectProfile
 from detect.report.field_page import objects_parts
 from detect.report.object_pictures import object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, MUTED, Key, Panel, label, panel, set_color
-from detect.report.tables import escape, notes_list, object_cells, prose, table
+from detect.report.tables import escape, notes_list, prose, table
 from detect.wording import plural
 
 MAX_LISTED, MAX_SHOWN = 100, 12
@@ -40,11 +41,13 @@ def detector_part(
     *,
     notes: Sequence[str] = (),
     images: str | Path | None = None,
+    instances: ResizedInstances | None = None,
     seen: ObjectProfile | None = None,
 ) -> DetectorPart:
-    """Return the part of one detector. ``number`` tells the figures of several apart; images are read from ``images``.
+    """Return the part of one detector. ``number`` tells the figures of several apart.
 
-    ``seen`` are the objects beside the levels of a model.
+    With ``instances``, lost objects are drawn over their images in the folder ``images``. ``seen`` are the objects beside
+    the levels of a model.
     """
     losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
     curves = [_curve_panel(f"curve-{number}-{place}", curve, advice.image_ms) for place, curve in enumerate(losing)]
@@ -53,7 +56,7 @@ def detector_part(
         curves,
         _settings(advice),
         *(objects_parts(seen, f"levels-{number}", advice.detector) if seen else ()),
-        *_lost_objects(advice, images),
+        *_lost_objects(advice, images, instances),
     )
     return DetectorPart(advice.detector.name, _verdict(advice, notes), parts)
 
@@ -70,7 +73,7 @@ class DatasetPart:
 def dataset_part(advice: Advice) -> DatasetPart:
     """Return the counts of the dataset, and what its labels show."""
     has_signs = advice.signs or (advice.drift and advice.drift.in_words())
-    return DatasetPart(advice.instances.dataset.files, _counts(advice), _labels(advice) if has_signs else "")
+    return DatasetPart(tuple(advice.counts.files), _counts(advice), _labels(advice) if has_signs else "")
 
 
 def advice_page(dataset: DatasetPart, parts: Sequence[DetectorPart]) -> str:
@@ -84,9 +87,8 @@ def advice_page(dataset: DatasetPart, parts: Sequence[DetectorPart]) -> str:
 
 
 def _counts(advice: Advice) -> str:
-    dataset = advice.instances.dataset
-    counts = {"objects": len(advice.instances), "images": len(dataset.images), "categories": len(dataset.category_ids)}
-    return tiles(counts)
+    counts, categories = advice.counts, len(advice.counts.category_ids)
+    return tiles({"objects": counts.num_boxes, "images": counts.num_images, "categories": categories})
 
 
 def _verdict(advice: Advice, notes: Sequence[str]) -> str:
@@ -98,14 +100,14 @@ def _verdict(advice: Advice, notes: Sequence[str]) -> str:
 def _losses(advice: Advice) -> str:
     rows = []
     for loss in advice.losses:
-        sizes = [f"{count:,} of {whole:,}" for _, count, whole in advice.by_size(loss)]
-        share = share_text(loss.num_lost, len(advice.instances))
+        sizes = [f"{count:,} of {whole:,}" for _, count, whole in loss.by_size]
+        share = share_text(loss.num_lost, advice.num_objects)
         rows.append([loss.reason, f"{loss.num_lost:,}", share, *sizes, reason_in_words(advice.detector, loss)])
     caption = (
         "'At least' is the number of objects lost in any case. By size after the resize: objects that are lost or compete "
         "for the same cells, of all objects of that size."
     )
-    titles = ("reason", "at least", "share", *(name for name, *_ in advice.by_size(advice.losses[0])), "these objects")
+    titles = ("reason", "at least", "share", *(name for name, *_ in advice.losses[0].by_size), "these objects")
     return block("What is lost", prose(caption), table(titles, rows, align="lrrrrrl"))
 
 
@@ -161,48 +163,53 @@ def _line(options: Sequence[Option], curve: Curve, color: str, *, small: bool = 
     return line
 
 
-def _lost_objects(advice: Advice, images: str | Path | None) -> list[str]:
+def _lost_objects(advice: Advice, images: str | Path | None, instances: ResizedInstances | None) -> list[str]:
     """The objects of each reason, and pictures of some of them."""
     parts = []
     for loss in advice.losses:
-        rows = [*loss.lost.tolist(), *loss.contested.tolist()]
-        if not rows:
+        number = len(loss.lost) + len(loss.contested)
+        if not number:
             continue
-        if images is not None and advice.instances.rule.name != "tiles":
-            parts.append(_pictures(advice, loss, rows, images))
-        title = f"Lost or contested: {loss.reason} <b>{len(rows):,}</b>"
-        cut = f"The first {MAX_LISTED} of them; lost.csv has all." if len(rows) > MAX_LISTED else ""
-        parts.append(block(title, cut, _object_table(advice, loss, rows[:MAX_LISTED])))
+        if images is not None and instances is not None and advice.rule.name != "tiles":
+            parts.append(_pictures(advice, loss, instances, images))
+        title = f"Lost or contested: {loss.reason} <b>{number:,}</b>"
+        all_of_them = "all" if max(len(loss.lost), len(loss.contested)) <= MAX_OBJECTS else "more"
+        cut = f"The first {MAX_LISTED} of them; lost.csv has {all_of_them}." if number > MAX_LISTED else ""
+        parts.append(block(title, cut, _object_table(advice, loss)))
     return parts
 
 
-def _pictures(advice: Advice, loss: LostObjects, rows: Sequence[int], images: str | Path) -> str:
-    number = len(loss.lost)
-    spread = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, 4 * MAX_SHOWN).round().astype(int))]
-    sizes = np.sqrt(advice.instances.shapes.prod(axis=1))
-    certain = set(rows[:number])
-    found = object_pictures(advice.instances.dataset, spread, images, count=MAX_SHOWN)
+def _pictures(advice: Advice, loss: LossSums, instances: ResizedInstances, images: str | Path) -> str:
+    own, certain = instances.dataset.instances, {each.annotation_id for each in loss.lost}
+    every = [each.annotation_id for each in (*loss.lost, *loss.contested)]
+    spread = [every[place] for place in np.unique(np.linspace(0, len(every) - 1, 4 * MAX_SHOWN).round().astype(int))]
+    row_of = {int(own.ids[row]): row for row in np.flatnonzero(np.isin(own.ids, spread)).tolist()}
+    sizes = np.sqrt(instances.shapes.prod(axis=1))
+    found = object_pictures(instances.dataset, [row_of[each] for each in spread], images, count=MAX_SHOWN)
 
     def heading(row: int) -> str:
-        return f"<b>{'lost' if row in certain else 'contested'}</b>, {sizes[row]:.1f} px after the resize"
+        return f"<b>{'lost' if own.ids[row] in certain else 'contested'}</b>, {sizes[row]:.1f} px after the resize"
 
     what = reason_in_words(advice.detector, loss)
     caption = escape(f"Some of the objects that {what}, and of those they compete with. Contrast is stretched.")
-    return pictures_block(f"Over their images: {loss.reason}", caption, found, advice.instances.dataset, heading)
+    return pictures_block(f"Over their images: {loss.reason}", caption, found, instances.dataset, heading)
 
 
-def _object_table(advice: Advice, loss: LostObjects, rows: Sequence[int]) -> str:
-    certain = set(loss.lost.tolist())
-    lines = [[*object_cells(advice.instances, row), "lost" if row in certain else "contested"] for row in rows]
+def _object_table(advice: Advice, loss: LossSums) -> str:
+    def line(each: LostObject, outcome: str) -> list[str]:
+        file, (width, height) = each.file_name or f"image {each.image_id}", each.resized_wh
+        category = advice.counts.category_name(each.category_id)
+        return [f"{each.annotation_id}", file, category, f"{width:.1f} x {height:.1f}", outcome]
+
+    lines = [line(each, "lost") for each in loss.lost] + [line(each, "contested") for each in loss.contested]
     titles = ("annotation", "file", "category", "after the resize, px", "lost or contested")
-    return f"<details><summary>Show</summary>{table(titles, lines, align='rllrl', scroll=True)}</details>"
+    return f"<details><summary>Show</summary>{table(titles, lines[:MAX_LISTED], align='rllrl', scroll=True)}</details>"
 
 
 def _labels(advice: Advice) -> str:
-    ids = advice.instances.dataset.instances.ids
     rows = []
     for sign in advice.signs:
-        named = sign.categories or [f"{each}" for each in sign.image_ids] or [f"{each}" for each in ids[sign.rows]]
+        named = sign.categories or [f"{each}" for each in (*sign.image_ids, *sign.ids)]
         rows.append([sign.words, ", ".join(named[:MAX_SHOWN]) + (" ..." if len(named) > MAX_SHOWN else "")])
     rows += [[words, ""] for words in (advice.drift.in_words() if advice.drift else ())]
     caption = "Signs of faults, and of differences between training and validation. advice.json has the ids."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from builders import instances_of
 from numpy.testing import assert_allclose
 
-from detect.advice.distances import attainable_iou, longest_distances, smallest_reach
+from detect.advice.distances import attainable_iou, needed_reach
 from detect.anchors.instances import ResizedInstances
 
 WH = (100, 70)  # of stride 32: 4 by 3 cells, of which the last ones end beyond the image
@@ -34,23 +35,22 @@ def sides_from_cells(box: np.ndarray) -> list[tuple[float, float, float, float]]
 
 def test_a_box_is_as_far_as_its_farthest_side_from_the_best_cell():
     # centres at 16, 48, 80, 112: 48 is 48 from both ends of 0 to 96; 16 is 14 and 16 from the ends of 2 to 32
-    assert_allclose(longest_distances(instances_of([[0, 2, 96, 30]], image_wh=(128, 128)), STRIDE), [1.5])
+    assert needed_reach(instances_of([[0, 2, 96, 30], [2, 2, 30, 9]], image_wh=(128, 128)), STRIDE).tolist() == [2, 1]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_cell_of_all_is_found(seed):
     instances = random_instances(seed, least=1.0)
-    expected = [min(max(sides) for sides in sides_from_cells(box)) for box in instances.boxes]
-    assert_allclose(longest_distances(instances, STRIDE), expected)
-    reach = smallest_reach(instances, STRIDE)
-    assert max(expected) <= reach < max(*expected, 1.0) + 1
+    expected = [math.ceil(min(max(sides) for sides in sides_from_cells(box))) for box in instances.boxes]
+    assert needed_reach(instances, STRIDE).tolist() == expected
+    assert len(set(expected)) > 1
 
 
-def test_the_smallest_reach_is_one_and_a_whole_number_is_enough_for_itself():
-    assert smallest_reach(instances_of([], image_wh=WH), STRIDE) == 1
+def test_a_whole_number_of_strides_is_enough_for_itself():
+    assert len(needed_reach(instances_of([], image_wh=WH), STRIDE)) == 0
     # 56 is the centre of a cell, and 48 from both ends of 8 to 104: 3 strides of 16
-    assert smallest_reach(instances_of([[8, 8, 96, 96]], image_wh=(112, 112)), 16) == 3
-    assert smallest_reach(instances_of([[8, 8, 96.5, 96]], image_wh=(112, 112)), 16) == 4
+    instances = instances_of([[8, 8, 96, 96], [8, 8, 96 + 1e-9, 96], [8, 8, 96.5, 96]], image_wh=(112, 112))
+    assert needed_reach(instances, 16).tolist() == [3, 3, 4]
 
 
 def best_by_search(box: np.ndarray, reach: int) -> float:

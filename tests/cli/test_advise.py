@@ -113,9 +113,9 @@ def test_few_validation_images_leave_no_infinite_number(detect, tmp_path):
 
 
 def test_names_may_have_spaces_and_numbers_of_a_part_say_so(detect, monkeypatch):
-    from detect.advice import curves
+    from detect.advice import trials
 
-    monkeypatch.setattr(curves, "MAX_BOXES", 100)
+    monkeypatch.setattr(trials, "MAX_BOXES", 100)
     run = detect("advise", NUCLEI, "--for", "tood, rf-detr", "--size", 128)
     assert "rf-detr at stretch:128x128" in run.out
     assert re.search(r"input size 128 x 213 +\d+ of \d+ ", run.out)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from builders import part_content, split_by_image, written
+
+from detect.samples import sample_annotations
 
 PARTS = 3
 
@@ -41,6 +45,48 @@ def test_json_is_the_same_byte_for_byte(detect, files, on_dask, command):
     assert (plain.code, dask.code) == (0, 0)
     assert plain.out == dask.out
     assert "Dask scheduler tcp://" in dask.err
+
+
+@pytest.mark.parametrize("names", ["yolo11,rf-detr", "yolov5"])
+def test_advice_is_the_same_byte_for_byte_with_its_files(detect, files, on_dask, tmp_path, names):
+    command = ("--for", names, "--size", 128, "--val", files[0])
+    plain = detect("advise", *files, *command, "-o", tmp_path / "plain")
+    dask = detect("advise", *files[::-1], *command, "-o", tmp_path / "dask", *on_dask)
+    assert (plain.code, dask.code, plain.out) == (0, 0, dask.out)
+    assert "validation images have the name and size of a training image" in dask.out
+    for name in ("advice.json", "lost.csv", "report.html"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "dask" / name).read_bytes()
+
+
+def test_advice_of_bad_shards_ends_or_counts_them_out(detect, files, on_dask, tmp_path):
+    command = ("--for", "yolo11", "--size", 128, "--json")
+    wanted = detect("advise", *files[1:], *command).json
+    alien = json.loads(files[1].read_text("utf-8"))
+    alien["categories"][0]["name"] = "ship"
+    for image in alien["images"]:
+        image["id"] += 10_000
+    for each in alien["annotations"]:
+        each["image_id"] += 10_000
+    nothing = {"images": [], "categories": [], "annotations": []}
+    alien, empty = written(tmp_path / "alien.json", alien), written(tmp_path / "empty.json", nothing)
+    files[0].write_text('{"images": [')
+    run = detect("advise", *files, *command, *on_dask)
+    assert (run.code, run.out) == (2, "")
+    assert run.err.splitlines()[-1].startswith(f"detect: {files[0]}: ")
+    run = detect("advise", *files, alien, empty, *command, *on_dask, "--bad-shards", "skip")
+    assert run.code == 3
+    assert {each["shard"] for each in run.json["left_out_shards"]} == {str(files[0]), str(alien)}
+    assert {**run.json, "left_out_shards": None} == {**wanted, "left_out_shards": None}
+    assert "2 of 5 shards were left out" in run.err
+
+
+def test_advice_on_shards_has_no_model_and_no_pictures(detect, files, on_dask, tmp_path):
+    run = detect("advise", *files, "--for", "yolo11", "--model", "timm:resnet18", *on_dask)
+    assert (run.code, "--engine dask: not for --model" in run.err) == (2, True)
+    images = sample_annotations("nuclei").parent / "images"
+    run = detect("advise", *files, "--for", "yolo11", "--images", images, "-o", tmp_path / "advice", *on_dask)
+    assert run.code == 0
+    assert "note: report.html has no pictures" in run.err
 
 
 def test_what_is_printed_and_written_is_the_same_but_for_the_page(detect, files, on_dask, tmp_path):

@@ -8,6 +8,7 @@ from torch import nn
 
 from detect.advice.advise import advise
 from detect.advice.lost_objects import least_px
+from detect.anchors.instances import ResizedInstances
 from detect.catalog.detectors import load_detector
 from detect.data import read_coco
 from detect.errors import FitError
@@ -63,9 +64,9 @@ def test_small_objects_are_those_of_the_advice():
     detector = load_detector("yolo11")
     advice = advise(dataset, detector, size=128)
     profile = profile_model(model_of("two", TwoLevels()), effective=False)
-    objects = profile_objects(profile, advice.instances)
+    objects = profile_objects(profile, ResizedInstances.of(dataset, advice.rule))
     assert least_px([8]) == least_px(detector.strides)
-    assert objects.too_small.nonzero()[0].tolist() == advice.small.tolist()
+    assert dataset.instances.ids[objects.too_small].tolist() == list(advice.sums.small)
     assert objects.in_words(detector)[0] == "two has levels of strides 8, 16, and yolo11 of 8, 16, 32."
 
 

@@ -9,13 +9,15 @@ from PIL import Image
 
 from detect.advice.advise import advise
 from detect.advice.verdict import change_in_words
+from detect.anchors.instances import ResizedInstances
 from detect.data import read_coco
 from detect.report.advice_page import MAX_LISTED, advice_page, dataset_part, detector_part
 
 
 def page_of(dataset, *names, **options):
     advices = [advise(dataset, name) for name in names]
-    parts = [detector_part(each, number, **options) for number, each in enumerate(advices)]
+    drawn = [ResizedInstances.of(dataset, each.rule) for each in advices]
+    parts = [detector_part(each, n, instances=drawn[n], **options) for n, each in enumerate(advices)]
     return advices, advice_page(dataset_part(advices[0]), parts)
 
 
