@@ -114,11 +114,6 @@ def test_a_file_of_another_network_is_refused(name):
         build_backbone(name, strides=(4,), weights=weights)
 
 
-def test_a_network_without_weights_of_its_own_says_which_has_some():
-    with pytest.raises(ConfigError, match=r"'tiny' has no pretrained weights: lite0 has"):
-        build_backbone("tiny", strides=(4,), weights={})
-
-
 def test_a_safetensors_file_that_is_damaged_is_refused_in_one_line(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"")
