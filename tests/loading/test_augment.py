@@ -206,19 +206,3 @@ def test_a_picture_of_one_pixel_can_be_augmented():
         random = np.random.default_rng(seed)
         picture = Augment().apply_geometric(decode_image(Image.new("L", (1, 1), 9)), random)
         Augment().apply_photometric(resize_picture(picture, parse_resize("letterbox:8")), random)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("zoom", (0.0, 1.0), "zoom is a range of positive factors, got 0.0 to 1.0"),
-        ("gain", (2.0, 1.0), "gain is a range of positive factors, got 2.0 to 1.0"),
-        ("gamma", (1.0, float("inf")), "gamma is a range of positive factors, got 1.0 to inf"),
-        ("noise", -0.1, "need noise and blur_px of at least 0"),
-        ("blur_px", float("nan"), "need noise and blur_px of at least 0"),
-        ("min_visible", 1.5, "min_visible from 0 to 1"),
-    ],
-)
-def test_a_setting_out_of_its_range_is_named(field, value, message):
-    with pytest.raises(ValueError, match=message):
-        Augment(**{field: value})
