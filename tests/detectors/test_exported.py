@@ -45,13 +45,14 @@ def landmark_detector(orientation: str = NO_ORIENTATION) -> LandmarkDetector:
     return detector.eval()
 
 
-def place_of(rule: str, wh: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """image_hw, content and original_hw of one image of this size."""
+def placed(rule: str, wh: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """An image of this size on its canvas, its image_hw, content and original_hw."""
     moved = parse_resize(rule).resize_images(np.array([wh]))
     start, end = moved.offset_xy, moved.offset_xy + np.array([wh]) * moved.scale_xy
     image_hw = (moved.offset_xy + moved.content_wh)[:, ::-1].astype(np.int64)
     content = torch.from_numpy(np.concatenate([start, end], axis=1))
-    return torch.from_numpy(image_hw.copy()), content, torch.tensor([wh[::-1]])
+    images = random_images(1, 1, *moved.canvas_wh[0, ::-1].tolist())
+    return images, torch.from_numpy(image_hw.copy()), content, torch.tensor([wh[::-1]])
 
 
 def valid_of(outputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
@@ -65,9 +66,7 @@ RULES = [("letterbox:64", (101, 67)), ("stretch:64x48", (101, 67)), ("shortest:4
 
 @pytest.mark.parametrize(("rule", "wh"), RULES)
 def test_boxes_in_original_pixels_are_those_that_predict_restores(rule, wh):
-    image_hw, content, original_hw = place_of(rule, wh)
-    canvas_wh = parse_resize(rule).resize_images(np.array([wh])).canvas_wh[0]
-    images = random_images(1, 1, *canvas_wh[::-1].tolist())
+    images, image_hw, content, original_hw = placed(rule, wh)
     with torch.no_grad():
         outputs = ExportedBoxes(box_detector())(images, content=content, original_hw=original_hw)
     (found,) = box_detector().detect(images, image_hw)
@@ -83,17 +82,15 @@ def test_boxes_in_original_pixels_are_those_that_predict_restores(rule, wh):
 @pytest.mark.parametrize(("rule", "wh"), RULES)
 @pytest.mark.parametrize("pixel_origin", ["center", "corner"])
 def test_points_in_original_pixels_are_those_of_the_image_and_a_cell_around_it(rule, wh, pixel_origin):
-    image_hw, content, original_hw = place_of(rule, wh)
-    canvas_wh = parse_resize(rule).resize_images(np.array([wh])).canvas_wh[0]
-    images = random_images(1, 1, *canvas_wh[::-1].tolist())
+    images, image_hw, content, original_hw = placed(rule, wh)
     exported = ExportedPoints(landmark_detector(), pixel_origin=pixel_origin)
     with torch.no_grad():
         outputs = exported(images, content=content, original_hw=original_hw)
     peaks = landmark_detector().detect(images, image_hw)
     order = peaks.scores.argsort(descending=True, stable=True)
-    points = resize_transform(parse_resize(rule), wh).invert_points(peaks.cells.double().numpy() + 0.5)
-    scale = resize_transform(parse_resize(rule), wh).scale_xy
-    inside = ((points >= -2 / np.array(scale)) & (points <= np.array(wh) + 2 / np.array(scale))).all(axis=1)
+    transform = resize_transform(parse_resize(rule), wh)
+    points, margin = transform.invert_points(peaks.cells.double().numpy() + 0.5), 2 / np.array(transform.scale_xy)
+    inside = ((points >= -margin) & (points <= wh + margin)).all(axis=1)
     rows = [row for row in order.tolist() if inside[row]]
     found, scores, types = valid_of(outputs)
     assert len(rows) > 10
@@ -105,9 +102,7 @@ def test_points_in_original_pixels_are_those_of_the_image_and_a_cell_around_it(r
 @pytest.mark.parametrize(("rule", "wh"), RULES)
 @pytest.mark.parametrize("orientation", PER_TURN)
 def test_angles_in_the_original_image_are_those_that_predict_restores(rule, wh, orientation):
-    image_hw, content, original_hw = place_of(rule, wh)
-    canvas_wh = parse_resize(rule).resize_images(np.array([wh])).canvas_wh[0]
-    images = random_images(1, 1, *canvas_wh[::-1].tolist())
+    images, image_hw, content, original_hw = placed(rule, wh)
     exported, period = ExportedPoints(landmark_detector(orientation)), 360 / PER_TURN[orientation]
     with torch.no_grad():
         outputs = dict(zip(exported.outputs, exported(images, content=content, original_hw=original_hw), strict=True))

@@ -376,9 +376,3 @@ def test_sizes_of_another_number_of_images_are_refused(name, form):
         for given in (sizes, torch.tensor(sizes)):
             with pytest.raises(ValueError, match=re.escape(message)):
                 form(output, FOUR_ANCHORS, **{"image_hw": [(8, 8)] * 2, name: given})
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_detections_have_a_score_and_a_class_for_each_box():
-    with pytest.raises(ValueError, match="detections have 3 boxes, 2 scores and 3 classes"):
-        Detections(torch.zeros(3, 4), torch.zeros(2), torch.zeros(3, dtype=torch.int64))

@@ -120,22 +120,6 @@ def test_box_and_centroid_stay_on_a_bright_rectangle_whatever_is_drawn(seed, rul
         assert_allclose(boxes[0, axis + 2] - boxes[0, axis], float(profile.sum() / profile.max()), atol=0.2)
 
 
-def test_what_is_drawn_is_a_function_of_the_generator():
-    def once(seed: int) -> torch.Tensor:
-        random = np.random.default_rng(seed)
-        picture = Augment(turns=True).apply_geometric(bright_rectangle(44, 40, 24, 12), random)
-        return Augment().apply_photometric(resize_picture(picture, parse_resize("stretch:60x60")), random).values
-
-    assert_close(once(1), once(1), rtol=0, atol=0)
-    assert (once(1) - once(2)).abs().max() > 0.1
-
-
-def test_global_randomness_is_neither_used_nor_moved():
-    before = torch.random.get_rng_state()
-    Augment().apply_photometric(content_of(torch.rand(1, 8, 8, generator=torch.Generator())), np.random.default_rng(0))
-    assert_close(torch.random.get_rng_state(), before, rtol=0, atol=0)
-
-
 def test_nothing_asked_for_changes_nothing():
     content = content_of(NUMBERED[None] / 12)
     random = np.random.default_rng(0)
