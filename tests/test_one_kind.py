@@ -176,7 +176,7 @@ CASES: dict[Callable[..., Any], dict[str, Any]] = {
     heatmap_bce_loss: {"logits": bells(6, 7), **LOSS},
     heatmap_mse_loss: {"maps": bells(6, 7), **LOSS},
     adaptive_wing_loss: {"maps": bells(6, 7), **LOSS},
-    points_l1_loss: {"maps": bells(6, 7), "values": np.ones((3, 2)), "positives": CELLS, "weights": LOSS["weights"]},
+    points_l1_loss: {"maps": bells(6, 7), "values": np.ones((3, 2)), "positives": CELLS},
     BlobDetector.predict: {"self": BlobDetector(2.0), "image": BLOB},
     BlobDetector.candidates: {"self": BlobDetector(2.0), "image": BLOB},
     fit_blob_detector: {"images": [BLOB, BLOB], "truth": [np.array([[9.0, 12.0]])] * 2, "sigmas": (2.0,)},

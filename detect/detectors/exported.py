@@ -13,57 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from detect.anchors.generator import AnchorGenerator
 from detect.conventions import ORIGIN_SHIFTS
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
-from detect.heads.fpn import FeatureMaps, list_maps
-from detect.heads.postprocess import PaddedDetections, PostProcess
-from detect.heads.retinanet import RetinaNetHead
 from detect.keypoints.orientations import NO_ORIENTATION, in_degrees
 
 Content = Float64[Tensor, "b 4"]
 Sizes = Int64[Tensor, "b 2"]
-
-
-class DetectionHead(nn.Module):
-    """A head with its post-processing: from feature maps of any size to a fixed number of detections for each image.
-
-    >>> from detect.anchors.anchor_set import AnchorSet
-    >>> grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    >>> model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=3), grid)
-    >>> found = model([torch.rand(2, 16, 4, 6), torch.rand(2, 16, 2, 3)], torch.tensor([[32, 48], [30, 40]]))
-    >>> found.boxes.shape, found.valid.any().item()  # 30 anchors of 3 classes; every score starts at .01
-    (torch.Size([2, 90, 4]), False)
-
-    The strides of ``grid`` are exact: others depend on the size of the padded input, which feature maps do not give. For
-    ``max_candidates`` see :meth:`~detect.heads.postprocess.PostProcess.padded`.
-    """
-
-    def __init__(
-        self,
-        head: RetinaNetHead,
-        grid: AnchorGenerator,
-        post_process: PostProcess | None = None,
-        *,
-        max_candidates: int = 1000,
-    ) -> None:
-        super().__init__()
-        head.check_anchors(grid.num_anchors)
-        if grid.convention.stride_mode != "exact":
-            raise ValueError(f"need a grid with strides='exact', got {grid.convention.stride_mode!r}")
-        self.head = head
-        self.grid = grid
-        self.post_process = post_process or PostProcess()
-        self.max_candidates = max_candidates
-
-    def forward(self, features: FeatureMaps, image_hw: Int64[Tensor, "b 2"]) -> PaddedDetections:
-        """The detections; ``image_hw`` is (height, width) of each image without padding."""
-        maps = list_maps(features)
-        output = self.head(maps)
-        level_hw = [(level.shape[-2], level.shape[-1]) for level in maps]
-        anchors = self.grid.generate(level_hw, device=output.logits.device)
-        return self.post_process.padded(output, anchors, image_hw=image_hw, max_candidates=self.max_candidates)
 
 
 class Results(NamedTuple):
@@ -103,9 +59,7 @@ class ExportedBoxes(nn.Module):
         super().__init__()
         self.detector = detector
         self.threshold = detector.post_process.lowest_threshold
-        self.detections = DetectionHead(
-            detector.head, detector.grid, detector.post_process, max_candidates=max_candidates
-        )
+        self.max_candidates = max_candidates
 
     def forward(
         self,
@@ -114,8 +68,12 @@ class ExportedBoxes(nn.Module):
         content: Content | None = None,
         original_hw: Sizes | None = None,
     ) -> tuple[Tensor, ...]:
-        found = Results(*self.detections(self.detector.features(images), _end_hw(image_hw, content)))
-        return self.in_original(found, content, original_hw).columns
+        detector, end_hw = self.detector, _end_hw(image_hw, content)
+        maps = detector.features(images)
+        anchors = detector.grid.generate([(level.shape[-2], level.shape[-1]) for level in maps], device=images.device)
+        most = self.max_candidates
+        found = detector.post_process.padded(detector.head(maps), anchors, image_hw=end_hw, max_candidates=most)
+        return self.in_original(Results(*found), content, original_hw).columns
 
     def detect(self, images: Float[Tensor, "b d h w"], image_hw: Sizes) -> list[Results]:
         """What the detector itself finds: one batch of one for each image."""

@@ -18,15 +18,13 @@ from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from detect.detectors.exported import DetectionHead, ExportedBoxes, ExportedPoints
+from detect.detectors.exported import ExportedBoxes, ExportedPoints
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ExportError, MissingExtraError
 from detect.evaluation.angles import angle_errors
 from detect.files import temporary_folder
 from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
-
-__all__ = ["DetectionHead", "ExportCheck", "Originals", "TensorInfo", "export_onnx"]
 
 CHECKED_AT_ONCE = 8  # images
 POSITION_PX = 0.05  # differences up to these come from another order of operations in float32

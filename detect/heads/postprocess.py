@@ -40,11 +40,6 @@ class Detections:
     classes: Int64[Tensor, " n"]
     anchors: Int64[Tensor, " n"] | None = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        boxes, scores, classes = len(self.boxes), len(self.scores), len(self.classes)
-        if not boxes == scores == classes:
-            raise ValueError(f"detections have {boxes} boxes, {scores} scores and {classes} classes")
-
 
 class PaddedDetections(NamedTuple):
     """The detections of each image, in falling order of score, padded to one length with zeros that are not ``valid``."""

@@ -153,21 +153,27 @@ class RetinaNetHead(nn.Module):
         self.norm = norm
         self.prior = prior
         self.centerness = centerness
-        self.biased = biased
         self._check_arguments()
         channels = [in_channels] + [self.hidden_channels] * num_convs
         self.class_tower, self.box_tower = (
             Tower(channels, norm, self.num_levels or 1, generator, biased=biased) for _ in range(2)
         )
-        counts = self.num_anchors if isinstance(self.num_anchors, tuple) else (self.num_anchors,)
+        self._draw_outputs(generator)
+
+    def _draw_outputs(self, generator: Generator | None) -> None:
+        counts, channels = self._counts, self.hidden_channels if self.num_convs else self.in_channels
         counts = counts[:1] if len(set(counts)) == 1 else counts
-        class_bias = -math.log((1 - prior) / prior)
+        class_bias = -math.log((1 - self.prior) / self.prior)
         self.class_outputs = nn.ModuleList(
-            conv(channels[-1], count * num_classes, generator, bias=class_bias) for count in counts
+            conv(channels, count * self.num_classes, generator, bias=class_bias) for count in counts
         )
-        self.box_outputs = nn.ModuleList(conv(channels[-1], count * 4, generator) for count in counts)
-        self.centerness_outputs = nn.ModuleList(conv(channels[-1], count, generator) for count in counts if centerness)
+        self.box_outputs = nn.ModuleList(conv(channels, count * 4, generator) for count in counts)
+        self.centerness_outputs = nn.ModuleList(conv(channels, count, generator) for count in counts if self.centerness)
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        return self.num_anchors if isinstance(self.num_anchors, tuple) else (self.num_anchors,)
 
     @property
     def num_levels(self) -> int | None:
@@ -220,29 +226,17 @@ class RetinaNetHead(nn.Module):
         """A head for other anchors: new output convolutions and a copy of the towers. One number stands for all levels."""
         if isinstance(num_anchors, int) and self.num_levels is not None:
             num_anchors = (num_anchors,) * self.num_levels
-        head = RetinaNetHead(
-            self.in_channels,
-            num_anchors,
-            self.num_classes,
-            num_convs=self.num_convs,
-            hidden_channels=self.hidden_channels,
-            norm=self.norm,
-            prior=self.prior,
-            centerness=self.centerness,
-            biased=self.biased,
-            generator=generator,
-        )
+        head = copy.deepcopy(self)
+        head.num_anchors = num_anchors if isinstance(num_anchors, int) else tuple(num_anchors)
+        head._check_arguments()
         if self.norm == "batch" and head.num_levels != self.num_levels:
             raise ValueError(f"batch norm has statistics for {self.num_levels} levels, got {num_anchors=}")
-        head.to(next(self.parameters())).train(self.training)
-        head.class_tower = copy.deepcopy(self.class_tower)
-        head.box_tower = copy.deepcopy(self.box_tower)
-        return head
+        head._draw_outputs(generator)
+        return head.to(next(self.parameters())).train(self.training)
 
     def _check_arguments(self) -> None:
-        counts = self.num_anchors if isinstance(self.num_anchors, tuple) else (self.num_anchors,)
-        least = min([self.in_channels, self.num_classes, self.hidden_channels, *counts])
-        if least < 1 or not counts or self.num_convs < 0 or not 0 < self.prior < 1:
+        least = min([self.in_channels, self.num_classes, self.hidden_channels, *self._counts])
+        if least < 1 or not self._counts or self.num_convs < 0 or not 0 < self.prior < 1:
             raise ValueError(
                 "need in_channels, num_anchors, num_classes and hidden_channels from 1, num_convs from 0 and a prior "
                 f"between 0 and 1, got {self.in_channels}, {self.num_anchors}, {self.num_classes}, "

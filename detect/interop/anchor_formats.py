@@ -125,15 +125,15 @@ def _target(to: str | Detector) -> tuple[AnchorDetector | None, str]:
 def _check(anchors: AnchorSet, form: TextFormat, detector: AnchorDetector | None, *, ranked: bool) -> None:
     """Refuse a set whose levels, numbers, sizes or order the target does not take."""
     strides, counts = strides_of_levels(anchors), [len(level.shapes) for level in anchors.levels]
-    found = _list(counts) if _same_strides(strides, form, detector) else f"{_list(counts)} on strides {_list(strides)}"
     if detector and (strides, counts) != (detector.strides, detector.numbers):
-        raise ConvertError(f"takes {_wanted(detector)}; this set has {found}")
+        where = "" if strides == detector.strides else f" on strides {_list(strides)}"
+        raise ConvertError(f"takes {_wanted(detector)}; this set has {_list(counts)}{where}")
     if not detector and form.strides and tuple(strides) not in form.strides:
         raise ConvertError(
             f"takes anchors on strides {' or '.join(map(_list, form.strides))}; this set has strides {_list(strides)}"
         )
     if form.equal and len(set(counts)) > 1:
-        raise ConvertError(f"takes the same number of anchors on every level; this set has {found}")
+        raise ConvertError(f"takes the same number of anchors on every level; this set has {_list(counts)}")
     for level in anchors.levels:
         for number, (w, h) in enumerate(level.shapes):
             if min(w, h) < 1:
@@ -142,10 +142,6 @@ def _check(anchors: AnchorSet, form: TextFormat, detector: AnchorDetector | None
                 raise ConvertError(f"takes different anchors; {level.name} holds {w:g} x {h:g} twice")
     if ranked and (form.ranked or (detector and detector.layout == "ranked")):
         check_rank(anchors)
-
-
-def _same_strides(strides: Sequence[int], form: TextFormat, detector: AnchorDetector | None) -> bool:
-    return list(strides) == detector.strides if detector else not form.strides or tuple(strides) in form.strides
 
 
 def _wanted(detector: AnchorDetector) -> str:

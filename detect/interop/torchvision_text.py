@@ -57,7 +57,6 @@ anchor_generator = DefaultBoxGenerator(
 anchor_generator._wh_pairs = [
 {rows}
 ]"""
-STOCK_RATIOS = (2, 3)  # ssd300_vgg16
 V2 = (
     "retinanet_resnet50_fpn_v2 and fasterrcnn_resnet50_fpn_v2 take no generator: set model.anchor_generator or "
     "model.rpn.anchor_generator, with as many anchors in a cell as the model has"
@@ -103,7 +102,7 @@ def torchvision_ssd(anchors: AnchorSet) -> Conversion:
         if len(level.shapes) % 2:
             raise ConvertError(f"takes an even number of shapes on each level; {level.name} has {len(level.shapes)}")
     text = SSD.format(
-        ratios=numbers([_ratios(len(level.shapes)) for level in anchors.levels]),
+        ratios=numbers([range(2, len(level.shapes) // 2 + 1) for level in anchors.levels]),
         strides=strides_of_levels(anchors),
         width=width,
         height=height,
@@ -132,10 +131,6 @@ def _rounded_corners(grid: ShapeGrid) -> Float32[ndarray, "a 2"]:
     height = np.sqrt(np.array(grid.ratios, np.float32))
     halves = [(factor[:, None] * sizes[None]).ravel() / np.float32(2) for factor in (1 / height, height)]
     return np.stack(halves, axis=1).round()
-
-
-def _ratios(num_shapes: int) -> list[int]:
-    return [STOCK_RATIOS[0] + number for number in range(num_shapes // 2 - 1)]
 
 
 def _fractions(input_wh: Sequence[int], shapes: Sequence[Shape]) -> str:

@@ -265,8 +265,6 @@ class DetectionData(Dataset[Sample]):
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Batch samples, as the ``collate_fn`` of a ``DataLoader``: images are padded with black, right and below."""
-    if not samples:
-        raise ValueError("a batch needs at least one sample")
     height, width = (max(sample.image.shape[axis] for sample in samples) for axis in (1, 2))
     images = samples[0].image.new_zeros(len(samples), samples[0].image.shape[0], height, width)
     for image, sample in zip(images, samples, strict=True):

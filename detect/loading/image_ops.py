@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from detect.data.resize import ResizeRule
+from detect.detectors.pretrained_weights import Normalization
 from detect.errors import ImageError
 from detect.loading.transforms import Transform
 from detect.ops.torchvision_import import import_torchvision
@@ -121,17 +122,8 @@ def resize_picture(picture: Picture, rule: ResizeRule) -> Content:
     return Content(values, transform, (int(offset[0]), int(offset[1])), (canvas[0], canvas[1]))
 
 
-@dataclass(frozen=True)
-class Normalization:
-    """The mean that a network subtracts from each channel, values from 0 to 1, and the deviation it divides by."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_images: int
-
-
-def measure_normalization(data: DetectionData, *, max_images: int | None = None) -> Normalization:
-    """Measure mean and standard deviation of resized images, before augmentation and without padding.
+def measure_normalization(data: DetectionData, *, max_images: int = 2000) -> Normalization:
+    """Measure mean and standard deviation of each channel of resized images, before augmentation and without padding.
 
     At most ``max_images`` are measured, evenly spaced. The standard deviation is at least one grey level of 255, so that a
     constant channel can be divided by it.
@@ -142,14 +134,11 @@ def measure_normalization(data: DetectionData, *, max_images: int | None = None)
     >>> from detect.samples import sample_annotations
     >>> file = sample_annotations("nuclei")
     >>> data = DetectionData(read_coco(file), file.parent / "images", resize=parse_resize("none"), channels=1)
-    >>> measured = measure_normalization(data)
-    >>> len(data), round(measured.mean[0], 3), round(measured.std[0], 3)
+    >>> (mean,), (std,) = measure_normalization(data)
+    >>> len(data), round(mean, 3), round(std, 3)
     (80, 0.043, 0.06)
     """
-    if max_images is not None and max_images < 1:
-        raise ValueError(f"need at least one image, got {max_images=}")
-    step = 1 if max_images is None else -(-len(data) // max_images)
-    rows = data.image_rows[::step].tolist()
+    rows = data.image_rows[:: -(-len(data) // max_images)].tolist()
     return normalization_of(
         resize_picture(data.open(row), data.resize).values.expand(data.channels, -1, -1) for row in rows
     )
@@ -161,9 +150,9 @@ def normalization_of(images: Iterable[Float[Tensor, "d _ _"]]) -> Normalization:
     Moments are merged about the running mean (Chan, Golub and LeVeque 1983); sums of squares would lose a small deviation.
 
     >>> normalization_of([torch.zeros(1, 1, 1), torch.ones(1, 1, 1)])
-    Normalization(mean=(0.5,), std=(0.5,), num_images=2)
+    ((0.5,), (0.5,))
     """
-    num_images, num_pixels = 0, 0
+    num_pixels = 0
     mean, squares = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     for image in images:
         pixels = image.flatten(1).double()
@@ -172,11 +161,9 @@ def normalization_of(images: Iterable[Float[Tensor, "d _ _"]]) -> Normalization:
         difference = image_mean - mean
         mean = mean + share * difference
         squares = squares + ((pixels - image_mean[:, None]) ** 2).sum(dim=1) + share * num_pixels * difference**2
-        num_images, num_pixels = num_images + 1, num_pixels + pixels.shape[1]
-    if not num_images:
-        raise ValueError("there are no images to measure")
+        num_pixels += pixels.shape[1]
     std = (squares / num_pixels).sqrt().clamp(min=GREY_LEVEL)
-    return Normalization(tuple(mean.tolist()), tuple(std.tolist()), num_images)
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def torchvision_functional() -> ModuleType:

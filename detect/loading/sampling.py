@@ -40,8 +40,6 @@ def repeat_factors(
     >>> factors.min().item(), round(factors.max().item(), 2)
     (1.0, 1.28)
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"need a threshold above 0 and at most 1, got {threshold}")
     instances = dataset.instances
     ids, column = np.unique(instances.category_ids, return_inverse=True)
     has = np.zeros((len(dataset.images), len(ids)), bool)
@@ -100,13 +98,6 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         num_processes: int = 1,
         num_parts: int = 1,
     ) -> None:
-        if num_images < 1 or batch_size < 1 or not 0 <= rank < num_processes:
-            raise ValueError(
-                f"need images, a batch size of at least 1 and a rank below num_processes, got {num_images=}, "
-                f"{batch_size=}, {rank=} of {num_processes=}"
-            )
-        if batch_size % num_processes:
-            raise ValueError(f"a batch of {batch_size} images cannot be divided among {num_processes} processes")
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
@@ -119,8 +110,6 @@ class EpochBatchSampler(Sampler[list[Draw]]):
 
     def start_at(self, epoch: int, first_batch: int = 0) -> None:
         """Start the next pass at ``first_batch`` of this epoch."""
-        if epoch < 0 or not 0 <= first_batch <= self.num_batches:
-            raise ValueError(f"an epoch has {self.num_batches} batches, got {epoch=}, {first_batch=}")
         self.epoch, self.first_batch = epoch, first_batch
 
     @property

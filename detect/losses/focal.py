@@ -20,7 +20,6 @@ CHUNK_ELEMENTS = {"cpu": 2**20}  # three buffers of this size fit a cache; small
 CHUNK_ELEMENTS_ELSEWHERE = 2**24  # fewer kernel launches
 
 Logits = Float[Tensor, "b a c"]
-Factors = Float[Tensor, " c"]
 AnchorFactors = Float[Tensor, "b a"]
 Sums = Float[Tensor, " b"]
 
@@ -31,7 +30,6 @@ def focal_loss(
     *,
     alpha: float = 0.25,
     gamma: float = 2.0,
-    class_weights: Factors | None = None,
     positive_weights: AnchorFactors | None = None,
 ) -> Sums:
     """Sigmoid focal loss (Lin et al. 2017, section 3.2), summed over the anchors and classes of each image.
@@ -51,7 +49,6 @@ def focal_loss(
         classes: an index from 0, ``BACKGROUND`` or ``IGNORE`` for each anchor.
         alpha: weight of positives, from 0 to 1; negatives weigh 1 - alpha. -1, as in torchvision: both weigh 1.
         gamma: exponent of 1 - p of the right answer, at least 0; 0 leaves the cross-entropy.
-        class_weights: a factor for each class, for positives and negatives.
         positive_weights: a factor for the target 1 of each anchor that has a class; the others are not read.
 
     Raises:
@@ -60,9 +57,9 @@ def focal_loss(
     _check_focal(logits, classes, logits.shape[:2], alpha, gamma)
     if classes.device.type == "cpu" and classes.numel() > 0 and not torch.compiler.is_compiling():
         _check_classes(classes, logits.shape[2])  # on a GPU, indexing asserts it
-    factors, alpha = _balanced(_class_factors(logits, class_weights), alpha)
-    positive = alpha * _positive_factors(factors, classes, positive_weights)
-    return _FocalSums.apply(logits, classes, (1 - alpha) * factors, positive, float(gamma))  # type: ignore[no-untyped-call]
+    positive, negative = (1.0, 1.0) if alpha == ALPHA_OFF else (alpha, 1 - alpha)
+    one, factors = widened(logits.new_ones(1)), _positive_factors(logits, classes, positive_weights)
+    return _FocalSums.apply(logits, classes, negative * one, positive * factors, float(gamma))  # type: ignore[no-untyped-call]
 
 
 def quality_focal_loss(
@@ -71,7 +68,6 @@ def quality_focal_loss(
     *,
     quality: Float[Tensor, "b a"],
     gamma: float = 2.0,
-    class_weights: Factors | None = None,
     positive_weights: AnchorFactors | None = None,
 ) -> Sums:
     """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", equation 6), summed for each image.
@@ -90,14 +86,14 @@ def quality_focal_loss(
     tensor([0.2500])
     """
     _check_focal(logits, quality, logits.shape[:2], 0.0, gamma)
-    sums = focal_loss(logits, classes, alpha=0.0, gamma=gamma, class_weights=class_weights)  # negatives only
+    sums = focal_loss(logits, classes, alpha=0.0, gamma=gamma)  # negatives only
     image, anchor = (classes >= 0).nonzero(as_tuple=True)
     own = widened(logits[image, anchor, classes[image, anchor]])
     target = quality.detach()[image, anchor].to(own)
     miss = (target - own.sigmoid()).abs()
     miss = miss.clamp(min=torch.finfo(miss.dtype).tiny)  # the gradient of 0**gamma is infinite for gamma < 1
     cost = miss**gamma * functional.binary_cross_entropy_with_logits(own, target, reduction="none")
-    factors = _positive_factors(_class_factors(logits, class_weights), classes, positive_weights)
+    factors = _positive_factors(logits, classes, positive_weights)
     return sums.index_add(0, image, factors.expand(classes.shape)[image, anchor] * cost)
 
 
@@ -139,7 +135,7 @@ def _focal_sums(
 ) -> tuple[Tensor, Tensor]:
     """The sum of each image and, with ``slopes``, the gradient in the logits, else an empty tensor.
 
-    ``negative`` has a weight for each image and class, ``positive`` for each image and anchor, or one for all of them.
+    ``negative`` has a weight for each image, ``positive`` for each image and anchor, or one for each image.
     """
     gradient = logits.new_empty(logits.shape if slopes else (0,))
     sums = negative.new_zeros(len(logits))
@@ -231,32 +227,15 @@ def _rows_at_once(num_columns: int, device: torch.device) -> int:
     return max(1, CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ELSEWHERE) // max(1, num_columns))
 
 
-def _class_factors(logits: Tensor, class_weights: Tensor | None) -> Tensor:
+def _positive_factors(logits: Tensor, classes: Tensor, positive_weights: AnchorFactors | None) -> Tensor:
+    """The weight of each anchor, or a single 1."""
     ones = widened(logits.new_ones(1))
-    if class_weights is None:
-        return ones
-    if class_weights.shape != logits.shape[2:]:
-        shape = tuple(class_weights.shape)
-        raise ValueError(f"need one class weight for each of {logits.shape[2]} classes, got {shape}")
-    return class_weights.detach().to(ones)
-
-
-def _positive_factors(
-    factors: Factors, classes: Int64[Tensor, "b a"], positive_weights: AnchorFactors | None
-) -> Float[Tensor, "b _"]:
-    """The factor of each anchor's own class, times its weight; one for all anchors where both are."""
-    own = factors.expand(len(classes), 1) if len(factors) == 1 else factors[classes.clamp(min=0)]
     if positive_weights is None:
-        return own
+        return ones
     if positive_weights.shape != classes.shape:
         got = tuple(positive_weights.shape)
         raise ValueError(f"need one positive weight for each of {tuple(classes.shape)} anchors, got {got}")
-    return own * positive_weights.detach().to(factors)
-
-
-def _balanced(factors: Tensor, alpha: float) -> tuple[Tensor, float]:
-    """Factors and an alpha from 0 to 1; without alpha, halves of twice the factors."""
-    return (2 * factors, 0.5) if alpha == ALPHA_OFF else (factors, alpha)
+    return positive_weights.detach().to(ones)
 
 
 def _check_focal(logits: Tensor, others: Tensor, wanted: torch.Size, alpha: float, gamma: float) -> None:

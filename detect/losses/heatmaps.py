@@ -135,13 +135,7 @@ def adaptive_wing_loss(
 
 
 @in_tensors
-def points_l1_loss(
-    maps: Float[Tensor, "b d *cells"],
-    values: Float[Tensor, "m d"],
-    *,
-    positives: Cells,
-    weights: Weights | None = None,
-) -> Sums:
+def points_l1_loss(maps: Float[Tensor, "b d *cells"], values: Float[Tensor, "m d"], *, positives: Cells) -> Sums:
     """Absolute error of maps (offsets, sizes or orientations) at the positives.
 
     The maps have d channels, shared by the keypoint types, and the targets one row of values for each positive. Every point
@@ -157,22 +151,18 @@ def points_l1_loss(
     """
     check_maps(maps=maps)
     check_shape("one row of values for each positive,", values, (len(positives), maps.shape[1]))
-    if weights is not None:
-        _check_weights(weights, (len(maps), *weights.shape[1:2], *maps.shape[2:]))
-    num_types = MANY if weights is None or weights.shape[1] == 1 else weights.shape[1]
-    _check_positives(positives, (len(maps), num_types, *maps.shape[2:]))
-    image, keypoint_type, *cell = positives.unbind(dim=1)
+    _check_positives(positives, (len(maps), MANY, *maps.shape[2:]))
+    image, _, *cell = positives.unbind(dim=1)
     wide = widened(maps.movedim(1, -1)[(image, *cell)])
     rows = (wide - values.detach().to(wide)).abs().sum(dim=1)
-    if weights is not None:
-        channel = keypoint_type.clamp(max=weights.shape[1] - 1)  # one channel stands for all types
-        rows = rows * weights.detach()[(image, channel, *cell)].to(rows)
     return rows.new_zeros(len(maps)).index_add(0, image, rows)
 
 
 def _image_sums(cost: Tensor, weights: Tensor | None) -> Tensor:
     if weights is not None:
-        _check_weights(weights, cost.shape)
+        check_maps(weights=weights)
+        shape = tuple(cost.shape)
+        check_shape("weights of the maps' shape, or of one channel,", weights, shape, (shape[0], 1, *shape[2:]))
         cost = cost * weights.detach().to(cost)
     return cost.sum(dim=tuple(range(1, cost.ndim)))
 
@@ -183,11 +173,6 @@ def _same_maps(maps: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     check_shape("targets of the maps' shape", targets, maps.shape)
     wide = widened(maps)
     return wide, targets.detach().to(wide)
-
-
-def _check_weights(weights: Tensor, shape: Sequence[int]) -> None:
-    check_maps(weights=weights)
-    check_shape("weights of the maps' shape, or of one channel,", weights, tuple(shape), (shape[0], 1, *shape[2:]))
 
 
 def _check_positives(positives: Tensor, shape: Sequence[int]) -> None:

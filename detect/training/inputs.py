@@ -29,7 +29,6 @@ from detect.training.config import TrainConfig
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-MEASURED_IMAGES = 2000  # the most that give mean and standard deviation
 IGNORE_OPTION = "data.ignore_categories"
 
 
@@ -201,5 +200,4 @@ def _normalization(config: TrainConfig, data: DetectionData, initial: Checkpoint
     model = config.model
     if (model.pretrained or model.weights) and (own := pretrained_normalization(model.backbone, config.data.channels)):
         return own
-    measured = from_main(lambda: measure_normalization(data, max_images=MEASURED_IMAGES))
-    return measured.mean, measured.std
+    return from_main(lambda: measure_normalization(data))

@@ -33,21 +33,16 @@ APART_CELLS = 2  # points of one type that lie closer make one peak
 
 def wrong_labels(data: DetectionData) -> list[str]:
     """Say how the labels of a dataset are not what they are read as; nothing can be learned from such labels."""
-    xy = None if data.keypoints is None else _labelled(data.keypoints)
-    instances, largest_wh = data.dataset.instances, data.dataset.images.wh.max(axis=0).tolist()
-    sizes = f"images of up to {largest_wh[0]}x{largest_wh[1]} px"
+    if data.keypoints is None:
+        places = xywh_to_xyxy(data.dataset.instances.boxes_xywh)
+        what = f"boxes are under 1 px: normalised? the coordinates of all {len(places):,} boxes lie"
+    else:
+        places = _labelled(data.keypoints)
+        what = f"points lie within 1 px: normalised? All {len(places):,} lie"
+    width, height = data.dataset.images.wh.max(axis=0).tolist()
     faults = []
-    if xy is None and len(instances) and min(largest_wh) > TINY_PX:
-        largest = float(xywh_to_xyxy(instances.boxes_xywh).max())
-        if largest <= LARGEST_NORMALISED:
-            what = f"the coordinates of all {len(instances):,} boxes lie from 0 to {largest:.3g}"
-            faults.append(f"boxes are under 1 px: normalised? {what}, in {sizes}")
-    if xy is not None and len(xy):
-        largest = float(xy.max())
-        if largest <= LARGEST_NORMALISED and min(largest_wh) > TINY_PX:
-            faults.append(
-                f"points lie within 1 px: normalised? All {len(xy):,} lie from 0 to {largest:.3g}, in {sizes}"
-            )
+    if len(places) and places.max() <= LARGEST_NORMALISED and min(width, height) > TINY_PX:
+        faults.append(f"{what} from 0 to {places.max():.3g}, in images of up to {width}x{height} px")
     return [*faults, *data.dataset.misread]
 
 

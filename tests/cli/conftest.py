@@ -48,6 +48,19 @@ def detect(monkeypatch, capsys):
 
 
 @pytest.fixture
+def refused(detect):
+    """Run a command line that is refused; return its one line."""
+
+    def run(*arguments: object) -> str:
+        ended = detect(*arguments)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert ended.err.startswith("detect: ")
+        return str(ended.err)
+
+    return run
+
+
+@pytest.fixture
 def truth(tmp_path) -> Path:
     """A file with the points of :func:`points_dataset`."""
     return written(tmp_path / "truth.json", points_dataset())

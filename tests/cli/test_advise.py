@@ -147,9 +147,3 @@ def test_the_catalog_is_listed_with_and_without_anchors(detect):
     everything = detect("anchors", "known", "--all").out
     assert "yolo11" in everything
     assert "no anchors" in everything
-
-
-def test_a_detector_without_anchors_gets_none(detect):
-    run = detect("anchors", "fit", NUCLEI, "--for", "yolo11")
-    assert run.code == 2
-    assert "yolo11 has no anchors: `detect advise --for yolo11` tells what to set instead" in run.err

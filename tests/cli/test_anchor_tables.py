@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from builders import part_content, written
 
@@ -29,14 +26,6 @@ def test_shapes_and_grid_parting_is_warned_of(detect):
     assert "finer level than P4" in result.err
     assert "precision" not in result.err  # which did not follow coverage on the grid in docs/evidence.md
     assert "warning" not in detect("anchors", "fit", NUCLEI, "-k", 5, "--levels", "p2-p4").err
-
-
-def test_names_from_the_file_are_printed_as_they_are(detect, tmp_path):
-    content = json.loads(Path(NUCLEI).read_text("utf-8"))
-    content["categories"][0]["name"] = "[red]cell[/red]"
-    path = tmp_path / "markup.json"
-    path.write_text(json.dumps(content), "utf-8")
-    assert "[red]cell[/red]" in detect("anchors", "score", path, "--anchors", "retinanet").out
 
 
 def test_a_layout_prints_its_penalty(detect):

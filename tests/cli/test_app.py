@@ -10,45 +10,34 @@ import pytest
 HEAVY = ("torch", "sklearn", "plotly", "scipy", "pandas", "pycocotools")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["anchors", "--help"], ["anchors", "fit", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(arguments):
-    code = (
-        "import sys\n"
-        "from detect.cli.app import app\n"
-        f"try: app({arguments!r})\n"
-        "except SystemExit: pass\n"
-        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "HEAVY []"
+def printed_by(*lines: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
+    """The lines that a program of its own prints, and last which heavy packages it has imported."""
+    program = "\n".join([*lines, f"print([name for name in {heavy!r} if name in sys.modules])"])
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--help", "--version", "anchors --help", "anchors fit --help"]
+    + [f"heatmaps {command} --help" for command in ("render", "oracle", "score")],
+)
+def test_help_imports_nothing_heavy(line):
+    app = ("import sys", "from detect.cli.app import app", f"try: app({line.split()!r})", "except SystemExit: pass")
+    assert printed_by(*app, heavy=(*HEAVY, "numpy", "PIL"))[-1] == "[]"
 
 
 def test_completion_imports_nothing_heavy_and_knows_the_methods():
-    code = (
-        "import os, sys\n"
-        "os.environ.update(_DETECT_COMPLETE='complete_bash', COMP_WORDS='detect anchors fit --method k', COMP_CWORD='4')\n"
-        "from detect.cli.app import app\n"
-        "try: app(prog_name='detect')\n"
-        "except SystemExit: pass\n"
-        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == ["kmeans", "HEAVY []"]
+    words = "_DETECT_COMPLETE='complete_bash', COMP_WORDS='detect anchors fit --method k', COMP_CWORD='4'"
+    app = ("from detect.cli.app import app", "try: app(prog_name='detect')", "except SystemExit: pass")
+    assert printed_by("import os, sys", f"os.environ.update({words})", *app) == ["kmeans", "[]"]
 
 
 def test_fitting_anchors_imports_neither_torch_nor_scikit_learn():
-    code = (
-        "import sys\n"
-        "from detect.cli.app import app\n"
-        "from detect.samples import sample_annotations\n"
-        "app(['anchors', 'fit', str(sample_annotations('nuclei')), '-k', '2'], standalone_mode=False)\n"
-        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "HEAVY []"
+    fit = "app(['anchors', 'fit', str(sample_annotations('nuclei')), '-k', '2'], standalone_mode=False)"
+    names = ("from detect.cli.app import app", "from detect.samples import sample_annotations")
+    assert printed_by("import sys", *names, fit)[-1] == "[]"
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = f"import sys, detect; print([name for name in {(*HEAVY, 'numpy')!r} if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    assert printed_by("import sys, detect", heavy=(*HEAVY, "numpy")) == ["[]"]

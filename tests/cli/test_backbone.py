@@ -76,11 +76,8 @@ def test_layers_are_listed_with_formulas_and_totals(detect, networks, tmp_path):
         (("layers", "tiny", "--weights", "no_such.pt"), "no_such.pt"),
     ],
 )
-def test_a_mistake_is_one_line(detect, networks, arguments, reason):
-    run = detect("backbone", *(each.format(networks) for each in arguments))
-    assert run.code == 2
-    assert reason in run.err
-    assert len(run.err.strip().splitlines()) == 1
+def test_a_mistake_is_one_line(refused, networks, arguments, reason):
+    assert reason in refused("backbone", *(each.format(networks) for each in arguments))
 
 
 def test_advice_puts_a_models_levels_beside_the_objects(detect, networks, tmp_path):

@@ -21,6 +21,11 @@ YOLO = {
     "labels/a.txt": "0 .5 .5 .2 .6\n0 .5 .5 .2\n",
     "data.yaml": "train: images\nnames: [cat]",
 }
+BCCD, NUCLEI = sample_annotations("bccd"), sample_annotations("nuclei")
+
+
+def to(name: str, source: object, folder: object) -> tuple[object, ...]:
+    return "convert", source, "--to", name, "-o", folder
 
 
 def test_choices_are_the_writers():
@@ -28,8 +33,7 @@ def test_choices_are_the_writers():
 
 
 def test_a_folder_becomes_a_coco_file_and_what_is_lost_is_printed(detect, tmp_path):
-    folder = label_folder(tmp_path / "in", YOLO)
-    run = detect("convert", folder, "--to", "coco", "-o", tmp_path / "out")
+    run = detect(*to("coco", label_folder(tmp_path / "in", YOLO), tmp_path / "out"))
     assert run.code == 0
     assert "written as coco: files 1, images 1, annotations 1, categories 1" in run.out
     assert "not held: segmentations" in run.out
@@ -39,89 +43,65 @@ def test_a_folder_becomes_a_coco_file_and_what_is_lost_is_printed(detect, tmp_pa
     assert read_coco(tmp_path / "out" / "annotations.json").instances.boxes_xywh.tolist() == [[40, 10, 20, 30]]
 
 
-@pytest.mark.parametrize("to", ["yolo", "voc"])
-def test_counts_are_an_object_on_request(detect, tmp_path, to):
-    folder = label_folder(tmp_path / "in", YOLO)
-    run = detect("convert", folder, "--to", to, "-o", tmp_path / "out", "--json")
-    assert {key: run.json[key] for key in ("format", "images", "annotations", "invalid")} == {
-        "format": to,
-        "images": 1,
-        "annotations": 1,
-        "invalid": 1,
-    }
-    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == run.json["files"]
+@pytest.mark.parametrize("name", ["yolo", "voc"])
+def test_counts_are_an_object_on_request(detect, tmp_path, name):
+    counts = detect(*to(name, label_folder(tmp_path / "in", YOLO), tmp_path / "out"), "--json").json
+    assert [counts[key] for key in ("format", "images", "annotations", "invalid")] == [name, 1, 1, 1]
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == counts["files"]
 
 
-def test_nothing_is_written_over_or_in_part(detect, tmp_path):
+def test_nothing_is_written_over_or_in_part(refused, tmp_path):
     names = [{"id": number, "width": 9, "height": 9, "file_name": f"a.{number}.png"} for number in (1, 2)]
     names[1]["file_name"] = "../b.png"
-    label_folder(
-        tmp_path, {"a.json": json.dumps({"images": names, "annotations": [], "categories": []}), "out/x": "kept"}
-    )
-    run = detect("convert", tmp_path / "a.json", "--to", "coco", "-o", tmp_path / "out")
-    assert (run.code, run.err.count("\n")) == (2, 1)
-    assert f"{tmp_path / 'out'}: cannot be written: it exists and is not an empty folder" in run.err
-    run = detect("convert", tmp_path / "a.json", "--to", "yolo", "-o", tmp_path / "new")
-    assert (run.code, run.err.count("\n")) == (2, 1)
-    assert "image 2: the name '../b.png' leads out of the folder" in run.err
+    content = {"images": names, "annotations": [], "categories": []}
+    file, out = label_folder(tmp_path, {"a.json": json.dumps(content), "out/x": "kept"}) / "a.json", tmp_path / "out"
+    assert f"{out}: cannot be written: it exists and is not an empty folder" in refused(*to("coco", file, out))
+    message = refused(*to("yolo", file, tmp_path / "new"))
+    assert "image 2: the name '../b.png' leads out of the folder" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "out"]
 
 
 def test_coco_becomes_parquet_and_the_same_file_again(detect, tmp_path):
-    run = detect("convert", sample_annotations("bccd"), "--to", "parquet", "-o", tmp_path / "there")
+    run = detect(*to("parquet", BCCD, tmp_path / "there"))
     assert (run.code, run.out) == (0, "written as parquet: parts 1, images 364, annotations 4,888\n")
-    run = detect("convert", tmp_path / "there", "--to", "coco", "-o", tmp_path / "back", "--json")
+    run = detect(*to("coco", tmp_path / "there", tmp_path / "back"), "--json")
     assert run.json == {"format": "coco", "parts": 1, "images": 364, "annotations": 4888, "lost": []}
-    text = msgspec.json.format(sample_annotations("bccd").read_bytes(), indent=-1)
+    text = msgspec.json.format(BCCD.read_bytes(), indent=-1)
     assert (tmp_path / "back" / "annotations.json").read_bytes() == text
 
 
 @pytest.mark.parametrize("command", [("anchors", "fit"), ("advise", "--for", "yolo11")])
 def test_commands_read_the_folder_as_the_file(detect, tmp_path, command):
-    detect("convert", sample_annotations("nuclei"), "--to", "parquet", "-o", tmp_path / "out")
-    expected, found = (detect(*command, path, "--json") for path in (sample_annotations("nuclei"), tmp_path / "out"))
+    detect(*to("parquet", NUCLEI, tmp_path / "out"))
+    expected, found = (detect(*command, path, "--json") for path in (NUCLEI, tmp_path / "out"))
     assert found.code == expected.code == 0
-    assert found.out.replace(str(tmp_path / "out"), str(sample_annotations("nuclei"))) == expected.out
+    assert found.out.replace(str(tmp_path / "out"), str(NUCLEI)) == expected.out
 
 
 def test_other_formats_and_options_go_through_memory(detect, tmp_path):
-    folder = label_folder(tmp_path / "in", YOLO)
-    run = detect("convert", folder, "--to", "parquet", "-o", tmp_path / "out")
-    assert run.code == 0
+    run = detect(*to("parquet", label_folder(tmp_path / "in", YOLO), tmp_path / "out"))
     assert "written as parquet: files 3, images 1, annotations 1, categories 1" in run.out
     assert "not held: segmentations" in run.out
-    run = detect("convert", tmp_path / "out", "--to", "yolo", "-o", tmp_path / "back")
-    assert run.code == 0
+    assert detect(*to("yolo", tmp_path / "out", tmp_path / "back")).code == 0
     assert (tmp_path / "back" / "labels" / "a.txt").read_text() == "0 0.5 0.5 0.2 0.6\n"
-    run = detect(
-        "convert", sample_annotations("bccd"), "--to", "parquet", "-o", tmp_path / "part", "--ignore-category", "RBC"
-    )
+    run = detect(*to("parquet", BCCD, tmp_path / "part"), "--ignore-category", "RBC")
     assert "annotations 733" in run.out
 
 
-def test_without_the_extra_one_line_says_what_to_install(detect, tmp_path, monkeypatch):
-    detect("convert", sample_annotations("bccd"), "--to", "parquet", "-o", tmp_path / "there")
+def test_without_the_extra_one_line_says_what_to_install(detect, refused, tmp_path, monkeypatch):
+    there, out = tmp_path / "there", tmp_path / "out"
+    detect(*to("parquet", BCCD, there))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for arguments in (
-        ("convert", sample_annotations("bccd"), "--to", "parquet", "-o", tmp_path / "out"),
-        ("convert", tmp_path / "there", "--to", "coco", "-o", tmp_path / "out"),
-        ("anchors", "fit", tmp_path / "there"),
-    ):
-        run = detect(*arguments)
-        assert (run.code, run.err.count("\n")) == (2, 1)
-        assert "Parquet needs pyarrow: pip install 'detect-heads[scale]'" in run.err
+    for arguments in (to("parquet", BCCD, out), to("coco", there, out), ("anchors", "fit", there)):
+        assert "Parquet needs pyarrow: pip install 'detect-heads[scale]'" in refused(*arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_a_full_disk_and_a_url_are_one_line(detect, tmp_path, monkeypatch):
+def test_a_full_disk_and_a_url_are_one_line(refused, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    run = detect("convert", sample_annotations("bccd"), "--to", "parquet", "-o", "s3://bucket/out")
-    assert (run.code, run.err.count("\n")) == (2, 1)
-    assert "write to a local folder" in run.err
+    assert "write to a local folder" in refused(*to("parquet", BCCD, "s3://bucket/out"))
     monkeypatch.setattr("detect.data.parquet_writer.pq.write_table", full)
-    run = detect("convert", sample_annotations("bccd"), "--to", "parquet", "-o", tmp_path / "out")
-    assert (run.code, run.err.count("\n")) == (2, 1)
-    assert "out: cannot be written: No space left on device" in run.err
+    assert "out: cannot be written: No space left on device" in refused(*to("parquet", BCCD, tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []

@@ -144,41 +144,13 @@ def test_files_of_another_run_are_told(detect, tmp_path, truth):
     assert "also holds 2 files of another run, such as targets-00002.npz" in again.err
 
 
-def broken_images(kind: str, folder: Path) -> Path:
-    shutil.copytree(IMAGES, folder)
-    for image in CONTENT["images"]:
-        path = folder / image["file_name"]
-        if kind == "missing":
-            path.unlink()
-        elif kind == "broken":
-            path.write_bytes(path.read_bytes()[:200])
-        else:
-            Image.new("L", (50, 60)).save(path)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [("missing", "No such file"), ("broken", "truncated"), ("small", "is 50x60, its annotations say 128x128")],
-)
-def test_images_that_cannot_be_shown_stop_it_before_anything_is_written(detect, tmp_path, kind, message):
-    folder = broken_images(kind, tmp_path / "images")
-    result = detect("heatmaps", "render", NUCLEI, "--images", folder, "-o", tmp_path / "out")
-    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
-    assert message in result.err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_name_may_not_lead_out_of_the_folder(detect, tmp_path, truth):
-    Image.new("L", (100, 100)).save(tmp_path / "1.png")
-    content = points_dataset()
-    content["images"][0]["file_name"] = "../1.png"
-    (tmp_path / "images").mkdir()
-    path = written(tmp_path / "up.json", content)
-    result = detect("heatmaps", "render", path, "--images", tmp_path / "images", "-o", tmp_path / "out")
-    assert result.code == 2
-    assert "file name '../1.png' leads to no file in" in result.err
-    assert not (tmp_path / "out").exists()
+def test_images_that_cannot_be_shown_stop_it_before_anything_is_written(refused, tmp_path):
+    shutil.copytree(IMAGES, tmp_path / "images")
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    images, out = ("--images", tmp_path / "images"), tmp_path / "out"
+    assert "truncated" in refused("heatmaps", "render", NUCLEI, *images, "-o", out)
+    assert not out.exists()
 
 
 def angled(path: Path) -> Path:

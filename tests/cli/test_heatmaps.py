@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from builders import points_dataset, written
 from PIL import Image
 from rods import dataset_of
@@ -212,9 +209,7 @@ MISTAKES = [
     ("render truth.json --config wrong.yaml -o out", "wrong.yaml: sigma: Input should be a valid number"),
     ("oracle bare.json", "bare.json: no annotation has a labelled keypoint"),
     ("oracle truth.json --strides 2,x", "--strides: expected numbers of 0.25 or more between commas, got '2,x'"),
-    ("oracle truth.json --strides 4,0", "--strides: expected"),
     ("oracle truth.json --sigmas nan", "--sigmas: expected numbers of 0.05 or more"),
-    ("oracle truth.json --sigmas 1,", "--sigmas: expected"),
     ("score none.json --results pred.json", "none.json: No such file"),
     ("score truth.json --results none.json", "none.json: No such file"),
     ("score truth.json --results truth.json", "truth.json: a dataset, not results"),
@@ -241,40 +236,13 @@ def faulty(tmp_path, monkeypatch, truth, pred) -> Path:
 
 
 @pytest.mark.parametrize(("line", "message"), MISTAKES, ids=[line for line, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_no_file(detect, faulty, line, message):
+def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_no_file(refused, faulty, line, message):
     before = sorted(faulty.iterdir())
-    result = detect("heatmaps", *line.split())
-    assert (result.code, result.out) == (2, "")
-    assert result.err.count("\n") == 1
-    assert result.err.startswith("detect: ")
-    assert message in result.err
+    assert message in refused("heatmaps", *line.split())
     assert sorted(faulty.iterdir()) == before
 
 
-def test_a_configuration_names_options_as_the_command_line_does(detect, tmp_path, truth, pred):
-    fields = {"files": [str(truth)], "results": str(pred), "from": "boxes", "radius": 3, "json": True}
-    path = written(tmp_path / "score.yaml", yaml.safe_dump(fields))
-    by_file = detect("heatmaps", "score", "--config", path)
-    typed = detect("heatmaps", "score", truth, "--results", pred, "--from", "boxes", "--radius", 3, "--json")
-    assert by_file.json == typed.json
-    assert detect("heatmaps", "score", "--config", path, "--threshold", 0.6).json["overall"][0]["num_predicted"] == 3
-
-
-@pytest.mark.parametrize("command", ["render", "oracle", "score"])
-def test_help_imports_nothing_heavy_and_shows_a_line_to_type(command):
-    code = (
-        "import sys\n"
-        "from detect.cli.app import app\n"
-        f"try: app(['heatmaps', {command!r}, '--help'])\n"
-        "except SystemExit: pass\n"
-        "print('HEAVY', [name for name in ('torch', 'scipy', 'plotly', 'PIL', 'numpy') if name in sys.modules])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "HEAVY []"
-    assert f"detect heatmaps {command} " in run.stdout
-
-
-def test_angles_are_scored_in_text_and_json(detect, tmp_path):
+def test_angles_are_scored_in_text_and_json(detect, refused, tmp_path):
     """Heads and tails 20 px apart; the one result points 30 degrees past the truth, or 150 short of the other end."""
     content = dataset_of({"keypoints": [30, 10, 2, 10, 10, 2]})
     content["categories"] = content["categories"][:1]
@@ -289,5 +257,6 @@ def test_angles_are_scored_in_text_and_json(detect, tmp_path):
         assert f"{wanted:.3f}" in told
     run = detect(*command)
     assert (run.code, "angle" in run.out) == (2, False)  # two keypoints in the truth, one in the result
-    run = detect(*command, "--orientation", "axis", "--from", "boxes")
-    assert (run.code, "'rod' has 1 keypoint and no annotation a number in angle, rotation," in run.err) == (2, True)
+    assert "'rod' has 1 keypoint and no annotation a number in angle, rotation," in refused(
+        *command, "--orientation", "axis", "--from", "boxes"
+    )

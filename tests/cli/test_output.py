@@ -8,7 +8,7 @@ import pytest
 
 from detect.cli import output
 from detect.data import read_coco
-from detect.errors import ConfigError, OutputError
+from detect.errors import ConfigError
 from detect.samples import sample_annotations
 
 BCCD = str(sample_annotations("bccd"))
@@ -18,8 +18,7 @@ NUCLEI = str(sample_annotations("nuclei"))
 def test_a_place_that_cannot_be_written_is_named(detect, tmp_path):
     (tmp_path / "taken").write_text("", "utf-8")
     result = detect("anchors", "fit", NUCLEI, "-k", 2, "--resize", "none", "-o", tmp_path / "taken")
-    assert result.code == 2
-    assert "cannot be written" in result.err
+    assert (result.code, "cannot be written" in result.err) == (2, True)
 
 
 def test_the_mean_of_nothing_is_null(capsys):
@@ -44,12 +43,6 @@ def test_findings_are_counted_and_the_first_five_are_printed(capsys):
     assert len(lines) == 1 + 5 + 1
     assert lines[-1] == "  and 2 more: --findings lists them all"
     assert len(output.findings_csv(output.findings_of(dataset)).splitlines()) == 1 + 7
-
-
-def test_a_file_that_cannot_be_written_names_itself(tmp_path):
-    (tmp_path / "taken").write_text("", "utf-8")
-    with pytest.raises(OutputError, match=r"taken.*: cannot be written"):
-        output.save(tmp_path / "taken", {"a.txt": "text"})
 
 
 def test_columns_of_words_are_on_the_left(capsys):

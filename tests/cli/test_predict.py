@@ -107,19 +107,6 @@ def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_p
     assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3
 
 
-def test_sixteen_bits_grey_and_colour_images_of_any_size_are_taken(detect, tmp_path, trained):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    draws = np.random.default_rng(0)
-    Image.fromarray(draws.integers(0, 2**16, (50, 70), np.uint16)).save(folder / "deep.png")
-    Image.fromarray(draws.integers(0, 255, (33, 64, 3), np.uint8)).save(folder / "colour.jpg")
-    Image.fromarray(draws.integers(0, 255, (40, 40), np.uint8)).save(folder / "grey.png")
-    run = detect("predict", trained("boxes"), folder, "-o", tmp_path / "out", "--json")
-    assert (run.code, run.json["images"]) == (0, 3)
-    entries = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
-    assert {entry["image_id"] for entry in entries} == {1, 2, 3}
-
-
 def test_photos_are_turned_upright_and_so_are_their_results(detect, tmp_path, trained):
     """Each photo beside the same photo that Pillow has turned: the results, sizes and pictures are equal."""
     for orientation in (6, 3):
@@ -144,12 +131,10 @@ def test_photos_are_turned_upright_and_so_are_their_results(detect, tmp_path, tr
         assert drawn[0].getexif().get(0x0112) is None
 
 
-def test_no_images_are_one_line(detect, tmp_path, trained):
+def test_no_images_are_one_line(refused, tmp_path, trained):
     (tmp_path / "empty").mkdir()
     for place, message in ((tmp_path / "empty", "no image in this folder"), (tmp_path / "no.png", "No such file")):
-        run = detect("predict", trained("boxes"), place)
-        assert (run.code, run.err.count("\n")) == (2, 1)
-        assert message in run.err
+        assert message in refused("predict", trained("boxes"), place)
 
 
 def test_pictures_of_one_name_keep_their_endings():

@@ -64,19 +64,15 @@ def test_json_is_one_object(detect, squares):
     assert set(told["metrics"]) >= {"ap", "ap50", "ar100"}
 
 
-def test_a_second_run_needs_resume(detect, squares):
+def test_a_second_run_needs_resume(detect, refused, squares):
     assert detect("train", squares).code == 0
-    ended = detect("train", squares)
-    assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "holds a run: --resume it" in ended.err
+    assert "holds a run: --resume it" in refused("train", squares)
     assert detect("train", squares, "--resume").code == 0
 
 
-def test_images_may_be_elsewhere(detect, squares, tmp_path):
+def test_images_may_be_elsewhere(detect, refused, squares, tmp_path):
     shutil.move(tmp_path / "images", tmp_path / "other place")
-    ended = detect("train", squares)
-    assert ended.code == 2
-    assert "4 of 4 images cannot be used" in ended.err
+    assert "4 of 4 images cannot be used" in refused("train", squares)
     assert detect("train", squares, "--images", tmp_path / "other place").code == 0
 
 
@@ -89,10 +85,8 @@ def test_images_may_be_elsewhere(detect, squares, tmp_path):
         (["--overfit", "9"], "there are 4 images with objects"),
     ],
 )
-def test_a_mistake_is_one_line(detect, squares, arguments, message):
-    ended = detect("train", squares, *arguments)
-    assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert message in ended.err
+def test_a_mistake_is_one_line(refused, squares, arguments, message):
+    assert message in refused("train", squares, *arguments)
 
 
 def test_every_field_is_listed_with_what_it_takes_and_is(detect):
@@ -120,7 +114,7 @@ def test_overfitting_says_whether_it_passed(detect, squares, monkeypatch):
     assert not (squares.parent / "run").exists()
 
 
-def test_labels_that_are_normalised_do_not_pass(detect, squares, monkeypatch):
+def test_labels_that_are_normalised_do_not_pass(detect, squares):
     labels = squares.parent / "squares.json"
     content = json.loads(labels.read_text())
     for each in content["annotations"]:
@@ -130,10 +124,6 @@ def test_labels_that_are_normalised_do_not_pass(detect, squares, monkeypatch):
     assert ended.code == 1
     assert "- boxes are under 1 px: normalised? the coordinates of all 4 boxes lie from 0 to 0.625" in ended.out
     assert detect("train", squares, "--overfit", 2, "--json").json["score"] is None
-    monkeypatch.setattr("detect.training.overfitting.overfit", partial(overfitting.overfit, num_steps=90))
-    ended = detect("train", squares, "data.bbox=normalised", "--overfit", 2)
-    assert ended.code == 0, ended.out
-    assert ended.out.startswith("learned by heart: AP50 ")
 
 
 def test_broken_images_are_named_with_the_field_that_skips_them(detect, squares, tmp_path):
@@ -146,30 +136,21 @@ def test_broken_images_are_named_with_the_field_that_skips_them(detect, squares,
     assert "skipped: 1 of 4 images cannot be used" in ended.err
 
 
+SHORT = "optimisation.epochs=3 output.validate_epochs=3 optimisation.warmup_steps=10 optimisation.ema_decay=0.9"
+TWELVE = "optimisation.epochs=12 output.validate_epochs=12"
+POINTS = {"f1_5px": 0.72, "f1_3px": 0.64, "count_mae": -1.3}
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "floors"),
     [
-        (
-            "smoke",
-            [
-                "optimisation.epochs=3",
-                "output.validate_epochs=3",
-                "optimisation.warmup_steps=10",
-                "optimisation.ema_decay=0.9",
-            ],
-            {"ap": 0.27, "ap50": 0.6},
-        ),
-        pytest.param("smoke", [], {"ap": 0.46, "ap50": 0.76}, marks=pytest.mark.slow),
-        pytest.param(
-            "nuclei_landmarks",
-            ["optimisation.epochs=12", "output.validate_epochs=12"],
-            {"f1_5px": 0.72, "f1_3px": 0.64, "count_mae": -1.3},
-            marks=pytest.mark.slow,
-        ),
+        ("smoke", SHORT, {"ap": 0.27, "ap50": 0.6}),
+        pytest.param("smoke", "", {"ap": 0.46, "ap50": 0.76}, marks=pytest.mark.slow),
+        pytest.param("nuclei_landmarks", TWELVE, POINTS, marks=pytest.mark.slow),
     ],
 )
 def test_smoke_runs_reach_their_floors(tmp_path, name, fields, floors):
-    command = [sys.executable, "-m", "detect", "train", f"configs/{name}.yaml", *fields]
+    command = [sys.executable, "-m", "detect", "train", f"configs/{name}.yaml", *fields.split()]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}  # as a user runs it
     command += [f"output.folder={tmp_path}", "--json"]
     run = subprocess.run(command, cwd=CONFIGS.parent, env=environment, capture_output=True, text=True, check=True)

@@ -11,90 +11,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from detect.anchors.anchor_set import AnchorSet
-from detect.anchors.generator import AnchorGenerator
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import build_backbone
-from detect.detectors.exported import DetectionHead, ExportedBoxes, ExportedPoints, Results
+from detect.detectors.exported import ExportedBoxes, ExportedPoints, Results
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.evaluation.angles import angle_errors
 from detect.heads.postprocess import PostProcess
-from detect.heads.retinanet import RetinaNetHead
 from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN, angles_between, directions, in_degrees
 from detect.loading.transforms import resize_transform
-
-# in a process of its own: what is exported is the code without the tests' checks of shapes
-EXPORTED = """
-import torch
-from torch import nn
-from torch.testing import assert_close
-from detect import AnchorGenerator, AnchorSet, PostProcess, RetinaNetHead
-from detect.detectors.exported import DetectionHead
-
-grid = AnchorGenerator(AnchorSet.of([[(10, 20), (20, 12)], [(30, 30)]], strides=(8, 16)))
-random = torch.Generator().manual_seed(0)
-head = RetinaNetHead(8, grid.num_anchors, 3, num_convs=1, prior=0.3, generator=random)
-for output in head.class_outputs:
-    nn.init.normal_(output.weight, std=1.0, generator=random)
-model = DetectionHead(head, grid, PostProcess(score_threshold=0.2, detections_per_image=20), max_candidates=60).eval()
-
-def inputs(num_images, height, width):
-    features = [torch.rand(num_images, 8, height // s, width // s, generator=random) for s in (8, 16)]
-    return features, torch.tensor([[height - 3, width]] * num_images)
-
-def check(run):
-    for sizes in ((1, 32, 48), (3, 64, 32), (2, 48, 80)):
-        features, image_hw = inputs(*sizes)
-        expected = model(features, image_hw)
-        assert expected.valid.sum() > 5 * sizes[0]
-        found = run(features, image_hw)
-        for mine, theirs in zip(found, expected):
-            assert_close(torch.as_tensor(mine), theirs, rtol=1e-4, atol=1e-4)
-
-Dim = torch.export.Dim
-b, h, w = Dim("b", max=8), Dim("h", max=64), Dim("w", max=64)
-levels = [{0: b, 2: 2 * h, 3: 2 * w}, {0: b, 2: h, 3: w}]
-with torch.no_grad():
-    program = torch.export.export(model, inputs(2, 64, 96), dynamic_shapes=(levels, {0: b}))
-    check(program.module())
-"""
-
-
-@pytest.mark.slow
-def test_by_torch_export_the_detections_of_a_head_are_the_same_at_any_size(fresh_python):
-    fresh_python(EXPORTED)
-
-
-def test_it_is_head_grid_and_post_processing():
-    grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    random = torch.Generator().manual_seed(0)
-    head = RetinaNetHead(16, grid.num_anchors, num_classes=2, prior=0.3, num_convs=0, generator=random)
-    for output in head.class_outputs:
-        torch.nn.init.normal_(output.weight, std=0.3, generator=random)  # scores well apart
-    features = [torch.rand(1, 16, 4, 6, generator=random), torch.rand(1, 16, 2, 3, generator=random)]
-    image_hw = [(32, 48)]
-    found = DetectionHead(head, grid)(features, torch.tensor(image_hw))
-    (expected,) = PostProcess()(head(features), grid.generate([(4, 6), (2, 3)]), image_hw=image_hw)
-    assert_close(found.boxes[found.valid], expected.boxes)
-    assert_close(found.scores[found.valid], expected.scores)
-    assert len(expected.scores) > 10
-
-
-def test_maps_may_come_in_a_mapping():
-    grid = AnchorGenerator(AnchorSet.of([[(10, 20)], [(30, 30)]], strides=(8, 16)))
-    model = DetectionHead(RetinaNetHead(16, grid.num_anchors, num_classes=2, prior=0.3), grid)
-    features, image_hw = [torch.rand(1, 16, 4, 6), torch.rand(1, 16, 2, 3)], torch.tensor([[32, 48]])
-    expected = model(features, image_hw)
-    assert expected.valid.any()
-    assert_close(tuple(model({"p3": features[0], "p4": features[1]}, image_hw)), tuple(expected), rtol=0, atol=0)
-
-
-def test_a_head_for_other_anchors_and_strides_that_need_a_size_are_refused():
-    sizes = [(32.0,), (64.0,)]
-    with pytest.raises(ValueError, match="got 'floor'"):
-        DetectionHead(RetinaNetHead(8, 3, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16)))
-    with pytest.raises(ValueError, match="anchors per cell"):
-        DetectionHead(RetinaNetHead(8, 2, 2), AnchorGenerator.of_sizes(sizes, strides=(8, 16), convention="mmdet"))
 
 
 def box_detector() -> RetinaNetDetector:
@@ -120,13 +45,14 @@ def landmark_detector(orientation: str = NO_ORIENTATION) -> LandmarkDetector:
     return detector.eval()
 
 
-def place_of(rule: str, wh: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """image_hw, content and original_hw of one image of this size."""
+def placed(rule: str, wh: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """An image of this size on its canvas, its image_hw, content and original_hw."""
     moved = parse_resize(rule).resize_images(np.array([wh]))
     start, end = moved.offset_xy, moved.offset_xy + np.array([wh]) * moved.scale_xy
     image_hw = (moved.offset_xy + moved.content_wh)[:, ::-1].astype(np.int64)
     content = torch.from_numpy(np.concatenate([start, end], axis=1))
-    return torch.from_numpy(image_hw.copy()), content, torch.tensor([wh[::-1]])
+    images = random_images(1, 1, *moved.canvas_wh[0, ::-1].tolist())
+    return images, torch.from_numpy(image_hw.copy()), content, torch.tensor([wh[::-1]])
 
 
 def valid_of(outputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
@@ -140,9 +66,7 @@ RULES = [("letterbox:64", (101, 67)), ("stretch:64x48", (101, 67)), ("shortest:4
 
 @pytest.mark.parametrize(("rule", "wh"), RULES)
 def test_boxes_in_original_pixels_are_those_that_predict_restores(rule, wh):
-    image_hw, content, original_hw = place_of(rule, wh)
-    canvas_wh = parse_resize(rule).resize_images(np.array([wh])).canvas_wh[0]
-    images = random_images(1, 1, *canvas_wh[::-1].tolist())
+    images, image_hw, content, original_hw = placed(rule, wh)
     with torch.no_grad():
         outputs = ExportedBoxes(box_detector())(images, content=content, original_hw=original_hw)
     (found,) = box_detector().detect(images, image_hw)
@@ -158,17 +82,15 @@ def test_boxes_in_original_pixels_are_those_that_predict_restores(rule, wh):
 @pytest.mark.parametrize(("rule", "wh"), RULES)
 @pytest.mark.parametrize("pixel_origin", ["center", "corner"])
 def test_points_in_original_pixels_are_those_of_the_image_and_a_cell_around_it(rule, wh, pixel_origin):
-    image_hw, content, original_hw = place_of(rule, wh)
-    canvas_wh = parse_resize(rule).resize_images(np.array([wh])).canvas_wh[0]
-    images = random_images(1, 1, *canvas_wh[::-1].tolist())
+    images, image_hw, content, original_hw = placed(rule, wh)
     exported = ExportedPoints(landmark_detector(), pixel_origin=pixel_origin)
     with torch.no_grad():
         outputs = exported(images, content=content, original_hw=original_hw)
     peaks = landmark_detector().detect(images, image_hw)
     order = peaks.scores.argsort(descending=True, stable=True)
-    points = resize_transform(parse_resize(rule), wh).invert_points(peaks.cells.double().numpy() + 0.5)
-    scale = resize_transform(parse_resize(rule), wh).scale_xy
-    inside = ((points >= -2 / np.array(scale)) & (points <= np.array(wh) + 2 / np.array(scale))).all(axis=1)
+    transform = resize_transform(parse_resize(rule), wh)
+    points, margin = transform.invert_points(peaks.cells.double().numpy() + 0.5), 2 / np.array(transform.scale_xy)
+    inside = ((points >= -margin) & (points <= wh + margin)).all(axis=1)
     rows = [row for row in order.tolist() if inside[row]]
     found, scores, types = valid_of(outputs)
     assert len(rows) > 10
@@ -180,9 +102,7 @@ def test_points_in_original_pixels_are_those_of_the_image_and_a_cell_around_it(r
 @pytest.mark.parametrize(("rule", "wh"), RULES)
 @pytest.mark.parametrize("orientation", PER_TURN)
 def test_angles_in_the_original_image_are_those_that_predict_restores(rule, wh, orientation):
-    image_hw, content, original_hw = place_of(rule, wh)
-    canvas_wh = parse_resize(rule).resize_images(np.array([wh])).canvas_wh[0]
-    images = random_images(1, 1, *canvas_wh[::-1].tolist())
+    images, image_hw, content, original_hw = placed(rule, wh)
     exported, period = ExportedPoints(landmark_detector(orientation)), 360 / PER_TURN[orientation]
     with torch.no_grad():
         outputs = dict(zip(exported.outputs, exported(images, content=content, original_hw=original_hw), strict=True))

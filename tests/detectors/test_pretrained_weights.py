@@ -114,11 +114,6 @@ def test_a_file_of_another_network_is_refused(name):
         build_backbone(name, strides=(4,), weights=weights)
 
 
-def test_a_network_without_weights_of_its_own_says_which_has_some():
-    with pytest.raises(ConfigError, match=r"'tiny' has no pretrained weights: lite0 has"):
-        build_backbone("tiny", strides=(4,), weights={})
-
-
 def test_a_safetensors_file_that_is_damaged_is_refused_in_one_line(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"")
@@ -149,21 +144,15 @@ def test_a_checkpoint_is_read_and_unwrapped(wrap, tmp_path):
 
 
 def test_files_that_hold_no_state_are_refused_in_one_line(tmp_path):
-    whole = tmp_path / "whole.pth"
-    torch.save({"a": torch.arange(1000.0)}, whole)
+    """What else can be wrong with a file is in tests/ops/test_tensor_files.py."""
+    numpy_pickle = pickle.dumps({"model": {"a": np.ones(3)}}, protocol=2)  # torch.load warns of others
     legacy = tmp_path / "whole_legacy.pth"
     torch.save({"a": torch.arange(9.0)}, legacy, _use_new_zipfile_serialization=False)
-    numpy_pickle = pickle.dumps({"model": {"a": np.ones(3)}}, protocol=2)  # torch.load warns of others
-    cases = {
-        "model_final.pkl": (numpy_pickle, "torch.save"),
-        "renamed.pth": (numpy_pickle, "not a file of tensors alone"),
-        "plain.pth": (pickle.dumps({"a": 1}, protocol=2), "not a file of tensors alone"),
-        "empty.pth": (b"", "not a file of tensors alone"),
-        "text.pth": (b"version https://git-lfs.github.com/spec/v1\n", "not a file of tensors alone"),
-        "legacy.pth": (legacy.read_bytes()[:19], "not a file of tensors alone"),  # struct.error in torch.load
-        "half.pth": (whole.read_bytes()[:2000], "not a file of tensors alone"),
-    }
-    for name, (content, message) in cases.items():
+    for name, content, message in (
+        ("model_final.pkl", numpy_pickle, "torch.save"),
+        ("renamed.pth", numpy_pickle, "not a file of tensors alone"),
+        ("legacy.pth", legacy.read_bytes()[:19], "not a file of tensors alone"),  # struct.error in torch.load
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConvertError, match=message) as caught:
             load_checkpoint(tmp_path / name)
@@ -171,23 +160,8 @@ def test_files_that_hold_no_state_are_refused_in_one_line(tmp_path):
         assert name in str(caught.value)
 
 
-def test_code_in_a_file_does_not_run(tmp_path):
-    class Touch:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "touched",)
-
-    torch.save({"model": {"a": torch.ones(1)}, "more": Touch()}, tmp_path / "file.pth")
-    with pytest.raises(ConvertError, match="not a file of tensors alone"):
-        load_checkpoint(tmp_path / "file.pth")
-    assert not (tmp_path / "touched").exists()
-
-
 def test_files_of_other_things_are_refused(tmp_path):
     path = tmp_path / "file.pth"
-    with pytest.raises(ConvertError, match="No such file"):
-        load_checkpoint(path)
-    with pytest.raises(ConvertError, match="Is a directory"):
-        load_checkpoint(tmp_path)
     for content, message in (([torch.ones(1)], "holds a list"), ({"epoch": 3}, "'epoch' is not the name of a tensor")):
         torch.save(content, path)
         with pytest.raises(ConvertError, match=message):

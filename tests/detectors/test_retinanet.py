@@ -14,11 +14,9 @@ from detect.detectors.backbones import build_backbone
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.errors import ConfigError
 from detect.heads.criterion import RetinaNetCriterion
-from detect.heads.image_targets import ImageTargets
 from detect.heads.postprocess import PostProcess
 from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import pairwise_iou
-from detect.ops.matcher import MaxIoU
 
 ANCHORS = AnchorSet.of(
     [[(8, 8), (12, 9), (9, 12)], [(16, 16), (24, 16), (16, 24)], [(32, 32), (48, 32), (32, 48)]], strides=(4, 8, 16)
@@ -87,44 +85,6 @@ def test_the_losses_are_those_of_the_criterion(nuclei_batch):
     assert_close(detector.losses(images, targets), criterion(detector(images), anchors, targets))
 
 
-class NamedMaps(nn.Module):
-    """A backbone whose maps have names, as those of torchvision and detectron2."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {f"res{number}": cells for number, cells in enumerate(self.backbone(images), start=2)}
-
-
-def test_the_backbone_may_return_a_mapping(nuclei_batch):
-    images, targets = nuclei_batch.images, nuclei_batch.targets
-    detector = detector_of()
-    expected = detector.losses(images, targets)
-    detector.backbone = NamedMaps(detector.backbone)
-    assert_close(detector.losses(images, targets), expected)
-    assert len(detector.detect(images, nuclei_batch.image_hw)) == len(images)
-
-
-def test_the_default_losses_are_the_recipe_s():
-    criterion = detector_of().criterion
-    assert (criterion.alpha, criterion.gamma, criterion.box_weight, criterion.decodes_boxes) == (0.25, 2.0, 2.0, True)
-    assert criterion.matcher == MaxIoU(fg_iou_thresh=0.5, bg_iou_thresh=0.4, low_quality_mode="own")
-
-
-def test_images_without_boxes_and_regions_to_ignore_are_ordinary(nuclei_batch):
-    none = ImageTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    everything = torch.tensor([[0.0, 0.0, 128.0, 128.0]])
-    detector, images = detector_of(), nuclei_batch.images[:1]
-    empty = detector.losses(images, [none])
-    ignored = detector.losses(images, [ImageTargets(none.boxes, none.classes, everything)])
-    assert empty.box == 0
-    assert empty.classification > 0
-    assert ignored.classification < 0.2 * empty.classification  # but for anchors that are mostly outside the image
-    sum(empty).backward()
-
-
 def test_part_of_a_batch_is_found_as_in_the_whole(nuclei_batch):
     """Norms of groups: no image changes what another one gives."""
     detector = detector_of(post_process=PostProcess(score_threshold=0.005))
@@ -140,11 +100,6 @@ def test_images_are_normalised_inside(nuclei_batch):
     plain, own = detector_of(mean=(0.0,), std=(1.0,)), detector_of(mean=(0.2,), std=(0.1,))
     assert_close(own(images), plain((images - 0.2) / 0.1), rtol=1e-4, atol=1e-5)
     assert {"normalise.mean", "normalise.std"} <= set(own.state_dict())
-
-
-def test_a_seed_draws_the_weights_of_pyramid_and_head():
-    first, again = (detector_of().state_dict() for _ in range(2))
-    assert_close(first, again, rtol=0, atol=0)
 
 
 def test_detecting_leaves_the_detector_and_gradients_alone(nuclei_batch):
@@ -169,8 +124,3 @@ def test_bfloat16_gives_losses_near_those_of_float(nuclei_batch):
 def test_anchors_that_no_level_can_hold_are_named():
     with pytest.raises(ConfigError, match=r"need maps of \[2\]"):
         detector_of(AnchorSet.of([[(8, 8)], [(9, 9)]], strides=(2, 4)))
-
-
-def test_targets_of_another_number_of_images_are_named(nuclei_batch):
-    with pytest.raises(ValueError, match="targets of 3 images for outputs of 4"):
-        detector_of().losses(nuclei_batch.images, nuclei_batch.targets[:3])

@@ -167,20 +167,10 @@ def targets_of(boxes: list[list[float]], classes: list[int], **ignored: torch.Te
 @pytest.mark.usefixtures("unchecked")
 def test_targets_that_cannot_be_learned_are_refused(anchors):
     batch = [targets_of([BOX], [1]), targets_of([BOX, OTHER_BOX], [0, 2])]
-    for class_loss in ("focal", "quality_focal"):
-        with pytest.raises(ValueError, match=r"targets of image 1: the class of box 1 is 2, need a class from 0 to 1$"):
-            RetinaNetCriterion(class_loss=class_loss)(zeros(2), anchors, batch)
+    with pytest.raises(ValueError, match=r"targets of image 1: the class of box 1 is 2, need a class from 0 to 1$"):
+        RetinaNetCriterion()(zeros(2), anchors, batch)
     with pytest.raises(ValueError, match="image 1: one class for each box"):
         RetinaNetCriterion().match(anchors, [batch[0], targets_of([BOX, OTHER_BOX], [0])])
-
-
-def test_targets_of_any_form_are_learned_the_same(anchors):
-    boxes, nothing = torch.tensor([BOX, OTHER_BOX]), torch.tensor([])  # of shape (0,), float
-    for class_loss in ("focal", "quality_focal"):
-        criterion = RetinaNetCriterion(class_loss=class_loss)
-        expected = criterion(zeros(2), anchors, [NO_BOXES, targets_of([BOX, OTHER_BOX], [1, 0])])
-        plain = ImageTargets(boxes, torch.tensor([1, 0], dtype=torch.int32))
-        assert_close(criterion(zeros(2), anchors, [ImageTargets(nothing, nothing, ignored=nothing), plain]), expected)
 
 
 # ---- weights of positives

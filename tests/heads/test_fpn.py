@@ -150,11 +150,6 @@ def test_inputs_are_not_written_to_and_gradients_reach_them_and_every_weight():
         assert all(tensor.grad.any() for tensor in (*maps, *pyramid.parameters()))
 
 
-def test_a_generator_decides_the_weights():
-    first, second = (FeaturePyramid((3, 4), 5, generator=Generator().manual_seed(5)).state_dict() for _ in range(2))
-    assert_close(dict(first), dict(second), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -41,13 +41,6 @@ def test_each_output_is_its_tower_and_its_last_convolution():
     assert_close(found.orientations, reference(head.orientation_tower, head.orientation_output))
 
 
-@pytest.mark.parametrize("orientation", [False, True])
-def test_orientations_are_built_if_they_are_asked_for(orientation):
-    head = small_head(orientation=orientation)
-    assert (head(random_map((1, 6, 4, 4))).orientations is not None) == orientation
-    assert any(key.startswith("orientation") for key in head.state_dict()) == orientation
-
-
 def test_the_heatmaps_start_at_the_prior_and_the_other_maps_at_zero():
     # ln(.1 / .9) = -2.197: CenterNet's -2.19
     head = HeatmapHead(64, 2, orientation=True, norm="group", generator=Generator().manual_seed(0))

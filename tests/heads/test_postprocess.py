@@ -123,15 +123,6 @@ def test_a_score_must_be_above_the_threshold():
     assert len(found_on(boxes, [[-30.0]], PostProcess(score_threshold=0.0)).scores) == 1
 
 
-def test_the_best_pairs_of_each_level():
-    boxes = [[20.0 * index, 0.0, 20.0 * index + 10, 10.0] for index in range(5)]
-    logits = [[3.0, 1.0], [2.0, -1.0], [0.0, -9.0], [-1.5, -2.0], [-9.0, -9.0]]
-    found = found_on(boxes, logits, PostProcess(topk_per_level=2), per_level=[2, 3])
-    # of the first level 3 and 2, of the second 0 and -1.5: a pair with 1 is not among the best of its level
-    assert_close(found.scores, torch.tensor([3.0, 2.0, 0.0, -1.5]).sigmoid())
-    assert found.classes.tolist() == [0, 0, 0, 0]
-
-
 def test_of_equal_scores_the_earlier_pair_is_taken_and_comes_first():
     boxes = [[20.0 * index, 0.0, 20.0 * index + 10, 10.0] for index in range(4)]
     logits = [[1.0, 1.0], [1.0, 2.0], [1.0, 1.0], [1.0, 1.0]]
@@ -266,15 +257,6 @@ def test_a_batch_is_its_images_one_by_one(convention):
         assert (found.scores.diff() <= 0).all()
 
 
-def test_sizes_may_be_pairs_or_a_tensor():
-    output, anchors = some_output(2), some_anchors()
-    pairs = PostProcess()(output, anchors, image_hw=[(100, 80), (90, 160)], original_hw=[(50, 40), (45, 80)])
-    sizes = torch.tensor([[100, 80], [90, 160]])
-    tensors = PostProcess()(output, anchors, image_hw=sizes, original_hw=sizes // 2)
-    for found, expected in zip(tensors, pairs, strict=True):
-        assert_same(found, expected)
-
-
 OPTIONS = [
     {},
     {"class_agnostic": True},
@@ -394,9 +376,3 @@ def test_sizes_of_another_number_of_images_are_refused(name, form):
         for given in (sizes, torch.tensor(sizes)):
             with pytest.raises(ValueError, match=re.escape(message)):
                 form(output, FOUR_ANCHORS, **{"image_hw": [(8, 8)] * 2, name: given})
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_detections_have_a_score_and_a_class_for_each_box():
-    with pytest.raises(ValueError, match="detections have 3 boxes, 2 scores and 3 classes"):
-        Detections(torch.zeros(3, 4), torch.zeros(2), torch.zeros(3, dtype=torch.int64))

@@ -56,34 +56,32 @@ def centers() -> torch.Tensor:
     return (every[:, :2] + every[:, 2:]) / 2
 
 
-# ---- by hand
+# ---- by hand: one row of four cells of 8 px; an instance over the first three
+
+(ROW,) = AnchorGenerator(AnchorSet.of([[(8, 8)]], strides=[8])).generate([(1, 4)]).level_grids
+BOX = torch.tensor([[0.0, 0.0, 24.0, 8.0]])
 
 
 def test_the_best_aligned_anchors_inside_learn():
-    # one row of four cells of 8 px; an instance over the first three
-    (level,) = AnchorGenerator(AnchorSet.of([[(8, 8)]], strides=[8])).generate([(1, 4)]).level_grids
-    box = torch.tensor([[0.0, 0.0, 24.0, 8.0]])
     predicted = torch.tensor([[0.0, 0, 24, 8], [0, 0, 12, 8], [0, 0, 24, 8], [0, 0, 24, 8]])  # IoU 1, 1/2, 1, 1
     logits = torch.tensor([[0.0], [3.0], [math.log(3)], [9.0]])  # scores 1/2, .95, 3/4, 1
     predictions = Predictions(logits, predicted, torch.tensor([0]))
     # the fourth is best but outside: mmdetection's rule gives it a place and then drops it, ultralytics' does not
-    assert TaskAligned(topk=2).match([level], box, predictions).tolist() == [-1, -1, 0, -1]
-    assert TaskAligned(topk=2, rule="yolo").match([level], box, predictions).tolist() == [0, -1, 0, -1]
+    assert TaskAligned(topk=2).match([ROW], BOX, predictions).tolist() == [-1, -1, 0, -1]
+    assert TaskAligned(topk=2, rule="yolo").match([ROW], BOX, predictions).tolist() == [0, -1, 0, -1]
     matcher = TaskAligned(topk=3)
-    matches, quality = matcher.match_softly([level], box, predictions)
+    matches, quality = matcher.match_softly([ROW], BOX, predictions)
     assert matches.tolist() == [0, -1, 0, -1]
     # alignments 1/2 and 3/4, highest IoU 1: soft targets 2/3 and 1
     assert_close(quality, torch.tensor([2 / 3, 0, 1, 0]))
 
 
 def test_simota_gives_an_instance_as_many_anchors_as_its_predictions_overlap_it():
-    (level,) = AnchorGenerator(AnchorSet.of([[(8, 8)]], strides=[8])).generate([(1, 4)]).level_grids
-    box = torch.tensor([[0.0, 0.0, 24.0, 8.0]])
     predicted = torch.tensor([[0.0, 0, 24, 8], [0, 0, 12, 8], [0, 0, 18, 8], [0, 0, 24, 8]])  # IoU 1, 1/2, 3/4, 1
     predictions = Predictions(torch.zeros(4, 1), predicted, torch.tensor([0]))
     # 3.25 in all: three; the fourth is outside the box and costs more than any other
-    assert SimOta().match([level], box, predictions).tolist() == [0, 0, 0, -1]
-    assert SimOta(topk=2).match([level], box, predictions).tolist() == [0, -1, 0, -1]
+    assert SimOta().match([ROW], BOX, predictions).tolist() == [0, 0, 0, -1]
+    assert SimOta(topk=2).match([ROW], BOX, predictions).tolist() == [0, -1, 0, -1]
 
 
 # ---- plain loops

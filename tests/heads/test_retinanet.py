@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -269,22 +268,6 @@ def test_one_number_of_anchors_for_a_head_of_known_levels_keeps_them():
     head = small_head((3, 2), norm="batch").with_anchors(5)
     assert head.num_anchors == (5, 5)
     assert head.eval()(random_maps(6, ODD_SIZES[:2])).logits.shape == (2, 5 * (13 * 9 + 7 * 5), 4)
-
-
-@pytest.mark.parametrize(
-    "names", [["0", "1", "2", "p6", "pool"], ["p3", "p4", "p5", "p6", "p7"], ["b", "a", "d", "c", "e"]]
-)
-def test_maps_may_come_in_a_mapping_and_are_read_in_its_order(names):
-    head = enlarge_weights(small_head((3, 1, 2, 1, 3)))
-    maps = random_maps(6, ODD_SIZES)
-    same_outputs(head(OrderedDict(zip(names, maps, strict=True))), head(maps), rtol=0, atol=0)
-    same_outputs(head(dict(zip(names, maps, strict=True))), head(tuple(maps)), rtol=0, atol=0)
-
-
-def test_one_map_needs_no_list():
-    head = enlarge_weights(small_head())
-    (cells,) = random_maps(6, ODD_SIZES[:1])
-    same_outputs(head(cells), head([cells]), rtol=0, atol=0)
 
 
 def test_what_torchvisions_pyramid_returns_is_read():

@@ -52,14 +52,6 @@ def test_anchors_of_two_sizes_and_three_ratios_change_places() -> None:
     assert back["head.cls_score.bias"].tolist() == tiny("detectron2", 6, 2)["head.cls_score.bias"].tolist()
 
 
-def test_mmdetection_and_ours_count_anchors_as_torchvision_does() -> None:
-    for to in ("mmdet", "ours"):
-        converted = convert_weights(tiny("torchvision", anchors=9, classes=2), to).state
-        assert_close(
-            converted[f"{FRAMEWORKS[to].outputs[0]}.bias"], tiny(to, 9, 2)[f"{FRAMEWORKS[to].outputs[0]}.bias"]
-        )
-
-
 def test_class_rows_go_from_category_ids_to_their_order_and_back() -> None:
     state = tiny("torchvision", anchors=9, classes=91)
     rows = convert_weights(state, "mmdet").state["bbox_head.retina_cls.bias"].reshape(9, 80)

@@ -26,7 +26,6 @@ from detect.keypoints.targets import render_heatmaps
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData, Draw, Sample, collate
 from detect.loading.sampling import EpochBatchSampler
-from detect.loading.transforms import resize_transform
 from detect.samples import sample_annotations
 
 NUCLEI = sample_annotations("nuclei")
@@ -109,11 +108,6 @@ def test_a_batch_moves_to_a_device_whole(nuclei):
     tensors += [batch.keypoints.points, batch.keypoints.image, batch.keypoints.types, batch.keypoints.visibility]
     tensors += [each for image in batch.targets for each in (image.boxes, image.classes, image.ignored)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-
-
-def test_a_batch_needs_a_sample():
-    with pytest.raises(ValueError, match="a batch needs at least one sample"):
-        collate([])
 
 
 def test_nothing_of_the_nuclei_is_lost(nuclei):
@@ -206,13 +200,6 @@ def test_without_keypoints_there_are_no_points_and_one_type(tmp_path):
 # What is wrong with data, one after the other.
 
 
-def test_ids_of_categories_may_have_gaps(tmp_path):
-    write_images(tmp_path, a=(40, 20))
-    data = data_of(dataset_of(["a.png"], [{"image_id": 10}, {"image_id": 10, "category_id": 8}]), tmp_path)
-    assert data.category_ids == (3, 8)
-    assert data[0].targets.classes.tolist() == [0, 1]
-
-
 def test_classes_are_those_trained_on_where_they_are_given(tmp_path):
     write_images(tmp_path, a=(40, 20))
     dataset = dataset_of(["a.png"], [{"image_id": 10, "category_id": 8}])
@@ -250,13 +237,6 @@ def test_a_box_outside_is_refused_and_one_partly_outside_is_clipped(tmp_path):
     assert_allclose(data_of(dataset, tmp_path)[0].targets.boxes, [[35, 5, 40, 15]], rtol=1e-6)
     assert "lies wholly outside its 40x20 image" in str(dataset.invalid[0])
     assert "reaches outside its 40x20 image: clipped" in str(dataset.suspicious[0])
-
-
-def test_a_point_outside_is_counted_and_not_labelled(tmp_path):
-    write_images(tmp_path, a=(40, 20))
-    data = data_of(dataset_of(["a.png"], [{"image_id": 10, "keypoints": [50, 5, 2, 5, 5, 1]}]), tmp_path)
-    assert data.num_points_outside == 1
-    assert data[0].visibility.tolist() == [0, 1]
 
 
 def test_a_crowd_is_a_region_to_ignore(tmp_path):
@@ -348,12 +328,6 @@ def test_a_skipped_image_does_not_change_the_pixels_of_the_others(tmp_path):
     assert_same(data_of(dataset, tmp_path, augment=Augment(turns=True), on_broken="skip")[Draw(1, 0)], both)
 
 
-def test_a_16_bit_png_is_scaled(tmp_path):
-    Image.fromarray(np.full((20, 40), 6553, np.uint16)).save(tmp_path / "deep.png")
-    image = data_of(dataset_of(["deep.png"], []), tmp_path)[0].image
-    assert_allclose(image, np.full((3, 20, 40), 6553 / 65535), rtol=1e-5)
-
-
 def test_a_deep_image_beyond_its_range_is_broken_and_named(tmp_path):
     Image.fromarray(np.full((20, 40), 2.5, np.float32)).save(tmp_path / "deep.tiff")
     with pytest.raises(ImageError, match=r"1 of 1 images cannot be used: .*deep\.tiff: values from 2\.5 to 2\.5"):
@@ -373,18 +347,6 @@ def test_images_that_the_rule_does_not_take_are_refused_at_once(tmp_path):
 def test_a_choice_that_is_not_known_is_named(tmp_path, options):
     with pytest.raises(ValueError, match="on_broken is 'fail' or 'skip', and a seed at least 0, got"):
         data_of(dataset_of([], []), tmp_path, **options)
-
-
-@pytest.mark.parametrize("rule", ["stretch:90x70", "letterbox:100", "shortest:64:200"])
-def test_what_is_found_in_the_network_s_pixels_is_restored_to_the_image_s(tmp_path, rule):
-    write_images(tmp_path, a=(40, 20))
-    dataset = dataset_of(["a.png"], [{"image_id": 10, "keypoints": [7, 10, 2]}])
-    sample = data_of(dataset, tmp_path, rule)[0]
-    transform = resize_transform(parse_resize(rule), (40, 20))
-    assert_allclose(transform.invert_boxes(sample.targets.boxes.double().numpy()), [[4, 6, 12, 16]], atol=1e-4)
-    assert_allclose(
-        transform.invert_points(sample.points.double().numpy(), pixel_origin="center"), [[7, 10]], atol=1e-4
-    )
 
 
 @pytest.mark.parametrize(

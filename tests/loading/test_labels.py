@@ -127,22 +127,11 @@ def test_a_category_that_is_no_class_is_named():
         labels_by_image(dataset, None, category_ids=(1, 2))
 
 
-def test_category_ids_rise():
-    with pytest.raises(ValueError, match=r"need category ids that rise, got \[2, 2\]"):
-        labels_by_image(dataset_of(), None, category_ids=(2, 2))
-
-
 def test_classes_are_the_rows_of_sorted_ids_with_gaps():
     dataset = read_coco(
         {"images": [], "categories": [{"id": 90, "name": "b"}, {"id": 3, "name": "a"}], "annotations": []}
     )
     assert LabelMap.of(dataset) == LabelMap((3, 90), ("a", "b"))
-
-
-def test_keypoint_types_are_those_of_the_keypoints():
-    dataset = dataset_of({"image_id": 3, "category_id": 7, "keypoints": [5, 6, 2]})
-    labels = LabelMap.of(dataset, coco_keypoints(dataset))
-    assert (labels.type_names, labels.category_types[7]) == (("b",), (0,))
 
 
 def test_each_keypoint_of_a_category_is_a_type():

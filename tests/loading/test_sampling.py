@@ -7,7 +7,6 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -140,28 +139,3 @@ def test_shares_are_of_the_images_that_can_be_drawn():
     # of rows 0 and 1 alone, category 7 is in half: sqrt(.8 / .5)
     dataset = dataset_of([[7], [5], [5], [5]])
     assert_allclose(repeat_factors(dataset, np.array([0, 1]), threshold=0.8), [sqrt(1.6)] * 2, rtol=1e-12)
-
-
-@pytest.mark.parametrize("threshold", [0.0, 1.5, float("nan")])
-def test_a_threshold_is_a_share(threshold):
-    with pytest.raises(ValueError, match="need a threshold above 0 and at most 1"):
-        factors_of(dataset_of([[5]]), threshold)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_images": 0}, "num_images=0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"rank": 2, "num_processes": 2}, "rank=2 of num_processes=2"),
-        ({"num_processes": 3}, "a batch of 4 images cannot be divided among 3 processes"),
-    ],
-)
-def test_numbers_that_make_no_batches_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        EpochBatchSampler(**{"num_images": 8, "batch_size": 4, **options})
-
-
-def test_an_epoch_cannot_be_resumed_behind_its_end():
-    with pytest.raises(ValueError, match="an epoch has 2 batches, got epoch=0, first_batch=3"):
-        EpochBatchSampler(8, batch_size=4).start_at(0, 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +15,7 @@ from torch.testing import assert_close
 from torchvision import ops
 
 from detect.conventions import BACKGROUND, IGNORE
-from detect.losses import focal, focal_loss, image_normalizer, quality_focal_loss
+from detect.losses import focal, focal_loss, quality_focal_loss
 
 LN2, LN3 = math.log(2), math.log(3)
 SETTINGS = [{}, {"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 1.5, "alpha": 0.6}, {"gamma": 3, "alpha": 1}, {"alpha": 0.0}]
@@ -47,14 +46,6 @@ def test_focal_loss_by_hand():
     first = 0.25 * sure + 0.75 * sure + 0.75 * unsure + 0.75 * sure
     second = 0.25 * unsure + 0.75 * unsure
     assert_close(focal_loss(logits, classes), torch.tensor([first, second]))
-
-
-def test_without_focus_and_balance_it_is_half_the_cross_entropy():
-    logits, classes = random_heads(0)
-    targets = one_hot(classes, logits)
-    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    expected = (entropy * (classes != IGNORE)[..., None]).sum(dim=(1, 2)) / 2
-    assert_close(focal_loss(logits, classes, alpha=0.5, gamma=0), expected)
 
 
 @pytest.mark.parametrize("options", SETTINGS)
@@ -101,18 +92,6 @@ def test_ignored_anchors_add_nothing_whatever_their_logits(value):
     slope, ignored = slopes(focal_loss, logits, classes), classes == IGNORE
     assert_close(slope[ignored], torch.zeros_like(slope[ignored]), rtol=0, atol=0)
     assert_close(slope, slopes(focal_loss, clean, classes))
-
-
-def test_class_weights_are_factors_of_the_columns():
-    logits, classes = random_heads(5)
-    weights = torch.tensor([0.5, 1, 2, 0, 3], dtype=torch.float64)
-    targets, ignored = one_hot(classes, logits), classes == IGNORE
-
-    def reference(logits):
-        return (ops.sigmoid_focal_loss(logits, targets) * weights * ~ignored[..., None]).sum(dim=(1, 2))
-
-    assert_close(focal_loss(logits, classes, class_weights=weights), reference(logits))
-    assert_close(slopes(focal_loss, logits, classes, class_weights=weights), slopes(reference, logits))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -209,11 +188,8 @@ def test_arguments_are_left_as_they_were_and_may_be_views():
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 1.5, 2.0])
 def test_slopes_of_the_focal_losses_are_those_of_the_values(gamma):
     logits, classes = random_heads(10, (2, 5, 3))
-    weights = torch.tensor([0.5, 1, 2], dtype=torch.float64)
     logits = (logits / 2).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda values: focal_loss(values, classes, gamma=gamma, class_weights=weights), logits
-    )
+    assert torch.autograd.gradcheck(lambda values: focal_loss(values, classes, gamma=gamma), logits)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3), (2, 4, 0)])
@@ -224,12 +200,6 @@ def test_no_images_anchors_or_classes_are_ordinary(shape):
     sums.sum().backward()
     assert logits.grad is not None
     assert logits.grad.shape == shape
-
-
-def test_an_image_without_objects_costs_its_false_alarms():
-    # four anchors, three classes, p = 1/2: 12 negatives of 3/4 * 1/4 * ln 2
-    sums = focal_loss(torch.zeros(1, 4, 3), torch.full((1, 4), BACKGROUND))
-    assert_close((sums / image_normalizer(torch.tensor([0]))).sum(), torch.tensor(12 * 0.75 * 0.25 * LN2))
 
 
 @pytest.mark.parametrize("options", [{"alpha": 1.5}, {"alpha": -0.5}, {"gamma": -0.5}, {"gamma": math.nan}])
@@ -260,19 +230,6 @@ def test_arrays_of_other_shapes_do_not_broadcast():
             call()
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("shape", [(1,), (2,), (3, 1), ()])
-def test_class_weights_are_one_for_each_class(shape):
-    logits, classes = torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64)
-    weights = torch.ones(shape)
-    for call in (
-        lambda: focal_loss(logits, classes, class_weights=weights),
-        lambda: quality_focal_loss(logits, classes, quality=logits[..., 0], class_weights=weights),
-    ):
-        with pytest.raises(ValueError, match=re.escape(f"need one class weight for each of 3 classes, got {shape}")):
-            call()
-
-
 def test_a_compiled_graph_has_the_focal_loss_whole(fresh_python):
     program = """
 import torch
@@ -299,34 +256,26 @@ def quality_heads() -> tuple[Tensor, Tensor, Tensor]:
     return logits, classes, torch.rand(2, 40, generator=random, dtype=torch.float64)
 
 
-def written_out(logits: Tensor, classes: Tensor, quality: Tensor, gamma: float, weights: Tensor) -> Tensor:
+def written_out(logits: Tensor, classes: Tensor, quality: Tensor, gamma: float) -> Tensor:
     """abs(y - p)**gamma * cross-entropy of every logit (Li et al. 2020, equation 6)."""
     own = functional.one_hot(classes.clamp(min=0), logits.shape[2]).bool() & (classes >= 0)[..., None]
     target = torch.where(own, quality[..., None], 0.0)
     p = logits.sigmoid()
     entropy = -target * p.log() - (1 - target) * (1 - p).log()
-    costs = weights * (target - p).abs() ** gamma * entropy
+    costs = (target - p).abs() ** gamma * entropy
     return (costs * (classes != IGNORE)[..., None]).sum(dim=(1, 2))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1, 2, 3, 1], dtype=torch.float64)])
-def test_quality_focal_loss_and_its_gradient_are_the_formulas(quality_heads, gamma, weights):
+def test_quality_focal_loss_and_its_gradient_are_the_formulas(quality_heads, gamma):
     logits, classes, quality = quality_heads
     logits.requires_grad_()
-    factors = torch.ones(5, dtype=torch.float64) if weights is None else weights
-    expected = written_out(logits, classes, quality, gamma, factors)
-    found = quality_focal_loss(logits, classes, quality=quality, gamma=gamma, class_weights=weights)
+    expected = written_out(logits, classes, quality, gamma)
+    found = quality_focal_loss(logits, classes, quality=quality, gamma=gamma)
     assert_close(found, expected)
     scales = torch.tensor([1.0, 3.0], dtype=torch.float64)  # images are summed each by itself
     gradients = [torch.autograd.grad((sums * scales).sum(), logits)[0] for sums in (found, expected)]
     assert_close(*gradients)
-
-
-def test_with_full_quality_it_is_the_focal_loss_without_its_balance(quality_heads):
-    logits, classes, quality = quality_heads
-    found = quality_focal_loss(logits, classes, quality=torch.ones_like(quality))
-    assert_close(found, 2 * focal_loss(logits, classes, alpha=0.5))
 
 
 def test_a_score_that_is_its_quality_costs_nothing_and_has_no_slope():

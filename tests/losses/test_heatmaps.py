@@ -115,14 +115,6 @@ def test_half_precision_does_not_reach_infinity_as_the_clamp_at_1e_4_does(dtype)
         assert_close(found, loss(halves.float(), targets.to(dtype).float()))
 
 
-def test_an_empty_image_has_a_finite_loss_of_its_own():
-    # p = .1 in 32 x 32 cells without points: -1024 * .1^2 * ln .9 = 1.0789
-    logits = torch.full((1, 1, 32, 32), -math.log(9))
-    sums = heatmap_focal_loss(logits, torch.zeros(1, 1, 32, 32), positives=NONE)
-    assert_close(sums / image_normalizer(torch.tensor([0])), torch.tensor([1.0789]), rtol=0, atol=5e-5)
-    assert slopes(heatmap_focal_loss, logits, torch.zeros(1, 1, 32, 32), positives=NONE).isfinite().all()
-
-
 def test_the_loss_of_an_image_does_not_depend_on_the_rest_of_its_batch():
     # one point, exactly 1, among p = .1: -.9^2 ln .1 - 1023 * .1^2 ln .9 = 2.9429. CenterNet's 4.0218 for it and an empty
     # image together is the sum of both over the one point: the empty image is not counted in what it is divided by
@@ -291,12 +283,6 @@ def test_differences_at_points_by_hand():
     values = torch.tensor([[0.25, 0.25], [1.0, 0.0], [0.0, 0.5]])
     # |.5 - .25| + |-.25 - .25| = .75; 0 + 1 and 1 + .5
     assert_close(points_l1_loss(maps, values, positives=positives), torch.tensor([0.75, 2.5]))
-    weights = torch.ones(2, 1, 3, 4)
-    weights[1, 0, 0, 3] = 3.0
-    assert_close(points_l1_loss(maps, values, positives=positives, weights=weights), torch.tensor([0.75, 7.5]))
-    each = torch.ones(2, 2, 3, 4)
-    each[1, 1] = 0.0
-    assert_close(points_l1_loss(maps, values, positives=positives, weights=each), torch.tensor([0.75, 1.0]))
 
 
 def test_only_the_points_cells_get_a_gradient():
@@ -310,7 +296,7 @@ def test_only_the_points_cells_get_a_gradient():
 
 def test_no_points_cost_nothing_and_give_a_gradient_of_zero():
     maps = torch.zeros(2, 2, 4, 5, dtype=torch.float16, requires_grad=True)
-    sums = points_l1_loss(maps, torch.zeros(0, 2), positives=NONE, weights=torch.ones(2, 1, 4, 5))
+    sums = points_l1_loss(maps, torch.zeros(0, 2), positives=NONE)
     assert_close(sums, torch.zeros(2))
     sums.sum().backward()
     assert_close(maps.grad, torch.zeros_like(maps))
@@ -341,12 +327,6 @@ def test_points_that_are_not_on_the_map_are_refused():
                 points_l1_loss(maps, torch.zeros(1, 1), positives=torch.tensor([row]))
     with pytest.raises(ValueError, match=r"positives as .*, \(0, 4\), got \(0, 3\)"):
         heatmap_focal_loss(maps, maps, positives=torch.zeros(0, 3, dtype=torch.int64))
-
-
-def test_weights_of_more_types_than_the_maps_are_refused():
-    maps = torch.zeros(2, 1, 4, 5)
-    with pytest.raises(ValueError, match=r"the maps' shape, .*, \(2, 1, 4, 5\), got \(2, 3, 4, 5\)"):
-        heatmap_mse_loss(maps, maps, weights=torch.ones(2, 3, 4, 5))
 
 
 @pytest.mark.parametrize(
@@ -382,9 +362,6 @@ def test_weights_of_another_shape_do_not_broadcast(shape):
     for loss in MAP_LOSSES:
         with pytest.raises(ValueError, match=message):
             loss(maps, maps, weights=weights)
-    if shape != (2, 3, 4, 5):  # maps of points are shared by any number of keypoint types
-        with pytest.raises(ValueError, match="need weights of the maps' shape"):
-            points_l1_loss(maps, torch.zeros(0, 2), positives=NONE, weights=weights)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -16,7 +16,6 @@ from detect.data.resize import parse_resize
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.fitting.fit_levels import fit_levels
-from detect.heads.image_targets import ImageTargets
 from detect.heads.prediction_matchers import SimOta, TaskAligned
 from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
@@ -122,17 +121,6 @@ def test_points_are_one_location_in_each_cell_by_task_aligned_assignment(tiny, d
 def test_points_have_no_shape_to_compare(tiny, assigner):
     with pytest.raises(ConfigError, match=f"points have no shape that assigner={assigner} could compare"):
         tiny("model.anchors=points", f"model.assigner={assigner}")
-
-
-def test_parts_of_a_batch_learn_what_the_whole_does(tiny, dataset):
-    # an image's losses are divided by its own positives and the number of images: parts of equal size add up
-    detector = build_detector(tiny(), LABELS, anchors=training_anchors(tiny(), dataset))
-    images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    boxes = [torch.tensor([[4.0, 4.0, 12.0, 12.0]]), torch.zeros(0, 4), torch.tensor([[8.0, 8.0, 20.0, 20.0]] * 3)]
-    targets = [ImageTargets(each, torch.zeros(len(each), dtype=torch.int64)) for each in (*boxes, boxes[0])]
-    whole = torch.stack(detector.losses(images, targets))
-    parts = [torch.stack(detector.losses(images[part::2], targets[part::2])) for part in (0, 1)]
-    assert_close(sum(parts) / 2, whole)
 
 
 def test_channels_that_do_not_fit_are_one_line(tiny, dataset):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import asdict, replace
-from zipfile import ZipFile
 
 import pytest
 import torch
@@ -94,39 +92,15 @@ def test_a_failed_save_leaves_the_old_file(checkpoint, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["last.pt"]  # noqa: PTH208
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "not a checkpoint"),
-        (b"not a checkpoint", "not a checkpoint"),
-        (None, "No such file"),
-    ],
-)
-def test_files_that_are_no_checkpoints(tmp_path, content, message):
-    path = tmp_path / "a.pt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(TrainingError, match=message):
-        read_checkpoint(path)
-
-
-def test_half_a_file_and_each_flipped_bit_of_a_weight_are_refused(checkpoint, tmp_path):
+def test_files_that_are_no_checkpoints(checkpoint, tmp_path):
+    """What else can be wrong with a file is in tests/ops/test_tensor_files.py."""
     path = tmp_path / "last.pt"
-    save_checkpoint(path, checkpoint)
-    whole = path.read_bytes()
-    with ZipFile(path) as archive:
-        tensors = [
-            archive.read(part) for part in archive.infolist() if part.file_size > 64 and "/data/" in part.filename
-        ]
-    assert len(tensors) > 20
-    for number, tensor in enumerate(tensors[::4]):
-        place = whole.index(tensor) + len(tensor) // 2
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << number % 8]) + whole[place + 1 :])
-        with pytest.raises(TrainingError, match=f"{path}: not a checkpoint, or damaged .* another checksum"):
-            load_detector(path)
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TrainingError, match="damaged"):
+    with pytest.raises(TrainingError, match="No such file"):
         read_checkpoint(path)
+    save_checkpoint(path, checkpoint)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(TrainingError, match=f"{path}: not a checkpoint, or damaged"):
+        load_detector(path)
 
 
 def test_parts_that_do_not_fit_each_other_are_one_line(checkpoint, tmp_path):
@@ -139,19 +113,6 @@ def test_parts_that_do_not_fit_each_other_are_one_line(checkpoint, tmp_path):
         fitting_parts(path, "its state of training does not fit"),
     ):
         RunState.resumed({"step": "8"}, patience=None)
-
-
-def test_nothing_in_a_file_is_run(tmp_path):
-    class Harm:
-        def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "harm"),))
-
-    torch.save({"format": 1, "config": Harm()}, tmp_path / "a.pt")
-    (tmp_path / "b.pt").write_bytes(pickle.dumps(Harm(), protocol=2))
-    for name in ("a.pt", "b.pt"):
-        with pytest.raises(TrainingError, match="not a checkpoint"):
-            read_checkpoint(tmp_path / name)
-    assert not (tmp_path / "harm").exists()
 
 
 @pytest.mark.parametrize(

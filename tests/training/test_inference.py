@@ -225,13 +225,6 @@ def test_nothing_found_gives_empty_results_and_an_empty_file(tmp_path):
     assert results_json(found, data.dataset) == b"[]"
 
 
-def test_torch_s_global_generator_is_left_alone(tmp_path):
-    model, data = box_detector(), data_of(tmp_path, (48, 40))
-    before = torch.random.get_rng_state()
-    find_objects(model, data, labels=LABELS)
-    torch.testing.assert_close(torch.random.get_rng_state(), before, rtol=0, atol=0)
-
-
 def test_progress_counts_the_images(tmp_path):
     calls: list[tuple[str, int, int]] = []
     data = data_of(tmp_path, (48, 40), (64, 32), (48, 40))

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from builders import changed
 from PIL import Image
@@ -70,31 +69,6 @@ def test_normalised_points(data):
     (fault,) = wrong_labels(data(normalise, task="landmarks")[1])
     assert fault.startswith("points lie within 1 px: normalised? All 12 lie from 0 to 1.")
     assert wrong_labels(data(normalise)[1]) == []  # boxes are in pixels
-
-
-def test_points_whose_x_and_y_are_exchanged(data, tmp_path):
-    wide = np.zeros((32, 64), np.uint8)
-    wide[::2] = 9
-    for number in range(1, 9):
-        Image.fromarray(wide).save(tmp_path / f"{number}.png")
-
-    def swap(content):
-        for image in content["images"]:
-            image["width"] = 64
-        for each in content["annotations"]:
-            each["keypoints"] = [8, 50, 2]
-
-    (fault,) = wrong_labels(data(swap, task="landmarks", images=str(tmp_path))[1])
-    assert (
-        "labels swap x and y? 12 of 12 labelled points lie outside their images, none of them if x and y are" in fault
-    )
-
-    def far(content):
-        swap(content)
-        for each in content["annotations"]:
-            each["keypoints"] = [80, 50, 2]  # outside in either order
-
-    assert wrong_labels(data(far, task="landmarks", images=str(tmp_path))[1]) == []
 
 
 def test_boxes_that_are_misread_are_those_of_the_dataset(data):

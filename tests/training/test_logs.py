@@ -10,10 +10,11 @@ from detect.training.logs import RATE_STEPS, ImageRate, RunLog, read_log
 
 def test_rows_are_on_disk_at_once_with_their_header(tmp_path):
     with RunLog(tmp_path / "run", tensorboard=False) as log:
-        log.write("steps", 1, {"loss": 2.5, "rate": 0.1})
+        log.write("steps", 1, {"loss": 0.1 + 0.2, "rate": 0.1})
         log.write("steps", 2, {"loss": 1.5, "rate": float("nan")})
-        assert (tmp_path / "run" / "steps.csv").read_text() == "step,loss,rate\n1,2.5,0.1\n2,1.5,\n"
-    assert read_log(tmp_path / "run" / "steps.csv") == [{"step": 1, "loss": 2.5, "rate": 0.1}, {"step": 2, "loss": 1.5}]
+        assert (tmp_path / "run" / "steps.csv").read_text() == "step,loss,rate\n1,0.30000000000000004,0.1\n2,1.5,\n"
+    first, second = read_log(tmp_path / "run" / "steps.csv")
+    assert (first, second) == ({"step": 1, "loss": 0.1 + 0.2, "rate": 0.1}, {"step": 2, "loss": 1.5})
 
 
 def test_a_resumed_log_loses_what_came_after_the_checkpoint_and_half_a_row(tmp_path):
@@ -23,13 +24,6 @@ def test_a_resumed_log_loses_what_came_after_the_checkpoint_and_half_a_row(tmp_p
     log.write("steps", 3, {"loss": 1.25})
     assert (tmp_path / "steps.csv").read_text() == "step,loss\n1,3\n2,2\n3,1.25\n"
     assert not (tmp_path / "epochs.csv").exists()
-
-
-def test_numbers_come_back_exactly(tmp_path):
-    value = 0.1 + 0.2
-    with RunLog(tmp_path, tensorboard=False) as log:
-        log.write("steps", 1, {"loss": value})
-    assert read_log(tmp_path / "steps.csv")[0]["loss"] == value
 
 
 def test_tensorboard_reads_the_curves(tmp_path):

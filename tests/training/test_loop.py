@@ -209,27 +209,33 @@ def test_a_killed_process_is_resumed_exactly(tiny, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.fixture
+def by_one_and_by_two(tiny, tmp_path):
+    """Train in this process, and in two others; return what those two said."""
+
+    def run(*fields: str, **task: str) -> str:
+        fields += ("optimisation.batch_size=4", "optimisation.epochs=3")
+        one, two = (tiny(*fields, f"output.folder={tmp_path / name}", **task) for name in ("one", "two"))
+        (tmp_path / "run.yaml").write_text(two.to_yaml())
+        train(one)
+        ended = run_python(*ON_ONE_HOST, TOOL, tmp_path / "run.yaml")
+        assert ended.returncode == 0, ended.stderr
+        return ended.stderr
+
+    return run
+
+
 @pytest.mark.slow  # boxes: tests/test_two_hosts.py
-def test_two_processes_learn_of_landmarks_what_one_does(tiny, tmp_path):
-    fields = ("optimisation.batch_size=4", "optimisation.epochs=3")
-    one, two = (tiny(*fields, f"output.folder={tmp_path / name}", task="landmarks") for name in ("one", "two"))
-    (tmp_path / "run.yaml").write_text(two.to_yaml())
-    train(one)
-    ended = run_python(*ON_ONE_HOST, TOOL, tmp_path / "run.yaml")
-    assert ended.returncode == 0, ended.stderr
+def test_two_processes_learn_of_landmarks_what_one_does(by_one_and_by_two, tmp_path):
+    by_one_and_by_two(task="landmarks")
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-def test_two_processes_look_into_a_flat_loss_together(tiny, tmp_path):
+def test_two_processes_look_into_a_flat_loss_together(by_one_and_by_two, tmp_path):
     flat = ("optimisation.learning_rate=1e-9", "optimisation.flat_epochs=1", "augment.enabled=false")
     flat += ("optimisation.schedule=step", "optimisation.milestones=[.9]")  # the rate is high in the third epoch
-    fields = (*flat, "optimisation.warmup_steps=0", "optimisation.batch_size=4", "optimisation.epochs=3", "data.val=[]")
-    one, two = (tiny(*fields, f"output.folder={tmp_path / name}") for name in ("one", "two"))
-    (tmp_path / "run.yaml").write_text(two.to_yaml())
-    train(one)
-    ended = run_python(*ON_ONE_HOST, TOOL, tmp_path / "run.yaml")
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("the loss has not fallen for 1 epochs") == 1
+    said = by_one_and_by_two(*flat, "optimisation.warmup_steps=0", "data.val=[]")
+    assert said.count("the loss has not fallen for 1 epochs") == 1
     assert "is too small" in (tmp_path / "two" / "diagnosis.txt").read_text()
     for mine, theirs in zip(tables(tmp_path / "one")["steps"], tables(tmp_path / "two")["steps"], strict=True):
         assert_allclose(list(theirs.values()), list(mine.values()), rtol=1e-3, atol=1e-5)
@@ -336,15 +342,3 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(tiny, squares, tmp_path
     file.write_text(json.dumps(content))
     with pytest.raises(TrainingError, match="have changed, from 7 'square' to 7 'circle'"):
         train(config, resume=True)
-
-
-@pytest.mark.parametrize("augmented", [True, False])
-def test_a_box_without_extent_in_single_precision_ends_no_run(tiny, squares, tmp_path, augmented):
-    content = json.loads((squares / "annotations.json").read_text())
-    sliver = {"image_id": 1, "category_id": 7, "bbox": [31.4999996, 3, 1.1e-6, 5], "area": 1}
-    content["annotations"] += [{"id": 98, "iscrowd": 0, **sliver}, {"id": 99, "iscrowd": 1, **sliver}]
-    (tmp_path / "slivers.json").write_text(json.dumps(content))
-    fields = (f"data.train=['{tmp_path}/slivers.json']", "data.val=[]", f"augment.enabled={str(augmented).lower()}")
-    lines: list[str] = []
-    train(tiny(*fields, "optimisation.epochs=1"), log=lines.append)
-    assert "left out: 1 training boxes have no extent after resizing" in lines

@@ -116,11 +116,6 @@ def test_it_rises_then_falls_and_never_exceeds_one(num_steps, warmup, schedule):
     assert falling == sorted(falling, reverse=True)
 
 
-def test_an_unknown_schedule():
-    with pytest.raises(ValueError, match="'linear'"):
-        rate_factor(0, 1, schedule="linear")
-
-
 def linear(value: float) -> nn.Linear:
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(value)
@@ -165,12 +160,6 @@ def test_buffers_are_copied_and_the_copy_is_in_evaluation_mode():
     assert_close(average.module[0].running_mean, model[0].running_mean, rtol=0, atol=0)
     assert not average.module.training
     assert model.training
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_out_of_its_range(decay):
-    with pytest.raises(ValueError, match="0 <= decay < 1"):
-        average_weights(linear(0.0), decay=decay)
 
 
 @pytest.mark.parametrize(
