@@ -82,19 +82,23 @@ def read_json(file: str) -> Any:
     Raises:
         CocoError: the file cannot be read or is not JSON.
     """
-    text = read_text(file)
+    return decode_json(read_text(file), file)
+
+
+def decode_json(text: str, place: str) -> Any:
+    """What a JSON text says; raises CocoError, whose message begins with the place."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        pass  # NaN, as Python writes it, or no JSON: Python's reader says where
+        pass  # NaN, as Python writes it, a number too large, or no JSON: Python's reader says where
     except RecursionError:
-        raise CocoError(f"{file}: nested too deeply") from None
+        raise CocoError(f"{place}: nested too deeply") from None
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
-        raise CocoError(f"{file}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
-    except (RecursionError, ValueError) as error:
-        raise CocoError(f"{file}: not JSON ({str(error)[:80]})") from None
+        raise CocoError(f"{place}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+    except RecursionError:
+        raise CocoError(f"{place}: nested too deeply") from None
 
 
 def read_xml(file: str) -> ET.Element:
