@@ -81,9 +81,13 @@ def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
     for row, reason in unusable.items():
         faults.append(Finding(str(path), None, int(image_ids[row]), f"entry {places[row]} of the results: {reason}"))
     kept = np.delete(np.arange(len(entries)), list(unusable))
-    columns = (each[kept] for each in (places, rows, category_ids, scores, boxes))
-    own, angles = tuple(points[row] for row in kept.tolist()), angles[kept]
-    return CocoResults(*columns, own, tuple(faults), angles_deg=angles if np.isfinite(angles).any() else None)
+    angles = angles[kept]
+    return CocoResults(
+        *(places[kept], rows[kept], category_ids[kept], scores[kept], boxes[kept]),
+        tuple(points[row] for row in kept.tolist()),
+        tuple(faults),
+        angles_deg=angles if np.isfinite(angles).any() else None,
+    )
 
 
 def _unusable(

@@ -17,6 +17,7 @@ from sklearn.mixture import GaussianMixture
 
 from detect.errors import FitError
 from detect.fitting.clustering import PerRow, Rows, ShapeClustering
+from detect.ops.time_limit import is_over
 
 Shrinkage = Callable[[Rows, PerRow, Float64[ndarray, "d d"]], float]
 
@@ -96,6 +97,8 @@ class _WeightedMixture(GaussianMixture):  # type: ignore[misc]
         self.weights_: Float64[ndarray, " k"] = self.weights_ / self.weights_.sum()
 
     def _e_step(self, X: Rows, **_: Any) -> tuple[float, Float64[ndarray, "n k"]]:
+        if is_over():
+            self.tol = np.inf  # whatever this update changes, it is the last
         log_prob, log_resp = self._estimate_log_prob_resp(X)
         return float(np.average(log_prob, weights=self.row_weights)), log_resp
 

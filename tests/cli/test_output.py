@@ -122,7 +122,7 @@ def test_work_of_unknown_length_says_how_long_it_takes(capsys):
         waited.append(seconds)
         return next(ends)
 
-    output.lines_until(ended, "fitting anchors")
+    output.lines_until(ended, lambda: "fitting anchors")
     assert waited == [output.LINE_EVERY_S] * 5
     lines = [f"fitting anchors: {time} so far" for time in ("30 s", "60 s", "90 s", "2 min")]
     assert capsys.readouterr().err.splitlines() == lines
