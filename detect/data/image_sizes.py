@@ -20,6 +20,7 @@ from detect.data.exif import NO_TURN, Exif, fits_upright, orientation_of, stored
 from detect.data.formats.label_rows import LabelRows
 from detect.data.image_names import ImageFolder
 from detect.errors import CocoError
+from detect.files import open_regular
 
 NUM_THREADS = 8
 SLOW_S = (
@@ -123,7 +124,7 @@ def _in_parts(files: Sequence[str], starts: Sequence[int], threads: ThreadPoolEx
 
 def _header_or_reason(file: str) -> Header | str:
     try:
-        with Image.open(file) as image:
+        with open_regular(file) as stream, Image.open(stream) as image:
             return stored_size(image), orientation_of(image)
     except FileNotFoundError:
         return f"there is no image {file}"

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from detect.errors import CocoError
-from detect.files import parse_json
+from detect.files import open_regular, parse_json
 
 MAX_FILE_BYTES = 2**30  # limit on one label file
 
@@ -57,7 +57,7 @@ def read_bytes(file: str) -> bytes:
         CocoError: the file cannot be read or is too large.
     """
     try:
-        with open(file, "rb", buffering=0) as stream:  # noqa: PTH123 - of 100,000 files, a Path for each takes seconds
+        with open_regular(file) as stream:
             if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
                 raise CocoError(f"{file}: more than {MAX_FILE_BYTES >> 30} GiB: cut it into several files")
             return stream.read()
