@@ -48,7 +48,9 @@ class Limits:
         groups = tuple(range(num_levels)) if num_anchors is None else (0,) * num_levels
         given_counts = num_anchors if num_anchors is not None else per_level
         counts = (given_counts,) * (max(groups) + 1) if isinstance(given_counts, int) else tuple(given_counts or ())
-        if len(counts) != max(groups) + 1 or min(counts) < 0 or not 1 <= sum(counts) <= MAX_ANCHORS:
+        if len(counts) == max(groups) + 1 and sum(counts) > MAX_ANCHORS:
+            raise FitError(f"{sum(counts):,} shapes on {num_levels} levels: at most {MAX_ANCHORS:,} in all")
+        if len(counts) != max(groups) + 1 or min(counts) < 0 or sum(counts) < 1:
             raise FitError(
                 f"need from 1 to {MAX_ANCHORS} shapes in all, and a number for each of {num_levels} levels, "
                 f"got {per_level=}, {num_anchors=}"

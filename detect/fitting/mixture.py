@@ -19,6 +19,7 @@ from detect.errors import FitError
 from detect.fitting.clustering import PerRow, Rows, ShapeClustering
 from detect.ops.time_limit import is_over
 
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 Shrinkage = Callable[[Rows, PerRow, Float64[ndarray, "d d"]], float]
 
 
@@ -61,9 +62,11 @@ class LogGaussianMixture(ShapeClustering):
 
     def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
         if self.shrinkage not in (None, *_SHRINKAGES):
-            raise ValueError(f"shrinkage={self.shrinkage!r} is not one of {[None, *_SHRINKAGES]}")
+            raise FitError(f"shrinkage={self.shrinkage!r} is not one of {[None, *_SHRINKAGES]}")
+        if self.covariance_type not in COVARIANCE_TYPES:
+            raise FitError(f"covariance_type={self.covariance_type!r} is not one of {list(COVARIANCE_TYPES)}")
         if self.shrinkage and self.covariance_type != "full":
-            raise ValueError(f"shrinkage is for covariance_type='full', got {self.covariance_type!r}")
+            raise FitError(f"shrinkage is for covariance_type='full', got {self.covariance_type!r}")
         if len(shapes) < 2:
             raise FitError(f"a mixture needs at least 2 distinct shapes, got n_samples = {len(shapes)}")
         parameters = self.get_params()
