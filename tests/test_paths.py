@@ -201,6 +201,11 @@ def model_filled(files: Files, as_: As) -> str:
     return model.name
 
 
+def regular_opened(files: Files, as_: As) -> bytes:
+    with open_regular(as_(files / "fit.yaml")) as stream:
+        return stream.readline()
+
+
 def journal_opened(files: Files, as_: As) -> int:
     with open_journal(as_(files / "tiles"), "some") as journal:
         return len(journal)
@@ -247,7 +252,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
         as_(files / "last.pt"), as_(files / "map.npy"), {}
     ),
     "detect.training.tile_journal.open_journal": journal_opened,
-    "detect.files.open_regular": lambda files, as_: open_regular(as_(files / "fit.yaml")).readline(),
+    "detect.files.open_regular": regular_opened,
     "detect.data.image_names.why_left_out": lambda _, as_: why_left_out(as_(IMAGES)),
     "detect.data.image_names.name_hint": lambda files, as_: name_hint(as_(IMAGES), "a\\b.png"),
     "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(

@@ -148,7 +148,7 @@ MicronsPerPixel = Annotated[
 ]
 TimeLimit = Annotated[
     float,
-    typer.Option(
+    expert(
         min=0,
         max=1e9,
         help="Seconds that a search for anchors and its proof may take: it then ends with the best it has, which is said.",
