@@ -43,6 +43,7 @@ from .keypoints.targets import render_heatmaps
 from .losses import heatmap_focal_loss
 from .ops.boxes import BoxCoder, DistanceCoder
 from .ops.matcher import Atss, MaxIoU
+from .ops.time_limit import time_limit
 
 __all__ = [
     "AnchorGenerator",
@@ -99,4 +100,5 @@ __all__ = [
     "receptive_fields",
     "render_heatmaps",
     "score_points",
+    "time_limit",
 ]

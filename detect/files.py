@@ -10,19 +10,38 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 MAX_FILE_BYTES = 2**20
+LONGEST_SHOWN = 40  # characters of a value in a message
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)")  # the group: half of a pair
 FORMULA_STARTS, FORMULA_SPACE = ("=", "+", "-", "@"), " \t\r\n"
 TEMPORARY = ".detect-"  # start of the names of temporary folders
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a file to read its bytes. What is no file is refused: a pipe without a writer would be waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a socket or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")  # noqa: PTH123 - no path
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file: write it to disk first", str(path))
 
 
 def read_small_text(path: str | Path, error: Callable[[str], Exception]) -> str:
@@ -80,6 +99,18 @@ class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """An integer; of more digits than Python writes it is an error with its place."""
+        with suppress(ValueError):
+            number: int = super().construct_yaml_int(node)
+            str(number)
+            return number
+        what = "an integer of too many digits" if len(node.value) > LONGEST_SHOWN else f"{node.value!r} is no integer"
+        raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
 
 def _check_aliases(node: yaml.Node, most: int) -> None:
     """Raise ValueError if a document holds itself, or more than ``most`` characters and values once aliases are expanded."""
@@ -115,16 +146,30 @@ def read_yaml(path: str | Path, error: Callable[[str], Exception]) -> Any:
 def parse_json(content: bytes | bytearray | str, **options: Any) -> Any:
     """What Python's reader makes of JSON: slower than msgspec's, it accepts NaN and a byte order mark, and locates errors.
 
-    Half of a pair of UTF-16, which no text can hold, is read as U+FFFD. The options are those of :func:`json.loads`.
+    Half of a pair of UTF-16, which no text can hold, is read as U+FFFD, and an integer of more digits than Python reads as
+    infinite, as any other number too large for it. The options are those of :func:`json.loads`.
 
-    >>> parse_json('["NaN", NaN, "' + chr(92) + 'ud83d"]')
-    ['NaN', nan, '�']
+    >>> parse_json('["NaN", NaN, "' + chr(92) + 'ud83d", -' + "9" * 5000 + "]")
+    ['NaN', nan, '�', -inf]
     """
     if not isinstance(content, str):
         content = content.decode(json.detect_encoding(content))
     if "\\ud" in content or "\\uD" in content:
         content = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], content)
-    return json.loads(content, **options)
+    try:
+        return json.loads(content, **options)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(content, parse_int=whole_number, **options)
+
+
+def whole_number(digits: str) -> int | float:
+    """The integer of some digits; infinite if they are more than Python reads."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -64,7 +64,16 @@ def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_pa
     "text",
     [
         *("a: [", "!!int ", "!!int x", "!!timestamp x", "!!float x", "!!bool x", "!!binary x", "!!omap x", "!!set x"),
-        *("!!python/object/apply:os.getcwd []", "[" * 1200, "\x00", "9" * 5000, "\ud800", '"\\ud800"', "? [a]\n: b"),
+        *(
+            "!!python/object/apply:os.getcwd []",
+            "[" * 1200,
+            "\x00",
+            "9" * 5000,
+            "0x" + "f" * 5000,
+            "\ud800",
+            '"\\ud800"',
+            "? [a]\n: b",
+        ),
         *("&a [*a]", "&a {b: *a}", "*a", "<<: 3", "a: &a {<<: *a}"),
         # each list is nine of the one before: four billion values
         *("\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11))]),),
@@ -84,6 +93,12 @@ def test_what_is_no_plain_yaml_raises_the_given_error_in_one_short_line(text):
     assert caught.value.args[0].startswith("not YAML (")
     assert "\n" not in caught.value.args[0]
     assert len(caught.value.args[0]) < 400
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "0x" + "f" * 5000, "0b" + "1" * 20_000])
+def test_an_integer_of_too_many_digits_in_yaml_is_an_error_with_its_line(number):
+    with pytest.raises(KeyError, match=r"an integer of too many digits.* line 2, column 4"):
+        parse_yaml(f"k: 9\nl: {number}", KeyError)
 
 
 def test_plain_yaml_is_read_with_aliases_and_dates_as_they_are_written():

@@ -28,7 +28,7 @@ from detect.catalog.detectors import load_detector as load_known
 from detect.data import CocoDataset, read_coco, read_results
 from detect.data.coco_reader import parse_plainly, read_rows
 from detect.data.formats.point_tables import is_point_table
-from detect.data.image_names import name_hint
+from detect.data.image_names import name_hint, why_left_out
 from detect.data.images import open_image
 from detect.data.parquet_to_coco import write_coco
 from detect.data.parquet_writer import write_parquet, write_parts
@@ -37,7 +37,7 @@ from detect.data.resize import parse_resize
 from detect.data.volumes import open_array
 from detect.detectors.pretrained_weights import load_checkpoint
 from detect.errors import TrainingError
-from detect.files import read_small_text, read_yaml, temporary_folder, write_folder, write_whole
+from detect.files import open_regular, read_small_text, read_yaml, temporary_folder, write_folder, write_whole
 from detect.inspection.models import build_model
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
@@ -200,6 +200,11 @@ def model_filled(files: Files, as_: As) -> str:
     return model.name
 
 
+def regular_opened(files: Files, as_: As) -> bytes:
+    with open_regular(as_(files / "fit.yaml")) as stream:
+        return stream.readline()
+
+
 def journal_opened(files: Files, as_: As) -> int:
     with open_journal(as_(files / "tiles"), "some") as journal:
         return len(journal)
@@ -246,6 +251,8 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
         as_(files / "last.pt"), as_(files / "map.npy"), {}
     ),
     "detect.training.tile_journal.open_journal": journal_opened,
+    "detect.files.open_regular": regular_opened,
+    "detect.data.image_names.why_left_out": lambda _, as_: why_left_out(as_(IMAGES)),
     "detect.data.image_names.name_hint": lambda files, as_: name_hint(as_(IMAGES), "a\\b.png"),
     "detect.report.anchor_page.anchor_page": lambda files, as_: anchor_page(
         [files.score], None, title="Anchors", images=as_(IMAGES)

@@ -174,7 +174,11 @@ class AnchorSet:
         write_whole(path, self.to_yaml())
 
     def to_yaml(self) -> str:
-        """The text of ``anchors.yaml``."""
+        """The text of ``anchors.yaml``.
+
+        Raises:
+            AnchorFileError: reading it would: a level has no shape, strides do not rise, or a value is out of its range.
+        """
         scores: dict[str, float] = {}
         for name, value in self.scores.items():
             scores[name] = value
@@ -184,6 +188,7 @@ class AnchorSet:
         content = _AnchorFile(FORMAT, levels=list(self.levels), scores=scores, sources=list(self.sources), **fields)
         header = "# Shapes are [width, height] in pixels after the resize rule, on levels from fine to coarse.\n"
         builtin = msgspec.to_builtins(content)
+        _checked(builtin)
         return header + yaml.dump(builtin, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
     @classmethod
@@ -206,17 +211,7 @@ class AnchorSet:
         Raises:
             AnchorFileError: it is not YAML, or a field is missing or wrong.
         """
-        try:
-            content = msgspec.convert(parse_yaml(text, AnchorFileError), _AnchorFile)
-            if content.resize:
-                parse_resize(content.resize)
-        except msgspec.ValidationError as error:
-            raise AnchorFileError(f"not an anchors file: {str(error).replace('`', '')}") from None
-        except ResizeError as error:
-            raise AnchorFileError(str(error)) from None
-        if content.format != FORMAT:
-            raise AnchorFileError(f"format {content.format}, this version reads format {FORMAT}")
-        check_levels(content.levels, AnchorFileError)
+        content = _checked(parse_yaml(text, AnchorFileError))
         bounds = {name: bound for name, bound in content.scores.items() if name.endswith(UPPER_BOUND)}
         scores = {name: value for name, value in content.scores.items() if name not in bounds}
         return cls(
@@ -230,6 +225,22 @@ class AnchorSet:
             sources=tuple(content.sources),
             **{name: getattr(content, name) for name in FIELDS},
         )
+
+
+def _checked(plain: Any) -> _AnchorFile:
+    """The content of a file, from plain values; raises AnchorFileError."""
+    try:
+        content = msgspec.convert(plain, _AnchorFile)
+        if content.resize:
+            parse_resize(content.resize)
+    except msgspec.ValidationError as error:
+        raise AnchorFileError(f"not an anchors file: {str(error).replace('`', '')}") from None
+    except ResizeError as error:
+        raise AnchorFileError(str(error)) from None
+    if content.format != FORMAT:
+        raise AnchorFileError(f"format {content.format}, this version reads format {FORMAT}")
+    check_levels(content.levels, AnchorFileError)
+    return content
 
 
 def check_levels(levels: Sequence[AnchorLevel], error: Callable[[str], Exception]) -> None:

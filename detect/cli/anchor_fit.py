@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import detect
 from detect.cli.detector_fit import DetectorOptions, fit_detector, note_unnamed
 from detect.cli.engine import EngineOptions
-from detect.cli.fit_options import FitOptions
+from detect.cli.fit_options import FitOptions, Fitted, stopped_searches
 from detect.cli.options import AsJson, DatasetFiles, Output, Resize, expert
-from detect.cli.output import busy, findings_of, note, print_answer, reading_bar, save
+from detect.cli.output import findings_of, note, print_answer, reading_bar, save
 from detect.cli.terminal import print_now
 from detect.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detect.anchors.stability import Stability
 
 FINE = FitOptions(levels="p2-p4", per_level="3")
 STORIES = (  # sample, title, resize rule, what to fit
@@ -66,8 +70,7 @@ def fit(
         if rule.name == "none":
             note("note: --resize none: shapes are in pixels of the original images, which few detectors see")
         sources = data.start_hashing() if output else None
-        with busy("fitting anchors"):
-            fitted = fit_detector(data, boxes, detector, options) if detector else options.fit(boxes)
+        fitted = fit_detector(data, boxes, detector, options) if detector else options.fit(boxes)
         convention = detector.convention if detector else options.convention
         sets = [fitted.anchors, *others]
         scores = data.metric_sums(sets, [rule] * len(sets), convention)
@@ -77,7 +80,7 @@ def fit(
         if detector is None:
             note_unnamed(options, objective.on_grid)
         if output and sources:
-            files = anchor_results.fit_files(scores[0], sources.result(), data.findings, detectors=fitted.detectors)
+            files = anchor_results.fit_files(scores[0], fitted, sources.result(), data.findings)
             page = anchor_results.page_of(data, curve, "Anchors fitted to data", dataset.images) if report else {}
             save(output, files | page)
         data.finish()
@@ -103,7 +106,7 @@ def stability(
     `detect anchors stability train.json -k 9 --resize letterbox:640 --resamples 100 --validation val.json`
     """
     from detect.anchors.metric_sums import MetricSums
-    from detect.anchors.stability import bootstrap, train_and_validation
+    from detect.anchors.stability import train_and_validation
     from detect.cli import anchor_results
     from detect.cli.anchor_tables import print_stability
 
@@ -113,29 +116,43 @@ def stability(
     resize = resize or options.resize
     instances = dataset.read_resized(resize)
     others = replace(dataset, files=validation).read_resized(resize) if validation else None
-    anchors = options.fit(instances, prove=False).anchors
-    stable, generalisation = None, None
-    if resamples:
-        done = itertools.count()
-        with reading_bar() as on_progress:
-
-            def refit(drawn: detect.ResizedInstances) -> detect.AnchorSet:
-                on_progress("fitting to resamples", next(done), resamples + 1)
-                return options.fit(drawn, prove=False).anchors
-
-            stable = bootstrap(instances, refit, resamples=resamples, convention=options.convention)
+    fits: list[Fitted] = []
+    fit = options.fit_each(fits)
+    anchors = fit(instances)
+    stable = _bootstrap(instances, fit, resamples, options.convention) if resamples else None
+    generalisation = None
     if others:
         others.require_boxes()
         generalisation = train_and_validation(instances, others, anchors=anchors, convention=options.convention)
     scores = anchor_results.score_all(instances, [anchors], options.convention)
     found = (MetricSums.of(scores[0]), stable, generalisation)
-    print_answer(json, lambda: anchor_results.stability_object(*found), lambda: print_stability(*found))
+    stopped = stopped_searches(fits)
+    print_answer(json, lambda: anchor_results.stability_object(*found) | stopped, lambda: print_stability(*found))
     if output:
         from detect.report.anchor_page import anchor_page
 
         title = "Stability of fitted anchors"
         page = anchor_page(scores, None, title=title, stability=stable, generalisation=generalisation)
         save(output, {"report.html": page})
+
+
+def _bootstrap(
+    instances: detect.ResizedInstances,
+    fit: Callable[[detect.ResizedInstances], detect.AnchorSet],
+    resamples: int,
+    convention: str,
+) -> Stability:
+    """The stability of a fit over resamples, with a bar."""
+    from detect.anchors.stability import bootstrap
+
+    done = itertools.count()
+    with reading_bar() as on_progress:
+
+        def refit(drawn: detect.ResizedInstances) -> detect.AnchorSet:
+            on_progress("fitting to resamples", next(done), resamples + 1)
+            return fit(drawn)
+
+        return bootstrap(instances, refit, resamples=resamples, convention=convention)
 
 
 def curve(*, resize: Resize = None, dataset: DatasetFiles, json: AsJson = False) -> None:
@@ -174,7 +191,9 @@ def demo(
         fitted, curve = options.fit(instances), k_curve(instances)
         metrics = anchor_results.score_all(instances, [fitted.anchors, *map(detect.load_anchors, KNOWN)])
         scores = list(map(MetricSums.of, metrics))
-        files = anchor_results.fit_files(scores[0], sources_of(instances.dataset.files), findings_of(instances.dataset))
+        files = anchor_results.fit_files(
+            scores[0], fitted, sources_of(instances.dataset.files), findings_of(instances.dataset)
+        )
         save(output / sample, files | {"report.html": anchor_page(metrics, curve, title=title)})
         print_fit(scores, fitted, curve)
         print_now()

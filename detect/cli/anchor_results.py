@@ -36,16 +36,9 @@ def score_all(instances: ResizedInstances, sets: Sequence[AnchorSet], convention
 
 
 def fit_files(
-    score: MetricSums,
-    sources: tuple[SourceFile, ...],
-    findings: Sequence[tuple[str, Finding]],
-    *,
-    detectors: Sequence[DetectorSums] = (),
+    score: MetricSums, fitted: Fitted, sources: tuple[SourceFile, ...], findings: Sequence[tuple[str, Finding]]
 ) -> dict[str, str]:
-    """``anchors.yaml`` with scores and provenance, and ``findings.csv`` if there are findings.
-
-    With the scores of the ``detectors`` that the anchors are for, also its own text.
-    """
+    """``anchors.yaml`` with scores and provenance, ``findings.csv`` if there are findings, and the text of a detector."""
     by_shape = {"average_iou": score.average_iou} | {f"recall_at_{t}": score.recall(t) for t in THRESHOLDS}
     on_grid = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
     anchors = replace(
@@ -55,7 +48,8 @@ def fit_files(
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
     )
-    files = {"anchors.yaml": anchors.to_yaml()} | (text_file(detectors[0]) if detectors else {})
+    text = f"# {fitted.stopped}.\n" if fitted.stopped_after_s is not None else ""
+    files = {"anchors.yaml": text + anchors.to_yaml()} | (text_file(fitted.detectors[0]) if fitted.detectors else {})
     return files | ({"findings.csv": findings_csv(findings)} if findings else {})
 
 
@@ -76,6 +70,7 @@ def fit_object(scores: Sequence[MetricSums], fitted: Fitted, curve: KCurve | Non
     name, proof = next(iter(anchors.proofs.items()), (next(iter(anchors.scores), None), None))
     content = score_object(scores[0]) | {"method": method, "objective": name}
     content |= {"upper_bound": proof and proof.upper_bound, "gap": proof and proof.gap}
+    content["stopped_after_s"] = fitted.stopped_after_s
     if fitted.gained:
         before, after = fitted.gained
         content["start"] = {"name": fitted.start, "score": before, "gained": after - before}

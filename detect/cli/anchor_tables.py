@@ -40,6 +40,8 @@ def print_fit(scores: Sequence[MetricSums], fitted: Fitted, curve: KCurve | None
     for name, proof in anchors.proofs.items():
         gap = f"within {proof.gap:.2%} of the best"
         show(f"{_words(name)} {proof.score:.4f}, at most {proof.upper_bound:.4f} possible {fitted.among}: {gap}")
+    if fitted.stopped_after_s is not None:
+        show(fitted.stopped, style="yellow")
     if fitted.gained:
         before, after = fitted.gained
         show(f"start {fitted.start}: {before:.4f} -> {after:.4f} ({after - before:+.4f})")

@@ -14,8 +14,8 @@ from detect.cli import anchor_fit, options
 from detect.cli.config import register
 from detect.cli.detector_fit import DetectorOptions
 from detect.cli.engine import NO_PAGE, EngineOptions
-from detect.cli.fit_options import LEVELS, FitOptions
-from detect.cli.output import busy, note, numbers, print_answer, save, show
+from detect.cli.fit_options import LEVELS, TIME_LIMIT_S, FitOptions, Fitted, stopped_searches
+from detect.cli.output import note, numbers, print_answer, save, show
 from detect.errors import AnchorFileError
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def levels(
     assigner: Annotated[
         options.LevelMatcherName, typer.Option(help="Rule that gives anchors to instances.")
     ] = "max-iou",
+    time_limit: options.TimeLimit = TIME_LIMIT_S,
     output: options.Output = None,
     engine: EngineOptions,
     dataset: options.DatasetFiles,
@@ -113,14 +114,15 @@ def levels(
 
     chosen = options.load_anchors(anchors) if anchors else None
     rule = chosen.resize_rule if chosen and not resize else detect.parse_resize(resize or "none")
+    fits: list[Fitted] = []
     with engine.open(dataset) as data:
         if chosen is None:
             note(f"note: no --anchors given: {FITTED.per_level} are fitted for each of {LEVELS}")
-            boxes = data.fit_boxes(rule, FITTED)
-            with busy("fitting anchors"):
-                chosen = replace(FITTED, convention=convention).fit(boxes, prove=False).anchors
+            own = replace(FITTED, convention=convention, time_limit=time_limit)
+            chosen = own.fit_each(fits)(data.fit_boxes(rule, FITTED))
         report = data.level_report(rule, chosen, convention, _matcher(assigner))
-        print_answer(json, lambda: report.to_dict() | data.left_out(), lambda: print_level_report(report))
+        stopped = stopped_searches(fits)
+        print_answer(json, lambda: report.to_dict() | stopped | data.left_out(), lambda: print_level_report(report))
         if output and report.by_instance:
             from detect.report.level_page import level_page
 
@@ -140,6 +142,7 @@ def sweep(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of shapes to fit.")] = 9,
     levels: Annotated[str, typer.Option(help="Pyramid levels to fit shapes for.")] = LEVELS,
     convention: options.Convention = "exact",
+    time_limit: options.TimeLimit = TIME_LIMIT_S,
     dataset: options.DatasetFiles,
     json: options.AsJson = False,
 ) -> None:
@@ -147,16 +150,17 @@ def sweep(
 
     `detect anchors sweep instances.json --sizes 320,480,640,800,1024 --resize letterbox:640`
     """
-    from detect.anchors.anchor_set import strides_of
     from detect.anchors.sweep import rules_of_sizes, sweep_resize
     from detect.cli.anchor_tables import print_sweep
 
     chosen = options.load_anchors(anchors) if anchors else None
     rule = chosen.resize_rule if chosen and not resize else detect.parse_resize(resize or "none")
     rules = rules_of_sizes(rule, [round(size) for size in numbers(sizes, "--sizes", least=1)])
-    fit = partial(detect.fit_anchors, k=k, strides=strides_of(levels))
+    fits: list[Fitted] = []
+    fit = FitOptions(k=k, levels=levels, objective="shape", time_limit=time_limit).fit_each(fits)
     settings = sweep_resize(dataset.read(), chosen or fit, rules=rules, convention=convention)
-    print_answer(json, lambda: {"settings": [each.to_dict() for each in settings]}, lambda: print_sweep(settings))
+    content = {"settings": [each.to_dict() for each in settings]} | stopped_searches(fits)
+    print_answer(json, lambda: content, lambda: print_sweep(settings))
 
 
 def convert(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from detect.cli.output import busy
 from detect.errors import ConfigError
 
 
@@ -40,7 +41,8 @@ def register(app: typer.Typer, command: Callable[..., None]) -> None:
         del given["config"]  # its callback has made its fields the defaults
         for name, kind in shared.items():
             given[name] = kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
-        command(**given)
+        with busy(f"detect {command.__name__}"):
+            command(**given)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__annotations__ = {each.name: each.annotation for each in options}

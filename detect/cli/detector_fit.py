@@ -84,11 +84,13 @@ def fit_detector(
     unasked = options.certify is None and objective.on_grid
     proof = {} if unasked else options.proof(objective, boxes.num_boxes)
     start = detect.load_anchors(options.start) if options.start else None
-    fit = fit_for(boxes, detector, start=start, score=data.score, **proof)
+    with options.limited() as limit:
+        fit = fit_for(boxes, detector, start=start, score=data.score, **proof)
     others = [data.score(start, detector)] if start else []
     others += [fit.stock] if fit.stock else []
     detectors = data.with_assignments([fit.score, *others])
-    return Fitted(fit.anchors, fit.among, detectors=tuple(detectors), start=options.start)
+    own = (tuple(detectors), options.start, limit.stopped_after_s)
+    return Fitted(fit.anchors, fit.among, (), *own)
 
 
 def print_for_detector(scores: Sequence[DetectorSums]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import detect
-from detect.cli.options import Balance, Convention, Layout, Method, expert
+from detect.cli.options import Balance, Convention, Layout, Method, TimeLimit, expert
+from detect.cli.output import busy, note
 from detect.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from detect.anchors.fit_boxes import BoxStatistics, FitBoxes
     from detect.catalog.detectors import AnchorDetector
     from detect.fitting.structured import StructuredFit
+    from detect.ops.time_limit import TimeLimit as SearchLimit
 
 FREE = "free"  # the layout of free (w, h) lists
 LEVELS = "p3-p7"
@@ -24,6 +28,7 @@ MAX_ANCHORS = 1000
 DEFAULT_K = 9
 PROVED = 0.01  # default certificate of a fit by shape
 MANY_BOXES, FEW_ROUNDS = 100_000, 4  # four rounds take about four seconds for 100,000 boxes, and prove about 2 %
+TIME_LIMIT_S = 60.0
 PROVED_PLACED = 0.02  # on the grid, where a proof takes longer
 
 
@@ -37,6 +42,15 @@ class Fitted:
     detectors: tuple[DetectorSums, ...] = ()
     """Under the rule of the detector that the anchors are for: their score, and that of its stock anchors."""
     start: str | None = None
+    stopped_after_s: float | None = None
+    """The limit on the time of the search, if that ended it: another run may find other anchors."""
+
+    @property
+    def stopped(self) -> str:
+        """That the search was stopped, in words: after how long, and how close to the best possible it was."""
+        proofs = list(self.anchors.proofs.values())
+        gap = f"within {proofs[0].gap:.2%} of the best" if proofs else "without a proof"
+        return f"stopped after {self.stopped_after_s:g} s (--time-limit), {gap}: another run may end elsewhere"
 
     @property
     def gained(self) -> tuple[float, float] | None:
@@ -117,6 +131,7 @@ class FitOptions:
             "0.02 above 20,000 boxes, no proof above 100,000; on the grid 0.02 up to 5,000 boxes.",
         ),
     ] = None
+    time_limit: TimeLimit = TIME_LIMIT_S
     seed: Annotated[int, expert(min=0, max=2**32 - 1, help="Seed of random starts; optimal does not use it.")] = 0
 
     def check(self) -> detect.Objective:
@@ -195,8 +210,21 @@ class FitOptions:
             **(self.proof(objective, instances.num_boxes) if prove else {}),
             "start": detect.load_anchors(self.start) if self.start else None,
         }
-        if objective.on_grid:
-            return self._fit_on_grid(instances, common)
+        with self.limited() as limit:
+            fitted = (
+                self._fit_on_grid(instances, common) if objective.on_grid else self._fit_by_shape(instances, common)
+            )
+        return replace(fitted, stopped_after_s=limit.stopped_after_s)
+
+    @contextmanager
+    def limited(self) -> Iterator[SearchLimit]:
+        """A search within its time, whose steps are shown."""
+        from detect.ops.time_limit import time_limit
+
+        with busy("fitting anchors") as on_step, time_limit(self.time_limit, on_step) as limit:
+            yield limit
+
+    def _fit_by_shape(self, instances: FitBoxes, common: dict[str, Any]) -> Fitted:
         own: dict[str, Any] = {
             "per_level": _numbers(self.per_level),
             "method": self.method,
@@ -204,6 +232,15 @@ class FitOptions:
         }
         anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}", start=self.start)
+
+    def fit_each(self, fits: list[Fitted]) -> Callable[[detect.ResizedInstances | FitBoxes], detect.AnchorSet]:
+        """A function that fits anchors without a proof, and adds each fit to a list for :func:`stopped_searches`."""
+
+        def fit(instances: detect.ResizedInstances | FitBoxes) -> detect.AnchorSet:
+            fits.append(self.fit(instances, prove=False))
+            return fits[-1].anchors
+
+        return fit
 
     def _fit_on_grid(self, instances: FitBoxes, common: dict[str, Any]) -> Fitted:
         per_level = self.scales * self.ratios if self.layout != FREE else _numbers(self.per_level)
@@ -233,6 +270,15 @@ class FitOptions:
         if num_boxes > MANY_BOXES:
             return {}
         return {"certify": PROVED, "rounds": ROUNDS if num_boxes <= FEW_BOXES else FEW_ROUNDS}
+
+
+def stopped_searches(fits: Sequence[Fitted]) -> dict[str, Any]:
+    """How many of some fits their time ended, for JSON; it is noted if there are any."""
+    stopped = [fit.stopped_after_s for fit in fits if fit.stopped_after_s is not None]
+    if stopped:
+        of = f"{len(stopped)} of {len(fits)} searches for anchors"
+        note(f"note: {of} stopped after {stopped[0]:g} s (--time-limit): another run may end elsewhere")
+    return {"searches_stopped": len(stopped)}
 
 
 def _numbers(text: str | None) -> int | tuple[int, ...] | None:

@@ -146,6 +146,14 @@ MicronsPerPixel = Annotated[
         "over those without true points.",
     ),
 ]
+TimeLimit = Annotated[
+    float,
+    expert(
+        min=0,
+        max=1e9,
+        help="Seconds that a search for anchors and its proof may take: it then ends with the best it has, which is said.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device to run the detector on, such as cpu, cuda or cuda:1.")]
 Slice = Annotated[
     str | None,

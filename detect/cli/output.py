@@ -8,21 +8,23 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-BAR_AFTER_S = 1.0
+BAR_AFTER_S, REDRAWN_EVERY_S = 1.0, 0.1
 LINE_EVERY_S = 30.0  # without a terminal
 NAMES = ("image", "category")  # headers of columns of names
 
@@ -128,30 +130,131 @@ def note(text: str) -> None:
 
 
 @contextmanager
+def busy(what: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr, from one second on, what the command does: a spinner; without a terminal, a line every half minute.
+
+    While a bar is shown there is none. Yields a function that is told each step of the work. Inside another such block, the
+    work is a step of that one.
+    """
+    if outer := _SPINNER.get():
+        with outer.step(what) as tell:
+            yield tell
+        return
+    spinner = _Spinner(what)
+    before = _SPINNER.set(spinner)
+    try:
+        with spinner, spinner.step("") as tell:
+            yield tell
+    finally:
+        _SPINNER.reset(before)
+
+
+class _Spinner:
+    """What a command does at present, shown by a thread of its own."""
+
+    def __init__(self, what: str) -> None:
+        self._steps = [what]
+        self._hidden, self._ended = 0, Event()
+        self._lock = Lock()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def words(self) -> str:
+        return ": ".join(filter(None, self._steps))
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[Callable[[str], None]]:
+        """A step of the work; yields a function that is told its own steps."""
+        depth = len(self._steps)
+        self._steps = [*self._steps, what]
+
+        def tell(step: str) -> None:
+            self._steps = [*self._steps[: depth + 1], step]
+
+        try:
+            yield tell
+        finally:
+            self._steps = self._steps[:depth]
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        self._hidden += 1
+        with self._lock:  # which waits until it is no longer drawn
+            pass
+        try:
+            yield
+        finally:
+            self._hidden -= 1
+
+    def _run(self) -> None:
+        if not is_terminal(sys.stderr):
+            lines_until(self._ended.wait, lambda: "" if self._hidden else self.words())
+            return
+        started = time.monotonic()
+        self._ended.wait(BAR_AFTER_S)
+        while not self._ended.is_set():
+            with self._lock:
+                if not self._hidden:
+                    self._draw(started)
+            self._ended.wait(REDRAWN_EVERY_S)
+
+    def _draw(self, started: float) -> None:
+        """Draw the spinner until it is to be hidden or the work has ended."""
+        with Live(console=Console(stderr=True), transient=True, redirect_stdout=False, auto_refresh=False) as live:
+            spinner = Spinner("dots")
+            while not (self._hidden or self._ended.is_set()):
+                spinner.update(text=Text(printable(f"{self.words()}: {duration(time.monotonic() - started)}")))
+                live.update(spinner, refresh=True)
+                self._ended.wait(REDRAWN_EVERY_S)
+
+
+_SPINNER: ContextVar[_Spinner | None] = ContextVar("_SPINNER", default=None)
+
+
+def lines_until(ended: Callable[[float], bool], words: Callable[[], str]) -> None:
+    """Write every half minute what is done and for how long; ``ended(s)`` waits up to s seconds and says if it has ended.
+
+    No line is written while there are no words.
+    """
+    for number in itertools.count(1):
+        if ended(LINE_EVERY_S):
+            return
+        if what := words():
+            note(f"{what}: {duration(number * LINE_EVERY_S)} so far")
+
+
+@contextmanager
 def reading_bar() -> Iterator[Any]:
     """A progress callback that shows a bar on stderr after one second; without a terminal, a line every half minute."""
-    if not is_terminal(sys.stderr):
-        yield ProgressLines()
-        return
     times = TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), *times)
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    started = time.monotonic()
-    tasks: list[TaskID] = []
+    task, lines, spinner = bar.add_task(""), ProgressLines(), _SPINNER.get()
+    is_drawn, started = is_terminal(sys.stderr), time.monotonic()
+    shown, is_shown = ExitStack(), Event()
 
     def on_progress(what: str, done: int, total: int) -> None:
-        if not tasks:
-            if time.monotonic() - started < BAR_AFTER_S:
-                return
-            bar.start()
-            tasks.append(bar.add_task(what))
-        bar.update(tasks[0], description=printable(what), completed=done, total=total)
+        if not is_drawn:
+            lines(what, done, total)
+        elif time.monotonic() - started < BAR_AFTER_S:
+            return
+        if not is_shown.is_set():
+            is_shown.set()
+            shown.enter_context(spinner.hidden() if spinner else nullcontext())
+            shown.enter_context(bar if is_drawn else nullcontext())
+        bar.update(task, description=printable(what), completed=done, total=total)
+        if done >= total:  # what follows may take long, too
+            shown.close()
+            is_shown.clear()
 
-    try:
+    with shown:
         yield on_progress
-    finally:
-        if tasks:  # else it would print an empty line
-            bar.stop()
 
 
 class ProgressLines:
@@ -196,31 +299,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-@contextmanager
-def busy(what: str) -> Iterator[None]:
-    """A spinner on stderr during work of unknown length; without a terminal, a line every half minute."""
-    if is_terminal(sys.stderr):
-        with Console(stderr=True).status(what):
-            yield
-        return
-    ended = Event()
-    thread = Thread(target=lines_until, args=(ended.wait, what), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def lines_until(ended: Callable[[float], bool], what: str) -> None:
-    """Write every half minute how long the work has taken; ``ended(s)`` waits up to s seconds and says if it has ended."""
-    for number in itertools.count(1):
-        if ended(LINE_EVERY_S):
-            return
-        note(f"{what}: {duration(number * LINE_EVERY_S)} so far")
 
 
 def progress_over(items: Sequence[Item], what: str) -> Iterator[Item]:

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from detect.cli.output import note, print_answer, reading_bar, save, show
 from detect.data.images import is_too_large
 from detect.errors import ConfigError, ResizeError
+from detect.files import open_regular
 
 if TYPE_CHECKING:
     from detect.data.point_files import FoundPoints
@@ -30,7 +31,7 @@ def is_slide(path: Path) -> bool:
     if not name.endswith((".tif", ".tiff")) or not path.exists():
         return False
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as stream, Image.open(stream) as image:
             return is_too_large(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True

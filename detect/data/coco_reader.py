@@ -22,7 +22,7 @@ from detect.data.coco_entries import Rows
 from detect.data.coco_fields import in_words
 from detect.data.coco_tolerance import TolerantReader
 from detect.errors import CocoError
-from detect.files import parse_json
+from detect.files import open_regular, parse_json
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
 MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz
@@ -41,9 +41,7 @@ def read_rows(
     """
     path = Path(path)
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe without a writer would block
-            raise CocoError(f"{path}: not a regular file: write it to disk first")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _read_open(file, path, {"keypoints": keypoints, "angles": angles}, on_progress)
     except IsADirectoryError:
         raise CocoError(f"{path}: a folder: give the JSON file in it, or a pattern such as {path}/*.json") from None
@@ -105,8 +103,6 @@ def parse_plainly(data: bytearray, path: str | Path, expected: str = EXPECTED) -
         raise CocoError(f"{path}: not text (byte {error.start:,} is not {error.encoding}): {expected}") from None
     except RecursionError:
         raise CocoError(f"{path}: nested too deeply: {expected}") from None
-    except ValueError as error:  # an integer with more digits than Python converts
-        raise CocoError(f"{path}: a number is too long ({str(error).split(';')[0]})") from None
 
 
 def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:

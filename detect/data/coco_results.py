@@ -20,6 +20,7 @@ from detect.data.coco_reader import parse_plainly
 from detect.data.coco_tolerance import read_entries
 from detect.errors import CocoError
 
+UNUSABLE_BOX = "no bbox of four finite numbers without a negative size"
 EXPECTED = 'expected COCO results: a list of {"image_id", "category_id", "score", and "keypoints" or "bbox"}'
 
 
@@ -64,18 +65,42 @@ def read_results(path: str | Path, dataset: CocoDataset) -> CocoResults:
     image_ids, category_ids = column(entries, "image_id", np.int64), column(entries, "category_id", np.int64)
     scores = column(entries, "score", float)
     rows = rows_of_ids(image_ids, dataset.images.ids)
-    known = np.isin(category_ids, np.array(dataset.category_ids, np.int64))
-    usable = (rows != NO_ROW) & known & np.isfinite(scores)
-    for row in np.flatnonzero(~usable).tolist():
-        reason = f"score {scores[row]:g} is not finite" if known[row] else f"no category has the id {category_ids[row]}"
-        reason = reason if rows[row] != NO_ROW else "no image has this id"
+    boxes = np.array([msgspec.structs.astuple(entry.bbox or NO_BOX) for entry in entries], float).reshape(-1, 4)
+    points, angles = tuple(map(points_of, entries)), column(entries, "angle", float)
+    every = CocoResults(places, rows, category_ids, scores, boxes, points, ())
+    unusable = _unusable(every, dataset, np.array([entry.bbox is not None for entry in entries], bool), angles)
+    for row, reason in unusable.items():
         faults.append(Finding(str(path), None, int(image_ids[row]), f"entry {places[row]} of the results: {reason}"))
-    kept = np.flatnonzero(usable)
-    chosen = [entries[row] for row in kept.tolist()]
-    boxes = np.array([msgspec.structs.astuple(entry.bbox or NO_BOX) for entry in chosen], float).reshape(-1, 4)
-    points, angles = tuple(map(points_of, chosen)), column(chosen, "angle", float)
-    own = (places[kept], rows[kept], category_ids[kept], scores[kept], boxes, points, tuple(faults))
-    return CocoResults(*own, angles_deg=angles if np.isfinite(angles).any() else None)
+    kept = np.delete(np.arange(len(entries)), list(unusable))
+    angles = angles[kept]
+    return CocoResults(
+        *(places[kept], rows[kept], category_ids[kept], scores[kept], boxes[kept]),
+        tuple(points[row] for row in kept.tolist()),
+        tuple(faults),
+        angles_deg=angles if np.isfinite(angles).any() else None,
+    )
+
+
+def _unusable(
+    results: CocoResults, dataset: CocoDataset, has_bbox: Bool[ndarray, " n"], angles: Float64[ndarray, " n"]
+) -> dict[int, str]:
+    """Why each row that cannot be used cannot, in order; a row of keypoints needs no usable box."""
+    of_point = np.repeat(np.arange(len(results.places)), list(map(len, results.keypoints)))
+    infinite = np.isinf(np.concatenate([np.zeros((0, 3)), *results.keypoints])).any(axis=1)  # NaN: no such point
+    is_known = np.isin(results.category_ids, np.array(dataset.category_ids, np.int64))
+    checks = {
+        "no image has this id": results.image_rows == NO_ROW,
+        "no category has the id {category}": ~is_known,
+        "score {score:g} is not finite": ~np.isfinite(results.scores),
+        UNUSABLE_BOX: has_bbox & ~results.has_box & ~np.isin(np.arange(len(has_bbox)), of_point),
+        "a keypoint is infinite": np.isin(np.arange(len(has_bbox)), of_point[infinite]),
+        "its angle is infinite": np.isinf(angles),
+    }
+    found = {}
+    for row in np.flatnonzero(np.any(list(checks.values()), axis=0)).tolist():
+        reason = next(words for words, fails in checks.items() if fails[row])
+        found[row] = reason.format(category=results.category_ids[row], score=results.scores[row])
+    return found
 
 
 def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], list[Finding]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ import msgspec
 
 from detect.data.coco_blocks import BLOCK_BYTES, INVALID_JSON, TOKEN, ListBlocks
 from detect.errors import CocoError
+from detect.files import parse_json
 
 MAX_VALUE_BYTES = 2**26  # of info, licences and categories, which are kept in memory
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -157,7 +157,7 @@ class _TopLevel:
             place, depth, ended = _skip_value(self._buffer, place, depth)
         text = compact_json(bytes(self._buffer[:place]).strip())
         try:
-            json.loads(text)
+            parse_json(text)
         except (ValueError, RecursionError):
             raise self._broken() from None
         del self._buffer[:place]

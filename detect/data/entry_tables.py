@@ -26,6 +26,7 @@ from detect.data.coco_fields import Fields
 from detect.data.coco_stream import compact_json
 from detect.data.entry_columns import EntryKind, field_values, needs_reading, typed_columns
 from detect.errors import CocoError
+from detect.files import parse_json, whole_number
 
 MAX_FIELDS = 100  # more are kept as the text of the whole entry
 _ONLY_PYTHON = (b"NaN", b"Infinity", b"\\ud", b"\\uD")  # what Python's reader accepts beyond JSON
@@ -123,7 +124,7 @@ class EntryTables:
         if rows:
             ids = columns.get(self.kind.image_id, pa.nulls(len(odd), pa.int64())).to_pylist()
             for row in rows:
-                entry = json.loads(raw[row])
+                entry = parse_json(raw[row])
                 ids[row] = Fields(entry).id(self.kind.image_id) if isinstance(entry, dict) else None
             columns[self.kind.image_id] = pa.array(ids, pa.int64())
 
@@ -185,7 +186,7 @@ def _compact_list(text: memoryview) -> tuple[bytes, list[bytes] | None] | None:
             return None
         try:
             content = plain.decode()
-            json.loads(content)
+            parse_json(content)
         except (ValueError, RecursionError):
             return None
         return plain, list(_split(content))
@@ -198,7 +199,7 @@ def _compact_list(text: memoryview) -> tuple[bytes, list[bytes] | None] | None:
 
 def _split(content: str) -> Iterator[bytes]:
     """The compact texts of the entries of a list, which Python's reader accepts."""
-    decoder, place = json.JSONDecoder(), 1
+    decoder, place = json.JSONDecoder(parse_int=whole_number), 1
     while True:
         separator = _SEPARATOR.match(content, place)
         place = separator.end() if separator else place

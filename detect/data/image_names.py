@@ -100,6 +100,49 @@ def in_utf8(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def walk_links(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The path of each folder below a folder, the names of its files, and those of folders left out; links are followed.
+
+    Left out are folders that cannot be listed, and links to a folder that was walked already: :func:`why_left_out`.
+
+    Raises:
+        OSError: the first folder cannot be listed.
+    """
+    seen = {os.path.realpath(root)}
+    waiting = [root]
+    while waiting:
+        where = waiting.pop()
+        files, inner, left_out = [], [], []
+        with os.scandir(where) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if not entry.is_dir(follow_symlinks=False) and not (entry.is_symlink() and os.path.isdir(entry.path)):  # noqa: PTH112 - a loop of links is no folder
+                    files.append(entry.name)
+                elif (real := os.path.realpath(entry.path)) in seen or not _can_list(entry.path):
+                    left_out.append(entry.name)
+                else:
+                    seen.add(real)
+                    inner.append(entry.path)
+        waiting += reversed(inner)
+        yield where, files, left_out
+
+
+def _can_list(folder: str) -> bool:
+    try:
+        os.scandir(folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def why_left_out(folder: str | Path) -> str:
+    """Why :func:`walk_links` leaves a folder out; nothing for a folder that it does not."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"a folder that cannot be read: {error.strerror or error}"
+    return "a link to a folder that was read already" if os.path.islink(folder) else ""  # noqa: PTH114
+
+
 def image_names(root: str, *, inner: bool = True) -> list[str]:
     """The paths of the image files in a folder, and below it with ``inner``, with slashes, sorted."""
     names = []

@@ -19,6 +19,7 @@ from detect.data.exif import NO_TURN, Exif, fits_upright, orientation_of, stored
 from detect.data.formats.label_rows import LabelRows
 from detect.data.image_names import ImageFolder
 from detect.errors import CocoError
+from detect.files import open_regular
 
 NUM_THREADS = 8  # they wait for a slow disk
 PER_CALL = 256  # files: with fewer, threads wait for each other on a fast disk
@@ -109,7 +110,7 @@ def _headers_or_reasons(files: Sequence[str]) -> list[Header | str]:
 
 def _header_or_reason(file: str) -> Header | str:
     try:
-        with Image.open(file) as image:
+        with open_regular(file) as stream, Image.open(stream) as image:
             return stored_size(image), orientation_of(image)
     except FileNotFoundError:
         return f"there is no image {file}"

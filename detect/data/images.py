@@ -15,9 +15,10 @@ from detect.data.coco_columns import Images
 from detect.data.coco_dataset import CocoDataset
 from detect.data.coco_reader import Progress
 from detect.data.exif import NO_TURN, Exif, fits_upright, load_turned, orientation_of, stored_size
-from detect.data.image_names import name_hint
+from detect.data.image_names import name_hint, why_left_out
 from detect.data.image_sizes import Headers, agreed_upright, read_headers, undecided_warning
 from detect.errors import ImageError
+from detect.files import open_regular
 
 
 def open_image(
@@ -57,7 +58,10 @@ def open_image(
         raise ImageError(f"{path}: not an image that can be read") from None
     except (OSError, SyntaxError, ValueError) as error:
         hint = name_hint(folder, file_name) if isinstance(error, FileNotFoundError) else ""
-        raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}{hint}") from None
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, IsADirectoryError):
+            reason = why_left_out(path) or reason
+        raise ImageError(f"{path}: {reason}{hint}") from None
     if image_wh is not None and image.size != tuple(image_wh):
         raise ImageError(f"{path}: the image is {_text(image.size)}{as_stored}, its annotations say {_text(image_wh)}")
     return image
@@ -68,7 +72,7 @@ def _load(
 ) -> tuple[Image.Image, str]:
     """The decoded image, and words about its orientation if it has one."""
     # not by its name: Pillow 13 then maps uncompressed TIFF files into memory in the wrong shape if they are to be turned
-    with path.open("rb") as stream, Image.open(stream) as opened:
+    with open_regular(path) as stream, Image.open(stream) as opened:
         if is_too_large(opened):
             raise Image.DecompressionBombError
         orientation, stored_wh = orientation_of(opened), stored_size(opened)

@@ -5,7 +5,6 @@ Rows that :mod:`detect.data.entry_columns` marks as odd are read one by one, wit
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from detect.data.coco_tolerance import TolerantReader
 from detect.data.entry_columns import ANNOTATIONS, BOX, IMAGES, EntryKind
 from detect.data.parquet_files import DESCRIPTION, Part, is_url, open_file, parquet_parts, read_description
 from detect.errors import CocoError
+from detect.files import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +85,7 @@ def read_image_field(source: str, name: str) -> list[dict[str, Any]]:
         table = read_columns(part.images_file, IMAGES, ("id",), part.num_images, more=(name,))
         if name in table.column_names:
             pairs = zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True)
-            found += [{"id": id_, name: json.loads(text)} for id_, text in pairs if None not in (id_, text)]
+            found += [{"id": id_, name: parse_json(text)} for id_, text in pairs if None not in (id_, text)]
     return found
 
 
@@ -133,7 +133,7 @@ def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
 
 def _categories(folder: str, tolerant: TolerantReader) -> Sequence[Category] | None:
     text = read_description(folder).texts().get("categories")
-    content = None if text is None else json.loads(text)
+    content = None if text is None else parse_json(text)
     if content is not None and not isinstance(content, list):
         raise CocoError(f"{folder}/dataset.json: 'categories' is not a list")
     return tolerant.categories(content)
@@ -153,7 +153,7 @@ def _read_images(part: Part, tolerant: TolerantReader) -> Sequence[Image]:
 def _odd_entries(path: str, odd: Any) -> list[Any]:
     with open_parquet(path) as file:
         raw = file.read(columns=["raw"])["raw"]
-    return [json.loads(text) for text in raw.filter(pa.array(odd)).to_pylist()]
+    return [parse_json(text) for text in raw.filter(pa.array(odd)).to_pylist()]
 
 
 def _plain_annotations(table: pa.Table, *, keypoints: bool, angles: bool) -> AnnotationEntries:

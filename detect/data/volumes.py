@@ -24,6 +24,7 @@ import numpy as np
 from numpy import ndarray
 
 from detect.errors import ImageError, MissingExtraError
+from detect.files import open_regular
 
 MICROMETRES = {"angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0, "microns": 1.0}
 MICROMETRES |= {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "millimeter": 1e3, "mm": 1e3, "cm": 1e4}
@@ -139,7 +140,7 @@ Opened = tuple[Any, str | None, dict[str, float], tuple[int, ...] | None]
 def _open(path: Path) -> Opened:
     if path.is_dir():
         return _open_zarr(path)
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         start = stream.read(8)
     if start.startswith(b"\x93NUMPY"):
         return np.load(path, mmap_mode="r", allow_pickle=False), None, {}, None

@@ -16,13 +16,13 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.data import CocoDataset, CocoResults, Finding
+from detect.data.coco_results import UNUSABLE_BOX
 from detect.evaluation.confusion import ConfusionMatrix, box_confusions
 from detect.evaluation.precision_recall import USUAL_SCORE, PrecisionRecall, ScoreCuts, ThresholdChoice
 
 if TYPE_CHECKING:
     from pycocotools.cocoeval import COCOeval
 
-NO_BOX = "no bbox of four finite numbers without a negative size"
 ALL_AREAS, MOST_DETECTIONS = 0, -1  # indices into pycocotools' axes of area ranges and of detections per image
 IOUS = {"IoU .50": slice(0, 1), "IoU .75": slice(5, 6), "IoU .50 to .95": slice(None)}  # of .50, .55, ... .95
 
@@ -115,7 +115,7 @@ def evaluate_boxes(predicted: CocoResults, truth: CocoDataset, *, min_score: flo
         if has_box[row]:
             entries.append({**entry, "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0})
         else:
-            invalid.append(result_finding(predicted, truth, row, NO_BOX))
+            invalid.append(result_finding(predicted, truth, row, UNUSABLE_BOX))
     evaluation = run_pycocotools(dataset_as_coco(truth), entries, "bbox")
     table = evaluation.eval
     categories: list[int] = [int(category) for category in evaluation.params.catIds]

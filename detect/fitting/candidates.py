@@ -13,6 +13,7 @@ from numpy import ndarray
 from detect.errors import FitError
 from detect.fitting.facility_location import choose_greedily, find_duals, improve_by_swaps
 from detect.fitting.gains import Boxes, PerBox, PerShape, Shapes, Table
+from detect.ops.time_limit import is_over
 
 MAX_ANCHORS = 1000
 TABLE_BLOCK = 2**18  # entries at once, which stay in the processor's cache
@@ -47,7 +48,9 @@ class Limits:
         groups = tuple(range(num_levels)) if num_anchors is None else (0,) * num_levels
         given_counts = num_anchors if num_anchors is not None else per_level
         counts = (given_counts,) * (max(groups) + 1) if isinstance(given_counts, int) else tuple(given_counts or ())
-        if len(counts) != max(groups) + 1 or min(counts) < 0 or not 1 <= sum(counts) <= MAX_ANCHORS:
+        if len(counts) == max(groups) + 1 and sum(counts) > MAX_ANCHORS:
+            raise FitError(f"{sum(counts):,} shapes on {num_levels} levels: at most {MAX_ANCHORS:,} in all")
+        if len(counts) != max(groups) + 1 or min(counts) < 0 or sum(counts) < 1:
             raise FitError(
                 f"need from 1 to {MAX_ANCHORS} shapes in all, and a number for each of {num_levels} levels, "
                 f"got {per_level=}, {num_anchors=}"
@@ -185,8 +188,8 @@ def swap_rows(candidates: Candidates, rows: Sequence[int], limits: Limits) -> li
         after = sorted(improve_by_swaps(candidates.utility, chosen, **of_rows).rows)
         if limits.priced:
             after = _without_idle(candidates, after, of_rows["costs"])
-        if after == chosen:
-            return chosen
+        if after == chosen or is_over():
+            return after
         chosen = after
 
 
@@ -201,7 +204,7 @@ def _without_idle(candidates: Candidates, chosen: list[int], costs: PerShape) ->
         utility = candidates.utility[chosen]
         rest = [np.delete(utility, place, axis=0).max(axis=0) for place in range(len(chosen))]
         lost = float(utility.max(axis=0).sum()) - np.array([float(best.sum()) for best in rest]) - costs[chosen]
-        if lost.min() > 0:
+        if lost.min() > 0 or is_over():
             return chosen
         del chosen[int(lost.argmin())]
     return chosen

@@ -19,6 +19,7 @@ from numpy import ndarray
 from detect.fitting.candidates import Candidates, Limits, relax
 from detect.fitting.facility_location import FADED, reduced_utility
 from detect.fitting.gains import Boxes, Pair, PerBox, PerShape, Shapes
+from detect.ops.time_limit import is_over, tell
 
 FIRST_HALF_SIDE = 0.125  # nepers
 SMALLEST_HALF_SIDE = 1e-7
@@ -57,7 +58,7 @@ def prove(
     """The lowest upper bound of at most ``rounds`` rounds on the score of all shapes within limits.
 
     The first round starts with the candidates ``chosen`` (a good choice) and ``grid`` with its LP ``openings``. Rounds end
-    once the bound is at most ``target + boxes.error``.
+    once the bound is at most ``target + boxes.error``, or with the time (:mod:`detect.ops.time_limit`).
     """
     stages, num_free = boxes.stages(), max(sum(limits.counts), 1)
     share = SPREAD_OUT * num_free / max(len(chosen), 1)
@@ -66,6 +67,7 @@ def prove(
     tolerance = max(LEAST_TOLERANCE, RECALL_TOLERANCE * boxes.objective.recall_share)
     least = 1.0  # no utility is higher
     for number in range(rounds):
+        tell(f"proof, round {number + 1}: the score is at most {least:.4f}")
         stage = stages[min(number, len(stages) - 1)]
         steps = round(STEPS * MORE_STEPS ** max(number - len(stages) + 1, 0))
         if 0 < number < len(stages):
@@ -77,7 +79,7 @@ def prove(
         enough = (target + boxes.error - sure) / num_free if len(limits.counts) == 1 else 0.0
         peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=tolerance * target / num_free)
         least = min(least, sure + _worth_of_all(peaks, limits))
-        if least <= target + boxes.error:
+        if least <= target + boxes.error or is_over():
             break
         candidates, openings = _with_entering(stage, candidates, openings, peaks)
     return least
@@ -142,7 +144,7 @@ def highest_reduced_utility(
         wide = upper > max(max(found, known) + tolerance, enough, bound)
         bound = max(bound, float(upper[~wide].max(initial=0.0)))
         max_pairs -= pairs
-        if not wide.any() or 4 * pairs * wide.mean() > max_pairs or half.max() < SMALLEST_HALF_SIDE:
+        if is_over() or not wide.any() or 4 * pairs * wide.mean() > max_pairs or half.max() < SMALLEST_HALF_SIDE:
             return Peak(max(bound, float(upper[wide].max(initial=0.0))), found, _thinned(seen))
         half = half / 2
         corners = half * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
@@ -159,9 +161,11 @@ def _first_squares(low: Pair, high: Pair) -> tuple[Shapes, Pair]:
 def bound_squares(
     boxes: Boxes, level: int, duals: PerBox, centers: Shapes, half: Pair
 ) -> tuple[PerShape, PerShape, int]:
-    """Upper bounds over squares, the values at their centres, and the number of evaluations."""
-    upper, value, pairs = np.empty(len(centers)), np.empty(len(centers)), 0
+    """Upper bounds over squares (infinite where no time is left), the values at their centres, the number of evaluations."""
+    upper, value, pairs = np.full(len(centers), np.inf), np.zeros(len(centers)), 0
     for start in range(0, len(centers), SQUARES_AT_ONCE):
+        if is_over():
+            break
         block = centers[start : start + SQUARES_AT_ONCE]
         low, high = block.min(axis=0) - half, block.max(axis=0) + half
         rows = np.flatnonzero(boxes.highest_reduced_utilities(level, duals, np.exp(low), np.exp(high)) > 0)

@@ -26,6 +26,7 @@ from detect.fitting.kmeans import (
     sorted_by_area,
 )
 from detect.ops.box_arrays import best_shape_iou
+from detect.ops.time_limit import best_until
 
 Rows = Float64[ndarray, "n d"]
 PerRow = Float64[ndarray, " n"]
@@ -166,8 +167,10 @@ class EuclideanKMeans(ShapeClustering):
     def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
         from sklearn.cluster import KMeans
 
-        kmeans = KMeans(self.n_clusters, n_init=self.n_init, random_state=self.random_state)
-        kmeans.fit(np.log(shapes) if self.log else shapes, sample_weight=weights)
+        random, rows = check_random_state(self.random_state), np.log(shapes) if self.log else shapes
+        starts = (KMeans(self.n_clusters, n_init=1, random_state=random) for _ in range(self.n_init))
+        fits = (start.fit(rows, sample_weight=weights) for start in starts)
+        kmeans = best_until(fits, key=lambda fit: -fit.inertia_)
         self.n_iter_ = kmeans.n_iter_
         return np.exp(kmeans.cluster_centers_) if self.log else kmeans.cluster_centers_
 

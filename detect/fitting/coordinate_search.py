@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from detect.fitting.gains import Boxes
+from detect.ops.time_limit import is_over
 
 FIRST_STEP = 0.24  # nepers
 SMALLEST_STEP = 2e-3
@@ -41,9 +42,11 @@ def searched(
     layout, step = start, first_step
     bests = _bests(boxes, layout)
     score = _mean_of(boxes, bests)
-    while step > SMALLEST_STEP:
+    while step > SMALLEST_STEP and not is_over():
         before = score
         for move, part in itertools.product(moves, MOVES):
+            if is_over():
+                break
             trial, changed = layout.moved(move, step * part), bests.copy()
             for level in range(len(boxes.strides)):
                 if move.touches(level):

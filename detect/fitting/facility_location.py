@@ -29,6 +29,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from detect.ops.box_arrays import row_blocks
+from detect.ops.time_limit import is_over
 
 SMALLEST_SWAP = 1e-9  # relative gain of a swap
 BLOCK = 2**18  # entries of the table at once, which stay in the processor's cache
@@ -109,7 +110,7 @@ def improve_by_swaps(
             return Choice((), value)
         gained = _allowed_swaps(utility, chosen, costs, groups)
         row, position = divmod(int(np.argmax(gained)), gained.shape[1])
-        if not gained[row, position] > SMALLEST_SWAP * abs(value):
+        if not gained[row, position] > SMALLEST_SWAP * abs(value) or is_over():
             return Choice(tuple(chosen), value)
         chosen[position] = row
 
@@ -190,6 +191,8 @@ def find_duals(
             scale = max(float((openings[rows] * worth[rows]).sum()) / number, 1e-300)
             openings[rows] *= np.clip(worth[rows] / scale, 0.5, 2)
         openings = _scaled(openings, members)
+        if is_over():
+            break
     return best, openings
 
 

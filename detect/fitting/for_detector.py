@@ -28,6 +28,7 @@ from detect.fitting.grid_fit import score_on_grid
 from detect.fitting.objective import Objective
 from detect.fitting.search import ROUNDS
 from detect.fitting.ssd import fit_ssd
+from detect.ops.time_limit import is_over
 
 # Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
 # anchors score more than the fit
@@ -109,7 +110,7 @@ def fit_for(
         anchors, among = _fit(boxes, limited, objective, start, {"certify": certify, "rounds": rounds})
         anchors = replace(anchors, name=f"fitted for {detector.name}", resize=boxes.resize)
         fits.append(DetectorFit(score(anchors, detector), stock, among))
-        if stock is None or _as_good(fits[-1].score, stock):
+        if stock is None or _as_good(fits[-1].score, stock) or is_over():
             break
     if start:
         begin = score(replace(start, resize=boxes.resize), detector)

@@ -19,6 +19,7 @@ from numpy import ndarray
 
 from detect.errors import FitError
 from detect.ops.box_arrays import best_shape_iou, shape_iou
+from detect.ops.time_limit import best_until, is_over
 
 CANDIDATES = 4  # draws for each seed; the best is kept
 STRETCH = 1.3  # factor of the next step after one that improves
@@ -90,7 +91,7 @@ def best_of_starts(
     require_enough(members.shapes, k)
     starts = (spread_seeds(members, k, random) for _ in range(n_init))
     improved = (improve_centers(members, seeds, update=update, max_iter=max_iter) for seeds in starts)
-    return max(improved, key=lambda solution: solution.total_iou)
+    return best_until(improved, key=lambda solution: solution.total_iou)
 
 
 def improve_centers(
@@ -122,6 +123,8 @@ def improve_centers(
             break
         else:
             stretch = 1.0
+        if is_over():
+            break
         trial = centers * (step_to / centers) ** stretch
     return Solution(centers, best, num_updates)
 

@@ -17,7 +17,9 @@ from sklearn.mixture import GaussianMixture
 
 from detect.errors import FitError
 from detect.fitting.clustering import PerRow, Rows, ShapeClustering
+from detect.ops.time_limit import is_over
 
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 Shrinkage = Callable[[Rows, PerRow, Float64[ndarray, "d d"]], float]
 
 
@@ -60,9 +62,11 @@ class LogGaussianMixture(ShapeClustering):
 
     def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
         if self.shrinkage not in (None, *_SHRINKAGES):
-            raise ValueError(f"shrinkage={self.shrinkage!r} is not one of {[None, *_SHRINKAGES]}")
+            raise FitError(f"shrinkage={self.shrinkage!r} is not one of {[None, *_SHRINKAGES]}")
+        if self.covariance_type not in COVARIANCE_TYPES:
+            raise FitError(f"covariance_type={self.covariance_type!r} is not one of {list(COVARIANCE_TYPES)}")
         if self.shrinkage and self.covariance_type != "full":
-            raise ValueError(f"shrinkage is for covariance_type='full', got {self.covariance_type!r}")
+            raise FitError(f"shrinkage is for covariance_type='full', got {self.covariance_type!r}")
         if len(shapes) < 2:
             raise FitError(f"a mixture needs at least 2 distinct shapes, got n_samples = {len(shapes)}")
         parameters = self.get_params()
@@ -96,6 +100,8 @@ class _WeightedMixture(GaussianMixture):  # type: ignore[misc]
         self.weights_: Float64[ndarray, " k"] = self.weights_ / self.weights_.sum()
 
     def _e_step(self, X: Rows, **_: Any) -> tuple[float, Float64[ndarray, "n k"]]:
+        if is_over():
+            self.tol = np.inf  # whatever this update changes, it is the last
         log_prob, log_resp = self._estimate_log_prob_resp(X)
         return float(np.average(log_prob, weights=self.row_weights)), log_resp
 

@@ -10,8 +10,10 @@ and the order of the boxes changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import methodcaller
 
 import numpy as np
 from jaxtyping import Float64
@@ -28,6 +30,7 @@ from detect.fitting.kmeans import Members, best_of_starts, improve_centers, requ
 from detect.fitting.objective import Objective
 from detect.fitting.ratio_cells import RatioCells
 from detect.fitting.shape_cells import ShapeCells
+from detect.ops.time_limit import best_until, is_over, tell
 
 OPENED = (0.01, 0.05)  # for each share, the candidates with a larger LP opening are one more start
 SWAP_STEP = 0.2  # nepers between distant shapes that are tried for a swap
@@ -80,7 +83,7 @@ def search(
     shares, steps = (OPENED[1:], SIDE_STEPS) if boxes.objective.of_sides else (OPENED, RELAXATION_STEPS)
     openings = relax(grid, limits, steps=steps)[1]
     among = [None, *(np.flatnonzero(openings > share) for share in shares)]
-    rows = dict.fromkeys(tuple(choose_rows(grid, limits, each)) for each in among)
+    rows = dict.fromkeys(tuple(choose_rows(grid, limits, each)) for each in among if each is None or not is_over())
     starts = [grid.take(each) for each in rows]
     own = [completed(start.on(few), grid, limits) for start in given]
     if boxes.objective.recall_share > 0:  # a step function has plateaus, on which more IoU in a blend still has a slope
@@ -89,11 +92,13 @@ def search(
         starts.append(improve(blend, starts[0].on(blend), limits).on(few))
     few_points, recall = len(boxes) <= FEW_POINTS, boxes.objective.recall_share > 0
     swaps = MORE_SWAPS if few_points else SWAPS if recall else SWAPS_FOR_IOU
-    fits = [improve(few, each, limits, swaps=swaps) for each in starts + own]
+    fits = list(_improved_each(few, starts + own, limits, swaps))
     if len(few) == len(boxes):
         return Solution(_best(boxes, limits, fits, rivals, swaps), grid, openings)
     many = boxes.joined(POINTS_TO_POLISH_ON)
-    chosen = max((polish(many, fit.on(many)) for fit in fits), key=lambda fit: fit.value(limits))
+    tell("polishing on all boxes")
+    worth = methodcaller("value", limits)
+    chosen = best_until((polish(many, fit.on(many)) for fit in sorted(fits, key=worth, reverse=True)), key=worth)
     if len(many) < len(boxes):
         chosen = settle(boxes, chosen.on(boxes))
     elif (
@@ -102,6 +107,12 @@ def search(
         chosen = improve(boxes, chosen, limits, swaps=swaps)
     fits = [chosen, *(each.on(boxes) for each in own)]
     return Solution(_best(boxes, limits, fits, rivals, swaps), grid, openings)
+
+
+def _improved_each(boxes: Boxes, starts: Sequence[Candidates], limits: Limits, swaps: int) -> Iterator[Candidates]:
+    for number, start in enumerate(starts, 1):
+        tell(f"start {number} of {len(starts)}")
+        yield improve(boxes, start, limits, swaps=swaps)
 
 
 def _best(
@@ -123,7 +134,7 @@ def improve(boxes: Boxes, chosen: Candidates, limits: Limits, *, swaps: int = SW
     for _ in range(MAX_ROUNDS):
         chosen = polish(boxes, chosen)
         before, value = value, chosen.value(limits)
-        if not value > before + SMALLEST_GAIN:
+        if not value > before + SMALLEST_GAIN or is_over():
             break
         near = chosen + neighbours(boxes, chosen)
         rows = swap_rows(near, range(len(chosen)), limits)
@@ -139,8 +150,8 @@ def swap_and_settle(boxes: Boxes, chosen: Candidates, limits: Limits, count: int
     table = chosen + grid_candidates(boxes, SWAP_STEP)
     own = np.arange(len(chosen))
     likely = likely_swaps(table.utility, own.tolist(), count=count, **limits.of_rows(table.levels))
-    trials = [_trial(boxes, table.take(np.where(own == at, row, own))) for at, row in likely]
-    return max([chosen, *trials], key=lambda fit: fit.value(limits))
+    trials = (_trial(boxes, table.take(np.where(own == at, row, own))) for at, row in likely)
+    return best_until(itertools.chain([chosen], trials), key=lambda fit: fit.value(limits))
 
 
 def _trial(boxes: Boxes, chosen: Candidates) -> Candidates:
@@ -158,7 +169,7 @@ def neighbours(boxes: Boxes, chosen: Candidates) -> Candidates:
 def polish(boxes: Boxes, chosen: Candidates) -> Candidates:
     """Move each shape in turn, the others held, to the best of a window that shrinks onto it."""
     chosen, step = settle(boxes, chosen), FIRST_STEP
-    while step > SMALLEST_STEP:
+    while step > SMALLEST_STEP and not is_over():
         before, chosen = chosen, move_each(boxes, chosen, step)
         step = step if chosen is not before else step / 2
     return settle(boxes, chosen)
@@ -168,6 +179,8 @@ def move_each(boxes: Boxes, chosen: Candidates, step: float) -> Candidates:
     """Each shape in turn at the best place of its window; the same object if none moves."""
     shapes, utility, floor, moved = chosen.shapes.copy(), chosen.utility.copy(), boxes.floor, False
     for row, level in enumerate(chosen.levels.tolist()):
+        if is_over():
+            break
         others = np.delete(utility, row, axis=0).max(axis=0, initial=0.0)
         low, high = shapes[row] * np.exp(-step), shapes[row] * np.exp(step)
         near = np.flatnonzero(boxes.highest_reduced_utilities(level, others + floor, low, high) > 0)
@@ -206,8 +219,8 @@ class Proved:
 def prove_solution(
     boxes: Boxes, solution: Solution, limits: Limits, *, score: float, certify: float | None, rounds: int
 ) -> Proof | None:
-    """The proof of a search's solution, up to a gap of ``certify``; None if ``certify`` is None."""
-    if certify is None:
+    """The proof of a search's solution, up to a gap of ``certify``; None if that is None, or no time is left."""
+    if certify is None or is_over():
         return None
     target = score * (1 + certify)
     bound = prove(boxes, solution.chosen, solution.grid, solution.openings, limits, target=target, rounds=rounds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64
@@ -17,6 +18,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.errors import FitError
 from detect.fitting.coordinate_search import mean_best, searched
 from detect.fitting.gains import Boxes
+from detect.ops.time_limit import best_until
 
 POLISH_STEP = 0.03  # nepers
 FACTORS = np.linspace(-2, 2, 41)  # nepers, for the first step: all sizes together
@@ -73,8 +75,9 @@ def fit_ssd(boxes: Boxes, start: AnchorSet, *, draft: int | None = None) -> Anch
     layout = _of(start)
     some = boxes.thinned(draft) if draft else boxes
     moves = list(_moves(layout))
-    scaled = max((layout.moved(moves[0], factor) for factor in FACTORS), key=lambda each: mean_best(some, each))
-    best = max((searched(some, each, moves) for each in (scaled, layout)), key=lambda each: mean_best(some, each))
+    score = partial(mean_best, some)
+    scaled = best_until((layout.moved(moves[0], factor) for factor in sorted(FACTORS, key=abs)), key=score)
+    best = best_until((searched(some, each, moves) for each in (scaled, layout)), key=score)
     if len(some) < len(boxes):
         best = searched(boxes, best, moves, first_step=POLISH_STEP)
     shapes = [best.level_shapes(level) for level in range(len(boxes.strides))]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64
@@ -24,6 +25,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.fitting.coordinate_search import mean_best, searched
 from detect.fitting.gains import Boxes
 from detect.fitting.grid_fit import GridFit, fit_on_grid, score_on_grid
+from detect.ops.time_limit import best_until, tell
 
 LAYOUTS = ("octaves", "grid", "level-grids")
 DEFAULT_SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4; the default of torchvision, detectron2 and mmdetection
@@ -124,9 +126,10 @@ def fit_layouts(
     default_score = score_on_grid(boxes, _anchors(boxes, scaled))
     best, fits = scaled, []
     for layout in LAYOUTS[: LAYOUTS.index(widest) + 1]:
-        starts = [best, scaled, *_starts(some, layout, scales, ratios, free, start)]
-        ends = [searched(some, each, list(_moves(layout, each))) for each in starts]
-        best = max([*ends, best], key=lambda grid: mean_best(some, grid))
+        tell(f"searching for {layout}")
+        starts = itertools.chain([best, scaled], _starts(some, layout, scales, ratios, free, start))
+        ends = (searched(some, each, list(_moves(layout, each))) for each in starts)
+        best = best_until([*ends, best], key=partial(mean_best, some))
         if len(some) < len(boxes):
             if layout != widest:
                 continue
@@ -147,14 +150,17 @@ def _default(boxes: Boxes, scales: int, ratios: int) -> _Grid:
 
 
 def _best_factor(boxes: Boxes, grid: _Grid) -> tuple[float, _Grid]:
-    """The factor for all sizes with the highest score (the least on ties), and the scaled grid."""
+    """The factor for all sizes with the highest score (the nearest to 1 on ties), and the scaled grid."""
     everything = _Grid(np.ones_like(grid.sizes), np.zeros_like(grid.ratios))
     extents = np.log(np.sqrt(boxes.extents.prod(axis=0)))
     low, high = extents.min() - grid.sizes.max(), extents.max() + 1 - grid.sizes.min()
     steps = np.linspace(low, high, int(np.ceil((high - low) / FACTOR_STEP)) + 1).tolist()
-    step = max(steps, key=lambda step: mean_best(boxes, grid.moved(everything, step)))
-    finer = (step + FACTOR_STEP * np.linspace(-1, 1, 31)).tolist()
-    step = max([step, *finer], key=lambda step: mean_best(boxes, grid.moved(everything, step)))
+
+    def score(step: float) -> float:
+        return mean_best(boxes, grid.moved(everything, step))
+
+    step = best_until(sorted(steps, key=abs), score)
+    step = best_until([step, *(step + FACTOR_STEP * np.linspace(-1, 1, 31)).tolist()], score)
     return float(np.exp(step)), grid.moved(everything, step)
 
 

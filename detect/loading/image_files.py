@@ -14,7 +14,7 @@ from PIL import Image
 
 from detect.data import CocoDataset, read_coco
 from detect.data.coco_reader import Progress
-from detect.data.image_names import in_utf8
+from detect.data.image_names import in_utf8, walk_links
 from detect.data.image_sizes import read_headers
 from detect.data.images import ImageFiles
 from detect.errors import ImageError
@@ -29,13 +29,14 @@ MAX_NAMED = 5  # broken images that a message names; the others are counted
 def dataset_from_files(paths: Sequence[str | Path], labels: LabelMap) -> tuple[CocoDataset, Path]:
     """Make a dataset of upright images, with ids from 1 in the order given, and find the folder its file names start from.
 
-    A folder stands for the images in it and in its subfolders, sorted by name. A file given twice is used once. A file that
-    cannot be read gets the size 1 x 1, so that opening it reports the reason.
+    A folder stands for the images in it and in its subfolders, sorted by name, links followed. A file given twice is used
+    once. What cannot be read gets the size 1 x 1, so that opening it reports the reason: also a link that leads nowhere, a
+    pipe named as an image, a folder that cannot be listed, or a link to one that was read already.
 
     Raises:
         ImageError: a file does not exist, or a folder has no image.
     """
-    files = list(dict.fromkeys(file.resolve() for path in paths for file in _files_of(Path(path))))
+    files = list(dict.fromkeys(_resolved(file) for path in paths for file in _files_of(Path(path))))
     if not files:
         raise ImageError("no image given")
     folder = Path(os.path.commonpath([file.parent for file in files]))
@@ -121,7 +122,18 @@ def _files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
-    if not found:
+    try:
+        walked = list(walk_links(str(path)))
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from None
+    names = [Path(where, name) for where, files, _ in walked for name in files]
+    left_out = [Path(where, name) for where, _, folders in walked for name in folders]
+    images = sorted([*(file for file in names if file.suffix.lower() in known), *left_out])
+    if not images:
         raise ImageError(f"{path}: no image in this folder")
-    return found
+    return images
+
+
+def _resolved(file: Path) -> Path:
+    """The file that a link leads to; of what leads to no file, its own place."""
+    return file.resolve() if file.is_file() else file.parent.resolve() / file.name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
@@ -108,6 +109,23 @@ def test_a_broken_file_gets_one_line_that_names_it(tmp_path, text, message):
         AnchorSet.load(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "strides", "message"),
+    [
+        ([[(1, 1)], [(2, 2)]], [8, 8], r"different strides, fine to coarse, got \[8, 8\]"),
+        ([[], [(1, 1)]], [8, 16], "level P3 has no shapes"),
+        ([], [], "length >= 1 - at \\$.levels"),
+        ([[(1, 1)]], [0], "int >= 1"),
+        *(([[(side, 1)]], [8], "Expected float") for side in (0, -1, math.nan, math.inf)),
+    ],
+)
+def test_a_set_that_could_not_be_read_again_is_not_written(tmp_path, shapes, strides, message):
+    anchors = AnchorSet.of(shapes, strides=strides)
+    with pytest.raises(AnchorFileError, match=message):
+        anchors.save(tmp_path / "anchors.yaml")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_shapes_go_to_the_level_of_their_size_and_never_by_rank():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+import time
 
 import pytest
 
@@ -115,10 +118,52 @@ def test_work_of_unknown_length_says_how_long_it_takes(capsys):
         waited.append(seconds)
         return next(ends)
 
-    output.lines_until(ended, "fitting anchors")
+    output.lines_until(ended, lambda: "fitting anchors")
     assert waited == [output.LINE_EVERY_S] * 5
     lines = [f"fitting anchors: {time} so far" for time in ("30 s", "60 s", "90 s", "2 min")]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_the_steps_of_work_are_told_and_the_lines_pause_while_a_bar_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr(output, "LINE_EVERY_S", 0.01)
+
+    def new_line() -> str:
+        while not (lines := capsys.readouterr().err.splitlines()):
+            time.sleep(0.005)
+        return lines[-1]
+
+    with output.busy("detect anchors"), output.busy("fitting anchors") as tell:
+        assert new_line().startswith("detect anchors: fitting anchors: 0 s so far")
+        tell("proof, round 1")
+        while "fitting anchors: proof, round 1: 0 s" not in new_line():
+            pass
+        with output.reading_bar() as on_progress:
+            on_progress("reading", 1, 2)
+            time.sleep(0.05)  # the line that was being written
+            capsys.readouterr()
+            time.sleep(0.05)
+            assert "so far" not in capsys.readouterr().err
+            on_progress("reading", 2, 2)  # from now on there is other work
+            while "so far" not in new_line():
+                pass
+
+
+def test_on_a_terminal_a_spinner_shows_the_work_and_goes(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(output, "BAR_AFTER_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with output.busy("fitting anchors"):
+        while "fitting anchors: 0 s" not in terminal.getvalue():
+            time.sleep(0.005)
+        sys.stdout.write("a result")  # which what is drawn must not take
+        output.note("a note")
+    assert "a note" in terminal.getvalue()
+    assert capsys.readouterr().out == "a result"
+    assert sys.stderr is terminal
 
 
 def test_short_work_writes_nothing(capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 
 import numpy as np
@@ -48,6 +50,15 @@ def test_ids_may_be_the_texts_that_the_dataset_has(tmp_path):
     assert_array_equal(results.scores, [0.5, 0.5])
 
 
+@pytest.mark.parametrize("field", ["image_id", "category_id", "score", "bbox", "keypoints", "angle"])
+def test_an_integer_longer_than_python_reads_refuses_its_row(tmp_path, dataset, field):
+    good = {"image_id": 30, "category_id": 2, "score": 0.5, "bbox": [1, 2, 3, 4], "keypoints": [1, 2, 3], "angle": 1}
+    text = json.dumps([good, {**good, field: ["here", 2, 3] if field == "keypoints" else "here"}])
+    results = read_results(written(tmp_path, text.replace('"here"', "9" * 5000)), dataset)
+    assert_array_equal(results.places, [0])
+    assert [re.match("(entry 1|.* of the result list)", each.reason) is not None for each in results.invalid] == [True]
+
+
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
@@ -55,6 +66,12 @@ def test_ids_may_be_the_texts_that_the_dataset_has(tmp_path):
         ({"image_id": 10, "category_id": 1}, "image 10: entry 1 of the results: no category has the id 1"),
         ({"score": float("nan")}, "image 10: entry 1 of the results: score nan is not finite"),
         ({"score": "high"}, "entry 1 of the result list: score is the text 'high', not a number"),
+        *(
+            ({"bbox": box}, "entry 1 of the results: no bbox of four finite numbers without a negative size")
+            for box in ([1, 2, -3, 4], [1, 2, 3, -4], [1, 2, math.nan, 4], [math.inf, 2, 3, 4], [math.nan] * 4)
+        ),
+        ({"keypoints": [1, 2, 1, math.inf, 2, 1]}, "entry 1 of the results: a keypoint is infinite"),
+        ({"angle": -math.inf}, "entry 1 of the results: its angle is infinite"),
         (
             {"keypoints": [1, 2]},
             "entry 1 of the result list: keypoints has 2 numbers, not three (x, y, visibility) per keypoint",

@@ -55,6 +55,19 @@ def odd(tmp_path):
     return tmp_path / "odd.json"
 
 
+def test_an_integer_longer_than_python_reads_refuses_its_row(tmp_path):
+    text = json.dumps({**ODD, "annotations": [{"id": 1, **PLAIN}, {"id": 2, **PLAIN, "bbox": ["here", 2, 3, 4]}]})
+    for also in ("1", "NaN"):  # which only Python's reader takes
+        (tmp_path / "a.json").write_text(
+            text.replace('"here"', "9" * 5000).replace('"id": 1, "im', f'"x": {also}, "id": 1, "im')
+        )
+        dataset = read_dataset(convert(tmp_path / "a.json", tmp_path / also))
+        assert [each.reason for each in dataset.invalid if each.annotation_id == 2] == [
+            "bbox [inf, 2, 3, 4] is not finite"
+        ]
+        assert dataset.annotations.ids.tolist() == [1]
+
+
 def findings(dataset):
     found = [(each.annotation_id, each.image_id, each.reason) for each in (*dataset.invalid, *dataset.suspicious)]
     return [each for each in found if "entry " not in each[2]]

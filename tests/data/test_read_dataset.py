@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -151,6 +152,22 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path_factory, kind, d
     except CocoError as error:
         printed.append(error)
     assert [str(each) for each in printed if "\n" in str(each)] == []
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_an_integer_of_5000_digits_at_any_place_refuses_at_most_its_row_or_is_named_by_its_line(tmp_path, kind, sign):
+    label_folder(tmp_path, {"images/y.png": (9, 9), "labels/y.txt": "0 .5 .5 .2 .6"})
+    file = tmp_path / "images" / ("y.yaml" if kind == "yaml" else "y.txt")
+    for found in re.finditer(r"(?<![-\d])\d+", SAMPLES[kind]):
+        file.write_text(f"{SAMPLES[kind][: found.start()]}{sign}{'9' * 5000}{SAMPLES[kind][found.end() :]}")
+        if kind == "yaml":  # whose values are of the whole file
+            with pytest.raises(CocoError, match=r"not YAML \(.*line \d"):
+                read_dataset(file)
+            continue
+        dataset = read_dataset(file, images=tmp_path / "images", keypoints=True)
+        assert max(len(str(each)) for each in (*dataset.invalid, *dataset.suspicious, "")) < 300
+        assert np.isfinite(dataset.annotations.boxes_xywh).all()
 
 
 HARD = (

@@ -207,8 +207,8 @@ def test_results_without_a_box_and_of_unknown_images_are_told(tmp_path):
     assert_allclose(found.overall.ap, 1)
     assert [each["reason"] for each in found.to_dict()["invalid_results"]] == [
         "entry 2 of the results: no image has this id",
-        "entry 1 of the results: no bbox of four finite numbers without a negative size",
         "entry 3 of the results: no bbox of four finite numbers without a negative size",
+        "entry 1 of the results: no bbox of four finite numbers without a negative size",
     ]
 
 

@@ -52,6 +52,13 @@ def test_scikit_learns_own_checks_on_positive_data(estimator, monkeypatch):
     assert sum(result["status"] == "passed" for result in results) >= 45
 
 
+def test_starts_one_by_one_are_scikit_learns_own_starts():
+    shapes = np.exp(np.random.default_rng(0).normal(3, 0.8, (300, 2)))
+    own = KMeans(7, n_init=10, random_state=3).fit(shapes)
+    found = EuclideanKMeans(7, random_state=3).fit(shapes).cluster_centers_
+    assert_allclose(np.sort(found, axis=0), np.sort(own.cluster_centers_, axis=0), rtol=1e-12)
+
+
 def test_planted_shapes_are_found_again(shapes):
     centers = IoUKMeans(4).fit(shapes).cluster_centers_
     # medians of 50 samples with a spread of 20 %: within about 3 * 1.25 * .2 / sqrt(50) = 11 % of what was planted

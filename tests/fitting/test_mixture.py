@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 from sklearn.covariance import ledoit_wolf_shrinkage, oas
 from sklearn.mixture import GaussianMixture
 
+from detect.errors import FitError
 from detect.fitting.mixture import LogGaussianMixture, _ledoit_wolf, _oas
 
 ONE_WIDTH = np.stack([np.full(40, 16.0), np.concatenate([np.linspace(9, 11, 20), np.linspace(38, 46, 20)])], axis=1)
@@ -75,5 +76,5 @@ def test_bic_finds_the_planted_number(shapes):
 def test_bad_parameters_are_named(shapes):
     with pytest.raises(ValueError, match="shrinkage='lasso'"):
         LogGaussianMixture(2, shrinkage="lasso").fit(shapes)
-    with pytest.raises(ValueError, match="shrinkage is for covariance_type='full'"):
+    with pytest.raises(FitError, match="shrinkage is for covariance_type='full'"):
         LogGaussianMixture(2, shrinkage="oas", covariance_type="diag").fit(shapes)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 import warnings
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -142,12 +145,52 @@ def test_of_many_the_first_are_named_and_the_others_counted():
 
 def test_a_name_that_is_not_utf8_is_a_broken_image_and_its_table_can_be_written(folder):
     os.rename(folder / "4.tif", os.fsencode(folder) + b"/\xff\x1b.tif")  # noqa: PTH104 - bytes
-    (folder / "loop.png").symlink_to(folder / "loop.png")
     dataset, root = dataset_from_files([folder], LABELS)
     files = ImageFiles(dataset, root)
     broken = find_broken_images(files.open, len(dataset.images))
     assert [dataset.images.file_names[each.image_row] for each in broken] == ["\\udcff\x1b.tif"]
     assert len(json.loads(images_json(files))["images"]) == 4
+
+
+def test_whatever_in_a_folder_cannot_be_read_is_a_broken_image_and_named(folder, monkeypatch):
+    """Links that lead nowhere, in a circle, or to a folder above; a locked folder, a pipe and a socket named as images."""
+    (folder / "a" / "nowhere.png").symlink_to(folder / "none.png")
+    (folder / "a" / "circle.png").symlink_to(folder / "a" / "circle.png")
+    (folder / "a" / "above").symlink_to(folder)
+    (folder / "a" / "locked").mkdir()
+    os.mkfifo(folder / "a" / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(folder / "a" / "socket.png"))  # the length of its name is limited
+    listed = os.scandir
+
+    def scandir(place: str) -> Any:  # root may list any folder
+        if str(place).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    dataset, root = dataset_from_files([folder], LABELS)
+    broken = find_broken_images(ImageFiles(dataset, root).open, len(dataset.images))
+    reasons = {dataset.images.file_names[each.image_row]: each.reason.rpartition(": ")[2] for each in broken}
+    assert len(dataset.images) == 4 + len(reasons)
+    assert reasons == {
+        "a/above": f"file name 'a/above' leads to no file in {root}",
+        "a/circle.png": "Too many levels of symbolic links",
+        "a/locked": "Permission denied",
+        "a/nowhere.png": "No such file or directory",
+        "a/pipe.png": "write it to disk first",
+        "a/socket.png": "No such device or address",
+    }
+
+
+def test_a_folder_is_read_once_whatever_links_lead_to_it(folder, tmp_path_factory):
+    linked = tmp_path_factory.mktemp("linked")
+    (linked / "one").symlink_to(folder / "a")
+    (linked / "two").symlink_to(folder / "a")
+    dataset, root = dataset_from_files([linked], LABELS)
+    broken = find_broken_images(ImageFiles(dataset, root).open, len(dataset.images))
+    assert len(dataset.images) == 4
+    assert [each.reason.rpartition(": ")[2] for each in broken] == ["a link to a folder that was read already"]
 
 
 def test_filters_of_warnings_are_left_as_they_were(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -23,6 +25,7 @@ from detect.training.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from detect.training.loop import train
 
 LABELS = LabelMap((3, 90), ("round", "square"))
 SQUARE = LabelMap((7,), ("square",))
@@ -90,6 +93,28 @@ def test_a_failed_save_leaves_the_old_file(checkpoint, tmp_path, monkeypatch):
         save_checkpoint(tmp_path / "last.pt", checkpoint)
     assert (tmp_path / "last.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["last.pt"]  # noqa: PTH208
+
+
+def test_any_flipped_bit_of_a_tensor_of_a_trained_run_is_refused(tiny, tmp_path):
+    config = tiny("optimisation.epochs=1")
+    train(config)
+    path = tmp_path / "run" / "last.pt"
+    whole = path.read_bytes()
+    with ZipFile(path) as archive:
+        tensors = [archive.read(part) for part in archive.infolist() if "/data/" in part.filename]
+    starts = [whole.index(tensor) for tensor in tensors if len(tensor) > 64]
+    lengths = [len(tensor) for tensor in tensors if len(tensor) > 64]
+    assert sum(lengths) > len(whole) / 2
+    bits = np.random.default_rng(0).choice(8 * sum(lengths), 60, replace=False)
+    for place, bit in zip(np.searchsorted(np.cumsum(lengths), bits // 8, side="right"), bits, strict=True):
+        damaged = bytearray(whole)
+        damaged[starts[place] + bit // 8 - sum(lengths[:place])] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        for read in (load_detector, read_checkpoint):
+            with pytest.raises(TrainingError, match=f"{path}: not a checkpoint, or damaged .* another checksum"):
+                read(path)
+    path.write_bytes(whole)
+    assert load_detector(path).task == "boxes"
 
 
 def test_files_that_are_no_checkpoints(checkpoint, tmp_path):

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from detect.errors import CocoError
-from detect.files import parse_json
+from detect.files import open_regular, parse_json
 
 MAX_FILE_BYTES = 2**30  # limit on one label file
 
@@ -57,7 +57,7 @@ def read_bytes(file: str) -> bytes:
         CocoError: the file cannot be read or is too large.
     """
     try:
-        with open(file, "rb", buffering=0) as stream:  # noqa: PTH123 - of 100,000 files, a Path for each takes seconds
+        with open_regular(file) as stream:
             if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
                 raise CocoError(f"{file}: more than {MAX_FILE_BYTES >> 30} GiB: cut it into several files")
             return stream.read()
@@ -82,19 +82,23 @@ def read_json(file: str) -> Any:
     Raises:
         CocoError: the file cannot be read or is not JSON.
     """
-    text = read_text(file)
+    return decode_json(read_text(file), file)
+
+
+def decode_json(text: str, place: str) -> Any:
+    """What a JSON text says; raises CocoError, whose message begins with the place."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        pass  # NaN, as Python writes it, or no JSON: Python's reader says where
+        pass  # NaN, as Python writes it, a number too large, or no JSON: Python's reader says where
     except RecursionError:
-        raise CocoError(f"{file}: nested too deeply") from None
+        raise CocoError(f"{place}: nested too deeply") from None
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
-        raise CocoError(f"{file}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
-    except (RecursionError, ValueError) as error:
-        raise CocoError(f"{file}: not JSON ({str(error)[:80]})") from None
+        raise CocoError(f"{place}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+    except RecursionError:
+        raise CocoError(f"{place}: nested too deeply") from None
 
 
 def read_xml(file: str) -> ET.Element:

@@ -12,6 +12,7 @@ from detect.data.formats.point_tables import table_columns
 from detect.data.formats.yolo_files import is_label_text, label_files
 from detect.data.image_names import SUFFIXES
 from detect.errors import CocoError
+from detect.files import open_regular
 
 HEAD_BYTES = 2**16
 MAX_TOLD = 20  # files of one suffix whose content is looked at in a folder; of JSON all
@@ -43,7 +44,7 @@ def format_of(file: str) -> str:
         CocoError: the file cannot be read, or its content is of no format that is understood.
     """
     try:
-        with open(file, "rb") as stream:  # noqa: PTH123 - names of files are text here
+        with open_regular(file) as stream:
             head = stream.read(HEAD_BYTES)
     except OSError as error:
         raise CocoError(f"{file}: {error.strerror or error}") from None

@@ -262,7 +262,7 @@ def _take_names(found: YoloFiles, content: Mapping[str, Any]) -> None:
     names, number, shape = content.get("names"), content.get("nc"), content.get("kpt_shape")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if isinstance(names, Mapping) and all(str(index).isdecimal() for index in names):
+    if isinstance(names, Mapping) and all(map(_is_class, names)):
         found.names = {int(index): None if name is None else str(name) for index, name in names.items()}
     elif names:
         raise CocoError(f"{found.file}: names is neither a list nor names by class number")
@@ -274,8 +274,12 @@ def _take_names(found: YoloFiles, content: Mapping[str, Any]) -> None:
             raise CocoError(f"{found.file}: kpt_shape is {shape!r}, not [number of keypoints, 2 or 3]")
         found.kpt_shape = (shape[0], shape[1])
     kpt_names = content.get("kpt_names")
-    if isinstance(kpt_names, Mapping) and all(str(index).isdecimal() for index in kpt_names):
+    if isinstance(kpt_names, Mapping) and all(map(_is_class, kpt_names)):
         found.kpt_names = {int(index): list(map(str, own)) for index, own in kpt_names.items() if isinstance(own, list)}
+
+
+def _is_class(index: object) -> bool:
+    return re.fullmatch(r"\d{1,9}", str(index)) is not None
 
 
 def _lines_of_names(path: Path) -> dict[int, str | None]:
