@@ -25,6 +25,21 @@ FORMULA_STARTS, FORMULA_SPACE = ("=", "+", "-", "@"), " \t\r\n"
 TEMPORARY = ".detect-"  # start of the names of temporary folders
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is a folder; not if it has a name that no file can have, for which ``Path.is_dir`` raises OSError."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a path is a file; for any name, as :func:`is_folder`."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file, a folder or a pipe; for any name, as :func:`is_folder`."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def read_small_text(path: str | Path, error: Callable[[str], Exception]) -> str:
     """The text of a file of at most ``MAX_FILE_BYTES``.
 

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from detect.files import (
     MAX_FILE_BYTES,
     csv_text,
+    exists,
+    is_file,
+    is_folder,
     parse_yaml,
     read_small_text,
     read_yaml,
@@ -48,6 +51,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(tmp_path / "folder", "text")  # written beside it, but cannot be renamed over a folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_name_that_no_file_can_have_is_neither_file_nor_folder(tmp_path):
+    (tmp_path / "file").touch()
+    told = {name: (is_file(name), is_folder(name), exists(name)) for name in (tmp_path / "file", str(tmp_path))}
+    assert [*told.values()] == [(True, False, True), (False, True, True)]
+    for name in ("9" * 300, "a\0b", "a\udc80", ""):  # Path's own raise OSError for the first
+        assert (is_file(name), is_folder(name), exists(name)) == (False, False, False)
 
 
 def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_path):

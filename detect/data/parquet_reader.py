@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -100,17 +100,20 @@ def read_columns(
     """
     schema = kind.schema(more)
     with open_parquet(file) as opened:
-        own = opened.schema_arrow
-        for name in columns:
-            if name not in own.names:
-                raise CocoError(f"{file}: no column {name!r}")
-        names = [*columns, *(name for name in more if name in own.names)]
-        for name in names:
-            if own.field(name).type != schema.field(name).type:
-                raise CocoError(f"{file}: column {name!r} is {own.field(name).type}, not {schema.field(name).type}")
+        names = [*columns, *(name for name in more if name in opened.schema_arrow.names)]
+        check_columns(file, opened.schema_arrow, [schema.field(name) for name in names])
         if opened.metadata.num_rows != num_rows:
             raise CocoError(f"{file}: {opened.metadata.num_rows:,} rows, and {DESCRIPTION} says {num_rows:,}")
         return opened.read(columns=names)
+
+
+def check_columns(file: str, own: pa.Schema, wanted: Iterable[pa.Field]) -> None:
+    """Raise CocoError if a file lacks a column, or has it with another type."""
+    for field in wanted:
+        if field.name not in own.names:
+            raise CocoError(f"{file}: no column {field.name!r}")
+        if own.field(field.name).type != field.type:
+            raise CocoError(f"{file}: column {field.name!r} is {own.field(field.name).type}, not {field.type}")
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
         try:
             with pq.ParquetFile(source if is_url(file) else file) as opened:
                 yield opened
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a name of a column may be damaged
             if isinstance(error, OSError) and error.errno:
                 raise
             reason = str(error).strip() or type(error).__name__
