@@ -58,14 +58,16 @@ class Fuzzer:
         self.counts.executions += 1
         try:
             self.counts.refused += bool(execute(self.target, data, self.folder))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of Rust is no Exception
             self.keep(data, error)
         if self.counts.executions >= self.wanted or len(self.counts.findings) >= MAX_FINDINGS:
             self.counts.cpu_seconds = time.process_time()
             (self.kept / f"{self.name}.counts").write_bytes(msgspec.json.encode(self.counts))
             os._exit(0)  # as atheris does: libFuzzer has no way back
 
-    def keep(self, data: bytes, error: Exception) -> None:
+    def keep(self, data: bytes, error: BaseException) -> None:
         """Save what failed, once for each place in the code."""
         place = place_of(error)
         if place in self.counts.findings:
@@ -75,7 +77,7 @@ class Fuzzer:
         def fails(shorter: bytes) -> bool:
             try:
                 execute(self.target, shorter, self.folder)
-            except Exception as other:
+            except BaseException as other:
                 return place_of(other) == place
             return False
 
@@ -87,7 +89,7 @@ class Fuzzer:
 def place_of(error: BaseException) -> str:
     """The type of an error and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if "/detect/" in each.filename] or frames
+    own = [each for each in frames if each.filename.startswith(str(ROOT / "detect"))] or frames
     return f"{type(error).__name__} at {Path(own[-1].filename).name}:{own[-1].lineno}"
 
 
@@ -229,6 +231,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(execute(TARGETS[given.targets[0]], given.repeat.read_bytes(), prepare(Path(folder))) or "read")
         return 0
+    if given.kept.exists() and not given.in_process:
+        parser.error(f"{given.kept} exists: delete it, or name another folder by --kept")
     if given.in_process:
         fuzz(given.targets[0], given.executions, given.seed, folder=given.in_process, kept=given.kept)
     return report(given)
