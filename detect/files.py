@@ -71,7 +71,10 @@ def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
                 return None
             if "*" in text:
                 _check_aliases(node, 4 * max(len(text), MAX_FILE_BYTES // 4))
-            return loader.construct_document(node)
+            content = loader.construct_document(node)
+            if "\\" in text and _has_nul(content):
+                raise ValueError("a NUL in a text, which no name of a file or category can have")
+            return content
         finally:
             loader.dispose()
     except (
@@ -94,6 +97,14 @@ class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
         start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+def _has_nul(content: Any) -> bool:
+    """Whether a text in plain values has a NUL, which YAML can write as an escape."""
+    if isinstance(content, str):
+        return "\0" in content
+    parts = itertools.chain(*content.items()) if isinstance(content, dict) else content
+    return isinstance(content, dict | list | set) and any(map(_has_nul, parts))
 
 
 def _check_aliases(node: yaml.Node, most: int) -> None:

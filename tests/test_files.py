@@ -76,6 +76,7 @@ def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_pa
     [
         *("a: [", "!!int ", "!!int x", "!!timestamp x", "!!float x", "!!bool x", "!!binary x", "!!omap x", "!!set x"),
         *("!!python/object/apply:os.getcwd []", "[" * 1200, "\x00", "9" * 5000, "\ud800", '"\\ud800"', "? [a]\n: b"),
+        *(r'a: ["b\0"]', r'{"\x00": 1}', r'!!set {"\u0000"}'),
         *("&a [*a]", "&a {b: *a}", "*a", "<<: 3", "a: &a {<<: *a}"),
         # each list is nine of the one before: four billion values
         *("\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11))]),),

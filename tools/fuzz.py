@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--in-process", type=Path, help=argparse.SUPPRESS)  # its folder
     given = parser.parse_args()
     if given.repeat:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, small_blocks():
             print(execute(TARGETS[given.targets[0]], given.repeat.read_bytes(), prepare(Path(folder))) or "read")
         return 0
     if given.kept.exists() and not given.in_process:
