@@ -24,7 +24,7 @@ from random import Random
 
 import msgspec
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout, whichever is installed
 from fuzzing.mutations import mutate
 from fuzzing.targets import TARGETS, execute, prepare, small_blocks
 
@@ -177,7 +177,7 @@ def in_process(name: str, executions: int, seed: int, kept: Path) -> Counts:
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         own = ["--in-process", folder, "--targets", name, "--executions", str(executions), "--seed", str(seed)]
         command = [sys.executable, __file__, *own, "--kept", str(kept)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         with (kept / f"{name}.log").open("wb") as log:
             code = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
         counted = kept / f"{name}.counts"

@@ -35,7 +35,7 @@ def mutate(data: bytes, random: Random, *, most: int = MAX_BYTES) -> bytes:
     """Change one to three places of a file; checksums of archives and PNG files are made right again.
 
     >>> mutate(b'{"a": [1, 2], "b": 3}', Random(0))
-    b'{"a": [1, 2], "a": 3}'
+    b'{"a": [9223372036854775808, [[]]], "b": 3}'
     """
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         data = _change(data, random)[:most]
