@@ -77,6 +77,7 @@ def prepare(folder: Path) -> Path:
     (folder / "coco.json").write_text(json.dumps(COCO))
     (folder / "results.json").write_text(json.dumps(RESULTS))
     (folder / "points.csv").write_text("image,x,y,category\ninput.png,3,4,cell\ninput.png,40,30,cell\n")
+    (folder / "list.txt").write_text("input.png\n")
     (folder / "options.yaml").write_text("json: true\n")
     np.save(folder / "maps.npy", np.eye(9, dtype=np.float32))
     (folder / "broken.json").write_text('{"images": [')
@@ -221,9 +222,12 @@ def _read_array(path: Path) -> object:
 
 
 def _read_zarr(path: Path) -> object:
-    """The description of a zarr folder."""
+    """The description of a zarr folder, which has an array ``0``."""
+    import zarr
+
     folder = path.with_name("zarr")
-    folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        zarr.create_array(folder / "0", shape=(5, 6), chunks=(5, 6), dtype="float32")
     path.replace(folder / "zarr.json")
     return _read_array(folder)
 
