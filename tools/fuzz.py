@@ -113,6 +113,8 @@ def fuzz(name: str, executions: int, seed: int, *, folder: Path, kept: Path) -> 
     """Run one target in this process, which ends with it."""
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     run = Fuzzer(name, executions, folder, kept)
+    if name == "command-lines":
+        draw_command_lines(run, seed)
     try:
         import atheris
     except ImportError:
@@ -120,8 +122,6 @@ def fuzz(name: str, executions: int, seed: int, *, folder: Path, kept: Path) -> 
         mutate_seeds(run, seed)
     with atheris.instrument_imports(include=["detect"]), small_blocks():
         prepare(run.folder)
-        if name == "command-lines":
-            draw_command_lines(run, seed)
         found = run.folder / "found"
         found.mkdir()
         options = [
@@ -167,6 +167,7 @@ def draw_command_lines(run: Fuzzer, number: int) -> None:
     def try_one(line: list[str]) -> None:
         run("\n".join(line).encode())
 
+    prepare(run.folder)
     for file in sorted((SEEDS / run.name).iterdir()):
         run(file.read_bytes())
     try_one()
