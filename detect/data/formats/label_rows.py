@@ -174,7 +174,7 @@ class LabelBuilder:
         """Make an error in an object's values a finding."""
         try:
             yield
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             self.fault(image, number, str(error))
 
     def read_each(self, files: Sequence[str], read: Callable[[str], None], on_progress: Progress | None) -> None:

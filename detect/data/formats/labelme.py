@@ -57,7 +57,7 @@ def _read_shape(labels: LabelBuilder, image: ImageLabels, shape: Any, number: in
         radius = math.dist((x, y), edge)
         labels.count("circles are read as the boxes around them", f"{image.source}, shape {number}")
         box = (x - radius, y - radius, x + radius, y + radius)
-        labels.box(image, label, box, number=number, area=math.pi * radius**2)
+        labels.box(image, label, box, number=number, area=math.pi * radius * radius)
     elif kind in ("rectangle", "mask") and len(points) in (2, 4):
         xs, ys = zip(*points, strict=True)
         labels.box(image, label, (min(xs), min(ys), max(xs), max(ys)), number=number)
