@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import json
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
+from xml.etree import ElementTree as ET
 
 from detect.files import parse_yaml
 
@@ -27,6 +29,9 @@ HOSTILE = (
     *WORDS.split(),
     *("9" * 5000, "[" * 200 + "]" * 200, "[" * 3000, '"é\u202e"', '" "', "- ", ": ", "\t", "\n", "\r", "\0", "\ufeff"),
 )
+VALUES = tuple(
+    word for word in HOSTILE if re.fullmatch(r'[-\d][\d.e-]*|NaN|-?Infinity|null|true|false|"[^"]*"|[\[{].*[\]}]', word)
+)
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 MARK = "@ a value to replace @"
 
@@ -35,7 +40,7 @@ def mutate(data: bytes, random: Random, *, most: int = MAX_BYTES) -> bytes:
     """Change one to three places of a file; checksums of archives and PNG files are made right again.
 
     >>> mutate(b'{"a": [1, 2], "b": 3}', Random(0))
-    b'{"a": [9223372036854775808, [[]]], "b": 3}'
+    b'{"a": [-, null], "b": 3}'
     """
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         data = _change(data, random)[:most]
@@ -51,15 +56,19 @@ def _change(data: bytes, random: Random) -> bytes:
     if b"\0" in data[:4096]:
         return _change_bytes(data, random)
     content = _structure(data) if random.random() < 0.8 else None
+    if isinstance(content, ET.Element):
+        return _change_xml(content, random)
     return _change_text(data, random) if content is None else _change_structure(content, random)
 
 
 def _structure(data: bytes) -> Any:
-    """The lists and mappings of JSON or YAML; None if it is neither."""
+    """The elements of XML, the lists and mappings of JSON or YAML; None if it is none of these."""
     try:
+        if data.lstrip().startswith(b"<"):
+            return ET.fromstring(data)  # noqa: S314 - made here
         text = data.decode()
         content = json.loads(text) if text.lstrip()[:1] in ("{", "[") else parse_yaml(text, ValueError)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, LookupError, ET.ParseError):
         return None
     return content if isinstance(content, list | dict) else None
 
@@ -85,7 +94,8 @@ def _change_structure(content: Any, random: Random) -> bytes:
         text = json.dumps(content, default=str)
     except (ValueError, RecursionError, TypeError):  # a value inside itself, or keys that JSON lacks
         return b"[]"
-    return text.replace(f'"{MARK}"', random.choice(HOSTILE)).encode("utf-8", "surrogatepass")
+    value = random.choice(VALUES if random.random() < 0.8 else HOSTILE)
+    return text.replace(f'"{MARK}"', value).encode("utf-8", "surrogatepass")
 
 
 def _places(content: Any) -> Iterator[tuple[Any, Any]]:
@@ -94,6 +104,23 @@ def _places(content: Any) -> Iterator[tuple[Any, Any]]:
         yield content, at
         if isinstance(value, list | dict):
             yield from _places(value)
+
+
+def _change_xml(root: ET.Element, random: Random) -> bytes:
+    """Replace a text or attribute, rename, repeat or remove an element."""
+    element, other = random.choices(list(root.iter()), k=2)
+    edit = random.random()
+    if edit < 0.35 and element.attrib:
+        element.set(random.choice(sorted(element.attrib)), random.choice(HOSTILE))
+    elif edit < 0.6:
+        element.text = random.choice(HOSTILE)
+    elif edit < 0.75:
+        element.tag = other.tag
+    elif edit < 0.9 or not len(element):
+        element.append(copy.deepcopy(other))
+    else:
+        element.remove(random.choice(list(element)))
+    return ET.tostring(root)
 
 
 def _change_text(data: bytes, random: Random) -> bytes:
