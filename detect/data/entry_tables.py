@@ -42,7 +42,7 @@ class EntryTables:
         """The entries of the list in the first bytes of a buffer; None if those are no JSON list.
 
         Raises:
-            CocoError: the text is not UTF-8.
+            CocoError: the text is not UTF-8, or has a number that is too long. The message does not name the file.
         """
         with memoryview(buffer) as view:
             found = _compact_list(view[:end])
@@ -121,9 +121,16 @@ class EntryTables:
         if rows:
             ids = columns.get(self.kind.image_id, pa.nulls(len(odd), pa.int64())).to_pylist()
             for row in rows:
-                entry = json.loads(raw[row])
+                entry = _parsed(raw[row])
                 ids[row] = Fields(entry).id(self.kind.image_id) if isinstance(entry, dict) else None
             columns[self.kind.image_id] = pa.array(ids, pa.int64())
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:  # an integer with more digits than Python converts
+        raise CocoError(f"a number is too long ({str(error).split(';')[0]})") from None
 
 
 class EntryJson:

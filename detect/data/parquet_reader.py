@@ -5,7 +5,6 @@ Rows that :mod:`detect.data.entry_columns` marks as odd are read one by one, wit
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from detect.data.coco_entries import (
     ImageEntries,
     Rows,
 )
-from detect.data.coco_reader import Progress
+from detect.data.coco_reader import Progress, parse_plainly
 from detect.data.coco_tolerance import TolerantReader
 from detect.data.entry_columns import ANNOTATIONS, BOX, IMAGES, EntryKind
 from detect.data.parquet_files import DESCRIPTION, Part, is_url, open_file, parquet_parts, read_description
@@ -85,7 +84,9 @@ def read_image_field(source: str, name: str) -> list[dict[str, Any]]:
         table = read_columns(part.images_file, IMAGES, ("id",), part.num_images, more=(name,))
         if name in table.column_names:
             pairs = zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True)
-            found += [{"id": id_, name: json.loads(text)} for id_, text in pairs if None not in (id_, text)]
+            found += [
+                {"id": id_, name: _parsed(text, part.images_file)} for id_, text in pairs if None not in (id_, text)
+            ]
     return found
 
 
@@ -136,7 +137,7 @@ def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
 
 def _categories(folder: str, tolerant: TolerantReader) -> Sequence[Category] | None:
     text = read_description(folder).texts().get("categories")
-    content = None if text is None else json.loads(text)
+    content = None if text is None else _parsed(text, f"{folder}/{DESCRIPTION}")
     if content is not None and not isinstance(content, list):
         raise CocoError(f"{folder}/dataset.json: 'categories' is not a list")
     return tolerant.categories(content)
@@ -156,7 +157,13 @@ def _read_images(part: Part, tolerant: TolerantReader) -> Sequence[Image]:
 def _odd_entries(path: str, odd: Any) -> list[Any]:
     with open_parquet(path) as file:
         raw = file.read(columns=["raw"])["raw"]
-    return [json.loads(text) for text in raw.filter(pa.array(odd)).to_pylist()]
+    return [_parsed(text, path) for text in raw.filter(pa.array(odd)).to_pylist()]
+
+
+def _parsed(text: str | bytes | None, file: str) -> Any:
+    """A value that was JSON when it was written to the file."""
+    content = text if isinstance(text, bytes) else (text or "").encode()
+    return parse_plainly(bytearray(content), file, "a damaged Parquet dataset")
 
 
 def _plain_annotations(table: pa.Table, *, keypoints: bool, angles: bool) -> AnnotationEntries:
