@@ -7,7 +7,7 @@ COMPAT := .venv-compat
 COMPAT_TESTS := tests/detectors tests/heads tests/interop tests/losses tests/loading tests/ops tests/training \
   tests/test_examples.py tests/test_readme.py
 
-.PHONY: demo test slow lint check compat bench gpu evidence clean
+.PHONY: demo test slow lint check fuzz compat bench gpu evidence clean
 
 demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw the pages
 	$(BIN)/detect demo
@@ -23,6 +23,10 @@ lint: $(VENV)/.dev  ## format, lint, types, import layers
 
 check: $(VENV)/.dev  ## lint and test
 	tools/check
+
+fuzz: $(VENV)/.test  ## damaged input for readers and commands: a quarter of an hour; what fails is kept in fuzz-findings
+	-$(INSTALL) --only-binary :all: atheris
+	$(BIN)/python tools/fuzz.py --executions 300000 --seed 0 --jobs 2
 
 compat: $(COMPAT)/.test  ## tests of what needs torch and torchvision, with a newer pair; its environment takes 6 GB
 	$(COMPAT)/bin/python -c "from detect.ops.torchvision_import import import_torchvision; import_torchvision().extension._assert_has_ops()"
@@ -43,7 +47,7 @@ evidence: $(VENV)/.test  ## what anchors, levels and targets are worth in traine
 	$(BIN)/python tools/evidence.py $(if $(BCCD),--bccd $(BCCD))
 
 clean:  ## all that is made again by itself; not runs/, where trained detectors are
-	rm -rf $(VENV) $(COMPAT) detect-demo bench-data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) detect-demo bench-data fuzz-findings .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -44,6 +44,21 @@ def open_regular(path: str | Path) -> BufferedReader:
     raise OSError(errno.EINVAL, "not a regular file: write it to disk first", str(path))
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is a folder; not if it has a name that no file can have, for which ``Path.is_dir`` raises OSError."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a path is a file; for any name, as :func:`is_folder`."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file, a folder or a pipe; for any name, as :func:`is_folder`."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def read_small_text(path: str | Path, error: Callable[[str], Exception]) -> str:
     """The text of a file of at most ``MAX_FILE_BYTES``.
 
@@ -75,7 +90,10 @@ def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
                 return None
             if "*" in text:
                 _check_aliases(node, 4 * max(len(text), MAX_FILE_BYTES // 4))
-            return loader.construct_document(node)
+            content = loader.construct_document(node)
+            if "\\" in text and _has_nul(content):
+                raise ValueError("a NUL in a text, which no name of a file or category can have")
+            return content
         finally:
             loader.dispose()
     except (
@@ -110,6 +128,14 @@ class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
+
+def _has_nul(content: Any) -> bool:
+    """Whether a text in plain values has a NUL, which YAML can write as an escape."""
+    if isinstance(content, str):
+        return "\0" in content
+    parts = itertools.chain(*content.items()) if isinstance(content, dict) else content
+    return isinstance(content, dict | list | set) and any(map(_has_nul, parts))
 
 
 def _check_aliases(node: yaml.Node, most: int) -> None:

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from detect.files import (
     MAX_FILE_BYTES,
     csv_text,
+    exists,
+    is_file,
+    is_folder,
     parse_yaml,
     read_small_text,
     read_yaml,
@@ -50,6 +53,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert (tmp_path / "file").read_text() == "old"
 
 
+def test_a_name_that_no_file_can_have_is_neither_file_nor_folder(tmp_path):
+    (tmp_path / "file").touch()
+    told = {name: (is_file(name), is_folder(name), exists(name)) for name in (tmp_path / "file", str(tmp_path))}
+    assert [*told.values()] == [(True, False, True), (False, True, True)]
+    for name in ("9" * 300, "a\0b", "a\udc80", ""):  # Path's own raise OSError for the first
+        assert (is_file(name), is_folder(name), exists(name)) == (False, False, False)
+
+
 def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_path):
     (tmp_path / "large").write_bytes(b"a" * (MAX_FILE_BYTES + 1))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
@@ -64,16 +75,8 @@ def test_a_file_that_cannot_be_read_raises_the_given_error_which_names_it(tmp_pa
     "text",
     [
         *("a: [", "!!int ", "!!int x", "!!timestamp x", "!!float x", "!!bool x", "!!binary x", "!!omap x", "!!set x"),
-        *(
-            "!!python/object/apply:os.getcwd []",
-            "[" * 1200,
-            "\x00",
-            "9" * 5000,
-            "0x" + "f" * 5000,
-            "\ud800",
-            '"\\ud800"',
-            "? [a]\n: b",
-        ),
+        *("!!python/object/apply:os.getcwd []", "[" * 1200, "\x00", "9" * 5000, "0x" + "f" * 5000, "\ud800"),
+        *('"\\ud800"', "? [a]\n: b", r'a: ["b\0"]', r'{"\x00": 1}', r'!!set {"\u0000"}'),
         *("&a [*a]", "&a {b: *a}", "*a", "<<: 3", "a: &a {<<: *a}"),
         # each list is nine of the one before: four billion values
         *("\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11))]),),

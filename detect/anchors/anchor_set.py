@@ -21,7 +21,7 @@ from numpy import ndarray
 from detect.data.formats.recognise import LABEL_SUFFIXES
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, FitError, ResizeError
-from detect.files import parse_yaml, read_small_text, write_whole
+from detect.files import is_folder, parse_yaml, read_small_text, write_whole
 
 FORMAT = 1
 DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes
@@ -77,7 +77,7 @@ class SourceFile(Struct, frozen=True):
         """Hash a file, or the names and bytes of the label files below a folder."""
         path = Path(path)
         digest = hashlib.sha256()
-        if path.is_dir():
+        if is_folder(path):
             for file in sorted(each for each in path.rglob("*") if each.suffix.lower() in LABEL_SUFFIXES):
                 digest.update(file.relative_to(path).as_posix().encode() + b"\0" + file.read_bytes())
         else:

@@ -12,6 +12,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.grid_convention import as_convention
 from detect.catalog.detectors import AnchorDetector, Stock, anchor_detectors, find_detector, with_anchors
 from detect.errors import AnchorFileError
+from detect.files import exists, is_folder
 
 Shapes = list[tuple[float, float]]
 
@@ -30,11 +31,11 @@ def load_anchors(name_or_path: str | Path) -> AnchorSet:
     if known := find_detector(str(name_or_path)):
         return stock_anchors(with_anchors(known), name=str(name_or_path))
     path = Path(name_or_path)
-    if path.is_dir():
+    if is_folder(path):
         path = path / "anchors.yaml"
     if is_plain(str(name_or_path)):
         return parse_anchors(str(name_or_path), name=textwrap.shorten(str(name_or_path), 30, placeholder=" ..."))
-    if not path.exists():
+    if not exists(path):
         names = "" if path.suffix else f"; known by name: {', '.join(sorted(anchor_detectors()))}"
         raise AnchorFileError(f"{name_or_path}: no such file{names}")
     return read_anchors(path)

@@ -240,7 +240,7 @@ def _content(path: Path) -> dict[str, Any]:
 def _detector(fields: Mapping[str, Any], catalog: Mapping[str, Mapping[str, Any]], file: str) -> Detector:
     own = dict(fields)
     while base := own.pop("base", None):
-        if base not in catalog:
+        if not isinstance(base, str) or base not in catalog:
             raise CatalogError(f"{file}: {own['name']}: base {base!r} is not in the catalog")
         own = {**{name: value for name, value in catalog[base].items() if name != "aliases"}, **own}
         if "base" in catalog[base]:

@@ -12,6 +12,7 @@ from detect.cli import options
 from detect.cli.engine import EngineOptions
 from detect.cli.output import note, print_answer, save
 from detect.errors import ConfigError
+from detect.files import is_file, is_folder
 
 if TYPE_CHECKING:
     from detect.catalog.detectors import Detector
@@ -136,9 +137,9 @@ def _given(anchors: str, detector: Detector) -> Any:
 def _training_config(name: str) -> Any:
     """The configuration of a run's folder or a training YAML; None for any other name."""
     path = Path(name)
-    if path.is_dir() and (path / "config.yaml").exists():
+    if is_folder(path) and (path / "config.yaml").exists():
         path = path / "config.yaml"
-    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+    if path.suffix.lower() not in (".yaml", ".yml") or not is_file(path):
         return None
     from detect.errors import CatalogError
     from detect.files import read_yaml

@@ -12,6 +12,7 @@ from detect.cli.inspected import ModelOptions, is_run, read_model
 from detect.cli.options import AsJson, Output, Resize
 from detect.cli.output import busy, print_answer, save, show, show_table
 from detect.errors import ConfigError, ImageError
+from detect.files import is_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,7 +152,7 @@ def _open(path: Path) -> Image.Image:
     """One image, upright; a folder is refused."""
     from detect.data.images import open_image
 
-    if path.is_dir():
+    if is_folder(path):
         raise ImageError(f"{path}: a folder, where one image file is expected")
     return open_image(path.parent, path.name, exif="apply")
 

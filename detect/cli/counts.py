@@ -22,7 +22,7 @@ from detect.evaluation.coco_points import F1_RADIUS_PX, UNLABELLED_IN_SCORES, po
 from detect.evaluation.count_intervals import MIN_OF_EACH, CountCalibration, KnownCounts
 from detect.evaluation.count_reliability import CountReliability, cross_validate_counts
 from detect.evaluation.false_positives import false_positives
-from detect.files import csv_text, read_small_text
+from detect.files import csv_text, is_folder, read_small_text
 from detect.keypoints.keypoints import by_group, is_predicted
 from detect.loading.labels import LabelMap
 from detect.report.count_figures import count_panel
@@ -192,7 +192,7 @@ class SavedCounts:
                 raise ConfigError(f"--counts: only for landmarks, {trained.name} finds boxes")
             return None
         file = Path(trained.name).parent if path is None else path
-        file = file / COUNT_FILE if file.is_dir() else file
+        file = file / COUNT_FILE if is_folder(file) else file
         try:
             saved = _read_counts(file, trained, reading)
         except ConfigError as error:

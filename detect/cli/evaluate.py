@@ -12,6 +12,7 @@ import detect
 from detect.cli import options
 from detect.cli.output import note, print_answer, reading_bar, save
 from detect.errors import ConfigError
+from detect.files import is_folder
 
 if TYPE_CHECKING:
     from detect.cli.detectors import ResultMarks
@@ -145,7 +146,7 @@ def _run_and_files(
         raise ConfigError("--run and --results: give one of the two")
     if run is None and results is None:
         first = files.files[0] if files.files else ""
-        if not first or not (Path(first).is_dir() or first.endswith(".pt")):
+        if not first or not (is_folder(first) or first.endswith(".pt")):
             words = f"{first} is neither a run's folder nor a checkpoint (.pt): " if first else ""
             raise ConfigError(f"{words}give --run RUN, or --results FILE to score results")
         return Path(first), replace(files, files=files.files[1:])

@@ -14,6 +14,7 @@ import typer
 from detect.cli.options import AsJson, Checkpoint, Device
 from detect.cli.output import json_text, note, numbers, print_answer, progress_over, save, show, show_table
 from detect.errors import ConfigError, DetectError, ImageError
+from detect.files import is_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,7 +119,7 @@ class _View:
         from detect.loading.image_files import dataset_from_files
         from detect.loading.transforms import resize_transform
 
-        if path.is_dir():
+        if is_folder(path):
             raise ImageError(f"{path}: a folder, where one image file is expected")
         dataset, folder = dataset_from_files([path], trained.labels)
         sample = open_images(trained, dataset, folder, on_broken="fail")[0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detect.errors import ConfigError
+from detect.files import is_folder
 
 if TYPE_CHECKING:
     from detect.inspection.models import InspectedModel
@@ -44,7 +45,7 @@ class ModelOptions:
 def is_run(word: str) -> bool:
     """Whether a word is the folder or the checkpoint of a training run, not a model's name."""
     path = Path(word)
-    return any(path.glob("*.pt")) if path.is_dir() else path.suffix == ".pt"
+    return any(path.glob("*.pt")) if is_folder(path) else path.suffix == ".pt"
 
 
 def read_model(word: str, **options: Any) -> InspectedModel:

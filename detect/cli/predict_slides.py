@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from detect.cli.output import note, print_answer, reading_bar, save, show
 from detect.data.images import is_too_large
 from detect.errors import ConfigError, ResizeError
-from detect.files import open_regular
+from detect.files import exists, is_folder, open_regular
 
 if TYPE_CHECKING:
     from detect.data.point_files import FoundPoints
@@ -23,12 +23,12 @@ TILES = "1024:128"
 
 def is_slide(path: Path) -> bool:
     """Whether a path is read in parts: zarr, OME-TIFF, or a TIFF with more pixels than Pillow opens."""
-    if path.is_dir():
+    if is_folder(path):
         return any((path / name).exists() for name in ZARR)
     name = path.name.lower()
     if name.endswith((".ome.tif", ".ome.tiff")):
         return True
-    if not name.endswith((".tif", ".tiff")) or not path.exists():
+    if not name.endswith((".tif", ".tiff")) or not exists(path):
         return False
     try:
         with open_regular(path) as stream, Image.open(stream) as image:

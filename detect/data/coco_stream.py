@@ -127,7 +127,10 @@ class _TopLevel:
                 return
         blocks = ListBlocks(self._stream, self._buffer, decode)
         while not blocks.ended:
-            part = blocks.next()
+            try:
+                part = blocks.next()
+            except CocoError as error:
+                raise CocoError(f"{self._file}: {error}") from None
             if part is None:
                 self._buffer = bytearray(blocks.rest)
                 raise self._broken()

@@ -44,7 +44,7 @@ class EntryTables:
         """The entries of the list in the first bytes of a buffer; None if those are no JSON list.
 
         Raises:
-            CocoError: the text is not UTF-8.
+            CocoError: the text is not UTF-8, or has a number that is too long. The message does not name the file.
         """
         with memoryview(buffer) as view:
             found = _compact_list(view[:end])

@@ -40,6 +40,13 @@ class Description(msgspec.Struct, kw_only=True):
     unparsed: dict[str, str] = {}
     lost: list[str] = []
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether each key is there once, with its value or the fields of its list, each once."""
+        known = [*self.fields, *self.others, *self.unparsed]
+        fields = self.fields.values()
+        return sorted(self.keys) == sorted(known) and all(len(set(each)) == len(each) for each in fields)
+
     def texts(self) -> dict[str, bytes]:
         """The JSON text of each top-level key that is no column."""
         return {key: bytes(value) for key, value in self.others.items()} | {
@@ -115,7 +122,7 @@ def read_description(source: str) -> Description:
         found = msgspec.json.decode(text, type=Description)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise CocoError(f"{path}: not the description of a Parquet dataset ({error})") from None
-    if found.format != FORMAT:
+    if found.format != FORMAT or {*found.fields} != {"images", "annotations"} or not found.is_whole:
         raise CocoError(f"{path}: not the description of a Parquet dataset")
     return found
 

@@ -6,7 +6,7 @@ Rows that :mod:`detect.data.entry_columns` marks as odd are read one by one, wit
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,11 @@ from detect.data.coco_entries import (
     ImageEntries,
     Rows,
 )
-from detect.data.coco_reader import Progress
+from detect.data.coco_reader import Progress, parse_plainly
 from detect.data.coco_tolerance import TolerantReader
 from detect.data.entry_columns import ANNOTATIONS, BOX, IMAGES, EntryKind
 from detect.data.parquet_files import DESCRIPTION, Part, is_url, open_file, parquet_parts, read_description
 from detect.errors import CocoError
-from detect.files import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +84,9 @@ def read_image_field(source: str, name: str) -> list[dict[str, Any]]:
         table = read_columns(part.images_file, IMAGES, ("id",), part.num_images, more=(name,))
         if name in table.column_names:
             pairs = zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True)
-            found += [{"id": id_, name: parse_json(text)} for id_, text in pairs if None not in (id_, text)]
+            found += [
+                {"id": id_, name: _parsed(text, part.images_file)} for id_, text in pairs if None not in (id_, text)
+            ]
     return found
 
 
@@ -100,17 +101,20 @@ def read_columns(
     """
     schema = kind.schema(more)
     with open_parquet(file) as opened:
-        own = opened.schema_arrow
-        for name in columns:
-            if name not in own.names:
-                raise CocoError(f"{file}: no column {name!r}")
-        names = [*columns, *(name for name in more if name in own.names)]
-        for name in names:
-            if own.field(name).type != schema.field(name).type:
-                raise CocoError(f"{file}: column {name!r} is {own.field(name).type}, not {schema.field(name).type}")
+        names = [*columns, *(name for name in more if name in opened.schema_arrow.names)]
+        check_columns(file, opened.schema_arrow, [schema.field(name) for name in names])
         if opened.metadata.num_rows != num_rows:
             raise CocoError(f"{file}: {opened.metadata.num_rows:,} rows, and {DESCRIPTION} says {num_rows:,}")
         return opened.read(columns=names)
+
+
+def check_columns(file: str, own: pa.Schema, wanted: Iterable[pa.Field]) -> None:
+    """Raise CocoError if a file lacks a column, or has it with another type."""
+    for field in wanted:
+        if field.name not in own.names:
+            raise CocoError(f"{file}: no column {field.name!r}")
+        if own.field(field.name).type != field.type:
+            raise CocoError(f"{file}: column {field.name!r} is {own.field(field.name).type}, not {field.type}")
 
 
 @contextmanager
@@ -124,7 +128,7 @@ def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
         try:
             with pq.ParquetFile(source if is_url(file) else file) as opened:
                 yield opened
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a name of a column may be damaged
             if isinstance(error, OSError) and error.errno:
                 raise
             reason = str(error).strip() or type(error).__name__
@@ -133,7 +137,7 @@ def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
 
 def _categories(folder: str, tolerant: TolerantReader) -> Sequence[Category] | None:
     text = read_description(folder).texts().get("categories")
-    content = None if text is None else parse_json(text)
+    content = None if text is None else _parsed(text, f"{folder}/{DESCRIPTION}")
     if content is not None and not isinstance(content, list):
         raise CocoError(f"{folder}/dataset.json: 'categories' is not a list")
     return tolerant.categories(content)
@@ -153,7 +157,13 @@ def _read_images(part: Part, tolerant: TolerantReader) -> Sequence[Image]:
 def _odd_entries(path: str, odd: Any) -> list[Any]:
     with open_parquet(path) as file:
         raw = file.read(columns=["raw"])["raw"]
-    return [parse_json(text) for text in raw.filter(pa.array(odd)).to_pylist()]
+    return [_parsed(text, path) for text in raw.filter(pa.array(odd)).to_pylist()]
+
+
+def _parsed(text: str | bytes | None, file: str) -> Any:
+    """A value that was JSON when it was written to the file."""
+    content = text if isinstance(text, bytes) else (text or "").encode()
+    return parse_plainly(bytearray(content), file, "a damaged Parquet dataset")
 
 
 def _plain_annotations(table: pa.Table, *, keypoints: bool, angles: bool) -> AnnotationEntries:

@@ -15,7 +15,7 @@ from detect.data.coco_reader import Progress
 from detect.data.entry_columns import ANNOTATIONS, IMAGES, EntryKind
 from detect.data.entry_tables import EntryJson
 from detect.data.parquet_files import Description, Part, parquet_parts, read_description
-from detect.data.parquet_reader import open_parquet
+from detect.data.parquet_reader import check_columns, open_parquet
 from detect.files import write_folder
 
 ROWS_AT_ONCE = 50_000
@@ -71,7 +71,9 @@ def _list(
     per_bucket = -(-total // max(len(parts), 1)) or 1
     for number, part in enumerate(parts):
         on_progress(f"reading {kind.name}", number, len(parts))
-        with open_parquet(part.images_file if kind is IMAGES else part.annotations_file) as file:
+        name = part.images_file if kind is IMAGES else part.annotations_file
+        with open_parquet(name) as file:
+            check_columns(name, file.schema_arrow, kind.schema(fields))
             for batch in file.iter_batches(ROWS_AT_ONCE):
                 texts = list(json.texts(kind, batch))
                 rows = RowBlock(pa.table({"position": batch["position"]}), {"text": texts}, sum(map(len, texts)))

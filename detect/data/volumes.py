@@ -24,7 +24,7 @@ import numpy as np
 from numpy import ndarray
 
 from detect.errors import ImageError, MissingExtraError
-from detect.files import open_regular
+from detect.files import is_folder, open_regular
 
 MICROMETRES = {"angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0, "microns": 1.0}
 MICROMETRES |= {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "millimeter": 1e3, "mm": 1e3, "cm": 1e4}
@@ -138,7 +138,7 @@ Opened = tuple[Any, str | None, dict[str, float], tuple[int, ...] | None]
 
 
 def _open(path: Path) -> Opened:
-    if path.is_dir():
+    if is_folder(path):
         return _open_zarr(path)
     with open_regular(path) as stream:
         start = stream.read(8)
@@ -163,6 +163,8 @@ def _open_npz(path: Path) -> Opened:
         if size > MAX_PIECE_BYTES:
             raise ImageError(f"{path}: {size / 2**30:,.1f} GiB unpacked, which is read as a whole: save it as .npy")
         values = content[name]
+        if not isinstance(values, np.ndarray):  # NumPy gives the bytes of what is no array
+            raise ImageError(f"{path}: {name}.npy in it is damaged")
     return values, "tcyx" if name == "heatmaps" and values.ndim == 4 else None, {}, None
 
 

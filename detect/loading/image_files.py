@@ -18,6 +18,7 @@ from detect.data.image_names import in_utf8, walk_links
 from detect.data.image_sizes import read_headers
 from detect.data.images import ImageFiles
 from detect.errors import ImageError
+from detect.files import exists, is_folder
 from detect.loading.labels import LabelMap
 from detect.loading.sharing import from_main, gather, own_share
 from detect.wording import listed
@@ -117,9 +118,9 @@ def broken_message(broken: Sequence[BrokenImage], num_images: int) -> str:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if not path.exists():
+    if not exists(path):
         raise ImageError(f"{path}: No such file or directory")
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     try:

@@ -64,6 +64,8 @@ def check_content(content: Mapping[str, Any]) -> Content:
         msgspec.convert(checked.training, _Training | None)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).replace("`", "")) from None
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"a text that is no Unicode ({error.reason})") from None
     except AttributeError:  # msgspec takes a tensor for an object, since it has __getitem__
         raise ConfigError("a tensor in place of a table") from None
     _check_labels(checked.labels)

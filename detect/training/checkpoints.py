@@ -24,7 +24,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.data.resize import ResizeRule, parse_resize
 from detect.detectors.pretrained_weights import Normalization
 from detect.errors import ConfigError, OutputError, TrainingError
-from detect.files import parse_yaml, write_whole
+from detect.files import is_folder, parse_yaml, write_whole
 from detect.loading.labels import LabelMap
 from detect.ops.tensor_files import read_tensor_file
 from detect.training.builder import Detector, build_detector, without_weights
@@ -151,7 +151,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def checkpoint_file(path: str | Path) -> Path:
     """The file itself; of a run's folder, the best checkpoint, or the last one without a best."""
     path = Path(path)
-    return path / (BEST if (path / BEST).exists() else LAST) if path.is_dir() else path
+    return path / (BEST if (path / BEST).exists() else LAST) if is_folder(path) else path
 
 
 def load_detector(path: str | Path, device: str | torch.device = "cpu") -> TrainedDetector:

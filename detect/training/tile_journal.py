@@ -57,7 +57,17 @@ class TileJournal:
             self.database.execute("INSERT OR REPLACE INTO tiles VALUES (?, ?)", (number, packed.getvalue()))
 
     def _one(self, query: str, *values: Any) -> Any:
-        return self.database.execute(query, values).fetchone()
+        with _known_errors():
+            return self.database.execute(query, values).fetchone()
+
+
+@contextmanager
+def _known_errors() -> Iterator[None]:
+    """Make what Python raises when SQLite's message quotes damaged bytes an error of SQLite."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise sqlite3.DatabaseError("it is damaged") from None
 
 
 @contextmanager
@@ -71,9 +81,10 @@ def open_journal(folder: str | Path, identity: str) -> Iterator[TileJournal]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path)) as database:
-            database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {CREATE}")
-            database.execute("CREATE TABLE IF NOT EXISTS owner (identity TEXT)")
-            owner = database.execute("SELECT identity FROM owner").fetchone()
+            with _known_errors():
+                database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {CREATE}")
+                database.execute("CREATE TABLE IF NOT EXISTS owner (identity TEXT)")
+                owner = database.execute("SELECT identity FROM owner").fetchone()
             if owner is None:
                 with database:
                     database.execute("INSERT INTO owner VALUES (?)", (identity,))

@@ -109,6 +109,7 @@ def test_distances_reach_reg_max_or_one_bin_less():
         ("base: yolo11\nper_level: 3", "Object contains unknown field per_level"),
         ("base: yolov5\nstride: [8]", "Object contains unknown field stride"),
         ("base: yolov5\nmatching: {rule: best}", "Invalid value 'best' - at $.matching.rule"),
+        ("base: {a: 1}", "mine: base {'a': 1} is not in the catalog"),
         ("- yolov5", "expected fields such as `base: yolov5`, got list"),
         ("{", "not YAML"),
     ],

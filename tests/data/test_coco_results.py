@@ -54,7 +54,7 @@ def test_ids_may_be_the_texts_that_the_dataset_has(tmp_path):
 def test_an_integer_longer_than_python_reads_refuses_its_row(tmp_path, dataset, field):
     good = {"image_id": 30, "category_id": 2, "score": 0.5, "bbox": [1, 2, 3, 4], "keypoints": [1, 2, 3], "angle": 1}
     text = json.dumps([good, {**good, field: ["here", 2, 3] if field == "keypoints" else "here"}])
-    results = read_results(written(tmp_path, text.replace('"here"', "9" * 5000)), dataset)
+    results = read_results(written(tmp_path / "results.json", text.replace('"here"', "9" * 5000)), dataset)
     assert_array_equal(results.places, [0])
     assert [re.match("(entry 1|.* of the result list)", each.reason) is not None for each in results.invalid] == [True]
 

@@ -48,6 +48,24 @@ def test_a_newer_version_or_another_file_is_named(folder):
             parquet_parts(str(folder))
 
 
+def test_a_description_has_each_key_and_field_once_with_what_belongs_to_it(folder):
+    path = folder / "dataset.json"
+    whole = json.loads(path.read_text())
+    fields = whole["fields"]
+    for change in (
+        {"keys": [*whole["keys"], "images"]},
+        {"keys": [*whole["keys"], "info"]},
+        {"keys": whole["keys"][1:]},
+        {"fields": {"images": fields["images"]}},
+        {"fields": {**fields, "images": [*fields["images"], "id"]}},
+    ):
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(CocoError, match=r"dataset\.json: not the description of a Parquet dataset"):
+            parquet_parts(str(folder))
+    path.write_text(json.dumps(whole))
+    assert len(parquet_parts(str(folder))) == 1
+
+
 def test_urls_are_opened_by_fsspec():
     with pytest.raises(CocoError, match="memory://no/such: there is no such file"), open_file("memory://no/such"):
         pass

@@ -84,6 +84,7 @@ def test_any_value_of_another_type_is_named_or_does_no_harm(path, value):
         (("weights", "head.bias"), torch.eye(3).to_sparse(), "'head.bias' is not a dense tensor"),
         (("weights", "head.bias"), torch.ones(3, device="meta"), "'head.bias' is not a dense tensor"),
         (("step",), -1, "Expected int >= 0"),
+        (("step",), "\ud800", "a text that is no Unicode"),
         (("metrics", "ap"), "high", "Expected float, got str"),
         (("training", "stepper"), 3, "Expected object, got int"),
     ],

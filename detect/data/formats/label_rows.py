@@ -202,7 +202,7 @@ class ImageLabels:
         found = ObjectLabels(self, number)
         try:
             yield found
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             found.fault(str(error))
 
 

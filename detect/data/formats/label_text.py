@@ -63,6 +63,8 @@ def read_bytes(file: str) -> bytes:
             return stream.read()
     except OSError as error:
         raise CocoError(f"{file}: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL, or half of a pair, in a name that another file gives
+        raise CocoError(f"{file}: not the name of a file ({error})") from None
 
 
 def read_text(file: str) -> str:

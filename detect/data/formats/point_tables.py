@@ -24,7 +24,7 @@ from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows,
 from detect.data.formats.label_text import numbers_of, read_text, short_repr, stem_of
 from detect.data.point_files import image_stem
 from detect.errors import CocoError
-from detect.files import unguarded
+from detect.files import is_file, is_folder, unguarded
 
 IMAGE_COLUMNS = ("image", "image_name", "imagename", "file_name", "filename", "file", "path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "category", "type", "name", "class_name")
@@ -51,8 +51,8 @@ def table_columns(header: str) -> tuple[str, list[str]] | None:
 def is_point_table(path: str | Path) -> bool:
     """Whether a file begins as a table of points does; a folder may hold tables."""
     path = Path(path)
-    if not path.is_file():
-        return path.is_dir()
+    if not is_file(path):
+        return is_folder(path)
     try:
         with path.open("rb") as stream:
             lines = stream.read(START_BYTES).decode("utf-8-sig", errors="replace").splitlines()

@@ -48,6 +48,8 @@ def format_of(file: str) -> str:
             head = stream.read(HEAD_BYTES)
     except OSError as error:
         raise CocoError(f"{file}: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL, or half of a pair
+        raise CocoError(f"{file}: not the name of a file ({error})") from None
     if head.startswith(b"\x1f\x8b"):
         return "coco"
     if head.startswith(b"PAR1"):
