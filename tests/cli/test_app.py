@@ -52,3 +52,25 @@ def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, detect; print([name for name in {(*HEAVY, 'numpy')!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+INTERRUPT = """
+import os, signal, sys, detect.cli.app as app
+from detect.anchors import known
+def interrupted(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+if sys.argv.pop() == "before":
+    app.forget_datasets = interrupted
+else:
+    known.load_anchors = interrupted
+    import detect
+    detect.load_anchors = interrupted
+sys.argv = ["detect", "anchors", "convert", "retinanet", "--to", "yolov5"]
+app.main()
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "in"])
+def test_an_interruption_is_one_line_before_a_command_begins_and_in_it(moment):
+    run = subprocess.run([sys.executable, "-c", INTERRUPT, moment], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr, run.stdout) == (130, "detect: interrupted\n", "")
