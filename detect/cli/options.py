@@ -200,6 +200,12 @@ class DatasetFiles:
     exif: Exif = None
     ignore_category: IgnoreCategory = None
 
+    def __post_init__(self) -> None:
+        from detect.data.parquet_files import is_fetched
+
+        for each in filter(is_fetched, self.files):
+            note(f"{each}: read through the network, part by part; nothing of it is kept")
+
     @property
     def option(self) -> str | None:
         """The first option given that changes or checks what the files hold."""
