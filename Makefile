@@ -7,13 +7,19 @@ COMPAT := .venv-compat
 COMPAT_TESTS := tests/detectors tests/heads tests/interop tests/losses tests/loading tests/ops tests/training \
   tests/test_examples.py tests/test_readme.py
 
-.PHONY: demo test slow lint check fuzz compat bench gpu evidence clean
+.PHONY: demo test test-offline slow fuzz chaos lint check compat bench gpu evidence clean
 
 demo: $(VENV)/.core  ## fit anchors to the samples inside the package and draw the pages
 	$(BIN)/detect demo
 
 test: $(VENV)/.test  ## unit tests, property tests and doctests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+test-offline: $(VENV)/.test  ## the same without a network; any attempt to reach another machine is listed, and fails
+	$(BIN)/python tools/offline.py -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+chaos: $(VENV)/.test  ## kills, interrupts and starves every command that writes; root adds full and read-only disks
+	OMP_NUM_THREADS=1 $(BIN)/python tools/chaos.py
 
 slow: $(VENV)/.test  ## the tests that take minutes, and property tests with ten times the examples
 	$(BIN)/python -m pytest -m 'slow or hypothesis' --hypothesis-profile thorough

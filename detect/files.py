@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import BufferedReader
@@ -233,16 +233,71 @@ def unguarded(cell: str) -> str:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write to a temporary file beside ``path``, then rename it: a reader sees the old file or the new one, never a part.
+    """Write one file as :func:`write_files` does."""
+    path = Path(path)
+    write_files(path.parent, {path.name: content})
 
-    Missing folders are created. If writing fails, the old file stays.
+
+def write_files(folder: str | Path, files: Mapping[str, str | bytes]) -> None:
+    """Write all files to a temporary folder inside ``folder``, then rename them: a reader sees no part of one.
+
+    Missing folders are created. If writing fails, all old files stay. Two writers rename one after the other, so that the
+    files of one of them are there in the end. A process that is killed between two renames leaves new files beside old ones.
+    """
+    folder = Path(folder)
+    with temporary_folder(folder) as temporary:
+        for name, content in files.items():
+            written = temporary / name
+            written.parent.mkdir(parents=True, exist_ok=True)
+            written.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        lock = _lock(folder, wait=True)
+        try:
+            for name in files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / name).replace(folder / name)
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+@contextmanager
+def locked(path: str | Path, error: Callable[[str], Exception]) -> Iterator[None]:
+    """Keep other processes out of a folder by a file in it, which is made, locked and at the end removed.
+
+    A folder that was made for it and is still empty is removed, too. A process that is killed gives up its lock. Without
+    locks, as on Windows, others are let in.
+
+    Raises:
+        error: another process has the lock, or the folder cannot be written.
     """
     path = Path(path)
-    whole = content.encode("utf-8") if isinstance(content, str) else content
-    with temporary_folder(path.parent) as folder:
-        written = folder / "content"
-        written.write_bytes(whole)
-        written.replace(path)
+    folder, is_new = path.parent, not path.parent.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock_of_file(path)
+    except BlockingIOError:
+        raise error(f"{folder}: another process is writing there") from None
+    except OSError as refused:
+        raise error(f"{folder}: cannot be written: {refused.strerror or refused}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+            if is_new:
+                folder.rmdir()
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock_of_file(path: Path) -> int | None:
+    while True:
+        path.touch()
+        with suppress(FileNotFoundError):  # the process that had it has just removed it
+            lock = _lock(path, wait=False)
+            if lock is None or os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+            os.close(lock)
 
 
 def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes | Path]]) -> None:
@@ -255,9 +310,9 @@ def write_folder(folder: str | Path, files: Iterable[tuple[str, bytes | Path]]) 
         FileExistsError: the folder is not empty.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(errno.EEXIST, "it exists and is not an empty folder", str(folder))
-    with temporary_folder(folder.parent) as temporary:
+    with temporary_folder(folder.parent) as temporary:  # before the check: it clears up after killed processes
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise FileExistsError(errno.EEXIST, "it exists and is not an empty folder", str(folder))
         made = temporary / "content"
         made.mkdir()
         for name, content in files:
@@ -305,15 +360,22 @@ def _locked_folder(parent: Path) -> tuple[Path, int | None]:
             continue
 
 
-def _lock(folder: Path, *, wait: bool) -> int | None:
-    """Lock a folder until the descriptor is closed; None if there are no locks here, or unless ``wait`` it is locked."""
+def _lock(path: Path, *, wait: bool) -> int | None:
+    """Lock a file or folder until the descriptor is closed; None where there are no locks.
+
+    Raises:
+        BlockingIOError: it is locked, unless ``wait``.
+    """
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock  # noqa: PLC0415 - not on Windows
     except ImportError:
         return None
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         flock(descriptor, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
     except OSError:
         os.close(descriptor)
         return None

@@ -19,10 +19,12 @@ from detect.files import (
     exists,
     is_file,
     is_folder,
+    locked,
     parse_yaml,
     read_small_text,
     read_yaml,
     unguarded,
+    write_files,
     write_folder,
     write_whole,
 )
@@ -217,3 +219,57 @@ def test_no_cell_of_a_table_is_a_formula_and_each_comes_back(rows):
                 float(text)  # a number
         elif cell is not None:
             assert float(text) == cell
+
+
+def test_files_are_written_all_or_none(tmp_path):
+    write_files(tmp_path, {"a": "old", "deep/b": b"old"})
+    with pytest.raises(TypeError):
+        write_files(tmp_path, {"a": "new", "deep/b": None})  # type: ignore[dict-item]
+    assert [(tmp_path / name).read_text() for name in ("a", "deep/b")] == ["old", "old"]
+    write_files(tmp_path, {"a": "new", "c": "new"})
+    assert [(tmp_path / name).read_text() for name in ("a", "deep/b", "c")] == ["new", "old", "new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "deep"]
+
+
+def test_of_writers_at_once_one_leaves_all_its_files(tmp_path):
+    names = [f"{number}" for number in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        for first in range(0, 40, 4):
+            list(
+                threads.map(
+                    lambda own: write_files(tmp_path, dict.fromkeys(names, own)), map(str, range(first, first + 4))
+                )
+            )
+            assert len({(tmp_path / name).read_text() for name in names}) == 1
+
+
+HOLDER = """
+import os, signal, sys
+from detect.files import locked
+with locked(sys.argv[1], OSError):
+    print("locked", flush=True)
+    if input() == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("word", ["end", "die"])
+def test_a_locked_folder_is_for_one_process_until_it_ends_or_is_killed(tmp_path, word):
+    path = tmp_path / "new" / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(KeyError, match="new: another process is writing there"), locked(path, KeyError):
+            pass
+        other.communicate(word + "\n")
+    assert path.exists() == (word == "die")
+    with locked(path, KeyError):
+        assert path.exists()
+    assert [each.name for each in tmp_path.rglob("*")] == (["new"] if word == "die" else [])
+
+
+def test_a_place_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(KeyError, match="file: cannot be written: "), locked(tmp_path / "file" / "lock", KeyError):
+        pass

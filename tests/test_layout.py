@@ -43,7 +43,6 @@ CHANGES_GLOBAL_STATE = {
     "cli/app.py": "the process of a command is its own",
     "cli/terminal.py": "the process of a command is its own",
     "detectors/onnx.py": "the exporter's warnings",
-    "evaluation/boxes.py": "pycocotools prints",
     "training/devices.py": "the network of gloo, in a process that torchrun started",
     "training/processes.py": "one of several processes of a run says that it is ended; restored after the run",
     "training/step.py": "within a fork of the generator",

@@ -37,7 +37,16 @@ from detect.data.resize import parse_resize
 from detect.data.volumes import open_array
 from detect.detectors.pretrained_weights import load_checkpoint
 from detect.errors import TrainingError
-from detect.files import open_regular, read_small_text, read_yaml, temporary_folder, write_folder, write_whole
+from detect.files import (
+    locked,
+    open_regular,
+    read_small_text,
+    read_yaml,
+    temporary_folder,
+    write_files,
+    write_folder,
+    write_whole,
+)
 from detect.inspection.models import build_model
 from detect.loading.dataset import DetectionData
 from detect.loading.image_files import dataset_from_files
@@ -154,6 +163,16 @@ def folder_written(folder: Path, as_: Callable[[Path], Any]) -> list[bytes]:
     return [path.read_bytes() for path in folder.rglob("*.txt")]
 
 
+def files_written(folder: Path, given: str | Path) -> str:
+    write_files(given, {"own.txt": "text"})
+    return (folder / "own.txt").read_text("utf-8")
+
+
+def lock_held(path: str | Path) -> bool:
+    with locked(path, ValueError):
+        return Path(path).exists()
+
+
 def parent_used(parent: str | Path) -> Path:
     with temporary_folder(parent) as folder:
         return folder.parent
@@ -236,6 +255,8 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
         "step"
     ],
     "detect.training.checkpoints.fitting_parts": lambda files, as_: misfit_reported(as_(files / "last.pt")),
+    "detect.files.locked": lambda files, as_: lock_held(as_(files / "lock")),
+    "detect.files.write_files": lambda files, as_: files_written(files / "several", as_(files / "several")),
     "detect.files.write_folder": lambda files, as_: folder_written(files / "written", as_),
     "detect.files.write_whole": lambda files, as_: written(
         files / "whole.txt", lambda: write_whole(as_(files / "whole.txt"), "text")

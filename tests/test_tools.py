@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -141,3 +142,35 @@ def test_make_compat_names_tests_that_exist():
     names = re.findall(r"tests/\S+", makefile)
     assert "tests/interop" in names
     assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_chaos_has_a_case_for_every_command_that_writes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    chaos = load("chaos")
+    assert chaos.writing_commands() == {case.command for case in chaos.CASES}
+    assert {"train", "predict", "anchors fit", "heatmaps render"} <= chaos.writing_commands()
+
+
+def test_chaos_tells_half_a_checkpoint_from_a_whole_one(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    files = load("chaos_files")
+    (tmp_path / "half.pt").write_bytes(b"PK\x03\x04" + bytes(1000))
+    assert not files.is_whole(tmp_path / "half.pt", b"", [])
+    assert files.is_whole(tmp_path / "a.csv", b"step\n1\n", [b"step\n1\n2\n"])
+    assert not files.is_whole(tmp_path / "a.csv", b"step\n1\n7\n", [b"step\n1\n2\n"])
+
+
+def test_offline_refuses_and_lists_connections_also_of_processes_that_are_started():
+    fetch = (
+        "from urllib.request import urlopen\ntry: urlopen('http://host.example')\nexcept OSError as error: print(error)"
+    )
+    started = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {fetch!r}])"
+    here = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname()).close()"
+    )
+    for program, code in ((here, 0), (started, 1)):
+        command = [sys.executable, str(ROOT / "tools" / "offline.py"), "-c", program]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == code, run.stderr
+        assert f"attempts to reach other machines: {code}\n" in run.stderr
+        assert ("socket.getaddrinfo host.example" in run.stderr) == bool(code)

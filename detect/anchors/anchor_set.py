@@ -185,6 +185,8 @@ class AnchorSet:
             if name in self.proofs:
                 scores[name + UPPER_BOUND] = round(self.proofs[name].upper_bound, DIGITS)
         fields = {name: getattr(self, name) for name in FIELDS}
+        if self.center_offset == CENTER_OF_CELL:
+            fields["center_offset"] = CENTER_OF_CELL  # msgspec leaves out only the very object of the default
         content = _AnchorFile(FORMAT, levels=list(self.levels), scores=scores, sources=list(self.sources), **fields)
         header = "# Shapes are [width, height] in pixels after the resize rule, on levels from fine to coarse.\n"
         builtin = msgspec.to_builtins(content)

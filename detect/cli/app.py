@@ -30,6 +30,8 @@ from detect.cli.terminal import Commands, discard_unwritable, held_output
 from detect.errors import DetectError, OutputError
 from detect.wording import printable
 
+INTERRUPTED = 130  # typer's exit code for Ctrl-C, and a shell's: 128 + SIGINT
+
 app = typer.Typer(
     name="detect",
     cls=Commands,
@@ -70,10 +72,10 @@ def options(
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line on stderr and exit code 2."""
+    """Run a command; a user's mistake is one line on stderr and exit code 2, an interruption one and 130."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin stall each other on a busy machine
-    forget_datasets()
     try:
+        forget_datasets()
         with held_output(), warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", module="PIL"
@@ -82,6 +84,11 @@ def main() -> None:
     except DetectError as error:
         note(printable(f"detect: {str(error) if isinstance(error, OutputError) else with_left_out(str(error))}"))
         sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C before the command has begun, or in it
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
+        note("detect: interrupted")
+        sys.exit(INTERRUPTED)
     finally:
         discard_unwritable(sys.stderr)
 

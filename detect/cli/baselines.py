@@ -11,6 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from detect.cli.detectors import spread_evenly
+from detect.cli.options import note_fetched
 from detect.cli.output import progress_over
 from detect.data import CocoDataset, CocoResults
 from detect.data.images import ImageFiles
@@ -39,6 +40,7 @@ def without_learning(
     from detect.training.inputs import hold_out, read_labels
 
     config = trained.config
+    note_fetched(config.data.train)
     train = read_labels(config, config.data.train, config.data.images)
     train = hold_out(train, config.data.val_share)[0] if config.data.val_share else train
     train = _fitted(train, config.data.images, skip_broken=config.data.on_broken == "skip")

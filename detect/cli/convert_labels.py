@@ -12,7 +12,7 @@ import typer
 from detect.cli.options import AsJson, DatasetFiles
 from detect.cli.output import cannot_write, note, print_answer, print_findings, reading_bar, show
 from detect.errors import ConfigError
-from detect.files import write_folder
+from detect.files import temporary_folder, write_folder
 
 if TYPE_CHECKING:
     from detect.data.formats.label_files import LabelFiles
@@ -117,16 +117,13 @@ def _with_progress(made: LabelFiles, on_progress: Any) -> Iterator[tuple[str, by
 
 def _write_parquet(made: LabelFiles, output: Path, on_progress: Any) -> int:
     """Write the COCO file of a dataset as Parquet; the number of files."""
-    from tempfile import TemporaryDirectory
-
     from detect.data.parquet_files import needed
 
     needed("pyarrow", str(output))
     from detect.data.parquet_writer import write_parquet
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{output.name}.coco.", dir=output.parent) as temporary:
-        path = Path(temporary) / "annotations.json"
+    with temporary_folder(output.parent) as temporary:
+        path = temporary / "annotations.json"
         path.write_bytes(next(content for _, content in made.files))
         return 2 * len(write_parquet([str(path)], output, on_progress=on_progress).parts) + 1
 

@@ -188,6 +188,18 @@ def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, **ho
     return ResultMarks(dataset, results, 0.0, landmarks, how["pixel_origin"] if landmarks else "center")
 
 
+def _own_validation(trained: TrainedDetector, *, strict: bool) -> detect.CocoDataset:
+    """The images that the run validates on."""
+    from detect.training.inputs import read_validation, validation_files
+
+    options.note_fetched(validation_files(trained.config))
+    with reading_bar() as on_progress:
+        validation = read_validation(trained.config, strict=strict, on_progress=on_progress)
+    if validation is None:
+        raise ConfigError(f"{trained.name}: the run has no validation data: give annotation files")
+    return validation
+
+
 def _run_marks(
     run: Path,
     files: options.DatasetFiles,
@@ -198,7 +210,7 @@ def _run_marks(
 ) -> tuple[TrainedDetector, Path, ResultMarks]:
     """The detector of a run, the folder of the images, and what the detector finds there."""
     from detect.cli.detectors import ResultMarks, load_on, open_images, run_detector
-    from detect.training.inputs import IGNORE_OPTION, read_validation, validation_folder
+    from detect.training.inputs import IGNORE_OPTION, validation_folder
 
     trained = load_on(run, device)
     own = trained.config.data
@@ -215,11 +227,7 @@ def _run_marks(
             raise ConfigError(
                 f"{names}: the run's own validation data is read as in training; give FILES to read others"
             )
-        with reading_bar() as on_progress:
-            validation = read_validation(trained.config, strict=files.strict, on_progress=on_progress)
-        if validation is None:
-            raise ConfigError(f"{trained.name}: the run has no validation data: give annotation files")
-        dataset = validation
+        dataset = _own_validation(trained, strict=files.strict)
     trained.labels.check_names(dataset)
     folder = files.images or validation_folder(trained.config)
     landmarks = None

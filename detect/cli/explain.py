@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from detect.cli.options import AsJson, Checkpoint, Device
+from detect.cli.options import AsJson, Checkpoint, Device, note_fetched
 from detect.cli.output import json_text, note, numbers, print_answer, progress_over, save, show, show_table
 from detect.errors import ConfigError, DetectError, ImageError
 from detect.files import is_folder
@@ -231,6 +231,7 @@ def _training_images(trained: TrainedDetector, methods: list[str], *, required: 
     if not set(methods) & set(PATTERN_METHODS):
         return []
     own = trained.config.data
+    note_fetched(own.train)
     try:
         dataset = read_labels(trained.config, own.train, own.images)
         rows = np.array(spread_evenly(range(len(dataset.images)), PATTERN_IMAGES), np.int64)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from detect.cli.options import AsJson, Checkpoint
+from detect.cli.options import AsJson, Checkpoint, note_fetched
 from detect.cli.output import cannot_write, note, print_json, save
 from detect.errors import ConfigError, ConvertError
 
@@ -95,8 +95,9 @@ def _to_onnx(
     from detect.cli.detectors import open_images
     from detect.detectors.onnx import export_onnx
     from detect.loading.image_files import dataset_from_files
-    from detect.training.inputs import read_validation, validation_folder
+    from detect.training.inputs import read_validation, validation_files, validation_folder
 
+    note_fetched(() if paths else validation_files(trained.config))
     if paths:
         dataset, folder = dataset_from_files(paths, trained.labels)
     elif validation := read_validation(trained.config):

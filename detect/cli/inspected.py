@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detect.cli.output import note
 from detect.errors import ConfigError
 from detect.files import is_folder
 
@@ -53,9 +54,12 @@ def read_model(word: str, **options: Any) -> InspectedModel:
 
     Options are those of :func:`detect.inspection.models.build_model`.
     """
+    from detect.detectors.downloads import download_of
     from detect.inspection.models import build_model, model_of
 
     if not is_run(word):
+        if options.get("pretrained") and not options.get("weights") and (download := download_of(word)):
+            note(download)
         return build_model(word, **options)
     if any(options.values()):
         raise ConfigError(f"model {word!r}: a training run has its own weights; leave out --weights and --pretrained")

@@ -5,6 +5,7 @@ Choices are spelled out, so that ``--help`` and shell completion import nothing 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -208,6 +209,9 @@ class DatasetFiles:
     exif: Exif = None
     ignore_category: IgnoreCategory = None
 
+    def __post_init__(self) -> None:
+        note_fetched(self.files or ())
+
     @property
     def option(self) -> str | None:
         """The first option given that changes or checks what the files hold."""
@@ -243,6 +247,14 @@ class DatasetFiles:
         """The instances under a resize rule, by default none."""
         rule = detect.parse_resize(resize or "none")  # before a long read, not after it
         return detect.ResizedInstances.of(self.read(), rule)
+
+
+def note_fetched(files: Iterable[str]) -> None:
+    """Say which files will be read through the network."""
+    from detect.data.parquet_files import is_fetched
+
+    for each in filter(is_fetched, files):
+        note(f"{each}: read through the network, part by part; nothing of it is kept")
 
 
 def load_anchors(name: str) -> AnchorSet:

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from detect.cli.terminal import is_terminal
 from detect.errors import ConfigError, OutputError
-from detect.files import csv_text, write_whole
+from detect.files import csv_text, write_files
 from detect.wording import printable, shortened
 
 if TYPE_CHECKING:
@@ -321,14 +321,13 @@ def findings_csv(found: Iterable[tuple[str, Finding]]) -> str:
 
 
 def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False) -> None:
-    """Write files, whole or not at all, and print their paths unless ``quiet``."""
+    """Write files, all or none of them, and print their paths unless ``quiet``."""
     try:
-        for name, content in files.items():
-            write_whole(folder / name, content)
-            if not quiet:
-                note(f"wrote {folder / name}")
+        write_files(folder, files)
     except OSError as error:
         raise cannot_write(error, folder) from None
+    for name in () if quiet else files:
+        note(f"wrote {folder / name}")
 
 
 def cannot_write(error: OSError, path: Path) -> OutputError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detect.cli.options import AsJson
+from detect.cli.options import AsJson, note_fetched
 from detect.cli.output import note, print_answer, reading_bar, show, show_table
 from detect.cli.terminal import print_now
 from detect.errors import DetectError
@@ -89,6 +89,8 @@ def train(
     given = [f"{name}={dumps(value, ensure_ascii=False)}" for name, value in shorts.items() if value]
     try:
         read = read_train_config(config, [*(overrides or []), *given])
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the main one
+            note_fetched([*read.data.train, *read.data.val])
         if overfit:
             _overfit(read, overfit, json)
         elif _train(read, resume, json):

@@ -20,6 +20,7 @@ from detect.errors import CocoError, MissingExtraError
 
 FORMAT, VERSION = "detect-parquet", 1
 DESCRIPTION = "dataset.json"
+HERE = ("file", "local", "memory")  # kinds of URLs that are of this machine
 _PART_FILE = re.compile(r"(.+)/(?:annotations|images)/part-(\d{5,})\.parquet")
 
 
@@ -79,6 +80,15 @@ def part_name(kind: str, number: int) -> str:
 
 def is_url(text: str) -> bool:
     return "://" in text
+
+
+def is_fetched(text: str) -> bool:
+    """Whether a URL is of another machine.
+
+    >>> [is_fetched(text) for text in ("s3://bucket/labels", "file:///labels", "labels")]
+    [True, False, False]
+    """
+    return is_url(text) and text.partition("://")[0] not in HERE
 
 
 def is_parquet_dataset(source: str) -> bool:
@@ -152,11 +162,13 @@ def open_file(name: str) -> Iterator[BufferedIOBase]:
 def _open_url(url: str) -> Any:
     fsspec = needed("fsspec", url)
     try:
-        return fsspec.open(url, "rb")
+        return fsspec.open(url, "rb").open()
+    except OSError:
+        raise
     except ImportError as error:
         raise MissingExtraError(f"{url}: {error}") from None
-    except ValueError as error:
-        raise CocoError(f"{url}: {error}") from None
+    except Exception as error:  # each kind of URL has errors of its own: of names, keys and connections
+        raise CocoError(f"{url}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def needed(name: str, file: str) -> Any:

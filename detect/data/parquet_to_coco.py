@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -16,7 +15,7 @@ from detect.data.entry_columns import ANNOTATIONS, IMAGES, EntryKind
 from detect.data.entry_tables import EntryJson
 from detect.data.parquet_files import Description, Part, parquet_parts, read_description
 from detect.data.parquet_reader import check_columns, open_parquet
-from detect.files import write_folder
+from detect.files import temporary_folder, write_folder
 
 ROWS_AT_ONCE = 50_000
 COCO_FILE = "annotations.json"
@@ -33,13 +32,12 @@ def write_coco(source: str, output: str | Path, *, on_progress: Progress) -> lis
     """
     output, parts = Path(output), parquet_parts(source)
     described = read_description(source if not parts else parts[0].folder)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{output.name}.rows.", dir=output.parent) as temporary:
+    with temporary_folder(output.parent) as temporary:
 
         def files() -> Iterator[tuple[str, bytes | Path]]:
-            path = Path(temporary) / COCO_FILE
+            path = temporary / COCO_FILE
             with path.open("wb") as file:
-                for text in _texts(parts, described, Path(temporary), on_progress):
+                for text in _texts(parts, described, temporary, on_progress):
                     file.write(text)
             yield COCO_FILE, path
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from gzip import GzipFile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -30,7 +29,7 @@ from detect.data.entry_tables import EntryTables
 from detect.data.parallel_lists import Sink, decode_ranges
 from detect.data.parquet_files import DESCRIPTION, Description, described, part_name, size_bytes
 from detect.errors import CocoError
-from detect.files import write_folder
+from detect.files import temporary_folder, write_folder
 
 PART_BYTES = 48 * 2**20  # JSON text of one part
 PACKED = 6  # times that a .gz file grows when unpacked, about
@@ -57,9 +56,8 @@ def write_parquet(files: Sequence[str], output: str | Path, *, on_progress: Prog
     output, sizes = Path(output), list(map(size_bytes, files))
     unpacked = [size * (PACKED if file.endswith(".gz") else 1) for file, size in zip(files, sizes, strict=True)]
     num_parts = max(1, round(sum(unpacked) / PART_BYTES))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{output.name}.rows.", dir=output.parent) as temporary:
-        reading = _Reading(Path(temporary), num_parts)
+    with temporary_folder(output.parent) as temporary:
+        reading = _Reading(temporary, num_parts)
         for number, file in enumerate(files):
 
             def on_bytes(done: int, before: int = sum(sizes[:number])) -> None:
@@ -254,9 +252,8 @@ def write_parts(output: str | Path, parts: Iterable[Tables], others: dict[str, A
         yield DESCRIPTION, msgspec.json.encode(made)
 
     output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{output.name}.rows.", dir=output.parent) as temporary:
-        write_folder(output, named_parts(Path(temporary)))
+    with temporary_folder(output.parent) as temporary:
+        write_folder(output, named_parts(temporary))
 
 
 def aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:

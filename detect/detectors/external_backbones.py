@@ -59,7 +59,7 @@ def timm_network(name: str, *, in_channels: int, pretrained: bool, weights: Weig
         if weights is not None:
             made = _filled_timm(timm, name, weights, **more)
         else:
-            with _built(label, pretrained=pretrained):
+            with reported_build(label, pretrained=pretrained):
                 made = timm.create_model(name, pretrained=pretrained, **more)
         last = getattr(getattr(made, "output_fmt", None), "name", "NCHW") == "NHWC"
         return _ChannelsFirst(made) if last else made
@@ -79,7 +79,7 @@ def torchvision_network(name: str, *, in_channels: int, pretrained: bool, weight
     if name not in models.list_models(module=models):
         raise ConfigError(f"backbone {label!r}: torchvision has no such classification network")
     pretrained = pretrained and weights is None
-    with _built(label, pretrained=pretrained):
+    with reported_build(label, pretrained=pretrained):
         model = models.get_model(name, weights="DEFAULT" if pretrained else None)
     fresh = copy.deepcopy(model)
     if weights is not None:
@@ -157,8 +157,8 @@ def _reported(label: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _built(label: str, *, pretrained: bool) -> Iterator[None]:
-    """Report any error; without a connection, pretrained weights come from the cache or fail in seconds, with the ways out.
+def reported_build(label: str, *, pretrained: bool) -> Iterator[None]:
+    """Make any error a ConfigError; without a connection, pretrained weights come from the cache, or fail in seconds.
 
     huggingface_hub would try again for a minute, and torch.hub would wait without a limit.
     """

@@ -5,10 +5,9 @@ Results are in pixels of the dataset's images, as :func:`detect.data.read_result
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,22 +190,26 @@ def run_pycocotools(
     objects, found = COCO(), COCO()
     objects.dataset = truth
     found.dataset = {**truth, "annotations": [{**entry, "id": number} for number, entry in enumerate(results, 1)]}
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        objects.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(objects, found, kind)
-        if sigmas is not None:
-            evaluation.params.kpt_oks_sigmas = sigmas
-        evaluation.evaluate()
-        evaluation.accumulate()
+    for each in (objects, found):
+        _silent(COCO.createIndex)(each)
+    evaluation = COCOeval(objects, found, kind)
+    if sigmas is not None:
+        evaluation.params.kpt_oks_sigmas = sigmas
+    _silent(COCOeval.evaluate)(evaluation)
+    _silent(COCOeval.accumulate)(evaluation)
     return evaluation
 
 
 def metrics_of(evaluation: COCOeval) -> list[float | None]:
     """Summarise an evaluation by pycocotools, with None for metrics without objects."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.summarize()
+    _silent(type(evaluation).summarize)(evaluation)
     return [float(number) if number >= 0 else None for number in evaluation.stats]
+
+
+def _silent(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of pycocotools that does not print; to redirect stdout would take what other threads print."""
+    own_globals = {**function.__globals__, "print": lambda *_, **__: None}
+    return FunctionType(function.__code__, own_globals, function.__name__, function.__defaults__)
 
 
 def _box_curves(table: Mapping[str, Any], names: Sequence[str]) -> tuple[PrecisionRecall, ...]:

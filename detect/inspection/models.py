@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detect.anchors.anchor_set import level_name
 from detect.detectors.backbones import NETWORKS, OF_MANY
+from detect.detectors.external_backbones import reported_build
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.pretrained_weights import import_timm, load_checkpoint, plain_names
 from detect.detectors.retinanet import RetinaNetDetector
@@ -214,7 +215,7 @@ def _backbone(word: str, source: str, name: str, tensors: Any, *, pretrained: bo
     maps = make([stride for stride in strides if FINEST <= stride <= COARSEST] or strides)
     whole = maps
     if source in OF_MANY:
-        with _reported(word):
+        with reported_build(word, pretrained=pretrained):
             if source == "timm":
                 whole = import_timm().create_model(name, pretrained=pretrained)
             else:
@@ -230,7 +231,7 @@ def _torchvision_detectors() -> list[str]:
 
 def _torchvision_detector(word: str, name: str, tensors: Any, *, pretrained: bool) -> InspectedModel:
     """A detector of torchvision on images that are resized and normalised already, up to what its heads predict."""
-    with _reported(word):
+    with reported_build(word, pretrained=pretrained):
         weights = "DEFAULT" if pretrained else None
         model = import_torchvision().models.get_model(name, weights=weights, weights_backbone=None).eval()
     _fill(word, model, tensors)

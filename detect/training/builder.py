@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from detect.data import CocoDataset
 from detect.data.coco_reader import Progress
 from detect.data.resize import parse_resize
 from detect.detectors.backbones import Backbone, build_backbone
+from detect.detectors.downloads import download_of
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.pretrained_weights import load_checkpoint, plain_names
 from detect.detectors.retinanet import RetinaNetDetector
@@ -111,13 +112,19 @@ def without_weights(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
-def check_backbone(config: TrainConfig) -> None:
+def check_backbone(config: TrainConfig, log: Callable[[str], None] | None = None) -> None:
     """Build the backbone and forget it: a run whose weights are missing fails here, before its images are read.
+
+    ``log`` is told before anything is downloaded.
 
     Raises:
         ConfigError: the backbone is unknown, or its weights are not available or do not fit.
         MissingExtraError: a package that it needs is not installed.
     """
+    model = config.model
+    download = download_of(model.backbone) if model.pretrained and model.weights is None else None
+    if download and log:
+        log(download)
     with torch.random.fork_rng(devices=[]):
         _backbone(config, BACKBONE_STRIDES[-1:])
 

@@ -114,12 +114,16 @@ def read_validation(
     config: TrainConfig, *, strict: bool = False, on_progress: Progress | None = None
 ) -> CocoDataset | None:
     """Read the annotations of the validation images, or hold out their share; None if a run has neither."""
-    data = config.data
-    files = data.train if data.val_share else data.val
+    data, files = config.data, validation_files(config)
     if not files:
         return None
     read = read_labels(config, files, validation_folder(config), strict=strict, on_progress=on_progress)
     return hold_out(read, data.val_share)[1] if data.val_share else read
+
+
+def validation_files(config: TrainConfig) -> Sequence[str]:
+    """The files of the validation images; those of training if a share of these is held out."""
+    return config.data.train if config.data.val_share else config.data.val
 
 
 def validation_folder(config: TrainConfig) -> Path:

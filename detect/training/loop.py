@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from detect.anchors.assignment import Assignment
 from detect.data.coco_reader import Progress
-from detect.errors import TrainingError
-from detect.files import write_whole
+from detect.errors import OutputError, TrainingError
+from detect.files import locked, write_whole
 from detect.loading.dataset import Batch, DetectionData
 from detect.loading.sampling import image_loader
 from detect.loading.sharing import from_main
@@ -61,6 +61,7 @@ Log = Callable[[str], None]
 
 SCHEDULE = {"warmup_steps", "schedule", "milestones"}  # fields that are arguments of rate_factor
 HOST_FIELDS = {"data.images", "data.val_images", "data.num_workers", "output.folder"}  # may differ between hosts
+LOCK = "training.lock"  # in the folder while a process trains there
 FLAT_ABOVE = 0.1  # share of the highest learning rate; below it a loss that hardly falls is normal
 
 
@@ -111,8 +112,9 @@ def train(
     """
     started = time.monotonic()
     fabric = launch(config)
-    with end_together():
+    with end_together(), ExitStack() as stack:
         check_alike(config, _differing_on_hosts)
+        from_main(lambda: stack.enter_context(locked(config.output.folder / LOCK, OutputError)))
         before = from_main(lambda: _last_checkpoint(config, resume))
         run = _Run(config, fabric, before=before, on_progress=on_progress, log=log, build=build)
         with run.open_tables() as run.tables:
@@ -176,7 +178,7 @@ class _Run:
         self.log = log if log and self.is_main else lambda _: None
         self.last = config.output.folder / LAST
         if not before:
-            check_backbone(config)
+            check_backbone(config, self.log)
         initial = before or from_main(lambda: initial_checkpoint(config))
         self.inputs = read_inputs(config, initial=initial, on_progress=self.on_progress)
         check_alike(data_checksum(self.inputs), _differing_data)
@@ -227,11 +229,9 @@ class _Run:
         if not self.is_main:
             return nullcontext()
         mid_epoch = self.state.batch > 0
-        for leftover in output.folder.glob(f".{LAST}.*"):  # of a process that was killed while it wrote
-            leftover.unlink()
         tables = RunLog(output.folder, from_step=self.state.step, mid_epoch=mid_epoch, tensorboard=output.tensorboard)
         write_whole(output.folder / "config.yaml", self.config.to_yaml())
-        if self.anchors:
+        if self.anchors and not self.state.step:  # a checkpoint does not hold all that the file says of them
             self.anchors.save(output.folder / "anchors.yaml")
         return tables
 

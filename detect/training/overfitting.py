@@ -109,7 +109,7 @@ def overfit(
     fabric = launch(config)
     if fabric.world_size > 1:
         raise ConfigError("--overfit runs in one process")
-    check_backbone(config)
+    check_backbone(config, log)
     initial = initial_checkpoint(config)
     inputs = read_inputs(config, initial=initial, overfit=num_images, on_progress=on_progress)
     if wrong := wrong_labels(inputs.train):

@@ -22,6 +22,7 @@ import numpy as np
 from numpy import ndarray
 
 from detect.errors import OutputError
+from detect.files import locked
 
 NAME = "unfinished_tiles.sqlite"
 EDGE_BYTES = 2**16  # of a slide's file that are hashed, at its start and its end
@@ -75,33 +76,34 @@ def open_journal(folder: str | Path, identity: str) -> Iterator[TileJournal]:
     """The journal of a folder, new or from a run that was interrupted; it is removed at the end, unless there is an error.
 
     Raises:
-        OutputError: it belongs to something else, or cannot be written.
+        OutputError: it belongs to something else, another process is at it, or it cannot be written.
     """
     path = Path(folder) / NAME
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as database:
-            with _known_errors():
-                database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {CREATE}")
-                database.execute("CREATE TABLE IF NOT EXISTS owner (identity TEXT)")
-                owner = database.execute("SELECT identity FROM owner").fetchone()
-            if owner is None:
-                with database:
-                    database.execute("INSERT INTO owner VALUES (?)", (identity,))
-            elif owner[0] != identity:
-                raise OutputError(
-                    f"{path}: unfinished tiles of another checkpoint, slide or setting: finish with those, remove the file, "
-                    "or choose another --output"
-                )
-            yield TileJournal(database)
-    except sqlite3.Error as error:
-        raise OutputError(f"{path}: cannot be used: {error}") from None
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    for ending in ("", "-wal", "-shm"):
-        path.with_name(NAME + ending).unlink(missing_ok=True)
+    with locked(path.with_name(f"{NAME}.lock"), OutputError):
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                _check_owner(database, path, identity)
+                yield TileJournal(database)
+        except sqlite3.Error as error:
+            raise OutputError(f"{path}: cannot be used: {error}") from None
+        for ending in ("", "-wal", "-shm"):
+            path.with_name(NAME + ending).unlink(missing_ok=True)
+
+
+def _check_owner(database: sqlite3.Connection, path: Path, identity: str) -> None:
+    """Write to a new database whose it is; raise OutputError if it is that of something else."""
+    with _known_errors():
+        database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {CREATE}")
+        database.execute("CREATE TABLE IF NOT EXISTS owner (identity TEXT)")
+        owner = database.execute("SELECT identity FROM owner").fetchone()
+    if owner is None:
+        with database:
+            database.execute("INSERT INTO owner VALUES (?)", (identity,))
+    elif owner[0] != identity:
+        raise OutputError(
+            f"{path}: unfinished tiles of another checkpoint, slide or setting: finish with those, remove the file, "
+            "or choose another --output"
+        )
 
 
 def identity_of(checkpoint: str | Path, slide: str | Path, settings: Mapping[str, Any]) -> str:

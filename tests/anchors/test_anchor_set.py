@@ -41,6 +41,14 @@ def test_what_is_saved_is_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["anchors.yaml"]  # nothing left beside it
 
 
+def test_equal_sets_have_the_same_text():
+    made = AnchorSet.of([[(8, 8)]], strides=(8,))
+    text = made.to_yaml()
+    assert "center_offset" not in text
+    assert AnchorSet.from_yaml(f"{text}center_offset: 0.5\n").to_yaml() == text
+    assert "center_offset: 0.25" in AnchorSet.from_yaml(f"{text}center_offset: 0.25\n").to_yaml()
+
+
 def test_the_file_is_plain_yaml_with_a_shape_a_line(tmp_path):
     text = AnchorSet.of([[(10, 20)]], strides=[8]).to_yaml()
     assert yaml.safe_load(text)["levels"] == [{"name": "P3", "stride": 8, "shapes": [[10.0, 20.0]]}]

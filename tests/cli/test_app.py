@@ -41,3 +41,25 @@ def test_fitting_anchors_imports_neither_torch_nor_scikit_learn():
 
 def test_importing_the_package_imports_nothing_heavy():
     assert printed_by("import sys, detect", heavy=(*HEAVY, "numpy")) == ["[]"]
+
+
+INTERRUPT = """
+import os, signal, sys, detect.cli.app as app
+from detect.anchors import known
+def interrupted(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+if sys.argv.pop() == "before":
+    app.forget_datasets = interrupted
+else:
+    known.load_anchors = interrupted
+    import detect
+    detect.load_anchors = interrupted
+sys.argv = ["detect", "anchors", "convert", "retinanet", "--to", "yolov5"]
+app.main()
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "in"])
+def test_an_interruption_is_one_line_before_a_command_begins_and_in_it(moment):
+    run = subprocess.run([sys.executable, "-c", INTERRUPT, moment], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr, run.stdout) == (130, "detect: interrupted\n", "")

@@ -146,3 +146,16 @@ def test_options_that_change_what_files_hold_are_named():
     assert options.DatasetFiles(["a"]).option is None
     assert options.DatasetFiles(["a"], bbox="xyxy", strict=True).option == "--bbox"
     assert options.DatasetFiles(["a"], ignore_category=["b"]).option == "--ignore-category"
+
+
+def test_labels_that_are_fetched_are_announced_before_they_are_read(detect, monkeypatch):
+    def offline(url, mode):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("fsspec.open", offline)
+    run = detect("anchors", "fit", "https://host/labels", "-k", "3")
+    announced, error = run.err.splitlines()
+    assert announced == "https://host/labels: read through the network, part by part; nothing of it is kept"
+    assert error == "detect: https://host/labels/dataset.json: no route to host"
+    assert run.code == 2
+    assert "network" not in detect("anchors", "fit", "memory://labels", "-k", "3").err

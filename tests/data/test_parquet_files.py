@@ -73,6 +73,18 @@ def test_urls_are_opened_by_fsspec():
         pass
 
 
+def test_any_error_of_a_connection_is_one_line(monkeypatch):
+    class UnreachableError(Exception):
+        """As the packages of clouds have them: no OSError."""
+
+    def offline(url, mode):
+        raise UnreachableError("Could not connect\nto the endpoint")
+
+    monkeypatch.setattr("fsspec.open", offline)
+    with pytest.raises(CocoError, match=r"^s3://a/b: Could not connect to the endpoint$"), open_file("s3://a/b"):
+        pass
+
+
 def test_a_missing_package_is_named_with_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"^data: Parquet needs pyarrow: pip install 'detect-heads\[scale\]'$"):

@@ -13,6 +13,7 @@ from detect.anchors.instances import ResizedInstances
 from detect.anchors.metrics import anchor_metrics
 from detect.data import read_coco
 from detect.data.resize import parse_resize
+from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import AnchorFileError, ConfigError, FitError
 from detect.fitting.fit_levels import fit_levels
@@ -21,7 +22,7 @@ from detect.loading.labels import LabelMap
 from detect.losses import batch_normalizer
 from detect.ops.boxes import BoxCoder, DistanceCoder
 from detect.ops.matcher import Atss, MaxIoU
-from detect.training.builder import build_detector, training_anchors
+from detect.training.builder import build_detector, check_backbone, training_anchors
 
 LABELS = LabelMap((7,), ("square",))
 
@@ -136,3 +137,18 @@ def test_of_no_boxes_nothing_is_fitted(tiny):
     assert np.size(empty.images.ids) == 0
     with pytest.raises(FitError, match="no usable boxes"):
         training_anchors(tiny("model.anchors=fit"), empty)
+
+
+def test_a_download_is_told_before_the_backbone_is_built(tiny, monkeypatch):
+    told: list[str] = []
+
+    def build(name, **_):
+        told.append(f"building {name}")
+        return build_backbone("tiny", strides=(32,))
+
+    monkeypatch.setattr("detect.training.builder.build_backbone", build)
+    fields = ("model.backbone=torchvision:resnet18", "model.pretrained=true", "data.channels=3")
+    check_backbone(tiny(*fields), told.append)
+    assert [line.partition(": the")[0] for line in told] == ["torchvision:resnet18", "building torchvision:resnet18"]
+    check_backbone(tiny(*fields[:1]), told.append)
+    assert len(told) == 3

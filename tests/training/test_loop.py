@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from runs import ON_ONE_HOST, TOOL, assert_alike, assert_same_run, run_python, tables
 from torch.testing import assert_close
 
-from detect.errors import TrainingError
+from detect.errors import OutputError, TrainingError
 from detect.heads.criterion import RetinaNetCriterion
 from detect.loading.dataset import DetectionData
 from detect.ops.boxes import DistanceCoder
@@ -201,12 +201,36 @@ def test_a_killed_process_is_resumed_exactly(tiny, tmp_path):
     ended = run_python("-c", KILLED, tmp_path / "run.yaml", 3)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert [row["step"] for row in read_log(tmp_path / "killed" / "steps.csv")][-1] == 3
-    half = tmp_path / "killed" / ".last.pt.4242"  # as when it is killed while it writes
-    half.write_bytes((tmp_path / "killed" / "last.pt").read_bytes()[:1000])
     train(whole)
     train(killed, resume=True)
-    assert not half.exists()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_is_trained(tiny, tmp_path):
+    config, refused = tiny("optimisation.epochs=1", "data.val=[]"), []
+
+    def train_again(what: str, done: int, total: int) -> None:
+        if what.startswith("epoch") and done == 1:
+            with pytest.raises(OutputError, match="run: another process is writing there") as error:
+                train(config, resume=True)
+            refused.append(error)
+
+    train(config, on_progress=train_again)
+    assert len(refused) == 1
+    assert [row["step"] for row in read_log(tmp_path / "run" / "steps.csv")] == [1, 2, 3, 4]
+    assert not (tmp_path / "run" / loop.LOCK).exists()
+
+
+@pytest.mark.parametrize("step", [1, 3])  # before the first checkpoint, and after it
+def test_a_resumed_run_leaves_the_file_of_anchors_alone(tiny, tmp_path, step):
+    config = tiny(
+        "output.save_steps=2", "optimisation.epochs=1", "data.val=[]", "model.anchors=fit", "model.levels=p2-p3"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(config, on_progress=stop_at(step))
+    before = (tmp_path / "run" / "anchors.yaml").read_bytes()
+    train(config, resume=True)
+    assert (tmp_path / "run" / "anchors.yaml").read_bytes() == before
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_arrays_come_back_as_they_were(tmp_path):
             assert values.dtype == arrays[name].dtype
         with pytest.raises(KeyError):
             journal[4]
-    assert not list((tmp_path / "new" / "folder").iterdir())
+    assert not (tmp_path / "new" / "folder").exists()
 
 
 def test_an_error_leaves_what_is_done(tmp_path):
@@ -67,6 +67,14 @@ def test_the_journal_of_another_run_is_not_touched(tmp_path):
     ):
         pass
     assert (tmp_path / NAME).exists()
+
+
+def test_two_processes_do_not_share_a_journal(tmp_path):
+    with open_journal(tmp_path, "own"):
+        with pytest.raises(OutputError, match="another process is writing there"), open_journal(tmp_path, "own"):
+            pass
+        assert (tmp_path / NAME).exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_no_journal_is_one_line(tmp_path):
