@@ -250,7 +250,7 @@ def write_files(folder: str | Path, files: Mapping[str, str | bytes]) -> None:
             written = temporary / name
             written.parent.mkdir(parents=True, exist_ok=True)
             written.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        lock = _lock(folder, wait=True)
+        lock = _lock(folder, wait=True) if len(files) > 1 else None
         try:
             for name in files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
