@@ -38,6 +38,9 @@ from detect.data.volumes import open_array
 from detect.detectors.pretrained_weights import load_checkpoint
 from detect.errors import TrainingError
 from detect.files import (
+    exists,
+    is_file,
+    is_folder,
     locked,
     open_regular,
     read_small_text,
@@ -246,6 +249,9 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.anchors.anchor_readers.read_anchors": lambda files, as_: read_anchors(as_(files / "rows.yaml")).num_anchors,
     "detect.catalog.detectors.load_detector": lambda files, as_: load_known(as_(files / "mine.yaml")).strides,
     "detect.files.read_yaml": lambda files, as_: read_yaml(as_(files / "train.yaml"), ValueError)["task"],
+    "detect.files.exists": lambda files, as_: exists(as_(files / "mine.yaml")),
+    "detect.files.is_file": lambda files, as_: is_file(as_(files / "mine.yaml")),
+    "detect.files.is_folder": lambda files, as_: is_folder(as_(files.folder)),
     "detect.files.read_small_text": lambda files, as_: read_small_text(as_(files / "mine.yaml"), ValueError),
     "detect.data.read_dataset.read_dataset": lambda _, as_: (
         read_dataset(as_(SAMPLE), images=as_(IMAGES)).images.file_names

@@ -46,6 +46,7 @@ def test_importing_the_package_imports_nothing_heavy():
 INTERRUPT = """
 import os, signal, sys, detect.cli.app as app
 from detect.anchors import known
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 def interrupted(*_, **__):
     os.kill(os.getpid(), signal.SIGINT)
 if sys.argv.pop() == "before":

@@ -164,7 +164,7 @@ def test_any_options_within_their_ranges_are_fitted_or_refused_with_the_rule(dat
     "own", [{"per_level": "1000"}, {"max_per_level": 1000}, {"layout": "grid", "scales": 30, "ratios": 30}]
 )
 def test_more_shapes_than_a_fit_takes_over_all_levels_are_refused(own):
-    with pytest.raises(FitError, match="need from 1 to 1000 shapes in all"):
+    with pytest.raises(FitError, match="shapes on 5 levels: at most 1,000 in all"):
         FitOptions(**own).fit(ResizedInstances.of(FEW, parse_resize("none")))
 
 

@@ -100,9 +100,11 @@ def test_limits_name_what_is_wrong_with_them():
     for arguments in ((2, None, None, None), (2, 1, 1, None)):
         with pytest.raises(ValueError, match="per_level or num_anchors"):
             Limits.of(*arguments)
-    for arguments in ((2, [1], None, None), (2, 0, None, None), (2, [-1, 3], None, None), (2, None, 1001, None)):
+    for arguments in ((2, [1], None, None), (2, 0, None, None), (2, [-1, 3], None, None)):
         with pytest.raises(ValueError, match="from 1 to 1000 shapes"):
             Limits.of(*arguments)
+    with pytest.raises(ValueError, match="1,001 shapes on 2 levels: at most 1,000 in all"):
+        Limits.of(2, None, 1001, None)
     for costs in ([0.1], [0.1, -1.0], [0.1, float("nan")]):
         with pytest.raises(ValueError, match="cost of at least 0 for each of 2 levels"):
             Limits.of(2, 1, None, costs)
