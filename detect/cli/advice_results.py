@@ -132,6 +132,7 @@ def print_detector(advice: Advice) -> None:
         show(line)
     sizes = [name for name, *_ in advice.losses[0].by_size]
     show_table(("lost", "at least", "share", *sizes), [_loss_row(advice, each) for each in advice.losses])
+    show("at least: lost in any case; by size after the resize: lost, or competing for the same cells", style="dim")
     _print_worst(advice)
     rows = [_curve_row(curve, advice.num_objects) for curve in advice.curves]
     show_table(("setting", "now", "loses", "best", "loses", "compute"), rows)

@@ -278,7 +278,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, msgspec.Raw):
         try:
             return msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError):  # numbers too large for it, or half of a character
+        except (
+            msgspec.DecodeError,
+            RecursionError,
+            UnicodeDecodeError,
+        ):  # a number too large for it, half of a character
             return _parsed(bytes(value))
     if isinstance(value, list | tuple):
         return [item.tolist() if hasattr(item, "tolist") else item for item in value]
