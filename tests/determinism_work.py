@@ -41,7 +41,7 @@ def api_answers(folder: str) -> dict[str, object]:
         "render_heatmaps": digest(detect.render_heatmaps(points, (128, 128)).heatmaps),
         "evaluate_boxes": asdict(evaluate_boxes(detect.read_results(f"{folder}/results.json", boxes), boxes).overall),
         "score_points": repr(detect.score_points([own + 1 for own in points], points, radius=3).micro),
-        "advise": [[loss.reason, digest(loss.rows)] for loss in detect.advise(boxes, "yolo11", size=320).losses],
+        "advise": [repr(loss) for loss in detect.advise(boxes, "yolo11", size=320).losses],
     }
 
 
