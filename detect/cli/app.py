@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated
 
@@ -90,7 +91,8 @@ def main() -> None:
         note("detect: interrupted")
         sys.exit(INTERRUPTED)
     finally:
-        discard_unwritable(sys.stderr)
+        with suppress(KeyboardInterrupt):  # the command has ended
+            discard_unwritable(sys.stderr)
 
 
 if __name__ == "__main__":
