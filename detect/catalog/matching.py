@@ -97,4 +97,4 @@ class OneQuery(Struct, frozen=True, forbid_unknown_fields=True, tag_field="rule"
 
 
 CellMatching = CenterInBox | FcosRanges | CenterPeak | OneQuery
-CELL_RULES = frozenset(kind.__struct_config__.tag for kind in get_args(CellMatching))
+CELL_RULES = tuple(kind.__struct_config__.tag for kind in get_args(CellMatching))
