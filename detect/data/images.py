@@ -56,6 +56,8 @@ def open_image(
         ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that can be read") from None
+    except MemoryError:
+        raise ImageError(f"{path}: its header asks for more memory than there is") from None
     except (OSError, SyntaxError, ValueError) as error:
         hint = name_hint(folder, file_name) if isinstance(error, FileNotFoundError) else ""
         reason = getattr(error, "strerror", None) or error

@@ -112,6 +112,11 @@ def _read_labels(path: Path) -> object:
     return read_dataset(path, keypoints=True).instances
 
 
+def _read_label_text(path: Path) -> object:
+    path.write_bytes(path.read_bytes().replace(b" /", b" ./"))  # `train: /` would read every folder of the machine
+    return _read_labels(path)
+
+
 def _read_angles(path: Path) -> object:
     from detect.data.read_dataset import read_dataset
     from detect.keypoints.coco_keypoints import coco_keypoints
@@ -304,7 +309,7 @@ TARGETS = {  # shares of 1,000
     "results": Target(_read_results, 110, ".json"),
     "labels-json": Target(_read_labels, 120, ".json"),
     "labels-xml": Target(_read_labels, 120, ".xml"),
-    "labels-text": Target(_read_labels, 90, ".txt"),
+    "labels-text": Target(_read_label_text, 90, ".txt"),
     "anchors": Target(_read_anchors, 100, ".yaml"),
     "train-config": Target(_read_train_config, 50, ".yaml"),
     "catalog": Target(_read_catalog, 40, ".yaml"),
