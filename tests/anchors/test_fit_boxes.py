@@ -60,9 +60,8 @@ def test_few_boxes_are_fitted_to_the_same_anchors(data, weights):
     assert fitted(boxes_of_whole(whole, **weights), 2) == fitted(boxes_of_shards(shards, **weights), 2)
 
 
-@pytest.mark.parametrize(
-    "weights", [WEIGHTS[2], *(pytest.param(each, marks=pytest.mark.slow) for each in (*WEIGHTS[:2], WEIGHTS[3]))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_many_boxes_are_fitted_to_the_same_anchors(monkeypatch, weights):
     monkeypatch.setattr(fit_boxes, "FEW_BOXES", 100)
     monkeypatch.setattr(fit_boxes, "FEW_PLACED", 100)

@@ -271,5 +271,6 @@ for count in (2, 0, 1):  # another number of boxes compiles nothing anew
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_training_step_learns_the_same(fresh_python):
     fresh_python(COMPILED)

@@ -48,8 +48,8 @@ def resnet(name: str, *, stride_in_1x1: bool) -> NamedMaps:
         ("resnet18", False, [43, 99, 211, 435]),  # basic blocks have no 1 x 1 convolution on their long branch
         ("resnet50", False, [35, 91, 267, 427]),
         ("resnet50", True, [35, 99, 291, 483]),  # He et al. 2016 as published; 483 as in resnet_v1_50
-        ("resnet101", True, [35, 99, 835, 1027]),  # resnet_v1_101
-        ("resnet152", True, [35, 163, 1315, 1507]),  # resnet_v1_152
+        pytest.param("resnet101", True, [35, 99, 835, 1027], marks=pytest.mark.slow),  # resnet_v1_101
+        pytest.param("resnet152", True, [35, 163, 1315, 1507], marks=pytest.mark.slow),  # resnet_v1_152
     ],
 )
 def test_published_fields_of_residual_networks(name, stride_in_1x1, published):

@@ -255,6 +255,7 @@ def test_two_processes_learn_of_landmarks_what_one_does(by_one_and_by_two, tmp_p
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_two_processes_look_into_a_flat_loss_together(by_one_and_by_two, tmp_path):
     flat = ("optimisation.learning_rate=1e-9", "optimisation.flat_epochs=1", "augment.enabled=false")
     flat += ("optimisation.schedule=step", "optimisation.milestones=[.9]")  # the rate is high in the third epoch
