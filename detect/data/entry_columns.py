@@ -6,7 +6,6 @@ style, so that the columns give its text again.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,13 +18,13 @@ from msgspec import UNSET, Meta, Raw
 from numpy import ndarray
 
 from detect.data.coco_entries import Integer, Pixels
+from detect.data.parquet_files import NOT_A_NAME
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
 ARROW_TYPES = {Number: pa.float64(), list[Number]: pa.list_(pa.float64()), str: pa.string()}  # of others, integers
 BOX = ("x", "y", "width", "height")
 AROUND = {"position": pa.int64(), "style": pa.uint16(), "odd": pa.bool_(), "raw": pa.string()}
 RESERVED = {*AROUND, *BOX, "image_row", ""}  # columns that no field of an entry has as its name
-_NOT_A_NAME = re.compile(r'[\x00-\x1f"\\]')
 LARGEST_WHOLE = 2.0**53  # beyond it a float does not hold each whole number
 WHOLE_BIT = {"x": 1, "y": 2, "width": 4, "height": 8, "area": 16, "angle": 32, "rotation": 64}
 BOOL_BIT = 128  # iscrowd is true or false, not 1 or 0
@@ -45,11 +44,11 @@ class EntryKind:
 
     def is_field(self, name: str) -> bool:
         """Whether a field with this name can have a column."""
-        return name in self.types or not (name in RESERVED or _NOT_A_NAME.search(name))
+        return name in self.types or not (name in RESERVED or NOT_A_NAME.search(name))
 
     def columns_of(self, field: str) -> dict[str, Any]:
         """The columns of a field, with their types in Arrow."""
-        if field == "bbox":
+        if field == "bbox" and field in self.types:
             return dict.fromkeys(BOX, pa.float64())
         return {field: ARROW_TYPES.get(self.types[field], pa.int64()) if field in self.types else pa.string()}
 
@@ -138,7 +137,7 @@ def typed_columns(
 def field_values(kind: EntryKind, name: str, columns: Mapping[str, Sequence[Any]]) -> list[Any]:
     """The values of a field as they were written, given the columns of a table; UNSET where an entry lacks it."""
     style = columns["style"]
-    if name == "bbox":
+    if name == "bbox" and name in kind.types:
         sides = [_as_written(columns[side], style, WHOLE_BIT[side]) for side in BOX]
         return [UNSET if box[0] is UNSET else box for box in zip(*sides, strict=True)]
     own = columns[name]

@@ -21,6 +21,7 @@ from detect.errors import CocoError, MissingExtraError
 FORMAT, VERSION = "detect-parquet", 1
 DESCRIPTION = "dataset.json"
 HERE = ("file", "local", "memory")  # kinds of URLs that are of this machine
+NOT_A_NAME = re.compile(r'[\x00-\x1f"\\]')  # in the name of a field that has a column
 _PART_FILE = re.compile(r"(.+)/(?:annotations|images)/part-(\d{5,})\.parquet")
 
 
@@ -43,10 +44,11 @@ class Description(msgspec.Struct, kw_only=True):
 
     @property
     def is_whole(self) -> bool:
-        """Whether each key is there once, with its value or the fields of its list, each once."""
+        """Whether each key is there once, with its value or the fields of its list, each once and with a name."""
         known = [*self.fields, *self.others, *self.unparsed]
-        fields = self.fields.values()
-        return sorted(self.keys) == sorted(known) and all(len(set(each)) == len(each) for each in fields)
+        once = all(len(set(each)) == len(each) for each in self.fields.values())
+        named = not any(NOT_A_NAME.search(field) for each in self.fields.values() for field in each)
+        return sorted(self.keys) == sorted(known) and once and named
 
     def texts(self) -> dict[str, bytes]:
         """The JSON text of each top-level key that is no column."""
