@@ -63,7 +63,7 @@ class Plan:
     usual: Usual
     tiling: Tiling | None
     names: Mapping[int, str]
-    """Of categories."""
+    """Category names by id."""
     validation: ImageHashes | None
     """The images of the validation data, if there are any."""
 

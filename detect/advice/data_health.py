@@ -54,7 +54,7 @@ class DataSign:
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual in a dataset, by a sample of its images; made by :func:`usual_labels`."""
+    """What :func:`usual_labels` finds: typical and repeated sizes in a sample of the images, and repeated file names."""
 
     log_sizes: Mapping[int, tuple[float, float]]
     """The median of log size and its robust standard deviation, for each category with enough boxes in the sample."""

@@ -234,7 +234,7 @@ def _of_category(
 
 
 def _image_hashes(instances: ResizedInstances, columns: Int64[ndarray, "b 4"]) -> ImageHashes:
-    """Of the file name and size of each image; without a name its id, size and sums over objects, or None without any."""
+    """Hash the file name and size of each image. One without a name is hashed by its id, size and sums over its objects."""
     images = instances.dataset.images
     numbers = zip(images.file_names, images.ids.tolist(), images.wh.tolist(), columns.tolist(), strict=True)
     keys = [(name, *wh) if name else (number, *wh, *own) if own[OBJECTS] else None for name, number, wh, own in numbers]

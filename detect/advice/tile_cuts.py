@@ -133,7 +133,7 @@ class TileAdvice(Sums):
     num_tiles: int
     num_images: int
     num_pixels: int
-    """Of the resized images."""
+    """Pixels of all resized images."""
 
     @classmethod
     def of(cls, instances: ResizedInstances, tiling: Tiling) -> TileAdvice:

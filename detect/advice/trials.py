@@ -46,7 +46,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trials:
-    """What is tried on the images of a sample that ends at the hash ``limit``."""
+    """The detectors to try on a sample: the images whose hash is at most ``limit``."""
 
     limit: int
     trials: tuple[Trial, ...]
@@ -60,7 +60,7 @@ class TrialSums(Sums):
     num_lost: tuple[int, ...]
     num_small: tuple[int, ...]
     num_pixels: tuple[int, ...]
-    """Of the resized images."""
+    """Pixels of the resized images, for each trial."""
 
     @classmethod
     def of(cls, dataset: CocoDataset, trials: Trials) -> TrialSums:

@@ -72,9 +72,9 @@ class MetricNumbers:
 
     overall: GroupMetrics
     side_ratio: ExactMean
-    """Of the best side ratio of each instance: the objective ``ratio``."""
+    """Mean of the best side ratio of each instance: the objective ``ratio``."""
     within_ratio: ExactMean
-    """Of whether it is above 1 / ``YOLOV5_RATIO``."""
+    """Share of the instances whose best side ratio is above 1 / ``YOLOV5_RATIO``."""
 
     @property
     def average_iou(self) -> float:

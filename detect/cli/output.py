@@ -133,7 +133,7 @@ def note(text: str) -> None:
 def busy(what: str) -> Iterator[Callable[[str], None]]:
     """Say on stderr, from one second on, what the command does: a spinner; without a terminal, a line every half minute.
 
-    While a bar is shown there is none. Yields a function that is told each step of the work. Inside another such block, the
+    A bar hides the spinner. Yields a function to call with the name of each step of the work. Inside another such block, the
     work is a step of that one.
     """
     if outer := _SPINNER.get():
@@ -170,7 +170,7 @@ class _Spinner:
 
     @contextmanager
     def step(self, what: str) -> Iterator[Callable[[str], None]]:
-        """A step of the work; yields a function that is told its own steps."""
+        """Show a step of the work; yields a function to call with the name of each step inside it."""
         depth = len(self._steps)
         self._steps = [*self._steps, what]
 
