@@ -44,7 +44,6 @@ from detect.files import (
     locked,
     open_regular,
     read_small_text,
-    read_yaml,
     temporary_folder,
     write_files,
     write_folder,
@@ -59,6 +58,7 @@ from detect.report.advice_page import detector_part
 from detect.report.anchor_page import anchor_page, worst_block, worst_pictures
 from detect.report.object_pictures import object_pictures
 from detect.samples import sample_annotations
+from detect.text_formats import read_yaml
 from detect.training.builder import build_detector
 from detect.training.checkpoints import (
     Checkpoint,
@@ -248,7 +248,7 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     ).scores.tolist(),
     "detect.anchors.anchor_readers.read_anchors": lambda files, as_: read_anchors(as_(files / "rows.yaml")).num_anchors,
     "detect.catalog.detectors.load_detector": lambda files, as_: load_known(as_(files / "mine.yaml")).strides,
-    "detect.files.read_yaml": lambda files, as_: read_yaml(as_(files / "train.yaml"), ValueError)["task"],
+    "detect.text_formats.read_yaml": lambda files, as_: read_yaml(as_(files / "train.yaml"), ValueError)["task"],
     "detect.files.exists": lambda files, as_: exists(as_(files / "mine.yaml")),
     "detect.files.is_file": lambda files, as_: is_file(as_(files / "mine.yaml")),
     "detect.files.is_folder": lambda files, as_: is_folder(as_(files.folder)),

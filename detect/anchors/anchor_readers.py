@@ -28,7 +28,8 @@ from detect.anchors.darknet_cfg import parse_darknet
 from detect.anchors.mmdet_config import parse_mmdet
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, ResizeError
-from detect.files import parse_yaml, read_small_text
+from detect.files import read_small_text
+from detect.text_formats import parse_yaml
 
 YOLO_STRIDES = (8, 16, 32, 64)
 NUM_YOLO_ANCHORS = 9  # of YOLOv5's and YOLOv3's usual models, three on each of three levels

@@ -21,7 +21,8 @@ from numpy import ndarray
 from detect.data.formats.recognise import LABEL_SUFFIXES
 from detect.data.resize import ResizeRule, parse_resize
 from detect.errors import AnchorFileError, FitError, ResizeError
-from detect.files import is_folder, parse_yaml, read_small_text, write_whole
+from detect.files import is_folder, read_small_text, write_whole
+from detect.text_formats import parse_yaml
 
 FORMAT = 1
 DIGITS = 6  # significant digits of a shape in a file; scores are computed on the rounded shapes

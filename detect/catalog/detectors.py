@@ -23,7 +23,7 @@ from detect.catalog.matching import (
     Share,
 )
 from detect.errors import CatalogError
-from detect.files import read_yaml
+from detect.text_formats import read_yaml
 
 FILE = Path(__file__).with_name("detectors.yaml")
 

@@ -15,7 +15,7 @@ from detect.advice.lost_sums import MAX_IDS, MAX_OBJECTS, LossSums
 from detect.advice.tile_cuts import TileAdvice
 from detect.advice.verdict import cost_in_words, share_text, verdict
 from detect.cli.output import json_text, note, print_dataset, show, show_table
-from detect.files import csv_text
+from detect.text_formats import csv_text
 from detect.wording import plural
 
 if TYPE_CHECKING:

@@ -142,7 +142,7 @@ def _training_config(name: str) -> Any:
     if path.suffix.lower() not in (".yaml", ".yml") or not is_file(path):
         return None
     from detect.errors import CatalogError
-    from detect.files import read_yaml
+    from detect.text_formats import read_yaml
 
     content = read_yaml(path, CatalogError)
     if not isinstance(content, dict) or "data" not in content:

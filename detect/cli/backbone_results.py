@@ -9,7 +9,6 @@ from typing import Any
 
 from detect.cli.output import show, show_table
 from detect.errors import ConfigError
-from detect.files import csv_text
 from detect.inspection.layers import Layer, LayerTable
 from detect.inspection.level_profile import (
     LEVEL_TITLES,
@@ -20,6 +19,7 @@ from detect.inspection.level_profile import (
     notes_on,
 )
 from detect.inspection.receptive_field import MapField
+from detect.text_formats import csv_text
 
 MAX_SHAPES = 3  # of the maps of one layer, in a printed table
 LAYER_COLUMNS = ("name", "kind", "inputs", "outputs", "kernel", "parameters", "formula", "flops", "activation_bytes")

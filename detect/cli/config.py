@@ -52,7 +52,7 @@ def register(app: typer.Typer, command: Callable[..., None]) -> None:
 
 def read_config(context: typer.Context, path: str | Path) -> dict[str, Any]:
     """The values that a YAML file sets, by parameter of the context's command; null sets nothing."""
-    from detect.files import read_yaml
+    from detect.text_formats import read_yaml
 
     content = read_yaml(path, ConfigError)
     if content is not None and not isinstance(content, dict):

@@ -22,12 +22,13 @@ from detect.evaluation.coco_points import F1_RADIUS_PX, UNLABELLED_IN_SCORES, po
 from detect.evaluation.count_intervals import MIN_OF_EACH, CountCalibration, KnownCounts
 from detect.evaluation.count_reliability import CountReliability, cross_validate_counts
 from detect.evaluation.false_positives import false_positives
-from detect.files import csv_text, is_folder, read_small_text
+from detect.files import is_folder, read_small_text
 from detect.keypoints.keypoints import by_group, is_predicted
 from detect.loading.labels import LabelMap
 from detect.report.count_figures import count_panel
 from detect.report.evaluation_page import ScoreRow, ScoreTable
 from detect.report.plots import Panel
+from detect.text_formats import csv_text
 from detect.training.checkpoints import TrainedDetector
 from detect.wording import plural
 

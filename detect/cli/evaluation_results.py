@@ -24,13 +24,13 @@ from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.oracle import GOOD_F1, OracleScores, coarsest_good, oracle_round_trip
 from detect.evaluation.points import RADII_PX, RADIUS_PX, PointScores
 from detect.evaluation.precision_recall import PrecisionRecall
-from detect.files import csv_text
 from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.orientations import NO_ORIENTATION
 from detect.report.evaluation_page import ScoreTable, evaluation_page, score_cell
 from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
 from detect.report.plots import Panel
+from detect.text_formats import csv_text
 from detect.wording import listed, plural
 
 Evaluation = BoxEvaluation | LandmarkEvaluation

@@ -30,7 +30,8 @@ from rich.text import Text
 
 from detect.cli.terminal import is_terminal
 from detect.errors import ConfigError, OutputError
-from detect.files import csv_text, write_files
+from detect.files import write_files
+from detect.text_formats import csv_text
 from detect.wording import printable, shortened
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from msgspec.structs import asdict
 
 from detect.data.coco_entries import Annotation, AnnotationEntries, Category, Image, Rows, entry_type
 from detect.data.coco_tolerance import TolerantReader
-from detect.files import parse_json
+from detect.text_formats import parse_json
 
 BLOCK_BYTES = 2**20  # a few thousand annotations: they stay in the processor's cache
 LONGEST_ANNOTATION_BYTES = 2**26  # of a part of a list without a place to cut

@@ -26,7 +26,7 @@ from detect.data.coco_entries import (
     OrientedAnnotation,
 )
 from detect.data.coco_outlines import outline_box
-from detect.files import parse_json
+from detect.text_formats import parse_json
 
 LARGEST = 2**62  # fits a column of 64 bits
 LABELS_FROM = 2**52  # ids of labels lie from here to 2**53: integers that JSON readers and floats keep exactly

@@ -22,7 +22,8 @@ from detect.data.coco_entries import Rows
 from detect.data.coco_fields import in_words
 from detect.data.coco_tolerance import TolerantReader
 from detect.errors import CocoError
-from detect.files import open_regular, parse_json
+from detect.files import open_regular
+from detect.text_formats import parse_json
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
 MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz

@@ -15,7 +15,7 @@ import msgspec
 
 from detect.data.coco_blocks import BLOCK_BYTES, INVALID_JSON, TOKEN, ListBlocks
 from detect.errors import CocoError
-from detect.files import parse_json
+from detect.text_formats import parse_json
 
 MAX_VALUE_BYTES = 2**26  # of info, licences and categories, which are kept in memory
 _SPACE = re.compile(rb"[ \t\r\n]*")

@@ -26,7 +26,7 @@ from detect.data.coco_fields import Fields
 from detect.data.coco_stream import compact_json
 from detect.data.entry_columns import EntryKind, field_values, needs_reading, typed_columns
 from detect.errors import CocoError
-from detect.files import parse_json, whole_number
+from detect.text_formats import parse_json, whole_number
 
 MAX_FIELDS = 100  # more are kept as the text of the whole entry
 _ONLY_PYTHON = (b"NaN", b"Infinity", b"\\ud", b"\\uD")  # what Python's reader accepts beyond JSON

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from detect.conventions import ORIGIN_SHIFTS, TYPE_COLORS
 from detect.errors import ConfigError
-from detect.files import csv_text
+from detect.text_formats import csv_text
 
 DIGITS = 4
 FIXED_ORIGIN = {"napari": "center", "geojson": "corner"}

@@ -24,9 +24,10 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.data.resize import ResizeRule, parse_resize
 from detect.detectors.pretrained_weights import Normalization
 from detect.errors import ConfigError, OutputError, TrainingError
-from detect.files import is_folder, parse_yaml, write_whole
+from detect.files import is_folder, write_whole
 from detect.loading.labels import LabelMap
 from detect.ops.tensor_files import read_tensor_file
+from detect.text_formats import parse_yaml
 from detect.training.builder import Detector, build_detector, without_weights
 from detect.training.checkpoint_content import check_content, plain_anchors
 from detect.training.config import TrainConfig, parse_config

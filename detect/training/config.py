@@ -22,7 +22,7 @@ from detect.data.coco_entries import BoxForm
 from detect.data.exif import Exif
 from detect.data.resize import parse_resize
 from detect.errors import ConfigError
-from detect.files import parse_yaml, read_yaml
+from detect.text_formats import parse_yaml, read_yaml
 
 FIT, POINTS = "fit", "points"
 

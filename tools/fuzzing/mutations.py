@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from detect.files import parse_yaml
+from detect.text_formats import parse_yaml
 
 PNG, ZIP, GZIP = b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\x1f\x8b"
 MAX_BYTES, MAX_UNPACKED = 2**16, 2**18  # of a file, and of a part of an archive

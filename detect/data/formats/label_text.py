@@ -12,7 +12,8 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from detect.errors import CocoError
-from detect.files import open_regular, parse_json
+from detect.files import open_regular
+from detect.text_formats import parse_json
 
 MAX_FILE_BYTES = 2**30  # limit on one label file
 

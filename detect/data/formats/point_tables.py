@@ -24,7 +24,8 @@ from detect.data.formats.label_rows import ImageLabels, LabelBuilder, LabelRows,
 from detect.data.formats.label_text import numbers_of, read_text, short_repr, stem_of
 from detect.data.point_files import image_stem
 from detect.errors import CocoError
-from detect.files import is_file, is_folder, unguarded
+from detect.files import is_file, is_folder
+from detect.text_formats import unguarded
 
 IMAGE_COLUMNS = ("image", "image_name", "imagename", "file_name", "filename", "file", "path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "category", "type", "name", "class_name")

@@ -17,7 +17,7 @@ from detect.data.coco_entries import Finding
 from detect.data.formats.label_text import folder_of, read_text
 from detect.data.image_names import ImageFolder, image_names, without_suffix
 from detect.errors import CocoError
-from detect.files import parse_yaml
+from detect.text_formats import parse_yaml
 
 SPLITS = ("train", "val", "valid", "test")
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels")
