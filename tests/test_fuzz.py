@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import fuzz  # noqa: E402 - lies beside the package
-from fuzzing import targets  # noqa: E402
 from fuzzing.command_lines import command_lines, leaf_commands  # noqa: E402
 from fuzzing.mutations import mutate  # noqa: E402
 from fuzzing.targets import TARGETS, Target, execute, prepare, small_blocks  # noqa: E402
@@ -79,14 +78,13 @@ def test_an_error_needs_a_message(folder):
         execute(Target(refuse, 1), b" ", folder)
 
 
-def test_what_hangs_is_stopped(folder, monkeypatch):
+def test_what_hangs_is_stopped(folder):
     def wait(_: Path) -> None:
         while True:
             pass
 
-    monkeypatch.setattr(targets, "MAX_SECONDS", 0.05)
     with pytest.raises(TimeoutError, match=r"more than 0\.05 s"):
-        execute(Target(wait, 1), b"", folder)
+        execute(Target(wait, 1, max_seconds=0.05), b"", folder)
 
 
 def test_a_warning_is_a_failure(folder):

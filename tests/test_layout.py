@@ -39,10 +39,8 @@ GLOBAL_STATE = (  # what a library must not change: threads and the caller's pro
     r"|MAX_IMAGE_PIXELS =|LOAD_TRUNCATED_IMAGES|redirect_std\w+\("
 )
 CHANGES_GLOBAL_STATE = {
-    "anchors/mmdet_config.py": "parses another's file, which Python comments on",
     "cli/app.py": "the process of a command is its own",
     "cli/terminal.py": "the process of a command is its own",
-    "detectors/onnx.py": "the exporter's warnings",
     "training/devices.py": "the network of gloo, in a process that torchrun started",
     "training/processes.py": "one of several processes of a run says that it is ended; restored after the run",
     "training/step.py": "within a fork of the generator",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import math
 import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -71,9 +70,7 @@ def _tree(text: str) -> ast.Module:
 
 def _parsed(source: str) -> ast.Module | None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the style of someone else's file
-            return ast.parse(source)
+        return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

@@ -27,7 +27,7 @@ from detect.cli import (
 from detect.cli.config import hyphens, register
 from detect.cli.options import forget_datasets, with_left_out
 from detect.cli.output import note
-from detect.cli.terminal import Commands, discard_unwritable, held_output
+from detect.cli.terminal import Commands, discard_unwritable, held_output, silence_warnings
 from detect.errors import DetectError, OutputError
 from detect.wording import printable
 
@@ -78,9 +78,7 @@ def main() -> None:
     try:
         forget_datasets()
         with held_output(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", module="PIL"
-            )  # of broken metadata and large images, before any thread starts
+            silence_warnings()  # before any thread starts
             app()
     except DetectError as error:
         note(printable(f"detect: {str(error) if isinstance(error, OutputError) else with_left_out(str(error))}"))

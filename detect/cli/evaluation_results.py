@@ -288,9 +288,7 @@ def print_oracle(scores: Sequence[OracleScores], landmarks: CocoKeypoints) -> No
     headers = ("stride", "sigma", "F1", "precision", "recall", "error px", *counts, "")
     show_table(headers, ([*oracle_cells(each), "<- coarsest good one" if each is best else ""] for each in scores))
     by_type = listed((f"{count:,} of {name}" for name, count in landmarks.count_by_type().items()), most=6)
-    points = (
-        f"{first.num_truth:,} points ({by_type})" if len(landmarks.type_names) > 1 else f"{first.num_truth:,} points"
-    )
+    points = plural(first.num_truth, "point") + (f" ({by_type})" if len(landmarks.type_names) > 1 else "")
     show(
         f"{points}, found within {first.radius:g} px by a perfect network; merged: points without a peak of their own; "
         "farther: points whose own peak is farther than that",

@@ -11,6 +11,7 @@ import typer
 from detect.cli.options import AsJson, Checkpoint, note_fetched
 from detect.cli.output import cannot_write, note, print_json, save
 from detect.errors import ConfigError, ConvertError
+from detect.wording import plural
 
 if TYPE_CHECKING:
     from detect.loading.dataset import DetectionData
@@ -115,7 +116,7 @@ def _to_onnx(
     if check.why_fixed:
         note(f"all images must have the size of the first one verified on, after resizing: {check.why_fixed}")
     note(
-        f"verified on {check.num_images} images: {check.num_found:,} results of both, positions at most "
+        f"verified on {plural(check.num_images, 'image')}: {check.num_found:,} results of both, positions at most "
         f"{check.position_px:.2g} px apart, scores {check.score:.2g}"
         f"{f', angles {check.angle_deg:.2g} degrees' if any(each.name == 'angles' for each in check.outputs) else ''}"
     )

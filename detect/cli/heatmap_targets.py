@@ -24,7 +24,7 @@ from detect.keypoints.keypoints import UNLABELLED
 from detect.keypoints.orientations import NO_ORIENTATION, PER_TURN
 from detect.keypoints.targets import HeatmapTargets, render_heatmaps, sigma_from_size
 from detect.report.pictures import contact_sheet, heatmap_overlay
-from detect.wording import listed
+from detect.wording import listed, plural
 
 BLANK = 70  # grey level of the background if no images are given
 NOT_DRAWN = ("outside", "ignored", "unlabelled")
@@ -159,7 +159,7 @@ def warn_of_older_shards(folder: Path, files: Sequence[Mapping[str, Any]]) -> No
     """Warn if the folder holds shards of another run, which a pattern such as targets-*.npz would match too."""
     older = sorted({path.name for path in folder.glob("targets-*.*")} - {each["file"] for each in files})
     if older:
-        note(f"warning: {folder} also holds {len(older):,} files of another run, such as {older[0]}")
+        note(f"warning: {folder} also holds {plural(len(older), 'file')} of another run, such as {older[0]}")
 
 
 def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:

@@ -32,7 +32,7 @@ from detect.cli.terminal import is_terminal
 from detect.errors import ConfigError, OutputError
 from detect.files import write_files
 from detect.text_formats import csv_text
-from detect.wording import printable, shortened
+from detect.wording import listed_below, plural, printable, shortened
 
 if TYPE_CHECKING:
     from detect.data import CocoDataset, Finding
@@ -339,9 +339,8 @@ def cannot_write(error: OSError, path: Path) -> OutputError:
 def print_dataset(dataset: DatasetCounts, resize: object) -> None:
     """Print the size of a dataset, the resize rule and the findings."""
     crowd = f", {dataset.num_crowd:,} crowd regions excluded" if dataset.num_crowd else ""
-    images = f"{dataset.num_boxes:,} boxes in {dataset.num_images:,} images"
-    categories = "1 category" if len(dataset.categories) == 1 else f"{len(dataset.categories):,} categories"
-    show(f"{images}, {categories}{crowd}; resize {resize}")
+    images = f"{plural(dataset.num_boxes, 'box')} in {plural(dataset.num_images, 'image')}"
+    show(f"{images}, {plural(len(dataset.categories), 'category')}{crowd}; resize {resize}")
     print_findings(dataset)
 
 
@@ -353,7 +352,5 @@ def print_findings(dataset: CocoDataset | DatasetCounts) -> None:
 
 def print_first(what: str, findings: Sequence[Finding] | FirstItems[Finding]) -> None:
     """Print the number of findings, if there are any, and the first few."""
-    from detect.wording import listed_below
-
     for number, line in enumerate(listed_below(what, findings, others="--findings")):
         show(line, style=None if number else "yellow", soft_wrap=number > 0)

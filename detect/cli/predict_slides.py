@@ -11,6 +11,7 @@ from detect.cli.output import note, print_answer, reading_bar, save, show
 from detect.data.images import is_too_large
 from detect.errors import ConfigError, ResizeError
 from detect.files import exists, is_folder, open_regular
+from detect.wording import plural
 
 if TYPE_CHECKING:
     from detect.data.point_files import FoundPoints
@@ -79,7 +80,7 @@ def predict_slide(
     settings = {name: getattr(detector, name) for name in ("tile_px", "overlap_px", "reach", "device")}
     with open_journal(output, identity_of(trained.name, path, settings)) as journal, reading_bar() as on_progress:
         if len(journal):
-            note(f"going on: {len(journal):,} tiles are done")
+            note(f"going on: {plural(len(journal), 'tile')} done")
         peaks = detector.find(journal=journal, on_progress=on_progress)
         found = _points(detector, trained, peaks)
         files = point_files(found, to, pixel_origin=trained.config.data.pixel_origin)
@@ -93,7 +94,7 @@ def predict_slide(
     print_answer(
         json,
         lambda: {**content, "files": [*files]},
-        lambda: show(f"{len(found.scores):,} points ({counts})", soft_wrap=True),
+        lambda: show(f"{plural(len(found.scores), 'point')} ({counts})", soft_wrap=True),
     )
 
 

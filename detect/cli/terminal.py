@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TextIO
@@ -13,6 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from detect.errors import OutputError
+
+SILENCED = (  # messages and modules of warnings that a user can do nothing about
+    ("", "PIL"),  # broken metadata and large images
+    ("", r"torch\.onnx"),  # how torch names the axes of a program
+    (".*LeafSpec", ""),  # how torch uses its own classes
+    ("invalid escape sequence", ""),  # the style of a framework's configuration file
+)
 
 
 class HeldOutput(io.StringIO):
@@ -51,6 +59,12 @@ class HeldOutput(io.StringIO):
         except OSError as error:
             _discard_rest(self.stream)
             raise OutputError(f"stdout cannot be written: {error.strerror or error}") from None
+
+
+def silence_warnings() -> None:
+    """Ignore the warnings of ``SILENCED`` in this process, which is a command's own."""
+    for message, module in SILENCED:
+        warnings.filterwarnings("ignore", message=message, module=module)
 
 
 @contextmanager

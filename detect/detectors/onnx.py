@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -203,8 +202,7 @@ def _fix_padding(model: nn.Module) -> None:
 
 def _write_program(model: Exported, path: Path, inputs: Inputs, dynamic_shapes: Mapping[str, Any]) -> None:
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own warnings
+        with torch.no_grad():
             program = torch.onnx.export(
                 model,
                 kwargs=dict(inputs),

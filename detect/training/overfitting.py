@@ -27,6 +27,7 @@ from detect.training.initial_weights import initial_checkpoint
 from detect.training.inputs import read_inputs
 from detect.training.label_faults import countable_share, unlearnable, wrong_labels
 from detect.training.step import Stepper
+from detect.wording import plural
 
 NUM_STEPS, MAX_STEPS = 300, 1500  # the second while the score rises
 ROUNDS = 3  # in which NUM_STEPS are taken; the detector is evaluated after each
@@ -79,9 +80,10 @@ class OverfitVerdict:
         angle = (
             "" if self.angle_error_deg is None else f" and a median angle error of {self.angle_error_deg:.1f} degrees"
         )
-        score = f"{self.metric} {self.score:.3f}{angle} on {self.num_images} images after {self.num_steps} steps"
+        amount = f"{plural(self.num_images, 'image')} after {plural(self.num_steps, 'step')}"
+        score = f"{self.metric} {self.score:.3f}{angle} on {amount}"
         losses = f"loss {self.first_loss:.4g} -> {self.last_loss:.4g}"
-        rest = f"{self.num_objects:,} objects, {self.num_positives:,} positives, {losses}"
+        rest = f"{plural(self.num_objects, 'object')}, {plural(self.num_positives, 'positive')}, {losses}"
         if self.passed:
             return f"learned by heart: {score} ({rest})\n"
         most = f" and at most {MAX_ANGLE_DEG:g} degrees" if angle else ""

@@ -46,6 +46,7 @@ WORDS = {  # what options are for; all others take numbers
     "k": ("1", "2", "2"),
     "worst": ("3",),
     "resamples": ("10", "20"),
+    "time_limit": ("0", "2", "5"),
     "levels": ("p3-p5", "p3,p4", "p2", "p9-p2"),
     "per_level": ("1", "1,2", "3"),
     "objective": ("iou", "recall@0.5", "grid:recall@0.5", "grid:iou", "ratio", "0.8*iou+0.2*recall@0.5"),
