@@ -20,6 +20,7 @@ from detect.inspection.level_profile import (
 )
 from detect.inspection.receptive_field import MapField
 from detect.text_formats import csv_text
+from detect.wording import plural
 
 MAX_SHAPES = 3  # of the maps of one layer, in a printed table
 LAYER_COLUMNS = ("name", "kind", "inputs", "outputs", "kernel", "parameters", "formula", "flops", "activation_bytes")
@@ -34,7 +35,7 @@ def print_profile(profile: ModelProfile, objects: ObjectProfile | None) -> None:
     for line in notes_on(profile):
         show(line)
     if objects is not None:
-        show(f"\n{len(objects.instances):,} objects, resize {objects.instances.rule}", style="bold")
+        show(f"\n{plural(len(objects.instances), 'object')}, resize {objects.instances.rule}", style="bold")
         for line in objects.in_words():
             show(line)
 

@@ -167,9 +167,9 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
     print_findings(dataset)
     left_out = ", ".join(f"{index[kind]:,} {kind}" for kind in NOT_DRAWN if index[kind])
     names = index["type_names"]
-    maps = "1 map each" if len(names) == 1 else f"{len(names)} maps each ({listed(names)})"
+    maps = f"{plural(len(names), 'map')} each ({listed(names)})"
     show(
-        f"{index['drawn']:,} points drawn in {index['images']:,} images, {maps}"
+        f"{plural(index['drawn'], 'point')} drawn in {plural(index['images'], 'image')}, {maps}"
         f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
         f"{index['ignored_regions']:,} ignored regions"
         f"{f'; {without:,} without an angle' if (without := index.get('without_angle')) else ''}"

@@ -16,6 +16,7 @@ from detect.cli.options import AsJson, note_fetched
 from detect.cli.output import note, print_answer, reading_bar, show, show_table
 from detect.cli.terminal import print_now
 from detect.errors import DetectError
+from detect.wording import plural
 
 if TYPE_CHECKING:
     from detect.training.config import TrainConfig
@@ -131,7 +132,7 @@ def _overfit(config: TrainConfig, num_images: int, json: bool) -> None:
 
 
 def _print_result(result: TrainingResult) -> None:
-    took = f"{result.epochs} epochs, {result.steps} steps in {round(result.seconds, 1):g} s"
+    took = f"{plural(result.epochs, 'epoch')}, {plural(result.steps, 'step')} in {round(result.seconds, 1):g} s"
     show(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}", soft_wrap=True)
     if result.metrics:
         show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in result.metrics.items()))

@@ -26,6 +26,7 @@ from detect.fitting.grid_fit import PENALTY, GridFit, fit_on_grid, shape_costs
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
 from detect.fitting.structured import LAYOUTS, StructuredFit, fit_layouts
+from detect.wording import plural
 
 FREE = "free"
 
@@ -61,12 +62,12 @@ class Numbers:
 
     def __str__(self) -> str:
         if self.num_anchors is not None:
-            return f"{'at most ' * self.priced}{self.num_anchors} shapes on any of the levels"
+            return f"{'at most ' * self.priced}{plural(self.num_anchors, 'shape')} on any of the levels"
         if self.max_per_level is not None:
-            return f"at most {self.max_per_level} shapes on each level"
-        if isinstance(self.per_level, tuple):
-            return f"{', '.join(map(str, self.per_level))} shapes on the levels"
-        return f"{self.per_level} shapes on each level"
+            return f"at most {plural(self.max_per_level, 'shape')} on each level"
+        if isinstance(self.per_level, int):
+            return f"{plural(self.per_level, 'shape')} on each level"
+        return f"{', '.join(map(str, self.per_level or ()))} shapes on the levels"
 
     def of_levels(self, num_levels: int) -> int | tuple[int, ...] | None:
         """The number for each level, exact or at most; None for a number over all levels."""

@@ -14,7 +14,7 @@ from detect.loading.dataset import DetectionData
 from detect.loading.image_files import broken_message
 from detect.training.config import FIT, TrainConfig
 from detect.training.inputs import Inputs
-from detect.wording import listed, listed_below
+from detect.wording import listed, listed_below, plural
 
 
 def data_warnings(config: TrainConfig, inputs: Inputs, *, assignment: Assignment | None) -> list[str]:
@@ -77,7 +77,9 @@ def _without_positives(assignment: Assignment) -> str:
     """The categories and sizes that have no positive anchor at all, or else the number of such boxes; empty without any."""
 
     def named(kind: str, groups: Sequence[AssignedGroup]) -> list[str]:
-        return [f"{kind}{each.name} ({each.count:,} boxes)" for each in groups if 0 < each.count == each.unassigned]
+        return [
+            f"{kind}{each.name} ({plural(each.count, 'box')})" for each in groups if 0 < each.count == each.unassigned
+        ]
 
     groups = [*named("category ", assignment.by_category), *named("", assignment.by_size)]
     if groups:

@@ -153,7 +153,7 @@ def test_keypoint_types_have_their_names_everywhere(detect, tmp_path, ants):
     assert "9 points (3 of ant: head, 3 of ant: waist, 3 of ant: tail)" in detect(*oracle).out
     render = ("heatmaps", "render", ants, "--stride", 2)
     assert detect(*render, "--json").json["type_names"] == TYPES
-    assert "9 points drawn in 1 images, 3 maps each (ant: head, ant: waist, ant: tail)" in detect(*render).out
+    assert "9 points drawn in 1 image, 3 maps each (ant: head, ant: waist, ant: tail)" in detect(*render).out
     pages = ("evaluate", ants, *results, "--task", "landmarks"), oracle
     for number, command in enumerate(pages):
         detect(*command, "-o", tmp_path / str(number))

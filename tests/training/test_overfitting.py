@@ -77,7 +77,7 @@ def test_categories_that_are_missed_are_named(tiny, squares, tmp_path):
     assert not verdict.passed
     assert any(cause.startswith("no anchor reaches 40% of 1 of 4 boxes") for cause in verdict.causes)
     assert any(cause.startswith("not found (AP50): ghost 0.000") for cause in verdict.causes)
-    assert any(line.startswith("no positive anchors for category ghost (1 boxes)") for line in lines)
+    assert any(line.startswith("no positive anchors for category ghost (1 box)") for line in lines)
 
 
 def test_angles_are_learned_by_heart_too(tiny, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from numpy import ndarray
 from detect.data.coco_dataset import CocoDataset
 from detect.data.image_names import without_suffix
 from detect.errors import ConvertError
+from detect.wording import plural
 
 HALF_PIXEL = 0.5 + 1e-9
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -108,7 +109,7 @@ def yolo_files(dataset: CocoDataset) -> LabelFiles:
     lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
     lost += [f"crowd regions: {crowd:,}"] if crowd else []
     if poses is None and any(counts):
-        lost.append(f"keypoints, which differ in number: {sum(map(bool, counts)):,} objects")
+        lost.append(f"keypoints, which differ in number: {plural(sum(map(bool, counts)), 'object')}")
     return LabelFiles(len(stems) + 1, files(), tuple(lost))
 
 
@@ -137,8 +138,8 @@ def voc_files(dataset: CocoDataset) -> LabelFiles:
 
     lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
     pointed = sum(len(points) > 0 for points in rows.keypoints or ())
-    lost += [f"keypoints: {pointed:,} objects"] if pointed else []
-    lost += [f"places to half a pixel: {moved:,} boxes less than a pixel wide or high"] if moved else []
+    lost += [f"keypoints: {plural(pointed, 'object')}"] if pointed else []
+    lost += [f"places to half a pixel: {plural(moved, 'box')} less than a pixel wide or high"] if moved else []
     lost += ["categories without objects"] if len(names) > len(np.unique(rows.category_ids)) else []
     return LabelFiles(len(stems), files(), tuple(lost))
 

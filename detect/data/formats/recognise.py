@@ -13,6 +13,7 @@ from detect.data.formats.yolo_files import is_label_text, label_files
 from detect.data.image_names import SUFFIXES
 from detect.errors import CocoError
 from detect.files import open_regular
+from detect.wording import plural
 
 HEAD_BYTES = 2**16
 MAX_TOLD = 20  # files of one suffix whose content is looked at in a folder; of JSON all
@@ -144,7 +145,7 @@ def labels_in(root: str) -> tuple[str, list[str]]:
         return next(iter(formats.items()))
     if not formats:
         raise CocoError(f"{root}: no labels in this folder: understood are {UNDERSTOOD}")
-    kinds = ", ".join(f"{NAMES[kind]} ({len(paths):,} files)" for kind, paths in sorted(formats.items()))
+    kinds = ", ".join(f"{NAMES[kind]} ({plural(len(paths), 'file')})" for kind, paths in sorted(formats.items()))
     raise CocoError(f"{root}: several formats: {kinds}: give one folder or pattern, such as '{root}/*.xml'")
 
 

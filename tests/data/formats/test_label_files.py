@@ -152,7 +152,7 @@ def test_what_a_format_cannot_hold_is_counted_and_named():
     )
     assert lost_words("voc", content) == (
         "ids of images, annotations and categories; keypoints: 2 objects; "
-        "places to half a pixel: 1 boxes less than a pixel wide or high; categories without objects"
+        "places to half a pixel: 1 box less than a pixel wide or high; categories without objects"
     )
     assert "segmentations" in lost_words("coco", content)
 

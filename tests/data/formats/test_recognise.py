@@ -87,7 +87,7 @@ def test_a_folder_has_the_format_of_its_labels_whatever_else_is_in_it(tmp_path):
         ({"a.png": (4, 4)}, "no labels in this folder"),
         (
             {"1.xml": "<annotation/>", "1.txt": "0 .5 .5 .2 .6", "2.txt": ""},
-            r"several formats: VOC XML \(1 files\), YOLO text \(2 files\): give one folder or pattern, such as",
+            r"several formats: VOC XML \(1 file\), YOLO text \(2 files\): give one folder or pattern, such as",
         ),
     ],
 )
