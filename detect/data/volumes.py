@@ -172,7 +172,7 @@ def _open_tiff(path: Path) -> Opened:
     tifffile, zarr = _imported("tifffile", path), _imported("zarr", path)
     with ExitStack() as opened, _silent("tifffile"):
         file = opened.enter_context(tifffile.TiffFile(path))
-        if not (file.pages and file.series):
+        if not (len(file.pages) and file.series):  # counted first: a chain of pages that goes round has no end
             raise ImageError(f"{path}: a TIFF without an image")
         if ".ome.tif" in path.name.lower() and not file.is_ome:
             raise ImageError(f"{path}: no description by OME, as an OME-TIFF has: truncated, or plain TIFF")

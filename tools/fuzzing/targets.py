@@ -37,6 +37,10 @@ COCO = {
 RESULTS = [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20], "score": 0.9, "keypoints": [3, 4, 2, 20, 15, 1]}]
 
 
+class TooLong(BaseException):
+    """Not an Exception, which what reads a file might take for a fault of the file."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A function of a file, the weight of its share of all executions, and the suffix of its files."""
@@ -91,7 +95,7 @@ def prepare(folder: Path) -> Path:
 @contextmanager
 def _limited_time(seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {seconds} s of CPU time")
+        raise TooLong(f"more than {seconds} s of CPU time")
 
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
