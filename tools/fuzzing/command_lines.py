@@ -45,8 +45,8 @@ WORDS = {  # what options are for; all others take numbers
     "tiles": ("32:0.2", "16:15", "64:8"),
     "k": ("1", "2", "2"),
     "worst": ("3",),
-    "resamples": ("10", "20"),
-    "time_limit": ("0", "2", "5"),
+    "resamples": ("1", "10"),
+    "time_limit": ("0", "0.2"),
     "levels": ("p3-p5", "p3,p4", "p2", "p9-p2"),
     "per_level": ("1", "1,2", "3"),
     "objective": ("iou", "recall@0.5", "grid:recall@0.5", "grid:iou", "ratio", "0.8*iou+0.2*recall@0.5"),
@@ -68,6 +68,7 @@ WORDS = {  # what options are for; all others take numbers
     "maps_of": ("fpn", "backbone"),
     "iou_with": ("1,2,30,20",),
 }
+ALWAYS = ("resamples", "time_limit")  # their defaults mean minutes
 NUMBERS = (
     "0",
     "1",
@@ -121,7 +122,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 
     path, parameters = draw(st.sampled_from(list(leaf_commands(typer.main.get_command(app)))))
     others = [each for each in parameters if not each.required]
-    chosen = [each for each in parameters if each.required]
+    chosen = [each for each in parameters if each.required or each.name in ALWAYS]
     chosen += draw(st.lists(st.sampled_from(others), max_size=5)) if others else []
     line = list(path)
     for each in chosen:

@@ -24,7 +24,7 @@ from detect.errors import DetectError
 from detect.wording import printable
 
 MAX_SECONDS = 10  # of CPU time for one file
-MAX_SECONDS_OF_COMMAND = 90  # whose searches end after 60 s, unless its --time-limit says otherwise
+MAX_SECONDS_OF_COMMAND = 90  # a search ends after 60 s, if --time-limit does not say otherwise
 COCO = {
     "images": [{"id": 1, "file_name": "input.png", "width": 64, "height": 48}, {"id": 2, "width": 10, "height": 10}],
     "categories": [{"id": 1, "name": "cell", "keypoints": ["head", "tail"]}, {"id": 3, "name": "a b"}],
