@@ -152,7 +152,7 @@ TimeLimit = Annotated[
     expert(
         min=0,
         max=1e9,
-        help="Seconds that each search for anchors, with its proof, may take: it then ends with the best it has, which is said.",
+        help="Seconds for each search for anchors and its proof: it then ends with the best it has, which is said.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="Device to run the detector on, such as cpu, cuda or cuda:1.")]
