@@ -13,7 +13,9 @@ from detect.cli.explain import DEFAULT_METHOD
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = (ROOT / "docs" / "evidence.md").read_text("utf-8")
-WITH_CLAIMS = ["README.md", "CONTRIBUTING.md", "configs", "detect", "examples"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("anchors", "training", "inside"))]
+TOLD = " ".join(" ".join(page.read_text("utf-8").split()) for page in PAGES)
+WITH_CLAIMS = [*(str(page.relative_to(ROOT)) for page in PAGES), "CONTRIBUTING.md", "configs", "detect", "examples"]
 FIGURE = r"(?<![\d.])[01]?\.\d{1,3}\b"
 
 
@@ -55,7 +57,7 @@ def everywhere(number: str) -> list[float]:
     ]
 
 
-CLAIMS = {  # a sentence of README.md, and what its figures are
+CLAIMS = {  # a sentence of README.md or a page beside it, and what its figures are
     r"with fitted anchors from (\S+) to (\S+), and with RetinaNet's own from (\S+) to (\.\d+)": lambda: [
         bccd(variant) for variant in ("fitted", "fitted-balanced", "default", "default-balanced")
     ],
@@ -79,8 +81,7 @@ ELSEWHERE = (  # figures measured by others of the project's tables, with tests 
 
 @pytest.mark.parametrize("sentence", CLAIMS)
 def test_figures_of_the_readme_are_those_of_the_evidence(sentence):
-    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    told = re.search(sentence, text)
+    told = re.search(sentence, TOLD)
     assert told, sentence
     for figure, measured in zip(told.groups(), CLAIMS[sentence](), strict=True):
         digits = len(figure.partition(".")[2])
@@ -125,5 +126,4 @@ def test_links_into_the_evidence_lead_to_its_sections():
 def test_the_default_method_of_explain_is_the_one_that_passes_every_test_on_both_detectors():
     report = (ROOT / "docs" / "attributions.md").read_text("utf-8")
     assert f"\n- all: {DEFAULT_METHOD}.\n" in report
-    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    assert f"only {DEFAULT_METHOD}, the default, passes every test for both" in readme
+    assert TOLD.count(f"only {DEFAULT_METHOD}, the default, passes every test for both") == 2

@@ -75,9 +75,14 @@ def test_the_example_of_landmarks_runs_and_prints_what_it_says(capsys):
 
 
 def test_links_lead_somewhere():
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    links = [
+        page.parent / link.partition("#")[0]
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8"))
+        if "://" not in link and not link.startswith("#")
+    ]
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not link.exists()] == []
 
 
 def test_commands_in_it_exist():

@@ -36,8 +36,12 @@ EXAMPLES = [
     for name, command in COMMANDS.items()
     for example in re.findall(r"`(detect .+?)`", command.help, flags=re.DOTALL)
 ]
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
-EXAMPLES += [("README", example) for example in re.findall(r"^\$ (detect .+)$", README, flags=re.MULTILINE)]
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES += [
+    (page.stem, example)
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for example in re.findall(r"^\$ (detect .+)$", page.read_text("utf-8"), flags=re.MULTILINE)
+]
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +102,12 @@ def test_everyones_options_of_a_fit_are_on_one_screen_and_the_experts_below():
         assert f"│ {option} " not in everyones
 
 
-def test_examples_of_the_readme_are_found():
-    assert {"README", ""} <= {name for name, _ in EXAMPLES}
+def test_examples_of_readme_and_pages_are_found():
+    assert {"README", "anchors", "inside", ""} <= {name for name, _ in EXAMPLES}
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
-def test_a_command_line_in_help_and_readme_can_be_typed(name, example):
+def test_a_command_line_in_help_readme_and_pages_can_be_typed(name, example):
     words = shlex.split(example, comments=True)[1:]
     command = COMMANDS[""]
     while words and words[0] in getattr(command, "commands", {}):
