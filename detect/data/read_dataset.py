@@ -91,7 +91,8 @@ def read_dataset(
     paths = paths_of(source)
     shards: list[Rows] = []
     inputs = paths if len(paths) <= MAX_INPUTS else [folder_of(paths)]
-    for kind, files in _by_format(paths).items():
+    by_format, left_out = _by_format(paths)
+    for kind, files in by_format.items():
         if kind in ("coco", "parquet"):
             shards += [replace(rows, form=bbox) for rows in _with_ids(kind, files, columns, on_progress)]
         elif kind == "cvat":
@@ -103,17 +104,16 @@ def read_dataset(
             shards += [read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in found]
             labels = [folder_of(list(filter(None, each.labels))) for each in found if kind != "yolo"]
             inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
+    shards[0].faults.extend(left_out)
     filled = fill_sizes(shards, folder, exif=exif, on_progress=on_progress)
     _share_ids(shards)
     dataset = _with_places(dataset_of([*shards, *_listing(categories, columns)], keypoints=keypoints), shards)
-    warnings = dataset.warnings
-    if filled.turned and exif == "auto":
-        names = [each.file_name or "" for each in filled.turned]
-        warnings = (*warnings, undecided_warning(names, upright=filled.upright))
+    names = [each.file_name or "" for each in filled.turned]
+    undecided = (undecided_warning(names, upright=filled.upright),) if names and exif == "auto" else ()
     dataset = replace(
         dataset,
         files=tuple(map(_without_split, inputs)),
-        warnings=warnings,
+        warnings=(*dataset.warnings, *undecided),
         exif=exif,
         turned=tuple(each.id for each in filled.turned),
     )
@@ -137,7 +137,7 @@ def shards_of(source: Any) -> list[str]:
         CocoError: a file is missing or of another format.
     """
     shards: list[str] = []
-    for kind, files in _by_format(paths_of(source)).items():
+    for kind, files in _all_by_format(source).items():
         if kind not in ("coco", "parquet"):
             raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {kind}")
         for file in files:
@@ -151,7 +151,7 @@ def formats_of(source: Any) -> set[str]:
     Raises:
         CocoError: a file is missing, or of no format that is understood.
     """
-    return set(_by_format(paths_of(source)))
+    return set(_by_format(paths_of(source))[0])
 
 
 def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable:
@@ -160,21 +160,24 @@ def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable
     Raises:
         CocoError: a file is missing, or no table of points, or tables differ in their number of axes.
     """
-    found = _by_format(paths_of(source))
+    found = _all_by_format(source)
     other = [file for kind, files in found.items() if kind != "points" for file in files]
     if other:
         raise CocoError(f"{other[0]}: no table of points (a CSV with columns x, y[, z])")
     return read_points(found["points"], pixel_origin=pixel_origin)
 
 
-def _by_format(paths: Iterable[str]) -> dict[str, list[str]]:
-    """The files given, and those in the folders given, by format."""
+def _by_format(paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Finding]]:
+    """The files given, and those in the folders given, by format; and what is left out of the folders."""
     found: dict[str, list[str]] = {}
+    left_out: list[Finding] = []
     for file in paths:
         if is_parquet_dataset(file):
             kind, files = "parquet", [file]
         elif os.path.isdir(file):  # noqa: PTH112 - unlike Path's, these take names that are too long
-            kind, files = labels_in(file)
+            labels = labels_in(file)
+            kind, files = labels.format, labels.files
+            left_out += labels.left_out
         elif _SPLIT.fullmatch(file) and not os.path.exists(file):  # noqa: PTH110
             kind, files = "yolo-yaml", [file]
         elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113
@@ -182,6 +185,14 @@ def _by_format(paths: Iterable[str]) -> dict[str, list[str]]:
         else:
             kind, files = format_of(file), [file]
         found.setdefault(kind, []).extend(files)
+    return found, left_out
+
+
+def _all_by_format(source: Any) -> dict[str, list[str]]:
+    """Files by format; CocoError if something is left out of a folder."""
+    found, left_out = _by_format(paths_of(source))
+    if left_out:
+        raise CocoError(f"{left_out[0]}: give the files by a pattern")
     return found
 
 
