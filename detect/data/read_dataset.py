@@ -23,11 +23,11 @@ from detect.data.formats.label_studio import read_label_studio
 from detect.data.formats.label_text import folder_of
 from detect.data.formats.labelme import read_labelme
 from detect.data.formats.point_tables import PointTable, read_point_tables, read_points
-from detect.data.formats.recognise import format_of, labels_in
+from detect.data.formats.recognise import NAMES, format_of, labels_in
 from detect.data.formats.voc import read_voc
 from detect.data.formats.yolo import read_yolo
 from detect.data.formats.yolo_files import YoloFiles, files_of_labels, files_of_list, files_of_yaml
-from detect.data.image_sizes import fill_sizes, undecided_warning
+from detect.data.image_sizes import FilledSizes, fill_sizes, undecided_warning
 from detect.data.parquet_files import is_parquet_dataset, needed, parquet_parts
 from detect.errors import CocoError
 
@@ -104,16 +104,15 @@ def read_dataset(
             shards += [read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in found]
             labels = [folder_of(list(filter(None, each.labels))) for each in found if kind != "yolo"]
             inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
+    _require_form(bbox, by_format)
     shards[0].faults.extend(left_out)
     filled = fill_sizes(shards, folder, exif=exif, on_progress=on_progress)
     _share_ids(shards)
     dataset = _with_places(dataset_of([*shards, *_listing(categories, columns)], keypoints=keypoints), shards)
-    names = [each.file_name or "" for each in filled.turned]
-    undecided = (undecided_warning(names, upright=filled.upright),) if names and exif == "auto" else ()
     dataset = replace(
         dataset,
         files=tuple(map(_without_split, inputs)),
-        warnings=(*dataset.warnings, *undecided),
+        warnings=(*dataset.warnings, *_undecided(filled, exif)),
         exif=exif,
         turned=tuple(each.id for each in filled.turned),
     )
@@ -139,7 +138,7 @@ def shards_of(source: Any) -> list[str]:
     shards: list[str] = []
     for kind, files in _all_by_format(source).items():
         if kind not in ("coco", "parquet"):
-            raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {kind}")
+            raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {NAMES[kind]}")
         for file in files:
             shards += [part.annotations_file for part in parquet_parts(file)] if kind == "parquet" else [file]
     return shards
@@ -206,6 +205,18 @@ def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles
         (found.group(1), found.group(2)) if found else (file, None) for found, file in zip(split, files, strict=True)
     ]
     return [files_of_yaml(file, name, images=images) for file, name in parts]
+
+
+def _require_form(bbox: BoxForm, by_format: Mapping[str, Sequence[str]]) -> None:
+    """Raise CocoError for another form of boxes if no file is COCO's: all others have one form alone."""
+    if bbox != "xywh" and not {"coco", "parquet"} & by_format.keys():
+        kind, files = next(iter(by_format.items()))
+        raise CocoError(f"{files[0]}: the form of boxes (bbox={bbox}) is for COCO: {NAMES[kind]} has one form")
+
+
+def _undecided(filled: FilledSizes, exif: Exif) -> Iterable[str]:
+    names = [each.file_name or "" for each in filled.turned]
+    return (undecided_warning(names, upright=filled.upright),) if names and exif == "auto" else ()
 
 
 def _with_ids(

@@ -93,6 +93,14 @@ def test_shards_and_tables_of_points_are_refused_with_what_a_folder_leaves_out(t
         shards_of(tmp_path)
 
 
+def test_another_form_of_boxes_is_refused_where_there_is_one(tmp_path):
+    label_folder(tmp_path, YOLO)
+    with pytest.raises(
+        CocoError, match=r"y\.txt: the form of boxes \(bbox=xyxy\) is for COCO: YOLO text has one form$"
+    ):
+        read_dataset(tmp_path / "labels", bbox="xyxy")
+
+
 def test_strict_raises_the_first_finding_with_its_place(folder):
     with pytest.raises(CocoError, match=r"v\.xml, object 3: annotation 3, image 1: it has no bndbox$"):
         read_dataset(folder / "v.xml", strict=True)
