@@ -106,7 +106,7 @@ def yolo_files(dataset: CocoDataset) -> LabelFiles:
                 lines.append(" ".join([str(classes[row]), *(f"{value:.8g}" for value in values)]))
             yield f"labels/{stem}.txt", "".join(f"{line}\n" for line in lines).encode()
 
-    lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
+    lost = ["ids of images, annotations and categories", *_unnamed(dataset), *_other_areas(dataset)]
     lost += [f"crowd regions: {crowd:,}"] if crowd else []
     if poses is None and any(counts):
         lost.append(f"keypoints, which differ in number: {plural(sum(map(bool, counts)), 'object')}")
@@ -136,7 +136,7 @@ def voc_files(dataset: CocoDataset) -> LabelFiles:
             head = f"<annotation>\n<filename>{_xml(name)}</filename>\n{size}\n<segmented>0</segmented>\n"
             yield f"Annotations/{stem}.xml", f"{head}{''.join(objects)}</annotation>\n".encode()
 
-    lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
+    lost = ["ids of images, annotations and categories", *_unnamed(dataset), *_other_areas(dataset)]
     pointed = sum(len(points) > 0 for points in rows.keypoints or ())
     lost += [f"keypoints: {plural(pointed, 'object')}"] if pointed else []
     lost += [f"places to half a pixel: {plural(moved, 'box')} less than a pixel wide or high"] if moved else []
@@ -166,6 +166,15 @@ def _rows_of_images(dataset: CocoDataset, image_rows: Int64[ndarray, " n"]) -> l
     """The rows of each image's annotations, which are sorted by image."""
     ends = np.searchsorted(image_rows, np.arange(len(dataset.images)), side="right")
     return [slice(start, end) for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)][: len(ends)]
+
+
+def _unnamed(dataset: CocoDataset) -> list[str]:
+    count = sum(not name for name in dataset.images.file_names)
+    return (
+        [f"which file an image is: {plural(count, 'image')} without a file name, whose label file has its id"]
+        if count
+        else []
+    )
 
 
 def _other_areas(dataset: CocoDataset) -> list[str]:

@@ -155,6 +155,9 @@ def test_what_a_format_cannot_hold_is_counted_and_named():
         "places to half a pixel: 1 box less than a pixel wide or high; categories without objects"
     )
     assert "segmentations" in lost_words("coco", content)
+    content["images"].append({"id": 5, "width": 10, "height": 10})
+    unnamed = "which file an image is: 1 image without a file name, whose label file has its id"
+    assert all(unnamed in lost_words(kind, content) for kind in ("yolo", "voc"))
 
 
 def test_crowd_regions_are_difficult_objects_of_voc(tmp_path):
