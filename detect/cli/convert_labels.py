@@ -32,10 +32,10 @@ def convert(
     `detect convert labels --images images --to coco -o coco` writes `coco/annotations.json`. Images are not copied: YOLO
     expects them in a folder `images` beside `labels`. Nothing is written if anything fails.
 
-    `--to parquet` turns COCO files of any size into a folder of columns in parts, with bounded memory: 12 GB of JSON in .67
+    `--to parquet` turns COCO files of any size into a folder of columns in parts, with bounded memory: 12 GB of JSON in .78
     GB on two cores. Every field of every entry is kept as it is, also of entries that cannot be used; `--to coco` makes the
-    same file of it again. Commands read such a folder about five times as fast as the JSON. Other formats, and COCO with an
-    option that changes or checks what is read, go through memory. It needs `pip install 'detect-heads[scale]'`.
+    same file of it again. Commands read such a folder three to five times as fast as the JSON. Other formats, and COCO with
+    an option that changes or checks what is read, go through memory. It needs `pip install 'detect-heads[scale]'`.
     """
     if "://" in str(output) or ":/" in str(output):
         raise ConfigError(f"{output}: write to a local folder, and copy it to the URL")

@@ -68,14 +68,10 @@ QUIRKS = {
         ),
     ),
     "iscrowd null": Quirk({"iscrowd": NULL}, suspicious=((7, 1, "iscrowd is null: read as 0"),)),
-    "iscrowd a text": Quirk({"iscrowd": "0"}, suspicious=((7, 1, "iscrowd is the text '0': read as 0"),)),
     "no categories": Quirk(categories=[]),
     "area NaN, as NumPy writes it": Quirk(
         {"area": float("nan")}, suspicious=((7, 1, "area is nan: taken as width * height"),)
     ),
-    "area null": Quirk({"area": NULL}),
-    "area missing": Quirk({"area": REMOVED}),
-    "area an object": Quirk({"area": {}}, suspicious=((7, 1, "area is an object: taken as width * height"),)),
     "numbers of a box as texts": Quirk(
         {"bbox": ["10", "20", "20.0", "5"]}, suspicious=((7, 1, "bbox holds texts: read as numbers"),)
     ),
@@ -124,6 +120,9 @@ QUIRKS = {
         {},
         {"width": REMOVED, "height": NULL},
         suspicious=((None, 1, "it has no width and height: taken as the extent of its boxes"),),
+    ),
+    "no width": Quirk(
+        {}, {"width": NULL}, suspicious=((None, 1, "it has no width: taken as the extent of its boxes"),)
     ),
     "a size of -1": Quirk(
         {},
