@@ -91,7 +91,7 @@ def read_dataset(
     paths = paths_of(source)
     shards: list[Rows] = []
     inputs = paths if len(paths) <= MAX_INPUTS else [folder_of(paths)]
-    by_format, left_out = _by_format(paths)
+    by_format, left_out = files_by_format(paths)
     for kind, files in by_format.items():
         if kind in ("coco", "parquet"):
             shards += [replace(rows, form=bbox) for rows in _with_ids(kind, files, columns, on_progress)]
@@ -144,15 +144,6 @@ def shards_of(source: Any) -> list[str]:
     return shards
 
 
-def formats_of(source: Any) -> set[str]:
-    """The formats of files, folders and patterns, as :func:`read_dataset` takes them: ``coco``, ``parquet``, ``yolo``...
-
-    Raises:
-        CocoError: a file is missing, or of no format that is understood.
-    """
-    return set(_by_format(paths_of(source))[0])
-
-
 def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable:
     """Read points in images or volumes from tables alone, by path, folder or pattern, without sizes of the images.
 
@@ -166,8 +157,20 @@ def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable
     return read_points(found["points"], pixel_origin=pixel_origin)
 
 
-def _by_format(paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Finding]]:
-    """The files given, and those in the folders given, by format; and what is left out of the folders."""
+def _all_by_format(source: Any) -> dict[str, list[str]]:
+    """Files by format; CocoError if something is left out of a folder."""
+    found, left_out = files_by_format(paths_of(source))
+    if left_out:
+        raise CocoError(f"{left_out[0]}: give the files by a pattern")
+    return found
+
+
+def files_by_format(paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Finding]]:
+    """Files, and those in folders, by format: ``coco``, ``parquet``, ``yolo`` and others; and what folders leave out.
+
+    Raises:
+        CocoError: a file is missing, or of no format that is understood.
+    """
     found: dict[str, list[str]] = {}
     left_out: list[Finding] = []
     for file in paths:
@@ -185,14 +188,6 @@ def _by_format(paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Finding
             kind, files = format_of(file), [file]
         found.setdefault(kind, []).extend(files)
     return found, left_out
-
-
-def _all_by_format(source: Any) -> dict[str, list[str]]:
-    """Files by format; CocoError if something is left out of a folder."""
-    found, left_out = _by_format(paths_of(source))
-    if left_out:
-        raise CocoError(f"{left_out[0]}: give the files by a pattern")
-    return found
 
 
 def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles]:

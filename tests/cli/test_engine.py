@@ -107,7 +107,20 @@ def test_bad_shards_end_the_command_or_are_counted_out(detect, files, on_dask, t
     run = detect("anchors", "fit", *files, "-k", 2, "--json", *on_dask)
     assert run.code == 2
     assert run.err.splitlines()[-1].startswith(f"detect: {files[0]}: ")
-    run = detect("anchors", "fit", *files, "-k", 2, "--json", *on_dask, "--bad-shards", "skip", "-o", tmp_path / "skip")
+    run = detect(
+        "anchors",
+        "fit",
+        *files,
+        "-k",
+        2,
+        "--json",
+        *on_dask,
+        "--bad-shards",
+        "skip",
+        "-o",
+        tmp_path / "skip",
+        "--no-report",
+    )
     assert run.code == 3
     (left_out,) = run.json["left_out_shards"]
     assert left_out["shard"] == str(files[0])

@@ -165,7 +165,7 @@ def _stems(dataset: CocoDataset) -> list[str]:
 def _rows_of_images(dataset: CocoDataset, image_rows: Int64[ndarray, " n"]) -> list[slice]:
     """The rows of each image's annotations, which are sorted by image."""
     ends = np.searchsorted(image_rows, np.arange(len(dataset.images)), side="right")
-    return [slice(start, end) for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)][: len(ends)]
+    return list(map(slice, [0, *ends[:-1].tolist()], ends.tolist()))
 
 
 def _unnamed(dataset: CocoDataset) -> list[str]:
