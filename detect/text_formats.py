@@ -157,6 +157,22 @@ def parse_json(content: bytes | bytearray | str, **options: Any) -> Any:
         return json.loads(content, parse_int=whole_number, **options)
 
 
+def decode_json(content: bytes | bytearray | str, error: Callable[[str], Exception], **options: Any) -> Any:
+    """What :func:`parse_json` makes of JSON.
+
+    Raises:
+        error: it is not JSON; the message says where.
+    """
+    try:
+        return parse_json(content, **options)
+    except json.JSONDecodeError as refused:
+        raise error(f"not JSON (line {refused.lineno}, column {refused.colno}: {refused.msg})") from None
+    except UnicodeDecodeError as refused:
+        raise error(f"not text (byte {refused.start:,} is not {refused.encoding})") from None
+    except RecursionError:
+        raise error("nested too deeply") from None
+
+
 def whole_number(digits: str) -> int | float:
     """The integer of some digits; infinite if they are more than Python reads."""
     try:

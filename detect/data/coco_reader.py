@@ -6,7 +6,6 @@ cannot be used becomes a finding, and so does one that is used although a field 
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ from detect.data.coco_fields import in_words
 from detect.data.coco_tolerance import TolerantReader
 from detect.errors import CocoError
 from detect.files import open_regular
-from detect.text_formats import parse_json
+from detect.text_formats import decode_json
 
 EXPECTED = "expected a COCO file: an object with images, annotations and categories"
 MAX_JSON_BYTES = 16 * 2**30  # limit on the JSON text, also while unpacking .gz
@@ -82,7 +81,10 @@ def _decode(data: bytearray, path: Path, columns: Mapping[str, bool]) -> Rows:
         except msgspec.DecodeError as error:
             if "truncated" in str(error):
                 raise CocoError(f"{path}: the JSON breaks off: the file is truncated ({len(data):,} bytes)") from None
-    return rows_from_object(parse_plainly(data, path), file=str(path), **columns)
+    content = decode_json(
+        data, lambda reason: CocoError(f"{path}: {reason}: {EXPECTED}"), object_hook=_without_polygons
+    )
+    return rows_from_object(content, file=str(path), **columns)
 
 
 def rows_from_object(content: Any, *, file: str, keypoints: bool = False, angles: bool = False) -> Rows:
@@ -93,22 +95,11 @@ def rows_from_object(content: Any, *, file: str, keypoints: bool = False, angles
     return tolerant.rows(images, annotations, tolerant.categories(content.get("categories")))
 
 
-def parse_plainly(data: bytearray, path: str | Path, expected: str = EXPECTED) -> Any:
-    """Decode JSON with Python's reader: slower, but it accepts NaN and a byte order mark, and locates errors."""
-    try:
-        return parse_json(data, object_hook=_without_polygons)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise CocoError(f"{path}: not JSON ({where}): {expected}") from None
-    except UnicodeDecodeError as error:
-        raise CocoError(f"{path}: not text (byte {error.start:,} is not {error.encoding}): {expected}") from None
-    except RecursionError:
-        raise CocoError(f"{path}: nested too deeply: {expected}") from None
-
-
 def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
-    if entry.get("bbox"):
-        entry.pop("segmentation", None)  # most of a file's size: drop it while reading, unless the box is missing
+    """Drop most of a file's size while it is read, unless it is needed since the box cannot be read."""
+    box = entry.get("bbox")
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(number, int | float) for number in box):
+        entry.pop("segmentation", None)
     return entry
 
 

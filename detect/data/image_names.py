@@ -183,9 +183,9 @@ def is_image(_: str, name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - many names
 
 
-def image_names(folder: str) -> list[str]:
+def image_names(root: str) -> list[str]:
     """The names of the image files in a folder, sorted; none if it cannot be listed."""
     with suppress(OSError):
-        names = (path.name for path in Path(folder).iterdir())
-        return sorted(in_utf8(name) for name in names if is_image(folder, name) and not name.startswith("."))
+        names = (path.name for path in Path(root).iterdir())
+        return sorted(in_utf8(name) for name in names if is_image(root, name) and not name.startswith("."))
     return []

@@ -165,7 +165,7 @@ def _all_by_format(source: Any) -> dict[str, list[str]]:
     return found
 
 
-def files_by_format(paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Finding]]:
+def files_by_format(sources: Iterable[str]) -> tuple[dict[str, list[str]], list[Finding]]:
     """Files, and those in folders, by format: ``coco``, ``parquet``, ``yolo`` and others; and what folders leave out.
 
     Raises:
@@ -173,7 +173,7 @@ def files_by_format(paths: Iterable[str]) -> tuple[dict[str, list[str]], list[Fi
     """
     found: dict[str, list[str]] = {}
     left_out: list[Finding] = []
-    for file in paths:
+    for file in sources:
         if is_parquet_dataset(file):
             kind, files = "parquet", [file]
         elif os.path.isdir(file):  # noqa: PTH112 - unlike Path's, these take names that are too long

@@ -164,7 +164,7 @@ def content_of(quirk: Quirk) -> dict[str, Any]:
     return content
 
 
-@pytest.fixture(params=["memory", "a line", "indented", "small blocks", "entry 7 last"])
+@pytest.fixture(params=["memory", "a line", "indented", "small blocks", "entry 7 last", "not in blocks"])
 def read(request, tmp_path, monkeypatch):
     """Read a structure: in memory, or from files that are laid out in different ways."""
 
@@ -176,6 +176,8 @@ def read(request, tmp_path, monkeypatch):
         if request.param == "entry 7 last":
             content = dict(reversed(content.items()))
             content["annotations"] = content["annotations"][::-1]
+        if request.param == "not in blocks":
+            content = {"info": {"annotations": [1]}, **content}
         text = json.dumps(content, indent=1 if request.param == "indented" else None)
         return read_coco(written(tmp_path / "quirky.json", text))
 
