@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from gzip import BadGzipFile, GzipFile
 from io import BufferedIOBase
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from detect.data.coco_blocks import BLOCK_BYTES, INVALID_JSON, TOKEN, ListBlocks
 from detect.errors import CocoError
+from detect.files import open_regular
 from detect.text_formats import parse_json
 
 MAX_VALUE_BYTES = 2**26  # of info, licences and categories, which are kept in memory
@@ -47,7 +47,11 @@ def open_json(name: str) -> Iterator[tuple[BufferedIOBase, Callable[[], int]]]:
         CocoError: it cannot be opened or read to its end.
     """
     try:
-        with Path(name).open("rb") as file:
+        opened = open_regular(name)
+    except OSError as error:
+        raise CocoError(f"{name}: {error.strerror or error}") from None
+    try:
+        with opened as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream: BufferedIOBase = GzipFile(fileobj=file) if packed else file

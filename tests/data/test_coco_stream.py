@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import io
 import json
 
@@ -101,3 +102,10 @@ def test_gzip_is_unpacked_and_damage_is_named(tmp_path):
 
 def test_spaces_in_texts_and_odd_numbers_are_kept():
     assert compact_json(b'[ 1.50 , "a \\" b" , NaN ]') == b'[1.50,"a \\" b",NaN]'
+
+
+def test_what_is_no_file_is_named_and_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for name, reason in (("pipe.json", "not a regular file"), (".", "Is a directory"), ("none.json", "No such file")):
+        with pytest.raises(CocoError, match=rf"{name}: {reason}"), open_json(f"{tmp_path}/{name}"):
+            pass
