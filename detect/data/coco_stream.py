@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from detect.data.coco_blocks import BLOCK_BYTES, INVALID_JSON, TOKEN, ListBlocks
+from detect.data import coco_blocks
+from detect.data.coco_blocks import INVALID_JSON, TOKEN, ListBlocks
 from detect.errors import CocoError
 from detect.files import open_regular
 from detect.text_formats import parse_json
@@ -179,7 +180,7 @@ class _TopLevel:
                 return bytes(self._buffer[:1])
 
     def _fill(self) -> int:
-        block = self._stream.read(BLOCK_BYTES)
+        block = self._stream.read(coco_blocks.BLOCK_BYTES)
         self._buffer += block
         self._on_block()
         return len(block)

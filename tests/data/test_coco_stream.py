@@ -84,7 +84,7 @@ def test_broken_files_are_named_with_the_reason(text, reason):
 
 def test_a_value_too_large_for_memory_is_an_error(monkeypatch):
     monkeypatch.setattr("detect.data.coco_stream.MAX_VALUE_BYTES", 1000)
-    monkeypatch.setattr("detect.data.coco_stream.BLOCK_BYTES", 100)
+    monkeypatch.setattr("detect.data.coco_blocks.BLOCK_BYTES", 100)
     with pytest.raises(CocoError, match="'info' is larger than"):
         read(json.dumps({"info": list(range(1000))}))
 

@@ -176,9 +176,9 @@ def read(request, tmp_path, monkeypatch):
         if request.param == "entry 7 last":
             content = dict(reversed(content.items()))
             content["annotations"] = content["annotations"][::-1]
-        if request.param == "not in blocks":
-            content = {"info": {"annotations": [1]}, **content}
         text = json.dumps(content, indent=1 if request.param == "indented" else None)
+        if request.param == "not in blocks":
+            text = f'{text[:-1]}, "info": 1, "info": 2}}'
         return read_coco(written(tmp_path / "quirky.json", text))
 
     return from_file
