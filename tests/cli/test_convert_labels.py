@@ -9,7 +9,8 @@ from typing import get_args
 
 import msgspec
 import pytest
-from builders import coco_with_one_box, label_folder, written
+from builders import label_folder, written
+from coco_files import coco_with_one_box
 
 from detect.cli.convert_labels import LabelFormat
 from detect.data import read_coco

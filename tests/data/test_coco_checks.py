@@ -7,7 +7,8 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from builders import (
+from builders import written
+from coco_files import (
     MISSING,
     assert_one_box,
     boxes_on_one_image,
@@ -17,7 +18,6 @@ from builders import (
     findings_in_words,
     name_of,
     text_with,
-    written,
 )
 from hypothesis import given
 from hypothesis import strategies as st

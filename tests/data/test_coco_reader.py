@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import (
+from builders import written
+from coco_files import (
     MISSING,
     ONE_BOX_TEXT,
     assert_one_box,
@@ -18,7 +19,6 @@ from builders import (
     coco_with_one_box,
     name_of,
     text_with,
-    written,
 )
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from builders import coco_error, findings_in_words, written
+from builders import written
+from coco_files import coco_error, findings_in_words
 from numpy.testing import assert_array_equal
 
 from detect.anchors.instances import ResizedInstances

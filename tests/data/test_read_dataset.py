@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import coco_with_one_box, findings_below, label_folder, labels_in_words
+from builders import findings_below, label_folder, labels_in_words
+from coco_files import coco_with_one_box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import boxes_on_one_image, coco_content, label_folder
+from builders import coco_content, label_folder
+from coco_files import boxes_on_one_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from builders import ONE_BOX_TEXT, findings_below, label_folder
+from builders import findings_below, label_folder
+from coco_files import ONE_BOX_TEXT
 
 from detect.data.formats.recognise import NAMES, FolderLabels, format_of, labels_in
 from detect.errors import CocoError
