@@ -66,7 +66,11 @@ def read_rows(
         raise CocoError(f"{path}: a folder: give the JSON file in it, or a pattern such as {path}/*.json")
     try:
         with open_json(str(path)) as (stream, tell):
-            return _read_open(stream, path, columns, partial(_check_size, stream, path, tell, on_progress))
+            on_block = partial(_check_size, stream, path, tell, on_progress)
+            if rows := read_in_blocks(stream, str(path), on_block=on_block, **columns):
+                return rows
+            stream.seek(0)
+            return _decode(read_to_end(stream, on_block), path, columns)
     except OSError as error:
         raise CocoError(f"{path}: {error.strerror or error}") from None
 
@@ -80,13 +84,6 @@ def _check_size(stream: BufferedIOBase, path: Path, tell: Callable[[], int], on_
     if on_progress:
         size_bytes = path.stat().st_size
         on_progress(f"reading {path.name}", min(tell(), size_bytes), size_bytes)
-
-
-def _read_open(stream: BufferedIOBase, path: Path, columns: Mapping[str, bool], on_block: Callable[[], None]) -> Rows:
-    if rows := read_in_blocks(stream, str(path), on_block=on_block, **columns):
-        return rows
-    stream.seek(0)
-    return _decode(read_to_end(stream, on_block), path, columns)
 
 
 def _decode(data: bytearray, path: Path, columns: Mapping[str, bool]) -> Rows:
@@ -197,7 +194,8 @@ class _AnnotationDecoder:
             entries = msgspec.json.decode(bytes(buffer[:end]), type=list[_AnyAnnotation])
         except INVALID_JSON as error:
             return self._plainly(buffer, end, isinstance(error, msgspec.ValidationError))  # some are no objects
-        return self._tolerant.annotations([_fields_of(entry) for entry in entries])
+        present = [{name: value for name, value in asdict(entry).items() if value is not UNSET} for entry in entries]
+        return self._tolerant.annotations(present)
 
     def _plainly(self, buffer: bytearray, end: int, worthwhile: bool = False) -> AnnotationEntries | None:
         """Decode with Python's reader, if anything that only it reads is in the bytes before the end."""
@@ -205,10 +203,6 @@ class _AnnotationDecoder:
             return None
         entries = _parse_plainly(buffer[:end])
         return None if entries is None else self._tolerant.annotations(entries)
-
-
-def _fields_of(entry: _AnyAnnotation) -> dict[str, Any]:
-    return {name: value for name, value in asdict(entry).items() if value is not UNSET}
 
 
 def _parse_plainly(text: bytes | bytearray) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detect.data.coco_entries import Finding
 from detect.errors import CocoError
+from detect.files import is_file, is_folder
 
 NAMES_OF_FORMATS = "avif bmp dib gif jfif jp2 jpe jpeg jpg mpo pbm pgm png pnm ppm tga tif tiff webp"
 SUFFIXES = frozenset(f".{name}" for name in NAMES_OF_FORMATS.split())
@@ -22,7 +23,7 @@ class ImageFolder:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        if not os.path.isdir(root):  # noqa: PTH112
+        if not is_folder(root):
             raise CocoError(f"{root}: not a folder of images")
         found = files_below(root, is_image)
         self.left_out = found.left_out
@@ -83,12 +84,12 @@ def name_hint(folder: str | Path, name: str) -> str:
     folder = Path(folder)
     is_below = bool(name) and not name.startswith("/") and ".." not in name
     for other in (*list(folder.parents)[:3], *_folders_in(folder)) if is_below else ():
-        if os.path.isfile(other / name):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        if is_file(other / name):
             return f": the file exists as {other / name}: set data.images={other} (--images {other})"
     parts = (name.partition("://")[2] or name.replace("\\", "/")).rpartition("../")[2].split("/")
     for start in range(len(parts)):
         tail = "/".join(parts[start:]).lstrip("/")
-        if tail != name and os.path.isfile(folder / tail):  # noqa: PTH113
+        if tail != name and is_file(folder / tail):
             return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
     return ": file names are paths of files, not URLs: download the images" if "://" in name else ""
 
@@ -121,21 +122,26 @@ def walk_links(root: str) -> Iterator[tuple[str, list[str] | None]]:
     while folders or links:
         where = folders.popleft() if folders else links.popleft()
         real = os.path.realpath(where)
-        if real in seen or (where != root and _why_unlisted(where)):
+        try:
+            entries = None if real in seen else sorted(os.scandir(where), key=lambda entry: entry.name)
+        except OSError:
+            if where == root:
+                raise
+            entries = None
+        if entries is None:
             yield where, None
             continue
         seen.add(real)
         names = []
-        with os.scandir(where) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112 - a loop of links is no folder
-                    links.append(entry.path)
-                else:
-                    names.append(entry.name)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif entry.is_symlink() and is_folder(entry.path):
+                links.append(entry.path)
+            else:
+                names.append(entry.name)
         yield where, names
 
 

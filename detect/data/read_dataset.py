@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from detect.data.formats.yolo_files import YoloFiles, files_of_labels, files_of_
 from detect.data.image_sizes import FilledSizes, fill_sizes, undecided_warning
 from detect.data.parquet_files import is_parquet_dataset, needed, parquet_parts
 from detect.errors import CocoError
+from detect.files import exists, is_file, is_folder
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -176,13 +176,13 @@ def files_by_format(sources: Iterable[str]) -> tuple[dict[str, list[str]], list[
     for file in sources:
         if is_parquet_dataset(file):
             kind, files = "parquet", [file]
-        elif os.path.isdir(file):  # noqa: PTH112 - unlike Path's, these take names that are too long
+        elif is_folder(file):
             labels = labels_in(file)
             kind, files = labels.format, labels.files
             left_out += labels.left_out
-        elif _SPLIT.fullmatch(file) and not os.path.exists(file):  # noqa: PTH110
+        elif _SPLIT.fullmatch(file) and not exists(file):
             kind, files = "yolo-yaml", [file]
-        elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113
+        elif exists(file) and not is_file(file):
             kind, files = "coco", [file]  # a pipe, which its reader refuses
         else:
             kind, files = format_of(file), [file]
@@ -228,7 +228,7 @@ def _with_ids(
 
 def _without_split(file: str) -> str:
     found = _SPLIT.fullmatch(file)
-    return found.group(1) if found and not os.path.exists(file) else file  # noqa: PTH110
+    return found.group(1) if found and not exists(file) else file
 
 
 def _listing(categories: Mapping[int, str] | None, columns: Mapping[str, bool]) -> list[Rows]:
