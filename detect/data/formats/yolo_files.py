@@ -43,7 +43,7 @@ class YoloFiles:
     kpt_shape: tuple[int, int] | None = None
     kpt_names: Mapping[int, list[str]] = field(default_factory=dict)  # of classes
     notes: list[Finding] = field(default_factory=list)
-    left_out: list[Finding] = field(default_factory=list)  # folders that cannot be read
+    left_out: list[Finding] = field(default_factory=list)  # folders that cannot be read, and further images of a label
 
 
 def files_of_labels(labels: Sequence[str], *, file: str, images: str | None = None) -> YoloFiles:
@@ -145,7 +145,10 @@ def _pair(found: YoloFiles, labels: Sequence[str], images: str | None) -> None:
         if label not in pairs:
             by_folder.setdefault(os.path.dirname(label), []).append(label)  # noqa: PTH120
     for where, own in by_folder.items():
-        place, of_stem = _images_beside(where)
+        place, names = _images_beside(where)
+        of_stem = {without_suffix(name): name for name in names}
+        same = [name for name in names if of_stem[without_suffix(name)] != name]
+        found.left_out += [Finding(f"{place}/{name}", None, None, "another image has its label file") for name in same]
         for label in own:
             stem = without_suffix(os.path.basename(label))  # noqa: PTH119
             pairs[label] = (place, of_stem.pop(stem, f"{stem}.*"))
@@ -180,13 +183,13 @@ def _add(found: YoloFiles, pairs: Iterable[tuple[str | None, str, str]], rooted:
         found.notes.append(Finding(found.file, None, None, reason))
 
 
-def _images_beside(folder: str) -> tuple[str, dict[str, str]]:
-    """The folder of the images of a folder of labels, and their names by stem."""
+def _images_beside(folder: str) -> tuple[str, list[str]]:
+    """The folder of the images of a folder of labels, and their names."""
     above = os.path.dirname(folder) or "."  # noqa: PTH120
     for place in dict.fromkeys((_swapped(folder, "labels", "images"), folder, f"{above}/images")):
         if names := image_names(place):
-            return place, {without_suffix(name): name for name in names}
-    return _swapped(folder, "labels", "images"), {}
+            return place, names
+    return _swapped(folder, "labels", "images"), []
 
 
 def _swapped(path: str, old: str, new: str) -> str:
