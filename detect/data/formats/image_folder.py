@@ -35,6 +35,8 @@ def _read_line(labels: LabelBuilder, file: str, line_number: int, line: str) -> 
         raise CocoError(f"{file}, line {line_number}: no file_name, as each line of a metadata.jsonl has")
     wide, high = (side if isinstance(side, int) else 0 for side in map(entry.get, ("width", "height")))
     image = labels.image(entry["file_name"], source=f"{file}, line {line_number}", wh=(wide, high))
+    if "objects" not in entry:
+        labels.count("lines without objects are read as images without objects", image.source)
     for number, (box, category) in enumerate(_objects(entry.get("objects"), file, line_number), 1):
         with image.object(number) as found:
             if not isinstance(box, list) or len(box) != 4:
