@@ -105,7 +105,8 @@ def yolo_files(dataset: CocoDataset) -> LabelFiles:
                 lines.append(" ".join([str(classes[row]), *(f"{value:.8g}" for value in values)]))
             yield f"labels/{stem}.txt", "".join(f"{line}\n" for line in lines).encode()
 
-    lost = [UNREAD, "ids of images, annotations and categories", *_unnamed(dataset), *_other_areas(dataset)]
+    lost = [UNREAD, "splits: train and val in data.yaml are all images, to be parted by you"]
+    lost += ["ids of images, annotations and categories", *_unnamed(dataset), *_other_areas(dataset)]
     lost += [f"crowd regions: {crowd:,}"] if crowd else []
     if poses is None and any(counts):
         lost.append(f"keypoints, which differ in number: {plural(sum(map(bool, counts)), 'object')}")
